@@ -1,0 +1,193 @@
+"""`labrun`: Hydra's main, wiring only."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.experimental.callback import Callback
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf
+
+from labrun.errors import LabrunError, RecordError
+from labrun.launch import freeze
+from labrun.runs import record as records
+from labrun.runs import store
+
+log = logging.getLogger(__name__)
+
+USER_ERROR = 2
+CANCELED = 130
+
+
+def conf_dir() -> Path:
+    """The configs that labrun ships: beside the package when installed, at the top of a clone otherwise."""
+    shipped = Path(__file__).parent / "conf"
+    return shipped if shipped.is_dir() else Path(__file__).parents[2] / "conf"
+
+
+def user_conf_dir() -> Path | None:
+    """The person's own `conf/`, in the working folder, unless that is ours."""
+    own = Path.cwd() / "conf"
+    return own if own.is_dir() and not own.samefile(conf_dir()) else None
+
+
+class UserConf(SearchPathPlugin):
+    """Puts the person's own configs in front of ours. Registered in this process alone, by `main`."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        own = user_conf_dir()
+        if own is not None:
+            search_path.prepend("labrun-user", f"file://{own}", anchor="main")
+
+
+class Gate(Callback):
+    """Answers mistakes before anything is written: Hydra calls it before it makes the run's folder."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Validate the config, bring the data, and try whether the run's folder can be made."""
+        HydraConfig.instance().set_config(config)
+        with telling_errors():
+            values = freeze.validated(without_hydra(config))
+            prepare(values)
+            check_writable(Path(config.hydra.run.dir))
+
+
+class telling_errors:
+    """Shows a `LabrunError` as one message and ends with exit code 2; LABRUN_DEBUG=1 or --debug shows the traceback."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, LabrunError) and os.environ.get("LABRUN_DEBUG") != "1":
+            sys.stderr.write(f"labrun: {error}\n")
+            sys.exit(USER_ERROR)
+
+
+def prepare(values: dict[str, Any]) -> None:
+    """Bring the data where they are absent and may be fetched: once, before anything fans out."""
+    from labrun.data import reader
+
+    if values["task"] == "fit":
+        reader.prepare(values["dataset"], Path(values["datastore"]["root"]).expanduser())
+
+
+def check_writable(run_dir: Path) -> None:
+    """Whether a run's folder can be made.
+
+    Raises:
+        RecordError: it cannot.
+    """
+    try:
+        run_dir.parent.mkdir(parents=True, exist_ok=True)
+        probe = run_dir.parent / f".probe-{freeze.new_id()}"
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        raise RecordError(records.cannot_write(run_dir.parent, error)) from error
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """The config without Hydra's own node."""
+    kept = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    assert isinstance(kept, DictConfig)
+    return kept
+
+
+def default_name(root: DictConfig) -> str:
+    """The resolver `labrun_name`: the experiment's name, else data set and model."""
+    choices = HydraConfig.get().runtime.choices
+    experiment = choices.get("experiment")
+    if root.task == "evaluate":
+        return f"evaluate-{choices.get('dataset')}"
+    if experiment:
+        return str(experiment).replace("/", "-").replace(",", "-")
+    return f"{choices.get('dataset')}-{choices.get('model')}".replace("/", "-")
+
+
+def groups_text() -> str:
+    """The resolver `labrun_groups`: each config group, its options, and the first comment of each file."""
+    found: dict[str, dict[str, str]] = {}
+    for folder in (conf_dir(), user_conf_dir()):
+        for path in sorted(folder.rglob("*.yaml")) if folder else []:
+            group = path.parent.relative_to(folder).as_posix() if folder else ""
+            if group not in (".", "local") and not group.startswith("hydra"):
+                found.setdefault(group, {})[path.stem] = _first_comment(path)
+    lines = []
+    for group, options in sorted(found.items()):
+        lines.append(f"  {group}")
+        lines += [f"    {name:<22}{text}" for name, text in options.items()]
+    return "\n".join(lines).replace("$", "$$")
+
+
+def _first_comment(path: Path) -> str:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#") and not line.startswith("# @package"):
+            return line.lstrip("# ")
+    return ""
+
+
+def run(config: DictConfig) -> None:
+    """One run, in this process."""
+    hydra_config = HydraConfig.get()
+    run_dir = Path(hydra_config.runtime.output_dir)
+    root = store.workspace()
+    with telling_errors():
+        record = freeze.freeze(
+            config, run_dir.name.rsplit("-", 1)[-1], list(hydra_config.overrides.task), hydra_config.runtime.choices, root
+        )
+        freeze.submit(record, run_dir)
+        carry_out(record.config, run_dir, root)
+
+
+def carry_out(config: dict[str, Any], run_dir: Path, root: Path) -> None:
+    """Execute a submitted run in this process, tracked."""
+    from labrun.execute import execute
+    from labrun.runs.tracking import follow
+
+    with follow(root, config["tracking"]):
+        try:
+            execute(run_dir)
+        except KeyboardInterrupt:
+            sys.stderr.write(f"labrun: canceled; the record is in {run_dir}\n")
+            sys.exit(CANCELED)
+        except LabrunError:
+            raise
+        except (Exception, SystemExit) as error:
+            if os.environ.get("LABRUN_DEBUG") == "1":
+                raise
+            reason = (str(error) or repr(error)).splitlines()[0]
+            sys.stderr.write(f"labrun: the run failed: {type(error).__name__}: {reason}\n  log: {run_dir / 'driver.log'}\n")
+            sys.exit(1)
+
+
+def register() -> None:
+    """Make known to Hydra, in this process, what our configs refer to."""
+    OmegaConf.register_new_resolver("labrun_id", freeze.new_id, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("labrun_groups", groups_text, replace=True)
+    OmegaConf.register_new_resolver("labrun_name", lambda *, _root_: default_name(_root_), replace=True)
+    Plugins.instance().register(UserConf)
+    if str(Path.cwd()) not in sys.path:
+        # Last, so that a person's module is found and never hides an installed package.
+        sys.path.append(str(Path.cwd()))
+
+
+def main() -> None:
+    """The command `labrun`."""
+    if "--debug" in sys.argv:
+        sys.argv.remove("--debug")
+        os.environ["LABRUN_DEBUG"] = os.environ["HYDRA_FULL_ERROR"] = "1"
+    register()
+    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(run)()
+
+
+if __name__ == "__main__":
+    main()

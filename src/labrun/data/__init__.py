@@ -1,0 +1,1 @@
+"""From a place to arrays: datastore -> mount -> reader -> arrays -> batches."""

@@ -1,0 +1,128 @@
+"""A data set in memory: its parts, and what a model has to know of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from labrun.errors import DataError
+
+AnyArray = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Samples and their labels.
+
+    Shapes:
+        x: (N, C, H, W) uint8 for images, (N, F) float32 for tables.
+        y: (N,) int64, class numbers from 0 on.
+    """
+
+    x: AnyArray
+    y: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, index: AnyArray) -> Part:
+        """The samples at these positions."""
+        return Part(self.x[index], self.y[index])
+
+
+@dataclass(frozen=True)
+class RawData:
+    """What a reader found, before labrun splits it."""
+
+    train: Part
+    test: Part | None
+    """None where the data come without a test part."""
+    class_names: tuple[str, ...]
+    files: tuple[Path, ...]
+    """Every file that was read, for the record's digest."""
+    validation: Part | None = None
+    notes: tuple[str, ...] = ()
+    """What a person should be told: conversions made, checks that could not be."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How stored values become the model's: `(x / scale - mean) / std`, mean and std per channel or for all."""
+
+    scale: float = 255.0
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """A data set, read and split."""
+
+    name: str
+    train: Part
+    validation: Part | None
+    test: Part
+    class_names: tuple[str, ...]
+    scaling: Scaling
+    files: tuple[Path, ...] = field(default=(), repr=False)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one sample: (C, H, W) or (F,)."""
+        return tuple(int(size) for size in self.train.x.shape[1:])
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+
+def float_rows(x: AnyArray, scaling: Scaling) -> npt.NDArray[np.float32]:
+    """All samples as rows of scaled float32 values, as scikit-learn takes them.
+
+    Shapes:
+        x: (N, ...) of any number type.
+        returns: (N, product of the rest).
+    """
+    values = x.astype(np.float32)
+    values /= np.float32(scaling.scale)
+    if any(scaling.mean) or any(s != 1 for s in scaling.std):
+        shape = (1, -1, *([1] * (x.ndim - 2)))
+        values -= np.asarray(scaling.mean, np.float32).reshape(shape)
+        values /= np.asarray(scaling.std, np.float32).reshape(shape)
+    return values.reshape(len(x), -1)
+
+
+def stratified_split(y: npt.NDArray[np.int64], size: float, seed: int) -> tuple[AnyArray, AnyArray]:
+    """Positions of what stays and of what is held out, every class in proportion.
+
+    Args:
+        y: (N,) class numbers.
+        size: below 1 the fraction to hold out, from 1 on the number of samples.
+        seed: of the choice.
+
+    Returns:
+        Two sorted arrays of positions: kept, held out.
+
+    Raises:
+        DataError: nothing would be left on one side.
+    """
+    total = len(y)
+    wanted = round(size * total) if size < 1 else int(size)
+    if not 0 < wanted < total:
+        raise DataError(f"cannot hold out {size:g} of {total} samples: at least one must be left on each side")
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(total)
+    labels = y[order]
+    classes, counts = np.unique(labels, return_counts=True)
+    exact = counts * (wanted / total)
+    quota = np.floor(exact).astype(int)
+    for place in np.argsort(quota - exact, kind="stable")[: wanted - quota.sum()]:
+        quota[place] += 1
+    held = np.concatenate([order[labels == label][:count] for label, count in zip(classes, quota, strict=True)])
+    kept = np.setdiff1d(np.arange(total), held)
+    return kept, np.sort(held)

@@ -1,0 +1,77 @@
+"""Fetching public data sets with torchvision's own loaders: once, under a lock, through a partial name."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from labrun.errors import MissingDataError
+
+log = logging.getLogger(__name__)
+
+FOLDERS = {"MNIST": "MNIST", "FashionMNIST": "FashionMNIST", "CIFAR10": "cifar-10-batches-py"}
+"""What torchvision makes below its root, for each of its classes."""
+
+WAIT_S = 3600
+
+
+def how_to_bring(title: str, root: Path, files: Sequence[str], reason: str = "") -> str:
+    """The message for absent files: which, where, and how to bring them by hand."""
+    listing = "\n".join(f"  {root / name}" for name in files)
+    return (
+        f"{title} is not in {root}{f' and could not be fetched ({reason})' if reason else ''}. Wanted:\n{listing}\n"
+        "Bring the files by hand (copy them there from a machine that has them), or point datastore.root at the folder "
+        "that holds them, for example: datastore.root=/path/to/data"
+        + ("" if reason else ". To have them fetched, say dataset.download=true")
+    )
+
+
+def fetch(name: str, root: Path, files: Sequence[str]) -> None:
+    """Fetch one of torchvision's data sets into a folder.
+
+    The download goes to a folder of its own and is moved into place when it is complete and its checksums are right,
+    so that a kill leaves nothing under the final name. Processes that want the same set wait for the first.
+
+    Args:
+        name: torchvision's class: `MNIST`, `FashionMNIST`, `CIFAR10`.
+        root: the datastore's folder; made if absent.
+        files: what should be there afterwards, for the message.
+
+    Raises:
+        MissingDataError: no network, no space, no permission.
+    """
+    from filelock import FileLock, Timeout
+
+    partial = root / f".{name}.partial"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / f".{name}.lock", timeout=WAIT_S):
+            if not all((root / file).is_file() for file in files):
+                log.info("Fetching %s into %s ...", name, root)
+                shutil.rmtree(partial, ignore_errors=True)
+                _torchvision_download(name, partial)
+                _move_files(partial / FOLDERS[name], root / FOLDERS[name])
+                log.info("Fetched %s", name)
+    except (OSError, RuntimeError, Timeout) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise MissingDataError(how_to_bring(name, root, files, reason)) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _move_files(source: Path, target: Path) -> None:
+    """Put each file in its place, in one step each; what is there already stays."""
+    for path in sorted(p for p in source.rglob("*") if p.is_file()):
+        place = target / path.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if not place.exists():
+            path.replace(place)
+
+
+def _torchvision_download(name: str, folder: Path) -> None:
+    import torchvision.datasets
+
+    folder.mkdir(parents=True)
+    getattr(torchvision.datasets, name)(folder, download=True)

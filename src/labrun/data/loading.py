@@ -1,0 +1,154 @@
+"""Batches cut from tensors in memory, instead of assembled image by image in worker processes.
+
+The whole part lies in memory as it was stored (uint8 for images). A few batches at a time are gathered by index,
+converted and normalised in one go, and then cut into views: small batches share the cost of the conversion, large
+ones stay in the processor's cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from labrun.data.arrays import Part, Scaling
+
+CHUNK_BYTES = 4 * 2**20
+"""How much float32 is converted at a time; about the size of a core's cache."""
+
+Augmentation = Callable[[Tensor, torch.Generator], Tensor]
+"""Takes float images (N, C, H, W) and a generator, gives images of the same shape."""
+
+
+class BatchLoader:
+    """Iterates over one part of a data set in batches.
+
+    Shapes:
+        yields `(x, y)`: x (B, ...) float32, y (B,) int64; the last batch may be smaller.
+
+    The order of epoch `e` depends on the seed and `e` alone, so that a run that resumes at an epoch sees what it
+    would have seen without the break.
+
+    Args:
+        part: the samples.
+        scaling: how stored values become the model's.
+        batch_size: samples per batch.
+        shuffle: draw a new order each epoch.
+        seed: of the order and the augmentation.
+        augmentation: applied to each converted chunk; None for evaluation.
+        rank, ranks: this process takes every `ranks`-th sample, padded so that all have equally many.
+    """
+
+    def __init__(
+        self,
+        part: Part,
+        scaling: Scaling,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        augmentation: Augmentation | None = None,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        self._x = torch.from_numpy(part.x)
+        self._y = torch.from_numpy(part.y)
+        self._divisor = scaling.scale
+        channels = (1, -1, *([1] * (self._x.ndim - 2)))
+        self._mean = torch.tensor(scaling.mean, dtype=torch.float32).reshape(channels)
+        self._std = torch.tensor(scaling.std, dtype=torch.float32).reshape(channels)
+        self._plain = not any(scaling.mean) and all(value == 1 for value in scaling.std)
+        self.batch_size = batch_size
+        self._shuffle = shuffle
+        self._seed = seed
+        self._augmentation = augmentation
+        self._rank, self._ranks = rank, ranks
+        self._epoch = 0
+        self.sampler = self
+        """Lightning tells the epoch to whatever stands here."""
+        per_batch = max(1, self._x[0].numel() * 4 * batch_size)
+        self._batches_per_chunk = max(1, CHUNK_BYTES // per_batch)
+
+    def __len__(self) -> int:
+        return -(-self._count() // self.batch_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the next iteration is, from 0 on."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        generator = torch.Generator().manual_seed(hash((self._seed, self._epoch)) % 2**63)
+        total = len(self._y)
+        order = torch.randperm(total, generator=generator) if self._shuffle else None
+        if self._ranks > 1:
+            order = self._share(torch.arange(total) if order is None else order)
+        step = self._batches_per_chunk * self.batch_size
+        for start in range(0, self._count(), step):
+            stop = start + step
+            chosen = slice(start, stop) if order is None else order[start:stop]
+            x = self._converted(self._x[chosen])
+            y = self._y[chosen]
+            if self._augmentation is not None:
+                x = self._augmentation(x, generator)
+            yield from zip(x.split(self.batch_size), y.split(self.batch_size), strict=True)
+
+    def _count(self) -> int:
+        return -(-len(self._y) // self._ranks)
+
+    def _share(self, order: Tensor) -> Tensor:
+        padded = torch.cat([order, order[: self._count() * self._ranks - len(order)]])
+        return padded[self._rank :: self._ranks]
+
+    def _converted(self, x: Tensor) -> Tensor:
+        values = x.to(torch.float32).div_(self._divisor)
+        return values if self._plain else values.sub_(self._mean).div_(self._std)
+
+
+class RandomFlip:
+    """Mirrors each image left to right with a given probability."""
+
+    def __init__(self, probability: float = 0.5) -> None:
+        self.probability = probability
+
+    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        flipped = torch.rand(len(x), generator=generator) < self.probability
+        return torch.where(flipped[:, None, None, None], x.flip(-1), x)
+
+
+class RandomCrop:
+    """Shifts each image by up to `padding` pixels either way; what comes in from outside is its own edge, mirrored.
+
+    Source: the augmentation of K. He et al., "Deep Residual Learning for Image Recognition", arXiv:1512.03385.
+    """
+
+    def __init__(self, padding: int = 4) -> None:
+        self.padding = padding
+
+    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        count, channels, height, width = x.shape
+        p = self.padding
+        padded = torch.nn.functional.pad(x, (p, p, p, p), mode="reflect")
+        top = torch.randint(0, 2 * p + 1, (count, 1), generator=generator)
+        left = torch.randint(0, 2 * p + 1, (count, 1), generator=generator)
+        rows = (top + torch.arange(height))[:, None, :, None]
+        columns = (left + torch.arange(width))[:, None, None, :]
+        samples = torch.arange(count)[:, None, None, None]
+        planes = torch.arange(channels)[None, :, None, None]
+        return padded[samples, planes, rows, columns]
+
+
+class Compose:
+    """One augmentation after another.
+
+    Args:
+        steps: the augmentations; null ones are left out.
+    """
+
+    def __init__(self, **steps: Augmentation | None) -> None:
+        self.steps = [step for step in steps.values() if step is not None]
+
+    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        for step in self.steps:
+            x = step(x, generator)
+        return x

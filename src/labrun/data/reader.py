@@ -1,0 +1,147 @@
+"""A reader turns a path into arrays. The idea is here; its kinds are in `readers/`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from labrun import schema
+from labrun.data.arrays import Arrays, Part, RawData, Scaling, stratified_split
+from labrun.errors import ConfigError, DataError
+
+log = logging.getLogger(__name__)
+
+GENERAL_KEYS = frozenset(
+    {"name", "download", "validation_size", "test_size", "split_seed", "max_samples", "scale", "mean", "std"}
+    | {"augmentation", "search_space"}
+)
+"""Keys of a data set that labrun itself acts on; all others go to the reader."""
+
+
+class Reader(ABC):
+    """Reads one kind of data set.
+
+    A reader is built from the config's `dataset` node, minus the keys that labrun acts on itself. It never writes.
+    """
+
+    @abstractmethod
+    def find(self, root: Path) -> bool:
+        """Whether the files of this data set are below a folder."""
+
+    @abstractmethod
+    def read(self, root: Path) -> RawData:
+        """Read everything into memory.
+
+        Raises:
+            MissingDataError, CorruptDataError, DataError: the files are absent, damaged or of another kind.
+        """
+
+    def fetch(self, root: Path) -> None:
+        """Bring absent files, if this kind can.
+
+        Raises:
+            MissingDataError: it cannot; the message says how to bring the files by hand.
+        """
+
+
+def make_reader(dataset: Mapping[str, Any]) -> Reader:
+    """The reader that a `dataset` node names.
+
+    Raises:
+        ConfigError: it cannot be built, or is no `Reader`.
+    """
+    own = {key: value for key, value in dataset.items() if key not in GENERAL_KEYS}
+    reader = schema.build(own, "dataset")
+    if not isinstance(reader, Reader):
+        raise ConfigError(f"dataset._target_={dataset['_target_']!r} must be a labrun.data.reader.Reader")
+    return reader
+
+
+def prepare(dataset: Mapping[str, Any], root: Path) -> None:
+    """Make sure that the files are there, fetching them where that is allowed. Done once, before anything fans out.
+
+    Raises:
+        MissingDataError: they are absent and cannot be fetched.
+    """
+    reader = make_reader(dataset)
+    if dataset.get("download", True) and not reader.find(root):
+        reader.fetch(root)
+
+
+def read(dataset: Mapping[str, Any], root: Path) -> Arrays:
+    """Read a data set and split it as its config says.
+
+    Args:
+        dataset: the config's `dataset` node, resolved.
+        root: the mounted folder.
+
+    Raises:
+        DataError, ConfigError: see `Reader.read`; a split leaves nothing; mean or std do not fit the channels.
+    """
+    raw = make_reader(dataset).read(root)
+    seed = int(dataset.get("split_seed") or 0)
+    train, test = raw.train, raw.test
+    if test is None:
+        kept, held = stratified_split(train.y, float(dataset.get("test_size") or 0.2), seed)
+        train, test = train.take(kept), train.take(held)
+    validation, size = raw.validation, float(dataset.get("validation_size") or 0)
+    if validation is None and size:
+        kept, held = stratified_split(train.y, size, seed)
+        train, validation = train.take(kept), train.take(held)
+    limit = dataset.get("max_samples")
+    if limit:
+        train, test = _limited(train, limit, seed), _limited(test, limit, seed)
+        validation = None if validation is None else _limited(validation, limit, seed)
+    scaling = _scaling(dataset, raw.train.x.shape[1])
+    name = str(dataset["name"])
+    return Arrays(name, train, validation, test, raw.class_names, scaling, raw.files, raw.notes)
+
+
+def _limited(part: Part, limit: int, seed: int) -> Part:
+    if len(part) <= limit:
+        return part
+    return part.take(np.random.default_rng(seed).permutation(len(part))[:limit])
+
+
+def _scaling(dataset: Mapping[str, Any], channels: int) -> Scaling:
+    values = {}
+    for key, default in (("mean", 0.0), ("std", 1.0)):
+        value = dataset.get(key, default)
+        values[key] = tuple(float(v) for v in value) if isinstance(value, list | tuple) else (float(value),)
+        if len(values[key]) not in (1, channels):
+            raise ConfigError(
+                f"dataset.{key} has {len(values[key])} values and the data have {channels} channel(s): "
+                f"give one value, or one per channel"
+            )
+    return Scaling(float(dataset.get("scale") or 255.0), values["mean"], values["std"])
+
+
+def manifest(files: Sequence[Path]) -> list[dict[str, Any]]:
+    """Name, size and SHA-256 of each file, sorted by name."""
+    base = Path(_common_folder(files))
+    entries = []
+    for path in files:
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        entries.append({"path": path.relative_to(base).as_posix(), "size": path.stat().st_size, "sha256": digest})
+    return sorted(entries, key=lambda entry: str(entry["path"]))
+
+
+def manifest_digest(entries: Sequence[Mapping[str, Any]]) -> str:
+    """One digest for a whole manifest."""
+    return hashlib.sha256(json.dumps(list(entries), sort_keys=True).encode()).hexdigest()
+
+
+def _common_folder(files: Sequence[Path]) -> str:
+    import os.path
+
+    if not files:
+        raise DataError("the reader named no file")
+    return os.path.commonpath([str(path.parent) for path in files])

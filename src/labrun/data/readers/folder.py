@@ -1,0 +1,188 @@
+"""A folder of images with a folder per class."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from labrun.data.arrays import AnyArray, Part, RawData
+from labrun.data.reader import Reader
+from labrun.errors import CorruptDataError, DataError, MissingDataError
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+GREY_MODES = frozenset({"1", "L", "LA"})
+COLOUR_MODES = frozenset({"RGB", "RGBA", "P", "CMYK", "YCbCr"})
+VALIDATION_NAMES = ("val", "valid", "validation")
+MEMORY_SHARE = 0.6
+
+
+class ImageFolder(Reader):
+    """`train/<class>/*.png` and `test/<class>/*.png`, or `<class>/*.png` alone, which is then split by a seed.
+
+    Sizes and colours are told, not guessed: images of one size and kind are taken as they are; mixed ones are
+    refused with the counts until the config says what they should become.
+
+    Args:
+        path: the folder, below the datastore's root or absolute; null is the root itself.
+        image_size: what all images are resized to: a number, or [height, width].
+        channels: 1 makes all grey, 3 makes all colour.
+    """
+
+    def __init__(
+        self, path: str | None = None, image_size: int | list[int] | None = None, channels: int | None = None,
+        verify: bool = True,
+    ) -> None:  # fmt: skip
+        self.path = path
+        self.size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size or ())
+        if len(self.size) not in (0, 2):
+            raise DataError(f"dataset.image_size={image_size}: expected a number, or two: [height, width]")
+        self.channels = channels
+
+    def find(self, root: Path) -> bool:
+        return self._folder(root).is_dir()
+
+    def read(self, root: Path) -> RawData:
+        folder = self._folder(root)
+        if not folder.is_dir():
+            raise MissingDataError(
+                f"{folder} is not a folder. image_folder wants a folder with a folder of images per class "
+                "(or train/ and test/ with those): say which with dataset.path or datastore.root"
+            )
+        layout = _layout(folder)
+        names = tuple(sorted(_class_folders(layout["train"])))
+        files = {part: _image_files(path, names) for part, path in layout.items()}
+        everything = [path for part in files.values() for path, _ in part]
+        notes = self._decide(everything)
+        self._check_memory(len(everything))
+        parts = {part: self._load(entries) for part, entries in files.items()}
+        return RawData(
+            parts["train"], parts.get("test"), names, tuple(everything), parts.get("validation"), tuple(notes)
+        )
+
+    def _folder(self, root: Path) -> Path:
+        return (root / self.path).resolve() if self.path else root
+
+    def _decide(self, paths: list[Path]) -> list[str]:
+        """Fix size and channels for all images, or refuse; returns what to tell."""
+        sizes: Counter[tuple[int, int]] = Counter()
+        modes: Counter[str] = Counter()
+        example: dict[object, Path] = {}
+        for path in paths:
+            size, mode = _header(path)
+            sizes[size] += 1
+            modes[mode] += 1
+            example.setdefault(size, path)
+            example.setdefault(mode, path)
+        if len(sizes) > 1 and not self.size:
+            listing = "; ".join(f"{h}x{w}: {n} files, such as {example[(h, w)]}" for (h, w), n in sizes.most_common(5))
+            raise DataError(
+                f"the images differ in size (height x width): {listing}. Say what all should become, for example "
+                f"dataset.image_size={sizes.most_common(1)[0][0][0]}"
+            )
+        grey = sum(count for mode, count in modes.items() if mode in GREY_MODES)
+        if 0 < grey < len(paths) and self.channels is None:
+            colour_mode = next(mode for mode in modes if mode not in GREY_MODES)
+            raise DataError(
+                f"{grey} of {len(paths)} images are grey and {len(paths) - grey} are in colour (such as "
+                f"{example[colour_mode]}): say what all should become with dataset.channels=1 or dataset.channels=3"
+            )
+        self.size = self.size or next(iter(sizes))
+        self.channels = self.channels or (1 if grey else 3)
+        notes = [f"{len(paths):,} images, {self.size[0]}x{self.size[1]}, {'grey' if self.channels == 1 else 'colour'}"]
+        if any(size != self.size for size in sizes):
+            notes.append(f"resized: {sum(n for s, n in sizes.items() if s != self.size):,} images")
+        wanted = {"L"} if self.channels == 1 else {"RGB"}
+        if set(modes) - wanted:
+            changed = ", ".join(f"{count} {mode}" for mode, count in modes.items() if mode not in wanted)
+            notes.append(f"converted to {next(iter(wanted))}: {changed}")
+        return notes
+
+    def _check_memory(self, count: int) -> None:
+        import psutil
+
+        needed = count * self.size[0] * self.size[1] * (self.channels or 1)
+        free = psutil.virtual_memory().available
+        if needed > MEMORY_SHARE * free:
+            raise DataError(
+                f"{count:,} images of {self.size[0]}x{self.size[1]} take {needed / 2**30:.1f} GB in memory, and "
+                f"{free / 2**30:.1f} GB are free: choose a smaller dataset.image_size"
+            )
+
+    def _load(self, entries: list[tuple[Path, int]]) -> Part:
+        x = np.empty((len(entries), self.channels or 1, *self.size), np.uint8)
+        for place, (path, _) in enumerate(entries):
+            x[place] = self._pixels(path)
+        return Part(x, np.array([label for _, label in entries], np.int64))
+
+    def _pixels(self, path: Path) -> AnyArray:
+        from PIL import Image
+
+        try:
+            with Image.open(path) as image:
+                image = image.convert("L" if self.channels == 1 else "RGB")
+                if (image.height, image.width) != self.size:
+                    image = image.resize((self.size[1], self.size[0]), Image.Resampling.BILINEAR)
+                pixels = np.asarray(image, np.uint8)
+        except (OSError, ValueError, SyntaxError) as error:
+            raise CorruptDataError(f"{path} cannot be read as an image: {error}") from error
+        return pixels[None] if self.channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def _layout(folder: Path) -> dict[str, Path]:
+    """Which folder holds which part."""
+    train = folder / "train"
+    if not (train.is_dir() and _class_folders(train, must=False)):
+        return {"train": folder}
+    layout = {"train": train}
+    if (folder / "test").is_dir():
+        layout["test"] = folder / "test"
+    for name in VALIDATION_NAMES:
+        if (folder / name).is_dir():
+            layout["validation"] = folder / name
+            break
+    return layout
+
+
+def _class_folders(folder: Path, must: bool = True) -> list[str]:
+    names = [p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__"))]
+    if must and len(names) < 2:
+        raise DataError(
+            f"{folder} holds {len(names)} class folder(s){': ' + names[0] if names else ''}; a classifier needs at "
+            "least two: one folder per class, each with its images"
+        )
+    return names
+
+
+def _image_files(folder: Path, names: tuple[str, ...]) -> list[tuple[Path, int]]:
+    present = set(_class_folders(folder, must=False))
+    if present != set(names):
+        raise DataError(
+            f"the classes in {folder} are not those of the training part: missing {sorted(set(names) - present)}, "
+            f"not known there {sorted(present - set(names))}"
+        )
+    found = []
+    for label, name in enumerate(names):
+        images = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        if not images:
+            raise DataError(f"{folder / name} holds no image (looked for {', '.join(sorted(SUFFIXES))})")
+        found += [(path, label) for path in images]
+    return found
+
+
+def _header(path: Path) -> tuple[tuple[int, int], str]:
+    """Height, width and mode, from the file's head alone."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            size, mode = (image.height, image.width), image.mode
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+        raise CorruptDataError(f"{path} cannot be read as an image: {error}") from error
+    if mode not in GREY_MODES | COLOUR_MODES:
+        raise DataError(f"{path} has {mode!r} pixels; labrun reads 8-bit grey and colour images: convert it first")
+    return size, mode

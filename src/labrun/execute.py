@@ -1,0 +1,204 @@
+"""One run, from top to bottom: frozen config -> mount -> arrays -> task -> closed record.
+
+Everything a run needs is in its directory, so an executor passes nothing but the path; the same function serves the
+user's own process, a pool's child and a Slurm job.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from labrun import schema
+from labrun.data import reader
+from labrun.data.arrays import Arrays
+from labrun.data.mount import mount
+from labrun.errors import ConfigError
+from labrun.runs import context, report
+from labrun.runs import record as records
+from labrun.runs.record import Record, RunPaths
+from labrun.runs.recording import Recording
+from labrun.tasks import task as tasks
+from labrun.tasks.task import Scores, Task
+
+log = logging.getLogger(__name__)
+
+SIGNED = ("dataset", "model", "trainer", "callbacks", "script", "seed")
+"""What a run's signature covers: all that its task reads."""
+
+
+def execute(run_dir: Path, capture: bool = True, pictures: bool = True) -> Record:
+    """Carry out a submitted run.
+
+    Args:
+        run_dir: its directory, with the record that the submitter wrote.
+        capture: copy what is printed to `driver.log` (see `Recording`).
+        pictures: draw the report at the end, unless the config says otherwise.
+
+    Returns:
+        The closed record.
+
+    Raises:
+        Whatever the run raised; the record holds it too.
+    """
+    with Recording(run_dir, capture) as recording:
+        record, paths = recording.record, recording.paths
+        log.info("Run %s (%s), %s", record.id, record.name, "again" if recording.attempt > 1 else "first attempt")
+        config = here(record.config)
+        root = mount(config["datastore"], config["dataset"]["name"])
+        arrays = reader.read(config["dataset"], root)
+        _tell_data(arrays)
+        record.data = [describe_data(arrays)]
+        record.signature = signature(config, record.data, record.code)
+        recording.write()
+
+        began = time.monotonic()
+        work = _evaluate(config, arrays) if config["task"] == "evaluate" else _fit(config, arrays, paths)
+        scores = work.score(arrays.test, arrays)
+        tasks.log_scores(scores)
+        seconds = time.monotonic() - began
+
+        if config["task"] == "fit":
+            record.model = tasks.write_card(paths, work, config, arrays)
+        _write_confusion(scores, arrays, paths)
+        wanted = config["report"]
+        if wanted == "all" or (wanted == "auto" and pictures):
+            draw(work, scores, arrays, paths, record)
+        _tell_result(record, arrays, seconds, paths)
+    return recording.record
+
+
+def here(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Resolve what belongs to the place of execution: references to the environment.
+
+    Raises:
+        ConfigError: a variable is not set here.
+    """
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        values = OmegaConf.to_container(OmegaConf.create(dict(config)), resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def _fit(config: Mapping[str, Any], arrays: Arrays, paths: RunPaths) -> Task:
+    work = tasks.make(config, arrays)
+    resume = config["trainer"].get("resume")
+    work.fit(arrays, paths, Path(resume["path"]) if resume else None)
+    return work
+
+
+def _evaluate(config: Mapping[str, Any], arrays: Arrays) -> Task:
+    """The task around a finished run's model, loaded without running anything that its files may carry."""
+    source = config["from"]
+    paths = RunPaths(Path(source["path"]))
+    card = tasks.load_card(paths, source["id"])
+    tasks.check_card(card, arrays, source["id"])
+    log.info("Scoring %s of run %s on %s test samples", card["name"], source["id"], f"{len(arrays.test):,}")
+    file = paths.outputs / Path(card["file"]).name
+    trusted = list(config["trusted"])
+    if card["kind"] == "estimator":
+        from labrun.tasks.estimator import load
+
+        return tasks.wrap(load(file, trusted), config, arrays)
+    from labrun.tasks.lightning import load_weights
+
+    tasks.trusted_target(card["target"], trusted)
+    node = {"_target_": card["target"], **card["arguments"]}
+    if "lr" not in schema.parameters(schema.locate(card["target"], "model")):
+        node.pop("lr", None)
+    network = schema.build(node, "model", input_shape=arrays.input_shape, num_classes=arrays.num_classes)
+    load_weights(network, file)
+    return tasks.wrap(network, config, arrays)
+
+
+def describe_data(arrays: Arrays) -> dict[str, Any]:
+    """What the record says of a data set: its parts, and a digest over its files."""
+    manifest = reader.manifest(arrays.files)
+    return {
+        "name": arrays.name,
+        "digest": reader.manifest_digest(manifest),
+        "files": len(manifest),
+        "bytes": sum(entry["size"] for entry in manifest),
+        "input_shape": list(arrays.input_shape),
+        "classes": arrays.num_classes,
+        "train": len(arrays.train),
+        "validation": 0 if arrays.validation is None else len(arrays.validation),
+        "test": len(arrays.test),
+    }
+
+
+def signature(config: Mapping[str, Any], data: list[dict[str, Any]], code: Mapping[str, Any] | None) -> str:
+    """SHA-256 over what the task reads, the data and the code; never over the difference from the defaults."""
+    signed = {key: config.get(key) for key in SIGNED}
+    signed["trainer"] = {key: value for key, value in config["trainer"].items() if key != "resume"}
+    signed["model"] = {key: value for key, value in config["model"].items() if key != "search_space"}
+    signed["data"] = [entry["digest"] for entry in data]
+    signed["code"] = (code or {}).get("digest")
+    signed["ranks"] = 1
+    return hashlib.sha256(json.dumps(signed, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def draw(work: Task, scores: Scores, arrays: Arrays, paths: RunPaths, record: Record) -> None:
+    """The pictures of one run, into its `outputs/`."""
+    title = f"{record.name} ({record.id})"
+    if len(arrays.input_shape) == 3 and arrays.input_shape[0] in (1, 3):
+        report.sample_grid(
+            arrays.train.x, arrays.train.y, arrays.class_names, arrays.scaling.scale,
+            paths.outputs / "samples.png", f"{arrays.name}: training samples",
+        )  # fmt: skip
+    report.learning_curves(context.read_metrics(paths.root), paths.outputs / "curves.png", title)
+    report.confusion_matrix(
+        scores.confusion, arrays.class_names, paths.outputs / "confusion_matrix.png",
+        f"{title}: test accuracy {scores.accuracy:.4f}",
+    )  # fmt: skip
+    weights = work.weight_images()
+    if weights is not None and len(arrays.input_shape) == 3 and arrays.input_shape[0] == 1:
+        report.weight_images(
+            weights, arrays.input_shape, arrays.class_names, paths.outputs / "weights.png",
+            f"{title}: weights per class (blue: for, red: against)",
+        )  # fmt: skip
+
+
+def _write_confusion(scores: Scores, arrays: Arrays, paths: RunPaths) -> None:
+    content = {"class_names": list(arrays.class_names), "counts": scores.confusion.tolist()}
+    paths.outputs.mkdir(parents=True, exist_ok=True)
+    (paths.outputs / "confusion_matrix.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+
+def _tell_data(arrays: Arrays) -> None:
+    log.info("Data: %s", _data_line(arrays))
+    for note in arrays.notes:
+        log.info("Data: %s: %s", arrays.name, note)
+
+
+def _data_line(arrays: Arrays) -> str:
+    held = "" if arrays.validation is None else f"{len(arrays.validation):,} validation, "
+    return (
+        f"{arrays.name}: {len(arrays.train):,} train, {held}{len(arrays.test):,} test; "
+        f"{schema.shape_text(arrays.input_shape)}, {arrays.num_classes} classes"
+    )
+
+
+def _tell_result(record: Record, arrays: Arrays, seconds: float, paths: RunPaths) -> None:
+    run = context.current()
+    metrics = {} if run is None else run.summary
+    rows = [
+        ("run", f"{record.name}  {record.id}"),
+        ("data", _data_line(arrays)),
+        ("model", tasks.model_name(record.config["model"])),
+        *((name, report.number(value)) for name, value in metrics.items()),
+        ("time", f"{seconds:.1f} s for the task, {records.seconds_between(str(record.started), records.now()):.1f} s in all"),
+        ("folder", str(paths.root)),
+    ]  # fmt: skip
+    print(report.table(rows))

@@ -1,0 +1,174 @@
+"""Freezing: what a run is, fixed at the moment it is submitted, so that later edits change nothing.
+
+Resolved are all interpolations but two kinds: references to the environment (`${oc.env:...}`), which may be secrets
+and are kept as references, and mounts, which belong to the place of execution.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import shlex
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
+
+from labrun import schema
+from labrun.errors import ConfigError
+from labrun.runs import record as records
+from labrun.runs import recording, store
+from labrun.runs.record import Record, RunPaths
+
+log = logging.getLogger(__name__)
+
+ID_BYTES = 4
+
+
+def new_id() -> str:
+    """A run's random id: eight hexadecimal digits."""
+    return secrets.token_hex(ID_BYTES)
+
+
+def resolved(config: DictConfig, keep_environment: bool) -> dict[str, Any]:
+    """A config as plain dicts and lists, interpolations resolved.
+
+    Args:
+        config: as Hydra composed it, without the `hydra` node.
+        keep_environment: leave `${oc.env:...}` as text, for records.
+
+    Raises:
+        ConfigError: an interpolation leads nowhere, or a value is still missing (`???`).
+    """
+    if keep_environment:
+        OmegaConf.register_new_resolver("oc.env", _env_reference, replace=True)
+    try:
+        container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).replace("\n", "; ")) from error
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def _env_reference(*arguments: Any) -> str:
+    return "${oc.env:" + ",".join("null" if a is None else str(a) for a in arguments) + "}"
+
+
+def validated(config: DictConfig) -> dict[str, Any]:
+    """Resolve a config fully and hold it against the schema.
+
+    Raises:
+        ConfigError: with every mistake in it.
+    """
+    values = resolved(config, keep_environment=False)
+    schema.validate(values)
+    return values
+
+
+def freeze(config: DictConfig, run_id: str, overrides: list[str], choices: Mapping[str, Any], root: Path) -> Record:
+    """The record of a run that is about to be submitted.
+
+    Args:
+        config: the composed config, without the `hydra` node.
+        run_id: the new run's id.
+        overrides: what the person typed, task overrides only.
+        choices: Hydra's chosen option per group.
+        root: the workspace.
+
+    Raises:
+        ConfigError, RecordError: mistakes in the config; a run it refers to does not exist.
+    """
+    validated(config)
+    kept = resolved(config, keep_environment=True)
+    kept["datastore"]["root"] = str(_absolute(kept["datastore"]["root"]))
+    parent = _settle_references(kept, overrides, root)
+    return Record(
+        id=run_id,
+        name=kept["name"],
+        task=kept["task"],
+        status=records.QUEUED,
+        created=records.now(),
+        config=kept,
+        overrides=overrides,
+        command=shlex.join(["labrun", *overrides]),
+        parent=parent,
+        tags=_tags(kept["tags"]),
+        notes=kept["notes"],
+        code=None,
+        git=git_state(Path.cwd()),
+    )
+
+
+def _absolute(path: str) -> str | Path:
+    if "${" in path:
+        return path
+    return Path(path).expanduser().resolve()
+
+
+def _tags(tags: Any) -> dict[str, str]:
+    if isinstance(tags, Mapping):
+        return {str(key): "" if value is None else str(value) for key, value in tags.items()}
+    return {str(tag): "" for tag in tags}
+
+
+def _settle_references(config: dict[str, Any], overrides: list[str], root: Path) -> str | None:
+    """Turn `last` and the like into one run, and take over what the new run inherits from it; returns its id."""
+    if config["task"] == "evaluate":
+        run_dir, source = store.find(root, str(config["from"]), suitable=_has_model, wanted="a finished run with a model")
+        config["from"] = {"id": source.id, "path": str(run_dir)}
+        for key in ("model", "seed"):
+            config[key] = source.config[key]
+        if not _chosen("dataset", overrides):
+            config["dataset"] = source.config["dataset"]
+            if not _chosen("datastore", overrides):
+                config["datastore"] = source.config["datastore"]
+        return source.id
+    resume = config["trainer"].get("resume")
+    if resume is None:
+        return None
+    run_dir, source = store.find(root, str(resume), suitable=_has_checkpoint, wanted="a run with a checkpoint")
+    config["trainer"]["resume"] = {"id": source.id, "path": str(run_dir / "checkpoints" / "last.ckpt")}
+    return source.id
+
+
+def _chosen(group: str, overrides: list[str]) -> bool:
+    return any(o.lstrip("+").split("=")[0].split("@")[0] in (group, "experiment") or o.startswith(f"{group}.")
+               for o in overrides)  # fmt: skip
+
+
+def _has_model(run_dir: Path, record: Record) -> bool:
+    return record.status == records.COMPLETED and (RunPaths(run_dir).outputs / "model.json").is_file()
+
+
+def _has_checkpoint(run_dir: Path, record: Record) -> bool:
+    return (RunPaths(run_dir).checkpoints / "last.ckpt").is_file()
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit, branch and whether anything is changed; None outside git. No address of a remote: it may hold a token."""
+
+    def ask(*arguments: str) -> str | None:
+        try:
+            answer = subprocess.run(
+                ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return answer.stdout.strip() if answer.returncode == 0 else None
+
+    commit = ask("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return {"commit": commit, "branch": ask("rev-parse", "--abbrev-ref", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
+
+
+
+def submit(record: Record, run_dir: Path) -> None:
+    """Write a frozen run into its folder; from then on the folder alone says what is to be done."""
+    recording.create(run_dir, record)

@@ -1,0 +1,71 @@
+"""The small convolutional network of PyTorch's CIFAR-10 tutorial."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from labrun.models.network import Network
+from labrun.schema import shape_text
+
+
+class Cifar10CNN(Network):
+    """Two convolutions with pooling, then three fully connected layers, ReLU throughout.
+
+    Shapes:
+        input: (N, C, H, W), at least 16x16 with the default kernel.
+        output: (N, num_classes) scores.
+
+    Source: pytorch.org, "Training a Classifier" (CIFAR-10 tutorial).
+
+    Args:
+        input_shape: (C, H, W) of one image.
+        num_classes: number of classes.
+        conv1_channels, conv2_channels: filters of the two convolutions.
+        kernel_size: of both.
+        fc1_units, fc2_units: widths of the two hidden fully connected layers.
+    """
+
+    def __init__(
+        self,
+        input_shape: tuple[int, ...],
+        num_classes: int,
+        conv1_channels: int = 6,
+        conv2_channels: int = 16,
+        kernel_size: int = 5,
+        fc1_units: int = 120,
+        fc2_units: int = 84,
+    ) -> None:
+        super().__init__()
+        channels, height, width = input_shape
+        rest = [_pooled(_pooled(size, kernel_size), kernel_size) for size in (height, width)]
+        self.conv1 = nn.Conv2d(channels, conv1_channels, kernel_size)
+        self.conv2 = nn.Conv2d(conv1_channels, conv2_channels, kernel_size)
+        self.fc1 = nn.Linear(conv2_channels * rest[0] * rest[1], fc1_units)
+        self.fc2 = nn.Linear(fc1_units, fc2_units)
+        self.fc3 = nn.Linear(fc2_units, num_classes)
+
+    @staticmethod
+    def check(input_shape: tuple[int, ...], num_classes: int, kernel_size: int = 5) -> str | None:
+        """Images, and large enough that something is left after two convolutions and two poolings."""
+        smallest = next(s for s in range(1, 10_000) if _pooled(_pooled(s, kernel_size), kernel_size) >= 1)
+        if len(input_shape) == 3 and min(input_shape[1:]) >= smallest:
+            return None
+        return (
+            f"it takes images of at least {smallest}x{smallest} pixels (two convolutions of {kernel_size}x{kernel_size}"
+            f", each with pooling), and one sample here is {shape_text(input_shape)}"
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
+        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
+        x = torch.flatten(x, 1)
+        x = F.relu(self.fc1(x))
+        x = F.relu(self.fc2(x))
+        scores: Tensor = self.fc3(x)
+        return scores
+
+
+def _pooled(size: int, kernel_size: int) -> int:
+    return max(0, size - kernel_size + 1) // 2

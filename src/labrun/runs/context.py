@@ -1,0 +1,136 @@
+"""Logging from inside a run: standard library only, so that any interpreter can use it.
+
+A metric is one JSON line, appended with one `write` to `metrics.jsonl`. Lines of processes that write at the same
+time therefore never mix, and a kill leaves at most one torn line, the last.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, SupportsFloat
+
+RUN_DIR_VARIABLE = "LABRUN_RUN_DIR"
+ATTEMPT_VARIABLE = "LABRUN_ATTEMPT"
+METRICS_FILE = "metrics.jsonl"
+
+
+class RunContext:
+    """The run that this process works for."""
+
+    def __init__(self, run_dir: str | os.PathLike[str], attempt: int = 1) -> None:
+        self.run_dir = Path(run_dir)
+        self.attempt = attempt
+        self.summary: dict[str, float] = {}
+        """The last value of each metric that this process logged."""
+        self._steps: dict[str, int] = {}
+        self._fd: int | None = None
+
+    def log(self, name: str, value: SupportsFloat, step: int | None = None) -> None:
+        """Append one value of a metric.
+
+        Args:
+            name: the metric's name; any text without control characters.
+            value: anything that `float` takes; NaN and infinities are kept as text.
+            step: where on the curve the value stands; by default one more than this metric's last.
+
+        Raises:
+            TypeError, ValueError: the value is no number, or the name is empty or not printable.
+        """
+        if not isinstance(name, str) or not name.strip() or not name.isprintable():
+            raise ValueError(f"a metric's name must be printable text, and {name!r} is not")
+        number = float(value)
+        if step is None:
+            step = self._steps.get(name, -1) + 1
+        self._steps[name] = step
+        self.summary[name] = number
+        line = {
+            "time": time.time(),
+            "step": int(step),
+            "name": name,
+            "value": number if math.isfinite(number) else _spelled(number),
+            "attempt": self.attempt,
+        }
+        if self._fd is None:
+            path = self.run_dir / METRICS_FILE
+            self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        os.write(self._fd, (json.dumps(line, allow_nan=False, ensure_ascii=False) + "\n").encode())
+
+    def close(self) -> None:
+        """Give the file back."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def _spelled(number: float) -> str:
+    if math.isnan(number):
+        return "NaN"
+    return "Infinity" if number > 0 else "-Infinity"
+
+
+_current: RunContext | None = None
+
+
+def current() -> RunContext | None:
+    """The run that this process works for, or None outside a run."""
+    global _current
+    run_dir = os.environ.get(RUN_DIR_VARIABLE)
+    if not run_dir:
+        return None
+    attempt = int(os.environ.get(ATTEMPT_VARIABLE, "1"))
+    if _current is None or str(_current.run_dir) != run_dir or _current.attempt != attempt:
+        _current = RunContext(run_dir, attempt)
+    return _current
+
+
+def log(name: str, value: SupportsFloat, step: int | None = None) -> None:
+    """Log one value of a metric to the run that this process works for; outside a run, print it.
+
+    Args and errors: as `RunContext.log`.
+    """
+    run = current()
+    if run is None:
+        at = "" if step is None else f" (step {step})"
+        sys.stdout.write(f"{name}: {float(value):g}{at}\n")
+    else:
+        run.log(name, value, step)
+
+
+def read_metrics(run_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """All whole lines of a run's metrics, oldest first, values as floats; a torn last line is left out.
+
+    A line of an older attempt counts only up to the step where the newer attempt resumed: what the older one wrote
+    beyond that was done again.
+    """
+    try:
+        raw = (Path(run_dir) / METRICS_FILE).read_bytes()
+    except FileNotFoundError:
+        return []
+    lines = []
+    for text in raw.split(b"\n"):
+        try:
+            line = json.loads(text)
+            lines.append({**line, "value": float(line["value"])})
+        except (ValueError, KeyError, TypeError):
+            continue
+    return _without_overtaken(lines)
+
+
+def _without_overtaken(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    if len({line.get("attempt", 1) for line in lines}) <= 1:
+        return lines
+    first_step: dict[tuple[str, int], int] = {}
+    for line in lines:
+        key = (line["name"], line.get("attempt", 1))
+        first_step[key] = min(first_step.get(key, line["step"]), line["step"])
+    kept = []
+    for line in lines:
+        newer = [s for (name, attempt), s in first_step.items() if name == line["name"] and attempt > line["attempt"]]
+        if not newer or line["step"] < min(newer):
+            kept.append(line)
+    return kept

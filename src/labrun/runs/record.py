@@ -1,0 +1,328 @@
+"""What a run is: its directory, its record, and who may write it.
+
+`run.json` belongs to the submitter until an attempt is claimed, then to that attempt's supervisor. It is always
+replaced whole, so a reader sees the old record or the new one, never a mixture, and needs no lock.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import socket
+import sys
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from labrun.errors import RecordError
+
+FORMAT = 1
+
+QUEUED, RUNNING, PREEMPTED = "queued", "running", "preempted"
+COMPLETED, FAILED, CANCELED, STOPPED = "completed", "failed", "canceled", "stopped"
+FINISHED = frozenset({COMPLETED, FAILED, CANCELED, STOPPED})
+LOST, UNREACHABLE = "lost", "unreachable"
+"""Shown by readers, never written."""
+
+UNREACHABLE_AFTER_S = 60.0
+LOST_ELSEWHERE_AFTER_S = 600.0
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """Every path of a run, below its directory."""
+
+    root: Path
+
+    @property
+    def record(self) -> Path:
+        return self.root / "run.json"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "driver.log"
+
+    @property
+    def heartbeat(self) -> Path:
+        return self.root / "heartbeat"
+
+    @property
+    def outputs(self) -> Path:
+        return self.root / "outputs"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def attempts(self) -> Path:
+        return self.root / "attempts"
+
+    @property
+    def requests(self) -> Path:
+        return self.root / "requests"
+
+
+@dataclass
+class Record:
+    """The content of `run.json`."""
+
+    id: str
+    """Random, never used again."""
+    name: str
+    """The experiment's name: the folder that holds its runs."""
+    task: str
+    """`fit` or `evaluate`."""
+    status: str
+    created: str
+    """When it was submitted; ISO 8601, UTC, as all times here."""
+    config: dict[str, Any]
+    """Resolved, but for references to the environment and to mounts, which are resolved where the run executes."""
+    overrides: list[str] = field(default_factory=list)
+    command: str = ""
+    """The command that repeats this run."""
+    started: str | None = None
+    ended: str | None = None
+    duration_s: float | None = None
+    parent: str | None = None
+    """The run that this one resumed or scored."""
+    sweep: dict[str, Any] | None = None
+    """For a sweep's run: the sweep's folder and the run's number in it."""
+    tags: dict[str, str] = field(default_factory=dict)
+    notes: str = ""
+    signature: str | None = None
+    code: dict[str, Any] | None = None
+    git: dict[str, Any] | None = None
+    packages: dict[str, str] = field(default_factory=dict)
+    host: dict[str, Any] | None = None
+    process: dict[str, Any] | None = None
+    data: list[dict[str, Any]] = field(default_factory=list)
+    model: dict[str, Any] | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """The last value of each metric."""
+    attempts: list[dict[str, Any]] = field(default_factory=list)
+    error: dict[str, Any] | None = None
+    format: int = FORMAT
+
+    @property
+    def finished(self) -> bool:
+        return self.status in FINISHED
+
+
+def now() -> str:
+    """The present time as records hold it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def seconds_between(start: str, end: str) -> float:
+    """Seconds from one record time to another."""
+    return round((datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds(), 3)
+
+
+def read(run_dir: str | os.PathLike[str]) -> Record:
+    """Read a run's record.
+
+    Raises:
+        RecordError: there is none, or it is damaged.
+    """
+    path = RunPaths(Path(run_dir)).record
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        known = {f.name for f in dataclasses.fields(Record)}
+        return Record(**{key: value for key, value in content.items() if key in known})
+    except FileNotFoundError:
+        raise RecordError(f"{path.parent} holds no run.json, so it is not a run's folder") from None
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise RecordError(f"{path} is damaged or cannot be read: {error}") from error
+
+
+def write(run_dir: str | os.PathLike[str], record: Record) -> None:
+    """Replace a run's record, whole.
+
+    Raises:
+        RecordError: the folder cannot be written (full disk, read-only).
+    """
+    path = RunPaths(Path(run_dir)).record
+    text = json.dumps(_strict(dataclasses.asdict(record)), indent=1, ensure_ascii=False, default=str, allow_nan=False)
+    replace_text(path, text + "\n")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file under a name of its own, then put it in place in one step.
+
+    Raises:
+        RecordError: the folder cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise RecordError(cannot_write(path.parent, error)) from error
+
+
+def cannot_write(folder: Path, error: OSError) -> str:
+    """The one message for a full disk or a read-only folder."""
+    return (
+        f"cannot write to {folder}: {error.strerror or error}. Free some space or choose another place for the runs, "
+        "for example: hydra.run.dir=/another/folder/run1"
+    )
+
+
+def _strict(value: Any) -> Any:
+    """JSON has no NaN and no infinities; they are kept as text."""
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return "NaN" if value != value else ("Infinity" if value > 0 else "-Infinity")
+    if isinstance(value, dict):
+        return {str(key): _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    return value
+
+
+def claim(run_dir: str | os.PathLike[str]) -> int:
+    """Claim the run's next attempt by exclusive creation: who does not get it does not run.
+
+    Returns:
+        The attempt's number, from 1 on.
+
+    Raises:
+        RecordError: somebody else claimed it in the same moment, or the folder cannot be written.
+    """
+    folder = RunPaths(Path(run_dir)).attempts
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        number = 1 + max((int(p.name) for p in folder.iterdir() if p.name.isdigit()), default=0)
+        with open(folder / str(number), "x", encoding="utf-8") as file:
+            json.dump(process_identity(), file)
+    except FileExistsError:
+        raise RecordError(f"another process has just begun attempt {number} of the run in {run_dir}") from None
+    except OSError as error:
+        raise RecordError(cannot_write(folder, error)) from error
+    return number
+
+
+def newest_attempt(run_dir: str | os.PathLike[str]) -> int:
+    """The number of the newest attempt, or 0."""
+    folder = RunPaths(Path(run_dir)).attempts
+    try:
+        return max((int(p.name) for p in folder.iterdir() if p.name.isdigit()), default=0)
+    except FileNotFoundError:
+        return 0
+
+
+def boot_id() -> str:
+    """What tells one start of a machine from the next (Linux: the kernel's own id)."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        import psutil
+
+        return f"boot-{psutil.boot_time():.0f}"
+
+
+def process_start(pid: int) -> float | None:
+    """When a process began (seconds since the epoch), or None if there is no such process, or only its zombie."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
+    except psutil.Error:
+        return None
+
+
+def process_identity() -> dict[str, Any]:
+    """What identifies this process among all that a host has had: pid, boot and start time."""
+    pid = os.getpid()
+    return {"pid": pid, "host": socket.gethostname(), "boot_id": boot_id(), "start_time": process_start(pid)}
+
+
+def process_lives(process: dict[str, Any] | None) -> bool | None:
+    """Whether a recorded process still lives; None if it cannot be told from this host."""
+    if not process or process.get("host") != socket.gethostname():
+        return None
+    if process.get("boot_id") != boot_id():
+        return False
+    start = process_start(int(process["pid"]))
+    return start is not None and abs(start - float(process.get("start_time") or 0)) < 0.05
+
+
+def shown_status(run_dir: str | os.PathLike[str], record: Record) -> str:
+    """The status as a reader shows it: as written, unless the run's process or its heartbeat is gone."""
+    if record.status != RUNNING:
+        return record.status
+    lives = process_lives(record.process)
+    if lives is False:
+        return LOST
+    age = heartbeat_age_s(run_dir)
+    if lives is None and age is not None and age > LOST_ELSEWHERE_AFTER_S:
+        return LOST
+    return UNREACHABLE if age is not None and age > UNREACHABLE_AFTER_S else RUNNING
+
+
+def heartbeat_age_s(run_dir: str | os.PathLike[str]) -> float | None:
+    """Seconds since the last heartbeat, by the file system's own clock where it can be asked; None before the first."""
+    paths = RunPaths(Path(run_dir))
+    try:
+        beat = paths.heartbeat.stat().st_mtime
+    except OSError:
+        return None
+    probe = paths.root / f".clock.{os.getpid()}"
+    try:
+        probe.touch()
+        present = probe.stat().st_mtime
+        probe.unlink()
+    except OSError:
+        present = time.time()
+    return max(0.0, present - beat)
+
+
+def describe_host() -> dict[str, Any]:
+    """The machine: name, system, cores, memory, GPUs, interpreter."""
+    import psutil
+
+    return {
+        "name": socket.gethostname(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpus": _gpu_names(),
+        "python": platform.python_version(),
+        "executable": sys.executable,
+    }
+
+
+def _gpu_names() -> list[str]:
+    import shutil
+    import subprocess
+
+    if shutil.which("nvidia-smi") is None:
+        return []
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [line.strip() for line in answer.stdout.splitlines() if line.strip()] if answer.returncode == 0 else []
+
+
+def installed_packages() -> dict[str, str]:
+    """Every installed distribution and its version."""
+    from importlib.metadata import distributions
+
+    found = {d.metadata["Name"]: d.version for d in distributions() if d.metadata["Name"]}
+    return dict(sorted(found.items(), key=lambda item: item[0].lower()))

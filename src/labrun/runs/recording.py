@@ -1,0 +1,195 @@
+"""One attempt at a run: claim it, keep its log and its heartbeat, close its record truthfully."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from labrun.errors import LabrunError, RecordError
+from labrun.runs import context
+from labrun.runs import record as records
+from labrun.runs.record import Record, RunPaths
+
+log = logging.getLogger(__name__)
+
+
+class Terminated(KeyboardInterrupt):
+    """Raised where SIGTERM found the run."""
+
+
+class Recording:
+    """The supervisor's side of one attempt, as a context manager around the work.
+
+    On entry it claims the next attempt and writes `running`; on exit it writes how the work ended: `completed`, `failed`
+    with the error, or `canceled` after Ctrl-C, SIGTERM or a request. Exceptions pass through.
+
+    Args:
+        run_dir: the run's directory, with a record written by the submitter.
+        capture: also copy everything that this process prints to `driver.log` (for runs in the user's own process).
+
+    Raises:
+        RecordError: no record, claimed by another, or the folder cannot be written.
+    """
+
+    def __init__(self, run_dir: Path, capture: bool = True) -> None:
+        self.paths = RunPaths(Path(run_dir))
+        self.record: Record = records.read(run_dir)
+        self.attempt = 0
+        self._capture = Capture(self.paths.root) if capture else None
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> Recording:
+        self.attempt = records.claim(self.paths.root)
+        record = self.record
+        record.process = records.process_identity()
+        record.host = record.host or records.describe_host()
+        record.packages = record.packages or records.installed_packages()
+        record.status, record.started, record.ended, record.error = records.RUNNING, records.now(), None, None
+        record.attempts.append(
+            {"number": self.attempt, "started": record.started, "status": records.RUNNING, "process": record.process}
+        )
+        self.write()
+        os.environ[context.RUN_DIR_VARIABLE] = str(self.paths.root)
+        os.environ[context.ATTEMPT_VARIABLE] = str(self.attempt)
+        if self._capture:
+            self._capture.start()
+        self._catch_sigterm()
+        return self
+
+    def write(self) -> None:
+        """Put the record on disk as it is now."""
+        records.write(self.paths.root, self.record)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        status, details = outcome(error, self.paths)
+        record = self.record
+        record.status, record.ended, record.error = status, records.now(), details
+        record.duration_s = records.seconds_between(record.started or record.ended, record.ended)
+        record.attempts[-1] |= {"ended": record.ended, "status": status}
+        run = context.current()
+        if run is not None:
+            record.metrics = dict(run.summary)
+            run.close()
+        if details is not None and status == records.FAILED and not isinstance(error, LabrunError):
+            sys.stderr.write(details["traceback"])
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        os.environ.pop(context.RUN_DIR_VARIABLE, None)
+        os.environ.pop(context.ATTEMPT_VARIABLE, None)
+        try:
+            self.write()
+        finally:
+            if self._capture:
+                self._capture.stop()
+        if is_disk_trouble(error):
+            raise RecordError(records.cannot_write(self.paths.root, error)) from error  # type: ignore[arg-type]
+        return False
+
+    def _catch_sigterm(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            raise Terminated(f"signal {signal.Signals(number).name}")
+
+        self._handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, stop)
+
+
+def outcome(error: BaseException | None, paths: RunPaths) -> tuple[str, dict[str, Any] | None]:
+    """The status that an ending means, and what the record says of it."""
+    if error is None:
+        return records.COMPLETED, None
+    if isinstance(error, KeyboardInterrupt):
+        asked = (paths.requests / "cancel").exists()
+        why = "asked by requests/cancel" if asked else str(error) or "Ctrl-C"
+        return records.CANCELED, {"type": type(error).__name__, "message": why, "traceback": ""}
+    if isinstance(error, SystemExit):
+        message = f"the run's code ended the process with exit code {error.code!r} before it was done"
+        return records.FAILED, {"type": "SystemExit", "message": message, "traceback": _trace(error)}
+    return records.FAILED, {"type": type(error).__name__, "message": str(error), "traceback": _trace(error)}
+
+
+def _trace(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))
+
+
+def is_disk_trouble(error: BaseException | None) -> bool:
+    """Whether an error says that the disk is full, or the folder read-only."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
+
+
+class Capture:
+    """Sends everything that this process prints, native code included, through the sidecar to `driver.log`."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._run_dir = run_dir
+        self._saved: tuple[int, int] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the sidecar and turn standard output and error to it."""
+        _flush()
+        out_read, out_write = os.pipe()
+        err_read, err_write = os.pipe()
+        sidecar = Path(__file__).with_name("sidecar.py")
+        command = [sys.executable, "-IS", str(sidecar), str(self._run_dir), str(os.getpid()), str(out_read), str(err_read)]
+        self._process = subprocess.Popen(command, pass_fds=(out_read, err_read), stdin=subprocess.DEVNULL)
+        self._saved = (os.dup(1), os.dup(2))
+        for write_end, standard in ((out_write, 1), (err_write, 2)):
+            os.dup2(write_end, standard)
+            os.close(write_end)
+        os.close(out_read)
+        os.close(err_read)
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(AttributeError):
+                stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+
+    def stop(self) -> None:
+        """Give the terminal back, once the log has all that was printed."""
+        if self._saved is None or self._process is None:
+            return
+        _flush()
+        for saved, standard in zip(self._saved, (1, 2), strict=True):
+            os.dup2(saved, standard)
+            os.close(saved)
+        self._saved = None
+        # A child that still prints keeps the pipes open; the sidecar then stays with it.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=5)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+
+
+def create(run_dir: Path, record: Record) -> None:
+    """Write a new run's first record, status `queued`.
+
+    Raises:
+        RecordError: the folder holds a run already, or cannot be written.
+    """
+    paths = RunPaths(run_dir)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        if paths.record.exists():
+            raise RecordError(f"{run_dir} holds a run already; a new run needs a folder of its own")
+        for folder in (paths.outputs, paths.logs, paths.requests):
+            folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise RecordError(records.cannot_write(run_dir, error)) from error
+    records.write(run_dir, dataclasses.replace(record, status=records.QUEUED))

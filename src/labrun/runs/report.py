@@ -1,0 +1,154 @@
+"""Tables and pictures that a person looks at. Matplotlib's object interface: no window, no global state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+DPI = 110
+
+
+def table(rows: Sequence[tuple[str, str]]) -> str:
+    """Two columns as text, between rules."""
+    width = max(len(name) for name, _ in rows)
+    lines = [f"  {name:<{width}}  {value}" for name, value in rows]
+    rule = "-" * min(100, max(len(line) for line in lines) + 2)
+    return "\n".join([rule, *lines, rule])
+
+
+def number(value: float) -> str:
+    """A number as people read it: four significant places, no exponent where there need be none."""
+    return f"{value:.4f}" if 0.01 <= abs(value) < 1 else f"{value:.4g}"
+
+
+def sample_grid(
+    x: npt.NDArray[Any], y: npt.NDArray[Any], class_names: Sequence[str], scale: float, path: Path, title: str
+) -> Path:
+    """Up to 30 images with their labels.
+
+    Shapes:
+        x: (N, C, H, W) stored values, 0 to `scale`; C is 1 or 3.
+        y: (N,) class numbers.
+    """
+    count = min(30, len(x))
+    columns = min(10, count)
+    rows = math.ceil(count / columns)
+    figure = _figure(columns * 1.05, rows * 1.3 + 0.5)
+    for place in range(count):
+        axes = figure.add_subplot(rows, columns, place + 1)
+        _image(axes, x[place], scale)
+        axes.set_title(_short(class_names[int(y[place])], 12), fontsize=8)
+    return _save(figure, path, title)
+
+
+def learning_curves(metrics: Sequence[Mapping[str, Any]], path: Path, title: str) -> Path | None:
+    """Every metric with more than one step, training and validation of the same quantity in one frame.
+
+    Args:
+        metrics: lines of `metrics.jsonl`.
+
+    Returns:
+        The file, or None where there is no curve to draw.
+    """
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for line in metrics:
+        curves.setdefault(line["name"], []).append((line["step"], line["value"]))
+    curves = {name: points for name, points in curves.items() if len({step for step, _ in points}) > 1}
+    frames: dict[str, list[str]] = {}
+    for name in curves:
+        frames.setdefault(name.removeprefix("train_").removeprefix("val_") if "_" in name else name + "@batch", []).append(name)
+    if not frames:
+        return None
+    figure = _figure(5.2 * len(frames), 3.8)
+    for place, (quantity, names) in enumerate(frames.items(), start=1):
+        axes = figure.add_subplot(1, len(frames), place)
+        for name in names:
+            steps, values = zip(*curves[name], strict=True)
+            axes.plot(steps, values, marker="o" if len(steps) <= 30 else None, markersize=3, label=name)
+        axes.set_xlabel("batch" if quantity.endswith("@batch") else "epoch")
+        axes.set_ylabel(quantity.removesuffix("@batch"))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    return _save(figure, path, title)
+
+
+def confusion_matrix(counts: npt.NDArray[np.int64], class_names: Sequence[str], path: Path, title: str) -> Path:
+    """How often each true class (rows) was given each class (columns).
+
+    Shapes:
+        counts: (classes, classes).
+    """
+    classes = len(class_names)
+    side = max(4.5, 0.5 * classes + 1.5)
+    figure = _figure(side + 0.6, side)
+    axes = figure.add_subplot()
+    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if classes <= 30:
+        names = [_short(name, 14) for name in class_names]
+        axes.set_xticks(range(classes), names, rotation=45 if max(map(len, names)) > 3 else 0, ha="right" if max(map(len, names)) > 3 else "center")
+        axes.set_yticks(range(classes), names)
+        for row in range(classes):
+            for column in range(classes):
+                if counts[row, column]:
+                    colour = "white" if shares[row, column] > 0.5 else "black"
+                    axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=8)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    return _save(figure, path, title)
+
+
+def weight_images(
+    weights: npt.NDArray[Any], image_shape: Sequence[int], class_names: Sequence[str], path: Path, title: str
+) -> Path:
+    """One picture per class of what speaks for it (blue) and against it (red).
+
+    Shapes:
+        weights: (classes, H * W), or one row for two classes.
+        image_shape: (1, H, W).
+    """
+    count = len(weights)
+    columns = min(5, count)
+    rows = math.ceil(count / columns)
+    figure = _figure(columns * 1.7, rows * 1.9 + 0.4)
+    names = list(class_names) if count == len(class_names) else [str(class_names[-1])]
+    limit = float(np.abs(weights).max()) or 1.0
+    for place in range(count):
+        axes = figure.add_subplot(rows, columns, place + 1)
+        axes.imshow(weights[place].reshape(image_shape[1:]), cmap="RdBu", vmin=-limit, vmax=limit)
+        axes.set_title(_short(names[place], 14), fontsize=9)
+        axes.set_axis_off()
+    return _save(figure, path, title)
+
+
+def _image(axes: Any, image: npt.NDArray[Any], scale: float) -> None:
+    if len(image) == 1:
+        axes.imshow(image[0], cmap="gray", vmin=0, vmax=scale)
+    else:
+        axes.imshow(np.clip(image.transpose(1, 2, 0) / scale, 0, 1))
+    axes.set_axis_off()
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Any, path: Path, title: str) -> Path:
+    figure.suptitle(title, fontsize=10)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=DPI)
+    return path
+
+
+def _short(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"

@@ -1,0 +1,70 @@
+"""The small process beside an inline run: it keeps the log, beats the heart, and passes requests on.
+
+Started by path under a bare interpreter (`python -IS sidecar.py ...`), so it imports the standard library alone.
+It is a process of its own so that what the run printed reaches `driver.log` even when the run is killed, and so
+that a run that holds the interpreter lock for minutes still has a heartbeat.
+
+Usage: sidecar.py RUN_DIR PARENT_PID OUT_FD ERR_FD
+Both descriptors are the reading ends of the run's standard output and standard error.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import sys
+import time
+
+HEARTBEAT_S = 2.0
+
+
+def main(run_dir: str, parent: int, out_fd: int, err_fd: int) -> None:
+    """Copy both streams to the log and to the terminal until the run is gone."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    log = os.open(os.path.join(run_dir, "driver.log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    streams = selectors.DefaultSelector()
+    streams.register(out_fd, selectors.EVENT_READ, 1)
+    streams.register(err_fd, selectors.EVENT_READ, 2)
+    next_beat = 0.0
+    asked = False
+    while streams.get_map():
+        now = time.monotonic()
+        alive = os.getppid() == parent
+        if now >= next_beat and alive:
+            next_beat = now + HEARTBEAT_S
+            _touch(os.path.join(run_dir, "heartbeat"))
+        if not asked and alive and os.path.exists(os.path.join(run_dir, "requests", "cancel")):
+            asked = True
+            os.kill(parent, signal.SIGINT)
+        ready = streams.select(timeout=0.5 if alive else 0.1)
+        for key, _ in ready:
+            data = os.read(key.fd, 65536)
+            if not data:
+                streams.unregister(key.fd)
+                continue
+            _write(log, data)
+            _write(key.data, data)
+        if not ready and not alive:
+            break
+
+
+def _touch(path: str) -> None:
+    try:
+        with open(path, "w", encoding="ascii") as file:
+            file.write(f"{time.time():.3f}\n")
+    except OSError:
+        pass
+
+
+def _write(fd: int, data: bytes) -> None:
+    while data:
+        try:
+            data = data[os.write(fd, data) :]
+        except OSError:
+            return
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))

@@ -1,0 +1,415 @@
+"""What a configuration may hold: a dataclass per conf group, and the one place where objects are built from it.
+
+Hydra composes the YAML files; `validate` then holds the composed config against the dataclasses below and tells
+every mistake at once. Only the standard library, Hydra's `instantiate` and OmegaConf are used here, so that a
+config is checked in milliseconds, before torch or scikit-learn are imported.
+
+A node with a `_target_` that is not ours (a person's own model, any optimizer of torch) is open: its keys are the
+target's own arguments, and `build` binds them against its signature before it calls it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from typing import Annotated, Any, Literal
+
+from labrun.errors import ConfigError
+
+Component = dict[str, Any]
+"""A node that names what to build: `_target_` and the arguments for it."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bounds of a number; `above` and `below` exclude the bound itself."""
+
+    at_least: float | None = None
+    at_most: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def holds(self, value: float) -> bool:
+        """Whether a number lies within the bounds (NaN never does)."""
+        return (
+            not math.isnan(value)
+            and (self.at_least is None or value >= self.at_least)
+            and (self.at_most is None or value <= self.at_most)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        words = {"at least": self.at_least, "above": self.above, "at most": self.at_most, "below": self.below}
+        return " and ".join(f"{word} {bound:g}" for word, bound in words.items() if bound is not None)
+
+
+Positive = Annotated[float, Range(above=0)]
+NotNegative = Annotated[float, Range(at_least=0)]
+Count = Annotated[int, Range(at_least=1)]
+CountOrZero = Annotated[int, Range(at_least=0)]
+Fraction = Annotated[float, Range(above=0, below=1)]
+Size = Annotated[float, Range(at_least=0)]
+"""A part of the data: below 1 a fraction, from 1 on a number of samples; 0 is none."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What every data set has (`conf/dataset/`)."""
+
+    _target_: str
+    name: str
+    download: bool = True
+    verify: bool = True
+    validation_size: Size = 0
+    split_seed: CountOrZero = 0
+    max_samples: Count | None = None
+    scale: Positive = 255.0
+    mean: float | list[float] = 0.0
+    std: Positive | list[Positive] = 1.0
+    augmentation: Component | None = None
+
+
+@dataclass(frozen=True)
+class Digits(Dataset):
+    """The 1,797 digits of 8x8 pixels that ship with scikit-learn."""
+
+    test_size: Fraction = 0.2
+
+
+@dataclass(frozen=True)
+class ImageFolder(Dataset):
+    """A folder per class, below `train/` and `test/` or not."""
+
+    path: str | None = None
+    test_size: Fraction = 0.2
+    image_size: Count | list[Count] | None = None
+    channels: Literal[1, 3] | None = None
+
+
+@dataclass(frozen=True)
+class Datastore:
+    """Where the data are (`conf/datastore/`)."""
+
+    name: str
+    root: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """What every model has (`conf/model/`): the target's own arguments, and how it is trained."""
+
+    _target_: str
+    name: str | None = None
+    lr: Positive | None = None
+    optimizer: Component | None = None
+    scheduler: Component | None = None
+    search_space: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class LogisticRegression(Model):
+    """scikit-learn's logistic regression, by its regularization rate."""
+
+    regularization: Positive = 0.01
+    max_iter: Count = 100
+    tol: Positive = 1e-4
+    solver: Literal["lbfgs", "newton-cg", "newton-cholesky", "sag", "saga"] = "lbfgs"
+    backend: Literal["sklearn", "intelex"] = "sklearn"
+
+
+@dataclass(frozen=True)
+class MnistDNN(Model):
+    """Chainer's multi-layer perceptron."""
+
+    units: Count = 100
+
+
+@dataclass(frozen=True)
+class Cifar10CNN(Model):
+    """The convolutional network of PyTorch's CIFAR-10 tutorial."""
+
+    conv1_channels: Count = 6
+    conv2_channels: Count = 16
+    kernel_size: Count = 5
+    fc1_units: Count = 120
+    fc2_units: Count = 84
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """How a network is trained (`conf/trainer/`); scikit-learn models read nothing of it."""
+
+    max_epochs: Count = 10
+    batch_size: Count = 128
+    eval_batch_size: Count = 1000
+    log_every_n_batches: CountOrZero = 0
+    monitor: str = "auto"
+    evaluate: Literal["last", "best"] = "last"
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = "auto"
+    precision: str = "32-true"
+    gradient_clip_val: NotNegative | None = None
+    accumulate_grad_batches: Count = 1
+    limit_train_batches: Annotated[float, Range(above=0)] | None = None
+    limit_val_batches: Annotated[float, Range(at_least=0)] | None = None
+    deterministic: bool = True
+    profiler: Literal["simple", "advanced"] | None = None
+    threads: Count | None = None
+    resume: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What a run needs, and where it goes (`conf/compute/`)."""
+
+    target: Literal["auto", "inline"]
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """Where runs are shown (`conf/tracking/`)."""
+
+    kind: Literal["mlflow", "none"]
+    uri: str | None = None
+    wait: bool = False
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole configuration (`conf/config.yaml`)."""
+
+    name: str
+    dataset: Component
+    datastore: Datastore
+    model: Component
+    trainer: Trainer
+    compute: Compute
+    tracking: Tracking
+    task: Literal["fit", "evaluate"] = "fit"
+    from_: str | None = None
+    seed: Annotated[int, Range(at_least=0, at_most=2**32 - 1)] = 42
+    tags: list[str] | dict[str, Any] = field(default_factory=list)
+    notes: str = ""
+    report: Literal["auto", "all", "none"] = "auto"
+    export: list[Literal["pkl"]] = field(default_factory=list)
+    trusted: list[str] = field(default_factory=list)
+    callbacks: dict[str, Component | None] | None = None
+    logger: dict[str, Component | None] | None = None
+
+
+TARGETS: dict[str, type] = {
+    "labrun.data.readers.Mnist": Dataset,
+    "labrun.data.readers.FashionMnist": Dataset,
+    "labrun.data.readers.Cifar10": Dataset,
+    "labrun.data.readers.Digits": Digits,
+    "labrun.data.readers.ImageFolder": ImageFolder,
+    "labrun.models.logistic_regression.logistic_regression": LogisticRegression,
+    "labrun.models.mnist_dnn.MnistDNN": MnistDNN,
+    "labrun.models.cifar10_cnn.Cifar10CNN": Cifar10CNN,
+}
+"""Our own targets, and the dataclass that says what each may be given."""
+
+
+def validate(config: Mapping[str, Any]) -> None:
+    """Hold a resolved config (plain dicts and lists) against the schema.
+
+    Raises:
+        ConfigError: with every mistake in it: the key, what was given, what is allowed.
+    """
+    problems = list(_check_fields(config, Config, ""))
+    for group, general in (("dataset", Dataset), ("model", Model)):
+        node = config.get(group)
+        if isinstance(node, Mapping) and isinstance(node.get("_target_"), str):
+            target = TARGETS.get(node["_target_"])
+            problems += _check_fields(node, target or general, group, open_ended=target is None)
+        elif isinstance(node, Mapping):
+            problems.append(f"{group}._target_ is missing: it names the Python class or function to use")
+    if config.get("task") == "evaluate" and not config.get("from"):
+        problems.append("task=evaluate needs the run whose model is to be scored: from=last, or from=<run id>")
+    if problems:
+        raise ConfigError(problems)
+
+
+def _check_fields(node: Mapping[str, Any], cls: type, path: str, open_ended: bool = False) -> typing.Iterator[str]:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    known = {f.name.removesuffix("_") if f.name == "from_" else f.name: f for f in fields(cls)}
+    for key, value in node.items():
+        full_key = f"{path}.{key}" if path else str(key)
+        if key in known:
+            yield from _check(value, hints[known[key].name], full_key)
+        elif not open_ended:
+            yield f"{full_key}: no such key.{suggest(str(key), known)} Keys here: {', '.join(sorted(known))}"
+    for key, f in known.items():
+        required = f.default is MISSING and f.default_factory is MISSING
+        if required and key not in node:
+            yield f"{path + '.' if path else ''}{key} is missing"
+
+
+def _check(value: Any, hint: Any, path: str) -> typing.Iterator[str]:
+    if not _fits(value, hint):
+        yield f"{path}={_show(value)}: expected {_expectation(hint)}"
+        return
+    if is_dataclass(hint) and isinstance(hint, type):
+        yield from _check_fields(value, hint, path)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if hint is Any:
+        return True
+    if origin is Annotated:
+        base, *marks = typing.get_args(hint)
+        return _fits(value, base) and all(mark.holds(value) for mark in marks if isinstance(mark, Range))
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in typing.get_args(hint))
+    if origin is Literal:
+        return any(value == option and type(value) is type(option) for option in typing.get_args(hint))
+    if origin is list:
+        return isinstance(value, list) and all(_fits(item, typing.get_args(hint)[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, Mapping) and all(_fits(item, typing.get_args(hint)[1]) for item in value.values())
+    if is_dataclass(hint):
+        return isinstance(value, Mapping)
+    if hint is type(None):
+        return value is None
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _expectation(hint: Any) -> str:
+    origin = typing.get_origin(hint)
+    if origin is Annotated:
+        base, *marks = typing.get_args(hint)
+        return ", ".join([_expectation(base), *(str(mark) for mark in marks)])
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_expectation(option) for option in typing.get_args(hint))
+    if origin is Literal:
+        return "one of " + ", ".join(str(option) for option in typing.get_args(hint))
+    if origin is list:
+        return f"a list (each item: {_expectation(typing.get_args(hint)[0])})"
+    if origin is dict or is_dataclass(hint):
+        return "a group of keys"
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+    return names.get(hint, str(hint))
+
+
+def _show(value: Any) -> str:
+    text = repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def suggest(word: str, choices: typing.Iterable[str]) -> str:
+    """` Did you mean 'x'?` for the nearest choice, or nothing."""
+    near = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
+    return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """`1x28x28 (grey, 28 high, 28 wide)` for messages."""
+    text = "x".join(str(size) for size in shape)
+    if len(shape) != 3:
+        return f"{text} (features)"
+    channels, height, width = shape
+    kind = {1: "grey", 3: "colour"}.get(channels, f"{channels} channels")
+    return f"{text} ({kind}, {height} high, {width} wide)"
+
+
+def locate(target: str, key: str) -> Callable[..., Any]:
+    """The object that a `_target_` names.
+
+    Raises:
+        ConfigError: it cannot be imported; the message says which part is missing.
+    """
+    from hydra.utils import get_object
+
+    try:
+        found = get_object(target)
+    except Exception as error:  # importing a person's module can raise anything
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ConfigError(
+            f"{key}._target_={target!r} cannot be imported ({reason}). It is looked for in the installed "
+            "packages and in the folder where the command was started."
+        ) from error
+    if not callable(found):
+        raise ConfigError(f"{key}._target_={target!r} is not a class or a function, so nothing can be built from it")
+    return typing.cast(Callable[..., Any], found)
+
+
+def parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a target, by name; empty where Python cannot tell (some C code)."""
+    try:
+        return inspect.signature(target).parameters
+    except (TypeError, ValueError):
+        return {}
+
+
+def build(node: Mapping[str, Any], key: str, *args: Any, **offered: Any) -> Any:
+    """Build what a node names. The only place where a config becomes an object.
+
+    Args:
+        node: `_target_` and its arguments (plain, resolved values).
+        key: where the node stands in the config, for messages.
+        args: positional arguments, before the node's own.
+        offered: arguments that are passed only if the target has a parameter of that name and the node does not
+            give it (or gives null): `input_shape`, `num_classes`, `seed`.
+
+    Raises:
+        ConfigError: the target cannot be imported, or does not take these arguments.
+    """
+    from hydra.utils import instantiate
+
+    target = locate(str(node["_target_"]), key)
+    known = parameters(target)
+    given = {name: value for name, value in node.items() if not str(name).startswith("_")}
+    for name, value in offered.items():
+        if name in known and given.get(name) is None:
+            given[name] = value
+    _bind(target, known, args, given, key, partial=bool(node.get("_partial_")))
+    reserved = {name: value for name, value in node.items() if str(name).startswith("_")}
+    plain = {name: value for name, value in given.items() if _is_plain(value)}
+    live = {name: value for name, value in given.items() if not _is_plain(value)}
+    return instantiate({"_convert_": "all", **reserved, **plain}, *args, **live)
+
+
+def _bind(
+    target: Callable[..., Any],
+    known: Mapping[str, inspect.Parameter],
+    args: tuple[Any, ...],
+    given: Mapping[str, Any],
+    key: str,
+    partial: bool,
+) -> None:
+    if not known:
+        return
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
+    names = [name for name, p in known.items() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    problems = [
+        f"{key}.{name}: {getattr(target, '__name__', target)} takes no such argument."
+        f"{suggest(str(name), names)} It takes: {', '.join(names)}"
+        for name in given
+        if name not in known and not takes_any
+    ]
+    if not partial and not problems:
+        try:
+            inspect.signature(target).bind(*args, **given)
+        except TypeError as error:
+            problems.append(f"{key}: {getattr(target, '__name__', target)}: {error}")
+    if problems:
+        raise ConfigError(problems)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(_is_plain(item) for item in value.values())
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, str | int | float | bool)

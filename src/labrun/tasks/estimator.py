@@ -1,0 +1,134 @@
+"""Fitting and scoring scikit-learn classifiers, and anything with their `fit` and `predict`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from labrun.data.arrays import Arrays, Part, float_rows
+from labrun.errors import ConfigError, LabrunError
+from labrun.runs import context
+from labrun.runs.record import RunPaths
+from labrun.tasks.task import Scores, Task, confusion
+
+log = logging.getLogger(__name__)
+
+
+class EstimatorTask(Task):
+    """Trains on rows of scaled float32 values: images are flattened."""
+
+    def __init__(self, model: Any, config: Mapping[str, Any], name: str) -> None:
+        self.model = model
+        self._export = list(config.get("export") or [])
+        self._profiler = config["trainer"].get("profiler")
+        self._name = name
+
+    def fit(self, arrays: Arrays, paths: RunPaths, resume_from: Path | None) -> None:
+        if resume_from is not None:
+            raise ConfigError("trainer.resume works for networks; a scikit-learn fit has no checkpoint: run it again")
+        rows = float_rows(arrays.train.x, arrays.scaling)
+        log.info("Fitting %s on %s samples of %s values", self._name, f"{len(rows):,}", rows.shape[1])
+        from sklearn.exceptions import ConvergenceWarning
+
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", ConvergenceWarning)
+            self._profiled(lambda: self.model.fit(rows, arrays.train.y), paths)
+        for warning in caught:
+            if issubclass(warning.category, ConvergenceWarning):
+                log.info("Stopped at the iteration limit before full convergence; model.max_iter raises it")
+            else:
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+        if arrays.validation is not None:
+            scores = self.score(arrays.validation, arrays)
+            context.log("val_accuracy", scores.accuracy)
+            if scores.loss is not None:
+                context.log("val_loss", scores.loss)
+
+    def _profiled(self, work: Any, paths: RunPaths) -> None:
+        if not self._profiler:
+            work()
+            return
+        import cProfile
+        import pstats
+
+        profile = cProfile.Profile()
+        profile.runcall(work)
+        paths.outputs.mkdir(parents=True, exist_ok=True)
+        with open(paths.outputs / "profile.txt", "w", encoding="utf-8") as file:
+            pstats.Stats(profile, stream=file).sort_stats("cumulative").print_stats(60)
+        log.info("Profile: %s", paths.outputs / "profile.txt")
+
+    def score(self, part: Part, arrays: Arrays) -> Scores:
+        rows = float_rows(part.x, arrays.scaling)
+        predicted = np.asarray(self.model.predict(rows))
+        loss = None
+        if hasattr(self.model, "predict_proba"):
+            chances = np.asarray(self.model.predict_proba(rows))
+            columns = {int(label): place for place, label in enumerate(self.model.classes_)}
+            own = np.array([columns.get(int(label), -1) for label in part.y])
+            given = np.where(own >= 0, chances[np.arange(len(own)), own], 0.0)
+            loss = float(-np.log(np.clip(given, 1e-15, 1.0)).mean())
+        accuracy = float((predicted == part.y).mean())
+        return Scores(accuracy, loss, confusion(part.y, predicted, arrays.num_classes))
+
+    def save(self, arrays: Arrays, paths: RunPaths) -> dict[str, Any]:
+        from labrun.models.logistic_regression import portable
+
+        model = portable(self.model)
+        skops_io().dump(model, paths.outputs / "model.skops")
+        if "pkl" in self._export:
+            import joblib
+
+            joblib.dump(model, paths.outputs / "model.pkl")
+        return {"kind": "estimator", "file": "model.skops"}
+
+    def weight_images(self) -> npt.NDArray[Any] | None:
+        weights = getattr(self.model, "coef_", None)
+        return np.asarray(weights) if weights is not None and np.ndim(weights) == 2 else None
+
+
+def load(path: Path, trusted: list[str]) -> Any:
+    """Load a model that skops saved, building scikit-learn's own types and those named, and nothing else.
+
+    Raises:
+        ConfigError: it holds other types; the message names them.
+        LabrunError: the file cannot be read.
+    """
+    io = skops_io()
+    try:
+        unknown = [name for name in io.get_untrusted_types(file=path) if name not in trusted]
+        if unknown:
+            raise ConfigError(
+                f"{path} holds types that labrun does not build unasked: {', '.join(unknown)}. If you trust the file, "
+                f"name them: 'trusted=[{','.join(unknown)}]'"
+            )
+        return io.load(path, trusted=trusted)
+    except ConfigError:
+        raise
+    except Exception as error:  # a damaged file can raise anything
+        raise LabrunError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def skops_io() -> Any:
+    """skops' reader and writer, imported without torch.
+
+    skops walks through all of scikit-learn's modules to list its estimators, and the walk would import torch (two
+    seconds) for the sake of one compatibility shim that no estimator lives in.
+    """
+    shim = "sklearn.externals.array_api_compat.torch"
+    blocked = "torch" not in sys.modules and shim not in sys.modules
+    if blocked:
+        sys.modules[shim] = None  # type: ignore[assignment]
+    try:
+        import skops.io
+    finally:
+        if blocked:
+            sys.modules.pop(shim, None)
+    return skops.io

@@ -1,0 +1,379 @@
+"""Training and scoring networks with Lightning.
+
+Lightning's cost per step is kept down: batches come from memory, no bar is drawn, nothing is logged per step
+through `self.log`; running sums stay tensors until an epoch or a log interval ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from labrun import schema
+from labrun.data.arrays import Arrays, Part
+from labrun.data.loading import BatchLoader
+from labrun.errors import ConfigError, UnfitError
+from labrun.models.network import Network
+from labrun.runs import context
+from labrun.runs.record import RunPaths
+from labrun.tasks.task import Scores, Task, confusion
+
+log = logging.getLogger(__name__)
+
+DEFAULT_OPTIMIZER = {"_target_": "torch.optim.Adam", "_partial_": True}
+DEFAULT_LR = 1e-3
+
+
+class Classifier(pl.LightningModule):
+    """Trains any network that turns a batch into class scores, by cross-entropy.
+
+    Logs to the run: `loss` (running mean) every `log_every_n_batches`; at each epoch's end `train_loss`,
+    `train_accuracy`, and with a validation part `val_loss`, `val_accuracy` (step: the epoch, from 1 on).
+    """
+
+    def __init__(self, network: nn.Module, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.network = network
+        self._model_node = config["model"]
+        self._log_every = int(config["trainer"]["log_every_n_batches"])
+        self._max_epochs = int(config["trainer"]["max_epochs"])
+        self._train = _Running()
+        self._recent = _Running()
+        self._validation = _Running()
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.network(x)
+        return scores
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        x, y = batch
+        scores = self.network(x)
+        loss = nn.functional.cross_entropy(scores, y)
+        self._train.add(loss, scores, y)
+        if self._log_every:
+            self._recent.add_loss(loss)
+            if (batch_idx + 1) % self._log_every == 0:
+                value = self._recent.pop_mean()
+                context.log("loss", value, step=self.trainer.global_step + 1)
+                log.info("[%d, %5d] loss: %.3f", self.current_epoch + 1, batch_idx + 1, value)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        x, y = batch
+        scores = self.network(x)
+        self._validation.add(nn.functional.cross_entropy(scores, y) * len(y), scores, y, weight=len(y))
+
+    def on_validation_epoch_end(self) -> None:
+        loss, accuracy = self._validation.pop()
+        self.log_dict({"val_loss": loss, "val_accuracy": accuracy}, sync_dist=True)
+        context.log("val_loss", loss, step=self.current_epoch + 1)
+        context.log("val_accuracy", accuracy, step=self.current_epoch + 1)
+
+    def on_train_epoch_start(self) -> None:
+        self._recent.pop_mean()
+
+    def on_train_epoch_end(self) -> None:
+        loss, accuracy = self._train.pop()
+        self.log_dict({"train_loss": loss, "train_accuracy": accuracy}, sync_dist=True)
+        context.log("train_loss", loss, step=self.current_epoch + 1)
+        context.log("train_accuracy", accuracy, step=self.current_epoch + 1)
+
+    def configure_optimizers(self) -> Any:
+        lr = self._model_node.get("lr")
+        node = self._model_node.get("optimizer") or {**DEFAULT_OPTIMIZER, "lr": lr or DEFAULT_LR}
+        optimizer = schema.build({"_partial_": True, **node}, "model.optimizer")(self.parameters())
+        scheduler = self._model_node.get("scheduler")
+        if not scheduler or not scheduler.get("_target_"):
+            return optimizer
+        node = {"_partial_": True, **scheduler}
+        interval = node.pop("interval", "epoch")
+        made = schema.build(node, "model.scheduler", T_max=self._max_epochs)(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": made, "interval": interval}}
+
+
+class _Running:
+    """A mean over batches that stays on the device until it is asked for."""
+
+    def __init__(self) -> None:
+        self._loss: Tensor | float = 0.0
+        self._hits: Tensor | int = 0
+        self._batches = 0
+        self._weight = 0
+        self._samples = 0
+
+    def add_loss(self, loss: Tensor) -> None:
+        self._loss = self._loss + loss.detach()
+        self._batches += 1
+
+    def add(self, loss: Tensor, scores: Tensor, y: Tensor, weight: int = 1) -> None:
+        self._loss = self._loss + loss.detach()
+        self._hits = self._hits + (scores.detach().argmax(1) == y).sum()
+        self._weight += weight
+        self._samples += len(y)
+
+    def pop_mean(self) -> float:
+        mean = float(self._loss) / max(1, self._batches)
+        self._loss, self._batches = 0.0, 0
+        return mean
+
+    def pop(self) -> tuple[float, float]:
+        loss = float(self._loss) / max(1, self._weight)
+        accuracy = float(self._hits) / max(1, self._samples)
+        self._loss, self._hits, self._weight, self._samples = 0.0, 0, 0, 0
+        return loss, accuracy
+
+
+class PrintReport(pl.Callback):
+    """After each epoch one line, with the columns and widths of Chainer's `PrintReport`."""
+
+    WIDTH = 14
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+        self._header: list[str] = []
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        values = trainer.callback_metrics
+        row: dict[str, str] = {"epoch": str(trainer.current_epoch + 1)}
+        columns = {
+            "main/loss": "train_loss",
+            "validation/main/loss": "val_loss",
+            "main/accuracy": "train_accuracy",
+            "validation/main/accuracy": "val_accuracy",
+        }
+        for title, name in columns.items():
+            if name in values:
+                row[title] = f"{float(values[name]):.6g}"
+        row["elapsed_time"] = f"{time.monotonic() - self._begun:.6g}"
+        if list(row) != self._header:
+            self._header = list(row)
+            log.info("  ".join(f"{title:<{max(self.WIDTH, len(title))}}" for title in row).rstrip())
+        log.info("  ".join(f"{value:<{max(self.WIDTH, len(title))}}" for title, value in row.items()).rstrip())
+
+
+class RecordLogger(pl.loggers.logger.Logger):
+    """Passes what a person's own LightningModule logs with `self.log` to the run's record."""
+
+    @property
+    def name(self) -> str:
+        return "labrun"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The record holds the whole config already."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        for name, value in metrics.items():
+            if name != "epoch":
+                context.log(name, value, step=step)
+
+
+class NetworkTask(Task):
+    """A torch module, trained by Lightning on batches from memory."""
+
+    def __init__(self, network: nn.Module, config: Mapping[str, Any], arrays: Arrays, name: str) -> None:
+        self.network = network
+        self._config = config
+        self._settings = config["trainer"]
+        self._name = name
+        if self._settings.get("threads"):
+            torch.set_num_threads(int(self._settings["threads"]))
+        self._try_out(arrays)
+
+    def fit(self, arrays: Arrays, paths: RunPaths, resume_from: Path | None) -> None:
+        own = isinstance(self.network, pl.LightningModule)
+        module = self.network if isinstance(self.network, pl.LightningModule) else Classifier(self.network, self._config)
+        train = self._loader(arrays.train, arrays, train=True)
+        validation = None if arrays.validation is None else self._loader(arrays.validation, arrays, train=False)
+        if own and validation is not None and not _overrides(module, "validation_step"):
+            validation = None
+        trainer = self._trainer(paths, has_validation=validation is not None, own=own)
+        log.info(
+            "Training %s (%s parameters) on %s samples: %d epochs of %d batches, on %s",
+            self._name, f"{sum(p.numel() for p in module.parameters()):,}", f"{len(arrays.train):,}",
+            self._settings["max_epochs"], len(train), type(trainer.accelerator).__name__,
+        )  # fmt: skip
+        if resume_from is not None:
+            self._check_resume(resume_from)
+        self._run(trainer, module, train, validation, resume_from)
+        if self._settings.get("evaluate") == "best":
+            self._take_best(trainer, module)
+
+    def _run(self, trainer: pl.Trainer, module: pl.LightningModule, train: Any, validation: Any,
+             resume_from: Path | None) -> None:  # fmt: skip
+        before = signal.getsignal(signal.SIGINT)
+        try:
+            with warnings.catch_warnings():
+                for pattern in QUIET:
+                    warnings.filterwarnings("ignore", message=pattern)
+                trainer.fit(
+                    module, train, validation,
+                    ckpt_path=None if resume_from is None else str(resume_from),
+                    weights_only=True if resume_from is not None else None,
+                )  # fmt: skip
+        except SystemExit:
+            # Lightning turns Ctrl-C into an exit and leaves the signal ignored.
+            if trainer.interrupted:
+                raise KeyboardInterrupt from None
+            raise
+        finally:
+            signal.signal(signal.SIGINT, before)
+        module.eval()
+
+    def _check_resume(self, checkpoint: Path) -> None:
+        done = int(torch.load(checkpoint, map_location="cpu", weights_only=True)["epoch"]) + 1
+        if done >= int(self._settings["max_epochs"]):
+            raise ConfigError(
+                f"nothing is left to train: the checkpoint {checkpoint} has {done} epochs, and trainer.max_epochs="
+                f"{self._settings['max_epochs']} counts from the very beginning. Say a higher trainer.max_epochs"
+            )
+        log.info("Going on from %s, after epoch %d", checkpoint, done)
+
+    def _take_best(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+        if best:
+            state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
+            module.load_state_dict(state)
+            log.info("Scoring the best epoch's weights: %s", Path(best).name)
+
+    def _trainer(self, paths: RunPaths, has_validation: bool, own: bool) -> pl.Trainer:
+        settings = self._settings
+        monitor = settings["monitor"]
+        if monitor == "auto":
+            monitor = "val_loss" if has_validation else "train_loss"
+        loggers: list[Any] = [RecordLogger()] if own else []
+        loggers += [
+            make_logger(node, name, paths) for name, node in (self._config.get("logger") or {}).items() if _named(node)
+        ]
+        callbacks = [
+            schema.build(node, f"callbacks.{name}", monitor=monitor, mode=_mode(monitor), dirpath=str(paths.checkpoints))
+            for name, node in (self._config.get("callbacks") or {}).items()
+            if _named(node)
+        ]
+        limits = {k: settings[k] for k in LIMITS if settings.get(k) is not None}
+        logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+        with warnings.catch_warnings():
+            for pattern in QUIET:
+                warnings.filterwarnings("ignore", message=pattern)
+            return pl.Trainer(
+                max_epochs=int(settings["max_epochs"]),
+                accelerator=settings["accelerator"],
+                devices=1,
+                precision=settings["precision"],
+                gradient_clip_val=settings.get("gradient_clip_val"),
+                accumulate_grad_batches=int(settings["accumulate_grad_batches"]),
+                deterministic=bool(settings["deterministic"]),
+                profiler=_profiler(settings.get("profiler"), paths),
+                callbacks=callbacks,
+                logger=loggers or False,
+                enable_checkpointing=any(isinstance(c, pl.callbacks.Checkpoint) for c in callbacks),
+                default_root_dir=str(paths.root),
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+                use_distributed_sampler=False,
+                **limits,
+                **settings["options"],
+            )
+
+    def _loader(self, part: Part, arrays: Arrays, train: bool) -> BatchLoader:
+        node = self._config["dataset"].get("augmentation")
+        augmentation = schema.build(node, "dataset.augmentation") if train and _named(node) else None
+        size = int(self._settings["batch_size" if train else "eval_batch_size"])
+        return BatchLoader(
+            part, arrays.scaling, size, shuffle=train, seed=int(self._config["seed"]), augmentation=augmentation
+        )
+
+    def _try_out(self, arrays: Arrays) -> None:
+        """One sample of zeros through the network, so that an unfit pair is told before any training."""
+        sample = torch.zeros(1, *arrays.input_shape)
+        shape = schema.shape_text(arrays.input_shape)
+        self.network.eval()
+        try:
+            with torch.no_grad():
+                scores = self.network(sample)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise UnfitError(
+                f"model '{self._name}' does not fit data set '{arrays.name}', whose samples are {shape}: {error}"
+            ) from error
+        finally:
+            self.network.train()
+        if tuple(scores.shape) != (1, arrays.num_classes):
+            raise UnfitError(
+                f"model '{self._name}' does not fit data set '{arrays.name}': for one sample of {shape} it gives "
+                f"{tuple(scores.shape)} scores, and (1, {arrays.num_classes}) are wanted, one per class"
+            )
+
+    def score(self, part: Part, arrays: Arrays) -> Scores:
+        self.network.eval()
+        device = next((p.device for p in self.network.parameters()), torch.device("cpu"))
+        predicted, losses = [], 0.0
+        with torch.inference_mode():
+            for x, y in self._loader(part, arrays, train=False):
+                scores = self.network(x.to(device)).float().cpu()
+                losses += float(nn.functional.cross_entropy(scores, y, reduction="sum"))
+                predicted.append(scores.argmax(1).numpy())
+        guesses = np.concatenate(predicted)
+        accuracy = float((guesses == part.y).mean())
+        return Scores(accuracy, losses / len(part), confusion(part.y, guesses, arrays.num_classes))
+
+    def save(self, arrays: Arrays, paths: RunPaths) -> dict[str, Any]:
+        state = {name: value.detach().cpu() for name, value in self.network.state_dict().items()}
+        torch.save(state, paths.outputs / "model.pt")
+        extra = self.network.export(paths.outputs) if isinstance(self.network, Network) else []
+        return {"kind": "network", "file": "model.pt", "also": [path.name for path in extra]}
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Read saved weights into a network; nothing but tensors is ever unpickled."""
+    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+
+
+def make_logger(node: Mapping[str, Any], name: str, paths: RunPaths) -> Any:
+    """One of Lightning's loggers, writing below the run's `logs/`."""
+    paths.logs.mkdir(parents=True, exist_ok=True)
+    return schema.build(node, f"logger.{name}", save_dir=str(paths.logs))
+
+
+LIMITS = ("limit_train_batches", "limit_val_batches")
+QUIET = (
+    r".*does not have many workers.*",
+    r".*Checkpoint directory .* exists and is not empty.*",
+    r".*GPU available but not used.*",
+    r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
+    r".*smaller than the logging interval.*",
+)
+"""Lightning's advice that does not apply: batches come from memory, and a run's folder is its own."""
+
+
+def _named(node: Any) -> bool:
+    return isinstance(node, Mapping) and bool(node.get("_target_"))
+
+
+def _mode(monitor: str) -> str:
+    return "max" if monitor.endswith(("accuracy", "auc", "f1", "score")) else "min"
+
+
+def _overrides(module: pl.LightningModule, method: str) -> bool:
+    return getattr(type(module), method) is not getattr(pl.LightningModule, method)
+
+
+def _profiler(kind: str | None, paths: RunPaths) -> Any:
+    if kind is None:
+        return None
+    paths.outputs.mkdir(parents=True, exist_ok=True)
+    profilers = {"simple": pl.profilers.SimpleProfiler, "advanced": pl.profilers.AdvancedProfiler}
+    return profilers[kind](dirpath=str(paths.outputs), filename="profile")

@@ -1,0 +1,226 @@
+"""A task: something that can be fitted to data and scored on them. The idea; its kinds stand beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from labrun import schema
+from labrun.data.arrays import Arrays, Part
+from labrun.errors import ConfigError, DataError, UnfitError
+from labrun.runs import context
+from labrun.runs.record import RunPaths
+
+log = logging.getLogger(__name__)
+
+TRAINING_KEYS = frozenset({"name", "optimizer", "scheduler", "search_space"})
+"""Keys of a model's node that say how it is trained, not what it is. (`lr` is passed on if the target takes it.)"""
+
+MODEL_CARD = "model.json"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How a model did on one part of the data."""
+
+    accuracy: float
+    loss: float | None
+    """Mean cross-entropy, where the model gives probabilities."""
+    confusion: npt.NDArray[np.int64] = field(repr=False)
+    """(classes, classes): rows are the true classes, columns the predicted ones."""
+
+
+class Task(ABC):
+    """A model, ready to be fitted to one data set and scored on it."""
+
+    @abstractmethod
+    def fit(self, arrays: Arrays, paths: RunPaths, resume_from: Path | None) -> None:
+        """Train on `arrays.train`; log metrics to the run's context."""
+
+    @abstractmethod
+    def score(self, part: Part, arrays: Arrays) -> Scores:
+        """Score the model on a part of the data."""
+
+    @abstractmethod
+    def save(self, arrays: Arrays, paths: RunPaths) -> dict[str, Any]:
+        """Write the model into the run's `outputs/`; returns what its card says of it."""
+
+    def weight_images(self) -> npt.NDArray[Any] | None:
+        """(classes, features) weights that can be looked at as images, for linear models."""
+        return None
+
+
+def make(config: Mapping[str, Any], arrays: Arrays) -> Task:
+    """Build the model that a config names, for these data.
+
+    Raises:
+        ConfigError: it cannot be built, or is neither a torch module nor a scikit-learn classifier.
+        UnfitError: model and data do not go together.
+    """
+    node = config["model"]
+    target = schema.locate(str(node["_target_"]), "model")
+    own = {key: value for key, value in node.items() if key not in TRAINING_KEYS}
+    if "lr" not in schema.parameters(target):
+        own.pop("lr", None)
+    seed_everything(int(config["seed"]))
+    _check_fit(target, own, arrays, model_name(node))
+    model = schema.build(
+        own, "model", input_shape=arrays.input_shape, num_classes=arrays.num_classes, seed=int(config["seed"])
+    )
+    return wrap(model, config, arrays)
+
+
+def wrap(model: Any, config: Mapping[str, Any], arrays: Arrays) -> Task:
+    """The task for a model that is built already."""
+    name = model_name(config["model"])
+    if is_network(model):
+        from labrun.tasks.lightning import NetworkTask
+
+        return NetworkTask(model, config, arrays, name)
+    if callable(getattr(model, "fit", None)) and callable(getattr(model, "predict", None)):
+        from labrun.tasks.estimator import EstimatorTask
+
+        return EstimatorTask(model, config, name)
+    raise ConfigError(
+        f"model._target_={config['model']['_target_']!r} gave a {type(model).__name__}; labrun trains torch modules "
+        "(torch.nn.Module, LightningModule) and scikit-learn estimators (fit and predict)"
+    )
+
+
+def is_network(model: Any) -> bool:
+    """Whether a model is a torch module; never imports torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(model, torch.nn.Module)
+
+
+def model_name(node: Mapping[str, Any]) -> str:
+    """The model's name in messages and tables."""
+    return str(node.get("name") or str(node["_target_"]).rsplit(".", 1)[-1])
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, NumPy's and, where it is loaded, torch's generators."""
+    import random
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.manual_seed(seed)
+
+
+def _check_fit(target: Any, own: Mapping[str, Any], arrays: Arrays, name: str) -> None:
+    network = sys.modules.get("labrun.models.network")
+    if network is None or not (isinstance(target, type) and issubclass(target, network.Network)):
+        return
+    wanted = schema.parameters(target.check)
+    given = {key: value for key, value in own.items() if key in wanted}
+    reason = target.check(input_shape=arrays.input_shape, num_classes=arrays.num_classes, **given)
+    if reason:
+        raise UnfitError(f"model '{name}' does not fit data set '{arrays.name}': {reason}")
+
+
+def log_scores(scores: Scores) -> None:
+    """Every classifier logs its final test value as `accuracy`."""
+    context.log("accuracy", scores.accuracy)
+    if scores.loss is not None:
+        context.log("test_loss", scores.loss)
+
+
+def confusion(y_true: npt.NDArray[Any], y_pred: npt.NDArray[Any], classes: int) -> npt.NDArray[np.int64]:
+    """Counts of (true, predicted) pairs.
+
+    Shapes:
+        y_true, y_pred: (N,) class numbers.
+        returns: (classes, classes).
+    """
+    pairs = y_true.astype(np.int64) * classes + y_pred.astype(np.int64)
+    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+
+
+def write_card(paths: RunPaths, task: Task, config: Mapping[str, Any], arrays: Arrays) -> dict[str, Any]:
+    """Save the model and, beside it, the card that tells how to load and feed it."""
+    paths.outputs.mkdir(parents=True, exist_ok=True)
+    saved = task.save(arrays, paths)
+    node = config["model"]
+    card = {
+        "format": 1,
+        "name": model_name(node),
+        **saved,
+        "sha256": file_sha256(paths.outputs / saved["file"]),
+        "target": node["_target_"],
+        "arguments": {k: v for k, v in node.items() if k not in TRAINING_KEYS and not str(k).startswith("_")},
+        "input_shape": list(arrays.input_shape),
+        "class_names": list(arrays.class_names),
+        "scaling": {
+            "scale": arrays.scaling.scale,
+            "mean": list(arrays.scaling.mean),
+            "std": list(arrays.scaling.std),
+        },
+        "data": arrays.name,
+    }
+    (paths.outputs / MODEL_CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return card
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_card(card: Mapping[str, Any], arrays: Arrays, run_id: str) -> None:
+    """Whether a saved model fits a data set.
+
+    Raises:
+        UnfitError: shapes or numbers of classes differ.
+    """
+    shape, classes = tuple(card["input_shape"]), len(card["class_names"])
+    if shape != arrays.input_shape or classes != arrays.num_classes:
+        raise UnfitError(
+            f"model '{card['name']}' of run {run_id} was trained on {schema.shape_text(shape)} in {classes} classes, "
+            f"and data set '{arrays.name}' has {schema.shape_text(arrays.input_shape)} in {arrays.num_classes}"
+        )
+    if list(card["class_names"]) != list(arrays.class_names):
+        log.warning("the classes have other names than in training: %s", ", ".join(arrays.class_names))
+
+
+def load_card(paths: RunPaths, run_id: str) -> dict[str, Any]:
+    """A finished run's model card, its file's digest checked.
+
+    Raises:
+        DataError: the run has saved no model, or the file was changed since.
+    """
+    try:
+        card: dict[str, Any] = json.loads((paths.outputs / MODEL_CARD).read_text(encoding="utf-8"))
+        path = paths.outputs / Path(card["file"]).name
+        found = file_sha256(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"run {run_id} holds no model that can be loaded: {error}") from error
+    if found != card["sha256"]:
+        raise DataError(f"{path} was changed since it was saved: expected SHA-256 {card['sha256']}, found {found}")
+    return card
+
+
+def trusted_target(target: str, trusted: list[str]) -> None:
+    """Whether a saved model's class may be built: labrun's own, scikit-learn's, torch's, and what a person names.
+
+    Raises:
+        ConfigError: it may not.
+    """
+    ours = ("labrun.models.", "sklearn.", "torch.nn.", "torchvision.models.")
+    if not target.startswith(ours) and target not in trusted:
+        raise ConfigError(
+            f"the model is a {target}, which is not labrun's own. If you trust the run, name it: "
+            f"'trusted=[{target}]'"
+        )
