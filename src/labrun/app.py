@@ -107,7 +107,7 @@ def default_name(root: DictConfig) -> str:
     choices = HydraConfig.get().runtime.choices
     experiment = choices.get("experiment")
     if root.task == "evaluate":
-        return f"evaluate-{choices.get('dataset')}"
+        return "evaluate"
     if experiment:
         return str(experiment).replace("/", "-").replace(",", "-")
     return f"{choices.get('dataset')}-{choices.get('model')}".replace("/", "-")

@@ -21,7 +21,7 @@ from labrun.data import reader
 from labrun.data.arrays import Arrays
 from labrun.data.mount import mount
 from labrun.errors import ConfigError
-from labrun.runs import context, report
+from labrun.runs import context, report, store, tracking
 from labrun.runs import record as records
 from labrun.runs.record import Record, RunPaths
 from labrun.runs.recording import Recording
@@ -201,4 +201,7 @@ def _tell_result(record: Record, arrays: Arrays, seconds: float, paths: RunPaths
         ("time", f"{seconds:.1f} s for the task, {records.seconds_between(str(record.started), records.now()):.1f} s in all"),
         ("folder", str(paths.root)),
     ]  # fmt: skip
+    if record.config["tracking"]["kind"] == "mlflow":
+        uri = tracking.address(store.workspace(), record.config["tracking"])
+        rows += [("MLflow", uri), ("", f"uv run mlflow ui --backend-store-uri {uri}")]
     print(report.table(rows))

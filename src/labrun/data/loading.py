@@ -7,7 +7,9 @@ ones stay in the processor's cache.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -52,8 +54,11 @@ class BatchLoader:
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
-        self._x = torch.from_numpy(part.x)
-        self._y = torch.from_numpy(part.y)
+        with warnings.catch_warnings():
+            # Arrays that were read from a file may be read-only; nothing here writes to them.
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            self._x = torch.from_numpy(part.x)
+            self._y = torch.from_numpy(part.y)
         self._divisor = scaling.scale
         channels = (1, -1, *([1] * (self._x.ndim - 2)))
         self._mean = torch.tensor(scaling.mean, dtype=torch.float32).reshape(channels)
@@ -65,7 +70,7 @@ class BatchLoader:
         self._augmentation = augmentation
         self._rank, self._ranks = rank, ranks
         self._epoch = 0
-        self.sampler = self
+        self.batch_sampler = SimpleNamespace(sampler=self)
         """Lightning tells the epoch to whatever stands here."""
         per_batch = max(1, self._x[0].numel() * 4 * batch_size)
         self._batches_per_chunk = max(1, CHUNK_BYTES // per_batch)

@@ -10,7 +10,7 @@ import logging
 import secrets
 import shlex
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -133,8 +133,22 @@ def _settle_references(config: dict[str, Any], overrides: list[str], root: Path)
     if resume is None:
         return None
     run_dir, source = store.find(root, str(resume), suitable=_has_checkpoint, wanted="a run with a checkpoint")
+    changed = sorted(_differences(source.config["model"], config["model"], "model"))
+    if changed:
+        raise ConfigError(
+            f"trainer.resume={resume}: a run goes on with the model and optimizer it began with, and these differ from "
+            f"run {source.id}: {', '.join(changed)}. Repeat its own values, or start a new run"
+        )
     config["trainer"]["resume"] = {"id": source.id, "path": str(run_dir / "checkpoints" / "last.ckpt")}
     return source.id
+
+
+def _differences(old: Any, new: Any, key: str) -> Iterator[str]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for name in {*old, *new}:
+            yield from _differences(old.get(name), new.get(name), f"{key}.{name}")
+    elif old != new:
+        yield f"{key} (then {old}, now {new})"
 
 
 def _chosen(group: str, overrides: list[str]) -> bool:

@@ -83,7 +83,6 @@ def follow(root: Path, settings: Mapping[str, Any]) -> Iterator[None]:
             process.stdin.close()
         if settings.get("wait"):
             process.wait()
-        print(f"MLflow: {uri}   (uv run mlflow ui --backend-store-uri {uri})")
 
 
 @dataclass

@@ -141,10 +141,24 @@ class PrintReport(pl.Callback):
     def __init__(self) -> None:
         self._begun = time.monotonic()
         self._header: list[str] = []
+        self._epoch = 0
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._begun = time.monotonic()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # A module logs its epoch's values after the callbacks' own turn, so the line comes as the next epoch begins.
+        self._print(trainer)
+        self._epoch = trainer.current_epoch + 1
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._print(trainer)
+
+    def _print(self, trainer: pl.Trainer) -> None:
+        if not self._epoch:
+            return
         values = trainer.callback_metrics
-        row: dict[str, str] = {"epoch": str(trainer.current_epoch + 1)}
+        row: dict[str, str] = {"epoch": str(self._epoch)}
         columns = {
             "main/loss": "train_loss",
             "validation/main/loss": "val_loss",
@@ -355,6 +369,7 @@ QUIET = (
     r".*GPU available but not used.*",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
     r".*smaller than the logging interval.*",
+    r".*You defined a `validation_step` but have no `val_dataloader`.*",
 )
 """Lightning's advice that does not apply: batches come from memory, and a run's folder is its own."""
 
