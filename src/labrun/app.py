@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hydra.experimental.callback import Callback
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
+from labrun import schema
 from labrun.errors import LabrunError, RecordError
 from labrun.launch import freeze
 from labrun.runs import record as records
@@ -24,6 +26,7 @@ from labrun.runs import store
 log = logging.getLogger(__name__)
 
 USER_ERROR = 2
+GROUPS = ("experiment", "dataset", "datastore", "model", "trainer", "callbacks", "logger", "compute", "tracking", "debug")
 CANCELED = 130
 
 
@@ -51,13 +54,27 @@ class UserConf(SearchPathPlugin):
 class Gate(Callback):
     """Answers mistakes before anything is written: Hydra calls it before it makes the run's folder."""
 
+    reached = False
+    """Whether Hydra got as far as a composed config."""
+
+    def __init__(self) -> None:
+        Gate.reached = True
+
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Validate the config, bring the data, and try whether the run's folder can be made."""
         HydraConfig.instance().set_config(config)
         with telling_errors():
-            values = freeze.validated(without_hydra(config))
-            prepare(values)
+            plain = freeze.without_hydra(config)
+            freeze.settled(plain, list(config.hydra.overrides.task), store.workspace())
+            freeze.prepare(freeze.validated(plain))
             check_writable(Path(config.hydra.run.dir))
+
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Try whether the sweep's folder can be made; its runs are validated before the first one starts."""
+        HydraConfig.instance().set_config(config)
+        with telling_errors():
+            check_writable(Path(config.hydra.sweep.dir))
 
 
 class telling_errors:
@@ -70,14 +87,6 @@ class telling_errors:
         if isinstance(error, LabrunError) and os.environ.get("LABRUN_DEBUG") != "1":
             sys.stderr.write(f"labrun: {error}\n")
             sys.exit(USER_ERROR)
-
-
-def prepare(values: dict[str, Any]) -> None:
-    """Bring the data where they are absent and may be fetched: once, before anything fans out."""
-    from labrun.data import reader
-
-    if values["task"] == "fit":
-        reader.prepare(values["dataset"], Path(values["datastore"]["root"]).expanduser())
 
 
 def check_writable(run_dir: Path) -> None:
@@ -95,21 +104,19 @@ def check_writable(run_dir: Path) -> None:
         raise RecordError(records.cannot_write(run_dir.parent, error)) from error
 
 
-def without_hydra(config: DictConfig) -> DictConfig:
-    """The config without Hydra's own node."""
-    kept = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    assert isinstance(kept, DictConfig)
-    return kept
-
-
 def default_name(root: DictConfig) -> str:
     """The resolver `labrun_name`: the experiment's name, else data set and model."""
-    choices = HydraConfig.get().runtime.choices
-    experiment = choices.get("experiment")
+    hydra_config = root.hydra if "hydra" in root else HydraConfig.get()
+    choices = dict(hydra_config.runtime.choices)
+    for override in hydra_config.overrides.task:
+        # A swept choice is in no single config, but it names the sweep.
+        key, _, value = str(override).partition("=")
+        if key in ("experiment", "dataset", "model") and "," in value:
+            choices[key] = value.replace(",", "+")
     if root.task == "evaluate":
         return "evaluate"
-    if experiment:
-        return str(experiment).replace("/", "-").replace(",", "-")
+    if choices.get("experiment"):
+        return str(choices["experiment"]).replace("/", "-")
     return f"{choices.get('dataset')}-{choices.get('model')}".replace("/", "-")
 
 
@@ -180,13 +187,49 @@ def register() -> None:
         sys.path.append(str(Path.cwd()))
 
 
+def hint(arguments: list[str]) -> str:
+    """What a mistyped key was probably meant to be, or nothing. Composes once more, without the person's values."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    given = [argument for argument in arguments if not argument.startswith("-") and "=" in argument]
+    groups = [argument for argument in given if "." not in argument.partition("=")[0]]
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            config = compose("config", [g for g in groups if g.partition("=")[0] in GROUPS and "," not in g])
+    except Exception:  # the mistake is in the choices themselves; Hydra has said which there are
+        return ""
+    known = list(_dotted(OmegaConf.to_container(config)))
+    for argument in given:
+        key = argument.partition("=")[0]
+        if key[0] not in "+~" and key not in known and key.partition(".")[0] not in ("hydra",) and "/" not in key:
+            near = schema.suggest(key, known)
+            if near:
+                return f"labrun: {key}: no such key.{near}"
+    return ""
+
+
+def _dotted(node: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield f"{prefix}{key}"
+            yield from _dotted(value, f"{prefix}{key}.")
+
+
 def main() -> None:
     """The command `labrun`."""
     if "--debug" in sys.argv:
         sys.argv.remove("--debug")
         os.environ["LABRUN_DEBUG"] = os.environ["HYDRA_FULL_ERROR"] = "1"
     register()
-    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(run)()
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(run)()
+    except SystemExit as end:
+        if end.code == 1 and not Gate.reached:
+            text = hint(sys.argv[1:])
+            sys.stderr.write(f"{text}\n" if text else "")
+        raise
 
 
 if __name__ == "__main__":

@@ -122,6 +122,20 @@ def _evaluate(config: Mapping[str, Any], arrays: Arrays) -> Task:
     return tasks.wrap(network, config, arrays)
 
 
+def redraw(run_dir: Path) -> None:
+    """Draw a finished run's pictures, from its record, its saved model and the data.
+
+    Raises:
+        DataError, ConfigError: the data or the model cannot be loaded any more.
+    """
+    record, paths = records.read(run_dir), RunPaths(run_dir)
+    config = here(record.config)
+    arrays = reader.read(config["dataset"], mount(config["datastore"], config["dataset"]["name"]))
+    source = {"from": {"id": record.id, "path": str(run_dir)}, "trusted": [config["model"]["_target_"]]}
+    work = _evaluate({**config, **source}, arrays)
+    draw(work, work.score(arrays.test, arrays), arrays, paths, record)
+
+
 def describe_data(arrays: Arrays) -> dict[str, Any]:
     """What the record says of a data set: its parts, and a digest over its files."""
     manifest = reader.manifest(arrays.files)
@@ -144,7 +158,7 @@ def signature(config: Mapping[str, Any], data: list[dict[str, Any]], code: Mappi
     signed["trainer"] = {key: value for key, value in config["trainer"].items() if key != "resume"}
     signed["model"] = {key: value for key, value in config["model"].items() if key != "search_space"}
     signed["data"] = [entry["digest"] for entry in data]
-    signed["code"] = (code or {}).get("digest")
+    signed["code"] = (code or {}).get("sources")
     signed["ranks"] = 1
     return hashlib.sha256(json.dumps(signed, sort_keys=True, default=str).encode()).hexdigest()
 

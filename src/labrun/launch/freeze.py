@@ -19,7 +19,9 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 from labrun import schema
+from labrun.data import reader
 from labrun.errors import ConfigError
+from labrun.launch import snapshot
 from labrun.runs import record as records
 from labrun.runs import recording, store
 from labrun.runs.record import Record, RunPaths
@@ -71,6 +73,23 @@ def validated(config: DictConfig) -> dict[str, Any]:
     return values
 
 
+def without_hydra(config: DictConfig) -> DictConfig:
+    """The config without Hydra's own node."""
+    kept = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    assert isinstance(kept, DictConfig)
+    return kept
+
+
+def prepare(values: Mapping[str, Any]) -> None:
+    """Bring the data where they are absent and may be fetched: once, before anything fans out.
+
+    Raises:
+        MissingDataError: they are absent and cannot be fetched.
+    """
+    if values["task"] == "fit":
+        reader.prepare(values["dataset"], Path(values["datastore"]["root"]).expanduser().resolve())
+
+
 def freeze(config: DictConfig, run_id: str, overrides: list[str], choices: Mapping[str, Any], root: Path) -> Record:
     """The record of a run that is about to be submitted.
 
@@ -84,10 +103,7 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], choices: Mappi
     Raises:
         ConfigError, RecordError: mistakes in the config; a run it refers to does not exist.
     """
-    validated(config)
-    kept = resolved(config, keep_environment=True)
-    kept["datastore"]["root"] = str(_absolute(kept["datastore"]["root"]))
-    parent = _settle_references(kept, overrides, root)
+    kept, parent = settled(config, overrides, root)
     return Record(
         id=run_id,
         name=kept["name"],
@@ -100,9 +116,21 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], choices: Mappi
         parent=parent,
         tags=_tags(kept["tags"]),
         notes=kept["notes"],
-        code=None,
+        code=snapshot.take(Path.cwd(), root),
         git=git_state(Path.cwd()),
     )
+
+
+def settled(config: DictConfig, overrides: list[str], root: Path) -> tuple[dict[str, Any], str | None]:
+    """The config as the record keeps it, and the id of the run that it goes on from or scores.
+
+    Raises:
+        ConfigError, RecordError: see `freeze`.
+    """
+    validated(config)
+    kept = resolved(config, keep_environment=True)
+    kept["datastore"]["root"] = str(_absolute(kept["datastore"]["root"]))
+    return kept, _settle_references(kept, overrides, root)
 
 
 def _absolute(path: str) -> str | Path:

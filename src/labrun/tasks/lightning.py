@@ -369,6 +369,7 @@ QUIET = (
     r".*GPU available but not used.*",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
     r".*smaller than the logging interval.*",
+    r".*The dirpath has changed from.*",
     r".*You defined a `validation_step` but have no `val_dataloader`.*",
 )
 """Lightning's advice that does not apply: batches come from memory, and a run's folder is its own."""

@@ -1,0 +1,1 @@
+"""The launcher plug-in `hydra/launcher=labrun`."""

@@ -1,0 +1,109 @@
+"""The launcher's work: compose every job, then carry them out."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, run_job, setup_globals
+from hydra.errors import CompactHydraException
+from omegaconf import DictConfig, open_dict
+
+from labrun.errors import ConfigError, LabrunError
+
+if TYPE_CHECKING:
+    from hydra_plugins.labrun_launcher.launcher import LabrunLauncher
+
+
+def launch(launcher: LabrunLauncher, job_overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
+    """See `LabrunLauncher.launch`."""
+    setup_globals()
+    config = launcher.config
+    assert config is not None
+    configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+    Path(str(config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+    composed = [_compose(launcher, overrides, number) for number, overrides in enumerate(job_overrides, start=first)]
+    if getattr(launcher.task_function, "__module__", "").startswith("labrun."):
+        return _own(launcher, composed, job_overrides)
+    return _foreign(launcher, composed)
+
+
+def _compose(launcher: LabrunLauncher, overrides: Sequence[str], number: int) -> DictConfig:
+    assert launcher.hydra_context is not None
+    config = launcher.hydra_context.config_loader.load_sweep_config(launcher.config, list(overrides))
+    with open_dict(config):
+        config.hydra.job.id = number
+        config.hydra.job.num = number
+    return config
+
+
+def _foreign(launcher: LabrunLauncher, composed: list[DictConfig]) -> list[JobReturn]:
+    """Jobs of an application that knows nothing of labrun: one after another, in this process."""
+    state = Singleton.get_state()
+    results = []
+    for config in composed:
+        HydraConfig.instance().set_config(config)
+        assert launcher.hydra_context is not None and launcher.task_function is not None
+        results.append(
+            run_job(
+                hydra_context=launcher.hydra_context,
+                task_function=launcher.task_function,
+                config=config,
+                job_dir_key="hydra.sweep.dir",
+                job_subdir_key="hydra.sweep.subdir",
+            )
+        )
+        Singleton.set_state(state)
+    return results
+
+
+def _own(launcher: LabrunLauncher, composed: list[DictConfig], job_overrides: Sequence[Sequence[str]]) -> list[JobReturn]:
+    from labrun.launch import sweep
+
+    assert launcher.config is not None
+    try:
+        sweep_dir = Path(str(launcher.config.hydra.sweep.dir)).resolve()
+        jobs = _frozen(composed, sweep_dir)
+        configure_log(launcher.config.hydra.job_logging, launcher.config.hydra.verbose)
+        records = sweep.carry_out(jobs, sweep_dir)
+    except LabrunError as error:
+        if os.environ.get("LABRUN_DEBUG") == "1":
+            raise
+        sys.stderr.write(f"labrun: {error}\n")
+        sys.exit(2)
+    results = []
+    for config, overrides, record in zip(composed, job_overrides, records, strict=True):
+        result = JobReturn()
+        result.cfg, result.overrides = config, list(filter_overrides(overrides))
+        result.status = JobStatus.COMPLETED if record.status == "completed" else JobStatus.FAILED
+        result.return_value = record.metrics if record.status == "completed" else sweep.failure(record)
+        results.append(result)
+    failed = [record for record in records if record.status != "completed"]
+    if failed:
+        # Hydra's sweeper raises the first failure that it meets, with this text and no traceback.
+        message = f"{len(failed)} of {len(records)} runs did not complete; the table above names them"
+        for result in results:
+            if result.status == JobStatus.FAILED:
+                result.return_value = CompactHydraException(message)
+    return results
+
+
+def _frozen(composed: list[DictConfig], sweep_dir: Path) -> list[Any]:
+    """Freeze every job before the first one starts; mistakes of all are told together."""
+    from labrun.launch import sweep
+
+    jobs, problems = [], []
+    for number, config in enumerate(composed):
+        HydraConfig.instance().set_config(config)
+        try:
+            jobs.append(sweep.freeze_job(config, sweep_dir))
+        except LabrunError as error:
+            problems.append(f"run {number} ({', '.join(config.hydra.overrides.task)}): {error}")
+    if problems:
+        raise ConfigError(problems)
+    return jobs

@@ -1,0 +1,148 @@
+"""The code as it was when the run was submitted: copied once per digest, and named by it in the record.
+
+What is taken: in a git work tree the tracked files as they are now and the untracked ones that git does not ignore;
+elsewhere the folder's own modules, packages and configs. What never is: secrets (by name), links out of the tree, what
+`.labignore` names, and files too large to be code.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from labrun.errors import ConfigError, RecordError
+from labrun.runs import record as records
+from labrun.runs import store
+
+log = logging.getLogger(__name__)
+
+SECRETS = (".env*", "*.pem", "*.key", "id_*", ".netrc", "*.p12", "*.pfx", "credentials*", ".pypirc", ".git-credentials")
+SECRET_FOLDERS = frozenset({".aws", ".azure", ".ssh", ".gnupg", ".kube", ".config", ".docker", ".git"})
+SOURCE_SUFFIXES = frozenset({".py", ".yaml", ".yml"})
+SKIPPED_FOLDERS = frozenset({"__pycache__", ".venv", "venv", "node_modules", "outputs", "multirun", "data"})
+LARGEST_FILE = 5 * 2**20
+LARGEST_TOTAL = 200 * 2**20
+IGNORE_FILE = ".labignore"
+
+
+def take(folder: Path, root: Path) -> dict[str, Any]:
+    """Copy a folder's code into the workspace's store, unless it is there already.
+
+    Args:
+        folder: the working folder.
+        root: the workspace.
+
+    Returns:
+        The record's `code`: digest of all, digest of the sources alone (Python and YAML: what a run's signature
+        covers), number of files, bytes, and where the copy lies.
+
+    Raises:
+        ConfigError: the code is larger than a snapshot may be.
+        RecordError: the copy cannot be written.
+    """
+    top = _git_top(folder)
+    base = top or folder
+    chosen = [path for path in (_git_files(base) if top else _source_files(base)) if _wanted(base, path)]
+    patterns = _ignore_patterns(base)
+    files = sorted(path for path in chosen if not _matches(path, patterns))
+    large = [path for path in files if (base / path).stat().st_size > LARGEST_FILE]
+    files = [path for path in files if path not in set(large)]
+    if large:
+        log.info("Not in the code snapshot, larger than 5 MiB: %s", ", ".join(map(str, large[:5])))
+    total = sum((base / path).stat().st_size for path in files)
+    if total > LARGEST_TOTAL:
+        raise ConfigError(
+            f"the code in {base} takes {total / 2**20:.0f} MiB, and a snapshot may take {LARGEST_TOTAL // 2**20}: "
+            f"name what is no code in {base / IGNORE_FILE}, one pattern a line"
+        )
+    digest = _digest(base, files)
+    target = store.state_folder(root) / "code" / digest
+    if not target.is_dir():
+        _copy(base, files, target)
+    sources = _digest(base, [path for path in files if path.suffix in SOURCE_SUFFIXES])
+    return {"digest": digest, "sources": sources, "files": len(files), "bytes": total, "folder": str(target)}
+
+
+def _digest(base: Path, files: list[Path]) -> str:
+    total = hashlib.sha256()
+    for path in files:
+        with open(base / path, "rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        total.update(f"{path.as_posix()}\0{content}\n".encode())
+    return total.hexdigest()
+
+
+def _copy(base: Path, files: list[Path], target: Path) -> None:
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(mode=0o700)
+        for path in files:
+            (partial / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(base / path, partial / path)
+        if not target.is_dir():
+            partial.replace(target)
+    except OSError as error:
+        if not target.is_dir():
+            raise RecordError(records.cannot_write(target.parent, error)) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _git_top(folder: Path) -> Path | None:
+    answer = _git(folder, "rev-parse", "--show-toplevel")
+    return Path(answer.decode().strip()) if answer else None
+
+
+def _git_files(base: Path) -> Iterator[Path]:
+    answer = _git(base, "ls-files", "-z", "--cached", "--others", "--exclude-standard") or b""
+    for name in answer.split(b"\0"):
+        if name:
+            yield Path(os.fsdecode(name))
+
+
+def _git(folder: Path, *arguments: str) -> bytes | None:
+    try:
+        answer = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout if answer.returncode == 0 else None
+
+
+def _source_files(base: Path) -> Iterator[Path]:
+    """Outside git: the folder's own modules, its packages, and its configs; never a whole home folder."""
+    yield from (path.relative_to(base) for path in base.glob("*.py"))
+    folders = [path.parent for path in base.glob("*/__init__.py")] + [base / "conf"]
+    for top in folders:
+        for folder, names, files in os.walk(top):
+            names[:] = [name for name in names if name not in SKIPPED_FOLDERS and not name.startswith(".")]
+            yield from ((Path(folder) / name).relative_to(base) for name in files if Path(name).suffix in SOURCE_SUFFIXES)
+
+
+def _wanted(base: Path, path: Path) -> bool:
+    """A regular file inside the tree, whose name is not a secret's."""
+    if any(fnmatch.fnmatch(path.name, pattern) for pattern in SECRETS) or set(path.parts) & SECRET_FOLDERS:
+        return False
+    full = base / path
+    return full.is_file() and full.resolve().is_relative_to(base.resolve())
+
+
+def _ignore_patterns(base: Path) -> list[str]:
+    try:
+        lines = (base / IGNORE_FILE).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    return [line.strip().rstrip("/") for line in lines if line.strip() and not line.startswith("#")]
+
+
+def _matches(path: Path, patterns: list[str]) -> bool:
+    names = [path.as_posix(), *(parent.as_posix() for parent in path.parents), *path.parts]
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns for name in names)
