@@ -26,7 +26,18 @@ from labrun.runs import store
 log = logging.getLogger(__name__)
 
 USER_ERROR = 2
-GROUPS = ("experiment", "dataset", "datastore", "model", "trainer", "callbacks", "logger", "compute", "tracking", "debug")
+GROUPS = (
+    "experiment",
+    "dataset",
+    "datastore",
+    "model",
+    "trainer",
+    "callbacks",
+    "logger",
+    "compute",
+    "tracking",
+    "debug",
+)
 CANCELED = 130
 
 
@@ -63,21 +74,20 @@ class Gate(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Validate the config, bring the data, and try whether the run's folder can be made."""
         HydraConfig.instance().set_config(config)
-        with telling_errors():
+        with TellingErrors():
             plain = freeze.without_hydra(config)
-            freeze.settled(plain, list(config.hydra.overrides.task), store.workspace())
-            freeze.prepare(freeze.validated(plain))
+            values, _ = freeze.settled(plain, freeze.task_overrides(config.hydra), store.workspace())
+            freeze.prepare(values)
             check_writable(Path(config.hydra.run.dir))
-
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Try whether the sweep's folder can be made; its runs are validated before the first one starts."""
         HydraConfig.instance().set_config(config)
-        with telling_errors():
+        with TellingErrors():
             check_writable(Path(config.hydra.sweep.dir))
 
 
-class telling_errors:
+class TellingErrors:
     """Shows a `LabrunError` as one message and ends with exit code 2; LABRUN_DEBUG=1 or --debug shows the traceback."""
 
     def __enter__(self) -> None:
@@ -108,9 +118,9 @@ def default_name(root: DictConfig) -> str:
     """The resolver `labrun_name`: the experiment's name, else data set and model."""
     hydra_config = root.hydra if "hydra" in root else HydraConfig.get()
     choices = dict(hydra_config.runtime.choices)
-    for override in hydra_config.overrides.task:
+    for override in freeze.task_overrides(hydra_config):
         # A swept choice is in no single config, but it names the sweep.
-        key, _, value = str(override).partition("=")
+        key, _, value = override.partition("=")
         if key in ("experiment", "dataset", "model") and "," in value:
             choices[key] = value.replace(",", "+")
     if root.task == "evaluate":
@@ -147,9 +157,13 @@ def run(config: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     run_dir = Path(hydra_config.runtime.output_dir)
     root = store.workspace()
-    with telling_errors():
+    with TellingErrors():
         record = freeze.freeze(
-            config, run_dir.name.rsplit("-", 1)[-1], list(hydra_config.overrides.task), hydra_config.runtime.choices, root
+            config,
+            run_dir.name.rsplit("-", 1)[-1],
+            freeze.task_overrides(hydra_config),
+            hydra_config.runtime.choices,
+            root,
         )
         freeze.submit(record, run_dir)
         carry_out(record.config, run_dir, root)
@@ -172,7 +186,9 @@ def carry_out(config: dict[str, Any], run_dir: Path, root: Path) -> None:
             if os.environ.get("LABRUN_DEBUG") == "1":
                 raise
             reason = (str(error) or repr(error)).splitlines()[0]
-            sys.stderr.write(f"labrun: the run failed: {type(error).__name__}: {reason}\n  log: {run_dir / 'driver.log'}\n")
+            sys.stderr.write(
+                f"labrun: the run failed: {type(error).__name__}: {reason}\n  log: {run_dir / 'driver.log'}\n"
+            )
             sys.exit(1)
 
 
@@ -198,7 +214,7 @@ def hint(arguments: list[str]) -> str:
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             config = compose("config", [g for g in groups if g.partition("=")[0] in GROUPS and "," not in g])
-    except Exception:  # the mistake is in the choices themselves; Hydra has said which there are
+    except Exception:  # noqa: BLE001 - the mistake is in the choices themselves; Hydra has said which there are
         return ""
     known = list(_dotted(OmegaConf.to_container(config)))
     for argument in given:
@@ -230,7 +246,3 @@ def main() -> None:
             text = hint(sys.argv[1:])
             sys.stderr.write(f"{text}\n" if text else "")
         raise
-
-
-if __name__ == "__main__":
-    main()

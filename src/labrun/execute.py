@@ -207,12 +207,13 @@ def _data_line(arrays: Arrays) -> str:
 def _tell_result(record: Record, arrays: Arrays, seconds: float, paths: RunPaths) -> None:
     run = context.current()
     metrics = {} if run is None else run.summary
+    total = records.seconds_between(str(record.started), records.now())
     rows = [
         ("run", f"{record.name}  {record.id}"),
         ("data", _data_line(arrays)),
         ("model", tasks.model_name(record.config["model"])),
         *((name, report.number(value)) for name, value in metrics.items()),
-        ("time", f"{seconds:.1f} s for the task, {records.seconds_between(str(record.started), records.now()):.1f} s in all"),
+        ("time", f"{seconds:.1f} s for the task, {total:.1f} s in all"),
         ("folder", str(paths.root)),
     ]  # fmt: skip
     if record.config["tracking"]["kind"] == "mlflow":

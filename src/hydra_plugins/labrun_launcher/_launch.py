@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, run_job, setup_globals
 from hydra.errors import CompactHydraException
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from labrun.errors import ConfigError, LabrunError
 
@@ -28,13 +28,13 @@ def launch(launcher: LabrunLauncher, job_overrides: Sequence[Sequence[str]], fir
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     Path(str(config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
     composed = [_compose(launcher, overrides, number) for number, overrides in enumerate(job_overrides, start=first)]
-    if getattr(launcher.task_function, "__module__", "").startswith("labrun."):
+    if OmegaConf.select(config, "hydra.callbacks.labrun._target_") == "labrun.app.Gate":
         return _own(launcher, composed, job_overrides)
     return _foreign(launcher, composed)
 
 
 def _compose(launcher: LabrunLauncher, overrides: Sequence[str], number: int) -> DictConfig:
-    assert launcher.hydra_context is not None
+    assert launcher.hydra_context is not None and launcher.config is not None
     config = launcher.hydra_context.config_loader.load_sweep_config(launcher.config, list(overrides))
     with open_dict(config):
         config.hydra.job.id = number
@@ -62,7 +62,9 @@ def _foreign(launcher: LabrunLauncher, composed: list[DictConfig]) -> list[JobRe
     return results
 
 
-def _own(launcher: LabrunLauncher, composed: list[DictConfig], job_overrides: Sequence[Sequence[str]]) -> list[JobReturn]:
+def _own(
+    launcher: LabrunLauncher, composed: list[DictConfig], job_overrides: Sequence[Sequence[str]]
+) -> list[JobReturn]:
     from labrun.launch import sweep
 
     assert launcher.config is not None
@@ -95,7 +97,7 @@ def _own(launcher: LabrunLauncher, composed: list[DictConfig], job_overrides: Se
 
 def _frozen(composed: list[DictConfig], sweep_dir: Path) -> list[Any]:
     """Freeze every job before the first one starts; mistakes of all are told together."""
-    from labrun.launch import sweep
+    from labrun.launch import freeze, sweep
 
     jobs, problems = [], []
     for number, config in enumerate(composed):
@@ -103,7 +105,7 @@ def _frozen(composed: list[DictConfig], sweep_dir: Path) -> list[Any]:
         try:
             jobs.append(sweep.freeze_job(config, sweep_dir))
         except LabrunError as error:
-            problems.append(f"run {number} ({', '.join(config.hydra.overrides.task)}): {error}")
+            problems.append(f"run {number} ({', '.join(freeze.task_overrides(config.hydra))}): {error}")
     if problems:
         raise ConfigError(problems)
     return jobs

@@ -7,6 +7,7 @@ ones stay in the processor's cache.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -76,7 +77,7 @@ class BatchLoader:
         self._batches_per_chunk = max(1, CHUNK_BYTES // per_batch)
 
     def __len__(self) -> int:
-        return -(-self._count() // self.batch_size)
+        return math.ceil(self._count() / self.batch_size)
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch the next iteration is, from 0 on."""
@@ -96,10 +97,10 @@ class BatchLoader:
             y = self._y[chosen]
             if self._augmentation is not None:
                 x = self._augmentation(x, generator)
-            yield from zip(x.split(self.batch_size), y.split(self.batch_size), strict=True)
+            yield from zip(torch.split(x, self.batch_size), torch.split(y, self.batch_size), strict=True)
 
     def _count(self) -> int:
-        return -(-len(self._y) // self._ranks)
+        return math.ceil(len(self._y) / self._ranks)
 
     def _share(self, order: Tensor) -> Tensor:
         padded = torch.cat([order, order[: self._count() * self._ranks - len(order)]])

@@ -43,7 +43,7 @@ class Reader(ABC):
             MissingDataError, CorruptDataError, DataError: the files are absent, damaged or of another kind.
         """
 
-    def fetch(self, root: Path) -> None:
+    def fetch(self, root: Path) -> None:  # noqa: B027 - most kinds cannot
         """Bring absent files, if this kind can.
 
         Raises:
@@ -73,6 +73,8 @@ def prepare(dataset: Mapping[str, Any], root: Path) -> None:
     reader = make_reader(dataset)
     if dataset.get("download", True) and not reader.find(root):
         reader.fetch(root)
+    if not reader.find(root):
+        reader.read(root)  # it says what is missing
 
 
 def read(dataset: Mapping[str, Any], root: Path) -> Arrays:

@@ -19,7 +19,6 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 from labrun import schema
-from labrun.data import reader
 from labrun.errors import ConfigError
 from labrun.launch import snapshot
 from labrun.runs import record as records
@@ -51,7 +50,8 @@ def resolved(config: DictConfig, keep_environment: bool) -> dict[str, Any]:
     try:
         container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(str(error).replace("\n", "; ")) from error
+        reason = str(error.__cause__ or error).splitlines()[0].strip("\"'")
+        raise ConfigError(f"{getattr(error, 'full_key', None) or 'the configuration'}: {reason}") from error
     finally:
         OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
     assert isinstance(container, dict)
@@ -80,14 +80,31 @@ def without_hydra(config: DictConfig) -> DictConfig:
     return kept
 
 
+def task_overrides(hydra_config: Any) -> list[str]:
+    """What the person typed, as typed: a reference to the environment stays a reference.
+
+    Args:
+        hydra_config: the `hydra` node.
+    """
+    typed = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
+    assert isinstance(typed, list)
+    return [str(override) for override in typed]
+
+
 def prepare(values: Mapping[str, Any]) -> None:
     """Bring the data where they are absent and may be fetched: once, before anything fans out.
+
+    Args:
+        values: a settled config.
 
     Raises:
         MissingDataError: they are absent and cannot be fetched.
     """
-    if values["task"] == "fit":
-        reader.prepare(values["dataset"], Path(values["datastore"]["root"]).expanduser().resolve())
+    from labrun.data import reader
+    from labrun.execute import here
+
+    there = here({key: values[key] for key in ("dataset", "datastore")})
+    reader.prepare(there["dataset"], Path(there["datastore"]["root"]))
 
 
 def freeze(config: DictConfig, run_id: str, overrides: list[str], choices: Mapping[str, Any], root: Path) -> Record:
@@ -148,7 +165,9 @@ def _tags(tags: Any) -> dict[str, str]:
 def _settle_references(config: dict[str, Any], overrides: list[str], root: Path) -> str | None:
     """Turn `last` and the like into one run, and take over what the new run inherits from it; returns its id."""
     if config["task"] == "evaluate":
-        run_dir, source = store.find(root, str(config["from"]), suitable=_has_model, wanted="a finished run with a model")
+        run_dir, source = store.find(
+            root, str(config["from"]), suitable=_has_model, wanted="a finished run with a model"
+        )
         config["from"] = {"id": source.id, "path": str(run_dir)}
         for key in ("model", "seed"):
             config[key] = source.config[key]
@@ -207,8 +226,11 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     commit = ask("rev-parse", "HEAD")
     if commit is None:
         return None
-    return {"commit": commit, "branch": ask("rev-parse", "--abbrev-ref", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
-
+    return {
+        "commit": commit,
+        "branch": ask("rev-parse", "--abbrev-ref", "HEAD"),
+        "dirty": bool(ask("status", "--porcelain")),
+    }
 
 
 def submit(record: Record, run_dir: Path) -> None:

@@ -124,7 +124,9 @@ def _source_files(base: Path) -> Iterator[Path]:
     for top in folders:
         for folder, names, files in os.walk(top):
             names[:] = [name for name in names if name not in SKIPPED_FOLDERS and not name.startswith(".")]
-            yield from ((Path(folder) / name).relative_to(base) for name in files if Path(name).suffix in SOURCE_SUFFIXES)
+            yield from (
+                (Path(folder) / name).relative_to(base) for name in files if Path(name).suffix in SOURCE_SUFFIXES
+            )
 
 
 def _wanted(base: Path, path: Path) -> bool:

@@ -43,7 +43,7 @@ def freeze_job(config: DictConfig, sweep_dir: Path) -> Job:
     """
     hydra = HydraConfig.get()
     run_dir = sweep_dir / str(hydra.sweep.subdir)
-    overrides = list(hydra.overrides.task)
+    overrides = freeze.task_overrides(hydra)
     record = freeze.freeze(
         freeze.without_hydra(config), freeze.new_id(), overrides, hydra.runtime.choices, store.workspace()
     )
@@ -66,7 +66,9 @@ def carry_out(jobs: Sequence[Job], sweep_dir: Path) -> list[Record]:
     with follow(store.workspace(), tracking):
         try:
             for job in jobs:
-                log.info("[%s] %s", job.record.sweep["number"] if job.record.sweep else 0, " ".join(job.record.overrides))
+                log.info(
+                    "[%s] %s", job.record.sweep["number"] if job.record.sweep else 0, " ".join(job.record.overrides)
+                )
                 _carry_out_one(job)
         except KeyboardInterrupt:
             _cancel_rest(jobs)
@@ -82,7 +84,7 @@ def _carry_out_one(job: Job) -> None:
         execute.execute(job.run_dir, pictures=False)
     except KeyboardInterrupt:
         raise
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - its record holds it; the others go on
         text = (str(error) or repr(error)).splitlines()[0]
         log.error("This run failed: %s: %s", type(error).__name__, text)
 
@@ -113,7 +115,12 @@ def tell(jobs: Sequence[Job], finished: Sequence[Record], sweep_dir: Path) -> No
         shown = report.number(value) if isinstance(value, float) else "-"
         first_line = (record.error or {}).get("message", "").splitlines()[:1]
         why = f"   {first_line[0]}  ({jobs[place].run_dir / 'driver.log'})" if first_line else ""
-        rows.append((str((record.sweep or {}).get("number")), f"{record.status:<10}  {shown:<8}  {' '.join(record.overrides)}{why}"))
+        rows.append(
+            (
+                str((record.sweep or {}).get("number")),
+                f"{record.status:<10}  {shown:<8}  {' '.join(record.overrides)}{why}",
+            )
+        )
     print(report.table(rows))
     _write_csv(finished, sweep_dir / "results.csv")
     best = finished[order[0]]
@@ -124,7 +131,9 @@ def tell(jobs: Sequence[Job], finished: Sequence[Record], sweep_dir: Path) -> No
 
 def _rank(record: Record) -> float:
     value = record.metrics.get(RANKED_BY)
-    return value if record.status == records.COMPLETED and isinstance(value, float) and value == value else float("-inf")
+    return (
+        value if record.status == records.COMPLETED and isinstance(value, float) and value == value else float("-inf")
+    )
 
 
 def _write_csv(finished: Sequence[Record], path: Path) -> None:

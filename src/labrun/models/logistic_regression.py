@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from labrun.errors import MissingExtraError
@@ -39,6 +40,8 @@ def logistic_regression(
     if backend == "intelex":
         try:
             from sklearnex.linear_model import LogisticRegression
+
+            logging.getLogger("sklearnex").setLevel(logging.WARNING)
         except ImportError as error:
             raise MissingExtraError("scikit-learn-intelex", "intelex", "model.backend=intelex") from error
     else:
@@ -50,9 +53,11 @@ def portable(model: Any) -> Any:
     """The same fitted model as scikit-learn's own class, so that it loads where the extension is not installed."""
     from sklearn.linear_model import LogisticRegression
 
-    if type(model) is LogisticRegression or not type(model).__name__ == "LogisticRegression":
+    if type(model) is LogisticRegression or type(model).__name__ != "LogisticRegression":
         return model
-    plain = LogisticRegression(**{k: v for k, v in model.get_params().items() if k in LogisticRegression().get_params()})
+    plain = LogisticRegression(
+        **{k: v for k, v in model.get_params().items() if k in LogisticRegression().get_params()}
+    )
     for name in ("coef_", "intercept_", "classes_", "n_iter_", "n_features_in_"):
         setattr(plain, name, getattr(model, name))
     return plain

@@ -31,8 +31,8 @@ class Terminated(KeyboardInterrupt):
 class Recording:
     """The supervisor's side of one attempt, as a context manager around the work.
 
-    On entry it claims the next attempt and writes `running`; on exit it writes how the work ended: `completed`, `failed`
-    with the error, or `canceled` after Ctrl-C, SIGTERM or a request. Exceptions pass through.
+    On entry it claims the next attempt and writes `running`; on exit it writes how the work ended: `completed`,
+    `failed` with the error, or `canceled` after Ctrl-C, SIGTERM or a request. Exceptions pass through.
 
     Args:
         run_dir: the run's directory, with a record written by the submitter.
@@ -73,7 +73,7 @@ class Recording:
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
+    ) -> None:
         status, details = outcome(error, self.paths)
         record = self.record
         record.status, record.ended, record.error = status, records.now(), details
@@ -96,7 +96,6 @@ class Recording:
                 self._capture.stop()
         if is_disk_trouble(error):
             raise RecordError(records.cannot_write(self.paths.root, error)) from error  # type: ignore[arg-type]
-        return False
 
     def _catch_sigterm(self) -> None:
         if threading.current_thread() is not threading.main_thread():
@@ -145,7 +144,15 @@ class Capture:
         out_read, out_write = os.pipe()
         err_read, err_write = os.pipe()
         sidecar = Path(__file__).with_name("sidecar.py")
-        command = [sys.executable, "-IS", str(sidecar), str(self._run_dir), str(os.getpid()), str(out_read), str(err_read)]
+        command = [
+            sys.executable,
+            "-IS",
+            str(sidecar),
+            str(self._run_dir),
+            str(os.getpid()),
+            str(out_read),
+            str(err_read),
+        ]
         self._process = subprocess.Popen(command, pass_fds=(out_read, err_read), stdin=subprocess.DEVNULL)
         self._saved = (os.dup(1), os.dup(2))
         for write_end, standard in ((out_write, 1), (err_write, 2)):

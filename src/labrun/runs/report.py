@@ -60,6 +60,8 @@ def learning_curves(metrics: Sequence[Mapping[str, Any]], path: Path, title: str
 
     Args:
         metrics: lines of `metrics.jsonl`.
+        path: the picture's file.
+        title: stands above it.
 
     Returns:
         The file, or None where there is no curve to draw.
@@ -70,7 +72,9 @@ def learning_curves(metrics: Sequence[Mapping[str, Any]], path: Path, title: str
     curves = {name: points for name, points in curves.items() if len({step for step, _ in points}) > 1}
     frames: dict[str, list[str]] = {}
     for name in curves:
-        frames.setdefault(name.removeprefix("train_").removeprefix("val_") if "_" in name else name + "@batch", []).append(name)
+        frames.setdefault(
+            name.removeprefix("train_").removeprefix("val_") if "_" in name else name + "@batch", []
+        ).append(name)
     if not frames:
         return None
     figure = _figure(5.2 * len(frames), 3.8)
@@ -100,7 +104,12 @@ def confusion_matrix(counts: npt.NDArray[np.int64], class_names: Sequence[str], 
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if classes <= 30:
         names = [_short(name, 14) for name in class_names]
-        axes.set_xticks(range(classes), names, rotation=45 if max(map(len, names)) > 3 else 0, ha="right" if max(map(len, names)) > 3 else "center")
+        axes.set_xticks(
+            range(classes),
+            names,
+            rotation=45 if max(map(len, names)) > 3 else 0,
+            ha="right" if max(map(len, names)) > 3 else "center",
+        )
         axes.set_yticks(range(classes), names)
         for row in range(classes):
             for column in range(classes):
@@ -124,7 +133,7 @@ def weight_images(
     count = len(weights)
     columns = min(5, count)
     rows = math.ceil(count / columns)
-    figure = _figure(columns * 1.7, rows * 1.9 + 0.4)
+    figure = _figure(max(3.0, columns * 1.7), max(2.5, rows * 1.9 + 0.4))
     names = list(class_names) if count == len(class_names) else [str(class_names[-1])]
     limit = float(np.abs(weights).max()) or 1.0
     for place in range(count):

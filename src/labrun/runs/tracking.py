@@ -22,6 +22,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from labrun.errors import RecordError
 from labrun.runs import context, store
 from labrun.runs import record as records
 from labrun.runs.record import Record, RunPaths
@@ -134,7 +135,7 @@ class Ingester:
                 continue
             try:
                 changed += self._ingest_run(run_dir, stamp)
-            except records.RecordError as error:
+            except RecordError as error:
                 log.warning("%s", error)
         if changed:
             self._save()

@@ -209,7 +209,9 @@ class NetworkTask(Task):
 
     def fit(self, arrays: Arrays, paths: RunPaths, resume_from: Path | None) -> None:
         own = isinstance(self.network, pl.LightningModule)
-        module = self.network if isinstance(self.network, pl.LightningModule) else Classifier(self.network, self._config)
+        module = (
+            self.network if isinstance(self.network, pl.LightningModule) else Classifier(self.network, self._config)
+        )
         train = self._loader(arrays.train, arrays, train=True)
         validation = None if arrays.validation is None else self._loader(arrays.validation, arrays, train=False)
         if own and validation is not None and not _overrides(module, "validation_step"):
@@ -273,7 +275,9 @@ class NetworkTask(Task):
             make_logger(node, name, paths) for name, node in (self._config.get("logger") or {}).items() if _named(node)
         ]
         callbacks = [
-            schema.build(node, f"callbacks.{name}", monitor=monitor, mode=_mode(monitor), dirpath=str(paths.checkpoints))
+            schema.build(
+                node, f"callbacks.{name}", monitor=monitor, mode=_mode(monitor), dirpath=str(paths.checkpoints)
+            )
             for name, node in (self._config.get("callbacks") or {}).items()
             if _named(node)
         ]

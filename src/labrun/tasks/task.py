@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -120,12 +120,12 @@ def seed_everything(seed: int) -> None:
 
 
 def _check_fit(target: Any, own: Mapping[str, Any], arrays: Arrays, name: str) -> None:
-    network = sys.modules.get("labrun.models.network")
-    if network is None or not (isinstance(target, type) and issubclass(target, network.Network)):
+    module = sys.modules.get("labrun.models.network")
+    if module is None or not (isinstance(target, type) and issubclass(target, module.Network)):
         return
-    wanted = schema.parameters(target.check)
-    given = {key: value for key, value in own.items() if key in wanted}
-    reason = target.check(input_shape=arrays.input_shape, num_classes=arrays.num_classes, **given)
+    check = cast(Any, target).check
+    given = {key: value for key, value in own.items() if key in schema.parameters(check)}
+    reason = check(input_shape=arrays.input_shape, num_classes=arrays.num_classes, **given)
     if reason:
         raise UnfitError(f"model '{name}' does not fit data set '{arrays.name}': {reason}")
 
@@ -221,6 +221,5 @@ def trusted_target(target: str, trusted: list[str]) -> None:
     ours = ("labrun.models.", "sklearn.", "torch.nn.", "torchvision.models.")
     if not target.startswith(ours) and target not in trusted:
         raise ConfigError(
-            f"the model is a {target}, which is not labrun's own. If you trust the run, name it: "
-            f"'trusted=[{target}]'"
+            f"the model is a {target}, which is not labrun's own. If you trust the run, name it: 'trusted=[{target}]'"
         )

@@ -123,8 +123,8 @@ class ImageFolder(Reader):
         from PIL import Image
 
         try:
-            with Image.open(path) as image:
-                image = image.convert("L" if self.channels == 1 else "RGB")
+            with Image.open(path) as opened:
+                image = opened.convert("L" if self.channels == 1 else "RGB")
                 if (image.height, image.width) != self.size:
                     image = image.resize((self.size[1], self.size[0]), Image.Resampling.BILINEAR)
                 pixels = np.asarray(image, np.uint8)

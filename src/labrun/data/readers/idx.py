@@ -224,7 +224,9 @@ def _part(images: AnyArray, labels: AnyArray, path: Path, classes: int) -> Part:
     if len(images) != len(labels) or len(images) == 0:
         raise CorruptDataError(f"{path} holds {len(images):,} images, and its labels file {len(labels):,} labels")
     if labels.max() >= classes:
-        raise CorruptDataError(f"the labels file beside {path} holds class {labels.max()}; allowed are 0 to {classes - 1}")
+        raise CorruptDataError(
+            f"the labels file beside {path} holds class {labels.max()}; allowed are 0 to {classes - 1}"
+        )
     return Part(images[:, None], labels.astype(np.int64))
 
 
@@ -235,4 +237,3 @@ def _check_counts(parts: list[Part], folder: Path, title: str) -> None:
                 f"{folder} does not hold {title}: expected {expected:,} images of 28x28, found {part.x.shape}. "
                 "If these are files of your own in the same format, say dataset.verify=false"
             )
-

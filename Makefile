@@ -1,0 +1,17 @@
+.PHONY: check test bench pins
+
+check:  ## lint, types, import contracts
+	uv run ruff format --check src tests benchmarks scripts
+	uv run ruff check src tests benchmarks scripts
+	uv run mypy
+	uv run lint-imports
+
+test:  ## what the README says
+	uv run pytest
+
+bench:  ## every claim of benchmarks/, with the data of LABRUN_TEST_DATA
+	uv run python benchmarks/logistic_regression.py --save
+	uv run python benchmarks/cnn_throughput.py --save
+
+pins:  ## take the exact versions from uv.lock
+	uv run python scripts/pins.py --write

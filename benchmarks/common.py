@@ -1,0 +1,148 @@
+"""What the benchmarks share: labrun's config and data, fresh processes, the hardware line, Markdown tables."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import logging
+import multiprocessing
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+
+RESULTS = Path(__file__).parent / "results"
+T = TypeVar("T")
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """A command line with the options that every benchmark has."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    made.add_argument(
+        "--data", default=os.environ.get("LABRUN_TEST_DATA", "./data"), help="the data sets' folder, or its parent"
+    )
+    made.add_argument("--save", action="store_true", help="also write benchmarks/results/NAME.md")
+    return made
+
+
+def labrun_config(data: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """The config that `labrun OVERRIDES` composes, resolved and validated, with the data in a given folder."""
+    from hydra import compose, initialize_config_dir
+
+    from labrun import app
+    from labrun.launch import freeze
+
+    app.register()
+    own = ["name=benchmark", "tracking=none", f"datastore.root={Path(data).expanduser().resolve()}"]
+    with initialize_config_dir(str(app.conf_dir()), version_base="1.3"):
+        return freeze.validated(compose("config", [*overrides, *own]))
+
+
+def labrun_arrays(config: dict[str, Any]) -> Any:
+    """The data that a config names, read as a run reads them."""
+    from labrun.data import reader
+    from labrun.data.mount import mount
+
+    return reader.read(config["dataset"], mount(config["datastore"], config["dataset"]["name"]))
+
+
+def in_fresh_process(function: Callable[..., T], *args: Any) -> T:
+    """Call a function in a process of its own, so that no measurement inherits another's threads or settings."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+        return pool.submit(function, *args).result()
+
+
+@contextmanager
+def stopwatch() -> Iterator[Callable[[], float]]:
+    """Measures what its body takes: calling what it gives returns the seconds so far, or those of the whole body."""
+    begun = time.perf_counter()
+    end: float | None = None
+    yield lambda: (time.perf_counter() if end is None else end) - begun
+    end = time.perf_counter()
+
+
+def progress(text: str) -> None:
+    """One line on what is being measured, beside the table."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def quiet() -> None:
+    """Keep libraries' own lines out of the way; warnings and errors stay."""
+    logging.getLogger().setLevel(logging.WARNING)
+
+
+def middle_and_range(values: Sequence[float], digits: int = 1) -> str:
+    """`median (lowest - highest)`."""
+    return f"{statistics.median(values):,.{digits}f} ({min(values):,.{digits}f} - {max(values):,.{digits}f})"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table: the first column to the left, the others to the right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def hardware(packages: Sequence[str]) -> str:
+    """Processor, cores, memory, system and versions, in one line."""
+    memory = psutil.virtual_memory().total / 2**30
+    names = ", ".join(f"{name} {_version(name)}" for name in packages)
+    return (
+        f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB memory, {platform.system()} {platform.machine()}; "
+        f"Python {platform.python_version()}, {names}"
+    )
+
+
+def report(name: str, title: str, parts: Sequence[str], packages: Sequence[str], save: bool) -> None:
+    """Print a result, and keep it below `results/` if that is wanted.
+
+    Args:
+        name: of the script, without its ending.
+        title: the heading.
+        parts: tables and paragraphs, in Markdown.
+        packages: whose versions matter.
+        save: write `results/NAME.md` too.
+    """
+    head = [
+        f"# {title}",
+        f"Date: {datetime.date.today().isoformat()}  \nMachine: {hardware(packages)}",
+        f"Repeat: `{_command(name)}`",
+    ]
+    text = "\n\n".join([*head, *parts]) + "\n"
+    print(text)
+    if save:
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
+
+
+def _command(name: str) -> str:
+    options = [a if not a.startswith("--data=") else "--data=PATH" for a in sys.argv[1:]]
+    for place, option in enumerate(options[:-1]):
+        if option == "--data":
+            options[place + 1] = "PATH"
+    return " ".join(["uv run python", f"benchmarks/{name}.py", *options])
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "(not installed)"

@@ -1,0 +1,6 @@
+"""`python -m labrun` is `labrun`."""
+
+from labrun.app import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Fixtures that all tests share: the real data, a workspace of one's own, the command, and runs in this process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+
+from labrun import app, execute
+from labrun.launch import freeze
+from labrun.runs.record import Record
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+Runner = Callable[..., tuple[Record, Path]]
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with the real MNIST and CIFAR-10."""
+    place = os.environ.get("LABRUN_TEST_DATA")
+    if not place or not Path(place).is_dir():
+        pytest.skip("needs the real MNIST and CIFAR-10: set LABRUN_TEST_DATA to their folder")
+    return Path(place).resolve()
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to run in."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("LABRUN_ROOT", "LABRUN_RUN_DIR", "LABRUN_DEBUG", "HYDRA_FULL_ERROR"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def labrun(workspace: Path) -> Command:
+    """The command `labrun` in a process of its own, in the workspace."""
+
+    def run(*arguments: str, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "labrun", *arguments],
+            capture_output=True, text=True, timeout=timeout, check=False, cwd=workspace,
+            env={**os.environ, **environment},
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def registered() -> None:
+    """What `labrun` makes known to Hydra at its start."""
+    app.register()
+
+
+@pytest.fixture
+def run_here(workspace: Path, registered: None) -> Iterator[Runner]:
+    """One run in this process, as `labrun` would do it, without MLflow and pictures unless asked for."""
+
+    def run(*overrides: str, pictures: bool = False) -> tuple[Record, Path]:
+        run_id = freeze.new_id()
+        with initialize_config_dir(str(app.conf_dir()), version_base="1.3"):
+            config = compose("config", ["tracking=none", *overrides], return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        run_dir = workspace / "outputs" / "test" / f"now-{run_id}"
+        record = freeze.freeze(
+            freeze.without_hydra(config), run_id, list(overrides), config.hydra.runtime.choices, workspace
+        )
+        freeze.submit(record, run_dir)
+        return execute.execute(run_dir, capture=False, pictures=pictures), run_dir
+
+    yield run
+    GlobalHydra.instance().clear()
+
+
+@pytest.fixture(autouse=True)
+def _same_environment() -> Iterator[None]:
+    """No test leaves variables behind."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)

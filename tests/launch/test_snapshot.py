@@ -1,0 +1,108 @@
+"""Code snapshots: what changed is in, secrets never are; and freezing: references stay references."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from labrun.errors import ConfigError
+from labrun.launch import freeze, snapshot
+
+
+def git(folder: Path, *arguments: str) -> None:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    base = tmp_path / "repository"
+    (base / "pkg").mkdir(parents=True)
+    for name, text in {
+        "pkg/code.py": "x = 1\n", "conf.yaml": "a: 1\n", ".gitignore": "ignored.py\n", "ignored.py": "no\n",
+    }.items():  # fmt: skip
+        (base / name).write_text(text)
+    git(base, "init", "-q")
+    git(base, "add", "-A")
+    git(base, "commit", "-qm", "first")
+    return base
+
+
+def names(taken: dict[str, object]) -> set[str]:
+    folder = Path(str(taken["folder"]))
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_changed_and_new_files_are_in_and_ignored_ones_are_not(repository: Path, tmp_path: Path) -> None:
+    (repository / "pkg" / "code.py").write_text("x = 2\n")
+    (repository / "new.py").write_text("y = 1\n")
+    taken = snapshot.take(repository, tmp_path)
+    assert names(taken) == {"pkg/code.py", "conf.yaml", ".gitignore", "new.py"}
+    assert (Path(taken["folder"]) / "pkg" / "code.py").read_text() == "x = 2\n"
+    assert Path(taken["folder"]).stat().st_mode & 0o777 == 0o700
+
+
+def test_equal_code_is_kept_once_and_only_sources_count_for_the_signature(repository: Path, tmp_path: Path) -> None:
+    first = snapshot.take(repository, tmp_path)
+    assert snapshot.take(repository, tmp_path) == first
+    (repository / "README.md").write_text("words\n")
+    second = snapshot.take(repository, tmp_path)
+    assert second["digest"] != first["digest"] and second["sources"] == first["sources"]
+    (repository / "pkg" / "code.py").write_text("x = 3\n")
+    assert snapshot.take(repository, tmp_path)["sources"] != first["sources"]
+
+
+def test_secrets_and_links_out_never_are(repository: Path, tmp_path: Path) -> None:
+    for name in (
+        ".env",
+        ".env.local",
+        "server.pem",
+        "server.key",
+        "id_rsa",
+        ".netrc",
+        ".ssh/known",
+        "credentials.json",
+    ):
+        (repository / name).parent.mkdir(exist_ok=True)
+        (repository / name).write_text("hunter2")
+    (tmp_path / "outside.py").write_text("hunter2")
+    (repository / "link.py").symlink_to(tmp_path / "outside.py")
+    taken = snapshot.take(repository, tmp_path)
+    assert names(taken) == {"pkg/code.py", "conf.yaml", ".gitignore"}
+
+
+def test_labignore_leaves_more_out(repository: Path, tmp_path: Path) -> None:
+    (repository / ".labignore").write_text("# not code\npkg/\n")
+    assert names(snapshot.take(repository, tmp_path)) == {"conf.yaml", ".gitignore", ".labignore"}
+
+
+def test_large_files_are_left_out_and_too_much_is_refused(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (repository / "big.bin").write_bytes(b"0" * (snapshot.LARGEST_FILE + 1))
+    assert "big.bin" not in names(snapshot.take(repository, tmp_path))
+    monkeypatch.setattr(snapshot, "LARGEST_TOTAL", 10)
+    with pytest.raises(ConfigError, match=r"\.labignore"):
+        snapshot.take(repository, tmp_path)
+
+
+def test_outside_git_only_sources(tmp_path: Path) -> None:
+    base = tmp_path / "plain"
+    (base / "conf" / "model").mkdir(parents=True)
+    (base / "net.py").write_text("")
+    (base / "conf" / "model" / "net.yaml").write_text("")
+    (base / "photo.jpg").write_bytes(b"")
+    (base / "other").mkdir()
+    (base / "other" / "stranger.py").write_text("")
+    assert names(snapshot.take(base, tmp_path)) == {"net.py", "conf/model/net.yaml"}
+
+
+def test_environment_stays_a_reference_through_other_interpolations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABRUN_SECRET", "hunter2")
+    config = OmegaConf.create({"key": "${oc.env:LABRUN_SECRET}", "copy": "x-${key}", "n": 1, "m": "${n}"})
+    kept = freeze.resolved(config, keep_environment=True)
+    assert kept == {"key": "${oc.env:LABRUN_SECRET}", "copy": "x-${oc.env:LABRUN_SECRET}", "n": 1, "m": 1}
+    assert freeze.resolved(config, keep_environment=False)["copy"] == "x-hunter2"

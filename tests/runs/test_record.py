@@ -1,0 +1,163 @@
+"""The record: replaced whole, claimed once, read without a lock, never claiming what is not so."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from helpers import new, submitted
+from labrun.errors import RecordError
+from labrun.runs import record as records
+from labrun.runs import recording, store
+from labrun.runs.recording import Recording
+
+
+def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    record = new(tags={"a": "b"}, metrics={"loss": float("nan")}, notes="grün")
+    records.write(tmp_path, record)
+    back = records.read(tmp_path)
+    assert dataclasses.replace(back, metrics={}) == dataclasses.replace(record, metrics={})
+    assert back.metrics == {"loss": "NaN"}
+    json.loads((tmp_path / "run.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def test_a_reader_never_sees_half_a_record(tmp_path: Path) -> None:
+    record = new(notes="x" * 200_000)
+    records.write(tmp_path, record)
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            records.write(tmp_path, record)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        assert all(records.read(tmp_path).notes == record.notes for _ in range(200))
+    finally:
+        stop.set()
+        writer.join()
+
+
+def test_a_damaged_record_is_one_error_and_does_not_hide_others(tmp_path: Path) -> None:
+    good, bad = submitted(tmp_path, "aaaa0000"), submitted(tmp_path, "bbbb0000")
+    (bad / "run.json").write_text('{"id": "bbbb')
+    with pytest.raises(RecordError, match="damaged"):
+        records.read(bad)
+    assert [run_dir for run_dir, _ in store.runs(tmp_path)] == [good]
+
+
+def test_who_does_not_get_the_attempt_does_not_run(tmp_path: Path) -> None:
+    claimed: list[int] = []
+    refused: list[RecordError] = []
+    barrier = threading.Barrier(8)
+
+    def claim() -> None:
+        barrier.wait()
+        try:
+            claimed.append(records.claim(tmp_path))
+        except RecordError as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=claim) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(claimed) == list(range(1, len(claimed) + 1)) and len(claimed) + len(refused) == 8
+
+
+def test_endings(tmp_path: Path) -> None:
+    run_dir = submitted(tmp_path)
+    with pytest.raises(ValueError), Recording(run_dir, capture=False):
+        raise ValueError("no such luck")
+    record = records.read(run_dir)
+    assert record.status == "failed" and record.error is not None
+    assert record.error["type"] == "ValueError" and "no such luck" in record.error["traceback"]
+    with Recording(run_dir, capture=False):
+        assert records.read(run_dir).status == "running"
+    record = records.read(run_dir)
+    assert record.status == "completed" and [a["status"] for a in record.attempts] == ["failed", "completed"]
+
+
+def test_a_run_that_exits_is_failed(tmp_path: Path) -> None:
+    run_dir = submitted(tmp_path)
+    with pytest.raises(SystemExit), Recording(run_dir, capture=False):
+        sys.exit(0)
+    assert records.read(run_dir).status == "failed"
+
+
+def test_ctrl_c_is_canceled(tmp_path: Path) -> None:
+    run_dir = submitted(tmp_path)
+    with pytest.raises(KeyboardInterrupt), Recording(run_dir, capture=False):
+        raise KeyboardInterrupt
+    assert records.read(run_dir).status == "canceled"
+
+
+def test_a_folder_holds_one_run(tmp_path: Path) -> None:
+    run_dir = submitted(tmp_path)
+    with pytest.raises(RecordError, match="holds a run already"):
+        recording.create(run_dir, new())
+
+
+def test_a_full_disk_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RecordError, match="cannot write to .*No space left on device"):
+        records.write(tmp_path, new())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_is_known_by_more_than_its_number(tmp_path: Path) -> None:
+    mine = records.process_identity()
+    assert records.process_lives(mine) is True
+    assert records.process_lives({**mine, "start_time": mine["start_time"] - 5}) is False
+    assert records.process_lives({**mine, "boot_id": "another"}) is False
+    assert records.process_lives({**mine, "host": "elsewhere"}) is None
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    start = records.process_start(child.pid)
+    child.wait()
+    assert records.process_lives({**mine, "pid": child.pid, "start_time": start}) is False
+
+
+def test_lost_is_shown_and_never_written(tmp_path: Path) -> None:
+    gone = {**records.process_identity(), "boot_id": "before the reboot"}
+    run_dir = submitted(tmp_path)
+    record = dataclasses.replace(records.read(run_dir), status=records.RUNNING, process=gone)
+    records.write(run_dir, record)
+    assert records.shown_status(run_dir, record) == records.LOST
+    assert records.read(run_dir).status == records.RUNNING
+
+
+def test_without_heartbeat_elsewhere_it_is_unreachable_then_lost(tmp_path: Path) -> None:
+    far = {**records.process_identity(), "host": "elsewhere"}
+    run_dir = submitted(tmp_path)
+    record = dataclasses.replace(records.read(run_dir), status=records.RUNNING, process=far)
+    beat = run_dir / "heartbeat"
+    beat.touch()
+    present = beat.stat().st_mtime
+    for age, status in ((0, records.RUNNING), (90, records.UNREACHABLE), (700, records.LOST)):
+        os.utime(beat, (present - age, present - age))
+        assert records.shown_status(run_dir, record) == status
+
+
+def test_a_run_is_found_by_the_beginning_of_its_id(tmp_path: Path) -> None:
+    one, two = submitted(tmp_path, "aaaa0000"), submitted(tmp_path, "aabb0000")
+    assert store.find(tmp_path, "aaa")[0] == one
+    assert store.find(tmp_path, str(two))[1].id == "aabb0000"
+    assert store.find(tmp_path, "last")[0] in (one, two)
+    with pytest.raises(RecordError, match="beginning of 2 ids"):
+        store.find(tmp_path, "aa")
+    with pytest.raises(RecordError, match="The newest ids: "):
+        store.find(tmp_path, "cc")
+    with pytest.raises(RecordError, match="is not a finished one"):
+        store.find(tmp_path, "aaaa", suitable=lambda *_: False, wanted="a finished one")

@@ -1,0 +1,111 @@
+"""A run in a process of its own, and what is left of it when it is killed, interrupted or asked to stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from helpers import submitted
+from labrun.runs import context
+from labrun.runs import record as records
+
+SCRIPT = """
+import os, sys, time
+from pathlib import Path
+from labrun.runs import context
+from labrun.runs.recording import Recording
+with Recording(Path(sys.argv[1])):
+    print("from python")
+    os.write(1, b"from below python\\n")
+    os.system("echo from a child; echo to the other stream >&2")
+    for step in range(int(sys.argv[2])):
+        context.log("loss", 1 / (1 + step), step=step)
+        os.write(1, f"step {step}\\n".encode())
+        time.sleep(0.02)
+"""
+
+
+def start(run_dir: Path, steps: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(run_dir), str(steps)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 20) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def logged(run_dir: Path) -> int:
+    return len(context.read_metrics(run_dir))
+
+
+def test_everything_printed_is_in_the_log_and_on_the_terminal(tmp_path: Path) -> None:
+    run_dir = submitted(tmp_path)
+    run = start(run_dir, 3)
+    out, err = run.communicate(timeout=30)
+    assert run.returncode == 0
+    log = (run_dir / "driver.log").read_bytes()
+    for line in (b"from python\n", b"from below python\n", b"from a child\n", b"step 2\n"):
+        assert line in out and line in log
+    assert b"to the other stream" in err and b"to the other stream" in log and b"to the other stream" not in out
+    assert records.read(run_dir).status == "completed"
+    assert (run_dir / "heartbeat").exists()
+
+
+def test_kill_9_leaves_a_record_up_to_the_last_moment(tmp_path: Path) -> None:
+    run_dir = submitted(tmp_path)
+    run = start(run_dir, 10_000)
+    wait_for(lambda: logged(run_dir) > 20)
+    run.kill()
+    run.wait()
+    steps = [line["step"] for line in context.read_metrics(run_dir)]
+    assert steps == list(range(len(steps)))
+    wait_for(lambda: f"step {steps[-2]}\n" in (run_dir / "driver.log").read_text())
+    record = records.read(run_dir)
+    assert record.status == "running", "nobody was there to write anything else"
+    assert records.shown_status(run_dir, record) == records.LOST
+    json.loads((run_dir / "run.json").read_text())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_canceled(tmp_path: Path, number: signal.Signals) -> None:
+    run_dir = submitted(tmp_path)
+    run = start(run_dir, 10_000)
+    wait_for(lambda: logged(run_dir) > 2)
+    run.send_signal(number)
+    run.communicate(timeout=30)
+    assert records.read(run_dir).status == "canceled"
+
+
+def test_a_request_to_cancel_is_obeyed_within_seconds(tmp_path: Path) -> None:
+    run_dir = submitted(tmp_path)
+    run = start(run_dir, 10_000)
+    wait_for(lambda: logged(run_dir) > 2)
+    (run_dir / "requests" / "cancel").touch()
+    run.communicate(timeout=10)
+    record = records.read(run_dir)
+    assert record.status == "canceled" and record.error is not None and "requests/cancel" in record.error["message"]
+
+
+def test_the_sidecar_ends_with_its_run(tmp_path: Path) -> None:
+    run_dir = submitted(tmp_path)
+    run = start(run_dir, 10_000)
+    wait_for(lambda: logged(run_dir) > 2)
+    children = subprocess.run(["pgrep", "-P", str(run.pid)], capture_output=True, text=True, check=False).stdout.split()
+    assert children
+    run.kill()
+    run.wait()
+    for child in children:
+        wait_for(lambda pid=int(child): records.process_start(pid) is None)  # type: ignore[misc]
+    assert os.path.exists(run_dir / "driver.log")

@@ -1,0 +1,55 @@
+"""Pictures that can be read: of the right size, not empty, and none where there is nothing to show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from labrun.runs import report
+
+
+def looks_drawn(path: Path) -> bool:
+    pixels = np.asarray(Image.open(path).convert("L"))
+    return min(pixels.shape) > 200 and pixels.std() > 5
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sample_grid(tmp_path: Path, channels: int) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (40, channels, 9, 12), dtype=np.uint8)
+    y = np.arange(40) % 3
+    path = report.sample_grid(x, y, ["a", "b", "a long class name"], 255, tmp_path / "s.png", "title")
+    assert looks_drawn(path)
+
+
+def test_curves_group_training_with_validation(tmp_path: Path) -> None:
+    lines = [
+        {"name": name, "step": step, "value": 1 / (step + 1)}
+        for name in ("loss", "train_loss", "val_loss", "val_accuracy")
+        for step in range(4)
+    ]
+    path = report.learning_curves(lines, tmp_path / "c.png", "title")
+    assert path is not None and looks_drawn(path)
+    assert report.learning_curves(lines[:1], tmp_path / "none.png", "title") is None
+    assert not (tmp_path / "none.png").exists()
+
+
+@pytest.mark.parametrize("classes", [2, 10, 40])
+def test_confusion_matrix(tmp_path: Path, classes: int) -> None:
+    counts = np.random.default_rng(0).integers(0, 100, (classes, classes))
+    assert looks_drawn(report.confusion_matrix(counts, [f"class {i}" for i in range(classes)], tmp_path / "m.png", "t"))
+
+
+@pytest.mark.parametrize("rows", [1, 10])
+def test_weight_images(tmp_path: Path, rows: int) -> None:
+    weights = np.random.default_rng(0).normal(size=(rows, 64))
+    names = [str(i) for i in range(max(2, rows))]
+    assert looks_drawn(report.weight_images(weights, (1, 8, 8), names, tmp_path / "w.png", "t"))
+
+
+def test_numbers_as_people_read_them() -> None:
+    assert [report.number(v) for v in (0.92546, 0.01, 1.2345678, 12345.6, 0.0001)] == [
+        "0.9255", "0.0100", "1.235", "1.235e+04", "0.0001",
+    ]  # fmt: skip

@@ -1,0 +1,96 @@
+"""scikit-learn models: fast path equal to the plain one, safe saving, honest refusals."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sklearn.svm
+from sklearn.linear_model import LogisticRegression
+
+from conftest import Runner
+from labrun.errors import ConfigError, LabrunError
+from labrun.runs import context
+from labrun.tasks import estimator
+
+
+def test_inverse_regularization_and_metrics(run_here: Runner) -> None:
+    record, run_dir = run_here("model.regularization=0.5")
+    model = estimator.load(run_dir / "outputs" / "model.skops", [])
+    assert type(model) is LogisticRegression and model.C == 2.0 and model.random_state == 42
+    assert {"accuracy", "regularization rate", "test_loss"} == set(record.metrics)
+    assert {line["name"] for line in context.read_metrics(run_dir)} == set(record.metrics)
+
+
+def test_float32_gives_the_plain_fits_accuracy(run_here: Runner) -> None:
+    from sklearn.datasets import load_digits
+
+    from labrun.data.arrays import stratified_split
+
+    record, _ = run_here("model.regularization=0.5")
+    digits = load_digits()
+    x, y = digits.data / 16.0, digits.target
+    kept, held = stratified_split(y.astype(np.int64), 0.2, 0)
+    plain = LogisticRegression(C=2.0, random_state=42).fit(x[kept], y[kept]).score(x[held], y[held])
+    assert record.metrics["accuracy"] == pytest.approx(plain, abs=0.001)
+
+
+def test_pickle_only_when_asked_for(run_here: Runner) -> None:
+    _, without = run_here()
+    _, with_pickle = run_here("export=[pkl]")
+    assert not (without / "outputs" / "model.pkl").exists()
+    assert (with_pickle / "outputs" / "model.pkl").stat().st_size > 1000
+
+
+def test_intelex_is_one_word_and_saves_a_portable_model(run_here: Runner) -> None:
+    plain, _ = run_here()
+    fast, run_dir = run_here("model.backend=intelex")
+    assert fast.metrics["accuracy"] == pytest.approx(plain.metrics["accuracy"], abs=0.02)
+    assert type(estimator.load(run_dir / "outputs" / "model.skops", [])) is LogisticRegression
+
+
+def test_any_scikit_learn_classifier_is_a_target(run_here: Runner) -> None:
+    record, run_dir = run_here(
+        "model._target_=sklearn.svm.SVC", "+model.C=5.0", "~model.regularization", "~model.solver", "~model.backend"
+    )  # fmt: skip
+    assert record.metrics["accuracy"] > 0.97
+    assert isinstance(estimator.load(run_dir / "outputs" / "model.skops", []), sklearn.svm.SVC)
+    scored, _ = run_here("task=evaluate", "from=last")
+    assert scored.metrics["accuracy"] == record.metrics["accuracy"]
+
+
+def test_validation_part_is_scored(run_here: Runner) -> None:
+    record, _ = run_here("dataset.validation_size=0.2")
+    assert record.data[0]["validation"] == round(0.2 * 1438)
+    assert "val_accuracy" in record.metrics and "val_loss" in record.metrics
+
+
+class Evil:
+    """What a malicious file would hold."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (pytest.fail, ("code from a model file was run",))
+
+
+def test_a_pickle_under_the_models_name_is_not_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "model.skops"
+    path.write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(LabrunError, match="cannot be loaded"):
+        estimator.load(path, [])
+
+
+def test_types_beyond_scikit_learn_are_named_and_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.skops"
+    estimator.skops_io().dump({"a": Path("x")}, path)
+    with pytest.raises(ConfigError, match="trusted=.*pathlib"):
+        estimator.load(path, [])
+
+
+def test_what_is_neither_network_nor_estimator_is_refused(run_here: Runner) -> None:
+    with pytest.raises(ConfigError, match="gave a Fraction"):
+        run_here(
+            "model._target_=fractions.Fraction", "~model.regularization", "~model.max_iter", "~model.tol",
+            "~model.solver", "~model.backend",
+        )  # fmt: skip

@@ -1,0 +1,158 @@
+"""The command `labrun`, as a person types it, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import Command
+
+HEAVY = ("torch", "pytorch_lightning", "sklearn", "matplotlib", "mlflow", "pandas")
+
+
+def test_default_run_is_complete(labrun: Command, workspace: Path) -> None:
+    done = labrun("tracking.wait=true")
+    assert done.returncode == 0, done.stderr
+    assert "accuracy" in done.stdout and "digits" in done.stdout
+    (run_dir,) = (workspace / "outputs" / "digits-logistic_regression").iterdir()
+    record = json.loads((run_dir / "run.json").read_text())
+    assert record["status"] == "completed"
+    assert record["metrics"]["accuracy"] > 0.95
+    assert record["metrics"]["regularization rate"] == 0.01
+    assert record["config"]["model"]["regularization"] == 0.01
+    assert record["data"][0]["digest"] and record["signature"] and record["packages"]["scikit-learn"]
+    assert record["attempts"][0]["status"] == "completed" and record["host"]["cpus"] >= 1
+    assert run_dir.name.endswith(record["id"])
+    names = {path.name for path in (run_dir / "outputs").iterdir()}
+    assert {"model.skops", "model.json", "samples.png", "confusion_matrix.png", "weights.png"} <= names
+    for name in ("config.yaml", "overrides.yaml", "hydra.yaml"):
+        assert (run_dir / ".hydra" / name).is_file()
+    assert "Fitting logistic_regression" in (run_dir / "driver.log").read_text()
+    assert (workspace / "outputs" / ".labrun" / "mlflow.db").is_file()
+
+
+def test_cfg_job_is_light_and_quick(workspace: Path) -> None:
+    code = (
+        "import sys; from labrun import app\n"
+        "sys.argv = ['labrun', '--cfg', 'job']\n"
+        "app.main()\n"
+        f"heavy = [name for name in {HEAVY!r} if name in sys.modules]\n"
+        "assert not heavy, heavy"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=workspace)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    assert "regularization: 0.01" in done.stdout
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5, "many times what it takes"
+    assert list(workspace.iterdir()) == []
+
+
+def test_help_is_ours(labrun: Command) -> None:
+    text = labrun("--help").stdout
+    for part in ("labrun -m model.regularization", "cifar10_cnn", "model/optimizer", "Flags:", "regularization: 0.01"):
+        assert part in text
+
+
+def test_completion_offers_groups_and_options(labrun: Command) -> None:
+    script = labrun("-sc", "install=bash")
+    assert "complete" in script.stdout
+    asked = labrun("-sc", "query=bash", COMP_LINE="labrun model=", COMP_POINT="13")
+    assert {"model=cifar10_cnn", "model=mnist_dnn", "model=logistic_regression"} <= set(asked.stdout.split())
+
+
+MISTAKES = {
+    "key": (["trainer.max_epoch=3"], "Did you mean 'trainer.max_epochs'?"),
+    "type": (["model.regularization=abc"], "model.regularization='abc': expected a number, above 0"),
+    "range": (["model.regularization=-1"], "model.regularization=-1: expected a number, above 0"),
+    "choice": (["model=resnet"], "cifar10_cnn"),
+    "missing data": (["dataset=cifar10", "dataset.download=false"], "cifar-10-batches-py/data_batch_1"),
+    "no network": (["dataset=mnist"], "Bring the files by hand"),
+    "reference": (["task=evaluate", "from=abc"], "no run is called 'abc'"),
+    "no reference": (["task=evaluate"], "from=last"),
+    "resume nothing": (["model=mnist_dnn", "trainer.resume=last"], "no run with a checkpoint yet"),
+    "environment": (["notes=${oc.env:LABRUN_NO_SUCH_VARIABLE}"], "LABRUN_NO_SUCH_VARIABLE"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_message_and_leaves_nothing(name: str, labrun: Command, workspace: Path) -> None:
+    arguments, message = MISTAKES[name]
+    done = labrun(*arguments, http_proxy="http://127.0.0.1:9", https_proxy="http://127.0.0.1:9")
+    assert done.returncode in (1, 2)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert list(workspace.glob("outputs/*/*/run.json")) == []
+    assert list(workspace.glob("outputs/*/*/.hydra")) == []
+
+
+def test_debug_shows_the_traceback(labrun: Command) -> None:
+    done = labrun("--debug", "model.regularization=-1")
+    assert done.returncode != 0 and "Traceback" in done.stderr
+
+
+def test_an_unfit_pair_names_both_shapes_and_claims_nothing(labrun: Command, workspace: Path) -> None:
+    done = labrun("model=cifar10_cnn", "tracking=none")
+    assert done.returncode == 2
+    assert "at least 16x16" in done.stderr and "1x8x8" in done.stderr and "Traceback" not in done.stderr
+    (record,) = workspace.glob("outputs/*/*/run.json")
+    assert json.loads(record.read_text())["status"] == "failed"
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not Path("/dev/full").exists(), reason="root writes everywhere")
+def test_a_place_that_cannot_be_written_is_one_error(labrun: Command, workspace: Path) -> None:
+    (workspace / "outputs").write_text("a file where the folder should be")
+    done = labrun()
+    assert done.returncode == 2
+    assert "cannot write to" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_two_runs_of_one_second_never_share_a_folder(labrun: Command, workspace: Path) -> None:
+    commands = [
+        subprocess.Popen(
+            [sys.executable, "-m", "labrun", "tracking=none", "report=none"], cwd=workspace, stdout=subprocess.DEVNULL
+        )
+        for _ in range(2)
+    ]
+    assert [command.wait(timeout=120) for command in commands] == [0, 0]
+    assert len(list(workspace.glob("outputs/*/*/run.json"))) == 2
+
+
+def test_sweep_goes_on_past_a_failure_and_says_so(labrun: Command, workspace: Path) -> None:
+    done = labrun(
+        "-m", "model.regularization=0.01,100", "model.solver=lbfgs,newton-cg", "model.max_iter=20", "tracking=none"
+    )
+    assert done.returncode == 0, done.stderr
+    (results,) = workspace.glob("multirun/*/*/results.csv")
+    assert len(results.read_text().splitlines()) == 5
+    pictures = list(workspace.glob("multirun/*/*/*/outputs/*.png"))
+    assert pictures and len({path.parent for path in pictures}) == 1, "pictures of the best run, and no other"
+
+
+def test_sweep_with_a_mistake_starts_nothing(labrun: Command, workspace: Path) -> None:
+    done = labrun("-m", "model.regularization=0.01,-1,abc")
+    assert done.returncode == 2
+    assert "run 1" in done.stderr and "run 2" in done.stderr and "Traceback" not in done.stderr
+    assert list(workspace.glob("multirun/*/*/*/run.json")) == []
+
+
+def test_sweep_with_a_failing_run_exits_1(labrun: Command, workspace: Path) -> None:
+    done = labrun("-m", "model=cifar10_cnn,logistic_regression", "tracking=none", "report=none")
+    assert done.returncode == 1
+    statuses = sorted(json.loads(path.read_text())["status"] for path in workspace.glob("multirun/*/*/*/run.json"))
+    assert statuses == ["completed", "failed"]
+    assert "Traceback" not in done.stderr
+
+
+def test_an_own_conf_folder_comes_first_and_adds_options(labrun: Command, workspace: Path) -> None:
+    (workspace / "conf" / "model").mkdir(parents=True)
+    (workspace / "conf" / "experiment").mkdir()
+    (workspace / "conf" / "experiment" / "mine.yaml").write_text("# @package _global_\nmodel: {regularization: 7.5}\n")
+    done = labrun("experiment=mine", "--cfg", "job")
+    assert "regularization: 7.5" in done.stdout, done.stderr

@@ -1,0 +1,121 @@
+"""Every YAML that ships composes, says what it is for, and holds against the schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+
+from labrun import app, schema
+from labrun.errors import ConfigError
+from labrun.launch import freeze
+
+CONF = app.conf_dir()
+OPTIONS = sorted(
+    (path.parent.relative_to(CONF).as_posix(), path.stem)
+    for path in CONF.rglob("*.yaml")
+    if path.parent != CONF and "hydra" not in path.parts and "local" not in path.parts
+)
+
+
+def composed(*overrides: str) -> dict[str, object]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    return freeze.validated(freeze.without_hydra(config))
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes_and_is_valid(group: str, option: str) -> None:
+    overrides = [f"{group}={option}"]
+    if group.startswith("model/"):
+        overrides.insert(0, "model=mnist_dnn")
+    if group == "dataset" and option == "image_folder":
+        overrides.append("datastore.root=.")
+    assert composed(*overrides)["name"]
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_file_begins_with_a_comment(group: str, option: str) -> None:
+    lines = (CONF / group / f"{option}.yaml").read_text(encoding="utf-8").splitlines()
+    comments = [line for line in lines[:3] if line.startswith("#") and not line.startswith("# @package")]
+    assert comments, "say in the first lines what this choice is"
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_experiment_names_the_command_that_runs_it(path: Path) -> None:
+    assert f"#   labrun experiment={path.stem}" in path.read_text(encoding="utf-8")
+
+
+def test_every_file_is_plain_yaml() -> None:
+    for path in CONF.rglob("*.yaml"):
+        assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict), path
+
+
+@pytest.mark.usefixtures("registered")
+def test_name_is_the_experiments_else_data_set_and_model() -> None:
+    assert composed("experiment=mnist_logreg")["name"] == "mnist_logreg"
+    assert composed("dataset=mnist", "model=mnist_dnn")["name"] == "mnist-mnist_dnn"
+    assert composed("name=mine")["name"] == "mine"
+
+
+@pytest.mark.usefixtures("registered")
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        composed("seed=-1", "trainer.max_epochs=0", "model.regularization=abc", "report=some")
+    text = str(caught.value)
+    assert "4 mistakes" in text
+    for part in ("seed=-1", "trainer.max_epochs=0", "model.regularization='abc'", "one of auto, all, none"):
+        assert part in text
+
+
+@pytest.mark.usefixtures("registered")
+def test_unknown_key_is_told_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"model\.regularisation: no such key\. Did you mean 'regularization'\?"):
+        composed("+model.regularisation=1")
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "fits"),
+    [
+        (1, float, True),
+        (True, float, False),
+        (True, int, False),
+        ("1", int, False),
+        (1.5, int, False),
+        (None, schema.Count | None, True),
+        (0, schema.Count, False),
+        (float("nan"), schema.Positive, False),
+        ([1.0, 2], list[schema.Positive], True),
+        ([1.0, 0], list[schema.Positive], False),
+        ({"a": 1}, dict[str, int], True),
+    ],
+)
+def test_types_and_ranges(value: object, hint: object, fits: bool) -> None:
+    assert schema._fits(value, hint) is fits
+
+
+def test_build_binds_the_targets_arguments() -> None:
+    with pytest.raises(ConfigError, match="takes no such argument. Did you mean 'hidden'"):
+        schema.build({"_target_": f"{__name__}.thing", "hiden": 3}, "model")
+
+
+def test_build_offers_only_what_the_target_takes_and_lacks() -> None:
+    node = {"_target_": f"{__name__}.thing", "hidden": 3}
+    assert schema.build(node, "model", hidden=9, seed=1, classes=2) == (3, 2)
+    with pytest.raises(ConfigError, match="missing a required argument: 'hidden'"):
+        schema.build({"_target_": f"{__name__}.thing"}, "model")
+
+
+def test_a_target_that_is_not_there_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"model\._target_='no_such_module.Net' cannot be imported"):
+        schema.build({"_target_": "no_such_module.Net"}, "model")
+
+
+def thing(hidden: int, classes: int = 10) -> tuple[int, int]:
+    """Something to build."""
+    return hidden, classes

@@ -1,0 +1,97 @@
+"""A new model is one Python file and one YAML file, in a person's own working folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from conftest import Command
+
+NETWORK = """
+import math
+from torch import nn
+
+class TinyNet(nn.Module):
+    def __init__(self, input_shape, num_classes, width=32):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Flatten(), nn.Linear(math.prod(input_shape), width), nn.ReLU(), nn.Linear(width, num_classes)
+        )
+
+    def forward(self, x):
+        return self.layers(x)
+"""
+CONFIG = """
+_target_: tiny_net.TinyNet
+width: 32
+lr: 0.01
+"""
+MODULE = """
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+class Mine(pl.LightningModule):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.layer = nn.LazyLinear(num_classes)
+
+    def forward(self, x):
+        return self.layer(x.flatten(1))
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        loss = nn.functional.cross_entropy(self(x), y)
+        self.log("my_loss", loss, on_step=False, on_epoch=True)
+        return loss
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), 0.01)
+"""
+
+
+def write(workspace: Path, name: str, code: str, config: str) -> None:
+    (workspace / f"{name}.py").write_text(code)
+    (workspace / "conf" / "model").mkdir(parents=True, exist_ok=True)
+    (workspace / "conf" / "model" / f"{name}.yaml").write_text(config)
+
+
+def only_record(workspace: Path, name: str) -> dict[str, object]:
+    (path,) = (workspace / "outputs" / name).glob("*/run.json")
+    return dict(json.loads(path.read_text()))
+
+
+def test_a_network_from_the_working_folder(labrun: Command, workspace: Path) -> None:
+    write(workspace, "tiny_net", NETWORK, CONFIG)
+    assert "width: 32" in labrun("model=tiny_net", "--cfg", "job").stdout
+    done = labrun("model=tiny_net", "model.width=64", "tracking=none", "report=none")
+    assert done.returncode == 0, done.stderr
+    record = only_record(workspace, "digits-tiny_net")
+    assert record["metrics"]["accuracy"] > 0.8  # type: ignore[index]
+    assert record["code"]["files"] == 2  # type: ignore[index]
+    refused = labrun("task=evaluate", "from=last", "tracking=none")
+    assert refused.returncode == 2 and "trusted=[tiny_net.TinyNet]" in refused.stderr
+    scored = labrun("task=evaluate", "from=last", "tracking=none", "trusted=[tiny_net.TinyNet]", "report=none")
+    assert scored.returncode == 0, scored.stderr
+
+
+def test_a_mistyped_argument_is_refused_before_training(labrun: Command, workspace: Path) -> None:
+    write(workspace, "tiny_net", NETWORK, CONFIG)
+    done = labrun("model=tiny_net", "+model.widht=3", "tracking=none")
+    assert done.returncode == 2 and "Did you mean 'width'" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_lightning_module_of_ones_own(labrun: Command, workspace: Path) -> None:
+    write(workspace, "mine", MODULE, "_target_: mine.Mine\n")
+    done = labrun("model=mine", "trainer.max_epochs=3", "tracking=none", "report=none")
+    assert done.returncode == 0, done.stderr
+    record = only_record(workspace, "digits-mine")
+    assert {"my_loss", "accuracy"} <= set(record["metrics"])  # type: ignore[arg-type]
+
+
+def test_a_bug_in_ones_own_model_shows_where(labrun: Command, workspace: Path) -> None:
+    write(workspace, "broken", "def broken():\n    raise ValueError('a bug')\n", "_target_: broken.broken\n")
+    done = labrun("model=broken", "tracking=none")
+    assert done.returncode == 1
+    assert "a bug" in done.stderr and "broken.py" in done.stderr and "driver.log" in done.stderr
+    assert only_record(workspace, "digits-broken")["status"] == "failed"

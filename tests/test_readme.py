@@ -1,0 +1,83 @@
+"""Every command of the README is executed: the marks before its blocks say with what."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Command
+from PIL import Image
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"<!-- (\w+)(?:: (\S+))? -->\n```\w+\n(.*?)```", README, re.DOTALL)
+
+
+def commands(kind: str) -> list[list[str]]:
+    """The argument lists of all blocks of one kind."""
+    lines = [line for mark, _, text in BLOCKS if mark == kind for line in text.splitlines()]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("labrun")]
+
+
+def test_every_command_block_is_marked() -> None:
+    blocks = re.findall(r"(.*)\n```bash\n", README)
+    assert len(blocks) == sum(1 for mark, _, _ in BLOCKS if mark != "file") + 1, "all but the first, which is the set-up"
+
+
+def test_the_first_block_is_the_set_up_in_two_commands() -> None:
+    first = re.search(r"```bash\n(.*?)```", README, re.DOTALL)
+    assert first is not None
+    assert [line.partition("#")[0].strip() for line in first[1].splitlines()] == [
+        "pip install uv", "uv run labrun", "uv run pytest",
+    ]  # fmt: skip
+
+
+def test_commands_that_need_nothing(labrun: Command, workspace: Path) -> None:
+    for mark, name, text in BLOCKS:
+        if mark == "file":
+            (workspace / name).parent.mkdir(parents=True, exist_ok=True)
+            (workspace / name).write_text(text)
+    for arguments in commands("run"):
+        done = labrun(*arguments)
+        assert done.returncode == 0, (arguments, done.stderr)
+
+
+def test_own_images(labrun: Command, workspace: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("cats", "dogs"):
+        (workspace / "pictures" / name).mkdir(parents=True)
+        for number in range(20):
+            size = (30 + number, 40, 3)
+            Image.fromarray(rng.integers(0, 256, size, dtype=np.uint8)).save(workspace / "pictures" / name / f"{number}.png")
+    for arguments in commands("images"):
+        done = labrun(*arguments, "tracking=none")
+        assert done.returncode == 0, done.stderr
+
+
+EXPECTED = {
+    ("experiment=mnist_logreg", "model.regularization=0.8"): (0.9255, 0.002),
+    ("experiment=mnist_dnn",): (0.985, 0.015),
+    ("experiment=cifar10_cnn",): (0.60, 0.10),
+}
+
+
+@pytest.mark.parametrize("arguments", commands("data"), ids=lambda a: " ".join(a)[:60])
+def test_commands_on_the_real_data(arguments: list[str], labrun: Command, workspace: Path, real_data: Path) -> None:
+    done = labrun(*arguments, f"datastore.root={real_data}", "tracking=none", timeout=900)
+    assert done.returncode == 0, done.stderr
+    accuracy = re.search(r"^  accuracy +([\d.]+)$", done.stdout, re.MULTILINE)
+    assert accuracy is not None
+    middle, spread = EXPECTED.get(tuple(arguments), (0.5, 0.4))
+    assert abs(float(accuracy[1]) - middle) <= spread
+    text = {path.name for path in workspace.glob("outputs/*/*/outputs/*.png")}
+    assert {"samples.png", "confusion_matrix.png"} <= text
+
+
+def test_the_modules_are_importable_without_the_rest() -> None:
+    code = "import labrun, sys; assert not {'torch', 'hydra', 'numpy', 'mlflow'} & set(sys.modules); labrun.log('x', 1)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout == "x: 1\n", done.stderr
