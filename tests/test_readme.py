@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Command
 from PIL import Image
+
+from conftest import Command
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"<!-- (\w+)(?:: (\S+))? -->\n```\w+\n(.*?)```", README, re.DOTALL)
@@ -25,7 +26,9 @@ def commands(kind: str) -> list[list[str]]:
 
 def test_every_command_block_is_marked() -> None:
     blocks = re.findall(r"(.*)\n```bash\n", README)
-    assert len(blocks) == sum(1 for mark, _, _ in BLOCKS if mark != "file") + 1, "all but the first, which is the set-up"
+    assert len(blocks) == sum(1 for mark, _, _ in BLOCKS if mark != "file") + 1, (
+        "all but the first, which is the set-up"
+    )
 
 
 def test_the_first_block_is_the_set_up_in_two_commands() -> None:
@@ -52,7 +55,9 @@ def test_own_images(labrun: Command, workspace: Path) -> None:
         (workspace / "pictures" / name).mkdir(parents=True)
         for number in range(20):
             size = (30 + number, 40, 3)
-            Image.fromarray(rng.integers(0, 256, size, dtype=np.uint8)).save(workspace / "pictures" / name / f"{number}.png")
+            Image.fromarray(rng.integers(0, 256, size, dtype=np.uint8)).save(
+                workspace / "pictures" / name / f"{number}.png"
+            )
     for arguments in commands("images"):
         done = labrun(*arguments, "tracking=none")
         assert done.returncode == 0, done.stderr

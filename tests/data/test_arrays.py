@@ -104,7 +104,7 @@ def test_rows_of_a_table_are_scaled_per_column() -> None:
 
 @pytest.mark.parametrize("kind", [np.uint8, np.float32])
 def test_the_stored_values_stay_as_they_are(kind: type) -> None:
-    x = np.arange(12).reshape(3, 4).astype(kind)
+    x: np.ndarray = np.arange(12).reshape(3, 4).astype(kind)
     before = x.copy()
     float_rows(x, Scaling(2.0, (1.0,), (3.0,)))
     assert (x == before).all()

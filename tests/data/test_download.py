@@ -108,8 +108,9 @@ def fetch_in_process(root: Path) -> BaseProcess:
 def fetch_in_thread(root: Path, outcome: list[Any]) -> threading.Thread:
     def work() -> None:
         try:
-            outcome.append(Mnist().fetch(root))
-        except Exception as error:
+            Mnist().fetch(root)
+            outcome.append(None)
+        except MissingDataError as error:
             outcome.append(error)
 
     thread = threading.Thread(target=work)
@@ -149,7 +150,8 @@ def test_files_that_are_there_stay_as_they_are(real_data: Path, tmp_path: Path, 
 
 
 def test_threads_that_fetch_at_once_download_once(real_data: Path, tmp_path: Path, serve: Serve) -> None:
-    server, outcome = serve(real_data / "mnist", delay=0.1), []
+    server = serve(real_data / "mnist", delay=0.1)
+    outcome: list[Any] = []
     for thread in [fetch_in_thread(tmp_path, outcome) for _ in range(3)]:
         thread.join()
     assert outcome == [None] * 3 and sorted(server.asked) == PACKED
@@ -204,9 +206,8 @@ def test_truncated_files_are_refused_and_nothing_is_left(real_data: Path, tmp_pa
 def test_without_a_server_the_message_says_how_to_bring_the_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        free_port = probe.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as closed_again:
+        free_port = closed_again.getsockname()[1]
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [f"http://127.0.0.1:{free_port}/"])
     check_refused(tmp_path / "data", "could not be fetched", "Connection refused")
 

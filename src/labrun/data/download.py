@@ -42,6 +42,8 @@ def fetch(name: str, root: Path, files: Sequence[str]) -> None:
     Raises:
         MissingDataError: no network, no space, no permission.
     """
+    from http.client import HTTPException
+
     from filelock import FileLock, Timeout
 
     partial = root / f".{name}.partial"
@@ -51,14 +53,15 @@ def fetch(name: str, root: Path, files: Sequence[str]) -> None:
             if not all((root / file).is_file() for file in files):
                 log.info("Fetching %s into %s ...", name, root)
                 shutil.rmtree(partial, ignore_errors=True)
-                _torchvision_download(name, partial)
-                _move_files(partial / FOLDERS[name], root / FOLDERS[name])
+                try:
+                    _torchvision_download(name, partial)
+                    _move_files(partial / FOLDERS[name], root / FOLDERS[name])
+                finally:
+                    shutil.rmtree(partial, ignore_errors=True)
                 log.info("Fetched %s", name)
-    except (OSError, RuntimeError, Timeout) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+    except (OSError, RuntimeError, HTTPException, Timeout) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise MissingDataError(how_to_bring(name, root, files, reason)) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _move_files(source: Path, target: Path) -> None:

@@ -103,11 +103,11 @@ class BatchLoader:
         return math.ceil(len(self._y) / self._ranks)
 
     def _share(self, order: Tensor) -> Tensor:
-        padded = torch.cat([order, order[: self._count() * self._ranks - len(order)]])
-        return padded[self._rank :: self._ranks]
+        wanted = self._count() * self._ranks
+        return order.repeat(math.ceil(wanted / len(order)))[self._rank : wanted : self._ranks]
 
     def _converted(self, x: Tensor) -> Tensor:
-        values = x.to(torch.float32).div_(self._divisor)
+        values = x.to(torch.float32, copy=True).div_(self._divisor)
         return values if self._plain else values.sub_(self._mean).div_(self._std)
 
 

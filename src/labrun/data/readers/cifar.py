@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from labrun.data import download
-from labrun.data.arrays import Part, RawData
+from labrun.data.arrays import AnyArray, Part, RawData
 from labrun.data.reader import Reader
 from labrun.data.readers.checks import md5, mismatch
 from labrun.errors import CorruptDataError, MissingDataError
@@ -58,11 +58,11 @@ class Cifar10(Reader):
                 found = md5(folder / name)
                 if found != expected:
                     raise mismatch(folder / name, "CIFAR-10", expected, found)
-        train = [_read_batch(folder / f"data_batch_{number}") for number in range(1, 6)]
-        names = tuple(str(name) for name in _unpickle(folder / "batches.meta")["label_names"])
+        names = _class_names(folder / "batches.meta")
+        train = [_read_batch(folder / f"data_batch_{number}", len(names)) for number in range(1, 6)]
         return RawData(
             Part(np.concatenate([part.x for part in train]), np.concatenate([part.y for part in train])),
-            _read_batch(folder / "test_batch"),
+            _read_batch(folder / "test_batch", len(names)),
             names,
             tuple(folder / name for name in CHECKSUMS),
         )
@@ -74,35 +74,87 @@ class Cifar10(Reader):
         return None
 
 
-def _read_batch(path: Path) -> Part:
+def _class_names(path: Path) -> tuple[str, ...]:
+    names = _unpickle(path).get("label_names")
+    if not isinstance(names, list) or not names:
+        raise CorruptDataError(f"{path} holds no class names (label_names)")
+    return tuple(str(name) for name in names)
+
+
+def _read_batch(path: Path, classes: int) -> Part:
     batch = _unpickle(path)
     try:
-        data, labels = np.asarray(batch["data"], np.uint8), np.asarray(batch["labels"], np.int64)
-        return Part(data.reshape(len(labels), 3, 32, 32), labels)
-    except (KeyError, ValueError, TypeError) as error:
+        data, labels = batch["data"].values, np.asarray(batch["labels"], np.int64)
+        part = Part(data.reshape(len(labels), 3, 32, 32), labels)
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise CorruptDataError(f"{path} is not a batch of CIFAR-10: {error}") from error
+    if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
+        raise CorruptDataError(f"{path} holds classes {labels.min()} to {labels.max()}; allowed are 0 to {classes - 1}")
+    return part
+
+
+class _Bytes:
+    """Stands in for a uint8 array while a batch is unpickled: NumPy's own rebuilding trusts what a file says."""
+
+    values: AnyArray
+
+    def __init__(self, *_: object) -> None:
+        """NumPy's arguments, an empty array's, say nothing."""
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, _, by_columns, raw = state
+        self.fill(raw.encode("latin1") if isinstance(raw, str) else raw, shape, "F" if by_columns else "C")
+
+    def fill(self, raw: bytes, shape: tuple[int, ...], order: Any) -> _Bytes:
+        if not isinstance(raw, bytes | bytearray):
+            raise pickle.UnpicklingError("it holds an array that is not made of bytes")
+        self.values = np.frombuffer(bytes(raw), np.uint8).reshape(shape, order=order)
+        return self
+
+
+class _Uint8:
+    """Stands in for the type of such an array, the only one that a batch has."""
+
+    def __init__(self, code: object, *_: object) -> None:
+        if code not in ("u1", "|u1"):
+            raise pickle.UnpicklingError(f"it holds an array of {code!r}, and CIFAR-10's are of 'u1'")
+
+    def __setstate__(self, state: object) -> None:
+        """Byte order and alignment: a byte has none."""
+
+
+def _from_buffer(raw: bytes, dtype: object, shape: tuple[int, ...], order: str) -> _Bytes:
+    return _Bytes().fill(raw, shape, order)
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """How Python 3 writes bytes for protocol 2."""
+    return text.encode("latin1")
 
 
 class _ArraysOnly(pickle.Unpickler):
     """Builds what CIFAR's batches consist of, and nothing else."""
 
-    ALLOWED = frozenset(
-        (module, name)
-        for module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
-        for name in ("_reconstruct", "ndarray", "dtype")
-    )
+    ALLOWED: ClassVar[dict[tuple[str, str], Any]] = {
+        ("numpy", "ndarray"): _Bytes,
+        ("numpy", "dtype"): _Uint8,
+        ("multiarray", "_reconstruct"): _Bytes,
+        ("numeric", "_frombuffer"): _from_buffer,
+        ("_codecs", "encode"): _encode,
+    }
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.ALLOWED:
+        inner = module.removeprefix("numpy.core.").removeprefix("numpy._core.")
+        if (inner, name) not in self.ALLOWED:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no batch of CIFAR-10 does")
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+        return self.ALLOWED[inner, name]
 
 
 def _unpickle(path: Path) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             content = _ArraysOnly(file, encoding="latin1").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError, AttributeError) as error:
+    except Exception as error:  # a damaged pickle can raise anything
         raise CorruptDataError(f"{path} cannot be read as a batch of CIFAR-10: {error}") from error
     if not isinstance(content, dict):
         raise CorruptDataError(f"{path} is not a batch of CIFAR-10: it holds a {type(content).__name__}")

@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 GREY_MODES = frozenset({"1", "L", "LA"})
+DEEP_MODES = ("RGB;16", "RGBA;16", "RGBX;16", "LA;16")  # Pillow would take their upper bytes without a word
 COLOUR_MODES = frozenset({"RGB", "RGBA", "P", "CMYK", "YCbCr"})
 VALIDATION_NAMES = ("val", "valid", "validation")
 MEMORY_SHARE = 0.6
@@ -82,7 +83,7 @@ class ImageFolder(Reader):
             listing = "; ".join(f"{h}x{w}: {n} files, such as {example[(h, w)]}" for (h, w), n in sizes.most_common(5))
             raise DataError(
                 f"the images differ in size (height x width): {listing}. Say what all should become, for example "
-                f"dataset.image_size={sizes.most_common(1)[0][0][0]}"
+                f"dataset.image_size={_as_option(sizes.most_common(1)[0][0])}"
             )
         grey = sum(count for mode, count in modes.items() if mode in GREY_MODES)
         if 0 < grey < len(paths) and self.channels is None:
@@ -133,6 +134,10 @@ class ImageFolder(Reader):
         return pixels[None] if self.channels == 1 else pixels.transpose(2, 0, 1)
 
 
+def _as_option(size: tuple[int, int]) -> str:
+    return str(size[0]) if size[0] == size[1] else f"[{size[0]},{size[1]}]"
+
+
 def _layout(folder: Path) -> dict[str, Path]:
     """Which folder holds which part."""
     train = folder / "train"
@@ -167,11 +172,16 @@ def _image_files(folder: Path, names: tuple[str, ...]) -> list[tuple[Path, int]]
         )
     found = []
     for label, name in enumerate(names):
-        images = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        images = sorted(p for p in (folder / name).rglob("*") if _is_image(p, folder / name))
         if not images:
             raise DataError(f"{folder / name} holds no image (looked for {', '.join(sorted(SUFFIXES))})")
         found += [(path, label) for path in images]
     return found
+
+
+def _is_image(path: Path, folder: Path) -> bool:
+    hidden = any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
+    return not hidden and path.suffix.lower() in SUFFIXES and path.is_file()
 
 
 def _header(path: Path) -> tuple[tuple[int, int], str]:
@@ -181,7 +191,10 @@ def _header(path: Path) -> tuple[tuple[int, int], str]:
     try:
         with Image.open(path) as image:
             size, mode = (image.height, image.width), image.mode
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+            raw_modes = [tile[3] if isinstance(tile[3], str) else tile[3][0] for tile in image.tile if tile[3]]
+            if any(str(raw).startswith(DEEP_MODES) for raw in raw_modes):
+                mode = f"{mode} of 16 bits"
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise CorruptDataError(f"{path} cannot be read as an image: {error}") from error
     if mode not in GREY_MODES | COLOUR_MODES:
         raise DataError(f"{path} has {mode!r} pixels; labrun reads 8-bit grey and colour images: convert it first")
