@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import logging
 import multiprocessing
 import os
 import platform
@@ -13,7 +12,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -62,23 +62,86 @@ def in_fresh_process(function: Callable[..., T], *args: Any) -> T:
         return pool.submit(function, *args).result()
 
 
+@dataclass
+class Time:
+    """What a piece of work took, and how much of the machine other processes used meanwhile."""
+
+    seconds: float = 0.0
+    others: float = 0.0
+    """Share of all cores' time, from 0 to 1."""
+
+
 @contextmanager
-def stopwatch() -> Iterator[Callable[[], float]]:
-    """Measures what its body takes: calling what it gives returns the seconds so far, or those of the whole body."""
-    begun = time.perf_counter()
-    end: float | None = None
-    yield lambda: (time.perf_counter() if end is None else end) - begun
-    end = time.perf_counter()
+def stopwatch() -> Iterator[Time]:
+    """Measures what its body takes; the `Time` that it gives is filled in when the body ends."""
+    taken = Time()
+    begun, used, own = time.perf_counter(), _used(), _used_here()
+    yield taken
+    taken.seconds = time.perf_counter() - begun
+    rest = (_used() - used) - (_used_here() - own)
+    taken.others = max(0.0, rest / taken.seconds / (os.cpu_count() or 1))
+
+
+def _used() -> float:
+    times = psutil.cpu_times()
+    return float(times.user + times.system)
+
+
+def _used_here() -> float:
+    """Processor seconds of this process and of all that it started."""
+    total = 0.0
+    me = psutil.Process()
+    for process in [me, *me.children(recursive=True)]:
+        with suppress(psutil.Error):
+            times = process.cpu_times()
+            total += times.user + times.system + times.children_user + times.children_system
+    return total
+
+
+class Measurer:
+    """Carries out measurements one after another, each in a fresh process, on a machine that is quiet.
+
+    Before each it waits until other processes rest; one during which they used more than `BUSY` of the machine is
+    dropped and taken again, whichever side it is of.
+    """
+
+    BUSY = 0.05
+    ATTEMPTS = 10
+    PATIENCE_S = 600.0
+
+    def __init__(self) -> None:
+        self.dropped = 0
+        self.busiest = 0.0
+
+    def __call__(self, label: str, function: Callable[..., T], *args: Any) -> T:
+        """Call `function(*args)`, whose result has a `time: Time`; if the machine never rests, the last one counts."""
+        for attempt in range(1, self.ATTEMPTS + 1):
+            self._wait()
+            result = in_fresh_process(function, *args)
+            taken: Time = result.time  # type: ignore[attr-defined]
+            progress(f"{label}: {taken.seconds:.2f} s, others used {taken.others:.0%} of the machine")
+            if taken.others <= self.BUSY or attempt == self.ATTEMPTS:
+                break
+            self.dropped += 1
+        self.busiest = max(self.busiest, taken.others)
+        return result
+
+    def note(self) -> str:
+        """A sentence for the report."""
+        return (
+            f"Other processes used at most {self.busiest:.0%} of the machine during any measurement that counts; "
+            f"{self.dropped} were taken again because it was more than {self.BUSY:.0%}."
+        )
+
+    def _wait(self) -> None:
+        begun = time.monotonic()
+        while psutil.cpu_percent(interval=1.5) > 100 * self.BUSY and time.monotonic() - begun < self.PATIENCE_S:
+            pass
 
 
 def progress(text: str) -> None:
     """One line on what is being measured, beside the table."""
     print(text, file=sys.stderr, flush=True)
-
-
-def quiet() -> None:
-    """Keep libraries' own lines out of the way; warnings and errors stay."""
-    logging.getLogger().setLevel(logging.WARNING)
 
 
 def middle_and_range(values: Sequence[float], digits: int = 1) -> str:

@@ -24,7 +24,7 @@ SPEEDUP, TOLERANCE = 5.0, 0.001
 class Fit:
     """One fit's outcome."""
 
-    seconds: float
+    time: common.Time
     accuracy: float
     iterations: int
 
@@ -40,9 +40,9 @@ def plain(data: str) -> Fit:
     arrays = common.labrun_arrays(common.labrun_config(data, EXPERIMENT))
     train, test = (part.x.reshape(len(part), -1) / 255.0 for part in (arrays.train, arrays.test))
     model = LogisticRegression(C=1 / REGULARIZATION, random_state=42, max_iter=100)
-    with common.stopwatch() as seconds:
+    with common.stopwatch() as time:
         model.fit(train, arrays.train.y)
-    return Fit(seconds(), float((model.predict(test) == arrays.test.y).mean()), int(model.n_iter_.max()))
+    return Fit(time, float((model.predict(test) == arrays.test.y).mean()), int(model.n_iter_.max()))
 
 
 def labrun(data: str, backend: str = "sklearn") -> Fit:
@@ -56,10 +56,10 @@ def labrun(data: str, backend: str = "sklearn") -> Fit:
     with TemporaryDirectory() as folder, common.stopwatch() as seconds:
         work.fit(arrays, RunPaths(Path(folder)), None)
     model = work.model  # type: ignore[attr-defined]
-    return Fit(seconds(), work.score(arrays.test, arrays).accuracy, int(max(model.n_iter_)))
+    return Fit(time, work.score(arrays.test, arrays).accuracy, int(max(model.n_iter_)))
 
 
-def measure(data: str, pairs: int, intelex: bool) -> dict[str, list[Fit]]:
+def measure(measurer: common.Measurer, data: str, pairs: int, intelex: bool) -> dict[str, list[Fit]]:
     """All fits, the sides in turn."""
     sides = {PLAIN: (plain, data), LABRUN: (labrun, data), INTELEX: (labrun, data, "intelex")}
     if not intelex:
@@ -67,15 +67,13 @@ def measure(data: str, pairs: int, intelex: bool) -> dict[str, list[Fit]]:
     fits: dict[str, list[Fit]] = {name: [] for name in sides}
     for number in range(1, pairs + 1):
         for name, (function, *args) in sides.items():
-            fit = common.in_fresh_process(function, *args)
-            fits[name].append(fit)
-            common.progress(f"{number}/{pairs} {name}: {fit.seconds:.2f} s, accuracy {fit.accuracy:.4f}")
+            fits[name].append(measurer(f"{number}/{pairs} {name}", function, *args))
     return fits
 
 
 def speedups(fits: dict[str, list[Fit]], name: str) -> list[float]:
     """How many times faster than scikit-learn a side is, pair by pair."""
-    return [base.seconds / fit.seconds for base, fit in zip(fits[PLAIN], fits[name], strict=True)]
+    return [base.time.seconds / fit.time.seconds for base, fit in zip(fits[PLAIN], fits[name], strict=True)]
 
 
 def accuracy_gap(fits: dict[str, list[Fit]], name: str) -> float:
@@ -88,7 +86,7 @@ def row(fits: dict[str, list[Fit]], name: str) -> list[str]:
     own = fits[name]
     return [
         name,
-        common.middle_and_range([fit.seconds for fit in own], 2),
+        common.middle_and_range([fit.time.seconds for fit in own], 2),
         common.middle_and_range(speedups(fits, name)) if name != PLAIN else "1",
         str(own[-1].iterations),
         f"{own[-1].accuracy:.4f}",
@@ -112,13 +110,14 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3, help="fits per side, the sides in turn")
     parser.add_argument("--intelex", action="store_true", help="a third side: backend=intelex")
     options = parser.parse_args()
-    fits = measure(options.data, options.pairs, options.intelex)
+    measurer = common.Measurer()
+    fits = measure(measurer, options.data, options.pairs, options.intelex)
     header = ["", "seconds per fit", "times faster", "iterations", "test accuracy", "difference"]
     what = (
         f"MNIST, 60,000 x 784, C = 1/{REGULARIZATION}, lbfgs, at most 100 iterations. Median (lowest - highest) of "
         f"{options.pairs} fits per side, taken in turn, each in a fresh process; without imports and reading."
     )
-    parts = [what, common.table(header, [row(fits, name) for name in fits]), verdict(fits)]
+    parts = [what, common.table(header, [row(fits, name) for name in fits]), verdict(fits), measurer.note()]
     packages = ["numpy", "scipy", "scikit-learn", *(["scikit-learn-intelex"] if options.intelex else [])]
     common.report("logistic_regression", "Logistic regression on MNIST", parts, packages, options.save)
 

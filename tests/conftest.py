@@ -69,9 +69,8 @@ def run_here(workspace: Path, registered: None) -> Iterator[Runner]:
             config = compose("config", ["tracking=none", *overrides], return_hydra_config=True)
         HydraConfig.instance().set_config(config)
         run_dir = workspace / "outputs" / "test" / f"now-{run_id}"
-        record = freeze.freeze(
-            freeze.without_hydra(config), run_id, list(overrides), config.hydra.runtime.choices, workspace
-        )
+        plain, around = freeze.without_hydra(config), freeze.look_around(workspace)
+        record = freeze.freeze(plain, run_id, list(overrides), workspace, around)
         freeze.submit(record, run_dir)
         return execute.execute(run_dir, capture=False, pictures=pictures), run_dir
 

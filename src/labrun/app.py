@@ -158,13 +158,9 @@ def run(config: DictConfig) -> None:
     run_dir = Path(hydra_config.runtime.output_dir)
     root = store.workspace()
     with TellingErrors():
-        record = freeze.freeze(
-            config,
-            run_dir.name.rsplit("-", 1)[-1],
-            freeze.task_overrides(hydra_config),
-            hydra_config.runtime.choices,
-            root,
-        )
+        run_id = run_dir.name.rsplit("-", 1)[-1]
+        around = freeze.look_around(root)
+        record = freeze.freeze(config, run_id, freeze.task_overrides(hydra_config), root, around)
         freeze.submit(record, run_dir)
         carry_out(record.config, run_dir, root)
 

@@ -168,7 +168,13 @@ class Trainer:
 class Compute:
     """What a run needs, and where it goes (`conf/compute/`)."""
 
-    target: Literal["auto", "inline"]
+    target: Literal["auto", "inline", "local"]
+    cpus_per_run: Count = 1
+    max_parallel: Count | None = None
+    timeout_min: Positive | None = None
+    mem_gb: Positive | None = None
+    retries: CountOrZero = 0
+    environment: dict[str, str | int | float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -98,12 +98,14 @@ def _own(
 def _frozen(composed: list[DictConfig], sweep_dir: Path) -> list[Any]:
     """Freeze every job before the first one starts; mistakes of all are told together."""
     from labrun.launch import freeze, sweep
+    from labrun.runs import store
 
     jobs, problems = [], []
+    around = freeze.look_around(store.workspace(), all_of_it=True)
     for number, config in enumerate(composed):
         HydraConfig.instance().set_config(config)
         try:
-            jobs.append(sweep.freeze_job(config, sweep_dir))
+            jobs.append(sweep.freeze_job(config, sweep_dir, around))
         except LabrunError as error:
             problems.append(f"run {number} ({', '.join(freeze.task_overrides(config.hydra))}): {error}")
     if problems:

@@ -11,6 +11,7 @@ import secrets
 import shlex
 import subprocess
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -107,15 +108,37 @@ def prepare(values: Mapping[str, Any]) -> None:
     reader.prepare(there["dataset"], Path(there["datastore"]["root"]))
 
 
-def freeze(config: DictConfig, run_id: str, overrides: list[str], choices: Mapping[str, Any], root: Path) -> Record:
+@dataclass(frozen=True)
+class Surroundings:
+    """What does not change between the runs of one command."""
+
+    git: dict[str, Any] | None
+    code: dict[str, Any]
+    packages: dict[str, str] = field(default_factory=dict)
+    host: dict[str, Any] | None = None
+
+
+def look_around(root: Path, all_of_it: bool = False) -> Surroundings:
+    """Gather it: the git state and a snapshot of the code; with `all_of_it` also packages and host.
+
+    Raises:
+        ConfigError, RecordError: see `snapshot.take`.
+    """
+    git, code = git_state(Path.cwd()), snapshot.take(Path.cwd(), root)
+    if not all_of_it:
+        return Surroundings(git, code)
+    return Surroundings(git, code, records.installed_packages(), records.describe_host())
+
+
+def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, around: Surroundings) -> Record:
     """The record of a run that is about to be submitted.
 
     Args:
         config: the composed config, without the `hydra` node.
         run_id: the new run's id.
         overrides: what the person typed, task overrides only.
-        choices: Hydra's chosen option per group.
         root: the workspace.
+        around: what does not change between the runs of one command.
 
     Raises:
         ConfigError, RecordError: mistakes in the config; a run it refers to does not exist.
@@ -133,8 +156,10 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], choices: Mappi
         parent=parent,
         tags=_tags(kept["tags"]),
         notes=kept["notes"],
-        code=snapshot.take(Path.cwd(), root),
-        git=git_state(Path.cwd()),
+        code=around.code,
+        git=around.git,
+        packages=around.packages,
+        host=around.host,
     )
 
 

@@ -13,7 +13,8 @@ import logging
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,21 @@ def take(folder: Path, root: Path) -> dict[str, Any]:
     if not target.is_dir():
         _copy(base, files, target)
     sources = _digest(base, [path for path in files if path.suffix in SOURCE_SUFFIXES])
-    return {"digest": digest, "sources": sources, "files": len(files), "bytes": total, "folder": str(target)}
+    return {
+        "digest": digest, "sources": sources, "files": len(files), "bytes": total, "base": str(base.resolve()),
+        "folder": str(target),
+    }  # fmt: skip
+
+
+def import_path(code: Mapping[str, Any]) -> list[str]:
+    """`sys.path` with every folder of the person's tree replaced by its copy in the snapshot."""
+    base, folder = Path(code["base"]), Path(code["folder"])
+    path = []
+    for entry in sys.path:
+        place = Path(entry or ".").resolve()
+        copy = folder / place.relative_to(base) if place.is_relative_to(base) else None
+        path.append(str(copy) if copy is not None and copy.is_dir() else str(place))
+    return path
 
 
 def _digest(base: Path, files: list[Path]) -> str:

@@ -1,21 +1,26 @@
-"""The runs of a sweep, one after another in this process, and the sweep's table at the end."""
+"""The runs of a sweep, in the local pool or one after another in this process, and the sweep's table at the end."""
 
 from __future__ import annotations
 
 import csv
+import json
 import logging
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import _save_config
 from omegaconf import DictConfig, OmegaConf
 
 from labrun import execute
-from labrun.launch import freeze
+from labrun.errors import ConfigError
+from labrun.launch import freeze, snapshot
+from labrun.launch.pool import LocalPool, Needs, close_unrun
 from labrun.runs import record as records
 from labrun.runs import report, store
 from labrun.runs.record import Record
@@ -35,7 +40,7 @@ class Job:
     config: DictConfig
 
 
-def freeze_job(config: DictConfig, sweep_dir: Path) -> Job:
+def freeze_job(config: DictConfig, sweep_dir: Path, around: freeze.Surroundings) -> Job:
     """Freeze one composed job of a sweep; `HydraConfig` must be set to it.
 
     Raises:
@@ -43,10 +48,8 @@ def freeze_job(config: DictConfig, sweep_dir: Path) -> Job:
     """
     hydra = HydraConfig.get()
     run_dir = sweep_dir / str(hydra.sweep.subdir)
-    overrides = freeze.task_overrides(hydra)
-    record = freeze.freeze(
-        freeze.without_hydra(config), freeze.new_id(), overrides, hydra.runtime.choices, store.workspace()
-    )
+    plain = freeze.without_hydra(config)
+    record = freeze.freeze(plain, freeze.new_id(), freeze.task_overrides(hydra), store.workspace(), around)
     record.sweep = {"folder": str(sweep_dir), "number": hydra.job.num}
     return Job(record, run_dir, config)
 
@@ -56,20 +59,23 @@ def carry_out(jobs: Sequence[Job], sweep_dir: Path) -> list[Record]:
 
     Raises:
         DataError, RecordError: the data are absent, or the folder cannot be written; nothing has run then.
+        ConfigError: `compute` asks for what this machine does not have.
     """
+    compute = jobs[0].record.config["compute"]
     for job in jobs:
-        freeze.prepare(job.record.config)
+        check_compute(job.record.config["compute"])
+    for data in {json.dumps([job.record.config[k] for k in ("dataset", "datastore")], sort_keys=True) for job in jobs}:
+        freeze.prepare(dict(zip(("dataset", "datastore"), json.loads(data), strict=True)))
+    pool = None if compute["target"] == "inline" else _pool(jobs, compute)
     for job in jobs:
         freeze.submit(job.record, job.run_dir)
         _save_hydra(job)
-    tracking = jobs[0].record.config["tracking"]
-    with follow(store.workspace(), tracking):
+    with follow(store.workspace(), jobs[0].record.config["tracking"]):
         try:
-            for job in jobs:
-                log.info(
-                    "[%s] %s", job.record.sweep["number"] if job.record.sweep else 0, " ".join(job.record.overrides)
-                )
-                _carry_out_one(job)
+            if pool is None:
+                _one_after_another(jobs)
+            else:
+                _in_pool(pool, jobs)
         except KeyboardInterrupt:
             _cancel_rest(jobs)
             sys.stderr.write(f"labrun: canceled; the records are in {sweep_dir}\n")
@@ -79,22 +85,103 @@ def carry_out(jobs: Sequence[Job], sweep_dir: Path) -> list[Record]:
     return finished
 
 
-def _carry_out_one(job: Job) -> None:
+def check_compute(compute: Mapping[str, Any]) -> None:
+    """Whether this machine has what a run needs.
+
+    Raises:
+        ConfigError: it does not; the message says what is there.
+    """
+    cores, memory = _cores(), psutil.virtual_memory().total / 2**30
+    if compute["cpus_per_run"] > cores:
+        raise ConfigError(f"compute.cpus_per_run={compute['cpus_per_run']}: this machine has {cores} cores")
+    if compute["mem_gb"] is not None and compute["mem_gb"] > memory:
+        raise ConfigError(f"compute.mem_gb={compute['mem_gb']:g}: this machine has {memory:.1f} GB of memory")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _pool(jobs: Sequence[Job], compute: Mapping[str, Any]) -> LocalPool:
+    parallel = min(compute["max_parallel"] or max(1, _cores() // compute["cpus_per_run"]), len(jobs))
+    if parallel * compute["cpus_per_run"] > _cores():
+        log.info("%d runs of %d cores at once, on %d cores", parallel, compute["cpus_per_run"], _cores())
+    targets = sorted({str(job.record.config["model"]["_target_"]) for job in jobs})
+    return LocalPool(snapshot.import_path(jobs[0].record.code or {}), targets, parallel)
+
+
+def needs(config: Mapping[str, Any]) -> Needs:
+    """What one run needs, from its config."""
+    compute = config["compute"]
+    return Needs(
+        cpus=compute["cpus_per_run"],
+        timeout_s=None if compute["timeout_min"] is None else 60 * compute["timeout_min"],
+        mem_gb=compute["mem_gb"],
+        retries=compute["retries"],
+        environment={key: str(value) for key, value in compute["environment"].items()},
+        pictures=config["report"] == "all",
+    )
+
+
+def _in_pool(pool: LocalPool, jobs: Sequence[Job]) -> None:
+    by_dir = {job.run_dir: job for job in jobs}
+    for job in jobs:
+        pool.submit(job.run_dir, needs(job.record.config))
+    done = 0
     try:
-        execute.execute(job.run_dir, pictures=False)
+        while pool.busy:
+            try:
+                ended = pool.poll()
+            except KeyboardInterrupt:
+                _stop(pool)
+                raise
+            for run_dir in ended:
+                done += 1
+                _tell_one(by_dir[run_dir], done, len(jobs))
+    finally:
+        pool.close()
+
+
+def _stop(pool: LocalPool) -> None:
+    """Ctrl-C once asks the runs to stop; a second time ends them."""
+    log.info("Asking the runs to stop; Ctrl-C again ends them at once")
+    try:
+        pool.cancel_all()
+        while pool.busy:
+            pool.poll()
     except KeyboardInterrupt:
-        raise
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - its record holds it; the others go on
-        text = (str(error) or repr(error)).splitlines()[0]
-        log.error("This run failed: %s: %s", type(error).__name__, text)
+        pool.cancel_all(at_once=True)
+        while pool.busy:
+            pool.poll()
+
+
+def _tell_one(job: Job, done: int, total: int) -> None:
+    record = records.read(job.run_dir)
+    value = record.metrics.get(RANKED_BY)
+    shown = f"{RANKED_BY} {report.number(value)}" if isinstance(value, float) else failure(record)
+    log.info("%d/%d  %s  %s s  %s  [%s]", done, total, record.status, record.duration_s, shown, _swept(record))
+
+
+def _swept(record: Record) -> str:
+    return " ".join(record.overrides)
+
+
+def _one_after_another(jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        log.info("[%s] %s", (job.record.sweep or {}).get("number"), _swept(job.record))
+        try:
+            execute.execute(job.run_dir, pictures=False)
+        except KeyboardInterrupt:
+            raise
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - its record holds it; the others go on
+            text = (str(error) or repr(error)).splitlines()[0]
+            log.error("This run failed: %s: %s", type(error).__name__, text)
 
 
 def _cancel_rest(jobs: Sequence[Job]) -> None:
     for job in jobs:
-        record = records.read(job.run_dir)
-        if record.status == records.QUEUED:
-            record.status, record.ended = records.CANCELED, records.now()
-            records.write(job.run_dir, record)
+        if records.read(job.run_dir).status == records.QUEUED:
+            close_unrun(job.run_dir, "the sweep was canceled before it began")
 
 
 def _save_hydra(job: Job) -> None:

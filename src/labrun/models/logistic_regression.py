@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from sklearn import linear_model
+
 from labrun.errors import MissingExtraError
 from labrun.runs import context
 
@@ -45,14 +47,13 @@ def logistic_regression(
         except ImportError as error:
             raise MissingExtraError("scikit-learn-intelex", "intelex", "model.backend=intelex") from error
     else:
-        from sklearn.linear_model import LogisticRegression
+        LogisticRegression = linear_model.LogisticRegression  # noqa: N806
     return LogisticRegression(C=1.0 / regularization, max_iter=max_iter, tol=tol, solver=solver, random_state=seed)
 
 
 def portable(model: Any) -> Any:
     """The same fitted model as scikit-learn's own class, so that it loads where the extension is not installed."""
-    from sklearn.linear_model import LogisticRegression
-
+    LogisticRegression = linear_model.LogisticRegression  # noqa: N806
     if type(model) is LogisticRegression or type(model).__name__ != "LogisticRegression":
         return model
     plain = LogisticRegression(

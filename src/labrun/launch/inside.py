@@ -1,0 +1,63 @@
+"""What a forked process does: import ahead, keep to its threads, execute its run."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from labrun import schema
+from labrun.errors import ConfigError, LabrunError
+from labrun.execute import execute
+
+
+def preload(targets: Sequence[str]) -> None:
+    """Import the modules of these targets, and what trains their kind. Nothing is computed: threads do not fork."""
+    for target in targets:
+        with contextlib.suppress(ConfigError):
+            schema.locate(target, "model")
+    if "torch" in sys.modules:
+        import labrun.tasks.lightning  # noqa: F401
+    if "sklearn" in sys.modules:
+        import sklearn.datasets  # noqa: F401
+
+        from labrun.tasks.estimator import skops_io
+
+        skops_io()
+
+
+def limit_threads(count: int) -> None:
+    """Keep the libraries that are loaded by now to so many threads, and what is started from here too."""
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[variable] = str(count)
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(count)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(count)
+
+
+def run(run_dir: str, pictures: bool) -> int:
+    """Execute one run; the exit code: 0 completed, 1 failed, 130 canceled. Its record says the rest."""
+    faulthandler.enable()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+    try:
+        execute(Path(run_dir), capture=False, pictures=pictures)
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except LabrunError as error:
+        sys.stderr.write(f"labrun: {error}\n")
+        return 1
+    except BaseException:  # noqa: BLE001 - recorded; a forked process must not return into the server's code
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
