@@ -12,8 +12,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, run_job, setup_globals
 from hydra.errors import CompactHydraException
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
+from hydra_plugins.labrun_launcher._compose import Composer
 from labrun.errors import ConfigError, LabrunError
 
 if TYPE_CHECKING:
@@ -27,19 +28,12 @@ def launch(launcher: LabrunLauncher, job_overrides: Sequence[Sequence[str]], fir
     assert config is not None
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     Path(str(config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
-    composed = [_compose(launcher, overrides, number) for number, overrides in enumerate(job_overrides, start=first)]
+    assert launcher.hydra_context is not None
+    composer = Composer(launcher.hydra_context.config_loader, config)
+    composed = [composer.compose(overrides, number) for number, overrides in enumerate(job_overrides, start=first)]
     if OmegaConf.select(config, "hydra.callbacks.labrun._target_") == "labrun.app.Gate":
         return _own(launcher, composed, job_overrides)
     return _foreign(launcher, composed)
-
-
-def _compose(launcher: LabrunLauncher, overrides: Sequence[str], number: int) -> DictConfig:
-    assert launcher.hydra_context is not None and launcher.config is not None
-    config = launcher.hydra_context.config_loader.load_sweep_config(launcher.config, list(overrides))
-    with open_dict(config):
-        config.hydra.job.id = number
-        config.hydra.job.num = number
-    return config
 
 
 def _foreign(launcher: LabrunLauncher, composed: list[DictConfig]) -> list[JobReturn]:

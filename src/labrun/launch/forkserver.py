@@ -71,7 +71,7 @@ def serve(channel: Channel, parent: int) -> None:
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
     children: set[int] = set()
     while True:
-        ready, _, _ = select.select([channel.connection, wake_read], [], [])
+        ready: list[Any] = select.select([channel.connection, wake_read], [], [])[0]
         if wake_read in ready:
             os.read(wake_read, 4096)
             for pid, status in reap(children):

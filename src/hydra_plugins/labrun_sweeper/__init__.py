@@ -1,0 +1,1 @@
+"""The sweeper plug-in `hydra/sweeper=labrun`."""
