@@ -50,20 +50,22 @@ def tutorial(data: str, batch_size: int, batches: int) -> Training:
     criterion = nn.CrossEntropyLoss()
     optimizer = optim.SGD(net.parameters(), lr=0.001, momentum=0.9)
 
-    def train(stream: Any) -> None:
-        running_loss = 0.0
+    def train(stream: Any) -> int:
+        running_loss, images = 0.0, 0
         for inputs, labels in stream:
             optimizer.zero_grad()
             loss = criterion(net(inputs), labels)
             loss.backward()
             optimizer.step()
             running_loss += loss.item()
+            images += len(labels)
+        return images
 
-    stream = (batch for _ in range(1 + batches * batch_size // 50_000) for batch in loader)
+    stream = (batch for _ in range(2 + batches * batch_size // 50_000) for batch in loader)
     train(islice(stream, WARM_UP))
     with common.stopwatch() as time:
-        train(islice(stream, batches))
-    return Training(time, batches * batch_size)
+        images = train(islice(stream, batches))
+    return Training(time, images)
 
 
 def tutorial_loader(data: str, batch_size: int) -> Any:

@@ -53,7 +53,7 @@ def labrun(data: str, backend: str = "sklearn") -> Fit:
     config = common.labrun_config(data, [*EXPERIMENT, f"model.backend={backend}"])
     arrays = common.labrun_arrays(config)
     work = tasks.make(config, arrays)
-    with TemporaryDirectory() as folder, common.stopwatch() as seconds:
+    with TemporaryDirectory() as folder, common.stopwatch() as time:
         work.fit(arrays, RunPaths(Path(folder)), None)
     model = work.model  # type: ignore[attr-defined]
     return Fit(time, work.score(arrays.test, arrays).accuracy, int(max(model.n_iter_)))

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from labrun import execute
 from labrun.errors import ConfigError
-from labrun.launch import freeze, snapshot
+from labrun.launch import freeze, inside, snapshot
 from labrun.launch.pool import LocalPool, Needs, close_unrun
 from labrun.runs import record as records
 from labrun.runs import report, store
@@ -106,8 +106,11 @@ def _pool(jobs: Sequence[Job], compute: Mapping[str, Any]) -> LocalPool:
     parallel = min(compute["max_parallel"] or max(1, _cores() // compute["cpus_per_run"]), len(jobs))
     if parallel * compute["cpus_per_run"] > _cores():
         log.info("%d runs of %d cores at once, on %d cores", parallel, compute["cpus_per_run"], _cores())
-    targets = sorted({str(job.record.config["model"]["_target_"]) for job in jobs})
-    return LocalPool(snapshot.import_path(jobs[0].record.code or {}), targets, parallel)
+    return LocalPool(snapshot.import_path(jobs[0].record.code or {}), _targets(jobs), parallel)
+
+
+def _targets(jobs: Sequence[Job]) -> list[str]:
+    return sorted({str(job.record.config["model"]["_target_"]) for job in jobs})
 
 
 def needs(config: Mapping[str, Any]) -> Needs:
@@ -167,7 +170,10 @@ def _swept(record: Record) -> str:
 
 
 def _one_after_another(jobs: Sequence[Job]) -> None:
+    inside.preload(_targets(jobs))
     for job in jobs:
+        # As many threads as in the pool: sums in another order round otherwise, and the results would differ.
+        inside.limit_threads(job.record.config["compute"]["cpus_per_run"])
         log.info("[%s] %s", (job.record.sweep or {}).get("number"), _swept(job.record))
         try:
             execute.execute(job.run_dir, pictures=False)

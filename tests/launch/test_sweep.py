@@ -1,0 +1,110 @@
+"""Sweeps as a person starts them: frozen when submitted, told as they go, interrupted cleanly."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from conftest import Command
+
+from labrun.runs import record as records
+
+SLEEPER = """
+import time
+import numpy as np
+
+class Sleeper:
+    def __init__(self, seconds=0.0, number=0):
+        self.seconds = seconds
+    def fit(self, x, y):
+        print("VERSION one", flush=True)
+        time.sleep(self.seconds)
+        return self
+    def predict(self, x):
+        return np.zeros(len(x), int)
+"""
+PLAIN = ("tracking=none", "report=none", "dataset.max_samples=50")
+
+
+def write_model(workspace: Path) -> None:
+    (workspace / "sleeper.py").write_text(SLEEPER)
+    (workspace / "conf" / "model").mkdir(parents=True)
+    (workspace / "conf" / "model" / "sleeper.yaml").write_text("_target_: sleeper.Sleeper\nseconds: 0.0\nnumber: 0\n")
+
+
+def start(workspace: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "labrun", "-m", *arguments, *PLAIN], cwd=workspace, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def statuses(workspace: Path) -> list[str]:
+    return [json.loads(path.read_text())["status"] for path in sorted(workspace.glob("multirun/*/*/*/run.json"))]
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 60) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def test_edits_while_runs_wait_change_nothing(workspace: Path) -> None:
+    write_model(workspace)
+    sweep = start(workspace, "model=sleeper", "model.number=1,2,3", "model.seconds=1.0", "compute.max_parallel=1")
+    wait_for(lambda: "running" in statuses(workspace))
+    (workspace / "sleeper.py").write_text(SLEEPER.replace("one", "two"))
+    (workspace / "conf" / "model" / "sleeper.yaml").write_text("_target_: sleeper.Sleeper\nseconds: 99.0\nnumber: 0\n")
+    _, err = sweep.communicate(timeout=120)
+    assert sweep.returncode == 0, err
+    logs = [path.read_text() for path in workspace.glob("multirun/*/*/*/driver.log")]
+    assert len(logs) == 3 and all("VERSION one" in log for log in logs)
+
+
+def test_ctrl_c_asks_and_leaves_true_records(workspace: Path) -> None:
+    write_model(workspace)
+    sweep = start(workspace, "model=sleeper", "model.number=1,2,3,4", "model.seconds=60", "compute.max_parallel=2")
+    wait_for(lambda: statuses(workspace).count("running") == 2)
+    sweep.send_signal(signal.SIGINT)
+    _, err = sweep.communicate(timeout=60)
+    assert sweep.returncode == 130 and "Traceback" not in err
+    assert statuses(workspace) == ["canceled"] * 4
+
+
+def test_kill_9_of_the_controller_ends_its_runs(workspace: Path) -> None:
+    write_model(workspace)
+    sweep = start(workspace, "model=sleeper", "model.number=1,2,3", "model.seconds=60", "compute.max_parallel=2")
+    wait_for(lambda: statuses(workspace).count("running") == 2)
+    sweep.kill()
+    sweep.communicate(timeout=60)
+    runs = [path.parent for path in sorted(workspace.glob("multirun/*/*/*/run.json"))]
+
+    def shown() -> list[str]:
+        return sorted(records.shown_status(run, records.read(run)) for run in runs)
+
+    wait_for(lambda: shown() == ["lost", "lost", "queued"])
+
+
+def test_inline_gives_the_same_results(labrun: Command, workspace: Path) -> None:
+    for target in ("inline", "local"):
+        done = labrun("-m", "model.regularization=0.1,10", f"compute={target}", "tracking=none", "report=none")
+        assert done.returncode == 0, done.stderr
+    found = [json.loads(path.read_text())["metrics"] for path in sorted(workspace.glob("multirun/*/*/*/run.json"))]
+    assert found[:2] == found[2:]
+
+
+def test_what_the_machine_has_not_is_refused(labrun: Command, workspace: Path) -> None:
+    for wish, words in (
+        ("compute.mem_gb=100000", "GB of memory"),
+        ("compute.cpus_per_run=4096", f"{os.cpu_count()} cores"),
+    ):
+        done = labrun("-m", "model.regularization=0.1,10", wish)
+        assert done.returncode == 2 and words in done.stderr
+    assert statuses(workspace) == []
