@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -119,3 +126,44 @@ def test_a_lost_run_is_shown_as_failed(root: Path) -> None:
 
 def test_names_that_mlflow_refuses_are_made_fit() -> None:
     assert tracking._allowed("val@[1]/top-5 loss") == "val__1_/top-5 loss"
+
+
+def test_the_ui_shows_the_run(root: Path) -> None:
+    """`mlflow ui` with the address that a run prints: parameters, curve, and the files of `outputs/`."""
+    finished(root, "aaaa0000", [3.0, 2.0])
+    uri = tracking.database_uri(root)
+    Ingester(root, uri).ingest()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(port), "--workers", "1"]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+    def ask(path: str, body: dict[str, object] | None = None) -> bytes:
+        request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"Content-Type": "application/json"})
+        if body is not None:
+            request.data = json.dumps(body).encode()
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return bytes(answer.read())
+
+    try:
+        end = time.monotonic() + 120
+        while True:
+            try:
+                ask("/health")
+                break
+            except (urllib.error.URLError, ConnectionError):
+                assert time.monotonic() < end, "the server did not come up"
+                time.sleep(0.5)
+        _, (run,) = runs_of(root)
+        api = "/ajax-api/2.0/mlflow"
+        found = json.loads(ask(f"{api}/runs/get?run_id={run.info.run_id}"))["run"]
+        assert {"key": "model.lr", "value": "0.1"} in found["data"]["params"]
+        history = json.loads(ask(f"{api}/metrics/get-history?run_id={run.info.run_id}&metric_key=loss"))
+        assert [point["value"] for point in history["metrics"]] == [3.0, 2.0]
+        listing = json.loads(ask(f"{api}/artifacts/list?run_id={run.info.run_id}"))
+        assert [file["path"] for file in listing["files"]] == ["curves.png"]
+        assert ask(f"/get-artifact?path=curves.png&run_uuid={run.info.run_id}") == b"png"
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()

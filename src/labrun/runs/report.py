@@ -85,6 +85,7 @@ def learning_curves(metrics: Sequence[Mapping[str, Any]], path: Path, title: str
             axes.plot(steps, values, marker="o" if len(steps) <= 30 else None, markersize=3, label=name)
         axes.set_xlabel("batch" if quantity.endswith("@batch") else "epoch")
         axes.set_ylabel(quantity.removesuffix("@batch"))
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend()
     return _save(figure, path, title)
@@ -135,7 +136,7 @@ def weight_images(
     rows = math.ceil(count / columns)
     figure = _figure(max(3.0, columns * 1.7), max(2.5, rows * 1.9 + 0.4))
     names = list(class_names) if count == len(class_names) else [str(class_names[-1])]
-    limit = float(np.abs(weights).max()) or 1.0
+    limit = float(np.quantile(np.abs(weights), 0.995)) or 1.0
     for place in range(count):
         axes = figure.add_subplot(rows, columns, place + 1)
         axes.imshow(weights[place].reshape(image_shape[1:]), cmap="RdBu", vmin=-limit, vmax=limit)
