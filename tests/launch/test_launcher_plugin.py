@@ -8,10 +8,10 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.plugins import Plugins
 from hydra.test_utils.launcher_common_tests import IntegrationTestSuite, LauncherTestSuite
 from hydra.types import RunMode
-from hydra_plugins.labrun_launcher._compose import Composer
-from hydra_plugins.labrun_launcher.launcher import LabrunLauncher
 from omegaconf import OmegaConf
 
+from hydra_plugins.labrun_launcher._compose import Composer
+from hydra_plugins.labrun_launcher.launcher import LabrunLauncher
 from labrun import app
 
 

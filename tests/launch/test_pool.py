@@ -1,4 +1,4 @@
-"""The pool under real faults: kills, limits, exits; every one ends in a true record, and the neighbours never notice."""
+"""The pool under real faults: each ends in a true record, and the neighbours never notice."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers import submitted
 from omegaconf import OmegaConf
 
+from helpers import submitted
 from labrun import app
 from labrun.launch import freeze
 from labrun.launch.pool import LocalPool, Needs

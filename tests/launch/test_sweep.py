@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from conftest import Command
+import pytest
 
+from conftest import Command
 from labrun.runs import record as records
 
 SLEEPER = """
@@ -68,11 +69,12 @@ def test_edits_while_runs_wait_change_nothing(workspace: Path) -> None:
     assert len(logs) == 3 and all("VERSION one" in log for log in logs)
 
 
-def test_ctrl_c_asks_and_leaves_true_records(workspace: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_asks_and_leaves_true_records(workspace: Path, number: signal.Signals) -> None:
     write_model(workspace)
     sweep = start(workspace, "model=sleeper", "model.number=1,2,3,4", "model.seconds=60", "compute.max_parallel=2")
     wait_for(lambda: statuses(workspace).count("running") == 2)
-    sweep.send_signal(signal.SIGINT)
+    sweep.send_signal(number)
     _, err = sweep.communicate(timeout=60)
     assert sweep.returncode == 130 and "Traceback" not in err
     assert statuses(workspace) == ["canceled"] * 4

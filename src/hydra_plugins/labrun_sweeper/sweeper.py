@@ -9,7 +9,7 @@ from hydra.core.config_store import ConfigStore
 
 
 class LabrunSweeper(BasicSweeper):
-    """Hydra's grid, without composing every job twice: labrun's launcher composes and validates all before any starts."""
+    """Hydra's grid, without composing every job twice: labrun's launcher composes all before any starts."""
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Left to the launcher."""

@@ -4,7 +4,8 @@ Started by path in a fresh interpreter, with the standard library alone; the fir
 (the frozen code), so that edits made while runs wait change nothing.
 
 Messages are lines of JSON over a socket. To the server: `{"path": [...], "preload": [...]}` once, then
-`{"run": folder, "environment": {...}, "threads": n, "pictures": bool}` for each run. From it: `{"ready": seconds}`,
+`{"run": folder, "environment": {...}, "threads": n, "pictures": bool}` for each run (with `"draw": true`: only the
+pictures of a finished one). From it: `{"ready": seconds}`,
 `{"run": folder, "pid": n}`, `{"pid": n, "status": wait status}`. When the socket closes, every child is killed.
 """
 
@@ -71,7 +72,8 @@ def serve(channel: Channel, parent: int) -> None:
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
     children: set[int] = set()
     while True:
-        ready: list[Any] = select.select([channel.connection, wake_read], [], [])[0]
+        watched: list[Any] = [channel.connection, wake_read]
+        ready = select.select(watched, [], [])[0]
         if wake_read in ready:
             os.read(wake_read, 4096)
             for pid, status in reap(children):
@@ -152,7 +154,7 @@ def child(message: dict[str, Any]) -> int:
     from labrun.launch import inside
 
     inside.limit_threads(int(message["threads"]))
-    return inside.run(run_dir, bool(message["pictures"]))
+    return inside.draw(run_dir) if message.get("draw") else inside.run(run_dir, bool(message["pictures"]))
 
 
 if __name__ == "__main__":

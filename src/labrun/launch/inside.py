@@ -8,12 +8,12 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from labrun import schema
 from labrun.errors import ConfigError, LabrunError
-from labrun.execute import execute
+from labrun.execute import execute, redraw
 
 
 def preload(targets: Sequence[str]) -> None:
@@ -45,10 +45,19 @@ def limit_threads(count: int) -> None:
 
 def run(run_dir: str, pictures: bool) -> int:
     """Execute one run; the exit code: 0 completed, 1 failed, 130 canceled. Its record says the rest."""
+    return _reported(lambda: execute(Path(run_dir), capture=False, pictures=pictures))
+
+
+def draw(run_dir: str) -> int:
+    """Draw a finished run's pictures; the exit code: 0, or 1 where its log says why not."""
+    return _reported(lambda: redraw(Path(run_dir)))
+
+
+def _reported(work: Callable[[], object]) -> int:
     faulthandler.enable()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
     try:
-        execute(Path(run_dir), capture=False, pictures=pictures)
+        work()
         return 0
     except KeyboardInterrupt:
         return 130

@@ -116,6 +116,21 @@ class LocalPool:
         self._fill()
         return ended
 
+    def draw(self, run_dir: Path, timeout_s: float = 120.0) -> bool:
+        """Have a finished run's pictures drawn in a process of the pool, which has the libraries; whether it worked."""
+        assert self._channel is not None
+        message = {"run": str(run_dir), "environment": {}, "threads": 1, "pictures": True, "draw": True}
+        pid, end = None, time.monotonic() + timeout_s
+        with contextlib.suppress(OSError):
+            self._channel.send(message)
+            while select.select([self._channel.connection], [], [], max(0.0, end - time.monotonic()))[0]:
+                for answer in self._channel.receive() or [{"pid": pid, "status": 1}]:
+                    if "run" in answer:
+                        pid = answer["pid"]
+                    elif answer.get("pid") == pid:
+                        return bool(answer["status"] == 0)
+        return False
+
     def cancel(self, run_dir: Path) -> None:
         """Ask a run to stop; one that waits is canceled at once."""
         running = self._running.get(run_dir)

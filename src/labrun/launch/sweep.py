@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ from hydra.core.utils import _save_config
 from omegaconf import DictConfig, OmegaConf
 
 from labrun import execute
-from labrun.errors import ConfigError
+from labrun.errors import ConfigError, LabrunError
 from labrun.launch import freeze, inside, snapshot
 from labrun.launch.pool import LocalPool, Needs, close_unrun
 from labrun.runs import record as records
 from labrun.runs import report, store
 from labrun.runs.record import Record
+from labrun.runs.recording import terminating_politely
 from labrun.runs.tracking import follow
 
 log = logging.getLogger(__name__)
@@ -70,18 +71,26 @@ def carry_out(jobs: Sequence[Job], sweep_dir: Path) -> list[Record]:
     for job in jobs:
         freeze.submit(job.record, job.run_dir)
         _save_hydra(job)
-    with follow(store.workspace(), jobs[0].record.config["tracking"]):
+    with follow(store.workspace(), jobs[0].record.config["tracking"]), terminating_politely():
         try:
             if pool is None:
                 _one_after_another(jobs)
             else:
                 _in_pool(pool, jobs)
+        except LabrunError:
+            _cancel_rest(jobs)
+            raise
         except KeyboardInterrupt:
             _cancel_rest(jobs)
             sys.stderr.write(f"labrun: canceled; the records are in {sweep_dir}\n")
             sys.exit(130)
+        finally:
+            if pool is not None and pool.busy:
+                pool.close()
         finished = [records.read(job.run_dir) for job in jobs]
-        tell(jobs, finished, sweep_dir)
+        tell(jobs, finished, sweep_dir, execute.redraw if pool is None else pool.draw)
+        if pool is not None:
+            pool.close()
     return finished
 
 
@@ -131,18 +140,16 @@ def _in_pool(pool: LocalPool, jobs: Sequence[Job]) -> None:
     for job in jobs:
         pool.submit(job.run_dir, needs(job.record.config))
     done = 0
-    try:
-        while pool.busy:
-            try:
-                ended = pool.poll()
-            except KeyboardInterrupt:
-                _stop(pool)
-                raise
-            for run_dir in ended:
-                done += 1
-                _tell_one(by_dir[run_dir], done, len(jobs))
-    finally:
-        pool.close()
+    while pool.busy:
+        try:
+            ended = pool.poll()
+        except KeyboardInterrupt:
+            _stop(pool)
+            pool.close()
+            raise
+        for run_dir in ended:
+            done += 1
+            _tell_one(by_dir[run_dir], done, len(jobs))
 
 
 def _stop(pool: LocalPool) -> None:
@@ -198,7 +205,7 @@ def _save_hydra(job: Job) -> None:
     _save_config(job.config.hydra.overrides.task, "overrides.yaml", folder)
 
 
-def tell(jobs: Sequence[Job], finished: Sequence[Record], sweep_dir: Path) -> None:
+def tell(jobs: Sequence[Job], finished: Sequence[Record], sweep_dir: Path, draw: Callable[[Path], object]) -> None:
     """The sweep's table, best first, its `results.csv`, and the best run's pictures."""
     order = sorted(range(len(jobs)), key=lambda i: -_rank(finished[i]))
     rows = [("run", f"status      {RANKED_BY}  overrides")]
@@ -218,7 +225,7 @@ def tell(jobs: Sequence[Job], finished: Sequence[Record], sweep_dir: Path) -> No
     _write_csv(finished, sweep_dir / "results.csv")
     best = finished[order[0]]
     if best.status == records.COMPLETED and best.config["report"] == "auto":
-        execute.redraw(jobs[order[0]].run_dir)
+        draw(jobs[order[0]].run_dir)
     print(f"folder: {sweep_dir}   (results.csv; pictures of the best run: {jobs[order[0]].run_dir / 'outputs'})")
 
 

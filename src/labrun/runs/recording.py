@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -47,7 +48,7 @@ class Recording:
         self.record: Record = records.read(run_dir)
         self.attempt = 0
         self._capture = Capture(self.paths.root) if capture else None
-        self._handlers: dict[int, Any] = {}
+        self._politely = terminating_politely()
 
     def __enter__(self) -> Recording:
         self.attempt = records.claim(self.paths.root)
@@ -64,7 +65,7 @@ class Recording:
         os.environ[context.ATTEMPT_VARIABLE] = str(self.attempt)
         if self._capture:
             self._capture.start()
-        self._catch_sigterm()
+        self._politely.__enter__()
         return self
 
     def write(self) -> None:
@@ -85,8 +86,7 @@ class Recording:
             run.close()
         if details is not None and status == records.FAILED and not isinstance(error, LabrunError):
             sys.stderr.write(details["traceback"])
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+        self._politely.__exit__(None, None, None)
         os.environ.pop(context.RUN_DIR_VARIABLE, None)
         os.environ.pop(context.ATTEMPT_VARIABLE, None)
         try:
@@ -97,14 +97,22 @@ class Recording:
         if is_disk_trouble(error):
             raise RecordError(records.cannot_write(self.paths.root, error)) from error  # type: ignore[arg-type]
 
-    def _catch_sigterm(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return
 
-        def stop(number: int, frame: FrameType | None) -> None:
-            raise Terminated(f"signal {signal.Signals(number).name}")
+@contextlib.contextmanager
+def terminating_politely() -> Iterator[None]:
+    """Inside, SIGTERM ends things as Ctrl-C does. Does nothing outside the main thread, which alone takes signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
-        self._handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, stop)
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Terminated(f"signal {signal.Signals(number).name}")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def outcome(error: BaseException | None, paths: RunPaths) -> tuple[str, dict[str, Any] | None]:
