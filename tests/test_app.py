@@ -77,6 +77,7 @@ MISTAKES = {
     "reference": (["task=evaluate", "from=abc"], "no run is called 'abc'"),
     "no reference": (["task=evaluate"], "from=last"),
     "resume nothing": (["model=mnist_dnn", "trainer.resume=last"], "no run with a checkpoint yet"),
+    "name": (["name=a/b"], "has no slash"),
     "environment": (["notes=${oc.env:LABRUN_NO_SUCH_VARIABLE}"], "LABRUN_NO_SUCH_VARIABLE"),
 }
 
@@ -156,3 +157,24 @@ def test_an_own_conf_folder_comes_first_and_adds_options(labrun: Command, worksp
     (workspace / "conf" / "experiment" / "mine.yaml").write_text("# @package _global_\nmodel: {regularization: 7.5}\n")
     done = labrun("experiment=mine", "--cfg", "job")
     assert "regularization: 7.5" in done.stdout, done.stderr
+
+
+def test_personal_settings_come_last(labrun: Command, workspace: Path) -> None:
+    (workspace / "conf" / "local").mkdir(parents=True)
+    (workspace / "conf" / "local" / "default.yaml").write_text("seed: 7\nmodel: {regularization: 3.0}\n")
+    shown = labrun("--cfg", "job").stdout
+    assert "seed: 7" in shown and "regularization: 3.0" in shown
+
+
+def test_the_workspace_may_be_elsewhere_and_a_folder_is_used_once(labrun: Command, workspace: Path) -> None:
+    elsewhere = workspace / "a place with spaces é"
+    options = ("tracking=none", "report=none", "dataset.max_samples=100")
+    assert labrun(*options, LABRUN_ROOT=str(elsewhere)).returncode == 0
+    assert len(list(elsewhere.glob("outputs/*/*/run.json"))) == 1
+    assert not (workspace / "outputs").exists()
+    assert labrun(*options, "hydra.run.dir=here").returncode == 0
+    first = (workspace / "here" / "run.json").read_text()
+    again = labrun(*options, "hydra.run.dir=here", "seed=1")
+    assert again.returncode == 2 and "holds a run already" in again.stderr
+    assert (workspace / "here" / "run.json").read_text() == first
+    assert "seed=1" not in (workspace / "here" / ".hydra" / "overrides.yaml").read_text()

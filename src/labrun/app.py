@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,8 +104,10 @@ def check_writable(run_dir: Path) -> None:
     """Whether a run's folder can be made.
 
     Raises:
-        RecordError: it cannot.
+        RecordError: it cannot, or a run lies there already.
     """
+    if (run_dir / "run.json").exists():
+        raise RecordError(f"{run_dir} holds a run already; a new run needs a folder of its own")
     try:
         run_dir.parent.mkdir(parents=True, exist_ok=True)
         probe = run_dir.parent / f".probe-{freeze.new_id()}"
@@ -158,7 +161,8 @@ def run(config: DictConfig) -> None:
     run_dir = Path(hydra_config.runtime.output_dir)
     root = store.workspace()
     with TellingErrors():
-        run_id = run_dir.name.rsplit("-", 1)[-1]
+        suffix = run_dir.name.rsplit("-", 1)[-1]
+        run_id = suffix if re.fullmatch("[0-9a-f]{8}", suffix) else freeze.new_id()
         around = freeze.look_around(root)
         record = freeze.freeze(config, run_id, freeze.task_overrides(hydra_config), root, around)
         freeze.submit(record, run_dir)
@@ -237,6 +241,9 @@ def main() -> None:
     register()
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(run)()
+    except KeyboardInterrupt:
+        sys.stderr.write("labrun: canceled before the run began\n")
+        sys.exit(CANCELED)
     except SystemExit as end:
         if end.code == 1 and not Gate.reached:
             text = hint(sys.argv[1:])

@@ -236,6 +236,9 @@ def validate(config: Mapping[str, Any]) -> None:
             problems += _check_fields(node, target or general, group, open_ended=target is None)
         elif isinstance(node, Mapping):
             problems.append(f"{group}._target_ is missing: it names the Python class or function to use")
+    name = config.get("name")
+    if isinstance(name, str) and (not name.strip() or name.startswith(".") or set(name) & set("/\\\0\n")):
+        problems.append(f"name={name!r}: it names a folder, so it is not empty, has no slash and begins with no dot")
     if config.get("task") == "evaluate" and not config.get("from"):
         problems.append("task=evaluate needs the run whose model is to be scored: from=last, or from=<run id>")
     if problems:
