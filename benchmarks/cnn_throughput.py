@@ -17,7 +17,7 @@ from typing import Any
 import common
 
 TUTORIAL, LABRUN = "PyTorch's tutorial", "labrun"
-BATCHES = {4: 10_000, 128: 780}
+BATCHES = {4: 4_000, 128: 300}
 """How many batches are measured, by batch size; an epoch has 12,500 or 391."""
 WARM_UP = 50
 SPEEDUP = 1.5
