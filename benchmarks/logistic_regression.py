@@ -10,6 +10,7 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import common
 
@@ -61,7 +62,11 @@ def labrun(data: str, backend: str = "sklearn") -> Fit:
 
 def measure(measurer: common.Measurer, data: str, pairs: int, intelex: bool) -> dict[str, list[Fit]]:
     """All fits, the sides in turn."""
-    sides: dict[str, tuple[Any, ...]] = {PLAIN: (plain, data), LABRUN: (labrun, data), INTELEX: (labrun, data, "intelex")}
+    sides: dict[str, tuple[Any, ...]] = {
+        PLAIN: (plain, data),
+        LABRUN: (labrun, data),
+        INTELEX: (labrun, data, "intelex"),
+    }
     if not intelex:
         del sides[INTELEX]
     fits: dict[str, list[Fit]] = {name: [] for name in sides}
