@@ -109,3 +109,14 @@ def test_the_sidecar_ends_with_its_run(tmp_path: Path) -> None:
     for child in children:
         wait_for(lambda pid=int(child): records.process_start(pid) is None)  # type: ignore[misc]
     assert os.path.exists(run_dir / "driver.log")
+
+
+def test_an_attempt_that_is_overtaken_stops_and_writes_nothing(tmp_path: Path) -> None:
+    run_dir = submitted(tmp_path)
+    run = start(run_dir, 10_000)
+    wait_for(lambda: logged(run_dir) > 2)
+    before = (run_dir / "run.json").read_text()
+    assert records.claim(run_dir) == 2
+    run.communicate(timeout=10)
+    assert run.returncode == -signal.SIGKILL
+    assert (run_dir / "run.json").read_text() == before

@@ -64,7 +64,7 @@ class Recording:
         os.environ[context.RUN_DIR_VARIABLE] = str(self.paths.root)
         os.environ[context.ATTEMPT_VARIABLE] = str(self.attempt)
         if self._capture:
-            self._capture.start()
+            self._capture.start(self.attempt)
         self._politely.__enter__()
         return self
 
@@ -90,7 +90,8 @@ class Recording:
         os.environ.pop(context.RUN_DIR_VARIABLE, None)
         os.environ.pop(context.ATTEMPT_VARIABLE, None)
         try:
-            self.write()
+            if records.newest_attempt(self.paths.root) == self.attempt:
+                self.write()
         finally:
             if self._capture:
                 self._capture.stop()
@@ -146,7 +147,7 @@ class Capture:
         self._saved: tuple[int, int] | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, attempt: int) -> None:
         """Start the sidecar and turn standard output and error to it."""
         _flush()
         out_read, out_write = os.pipe()
@@ -160,6 +161,7 @@ class Capture:
             str(os.getpid()),
             str(out_read),
             str(err_read),
+            str(attempt),
         ]
         self._process = subprocess.Popen(command, pass_fds=(out_read, err_read), stdin=subprocess.DEVNULL)
         self._saved = (os.dup(1), os.dup(2))

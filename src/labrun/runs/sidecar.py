@@ -4,7 +4,7 @@ Started by path under a bare interpreter (`python -IS sidecar.py ...`), so it im
 It is a process of its own so that what the run printed reaches `driver.log` even when the run is killed, and so
 that a run that holds the interpreter lock for minutes still has a heartbeat.
 
-Usage: sidecar.py RUN_DIR PARENT_PID OUT_FD ERR_FD
+Usage: sidecar.py RUN_DIR PARENT_PID OUT_FD ERR_FD ATTEMPT
 Both descriptors are the reading ends of the run's standard output and standard error.
 """
 
@@ -19,7 +19,7 @@ import time
 HEARTBEAT_S = 2.0
 
 
-def main(run_dir: str, parent: int, out_fd: int, err_fd: int) -> None:
+def main(run_dir: str, parent: int, out_fd: int, err_fd: int, attempt: int) -> None:
     """Copy both streams to the log and to the terminal until the run is gone."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
@@ -34,7 +34,11 @@ def main(run_dir: str, parent: int, out_fd: int, err_fd: int) -> None:
         alive = os.getppid() == parent
         if now >= next_beat and alive:
             next_beat = now + HEARTBEAT_S
-            _touch(os.path.join(run_dir, "heartbeat"))
+            if _overtaken(run_dir, attempt):
+                # A newer attempt owns the record now: this one must write nothing more, so it gets no chance to.
+                os.kill(parent, signal.SIGKILL)
+            else:
+                _touch(os.path.join(run_dir, "heartbeat"))
         if not asked and alive and os.path.exists(os.path.join(run_dir, "requests", "cancel")):
             asked = True
             os.kill(parent, signal.SIGINT)
@@ -48,6 +52,13 @@ def main(run_dir: str, parent: int, out_fd: int, err_fd: int) -> None:
             _write(key.data, data)
         if not ready and not alive:
             break
+
+
+def _overtaken(run_dir: str, attempt: int) -> bool:
+    try:
+        return any(name.isdigit() and int(name) > attempt for name in os.listdir(os.path.join(run_dir, "attempts")))
+    except OSError:
+        return False
 
 
 def _touch(path: str) -> None:
@@ -67,4 +78,4 @@ def _write(fd: int, data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]))
