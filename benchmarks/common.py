@@ -22,6 +22,10 @@ import psutil
 
 RESULTS = Path(__file__).parent / "results"
 T = TypeVar("T")
+BUSY = 0.05
+"""A machine is quiet while other processes use at most so much of it."""
+PATIENCE_S = 600.0
+"""How long a measurement waits for that before it starts anyway."""
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -73,8 +77,11 @@ class Time:
 
 @contextmanager
 def stopwatch() -> Iterator[Time]:
-    """Measures what its body takes; the `Time` that it gives is filled in when the body ends."""
+    """Waits until other processes rest, and measures what its body takes; fills in the `Time` that it gives."""
     taken = Time()
+    asked = time.monotonic()
+    while psutil.cpu_percent(interval=1.0) > 100 * BUSY and time.monotonic() - asked < PATIENCE_S:
+        pass
     begun, used, own = time.perf_counter(), _used(), _used_here()
     yield taken
     taken.seconds = time.perf_counter() - begun
@@ -99,28 +106,25 @@ def _used_here() -> float:
 
 
 class Measurer:
-    """Carries out measurements one after another, each in a fresh process, on a machine that is quiet.
+    """Carries out measurements one after another, each in a fresh process.
 
-    Before each it waits until other processes rest; one during which they used more than `BUSY` of the machine is
-    dropped and taken again, whichever side it is of.
+    One during which other processes used more than `BUSY` of the machine is dropped and taken again, whichever side
+    it is of; if that never ends, the last one counts.
     """
 
-    BUSY = 0.05
-    ATTEMPTS = 10
-    PATIENCE_S = 600.0
+    ATTEMPTS = 20
 
     def __init__(self) -> None:
         self.dropped = 0
         self.busiest = 0.0
 
     def __call__(self, label: str, function: Callable[..., T], *args: Any) -> T:
-        """Call `function(*args)`, whose result has a `time: Time`; if the machine never rests, the last one counts."""
+        """Call `function(*args)`, whose result has a `time: Time`."""
         for attempt in range(1, self.ATTEMPTS + 1):
-            self._wait()
             result = in_fresh_process(function, *args)
             taken: Time = result.time  # type: ignore[attr-defined]
             progress(f"{label}: {taken.seconds:.2f} s, others used {taken.others:.0%} of the machine")
-            if taken.others <= self.BUSY or attempt == self.ATTEMPTS:
+            if taken.others <= BUSY or attempt == self.ATTEMPTS:
                 break
             self.dropped += 1
         self.busiest = max(self.busiest, taken.others)
@@ -130,13 +134,8 @@ class Measurer:
         """A sentence for the report."""
         return (
             f"Other processes used at most {self.busiest:.0%} of the machine during any measurement that counts; "
-            f"{self.dropped} were taken again because it was more than {self.BUSY:.0%}."
+            f"{self.dropped} were taken again because it was more than {BUSY:.0%}."
         )
-
-    def _wait(self) -> None:
-        begun = time.monotonic()
-        while psutil.cpu_percent(interval=1.5) > 100 * self.BUSY and time.monotonic() - begun < self.PATIENCE_S:
-            pass
 
 
 def progress(text: str) -> None:

@@ -178,3 +178,55 @@ def test_the_workspace_may_be_elsewhere_and_a_folder_is_used_once(labrun: Comman
     assert again.returncode == 2 and "holds a run already" in again.stderr
     assert (workspace / "here" / "run.json").read_text() == first
     assert "seed=1" not in (workspace / "here" / ".hydra" / "overrides.yaml").read_text()
+
+
+BROKEN = {
+    "not yaml": ("model: {a: [1,\n", "is not YAML"),
+    "a list": ("- a\n- b\n", "holds a list"),
+    "latin-1": (b"notes: \xe9\n", "is not YAML"),
+    "no package": ("seed: 3\n", "# @package _global_"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_config_file_is_named(name: str, labrun: Command, workspace: Path) -> None:
+    content, message = BROKEN[name]
+    (workspace / "conf" / "experiment").mkdir(parents=True)
+    path = workspace / "conf" / "experiment" / "mine.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    done = labrun("experiment=mine", "tracking=none")
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_closed_streams_do_no_harm(workspace: Path) -> None:
+    command = f"{sys.executable} -m labrun tracking=none report=none dataset.max_samples=100"
+    for redirection in ("<&-", ">&-", "2>&-", ">&- 2>&- <&-"):
+        done = subprocess.run(
+            ["bash", "-c", f"{command} {redirection}"], cwd=workspace, capture_output=True, check=False
+        )
+        assert done.returncode == 0
+    found = [json.loads(path.read_text())["status"] for path in workspace.glob("outputs/*/*/run.json")]
+    assert found == ["completed"] * 4
+
+
+def test_tags_are_words_or_pairs(labrun: Command, workspace: Path) -> None:
+    options = ("tracking=none", "report=none", "dataset.max_samples=100")
+    assert labrun(*options, "tags=[a,b]").returncode == 0
+    assert labrun(*options, "tags={team:vision}").returncode == 0
+    found = [json.loads(path.read_text())["tags"] for path in sorted(workspace.glob("outputs/*/*/run.json"))]
+    assert {"a": "", "b": ""} in found and {"team": "vision"} in found
+
+
+def test_a_full_disk_is_one_clear_error(labrun: Command, workspace: Path) -> None:
+    (workspace / "small").mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", "small"], cwd=workspace, check=False)
+    if mounted.returncode != 0:
+        pytest.skip("needs the right to mount a small file system")
+    try:
+        done = labrun("tracking=none", LABRUN_ROOT=str(workspace / "small"))
+        assert done.returncode == 2 and "No space left" in done.stderr and "Traceback" not in done.stderr
+        subprocess.run(["mount", "-o", "remount,ro", "small"], cwd=workspace, check=True)
+        done = labrun("tracking=none", LABRUN_ROOT=str(workspace / "small"))
+        assert done.returncode == 2 and "Read-only" in done.stderr and "Traceback" not in done.stderr
+    finally:
+        subprocess.run(["umount", "small"], cwd=workspace, check=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -19,7 +20,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
 from labrun import schema
-from labrun.errors import LabrunError, RecordError
+from labrun.errors import ConfigError, LabrunError, RecordError
 from labrun.launch import freeze
 from labrun.runs import record as records
 from labrun.runs import store
@@ -27,6 +28,8 @@ from labrun.runs import store
 log = logging.getLogger(__name__)
 
 USER_ERROR = 2
+PROBE_BYTES = 2**18
+"""What a run writes at the very least: configs, record, log."""
 GROUPS = (
     "experiment",
     "dataset",
@@ -108,12 +111,19 @@ def check_writable(run_dir: Path) -> None:
     """
     if (run_dir / "run.json").exists():
         raise RecordError(f"{run_dir} holds a run already; a new run needs a folder of its own")
+    probe = None
     try:
         run_dir.parent.mkdir(parents=True, exist_ok=True)
         probe = run_dir.parent / f".probe-{freeze.new_id()}"
-        probe.mkdir()
-        probe.rmdir()
+        with open(probe, "wb") as file:
+            file.write(bytes(PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        probe.unlink()
     except OSError as error:
+        if probe is not None:
+            with contextlib.suppress(OSError):
+                probe.unlink(missing_ok=True)
         raise RecordError(records.cannot_write(run_dir.parent, error)) from error
 
 
@@ -192,6 +202,38 @@ def carry_out(config: dict[str, Any], run_dir: Path, root: Path) -> None:
             sys.exit(1)
 
 
+def open_standard_streams() -> None:
+    """Give standard input, output and error that the caller closed (`>&-`) to nothing: they must not become files."""
+    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            if nothing != descriptor:
+                os.dup2(nothing, descriptor)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
+def check_yaml() -> None:
+    """Whether every config file can be read as YAML: Hydra would answer with a traceback.
+
+    Raises:
+        ConfigError: with the file, the line and what is wrong there.
+    """
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    for folder in (conf_dir(), user_conf_dir()):
+        for path in sorted(folder.rglob("*.yaml")) if folder else []:
+            try:
+                content = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+            except (yaml.YAMLError, UnicodeDecodeError) as error:
+                raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+            if content is not None and not isinstance(content, dict):
+                raise ConfigError(f"{path} holds a {type(content).__name__}; a config file holds keys and values")
+
+
 def register() -> None:
     """Make known to Hydra, in this process, what our configs refer to."""
     OmegaConf.register_new_resolver("labrun_id", freeze.new_id, use_cache=True, replace=True)
@@ -238,8 +280,11 @@ def main() -> None:
     if "--debug" in sys.argv:
         sys.argv.remove("--debug")
         os.environ["LABRUN_DEBUG"] = os.environ["HYDRA_FULL_ERROR"] = "1"
+    open_standard_streams()
     register()
     try:
+        with TellingErrors():
+            check_yaml()
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(run)()
     except KeyboardInterrupt:
         sys.stderr.write("labrun: canceled before the run began\n")

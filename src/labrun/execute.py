@@ -6,9 +6,11 @@ user's own process, a pool's child and a Slurm job.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
+import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,7 +62,10 @@ def execute(run_dir: Path, capture: bool = True, pictures: bool = True) -> Recor
         recording.write()
 
         began = time.monotonic()
-        work = _evaluate(config, arrays) if config["task"] == "evaluate" else _fit(config, arrays, paths)
+        if config["task"] == "evaluate":
+            work, arrays = _evaluate(config, arrays)
+        else:
+            work = _fit(config, arrays, paths)
         scores = work.score(arrays.test, arrays)
         tasks.log_scores(scores)
         seconds = time.monotonic() - began
@@ -98,28 +103,34 @@ def _fit(config: Mapping[str, Any], arrays: Arrays, paths: RunPaths) -> Task:
     return work
 
 
-def _evaluate(config: Mapping[str, Any], arrays: Arrays) -> Task:
-    """The task around a finished run's model, loaded without running anything that its files may carry."""
+def _evaluate(config: Mapping[str, Any], arrays: Arrays, own_file: bool = False) -> tuple[Task, Arrays]:
+    """The task around a finished run's model, and the data scaled as that model was trained.
+
+    The model is loaded without running anything that its files may carry; `own_file` says that this command has
+    just written it.
+    """
     source = config["from"]
     paths = RunPaths(Path(source["path"]))
     card = tasks.load_card(paths, source["id"])
     tasks.check_card(card, arrays, source["id"])
+    arrays = dataclasses.replace(arrays, scaling=tasks.card_scaling(card, arrays.scaling))
     log.info("Scoring %s of run %s on %s test samples", card["name"], source["id"], f"{len(arrays.test):,}")
     file = paths.outputs / Path(card["file"]).name
     trusted = list(config["trusted"])
     if card["kind"] == "estimator":
         from labrun.tasks.estimator import load
 
-        return tasks.wrap(load(file, trusted), config, arrays)
+        return tasks.wrap(load(file, None if own_file else trusted), config, arrays), arrays
     from labrun.tasks.lightning import load_weights
 
-    tasks.trusted_target(card["target"], trusted)
+    if not own_file:
+        tasks.trusted_target(card["target"], trusted)
     node = {"_target_": card["target"], **card["arguments"]}
     if "lr" not in schema.parameters(schema.locate(card["target"], "model")):
         node.pop("lr", None)
     network = schema.build(node, "model", input_shape=arrays.input_shape, num_classes=arrays.num_classes)
     load_weights(network, file)
-    return tasks.wrap(network, config, arrays)
+    return tasks.wrap(network, config, arrays), arrays
 
 
 def redraw(run_dir: Path) -> None:
@@ -131,8 +142,8 @@ def redraw(run_dir: Path) -> None:
     record, paths = records.read(run_dir), RunPaths(run_dir)
     config = here(record.config)
     arrays = reader.read(config["dataset"], mount(config["datastore"], config["dataset"]["name"]))
-    source = {"from": {"id": record.id, "path": str(run_dir)}, "trusted": [config["model"]["_target_"]]}
-    work = _evaluate({**config, **source}, arrays)
+    source = {"from": {"id": record.id, "path": str(run_dir)}}
+    work, arrays = _evaluate({**config, **source}, arrays, own_file=True)
     draw(work, work.score(arrays.test, arrays), arrays, paths, record)
 
 
@@ -218,5 +229,7 @@ def _tell_result(record: Record, arrays: Arrays, seconds: float, paths: RunPaths
     ]  # fmt: skip
     if record.config["tracking"]["kind"] == "mlflow":
         uri = tracking.address(store.workspace(), record.config["tracking"])
-        rows += [("MLflow", uri), ("", f"uv run mlflow ui --backend-store-uri {uri}")]
+        rows += [("MLflow", uri)]
+        if uri.startswith("sqlite"):
+            rows += [("", f"uv run mlflow ui --backend-store-uri {shlex.quote(uri)}")]
     print(report.table(rows))

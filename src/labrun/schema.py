@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import logging
 import math
 import types
 import typing
@@ -19,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, Literal
 
-from labrun.errors import ConfigError
+from labrun.errors import ConfigError, LabrunError
 
 Component = dict[str, Any]
 """A node that names what to build: `_target_` and the arguments for it."""
@@ -35,9 +36,9 @@ class Range:
     below: float | None = None
 
     def holds(self, value: float) -> bool:
-        """Whether a number lies within the bounds (NaN never does)."""
+        """Whether a number lies within the bounds (NaN and infinities never do)."""
         return (
-            not math.isnan(value)
+            math.isfinite(value)
             and (self.at_least is None or value >= self.at_least)
             and (self.at_most is None or value <= self.at_most)
             and (self.above is None or value > self.above)
@@ -141,6 +142,21 @@ class Cifar10CNN(Model):
     fc2_units: Count = 84
 
 
+Precision = Literal[
+    "64-true",
+    "32-true",
+    "16-true",
+    "bf16-true",
+    "16-mixed",
+    "bf16-mixed",
+    "transformer-engine",
+    "32",
+    "16",
+    "64",
+    "bf16",
+]
+
+
 @dataclass(frozen=True)
 class Trainer:
     """How a network is trained (`conf/trainer/`); scikit-learn models read nothing of it."""
@@ -152,7 +168,7 @@ class Trainer:
     monitor: str = "auto"
     evaluate: Literal["last", "best"] = "last"
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = "auto"
-    precision: str = "32-true"
+    precision: Precision = "32-true"
     gradient_clip_val: NotNegative | None = None
     accumulate_grad_batches: Count = 1
     limit_train_batches: Annotated[float, Range(above=0)] | None = None
@@ -200,7 +216,7 @@ class Config:
     task: Literal["fit", "evaluate"] = "fit"
     from_: str | None = None
     seed: Annotated[int, Range(at_least=0, at_most=2**32 - 1)] = 42
-    tags: list[str] | dict[str, Any] = field(default_factory=list)
+    tags: list[str] | dict[str, Any] | None = None
     notes: str = ""
     report: Literal["auto", "all", "none"] = "auto"
     export: list[Literal["pkl"]] = field(default_factory=list)
@@ -208,6 +224,8 @@ class Config:
     callbacks: dict[str, Component | None] | None = None
     logger: dict[str, Component | None] | None = None
 
+
+KNOWN_PACKAGES = ("labrun.", "torch.", "torchvision.", "sklearn.", "pytorch_lightning.", "lightning.")
 
 TARGETS: dict[str, type] = {
     "labrun.data.readers.Mnist": Dataset,
@@ -239,6 +257,9 @@ def validate(config: Mapping[str, Any]) -> None:
     name = config.get("name")
     if isinstance(name, str) and (not name.strip() or name.startswith(".") or set(name) & set("/\\\0\n")):
         problems.append(f"name={name!r}: it names a folder, so it is not empty, has no slash and begins with no dot")
+    trainer, callbacks = config.get("trainer"), config.get("callbacks")
+    if isinstance(trainer, Mapping) and trainer.get("evaluate") == "best" and not callbacks:
+        problems.append("trainer.evaluate=best needs a checkpoint of the best epoch, and callbacks=none keeps none")
     if config.get("task") == "evaluate" and not config.get("from"):
         problems.append("task=evaluate needs the run whose model is to be scored: from=last, or from=<run id>")
     if problems:
@@ -252,6 +273,8 @@ def _check_fields(node: Mapping[str, Any], cls: type, path: str, open_ended: boo
         full_key = f"{path}.{key}" if path else str(key)
         if key in known:
             yield from _check(value, hints[known[key].name], full_key)
+        elif not path and key in ("experiment", "debug", "local"):
+            yield f"{key}: the file chosen for it must begin with the line '# @package _global_' and hold keys"
         elif not open_ended:
             yield f"{full_key}: no such key.{suggest(str(key), known)} Keys here: {', '.join(sorted(known))}"
     for key, f in known.items():
@@ -340,10 +363,12 @@ def locate(target: str, key: str) -> Callable[..., Any]:
     """
     from hydra.utils import get_object
 
+    logging.getLogger("hydra._internal.utils").setLevel(logging.CRITICAL)
     try:
         found = get_object(target)
     except Exception as error:  # importing a person's module can raise anything
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        cause = error.__cause__ or error
+        reason = f"{type(cause).__name__}: {' '.join(str(cause).split())}"
         raise ConfigError(
             f"{key}._target_={target!r} cannot be imported ({reason}). It is looked for in the installed "
             "packages and in the folder where the command was started."
@@ -374,6 +399,7 @@ def build(node: Mapping[str, Any], key: str, *args: Any, **offered: Any) -> Any:
     Raises:
         ConfigError: the target cannot be imported, or does not take these arguments.
     """
+    from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
     target = locate(str(node["_target_"]), key)
@@ -386,7 +412,16 @@ def build(node: Mapping[str, Any], key: str, *args: Any, **offered: Any) -> Any:
     reserved = {name: value for name, value in node.items() if str(name).startswith("_")}
     plain = {name: value for name, value in given.items() if _is_plain(value)}
     live = {name: value for name, value in given.items() if not _is_plain(value)}
-    return instantiate({"_convert_": "all", **reserved, **plain}, *args, **live)
+    try:
+        return instantiate({"_convert_": "all", **reserved, **plain}, *args, **live)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, LabrunError):
+            raise cause from error
+        if not str(node["_target_"]).startswith(KNOWN_PACKAGES):
+            raise cause from None  # a person's own code: its traceback says where
+        reason = " ".join(str(cause).split())
+        raise ConfigError(f"{key}: {node['_target_']} could not be built: {type(cause).__name__}: {reason}") from error
 
 
 def _bind(

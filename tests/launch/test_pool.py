@@ -73,7 +73,6 @@ def submit(workspace: Path, registered: None) -> Callable[..., Path]:
     from hydra import compose, initialize_config_dir
     from hydra.core.hydra_config import HydraConfig
 
-    (workspace / "odd.py").write_text(MODEL)
     with initialize_config_dir(str(app.conf_dir()), version_base="1.3"):
         config = compose("config", ["tracking=none", "report=none", "dataset.max_samples=30"], return_hydra_config=True)
     HydraConfig.instance().set_config(config)
@@ -87,9 +86,32 @@ def submit(workspace: Path, registered: None) -> Callable[..., Path]:
     return write
 
 
+@pytest.fixture(scope="module")
+def module_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the odd model lies."""
+    folder = tmp_path_factory.mktemp("odd")
+    (folder / "odd.py").write_text(MODEL)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shared(module_folder: Path) -> Iterator[LocalPool]:
+    """One pool for all tests that leave its server alive."""
+    made = LocalPool([*sys.path, str(module_folder)], ["odd.Odd", "labrun.data.readers.Digits"], parallel=2)
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def pool(workspace: Path) -> Iterator[LocalPool]:
-    made = LocalPool([*sys.path, str(workspace)], ["odd.Odd"], parallel=2)
+def pool(shared: LocalPool) -> Iterator[LocalPool]:
+    yield shared
+    assert not shared.busy
+
+
+@pytest.fixture
+def own_pool(module_folder: Path) -> Iterator[LocalPool]:
+    """A pool whose server may be killed."""
+    made = LocalPool([*sys.path, str(module_folder)], ["odd.Odd", "labrun.data.readers.Digits"], parallel=2)
     yield made
     made.close()
 
@@ -176,15 +198,15 @@ def test_a_run_over_its_time_or_memory_is_ended_and_says_so(pool: LocalPool, sub
 
 
 def test_the_server_is_started_again_and_its_runs_with_it(
-    pool: LocalPool, submit: Callable[..., Path], tmp_path: Path
+    own_pool: LocalPool, submit: Callable[..., Path], tmp_path: Path
 ) -> None:
     runs = [submit("fits", seconds=1.0) for _ in range(4)]
     for run in runs:
-        pool.submit(run, Needs())
-    until(pool, lambda: acting(runs[0]) and acting(runs[1]))
-    assert pool._process is not None
-    pool._process.kill()
-    until_done(pool)
+        own_pool.submit(run, Needs())
+    until(own_pool, lambda: acting(runs[0]) and acting(runs[1]))
+    assert own_pool._process is not None
+    own_pool._process.kill()
+    until_done(own_pool)
     found = [records.read(run) for run in runs]
     assert [record.status for record in found] == ["completed"] * 4
     assert [len(record.attempts) for record in found] == [2, 2, 1, 1]
@@ -225,12 +247,12 @@ def test_cancel_all_then_at_once_for_one_that_resists(pool: LocalPool, submit: C
     assert [status(run) for run in (polite, stubborn, waiting)] == ["canceled"] * 3
 
 
-def test_children_die_with_their_supervisor(pool: LocalPool, submit: Callable[..., Path]) -> None:
+def test_children_die_with_their_supervisor(own_pool: LocalPool, submit: Callable[..., Path]) -> None:
     run = submit("fits", seconds=60)
-    pool.submit(run, Needs())
-    until(pool, lambda: acting(run))
+    own_pool.submit(run, Needs())
+    until(own_pool, lambda: acting(run))
     process = records.read(run).process
-    pool.close()
+    own_pool.close()
     end = time.monotonic() + 10
     while records.process_lives(process):
         assert time.monotonic() < end
@@ -240,9 +262,10 @@ def test_children_die_with_their_supervisor(pool: LocalPool, submit: Callable[..
 
 
 def test_each_slot_has_its_own_device(workspace: Path, submit: Callable[..., Path]) -> None:
-    source = (workspace / "odd.py").read_text()
-    (workspace / "odd.py").write_text(source.replace("pass", 'print("device", os.environ["CUDA_VISIBLE_DEVICES"])'))
-    pool = LocalPool([*sys.path, str(workspace)], ["odd.Odd"], parallel=2, gpus=["3", "5"])
+    (workspace / "odd.py").write_text(MODEL.replace("pass", 'print("device", os.environ["CUDA_VISIBLE_DEVICES"])'))
+    pool = LocalPool(
+        [*sys.path, str(workspace)], ["odd.Odd", "labrun.data.readers.Digits"], parallel=2, gpus=["3", "5"]
+    )
     runs = [submit("fits", seconds=1) for _ in range(2)]
     for run in runs:
         pool.submit(run, Needs())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import sklearn.svm
 from sklearn.linear_model import LogisticRegression
 
 from conftest import Runner
-from labrun.errors import ConfigError, LabrunError
+from labrun.errors import ConfigError, LabrunError, MissingExtraError
 from labrun.runs import context
 from labrun.tasks import estimator
 
@@ -94,3 +95,38 @@ def test_what_is_neither_network_nor_estimator_is_refused(run_here: Runner) -> N
             "model._target_=fractions.Fraction", "~model.regularization", "~model.max_iter", "~model.tol",
             "~model.solver", "~model.backend",
         )  # fmt: skip
+
+
+def test_regressors_and_clusterers_are_refused(run_here: Runner) -> None:
+    drop = ("~model.regularization", "~model.solver", "~model.backend", "~model.max_iter", "~model.tol")
+    with pytest.raises(ConfigError, match="is a regressor; labrun trains classifiers"):
+        run_here("model._target_=sklearn.linear_model.Ridge", *drop)
+    with pytest.raises(ConfigError, match="is a clusterer"):
+        run_here("model._target_=sklearn.cluster.KMeans", *drop)
+
+
+def test_evaluate_scales_as_in_training_and_keeps_the_split(run_here: Runner) -> None:
+    trained, _ = run_here("dataset.mean=0.5", "dataset.std=0.05", "dataset.split_seed=3", "dataset.validation_size=100")
+    again, _ = run_here("task=evaluate", "from=last", "dataset.max_samples=1000")
+    assert again.metrics == {name: trained.metrics[name] for name in ("accuracy", "test_loss")}
+    for override in ("dataset.split_seed=0", "dataset=digits", "model.regularization=3", "dataset.mean=0"):
+        with pytest.raises(ConfigError, match="another split|leave out"):
+            run_here("task=evaluate", "from=last", override)
+
+
+def test_a_forest_is_saved_scored_and_drawn(run_here: Runner) -> None:
+    drop = ("~model.regularization", "~model.solver", "~model.backend", "~model.max_iter", "~model.tol")
+    trained, _ = run_here("model._target_=sklearn.ensemble.RandomForestClassifier", "+model.n_estimators=20", *drop)
+    scored, _ = run_here("task=evaluate", "from=last")
+    assert scored.metrics["accuracy"] == trained.metrics["accuracy"]
+
+
+def test_a_missing_extra_is_told_with_the_install_line(run_here: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearnex.linear_model", None)
+    with pytest.raises(MissingExtraError, match="uv sync --extra intelex"):
+        run_here("model.backend=intelex")
+
+
+def test_mistakes_in_the_arguments_of_a_known_target_are_config_errors(run_here: Runner) -> None:
+    with pytest.raises(ConfigError, match=r"model: labrun.models.mnist_dnn.MnistDNN could not be built"):
+        run_here("model=mnist_dnn", "model.units=99999999999999")

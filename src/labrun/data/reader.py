@@ -50,6 +50,10 @@ class Reader(ABC):
             MissingDataError: it cannot; the message says how to bring the files by hand.
         """
 
+    @staticmethod  # noqa: B027 - most kinds need nothing
+    def warm() -> None:
+        """Import what reading needs, ahead of many runs that read."""
+
 
 def make_reader(dataset: Mapping[str, Any]) -> Reader:
     """The reader that a `dataset` node names.

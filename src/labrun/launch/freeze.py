@@ -6,6 +6,7 @@ and are kept as references, and mounts, which belong to the place of execution.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import secrets
 import shlex
@@ -32,8 +33,8 @@ ID_BYTES = 4
 
 
 def new_id() -> str:
-    """A run's random id: eight hexadecimal digits."""
-    return secrets.token_hex(ID_BYTES)
+    """A run's random id: eight hexadecimal digits, the first a letter, so that no part of it reads as a number."""
+    return secrets.choice("abcdef") + secrets.token_hex(ID_BYTES)[1:]
 
 
 def resolved(config: DictConfig, keep_environment: bool) -> dict[str, Any]:
@@ -48,6 +49,7 @@ def resolved(config: DictConfig, keep_environment: bool) -> dict[str, Any]:
     """
     if keep_environment:
         OmegaConf.register_new_resolver("oc.env", _env_reference, replace=True)
+        OmegaConf.register_new_resolver("oc.decode", _decode_unless_reference, replace=True)
     try:
         container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
@@ -55,12 +57,19 @@ def resolved(config: DictConfig, keep_environment: bool) -> dict[str, Any]:
         raise ConfigError(f"{getattr(error, 'full_key', None) or 'the configuration'}: {reason}") from error
     finally:
         OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+        OmegaConf.register_new_resolver("oc.decode", oc.decode, replace=True)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
 
 
 def _env_reference(*arguments: Any) -> str:
     return "${oc.env:" + ",".join("null" if a is None else str(a) for a in arguments) + "}"
+
+
+def _decode_unless_reference(text: str | None, *, _parent_: Any, _node_: Any) -> Any:
+    if text is not None and text.startswith("${oc.env:"):
+        return "${oc.decode:" + text + "}"
+    return oc.decode(text, _parent_, _node_)
 
 
 def validated(config: DictConfig) -> dict[str, Any]:
@@ -169,10 +178,25 @@ def settled(config: DictConfig, overrides: list[str], root: Path) -> tuple[dict[
     Raises:
         ConfigError, RecordError: see `freeze`.
     """
-    validated(config)
+    values = validated(config)
+    for group in ("dataset", "model"):
+        _check_module(str(values[group]["_target_"]), group)
     kept = resolved(config, keep_environment=True)
     kept["datastore"]["root"] = str(_absolute(kept["datastore"]["root"]))
     return kept, _settle_references(kept, overrides, root)
+
+
+def _check_module(target: str, group: str) -> None:
+    """Whether the module's package is there at all; the rest is found out where it is imported."""
+    top = target.partition(".")[0]
+    try:
+        there = importlib.util.find_spec(top) is not None
+    except (ImportError, ValueError):
+        there = False
+    if not there:
+        raise ConfigError(
+            f"{group}._target_={target!r}: there is no module '{top}', neither installed nor in {Path.cwd()}"
+        )
 
 
 def _absolute(path: str) -> str | Path:
@@ -184,7 +208,7 @@ def _absolute(path: str) -> str | Path:
 def _tags(tags: Any) -> dict[str, str]:
     if isinstance(tags, Mapping):
         return {str(key): "" if value is None else str(value) for key, value in tags.items()}
-    return {str(tag): "" for tag in tags}
+    return {str(tag): "" for tag in tags or ()}
 
 
 def _settle_references(config: dict[str, Any], overrides: list[str], root: Path) -> str | None:
@@ -193,23 +217,20 @@ def _settle_references(config: dict[str, Any], overrides: list[str], root: Path)
         run_dir, source = store.find(
             root, str(config["from"]), suitable=_has_model, wanted="a finished run with a model"
         )
+        _inherit(config, source.config, overrides)
         config["from"] = {"id": source.id, "path": str(run_dir)}
-        for key in ("model", "seed"):
-            config[key] = source.config[key]
-        if not _chosen("dataset", overrides):
-            config["dataset"] = source.config["dataset"]
-            if not _chosen("datastore", overrides):
-                config["datastore"] = source.config["datastore"]
         return source.id
     resume = config["trainer"].get("resume")
     if resume is None:
         return None
     run_dir, source = store.find(root, str(resume), suitable=_has_checkpoint, wanted="a run with a checkpoint")
-    changed = sorted(_differences(source.config["model"], config["model"], "model"))
+    parts = [("model", source.config["model"], config["model"])]
+    parts += [("dataset", _what_is_read(source.config["dataset"]), _what_is_read(config["dataset"]))]
+    changed = sorted(change for group, old, new in parts for change in _differences(old, new, group))
     if changed:
         raise ConfigError(
-            f"trainer.resume={resume}: a run goes on with the model and optimizer it began with, and these differ from "
-            f"run {source.id}: {', '.join(changed)}. Repeat its own values, or start a new run"
+            f"trainer.resume={resume}: a run goes on with the model, optimizer and data it began with, and these "
+            f"differ from run {source.id}: {', '.join(changed)}. Repeat its own values, or start a new run"
         )
     config["trainer"]["resume"] = {"id": source.id, "path": str(run_dir / "checkpoints" / "last.ckpt")}
     return source.id
@@ -223,9 +244,48 @@ def _differences(old: Any, new: Any, key: str) -> Iterator[str]:
         yield f"{key} (then {old}, now {new})"
 
 
-def _chosen(group: str, overrides: list[str]) -> bool:
-    return any(o.lstrip("+").split("=")[0].split("@")[0] in (group, "experiment") or o.startswith(f"{group}.")
-               for o in overrides)  # fmt: skip
+def _what_is_read(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in dataset.items() if key not in ("download", "verify")}
+
+
+SPLIT_KEYS = ("split_seed", "test_size", "validation_size")
+
+
+def _inherit(config: dict[str, Any], source: Mapping[str, Any], overrides: list[str]) -> None:
+    """Fill a scoring run's config from the run that it scores: its model, and its data unless others are chosen.
+
+    Raises:
+        ConfigError: an override would change the model, or which samples are the test part.
+    """
+    typed = [override.lstrip("+").split("=")[0].split("@")[0] for override in overrides]
+    own_model = [key for key in typed if key.partition(".")[0] == "model"]
+    if own_model:
+        raise ConfigError(f"task=evaluate scores the model of run {config['from']} as it is: leave out {own_model}")
+    scaled = [key for key in typed if key in ("dataset.mean", "dataset.std", "dataset.scale")]
+    if scaled:
+        raise ConfigError(f"task=evaluate scales the data as the model was trained: leave out {scaled}")
+    for key in ("model", "seed"):
+        config[key] = source[key]
+    if "dataset" in typed or "experiment" in typed:
+        if config["dataset"]["name"] == source["dataset"]["name"]:
+            _refuse_other_split(config["dataset"], source["dataset"])
+        return
+    changed = {
+        key.partition(".")[2]: config["dataset"].get(key.partition(".")[2]) for key in typed if "dataset." in key
+    }
+    config["dataset"] = {**source["dataset"], **changed}
+    _refuse_other_split(config["dataset"], source["dataset"])
+    if not any(key.partition(".")[0] == "datastore" for key in typed):
+        config["datastore"] = source["datastore"]
+
+
+def _refuse_other_split(new: Mapping[str, Any], old: Mapping[str, Any]) -> None:
+    for key in SPLIT_KEYS:
+        if new.get(key) != old.get(key):
+            raise ConfigError(
+                f"dataset.{key}={new.get(key)}: the run that is scored had {old.get(key)}; with another split its test "
+                f"score would be of images it was trained on. Say dataset.{key}={old.get(key)}, or leave it out"
+            )
 
 
 def _has_model(run_dir: Path, record: Record) -> bool:

@@ -12,23 +12,32 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from labrun import schema
+from labrun.data.reader import Reader
 from labrun.errors import ConfigError, LabrunError
 from labrun.execute import execute, redraw
 
 
 def preload(targets: Sequence[str]) -> None:
-    """Import the modules of these targets, and what trains their kind. Nothing is computed: threads do not fork."""
-    for target in targets:
+    """Import what runs of these models and data sets will need. Nothing is computed: threads do not survive a fork.
+
+    A target that cannot be imported is left to its run, which says why.
+    """
+    models = []
+    for name in targets:
         with contextlib.suppress(ConfigError):
-            schema.locate(target, "model")
-    if "torch" in sys.modules:
+            target = schema.locate(name, "model")
+            if isinstance(target, type) and issubclass(target, Reader):
+                target.warm()
+            else:
+                models.append(target)
+    torch = sys.modules.get("torch")
+    networks = [torch is not None and isinstance(m, type) and issubclass(m, torch.nn.Module) for m in models]
+    if torch is not None:
         import labrun.tasks.lightning  # noqa: F401
-    if "sklearn" in sys.modules:
-        import sklearn.datasets  # noqa: F401
+    if not all(networks):
+        from labrun.tasks import estimator
 
-        from labrun.tasks.estimator import skops_io
-
-        skops_io()
+        estimator.warm()
 
 
 def limit_threads(count: int) -> None:

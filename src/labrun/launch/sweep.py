@@ -18,7 +18,7 @@ from hydra.core.utils import _save_config
 from omegaconf import DictConfig, OmegaConf
 
 from labrun import execute
-from labrun.errors import ConfigError, LabrunError
+from labrun.errors import ConfigError, LabrunError, RecordError
 from labrun.launch import freeze, inside, snapshot
 from labrun.launch.pool import LocalPool, Needs, close_unrun
 from labrun.runs import record as records
@@ -63,6 +63,7 @@ def carry_out(jobs: Sequence[Job], sweep_dir: Path) -> list[Record]:
         ConfigError: `compute` asks for what this machine does not have.
     """
     compute = jobs[0].record.config["compute"]
+    _check_folders(jobs)
     for job in jobs:
         check_compute(job.record.config["compute"])
     for data in {json.dumps([job.record.config[k] for k in ("dataset", "datastore")], sort_keys=True) for job in jobs}:
@@ -94,6 +95,15 @@ def carry_out(jobs: Sequence[Job], sweep_dir: Path) -> list[Record]:
     return finished
 
 
+def _check_folders(jobs: Sequence[Job]) -> None:
+    folders = [job.run_dir for job in jobs]
+    twice = sorted({str(folder) for folder in folders if folders.count(folder) > 1 or (folder / "run.json").exists()})
+    if twice:
+        raise RecordError(
+            f"hydra.sweep.dir and hydra.sweep.subdir give more than one run the folder {twice[0]}; each needs its own"
+        )
+
+
 def check_compute(compute: Mapping[str, Any]) -> None:
     """Whether this machine has what a run needs.
 
@@ -119,7 +129,7 @@ def _pool(jobs: Sequence[Job], compute: Mapping[str, Any]) -> LocalPool:
 
 
 def _targets(jobs: Sequence[Job]) -> list[str]:
-    return sorted({str(job.record.config["model"]["_target_"]) for job in jobs})
+    return sorted({str(job.record.config[group]["_target_"]) for job in jobs for group in ("dataset", "model")})
 
 
 def needs(config: Mapping[str, Any]) -> Needs:
@@ -225,8 +235,18 @@ def tell(jobs: Sequence[Job], finished: Sequence[Record], sweep_dir: Path, draw:
     _write_csv(finished, sweep_dir / "results.csv")
     best = finished[order[0]]
     if best.status == records.COMPLETED and best.config["report"] == "auto":
-        draw(jobs[order[0]].run_dir)
+        _draw_best(jobs[order[0]].run_dir, draw)
     print(f"folder: {sweep_dir}   (results.csv; pictures of the best run: {jobs[order[0]].run_dir / 'outputs'})")
+
+
+def _draw_best(run_dir: Path, draw: Callable[[Path], object]) -> None:
+    try:
+        drawn = draw(run_dir)
+    except (LabrunError, OSError, ValueError) as error:
+        log.warning("The best run's pictures could not be drawn: %s", error)
+    else:
+        if drawn is False:
+            log.warning("The best run's pictures could not be drawn; %s says why", run_dir / "driver.log")
 
 
 def _rank(record: Record) -> float:

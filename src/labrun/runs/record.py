@@ -176,8 +176,8 @@ def replace_text(path: Path, text: str) -> None:
 def cannot_write(folder: Path, error: OSError) -> str:
     """The one message for a full disk or a read-only folder."""
     return (
-        f"cannot write to {folder}: {error.strerror or error}. Free some space or choose another place for the runs, "
-        "for example: hydra.run.dir=/another/folder/run1"
+        f"cannot write to {folder}: {error.strerror or error}. Free some space there, or choose another place for the "
+        "runs with the variable LABRUN_ROOT=/another/folder"
     )
 
 

@@ -84,7 +84,8 @@ class Recording:
         if run is not None:
             record.metrics = dict(run.summary)
             run.close()
-        if details is not None and status == records.FAILED and not isinstance(error, LabrunError):
+        told = isinstance(error, LabrunError) or is_disk_trouble(error)
+        if details is not None and status == records.FAILED and not told:
             sys.stderr.write(details["traceback"])
         self._politely.__exit__(None, None, None)
         os.environ.pop(context.RUN_DIR_VARIABLE, None)

@@ -35,7 +35,9 @@ def sample_grid(
         x: (N, C, H, W) stored values, 0 to `scale`; C is 1 or 3.
         y: (N,) class numbers.
     """
-    count = min(30, len(x))
+    order = _classes_in_turn(y)[:30]
+    x, y = x[order], y[order]
+    count = len(x)
     columns = min(10, count)
     rows = math.ceil(count / columns)
     _, channels, height, width = x.shape
@@ -53,6 +55,17 @@ def sample_grid(
     axes.imshow(np.clip(mosaic.squeeze(-1) if channels == 1 else mosaic, 0, 1), cmap="gray", vmin=0, vmax=1)
     axes.set_axis_off()
     return _save(figure, path, title)
+
+
+def _classes_in_turn(y: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
+    """Positions, the first of every class, then the second of every class, and so on; as they come where mixed."""
+    if len(np.unique(y[:30])) == len(np.unique(y)):
+        return np.arange(len(y))
+    rank = np.empty(len(y), dtype=np.int64)
+    for label in np.unique(y):
+        of_class = np.flatnonzero(y == label)
+        rank[of_class] = np.arange(len(of_class))
+    return np.lexsort((y, rank))
 
 
 def learning_curves(metrics: Sequence[Mapping[str, Any]], path: Path, title: str) -> Path | None:
@@ -98,7 +111,7 @@ def confusion_matrix(counts: npt.NDArray[np.int64], class_names: Sequence[str], 
         counts: (classes, classes).
     """
     classes = len(class_names)
-    side = max(4.5, 0.5 * classes + 1.5)
+    side = min(17.0, max(4.5, 0.5 * classes + 1.5)) if classes <= 30 else 8.0
     figure = _figure(side + 0.6, side)
     axes = figure.add_subplot()
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
@@ -134,7 +147,7 @@ def weight_images(
     count = len(weights)
     columns = min(5, count)
     rows = math.ceil(count / columns)
-    figure = _figure(max(3.0, columns * 1.7), max(2.5, rows * 1.9 + 0.4))
+    figure = _figure(max(6.0, columns * 1.7), max(2.5, rows * 1.9 + 0.4))
     names = list(class_names) if count == len(class_names) else [str(class_names[-1])]
     limit = float(np.quantile(np.abs(weights), 0.995)) or 1.0
     for place in range(count):
@@ -162,4 +175,5 @@ def _save(figure: Any, path: Path, title: str) -> Path:
 
 
 def _short(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
+    short = text if len(text) <= length else text[: length - 1] + "…"
+    return short.replace("$", r"\$")

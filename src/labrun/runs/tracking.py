@@ -82,8 +82,8 @@ def follow(root: Path, settings: Mapping[str, Any]) -> Iterator[None]:
         # The end of its standard input tells the ingester that the runs are over; a kill of this process does too.
         if process.stdin is not None:
             process.stdin.close()
-        if settings.get("wait"):
-            process.wait()
+        if settings.get("wait") and process.wait() != 0:
+            log.warning("MLflow at %s could not be fed; %s says why. The records are whole", uri, output.name)
 
 
 @dataclass

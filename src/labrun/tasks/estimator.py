@@ -13,12 +13,24 @@ import numpy as np
 import numpy.typing as npt
 
 from labrun.data.arrays import Arrays, Part, float_rows
-from labrun.errors import ConfigError, LabrunError
+from labrun.errors import ConfigError, LabrunError, UnfitError
 from labrun.runs import context
 from labrun.runs.record import RunPaths
 from labrun.tasks.task import Scores, Task, confusion
 
 log = logging.getLogger(__name__)
+
+
+SAFE_INTERNALS = (
+    "sklearn.tree._tree.Tree",
+    "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+    "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
+    "sklearn.ensemble._hist_gradient_boosting.binning._BinMapper",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.neighbors._kd_tree.KDTree",
+    "sklearn.neighbors._ball_tree.BallTree",
+)
+"""Parts of scikit-learn's own models that skops does not list: they hold numbers and run nothing when built."""
 
 
 class EstimatorTask(Task):
@@ -68,6 +80,12 @@ class EstimatorTask(Task):
     def score(self, part: Part, arrays: Arrays) -> Scores:
         rows = float_rows(part.x, arrays.scaling)
         predicted = np.asarray(self.model.predict(rows))
+        known = range(arrays.num_classes)
+        if predicted.shape != part.y.shape or not np.isin(predicted, known).all():
+            raise UnfitError(
+                f"model '{self._name}' does not predict one class number (0 to {arrays.num_classes - 1}) per sample, "
+                f"but {predicted.dtype} values of the shape {predicted.shape}"
+            )
         loss = None
         if hasattr(self.model, "predict_proba"):
             chances = np.asarray(self.model.predict_proba(rows))
@@ -94,8 +112,12 @@ class EstimatorTask(Task):
         return np.asarray(weights) if weights is not None and np.ndim(weights) == 2 else None
 
 
-def load(path: Path, trusted: list[str]) -> Any:
+def load(path: Path, trusted: list[str] | None) -> Any:
     """Load a model that skops saved, building scikit-learn's own types and those named, and nothing else.
+
+    Args:
+        path: the file.
+        trusted: further types that may be built; None trusts the file, for one that this command has just written.
 
     Raises:
         ConfigError: it holds other types; the message names them.
@@ -103,17 +125,27 @@ def load(path: Path, trusted: list[str]) -> Any:
     """
     io = skops_io()
     try:
-        unknown = [name for name in io.get_untrusted_types(file=path) if name not in trusted]
+        found = io.get_untrusted_types(file=path)
+        allowed = found if trusted is None else [*trusted, *SAFE_INTERNALS]
+        unknown = [name for name in found if name not in allowed]
         if unknown:
             raise ConfigError(
                 f"{path} holds types that labrun does not build unasked: {', '.join(unknown)}. If you trust the file, "
                 f"name them: 'trusted=[{','.join(unknown)}]'"
             )
-        return io.load(path, trusted=trusted)
+        return io.load(path, trusted=found)
     except ConfigError:
         raise
     except Exception as error:  # a damaged file can raise anything
         raise LabrunError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def warm() -> None:
+    """Import what every fit and every saved model needs."""
+    import joblib  # noqa: F401
+    import sklearn.exceptions  # noqa: F401
+
+    skops_io()
 
 
 def skops_io() -> Any:

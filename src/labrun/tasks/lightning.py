@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from labrun import schema
 from labrun.data.arrays import Arrays, Part
 from labrun.data.loading import BatchLoader
-from labrun.errors import ConfigError, UnfitError
+from labrun.errors import ConfigError, DataError, UnfitError
 from labrun.models.network import Network
 from labrun.runs import context
 from labrun.runs.record import RunPaths
@@ -240,17 +240,17 @@ class NetworkTask(Task):
                     ckpt_path=None if resume_from is None else str(resume_from),
                     weights_only=True if resume_from is not None else None,
                 )  # fmt: skip
-        except SystemExit:
+        except SystemExit as end:
             # Lightning turns Ctrl-C into an exit and leaves the signal ignored.
-            if trainer.interrupted:
-                raise KeyboardInterrupt from None
+            if isinstance(end.__context__, KeyboardInterrupt):
+                raise end.__context__ from None
             raise
         finally:
             signal.signal(signal.SIGINT, before)
         module.eval()
 
     def _check_resume(self, checkpoint: Path) -> None:
-        done = int(torch.load(checkpoint, map_location="cpu", weights_only=True)["epoch"]) + 1
+        done = int(read_tensors(checkpoint)["epoch"]) + 1
         if done >= int(self._settings["max_epochs"]):
             raise ConfigError(
                 f"nothing is left to train: the checkpoint {checkpoint} has {done} epochs, and trainer.max_epochs="
@@ -261,8 +261,7 @@ class NetworkTask(Task):
     def _take_best(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         best = getattr(trainer.checkpoint_callback, "best_model_path", "")
         if best:
-            state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
-            module.load_state_dict(state)
+            module.load_state_dict(read_tensors(Path(best))["state_dict"])
             log.info("Scoring the best epoch's weights: %s", Path(best).name)
 
     def _trainer(self, paths: RunPaths, has_validation: bool, own: bool) -> pl.Trainer:
@@ -356,8 +355,30 @@ class NetworkTask(Task):
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
-    """Read saved weights into a network; nothing but tensors is ever unpickled."""
-    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    """Read saved weights into a network; nothing but tensors is ever unpickled.
+
+    Raises:
+        DataError: the file is damaged, or its weights are another network's.
+    """
+    try:
+        network.load_state_dict(read_tensors(path))
+    except (RuntimeError, TypeError, KeyError) as error:
+        raise DataError(f"{path} does not fit the network: {' '.join(str(error).split())}") from error
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    """A file that torch saved; nothing but tensors and plain values is ever unpickled.
+
+    Raises:
+        DataError: the file is absent, damaged, or holds more than that.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can raise anything
+        raise DataError(f"{path} cannot be read: it is absent, damaged, or no file of plain tensors") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} holds a {type(content).__name__}, not a network's weights")
+    return content
 
 
 def make_logger(node: Mapping[str, Any], name: str, paths: RunPaths) -> Any:

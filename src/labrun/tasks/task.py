@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labrun import schema
-from labrun.data.arrays import Arrays, Part
+from labrun.data.arrays import Arrays, Part, Scaling
 from labrun.errors import ConfigError, DataError, UnfitError
 from labrun.runs import context
 from labrun.runs.record import RunPaths
@@ -87,6 +87,9 @@ def wrap(model: Any, config: Mapping[str, Any], arrays: Arrays) -> Task:
         from labrun.tasks.lightning import NetworkTask
 
         return NetworkTask(model, config, arrays, name)
+    reason = _not_a_classifier(model)
+    if reason:
+        raise ConfigError(f"model '{name}' is {reason}; labrun trains classifiers")
     if callable(getattr(model, "fit", None)) and callable(getattr(model, "predict", None)):
         from labrun.tasks.estimator import EstimatorTask
 
@@ -95,6 +98,14 @@ def wrap(model: Any, config: Mapping[str, Any], arrays: Arrays) -> Task:
         f"model._target_={config['model']['_target_']!r} gave a {type(model).__name__}; labrun trains torch modules "
         "(torch.nn.Module, LightningModule) and scikit-learn estimators (fit and predict)"
     )
+
+
+def _not_a_classifier(model: Any) -> str | None:
+    if "sklearn" not in sys.modules or not hasattr(model, "fit"):
+        return None
+    from sklearn.base import is_clusterer, is_regressor
+
+    return "a regressor" if is_regressor(model) else "a clusterer" if is_clusterer(model) else None
 
 
 def is_network(model: Any) -> bool:
@@ -195,6 +206,12 @@ def check_card(card: Mapping[str, Any], arrays: Arrays, run_id: str) -> None:
         log.warning("the classes have other names than in training: %s", ", ".join(arrays.class_names))
 
 
+def card_scaling(card: Mapping[str, Any], own: Scaling) -> Scaling:
+    """How a saved model wants its samples: its own mean and std, after the data set's own range of stored values."""
+    saved = card["scaling"]
+    return Scaling(own.scale, tuple(map(float, saved["mean"])), tuple(map(float, saved["std"])))
+
+
 def load_card(paths: RunPaths, run_id: str) -> dict[str, Any]:
     """A finished run's model card, its file's digest checked.
 
@@ -205,7 +222,8 @@ def load_card(paths: RunPaths, run_id: str) -> dict[str, Any]:
         card: dict[str, Any] = json.loads((paths.outputs / MODEL_CARD).read_text(encoding="utf-8"))
         path = paths.outputs / Path(card["file"]).name
         found = file_sha256(path)
-    except (OSError, ValueError, KeyError) as error:
+        card_scaling(card, Scaling())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"run {run_id} holds no model that can be loaded: {error}") from error
     if found != card["sha256"]:
         raise DataError(f"{path} was changed since it was saved: expected SHA-256 {card['sha256']}, found {found}")

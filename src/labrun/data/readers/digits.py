@@ -17,6 +17,10 @@ class Digits(Reader):
     (the test part of it), as `sklearn.datasets.load_digits` gives it.
     """
 
+    @staticmethod
+    def warm() -> None:
+        import sklearn.datasets  # noqa: F401
+
     def find(self, root: Path) -> bool:
         return True
 

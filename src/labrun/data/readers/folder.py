@@ -44,6 +44,10 @@ class ImageFolder(Reader):
             raise DataError(f"dataset.image_size={image_size}: expected a number, or two: [height, width]")
         self.channels = channels
 
+    @staticmethod
+    def warm() -> None:
+        import PIL.Image  # noqa: F401
+
     def find(self, root: Path) -> bool:
         return self._folder(root).is_dir()
 
