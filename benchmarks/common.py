@@ -7,6 +7,7 @@ import datetime
 import multiprocessing
 import os
 import platform
+import re
 import statistics
 import sys
 import time
@@ -14,8 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import psutil
@@ -57,6 +59,18 @@ def labrun_arrays(config: dict[str, Any]) -> Any:
     from labrun.data.mount import mount
 
     return reader.read(config["dataset"], mount(config["datastore"], config["dataset"]["name"]))
+
+
+@contextmanager
+def run_folder() -> Iterator[Any]:
+    """A run's folder, where metrics go as they do in a run; gone afterwards."""
+    from labrun.runs import context
+    from labrun.runs.record import RunPaths
+
+    with TemporaryDirectory() as folder:
+        os.environ[context.RUN_DIR_VARIABLE] = folder
+        yield RunPaths(Path(folder))
+        del os.environ[context.RUN_DIR_VARIABLE]
 
 
 def in_fresh_process(function: Callable[..., T], *args: Any) -> T:
@@ -157,7 +171,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def hardware(packages: Sequence[str]) -> str:
     """Processor, cores, memory, system and versions, in one line."""
     memory = psutil.virtual_memory().total / 2**30
-    names = ", ".join(f"{name} {_version(name)}" for name in packages)
+    names = ", ".join(f"{name} {version(name)}" for name in packages)
     return (
         f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB memory, {platform.system()} {platform.machine()}; "
         f"Python {platform.python_version()}, {names}"
@@ -187,24 +201,13 @@ def report(name: str, title: str, parts: Sequence[str], packages: Sequence[str],
 
 
 def _command(name: str) -> str:
-    options = [a if not a.startswith("--data=") else "--data=PATH" for a in sys.argv[1:]]
-    for place, option in enumerate(options[:-1]):
-        if option == "--data":
-            options[place + 1] = "PATH"
-    return " ".join(["uv run python", f"benchmarks/{name}.py", *options])
+    text = " ".join(["uv run python", f"benchmarks/{name}.py", *sys.argv[1:]])
+    return re.sub(r"(--data[ =])\S+", r"\1PATH", text)
 
 
 def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "(not installed)"
+    with suppress(OSError):
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+        if found:
+            return found[1].strip()
+    return platform.processor() or platform.machine()

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import common
@@ -48,14 +46,14 @@ def plain(data: str) -> Fit:
 
 def labrun(data: str, backend: str = "sklearn") -> Fit:
     """What `labrun experiment=mnist_logreg model.regularization=0.8` does."""
-    from labrun.runs.record import RunPaths
     from labrun.tasks import task as tasks
 
     config = common.labrun_config(data, [*EXPERIMENT, f"model.backend={backend}"])
     arrays = common.labrun_arrays(config)
-    work = tasks.make(config, arrays)
-    with TemporaryDirectory() as folder, common.stopwatch() as time:
-        work.fit(arrays, RunPaths(Path(folder)), None)
+    with common.run_folder() as paths:
+        work = tasks.make(config, arrays)
+        with common.stopwatch() as time:
+            work.fit(arrays, paths, None)
     model = work.model  # type: ignore[attr-defined]
     return Fit(time, work.score(arrays.test, arrays).accuracy, int(max(model.n_iter_)))
 

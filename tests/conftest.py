@@ -60,7 +60,7 @@ def registered() -> None:
 
 
 @pytest.fixture
-def run_here(workspace: Path, registered: None) -> Iterator[Runner]:
+def run_here(workspace: Path, registered: None) -> Runner:
     """One run in this process, as `labrun` would do it, without MLflow and pictures unless asked for."""
 
     def run(*overrides: str, pictures: bool = False) -> tuple[Record, Path]:
@@ -74,14 +74,15 @@ def run_here(workspace: Path, registered: None) -> Iterator[Runner]:
         freeze.submit(record, run_dir)
         return execute.execute(run_dir, capture=False, pictures=pictures), run_dir
 
-    yield run
-    GlobalHydra.instance().clear()
+    return run
 
 
 @pytest.fixture(autouse=True)
 def _same_environment() -> Iterator[None]:
-    """No test leaves variables behind."""
+    """No test leaves variables, or an initialized Hydra, behind."""
     before = dict(os.environ)
+    GlobalHydra.instance().clear()
     yield
+    GlobalHydra.instance().clear()
     os.environ.clear()
     os.environ.update(before)
