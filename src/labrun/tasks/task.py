@@ -101,11 +101,10 @@ def wrap(model: Any, config: Mapping[str, Any], arrays: Arrays) -> Task:
 
 
 def _not_a_classifier(model: Any) -> str | None:
-    if "sklearn" not in sys.modules or not hasattr(model, "fit"):
-        return None
-    from sklearn.base import is_clusterer, is_regressor
-
-    return "a regressor" if is_regressor(model) else "a clusterer" if is_clusterer(model) else None
+    base = sys.modules.get("sklearn.base")
+    if base is None or not isinstance(model, base.BaseEstimator):
+        return None  # a class of one's own, with fit and predict: its predictions are held against the classes later
+    return "a regressor" if base.is_regressor(model) else "a clusterer" if base.is_clusterer(model) else None
 
 
 def is_network(model: Any) -> bool:
