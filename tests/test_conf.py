@@ -9,7 +9,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
-from labrun import app, schema
+from labrun import app, checking, schema
 from labrun.errors import ConfigError
 from labrun.launch import freeze
 
@@ -96,7 +96,7 @@ def test_unknown_key_is_told_with_the_nearest() -> None:
     ],
 )
 def test_types_and_ranges(value: object, hint: object, fits: bool) -> None:
-    assert schema._fits(value, hint) is fits
+    assert checking.fits(value, hint) is fits
 
 
 def test_build_binds_the_targets_arguments() -> None:

@@ -19,7 +19,7 @@ from hydra.experimental.callback import Callback
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
-from labrun import schema
+from labrun import checking
 from labrun.errors import ConfigError, LabrunError, RecordError
 from labrun.launch import freeze
 from labrun.runs import record as records
@@ -262,7 +262,7 @@ def hint(arguments: list[str]) -> str:
     for argument in given:
         key = argument.partition("=")[0]
         if key[0] not in "+~" and key not in known and key.partition(".")[0] not in ("hydra",) and "/" not in key:
-            near = schema.suggest(key, known)
+            near = checking.suggest(key, known)
             if near:
                 return f"labrun: {key}: no such key.{near}"
     return ""

@@ -18,7 +18,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from labrun import schema
+from labrun import checking, schema
 from labrun.data import reader
 from labrun.data.arrays import Arrays
 from labrun.data.mount import mount
@@ -211,7 +211,7 @@ def _data_line(arrays: Arrays) -> str:
     held = "" if arrays.validation is None else f"{len(arrays.validation):,} validation, "
     return (
         f"{arrays.name}: {len(arrays.train):,} train, {held}{len(arrays.test):,} test; "
-        f"{schema.shape_text(arrays.input_shape)}, {arrays.num_classes} classes"
+        f"{checking.shape_text(arrays.input_shape)}, {arrays.num_classes} classes"
     )
 
 

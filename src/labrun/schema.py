@@ -10,44 +10,18 @@ target's own arguments, and `build` binds them against its signature before it c
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import logging
-import math
-import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+from labrun.checking import Range, check_fields, suggest
 from labrun.errors import ConfigError, LabrunError
 
 Component = dict[str, Any]
 """A node that names what to build: `_target_` and the arguments for it."""
-
-
-@dataclass(frozen=True)
-class Range:
-    """Bounds of a number; `above` and `below` exclude the bound itself."""
-
-    at_least: float | None = None
-    at_most: float | None = None
-    above: float | None = None
-    below: float | None = None
-
-    def holds(self, value: float) -> bool:
-        """Whether a number lies within the bounds (NaN and infinities never do)."""
-        return (
-            math.isfinite(value)
-            and (self.at_least is None or value >= self.at_least)
-            and (self.at_most is None or value <= self.at_most)
-            and (self.above is None or value > self.above)
-            and (self.below is None or value < self.below)
-        )
-
-    def __str__(self) -> str:
-        words = {"at least": self.at_least, "above": self.above, "at most": self.at_most, "below": self.below}
-        return " and ".join(f"{word} {bound:g}" for word, bound in words.items() if bound is not None)
 
 
 Positive = Annotated[float, Range(above=0)]
@@ -246,12 +220,12 @@ def validate(config: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: with every mistake in it: the key, what was given, what is allowed.
     """
-    problems = list(_check_fields(config, Config, ""))
+    problems = list(check_fields(config, Config, ""))
     for group, general in (("dataset", Dataset), ("model", Model)):
         node = config.get(group)
         if isinstance(node, Mapping) and isinstance(node.get("_target_"), str):
             target = TARGETS.get(node["_target_"])
-            problems += _check_fields(node, target or general, group, open_ended=target is None)
+            problems += check_fields(node, target or general, group, open_ended=target is None)
         elif isinstance(node, Mapping):
             problems.append(f"{group}._target_ is missing: it names the Python class or function to use")
     name = config.get("name")
@@ -264,95 +238,6 @@ def validate(config: Mapping[str, Any]) -> None:
         problems.append("task=evaluate needs the run whose model is to be scored: from=last, or from=<run id>")
     if problems:
         raise ConfigError(problems)
-
-
-def _check_fields(node: Mapping[str, Any], cls: type, path: str, open_ended: bool = False) -> typing.Iterator[str]:
-    hints = typing.get_type_hints(cls, include_extras=True)
-    known = {f.name.removesuffix("_") if f.name == "from_" else f.name: f for f in fields(cls)}
-    for key, value in node.items():
-        full_key = f"{path}.{key}" if path else str(key)
-        if key in known:
-            yield from _check(value, hints[known[key].name], full_key)
-        elif not path and key in ("experiment", "debug", "local"):
-            yield f"{key}: the file chosen for it must begin with the line '# @package _global_' and hold keys"
-        elif not open_ended:
-            yield f"{full_key}: no such key.{suggest(str(key), known)} Keys here: {', '.join(sorted(known))}"
-    for key, f in known.items():
-        required = f.default is MISSING and f.default_factory is MISSING
-        if required and key not in node:
-            yield f"{path + '.' if path else ''}{key} is missing"
-
-
-def _check(value: Any, hint: Any, path: str) -> typing.Iterator[str]:
-    if not _fits(value, hint):
-        yield f"{path}={_show(value)}: expected {_expectation(hint)}"
-        return
-    if is_dataclass(hint) and isinstance(hint, type):
-        yield from _check_fields(value, hint, path)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    origin = typing.get_origin(hint)
-    if hint is Any:
-        return True
-    if origin is Annotated:
-        base, *marks = typing.get_args(hint)
-        return _fits(value, base) and all(mark.holds(value) for mark in marks if isinstance(mark, Range))
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, option) for option in typing.get_args(hint))
-    if origin is Literal:
-        return any(value == option and type(value) is type(option) for option in typing.get_args(hint))
-    if origin is list:
-        return isinstance(value, list) and all(_fits(item, typing.get_args(hint)[0]) for item in value)
-    if origin is dict:
-        return isinstance(value, Mapping) and all(_fits(item, typing.get_args(hint)[1]) for item in value.values())
-    if is_dataclass(hint):
-        return isinstance(value, Mapping)
-    if hint is type(None):
-        return value is None
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
-def _expectation(hint: Any) -> str:
-    origin = typing.get_origin(hint)
-    if origin is Annotated:
-        base, *marks = typing.get_args(hint)
-        return ", ".join([_expectation(base), *(str(mark) for mark in marks)])
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(_expectation(option) for option in typing.get_args(hint))
-    if origin is Literal:
-        return "one of " + ", ".join(str(option) for option in typing.get_args(hint))
-    if origin is list:
-        return f"a list (each item: {_expectation(typing.get_args(hint)[0])})"
-    if origin is dict or is_dataclass(hint):
-        return "a group of keys"
-    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
-    return names.get(hint, str(hint))
-
-
-def _show(value: Any) -> str:
-    text = repr(value) if isinstance(value, str) else str(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def suggest(word: str, choices: typing.Iterable[str]) -> str:
-    """` Did you mean 'x'?` for the nearest choice, or nothing."""
-    near = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
-    return f" Did you mean '{near[0]}'?" if near else ""
-
-
-def shape_text(shape: Sequence[int]) -> str:
-    """`1x28x28 (grey, 28 high, 28 wide)` for messages."""
-    text = "x".join(str(size) for size in shape)
-    if len(shape) != 3:
-        return f"{text} (features)"
-    channels, height, width = shape
-    kind = {1: "grey", 3: "colour"}.get(channels, f"{channels} channels")
-    return f"{text} ({kind}, {height} high, {width} wide)"
 
 
 def locate(target: str, key: str) -> Callable[..., Any]:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from labrun.checking import shape_text
 from labrun.models.network import Network
-from labrun.schema import shape_text
 
 
 class Cifar10CNN(Network):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,13 +18,14 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from labrun import schema
+from labrun import checking, schema
 from labrun.data.arrays import Arrays, Part
 from labrun.data.loading import BatchLoader
 from labrun.errors import ConfigError, DataError, UnfitError
 from labrun.models.network import Network
 from labrun.runs import context
 from labrun.runs.record import RunPaths
+from labrun.tasks.callbacks import RecordLogger
 from labrun.tasks.task import Scores, Task, confusion
 
 log = logging.getLogger(__name__)
@@ -131,68 +131,6 @@ class _Running:
         accuracy = float(self._hits) / max(1, self._samples)
         self._loss, self._hits, self._weight, self._samples = 0.0, 0, 0, 0
         return loss, accuracy
-
-
-class PrintReport(pl.Callback):
-    """After each epoch one line, with the columns and widths of Chainer's `PrintReport`."""
-
-    WIDTH = 14
-
-    def __init__(self) -> None:
-        self._begun = time.monotonic()
-        self._header: list[str] = []
-        self._epoch = 0
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._begun = time.monotonic()
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # A module logs its epoch's values after the callbacks' own turn, so the line comes as the next epoch begins.
-        self._print(trainer)
-        self._epoch = trainer.current_epoch + 1
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._print(trainer)
-
-    def _print(self, trainer: pl.Trainer) -> None:
-        if not self._epoch:
-            return
-        values = trainer.callback_metrics
-        row: dict[str, str] = {"epoch": str(self._epoch)}
-        columns = {
-            "main/loss": "train_loss",
-            "validation/main/loss": "val_loss",
-            "main/accuracy": "train_accuracy",
-            "validation/main/accuracy": "val_accuracy",
-        }
-        for title, name in columns.items():
-            if name in values:
-                row[title] = f"{float(values[name]):.6g}"
-        row["elapsed_time"] = f"{time.monotonic() - self._begun:.6g}"
-        if list(row) != self._header:
-            self._header = list(row)
-            log.info("  ".join(f"{title:<{max(self.WIDTH, len(title))}}" for title in row).rstrip())
-        log.info("  ".join(f"{value:<{max(self.WIDTH, len(title))}}" for title, value in row.items()).rstrip())
-
-
-class RecordLogger(pl.loggers.logger.Logger):
-    """Passes what a person's own LightningModule logs with `self.log` to the run's record."""
-
-    @property
-    def name(self) -> str:
-        return "labrun"
-
-    @property
-    def version(self) -> str:
-        return ""
-
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """The record holds the whole config already."""
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        for name, value in metrics.items():
-            if name != "epoch":
-                context.log(name, value, step=step)
 
 
 class NetworkTask(Task):
@@ -317,7 +255,7 @@ class NetworkTask(Task):
     def _try_out(self, arrays: Arrays) -> None:
         """One sample of zeros through the network, so that an unfit pair is told before any training."""
         sample = torch.zeros(1, *arrays.input_shape)
-        shape = schema.shape_text(arrays.input_shape)
+        shape = checking.shape_text(arrays.input_shape)
         self.network.eval()
         try:
             with torch.no_grad():

@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from labrun import schema
+from labrun import checking, schema
 from labrun.data.arrays import Arrays, Part, Scaling
 from labrun.errors import ConfigError, DataError, UnfitError
 from labrun.runs import context
@@ -198,8 +198,8 @@ def check_card(card: Mapping[str, Any], arrays: Arrays, run_id: str) -> None:
     shape, classes = tuple(card["input_shape"]), len(card["class_names"])
     if shape != arrays.input_shape or classes != arrays.num_classes:
         raise UnfitError(
-            f"model '{card['name']}' of run {run_id} was trained on {schema.shape_text(shape)} in {classes} classes, "
-            f"and data set '{arrays.name}' has {schema.shape_text(arrays.input_shape)} in {arrays.num_classes}"
+            f"model '{card['name']}' of run {run_id} was trained on {checking.shape_text(shape)} in {classes} classes, "
+            f"and data set '{arrays.name}' has {checking.shape_text(arrays.input_shape)} in {arrays.num_classes}"
         )
     if list(card["class_names"]) != list(arrays.class_names):
         log.warning("the classes have other names than in training: %s", ", ".join(arrays.class_names))

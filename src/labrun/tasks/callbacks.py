@@ -1,0 +1,75 @@
+"""What happens beside the training of a network: the line per epoch, and a logger into the run's record."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+
+from labrun.runs import context
+
+log = logging.getLogger(__name__)
+
+
+class PrintReport(pl.Callback):
+    """After each epoch one line, with the columns and widths of Chainer's `PrintReport`."""
+
+    WIDTH = 14
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+        self._header: list[str] = []
+        self._epoch = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._begun = time.monotonic()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # A module logs its epoch's values after the callbacks' own turn, so the line comes as the next epoch begins.
+        self._print(trainer)
+        self._epoch = trainer.current_epoch + 1
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._print(trainer)
+
+    def _print(self, trainer: pl.Trainer) -> None:
+        if not self._epoch:
+            return
+        values = trainer.callback_metrics
+        row: dict[str, str] = {"epoch": str(self._epoch)}
+        columns = {
+            "main/loss": "train_loss",
+            "validation/main/loss": "val_loss",
+            "main/accuracy": "train_accuracy",
+            "validation/main/accuracy": "val_accuracy",
+        }
+        for title, name in columns.items():
+            if name in values:
+                row[title] = f"{float(values[name]):.6g}"
+        row["elapsed_time"] = f"{time.monotonic() - self._begun:.6g}"
+        if list(row) != self._header:
+            self._header = list(row)
+            log.info("  ".join(f"{title:<{max(self.WIDTH, len(title))}}" for title in row).rstrip())
+        log.info("  ".join(f"{value:<{max(self.WIDTH, len(title))}}" for title, value in row.items()).rstrip())
+
+
+class RecordLogger(pl.loggers.logger.Logger):
+    """Passes what a person's own LightningModule logs with `self.log` to the run's record."""
+
+    @property
+    def name(self) -> str:
+        return "labrun"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The record holds the whole config already."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        for name, value in metrics.items():
+            if name != "epoch":
+                context.log(name, value, step=step)
