@@ -74,9 +74,17 @@ def run_folder() -> Iterator[Any]:
 
 
 def in_fresh_process(function: Callable[..., T], *args: Any) -> T:
-    """Call a function in a process of its own, so that no measurement inherits another's threads or settings."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+    """Call a function in a process of its own, so that no measurement inherits another's threads or settings.
+
+    A spawned process would spawn its own children too, and a loader's workers would start slowly; they start here in
+    the way that is the system's default, as they do in anybody's script.
+    """
+    with ProcessPoolExecutor(
+        max_workers=1,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=multiprocessing.set_start_method,
+        initargs=(None, True),
+    ) as pool:
         return pool.submit(function, *args).result()
 
 

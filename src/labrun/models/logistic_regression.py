@@ -21,8 +21,8 @@ def logistic_regression(
 ) -> Any:
     """A logistic regression whose inverse strength is `C = 1 / regularization`.
 
-    The rate is logged as the metric `regularization rate`. Fed with float32, as labrun does, lbfgs takes about a
-    sixth of the time that float64 takes, for the same accuracy.
+    The rate is logged as the metric `regularization rate`. Fed with float32, as labrun does, lbfgs takes about
+    two thirds of the time that float64 takes, for the same accuracy (`benchmarks/results/logistic_regression.md`).
 
     Args:
         regularization: the L2 penalty's weight, above 0.
