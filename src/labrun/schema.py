@@ -94,7 +94,7 @@ class LogisticRegression(Model):
     regularization: Positive = 0.01
     max_iter: Count = 100
     tol: Positive = 1e-4
-    solver: Literal["lbfgs", "newton-cg", "newton-cholesky", "sag", "saga"] = "lbfgs"
+    solver: Literal["auto", "lbfgs", "newton-cg", "newton-cholesky", "sag", "saga"] = "auto"
     backend: Literal["sklearn", "intelex"] = "sklearn"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from sklearn import linear_model
 
 from labrun.errors import MissingExtraError
+from labrun.models.blocks import BlockedLogisticRegression
 from labrun.runs import context
 
 
@@ -15,20 +16,20 @@ def logistic_regression(
     regularization: float = 0.01,
     max_iter: int = 100,
     tol: float = 1e-4,
-    solver: str = "lbfgs",
+    solver: str = "auto",
     backend: str = "sklearn",
     seed: int = 42,
 ) -> Any:
     """A logistic regression whose inverse strength is `C = 1 / regularization`.
 
-    The rate is logged as the metric `regularization rate`. Fed with float32, as labrun does, lbfgs takes about
-    two thirds of the time that float64 takes, for the same accuracy (`benchmarks/results/logistic_regression.md`).
+    The rate is logged as the metric `regularization rate`.
 
     Args:
         regularization: the L2 penalty's weight, above 0.
         max_iter: iterations at most.
         tol: the gradient below which the fit has converged.
-        solver: one of scikit-learn's.
+        solver: one of scikit-learn's; or `auto`, which is lbfgs with the gradient summed block by block on data that
+            are large enough to gain by it (`labrun.models.blocks`; `benchmarks/results/logistic_regression.md`).
         backend: `sklearn`, or `intelex` for Intel's extension (an extra).
         seed: for the solvers that draw at random.
 
@@ -47,14 +48,16 @@ def logistic_regression(
         except ImportError as error:
             raise MissingExtraError("scikit-learn-intelex", "intelex", "model.backend=intelex") from error
     else:
-        LogisticRegression = linear_model.LogisticRegression  # noqa: N806
-    return LogisticRegression(C=1.0 / regularization, max_iter=max_iter, tol=tol, solver=solver, random_state=seed)
+        LogisticRegression = BlockedLogisticRegression if solver == "auto" else linear_model.LogisticRegression  # noqa: N806
+    kind = "lbfgs" if solver == "auto" else solver
+    return LogisticRegression(C=1.0 / regularization, max_iter=max_iter, tol=tol, solver=kind, random_state=seed)
 
 
 def portable(model: Any) -> Any:
-    """The same fitted model as scikit-learn's own class, so that it loads where the extension is not installed."""
+    """The same fitted model as scikit-learn's own class, which needs neither us nor an extension to load."""
     LogisticRegression = linear_model.LogisticRegression  # noqa: N806
-    if type(model) is LogisticRegression or type(model).__name__ != "LogisticRegression":
+    extension = type(model).__module__.startswith(("sklearnex.", "daal4py.")) and hasattr(model, "coef_")
+    if not isinstance(model, BlockedLogisticRegression) and not extension:
         return model
     plain = LogisticRegression(
         **{k: v for k, v in model.get_params().items() if k in LogisticRegression().get_params()}
