@@ -23,7 +23,8 @@ def locked() -> list[str]:
     pins = []
     for package in content["package"]:
         if package["name"] != "labrun" and "version" in package:
-            markers = " or ".join(f"({marker})" for marker in package.get("resolution-markers", []))
+            # in an order of our own: uv's differs from one resolution to another
+            markers = " or ".join(sorted(f"({marker})" for marker in package.get("resolution-markers", [])))
             pins.append(f"{package['name']}=={package['version']}" + (f" ; {markers}" if markers else ""))
     return sorted(pins)
 
