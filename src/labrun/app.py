@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import os
 import re
@@ -17,10 +18,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from labrun import checking
 from labrun.errors import ConfigError, LabrunError, RecordError
+from labrun.launch import compute as computes
 from labrun.launch import freeze
 from labrun.runs import record as records
 from labrun.runs import store
@@ -39,6 +41,7 @@ GROUPS = (
     "callbacks",
     "logger",
     "compute",
+    "sweep",
     "tracking",
     "debug",
 )
@@ -81,6 +84,7 @@ class Gate(Callback):
         with TellingErrors():
             plain = freeze.without_hydra(config)
             values, _ = freeze.settled(plain, freeze.task_overrides(config.hydra), store.workspace())
+            computes.check(values["compute"], sweep=False)
             freeze.prepare(values)
             check_writable(Path(config.hydra.run.dir))
 
@@ -88,6 +92,12 @@ class Gate(Callback):
         """Try whether the sweep's folder can be made; its runs are validated before the first one starts."""
         HydraConfig.instance().set_config(config)
         with TellingErrors():
+            if OmegaConf.select(config, "sweep.resume") is not None:
+                from labrun.launch import resume
+
+                found = resume.find_sweep(store.workspace(), str(config.sweep.resume), str(config.name))
+                with read_write(config.hydra), open_dict(config.hydra):
+                    config.hydra.sweep.dir = str(found)
             check_writable(Path(config.hydra.sweep.dir))
 
 
@@ -175,8 +185,25 @@ def run(config: DictConfig) -> None:
         run_id = suffix if re.fullmatch("[0-9a-f]{8}", suffix) else freeze.new_id()
         around = freeze.look_around(root)
         record = freeze.freeze(config, run_id, freeze.task_overrides(hydra_config), root, around)
+        freeze.save_hydra(_whole(config), run_dir / ".hydra")
+        if computes.target(record.config["compute"], sweep=False) != "inline":
+            from labrun.launch import sweep
+
+            job = sweep.Job(record, run_dir, _whole(config), freeze.environment(config))
+            sweep.answer(sweep.carry_out([job], run_dir)[0], run_dir)
+            return
         freeze.submit(record, run_dir)
+        os.environ.update(freeze.environment(config))
         carry_out(record.config, run_dir, root)
+
+
+def _whole(config: DictConfig) -> DictConfig:
+    """The config with Hydra's own node, as it was composed."""
+    whole: Any = copy.deepcopy(HydraConfig.instance().cfg)
+    with open_dict(whole), read_write(whole):
+        whole.merge_with(config)
+    assert isinstance(whole, DictConfig)
+    return whole
 
 
 def carry_out(config: dict[str, Any], run_dir: Path, root: Path) -> None:

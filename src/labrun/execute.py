@@ -99,8 +99,17 @@ def here(config: Mapping[str, Any]) -> dict[str, Any]:
 def _fit(config: Mapping[str, Any], arrays: Arrays, paths: RunPaths) -> Task:
     work = tasks.make(config, arrays)
     resume = config["trainer"].get("resume")
-    work.fit(arrays, paths, Path(resume["path"]) if resume else None)
+    # An earlier attempt of this very run comes before the run that it was to go on from.
+    own = paths.checkpoints / "last.ckpt"
+    work.fit(arrays, paths, own if own.is_file() else Path(resume["path"]) if resume else None)
     return work
+
+
+def assist(run_dir: Path) -> None:
+    """Take part in a run of several processes, as one that is not the first: train along, and record nothing."""
+    config = here(records.read(run_dir).config)
+    arrays = reader.read(config["dataset"], mount(config["datastore"], config["dataset"]["name"]))
+    _fit(config, arrays, RunPaths(run_dir))
 
 
 def _evaluate(config: Mapping[str, Any], arrays: Arrays, own_file: bool = False) -> tuple[Task, Arrays]:
@@ -170,7 +179,7 @@ def signature(config: Mapping[str, Any], data: list[dict[str, Any]], code: Mappi
     signed["model"] = {key: value for key, value in config["model"].items() if key != "search_space"}
     signed["data"] = [entry["digest"] for entry in data]
     signed["code"] = (code or {}).get("sources")
-    signed["ranks"] = 1
+    signed["ranks"] = config["compute"].get("nodes", 1) * config["compute"].get("tasks_per_node", 1)
     return hashlib.sha256(json.dumps(signed, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -158,13 +158,43 @@ class Trainer:
 class Compute:
     """What a run needs, and where it goes (`conf/compute/`)."""
 
-    target: Literal["auto", "inline", "local"]
+    target: Literal["auto", "inline", "local", "slurm"]
     cpus_per_run: Count = 1
-    max_parallel: Count | None = None
-    timeout_min: Positive | None = None
+    gpus_per_run: CountOrZero = 0
     mem_gb: Positive | None = None
+    timeout_min: Positive | None = None
+    max_parallel: Count | None = None
+    runs_per_gpu: Count = 1
     retries: CountOrZero = 0
+    max_failures: CountOrZero | None = None
+    detach: bool = False
     environment: dict[str, str | int | float] = field(default_factory=dict)
+    python: str | None = None
+    nodes: Count = 1
+    tasks_per_node: Count = 1
+    runs_per_job: Count = 1
+    cpus_per_job: Count | None = None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    setup: list[str] = field(default_factory=list)
+    extra: dict[str, str | int | float | bool | None] = field(default_factory=dict)
+    srun_args: list[str] = field(default_factory=list)
+
+
+SLURM_ONLY = (
+    "nodes", "tasks_per_node", "runs_per_job", "cpus_per_job", "partition", "account", "qos", "setup", "extra",
+    "srun_args",
+)  # fmt: skip
+"""Keys of `compute` that say something to Slurm alone."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """How a sweep goes (`conf/sweep/`)."""
+
+    resume: str | None = None
+    resume_code: Literal["frozen", "new"] = "frozen"
 
 
 @dataclass(frozen=True)
@@ -187,6 +217,7 @@ class Config:
     trainer: Trainer
     compute: Compute
     tracking: Tracking
+    sweep: Sweep = field(default_factory=Sweep)
     task: Literal["fit", "evaluate"] = "fit"
     from_: str | None = None
     seed: Annotated[int, Range(at_least=0, at_most=2**32 - 1)] = 42

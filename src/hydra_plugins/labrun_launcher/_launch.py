@@ -59,6 +59,7 @@ def _foreign(launcher: LabrunLauncher, composed: list[DictConfig]) -> list[JobRe
 def _own(
     launcher: LabrunLauncher, composed: list[DictConfig], job_overrides: Sequence[Sequence[str]]
 ) -> list[JobReturn]:
+    from labrun.launch import results as ends
     from labrun.launch import sweep
 
     assert launcher.config is not None
@@ -77,7 +78,7 @@ def _own(
         result = JobReturn()
         result.cfg, result.overrides = config, list(filter_overrides(overrides))
         result.status = JobStatus.COMPLETED if record.status == "completed" else JobStatus.FAILED
-        result.return_value = record.metrics if record.status == "completed" else sweep.failure(record)
+        result.return_value = record.metrics if record.status == "completed" else ends.failure(record)
         results.append(result)
     failed = [record for record in records if record.status != "completed"]
     if failed:

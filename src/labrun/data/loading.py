@@ -40,7 +40,8 @@ class BatchLoader:
         shuffle: draw a new order each epoch.
         seed: of the order and the augmentation.
         augmentation: applied to each converted chunk; None for evaluation.
-        rank, ranks: this process takes every `ranks`-th sample, padded so that all have equally many.
+        rank, ranks: this process takes every `ranks`-th sample, padded so that all have equally many. None: as many
+            as there are processes in torch's default group when the iteration begins.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class BatchLoader:
         seed: int = 0,
         augmentation: Augmentation | None = None,
         rank: int = 0,
-        ranks: int = 1,
+        ranks: int | None = 1,
     ) -> None:
         with warnings.catch_warnings():
             # Arrays that were read from a file may be read-only; nothing here writes to them.
@@ -69,8 +70,10 @@ class BatchLoader:
         self._shuffle = shuffle
         self._seed = seed
         self._augmentation = augmentation
-        self._rank, self._ranks = rank, ranks
+        self._given_place = None if ranks is None else (rank, ranks)
         self._epoch = 0
+        self._given = 0
+        self._resumed: dict[str, int] | None = None
         self.batch_sampler = SimpleNamespace(sampler=self)
         """Lightning tells the epoch to whatever stands here."""
         per_batch = max(1, self._x[0].numel() * 4 * batch_size)
@@ -83,11 +86,29 @@ class BatchLoader:
         """Say which epoch the next iteration is, from 0 on."""
         self._epoch = epoch
 
+    def state_dict(self) -> dict[str, int]:
+        """Where in which epoch the iteration stands; Lightning keeps it in its checkpoints."""
+        return {"epoch": self._epoch, "batches": self._given}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Begin that epoch, if it comes next, where it was left."""
+        self._resumed = dict(state)
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        resumed, self._resumed = self._resumed, None
+        skipped = resumed["batches"] if resumed is not None and resumed["epoch"] == self._epoch else 0
+        self._given = 0
+        for batch in self._batches():
+            self._given += 1
+            # What was seen is drawn again and dropped, so that the augmentation of the rest is what it would have been.
+            if self._given > skipped:
+                yield batch
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         generator = torch.Generator().manual_seed(hash((self._seed, self._epoch)) % 2**63)
         total = len(self._y)
         order = torch.randperm(total, generator=generator) if self._shuffle else None
-        if self._ranks > 1:
+        if self._place[1] > 1:
             order = self._share(torch.arange(total) if order is None else order)
         step = self._batches_per_chunk * self.batch_size
         for start in range(0, self._count(), step):
@@ -99,12 +120,21 @@ class BatchLoader:
                 x = self._augmentation(x, generator)
             yield from zip(torch.split(x, self.batch_size), torch.split(y, self.batch_size), strict=True)
 
+    @property
+    def _place(self) -> tuple[int, int]:
+        """This process's number, and of how many."""
+        if self._given_place is not None:
+            return self._given_place
+        together = torch.distributed.is_available() and torch.distributed.is_initialized()
+        return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if together else (0, 1)
+
     def _count(self) -> int:
-        return math.ceil(len(self._y) / self._ranks)
+        return math.ceil(len(self._y) / self._place[1])
 
     def _share(self, order: Tensor) -> Tensor:
-        wanted = self._count() * self._ranks
-        return order.repeat(math.ceil(wanted / len(order)))[self._rank : wanted : self._ranks]
+        rank, ranks = self._place
+        wanted = self._count() * ranks
+        return order.repeat(math.ceil(wanted / len(order)))[rank:wanted:ranks]
 
     def _converted(self, x: Tensor) -> Tensor:
         values = x.to(torch.float32, copy=True).div_(self._divisor)

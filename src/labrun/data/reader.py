@@ -43,6 +43,14 @@ class Reader(ABC):
             MissingDataError, CorruptDataError, DataError: the files are absent, damaged or of another kind.
         """
 
+    def files(self, root: Path) -> Sequence[Path]:
+        """The files that `read` reads, without reading them where that can be told.
+
+        Raises:
+            DataError: as `read`.
+        """
+        return self.read(root).files
+
     def fetch(self, root: Path) -> None:  # noqa: B027 - most kinds cannot
         """Bring absent files, if this kind can.
 

@@ -63,7 +63,8 @@ def die_with_parent(parent: int) -> None:
 def serve(channel: Channel, parent: int) -> None:
     """Answer messages until the controller is gone."""
     die_with_parent(parent)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        # A cluster signals every process of a job: what is to be done then is the supervisor's to say.
         signal.signal(number, signal.SIG_IGN)
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_read, False)
@@ -86,7 +87,7 @@ def serve(channel: Channel, parent: int) -> None:
                 return
             for message in messages:
                 if "preload" in message:
-                    channel.send({"ready": preload(message["path"], message["preload"])})
+                    channel.send({"ready": preload(message["path"], message["preload"], bool(message.get("keep")))})
                 else:
                     pid = fork(message, channel, (wake_read, wake_write))
                     children.add(pid)
@@ -104,10 +105,16 @@ def reap(children: set[int]) -> list[tuple[int, int]]:
     return ended
 
 
-def preload(path: list[str], targets: list[str]) -> float:
-    """Import what the runs will need. A target that cannot be imported is left to its run, which says why."""
+def preload(path: list[str], targets: list[str], keep: bool = False) -> float:
+    """Import what the runs will need. A target that cannot be imported is left to its run, which says why.
+
+    Args:
+        path: where to import from.
+        targets: what to import.
+        keep: this interpreter's own packages come after `path`, which is then the frozen code alone.
+    """
     began = time.monotonic()
-    sys.path[:] = path
+    sys.path[:] = [*path, *(sys.path[1:] if not sys.flags.safe_path else sys.path)] if keep else path
     from labrun.launch import inside
 
     inside.preload(targets)
@@ -127,10 +134,10 @@ def fork(message: dict[str, Any], channel: Channel, wake: tuple[int, int]) -> in
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)
         die_with_parent(server)
         if message.get("own_group", True):
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)
             os.setpgid(0, 0)
         channel.connection.close()
         for descriptor in wake:

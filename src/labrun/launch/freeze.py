@@ -6,23 +6,28 @@ and are kept as references, and mounts, which belong to the place of execution.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import importlib.util
 import logging
+import re
 import secrets
 import shlex
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.utils import _save_config
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 from labrun import schema
 from labrun.errors import ConfigError
 from labrun.launch import snapshot
+from labrun.launch.compute import HIDDEN
 from labrun.runs import record as records
 from labrun.runs import recording, store
 from labrun.runs.record import Record, RunPaths
@@ -153,6 +158,10 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, ar
         ConfigError, RecordError: mistakes in the config; a run it refers to does not exist.
     """
     kept, parent = settled(config, overrides, root)
+    kept["compute"]["environment"] = {
+        name: value if "${" in str(value) else HIDDEN for name, value in kept["compute"]["environment"].items()
+    }
+    overrides = hide_environment(overrides)
     return Record(
         id=run_id,
         name=kept["name"],
@@ -172,6 +181,34 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, ar
     )
 
 
+def environment(config: DictConfig) -> dict[str, str]:
+    """The variables that a run is given, with their values: for its process alone, never for a record."""
+    return {str(name): str(value) for name, value in resolved(config, False)["compute"].get("environment", {}).items()}
+
+
+def hide_environment(overrides: Sequence[str]) -> list[str]:
+    """Overrides as records hold them: variables for the runs by name only."""
+    pattern = re.compile(r"^([+~]*compute\.environment(?:\.[^=]+)?)=(?!.*\$\{)(.*)$", re.DOTALL)
+    return [pattern.sub(rf"\1={HIDDEN}", override) for override in overrides]
+
+
+def save_hydra(config: DictConfig, folder: Path) -> None:
+    """What Hydra itself saves of a job, into `folder`; variables for the runs by name only."""
+    config = copy.deepcopy(config)
+    with open_dict(config), read_write(config):
+        for name, value in (OmegaConf.select(config, "compute.environment") or {}).items():
+            if "${" not in str(value):
+                config.compute.environment[name] = HIDDEN
+        typed = task_overrides(config.hydra)
+        with open_dict(config.hydra), read_write(config.hydra):
+            for before, after in zip(typed, hide_environment(typed), strict=True):
+                config.hydra.job.override_dirname = config.hydra.job.override_dirname.replace(before.lstrip("+"), after)
+            config.hydra.overrides.task = hide_environment(typed)
+    _save_config(without_hydra(config), "config.yaml", folder)
+    _save_config(OmegaConf.masked_copy(config, ["hydra"]), "hydra.yaml", folder)
+    _save_config(config.hydra.overrides.task, "overrides.yaml", folder)
+
+
 def settled(config: DictConfig, overrides: list[str], root: Path) -> tuple[dict[str, Any], str | None]:
     """The config as the record keeps it, and the id of the run that it goes on from or scores.
 
@@ -182,6 +219,8 @@ def settled(config: DictConfig, overrides: list[str], root: Path) -> tuple[dict[
     for group in ("dataset", "model"):
         _check_module(str(values[group]["_target_"]), group)
     kept = resolved(config, keep_environment=True)
+    for group, defaults in (("compute", schema.Compute(target="auto")), ("sweep", schema.Sweep())):
+        kept[group] = {**dataclasses.asdict(defaults), **kept.get(group, {})}
     kept["datastore"]["root"] = str(_absolute(kept["datastore"]["root"]))
     return kept, _settle_references(kept, overrides, root)
 

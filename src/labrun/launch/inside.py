@@ -11,10 +11,10 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from labrun import schema
+from labrun import execute, schema
 from labrun.data.reader import Reader
 from labrun.errors import ConfigError, LabrunError
-from labrun.execute import execute, redraw
+from labrun.runs.recording import Preempted
 
 
 def preload(targets: Sequence[str]) -> None:
@@ -54,12 +54,18 @@ def limit_threads(count: int) -> None:
 
 def run(run_dir: str, pictures: bool) -> int:
     """Execute one run; the exit code: 0 completed, 1 failed, 130 canceled. Its record says the rest."""
-    return _reported(lambda: execute(Path(run_dir), capture=False, pictures=pictures))
+    return _reported(lambda: execute.execute(Path(run_dir), capture=False, pictures=pictures))
+
+
+def assist(run_dir: str, threads: int) -> int:
+    """Train along in a run of several processes; the exit code."""
+    limit_threads(threads)
+    return _reported(lambda: execute.assist(Path(run_dir)))
 
 
 def draw(run_dir: str) -> int:
     """Draw a finished run's pictures; the exit code: 0, or 1 where its log says why not."""
-    return _reported(lambda: redraw(Path(run_dir)))
+    return _reported(lambda: execute.redraw(Path(run_dir)))
 
 
 def _reported(work: Callable[[], object]) -> int:
@@ -70,6 +76,8 @@ def _reported(work: Callable[[], object]) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
+    except Preempted:
+        return 0
     except LabrunError as error:
         sys.stderr.write(f"labrun: {error}\n")
         return 1

@@ -23,9 +23,12 @@ from pathlib import Path
 import psutil
 
 from labrun.errors import LabrunError
+from labrun.launch.closing import close_ended, close_unrun, note_interrupted, requeue, wait_gone
+from labrun.launch.compute import Needs
 from labrun.launch.forkserver import Channel
 from labrun.runs import record as records
-from labrun.runs.record import Record, RunPaths
+from labrun.runs import recording
+from labrun.runs.record import RunPaths
 
 log = logging.getLogger(__name__)
 
@@ -33,18 +36,6 @@ HEARTBEAT_S = 2.0
 GRACE_S = 10.0
 RESTARTS = 5
 """How often the server is started again without a single run completed in between."""
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What one run needs of the machine (from the config's `compute`)."""
-
-    cpus: int = 1
-    timeout_s: float | None = None
-    mem_gb: float | None = None
-    retries: int = 0
-    environment: Mapping[str, str] = field(default_factory=dict)
-    pictures: bool = False
 
 
 @dataclass
@@ -68,11 +59,21 @@ class LocalPool:
         path: where the runs' processes import from.
         preload: targets to import ahead of the runs.
         parallel: runs at once.
-        gpus: the device for each of the slots, or none: then the caller's devices are left as they are.
+        gpus: the devices for each of the slots, or none: then the caller's devices are left as they are.
+        python: the runs' interpreter; its own packages come after `path`.
+        cwd: the runs' working folder; the caller's by default.
+        in_job: inside a cluster's job: nothing gets a process group of its own, which would outlive the job.
     """
 
-    def __init__(self, path: Sequence[str], preload: Sequence[str], parallel: int, gpus: Sequence[str] = ()) -> None:
+    def __init__(
+        self, path: Sequence[str], preload: Sequence[str], parallel: int, gpus: Sequence[str] = (),
+        python: str | None = None, in_job: bool = False, cwd: str | None = None,
+    ) -> None:  # fmt: skip
         self._path, self._preload, self.parallel, self._gpus = list(path), list(preload), parallel, list(gpus)
+        self._python, self._in_job, self._cwd = python, in_job, cwd
+        self._leaving = False
+        self._canceled: list[Path] = []
+        """Runs that ended without having begun, to be told at the next poll."""
         self._queue: deque[tuple[Path, Needs]] = deque()
         self._running: dict[Path, _Running] = {}
         self._restarts = 0
@@ -89,7 +90,7 @@ class LocalPool:
     @property
     def busy(self) -> bool:
         """Whether any run is waiting or under way."""
-        return bool(self._queue or self._running)
+        return bool(self._queue or self._running or self._canceled)
 
     def poll(self, timeout_s: float = 0.5) -> list[Path]:
         """Let the runs go on for a while.
@@ -101,13 +102,13 @@ class LocalPool:
             LabrunError: the server cannot be kept alive.
         """
         self._fill()
-        ended: list[Path] = []
+        ended, self._canceled = self._canceled, []
         assert self._channel is not None
         ready, _, _ = select.select([self._channel.connection], [], [], timeout_s)
         if ready:
             messages = self._channel.receive()
             if messages is None:
-                return self._server_died()
+                return ended + self._server_died()
             for message in messages:
                 ended += self._hear(message)
         if time.monotonic() >= self._next_beat:
@@ -131,7 +132,7 @@ class LocalPool:
                         return bool(answer["status"] == 0)
         return False
 
-    def cancel(self, run_dir: Path) -> None:
+    def cancel(self, run_dir: Path, why: str = "canceled before it began") -> None:
         """Ask a run to stop; one that waits is canceled at once."""
         running = self._running.get(run_dir)
         if running is not None:
@@ -141,16 +142,33 @@ class LocalPool:
         waiting = [entry for entry in self._queue if entry[0] == run_dir]
         for entry in waiting:
             self._queue.remove(entry)
-            close_unrun(run_dir, "canceled before it began")
+            close_unrun(run_dir, why)
+            self._canceled.append(run_dir)
 
-    def cancel_all(self, at_once: bool = False) -> None:
+    def leave(self) -> None:
+        """Begin nothing more, and ask what runs to save its state and make room."""
+        self._leaving = True
+        self._queue.clear()
+        for running in self._running.values():
+            _signal(running, recording.LEAVE_SIGNAL, alone=True)
+
+    def drop(self) -> list[Path]:
+        """Kill what still runs and forget it: its record is the caller's to close."""
+        dropped = list(self._running.values())
+        self._running.clear()
+        for running in dropped:
+            _signal(running, signal.SIGKILL, alone=self._in_job)
+            wait_gone(running.run_dir)
+        return [running.run_dir for running in dropped]
+
+    def cancel_all(self, at_once: bool = False, why: str = "canceled before it began") -> None:
         """Cancel what waits, and ask what runs to stop; or end it at once."""
         for run_dir, _ in list(self._queue):
-            self.cancel(run_dir)
+            self.cancel(run_dir, why)
         for running in self._running.values():
             running.canceled = True
             if at_once:
-                _signal(running, signal.SIGKILL)
+                _signal(running, signal.SIGKILL, alone=self._in_job)
             else:
                 self._ask(running)
 
@@ -167,13 +185,14 @@ class LocalPool:
     def _start_server(self) -> None:
         ours, theirs = socket.socketpair()
         environment = {**os.environ, "PYTHONSAFEPATH": "1"}
-        command = [sys.executable, str(Path(__file__).with_name("forkserver.py")), str(theirs.fileno())]
+        command = [self._python or sys.executable, str(frozen_file(self._path, "forkserver.py")), str(theirs.fileno())]
         self._process = subprocess.Popen(
-            command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL, start_new_session=True
-        )
+            command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL,
+            start_new_session=not self._in_job, cwd=self._cwd,
+        )  # fmt: skip
         theirs.close()
         self._channel, self._ready = Channel(ours), False
-        self._channel.send({"path": self._path, "preload": self._preload})
+        self._channel.send({"path": self._path, "preload": self._preload, "keep": self._python is not None})
 
     def _fill(self) -> None:
         while self._ready and self._queue and len(self._running) < self.parallel:
@@ -185,6 +204,7 @@ class LocalPool:
             self._running[run_dir] = _Running(run_dir, needs, slot=slot)
             message = {
                 "run": str(run_dir), "environment": environment, "threads": needs.cpus, "pictures": needs.pictures,
+                "own_group": not self._in_job,
             }  # fmt: skip
             assert self._channel is not None
             with contextlib.suppress(OSError):  # a dead server is noticed when the next answer is read
@@ -199,9 +219,9 @@ class LocalPool:
             running = self._running[Path(str(message["run"]))]
             running.pid = int(str(message["pid"]))
             if running.asked_at is not None:
-                _signal(running, signal.SIGINT)
+                _signal(running, signal.SIGINT, alone=self._in_job)
         elif "status" in message:
-            for running in self._running.values():
+            for running in list(self._running.values()):
                 if running.pid == message["pid"]:
                     return self._ended(running, int(str(message["status"])))
         return []
@@ -211,12 +231,13 @@ class LocalPool:
         record = close_ended(running.run_dir, status, running.reason, running.canceled)
         if record.status == records.COMPLETED:
             self._restarts = 0
+        if record.status == records.PREEMPTED and not self._leaving:
+            self._queue.appendleft((running.run_dir, running.needs))
+            return []
         if record.status == records.FAILED and len(record.attempts) <= running.needs.retries:
             reason = str((record.error or {}).get("message", "")).split("\n")[0]
             log.info("Run %s failed (%s); again", record.id, reason)
-            record.status = records.QUEUED
-            record.attempts[-1]["reason"] = reason
-            records.write(running.run_dir, record)
+            requeue(running.run_dir, record)
             self._queue.appendleft((running.run_dir, running.needs))
             return []
         return [running.run_dir]
@@ -230,7 +251,7 @@ class LocalPool:
             self._process.wait()
         ended = []
         for running in interrupted:
-            _wait_gone(running.run_dir)
+            wait_gone(running.run_dir)
             record = records.read(running.run_dir)
             if record.finished:
                 ended.append(running.run_dir)
@@ -238,7 +259,7 @@ class LocalPool:
                 close_ended(running.run_dir, signal.SIGKILL, None, canceled=True)
                 ended.append(running.run_dir)
             else:
-                _note_interrupted(running.run_dir, record)
+                note_interrupted(running.run_dir, record, "the fork server died")
                 self._queue.appendleft((running.run_dir, running.needs))
         if self._restarts > RESTARTS:
             self._queue.clear()
@@ -254,8 +275,10 @@ class LocalPool:
                 running.canceled = True
                 self._ask(running)
             self._hold_to_limits(running)
+            if self._leaving:  # again: one that was just beginning may not have heard it
+                _signal(running, recording.LEAVE_SIGNAL, alone=True)
             if running.asked_at is not None and time.monotonic() - running.asked_at > GRACE_S:
-                _signal(running, signal.SIGKILL)
+                _signal(running, signal.SIGKILL, alone=self._in_job)
         for run_dir, _ in list(self._queue):
             if (RunPaths(run_dir).requests / "cancel").exists():
                 self.cancel(run_dir)
@@ -270,12 +293,32 @@ class LocalPool:
         elif needs.mem_gb is not None and (used := memory_gb(running.pid)) > needs.mem_gb:
             running.reason = f"ended at {used:.2f} GB of memory of its own: compute.mem_gb={needs.mem_gb:g}"
         if running.reason is not None:
-            _signal(running, signal.SIGKILL)
+            _signal(running, signal.SIGKILL, alone=self._in_job)
 
     def _ask(self, running: _Running) -> None:
         if running.asked_at is None:
             running.asked_at = time.monotonic()
-            _signal(running, signal.SIGINT)
+            _signal(running, signal.SIGINT, alone=self._in_job)
+
+
+def slot_gpus(visible: Sequence[str], per_run: int, share: int) -> list[str]:
+    """Which GPUs the run in each slot of a pool sees, as CUDA_VISIBLE_DEVICES takes them.
+
+    Args:
+        visible: the GPUs that may be used.
+        per_run: GPUs for each run; 0: no slot is told anything.
+        share: runs that share one, where each needs one.
+    """
+    if not per_run:
+        return []
+    groups = [",".join(visible[i : i + per_run]) for i in range(0, len(visible) - per_run + 1, per_run)]
+    return groups * (share if per_run == 1 else 1)
+
+
+def frozen_file(path: Sequence[str], name: str) -> Path:
+    """A file of this package: its frozen copy, where the path has one."""
+    copies = (Path(entry, "labrun", "launch", name) for entry in path)
+    return next((copy for copy in copies if copy.is_file()), Path(__file__).with_name(name))
 
 
 def memory_gb(pid: int) -> float:
@@ -290,63 +333,13 @@ def memory_gb(pid: int) -> float:
     return total / 2**30
 
 
-def close_ended(run_dir: Path, status: int, reason: str | None, canceled: bool) -> Record:
-    """Close the record of a run whose process has ended, if the process did not do so itself.
-
-    Args:
-        run_dir: the run.
-        status: what `waitpid` gave.
-        reason: why it was ended, if by us.
-        canceled: whether it was asked to stop.
-    """
-    record = records.read(run_dir)
-    if record.finished:
-        return record
-    if canceled:
-        kind, message, end = "Canceled", "canceled", records.CANCELED
-    elif reason is not None:
-        kind, message, end = "LimitExceeded", reason, records.FAILED
-    elif os.WIFSIGNALED(status):
-        name = signal.Signals(os.WTERMSIG(status)).name
-        kind, message, end = "Killed", f"the run's process was ended by {name}", records.FAILED
-    else:
-        message = f"the run's process ended with exit code {os.waitstatus_to_exitcode(status)} before it was done"
-        kind, end = "Exited", records.FAILED
-    record.status, record.ended = end, records.now()
-    record.error = {"type": kind, "message": message, "traceback": ""}
-    if record.started:
-        record.duration_s = records.seconds_between(record.started, record.ended)
-    if record.attempts:
-        record.attempts[-1] |= {"ended": record.ended, "status": end, "reason": message}
-    records.write(run_dir, record)
-    return record
-
-
-def close_unrun(run_dir: Path, why: str) -> None:
-    """Cancel a run that never began."""
-    record = records.read(run_dir)
-    record.status, record.ended = records.CANCELED, records.now()
-    record.error = {"type": "Canceled", "message": why, "traceback": ""}
-    records.write(run_dir, record)
-
-
-def _note_interrupted(run_dir: Path, record: Record) -> None:
-    record.status = records.QUEUED
-    if record.attempts and record.attempts[-1].get("ended") is None:
-        record.attempts[-1] |= {"ended": records.now(), "status": records.FAILED, "reason": "the fork server died"}
-    records.write(run_dir, record)
-
-
-def _wait_gone(run_dir: Path, timeout_s: float = 10.0) -> None:
-    """Wait until a run's process, killed with its server, is gone: two must never write one run."""
-    end = time.monotonic() + timeout_s
-    while records.process_lives(records.read(run_dir).process) and time.monotonic() < end:
-        time.sleep(0.02)
-
-
-def _signal(running: _Running, number: signal.Signals) -> None:
-    """Signal a run's process and what it started."""
+def _signal(running: _Running, number: signal.Signals, alone: bool = False) -> None:
+    """Signal a run's process, and what it started unless `alone`."""
     if running.pid is None:
+        return
+    if alone:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(running.pid, number)
         return
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(running.pid, number)

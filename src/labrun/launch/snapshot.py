@@ -74,14 +74,22 @@ def take(folder: Path, root: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def import_path(code: Mapping[str, Any]) -> list[str]:
-    """`sys.path` with every folder of the person's tree replaced by its copy in the snapshot."""
+def import_path(code: Mapping[str, Any], own: bool = True) -> list[str]:
+    """`sys.path` with every folder of the person's tree replaced by its copy in the snapshot.
+
+    Args:
+        code: the record's.
+        own: with this interpreter's packages; without them only what lies in the snapshot.
+    """
     base, folder = Path(code["base"]), Path(code["folder"])
     path = []
     for entry in sys.path:
         place = Path(entry or ".").resolve()
         copy = folder / place.relative_to(base) if place.is_relative_to(base) else None
-        path.append(str(copy) if copy is not None and copy.is_dir() else str(place))
+        if copy is not None and copy.is_dir():
+            path.append(str(copy))
+        elif own:
+            path.append(str(place))
     return path
 
 

@@ -1,44 +1,42 @@
-"""The runs of a sweep, in the local pool or one after another in this process, and the sweep's table at the end."""
+"""Submitting: the runs of a sweep, or a single run that does not stay in this process."""
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import psutil
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import _save_config
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from labrun import execute
-from labrun.errors import ConfigError, LabrunError, RecordError
-from labrun.launch import freeze, inside, snapshot
-from labrun.launch.pool import LocalPool, Needs, close_unrun
+from labrun.errors import RecordError
+from labrun.launch import closing, freeze, jobs, lease, monitor, results, resume, snapshot
+from labrun.launch import compute as computes
 from labrun.runs import record as records
-from labrun.runs import report, store
+from labrun.runs import store
 from labrun.runs.record import Record
 from labrun.runs.recording import terminating_politely
 from labrun.runs.tracking import follow
 
 log = logging.getLogger(__name__)
 
-RANKED_BY = "accuracy"
+CANCELED = 130
 
 
-@dataclass(frozen=True)
+@dataclass
 class Job:
-    """A run that is about to be submitted: its record, its folder, and what Hydra saves beside it."""
+    """A run that is about to be submitted: its record, its folder, what Hydra saves beside it, its variables."""
 
     record: Record
     run_dir: Path
     config: DictConfig
+    environment: dict[str, str] = field(default_factory=dict)
+    is_done: bool = False
+    """It completed in an earlier session of this sweep."""
 
 
 def freeze_job(config: DictConfig, sweep_dir: Path, around: freeze.Surroundings) -> Job:
@@ -52,221 +50,166 @@ def freeze_job(config: DictConfig, sweep_dir: Path, around: freeze.Surroundings)
     plain = freeze.without_hydra(config)
     record = freeze.freeze(plain, freeze.new_id(), freeze.task_overrides(hydra), store.workspace(), around)
     record.sweep = {"folder": str(sweep_dir), "number": hydra.job.num}
-    return Job(record, run_dir, config)
+    return Job(record, run_dir, config, freeze.environment(plain))
 
 
-def carry_out(jobs: Sequence[Job], sweep_dir: Path) -> list[Record]:
+def carry_out(submitted: Sequence[Job], folder: Path) -> list[Record]:
     """Submit and execute every job; whatever one of them does, the others run.
+
+    Args:
+        submitted: the jobs, frozen.
+        folder: the sweep's, or the run's own if it is no sweep.
+
+    Returns:
+        The records, in the order of the jobs; with `compute.detach` as they are once the runs are on their way.
 
     Raises:
         DataError, RecordError: the data are absent, or the folder cannot be written; nothing has run then.
-        ConfigError: `compute` asks for what this machine does not have.
+        ConfigError: `compute` asks for what cannot be had.
+        SystemExit: after Ctrl-C (130).
     """
-    compute = jobs[0].record.config["compute"]
-    _check_folders(jobs)
-    for job in jobs:
-        check_compute(job.record.config["compute"])
-    for data in {json.dumps([job.record.config[k] for k in ("dataset", "datastore")], sort_keys=True) for job in jobs}:
+    config = submitted[0].record.config
+    is_sweep = submitted[0].record.sweep is not None
+    where = computes.target(config["compute"], is_sweep)
+    for compute in {json.dumps(job.record.config["compute"], sort_keys=True) for job in submitted}:
+        computes.check(json.loads(compute), is_sweep)
+    for data in {json.dumps([job.record.config[k] for k in ("dataset", "datastore")]) for job in submitted}:
         freeze.prepare(dict(zip(("dataset", "datastore"), json.loads(data), strict=True)))
-    pool = None if compute["target"] == "inline" else _pool(jobs, compute)
-    for job in jobs:
-        freeze.submit(job.record, job.run_dir)
-        _save_hydra(job)
-    with follow(store.workspace(), jobs[0].record.config["tracking"]), terminating_politely():
+    wanted = config["sweep"]["resume"] is not None and is_sweep
+    runs = _resume(submitted, folder, where) if wanted else [job.run_dir for job in submitted]
+    _check_folders([job for job in submitted if not job.is_done], fresh=not wanted)
+    plan = _plan(submitted, folder, runs, where)
+    plan.write(folder)
+    for job in submitted:
+        if not (job.run_dir / "run.json").exists():
+            freeze.submit(job.record, job.run_dir)
+            freeze.save_hydra(job.config, job.run_dir / ".hydra")
+    environment = {job.run_dir: job.environment for job in submitted}
+    if config["compute"]["detach"]:
+        jobs.detach(folder, environment)
+        print(f"On their way: {len(runs)} run(s) in {folder}\n  lab runs watch {folder}")
+    else:
+        _attached(folder, runs, environment, plan)
+    return [records.read(job.run_dir) for job in submitted]
+
+
+def _attached(
+    folder: Path, runs: Sequence[Path], environment: Mapping[Path, Mapping[str, str]], plan: jobs.Plan
+) -> None:
+    with follow(store.workspace(), plan.tracking), terminating_politely():
         try:
-            if pool is None:
-                _one_after_another(jobs)
-            else:
-                _in_pool(pool, jobs)
-        except LabrunError:
-            _cancel_rest(jobs)
-            raise
+            with monitor.shown(folder, list(runs)) as view:
+                runner = jobs.conduct(folder, view, environment)
         except KeyboardInterrupt:
-            _cancel_rest(jobs)
-            sys.stderr.write(f"labrun: canceled; the records are in {sweep_dir}\n")
-            sys.exit(130)
+            jobs.cancel_rest(folder, plan, "the sweep was canceled before it began")
+            sys.stderr.write(f"labrun: canceled; the records are in {folder}\n")
+            sys.exit(CANCELED)
+        try:
+            results.tell(folder, runs, runner.draw)
         finally:
-            if pool is not None and pool.busy:
-                pool.close()
-        finished = [records.read(job.run_dir) for job in jobs]
-        tell(jobs, finished, sweep_dir, execute.redraw if pool is None else pool.draw)
-        if pool is not None:
-            pool.close()
-    return finished
+            runner.close()
 
 
-def _check_folders(jobs: Sequence[Job]) -> None:
-    folders = [job.run_dir for job in jobs]
-    twice = sorted({str(folder) for folder in folders if folders.count(folder) > 1 or (folder / "run.json").exists()})
+def _plan(submitted: Sequence[Job], folder: Path, runs: Sequence[Path], where: str) -> jobs.Plan:
+    config = submitted[0].record.config
+    compute = config["compute"]
+    parallel = compute["max_parallel"] or max(1, computes.cores() // compute["cpus_per_run"])
+    if where == "local" and parallel * compute["cpus_per_run"] > computes.cores():
+        log.info("%d runs of %d cores at once, on %d cores", parallel, compute["cpus_per_run"], computes.cores())
+    if where == "local" and compute["gpus_per_run"] and compute["max_parallel"] is None:
+        gpus = len(computes.visible_gpus()) // compute["gpus_per_run"]
+        parallel = gpus * (compute["runs_per_gpu"] if compute["gpus_per_run"] == 1 else 1)
+    record = next((job.record for job in submitted if not job.is_done), submitted[0].record)
+    frozen = snapshot.import_path(record.code or {}, own=compute["python"] is None)
+    return jobs.Plan(
+        target=where,
+        runs=[os.path.relpath(run_dir, folder) for run_dir in runs],
+        path=frozen,
+        preload=sorted(
+            {str(job.record.config[group]["_target_"]) for job in submitted for group in ("dataset", "model")}
+        ),
+        cwd=os.getcwd(),
+        name=f"{config['name']}-{folder.name.rpartition('-')[2]}",
+        tracking=config["tracking"],
+        parallel=parallel,
+        python=compute["python"],
+        max_failures=compute["max_failures"],
+    )
+
+
+def _check_folders(submitted: Sequence[Job], fresh: bool) -> None:
+    folders = [job.run_dir for job in submitted]
+    twice = {str(d) for d in folders if folders.count(d) > 1 or (fresh and (d / "run.json").exists())}
     if twice:
         raise RecordError(
-            f"hydra.sweep.dir and hydra.sweep.subdir give more than one run the folder {twice[0]}; each needs its own"
+            f"hydra.sweep.dir and hydra.sweep.subdir give more than one run the folder {min(twice)}; each needs its own"
         )
 
 
-def check_compute(compute: Mapping[str, Any]) -> None:
-    """Whether this machine has what a run needs.
+def _resume(submitted: Sequence[Job], folder: Path, where: str) -> list[Path]:
+    """Give each job the run that it repeats, and put what is not completed back in the queue.
+
+    Returns:
+        Every run of the sweep: those that it had, then the new ones.
+    """
+    holder = lease.living(jobs.state_folder(folder))
+    if holder is not None:
+        raise RecordError(
+            f"the sweep in {folder} is still going on, under process {holder['pid']} on {holder['host']}: "
+            f"'lab runs watch {folder}' shows it"
+        )
+    old = resume.earlier(folder)
+    fresh_code = submitted[0].record.config["sweep"]["resume_code"] == "new"
+    resume.tell_changes([job.record for job in submitted], old, fresh_code)
+    if where != "slurm":
+        _cancel_jobs(folder, old)
+    runs, taken = [one.run_dir for one in old], 0
+    for job, one in zip(submitted, resume.match([job.record for job in submitted], old), strict=True):
+        if one is None:
+            number = len(runs)
+            while (folder / str(number)).exists():
+                number += 1
+            job.run_dir, job.record.sweep = folder / str(number), {"folder": str(folder), "number": number}
+            if old and not fresh_code:
+                job.record.code = old[0].record.code
+            runs.append(job.run_dir)
+            continue
+        job.run_dir, then = one.run_dir, one.record
+        job.is_done = then.status in (records.COMPLETED, records.STOPPED)
+        taken += job.is_done
+        if not job.is_done:
+            if then.finished:
+                closing.requeue(one.run_dir, then)
+            then.config["compute"] = job.record.config["compute"]
+            then.code = job.record.code if fresh_code else then.code
+            records.write(one.run_dir, then)
+        job.record = then
+    log.info("Going on with %s: %d of %d runs are done", folder, taken, len(submitted))
+    return runs
+
+
+def _cancel_jobs(folder: Path, old: Sequence[resume.Earlier]) -> None:
+    """Jobs of an earlier session that Slurm may still run, or requeue by itself: their runs go elsewhere now."""
+    ledger = jobs.state_folder(folder) / "jobs.jsonl"
+    if not ledger.exists():
+        return
+    from labrun.launch import slurm
+
+    unfinished = {one.run_dir for one in old if not one.record.finished}
+    slurm.end_jobs({job for run, job in slurm.known_jobs(ledger).items() if run in unfinished})
+
+
+def answer(record: Record, run_dir: Path) -> None:
+    """Say how a single run that went elsewhere ended.
 
     Raises:
-        ConfigError: it does not; the message says what is there.
+        SystemExit: it failed (1) or was canceled (130).
     """
-    cores, memory = _cores(), psutil.virtual_memory().total / 2**30
-    if compute["cpus_per_run"] > cores:
-        raise ConfigError(f"compute.cpus_per_run={compute['cpus_per_run']}: this machine has {cores} cores")
-    if compute["mem_gb"] is not None and compute["mem_gb"] > memory:
-        raise ConfigError(f"compute.mem_gb={compute['mem_gb']:g}: this machine has {memory:.1f} GB of memory")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _pool(jobs: Sequence[Job], compute: Mapping[str, Any]) -> LocalPool:
-    parallel = min(compute["max_parallel"] or max(1, _cores() // compute["cpus_per_run"]), len(jobs))
-    if parallel * compute["cpus_per_run"] > _cores():
-        log.info("%d runs of %d cores at once, on %d cores", parallel, compute["cpus_per_run"], _cores())
-    return LocalPool(snapshot.import_path(jobs[0].record.code or {}), _targets(jobs), parallel)
-
-
-def _targets(jobs: Sequence[Job]) -> list[str]:
-    return sorted({str(job.record.config[group]["_target_"]) for job in jobs for group in ("dataset", "model")})
-
-
-def needs(config: Mapping[str, Any]) -> Needs:
-    """What one run needs, from its config."""
-    compute = config["compute"]
-    return Needs(
-        cpus=compute["cpus_per_run"],
-        timeout_s=None if compute["timeout_min"] is None else 60 * compute["timeout_min"],
-        mem_gb=compute["mem_gb"],
-        retries=compute["retries"],
-        environment={key: str(value) for key, value in compute["environment"].items()},
-        pictures=config["report"] == "all",
-    )
-
-
-def _in_pool(pool: LocalPool, jobs: Sequence[Job]) -> None:
-    by_dir = {job.run_dir: job for job in jobs}
-    for job in jobs:
-        pool.submit(job.run_dir, needs(job.record.config))
-    done = 0
-    while pool.busy:
-        try:
-            ended = pool.poll()
-        except KeyboardInterrupt:
-            _stop(pool)
-            pool.close()
-            raise
-        for run_dir in ended:
-            done += 1
-            _tell_one(by_dir[run_dir], done, len(jobs))
-
-
-def _stop(pool: LocalPool) -> None:
-    """Ctrl-C once asks the runs to stop; a second time ends them."""
-    log.info("Asking the runs to stop; Ctrl-C again ends them at once")
-    try:
-        pool.cancel_all()
-        while pool.busy:
-            pool.poll()
-    except KeyboardInterrupt:
-        pool.cancel_all(at_once=True)
-        while pool.busy:
-            pool.poll()
-
-
-def _tell_one(job: Job, done: int, total: int) -> None:
-    record = records.read(job.run_dir)
-    value = record.metrics.get(RANKED_BY)
-    shown = f"{RANKED_BY} {report.number(value)}" if isinstance(value, float) else failure(record)
-    log.info("%d/%d  %s  %s s  %s  [%s]", done, total, record.status, record.duration_s, shown, _swept(record))
-
-
-def _swept(record: Record) -> str:
-    return " ".join(record.overrides)
-
-
-def _one_after_another(jobs: Sequence[Job]) -> None:
-    inside.preload(_targets(jobs))
-    for job in jobs:
-        # As many threads as in the pool: sums in another order round otherwise, and the results would differ.
-        inside.limit_threads(job.record.config["compute"]["cpus_per_run"])
-        log.info("[%s] %s", (job.record.sweep or {}).get("number"), _swept(job.record))
-        try:
-            execute.execute(job.run_dir, pictures=False)
-        except KeyboardInterrupt:
-            raise
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - its record holds it; the others go on
-            text = (str(error) or repr(error)).splitlines()[0]
-            log.error("This run failed: %s: %s", type(error).__name__, text)
-
-
-def _cancel_rest(jobs: Sequence[Job]) -> None:
-    for job in jobs:
-        if records.read(job.run_dir).status == records.QUEUED:
-            close_unrun(job.run_dir, "the sweep was canceled before it began")
-
-
-def _save_hydra(job: Job) -> None:
-    """What Hydra itself would have saved."""
-    folder = job.run_dir / ".hydra"
-    _save_config(freeze.without_hydra(job.config), "config.yaml", folder)
-    _save_config(OmegaConf.masked_copy(job.config, ["hydra"]), "hydra.yaml", folder)
-    _save_config(job.config.hydra.overrides.task, "overrides.yaml", folder)
-
-
-def tell(jobs: Sequence[Job], finished: Sequence[Record], sweep_dir: Path, draw: Callable[[Path], object]) -> None:
-    """The sweep's table, best first, its `results.csv`, and the best run's pictures."""
-    order = sorted(range(len(jobs)), key=lambda i: -_rank(finished[i]))
-    rows = [("run", f"status      {RANKED_BY}  overrides")]
-    for place in order:
-        record = finished[place]
-        value = record.metrics.get(RANKED_BY)
-        shown = report.number(value) if isinstance(value, float) else "-"
-        first_line = (record.error or {}).get("message", "").splitlines()[:1]
-        why = f"   {first_line[0]}  ({jobs[place].run_dir / 'driver.log'})" if first_line else ""
-        rows.append(
-            (
-                str((record.sweep or {}).get("number")),
-                f"{record.status:<10}  {shown:<8}  {' '.join(record.overrides)}{why}",
-            )
-        )
-    print(report.table(rows))
-    _write_csv(finished, sweep_dir / "results.csv")
-    best = finished[order[0]]
-    if best.status == records.COMPLETED and best.config["report"] == "auto":
-        _draw_best(jobs[order[0]].run_dir, draw)
-    print(f"folder: {sweep_dir}   (results.csv; pictures of the best run: {jobs[order[0]].run_dir / 'outputs'})")
-
-
-def _draw_best(run_dir: Path, draw: Callable[[Path], object]) -> None:
-    try:
-        drawn = draw(run_dir)
-    except (LabrunError, OSError, ValueError) as error:
-        log.warning("The best run's pictures could not be drawn: %s", error)
-    else:
-        if drawn is False:
-            log.warning("The best run's pictures could not be drawn; %s says why", run_dir / "driver.log")
-
-
-def _rank(record: Record) -> float:
-    value = record.metrics.get(RANKED_BY)
-    return (
-        value if record.status == records.COMPLETED and isinstance(value, float) and value == value else float("-inf")
-    )
-
-
-def _write_csv(finished: Sequence[Record], path: Path) -> None:
-    names = sorted({name for record in finished for name in record.metrics})
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["number", "id", "status", "duration_s", *names, "overrides"])
-        for record in finished:
-            values: list[Any] = [record.metrics.get(name, "") for name in names]
-            number = (record.sweep or {}).get("number")
-            writer.writerow([number, record.id, record.status, record.duration_s, *values, " ".join(record.overrides)])
-
-
-def failure(record: Record) -> str:
-    """Why a run did not complete, in one line."""
-    return f"{record.status}: {(record.error or {}).get('message', '')}".splitlines()[0]
+    if record.status == records.FAILED:
+        error = record.error or {}
+        reason = (str(error.get("message")) or "?").splitlines()[0]
+        sys.stderr.write(f"labrun: the run failed: {error.get('type')}: {reason}\n  log: {run_dir / 'driver.log'}\n")
+        sys.exit(1)
+    if record.status == records.CANCELED:
+        sys.stderr.write(f"labrun: canceled; the record is in {run_dir}\n")
+        sys.exit(CANCELED)

@@ -104,6 +104,8 @@ class Record:
     packages: dict[str, str] = field(default_factory=dict)
     host: dict[str, Any] | None = None
     process: dict[str, Any] | None = None
+    job: dict[str, Any] | None = None
+    """The cluster's job that ran the newest attempt: `cluster`, `id`, `node`."""
     data: list[dict[str, Any]] = field(default_factory=list)
     model: dict[str, Any] | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -274,20 +276,24 @@ def shown_status(run_dir: str | os.PathLike[str], record: Record) -> str:
 
 
 def heartbeat_age_s(run_dir: str | os.PathLike[str]) -> float | None:
-    """Seconds since the last heartbeat, by the file system's own clock where it can be asked; None before the first."""
-    paths = RunPaths(Path(run_dir))
+    """Seconds since the last heartbeat; None before the first."""
+    return file_age_s(RunPaths(Path(run_dir)).heartbeat)
+
+
+def file_age_s(path: Path) -> float | None:
+    """Seconds since a file was written, by its file system's own clock where it can be asked; None without the file."""
     try:
-        beat = paths.heartbeat.stat().st_mtime
+        written = path.stat().st_mtime
     except OSError:
         return None
-    probe = paths.root / f".clock.{os.getpid()}"
+    probe = path.parent / f".clock.{os.getpid()}"
     try:
         probe.touch()
         present = probe.stat().st_mtime
         probe.unlink()
     except OSError:
         present = time.time()
-    return max(0.0, present - beat)
+    return max(0.0, present - written)
 
 
 def describe_host() -> dict[str, Any]:

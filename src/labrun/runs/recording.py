@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import json
 import logging
 import os
 import signal
@@ -24,9 +25,45 @@ from labrun.runs.record import Record, RunPaths
 
 log = logging.getLogger(__name__)
 
+JOB_VARIABLE = "LABRUN_JOB"
+"""In a cluster's job: what the record says of it, as JSON."""
+
 
 class Terminated(KeyboardInterrupt):
     """Raised where SIGTERM found the run."""
+
+
+class Preempted(BaseException):
+    """Raised where the run was asked to make room; it goes on later, from a checkpoint if it has one."""
+
+
+LEAVE_SIGNAL = signal.SIGUSR1
+"""What a supervisor sends to ask a run to make room."""
+_asked_to_leave = False
+_leaves_by_itself = False
+
+
+def asked_to_leave() -> bool:
+    """Whether the run was asked to make room: work that can save its state looks from time to time."""
+    return _asked_to_leave
+
+
+@contextlib.contextmanager
+def leaving_by_itself() -> Iterator[None]:
+    """Inside, a request to make room only sets `asked_to_leave`; the work saves its state and raises `Preempted`."""
+    global _leaves_by_itself
+    _leaves_by_itself = True
+    try:
+        yield
+    finally:
+        _leaves_by_itself = False
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    global _asked_to_leave
+    _asked_to_leave = True
+    if not _leaves_by_itself:
+        raise Preempted("asked to make room")
 
 
 class Recording:
@@ -49,6 +86,7 @@ class Recording:
         self.attempt = 0
         self._capture = Capture(self.paths.root) if capture else None
         self._politely = terminating_politely()
+        self._before: Any = None
 
     def __enter__(self) -> Recording:
         self.attempt = records.claim(self.paths.root)
@@ -60,12 +98,19 @@ class Recording:
         record.attempts.append(
             {"number": self.attempt, "started": record.started, "status": records.RUNNING, "process": record.process}
         )
+        job = os.environ.get(JOB_VARIABLE)
+        if job:
+            record.job = record.attempts[-1]["job"] = json.loads(job)
         self.write()
         os.environ[context.RUN_DIR_VARIABLE] = str(self.paths.root)
         os.environ[context.ATTEMPT_VARIABLE] = str(self.attempt)
         if self._capture:
             self._capture.start(self.attempt)
         self._politely.__enter__()
+        if threading.current_thread() is threading.main_thread():
+            global _asked_to_leave
+            _asked_to_leave = False
+            self._before = signal.signal(LEAVE_SIGNAL, _leave)
         return self
 
     def write(self) -> None:
@@ -75,11 +120,15 @@ class Recording:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._before is not None:
+            signal.signal(LEAVE_SIGNAL, self._before)
         status, details = outcome(error, self.paths)
         record = self.record
         record.status, record.ended, record.error = status, records.now(), details
         record.duration_s = records.seconds_between(record.started or record.ended, record.ended)
         record.attempts[-1] |= {"ended": record.ended, "status": status}
+        if status == records.PREEMPTED:
+            record.ended, record.duration_s = None, None
         run = context.current()
         if run is not None:
             record.metrics = dict(run.summary)
@@ -102,8 +151,13 @@ class Recording:
 
 @contextlib.contextmanager
 def terminating_politely() -> Iterator[None]:
-    """Inside, SIGTERM ends things as Ctrl-C does. Does nothing outside the main thread, which alone takes signals."""
-    if threading.current_thread() is not threading.main_thread():
+    """Inside, SIGTERM ends things as Ctrl-C does.
+
+    Does nothing outside the main thread, which alone takes signals, nor where SIGTERM is ignored: in a cluster's job,
+    whose supervisor alone knows what is meant by it.
+    """
+    ignored = signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    if threading.current_thread() is not threading.main_thread() or ignored:
         yield
         return
 
@@ -121,6 +175,8 @@ def outcome(error: BaseException | None, paths: RunPaths) -> tuple[str, dict[str
     """The status that an ending means, and what the record says of it."""
     if error is None:
         return records.COMPLETED, None
+    if isinstance(error, Preempted):
+        return records.PREEMPTED, None
     if isinstance(error, KeyboardInterrupt):
         asked = (paths.requests / "cancel").exists()
         why = "asked by requests/cancel" if asked else str(error) or "Ctrl-C"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_only
 
-from labrun.runs import context
+from labrun.runs import context, recording
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +58,34 @@ class PrintReport(pl.Callback):
         log.info("  ".join(f"{value:<{max(self.WIDTH, len(title))}}" for title, value in row.items()).rstrip())
 
 
+class LeaveWhenAsked(pl.Callback):
+    """When the run is asked to make room: a checkpoint after the present batch, and out.
+
+    Args:
+        path: the checkpoint that the next attempt goes on from.
+    """
+
+    EVERY = 10
+    """Of several processes, so many batches pass between two agreements on whether to leave."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        asked = recording.asked_to_leave()
+        if trainer.world_size > 1:
+            if batch_idx % self.EVERY:
+                return
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        if asked:
+            partial = self._path.with_suffix(".partial")
+            trainer.save_checkpoint(partial)
+            if trainer.is_global_zero:
+                os.replace(partial, self._path)
+            log.info("Asked to make room: saved after step %d", trainer.global_step)
+            raise recording.Preempted("asked to make room")
+
+
 class RecordLogger(pl.loggers.logger.Logger):
     """Passes what a person's own LightningModule logs with `self.log` to the run's record."""
 
@@ -69,6 +100,7 @@ class RecordLogger(pl.loggers.logger.Logger):
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """The record holds the whole config already."""
 
+    @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         for name, value in metrics.items():
             if name != "epoch":

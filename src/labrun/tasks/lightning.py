@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.environments import LightningEnvironment  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from labrun import checking, schema
@@ -23,9 +24,9 @@ from labrun.data.arrays import Arrays, Part
 from labrun.data.loading import BatchLoader
 from labrun.errors import ConfigError, DataError, UnfitError
 from labrun.models.network import Network
-from labrun.runs import context
+from labrun.runs import context, recording
 from labrun.runs.record import RunPaths
-from labrun.tasks.callbacks import RecordLogger
+from labrun.tasks.callbacks import LeaveWhenAsked, RecordLogger
 from labrun.tasks.task import Scores, Task, confusion
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,8 @@ class Classifier(pl.LightningModule):
             self._recent.add_loss(loss)
             if (batch_idx + 1) % self._log_every == 0:
                 value = self._recent.pop_mean()
-                context.log("loss", value, step=self.trainer.global_step + 1)
+                if self.trainer.is_global_zero:
+                    context.log("loss", value, step=self.trainer.global_step + 1)
                 log.info("[%d, %5d] loss: %.3f", self.current_epoch + 1, batch_idx + 1, value)
         return loss
 
@@ -75,18 +77,23 @@ class Classifier(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         loss, accuracy = self._validation.pop()
-        self.log_dict({"val_loss": loss, "val_accuracy": accuracy}, sync_dist=True)
-        context.log("val_loss", loss, step=self.current_epoch + 1)
-        context.log("val_accuracy", accuracy, step=self.current_epoch + 1)
+        self._note({"val_loss": loss, "val_accuracy": accuracy})
 
     def on_train_epoch_start(self) -> None:
         self._recent.pop_mean()
 
     def on_train_epoch_end(self) -> None:
         loss, accuracy = self._train.pop()
-        self.log_dict({"train_loss": loss, "train_accuracy": accuracy}, sync_dist=True)
-        context.log("train_loss", loss, step=self.current_epoch + 1)
-        context.log("train_accuracy", accuracy, step=self.current_epoch + 1)
+        self._note({"train_loss": loss, "train_accuracy": accuracy})
+
+    def _note(self, values: dict[str, float]) -> None:
+        """Keep an epoch's values, of all processes together, for Lightning and for the record."""
+        if self.trainer.world_size > 1:
+            values = {name: float(self.trainer.strategy.reduce(torch.tensor(v))) for name, v in values.items()}
+        self.log_dict(values)
+        if self.trainer.is_global_zero:
+            for name, value in values.items():
+                context.log(name, value, step=self.current_epoch + 1)
 
     def configure_optimizers(self) -> Any:
         lr = self._model_node.get("lr")
@@ -161,7 +168,7 @@ class NetworkTask(Task):
             self._settings["max_epochs"], len(train), type(trainer.accelerator).__name__,
         )  # fmt: skip
         if resume_from is not None:
-            self._check_resume(resume_from)
+            self._check_resume(resume_from, own=resume_from.parent == paths.checkpoints)
         self._run(trainer, module, train, validation, resume_from)
         if self._settings.get("evaluate") == "best":
             self._take_best(trainer, module)
@@ -170,7 +177,7 @@ class NetworkTask(Task):
              resume_from: Path | None) -> None:  # fmt: skip
         before = signal.getsignal(signal.SIGINT)
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), recording.leaving_by_itself():
                 for pattern in QUIET:
                     warnings.filterwarnings("ignore", message=pattern)
                 trainer.fit(
@@ -187,8 +194,12 @@ class NetworkTask(Task):
             signal.signal(signal.SIGINT, before)
         module.eval()
 
-    def _check_resume(self, checkpoint: Path) -> None:
-        done = int(read_tensors(checkpoint)["epoch"]) + 1
+    def _check_resume(self, checkpoint: Path, own: bool) -> None:
+        content = read_tensors(checkpoint)
+        if own:
+            log.info("Going on from the last attempt's checkpoint, after step %d", content["global_step"])
+            return
+        done = int(content["epoch"]) + 1
         if done >= int(self._settings["max_epochs"]):
             raise ConfigError(
                 f"nothing is left to train: the checkpoint {checkpoint} has {done} epochs, and trainer.max_epochs="
@@ -218,39 +229,39 @@ class NetworkTask(Task):
             for name, node in (self._config.get("callbacks") or {}).items()
             if _named(node)
         ]
+        callbacks.append(LeaveWhenAsked(paths.checkpoints / "last.ckpt"))
         limits = {k: settings[k] for k in LIMITS if settings.get(k) is not None}
+        arguments = {
+            "max_epochs": int(settings["max_epochs"]),
+            "accelerator": settings["accelerator"],
+            "precision": settings["precision"],
+            "gradient_clip_val": settings.get("gradient_clip_val"),
+            "accumulate_grad_batches": int(settings["accumulate_grad_batches"]),
+            "deterministic": bool(settings["deterministic"]),
+            "profiler": _profiler(settings.get("profiler"), paths),
+            "callbacks": callbacks,
+            "logger": loggers or False,
+            "enable_checkpointing": any(isinstance(c, pl.callbacks.Checkpoint) for c in callbacks),
+            "default_root_dir": str(paths.root),
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "num_sanity_val_steps": 0,
+            "use_distributed_sampler": False,
+        }
         logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
         with warnings.catch_warnings():
             for pattern in QUIET:
                 warnings.filterwarnings("ignore", message=pattern)
-            return pl.Trainer(
-                max_epochs=int(settings["max_epochs"]),
-                accelerator=settings["accelerator"],
-                devices=1,
-                precision=settings["precision"],
-                gradient_clip_val=settings.get("gradient_clip_val"),
-                accumulate_grad_batches=int(settings["accumulate_grad_batches"]),
-                deterministic=bool(settings["deterministic"]),
-                profiler=_profiler(settings.get("profiler"), paths),
-                callbacks=callbacks,
-                logger=loggers or False,
-                enable_checkpointing=any(isinstance(c, pl.callbacks.Checkpoint) for c in callbacks),
-                default_root_dir=str(paths.root),
-                enable_progress_bar=False,
-                enable_model_summary=False,
-                num_sanity_val_steps=0,
-                use_distributed_sampler=False,
-                **limits,
-                **settings["options"],
-            )
+            return pl.Trainer(**{**arguments, **_processes(self._config["compute"]), **limits, **settings["options"]})
 
-    def _loader(self, part: Part, arrays: Arrays, train: bool) -> BatchLoader:
+    def _loader(self, part: Part, arrays: Arrays, train: bool, shared: bool = True) -> BatchLoader:
         node = self._config["dataset"].get("augmentation")
         augmentation = schema.build(node, "dataset.augmentation") if train and _named(node) else None
         size = int(self._settings["batch_size" if train else "eval_batch_size"])
         return BatchLoader(
-            part, arrays.scaling, size, shuffle=train, seed=int(self._config["seed"]), augmentation=augmentation
-        )
+            part, arrays.scaling, size, shuffle=train, seed=int(self._config["seed"]), augmentation=augmentation,
+            ranks=None if shared else 1,
+        )  # fmt: skip
 
     def _try_out(self, arrays: Arrays) -> None:
         """One sample of zeros through the network, so that an unfit pair is told before any training."""
@@ -277,7 +288,7 @@ class NetworkTask(Task):
         device = next((p.device for p in self.network.parameters()), torch.device("cpu"))
         predicted, losses = [], 0.0
         with torch.inference_mode():
-            for x, y in self._loader(part, arrays, train=False):
+            for x, y in self._loader(part, arrays, train=False, shared=False):
                 scores = self.network(x.to(device)).float().cpu()
                 losses += float(nn.functional.cross_entropy(scores, y, reduction="sum"))
                 predicted.append(scores.argmax(1).numpy())
@@ -323,6 +334,20 @@ def make_logger(node: Mapping[str, Any], name: str, paths: RunPaths) -> Any:
     """One of Lightning's loggers, writing below the run's `logs/`."""
     paths.logs.mkdir(parents=True, exist_ok=True)
     return schema.build(node, f"logger.{name}", save_dir=str(paths.logs))
+
+
+def _ranks(compute: Mapping[str, Any]) -> int:
+    return int(compute.get("nodes", 1)) * int(compute.get("tasks_per_node", 1))
+
+
+def _processes(compute: Mapping[str, Any]) -> dict[str, Any]:
+    """How many processes train together. Never as Lightning's own Slurm support has it: it would requeue by itself."""
+    own: dict[str, Any] = {"plugins": [LightningEnvironment()]}
+    if _ranks(compute) > 1:
+        return own | {"strategy": "ddp", "num_nodes": compute["nodes"], "devices": compute["tasks_per_node"]}
+    if compute.get("gpus_per_run", 0) > 1:
+        return own | {"strategy": "ddp_fork", "devices": compute["gpus_per_run"]}
+    return own | {"devices": 1}
 
 
 LIMITS = ("limit_train_batches", "limit_val_batches")

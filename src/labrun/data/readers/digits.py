@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,12 @@ class Digits(Reader):
 
     def find(self, root: Path) -> bool:
         return True
+
+    def files(self, root: Path) -> Sequence[Path]:
+        package = importlib.util.find_spec("sklearn")
+        if package is None or package.origin is None:
+            return super().files(root)
+        return (Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz",)
 
     def read(self, root: Path) -> RawData:
         import sklearn.datasets

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,22 @@ class ImageFolder(Reader):
     def find(self, root: Path) -> bool:
         return self._folder(root).is_dir()
 
+    def files(self, root: Path) -> Sequence[Path]:
+        _, files = self._listed(root)
+        return [path for part in files.values() for path, _ in part]
+
     def read(self, root: Path) -> RawData:
+        names, files = self._listed(root)
+        everything = [path for part in files.values() for path, _ in part]
+        notes = self._decide(everything)
+        self._check_memory(len(everything))
+        parts = {part: self._load(entries) for part, entries in files.items()}
+        return RawData(
+            parts["train"], parts.get("test"), names, tuple(everything), parts.get("validation"), tuple(notes)
+        )
+
+    def _listed(self, root: Path) -> tuple[tuple[str, ...], dict[str, list[tuple[Path, int]]]]:
+        """The classes, and each part's files with their class."""
         folder = self._folder(root)
         if not folder.is_dir():
             raise MissingDataError(
@@ -60,14 +76,7 @@ class ImageFolder(Reader):
             )
         layout = _layout(folder)
         names = tuple(sorted(_class_folders(layout["train"])))
-        files = {part: _image_files(path, names) for part, path in layout.items()}
-        everything = [path for part in files.values() for path, _ in part]
-        notes = self._decide(everything)
-        self._check_memory(len(everything))
-        parts = {part: self._load(entries) for part, entries in files.items()}
-        return RawData(
-            parts["train"], parts.get("test"), names, tuple(everything), parts.get("validation"), tuple(notes)
-        )
+        return names, {part: _image_files(path, names) for part, path in layout.items()}
 
     def _folder(self, root: Path) -> Path:
         return (root / self.path).resolve() if self.path else root

@@ -1,0 +1,229 @@
+"""What a Slurm job executes: the same local pool, inside the job's allocation, over the runs that it was given.
+
+Started by path with the standard library alone; the manifest says where to import from (the frozen code). The first
+process of a job supervises: it holds the runs to their limits, and when Slurm takes the job's place (preemption, time
+limit) it has the runs save their state and puts the job back in the queue. The other processes of a run over several
+nodes or tasks train along.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+SAVE_S = 25.0
+"""How long a run has for saving its state, at most."""
+
+
+def main(manifest_path: str) -> int:
+    """Carry out this job's part of the manifest; the exit code."""
+    manifest = json.loads(Path(manifest_path).read_text(encoding="utf-8"))
+    sys.path[:] = [*manifest["path"], *sys.path] if manifest["own_python"] else manifest["path"]
+    runs = manifest["jobs"][int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))]
+    ranks, rank = int(os.environ.get("SLURM_NTASKS", "1")), int(os.environ.get("SLURM_PROCID", "0"))
+    if ranks > 1:
+        meet(rank, ranks)
+        if rank:
+            return take_part(runs[0], rank)
+    return Supervisor(manifest, [Path(run) for run in runs]).supervise()
+
+
+def job_id() -> str:
+    """This job's id, as squeue shows it."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
+
+
+def ask(*command: str) -> str:
+    """What a command prints; nothing if it fails."""
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return answer.stdout if answer.returncode == 0 else ""
+
+
+def meet(rank: int, ranks: int) -> None:
+    """Say to torch who the processes of this run are and where they meet. A node's name need not resolve."""
+    first = (ask("scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]).split() or ["localhost"])[0]
+    address = re.search(r"NodeAddr=(\S+)", ask("scontrol", "show", "node", first))
+    os.environ.update(
+        MASTER_ADDR=address.group(1) if address else first,
+        MASTER_PORT=str(20000 + int(os.environ["SLURM_JOB_ID"]) % 20000),
+        RANK=str(rank),
+        WORLD_SIZE=str(ranks),
+        LOCAL_RANK=os.environ["SLURM_LOCALID"],
+        NODE_RANK=os.environ["SLURM_NODEID"],
+    )
+
+
+def take_part(run_dir: str, rank: int) -> int:
+    """Be one of the other processes of a run: train along; its log is `driver.<rank>.log`."""
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    log = os.open(os.path.join(run_dir, f"driver.{rank}.log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    for standard in (1, 2):
+        os.dup2(log, standard)
+    from labrun.launch import inside
+
+    return inside.assist(run_dir, int(os.environ.get("SLURM_CPUS_PER_TASK", "1")))
+
+
+class Supervisor:
+    """The first process of a job.
+
+    Args:
+        manifest: what the submitter wrote.
+        runs: this job's runs.
+    """
+
+    def __init__(self, manifest: dict[str, Any], runs: list[Path]) -> None:
+        self.manifest, self.runs, self.job = manifest, runs, job_id()
+        self.signaled: signal.Signals | None = None
+        self.began = time.time()
+
+    def supervise(self) -> int:
+        """Run the runs; returns 0, or 1 if one of them failed."""
+        from labrun.launch.compute import needs, visible_gpus
+        from labrun.launch.pool import LocalPool, slot_gpus
+        from labrun.runs import record as records
+        from labrun.runs.recording import JOB_VARIABLE
+
+        for number in (signal.SIGUSR2, signal.SIGTERM):
+            signal.signal(number, self._note)
+        here = {
+            "cluster": "slurm", "id": self.job, "node": os.environ.get("SLURMD_NODENAME"),
+            "restarts": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+        }  # fmt: skip
+        os.environ[JOB_VARIABLE] = json.dumps(here)
+        mine = [run for run in self.runs if self._is_mine(run)]
+        if not mine:
+            return 0
+        gpus: list[str] = []
+        if self.manifest["gpus_per_run"] and len(self.runs) > 1:
+            gpus = slot_gpus(visible_gpus(), self.manifest["gpus_per_run"], self.manifest["runs_per_gpu"])
+        parallel = self.manifest["parallel"]
+        pool = LocalPool(self.manifest["path"], self.manifest["preload"], parallel, gpus,
+                         python=sys.executable if self.manifest["own_python"] else None, in_job=True)  # fmt: skip
+        for run in mine:
+            # a run that has the job to itself is held to its time by Slurm, and goes on from its checkpoint
+            pool.submit(run, needs(records.read(run), alone=len(self.runs) == 1))
+        while pool.busy:
+            if self.signaled is not None:
+                self._make_room(pool, mine)
+                break
+            for ended in pool.poll():
+                print(f"{ended}: {records.read(ended).status}", flush=True)
+        pool.close()
+        return int(any(records.read(run).status == records.FAILED for run in mine))
+
+    def _note(self, number: int, frame: object) -> None:
+        self.signaled = signal.Signals(number)
+
+    def _is_mine(self, run: Path) -> bool:
+        """Whether this job is the one to run it: not done, not canceled, not submitted again since, not running."""
+        from labrun.launch.closing import close_unrun, note_interrupted
+        from labrun.runs import record as records
+        from labrun.runs.record import RunPaths
+
+        record = records.read(run)
+        if record.finished:
+            return False
+        newest = ""
+        for raw in Path(self.manifest["ledger"]).read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):
+                line = json.loads(raw)
+                if any(str(run) in members for members in line.get("jobs", [])):
+                    newest = line["token"]
+        if newest != self.manifest["token"]:
+            print(f"{run} was submitted again since; this job leaves it alone", flush=True)
+            return False
+        if record.status == records.RUNNING and (record.job or {}).get("id") != self.job:
+            age = records.heartbeat_age_s(run)
+            if records.process_lives(record.process) or (age is not None and age < records.UNREACHABLE_AFTER_S):
+                print(f"{run} is running elsewhere; this job leaves it alone", flush=True)
+                return False
+        if (RunPaths(run).requests / "cancel").exists():
+            close_unrun(run, "canceled before it began")
+            return False
+        if record.status in (records.RUNNING, records.PREEMPTED):
+            note_interrupted(run, record, "its Slurm job was requeued")
+        return True
+
+    def _make_room(self, pool: Any, mine: list[Path]) -> None:
+        """Slurm wants the place: save and go back in the queue, or end for good."""
+        from labrun.runs import record as records
+
+        why = self._why()
+        print(f"signal {self.signaled.name if self.signaled else '?'}: {why}", flush=True)
+        if why == "canceled":
+            pool.cancel_all()
+            while pool.busy:
+                pool.poll()
+            return
+        pool.leave()
+        end = time.monotonic() + min(SAVE_S, max(3.0, self.manifest["signal_delay_s"] - 3.0))
+        while pool.busy and time.monotonic() < end:
+            pool.poll(0.1)
+        for run in pool.drop():
+            self._put_back(run, why)
+        if why == "timeout":
+            for run in mine:
+                record = records.read(run)
+                if record.status == records.PREEMPTED and not self._has_advanced(run, mine):
+                    self._over_time(run, record)
+        if any(not records.read(run).finished for run in mine) and why != "requeued":
+            ask("scontrol", "requeue", self.job)
+
+    def _why(self) -> str:
+        """What the signal means: `preempted`, `timeout`, `requeued` by somebody, or `canceled`."""
+        shown = ask("scontrol", "show", "job", self.job)
+        state = (re.search(r"JobState=(\S+)", shown) or [None, "UNKNOWN"])[1]
+        preempted = re.search(r"PreemptTime=(\S+)", shown)
+        if state == "PREEMPTED" or (preempted and preempted.group(1) not in ("None", "Unknown")):
+            return "preempted"
+        if self.signaled == signal.SIGUSR2 or state == "TIMEOUT":
+            return "timeout"
+        if state in ("CANCELLED", "COMPLETING") and "Requeue=1" in shown and "Restarts" in shown:
+            return "canceled"
+        return "requeued" if state in ("PENDING", "REQUEUED") else "canceled"
+
+    def _put_back(self, run: Path, why: str) -> None:
+        """A run that did not leave by itself was killed: it starts again, or from its last checkpoint."""
+        from labrun.runs import record as records
+
+        record = records.read(run)
+        if not record.finished and record.attempts:
+            record.status, record.error = records.PREEMPTED, None
+            record.attempts[-1] |= {"ended": records.now(), "status": records.PREEMPTED, "reason": why}
+            records.write(run, record)
+
+    def _has_advanced(self, run: Path, mine: list[Path]) -> bool:
+        """Whether another round makes sense: it saved a state in this one, or other runs of the job were done."""
+        from labrun.runs import record as records
+        from labrun.runs.record import RunPaths
+
+        with contextlib.suppress(OSError):
+            if (RunPaths(run).checkpoints / "last.ckpt").stat().st_mtime > self.began - 5:
+                return True
+        return len(mine) > 1 and any(records.read(other).status == records.COMPLETED for other in mine)
+
+    def _over_time(self, run: Path, record: Any) -> None:
+        from labrun.launch.closing import close
+        from labrun.runs import record as records
+
+        limit = record.config["compute"]["timeout_min"]
+        told = f"compute.timeout_min={limit:g}" if limit is not None else "the partition's time limit"
+        close(run, record, records.FAILED, "LimitExceeded", f"ended by {told}; it had no checkpoint to go on from")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

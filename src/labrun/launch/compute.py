@@ -1,0 +1,269 @@
+"""What runs need of a machine or a cluster, what is there, and the refusal of what cannot be had."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from labrun.errors import ConfigError
+from labrun.runs.record import Record
+from labrun.schema import SLURM_ONLY, Compute
+
+HIDDEN = "***"
+"""What records hold in place of a variable's value."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What one run needs of the machine (from the config's `compute`)."""
+
+    cpus: int = 1
+    gpus: int = 0
+    timeout_s: float | None = None
+    mem_gb: float | None = None
+    retries: int = 0
+    environment: Mapping[str, str] = field(default_factory=dict)
+    pictures: bool = False
+
+
+def needs(record: Record, environment: Mapping[str, str] | None = None, alone: bool = False) -> Needs:
+    """What one run needs, from its config.
+
+    Args:
+        record: the run's.
+        environment: its variables; records do not hold them. By default they are looked up, by name, in this process.
+        alone: it has a cluster's job to itself, which the cluster ends in time.
+    """
+    compute = record.config["compute"]
+    if environment is None:
+        environment = {name: os.environ[name] for name in compute["environment"] if name in os.environ}
+    report = record.config["report"]
+    return Needs(
+        cpus=compute["cpus_per_run"],
+        gpus=compute["gpus_per_run"],
+        timeout_s=None if alone or compute["timeout_min"] is None else 60 * compute["timeout_min"],
+        mem_gb=compute["mem_gb"],
+        retries=compute["retries"],
+        environment=environment,
+        pictures=report == "all" or (report == "auto" and record.sweep is None),
+    )
+
+
+def target(compute: Mapping[str, Any], sweep: bool) -> str:
+    """Where runs go: `inline`, `local` or `slurm`."""
+    if compute["target"] == "auto":
+        return "local" if sweep or compute["gpus_per_run"] else "inline"
+    return str(compute["target"])
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_gb() -> float:
+    """This machine's memory."""
+    return psutil.virtual_memory().total / 2**30
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that the caller may use, as CUDA_VISIBLE_DEVICES names them; found without loading torch."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is not None:
+        return [entry.strip() for entry in listed.split(",") if entry.strip() not in ("", "-1")]
+    return [index for index, _ in gpu_names()]
+
+
+def gpu_names() -> list[tuple[str, str]]:
+    """Index and name of each NVIDIA GPU of this machine."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    query = ["nvidia-smi", "--query-gpu=index,name", "--format=csv,noheader"]
+    lines = (ask(query) or "").splitlines()
+    pairs = [line.split(",", 1) for line in lines if "," in line]
+    return [(index.strip(), name.strip()) for index, name in pairs]
+
+
+def ask(command: list[str], timeout_s: float = 20.0) -> str | None:
+    """What a command prints, or None if it fails."""
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout if answer.returncode == 0 else None
+
+
+def check(compute: Mapping[str, Any], sweep: bool) -> None:
+    """Whether what a run asks for can be had.
+
+    Raises:
+        ConfigError: it cannot; the message says what is there.
+    """
+    where = target(compute, sweep)
+    problems = list(_slurm_problems(compute) if where == "slurm" else _local_problems(compute, where))
+    if compute["python"] is not None and not (where == "inline" or shutil.which(compute["python"])):
+        problems.append(f"compute.python={compute['python']!r}: there is no such program")
+    if problems:
+        raise ConfigError(problems)
+
+
+def _local_problems(compute: Mapping[str, Any], where: str) -> Iterable[str]:
+    if compute["cpus_per_run"] > cores():
+        yield f"compute.cpus_per_run={compute['cpus_per_run']}: this machine has {cores()} cores"
+    if compute["mem_gb"] is not None and compute["mem_gb"] > memory_gb():
+        yield f"compute.mem_gb={compute['mem_gb']:g}: this machine has {memory_gb():.1f} GB of memory"
+    gpus = visible_gpus() if compute["gpus_per_run"] else []
+    if compute["gpus_per_run"] > len(gpus):
+        listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+        because = "" if listed is None else f" (CUDA_VISIBLE_DEVICES={listed!r})"
+        there = f"{len(gpus)} GPUs are" if len(gpus) > 1 else "one GPU is" if gpus else "no GPU is"
+        yield (
+            f"compute.gpus_per_run={compute['gpus_per_run']}: {there} visible here{because}. compute=local runs on the "
+            f"processor's {cores()} cores; 'lab compute status' shows what is there"
+        )
+    if compute["gpus_per_run"] > 1 and compute["runs_per_gpu"] > 1:
+        yield f"compute.runs_per_gpu={compute['runs_per_gpu']}: runs of more than one GPU do not share them"
+    for key in SLURM_ONLY:
+        if compute[key] != getattr(DEFAULTS, key):
+            yield f"compute.{key}={compute[key]}: only compute=slurm and compute=slurm_gpu know it"
+    if where == "inline" and compute["detach"]:
+        yield "compute.detach=true: an inline run lives in this terminal; choose compute=local or compute=slurm"
+
+
+DEFAULTS = Compute(target="local")
+
+
+@dataclass(frozen=True)
+class Partition:
+    """What a partition of the cluster offers, at most, on one node."""
+
+    name: str
+    default: bool
+    up: bool
+    nodes: int
+    cpus: int
+    memory_gb: float
+    gpus: int
+    limit_min: float | None
+
+
+def partitions() -> list[Partition]:
+    """The cluster's partitions, by sinfo.
+
+    Raises:
+        ConfigError: there is no sinfo, or no cluster answers it.
+    """
+    for program in ("sbatch", "sinfo"):
+        if shutil.which(program) is None:
+            raise ConfigError(
+                f"compute=slurm: there is no {program} on this machine, so it is no part of a Slurm cluster. Start "
+                f"the command where there is one, or choose compute=local (here: {cores()} cores)"
+            )
+    answer = ask(["sinfo", "-h", "-e", "-o", "%P|%a|%D|%c|%m|%G|%l"])
+    if answer is None:
+        raise ConfigError("compute=slurm: sbatch is there, but no cluster answers (sinfo failed). Is slurmctld up?")
+    found: dict[str, Partition] = {}
+    for line in answer.splitlines():
+        name, up, nodes, cpus, memory, gres, limit = (part.strip() for part in line.split("|"))
+        one = Partition(
+            name.rstrip("*"), name.endswith("*"), up == "up", int(nodes), int(cpus.rstrip("+")),
+            int(memory.rstrip("+")) / 1024, _gpus_of(gres), _minutes(limit),
+        )  # fmt: skip
+        known = found.get(one.name)
+        if known is not None:
+            one = Partition(
+                one.name, one.default, one.up, one.nodes + known.nodes, max(one.cpus, known.cpus),
+                max(one.memory_gb, known.memory_gb), max(one.gpus, known.gpus), one.limit_min,
+            )  # fmt: skip
+        found[one.name] = one
+    return list(found.values())
+
+
+def _gpus_of(gres: str) -> int:
+    total = 0
+    for entry in gres.split(","):
+        parts = entry.split("(")[0].split(":")
+        if parts[0] == "gpu":
+            total += int(parts[-1]) if parts[-1].isdigit() else 1
+    return total
+
+
+def _minutes(limit: str) -> float | None:
+    """Slurm's `days-hours:minutes:seconds` in minutes; None for no limit."""
+    if not limit or limit in ("infinite", "n/a", "UNLIMITED", "NOT_SET"):
+        return None
+    days, _, rest = limit.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    seconds = sum(value * 60**place for place, value in enumerate(reversed(parts)))
+    return float(int(days or 0) * 1440 + seconds / 60)
+
+
+def chosen_partition(compute: Mapping[str, Any]) -> Partition | None:
+    """The partition that a job would go to: as named, or the cluster's default."""
+    for one in partitions():
+        if one.name == compute["partition"] or (compute["partition"] is None and one.default):
+            return one
+    return None
+
+
+def _slurm_problems(compute: Mapping[str, Any]) -> Iterable[str]:
+    there = partitions()
+    listed = "; ".join(describe(one) for one in there)
+    if compute["partition"] is None and "partition" in compute["extra"]:
+        yield "compute.extra.partition: say compute.partition"
+    one = chosen_partition(compute)
+    if one is None:
+        given = "null" if compute["partition"] is None else repr(compute["partition"])
+        why = "the cluster has no default partition" if compute["partition"] is None else "there is no such partition"
+        yield f"compute.partition={given}: {why}. There are: {listed}"
+        return
+    if not one.up:
+        yield f"compute.partition={one.name}: it is down. There are: {listed}"
+    ranks = compute["tasks_per_node"]
+    for key, wanted, has in (
+        ("cpus_per_run", compute["cpus_per_run"] * ranks, one.cpus),
+        ("cpus_per_job", compute["cpus_per_job"] or 0, one.cpus),
+        ("gpus_per_run", compute["gpus_per_run"], one.gpus),
+        ("nodes", compute["nodes"], one.nodes),
+    ):
+        if wanted > has:
+            times = f" times tasks_per_node={ranks}" if key == "cpus_per_run" and ranks > 1 else ""
+            noun = "nodes" if key == "nodes" else f"{'GPUs' if 'gpus' in key else 'cores'} at most on one node"
+            yield f"compute.{key}={compute[key]}{times}: partition {one.name} has {has} {noun}. There are: {listed}"
+    if compute["mem_gb"] is not None and compute["mem_gb"] > one.memory_gb:
+        most = f"{one.memory_gb:.1f} GB at most on one node"
+        yield f"compute.mem_gb={compute['mem_gb']:g}: partition {one.name} has {most}"
+    if compute["timeout_min"] is not None and one.limit_min is not None and compute["timeout_min"] > one.limit_min:
+        yield f"compute.timeout_min={compute['timeout_min']:g}: partition {one.name} ends jobs after {one.limit_min:g}"
+    if (compute["nodes"] > 1 or ranks > 1) and compute["runs_per_job"] > 1:
+        yield "compute.runs_per_job: a run over several nodes or tasks has a job of its own"
+    own = {"job-name", "array", "output", "error", "signal", "comment", "open-mode", "nodes", "time", "requeue"}
+    for key in compute["extra"]:
+        name = str(key).replace("_", "-").lstrip("-")
+        if name in own | {"no-requeue", "parsable", "wait", "wrap"}:
+            yield f"compute.extra.{key}: labrun sets this option of sbatch itself"
+
+
+def describe(one: Partition) -> str:
+    """A partition in a few words."""
+    gpus = f", {one.gpus} GPUs" if one.gpus else ""
+    return f"{one.name} ({one.nodes} nodes of up to {one.cpus} cores, {one.memory_gb:.1f} GB{gpus})"
+
+
+def whole_minutes(seconds: float) -> int:
+    """Seconds as Slurm's minutes, rounded up."""
+    return max(1, math.ceil(seconds / 60))
+
+
+def same_owner(path: Path) -> bool:
+    """Whether a file or folder is this user's own, and nobody else may write it."""
+    status = path.stat()
+    return status.st_uid == os.getuid() and not status.st_mode & 0o022

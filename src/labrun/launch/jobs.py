@@ -1,0 +1,339 @@
+"""Carrying out the runs of a folder: one run, or a sweep's. Everything that is needed lies in the folder.
+
+The submitter writes each run's record and the folder's plan; then a controller, here or in a process of its own,
+takes the lease and has an executor run what is not finished. Another controller can take over at any time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from labrun import execute
+from labrun.errors import LabrunError, RecordError
+from labrun.launch import closing, inside
+from labrun.launch import compute as computes
+from labrun.launch.compute import Needs
+from labrun.launch.lease import Lease, OvertakenError
+from labrun.launch.pool import LocalPool, slot_gpus
+from labrun.runs import record as records
+from labrun.runs.record import Record
+
+log = logging.getLogger(__name__)
+
+
+class Executor(Protocol):
+    """Where runs are carried out."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether any run is waiting or under way."""
+
+    def submit(self, run_dir: Path, needs: Needs) -> None:
+        """Take a run whose record is written."""
+
+    def poll(self, timeout_s: float = 0.5) -> list[Path]:
+        """Let the runs go on for a while; the runs that have ended since, their records closed."""
+
+    def cancel_all(self, at_once: bool = False, why: str = "") -> None:
+        """Cancel what waits, ask what runs to stop, or end it at once."""
+
+    def draw(self, run_dir: Path) -> bool:
+        """Draw a finished run's pictures; whether it worked."""
+
+    def close(self) -> None:
+        """Give back what is held."""
+
+
+class View(Protocol):
+    """What is shown of the runs while they go on."""
+
+    def update(self, running: bool = True) -> None:
+        """Look at the records and show what has changed."""
+
+    def ended(self, run_dir: Path, record: Record) -> None:
+        """A run has ended."""
+
+
+@dataclass
+class Plan:
+    """What the controller of a folder must know that stands in no single record; `.launch/plan.json`."""
+
+    target: str
+    """`inline`, `local` or `slurm`."""
+    runs: list[str]
+    """The runs' folders, relative to this one; `.` where it is a run itself."""
+    path: list[str]
+    preload: list[str]
+    cwd: str
+    name: str
+    tracking: dict[str, Any]
+    parallel: int = 1
+    python: str | None = None
+    max_failures: int | None = None
+
+    def write(self, folder: Path) -> None:
+        """Put it in the folder.
+
+        Raises:
+            RecordError: the folder cannot be written.
+        """
+        try:
+            state_folder(folder).mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise RecordError(records.cannot_write(folder, error)) from error
+        records.replace_text(state_folder(folder) / "plan.json", json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+
+
+def state_folder(folder: Path) -> Path:
+    """What labrun keeps of the launch of a folder's runs."""
+    return folder / ".launch"
+
+
+def read_plan(folder: Path) -> Plan:
+    """The plan of a folder.
+
+    Raises:
+        RecordError: there is none, or it is damaged.
+    """
+    path = state_folder(folder) / "plan.json"
+    try:
+        return Plan(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise RecordError(f"{folder} holds no sweep: there is no {path}") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise RecordError(f"{path} is damaged or cannot be read: {error}") from error
+
+
+def executor(plan: Plan, folder: Path, count: int) -> Executor:
+    """The executor that a plan names.
+
+    Args:
+        plan: the folder's.
+        folder: the sweep, or the run.
+        count: how many runs there are to do.
+    """
+    if plan.target == "slurm":
+        from labrun.launch.slurm import Settings, SlurmPool
+
+        settings = Settings(state_folder(folder), plan.name, plan.path, plan.preload, plan.cwd, plan.python)
+        return SlurmPool(settings)
+    if plan.target == "inline":
+        return Inline(plan)
+    compute = records.read(folder / plan.runs[0]).config["compute"]
+    gpus = slot_gpus(computes.visible_gpus(), compute["gpus_per_run"], compute["runs_per_gpu"])
+    parallel = min(plan.parallel, count, len(gpus) or plan.parallel)
+    return LocalPool(plan.path, plan.preload, parallel, gpus, python=plan.python, cwd=plan.cwd)
+
+
+class Inline:
+    """Carries out runs in this process, one after another."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._queue: list[tuple[Path, Needs]] = []
+        self._canceled: list[Path] = []
+        self._warm = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether any run waits."""
+        return bool(self._queue or self._canceled)
+
+    def submit(self, run_dir: Path, needs: Needs) -> None:
+        """Put a run in the queue."""
+        self._queue.append((run_dir, needs))
+
+    def poll(self, timeout_s: float = 0.5) -> list[Path]:
+        """Carry out the next run."""
+        ended, self._canceled = self._canceled, []
+        if not self._queue:
+            return ended
+        run_dir, needs = self._queue.pop(0)
+        if not self._warm:
+            inside.preload(self._plan.preload)
+            self._warm = True
+        # As many threads as in the pool: sums in another order round otherwise, and the results would differ.
+        inside.limit_threads(needs.cpus)
+        record = records.read(run_dir)
+        log.info("[%s] %s", (record.sweep or {}).get("number"), " ".join(record.overrides))
+        before = dict(os.environ)
+        os.environ.update(needs.environment)
+        try:
+            execute.execute(run_dir, pictures=needs.pictures)
+        except KeyboardInterrupt:
+            raise
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - its record holds it; the others go on
+            text = (str(error) or repr(error)).splitlines()[0]
+            log.error("This run failed: %s: %s", type(error).__name__, text)
+            record = records.read(run_dir)
+            if record.status == records.FAILED and len(record.attempts) <= needs.retries:
+                closing.requeue(run_dir, record)
+                self._queue.insert(0, (run_dir, needs))
+                return ended
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+        return [*ended, run_dir]
+
+    def cancel_all(self, at_once: bool = False, why: str = "canceled before it began") -> None:
+        """Cancel what waits."""
+        for run_dir, _ in self._queue:
+            closing.close_unrun(run_dir, why)
+            self._canceled.append(run_dir)
+        self._queue.clear()
+
+    def draw(self, run_dir: Path) -> bool:
+        """Draw a finished run's pictures."""
+        execute.redraw(run_dir)
+        return True
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def conduct(folder: Path, view: View, environment: Mapping[Path, Mapping[str, str]] | None = None) -> Executor:
+    """Run what is not finished in a folder, until all is.
+
+    Args:
+        folder: a sweep or a run, with its plan and its records.
+        view: is told what happens.
+        environment: the runs' own variables, which records do not hold.
+
+    Returns:
+        The executor, for what comes after the runs; the caller closes it.
+
+    Raises:
+        RecordError: another controller is at it, or has taken over.
+        LabrunError: the runs cannot be carried out; those that had not begun are canceled.
+        KeyboardInterrupt: after Ctrl-C, once the runs have stopped.
+    """
+    plan = read_plan(folder)
+    lease = Lease(state_folder(folder))
+    try:
+        pending = _pending(folder, plan)
+        runner = executor(plan, folder, len(pending))
+        try:
+            _conduct(runner, folder, plan, pending, view, lease, environment or {})
+        except BaseException:
+            runner.close()
+            raise
+    finally:
+        lease.release()
+    return runner
+
+
+def _pending(folder: Path, plan: Plan) -> list[Path]:
+    """What is to be run, in order; a run that a dead controller left behind goes back in the queue."""
+    pending = []
+    for name in plan.runs:
+        run_dir = (folder / name).resolve()
+        record = records.read(run_dir)
+        if record.finished:
+            continue
+        if plan.target == "local" and record.status in (records.RUNNING, records.PREEMPTED):
+            closing.wait_gone(run_dir)
+            record = records.read(run_dir)
+            if record.finished:
+                continue
+            if records.process_lives(record.process):
+                raise RecordError(
+                    f"run {record.id} in {run_dir} is still running, as process {(record.process or {}).get('pid')}; "
+                    "'lab runs cancel' ends it"
+                )
+            closing.note_interrupted(run_dir, record, "its controller ended")
+        pending.append(run_dir)
+    return pending
+
+
+def _conduct(
+    runner: Executor, folder: Path, plan: Plan, pending: Sequence[Path], view: View, lease: Lease,
+    environment: Mapping[Path, Mapping[str, str]],
+) -> None:  # fmt: skip
+    for run_dir in pending:
+        runner.submit(run_dir, computes.needs(records.read(run_dir), environment.get(run_dir)))
+    failures, stopped = 0, False
+    try:
+        while runner.busy:
+            lease.beat()
+            for run_dir in runner.poll():
+                record = records.read(run_dir)
+                view.ended(run_dir, record)
+                failures += record.status == records.FAILED
+            if plan.max_failures is not None and failures > plan.max_failures and not stopped:
+                stopped = True
+                log.error(
+                    "%d runs failed, and compute.max_failures=%d: canceling the rest", failures, plan.max_failures
+                )
+                why = f"canceled: more than compute.max_failures={plan.max_failures} runs failed"
+                runner.cancel_all(why=why)
+            view.update()
+    except KeyboardInterrupt:
+        _stop(runner, view)
+        raise
+    except OvertakenError:
+        raise
+    except LabrunError:
+        cancel_rest(folder, plan, "the sweep ended before it began")
+        raise
+
+
+def _stop(runner: Executor, view: View) -> None:
+    """Ctrl-C once asks the runs to stop; a second time ends them."""
+    log.info("Asking the runs to stop; Ctrl-C again ends them at once")
+    at_once = False
+    while True:
+        try:
+            runner.cancel_all(at_once=at_once, why="the sweep was canceled before it began")
+            while runner.busy:
+                for run_dir in runner.poll():
+                    view.ended(run_dir, records.read(run_dir))
+            return
+        except KeyboardInterrupt:
+            at_once = True
+
+
+def cancel_rest(folder: Path, plan: Plan, why: str) -> None:
+    """Close the records of runs that will not begin."""
+    for name in plan.runs:
+        if records.read(folder / name).status == records.QUEUED:
+            closing.close_unrun(folder / name, why)
+
+
+def detach(folder: Path, environment: Mapping[Path, Mapping[str, str]], patience_s: float = 120.0) -> None:
+    """Start a controller that outlives this terminal, and wait until it has taken up the runs.
+
+    Raises:
+        LabrunError: it could not; with its own words.
+    """
+    import subprocess
+
+    output = state_folder(folder) / "controller.log"
+    begun = state_folder(folder) / "begun"
+    begun.unlink(missing_ok=True)
+    with open(output, "ab") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", "from labrun.launch.detached import main; main()", str(folder)],
+            stdin=subprocess.PIPE, stdout=file, stderr=file, start_new_session=True, text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
+        )  # fmt: skip
+    assert process.stdin is not None
+    with process.stdin as pipe:
+        json.dump({str(run_dir): dict(values) for run_dir, values in environment.items()}, pipe)
+    end = time.monotonic() + patience_s
+    while not begun.exists() and time.monotonic() < end:
+        if process.poll() is not None:
+            if process.returncode == 0:
+                return
+            words = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            reason = next((line for line in reversed(words) if line.strip()), "it said nothing")
+            raise LabrunError(f"the runs were not taken up: {reason.removeprefix('labrun: ')} (log: {output})")
+        time.sleep(0.05)

@@ -1,0 +1,228 @@
+"""What a person sees while runs go on: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from labrun.launch import results
+from labrun.runs import record as records
+from labrun.runs import report
+from labrun.runs.context import METRICS_FILE
+from labrun.runs.record import Record
+
+log = logging.getLogger(__name__)
+
+REFRESH_S = 1.0
+SHOWN = 20
+"""Running runs that the live table lists."""
+TAIL_BYTES = 4096
+
+
+@dataclass
+class Tally:
+    """How far a sweep is."""
+
+    total: int
+    queued: int = 0
+    running: int = 0
+    completed: int = 0
+    failed: int = 0
+    other: int = 0
+
+    def line(self) -> str:
+        """In one line."""
+        parts = [f"{self.completed} completed"]
+        parts += [f"{self.failed} failed"] if self.failed else []
+        parts += [f"{self.other} canceled or stopped"] if self.other else []
+        return ", ".join([*parts, f"{self.running} running", f"{self.queued} queued"]) + f", of {self.total}"
+
+
+class Lines:
+    """A line for each run that ends."""
+
+    def __init__(self, folder: Path, total: int | None = None) -> None:
+        self._folder = folder
+        self._total = total
+        self._done = 0
+
+    def update(self, running: bool = True) -> None:
+        """Nothing happens between the lines."""
+
+    def ended(self, run_dir: Path, record: Record) -> None:
+        """Tell it."""
+        self._done += 1
+        of = "" if self._total is None else f"/{self._total}"
+        log.info("%d%s  %s", self._done, of, ending(record))
+
+
+def ending(record: Record) -> str:
+    """How a run ended, in one line."""
+    value = record.metrics.get(results.RANKED_BY)
+    shown = f"{results.RANKED_BY} {report.number(value)}" if isinstance(value, float) else results.failure(record)
+    return f"{record.status}  {record.duration_s} s  {shown}  [{' '.join(record.overrides)}]"
+
+
+class Follow:
+    """One run that goes on elsewhere: what it prints is shown here as it comes."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._log, self._offset = run_dir / "driver.log", 0
+
+    def update(self, running: bool = True) -> None:
+        """Show what is new."""
+        try:
+            with open(self._log, "rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except OSError:
+            return
+        self._offset += len(data)
+        sys.stdout.write(data.decode(errors="replace"))
+        sys.stdout.flush()
+
+    def ended(self, run_dir: Path, record: Record) -> None:
+        """Show the rest."""
+        self.update()
+
+
+class Live:
+    """A table on a terminal that follows the records of a sweep.
+
+    Args:
+        folder: the sweep.
+        run_dirs: its runs.
+    """
+
+    def __init__(self, folder: Path, run_dirs: list[Path]) -> None:
+        from rich.console import Console
+        from rich.live import Live as RichLive
+
+        self._folder, self._run_dirs = folder, run_dirs
+        self._records: dict[Path, tuple[int, Record]] = {}
+        self._began, self._next = time.monotonic(), 0.0
+        self._done_before: int | None = None
+        # What is logged while the table stands is printed above it.
+        self._live = RichLive(console=Console(), auto_refresh=False, redirect_stdout=True, redirect_stderr=True)
+        self._live.start()
+
+    def update(self, running: bool = True) -> None:
+        """Read what has changed and draw the table; `running=False` for the last time."""
+        if running and time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + REFRESH_S
+        self._live.update(self.table(), refresh=True)
+        if not running:
+            self._live.stop()
+
+    def ended(self, run_dir: Path, record: Record) -> None:
+        """Failures are told at once; the table has the rest."""
+        if record.status == records.FAILED:
+            log.info("%s", ending(record))
+
+    def table(self) -> Any:
+        """The present state, as rich draws it."""
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        present = [self._read(run_dir) for run_dir in self._run_dirs]
+        tally = count(present)
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("run", "status", "for", "epoch", "last metric", "overrides"):
+            table.add_column(column, no_wrap=column != "overrides", overflow="ellipsis")
+        running = [pair for pair in zip(self._run_dirs, present, strict=True) if pair[1].status == records.RUNNING]
+        for run_dir, record in running[:SHOWN]:
+            epoch, metric = progress(run_dir)
+            seconds = records.seconds_between(record.started or records.now(), records.now())
+            cells = (run_dir.name, record.status, f"{seconds:.0f} s", epoch, metric, " ".join(record.overrides))
+            table.add_row(*(Text(cell) for cell in cells))
+        if len(running) > SHOWN:
+            table.add_row("...", f"{len(running) - SHOWN} more")
+        lines: list[Any] = [Text(f"{self._folder.parent.name}  {tally.line()}{self._left(tally)}", style="bold"), table]
+        best = max(present, key=results.rank, default=None)
+        if best is not None and results.rank(best) > float("-inf"):
+            value = report.number(results.rank(best))
+            number = (best.sweep or {}).get("number")
+            lines.append(Text(f"best so far: run {number}, {results.RANKED_BY} {value}  {' '.join(best.overrides)}"))
+        return Group(*lines)
+
+    def _read(self, run_dir: Path) -> Record:
+        path = records.RunPaths(run_dir).record
+        stamp = path.stat().st_mtime_ns
+        known = self._records.get(run_dir)
+        if known is None or known[0] != stamp:
+            known = self._records[run_dir] = (stamp, records.read(run_dir))
+        return known[1]
+
+    def _left(self, tally: Tally) -> str:
+        done = tally.total - tally.queued - tally.running
+        if self._done_before is None:
+            self._done_before = done
+        here = done - self._done_before
+        if here < 1 or done == tally.total:
+            return ""
+        seconds = (time.monotonic() - self._began) / here * (tally.total - done)
+        return f"; about {duration(seconds)} left"
+
+
+def count(present: list[Record]) -> Tally:
+    """How far a sweep is, by its records."""
+    tally = Tally(len(present))
+    for record in present:
+        kinds = {records.QUEUED: "queued", records.PREEMPTED: "queued", records.RUNNING: "running"}
+        kinds |= {records.COMPLETED: "completed", records.FAILED: "failed"}
+        kind = kinds.get(record.status, "other")
+        setattr(tally, kind, getattr(tally, kind) + 1)
+    return tally
+
+
+def progress(run_dir: Path) -> tuple[str, str]:
+    """A running run's epoch and its last metric, from the end of its metrics."""
+    try:
+        with open(run_dir / METRICS_FILE, "rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - TAIL_BYTES))
+            lines = file.read().splitlines()
+    except OSError:
+        return "", ""
+    epoch, metric = "", ""
+    for raw in lines:
+        try:
+            line = json.loads(raw)
+            metric = f"{line['name']} {report.number(float(line['value']))}"
+            if line["name"] in ("train_loss", "val_loss"):
+                epoch = str(line["step"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return epoch, metric
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+@contextmanager
+def shown(folder: Path, run_dirs: list[Path]) -> Iterator[Lines | Live | Follow]:
+    """The view that fits: of a sweep a live table on a terminal, lines elsewhere; of a single run what it prints."""
+    view: Lines | Live | Follow
+    if run_dirs == [folder]:
+        view = Follow(folder)
+    elif sys.stdout.isatty():
+        view = Live(folder, run_dirs)
+    else:
+        view = Lines(folder, len(run_dirs))
+    try:
+        yield view
+    finally:
+        view.update(running=False)

@@ -1,0 +1,90 @@
+"""What a sweep leaves at its end: the table, best first, `results.csv`, and the best run's pictures."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from labrun.errors import LabrunError
+from labrun.runs import record as records
+from labrun.runs import report
+from labrun.runs.record import Record
+
+log = logging.getLogger(__name__)
+
+RANKED_BY = "accuracy"
+
+
+def tell(folder: Path, run_dirs: Sequence[Path], draw: Callable[[Path], object]) -> list[Record]:
+    """Print the table, write the file, draw the pictures.
+
+    Args:
+        folder: the sweep, or a single run: then nothing is to be told.
+        run_dirs: the runs, in their order.
+        draw: draws one run's pictures; may say False for "could not".
+
+    Returns:
+        The records.
+    """
+    finished = [records.read(run_dir) for run_dir in run_dirs]
+    if not finished or finished[0].sweep is None:
+        return finished
+    order = sorted(range(len(finished)), key=lambda i: -rank(finished[i]))
+    rows = [("run", f"status      {RANKED_BY}  overrides")]
+    for place in order:
+        record = finished[place]
+        value = record.metrics.get(RANKED_BY)
+        shown = report.number(value) if isinstance(value, float) else "-"
+        first_line = (record.error or {}).get("message", "").splitlines()[:1]
+        number = str((record.sweep or {}).get("number"))
+        why = f"   {first_line[0]}  ({run_dirs[place] / 'driver.log'})" if first_line else ""
+        rows.append((number, f"{record.status:<10}  {shown:<8}  {' '.join(record.overrides)}{why}"))
+    print(report.table(rows))
+    write_csv(finished, folder / "results.csv")
+    best = finished[order[0]]
+    if best.status != records.COMPLETED:
+        print(f"folder: {folder}   (results.csv)")
+        return finished
+    best_dir = run_dirs[order[0]]
+    if best.config["report"] == "auto":
+        _draw_best(best_dir, draw)
+    print(f"folder: {folder}   (results.csv; pictures of the best run: {best_dir / 'outputs'})")
+    return finished
+
+
+def _draw_best(run_dir: Path, draw: Callable[[Path], object]) -> None:
+    try:
+        drawn = draw(run_dir)
+    except (LabrunError, OSError, ValueError) as error:
+        log.warning("The best run's pictures could not be drawn: %s", error)
+    else:
+        if drawn is False:
+            log.warning("The best run's pictures could not be drawn; %s says why", run_dir / "driver.log")
+
+
+def rank(record: Record) -> float:
+    """What the table is sorted by: the metric, of completed runs."""
+    value = record.metrics.get(RANKED_BY)
+    return (
+        value if record.status == records.COMPLETED and isinstance(value, float) and value == value else float("-inf")
+    )
+
+
+def write_csv(finished: Sequence[Record], path: Path) -> None:
+    """A line per run: its last metrics, and its overrides."""
+    names = sorted({name for record in finished for name in record.metrics})
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["number", "id", "status", "duration_s", *names, "overrides"])
+        for record in finished:
+            values: list[Any] = [record.metrics.get(name, "") for name in names]
+            number = (record.sweep or {}).get("number")
+            writer.writerow([number, record.id, record.status, record.duration_s, *values, " ".join(record.overrides)])
+
+
+def failure(record: Record) -> str:
+    """Why a run did not complete, in one line."""
+    return f"{record.status}: {(record.error or {}).get('message', '')}".splitlines()[0]

@@ -1,0 +1,126 @@
+"""Going on with a sweep: which of its runs are done, by signature, and which are to be run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from labrun import execute
+from labrun.data import reader
+from labrun.errors import DataError, RecordError
+from labrun.launch import jobs
+from labrun.runs import record as records
+from labrun.runs.record import Record
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Earlier:
+    """A run of the sweep that is gone on with."""
+
+    run_dir: Path
+    record: Record
+
+
+def find_sweep(root: Path, reference: str, name: str) -> Path:
+    """The folder of the sweep that a person names.
+
+    Args:
+        root: the workspace.
+        reference: `last` (of this name), or a folder.
+        name: the sweep's `name`.
+
+    Raises:
+        RecordError: there is none.
+    """
+    if reference != "last":
+        for folder in (Path(reference).expanduser(), root / reference):
+            if (jobs.state_folder(folder) / "plan.json").is_file():
+                return folder.resolve()
+        raise RecordError(f"sweep.resume={reference}: no sweep lies there (it would hold .launch/plan.json)")
+    plans = sorted((root / "multirun" / name).glob("*/.launch/plan.json"), key=lambda path: path.parent.parent.name)
+    if not plans:
+        raise RecordError(f"sweep.resume=last: there is no sweep called {name!r} in {root / 'multirun'} yet")
+    return plans[-1].parents[1].resolve()
+
+
+def earlier(folder: Path) -> list[Earlier]:
+    """The runs that a sweep has so far."""
+    plan = jobs.read_plan(folder)
+    return [Earlier((folder / name).resolve(), records.read(folder / name)) for name in plan.runs]
+
+
+def match(new: Sequence[Record], old: Sequence[Earlier]) -> list[Earlier | None]:
+    """For each new run the old one that it repeats, if any; each old one is taken once.
+
+    Code does not count here: what is completed stays, whatever has been edited since.
+    """
+    digests: dict[str, list[dict[str, Any]]] = {}
+    by_signature: dict[str, list[Earlier]] = {}
+    for one in old:
+        if one.record.finished and one.record.status == records.COMPLETED:
+            data = [{"digest": entry["digest"]} for entry in one.record.data]
+        else:
+            data = _data_now(one.record.config, digests)
+        by_signature.setdefault(_signature(one.record.config, data), []).append(one)
+    found: list[Earlier | None] = []
+    for record in new:
+        candidates = by_signature.get(_signature(record.config, _data_now(record.config, digests)), [])
+        candidates.sort(key=lambda one: one.record.status != records.COMPLETED)
+        found.append(candidates.pop(0) if candidates else None)
+    return found
+
+
+def _signature(config: Mapping[str, Any], data: list[dict[str, Any]]) -> str:
+    return execute.signature(execute.here(config), data, None)
+
+
+def _data_now(config: Mapping[str, Any], known: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The digest of what a run would read now."""
+    there = execute.here({key: config[key] for key in ("dataset", "datastore")})
+    key = repr(there)
+    if key not in known:
+        try:
+            files = reader.make_reader(there["dataset"]).files(Path(there["datastore"]["root"]))
+            known[key] = [{"digest": reader.manifest_digest(reader.manifest(files))}]
+        except DataError:
+            known[key] = []
+    return known[key]
+
+
+def tell_changes(new: Sequence[Record], old: Sequence[Earlier], fresh_code: bool) -> None:
+    """Say what is different from when the sweep was submitted: code, packages, machine."""
+    if not new or not old:
+        return
+    then, now = old[0].record, new[0]
+    if (then.code or {}).get("sources") != (now.code or {}).get("sources"):
+        names = ", ".join(_changed_files(then.code or {}, now.code or {})[:5]) or "some files"
+        how = (
+            "the new code is used"
+            if fresh_code
+            else "the code as it was submitted is used; sweep.resume_code=new takes the new"
+        )
+        log.warning("The code has changed since (%s): %s", names, how)
+    differing = sorted(
+        name for name in {*then.packages, *now.packages} if then.packages.get(name) != now.packages.get(name)
+    )
+    if differing:
+        listed = ", ".join(f"{n} {then.packages.get(n)} -> {now.packages.get(n)}" for n in differing[:5])
+        log.warning("Other package versions than then: %s%s", listed, ", ..." if len(differing) > 5 else "")
+    before, present = ((record.host or {}) for record in (then, now))
+    if (before.get("machine"), before.get("gpus")) != (present.get("machine"), present.get("gpus")):
+        log.warning("Another kind of machine than then: %s, now %s", before.get("name"), present.get("name"))
+
+
+def _changed_files(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Python and YAML files that differ between two snapshots."""
+    texts: list[dict[str, bytes]] = []
+    for code in (then, now):
+        top = Path(str(code.get("folder", "/nowhere")))
+        files = [path for pattern in ("*.py", "*.yaml", "*.yml") for path in top.rglob(pattern)] if top.is_dir() else []
+        texts.append({path.relative_to(top).as_posix(): path.read_bytes() for path in files})
+    return sorted(name for name in {*texts[0], *texts[1]} if texts[0].get(name) != texts[1].get(name))

@@ -1,0 +1,449 @@
+"""Runs as Slurm jobs, submitted through submitit: arrays, several runs in one job, and what Slurm says of them.
+
+A job executes `cluster_job.py` on a manifest in JSON; nothing is pickled. Which run went into which job stands in
+`jobs.jsonl`, written before and after each sbatch, so that another controller finds its jobs again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+from submitit.slurm.slurm import SlurmExecutor
+
+from labrun.errors import LabrunError
+from labrun.launch import compute as computes
+from labrun.launch.closing import close, close_unrun, note_interrupted
+from labrun.launch.compute import Needs
+from labrun.launch.pool import frozen_file
+from labrun.runs import record as records
+from labrun.runs.record import RunPaths
+
+log = logging.getLogger(__name__)
+
+ASK_S = 5.0
+"""How often squeue is asked."""
+SETTLE_S = 5.0
+"""How long a job may be gone before the record of its run is closed from here."""
+LARGEST_ARRAY = 1000
+OVER = frozenset(
+    {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
+    | {"PREEMPTED", "REVOKED", "GONE"}
+)
+"""States after which Slurm does nothing more with a job (GONE: it does not know it any more)."""
+
+
+class _Batch(SlurmExecutor):  # type: ignore[misc]
+    """submitit's sbatch files and submission, around a command of ours."""
+
+    def submit_command(self, command: str, count: int) -> str:
+        """Submit; returns the job's id, of an array's if `count` is above 1."""
+        if count > 1:
+            self.parameters["map_count"] = count
+        return str(self._submit_command(command).job_id)
+
+
+@dataclass
+class _Active:
+    run_dir: Path
+    needs: Needs
+    job: str
+    gone_since: float | None = None
+    canceled: bool = False
+
+
+@dataclass
+class Settings:
+    """What a sweep's jobs have in common.
+
+    Args:
+        state: the sweep's own state folder.
+        name: shown in squeue.
+        path: where the runs' processes import from.
+        preload: what a job's pool imports ahead.
+        cwd: the working folder of the jobs.
+    """
+
+    state: Path
+    name: str
+    path: Sequence[str]
+    preload: Sequence[str]
+    cwd: str
+    python: str | None = None
+    jobs: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.jobs = self.state / "jobs.jsonl"
+
+
+class SlurmPool:
+    """Runs submitted runs on a Slurm cluster; the same interface as `LocalPool`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._waiting: list[tuple[Path, Needs]] = []
+        self._active: dict[Path, _Active] = {}
+        self._closed: list[Path] = []
+        self._next_ask = 0.0
+        self._stamps: dict[Path, int] = {}
+        self._known = known_jobs(settings.jobs)
+        self.parallel = 0
+
+    def submit(self, run_dir: Path, needs: Needs) -> None:
+        """Put a run, whose record is written, among those that the next poll submits; or take up its job again."""
+        job = self._known.pop(run_dir, None)
+        state = states([job]).get(job, "GONE") if job else "GONE"
+        if job and state not in OVER:
+            log.info("Run %s is in Slurm job %s (%s) already", run_dir.name, job, state.lower())
+            self._active[run_dir] = _Active(run_dir, needs, job)
+            return
+        record = records.read(run_dir)
+        if record.status in (records.RUNNING, records.PREEMPTED):
+            note_interrupted(run_dir, record, f"its Slurm job {job} is gone ({state})")
+        self._waiting.append((run_dir, needs))
+
+    @property
+    def busy(self) -> bool:
+        """Whether any run is waiting or under way."""
+        return bool(self._waiting or self._active or self._closed)
+
+    def poll(self, timeout_s: float = 0.5) -> list[Path]:
+        """Submit what waits, then look what has ended.
+
+        Raises:
+            LabrunError: sbatch refuses the jobs; its words are in the message.
+        """
+        if self._waiting:
+            waiting, self._waiting = self._waiting, []
+            self._submit_all(waiting)
+        else:
+            time.sleep(timeout_s)
+        ended, self._closed = self._closed, []
+        for active in list(self._active.values()):
+            if self._changed(active.run_dir) and records.read(active.run_dir).finished:
+                ended.append(active.run_dir)
+                del self._active[active.run_dir]
+        if time.monotonic() >= self._next_ask and self._active:
+            self._next_ask = time.monotonic() + ASK_S
+            ended += self._ask()
+        return ended
+
+    def cancel(self, run_dir: Path, why: str = "canceled before it began") -> None:
+        """Ask a run to stop; one that waits is canceled at once."""
+        active = self._active.get(run_dir)
+        if active is None:
+            for entry in [entry for entry in self._waiting if entry[0] == run_dir]:
+                self._waiting.remove(entry)
+                close_unrun(run_dir, why)
+                self._closed.append(run_dir)
+            return
+        active.canceled = True
+        request(run_dir)
+        self._drop_pending(why)
+
+    def cancel_all(self, at_once: bool = False, why: str = "canceled before it began") -> None:
+        """Cancel what waits, and ask what runs to stop; or end it at once."""
+        for run_dir, _ in list(self._waiting):
+            self.cancel(run_dir, why)
+        for active in self._active.values():
+            active.canceled = True
+            request(active.run_dir)
+        if at_once:
+            scancel({active.job for active in self._active.values()})
+        else:
+            self._drop_pending(why)
+
+    def draw(self, run_dir: Path) -> bool:
+        """Draw a finished run's pictures, here: this machine sees the folder, but may lack what the nodes have."""
+        from labrun import execute
+
+        execute.redraw(run_dir)
+        return True
+
+    def close(self) -> None:
+        """Nothing to give back: the jobs live with Slurm."""
+
+    def _drop_pending(self, why: str) -> None:
+        """Cancel the jobs that have not begun and whose runs are all canceled."""
+        present = states({active.job for active in self._active.values()})
+        by_job: dict[str, list[_Active]] = {}
+        for active in self._active.values():
+            by_job.setdefault(active.job, []).append(active)
+        for job, members in by_job.items():
+            if present.get(job) == "PENDING" and all(member.canceled for member in members):
+                scancel([job])
+                for member in members:
+                    del self._active[member.run_dir]
+                    record = records.read(member.run_dir)
+                    if not record.finished:
+                        close(member.run_dir, record, records.CANCELED, "Canceled", why)
+                    self._closed.append(member.run_dir)
+
+    def _changed(self, run_dir: Path) -> bool:
+        try:
+            stamp = RunPaths(run_dir).record.stat().st_mtime_ns
+        except OSError:
+            return False
+        return self._stamps.get(run_dir) != self._stamps.setdefault(run_dir, 0) or self._note(run_dir, stamp)
+
+    def _note(self, run_dir: Path, stamp: int) -> bool:
+        before, self._stamps[run_dir] = self._stamps[run_dir], stamp
+        return before != stamp
+
+    def _ask(self) -> list[Path]:
+        """Close the records of runs whose job is gone without having closed them."""
+        present = states({active.job for active in self._active.values()})
+        ended: list[Path] = []
+        for active in list(self._active.values()):
+            if (RunPaths(active.run_dir).requests / "cancel").exists() and not active.canceled:
+                self.cancel(active.run_dir)
+            state = present.get(active.job, "GONE")
+            if active.run_dir not in self._active:
+                continue
+            if state not in OVER:
+                active.gone_since = None
+                continue
+            active.gone_since = active.gone_since or time.monotonic()
+            if time.monotonic() - active.gone_since >= SETTLE_S:
+                ended += self._settle(active, state)
+        return ended
+
+    def _settle(self, active: _Active, state: str) -> list[Path]:
+        del self._active[active.run_dir]
+        record = records.read(active.run_dir)
+        if record.finished:
+            return [active.run_dir]
+        told = f"its Slurm job {active.job} ended as {state}"
+        if active.canceled or state == "CANCELLED":
+            close(active.run_dir, record, records.CANCELED, "Canceled", f"canceled: {told}")
+            return [active.run_dir]
+        again = record.status == records.PREEMPTED or (len(record.attempts) <= active.needs.retries and record.attempts)
+        if again:
+            log.info("Run %s: %s; again", record.id, told)
+            note_interrupted(active.run_dir, record, told)
+            self._waiting.append((active.run_dir, active.needs))
+            return []
+        output = self._settings.state / "slurm" / f"{active.job}_0_log.err"
+        where = f"; {output} may say why" if not record.attempts else ""
+        close(active.run_dir, record, records.FAILED, "JobEnded", f"{told} before the run was done{where}")
+        return [active.run_dir]
+
+    def _submit_all(self, waiting: Sequence[tuple[Path, Needs]]) -> None:
+        """One array for all runs that ask for the same."""
+        groups: dict[str, list[tuple[Path, Needs, dict[str, Any], str]]] = {}
+        for run_dir, needs in waiting:
+            record = records.read(run_dir)
+            key = json.dumps([record.config["compute"], sorted(needs.environment.items())], sort_keys=True)
+            groups.setdefault(key, []).append((run_dir, needs, record.config["compute"], record.name))
+        for group in groups.values():
+            compute = group[0][2]
+            size = compute["runs_per_job"]
+            jobs = [
+                [(run_dir, needs) for run_dir, needs, _, _ in group[i : i + size]] for i in range(0, len(group), size)
+            ]
+            for start in range(0, len(jobs), LARGEST_ARRAY):
+                self._submit_array(jobs[start : start + LARGEST_ARRAY], compute)
+
+    def _submit_array(self, jobs: list[list[tuple[Path, Needs]]], compute: Mapping[str, Any]) -> None:
+        settings, token = self._settings, secrets.token_hex(6)
+        folder = settings.state / "slurm"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        slots = _slots(compute, max(len(members) for members in jobs))
+        runs = [[str(run_dir) for run_dir, _ in members] for members in jobs]
+        manifest = folder / f"{token}.json"
+        content = {
+            "token": token, "jobs": runs, "path": list(settings.path), "preload": list(settings.preload),
+            "own_python": settings.python is not None, "parallel": slots, "ledger": str(settings.jobs),
+            "signal_delay_s": _signal_delay_s(compute),
+            "gpus_per_run": compute["gpus_per_run"], "runs_per_gpu": compute["runs_per_gpu"],
+        }  # fmt: skip
+        records.replace_text(manifest, json.dumps(content) + "\n")
+        append(settings.jobs, {"token": token, "jobs": runs})
+        batch = _Batch(folder=folder)
+        batch.update_parameters(**_parameters(compute, len(jobs), max(map(len, jobs)), slots, settings, token))
+        script = frozen_file(settings.path, "cluster_job.py")
+        python = shlex.quote(settings.python or sys.executable)
+        command = f"{python} -P -u {shlex.quote(str(script))} {shlex.quote(str(manifest))}"
+        with _environment(jobs[0][0][1].environment):
+            try:
+                job = batch.submit_command(command, len(jobs))
+            except (FailedJobError, FailedSubmissionError, OSError) as error:
+                reason = " ".join(line for line in str(error).splitlines() if "sbatch: error" in line) or str(error)
+                raise LabrunError(f"Slurm refused the jobs: {reason.strip()}") from error
+        append(settings.jobs, {"token": token, "job": job, "array": len(jobs) > 1})
+        shown = f"{len(jobs)} jobs ({sum(map(len, jobs))} runs)" if len(jobs) > 1 else "one job"
+        log.info("Submitted Slurm job %s: %s", job, shown)
+        for index, members in enumerate(jobs):
+            for run_dir, needs in members:
+                self._active[run_dir] = _Active(run_dir, needs, f"{job}_{index}" if len(jobs) > 1 else job)
+
+
+def _slots(compute: Mapping[str, Any], runs: int) -> int:
+    """How many runs of a job run at once."""
+    if runs == 1:
+        return 1
+    cpus = int(compute["cpus_per_run"])
+    partition = computes.chosen_partition(compute)
+    there = partition.cpus if partition is not None else cpus
+    slots = max(1, int(compute["cpus_per_job"] or min(runs * cpus, there)) // cpus)
+    if compute["gpus_per_run"]:
+        gpus = partition.gpus if partition is not None else compute["gpus_per_run"]
+        slots = min(slots, max(1, gpus * compute["runs_per_gpu"] // compute["gpus_per_run"]))
+    return min(slots, runs, int(compute["max_parallel"] or runs))
+
+
+def _signal_delay_s(compute: Mapping[str, Any]) -> int:
+    """How long before its time is up a job is told. Slurm may tell it up to a minute earlier than that."""
+    limit = compute["timeout_min"]
+    return 90 if limit is None else int(min(90, max(10, 15 * limit)))
+
+
+def _parameters(
+    compute: Mapping[str, Any], jobs: int, runs: int, slots: int, settings: Settings, token: str
+) -> dict[str, Any]:
+    """What submitit's executor is told."""
+    own: dict[str, Any] = {"chdir": settings.cwd, "requeue": True}
+    for key, value in compute["extra"].items():
+        name = str(key).replace("_", "-").lstrip("-")
+        own[name] = True if value is None else value
+    per_job = max(1, (compute["max_parallel"] or jobs * slots) // slots)
+    parameters: dict[str, Any] = {
+        "job_name": settings.name, "comment": token, "nodes": compute["nodes"],
+        "ntasks_per_node": compute["tasks_per_node"], "cpus_per_task": compute["cpus_per_run"] * slots,
+        "array_parallelism": min(jobs, per_job), "signal_delay_s": _signal_delay_s(compute),
+        "time": None, "additional_parameters": {key: value for key, value in own.items() if value is not False},
+        "wckey": None, "setup": list(compute["setup"]) or None,
+        "srun_args": [
+            f"--cpus-per-task={compute['cpus_per_run'] * slots}", "--kill-on-bad-exit=1", *compute["srun_args"],
+        ],
+    }  # fmt: skip
+    if compute["timeout_min"] is not None:
+        rounds = -(-runs // slots)
+        parameters["time"] = computes.whole_minutes(60 * compute["timeout_min"] * rounds)
+    if compute["mem_gb"] is not None:
+        parameters["mem"] = f"{round(compute['mem_gb'] * 1024 * slots)}MB"
+    if compute["gpus_per_run"]:
+        shared = -(-slots // compute["runs_per_gpu"]) if compute["gpus_per_run"] == 1 else slots
+        parameters["gpus_per_node"] = compute["gpus_per_run"] * shared
+    for key in ("partition", "account", "qos"):
+        if compute[key] is not None:
+            parameters[key] = compute[key]
+    return parameters
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """sbatch passes this process's environment on to the job; no variable stands in a file."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def append(path: Path, line: Mapping[str, Any]) -> None:
+    """Add a line of JSON to a journal, in one write."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(descriptor, (json.dumps(line) + "\n").encode())
+    finally:
+        os.close(descriptor)
+
+
+def request(run_dir: Path) -> None:
+    """Leave a request to cancel; the run's supervisor obeys within seconds."""
+    folder = RunPaths(run_dir).requests
+    folder.mkdir(exist_ok=True)
+    (folder / "cancel").touch()
+
+
+def known_jobs(ledger: Path) -> dict[Path, str]:
+    """The newest job of each run, by the journal; a submission whose id was never written is looked for in squeue."""
+    try:
+        text = ledger.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    intents: dict[str, list[list[str]]] = {}
+    ids: dict[str, tuple[str, bool]] = {}
+    for raw in text.splitlines():
+        with contextlib.suppress(ValueError):
+            line = json.loads(raw)
+            if "jobs" in line:
+                intents[line["token"]] = line["jobs"]
+            else:
+                ids[line["token"]] = (line["job"], line["array"])
+    if set(intents) - set(ids):
+        for found in (computes.ask(["squeue", "-h", "-t", "all", "-o", "%A|%F|%k"]) or "").splitlines():
+            single, array, token = (part.strip() for part in found.split("|"))
+            if token in intents and token not in ids:
+                ids[token] = (array or single, len(intents[token]) > 1)
+    known = {}
+    for token, jobs in intents.items():
+        for index, members in enumerate(jobs if token in ids else []):
+            number, is_array = ids[token]
+            known.update({Path(run): f"{number}_{index}" if is_array else number for run in members})
+    return known
+
+
+def states(jobs: Iterable[str]) -> dict[str, str]:
+    """What Slurm says of jobs: squeue first, then, for those that it has forgotten, sacct where there is accounting.
+
+    Returns:
+        The state of each; a job that nobody knows is left out. Empty where the cluster does not answer at all: every
+        job then counts as unknown, not as gone, so the caller gets `UNKNOWN` for each.
+    """
+    wanted = set(jobs)
+    if not wanted:
+        return {}
+    answer = computes.ask(["squeue", "-h", "-r", "-t", "all", "-u", str(os.getuid()), "-o", "%i|%T"])
+    if answer is None:
+        return dict.fromkeys(wanted, "UNKNOWN")
+    found = {}
+    for line in answer.splitlines():
+        job, _, state = line.strip().partition("|")
+        if job in wanted:
+            found[job] = state
+    missing = wanted - set(found)
+    if missing:
+        tops = sorted({job.partition("_")[0] for job in missing})
+        listed = computes.ask(["sacct", "-n", "-X", "-P", "-o", "JobID,State", "-j", ",".join(tops)])
+        for line in (listed or "").splitlines():
+            job, _, state = line.strip().partition("|")
+            if job in missing:
+                found[job] = state.split(" ")[0]
+    return found
+
+
+def end_jobs(jobs: Iterable[str], patience_s: float = 60.0) -> None:
+    """Cancel jobs and wait until they are over.
+
+    Raises:
+        LabrunError: some are still there after a minute.
+    """
+    wanted = {job for job, state in states(jobs).items() if state not in OVER}
+    scancel(wanted)
+    end = time.monotonic() + patience_s
+    while left := {job for job, state in states(wanted).items() if state not in OVER}:
+        if time.monotonic() > end:
+            raise LabrunError(f"Slurm does not end the jobs {', '.join(sorted(left))}; their runs cannot go elsewhere")
+        time.sleep(1.0)
+
+
+def scancel(jobs: Iterable[str]) -> None:
+    """Cancel jobs; those that are gone already do not matter."""
+    for job in jobs:
+        computes.ask(["scancel", job])
