@@ -74,7 +74,8 @@ def take_part(run_dir: str, rank: int) -> int:
         os.dup2(log, standard)
     from labrun.launch import inside
 
-    return inside.assist(run_dir, int(os.environ.get("SLURM_CPUS_PER_TASK", "1")))
+    code = inside.assist(run_dir, int(os.environ.get("SLURM_CPUS_PER_TASK", "1")))
+    os._exit(code)  # at once, as the first process's child does: nothing is left to be tidied up
 
 
 class Supervisor:
@@ -161,10 +162,14 @@ class Supervisor:
     def _make_room(self, pool: Any, mine: list[Path]) -> None:
         """Slurm wants the place: save and go back in the queue, or end for good."""
         from labrun.runs import record as records
+        from labrun.runs.record import RunPaths
 
         why = self._why()
         print(f"signal {self.signaled.name if self.signaled else '?'}: {why}", flush=True)
         if why == "canceled":
+            for run in mine:
+                if not records.read(run).finished:
+                    (RunPaths(run).requests / "cancel").write_text(f"Slurm job {self.job} was canceled\n")
             pool.cancel_all()
             while pool.busy:
                 pool.poll()
@@ -185,16 +190,14 @@ class Supervisor:
 
     def _why(self) -> str:
         """What the signal means: `preempted`, `timeout`, `requeued` by somebody, or `canceled`."""
-        shown = ask("scontrol", "show", "job", self.job)
-        state = (re.search(r"JobState=(\S+)", shown) or [None, "UNKNOWN"])[1]
-        preempted = re.search(r"PreemptTime=(\S+)", shown)
-        if state == "PREEMPTED" or (preempted and preempted.group(1) not in ("None", "Unknown")):
+        shown = dict(re.findall(r"(\w+)=(\S+)", ask("scontrol", "show", "job", self.job)))
+        if int(shown.get("Restarts", "0")) > int(os.environ.get("SLURM_RESTART_COUNT", "0")):
+            return "requeued"
+        if shown.get("JobState") == "PREEMPTED" or shown.get("PreemptTime", "None") not in ("None", "Unknown"):
             return "preempted"
-        if self.signaled == signal.SIGUSR2 or state == "TIMEOUT":
+        if self.signaled == signal.SIGUSR2 or shown.get("JobState") == "TIMEOUT":
             return "timeout"
-        if state in ("CANCELLED", "COMPLETING") and "Requeue=1" in shown and "Restarts" in shown:
-            return "canceled"
-        return "requeued" if state in ("PENDING", "REQUEUED") else "canceled"
+        return "canceled"
 
     def _put_back(self, run: Path, why: str) -> None:
         """A run that did not leave by itself was killed: it starts again, or from its last checkpoint."""

@@ -139,6 +139,9 @@ def fork(message: dict[str, Any], channel: Channel, wake: tuple[int, int]) -> in
             for number in (signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
             os.setpgid(0, 0)
+        else:
+            # Blocked, and not only ignored: Lightning puts a handler of its own in place.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR2})
         channel.connection.close()
         for descriptor in wake:
             os.close(descriptor)
@@ -166,3 +169,4 @@ def child(message: dict[str, Any]) -> int:
 
 if __name__ == "__main__":
     serve(Channel(socket.socket(fileno=int(sys.argv[1]))), os.getppid())
+    os._exit(0)  # the libraries that were imported need not be tidied up

@@ -68,6 +68,18 @@ def draw(run_dir: str) -> int:
     return _reported(lambda: execute.redraw(Path(run_dir)))
 
 
+def draw_quietly(run_dir: Path) -> bool:
+    """Draw a finished run's pictures in this process, without telling how; whether it worked."""
+    ours = logging.getLogger("labrun")
+    before = ours.level
+    ours.setLevel(logging.WARNING)
+    try:
+        execute.redraw(run_dir)
+    finally:
+        ours.setLevel(before)
+    return True
+
+
 def _reported(work: Callable[[], object]) -> int:
     faulthandler.enable()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)

@@ -193,8 +193,7 @@ class Inline:
 
     def draw(self, run_dir: Path) -> bool:
         """Draw a finished run's pictures."""
-        execute.redraw(run_dir)
-        return True
+        return inside.draw_quietly(run_dir)
 
     def close(self) -> None:
         """Nothing is held."""

@@ -24,6 +24,7 @@ from submitit.slurm.slurm import SlurmExecutor
 
 from labrun.errors import LabrunError
 from labrun.launch import compute as computes
+from labrun.launch import inside
 from labrun.launch.closing import close, close_unrun, note_interrupted
 from labrun.launch.compute import Needs
 from labrun.launch.pool import frozen_file
@@ -166,10 +167,7 @@ class SlurmPool:
 
     def draw(self, run_dir: Path) -> bool:
         """Draw a finished run's pictures, here: this machine sees the folder, but may lack what the nodes have."""
-        from labrun import execute
-
-        execute.redraw(run_dir)
-        return True
+        return inside.draw_quietly(run_dir)
 
     def close(self) -> None:
         """Nothing to give back: the jobs live with Slurm."""

@@ -178,8 +178,10 @@ def outcome(error: BaseException | None, paths: RunPaths) -> tuple[str, dict[str
     if isinstance(error, Preempted):
         return records.PREEMPTED, None
     if isinstance(error, KeyboardInterrupt):
-        asked = (paths.requests / "cancel").exists()
-        why = "asked by requests/cancel" if asked else str(error) or "Ctrl-C"
+        try:
+            why = (paths.requests / "cancel").read_text(encoding="utf-8").strip() or "asked by requests/cancel"
+        except OSError:
+            why = str(error) or "Ctrl-C"
         return records.CANCELED, {"type": type(error).__name__, "message": why, "traceback": ""}
     if isinstance(error, SystemExit):
         message = f"the run's code ended the process with exit code {error.code!r} before it was done"

@@ -17,6 +17,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.environments import LightningEnvironment  # type: ignore[attr-defined]
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 
 from labrun import checking, schema
@@ -90,7 +91,7 @@ class Classifier(pl.LightningModule):
         """Keep an epoch's values, of all processes together, for Lightning and for the record."""
         if self.trainer.world_size > 1:
             values = {name: float(self.trainer.strategy.reduce(torch.tensor(v))) for name, v in values.items()}
-        self.log_dict(values)
+        self.log_dict(values, sync_dist=self.trainer.world_size > 1)
         if self.trainer.is_global_zero:
             for name, value in values.items():
                 context.log(name, value, step=self.current_epoch + 1)
@@ -189,6 +190,8 @@ class NetworkTask(Task):
             # Lightning turns Ctrl-C into an exit and leaves the signal ignored.
             if isinstance(end.__context__, KeyboardInterrupt):
                 raise end.__context__ from None
+            if isinstance(end.__context__, SIGTERMException):
+                raise recording.Terminated("signal SIGTERM") from None
             raise
         finally:
             signal.signal(signal.SIGINT, before)
