@@ -45,11 +45,11 @@ def labrun_config(data: str, overrides: Sequence[str]) -> dict[str, Any]:
     from hydra import compose, initialize_config_dir
 
     from labrun import app
-    from labrun.launch import freeze
+    from labrun.launch import conf, freeze
 
     app.register()
     own = ["name=benchmark", "tracking=none", f"datastore.root={Path(data).expanduser().resolve()}"]
-    with initialize_config_dir(str(app.conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
         return freeze.validated(compose("config", [*overrides, *own]))
 
 

@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
 from labrun import app, execute
-from labrun.launch import freeze
+from labrun.launch import conf, freeze
 from labrun.runs.record import Record
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -65,7 +65,7 @@ def run_here(workspace: Path, registered: None) -> Runner:
 
     def run(*overrides: str, pictures: bool = False) -> tuple[Record, Path]:
         run_id = freeze.new_id()
-        with initialize_config_dir(str(app.conf_dir()), version_base="1.3"):
+        with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
             config = compose("config", ["tracking=none", *overrides], return_hydra_config=True)
         HydraConfig.instance().set_config(config)
         run_dir = workspace / "outputs" / "test" / f"now-{run_id}"

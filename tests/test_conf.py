@@ -9,11 +9,11 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
-from labrun import app, checking, schema
+from labrun import checking, schema
 from labrun.errors import ConfigError
-from labrun.launch import freeze
+from labrun.launch import conf, freeze
 
-CONF = app.conf_dir()
+CONF = conf.conf_dir()
 OPTIONS = sorted(
     (path.parent.relative_to(CONF).as_posix(), path.stem)
     for path in CONF.rglob("*.yaml")

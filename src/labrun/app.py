@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from labrun import checking
 from labrun.errors import ConfigError, LabrunError, RecordError
 from labrun.launch import compute as computes
-from labrun.launch import freeze
+from labrun.launch import conf, freeze
 from labrun.runs import record as records
 from labrun.runs import store
 
@@ -48,23 +48,11 @@ GROUPS = (
 CANCELED = 130
 
 
-def conf_dir() -> Path:
-    """The configs that labrun ships: beside the package when installed, at the top of a clone otherwise."""
-    shipped = Path(__file__).parent / "conf"
-    return shipped if shipped.is_dir() else Path(__file__).parents[2] / "conf"
-
-
-def user_conf_dir() -> Path | None:
-    """The person's own `conf/`, in the working folder, unless that is ours."""
-    own = Path.cwd() / "conf"
-    return own if own.is_dir() and not own.samefile(conf_dir()) else None
-
-
 class UserConf(SearchPathPlugin):
     """Puts the person's own configs in front of ours. Registered in this process alone, by `main`."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        own = user_conf_dir()
+        own = conf.user_conf_dir()
         if own is not None:
             search_path.prepend("labrun-user", f"file://{own}", anchor="main")
 
@@ -154,25 +142,12 @@ def default_name(root: DictConfig) -> str:
 
 
 def groups_text() -> str:
-    """The resolver `labrun_groups`: each config group, its options, and the first comment of each file."""
-    found: dict[str, dict[str, str]] = {}
-    for folder in (conf_dir(), user_conf_dir()):
-        for path in sorted(folder.rglob("*.yaml")) if folder else []:
-            group = path.parent.relative_to(folder).as_posix() if folder else ""
-            if group not in (".", "local") and not group.startswith("hydra"):
-                found.setdefault(group, {})[path.stem] = _first_comment(path)
+    """The resolver `labrun_groups`: each config group and its options, for `--help`."""
     lines = []
-    for group, options in sorted(found.items()):
+    for group, options in conf.groups().items():
         lines.append(f"  {group}")
         lines += [f"    {name:<22}{text}" for name, text in options.items()]
     return "\n".join(lines).replace("$", "$$")
-
-
-def _first_comment(path: Path) -> str:
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line.startswith("#") and not line.startswith("# @package"):
-            return line.lstrip("# ")
-    return ""
 
 
 def run(config: DictConfig) -> None:
@@ -251,7 +226,7 @@ def check_yaml() -> None:
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    for folder in (conf_dir(), user_conf_dir()):
+    for folder in (conf.conf_dir(), conf.user_conf_dir()):
         for path in sorted(folder.rglob("*.yaml")) if folder else []:
             try:
                 content = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
@@ -281,7 +256,7 @@ def hint(arguments: list[str]) -> str:
     groups = [argument for argument in given if "." not in argument.partition("=")[0]]
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
             config = compose("config", [g for g in groups if g.partition("=")[0] in GROUPS and "," not in g])
     except Exception:  # noqa: BLE001 - the mistake is in the choices themselves; Hydra has said which there are
         return ""
@@ -312,7 +287,7 @@ def main() -> None:
     try:
         with TellingErrors():
             check_yaml()
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(run)()
+        hydra.main(version_base="1.3", config_path=str(conf.conf_dir()), config_name="config")(run)()
     except KeyboardInterrupt:
         sys.stderr.write("labrun: canceled before the run began\n")
         sys.exit(CANCELED)

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from hydra_plugins.labrun_launcher._compose import Composer
 from hydra_plugins.labrun_launcher.launcher import LabrunLauncher
-from labrun import app
+from labrun.launch import conf
 
 
 def test_it_is_discovered() -> None:
@@ -31,7 +31,7 @@ class TestIntegration(IntegrationTestSuite):
 
 @pytest.mark.usefixtures("registered")
 def test_the_quick_way_gives_what_hydra_gives() -> None:
-    search_path = create_config_search_path(f"file://{app.conf_dir()}")
+    search_path = create_config_search_path(f"file://{conf.conf_dir()}")
     loader = Hydra.create_main_hydra2(task_name="labrun", config_search_path=search_path).config_loader
     master = loader.load_configuration("config", ["model=mnist_dnn"], run_mode=RunMode.MULTIRUN)
     composer = Composer(loader, master)

@@ -13,8 +13,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from helpers import submitted
-from labrun import app
-from labrun.launch import freeze
+from labrun.launch import conf, freeze
 from labrun.launch.pool import LocalPool, Needs
 from labrun.runs import record as records
 from labrun.runs.record import Record
@@ -73,7 +72,7 @@ def submit(workspace: Path, registered: None) -> Callable[..., Path]:
     from hydra import compose, initialize_config_dir
     from hydra.core.hydra_config import HydraConfig
 
-    with initialize_config_dir(str(app.conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
         config = compose("config", ["tracking=none", "report=none", "dataset.max_samples=30"], return_hydra_config=True)
     HydraConfig.instance().set_config(config)
     plain = freeze.resolved(freeze.without_hydra(config), keep_environment=True)

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, run_job, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, setup_globals
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf
 
@@ -33,27 +32,9 @@ def launch(launcher: LabrunLauncher, job_overrides: Sequence[Sequence[str]], fir
     composed = [composer.compose(overrides, number) for number, overrides in enumerate(job_overrides, start=first)]
     if OmegaConf.select(config, "hydra.callbacks.labrun._target_") == "labrun.app.Gate":
         return _own(launcher, composed, job_overrides)
-    return _foreign(launcher, composed)
+    from hydra_plugins.labrun_launcher._foreign import launch_foreign
 
-
-def _foreign(launcher: LabrunLauncher, composed: list[DictConfig]) -> list[JobReturn]:
-    """Jobs of an application that knows nothing of labrun: one after another, in this process."""
-    state = Singleton.get_state()
-    results = []
-    for config in composed:
-        HydraConfig.instance().set_config(config)
-        assert launcher.hydra_context is not None and launcher.task_function is not None
-        results.append(
-            run_job(
-                hydra_context=launcher.hydra_context,
-                task_function=launcher.task_function,
-                config=config,
-                job_dir_key="hydra.sweep.dir",
-                job_subdir_key="hydra.sweep.subdir",
-            )
-        )
-        Singleton.set_state(state)
-    return results
+    return launch_foreign(launcher, composed)
 
 
 def _own(

@@ -38,5 +38,16 @@ class LabrunLauncher(Launcher):
         return launch(self, job_overrides, initial_job_idx)
 
 
-NODE = {"_target_": "hydra_plugins.labrun_launcher.launcher.LabrunLauncher"}
+NODE: dict[str, Any] = {
+    "_target_": "hydra_plugins.labrun_launcher.launcher.LabrunLauncher",
+    "target": "local",
+    "max_parallel": None,
+    "cpus_per_run": 1,
+    "gpus_per_run": 0,
+    "mem_gb": None,
+    "timeout_min": None,
+    "partition": None,
+    "extra": {},
+}
+"""The settings are for applications that know nothing of labrun; labrun's own runs have `compute`."""
 ConfigStore.instance().store(group="hydra/launcher", name="labrun", node=NODE, provider="labrun")

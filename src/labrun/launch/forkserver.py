@@ -11,8 +11,10 @@ pictures of a finished one). From it: `{"ready": seconds}`,
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
+import importlib
 import json
 import os
 import select
@@ -87,7 +89,7 @@ def serve(channel: Channel, parent: int) -> None:
                 return
             for message in messages:
                 if "preload" in message:
-                    channel.send({"ready": preload(message["path"], message["preload"], bool(message.get("keep")))})
+                    channel.send({"ready": preload(**message)})
                 else:
                     pid = fork(message, channel, (wake_read, wake_write))
                     children.add(pid)
@@ -105,19 +107,31 @@ def reap(children: set[int]) -> list[tuple[int, int]]:
     return ended
 
 
-def preload(path: list[str], targets: list[str], keep: bool = False) -> float:
-    """Import what the runs will need. A target that cannot be imported is left to its run, which says why.
+def preload(
+    path: list[str], preload: list[str], keep: bool = False, modules: list[str] | None = None
+) -> float:  # fmt: skip
+    """Import what will be needed. What cannot be imported is left to its run, which says why.
 
     Args:
         path: where to import from.
-        targets: what to import.
+        preload: targets of labrun's own runs.
         keep: this interpreter's own packages come after `path`, which is then the frozen code alone.
+        modules: for calls of any function: modules by name, and nothing of labrun.
+
+    Returns:
+        Seconds.
     """
     began = time.monotonic()
     sys.path[:] = [*path, *(sys.path[1:] if not sys.flags.safe_path else sys.path)] if keep else path
-    from labrun.launch import inside
+    if modules is None:
+        from labrun.launch import inside
 
-    inside.preload(targets)
+        inside.preload(preload)
+    else:
+        for name in ["submitit.core.submission", "labrun.launch.executor", "labrun.launch.threads", *modules]:
+            # A module's own errors, sys.exit in it too: the call that needs it meets them again, and tells them.
+            with contextlib.suppress(BaseException):
+                importlib.import_module(name)
     gc.collect()
     gc.freeze()
     return round(time.monotonic() - began, 3)
@@ -154,19 +168,46 @@ def fork(message: dict[str, Any], channel: Channel, wake: tuple[int, int]) -> in
 
 def child(message: dict[str, Any]) -> int:
     """One run, in a process of its own; what it prints goes to its `driver.log`."""
-    run_dir = message["run"]
-    log = os.open(os.path.join(run_dir, "driver.log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    for source, target in ((nothing, 0), (log, 1), (log, 2)):
-        os.dup2(source, target)
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     os.environ.update(message["environment"])
-    from labrun.launch import inside
+    if "call" in message:
+        return call(message["call"], message["run"], int(message["threads"]))
+    run_dir = message["run"]
+    print_to(*[os.path.join(run_dir, "driver.log")] * 2)
+    from labrun.launch import inside, threads
 
-    inside.limit_threads(int(message["threads"]))
+    threads.limit_threads(int(message["threads"]))
     return inside.draw(run_dir) if message.get("draw") else inside.run(run_dir, bool(message["pictures"]))
 
 
+def print_to(out: str, err: str) -> None:
+    """Send standard output and error to files; standard input is empty."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    for target, path in ((0, os.devnull), (1, out), (2, err)):
+        os.dup2(os.open(path, flags if target else os.O_RDONLY, 0o644), target)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+
+
+def call(folder: str, job: str, threads: int) -> int:
+    """One call of a pickled function, as submitit's own executors do it; the exit code."""
+    os.environ.update(SUBMITIT_EXECUTOR="labrun", SUBMITIT_FOLDER=folder, SUBMITIT_LABRUN_JOB_ID=job)
+    from submitit.core.submission import process_job
+    from submitit.core.utils import JobPaths
+
+    from labrun.launch import threads as limits
+    from labrun.launch.executor import check_own
+
+    paths = JobPaths(folder, job)
+    print_to(str(paths.stdout), str(paths.stderr))
+    check_own(paths.submitted_pickle)
+    limits.limit_threads(threads)
+    try:
+        process_job(folder)
+    except Exception:  # noqa: BLE001 - submitit has put it in the result
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    serve(Channel(socket.socket(fileno=int(sys.argv[1]))), os.getppid())
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the controller ended first
+        serve(Channel(socket.socket(fileno=int(sys.argv[1]))), os.getppid())
     os._exit(0)  # the libraries that were imported need not be tidied up

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import logging
-import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from labrun import execute, schema
 from labrun.data.reader import Reader
 from labrun.errors import ConfigError, LabrunError
+from labrun.launch.threads import limit_threads
 from labrun.runs.recording import Preempted
 
 
@@ -38,18 +38,6 @@ def preload(targets: Sequence[str]) -> None:
         from labrun.tasks import estimator
 
         estimator.warm()
-
-
-def limit_threads(count: int) -> None:
-    """Keep the libraries that are loaded by now to so many threads, and what is started from here too."""
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[variable] = str(count)
-    from threadpoolctl import threadpool_limits
-
-    threadpool_limits(count)
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.set_num_threads(count)
 
 
 def run(run_dir: str, pictures: bool) -> int:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from labrun import execute
 from labrun.errors import LabrunError, RecordError
-from labrun.launch import closing, inside
+from labrun.launch import closing, inside, threads
 from labrun.launch import compute as computes
 from labrun.launch.compute import Needs
 from labrun.launch.lease import Lease, OvertakenError
@@ -162,7 +162,7 @@ class Inline:
             inside.preload(self._plan.preload)
             self._warm = True
         # As many threads as in the pool: sums in another order round otherwise, and the results would differ.
-        inside.limit_threads(needs.cpus)
+        threads.limit_threads(needs.cpus)
         record = records.read(run_dir)
         log.info("[%s] %s", (record.sweep or {}).get("number"), " ".join(record.overrides))
         before = dict(os.environ)

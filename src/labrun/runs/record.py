@@ -13,6 +13,7 @@ import platform
 import socket
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -262,14 +263,33 @@ def process_lives(process: dict[str, Any] | None) -> bool | None:
     return start is not None and abs(start - float(process.get("start_time") or 0)) < 0.05
 
 
-def shown_status(run_dir: str | os.PathLike[str], record: Record) -> str:
-    """The status as a reader shows it: as written, unless the run's process or its heartbeat is gone."""
-    if record.status != RUNNING:
+def shown_status(
+    run_dir: str | os.PathLike[str], record: Record, job_is_gone: Callable[[str], bool | None] | None = None
+) -> str:
+    """The status as a reader shows it: as written, unless the run's process or its heartbeat is gone.
+
+    A run in a cluster's job is lost only once the cluster says that the job is over: until then it may requeue it.
+
+    Args:
+        run_dir: the run.
+        record: its record.
+        job_is_gone: whether a cluster's job is over; None: it cannot be told. Without it, no cluster is asked.
+    """
+    if record.status not in (RUNNING, PREEMPTED):
         return record.status
     lives = process_lives(record.process)
+    age = heartbeat_age_s(run_dir)
+    if record.job is not None:
+        gone = job_is_gone(str(record.job["id"])) if job_is_gone is not None else None
+        if gone and not lives:
+            return LOST
+        if record.status == PREEMPTED:
+            return PREEMPTED
+        return UNREACHABLE if lives is False or (age is not None and age > UNREACHABLE_AFTER_S) else RUNNING
+    if record.status == PREEMPTED:
+        return PREEMPTED
     if lives is False:
         return LOST
-    age = heartbeat_age_s(run_dir)
     if lives is None and age is not None and age > LOST_ELSEWHERE_AFTER_S:
         return LOST
     return UNREACHABLE if age is not None and age > UNREACHABLE_AFTER_S else RUNNING

@@ -1,0 +1,53 @@
+"""`lab`: everything that comes before and after a run. One module per noun."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from labrun.errors import LabrunError
+from labrun.runs import store
+
+USER_ERROR = 2
+CANCELED = 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    from labrun.cli import compute, runs
+
+    top = argparse.ArgumentParser(prog="lab", description="Look at runs and machines, and act on them.")
+    top.add_argument("--root", type=Path, help="the workspace: the folder that holds outputs/ and multirun/ "
+                     "(default: LABRUN_ROOT, or the current folder)")  # fmt: skip
+    top.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
+    nouns = top.add_subparsers(title="nouns", metavar="NOUN", required=True)
+    for noun in (runs, compute):
+        noun.add(nouns)
+    return top
+
+
+def main() -> None:
+    """The command `lab`."""
+    options = parser().parse_args()
+    if options.root is not None:
+        if not options.root.is_dir():
+            sys.stderr.write(f"lab: --root {options.root}: there is no such folder\n")
+            sys.exit(USER_ERROR)
+        os.environ[store.ROOT_VARIABLE] = str(options.root.resolve())
+    try:
+        code = options.act(options)
+        sys.stdout.flush()
+        sys.exit(code)
+    except LabrunError as error:
+        if options.debug:
+            raise
+        sys.stderr.write(f"lab: {error}\n")
+        sys.exit(USER_ERROR)
+    except KeyboardInterrupt:
+        sys.exit(CANCELED)
+    except BrokenPipeError:
+        # `lab ... | head`: the reader has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(0)

@@ -1,0 +1,35 @@
+"""Where config files lie: those that labrun ships, and the person's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def conf_dir() -> Path:
+    """The configs that labrun ships: beside the package when installed, at the top of a clone otherwise."""
+    shipped = Path(__file__).parents[1] / "conf"
+    return shipped if shipped.is_dir() else Path(__file__).parents[3] / "conf"
+
+
+def user_conf_dir() -> Path | None:
+    """The person's own `conf/`, in the working folder, unless that is ours."""
+    own = Path.cwd() / "conf"
+    return own if own.is_dir() and not own.samefile(conf_dir()) else None
+
+
+def groups() -> dict[str, dict[str, str]]:
+    """Each config group, its options, and the first comment of each file; the person's own files come before ours."""
+    found: dict[str, dict[str, str]] = {}
+    for folder in (conf_dir(), user_conf_dir()):
+        for path in sorted(folder.rglob("*.yaml")) if folder else []:
+            group = path.parent.relative_to(folder).as_posix() if folder else ""
+            if group not in (".", "local") and not group.startswith("hydra"):
+                found.setdefault(group, {})[path.stem] = _first_comment(path)
+    return dict(sorted(found.items()))
+
+
+def _first_comment(path: Path) -> str:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#") and not line.startswith("# @package"):
+            return line.lstrip("# ")
+    return ""
