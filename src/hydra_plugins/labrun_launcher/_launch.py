@@ -58,16 +58,17 @@ def _own(
     for config, overrides, record in zip(composed, job_overrides, records, strict=True):
         result = JobReturn()
         result.cfg, result.overrides = config, list(filter_overrides(overrides))
-        result.status = JobStatus.COMPLETED if record.status == "completed" else JobStatus.FAILED
-        result.return_value = record.metrics if record.status == "completed" else ends.failure(record)
+        on_its_way = record.config["compute"]["detach"] and not record.finished
+        fine = record.status == "completed" or on_its_way
+        result.status = JobStatus.COMPLETED if fine else JobStatus.FAILED
+        result.return_value = record.metrics if fine else ends.failure(record)
         results.append(result)
-    failed = [record for record in records if record.status != "completed"]
+    failed = [result for result in results if result.status == JobStatus.FAILED]
     if failed:
         # Hydra's sweeper raises the first failure that it meets, with this text and no traceback.
         message = f"{len(failed)} of {len(records)} runs did not complete; the table above names them"
-        for result in results:
-            if result.status == JobStatus.FAILED:
-                result.return_value = CompactHydraException(message)
+        for result in failed:
+            result.return_value = CompactHydraException(message)
     return results
 
 

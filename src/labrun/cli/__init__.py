@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from pathlib import Path
@@ -31,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     """The command `lab`."""
     options = parser().parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     if options.root is not None:
         if not options.root.is_dir():
             sys.stderr.write(f"lab: --root {options.root}: there is no such folder\n")

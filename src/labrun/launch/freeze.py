@@ -161,7 +161,8 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, ar
     kept["compute"]["environment"] = {
         name: value if "${" in str(value) else HIDDEN for name, value in kept["compute"]["environment"].items()
     }
-    overrides = hide_environment(overrides)
+    # How the sweep went on is no part of the run: the command that repeats it must not go on with a sweep.
+    overrides = [o for o in hide_environment(overrides) if o.lstrip("+~").partition("=")[0].split(".")[0] != "sweep"]
     return Record(
         id=run_id,
         name=kept["name"],

@@ -81,10 +81,11 @@ class LocalPool:
         self._ready = False
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
-        self._start_server()
 
     def submit(self, run_dir: Path, needs: Needs) -> None:
         """Put a run, whose record is written, in the queue."""
+        if self._channel is None:
+            self._start_server()
         self._queue.append((run_dir, needs))
 
     @property
@@ -119,16 +120,18 @@ class LocalPool:
 
     def draw(self, run_dir: Path, timeout_s: float = 120.0) -> bool:
         """Have a finished run's pictures drawn in a process of the pool, which has the libraries; whether it worked."""
+        if self._channel is None:
+            self._start_server()
         assert self._channel is not None
         message = {"run": str(run_dir), "environment": {}, "threads": 1, "pictures": True, "draw": True}
         pid, end = None, time.monotonic() + timeout_s
         with contextlib.suppress(OSError):
             self._channel.send(message)
             while select.select([self._channel.connection], [], [], max(0.0, end - time.monotonic()))[0]:
-                for answer in self._channel.receive() or [{"pid": pid, "status": 1}]:
+                for answer in self._channel.receive() or [{"run": "", "pid": -1}, {"pid": -1, "status": 1}]:
                     if "run" in answer:
                         pid = answer["pid"]
-                    elif answer.get("pid") == pid:
+                    elif pid is not None and answer.get("pid") == pid:
                         return bool(answer["status"] == 0)
         return False
 

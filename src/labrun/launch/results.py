@@ -56,6 +56,8 @@ def tell(folder: Path, run_dirs: Sequence[Path], draw: Callable[[Path], object])
 
 
 def _draw_best(run_dir: Path, draw: Callable[[Path], object]) -> None:
+    if (run_dir / "outputs" / "confusion_matrix.png").exists():
+        return
     try:
         drawn = draw(run_dir)
     except (LabrunError, OSError, ValueError) as error:
