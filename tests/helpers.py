@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from labrun.runs import record as records
@@ -18,3 +23,52 @@ def submitted(tmp_path: Path, run_id: str = "abcd1234", **values: object) -> Pat
     run_dir = tmp_path / "outputs" / "test" / f"now-{run_id}"
     recording.create(run_dir, new(run_id, **values))
     return run_dir
+
+
+SLEEPER = """
+import time
+import numpy as np
+
+class Sleeper:
+    def __init__(self, seconds=0.0, number=0):
+        self.seconds, self.number = seconds, number
+    def fit(self, x, y):
+        print("VERSION one", flush=True)
+        time.sleep(self.seconds)
+        if self.number < 0:
+            raise ValueError(f"number {self.number} is below zero")
+        return self
+    def predict(self, x):
+        return np.zeros(len(x), int)
+"""
+PLAIN = ("tracking=none", "report=none", "dataset.max_samples=50")
+
+
+def write_model(workspace: Path) -> None:
+    (workspace / "sleeper.py").write_text(SLEEPER)
+    (workspace / "conf" / "model").mkdir(parents=True)
+    (workspace / "conf" / "model" / "sleeper.yaml").write_text("_target_: sleeper.Sleeper\nseconds: 0.0\nnumber: 0\n")
+
+
+def start(workspace: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "labrun", "-m", *arguments, *PLAIN], cwd=workspace, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def statuses(workspace: Path) -> list[str]:
+    return [json.loads(path.read_text())["status"] for path in sorted(workspace.glob("multirun/*/*/*/run.json"))]
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 60) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def sweep_dir(workspace: Path) -> Path:
+    """The only sweep's folder."""
+    (folder,) = workspace.glob("multirun/*/*")
+    return folder

@@ -5,56 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from conftest import Command
+from helpers import SLEEPER, start, statuses, wait_for, write_model
 from labrun.runs import record as records
-
-SLEEPER = """
-import time
-import numpy as np
-
-class Sleeper:
-    def __init__(self, seconds=0.0, number=0):
-        self.seconds = seconds
-    def fit(self, x, y):
-        print("VERSION one", flush=True)
-        time.sleep(self.seconds)
-        return self
-    def predict(self, x):
-        return np.zeros(len(x), int)
-"""
-PLAIN = ("tracking=none", "report=none", "dataset.max_samples=50")
-
-
-def write_model(workspace: Path) -> None:
-    (workspace / "sleeper.py").write_text(SLEEPER)
-    (workspace / "conf" / "model").mkdir(parents=True)
-    (workspace / "conf" / "model" / "sleeper.yaml").write_text("_target_: sleeper.Sleeper\nseconds: 0.0\nnumber: 0\n")
-
-
-def start(workspace: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "labrun", "-m", *arguments, *PLAIN], cwd=workspace, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-
-
-def statuses(workspace: Path) -> list[str]:
-    return [json.loads(path.read_text())["status"] for path in sorted(workspace.glob("multirun/*/*/*/run.json"))]
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = 60) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
 
 
 def test_edits_while_runs_wait_change_nothing(workspace: Path) -> None:

@@ -40,13 +40,15 @@ def launch(launcher: LabrunLauncher, job_overrides: Sequence[Sequence[str]], fir
 def _own(
     launcher: LabrunLauncher, composed: list[DictConfig], job_overrides: Sequence[Sequence[str]]
 ) -> list[JobReturn]:
+    from labrun.launch import freeze, sweep
     from labrun.launch import results as ends
-    from labrun.launch import sweep
 
     assert launcher.config is not None
     try:
         sweep_dir = Path(str(launcher.config.hydra.sweep.dir)).resolve()
         jobs = _frozen(composed, sweep_dir)
+        if (sweep_dir / "multirun.yaml").exists():  # the sweeper's, with everything that was typed
+            OmegaConf.save(freeze.without_values(launcher.config), sweep_dir / "multirun.yaml")
         configure_log(launcher.config.hydra.job_logging, launcher.config.hydra.verbose)
         records = sweep.carry_out(jobs, sweep_dir)
     except LabrunError as error:

@@ -193,8 +193,8 @@ def hide_environment(overrides: Sequence[str]) -> list[str]:
     return [pattern.sub(rf"\1={HIDDEN}", override) for override in overrides]
 
 
-def save_hydra(config: DictConfig, folder: Path) -> None:
-    """What Hydra itself saves of a job, into `folder`; variables for the runs by name only."""
+def without_values(config: DictConfig) -> DictConfig:
+    """A whole config, Hydra's own node too, with the variables for the runs by name only."""
     config = copy.deepcopy(config)
     with open_dict(config), read_write(config):
         for name, value in (OmegaConf.select(config, "compute.environment") or {}).items():
@@ -202,9 +202,16 @@ def save_hydra(config: DictConfig, folder: Path) -> None:
                 config.compute.environment[name] = HIDDEN
         typed = task_overrides(config.hydra)
         with open_dict(config.hydra), read_write(config.hydra):
-            for before, after in zip(typed, hide_environment(typed), strict=True):
+            known = not OmegaConf.is_missing(config.hydra.job, "override_dirname")
+            for before, after in zip(typed, hide_environment(typed), strict=True) if known else ():
                 config.hydra.job.override_dirname = config.hydra.job.override_dirname.replace(before.lstrip("+"), after)
             config.hydra.overrides.task = hide_environment(typed)
+    return config
+
+
+def save_hydra(config: DictConfig, folder: Path) -> None:
+    """What Hydra itself saves of a job, into `folder`; variables for the runs by name only."""
+    config = without_values(config)
     _save_config(without_hydra(config), "config.yaml", folder)
     _save_config(OmegaConf.masked_copy(config, ["hydra"]), "hydra.yaml", folder)
     _save_config(config.hydra.overrides.task, "overrides.yaml", folder)

@@ -355,6 +355,7 @@ def _processes(compute: Mapping[str, Any]) -> dict[str, Any]:
 
 LIMITS = ("limit_train_batches", "limit_val_batches")
 QUIET = (
+    r".*`srun` command is available.*",
     r".*does not have many workers.*",
     r".*Checkpoint directory .* exists and is not empty.*",
     r".*GPU available but not used.*",

@@ -1,0 +1,92 @@
+"""Runs that are asked to make room: networks save and go on where they were, the others start again."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from conftest import Runner
+from labrun import execute
+from labrun.runs import record as records
+from labrun.runs.context import read_metrics
+from labrun.runs.recording import Preempted
+
+NETWORK = (
+    "model=mnist_dnn", "trainer.max_epochs=4", "trainer.batch_size=32", "dataset.validation_size=0.2",
+    "trainer.log_every_n_batches=5", "compute=local", "report=none",
+)  # fmt: skip
+
+
+class LeaveAt(pl.Callback):
+    """Asks its own process to make room, once, after so many steps."""
+
+    asked = False
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.step and not LeaveAt.asked:
+            LeaveAt.asked = True
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+
+class LeavesOnce:
+    """A scikit-learn-like model whose first fit is interrupted."""
+
+    asked = False
+
+    def fit(self, x: Any, y: Any) -> LeavesOnce:
+        if not LeavesOnce.asked:
+            LeavesOnce.asked = True
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return self
+
+    def predict(self, x: Any) -> Any:
+        import numpy as np
+
+        return np.zeros(len(x), int)
+
+
+def weights(run_dir: Path) -> dict[str, torch.Tensor]:
+    loaded: dict[str, torch.Tensor] = torch.load(run_dir / "outputs" / "model.pt", weights_only=True)
+    return loaded
+
+
+@pytest.mark.parametrize("step", [17, 36, 72])
+def test_a_network_goes_on_in_mid_epoch_as_if_nothing_had_been(
+    run_here: Runner, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """36 steps are an epoch here: in the middle of one, at the end of the first, at the end of the second."""
+    _, undisturbed = run_here(*NETWORK)
+    LeaveAt.asked = False
+    with pytest.raises(Preempted):
+        run_here(*NETWORK, f"+callbacks.leave={{_target_: {__name__}.LeaveAt, step: {step}}}")
+    (run_dir,) = {path.parent for path in undisturbed.parent.glob("*/run.json")} - {undisturbed}
+    waiting = records.read(run_dir)
+    assert (waiting.status, waiting.ended, waiting.attempts[-1]["status"]) == ("preempted", None, "preempted")
+
+    record = execute.execute(run_dir, capture=False)
+    assert record.status == records.COMPLETED and len(record.attempts) == 2
+    for name, value in weights(undisturbed).items():
+        assert torch.equal(value, weights(run_dir)[name]), name
+    lines = [(line["name"], line["step"]) for line in read_metrics(run_dir)]
+    assert len(lines) == len(set(lines)), "a metric was counted twice"
+    assert record.metrics["accuracy"] == records.read(undisturbed).metrics["accuracy"]
+
+
+def test_the_others_start_again(run_here: Runner, workspace: Path) -> None:
+    drop = ("~model.regularization", "~model.solver", "~model.backend", "~model.max_iter", "~model.tol")
+    LeavesOnce.asked = False
+    with pytest.raises(Preempted):
+        run_here(f"model._target_={__name__}.LeavesOnce", *drop)
+    (run_dir,) = (path.parent for path in workspace.glob("outputs/*/*/run.json"))
+    assert records.read(run_dir).status == records.PREEMPTED
+    record = execute.execute(run_dir, capture=False)
+    assert record.status == records.COMPLETED and len(record.attempts) == 2
