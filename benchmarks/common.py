@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import multiprocessing
 import os
 import platform
 import re
+import shutil
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -98,11 +101,15 @@ class Time:
 
 
 @contextmanager
-def stopwatch() -> Iterator[Time]:
-    """Waits until other processes rest, and measures what its body takes; fills in the `Time` that it gives."""
+def stopwatch(patient: bool = True) -> Iterator[Time]:
+    """Waits until other processes rest, and measures what its body takes; fills in the `Time` that it gives.
+
+    Args:
+        patient: wait at all.
+    """
     taken = Time()
     asked = time.monotonic()
-    while psutil.cpu_percent(interval=1.0) > 100 * BUSY and time.monotonic() - asked < PATIENCE_S:
+    while patient and psutil.cpu_percent(interval=1.0) > 100 * BUSY and time.monotonic() - asked < PATIENCE_S:
         pass
     begun, used, own = time.perf_counter(), _used(), _used_here()
     yield taken
@@ -125,6 +132,113 @@ def _used_here() -> float:
             times = process.cpu_times()
             total += times.user + times.system + times.children_user + times.children_system
     return total
+
+
+@dataclass
+class Command:
+    """A command that has ended well: what it took, and what it printed."""
+
+    time: Time
+    lines: list[tuple[float, str]]
+    """Seconds after its start, and the line."""
+
+    def find(self, pattern: str) -> tuple[float, re.Match[str]]:
+        """The first line that matches, and when it came.
+
+        Raises:
+            SystemExit: no line does.
+        """
+        for seconds, line in self.lines:
+            if found := re.search(pattern, line):
+                return seconds, found
+        sys.exit(f"no line like {pattern!r} was printed, but:\n" + "\n".join(line for _, line in self.lines[-20:]))
+
+
+OWN_SETTINGS = ("LABRUN_ROOT", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PYTHONPATH")
+"""Variables of the caller that no measured command sees."""
+
+
+def run_command(
+    label: str,
+    command: Sequence[str | Path],
+    cwd: Path,
+    environment: Mapping[str, str] | None = None,
+    hear: Callable[[str, psutil.Process], None] | None = None,
+) -> Command:
+    """Run a command to its end, without waiting for a quiet machine.
+
+    Args:
+        label: for the progress line.
+        command: the program and its arguments.
+        cwd: its working folder.
+        environment: variables beside the caller's.
+        hear: told each line as it comes, while the process waits for nothing.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    variables = {name: value for name, value in os.environ.items() if name not in OWN_SETTINGS}
+    lines: list[tuple[float, str]] = []
+    with stopwatch(patient=False) as taken:
+        begun = time.perf_counter()
+        process = psutil.Popen(
+            [str(part) for part in command], cwd=cwd, env={**variables, **(environment or {})}, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        for line in process.stdout:
+            lines.append((time.perf_counter() - begun, line.rstrip("\n")))
+            if hear is not None:
+                hear(line, process)
+        code = process.wait()
+    progress(f"{label}: {taken.seconds:.2f} s, others used {taken.others:.0%} of the machine")
+    if code:
+        sys.exit(f"{label} failed ({code}):\n" + "\n".join(line for _, line in lines[-40:]))
+    return Command(taken, lines)
+
+
+@dataclass
+class Sweep:
+    """A finished sweep of labrun's: the command, and the records of its runs by their numbers."""
+
+    command: Command
+    records: list[dict[str, Any]]
+
+    def column(self, name: str) -> list[float]:
+        """A metric's last value in every run."""
+        return [float(record["metrics"][name]) for record in self.records]
+
+    def ended(self) -> list[float]:
+        """When the runs ended, in order; seconds since the epoch."""
+        return sorted(datetime.datetime.fromisoformat(record["ended"]).timestamp() for record in self.records)
+
+
+def labrun_sweep(
+    label: str,
+    overrides: Sequence[str],
+    files: Sequence[Path] = (),
+    hear: Callable[[str, psutil.Process], None] | None = None,
+) -> Sweep:
+    """Run `labrun -m OVERRIDES tracking=none` as a person does, from a workspace of its own that is gone afterwards.
+
+    Args:
+        label: for the progress line.
+        overrides: the command line.
+        files: to copy into the workspace beforehand.
+        hear: see `run_command`.
+    """
+    program = Path(sys.executable).with_name("labrun")
+    with TemporaryDirectory(prefix="labrun-benchmark-") as folder:
+        for file in files:
+            shutil.copy(file, folder)
+        command = run_command(label, [program, "-m", *overrides, "tracking=none"], Path(folder), hear=hear)
+        found = sorted(Path(folder).glob("multirun/*/*/*/run.json"), key=lambda path: int(path.parent.name))
+        return Sweep(command, [json.loads(path.read_text(encoding="utf-8")) for path in found])
+
+
+def spread(count: int, low: float = 1e-3, high: float = 10.0) -> list[str]:
+    """So many rates of regularization, each the same factor above the one before."""
+    step = (high / low) ** (1 / max(1, count - 1))
+    return [f"{low * step**number:.6g}" for number in range(count)]
 
 
 class Measurer:

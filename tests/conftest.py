@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -28,6 +29,13 @@ def real_data() -> Path:
     if not place or not Path(place).is_dir():
         pytest.skip("needs the real MNIST and CIFAR-10: set LABRUN_TEST_DATA to their folder")
     return Path(place).resolve()
+
+
+@pytest.fixture(scope="session")
+def cluster() -> None:
+    """A Slurm cluster that answers."""
+    if shutil.which("sinfo") is None or subprocess.run(["sinfo"], capture_output=True, check=False).returncode:
+        pytest.skip("needs a Slurm cluster: tests/cluster/start-slurm starts one")
 
 
 @pytest.fixture

@@ -72,3 +72,11 @@ def sweep_dir(workspace: Path) -> Path:
     """The only sweep's folder."""
     (folder,) = workspace.glob("multirun/*/*")
     return folder
+
+
+def lab(workspace: Path, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    """The command `lab` in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", "from labrun.cli import main; main()", *arguments],
+        cwd=workspace, capture_output=True, text=True, timeout=timeout, check=False,
+    )  # fmt: skip

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from conftest import Command
+from helpers import lab
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"<!-- (\w+)(?:: (\S+))? -->\n```\w+\n(.*?)```", README, re.DOTALL)
@@ -21,7 +22,7 @@ BLOCKS = re.findall(r"<!-- (\w+)(?:: (\S+))? -->\n```\w+\n(.*?)```", README, re.
 def commands(kind: str) -> list[list[str]]:
     """The argument lists of all blocks of one kind."""
     lines = [line for mark, _, text in BLOCKS if mark == kind for line in text.splitlines()]
-    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("labrun")]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.split()]
 
 
 def test_every_command_block_is_marked() -> None:
@@ -44,9 +45,31 @@ def test_commands_that_need_nothing(labrun: Command, workspace: Path) -> None:
         if mark == "file":
             (workspace / name).parent.mkdir(parents=True, exist_ok=True)
             (workspace / name).write_text(text)
-    for arguments in commands("run"):
-        done = labrun(*arguments)
-        assert done.returncode == 0, (arguments, done.stderr)
+    for mark, _, text in BLOCKS:
+        for line in text.splitlines() if mark in ("run", "lab") else ():
+            program, *arguments = shlex.split(line, comments=True)
+            done = {"labrun": labrun, "lab": lambda *a: lab(workspace, *a)}[program](*arguments)
+            assert done.returncode == 0, (arguments, done.stderr)
+
+
+def test_a_plain_application(workspace: Path) -> None:
+    (text,) = (text for mark, name, text in BLOCKS if mark == "file" and name == "my_app.py")
+    (workspace / "my_app.py").write_text(text)
+    for arguments in commands("app"):
+        done = subprocess.run([sys.executable, *arguments], cwd=workspace, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0 and done.stdout.count("completed") == 3, done.stderr
+
+
+def test_on_slurm(labrun: Command, workspace: Path, real_data: Path, cluster: None) -> None:
+    for arguments in commands("slurm"):
+        done = labrun(*arguments, f"datastore.root={real_data}", "tracking=none")
+        assert done.returncode == 0, (arguments, done.stdout, done.stderr)
+
+
+def test_what_needs_a_gpu_is_refused_in_the_right_words(labrun: Command) -> None:
+    for arguments in commands("refused"):
+        done = labrun(*arguments, "dataset.download=false", CUDA_VISIBLE_DEVICES="")
+        assert done.returncode == 2 and "no GPU is visible here" in done.stderr
 
 
 def test_own_images(labrun: Command, workspace: Path) -> None:

@@ -5,25 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from conftest import Command
-from helpers import PLAIN, SLEEPER, start, statuses, sweep_dir, wait_for, write_model
+from helpers import PLAIN, SLEEPER, lab, start, statuses, sweep_dir, wait_for, write_model
 from labrun.errors import RecordError
 from labrun.launch import jobs, lease
 from labrun.runs import record as records
 from labrun.runs.context import read_metrics
-
-
-def lab(workspace: Path, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", "from labrun.cli import main; main()", *arguments],
-        cwd=workspace, capture_output=True, text=True, timeout=timeout, check=False,
-    )  # fmt: skip
 
 
 def attempts(workspace: Path) -> list[int]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from conftest import Command
-from helpers import SLEEPER, start, statuses, wait_for, write_model
+from helpers import PLAIN, SLEEPER, start, statuses, sweep_dir, wait_for, write_model
 from labrun.runs import record as records
 
 
@@ -67,3 +68,23 @@ def test_what_the_machine_has_not_is_refused(labrun: Command, workspace: Path) -
         done = labrun("-m", "model.regularization=0.1,10", wish)
         assert done.returncode == 2 and words in done.stderr
     assert statuses(workspace) == []
+
+
+def test_a_run_folder_that_cannot_be_written_harms_no_other(workspace: Path, labrun: Command) -> None:
+    """One run's folder turns read-only while it waits."""
+    write_model(workspace)
+    sweep = start(workspace, "model=sleeper", "model.number=1,2,3", "model.seconds=3", "compute.max_parallel=1")
+    wait_for(lambda: "running" in statuses(workspace))
+    folder = sweep_dir(workspace) / "2"
+    if subprocess.run(["mount", "--bind", "-o", "ro", str(folder), str(folder)], check=False).returncode:
+        sweep.kill()
+        pytest.skip("needs the right to mount")
+    try:
+        out, err = sweep.communicate(timeout=120)
+        assert sweep.returncode == 1 and "Traceback" not in err
+        assert statuses(workspace) == ["completed", "completed", "queued"]
+        assert "cannot write" in out + err
+    finally:
+        subprocess.run(["umount", str(folder)], check=False)
+    again = labrun("-m", "model=sleeper", "model.number=1,2,3", "model.seconds=3", *PLAIN, "sweep.resume=last")
+    assert again.returncode == 0 and statuses(workspace) == ["completed"] * 3

@@ -39,6 +39,7 @@ def close_ended(run_dir: Path, status: int, reason: str | None, canceled: bool) 
 
 def close(run_dir: Path, record: Record, status: str, kind: str, message: str) -> Record:
     """Write how a run ended that cannot write it itself."""
+    records.note_claimed(run_dir, record)
     record.status, record.ended = status, records.now()
     record.error = {"type": kind, "message": message, "traceback": ""}
     if record.started:
@@ -67,6 +68,7 @@ def requeue(run_dir: Path, record: Record) -> None:
     """Put a run that has ended back in the queue, whatever the reason is noted with its last attempt."""
     if record.attempts and record.error is not None:
         record.attempts[-1]["reason"] = str(record.error.get("message", "")).split("\n")[0]
+    records.note_claimed(run_dir, record)
     record.status, record.ended, record.error, record.duration_s = records.QUEUED, None, None, None
     (RunPaths(run_dir).requests / "cancel").unlink(missing_ok=True)
     records.write(run_dir, record)
@@ -74,6 +76,7 @@ def requeue(run_dir: Path, record: Record) -> None:
 
 def note_interrupted(run_dir: Path, record: Record, why: str) -> None:
     """Put a run back in the queue whose attempt ended through no fault of its own."""
+    records.note_claimed(run_dir, record)
     record.status, record.ended, record.error = records.QUEUED, None, None
     if record.attempts and record.attempts[-1].get("ended") is None:
         record.attempts[-1] |= {"ended": records.now(), "status": records.LOST, "reason": why}

@@ -183,6 +183,7 @@ class CallPool:
             call.state, call.reason = "FAILED (its fork server died)", "its fork server died"
             call.done.set()
         self._process.wait()
+        self._channel.connection.close()
         self._start_server()
 
     def _hold_to_limits(self) -> None:

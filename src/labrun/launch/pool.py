@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psutil
 
-from labrun.errors import LabrunError
+from labrun.errors import LabrunError, RecordError
 from labrun.launch.closing import close_ended, close_unrun, note_interrupted, requeue, wait_gone
 from labrun.launch.compute import Needs
 from labrun.launch.forkserver import Channel
@@ -231,7 +231,11 @@ class LocalPool:
 
     def _ended(self, running: _Running, status: int) -> list[Path]:
         del self._running[running.run_dir]
-        record = close_ended(running.run_dir, status, running.reason, running.canceled)
+        try:
+            record = close_ended(running.run_dir, status, running.reason, running.canceled)
+        except RecordError as error:
+            log.error("Run %s: %s", running.run_dir.name, error)
+            return [running.run_dir]
         if record.status == records.COMPLETED:
             self._restarts = 0
         if record.status == records.PREEMPTED and not self._leaving:
@@ -252,6 +256,8 @@ class LocalPool:
         self._running.clear()
         if self._process is not None:
             self._process.wait()
+        if self._channel is not None:
+            self._channel.connection.close()
         ended = []
         for running in interrupted:
             wait_gone(running.run_dir)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ def tell(folder: Path, run_dirs: Sequence[Path], draw: Callable[[Path], object])
         value = record.metrics.get(RANKED_BY)
         shown = report.number(value) if isinstance(value, float) else "-"
         first_line = (record.error or {}).get("message", "").splitlines()[:1]
+        if not record.finished and not os.access(run_dirs[place], os.W_OK):
+            first_line = ["its folder cannot be written"]
         number = str((record.sweep or {}).get("number"))
         why = f"   {first_line[0]}  ({run_dirs[place] / 'driver.log'})" if first_line else ""
         rows.append((number, f"{record.status:<10}  {shown:<8}  {' '.join(record.overrides)}{why}"))

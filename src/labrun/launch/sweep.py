@@ -158,11 +158,11 @@ def _resume(submitted: Sequence[Job], folder: Path, where: str) -> list[Path]:
             f"the sweep in {folder} is still going on, under process {holder['pid']} on {holder['host']}: "
             f"'lab runs watch {folder}' shows it"
         )
+    if where != "slurm":
+        _cancel_jobs(folder)
     old = resume.earlier(folder)
     fresh_code = submitted[0].record.config["sweep"]["resume_code"] == "new"
     resume.tell_changes([job.record for job in submitted], old, fresh_code)
-    if where != "slurm":
-        _cancel_jobs(folder, old)
     runs, taken = [one.run_dir for one in old], 0
     for job, one in zip(submitted, resume.match([job.record for job in submitted], old), strict=True):
         if one is None:
@@ -188,14 +188,14 @@ def _resume(submitted: Sequence[Job], folder: Path, where: str) -> list[Path]:
     return runs
 
 
-def _cancel_jobs(folder: Path, old: Sequence[resume.Earlier]) -> None:
+def _cancel_jobs(folder: Path) -> None:
     """Jobs of an earlier session that Slurm may still run, or requeue by itself: their runs go elsewhere now."""
     ledger = jobs.state_folder(folder) / "jobs.jsonl"
     if not ledger.exists():
         return
     from labrun.launch import slurm
 
-    unfinished = {one.run_dir for one in old if not one.record.finished}
+    unfinished = {one.run_dir for one in resume.earlier(folder) if not one.record.finished}
     slurm.end_jobs({job for run, job in slurm.known_jobs(ledger).items() if run in unfinished})
 
 

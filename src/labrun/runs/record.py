@@ -6,6 +6,7 @@ replaced whole, so a reader sees the old record or the new one, never a mixture,
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -172,7 +173,8 @@ def replace_text(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise RecordError(cannot_write(path.parent, error)) from error
 
 
@@ -224,6 +226,21 @@ def newest_attempt(run_dir: str | os.PathLike[str]) -> int:
         return max((int(p.name) for p in folder.iterdir() if p.name.isdigit()), default=0)
     except FileNotFoundError:
         return 0
+
+
+def note_claimed(run_dir: str | os.PathLike[str], record: Record, before: int | None = None) -> None:
+    """Add to a record the attempts that were claimed, and killed before they could write themselves into it.
+
+    Args:
+        run_dir: the run.
+        record: its record; not written here.
+        before: only attempts older than this one; None: all.
+    """
+    told = {attempt["number"] for attempt in record.attempts}
+    for number in range(1, (before or newest_attempt(run_dir) + 1)):
+        if number not in told:
+            record.attempts.append({"number": number, "status": LOST, "reason": "ended as it began"})
+    record.attempts.sort(key=lambda attempt: int(attempt["number"]))
 
 
 def boot_id() -> str:

@@ -95,6 +95,7 @@ class Recording:
         record.host = record.host or records.describe_host()
         record.packages = record.packages or records.installed_packages()
         record.status, record.started, record.ended, record.error = records.RUNNING, records.now(), None, None
+        records.note_claimed(self.paths.root, record, before=self.attempt)
         record.attempts.append(
             {"number": self.attempt, "started": record.started, "status": records.RUNNING, "process": record.process}
         )

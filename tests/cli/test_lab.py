@@ -1,0 +1,124 @@
+"""`lab`: what it shows, and how it answers mistakes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers import lab, new, submitted
+from labrun import cli
+from labrun.runs import record as records
+from labrun.runs.context import RunContext
+
+
+def ended(root: Path, run_id: str, status: str = "completed", **values: object) -> Path:
+    run_dir = submitted(root, run_id, **values)
+    record = records.read(run_dir)
+    record.status, record.started, record.ended, record.duration_s = status, records.now(), records.now(), 1.5
+    records.write(run_dir, record)
+    return run_dir
+
+
+Capture = pytest.CaptureFixture[str]
+Patch = pytest.MonkeyPatch
+
+
+def run(capsys: Capture, monkeypatch: Patch, *arguments: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["lab", *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    out, err = capsys.readouterr()
+    return int(end.value.code or 0), out, err
+
+
+@pytest.fixture
+def runs(workspace: Path) -> Path:
+    ended(workspace, "a1111111", overrides=["model=mnist_dnn"], metrics={"accuracy": 0.91})
+    error = {"type": "ValueError", "message": "no\nreally", "traceback": "Traceback: here\n"}
+    run_dir = ended(workspace, "b2222222", "failed", name="other", error=error)
+    (run_dir / "driver.log").write_text("what it printed\n")
+    return workspace
+
+
+def test_ls(runs: Path, capsys: Capture, monkeypatch: Patch) -> None:
+    code, out, _ = run(capsys, monkeypatch, "runs", "ls")
+    lines = out.splitlines()
+    assert code == 0 and len(lines) == 3 and lines[0].split() == [
+        "id", "experiment", "status", "age", "duration", "accuracy", "overrides",
+    ]  # fmt: skip
+    assert lines[1].startswith("b2222222") and "0.9100" in lines[2] and "model=mnist_dnn" in lines[2]
+    assert "a1111111" not in run(capsys, monkeypatch, "runs", "ls", "--status", "failed")[1]
+    assert "b2222222" not in run(capsys, monkeypatch, "runs", "ls", "--experiment", "test")[1]
+    rows = [json.loads(line) for line in run(capsys, monkeypatch, "runs", "ls", "--json")[1].splitlines()]
+    assert rows[1]["accuracy"] == 0.91 and rows[0]["status"] == "failed"
+    assert "no run is like that" in run(capsys, monkeypatch, "runs", "ls", "--status", "queued")[1]
+
+
+def test_show_and_logs(runs: Path, capsys: Capture, monkeypatch: Patch) -> None:
+    code, out, _ = run(capsys, monkeypatch, "runs", "show", "b2")
+    assert code == 0 and "ValueError: no " in out and "lab runs show b2222222 --error" in out
+    assert run(capsys, monkeypatch, "runs", "show", "b2", "--error")[1] == "Traceback: here\n\n"
+    assert run(capsys, monkeypatch, "runs", "show", "a1", "--error")[0] == 1
+    assert json.loads(run(capsys, monkeypatch, "runs", "show", "a1", "--json")[1])["id"] == "a1111111"
+    assert run(capsys, monkeypatch, "runs", "logs", "b2")[1] == "what it printed\n"
+    assert run(capsys, monkeypatch, "runs", "logs", "-f", "last")[1] == "what it printed\n"
+    code, _, err = run(capsys, monkeypatch, "runs", "logs", "a1")
+    assert code == 2 and "has printed nothing yet" in err
+
+
+@pytest.mark.parametrize("verb", ["show", "logs", "watch", "cancel"])
+def test_a_run_that_is_not_there(runs: Path, verb: str, capsys: Capture, monkeypatch: Patch) -> None:
+    code, _, err = run(capsys, monkeypatch, "runs", verb, "zzz")
+    assert code == 2 and "no run is called 'zzz'" in err and "b2222222" in err
+
+
+def test_nothing_to_cancel(runs: Path, capsys: Capture, monkeypatch: Patch) -> None:
+    assert "nothing to cancel" in run(capsys, monkeypatch, "runs", "cancel", "a1")[1]
+
+
+def test_a_run_that_nobody_controls_is_canceled(runs: Path, capsys: Capture, monkeypatch: Patch) -> None:
+    waiting = submitted(runs, "c3333333")
+    assert "c3333333  canceled" in run(capsys, monkeypatch, "runs", "cancel", "c3")[1]
+    assert records.read(waiting).status == records.CANCELED
+
+
+def test_an_empty_workspace(workspace: Path, capsys: Capture, monkeypatch: Patch) -> None:
+    assert "no runs in" in run(capsys, monkeypatch, "runs", "ls")[1]
+    code, _, err = run(capsys, monkeypatch, "--root", "/no/such", "runs", "ls")
+    assert code == 2 and "no such folder" in err
+
+
+def test_another_workspace(runs: Path, capsys: Capture, monkeypatch: Patch) -> None:
+    (runs / "elsewhere").mkdir()
+    monkeypatch.chdir(runs / "elsewhere")
+    assert "a1111111" in run(capsys, monkeypatch, "--root", "..", "runs", "ls")[1]
+
+
+def test_compute(workspace: Path, capsys: Capture, monkeypatch: Patch) -> None:
+    code, out, _ = run(capsys, monkeypatch, "compute", "ls")
+    assert code == 0 and {line.split()[0] for line in out.splitlines()} == {
+        "auto", "inline", "local", "gpu", "slurm", "slurm_gpu",
+    }  # fmt: skip
+    code, out, _ = run(capsys, monkeypatch, "compute", "status")
+    assert code == 0 and "cores" in out and "GPUs" in out and "Slurm" in out
+
+
+def test_a_thousand_runs_without_heavy_imports(workspace: Path) -> None:
+    for number in range(1000):
+        folder = workspace / "outputs" / "many" / f"now-{number:08d}"
+        folder.mkdir(parents=True)
+        records.write(folder, new(f"e{number:07d}", packages={f"package-{n}": "1.2.3" for n in range(170)}))
+    RunContext(folder).log("accuracy", 0.5)
+    done = lab(workspace, "runs", "ls")
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 1001
+    heavy = "torch", "pytorch_lightning", "sklearn", "mlflow", "matplotlib"
+    code = (
+        "import sys; sys.argv = ['lab', 'runs', 'ls']\nfrom labrun.cli import main\n"
+        f"try: main()\nexcept SystemExit: print('HEAVY', [n for n in {heavy} if n in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown.splitlines()[-1] == "HEAVY []"

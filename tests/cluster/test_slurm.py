@@ -1,0 +1,314 @@
+"""On a real Slurm cluster (`tests/cluster/start-slurm` starts one): everything that a person can ask of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import Command
+from helpers import PLAIN, SLEEPER, lab, start, statuses, sweep_dir, wait_for, write_model
+from labrun.launch import slurm
+from labrun.runs import record as records
+from labrun.runs.context import read_metrics
+from labrun.runs.record import Record
+
+SLURM = ("compute=slurm", "tracking=none", "report=none")
+NETWORK = (*SLURM, "model=mnist_dnn", "trainer.batch_size=16", "dataset.max_samples=1000")
+"""Some ninety steps an epoch, a few epochs a second."""
+
+
+@pytest.fixture(autouse=True)
+def no_jobs_left(workspace: Path, cluster: None) -> Iterator[None]:
+    yield
+    if squeue():
+        subprocess.run(["scancel", *squeue()], check=False)
+    wait_for(lambda: not squeue(), 60)
+
+
+def squeue() -> dict[str, str]:
+    """The jobs that were submitted from this folder, and their states."""
+    command = ["squeue", "-h", "-r", "-o", "%i %T %Z"]
+    lines = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
+    return {job: state for job, state, folder in map(str.split, lines) if Path(folder) == Path.cwd()}
+
+
+def single(workspace: Path) -> Record:
+    (path,) = workspace.glob("outputs/*/*/run.json")
+    return records.read(path.parent)
+
+
+def begin(workspace: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "labrun", *arguments], cwd=workspace, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def is_running(workspace: Path) -> bool:
+    """A single run has begun to train."""
+    paths = list(workspace.glob("outputs/*/*/run.json"))
+    return bool(paths) and records.read(paths[0].parent).status == "running" and bool(read_metrics(paths[0].parent))
+
+
+def finished(process: subprocess.Popen[str], timeout_s: float = 150) -> tuple[str, str]:
+    out, err = process.communicate(timeout=timeout_s)
+    assert "Traceback" not in err, err
+    return out, err
+
+
+def test_one_run(workspace: Path, labrun: Command) -> None:
+    done = labrun("compute=slurm", "tracking=none")
+    assert done.returncode == 0, done.stderr
+    record = single(workspace)
+    assert record.status == "completed" and record.job is not None and record.job["node"].startswith("n")
+    assert "Fitting logistic_regression" in done.stdout, "its log is shown here"
+
+
+def test_an_array_with_different_needs_and_names_in_squeue(workspace: Path) -> None:
+    write_model(workspace)
+    sweep = start(workspace, "compute=slurm", "model=sleeper", "model.number=1,2,3", "compute.cpus_per_run=1,2",
+                  "model.seconds=1", "compute.max_parallel=2", "name=nice")  # fmt: skip
+    wait_for(lambda: bool(squeue()))
+    names = subprocess.run(["squeue", "-h", "-o", "%.40j"], capture_output=True, text=True).stdout.split()
+    assert any(name.startswith("nice-") for name in names)
+    out, _ = finished(sweep)
+    assert sweep.returncode == 0 and statuses(workspace) == ["completed"] * 6
+    found = [records.read(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")]
+    arrays = {str((record.job or {})["id"]).split("_")[0]: record.config["compute"]["cpus_per_run"] for record in found}
+    assert sorted(arrays.values()) == [1, 2] and "3 jobs" in out
+
+
+def test_packed_runs_share_a_job(workspace: Path, labrun: Command) -> None:
+    done = labrun("-m", "model.regularization=range(1,13)", "compute.runs_per_job=6", *SLURM)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = [records.read(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")]
+    assert len(found) == 12 and {record.status for record in found} == {"completed"}
+    assert len({(record.job or {})["id"] for record in found}) == 2
+
+
+def test_edits_while_jobs_wait_change_nothing(workspace: Path) -> None:
+    write_model(workspace)
+    blocker = subprocess.run(["sbatch", "--parsable", "-N4", "--exclusive", "-o/dev/null", "--wrap", "sleep 60"],
+                             capture_output=True, text=True).stdout.strip()  # fmt: skip
+    wait_for(lambda: squeue().get(blocker) == "RUNNING")
+    sweep = start(workspace, "compute=slurm", "model=sleeper", "model.number=1,2")
+    wait_for(lambda: list(squeue().values()).count("PENDING") == 2)
+    (workspace / "sleeper.py").write_text(SLEEPER.replace("one", "two"))
+    (workspace / "conf" / "model" / "sleeper.yaml").write_text("_target_: sleeper.Sleeper\nseconds: 99.0\nnumber: 0\n")
+    subprocess.run(["scancel", blocker], check=True)
+    finished(sweep)
+    assert sweep.returncode == 0
+    assert all("VERSION one" in path.read_text() for path in workspace.glob("multirun/*/*/*/driver.log"))
+
+
+def test_cancel_a_waiting_and_a_running_run(workspace: Path) -> None:
+    write_model(workspace)
+    sweep = start(workspace, "compute=slurm", "model=sleeper", "model.number=1,2,3", "model.seconds=60",
+                  "compute.max_parallel=1")  # fmt: skip
+    wait_for(lambda: statuses(workspace).count("running") == 1)
+    folder = sweep_dir(workspace)
+    assert "canceled" in lab(workspace, "runs", "cancel", str(folder / "0")).stdout
+    assert "canceled" in lab(workspace, "runs", "cancel", str(folder / "2")).stdout
+    sweep.send_signal(signal.SIGINT)
+    finished(sweep)
+    assert sweep.returncode == 130 and statuses(workspace) == ["canceled"] * 3
+    wait_for(lambda: not squeue())
+
+
+def test_scancel_by_hand_is_a_canceled_run(workspace: Path) -> None:
+    run = begin(workspace, *NETWORK, "trainer.max_epochs=1000")
+    wait_for(lambda: is_running(workspace))
+    subprocess.run(["scancel", *squeue()], check=True)
+    finished(run)
+    record = single(workspace)
+    assert run.returncode == 130 and record.status == "canceled"
+    assert "was canceled" in (record.error or {})["message"] or "CANCELLED" in (record.error or {})["message"]
+
+
+def test_preempted_it_goes_on_from_its_checkpoint(workspace: Path) -> None:
+    run = begin(workspace, *NETWORK, "trainer.max_epochs=120", "compute.partition=low")
+    wait_for(lambda: is_running(workspace))
+    subprocess.run(["sbatch", "-p", "main", "-N4", "--exclusive", "-o/dev/null", "--wrap", "sleep 1"], check=True)
+    finished(run, 240)
+    record = single(workspace)
+    assert run.returncode == 0 and record.status == "completed"
+    assert [attempt["status"] for attempt in record.attempts] == ["preempted", "completed"]
+    (folder,) = workspace.glob("outputs/[!.]*/*")
+    assert "Going on from the last attempt's checkpoint" in (folder / "driver.log").read_text()
+    lines = [(line["name"], line["step"]) for line in read_metrics(folder)]
+    assert len(lines) == len(set(lines)) and ("train_loss", 120) in lines
+
+
+def test_out_of_time_it_is_requeued_and_goes_on(workspace: Path) -> None:
+    """The limit is a minute; Slurm tells the job within its first forty-five seconds."""
+    run = begin(workspace, *NETWORK, "trainer.max_epochs=1000000", "compute.timeout_min=1")
+    wait_for(lambda: is_running(workspace))
+    wait_for(lambda: len(single(workspace).attempts) >= 2, 150)
+    record = single(workspace)
+    assert [attempt["status"] for attempt in record.attempts][:2] == ["preempted", "running"]
+    assert (record.job or {})["restarts"] == 1
+    run.send_signal(signal.SIGINT)
+    finished(run)
+    assert single(workspace).status == "canceled"
+
+
+def test_out_of_time_without_a_checkpoint_it_failed(workspace: Path, labrun: Command) -> None:
+    write_model(workspace)
+    done = labrun("model=sleeper", "model.seconds=300", "compute.timeout_min=1", "compute=slurm", *PLAIN)
+    assert done.returncode == 1 and "compute.timeout_min=1" in done.stderr, done.stderr
+    assert single(workspace).status == "failed"
+
+
+def test_a_node_that_dies(workspace: Path) -> None:
+    """Its slurmd is killed for real: unreachable, not lost, until Slurm requeues the job by itself."""
+    write_model(workspace)
+    run = begin(workspace, "compute=slurm", "model=sleeper", "model.seconds=8", *PLAIN)
+    wait_for(lambda: bool(list(workspace.glob("outputs/*/*/run.json"))) and single(workspace).status == "running")
+    node = str((single(workspace).job or {})["node"])
+    daemon = Path(f"/var/lib/slurm-local/run/slurm/slurmd-{node}.pid")
+    os.kill(int(daemon.read_text()), signal.SIGKILL)
+    wait_for(lambda: not records.process_lives(single(workspace).process), 30)
+    assert "unreachable" in lab(workspace, "runs", "ls").stdout
+    subprocess.run(["scontrol", "update", f"nodename={node}", "state=down", "reason=test"], check=True)
+    try:
+        finished(run, 200)
+    finally:
+        subprocess.run([Path(__file__).with_name("start-slurm")], check=True, capture_output=True)
+        subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=False, capture_output=True)
+        wait_for(lambda: "down" not in subprocess.run(["sinfo", "-h", "-o%t"], capture_output=True, text=True).stdout)
+    record = single(workspace)
+    assert run.returncode == 0 and record.status == "completed" and len(record.attempts) == 2
+    assert (record.job or {})["restarts"] == 1
+
+
+def test_two_nodes_train_one_network(workspace: Path, labrun: Command) -> None:
+    done = labrun(*NETWORK, "trainer.max_epochs=2", "compute.nodes=2")
+    assert done.returncode == 0, done.stderr
+    record = single(workspace)
+    (folder,) = workspace.glob("outputs/[!.]*/*")
+    assert record.status == "completed" and len(record.attempts) == 1
+    assert "MEMBER: 1/2" in (folder / "driver.log").read_text()
+    assert "MEMBER: 2/2" in (folder / "driver.1.log").read_text()
+    lines = [(line["name"], line["step"]) for line in read_metrics(folder)]
+    assert len(lines) == len(set(lines)), "both processes wrote"
+
+
+def test_fake_gpus(workspace: Path, labrun: Command) -> None:
+    (workspace / "shows.py").write_text(
+        "import os, time\nimport numpy as np\n\nclass Shows:\n    def __init__(self, number=0):\n        pass\n"
+        "    def fit(self, x, y):\n        print('DEVICES', os.environ['CUDA_VISIBLE_DEVICES'], flush=True)\n"
+        "        time.sleep(1)\n        return self\n    def predict(self, x):\n        return np.zeros(len(x), int)\n"
+    )
+    (workspace / "conf" / "model").mkdir(parents=True)
+    (workspace / "conf" / "model" / "shows.yaml").write_text("_target_: shows.Shows\nnumber: 0\n")
+    done = labrun("-m", "model=shows", "model.number=1,2", "compute=slurm_gpu", "compute.runs_per_job=2", *PLAIN)
+    assert done.returncode == 0, done.stdout + done.stderr
+    logs = [path.read_text() for path in sorted(workspace.glob("multirun/*/*/*/driver.log"))]
+    devices = [line.split()[1] for log in logs for line in log.splitlines() if line.startswith("DEVICES")]
+    assert sorted(devices) == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("wish", "words"),
+    [
+        ("compute.partition=nonsuch", "There are: main"),
+        ("compute.cpus_per_run=64", "has 2 cores at most"),
+        ("compute.gpus_per_run=9", "has 2 GPUs at most"),
+        ("compute.mem_gb=500", "has 4.0 GB"),
+        ("compute.nodes=99", "has 4 nodes"),
+        ("+compute.extra.constraint=nonsuch", "Slurm refused the jobs"),
+    ],
+)
+def test_what_the_cluster_has_not_is_refused(workspace: Path, labrun: Command, wish: str, words: str) -> None:
+    done = labrun("compute=slurm", wish, "tracking=none")
+    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+    assert not squeue()
+    left = [records.read(path.parent).status for path in workspace.glob("outputs/*/*/run.json")]
+    assert set(left) <= {"canceled"}
+
+
+def test_detached_and_taken_over(workspace: Path, labrun: Command) -> None:
+    write_model(workspace)
+    done = labrun("-m", "compute=slurm", "model=sleeper", "model.number=1,2,3,4", "model.seconds=4",
+                  "compute.detach=true", "compute.max_parallel=2", *PLAIN)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    wait_for(lambda: "running" in statuses(workspace))
+    holder = json.loads((sweep_dir(workspace) / ".launch" / "controllers" / "1").read_text())
+    os.kill(holder["pid"], signal.SIGKILL)
+    watched = lab(workspace, "runs", "watch")
+    assert watched.returncode == 0, watched.stdout + watched.stderr
+    assert statuses(workspace) == ["completed"] * 4
+    found = [records.read(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")]
+    assert [len(record.attempts) for record in found] == [1] * 4, "the jobs were found again, none was submitted twice"
+
+
+def test_a_submission_whose_id_was_never_written_is_found_again(workspace: Path, labrun: Command) -> None:
+    write_model(workspace)
+    values = ("-m", "compute=slurm", "model=sleeper", "model.number=1,2", "model.seconds=6", *PLAIN)
+    sweep = start(workspace, *values[1:5])
+    wait_for(lambda: len(squeue()) == 2)
+    sweep.kill()
+    sweep.communicate()
+    ledger = sweep_dir(workspace) / ".launch" / "jobs.jsonl"
+    ledger.write_text(ledger.read_text().splitlines()[0] + "\n")
+    again = labrun(*values, "sweep.resume=last")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert statuses(workspace) == ["completed"] * 2
+    found = [records.read(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")]
+    assert [len(record.attempts) for record in found] == [1, 1]
+
+
+def test_resume_elsewhere_ends_the_jobs_first(workspace: Path, labrun: Command) -> None:
+    """A job that Slurm might requeue by itself must not meet the run that was resumed on this machine."""
+    write_model(workspace)
+    values = ("model=sleeper", "model.number=1,2", "model.seconds=30")
+    sweep = start(workspace, "compute=slurm", *values)
+    wait_for(lambda: statuses(workspace).count("running") == 2)
+    sweep.kill()
+    sweep.communicate()
+    quick = ("-m", "model=sleeper", "model.number=1,2", "model.seconds=30", *PLAIN, "compute=local")
+    resumed = subprocess.Popen([sys.executable, "-m", "labrun", *quick, "sweep.resume=last"], cwd=workspace,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    wait_for(lambda: not squeue() and statuses(workspace).count("running") == 2, 90)
+    found = [records.read(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")]
+    assert all(len(record.attempts) == 2 for record in found)
+    resumed.send_signal(signal.SIGINT)
+    finished(resumed)
+
+
+def test_a_job_that_was_submitted_again_leaves_the_run_alone(workspace: Path, labrun: Command) -> None:
+    write_model(workspace)
+    run = begin(workspace, "compute=slurm", "model=sleeper", "model.seconds=5", *PLAIN)
+    wait_for(lambda: bool(list(workspace.glob("outputs/*/*/run.json"))) and single(workspace).status == "running")
+    (folder,) = workspace.glob("outputs/[!.]*/*")
+    (manifest,) = (folder / ".launch" / "slurm").glob("*.json")
+    content: dict[str, Any] = json.loads(manifest.read_text())
+    rival = manifest.with_name("rival.json")
+    rival.write_text(json.dumps({**content, "token": "rival"}))
+    script = Path(slurm.__file__).with_name("cluster_job.py")
+    beside = subprocess.run(
+        ["srun", "-n1", sys.executable, "-P", str(script), str(rival)], capture_output=True, text=True
+    )
+    assert beside.returncode == 0 and "leaves it alone" in beside.stdout, beside.stderr
+    finished(run)
+    assert single(workspace).status == "completed" and len(single(workspace).attempts) == 1
+
+
+def test_another_interpreter(workspace: Path, labrun: Command) -> None:
+    """Here this one, by its path: its own packages are used, not the submitter's import path."""
+    done = labrun("compute=slurm", f"compute.python={sys.executable}", "tracking=none", "report=none")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert single(workspace).status == "completed"
+
+
+def test_setup_lines_run_before_the_work(workspace: Path, labrun: Command) -> None:
+    done = labrun("compute=slurm", "compute.setup=[touch was-here]", "tracking=none", "report=none")
+    assert done.returncode == 0 and (workspace / "was-here").exists()

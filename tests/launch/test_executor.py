@@ -1,0 +1,175 @@
+"""The pool as a submitit executor, and plain Hydra applications through it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import submitit
+from submitit.core.utils import FailedJobError, UncompletedJobError
+
+from labrun.errors import LabrunError
+from labrun.launch.executor import LabrunExecutor
+
+APPLICATION = """
+import os, sys, time
+import hydra
+
+@hydra.main(version_base="1.3", config_path=None, config_name=None)
+def main(config):
+    print("LOADED", sorted({"torch", "mlflow", "sklearn", "pytorch_lightning"} & set(sys.modules)), flush=True)
+    if config.x == 3:
+        os._exit(9)
+    if config.x == 4:
+        raise ValueError("four is too many")
+    return config.x
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def dies(how: str) -> None:
+    if how == "exit":
+        os._exit(7)
+    os.kill(os.getpid(), 11)
+
+
+@pytest.fixture
+def executor(tmp_path: Path) -> Iterator[Callable[..., LabrunExecutor]]:
+    made: list[LabrunExecutor] = []
+
+    def make(**parameters: Any) -> LabrunExecutor:
+        one = LabrunExecutor(tmp_path / f"jobs{len(made)}")
+        one.update_parameters(**parameters)
+        made.append(one)
+        return one
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def test_it_is_found_by_its_name_and_never_chosen_by_itself(tmp_path: Path) -> None:
+    auto = submitit.AutoExecutor(tmp_path / "jobs", cluster="labrun")
+    auto.update_parameters(timeout_min=1, cpus_per_task=1, labrun_max_parallel=2)
+    jobs = auto.map_array(pow, [2, 3, 4], [5, 5, 5])
+    assert [job.result() for job in jobs] == [32, 243, 1024]
+    assert [job.state for job in jobs] == ["FINISHED"] * 3
+    auto._executor.close()
+    assert submitit.AutoExecutor(tmp_path / "other").cluster in ("local", "slurm")
+
+
+def test_at_most_so_many_at_once(executor: Callable[..., LabrunExecutor]) -> None:
+    def span() -> tuple[float, float]:
+        began = time.time()
+        time.sleep(0.4)
+        return began, time.time()
+
+    spans = [job.result() for job in [executor(max_parallel=2).submit(span) for _ in range(1)]]
+    pool = executor(max_parallel=2)
+    spans = [job.result() for job in [pool.submit(span) for _ in range(6)]]
+    together = [sum(a <= begin < b for a, b in spans) for begin, _ in spans]
+    assert max(together) == 2
+
+
+def test_each_failure_is_its_own(executor: Callable[..., LabrunExecutor]) -> None:
+    pool = executor(max_parallel=2, timeout_min=0.05)
+    wrong, gone, crashed = pool.submit(int, "x"), pool.submit(dies, "exit"), pool.submit(dies, "signal")
+    slow, fine = pool.submit(time.sleep, 60), pool.submit(int, "5")
+    with pytest.raises(FailedJobError, match="ValueError"):
+        wrong.result()
+    with pytest.raises(UncompletedJobError, match="exit code 7"):
+        gone.result()
+    with pytest.raises(UncompletedJobError, match="SIGSEGV"):
+        crashed.result()
+    with pytest.raises(UncompletedJobError, match=r"timeout_min=0\.05"):
+        slow.result()
+    assert fine.result() == 5
+
+
+def test_cancel(executor: Callable[..., LabrunExecutor]) -> None:
+    pool = executor(max_parallel=1)
+    running, waiting = pool.submit(time.sleep, 60), pool.submit(time.sleep, 60)
+    while running.state == "PENDING":
+        time.sleep(0.05)
+    for job in (waiting, running):
+        job.cancel()
+        job.wait()
+    assert (running.state, waiting.state) == ("CANCELLED", "CANCELLED")
+
+
+def test_the_server_is_started_again(executor: Callable[..., LabrunExecutor]) -> None:
+    pool = executor(max_parallel=1)
+    assert pool.submit(int, "1").result() == 1
+    assert pool._pool is not None
+    os.kill(pool._pool._process.pid, 9)
+    time.sleep(0.2)
+    assert pool.submit(int, "2").result() == 2
+
+
+def test_no_pickle_is_loaded_that_another_could_have_written(executor: Callable[..., LabrunExecutor]) -> None:
+    pool = executor(max_parallel=1)
+    assert pool.folder.stat().st_mode & 0o077 == 0
+    job = pool.submit(int, "1")
+    job.wait()
+    job.paths.result_pickle.chmod(0o666)
+    with pytest.raises(LabrunError, match="not your own, or others may write it"):
+        job.result()
+    second = pool.submit(int, "1")
+    assert second.result() == 1
+    second.paths.folder.chmod(0o777)
+    with pytest.raises(LabrunError, match="others may write it"):
+        second.result()
+    with pytest.raises(LabrunError, match="others may write it"):
+        LabrunExecutor(pool.folder)
+
+
+@pytest.fixture(scope="module")
+def application(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("application")
+    (folder / "app.py").write_text(APPLICATION)
+    return folder
+
+
+def call(application: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "app.py", *arguments], cwd=application, capture_output=True, text=True,
+                          timeout=120, check=False)  # fmt: skip
+
+
+@pytest.mark.parametrize("target", ["local", "inline"])
+def test_a_plain_application_runs(application: Path, target: str) -> None:
+    folder = f"hydra.sweep.dir=sweep-{target}"
+    done = call(application, "-m", "hydra/launcher=labrun", f"hydra.launcher.target={target}", folder, "+x=1,2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    sweep = application / f"sweep-{target}"
+    assert (sweep / "1" / ".hydra" / "overrides.yaml").read_text() == "- +x=2\n"
+    printed = done.stdout + "".join(path.read_text() for path in sweep.glob(".submitit/*.out"))
+    assert printed.count("LOADED []") == 2, "nothing heavy is imported by labrun"
+
+
+def test_a_job_that_dies_harms_no_other(application: Path) -> None:
+    done = call(application, "-m", "hydra/launcher=labrun", "hydra.sweep.dir=faults", "+x=1,3,4,5")
+    assert done.returncode == 1
+    assert "#0 : +x=1  completed" in done.stdout and "#3 : +x=5  completed" in done.stdout
+    assert "exit code 9" in done.stderr and "#2 : +x=4  failed" in done.stdout
+    logs = "".join(path.read_text() for path in (application / "faults").glob(".submitit/*.out"))
+    assert "four is too many" in logs
+
+
+def test_a_wrong_target_is_refused(application: Path) -> None:
+    done = call(application, "-m", "hydra/launcher=labrun", "hydra.launcher.target=moon", "+x=1")
+    assert done.returncode == 1 and "allowed are local, slurm and inline" in done.stderr
+
+
+def test_a_bare_application_sees_none_of_our_groups(application: Path) -> None:
+    shown = call(application, "--info", "searchpath").stdout
+    assert "labrun" not in shown
+    refused = call(application, "compute=local", "+x=1")
+    assert refused.returncode == 1 and "Could not override 'compute'" in refused.stderr
