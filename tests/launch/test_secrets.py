@@ -1,0 +1,83 @@
+"""Secrets planted wherever they usually lie; afterwards everything that runs leave is searched for them."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from conftest import Command
+from helpers import lab, statuses, wait_for
+
+PLANTED = {
+    "environment": "env-7h3secret",
+    "referenced": "ref-7h3secret",
+    "dotenv": "dotenv-7h3secret",
+    "key": "key-7h3secret",
+    "remote": "remote-7h3secret",
+    "variable": "var-7h3secret",
+}
+
+
+@pytest.fixture
+def planted(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository whose owner is not careful."""
+    (workspace / ".env").write_text(f"PASSWORD={PLANTED['dotenv']}\n")
+    (workspace / "server.key").write_text(PLANTED["key"])
+    (workspace / "id_ed25519").write_text(PLANTED["key"])
+    (workspace / "plain.py").write_text("VALUE = 1\n")
+    (workspace / ".gitignore").write_text("outputs\nmultirun\n")
+    (workspace / "conf" / "local").mkdir(parents=True)
+    (workspace / "conf" / "local" / "default.yaml").write_text("# @package _global_\nnotes: ${oc.env:REFERENCED}\n")
+    for command in (
+        ["init", "-q"],
+        ["remote", "add", "origin", f"https://me:{PLANTED['remote']}@example.org/repository.git"],
+        ["add", "-A", "-f"],
+        ["-c", "user.name=me", "-c", "user.email=me@example.org", "commit", "-qm", "all of it"],
+    ):
+        subprocess.run(["git", *command], cwd=workspace, check=True)
+    monkeypatch.setenv("SERVICE_TOKEN", PLANTED["environment"])
+    monkeypatch.setenv("REFERENCED", PLANTED["referenced"])
+    return workspace
+
+
+def holding(workspace: Path) -> list[str]:
+    """What, below outputs/ and multirun/, holds a planted secret."""
+    found = []
+    for top in ("outputs", "multirun"):
+        for path in (workspace / top).rglob("*"):
+            content = path.read_bytes() if path.is_file() else b""
+            found += [f"{path}: {kind}" for kind, secret in PLANTED.items() if secret.encode() in content]
+    database = workspace / "outputs" / ".labrun" / "mlflow.db"
+    with sqlite3.connect(database) as connection:
+        dump = "\n".join(connection.iterdump())
+    return found + [f"MLflow: {kind}" for kind, secret in PLANTED.items() if secret in dump]
+
+
+VARIABLE = f"+compute.environment.TOKEN={PLANTED['variable']}"
+
+
+def test_no_run_on_this_machine_leaves_one(planted: Path, labrun: Command) -> None:
+    common = (VARIABLE, "dataset.max_samples=50", "tracking.wait=true")
+    for arguments in ((), ("compute=local",), ("-m", "seed=1,2"), ("-m", "seed=1,2", "compute=inline")):
+        done = labrun(*arguments, *common)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert not [kind for kind, secret in PLANTED.items() if secret in done.stdout + done.stderr]
+    assert labrun("-m", "seed=3,4", *common, "compute.detach=true").returncode == 0
+    assert lab(planted, "runs", "watch").returncode == 0
+    wait_for(lambda: statuses(planted) == ["completed"] * 6)
+    assert (planted / "outputs" / ".labrun" / "code").is_dir(), "the code was kept"
+    assert holding(planted) == []
+    shown = lab(planted, "runs", "show", "last").stdout + lab(planted, "runs", "ls", "--json").stdout
+    assert not [kind for kind, secret in PLANTED.items() if secret in shown]
+
+
+def test_no_job_on_slurm_leaves_one(planted: Path, labrun: Command, cluster: None) -> None:
+    done = labrun("-m", "seed=1,2", "compute=slurm", VARIABLE, "dataset.max_samples=50", "tracking.wait=true")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list(planted.glob("multirun/*/*/.launch/slurm/*.sh")), "there are batch files"
+    assert holding(planted) == []
+    assert os.environ["SERVICE_TOKEN"] not in done.stdout
