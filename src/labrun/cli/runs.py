@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun.errors import RecordError
-from labrun.launch import closing, detached, jobs, lease, monitor, results
+from labrun.launch import closing, detached, jobs, lease, monitor, results, slurm_jobs
 from labrun.runs import record as records
 from labrun.runs import report, store
 from labrun.runs.record import Record, RunPaths
@@ -61,16 +62,12 @@ class Shown:
         return records.shown_status(run_dir, record, self._is_gone)
 
     def _is_gone(self, job: str) -> bool | None:
-        import shutil
-
         if shutil.which("squeue") is None:
             return None
-        from labrun.launch import slurm
-
         if self._states is None or job not in self._states:
-            self._states = {**(self._states or {}), **slurm.states([job])}
+            self._states = {**(self._states or {}), **slurm_jobs.states([job])}
         state = self._states.get(job, "GONE")
-        return None if state == "UNKNOWN" else state in slurm.OVER
+        return None if state == "UNKNOWN" else state in slurm_jobs.OVER
 
 
 def ls(options: argparse.Namespace) -> int:
@@ -248,8 +245,6 @@ def _code(run_dirs: Sequence[Path]) -> int:
 
 def cancel(options: argparse.Namespace) -> int:
     """Ask runs to stop, and wait until they have."""
-    from labrun.launch import slurm
-
     chosen: list[Path] = []
     for reference in options.run:
         folder = folder_of(reference) if reference != "last" else store.find(store.workspace(), "last")[0]
@@ -263,7 +258,7 @@ def cancel(options: argparse.Namespace) -> int:
         return 0
     shown = Shown()
     for run_dir in unfinished:
-        slurm.request(run_dir)
+        closing.request(run_dir)
         record = records.read(run_dir)
         home = jobs.state_folder(Path(record.sweep["folder"]) if record.sweep else run_dir)
         if lease.living(home) is None:
@@ -281,11 +276,9 @@ def cancel(options: argparse.Namespace) -> int:
 
 def _end_uncontrolled(run_dir: Path, record: Record, shown: Shown, home: Path) -> None:
     """What no controller will cancel: a run that waits for nobody, in a job that waits, or that is lost."""
-    from labrun.launch import slurm
-
-    job = slurm.known_jobs(home / "jobs.jsonl").get(run_dir)
-    if job is not None and slurm.states([job]).get(job) == "PENDING":
-        slurm.scancel([job])
+    job = slurm_jobs.known_jobs(home / "jobs.jsonl").get(run_dir)
+    if job is not None and slurm_jobs.states([job]).get(job) == "PENDING":
+        slurm_jobs.scancel([job])
     elif job is not None or shown(run_dir, record) in (records.RUNNING, records.UNREACHABLE):
         return  # its own supervisor obeys
     record = records.read(run_dir)

@@ -88,3 +88,10 @@ def wait_gone(run_dir: Path, timeout_s: float = 10.0) -> None:
     end = time.monotonic() + timeout_s
     while records.process_lives(records.read(run_dir).process) and time.monotonic() < end:
         time.sleep(0.02)
+
+
+def request(run_dir: Path) -> None:
+    """Leave a request to cancel; the run's supervisor obeys within seconds."""
+    folder = RunPaths(run_dir).requests
+    folder.mkdir(exist_ok=True)
+    (folder / "cancel").touch()

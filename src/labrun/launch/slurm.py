@@ -14,7 +14,7 @@ import secrets
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,10 @@ from submitit.slurm.slurm import SlurmExecutor
 from labrun.errors import LabrunError
 from labrun.launch import compute as computes
 from labrun.launch import inside
-from labrun.launch.closing import close, close_unrun, note_interrupted
+from labrun.launch.closing import close, close_unrun, note_interrupted, request
 from labrun.launch.compute import Needs
 from labrun.launch.pool import frozen_file
+from labrun.launch.slurm_jobs import OVER, append, known_jobs, scancel, states
 from labrun.runs import record as records
 from labrun.runs.record import RunPaths
 
@@ -38,11 +39,6 @@ ASK_S = 5.0
 SETTLE_S = 5.0
 """How long a job may be gone before the record of its run is closed from here."""
 LARGEST_ARRAY = 1000
-OVER = frozenset(
-    {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
-    | {"PREEMPTED", "REVOKED", "GONE"}
-)
-"""States after which Slurm does nothing more with a job (GONE: it does not know it any more)."""
 
 
 class _Batch(SlurmExecutor):  # type: ignore[misc]
@@ -351,97 +347,3 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
-
-
-def append(path: Path, line: Mapping[str, Any]) -> None:
-    """Add a line of JSON to a journal, in one write."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        os.write(descriptor, (json.dumps(line) + "\n").encode())
-    finally:
-        os.close(descriptor)
-
-
-def request(run_dir: Path) -> None:
-    """Leave a request to cancel; the run's supervisor obeys within seconds."""
-    folder = RunPaths(run_dir).requests
-    folder.mkdir(exist_ok=True)
-    (folder / "cancel").touch()
-
-
-def known_jobs(ledger: Path) -> dict[Path, str]:
-    """The newest job of each run, by the journal; a submission whose id was never written is looked for in squeue."""
-    try:
-        text = ledger.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return {}
-    intents: dict[str, list[list[str]]] = {}
-    ids: dict[str, tuple[str, bool]] = {}
-    for raw in text.splitlines():
-        with contextlib.suppress(ValueError):
-            line = json.loads(raw)
-            if "jobs" in line:
-                intents[line["token"]] = line["jobs"]
-            else:
-                ids[line["token"]] = (line["job"], line["array"])
-    if set(intents) - set(ids):
-        for found in (computes.ask(["squeue", "-h", "-t", "all", "-o", "%A|%F|%k"]) or "").splitlines():
-            single, array, token = (part.strip() for part in found.split("|"))
-            if token in intents and token not in ids:
-                ids[token] = (array or single, len(intents[token]) > 1)
-    known = {}
-    for token, jobs in intents.items():
-        for index, members in enumerate(jobs if token in ids else []):
-            number, is_array = ids[token]
-            known.update({Path(run): f"{number}_{index}" if is_array else number for run in members})
-    return known
-
-
-def states(jobs: Iterable[str]) -> dict[str, str]:
-    """What Slurm says of jobs: squeue first, then, for those that it has forgotten, sacct where there is accounting.
-
-    Returns:
-        The state of each; a job that nobody knows is left out. Empty where the cluster does not answer at all: every
-        job then counts as unknown, not as gone, so the caller gets `UNKNOWN` for each.
-    """
-    wanted = set(jobs)
-    if not wanted:
-        return {}
-    answer = computes.ask(["squeue", "-h", "-r", "-t", "all", "-u", str(os.getuid()), "-o", "%i|%T"])
-    if answer is None:
-        return dict.fromkeys(wanted, "UNKNOWN")
-    found = {}
-    for line in answer.splitlines():
-        job, _, state = line.strip().partition("|")
-        if job in wanted:
-            found[job] = state
-    missing = wanted - set(found)
-    if missing:
-        tops = sorted({job.partition("_")[0] for job in missing})
-        listed = computes.ask(["sacct", "-n", "-X", "-P", "-o", "JobID,State", "-j", ",".join(tops)])
-        for line in (listed or "").splitlines():
-            job, _, state = line.strip().partition("|")
-            if job in missing:
-                found[job] = state.split(" ")[0]
-    return found
-
-
-def end_jobs(jobs: Iterable[str], patience_s: float = 60.0) -> None:
-    """Cancel jobs and wait until they are over.
-
-    Raises:
-        LabrunError: some are still there after a minute.
-    """
-    wanted = {job for job, state in states(jobs).items() if state not in OVER}
-    scancel(wanted)
-    end = time.monotonic() + patience_s
-    while left := {job for job, state in states(wanted).items() if state not in OVER}:
-        if time.monotonic() > end:
-            raise LabrunError(f"Slurm does not end the jobs {', '.join(sorted(left))}; their runs cannot go elsewhere")
-        time.sleep(1.0)
-
-
-def scancel(jobs: Iterable[str]) -> None:
-    """Cancel jobs; those that are gone already do not matter."""
-    for job in jobs:
-        computes.ask(["scancel", job])

@@ -193,10 +193,10 @@ def _cancel_jobs(folder: Path) -> None:
     ledger = jobs.state_folder(folder) / "jobs.jsonl"
     if not ledger.exists():
         return
-    from labrun.launch import slurm
+    from labrun.launch import slurm_jobs
 
     unfinished = {one.run_dir for one in resume.earlier(folder) if not one.record.finished}
-    slurm.end_jobs({job for run, job in slurm.known_jobs(ledger).items() if run in unfinished})
+    slurm_jobs.end_jobs({job for run, job in slurm_jobs.known_jobs(ledger).items() if run in unfinished})
 
 
 def answer(record: Record, run_dir: Path) -> None:
