@@ -68,6 +68,34 @@ class ImageFolder(Dataset):
 
 
 @dataclass(frozen=True)
+class Npz(Dataset):
+    """Arrays in an `.npz` file."""
+
+    path: str = ""
+    test_size: Fraction = 0.2
+
+
+@dataclass(frozen=True)
+class Csv(Dataset):
+    """A table, one column of which is the class."""
+
+    path: str = ""
+    target: str | None = None
+    separator: str | None = None
+    test_path: str | None = None
+    ignore: list[str] = field(default_factory=list)
+    test_size: Fraction = 0.2
+
+
+@dataclass(frozen=True)
+class GetData(Dataset):
+    """A Python file with a function `get_data()`."""
+
+    script: str = "get_data.py"
+    test_size: Fraction = 0.2
+
+
+@dataclass(frozen=True)
 class Datastore:
     """Where the data are (`conf/datastore/`)."""
 
@@ -238,6 +266,9 @@ TARGETS: dict[str, type] = {
     "labrun.data.readers.Cifar10": Dataset,
     "labrun.data.readers.Digits": Digits,
     "labrun.data.readers.ImageFolder": ImageFolder,
+    "labrun.data.readers.Npz": Npz,
+    "labrun.data.readers.Csv": Csv,
+    "labrun.data.readers.GetData": GetData,
     "labrun.models.logistic_regression.logistic_regression": LogisticRegression,
     "labrun.models.mnist_dnn.MnistDNN": MnistDNN,
     "labrun.models.cifar10_cnn.Cifar10CNN": Cifar10CNN,

@@ -1,0 +1,173 @@
+"""A person's own arrays, tables and Python files: what is read, and what is answered in one clear message."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_iris
+
+from conftest import Command, Runner
+from labrun.data import reader
+from labrun.data.arrays import Arrays
+from labrun.errors import ConfigError, DataError, MissingDataError
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.random((40, 3)), np.tile([0, 1], 20)
+
+
+def read(kind: str, root: Path, **config: Any) -> Arrays:
+    return reader.read({"_target_": f"labrun.data.readers.{kind}", "name": "own", "scale": 1.0, **config}, root)
+
+
+@pytest.fixture
+def npz(tmp_path: Path) -> Callable[..., Arrays]:
+    def make(**arrays: Any) -> Arrays:
+        np.savez(tmp_path / "a.npz", **arrays)
+        return read("Npz", tmp_path, path="a.npz")
+
+    return make
+
+
+def test_npz_with_and_without_a_test_part(npz: Callable[..., Arrays]) -> None:
+    found = npz(X=X, y=Y)
+    assert (len(found.train), len(found.test), found.input_shape, found.num_classes) == (32, 8, (3,), 2)
+    found = npz(x_train=X, y_train=np.array(["cat", "dog"] * 20), x_test=X[:6], y_test=np.array(["dog"] * 6))
+    assert found.class_names == ("cat", "dog") and found.test.y.tolist() == [1] * 6 and len(found.train) == 40
+
+
+@pytest.mark.parametrize(
+    ("shape", "sample"),
+    [((40, 8, 9), (1, 8, 9)), ((40, 8, 9, 3), (3, 8, 9)), ((40, 3, 8, 9), (3, 8, 9)), ((40, 5), (5,))],
+)
+def test_images_by_their_shape(npz: Callable[..., Arrays], shape: tuple[int, ...], sample: tuple[int, ...]) -> None:
+    values = RNG.integers(0, 255, shape, dtype=np.uint8)
+    found = npz(X=values, y=Y)
+    assert found.input_shape == sample and found.train.x.dtype == np.uint8
+    assert bool(found.notes) == (len(shape) > 2 and shape[1:] != (3, 8, 9))
+
+
+def with_nan() -> Any:
+    values = X.copy()
+    values[3, 1] = np.nan
+    return values
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"X": X}, "has no y"),
+        ({"a": X, "b": Y}, "It has: a, b"),
+        ({"X": with_nan(), "y": Y}, "NaN or infinity: 1 values, in columns 1"),
+        ({"X": X, "y": Y[:7]}, r"wanted is \(40,\)"),
+        ({"X": X[:, 0], "y": Y}, r"has the shape \(40,\)"),
+        ({"X": X.astype(str), "y": Y}, "not numbers"),
+        ({"X": X, "y": np.zeros(40, int)}, "of one class"),
+        ({"X": X, "y": np.arange(40)}, "a quantity or an identifier"),
+        ({"X": X, "y": RNG.random(40)}, "a quantity, not a class"),
+        ({"X": X, "y": np.where(Y == 1, 1.0, np.nan)}, "every sample needs a class"),
+        ({"X_train": X, "y_train": Y, "X_test": X}, "only one of X_test and y_test"),
+        ({"X_train": X, "y_train": Y, "X_test": X[:, :2], "y_test": Y}, "a sample of X_test is"),
+        ({"X_train": X, "y_train": Y, "X_test": X, "y_test": Y + 5}, "classes that y_train has not: 5, 6"),
+    ],
+)
+def test_arrays_that_will_not_do(npz: Callable[..., Arrays], arrays: dict[str, Any], words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        npz(**arrays)
+
+
+def test_files_that_will_not_do(tmp_path: Path) -> None:
+    with pytest.raises(MissingDataError, match=r"dataset\.path"):
+        read("Npz", tmp_path, path="none.npz")
+    (tmp_path / "text.npz").write_text("no archive")
+    with pytest.raises(DataError, match="no readable .npz"):
+        read("Npz", tmp_path, path="text.npz")
+    np.savez(tmp_path / "objects.npz", X=np.array([{}, 1], dtype=object), y=Y)
+    with pytest.raises(DataError, match="loading those runs code"):
+        read("Npz", tmp_path, path="objects.npz")
+
+
+def write_iris(path: Path, separator: str = ",") -> Path:
+    bunch = load_iris()
+    head = separator.join(["sepal length", "sepal width", "petal length", "petal width", "species"])
+    names = [str(bunch.target_names[label]) for label in bunch.target]
+    rows = [separator.join([*map(str, row), name]) for row, name in zip(bunch.data, names, strict=True)]
+    path.write_text("\n".join([head, *rows]) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_table(tmp_path: Path, separator: str) -> None:
+    write_iris(tmp_path / "iris.csv", separator)
+    found = read("Csv", tmp_path, path="iris.csv")
+    assert found.class_names == ("setosa", "versicolor", "virginica") and found.input_shape == (4,)
+    fewer = read("Csv", tmp_path, path="iris.csv", target="species", ignore=["sepal width"], test_path="iris.csv")
+    assert fewer.input_shape == (3,) and len(fewer.test) == 150
+
+
+@pytest.mark.parametrize(
+    ("change", "config", "words"),
+    [
+        (("5.1,", ","), {}, r"missing in the columns sepal length \("),
+        (("5.1,", "tall,"), {}, r"sepal length hold text \(such as 'tall'.*dataset.ignore=\[sepal length\]"),
+        (("", ""), {"target": "specis"}, "no such column. Did you mean 'species'"),
+        (("", ""), {"ignore": ["colour"]}, "dataset.ignore='colour'"),
+        (("", ""), {"separator": ";"}, "no column but the class"),
+        (("", ""), {"target": "sepal length"}, "a quantity, not a class|hold text"),
+    ],
+)
+def test_a_table_that_will_not_do(tmp_path: Path, change: tuple[str, str], config: dict[str, Any], words: str) -> None:
+    path = write_iris(tmp_path / "iris.csv")
+    path.write_text(path.read_text().replace(*change, 2) if change[0] else path.read_text())
+    with pytest.raises((DataError, ConfigError), match=words):
+        read("Csv", tmp_path, path="iris.csv", **config)
+
+
+def test_a_python_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    script = tmp_path / "get_data.py"
+    script.write_text(
+        "from sklearn.datasets import load_iris\n\ndef get_data():\n    X, y = load_iris(return_X_y=True)\n"
+        '    return {"X": X, "y": y}\n'
+    )
+    assert read("GetData", tmp_path, script="get_data.py").num_classes == 3
+    script.write_text("import scipy.sparse, numpy\n\ndef get_data():\n"
+                      "    return {'X': scipy.sparse.eye(40).tocsr(), 'y': numpy.tile([1, 2], 20)}\n")  # fmt: skip
+    assert read("GetData", tmp_path, script=str(script)).input_shape == (40,)
+    for text, words in (
+        ("x = 1\n", r"no function get_data\(\)"),
+        ("def get_data():\n    return 1, 2\n", "returned a tuple; it must return a dict"),
+        ("def get_data():\n    return {'X': [[1, 2]]}\n", "has no y"),
+    ):
+        script.write_text(text)
+        with pytest.raises((DataError, ConfigError), match=words):
+            read("GetData", tmp_path, script="get_data.py")
+    with pytest.raises(MissingDataError, match="dataset.script"):
+        read("GetData", tmp_path, script="none.py")
+
+
+def test_runs_on_them(run_here: Runner, workspace: Path) -> None:
+    write_iris(workspace / "iris.csv")
+    record, _ = run_here("dataset=csv", f"dataset.path={workspace}/iris.csv", "dataset.std=3.0", pictures=True)
+    assert record.metrics["accuracy"] > 0.9
+    np.savez(workspace / "faces.npz", X=RNG.integers(0, 255, (60, 8, 8), dtype=np.uint8), y=np.tile([0, 1, 2], 20))
+    record, _ = run_here("dataset=npz", f"dataset.path={workspace}/faces.npz", "dataset.scale=255", "model=mnist_dnn",
+                         "trainer.max_epochs=1", pictures=True)  # fmt: skip
+    assert record.status == "completed"
+
+
+def test_a_sweep_reads_the_frozen_script(labrun: Command, workspace: Path) -> None:
+    (workspace / "get_data.py").write_text(
+        "import numpy as np\nprint('FROM', __file__)\n\ndef get_data():\n"
+        "    return {'X': np.random.default_rng(0).random((60, 4)), 'y': np.tile([0, 1], 30)}\n"
+    )
+    done = labrun("-m", "dataset=get_data", "seed=1,2", "tracking=none", "report=none")
+    assert done.returncode == 0, done.stdout + done.stderr
+    logs = [path.read_text() for path in workspace.glob("multirun/*/*/*/driver.log")]
+    assert len(logs) == 2 and all("outputs/.labrun/code/" in log for log in logs)
+    missing = labrun("dataset=csv")
+    assert missing.returncode == 2 and "dataset.path" in missing.stderr and "Traceback" not in missing.stderr
