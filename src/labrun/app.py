@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from labrun import checking
 from labrun.errors import ConfigError, LabrunError, RecordError
 from labrun.launch import compute as computes
-from labrun.launch import conf, freeze
+from labrun.launch import conf, freeze, hydra_files
 from labrun.runs import record as records
 from labrun.runs import store
 
@@ -160,11 +160,12 @@ def run(config: DictConfig) -> None:
         run_id = suffix if re.fullmatch("[0-9a-f]{8}", suffix) else freeze.new_id()
         around = freeze.look_around(root)
         record = freeze.freeze(config, run_id, freeze.task_overrides(hydra_config), root, around)
-        freeze.save_hydra(_whole(config), run_dir / ".hydra")
+        files = hydra_files.texts(_whole(config))
+        hydra_files.save(files, run_dir / ".hydra")
         if computes.target(record.config["compute"], sweep=False) != "inline":
             from labrun.launch import sweep
 
-            job = sweep.Job(record, run_dir, _whole(config), freeze.environment(config))
+            job = sweep.Job(record, run_dir, files, freeze.environment(config))
             sweep.answer(sweep.carry_out([job], run_dir)[0], run_dir)
             return
         freeze.submit(record, run_dir)

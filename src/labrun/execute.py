@@ -86,6 +86,8 @@ def here(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: a variable is not set here.
     """
+    if "${" not in repr(config):
+        return dict(config)
     from omegaconf.errors import OmegaConfBaseException
 
     try:

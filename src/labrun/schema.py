@@ -10,6 +10,7 @@ target's own arguments, and `build` binds them against its signature before it c
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 import typing
@@ -22,7 +23,6 @@ from labrun.errors import ConfigError, LabrunError
 
 Component = dict[str, Any]
 """A node that names what to build: `_target_` and the arguments for it."""
-
 
 Positive = Annotated[float, Range(above=0)]
 NotNegative = Annotated[float, Range(at_least=0)]
@@ -359,10 +359,16 @@ def build(node: Mapping[str, Any], key: str, *args: Any, **offered: Any) -> Any:
     reserved = {name: value for name, value in node.items() if str(name).startswith("_")}
     plain = {name: value for name, value in given.items() if _is_plain(value)}
     live = {name: value for name, value in given.items() if not _is_plain(value)}
+    nested = "_target_" in repr(list(plain.values()))
     try:
-        return instantiate({"_convert_": "all", **reserved, **plain}, *args, **live)
-    except InstantiationException as error:
-        cause = error.__cause__ or error
+        if nested or set(reserved) - {"_target_", "_partial_"}:
+            return instantiate({"_convert_": "all", **reserved, **plain}, *args, **live)
+        # What `instantiate` comes to where nothing is nested, without making an OmegaConf of it first.
+        return functools.partial(target, *args, **given) if node.get("_partial_") else target(*args, **given)
+    except Exception as error:
+        cause = error.__cause__ or error if isinstance(error, InstantiationException) else error
+        if isinstance(cause, LabrunError) and cause is error:
+            raise
         if isinstance(cause, LabrunError):
             raise cause from error
         if not str(node["_target_"]).startswith(KNOWN_PACKAGES):

@@ -6,18 +6,19 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, setup_globals
 from hydra.errors import CompactHydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from hydra_plugins.labrun_launcher._compose import Composer
 from labrun.errors import ConfigError, LabrunError
 
 if TYPE_CHECKING:
     from hydra_plugins.labrun_launcher.launcher import LabrunLauncher
+    from labrun.launch import sweep
 
 
 def launch(launcher: LabrunLauncher, job_overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
@@ -28,38 +29,40 @@ def launch(launcher: LabrunLauncher, job_overrides: Sequence[Sequence[str]], fir
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     Path(str(config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
     assert launcher.hydra_context is not None
-    composer = Composer(launcher.hydra_context.config_loader, config)
-    composed = [composer.compose(overrides, number) for number, overrides in enumerate(job_overrides, start=first)]
+    loader = launcher.hydra_context.config_loader
     if OmegaConf.select(config, "hydra.callbacks.labrun._target_") == "labrun.app.Gate":
-        return _own(launcher, composed, job_overrides)
+        return _own(launcher, Composer(loader, config, in_place=True), job_overrides, first)
     from hydra_plugins.labrun_launcher._foreign import launch_foreign
 
+    composer = Composer(loader, config)
+    composed = [composer.compose(overrides, number) for number, overrides in enumerate(job_overrides, start=first)]
     return launch_foreign(launcher, composed)
 
 
 def _own(
-    launcher: LabrunLauncher, composed: list[DictConfig], job_overrides: Sequence[Sequence[str]]
+    launcher: LabrunLauncher, composer: Composer, job_overrides: Sequence[Sequence[str]], first: int
 ) -> list[JobReturn]:
-    from labrun.launch import freeze, sweep
+    from labrun.launch import hydra_files, sweep
     from labrun.launch import results as ends
 
     assert launcher.config is not None
     try:
         sweep_dir = Path(str(launcher.config.hydra.sweep.dir)).resolve()
-        jobs = _frozen(composed, sweep_dir)
-        if (sweep_dir / "multirun.yaml").exists():  # the sweeper's, with everything that was typed
-            OmegaConf.save(freeze.without_values(launcher.config), sweep_dir / "multirun.yaml")
-        configure_log(launcher.config.hydra.job_logging, launcher.config.hydra.verbose)
-        records = sweep.carry_out(jobs, sweep_dir)
+        with sweep.Submission(sweep_dir) as submission:
+            jobs = _frozen(submission, composer, job_overrides, first)
+            if (sweep_dir / "multirun.yaml").exists():  # the sweeper's, with everything that was typed
+                hydra_files.save(hydra_files.texts(launcher.config, of_sweep=True), sweep_dir)
+            configure_log(launcher.config.hydra.job_logging, launcher.config.hydra.verbose)
+            records = sweep.carry_out(jobs, sweep_dir, submission.server)
     except LabrunError as error:
         if os.environ.get("LABRUN_DEBUG") == "1":
             raise
         sys.stderr.write(f"labrun: {error}\n")
         sys.exit(2)
     results = []
-    for config, overrides, record in zip(composed, job_overrides, records, strict=True):
+    for overrides, record in zip(job_overrides, records, strict=True):
         result = JobReturn()
-        result.cfg, result.overrides = config, list(filter_overrides(overrides))
+        result.overrides = list(filter_overrides(overrides))
         on_its_way = record.config["compute"]["detach"] and not record.finished
         fine = record.status == "completed" or on_its_way
         result.status = JobStatus.COMPLETED if fine else JobStatus.FAILED
@@ -74,19 +77,21 @@ def _own(
     return results
 
 
-def _frozen(composed: list[DictConfig], sweep_dir: Path) -> list[Any]:
+def _frozen(
+    submission: sweep.Submission, composer: Composer, job_overrides: Sequence[Sequence[str]], first: int
+) -> list[sweep.Job]:
     """Freeze every job before the first one starts; mistakes of all are told together."""
-    from labrun.launch import freeze, sweep
-    from labrun.runs import store
+    from labrun.launch import freeze
 
     jobs, problems = [], []
-    around = freeze.look_around(store.workspace(), all_of_it=True)
-    for number, config in enumerate(composed):
-        HydraConfig.instance().set_config(config)
+    for number, overrides in enumerate(job_overrides, start=first):
+        config = composer.compose(overrides, number)
+        # as `set_config` does it, without its copy
+        HydraConfig.instance().cfg = config  # type: ignore[assignment]
         try:
-            jobs.append(sweep.freeze_job(config, sweep_dir, around))
+            jobs.append(submission.freeze(config))
         except LabrunError as error:
-            problems.append(f"run {number} ({', '.join(freeze.task_overrides(config.hydra))}): {error}")
+            problems.append(f"run {number - first} ({', '.join(freeze.task_overrides(config.hydra))}): {error}")
     if problems:
         raise ConfigError(problems)
     return jobs

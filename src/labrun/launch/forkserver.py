@@ -25,6 +25,7 @@ import time
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class Channel:
@@ -108,8 +109,12 @@ def reap(children: set[int]) -> list[tuple[int, int]]:
 
 
 def preload(
-    path: list[str], preload: list[str], keep: bool = False, modules: list[str] | None = None
-) -> float:  # fmt: skip
+    path: list[str],
+    preload: list[str],
+    keep: bool = False,
+    modules: list[str] | None = None,
+    threads: int | None = None,
+) -> float:
     """Import what will be needed. What cannot be imported is left to its run, which says why.
 
     Args:
@@ -117,11 +122,14 @@ def preload(
         preload: targets of labrun's own runs.
         keep: this interpreter's own packages come after `path`, which is then the frozen code alone.
         modules: for calls of any function: modules by name, and nothing of labrun.
+        threads: how many threads the libraries may use, told before they are loaded: then a run need not tell them.
 
     Returns:
         Seconds.
     """
     began = time.monotonic()
+    if threads is not None:
+        os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
     sys.path[:] = [*path, *(sys.path[1:] if not sys.flags.safe_path else sys.path)] if keep else path
     if modules is None:
         from labrun.launch import inside
@@ -175,7 +183,10 @@ def child(message: dict[str, Any]) -> int:
     print_to(*[os.path.join(run_dir, "driver.log")] * 2)
     from labrun.launch import inside, threads
 
-    threads.limit_threads(int(message["threads"]))
+    if os.environ.get(THREAD_VARIABLES[0]) != str(message["threads"]):
+        threads.limit_threads(int(message["threads"]))
+    else:
+        threads.limit_torch(int(message["threads"]))
     return inside.draw(run_dir) if message.get("draw") else inside.run(run_dir, bool(message["pictures"]))
 
 

@@ -6,21 +6,18 @@ and are kept as references, and mounts, which belong to the place of execution.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import importlib.util
 import logging
-import re
 import secrets
 import shlex
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import _save_config
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
@@ -28,6 +25,7 @@ from labrun import schema
 from labrun.errors import ConfigError
 from labrun.launch import snapshot
 from labrun.launch.compute import HIDDEN
+from labrun.launch.hydra_files import hide_environment
 from labrun.runs import record as records
 from labrun.runs import recording, store
 from labrun.runs.record import Record, RunPaths
@@ -46,7 +44,7 @@ def resolved(config: DictConfig, keep_environment: bool) -> dict[str, Any]:
     """A config as plain dicts and lists, interpolations resolved.
 
     Args:
-        config: as Hydra composed it, without the `hydra` node.
+        config: as Hydra composed it; its `hydra` node is left out.
         keep_environment: leave `${oc.env:...}` as text, for records.
 
     Raises:
@@ -56,15 +54,20 @@ def resolved(config: DictConfig, keep_environment: bool) -> dict[str, Any]:
         OmegaConf.register_new_resolver("oc.env", _env_reference, replace=True)
         OmegaConf.register_new_resolver("oc.decode", _decode_unless_reference, replace=True)
     try:
-        container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        return {
+            str(key): OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
+            if OmegaConf.is_config(value := config[key])
+            else value
+            for key in config
+            if key != "hydra"
+        }
     except OmegaConfBaseException as error:
         reason = str(error.__cause__ or error).splitlines()[0].strip("\"'")
         raise ConfigError(f"{getattr(error, 'full_key', None) or 'the configuration'}: {reason}") from error
     finally:
-        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
-        OmegaConf.register_new_resolver("oc.decode", oc.decode, replace=True)
-    assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items()}
+        if keep_environment:
+            OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+            OmegaConf.register_new_resolver("oc.decode", oc.decode, replace=True)
 
 
 def _env_reference(*arguments: Any) -> str:
@@ -86,6 +89,15 @@ def validated(config: DictConfig) -> dict[str, Any]:
     values = resolved(config, keep_environment=False)
     schema.validate(values)
     return values
+
+
+def _validated_and_kept(config: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The config as the run will see it, held against the schema, and as its record keeps it."""
+    kept = resolved(config, keep_environment=True)
+    if "${" in repr(kept):
+        return validated(config), kept
+    schema.validate(kept)
+    return kept, kept
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
@@ -184,37 +196,8 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, ar
 
 def environment(config: DictConfig) -> dict[str, str]:
     """The variables that a run is given, with their values: for its process alone, never for a record."""
-    return {str(name): str(value) for name, value in resolved(config, False)["compute"].get("environment", {}).items()}
-
-
-def hide_environment(overrides: Sequence[str]) -> list[str]:
-    """Overrides as records hold them: variables for the runs by name only."""
-    pattern = re.compile(r"^([+~]*compute\.environment(?:\.[^=]+)?)=(?!.*\$\{)(.*)$", re.DOTALL)
-    return [pattern.sub(rf"\1={HIDDEN}", override) for override in overrides]
-
-
-def without_values(config: DictConfig) -> DictConfig:
-    """A whole config, Hydra's own node too, with the variables for the runs by name only."""
-    config = copy.deepcopy(config)
-    with open_dict(config), read_write(config):
-        for name, value in (OmegaConf.select(config, "compute.environment") or {}).items():
-            if "${" not in str(value):
-                config.compute.environment[name] = HIDDEN
-        typed = task_overrides(config.hydra)
-        with open_dict(config.hydra), read_write(config.hydra):
-            known = not OmegaConf.is_missing(config.hydra.job, "override_dirname")
-            for before, after in zip(typed, hide_environment(typed), strict=True) if known else ():
-                config.hydra.job.override_dirname = config.hydra.job.override_dirname.replace(before.lstrip("+"), after)
-            config.hydra.overrides.task = hide_environment(typed)
-    return config
-
-
-def save_hydra(config: DictConfig, folder: Path) -> None:
-    """What Hydra itself saves of a job, into `folder`; variables for the runs by name only."""
-    config = without_values(config)
-    _save_config(without_hydra(config), "config.yaml", folder)
-    _save_config(OmegaConf.masked_copy(config, ["hydra"]), "hydra.yaml", folder)
-    _save_config(config.hydra.overrides.task, "overrides.yaml", folder)
+    node = OmegaConf.select(config, "compute.environment")
+    return {str(name): str(value) for name, value in node.items()} if node else {}
 
 
 def settled(config: DictConfig, overrides: list[str], root: Path) -> tuple[dict[str, Any], str | None]:
@@ -223,10 +206,9 @@ def settled(config: DictConfig, overrides: list[str], root: Path) -> tuple[dict[
     Raises:
         ConfigError, RecordError: see `freeze`.
     """
-    values = validated(config)
+    values, kept = _validated_and_kept(config)
     for group in ("dataset", "model"):
         _check_module(str(values[group]["_target_"]), group)
-    kept = resolved(config, keep_environment=True)
     for group, defaults in (("compute", schema.Compute(target="auto")), ("sweep", schema.Sweep())):
         kept[group] = {**dataclasses.asdict(defaults), **kept.get(group, {})}
     kept["datastore"]["root"] = str(_absolute(kept["datastore"]["root"]))

@@ -23,7 +23,7 @@ from labrun.launch import closing, inside, threads
 from labrun.launch import compute as computes
 from labrun.launch.compute import Needs
 from labrun.launch.lease import Lease, OvertakenError
-from labrun.launch.pool import LocalPool, slot_gpus
+from labrun.launch.pool import LocalPool, Server, slot_gpus
 from labrun.runs import record as records
 from labrun.runs.record import Record
 
@@ -113,13 +113,14 @@ def read_plan(folder: Path) -> Plan:
         raise RecordError(f"{path} is damaged or cannot be read: {error}") from error
 
 
-def executor(plan: Plan, folder: Path, count: int) -> Executor:
+def executor(plan: Plan, folder: Path, count: int, server: Server | None = None) -> Executor:
     """The executor that a plan names.
 
     Args:
         plan: the folder's.
         folder: the sweep, or the run.
         count: how many runs there are to do.
+        server: the local pool's, if it is starting already.
     """
     if plan.target == "slurm":
         from labrun.launch.slurm import Settings, SlurmPool
@@ -131,7 +132,7 @@ def executor(plan: Plan, folder: Path, count: int) -> Executor:
     compute = records.read(folder / plan.runs[0]).config["compute"]
     gpus = slot_gpus(computes.visible_gpus(), compute["gpus_per_run"], compute["runs_per_gpu"])
     parallel = min(plan.parallel, count, len(gpus) or plan.parallel)
-    return LocalPool(plan.path, plan.preload, parallel, gpus, python=plan.python, cwd=plan.cwd)
+    return LocalPool(plan.path, plan.preload, parallel, gpus, python=plan.python, cwd=plan.cwd, server=server)
 
 
 class Inline:
@@ -199,13 +200,19 @@ class Inline:
         """Nothing is held."""
 
 
-def conduct(folder: Path, view: View, environment: Mapping[Path, Mapping[str, str]] | None = None) -> Executor:
+def conduct(
+    folder: Path,
+    view: View,
+    environment: Mapping[Path, Mapping[str, str]] | None = None,
+    server: Server | None = None,
+) -> Executor:
     """Run what is not finished in a folder, until all is.
 
     Args:
         folder: a sweep or a run, with its plan and its records.
         view: is told what happens.
         environment: the runs' own variables, which records do not hold.
+        server: the local pool's, if it is starting already.
 
     Returns:
         The executor, for what comes after the runs; the caller closes it.
@@ -219,7 +226,7 @@ def conduct(folder: Path, view: View, environment: Mapping[Path, Mapping[str, st
     lease = Lease(state_folder(folder))
     try:
         pending = _pending(folder, plan)
-        runner = executor(plan, folder, len(pending))
+        runner = executor(plan, folder, len(pending), server)
         try:
             _conduct(runner, folder, plan, pending, view, lease, environment or {})
         except BaseException:

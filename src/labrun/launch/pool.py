@@ -52,6 +52,45 @@ class _Running:
     canceled: bool = False
 
 
+class Server:
+    """The process that imports what runs need, and is forked for each (`forkserver.py`).
+
+    Args: see `LocalPool`.
+    """
+
+    def __init__(
+        self, path: Sequence[str], preload: Sequence[str], python: str | None = None, cwd: str | None = None,
+        in_job: bool = False, threads: int | None = None,
+    ) -> None:  # fmt: skip
+        self._path, self._keep, self.preload = list(path), python is not None, list(preload)
+        self._threads = threads
+        ours, theirs = socket.socketpair()
+        command = [python or sys.executable, str(frozen_file(path, "forkserver.py")), str(theirs.fileno())]
+        self.process = subprocess.Popen(
+            command, pass_fds=[theirs.fileno()], env={**os.environ, "PYTHONSAFEPATH": "1"}, cwd=cwd,
+            stdin=subprocess.DEVNULL, start_new_session=not in_job,
+        )  # fmt: skip
+        theirs.close()
+        self.channel = Channel(ours)
+        self.send_preload(preload)
+
+    def send_preload(self, preload: Sequence[str]) -> None:
+        """Have it import these targets."""
+        self.preload = list(preload)
+        with contextlib.suppress(OSError):  # a dead server is noticed when its answer is read
+            self.channel.send(
+                {"path": self._path, "preload": self.preload, "keep": self._keep, "threads": self._threads}
+            )
+
+    def close(self) -> None:
+        """End it and everything that it runs. May be called twice."""
+        self.channel.connection.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=5)
+            return
+        self.process.kill()
+
+
 class LocalPool:
     """Runs submitted runs on this machine.
 
@@ -62,12 +101,14 @@ class LocalPool:
         gpus: the devices for each of the slots, or none: then the caller's devices are left as they are.
         python: the runs' interpreter; its own packages come after `path`.
         cwd: the runs' working folder; the caller's by default.
+        server: one that is starting already; else the first submission starts one.
         in_job: inside a cluster's job: nothing gets a process group of its own, which would outlive the job.
     """
 
     def __init__(
         self, path: Sequence[str], preload: Sequence[str], parallel: int, gpus: Sequence[str] = (),
         python: str | None = None, in_job: bool = False, cwd: str | None = None,
+        server: Server | None = None,
     ) -> None:  # fmt: skip
         self._path, self._preload, self.parallel, self._gpus = list(path), list(preload), parallel, list(gpus)
         self._python, self._in_job, self._cwd = python, in_job, cwd
@@ -79,14 +120,15 @@ class LocalPool:
         self._restarts = 0
         self._next_beat = 0.0
         self._ready = False
+        self._given, self._server = server, server
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
 
     def submit(self, run_dir: Path, needs: Needs) -> None:
         """Put a run, whose record is written, in the queue."""
+        self._queue.append((run_dir, needs))
         if self._channel is None:
             self._start_server()
-        self._queue.append((run_dir, needs))
 
     @property
     def busy(self) -> bool:
@@ -177,25 +219,17 @@ class LocalPool:
 
     def close(self) -> None:
         """End the server and everything that still runs."""
-        if self._channel is not None:
-            self._channel.connection.close()
-        if self._process is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(timeout=5)
-                return
-            self._process.kill()
+        if self._server is not None:
+            self._server.close()
 
     def _start_server(self) -> None:
-        ours, theirs = socket.socketpair()
-        environment = {**os.environ, "PYTHONSAFEPATH": "1"}
-        command = [self._python or sys.executable, str(frozen_file(self._path, "forkserver.py")), str(theirs.fileno())]
-        self._process = subprocess.Popen(
-            command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL,
-            start_new_session=not self._in_job, cwd=self._cwd,
-        )  # fmt: skip
-        theirs.close()
-        self._channel, self._ready = Channel(ours), False
-        self._channel.send({"path": self._path, "preload": self._preload, "keep": self._python is not None})
+        server, self._given = self._given, None
+        if server is None:
+            threads = self._queue[0][1].cpus if self._queue else 1
+            server = Server(self._path, self._preload, self._python, self._cwd, self._in_job, threads)
+        elif set(self._preload) - set(server.preload):
+            server.send_preload(self._preload)
+        self._server, self._process, self._channel, self._ready = server, server.process, server.channel, False
 
     def _fill(self) -> None:
         while self._ready and self._queue and len(self._running) < self.parallel:
@@ -254,10 +288,8 @@ class LocalPool:
         self._restarts += 1
         interrupted = list(self._running.values())
         self._running.clear()
-        if self._process is not None:
-            self._process.wait()
-        if self._channel is not None:
-            self._channel.connection.close()
+        if self._server is not None:
+            self._server.close()
         ended = []
         for running in interrupted:
             wait_gone(running.run_dir)

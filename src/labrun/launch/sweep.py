@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from labrun.errors import RecordError
-from labrun.launch import closing, freeze, jobs, lease, monitor, results, resume, snapshot
+from labrun.launch import closing, freeze, hydra_files, jobs, lease, monitor, results, resume, snapshot
 from labrun.launch import compute as computes
+from labrun.launch.pool import Server
 from labrun.runs import record as records
 from labrun.runs import store
 from labrun.runs.record import Record
@@ -33,32 +33,64 @@ class Job:
 
     record: Record
     run_dir: Path
-    config: DictConfig
+    hydra: dict[str, str]
     environment: dict[str, str] = field(default_factory=dict)
     is_done: bool = False
     """It completed in an earlier session of this sweep."""
 
 
-def freeze_job(config: DictConfig, sweep_dir: Path, around: freeze.Surroundings) -> Job:
-    """Freeze one composed job of a sweep; `HydraConfig` must be set to it.
+class Submission:
+    """Freezes the jobs of a sweep, while the pool's server, started with the first of them, imports what they need.
 
-    Raises:
-        ConfigError, RecordError: see `freeze.freeze`.
+    Args:
+        sweep_dir: the sweep's folder.
     """
-    hydra = HydraConfig.get()
-    run_dir = sweep_dir / str(hydra.sweep.subdir)
-    plain = freeze.without_hydra(config)
-    record = freeze.freeze(plain, freeze.new_id(), freeze.task_overrides(hydra), store.workspace(), around)
-    record.sweep = {"folder": str(sweep_dir), "number": hydra.job.num}
-    return Job(record, run_dir, config, freeze.environment(plain))
+
+    def __init__(self, sweep_dir: Path) -> None:
+        self._sweep_dir = sweep_dir
+        self._around = freeze.look_around(store.workspace(), all_of_it=True)
+        self.server: Server | None = None
+
+    def __enter__(self) -> Submission:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.server is not None:
+            self.server.close()
+
+    def freeze(self, config: DictConfig) -> Job:
+        """Freeze one composed job; `HydraConfig` must hold it.
+
+        Raises:
+            ConfigError, RecordError: see `freeze.freeze`.
+        """
+        hydra = config.hydra
+        run_dir = self._sweep_dir / str(hydra.sweep.subdir)
+        overrides = freeze.task_overrides(hydra)
+        record = freeze.freeze(config, freeze.new_id(), overrides, store.workspace(), self._around)
+        record.sweep = {"folder": str(self._sweep_dir), "number": hydra.job.num}
+        job = Job(record, run_dir, hydra_files.texts(config), freeze.environment(config))
+        compute = record.config["compute"]
+        early = self.server is None and record.config["sweep"]["resume"] is None and not compute["detach"]
+        if early and computes.target(compute, sweep=True) == "local":
+            computes.check(compute, sweep=True)
+            path = snapshot.import_path(record.code or {}, own=compute["python"] is None)
+            self.server = Server(path, _targets([job]), compute["python"], os.getcwd(), threads=compute["cpus_per_run"])
+        return job
 
 
-def carry_out(submitted: Sequence[Job], folder: Path) -> list[Record]:
+def _targets(submitted: Sequence[Job]) -> list[str]:
+    """What the runs' processes need imported."""
+    return sorted({str(job.record.config[group]["_target_"]) for job in submitted for group in ("dataset", "model")})
+
+
+def carry_out(submitted: Sequence[Job], folder: Path, server: Server | None = None) -> list[Record]:
     """Submit and execute every job; whatever one of them does, the others run.
 
     Args:
         submitted: the jobs, frozen.
         folder: the sweep's, or the run's own if it is no sweep.
+        server: a fork server of the local pool that is importing already; the caller closes it.
 
     Returns:
         The records, in the order of the jobs; with `compute.detach` as they are once the runs are on their way.
@@ -83,23 +115,24 @@ def carry_out(submitted: Sequence[Job], folder: Path) -> list[Record]:
     for job in submitted:
         if not (job.run_dir / "run.json").exists():
             freeze.submit(job.record, job.run_dir)
-            freeze.save_hydra(job.config, job.run_dir / ".hydra")
+            hydra_files.save(job.hydra, job.run_dir / ".hydra")
     environment = {job.run_dir: job.environment for job in submitted}
     if config["compute"]["detach"]:
         jobs.detach(folder, environment)
         print(f"On their way: {len(runs)} run(s) in {folder}\n  lab runs watch {folder}")
     else:
-        _attached(folder, runs, environment, plan)
+        _attached(folder, runs, environment, plan, server)
     return [records.read(job.run_dir) for job in submitted]
 
 
 def _attached(
-    folder: Path, runs: Sequence[Path], environment: Mapping[Path, Mapping[str, str]], plan: jobs.Plan
-) -> None:
+    folder: Path, runs: Sequence[Path], environment: Mapping[Path, Mapping[str, str]], plan: jobs.Plan,
+    server: Server | None,
+) -> None:  # fmt: skip
     with follow(store.workspace(), plan.tracking), terminating_politely():
         try:
             with monitor.shown(folder, list(runs)) as view:
-                runner = jobs.conduct(folder, view, environment)
+                runner = jobs.conduct(folder, view, environment, server)
         except KeyboardInterrupt:
             jobs.cancel_rest(folder, plan, "the sweep was canceled before it began")
             sys.stderr.write(f"labrun: canceled; the records are in {folder}\n")
@@ -125,9 +158,7 @@ def _plan(submitted: Sequence[Job], folder: Path, runs: Sequence[Path], where: s
         target=where,
         runs=[os.path.relpath(run_dir, folder) for run_dir in runs],
         path=frozen,
-        preload=sorted(
-            {str(job.record.config[group]["_target_"]) for job in submitted for group in ("dataset", "model")}
-        ),
+        preload=_targets(submitted),
         cwd=os.getcwd(),
         name=f"{config['name']}-{folder.name.rpartition('-')[2]}",
         tracking=config["tracking"],

@@ -149,18 +149,23 @@ def read(run_dir: str | os.PathLike[str]) -> Record:
 
 
 def write(run_dir: str | os.PathLike[str], record: Record) -> None:
-    """Replace a run's record, whole.
+    """Replace a run's record, whole. Only one that has ended is forced to the disk: it is what others rely on.
 
     Raises:
         RecordError: the folder cannot be written (full disk, read-only).
     """
     path = RunPaths(Path(run_dir)).record
     text = json.dumps(_strict(dataclasses.asdict(record)), indent=1, ensure_ascii=False, default=str, allow_nan=False)
-    replace_text(path, text + "\n")
+    replace_text(path, text + "\n", to_disk=record.finished)
 
 
-def replace_text(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str, to_disk: bool = True) -> None:
     """Write a file under a name of its own, then put it in place in one step.
+
+    Args:
+        path: the file.
+        text: its new content.
+        to_disk: wait until the disk has it: it then survives a power failure.
 
     Raises:
         RecordError: the folder cannot be written.
@@ -169,8 +174,9 @@ def replace_text(path: Path, text: str) -> None:
     try:
         with open(partial, "w", encoding="utf-8") as file:
             file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+            if to_disk:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
         with contextlib.suppress(OSError):

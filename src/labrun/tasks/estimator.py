@@ -144,8 +144,11 @@ def warm() -> None:
     """Import what every fit and every saved model needs."""
     import joblib  # noqa: F401
     import sklearn.exceptions  # noqa: F401
+    from sklearn.preprocessing import StandardScaler
 
     skops_io()
+    # The first look at an array searches the installed packages for data frames. No thread is started by this.
+    StandardScaler().fit([[0.0], [1.0]])
 
 
 def skops_io() -> Any:
