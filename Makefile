@@ -12,6 +12,8 @@ test:  ## what the README says
 bench:  ## every claim of benchmarks/, with the data of LABRUN_TEST_DATA
 	uv run python benchmarks/logistic_regression.py --save
 	uv run python benchmarks/cnn_throughput.py --save
+	uv run python benchmarks/sweep_throughput.py --long 1000 --save
+	uv run python benchmarks/slurm_packing.py --save
 
 pins:  ## take the exact versions from uv.lock
 	uv run python scripts/pins.py --write

@@ -152,18 +152,17 @@ def warm() -> None:
 
 
 def skops_io() -> Any:
-    """skops' reader and writer, imported without torch.
+    """skops' reader and writer, imported without torch and pytest.
 
     skops walks through all of scikit-learn's modules to list its estimators, and the walk would import torch (two
-    seconds) for the sake of one compatibility shim that no estimator lives in.
+    seconds) for the sake of one compatibility shim that no estimator lives in, and pytest for scikit-learn's own tests.
     """
-    shim = "sklearn.externals.array_api_compat.torch"
-    blocked = "torch" not in sys.modules and shim not in sys.modules
-    if blocked:
-        sys.modules[shim] = None  # type: ignore[assignment]
+    shims = {"sklearn.externals.array_api_compat.torch": "torch", "pytest": "pytest"}
+    blocked = [name for name, package in shims.items() if not {name, package} & set(sys.modules)]
+    sys.modules.update(dict.fromkeys(blocked))  # type: ignore[arg-type]
     try:
         import skops.io
     finally:
-        if blocked:
-            sys.modules.pop(shim, None)
+        for name in blocked:
+            sys.modules.pop(name, None)
     return skops.io
