@@ -214,6 +214,7 @@ def open_standard_streams() -> None:
             nothing = os.open(os.devnull, os.O_RDWR)
             if nothing != descriptor:
                 os.dup2(nothing, descriptor)
+            os.set_inheritable(descriptor, True)
         if getattr(sys, name) is None:
             setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 

@@ -106,7 +106,7 @@ def test_each_run_sees_a_gpu_of_its_own(labrun: Command, workspace: Path) -> Non
     (workspace / "shows.py").write_text(
         "import os, time\nimport numpy as np\n\nclass Shows:\n    def __init__(self, number=0):\n        pass\n"
         "    def fit(self, x, y):\n        print('DEVICES', os.environ['CUDA_VISIBLE_DEVICES'], flush=True)\n"
-        "        time.sleep(1.5)\n        return self\n    def predict(self, x):\n        return np.zeros(len(x), int)\n"
+        "        time.sleep(2)\n        return self\n    def predict(self, x):\n        return np.zeros(len(x), int)\n"
     )
     (workspace / "conf" / "model").mkdir(parents=True)
     (workspace / "conf" / "model" / "shows.yaml").write_text("_target_: shows.Shows\nnumber: 0\n")

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,20 @@ def test_a_run_folder_that_cannot_be_written_harms_no_other(workspace: Path, lab
         subprocess.run(["umount", str(folder)], check=False)
     again = labrun("-m", "model=sleeper", "model.number=1,2,3", "model.seconds=3", *PLAIN, "sweep.resume=last")
     assert again.returncode == 0 and statuses(workspace) == ["completed"] * 3
+
+
+def test_closed_standard_streams(workspace: Path) -> None:
+    """`labrun ... >&-`, as from a badly made cron job."""
+    command = f"{sys.executable} -m labrun -m seed=1,2 tracking=none report=none >&- 2>&- <&-"
+    done = subprocess.run(["sh", "-c", command], cwd=workspace, timeout=120, check=False)
+    assert done.returncode == 0 and statuses(workspace) == ["completed"] * 2
+
+
+def test_a_run_that_dies_as_it_begins_is_not_tried_for_ever(workspace: Path) -> None:
+    write_model(workspace)
+    sweep = start(workspace, "model=sleeper", "model.number=1,2", "model.seconds=2", "compute.max_parallel=1")
+    wait_for(lambda: "running" in statuses(workspace))
+    log = sweep_dir(workspace) / "1" / "driver.log"
+    log.mkdir()
+    out, _ = sweep.communicate(timeout=120)
+    assert sweep.returncode == 1 and statuses(workspace) == ["completed", "failed"], out

@@ -195,6 +195,9 @@ def print_to(out: str, err: str) -> None:
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
     for target, path in ((0, os.devnull), (1, out), (2, err)):
         os.dup2(os.open(path, flags if target else os.O_RDONLY, 0o644), target)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:  # the caller had closed it
+            setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
 

@@ -113,6 +113,7 @@ class LocalPool:
         self._path, self._preload, self.parallel, self._gpus = list(path), list(preload), parallel, list(gpus)
         self._python, self._in_job, self._cwd = python, in_job, cwd
         self._leaving = False
+        self._tries: dict[Path, int] = {}
         self._canceled: list[Path] = []
         """Runs that ended without having begun, to be told at the next poll."""
         self._queue: deque[tuple[Path, Needs]] = deque()
@@ -275,7 +276,9 @@ class LocalPool:
         if record.status == records.PREEMPTED and not self._leaving:
             self._queue.appendleft((running.run_dir, running.needs))
             return []
-        if record.status == records.FAILED and len(record.attempts) <= running.needs.retries:
+        # Counted here too: a process that dies as it begins may leave no attempt in the record.
+        tries = self._tries[running.run_dir] = self._tries.get(running.run_dir, 0) + 1
+        if record.status == records.FAILED and max(tries, len(record.attempts)) <= running.needs.retries:
             reason = str((record.error or {}).get("message", "")).split("\n")[0]
             log.info("Run %s failed (%s); again", record.id, reason)
             requeue(running.run_dir, record)
