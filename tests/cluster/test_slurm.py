@@ -37,7 +37,9 @@ def squeue() -> dict[str, str]:
     """The jobs that were submitted from this folder, and their states."""
     command = ["squeue", "-h", "-r", "-o", "%i %T %Z"]
     lines = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
-    return {job: state for job, state, folder in map(str.split, lines) if Path(folder) == Path.cwd()}
+    return {
+        job: state for job, state, folder in (line.split(maxsplit=2) for line in lines) if Path(folder) == Path.cwd()
+    }
 
 
 def single(workspace: Path) -> Record:
