@@ -73,6 +73,8 @@ class Gate(Callback):
             plain = freeze.without_hydra(config)
             values, _ = freeze.settled(plain, freeze.task_overrides(config.hydra), store.workspace())
             computes.check(values["compute"], sweep=False)
+            if values["sweep"]["resume"] is not None:
+                raise ConfigError("sweep.resume goes on with a sweep: it wants -m. A single run: trainer.resume=last")
             freeze.prepare(values)
             check_writable(Path(config.hydra.run.dir))
 
@@ -285,11 +287,15 @@ def main() -> None:
         sys.argv.remove("--debug")
         os.environ["LABRUN_DEBUG"] = os.environ["HYDRA_FULL_ERROR"] = "1"
     open_standard_streams()
+    logging.raiseExceptions = False  # `labrun ... | head`: nobody reads what is logged any more
     register()
     try:
         with TellingErrors():
             check_yaml()
         hydra.main(version_base="1.3", config_path=str(conf.conf_dir()), config_name="config")(run)()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(0)
     except KeyboardInterrupt:
         sys.stderr.write("labrun: canceled before the run began\n")
         sys.exit(CANCELED)

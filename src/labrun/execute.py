@@ -66,6 +66,7 @@ def execute(run_dir: Path, capture: bool = True, pictures: bool = True) -> Recor
             work, arrays = _evaluate(config, arrays)
         else:
             work = _fit(config, arrays, paths)
+        recording.leave_if_forked()
         scores = work.score(arrays.test, arrays)
         tasks.log_scores(scores)
         seconds = time.monotonic() - began

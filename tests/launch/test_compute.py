@@ -62,7 +62,7 @@ def test_the_callers_devices_are_honoured(monkeypatch: pytest.MonkeyPatch) -> No
         ({"nodes": 2}, "only compute=slurm"),
         ({"partition": "main"}, "only compute=slurm"),
         ({"python": "/no/such/python"}, "no such program"),
-        ({"target": "inline", "detach": True}, "lives in this terminal"),
+        ({"target": "inline", "detach": True}, "an inline run has no supervisor"),
     ],
 )
 def test_what_cannot_be_had_is_refused_with_what_is_there(values: dict[str, Any], words: str) -> None:

@@ -173,3 +173,13 @@ def test_a_bare_application_sees_none_of_our_groups(application: Path) -> None:
     assert "labrun" not in shown
     refused = call(application, "compute=local", "+x=1")
     assert refused.returncode == 1 and "Could not override 'compute'" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "wish",
+    ["mem_gb=4G", "max_parallel=-1", "gpus_per_run=4", "cpus_per_run=4096", "timeout_min=-1", "mem_gb=999999"],
+)
+def test_what_cannot_be_had_is_refused_without_a_traceback(application: Path, wish: str) -> None:
+    done = call(application, "-m", "hydra/launcher=labrun", f"hydra.launcher.{wish}", "+x=1")
+    assert done.returncode == 1 and f"labrun: hydra.launcher.{wish.partition('=')[0]}" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -106,3 +107,46 @@ def test_a_run_that_dies_as_it_begins_is_not_tried_for_ever(workspace: Path) -> 
     log.mkdir()
     out, _ = sweep.communicate(timeout=120)
     assert sweep.returncode == 1 and statuses(workspace) == ["completed", "failed"], out
+
+
+def test_one_place_for_a_whole_sweep(labrun: Command, workspace: Path) -> None:
+    for values in ("compute=inline,local", "compute.detach=true,false"):
+        done = labrun("-m", values, "tracking=none")
+        assert done.returncode == 2 and "is one for a whole sweep" in done.stderr
+    assert statuses(workspace) == []
+
+
+def test_what_a_run_leaves_behind_is_ended_with_it(workspace: Path, labrun: Command) -> None:
+    """A child process of its own, and a copy of itself that comes back from `fit`."""
+    (workspace / "forks.py").write_text(
+        "import os, subprocess, time\nimport numpy as np\n\n"
+        "class Forks:\n    def __init__(self, number=0):\n        pass\n"
+        "    def fit(self, x, y):\n        self.child = subprocess.Popen(['sleep', '987.6']).pid\n"
+        "        if os.fork() == 0:\n            time.sleep(0.2)\n        return self\n"
+        "    def predict(self, x):\n        time.sleep(0.5)\n        return np.zeros(len(x), int)\n"
+    )
+    (workspace / "conf" / "model").mkdir(parents=True)
+    (workspace / "conf" / "model" / "forks.yaml").write_text("_target_: forks.Forks\nnumber: 0\n")
+    done = labrun("-m", "model=forks", "model.number=1,2", *PLAIN)
+    assert statuses(workspace) == ["completed", "completed"], done.stdout
+    for path in workspace.glob("multirun/*/*/*/metrics.jsonl"):
+        assert path.read_text().count('"accuracy"') == 1
+    assert subprocess.run(["pgrep", "-f", "sleep 987.6"], capture_output=True, check=False).returncode == 1
+
+
+def test_a_run_folder_that_is_gone_is_run_again(labrun: Command, workspace: Path) -> None:
+    assert labrun("-m", "seed=1,2,3", *PLAIN).returncode == 0
+    shutil.rmtree(sweep_dir(workspace) / "1")
+    (sweep_dir(workspace) / "2" / "run.json").write_text("{")
+    again = labrun("-m", "seed=1,2,3", *PLAIN, "sweep.resume=last")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "1 of 3 runs are done" in again.stdout and "Left out" in again.stdout + again.stderr
+
+
+def test_a_reader_who_has_seen_enough(workspace: Path) -> None:
+    command = f"{sys.executable} -m labrun -m seed=1,2 {' '.join(PLAIN)} | head -1"
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=workspace, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert "Traceback" not in done.stderr and "Logging error" not in done.stderr
+    assert statuses(workspace) == ["completed"] * 2

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides, run_job, setup_globals
-from omegaconf import DictConfig
+from hydra.errors import CompactHydraException
+from omegaconf import DictConfig, OmegaConf
 
 from labrun.errors import ConfigError, LabrunError
 
@@ -25,8 +28,8 @@ log = logging.getLogger(__name__)
 
 def launch_foreign(launcher: LabrunLauncher, composed: Sequence[DictConfig]) -> list[JobReturn]:
     """Run every job, in the pool, on Slurm or here; one that dies is a failed result, and the others go on."""
-    settings = dict(launcher.settings)
-    target = settings.pop("target")
+    settings = checked(launcher.settings)
+    target = settings["target"]
     assert launcher.hydra_context is not None and launcher.task_function is not None
     context, function = launcher.hydra_context, launcher.task_function
     state = Singleton.get_state()
@@ -37,19 +40,68 @@ def launch_foreign(launcher: LabrunLauncher, composed: Sequence[DictConfig]) -> 
             Singleton.set_state(state)
         return results
     folder = Path(str(composed[0].hydra.sweep.dir)).resolve() / ".submitit"
-    executor = _executor(target, folder, settings, _modules(function))
+    jobs: list[Any] = []
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    from labrun.runs.recording import terminating_politely
+
     try:
-        jobs = executor.map_array(
-            run_one, *zip(*((context, function, config, state, True) for config in composed), strict=True)
-        )
-        return [_result(job, config, number) for number, (job, config) in enumerate(zip(jobs, composed, strict=True))]
+        executor = _executor(target, folder, settings, _modules(function))
+        arguments = zip(*((context, function, config, state, True) for config in composed), strict=True)
+        with terminating_politely(), _importable():
+            jobs = executor.map_array(run_one, *arguments)
+            pairs = enumerate(zip(jobs, composed, strict=True))
+            return [_result(job, config, number) for number, (job, config) in pairs]
     except KeyboardInterrupt:
         for job in jobs:
             job.cancel(check=False)
         raise
+    except (FailedJobError, FailedSubmissionError) as error:
+        said = [line for line in str(error).splitlines() if "sbatch: error" in line]
+        raise CompactHydraException(f"labrun: Slurm refused the jobs: {' '.join(said) or error}") from error
     finally:
-        if target == "local":
+        if target == "local" and jobs:
             executor.close()
+
+
+@contextmanager
+def _importable() -> Iterator[None]:
+    """Inside, what is started from here finds the modules that this process finds."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of `hydra.launcher`, held against what there is.
+
+    Raises:
+        CompactHydraException: one of them is wrong, or cannot be had; Hydra shows it without a traceback.
+    """
+    from dataclasses import asdict
+
+    from labrun.checking import check_fields
+    from labrun.launch import compute
+    from labrun.schema import Compute
+
+    given = {key: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for key, v in settings.items()}
+    problems = list(check_fields(given, Compute, "hydra.launcher"))
+    if given["target"] not in ("local", "slurm", "inline"):
+        problems.append(f"hydra.launcher.target={given['target']!r}: allowed are local, slurm and inline")
+    if not problems:
+        try:
+            compute.check({**asdict(Compute(target="local")), **given}, sweep=True)
+        except ConfigError as error:
+            problems = [problem.replace("compute.", "hydra.launcher.", 1) for problem in error.problems]
+    if problems:
+        raise CompactHydraException("labrun: " + "\n".join(problems))
+    return given
 
 
 def run_one(context: Any, function: Callable[..., Any], config: DictConfig, state: Any, elsewhere: bool) -> JobReturn:
@@ -108,16 +160,14 @@ def _executor(target: str, folder: Path, settings: dict[str, Any], modules: list
             gpus_per_node=settings["gpus_per_run"], max_parallel=settings["max_parallel"], modules=modules,
         )  # fmt: skip
         return executor
-    if target != "slurm":
-        raise ConfigError(f"hydra.launcher.target={target!r}: allowed are local, slurm and inline")
     from submitit import SlurmExecutor
 
     from labrun.launch import compute
 
-    compute.partitions()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     cluster = SlurmExecutor(folder=folder)
     given = {
+        "job_name": folder.parent.name,
         "time": None if settings["timeout_min"] is None else compute.whole_minutes(60 * settings["timeout_min"]),
         "mem": None if settings["mem_gb"] is None else f"{round(1024 * settings['mem_gb'])}MB",
         "cpus_per_task": settings["cpus_per_run"], "gpus_per_node": settings["gpus_per_run"] or None,

@@ -47,6 +47,13 @@ def _own(
 
     assert launcher.config is not None
     try:
+        from hydra_plugins.labrun_launcher.launcher import NODE
+
+        for key, value in launcher.settings.items():
+            if value != NODE[key]:
+                raise ConfigError(
+                    f"hydra.launcher.{key}={value}: where labrun's own runs go is said with compute.{key}"
+                )
         sweep_dir = Path(str(launcher.config.hydra.sweep.dir)).resolve()
         with sweep.Submission(sweep_dir) as submission:
             jobs = _frozen(submission, composer, job_overrides, first)

@@ -30,8 +30,10 @@ def add(nouns: Any) -> None:
     which = "'last', the beginning of a run's id, or its folder"
     verb = _verb(verbs, "ls", ls, "the runs of the workspace, newest first")
     verb.add_argument("--experiment", metavar="NAME", help="only runs of this name")
-    verb.add_argument("--status", metavar="STATUS", help="only runs that are shown with this status")
-    verb.add_argument("-n", type=int, metavar="N", help="only so many")
+    statuses = [records.QUEUED, records.RUNNING, records.PREEMPTED, *sorted(records.FINISHED)]
+    verb.add_argument("--status", choices=[*statuses, records.LOST, records.UNREACHABLE], metavar="STATUS",
+                      help="only runs that are shown with this status: %(choices)s")  # fmt: skip
+    verb.add_argument("-n", type=_count, metavar="N", help="only so many")
     verb.add_argument("--json", action="store_true", help="one JSON object a line")
     verb = _verb(verbs, "show", show, "all of one run")
     verb.add_argument("run", help=which)
@@ -50,6 +52,12 @@ def _verb(verbs: Any, name: str, act: Callable[[argparse.Namespace], int], text:
     verb: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
     verb.set_defaults(act=act)
     return verb
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text} is no number of runs")
+    return int(text)
 
 
 class Shown:
@@ -207,7 +215,7 @@ def watch(options: argparse.Namespace) -> int:
         options.follow = True
         return logs(argparse.Namespace(run=str(folder), follow=True))
     plan = jobs.read_plan(folder)
-    run_dirs = [(folder / name).resolve() for name in plan.runs]
+    run_dirs = jobs.run_dirs(folder, plan)
     with monitor.shown(folder, run_dirs) as view:
         told: set[Path] = set()
         while not _over(run_dirs, view, told):
@@ -249,7 +257,7 @@ def cancel(options: argparse.Namespace) -> int:
     for reference in options.run:
         folder = folder_of(reference) if reference != "last" else store.find(store.workspace(), "last")[0]
         has_plan = (jobs.state_folder(folder) / "plan.json").is_file()
-        chosen += [(folder / name).resolve() for name in jobs.read_plan(folder).runs] if has_plan else [folder]
+        chosen += jobs.run_dirs(folder, jobs.read_plan(folder)) if has_plan else [folder]
     unfinished = [run_dir for run_dir in dict.fromkeys(chosen) if not records.read(run_dir).finished]
     if not unfinished:
         print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -90,8 +91,9 @@ def wait_gone(run_dir: Path, timeout_s: float = 10.0) -> None:
         time.sleep(0.02)
 
 
-def request(run_dir: Path) -> None:
-    """Leave a request to cancel; the run's supervisor obeys within seconds."""
+def request(run_dir: Path, why: str = "") -> None:
+    """Leave a request to cancel, with its reason; the run's supervisor obeys within seconds."""
     folder = RunPaths(run_dir).requests
-    folder.mkdir(exist_ok=True)
-    (folder / "cancel").touch()
+    with contextlib.suppress(OSError):
+        folder.mkdir(exist_ok=True)
+        (folder / "cancel").write_text(why, encoding="utf-8")

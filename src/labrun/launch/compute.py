@@ -60,7 +60,8 @@ def needs(record: Record, environment: Mapping[str, str] | None = None, alone: b
 def target(compute: Mapping[str, Any], sweep: bool) -> str:
     """Where runs go: `inline`, `local` or `slurm`."""
     if compute["target"] == "auto":
-        return "local" if sweep or compute["gpus_per_run"] else "inline"
+        held = any(compute[key] != getattr(DEFAULTS, key) for key in POOL_ONLY)
+        return "local" if sweep or held else "inline"
     return str(compute["target"])
 
 
@@ -134,11 +135,14 @@ def _local_problems(compute: Mapping[str, Any], where: str) -> Iterable[str]:
     for key in SLURM_ONLY:
         if compute[key] != getattr(DEFAULTS, key):
             yield f"compute.{key}={compute[key]}: only compute=slurm and compute=slurm_gpu know it"
-    if where == "inline" and compute["detach"]:
-        yield "compute.detach=true: an inline run lives in this terminal; choose compute=local or compute=slurm"
+    for key in POOL_ONLY if where == "inline" else ():
+        if compute[key] != getattr(DEFAULTS, key):
+            yield f"compute.{key}={compute[key]}: an inline run has no supervisor; choose compute=local"
 
 
 DEFAULTS = Compute(target="local")
+POOL_ONLY = ("timeout_min", "mem_gb", "retries", "python", "detach", "gpus_per_run")
+"""What only a supervisor beside the run can see to."""
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def take_over(folder: Path, environment: Mapping[Path, Mapping[str, str]], view:
         runner = jobs.conduct(folder, view, environment)
         try:
             view.update(running=False)
-            return results.tell(folder, [folder / name for name in plan.runs], runner.draw)
+            return results.tell(folder, jobs.run_dirs(folder, plan), runner.draw)
         finally:
             runner.close()
 

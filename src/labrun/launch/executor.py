@@ -6,6 +6,7 @@ function nor a result is loaded that somebody else owns or may write.
 
 from __future__ import annotations
 
+import atexit
 import os
 import select
 import signal
@@ -82,6 +83,12 @@ class CallPool:
         self._start_server()
         self._thread = threading.Thread(target=self._serve, name="labrun-pool", daemon=True)
         self._thread.start()
+        atexit.register(self._warn)
+
+    def _warn(self) -> None:
+        left = sum(not call.done.is_set() for call in self._calls.values())
+        if left and not self._ending:
+            sys.stderr.write(f"labrun: {left} jobs had not ended, and end now with the process that submitted them\n")
 
     def submit(self, call: _Call) -> None:
         """Put a call in the queue."""
@@ -125,6 +132,18 @@ class CallPool:
         self._channel.send({"path": sys.path, "preload": [], "modules": self._modules})
 
     def _serve(self) -> None:
+        try:
+            self._talk()
+        finally:
+            # Whatever happened: nobody waits for ever.
+            self._channel.connection.close()
+            with self._lock:
+                for call in self._calls.values():
+                    if not call.done.is_set():
+                        call.state = CANCELLED
+                        call.done.set()
+
+    def _talk(self) -> None:
         while not self._ending:
             watched: list[Any] = [self._channel.connection, self._wake_read]
             ready = select.select(watched, [], [], 0.5)[0]
@@ -138,12 +157,6 @@ class CallPool:
                     self._hear(message)
                 self._hold_to_limits()
                 self._fill()
-        self._channel.connection.close()
-        with self._lock:
-            for call in self._calls.values():
-                if not call.done.is_set():
-                    call.state = CANCELLED
-                    call.done.set()
 
     def _active(self) -> list[_Call]:
         return [call for call in self._calls.values() if call.state == RUNNING]
@@ -175,6 +188,8 @@ class CallPool:
             call.reason = f"ended by {signal.Signals(os.WTERMSIG(status)).name}"
         elif status and not call.reason:
             call.reason = f"ended with exit code {os.waitstatus_to_exitcode(status)}"
+        if not status and not utils.JobPaths(call.folder, call.job_id).result_pickle.exists():
+            status, call.reason = 1, "its process ended before it was done"
         call.state = CANCELLED if call.reason == CANCELLED else FINISHED if not status else f"FAILED ({call.reason})"
         call.done.set()
 

@@ -218,6 +218,9 @@ def call(folder: str, job: str, threads: int) -> int:
         process_job(folder)
     except Exception:  # noqa: BLE001 - submitit has put it in the result
         return 1
+    except SystemExit as end:
+        sys.stderr.write(f"the function ended the process: {end!r}\n")
+        return end.code if isinstance(end.code, int) and end.code else 1
     return 0
 
 

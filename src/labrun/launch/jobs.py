@@ -113,6 +113,19 @@ def read_plan(folder: Path) -> Plan:
         raise RecordError(f"{path} is damaged or cannot be read: {error}") from error
 
 
+def run_dirs(folder: Path, plan: Plan) -> list[Path]:
+    """The runs of a plan whose record can be read; what is gone or damaged is told and left out."""
+    found = []
+    for name in plan.runs:
+        try:
+            records.read(folder / name)
+        except RecordError as error:
+            log.warning("Left out: %s", error)
+        else:
+            found.append((folder / name).resolve())
+    return found
+
+
 def executor(plan: Plan, folder: Path, count: int, server: Server | None = None) -> Executor:
     """The executor that a plan names.
 
@@ -129,7 +142,7 @@ def executor(plan: Plan, folder: Path, count: int, server: Server | None = None)
         return SlurmPool(settings)
     if plan.target == "inline":
         return Inline(plan)
-    compute = records.read(folder / plan.runs[0]).config["compute"]
+    compute = records.read((run_dirs(folder, plan) or [folder / plan.runs[0]])[0]).config["compute"]
     gpus = slot_gpus(computes.visible_gpus(), compute["gpus_per_run"], compute["runs_per_gpu"])
     parallel = min(plan.parallel, count, len(gpus) or plan.parallel)
     return LocalPool(plan.path, plan.preload, parallel, gpus, python=plan.python, cwd=plan.cwd, server=server)
@@ -240,8 +253,7 @@ def conduct(
 def _pending(folder: Path, plan: Plan) -> list[Path]:
     """What is to be run, in order; a run that a dead controller left behind goes back in the queue."""
     pending = []
-    for name in plan.runs:
-        run_dir = (folder / name).resolve()
+    for run_dir in run_dirs(folder, plan):
         record = records.read(run_dir)
         if record.finished:
             continue
@@ -279,7 +291,7 @@ def _conduct(
                 log.error(
                     "%d runs failed, and compute.max_failures=%d: canceling the rest", failures, plan.max_failures
                 )
-                why = f"canceled: more than compute.max_failures={plan.max_failures} runs failed"
+                why = f"more than compute.max_failures={plan.max_failures} runs failed"
                 runner.cancel_all(why=why)
             view.update()
     except KeyboardInterrupt:
@@ -309,9 +321,9 @@ def _stop(runner: Executor, view: View) -> None:
 
 def cancel_rest(folder: Path, plan: Plan, why: str) -> None:
     """Close the records of runs that will not begin."""
-    for name in plan.runs:
-        if records.read(folder / name).status == records.QUEUED:
-            closing.close_unrun(folder / name, why)
+    for run_dir in run_dirs(folder, plan):
+        if records.read(run_dir).status == records.QUEUED:
+            closing.close_unrun(run_dir, why)
 
 
 def detach(folder: Path, environment: Mapping[Path, Mapping[str, str]], patience_s: float = 120.0) -> None:

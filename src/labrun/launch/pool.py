@@ -23,7 +23,7 @@ from pathlib import Path
 import psutil
 
 from labrun.errors import LabrunError, RecordError
-from labrun.launch.closing import close_ended, close_unrun, note_interrupted, requeue, wait_gone
+from labrun.launch.closing import close_ended, close_unrun, note_interrupted, request, requeue, wait_gone
 from labrun.launch.compute import Needs
 from labrun.launch.forkserver import Channel
 from labrun.runs import record as records
@@ -212,6 +212,8 @@ class LocalPool:
         for run_dir, _ in list(self._queue):
             self.cancel(run_dir, why)
         for running in self._running.values():
+            if not running.canceled and not self._in_job:
+                request(running.run_dir, why.replace(" before it began", ""))
             running.canceled = True
             if at_once:
                 _signal(running, signal.SIGKILL, alone=self._in_job)
@@ -266,6 +268,9 @@ class LocalPool:
 
     def _ended(self, running: _Running, status: int) -> list[Path]:
         del self._running[running.run_dir]
+        if running.pid is not None and not self._in_job:  # what it started and left behind, in its process group
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(running.pid, signal.SIGKILL)
         try:
             record = close_ended(running.run_dir, status, running.reason, running.canceled)
         except RecordError as error:

@@ -45,17 +45,29 @@ def tell(folder: Path, run_dirs: Sequence[Path], draw: Callable[[Path], object])
         number = str((record.sweep or {}).get("number"))
         why = f"   {first_line[0]}  ({run_dirs[place] / 'driver.log'})" if first_line else ""
         rows.append((number, f"{record.status:<10}  {shown:<8}  {' '.join(record.overrides)}{why}"))
-    print(report.table(rows))
-    write_csv(finished, folder / "results.csv")
+    try:
+        write_csv(finished, folder / "results.csv")
+    except OSError as error:
+        log.warning("results.csv cannot be written: %s", error)
+    _say(report.table(rows))
     best = finished[order[0]]
     if best.status != records.COMPLETED:
-        print(f"folder: {folder}   (results.csv)")
+        _say(f"folder: {folder}   (results.csv)")
         return finished
     best_dir = run_dirs[order[0]]
     if best.config["report"] == "auto":
         _draw_best(best_dir, draw)
-    print(f"folder: {folder}   (results.csv; pictures of the best run: {best_dir / 'outputs'})")
+    drawn = any((best_dir / "outputs").glob("*.png"))
+    _say(f"folder: {folder}   (results.csv{f'; pictures of the best run: {best_dir}/outputs' if drawn else ''})")
     return finished
+
+
+def _say(text: str) -> None:
+    """Print; a reader who has gone (`labrun ... | head`) ends nothing."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _draw_best(run_dir: Path, draw: Callable[[Path], object]) -> None:

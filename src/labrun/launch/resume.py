@@ -50,8 +50,10 @@ def find_sweep(root: Path, reference: str, name: str) -> Path:
 
 def earlier(folder: Path) -> list[Earlier]:
     """The runs that a sweep has so far."""
-    plan = jobs.read_plan(folder)
-    return [Earlier((folder / name).resolve(), records.read(folder / name)) for name in plan.runs]
+    found = []
+    for run_dir in jobs.run_dirs(folder, jobs.read_plan(folder)):
+        found.append(Earlier(run_dir, records.read(run_dir)))
+    return found
 
 
 def match(new: Sequence[Record], old: Sequence[Earlier]) -> list[Earlier | None]:

@@ -155,7 +155,7 @@ class SlurmPool:
             self.cancel(run_dir, why)
         for active in self._active.values():
             active.canceled = True
-            request(active.run_dir)
+            request(active.run_dir, why.replace(" before it began", ""))
         if at_once:
             scancel({active.job for active in self._active.values()})
         else:

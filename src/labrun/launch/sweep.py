@@ -12,7 +12,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from labrun.errors import RecordError
+from labrun.errors import ConfigError, RecordError
 from labrun.launch import closing, freeze, hydra_files, jobs, lease, monitor, results, resume, snapshot
 from labrun.launch import compute as computes
 from labrun.launch.pool import Server
@@ -103,6 +103,10 @@ def carry_out(submitted: Sequence[Job], folder: Path, server: Server | None = No
     config = submitted[0].record.config
     is_sweep = submitted[0].record.sweep is not None
     where = computes.target(config["compute"], is_sweep)
+    for key in ("target", "detach", "python", "max_parallel", "max_failures", "runs_per_gpu"):
+        found = sorted({str(job.record.config["compute"][key]) for job in submitted})
+        if len(found) > 1:
+            raise ConfigError(f"compute.{key} is one for a whole sweep, and here it is {' and '.join(found)}")
     for compute in {json.dumps(job.record.config["compute"], sort_keys=True) for job in submitted}:
         computes.check(json.loads(compute), is_sweep)
     for data in {json.dumps([job.record.config[k] for k in ("dataset", "datastore")]) for job in submitted}:
@@ -170,7 +174,12 @@ def _plan(submitted: Sequence[Job], folder: Path, runs: Sequence[Path], where: s
 
 def _check_folders(submitted: Sequence[Job], fresh: bool) -> None:
     folders = [job.run_dir for job in submitted]
-    twice = {str(d) for d in folders if folders.count(d) > 1 or (fresh and (d / "run.json").exists())}
+    taken = [d for d in folders if fresh and (d / "run.json").exists()]
+    if taken:
+        raise RecordError(
+            f"{taken[0]} holds a run already; a new sweep needs a folder of its own, or sweep.resume=FOLDER"
+        )
+    twice = {str(d) for d in folders if folders.count(d) > 1}
     if twice:
         raise RecordError(
             f"hydra.sweep.dir and hydra.sweep.subdir give more than one run the folder {min(twice)}; each needs its own"

@@ -114,13 +114,20 @@ class Recording:
             self._before = signal.signal(LEAVE_SIGNAL, _leave)
         return self
 
+    def leave_if_forked(self) -> None:
+        """End a process that the run's own code forked, and that came back from there: it is not the run."""
+        if os.getpid() != (self.record.process or {}).get("pid"):
+            os._exit(0)
+
     def write(self) -> None:
         """Put the record on disk as it is now."""
+        self.leave_if_forked()
         records.write(self.paths.root, self.record)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.leave_if_forked()
         if self._before is not None:
             signal.signal(LEAVE_SIGNAL, self._before)
         status, details = outcome(error, self.paths)
