@@ -13,6 +13,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
+from hydra.version import VersionBase
 
 from labrun import app, execute
 from labrun.launch import conf, freeze
@@ -87,10 +89,15 @@ def run_here(workspace: Path, registered: None) -> Runner:
 
 @pytest.fixture(autouse=True)
 def _same_environment() -> Iterator[None]:
-    """No test leaves variables, or an initialized Hydra, behind."""
+    """No test leaves variables, an initialized Hydra, or a version that Hydra was told to be like, behind."""
     before = dict(os.environ)
-    GlobalHydra.instance().clear()
+    _forget_hydra()
     yield
-    GlobalHydra.instance().clear()
+    _forget_hydra()
     os.environ.clear()
     os.environ.update(before)
+
+
+def _forget_hydra() -> None:
+    GlobalHydra.instance().clear()
+    Singleton._instances.pop(VersionBase, None)

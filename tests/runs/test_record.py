@@ -111,7 +111,7 @@ def test_a_full_disk_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.Monk
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(RecordError, match="cannot write to .*No space left on device"):
         records.write(tmp_path, new())
     assert list(tmp_path.iterdir()) == []
