@@ -45,7 +45,7 @@ class Composer:
         config = self._from_last(given) if self._last is not None else None
         if config is None:
             config = self._loader.load_sweep_config(self._master, given)
-        self._last = (given, config if self._in_place else copy.deepcopy(config))
+        self._last = (given, config)
         with open_dict(config), read_write(config.hydra):
             config.hydra.job.id = number
             config.hydra.job.num = number

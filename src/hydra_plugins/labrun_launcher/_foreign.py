@@ -43,6 +43,7 @@ def launch_foreign(launcher: LabrunLauncher, composed: Sequence[DictConfig]) -> 
     jobs: list[Any] = []
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
+    from labrun.launch.slurm_jobs import refusal
     from labrun.runs.recording import terminating_politely
 
     try:
@@ -57,8 +58,7 @@ def launch_foreign(launcher: LabrunLauncher, composed: Sequence[DictConfig]) -> 
             job.cancel(check=False)
         raise
     except (FailedJobError, FailedSubmissionError) as error:
-        said = [line for line in str(error).splitlines() if "sbatch: error" in line]
-        raise CompactHydraException(f"labrun: Slurm refused the jobs: {' '.join(said) or error}") from error
+        raise CompactHydraException(f"labrun: {refusal(error)}") from error
     finally:
         if target == "local" and jobs:
             executor.close()

@@ -28,7 +28,7 @@ from labrun.launch import inside
 from labrun.launch.closing import close, close_unrun, note_interrupted, request
 from labrun.launch.compute import Needs
 from labrun.launch.pool import frozen_file
-from labrun.launch.slurm_jobs import OVER, append, known_jobs, scancel, states
+from labrun.launch.slurm_jobs import OVER, append, known_jobs, refusal, scancel, states
 from labrun.runs import record as records
 from labrun.runs.record import RunPaths
 
@@ -189,10 +189,7 @@ class SlurmPool:
             stamp = RunPaths(run_dir).record.stat().st_mtime_ns
         except OSError:
             return False
-        return self._stamps.get(run_dir) != self._stamps.setdefault(run_dir, 0) or self._note(run_dir, stamp)
-
-    def _note(self, run_dir: Path, stamp: int) -> bool:
-        before, self._stamps[run_dir] = self._stamps[run_dir], stamp
+        before, self._stamps[run_dir] = self._stamps.get(run_dir), stamp
         return before != stamp
 
     def _ask(self) -> list[Path]:
@@ -235,17 +232,15 @@ class SlurmPool:
 
     def _submit_all(self, waiting: Sequence[tuple[Path, Needs]]) -> None:
         """One array for all runs that ask for the same."""
-        groups: dict[str, list[tuple[Path, Needs, dict[str, Any], str]]] = {}
+        groups: dict[str, list[tuple[Path, Needs, dict[str, Any]]]] = {}
         for run_dir, needs in waiting:
             record = records.read(run_dir)
             key = json.dumps([record.config["compute"], sorted(needs.environment.items())], sort_keys=True)
-            groups.setdefault(key, []).append((run_dir, needs, record.config["compute"], record.name))
+            groups.setdefault(key, []).append((run_dir, needs, record.config["compute"]))
         for group in groups.values():
             compute = group[0][2]
             size = compute["runs_per_job"]
-            jobs = [
-                [(run_dir, needs) for run_dir, needs, _, _ in group[i : i + size]] for i in range(0, len(group), size)
-            ]
+            jobs = [[(run_dir, needs) for run_dir, needs, _ in group[i : i + size]] for i in range(0, len(group), size)]
             for start in range(0, len(jobs), LARGEST_ARRAY):
                 self._submit_array(jobs[start : start + LARGEST_ARRAY], compute)
 
@@ -273,8 +268,7 @@ class SlurmPool:
             try:
                 job = batch.submit_command(command, len(jobs))
             except (FailedJobError, FailedSubmissionError, OSError) as error:
-                reason = " ".join(line for line in str(error).splitlines() if "sbatch: error" in line) or str(error)
-                raise LabrunError(f"Slurm refused the jobs: {reason.strip()}") from error
+                raise LabrunError(refusal(error)) from error
         append(settings.jobs, {"token": token, "job": job, "array": len(jobs) > 1})
         shown = f"{len(jobs)} jobs ({sum(map(len, jobs))} runs)" if len(jobs) > 1 else "one job"
         log.info("Submitted Slurm job %s: %s", job, shown)

@@ -86,6 +86,12 @@ def states(jobs: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def refusal(error: Exception) -> str:
+    """Why sbatch did not take a job, in its own words where it has any."""
+    said = " ".join(line for line in str(error).splitlines() if "sbatch: error" in line)
+    return f"Slurm refused the jobs: {(said or str(error)).strip()}"
+
+
 def end_jobs(jobs: Iterable[str], patience_s: float = 60.0) -> None:
     """Cancel jobs and wait until they are over.
 
