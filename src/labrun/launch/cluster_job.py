@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,7 @@ class Supervisor:
         """Run the runs; returns 0, or 1 if one of them failed."""
         from labrun.launch.compute import needs, visible_gpus
         from labrun.launch.pool import LocalPool, slot_gpus
+        from labrun.launch.slurm_jobs import newest_submission
         from labrun.runs import record as records
         from labrun.runs.recording import JOB_VARIABLE
 
@@ -105,7 +107,8 @@ class Supervisor:
             "restarts": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
         }  # fmt: skip
         os.environ[JOB_VARIABLE] = json.dumps(here)
-        mine = [run for run in self.runs if self._is_mine(run)]
+        newest = newest_submission(Path(self.manifest["ledger"]))
+        mine = [run for run in self.runs if self._is_mine(run, newest)]
         if not mine:
             return 0
         gpus: list[str] = []
@@ -129,8 +132,13 @@ class Supervisor:
     def _note(self, number: int, frame: object) -> None:
         self.signaled = signal.Signals(number)
 
-    def _is_mine(self, run: Path) -> bool:
-        """Whether this job is the one to run it: not done, not canceled, not submitted again since, not running."""
+    def _is_mine(self, run: Path, newest: Mapping[Path, str]) -> bool:
+        """Whether this job is the one to run it: not done, not canceled, not submitted again since, not running.
+
+        Args:
+            run: its folder.
+            newest: the token of each run's newest submission.
+        """
         from labrun.launch.closing import close_unrun, note_interrupted
         from labrun.runs import record as records
         from labrun.runs.record import RunPaths
@@ -138,13 +146,7 @@ class Supervisor:
         record = records.read(run)
         if record.finished:
             return False
-        newest = ""
-        for raw in Path(self.manifest["ledger"]).read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):
-                line = json.loads(raw)
-                if any(str(run) in members for members in line.get("jobs", [])):
-                    newest = line["token"]
-        if newest != self.manifest["token"]:
+        if newest.get(run) != self.manifest["token"]:
             print(f"{run} was submitted again since; this job leaves it alone", flush=True)
             return False
         if record.status == records.RUNNING and (record.job or {}).get("id") != self.job:

@@ -113,17 +113,20 @@ def read_plan(folder: Path) -> Plan:
         raise RecordError(f"{path} is damaged or cannot be read: {error}") from error
 
 
-def run_dirs(folder: Path, plan: Plan) -> list[Path]:
-    """The runs of a plan whose record can be read; what is gone or damaged is told and left out."""
+def readable(folder: Path, plan: Plan) -> list[tuple[Path, Record]]:
+    """The runs of a plan whose record can be read, with it; what is gone or damaged is told and left out."""
     found = []
     for name in plan.runs:
         try:
-            records.read(folder / name)
+            found.append(((folder / name).resolve(), records.read(folder / name)))
         except RecordError as error:
             log.warning("Left out: %s", error)
-        else:
-            found.append((folder / name).resolve())
     return found
+
+
+def run_dirs(folder: Path, plan: Plan) -> list[Path]:
+    """The folders of the runs that `readable` gives."""
+    return [run_dir for run_dir, _ in readable(folder, plan)]
 
 
 def executor(plan: Plan, folder: Path, count: int, server: Server | None = None) -> Executor:
@@ -253,8 +256,7 @@ def conduct(
 def _pending(folder: Path, plan: Plan) -> list[Path]:
     """What is to be run, in order; a run that a dead controller left behind goes back in the queue."""
     pending = []
-    for run_dir in run_dirs(folder, plan):
-        record = records.read(run_dir)
+    for run_dir, record in readable(folder, plan):
         if record.finished:
             continue
         if plan.target == "local" and record.status in (records.RUNNING, records.PREEMPTED):
@@ -321,8 +323,8 @@ def _stop(runner: Executor, view: View) -> None:
 
 def cancel_rest(folder: Path, plan: Plan, why: str) -> None:
     """Close the records of runs that will not begin."""
-    for run_dir in run_dirs(folder, plan):
-        if records.read(run_dir).status == records.QUEUED:
+    for run_dir, record in readable(folder, plan):
+        if record.status == records.QUEUED:
             closing.close_unrun(run_dir, why)
 
 

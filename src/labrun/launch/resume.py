@@ -50,10 +50,7 @@ def find_sweep(root: Path, reference: str, name: str) -> Path:
 
 def earlier(folder: Path) -> list[Earlier]:
     """The runs that a sweep has so far."""
-    found = []
-    for run_dir in jobs.run_dirs(folder, jobs.read_plan(folder)):
-        found.append(Earlier(run_dir, records.read(run_dir)))
-    return found
+    return [Earlier(run_dir, record) for run_dir, record in jobs.readable(folder, jobs.read_plan(folder))]
 
 
 def match(new: Sequence[Record], old: Sequence[Earlier]) -> list[Earlier | None]:

@@ -29,14 +29,18 @@ def append(path: Path, line: Mapping[str, Any]) -> None:
         os.close(descriptor)
 
 
-def known_jobs(ledger: Path) -> dict[Path, str]:
-    """The newest job of each run, by the journal; a submission whose id was never written is looked for in squeue."""
+def read_journal(ledger: Path) -> tuple[dict[str, list[list[str]]], dict[str, tuple[str, bool]]]:
+    """What a journal holds, by the submissions' tokens, oldest first; a torn line is left out.
+
+    Returns:
+        The runs of each submission, job by job; and its id, and whether that is an array's, where it was written.
+    """
+    intents: dict[str, list[list[str]]] = {}
+    ids: dict[str, tuple[str, bool]] = {}
     try:
         text = ledger.read_text(encoding="utf-8")
     except FileNotFoundError:
-        return {}
-    intents: dict[str, list[list[str]]] = {}
-    ids: dict[str, tuple[str, bool]] = {}
+        return intents, ids
     for raw in text.splitlines():
         with contextlib.suppress(ValueError):
             line = json.loads(raw)
@@ -44,6 +48,18 @@ def known_jobs(ledger: Path) -> dict[Path, str]:
                 intents[line["token"]] = line["jobs"]
             else:
                 ids[line["token"]] = (line["job"], line["array"])
+    return intents, ids
+
+
+def newest_submission(ledger: Path) -> dict[Path, str]:
+    """The token of the newest submission of each run."""
+    intents, _ = read_journal(ledger)
+    return {Path(run): token for token, jobs in intents.items() for members in jobs for run in members}
+
+
+def known_jobs(ledger: Path) -> dict[Path, str]:
+    """The newest job of each run, by the journal; a submission whose id was never written is looked for in squeue."""
+    intents, ids = read_journal(ledger)
     if set(intents) - set(ids):
         for found in (computes.ask(["squeue", "-h", "-t", "all", "-o", "%A|%F|%k"]) or "").splitlines():
             single, array, token = (part.strip() for part in found.split("|"))
