@@ -80,3 +80,20 @@ def lab(workspace: Path, *arguments: str, timeout: float = 120) -> subprocess.Co
         [sys.executable, "-c", "from labrun.cli import main; main()", *arguments],
         cwd=workspace, capture_output=True, text=True, timeout=timeout, check=False,
     )  # fmt: skip
+
+
+def write_device_model(workspace: Path) -> None:
+    """A model that prints which devices its run sees, and takes two seconds."""
+    (workspace / "shows.py").write_text(
+        "import os, time\nimport numpy as np\n\nclass Shows:\n    def __init__(self, number=0):\n        pass\n"
+        "    def fit(self, x, y):\n        print('DEVICES', os.environ['CUDA_VISIBLE_DEVICES'], flush=True)\n"
+        "        time.sleep(2)\n        return self\n    def predict(self, x):\n        return np.zeros(len(x), int)\n"
+    )
+    (workspace / "conf" / "model").mkdir(parents=True)
+    (workspace / "conf" / "model" / "shows.yaml").write_text("_target_: shows.Shows\nnumber: 0\n")
+
+
+def devices(workspace: Path) -> list[str]:
+    """What the runs of a sweep printed with it, in their order."""
+    logs = [path.read_text() for path in sorted(workspace.glob("multirun/*/*/*/driver.log"))]
+    return [line.split()[1] for log in logs for line in log.splitlines() if line.startswith("DEVICES")]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from conftest import Command
-from helpers import PLAIN, SLEEPER, lab, start, statuses, sweep_dir, wait_for, write_model
+from helpers import PLAIN, SLEEPER, devices, lab, start, statuses, sweep_dir, wait_for, write_device_model, write_model
 from labrun.launch import slurm
 from labrun.runs import record as records
 from labrun.runs.context import read_metrics
@@ -204,18 +204,10 @@ def test_two_nodes_train_one_network(workspace: Path, labrun: Command) -> None:
 
 
 def test_fake_gpus(workspace: Path, labrun: Command) -> None:
-    (workspace / "shows.py").write_text(
-        "import os, time\nimport numpy as np\n\nclass Shows:\n    def __init__(self, number=0):\n        pass\n"
-        "    def fit(self, x, y):\n        print('DEVICES', os.environ['CUDA_VISIBLE_DEVICES'], flush=True)\n"
-        "        time.sleep(1)\n        return self\n    def predict(self, x):\n        return np.zeros(len(x), int)\n"
-    )
-    (workspace / "conf" / "model").mkdir(parents=True)
-    (workspace / "conf" / "model" / "shows.yaml").write_text("_target_: shows.Shows\nnumber: 0\n")
+    write_device_model(workspace)
     done = labrun("-m", "model=shows", "model.number=1,2", "compute=slurm_gpu", "compute.runs_per_job=2", *PLAIN)
     assert done.returncode == 0, done.stdout + done.stderr
-    logs = [path.read_text() for path in sorted(workspace.glob("multirun/*/*/*/driver.log"))]
-    devices = [line.split()[1] for log in logs for line in log.splitlines() if line.startswith("DEVICES")]
-    assert sorted(devices) == ["0", "1"]
+    assert sorted(devices(workspace)) == ["0", "1"]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from conftest import Command
+from helpers import devices, write_device_model
 from labrun.errors import ConfigError
 from labrun.launch import compute
 from labrun.launch.pool import slot_gpus
@@ -103,19 +104,12 @@ def test_only_own_files_are_trusted(tmp_path: Path) -> None:
 
 def test_each_run_sees_a_gpu_of_its_own(labrun: Command, workspace: Path) -> None:
     """The devices are names here; which run is told which is what is tested."""
-    (workspace / "shows.py").write_text(
-        "import os, time\nimport numpy as np\n\nclass Shows:\n    def __init__(self, number=0):\n        pass\n"
-        "    def fit(self, x, y):\n        print('DEVICES', os.environ['CUDA_VISIBLE_DEVICES'], flush=True)\n"
-        "        time.sleep(2)\n        return self\n    def predict(self, x):\n        return np.zeros(len(x), int)\n"
-    )
-    (workspace / "conf" / "model").mkdir(parents=True)
-    (workspace / "conf" / "model" / "shows.yaml").write_text("_target_: shows.Shows\nnumber: 0\n")
+    write_device_model(workspace)
     done = labrun("-m", "model=shows", "model.number=1,2,3,4", "compute=gpu", "tracking=none", "report=none",
                   CUDA_VISIBLE_DEVICES="3,5")  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    logs = [path.read_text() for path in sorted(workspace.glob("multirun/*/*/*/driver.log"))]
-    devices = [line.split()[1] for log in logs for line in log.splitlines() if line.startswith("DEVICES")]
-    assert sorted(devices) == ["3", "3", "5", "5"] and devices[:2] != ["3", "3"] and devices[:2] != ["5", "5"]
+    found = devices(workspace)
+    assert sorted(found) == ["3", "3", "5", "5"] and found[:2] != ["3", "3"] and found[:2] != ["5", "5"]
 
 
 def test_another_interpreter_runs_the_runs(labrun: Command, workspace: Path) -> None:
