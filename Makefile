@@ -14,6 +14,9 @@ bench:  ## every claim of benchmarks/, with the data of LABRUN_TEST_DATA
 	uv run python benchmarks/cnn_throughput.py --save
 	uv run python benchmarks/sweep_throughput.py --long 1000 --save
 	uv run python benchmarks/slurm_packing.py --save
+	uv run python benchmarks/transfer.py --save
+	uv run python benchmarks/search.py --save
+	uv run --group bench python benchmarks/automl.py --save
 
 pins:  ## take the exact versions from uv.lock
 	uv run python scripts/pins.py --write

@@ -58,10 +58,9 @@ def labrun_config(data: str, overrides: Sequence[str]) -> dict[str, Any]:
 
 def labrun_arrays(config: dict[str, Any]) -> Any:
     """The data that a config names, read as a run reads them."""
-    from labrun.data import reader
-    from labrun.data.mount import mount
+    from labrun import execute
 
-    return reader.read(config["dataset"], mount(config["datastore"], config["dataset"]["name"]))
+    return execute.arrays_of(config)
 
 
 @contextmanager

@@ -55,7 +55,7 @@ def labrun(data: str, backend: str = "sklearn") -> Fit:
         with common.stopwatch() as time:
             work.fit(arrays, paths, None)
     model = work.model  # type: ignore[attr-defined]
-    return Fit(time, work.score(arrays.test, arrays).accuracy, int(max(model.n_iter_)))
+    return Fit(time, work.score(arrays.test, arrays).accuracy or 0.0, int(max(model.n_iter_)))
 
 
 def measure(measurer: common.Measurer, data: str, pairs: int, intelex: bool) -> dict[str, list[Fit]]:

@@ -16,9 +16,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.version import VersionBase
 
+import servers
 from labrun import app, execute
 from labrun.launch import conf, freeze
 from labrun.runs.record import Record
+from servers import Server
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 Runner = Callable[..., tuple[Record, Path]]
@@ -38,6 +40,14 @@ def cluster() -> None:
     """A Slurm cluster that answers."""
     if shutil.which("sinfo") is None or subprocess.run(["sinfo"], capture_output=True, check=False).returncode:
         pytest.skip("needs a Slurm cluster: tests/cluster/start-slurm starts one")
+
+
+@pytest.fixture(scope="session")
+def azurite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    if servers.azurite_command() is None:
+        pytest.skip("needs the Azure emulator: tests/storage/install fetches it")
+    with servers.azurite(tmp_path_factory.mktemp("azurite")) as server:
+        yield server
 
 
 @pytest.fixture

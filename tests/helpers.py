@@ -97,3 +97,35 @@ def devices(workspace: Path) -> list[str]:
     """What the runs of a sweep printed with it, in their order."""
     logs = [path.read_text() for path in sorted(workspace.glob("multirun/*/*/*/driver.log"))]
     return [line.split()[1] for log in logs for line in log.splitlines() if line.startswith("DEVICES")]
+
+
+CLIMBER = """
+import time
+import numpy as np
+from labrun.runs import context
+
+class Climber:
+    def __init__(self, quality=0.5, seconds=0.0, steps=5, way='climb', word='', depth=0):
+        self.quality, self.seconds, self.steps, self.way = quality, seconds, steps, way
+    def fit(self, x, y):
+        if self.way == 'crash':
+            raise ValueError('this way is broken')
+        for step in range(1, self.steps + 1):
+            time.sleep(self.seconds / self.steps)
+            known = {"no number": float("nan"), "infinite": float("inf")}
+            value = known.get(self.way, self.quality * step / self.steps)
+            context.log('score', value, step)
+            context.log('cost', 1 - self.quality ** 2, step)
+        return self
+    def predict(self, x):
+        return np.zeros(len(x), int)
+"""
+
+
+def write_climber(workspace: Path) -> None:
+    """A model that logs `score`, step by step up to its quality, and `cost`."""
+    (workspace / "climber.py").write_text(CLIMBER)
+    (workspace / "conf" / "model").mkdir(parents=True)
+    (workspace / "conf" / "model" / "climber.yaml").write_text(
+        "_target_: climber.Climber\nquality: 0.5\nseconds: 0.0\nsteps: 5\nway: climb\nword: ''\ndepth: 0\n"
+    )

@@ -33,11 +33,16 @@ def composed(*overrides: str) -> dict[str, object]:
 def test_every_option_composes_and_is_valid(group: str, option: str) -> None:
     overrides = [f"{group}={option}"]
     if group.startswith("model/"):
-        overrides.insert(0, "model=mnist_dnn")
+        parts = ("model/estimator", "model/preprocessor")
+        overrides.insert(0, "model=pipeline" if group in parts else "model=mnist_dnn")
+    if (group, option) == ("model", "ensemble"):
+        overrides += ["model.members=[]", "model.weights=[]"]
     if group == "dataset" and option == "image_folder":
         overrides.append("datastore.root=.")
     if group == "dataset" and option in ("npz", "csv"):
         overrides.append("dataset.path=data")
+    if group == "datastore" and option == "http":
+        overrides.append("datastore.root=http://127.0.0.1/data")
     assert composed(*overrides)["name"]
 
 

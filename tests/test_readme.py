@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -14,6 +15,7 @@ from PIL import Image
 
 from conftest import Command
 from helpers import lab
+from servers import Server
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"<!-- (\w+)(?:: (\S+))? -->\n```\w+\n(.*?)```", README, re.DOTALL)
@@ -21,8 +23,13 @@ BLOCKS = re.findall(r"<!-- (\w+)(?:: (\S+))? -->\n```\w+\n(.*?)```", README, re.
 
 def commands(kind: str) -> list[list[str]]:
     """The argument lists of all blocks of one kind."""
-    lines = [line for mark, _, text in BLOCKS if mark == kind for line in text.splitlines()]
+    lines = [line for mark, _, text in BLOCKS if mark == kind for line in lines_of(text)]
     return [shlex.split(line, comments=True)[1:] for line in lines if line.split()]
+
+
+def lines_of(text: str) -> list[str]:
+    """A block's commands; one that goes on after a backslash is one."""
+    return text.replace("\\\n", " ").splitlines()
 
 
 def test_every_command_block_is_marked() -> None:
@@ -46,10 +53,22 @@ def test_commands_that_need_nothing(labrun: Command, workspace: Path) -> None:
             (workspace / name).parent.mkdir(parents=True, exist_ok=True)
             (workspace / name).write_text(text)
     for mark, _, text in BLOCKS:
-        for line in text.splitlines() if mark in ("run", "lab") else ():
+        for line in lines_of(text) if mark in ("run", "lab") else ():
             program, *arguments = shlex.split(line, comments=True)
             done = {"labrun": labrun, "lab": lambda *a: lab(workspace, *a)}[program](*arguments)
             assert done.returncode == 0, (arguments, done.stderr)
+
+
+def test_data_on_azure(labrun: Command, workspace: Path, real_data: Path, azurite_server: Server) -> None:
+    (workspace / "cifar-10-batches-py").symlink_to(real_data / "cifar-10-batches-py")
+    os.environ.update(azurite_server.environment)
+    (text,) = (text for mark, _, text in BLOCKS if mark == "azure")
+    for line in text.splitlines():
+        program, *arguments = shlex.split(line, comments=True)
+        fast = ["trainer.batch_size=256"] if program == "labrun" else []
+        done = {"labrun": labrun, "lab": lambda *a: lab(workspace, *a)}[program](*arguments, *fast)
+        assert done.returncode == 0, (arguments, done.stderr)
+    assert "read by 2 run(s)" in done.stdout
 
 
 def test_a_plain_application(workspace: Path) -> None:

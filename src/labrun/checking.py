@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,6 +36,60 @@ class Range:
         return " and ".join(f"{word} {bound:g}" for word, bound in words.items() if bound is not None)
 
 
+@dataclass(frozen=True)
+class SecretMark:
+    """Marks a field whose value no message may show."""
+
+
+SECRET = re.compile(
+    r"key|secret|token|passw|passphrase|pwd|credential|conn(ect(ion)?)?_?str|sas|auth|bearer|signature|(^|_)pat($|_)",
+    re.I,
+)
+NOT_SECRET = ("_filename", "_file", "_path", "_policy", "_id", "_type", "_url", "_host")
+ADDRESS = re.compile(r"://[^/\s]*@|[?&][\w-]+=")
+"""A user or a password in an address, or parameters, where shared access signatures stand."""
+REFERENCE = re.compile(r"\$\{oc\.env:\s*[A-Za-z_][A-Za-z0-9_]*\s*(,\s*(null|''|\"\")?\s*)?\}")
+
+
+def is_secret(key: str) -> bool:
+    """Whether an argument holds a secret, by its name."""
+    return SECRET.search(key) is not None and not key.lower().endswith(NOT_SECRET)
+
+
+def literal_secrets(node: Mapping[str, Any], cls: type | None, path: str) -> Iterator[str]:
+    """Every secret that is written out where only a reference to the environment may stand.
+
+    Args:
+        node: the keys and their values, references unresolved.
+        cls: the dataclass that marks the secret ones; None: they are told by their names, at any depth.
+        path: the group's own dotted key.
+    """
+    hints = {} if cls is None else typing.get_type_hints(cls, include_extras=True)
+    for key, value in node.items():
+        marked = "SecretMark" in repr(hints[key]) if key in hints else cls is None and is_secret(str(key))
+        yield from _literal(value, f"{path}.{key}", marked)
+
+
+def _literal(value: Any, path: str, marked: bool) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _literal(item, f"{path}.{key}", marked or is_secret(str(key)))
+    elif isinstance(value, list | tuple):
+        for place, item in enumerate(value):
+            yield from _literal(item, f"{path}[{place}]", marked)
+    elif marked and value not in (None, "") and not isinstance(value, bool):
+        if not (isinstance(value, str) and REFERENCE.fullmatch(value.strip())):
+            yield (
+                f"{path} is a secret, and is written out: command lines and files in version control are read by "
+                f"others. Put it in a variable, and say {path}='${{oc.env:THE_VARIABLE}}'"
+            )
+    elif isinstance(value, str) and ADDRESS.search(value) and not REFERENCE.fullmatch(value.strip()):
+        yield (
+            f"{path} holds a user, a password or a signature in its address: leave that out, and give it by a key of "
+            "the datastore that refers to a variable"
+        )
+
+
 def check_fields(node: Mapping[str, Any], cls: type, path: str, open_ended: bool = False) -> Iterator[str]:
     """Every mistake in a group of keys.
 
@@ -62,7 +117,8 @@ def check_fields(node: Mapping[str, Any], cls: type, path: str, open_ended: bool
 
 def _check(value: Any, hint: Any, path: str) -> Iterator[str]:
     if not fits(value, hint):
-        yield f"{path}={_show(value)}: expected {_expectation(hint)}"
+        shown = "***" if "SecretMark" in repr(hint) else _show(value)
+        yield f"{path}={shown}: expected {_expectation(hint)}"
         return
     if is_dataclass(hint) and isinstance(hint, type):
         yield from check_fields(value, hint, path)
@@ -99,7 +155,7 @@ def _expectation(hint: Any) -> str:
     origin = typing.get_origin(hint)
     if origin is Annotated:
         base, *marks = typing.get_args(hint)
-        return ", ".join([_expectation(base), *(str(mark) for mark in marks)])
+        return ", ".join([_expectation(base), *(str(mark) for mark in marks if isinstance(mark, Range))])
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_expectation(option) for option in typing.get_args(hint))
     if origin is Literal:

@@ -12,16 +12,16 @@ import json
 import logging
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from labrun import checking, schema
-from labrun.data import reader
+from labrun.data import ahead, reader
 from labrun.data.arrays import Arrays
-from labrun.data.mount import mount
+from labrun.data.mount import mount, mount_reference, references, resolved
 from labrun.errors import ConfigError
 from labrun.runs import context, report, store, tracking
 from labrun.runs import record as records
@@ -53,12 +53,13 @@ def execute(run_dir: Path, capture: bool = True, pictures: bool = True) -> Recor
     with Recording(run_dir, capture) as recording:
         record, paths = recording.record, recording.paths
         log.info("Run %s (%s), %s", record.id, record.name, "again" if recording.attempt > 1 else "first attempt")
-        config = here(record.config)
-        root = mount(config["datastore"], config["dataset"]["name"])
-        arrays = reader.read(config["dataset"], root)
+        signed = here(record.config)
+        config, inputs = mount_inputs(signed)
+        mounted = mount(config["datastore"], config["dataset"], reader.make_reader(config["dataset"]))
+        arrays, manifest = ahead.read(config["dataset"], mounted.path, **taken(config))
         _tell_data(arrays)
-        record.data = [describe_data(arrays)]
-        record.signature = signature(config, record.data, record.code)
+        record.data = [{**describe_data(arrays, manifest), **mounted.described()}, *inputs]
+        record.signature = signature(signed, record.data, record.code)
         recording.write()
 
         began = time.monotonic()
@@ -67,22 +68,35 @@ def execute(run_dir: Path, capture: bool = True, pictures: bool = True) -> Recor
         else:
             work = _fit(config, arrays, paths)
         recording.leave_if_forked()
-        scores = work.score(arrays.test, arrays)
-        tasks.log_scores(scores)
-        seconds = time.monotonic() - began
-
-        if config["task"] == "fit":
-            record.model = tasks.write_card(paths, work, config, arrays)
-        _write_confusion(scores, arrays, paths)
-        wanted = config["report"]
-        if wanted == "all" or (wanted == "auto" and pictures):
-            draw(work, scores, arrays, paths, record)
-        _tell_result(record, arrays, seconds, paths)
+        if work.is_final:
+            scores = work.score(arrays.test, arrays)
+            tasks.log_scores(scores)
+            if config["task"] == "fit":
+                record.model = tasks.write_card(paths, work, config, arrays)
+            _write_confusion(scores, arrays, paths)
+            wanted = config["report"]
+            if wanted == "all" or (wanted == "auto" and pictures):
+                draw(work, scores, arrays, paths, record)
+        _tell_result(record, arrays, time.monotonic() - began, paths)
     return recording.record
 
 
+def taken(config: Mapping[str, Any]) -> dict[str, bool]:
+    """What a run's model takes beside arrays of numbers: tables, sparse matrices."""
+    model = config.get("model") or {}  # whoever only looks at the data has none
+    own = tasks.is_pipeline(model)
+    return {"tables": own and bool(model.get("preprocess")), "sparse": own}
+
+
+def keep_mounts() -> None:
+    """Have OmegaConf leave `${mount:...}` as it stands: it is carried out where the run is."""
+    OmegaConf.register_new_resolver(
+        "mount", lambda *parts: "${mount:" + ",".join(str(part) for part in parts) + "}", replace=True
+    )
+
+
 def here(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Resolve what belongs to the place of execution: references to the environment.
+    """Resolve what belongs to the place of execution: references to the environment. Mounts stay references.
 
     Raises:
         ConfigError: a variable is not set here.
@@ -91,12 +105,34 @@ def here(config: Mapping[str, Any]) -> dict[str, Any]:
         return dict(config)
     from omegaconf.errors import OmegaConfBaseException
 
+    keep_mounts()
     try:
         values = OmegaConf.to_container(OmegaConf.create(dict(config)), resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
+
+
+def mount_inputs(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Mount what `${mount:...}` names anywhere in a config.
+
+    Returns:
+        The config with paths in their place, and what the record says of each.
+
+    Raises:
+        DataError: see `labrun.data.mount`.
+    """
+    others = config.get("datastores") or {}
+    found = {text: mount_reference(text, config["datastore"], others) for text in dict.fromkeys(references(config))}
+    told = [{"input": text, "path": str(one.path), **one.described()} for text, one in found.items()]
+    return resolved(config, lambda text: str(found[text].path)), told
+
+
+def arrays_of(config: Mapping[str, Any]) -> Arrays:
+    """The data of a config in which nothing is left to resolve."""
+    mounted = mount(config["datastore"], config["dataset"], reader.make_reader(config["dataset"]))
+    return reader.read(config["dataset"], mounted.path, **taken(config))
 
 
 def _fit(config: Mapping[str, Any], arrays: Arrays, paths: RunPaths) -> Task:
@@ -110,9 +146,8 @@ def _fit(config: Mapping[str, Any], arrays: Arrays, paths: RunPaths) -> Task:
 
 def assist(run_dir: Path) -> None:
     """Take part in a run of several processes, as one that is not the first: train along, and record nothing."""
-    config = here(records.read(run_dir).config)
-    arrays = reader.read(config["dataset"], mount(config["datastore"], config["dataset"]["name"]))
-    _fit(config, arrays, RunPaths(run_dir))
+    config, _ = mount_inputs(here(records.read(run_dir).config))
+    _fit(config, arrays_of(config), RunPaths(run_dir))
 
 
 def _evaluate(config: Mapping[str, Any], arrays: Arrays, own_file: bool = False) -> tuple[Task, Arrays]:
@@ -152,16 +187,15 @@ def redraw(run_dir: Path) -> None:
         DataError, ConfigError: the data or the model cannot be loaded any more.
     """
     record, paths = records.read(run_dir), RunPaths(run_dir)
-    config = here(record.config)
-    arrays = reader.read(config["dataset"], mount(config["datastore"], config["dataset"]["name"]))
+    config, _ = mount_inputs(here(record.config))
+    arrays = arrays_of(config)
     source = {"from": {"id": record.id, "path": str(run_dir)}}
     work, arrays = _evaluate({**config, **source}, arrays, own_file=True)
     draw(work, work.score(arrays.test, arrays), arrays, paths, record)
 
 
-def describe_data(arrays: Arrays) -> dict[str, Any]:
+def describe_data(arrays: Arrays, manifest: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the record says of a data set: its parts, and a digest over its files."""
-    manifest = reader.manifest(arrays.files)
     return {
         "name": arrays.name,
         "digest": reader.manifest_digest(manifest),
@@ -180,7 +214,9 @@ def signature(config: Mapping[str, Any], data: list[dict[str, Any]], code: Mappi
     signed = {key: config.get(key) for key in SIGNED}
     signed["trainer"] = {key: value for key, value in config["trainer"].items() if key != "resume"}
     signed["model"] = {key: value for key, value in config["model"].items() if key != "search_space"}
-    signed["data"] = [entry["digest"] for entry in data]
+    # Which version of an asset it was, and where it lay, is in the data's digest.
+    signed["dataset"] = {key: value for key, value in config["dataset"].items() if key not in ("asset", "version")}
+    signed["data"] = [entry["digest"] for entry in data if "digest" in entry]
     signed["code"] = (code or {}).get("sources")
     signed["ranks"] = config["compute"].get("nodes", 1) * config["compute"].get("tasks_per_node", 1)
     return hashlib.sha256(json.dumps(signed, sort_keys=True, default=str).encode()).hexdigest()
@@ -189,16 +225,17 @@ def signature(config: Mapping[str, Any], data: list[dict[str, Any]], code: Mappi
 def draw(work: Task, scores: Scores, arrays: Arrays, paths: RunPaths, record: Record) -> None:
     """The pictures of one run, into its `outputs/`."""
     title = f"{record.name} ({record.id})"
-    if len(arrays.input_shape) == 3 and arrays.input_shape[0] in (1, 3):
+    if arrays.are_images and arrays.num_classes:
         report.sample_grid(
             arrays.train.x, arrays.train.y, arrays.class_names, arrays.scaling.scale,
             paths.outputs / "samples.png", f"{arrays.name}: training samples",
         )  # fmt: skip
     report.learning_curves(context.read_metrics(paths.root), paths.outputs / "curves.png", title)
-    report.confusion_matrix(
-        scores.confusion, arrays.class_names, paths.outputs / "confusion_matrix.png",
-        f"{title}: test accuracy {scores.accuracy:.4f}",
-    )  # fmt: skip
+    if scores.confusion is not None and scores.accuracy is not None:
+        report.confusion_matrix(
+            scores.confusion, arrays.class_names, paths.outputs / "confusion_matrix.png",
+            f"{title}: test accuracy {scores.accuracy:.4f}",
+        )  # fmt: skip
     weights = work.weight_images()
     if weights is not None and len(arrays.input_shape) == 3 and arrays.input_shape[0] == 1:
         report.weight_images(
@@ -208,8 +245,10 @@ def draw(work: Task, scores: Scores, arrays: Arrays, paths: RunPaths, record: Re
 
 
 def _write_confusion(scores: Scores, arrays: Arrays, paths: RunPaths) -> None:
-    content = {"class_names": list(arrays.class_names), "counts": scores.confusion.tolist()}
     paths.outputs.mkdir(parents=True, exist_ok=True)
+    if scores.confusion is None:
+        return
+    content = {"class_names": list(arrays.class_names), "counts": scores.confusion.tolist()}
     (paths.outputs / "confusion_matrix.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
@@ -221,9 +260,10 @@ def _tell_data(arrays: Arrays) -> None:
 
 def _data_line(arrays: Arrays) -> str:
     held = "" if arrays.validation is None else f"{len(arrays.validation):,} validation, "
+    aim = f"{arrays.num_classes} classes" if arrays.num_classes else "a quantity"
     return (
         f"{arrays.name}: {len(arrays.train):,} train, {held}{len(arrays.test):,} test; "
-        f"{checking.shape_text(arrays.input_shape)}, {arrays.num_classes} classes"
+        f"{checking.shape_text(arrays.input_shape)}, {aim}"
     )
 
 

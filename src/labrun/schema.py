@@ -1,4 +1,4 @@
-"""What a configuration may hold: a dataclass per conf group, and the one place where objects are built from it.
+"""What a configuration may hold: a dataclass per conf group.
 
 Hydra composes the YAML files; `validate` then holds the composed config against the dataclasses below and tells
 every mistake at once. Only the standard library, Hydra's `instantiate` and OmegaConf are used here, so that a
@@ -10,19 +10,23 @@ target's own arguments, and `build` binds them against its signature before it c
 
 from __future__ import annotations
 
-import functools
-import inspect
-import logging
-import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from labrun.checking import Range, check_fields, suggest
-from labrun.errors import ConfigError, LabrunError
+from labrun.building import build as build
+from labrun.building import locate as locate
+from labrun.building import parameters as parameters
+from labrun.checking import Range, SecretMark, check_fields, literal_secrets
+from labrun.errors import ConfigError
+
+LOCAL_DATASTORE = "labrun.data.datastore.LocalDatastore"
 
 Component = dict[str, Any]
 """A node that names what to build: `_target_` and the arguments for it."""
+
+Secret = Annotated[str, SecretMark()]
+"""Text that no record, log or command line may hold: a config can only refer to the environment for it."""
 
 Positive = Annotated[float, Range(above=0)]
 NotNegative = Annotated[float, Range(at_least=0)]
@@ -39,6 +43,8 @@ class Dataset:
 
     _target_: str
     name: str
+    asset: str | None = None
+    version: str | int | None = None
     download: bool = True
     verify: bool = True
     validation_size: Size = 0
@@ -73,6 +79,7 @@ class Npz(Dataset):
 
     path: str = ""
     test_size: Fraction = 0.2
+    regression: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,7 @@ class Csv(Dataset):
     test_path: str | None = None
     ignore: list[str] = field(default_factory=list)
     test_size: Fraction = 0.2
+    regression: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,14 +101,74 @@ class GetData(Dataset):
 
     script: str = "get_data.py"
     test_size: Fraction = 0.2
+    regression: bool = False
 
 
 @dataclass(frozen=True)
 class Datastore:
-    """Where the data are (`conf/datastore/`)."""
+    """Where the data are (`conf/datastore/`): here a folder of this machine."""
 
     name: str
     root: str
+    _target_: str = LOCAL_DATASTORE
+
+
+@dataclass(frozen=True)
+class RemoteDatastore(Datastore):
+    """What every datastore has that fsspec reaches."""
+
+    cache: str | None = None
+    cache_gb: Positive | None = None
+    workers: Count = 8
+
+
+@dataclass(frozen=True)
+class AzureBlob(RemoteDatastore):
+    """Azure Blob Storage."""
+
+    account_name: str | None = None
+    account_host: str | None = None
+    account_key: Secret | None = None
+    connection_string: Secret | None = None
+    sas_token: Secret | None = None
+    client_id: str | None = None
+    client_secret: Secret | None = None
+    tenant_id: str | None = None
+    anon: bool | None = None
+
+
+@dataclass(frozen=True)
+class S3(RemoteDatastore):
+    """S3, of Amazon or any other server that speaks it."""
+
+    endpoint_url: str | None = None
+    region: str | None = None
+    profile: str | None = None
+    key: Secret | None = None
+    secret: Secret | None = None
+    token: Secret | None = None
+    anon: bool = False
+
+
+@dataclass(frozen=True)
+class Sftp(RemoteDatastore):
+    """A folder of a machine that answers SSH."""
+
+    host: str = ""
+    port: Annotated[int, Range(at_least=1, at_most=65535)] = 22
+    username: str | None = None
+    password: Secret | None = None
+    key_filename: str | None = None
+    passphrase: Secret | None = None
+    host_key_policy: Literal["auto_add", "warning", "reject"] = "auto_add"
+    timeout: Positive | None = None
+
+
+@dataclass(frozen=True)
+class Http(RemoteDatastore):
+    """A web server's folder, read only."""
+
+    token: Secret | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +192,34 @@ class LogisticRegression(Model):
     tol: Positive = 1e-4
     solver: Literal["auto", "lbfgs", "newton-cg", "newton-cholesky", "sag", "saga"] = "auto"
     backend: Literal["sklearn", "intelex"] = "sklearn"
+
+
+@dataclass(frozen=True)
+class Pipeline(Model):
+    """A scikit-learn pipeline, scored by cross-validation."""
+
+    preprocessor: Component = field(default_factory=dict)
+    estimator: Component = field(default_factory=dict)
+    preprocess: bool = False
+    folds: CountOrZero = 5
+    cv_samples: Annotated[int, Range(at_least=10)] | None = None
+    metric: str | None = None
+    refit: bool = True
+    _recursive_: bool = False
+
+
+@dataclass(frozen=True)
+class Ensemble(Model):
+    """A soft vote of pipelines."""
+
+    members: list[dict[str, Any]] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    preprocess: bool = False
+    folds: CountOrZero = 5
+    cv_samples: Annotated[int, Range(at_least=10)] | None = None
+    metric: str | None = None
+    refit: bool = True
+    _recursive_: bool = False
 
 
 @dataclass(frozen=True)
@@ -217,10 +313,26 @@ SLURM_ONLY = (
 """Keys of `compute` that say something to Slurm alone."""
 
 
+Goal = Literal["auto", "maximize", "minimize"]
+
+
 @dataclass(frozen=True)
 class Sweep:
     """How a sweep goes (`conf/sweep/`)."""
 
+    sampler: Component | None = None
+    max_trials: Count | None = None
+    max_concurrent: Count | None = None
+    timeout_min: Positive | None = None
+    trial_timeout_min: Positive | None = None
+    metric: str | list[str] = "auto"
+    goal: Goal | list[Goal] = "auto"
+    seed: CountOrZero = 0
+    space: dict[str, Any] = field(default_factory=dict)
+    zip: list[list[str]] = field(default_factory=list)
+    early_termination: Component | None = None
+    replace_canceled: bool = False
+    portfolio: list[dict[str, Any]] = field(default_factory=list)
     resume: str | None = None
     resume_code: Literal["frozen", "new"] = "frozen"
 
@@ -240,7 +352,7 @@ class Config:
 
     name: str
     dataset: Component
-    datastore: Datastore
+    datastore: Component
     model: Component
     trainer: Trainer
     compute: Compute
@@ -258,8 +370,6 @@ class Config:
     logger: dict[str, Component | None] | None = None
 
 
-KNOWN_PACKAGES = ("labrun.", "torch.", "torchvision.", "sklearn.", "pytorch_lightning.", "lightning.")
-
 TARGETS: dict[str, type] = {
     "labrun.data.readers.Mnist": Dataset,
     "labrun.data.readers.FashionMnist": Dataset,
@@ -270,10 +380,21 @@ TARGETS: dict[str, type] = {
     "labrun.data.readers.Csv": Csv,
     "labrun.data.readers.GetData": GetData,
     "labrun.models.logistic_regression.logistic_regression": LogisticRegression,
+    "labrun.models.pipeline.pipeline": Pipeline,
+    "labrun.models.pipeline.ensemble": Ensemble,
     "labrun.models.mnist_dnn.MnistDNN": MnistDNN,
     "labrun.models.cifar10_cnn.Cifar10CNN": Cifar10CNN,
 }
 """Our own targets, and the dataclass that says what each may be given."""
+
+DATASTORES: dict[str, type] = {
+    LOCAL_DATASTORE: Datastore,
+    "adlfs.AzureBlobFileSystem": AzureBlob,
+    "s3fs.S3FileSystem": S3,
+    "fsspec.implementations.sftp.SFTPFileSystem": Sftp,
+    "fsspec.implementations.http.HTTPFileSystem": Http,
+}
+"""The kinds of datastore that are known; any other file system of fsspec may stand there, with its own arguments."""
 
 
 def validate(config: Mapping[str, Any]) -> None:
@@ -290,123 +411,41 @@ def validate(config: Mapping[str, Any]) -> None:
             problems += check_fields(node, target or general, group, open_ended=target is None)
         elif isinstance(node, Mapping):
             problems.append(f"{group}._target_ is missing: it names the Python class or function to use")
+    problems += list(check_datastore(config.get("datastore")))
     name = config.get("name")
     if isinstance(name, str) and (not name.strip() or name.startswith(".") or set(name) & set("/\\\0\n")):
         problems.append(f"name={name!r}: it names a folder, so it is not empty, has no slash and begins with no dot")
     trainer, callbacks = config.get("trainer"), config.get("callbacks")
     if isinstance(trainer, Mapping) and trainer.get("evaluate") == "best" and not callbacks:
         problems.append("trainer.evaluate=best needs a checkpoint of the best epoch, and callbacks=none keeps none")
+    model = config.get("model")
+    if isinstance(model, Mapping) and TARGETS.get(str(model.get("_target_"))) in (Pipeline, Ensemble):
+        if model.get("folds") == 1:
+            problems.append("model.folds=1: a cross-validation has at least 2 folds; 0 leaves it out")
+        if not model.get("folds") and not model.get("refit", True):
+            problems.append("model.folds=0 model.refit=false: nothing would be fitted; leave one of the two out")
     if config.get("task") == "evaluate" and not config.get("from"):
         problems.append("task=evaluate needs the run whose model is to be scored: from=last, or from=<run id>")
     if problems:
         raise ConfigError(problems)
 
 
-def locate(target: str, key: str) -> Callable[..., Any]:
-    """The object that a `_target_` names.
-
-    Raises:
-        ConfigError: it cannot be imported; the message says which part is missing.
-    """
-    from hydra.utils import get_object
-
-    logging.getLogger("hydra._internal.utils").setLevel(logging.CRITICAL)
-    try:
-        found = get_object(target)
-    except Exception as error:  # importing a person's module can raise anything
-        cause = error.__cause__ or error
-        reason = f"{type(cause).__name__}: {' '.join(str(cause).split())}"
-        raise ConfigError(
-            f"{key}._target_={target!r} cannot be imported ({reason}). It is looked for in the installed "
-            "packages and in the folder where the command was started."
-        ) from error
-    if not callable(found):
-        raise ConfigError(f"{key}._target_={target!r} is not a class or a function, so nothing can be built from it")
-    return typing.cast(Callable[..., Any], found)
-
-
-def parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    """The parameters of a target, by name; empty where Python cannot tell (some C code)."""
-    try:
-        return inspect.signature(target).parameters
-    except (TypeError, ValueError):
-        return {}
-
-
-def build(node: Mapping[str, Any], key: str, *args: Any, **offered: Any) -> Any:
-    """Build what a node names. The only place where a config becomes an object.
-
-    Args:
-        node: `_target_` and its arguments (plain, resolved values).
-        key: where the node stands in the config, for messages.
-        args: positional arguments, before the node's own.
-        offered: arguments that are passed only if the target has a parameter of that name and the node does not
-            give it (or gives null): `input_shape`, `num_classes`, `seed`.
-
-    Raises:
-        ConfigError: the target cannot be imported, or does not take these arguments.
-    """
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
-    target = locate(str(node["_target_"]), key)
-    known = parameters(target)
-    given = {name: value for name, value in node.items() if not str(name).startswith("_")}
-    for name, value in offered.items():
-        if name in known and given.get(name) is None:
-            given[name] = value
-    _bind(target, known, args, given, key, partial=bool(node.get("_partial_")))
-    reserved = {name: value for name, value in node.items() if str(name).startswith("_")}
-    plain = {name: value for name, value in given.items() if _is_plain(value)}
-    live = {name: value for name, value in given.items() if not _is_plain(value)}
-    nested = "_target_" in repr(list(plain.values()))
-    try:
-        if nested or set(reserved) - {"_target_", "_partial_"}:
-            return instantiate({"_convert_": "all", **reserved, **plain}, *args, **live)
-        # What `instantiate` comes to where nothing is nested, without making an OmegaConf of it first.
-        return functools.partial(target, *args, **given) if node.get("_partial_") else target(*args, **given)
-    except Exception as error:
-        cause = error.__cause__ or error if isinstance(error, InstantiationException) else error
-        if isinstance(cause, LabrunError) and cause is error:
-            raise
-        if isinstance(cause, LabrunError):
-            raise cause from error
-        if not str(node["_target_"]).startswith(KNOWN_PACKAGES):
-            raise cause from None  # a person's own code: its traceback says where
-        reason = " ".join(str(cause).split())
-        raise ConfigError(f"{key}: {node['_target_']} could not be built: {type(cause).__name__}: {reason}") from error
-
-
-def _bind(
-    target: Callable[..., Any],
-    known: Mapping[str, inspect.Parameter],
-    args: tuple[Any, ...],
-    given: Mapping[str, Any],
-    key: str,
-    partial: bool,
-) -> None:
-    if not known:
+def check_datastore(node: Any) -> Iterator[str]:
+    """Every mistake in a resolved node `datastore`."""
+    if not isinstance(node, Mapping):
         return
-    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
-    names = [name for name, p in known.items() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    problems = [
-        f"{key}.{name}: {getattr(target, '__name__', target)} takes no such argument."
-        f"{suggest(str(name), names)} It takes: {', '.join(names)}"
-        for name in given
-        if name not in known and not takes_any
-    ]
-    if not partial and not problems:
-        try:
-            inspect.signature(target).bind(*args, **given)
-        except TypeError as error:
-            problems.append(f"{key}: {getattr(target, '__name__', target)}: {error}")
+    target = node.get("_target_", LOCAL_DATASTORE)
+    known = DATASTORES.get(str(target))
+    yield from check_fields(node, known or RemoteDatastore, "datastore", open_ended=known is None)
+
+
+def check_secrets(node: Mapping[str, Any], path: str = "datastore") -> None:
+    """Whether every secret of a datastore, its references unresolved, is left to the environment.
+
+    Raises:
+        ConfigError: one is written out, or a reference has one for its default; the message does not repeat it.
+    """
+    known = DATASTORES.get(str(node.get("_target_", LOCAL_DATASTORE)))
+    problems = list(literal_secrets(node, known, path))
     if problems:
         raise ConfigError(problems)
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return all(_is_plain(item) for item in value.values())
-    if isinstance(value, list | tuple):
-        return all(_is_plain(item) for item in value)
-    return value is None or isinstance(value, str | int | float | bool)

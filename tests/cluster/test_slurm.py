@@ -14,7 +14,19 @@ from typing import Any
 import pytest
 
 from conftest import Command
-from helpers import PLAIN, SLEEPER, devices, lab, start, statuses, sweep_dir, wait_for, write_device_model, write_model
+from helpers import (
+    PLAIN,
+    SLEEPER,
+    devices,
+    lab,
+    start,
+    statuses,
+    sweep_dir,
+    wait_for,
+    write_climber,
+    write_device_model,
+    write_model,
+)
 from labrun.launch import slurm
 from labrun.runs import record as records
 from labrun.runs.context import read_metrics
@@ -306,3 +318,33 @@ def test_another_interpreter(workspace: Path, labrun: Command) -> None:
 def test_setup_lines_run_before_the_work(workspace: Path, labrun: Command) -> None:
     done = labrun("compute=slurm", "compute.setup=[touch was-here]", "tracking=none", "report=none")
     assert done.returncode == 0 and (workspace / "was-here").exists()
+
+
+def test_a_search_with_early_termination(workspace: Path, labrun: Command) -> None:
+    write_climber(workspace)
+    done = labrun("-m", "model=climber", "model.quality=1,0.9,0.8,0.2,0.1", "model.seconds=8", "model.steps=16", *SLURM,
+                  "sweep.metric=score", "sweep.max_concurrent=1", "sweep/early_termination=bandit",
+                  "sweep.early_termination.delay_evaluation=2", "dataset.max_samples=50")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    folder = sweep_dir(workspace)
+    found = [records.read(folder / str(number)) for number in range(5)]
+    assert [record.status for record in found] == ["completed"] * 3 + ["stopped"] * 2 or found[1].status == "stopped"
+    for record in found[3:]:
+        assert record.status == "stopped" and record.job is not None
+        assert (record.error or {})["message"].startswith("Bandit at report ") and (record.duration_s or 9) < 7
+    assert (folder / "best.yaml").exists() and len({(record.job or {})["id"] for record in found}) == 5
+
+
+def test_a_search_goes_on_after_kill_9_of_its_controller(workspace: Path, labrun: Command) -> None:
+    write_climber(workspace)
+    asked = ("compute=slurm", "model=climber", "model.quality=interval(0,1)", "model.seconds=2", "sweep=tpe",
+             "sweep.metric=score", "sweep.max_trials=6", "sweep.max_concurrent=3")  # fmt: skip
+    search = start(workspace, *asked)
+    wait_for(lambda: statuses(workspace).count("completed") >= 1 and "running" in statuses(workspace), 120)
+    search.kill()
+    search.communicate(timeout=60)
+    again = labrun("-m", *asked, *PLAIN, "sweep.resume=last")
+    assert again.returncode == 0, again.stderr
+    assert statuses(workspace) == ["completed"] * 6
+    for number in range(6):
+        assert [a["status"] for a in records.read(sweep_dir(workspace) / str(number)).attempts].count("completed") == 1

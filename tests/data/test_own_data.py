@@ -171,3 +171,19 @@ def test_a_sweep_reads_the_frozen_script(labrun: Command, workspace: Path) -> No
     assert len(logs) == 2 and all("outputs/.labrun/code/" in log for log in logs)
     missing = labrun("dataset=csv")
     assert missing.returncode == 2 and "dataset.path" in missing.stderr and "Traceback" not in missing.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "it is empty"),
+        ("x,y,c\n", "no rows below it"),
+        ("c\na\nb\na\n", "no column but the class"),
+        ("x,y,c\n0.1,1,a\nhello,2,b\n0.3,1,a\n", "such as 'hello' in 'x'"),
+        ("x,c\n1,a\n2,a\n", "of one class, 'a'"),
+    ],
+)
+def test_tables_that_are_none(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "a.csv").write_text(content)
+    with pytest.raises((DataError, ConfigError), match=message):
+        read("Csv", tmp_path, path="a.csv")

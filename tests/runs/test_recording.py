@@ -88,9 +88,16 @@ def test_a_signal_leaves_canceled(tmp_path: Path, number: signal.Signals) -> Non
     assert records.read(run_dir).status == "canceled"
 
 
-def test_a_request_to_cancel_is_obeyed_within_seconds(tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_background", [False, True])
+def test_a_request_to_cancel_is_obeyed_within_seconds(tmp_path: Path, in_background: bool) -> None:
+    """Also by a run that a shell began in its background, where it ignores interrupts."""
     run_dir = submitted(tmp_path)
-    run = start(run_dir, 10_000)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_background else None
+    try:
+        run = start(run_dir, 10_000)
+    finally:
+        if in_background:
+            signal.signal(signal.SIGINT, before)
     wait_for(lambda: logged(run_dir) > 2)
     (run_dir / "requests" / "cancel").touch()
     run.communicate(timeout=10)

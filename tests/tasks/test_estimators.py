@@ -99,7 +99,7 @@ def test_what_is_neither_network_nor_estimator_is_refused(run_here: Runner) -> N
 
 def test_regressors_and_clusterers_are_refused(run_here: Runner) -> None:
     drop = ("~model.regularization", "~model.solver", "~model.backend", "~model.max_iter", "~model.tol")
-    with pytest.raises(ConfigError, match="is a regressor; labrun trains classifiers"):
+    with pytest.raises(ConfigError, match="is a regressor, and data set 'digits' has classes"):
         run_here("model._target_=sklearn.linear_model.Ridge", *drop)
     with pytest.raises(ConfigError, match="is a clusterer"):
         run_here("model._target_=sklearn.cluster.KMeans", *drop)

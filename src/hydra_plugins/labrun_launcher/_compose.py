@@ -54,15 +54,19 @@ class Composer:
     def _from_last(self, overrides: list[str]) -> DictConfig | None:
         assert self._last is not None
         last, template = self._last
-        if len(last) != len(overrides):
+        more = [self._parse(text) for text in overrides[len(last) :]]
+        if len(last) > len(overrides) or not all(
+            self._is_plain(one) and OmegaConf.select(template, one.key_or_group, default=...) is not ... for one in more
+        ):
             return None
-        changed = [(self._parse(old), self._parse(new)) for old, new in zip(last, overrides, strict=True) if old != new]
+        pairs = zip(last, overrides[: len(last)], strict=True)
+        changed = [(self._parse(old), self._parse(new)) for old, new in pairs if old != new]
         if not all(
             old.key_or_group == new.key_or_group and self._is_plain(old) and self._is_plain(new) for old, new in changed
         ):
             return None
         config = template if self._in_place else copy.deepcopy(template)
-        for _, override in changed:
+        for override in (*(new for _, new in changed), *more):
             OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
         self._note_overrides(config, overrides)
         if not self._in_place:

@@ -17,14 +17,14 @@ CANCELED = 130
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    from labrun.cli import compute, runs
+    from labrun.cli import compute, data, runs
 
-    top = argparse.ArgumentParser(prog="lab", description="Look at runs and machines, and act on them.")
+    top = argparse.ArgumentParser(prog="lab", description="Look at runs, data and machines, and act on them.")
     top.add_argument("--root", type=Path, help="the workspace: the folder that holds outputs/ and multirun/ "
                      "(default: LABRUN_ROOT, or the current folder)")  # fmt: skip
     top.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
     nouns = top.add_subparsers(title="nouns", metavar="NOUN", required=True)
-    for noun in (runs, compute):
+    for noun in (runs, data, compute):
         noun.add(nouns)
     return top
 

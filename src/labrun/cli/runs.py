@@ -17,6 +17,7 @@ from labrun.launch import closing, detached, jobs, lease, monitor, results, slur
 from labrun.runs import record as records
 from labrun.runs import report, store
 from labrun.runs.record import Record, RunPaths
+from labrun.sweep import takeover
 
 POLL_S = 0.5
 CANCEL_S = 20.0
@@ -60,6 +61,10 @@ def _count(text: str) -> int:
     return int(text)
 
 
+METRIC = "accuracy"
+"""The metric that the table of runs shows."""
+
+
 class Shown:
     """Statuses as readers show them; the cluster is asked once, and only if a run needs it."""
 
@@ -93,16 +98,16 @@ def ls(options: argparse.Namespace) -> int:
             break
     if options.json:
         for run_dir, record, status in rows:
-            metric = record.metrics.get(results.RANKED_BY)
+            metric = record.metrics.get(METRIC)
             line = {"id": record.id, "name": record.name, "status": status, "created": record.created,
-                    "duration_s": record.duration_s, results.RANKED_BY: metric, "overrides": record.overrides,
+                    "duration_s": record.duration_s, METRIC: metric, "overrides": record.overrides,
                     "folder": str(run_dir)}  # fmt: skip
             print(json.dumps(line))
         return 0
     if not rows:
         print(f"no runs in {store.workspace()}" if not found else "no run is like that")
         return 0
-    cells: list[tuple[str, ...]] = [("id", "experiment", "status", "age", "duration", results.RANKED_BY, "overrides")]
+    cells: list[tuple[str, ...]] = [("id", "experiment", "status", "age", "duration", METRIC, "overrides")]
     for _, record, status in rows:
         cells.append(_cells(record, status))
     print("\n".join(columns(cells)))
@@ -112,7 +117,7 @@ def ls(options: argparse.Namespace) -> int:
 def _cells(record: Record, status: str) -> tuple[str, ...]:
     age = records.seconds_between(record.created, records.now())
     took = "" if record.duration_s is None else monitor.duration(record.duration_s)
-    metric = record.metrics.get(results.RANKED_BY)
+    metric = record.metrics.get(METRIC)
     value = report.number(metric) if isinstance(metric, int | float) else ""
     return record.id, record.name, status, monitor.duration(age), took, value, " ".join(record.overrides)
 
@@ -215,6 +220,8 @@ def watch(options: argparse.Namespace) -> int:
         options.follow = True
         return logs(argparse.Namespace(run=str(folder), follow=True))
     plan = jobs.read_plan(folder)
+    if plan.command is not None:
+        return _watch_search(folder)
     run_dirs = jobs.run_dirs(folder, plan)
     with monitor.shown(folder, run_dirs) as view:
         told: set[Path] = set()
@@ -229,6 +236,24 @@ def watch(options: argparse.Namespace) -> int:
             time.sleep(POLL_S)
     _wait_for_books(folder, run_dirs)
     return _code(run_dirs)
+
+
+def _watch_search(folder: Path) -> int:
+    """Tell each trial as it ends; go on with a search that nobody conducts any more."""
+    told: set[Path] = set()
+    view = monitor.Lines(folder)
+    while True:
+        is_over = takeover.is_over(folder)
+        run_dirs = jobs.run_dirs(folder, jobs.read_plan(folder))
+        _over(run_dirs, view, told)
+        if is_over:
+            break
+        if lease.living(jobs.state_folder(folder)) is None and not takeover.is_ending(folder):
+            sys.stderr.write("lab: nobody conducts this search any more; going on with it from here\n")
+            return takeover.take_over(folder)
+        time.sleep(POLL_S)
+    print(f"The search is over: {folder} (results.csv, report.html, best.yaml)")
+    return int(any(records.read(run_dir).status == records.FAILED for run_dir in run_dirs))
 
 
 def _over(run_dirs: Sequence[Path], view: Any, told: set[Path]) -> bool:
@@ -257,7 +282,10 @@ def cancel(options: argparse.Namespace) -> int:
     for reference in options.run:
         folder = folder_of(reference) if reference != "last" else store.find(store.workspace(), "last")[0]
         has_plan = (jobs.state_folder(folder) / "plan.json").is_file()
-        chosen += jobs.run_dirs(folder, jobs.read_plan(folder)) if has_plan else [folder]
+        plan = jobs.read_plan(folder) if has_plan else None
+        if plan is not None and plan.command is not None:
+            takeover.cancel(folder)
+        chosen += jobs.run_dirs(folder, plan) if plan is not None else [folder]
     unfinished = [run_dir for run_dir in dict.fromkeys(chosen) if not records.read(run_dir).finished]
     if not unfinished:
         print(

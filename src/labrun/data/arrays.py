@@ -19,19 +19,20 @@ class Part:
     """Samples and their labels.
 
     Shapes:
-        x: (N, C, H, W) uint8 for images, (N, F) float32 for tables.
-        y: (N,) int64, class numbers from 0 on.
+        x: (N, C, H, W) uint8 for images, (N, F) float32 for tables. For models that take more than numbers also a
+            pandas.DataFrame of F columns, or a sparse matrix.
+        y: (N,) int64, class numbers from 0 on; float64 where a quantity is to be predicted.
     """
 
     x: AnyArray
-    y: npt.NDArray[np.int64]
+    y: npt.NDArray[Any]
 
     def __len__(self) -> int:
         return len(self.y)
 
     def take(self, index: AnyArray) -> Part:
         """The samples at these positions."""
-        return Part(self.x[index], self.y[index])
+        return Part(rows_at(self.x, index), self.y[index])
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class RawData:
     validation: Part | None = None
     notes: tuple[str, ...] = ()
     """What a person should be told: conversions made, checks that could not be."""
+    refusal: str | None = None
+    """Why models that take numbers alone cannot be given these samples: columns of text, gaps."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,23 @@ class Arrays:
 
     @property
     def num_classes(self) -> int:
+        """How many classes there are; 0 where a quantity is to be predicted."""
         return len(self.class_names)
+
+    @property
+    def are_images(self) -> bool:
+        """Whether the samples are grey or colour images."""
+        return len(self.input_shape) == 3 and self.input_shape[0] in (1, 3)
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the samples are a pandas.DataFrame, with text and gaps as they are."""
+        return hasattr(self.train.x, "iloc")
+
+
+def rows_at(x: Any, index: Any) -> Any:
+    """Rows by position, of an array, a sparse matrix or a pandas.DataFrame."""
+    return x.iloc[index] if hasattr(x, "iloc") else x[index]
 
 
 def float_rows(x: AnyArray, scaling: Scaling) -> npt.NDArray[np.float32]:
@@ -88,6 +107,8 @@ def float_rows(x: AnyArray, scaling: Scaling) -> npt.NDArray[np.float32]:
         x: (N, ...) of any number type.
         returns: (N, product of the rest).
     """
+    if hasattr(x, "iloc") or hasattr(x, "toarray"):  # a table or a sparse matrix is taken as it is
+        return x
     values = x.astype(np.float32)
     values /= np.float32(scaling.scale)
     if any(scaling.mean) or any(s != 1 for s in scaling.std):

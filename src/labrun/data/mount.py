@@ -1,24 +1,326 @@
-"""Mounting: give a run a local path to read. A local folder is used where it is; not a byte of it is changed."""
+"""Mounting: give a run a local path to read.
+
+A local folder is used where it is, and not a byte of it is changed. Of a remote datastore the files are brought to a
+content-addressed cache, once for all runs that see it.
+
+What is mounted, in this order: the asset that is registered under the name; else the folder of that name; else, for a
+data set, one of the folders that its reader knows.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-from collections.abc import Mapping
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labrun.data.datastore import LocalDatastore
+from labrun.data import asset as assets
+from labrun.data import datastore as datastores
+from labrun.data import digests
+from labrun.data.asset import Asset, Entry
+from labrun.data.cache import Cache, Wanted
+from labrun.data.datastore import Datastore, Found, clean
+from labrun.data.progress import size_text
+from labrun.data.reader import Reader
+from labrun.data.transfer import WORKERS
+from labrun.errors import CorruptDataError, MissingDataError
+from labrun.runs import store as workspaces
 
 log = logging.getLogger(__name__)
 
+REFERENCE = re.compile(r"\$\{mount:([^{}]*)\}")
+SHOWN = 6
+"""So many of the things that lie in a mounted folder are named."""
 
-def mount(datastore: Mapping[str, Any], asset: str) -> Path:
+
+@dataclass(frozen=True)
+class Mounted:
+    """What a run may read."""
+
+    path: Path
+    asset: Asset | None
+    moved: int
+    """Bytes that this process fetched."""
+    datastore: str
+
+    def described(self) -> dict[str, Any]:
+        """What the record says of it."""
+        known: dict[str, Any] = {"datastore": self.datastore, "moved_bytes": self.moved}
+        if self.asset is not None:
+            known |= {"asset": self.asset.name, "version": self.asset.version, "number": self.asset.number}
+        return known
+
+
+def mount(datastore: Mapping[str, Any], dataset: Mapping[str, Any], reader: Reader | None = None) -> Mounted:
     """The local folder below which a data set's reader looks.
 
     Args:
-        datastore: the config's `datastore`.
-        asset: the data set's name, for the log.
+        datastore: the config's `datastore`, resolved.
+        dataset: the config's `dataset`: its `asset` (else its `name`) and its `version` say what is mounted.
+        reader: the data set's; knows where files of its kind lie in a datastore that has no such asset.
+
+    Raises:
+        MissingDataError: it is not there.
+        CorruptDataError: a file of the asset has changed since it was registered.
+        DataError: the datastore cannot be reached, or the cache has no room.
     """
-    store = LocalDatastore(str(datastore["name"]), Path(str(datastore["root"])).expanduser().resolve())
-    log.info("Mounting input '%s' from datastore '%s' ... Mounted at %s", asset, store.name, store.root)
-    return store.root
+    name = str(dataset.get("asset") or dataset["name"])
+    known = reader.places() if reader is not None else ()
+    if known is None and not dataset.get("asset") and dataset.get("version") is None:
+        if datastores.is_local(datastore):
+            return Mounting(datastore, name, None, [], of_data_set=True).carry_out()
+        return Mounted(Path.cwd(), None, 0, str(datastore["name"]))
+    places = [name, *(known or ())]
+    wanted = Mounting(datastore, name, dataset.get("version"), places, bool(dataset.get("asset")), of_data_set=True)
+    return wanted.carry_out()
+
+
+def mount_reference(text: str, datastore: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) -> Mounted:
+    """What `${mount:TEXT}` stands for: an asset of the run's datastore, or a folder or file of this or another one.
+
+    Args:
+        text: `NAME`, `NAME@VERSION`, `folder/file` or `DATASTORE/folder`.
+        datastore: the config's `datastore`, resolved.
+        others: further datastores, by name.
+
+    Raises: as `mount`.
+    """
+    return referred(text, datastore, others).carry_out()
+
+
+def referred(text: str, datastore: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) -> Mounting:
+    """As `mount_reference`, not carried out yet."""
+    first, _, rest = text.partition("/")
+    if rest and first in others:
+        datastore, text = others[first], rest
+    elif rest and first == datastore["name"]:
+        text = rest
+    name, _, version = text.partition("@")
+    return Mounting(datastore, name, version or None, [text])
+
+
+def local_root(datastore: Mapping[str, Any], dataset: Mapping[str, Any]) -> Path | None:
+    """As `mount`, for a folder of this machine, without a look at its files; None for a remote datastore."""
+    if not datastores.is_local(datastore):
+        return None
+    name = str(dataset.get("asset") or dataset["name"])
+    store = datastores.LocalDatastore(str(datastore["name"]), str(datastore["root"]))
+    asset = Mounting(datastore, name, dataset.get("version"), [], bool(dataset.get("asset"))).find_asset()
+    return store.folder if asset is None else store.path(asset.path)
+
+
+def resolved(value: Any, path_of: Callable[[str], str]) -> Any:
+    """A config's values, each `${mount:...}` replaced by its path."""
+    if isinstance(value, str):
+        return REFERENCE.sub(lambda match: path_of(match[1].strip()), value)
+    if isinstance(value, Mapping):
+        return {key: resolved(item, path_of) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [resolved(item, path_of) for item in value]
+    return value
+
+
+def references(value: Any) -> Iterator[str]:
+    """Every `${mount:...}` in a config's values."""
+    if isinstance(value, str):
+        yield from (match.strip() for match in REFERENCE.findall(value))
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from references(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from references(item)
+
+
+class Mounting:
+    """One thing that is to be mounted.
+
+    Args:
+        node: the config's `datastore`, resolved.
+        name: how the person calls it.
+        version: of the asset; None: the newest.
+        places: folders of the datastore where it may be, if no asset has the name.
+        must_be_asset: a folder of that name will not do.
+        of_data_set: its reader finds the files below the root of a local datastore by itself.
+    """
+
+    def __init__(
+        self,
+        node: Mapping[str, Any],
+        name: str,
+        version: Any,
+        places: Sequence[str],
+        must_be_asset: bool = False,
+        of_data_set: bool = False,
+    ) -> None:
+        self._node, self._name, self._version, self._places = node, name, version, list(dict.fromkeys(places))
+        self._must_be_asset, self._of_data_set = must_be_asset, of_data_set
+        self.store = datastores.make(node)
+
+    def carry_out(self) -> Mounted:
+        """Mount it, and say so."""
+        began = time.monotonic()
+        what = f"Mounting input '{self._name}' from datastore '{self.store.name}' ..."
+        if not self.store.is_local:  # which may take a while
+            log.info(what)
+        asset = self.find_asset()
+        if isinstance(self.store, datastores.LocalDatastore):
+            found = Mounted(self._in_place(self.store, asset), asset, 0, self.store.name)
+        else:
+            found = self._cached(asset)
+        of = "" if asset is None else f"; {asset.title}, {asset.files:,} files, {size_text(asset.bytes)}"
+        moved = "in place, 0 bytes moved" if self.store.is_local else f"{size_text(found.moved)} moved"
+        log.info("%s Mounted at %s (%s in %.1f s%s)", what, found.path, moved, time.monotonic() - began, of)
+        if there := _what_lies_in(found.path):
+            log.info("There: %s", there)
+        return found
+
+    def find_asset(self) -> Asset | None:
+        """The asset of that name and version, if there is one.
+
+        Raises:
+            MissingDataError: there is none, and one is asked for.
+        """
+        if self._must_be_asset or self._version is not None:
+            return assets.get(self.store, self._name, self._version)
+        return assets.find(self.store, self._name)
+
+    def look(self) -> None:
+        """Find out whether it can be mounted, without moving a byte.
+
+        Raises: as `mount`.
+        """
+        if self.find_asset() is not None:
+            return
+        if not isinstance(self.store, datastores.LocalDatastore):
+            self._place()
+        elif not self._of_data_set:
+            self._in_place(self.store, None)
+
+    def _in_place(self, store: datastores.LocalDatastore, asset: Asset | None) -> Path:
+        if asset is not None:
+            check_local(store, asset)
+            return store.path(asset.path)
+        if self._of_data_set:
+            return store.folder
+        place = self._places[0]
+        if not store.path(place).exists():
+            raise MissingDataError(f"datastore '{store.name}' ({store.root}) has neither an asset nor a file '{place}'")
+        return store.path(place)
+
+    def _cached(self, asset: Asset | None) -> Mounted:
+        cache = Cache(cache_folder(self._node), self._node.get("cache_gb"))
+        workers = int(self._node.get("workers") or WORKERS)
+        if asset is not None:
+            entries = assets.manifest(self.store, asset)
+            self._check_listed(asset, entries)
+            wanted = [Wanted(e.path, f"{asset.path}/{e.path}".lstrip("/"), e.size, e.sha256) for e in entries]
+            path, moved = cache.view(asset.version[:32], wanted, self.store, workers)
+            return Mounted(path, asset, moved, self.store.name)
+        place, files = self._place()
+        single = files.get(place)
+        files = {place: single} if single is not None else files
+        mark = self.store.identity
+        wanted = [Wanted(name, name, found.size, "", found.token and f"{mark}|{found.token}") for name, found in
+                  files.items()]  # fmt: skip
+        listed = json.dumps([mark, *([w.path, w.size, w.token or time.time()] for w in wanted)])
+        path, moved = cache.view(hashlib.sha256(listed.encode()).hexdigest()[:32], wanted, self.store, workers)
+        return Mounted(path if self._of_data_set else path / place, None, moved, self.store.name)
+
+    def _place(self) -> tuple[str, dict[str, Found]]:
+        """The first of the places that has files, and what it has."""
+        for place in self._places:
+            files = self.store.files(clean(place))
+            if place == ".":
+                files = {name: found for name, found in files.items() if "/" not in name}
+            if files:
+                return clean(place), files
+        self.store.check_root()
+        there = ", ".join(assets.names(self.store)[:20]) or "none"
+        folders = ", ".join(self.store.folders()[:20]) or "nothing"
+        places = " or ".join(repr("/" if place in ("", ".") else place) for place in self._places)
+        raise MissingDataError(
+            f"datastore '{self.store.name}' ({self.store.root}) has no asset '{self._name}' and nothing in {places}. "
+            f"Registered there: {there}; its root has: {folders}. Send your files with: "
+            f"lab data upload FOLDER --datastore {self.store.name} --name {self._name}"
+        )
+
+    def _check_listed(self, asset: Asset, entries: Sequence[Entry]) -> None:
+        """Hold the place's own listing against the manifest; what may have changed is not taken from the cache.
+
+        Raises:
+            CorruptDataError: a file is gone, or has another size.
+        """
+        listed, seen = self.store.files(asset.path), assets.seen(self.store, asset)
+        for entry in entries:
+            name = f"{asset.path}/{entry.path}".lstrip("/")
+            found = listed.get(name)
+            if found is None or found.size != entry.size:
+                what = "is gone" if found is None else f"has {found.size:,} bytes now, and had {entry.size:,}"
+                raise changed(asset, self.store, name, what)
+            if found.token != seen.get(entry.path, found.token):
+                self._check_content(asset, entry, name, found)
+
+    def _check_content(self, asset: Asset, entry: Entry, name: str, found: Found) -> None:
+        """A file that the place says is another than at registration: read it, once for as long as it stays so."""
+        from labrun.data.transfer import Memory, remote_sha256
+
+        memory = Memory(self.store)
+        sha256 = memory.known(name, found) or remote_sha256(self.store, name)
+        memory.note(name, found, sha256)
+        if sha256 != entry.sha256:
+            raise changed(asset, self.store, name, "has other content")
+
+
+def check_local(store: datastores.LocalDatastore, asset: Asset, afresh: bool = False) -> None:
+    """Hold a local asset's files against its manifest.
+
+    Args:
+        store: the datastore.
+        asset: the asset.
+        afresh: read every byte, also of files whose size, times and inode are as they were.
+
+    Raises:
+        CorruptDataError: one is gone or has changed.
+    """
+    entries = assets.manifest(store, asset)
+    paths = [store.path(f"{asset.path}/{entry.path}") for entry in entries]
+    for entry, path in zip(entries, paths, strict=True):
+        if not path.is_file() or path.stat().st_size != entry.size:
+            what = "has another size" if path.is_file() else "is gone"
+            raise changed(asset, store, entry.path, what)
+    for entry, sha256 in zip(entries, digests.of(paths, afresh), strict=True):
+        if sha256 != entry.sha256:
+            raise changed(asset, store, entry.path, "has other content")
+
+
+def changed(asset: Asset, store: Datastore, name: str, what: str) -> CorruptDataError:
+    """The message for a file that is not what was registered."""
+    return CorruptDataError(
+        f"{name} of asset {asset.title} in datastore '{store.name}' {what}. Put the old file back, or register the "
+        f"folder as it is now: lab data upload FOLDER {asset.path} --datastore {store.name} --name {asset.name} "
+        "--overwrite"
+    )
+
+
+def cache_folder(node: Mapping[str, Any]) -> Path:
+    """Where files of a remote datastore are kept."""
+    given = node.get("cache")
+    if given:
+        return Path(str(given)).expanduser().resolve()
+    return workspaces.state_folder(workspaces.workspace()) / "cache"
+
+
+def _what_lies_in(path: Path) -> str:
+    if path.is_file():
+        return f"{path.name} ({size_text(path.stat().st_size)})"
+    if not path.is_dir():
+        return ""
+    entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    shown = [f"{e.name}/" if e.is_dir() else f"{e.name} ({size_text(e.stat().st_size)})" for e in entries[:SHOWN]]
+    return ", ".join(shown) + (f", and {len(entries) - SHOWN} more" if len(entries) > SHOWN else "")

@@ -7,19 +7,33 @@ import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from labrun import schema
+from labrun.data import digests
 from labrun.data.arrays import Arrays, Part, RawData, Scaling, stratified_split
 from labrun.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
 GENERAL_KEYS = frozenset(
-    {"name", "download", "validation_size", "test_size", "split_seed", "max_samples", "scale", "mean", "std"}
+    {
+        "name",
+        "asset",
+        "version",
+        "download",
+        "validation_size",
+        "test_size",
+        "split_seed",
+        "max_samples",
+        "scale",
+        "mean",
+        "std",
+    }
     | {"augmentation", "search_space"}
 )
 """Keys of a data set that labrun itself acts on; all others go to the reader."""
@@ -30,6 +44,9 @@ class Reader(ABC):
 
     A reader is built from the config's `dataset` node, minus the keys that labrun acts on itself. It never writes.
     """
+
+    may_be_held = False
+    """Whether it starts no thread and calls no code of the user's: then a sweep's data are read once, for all runs."""
 
     @abstractmethod
     def find(self, root: Path) -> bool:
@@ -50,6 +67,14 @@ class Reader(ABC):
             DataError: as `read`.
         """
         return self.read(root).files
+
+    def places(self) -> Sequence[str] | None:
+        """Where the files lie in a datastore: folders or files below its root, the likeliest first.
+
+        `.` stands for the root's own files, without its folders, and the empty name for all that there is. None: this
+        reader takes nothing from the datastore.
+        """
+        return ("",)
 
     def fetch(self, root: Path) -> None:  # noqa: B027 - most kinds cannot
         """Bring absent files, if this kind can.
@@ -89,25 +114,34 @@ def prepare(dataset: Mapping[str, Any], root: Path) -> None:
         reader.read(root)  # it says what is missing
 
 
-def read(dataset: Mapping[str, Any], root: Path) -> Arrays:
+def read(dataset: Mapping[str, Any], root: Path, tables: bool = False, sparse: bool = False) -> Arrays:
     """Read a data set and split it as its config says.
 
     Args:
         dataset: the config's `dataset` node, resolved.
         root: the mounted folder.
+        tables: whoever asks takes columns of text, and gaps.
+        sparse: and sparse matrices.
 
     Raises:
         DataError, ConfigError: see `Reader.read`; a split leaves nothing; mean or std do not fit the channels.
     """
     raw = make_reader(dataset).read(root)
+    if raw.refusal is not None and not tables:
+        raise DataError(raw.refusal)
+    if not sparse:
+        raw = _dense(raw)
     seed = int(dataset.get("split_seed") or 0)
     train, test = raw.train, raw.test
+    # A quantity has no classes whose shares are to be kept.
+    strata = train.y if raw.class_names else np.zeros(len(train), np.int64)
     if test is None:
-        kept, held = stratified_split(train.y, float(dataset.get("test_size") or 0.2), seed)
+        kept, held = stratified_split(strata, float(dataset.get("test_size") or 0.2), seed)
+        strata = strata[kept]
         train, test = train.take(kept), train.take(held)
     validation, size = raw.validation, float(dataset.get("validation_size") or 0)
     if validation is None and size:
-        kept, held = stratified_split(train.y, size, seed)
+        kept, held = stratified_split(strata, size, seed)
         train, validation = train.take(kept), train.take(held)
     limit = dataset.get("max_samples")
     if limit:
@@ -116,6 +150,19 @@ def read(dataset: Mapping[str, Any], root: Path) -> Arrays:
     scaling = _scaling(dataset, raw.train.x.shape[1])
     name = str(dataset["name"])
     return Arrays(name, train, validation, test, raw.class_names, scaling, raw.files, raw.notes)
+
+
+def _dense(raw: RawData) -> RawData:
+    """The same with samples as plain arrays."""
+    if not hasattr(raw.train.x, "toarray"):
+        return raw
+
+    def dense(part: Part) -> Part:
+        samples: Any = part.x
+        return Part(samples.toarray(), part.y)
+
+    test, validation = (None if part is None else dense(part) for part in (raw.test, raw.validation))
+    return replace(raw, train=dense(raw.train), test=test, validation=validation)
 
 
 def _limited(part: Part, limit: int, seed: int) -> Part:
@@ -140,11 +187,10 @@ def _scaling(dataset: Mapping[str, Any], channels: int) -> Scaling:
 def manifest(files: Sequence[Path]) -> list[dict[str, Any]]:
     """Name, size and SHA-256 of each file, sorted by name."""
     base = Path(_common_folder(files))
-    entries = []
-    for path in files:
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        entries.append({"path": path.relative_to(base).as_posix(), "size": path.stat().st_size, "sha256": digest})
+    entries = [
+        {"path": path.relative_to(base).as_posix(), "size": path.stat().st_size, "sha256": digest}
+        for path, digest in zip(files, digests.of(files), strict=True)
+    ]
     return sorted(entries, key=lambda entry: str(entry["path"]))
 
 

@@ -8,7 +8,7 @@ import signal
 import time
 from pathlib import Path
 
-from labrun.runs import context
+from labrun.runs import context, recording
 from labrun.runs import record as records
 from labrun.runs.record import Record, RunPaths
 
@@ -20,14 +20,14 @@ def close_ended(run_dir: Path, status: int, reason: str | None, canceled: bool) 
         run_dir: the run.
         status: what `waitpid` gave.
         reason: why it was ended, if by us.
-        canceled: whether it was asked to stop.
+        canceled: whether it was asked to end.
     """
     record = records.read(run_dir)
     if record.finished or record.status == records.PREEMPTED:
         return record
     if canceled:
-        kind, message, end = "Canceled", "canceled", records.CANCELED
-    elif reason is not None:
+        return close_asked(run_dir, record, "canceled")
+    if reason is not None:
         kind, message, end = "LimitExceeded", reason, records.FAILED
     elif os.WIFSIGNALED(status):
         name = signal.Signals(os.WTERMSIG(status)).name
@@ -36,6 +36,20 @@ def close_ended(run_dir: Path, status: int, reason: str | None, canceled: bool) 
         message = f"the run's process ended with exit code {os.waitstatus_to_exitcode(status)} before it was done"
         kind, end = "Exited", records.FAILED
     return close(run_dir, record, end, kind, message)
+
+
+def close_asked(run_dir: Path, record: Record, why: str) -> Record:
+    """Close the record of a run that was asked to end and could not write it: canceled, or stopped.
+
+    Args:
+        run_dir: the run.
+        record: as it is.
+        why: it was canceled; the reason to stop lies with the request.
+    """
+    stopped = recording.stop_reason(RunPaths(run_dir))
+    if stopped is not None and not (RunPaths(run_dir).requests / "cancel").exists():
+        return close(run_dir, record, records.STOPPED, "Stopped", stopped)
+    return close(run_dir, record, records.CANCELED, "Canceled", why)
 
 
 def close(run_dir: Path, record: Record, status: str, kind: str, message: str) -> Record:
@@ -58,20 +72,23 @@ def last_values(run_dir: Path) -> dict[str, float]:
 
 
 def close_unrun(run_dir: Path, why: str) -> None:
-    """Cancel a run that never began."""
+    """Cancel a run that never began, or stop it, if that is what it was asked to."""
     record = records.read(run_dir)
-    record.status, record.ended = records.CANCELED, records.now()
-    record.error = {"type": "Canceled", "message": why, "traceback": ""}
+    stopped = recording.stop_reason(RunPaths(run_dir))
+    record.status, record.ended = records.CANCELED if stopped is None else records.STOPPED, records.now()
+    kind = "Canceled" if stopped is None else "Stopped"
+    record.error = {"type": kind, "message": stopped or why, "traceback": ""}
     records.write(run_dir, record)
 
 
 def requeue(run_dir: Path, record: Record) -> None:
     """Put a run that has ended back in the queue, whatever the reason is noted with its last attempt."""
     if record.attempts and record.error is not None:
-        record.attempts[-1]["reason"] = str(record.error.get("message", "")).split("\n")[0]
+        record.attempts[-1]["reason"] = record.reason
     records.note_claimed(run_dir, record)
     record.status, record.ended, record.error, record.duration_s = records.QUEUED, None, None, None
-    (RunPaths(run_dir).requests / "cancel").unlink(missing_ok=True)
+    for name in ("cancel", "stop"):
+        (RunPaths(run_dir).requests / name).unlink(missing_ok=True)
     records.write(run_dir, record)
 
 
@@ -91,9 +108,23 @@ def wait_gone(run_dir: Path, timeout_s: float = 10.0) -> None:
         time.sleep(0.02)
 
 
-def request(run_dir: Path, why: str = "") -> None:
-    """Leave a request to cancel, with its reason; the run's supervisor obeys within seconds."""
+def request(run_dir: Path, why: str = "", name: str = "cancel") -> None:
+    """Leave a request to end, with its reason; the run's supervisor obeys within seconds.
+
+    Args:
+        run_dir: the run.
+        why: the reason, for its record.
+        name: `cancel`, or `stop`: for what is no failure and is not to be run again.
+    """
     folder = RunPaths(run_dir).requests
     with contextlib.suppress(OSError):
         folder.mkdir(exist_ok=True)
-        (folder / "cancel").write_text(why, encoding="utf-8")
+        # In one step: whoever finds it finds its reason.
+        partial = folder / f".{name}.{os.getpid()}"
+        partial.write_text(why, encoding="utf-8")
+        os.replace(partial, folder / name)
+
+
+def is_asked_to_end(run_dir: Path) -> bool:
+    """Whether a request to cancel or to stop lies in a run's folder."""
+    return recording.is_asked_to_end(RunPaths(run_dir))

@@ -139,9 +139,8 @@ class Supervisor:
             run: its folder.
             newest: the token of each run's newest submission.
         """
-        from labrun.launch.closing import close_unrun, note_interrupted
+        from labrun.launch.closing import close_unrun, is_asked_to_end, note_interrupted
         from labrun.runs import record as records
-        from labrun.runs.record import RunPaths
 
         record = records.read(run)
         if record.finished:
@@ -154,7 +153,7 @@ class Supervisor:
             if records.process_lives(record.process) or (age is not None and age < records.UNREACHABLE_AFTER_S):
                 print(f"{run} is running elsewhere; this job leaves it alone", flush=True)
                 return False
-        if (RunPaths(run).requests / "cancel").exists():
+        if is_asked_to_end(run):
             close_unrun(run, "canceled before it began")
             return False
         if record.status in (records.RUNNING, records.PREEMPTED):

@@ -32,6 +32,8 @@ class Needs:
     retries: int = 0
     environment: Mapping[str, str] = field(default_factory=dict)
     pictures: bool = False
+    data: Mapping[str, Any] | None = None
+    """The nodes `dataset` and `datastore` of its config, by which a pool sees that several runs read the same."""
 
 
 def needs(record: Record, environment: Mapping[str, str] | None = None, alone: bool = False) -> Needs:
@@ -54,6 +56,7 @@ def needs(record: Record, environment: Mapping[str, str] | None = None, alone: b
         retries=compute["retries"],
         environment=environment,
         pictures=report == "all" or (report == "auto" and record.sweep is None),
+        data={key: record.config[key] for key in ("dataset", "datastore")},
     )
 
 

@@ -23,7 +23,8 @@ def groups() -> dict[str, dict[str, str]]:
     for folder in (conf_dir(), user_conf_dir()):
         for path in sorted(folder.rglob("*.yaml")) if folder else []:
             group = path.parent.relative_to(folder).as_posix() if folder else ""
-            if group not in (".", "local") and not group.startswith("hydra"):
+            shown = group not in (".", "local") and not group.startswith("hydra") and not path.stem.startswith("_")
+            if shown:
                 found.setdefault(group, {})[path.stem] = _first_comment(path)
     return dict(sorted(found.items()))
 

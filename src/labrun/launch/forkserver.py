@@ -5,7 +5,7 @@ Started by path in a fresh interpreter, with the standard library alone; the fir
 
 Messages are lines of JSON over a socket. To the server: `{"path": [...], "preload": [...]}` once, then
 `{"run": folder, "environment": {...}, "threads": n, "pictures": bool}` for each run (with `"draw": true`: only the
-pictures of a finished one). From it: `{"ready": seconds}`,
+pictures of a finished one; with `"data": {...}`: data that later runs read too). From it: `{"ready": seconds}`,
 `{"run": folder, "pid": n}`, `{"pid": n, "status": wait status}`. When the socket closes, every child is killed.
 """
 
@@ -92,6 +92,8 @@ def serve(channel: Channel, parent: int) -> None:
                 if "preload" in message:
                     channel.send({"ready": preload(**message)})
                 else:
+                    if message.get("data"):
+                        hold(message["data"])
                     pid = fork(message, channel, (wake_read, wake_write))
                     children.add(pid)
                     channel.send({"run": message["run"], "pid": pid})
@@ -143,6 +145,16 @@ def preload(
     gc.collect()
     gc.freeze()
     return round(time.monotonic() - began, 3)
+
+
+def hold(data: dict[str, Any]) -> None:
+    """Read data that several runs are to read, so that each finds them in its memory. What goes wrong, they tell."""
+    from labrun.launch import inside
+
+    with contextlib.suppress(Exception):
+        inside.hold(data)
+    gc.collect()
+    gc.freeze()
 
 
 def fork(message: dict[str, Any], channel: Channel, wake: tuple[int, int]) -> int:

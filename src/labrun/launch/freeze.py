@@ -21,9 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from labrun import schema
+from labrun import execute, schema
 from labrun.errors import ConfigError
-from labrun.launch import snapshot
+from labrun.launch import inputs, objective, snapshot
 from labrun.launch.compute import HIDDEN
 from labrun.launch.hydra_files import hide_environment
 from labrun.runs import record as records
@@ -50,12 +50,13 @@ def resolved(config: DictConfig, keep_environment: bool) -> dict[str, Any]:
     Raises:
         ConfigError: an interpolation leads nowhere, or a value is still missing (`???`).
     """
+    execute.keep_mounts()
     if keep_environment:
         OmegaConf.register_new_resolver("oc.env", _env_reference, replace=True)
         OmegaConf.register_new_resolver("oc.decode", _decode_unless_reference, replace=True)
     try:
         return {
-            str(key): OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
+            str(key): without_spaces(OmegaConf.to_container(value, resolve=True, throw_on_missing=True))
             if OmegaConf.is_config(value := config[key])
             else value
             for key in config
@@ -68,6 +69,13 @@ def resolved(config: DictConfig, keep_environment: bool) -> dict[str, Any]:
         if keep_environment:
             OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
             OmegaConf.register_new_resolver("oc.decode", oc.decode, replace=True)
+
+
+def without_spaces(value: Any) -> Any:
+    """Values without any component's `search_space`: it is the sweep's, and no part of what is built or signed."""
+    if isinstance(value, dict):
+        return {key: without_spaces(item) for key, item in value.items() if key != "search_space"}
+    return value
 
 
 def _env_reference(*arguments: Any) -> str:
@@ -127,11 +135,12 @@ def prepare(values: Mapping[str, Any]) -> None:
     Raises:
         MissingDataError: they are absent and cannot be fetched.
     """
-    from labrun.data import reader
-    from labrun.execute import here
+    from labrun.data import mount, reader
 
-    there = here({key: values[key] for key in ("dataset", "datastore")})
-    reader.prepare(there["dataset"], Path(there["datastore"]["root"]))
+    there = execute.here({key: values[key] for key in ("dataset", "datastore")})
+    root = mount.local_root(there["datastore"], there["dataset"])
+    if root is not None and not any(mount.references(there["dataset"])):
+        reader.prepare(there["dataset"], root)
 
 
 @dataclass(frozen=True)
@@ -142,6 +151,8 @@ class Surroundings:
     code: dict[str, Any]
     packages: dict[str, str] = field(default_factory=dict)
     host: dict[str, Any] | None = None
+    pinned: dict[str, Any] = field(default_factory=dict)
+    """Versions of assets, as they were looked up for the first run that reads them."""
 
 
 def look_around(root: Path, all_of_it: bool = False) -> Surroundings:
@@ -169,12 +180,16 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, ar
     Raises:
         ConfigError, RecordError: mistakes in the config; a run it refers to does not exist.
     """
-    kept, parent = settled(config, overrides, root)
+    kept, parent = settled(config, overrides, root, around.pinned)
     kept["compute"]["environment"] = {
         name: value if "${" in str(value) else HIDDEN for name, value in kept["compute"]["environment"].items()
     }
     # How the sweep went on is no part of the run: the command that repeats it must not go on with a sweep.
-    overrides = [o for o in hide_environment(overrides) if o.lstrip("+~").partition("=")[0].split(".")[0] != "sweep"]
+    overrides = [
+        o
+        for o in hide_environment(overrides)
+        if o.lstrip("+~").partition("=")[0].replace("/", ".").split(".")[0] != "sweep"
+    ]
     return Record(
         id=run_id,
         name=kept["name"],
@@ -200,8 +215,16 @@ def environment(config: DictConfig) -> dict[str, str]:
     return {str(name): str(value) for name, value in node.items()} if node else {}
 
 
-def settled(config: DictConfig, overrides: list[str], root: Path) -> tuple[dict[str, Any], str | None]:
+def settled(
+    config: DictConfig, overrides: list[str], root: Path, pinned: dict[str, Any] | None = None
+) -> tuple[dict[str, Any], str | None]:
     """The config as the record keeps it, and the id of the run that it goes on from or scores.
+
+    Args:
+        config: the composed config, without the `hydra` node.
+        overrides: what the person typed, task overrides only.
+        root: the workspace.
+        pinned: versions of assets that this command has looked up already; it adds those that it looks up.
 
     Raises:
         ConfigError, RecordError: see `freeze`.
@@ -211,8 +234,13 @@ def settled(config: DictConfig, overrides: list[str], root: Path) -> tuple[dict[
         _check_module(str(values[group]["_target_"]), group)
     for group, defaults in (("compute", schema.Compute(target="auto")), ("sweep", schema.Sweep())):
         kept[group] = {**dataclasses.asdict(defaults), **kept.get(group, {})}
-    kept["datastore"]["root"] = str(_absolute(kept["datastore"]["root"]))
-    return kept, _settle_references(kept, overrides, root)
+    objective.settle(kept)
+    schema.check_secrets(kept["datastore"])
+    if kept["datastore"].get("_target_", schema.LOCAL_DATASTORE) == schema.LOCAL_DATASTORE:
+        kept["datastore"]["root"] = str(_absolute(kept["datastore"]["root"]))
+    parent = _settle_references(kept, overrides, root)
+    inputs.settle(kept, pinned)
+    return kept, parent
 
 
 def _check_module(target: str, group: str) -> None:
@@ -274,7 +302,7 @@ def _differences(old: Any, new: Any, key: str) -> Iterator[str]:
 
 
 def _what_is_read(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in dataset.items() if key not in ("download", "verify")}
+    return {key: value for key, value in dataset.items() if key not in ("download", "verify", "asset", "version")}
 
 
 SPLIT_KEYS = ("split_seed", "test_size", "validation_size")

@@ -7,10 +7,13 @@ import faulthandler
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from labrun import execute, schema
+from labrun.data import ahead
+from labrun.data.mount import local_root, references
 from labrun.data.reader import Reader
 from labrun.errors import ConfigError, LabrunError
 from labrun.launch.threads import limit_threads
@@ -28,8 +31,12 @@ def preload(targets: Sequence[str]) -> None:
             target = schema.locate(name, "model")
             if isinstance(target, type) and issubclass(target, Reader):
                 target.warm()
+            elif _is_file_system(target):
+                continue
             else:
                 models.append(target)
+    import psutil  # noqa: F401 - each run says what process it is
+
     torch = sys.modules.get("torch")
     networks = [torch is not None and isinstance(m, type) and issubclass(m, torch.nn.Module) for m in models]
     if torch is not None:
@@ -38,6 +45,26 @@ def preload(targets: Sequence[str]) -> None:
         from labrun.tasks import estimator
 
         estimator.warm()
+
+
+def _is_file_system(target: object) -> bool:
+    """Whether it is one of fsspec's, which a remote datastore needs."""
+    return isinstance(target, type) and any(base.__module__.startswith("fsspec.") for base in target.__mro__)
+
+
+def hold(data: Mapping[str, Any]) -> None:
+    """Read a data set for the runs that are forked from here on.
+
+    Args:
+        data: the nodes `dataset` and `datastore` of their config.
+
+    Raises:
+        DataError, ConfigError: it cannot be read.
+    """
+    config = execute.here(data)
+    root = local_root(config["datastore"], config["dataset"])
+    if root is not None and not any(references(config["dataset"])):
+        ahead.hold(config["dataset"], root)
 
 
 def run(run_dir: str, pictures: bool) -> int:

@@ -63,6 +63,30 @@ class View(Protocol):
         """A run has ended."""
 
 
+class Feed(Protocol):
+    """Where a search's runs come from, one by one."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is more to come."""
+
+    @property
+    def patience_s(self) -> float:
+        """How long it may take until it looks again."""
+
+    def more(self) -> Sequence[tuple[Path, Mapping[str, str]]]:
+        """Runs that are to begin now, their records written, with their own variables."""
+
+    def ended(self, run_dir: Path, record: Record) -> None:
+        """A run has ended."""
+
+    def look(self) -> None:
+        """Look at what goes on, and ask what is not worth it to stop."""
+
+    def close(self, why: str) -> None:
+        """Nothing more is to begin."""
+
+
 @dataclass
 class Plan:
     """What the controller of a folder must know that stands in no single record; `.launch/plan.json`."""
@@ -78,7 +102,11 @@ class Plan:
     tracking: dict[str, Any]
     parallel: int = 1
     python: str | None = None
+    gpus_per_run: int = 0
+    runs_per_gpu: int = 1
     max_failures: int | None = None
+    command: list[str] | None = None
+    """A search's own arguments: who takes it over composes its next runs from them."""
 
     def write(self, folder: Path) -> None:
         """Put it in the folder.
@@ -145,8 +173,7 @@ def executor(plan: Plan, folder: Path, count: int, server: Server | None = None)
         return SlurmPool(settings)
     if plan.target == "inline":
         return Inline(plan)
-    compute = records.read((run_dirs(folder, plan) or [folder / plan.runs[0]])[0]).config["compute"]
-    gpus = slot_gpus(computes.visible_gpus(), compute["gpus_per_run"], compute["runs_per_gpu"])
+    gpus = slot_gpus(computes.visible_gpus() if plan.gpus_per_run else [], plan.gpus_per_run, plan.runs_per_gpu)
     parallel = min(plan.parallel, count, len(gpus) or plan.parallel)
     return LocalPool(plan.path, plan.preload, parallel, gpus, python=plan.python, cwd=plan.cwd, server=server)
 
@@ -221,6 +248,7 @@ def conduct(
     view: View,
     environment: Mapping[Path, Mapping[str, str]] | None = None,
     server: Server | None = None,
+    feed: Feed | None = None,
 ) -> Executor:
     """Run what is not finished in a folder, until all is.
 
@@ -229,6 +257,7 @@ def conduct(
         view: is told what happens.
         environment: the runs' own variables, which records do not hold.
         server: the local pool's, if it is starting already.
+        feed: brings further runs while these go on.
 
     Returns:
         The executor, for what comes after the runs; the caller closes it.
@@ -242,9 +271,9 @@ def conduct(
     lease = Lease(state_folder(folder))
     try:
         pending = _pending(folder, plan)
-        runner = executor(plan, folder, len(pending), server)
+        runner = executor(plan, folder, plan.parallel if feed else len(pending), server)
         try:
-            _conduct(runner, folder, plan, pending, view, lease, environment or {})
+            _conduct(runner, folder, plan, pending, view, lease, environment or {}, feed)
         except BaseException:
             runner.close()
             raise
@@ -276,24 +305,33 @@ def _pending(folder: Path, plan: Plan) -> list[Path]:
 
 def _conduct(
     runner: Executor, folder: Path, plan: Plan, pending: Sequence[Path], view: View, lease: Lease,
-    environment: Mapping[Path, Mapping[str, str]],
+    environment: Mapping[Path, Mapping[str, str]], feed: Feed | None = None,
 ) -> None:  # fmt: skip
     for run_dir in pending:
         runner.submit(run_dir, computes.needs(records.read(run_dir), environment.get(run_dir)))
     failures, stopped = 0, False
     try:
-        while runner.busy:
+        while runner.busy or (feed is not None and feed.is_open):
             lease.beat()
-            for run_dir in runner.poll():
+            for run_dir, variables in feed.more() if feed is not None else ():
+                runner.submit(run_dir, computes.needs(records.read(run_dir), variables))
+            patience_s = 0.5 if feed is None else feed.patience_s
+            for run_dir in runner.poll(patience_s) if runner.busy else ():
                 record = records.read(run_dir)
+                if feed is not None:
+                    feed.ended(run_dir, record)
                 view.ended(run_dir, record)
                 failures += record.status == records.FAILED
+            if feed is not None:
+                feed.look()
             if plan.max_failures is not None and failures > plan.max_failures and not stopped:
                 stopped = True
                 log.error(
                     "%d runs failed, and compute.max_failures=%d: canceling the rest", failures, plan.max_failures
                 )
                 why = f"more than compute.max_failures={plan.max_failures} runs failed"
+                if feed is not None:
+                    feed.close(why)
                 runner.cancel_all(why=why)
             view.update()
     except KeyboardInterrupt:
@@ -302,7 +340,8 @@ def _conduct(
     except OvertakenError:
         raise
     except LabrunError:
-        cancel_rest(folder, plan, "the sweep ended before it began")
+        runner.cancel_all(why="the sweep ended before it began")
+        cancel_rest(folder, read_plan(folder), "the sweep ended before it began")
         raise
 
 
@@ -328,8 +367,17 @@ def cancel_rest(folder: Path, plan: Plan, why: str) -> None:
             closing.close_unrun(run_dir, why)
 
 
-def detach(folder: Path, environment: Mapping[Path, Mapping[str, str]], patience_s: float = 120.0) -> None:
+def detach(
+    folder: Path, environment: Mapping[Path, Mapping[str, str]], command: Sequence[str] | None = None,
+    patience_s: float = 120.0,
+) -> None:  # fmt: skip
     """Start a controller that outlives this terminal, and wait until it has taken up the runs.
+
+    Args:
+        folder: the runs'.
+        environment: the runs' own variables.
+        command: a search's own arguments; None: the runs are all there.
+        patience_s: how long to wait.
 
     Raises:
         LabrunError: it could not; with its own words.
@@ -341,7 +389,10 @@ def detach(folder: Path, environment: Mapping[Path, Mapping[str, str]], patience
     begun.unlink(missing_ok=True)
     with open(output, "ab") as file:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-c", "from labrun.launch.detached import main; main()", str(folder)],
+            [sys.executable, "-P", "-c", *(
+                ["from labrun.launch.detached import main; main()", str(folder)] if command is None
+                else ["from labrun.app import main; main()", *command]
+            )],
             stdin=subprocess.PIPE, stdout=file, stderr=file, start_new_session=True, text=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
         )  # fmt: skip

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labrun.launch import results
+from labrun.launch import objective, results
 from labrun.runs import record as records
 from labrun.runs import report
 from labrun.runs.context import METRICS_FILE
@@ -65,8 +65,9 @@ class Lines:
 
 def ending(record: Record) -> str:
     """How a run ended, in one line."""
-    value = record.metrics.get(results.RANKED_BY)
-    shown = f"{results.RANKED_BY} {report.number(value)}" if isinstance(value, float) else results.failure(record)
+    by = objective.of(record.config)[0].metric
+    value = record.metrics.get(by)
+    shown = f"{by} {report.number(value)}" if isinstance(value, float) else results.failure(record)
     return f"{record.status}  {record.duration_s} s  {shown}  [{' '.join(record.overrides)}]"
 
 
@@ -147,11 +148,11 @@ class Live:
         if len(running) > SHOWN:
             table.add_row("...", f"{len(running) - SHOWN} more")
         lines: list[Any] = [Text(f"{self._folder.parent.name}  {tally.line()}{self._left(tally)}", style="bold"), table]
-        best = max(present, key=results.rank, default=None)
-        if best is not None and results.rank(best) > float("-inf"):
-            value = report.number(results.rank(best))
-            number = (best.sweep or {}).get("number")
-            lines.append(Text(f"best so far: run {number}, {results.RANKED_BY} {value}  {' '.join(best.overrides)}"))
+        best = max(present, key=objective.rank, default=None)
+        if best is not None and objective.rank(best) > float("-inf"):
+            by = objective.of(best.config)[0].metric
+            number, value = (best.sweep or {}).get("number"), report.number(float(best.metrics[by]))
+            lines.append(Text(f"best so far: run {number}, {by} {value}  {' '.join(best.overrides)}"))
         return Group(*lines)
 
     def _read(self, run_dir: Path) -> Record:

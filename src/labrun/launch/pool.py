@@ -23,7 +23,15 @@ from pathlib import Path
 import psutil
 
 from labrun.errors import LabrunError, RecordError
-from labrun.launch.closing import close_ended, close_unrun, note_interrupted, request, requeue, wait_gone
+from labrun.launch.closing import (
+    close_ended,
+    close_unrun,
+    is_asked_to_end,
+    note_interrupted,
+    request,
+    requeue,
+    wait_gone,
+)
 from labrun.launch.compute import Needs
 from labrun.launch.forkserver import Channel
 from labrun.runs import record as records
@@ -118,6 +126,8 @@ class LocalPool:
         """Runs that ended without having begun, to be told at the next poll."""
         self._queue: deque[tuple[Path, Needs]] = deque()
         self._running: dict[Path, _Running] = {}
+        self._held: list[Mapping[str, object]] = []
+        """Data that the server was told to read for several runs."""
         self._restarts = 0
         self._next_beat = 0.0
         self._ready = False
@@ -146,6 +156,7 @@ class LocalPool:
             LabrunError: the server cannot be kept alive.
         """
         self._fill()
+        self._obey()
         ended, self._canceled = self._canceled, []
         assert self._channel is not None
         ready, _, _ = select.select([self._channel.connection], [], [], timeout_s)
@@ -233,9 +244,13 @@ class LocalPool:
         elif set(self._preload) - set(server.preload):
             server.send_preload(self._preload)
         self._server, self._process, self._channel, self._ready = server, server.process, server.channel, False
+        self._held.clear()
 
     def _fill(self) -> None:
         while self._ready and self._queue and len(self._running) < self.parallel:
+            if is_asked_to_end(self._queue[0][0]):
+                self.cancel(self._queue[0][0])
+                continue
             run_dir, needs = self._queue.popleft()
             slot = min(set(range(self.parallel)) - {r.slot for r in self._running.values()})
             environment = dict(needs.environment)
@@ -246,10 +261,19 @@ class LocalPool:
                 "run": str(run_dir), "environment": environment, "threads": needs.cpus, "pictures": needs.pictures,
                 "own_group": not self._in_job,
             }  # fmt: skip
+            if self._is_shared(needs.data):
+                message["data"] = needs.data
             assert self._channel is not None
             with contextlib.suppress(OSError):  # a dead server is noticed when the next answer is read
                 self._channel.send(message)
             _touch(RunPaths(run_dir).heartbeat)
+
+    def _is_shared(self, data: Mapping[str, object] | None) -> bool:
+        """Whether the server should read these data now, since runs that wait read them too; it is told once."""
+        if data is None or data in self._held or not any(needs.data == data for _, needs in self._queue):
+            return False
+        self._held.append(data)
+        return True
 
     def _hear(self, message: Mapping[str, object]) -> list[Path]:
         if "ready" in message:
@@ -284,8 +308,7 @@ class LocalPool:
         # Counted here too: a process that dies as it begins may leave no attempt in the record.
         tries = self._tries[running.run_dir] = self._tries.get(running.run_dir, 0) + 1
         if record.status == records.FAILED and max(tries, len(record.attempts)) <= running.needs.retries:
-            reason = str((record.error or {}).get("message", "")).split("\n")[0]
-            log.info("Run %s failed (%s); again", record.id, reason)
+            log.info("Run %s failed (%s); again", record.id, record.reason)
             requeue(running.run_dir, record)
             self._queue.appendleft((running.run_dir, running.needs))
             return []
@@ -317,19 +340,23 @@ class LocalPool:
         self._start_server()
         return ended
 
+    def _obey(self) -> None:
+        """Ask those runs to end whose folder holds a request: what is stopped early should stop at once."""
+        for running in self._running.values():
+            if not running.canceled and is_asked_to_end(running.run_dir):
+                running.canceled = True
+                self._ask(running)
+
     def _supervise(self) -> None:
         for running in list(self._running.values()):
             _touch(RunPaths(running.run_dir).heartbeat)
-            if (RunPaths(running.run_dir).requests / "cancel").exists() and not running.canceled:
-                running.canceled = True
-                self._ask(running)
             self._hold_to_limits(running)
             if self._leaving:  # again: one that was just beginning may not have heard it
                 _signal(running, recording.LEAVE_SIGNAL, alone=True)
             if running.asked_at is not None and time.monotonic() - running.asked_at > GRACE_S:
                 _signal(running, signal.SIGKILL, alone=self._in_job)
         for run_dir, _ in list(self._queue):
-            if (RunPaths(run_dir).requests / "cancel").exists():
+            if is_asked_to_end(run_dir):
                 self.cancel(run_dir)
 
     def _hold_to_limits(self, running: _Running) -> None:

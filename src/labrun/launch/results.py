@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from labrun.errors import LabrunError
+from labrun.launch import objective
 from labrun.runs import record as records
 from labrun.runs import report
 from labrun.runs.record import Record
 
 log = logging.getLogger(__name__)
-
-RANKED_BY = "accuracy"
 
 
 def tell(folder: Path, run_dirs: Sequence[Path], draw: Callable[[Path], object]) -> list[Record]:
@@ -33,36 +32,37 @@ def tell(folder: Path, run_dirs: Sequence[Path], draw: Callable[[Path], object])
     finished = [records.read(run_dir) for run_dir in run_dirs]
     if not finished or finished[0].sweep is None:
         return finished
-    order = sorted(range(len(finished)), key=lambda i: -rank(finished[i]))
-    rows = [("run", f"status      {RANKED_BY}  overrides")]
+    order = sorted(range(len(finished)), key=lambda i: -objective.rank(finished[i]))
+    by = objective.of(finished[0].config)[0].metric
+    rows = [("run", f"status      {by:<8}  overrides")]
     for place in order:
         record = finished[place]
-        value = record.metrics.get(RANKED_BY)
+        value = record.metrics.get(by)
         shown = report.number(value) if isinstance(value, float) else "-"
         first_line = (record.error or {}).get("message", "").splitlines()[:1]
         if not record.finished and not os.access(run_dirs[place], os.W_OK):
             first_line = ["its folder cannot be written"]
         number = str((record.sweep or {}).get("number"))
         why = f"   {first_line[0]}  ({run_dirs[place] / 'driver.log'})" if first_line else ""
-        rows.append((number, f"{record.status:<10}  {shown:<8}  {' '.join(record.overrides)}{why}"))
+        rows.append((number, f"{record.status:<10}  {shown:<{max(8, len(by))}}  {' '.join(record.overrides)}{why}"))
     try:
         write_csv(finished, folder / "results.csv")
     except OSError as error:
         log.warning("results.csv cannot be written: %s", error)
-    _say(report.table(rows))
+    say(report.table(rows))
     best = finished[order[0]]
     if best.status != records.COMPLETED:
-        _say(f"folder: {folder}   (results.csv)")
+        say(f"folder: {folder}   (results.csv)")
         return finished
     best_dir = run_dirs[order[0]]
     if best.config["report"] == "auto":
         _draw_best(best_dir, draw)
     drawn = any((best_dir / "outputs").glob("*.png"))
-    _say(f"folder: {folder}   (results.csv{f'; pictures of the best run: {best_dir}/outputs' if drawn else ''})")
+    say(f"folder: {folder}   (results.csv{f'; pictures of the best run: {best_dir}/outputs' if drawn else ''})")
     return finished
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     """Print; a reader who has gone (`labrun ... | head`) ends nothing."""
     try:
         print(text, flush=True)
@@ -82,14 +82,6 @@ def _draw_best(run_dir: Path, draw: Callable[[Path], object]) -> None:
             log.warning("The best run's pictures could not be drawn; %s says why", run_dir / "driver.log")
 
 
-def rank(record: Record) -> float:
-    """What the table is sorted by: the metric, of completed runs."""
-    value = record.metrics.get(RANKED_BY)
-    return (
-        value if record.status == records.COMPLETED and isinstance(value, float) and value == value else float("-inf")
-    )
-
-
 def write_csv(finished: Sequence[Record], path: Path) -> None:
     """A line per run: its last metrics, and its overrides."""
     names = sorted({name for record in finished for name in record.metrics})
@@ -104,4 +96,4 @@ def write_csv(finished: Sequence[Record], path: Path) -> None:
 
 def failure(record: Record) -> str:
     """Why a run did not complete, in one line."""
-    return f"{record.status}: {(record.error or {}).get('message', '')}".splitlines()[0]
+    return f"{record.status}: {record.reason}"

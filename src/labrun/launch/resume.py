@@ -10,6 +10,7 @@ from typing import Any
 
 from labrun import execute
 from labrun.data import reader
+from labrun.data.mount import local_root, mount
 from labrun.errors import DataError, RecordError
 from labrun.launch import jobs
 from labrun.runs import record as records
@@ -62,7 +63,7 @@ def match(new: Sequence[Record], old: Sequence[Earlier]) -> list[Earlier | None]
     by_signature: dict[str, list[Earlier]] = {}
     for one in old:
         if one.record.finished and one.record.status == records.COMPLETED:
-            data = [{"digest": entry["digest"]} for entry in one.record.data]
+            data = [{"digest": entry["digest"]} for entry in one.record.data if "digest" in entry]
         else:
             data = _data_now(one.record.config, digests)
         by_signature.setdefault(_signature(one.record.config, data), []).append(one)
@@ -80,11 +81,14 @@ def _signature(config: Mapping[str, Any], data: list[dict[str, Any]]) -> str:
 
 def _data_now(config: Mapping[str, Any], known: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """The digest of what a run would read now."""
-    there = execute.here({key: config[key] for key in ("dataset", "datastore")})
+    there = execute.here({key: config[key] for key in ("dataset", "datastore", "datastores") if key in config})
     key = repr(there)
     if key not in known:
         try:
-            files = reader.make_reader(there["dataset"]).files(Path(there["datastore"]["root"]))
+            there, _ = execute.mount_inputs(there)
+            made = reader.make_reader(there["dataset"])
+            root = local_root(there["datastore"], there["dataset"])
+            files = made.files(root or mount(there["datastore"], there["dataset"], made).path)
             known[key] = [{"digest": reader.manifest_digest(reader.manifest(files))}]
         except DataError:
             known[key] = []

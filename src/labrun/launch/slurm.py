@@ -25,7 +25,7 @@ from submitit.slurm.slurm import SlurmExecutor
 from labrun.errors import LabrunError
 from labrun.launch import compute as computes
 from labrun.launch import inside
-from labrun.launch.closing import close, close_unrun, note_interrupted, request
+from labrun.launch.closing import close, close_asked, close_unrun, is_asked_to_end, note_interrupted, request
 from labrun.launch.compute import Needs
 from labrun.launch.pool import frozen_file
 from labrun.launch.slurm_jobs import OVER, append, known_jobs, refusal, scancel, states
@@ -146,7 +146,8 @@ class SlurmPool:
                 self._closed.append(run_dir)
             return
         active.canceled = True
-        request(run_dir)
+        if not is_asked_to_end(run_dir):
+            request(run_dir)
         self._drop_pending(why)
 
     def cancel_all(self, at_once: bool = False, why: str = "canceled before it began") -> None:
@@ -181,7 +182,7 @@ class SlurmPool:
                     del self._active[member.run_dir]
                     record = records.read(member.run_dir)
                     if not record.finished:
-                        close(member.run_dir, record, records.CANCELED, "Canceled", why)
+                        close_asked(member.run_dir, record, why)
                     self._closed.append(member.run_dir)
 
     def _changed(self, run_dir: Path) -> bool:
@@ -197,7 +198,7 @@ class SlurmPool:
         present = states({active.job for active in self._active.values()})
         ended: list[Path] = []
         for active in list(self._active.values()):
-            if (RunPaths(active.run_dir).requests / "cancel").exists() and not active.canceled:
+            if not active.canceled and is_asked_to_end(active.run_dir):
                 self.cancel(active.run_dir)
             state = present.get(active.job, "GONE")
             if active.run_dir not in self._active:
@@ -217,7 +218,7 @@ class SlurmPool:
             return [active.run_dir]
         told = f"its Slurm job {active.job} ended as {state}"
         if active.canceled or state == "CANCELLED":
-            close(active.run_dir, record, records.CANCELED, "Canceled", f"canceled: {told}")
+            close_asked(active.run_dir, record, f"canceled: {told}")
             return [active.run_dir]
         again = record.status == records.PREEMPTED or (len(record.attempts) <= active.needs.retries and record.attempts)
         if again:

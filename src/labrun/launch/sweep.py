@@ -21,6 +21,7 @@ from labrun.runs import store
 from labrun.runs.record import Record
 from labrun.runs.recording import terminating_politely
 from labrun.runs.tracking import follow
+from labrun.schema import LOCAL_DATASTORE
 
 log = logging.getLogger(__name__)
 
@@ -75,13 +76,14 @@ class Submission:
         if early and computes.target(compute, sweep=True) == "local":
             computes.check(compute, sweep=True)
             path = snapshot.import_path(record.code or {}, own=compute["python"] is None)
-            self.server = Server(path, _targets([job]), compute["python"], os.getcwd(), threads=compute["cpus_per_run"])
+            self.server = Server(path, targets([job]), compute["python"], os.getcwd(), threads=compute["cpus_per_run"])
         return job
 
 
-def _targets(submitted: Sequence[Job]) -> list[str]:
+def targets(submitted: Sequence[Job]) -> list[str]:
     """What the runs' processes need imported."""
-    return sorted({str(job.record.config[group]["_target_"]) for job in submitted for group in ("dataset", "model")})
+    nodes = [job.record.config[group] for job in submitted for group in ("dataset", "model", "datastore")]
+    return sorted({str(node["_target_"]) for node in nodes if node.get("_target_", LOCAL_DATASTORE) != LOCAL_DATASTORE})
 
 
 def carry_out(submitted: Sequence[Job], folder: Path, server: Server | None = None) -> list[Record]:
@@ -102,7 +104,40 @@ def carry_out(submitted: Sequence[Job], folder: Path, server: Server | None = No
     """
     config = submitted[0].record.config
     is_sweep = submitted[0].record.sweep is not None
-    where = computes.target(config["compute"], is_sweep)
+    where = check(submitted)
+    wanted = config["sweep"]["resume"] is not None and is_sweep
+    runs = _resume(submitted, folder, where) if wanted else [job.run_dir for job in submitted]
+    _check_folders([job for job in submitted if not job.is_done], fresh=not wanted)
+    plan = make_plan(submitted, folder, runs, where)
+    plan.write(folder)
+    for job in submitted:
+        if not (job.run_dir / "run.json").exists():
+            write(job)
+    environment = {job.run_dir: job.environment for job in submitted}
+    if config["compute"]["detach"]:
+        jobs.detach(folder, environment)
+        print(f"On their way: {len(runs)} run(s) in {folder}\n  lab runs watch {folder}")
+    else:
+        _attached(folder, runs, environment, plan, server)
+    return [records.read(job.run_dir) for job in submitted]
+
+
+def write(job: Job) -> None:
+    """Put a frozen run in its folder: from then on it alone says what is to be done."""
+    freeze.submit(job.record, job.run_dir)
+    hydra_files.save(job.hydra, job.run_dir / ".hydra")
+
+
+def check(submitted: Sequence[Job]) -> str:
+    """Whether what the runs of a sweep ask for can be had, and goes together.
+
+    Returns:
+        Where they go: `inline`, `local` or `slurm`.
+
+    Raises:
+        DataError, ConfigError: see `carry_out`.
+    """
+    is_sweep = submitted[0].record.sweep is not None
     for key in ("target", "detach", "python", "max_parallel", "max_failures", "runs_per_gpu"):
         found = sorted({str(job.record.config["compute"][key]) for job in submitted})
         if len(found) > 1:
@@ -111,22 +146,7 @@ def carry_out(submitted: Sequence[Job], folder: Path, server: Server | None = No
         computes.check(json.loads(compute), is_sweep)
     for data in {json.dumps([job.record.config[k] for k in ("dataset", "datastore")]) for job in submitted}:
         freeze.prepare(dict(zip(("dataset", "datastore"), json.loads(data), strict=True)))
-    wanted = config["sweep"]["resume"] is not None and is_sweep
-    runs = _resume(submitted, folder, where) if wanted else [job.run_dir for job in submitted]
-    _check_folders([job for job in submitted if not job.is_done], fresh=not wanted)
-    plan = _plan(submitted, folder, runs, where)
-    plan.write(folder)
-    for job in submitted:
-        if not (job.run_dir / "run.json").exists():
-            freeze.submit(job.record, job.run_dir)
-            hydra_files.save(job.hydra, job.run_dir / ".hydra")
-    environment = {job.run_dir: job.environment for job in submitted}
-    if config["compute"]["detach"]:
-        jobs.detach(folder, environment)
-        print(f"On their way: {len(runs)} run(s) in {folder}\n  lab runs watch {folder}")
-    else:
-        _attached(folder, runs, environment, plan, server)
-    return [records.read(job.run_dir) for job in submitted]
+    return computes.target(submitted[0].record.config["compute"], is_sweep)
 
 
 def _attached(
@@ -147,7 +167,15 @@ def _attached(
             runner.close()
 
 
-def _plan(submitted: Sequence[Job], folder: Path, runs: Sequence[Path], where: str) -> jobs.Plan:
+def make_plan(submitted: Sequence[Job], folder: Path, runs: Sequence[Path], where: str) -> jobs.Plan:
+    """What the controller of a sweep's folder must know.
+
+    Args:
+        submitted: the jobs, frozen.
+        folder: the sweep's.
+        runs: every run of it.
+        where: the target.
+    """
     config = submitted[0].record.config
     compute = config["compute"]
     parallel = compute["max_parallel"] or max(1, computes.cores() // compute["cpus_per_run"])
@@ -162,12 +190,14 @@ def _plan(submitted: Sequence[Job], folder: Path, runs: Sequence[Path], where: s
         target=where,
         runs=[os.path.relpath(run_dir, folder) for run_dir in runs],
         path=frozen,
-        preload=_targets(submitted),
+        preload=targets(submitted),
         cwd=os.getcwd(),
         name=f"{config['name']}-{folder.name.rpartition('-')[2]}",
         tracking=config["tracking"],
         parallel=parallel,
         python=compute["python"],
+        gpus_per_run=compute["gpus_per_run"],
+        runs_per_gpu=compute["runs_per_gpu"],
         max_failures=compute["max_failures"],
     )
 
@@ -192,14 +222,7 @@ def _resume(submitted: Sequence[Job], folder: Path, where: str) -> list[Path]:
     Returns:
         Every run of the sweep: those that it had, then the new ones.
     """
-    holder = lease.living(jobs.state_folder(folder))
-    if holder is not None:
-        raise RecordError(
-            f"the sweep in {folder} is still going on, under process {holder['pid']} on {holder['host']}: "
-            f"'lab runs watch {folder}' shows it"
-        )
-    if where != "slurm":
-        _cancel_jobs(folder)
+    check_left(folder, where)
     old = resume.earlier(folder)
     fresh_code = submitted[0].record.config["sweep"]["resume_code"] == "new"
     resume.tell_changes([job.record for job in submitted], old, fresh_code)
@@ -226,6 +249,26 @@ def _resume(submitted: Sequence[Job], folder: Path, where: str) -> list[Path]:
         job.record = then
     log.info("Going on with %s: %d of %d runs are done", folder, taken, len(submitted))
     return runs
+
+
+def check_left(folder: Path, where: str) -> None:
+    """Whether a sweep has been left, so that it can be gone on with; jobs that Slurm may still run are ended.
+
+    Args:
+        folder: the sweep's.
+        where: the target that it goes on at.
+
+    Raises:
+        RecordError: another controller is at it.
+    """
+    holder = lease.living(jobs.state_folder(folder))
+    if holder is not None:
+        raise RecordError(
+            f"the sweep in {folder} is still going on, under process {holder['pid']} on {holder['host']}: "
+            f"'lab runs watch {folder}' shows it"
+        )
+    if where != "slurm":
+        _cancel_jobs(folder)
 
 
 def _cancel_jobs(folder: Path) -> None:

@@ -120,6 +120,11 @@ class Record:
     def finished(self) -> bool:
         return self.status in FINISHED
 
+    @property
+    def reason(self) -> str:
+        """Why it ended otherwise than completed: the first line of its error; nothing where it has none."""
+        return str((self.error or {}).get("message", "")).split("\n")[0]
+
 
 def now() -> str:
     """The present time as records hold it."""
@@ -155,8 +160,24 @@ def write(run_dir: str | os.PathLike[str], record: Record) -> None:
         RecordError: the folder cannot be written (full disk, read-only).
     """
     path = RunPaths(Path(run_dir)).record
-    text = json.dumps(_strict(dataclasses.asdict(record)), indent=1, ensure_ascii=False, default=str, allow_nan=False)
-    replace_text(path, text + "\n", to_disk=record.finished)
+    replace_text(path, _text(record), to_disk=record.finished)
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, default=str, allow_nan=False)
+
+
+def _text(record: Record) -> str:
+    """A record as JSON, its keys, and the keys below them, a line each: json's own indentation is ten times as slow."""
+    lines = []
+    for entry in dataclasses.fields(record):
+        value = _strict(getattr(record, entry.name))
+        if isinstance(value, dict) and value:
+            inner = ",\n".join(f"  {_ENCODER.encode(key)}: {_ENCODER.encode(item)}" for key, item in value.items())
+            text = f"{{\n{inner}\n }}"
+        else:
+            text = _ENCODER.encode(value)
+        lines.append(f' "{entry.name}": {text}')
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def replace_text(path: Path, text: str, to_disk: bool = True) -> None:

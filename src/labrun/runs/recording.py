@@ -41,11 +41,26 @@ LEAVE_SIGNAL = signal.SIGUSR1
 """What a supervisor sends to ask a run to make room."""
 _asked_to_leave = False
 _leaves_by_itself = False
+_was_interrupted = False
 
 
 def asked_to_leave() -> bool:
     """Whether the run was asked to make room: work that can save its state looks from time to time."""
     return _asked_to_leave
+
+
+def was_interrupted() -> bool:
+    """Whether the run was told to end (Ctrl-C, or its supervisor), even if the code that it interrupted went on.
+
+    scikit-learn's networks, for one, take an interrupt for the end of training, and go on half trained.
+    """
+    return _was_interrupted
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    global _was_interrupted
+    _was_interrupted = True
+    signal.default_int_handler(number, frame)
 
 
 @contextlib.contextmanager
@@ -109,9 +124,11 @@ class Recording:
             self._capture.start(self.attempt)
         self._politely.__enter__()
         if threading.current_thread() is threading.main_thread():
-            global _asked_to_leave
-            _asked_to_leave = False
+            global _asked_to_leave, _was_interrupted
+            _asked_to_leave = _was_interrupted = False
             self._before = signal.signal(LEAVE_SIGNAL, _leave)
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                signal.signal(signal.SIGINT, _interrupt)
         return self
 
     def leave_if_forked(self) -> None:
@@ -130,6 +147,11 @@ class Recording:
         self.leave_if_forked()
         if self._before is not None:
             signal.signal(LEAVE_SIGNAL, self._before)
+            if signal.getsignal(signal.SIGINT) is _interrupt:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+        if error is None and _was_interrupted and is_asked_to_end(self.paths):
+            # Its code swallowed the interrupt: what it made of the rest is not what was asked for.
+            error = KeyboardInterrupt()
         status, details = outcome(error, self.paths)
         record = self.record
         record.status, record.ended, record.error = status, records.now(), details
@@ -170,6 +192,8 @@ def terminating_politely() -> Iterator[None]:
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
+        global _was_interrupted
+        _was_interrupted = True
         raise Terminated(f"signal {signal.Signals(number).name}")
 
     before = signal.signal(signal.SIGTERM, stop)
@@ -186,6 +210,9 @@ def outcome(error: BaseException | None, paths: RunPaths) -> tuple[str, dict[str
     if isinstance(error, Preempted):
         return records.PREEMPTED, None
     if isinstance(error, KeyboardInterrupt):
+        why = stop_reason(paths)
+        if why is not None and not (paths.requests / "cancel").exists():
+            return records.STOPPED, {"type": "Stopped", "message": why, "traceback": ""}
         try:
             why = (paths.requests / "cancel").read_text(encoding="utf-8").strip() or "asked by requests/cancel"
         except OSError:
@@ -195,6 +222,19 @@ def outcome(error: BaseException | None, paths: RunPaths) -> tuple[str, dict[str
         message = f"the run's code ended the process with exit code {error.code!r} before it was done"
         return records.FAILED, {"type": "SystemExit", "message": message, "traceback": _trace(error)}
     return records.FAILED, {"type": type(error).__name__, "message": str(error), "traceback": _trace(error)}
+
+
+def is_asked_to_end(paths: RunPaths) -> bool:
+    """Whether a request to cancel or to stop lies in a run's folder."""
+    return any((paths.requests / name).exists() for name in ("cancel", "stop"))
+
+
+def stop_reason(paths: RunPaths) -> str | None:
+    """Why a run was asked to end early, by what is no failure of its own; None if it was not."""
+    try:
+        return (paths.requests / "stop").read_text(encoding="utf-8").strip() or "asked by requests/stop"
+    except OSError:
+        return None
 
 
 def _trace(error: BaseException) -> str:

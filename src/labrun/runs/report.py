@@ -27,15 +27,21 @@ def number(value: float) -> str:
 
 
 def sample_grid(
-    x: npt.NDArray[Any], y: npt.NDArray[Any], class_names: Sequence[str], scale: float, path: Path, title: str
+    x: npt.NDArray[Any],
+    y: npt.NDArray[Any],
+    class_names: Sequence[str],
+    scale: float,
+    path: Path,
+    title: str,
+    order: npt.NDArray[np.intp] | None = None,
 ) -> Path:
-    """Up to 30 images with their labels.
+    """Images with their labels: those at the places in `order`, else 30, of each class in turn.
 
     Shapes:
         x: (N, C, H, W) stored values, 0 to `scale`; C is 1 or 3.
         y: (N,) class numbers.
     """
-    order = _classes_in_turn(y)[:30]
+    order = _classes_in_turn(y)[:30] if order is None else order
     x, y = x[order], y[order]
     count = len(x)
     columns = min(10, count)

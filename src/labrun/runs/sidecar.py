@@ -19,6 +19,16 @@ import time
 HEARTBEAT_S = 2.0
 
 
+def _ignores_interrupts(pid: int) -> bool:
+    """Whether SIGINT does nothing there: a shell starts what runs in its background so."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+            ignored = next((line.split()[1] for line in file if line.startswith("SigIgn")), "0")
+    except OSError:
+        return False
+    return bool(int(ignored, 16) >> (signal.SIGINT - 1) & 1)
+
+
 def main(run_dir: str, parent: int, out_fd: int, err_fd: int, attempt: int) -> None:
     """Copy both streams to the log and to the terminal until the run is gone."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
@@ -39,9 +49,9 @@ def main(run_dir: str, parent: int, out_fd: int, err_fd: int, attempt: int) -> N
                 os.kill(parent, signal.SIGKILL)
             else:
                 _touch(os.path.join(run_dir, "heartbeat"))
-        if not asked and alive and os.path.exists(os.path.join(run_dir, "requests", "cancel")):
+        if not asked and alive and _asked_to_end(run_dir):
             asked = True
-            os.kill(parent, signal.SIGINT)
+            os.kill(parent, signal.SIGTERM if _ignores_interrupts(parent) else signal.SIGINT)
         ready = streams.select(timeout=0.5 if alive else 0.1)
         for key, _ in ready:
             data = os.read(key.fd, 65536)
@@ -52,6 +62,10 @@ def main(run_dir: str, parent: int, out_fd: int, err_fd: int, attempt: int) -> N
             _write(key.data, data)
         if not ready and not alive:
             break
+
+
+def _asked_to_end(run_dir: str) -> bool:
+    return any(os.path.exists(os.path.join(run_dir, "requests", name)) for name in ("cancel", "stop"))
 
 
 def _overtaken(run_dir: str, attempt: int) -> bool:

@@ -16,6 +16,7 @@ from labrun.data.arrays import Arrays, Part, float_rows
 from labrun.errors import ConfigError, LabrunError, UnfitError
 from labrun.runs import context
 from labrun.runs.record import RunPaths
+from labrun.tasks import scoring
 from labrun.tasks.task import Scores, Task, confusion
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,18 @@ SAFE_INTERNALS = (
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.neighbors._kd_tree.KDTree",
     "sklearn.neighbors._ball_tree.BallTree",
+    "sklearn.metrics._dist_metrics.EuclideanDistance64",
+    "sklearn.metrics._dist_metrics.EuclideanDistance32",
+    "sklearn.metrics._dist_metrics.ManhattanDistance64",
+    "sklearn.metrics._dist_metrics.ManhattanDistance32",
+    "sklearn.utils._bunch.Bunch",
+    "numpy.dtype",
+    "scipy.sparse._csr.csr_matrix",
+    "scipy.sparse._csr.csr_array",
+    "labrun.models.pipeline.AsText",
+    "labrun.models.pipeline.Calibrated",
+    "labrun.models.pipeline.Truncated",
+    "labrun.models.pipeline.dense",
 )
 """Parts of scikit-learn's own models that skops does not list: they hold numbers and run nothing when built."""
 
@@ -46,7 +59,7 @@ class EstimatorTask(Task):
         if resume_from is not None:
             raise ConfigError("trainer.resume works for networks; a scikit-learn fit has no checkpoint: run it again")
         rows = float_rows(arrays.train.x, arrays.scaling)
-        log.info("Fitting %s on %s samples of %s values", self._name, f"{len(rows):,}", rows.shape[1])
+        log.info("Fitting %s on %s samples of %s values", self._name, f"{len(arrays.train):,}", rows.shape[1])
         from sklearn.exceptions import ConvergenceWarning
 
         with warnings.catch_warnings(record=True) as caught:
@@ -59,7 +72,10 @@ class EstimatorTask(Task):
                 warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
         if arrays.validation is not None:
             scores = self.score(arrays.validation, arrays)
-            context.log("val_accuracy", scores.accuracy)
+            for name, value in scores.more.items():
+                context.log(f"val_{name}", value)
+            if scores.accuracy is not None:
+                context.log("val_accuracy", scores.accuracy)
             if scores.loss is not None:
                 context.log("val_loss", scores.loss)
 
@@ -78,21 +94,33 @@ class EstimatorTask(Task):
         log.info("Profile: %s", paths.outputs / "profile.txt")
 
     def score(self, part: Part, arrays: Arrays) -> Scores:
+        return self.scores(part, *self.said(part, arrays), arrays)
+
+    def said(self, part: Part, arrays: Arrays) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64] | None]:
+        """What the model predicts, and its probabilities where it has any.
+
+        Raises:
+            UnfitError: it does not predict classes of these data.
+        """
         rows = float_rows(part.x, arrays.scaling)
         predicted = np.asarray(self.model.predict(rows))
         known = range(arrays.num_classes)
-        if predicted.shape != part.y.shape or not np.isin(predicted, known).all():
+        if arrays.num_classes and (predicted.shape != part.y.shape or not np.isin(predicted, known).all()):
             raise UnfitError(
                 f"model '{self._name}' does not predict one class number (0 to {arrays.num_classes - 1}) per sample, "
                 f"but {predicted.dtype} values of the shape {predicted.shape}"
             )
+        return predicted, scoring.chances_of(self.model, rows, arrays.num_classes)
+
+    def scores(
+        self, part: Part, predicted: npt.NDArray[Any], chances: npt.NDArray[np.float64] | None, arrays: Arrays
+    ) -> Scores:
+        """What that is worth."""
+        if not arrays.num_classes:
+            return quantities(part.y, predicted, self._name)
         loss = None
-        if hasattr(self.model, "predict_proba"):
-            chances = np.asarray(self.model.predict_proba(rows))
-            columns = {int(label): place for place, label in enumerate(self.model.classes_)}
-            own = np.array([columns.get(int(label), -1) for label in part.y])
-            given = np.where(own >= 0, chances[np.arange(len(own)), own], 0.0)
-            loss = float(-np.log(np.clip(given, 1e-15, 1.0)).mean())
+        if chances is not None:
+            loss = float(-np.log(np.clip(chances[np.arange(len(part.y)), part.y], 1e-15, 1.0)).mean())
         accuracy = float((predicted == part.y).mean())
         return Scores(accuracy, loss, confusion(part.y, predicted, arrays.num_classes))
 
@@ -110,6 +138,24 @@ class EstimatorTask(Task):
     def weight_images(self) -> npt.NDArray[Any] | None:
         weights = getattr(self.model, "coef_", None)
         return np.asarray(weights) if weights is not None and np.ndim(weights) == 2 else None
+
+
+def quantities(y: npt.NDArray[Any], predicted: npt.NDArray[Any], name: str) -> Scores:
+    """How well quantities are predicted: `r2`, `rmse` and `mae`.
+
+    Shapes:
+        y, predicted: (N,).
+
+    Raises:
+        UnfitError: the model does not predict one number per sample.
+    """
+    if predicted.shape != y.shape or predicted.dtype.kind not in "biuf" or not np.isfinite(predicted).all():
+        raise UnfitError(f"model '{name}' does not predict one number per sample, but the shape {predicted.shape}")
+    errors = predicted - y
+    spread = float(((y - y.mean()) ** 2).sum())
+    r2 = 1 - float((errors**2).sum()) / spread if spread else 0.0
+    more = {"r2": r2, "rmse": float(np.sqrt((errors**2).mean())), "mae": float(np.abs(errors).mean())}
+    return Scores(None, None, None, more)
 
 
 def load(path: Path, trusted: list[str] | None) -> Any:

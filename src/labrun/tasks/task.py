@@ -27,21 +27,30 @@ TRAINING_KEYS = frozenset({"name", "optimizer", "scheduler", "search_space"})
 """Keys of a model's node that say how it is trained, not what it is. (`lr` is passed on if the target takes it.)"""
 
 MODEL_CARD = "model.json"
+QUANTITY = "model=pipeline and scikit-learn's regressors predict quantities"
 
 
 @dataclass(frozen=True)
 class Scores:
     """How a model did on one part of the data."""
 
-    accuracy: float
+    accuracy: float | None
+    """None where a quantity is predicted."""
     loss: float | None
     """Mean cross-entropy, where the model gives probabilities."""
-    confusion: npt.NDArray[np.int64] = field(repr=False)
-    """(classes, classes): rows are the true classes, columns the predicted ones."""
+    confusion: npt.NDArray[np.int64] | None = field(repr=False)
+    """(classes, classes): rows are the true classes, columns the predicted ones; None where there are none."""
+    more: Mapping[str, float] = field(default_factory=dict)
+    """Further metrics, by name."""
+    prefix: str = ""
+    """Put before `accuracy` where that name means something else: the accuracy in cross-validation."""
 
 
 class Task(ABC):
     """A model, ready to be fitted to one data set and scored on it."""
+
+    is_final = True
+    """Whether what is fitted is to be tested and saved; a pipeline may be cross-validated alone."""
 
     @abstractmethod
     def fit(self, arrays: Arrays, paths: RunPaths, resume_from: Path | None) -> None:
@@ -75,21 +84,45 @@ def make(config: Mapping[str, Any], arrays: Arrays) -> Task:
     seed_everything(int(config["seed"]))
     _check_fit(target, own, arrays, model_name(node))
     model = schema.build(
-        own, "model", input_shape=arrays.input_shape, num_classes=arrays.num_classes, seed=int(config["seed"])
-    )
+        own, "model", input_shape=arrays.input_shape, num_classes=arrays.num_classes, seed=int(config["seed"]),
+        is_regression=arrays.num_classes == 0, is_sparse=hasattr(arrays.train.x, "toarray"),
+        columns=_columns(arrays),
+    )  # fmt: skip
     return wrap(model, config, arrays)
+
+
+def is_pipeline(node: Mapping[str, Any]) -> bool:
+    """Whether a model's node is of labrun's own pipelines, which are cross-validated and take tables."""
+    return str(node.get("_target_", "")).startswith("labrun.models.pipeline.")
+
+
+def _columns(arrays: Arrays) -> dict[str, list[str]] | None:
+    if not arrays.is_table:
+        return None
+    from labrun.models.pipeline import columns_of
+
+    return columns_of(arrays.train.x)
 
 
 def wrap(model: Any, config: Mapping[str, Any], arrays: Arrays) -> Task:
     """The task for a model that is built already."""
     name = model_name(config["model"])
     if is_network(model):
+        if not arrays.num_classes:
+            raise UnfitError(f"model '{name}' is a classifier, and data set '{arrays.name}' has a quantity; {QUANTITY}")
         from labrun.tasks.lightning import NetworkTask
 
         return NetworkTask(model, config, arrays, name)
-    reason = _not_a_classifier(model)
-    if reason:
-        raise ConfigError(f"model '{name}' is {reason}; labrun trains classifiers")
+    if arrays.num_classes:
+        reason = _not_a_classifier(model)
+        if reason:
+            raise ConfigError(f"model '{name}' is {reason}, and data set '{arrays.name}' has classes")
+    elif _is_a_classifier(model):
+        raise UnfitError(f"model '{name}' is a classifier, and data set '{arrays.name}' has a quantity; {QUANTITY}")
+    if is_pipeline(config["model"]):
+        from labrun.tasks.pipeline import PipelineTask
+
+        return PipelineTask(model, config, name)
     if callable(getattr(model, "fit", None)) and callable(getattr(model, "predict", None)):
         from labrun.tasks.estimator import EstimatorTask
 
@@ -105,6 +138,11 @@ def _not_a_classifier(model: Any) -> str | None:
     if base is None or not isinstance(model, base.BaseEstimator):
         return None  # a class of one's own, with fit and predict: its predictions are held against the classes later
     return "a regressor" if base.is_regressor(model) else "a clusterer" if base.is_clusterer(model) else None
+
+
+def _is_a_classifier(model: Any) -> bool:
+    base = sys.modules.get("sklearn.base")
+    return base is not None and isinstance(model, base.BaseEstimator) and bool(base.is_classifier(model))
 
 
 def is_network(model: Any) -> bool:
@@ -141,10 +179,13 @@ def _check_fit(target: Any, own: Mapping[str, Any], arrays: Arrays, name: str) -
 
 
 def log_scores(scores: Scores) -> None:
-    """Every classifier logs its final test value as `accuracy`."""
-    context.log("accuracy", scores.accuracy)
+    """Every classifier logs its final test value as `accuracy`, every regressor as `r2`."""
+    if scores.accuracy is not None:
+        context.log(f"{scores.prefix}accuracy", scores.accuracy)
     if scores.loss is not None:
         context.log("test_loss", scores.loss)
+    for name, value in scores.more.items():
+        context.log(name, value)
 
 
 def confusion(y_true: npt.NDArray[Any], y_pred: npt.NDArray[Any], classes: int) -> npt.NDArray[np.int64]:

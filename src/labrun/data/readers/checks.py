@@ -24,3 +24,8 @@ def mismatch(path: Path, data_set: str, expected: str, found: str, hint: str = "
             "the same format, say dataset.verify=false"
         )
     )
+
+
+def is_absolute(path: str | None) -> bool:
+    """Whether a path says all by itself where a file lies."""
+    return path is not None and (path.startswith("${mount:") or Path(path).expanduser().is_absolute())

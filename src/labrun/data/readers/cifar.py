@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -36,8 +37,13 @@ class Cifar10(Reader):
     Source: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", University of Toronto, 2009.
     """
 
+    may_be_held = True
+
     def __init__(self, verify: bool = True) -> None:
         self.verify = verify
+
+    def places(self) -> Sequence[str] | None:
+        return (FOLDER, f"cifar10/{FOLDER}", "cifar10", ".")
 
     def find(self, root: Path) -> bool:
         folder = self._folder(root)
@@ -46,13 +52,22 @@ class Cifar10(Reader):
     def fetch(self, root: Path) -> None:
         download.fetch("CIFAR10", root, files=[f"{FOLDER}/{name}" for name in CHECKSUMS])
 
-    def read(self, root: Path) -> RawData:
+    def files(self, root: Path) -> Sequence[Path]:
+        folder = self._complete(root)
+        return tuple(folder / name for name in CHECKSUMS)
+
+    def _complete(self, root: Path) -> Path:
+        """The folder with all the files."""
         folder = self._folder(root)
         if folder is None:
             raise MissingDataError(download.how_to_bring("CIFAR-10", root, [f"{FOLDER}/{name}" for name in CHECKSUMS]))
         missing = [name for name in CHECKSUMS if not (folder / name).is_file()]
         if missing:
             raise MissingDataError(f"{folder} holds only a part of CIFAR-10; missing: {', '.join(missing)}")
+        return folder
+
+    def read(self, root: Path) -> RawData:
+        folder = self._complete(root)
         if self.verify:
             for name, expected in CHECKSUMS.items():
                 found = md5(folder / name)

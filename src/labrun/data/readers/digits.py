@@ -19,9 +19,14 @@ class Digits(Reader):
     (the test part of it), as `sklearn.datasets.load_digits` gives it.
     """
 
+    may_be_held = True
+
     @staticmethod
     def warm() -> None:
         import sklearn.datasets  # noqa: F401
+
+    def places(self) -> Sequence[str] | None:
+        return None
 
     def find(self, root: Path) -> bool:
         return True

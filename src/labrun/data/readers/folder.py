@@ -11,6 +11,7 @@ import numpy as np
 
 from labrun.data.arrays import AnyArray, Part, RawData
 from labrun.data.reader import Reader
+from labrun.data.readers.checks import is_absolute
 from labrun.errors import CorruptDataError, DataError, MissingDataError
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,8 @@ class ImageFolder(Reader):
         channels: 1 makes all grey, 3 makes all colour.
     """
 
+    may_be_held = True
+
     def __init__(
         self, path: str | None = None, image_size: int | list[int] | None = None, channels: int | None = None,
         verify: bool = True,
@@ -48,6 +51,9 @@ class ImageFolder(Reader):
     @staticmethod
     def warm() -> None:
         import PIL.Image  # noqa: F401
+
+    def places(self) -> Sequence[str] | None:
+        return None if is_absolute(self.path) else (self.path or "",)
 
     def find(self, root: Path) -> bool:
         return self._folder(root).is_dir()

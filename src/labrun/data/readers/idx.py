@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,7 @@ FASHION_GZ: Checksums = dict(
 class _IdxReader(Reader):
     """What MNIST and its successors share."""
 
+    may_be_held = True
     title: str
     torchvision_name: str
     folders: tuple[str, ...]
@@ -74,6 +76,9 @@ class _IdxReader(Reader):
     def __init__(self, verify: bool = True) -> None:
         self.verify = verify
 
+    def places(self) -> Sequence[str] | None:
+        return (*self.folders[1:], ".")
+
     def find(self, root: Path) -> bool:
         folder = self._folder(root)
         return folder is not None and all(_variants(folder, name) for name in FILES)
@@ -82,7 +87,11 @@ class _IdxReader(Reader):
         wanted = [f"{self.folders[-1]}/{name}" for name in FILES]
         download.fetch(self.torchvision_name, root, files=wanted)
 
-    def read(self, root: Path) -> RawData:
+    def files(self, root: Path) -> Sequence[Path]:
+        return tuple(self._chosen(root).values())
+
+    def _chosen(self, root: Path) -> dict[str, Path]:
+        """The four files that are read, by their names as published."""
         folder = self._folder(root)
         if folder is None:
             wanted = [f"{self.folders[1]}/{name}.gz" for name in FILES]
@@ -93,16 +102,19 @@ class _IdxReader(Reader):
             raise MissingDataError(
                 f"{folder} holds only a part of {self.title}; missing: {', '.join(missing)} (as it is, or with .gz)"
             )
+        return {name: self._best(paths) for name, paths in found.items()}
+
+    def read(self, root: Path) -> RawData:
+        chosen = self._chosen(root)
         notes: list[str] = []
-        used: list[Path] = []
+        used = list(chosen.values())
         arrays = {}
-        for name in FILES:
-            path, content = self._content(name, found[name], notes)
-            used.append(path)
+        for name, path in chosen.items():
+            content = self._content(name, path, notes)
             arrays[name] = _parse(content, path, dimensions=3 if "images" in name else 1)
         parts = [_part(arrays[FILES[i]], arrays[FILES[i + 1]], used[i], len(self.class_names)) for i in (0, 2)]
         if self.verify:
-            _check_counts(parts, folder, self.title)
+            _check_counts(parts, used[0].parent, self.title)
         return RawData(parts[0], parts[1], self.class_names, tuple(used), notes=tuple(notes))
 
     def _folder(self, root: Path) -> Path | None:
@@ -114,11 +126,14 @@ class _IdxReader(Reader):
                 return folders[scores.index(wanted)]
         return None
 
-    def _content(self, name: str, paths: list[Path], notes: list[str]) -> tuple[Path, bytes]:
-        """The file that can be checked best, checked and unpacked."""
-        path = paths[0]
-        if self.raw_md5 is None:
-            path = next((candidate for candidate in paths if candidate.suffix == ".gz"), path)
+    def _best(self, paths: list[Path]) -> Path:
+        """Of the files that may hold one part, the one that can be checked best."""
+        if self.raw_md5 is not None:
+            return paths[0]
+        return next((candidate for candidate in paths if candidate.suffix == ".gz"), paths[0])
+
+    def _content(self, name: str, path: Path, notes: list[str]) -> bytes:
+        """A file's content, checked and unpacked."""
         content = path.read_bytes()
         found = hashlib.md5(content, usedforsecurity=False).hexdigest()
         if self.verify and found in self.other_md5:
@@ -128,7 +143,7 @@ class _IdxReader(Reader):
                 raise mismatch(path, self.title, self.raw_md5[name], found)
             if self.verify and not self.raw_md5:
                 notes.append(f"{path.name}: no checksum is published for the unpacked file; its structure was checked")
-            return path, content
+            return content
         published = self.compressed_md5[name]
         try:
             unpacked = gzip.decompress(content)
@@ -144,7 +159,7 @@ class _IdxReader(Reader):
                 raise self._other_set(path, inner)
             if self.raw_md5 is None or inner != self.raw_md5[name]:
                 raise mismatch(path, self.title, published, found)
-        return path, unpacked
+        return unpacked
 
     def _other_set(self, path: Path, found: str) -> CorruptDataError:
         return CorruptDataError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
+import os
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -14,6 +16,7 @@ import numpy as np
 from labrun.checking import suggest
 from labrun.data.arrays import AnyArray, Part, RawData
 from labrun.data.reader import Reader
+from labrun.data.readers.checks import is_absolute
 from labrun.errors import ConfigError, CorruptDataError, DataError, MissingDataError
 
 NAMES = {
@@ -26,6 +29,8 @@ NAMES = {
 }
 """What the arrays may be called."""
 SHOWN = 5
+FILLED = "Fill them, leave the columns out, or choose a model that fills them: model=pipeline model.preprocess=true"
+QUANTITY = "A quantity is predicted with dataset.regression=true model=pipeline"
 
 
 class Npz(Reader):
@@ -36,10 +41,16 @@ class Npz(Reader):
 
     Args:
         path: the file, below the datastore or absolute.
+        regression: y is a quantity, and no class.
     """
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    may_be_held = True
+
+    def __init__(self, path: str, regression: bool = False) -> None:
+        self.path, self.regression = path, regression
+
+    def places(self) -> Sequence[str] | None:
+        return None if is_absolute(self.path) else (self.path,)
 
     def find(self, root: Path) -> bool:
         return _place(root, self.path).is_file()
@@ -60,7 +71,7 @@ class Npz(Reader):
                     f"{path} holds Python objects, and loading those runs code: save arrays of numbers or text"
                 ) from error
             raise CorruptDataError(f"{path} is no readable .npz file: {error}") from error
-        return from_arrays(arrays, str(path), (path,))
+        return from_arrays(arrays, str(path), (path,), self.regression)
 
 
 class GetData(Reader):
@@ -71,10 +82,14 @@ class GetData(Reader):
 
     Args:
         script: the file; a relative path is looked for where the run imports from, so in the frozen code.
+        regression: y is a quantity, and no class.
     """
 
-    def __init__(self, script: str) -> None:
-        self.script = script
+    def __init__(self, script: str, regression: bool = False) -> None:
+        self.script, self.regression = script, regression
+
+    def places(self) -> Sequence[str] | None:
+        return None
 
     def find(self, root: Path) -> bool:
         return self._script().is_file()
@@ -99,7 +114,9 @@ class GetData(Reader):
                 f"get_data() in {path} returned a {type(arrays).__name__}; it must return a dict: "
                 '{"X": ..., "y": ...}, or with X_train, y_train, X_test, y_test'
             )
-        return from_arrays({str(name): value for name, value in arrays.items()}, f"get_data() in {path}", (path,))
+        return from_arrays(
+            {str(name): value for name, value in arrays.items()}, f"get_data() in {path}", (path,), self.regression
+        )
 
     def _script(self) -> Path:
         given = Path(self.script).expanduser()
@@ -117,7 +134,10 @@ class Csv(Reader):
         separator: between the columns; null: found out.
         test_path: a second file with the test part.
         ignore: columns to leave out (identifiers, dates).
+        regression: the column is a quantity, and no class.
     """
+
+    may_be_held = True
 
     def __init__(
         self,
@@ -126,13 +146,22 @@ class Csv(Reader):
         separator: str | None = None,
         test_path: str | None = None,
         ignore: Sequence[str] = (),
+        regression: bool = False,
     ) -> None:
+        self.regression = regression
         self.path, self.target, self.separator, self.test_path = path, target, separator, test_path
         self.ignore = list(ignore)
 
     @staticmethod
     def warm() -> None:
         import pandas  # noqa: F401
+
+    def places(self) -> Sequence[str] | None:
+        if is_absolute(self.path):
+            return None
+        if self.test_path is None or is_absolute(self.test_path):
+            return (self.path,)
+        return (os.path.commonpath([os.path.dirname(self.path), os.path.dirname(self.test_path)]) or ".",)
 
     def find(self, root: Path) -> bool:
         return _place(root, self.path).is_file()
@@ -162,35 +191,52 @@ class Csv(Reader):
         if not features:
             raise DataError(f"{paths[0]} has no column but the class: is dataset.separator={self.separator!r} right?")
         arrays: dict[str, Any] = {}
-        for part, path, table in zip(("train", "test"), paths, tables, strict=False):
-            _check_numbers(table, features, target, path)
-            arrays[f"X_{part}"] = table[features].to_numpy(np.float64)
+        refusal = None
+        for path, table in zip(paths, tables, strict=True):
+            gaps = int(table[target].isna().sum())
+            if gaps:
+                raise DataError(f"{path}: the column {target!r}, which is to be predicted, has {gaps} gaps")
+            refusal = refusal or _not_numbers(table, features, path)
+        for part, table in zip(("train", "test"), tables, strict=False):
+            arrays[f"X_{part}"] = table[features] if refusal else table[features].to_numpy(np.float64)
             arrays[f"y_{part}"] = table[target].to_numpy()
-        return from_arrays(arrays, str(paths[0]), tuple(paths))
+        return from_arrays(arrays, str(paths[0]), tuple(paths), self.regression, refusal)
 
     def _table(self, path: Path) -> Any:
         import pandas as pd
 
         try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                separator = self.separator or ("," if len(set(file.readline()) & set(",;\t| ")) == 0 else None)
             table = pd.read_csv(
-                path, sep=self.separator, engine="python" if self.separator is None else "c", skipinitialspace=True
+                path, sep=separator, engine="python" if separator is None else "c", skipinitialspace=True
             )
-        except (ValueError, OSError, pd.errors.ParserError) as error:
-            raise CorruptDataError(f"{path} is no readable CSV file: {error}") from error
+        except (ValueError, OSError, csv.Error, pd.errors.ParserError) as error:
+            what = "it is empty" if not path.stat().st_size else str(error)
+            raise CorruptDataError(f"{path} is no readable CSV file: {what}") from error
         table.columns = [str(name) for name in table.columns]
+        if any(not name.isprintable() for name in table.columns):
+            raise CorruptDataError(f"{path} is no text: its first line holds control characters")
+        if not len(table):
+            raise DataError(f"{path} has a first line with names, and no rows below it")
         return table
 
 
-def from_arrays(arrays: Mapping[str, Any], origin: str, files: tuple[Path, ...]) -> RawData:
+def from_arrays(
+    arrays: Mapping[str, Any], origin: str, files: tuple[Path, ...], regression: bool = False,
+    refusal: str | None = None,
+) -> RawData:  # fmt: skip
     """Check arrays by name, and make a data set of them.
 
     Args:
         arrays: X and y, or X_train and so on, by any of the usual names.
         origin: where they come from, for messages.
         files: what was read.
+        regression: y is a quantity.
+        refusal: why models that take numbers alone cannot be given these samples, if that is known.
 
     Raises:
-        DataError: an array is missing, of the wrong shape or kind, holds NaN, or leaves fewer than two classes.
+        DataError: an array is missing, of the wrong shape or kind, or leaves fewer than two classes.
     """
     found = {key: next((arrays[n] for n in names if n in arrays), None) for key, names in NAMES.items()}
     whole = found["x"] is not None and found["x_train"] is None
@@ -203,35 +249,58 @@ def from_arrays(arrays: Mapping[str, Any], origin: str, files: tuple[Path, ...])
             )
     if (found["x_test"] is None) != (found["y_test"] is None):
         raise DataError(f"{origin} has only one of X_test and y_test")
-    x, notes = _samples(found[keys[0]], f"{origin}: {NAMES[keys[0]][0]}")
-    y = _labels(found[keys[1]], len(x), f"{origin}: {NAMES[keys[1]][0]}")
+    labels = _quantities if regression else _labels
+    x, notes, why = _samples(found[keys[0]], f"{origin}: {NAMES[keys[0]][0]}")
+    refusal = refusal or why
+    y = labels(found[keys[1]], x.shape[0], f"{origin}: {NAMES[keys[1]][0]}")
     x_test = y_test = None
     if found["x_test"] is not None:
-        x_test, _ = _samples(found["x_test"], f"{origin}: X_test")
-        y_test = _labels(found["y_test"], len(x_test), f"{origin}: y_test")
+        x_test, _, why = _samples(found["x_test"], f"{origin}: X_test")
+        refusal = refusal or why
+        if refusal and not (hasattr(x, "iloc") and hasattr(x_test, "iloc")):
+            x, x_test = _as_table(x), _as_table(x_test)
+        y_test = labels(found["y_test"], x_test.shape[0], f"{origin}: y_test")
         if x_test.shape[1:] != x.shape[1:]:
             raise DataError(f"{origin}: a sample of X_test is {x_test.shape[1:]}, one of X_train {x.shape[1:]}")
+    if regression:
+        parts = Part(x, y), None if x_test is None or y_test is None else Part(x_test, y_test)
+        return RawData(*parts, (), files, notes=tuple(notes), refusal=refusal)
+    if x_test is not None and y_test is not None:
         strange = sorted(set(y_test.tolist()) - set(y.tolist()), key=str)
         if strange:
             raise DataError(f"{origin}: y_test has classes that y_train has not: {_few(strange)}")
     classes = np.unique(y)
     if len(classes) < 2:
-        raise DataError(f"{origin}: all {len(y)} samples are of one class, {classes[0]!r}; a classifier needs two")
+        raise DataError(f"{origin}: all {len(y)} samples are of one class, {str(classes[0])!r}; a classifier needs two")
     if len(classes) > 2 and 2 * len(classes) > len(y):
         raise DataError(
-            f"{origin}: {len(classes)} different values in {len(y)} labels, from {classes[0]!r} to {classes[-1]!r}: "
-            "that is a quantity or an identifier, not a class"
+            f"{origin}: {len(classes)} different values in {len(y)} labels, from {str(classes[0])!r} to "
+            f"{str(classes[-1])!r}: that is a quantity or an identifier, not a class. {QUANTITY}"
         )
     test = None if x_test is None or y_test is None else Part(x_test, np.searchsorted(classes, y_test).astype(np.int64))
     train = Part(x, np.searchsorted(classes, y).astype(np.int64))
-    return RawData(train, test, tuple(str(name) for name in classes.tolist()), files, notes=tuple(notes))
+    names = tuple(str(name) for name in classes.tolist())
+    return RawData(train, test, names, files, notes=tuple(notes), refusal=refusal)
 
 
-def _samples(value: Any, what: str) -> tuple[AnyArray, list[str]]:
-    """Samples as labrun holds them: (N, F) float32, or images (N, C, H, W)."""
-    if hasattr(value, "toarray"):
-        value = value.toarray()
+def _samples(value: Any, what: str) -> tuple[AnyArray, list[str], str | None]:
+    """Samples as labrun holds them: (N, F) float32, or images (N, C, H, W); sparse ones stay so.
+
+    Returns:
+        The samples, notes for the person, and why they cannot be given to models that take numbers alone.
+    """
+    if hasattr(value, "toarray") and hasattr(value, "tocsr"):
+        return _sparse(value, what), [], None
+    if hasattr(value, "iloc") and getattr(value, "ndim", 0) == 2:
+        value = value.set_axis([str(name) for name in value.columns], axis=1)
+        refusal = _not_numbers(value, list(value.columns), what)
+        if refusal is not None:
+            return value.reset_index(drop=True), [], refusal
+        value = value.to_numpy(np.float64)
     x = np.asarray(value)
+    if x.dtype.kind in "OUS" and x.ndim == 2 and x.size:
+        table = _as_table(x)
+        return table, [], _not_numbers(table, list(table.columns), what) or f"{what} holds {x.dtype} and not numbers"
     if x.dtype.kind not in "biuf":
         raise DataError(f"{what} holds {x.dtype} and not numbers")
     if x.ndim < 2 or not len(x) or 0 in x.shape:
@@ -240,9 +309,10 @@ def _samples(value: Any, what: str) -> tuple[AnyArray, list[str]]:
         wrong = ~np.isfinite(x.reshape(len(x), -1))
         if wrong.any():
             columns = np.flatnonzero(wrong.any(axis=0))
-            raise DataError(
-                f"{what} holds NaN or infinity: {int(wrong.sum())} values, in columns {_few(columns.tolist())}"
-            )
+            told = f"{what} holds NaN or infinity: {int(wrong.sum())} values, in columns {_few(columns.tolist())}"
+            if x.ndim > 2 or np.isinf(x).any():
+                raise DataError(told)
+            return _as_table(x), [], f"{told}. {FILLED}"
     notes = []
     if x.ndim == 3:
         x = x[:, None]
@@ -252,15 +322,56 @@ def _samples(value: Any, what: str) -> tuple[AnyArray, list[str]]:
         notes.append(f"{what}: read as images of {x.shape[2]}x{x.shape[3]} with {x.shape[1]} channels")
     elif x.ndim > 4 or (x.ndim == 4 and x.shape[1] not in (1, 3)):
         raise DataError(f"{what} has the shape {x.shape}; images are (N, H, W), (N, H, W, C) or (N, C, H, W), C 1 or 3")
-    return (x if x.dtype == np.uint8 else x.astype(np.float32)), notes
+    return (x if x.dtype == np.uint8 else x.astype(np.float32)), notes, None
 
 
-def _labels(value: Any, count: int, what: str) -> AnyArray:
+def _sparse(value: Any, what: str) -> Any:
+    rows = value.tocsr()
+    if rows.dtype.kind not in "biuf" or rows.ndim != 2 or 0 in rows.shape:
+        raise DataError(f"{what} is a sparse matrix of {rows.dtype}, {rows.shape}; wanted are numbers, (N, F)")
+    if not np.isfinite(rows.data).all():
+        raise DataError(f"{what} holds NaN or infinity, {int((~np.isfinite(rows.data)).sum())} times")
+    return rows.astype(np.float32)
+
+
+def _as_table(x: Any) -> Any:
+    """An array as a table: its columns are called by their places, and those that hold numbers are numbers."""
+    import pandas as pd
+
+    if hasattr(x, "toarray"):
+        x = x.toarray()
+    table = x if hasattr(x, "iloc") else pd.DataFrame(x, columns=[str(place) for place in range(x.shape[1])])
+    table = table.replace({"": None}).infer_objects()
+    for name in table.columns:
+        if table[name].dtype.kind not in "biuf":
+            as_numbers = pd.to_numeric(table[name], errors="coerce")
+            if as_numbers.notna().sum() == table[name].notna().sum():
+                table[name] = as_numbers
+    return table.reset_index(drop=True)
+
+
+def _quantities(value: Any, count: int, what: str) -> AnyArray:
+    """What a regression is to predict: (N,) float64."""
+    y = _column(value, count, what, "number")
+    if y.dtype.kind not in "biuf":
+        raise DataError(f"{what} holds {y.dtype}; with dataset.regression=true it holds numbers")
+    if not np.isfinite(y).all():
+        raise DataError(f"{what} holds NaN or infinity, {int((~np.isfinite(y)).sum())} times")
+    return y.astype(np.float64)
+
+
+def _column(value: Any, count: int, what: str, noun: str) -> AnyArray:
+    """One value for each sample, also from a table of one column."""
     y = np.asarray(value)
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.shape != (count,):
-        raise DataError(f"{what} has the shape {y.shape}; wanted is ({count},), one label for each of the samples")
+        raise DataError(f"{what} has the shape {y.shape}; wanted is ({count},), one {noun} for each of the samples")
+    return y
+
+
+def _labels(value: Any, count: int, what: str) -> AnyArray:
+    y = _column(value, count, what, "label")
     if y.dtype.kind == "f":
         if not np.isfinite(y).all():
             raise DataError(
@@ -268,7 +379,8 @@ def _labels(value: Any, count: int, what: str) -> AnyArray:
             )
         if (y != np.round(y)).any():
             raise DataError(
-                f"{what} holds fractions such as {y[y != np.round(y)][0]:g}: that is a quantity, not a class"
+                f"{what} holds fractions such as {y[y != np.round(y)][0]:g}: that is a quantity, not a class. "
+                f"{QUANTITY}"
             )
         y = y.astype(np.int64)
     if y.dtype.kind == "O":
@@ -281,19 +393,25 @@ def _labels(value: Any, count: int, what: str) -> AnyArray:
     return y
 
 
-def _check_numbers(table: Any, features: Sequence[str], target: str, path: Path) -> None:
-    """Columns of numbers without gaps, or their names."""
+def _not_numbers(table: Any, features: Sequence[str], where: object) -> str | None:
+    """What makes columns more than numbers: text, or gaps; None where nothing does."""
     text = [name for name in features if table[name].dtype.kind not in "biuf"]
     if text:
-        example = next(iter(table[text[0]].dropna().astype(str)), "")
-        raise DataError(
-            f"{path}: the columns {_few(text)} hold text (such as {example!r} in {text[0]!r}); a model needs numbers. "
-            f"Leave them out with dataset.ignore=[{','.join(text[:SHOWN])}], or make numbers of them"
+        import pandas as pd
+
+        values = table[text[0]].dropna()
+        bad = values[pd.to_numeric(values, errors="coerce").isna()]
+        example = str(next(iter(bad if len(bad) else values), ""))
+        return (
+            f"{where}: the columns {_few(text)} hold text (such as {example!r} in {text[0]!r}); a model needs numbers. "
+            f"Leave them out with dataset.ignore=[{','.join(text[:SHOWN])}], make numbers of them, or choose a model "
+            "that does: model=pipeline model.preprocess=true"
         )
-    gaps = {name: int(table[name].isna().sum()) for name in [*features, target] if table[name].isna().any()}
+    gaps = {name: int(table[name].isna().sum()) for name in features if table[name].isna().any()}
     if gaps:
         listed = _few([f"{name} ({count})" for name, count in gaps.items()])
-        raise DataError(f"{path}: values are missing in the columns {listed}: fill them, or leave the columns out")
+        return f"{where}: values are missing in the columns {listed}. {FILLED}"
+    return None
 
 
 def _few(values: Any, count: int = SHOWN) -> str:

@@ -1,0 +1,125 @@
+"""Building what a config names: the one place where a `_target_` becomes an object."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from labrun.checking import suggest
+from labrun.errors import ConfigError, LabrunError
+
+KNOWN_PACKAGES = ("labrun.", "torch.", "torchvision.", "sklearn.", "pytorch_lightning.", "lightning.")
+
+
+def locate(target: str, key: str) -> Callable[..., Any]:
+    """The object that a `_target_` names.
+
+    Raises:
+        ConfigError: it cannot be imported; the message says which part is missing.
+    """
+    from hydra.utils import get_object
+
+    logging.getLogger("hydra._internal.utils").setLevel(logging.CRITICAL)
+    try:
+        found = get_object(target)
+    except Exception as error:  # importing a person's module can raise anything
+        cause = error.__cause__ or error
+        reason = f"{type(cause).__name__}: {' '.join(str(cause).split())}"
+        raise ConfigError(
+            f"{key}._target_={target!r} cannot be imported ({reason}). It is looked for in the installed "
+            "packages and in the folder where the command was started."
+        ) from error
+    if not callable(found):
+        raise ConfigError(f"{key}._target_={target!r} is not a class or a function, so nothing can be built from it")
+    return typing.cast(Callable[..., Any], found)
+
+
+def parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a target, by name; empty where Python cannot tell (some C code)."""
+    try:
+        return inspect.signature(target).parameters
+    except (TypeError, ValueError):
+        return {}
+
+
+def build(node: Mapping[str, Any], key: str, *args: Any, **offered: Any) -> Any:
+    """Build what a node names. The only place where a config becomes an object.
+
+    Args:
+        node: `_target_` and its arguments (plain, resolved values).
+        key: where the node stands in the config, for messages.
+        args: positional arguments, before the node's own.
+        offered: arguments that are passed only if the target has a parameter of that name and the node does not
+            give it (or gives null): `input_shape`, `num_classes`, `seed`.
+
+    Raises:
+        ConfigError: the target cannot be imported, or does not take these arguments.
+    """
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    target = locate(str(node["_target_"]), key)
+    known = parameters(target)
+    given = {name: value for name, value in node.items() if not str(name).startswith("_")}
+    for name, value in offered.items():
+        if name in known and given.get(name) is None:
+            given[name] = value
+    _bind(target, known, args, given, key, partial=bool(node.get("_partial_")))
+    reserved = {name: value for name, value in node.items() if str(name).startswith("_")}
+    plain = {name: value for name, value in given.items() if _is_plain(value)}
+    live = {name: value for name, value in given.items() if not _is_plain(value)}
+    nested = "_target_" in repr(list(plain.values()))
+    try:
+        if nested or set(reserved) - {"_target_", "_partial_"}:
+            return instantiate({"_convert_": "all", **reserved, **plain}, *args, **live)
+        # What `instantiate` comes to where nothing is nested, without making an OmegaConf of it first.
+        return functools.partial(target, *args, **given) if node.get("_partial_") else target(*args, **given)
+    except Exception as error:
+        cause = error.__cause__ or error if isinstance(error, InstantiationException) else error
+        if isinstance(cause, LabrunError) and cause is error:
+            raise
+        if isinstance(cause, LabrunError):
+            raise cause from error
+        if not str(node["_target_"]).startswith(KNOWN_PACKAGES):
+            raise cause from None  # a person's own code: its traceback says where
+        reason = " ".join(str(cause).split())
+        raise ConfigError(f"{key}: {node['_target_']} could not be built: {type(cause).__name__}: {reason}") from error
+
+
+def _bind(
+    target: Callable[..., Any],
+    known: Mapping[str, inspect.Parameter],
+    args: tuple[Any, ...],
+    given: Mapping[str, Any],
+    key: str,
+    partial: bool,
+) -> None:
+    if not known:
+        return
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
+    names = [name for name, p in known.items() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    problems = [
+        f"{key}.{name}: {getattr(target, '__name__', target)} takes no such argument."
+        f"{suggest(str(name), names)} It takes: {', '.join(names)}"
+        for name in given
+        if name not in known and not takes_any
+    ]
+    if not partial and not problems:
+        try:
+            inspect.signature(target).bind(*args, **given)
+        except TypeError as error:
+            problems.append(f"{key}: {getattr(target, '__name__', target)}: {error}")
+    if problems:
+        raise ConfigError(problems)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(_is_plain(item) for item in value.values())
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, str | int | float | bool)

@@ -1,0 +1,324 @@
+"""`lab data`: datastores and the assets in them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from labrun.data import asset as assets
+from labrun.data import datastore as datastores
+from labrun.data import transfer
+from labrun.data.asset import SHORT, Asset, Entry
+from labrun.data.datastore import Datastore, clean
+from labrun.data.progress import Shown, size_text
+from labrun.errors import ConfigError, CorruptDataError, MissingDataError
+from labrun.launch import inputs
+from labrun.runs import report, store
+
+SHOWN = 20
+"""So many files of an asset are listed, unless all are asked for."""
+
+
+def add(nouns: Any) -> None:
+    """Add the noun to the command line."""
+    noun = nouns.add_parser("data", help="send, fetch and look at data; datastores and assets")
+    verbs = noun.add_subparsers(title="verbs", metavar="VERB", required=True)
+
+    verb = _verb(verbs, "upload", upload, "send a folder or a file to a datastore")
+    verb.add_argument("source", type=Path, metavar="SRC", help="the folder, or the file")
+    verb.add_argument("target", nargs="?", metavar="TARGET", help="the folder in the datastore (default: the asset's "
+                      "name, or the source's)")  # fmt: skip
+    verb.add_argument("--name", metavar="ASSET", help="also register what was sent as a version of this asset")
+    verb.add_argument("--overwrite", action="store_true", help="put files over those of other content")
+    _workers(verb)
+
+    verb = _verb(verbs, "download", download, "fetch an asset, or a folder of a datastore")
+    _what(verb)
+    verb.add_argument("target", nargs="?", type=Path, metavar="TARGET", help="the local folder (default: the name)")
+    verb.add_argument("--overwrite", action="store_true", help="put files over those of other content")
+    _workers(verb)
+
+    verb = _verb(verbs, "ls", ls, "the assets of a datastore, or what lies in a folder of it")
+    verb.add_argument("folder", nargs="?", metavar="FOLDER", help="a folder of the datastore; '/' is its root")
+
+    verb = _verb(verbs, "show", show, "an asset: versions, files, size, which runs have read it")
+    _what(verb, "ASSET[@VERSION]")
+    verb.add_argument("--all", action="store_true", help=f"every file, not only {SHOWN}")
+
+    verb = _verb(verbs, "verify", verify, "read every byte of an asset and hold it against the manifest")
+    _what(verb, "ASSET[@VERSION]")
+    _workers(verb)
+
+    verb = _verb(verbs, "rm", rm, "forget an asset, or one version of it; or remove a folder or file")
+    _what(verb)
+    verb.add_argument("--files", action="store_true", help="of an asset: remove its files too")
+    verb.add_argument("--yes", action="store_true", help="do not ask")
+
+    verb = _verb(verbs, "samples", samples, "a picture of random samples, and what the data hold")
+    verb.add_argument("name", metavar="NAME", help="a data set (labrun --help lists them), or an asset")
+    verb.add_argument("--key", action="append", default=[], metavar="KEY=VALUE", help="a value of one of the data "
+                      "set's keys, for example path=table.csv")  # fmt: skip
+    verb.add_argument("-n", type=_count, default=30, dest="count", metavar="N", help="samples (default: %(default)s)")
+    verb.add_argument("--seed", type=int, default=None, help="of the choice; another one each time by default")
+    verb.add_argument("-o", "--output", type=Path, metavar="FILE", help="the picture (default: NAME-samples.png)")
+
+
+def _verb(verbs: Any, name: str, act: Any, text: str) -> Any:
+    verb = verbs.add_parser(name, help=text, description=text)
+    verb.add_argument("--datastore", metavar="NAME", help="an option of conf/datastore (default: the config's)")
+    verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="another value of one of the "
+                      "datastore's keys, for example root=my-container/folder")  # fmt: skip
+    verb.set_defaults(act=act)
+    return verb
+
+
+def _what(verb: Any, metavar: str = "ASSET[@VERSION]|PATH") -> None:
+    verb.add_argument("what", metavar=metavar, help="an asset; or a folder or file of the datastore")
+
+
+def _workers(verb: Any) -> None:
+    verb.add_argument("--workers", type=_count, default=None, metavar="N", help="files on their way at the same time")
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def node_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The datastore that the options name, as a config's node."""
+    name = options.datastore or inputs.default_name()
+    return inputs.load(name, changes=tuple(options.set))
+
+
+def upload(options: argparse.Namespace) -> int:
+    """Send files, and register them as an asset if a name is given."""
+    node = node_of(options)
+    place = datastores.make(node)
+    if place.is_read_only:
+        raise ConfigError(f"datastore '{place.name}' can only be read")
+    source = options.source.expanduser()
+    if options.name is not None:
+        assets.check_name(options.name)
+    target = clean(options.target if options.target is not None else options.name or source.resolve().name)
+    if options.target is None and options.name is None and source.is_file():
+        target = ""
+    with Shown("uploaded") as view:
+        memory = transfer.Memory(place)
+        entries, tokens, there = transfer.upload(
+            place, source, target, options.overwrite, view, _number(options, node), memory
+        )
+        same = f"; {there} of {len(entries)} were there already" if there else ""
+        print(f"{view.summary} to {_where(place, target)}{same}")
+    if options.name is not None:
+        asset, new = assets.register(place, options.name, target, entries, tokens)
+        print(f"{'registered' if new else 'registered already:'} {asset.title}, {asset.files:,} files, "
+              f"{size_text(asset.bytes)}")  # fmt: skip
+        print(f"  labrun dataset.asset={asset.name} dataset.version={asset.number} "
+              f"datastore={options.datastore or inputs.default_name()}")  # fmt: skip
+    return 0
+
+
+def download(options: argparse.Namespace) -> int:
+    """Fetch an asset, checked file by file; or a folder or file."""
+    node = node_of(options)
+    place = datastores.make(node)
+    asset, path, entries = _content(place, options.what)
+    base = options.target or Path(asset.name if asset is not None else Path(path).name or place.name)
+    items = [transfer.Item(f"{path}/{e.path}".strip("/"), base / e.path, e.size, e.sha256) for e in entries]
+    if asset is None and len(entries) == 1 and entries[0].path == "":
+        single = base / Path(path).name if base.is_dir() else base
+        items = [transfer.Item(path, single, entries[0].size)]
+    with Shown("downloaded") as view:
+        there = transfer.download(place, items, options.overwrite, view, _number(options, node))
+        same = f"; {there} of {len(items)} were there already" if there else ""
+        print(f"{view.summary} to {base}{same}")
+    return 0
+
+
+def ls(options: argparse.Namespace) -> int:
+    """The assets of a datastore, or the content of a folder."""
+    place = datastores.make(node_of(options))
+    if options.folder is None:
+        rows = [("asset", "version", "digest", "files", "size", "registered", "folder")]
+        for name in assets.names(place):
+            newest = assets.find(place, name)
+            if newest is None:  # it has just been forgotten
+                continue
+            rows.append(
+                (name, str(newest.number), newest.version[:SHORT], f"{newest.files:,}", size_text(newest.bytes),
+                 newest.created[:16].replace("T", " "), newest.path or "/")
+            )  # fmt: skip
+        if len(rows) == 1:
+            place.check_root()
+            print(f"no assets are registered in {_where(place, '')}; 'lab data ls /' shows its files")
+        else:
+            _print_columns(rows)
+        return 0
+    folder = clean(options.folder.strip("/"))
+    found = place.folders(folder)
+    if not found:
+        place.check_root()
+        file = place.find(folder) if folder else None
+        if file is None:
+            raise MissingDataError(f"there is nothing in {_where(place, folder)}")
+        print(f"{folder}  {size_text(file.size)}")
+    for name in found:
+        print(name)
+    return 0
+
+
+def show(options: argparse.Namespace) -> int:
+    """An asset, whole."""
+    place = datastores.make(node_of(options))
+    name, _, version = options.what.partition("@")
+    asset = assets.get(place, name, version or None)
+    entries = assets.manifest(place, asset)
+    print(report.table([
+        ("asset", asset.title), ("digest", asset.version), ("folder", _where(place, asset.path)),
+        ("registered", asset.created), ("files", f"{asset.files:,}"), ("size", size_text(asset.bytes)),
+        ("versions", ", ".join(f"{one.number} ({one.version[:SHORT]})" for one in assets.versions(place, name))),
+    ]))  # fmt: skip
+    shown = entries if options.all else entries[:SHOWN]
+    _print_columns([("file", "size", "SHA-256"), *((e.path, f"{e.size:,}", e.sha256[:16]) for e in shown)])
+    if len(entries) > len(shown):
+        print(f"... and {len(entries) - len(shown):,} more (--all shows them)")
+    users = [(record, run_dir) for run_dir, record in store.runs(store.workspace())
+             if any(entry.get("version") == asset.version for entry in record.data)]  # fmt: skip
+    print(f"read by {len(users)} run(s) of this workspace")
+    for record, run_dir in sorted(users, key=lambda pair: pair[0].created)[-10:]:
+        print(f"  {record.id}  {record.name}  {record.status}  {run_dir}")
+    return 0
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Read every byte of an asset."""
+    node = node_of(options)
+    place = datastores.make(node)
+    name, _, version = options.what.partition("@")
+    asset = assets.get(place, name, version or None)
+    bad: list[str] = []
+
+    def check(item: transfer.Item, heard: Any) -> None:
+        try:
+            found = transfer.remote_sha256(place, item.name, heard)
+        except MissingDataError:
+            bad.append(f"{item.name} is gone")
+            return
+        if found != item.sha256:
+            bad.append(f"{item.name} has other content: SHA-256 {found[:16]} instead of {item.sha256[:16]}")
+
+    entries = assets.manifest(place, asset)
+    items = [transfer.Item(f"{asset.path}/{e.path}".strip("/"), Path(), e.size, e.sha256) for e in entries]
+    with Shown("read") as view:
+        transfer.each(place, items, check, view, _number(options, node))
+        print(view.summary)
+    if bad:
+        raise CorruptDataError(f"asset {asset.title} is not what was registered:\n  " + "\n  ".join(sorted(bad)))
+    print(f"every byte of {asset.title} is as it was registered")
+    return 0
+
+
+def rm(options: argparse.Namespace) -> int:
+    """Forget an asset, or remove files."""
+    place = datastores.make(node_of(options))
+    name, _, version = options.what.partition("@")
+    found = assets.find(place, name, version or None)
+    if found is None and version:
+        assets.get(place, name, version)
+    if found is None:
+        path = clean(options.what.strip("/"))
+        files = sorted(place.files(path)) or ([path] if path and place.find(path) else [])
+        if not files:
+            raise MissingDataError(f"datastore '{place.name}' has neither an asset nor a file or folder '{path}'")
+        _refuse_registered(place, files, [])
+        _ask(options, f"remove {len(files)} file(s) of {_where(place, path)}")
+        for file in files:
+            place.remove(file)
+        print(f"removed {len(files)} file(s) of {_where(place, path)}")
+        return 0
+    chosen = [found] if version else assets.versions(place, name)
+    gone = f"{name}, {len(chosen)} version(s)" if not version else found.title
+    files = sorted({f"{one.path}/{e.path}".strip("/") for one in chosen for e in assets.manifest(place, one)})
+    if options.files:
+        _refuse_registered(place, files, chosen)
+    _ask(options, f"forget {gone}" + (f" and remove its {len(files)} file(s)" if options.files else "; its files stay"))
+    for one in chosen:
+        assets.unregister(place, one)
+    for file in files if options.files else ():
+        place.remove(file)
+    print(f"forgotten: {gone}" + (f"; {len(files)} file(s) removed" if options.files else f"; its files stay in "
+                                  f"{_where(place, found.path)}"))  # fmt: skip
+    return 0
+
+
+def samples(options: argparse.Namespace) -> int:
+    """A picture of random samples, class counts, shapes and range."""
+    from labrun.launch import looking
+
+    output = options.output or Path(f"{options.name.replace('/', '-').replace('@', '-')}-samples.png")
+    found = looking.samples(options.name, node_of(options), options.count, options.seed, options.key)
+    print(found.text)
+    if found.save(output):
+        print(f"{found.shown} samples: {output}")
+    return 0
+
+
+def _content(place: Datastore, what: str) -> tuple[Asset | None, str, list[Entry]]:
+    """What an argument names: an asset and its files, or the files of a folder (or one file, with an empty name)."""
+    name, _, version = what.partition("@")
+    asset = assets.find(place, name, version or None)
+    if asset is not None:
+        return asset, asset.path, assets.manifest(place, asset)
+    path = clean(what.strip("/"))
+    files = place.files(path)
+    entries = [Entry(file[len(path) :].lstrip("/"), found.size, "") for file, found in files.items()]
+    if not entries and path and (single := place.find(path)) is not None:
+        entries = [Entry("", single.size, "")]
+    if not entries:
+        there = ", ".join(assets.names(place)) or "none"
+        raise MissingDataError(
+            f"datastore '{place.name}' has neither an asset nor a file or folder '{what}'. Registered: {there}"
+        )
+    return None, path, entries
+
+
+def _refuse_registered(place: Datastore, files: Sequence[str], leaving: Sequence[Asset]) -> None:
+    """Files that another version of an asset holds are not removed."""
+    wanted = set(files)
+    for name in assets.names(place):
+        for other in assets.versions(place, name):
+            if other not in leaving:
+                held = {f"{other.path}/{entry.path}".strip("/") for entry in assets.manifest(place, other)}
+                if wanted & held:
+                    raise ConfigError(
+                        f"{len(wanted & held)} of these files belong to asset {other.title}, for example "
+                        f"{min(wanted & held)}. Forget it first: lab data rm {name}@{other.number}"
+                    )
+
+
+def _ask(options: argparse.Namespace, what: str) -> None:
+    if options.yes:
+        return
+    if not sys.stdin.isatty():
+        raise ConfigError(f"this would {what}: say --yes")
+    if input(f"{what}? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise ConfigError("nothing was changed")
+
+
+def _number(options: argparse.Namespace, node: dict[str, Any]) -> int:
+    return int(options.workers or node.get("workers") or transfer.WORKERS)
+
+
+def _where(place: Datastore, path: str) -> str:
+    return f"{place.name}: {place.root}/{path}".rstrip("/")
+
+
+def _print_columns(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())

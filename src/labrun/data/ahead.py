@@ -1,0 +1,91 @@
+"""Data that several runs read, read once in the process that they are forked from: each finds them in its memory.
+
+Held are only data sets whose reader says that it may be read there (`Reader.may_be_held`), whose files are local and
+not too large. Before a run uses what is held, every file must still have the size, times and inode that it had.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from labrun.data import reader
+from labrun.data.arrays import Arrays, Part
+
+HELD_BYTES = 512 * 2**20
+"""At most so much is held, of files and of arrays; what was read first goes first."""
+
+Stamp = tuple[str, int, int, int]
+
+
+@dataclass(frozen=True)
+class _Held:
+    arrays: Arrays
+    manifest: list[dict[str, Any]]
+    stamps: list[Stamp]
+
+    @property
+    def bytes(self) -> int:
+        parts = (self.arrays.train, self.arrays.validation, self.arrays.test)
+        return sum(part.x.nbytes + part.y.nbytes for part in parts if isinstance(part, Part))
+
+
+_held: dict[str, _Held] = {}
+
+
+def hold(dataset: Mapping[str, Any], root: Path) -> bool:
+    """Read a data set for the runs to come; whether it is held.
+
+    Raises:
+        DataError, ConfigError: as `reader.read`; each run that needs the data will say so.
+    """
+    made = reader.make_reader(dataset)
+    if not made.may_be_held or not made.find(root):
+        return False
+    stamps = _stamps(made.files(root))
+    if sum(size for _, size, _, _ in stamps) > HELD_BYTES:
+        return False
+    arrays = reader.read(dataset, root)
+    found = _Held(arrays, reader.manifest(arrays.files), _stamps(arrays.files))
+    if sorted(found.stamps) != sorted(stamps):  # the files changed meanwhile, or `files` told others
+        return False
+    _held[_key(dataset, root)] = found
+    while sum(one.bytes for one in _held.values()) > HELD_BYTES:
+        del _held[next(iter(_held))]
+    return _key(dataset, root) in _held
+
+
+def read(
+    dataset: Mapping[str, Any], root: Path, tables: bool = False, sparse: bool = False
+) -> tuple[Arrays, list[dict[str, Any]]]:
+    """A data set and its manifest: what is held of it, or else read now.
+
+    Args: as `reader.read`.
+
+    Raises:
+        DataError, ConfigError: see `reader.read`.
+    """
+    held = _held.get(_key(dataset, root))
+    if held is not None and _still(held.stamps):
+        return held.arrays, held.manifest
+    arrays = reader.read(dataset, root, tables, sparse)
+    return arrays, reader.manifest(arrays.files)
+
+
+def _key(dataset: Mapping[str, Any], root: Path) -> str:
+    return json.dumps([dataset, str(root)], sort_keys=True, default=str)
+
+
+def _stamps(files: Any) -> list[Stamp]:
+    found = ((str(path), path.stat()) for path in files)
+    return [(name, status.st_size, status.st_mtime_ns, status.st_ino) for name, status in found]
+
+
+def _still(stamps: list[Stamp]) -> bool:
+    try:
+        return _stamps([Path(name) for name, *_ in stamps]) == stamps
+    except OSError:
+        return False

@@ -1,0 +1,233 @@
+"""Data assets: a name and a version over a folder of a datastore, registered in the datastore itself.
+
+    .labrun/assets/<name>/<number>.json     one version: its digest, its folder, how many files and bytes
+    .labrun/assets/<name>/<number>.seen     how the place told each file apart when it was registered (ETags, times)
+    .labrun/manifests/<digest>.json         path, size and SHA-256 of each file; what is said of it is its digest
+
+The version is the digest of the manifest: equal content has an equal version, whoever registers it, wherever it lies.
+The number is for people. The manifest is written first and the version last, so that a version is whole or absent.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from labrun.checking import suggest
+from labrun.data.datastore import STATE, Datastore, clean
+from labrun.data.reader import manifest_digest
+from labrun.errors import ConfigError, CorruptDataError, DataError, MissingDataError
+from labrun.runs import record as records
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+SHORT = 12
+"""So many digits of a version are shown."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of an asset."""
+
+    path: str
+    """Relative to the asset's folder."""
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One version of a data asset."""
+
+    name: str
+    number: int
+    version: str
+    path: str
+    """The folder, relative to the datastore's root."""
+    files: int
+    bytes: int
+    created: str
+
+    @property
+    def title(self) -> str:
+        """As messages and logs name it."""
+        return f"{self.name} version {self.number} ({self.version[:SHORT]})"
+
+
+def check_name(name: str) -> str:
+    """The name of an asset.
+
+    Raises:
+        ConfigError: it cannot be one.
+    """
+    if not NAME.fullmatch(name):
+        raise ConfigError(
+            f"{name!r} cannot be the name of an asset: letters, digits, '.', '_' and '-', at most 100, a letter or "
+            "digit first"
+        )
+    return name
+
+
+def names(store: Datastore) -> list[str]:
+    """The assets that are registered in a datastore."""
+    return [name.rstrip("/") for name in store.folders(f"{STATE}/assets") if name.endswith("/")]
+
+
+def versions(store: Datastore, name: str) -> list[Asset]:
+    """The versions of an asset, the oldest first."""
+    numbers = (entry.removesuffix(".json") for entry in store.folders(f"{STATE}/assets/{check_name(name)}"))
+    return [_read(store, name, int(number)) for number in sorted((n for n in numbers if n.isdigit()), key=int)]
+
+
+def find(store: Datastore, name: str, version: str | int | None = None) -> Asset | None:
+    """A version of an asset, the newest by default; None where no asset has that name.
+
+    Args:
+        store: the datastore.
+        name: the asset's.
+        version: its number, or the beginning of its digest.
+
+    Raises:
+        MissingDataError: it has no such version.
+        DataError: what is registered is damaged.
+    """
+    if not NAME.fullmatch(name):
+        return None
+    if version is None:
+        numbers = [entry.removesuffix(".json") for entry in store.folders(f"{STATE}/assets/{name}")]
+        newest = max((int(number) for number in numbers if number.isdigit()), default=None)
+        return None if newest is None else _read(store, name, newest)
+    wanted = str(version)
+    if wanted.isdigit() and len(wanted) < SHORT and store.find(f"{STATE}/assets/{name}/{int(wanted)}.json"):
+        return _read(store, name, int(wanted))
+    found = versions(store, name)
+    matches = [asset for asset in found if str(asset.number) == wanted]
+    if not matches and len(wanted) >= 6:
+        matches = [asset for asset in found if asset.version.startswith(wanted.lower())]
+    if found and not matches:
+        there = ", ".join(f"{asset.number} ({asset.version[:SHORT]})" for asset in found)
+        raise MissingDataError(f"asset '{name}' in datastore '{store.name}' has no version {wanted}. It has: {there}")
+    return matches[-1] if matches else None
+
+
+def get(store: Datastore, name: str, version: str | int | None = None) -> Asset:
+    """As `find`, for an asset that must be there.
+
+    Raises:
+        MissingDataError: it is not; the message names those that are.
+    """
+    found = find(store, name, version)
+    if found is None:
+        there = names(store)
+        raise MissingDataError(
+            f"no asset '{name}' is registered in datastore '{store.name}'.{suggest(name, there)} "
+            f"Registered: {', '.join(there) or 'none'}"
+        )
+    return found
+
+
+def register(
+    store: Datastore, name: str, path: str, entries: Sequence[Entry], seen: Mapping[str, str]
+) -> tuple[Asset, bool]:
+    """Register a folder's files under a name.
+
+    Args:
+        store: the datastore.
+        name: the asset's.
+        path: the folder, relative to the datastore's root.
+        entries: its files.
+        seen: how the place tells each of them apart now.
+
+    Returns:
+        The version, and whether it is new: the same content in the same folder is the same version.
+
+    Raises:
+        DataError: there is no file, or the datastore cannot be written.
+    """
+    check_name(name)
+    if not entries:
+        raise DataError(f"asset '{name}' would have no files: there are none in {path or 'the root'!r}")
+    listed = _plain(entries)
+    version = manifest_digest(listed)
+    known = versions(store, name)
+    for asset in known:
+        if asset.version == version and asset.path == clean(path):
+            return asset, False
+    same = [asset.number for asset in known if asset.version == version]
+    store.write(f"{STATE}/manifests/{version}.json", json.dumps(listed).encode())
+    number = same[0] if same else 1 + max((asset.number for asset in known), default=0)
+    while True:
+        asset = Asset(
+            name, number, version, clean(path), len(entries), sum(entry.size for entry in entries), records.now()
+        )
+        base = f"{STATE}/assets/{name}/{number}"
+        # The same content at another place: the version is what it was, and is found where it lies now.
+        if store.write(f"{base}.json", json.dumps(vars(asset), indent=1).encode(), only_new=not same):
+            store.write(f"{base}.seen", json.dumps(dict(seen)).encode())
+            return asset, not same
+        # Somebody else has just registered that number: perhaps the very same.
+        for other in versions(store, name):
+            if other.version == version and other.path == clean(path):
+                return other, False
+        number += 1
+
+
+def manifest(store: Datastore, asset: Asset) -> list[Entry]:
+    """The files of an asset.
+
+    Raises:
+        CorruptDataError: the manifest is not the one that was registered.
+        DataError: it cannot be read.
+    """
+    where = f"{STATE}/manifests/{asset.version}.json"
+    try:
+        listed = json.loads(store.read(where))
+        entries = [Entry(str(e["path"]), int(e["size"]), str(e["sha256"])) for e in listed]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CorruptDataError(f"the manifest of asset {asset.title} ({where}) is damaged") from error
+    for entry in entries:
+        if clean(entry.path) != entry.path or not SHA256.fullmatch(entry.sha256):
+            raise CorruptDataError(f"the manifest of asset {asset.title} names {entry.path!r}, which no asset may hold")
+    if manifest_digest(_plain(entries)) != asset.version:
+        raise CorruptDataError(f"the manifest of asset {asset.title} ({where}) is not the one that was registered")
+    return entries
+
+
+def seen(store: Datastore, asset: Asset) -> dict[str, str]:
+    """How the place told each file apart when the asset was registered; empty where that is not known."""
+    try:
+        content = json.loads(store.read(f"{STATE}/assets/{asset.name}/{asset.number}.seen"))
+    except (MissingDataError, ValueError):
+        return {}
+    return {str(k): str(v) for k, v in content.items()} if isinstance(content, dict) else {}
+
+
+def unregister(store: Datastore, asset: Asset) -> None:
+    """Forget a version; its files stay. The manifest goes with the last version that has it."""
+    base = f"{STATE}/assets/{asset.name}/{asset.number}"
+    for suffix in (".json", ".seen"):
+        store.remove(base + suffix)
+    still = {other.version for name in names(store) for other in versions(store, name)}
+    if asset.version not in still:
+        store.remove(f"{STATE}/manifests/{asset.version}.json")
+
+
+def _plain(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    return [vars(entry) for entry in sorted(entries, key=lambda entry: entry.path)]
+
+
+def _read(store: Datastore, name: str, number: int) -> Asset:
+    where = f"{STATE}/assets/{name}/{number}.json"
+    try:
+        content = json.loads(store.read(where))
+        asset = Asset(**content)
+    except MissingDataError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise CorruptDataError(f"{where} in datastore '{store.name}' is damaged") from error
+    if asset.name != name or not SHA256.fullmatch(str(asset.version)) or clean(asset.path) != asset.path:
+        raise CorruptDataError(f"{where} in datastore '{store.name}' is damaged, or is not about this asset")
+    return asset

@@ -1,0 +1,333 @@
+"""A content-addressed cache of remote files, filled once and shared by all processes that see its folder.
+
+    objects/<2 digits>/<sha256>     a file's content, read-only; its name is its digest, which was checked as it came
+    views/<key>/                    one asset as a folder: links to objects
+    views/<key>.json                what the view holds, and when it was last used
+    uses/<key>.<...>.json           a process that uses a view, or is filling it
+    locks/                          who writes
+
+An object is written under another name, checked, and put in place; a view is made elsewhere and put in place whole.
+Kill -9 at any moment leaves nothing that would be taken for data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from labrun.data import digests, transfer
+from labrun.data.datastore import Datastore, Heard
+from labrun.data.progress import Quiet, size_text
+from labrun.errors import CorruptDataError, DataError
+from labrun.runs import record as records
+
+STILL = 946684800
+"""Objects have this as their time of change (the year 2000), so that a later change shows."""
+MANY_USES = 200
+"""With so many marks of use, those of processes that are gone are taken away."""
+FOREIGN_USE_S = 14 * 24 * 3600
+"""A use by a process of another host, which cannot be asked whether it lives, counts for so long."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A file that a view is to hold."""
+
+    path: str
+    """In the view."""
+    source: str
+    """In the datastore."""
+    size: int
+    sha256: str
+    """Empty where it is not known before the file has come."""
+    token: str = ""
+    """How the place tells the file apart, where its digest is not known."""
+
+
+class Cache:
+    """The cache in a folder.
+
+    Args:
+        root: the folder.
+        limit_gb: at most so much is kept; None: no limit. What was used least recently goes first, never what is used.
+    """
+
+    def __init__(self, root: Path, limit_gb: float | None) -> None:
+        self.root, self._limit = root, None if limit_gb is None else round(limit_gb * 2**30)
+
+    def view(self, key: str, files: Sequence[Wanted], store: Datastore, workers: int) -> tuple[Path, int]:
+        """A folder with these files; whatever is not in the cache is fetched, by one process.
+
+        Args:
+            key: of the view: equal keys hold equal files.
+            files: what it holds.
+            store: the datastore that the files come from.
+            workers: files on their way at the same time.
+
+        Returns:
+            The folder, and how many bytes were fetched by this process.
+
+        Raises:
+            DataError: there is no room, or a file cannot be fetched.
+            CorruptDataError: a file is not what it should be.
+        """
+        try:
+            for name in ("objects", "views", "uses", "locks"):
+                (self.root / name).mkdir(parents=True, exist_ok=True)
+            with self._lock("room"):  # whoever makes room now has either seen this mark, or is done
+                self._use(key, sum(wanted.size for wanted in files))
+            folder = self.root / "views" / key
+            if self._holds(key):
+                self._note(key, None)
+                return folder, 0
+            self._make_room(key, files)
+            try:
+                return folder, self._fill(key, files, store, workers)
+            except FileNotFoundError:  # an object went, with the last other view that had it, as ours was to take it
+                return folder, self._fill(key, files, store, workers)
+        except OSError as error:
+            raise DataError(f"cannot use the cache in {self.root}: {error.strerror or error}") from error
+
+    def _fill(self, key: str, files: Sequence[Wanted], store: Datastore, workers: int) -> int:
+        found: dict[str, str] = {}
+        moved = Quiet()
+
+        def bring(item: transfer.Item, heard: Heard) -> None:
+            wanted = by_name[item.name]
+            found[wanted.path], came = self._object(wanted, store, heard)
+            if came:
+                moved.done(wanted.path, wanted.size)
+
+        by_name = {wanted.source: wanted for wanted in files}
+        items = [transfer.Item(wanted.source, self.root, wanted.size, wanted.sha256) for wanted in files]
+        transfer.each(store, items, bring, Quiet(), workers)
+        with self._lock(f"view-{key}"):
+            if not self._holds(key):
+                self._build(key, {wanted.path: found[wanted.path] for wanted in files})
+        return moved.bytes
+
+    def _object(self, wanted: Wanted, store: Datastore, heard: Heard) -> tuple[str, bool]:
+        """The digest of a file that lies in the cache afterwards, and whether it had to be fetched."""
+        index = None if wanted.sha256 else self.root / "objects" / f"by-token-{digest_of(wanted)}"
+        with self._lock(f"object-{(wanted.sha256 or digest_of(wanted))[:3]}"):
+            known = wanted.sha256 or (_text(index) if index is not None and wanted.token else "")
+            if known and self._sound(known, wanted.size):
+                return known, False
+            incoming = self.root / "objects" / f".{os.getpid()}-{os.urandom(4).hex()}"
+            try:
+                with open(incoming, "wb") as file:
+                    store.fetch(wanted.source, file, heard)
+                    file.flush()
+                    os.fsync(file.fileno())
+                size, sha256 = incoming.stat().st_size, digests.sha256(incoming)
+                if size != wanted.size or (wanted.sha256 and sha256 != wanted.sha256):
+                    raise CorruptDataError(
+                        f"{wanted.source} is not what was registered: expected {wanted.size:,} bytes"
+                        f"{' with SHA-256 ' + wanted.sha256[:16] if wanted.sha256 else ''}, found {size:,} with "
+                        f"{sha256[:16]}. Register it as a new version, or put the old file back"
+                    )
+                os.utime(incoming, (STILL, STILL))
+                incoming.chmod(0o444)
+                self._path(sha256).parent.mkdir(exist_ok=True)
+                os.replace(incoming, self._path(sha256))
+            finally:
+                incoming.unlink(missing_ok=True)
+            if index is not None and wanted.token:
+                records.replace_text(index, sha256)
+            return sha256, True
+
+    def _sound(self, sha256: str, size: int) -> bool:
+        """Whether an object is there as it was put there; one that was changed is taken away."""
+        path = self._path(sha256)
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return False
+        if status.st_size == size and (status.st_mtime == STILL or digests.sha256(path) == sha256):
+            return True
+        path.unlink()
+        return False
+
+    def _build(self, key: str, content: dict[str, str]) -> None:
+        """Make a view's folder elsewhere, and put it in place."""
+        folder = self.root / "views" / key
+        made = self.root / "views" / f".{key}.{os.getpid()}-{os.urandom(4).hex()}"
+        try:
+            for name, sha256 in content.items():
+                path = made / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._link(sha256, path)
+            self._note(key, content)
+            if folder.exists():  # an unsound one
+                os.replace(folder, made.with_suffix(".old"))
+            made.mkdir(parents=True, exist_ok=True)
+            os.replace(made, folder)
+        finally:
+            for rest in (made, made.with_suffix(".old")):
+                shutil.rmtree(rest, ignore_errors=True)
+
+    def _link(self, sha256: str, path: Path) -> None:
+        try:
+            os.link(self._path(sha256), path)
+        except FileNotFoundError:
+            raise
+        except OSError:  # a file system without hard links, or with too many of one file
+            path.symlink_to(self._path(sha256).resolve())
+
+    def _holds(self, key: str) -> bool:
+        """Whether a view is whole and nothing of it was changed."""
+        content = _json(self._list(key)).get("content")
+        folder = self.root / "views" / key
+        if not isinstance(content, dict) or not folder.is_dir():
+            return False
+        for name, sha256 in content.items():
+            try:
+                status = (folder / name).stat()
+            except OSError:
+                return False
+            if status.st_mtime != STILL and digests.of([folder / name])[0] != sha256:
+                return False
+        return True
+
+    def _note(self, key: str, content: dict[str, str] | None) -> None:
+        """Note when a view was last used, and what it holds."""
+        path = self._list(key)
+        if content is not None:
+            records.replace_text(path, json.dumps({"content": content}))
+        else:
+            with contextlib.suppress(OSError):
+                os.utime(path)
+
+    def _make_room(self, key: str, files: Sequence[Wanted]) -> None:
+        """Take away what was used least recently until the files have room.
+
+        Raises:
+            DataError: they have none: what is used alone is too much.
+        """
+        need = sum(wanted.size for wanted in files)
+        if self._limit is not None and need > self._limit:
+            raise DataError(
+                f"{size_text(need)} are to be mounted, and the cache in {self.root} may hold {size_text(self._limit)}: "
+                "raise datastore.cache_gb"
+            )
+        with self._lock("room"):
+            self._clean()
+            present = self._objects()
+            known = {wanted.sha256 for wanted in files}
+            missing = sum(w.size for w in files if not w.sha256 or w.sha256 not in present)
+            used = self._used()
+            coming = sum(size for other, size in used.items() if other != key and not self._list(other).exists())
+            total = sum(present.values()) + missing + coming
+            if self._limit is not None:
+                for old in sorted((p for p in (self.root / "views").glob("*.json")), key=lambda p: p.stat().st_mtime):
+                    if total <= self._limit:
+                        break
+                    if old.stem not in used and old.stem != key:
+                        total -= self._evict(old.stem, known)
+                if total > self._limit:
+                    others = size_text(sum(size for other, size in used.items() if other != key))
+                    raise DataError(
+                        f"the cache in {self.root} may hold {size_text(self._limit)}, and other runs use {others} "
+                        f"of it now: no room for {size_text(missing)} more. Raise datastore.cache_gb, or wait for them"
+                    )
+            if all(wanted.sha256 for wanted in files):  # from now on nobody takes these objects away
+                self._note(key, {wanted.path: wanted.sha256 for wanted in files})
+        free = shutil.disk_usage(self.root).free
+        if missing > free:
+            raise DataError(
+                f"{size_text(missing)} are to be fetched to {self.root}, and {size_text(free)} are free there"
+            )
+
+    def _evict(self, key: str, keep: set[str]) -> int:
+        """Take a view away, and the objects that no other has; the bytes that this gives."""
+        content = set(_json(self._list(key)).get("content", {}).values())
+        self._list(key).unlink(missing_ok=True)
+        shutil.rmtree(self.root / "views" / key, ignore_errors=True)
+        for other in (self.root / "views").glob("*.json"):
+            content -= set(_json(other).get("content", {}).values())
+        given = 0
+        for sha256 in content - keep:
+            with contextlib.suppress(FileNotFoundError):
+                given += self._path(sha256).stat().st_size
+                self._path(sha256).unlink()
+        return given
+
+    def _clean(self) -> None:
+        """Take away what killed processes left: half-fetched files, objects that no view has and nobody is filling."""
+        for left in (self.root / "objects").glob(".*-*"):
+            pid = left.name[1:].partition("-")[0]
+            if pid.isdigit() and time.time() - left.stat().st_mtime > 60 and records.process_start(int(pid)) is None:
+                left.unlink(missing_ok=True)
+
+    def _objects(self) -> dict[str, int]:
+        found = {}
+        for path in (self.root / "objects").glob("??/*"):
+            with contextlib.suppress(FileNotFoundError):
+                found[path.name] = path.stat().st_size
+        return found
+
+    def _use(self, key: str, size: int) -> None:
+        """Say that this process uses a view, until it ends."""
+        identity = records.process_identity()
+        path = self.root / "uses" / f"{key}.{identity['host']}-{identity['pid']}.json"
+        if len(os.listdir(path.parent)) > MANY_USES:
+            self._used()
+        records.replace_text(path, json.dumps({**identity, "size": size}), to_disk=False)
+
+    def _used(self) -> dict[str, int]:
+        """The views that living processes use, and how large they are; marks of others are taken away."""
+        found: dict[str, int] = {}
+        for path in (self.root / "uses").glob("*.json"):
+            content = _json(path)
+            lives = records.process_lives(content or None)
+            if lives is None:
+                with contextlib.suppress(OSError):
+                    lives = time.time() - path.stat().st_mtime < FOREIGN_USE_S
+            if not lives:
+                path.unlink(missing_ok=True)
+                continue
+            key = path.name.partition(".")[0]
+            found[key] = max(found.get(key, 0), int(content.get("size", 0)))
+        return found
+
+    def _path(self, sha256: str) -> Path:
+        return self.root / "objects" / sha256[:2] / sha256
+
+    def _list(self, key: str) -> Path:
+        return self.root / "views" / f"{key}.json"
+
+    @contextlib.contextmanager
+    def _lock(self, name: str) -> Iterator[None]:
+        with FileLock(self.root / "locks" / f"{name[:40]}.lock", thread_local=False):
+            yield
+
+
+def digest_of(wanted: Wanted) -> str:
+    """What tells a file apart whose content is not known yet."""
+    import hashlib
+
+    return hashlib.sha256(json.dumps([wanted.source, wanted.size, wanted.token]).encode()).hexdigest()
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

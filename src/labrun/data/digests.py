@@ -1,0 +1,87 @@
+"""SHA-256 of local files, worked out once: a file with the same size, times and inode has the same content.
+
+A file that was changed in the last moments before it was read is not remembered: a second change within the same tick
+of the file system's clock would not show.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from labrun.runs import store
+
+SETTLED_NS = 2 * 10**9
+LIMIT = 100_000
+"""So many files are remembered of one folder."""
+
+Known = dict[str, list[int | str]]
+
+
+def of(files: Sequence[Path], afresh: bool = False) -> list[str]:
+    """The SHA-256 of each file.
+
+    Args:
+        files: local files.
+        afresh: read every byte, whatever is remembered.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    if not files:
+        return []
+    memory = _memory(files)
+    known = {} if afresh else _load(memory)
+    found, new = [], {}
+    for path in files:
+        name, now = str(path), stamp(path)
+        entry = known.get(name)
+        if entry is None or entry[:-1] != now:
+            read_at = time.time_ns()
+            entry = [*now, sha256(path)]
+            if stamp(path) == now and read_at - int(now[1]) > SETTLED_NS:
+                new[name] = entry
+        found.append(str(entry[-1]))
+    if new and len(files) <= LIMIT:
+        _save(memory, {**known, **new})
+    return found
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of one file, read now."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def stamp(path: Path) -> list[int | str]:
+    """What tells whether a file was changed: size, times, inode."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def _memory(files: Sequence[Path]) -> Path:
+    folder = os.path.commonpath([str(path.parent) for path in files])
+    key = hashlib.sha256(folder.encode()).hexdigest()[:24]
+    return store.workspace() / "outputs" / ".labrun" / "digests" / f"{key}.json"
+
+
+def _load(memory: Path) -> Known:
+    try:
+        content = json.loads(memory.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _save(memory: Path, known: Known) -> None:
+    """Where it cannot be kept it is worked out again the next time."""
+    partial = memory.with_name(f"{memory.name}.{os.getpid()}.partial")
+    with contextlib.suppress(OSError):
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(known), encoding="utf-8")
+        os.replace(partial, memory)

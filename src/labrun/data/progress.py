@@ -1,0 +1,118 @@
+"""What a person sees of a transfer: a bar at a terminal, else a line for each file."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from types import TracebackType
+from typing import Any, Protocol
+
+UNITS = ((2**40, "TB"), (2**30, "GB"), (2**20, "MB"), (2**10, "KB"))
+
+
+class View(Protocol):
+    """Is told how a transfer goes on; from any thread."""
+
+    def begin(self, files: int, size: int) -> None:
+        """So many files and bytes are to be moved."""
+
+    def heard(self, count: int) -> None:
+        """So many bytes have moved."""
+
+    def done(self, name: str, size: int) -> None:
+        """A file has arrived."""
+
+
+class Quiet:
+    """Counts, and shows nothing."""
+
+    def __init__(self) -> None:
+        self.bytes = self.files = 0
+        self._lock = threading.Lock()
+
+    def begin(self, files: int, size: int) -> None:
+        """Nothing to show."""
+
+    def heard(self, count: int) -> None:
+        """Nothing to show."""
+
+    def done(self, name: str, size: int) -> None:
+        """Count it."""
+        with self._lock:
+            self.files += 1
+            self.bytes += size
+
+
+class Shown(Quiet):
+    """A bar with bytes, files and rate at a terminal; a line for each file where there is none.
+
+    Args:
+        verb: what is done with the files: `uploaded`.
+    """
+
+    def __init__(self, verb: str) -> None:
+        super().__init__()
+        self._verb = verb
+        self._total = self._told = 0
+        self._began = time.monotonic()
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Shown:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def begin(self, files: int, size: int) -> None:
+        """Show the bar."""
+        self._total = files
+        if not files or not sys.stdout.isatty():
+            return
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import TransferSpeedColumn as Speed
+
+        text = TextColumn("{task.fields[count]} of " + str(files))
+        self._bar = Progress(text, BarColumn(), DownloadColumn(True), Speed(), TimeRemainingColumn(compact=True))
+        self._task = self._bar.add_task("", total=size, count=0)
+        self._bar.start()
+
+    def heard(self, count: int) -> None:
+        """Let the bar grow."""
+        if self._bar is not None:
+            self._bar.advance(self._task, count)
+
+    def done(self, name: str, size: int) -> None:
+        """Name the file."""
+        super().done(name, size)
+        with self._lock:
+            self._told += 1
+            line = f"{self._verb} {name} ({size_text(size)}), {self._told} of {self._total}"
+            if self._bar is None:
+                print(line, flush=True)
+            else:
+                from rich.markup import escape
+
+                self._bar.update(self._task, count=self._told)
+                self._bar.print(escape(line))
+
+    @property
+    def summary(self) -> str:
+        """`9 files, 279.0 MB in 3.1 s (90.0 MB/s)`."""
+        seconds = max(time.monotonic() - self._began, 1e-3)
+        rate = f" ({size_text(self.bytes / seconds)}/s)" if self.bytes else ""
+        return (
+            f"{self.files} {'file' if self.files == 1 else 'files'}, {size_text(self.bytes)} in {seconds:.1f} s{rate}"
+        )
+
+
+def size_text(count: float) -> str:
+    """`31.0 MB`; a KB is 1,024 bytes."""
+    for unit, name in UNITS:
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count:.0f} bytes"

@@ -1,0 +1,328 @@
+"""Moving files: a few at a time, each in chunks, each whole or absent under its final name."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from labrun.data import digests
+from labrun.data.asset import Entry
+from labrun.data.datastore import PARTIAL, Datastore, Found, Heard, free_bytes
+from labrun.data.progress import View, size_text
+from labrun.errors import CorruptDataError, DataError, MissingDataError
+from labrun.runs.store import state_folder, workspace
+
+WORKERS = 8
+CHUNKS = 8
+"""So many chunks, of all files together, are in memory at a time."""
+SHOWN = 10
+"""So many names of files are given in a message."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A file that is to be moved."""
+
+    name: str
+    """In the datastore."""
+    local: Path
+    size: int
+    sha256: str = ""
+
+
+class Memory:
+    """The SHA-256 of files of a datastore, as this workspace has sent or read them; each lasts while its token does.
+
+    Args:
+        store: the datastore.
+    """
+
+    def __init__(self, store: Datastore) -> None:
+        key = hashlib.sha256(store.identity.encode()).hexdigest()[:24]
+        self._path = state_folder(workspace()) / "transfers" / f"{key}.jsonl"
+        self._known: dict[tuple[str, str, int], str] = {}
+        with contextlib.suppress(OSError):
+            for line in self._path.read_text(encoding="utf-8").splitlines():
+                with contextlib.suppress(ValueError):  # a line that a kill cut off
+                    name, token, size, sha256 = json.loads(line)
+                    self._known[name, token, size] = sha256
+
+    def known(self, name: str, found: Found) -> str | None:
+        """The SHA-256 of a file as it is now, if it is known."""
+        return self._known.get((name, found.token, found.size)) if found.token else None
+
+    def note(self, name: str, found: Found, sha256: str) -> None:
+        """Remember it, for other processes too."""
+        if not found.token or self.known(name, found) == sha256:
+            return
+        self._known[name, found.token, found.size] = sha256
+        with contextlib.suppress(OSError):  # then the file is read again the next time
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self._path, "ab", buffering=0) as file:
+                file.write(json.dumps([name, found.token, found.size, sha256]).encode() + b"\n")
+
+
+class _Over(Exception):  # noqa: N818 - no error: another transfer has failed, or a person has stopped them all
+    """The rest need not go on."""
+
+
+def each(
+    store: Datastore, items: Sequence[Item], work: Callable[[Item, Heard], None], view: View, workers: int = WORKERS
+) -> None:
+    """Do something with each file of a datastore, a few at a time; the first error ends it, and is raised.
+
+    The threads do not outlive the process: at Ctrl-C it need not wait for a large file.
+    """
+    view.begin(len(items), sum(item.size for item in items))
+    waiting: queue.SimpleQueue[Item] = queue.SimpleQueue()
+    for item in items:
+        waiting.put(item)
+    finished: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+    over = threading.Event()
+
+    def heard(count: int) -> None:
+        if over.is_set():
+            raise _Over
+        view.heard(count)
+
+    def carry() -> None:
+        try:
+            while not over.is_set():
+                item = waiting.get_nowait()
+                work(item, heard)
+                view.done(item.name, item.size)
+        except queue.Empty:
+            pass
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
+            finished.put(error)
+            return
+        finished.put(None)
+
+    threads = min(max(1, workers), len(items))
+    store.streams = max(1, CHUNKS // max(1, threads))
+    for number in range(threads):
+        threading.Thread(target=carry, name=f"transfer-{number}", daemon=True).start()
+    first: BaseException | None = None
+    try:
+        for _ in range(threads):
+            error = finished.get()
+            if error is not None and not isinstance(error, _Over):
+                first = first or error
+                over.set()
+    finally:
+        over.set()
+    if first is not None:
+        raise first
+
+
+def local_files(source: Path) -> dict[str, Path]:
+    """A folder's files by their names below it, or one file by its own name.
+
+    Raises:
+        MissingDataError: there is nothing there.
+        DataError: two names would be one, or a name cannot be kept.
+    """
+    if source.is_file():
+        return {source.name: source}
+    if not source.is_dir():
+        raise MissingDataError(f"{source} does not exist: give a file or a folder")
+    found = {}
+    for place, folders, names in os.walk(source, followlinks=True):
+        here = os.path.realpath(place)
+        if Path(place) != source and any(os.path.samefile(place, above) for above in Path(place).parents
+                                         if above.is_relative_to(source)):  # fmt: skip
+            raise DataError(f"{place} is a link that leads back to {here}, in which it lies: leave it out")
+        folders[:] = sorted(f for f in folders if f != ".labrun")
+        for name in sorted(names):
+            path = Path(place) / name
+            if not name.endswith(PARTIAL):
+                try:
+                    name.encode("utf-8")
+                except UnicodeEncodeError:
+                    raise DataError(f"{path!r}: a name that is not UTF-8 cannot be kept in a datastore") from None
+                if not path.is_file():
+                    raise DataError(f"{path} is neither a file nor a folder, or a link that leads nowhere")
+                found[path.relative_to(source).as_posix()] = path
+    if not found:
+        raise MissingDataError(f"{source} holds no files")
+    return found
+
+
+def upload(
+    store: Datastore,
+    source: Path,
+    target: str,
+    overwrite: bool,
+    view: View,
+    workers: int = WORKERS,
+    memory: Memory | None = None,
+) -> tuple[list[Entry], dict[str, str], int]:
+    """Send a folder's files, or one file.
+
+    Args:
+        store: the datastore.
+        source: the folder, or the file.
+        target: the folder in the datastore.
+        overwrite: put them over files of other content.
+        view: is told how it goes on.
+        workers: files on their way at the same time.
+        memory: what earlier uploads have sent, so that it need not be read to be known.
+
+    Returns:
+        The files, how the place tells each of them apart now, and how many were there already.
+
+    Raises:
+        DataError: files of other content are there, before anything is sent; or something fails.
+    """
+    files = local_files(source)
+    _check_names(store, files)
+    there = store.files(target)
+    full = {name: f"{target}/{name}".strip("/") for name in files}
+    sizes = {name: path.stat().st_size for name, path in files.items()}
+    alike = [name for name in files if (found := there.get(full[name])) is not None and found.size == sizes[name]]
+    sums = dict(zip(alike, digests.of([files[name] for name in alike]), strict=True))
+    tokens = {name: there[full[name]].token for name in alike
+              if _same(store, full[name], there[full[name]], sums[name], memory)}  # fmt: skip
+    items = [Item(full[name], path, sizes[name]) for name, path in files.items() if name not in tokens]
+    other = [item.name for item in items if item.name in there]
+    if other and not overwrite:
+        raise DataError(
+            f"{len(other)} file(s) of other content are in datastore '{store.name}' already: {_few(other)}. Nothing "
+            "was sent. --overwrite puts the new ones in their place; or name another target"
+        )
+    names = {full[name]: name for name in files}
+
+    def send(item: Item, heard: Heard) -> None:
+        before = digests.stamp(item.local)
+        sha256 = digests.of([item.local])[0]
+        try:
+            found = store.send(item.local, item.name, heard, only_new=item.name not in there)
+        except FileExistsError:  # somebody else has sent it meanwhile
+            now = store.find(item.name)
+            if now is None or now.size != item.size or remote_sha256(store, item.name) != sha256:
+                raise DataError(
+                    f"{item.name} was put in datastore '{store.name}' by somebody else meanwhile, with other content; "
+                    "it was left as it is. Name another target, or say --overwrite"
+                ) from None
+            found = now
+        if found.size != item.size or digests.stamp(item.local) != before:
+            raise DataError(f"{item.local} has changed while it was sent. Try again once nothing writes to it")
+        sums[names[item.name]], tokens[names[item.name]] = sha256, found.token
+        if memory is not None:
+            memory.note(item.name, found, sha256)
+
+    each(store, items, send, view, workers)
+    return [Entry(name, sizes[name], sums[name]) for name in files], tokens, len(files) - len(items)
+
+
+def _check_names(store: Datastore, names: Iterable[str]) -> None:
+    """Names that a place cannot keep, or keeps as others, are refused before anything is sent."""
+    bad = [name for name in names if any(not char.isprintable() for char in name)
+           or (not store.is_local and "\\" in name)]  # fmt: skip
+    if bad:
+        raise DataError(
+            f"{len(bad)} file(s) have names that not every datastore keeps (line ends and other control characters, "
+            f"backslashes): {_few([repr(name) for name in bad])}. Rename them; nothing was sent"
+        )
+
+
+def download(store: Datastore, entries: Sequence[Item], overwrite: bool, view: View, workers: int = WORKERS) -> int:
+    """Fetch files to where their items say.
+
+    Returns:
+        How many were there already, with the same content.
+
+    Raises:
+        DataError: files of other content are there, before anything is fetched; the disk has no room; or something
+            fails.
+    """
+    wanted, other = [], []
+    for item in entries:
+        if item.local.is_dir():
+            raise DataError(f"{item.local} is a folder, and a file of that name is to be put there")
+        if item.local.exists():
+            same = item.local.stat().st_size == item.size and (
+                digests.of([item.local])[0] == item.sha256 if item.sha256 else False
+            )
+            if same:
+                continue
+            other.append(str(item.local))
+        wanted.append(item)
+    if other and not overwrite:
+        raise DataError(
+            f"{len(other)} file(s) of other content are there already: {_few(other)}. Nothing was fetched. --overwrite "
+            "puts the new ones in their place; or name another folder"
+        )
+    needed = sum(item.size for item in wanted)
+    if wanted and needed > (free := free_bytes(wanted[0].local.parent)):
+        raise DataError(f"{size_text(needed)} are to be fetched, and {size_text(free)} are free there")
+
+    def fetch(item: Item, heard: Heard) -> None:
+        item.local.parent.mkdir(parents=True, exist_ok=True)
+        with arriving(item.local) as file:
+            store.fetch(item.name, file, heard)
+            file.flush()
+            check(Path(file.name), item, store)
+
+    each(store, wanted, fetch, view, workers)
+    return len(entries) - len(wanted)
+
+
+@contextlib.contextmanager
+def arriving(path: Path) -> Iterator[BinaryIO]:
+    """An open file that comes to be under its name only if all goes well."""
+    partial = path.with_name(f"{path.name[:100]}.{os.getpid()}-{os.urandom(3).hex()}{PARTIAL}")
+    try:
+        with open(partial, "wb") as file:
+            yield file
+        os.replace(partial, path)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def check(path: Path, item: Item, store: Datastore) -> str:
+    """The SHA-256 of a file that has arrived.
+
+    Raises:
+        CorruptDataError: it is not the one that it should be.
+    """
+    size, found = path.stat().st_size, digests.sha256(path)
+    if size != item.size or (item.sha256 and found != item.sha256):
+        raise CorruptDataError(
+            f"{item.name} in datastore '{store.name}' is not what was registered: expected {item.size:,} bytes"
+            f"{' with SHA-256 ' + item.sha256[:16] if item.sha256 else ''}, found {size:,} with {found[:16]}. Register "
+            "it as a new version, or put the old file back"
+        )
+    return found
+
+
+def remote_sha256(store: Datastore, name: str, heard: Heard = lambda count: None) -> str:
+    """The SHA-256 of a file of a datastore, read through once."""
+    import tempfile
+
+    if store.is_local:
+        return digests.sha256(Path(store.root) / name)
+    with tempfile.NamedTemporaryFile(prefix="labrun-") as file:
+        store.fetch(name, file, heard)  # type: ignore[arg-type]
+        file.flush()
+        return digests.sha256(Path(file.name))
+
+
+def _same(store: Datastore, name: str, found: Found, sha256: str, memory: Memory | None) -> bool:
+    known = memory.known(name, found) if memory is not None else None
+    return (known or remote_sha256(store, name)) == sha256
+
+
+def _few(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:SHOWN])
+    return shown + (f", and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

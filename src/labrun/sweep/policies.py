@@ -1,0 +1,243 @@
+"""Early termination: which running trials are not worth going on with, by what they and the others have reported.
+
+All policies see scores, where more is better whatever the goal is, and count in reports of the primary metric: a
+policy is asked when a trial has made `delay_evaluation` reports, and from then on at every `evaluation_interval`-th.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from labrun.errors import ConfigError
+
+
+@dataclass
+class Curve:
+    """What one trial has reported."""
+
+    number: int
+    scores: list[float] = field(default_factory=list)
+    """The primary metric, its sign turned where less is better; NaN counts as the worst there is."""
+    running: bool = True
+
+    def at(self, reports: int) -> float:
+        """Its score at a report, counted from 1."""
+        return self.scores[reports - 1]
+
+    def best(self, reports: int) -> float:
+        """Its best score up to a report."""
+        return max(self.scores[:reports])
+
+
+class Policy(ABC):
+    """Decides about one trial at a time.
+
+    Args:
+        evaluation_interval: asked at every so many reports.
+        delay_evaluation: not asked before a trial has made so many.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    def __init__(self, evaluation_interval: int = 1, delay_evaluation: int = 0) -> None:
+        _whole("evaluation_interval", evaluation_interval, 1)
+        _whole("delay_evaluation", delay_evaluation, 0)
+        self.evaluation_interval, self.delay_evaluation = evaluation_interval, delay_evaluation
+
+    def is_due(self, reports: int) -> bool:
+        """Whether the policy is asked at this report."""
+        return reports >= self.delay_evaluation and reports % self.evaluation_interval == 0
+
+    def round(self, reports: int) -> int:
+        """How many times a trial has been looked at when it has made so many reports; the first time is 1."""
+        step = self.evaluation_interval
+        first = max(1, -(-self.delay_evaluation // step))
+        return reports // step - first + 1
+
+    @abstractmethod
+    def verdict(self, trial: Curve, others: Sequence[Curve], reports: int, maximize: bool) -> str | None:
+        """Why a trial should end now, or None if it should go on.
+
+        Args:
+            trial: the one in question.
+            others: all the others that have reported anything, ended ones too.
+            reports: how many of the trial's reports count.
+            maximize: whether the metric itself is to be large.
+        """
+
+
+class MedianStopping(Policy):
+    """Ends a trial whose best score is below the median of the others' averages up to the same report.
+
+    Source: D. Golovin et al., "Google Vizier: A Service for Black-Box Optimization", KDD 2017, section 3.2.1.
+
+    Args:
+        min_trials: nothing is ended before so many others have come as far.
+    """
+
+    def __init__(self, evaluation_interval: int = 1, delay_evaluation: int = 0, min_trials: int = 3) -> None:
+        super().__init__(evaluation_interval, delay_evaluation)
+        _whole("min_trials", min_trials, 1)
+        self.min_trials = min_trials
+
+    def verdict(self, trial: Curve, others: Sequence[Curve], reports: int, maximize: bool) -> str | None:
+        averages = sorted(sum(one.scores[:reports]) / reports for one in others if len(one.scores) >= reports)
+        if len(averages) < self.min_trials:
+            return None
+        middle = len(averages) // 2
+        median = averages[middle] if len(averages) % 2 else (averages[middle - 1] + averages[middle]) / 2
+        if trial.best(reports) >= median:
+            return None
+        return f"its best is below the median of {len(averages)} trials' averages"
+
+
+class Bandit(Policy):
+    """Ends a trial whose best score is further from the best of all at the same report than the slack allows.
+
+    Args:
+        slack_factor: the distance allowed, as a ratio: of a metric to be large, anything below best / (1 + factor)
+            ends; of one to be small, anything above best * (1 + factor).
+        slack_amount: the distance allowed, in the metric's own unit. With neither, the factor is `SLACK`.
+    """
+
+    SLACK = 0.1
+
+    def __init__(
+        self, evaluation_interval: int = 1, delay_evaluation: int = 0,
+        slack_factor: float | None = None, slack_amount: float | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(evaluation_interval, delay_evaluation)
+        if slack_factor is not None and slack_amount is not None:
+            raise ConfigError("sweep.early_termination: bandit takes one of slack_factor and slack_amount")
+        if slack_amount is None:
+            slack_factor = self.SLACK if slack_factor is None else slack_factor
+        for name, value in (("slack_factor", slack_factor), ("slack_amount", slack_amount)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0):
+                raise ConfigError(f"sweep.early_termination.{name}={value!r}: expected a number, at least 0")
+        self.slack_factor, self.slack_amount = slack_factor, slack_amount
+
+    def verdict(self, trial: Curve, others: Sequence[Curve], reports: int, maximize: bool) -> str | None:
+        there = [one.best(reports) for one in others if len(one.scores) >= reports]
+        if not there:
+            return None
+        best = max(there)
+        slack = self.slack_amount
+        if slack is None:
+            assert self.slack_factor is not None
+            slack = abs(best) * self.slack_factor / (1 + self.slack_factor if maximize else 1)
+        if trial.best(reports) >= best - slack:
+            return None
+        given = f"slack_amount={slack:g}" if self.slack_factor is None else f"slack_factor={self.slack_factor:g}"
+        return f"its best is further than {given} from the best of all at that report"
+
+
+class TruncationSelection(Policy):
+    """Ends the lowest of the trials that have come as far.
+
+    Args:
+        truncation_percentage: how many of a hundred, from 1 to 99.
+        exclude_finished: compare with running trials alone.
+    """
+
+    def __init__(
+        self, evaluation_interval: int = 1, delay_evaluation: int = 0,
+        truncation_percentage: int = 20, exclude_finished: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(evaluation_interval, delay_evaluation)
+        _whole("truncation_percentage", truncation_percentage, 1, 99)
+        self.truncation_percentage, self.exclude_finished = truncation_percentage, exclude_finished
+
+    def verdict(self, trial: Curve, others: Sequence[Curve], reports: int, maximize: bool) -> str | None:
+        there = [one for one in others if len(one.scores) >= reports and (one.running or not self.exclude_finished)]
+        ended = (len(there) + 1) * self.truncation_percentage // 100
+        below = sum(one.at(reports) < trial.at(reports) for one in there)
+        if below >= ended:
+            return None
+        return f"it is among the lowest {self.truncation_percentage} % of {len(there) + 1} trials"
+
+
+class SuccessiveHalving(Policy):
+    """At reports that lie further and further apart only the best part goes on; nobody waits for the others.
+
+    Source: L. Li et al., "A System for Massively Parallel Hyperparameter Tuning" (ASHA), MLSys 2020.
+
+    Args:
+        min_reports: the first decision, counted in evaluations.
+        reduction_factor: one of so many goes on, and the next decision comes at so many times the reports.
+    """
+
+    def __init__(
+        self, evaluation_interval: int = 1, delay_evaluation: int = 0, min_reports: int = 1, reduction_factor: int = 3
+    ) -> None:
+        super().__init__(evaluation_interval, delay_evaluation)
+        _whole("min_reports", min_reports, 1)
+        _whole("reduction_factor", reduction_factor, 2)
+        self.min_reports, self.reduction_factor = min_reports, reduction_factor
+
+    def verdict(self, trial: Curve, others: Sequence[Curve], reports: int, maximize: bool) -> str | None:
+        return self._halving(trial, others, reports, self.min_reports)
+
+    def _halving(self, trial: Curve, others: Sequence[Curve], reports: int, first: int) -> str | None:
+        if not _is_rung(self.round(reports), first, self.reduction_factor):
+            return None
+        there = [one.at(reports) for one in others if len(one.scores) >= reports]
+        kept = max(1, (len(there) + 1) // self.reduction_factor)
+        better = sum(score > trial.at(reports) for score in there)
+        if better < kept:
+            return None
+        return f"it is not among the best {kept} of the {len(there) + 1} trials that have come as far"
+
+
+class Hyperband(SuccessiveHalving):
+    """Several successive halvings side by side, that begin to decide at different reports.
+
+    Source: L. Li et al., "Hyperband: A Novel Bandit-Based Approach to Hyperparameter Optimization", JMLR 2018; decided
+    asynchronously, as in `SuccessiveHalving`.
+
+    Args:
+        max_reports: how many reports a trial makes that is never ended.
+    """
+
+    def __init__(
+        self, evaluation_interval: int = 1, delay_evaluation: int = 0, min_reports: int = 1, max_reports: int = 27,
+        reduction_factor: int = 3,
+    ) -> None:  # fmt: skip
+        super().__init__(evaluation_interval, delay_evaluation, min_reports, reduction_factor)
+        _whole("max_reports", max_reports, min_reports)
+        count = 1
+        while min_reports * reduction_factor**count <= max_reports:
+            count += 1
+        # As many trials as the paper gives each bracket; the one that decides earliest gets the most.
+        sizes = [math.ceil(count * reduction_factor ** (count - 1 - place) / (count - place)) for place in range(count)]
+        self._brackets = [place for place, size in enumerate(sizes) for _ in range(size)]
+
+    def bracket(self, number: int) -> int:
+        """The bracket of a trial; bracket k decides first at `min_reports * reduction_factor**k`."""
+        # A stride that shares no factor with the length: neighbours in time come into different brackets.
+        length = len(self._brackets)
+        stride = next(
+            step for step in range(max(1, round(length * 0.618)), 2 * length + 2) if math.gcd(step, length) == 1
+        )
+        return self._brackets[number * stride % length]
+
+    def verdict(self, trial: Curve, others: Sequence[Curve], reports: int, maximize: bool) -> str | None:
+        mine = self.bracket(trial.number)
+        peers = [one for one in others if self.bracket(one.number) == mine]
+        return self._halving(trial, peers, reports, self.min_reports * self.reduction_factor**mine)
+
+
+def _is_rung(round_: int, first: int, factor: int) -> bool:
+    rung = first
+    while rung < round_:
+        rung *= factor
+    return rung == round_
+
+
+def _whole(name: str, value: object, at_least: int, at_most: int | None = None) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < at_least or (at_most and value > at_most):
+        bounds = f"at least {at_least}" + ("" if at_most is None else f" and at most {at_most}")
+        raise ConfigError(f"sweep.early_termination.{name}={value!r}: expected a whole number, {bounds}")

@@ -1,0 +1,349 @@
+"""Search spaces, in Hydra's own override grammar: from the command line, from YAML, and from chosen components."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, Quote, QuotedString, RangeSweep
+from hydra.errors import HydraException
+
+from labrun.errors import ConfigError
+
+SPACE_KEY = "search_space"
+"""Where a component's own file says how its keys may vary."""
+TAGS = ("log", "int", "float")
+LARGEST_RANGE = 100_000
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several values; or of several keys' values that advance together."""
+
+    name: str
+    keys: tuple[str, ...]
+    """As an override has them: with `+`, as a group, with a package."""
+    values: tuple[tuple[str, ...], ...]
+    """For each choice, what stands after the `=` of each key."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What each choice is called; no two alike."""
+        return tuple(", ".join(texts) for texts in self.values)
+
+    def overrides(self, label: str) -> list[str]:
+        """What is put on the command line for a choice."""
+        texts = self.values[self.labels.index(label)]
+        return [f"{key}={text}" for key, text in zip(self.keys, texts, strict=True)]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A number between two bounds, both of them included."""
+
+    name: str
+    key: str
+    low: float
+    high: float
+    step: float | None = None
+    log: bool = False
+    whole: bool = False
+
+    def overrides(self, value: float) -> list[str]:
+        """What is put on the command line for a value."""
+        return [f"{self.key}={int(value) if self.whole else repr(float(value))}"]
+
+
+Dimension = Choice | Numbers
+
+
+@dataclass(frozen=True)
+class Space:
+    """What a sweep was given: what is fixed, and what varies."""
+
+    fixed: tuple[str, ...]
+    dimensions: tuple[Dimension, ...]
+
+    def given(self) -> set[str]:
+        """The keys that the person has said something about."""
+        keys = {plain_key(text.partition("=")[0]) for text in self.fixed}
+        for one in self.dimensions:
+            keys |= {plain_key(key) for key in (one.keys if isinstance(one, Choice) else (one.key,))}
+        return keys
+
+
+def plain_key(key: str) -> str:
+    """A key without its prefix and its package, its group written as a path of keys."""
+    return key.lstrip("+~").partition("@")[0].replace("/", ".")
+
+
+def parse(
+    texts: Sequence[str], loader: ConfigLoader, zipped: Sequence[Sequence[str]] = (), finite: bool = False
+) -> Space:
+    """Read overrides; those that hold several values become dimensions, in their order.
+
+    Args:
+        texts: `key=value`, as typed.
+        loader: knows the groups' options, for `glob()`.
+        zipped: keys that advance together.
+        finite: refuse intervals: every combination is to be tried.
+
+    Raises:
+        ConfigError: an override cannot be read, or a pair of lists does not go together.
+    """
+    parser = OverridesParser.create(config_loader=loader)
+    fixed: dict[str, str] = {}
+    varied: dict[str, Override] = {}
+    for text in texts:
+        override = _parsed(parser, text)
+        key = override.get_key_element()
+        # What is said later counts, as with Hydra's own sweeper.
+        fixed.pop(key, None)
+        varied.pop(key, None)
+        if override.is_sweep_override():
+            varied[key] = override
+        else:
+            fixed[key] = text
+    dimensions: list[Dimension] = []
+    pairs = _pairs(zipped, varied, fixed)
+    for key, override in varied.items():
+        partners = next((keys for keys in pairs if key in keys), None)
+        if partners is None:
+            every_one = finite and isinstance(override.value(), RangeSweep)
+            dimensions.append(_choice(override) if every_one else dimension(override))
+        elif key == partners[0]:
+            dimensions.append(_together([varied[name] for name in partners]))
+    for one in dimensions:
+        if finite and isinstance(one, Numbers):
+            raise ConfigError(
+                f"{one.key}: an interval has no end of values, and sweep=grid tries every one. Give a list or a "
+                "range(), or choose sweep=random, tpe, gp, cmaes or qmc"
+            )
+    return Space(tuple(fixed.values()), tuple(dimensions))
+
+
+def of_component(node: Any, path: str, parser: OverridesParser, loader: ConfigLoader) -> Iterator[Dimension]:
+    """The dimensions that a component's own `search_space` brings.
+
+    Args:
+        node: the mapping: a key of the component (`lr`, or a group of options below it), and its values.
+        path: where the component stands in the config.
+        parser: Hydra's.
+        loader: knows which keys are groups.
+
+    Raises:
+        ConfigError: it is no mapping, or a value of it cannot be read.
+    """
+    if not isinstance(node, Mapping):
+        raise ConfigError(
+            f"{path}.{SPACE_KEY}: expected keys and their values, such as lr: tag(log, interval(1e-4, 1))"
+        )
+    for key, value in node.items():
+        group = f"{path}.{key}".replace(".", "/")
+        target = group if loader.get_group_options(group) else f"{path}.{key}"
+        yield dimension(_parsed(parser, f"{target}={as_text(value)}"))
+
+
+def components(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every component of a config (plain dicts) that has a search space, with the path to it; the outermost first."""
+    if not isinstance(config, Mapping):
+        return
+    if config.get(SPACE_KEY) and path:
+        yield path, config[SPACE_KEY]
+    for key, value in config.items():
+        if key != SPACE_KEY and not (not path and key in ("sweep", "hydra")):
+            yield from components(value, f"{path}.{key}" if path else str(key))
+
+
+def flat(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Keys and values of a space from YAML, groups of keys written out: `{model: {lr: ...}}` is `model.lr`."""
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
+
+
+def as_text(value: Any) -> str:
+    """A value from YAML as the override grammar has it; a list there is a list of choices, text is the grammar's own.
+
+    Raises:
+        ConfigError: it holds nothing.
+    """
+    if isinstance(value, list | tuple):
+        if not value:
+            raise ConfigError("a search space has an empty list: name at least one value")
+        # With commas, and not as choice(): that knows no null.
+        return ",".join(element(item) for item in value)
+    return value if isinstance(value, str) else element(value)
+
+
+PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
+WORDS = ("null", "true", "false", "nan", "inf")
+"""Text that the grammar would take for something else."""
+
+
+def element(value: Any) -> str:
+    """One value as the override grammar has it; text that it would take for something else in quotes."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{element(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(element(item) for item in value) + "]"
+    if isinstance(value, str) and not (PLAIN.fullmatch(value) and value.lower() not in WORDS):
+        return QuotedString(value, Quote.single).with_quotes()
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _parsed(parser: OverridesParser, text: str) -> Override:
+    try:
+        (override,) = parser.parse_overrides([text])
+        return override
+    except (HydraException, ValueError) as error:
+        raise ConfigError(f"{text!r} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def dimension(override: Override) -> Dimension:
+    """What a swept override varies.
+
+    Raises:
+        ConfigError: it holds one value alone, or bounds or tags that make no sense.
+    """
+    key = override.get_key_element()
+    name = plain_key(key)
+    if not override.is_sweep_override():
+        # One value: a list of one. It keeps a search space of a component open to be narrowed.
+        return Choice(name, (key,), ((override.get_value_element_as_str(),),))
+    value = override.value()
+    tags = set(getattr(value, "tags", ()))
+    strange = sorted(tags - set(TAGS))
+    if strange:
+        raise ConfigError(f"{key}: tag {strange[0]!r} means nothing here; known are {', '.join(TAGS)}")
+    if isinstance(value, IntervalSweep):
+        return _interval(key, value, tags)
+    if isinstance(value, RangeSweep) and not value.shuffle:
+        return _range(key, value, tags, override)
+    return _choice(override)
+
+
+def _choice(override: Override) -> Choice:
+    key = override.get_key_element()
+    try:
+        texts = list(dict.fromkeys(override.sweep_string_iterator()))
+    except HydraException as error:
+        raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from error
+    if not texts:
+        raise ConfigError(f"{key}: nothing to choose from: no option matches")
+    return Choice(plain_key(key), (key,), tuple((text,) for text in texts))
+
+
+def _interval(key: str, value: IntervalSweep, tags: set[str]) -> Numbers:
+    assert value.start is not None and value.end is not None
+    whole = "int" in tags or (isinstance(value.start, int) and isinstance(value.end, int))
+    low, high = float(value.start), float(value.end)
+    if whole and (low != round(low) or high != round(high)):
+        raise ConfigError(f"{key}: whole numbers lie between whole bounds, and these are {low:g} and {high:g}")
+    return _checked(Numbers(plain_key(key), key, low, high, log="log" in tags, whole=whole))
+
+
+def _range(key: str, value: RangeSweep, tags: set[str], override: Override) -> Dimension:
+    assert value.start is not None and value.stop is not None
+    start, stop, step = float(value.start), float(value.stop), float(value.step or 1)
+    if step <= 0 or start >= stop:
+        return _choice(override)
+    count = round((stop - start) / step + 0.499999999)
+    if count > LARGEST_RANGE:
+        raise ConfigError(f"{key}: a range of {count:,} values is an interval: say interval({start:g},{stop:g})")
+    last = start + (count - 1) * step
+    whole = all(float(number).is_integer() for number in (start, step)) and not isinstance(value.start, float)
+    if "log" in tags:
+        return _checked(Numbers(plain_key(key), key, start, last, log=True, whole=whole))
+    return _checked(Numbers(plain_key(key), key, start, last, step=step, whole=whole))
+
+
+def _checked(one: Numbers) -> Numbers:
+    if not one.low <= one.high:
+        raise ConfigError(f"{one.key}: the lower bound {one.low:g} is above the upper bound {one.high:g}")
+    if one.log and one.low <= 0:
+        raise ConfigError(f"{one.key}: tag(log, ...) needs bounds above 0, and the lower one is {one.low:g}")
+    return one
+
+
+def _pairs(
+    zipped: Sequence[Sequence[str]], varied: Mapping[str, Override], fixed: Mapping[str, str]
+) -> list[list[str]]:
+    """The zipped keys as they were typed, in the order in which they were typed."""
+    found: list[list[str]] = []
+    by_name = {plain_key(key): key for key in varied}
+    taken: set[str] = set()
+    for names in zipped:
+        listed = f"sweep.zip=[[{','.join(names)}]]"
+        if len(names) < 2:
+            raise ConfigError(f"{listed}: keys that advance together are at least two")
+        for name in names:
+            if plain_key(name) not in by_name:
+                why = "has one value" if any(plain_key(k) == plain_key(name) for k in fixed) else "is not swept"
+                raise ConfigError(f"{listed}: {name} {why}; give every one of these keys a list: {name}=a,b,c")
+            if plain_key(name) in taken:
+                raise ConfigError(f"{listed}: {name} stands twice")
+            taken.add(plain_key(name))
+        keys = {by_name[plain_key(name)] for name in names}
+        found.append([key for key in varied if key in keys])
+    return found
+
+
+def _together(overrides: Sequence[Override]) -> Choice:
+    lists = []
+    for override in overrides:
+        one = dimension(override)
+        if isinstance(one, Numbers):
+            if isinstance(override.value(), IntervalSweep):
+                raise ConfigError(f"sweep.zip: {one.key} is an interval; keys that advance together need lists")
+            one = _choice(override)
+        # Equal values are kept: in a pair, each place counts.
+        lists.append([str(text) for text in override.sweep_string_iterator()])
+    if len({len(values) for values in lists}) > 1:
+        counts = ", ".join(
+            f"{plain_key(override.get_key_element())} has {len(values)}"
+            for override, values in zip(overrides, lists, strict=True)
+        )
+        raise ConfigError(f"sweep.zip: lists that advance together are equally long, and {counts}")
+    keys = tuple(override.get_key_element() for override in overrides)
+    values = tuple(dict.fromkeys(zip(*lists, strict=True)))
+    return Choice(" + ".join(plain_key(key) for key in keys), keys, values)
+
+
+def grid(space: Space) -> list[list[str]]:
+    """Every combination, in Hydra's own order: the last key varies fastest.
+
+    Raises:
+        ConfigError: a dimension is an interval.
+    """
+    import itertools
+
+    lists: list[list[list[str]]] = []
+    for one in space.dimensions:
+        if isinstance(one, Choice):
+            lists.append([one.overrides(label) for label in one.labels])
+        else:
+            lists.append([one.overrides(value) for value in values_of(one)])
+    return [[*space.fixed, *itertools.chain(*combination)] for combination in itertools.product(*lists)]
+
+
+def values_of(one: Numbers) -> list[float]:
+    """Every value of a range.
+
+    Raises:
+        ConfigError: it has no step, so no end of values.
+    """
+    if one.step is None and not one.whole:
+        raise ConfigError(f"{one.key}: an interval has no end of values, and a grid tries every one")
+    step = one.step or 1.0
+    return [round(one.low + place * step, 12) for place in range(round((one.high - one.low) / step) + 1)]

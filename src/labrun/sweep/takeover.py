@@ -1,0 +1,88 @@
+"""How far a search is, told by files beside it, and going on with one whose controller is gone. Needs no Optuna."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from labrun.errors import ConfigError
+from labrun.launch import jobs
+from labrun.launch.compute import HIDDEN
+from labrun.runs import record as records
+
+OVER, ENDING, BEGUN, CANCELED = "over", "ending", "begun", "cancel"
+"""Files in the folder's state: the search is at its end and its books are written; who writes them; a controller has
+taken it up; somebody asks that no more trials begin."""
+
+
+def begin(folder: Path) -> None:
+    """A controller takes the search up."""
+    state = jobs.state_folder(folder)
+    (state / OVER).unlink(missing_ok=True)
+    (state / CANCELED).unlink(missing_ok=True)
+    (state / BEGUN).touch()
+
+
+@contextlib.contextmanager
+def ending(folder: Path) -> Iterator[None]:
+    """Inside, the trials are over and what is left of them is made."""
+    state = jobs.state_folder(folder)
+    records.replace_text(state / ENDING, json.dumps(records.process_identity()), to_disk=False)
+    try:
+        yield
+        (state / OVER).touch()
+    finally:
+        (state / ENDING).unlink(missing_ok=True)
+
+
+def cancel(folder: Path) -> None:
+    """Ask that no more trials begin."""
+    (jobs.state_folder(folder) / CANCELED).touch()
+
+
+def is_canceled(folder: Path) -> bool:
+    """Whether somebody asked for that."""
+    return (jobs.state_folder(folder) / CANCELED).exists()
+
+
+def is_over(folder: Path) -> bool:
+    """Whether a search has come to its end."""
+    return (jobs.state_folder(folder) / OVER).exists()
+
+
+def is_ending(folder: Path) -> bool:
+    """Whether a living process is writing the books."""
+    try:
+        process = json.loads((jobs.state_folder(folder) / ENDING).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return records.process_lives(process) is not False
+
+
+def take_over(folder: Path) -> int:
+    """Go on with a search whose controller is gone, from here: by its own command.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        ConfigError: it gave its runs a variable, and that is not set here.
+    """
+    plan = jobs.read_plan(folder)
+    arguments = []
+    for text in plan.command or ():
+        key, _, value = text.partition("=")
+        if value == HIDDEN:
+            name = key.rpartition(".")[2]
+            if name not in os.environ:
+                raise ConfigError(f"the search gave its runs the variable {name}, and it is not set here: set it first")
+            text = f"{key}={os.environ[name]}"
+        arguments.append(text)
+    command = [sys.executable, "-P", "-c", "from labrun.app import main; main()", *arguments, f"sweep.resume={folder}"]
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    return subprocess.call(command, cwd=plan.cwd, env={**os.environ, "PYTHONPATH": path})

@@ -1,0 +1,141 @@
+"""Cross-validating a pipeline, and fitting it to everything in the end."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from labrun.data.arrays import Arrays, Part, float_rows, rows_at, stratified_split
+from labrun.errors import ConfigError, UnfitError
+from labrun.runs import context, recording
+from labrun.runs.record import RunPaths
+from labrun.tasks import scoring
+from labrun.tasks.estimator import EstimatorTask
+from labrun.tasks.task import Scores
+
+log = logging.getLogger(__name__)
+
+OUT_OF_FOLD = "out_of_fold.npz"
+"""What a cross-validated pipeline says of each training sample, from the fold that did not train on it."""
+
+SHOWN = 5
+MANY = 20
+"""More classes than this, with few samples of each, may be a quantity."""
+
+
+class PipelineTask(EstimatorTask):
+    """Scores a pipeline on each fold in turn; whatever it learns of the data it learns inside the fold.
+
+    The running mean of the primary metric is logged after each fold, so that a hopeless one can be ended early.
+    """
+
+    def __init__(self, model: Any, config: Mapping[str, Any], name: str) -> None:
+        super().__init__(model, config, name)
+        self._folds = int(config["model"].get("folds", 5))
+        self.is_final = bool(config["model"].get("refit", True))
+        self._most = config["model"].get("cv_samples")
+        self._seed = int(config["dataset"].get("split_seed") or 0)
+        metric = config["sweep"]["metric"] if "sweep" in config else None
+        named = [config["model"].get("metric"), *(metric if isinstance(metric, list) else [metric])]
+        self._wanted = [str(one) for one in dict.fromkeys(named) if one not in (None, "auto")]
+
+    def fit(self, arrays: Arrays, paths: RunPaths, resume_from: Path | None) -> None:
+        if resume_from is not None:
+            raise ConfigError("trainer.resume works for networks; a pipeline has no checkpoint: run it again")
+        scorers = scoring.scorers(self._wanted, bool(arrays.num_classes))
+        if self._folds:
+            self._cross_validate(arrays, paths, scorers)
+        if self.is_final:
+            super().fit(arrays, paths, None)
+
+    def _cross_validate(self, arrays: Arrays, paths: RunPaths, scorers: Mapping[str, Any]) -> None:
+        from sklearn.base import clone
+
+        arrays = self._sampled(arrays)
+        rows, y = float_rows(arrays.train.x, arrays.scaling), arrays.train.y
+        folds = self._splits(arrays)
+        said = np.full((len(y), max(1, arrays.num_classes)), np.nan, np.float32)
+        primary = self._primary(bool(arrays.num_classes))
+        found: list[dict[str, float]] = []
+        log.info("Cross-validating %s: %d folds of %s samples", self._name, len(folds), f"{len(y):,}")
+        for number, (train, held) in enumerate(folds, start=1):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                model = clone(self.model).fit(rows_at(rows, train), y[train])
+                own = rows_at(rows, held)
+                predicted, chances = scoring.said(model, own, arrays.num_classes)
+                said[held] = predicted[:, None] if chances is None else chances
+                scores = scoring.measure(y[held], predicted, chances, arrays.num_classes)
+                scores |= {name: float(scorer(model, own, y[held])) for name, scorer in scorers.items()}
+            if recording.was_interrupted():  # and the fold's estimator took it for the end of its training
+                raise KeyboardInterrupt
+            found.append(scores)
+            if primary not in scores:
+                raise ConfigError(f"{self._name} gives no {primary}; it gives {', '.join(scores)}")
+            context.log(primary, float(np.mean([one[primary] for one in found])), step=number)
+        for name in found[0]:
+            if name != primary:
+                context.log(name, float(np.mean([one[name] for one in found])))
+        paths.outputs.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(paths.outputs / OUT_OF_FOLD, said=said, y=y)
+
+    def _sampled(self, arrays: Arrays) -> Arrays:
+        """The data with no more training samples than are wanted; the same ones for every pipeline."""
+        if self._most is None or len(arrays.train) <= self._most:
+            return arrays
+        strata = arrays.train.y if arrays.num_classes else np.zeros(len(arrays.train), np.int64)
+        _, taken = stratified_split(strata, self._most, self._seed)
+        log.info("Cross-validating on %s of the %s training samples", f"{self._most:,}", f"{len(arrays.train):,}")
+        return replace(arrays, train=arrays.train.take(taken))
+
+    def _primary(self, has_classes: bool) -> str:
+        known = scoring.STANDARD if has_classes else scoring.QUANTITIES
+        return self._wanted[-1] if self._wanted else known[0]
+
+    def _splits(self, arrays: Arrays) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+        """The folds: the same for every pipeline of the same data.
+
+        Raises:
+            UnfitError: a class has fewer samples than there are folds; the message has the counts.
+        """
+        from sklearn.model_selection import KFold, StratifiedKFold
+
+        y = arrays.train.y
+        if arrays.num_classes:
+            counts = np.bincount(y, minlength=arrays.num_classes)
+            if counts.min() < self._folds:
+                raise UnfitError(self._too_few(arrays, counts))
+            split: Any = StratifiedKFold(self._folds, shuffle=True, random_state=self._seed)
+        elif len(y) < self._folds:
+            raise UnfitError(f"{self._folds}-fold cross-validation of {len(y)} training samples: say model.folds=2")
+        else:
+            split = KFold(self._folds, shuffle=True, random_state=self._seed)
+        return list(split.split(np.zeros(len(y)), y))
+
+    def _too_few(self, arrays: Arrays, counts: npt.NDArray[Any]) -> str:
+        few = [f"{name}: {n}" for name, n in zip(arrays.class_names, counts, strict=True) if n < self._folds]
+        listed = ", ".join(few[:SHOWN]) + (f", ... {len(few)} classes in all" if len(few) > SHOWN else "")
+        less = f", or say model.folds={int(counts.min())}" if counts.min() > 1 else ", or leave such classes out"
+        if arrays.num_classes > MANY:
+            less += ". If this is a quantity and no class, say dataset.regression=true"
+        return (
+            f"{self._folds}-fold cross-validation needs {self._folds} training samples of every class, and data set "
+            f"'{arrays.name}' has fewer of some ({listed}). Give more of them{less}"
+        )
+
+    def score(self, part: Part, arrays: Arrays) -> Scores:
+        predicted, chances = self.said(part, arrays)
+        base = self.scores(part, predicted, chances, arrays)
+        more = scoring.measure(part.y, predicted, chances, arrays.num_classes)
+        prefix = "test_" if self._folds else ""
+        further = {f"test_{name}": value for name, value in more.items() if name != "accuracy"}
+        if not arrays.num_classes and not self._folds:
+            further |= base.more
+        return Scores(base.accuracy, base.loss, base.confusion, further, prefix)

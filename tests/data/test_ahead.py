@@ -1,0 +1,85 @@
+"""Data that are read once for many runs: found in memory by each, and never once the files have changed."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conftest import Command
+from helpers import sweep_dir
+from labrun.data import ahead
+
+CONFIG = {"_target_": "labrun.data.readers.Npz", "name": "own", "scale": 1.0, "path": "a.npz"}
+
+
+def save(folder: Path, value: float) -> None:
+    x = np.full((40, 3), value)
+    x[:20] += 1
+    np.savez(folder / "a.npz", X=x, y=np.repeat([0, 1], 20))
+
+
+@pytest.fixture(autouse=True)
+def forget() -> Any:
+    yield
+    ahead._held.clear()
+
+
+def test_what_is_held_is_not_read_again(tmp_path: Path) -> None:
+    save(tmp_path, 1.0)
+    assert ahead.hold(CONFIG, tmp_path)
+    first, manifest = ahead.read(CONFIG, tmp_path)
+    again, _ = ahead.read(CONFIG, tmp_path)
+    assert again is first and [entry["path"] for entry in manifest] == ["a.npz"]
+    assert ahead.read({**CONFIG, "split_seed": 1}, tmp_path)[0] is not first
+
+
+def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
+    save(tmp_path, 1.0)
+    ahead.hold(CONFIG, tmp_path)
+    _, before = ahead.read(CONFIG, tmp_path)
+    save(tmp_path, 5.0)
+    os.utime(tmp_path / "a.npz", ns=(1, 1))
+    arrays, after = ahead.read(CONFIG, tmp_path)
+    assert arrays.train.x.max() == 6.0 and after != before
+
+
+def test_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "get_data.py").write_text("def get_data():\n    raise ValueError\n")
+    script = {"_target_": "labrun.data.readers.GetData", "name": "own", "script": "get_data.py"}
+    assert not ahead.hold(script, tmp_path), "code of the user's must not run in the server"
+    assert not ahead.hold(CONFIG, tmp_path), "absent: each run says so"
+    save(tmp_path, 1.0)
+    monkeypatch.setattr(ahead, "HELD_BYTES", 100)
+    assert not ahead.hold(CONFIG, tmp_path), "too large"
+
+
+def test_a_file_that_changes_while_a_sweep_goes_on_is_seen_by_the_later_runs(labrun: Command, tmp_path: Path) -> None:
+    """The second run's model rewrites the data; the runs after it read what is there then, and say so."""
+    save(tmp_path, 1.0)
+    (tmp_path / "shifting.py").write_text(
+        "import os, numpy as np\n"
+        "class Shifting:\n"
+        "    def __init__(self, number=0, **_):\n        self.number = number\n"
+        "    def fit(self, x, y):\n"
+        "        print('largest', x.max(), flush=True)\n"
+        "        if self.number == 1:\n"
+        "            x = np.full((40, 3), 5.0)\n            x[:20] += 1\n"
+        "            np.savez('new.npz', X=x, y=np.repeat([0, 1], 20))\n            os.replace('new.npz', 'a.npz')\n"
+        "        return self\n"
+        "    def predict(self, x):\n        return np.zeros(len(x), int)\n"
+    )
+    done = labrun(
+        "-m", "dataset=npz", "dataset.path=a.npz", f"datastore.root={tmp_path}", "model._target_=shifting.Shifting",
+        "+model.number=0,1,2,3", "compute.max_parallel=1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    folder = sweep_dir(tmp_path)
+    digests = [json.loads((folder / str(n) / "run.json").read_text())["data"][0]["digest"] for n in range(4)]
+    seen = [(folder / str(n) / "driver.log").read_text().split("largest ")[1].split()[0] for n in range(4)]
+    assert digests[0] == digests[1] != digests[2] == digests[3]
+    assert seen[0] == seen[1] != seen[2] == seen[3]

@@ -1,0 +1,157 @@
+"""Real servers on this machine: Azurite, an S3 server (moto), openssh's sftp, a web server. Each on a free port."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import getpass
+import http.server
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+"""Azurite's own, the same everywhere and no secret."""
+
+
+@dataclass
+class Server:
+    """A datastore's node, and the variables that it refers to."""
+
+    kind: str
+    node: dict[str, Any]
+    environment: dict[str, str]
+    served: Path | None = None
+    """The folder of this machine that it serves, where it is one."""
+    overrides: list[str] = field(default_factory=list)
+    """For the command line, to have the datastore of that kind lead here."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until_open(port: int, process: subprocess.Popen[bytes], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            raise RuntimeError(f"{process.args!r} ended with {process.returncode}")
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.1)
+    raise RuntimeError(f"{process.args!r} does not answer")
+
+
+@contextlib.contextmanager
+def running(command: list[str], port: int, folder: Path) -> Iterator[None]:
+    with open(folder / "server.log", "wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, stdin=subprocess.DEVNULL)
+    try:
+        wait_until_open(port, process)
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def azurite_command() -> str | None:
+    """The emulator: on PATH, or where `tests/storage/install` puts it."""
+    own = Path(__file__).parent / "storage" / "node_modules" / ".bin" / "azurite-blob"
+    return str(own) if own.exists() else shutil.which("azurite-blob")
+
+
+def sshd_command() -> str | None:
+    return shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+
+
+@contextlib.contextmanager
+def azurite(folder: Path) -> Iterator[Server]:
+    port, command = free_port(), azurite_command()
+    assert command is not None
+    arguments = [
+        "--silent",
+        "--skipApiVersionCheck",
+        "--disableTelemetry",
+        "--location",
+        str(folder),
+        "--blobPort",
+        str(port),
+    ]
+    with running([command, *arguments], port, folder):
+        connection = (
+            f"DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={AZURITE_KEY};"
+            f"BlobEndpoint=http://127.0.0.1:{port}/devstoreaccount1;"
+        )
+        node = {"_target_": "adlfs.AzureBlobFileSystem", "name": "azure_blob", "root": "data",
+                "connection_string": connection}  # fmt: skip
+        yield Server("azure_blob", node, {"AZURE_STORAGE_CONNECTION_STRING": connection})
+
+
+@contextlib.contextmanager
+def moto(folder: Path) -> Iterator[Server]:
+    port = free_port()
+    with running([sys.executable, "-m", "moto.server", "-p", str(port), "-H", "127.0.0.1"], port, folder):
+        address = f"http://127.0.0.1:{port}"
+        node = {"_target_": "s3fs.S3FileSystem", "name": "s3", "root": "data", "endpoint_url": address, "key": "tester",
+                "secret": "tester-secret", "region": "us-east-1"}  # fmt: skip
+        environment = {"AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "tester",
+                       "AWS_SECRET_ACCESS_KEY": "tester-secret", "AWS_REGION": "us-east-1"}  # fmt: skip
+        yield Server("s3", node, environment)
+
+
+@contextlib.contextmanager
+def sftp(folder: Path) -> Iterator[Server]:
+    port, command = free_port(), sshd_command()
+    assert command is not None
+    for name in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
+    shutil.copy(folder / "user.pub", folder / "authorized")
+    (folder / "config").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nPidFile {folder}/pid\nStrictModes no\n"
+        f"AuthorizedKeysFile {folder}/authorized\nPasswordAuthentication no\nUsePAM no\nPermitRootLogin yes\n"
+        "MaxStartups 100\nMaxSessions 100\nSubsystem sftp internal-sftp\n"
+    )
+    if os.getuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)
+    served = folder / "served"
+    served.mkdir()
+    with running([command, "-D", "-e", "-f", str(folder / "config")], port, folder):
+        node = {"_target_": "fsspec.implementations.sftp.SFTPFileSystem", "name": "sftp", "root": str(served),
+                "host": "127.0.0.1", "port": port, "username": getpass.getuser(), "key_filename": str(folder / "user"),
+                "host_key_policy": "auto_add", "timeout": 30}  # fmt: skip
+        overrides = [f"{key}={node[key]}" for key in ("root", "host", "port", "username", "key_filename")]
+        yield Server("sftp", node, {}, served, overrides)
+
+
+@contextlib.contextmanager
+def web(folder: Path) -> Iterator[Server]:
+    """Serves a folder, with pages that list it."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        node = {"_target_": "fsspec.implementations.http.HTTPFileSystem", "name": "http", "root": address}
+        yield Server("http", node, {}, folder, [f"root={address}"])
+    finally:
+        server.shutdown()
+        server.server_close()
