@@ -217,13 +217,13 @@ def test_time_limits(workspace: Path, labrun: Command) -> None:
 
 def test_the_sweeps_own_time(workspace: Path, labrun: Command) -> None:
     write_climber(workspace)
-    done = labrun("-m", *TPE, "model.quality=interval(0,1)", "model.seconds=1.5", "sweep.timeout_min=0.07",
+    done = labrun("-m", *TPE, "model.quality=interval(0,1)", "model.seconds=4", "sweep.timeout_min=0.3",
                   "sweep.max_trials=100", *PLAIN)  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = runs(workspace)
     states = [record.status for record in found.values()]
     assert 2 <= len(found) < 20 and "stopped" in states and set(states) <= {"completed", "stopped"}
-    assert "sweep.timeout_min=0.07: no more trials are begun" in done.stdout
+    assert "sweep.timeout_min=0.3: no more trials are begun" in done.stdout
 
 
 @pytest.mark.parametrize("replaced", [False, True])
