@@ -17,6 +17,8 @@ from typing import Any, SupportsFloat
 RUN_DIR_VARIABLE = "LABRUN_RUN_DIR"
 ATTEMPT_VARIABLE = "LABRUN_ATTEMPT"
 METRICS_FILE = "metrics.jsonl"
+ANNOTATIONS_FILE = "annotations.jsonl"
+"""Tags, notes and properties given after the run was submitted, by anyone: `run.json` has one writer, this has many."""
 
 
 class RunContext:
@@ -99,6 +101,55 @@ def log(name: str, value: SupportsFloat, step: int | None = None) -> None:
         sys.stdout.write(f"{name}: {float(value):g}{at}\n")
     else:
         run.log(name, value, step)
+
+
+def annotate(
+    run_dir: str | os.PathLike[str],
+    tags: dict[str, str] | None = None,
+    untag: list[str] | None = None,
+    note: str | None = None,
+    properties: dict[str, str] | None = None,
+) -> None:
+    """Add what a person, or the run itself, says of a run: one line, which every reader of its record applies.
+
+    Args:
+        run_dir: the run.
+        tags: set these.
+        untag: take these away.
+        note: the notes from now on.
+        properties: set these; a property once set is never changed (Azure ML's rule).
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    line = {"tags": tags, "untag": untag, "note": note, "properties": properties}
+    line = {"time": time.time(), **{key: value for key, value in line.items() if value is not None}}
+    fd = os.open(Path(run_dir) / ANNOTATIONS_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        os.write(fd, (json.dumps(line, ensure_ascii=False) + "\n").encode())
+    finally:
+        os.close(fd)
+
+
+def annotated(run_dir: str | os.PathLike[str], content: dict[str, Any]) -> dict[str, Any]:
+    """A record's content with every annotation applied, in their order; a torn line is left out."""
+    try:
+        raw = (Path(run_dir) / ANNOTATIONS_FILE).read_bytes()
+    except OSError:
+        return content
+    tags, properties = dict(content.get("tags") or {}), dict(content.get("properties") or {})
+    for text in raw.split(b"\n"):
+        try:
+            line = json.loads(text)
+            tags.update(line.get("tags") or {})
+            for name in line.get("untag") or []:
+                tags.pop(name, None)
+            properties = {**(line.get("properties") or {}), **properties}
+            if "note" in line:
+                content = {**content, "notes": line["note"]}
+        except (ValueError, AttributeError, TypeError):
+            continue
+    return {**content, "tags": tags, "properties": properties}
 
 
 def read_metrics(run_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun.errors import RecordError
+from labrun.runs import context
 
 FORMAT = 1
 
@@ -100,6 +101,8 @@ class Record:
     """For a sweep's run: the sweep's folder and the run's number in it."""
     tags: dict[str, str] = field(default_factory=dict)
     notes: str = ""
+    properties: dict[str, str] = field(default_factory=dict)
+    """Set once and never changed, by the run's own code (Azure ML's `add_properties`)."""
     signature: str | None = None
     code: dict[str, Any] | None = None
     git: dict[str, Any] | None = None
@@ -144,7 +147,7 @@ def read(run_dir: str | os.PathLike[str]) -> Record:
     """
     path = RunPaths(Path(run_dir)).record
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = context.annotated(path.parent, json.loads(path.read_text(encoding="utf-8")))
         known = {f.name for f in dataclasses.fields(Record)}
         return Record(**{key: value for key, value in content.items() if key in known})
     except FileNotFoundError:
