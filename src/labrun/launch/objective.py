@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from labrun.errors import ConfigError
 from labrun.runs import record as records
+from labrun.runs import store
 from labrun.runs.record import Record
-
-SMALL = re.compile(r"(^|[_ ])(loss|error|errors|err|mse|rmse|mae|perplexity|regret|latency|seconds)($|[_ ])", re.I)
-"""Metrics with such a word in their name are to be small, unless they begin with `neg_`."""
-
 
 @dataclass(frozen=True)
 class Objective:
@@ -46,7 +42,7 @@ def settle(config: dict[str, Any]) -> None:
         raise ConfigError(f"sweep.goal={sweep['goal']}: give one goal, or one for each of {', '.join(metrics)}")
     metrics = [_usual(config) if metric == "auto" else metric for metric in metrics]
     goals = [
-        ("minimize" if SMALL.search(metric) and not metric.startswith("neg_") else "maximize")
+        ("minimize" if store.is_to_be_small(metric) else "maximize")
         if goal == "auto"
         else goal
         for metric, goal in zip(metrics, goals, strict=True)

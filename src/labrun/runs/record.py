@@ -149,11 +149,38 @@ def read(run_dir: str | os.PathLike[str]) -> Record:
     try:
         content = context.annotated(path.parent, json.loads(path.read_text(encoding="utf-8")))
         known = {f.name for f in dataclasses.fields(Record)}
-        return Record(**{key: value for key, value in content.items() if key in known})
+        record = Record(**{key: value for key, value in content.items() if key in known})
+        _check(record)
+        return record
     except FileNotFoundError:
         raise RecordError(f"{path.parent} holds no run.json, so it is not a run's folder") from None
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise RecordError(f"{path} is damaged or cannot be read: {error}") from error
+
+
+STATUSES = frozenset({QUEUED, RUNNING, PREEMPTED}) | FINISHED
+
+
+def _check(record: Record) -> None:
+    """Whether a record's values are of the kinds that readers rely on.
+
+    Raises:
+        ValueError: they are not.
+    """
+    for kind, names in (
+        (str, ("id", "name", "task", "created", "command", "notes")),
+        (dict, ("config", "tags", "properties", "packages", "metrics")),
+        (list, ("overrides", "data", "attempts")),
+        (dict | None, ("sweep", "code", "git", "host", "process", "job", "error")),
+        (int | float | None, ("duration_s",)),
+        (str | None, ("started", "ended", "parent")),
+    ):
+        for name in names:
+            if not isinstance(getattr(record, name), kind):
+                raise ValueError(f"{name} is {getattr(record, name)!r:.60}")
+    if record.status not in STATUSES:
+        raise ValueError(f"status is {record.status!r}, and must be one of {', '.join(sorted(STATUSES))}")
+    datetime.fromisoformat(record.created)
 
 
 def write(run_dir: str | os.PathLike[str], record: Record) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from labrun import checking
 from labrun.errors import RecordError
+from labrun.runs import index
 from labrun.runs import record as records
 from labrun.runs.record import Record
 
@@ -31,12 +35,37 @@ def run_dirs(root: Path) -> Iterator[Path]:
 
 
 def runs(root: Path) -> Iterator[tuple[Path, Record]]:
-    """Every readable run of a workspace; a damaged record is left out."""
+    """Every readable run of a workspace, its record whole; a damaged record is left out."""
     for run_dir in run_dirs(root):
         try:
             yield run_dir, records.read(run_dir)
         except RecordError:
             continue
+
+
+def listing(root: Path) -> index.Listing:
+    """Every run of a workspace, from the index: records without their configs."""
+    return index.listing(root, state_folder(root))
+
+
+SMALL = re.compile(r"(^|[_ ./])(loss|error|errors|err|mse|rmse|mae|perplexity|regret|latency|seconds)($|[_ ./])", re.I)
+"""Metrics with such a word in their name are to be small, unless they begin with `neg_`."""
+
+
+def is_to_be_small(metric: str) -> bool:
+    """Whether less of a metric is better, by its name."""
+    return SMALL.search(metric) is not None and not metric.startswith("neg_")
+
+
+def score(record: Record, metric: str) -> float:
+    """A run's value of a metric as a score: more is better; worst of all where it has none."""
+    value = record.metrics.get(metric)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return -math.inf
+    return -value if is_to_be_small(metric) else float(value)
+
+
+BEST = "best:"
 
 
 def find(
@@ -49,8 +78,8 @@ def find(
 
     Args:
         root: the workspace.
-        reference: `last`, the beginning of an id, or a run's folder.
-        suitable: which runs can be meant.
+        reference: `last`, `best:METRIC`, the beginning of an id, or a run's folder.
+        suitable: which runs can be meant; told a record without its config.
         wanted: what those are, for messages.
 
     Raises:
@@ -58,25 +87,51 @@ def find(
     """
     for folder in (Path(reference).expanduser(), root / reference):
         if (folder / "run.json").is_file():
-            matches = [(folder.resolve(), records.read(folder))]
-            break
+            return _suitable(folder.resolve(), records.read(folder), suitable, wanted)
+    found = sorted(listing(root).runs, key=lambda pair: pair[1].created)
+    if reference == "last":
+        matches = [pair for pair in found if suitable(*pair)][-1:]
+        if not matches:
+            raise RecordError(f"there is no {wanted.removeprefix('a ')} yet in {root}/outputs or {root}/multirun")
+    elif reference.startswith(BEST):
+        matches = [best(found, reference.removeprefix(BEST), suitable, root)]
     else:
-        found = sorted(runs(root), key=lambda pair: pair[1].created)
-        if reference == "last":
-            matches = [pair for pair in found if suitable(*pair)][-1:]
-            if not matches:
-                raise RecordError(f"there is no {wanted.removeprefix('a ')} yet in {root}/outputs or {root}/multirun")
-        else:
-            matches = [pair for pair in found if pair[1].id.startswith(reference)]
+        matches = [pair for pair in found if reference and pair[1].id.startswith(reference)]
     if not matches:
         recent = ", ".join(pair[1].id for pair in found[-3:][::-1]) or "none"
         raise RecordError(
-            f"no run is called {reference!r} in {root}: give 'last', the beginning of a run's id, or its folder. "
-            f"The newest ids: {recent}"
+            f"no run is called {reference!r} in {root}: give 'last', 'best:METRIC', the beginning of a run's id, or "
+            f"its folder. The newest ids: {recent}"
         )
     if len(matches) > 1:
-        ids = ", ".join(record.id for _, record in matches)
+        ids = ", ".join(record.id for _, record in matches[:10]) + (", ..." if len(matches) > 10 else "")
         raise RecordError(f"{reference!r} is the beginning of {len(matches)} ids: {ids}")
-    if not suitable(*matches[0]):
-        raise RecordError(f"run {matches[0][1].id} in {matches[0][0]} is not {wanted}")
-    return matches[0]
+    run_dir = matches[0][0]
+    return _suitable(run_dir, records.read(run_dir), suitable, wanted)
+
+
+def best(
+    found: Sequence[tuple[Path, Record]], metric: str, suitable: Callable[[Path, Record], bool], root: Path
+) -> tuple[Path, Record]:
+    """The completed run with the best value of a metric; of equal ones the oldest.
+
+    Raises:
+        RecordError: no completed run has that metric.
+    """
+    completed = [pair for pair in found if pair[1].status == records.COMPLETED and suitable(*pair)]
+    ranked = [pair for pair in completed if score(pair[1], metric) > -math.inf]
+    if not ranked:
+        names = sorted({name for _, record in completed for name in record.metrics})
+        raise RecordError(
+            f"{BEST}{metric}: no completed run in {root} has a metric of that name.{checking.suggest(metric, names)} "
+            f"Metrics there: {', '.join(names) or 'none'}"
+        )
+    return max(ranked, key=lambda pair: score(pair[1], metric))
+
+
+def _suitable(
+    run_dir: Path, record: Record, suitable: Callable[[Path, Record], bool], wanted: str
+) -> tuple[Path, Record]:
+    if not suitable(run_dir, record):
+        raise RecordError(f"run {record.id} in {run_dir} is not {wanted}")
+    return run_dir, record

@@ -1,0 +1,121 @@
+"""The list of all runs of a workspace, kept so that ten thousand are listed in less than a second.
+
+The index is a copy of what the records say, without their configs, beside the time, size and inode of the file that
+each was read from. It holds nothing of its own: lost, damaged or unwritable, the records are read again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from labrun.errors import RecordError
+from labrun.runs import context
+from labrun.runs import record as records
+from labrun.runs.record import Record
+
+FORMAT = 1
+LEFT_OUT = frozenset({"config", "packages", "host", "git", "signature", "attempts", "model", "command"})
+"""What a listing does not need, and what makes records long."""
+Stamp = list[int]
+
+
+@dataclass
+class Listing:
+    """The runs of a workspace, their records without `LEFT_OUT`, in no order."""
+
+    runs: list[tuple[Path, Record]]
+    damaged: list[tuple[Path, str]]
+    """Folders whose record cannot be read, and why."""
+
+
+def listing(root: Path, state: Path) -> Listing:
+    """Every run of a workspace.
+
+    Args:
+        root: the workspace.
+        state: where the index is kept.
+    """
+    file = state / "index.json"
+    known = _load(file)
+    entries: dict[str, Any] = {}
+    found = Listing([], [])
+    changed = False
+    for run_dir, stamp in scan(root):
+        name = run_dir[len(str(root)) + 1 :]
+        entry = known.get(name)
+        if entry is None or entry[0] != stamp:
+            entry, changed = [stamp, *_read(Path(run_dir))], True
+        entries[name] = entry
+        if entry[1] is None:
+            found.damaged.append((Path(run_dir), entry[2]))
+        else:
+            found.runs.append((Path(run_dir), Record(config={}, **entry[1])))
+    if changed or len(entries) != len(known):
+        _save(file, entries)
+    return found
+
+
+def scan(root: Path) -> Iterator[tuple[str, Stamp]]:
+    """Every run's folder, and what changes when its record does."""
+    for top, depth in (("outputs", 2), ("multirun", 3)):
+        for folder in _folders(os.path.join(root, top), depth):
+            try:
+                status = os.stat(os.path.join(folder, "run.json"))
+            except OSError:
+                continue
+            stamp = [status.st_mtime_ns, status.st_size, status.st_ino]
+            with contextlib.suppress(OSError):
+                more = os.stat(os.path.join(folder, context.ANNOTATIONS_FILE))
+                stamp += [more.st_mtime_ns, more.st_size]
+            yield folder, stamp
+
+
+def _folders(top: str, depth: int) -> Iterator[str]:
+    """Folders so many levels below `top`; hidden ones and links are none of ours."""
+    try:
+        with os.scandir(top) as entries:
+            names = [e.path for e in entries if not e.name.startswith(".") and e.is_dir(follow_symlinks=False)]
+    except OSError:
+        return
+    for path in names:
+        if depth == 1:
+            yield path
+        else:
+            yield from _folders(path, depth - 1)
+
+
+def _read(run_dir: Path) -> tuple[dict[str, Any] | None, str]:
+    try:
+        record = records.read(run_dir)
+    except RecordError as error:
+        return None, str(error)
+    content = {f.name: getattr(record, f.name) for f in fields(Record) if f.name not in LEFT_OUT}
+    if record.error:
+        content["error"] = {"type": record.error.get("type"), "message": record.reason}
+    return content, ""
+
+
+def _load(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_bytes())
+        return dict(content["runs"]) if content["format"] == FORMAT and content["fields"] == _fields() else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _save(file: Path, entries: dict[str, Any]) -> None:
+    text = json.dumps({"format": FORMAT, "fields": _fields(), "runs": entries}, ensure_ascii=False, default=str)
+    with contextlib.suppress(RecordError, OSError):  # a folder that is read only can still be listed
+        file.parent.mkdir(parents=True, exist_ok=True)
+        records.replace_text(file, text, to_disk=False)
+
+
+def _fields() -> list[str]:
+    """Of another version's records other things may be kept."""
+    return sorted(f.name for f in fields(Record))
