@@ -1,0 +1,120 @@
+"""Calls that scripts of 2018 make and that their libraries have dropped since: given again, with one warning each.
+
+Nothing is imported for it: a module of the list is found when the script asks for it and no other finder has it, and
+NumPy is extended after the script has imported it.
+"""
+
+from __future__ import annotations
+
+import builtins
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+MODULES = {
+    "sklearn.externals.joblib": ("joblib", "scikit-learn 0.23", "the package joblib"),
+    "sklearn.externals.six": ("six", "scikit-learn 0.23", "the package six"),
+    "sklearn.cross_validation": ("sklearn.model_selection", "scikit-learn 0.20", "sklearn.model_selection"),
+    "sklearn.grid_search": ("sklearn.model_selection", "scikit-learn 0.20", "sklearn.model_selection"),
+    "sklearn.learning_curve": ("sklearn.model_selection", "scikit-learn 0.20", "sklearn.model_selection"),
+}
+"""The module that is gone: what stands in for it, since when, and in words."""
+
+BUILTINS = {"bool": "bool", "complex": "complex", "float": "float", "int": "int", "object": "object", "str": "str",
+            "long": "int", "unicode": "str"}  # fmt: skip
+"""Names that NumPy had for Python's own types until 1.24."""
+
+RENAMED = {"float_": "float64", "complex_": "complex128", "unicode_": "str_", "string_": "bytes_", "Inf": "inf",
+           "Infinity": "inf", "infty": "inf", "NaN": "nan", "product": "prod", "cumproduct": "cumprod",
+           "sometrue": "any", "alltrue": "all"}  # fmt: skip
+"""Second names that NumPy had for its own functions and types until 2.0."""
+
+
+def install() -> None:
+    """Supply the calls in this process, from now on."""
+    if any(isinstance(finder, _GoneModules) for finder in sys.meta_path):
+        return
+    # Last: it answers only where the installed library has no such module.
+    sys.meta_path.append(_GoneModules())
+    if "numpy" in sys.modules:
+        _extend_numpy(sys.modules["numpy"])
+    else:
+        sys.meta_path.insert(0, _AfterNumpy())
+
+
+def warn(message: str) -> None:
+    """One line to the person who reads the log."""
+    sys.stderr.write(f"labrun: {message}\n")
+
+
+class _GoneModules(MetaPathFinder, Loader):
+    """Finds modules that are gone, and gives another in their place."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        return ModuleSpec(fullname, self) if fullname in MODULES else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        name, since, given = MODULES[module.__name__]
+        # Replaced here and not returned by create_module: that would overwrite the other module's own __spec__.
+        sys.modules[module.__name__] = importlib.import_module(name)
+        warn(f"{module.__name__} is gone since {since}; {given} is given instead")
+
+
+class _AfterNumpy(MetaPathFinder):
+    """Lets NumPy be found and loaded as always, and extends it right after."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != "numpy":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is None or spec.loader is None:
+            return spec
+        loader: Any = spec.loader
+        load = loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            # The loader stays what it was: others read resources and sources through it.
+            del loader.exec_module
+            load(module)
+            _extend_numpy(module)
+
+        loader.exec_module = exec_module
+        return spec
+
+
+def _extend_numpy(numpy: ModuleType) -> None:
+    """Answer for the names that this NumPy does not have any more."""
+    known = getattr(numpy, "__getattr__", None)
+
+    def look_up(name: str) -> Any:
+        try:
+            if known is not None:
+                return known(name)
+        except AttributeError:
+            if name not in BUILTINS and name not in RENAMED:
+                raise
+        if name in BUILTINS:
+            value, told = getattr(builtins, BUILTINS[name]), f"1.24; the builtin {BUILTINS[name]}"
+        elif name in RENAMED and hasattr(numpy, RENAMED[name]):
+            value, told = getattr(numpy, RENAMED[name]), f"2.0; np.{RENAMED[name]}"
+        else:
+            raise AttributeError(f"module 'numpy' has no attribute {name!r}")
+        # Kept: the next access does not come here, so it is told once.
+        setattr(numpy, name, value)
+        warn(f"np.{name} is gone since NumPy {told} is given instead")
+        return value
+
+    numpy.__dict__["__getattr__"] = look_up

@@ -1,0 +1,128 @@
+"""What the SDK has and labrun does not: it can be imported, and using it says what to do instead.
+
+A script often imports more than it needs, so an import alone must not fail; and a call that did nothing would be a lie.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any, NoReturn
+
+from .exceptions import NotInLabrun
+
+_WATCH = "watch it with `lab runs watch`, or open `lab ui`"
+_COMPUTE = "choose the machine on the command line: compute=local, compute=gpu, compute=slurm (see `lab compute ls`)"
+_PYTHON = (
+    "the run has the packages of the interpreter that starts it; `labrun --info defaults` shows the groups to set it"
+)
+_SUBMIT = "submit from the command line: labrun experiment=script script.path=train.py script.azureml=true"
+_SWEEP = "sweep from the command line: labrun -m experiment=script script.arguments.NAME=0.01,0.1 (or sweep=tpe)"
+_DATASTORE = "a datastore is a file in conf/datastore; bring data with `lab data upload`, see it with `lab data ls`"
+_MODELS = "register a finished run's model with `lab models register` (and see them with `lab models ls`)"
+_SERVE = "score with `lab models predict`, or load the model in a program of yours: labrun has no web services"
+
+INSTEAD = {
+    "AciWebservice": _SERVE, "AksCompute": _COMPUTE, "AksWebservice": _SERVE, "AmlCompute": _COMPUTE,
+    "AutoMLConfig": "search over pipelines with: labrun experiment=automl_digits",
+    "BanditPolicy": _SWEEP, "BayesianParameterSampling": _SWEEP, "ComputeInstance": _COMPUTE, "ComputeTarget": _COMPUTE,
+    "CondaDependencies": _PYTHON, "DataReference": _DATASTORE, "Environment": _PYTHON, "Estimator": _SUBMIT,
+    "GridParameterSampling": _SWEEP, "HyperDriveConfig": _SWEEP, "HyperDriveRun": _SWEEP, "Image": _SERVE,
+    "InferenceConfig": _SERVE, "Keyvault": "give secrets as variables of the environment: os.environ['NAME']",
+    "LinkedService": _DATASTORE, "LocalWebservice": _SERVE, "MedianStoppingPolicy": _SWEEP, "PyTorch": _SUBMIT,
+    "Pipeline": _SUBMIT, "PipelineData": _SUBMIT, "PrimaryMetricGoal": _SWEEP, "PythonScriptStep": _SUBMIT,
+    "RandomParameterSampling": _SWEEP, "RunConfiguration": _SUBMIT, "RunDetails": _WATCH,
+    "SKLearn": _SUBMIT, "ScriptRun": _SUBMIT, "ScriptRunConfig": _SUBMIT, "TensorFlow": _SUBMIT,
+    "TruncationSelectionPolicy": _SWEEP, "Webservice": _SERVE, "choice": _SWEEP, "loguniform": _SWEEP,
+    "uniform": _SWEEP,
+}  # fmt: skip
+"""A class or function of the SDK, and what to do here."""
+
+GENERAL = "training scripts have Run, Dataset and Model.get_model_path; for the rest see `labrun --help`, `lab --help`"
+
+
+def not_here(what: str, instead: str) -> NoReturn:
+    """Say that labrun does not have something, and what it has.
+
+    Args:
+        what: the call, as the script wrote it.
+        instead: what to do.
+
+    Raises:
+        NotInLabrun: always.
+    """
+    raise NotInLabrun(f"{what} is part of Azure ML and not of labrun. Instead: {instead}")
+
+
+def datastore_way(what: str) -> NoReturn:
+    """Refuse something that changes or reads a datastore by hand."""
+    not_here(what, _DATASTORE)
+
+
+def submit_way(what: str) -> NoReturn:
+    """Refuse something that starts a run from inside a script."""
+    not_here(what, _SUBMIT)
+
+
+def sweep_way(what: str) -> NoReturn:
+    """Refuse something that makes many runs out of one script."""
+    not_here(what, _SWEEP)
+
+
+def models_way(what: str) -> NoReturn:
+    """Refuse something that changes the registry."""
+    not_here(what, _MODELS)
+
+
+class _Absent(type):
+    """The type of stand-ins: classes, so that annotations and `isinstance` work; any other use is refused."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        cls._refuse(f"{cls.__name__}(...)")
+
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        cls._refuse(f"{cls.__name__}.{name}")
+
+    def _refuse(cls, what: str) -> NoReturn:
+        not_here(what, INSTEAD.get(cls.__name__, GENERAL))
+
+
+def stand_in(module: str, name: str) -> Any:
+    """What `from azureml.core import Name` gives where labrun has no such name.
+
+    Raises:
+        AttributeError: the name is special to Python, so that its absence means something.
+    """
+    if name.startswith("_"):
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    return _Absent(name, (), {"__module__": module, "__doc__": "Not in labrun."})
+
+
+class _AbsentModules(MetaPathFinder, Loader):
+    """Finds the modules of the SDK that labrun has not, as empty packages of stand-ins."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        parts = fullname.split(".")
+        if parts[0] != "azureml" or any(part.startswith("_") for part in parts):
+            return None
+        return ModuleSpec(fullname, self, is_package=True)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        name = module.__name__
+        module.__dict__["__getattr__"] = lambda attribute: stand_in(name, attribute)
+
+
+def install() -> None:
+    """Answer, after every other finder, for modules of `azureml` that are not here."""
+    if not any(isinstance(finder, _AbsentModules) for finder in sys.meta_path):
+        sys.meta_path.append(_AbsentModules())

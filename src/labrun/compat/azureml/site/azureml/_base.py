@@ -1,0 +1,99 @@
+"""What a run offers to its script whether it is recorded or only tried by hand."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from . import _absent
+from ._absent import not_here
+from .exceptions import NotInLabrun
+
+if TYPE_CHECKING:
+    from .core.experiment import Experiment
+    from .data import Inputs
+
+Self = TypeVar("Self", bound="RunBase")
+
+
+class _NoSuchAttributeError(NotInLabrun, AttributeError):
+    """Also an AttributeError, so that `hasattr(run, ...)` is answered."""
+
+
+class RunBase:
+    """The parts of `Run` that record nothing."""
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        raise _NoSuchAttributeError(f"run.{name} is not in labrun: {_absent.GENERAL}")
+
+    @property
+    def experiment(self) -> Experiment:
+        """The experiment that the run belongs to."""
+        from .core.experiment import Experiment
+
+        return Experiment()
+
+    @property
+    def input_datasets(self) -> Inputs:
+        """The inputs that the run's config mounted, by their names."""
+        from .data import Inputs
+
+        return Inputs()
+
+    def complete(self, _set_status: bool = True) -> None:
+        """Accepted and not needed: the run is completed when its script has ended without an error."""
+        self.flush()
+
+    def flush(self, timeout_seconds: int = 300) -> None:
+        """Hand on what was printed; metrics are on the disk as soon as they are logged."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+    def get_secret(self, name: str) -> str:
+        """A secret, which labrun takes from the environment.
+
+        Raises:
+            NotInLabrun: no such variable is set.
+        """
+        value = os.environ.get(name)
+        if value is None:
+            not_here(
+                f"run.get_secret({name!r})", f"give the secret as a variable of the environment: export {name}=..."
+            )
+        return value
+
+    def child_run(self, *args: Any, **kwargs: Any) -> Any:
+        """Not in labrun: one run has no runs inside."""
+        _absent.sweep_way("run.child_run()")
+
+    def create_children(self, *args: Any, **kwargs: Any) -> Any:
+        """Not in labrun: one run has no runs inside."""
+        _absent.sweep_way("run.create_children()")
+
+    def get_children(self, *args: Any, **kwargs: Any) -> Any:
+        """Not in labrun: one run has no runs inside."""
+        not_here("run.get_children()", "a sweep's runs: `lab runs`, or labrun.runs() in Python")
+
+    def submit_child(self, *args: Any, **kwargs: Any) -> Any:
+        """Not in labrun: a script does not start runs."""
+        _absent.submit_way("run.submit_child()")
+
+    def wait_for_completion(self, *args: Any, **kwargs: Any) -> Any:
+        """Not in labrun: the script is the run that would be waited for."""
+        not_here("run.wait_for_completion() inside the run itself", "`lab runs logs -f`, or the same call in Python")
+
+    def get_environment(self, *args: Any, **kwargs: Any) -> Any:
+        """Not in labrun: environments are interpreters."""
+        not_here("run.get_environment()", "the record lists the packages of the run: `lab runs show`")

@@ -1,0 +1,1 @@
+"""Old addresses of the SDK's own parts."""

@@ -1,0 +1,179 @@
+"""What a script logs, kept: numbers as metrics of the run, tables and text as JSON lines, pictures as files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from labrun.runs import context
+from labrun.runs.context import RunContext
+
+from . import _values
+from .exceptions import UserErrorException
+
+FOLDER = os.path.join("logs", "azureml")
+
+
+class Metrics:
+    """The log of one run, as one process writes it."""
+
+    def __init__(self, run: RunContext) -> None:
+        self._run = run
+        self._rows: dict[str, int] = {}
+
+    def scalar(self, name: Any, value: Any, step: Any = None) -> None:
+        """One number; anything else goes, as it is, into a file of JSON lines."""
+        number = _values.as_number(value)
+        if number is not None:
+            self._run.log(_values.metric_name(name), number, None if step is None else int(step))
+            return
+        path = self._append(name, {"value": value} if step is None else {"value": value, "step": step})
+        text = " ".join(str(value).split())
+        sys.stdout.write(f"{name}: {text[:100]} (no number: kept in {path})\n")
+
+    def series(self, name: Any, values: Any) -> None:
+        """A list: its numbers become the metric's steps from 0 on."""
+        for step, value in enumerate(_values.as_list(values)):
+            self.scalar(name, value, step)
+
+    def row(self, name: Any, row: dict[str, Any]) -> None:
+        """One more row of a table, as `name/column` at the row's number."""
+        self._append(name, {"row": row})
+        self._numbers_of(name, row)
+
+    def table(self, name: Any, table: dict[str, Any]) -> None:
+        """A table of columns, all of its rows at once."""
+        columns = {str(column): _values.as_list(values) for column, values in dict(table).items()}
+        self._append(name, {"table": columns})
+        for number in range(max(map(len, columns.values()), default=0)):
+            self._numbers_of(name, {c: values[number] for c, values in columns.items() if number < len(values)})
+
+    def _numbers_of(self, name: Any, row: dict[str, Any]) -> None:
+        step = self._rows.get(str(name), 0)
+        self._rows[str(name)] = step + 1
+        for column, value in row.items():
+            number = _values.as_number(value)
+            if number is not None:
+                self._run.log(_values.metric_name(f"{name}/{column}"), number, step)
+
+    def image(self, name: Any, path: Any = None, plot: Any = None) -> None:
+        """A picture into `outputs/`: a file of the script's, or something with matplotlib's `savefig`.
+
+        Raises:
+            UserErrorException: neither or both were given.
+            FileNotFoundError: there is no such file.
+        """
+        if (path is None) == (plot is None):
+            raise UserErrorException(f"log_image({name!r}): give either a path or a plot")
+        suffix = ".png" if path is None else Path(path).suffix or ".png"
+        target = self._free(_values.file_name(name), suffix)
+        if path is not None:
+            shutil.copyfile(str(path), str(target))
+        else:
+            plot.savefig(str(target))
+
+    def _free(self, stem: str, suffix: str) -> Path:
+        """A name that no file has: several pictures may be logged under one name."""
+        folder = self._outputs()
+        stem = stem[: -len(suffix)] if stem.lower().endswith(suffix.lower()) else stem
+        number, target = 0, folder / (stem + suffix)
+        while target.exists():
+            number += 1
+            target = folder / f"{stem}_{number}{suffix}"
+        return target
+
+    def confusion(self, name: Any, value: Any) -> None:
+        """A confusion matrix, in the form that labrun's own runs have; what has another form is kept as it is."""
+        content = _loaded(name, value)
+        data = content.get("data") if isinstance(content, dict) else None
+        if isinstance(data, dict) and "class_labels" in data and "matrix" in data:
+            labels, matrix = _values.as_list(data["class_labels"]), _values.as_json(data["matrix"])
+            content = {"class_names": [str(label) for label in labels], "counts": matrix}
+        self._write(name, content)
+
+    def document(self, name: Any, value: Any) -> None:
+        """A table of accuracies, predictions or residuals: the JSON as it is."""
+        self._write(name, _loaded(name, value))
+
+    def _write(self, name: Any, content: Any) -> None:
+        target = self._outputs() / f"{_values.file_name(name)}.json"
+        target.write_text(_values.json_line(content), encoding="utf-8")
+
+    def _outputs(self) -> Path:
+        folder = self._run.run_dir / "outputs"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _append(self, name: Any, content: dict[str, Any]) -> str:
+        """Add a line to the name's own file, in one write; returns the file's path in the run."""
+        relative = os.path.join(FOLDER, f"{_values.file_name(name)}.jsonl")
+        path = self._run.run_dir / relative
+        path.parent.mkdir(parents=True, exist_ok=True)
+        line = {"time": time.time(), "name": str(name), "attempt": self._run.attempt, **content}
+        fd = os.open(str(path), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            os.write(fd, _values.json_line(line).encode())
+        finally:
+            os.close(fd)
+        return relative
+
+    def read(self) -> dict[str, Any]:
+        """What was logged, as the SDK's `get_metrics` gives it: a value, a list of them, or a table's columns."""
+        numbers: dict[str, list[Any]] = {}
+        for line in context.read_metrics(self._run.run_dir):
+            numbers.setdefault(line["name"], []).append(line["value"])
+        found: dict[str, Any] = {name: values[0] if len(values) == 1 else values for name, values in numbers.items()}
+        for name, lines in self._kept().items():
+            found[name] = _as_logged(lines)
+            for column in found[name] if isinstance(found[name], dict) else ():
+                found.pop(_values.metric_name(f"{name}/{column}"), None)
+        return found
+
+    def _kept(self) -> dict[str, list[dict[str, Any]]]:
+        kept: dict[str, list[dict[str, Any]]] = {}
+        for path in sorted((self._run.run_dir / FOLDER).glob("*.jsonl")):
+            for text in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    line = json.loads(text)
+                except ValueError:
+                    continue  # the last line of a process that was killed
+                if line.get("attempt", 1) == self._run.attempt:
+                    kept.setdefault(line["name"], []).append(line)
+        return kept
+
+
+def _as_logged(lines: list[dict[str, Any]]) -> Any:
+    columns: dict[str, list[Any]] = {}
+    values = []
+    for line in lines:
+        if "value" in line:
+            values.append(line["value"])
+        for column, value in line.get("row", {}).items():
+            columns.setdefault(column, []).append(value)
+        for column, several in line.get("table", {}).items():
+            columns.setdefault(column, []).extend(several)
+    if columns:
+        return {column: several[0] if len(several) == 1 else several for column, several in columns.items()}
+    return values[0] if len(values) == 1 else values
+
+
+def _loaded(name: Any, value: Any) -> Any:
+    """JSON that was given as it is, as text, or as a file of it.
+
+    Raises:
+        UserErrorException: it is none of them.
+    """
+    if not isinstance(value, (str, bytes, os.PathLike)):
+        return value
+    text = value
+    try:
+        if isinstance(value, os.PathLike) or os.path.isfile(value):
+            text = Path(os.fsdecode(value)).read_text(encoding="utf-8")
+        return json.loads(text)  # type: ignore[arg-type]
+    except (OSError, ValueError) as error:
+        raise UserErrorException(f"{name}: neither JSON nor a file of it: {str(value)[:100]!r} ({error})") from error

@@ -1,0 +1,144 @@
+"""The run of a script that is tried by hand: it prints what it is given, and records nothing."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from typing import Any
+
+from . import _values
+from ._base import RunBase
+
+
+def _tell(text: str) -> None:
+    sys.stdout.write(f"Attempted to {text}\n")
+
+
+class _OfflineRun(RunBase):
+    """What `Run.get_context()` gives outside of a run; scripts ask for this class by its name."""
+
+    parent = None
+    number = None
+    display_name = None
+
+    def __init__(self) -> None:
+        self.id = f"OfflineRun_{uuid.uuid4()}"
+        self.tags: dict[str, str] = {}
+        self.properties: dict[str, str] = {}
+        self._metrics: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        return f"Run(Experiment: offline, Id: {self.id})"
+
+    @property
+    def status(self) -> str:
+        return "Running"
+
+    def get_status(self) -> str:
+        """It runs: the script asks."""
+        return self.status
+
+    def get_details(self) -> dict[str, Any]:
+        """The little that there is to tell."""
+        return {"runId": self.id, "status": self.status, "properties": {}, "inputDatasets": [], "logFiles": {}}
+
+    def _keep(self, kind: str, name: str, value: Any) -> None:
+        number = _values.as_number(value)
+        _tell(f"log {kind} metric {name}: {value if number is None or isinstance(value, (bool, int)) else number}")
+        if kind == "scalar" and name in self._metrics:
+            before = self._metrics[name]
+            value = [*(before if isinstance(before, list) else [before]), value]
+        self._metrics[name] = value
+
+    def log(self, name: str, value: Any, description: str = "", step: int | None = None) -> None:
+        """Print a metric."""
+        self._keep("scalar", name, value)
+
+    def log_list(self, name: str, value: Any, description: str = "") -> None:
+        """Print a list."""
+        self._keep("list", name, value)
+
+    def log_row(self, name: str, description: str | None = None, **kwargs: Any) -> None:
+        """Print a row."""
+        self._keep("row", name, kwargs)
+
+    def log_table(self, name: str, value: Any, description: str = "") -> None:
+        """Print a table."""
+        self._keep("table", name, value)
+
+    def log_image(self, name: str, path: Any = None, plot: Any = None, description: str = "") -> None:
+        """Tell of a picture."""
+        _tell(f"log image metric {name}: {path if plot is None else plot}")
+
+    def log_confusion_matrix(self, name: str, value: Any, description: str = "") -> None:
+        """Print a confusion matrix."""
+        self._keep("confusion matrix", name, value)
+
+    def log_accuracy_table(self, name: str, value: Any, description: str = "") -> None:
+        """Print a table of accuracies."""
+        self._keep("accuracy table", name, value)
+
+    def log_predictions(self, name: str, value: Any, description: str = "") -> None:
+        """Print predictions."""
+        self._keep("predictions", name, value)
+
+    def log_residuals(self, name: str, value: Any, description: str = "") -> None:
+        """Print residuals."""
+        self._keep("residuals", name, value)
+
+    def get_metrics(self, name: str | None = None, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What was printed so far."""
+        return {key: value for key, value in self._metrics.items() if name in (None, key)}
+
+    def upload_file(self, name: str, path_or_stream: Any, datastore_name: str | None = None) -> None:
+        """Tell of a file."""
+        _tell(f"track file {name} at {path_or_stream}")
+
+    def upload_folder(self, name: str, path: Any, datastore_name: str | None = None) -> None:
+        """Tell of a folder."""
+        _tell(f"track folder {name} at {path}")
+
+    def get_file_names(self) -> list[str]:
+        """None: nothing is kept."""
+        return []
+
+    def tag(self, key: str, value: Any = None) -> None:
+        """Print a tag."""
+        self.set_tags({key: value})
+
+    def set_tags(self, tags: dict[str, Any]) -> None:
+        """Print tags."""
+        for key, value in tags.items():
+            _tell(f"tag the run: {key}={value}")
+            self.tags[str(key)] = "" if value is None else str(value)
+
+    def remove_tags(self, tags: Any) -> None:
+        """Forget tags."""
+        for key in _values.as_list(tags):
+            self.tags.pop(str(key), None)
+
+    def add_properties(self, properties: dict[str, Any]) -> None:
+        """Print properties."""
+        for key, value in properties.items():
+            _tell(f"add the property {key}={value}")
+            self.properties.setdefault(str(key), str(value))
+
+    def get_tags(self) -> dict[str, str]:
+        """The tags so far."""
+        return dict(self.tags)
+
+    def get_properties(self) -> dict[str, str]:
+        """The properties so far."""
+        return dict(self.properties)
+
+    def register_model(self, model_name: str, model_path: str | None = None, **kwargs: Any) -> None:
+        """Tell of a model."""
+        _tell(f"register the model {model_name} from {model_path}")
+
+    def fail(self, error_details: Any = None, error_code: Any = None, _set_status: bool = True) -> None:
+        """Print why."""
+        _tell(f"mark the run as failed: {error_details}")
+
+    def cancel(self) -> None:
+        """Print that it was asked for."""
+        _tell("cancel the run")

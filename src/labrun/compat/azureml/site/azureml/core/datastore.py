@@ -1,0 +1,34 @@
+"""The datastore of the SDK: a script may name one; what is in it reaches the script by mounts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import _absent
+
+
+class Datastore:
+    """A datastore's name.
+
+    Args:
+        workspace: whatever the script gives; there is one workspace.
+        name: the datastore's name in the config.
+    """
+
+    def __init__(self, workspace: Any = None, name: str = "default") -> None:
+        self.name = name
+
+    @classmethod
+    def get(cls, workspace: Any, datastore_name: str) -> Datastore:
+        """A datastore by name; not looked up before it is used."""
+        return cls(workspace, datastore_name)
+
+    @classmethod
+    def get_default(cls, workspace: Any) -> Datastore:
+        """The run's datastore."""
+        return cls(workspace)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(f"'Datastore' object has no attribute {name!r}")
+        _absent.datastore_way(f"Datastore.{name}")

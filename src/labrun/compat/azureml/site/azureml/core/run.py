@@ -1,0 +1,263 @@
+"""`Run`: the run that a script belongs to, or, tried by hand, one that only prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import lru_cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from labrun.runs import context
+from labrun.runs.context import RunContext
+
+from .. import _files, _place, _values
+from .._absent import not_here
+from .._base import RunBase
+from .._metrics import FOLDER, Metrics
+from .._offline import _OfflineRun
+from ..exceptions import RunEnvironmentException
+
+__all__ = ["Run", "_OfflineRun", "_SubmittedRun"]
+
+STATUS = {"preempted": "Queued", "stopped": "Canceled"}
+"""Statuses that the SDK has under another name; the others differ by their first letter."""
+
+
+class Run(RunBase):
+    """A run that is recorded.
+
+    Args:
+        experiment: not used.
+        run_id: this run's own id; a script sees no other run.
+        **kwargs: whatever else the SDK's constructor takes; not used.
+
+    Raises:
+        NotInLabrun: another run is asked for.
+        RunEnvironmentException: the script does not belong to a run.
+    """
+
+    def __init__(self, experiment: Any = None, run_id: str | None = None, **kwargs: Any) -> None:
+        run = context.current()
+        if run is None:
+            raise RunEnvironmentException(
+                "this script does not belong to a run: Run.get_context() gives one that prints"
+            )
+        self._run: RunContext = run
+        self._metrics = Metrics(run)
+        if run_id not in (None, self.id):
+            not_here(
+                f"Run({run_id!r}), a run other than the script's own,", "`lab runs show`, or labrun.runs() in Python"
+            )
+
+    @classmethod
+    def get_context(cls, allow_offline: bool = True, used_for_context_manager: bool = False, **kwargs: Any) -> Any:
+        """The run that this script belongs to: `_SubmittedRun`, or `_OfflineRun` outside of a run.
+
+        Raises:
+            RunEnvironmentException: outside of a run, where the script does not allow that.
+        """
+        run = context.current()
+        if run is not None:
+            return _submitted(str(run.run_dir), run.attempt)
+        if allow_offline:
+            return _offline()
+        raise RunEnvironmentException(
+            "this script does not belong to a run, and does not allow to be tried without one"
+        )
+
+    @classmethod
+    def get_submitted_run(cls, **kwargs: Any) -> Any:
+        """The name of `get_context` in 2018."""
+        return cls.get_context()
+
+    @classmethod
+    def get(cls, workspace: Any, run_id: str) -> Any:
+        """This run by its id; see the class."""
+        return cls(run_id=run_id)
+
+    def __repr__(self) -> str:
+        return f"Run(Experiment: {self.experiment.name}, Id: {self.id}, Status: {self.status})"
+
+    @property
+    def _record(self) -> dict[str, Any]:
+        return _place.record(self._run.run_dir)
+
+    @property
+    def id(self) -> str:
+        return str(self._record.get("id") or self._run.run_dir.name)
+
+    @property
+    def number(self) -> int:
+        """The run's number in its sweep; 1 for a run by itself."""
+        return int((self._record.get("sweep") or {}).get("number", 1))
+
+    @property
+    def name(self) -> str:
+        return self.display_name
+
+    @property
+    def display_name(self) -> str:
+        return str(self._record.get("name") or "")
+
+    @property
+    def status(self) -> str:
+        return self.get_status()
+
+    @property
+    def tags(self) -> dict[str, str]:
+        return self.get_tags()
+
+    @property
+    def properties(self) -> dict[str, str]:
+        return self.get_properties()
+
+    @property
+    def parent(self) -> Any:
+        """The sweep or the run that this one comes from, by its `id`; None for a run by itself."""
+        record = self._record
+        origin = record.get("parent") or Path(str((record.get("sweep") or {}).get("folder") or "")).name
+        return SimpleNamespace(id=str(origin), experiment=self.experiment) if origin else None
+
+    def get_status(self) -> str:
+        """The record's status in the SDK's words: `Running`."""
+        status = str(self._record.get("status") or "running")
+        return STATUS.get(status, status.capitalize())
+
+    def get_details(self) -> dict[str, Any]:
+        """What the record says, under the SDK's names."""
+        record = self._record
+        return {
+            "runId": self.id,
+            "status": self.status,
+            "startTimeUtc": record.get("started"),
+            "properties": self.properties,
+            "inputDatasets": list(self.input_datasets),
+            "runDefinition": record.get("config"),
+            "logFiles": {"driver.log": str(self._run.run_dir / "driver.log")},
+        }
+
+    def get_portal_url(self) -> str:
+        """The address of the run's folder."""
+        return self._run.run_dir.absolute().as_uri()
+
+    def log(self, name: str, value: Any, description: str = "", step: int | None = None) -> None:
+        """Log one value of a metric; text is kept beside the metrics, in `logs/azureml/`."""
+        self._metrics.scalar(name, value, step)
+
+    def log_list(self, name: str, value: Any, description: str = "") -> None:
+        """Log a list: its values are the metric's steps from 0 on."""
+        self._metrics.series(name, value)
+
+    def log_row(self, name: str, description: str | None = None, **kwargs: Any) -> None:
+        """Log a row of a table: its numbers are metrics `name/column`."""
+        self._metrics.row(name, kwargs)
+
+    def log_table(self, name: str, value: dict[str, Any], description: str = "") -> None:
+        """Log a table, given by its columns: its numbers are metrics `name/column`."""
+        self._metrics.table(name, value)
+
+    def log_image(self, name: str, path: Any = None, plot: Any = None, description: str = "") -> None:
+        """Keep a picture in `outputs/`: a file, or a plot of matplotlib."""
+        self._metrics.image(name, path, plot)
+
+    def log_confusion_matrix(self, name: str, value: Any, description: str = "") -> None:
+        """Keep a confusion matrix in `outputs/`, as labrun's own runs do."""
+        self._metrics.confusion(name, value)
+
+    def log_accuracy_table(self, name: str, value: Any, description: str = "") -> None:
+        """Keep a table of accuracies in `outputs/`."""
+        self._metrics.document(name, value)
+
+    def log_predictions(self, name: str, value: Any, description: str = "") -> None:
+        """Keep predictions in `outputs/`."""
+        self._metrics.document(name, value)
+
+    def log_residuals(self, name: str, value: Any, description: str = "") -> None:
+        """Keep residuals in `outputs/`."""
+        self._metrics.document(name, value)
+
+    def get_metrics(self, name: str | None = None, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What was logged: a value for each name, a list where there were several, columns for a table."""
+        return {key: value for key, value in self._metrics.read().items() if name in (None, key)}
+
+    def upload_file(self, name: str, path_or_stream: Any, datastore_name: str | None = None) -> None:
+        """Copy a file into the run's folder, under a name as `outputs/model.pkl`; see `_files.upload`."""
+        _files.upload(self._run.run_dir, name, path_or_stream)
+
+    def upload_folder(self, name: str, path: Any, datastore_name: str | None = None) -> None:
+        """Copy a folder into the run's folder."""
+        _files.upload_folder(self._run.run_dir, name, path)
+
+    def download_file(self, name: str, output_file_path: Any = None, **kwargs: Any) -> None:
+        """Copy one of the run's files to somewhere else."""
+        _files.download(self._run.run_dir, name, output_file_path)
+
+    def get_file_names(self) -> list[str]:
+        """The files that the run wrote, and its log."""
+        return _files.listing(self._run.run_dir)
+
+    def tag(self, key: str, value: Any = None) -> None:
+        """Set a tag."""
+        self.set_tags({key: value})
+
+    def set_tags(self, tags: dict[str, Any]) -> None:
+        """Set tags; others stay."""
+        context.annotate(self._run.run_dir, tags=_texts(tags))
+
+    def remove_tags(self, tags: Any) -> None:
+        """Take tags away, by their keys."""
+        context.annotate(self._run.run_dir, untag=[str(key) for key in _values.as_list(tags)])
+
+    def add_properties(self, properties: dict[str, Any]) -> None:
+        """Set properties; one that is set is never changed."""
+        context.annotate(self._run.run_dir, properties=_texts(properties))
+
+    def get_tags(self) -> dict[str, str]:
+        """The tags as they are now."""
+        return dict(self._record.get("tags") or {})
+
+    def get_properties(self) -> dict[str, str]:
+        """The properties as they are now."""
+        return dict(self._record.get("properties") or {})
+
+    def register_model(self, model_name: str, model_path: str | None = None, **kwargs: Any) -> Any:
+        """Tell how the model is registered once the run has ended: a run that may still fail registers nothing."""
+        sys.stderr.write(
+            f"labrun: the model {model_name!r} ({model_path or 'outputs'}) is not registered by the script: when the "
+            f"run has ended, register it with `lab models register` and the run's id, {self.id}\n"
+        )
+        return SimpleNamespace(name=model_name, version=None, id=model_name)
+
+    def fail(self, error_details: Any = None, error_code: Any = None, _set_status: bool = True) -> None:
+        """Have the run end as failed, once its script has returned."""
+        message = str(error_details if error_details is not None else "the script called run.fail()")
+        path = self._run.run_dir / FOLDER / "failed.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"message": message, "attempt": self._run.attempt}) + "\n", encoding="utf-8")
+
+    def cancel(self) -> None:
+        """Ask for the run to be canceled; its supervisor does so within seconds."""
+        requests = self._run.run_dir / "requests"
+        requests.mkdir(exist_ok=True)
+        (requests / "cancel").write_text("the script canceled its own run\n", encoding="utf-8")
+
+
+class _SubmittedRun(Run):
+    """The class of the run that a script gets; some scripts ask for it by name."""
+
+
+@lru_cache(maxsize=1)
+def _submitted(run_dir: str, attempt: int) -> Run:
+    """One object a process: the rows of tables are counted in it."""
+    return _SubmittedRun()
+
+
+@lru_cache(maxsize=1)
+def _offline() -> _OfflineRun:
+    return _OfflineRun()
+
+
+def _texts(values: dict[str, Any]) -> dict[str, str]:
+    return {str(key): "" if value is None else str(value) for key, value in values.items()}

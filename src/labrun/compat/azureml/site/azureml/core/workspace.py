@@ -1,0 +1,76 @@
+"""The workspace of the SDK: in labrun, the folder that holds `outputs/`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .. import _absent, _place
+from .._absent import not_here
+
+if TYPE_CHECKING:
+    from ..data import Inputs
+    from .datastore import Datastore
+
+
+class Workspace:
+    """The one workspace; the arguments that name one in Azure are accepted and not used."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.name = _place.workspace().name
+        self.subscription_id = ""
+        self.resource_group = ""
+        self.location = "local"
+
+    def __repr__(self) -> str:
+        return f"Workspace(Name: {self.name}, Folder: {_place.workspace()})"
+
+    @classmethod
+    def from_config(cls, *args: Any, **kwargs: Any) -> Workspace:
+        """The workspace; no `config.json` is read."""
+        return cls()
+
+    @classmethod
+    def get(cls, *args: Any, **kwargs: Any) -> Workspace:
+        """The workspace, whatever name is given."""
+        return cls()
+
+    @classmethod
+    def create(cls, *args: Any, **kwargs: Any) -> Any:
+        """Not in labrun: a folder needs no creation."""
+        not_here("Workspace.create()", "any folder is a workspace: go there and run `labrun` (or set LABRUN_ROOT)")
+
+    def get_default_datastore(self) -> Datastore:
+        """The run's datastore, by name."""
+        from .datastore import Datastore
+
+        return Datastore()
+
+    @property
+    def datasets(self) -> Inputs:
+        """The inputs that the run's config mounted, by their names."""
+        from ..data import Inputs
+
+        return Inputs()
+
+    def get_details(self) -> dict[str, str]:
+        """Name and place."""
+        return {"name": self.name, "location": self.location, "id": str(_place.workspace())}
+
+    def get_default_keyvault(self) -> Any:
+        """Not in labrun: secrets come from the environment."""
+        not_here("Workspace.get_default_keyvault()", _absent.INSTEAD["Keyvault"])
+
+    @property
+    def compute_targets(self) -> Any:
+        """Not in labrun: the command line chooses the machine."""
+        not_here("Workspace.compute_targets", _absent.INSTEAD["ComputeTarget"])
+
+    @property
+    def environments(self) -> Any:
+        """Not in labrun: environments are interpreters."""
+        not_here("Workspace.environments", _absent.INSTEAD["Environment"])
+
+    @property
+    def models(self) -> Any:
+        """Not in labrun: the registry is `lab`'s."""
+        not_here("Workspace.models", "`lab models ls`, or Model.get_model_path(name) for one of them")

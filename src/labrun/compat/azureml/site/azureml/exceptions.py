@@ -1,0 +1,54 @@
+"""The errors that scripts catch by name."""
+
+from __future__ import annotations
+
+
+class AzureMLException(Exception):  # noqa: N818 (the SDK's own name)
+    """Root of the SDK's errors.
+
+    Args:
+        message: what is wrong.
+        inner_exception: what it came from.
+        **kwargs: whatever else the SDK's constructor takes; not kept.
+    """
+
+    def __init__(self, message: str = "", inner_exception: BaseException | None = None, **kwargs: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self.inner_exception = inner_exception
+
+
+class NotInLabrun(AzureMLException):
+    """A part of the SDK that labrun does not have; the message says what to do instead."""
+
+
+class UserErrorException(AzureMLException):
+    """The call is wrong: a name, an argument, a path."""
+
+
+class RunEnvironmentException(AzureMLException):
+    """The script asked for the run that it belongs to, and there is none."""
+
+
+class ModelNotFoundException(AzureMLException):
+    """No such model is registered."""
+
+
+class ExperimentExecutionException(AzureMLException):
+    """A run failed to execute."""
+
+
+class ExperimentException(AzureMLException):
+    """Something is wrong with an experiment."""
+
+
+class ProjectSystemException(AzureMLException):
+    """No workspace's configuration was found."""
+
+
+class WebserviceException(AzureMLException):
+    """A web service failed; labrun has none, so this is never raised."""
+
+
+class ComputeTargetException(AzureMLException):
+    """A compute target failed; labrun's are chosen by config, so this is never raised."""

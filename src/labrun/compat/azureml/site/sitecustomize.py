@@ -1,0 +1,31 @@
+"""Runs at the start of each Python that a script starts: spawned workers need the calls long gone as their parent.
+
+Python runs only the first `sitecustomize` on its path, so this one then runs the next.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import os
+import sys
+
+
+def _run_next() -> None:
+    here = os.path.dirname(os.path.abspath(__file__))
+    others = [entry for entry in sys.path if os.path.abspath(entry or os.curdir) != here]
+    spec = importlib.machinery.PathFinder.find_spec("sitecustomize", others)
+    if spec is not None and spec.loader is not None:
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["sitecustomize"] = module
+        spec.loader.exec_module(module)
+
+
+try:
+    from labrun.compat.azureml import legacy
+except ImportError:
+    # An interpreter that was started without our path, or with `-I`: it has no azureml either.
+    pass
+else:
+    legacy.install()
+_run_next()
