@@ -29,12 +29,24 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The command line; words may stand before and after the options."""
+    top = parser()
+    options, rest = top.parse_known_args(arguments)
+    words = next((getattr(options, name) for name in ("words", "run") if hasattr(options, name)), None)
+    if rest and (not isinstance(words, list) or any(word.startswith("-") for word in rest)):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if isinstance(words, list):
+        words += rest
+    return options
+
+
 def main() -> None:
     """The command `lab`."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-    options = parser().parse_args()
+    options = parse(sys.argv[1:])
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     if options.root is not None:
         if not options.root.is_dir():

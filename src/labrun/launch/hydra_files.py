@@ -44,6 +44,20 @@ def texts(config: DictConfig, of_sweep: bool = False) -> dict[str, str]:
     return {"config.yaml": _yaml(own), "hydra.yaml": _yaml({"hydra": hydra}), "overrides.yaml": _yaml(hidden)}
 
 
+def plain(config: Mapping[str, Any], overrides: Sequence[str], source: Path) -> dict[str, str]:
+    """What stands in `.hydra/` for a run that was not composed by Hydra: its config, and another run's `hydra.yaml`.
+
+    Args:
+        config: as its record has it.
+        overrides: as its record has them.
+        source: the other run's `.hydra`.
+    """
+    found = {"config.yaml": _yaml(dict(config)), "overrides.yaml": _yaml(list(overrides))}
+    if (source / "hydra.yaml").is_file():
+        found["hydra.yaml"] = (source / "hydra.yaml").read_text(encoding="utf-8")
+    return found
+
+
 def save(files: Mapping[str, str], folder: Path) -> None:
     """Write what `texts` gave."""
     try:

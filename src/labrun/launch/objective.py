@@ -12,6 +12,7 @@ from labrun.runs import record as records
 from labrun.runs import store
 from labrun.runs.record import Record
 
+
 @dataclass(frozen=True)
 class Objective:
     """One metric, and its direction."""
@@ -42,9 +43,7 @@ def settle(config: dict[str, Any]) -> None:
         raise ConfigError(f"sweep.goal={sweep['goal']}: give one goal, or one for each of {', '.join(metrics)}")
     metrics = [_usual(config) if metric == "auto" else metric for metric in metrics]
     goals = [
-        ("minimize" if store.is_to_be_small(metric) else "maximize")
-        if goal == "auto"
-        else goal
+        ("minimize" if store.is_to_be_small(metric) else "maximize") if goal == "auto" else goal
         for metric, goal in zip(metrics, goals, strict=True)
     ]
     sweep["metric"], sweep["goal"] = (metrics, goals) if several else (metrics[0], goals[0])

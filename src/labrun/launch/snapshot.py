@@ -8,7 +8,6 @@ elsewhere the folder's own modules, packages and configs. What never is: secrets
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import logging
 import os
 import shutil
@@ -21,6 +20,7 @@ from typing import Any
 from labrun.errors import ConfigError, RecordError
 from labrun.runs import record as records
 from labrun.runs import store
+from labrun.runs.files import tree_digest
 
 log = logging.getLogger(__name__)
 
@@ -63,11 +63,13 @@ def take(folder: Path, root: Path) -> dict[str, Any]:
             f"the code in {base} takes {total / 2**20:.0f} MiB, and a snapshot may take {LARGEST_TOTAL // 2**20}: "
             f"name what is no code in {base / IGNORE_FILE}, one pattern a line"
         )
-    digest = _digest(base, files)
+    digest = tree_digest(base, files)
     target = store.state_folder(root) / "code" / digest
-    if not target.is_dir():
+    if target.is_dir():
+        os.utime(target)  # in use: a clean-up leaves it alone until the run is there that names it
+    else:
         _copy(base, files, target)
-    sources = _digest(base, [path for path in files if path.suffix in SOURCE_SUFFIXES])
+    sources = tree_digest(base, [path for path in files if path.suffix in SOURCE_SUFFIXES])
     return {
         "digest": digest, "sources": sources, "files": len(files), "bytes": total, "base": str(base.resolve()),
         "folder": str(target),
@@ -91,15 +93,6 @@ def import_path(code: Mapping[str, Any], own: bool = True) -> list[str]:
         elif own:
             path.append(str(place))
     return path
-
-
-def _digest(base: Path, files: list[Path]) -> str:
-    total = hashlib.sha256()
-    for path in files:
-        with open(base / path, "rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(f"{path.as_posix()}\0{content}\n".encode())
-    return total.hexdigest()
 
 
 def _copy(base: Path, files: list[Path], target: Path) -> None:

@@ -122,8 +122,8 @@ def annotate(
     Raises:
         OSError: the folder cannot be written.
     """
-    line = {"tags": tags, "untag": untag, "note": note, "properties": properties}
-    line = {"time": time.time(), **{key: value for key, value in line.items() if value is not None}}
+    said = {"tags": tags, "untag": untag, "note": note, "properties": properties}
+    line = {"time": time.time(), **{key: value for key, value in said.items() if value is not None}}
     fd = os.open(Path(run_dir) / ANNOTATIONS_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         os.write(fd, (json.dumps(line, ensure_ascii=False) + "\n").encode())

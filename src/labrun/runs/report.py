@@ -183,3 +183,73 @@ def _save(figure: Any, path: Path, title: str) -> Path:
 def _short(text: str, length: int) -> str:
     short = text if len(text) <= length else text[: length - 1] + "…"
     return short.replace("$", r"\$")
+
+
+Curves = dict[str, tuple[list[int], list[float]]]
+"""Steps and values of each metric."""
+
+
+def curves_of(metrics: Sequence[Mapping[str, Any]]) -> Curves:
+    """The metrics with more than one step, and more than one finite value.
+
+    Args:
+        metrics: lines of `metrics.jsonl`.
+    """
+    points: dict[str, list[tuple[int, float]]] = {}
+    for line in metrics:
+        if math.isfinite(line["value"]):
+            points.setdefault(line["name"], []).append((line["step"], line["value"]))
+    many = {name: sorted(own) for name, own in points.items() if len({step for step, _ in own}) > 1}
+    return {name: ([step for step, _ in own], [value for _, value in own]) for name, own in many.items()}
+
+
+def terminal_curves(metrics: Sequence[Mapping[str, Any]], width: int = 78, height: int = 16) -> str:
+    """Each curve as text, for a terminal; nothing where there is none.
+
+    Args:
+        metrics: lines of `metrics.jsonl`.
+        width: in characters.
+        height: in lines.
+    """
+    import plotext
+
+    texts = []
+    for name, (steps, values) in curves_of(metrics).items():
+        plotext.clear_figure()
+        plotext.theme("clear")
+        plotext.plotsize(width, height)
+        plotext.title(name)
+        plotext.xlabel("step")
+        plotext.plot(steps, values, marker="braille")
+        texts.append(plotext.uncolorize(plotext.build()))
+    return "\n\n".join(texts)
+
+
+def compared_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> Path | None:
+    """The curves of several runs, a frame for each metric that any of them has, a line for each run.
+
+    Args:
+        runs: lines of `metrics.jsonl`, by the name of their run.
+        path: the picture's file.
+
+    Returns:
+        The file, or None where there is no curve to draw.
+    """
+    found = {run: curves_of(lines) for run, lines in runs.items()}
+    names = list(dict.fromkeys(name for curves in found.values() for name in curves))
+    if not names:
+        return None
+    across = min(3, len(names))
+    down = math.ceil(len(names) / across)
+    figure = _figure(5.2 * across, 3.6 * down + 0.4)
+    for place, name in enumerate(names, start=1):
+        axes = figure.add_subplot(down, across, place)
+        for run, curves in found.items():
+            if name in curves:
+                steps, values = curves[name]
+                axes.plot(steps, values, marker="o" if len(steps) <= 30 else None, markersize=3, label=run)
+        axes.set_xlabel("step")
+        axes.set_ylabel(name)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    return _save(figure, path, " and ".join(runs) if len(runs) <= 3 else f"{len(runs)} runs")

@@ -1,0 +1,189 @@
+"""Acting on runs that go on: `watch`, `cancel`, `rerun`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from labrun.cli import reading, selecting
+from labrun.cli.selecting import Shown
+from labrun.errors import RecordError
+from labrun.launch import closing, detached, jobs, lease, monitor, results, slurm_jobs
+from labrun.runs import record as records
+from labrun.runs import store
+from labrun.runs.record import Record
+from labrun.sweep import takeover
+
+POLL_S = 0.5
+CANCEL_S = 20.0
+"""How long `cancel` waits for the runs to stop before it says that they still do."""
+
+
+def folder_of(reference: str) -> Path:
+    """The folder that has a plan: a sweep's, or that of a single run that went elsewhere, or a run's in this terminal.
+
+    Raises:
+        RecordError: nothing goes by that name.
+    """
+    root = store.workspace()
+    for folder in (Path(reference).expanduser(), root / reference):
+        if (jobs.state_folder(folder) / "plan.json").is_file():
+            return folder.resolve()
+    run_dir, record = store.find(root, reference)
+    if reference == "last" and record.sweep is not None:
+        return Path(record.sweep["folder"])
+    return run_dir
+
+
+def watch(options: argparse.Namespace) -> int:
+    """Follow; and control from here what nobody controls."""
+    if selecting.is_filtered(options):
+        chosen = selecting.select(options)
+        folders = list(dict.fromkeys(Path(r.sweep["folder"]) if r.sweep else run_dir for run_dir, r in chosen))
+    else:
+        folders = [folder_of(name) for name in options.run or ["last"]]
+    return max([_watch(folder) for folder in folders])
+
+
+def _watch(folder: Path) -> int:
+    if not (jobs.state_folder(folder) / "plan.json").is_file():
+        return reading.logs(argparse.Namespace(run=[str(folder)], follow=True))
+    plan = jobs.read_plan(folder)
+    if plan.command is not None:
+        return _watch_search(folder)
+    run_dirs = jobs.run_dirs(folder, plan)
+    with monitor.shown(folder, run_dirs) as view:
+        told: set[Path] = set()
+        while not _over(run_dirs, view, told):
+            if lease.living(jobs.state_folder(folder)) is None:
+                if _over(run_dirs, view, told):
+                    break
+                sys.stderr.write("lab: nobody controls these runs any more; going on with them from here\n")
+                detached.take_over(folder, {}, view)
+                return _code(run_dirs)
+            view.update()
+            time.sleep(POLL_S)
+    _wait_for_books(folder, run_dirs)
+    return _code(run_dirs)
+
+
+def _watch_search(folder: Path) -> int:
+    """Tell each trial as it ends; go on with a search that nobody conducts any more."""
+    told: set[Path] = set()
+    view = monitor.Lines(folder)
+    while True:
+        is_over = takeover.is_over(folder)
+        run_dirs = jobs.run_dirs(folder, jobs.read_plan(folder))
+        _over(run_dirs, view, told)
+        if is_over:
+            break
+        if lease.living(jobs.state_folder(folder)) is None and not takeover.is_ending(folder):
+            sys.stderr.write("lab: nobody conducts this search any more; going on with it from here\n")
+            return takeover.take_over(folder)
+        time.sleep(POLL_S)
+    print(f"The search is over: {folder} (results.csv, report.html, best.yaml)")
+    return int(any(records.read(run_dir).status == records.FAILED for run_dir in run_dirs))
+
+
+def _over(run_dirs: Sequence[Path], view: Any, told: set[Path]) -> bool:
+    for run_dir in run_dirs:
+        if run_dir not in told and (record := records.read(run_dir)).finished:
+            told.add(run_dir)
+            view.ended(run_dir, record)
+    return len(told) == len(run_dirs)
+
+
+def _wait_for_books(folder: Path, run_dirs: Sequence[Path], patience_s: float = 60.0) -> None:
+    """Show the table; the controller, if it still lives, writes it, else it is written here."""
+    end = time.monotonic() + patience_s
+    while lease.living(jobs.state_folder(folder)) is not None and time.monotonic() < end:
+        time.sleep(POLL_S)
+    results.tell(folder, run_dirs, lambda run_dir: True)
+
+
+def _code(run_dirs: Sequence[Path]) -> int:
+    return int(any(records.read(run_dir).status != records.COMPLETED for run_dir in run_dirs))
+
+
+def cancel(options: argparse.Namespace) -> int:
+    """Ask runs to stop, and wait until they have."""
+    if selecting.is_filtered(options) or not options.run:
+        chosen = [run_dir for run_dir, _ in selecting.select(options, default=None)]
+    else:
+        chosen = [run_dir for name in options.run for run_dir in _meant(name)]
+    unfinished = [run_dir for run_dir in dict.fromkeys(chosen) if not records.read(run_dir).finished]
+    if not unfinished:
+        print(
+            "nothing to cancel: " + ("the run has" if len(chosen) == 1 else f"all {len(chosen)} runs have") + " ended"
+        )
+        return 0
+    left = end_runs(unfinished)
+    for run_dir in unfinished:
+        record = records.read(run_dir)
+        print(f"{record.id}  {record.status if record.finished else 'asked to stop'}")
+    if left:
+        print(f"{len(left)} still stop; 'lab runs ls' shows them")
+    return 0
+
+
+def _meant(name: str) -> list[Path]:
+    """The runs that a name means; a whole search is told to begin no more."""
+    folder = folder_of(name) if name != "last" else store.find(store.workspace(), "last")[0]
+    if not (jobs.state_folder(folder) / "plan.json").is_file():
+        return [folder]
+    plan = jobs.read_plan(folder)
+    if plan.command is not None:
+        takeover.cancel(folder)
+    return jobs.run_dirs(folder, plan)
+
+
+def end_runs(unfinished: Sequence[Path], patience_s: float = CANCEL_S) -> list[Path]:
+    """Ask runs to stop, and wait; those that still have not."""
+    shown = Shown()
+    for run_dir in unfinished:
+        closing.request(run_dir)
+        record = records.read(run_dir)
+        home = jobs.state_folder(Path(record.sweep["folder"]) if record.sweep else run_dir)
+        if lease.living(home) is None:
+            _end_uncontrolled(run_dir, record, shown, home)
+    end = time.monotonic() + patience_s
+    while (left := [d for d in unfinished if not records.read(d).finished]) and time.monotonic() < end:
+        time.sleep(POLL_S)
+    return left
+
+
+def _end_uncontrolled(run_dir: Path, record: Record, shown: Shown, home: Path) -> None:
+    """What no controller will cancel: a run that waits for nobody, in a job that waits, or that is lost."""
+    job = slurm_jobs.known_jobs(home / "jobs.jsonl").get(run_dir)
+    if job is not None and slurm_jobs.states([job]).get(job) == "PENDING":
+        slurm_jobs.scancel([job])
+    elif job is not None or shown(run_dir, record) in (records.RUNNING, records.UNREACHABLE):
+        return  # its own supervisor obeys
+    record = records.read(run_dir)
+    if not record.finished:
+        closing.close(run_dir, record, records.CANCELED, "Canceled", "canceled before it ended, with nobody in control")
+
+
+def rerun(options: argparse.Namespace) -> int:
+    """Run runs again, from their frozen config and code, with overrides on top."""
+    from labrun.launch import rerun as again
+
+    names = [word for word in options.words if "=" not in word.lstrip("~+") and not word.startswith("~")]
+    overrides = [word for word in options.words if word not in names]
+    chosen = selecting.select(argparse.Namespace(**{**vars(options), "run": names}), default=None)
+    plans = [again.prepare(run_dir, overrides, new_code=options.code == "new") for run_dir, _ in chosen]
+    worst = 0
+    for one in plans:
+        record = one.carry_out()
+        print(f"{record.id}  {record.status}  {one.run_dir}")
+        if record.status not in (records.COMPLETED, records.QUEUED, records.RUNNING):
+            worst = 1
+            if record.reason:
+                sys.stderr.write(f"lab: run {record.id}: {record.reason}\n  log: {one.run_dir / 'driver.log'}\n")
+    if not plans:
+        raise RecordError("no run to run again")
+    return worst

@@ -1,0 +1,237 @@
+"""Keeping house: `tag`, `note`, `rm`, `gc`, `sync`, `export`, `import`."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from labrun.cli import acting, selecting
+from labrun.cli.listing import columns
+from labrun.cli.selecting import Pair, Shown
+from labrun.errors import RecordError
+from labrun.launch import monitor
+from labrun.runs import context, files, moving, removing, store, tracking
+from labrun.runs import record as records
+
+AGE = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d|w)")
+SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def age(text: str) -> float:
+    """A duration such as 30d or 12h, in seconds, for argparse."""
+    match = AGE.fullmatch(text.strip())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no age: say 30d, 12h, 45min, 2w")
+    return float(match[1]) * SECONDS[match[2]]
+
+
+def _words(options: argparse.Namespace) -> tuple[argparse.Namespace, list[str]]:
+    """The first word names the run, unless filters do; the others are what is said of it."""
+    words = list(options.words)
+    if selecting.is_filtered(options):
+        return argparse.Namespace(**{**vars(options), "run": []}), words
+    return argparse.Namespace(**{**vars(options), "run": words[:1]}), words[1:]
+
+
+def tag(options: argparse.Namespace) -> int:
+    """Set and remove tags; without any, show them."""
+    chosen, words = _words(options)
+    wanted = {}
+    for word in words:
+        key, _, value = word.partition("=")
+        if not key.strip() or not word.isprintable():
+            raise RecordError(f"{word!r} is no tag: say NAME or NAME=VALUE")
+        wanted[key] = value
+    for run_dir, record in selecting.select(chosen, default=None):
+        if wanted or options.remove:
+            _annotate(run_dir, tags=wanted, untag=list(options.remove or []))
+            record = records.read(run_dir)
+        shown = " ".join(f"{key}={value}" if value else key for key, value in record.tags.items())
+        print(f"{record.id}  {shown or 'no tags'}")
+    return 0
+
+
+def note(options: argparse.Namespace) -> int:
+    """Set the notes of runs; without a text, show them."""
+    chosen, words = _words(options)
+    text = " ".join(words)
+    for run_dir, record in selecting.select(chosen, default=None):
+        if words:
+            new = f"{record.notes}\n{text}" if options.append and record.notes else text
+            _annotate(run_dir, note=new)
+            record = records.read(run_dir)
+        print(f"{record.id}  {record.notes or 'no notes'}")
+    return 0
+
+
+def _annotate(run_dir: Path, **what: object) -> None:
+    try:
+        context.annotate(run_dir, **what)  # type: ignore[arg-type]
+    except OSError as error:
+        raise RecordError(records.cannot_write(run_dir, error)) from error
+
+
+def remove(options: argparse.Namespace) -> int:
+    """Remove runs, after asking."""
+    root, shown = store.workspace(), Shown()
+    chosen = selecting.select(options, default=None, shown=shown)
+    kept = removing.reasons(root, chosen, shown, _registered(root))
+    if options.force and selecting.is_filtered(options):
+        raise RecordError("--force is for runs that are named one by one, not for what filters choose")
+    forced = [run_dir for run_dir, why in kept.items() if options.force and why.forceable]
+    going = [pair for pair in chosen if pair[0] not in kept or pair[0] in forced]
+    _list(going, shown)
+    for run_dir, why in kept.items():
+        if run_dir not in forced:
+            more = " (or --force)" if why.forceable and not options.force else ""
+            sys.stderr.write(f"lab: stays: run {why.run.id}: {why.text}{more}\n")
+    if not going:
+        return 1
+    if not _agreed(f"Remove {_count(going)}?", options.yes):
+        return 1
+    live = [d for d in forced if shown(d, records.read(d)) in removing.LIVE]
+    if live and (left := acting.end_runs(live)):
+        raise RecordError(f"{len(left)} of the runs still run ({left[0]}); nothing was removed")
+    _remove(root, going)
+    return int(len(going) < len(chosen))
+
+
+def _registered(root: Path) -> dict[str, list[str]]:
+    from labrun.runs import registry
+
+    return registry.registered_runs(root)
+
+
+def _count(going: Sequence[Pair]) -> str:
+    return "1 run" if len(going) == 1 else f"{len(going)} runs"
+
+
+def _list(going: Sequence[Pair], shown: Shown) -> None:
+    rows = []
+    for run_dir, record in going:
+        old = monitor.duration(records.seconds_between(record.created, records.now()))
+        size = files.size_text(removing.folder_size(run_dir))
+        rows.append((record.id, record.name, shown.once(run_dir, record), old, size, str(run_dir)))
+    if rows:
+        print("\n".join(columns([("id", "experiment", "status", "age", "size", "folder"), *rows])))
+
+
+def _agreed(question: str, yes: bool) -> bool:
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        print(f"{question}  Nothing was done: say --yes")
+        return False
+    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _remove(root: Path, going: Sequence[Pair]) -> None:
+    gone = []
+    try:
+        for run_dir, record in going:
+            removing.remove(root, run_dir)
+            gone.append(record.id)
+    finally:
+        if gone:
+            tracking.forget(root, gone)
+            print(f"removed {len(gone)} {'run' if len(gone) == 1 else 'runs'}")
+
+
+def gc(options: argparse.Namespace) -> int:
+    """Remove what is old, but for the best and the registered; and what no run names any more."""
+    root, shown = store.workspace(), Shown()
+    listing = selecting.listed(root)
+    going = _old(options, listing.runs, shown)
+    kept = removing.reasons(root, going, shown, _registered(root))
+    going = [pair for pair in going if pair[0] not in kept]
+    _list(going, shown)
+    for why in kept.values():
+        print(f"stays: run {why.run.id}: {why.text}")
+    waste = removing.garbage(root, listing, [run_dir for run_dir, _ in going])
+    for item in waste:
+        print(f"{item.path}  {files.size_text(item.size)}  {item.what}")
+    if not going and not waste:
+        print("nothing to remove")
+        return 0
+    parts = ([_count(going)] if going else []) + ([f"{len(waste)} other folders"] if waste else [])
+    if not _agreed(f"Remove {' and '.join(parts)}?", options.yes):
+        return 1
+    _remove(root, going)
+    for item in waste:
+        removing.clear(item)
+    if waste:
+        print(f"removed {len(waste)} other folders, {files.size_text(sum(item.size for item in waste))}")
+    return 0
+
+
+def _old(options: argparse.Namespace, found: Sequence[Pair], shown: Shown) -> list[Pair]:
+    """The runs that are old enough, but for the best of each experiment."""
+    if options.older_than is None and not selecting.is_filtered(options):
+        if options.keep_best:
+            raise RecordError("--keep-best says which runs stay: say with --older-than (or a filter) which are to go")
+        return []
+    now = records.now()
+    chosen = selecting.filtered(found, options, shown)
+    if options.older_than is not None:
+        chosen = [(d, r) for d, r in chosen if records.seconds_between(r.ended or r.created, now) > options.older_than]
+    chosen = [(d, r) for d, r in chosen if shown.once(d, r) not in removing.LIVE]
+    best: set[Path] = set()
+    for name in {record.name for _, record in chosen} if options.keep_best else ():
+        own = [(d, r) for d, r in found if r.name == name and r.status == records.COMPLETED]
+        metric = options.metric or _usual(own)
+        if metric is not None:
+            ranked = sorted(own, key=lambda pair: -store.score(pair[1], metric))
+            best |= {d for d, r in ranked[: options.keep_best] if metric in r.metrics}
+    return [(d, r) for d, r in chosen if d not in best]
+
+
+def _usual(own: Sequence[Pair]) -> str | None:
+    from labrun.cli.listing import USUAL
+
+    return next((name for name in USUAL if any(name in record.metrics for _, record in own)), None)
+
+
+def sync(options: argparse.Namespace) -> int:
+    """Bring MLflow up to date with the records."""
+    root = store.workspace()
+    began = time.monotonic()
+    for damaged in selecting.listed(root).damaged:
+        del damaged  # told by listed
+    news = tracking.sync(root, options.uri)
+    uri = options.uri or tracking.database_uri(root)
+    print(
+        f"{news} {'run' if news == 1 else 'runs'} with news, now in MLflow at {uri} ({time.monotonic() - began:.1f} s)"
+    )
+    return 0
+
+
+def export(options: argparse.Namespace) -> int:
+    """Write runs, and their code, to an archive."""
+    shown = Shown()
+    chosen = selecting.select(options, default=None, shown=shown)
+    live = [record.id for run_dir, record in chosen if shown.once(run_dir, record) in removing.LIVE]
+    if live:
+        raise RecordError(f"run {', '.join(live)} has not ended: wait (lab runs watch), or leave it out")
+    target = options.output or Path(
+        f"labrun-{chosen[0][1].id}{'' if len(chosen) == 1 else f'-and-{len(chosen) - 1}'}.tar.gz"
+    )
+    count = moving.export(store.workspace(), chosen, files.ready(target))
+    print(f"{_count(chosen)}, {count} files, {files.size_text(target.stat().st_size)}: {target}")
+    return 0
+
+
+def import_(options: argparse.Namespace) -> int:
+    """Take runs in from an archive."""
+    for source in options.archive:
+        new, known = moving.import_(store.workspace(), source)
+        print(
+            f"{source}: {len(new)} {'run' if len(new) == 1 else 'runs'} came in"
+            + (f": {', '.join(new)}" if new else "")
+        )
+        if known:
+            print(f"  here already, and left as they are: {', '.join(known)}")
+    return 0

@@ -1,0 +1,177 @@
+"""`lab runs` and `lab runs show`: the table of runs, and all of one."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from labrun.cli import selecting
+from labrun.cli.selecting import Pair, Shown
+from labrun.launch import monitor
+from labrun.runs import record as records
+from labrun.runs import report, store
+from labrun.runs.record import Record
+
+USUAL = ("accuracy", "r2", "AUC_weighted", "val_accuracy", "val_loss", "test_loss", "loss", "score")
+"""The metrics that the table looks for, in this order, where none is named."""
+
+
+def ls(options: argparse.Namespace) -> int:
+    """The table of runs."""
+    root, shown = store.workspace(), Shown()
+    found = selecting.listed(root).runs
+    rows = selecting.filtered(found, options, shown) if found else []
+    if options.json:
+        for pair in rows:
+            print(json.dumps(_summary(pair, shown), default=str))
+    elif options.csv:
+        _write_csv(rows, shown)
+    elif not rows:
+        print(f"no runs in {root}" if not found else "no run is like that")
+    else:
+        print("\n".join(_table(rows, _metric(options, rows), shown)))
+    return 0
+
+
+def _metric(options: argparse.Namespace, rows: Sequence[Pair]) -> str | None:
+    """The metric that was asked about, or the usual one where all runs that have any have it."""
+    asked = [options.metric, options.sort, *(one.key for one in options.where or [])]
+    names = [name for name in asked if name and any(name in record.metrics for _, record in rows)]
+    usual = [name for name in USUAL if any(name in record.metrics for _, record in rows)]
+    having = [record.metrics for _, record in rows if record.metrics]
+    if names or options.metric:
+        return names[0] if names else str(options.metric)
+    if not having:
+        return USUAL[0]
+    return usual[0] if usual and all(usual[0] in metrics for metrics in having) else None
+
+
+def _summary(pair: Pair, shown: Shown) -> dict[str, Any]:
+    run_dir, record = pair
+    return {
+        "id": record.id, "name": record.name, "status": shown.once(run_dir, record), "created": record.created,
+        "started": record.started, "ended": record.ended, "duration_s": record.duration_s,
+        "accuracy": record.metrics.get("accuracy"), "metrics": record.metrics, "tags": record.tags,
+        "notes": record.notes, "parent": record.parent, "sweep": (record.sweep or {}).get("folder"),
+        "overrides": record.overrides, "folder": str(run_dir),
+    }  # fmt: skip
+
+
+def _write_csv(rows: Sequence[Pair], shown: Shown) -> None:
+    metrics = sorted({name for _, record in rows for name in record.metrics})
+    fields = ["id", "name", "status", "created", "duration_s", "tags", "overrides", "folder"]
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow([*fields[:5], *metrics, *fields[5:]])
+    for pair in rows:
+        summary = _summary(pair, shown) | {
+            "tags": _tags(pair[1]), "overrides": " ".join(pair[1].overrides),
+        }  # fmt: skip
+        values = [pair[1].metrics.get(name, "") for name in metrics]
+        writer.writerow([*(summary[f] for f in fields[:5]), *values, *(summary[f] for f in fields[5:])])
+
+
+def _table(rows: Sequence[Pair], metric: str | None, shown: Shown) -> Iterator[str]:
+    cells: list[tuple[str, ...]] = [("id", "experiment", "status", "age", "duration", metric or "metric", "overrides")]
+    now = records.now()
+    for run_dir, record in rows:
+        took = "" if record.duration_s is None else monitor.duration(record.duration_s)
+        age = monitor.duration(max(0.0, records.seconds_between(record.created, now)))
+        value = _value(record, metric)
+        overrides = " ".join(record.overrides) + (f"  [{_tags(record)}]" if record.tags else "")
+        cells.append((record.id, record.name, shown.once(run_dir, record), age, took, value, overrides))
+    lines = columns(cells)
+    if not sys.stdout.isatty():
+        return lines
+    width = os.get_terminal_size().columns
+    return (line if len(line) <= width else line[: width - 3] + "..." for line in lines)
+
+
+def _value(record: Record, metric: str | None) -> str:
+    name = metric or next((name for name in USUAL if name in record.metrics), next(iter(record.metrics), None))
+    found = record.metrics.get(name) if name is not None else None
+    if found is None:
+        return ""
+    text = report.number(found) if isinstance(found, int | float) else str(found)
+    return text if metric is not None else f"{name} {text}"
+
+
+def _tags(record: Record) -> str:
+    return " ".join(f"{key}={value}" if value else key for key, value in record.tags.items())
+
+
+def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Rows as lines, each column as wide as its widest cell."""
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    for row in rows:
+        yield "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def show(options: argparse.Namespace) -> int:
+    """All of a run, or of each that the filters choose."""
+    shown, code = Shown(), 0
+    for run_dir, _ in selecting.select(options, shown=shown):
+        record = records.read(run_dir)
+        error = record.error or {}
+        if options.json:
+            print(json.dumps(dataclasses.asdict(record), indent=1, default=str))
+        elif options.error and not error:
+            print(f"run {record.id} has no error: it is {shown(run_dir, record)}")
+            code = 1
+        elif options.error:
+            print(error.get("traceback") or f"{error.get('type')}: {error.get('message')}")
+        else:
+            print(report.table(list(_rows(run_dir, record, shown(run_dir, record)))))
+    return code
+
+
+def _rows(run_dir: Path, record: Record, status: str) -> Iterator[tuple[str, str]]:
+    yield "run", f"{record.name}  {record.id}"
+    yield "status", status
+    yield "submitted", record.created
+    yield "started", record.started or "not yet"
+    yield "ended", f"{record.ended}, after {record.duration_s} s" if record.ended else "not yet"
+    yield "host", str((record.process or {}).get("host", "-"))
+    if record.job:
+        node = record.job.get("node")
+        yield "job", f"{record.job.get('cluster')} {record.job.get('id')}{f' on {node}' if node else ''}"
+    for attempt in record.attempts if len(record.attempts) > 1 else []:
+        text = f"{attempt.get('number')}: {attempt.get('status')}, begun {attempt.get('started', '?')}"
+        yield "attempt", text + (f" ({attempt['reason']})" if attempt.get("reason") else "")
+    if record.sweep:
+        yield "sweep", f"run {record.sweep.get('number')} of {record.sweep.get('folder')}"
+    if record.parent:
+        yield "parent", record.parent
+    for data in record.data:
+        yield "data", _data(data)
+    for name, value in record.metrics.items():
+        yield name, report.number(value) if isinstance(value, int | float) else str(value)
+    error = record.error or {}
+    if error:
+        yield "error", f"{error.get('type')}: {record.reason}   (lab runs show {record.id} --error)"
+    if record.tags:
+        yield "tags", _tags(record)
+    if record.notes:
+        yield "notes", record.notes
+    for key, value in record.properties.items():
+        yield "property", f"{key}={value}"
+    git, code = record.git or {}, record.code or {}
+    if git:
+        commit, branch = str(git.get("commit"))[:12], git.get("branch")
+        yield "git", f"{commit} ({branch}){', with changes' if git.get('dirty') else ''}"
+    yield "code", f"{str(code.get('digest', '-'))[:12]}  {code.get('folder', '')}"
+    yield "again", f"{record.command}   (or, as it was: lab runs rerun {record.id})"
+    yield "folder", str(run_dir)
+
+
+def _data(data: dict[str, Any]) -> str:
+    name = data.get("name") or data.get("input") or data.get("asset") or "?"
+    digest = str(data.get("digest", ""))[:12]
+    sizes = f"{data['files']} files, {data['bytes']:,} bytes" if "bytes" in data and "files" in data else ""
+    return "  ".join(part for part in (str(name), digest, sizes, str(data.get("path", ""))) if part)

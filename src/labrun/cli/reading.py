@@ -1,0 +1,194 @@
+"""What runs left: `logs`, `metrics`, `files`, `download`, `compare`."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import fnmatch
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from labrun.checking import suggest
+from labrun.cli import selecting
+from labrun.cli.listing import columns
+from labrun.cli.selecting import Pair, Shown
+from labrun.errors import RecordError
+from labrun.launch import monitor
+from labrun.runs import context, files, report, store, tracking
+from labrun.runs import record as records
+from labrun.runs.record import Record, RunPaths
+
+POLL_S = 0.5
+
+
+def logs(options: argparse.Namespace) -> int:
+    """What runs printed; with --follow until each has ended."""
+    shown = Shown()
+    chosen = selecting.select(options, shown=shown)
+    for run_dir, record in chosen:
+        if len(chosen) > 1:
+            print(f"== {record.name}  {record.id}")
+        _log(run_dir, options.follow, shown)
+    return 0
+
+
+def _log(run_dir: Path, follow: bool, shown: Shown) -> None:
+    view = monitor.Follow(run_dir)
+    if not follow and not RunPaths(run_dir).log.exists():
+        raise RecordError(
+            f"run {records.read(run_dir).id} has printed nothing yet: there is no {RunPaths(run_dir).log}"
+        )
+    while follow:
+        record = records.read(run_dir)
+        view.update()
+        if record.finished or shown(run_dir, record) == records.LOST:
+            break
+        time.sleep(POLL_S)
+    view.update()
+
+
+def metrics(options: argparse.Namespace) -> int:
+    """The metrics of runs: a line each, all values, or curves."""
+    chosen = selecting.select(options)
+    writer = csv.writer(sys.stdout, lineterminator="\n") if options.csv else None
+    if writer:
+        writer.writerow(["run", "name", "step", "value", "time"])
+    for run_dir, record in chosen:
+        lines = _lines(run_dir, record, options.name)
+        for line in lines if writer or options.json else []:
+            if writer:
+                writer.writerow([record.id, line["name"], line["step"], line["value"], line["time"]])
+            else:
+                print(json.dumps({"run": record.id, **line, "value": _jsonable(line["value"])}))
+        if writer or options.json:
+            continue
+        print(f"{record.name}  {record.id}" + ("" if lines else ": no metrics"))
+        if lines:
+            print("\n".join(columns([("metric", "values", "last", "lowest", "highest", "at step"), *_last(lines)])))
+        if options.plot and lines:
+            _plot(run_dir, record, lines, options.output)
+    return 0
+
+
+def _jsonable(value: float) -> Any:
+    return value if value == value and abs(value) != float("inf") else str(value)
+
+
+def _lines(run_dir: Path, record: Record, names: Sequence[str] | None) -> list[dict[str, Any]]:
+    lines = context.read_metrics(run_dir)
+    there = list(dict.fromkeys(line["name"] for line in lines))
+    for name in names or []:
+        if not fnmatch.filter(there, name):
+            known = ", ".join(there) or "none"
+            raise RecordError(f"run {record.id} has no metric {name!r}.{suggest(name, there)} Its metrics: {known}")
+    return [line for line in lines if not names or any(fnmatch.fnmatchcase(line["name"], name) for name in names)]
+
+
+def _last(lines: Sequence[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
+    for name in dict.fromkeys(line["name"] for line in lines):
+        own = [line for line in lines if line["name"] == name]
+        values = [line["value"] for line in own]
+        number = report.number
+        yield name, str(len(own)), number(values[-1]), number(min(values)), number(max(values)), str(own[-1]["step"])
+
+
+def _plot(run_dir: Path, record: Record, lines: Sequence[dict[str, Any]], output: Path | None) -> None:
+    drawn = report.terminal_curves(lines)
+    print(drawn or "no metric has more than one step, so there is no curve to draw")
+    path = output or files.pictures(store.workspace()) / f"curves-{record.id}.png"
+    if drawn and report.learning_curves(lines, files.ready(path), f"{record.name} ({record.id})"):
+        print(f"picture: {path}")
+
+
+def list_files(options: argparse.Namespace) -> int:
+    """The files of runs, with their sizes."""
+    chosen = selecting.select(options)
+    for run_dir, record in chosen:
+        found = files.of(run_dir)
+        if options.json:
+            for name, size in found.items():
+                print(json.dumps({"run": record.id, "file": name, "bytes": size}))
+            continue
+        print(f"{record.name}  {record.id}  {run_dir}")
+        rows = [(f"  {name}", files.size_text(size)) for name, size in found.items()]
+        print("\n".join(columns(rows)) if rows else "  no files")
+    return 0
+
+
+def download(options: argparse.Namespace) -> int:
+    """Copy files of runs to a folder."""
+    names, patterns = _split(options)
+    chosen = selecting.select(argparse.Namespace(**{**vars(options), "run": names}))
+    for run_dir, record in chosen:
+        target = options.output or Path(f"{record.name}-{record.id}")
+        target = target / f"{record.name}-{record.id}" if options.output and len(chosen) > 1 else target
+        copied = files.copy(run_dir, record, patterns, target, options.force)
+        print(f"{len(copied)} files of run {record.id} in {target}")
+    return 0
+
+
+def _split(options: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """The first word names the run, unless filters do; the others are files."""
+    words = list(options.words)
+    if selecting.is_filtered(options):
+        return [], words
+    return words[:1], words[1:]
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Runs side by side: where their configs differ, their metrics, their curves in one picture."""
+    chosen = [(run_dir, records.read(run_dir)) for run_dir, _ in selecting.select(options, default=None)]
+    if len(chosen) < 2:
+        raise RecordError(f"to compare takes two runs or more, and only {chosen[0][1].id} was chosen")
+    head = ("", *(record.id for _, record in chosen))
+    shown = Shown()
+    about = [
+        ("experiment", *(record.name for _, record in chosen)),
+        ("status", *(shown(*pair) for pair in chosen)),
+        ("duration", *(monitor.duration(record.duration_s or 0) for _, record in chosen)),
+    ]
+    differing = list(_differences(chosen))
+    values = list(_values(chosen))
+    if options.json:
+        ids = [record.id for _, record in chosen]
+        named = {name: dict(zip(ids, row, strict=True)) for name, *row in (*differing, *values)}
+        print(json.dumps({"runs": ids, "differences": {n[0]: named[n[0]] for n in differing},
+                          "metrics": {n[0]: named[n[0]] for n in values}}))  # fmt: skip
+        return 0
+    for title, rows in (("runs", about), ("configuration, where it differs", differing), ("metrics", values)):
+        print(title if rows else f"{title}: nothing")
+        cells = [tuple(_short(cell) for cell in row) for row in (head, *rows)]
+        print("\n".join(f"  {line}" for line in columns(cells)) if rows else "", end="\n" if rows else "")
+    path = options.output or files.pictures(store.workspace()) / f"compare-{'-'.join(r.id for _, r in chosen)[:80]}.png"
+    curves = {f"{record.name} {record.id}": context.read_metrics(run_dir) for run_dir, record in chosen}
+    drawn = report.compared_curves(curves, files.ready(path))
+    print(f"curves: {drawn}" if drawn else "curves: no metric of these runs has more than one step")
+    return 0
+
+
+def _short(cell: str) -> str:
+    return cell if len(cell) <= 60 else cell[:57] + "..."
+
+
+def _differences(chosen: Sequence[Pair]) -> Iterator[tuple[str, ...]]:
+    """Keys of the config, and what else a run depends on, that not all runs have alike."""
+    found = [dict(tracking.flat(record.config)) for _, record in chosen]
+    keys = list(dict.fromkeys(key for config in found for key in config))
+    rows = [(key, *(config.get(key, "-") for config in found)) for key in keys if key not in ("name", "tags", "notes")]
+    rows.append(("code", *(str((record.code or {}).get("sources", "-"))[:12] for _, record in chosen)))
+    rows.append(("git commit", *(str((record.git or {}).get("commit", "-"))[:12] for _, record in chosen)))
+    rows.append(("data", *(" ".join(str(d.get("digest", ""))[:12] for d in r.data) or "-" for _, r in chosen)))
+    packages = [record.packages for _, record in chosen]
+    for name in sorted({name for one in packages for name in one}):
+        rows.append((f"package {name}", *(one.get(name, "-") for one in packages)))
+    yield from (row for row in rows if len(set(row[1:])) > 1)
+
+
+def _values(chosen: Sequence[Pair]) -> Iterator[tuple[str, ...]]:
+    for name in dict.fromkeys(name for _, record in chosen for name in record.metrics):
+        cells = [record.metrics.get(name) for _, record in chosen]
+        yield name, *(report.number(v) if isinstance(v, int | float) else "-" if v is None else str(v) for v in cells)

@@ -1,0 +1,259 @@
+"""Which runs are meant: names and filters, the same for every verb of `lab runs`."""
+
+from __future__ import annotations
+
+import argparse
+import operator
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from labrun import checking
+from labrun.errors import RecordError
+from labrun.launch import jobs, slurm_jobs
+from labrun.runs import index, store, tracking
+from labrun.runs import record as records
+from labrun.runs.record import Record
+
+Pair = tuple[Path, Record]
+
+NAMES = "'last', 'best:METRIC', the beginning of a run's id, its folder, or a sweep's folder"
+STATUSES = (records.QUEUED, records.RUNNING, records.PREEMPTED, *sorted(records.FINISHED),
+            records.LOST, records.UNREACHABLE)  # fmt: skip
+FILTERS = ("experiment", "status", "where", "tag", "sort", "n")
+CONDITION = re.compile(r"\s*([^<>=!~]+?)\s*(>=|<=|!=|==|=|>|<|~)\s*(.*?)\s*", re.DOTALL)
+COMPARED: dict[str, Callable[[Any, Any], bool]] = {
+    ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt, "!=": operator.ne, "=": operator.eq,
+    "==": operator.eq,
+}  # fmt: skip
+FIELDS = ("id", "name", "task", "status", "created", "started", "ended", "duration_s", "age_s", "parent", "notes")
+
+
+def add_filters(parser: argparse.ArgumentParser, top: bool = False) -> None:
+    """The filters, as options.
+
+    Args:
+        parser: of a verb, or of `lab runs` itself.
+        top: it is `lab runs` itself, whose values a verb does not undo.
+    """
+    default = None if top else argparse.SUPPRESS
+    group = parser.add_argument_group("which runs")
+    group.add_argument("--experiment", metavar="NAME", default=default, help="of this name")
+    group.add_argument("--status", choices=STATUSES, metavar="STATUS", default=default,
+                       help="shown with this status: %(choices)s")  # fmt: skip
+    group.add_argument("--where", metavar="CONDITION", action="append", type=condition, default=default,
+                       help="'accuracy>0.9', 'model.name=mnist_dnn', 'duration_s<60', 'tags.team=vision', 'name~mnist' "
+                       "(metrics, fields of the record, keys of the config; may be given again)")  # fmt: skip
+    group.add_argument("--tag", metavar="TAG", action="append", default=default, help="that have this tag (k or k=v)")
+    group.add_argument("--sort", metavar="KEY", default=default,
+                       help="by a metric (best first), or a field (created: newest first)")  # fmt: skip
+    group.add_argument("-n", type=count, metavar="N", default=default, help="only the first N")
+
+
+def count(text: str) -> int:
+    """A number of runs, for argparse."""
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text} is no number of runs")
+    return int(text)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """`key sign value`, as in `accuracy>0.9`."""
+
+    key: str
+    sign: str
+    value: str
+
+    def holds(self, found: Any) -> bool:
+        """Whether a value is like that: as numbers where both are, else as text; what is missing never is."""
+        if found is None:
+            return False
+        if self.sign == "~":
+            return self.value.lower() in str(found).lower()
+        left, right = _number(found), _number(self.value)
+        if left is not None and right is not None:
+            return bool(COMPARED[self.sign](left, right))
+        return bool(COMPARED[self.sign](_text(found), self.value))
+
+
+def condition(text: str) -> Condition:
+    """A condition, for argparse."""
+    match = CONDITION.fullmatch(text)
+    if match is None:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no condition: say KEY SIGN VALUE with one of {', '.join(COMPARED)}, ~ (contains), "
+            "as in 'accuracy>0.9'"
+        )
+    return Condition(*match.groups())
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _text(value: Any) -> str:
+    return {True: "true", False: "false"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+
+
+class Shown:
+    """Statuses as readers show them; the cluster is asked once, and only if a run needs it."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, str] | None = None
+        self._known: dict[Path, str] = {}
+
+    def __call__(self, run_dir: Path, record: Record) -> str:
+        return records.shown_status(run_dir, record, self._is_gone)
+
+    def once(self, run_dir: Path, record: Record) -> str:
+        """The status as it was shown first."""
+        if run_dir not in self._known:
+            self._known[run_dir] = self(run_dir, record)
+        return self._known[run_dir]
+
+    def _is_gone(self, job: str) -> bool | None:
+        if shutil.which("squeue") is None:
+            return None
+        if self._states is None or job not in self._states:
+            self._states = {**(self._states or {}), **slurm_jobs.states([job])}
+        state = self._states.get(job, "GONE")
+        return None if state == "UNKNOWN" else state in slurm_jobs.OVER
+
+
+def listed(root: Path) -> index.Listing:
+    """All runs; those whose record is damaged are named, and left out."""
+    found = store.listing(root)
+    for _, why in found.damaged:
+        sys.stderr.write(f"lab: left out: {why}\n")
+    return found
+
+
+def is_filtered(options: argparse.Namespace) -> bool:
+    """Whether any filter was given."""
+    return any(getattr(options, name, None) for name in FILTERS)
+
+
+def select(options: argparse.Namespace, default: str | None = "last", shown: Shown | None = None) -> list[Pair]:
+    """The runs that a command line means; records without configs where filters chose them.
+
+    Args:
+        options: with `run`, a list of names, and the filters.
+        default: what is meant where nothing is said; None: something has to be.
+        shown: remembers the statuses.
+
+    Raises:
+        RecordError: a name leads to nothing, nothing was said, or no run is like that.
+    """
+    root, names = store.workspace(), list(getattr(options, "run", None) or [])
+    if not names and not is_filtered(options):
+        if default is None:
+            raise RecordError(f"say which runs: {NAMES}; or filters (--status, --experiment, --where, --tag)")
+        names = [default]
+    found = [pair for name in names for pair in named(root, name)] if names else listed(root).runs
+    found = list({pair[0]: pair for pair in found}.values())
+    chosen = filtered(found, options, shown or Shown())
+    if not chosen:
+        raise RecordError(f"no run in {root} is like that" if found else f"there are no runs in {root} yet")
+    return chosen
+
+
+def named(root: Path, name: str) -> list[Pair]:
+    """The runs that one name means: one, or all of a sweep's folder."""
+    for folder in (Path(name).expanduser(), root / name):
+        if (folder / "run.json").is_file():
+            break
+        below = sorted(folder.glob("*/run.json"), key=lambda path: (len(path.parent.name), path.parent.name))
+        if below and ((jobs.state_folder(folder) / "plan.json").is_file() or (folder / "results.csv").is_file()):
+            return [(path.parent.resolve(), records.read(path.parent)) for path in below]
+    return [store.find(root, name)]
+
+
+def filtered(found: Sequence[Pair], options: argparse.Namespace, shown: Shown) -> list[Pair]:
+    """Those of the runs that every filter leaves, in the order that was asked for: newest first by itself.
+
+    Raises:
+        RecordError: a condition or the order names what no run has.
+    """
+    chosen = list(found)
+    experiment, status = getattr(options, "experiment", None), getattr(options, "status", None)
+    if experiment is not None:
+        chosen = [pair for pair in chosen if pair[1].name == experiment]
+    for tag in getattr(options, "tag", None) or []:
+        key, equals, value = tag.partition("=")
+        chosen = [p for p in chosen if key in p[1].tags and (not equals or p[1].tags[key] == value)]
+    if status is not None:
+        chosen = [pair for pair in chosen if shown.once(*pair) == status]
+    for one in getattr(options, "where", None) or []:
+        chosen = _held(chosen, one, shown, found)
+    names = getattr(options, "run", None) or []
+    if getattr(options, "sort", None) or not names:
+        chosen = ordered(chosen, getattr(options, "sort", None) or "created", shown)
+    return chosen[: getattr(options, "n", None)]
+
+
+def _held(chosen: list[Pair], one: Condition, shown: Shown, all_of_them: Sequence[Pair]) -> list[Pair]:
+    values = [value(pair, one.key, shown) for pair in chosen]
+    if chosen and all(found is None for found in values) and not _is_known(one.key, all_of_them):
+        whole = [(run_dir, records.read(run_dir)) for run_dir, _ in chosen]
+        values = [dict(tracking.flat(record.config)).get(one.key) for _, record in whole]
+        if all(found is None for found in values):
+            keys = sorted({key for _, record in whole for key, _ in tracking.flat(record.config)})
+            raise RecordError(_no_such(one.key, chosen, keys))
+    return [pair for pair, found in zip(chosen, values, strict=True) if one.holds(found)]
+
+
+def _is_known(key: str, found: Iterable[Pair]) -> bool:
+    return key in FIELDS or key.startswith("tags.") or any(key in record.metrics for _, record in found)
+
+
+def _no_such(key: str, chosen: Sequence[Pair], more: Sequence[str] = ()) -> str:
+    metrics = sorted({name for _, record in chosen for name in record.metrics})
+    return (
+        f"{key}: no metric, field or key of these runs.{checking.suggest(key, [*metrics, *FIELDS, *more])} "
+        f"Metrics: {', '.join(metrics) or 'none'}; fields: {', '.join(FIELDS)}, tags.NAME; keys of the config as in "
+        "model.name"
+    )
+
+
+def value(pair: Pair, key: str, shown: Shown) -> Any:
+    """A metric or a field of a run, or None."""
+    run_dir, record = pair
+    if key in record.metrics:
+        return record.metrics[key]
+    if key == "status":
+        return shown.once(run_dir, record)
+    if key == "age_s":
+        return records.seconds_between(record.created, records.now())
+    if key in FIELDS:
+        return getattr(record, key)
+    return record.tags.get(key.removeprefix("tags.")) if key.startswith("tags.") else None
+
+
+def ordered(chosen: list[Pair], key: str, shown: Shown) -> list[Pair]:
+    """By a metric the best first, by a time the newest first, by other fields from small to large.
+
+    Raises:
+        RecordError: no run has such a thing.
+    """
+    if any(key in record.metrics for _, record in chosen):
+        return sorted(chosen, key=lambda pair: -store.score(pair[1], key))
+    if chosen and key not in FIELDS and not key.startswith("tags."):
+        raise RecordError(_no_such(key, chosen))
+    having = [pair for pair in chosen if value(pair, key, shown) is not None]
+    lacking = [pair for pair in chosen if value(pair, key, shown) is None]
+    newest_first = key in ("created", "started", "ended")
+    return sorted(having, key=lambda pair: _place(value(pair, key, shown)), reverse=newest_first) + lacking
+
+
+def _place(found: Any) -> tuple[bool, Any]:
+    return isinstance(found, str), found

@@ -1,0 +1,177 @@
+"""Running a run again: from its frozen config and code, with overrides on top."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from labrun import checking, execute
+from labrun.errors import ConfigError, RecordError
+from labrun.launch import compute as computes
+from labrun.launch import conf, freeze, hydra_files, sweep
+from labrun.runs import record as records
+from labrun.runs import store
+from labrun.runs.record import Record
+
+
+@dataclass
+class Again:
+    """A run that is to be repeated, ready to be submitted."""
+
+    job: sweep.Job
+
+    @property
+    def run_dir(self) -> Path:
+        """The new run's folder."""
+        return self.job.run_dir
+
+    def carry_out(self) -> Record:
+        """Submit and execute it: in the pool where it ran inline, since only there the frozen code is imported."""
+        return sweep.carry_out([self.job], self.job.run_dir)[0]
+
+
+def prepare(run_dir: Path, overrides: Sequence[str], new_code: bool = False) -> Again:
+    """Freeze a run's repetition; nothing is written yet.
+
+    Args:
+        run_dir: the run that is repeated.
+        overrides: on top of its config, in Hydra's grammar.
+        new_code: take the code as it is now.
+
+    Raises:
+        ConfigError: an override is none, or the config does not hold any more.
+        RecordError: the frozen code is gone.
+    """
+    root, old = store.workspace(), records.read(run_dir)
+    composed = dict(old.config)
+    for name in ("from", "sweep"):
+        if isinstance(composed.get(name), Mapping):
+            composed[name] = _as_typed(name, composed[name])
+    if isinstance(composed["trainer"].get("resume"), Mapping):
+        composed["trainer"] = {**composed["trainer"], "resume": composed["trainer"]["resume"]["id"]}
+    compute = {**composed["compute"], "environment": _environment(composed["compute"]["environment"])}
+    if compute["target"] in ("auto", "inline"):
+        compute["target"] = "local"
+    composed["compute"] = compute
+    composed.pop("datastores", None)
+    around = freeze.look_around(root, all_of_it=True) if new_code else _as_it_was(old, root)
+    config = OmegaConf.create(composed)
+    apply(config, overrides)
+    typed = [*old.overrides, *overrides]
+    record = freeze.freeze(config, freeze.new_id(), typed, root, around)
+    record.tags, record.notes = {**record.tags, "rerun_of": old.id}, record.notes or old.notes
+    if not new_code:
+        record.git = old.git
+    record.packages, record.host = records.installed_packages(), records.describe_host()
+    computes.check(record.config["compute"], sweep=False)
+    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+    target = root / "outputs" / record.name / f"{stamp}-{record.id}"
+    record.command = shlex.join(["lab", "runs", "rerun", old.id, *overrides])
+    files = hydra_files.plain(record.config, typed, run_dir / ".hydra")
+    return Again(sweep.Job(record, target, files, freeze.environment(config)))
+
+
+def _as_typed(name: str, node: Mapping[str, Any]) -> Any:
+    return node.get("id") if name == "from" else {**node, "resume": None}
+
+
+def _environment(names: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the run's variables: records have only their names; those of this process stand in."""
+    missing = [name for name, value in names.items() if value == computes.HIDDEN and name not in os.environ]
+    if missing:
+        raise ConfigError(
+            f"the run was given variables that its record does not hold: set {', '.join(missing)} here first"
+        )
+    return {name: os.environ[name] if value == computes.HIDDEN else value for name, value in names.items()}
+
+
+def _as_it_was(old: Record, root: Path) -> freeze.Surroundings:
+    code = dict(old.code or {})
+    folder = Path(str(code.get("folder", "")))
+    if not folder.is_dir():
+        folder = store.state_folder(root) / "code" / str(code.get("digest", "-"))
+    if not folder.is_dir():
+        raise RecordError(
+            f"the code of run {old.id} is gone ({code.get('folder', 'none was kept')}): say --code new to run it with "
+            "the code as it is now"
+        )
+    return freeze.Surroundings(old.git, {**code, "folder": str(folder)})
+
+
+def apply(config: Any, overrides: Sequence[str]) -> None:
+    """Put overrides on top of a composed config, as Hydra does: `key=value`, `+key=value`, `~key`, `group=option`.
+
+    Raises:
+        ConfigError: an override is none, sweeps, or names no key.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+    groups = conf.groups()
+    for one in parsed:
+        if one.is_sweep_override():
+            raise ConfigError(f"{one.input_line}: a rerun is one run; a sweep is submitted by labrun -m")
+        key, value = str(one.key_or_group), one.value()
+        try:
+            if key in ("experiment", "debug"):
+                raise ConfigError(f"{one.input_line}: it composes everything anew, and that is a run of labrun's own")
+            if key in groups and isinstance(value, str | list):
+                node = _option(key, one.input_line or key)
+                OmegaConf.update(config, key.replace("/", "."), node, merge=False, force_add=True)
+            elif one.is_delete():
+                _delete(config, key)
+            else:
+                known = OmegaConf.select(config, key, throw_on_missing=False, default="\0") != "\0"
+                if not known and not (one.is_add() or one.is_force_add()):
+                    near = checking.suggest(key, list(_dotted(OmegaConf.to_container(config))))
+                    raise ConfigError(f"{key}: no such key in the run's config.{near} To add it: +{one.input_line}")
+                OmegaConf.update(config, key, value, merge=False, force_add=True)
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{one.input_line}: {str(error).splitlines()[0]}") from error
+
+
+def _delete(config: Any, key: str) -> None:
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else config
+    if node is None or name not in node:
+        raise ConfigError(f"~{key}: no such key in the run's config")
+    del node[name]
+
+
+def _dotted(node: Any, prefix: str = "") -> list[str]:
+    if not isinstance(node, Mapping):
+        return []
+    return [name for key, value in node.items() for name in (f"{prefix}{key}", *_dotted(value, f"{prefix}{key}."))]
+
+
+def _option(group: str, override: str) -> Any:
+    """The node that an option of a group gives, composed as `labrun` would, resolved."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+
+    GlobalHydra.instance().clear()
+    own = conf.user_conf_dir()
+    path = [f"hydra.searchpath=[file://{own}]"] if own else []
+    try:
+        with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
+            composed = compose("config", [override, "name=rerun", *path])
+    except HydraException as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+    execute.keep_mounts()
+    found: Any = freeze.resolved(freeze.without_hydra(composed), keep_environment=True)
+    for part in group.split("/"):
+        found = found[part]
+    return found

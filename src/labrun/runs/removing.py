@@ -1,0 +1,168 @@
+"""Taking runs away: only what is a run of this workspace, and only what nothing else needs.
+
+A run's folder is renamed first, so that no reader ever sees half a run; a kill in between leaves a folder that the
+next clean-up takes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from labrun.errors import RecordError
+from labrun.runs import index, store
+from labrun.runs import record as records
+from labrun.runs.record import Record
+
+REMOVED = ".removed-"
+LIVE = frozenset({records.QUEUED, records.RUNNING, records.PREEMPTED, records.UNREACHABLE})
+UNUSED_S = 3600.0
+"""A code snapshot that was used within this time may be of a run that is just being submitted."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a run is not to be removed."""
+
+    run: Record
+    text: str
+    forceable: bool = True
+
+
+def reasons(
+    root: Path,
+    chosen: Sequence[tuple[Path, Record]],
+    shown: Callable[[Path, Record], str],
+    registered: Mapping[str, Sequence[str]],
+) -> dict[Path, Reason]:
+    """Why some of the chosen runs must stay.
+
+    Args:
+        root: the workspace.
+        chosen: the runs that are to go.
+        shown: the status as readers see it.
+        registered: run ids and the model versions that were made of them.
+    """
+    leaving = {record.id for _, record in chosen}
+    children: dict[str, list[str]] = {}
+    for _, record in store.listing(root).runs:
+        if record.parent and record.task != "evaluate" and record.id not in leaving:
+            children.setdefault(record.parent, []).append(record.id)
+    found = {}
+    for run_dir, record in chosen:
+        status = shown(run_dir, record)
+        if not is_ours(root, run_dir):
+            where = f"{root}/outputs or {root}/multirun"
+            found[run_dir] = Reason(record, f"{run_dir} is no run's folder below {where}, without links", False)
+        elif status in LIVE:
+            found[run_dir] = Reason(record, f"it is {status}: lab runs cancel {record.id}")
+        elif record.id in registered:
+            found[run_dir] = Reason(record, f"it is registered as {', '.join(registered[record.id])}")
+        elif record.id in children:
+            found[run_dir] = Reason(record, f"run {', '.join(children[record.id])} went on from it")
+    return found
+
+
+def is_ours(root: Path, run_dir: Path) -> bool:
+    """Whether a folder lies where runs lie, without a link on the way, and holds a record of ours."""
+    inside = Path(os.path.abspath(run_dir))
+    top = Path(os.path.realpath(root))
+    if not inside.is_relative_to(top) or Path(os.path.realpath(inside)) != inside:
+        return False
+    parts = inside.relative_to(top).parts
+    depth = {"outputs": 3, "multirun": 4}.get(parts[0] if parts else "", 0)
+    record = inside / "run.json"
+    return len(parts) == depth and record.is_file() and not record.is_symlink()
+
+
+def remove(root: Path, run_dir: Path) -> None:
+    """Take a run's folder away, and what it leaves empty: the sweep's folder, the experiment's.
+
+    Raises:
+        RecordError: it is no run's folder of this workspace, or cannot be removed.
+    """
+    if not is_ours(root, run_dir):
+        raise RecordError(f"{run_dir} is no run's folder below {root}/outputs or {root}/multirun")
+    parent = run_dir.parent
+    _take_away(run_dir)
+    if parent.parent.parent.name == "multirun" and not any(parent.glob("*/run.json")):
+        _take_away(parent)
+        parent = parent.parent
+    if not any(parent.iterdir()):
+        parent.rmdir()
+
+
+def _take_away(folder: Path) -> None:
+    away = folder.with_name(f"{REMOVED}{folder.name}-{os.getpid()}")
+    try:
+        folder.rename(away)
+        shutil.rmtree(away)
+    except OSError as error:
+        raise RecordError(f"cannot remove {folder}: {error.strerror or error}") from error
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """A folder that nothing names any more."""
+
+    path: Path
+    what: str
+    size: int
+
+
+def garbage(root: Path, found: index.Listing, leaving: Sequence[Path] = ()) -> list[Garbage]:
+    """What lies in the workspace for no run: rests of removals, code snapshots and environments that none names.
+
+    Args:
+        root: the workspace.
+        found: its runs.
+        leaving: runs that are about to be removed.
+    """
+    rests = [path for path in _rests(root) if path.is_dir() and not path.is_symlink()]
+    listed = [Garbage(path, "the rest of a removal", folder_size(path)) for path in rests]
+    if found.damaged:
+        return listed  # what a damaged record names cannot be known
+    kept: set[str] = set()
+    for run_dir, record in found.runs:
+        if run_dir not in leaving:
+            kept.add(Path(str((record.code or {}).get("folder", ""))).name)
+            kept.add(str((record.code or {}).get("digest", "")))
+            kept.add(str((record.code or {}).get("environment", "")))
+    for kind, what in (("code", "code that no run names"), ("environments", "an environment that no run names")):
+        for path in sorted((store.state_folder(root) / kind).glob("*")):
+            if path.is_dir() and path.name not in kept and time.time() - path.stat().st_mtime > UNUSED_S:
+                listed.append(Garbage(path, what, folder_size(path)))
+    return listed
+
+
+def _rests(root: Path) -> Iterator[Path]:
+    for pattern in (f"outputs/*/{REMOVED}*", f"multirun/*/{REMOVED}*", f"multirun/*/*/{REMOVED}*"):
+        yield from root.glob(pattern)
+
+
+def folder_size(folder: Path) -> int:
+    """Bytes of a folder's files."""
+    total = 0
+    for top, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(top, name)).st_size
+            except OSError:
+                continue
+    return total
+
+
+def clear(item: Garbage) -> None:
+    """Take garbage away.
+
+    Raises:
+        RecordError: it cannot be removed.
+    """
+    if REMOVED in item.path.name:
+        shutil.rmtree(item.path, ignore_errors=True)
+    else:
+        _take_away(item.path)

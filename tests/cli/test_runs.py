@@ -1,0 +1,382 @@
+"""Every verb of `lab runs`, on a folder with every kind of run, on an empty one, and on one with a damaged record."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import sys
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from helpers import lab, new, submitted
+from labrun import cli
+from labrun.errors import RecordError
+from labrun.runs import index, moving, recording, removing, store
+from labrun.runs import record as records
+from labrun.runs.context import RunContext, annotate
+
+Capture = pytest.CaptureFixture[str]
+Patch = pytest.MonkeyPatch
+Lab = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: Capture, monkeypatch: Patch) -> Lab:
+    """The command `lab` in this process: exit code, output, errors."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lab", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return int(end.value.code or 0), out, err
+
+    return call
+
+
+def make(root: Path, run_id: str, status: str = "completed", **values: object) -> Path:
+    """A run of that status."""
+    run_dir = submitted(root, run_id, **values)
+    record = records.read(run_dir)
+    record.status, record.started = status, records.now()
+    time.sleep(0.002)  # no two are submitted in the same millisecond
+    if status in records.FINISHED:
+        record.ended, record.duration_s = records.now(), 1.5
+    records.write(run_dir, record)
+    return run_dir
+
+
+@pytest.fixture
+def all_kinds(workspace: Path) -> Path:
+    """Completed with curves and files, failed, canceled, lost, running, and one with a damaged record."""
+    good = make(workspace, "a1111111", metrics={"accuracy": 0.91, "loss": 0.4}, overrides=["seed=1"],
+                config={"model": {"name": "small", "lr": 0.1}, "trainer": {}})  # fmt: skip
+    better = make(workspace, "a2222222", metrics={"accuracy": 0.95, "loss": 0.5}, overrides=["seed=2"],
+                  config={"model": {"name": "large", "lr": 0.1}, "trainer": {}})  # fmt: skip
+    for run_dir, factor in ((good, 1.0), (better, 1.2)):
+        context = RunContext(run_dir)
+        for step in range(5):
+            context.log("loss", factor * 0.5**step, step)
+        context.log("accuracy", 0.9)
+        context.close()
+        (run_dir / "outputs" / "model.bin").write_bytes(b"x" * 1000)
+        (run_dir / "driver.log").write_text(f"what {run_dir.name[-8:]} printed\n")
+    error = {"type": "ValueError", "message": "no\nreally", "traceback": "Traceback: here\n"}
+    make(workspace, "b3333333", "failed", name="other", error=error)
+    make(workspace, "c4444444", "canceled", error={"type": "Canceled", "message": "Ctrl-C", "traceback": ""})
+    gone = {**records.process_identity(), "pid": 2**22 - 7, "start_time": 1.0}
+    make(workspace, "d5555555", "running", process=gone)
+    make(workspace, "e6666666", "running", process=records.process_identity())
+    (workspace / "outputs" / "test" / "now-e6666666" / "heartbeat").touch()
+    broken = make(workspace, "f7777777")
+    (broken / "run.json").write_text('{"id": "f7777777", "name"')
+    return workspace
+
+
+def test_the_table(all_kinds: Path, run: Lab) -> None:
+    code, out, err = run("runs")
+    assert code == 0 and "f7777777" in err and "damaged" in err
+    status = {line.split()[0]: line.split()[2] for line in out.splitlines()[1:]}
+    assert status == {
+        "a1111111": "completed", "a2222222": "completed", "b3333333": "failed", "c4444444": "canceled",
+        "d5555555": "lost", "e6666666": "running",
+    }  # fmt: skip
+    assert run("runs", "--status", "lost")[1].splitlines()[1].startswith("d5555555")
+    assert [line.split()[0] for line in run("runs", "ls", "--where", "accuracy>0.9", "--sort", "accuracy")[1].splitlines()[1:]] == ["a2222222", "a1111111"]  # fmt: skip  # noqa: E501
+    assert [line.split()[0] for line in run("runs", "--sort", "loss", "-n", "1")[1].splitlines()[1:]] == ["a1111111"]
+    assert "0.4000" in run("runs", "--metric", "loss", "--where", "model.name=small")[1]
+    rows = list(csv.DictReader(io.StringIO(run("runs", "--csv")[1])))
+    assert {row["id"]: row["loss"] for row in rows}["a2222222"] == "0.5" and len(rows) == 6
+    objects = [json.loads(line) for line in run("runs", "--json", "--experiment", "other")[1].splitlines()]
+    assert [one["id"] for one in objects] == ["b3333333"]
+    code, _, err = run("runs", "--where", "accuraci>0.9")
+    assert code == 2 and "accuraci" in err and "'accuracy'" in err
+    assert run("runs", "--where", "accuracy")[0] == 2 and run("runs", "--sort", "nothing")[0] == 2
+
+
+@pytest.mark.parametrize("word", [
+    "show", "logs", "metrics", "files", "download", "cancel", "rerun", "watch", "tag", "note", "rm", "export",
+    "compare",
+])  # fmt: skip
+def test_on_an_empty_folder(workspace: Path, run: Lab, word: str) -> None:
+    code, out, err = run("runs", word, *(["last"] if word not in ("watch", "logs", "show") else []))
+    assert code == 2 and not out and "there is no run yet" in err
+
+
+def test_on_an_empty_folder_the_others(workspace: Path, run: Lab) -> None:
+    assert run("runs")[:2] == (0, f"no runs in {workspace}\n")
+    assert run("runs", "gc", "--older-than", "1d")[:2] == (0, "nothing to remove\n")
+    assert run("runs", "cancel", "--status", "queued")[0] == 2
+
+
+@pytest.mark.parametrize(
+    "word", ["show", "logs", "metrics", "files", "download", "tag", "note", "rm", "export", "cancel"]
+)
+def test_a_damaged_record_is_named(all_kinds: Path, run: Lab, word: str) -> None:
+    code, _, err = run("runs", word, str(all_kinds / "outputs/test/now-f7777777"))
+    assert code == 2 and "damaged" in err and (all_kinds / "outputs/test/now-f7777777/run.json").exists()
+
+
+def test_names_of_runs(all_kinds: Path, run: Lab) -> None:
+    assert "a2222222" in run("runs", "show", "best:accuracy")[1]
+    assert "a1111111" in run("runs", "show", "best:loss")[1]
+    assert "e6666666" in run("runs", "show", "last")[1] and "b3333333" in run("runs", "show", "b3")[1]
+    assert "2 ids" in run("runs", "show", "a")[2] and "no completed run" in run("runs", "show", "best:auc")[2]
+    assert "a1111111" in run("runs", "show", "outputs/test/now-a1111111")[1]
+
+
+def test_show(all_kinds: Path, run: Lab) -> None:
+    out = run("runs", "show", "a1")[1]
+    assert "lab runs rerun a1111111" in out and "0.9100" in out
+    assert "Traceback: here" in run("runs", "show", "b3", "--error")[1]
+    lines = run("runs", "show", "--experiment", "test")[1].splitlines()
+    statuses = [line.split()[1] for line in lines if "status" in line]
+    assert statuses == ["running", "lost", "canceled", "completed", "completed"]
+    assert json.loads(run("runs", "show", "a1", "--json")[1])["metrics"]["loss"] == 0.4
+
+
+def test_metrics_files_and_download(all_kinds: Path, run: Lab) -> None:
+    code, out, _ = run("runs", "metrics", "a1", "--plot", "--name", "loss")
+    assert code == 0 and re.search(r"loss\s+5\s+0.0625\s+0.0625\s+1\s+4", out) and "⡀" in out
+    picture = Path(out.split("picture: ")[1].strip())
+    assert Image.open(picture).size[0] > 300
+    values = list(csv.DictReader(io.StringIO(run("runs", "metrics", "a1", "--csv")[1])))
+    assert [float(row["value"]) for row in values if row["name"] == "loss"] == [0.5**n for n in range(5)]
+    code, _, err = run("runs", "metrics", "a1", "--name", "lost")
+    assert code == 2 and "'loss'" in err
+    out = run("runs", "files", "a1")[1]
+    assert "outputs/model.bin" in out and "1.0 KB" in out
+    assert run("runs", "download", "a1", "outputs/model.bin")[0] == 0
+    assert (all_kinds / "test-a1111111/outputs/model.bin").read_bytes() == b"x" * 1000
+    assert "there already" in run("runs", "download", "a1", "*.bin")[2]
+    code, _, err = run("runs", "download", "a1", "../../../secret")
+    assert code == 2 and "no file" in err
+    assert run("runs", "download", "--where", "accuracy>0", "-o", "all")[0] == 0
+    assert (all_kinds / "all/test-a2222222/driver.log").is_file()
+
+
+def test_logs(all_kinds: Path, run: Lab) -> None:
+    assert run("runs", "logs", "a1")[1] == "what a1111111 printed\n"
+    assert run("runs", "logs", "--where", "accuracy>0.9")[1].splitlines()[0] == "== test  a2222222"
+    assert run("runs", "logs", "-f", "a1")[1] == "what a1111111 printed\n"
+    assert "printed nothing" in run("runs", "logs", "b3")[2]
+
+
+def test_compare(all_kinds: Path, run: Lab) -> None:
+    code, out, _ = run("runs", "compare", "a1", "a2", "-o", "both.png")
+    lines = [line.split() for line in out.splitlines()]
+    assert code == 0 and ["model.name", "small", "large"] in lines and ["accuracy", "0.9100", "0.9500"] in lines
+    assert "model.lr" not in out and Image.open("both.png").size[0] > 500
+    assert out.index("model.name") < out.index("accuracy") < out.index("both.png")
+    assert "two runs or more" in run("runs", "compare", "a1")[2]
+    found = json.loads(run("runs", "compare", "a1", "a2", "--json")[1])
+    assert found["differences"]["model.name"] == {"a1111111": "small", "a2222222": "large"}
+
+
+def test_tags_and_notes_while_a_run_goes_on(all_kinds: Path, run: Lab) -> None:
+    running = all_kinds / "outputs/test/now-e6666666"
+    supervisor = records.read(running)
+    assert run("runs", "tag", "e6", "team=vision", "good")[1] == "e6666666  team=vision good\n"
+    records.write(running, supervisor)  # the run's supervisor knows nothing of it, and takes nothing away
+    assert run("runs", "--tag", "team=vision")[1].splitlines()[1].startswith("e6666666")
+    assert run("runs", "--where", "tags.team=vision", "--json")[1].count("\n") == 1
+    assert run("runs", "tag", "e6", "--remove", "good")[1] == "e6666666  team=vision\n"
+    assert run("runs", "tag", "--experiment", "test", "all=yes")[1].count("all=yes") == 5
+    assert run("runs", "note", "e6", "looks", "well")[1] == "e6666666  looks well\n"
+    assert "looks well" in run("runs", "show", "e6")[1]
+    assert run("runs", "note", "e6", "--append", "very")[0] == 0 and records.read(running).notes == "looks well\nvery"
+
+
+def test_rm(all_kinds: Path, run: Lab) -> None:
+    kept = all_kinds / "outputs/test/now-a1111111"
+    code, out, _ = run("runs", "rm", "a1")
+    assert code == 1 and "a1111111" in out and "--yes" in out and kept.exists()
+    assert run("runs", "rm", "b3", "--yes")[0] == 0 and not (all_kinds / "outputs/other").exists()
+    code, _, err = run("runs", "rm", "e6", "--yes")
+    assert code == 1 and "it is running" in err and "lab runs cancel e6666666" in err
+    assert run("runs", "rm", "d5", "--yes")[0] == 0  # lost: nothing lives there
+    make(all_kinds, "a8888888", parent="a1111111")
+    code, _, err = run("runs", "rm", "a1", "--yes")
+    assert code == 1 and "a8888888 went on from it" in err and kept.exists()
+    assert "named one by one" in run("runs", "rm", "--experiment", "test", "--force", "--yes")[2]
+    assert run("runs", "rm", "a1", "--force", "--yes")[0] == 0 and not kept.exists()
+    assert run("runs", "rm", "--experiment", "test", "--yes")[0] == 1  # one of them runs
+    assert [path.name for path in (all_kinds / "outputs/test").iterdir()] == ["now-e6666666", "now-f7777777"] or len(
+        list((all_kinds / "outputs/test").iterdir())
+    ) == 2
+
+
+def test_rm_follows_no_link(all_kinds: Path, run: Lab, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = make(tmp_path_factory.mktemp("elsewhere"), "b9999999")
+    (elsewhere / "outputs" / "mine.txt").write_text("keep")
+    (all_kinds / "outputs/test/linked").symlink_to(elsewhere)
+    for name in (str(elsewhere), "outputs/test/linked"):
+        code, _, err = run("runs", "rm", name, "--yes", "--force")
+        assert code == 1 and "no run's folder" in err
+    inside = all_kinds / "outputs/test/now-a1111111/outputs/link"
+    inside.symlink_to(elsewhere)
+    assert run("runs", "rm", "a1", "--yes")[0] == 0
+    assert (elsewhere / "outputs" / "mine.txt").read_text() == "keep"
+
+
+def test_gc(all_kinds: Path, run: Lab) -> None:
+    old = "2020-01-01T00:00:00.000+00:00"
+    for number in range(4):
+        run_dir = make(all_kinds, f"aa00000{number}", metrics={"accuracy": number / 10})
+        records.write(run_dir, replaced(run_dir, created=old, ended=old))
+    code, out, _ = run("runs", "gc", "--older-than", "30d", "--keep-best", "3", "--keep-registered")
+    assert code == 1 and "--yes" in out
+    assert set(re.findall(r"^aa\w+", out, re.M)) == {"aa000000"}
+    assert run("runs", "gc", "--older-than", "30d", "--keep-best", "3", "--yes")[0] == 0
+    left = {record.id for _, record in store.runs(all_kinds)}
+    assert "aa000003" in left and "aa000000" not in left and "a1111111" in left
+    assert (
+        run("runs", "gc", "--older-than", "soon")[0] == 2 and "--older-than" in run("runs", "gc", "--keep-best", "2")[2]
+    )
+
+
+def replaced(run_dir: Path, **values: object) -> records.Record:
+    record = records.read(run_dir)
+    for name, value in values.items():
+        setattr(record, name, value)
+    return record
+
+
+def test_gc_takes_code_that_no_run_names(workspace: Path, run: Lab) -> None:
+    code = store.state_folder(workspace) / "code"
+    for name, days in (("named", 3), ("unnamed", 3), ("just-now", 0)):
+        (code / name).mkdir(parents=True)
+        (code / name / "a.py").write_text("pass")
+        os.utime(code / name, (time.time() - 86400 * days,) * 2)
+    make(workspace, "a1111111", code={"digest": "named", "folder": str(code / "named")})
+    assert run("runs", "gc", "--yes")[0] == 0
+    assert sorted(path.name for path in code.iterdir()) == ["just-now", "named"]
+
+
+def test_export_and_import(
+    all_kinds: Path, run: Lab, tmp_path_factory: pytest.TempPathFactory, monkeypatch: Patch
+) -> None:
+    (all_kinds / "a.py").write_text("x = 1\n")
+    from labrun.launch import snapshot
+
+    code = snapshot.take(all_kinds, all_kinds)
+    run_dir = all_kinds / "outputs/test/now-a1111111"
+    records.write(run_dir, replaced(run_dir, code=code))
+    assert "it is running" not in run("runs", "export", "a1", "-o", "one.tar.gz")[2]
+    assert (
+        "has not ended" in run("runs", "export", "e6")[2]
+        and "there already" in run("runs", "export", "a1", "-o", "one.tar.gz")[2]
+    )
+    other = tmp_path_factory.mktemp("other")
+    monkeypatch.chdir(other)
+    code_, out, _ = run("runs", "import", str(all_kinds / "one.tar.gz"))
+    assert code_ == 0 and "a1111111" in out
+    came = other / "outputs/test/now-a1111111"
+    assert (came / "outputs/model.bin").read_bytes() == b"x" * 1000
+    record = records.read(came)
+    assert record.code and Path(record.code["folder"], "a.py").read_text() == "x = 1\n"
+    assert Path(record.code["folder"]).is_relative_to(other)
+    assert "here already" in run("runs", "import", str(all_kinds / "one.tar.gz"))[1]
+
+
+@pytest.mark.parametrize("name, kind", [
+    ("/etc/evil", tarfile.REGTYPE), ("../evil", tarfile.REGTYPE), ("outputs/a/../../../evil", tarfile.REGTYPE),
+    ("outputs/a/link", tarfile.SYMTYPE), ("outputs/a/hard", tarfile.LNKTYPE),
+    ("outputs/.labrun/index.json", tarfile.REGTYPE),
+    ("elsewhere/x", tarfile.REGTYPE), ("outputs/a/fifo", tarfile.FIFOTYPE),
+])  # fmt: skip
+def test_import_refuses_what_climbs_out(workspace: Path, run: Lab, name: str, kind: bytes) -> None:
+    with tarfile.open("evil.tar", "w") as archive:
+        entry = tarfile.TarInfo(name)
+        entry.type, entry.linkname = kind, "/etc/passwd"
+        archive.addfile(entry, io.BytesIO())
+    code, _, err = run("runs", "import", "evil.tar")
+    assert code == 2 and "nothing was taken in" in err
+    assert {path.name for path in workspace.iterdir()} <= {"evil.tar", "outputs"} and not list(
+        workspace.glob("outputs/*")
+    )[1:]
+
+
+def test_import_checks_every_digest(all_kinds: Path, run: Lab) -> None:
+    assert run("runs", "export", "a1", "-o", "one.tar")[0] == 0
+    raw = Path("one.tar").read_bytes()
+    Path("bad.tar").write_bytes(raw.replace(b"what a1111111 printed", b"what a1111111 prinxed"))
+    shutil.rmtree("outputs/test/now-a1111111")
+    code, _, err = run("runs", "import", "bad.tar")
+    assert code == 2 and "driver.log is not what was exported" in err
+    assert not Path("outputs/test/now-a1111111").exists()
+    Path("cut.tar").write_bytes(raw[:3000])
+    assert run("runs", "import", "cut.tar")[0] == 2 and run("runs", "import", "none.tar")[0] == 2
+    assert run("runs", "import", "one.tar")[0] == 0
+
+
+def test_cancel_by_filter(workspace: Path, run: Lab) -> None:
+    for number in range(3):
+        recording.create(workspace / "outputs/test" / f"q{number}", new(f"ab00000{number}"))
+    make(workspace, "b1111111")
+    code, out, _ = run("runs", "cancel", "--status", "queued")
+    assert code == 0 and out.count("canceled") == 3
+    assert run("runs", "--status", "queued", "cancel")[0] == 2  # none is left; a filter before the verb counts as well
+
+
+def test_a_run_is_repeated_as_it_was(workspace: Path) -> None:
+    """Frozen config and code; overrides on top; the new code where that is asked for."""
+    (workspace / "mine.py").write_text("from sklearn.dummy import DummyClassifier\nclass M(DummyClassifier):\n    def fit(self, x, y):\n        print('VERSION one')\n        return super().fit(x, y)\n")  # fmt: skip  # noqa: E501
+    (workspace / "conf/model").mkdir(parents=True)
+    (workspace / "conf/model/mine.yaml").write_text("_target_: mine.M\nstrategy: most_frequent\n")
+    done = lab_run(workspace, "model=mine", "seed=5", "compute=local")
+    assert done.returncode == 0, done.stderr
+    (workspace / "mine.py").write_text((workspace / "mine.py").read_text().replace("one", "two"))
+    (workspace / "conf/model/mine.yaml").write_text("_target_: mine.Gone\n")
+    again = lab(workspace, "runs", "rerun", "last", "seed=6", "model.strategy=uniform")
+    assert again.returncode == 0, again.stderr
+    run_dir, record = store.find(workspace, "last")
+    assert record.config["seed"] == 6 and record.config["model"]["strategy"] == "uniform"
+    assert "VERSION one" in (run_dir / "driver.log").read_text() and record.tags["rerun_of"]
+    again = lab(workspace, "runs", "rerun", "last", "--code", "new", "model=logistic_regression")
+    assert again.returncode == 0, again.stderr
+    assert store.find(workspace, "last")[1].config["model"]["_target_"].endswith("logistic_regression")
+    bad = lab(workspace, "runs", "rerun", "last", "model.regularizatoin=1")
+    assert bad.returncode == 2 and "model.regularization" in bad.stderr and "Traceback" not in bad.stderr
+
+
+def lab_run(workspace: Path, *arguments: str):  # type: ignore[no-untyped-def]
+    import subprocess
+
+    return subprocess.run(
+        [sys.executable, "-m", "labrun", *arguments, "tracking=none", "report=none", "dataset.max_samples=50"],
+        cwd=workspace, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_the_index_is_only_a_copy(all_kinds: Path) -> None:
+    first = {record.id: record.status for _, record in store.listing(all_kinds).runs}
+    file = store.state_folder(all_kinds) / "index.json"
+    assert file.is_file()
+    file.write_text("{")
+    assert {record.id: record.status for _, record in store.listing(all_kinds).runs} == first
+    run_dir = all_kinds / "outputs/test/now-a1111111"
+    records.write(run_dir, replaced(run_dir, notes="changed"))
+    annotate(run_dir, tags={"x": "y"})
+    found = {record.id: record for _, record in store.listing(all_kinds).runs}["a1111111"]
+    assert found.notes == "changed" and found.tags == {"x": "y"}
+    assert index.listing(all_kinds, Path("/proc/nowhere")).runs  # it cannot be written: the records are read
+
+
+def test_what_is_no_runs_folder_is_not_removed(workspace: Path) -> None:
+    (workspace / "outputs/a").mkdir(parents=True)
+    (workspace / "outputs/a/run.json").write_text("{}")
+    with pytest.raises(RecordError, match="no run's folder"):
+        removing.remove(workspace, workspace / "outputs/a")
+    with pytest.raises(RecordError, match="outside of the workspace"):
+        moving.export(workspace, [(Path("/tmp"), new())], workspace / "x.tar")
