@@ -10,6 +10,7 @@ import builtins
 import importlib
 import importlib.util
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -100,18 +101,22 @@ def _extend_numpy(numpy: ModuleType) -> None:
     known = getattr(numpy, "__getattr__", None)
 
     def look_up(name: str) -> Any:
-        try:
+        if name not in BUILTINS and name not in RENAMED:
             if known is not None:
                 return known(name)
+            raise AttributeError(f"module 'numpy' has no attribute {name!r}")
+        try:
+            with warnings.catch_warnings():
+                # NumPy's own warning names the lines here, and says what the one below says.
+                warnings.simplefilter("ignore")
+                if known is not None:
+                    return known(name)
         except AttributeError:
-            if name not in BUILTINS and name not in RENAMED:
-                raise
+            pass
         if name in BUILTINS:
             value, told = getattr(builtins, BUILTINS[name]), f"1.24; the builtin {BUILTINS[name]}"
-        elif name in RENAMED and hasattr(numpy, RENAMED[name]):
-            value, told = getattr(numpy, RENAMED[name]), f"2.0; np.{RENAMED[name]}"
         else:
-            raise AttributeError(f"module 'numpy' has no attribute {name!r}")
+            value, told = getattr(numpy, RENAMED[name]), f"2.0; np.{RENAMED[name]}"
         # Kept: the next access does not come here, so it is told once.
         setattr(numpy, name, value)
         warn(f"np.{name} is gone since NumPy {told} is given instead")

@@ -90,7 +90,10 @@ def _show_error(kind: type[BaseException], error: BaseException, trace: Tracebac
     inner = trace
     while inner is not None and inner.tb_frame.f_code is not run_as_main.__code__:
         inner = inner.tb_next
-    sys.__excepthook__(kind, error, trace if inner is None else inner.tb_next)
+    if inner is not None:
+        # What is shown is the error's own traceback, not the argument.
+        error = error.with_traceback(inner.tb_next)
+    sys.__excepthook__(kind, error, error.__traceback__)
 
 
 def _exit_if_failed() -> None:

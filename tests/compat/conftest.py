@@ -1,0 +1,85 @@
+"""A run's folder made by hand, and scripts run in it as the script task runs them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import labrun
+from helpers import submitted
+from labrun.runs import context
+
+PACKAGE = Path(labrun.__file__).parent
+RUNNER = PACKAGE / "compat" / "azureml" / "runner.py"
+ELSEWHERE = PACKAGE / "compat" / "elsewhere"
+
+
+@dataclass
+class Bench:
+    """A working folder with the links of a script's run, and the run's folder."""
+
+    folder: Path
+    run_dir: Path
+
+    def write(self, text: str, name: str = "train.py") -> Path:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    def run(
+        self, script: Path, *arguments: str, python: str = sys.executable, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """The script in the run."""
+        variables = {"LABRUN_RUN_DIR": str(self.run_dir), "LABRUN_ATTEMPT": "1", **environment}
+        return self._start([python, str(RUNNER), str(script), *arguments], variables)
+
+    def by_hand(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """The script without a run."""
+        return self._start([sys.executable, "-m", "labrun.compat.azureml", *arguments], environment)
+
+    def _start(self, command: list[str], variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("LABRUN_", "PYTHON"))}
+        return subprocess.run(
+            command,
+            cwd=self.folder,
+            env={**kept, **variables},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+
+    def metrics(self) -> dict[str, list[tuple[int, float]]]:
+        """Step and value of each line, by the metric's name."""
+        found: dict[str, list[tuple[int, float]]] = {}
+        for line in context.read_metrics(self.run_dir):
+            found.setdefault(line["name"], []).append((line["step"], line["value"]))
+        return found
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    run_dir = submitted(tmp_path, "abcd1234")
+    folder = tmp_path / "work"
+    folder.mkdir()
+    for name in ("outputs", "logs"):
+        (folder / name).symlink_to(run_dir / name)
+    return Bench(folder, run_dir)
+
+
+def good(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
+    """The process, which must have ended well."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture
+def well() -> Any:
+    return good

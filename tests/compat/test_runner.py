@@ -1,0 +1,231 @@
+"""Scripts as they were written for Azure, started as the script task starts them, and by hand."""
+
+from __future__ import annotations
+
+import gzip
+import pickle
+import struct
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+SCRIPTS = Path(__file__).parent / "scripts"
+ELSEWHERE = Path(__file__).parents[2] / "src" / "labrun" / "compat" / "elsewhere"
+
+
+@pytest.fixture
+def few_images(tmp_path: Path) -> Path:
+    """CIFAR-10's files with 80 images in place of 60,000."""
+    folder = tmp_path / "data" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for number in (1, 2):
+        images = generator.integers(0, 255, (40, 3072), dtype=np.uint8)
+        content = {"data": images, "labels": [int(label) for label in generator.integers(0, 10, 40)]}
+        (folder / f"data_batch_{number}").write_bytes(pickle.dumps(content))
+    return folder.parent
+
+
+@pytest.fixture
+def few_digits(tmp_path: Path) -> Path:
+    """The files of MNIST, with the digits that come with scikit-learn, at 28 x 28 pixels."""
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    images = np.kron(x.reshape(-1, 8, 8) * 15, np.ones((3, 3)))
+    images = np.pad(images, ((0, 0), (2, 2), (2, 2))).astype(np.uint8)
+    folder = tmp_path / "mnist"
+    folder.mkdir()
+    for name, part in (("train", slice(0, 600)), ("test", slice(600, 900))):
+        head = struct.pack(">IIII", 2051, len(images[part]), 28, 28)
+        (folder / f"{name}-images.gz").write_bytes(gzip.compress(head + images[part].tobytes()))
+        head = struct.pack(">II", 2049, len(y[part]))
+        (folder / f"{name}-labels.gz").write_bytes(gzip.compress(head + y[part].astype(np.uint8).tobytes()))
+    return folder
+
+
+def test_a_pytorch_script_with_loader_workers(bench: Any, well: Any, few_images: Path) -> None:
+    script = SCRIPTS / "cifar10" / "train.py"
+    done = well(bench.run(script, "--data_path", str(few_images), "--learning_rate", "0.01", "--momentum", "0.9"))
+    assert done.stdout.endswith("Finished Training\n")
+    metrics = bench.metrics()
+    assert [step for step, _ in metrics["loss"]] == [0, 1, 2, 3] and all(1 < value < 4 for _, value in metrics["loss"])
+    assert len(metrics["last batch"]) == 2
+    assert (bench.run_dir / "outputs" / "cifar_net.pth").stat().st_size > 100_000
+
+
+def test_a_scikit_learn_script_of_2018(bench: Any, well: Any, few_digits: Path) -> None:
+    script = SCRIPTS / "mnist" / "train.py"
+    done = well(bench.run(script, "--data-folder", str(few_digits), "--regularization", "0.5"))
+    ((_, accuracy),) = bench.metrics()["accuracy"]
+    assert accuracy > 0.8 and bench.metrics()["regularization rate"] == [(0, 0.5)]
+    assert (bench.run_dir / "outputs" / "sklearn_mnist_model.pkl").is_file()
+    assert [line for line in done.stderr.splitlines() if line.startswith("labrun:")] == [
+        "labrun: sklearn.externals.joblib is gone since scikit-learn 0.23; the package joblib is given instead",
+        "labrun: np.float is gone since NumPy 1.24; the builtin float is given instead",
+    ]
+
+
+def test_other_calls_that_are_gone(bench: Any, well: Any) -> None:
+    script = bench.write(
+        "import sys\n"
+        "assert 'numpy' not in sys.modules and 'sklearn' not in sys.modules\n"
+        "import numpy as np\n"
+        "assert 'sklearn' not in sys.modules\n"
+        "assert (np.int, np.object, np.str, np.float) == (int, object, str, float) and np.bool in (bool, np.bool_)\n"
+        "assert np.NaN != np.NaN and np.product([2, 3]) == 6\n"
+        "assert np.float is float and not hasattr(np, 'no_such_thing')\n"
+        "import sklearn.externals.joblib as joblib\n"
+        "import joblib as itself\n"
+        "assert joblib is itself and itself.__spec__.name == 'joblib'\n"
+        "from sklearn.cross_validation import train_test_split\n"
+        "try: from sklearn.externals import nothing\n"
+        "except ImportError: print('as ever')\n"
+    )
+    done = well(bench.run(script))
+    told = [line.split()[1] for line in done.stderr.splitlines()]
+    assert done.stdout == "as ever\n"
+    assert sorted(told) == sorted({*told}) and {"np.int", "np.NaN", "sklearn.cross_validation"} <= {*told}
+
+
+@pytest.mark.parametrize("way", ["fork", "spawn", "forkserver"])
+def test_workers_have_what_the_script_has(bench: Any, well: Any, way: str) -> None:
+    bench.write("def double(x):\n    return 2 * x\n", "src/helper.py")
+    script = bench.write(
+        "import multiprocessing, subprocess, sys\n"
+        "from sklearn.externals import joblib\n"
+        "from azureml.core import Run\n"
+        "import helper\n"
+        "def work(x):\n"
+        "    Run.get_context().log('worked', x)\n"
+        "    return helper.double(x)\n"
+        "if __name__ == '__main__':\n"
+        f"    with multiprocessing.get_context({way!r}).Pool(1) as pool:\n"
+        "        assert pool.map(work, [1, 2]) == [2, 4]\n"
+        "    subprocess.run([sys.executable, '-c', 'from azureml.core import Run'], check=True)\n",
+        "src/train.py",
+    )
+    well(bench.run(script))
+    assert [value for _, value in bench.metrics()["worked"]] == [1, 2]
+
+
+def test_it_runs_as_python_runs_it(bench: Any, well: Any) -> None:
+    script = bench.write(
+        "import atexit, inspect, os, pickle, sys\n"
+        "class Thing: pass\n"
+        "assert isinstance(pickle.loads(pickle.dumps(Thing())), Thing)\n"
+        "import __main__\n"
+        "assert __main__.Thing is Thing and __name__ == '__main__' and __spec__ is None\n"
+        "assert __file__ == os.path.abspath(sys.argv[0]) and 'class Thing' in inspect.getsource(Thing)\n"
+        "assert sys.path[0] == os.path.dirname(__file__), sys.path\n"
+        "assert not any(path.endswith(os.path.join('compat', 'azureml')) for path in sys.path)\n"
+        "def last(x: Thing = None): print('last', __main__.Thing is Thing, last.__annotations__)\n"
+        "atexit.register(last)\n"
+        "print(sys.argv[1:])\n",
+        "src/train.py",
+    )
+    done = well(bench.run(script, "--a", "1", "-m"))
+    # The runner's own `from __future__` is not the script's.
+    assert done.stdout == "['--a', '1', '-m']\nlast True {'x': <class '__main__.Thing'>}\n"
+
+
+@pytest.mark.parametrize(
+    "ends, code", [("sys.exit(7)", 7), ("sys.exit('no data')", 1), ("sys.exit()", 0), ("1 / 0", 1)]
+)
+def test_exit_codes_are_the_script_s(bench: Any, ends: str, code: int) -> None:
+    assert bench.run(bench.write(f"import sys\n{ends}\n")).returncode == code
+
+
+@pytest.mark.parametrize("text", ["def f():\n    return 1 / 0\n\nf()\n", "def f(:\n", "raise KeyboardInterrupt\n"])
+def test_a_traceback_is_the_script_s_own(bench: Any, text: str) -> None:
+    script = bench.write(text)
+    plain = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    for done in (bench.run(script), bench.by_hand(str(script))):
+        assert done.stderr == plain.stderr and done.returncode == plain.returncode
+
+
+def test_by_hand_it_prints_and_records_nothing(bench: Any, well: Any) -> None:
+    script = bench.write(
+        "from azureml.core import Run\n"
+        "from azureml.core.run import _OfflineRun\n"
+        "run = Run.get_context()\n"
+        "assert isinstance(run, _OfflineRun) and run.id.startswith('OfflineRun') and run.experiment.name == 'offline'\n"
+        "run.log('loss', 0.4); run.log('kind', 'svm'); run.log_list('curve', [1, 2]); run.log_row('r', a=1)\n"
+        "run.tag('a', 1); run.upload_file('outputs/x', 'x'); run.log_image('i', plot=3); run.complete()\n"
+        "assert run.get_metrics('loss') == {'loss': 0.4} and run.get_tags() == {'a': '1'}\n"
+        "try: Run.get_context(allow_offline=False)\n"
+        "except Exception as error: print(type(error).__name__)\n"
+    )
+    done = well(bench.by_hand("train.py"))
+    assert done.stdout.splitlines() == [
+        "Attempted to log scalar metric loss: 0.4",
+        "Attempted to log scalar metric kind: svm",
+        "Attempted to log list metric curve: [1, 2]",
+        "Attempted to log row metric r: {'a': 1}",
+        "Attempted to tag the run: a=1",
+        "Attempted to track file outputs/x at x",
+        "Attempted to log image metric i: 3",
+        "RunEnvironmentException",
+    ]
+    assert sorted(path.name for path in bench.folder.iterdir()) == ["logs", "outputs", "train.py"]
+    assert script.is_file() and not (bench.run_dir / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, code, told",
+    [
+        ((), 2, "usage:"),
+        (("-h",), 0, "usage:"),
+        (("none.py",), 2, "none.py does not exist"),
+        ((".",), 2, "is a folder"),
+    ],
+)
+def test_without_a_script_it_says_what_it_wants(bench: Any, arguments: tuple[str, ...], code: int, told: str) -> None:
+    done = bench.by_hand(*arguments)
+    assert done.returncode == code and told in done.stderr
+
+
+def test_an_environment_with_labrun_has_no_azureml() -> None:
+    code = "import labrun.compat.azureml.runner, importlib.util as u; print(u.find_spec('azureml'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "None\n"
+
+
+def test_an_interpreter_without_labrun(bench: Any, well: Any, tmp_path: Path) -> None:
+    venv.create(tmp_path / "bare", with_pip=False)
+    python = str(tmp_path / "bare" / "bin" / "python")
+    script = bench.write(
+        "import os, subprocess, sys\n"
+        "from azureml.core import Run\n"
+        "Run.get_context().log('loss', 0.5)\n"
+        "child = 'from azureml.core import Run; Run.get_context().log(\"child\", 1)'\n"
+        "subprocess.run([sys.executable, '-c', child], check=True)\n"
+        "import labrun\n"
+        "labrun.log('own', 0.4, step=10)\n"
+        "from labrun.runs import context\n"
+        "assert str(context.current().run_dir) == os.environ['LABRUN_RUN_DIR']\n"
+        "try: labrun.submit\n"
+        "except AttributeError as error: print(error)\n"
+        "assert not {'numpy', 'yaml', 'hydra'} & set(sys.modules)\n"
+    )
+    done = well(bench.run(script, python=python))
+    assert bench.metrics() == {"loss": [(0, 0.5)], "child": [(0, 1)], "own": [(10, 0.4)]}
+    assert "needs labrun installed" in done.stdout
+    # Without the runner, as for scripts of no Azure: the path alone is enough.
+    plain = [python, "-c", "import labrun; labrun.log('loss', 1)"]
+    told = subprocess.run(plain, env={"PYTHONPATH": str(ELSEWHERE)}, capture_output=True, text=True, check=True)
+    assert told.stdout == "loss: 1\n"
+
+
+def test_another_sitecustomize_still_runs(bench: Any, well: Any, tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text("import builtins\nbuiltins.CUSTOM = 'here'\n")
+    script = bench.write(
+        "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'print(CUSTOM)'], check=True)\n"
+    )
+    assert well(bench.run(script, PYTHONPATH=str(tmp_path / "site"))).stdout == "here\n"
