@@ -1,17 +1,16 @@
 """Calls that scripts of 2018 make and that their libraries have dropped since: given again, with one warning each.
 
 Nothing is imported for it: a module of the list is found when the script asks for it and no other finder has it, and
-NumPy is extended after the script has imported it.
+a library is extended right after the script has imported it.
 """
 
 from __future__ import annotations
 
 import builtins
 import importlib
-import importlib.util
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -42,10 +41,10 @@ def install() -> None:
         return
     # Last: it answers only where the installed library has no such module.
     sys.meta_path.append(_GoneModules())
-    if "numpy" in sys.modules:
-        _extend_numpy(sys.modules["numpy"])
-    else:
-        sys.meta_path.insert(0, _AfterNumpy())
+    sys.meta_path.insert(0, _Extending())
+    for name, extend in EXTENDED.items():
+        if name in sys.modules:
+            extend(sys.modules[name])
 
 
 def warn(message: str) -> None:
@@ -71,16 +70,17 @@ class _GoneModules(MetaPathFinder, Loader):
         warn(f"{module.__name__} is gone since {since}; {given} is given instead")
 
 
-class _AfterNumpy(MetaPathFinder):
-    """Lets NumPy be found and loaded as always, and extends it right after."""
+class _Extending(MetaPathFinder):
+    """Lets a module be found and loaded as always, and extends it right after."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != "numpy":
+        extend = EXTENDED.get(fullname)
+        if extend is None:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        found = (finder.find_spec(fullname, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next((one for one in found if one is not None), None)
         if spec is None or spec.loader is None:
             return spec
         loader: Any = spec.loader
@@ -90,7 +90,7 @@ class _AfterNumpy(MetaPathFinder):
             # The loader stays what it was: others read resources and sources through it.
             del loader.exec_module
             load(module)
-            _extend_numpy(module)
+            extend(module)
 
         loader.exec_module = exec_module
         return spec
@@ -123,3 +123,16 @@ def _extend_numpy(numpy: ModuleType) -> None:
         return value
 
     numpy.__dict__["__getattr__"] = look_up
+
+
+def _extend_logistic_regression(module: ModuleType) -> None:
+    from labrun.compat.azureml import logistic
+
+    logistic.extend(module)
+
+
+EXTENDED: dict[str, Callable[[ModuleType], None]] = {
+    "numpy": _extend_numpy,
+    "sklearn.linear_model._logistic": _extend_logistic_regression,
+}
+"""What is done to a module as soon as it has been loaded."""

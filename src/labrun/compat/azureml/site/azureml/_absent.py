@@ -16,9 +16,7 @@ from .exceptions import NotInLabrun
 
 _WATCH = "watch it with `lab runs watch`, or open `lab ui`"
 _COMPUTE = "choose the machine on the command line: compute=local, compute=gpu, compute=slurm (see `lab compute ls`)"
-_PYTHON = (
-    "the run has the packages of the interpreter that starts it; `labrun --info defaults` shows the groups to set it"
-)
+_PYTHON = "packages are those of an interpreter: make a virtual environment, and name its python in the run's config"
 _SUBMIT = "submit from the command line: labrun experiment=script script.path=train.py script.azureml=true"
 _SWEEP = "sweep from the command line: labrun -m experiment=script script.arguments.NAME=0.01,0.1 (or sweep=tpe)"
 _DATASTORE = "a datastore is a file in conf/datastore; bring data with `lab data upload`, see it with `lab data ls`"
