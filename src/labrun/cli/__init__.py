@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 import sys
@@ -15,23 +16,36 @@ USER_ERROR = 2
 CANCELED = 130
 
 
-def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
-    from labrun.cli import compute, data, runs
+NOUNS = {
+    "runs": "the record of what ran, and the runs that go on",
+    "data": "send, fetch and look at data; datastores and assets",
+    "compute": "where runs can go, and what is free there",
+}
+"""Each noun's module, and what it is for."""
 
+
+def parser(noun: str | None = None) -> argparse.ArgumentParser:
+    """The command line.
+
+    Args:
+        noun: the only one whose verbs are wanted, and whose module is loaded; None: all.
+    """
     top = argparse.ArgumentParser(prog="lab", description="Look at runs, data and machines, and act on them.")
     top.add_argument("--root", type=Path, help="the workspace: the folder that holds outputs/ and multirun/ "
                      "(default: LABRUN_ROOT, or the current folder)")  # fmt: skip
     top.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
     nouns = top.add_subparsers(title="nouns", metavar="NOUN", required=True)
-    for noun in (runs, data, compute):
-        noun.add(nouns)
+    for name, text in NOUNS.items():
+        if noun in (None, name):
+            importlib.import_module(f"labrun.cli.{name}").add(nouns)
+        else:
+            nouns.add_parser(name, help=text)
     return top
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line; words may stand before and after the options."""
-    top = parser()
+    top = parser(next((word for word in arguments if word in NOUNS), None))
     options, rest = top.parse_known_args(arguments)
     words = next((getattr(options, name) for name in ("words", "run") if hasattr(options, name)), None)
     if rest and (not isinstance(words, list) or any(word.startswith("-") for word in rest)):

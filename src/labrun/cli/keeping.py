@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from labrun.cli import acting, selecting
-from labrun.cli.listing import columns
 from labrun.cli.selecting import Pair, Shown
 from labrun.errors import RecordError
-from labrun.launch import monitor
-from labrun.runs import context, files, moving, removing, store, tracking
+from labrun.runs import context, files, moving, removing, report, store, tracking
 from labrun.runs import record as records
-
-AGE = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d|w)")
-SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-
-
-def age(text: str) -> float:
-    """A duration such as 30d or 12h, in seconds, for argparse."""
-    match = AGE.fullmatch(text.strip())
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no age: say 30d, 12h, 45min, 2w")
-    return float(match[1]) * SECONDS[match[2]]
 
 
 def _words(options: argparse.Namespace) -> tuple[argparse.Namespace, list[str]]:
@@ -113,11 +99,11 @@ def _count(going: Sequence[Pair]) -> str:
 def _list(going: Sequence[Pair], shown: Shown) -> None:
     rows = []
     for run_dir, record in going:
-        old = monitor.duration(records.seconds_between(record.created, records.now()))
+        old = report.duration(records.seconds_between(record.created, records.now()))
         size = files.size_text(removing.folder_size(run_dir))
         rows.append((record.id, record.name, shown.once(run_dir, record), old, size, str(run_dir)))
     if rows:
-        print("\n".join(columns([("id", "experiment", "status", "age", "size", "folder"), *rows])))
+        print("\n".join(report.columns([("id", "experiment", "status", "age", "size", "folder"), *rows])))
 
 
 def _agreed(question: str, yes: bool) -> bool:

@@ -14,7 +14,6 @@ from typing import Any
 
 from labrun.cli import selecting
 from labrun.cli.selecting import Pair, Shown
-from labrun.launch import monitor
 from labrun.runs import record as records
 from labrun.runs import report, store
 from labrun.runs.record import Record
@@ -81,12 +80,12 @@ def _table(rows: Sequence[Pair], metric: str | None, shown: Shown) -> Iterator[s
     cells: list[tuple[str, ...]] = [("id", "experiment", "status", "age", "duration", metric or "metric", "overrides")]
     now = records.now()
     for run_dir, record in rows:
-        took = "" if record.duration_s is None else monitor.duration(record.duration_s)
-        age = monitor.duration(max(0.0, records.seconds_between(record.created, now)))
+        took = "" if record.duration_s is None else report.duration(record.duration_s)
+        age = report.duration(max(0.0, records.seconds_between(record.created, now)))
         value = _value(record, metric)
         overrides = " ".join(record.overrides) + (f"  [{_tags(record)}]" if record.tags else "")
         cells.append((record.id, record.name, shown.once(run_dir, record), age, took, value, overrides))
-    lines = columns(cells)
+    lines = report.columns(cells)
     if not sys.stdout.isatty():
         return lines
     width = os.get_terminal_size().columns
@@ -104,13 +103,6 @@ def _value(record: Record, metric: str | None) -> str:
 
 def _tags(record: Record) -> str:
     return " ".join(f"{key}={value}" if value else key for key, value in record.tags.items())
-
-
-def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Rows as lines, each column as wide as its widest cell."""
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-    for row in rows:
-        yield "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 def show(options: argparse.Namespace) -> int:

@@ -14,7 +14,6 @@ from typing import Any
 
 from labrun.checking import suggest
 from labrun.cli import selecting
-from labrun.cli.listing import columns
 from labrun.cli.selecting import Pair, Shown
 from labrun.errors import RecordError
 from labrun.launch import monitor
@@ -68,7 +67,9 @@ def metrics(options: argparse.Namespace) -> int:
             continue
         print(f"{record.name}  {record.id}" + ("" if lines else ": no metrics"))
         if lines:
-            print("\n".join(columns([("metric", "values", "last", "lowest", "highest", "at step"), *_last(lines)])))
+            print(
+                "\n".join(report.columns([("metric", "values", "last", "lowest", "highest", "at step"), *_last(lines)]))
+            )
         if options.plot and lines:
             _plot(run_dir, record, lines, options.output)
     return 0
@@ -115,7 +116,7 @@ def list_files(options: argparse.Namespace) -> int:
             continue
         print(f"{record.name}  {record.id}  {run_dir}")
         rows = [(f"  {name}", files.size_text(size)) for name, size in found.items()]
-        print("\n".join(columns(rows)) if rows else "  no files")
+        print("\n".join(report.columns(rows)) if rows else "  no files")
     return 0
 
 
@@ -149,7 +150,7 @@ def compare(options: argparse.Namespace) -> int:
     about = [
         ("experiment", *(record.name for _, record in chosen)),
         ("status", *(shown(*pair) for pair in chosen)),
-        ("duration", *(monitor.duration(record.duration_s or 0) for _, record in chosen)),
+        ("duration", *(report.duration(record.duration_s or 0) for _, record in chosen)),
     ]
     differing = list(_differences(chosen))
     values = list(_values(chosen))
@@ -162,7 +163,7 @@ def compare(options: argparse.Namespace) -> int:
     for title, rows in (("runs", about), ("configuration, where it differs", differing), ("metrics", values)):
         print(title if rows else f"{title}: nothing")
         cells = [tuple(_short(cell) for cell in row) for row in (head, *rows)]
-        print("\n".join(f"  {line}" for line in columns(cells)) if rows else "", end="\n" if rows else "")
+        print("\n".join(f"  {line}" for line in report.columns(cells)) if rows else "", end="\n" if rows else "")
     path = options.output or files.pictures(store.workspace()) / f"compare-{'-'.join(r.id for _, r in chosen)[:80]}.png"
     curves = {f"{record.name} {record.id}": context.read_metrics(run_dir) for run_dir, record in chosen}
     drawn = report.compared_curves(curves, files.ready(path))

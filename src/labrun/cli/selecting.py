@@ -14,8 +14,7 @@ from typing import Any
 
 from labrun import checking
 from labrun.errors import RecordError
-from labrun.launch import jobs, slurm_jobs
-from labrun.runs import index, store, tracking
+from labrun.runs import index, store
 from labrun.runs import record as records
 from labrun.runs.record import Record
 
@@ -30,6 +29,8 @@ COMPARED: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt, "!=": operator.ne, "=": operator.eq,
     "==": operator.eq,
 }  # fmt: skip
+AGE = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d|w)")
+SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 FIELDS = ("id", "name", "task", "status", "created", "started", "ended", "duration_s", "age_s", "parent", "notes")
 
 
@@ -52,6 +53,14 @@ def add_filters(parser: argparse.ArgumentParser, top: bool = False) -> None:
     group.add_argument("--sort", metavar="KEY", default=default,
                        help="by a metric (best first), or a field (created: newest first)")  # fmt: skip
     group.add_argument("-n", type=count, metavar="N", default=default, help="only the first N")
+
+
+def age(text: str) -> float:
+    """A duration such as 30d or 12h, in seconds, for argparse."""
+    match = AGE.fullmatch(text.strip())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no age: say 30d, 12h, 45min, 2w")
+    return float(match[1]) * SECONDS[match[2]]
 
 
 def count(text: str) -> int:
@@ -124,6 +133,8 @@ class Shown:
     def _is_gone(self, job: str) -> bool | None:
         if shutil.which("squeue") is None:
             return None
+        from labrun.launch import slurm_jobs
+
         if self._states is None or job not in self._states:
             self._states = {**(self._states or {}), **slurm_jobs.states([job])}
         state = self._states.get(job, "GONE")
@@ -169,6 +180,8 @@ def select(options: argparse.Namespace, default: str | None = "last", shown: Sho
 
 def named(root: Path, name: str) -> list[Pair]:
     """The runs that one name means: one, or all of a sweep's folder."""
+    from labrun.launch import jobs
+
     for folder in (Path(name).expanduser(), root / name):
         if (folder / "run.json").is_file():
             break
@@ -204,6 +217,8 @@ def filtered(found: Sequence[Pair], options: argparse.Namespace, shown: Shown) -
 def _held(chosen: list[Pair], one: Condition, shown: Shown, all_of_them: Sequence[Pair]) -> list[Pair]:
     values = [value(pair, one.key, shown) for pair in chosen]
     if chosen and all(found is None for found in values) and not _is_known(one.key, all_of_them):
+        from labrun.runs import tracking
+
         whole = [(run_dir, records.read(run_dir)) for run_dir, _ in chosen]
         values = [dict(tracking.flat(record.config)).get(one.key) for _, record in whole]
         if all(found is None for found in values):
@@ -249,11 +264,8 @@ def ordered(chosen: list[Pair], key: str, shown: Shown) -> list[Pair]:
         return sorted(chosen, key=lambda pair: -store.score(pair[1], key))
     if chosen and key not in FIELDS and not key.startswith("tags."):
         raise RecordError(_no_such(key, chosen))
-    having = [pair for pair in chosen if value(pair, key, shown) is not None]
-    lacking = [pair for pair in chosen if value(pair, key, shown) is None]
+    values = [(value(pair, key, shown), pair) for pair in chosen]
+    having = [(found, pair) for found, pair in values if found is not None]
     newest_first = key in ("created", "started", "ended")
-    return sorted(having, key=lambda pair: _place(value(pair, key, shown)), reverse=newest_first) + lacking
-
-
-def _place(found: Any) -> tuple[bool, Any]:
-    return isinstance(found, str), found
+    having.sort(key=lambda entry: entry[0], reverse=newest_first)  # each key's values are of one kind
+    return [pair for _, pair in having] + [pair for found, pair in values if found is None]

@@ -171,7 +171,7 @@ class Live:
         if here < 1 or done == tally.total:
             return ""
         seconds = (time.monotonic() - self._began) / here * (tally.total - done)
-        return f"; about {duration(seconds)} left"
+        return f"; about {report.duration(seconds)} left"
 
 
 def count(present: list[Record]) -> Tally:
@@ -204,13 +204,6 @@ def progress(run_dir: Path) -> tuple[str, str]:
         except (ValueError, KeyError, TypeError):
             continue
     return epoch, metric
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 @contextmanager

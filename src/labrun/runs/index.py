@@ -22,6 +22,7 @@ from labrun.runs.record import Record
 FORMAT = 1
 LEFT_OUT = frozenset({"config", "packages", "host", "git", "signature", "attempts", "model", "command"})
 """What a listing does not need, and what makes records long."""
+KEPT = tuple(f.name for f in fields(Record) if f.name not in LEFT_OUT)
 Stamp = list[int]
 
 
@@ -45,9 +46,10 @@ def listing(root: Path, state: Path) -> Listing:
     known = _load(file)
     entries: dict[str, Any] = {}
     found = Listing([], [])
+    start = len(str(root)) + 1
     changed = False
     for run_dir, stamp in scan(root):
-        name = run_dir[len(str(root)) + 1 :]
+        name = run_dir[start:]
         entry = known.get(name)
         if entry is None or entry[0] != stamp:
             entry, changed = [stamp, *_read(Path(run_dir))], True
@@ -95,7 +97,10 @@ def _read(run_dir: Path) -> tuple[dict[str, Any] | None, str]:
         record = records.read(run_dir)
     except RecordError as error:
         return None, str(error)
-    content = {f.name: getattr(record, f.name) for f in fields(Record) if f.name not in LEFT_OUT}
+    if record.finished:
+        record.process = None
+    record.code = {key: (record.code or {}).get(key) for key in ("digest", "folder")}
+    content = {name: value for name in KEPT if (value := getattr(record, name)) not in (None, "", [], {})}
     if record.error:
         content["error"] = {"type": record.error.get("type"), "message": record.reason}
     return content, ""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:  # loaded where it is used: `lab runs` shows tables without it
+    import numpy as np
+    import numpy.typing as npt
 
 DPI = 110
 
@@ -19,6 +20,21 @@ def table(rows: Sequence[tuple[str, str]]) -> str:
     lines = [f"  {name:<{width}}  {value}" for name, value in rows]
     rule = "-" * min(100, max(len(line) for line in lines) + 2)
     return "\n".join([rule, *lines, rule])
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    for limit, unit, size in ((90, "s", 1), (5400, "min", 60), (172800, "h", 3600)):
+        if seconds < limit:
+            return f"{seconds / size:.{int(unit == 'h')}f} {unit}"
+    return f"{seconds / 86400:.0f} d"
+
+
+def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Rows as lines, each column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 def number(value: float) -> str:
@@ -41,6 +57,8 @@ def sample_grid(
         x: (N, C, H, W) stored values, 0 to `scale`; C is 1 or 3.
         y: (N,) class numbers.
     """
+    import numpy as np
+
     order = _classes_in_turn(y)[:30] if order is None else order
     x, y = x[order], y[order]
     count = len(x)
@@ -65,6 +83,8 @@ def sample_grid(
 
 def _classes_in_turn(y: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
     """Positions, the first of every class, then the second of every class, and so on; as they come where mixed."""
+    import numpy as np
+
     if len(np.unique(y[:30])) == len(np.unique(y)):
         return np.arange(len(y))
     rank = np.empty(len(y), dtype=np.int64)
@@ -120,6 +140,8 @@ def confusion_matrix(counts: npt.NDArray[np.int64], class_names: Sequence[str], 
     side = min(17.0, max(4.5, 0.5 * classes + 1.5)) if classes <= 30 else 8.0
     figure = _figure(side + 0.6, side)
     axes = figure.add_subplot()
+    import numpy as np
+
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if classes <= 30:
@@ -155,6 +177,8 @@ def weight_images(
     rows = math.ceil(count / columns)
     figure = _figure(max(6.0, columns * 1.7), max(2.5, rows * 1.9 + 0.4))
     names = list(class_names) if count == len(class_names) else [str(class_names[-1])]
+    import numpy as np
+
     limit = float(np.quantile(np.abs(weights), 0.995)) or 1.0
     for place in range(count):
         axes = figure.add_subplot(rows, columns, place + 1)

@@ -1,0 +1,75 @@
+"""`lab runs` on 10,000 records: the first listing, later ones, and one right after a record changed.
+
+Run it with: python benchmarks/listing.py --save
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import common
+
+from labrun.runs import record as records
+
+LAB = [sys.executable, "-c", "from labrun.cli import main; main()", "runs"]
+
+
+def make(root: Path, count: int) -> Path:
+    """So many runs, each the copy of a real record with another id; the last one's folder."""
+    labrun = [sys.executable, "-m", "labrun", "tracking=none", "report=none"]
+    subprocess.run(labrun, cwd=root, check=True, capture_output=True)
+    (source,) = root.glob("outputs/*/*/run.json")
+    content = json.loads(source.read_text(encoding="utf-8"))
+    for number in range(count - 1):
+        run_dir = root / "outputs" / f"experiment-{number % 20}" / f"2026-11-21_00-00-00-c{number:07d}"
+        run_dir.mkdir(parents=True)
+        content["id"], content["name"] = f"c{number:07d}", f"experiment-{number % 20}"
+        (run_dir / "run.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    return run_dir
+
+
+def timed(root: Path, *arguments: str) -> float:
+    """Seconds for the whole command."""
+    began = time.perf_counter()
+    done = subprocess.run([*LAB, *arguments], cwd=root, check=True, capture_output=True, text=True)
+    seconds = time.perf_counter() - began
+    assert done.stdout
+    return seconds
+
+
+def main() -> None:
+    """Measure, and print the table."""
+    parser = common.parser((__doc__ or "").splitlines()[0])
+    parser.add_argument("--runs", type=int, default=10_000, help="records in the workspace")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        last = make(root, options.runs)
+        sides = {"the first time": [timed(root)], "later": [timed(root) for _ in range(5)]}
+        sides["right after a record changed"] = [timed(root) for _ in range(5) if change(last)]
+        some = ("--where", "accuracy>0.9", "--sort", "accuracy", "-n", "5")
+        sides["with filters"] = [timed(root, *some) for _ in range(5)]
+    rows = [(what, common.middle_and_range(seconds, 2)) for what, seconds in sides.items()]
+    what = (
+        f"{options.runs:,} records, copies of a real one. Seconds for the whole command `lab runs`, its start and its "
+        "output too. Bars: under 10 s the first time, under 1 s later, and right after a record changed."
+    )
+    parts = [what, common.table(["", "seconds"], rows)]
+    common.report("listing", "`lab runs` on many records", parts, ["hydra-core"], options.save)
+
+
+def change(run_dir: Path) -> bool:
+    """Write a record anew."""
+    record = records.read(run_dir)
+    record.notes += "x"
+    records.write(run_dir, record)
+    return True
+
+
+if __name__ == "__main__":
+    main()
