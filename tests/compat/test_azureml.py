@@ -249,9 +249,11 @@ def test_what_labrun_has_not_imports_and_tells_the_way_when_used(bench: Any, wel
         "    except azureml.core.NotInLabrun as error: print('TOLD', error)\n"
         "try: import azureml._vendor\n"
         "except ImportError: print('no private parts')\n"
+        "try: import azureml.mlflow\n"
+        "except ImportError: print('no plug-in of MLflow')\n"
     )
     done = well(bench.run(script))
-    assert done.stdout.count("TOLD") == 10 and "no private parts" in done.stdout
+    assert done.stdout.count("TOLD") == 10 and "no private parts\nno plug-in of MLflow" in done.stdout
     for way in ("compute=slurm", "labrun -m", "script.azureml=true", "lab compute ls"):
         assert way in done.stdout
 

@@ -16,7 +16,9 @@ from .exceptions import NotInLabrun
 
 _WATCH = "watch it with `lab runs watch`, or open `lab ui`"
 _COMPUTE = "choose the machine on the command line: compute=local, compute=gpu, compute=slurm (see `lab compute ls`)"
-_PYTHON = "packages are those of an interpreter: make a virtual environment, and name its python in the run's config"
+_PYTHON = (
+    "name what it installs in script.requirements=requirements.txt, or an environment in script.python=/path/to/venv"
+)
 _SUBMIT = "submit from the command line: labrun experiment=script script.path=train.py script.azureml=true"
 _SWEEP = "sweep from the command line: labrun -m experiment=script script.arguments.NAME=0.01,0.1 (or sweep=tpe)"
 _DATASTORE = "a datastore is a file in conf/datastore; bring data with `lab data upload`, see it with `lab data ls`"
@@ -38,6 +40,9 @@ INSTEAD = {
     "uniform": _SWEEP,
 }  # fmt: skip
 """A class or function of the SDK, and what to do here."""
+
+MISSING = {"mlflow"}
+"""Not even a stand-in: MLflow loads this plug-in of its own accord, and goes on without it if it cannot be imported."""
 
 GENERAL = "training scripts have Run, Dataset and Model.get_model_path; for the rest see `labrun --help`, `lab --help`"
 
@@ -107,8 +112,8 @@ class _AbsentModules(MetaPathFinder, Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        parts = fullname.split(".")
-        if parts[0] != "azureml" or any(part.startswith("_") for part in parts):
+        top, *below = fullname.split(".")
+        if top != "azureml" or not below or below[0] in MISSING or any(part.startswith("_") for part in below):
             return None
         return ModuleSpec(fullname, self, is_package=True)
 
