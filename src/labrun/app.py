@@ -14,6 +14,7 @@ from typing import Any
 
 import hydra
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
@@ -21,7 +22,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from labrun import checking
-from labrun.errors import ConfigError, LabrunError, RecordError
+from labrun.errors import ConfigError, LabrunError, RecordError, RunFailedError
 from labrun.launch import compute as computes
 from labrun.launch import conf, freeze, hydra_files
 from labrun.runs import record as records
@@ -37,6 +38,7 @@ GROUPS = (
     "dataset",
     "datastore",
     "model",
+    "script",
     "trainer",
     "callbacks",
     "logger",
@@ -138,6 +140,8 @@ def default_name(root: DictConfig) -> str:
             choices[key] = value.replace(",", "+")
     if root.task == "evaluate":
         return "evaluate"
+    if choices.get("experiment") == "script" and not OmegaConf.is_missing(root, "script.path"):
+        return Path(str(root.script.path)).stem
     if choices.get("experiment"):
         return str(choices["experiment"]).replace("/", "-")
     return f"{choices.get('dataset')}-{choices.get('model')}".replace("/", "-")
@@ -195,6 +199,9 @@ def carry_out(config: dict[str, Any], run_dir: Path, root: Path) -> None:
         except KeyboardInterrupt:
             sys.stderr.write(f"labrun: canceled; the record is in {run_dir}\n")
             sys.exit(CANCELED)
+        except RunFailedError as error:
+            sys.stderr.write(f"labrun: the run failed: {error}\n  log: {run_dir / 'driver.log'}\n")
+            sys.exit(1)
         except LabrunError:
             raise
         except (Exception, SystemExit) as error:
@@ -246,9 +253,18 @@ def register() -> None:
     OmegaConf.register_new_resolver("labrun_groups", groups_text, replace=True)
     OmegaConf.register_new_resolver("labrun_name", lambda *, _root_: default_name(_root_), replace=True)
     Plugins.instance().register(UserConf)
+    ConfigStore.instance().store(name="_open", node=open_node("arguments", "metrics"), group="script")
     if str(Path.cwd()) not in sys.path:
         # Last, so that a person's module is found and never hides an installed package.
         sys.path.append(str(Path.cwd()))
+
+
+def open_node(*keys: str) -> DictConfig:
+    """A config whose keys take any name below them; a YAML file cannot say so."""
+    node = OmegaConf.create({key: {} for key in keys})
+    for key in keys:
+        OmegaConf.set_struct(node[key], False)
+    return node
 
 
 def hint(arguments: list[str]) -> str:
@@ -267,7 +283,7 @@ def hint(arguments: list[str]) -> str:
     known = list(_dotted(OmegaConf.to_container(config)))
     for argument in given:
         key = argument.partition("=")[0]
-        if key[0] not in "+~" and key not in known and key.partition(".")[0] not in ("hydra",) and "/" not in key:
+        if key[0] not in "+~" and key not in (*known, *GROUPS) and key.partition(".")[0] not in ("hydra",) and "/" not in key:
             near = checking.suggest(key, known)
             if near:
                 return f"labrun: {key}: no such key.{near}"

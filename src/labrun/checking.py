@@ -120,8 +120,10 @@ def _check(value: Any, hint: Any, path: str) -> Iterator[str]:
         shown = "***" if "SecretMark" in repr(hint) else _show(value)
         yield f"{path}={shown}: expected {_expectation(hint)}"
         return
-    if is_dataclass(hint) and isinstance(hint, type):
-        yield from check_fields(value, hint, path)
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    for option in options:
+        if is_dataclass(option) and isinstance(option, type) and value is not None:
+            yield from check_fields(value, option, path)
 
 
 def fits(value: Any, hint: Any) -> bool:

@@ -65,4 +65,13 @@ class RecordError(LabrunError):
 
 
 class RunFailedError(LabrunError):
-    """The run's own code failed; its record and its log hold the details."""
+    """The run's own code failed; its record and its log hold the details.
+
+    Args:
+        message: how it ended.
+        trace: the traceback that it printed, if any.
+    """
+
+    def __init__(self, message: str, trace: str = "") -> None:
+        super().__init__(message)
+        self.trace = trace

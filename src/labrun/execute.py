@@ -27,6 +27,7 @@ from labrun.runs import context, report, store, tracking
 from labrun.runs import record as records
 from labrun.runs.record import Record, RunPaths
 from labrun.runs.recording import Recording
+from labrun.tasks import script
 from labrun.tasks import task as tasks
 from labrun.tasks.task import Scores, Task
 
@@ -34,6 +35,10 @@ log = logging.getLogger(__name__)
 
 SIGNED = ("dataset", "model", "trainer", "callbacks", "script", "seed")
 """What a run's signature covers: all that its task reads."""
+
+
+UNSIGNED = ("source", "python", "requirements")
+"""Of a script's node: where things lie. What is in them is in digests."""
 
 
 def execute(run_dir: Path, capture: bool = True, pictures: bool = True) -> Record:
@@ -55,6 +60,14 @@ def execute(run_dir: Path, capture: bool = True, pictures: bool = True) -> Recor
         log.info("Run %s (%s), %s", record.id, record.name, "again" if recording.attempt > 1 else "first attempt")
         signed = here(record.config)
         config, inputs = mount_inputs(signed)
+        if config["task"] == "script":
+            record.data = inputs
+            record.signature = signature(signed, record.data, record.code)
+            recording.write()
+            script.run(config, signed, inputs, record, paths)
+            recording.leave_if_forked()
+            _finish_script(record, paths, pictures)
+            return recording.record
         mounted = mount(config["datastore"], config["dataset"], reader.make_reader(config["dataset"]))
         arrays, manifest = ahead.read(config["dataset"], mounted.path, **taken(config))
         _tell_data(arrays)
@@ -213,11 +226,16 @@ def signature(config: Mapping[str, Any], data: list[dict[str, Any]], code: Mappi
     """SHA-256 over what the task reads, the data and the code; never over the difference from the defaults."""
     signed = {key: config.get(key) for key in SIGNED}
     signed["trainer"] = {key: value for key, value in config["trainer"].items() if key != "resume"}
-    signed["model"] = {key: value for key, value in config["model"].items() if key != "search_space"}
+    signed["model"] = {key: value for key, value in (config.get("model") or {}).items() if key != "search_space"}
     # Which version of an asset it was, and where it lay, is in the data's digest.
-    signed["dataset"] = {key: value for key, value in config["dataset"].items() if key not in ("asset", "version")}
+    dataset = config.get("dataset") or {}
+    signed["dataset"] = {key: value for key, value in dataset.items() if key not in ("asset", "version")}
     signed["data"] = [entry["digest"] for entry in data if "digest" in entry]
     signed["code"] = (code or {}).get("sources")
+    if config.get("script"):  # its own folder is all the code there is
+        signed["script"] = {key: value for key, value in config["script"].items() if key not in UNSIGNED}
+        signed["code"] = ((code or {}).get("script") or {}).get("digest")
+        signed["trainer"] = {}
     signed["ranks"] = config["compute"].get("nodes", 1) * config["compute"].get("tasks_per_node", 1)
     return hashlib.sha256(json.dumps(signed, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -267,16 +285,29 @@ def _data_line(arrays: Arrays) -> str:
     )
 
 
+def _finish_script(record: Record, paths: RunPaths, pictures: bool) -> None:
+    wanted = record.config["report"]
+    if wanted == "all" or (wanted == "auto" and pictures):
+        title = f"{record.name} ({record.id})"
+        report.learning_curves(context.read_metrics(paths.root), paths.outputs / "curves.png", title)
+    took = records.seconds_between(str(record.started), records.now())
+    _tell(record, paths, [("script", record.config["script"]["path"])], f"{took:.1f} s")
+
+
 def _tell_result(record: Record, arrays: Arrays, seconds: float, paths: RunPaths) -> None:
+    total = records.seconds_between(str(record.started), records.now())
+    about = [("data", _data_line(arrays)), ("model", tasks.model_name(record.config["model"]))]
+    _tell(record, paths, about, f"{seconds:.1f} s for the task, {total:.1f} s in all")
+
+
+def _tell(record: Record, paths: RunPaths, about: list[tuple[str, str]], took: str) -> None:
     run = context.current()
     metrics = {} if run is None else run.summary
-    total = records.seconds_between(str(record.started), records.now())
     rows = [
         ("run", f"{record.name}  {record.id}"),
-        ("data", _data_line(arrays)),
-        ("model", tasks.model_name(record.config["model"])),
+        *about,
         *((name, report.number(value)) for name, value in metrics.items()),
-        ("time", f"{seconds:.1f} s for the task, {total:.1f} s in all"),
+        ("time", took),
         ("folder", str(paths.root)),
     ]  # fmt: skip
     if record.config["tracking"]["kind"] == "mlflow":

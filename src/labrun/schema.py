@@ -10,6 +10,7 @@ target's own arguments, and `build` binds them against its signature before it c
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -337,6 +338,24 @@ class Sweep:
     resume_code: Literal["frozen", "new"] = "frozen"
 
 
+Word = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Script:
+    """A training script of a person's own (`conf/script/`)."""
+
+    path: str
+    arguments: dict[str, Word | list[Word]] = field(default_factory=dict)
+    positional: list[Word] = field(default_factory=list)
+    source: str | None = None
+    python: str | None = None
+    requirements: str | None = None
+    azureml: bool = False
+    metrics: dict[str, str] = field(default_factory=dict)
+    environment: str | None = None
+
+
 @dataclass(frozen=True)
 class Tracking:
     """Where runs are shown (`conf/tracking/`)."""
@@ -351,14 +370,15 @@ class Config:
     """The whole configuration (`conf/config.yaml`)."""
 
     name: str
-    dataset: Component
     datastore: Component
-    model: Component
     trainer: Trainer
     compute: Compute
     tracking: Tracking
+    dataset: Component | None = None
+    model: Component | None = None
+    script: Script | None = None
     sweep: Sweep = field(default_factory=Sweep)
-    task: Literal["fit", "evaluate"] = "fit"
+    task: Literal["fit", "evaluate", "script"] = "fit"
     from_: str | None = None
     seed: Annotated[int, Range(at_least=0, at_most=2**32 - 1)] = 42
     tags: list[str] | dict[str, Any] | None = None
@@ -397,6 +417,9 @@ DATASTORES: dict[str, type] = {
 """The kinds of datastore that are known; any other file system of fsspec may stand there, with its own arguments."""
 
 
+DEFAULTS = {"dataset": "digits", "model": "logistic_regression"}
+
+
 def validate(config: Mapping[str, Any]) -> None:
     """Hold a resolved config (plain dicts and lists) against the schema.
 
@@ -404,8 +427,14 @@ def validate(config: Mapping[str, Any]) -> None:
         ConfigError: with every mistake in it: the key, what was given, what is allowed.
     """
     problems = list(check_fields(config, Config, ""))
+    is_script = config.get("task") == "script"
+    problems += list(_check_script(config))
     for group, general in (("dataset", Dataset), ("model", Model)):
         node = config.get(group)
+        if is_script:
+            continue
+        if node is None:
+            problems.append(f"{group} is missing: choose one, as in {group}={DEFAULTS[group]}")
         if isinstance(node, Mapping) and isinstance(node.get("_target_"), str):
             target = TARGETS.get(node["_target_"])
             problems += check_fields(node, target or general, group, open_ended=target is None)
@@ -428,6 +457,29 @@ def validate(config: Mapping[str, Any]) -> None:
         problems.append("task=evaluate needs the run whose model is to be scored: from=last, or from=<run id>")
     if problems:
         raise ConfigError(problems)
+
+
+def _check_script(config: Mapping[str, Any]) -> Iterator[str]:
+    node = config.get("script")
+    if config.get("task") != "script":
+        if node:
+            yield "script: only task=script runs a script; say experiment=script"
+        return
+    if not isinstance(node, Mapping):
+        yield "task=script needs the script: say experiment=script script.path=train.py"
+        return
+    for group in ("dataset", "model"):
+        if config.get(group):
+            how = " Its path is passed by script.arguments.NAME='${mount:NAME}'" if group == "dataset" else ""
+            yield f"{group}: a script brings its own, so none is chosen with task=script.{how}"
+    for name, pattern in (node.get("metrics") or {}).items():
+        try:
+            if isinstance(pattern, str) and not re.compile(pattern).groups:
+                yield f"script.metrics.{name}={pattern!r}: a group, ( ), has to say where the number stands"
+        except re.error as error:
+            yield f"script.metrics.{name}={pattern!r} is no regular expression: {error}"
+    if node.get("python") and node.get("requirements"):
+        yield "script.requirements builds an environment of its own: leave out script.python"
 
 
 def check_datastore(node: Any) -> Iterator[str]:

@@ -215,9 +215,10 @@ class Supervisor:
         from labrun.runs import record as records
         from labrun.runs.record import RunPaths
 
-        with contextlib.suppress(OSError):
-            if (RunPaths(run).checkpoints / "last.ckpt").stat().st_mtime > self.began - 5:
-                return True
+        for saved in RunPaths(run).checkpoints.glob("*"):  # ours, or a script's own
+            with contextlib.suppress(OSError):
+                if saved.stat().st_mtime > self.began - 5:
+                    return True
         return len(mine) > 1 and any(records.read(other).status == records.COMPLETED for other in mine)
 
     def _over_time(self, run: Path, record: Any) -> None:

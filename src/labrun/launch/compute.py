@@ -56,7 +56,7 @@ def needs(record: Record, environment: Mapping[str, str] | None = None, alone: b
         retries=compute["retries"],
         environment=environment,
         pictures=report == "all" or (report == "auto" and record.sweep is None),
-        data={key: record.config[key] for key in ("dataset", "datastore")},
+        data={key: record.config[key] for key in ("dataset", "datastore")} if record.config.get("dataset") else None,
     )
 
 

@@ -23,7 +23,7 @@ from omegaconf.resolvers import oc
 
 from labrun import execute, schema
 from labrun.errors import ConfigError
-from labrun.launch import inputs, objective, snapshot
+from labrun.launch import environments, inputs, objective, scripts, snapshot
 from labrun.launch.compute import HIDDEN
 from labrun.launch.hydra_files import hide_environment
 from labrun.runs import record as records
@@ -137,6 +137,9 @@ def prepare(values: Mapping[str, Any]) -> None:
     """
     from labrun.data import mount, reader
 
+    if values.get("script"):
+        environments.prepare(values["script"])
+        return
     there = execute.here({key: values[key] for key in ("dataset", "datastore")})
     root = mount.local_root(there["datastore"], there["dataset"])
     if root is not None and not any(mount.references(there["dataset"])):
@@ -190,6 +193,7 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, ar
         for o in hide_environment(overrides)
         if o.lstrip("+~").partition("=")[0].replace("/", ".").split(".")[0] != "sweep"
     ]
+    code = {**around.code, **scripts.code(kept["script"], root)} if kept["task"] == "script" else around.code
     return Record(
         id=run_id,
         name=kept["name"],
@@ -202,7 +206,7 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, ar
         parent=parent,
         tags=_tags(kept["tags"]),
         notes=kept["notes"],
-        code=around.code,
+        code=code,
         git=around.git,
         packages=around.packages,
         host=around.host,
@@ -231,13 +235,16 @@ def settled(
     """
     values, kept = _validated_and_kept(config)
     for group in ("dataset", "model"):
-        _check_module(str(values[group]["_target_"]), group)
+        if values.get(group):
+            _check_module(str(values[group]["_target_"]), group)
     for group, defaults in (("compute", schema.Compute(target="auto")), ("sweep", schema.Sweep())):
         kept[group] = {**dataclasses.asdict(defaults), **kept.get(group, {})}
     objective.settle(kept)
     schema.check_secrets(kept["datastore"])
     if kept["datastore"].get("_target_", schema.LOCAL_DATASTORE) == schema.LOCAL_DATASTORE:
         kept["datastore"]["root"] = str(_absolute(kept["datastore"]["root"]))
+    if kept["task"] == "script":
+        scripts.settle(kept["script"], values["script"])
     parent = _settle_references(kept, overrides, root)
     inputs.settle(kept, pinned)
     return kept, parent
@@ -280,6 +287,8 @@ def _settle_references(config: dict[str, Any], overrides: list[str], root: Path)
     resume = config["trainer"].get("resume")
     if resume is None:
         return None
+    if config["task"] == "script":
+        raise ConfigError("trainer.resume: a script goes on by itself, from what it left in ./checkpoints")
     run_dir, source = store.find(root, str(resume), suitable=_has_checkpoint, wanted="a run with a checkpoint")
     parts = [("model", source.config["model"], config["model"])]
     parts += [("dataset", _what_is_read(source.config["dataset"]), _what_is_read(config["dataset"]))]

@@ -44,14 +44,16 @@ def settle(config: dict[str, Any], pinned: dict[str, Any] | None = None) -> None
             others[first] = load(first, keep_environment=True)
     if others:
         config["datastores"] = others
-    there = execute.here({OWN: config[OWN], "datastores": others, "dataset": config["dataset"]})
+    there = execute.here({OWN: config[OWN], "datastores": others, "dataset": config.get("dataset")})
     new = {text: _pin(text, there, pinned) for text in texts}
+    config.update(mount.resolved(config, lambda text: "${mount:" + new[text] + "}"))
+    if not there["dataset"]:
+        return
     made = None if datastore.is_local(there[OWN]) else reader.make_reader(there["dataset"])
     if made is None or made.places() is not None or there["dataset"].get("asset"):
         looked = _look(there[OWN], there["dataset"], made, pinned)
         if looked is not None:
             config["dataset"]["version"] = looked
-    config.update(mount.resolved(config, lambda text: "${mount:" + new[text] + "}"))
 
 
 def _look(node: dict[str, Any], dataset: dict[str, Any], made: Any, pinned: dict[str, Any]) -> int | None:

@@ -394,7 +394,8 @@ def detach(
                 else ["from labrun.app import main; main()", *command]
             )],
             stdin=subprocess.PIPE, stdout=file, stderr=file, start_new_session=True, text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
+                 "LABRUN_PYTHONPATH": os.environ.get("PYTHONPATH", "")},
         )  # fmt: skip
     assert process.stdin is not None
     with process.stdin as pipe:

@@ -41,6 +41,8 @@ def settle(config: dict[str, Any]) -> None:
         raise ConfigError(f"sweep.metric={sweep['metric']}: give the name of a metric, or several different ones")
     if len(goals) != len(metrics):
         raise ConfigError(f"sweep.goal={sweep['goal']}: give one goal, or one for each of {', '.join(metrics)}")
+    if config.get("task") == "script" and sweep.get("sampler") and "auto" in metrics:
+        raise ConfigError("sweep.metric: name the metric that the script logs, as in sweep.metric=val_loss")
     metrics = [_usual(config) if metric == "auto" else metric for metric in metrics]
     goals = [
         ("minimize" if store.is_to_be_small(metric) else "maximize") if goal == "auto" else goal
@@ -50,7 +52,9 @@ def settle(config: dict[str, Any]) -> None:
 
 
 def _usual(config: Mapping[str, Any]) -> str:
-    model = config["model"]
+    model = config.get("model")
+    if not model:
+        return "accuracy"  # what a script logs is not known before it runs
     if isinstance(model.get("metric"), str):
         return str(model["metric"])
     if model.get("folds"):

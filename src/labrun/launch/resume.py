@@ -81,6 +81,8 @@ def _signature(config: Mapping[str, Any], data: list[dict[str, Any]]) -> str:
 
 def _data_now(config: Mapping[str, Any], known: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """The digest of what a run would read now."""
+    if not config.get("dataset"):
+        return []
     there = execute.here({key: config[key] for key in ("dataset", "datastore", "datastores") if key in config})
     key = repr(there)
     if key not in known:

@@ -33,6 +33,41 @@ LARGEST_TOTAL = 200 * 2**20
 IGNORE_FILE = ".labignore"
 
 
+def take_folder(folder: Path, root: Path) -> dict[str, Any]:
+    """Copy all of a script's folder that is not too large, secret or ignored into the workspace's store.
+
+    Args:
+        folder: the script's source folder.
+        root: the workspace.
+
+    Returns:
+        The snapshot: `digest`, `folder` (the copy), `files`, `bytes`, `base` (the folder itself).
+
+    Raises:
+        ConfigError, RecordError: see `take`.
+    """
+    listed = list(_git_files(folder)) if _git_top(folder) else list(_all_files(folder))
+    files, total = _chosen(folder, listed)
+    digest = tree_digest(folder, files)
+    target = store.state_folder(root) / "code" / digest
+    if target.is_dir():
+        os.utime(target)
+    else:
+        _copy(folder, files, target)
+    return {"digest": digest, "folder": str(target), "files": len(files), "bytes": total, "base": str(folder)}
+
+
+def left_out(path: Path) -> bool:
+    """Whether a file or folder is never taken along: secrets, and what is nobody's source."""
+    return _is_secret(path) or path.name in SKIPPED_FOLDERS - {"data"} or path.name in SECRET_FOLDERS
+
+
+def _all_files(folder: Path) -> Iterator[Path]:
+    for top, names, files in os.walk(folder):
+        names[:] = [name for name in names if name not in SKIPPED_FOLDERS and not name.startswith(".")]
+        yield from ((Path(top) / name).relative_to(folder) for name in files if not name.endswith(".pyc"))
+
+
 def take(folder: Path, root: Path) -> dict[str, Any]:
     """Copy a folder's code into the workspace's store, unless it is there already.
 
@@ -50,7 +85,27 @@ def take(folder: Path, root: Path) -> dict[str, Any]:
     """
     top = _git_top(folder)
     base = top or folder
-    chosen = [path for path in (_git_files(base) if top else _source_files(base)) if _wanted(base, path)]
+    files, total = _chosen(base, list(_git_files(base) if top else _source_files(base)))
+    digest = tree_digest(base, files)
+    target = store.state_folder(root) / "code" / digest
+    if target.is_dir():
+        os.utime(target)  # in use: a clean-up leaves it alone until the run is there that names it
+    else:
+        _copy(base, files, target)
+    sources = tree_digest(base, [path for path in files if path.suffix in SOURCE_SUFFIXES])
+    return {
+        "digest": digest, "sources": sources, "files": len(files), "bytes": total, "base": str(base.resolve()),
+        "folder": str(target),
+    }  # fmt: skip
+
+
+def _chosen(base: Path, listed: list[Path]) -> tuple[list[Path], int]:
+    """The files that a snapshot takes, and their bytes.
+
+    Raises:
+        ConfigError: they are more than a snapshot may take.
+    """
+    chosen = [path for path in listed if _wanted(base, path)]
     patterns = _ignore_patterns(base)
     files = sorted(path for path in chosen if not _matches(path, patterns))
     large = [path for path in files if (base / path).stat().st_size > LARGEST_FILE]
@@ -63,17 +118,7 @@ def take(folder: Path, root: Path) -> dict[str, Any]:
             f"the code in {base} takes {total / 2**20:.0f} MiB, and a snapshot may take {LARGEST_TOTAL // 2**20}: "
             f"name what is no code in {base / IGNORE_FILE}, one pattern a line"
         )
-    digest = tree_digest(base, files)
-    target = store.state_folder(root) / "code" / digest
-    if target.is_dir():
-        os.utime(target)  # in use: a clean-up leaves it alone until the run is there that names it
-    else:
-        _copy(base, files, target)
-    sources = tree_digest(base, [path for path in files if path.suffix in SOURCE_SUFFIXES])
-    return {
-        "digest": digest, "sources": sources, "files": len(files), "bytes": total, "base": str(base.resolve()),
-        "folder": str(target),
-    }  # fmt: skip
+    return files, total
 
 
 def import_path(code: Mapping[str, Any], own: bool = True) -> list[str]:
@@ -147,10 +192,15 @@ def _source_files(base: Path) -> Iterator[Path]:
 
 def _wanted(base: Path, path: Path) -> bool:
     """A regular file inside the tree, whose name is not a secret's."""
-    if any(fnmatch.fnmatch(path.name, pattern) for pattern in SECRETS) or set(path.parts) & SECRET_FOLDERS:
+    if _is_secret(path):
         return False
     full = base / path
     return full.is_file() and full.resolve().is_relative_to(base.resolve())
+
+
+def _is_secret(path: Path) -> bool:
+    named = any(fnmatch.fnmatch(path.name, pattern) for pattern in SECRETS)
+    return named or bool(set(path.parts) & SECRET_FOLDERS)
 
 
 def _ignore_patterns(base: Path) -> list[str]:

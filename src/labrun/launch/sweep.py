@@ -82,8 +82,9 @@ class Submission:
 
 def targets(submitted: Sequence[Job]) -> list[str]:
     """What the runs' processes need imported."""
-    nodes = [job.record.config[group] for job in submitted for group in ("dataset", "model", "datastore")]
-    return sorted({str(node["_target_"]) for node in nodes if node.get("_target_", LOCAL_DATASTORE) != LOCAL_DATASTORE})
+    nodes = [job.record.config.get(group) for job in submitted for group in ("dataset", "model", "datastore")]
+    named = {str(node.get("_target_", LOCAL_DATASTORE)) for node in nodes if node}
+    return sorted(named - {LOCAL_DATASTORE})
 
 
 def carry_out(submitted: Sequence[Job], folder: Path, server: Server | None = None) -> list[Record]:
@@ -144,8 +145,9 @@ def check(submitted: Sequence[Job]) -> str:
             raise ConfigError(f"compute.{key} is one for a whole sweep, and here it is {' and '.join(found)}")
     for compute in {json.dumps(job.record.config["compute"], sort_keys=True) for job in submitted}:
         computes.check(json.loads(compute), is_sweep)
-    for data in {json.dumps([job.record.config[k] for k in ("dataset", "datastore")]) for job in submitted}:
-        freeze.prepare(dict(zip(("dataset", "datastore"), json.loads(data), strict=True)))
+    read = ("dataset", "datastore", "script")
+    for data in {json.dumps([job.record.config.get(key) for key in read]) for job in submitted}:
+        freeze.prepare(dict(zip(read, json.loads(data), strict=True)))
     return computes.target(submitted[0].record.config["compute"], is_sweep)
 
 

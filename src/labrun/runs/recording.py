@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from labrun.errors import LabrunError, RecordError
+from labrun.errors import LabrunError, RecordError, RunFailedError
 from labrun.runs import context
 from labrun.runs import record as records
 from labrun.runs.record import Record, RunPaths
@@ -221,7 +221,8 @@ def outcome(error: BaseException | None, paths: RunPaths) -> tuple[str, dict[str
     if isinstance(error, SystemExit):
         message = f"the run's code ended the process with exit code {error.code!r} before it was done"
         return records.FAILED, {"type": "SystemExit", "message": message, "traceback": _trace(error)}
-    return records.FAILED, {"type": type(error).__name__, "message": str(error), "traceback": _trace(error)}
+    trace = error.trace if isinstance(error, RunFailedError) else _trace(error)
+    return records.FAILED, {"type": type(error).__name__, "message": str(error), "traceback": trace}
 
 
 def is_asked_to_end(paths: RunPaths) -> bool:

@@ -37,7 +37,7 @@ BEST, VOTE = "best", "ensemble"
 
 def is_pipeline(config: Mapping[str, Any]) -> bool:
     """Whether a run's model is a pipeline."""
-    return bool(config["model"].get("_target_") == PIPELINE)
+    return bool((config.get("model") or {}).get("_target_") == PIPELINE)
 
 
 def pipeline_name(record: Record) -> str | None:

@@ -131,8 +131,9 @@ class Trials:
         if config.hydra.mode is not None and "hydra.mode=MULTIRUN" not in config.hydra.overrides.hydra:
             made.record.command += " hydra.mode=RUN"
         # A search of pipelines looks at them in cross-validation; the best alone is fitted to everything, at the end.
-        if tasks.is_pipeline(made.record.config["model"]) and made.record.config["model"]["folds"]:
-            made.record.config["model"]["refit"] = False
+        model = made.record.config.get("model") or {}
+        if tasks.is_pipeline(model) and model["folds"]:
+            model["refit"] = False
         return made
 
     def probes(self) -> list[Job]:

@@ -1,0 +1,257 @@
+"""The part of MLflow's server that a training script talks to: `mlflow.log_metric` in it reaches the run's record.
+
+One for each run, on the loopback address, inside the run's own process; the script finds it by MLFLOW_TRACKING_URI and
+MLFLOW_RUN_ID, whatever version of MLflow its interpreter has. Source: MLflow's REST API, docs/rest-api.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import secrets
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from labrun.runs import context
+
+log = logging.getLogger(__name__)
+
+EXPERIMENT_ID = "0"
+Answer = dict[str, Any]
+
+
+class UnknownCallError(Exception):
+    """A call that is not answered here."""
+
+
+class Endpoint:
+    """The server of one run, as a context manager.
+
+    Args:
+        run_id: the run's.
+        experiment: its experiment's name.
+        run_dir: its folder.
+    """
+
+    def __init__(self, run_id: str, experiment: str, run_dir: Path) -> None:
+        self._token = secrets.token_hex(16)
+        self._book = Book(run_id, experiment, run_dir)
+        endpoint = self
+
+        class Handler(BaseHTTPRequestHandler):
+            """Answers with JSON."""
+
+            def do_GET(self) -> None:
+                """Calls that read."""
+                address = urlsplit(self.path)
+                endpoint.answer(self, address.path, {k: v[-1] for k, v in parse_qs(address.query).items()})
+
+            def do_POST(self) -> None:
+                """Calls that write."""
+                length = int(self.headers.get("Content-Length") or 0)
+                try:
+                    content = json.loads(self.rfile.read(length) or b"{}")
+                except ValueError:
+                    content = {}
+                endpoint.answer(self, urlsplit(self.path).path, content)
+
+            do_PATCH = do_POST  # noqa: N815 - the library's name
+
+            def log_message(self, *arguments: object) -> None:
+                """Nothing: requests are none of the run's output."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What tells a script's MLflow to come here."""
+        return {
+            "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{self._server.server_address[1]}",
+            "MLFLOW_TRACKING_TOKEN": self._token,
+            "MLFLOW_RUN_ID": self._book.run_id,
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # nobody could open these addresses
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+        }
+
+    def __enter__(self) -> Endpoint:
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._book.keep()
+
+    def answer(self, request: BaseHTTPRequestHandler, path: str, content: Answer) -> None:
+        """Answer one call."""
+        status, body = 200, {}
+        if request.headers.get("Authorization") != f"Bearer {self._token}":
+            status, body = 403, {"error_code": "PERMISSION_DENIED", "message": "the token is another run's"}
+        else:
+            name = path.partition("/mlflow/")[2] or path.strip("/")
+            try:
+                body = self._book.carry_out(name, content)
+            except UnknownCallError:
+                status = 404
+                body = {
+                    "error_code": "ENDPOINT_NOT_FOUND",
+                    "message": f"labrun keeps metrics, params, tags and files of a script's run; {name} is none of "
+                    "these. For a whole MLflow server: compute.environment.MLFLOW_TRACKING_URI=http://...",
+                }
+            except (KeyError, TypeError, ValueError) as error:
+                status, body = 400, {"error_code": "INVALID_PARAMETER_VALUE", "message": f"{name}: {error}"}
+        data = json.dumps(body).encode()
+        with contextlib.suppress(OSError):
+            request.send_response(status)
+            request.send_header("Content-Type", "application/json")
+            request.send_header("Content-Length", str(len(data)))
+            request.end_headers()
+            request.wfile.write(data)
+
+
+class Book:
+    """What a script says of its run, and of runs that it begins itself: they are all the one run of the record."""
+
+    def __init__(self, run_id: str, experiment: str, run_dir: Path) -> None:
+        self.run_id = run_id + secrets.token_hex(12)
+        """32 digits, as MLflow's own."""
+        self._experiment, self._run_dir = experiment, run_dir
+        self._lock = threading.Lock()
+        self._runs: dict[str, Answer] = {}
+        self._params: dict[str, str] = {}
+        self._models: dict[str, Answer] = {}
+        self._new(self.run_id, run_dir.name)
+
+    def _new(self, run_id: str, name: str) -> Answer:
+        info = {
+            "run_id": run_id, "run_uuid": run_id, "run_name": name, "experiment_id": EXPERIMENT_ID,
+            "user_id": "labrun", "status": "RUNNING", "start_time": int(time.time() * 1000),
+            "artifact_uri": (self._run_dir / "outputs").as_uri(), "lifecycle_stage": "active",
+        }  # fmt: skip
+        self._runs[run_id] = {"info": info, "metrics": {}, "params": {}, "tags": {}}
+        return self._runs[run_id]
+
+    def carry_out(self, name: str, content: Answer) -> Answer:
+        """One call of the API.
+
+        Raises:
+            UnknownCallError: it is not answered here.
+            KeyError, TypeError, ValueError: it is not as it should be.
+        """
+        with self._lock:
+            if name == "runs/create":
+                own = self._new(secrets.token_hex(16), str(content.get("run_name") or self._run_dir.name))
+                self._tags(own, content.get("tags") or [])
+                return {"run": _shown(own)}
+            if name == "runs/search":
+                return {"runs": [_shown(run) for run in self._runs.values()]}
+            if name.startswith("runs/"):
+                return self._of_run(name[5:], content)
+            if name == "metrics/get-history":
+                lines = [line for line in context.read_metrics(self._run_dir) if line["name"] == content["metric_key"]]
+                return {"metrics": [{"key": n["name"], "value": n["value"], "step": n["step"],
+                                     "timestamp": int(n["time"] * 1000)} for n in lines]}  # fmt: skip
+            if name.startswith("experiments/"):
+                return self._of_experiment(name[12:])
+            if name.startswith("logged-models"):
+                return self._of_model(name[13:].strip("/"), content)
+        raise UnknownCallError
+
+    def _of_experiment(self, verb: str) -> Answer:
+        shown = {
+            "experiment_id": EXPERIMENT_ID, "name": self._experiment, "lifecycle_stage": "active",
+            "artifact_location": (self._run_dir / "outputs").as_uri(),
+        }  # fmt: skip
+        if verb in ("get", "get-by-name"):
+            return {"experiment": shown}
+        if verb == "create":
+            return {"experiment_id": EXPERIMENT_ID}
+        if verb == "search":
+            return {"experiments": [shown]}
+        if verb == "set-experiment-tag":
+            return {}
+        raise UnknownCallError
+
+    def _of_run(self, verb: str, content: Answer) -> Answer:
+        own = self._runs[str(content.get("run_id") or content.get("run_uuid"))]
+        if verb == "get":
+            return {"run": _shown(own)}
+        if verb == "update":
+            own["info"] |= {k: content[k] for k in ("status", "end_time", "run_name") if content.get(k) is not None}
+            return {"run_info": own["info"]}
+        if verb == "log-metric":
+            self._metric(own, content)
+        elif verb == "log-batch":
+            for metric in content.get("metrics") or []:
+                self._metric(own, metric)
+            for param in content.get("params") or []:
+                self._param(own, param)
+            self._tags(own, content.get("tags") or [])
+        elif verb == "log-parameter":
+            self._param(own, content)
+        elif verb == "set-tag":
+            self._tags(own, [content])
+        elif verb == "delete-tag":
+            own["tags"].pop(content["key"], None)
+            context.annotate(self._run_dir, untag=[str(content["key"])])
+        elif verb not in ("log-model", "log-inputs", "outputs"):
+            raise UnknownCallError
+        return {}
+
+    def _metric(self, own: Answer, metric: Answer) -> None:
+        value, step = float(metric["value"]), int(metric.get("step") or 0)
+        context.log(str(metric["key"]), value, step)
+        own["metrics"][metric["key"]] = {"key": metric["key"], "value": value, "step": step,
+                                         "timestamp": int(metric.get("timestamp") or 0)}  # fmt: skip
+
+    def _param(self, own: Answer, param: Answer) -> None:
+        own["params"][str(param["key"])] = self._params[str(param["key"])] = str(param["value"])
+
+    def _tags(self, own: Answer, tags: list[Answer]) -> None:
+        new = {str(tag["key"]): str(tag["value"]) for tag in tags}
+        own["tags"] |= new
+        mine = {key: value for key, value in new.items() if not key.startswith("mlflow.")}
+        if mine:
+            context.annotate(self._run_dir, tags=mine)
+
+    def _of_model(self, rest: str, content: Answer) -> Answer:
+        """MLflow 3 makes an entity of each model that a script logs; its files go to the run's `outputs/`."""
+        if not rest:
+            model_id = f"m-{secrets.token_hex(16)}"
+            place = self._run_dir / "outputs" / str(content.get("name") or "model")
+            info = {
+                "model_id": model_id, "experiment_id": EXPERIMENT_ID, "name": content.get("name"),
+                "creation_timestamp_ms": int(time.time() * 1000), "last_updated_timestamp_ms": int(time.time() * 1000),
+                "artifact_uri": place.as_uri(), "status": "LOGGED_MODEL_PENDING",
+                "source_run_id": content.get("source_run_id"), "tags": content.get("tags") or [],
+            }  # fmt: skip
+            self._models[model_id] = {"info": info, "data": {"params": content.get("params") or [], "metrics": []}}
+            return {"model": self._models[model_id]}
+        model_id, _, verb = rest.partition("/")
+        if model_id == "search":
+            return {"models": list(self._models.values())}
+        own = self._models[model_id]
+        if content.get("status"):
+            own["info"]["status"] = content["status"]
+        own["info"]["tags"] += (content.get("tags") or []) if verb == "tags" else []
+        return {"model": own}
+
+    def keep(self) -> None:
+        """Leave the params that the script logged with the run."""
+        if self._params:
+            text = json.dumps(self._params, indent=1, ensure_ascii=False)
+            with contextlib.suppress(OSError):
+                (self._run_dir / "logs" / "mlflow_params.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _shown(own: Answer) -> Answer:
+    params = [{"key": key, "value": value} for key, value in own["params"].items()]
+    tags = [{"key": key, "value": value} for key, value in own["tags"].items()]
+    return {"info": own["info"], "data": {"metrics": list(own["metrics"].values()), "params": params, "tags": tags}}

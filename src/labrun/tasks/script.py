@@ -1,0 +1,324 @@
+"""A training script of a person's own: run as it is, in a folder of its own, watched and recorded."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import select
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from labrun.errors import ConfigError, RunFailedError
+from labrun.runs import context, store
+from labrun.runs.record import Record, RunPaths
+from labrun.runs.recording import Preempted
+from labrun.tasks.mlflow_endpoint import Endpoint
+
+log = logging.getLogger(__name__)
+
+WORK = "work"
+SHARED = ("outputs", "logs", "checkpoints")
+"""Folders of the run that the script finds in its working folder."""
+SAVE_S = 20.0
+"""How long a script that is asked to make room may take."""
+INTERRUPT_S = 8.0
+"""How long one that is to end may take, before it is killed."""
+TAIL_LINES = 400
+COMPAT = Path(__file__).parents[1] / "compat"
+LIBRARY_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def run(
+    config: Mapping[str, Any], unexpanded: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]], record: Record,
+    paths: RunPaths,
+) -> None:  # fmt: skip
+    """Run a script to its end.
+
+    Args:
+        config: the run's config, mounts carried out.
+        unexpanded: the same with mounts as they were given.
+        inputs: what was mounted.
+        record: the run's record.
+        paths: the run's folder.
+
+    Raises:
+        RunFailedError: it ended otherwise than with exit code 0.
+        ConfigError: it cannot be started.
+        KeyboardInterrupt, Preempted: the run was asked to end, or to make room; the script is gone then.
+    """
+    script = config["script"]
+    code = (record.code or {}).get("script") or {}
+    work = make_work_folder(paths, Path(str(code.get("folder"))), Path(str(code.get("base"))))
+    words = command_line(script["positional"], script["arguments"])
+    before = command_line(unexpanded["script"]["positional"], unexpanded["script"]["arguments"])
+    log.info("Script: %s", shlex.join([script["path"], *before]))
+    if before != words:
+        log.info("Expanded: %s", shlex.join([script["path"], *words]))
+    if script.get("environment"):
+        _keep_build_log(str(script["environment"]), paths)
+    with Endpoint(record.id, record.name, paths.root) as endpoint:
+        command = [interpreter(script), *([str(COMPAT / "azureml" / "runner.py")] if script["azureml"] else [])]
+        command += [str(work / script["path"]), *words]
+        environment = variables(config, record, paths, inputs, endpoint)
+        try:
+            ended = Watched(command, work, environment, script["metrics"]).wait()
+        finally:
+            run_context = context.current()
+            if run_context is not None:
+                last = {line["name"]: line["value"] for line in context.read_metrics(paths.root)}
+                run_context.summary.update(last)
+    if ended.code != 0:
+        raise RunFailedError(ended.message(script["path"]), ended.trace)
+
+
+def make_work_folder(paths: RunPaths, snapshot: Path, source: Path) -> Path:
+    """The script's working folder: a copy of the frozen source, links to what was too large or ignored, and the run's
+    own `outputs`, `logs` and `checkpoints`.
+
+    What an earlier attempt wrote there stays.
+
+    Raises:
+        ConfigError: the frozen source is gone.
+    """
+    if not snapshot.is_dir():
+        raise ConfigError(f"the frozen source of the script, {snapshot}, is gone")
+    work = paths.root / WORK
+    for folder, names, files in os.walk(snapshot):
+        place = work / Path(folder).relative_to(snapshot)
+        names[:] = [name for name in names if not (Path(folder) == snapshot and name in SHARED)]
+        place.mkdir(parents=True, exist_ok=True)
+        for name in files:
+            shutil.copyfile(Path(folder, name), place / name)
+    for name in SHARED:
+        (paths.root / name).mkdir(exist_ok=True)
+        if not (work / name).is_symlink():
+            (work / name).symlink_to(Path("..", name), target_is_directory=True)
+    linked = sorted(_link_rest(source, work)) if source.is_dir() else []
+    if linked:
+        more = f", and {len(linked) - 10} more" if len(linked) > 10 else ""
+        log.info("Linked, not copied (too large, or not in version control): %s%s", ", ".join(linked[:10]), more)
+    return work
+
+
+NEVER_LINKED = frozenset({
+    "__pycache__", ".git", ".venv", "venv", "node_modules", "outputs", "multirun", "logs", "checkpoints", ".labrun",
+    ".pytest_cache", ".mypy_cache", ".ruff_cache", ".ipynb_checkpoints",
+})  # fmt: skip
+
+
+def _link_rest(source: Path, work: Path, below: str = "") -> Iterator[str]:
+    """Link what lies in the source folder and was not copied: data, large files. Hidden files and secrets are not."""
+    for entry in sorted((source / below).iterdir()):
+        name = f"{below}{entry.name}"
+        target = work / name
+        if entry.name in NEVER_LINKED or entry.name.startswith(".") or entry.name.endswith((".pem", ".key", ".pyc")):
+            continue
+        if entry.name.startswith(("id_", "credentials")) or entry.resolve() in (work, *work.parents):
+            continue
+        if target.is_dir() and not target.is_symlink():
+            yield from _link_rest(source, work, f"{name}/")
+        elif not os.path.lexists(target):
+            target.symlink_to(entry.resolve(), target_is_directory=entry.is_dir())
+            yield name
+
+
+def command_line(positional: Sequence[Any], arguments: Mapping[str, Any]) -> list[str]:
+    """Arguments as a script takes them: `--name value`, `-n value`, several values after one name, a flag alone."""
+    words = [_word(value) for value in positional if value is not None]
+    for name, value in arguments.items():
+        option = name if name.startswith("-") else f"-{name}" if len(name) == 1 else f"--{name}"
+        if value is None or value is False:
+            continue
+        words.append(option)
+        if value is not True:
+            words += [_word(item) for item in value] if isinstance(value, list) else [_word(value)]
+    return words
+
+
+def _word(value: Any) -> str:
+    return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
+
+
+def interpreter(script: Mapping[str, Any]) -> str:
+    """The script's interpreter.
+
+    Raises:
+        ConfigError: its environment is gone.
+    """
+    if script.get("environment"):
+        folder = store.state_folder(store.workspace()) / "environments" / str(script["environment"])
+        if not (folder / "bin" / "python").exists():
+            raise ConfigError(f"the environment of {script['requirements']} is gone ({folder}): submit the run again")
+        return str(folder / "bin" / "python")
+    return str(script.get("python") or sys.executable)
+
+
+def variables(
+    config: Mapping[str, Any], record: Record, paths: RunPaths, inputs: Sequence[Mapping[str, Any]], endpoint: Endpoint
+) -> dict[str, str]:
+    """The script's environment: this process's, without what labrun set for itself."""
+    found = {name: value for name, value in os.environ.items() if name not in ("PYTHONSAFEPATH", "LABRUN_JOB")}
+    own = found.pop("LABRUN_PYTHONPATH", None)  # a detached controller's is not the script's
+    path = [] if own is not None and not own else [own if own is not None else found.pop("PYTHONPATH", "")]
+    found.pop("PYTHONPATH", None)
+    if config["script"].get("python") or config["script"].get("environment"):
+        path = [str(COMPAT / "elsewhere"), *path]
+    if any(path):
+        found["PYTHONPATH"] = os.pathsep.join(part for part in path if part)
+    for name in LIBRARY_THREADS:
+        found.setdefault(name, str(config["compute"]["cpus_per_run"]))
+    named = {str(entry["input"]).partition("@")[0].rpartition("/")[2]: str(entry["path"]) for entry in inputs}
+    found |= {
+        "PYTHONUNBUFFERED": "1", "LABRUN_EXPERIMENT": record.name, "LABRUN_WORKSPACE": str(store.workspace()),
+        "LABRUN_INPUTS": json.dumps(named), "LABRUN_SEED": str(config["seed"]),
+    }  # fmt: skip
+    if "MLFLOW_TRACKING_URI" not in config["compute"]["environment"]:
+        found |= endpoint.variables
+    return found
+
+
+def _keep_build_log(digest: str, paths: RunPaths) -> None:
+    built = store.state_folder(store.workspace()) / "environments" / f"{digest}.log"
+    if built.is_file():
+        shutil.copyfile(built, paths.logs / "environment.log")
+
+
+class Ended:
+    """How a script ended.
+
+    Args:
+        code: its exit code; below zero the signal that ended it.
+        tail: the last lines that it printed.
+    """
+
+    def __init__(self, code: int, tail: Sequence[str]) -> None:
+        self.code, self._tail = code, list(tail)
+
+    @property
+    def trace(self) -> str:
+        """The last traceback that it printed, if any."""
+        starts = [n for n, line in enumerate(self._tail) if line.startswith("Traceback (most recent call last)")]
+        return "\n".join(self._tail[starts[-1] :]) + "\n" if starts else ""
+
+    def message(self, name: str) -> str:
+        """In one line."""
+        last = next((line.strip() for line in reversed(self._tail) if line.strip()), "")
+        if self.code < 0:
+            try:
+                how = f"was ended by {signal.Signals(-self.code).name}"
+            except ValueError:
+                how = f"was ended by signal {-self.code}"
+        else:
+            how = f"ended with exit code {self.code}"
+        return f"{name} {how}" + (f": {last}" if last else "")
+
+
+class Watched:
+    """A script's process: its output passed on line by line, metrics taken from it, signals handed down.
+
+    Args:
+        command: the words, never put through a shell.
+        work: its working folder.
+        environment: its variables.
+        patterns: metrics in printed lines, by name.
+    """
+
+    def __init__(
+        self, command: Sequence[str], work: Path, environment: Mapping[str, str], patterns: Mapping[str, str]
+    ) -> None:
+        self._patterns = {name: re.compile(pattern) for name, pattern in patterns.items()}
+        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._rest = b""
+        guard = [sys.executable, "-IS", str(Path(__file__).with_name("guard.py")), str(os.getpid())]
+        sys.stdout.flush()
+        self._process = subprocess.Popen(
+            [*guard, *command], cwd=work, env=dict(environment), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, process_group=0,
+        )  # fmt: skip
+
+    def wait(self) -> Ended:
+        """Until it has ended, and all that it started is gone.
+
+        Raises:
+            KeyboardInterrupt, Preempted: this run was asked to end, or to make room; the script was told first.
+        """
+        try:
+            self._follow()
+        except Preempted:
+            self._end(signal.SIGTERM, SAVE_S)
+            raise
+        except KeyboardInterrupt:
+            self._end(signal.SIGINT, INTERRUPT_S)
+            raise
+        finally:
+            self._signal(signal.SIGKILL)
+            self._process.wait()
+            self._drain()
+        return Ended(self._process.returncode, self._tail)
+
+    def _follow(self, until: float | None = None) -> None:
+        assert self._process.stdout is not None
+        descriptor = self._process.stdout.fileno()
+        while until is None or time.monotonic() < until:
+            ready, _, _ = select.select([descriptor], [], [], 0.2)
+            data = os.read(descriptor, 65536) if ready else b""
+            if data:
+                self._take(data)
+            elif ready or self._process.poll() is not None:  # its end; or what it started holds its output open
+                break
+        if until is None:
+            self._process.wait()
+
+    def _drain(self) -> None:
+        assert self._process.stdout is not None
+        descriptor = self._process.stdout.fileno()
+        while select.select([descriptor], [], [], 0.0)[0]:
+            data = os.read(descriptor, 65536)
+            if not data:
+                break
+            self._take(data)
+        if self._rest:
+            self._take(b"\n")
+        self._process.stdout.close()
+
+    def _end(self, number: signal.Signals, patience_s: float) -> None:
+        self._signal(number)
+        self._follow(time.monotonic() + patience_s)
+
+    def _signal(self, number: signal.Signals) -> None:
+        try:
+            os.killpg(self._process.pid, number)
+        except (ProcessLookupError, PermissionError):
+            return
+
+    def _take(self, data: bytes) -> None:
+        view = data
+        while view:
+            view = view[os.write(1, view) :]
+        *lines, self._rest = re.split(rb"[\r\n]", self._rest + data)
+        for line in lines:
+            text = line.decode(errors="replace")
+            if text:
+                self._tail.append(text)
+                self._match(text)
+
+    def _match(self, text: str) -> None:
+        for name, pattern in self._patterns.items():
+            for found in pattern.finditer(text):
+                groups = found.groupdict()
+                value = groups.get("value") or next((group for group in found.groups() if group is not None), None)
+                try:
+                    number, step = float(value or ""), groups.get("step")
+                    context.log(name, number, None if step is None else int(float(step)))
+                except ValueError:
+                    log.warning("script.metrics.%s: %r is no number, in the line %r", name, value, text[:200])

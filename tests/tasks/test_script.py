@@ -1,0 +1,273 @@
+"""Scripts of a person's own: arguments, working folder, metrics, endings, sweeps, interpreters."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from conftest import Command
+from helpers import lab, statuses, sweep_dir, wait_for
+from labrun.runs import context, store
+from labrun.runs import record as records
+from labrun.tasks import script
+from labrun.tasks.script import Ended, command_line
+
+TRAIN = """
+import argparse, os, sys, time
+import helper
+p = argparse.ArgumentParser()
+p.add_argument("--learning_rate", type=float, default=0.1)
+p.add_argument("--data_path")
+p.add_argument("--layers", nargs="*")
+p.add_argument("--seconds", type=float, default=0.0)
+p.add_argument("--verbose", action="store_true")
+p.add_argument("--way", default="")
+p.add_argument("-k", type=int, default=0)
+p.add_argument("where", nargs="?")
+a = p.parse_args()
+print("GIVEN", sys.argv[1:], helper.NAME, flush=True)
+import labrun
+for step in range(4):
+    labrun.log("loss", a.learning_rate / (step + 1), step=step)
+    print(f"step {step}: error={a.learning_rate * 2:.3f}", flush=True)
+    time.sleep(a.seconds / 4)
+open("outputs/model.txt", "w").write("model")
+open("logs/notes.txt", "w").write("notes")
+if a.way == "raise":
+    raise ValueError("no more data")
+if a.way == "exit":
+    sys.exit(3)
+if a.way == "kill":
+    os.kill(os.getpid(), 9)
+"""
+SCRIPT = ("experiment=script", "script.path=src/train.py", "tracking=none")
+
+
+@pytest.fixture
+def source(workspace: Path) -> Path:
+    """A folder with a script, a module beside it, and a large file that is not copied."""
+    (workspace / "src").mkdir()
+    (workspace / "src" / "train.py").write_text(TRAIN)
+    (workspace / "src" / "helper.py").write_text("NAME = 'beside it'\n")
+    (workspace / "src" / "large.bin").write_bytes(bytes(6 * 2**20))
+    (workspace / "src" / ".env").write_text("SECRET=1\n")
+    return workspace
+
+
+def test_arguments() -> None:
+    given = {"lr": 0.1, "x": 3, "names": ["a b", "c"], "flag": True, "off": False, "none": None, "-z": 1}
+    assert command_line(["one", 2], given) == [
+        "one", "2", "--lr", "0.1", "-x", "3", "--names", "a b", "c", "--flag", "-z", "1",
+    ]  # fmt: skip
+    assert command_line([], {"text": "$(rm -rf /); `x`"}) == ["--text", "$(rm -rf /); `x`"]
+
+
+def test_how_it_ended() -> None:
+    tail = ["before", "Traceback (most recent call last):", '  File "a.py"', "ValueError: no"]
+    assert Ended(1, tail).message("a.py") == "a.py ended with exit code 1: ValueError: no"
+    assert Ended(1, tail).trace.startswith("Traceback") and "before" not in Ended(1, tail).trace
+    assert Ended(-9, []).message("a.py") == "a.py was ended by SIGKILL"
+
+
+def test_a_script_as_it_is(source: Path, labrun: Command) -> None:
+    (source / "data" / "set").mkdir(parents=True)
+    (source / "data" / "set" / "numbers.txt").write_text("1 2 3")
+    done = labrun(*SCRIPT, "script.arguments.learning_rate=0.5", "script.arguments.data_path=${mount:set}",
+                  "script.arguments.layers=[1,2]", "script.arguments.verbose=true", "script.positional=['a b; c']",
+                  "script.metrics.error='error=(?P<value>[0-9.]+)'", "datastore.root=data")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    run_dir, record = store.find(source, "last")
+    log = (run_dir / "driver.log").read_text()
+    assert "--data_path '${mount:set}'" in log and f"--data_path {source}/data/set" in log and "numbers.txt" in log
+    assert "beside it" in log and "'a b; c'" in log and "'--layers', '1', '2', '--verbose'" in log
+    assert record.status == "completed" and record.name == "train" and record.metrics == {"loss": 0.125, "error": 1.0}
+    assert [line["step"] for line in context.read_metrics(run_dir) if line["name"] == "loss"] == [0, 1, 2, 3]
+    assert (run_dir / "outputs/model.txt").read_text() == "model" and (run_dir / "logs/notes.txt").exists()
+    assert (run_dir / "work/large.bin").is_symlink() and not (run_dir / "work/helper.py").is_symlink()
+    assert not (run_dir / "work/.env").exists() and not (source / "src/outputs").exists()
+    assert record.code and record.code["script"]["files"] == 2
+    assert (run_dir / "outputs/curves.png").is_file()
+
+
+@pytest.mark.parametrize("way, message", [
+    ("raise", "train.py ended with exit code 1: ValueError: no more data"),
+    ("exit", "train.py ended with exit code 3"), ("kill", "train.py was ended by SIGKILL"),
+])  # fmt: skip
+def test_its_failures(source: Path, labrun: Command, way: str, message: str) -> None:
+    done = labrun(*SCRIPT, f"script.arguments.way={way}")
+    assert done.returncode == 1 and message in done.stderr and "src/labrun" not in done.stderr
+    _, record = store.find(source, "last")
+    assert record.status == "failed" and record.reason.startswith(message) and record.metrics["loss"] == 0.025
+    if way == "raise":
+        assert "no more data" in lab(source, "runs", "show", "last", "--error").stdout
+
+
+@pytest.mark.parametrize("wrong, said", [
+    (["script.path=src/trian.py"], "script.path=src/trian.py: there is no such file"),
+    (["script.python=/nowhere/python"], "neither an interpreter nor"),
+    (["script.requirements=none.txt"], "there is no such file"),
+    (["script.metrics.loss='loss [0-9]+'"], "a group, ( )"),
+    (["script.metrics.loss='('"], "no regular expression"),
+    (["dataset=digits"], "dataset: a script brings its own"),
+    (["model=mnist_dnn"], "model: a script brings its own"),
+    (["script.arguments.x={a:1}"], "script.arguments"),
+    (["script.arguments.data='${mount:nothing}'"], "nothing"),
+    (["trainer.resume=last"], "./checkpoints"),
+])  # fmt: skip
+def test_mistakes_before_anything_runs(source: Path, labrun: Command, wrong: list[str], said: str) -> None:
+    done = labrun("experiment=script", "script.path=src/train.py", *wrong)
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+    assert not list(source.glob("outputs/*/*/run.json"))
+
+
+def test_without_a_script(workspace: Path, labrun: Command) -> None:
+    done = labrun("experiment=script")
+    assert done.returncode != 0 and "script.path" in done.stderr and "Traceback" not in done.stderr
+
+
+FAMILY = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+open("outputs/pids", "w").write(f"{__import__('os').getpid()} {child.pid}")
+try:
+    time.sleep(600)
+except KeyboardInterrupt:
+    open("outputs/told", "w").write("interrupted")
+    raise
+"""
+
+
+def family(workspace: Path) -> list[int]:
+    """The processes of the script in FAMILY, once it has begun."""
+    wait_for(lambda: any(path.read_text() for path in workspace.glob("outputs/*/*/outputs/pids")))
+    (path,) = workspace.glob("outputs/*/*/outputs/pids")
+    return [int(pid) for pid in path.read_text().split()]
+
+
+def gone(pids: list[int]) -> bool:
+    return not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids)
+
+
+@pytest.mark.parametrize("target", ["inline", "local"])
+@pytest.mark.parametrize("how", ["interrupt", "request", "kill"])
+def test_nothing_of_it_is_left_behind(workspace: Path, target: str, how: str) -> None:
+    (workspace / "family.py").write_text(FAMILY)
+    command = [sys.executable, "-m", "labrun", "experiment=script", "script.path=family.py", "tracking=none"]
+    run = subprocess.Popen([*command, f"compute={target}"], cwd=workspace, text=True, stderr=subprocess.PIPE,
+                           stdout=subprocess.PIPE)  # fmt: skip
+    pids = family(workspace)
+    if how == "interrupt":
+        run.send_signal(signal.SIGINT)
+    elif how == "request":
+        assert lab(workspace, "runs", "cancel", "last").returncode == 0
+    else:
+        run.kill()
+    run.communicate(timeout=60)
+    wait_for(lambda: gone(pids), 20)
+    run_dir, record = store.find(workspace, "last")
+    if how != "kill":
+        assert record.status == "canceled" and (run_dir / "outputs/told").read_text() == "interrupted"
+        assert run.returncode == 130
+
+
+def test_a_sweep_and_on_it_goes(source: Path, labrun: Command) -> None:
+    asked = ("-m", *SCRIPT, "script.arguments.learning_rate=0.1,0.2,0.4")
+    done = labrun(*asked)
+    assert done.returncode == 0, done.stderr
+    assert statuses(source) == ["completed"] * 3
+    (source / "src/helper.py").write_text("NAME = 'edited'\n")
+    found = sorted(path for path in source.glob("multirun/*/*/*/run.json"))
+    record = json.loads(found[1].read_text())
+    found[1].write_text(json.dumps({**record, "status": "failed"}))
+    again = labrun(*asked, "sweep.resume=last")
+    assert again.returncode == 0 and "2 of 3 runs are done" in again.stdout, again.stdout + again.stderr
+    assert "beside it" in (found[1].parent / "driver.log").read_text().split("second attempt")[-1].split("again")[-1]
+
+
+def test_a_search_with_early_termination(source: Path, labrun: Command) -> None:
+    done = labrun("-m", *SCRIPT, "sweep=random", "sweep/early_termination=bandit", "sweep.metric=loss",
+                  "sweep.early_termination.slack_amount=0.01", "sweep.early_termination.slack_factor=null",
+                  "sweep.max_trials=6", "sweep.max_concurrent=2", "script.arguments.seconds=4",
+                  "script.arguments.learning_rate=choice(0.01,1.0,0.8,0.9)")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(statuses(source)) == 6 and set(statuses(source)) == {"completed", "stopped"}
+    assert (sweep_dir(source) / "best.yaml").is_file()
+
+
+def test_another_interpreter(source: Path, labrun: Command) -> None:
+    """One without labrun: `import labrun` works all the same; its packages are its own."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(source / "venv")], check=True)
+    shown = "print('PREFIX', sys.prefix, u.find_spec('numpy'))"
+    (source / "src/train.py").write_text(f"import sys, importlib.util as u, labrun\n{shown}\nlabrun.log('x', 1)\n")
+    done = labrun(*SCRIPT, "script.python=venv")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"PREFIX {source}/venv None" in done.stdout and store.find(source, "last")[1].metrics == {"x": 1.0}
+
+
+def test_requirements_are_built_once(source: Path, labrun: Command) -> None:
+    (source / "requirements.txt").write_text("six==1.17.0\n")
+    (source / "src/train.py").write_text("import sys, six, labrun\nlabrun.log('x', float(sys.argv[2]))\n")
+    asked = ("-m", *SCRIPT, "script.requirements=requirements.txt", "script.arguments.v=1,2")
+    done = labrun(*asked)
+    assert done.returncode == 0, done.stdout + done.stderr
+    built = list((source / "outputs/.labrun/environments").glob("*/.complete"))
+    assert len(built) == 1 and done.stdout.count("Building the environment") == 1
+    first = built[0].stat().st_mtime_ns
+    assert labrun(*asked).returncode == 0 and built[0].stat().st_mtime_ns == first
+    run_dir, _ = store.find(source, "last")
+    assert "six" in (run_dir / "logs/environment.log").read_text()
+    (source / "requirements.txt").write_text("no-such-package-of-labrun==1.0\n")
+    done = labrun(*asked)
+    assert done.returncode == 2 and "could not be built" in done.stderr and "Traceback" not in done.stderr
+    assert len(list(source.glob("multirun/*/*"))) <= 3 and not [
+        record for _, record in store.runs(source) if record.status == "queued"
+    ]
+
+
+def test_mlflow_of_the_script(source: Path, labrun: Command) -> None:
+    (source / "src/train.py").write_text("""
+import mlflow
+mlflow.set_experiment("anything")
+with mlflow.start_run():
+    for step in range(3):
+        mlflow.log_metric("loss", 1 / (step + 1), step=step)
+    mlflow.log_metrics({"a": 1, "b": 2})
+    mlflow.log_params({"lr": 0.1})
+    mlflow.set_tag("team", "vision")
+    mlflow.log_text("hello", "notes/hello.txt")
+    with mlflow.start_run(nested=True):
+        mlflow.log_metric("inner", 7)
+from sklearn.linear_model import LogisticRegression
+mlflow.sklearn.log_model(LogisticRegression().fit([[0], [1]], [0, 1]), name="model", serialization_format="skops")
+""")
+    done = labrun(*SCRIPT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    run_dir, record = store.find(source, "last")
+    assert record.metrics == {"loss": 1 / 3, "a": 1, "b": 2, "inner": 7} and record.tags == {"team": "vision"}
+    assert (run_dir / "outputs/notes/hello.txt").read_text() == "hello"
+    assert json.loads((run_dir / "logs/mlflow_params.json").read_text()) == {"lr": "0.1"}
+    assert (run_dir / "outputs/model/MLmodel").is_file()
+
+
+def test_links_and_secrets(tmp_path: Path) -> None:
+    source, snapshot, run = tmp_path / "source", tmp_path / "snapshot", tmp_path / "run"
+    for folder in (source / "data", source / ".git", snapshot, run):
+        folder.mkdir(parents=True)
+    for name in ("data/x.bin", "id_rsa", "key.pem", ".env", "notes.txt"):
+        (source / name).write_text("x")
+    (snapshot / "train.py").write_text("pass")
+    work = script.make_work_folder(records.RunPaths(run), snapshot, source)
+    assert sorted(path.name for path in work.iterdir()) == [
+        "checkpoints", "data", "logs", "notes.txt", "outputs", "train.py",
+    ]  # fmt: skip
+    assert os.readlink(work / "outputs") == "../outputs"
+    again = script.make_work_folder(records.RunPaths(run), snapshot, source)  # a second attempt
+    assert again == work and time.time() > 0
