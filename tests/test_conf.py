@@ -41,6 +41,8 @@ def test_every_option_composes_and_is_valid(group: str, option: str) -> None:
         overrides.append("datastore.root=.")
     if group == "dataset" and option in ("npz", "csv"):
         overrides.append("dataset.path=data")
+    if "script" in (group, option):
+        overrides += ["experiment=script", "script.path=train.py", "name=mine"]
     if group == "datastore" and option == "http":
         overrides.append("datastore.root=http://127.0.0.1/data")
     assert composed(*overrides)["name"]

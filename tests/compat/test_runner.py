@@ -2,51 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
-import pickle
-import struct
 import subprocess
 import sys
 import venv
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 SCRIPTS = Path(__file__).parent / "scripts"
 ELSEWHERE = Path(__file__).parents[2] / "src" / "labrun" / "compat" / "elsewhere"
-
-
-@pytest.fixture
-def few_images(tmp_path: Path) -> Path:
-    """CIFAR-10's files with 80 images in place of 60,000."""
-    folder = tmp_path / "data" / "cifar-10-batches-py"
-    folder.mkdir(parents=True)
-    generator = np.random.default_rng(0)
-    for number in (1, 2):
-        images = generator.integers(0, 255, (40, 3072), dtype=np.uint8)
-        content = {"data": images, "labels": [int(label) for label in generator.integers(0, 10, 40)]}
-        (folder / f"data_batch_{number}").write_bytes(pickle.dumps(content))
-    return folder.parent
-
-
-@pytest.fixture
-def few_digits(tmp_path: Path) -> Path:
-    """The files of MNIST, with the digits that come with scikit-learn, at 28 x 28 pixels."""
-    from sklearn.datasets import load_digits
-
-    x, y = load_digits(return_X_y=True)
-    images = np.kron(x.reshape(-1, 8, 8) * 15, np.ones((3, 3)))
-    images = np.pad(images, ((0, 0), (2, 2), (2, 2))).astype(np.uint8)
-    folder = tmp_path / "mnist"
-    folder.mkdir()
-    for name, part in (("train", slice(0, 600)), ("test", slice(600, 900))):
-        head = struct.pack(">IIII", 2051, len(images[part]), 28, 28)
-        (folder / f"{name}-images.gz").write_bytes(gzip.compress(head + images[part].tobytes()))
-        head = struct.pack(">II", 2049, len(y[part]))
-        (folder / f"{name}-labels.gz").write_bytes(gzip.compress(head + y[part].astype(np.uint8).tobytes()))
-    return folder
 
 
 def test_a_pytorch_script_with_loader_workers(bench: Any, well: Any, few_images: Path) -> None:
