@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
 import shutil
 from pathlib import Path
 
+import joblib
 import pytest
 
 from conftest import Command
@@ -30,7 +30,8 @@ def test_a_pytorch_tutorial(
 ) -> None:
     if compute == "slurm":
         request.getfixturevalue("cluster")
-    done = labrun(*AZURE, f"compute={compute}", "script.path=src/cifar10/train.py", f"datastore.root={few_images.parent}",
+    done = labrun(*AZURE, f"compute={compute}", "script.path=src/cifar10/train.py",
+                  f"datastore.root={few_images.parent}",
                   f"script.arguments.data_path='${{mount:{few_images.name}}}'", "script.arguments.learning_rate=0.003",
                   "script.arguments.momentum=0.92")  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -43,14 +44,14 @@ def test_a_pytorch_tutorial(
 
 
 def test_a_scikit_learn_tutorial_of_2018(sources: Path, few_digits: Path, labrun: Command) -> None:
-    done = labrun(*AZURE, "script.path=src/mnist/train.py", f"datastore.root={few_digits.parent}", "compute=local", "-m",
+    done = labrun("-m", *AZURE, "script.path=src/mnist/train.py", f"datastore.root={few_digits.parent}",
                   f"script.arguments.data-folder='${{mount:{few_digits.name}}}'",
                   "script.arguments.regularization=0.5,0.8")  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert statuses(sources) == ["completed"] * 2
     run_dir, record = store.find(sources, "last")
     assert record.metrics["accuracy"] > 0.5 and record.metrics["regularization rate"] in (0.5, 0.8)
-    model = pickle.loads((run_dir / "outputs" / "sklearn_mnist_model.pkl").read_bytes())
+    model = joblib.load(run_dir / "outputs" / "sklearn_mnist_model.pkl")
     assert model.n_features_in_ == 784
     log = (run_dir / "driver.log").read_text()
     assert log.count("sklearn.externals") == 1 and log.count("np.float") == 1
