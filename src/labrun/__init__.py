@@ -1,5 +1,33 @@
 """labrun: declarative experiments. Compose with Hydra, run anywhere, keep a true record of every run."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from labrun.runs.context import log
 
-__all__ = ["log"]
+if TYPE_CHECKING:
+    from labrun.api import get_run, load_model, submit
+    from labrun.errors import LabrunError
+    from labrun.handles import Model, Run
+    from labrun.notebook import show
+    from labrun.sweeps import Sweep
+
+__all__ = ["LabrunError", "Model", "Run", "Sweep", "get_run", "load_model", "log", "runs", "show", "submit"]
+
+_PLACES = {
+    "LabrunError": "errors", "Model": "handles", "Run": "handles", "Sweep": "sweeps", "get_run": "api",
+    "load_model": "api", "show": "notebook", "submit": "api",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """The public names, each loaded when it is first used: `import labrun` costs nothing."""
+    if name not in _PLACES:
+        raise AttributeError(f"module 'labrun' has no attribute {name!r}. It has: {', '.join(__all__)}")
+    return getattr(importlib.import_module(f"labrun.{_PLACES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

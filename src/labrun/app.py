@@ -25,6 +25,7 @@ from labrun import checking
 from labrun.errors import ConfigError, LabrunError, RecordError, RunFailedError
 from labrun.launch import compute as computes
 from labrun.launch import conf, freeze, hydra_files
+from labrun.launch.announce import announce
 from labrun.runs import record as records
 from labrun.runs import store
 
@@ -175,6 +176,7 @@ def run(config: DictConfig) -> None:
             sweep.answer(sweep.carry_out([job], run_dir)[0], run_dir)
             return
         freeze.submit(record, run_dir)
+        announce(run_dir)
         os.environ.update(freeze.environment(config))
         carry_out(record.config, run_dir, root)
 
@@ -283,7 +285,8 @@ def hint(arguments: list[str]) -> str:
     known = list(_dotted(OmegaConf.to_container(config)))
     for argument in given:
         key = argument.partition("=")[0]
-        if key[0] not in "+~" and key not in (*known, *GROUPS) and key.partition(".")[0] not in ("hydra",) and "/" not in key:
+        mine = key[0] not in "+~" and "/" not in key and key.partition(".")[0] != "hydra"
+        if mine and key not in (*known, *GROUPS):
             near = checking.suggest(key, known)
             if near:
                 return f"labrun: {key}: no such key.{near}"

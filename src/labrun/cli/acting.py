@@ -10,17 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from labrun.cli import reading, selecting
-from labrun.cli.selecting import Shown
 from labrun.errors import RecordError
-from labrun.launch import closing, detached, jobs, lease, monitor, results, slurm_jobs
+from labrun.launch import canceling, detached, jobs, lease, monitor, results
 from labrun.runs import record as records
 from labrun.runs import store
-from labrun.runs.record import Record
 from labrun.sweep import takeover
 
 POLL_S = 0.5
-CANCEL_S = 20.0
-"""How long `cancel` waits for the runs to stop before it says that they still do."""
 
 
 def folder_of(reference: str) -> Path:
@@ -121,7 +117,7 @@ def cancel(options: argparse.Namespace) -> int:
             "nothing to cancel: " + ("the run has" if len(chosen) == 1 else f"all {len(chosen)} runs have") + " ended"
         )
         return 0
-    left = end_runs(unfinished)
+    left = canceling.end_runs(unfinished)
     for run_dir in unfinished:
         record = records.read(run_dir)
         print(f"{record.id}  {record.status if record.finished else 'asked to stop'}")
@@ -139,33 +135,6 @@ def _meant(name: str) -> list[Path]:
     if plan.command is not None:
         takeover.cancel(folder)
     return jobs.run_dirs(folder, plan)
-
-
-def end_runs(unfinished: Sequence[Path], patience_s: float = CANCEL_S) -> list[Path]:
-    """Ask runs to stop, and wait; those that still have not."""
-    shown = Shown()
-    for run_dir in unfinished:
-        closing.request(run_dir)
-        record = records.read(run_dir)
-        home = jobs.state_folder(Path(record.sweep["folder"]) if record.sweep else run_dir)
-        if lease.living(home) is None:
-            _end_uncontrolled(run_dir, record, shown, home)
-    end = time.monotonic() + patience_s
-    while (left := [d for d in unfinished if not records.read(d).finished]) and time.monotonic() < end:
-        time.sleep(POLL_S)
-    return left
-
-
-def _end_uncontrolled(run_dir: Path, record: Record, shown: Shown, home: Path) -> None:
-    """What no controller will cancel: a run that waits for nobody, in a job that waits, or that is lost."""
-    job = slurm_jobs.known_jobs(home / "jobs.jsonl").get(run_dir)
-    if job is not None and slurm_jobs.states([job]).get(job) == "PENDING":
-        slurm_jobs.scancel([job])
-    elif job is not None or shown(run_dir, record) in (records.RUNNING, records.UNREACHABLE):
-        return  # its own supervisor obeys
-    record = records.read(run_dir)
-    if not record.finished:
-        closing.close(run_dir, record, records.CANCELED, "Canceled", "canceled before it ended, with nobody in control")
 
 
 def rerun(options: argparse.Namespace) -> int:

@@ -8,9 +8,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from labrun.cli import acting, selecting
-from labrun.cli.selecting import Pair, Shown
+from labrun.cli import selecting
 from labrun.errors import RecordError
+from labrun.launch import canceling, query
+from labrun.launch.query import Pair, Shown
 from labrun.runs import context, files, moving, removing, report, store, tracking
 from labrun.runs import record as records
 
@@ -80,7 +81,7 @@ def remove(options: argparse.Namespace) -> int:
     if not _agreed(f"Remove {_count(going)}?", options.yes):
         return 1
     live = [d for d in forced if shown(d, records.read(d)) in removing.LIVE]
-    if live and (left := acting.end_runs(live)):
+    if live and (left := canceling.end_runs(live)):
         raise RecordError(f"{len(left)} of the runs still run ({left[0]}); nothing was removed")
     _remove(root, going)
     return int(len(going) < len(chosen))
@@ -161,7 +162,7 @@ def _old(options: argparse.Namespace, found: Sequence[Pair], shown: Shown) -> li
             raise RecordError("--keep-best says which runs stay: say with --older-than (or a filter) which are to go")
         return []
     now = records.now()
-    chosen = selecting.filtered(found, options, shown)
+    chosen = query.filtered(found, selecting.filters(options), shown)
     if options.older_than is not None:
         chosen = [(d, r) for d, r in chosen if records.seconds_between(r.ended or r.created, now) > options.older_than]
     chosen = [(d, r) for d, r in chosen if shown.once(d, r) not in removing.LIVE]

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from labrun.cli import selecting
-from labrun.cli.selecting import Pair, Shown
+from labrun.launch import query
+from labrun.launch.query import Pair, Shown
 from labrun.runs import record as records
 from labrun.runs import report, store
 from labrun.runs.record import Record
@@ -26,7 +27,7 @@ def ls(options: argparse.Namespace) -> int:
     """The table of runs."""
     root, shown = store.workspace(), Shown()
     found = selecting.listed(root).runs
-    rows = selecting.filtered(found, options, shown) if found else []
+    rows = query.filtered(found, selecting.filters(options), shown) if found else []
     if options.json:
         for pair in rows:
             print(json.dumps(_summary(pair, shown), default=str))

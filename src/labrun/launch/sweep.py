@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from labrun.errors import ConfigError, RecordError
 from labrun.launch import closing, freeze, hydra_files, jobs, lease, monitor, results, resume, snapshot
 from labrun.launch import compute as computes
+from labrun.launch.announce import announce
 from labrun.launch.pool import Server
 from labrun.runs import record as records
 from labrun.runs import store
@@ -114,6 +115,7 @@ def carry_out(submitted: Sequence[Job], folder: Path, server: Server | None = No
     for job in submitted:
         if not (job.run_dir / "run.json").exists():
             write(job)
+    announce(folder)
     environment = {job.run_dir: job.environment for job in submitted}
     if config["compute"]["detach"]:
         jobs.detach(folder, environment)

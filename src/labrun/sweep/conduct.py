@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from labrun.errors import ConfigError
 from labrun.launch import jobs, objective, results, snapshot, sweep
+from labrun.launch.announce import announce
 from labrun.launch.hydra_files import hide_environment
 from labrun.launch.monitor import Live
 from labrun.runs import record as records
@@ -122,10 +123,12 @@ def run(
         plan.path = snapshot.import_path(trials.code, own=config["compute"]["python"] is None)
     if config["compute"]["detach"]:
         plan.write(folder)
+        announce(folder)
         jobs.detach(folder, {}, [*(text for text in arguments if not _is_own(text)), *_elsewhere(folder, resumed)])
         results.say(f"On its way: a search in {folder}\n  lab runs watch {folder}")
         return []
     plan.write(folder)
+    announce(folder)
     search = Search(
         trials, {**settings, **config["sweep"]}, objective.of(config), plan, room(settings, plan, config["compute"])
     )

@@ -1,0 +1,151 @@
+"""labrun from Python: submit runs, list them, find one, load a model."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from labrun.errors import ConfigError, LabrunError
+from labrun.handles import Model, Run, Submission
+from labrun.launch import announce, jobs, query
+from labrun.launch.query import Shown
+from labrun.runs import context, store
+from labrun.sweeps import Sweep
+
+
+def submit(
+    overrides: Sequence[str] = (), detach: bool = False, root: str | os.PathLike[str] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Any:  # fmt: skip
+    """Submit what `labrun` would run with these words, and return as soon as its records are there.
+
+    Args:
+        overrides: as on the command line, each a word of its own: `["experiment=mnist_logreg", "seed=1"]`; a sweep
+            begins with `-m`.
+        detach: it goes on when this Python ends; else it is canceled then.
+        root: the workspace; None: LABRUN_ROOT, or the current folder.
+        environment: variables for the command, beside this process's.
+
+    Returns:
+        A `Run`, or a `Sweep` for a sweep or search.
+
+    Raises:
+        ConfigError: the command refused; the message is its own.
+    """
+    if isinstance(overrides, str):
+        raise ConfigError(f"submit takes a list of words, as in submit(['seed=1']), and was given {overrides!r}")
+    words = [str(word) for word in overrides]
+    workspace = store.workspace() if root is None else Path(root).expanduser().resolve()
+    if not workspace.is_dir():
+        raise ConfigError(f"root={root}: there is no such folder")
+    place = store.state_folder(workspace) / "submissions"
+    place.mkdir(parents=True, exist_ok=True)
+    told, log = place / f"{uuid.uuid4().hex}.folder", place / f"{uuid.uuid4().hex}.log"
+    detached = ["compute.detach=true"] if detach else []
+    variables = {**os.environ, **(environment or {}), announce.VARIABLE: str(told), store.ROOT_VARIABLE: str(workspace)}
+    for name in (context.RUN_DIR_VARIABLE, context.ATTEMPT_VARIABLE, "MPLBACKEND"):  # a notebook's backend is its own
+        variables.pop(name, None)
+    with open(log, "wb") as output:
+        process = subprocess.Popen([sys.executable, "-m", "labrun", *words, *detached], stdin=subprocess.DEVNULL,
+                                   stdout=output, stderr=output, env=variables, start_new_session=True)  # fmt: skip
+    submission = Submission(process, log)
+    while not told.exists() and process.poll() is None:
+        time.sleep(0.02)
+    if detach:
+        process.wait()
+    if not told.exists() or (detach and process.returncode):
+        text = _message(submission.output())
+        log.unlink(missing_ok=True)
+        raise ConfigError(text or f"labrun ended with exit code {process.returncode} before anything was submitted")
+    folder = Path(told.read_text(encoding="utf-8"))
+    told.unlink()
+    return _work(folder, None if detach else submission)
+
+
+def _message(output: str) -> str:
+    """What the command said last: its own error, without what came before it."""
+    text = re.sub(r"\n*Set the environment variable HYDRA_FULL_ERROR=1 for a complete stack trace\.\n*", "\n", output)
+    _, mark, error = text.rpartition("\nlabrun: ")
+    return (error if mark else text.removeprefix("labrun: ")).strip()
+
+
+def _work(folder: Path, submission: Submission | None = None) -> Run | Sweep:
+    return Run(folder, submission) if (folder / "run.json").is_file() else Sweep(folder, submission)
+
+
+def get_run(reference: str | os.PathLike[str] = "last", root: str | os.PathLike[str] | None = None) -> Any:
+    """The run, or the sweep, that goes by a name.
+
+    Args:
+        reference: `last`, `best:METRIC`, the beginning of an id, or a folder, also a sweep's.
+        root: the workspace.
+
+    Raises:
+        RecordError: nothing goes by that name.
+    """
+    workspace = store.workspace() if root is None else Path(root).expanduser().resolve()
+    for folder in (Path(reference).expanduser(), workspace / reference):
+        if not (folder / "run.json").is_file() and jobs.state_folder(folder).is_dir():
+            return Sweep(folder)
+    return Run(store.find(workspace, os.fspath(reference))[0])
+
+
+def runs(
+    experiment: str | None = None, status: str | None = None, where: str | Sequence[str] = (),
+    tags: str | Sequence[str] | Mapping[str, str] = (), sort: str | None = None, limit: int | None = None,
+    root: str | os.PathLike[str] | None = None,
+) -> list[Run]:  # fmt: skip
+    """The runs of a workspace, newest first.
+
+    Args:
+        experiment: only those of this name.
+        status: only those that are shown with this status.
+        where: conditions, as in `accuracy>0.9` or `model.name=mnist_dnn`.
+        tags: only those with these tags: `key`, `key=value`, or a mapping.
+        sort: by a metric (best first), or a field.
+        limit: only so many.
+        root: the workspace.
+
+    Raises:
+        RecordError: a condition names what no run has.
+    """
+    workspace = store.workspace() if root is None else Path(root).expanduser().resolve()
+    conditions = [query.condition(text) for text in ([where] if isinstance(where, str) else where)]
+    if isinstance(tags, Mapping):
+        tags = [f"{key}={value}" for key, value in tags.items()]
+    wanted = query.Filters(experiment, status, conditions, [tags] if isinstance(tags, str) else tags, sort, limit)
+    found = store.listing(workspace).runs
+    return [Run(run_dir) for run_dir, _ in query.filtered(found, wanted, Shown())] if found else []
+
+
+def load_model(
+    reference: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None, trusted: Sequence[str] = (),
+    allow_pickle: bool = False,
+) -> Any:  # fmt: skip
+    """A registered model that predicts: `name@alias`, `name/3`, or `name` for its newest version.
+
+    Args:
+        reference: the version; or `run:` and a run's id, or a run's folder.
+        root: the workspace.
+        trusted: classes that may be built beside labrun's own, scikit-learn's and torch's.
+        allow_pickle: load `.pkl` and `.joblib` files, which can run any code.
+
+    Returns:
+        An object with `predict(x)`, `predict_proba(x)` and `class_names`; x as it is stored, scaled as in training.
+
+    Raises:
+        LabrunError: there is no such model, it was changed, or it may not be built.
+    """
+    from labrun.tasks.saved import load_model as load
+
+    return load(reference, root=root, trusted=trusted, allow_pickle=allow_pickle)
+
+
+__all__ = ["LabrunError", "Model", "Run", "Sweep", "get_run", "load_model", "runs", "submit"]

@@ -1,0 +1,43 @@
+"""Ending runs by request, whoever controls them, or nobody."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from labrun.launch import closing, jobs, lease, slurm_jobs
+from labrun.launch.query import Shown
+from labrun.runs import record as records
+from labrun.runs.record import Record
+
+POLL_S = 0.5
+CANCEL_S = 20.0
+"""How long the runs may take to stop before it is said that they still do."""
+
+
+def end_runs(unfinished: Sequence[Path], patience_s: float = CANCEL_S) -> list[Path]:
+    """Ask runs to stop, and wait; those that still have not."""
+    shown = Shown()
+    for run_dir in unfinished:
+        closing.request(run_dir)
+        record = records.read(run_dir)
+        home = jobs.state_folder(Path(record.sweep["folder"]) if record.sweep else run_dir)
+        if lease.living(home) is None:
+            _end_uncontrolled(run_dir, record, shown, home)
+    end = time.monotonic() + patience_s
+    while (left := [d for d in unfinished if not records.read(d).finished]) and time.monotonic() < end:
+        time.sleep(POLL_S)
+    return left
+
+
+def _end_uncontrolled(run_dir: Path, record: Record, shown: Shown, home: Path) -> None:
+    """What no controller will cancel: a run that waits for nobody, in a job that waits, or that is lost."""
+    job = slurm_jobs.known_jobs(home / "jobs.jsonl").get(run_dir)
+    if job is not None and slurm_jobs.states([job]).get(job) == "PENDING":
+        slurm_jobs.scancel([job])
+    elif job is not None or shown(run_dir, record) in (records.RUNNING, records.UNREACHABLE):
+        return  # its own supervisor obeys
+    record = records.read(run_dir)
+    if not record.finished:
+        closing.close(run_dir, record, records.CANCELED, "Canceled", "canceled before it ended, with nobody in control")

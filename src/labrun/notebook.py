@@ -1,0 +1,224 @@
+"""Runs and sweeps in a notebook: one page of HTML that needs no server and no widget, and stays in the saved notebook.
+
+What is chosen (a metric, a run) is chosen by radio buttons and style sheets; a few lines of script remember the choice
+while the page is refreshed, and where scripts are not run nothing is missing but that.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from labrun.api import get_run
+from labrun.handles import Run
+from labrun.runs import context, report, store
+from labrun.runs import record as records
+from labrun.sweeps import Sweep
+
+EVERY_S = 3.0
+LOG_LINES = 30
+DETAILED = 60
+"""So many runs of a sweep are shown with their config and log."""
+COLOURS = {
+    "completed": "#1a7f37", "failed": "#cf222e", "lost": "#cf222e", "canceled": "#9a6700", "stopped": "#8250df",
+    "running": "#0969da", "queued": "#57606a", "preempted": "#9a6700", "unreachable": "#9a6700",
+}  # fmt: skip
+
+
+def show(work: Run | Sweep | str, every_s: float = EVERY_S, wait: bool = True) -> None:
+    """Show a run or a sweep in the notebook, refreshed until it has ended; outside of one, as text.
+
+    An interrupt ends the showing, and not the run.
+
+    Args:
+        work: what `submit` or `get_run` gave, or a run's name as `get_run` takes it.
+        every_s: seconds between two looks.
+        wait: follow it to its end; False: show it once.
+
+    Raises:
+        RecordError: nothing goes by that name.
+    """
+    if isinstance(work, str):
+        return show(get_run(work), every_s, wait)
+    ipython = sys.modules.get("IPython")
+    if ipython is None or ipython.get_ipython() is None:
+        work.wait_for_completion(show_output=True, raise_on_error=False) if wait else None
+        print(repr(work))
+        return
+    from IPython.display import HTML, display
+
+    mark = f"labrun-{uuid.uuid4().hex[:8]}"
+    view = display(HTML(page(work, mark)), display_id=True)
+    try:
+        while wait and not work.is_over:
+            time.sleep(every_s)
+            view.update(HTML(page(work, mark)))
+    except KeyboardInterrupt:
+        pass
+    view.update(HTML(page(work, mark)))
+
+
+def page(work: Run | Sweep, mark: str | None = None) -> str:
+    """A run or a sweep as HTML.
+
+    Args:
+        work: what is shown.
+        mark: the page's own name among the others of its notebook.
+    """
+    mark = mark or f"labrun-{uuid.uuid4().hex[:8]}"
+    inner = _run(work) if isinstance(work, Run) else _sweep(work, mark)
+    return f'<div id="{mark}" class="labrun">{STYLE}{inner}</div>{REMEMBER.replace("MARK", mark)}'
+
+
+STYLE = """<style>
+.labrun { font-family: sans-serif; font-size: 13px; line-height: 1.4; }
+.labrun table { border-collapse: collapse; margin: 4px 0 10px; }
+.labrun th, .labrun td { text-align: left !important; padding: 2px 12px 2px 0; border-bottom: 1px solid #8884; }
+.labrun pre { max-height: 22em; overflow: auto; padding: 6px; border: 1px solid #8884; font-size: 12px;
+  white-space: pre-wrap; }
+.labrun img { max-width: 100%; background: white; }
+.labrun input { position: absolute; opacity: 0; }
+.labrun label { display: inline-block; padding: 1px 8px; margin: 1px; border: 1px solid #8886; border-radius: 9px;
+  cursor: pointer; }
+.labrun .choice { display: none; }
+</style>"""
+REMEMBER = """<script>(function () {
+  var root = document.getElementById("MARK"), kept = window["MARK"] = window["MARK"] || {};
+  if (!root) { return; }
+  root.querySelectorAll("input[type=radio]").forEach(function (button) {
+    if (kept[button.name] === button.id) { button.checked = true; }
+    button.addEventListener("change", function () { kept[button.name] = button.id; });
+  });
+})();</script>"""
+
+
+def _status(status: str) -> str:
+    return f'<b style="color: {COLOURS.get(status, "inherit")}">{status}</b>'
+
+
+def _table(rows: Sequence[Sequence[str]], head: Sequence[str] = ()) -> str:
+    """Cells are HTML already."""
+    top = "<tr>" + "".join(f"<th>{cell}</th>" for cell in head) + "</tr>" if head else ""
+    return f"<table>{top}{''.join('<tr>' + ''.join(f'<td>{c}</td>' for c in row) + '</tr>' for row in rows)}</table>"
+
+
+def _run(run: Run) -> str:
+    record, status = run.record, run.status
+    took = record.duration_s if record.duration_s is not None else None
+    if took is None and record.started:
+        took = records.seconds_between(record.started, records.now())
+    rows = [
+        ("run", f"{html.escape(run.name)} &nbsp; {run.id}"), ("status", _status(status)),
+        ("duration", "" if took is None else report.duration(took)),
+        *((html.escape(name), _number(value)) for name, value in run.metrics.items()),
+        ("folder", f"<code>{html.escape(str(run.folder))}</code>"),
+    ]  # fmt: skip
+    if record.reason:
+        rows.insert(2, ("why", html.escape(record.reason)))
+    return _table(rows) + _details(run)
+
+
+def _number(value: Any) -> str:
+    return report.number(value) if isinstance(value, int | float) else html.escape(str(value))
+
+
+def _details(run: Run, with_config: bool = True) -> str:
+    config = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True) if with_config else ""
+    lines = run.log_text().splitlines()[-LOG_LINES:]
+    shown = f"<details><summary>configuration</summary><pre>{html.escape(config)}</pre></details>" if config else ""
+    text = html.escape("\n".join(lines))
+    return f"{_curves(run)}{shown}<details open><summary>log</summary><pre>{text}</pre></details>"
+
+
+def _curves(run: Run) -> str:
+    lines = context.read_metrics(run.folder)
+    if not report.curves_of(lines):
+        return ""
+    return _picture(lambda path: report.learning_curves(lines, path, f"{run.name} ({run.id})"))
+
+
+def _picture(draw: Any) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        path = draw(Path(folder, "picture.png"))
+        if path is None:
+            return ""
+        encoded = base64.b64encode(Path(path).read_bytes()).decode()
+    return f'<img alt="curves" src="data:image/png;base64,{encoded}">'
+
+
+def _sweep(sweep: Sweep, mark: str) -> str:
+    children = sweep.get_children()
+    states = [run.status for run in children]
+    counted = ", ".join(f"{states.count(state)} {_status(state)}" for state in dict.fromkeys(states)) or "no runs yet"
+    head = _table([("sweep", html.escape(sweep.name)), ("status", _status(sweep.status)), ("runs", counted),
+                   ("folder", f"<code>{html.escape(str(sweep.folder))}</code>")])  # fmt: skip
+    usual = sweep.metric
+    names = list(dict.fromkeys(name for run in children for name in run.metrics))
+    names.sort(key=lambda name: name != usual)
+    tables = [(html.escape(name), _children(children, states, name)) for name in names or ["metric"]]
+    chosen = _chooser(f"{mark}-m", tables, "metric: ")
+    order = sorted(children, key=lambda run: -store.score(run.record, names[0])) if names else children
+    details = [(html.escape(f"{_count(run)}"), _child(run)) for run in order[:DETAILED]]
+    more = f"<p>The first {DETAILED} of {len(order)} runs.</p>" if len(order) > DETAILED else ""
+    return head + chosen + _picture_of(children) + _chooser(f"{mark}-c", details, "run: ") + more
+
+
+def _picture_of(children: Sequence[Run]) -> str:
+    """Curves of the runs together, of at most a dozen."""
+    found = {f"run {_count(run)}": context.read_metrics(run.folder) for run in children[:12]}
+    if not any(report.curves_of(lines) for lines in found.values()):
+        return ""
+    return _picture(lambda path: report.compared_curves(found, path))
+
+
+def _count(run: Run) -> str:
+    return str((run.record.sweep or {}).get("number", run.id))
+
+
+def _children(children: Sequence[Run], states: Sequence[str], metric: str) -> str:
+    pairs = sorted(zip(children, states, strict=True), key=lambda pair: -store.score(pair[0].record, metric))
+    rows = []
+    for run, state in pairs:
+        record = run.record
+        value = run.metrics.get(metric)
+        took = "" if record.duration_s is None else report.duration(record.duration_s)
+        rows.append((_count(run), run.id, _status(state), took, "" if value is None else _number(value),
+                     html.escape(" ".join(record.overrides))))  # fmt: skip
+    return _table(rows, ("", "id", "status", "duration", html.escape(metric), "overrides"))
+
+
+def _child(run: Run) -> str:
+    why = f"<p>{html.escape(run.record.reason)}</p>" if run.record.reason else ""
+    return f"<p>run {_count(run)} &nbsp; {run.id} &nbsp; {_status(run.status)}</p>{why}{_details(run)}"
+
+
+def _chooser(group: str, choices: Sequence[tuple[str, str]], title: str) -> str:
+    """Radio buttons, each of which shows its own part."""
+    return "".join(_choices(group, choices, title)) if choices else ""
+
+
+def _choices(group: str, choices: Sequence[tuple[str, str]], title: str) -> Iterator[str]:
+    yield f'<div class="{group}"><style>'
+    for place in range(len(choices)):
+        checked = f"#{group}{place}:checked ~"
+        yield f"{checked} .{group}p{place} {{ display: block; }}\n"
+        yield f'{checked} .{group}l label[for="{group}{place}"] {{ font-weight: bold; background: #8884; }}\n'
+    yield "</style>"
+    for place in range(len(choices)):
+        yield f'<input type="radio" name="{group}" id="{group}{place}"{" checked" if place == 0 else ""}>'
+    yield f'<div class="{group}l">{title}'
+    for place, (name, _) in enumerate(choices):
+        yield f'<label for="{group}{place}">{name}</label>'
+    yield "</div>"
+    for place, (_, content) in enumerate(choices):
+        yield f'<div class="choice {group}p{place}">{content}</div>'
+    yield "</div>"
