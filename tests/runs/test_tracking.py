@@ -16,12 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from helpers import submitted
+from helpers import submitted, wait_for
+from labrun.errors import RecordError
+from labrun.runs import context, store, tracking, viewing
 from labrun.runs import record as records
-from labrun.runs import tracking
 from labrun.runs.context import RunContext
+from labrun.runs.ingesting import Ingester
 from labrun.runs.recording import Recording
-from labrun.runs.tracking import Ingester
 
 
 def finished(root: Path, run_id: str, values: list[float]) -> Path:
@@ -125,7 +126,194 @@ def test_a_lost_run_is_shown_as_failed(root: Path) -> None:
 
 
 def test_names_that_mlflow_refuses_are_made_fit() -> None:
-    assert tracking._allowed("val@[1]/top-5 loss") == "val__1_/top-5 loss"
+    assert tracking.allowed("val@[1]/top-5 loss") == "val__1_/top-5 loss"
+
+
+def running(root: Path, run_id: str = "aaaa0000") -> Path:
+    run_dir = submitted(root, run_id, config={})
+    record = records.read(run_dir)
+    record.status, record.process = records.RUNNING, records.process_identity()
+    records.write(run_dir, record)
+    return run_dir
+
+
+def ended(run_dir: Path, status: str = records.COMPLETED) -> None:
+    record = records.read(run_dir)
+    record.status, record.ended = status, records.now()
+    records.write(run_dir, record)
+
+
+def test_what_a_newer_attempt_did_again_is_shown_once(root: Path) -> None:
+    """As a reader of the record has it: also where the older attempt's values were sent before the newer one began."""
+    run_dir = running(root)
+    first = RunContext(run_dir, attempt=1)
+    for step in range(6):
+        first.log("loss", 10.0 - step, step)
+    ingester = Ingester(root, tracking.database_uri(root))
+    ingester.ingest()
+    second = RunContext(run_dir, attempt=2)
+    for step in range(3, 8):
+        second.log("loss", 1.0 - step, step)
+    ingester.ingest()
+    ended(run_dir)
+    ingester.ingest()
+    wanted = [(line["step"], line["value"]) for line in context.read_metrics(run_dir)]
+    assert len(wanted) == 8
+    again = root / "outputs" / ".labrun" / "tracking.json"
+    for _ in range(2):
+        shown, (run,) = runs_of(root)
+        history = shown.get_metric_history(run.info.run_id, "loss")
+        assert sorted((point.step, point.value) for point in history) == wanted
+        again.unlink()
+        Ingester(root, tracking.database_uri(root)).ingest()
+
+
+def test_what_was_overtaken_before_it_was_sent_is_never_sent(root: Path) -> None:
+    run_dir = running(root)
+    for attempt, steps in ((1, range(4)), (2, range(2, 5))):
+        for step in steps:
+            RunContext(run_dir, attempt).log("loss", 10.0 * attempt + step, step)
+    Ingester(root, tracking.database_uri(root)).ingest()
+    shown, (run,) = runs_of(root)
+    history = shown.get_metric_history(run.info.run_id, "loss")
+    assert sorted((p.step, p.value) for p in history) == [(0, 10.0), (1, 11.0), (2, 22.0), (3, 23.0), (4, 24.0)]
+
+
+def test_tags_and_notes_given_after_the_end_are_shown_and_those_taken_away_are_not(root: Path) -> None:
+    run_dir = finished(root, "aaaa0000", [1.0])
+    ingester = Ingester(root, tracking.database_uri(root))
+    ingester.ingest()
+    context.annotate(run_dir, tags={"kind": "paper"}, untag=["team"], note="table 2")
+    assert ingester.ingest() == 1 and ingester.ingest() == 0
+    _, (run,) = runs_of(root)
+    assert run.data.tags["kind"] == "paper" and run.data.tags["mlflow.note.content"] == "table 2"
+    assert "team" not in run.data.tags and run.info.status == "FINISHED"
+
+
+def test_a_removed_run_is_deleted_in_mlflow_and_one_that_comes_back_is_new(root: Path) -> None:
+    import shutil
+
+    run_dir = finished(root, "aaaa0000", [1.0])
+    finished(root, "bbbb0000", [1.0])
+    assert tracking.sync(root) == 2
+    shutil.copytree(run_dir, root / "kept")
+    shutil.rmtree(run_dir)
+    tracking.forget(root, ["aaaa0000"])
+    wait_for(lambda: [run.data.tags["labrun.id"] for run in runs_of(root)[1]] == ["bbbb0000"])
+    shutil.copytree(root / "kept", run_dir)
+    tracking.sync(root)
+    assert sorted(run.data.tags["labrun.id"] for run in runs_of(root)[1]) == ["aaaa0000", "bbbb0000"]
+
+
+def test_forgetting_without_a_database_makes_none(root: Path) -> None:
+    tracking.forget(root, ["aaaa0000"])
+    assert not tracking.database_path(root).exists()
+
+
+def test_a_run_deleted_in_mlflow_stays_so_until_it_has_news(root: Path) -> None:
+    run_dir = finished(root, "aaaa0000", [1.0])
+    ingester = Ingester(root, tracking.database_uri(root))
+    ingester.ingest()
+    shown, (run,) = runs_of(root)
+    shown.delete_run(run.info.run_id)
+    assert ingester.ingest() == 0 and runs_of(root)[1] == []
+    context.annotate(run_dir, tags={"kind": "paper"})
+    ingester.ingest()
+    ingester.ingest()
+    (run,) = runs_of(root)[1]
+    assert run.data.tags["kind"] == "paper"
+
+
+def test_sync_counts_news_and_makes_a_deleted_database_anew(root: Path) -> None:
+    finished(root, "aaaa0000", [1.0])
+    finished(root, "bbbb0000", [2.0])
+    assert tracking.sync(root) == 2
+    assert tracking.sync(root) == 0
+    tracking.database_path(root).unlink()
+    assert tracking.sync(root) == 2 and len(runs_of(root)[1]) == 2
+
+
+def test_a_database_that_is_deleted_while_it_is_fed_is_made_anew(root: Path) -> None:
+    finished(root, "aaaa0000", [1.0])
+    uri = tracking.database_uri(root)
+    feeder = subprocess.Popen([sys.executable, "-m", "labrun.runs.tracking", str(root), uri], stdin=subprocess.PIPE)
+    try:
+        wait_for(lambda: viewing.notes(root).exists(), 120)
+        before = viewing.notes(root).stat().st_mtime_ns
+        tracking.database_path(root).unlink()
+        wait_for(lambda: viewing.notes(root).stat().st_mtime_ns != before, 120)
+        assert len(runs_of(root)[1]) == 1
+    finally:
+        feeder.communicate(timeout=60)
+
+
+def test_sync_leaves_it_to_the_process_that_feeds_mlflow_already(root: Path) -> None:
+    finished(root, "aaaa0000", [1.0])
+    uri = tracking.database_uri(root)
+    feeder = subprocess.Popen([sys.executable, "-m", "labrun.runs.tracking", str(root), uri], stdin=subprocess.PIPE)
+    try:
+        wait_for(lambda: viewing.notes(root).exists(), 120)
+        finished(root, "bbbb0000", [2.0])
+        tracking.sync(root)
+        assert len(runs_of(root)[1]) == 2 and feeder.poll() is None
+        with pytest.raises(RecordError, match="another process of this workspace feeds MLflow"):
+            tracking.sync(root, "sqlite:////nowhere/else.db", patience_s=0.5)
+    finally:
+        feeder.communicate(timeout=60)
+
+
+def test_a_feeder_whose_runs_are_over_does_not_wait_for_one_that_goes_on(root: Path) -> None:
+    """`lab ui` feeds for hours; a run's own feeder leaves as soon as that one has been round once more."""
+    finished(root, "aaaa0000", [1.0])
+    command = [sys.executable, "-m", "labrun.runs.tracking", str(root), tracking.database_uri(root)]
+    first = subprocess.Popen(command, stdin=subprocess.PIPE)
+    try:
+        wait_for(lambda: viewing.notes(root).exists(), 120)
+        second = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        assert second.wait(timeout=60) == 0 and first.poll() is None
+    finally:
+        first.communicate(timeout=60)
+
+
+OPEN = """
+import sys
+from pathlib import Path
+from labrun.runs import tracking
+tracking.connect(Path(sys.argv[1]), sys.argv[2])
+"""
+
+
+def test_many_processes_that_open_a_fresh_database_make_one(root: Path) -> None:
+    uri = tracking.database_uri(root)
+    store.state_folder(root).joinpath(".mlflow.db.new").write_bytes(b"half a database, from a process that was killed")
+    many = [subprocess.Popen([sys.executable, "-c", OPEN, str(root), uri], stderr=subprocess.PIPE) for _ in range(8)]
+    told = [(process.communicate(timeout=300)[1], process.returncode) for process in many]
+    assert told == [(b"", 0)] * 8  # and MLflow says nothing
+    finished(root, "aaaa0000", [1.0])
+    assert tracking.sync(root) == 1 and len(runs_of(root)[1]) == 1
+
+
+def test_a_damaged_database_is_one_message(root: Path) -> None:
+    tracking.database_path(root).write_bytes(b"no database at all" * 1000)
+    with pytest.raises(RecordError, match=r"(?s)mlflow\.db refused: .*lab runs sync"):
+        tracking.sync(root)
+
+
+def test_the_page_of_a_run_is_known_while_a_ui_is_up(root: Path) -> None:
+    run_dir = finished(root, "aaaa0000", [1.0])
+    tracking.sync(root)
+    assert viewing.ui_address(root) is None and viewing.page(root, run_dir) is None
+    viewing.announce(root, "http://127.0.0.1:5999")
+    _, (run,) = runs_of(root)
+    wanted = f"http://127.0.0.1:5999/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+    assert viewing.page(root, run_dir) == wanted
+    state = json.loads((store.state_folder(root) / "ui.json").read_text())
+    state["process"]["start_time"] -= 100  # a process of the same number, but not the same
+    (store.state_folder(root) / "ui.json").write_text(json.dumps(state))
+    assert viewing.ui_address(root) is None
+    viewing.announce(root, "http://127.0.0.1:5999")
+    viewing.withdraw(root)
+    assert viewing.ui_address(root) is None
 
 
 def test_the_ui_shows_the_run(root: Path) -> None:

@@ -20,6 +20,8 @@ NOUNS = {
     "runs": "the record of what ran, and the runs that go on",
     "data": "send, fetch and look at data; datastores and assets",
     "compute": "where runs can go, and what is free there",
+    "models": "registered models: versions, aliases, predictions",
+    "ui": "MLflow's pages of the runs and models, fed while they are open",
 }
 """Each noun's module, and what it is for."""
 

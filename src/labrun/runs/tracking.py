@@ -4,6 +4,9 @@ The run writes only its own directory. An ingester is a small process of its own
 never stand in a run's way. It reads run directories and sends what is new; a lock decides who does, the others wait.
 What it has sent is noted in `outputs/.labrun/tracking.json` and can be lost: every call to MLflow is one that may be
 repeated, and runs are found again by their id.
+
+MLflow's database is made by one process, under another name, and put in place whole: many that open a fresh one at the
+same time would break it for good, and so would a kill in its making.
 """
 
 from __future__ import annotations
@@ -16,44 +19,123 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from labrun.errors import RecordError
-from labrun.runs import context, store
 from labrun.runs import record as records
-from labrun.runs.record import Record, RunPaths
+from labrun.runs import store, viewing
 
 log = logging.getLogger(__name__)
 
-BATCH = 1000
-PARAMS_PER_CALL = 100
-VALUE_LENGTH = 6000
 INTERVAL_S = 2.0
-STATUS = {
-    records.QUEUED: "SCHEDULED",
-    records.PREEMPTED: "SCHEDULED",
-    records.RUNNING: "RUNNING",
-    records.COMPLETED: "FINISHED",
-    records.STOPPED: "FINISHED",
-    records.FAILED: "FAILED",
-    records.CANCELED: "KILLED",
-    records.LOST: "FAILED",
-    records.UNREACHABLE: "RUNNING",
+PATIENCE_S = 60.0
+"""How long `sync` leaves it to another process before it gives up."""
+SURROUNDINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_UV_AUTO_DETECT": "false",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NullPool",
 }
+"""How MLflow is used here, unless the environment says otherwise. No connection is kept, so that a database that is
+deleted and made anew is seen by who was there before."""
+
+
+def database_path(root: Path) -> Path:
+    """A workspace's own MLflow database."""
+    return store.state_folder(root) / "mlflow.db"
 
 
 def database_uri(root: Path) -> str:
-    """The address of a workspace's own MLflow database."""
-    return f"sqlite:///{store.state_folder(root) / 'mlflow.db'}"
+    """Its address."""
+    return f"sqlite:///{database_path(root)}"
 
 
 def address(root: Path, settings: Mapping[str, Any]) -> str:
     """Where MLflow keeps the view of these runs."""
     return str(settings.get("uri") or database_uri(root))
+
+
+def quiet() -> None:
+    """Have MLflow keep its advice and its database's history to itself."""
+    for name, value in SURROUNDINGS.items():
+        os.environ.setdefault(name, value)
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def is_database(uri: str) -> bool:
+    """Whether that is a database file on this machine, and no server."""
+    return uri.startswith("sqlite:///")
+
+
+def connect(root: Path, uri: str) -> Any:
+    """A client of MLflow's, for runs and models; its database is made if it is not there.
+
+    Raises:
+        RecordError: it cannot be opened.
+    """
+    quiet()
+    with told(uri):
+        from mlflow.tracking import MlflowClient
+
+        if not is_database(uri):
+            return MlflowClient(tracking_uri=uri, registry_uri=uri)
+        with making(root):
+            _make_database(root, Path(uri.removeprefix("sqlite:///")))
+            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            client.search_experiments(max_results=1)
+            client.search_registered_models(max_results=1)
+        return client
+
+
+@contextlib.contextmanager
+def making(root: Path) -> Iterator[None]:
+    """Alone among the processes of a workspace: for what MLflow would make twice."""
+    from filelock import FileLock
+
+    folder = store.state_folder(root)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "mlflow.lock"):
+        yield
+
+
+def _make_database(root: Path, path: Path) -> None:
+    if path.exists() and path.stat().st_size:  # an empty one is what opening a deleted one leaves
+        return
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.new")
+    for rest in path.parent.glob(f"{partial.name}*"):
+        rest.unlink()
+    made = SqlAlchemyStore(f"sqlite:///{partial}", (store.state_folder(root) / "mlruns").as_uri())
+    made.engine.dispose()
+    os.replace(partial, path)
+
+
+@contextlib.contextmanager
+def told(uri: str) -> Iterator[None]:
+    """MLflow's errors as ours.
+
+    Raises:
+        RecordError: MLflow raised something.
+    """
+    try:
+        yield
+    except RecordError:
+        raise
+    except Exception as error:
+        if not type(error).__module__.startswith(("mlflow", "sqlalchemy", "requests", "sqlite3", "alembic")):
+            raise
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        more = ""
+        if is_database(uri):
+            more = ". The view can be made anew from the records: move the file away, and say 'lab runs sync'"
+        raise RecordError(f"MLflow at {uri} refused: {lines[0][:500]}{more}") from error
 
 
 @contextlib.contextmanager
@@ -68,14 +150,7 @@ def follow(root: Path, settings: Mapping[str, Any]) -> Iterator[None]:
         yield
         return
     uri = address(root, settings)
-    folder = store.state_folder(root)
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "labrun.runs.tracking", str(root), uri]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("LABRUN_RUN")}
-    with open(folder / "tracking.log", "ab") as output:
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True, env=environment
-        )
+    process, output = _start(root, uri)
     try:
         yield
     finally:
@@ -83,190 +158,20 @@ def follow(root: Path, settings: Mapping[str, Any]) -> Iterator[None]:
         if process.stdin is not None:
             process.stdin.close()
         if settings.get("wait") and process.wait() != 0:
-            log.warning("MLflow at %s could not be fed; %s says why. The records are whole", uri, output.name)
+            log.warning("MLflow at %s could not be fed; %s says why. The records are whole", uri, output)
 
 
-@dataclass
-class Sent:
-    """What MLflow has of one run already."""
-
-    mlflow_id: str
-    offset: int = 0
-    stamp: int = 0
-    """Modification time of `run.json` when it was last sent, in nanoseconds."""
-    ended: bool = False
-
-
-class Ingester:
-    """Moves records into MLflow.
-
-    Args:
-        root: the workspace.
-        uri: MLflow's database or server.
-    """
-
-    def __init__(self, root: Path, uri: str) -> None:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        from mlflow.tracking import MlflowClient
-
-        self._root = root
-        self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        self._local = uri.startswith("sqlite")
-        self._uri = uri
-        self._notes = store.state_folder(root) / "tracking.json"
-        self._experiments: dict[str, str] = {}
-        self._sent = self._load()
-
-    def ingest(self) -> int:
-        """Send all that is new; returns how many runs had news."""
-        changed = 0
-        for run_dir in store.run_dirs(self._root):
-            paths = RunPaths(run_dir)
-            try:
-                stamp = paths.record.stat().st_mtime_ns
-                size = paths.root.joinpath(context.METRICS_FILE).stat().st_size
-            except OSError:
-                stamp, size = paths.record.stat().st_mtime_ns if paths.record.exists() else 0, 0
-            sent = self._sent.get(str(run_dir))
-            if sent and sent.ended and sent.stamp == stamp and sent.offset >= size:
-                continue
-            if sent and sent.stamp == stamp and sent.offset >= size and records.read(run_dir).status != records.RUNNING:
-                continue
-            try:
-                changed += self._ingest_run(run_dir, stamp)
-            except RecordError as error:
-                log.warning("%s", error)
-        if changed:
-            self._save()
-        return changed
-
-    def _ingest_run(self, run_dir: Path, stamp: int) -> int:
-        record = records.read(run_dir)
-        status = records.shown_status(run_dir, record)
-        key = str(run_dir)
-        sent = self._sent.get(key)
-        if sent is None:
-            sent = self._sent[key] = Sent(self._run(record, run_dir))
-        news = self._send_metrics(sent, run_dir)
-        if sent.stamp != stamp:
-            self._send_tags(sent.mlflow_id, record)
-            news = True
-        if STATUS[status] not in ("RUNNING", "SCHEDULED"):
-            if not sent.ended or sent.stamp != stamp:
-                self._artifacts(sent.mlflow_id, run_dir)
-                self._client.set_terminated(sent.mlflow_id, STATUS[status], end_time=_milliseconds(record.ended))
-                news = True
-            sent.ended = True
-        elif sent.stamp != stamp:
-            self._client.update_run(sent.mlflow_id, status=STATUS[status])
-        sent.stamp = stamp
-        return int(news)
-
-    def _run(self, record: Record, run_dir: Path) -> str:
-        experiment = self._experiment(record.name)
-        found = self._client.search_runs([experiment], f"tags.`labrun.id` = '{record.id}'", max_results=1)
-        if found:
-            return str(found[0].info.run_id)
-        tags = {"labrun.id": record.id, "labrun.folder": str(run_dir), "mlflow.source.name": record.command}
-        run = self._client.create_run(
-            experiment, start_time=_milliseconds(record.started or record.created), tags=tags,
-            run_name=f"{run_dir.parent.name}/{run_dir.name}" if record.sweep else run_dir.name,
-        )  # fmt: skip
-        self._send_params(run.info.run_id, record.config)
-        self._artifacts(run.info.run_id, run_dir)
-        return str(run.info.run_id)
-
-    def _experiment(self, name: str) -> str:
-        if name not in self._experiments:
-            found = self._client.get_experiment_by_name(name)
-            location = None if not self._local else (store.state_folder(self._root) / "mlruns").as_uri()
-            self._experiments[name] = (
-                found.experiment_id if found else self._client.create_experiment(name, artifact_location=location)
-            )
-        return self._experiments[name]
-
-    def _send_params(self, mlflow_id: str, config: Mapping[str, Any]) -> None:
-        from mlflow.entities import Param
-
-        params = [Param(_allowed(key), value[:VALUE_LENGTH]) for key, value in flat(config)]
-        for start in range(0, len(params), PARAMS_PER_CALL):
-            self._client.log_batch(mlflow_id, params=params[start : start + PARAMS_PER_CALL])
-
-    def _send_tags(self, mlflow_id: str, record: Record) -> None:
-        from mlflow.entities import RunTag
-
-        tags = dict(record.tags)
-        if record.notes:
-            tags["mlflow.note.content"] = record.notes
-        if record.git:
-            tags["mlflow.source.git.commit"] = record.git["commit"]
-        for entry in record.data:
-            tags[f"labrun.data.{entry['name']}"] = entry["digest"]
-        if record.error:
-            tags["labrun.error"] = f"{record.error['type']}: {record.error['message']}"[:VALUE_LENGTH]
-        self._client.log_batch(mlflow_id, tags=[RunTag(_allowed(key), value) for key, value in tags.items()])
-
-    def _send_metrics(self, sent: Sent, run_dir: Path) -> bool:
-        from mlflow.entities import Metric
-
-        path = run_dir / context.METRICS_FILE
-        try:
-            with open(path, "rb") as file:
-                file.seek(sent.offset)
-                data = file.read()
-        except OSError:
-            return False
-        whole = data[: data.rfind(b"\n") + 1]
-        if not whole:
-            return False
-        metrics = []
-        for text in whole.splitlines():
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                line = json.loads(text)
-                metrics.append(
-                    Metric(_allowed(line["name"]), float(line["value"]), int(line["time"] * 1000), int(line["step"]))
-                )
-        for start in range(0, len(metrics), BATCH):
-            self._client.log_batch(sent.mlflow_id, metrics=metrics[start : start + BATCH])
-        sent.offset += len(whole)
-        return True
-
-    def _artifacts(self, mlflow_id: str, run_dir: Path) -> None:
-        """Show the run's `outputs/`: by a link where MLflow keeps files on this machine, else by sending them."""
-        outputs = RunPaths(run_dir).outputs
-        if not self._local:
-            if outputs.is_dir():
-                self._client.log_artifacts(mlflow_id, str(outputs))
-            return
-        link = store.state_folder(self._root) / "mlruns" / mlflow_id / "artifacts"
-        link.parent.mkdir(parents=True, exist_ok=True)
-        if not link.is_symlink():
-            link.symlink_to(os.path.relpath(outputs, link.parent), target_is_directory=True)
-
-    def _load(self) -> dict[str, Sent]:
-        try:
-            content = json.loads(self._notes.read_text(encoding="utf-8"))
-            if content["uri"] == self._uri and content["database"] == self._identity():
-                return {key: Sent(**value) for key, value in content["runs"].items()}
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
-        return {}
-
-    def _save(self) -> None:
-        content = {
-            "uri": self._uri,
-            "database": self._identity(),
-            "runs": {key: asdict(value) for key, value in self._sent.items()},
-        }
-        records.replace_text(self._notes, json.dumps(content))
-
-    def _identity(self) -> int:
-        """Tells a database from the one that was deleted before it."""
-        try:
-            return os.stat(self._uri.removeprefix("sqlite:///")).st_ino if self._local else 0
-        except OSError:
-            return 0
+def _start(root: Path, *arguments: str) -> tuple[subprocess.Popen[bytes], Path]:
+    """This module as a process of its own; its standard input is open, what it says goes to a file."""
+    folder = store.state_folder(root)
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "labrun.runs.tracking", str(root), *arguments]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("LABRUN_RUN")}
+    with open(folder / "tracking.log", "ab") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True, env=environment
+        )
+    return process, folder / "tracking.log"
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -278,36 +183,127 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
             yield f"{prefix}{key}", str(value)
 
 
-def _allowed(name: str) -> str:
+def allowed(name: str) -> str:
     """MLflow takes letters, digits, and some signs in names; anything else becomes an underscore."""
     return "".join(c if c.isalnum() or c in "_-. :/" else "_" for c in name)
 
 
-def _milliseconds(time_text: str | None) -> int | None:
-    return None if time_text is None else int(datetime.fromisoformat(time_text).timestamp() * 1000)
+def sync(root: Path, uri: str | None = None, patience_s: float = PATIENCE_S) -> int:
+    """Bring MLflow up to date with the records, models included; returns how many runs had news.
+
+    Args:
+        root: the workspace.
+        uri: MLflow's database or server; None: the workspace's own.
+        patience_s: how long to leave it to another process that feeds MLflow now.
+
+    Raises:
+        RecordError: MLflow refused, or another process that feeds it has not got to it.
+    """
+    from labrun.runs.ingesting import Ingester
+
+    uri = uri or database_uri(root)
+    began = time.time()
+    lock = _lock(root)
+    while not _taken(lock):
+        news = _fed_since(root, uri, began)
+        if news is not None:
+            return news
+        if time.time() - began > patience_s:
+            raise RecordError(
+                f"another process of this workspace feeds MLflow, and has not come to {uri} within {patience_s:.0f} s: "
+                "wait until its runs, or 'lab ui', have ended"
+            )
+        time.sleep(0.2)
+    try:
+        with told(uri):
+            return _round(root, Ingester(root, uri))
+    finally:
+        lock.release()
+
+
+def forget(root: Path, run_ids: Sequence[str]) -> None:
+    """Mark runs as deleted in MLflow: in the background, and as far as that can be done."""
+    uris = [database_uri(root)] if database_path(root).exists() else []
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        uris.append(str(json.loads(viewing.notes(root).read_text(encoding="utf-8"))["uri"]))
+    for uri in dict.fromkeys(uris):
+        with contextlib.suppress(OSError):
+            process, _ = _start(root, uri, "forget")
+            assert process.stdin is not None
+            process.stdin.write("\n".join(run_ids).encode())
+            process.stdin.close()
+
+
+def _forget(root: Path, uri: str, run_ids: Sequence[str]) -> None:
+    client = connect(root, uri)
+    experiments = [one.experiment_id for one in client.search_experiments()]
+    for run_id in run_ids:
+        for run in client.search_runs(experiments, f"tags.`labrun.id` = '{run_id}'"):
+            client.delete_run(run.info.run_id)
+
+
+def _lock(root: Path) -> Any:
+    from filelock import FileLock
+
+    store.state_folder(root).mkdir(parents=True, exist_ok=True)
+    return FileLock(store.state_folder(root) / "tracking.lock")
+
+
+def _taken(lock: Any) -> bool:
+    from filelock import Timeout
+
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    return True
+
+
+def _round(root: Path, ingester: Any) -> int:
+    """All that is new, and the models that MLflow has lost; then say so to those who wait."""
+    from labrun.runs import restoring
+
+    began = time.time()
+    news = int(ingester.ingest())
+    restoring.restore(root, ingester)
+    content = json.dumps({"uri": ingester.uri, "began": began, "news": news})
+    records.replace_text(store.state_folder(root) / "tracking.round.json", content, to_disk=False)
+    return news
+
+
+def _fed_since(root: Path, uri: str, time_s: float) -> int | None:
+    """The news of a round that another process began after that time; None: there was none yet."""
+    try:
+        content = json.loads((store.state_folder(root) / "tracking.round.json").read_text(encoding="utf-8"))
+        return int(content["news"]) if content["uri"] == uri and content["began"] >= time_s else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def main(root: Path, uri: str) -> None:
-    """Feed MLflow until standard input ends, then once more. One at a time; who comes second waits for the first."""
-    from filelock import FileLock, Timeout
+    """Feed MLflow until standard input ends, then once more. One at a time; the others leave it to that one."""
+    from labrun.runs.ingesting import Ingester
 
     with contextlib.suppress(OSError):
         os.nice(10)
-    lock = FileLock(store.state_folder(root) / "tracking.lock")
-    starter_lives = True
-    while starter_lives:
-        try:
-            lock.acquire(timeout=0)
-            break
-        except Timeout:
+    lock = _lock(root)
+    starter_lives, ended = True, 0.0
+    while not _taken(lock):
+        if starter_lives:
             starter_lives = not _input_ended(1.0)
-    with lock:
-        ingester = Ingester(root, uri)
-        while starter_lives:
-            began = time.monotonic()
-            ingester.ingest()
-            starter_lives = not _input_ended(max(INTERVAL_S, 10 * (time.monotonic() - began)))
-        ingester.ingest()
+            ended = time.time()
+        elif _fed_since(root, uri, ended) is not None:
+            return
+        else:
+            time.sleep(0.5)
+    ingester = Ingester(root, uri)
+    while starter_lives:
+        began = time.monotonic()
+        ingester = Ingester(root, uri) if ingester.is_lost else ingester
+        _round(root, ingester)
+        starter_lives = not _input_ended(max(INTERVAL_S, 10 * (time.monotonic() - began)))
+    _round(root, ingester)
+    lock.release()
 
 
 def _input_ended(timeout_s: float) -> bool:
@@ -317,4 +313,7 @@ def _input_ended(timeout_s: float) -> bool:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    main(Path(sys.argv[1]), sys.argv[2])
+    if sys.argv[3:] == ["forget"]:
+        _forget(Path(sys.argv[1]), sys.argv[2], sys.stdin.read().split())
+    else:
+        main(Path(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,294 @@
+"""`lab models`: registered models, their versions and aliases, and what they predict."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from labrun.errors import ConfigError, RecordError
+from labrun.runs import files, journal, report, store
+from labrun.runs.journal import Version
+
+WHICH = "name, name/version or name@alias"
+
+
+def add(nouns: Any) -> None:
+    """Add the noun to the command line."""
+    noun = nouns.add_parser("models", help="registered models", description="Registered models: versions of runs' "
+                            "files under a name, which outlive their runs.")  # fmt: skip
+    noun.set_defaults(act=ls, name=None, json=False)
+    verbs = noun.add_subparsers(title="verbs", metavar="VERB")
+    verb = _verb(verbs, "register", register, "make a run's model the next version of a registered one")
+    verb.add_argument("run", metavar="RUN", help="'last', 'best:METRIC', the beginning of a run's id, or its folder")
+    verb.add_argument("file", nargs="?", metavar="FILE", help="a file of the run, such as outputs/model.npz "
+                      "(default: the model that its card names)")  # fmt: skip
+    verb.add_argument("--name", required=True, help="of the model")
+    verb.add_argument("--tag", action="append", default=[], metavar="KEY=VALUE", help="may be repeated")
+    verb.add_argument("--alias", action="append", default=[], metavar="ALIAS", help="also give it this alias")
+    _trusted(verb)
+    verb = _verb(verbs, "ls", ls, "the registered models (also without the word)")
+    verb.add_argument("name", nargs="?", metavar="NAME", help="only this one's versions")
+    verb.add_argument("--json", action="store_true", help="one JSON object a line")
+    verb = _verb(verbs, "show", show, "all of a version, or of a model")
+    verb.add_argument("model", metavar="MODEL", help=WHICH)
+    verb.add_argument("--json", action="store_true", help="as JSON")
+    verb = _verb(verbs, "download", download, "copy the files of a version, each checked")
+    verb.add_argument("model", metavar="MODEL", help=WHICH)
+    verb.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="default: ./<name>-<version>")
+    verb = _verb(verbs, "alias", alias, "have an alias mean a version")
+    verb.add_argument("model", metavar="MODEL", help=f"{WHICH}; with --remove: name@alias")
+    verb.add_argument("alias", nargs="?", metavar="ALIAS", help="such as champion")
+    verb.add_argument("--remove", action="store_true", help="take the alias away")
+    verb = _verb(verbs, "predict", predict, "what a model says of samples, as a CSV file")
+    verb.add_argument("model", metavar="MODEL", help=f"{WHICH}; or run:ID")
+    verb.add_argument("file", type=Path, metavar="FILE", help=".csv, .npz, .npy, an image, a folder of images")
+    verb.add_argument("-o", "--output", type=Path, metavar="CSV", help="default: FILE.predictions.csv")
+    verb.add_argument("--allow-pickle", action="store_true", help="load .pkl and .joblib: they can run any code")
+    _trusted(verb)
+    verb = _verb(verbs, "rm", remove, "remove a version, or all of a model")
+    verb.add_argument("model", metavar="MODEL", help=WHICH)
+    verb.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    verb.add_argument("--force", action="store_true", help="versions too that an alias means")
+
+
+def _verb(verbs: Any, name: str, act: Any, text: str) -> Any:
+    verb = verbs.add_parser(name, help=text, description=text)
+    verb.set_defaults(act=act)
+    return verb
+
+
+def _trusted(verb: Any) -> None:
+    verb.add_argument("--trusted", action="append", default=[], metavar="CLASS", help="a class of your own, or a "
+                      "scikit-learn part, that may be built from the file; may be repeated")  # fmt: skip
+
+
+def _root() -> Path:
+    """The workspace; its MLflow database is made anew first if someone deleted it."""
+    from labrun.runs import restoring
+
+    root = store.workspace()
+    restoring.restore_if_lost(root)
+    return root
+
+
+def register(options: argparse.Namespace) -> int:
+    """Register a run's model or file; told, and nothing made, if it is registered already."""
+    from labrun.runs import registry
+    from labrun.tasks import saved
+
+    tags = {}
+    for word in options.tag:
+        key, _, value = word.partition("=")
+        if not key.strip() or not word.isprintable():
+            raise ConfigError(f"--tag {word!r}: say KEY=VALUE")
+        tags[key] = value
+    journal.check_name(options.name)
+    for name in options.alias:
+        journal.check_alias(name)
+    root = _root()
+    run_dir, record = store.find(root, options.run)
+    version, is_new = saved.register(root, run_dir, options.name, options.file, tags, options.trusted)
+    if not is_new:
+        print(f"registered already: {version.file} of run {record.id} is {version.title}, since {version.time[:16]}")
+    else:
+        print(f"registered {version.title}: {version.file} of run {record.id} ({record.name})")
+    for name in options.alias:
+        registry.alias(root, version.title, name)
+        print(f"  {version.name}@{name} is version {version.number}")
+    print(f"  in Python: labrun.load_model({version.title!r})")
+    print(f"  serve it:  {serve_command(root, version)}")
+    return 0
+
+
+def serve_command(root: Path, version: Version) -> str:
+    """The command that answers requests with a version's predictions."""
+    from labrun.runs import restoring
+
+    # MLflow starts uvicorn by its name, so that its folder must be on the path.
+    folder = Path(sys.executable).parent
+    is_found = shutil.which("mlflow") == str(folder / "mlflow")
+    aliases = journal.read(root).aliases_of(version)
+    model = f"{version.name}@{aliases[0]}" if aliases else version.title
+    pickled = Path(version.file).suffix in (".pkl", ".pickle", ".joblib")
+    words = [
+        *([] if is_found else [f"PATH={shlex.quote(str(folder))}:$PATH"]),
+        f"MLFLOW_TRACKING_URI={shlex.quote(restoring.kept_at(root, version))}",
+        *(["LABRUN_ALLOW_PICKLE=1"] if pickled else []),
+        f"mlflow models serve -m models:/{model} --env-manager local --port 5001",
+    ]
+    return " ".join(words)
+
+
+def ls(options: argparse.Namespace) -> int:
+    """The registered models, a line for each; of one model its versions."""
+    root = _root()
+    shelf = journal.read(root)
+    if options.name is not None:
+        versions = journal.chosen(root, options.name)[::-1]
+    else:
+        versions = [found[max(found)] for _, found in sorted(shelf.versions.items()) if found]
+    if options.json:
+        for one in versions:
+            print(json.dumps(_told(shelf, one)))
+        return 0
+    if not versions:
+        print("no models are registered: lab models register RUN --name NAME")
+        return 0
+    head = ("model", "version", "aliases", "run", "experiment", "metrics", "registered")
+    rows = []
+    for one in versions:
+        every = shelf.aliases.get(one.name, {})
+        shown = ", ".join(
+            shelf.aliases_of(one) if options.name else (f"{alias}: {number}" for alias, number in sorted(every.items()))
+        )
+        time = one.time[:16].replace("T", " ")
+        rows.append((one.name, str(one.number), shown or "-", one.run, one.experiment, _metrics(one, 2), time))
+    print("\n".join(report.columns([head, *rows])))
+    return 0
+
+
+def _metrics(version: Version, count: int | None = None) -> str:
+    usual = [name for name in ("accuracy", "test_accuracy", "r2") if name in version.metrics]
+    names = [*usual, *(name for name in version.metrics if name not in usual)][:count]
+    values = {name: version.metrics[name] for name in names}
+    return ", ".join(f"{n} {report.number(v) if isinstance(v, int | float) else v}" for n, v in values.items()) or "-"
+
+
+def _told(shelf: journal.Shelf, version: Version) -> dict[str, Any]:
+    return {**vars(version), "aliases": shelf.aliases_of(version)}
+
+
+def show(options: argparse.Namespace) -> int:
+    """A version, whole: where it comes from, what it was worth, how it is used."""
+    root = _root()
+    version = journal.find(root, options.model)
+    shelf = journal.read(root)
+    folder = journal.folder(root, version.name, version.number)
+    if options.json:
+        print(json.dumps({**_told(shelf, version), "folder": str(folder)}, indent=1))
+        return 0
+    runs = {record.id: run_dir for run_dir, record in store.listing(root).runs}
+    numbers = sorted(shelf.versions[version.name])
+    rows = [
+        ("model", version.title),
+        ("aliases", ", ".join(shelf.aliases_of(version)) or "none"),
+        ("versions", ", ".join(map(str, numbers))),
+        ("registered", version.time),
+        ("run", f"{version.experiment}  {version.run}"),
+        ("", str(runs.get(version.run, "(removed)"))),
+        ("MLflow run", version.mlflow_run),
+        ("file", f"{version.file}  SHA-256 {version.sha256}"),
+        *((f"data {one.get('asset') or one.get('name') or one.get('input')}", _data(one)) for one in version.data),
+        *((name, report.number(v) if isinstance(v, int | float) else str(v)) for name, v in version.metrics.items()),
+        *((f"tag {key}", value) for key, value in version.tags.items()),
+        ("folder", str(folder)),
+        ("in Python", f"labrun.load_model({version.title!r})"),
+        ("serve it", serve_command(root, version)),
+    ]
+    print(report.table(rows))
+    return 0
+
+
+def _data(entry: dict[str, Any]) -> str:
+    words = [f"version {entry['version'][:12]}"] if entry.get("version") else []
+    return ", ".join([*words, f"digest {entry['digest'][:12]}"] if entry.get("digest") else words) or "-"
+
+
+def download(options: argparse.Namespace) -> int:
+    """Copy a version's files to a folder."""
+    root = _root()
+    version = journal.find(root, options.model)
+    place = journal.check(root, version)
+    target = options.output or Path(f"{version.name}-{version.number}")
+    there = [target / name for name in version.files if os.path.lexists(target / name)]
+    if there:
+        raise RecordError(f"{there[0]} is there already: choose another folder with -o")
+    for name in version.files:
+        shutil.copyfile(place / name, files.ready(target / name))
+    print(f"{version.title}: {', '.join(version.files)} in {target}")
+    return 0
+
+
+def alias(options: argparse.Namespace) -> int:
+    """Set an alias, or remove one."""
+    from labrun.runs import registry
+
+    root = _root()
+    if options.remove:
+        model = options.model if "@" in options.model or not options.alias else f"{options.model}@{options.alias}"
+        version = registry.unalias(root, model)
+        print(f"{version.name}@{journal.parts(model)[2]} is no more; it was version {version.number}")
+        return 0
+    if options.alias is None:
+        raise ConfigError(f"which alias is {options.model} to have? lab models alias {options.model} ALIAS")
+    version = registry.alias(root, options.model, options.alias)
+    print(f"{version.name}@{options.alias} is version {version.number}")
+    return 0
+
+
+def predict(options: argparse.Namespace) -> int:
+    """Write what a model says of samples."""
+    from labrun.tasks import feeding, saved
+
+    source = options.file.expanduser()
+    if not source.exists():
+        raise RecordError(f"there is no file {source}")
+    model = saved.load_model(
+        options.model, root=_root(), trusted=options.trusted, allow_pickle=options.allow_pickle
+    )  # fmt: skip
+    samples, names, notes = feeding.read(source, model)
+    table = saved.answers(model, samples)
+    if names:
+        table.insert(0, "file", names)
+    output = options.output or source.with_name(f"{source.name}.predictions.csv")
+    table.to_csv(files.ready(output), index=False)
+    for note in notes:
+        print(note)
+    print(f"{len(table):,} predictions of {model.title}: {output}")
+    print("\n".join(_counted(table["prediction"].tolist(), bool(model.class_names))))
+    return 0
+
+
+def _counted(predicted: Sequence[Any], has_classes: bool) -> list[str]:
+    """How often each class was predicted, or from where to where the quantities go."""
+    if has_classes:
+        found = {name: predicted.count(name) for name in sorted(set(predicted), key=str)}
+        return [f"  {name}: {count:,}" for name, count in list(found.items())[:20]]
+    if predicted and all(isinstance(value, float) for value in predicted):
+        return [f"  from {report.number(min(predicted))} to {report.number(max(predicted))}"]
+    return []
+
+
+def remove(options: argparse.Namespace) -> int:
+    """Remove versions, after asking."""
+    from labrun.runs import registry
+
+    root = _root()
+    chosen = journal.chosen(root, options.model)
+    name, number, by_alias = journal.parts(options.model)
+    if number or by_alias:
+        chosen = chosen[-1:]
+    shelf = journal.read(root)
+    meant = {one.title: shelf.aliases_of(one) for one in chosen if shelf.aliases_of(one)}
+    if meant and not options.force:
+        title, aliases = next(iter(meant.items()))
+        raise RecordError(
+            f"{title} is {name}@{aliases[0]}: give the alias to another version, take it away (lab models alias "
+            f"{name}@{aliases[0]} --remove), or say --force"
+        )
+    what = ", ".join(one.title for one in chosen)
+    if not options.yes:
+        if not sys.stdin.isatty():
+            raise ConfigError(f"this would remove {what}: say --yes")
+        if input(f"Remove {what}? [y/N] ").strip().lower() not in ("y", "yes"):
+            return 1
+    registry.remove(root, chosen)
+    print(f"removed {what}")
+    return 0

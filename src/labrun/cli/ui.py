@@ -1,0 +1,179 @@
+"""`lab ui`: MLflow's pages, fed from the records while they are open."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from labrun.errors import ConfigError, RecordError
+from labrun.runs import store, tracking, viewing
+
+HOST = "127.0.0.1"
+FIRST_PORT, TRIED = 5000, 100
+UP_S, DOWN_S = 120.0, 10.0
+
+
+def add(nouns: Any) -> None:
+    """Add the noun to the command line."""
+    text = "MLflow's pages of the runs and models, fed while they are open"
+    noun = nouns.add_parser("ui", help=text, description=f"{text}. Ctrl-C ends it.")
+    noun.add_argument("--port", type=_port, metavar="N", help=f"default: the first free one from {FIRST_PORT} on")
+    noun.add_argument("--open", action="store_true", help="also open a browser")
+    noun.set_defaults(act=ui)
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: say a number from 1 to 65535")
+    return int(text)
+
+
+class _EndError(BaseException):
+    """Somebody asked for the end."""
+
+
+def ui(options: argparse.Namespace) -> int:
+    """Show MLflow until Ctrl-C or SIGTERM."""
+    root = store.workspace()
+    shown = viewing.ui_address(root)
+    if shown is not None:
+        if options.port is not None and not shown.endswith(f":{options.port}"):
+            raise RecordError(f"another 'lab ui' shows this workspace at {shown}: end it first")
+        print(f"a 'lab ui' is up already: {shown}")
+        return 0
+    port = _free_port(options.port)
+    address = f"http://{HOST}:{port}"
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, _end)
+    try:
+        print(f"starting MLflow for {root} ...", flush=True)
+        if not tracking.database_path(root).exists():
+            tracking.connect(root, tracking.database_uri(root))
+        with _server(root, port) as process, tracking.follow(root, {"kind": "mlflow", "wait": True}):
+            _wait_until_up(process, address, root)
+            viewing.announce(root, address)
+            print(f"MLflow: {address}   (Ctrl-C ends it; a run's own page: lab runs show RUN)", flush=True)
+            if options.open:
+                import webbrowser
+
+                webbrowser.open(address)
+            try:
+                code = process.wait()
+            finally:
+                viewing.withdraw(root)
+            raise RecordError(f"MLflow's server ended by itself (exit code {code}): see {_log(root)}")
+    except _EndError:
+        print("\nended", flush=True)
+        return 0
+
+
+def _end(number: int, frame: Any) -> None:
+    # Once: a second Ctrl-C must not break into the ending.
+    for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(one, signal.SIG_IGN)
+    raise _EndError
+
+
+def _free_port(wanted: int | None) -> int:
+    """The port that was asked for, or the first free one.
+
+    Raises:
+        ConfigError: it is taken, or none is free.
+    """
+    if wanted is not None:
+        if not _is_free(wanted):
+            raise ConfigError(f"--port {wanted} is taken or not allowed here: choose another, or leave --port out")
+        return wanted
+    found = next((port for port in range(FIRST_PORT, FIRST_PORT + TRIED) if _is_free(port)), None)
+    if found is None:
+        raise ConfigError(f"the ports {FIRST_PORT} to {FIRST_PORT + TRIED - 1} are all taken: say --port N")
+    return found
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def _log(root: Path) -> Path:
+    return store.state_folder(root) / "ui.log"
+
+
+@contextlib.contextmanager
+def _server(root: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """MLflow's server as a process group of its own, which ends with the work inside, or with this process."""
+    artifacts = (store.state_folder(root) / "mlruns").as_uri()
+    command = [
+        sys.executable, "-c", GUARDED, sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port),
+        "--workers", "1", "--backend-store-uri", tracking.database_uri(root), "--default-artifact-root", artifacts,
+        "--no-serve-artifacts",
+    ]  # fmt: skip
+    environment = {**os.environ, **tracking.SURROUNDINGS, "MLFLOW_TRACKING_URI": ""}
+    with open(_log(root), "wb") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=environment, start_new_session=True,
+            cwd=store.state_folder(root),
+        )  # fmt: skip
+    try:
+        yield process
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            process.wait(DOWN_S)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(OSError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+GUARDED = """
+import os, signal, subprocess, sys, threading
+server = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+def watch():
+    while os.read(0, 4096):
+        pass
+    os.killpg(0, signal.SIGTERM)
+    try:
+        server.wait(5)
+    except subprocess.TimeoutExpired:
+        pass
+    os.killpg(0, signal.SIGKILL)
+signal.signal(signal.SIGTERM, lambda number, frame: None)
+threading.Thread(target=watch, daemon=True).start()
+code = server.wait()
+os.killpg(0, signal.SIGTERM)
+sys.exit(code if code >= 0 else 1)
+"""
+"""Starts the server, and ends the whole group when the standard input does: also when `lab ui` is killed."""
+
+
+def _wait_until_up(process: subprocess.Popen[bytes], address: str, root: Path) -> None:
+    end = time.monotonic() + UP_S
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            last = _log(root).read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+            raise RecordError(f"MLflow's server did not start: {''.join(last)} (all of it: {_log(root)})")
+        try:
+            with urllib.request.urlopen(f"{address}/health", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            threading.Event().wait(0.2)
+    raise RecordError(f"MLflow's server did not answer within {UP_S:.0f} s: see {_log(root)}")

@@ -1,0 +1,288 @@
+"""The journal of registered models: which versions there are, of which runs, under which aliases.
+
+`outputs/.labrun/registry.jsonl` has one line for each registration, alias and removal, each written with one `write`
+before MLflow is told of it. The journal is what counts; MLflow's registry is a view of it and can be made anew.
+Imports no MLflow, so that what only reads it starts fast.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from labrun.checking import suggest
+from labrun.errors import ConfigError, CorruptDataError, RecordError
+from labrun.runs import record as records
+from labrun.runs import store
+
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+ALIAS = re.compile(r"(?!latest$|v\d+$)[A-Za-z][A-Za-z0-9_-]{0,99}", re.I)
+REGISTER, REMOVE, ALIASED, UNALIASED = "register", "remove", "alias", "unalias"
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a registered model."""
+
+    name: str
+    number: int
+    run: str
+    """The id of the run that it was made of."""
+    experiment: str
+    file: str
+    """The registered file, relative to the run's folder."""
+    files: dict[str, str]
+    """SHA-256 of each file in the version's `content`, by name; the registered one is among them."""
+    uri: str
+    """The MLflow server that has it in its registry; empty: the workspace's own database."""
+    time: str
+    mlflow_run: str = ""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    data: list[dict[str, Any]] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """`name/number`."""
+        return f"{self.name}/{self.number}"
+
+    @property
+    def sha256(self) -> str:
+        """Of the registered file."""
+        return self.files[Path(self.file).name]
+
+
+@dataclass
+class Shelf:
+    """What the journal says, all lines taken together."""
+
+    versions: dict[str, dict[int, Version]] = field(default_factory=dict)
+    aliases: dict[str, dict[str, int]] = field(default_factory=dict)
+    unaliased: dict[str, set[str]] = field(default_factory=dict)
+    highest: dict[str, int] = field(default_factory=dict)
+    """The highest number that each name ever had: none is given twice."""
+    removed: dict[str, set[int]] = field(default_factory=dict)
+
+    def aliases_of(self, version: Version) -> list[str]:
+        """The aliases that a version goes by."""
+        return sorted(a for a, n in self.aliases.get(version.name, {}).items() if n == version.number)
+
+
+def path(root: Path) -> Path:
+    """The journal."""
+    return store.state_folder(root) / "registry.jsonl"
+
+
+def folder(root: Path, name: str, number: int) -> Path:
+    """The MLflow model directory of a version."""
+    return store.state_folder(root) / "models" / name / str(number)
+
+
+def content(root: Path, version: Version) -> Path:
+    """The folder with a version's files: the model and its card."""
+    return folder(root, version.name, version.number) / "data" / "model"
+
+
+def read(root: Path) -> Shelf:
+    """What is registered; a torn line is left out.
+
+    Raises:
+        RecordError: the journal cannot be read.
+    """
+    shelf = Shelf()
+    try:
+        raw = path(root).read_bytes()
+    except FileNotFoundError:
+        return shelf
+    except OSError as error:
+        raise RecordError(f"{path(root)} cannot be read: {error.strerror or error}") from error
+    for text in raw.split(b"\n"):
+        try:
+            _apply(shelf, json.loads(text))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue
+    return shelf
+
+
+def _apply(shelf: Shelf, line: Mapping[str, Any]) -> None:
+    kind, name, number = line["event"], str(line["name"]), int(line["number"])
+    versions, aliases = shelf.versions.setdefault(name, {}), shelf.aliases.setdefault(name, {})
+    if kind == REGISTER:
+        versions[number] = Version(**{f.name: line[f.name] for f in fields(Version) if f.name in line})
+        shelf.highest[name] = max(number, shelf.highest.get(name, 0))
+    elif kind == REMOVE:
+        versions.pop(number, None)
+        shelf.removed.setdefault(name, set()).add(number)
+        for alias in [a for a, n in aliases.items() if n == number]:
+            del aliases[alias]
+    elif kind == ALIASED:
+        aliases[str(line["alias"])] = number
+        shelf.unaliased.setdefault(name, set()).discard(str(line["alias"]))
+    elif kind == UNALIASED:
+        aliases.pop(str(line["alias"]), None)
+        shelf.unaliased.setdefault(name, set()).add(str(line["alias"]))
+
+
+def append(root: Path, event: str, name: str, number: int, **more: Any) -> None:
+    """Add a line, and wait until the disk has it.
+
+    Raises:
+        RecordError: the journal cannot be written.
+    """
+    line = {"event": event, "time": records.now(), "name": name, "number": number, **more}
+    data = (json.dumps(line, ensure_ascii=False, default=str) + "\n").encode()
+    try:
+        path(root).parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path(root), os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            size = os.fstat(fd).st_size
+            if size and os.pread(fd, 1, size - 1) != b"\n":  # torn by a power failure
+                data = b"\n" + data
+            if os.write(fd, data) != len(data):
+                raise OSError(28, "No space left on device")
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise RecordError(records.cannot_write(path(root).parent, error)) from error
+
+
+def add(root: Path, version: Version) -> None:
+    """Add a registration.
+
+    Raises:
+        RecordError: the journal cannot be written.
+    """
+    own = {key: value for key, value in asdict(version).items() if key not in ("name", "number", "time")}
+    append(root, REGISTER, version.name, version.number, **own)
+
+
+def check_name(name: str) -> str:
+    """A name for a registered model.
+
+    Raises:
+        ConfigError: it cannot be one.
+    """
+    if not NAME.fullmatch(name):
+        raise ConfigError(
+            f"{name!r} cannot name a model: letters, digits, '_', '-' and '.' may stand in it, at most 100, and the "
+            "first is no dot and no '-'"
+        )
+    return name
+
+
+def check_alias(alias: str) -> str:
+    """An alias for a version.
+
+    Raises:
+        ConfigError: it cannot be one.
+    """
+    if not ALIAS.fullmatch(alias):
+        raise ConfigError(
+            f"{alias!r} cannot be an alias: a letter, then letters, digits, '_' and '-'; and neither 'latest' nor 'v' "
+            "with a number, which MLflow keeps for itself"
+        )
+    return alias
+
+
+def parts(reference: str) -> tuple[str, str, str]:
+    """`name`, `name/3`, `name@alias`, and `models:/...` before each: the name, the number's text, the alias."""
+    text = reference.strip().removeprefix("models:").lstrip("/")
+    name, sign, alias = text.partition("@")
+    if sign:
+        return name, "", alias
+    name, _, number = text.partition("/")
+    return name, "" if number == "latest" else number, ""
+
+
+def chosen(root: Path, reference: str) -> list[Version]:
+    """The version that is named, or all of a name, the newest last.
+
+    Raises:
+        RecordError: there is no such model.
+    """
+    shelf = read(root)
+    name, number, alias = parts(reference)
+    versions = shelf.versions.get(name) or {}
+    if not versions:
+        known = sorted(one for one, found in shelf.versions.items() if found)
+        raise RecordError(
+            f"no model is registered as {name!r} in {root}.{suggest(name, known)} There is: "
+            f"{', '.join(known) or 'none'}" + ("" if known else " (lab models register RUN --name NAME makes one)")
+        )
+    if alias:
+        aliases = shelf.aliases.get(name, {})
+        if alias not in aliases or aliases[alias] not in versions:
+            there = ", ".join(sorted(aliases)) or "none"
+            raise RecordError(f"model {name} has no alias {alias!r}.{suggest(alias, aliases)} Its aliases: {there}")
+        return [versions[aliases[alias]]]
+    if number:
+        if not number.isdigit() or int(number) not in versions:
+            there = ", ".join(map(str, sorted(versions)))
+            raise RecordError(f"model {name} has no version {number!r}. Its versions: {there}")
+        return [versions[int(number)]]
+    return [versions[one] for one in sorted(versions)]
+
+
+def find(root: Path, reference: str) -> Version:
+    """The version that `name`, `name/3` or `name@alias` means; the newest where only a name is given.
+
+    Raises:
+        RecordError: there is no such model.
+    """
+    return chosen(root, reference)[-1]
+
+
+def model_folder(root: Path, reference: str) -> Path:
+    """The MLflow model directory of the version that a reference means, as `find` takes it.
+
+    Raises:
+        RecordError: there is no such model.
+    """
+    version = find(root, reference)
+    return folder(root, version.name, version.number)
+
+
+def registered_runs(root: Path) -> dict[str, list[str]]:
+    """The runs that registered models were made of, by id, and the versions of each."""
+    found: dict[str, list[str]] = {}
+    for version in every(read(root)):
+        found.setdefault(version.run, []).append(version.title)
+    return found
+
+
+def every(shelf: Shelf) -> Iterator[Version]:
+    """Every version, by name and number."""
+    for name in sorted(shelf.versions):
+        for number in sorted(shelf.versions[name]):
+            yield shelf.versions[name][number]
+
+
+def check(root: Path, version: Version) -> Path:
+    """The folder with a version's files, each held against the journal's digest.
+
+    Raises:
+        CorruptDataError: a file is gone, or was changed.
+    """
+    place = content(root, version)
+    for name, wanted in version.files.items():
+        try:
+            with open(place / name, "rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise CorruptDataError(
+                f"model {version.title} is not whole: {place / name}: {error.strerror or error}. Register it again "
+                f"from run {version.run}"
+            ) from error
+        if found != wanted:
+            raise CorruptDataError(
+                f"model {version.title}: {place / name} was changed since it was registered: expected SHA-256 "
+                f"{wanted}, found {found}. Nothing of it was loaded"
+            )
+    return place

@@ -1,0 +1,301 @@
+"""Registered models: versions of a run's files under a name, kept in the workspace and shown by MLflow's registry.
+
+A version's files are copied to `outputs/.labrun/models/<name>/<number>/`, an MLflow model directory, so that it
+outlives its run. The order is: the folder, whole and in place; the journal's line (see `labrun.runs.journal`); MLflow.
+A kill in between leaves a folder that no line names, which the next registration replaces, or a line that MLflow has
+not heard of, which `labrun.runs.restoring` tells it. Numbers are given under a lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from labrun.errors import ConfigError, CorruptDataError, MissingDataError, RecordError
+from labrun.runs import journal, restoring, tracking
+from labrun.runs import record as records
+from labrun.runs.journal import Version, model_folder, registered_runs
+from labrun.runs.record import Record
+
+__all__ = ["alias", "model_folder", "register", "registered_runs", "remove", "unalias"]
+
+CARD = "model.json"
+LOADER = "labrun.tasks.saved"
+"""The module whose `_load_pyfunc` MLflow calls; what it loads is checked, and nothing is unpickled unasked."""
+KINDS = {
+    ".skops": "estimator", ".npz": "chainer", ".pkl": "pickle", ".pickle": "pickle", ".joblib": "pickle",
+    ".pt": "tensors", ".pth": "tensors",
+}  # fmt: skip
+"""What a file without a card of its own is, by its ending."""
+NEEDED = {
+    "estimator": ("scikit-learn", "skops"), "network": ("torch",), "chainer": ("torch",),
+    "pickle": ("scikit-learn", "joblib"),
+}  # fmt: skip
+KEY = "labrun.key"
+ONGOING = frozenset({records.QUEUED, records.RUNNING, records.PREEMPTED, records.UNREACHABLE})
+
+
+def register(
+    root: Path,
+    run_dir: Path,
+    name: str,
+    file: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    columns: Mapping[str, bool] | None = None,
+) -> tuple[Version, bool]:
+    """Make a file of a run the next version of a registered model.
+
+    Args:
+        root: the workspace.
+        run_dir: the run; it has ended.
+        name: the model's name.
+        file: relative to the run's folder; None: the model that its card names.
+        tags: of the version.
+        columns: of a table that the model takes: each column's name, and whether it holds numbers.
+
+    Returns:
+        The version, and whether it is new: the same file of the same run is registered once under a name.
+
+    Raises:
+        ConfigError, RecordError, DataError: the name, the run or the file will not do; MLflow refused.
+    """
+    journal.check_name(name)
+    record = records.read(run_dir)
+    if records.shown_status(run_dir, record) in ONGOING:
+        raise RecordError(f"run {record.id} is {record.status}: its files may still change; register it when it ended")
+    source, card = described(run_dir, record, file)
+    uri = tracking.address(root, record.config.get("tracking") or {})
+    server = "" if uri == tracking.database_uri(root) else uri
+    with restoring.alone(root), tracking.told(uri):
+        known = _known(root, name, record, card["sha256"], server)
+        if known is not None:
+            return known, False
+        from labrun.runs.ingesting import Ingester
+
+        ingester = Ingester(root, uri)
+        mlflow_run = ingester.one(run_dir)
+        base = journal.folder(root, name, 0).parent
+        base.mkdir(parents=True, exist_ok=True)
+        _tidy(root, name)
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=base) as place:
+            files = _copy(source, card, Path(place) / "model")
+            _save(Path(place) / "model", Path(place) / "whole", card, record, columns)
+            key = f"{record.id}-{card['sha256']}"
+            number = _number(root, ingester, name, key, mlflow_run, Path(place) / "whole")
+            version = Version(
+                name, number, record.id, record.name, source.relative_to(run_dir).as_posix(), files, server,
+                records.now(), mlflow_run, dict(record.metrics), _data(record), dict(tags or {}),
+            )  # fmt: skip
+            _settle(Path(place) / "whole", journal.folder(root, name, number))
+        journal.add(root, version)
+        restoring.restore(root, ingester, is_alone=True)
+    return version, True
+
+
+def _known(root: Path, name: str, record: Record, sha256: str, server: str) -> Version | None:
+    """The version that this file of this run is already.
+
+    Raises:
+        ConfigError: the name belongs to another MLflow server.
+    """
+    versions = journal.read(root).versions.get(name, {})
+    for version in versions.values():
+        if version.uri != server:
+            here = "this workspace's own registry"
+            raise ConfigError(
+                f"model {name} is kept at {version.uri or here}, and run {record.id} belongs to {server or here}: "
+                "choose another name"
+            )
+    return next((one for one in versions.values() if one.run == record.id and one.sha256 == sha256), None)
+
+
+def described(run_dir: Path, record: Record, file: str | None) -> tuple[Path, dict[str, Any]]:
+    """A file of a run, and the card that says how it is loaded: the run's own, or one made for it.
+
+    Raises:
+        RecordError, MissingDataError, CorruptDataError: there is no such file or model; it was changed.
+    """
+    outputs = run_dir / "outputs"
+    card: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):
+        card = dict(json.loads((outputs / CARD).read_text(encoding="utf-8")))
+    if file is None and "file" not in card:
+        made = sorted(p.relative_to(run_dir).as_posix() for p in outputs.rglob("*") if p.suffix in KINDS)
+        raise RecordError(
+            f"run {record.id} has saved no model with a card ({CARD}): name the file to register. "
+            f"Its files that may be models: {', '.join(made[:10]) or 'none'}"
+        )
+    path = outputs / Path(card["file"]).name if file is None else _inside(run_dir, record, file)
+    if not path.is_file():
+        raise MissingDataError(f"run {record.id} has no file {path.relative_to(run_dir)}: 'lab runs files' lists them")
+    own = path.parent == outputs and path.name == card.get("file")
+    sha256 = _digest(path)
+    if own and sha256 != card.get("sha256"):
+        raise CorruptDataError(f"{path} was changed since it was saved: expected {card.get('sha256')}, found {sha256}")
+    if not own:
+        # What a run of labrun's own exports beside its model takes the same samples.
+        base = card if path.parent == outputs and path.name in [*card.get("also", []), "model.pkl"] else {}
+        kind = KINDS.get(path.suffix.lower(), "file")
+        card = {"format": 1, "name": path.stem, **base, "kind": kind, "file": path.name, "sha256": sha256}
+    dataset = record.config.get("dataset") or {}
+    card["dataset"] = {key: dataset[key] for key in ("target", "ignore") if key in dataset}
+    return path, card
+
+
+def _inside(run_dir: Path, record: Record, file: str) -> Path:
+    given = Path(file).expanduser()
+    path = Path(os.path.normpath(given if given.is_absolute() else run_dir / given))
+    if not path.is_relative_to(run_dir) or not path.resolve().is_relative_to(run_dir.resolve()):
+        raise RecordError(f"{file!r} is no file of run {record.id}: give its path in the run's folder {run_dir}")
+    return path
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _data(record: Record) -> list[dict[str, Any]]:
+    kept = ("name", "input", "digest", "asset", "version", "number", "datastore")
+    return [{key: entry[key] for key in kept if entry.get(key) is not None} for entry in record.data]
+
+
+def _copy(source: Path, card: Mapping[str, Any], target: Path) -> dict[str, str]:
+    """The file and its card, copied; the digest of each."""
+    try:
+        target.mkdir()
+        shutil.copyfile(source, target / source.name)
+        (target / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise RecordError(records.cannot_write(target.parent, error)) from error
+    files = {name: _digest(target / name) for name in (source.name, CARD)}
+    if files[source.name] != card["sha256"]:
+        raise RecordError(f"{source} changed while it was copied: register it when nothing writes to it any more")
+    return files
+
+
+def _save(
+    model: Path, target: Path, card: Mapping[str, Any], record: Record, columns: Mapping[str, bool] | None
+) -> None:
+    """Make an MLflow model directory of it."""
+    import warnings
+
+    from mlflow.pyfunc import save_model
+
+    installed = {**records.installed_packages(), **record.packages}
+    needed = ["labrun", "numpy", "pandas", *NEEDED.get(str(card["kind"]), ())]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        save_model(
+            path=str(target), loader_module=LOADER, data_path=str(model), signature=_signature(card, columns),
+            pip_requirements=[f"{name}=={installed[name]}" for name in needed if name in installed],
+            metadata={"labrun.run": record.id, "labrun.experiment": record.name, "labrun.sha256": card["sha256"]},
+        )  # fmt: skip
+
+
+def _signature(card: Mapping[str, Any], columns: Mapping[str, bool] | None) -> Any:
+    """What the model takes: stored values, as they are in the data set, unscaled."""
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema, TensorSpec
+
+    if columns:
+        taken = [ColSpec("double" if number else "string", name, required=False) for name, number in columns.items()]
+        return ModelSignature(Schema(taken))
+    shape = card.get("input_shape") or [-1]
+    return ModelSignature(Schema([TensorSpec(np.dtype(np.float64), (-1, *map(int, shape)))]))
+
+
+def _number(root: Path, ingester: Any, name: str, key: str, mlflow_run: str, whole: Path) -> int:
+    """The next number: in the workspace's own registry ours to give, on a server the server's."""
+    client = ingester.client
+    restoring.ensure_model(client, name)
+    found = client.search_model_versions(f"name='{name}'")
+    if tracking.is_database(ingester.uri):
+        return 1 + max([journal.read(root).highest.get(name, 0), *(int(one.version) for one in found)])
+    for one in found:  # made by a registration that was killed before its line was written
+        if one.tags.get(KEY) == key:
+            return int(one.version)
+    below = f"registered/{name}/{key}"
+    client.log_artifacts(mlflow_run, str(whole), below)
+    source = f"{client.get_run(mlflow_run).info.artifact_uri}/{below}"
+    return int(client.create_model_version(name, source, mlflow_run, tags={KEY: key}).version)
+
+
+def _settle(whole: Path, target: Path) -> None:
+    for folder, _, names in os.walk(whole):
+        for name in names:
+            with open(Path(folder, name), "rb") as file:
+                os.fsync(file.fileno())
+    whole.chmod(0o755)
+    whole.rename(target)
+
+
+def _tidy(root: Path, name: str) -> None:
+    """Take away what registrations and removals left that were killed; for who holds the lock."""
+    there = journal.read(root).versions.get(name, {})
+    for path in journal.folder(root, name, 0).parent.glob("*"):
+        if not (path.name.isdigit() and int(path.name) in there):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def alias(root: Path, reference: str, name: str) -> Version:
+    """Have an alias mean a version, and no other any more.
+
+    Raises:
+        ConfigError, RecordError: it cannot be an alias; there is no such version.
+    """
+    journal.check_alias(name)
+    with restoring.alone(root):
+        version = journal.find(root, reference)
+        journal.append(root, journal.ALIASED, version.name, version.number, alias=name)
+        _tell(root, version)
+    return version
+
+
+def unalias(root: Path, reference: str) -> Version:
+    """Take the alias of `name@alias` away.
+
+    Raises:
+        RecordError: there is no such alias.
+    """
+    model, _, name = journal.parts(reference)
+    if not name:
+        raise RecordError(f"{reference!r} names no alias to remove: say {model}@ALIAS")
+    with restoring.alone(root):
+        version = journal.find(root, reference)
+        journal.append(root, journal.UNALIASED, model, version.number, alias=name)
+        _tell(root, version)
+    return version
+
+
+def remove(root: Path, versions: list[Version]) -> None:
+    """Remove versions of one model, files and all; their numbers are not given again.
+
+    Raises:
+        RecordError: something cannot be written, or MLflow refused.
+    """
+    with restoring.alone(root):
+        for version in versions:
+            journal.append(root, journal.REMOVE, version.name, version.number)
+        _tidy(root, versions[0].name)
+        _tell(root, versions[0])
+        base = journal.folder(root, versions[0].name, 0).parent
+        if base.is_dir() and not any(base.iterdir()):
+            base.rmdir()
+
+
+def _tell(root: Path, version: Version) -> None:
+    """Have MLflow know what the journal says."""
+    from labrun.runs.ingesting import Ingester
+
+    uri = restoring.kept_at(root, version)
+    with tracking.told(uri):
+        restoring.restore(root, Ingester(root, uri), is_alone=True)

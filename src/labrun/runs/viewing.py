@@ -1,0 +1,62 @@
+"""Where MLflow's pages are to be seen: a small file that `lab ui` keeps while it is up. Imports no MLflow."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from labrun.runs import record as records
+from labrun.runs import store
+
+
+def notes(root: Path) -> Path:
+    """What MLflow has of each run: `tracking.json`."""
+    return store.state_folder(root) / "tracking.json"
+
+
+def _state(root: Path) -> Path:
+    return store.state_folder(root) / "ui.json"
+
+
+def announce(root: Path, address: str) -> None:
+    """Say that this process shows MLflow at an address.
+
+    Raises:
+        RecordError: the folder cannot be written.
+    """
+    content = {"address": address, "process": records.process_identity()}
+    records.replace_text(_state(root), json.dumps(content), to_disk=False)
+
+
+def withdraw(root: Path) -> None:
+    """Say that it does no longer."""
+    if ui_process(root) == records.process_identity()["pid"]:
+        _state(root).unlink(missing_ok=True)
+
+
+def ui_address(root: Path) -> str | None:
+    """The address of the `lab ui` that shows this workspace now; None: there is none."""
+    try:
+        content = json.loads(_state(root).read_text(encoding="utf-8"))
+        return str(content["address"]) if records.process_lives(content["process"]) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def ui_process(root: Path) -> int | None:
+    """That one's process id."""
+    try:
+        process = json.loads(_state(root).read_text(encoding="utf-8"))["process"]
+        return int(process["pid"]) if records.process_lives(process) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def page(root: Path, run_dir: Path) -> str | None:
+    """The address of a run's own page; None: no `lab ui` is up, or MLflow has not got the run yet."""
+    address = ui_address(root)
+    try:
+        sent = json.loads(notes(root).read_text(encoding="utf-8"))["runs"][str(run_dir)]
+        return f"{address}/#/experiments/{sent['experiment']}/runs/{sent['mlflow_id']}" if address else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

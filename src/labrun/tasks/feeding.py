@@ -1,0 +1,162 @@
+"""Samples for a saved model from files that people have: tables, arrays, images."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from labrun.checking import shape_text
+from labrun.errors import CorruptDataError, DataError, MissingDataError, UnfitError
+from labrun.tasks.saved import Saved
+
+IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+ARRAYS = ("X", "x", "data", "images", "X_test", "x_test", "test_images", "test_data")
+"""What the samples may be called in an `.npz`, the likeliest first."""
+
+
+def read(path: Path, saved: Saved) -> tuple[Any, list[str], list[str]]:
+    """The samples of a file or of a folder of images.
+
+    Args:
+        path: a `.csv`, `.npz` or `.npy` file, an image, or a folder of images.
+        saved: the model that is to take them.
+
+    Returns:
+        The samples; a name for each, or none at all; what a person should be told.
+
+    Raises:
+        DataError: there is no such file, it cannot be read, or it holds nothing that the model takes.
+    """
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGES and p.is_file())
+        if not files:
+            raise MissingDataError(f"{path} holds no image (looked for {', '.join(sorted(IMAGES))})")
+        return _images(files, saved), [file.relative_to(path).as_posix() for file in files], []
+    if not path.is_file():
+        raise MissingDataError(f"there is no file {path}")
+    suffix = path.suffix.lower()
+    if suffix in IMAGES:
+        return _images([path], saved), [path.name], []
+    if suffix in (".npz", ".npy"):
+        return _array(path), [], []
+    if suffix in (".csv", ".tsv", ".txt"):
+        return _table(path, saved)
+    raise DataError(f"{path}: labrun predicts for .csv, .npz, .npy, images and folders of images")
+
+
+def _array(path: Path) -> npt.NDArray[Any]:
+    try:
+        content = np.load(path, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            return content
+        with content:
+            name = next((one for one in ARRAYS if one in content.files), None)
+            if name is None and len(content.files) == 1:
+                name = content.files[0]
+            if name is None:
+                raise DataError(f"{path} has the arrays {', '.join(content.files)}: call the samples X")
+            return np.asarray(content[name])
+    except DataError:
+        raise
+    except Exception as error:  # a damaged archive can raise anything
+        raise CorruptDataError(f"{path} cannot be read as arrays of numbers: {error}") from error
+
+
+def _images(files: Sequence[Path], saved: Saved) -> npt.NDArray[np.uint8]:
+    shape = saved.input_shape
+    if shape is None or len(shape) != 3 or shape[0] not in (1, 3):
+        wanted = "samples of an unknown shape" if shape is None else shape_text(shape)
+        raise UnfitError(f"{saved.title} takes {wanted}, and no images")
+    found = np.empty((len(files), *shape), np.uint8)
+    for place, file in enumerate(files):
+        found[place] = _pixels(file, shape, saved.title)
+    # Images hold 0 to 255; a data set such as the digits holds other values.
+    highest = float((saved.card.get("scaling") or {}).get("scale", 255.0))
+    return found if highest == 255.0 else (found * (highest / 255.0)).astype(np.float32)
+
+
+def _pixels(file: Path, shape: tuple[int, ...], title: str) -> npt.NDArray[np.uint8]:
+    from PIL import Image
+
+    try:
+        with Image.open(file) as opened:
+            size = (opened.height, opened.width)
+            pixels = np.asarray(opened.convert("L" if shape[0] == 1 else "RGB"), np.uint8)
+    except Exception as error:  # a damaged image can raise anything
+        raise CorruptDataError(f"{file} cannot be read as an image: {error}") from error
+    if size != shape[1:]:
+        raise UnfitError(f"{file} is {size[0]} high and {size[1]} wide, and {title} takes {shape_text(shape)}")
+    return pixels[None] if shape[0] == 1 else pixels.transpose(2, 0, 1)
+
+
+def _table(path: Path, saved: Saved) -> tuple[Any, list[str], list[str]]:
+    import pandas as pd
+
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            first = file.readline()
+            separator = next((sign for sign in (",", ";", "\t", "|") if sign in first), ",")
+            names = [cell.strip() for cell in next(csv.reader([first], delimiter=separator), [])]
+        has_header = _is_header(names, saved)
+        table = pd.read_csv(path, sep=separator, skipinitialspace=True, header=0 if has_header else None)
+    except (OSError, ValueError, csv.Error, pd.errors.ParserError) as error:
+        raise CorruptDataError(f"{path} is no readable CSV file: {error}") from error
+    table.columns = [str(name).strip() for name in table.columns]
+    if not len(table):
+        raise DataError(f"{path} has no rows")
+    if saved.columns is not None and has_header:
+        return table, [], []
+    table, notes = _features(table, saved, has_header)
+    if saved.columns is None:
+        words = [name for name in table.columns if table[name].dtype.kind not in "biuf"]
+        if words:
+            raise UnfitError(f"{path}: the columns {', '.join(words[:5])} hold text, and {saved.title} takes numbers")
+        return table.to_numpy(np.float64), [], notes
+    return table.set_axis(list(saved.columns), axis=1), [], notes
+
+
+def _is_header(names: Sequence[str], saved: Saved) -> bool:
+    """Whether a first line names the columns: it has the model's own names, or something that is no number."""
+    if saved.columns is not None:
+        return bool(set(names) & set(saved.columns))
+    return any(not _is_number(name) for name in names)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _features(table: Any, saved: Saved, has_header: bool) -> tuple[Any, list[str]]:
+    """The columns that the model takes, without the one that it is to predict."""
+    if saved.columns is not None:
+        wanted: int | None = len(saved.columns)
+    elif saved.input_shape is not None:
+        wanted = int(np.prod(saved.input_shape))
+    else:
+        wanted = getattr(saved.model, "n_features_in_", None)
+    about = saved.card.get("dataset") or {}
+    notes: list[str] = []
+    if has_header:
+        table = table.drop(columns=[name for name in about.get("ignore") or [] if name in table.columns])
+    if wanted is None or table.shape[1] == wanted:
+        return table, notes
+    if table.shape[1] == wanted + 1:
+        target = about.get("target")
+        named = has_header and target in table.columns
+        column = target if named else table.columns[-1]
+        place = list(table.columns).index(column) + 1
+        notes.append(f"column {place}{f' ({column})' if has_header else ''} was left out: it is what is predicted")
+        return table.drop(columns=[column]), notes
+    raise UnfitError(
+        f"the table has {table.shape[1]} columns, and {saved.title} takes {wanted} (or {wanted + 1}, with the one that "
+        "it predicts)"
+    )

@@ -1,0 +1,94 @@
+"""Model files of each kind, loaded so that nothing in them runs unless a person asked for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from labrun import schema
+from labrun.errors import ConfigError, DataError, LabrunError
+from labrun.tasks import task as tasks
+
+PICKLE_VARIABLE = "LABRUN_ALLOW_PICKLE"
+"""For `mlflow models serve`, which takes no such option: 1."""
+
+
+def estimator(file: Path, trusted: Sequence[str]) -> Any:
+    """A model that skops saved: of scikit-learn's own types, ours, and those named.
+
+    Raises:
+        ConfigError: it is of other types; the message names them.
+        DataError: the file is damaged.
+    """
+    from labrun.tasks.estimator import load as load_estimator
+
+    try:
+        return load_estimator(file, list(trusted))
+    except ConfigError:
+        raise
+    except LabrunError as error:
+        raise DataError(str(error)) from error
+
+
+def network(file: Path, card: Mapping[str, Any], trusted: Sequence[str]) -> Any:
+    """The network that a card describes, with the weights of a file; nothing but tensors is unpickled.
+
+    Raises:
+        ConfigError: its class is not trusted, or cannot be built.
+        DataError: the weights are damaged, or another network's.
+    """
+    from labrun.tasks.lightning import load_weights
+
+    tasks.trusted_target(str(card["target"]), list(trusted))
+    node = {"_target_": card["target"], **card["arguments"]}
+    if "lr" not in schema.parameters(schema.locate(str(card["target"]), "model")):
+        node.pop("lr", None)
+    network = schema.build(
+        node, "model", input_shape=tuple(card["input_shape"]), num_classes=len(card["class_names"])
+    )  # fmt: skip
+    load_weights(network, file)
+    return network.eval()
+
+
+def chainer(file: Path) -> Any:
+    """The perceptron whose sizes an `.npz` in Chainer's layout has.
+
+    Raises:
+        DataError: it is no such file.
+    """
+    from labrun.models import chainer_npz
+    from labrun.models.mnist_dnn import MnistDNN
+
+    arrays = chainer_npz.read(file)
+    for prefix in chainer_npz.PREFIXES:
+        first, last = arrays.get(f"{prefix}l1/W"), arrays.get(f"{prefix}l3/W")
+        if first is not None and last is not None and first.ndim == last.ndim == 2:
+            network = MnistDNN((int(first.shape[1]),), int(last.shape[0]), units=int(first.shape[0]))
+            return chainer_npz.load(file, network).eval()
+    raise DataError(
+        f"{file} holds {', '.join(sorted(arrays)[:10]) or 'no arrays'}, and is no perceptron of Chainer's MNIST "
+        "example (l1/W, l1/b, ... l3/b): labrun cannot tell which network that is"
+    )
+
+
+def pickled(file: Path, title: str, allow_pickle: bool) -> Any:
+    """What a pickle holds, if a person asked for it.
+
+    Raises:
+        DataError: nobody did; it cannot be loaded; it is no model.
+    """
+    if not allow_pickle:
+        raise DataError(
+            f"{title}: {file.name} is a pickle, and loading one can run any code. If you trust who made it, say "
+            f"allow_pickle=True (lab models predict --allow-pickle; when served: {PICKLE_VARIABLE}=1)"
+        )
+    import joblib
+
+    try:
+        model = joblib.load(file)
+    except Exception as error:  # a pickle can raise anything
+        raise DataError(f"{title}: {file.name} cannot be loaded: {type(error).__name__}: {error}") from error
+    if not callable(getattr(model, "predict", None)):
+        raise DataError(f"{title}: {file.name} holds a {type(model).__name__}, which has no predict")
+    return model

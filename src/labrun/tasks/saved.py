@@ -1,0 +1,345 @@
+"""Saved models, loaded for use: what a run or the registry holds, behind `predict` and `predict_proba`.
+
+The order is always the same: first each file's digest, then whether its kind and its class are trusted, then the file
+itself. Nothing is unpickled unless a person asks for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from labrun.checking import shape_text
+from labrun.data.arrays import Scaling, float_rows
+from labrun.errors import CorruptDataError, DataError, UnfitError
+from labrun.runs import journal, registry, store
+from labrun.runs import record as records
+from labrun.runs.record import RunPaths
+from labrun.tasks import loading, scoring
+from labrun.tasks import task as tasks
+
+BATCH = 1000
+RUN = "run:"
+TRUSTED_VARIABLE = "LABRUN_TRUSTED"
+"""For `mlflow models serve`, which takes no such option: names of classes with commas between them."""
+
+
+class Saved:
+    """A fitted model, which takes stored values as its data set has them and scales them as in training.
+
+    Args:
+        model: what was loaded.
+        card: what its card says.
+        title: what it is called in messages.
+    """
+
+    def __init__(self, model: Any, card: Mapping[str, Any], title: str) -> None:
+        self.model = model
+        self.card = dict(card)
+        self.title = title
+        self.class_names: tuple[str, ...] = tuple(map(str, card.get("class_names") or ()))
+        self.input_shape: tuple[int, ...] | None = (
+            tuple(map(int, card["input_shape"])) if card.get("input_shape") else None
+        )
+        scaling = card.get("scaling") or {"scale": 1.0, "mean": [0.0], "std": [1.0]}
+        self._scaling = Scaling(
+            float(scaling["scale"]), tuple(map(float, scaling["mean"])), tuple(map(float, scaling["std"]))
+        )
+        names = getattr(model, "feature_names_in_", None)
+        self.columns: tuple[str, ...] | None = None if names is None else tuple(map(str, names))
+        """Of a table that it takes; None: it takes numbers by their places."""
+
+    def __repr__(self) -> str:
+        classes = f"{len(self.class_names)} classes" if self.class_names else "no class names"
+        return f"<{self.title}: {self.card.get('name')}, {classes}>"
+
+    def predict(self, x: Any) -> npt.NDArray[Any]:
+        """What the model says of samples.
+
+        Args:
+            x: (N, *input_shape), or (N, values): numpy, torch, lists, a DataFrame; images also (N, H, W[, C]).
+
+        Returns:
+            (N,) class numbers, places in `class_names`; quantities where it predicts those.
+
+        Raises:
+            UnfitError: the samples are not of the model's kind.
+        """
+        rows = self._rows(x)
+        if tasks.is_network(self.model):
+            return np.asarray(self._scores(rows).argmax(axis=1))
+        return np.asarray(self._call("predict", rows))
+
+    def predict_proba(self, x: Any) -> npt.NDArray[Any]:
+        """The probability of each class.
+
+        Args:
+            x: as `predict` takes it.
+
+        Returns:
+            (N, classes).
+
+        Raises:
+            UnfitError: the samples are not of the model's kind, or the model gives no probabilities.
+        """
+        if not self.has_chances:
+            raise UnfitError(f"{self.title} ({self.card.get('name')}) gives no probabilities: use predict")
+        rows = self._rows(x)
+        if tasks.is_network(self.model):
+            scores = self._scores(rows).astype(np.float64)
+            chances = np.exp(scores - scores.max(axis=1, keepdims=True))
+            return np.asarray(chances / chances.sum(axis=1, keepdims=True))
+        if not self.class_names:
+            return np.asarray(self._call("predict_proba", rows))
+        found = scoring.chances_of(self.model, rows, len(self.class_names))
+        assert found is not None
+        return found
+
+    @property
+    def has_chances(self) -> bool:
+        """Whether there is a `predict_proba`."""
+        return tasks.is_network(self.model) or hasattr(self.model, "predict_proba")
+
+    def names(self, predicted: npt.NDArray[Any]) -> list[Any]:
+        """Class names in the place of class numbers; quantities as they are."""
+        if not self.class_names:
+            return [value.item() if hasattr(value, "item") else value for value in predicted]
+        return [self.class_names[int(number)] for number in predicted]
+
+    def _call(self, method: str, rows: Any) -> Any:
+        try:
+            return getattr(self.model, method)(rows)
+        except (ValueError, TypeError, KeyError) as error:
+            raise UnfitError(f"{self.title} refuses these samples: {' '.join(str(error).split())}") from error
+
+    def _scores(self, rows: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+        import torch
+
+        self.model.eval()
+        with torch.inference_mode():
+            found = [
+                self.model(torch.from_numpy(np.ascontiguousarray(rows[start : start + BATCH]))).float().numpy()
+                for start in range(0, len(rows), BATCH)
+            ]
+        return np.concatenate(found)
+
+    def _rows(self, x: Any) -> Any:
+        """Samples as the model takes them: scaled, of its own shape."""
+        if self.columns is not None:
+            return self._table(x)
+        if hasattr(x, "tocsr"):
+            return x.tocsr().astype(np.float32)
+        if hasattr(x, "detach"):
+            x = x.detach().cpu().numpy()
+        try:
+            values = np.asarray(x.to_numpy() if hasattr(x, "to_numpy") else x)
+            values = values if values.dtype.kind in "biuf" else values.astype(np.float64)
+        except (ValueError, TypeError) as error:
+            raise UnfitError(f"{self.title} takes numbers, and these samples are none: {error}") from error
+        if values.ndim < 2 or not len(values):
+            raise UnfitError(
+                f"{self.title} takes samples of {self._wanted()}, and got the shape {values.shape}; of a single "
+                "sample make a list of one: [x]"
+            )
+        if not np.isfinite(values).all():
+            raise UnfitError(
+                f"{self.title} takes numbers, and got NaN or infinity {int((~np.isfinite(values)).sum())} times"
+            )
+        values = self._shaped(values)
+        rows = float_rows(values, self._scaling)
+        return rows.reshape(values.shape) if tasks.is_network(self.model) else rows
+
+    def _shaped(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        wanted = self.input_shape
+        if wanted is None:
+            features = getattr(self.model, "n_features_in_", None)
+            values = values.reshape(len(values), -1)
+            if features is not None and values.shape[1] != features:
+                raise UnfitError(f"{self.title} takes {features} values a sample, and got {values.shape[1]}")
+            return values
+        given = values.shape[1:]
+        if given == wanted:
+            return values
+        if len(wanted) == 3 and given == (*wanted[1:], wanted[0]):
+            return values.transpose(0, 3, 1, 2)
+        if given == (int(np.prod(wanted)),) or (len(wanted) == 3 and wanted[0] == 1 and given == wanted[1:]):
+            return values.reshape(len(values), *wanted)
+        raise UnfitError(f"{self.title} takes samples of {self._wanted()}, and these are {shape_text(given)}")
+
+    def _wanted(self) -> str:
+        return "numbers" if self.input_shape is None else shape_text(self.input_shape)
+
+    def _table(self, x: Any) -> Any:
+        import pandas as pd
+
+        assert self.columns is not None
+        if not hasattr(x, "iloc"):
+            values = np.asarray(x)
+            if values.ndim != 2 or values.shape[1] != len(self.columns):
+                raise UnfitError(f"{self.title} takes a table of {len(self.columns)} columns, and got {values.shape}")
+            x = pd.DataFrame(values, columns=list(self.columns)).infer_objects()
+        x = x.set_axis([str(name) for name in x.columns], axis=1)
+        missing = [name for name in self.columns if name not in x.columns]
+        if missing:
+            raise UnfitError(
+                f"{self.title} takes a table with the columns {', '.join(self.columns)}; there is no "
+                f"{', '.join(missing)}"
+            )
+        return x[list(self.columns)]
+
+
+def load_model(
+    reference: str | os.PathLike[str],
+    *,
+    root: str | os.PathLike[str] | None = None,
+    trusted: Sequence[str] = (),
+    allow_pickle: bool = False,
+) -> Saved:
+    """Load a registered model, or a run's.
+
+    Args:
+        reference: `name` (the newest version), `name/3`, `name@alias`, also after `models:/`; `run:` and a run's id,
+            `last` or `best:METRIC`; a run's folder.
+        root: the workspace; None: LABRUN_ROOT, or the current folder.
+        trusted: classes that may be built beside labrun's own, scikit-learn's and torch's.
+        allow_pickle: load `.pkl` and `.joblib` files, which can run any code: only where you trust who made them.
+
+    Returns:
+        The model, with `predict`, `predict_proba`, `class_names` and `card`.
+
+    Raises:
+        RecordError: there is no such model or run.
+        DataError: a file was changed, is damaged, or must not be loaded unasked.
+        ConfigError: it is of a class that is not trusted.
+    """
+    place = store.workspace() if root is None else Path(root).resolve()
+    text = os.fspath(reference)
+    if text.startswith(RUN) or (Path(text) / "run.json").is_file():
+        run_dir, record = store.find(place, text.removeprefix(RUN))
+        title = f"the model of run {record.id}"
+        _, card = registry.described(run_dir, record, None)
+        return load(RunPaths(run_dir).outputs, title, trusted, allow_pickle, card)
+    version = journal.find(place, text)
+    return load(journal.check(place, version), f"model {version.title}", trusted, allow_pickle)
+
+
+def load(
+    folder: Path, title: str, trusted: Sequence[str] = (), allow_pickle: bool = False,
+    card: Mapping[str, Any] | None = None,
+) -> Saved:  # fmt: skip
+    """Load the model in a folder with a card.
+
+    Args:
+        folder: holds the file that the card names.
+        title: what the model is called in messages.
+        trusted: see `load_model`.
+        allow_pickle: see `load_model`.
+        card: None: the folder's own.
+
+    Raises:
+        DataError, ConfigError: see `load_model`.
+    """
+    card = _card(folder, title) if card is None else card
+    file = folder / Path(str(card["file"])).name
+    if not file.is_file() or tasks.file_sha256(file) != card["sha256"]:
+        raise CorruptDataError(f"{title}: {file} is gone, or was changed since it was saved. Nothing of it was loaded")
+    kind = str(card.get("kind"))
+    if kind == "estimator":
+        return Saved(loading.estimator(file, trusted), card, title)
+    if kind == "network":
+        return Saved(loading.network(file, card, trusted), card, title)
+    if kind == "chainer":
+        return Saved(loading.chainer(file), card, title)
+    if kind == "pickle":
+        return Saved(loading.pickled(file, title, allow_pickle), card, title)
+    if kind == "tensors":
+        raise DataError(
+            f"{title}: {file.name} holds weights alone, and nothing says of which network. Train it with labrun, "
+            "whose card says so; or read it yourself with torch.load(..., weights_only=True)"
+        )
+    raise DataError(
+        f"{title}: {file.name} is nothing that labrun loads (.skops, .npz as Chainer writes it, .pkl and .joblib with "
+        "allow_pickle, and what its own runs save). 'lab models download' gives the file"
+    )
+
+
+def _card(folder: Path, title: str) -> dict[str, Any]:
+    try:
+        card = json.loads((folder / tasks.MODEL_CARD).read_text(encoding="utf-8"))
+        return {**card, "file": str(card["file"]), "sha256": str(card["sha256"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{title}: {folder} holds no readable card ({tasks.MODEL_CARD}): {error}") from error
+
+
+def register(
+    root: Path, run_dir: Path, name: str, file: str | None = None, tags: Mapping[str, str] | None = None,
+    trusted: Sequence[str] = (),
+) -> tuple[journal.Version, bool]:  # fmt: skip
+    """Register a run's model or another file of it; see `labrun.runs.registry.register`.
+
+    Args:
+        root: the workspace.
+        run_dir: the run.
+        name: the model's name.
+        file: relative to the run's folder; None: the run's model.
+        tags: of the version.
+        trusted: classes that may be built to see which columns a model of tables takes.
+
+    Raises:
+        LabrunError: as `labrun.runs.registry.register`.
+    """
+    record = records.read(run_dir)
+    path, card = registry.described(run_dir, record, file)
+    columns = None
+    if card.get("kind") == "estimator" and (card.get("arguments") or {}).get("preprocess"):
+        columns = _columns(load(path.parent, f"the model of run {record.id}", trusted, card=card))
+    return registry.register(root, run_dir, name, file, tags, columns)
+
+
+def _columns(saved: Saved) -> dict[str, bool] | None:
+    """The columns of the table that a pipeline takes, and whether each holds numbers."""
+    if saved.columns is None:
+        return None
+    # Of an ensemble each member has the same step.
+    model = next(iter(getattr(saved.model, "estimators_", [])), saved.model)
+    steps = getattr(model, "named_steps", {})
+    parts = {part: columns for part, _, columns in steps["table"].transformers} if "table" in steps else {}
+    numbers = set(map(str, parts.get("numbers", saved.columns)))
+    return {name: name in numbers for name in saved.columns}
+
+
+class _Served:
+    """What MLflow asks for predictions: the class name, or the quantity, and the probability of each class."""
+
+    def __init__(self, saved: Saved) -> None:
+        self._saved = saved
+
+    def predict(self, model_input: Any, params: Any = None) -> Any:
+        """A table with a line per sample; shapes as `Saved.predict`."""
+        return answers(self._saved, model_input)
+
+
+def answers(saved: Saved, x: Any) -> Any:
+    """Predictions as a pandas.DataFrame: `prediction`, and `probability_<class>` where there are any."""
+    import pandas as pd
+
+    predicted = saved.predict(x)
+    table: dict[str, Any] = {"prediction": saved.names(predicted)}
+    if saved.has_chances and (saved.class_names or tasks.is_network(saved.model) or hasattr(saved.model, "classes_")):
+        chances = saved.predict_proba(x)
+        labels = saved.class_names or [str(one) for one in getattr(saved.model, "classes_", range(chances.shape[1]))]
+        table |= {f"probability_{label}": chances[:, place] for place, label in enumerate(labels)}
+    return pd.DataFrame(table)
+
+
+def _load_pyfunc(path: str) -> _Served:
+    """What MLflow calls with the folder of a registered model's files."""
+    trusted = [name for name in os.environ.get(TRUSTED_VARIABLE, "").split(",") if name]
+    allow_pickle = os.environ.get(loading.PICKLE_VARIABLE, "") not in ("", "0")
+    return _Served(load(Path(path), "the model", trusted, allow_pickle))
