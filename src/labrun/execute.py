@@ -23,7 +23,7 @@ from labrun.data import ahead, reader
 from labrun.data.arrays import Arrays
 from labrun.data.mount import mount, mount_reference, references, resolved
 from labrun.errors import ConfigError
-from labrun.runs import context, report, store, tracking
+from labrun.runs import context, report, store, tracking, viewing
 from labrun.runs import record as records
 from labrun.runs.record import Record, RunPaths
 from labrun.runs.recording import Recording
@@ -311,8 +311,17 @@ def _tell(record: Record, paths: RunPaths, about: list[tuple[str, str]], took: s
         ("folder", str(paths.root)),
     ]  # fmt: skip
     if record.config["tracking"]["kind"] == "mlflow":
-        uri = tracking.address(store.workspace(), record.config["tracking"])
-        rows += [("MLflow", uri)]
-        if uri.startswith("sqlite"):
-            rows += [("", f"uv run mlflow ui --backend-store-uri {shlex.quote(uri)}")]
+        rows += [("MLflow", _seen(record, paths))]
     print(report.table(rows))
+
+
+def _seen(record: Record, paths: RunPaths) -> str:
+    """Where MLflow shows the run: its own page where that is known by now, else what to type."""
+    root = store.workspace()
+    uri = tracking.address(root, record.config["tracking"])
+    if uri != tracking.database_uri(root):
+        return f"mlflow ui --backend-store-uri {shlex.quote(uri)}" if tracking.is_database(uri) else uri
+    address = viewing.ui_address(root)
+    if address is None:
+        return "lab ui"
+    return viewing.page(root, paths.root) or f"{address}   (its own page in a moment: lab runs show {record.id})"

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 BATCH = 1000
 PARAMS_PER_CALL = 100
 VALUE_LENGTH = 6000
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""Has MLflow show runs and their curves first, and not what it has for language models."""
 STATUS = {
     records.QUEUED: "SCHEDULED",
     records.PREEMPTED: "SCHEDULED",
@@ -182,8 +184,12 @@ class Ingester:
         if name not in self._experiments:
             found = self.client.get_experiment_by_name(name)
             location = None if not self._local else (store.state_folder(self._root) / "mlruns").as_uri()
+            if found and found.lifecycle_stage != "active":
+                self.client.restore_experiment(found.experiment_id)
             self._experiments[name] = (
-                found.experiment_id if found else self.client.create_experiment(name, artifact_location=location)
+                found.experiment_id
+                if found
+                else self.client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS)
             )
         return self._experiments[name]
 
