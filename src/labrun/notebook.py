@@ -84,6 +84,7 @@ STYLE = """<style>
 .labrun table { border-collapse: collapse; margin: 4px 0 10px; }
 .labrun th, .labrun td { text-align: left !important; padding: 2px 12px 2px 0; border-bottom: 1px solid #8884; }
 .labrun pre { max-height: 22em; overflow: auto; padding: 6px; border: 1px solid #8884; font-size: 12px;
+  font-family: monospace;
   white-space: pre-wrap; }
 .labrun img { max-width: 100%; background: white; }
 .labrun input { position: absolute; opacity: 0; }

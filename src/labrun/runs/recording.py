@@ -100,11 +100,19 @@ class Recording:
         self.record: Record = records.read(run_dir)
         self.attempt = 0
         self._capture = Capture(self.paths.root) if capture else None
-        self._politely = terminating_politely()
+        self._politely = contextlib.ExitStack()
         self._before: Any = None
 
     def __enter__(self) -> Recording:
         self.attempt = records.claim(self.paths.root)
+        try:
+            self._begin()
+        except BaseException as error:  # Ctrl-C, for one: the record says `running` already
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    def _begin(self) -> None:
         record = self.record
         record.process = records.process_identity()
         record.host = record.host or records.describe_host()
@@ -122,14 +130,13 @@ class Recording:
         os.environ[context.ATTEMPT_VARIABLE] = str(self.attempt)
         if self._capture:
             self._capture.start(self.attempt)
-        self._politely.__enter__()
+        self._politely.enter_context(terminating_politely())
         if threading.current_thread() is threading.main_thread():
             global _asked_to_leave, _was_interrupted
             _asked_to_leave = _was_interrupted = False
             self._before = signal.signal(LEAVE_SIGNAL, _leave)
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
                 signal.signal(signal.SIGINT, _interrupt)
-        return self
 
     def leave_if_forked(self) -> None:
         """End a process that the run's own code forked, and that came back from there: it is not the run."""
@@ -156,7 +163,8 @@ class Recording:
         record = self.record
         record.status, record.ended, record.error = status, records.now(), details
         record.duration_s = records.seconds_between(record.started or record.ended, record.ended)
-        record.attempts[-1] |= {"ended": record.ended, "status": status}
+        if record.attempts and record.attempts[-1]["number"] == self.attempt:
+            record.attempts[-1] |= {"ended": record.ended, "status": status}
         if status == records.PREEMPTED:
             record.ended, record.duration_s = None, None
         run = context.current()
@@ -166,7 +174,7 @@ class Recording:
         told = isinstance(error, LabrunError) or is_disk_trouble(error)
         if details is not None and status == records.FAILED and not told:
             sys.stderr.write(details["traceback"])
-        self._politely.__exit__(None, None, None)
+        self._politely.close()
         os.environ.pop(context.RUN_DIR_VARIABLE, None)
         os.environ.pop(context.ATTEMPT_VARIABLE, None)
         try:

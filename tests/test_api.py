@@ -1,0 +1,176 @@
+"""labrun from Python: submit, look, act, register; and in a notebook, executed by nbconvert."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+import labrun
+from helpers import write_climber, write_model
+from labrun import notebook
+from labrun.runs import record as records
+
+NOTEBOOK = Path(__file__).parents[1] / "docs" / "notebooks" / "mnist.ipynb"
+PLAIN = ("tracking=none", "report=none", "dataset.max_samples=50")
+
+
+def test_importing_labrun_costs_nothing() -> None:
+    heavy = "[m for m in ('hydra', 'omegaconf', 'numpy', 'torch', 'mlflow', 'pandas', 'sklearn') if m in sys.modules]"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys, labrun; print({heavy})"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == "[]\n"
+
+
+def test_the_public_names() -> None:
+    """What scripts and notebooks may rely on; adding to it is a decision."""
+    assert sorted(labrun.__all__) == [
+        "LabrunError", "Model", "Run", "Sweep", "get_run", "load_model", "log", "runs", "show", "submit",
+    ]  # fmt: skip
+    assert all(callable(getattr(labrun, name)) for name in labrun.__all__)
+    assert labrun.runs.record is records, "labrun.runs is the package too"
+    with pytest.raises(AttributeError, match="no attribute 'submitt'"):
+        _ = labrun.submitt
+
+
+def test_a_run(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_climber(workspace)
+    run = labrun.submit(["model=climber", "model.quality=0.8", "model.seconds=1", "tags={team: vision}", *PLAIN])
+    assert run.status in ("queued", "running") and re.fullmatch("[a-f][0-9a-f]{7}", run.id)
+    details = run.wait_for_completion(show_output=True)
+    assert run.id in capsys.readouterr().out
+    assert details["runId"] == run.id and details["status"] == run.status == "completed"
+    assert run.get_metrics()["score"] == pytest.approx([0.16, 0.32, 0.48, 0.64, 0.8])
+    assert run.get_metrics("accuracy") == {"accuracy": run.metrics["accuracy"]}
+    assert run.tags == {"team": "vision"} and run.config["model"]["quality"] == 0.8
+    run.tag("seen")
+    assert labrun.get_run(run.id[:4]).tags == {"team": "vision", "seen": ""}
+    frame = run.to_frame()
+    assert list(frame.columns) == ["name", "step", "value", "time"] and (frame.name == "score").sum() == 5
+    assert "driver.log" in run.get_file_names()
+    copied = run.download_file("driver.log", output_file_path="copy.log")
+    assert Path(copied).read_text() == run.log_text() != ""
+    assert run.download_files("driver.log", output_directory="all") == ["all/driver.log"]
+    with pytest.raises(labrun.LabrunError, match="no file 'drive.log'"):
+        run.download_file("drive.log")
+    assert run.get_portal_url().startswith("file://") and run.get_children() == [] and run.parent is None
+    assert [found.id for found in labrun.runs(where="score>0.7", tags={"team": "vision"})] == [run.id]
+    assert labrun.runs(status="failed") == [] and labrun.runs(experiment="none") == []
+
+
+def test_a_failed_run_and_a_refused_one(workspace: Path) -> None:
+    write_model(workspace)
+    run = labrun.submit(["model=sleeper", "model.number=-1", *PLAIN])
+    with pytest.raises(labrun.LabrunError, match="number -1 is below zero"):
+        run.wait_for_completion()
+    assert run.wait_for_completion(raise_on_error=False)["error"]["type"] == "ValueError"
+    with pytest.raises(labrun.LabrunError, match=r"model\.regularizatoin.*model\.regularization"):
+        labrun.submit(["model.regularizatoin=1"])
+    with pytest.raises(labrun.LabrunError, match="list of words"):
+        labrun.submit("seed=1")
+    with pytest.raises(labrun.LabrunError, match="no such folder"):
+        labrun.submit([], root="/nowhere")
+    assert len(labrun.runs()) == 1
+
+
+def test_a_run_is_canceled(workspace: Path) -> None:
+    write_model(workspace)
+    run = labrun.submit(["model=sleeper", "model.seconds=60", *PLAIN])
+    while run.status != "running":
+        time.sleep(0.05)
+    with pytest.raises(TimeoutError, match="goes on"):
+        run.wait_for_completion(timeout_s=0.1)
+    run.cancel()
+    assert run.status == "canceled" and run.wait_for_completion()["status"] == "canceled"
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_what_the_end_of_this_python_means(workspace: Path, detach: bool) -> None:
+    write_model(workspace)
+    words = ["model=sleeper", "model.seconds=3", *PLAIN]
+    code = (
+        f"import labrun, time\nrun = labrun.submit({words!r}, detach={detach})\n"
+        "while run.status != 'running': time.sleep(0.05)\nprint(run.folder)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    run = labrun.Run(done.stdout.strip())
+    run.wait_for_completion(timeout_s=60)
+    assert run.status == ("completed" if detach else "canceled")
+    pid = run.record.process["pid"] if run.record.process else 0
+    end = time.monotonic() + 20
+    while psutil.pid_exists(pid) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not psutil.pid_exists(pid)
+
+
+def test_a_sweep(workspace: Path) -> None:
+    write_climber(workspace)
+    sweep = labrun.submit(["-m", "model=climber", "model.quality=0.2,0.9,0.5", "sweep.metric=score", *PLAIN])
+    assert isinstance(sweep, labrun.Sweep)
+    sweep.wait_for_completion()
+    children = sweep.get_children()
+    assert sweep.status == "completed" and [child.config["model"]["quality"] for child in children] == [0.2, 0.9, 0.5]
+    assert sweep.get_best_child().id == children[1].id
+    assert sweep.get_best_child("cost").id == children[0].id and sweep.metric == "score"
+    frame = sweep.to_frame()
+    assert list(frame["model.quality"]) == ["0.2", "0.9", "0.5"] and list(frame["status"]) == ["completed"] * 3
+    assert labrun.get_run(sweep.folder).id == sweep.id and repr(children[0].parent) == repr(sweep)
+    page = sweep._repr_html_()
+    assert page.count('type="radio"') >= 5 and "script src" not in page and "http" not in page
+    assert all(child.id in page for child in children) and "model.quality=0.9" in page and "data:image/png" in page
+
+
+def test_a_search_fails_if_a_run_did(workspace: Path) -> None:
+    write_climber(workspace)
+    way = ["model.way=choice(crash,climb)", "model.quality=interval(0,1)", "sweep.seed=1", "sweep.metric=score"]
+    sweep = labrun.submit(["-m", "model=climber", "sweep=random", "sweep.max_trials=3", *way, *PLAIN])
+    sweep.wait_for_completion(raise_on_error=False)
+    assert sweep.is_over and len(sweep.get_children()) == 3
+
+
+def test_names_are_escaped_in_the_page(workspace: Path) -> None:
+    write_climber(workspace)
+    with open(workspace / "climber.py", "a") as file:
+        file.write("\nprint('<script>alert(1)</script>')\n")
+    run = labrun.submit(["model=climber", "notes='<b>bold</b>'", *PLAIN])
+    run.wait_for_completion()
+    page = notebook.page(run)
+    assert "<script>alert" not in page and "<b>bold</b>" not in page and "&lt;script&gt;alert" in page
+
+
+def test_the_notebook(real_data: Path, tmp_path: Path) -> None:
+    """From its first cell to its last; what was shown remains in it."""
+    shutil.copy(NOTEBOOK, tmp_path / "mnist.ipynb")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "LABRUN_TEST_DATA": str(real_data), "PATH": path}
+    for command in (["--to", "notebook", "--inplace", "--execute"], ["--to", "html"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "nbconvert", *command, "mnist.ipynb"], cwd=tmp_path, capture_output=True, text=True,
+            env=environment, timeout=300, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    cells = json.loads((tmp_path / "mnist.ipynb").read_text())["cells"]
+    pages = [
+        "".join(output["data"]["text/html"])
+        for cell in cells for output in cell.get("outputs", []) if "text/html" in output.get("data", {})
+    ]  # fmt: skip
+    shown = [page for page in pages if 'class="labrun"' in page]
+    assert len(shown) == 3 and all("completed" in page for page in shown)
+    assert "data:image/png" in shown[1], "the network's curves"
+    text = json.dumps(cells)
+    assert "mnist-logreg/1" in text and "Warning" not in text
+    assert 'class="labrun"' in (tmp_path / "mnist.html").read_text()
+
+
+def test_the_notebook_is_kept_without_output() -> None:
+    assert not any(cell.get("outputs") for cell in json.loads(NOTEBOOK.read_text())["cells"])
