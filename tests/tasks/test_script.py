@@ -271,3 +271,22 @@ def test_links_and_secrets(tmp_path: Path) -> None:
     assert os.readlink(work / "outputs") == "../outputs"
     again = script.make_work_folder(records.RunPaths(run), snapshot, source)  # a second attempt
     assert again == work and time.time() > 0
+
+
+def test_it_is_repeated_as_it_was(source: Path, labrun: Command) -> None:
+    assert labrun(*SCRIPT, "script.arguments.learning_rate=0.5", "compute=local").returncode == 0
+    (source / "src" / "helper.py").write_text("NAME = 'edited'\n")
+    again = lab(source, "runs", "rerun", "last", "script.arguments.learning_rate=1.0")
+    assert again.returncode == 0, again.stderr
+    run_dir, record = store.find(source, "last")
+    assert record.metrics["loss"] == 0.25 and "beside it" in (run_dir / "driver.log").read_text()
+    assert (run_dir / "work" / "large.bin").is_symlink()
+    assert lab(source, "runs", "export", "last", "-o", "one.tar.gz").returncode == 0
+    other = source / "other"
+    other.mkdir()
+    assert lab(other, "runs", "import", "../one.tar.gz").returncode == 0
+    again = lab(other, "runs", "rerun", record.id)
+    assert again.returncode == 0 and "beside it" in (store.find(other, "last")[0] / "driver.log").read_text()
+    again = lab(source, "runs", "rerun", "last", "--code", "new")
+    assert again.returncode == 0, again.stderr
+    assert "edited" in (store.find(source, "last")[0] / "driver.log").read_text()

@@ -193,7 +193,9 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, ar
         for o in hide_environment(overrides)
         if o.lstrip("+~").partition("=")[0].replace("/", ".").split(".")[0] != "sweep"
     ]
-    code = {**around.code, **scripts.code(kept["script"], root)} if kept["task"] == "script" else around.code
+    code = around.code
+    if kept["task"] == "script" and "script" not in code:  # a run that is repeated as it was brings its own
+        code = {**code, **scripts.code(kept["script"], root)}
     return Record(
         id=run_id,
         name=kept["name"],

@@ -61,12 +61,18 @@ def prepare(run_dir: Path, overrides: Sequence[str], new_code: bool = False) -> 
     if compute["target"] in ("auto", "inline"):
         compute["target"] = "local"
     composed["compute"] = compute
+    script = (old.code or {}).get("script")
+    if script and not new_code:
+        # Its frozen copy, wherever the folder is now.
+        composed["script"] = {**composed["script"], "source": str(_kept(script, root, old))}
     composed.pop("datastores", None)
     around = freeze.look_around(root, all_of_it=True) if new_code else _as_it_was(old, root)
     config = OmegaConf.create(composed)
     apply(config, overrides)
     typed = [*old.overrides, *overrides]
     record = freeze.freeze(config, freeze.new_id(), typed, root, around)
+    if script and not new_code:
+        record.config["script"]["source"] = script["base"]
     record.tags, record.notes = {**record.tags, "rerun_of": old.id}, record.notes or old.notes
     if not new_code:
         record.git = old.git
@@ -95,15 +101,18 @@ def _environment(names: Mapping[str, Any]) -> dict[str, Any]:
 
 def _as_it_was(old: Record, root: Path) -> freeze.Surroundings:
     code = dict(old.code or {})
-    folder = Path(str(code.get("folder", "")))
-    if not folder.is_dir():
-        folder = store.state_folder(root) / "code" / str(code.get("digest", "-"))
-    if not folder.is_dir():
-        raise RecordError(
-            f"the code of run {old.id} is gone ({code.get('folder', 'none was kept')}): say --code new to run it with "
-            "the code as it is now"
-        )
-    return freeze.Surroundings(old.git, {**code, "folder": str(folder)})
+    return freeze.Surroundings(old.git, {**code, "folder": str(_kept(code, root, old))})
+
+
+def _kept(code: Mapping[str, Any], root: Path, old: Record) -> Path:
+    """Where a snapshot lies: as the record says, or in this workspace, where the run was brought in from elsewhere."""
+    for folder in (Path(str(code.get("folder", ""))), store.state_folder(root) / "code" / str(code.get("digest", "-"))):
+        if str(code.get("folder")) and folder.is_dir():
+            return folder
+    raise RecordError(
+        f"the code of run {old.id} is gone ({code.get('folder', 'none was kept')}): say --code new to run it with the "
+        "code as it is now"
+    )
 
 
 def apply(config: Any, overrides: Sequence[str]) -> None:

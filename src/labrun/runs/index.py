@@ -99,7 +99,8 @@ def _read(run_dir: Path) -> tuple[dict[str, Any] | None, str]:
         return None, str(error)
     if record.finished:
         record.process = None
-    record.code = {key: (record.code or {}).get(key) for key in ("digest", "folder")}
+    code = record.code or {}
+    record.code = {key: code[key] for key in ("digest", "script", "environment") if key in code}
     content = {name: value for name in KEPT if (value := getattr(record, name)) not in (None, "", [], {})}
     if record.error:
         content["error"] = {"type": record.error.get("type"), "message": record.reason}

@@ -91,7 +91,8 @@ def _files(root: Path, chosen: Sequence[tuple[Path, Record]]) -> Iterator[tuple[
     codes, sweeps = set(), set()
     for run_dir, record in chosen:
         yield from _below(run_dir, _relative(root, run_dir))
-        codes.add(str((record.code or {}).get("digest", "")))
+        code = record.code or {}
+        codes |= {str(code.get("digest", "")), str((code.get("script") or {}).get("digest", ""))}
         if record.sweep:
             sweeps.add(run_dir.parent)
     for sweep in sorted(sweeps):
@@ -165,8 +166,13 @@ def _settle(root: Path, run_dir: Path, target: Path) -> None:
     """Paths of this machine in the place of the other's."""
     record = records.read(run_dir)
     if record.code:
-        folder = store.state_folder(root) / "code" / str(record.code.get("digest"))
-        record.code = {**record.code, "folder": str(folder)}
+        code = store.state_folder(root) / "code"
+        record.code = {**record.code, "folder": str(code / str(record.code.get("digest")))}
+        if record.code.get("files") == 0:  # an archive has no empty folders
+            Path(record.code["folder"]).mkdir(parents=True, exist_ok=True, mode=0o700)
+        script = record.code.get("script")
+        if script:
+            record.code["script"] = {**script, "folder": str(code / str(script.get("digest")))}
     if record.sweep:
         record.sweep = {**record.sweep, "folder": str(target.parent)}
     records.write(run_dir, record)

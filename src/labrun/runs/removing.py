@@ -129,9 +129,9 @@ def garbage(root: Path, found: index.Listing, leaving: Sequence[Path] = ()) -> l
     kept: set[str] = set()
     for run_dir, record in found.runs:
         if run_dir not in leaving:
-            kept.add(Path(str((record.code or {}).get("folder", ""))).name)
-            kept.add(str((record.code or {}).get("digest", "")))
-            kept.add(str((record.code or {}).get("environment", "")))
+            code = record.code or {}
+            kept |= {str(code.get("digest")), str(code.get("environment"))}
+            kept.add(str((code.get("script") or {}).get("digest")))
     for kind, what in (("code", "code that no run names"), ("environments", "an environment that no run names")):
         for path in sorted((store.state_folder(root) / kind).glob("*")):
             if path.is_dir() and path.name not in kept and time.time() - path.stat().st_mtime > UNUSED_S:
