@@ -34,7 +34,7 @@ def lines_of(text: str) -> list[str]:
 
 def test_every_command_block_is_marked() -> None:
     blocks = re.findall(r"(.*)\n```bash\n", README)
-    assert len(blocks) == sum(1 for mark, _, _ in BLOCKS if mark != "file") + 1, (
+    assert len(blocks) == sum(1 for mark, _, _ in BLOCKS if mark not in ("file", "python")) + 1, (
         "all but the first, which is the set-up"
     )
 
@@ -57,6 +57,16 @@ def test_commands_that_need_nothing(labrun: Command, workspace: Path) -> None:
             program, *arguments = shlex.split(line, comments=True)
             done = {"labrun": labrun, "lab": lambda *a: lab(workspace, *a)}[program](*arguments)
             assert done.returncode == 0, (arguments, done.stderr)
+
+
+def test_what_is_typed_in_python(workspace: Path) -> None:
+    (text,) = (text for mark, _, text in BLOCKS if mark == "python")
+    done = subprocess.run([sys.executable, "-c", text], cwd=workspace, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "completed" in done.stdout and "from-python/1" in done.stdout, done.stderr
+
+
+def test_the_page_of_mlflow() -> None:
+    assert commands("ui") == [["ui"]], "tests/cli/test_ui.py opens it in a browser"
 
 
 def test_data_on_azure(labrun: Command, workspace: Path, real_data: Path, azurite_server: Server) -> None:
