@@ -71,8 +71,6 @@ class Ingester:
         self._notes = viewing.notes(root)
         self._experiments: dict[str, str] = {}
         self._sent = self._load()
-        self.restored: tuple[int, int] | None = None
-        """The state of the journal of models that was last told; kept by `labrun.runs.restoring`."""
 
     def ingest(self) -> int:
         """Send all that is new; returns how many runs had news."""
@@ -277,7 +275,7 @@ class Ingester:
     def _load(self) -> dict[str, Sent]:
         try:
             content = json.loads(self._notes.read_text(encoding="utf-8"))
-            if content["uri"] == self.uri and content["database"] == self._identity():
+            if content["uri"] == self.uri and content["database"] == self.identity():
                 return {key: Sent(**value) for key, value in content["runs"].items()}
         except (OSError, ValueError, KeyError, TypeError):
             pass
@@ -286,12 +284,12 @@ class Ingester:
     def _save(self) -> None:
         content = {
             "uri": self.uri,
-            "database": self._identity(),
+            "database": self.identity(),
             "runs": {key: asdict(value) for key, value in self._sent.items()},
         }
         records.replace_text(self._notes, json.dumps(content))
 
-    def _identity(self) -> int:
+    def identity(self) -> int:
         """Tells a database from the one that was deleted before it."""
         found = self.client.get_experiment_by_name("Default")
         return int(found.creation_time or 0) if found else 0

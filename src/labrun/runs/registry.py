@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,7 @@ def register(
         from labrun.runs.ingesting import Ingester
 
         ingester = Ingester(root, uri)
+        restoring.restore(root, ingester, is_alone=True)
         mlflow_run = ingester.one(run_dir)
         base = journal.folder(root, name, 0).parent
         base.mkdir(parents=True, exist_ok=True)
@@ -253,10 +254,10 @@ def alias(root: Path, reference: str, name: str) -> Version:
         ConfigError, RecordError: it cannot be an alias; there is no such version.
     """
     journal.check_alias(name)
-    with restoring.alone(root):
+    version = journal.find(root, reference)
+    with _changing(root, version):
         version = journal.find(root, reference)
         journal.append(root, journal.ALIASED, version.name, version.number, alias=name)
-        _tell(root, version)
     return version
 
 
@@ -269,10 +270,10 @@ def unalias(root: Path, reference: str) -> Version:
     model, _, name = journal.parts(reference)
     if not name:
         raise RecordError(f"{reference!r} names no alias to remove: say {model}@ALIAS")
-    with restoring.alone(root):
+    version = journal.find(root, reference)
+    with _changing(root, version):
         version = journal.find(root, reference)
         journal.append(root, journal.UNALIASED, model, version.number, alias=name)
-        _tell(root, version)
     return version
 
 
@@ -282,20 +283,23 @@ def remove(root: Path, versions: list[Version]) -> None:
     Raises:
         RecordError: something cannot be written, or MLflow refused.
     """
-    with restoring.alone(root):
+    with _changing(root, versions[0]):
         for version in versions:
             journal.append(root, journal.REMOVE, version.name, version.number)
         _tidy(root, versions[0].name)
-        _tell(root, versions[0])
         base = journal.folder(root, versions[0].name, 0).parent
         if base.is_dir() and not any(base.iterdir()):
             base.rmdir()
 
 
-def _tell(root: Path, version: Version) -> None:
-    """Have MLflow know what the journal says."""
+@contextlib.contextmanager
+def _changing(root: Path, version: Version) -> Iterator[None]:
+    """Alone: first hear what was changed in MLflow, then change the journal, then tell MLflow."""
     from labrun.runs.ingesting import Ingester
 
     uri = restoring.kept_at(root, version)
-    with tracking.told(uri):
-        restoring.restore(root, Ingester(root, uri), is_alone=True)
+    with restoring.alone(root), tracking.told(uri):
+        ingester = Ingester(root, uri)
+        restoring.restore(root, ingester, is_alone=True)
+        yield
+        restoring.restore(root, ingester, is_alone=True)

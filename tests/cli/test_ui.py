@@ -1,0 +1,193 @@
+"""`lab ui`, with real runs of the real commands, looked at through a real browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from helpers import lab, wait_for
+from labrun.runs import store, tracking, viewing
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def labrun(workspace: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "labrun", *arguments], cwd=workspace, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def start_ui(workspace: Path, *arguments: str) -> tuple[subprocess.Popen[str], str]:
+    """`lab ui`, and the address that it printed."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from labrun.cli import main; main()", "ui", *arguments],
+        cwd=workspace, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    said = ""
+    for line in process.stdout:
+        said += line
+        if found := re.match(r"MLflow: (http://\S+)", line):
+            return process, found[1]
+    raise AssertionError(said)
+
+
+def of_this(workspace: Path) -> list[psutil.Process]:
+    """The processes that work for this workspace."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "environ", "cwd"]):
+        told = " ".join(process.info["cmdline"] or [])
+        if str(workspace) in told or str(workspace) in (process.info["cwd"] or ""):
+            found.append(process)
+    return found
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """A workspace with a run, a registered model, and a `lab ui` that is up."""
+    workspace = tmp_path_factory.mktemp("shown").resolve()
+    assert "lab ui" in labrun(workspace, "model=mnist_dnn", "trainer.max_epochs=3", "name=digits")
+    done = lab(workspace, "models", "register", "last", "--name", "digits-net", "--alias", "champion", timeout=300)
+    assert done.returncode == 0, done.stderr
+    process, address = start_ui(workspace)
+    yield workspace, address
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 0
+    wait_for(lambda: not of_this(workspace), 30)
+
+
+def test_the_pages_are_there_in_a_browser(shown: tuple[Path, str], tmp_path: Path) -> None:
+    """The run's page, its curves, its pictures, the registered model: as a person sees them."""
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium: tests/ui/install fetches it")
+    from playwright.sync_api import sync_playwright
+
+    workspace, address = shown
+    (run_dir,) = store.run_dirs(workspace)
+    wait_for(lambda: viewing.page(workspace, run_dir) is not None, 60)
+    page = viewing.page(workspace, run_dir)
+    assert page is not None and page.startswith(f"{address}/#/experiments/")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        view = browser.new_page(viewport={"width": 1400, "height": 1000})
+        wrong: list[str] = []
+        view.on("pageerror", lambda error: wrong.append(str(error)))
+
+        def look(name: str, url: str, *texts: str) -> None:
+            view.goto(url)
+            for text in texts:
+                view.get_by_text(text, exact=False).first.wait_for(timeout=30_000)
+            view.screenshot(path=tmp_path / f"{name}.png")
+
+        look("run", page, run_dir.name, "Finished", "model.units", "digits-net")
+        look("curves", f"{page}/model-metrics", "train_loss", "train_accuracy")
+        view.locator(".js-plotly-plot .scatterlayer .trace").first.wait_for(state="attached", timeout=30_000)
+        look("pictures", f"{page}/artifacts", "curves.png", "confusion_matrix.png", "model.pt")
+        view.get_by_text("confusion_matrix.png").first.click()
+        picture = view.locator("img[src^='blob:'], img[src*='get-artifact']").first
+        picture.wait_for(timeout=30_000)
+        assert picture.evaluate("image => image.complete && image.naturalWidth") > 100
+        look("runs", page.split("/runs/")[0] + "/runs", run_dir.name)
+        look("models", f"{address}/#/models", "digits-net", "champion")
+        look("version", f"{address}/#/models/digits-net/versions/1", "champion", "metric.accuracy", "labrun.run")
+        browser.close()
+    assert wrong == []
+
+
+def test_a_run_that_goes_on_meanwhile_is_fed_and_prints_its_page(shown: tuple[Path, str]) -> None:
+    workspace, address = shown
+    printed = labrun(workspace, "report=none", "name=meanwhile", "notes=seen")
+    assert re.search(rf"MLflow +{re.escape(address)}", printed)
+    run_dir = next(d for d, r in store.runs(workspace) if r.name == "meanwhile")
+    wait_for(lambda: viewing.page(workspace, run_dir) is not None, 60)
+    page = str(viewing.page(workspace, run_dir))
+    mlflow_id = page.rsplit("/", 1)[1]
+
+    def status() -> str:
+        with urllib.request.urlopen(f"{address}/ajax-api/2.0/mlflow/runs/get?run_id={mlflow_id}", timeout=30) as answer:
+            return str(json.load(answer)["run"]["info"]["status"])
+
+    wait_for(lambda: status() == "FINISHED", 60)
+    context_note = lab(workspace, "runs", "note", "last", "said afterwards")
+    assert context_note.returncode == 0
+
+
+def test_a_second_one_says_where_the_first_is(shown: tuple[Path, str]) -> None:
+    workspace, address = shown
+    again = lab(workspace, "ui")
+    assert again.returncode == 0 and address in again.stdout
+    other = lab(workspace, "ui", "--port", str(free_port()))
+    assert other.returncode == 2 and f"shows this workspace at {address}" in other.stderr
+    assert lab(workspace, "runs", "sync").returncode == 0  # though `lab ui` holds the lock
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_it_ends_and_leaves_no_process_and_a_free_port(tmp_path: Path, number: int) -> None:
+    workspace = tmp_path.resolve()
+    port = free_port()
+    process, address = start_ui(workspace, "--port", str(port))
+    assert address == f"http://127.0.0.1:{port}" and viewing.ui_address(workspace) == address
+    with urllib.request.urlopen(f"{address}/version", timeout=30) as answer:
+        assert answer.status == 200
+    memory = sum(one.memory_info().rss for one in of_this(workspace))
+    assert memory < 2 * 2**30
+    process.send_signal(number)
+    assert process.wait(timeout=60) == (0 if number != signal.SIGKILL else -signal.SIGKILL)
+    wait_for(lambda: not of_this(workspace), 30)
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", port))
+    assert viewing.ui_address(workspace) is None
+
+
+def test_a_taken_port_is_told_and_without_a_wish_the_next_is_taken(tmp_path: Path) -> None:
+    workspace = tmp_path.resolve()
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        began = time.monotonic()
+        done = lab(workspace, "ui", "--port", str(port))
+        assert done.returncode == 2 and f"--port {port} is taken" in done.stderr
+        assert time.monotonic() - began < 5 and not tracking.database_path(workspace).exists()
+    bad = lab(workspace, "ui", "--port", "99999999")
+    assert bad.returncode == 2 and "is no port" in bad.stderr
+    from labrun.cli import ui
+
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind((ui.HOST, 0))
+        taken.listen()
+        ui_first = taken.getsockname()[1]
+        before, ui.FIRST_PORT = ui.FIRST_PORT, ui_first
+        try:
+            assert ui._free_port(None) > ui_first
+        finally:
+            ui.FIRST_PORT = before
+
+
+def test_it_is_there_without_mlflow_imported() -> None:
+    code = "import sys; from labrun.cli import ui, models; assert not {'mlflow', 'torch', 'numpy'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env=os.environ).returncode == 0
