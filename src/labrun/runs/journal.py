@@ -67,7 +67,8 @@ class Shelf:
     unaliased: dict[str, set[str]] = field(default_factory=dict)
     highest: dict[str, int] = field(default_factory=dict)
     """The highest number that each name ever had: none is given twice."""
-    removed: dict[str, set[int]] = field(default_factory=dict)
+    removed: dict[str, dict[int, str]] = field(default_factory=dict)
+    """Numbers that were removed, and the server that had each."""
 
     def aliases_of(self, version: Version) -> list[str]:
         """The aliases that a version goes by."""
@@ -118,7 +119,7 @@ def _apply(shelf: Shelf, line: Mapping[str, Any]) -> None:
         shelf.highest[name] = max(number, shelf.highest.get(name, 0))
     elif kind == REMOVE:
         versions.pop(number, None)
-        shelf.removed.setdefault(name, set()).add(number)
+        shelf.removed.setdefault(name, {})[number] = str(line.get("uri", ""))
         for alias in [a for a, n in aliases.items() if n == number]:
             del aliases[alias]
     elif kind == ALIASED:

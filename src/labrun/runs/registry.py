@@ -285,7 +285,7 @@ def remove(root: Path, versions: list[Version]) -> None:
     """
     with _changing(root, versions[0]):
         for version in versions:
-            journal.append(root, journal.REMOVE, version.name, version.number)
+            journal.append(root, journal.REMOVE, version.name, version.number, uri=version.uri)
         _tidy(root, versions[0].name)
         base = journal.folder(root, versions[0].name, 0).parent
         if base.is_dir() and not any(base.iterdir()):

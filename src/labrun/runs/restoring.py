@@ -133,9 +133,11 @@ def _adopt(root: Path, ingester: Any, shelf: journal.Shelf) -> bool:
 def _restore_model(root: Path, ingester: Any, shelf: journal.Shelf, name: str, lost: list[int]) -> None:
     client, is_ours = ingester.client, tracking.is_database(ingester.uri)
     own = _kept_there(root, ingester, shelf, name)
-    if not own:
-        if is_ours:
-            _delete_model(client, name)
+    gone = {n for n, uri in shelf.removed.get(name, {}).items() if (uri or tracking.database_uri(root)) == ingester.uri}
+    if not own and is_ours:
+        _delete_model(client, name)
+        return
+    if not own and not gone:
         return
     ensure_model(client, name)
     there = {int(one.version): one for one in client.search_model_versions(f"name='{name}'")}
@@ -148,7 +150,7 @@ def _restore_model(root: Path, ingester: Any, shelf: journal.Shelf, name: str, l
             _set_tags(client, own[number])
         there.setdefault(number, None)
     for number, one in there.items():
-        if one is not None and (number in shelf.removed.get(name, set()) or PLACEHOLDER in one.tags):
+        if one is not None and (number in gone or PLACEHOLDER in one.tags):
             if number in own:
                 client.delete_model_version_tag(name, str(number), PLACEHOLDER)
             else:

@@ -36,12 +36,12 @@ def read(path: Path, saved: Saved) -> tuple[Any, list[str], list[str]]:
         files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGES and p.is_file())
         if not files:
             raise MissingDataError(f"{path} holds no image (looked for {', '.join(sorted(IMAGES))})")
-        return _images(files, saved), [file.relative_to(path).as_posix() for file in files], []
+        return _images(files, saved), [file.relative_to(path).as_posix() for file in files], _told(saved)
     if not path.is_file():
         raise MissingDataError(f"there is no file {path}")
     suffix = path.suffix.lower()
     if suffix in IMAGES:
-        return _images([path], saved), [path.name], []
+        return _images([path], saved), [path.name], _told(saved)
     if suffix in (".npz", ".npy"):
         return _array(path), [], []
     if suffix in (".csv", ".tsv", ".txt"):
@@ -75,9 +75,21 @@ def _images(files: Sequence[Path], saved: Saved) -> npt.NDArray[np.uint8]:
     found = np.empty((len(files), *shape), np.uint8)
     for place, file in enumerate(files):
         found[place] = _pixels(file, shape, saved.title)
-    # Images hold 0 to 255; a data set such as the digits holds other values.
-    highest = float((saved.card.get("scaling") or {}).get("scale", 255.0))
-    return found if highest == 255.0 else (found * (highest / 255.0)).astype(np.float32)
+    highest = _highest(saved)
+    return found if highest is None else (found * (highest / 255.0)).astype(np.float32)
+
+
+def _highest(saved: Saved) -> float | None:
+    """What stands for white in the model's data, where that is not an image's own 255 (the digits have 16)."""
+    scale = float((saved.card.get("scaling") or {}).get("scale", 255.0))
+    return None if scale in (1.0, 255.0) else scale
+
+
+def _told(saved: Saved) -> list[str]:
+    highest = _highest(saved)
+    return (
+        [] if highest is None else [f"pixels of 0 to 255 were taken as 0 to {highest:g}, as the model's data have them"]
+    )
 
 
 def _pixels(file: Path, shape: tuple[int, ...], title: str) -> npt.NDArray[np.uint8]:

@@ -1,0 +1,383 @@
+"""The registry: numbers, journal, MLflow; what is there after kills, deletions, and two at the same time."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers import submitted
+from labrun.errors import ConfigError, CorruptDataError, LabrunError, RecordError
+from labrun.runs import context, journal, registry, restoring, store, tracking
+from labrun.runs import record as records
+from labrun.runs.ingesting import Ingester
+from labrun.runs.recording import Recording
+
+DATA = [{"name": "digits", "digest": "d" * 64, "asset": "numbers", "version": "v" * 64}]
+
+
+def run_with(root: Path, run_id: str, content: bytes = b"weights", **config: Any) -> Path:
+    """A finished run with a model in `outputs/`, and two other files."""
+    run_dir = submitted(root, run_id, config={"model": {"lr": 0.1}, **config})
+    with Recording(run_dir, capture=False) as recording:
+        context.log("accuracy", 0.5)
+        recording.record.data = list(DATA)
+        outputs = run_dir / "outputs"
+        (outputs / "model.skops").write_bytes(content)
+        (outputs / "trained.pkl").write_bytes(content + b"pickle")
+        card = {
+            "format": 1, "name": "net", "kind": "estimator", "file": "model.skops", "input_shape": [4],
+            "class_names": ["a", "b"], "sha256": registry._digest(outputs / "model.skops"),
+        }  # fmt: skip
+        (outputs / "model.json").write_text(json.dumps(card))
+    return run_dir
+
+
+def client(root: Path, uri: str | None = None) -> Any:
+    return tracking.connect(root, uri or tracking.database_uri(root))
+
+
+def in_mlflow(root: Path, uri: str | None = None) -> dict[str, dict[int, str]]:
+    """Names, numbers and runs, and what each alias means, as MLflow has them."""
+    found: dict[str, dict[int, str]] = {}
+    for model in client(root, uri).search_registered_models():
+        versions = client(root, uri).search_model_versions(f"name='{model.name}'")
+        found[model.name] = {int(one.version): one.tags["labrun.run"] for one in versions}
+    return found
+
+
+def aliases(root: Path, name: str) -> dict[str, int]:
+    return {alias: int(number) for alias, number in client(root).get_registered_model(name).aliases.items()}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path.resolve()
+
+
+def test_versions_count_up_and_know_their_run_metrics_and_data(root: Path) -> None:
+    first, is_new = registry.register(root, run_with(root, "aaaa0000"), "net", tags={"team": "a"})
+    second, _ = registry.register(root, run_with(root, "bbbb0000", b"others"), "net")
+    other, _ = registry.register(root, run_with(root, "cccc0000"), "other", "outputs/trained.pkl")
+    assert is_new and [one.title for one in (first, second, other)] == ["net/1", "net/2", "other/1"]
+    assert in_mlflow(root) == {"net": {1: "aaaa0000", 2: "bbbb0000"}, "other": {1: "cccc0000"}}
+    shown = client(root).get_model_version("net", "1")
+    assert shown.tags["metric.accuracy"] == "0.5" and shown.tags["team"] == "a"
+    assert shown.tags["data.numbers"] == "v" * 64 and shown.tags["labrun.sha256"] == first.sha256
+    run = client(root).get_run(shown.run_id)
+    assert run.data.tags["labrun.id"] == "aaaa0000" and run.data.metrics["accuracy"] == 0.5
+    assert registry.registered_runs(root) == {"aaaa0000": ["net/1"], "bbbb0000": ["net/2"], "cccc0000": ["other/1"]}
+    assert (registry.model_folder(root, "net") / "MLmodel").is_file()
+    assert registry.model_folder(root, "models:/net/1") == registry.model_folder(root, "net/1")
+
+
+def test_the_same_file_is_told_and_registered_once(root: Path) -> None:
+    run_dir = run_with(root, "aaaa0000")
+    registry.register(root, run_dir, "net")
+    again, is_new = registry.register(root, run_dir, "net")
+    assert again.number == 1 and not is_new
+    assert registry.register(root, run_dir, "another")[1]
+    assert registry.register(root, run_dir, "net", "outputs/trained.pkl")[0].number == 2
+
+
+def test_a_version_survives_its_run(root: Path) -> None:
+    run_dir = run_with(root, "aaaa0000")
+    version, _ = registry.register(root, run_dir, "net")
+    shutil.rmtree(run_dir)
+    tracking.database_path(root).unlink()
+    assert journal.check(root, version).joinpath("model.skops").read_bytes() == b"weights"
+    restoring.restore_if_lost(root)
+    assert in_mlflow(root) == {"net": {1: "aaaa0000"}}
+
+
+def test_aliases_move_and_go(root: Path) -> None:
+    registry.register(root, run_with(root, "aaaa0000"), "net")
+    registry.register(root, run_with(root, "bbbb0000", b"others"), "net")
+    registry.alias(root, "net/1", "champion")
+    registry.alias(root, "net/1", "first")
+    registry.alias(root, "net/2", "champion")
+    assert journal.find(root, "net@champion").number == 2 and aliases(root, "net") == {"champion": 2, "first": 1}
+    registry.unalias(root, "net@first")
+    assert aliases(root, "net") == {"champion": 2}
+    with pytest.raises(RecordError, match="no alias 'first'"):
+        registry.unalias(root, "net@first")
+
+
+def test_a_deleted_database_comes_back_with_the_same_numbers_and_aliases(root: Path) -> None:
+    for place, content in enumerate((b"a", b"b", b"c", b"d")):
+        registry.register(root, run_with(root, f"{place}aaa0000", content), "net")
+    registry.register(root, run_with(root, "eeee0000"), "gone")
+    registry.alias(root, "net/2", "champion")
+    registry.alias(root, "net/4", "challenger")
+    registry.remove(root, [journal.find(root, "net/1"), journal.find(root, "net/3")])
+    registry.remove(root, [journal.find(root, "gone")])
+    before = in_mlflow(root)
+    assert before == {"net": {2: "1aaa0000", 4: "3aaa0000"}}
+    tracking.database_path(root).unlink()
+    assert tracking.sync(root) == 5
+    assert in_mlflow(root) == before and aliases(root, "net") == {"champion": 2, "challenger": 4}
+    assert client(root).get_run(client(root).get_model_version("net", "2").run_id).data.tags["labrun.id"] == "1aaa0000"
+    # Numbers of what was removed are not given again.
+    assert registry.register(root, run_with(root, "ffff0000", b"f"), "gone")[0].number == 2
+    assert in_mlflow(root)["gone"] == {2: "ffff0000"}
+    assert sorted(path.name for path in journal.folder(root, "net", 0).parent.iterdir()) == ["2", "4"]
+
+
+def test_what_is_changed_in_mlflows_pages_comes_back(root: Path) -> None:
+    registry.register(root, run_with(root, "aaaa0000"), "net")
+    registry.register(root, run_with(root, "bbbb0000", b"others"), "net")
+    registry.alias(root, "net/1", "champion")
+    registry.alias(root, "net/1", "old")
+    pages = client(root)
+    pages.set_registered_model_alias("net", "champion", "2")
+    pages.set_registered_model_alias("net", "fresh", "2")
+    pages.delete_registered_model_alias("net", "old")
+    pages.delete_model_version("net", "1")
+    tracking.sync(root)
+    tracking.sync(root)
+    assert journal.read(root).aliases["net"] == {"champion": 2, "fresh": 2}
+    # A version deleted there stays deleted there, and stays here; later numbers are not disturbed.
+    assert in_mlflow(root) == {"net": {2: "bbbb0000"}} and journal.find(root, "net/1").run == "aaaa0000"
+    assert registry.register(root, run_with(root, "cccc0000", b"third"), "net")[0].number == 3
+    assert in_mlflow(root) == {"net": {2: "bbbb0000", 3: "cccc0000"}}
+
+
+REGISTER = """
+import sys
+from pathlib import Path
+from labrun.runs import registry
+version, is_new = registry.register(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+print(version.number, is_new)
+"""
+
+
+def registering(root: Path, run_dir: Path, name: str = "net") -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", REGISTER, str(root), str(run_dir), name]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_processes_that_register_at_the_same_time_get_numbers_of_their_own(root: Path) -> None:
+    """Into a fresh workspace: the first of them makes MLflow's database."""
+    runs = [run_with(root, f"{place}aaa0000", b"%d" % place) for place in range(4)]
+    processes = [registering(root, run_dir) for run_dir in runs]
+    told = [process.communicate(timeout=300) for process in processes]
+    assert sorted(out.split()[0] for out, _ in told) == ["1", "2", "3", "4"], told
+    assert sorted(in_mlflow(root)["net"]) == [1, 2, 3, 4]
+    one_run = [registering(root, runs[0], "twice") for _ in range(2)]
+    assert sorted(process.communicate(timeout=300)[0] for process in one_run) == ["1 False\n", "1 True\n"]
+
+
+def test_a_kill_at_any_moment_leaves_nothing_that_does_not_fit(root: Path) -> None:
+    """Killed with -9 again and again, somewhere between its first import and its end."""
+    draw = random.Random(7)
+    began = time.monotonic()
+    out, err = registering(root, run_with(root, "zzzz0000", b"first")).communicate(timeout=300)
+    whole_s = time.monotonic() - began
+    assert out.startswith("1 "), err
+    killed = 0
+    for place in range(6):
+        run_dir = run_with(root, f"{place}aaa0000", b"%d" % place)
+        process = registering(root, run_dir)
+        time.sleep(whole_s * draw.uniform(0.5, 1.05))
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+        process.communicate()
+        for version in journal.every(journal.read(root)):
+            journal.check(root, version)
+    assert killed
+    tracking.sync(root)
+    said = {number: one.run for number, one in journal.read(root).versions["net"].items()}
+    assert in_mlflow(root) == {"net": said}
+    last, _ = registry.register(root, run_with(root, "ffff0000", b"last"), "net")
+    assert last.number == max(said) + 1 and in_mlflow(root)["net"] == {**said, last.number: "ffff0000"}
+    left = sorted(path.name for path in journal.folder(root, "net", 0).parent.iterdir())
+    assert left == sorted(str(number) for number in [*said, last.number])
+
+
+def test_a_line_that_mlflow_has_not_heard_of_is_told_at_the_next_occasion(root: Path) -> None:
+    """As after a kill between the journal and MLflow."""
+    registry.register(root, run_with(root, "aaaa0000"), "net")
+    registry.register(root, run_with(root, "bbbb0000", b"others"), "net")
+    client(root).delete_model_version("net", "2")  # as if it had never been
+    tracking.database_path(root).unlink()
+    journal.append(root, journal.ALIASED, "net", 2, alias="champion")
+    with open(journal.path(root), "ab") as file:
+        file.write(b'{"event": "alias", "name": "net", "numb')  # torn
+    tracking.sync(root)
+    assert in_mlflow(root) == {"net": {1: "aaaa0000", 2: "bbbb0000"}} and aliases(root, "net") == {"champion": 2}
+    registry.alias(root, "net/1", "old")
+    assert journal.read(root).aliases["net"] == {"champion": 2, "old": 1}
+
+
+def test_the_feeder_brings_the_models_back_too(root: Path) -> None:
+    registry.register(root, run_with(root, "aaaa0000"), "net")
+    tracking.database_path(root).unlink()
+    command = [sys.executable, "-m", "labrun.runs.tracking", str(root), tracking.database_uri(root)]
+    assert subprocess.run(command, stdin=subprocess.DEVNULL, timeout=120).returncode == 0
+    assert in_mlflow(root) == {"net": {1: "aaaa0000"}}
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "-x", "a b", "models:x", "x" * 101, "ä", "a@b"])
+def test_names_that_cannot_be(root: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="cannot name a model"):
+        registry.register(root, run_with(root, "aaaa0000"), name)
+    assert not journal.path(root).exists() and not tracking.database_path(root).exists()
+
+
+@pytest.mark.parametrize("name", ["latest", "v1", "V22", "1", "a/b", "", "a b"])
+def test_aliases_that_cannot_be(root: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be an alias"):
+        registry.alias(root, "net/1", name)
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("outputs/absent.npz", "has no file outputs/absent.npz"),
+        ("../../../etc/passwd", "is no file of run"),
+        ("/etc/passwd", "is no file of run"),
+        ("outputs", "has no file outputs"),
+        ("outputs/link", "is no file of run"),
+    ],
+)
+def test_files_that_are_not_the_runs(root: Path, file: str, message: str) -> None:
+    run_dir = run_with(root, "aaaa0000")
+    (run_dir / "outputs" / "link").symlink_to("/etc/passwd")
+    with pytest.raises(LabrunError, match=message):
+        registry.register(root, run_dir, "net", file)
+    assert not journal.path(root).exists()
+
+
+def test_a_model_that_was_changed_is_not_registered_and_a_version_that_was_is_told(root: Path) -> None:
+    run_dir = run_with(root, "aaaa0000")
+    version, _ = registry.register(root, run_dir, "net")
+    (run_dir / "outputs" / "model.skops").write_bytes(b"other")
+    with pytest.raises(CorruptDataError, match="was changed since it was saved"):
+        registry.register(root, run_dir, "net")
+    (journal.content(root, version) / "model.skops").write_bytes(b"other")
+    with pytest.raises(CorruptDataError, match="was changed since it was registered"):
+        journal.check(root, version)
+
+
+def test_a_run_that_goes_on_and_one_without_a_model_are_told(root: Path) -> None:
+    run_dir = submitted(root, "aaaa0000", config={})
+    with pytest.raises(RecordError, match="its files may still change"):
+        registry.register(root, run_dir, "net")
+    with Recording(run_dir, capture=False):
+        pass
+    with pytest.raises(RecordError, match="has saved no model with a card"):
+        registry.register(root, run_dir, "net")
+
+
+def test_unknown_models_are_told_with_what_there_is(root: Path) -> None:
+    with pytest.raises(RecordError, match="There is: none .lab models register"):
+        journal.find(root, "net")
+    registry.register(root, run_with(root, "aaaa0000"), "mnist-net")
+    for reference, message in (
+        ("mnist-nett", "Did you mean 'mnist-net'"),
+        ("mnist-net/2", "no version '2'. Its versions: 1"),
+        ("mnist-net/x", "no version 'x'"),
+        ("mnist-net@best", "no alias 'best'"),
+    ):
+        with pytest.raises(RecordError, match=message):
+            journal.find(root, reference)
+
+
+def test_the_journal_is_read_without_mlflow() -> None:
+    code = (
+        "import sys; from labrun.runs import registry; assert not {'mlflow', 'numpy', 'sqlalchemy'} & set(sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """A real MLflow server, elsewhere."""
+    place = tmp_path / "server"
+    place.mkdir()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{place}/server.db", "--artifacts-destination", str(place / "artifacts"),
+    ]  # fmt: skip
+    tracking.quiet()
+    with open(place / "log", "wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=place, start_new_session=True)
+    end = time.monotonic() + 120
+    while True:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+            break
+        except (urllib.error.URLError, OSError):
+            assert time.monotonic() < end and process.poll() is None, (place / "log").read_text()
+            time.sleep(0.3)
+    yield f"http://127.0.0.1:{port}"
+    import os
+
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_a_runs_own_server_has_its_models(root: Path, server: str) -> None:
+    run_dir = run_with(root, "aaaa0000", tracking={"kind": "mlflow", "uri": server})
+    version, is_new = registry.register(root, run_dir, "net", tags={"team": "a"})
+    assert (version.number, version.uri, is_new) == (1, server, True)
+    assert not registry.register(root, run_dir, "net")[1]
+    assert in_mlflow(root, server) == {"net": {1: "aaaa0000"}}
+    there = client(root, server).get_model_version("net", "1")
+    assert there.tags["team"] == "a" and client(root, server).get_run(there.run_id).info.status == "FINISHED"
+    registry.alias(root, "net/1", "champion")
+    assert client(root, server).get_model_version_by_alias("net", "champion").version in ("1", 1)
+    import mlflow.artifacts
+
+    mlflow.set_tracking_uri(server)
+    fetched = mlflow.artifacts.download_artifacts("models:/net@champion", dst_path=str(root / "fetched"))
+    assert Path(fetched, "data", "model", "model.skops").read_bytes() == b"weights"
+    with pytest.raises(ConfigError, match="choose another name"):
+        registry.register(root, run_with(root, "bbbb0000", b"own"), "net")
+    # Killed before its line was written: the server's version is found again.
+    journal.path(root).unlink()
+    shutil.rmtree(journal.folder(root, "net", 0).parent)
+    assert registry.register(root, run_dir, "net")[0].number == 1
+    registry.remove(root, [journal.find(root, "net")])
+    assert in_mlflow(root, server).get("net", {}) == {}
+
+
+def test_a_server_that_does_not_answer_is_one_message(root: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        dead = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    run_dir = run_with(root, "aaaa0000", tracking={"kind": "mlflow", "uri": dead})
+    with pytest.raises(RecordError, match=f"MLflow at {dead} refused"):
+        registry.register(root, run_dir, "net")
+    assert not journal.path(root).exists() and records.read(run_dir).status == records.COMPLETED
+    assert list(store.state_folder(root).glob("models/*/*")) == []
+
+
+def test_a_busy_feeder_does_not_keep_a_registration_waiting(root: Path) -> None:
+    """The run is in MLflow once, whoever brings it there."""
+    run_dir = run_with(root, "aaaa0000")
+    feeder = subprocess.Popen(
+        [sys.executable, "-m", "labrun.runs.tracking", str(root), tracking.database_uri(root)], stdin=subprocess.PIPE
+    )
+    try:
+        assert registry.register(root, run_dir, "net")[0].number == 1
+    finally:
+        feeder.communicate(timeout=120)
+    runs = client(root).search_runs([one.experiment_id for one in client(root).search_experiments()])
+    assert [run.data.tags["labrun.id"] for run in runs] == ["aaaa0000"]
+    assert Ingester(root, tracking.database_uri(root)).ingest() == 0
