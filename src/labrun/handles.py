@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -346,7 +347,9 @@ class Run(Work):
         if not chosen:
             raise ConfigError("register_model: give the model a name: model_name='mnist'")
         root = root_of(self.folder)
-        version, _is_new = saved.register(root, self.folder, chosen, model_path or path, tags, trusted)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # MLflow's, of progress bars that a notebook has not
+            version, _is_new = saved.register(root, self.folder, chosen, model_path or path, tags, trusted)
         return Model(version.name, version.number, root)
 
     def log_file(self) -> Path | None:
