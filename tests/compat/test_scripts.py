@@ -83,3 +83,17 @@ def test_without_azureml_there_is_none(workspace: Path, labrun: Command) -> None
     (workspace / "train.py").write_text("import azureml.core\n")
     done = labrun("experiment=script", "script.path=train.py", "tracking=none")
     assert done.returncode == 1 and "No module named 'azureml'" in done.stderr
+
+
+def test_a_script_reads_a_registered_model(workspace: Path, labrun: Command) -> None:
+    """As `lab models register` keeps it."""
+    assert labrun("tracking=none", "report=none").returncode == 0
+    done = lab(workspace, "models", "register", "last", "--name", "digits")
+    assert done.returncode == 0, done.stderr
+    (workspace / "train.py").write_text(
+        "from azureml.core import Model, Run\npath = Model.get_model_path('digits')\nprint('PATH', path)\n"
+        "Run.get_context().log('bytes', len(open(path, 'rb').read()))\n"
+    )
+    done = labrun(*AZURE, "script.path=train.py")
+    assert done.returncode == 0 and "model.skops" in done.stdout, done.stderr
+    assert store.find(workspace, "last")[1].metrics["bytes"] > 1000

@@ -106,7 +106,9 @@ def _find(name: str, version: Any) -> Path:
 
 
 def _content(folder: Path) -> Path:
-    """The one file of a version, or its folder."""
+    """The one file of a version, or its folder: what was registered lies in it below what MLflow needs."""
+    own = folder / "data" / "model"
+    folder = own if own.is_dir() else folder
     files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
     # The card that labrun writes beside a model tells of it and is no part of it.
     models = [path for path in files if os.path.basename(str(path)) != "model.json"]
