@@ -57,14 +57,10 @@ def take_folder(folder: Path, root: Path) -> dict[str, Any]:
     return {"digest": digest, "folder": str(target), "files": len(files), "bytes": total, "base": str(folder)}
 
 
-def left_out(path: Path) -> bool:
-    """Whether a file or folder is never taken along: secrets, and what is nobody's source."""
-    return _is_secret(path) or path.name in SKIPPED_FOLDERS - {"data"} or path.name in SECRET_FOLDERS
-
-
 def _all_files(folder: Path) -> Iterator[Path]:
     for top, names, files in os.walk(folder):
         names[:] = [name for name in names if name not in SKIPPED_FOLDERS and not name.startswith(".")]
+        names[:] = [name for name in names if not (Path(top) / name / "pyvenv.cfg").exists()]
         yield from ((Path(top) / name).relative_to(folder) for name in files if not name.endswith(".pyc"))
 
 

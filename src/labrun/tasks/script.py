@@ -123,6 +123,8 @@ def _link_rest(source: Path, work: Path, below: str = "") -> Iterator[str]:
         target = work / name
         if entry.name in NEVER_LINKED or entry.name.startswith(".") or entry.name.endswith((".pem", ".key", ".pyc")):
             continue
+        if (entry / "pyvenv.cfg").exists():  # a virtual environment, whatever its name
+            continue
         if entry.name.startswith(("id_", "credentials")) or entry.resolve() in (work, *work.parents):
             continue
         if target.is_dir() and not target.is_symlink():
