@@ -18,7 +18,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from labrun import checking, schema
+from labrun import checking
 from labrun.data import ahead, reader
 from labrun.data.arrays import Arrays
 from labrun.data.mount import mount, mount_reference, references, resolved
@@ -181,15 +181,9 @@ def _evaluate(config: Mapping[str, Any], arrays: Arrays, own_file: bool = False)
         from labrun.tasks.estimator import load
 
         return tasks.wrap(load(file, None if own_file else trusted), config, arrays), arrays
-    from labrun.tasks.lightning import load_weights
+    from labrun.tasks import loading
 
-    if not own_file:
-        tasks.trusted_target(card["target"], trusted)
-    node = {"_target_": card["target"], **card["arguments"]}
-    if "lr" not in schema.parameters(schema.locate(card["target"], "model")):
-        node.pop("lr", None)
-    network = schema.build(node, "model", input_shape=arrays.input_shape, num_classes=arrays.num_classes)
-    load_weights(network, file)
+    network = loading.network(file, card, None if own_file else trusted)
     return tasks.wrap(network, config, arrays), arrays
 
 

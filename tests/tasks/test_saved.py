@@ -204,6 +204,25 @@ def test_a_changed_file_is_told_before_anything_is_loaded(root: Path, ran: Ran, 
         load_model(copy)
 
 
+def test_a_model_of_tables_answers_mlflow_by_the_names_of_its_columns(root: Path, ran: Ran) -> None:
+    import mlflow.pyfunc
+    import pandas as pd
+    from mlflow.pyfunc import scoring_server
+
+    from labrun.runs import registry
+
+    saved.register(root, ran("table"), "table")
+    model = mlflow.pyfunc.load_model(str(registry.model_folder(root, "table")))
+    schema = model.metadata.get_input_schema()
+    assert schema.input_names() == ["age", "town", "income"]
+    table = pd.read_csv(root / "people.csv")
+    wanted = load_model("table", root=root)
+    assert model.predict(table)["prediction"].tolist() == wanted.names(wanted.predict(table))
+    body = json.dumps({"dataframe_records": [{"age": 25, "town": "Bern", "income": None}, {"age": 70, "town": "Rom"}]})
+    answer = scoring_server.invocations(body, "application/json", model, schema)
+    assert [one["prediction"] for one in json.loads(answer.response)["predictions"]] == ["young", "old"]
+
+
 class Bomb:
     """What a pickle may do."""
 

@@ -206,9 +206,12 @@ def _signature(card: Mapping[str, Any], columns: Mapping[str, bool] | None) -> A
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
+    from mlflow.types.schema import AnyType
 
     if columns:
-        taken = [ColSpec("double" if number else "string", name, required=False) for name, number in columns.items()]
+        # MLflow takes no whole numbers for a column of doubles; any number will do here.
+        kinds = {True: AnyType(), False: "string"}
+        taken = [ColSpec(kinds[number], name, required=False) for name, number in columns.items()]
         return ModelSignature(Schema(taken))
     shape = card.get("input_shape") or [-1]
     return ModelSignature(Schema([TensorSpec(np.dtype(np.float64), (-1, *map(int, shape)))]))

@@ -31,8 +31,13 @@ def estimator(file: Path, trusted: Sequence[str]) -> Any:
         raise DataError(str(error)) from error
 
 
-def network(file: Path, card: Mapping[str, Any], trusted: Sequence[str]) -> Any:
+def network(file: Path, card: Mapping[str, Any], trusted: Sequence[str] | None) -> Any:
     """The network that a card describes, with the weights of a file; nothing but tensors is unpickled.
+
+    Args:
+        file: the weights.
+        card: says which class, with which arguments, for samples of which shape.
+        trusted: further classes that may be built; None trusts the card, for one that this command has just written.
 
     Raises:
         ConfigError: its class is not trusted, or cannot be built.
@@ -40,7 +45,8 @@ def network(file: Path, card: Mapping[str, Any], trusted: Sequence[str]) -> Any:
     """
     from labrun.tasks.lightning import load_weights
 
-    tasks.trusted_target(str(card["target"]), list(trusted))
+    if trusted is not None:
+        tasks.trusted_target(str(card["target"]), list(trusted))
     node = {"_target_": card["target"], **card["arguments"]}
     if "lr" not in schema.parameters(schema.locate(str(card["target"]), "model")):
         node.pop("lr", None)
