@@ -16,7 +16,7 @@ from labrun.cli import selecting
 from labrun.launch import query
 from labrun.launch.query import Pair, Shown
 from labrun.runs import record as records
-from labrun.runs import report, store
+from labrun.runs import report, store, viewing
 from labrun.runs.record import Record
 
 USUAL = ("accuracy", "r2", "AUC_weighted", "val_accuracy", "val_loss", "test_loss", "loss", "score")
@@ -161,6 +161,9 @@ def _rows(run_dir: Path, record: Record, status: str) -> Iterator[tuple[str, str
     yield "code", f"{str(code.get('digest', '-'))[:12]}  {code.get('folder', '')}"
     yield "again", f"{record.command}   (or, as it was: lab runs rerun {record.id})"
     yield "folder", str(run_dir)
+    page = viewing.page(store.workspace(), run_dir)
+    if page is not None:
+        yield "page", page
 
 
 def _data(data: dict[str, Any]) -> str:
