@@ -1,0 +1,402 @@
+"""docs/reference.md: every config group, verb and public name, taken from the code, so that the page cannot lie.
+
+    python scripts/reference.py           check that the page is what the code says
+    python scripts/reference.py --write   write the page
+
+Options and comments come from conf/, types from schema.py, verbs from the parser of `lab`, the rest from docstrings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import inspect
+import os
+import re
+import sys
+import typing
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import labrun
+from labrun import checking, cli, schema
+
+TOP = Path(__file__).parents[1]
+CONF = TOP / "conf"
+PAGE = TOP / "docs" / "reference.md"
+CLASSES: dict[str, type] = {
+    "": schema.Config, "dataset": schema.Dataset, "datastore": schema.RemoteDatastore, "model": schema.Model,
+    "trainer": schema.Trainer, "compute": schema.Compute, "sweep": schema.Sweep, "script": schema.Script,
+    "tracking": schema.Tracking,
+}  # fmt: skip
+"""The dataclass that holds a group, where its `_target_` names no other."""
+ORDER = ("experiment", "dataset", "datastore", "model", "script", "trainer", "callbacks", "logger", "compute", "sweep",
+         "tracking", "debug")  # fmt: skip
+COMPACT = ("model/estimator", "model/preprocessor")
+"""Groups of many small files, whose keys are the target's own."""
+PUBLIC = ("submit", "runs", "get_run", "load_model", "show", "log", "Run", "Sweep", "Model", "LabrunError")
+LINE = re.compile(r"(?P<indent> *)(?P<key>[\w.]+):(?: (?P<value>[^#\n]*?(?:\"[^\"]*\")?))?(?: +# (?P<comment>.*))?$")
+HEAD = """# Reference
+
+Everything that can be chosen, typed or called. This page is made from the code by `scripts/reference.py`, and a test
+holds it against the code: it is not edited by hand. `labrun --help` prints the same groups, your own files among them.
+
+"""
+
+
+@dataclass
+class Key:
+    """A line of a config file."""
+
+    path: str
+    default: str
+    comment: str
+
+
+@dataclass
+class Option:
+    """A config file: one choice of a group."""
+
+    name: str
+    about: list[str]
+    target: str = ""
+    is_global: bool = False
+    keys: list[Key] = field(default_factory=list)
+    choices: list[Key] = field(default_factory=list)
+    """Of its defaults list."""
+    based_on: list[str] = field(default_factory=list)
+    """Files of its own group that it begins with."""
+
+
+def read(path: Path) -> Option:
+    """A config file, line by line: its comments are what counts, and YAML's readers drop them."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    about = [line[1:].rstrip() for line in lines if line.startswith("#") and not line.startswith("# @package")]
+    option = Option(path.stem, [line.removeprefix(" ") for line in about])
+    option.is_global = any(line.startswith("# @package _global_") for line in lines)
+    open_keys: list[tuple[int, str]] = []
+    for line in lines:
+        base = re.fullmatch(r"  - (\w+)(@\w+)?", line)
+        if base and base[1] != "_self_":
+            option.based_on.append(base[1])
+        match = LINE.fullmatch(line.replace("- ", "  ", 1) if line.startswith("  - ") else line)
+        if match is None or line.startswith("#"):
+            continue
+        depth, key = len(match["indent"]), match["key"]
+        open_keys = [(d, k) for d, k in open_keys if d < depth]
+        path_to = ".".join([*(k for _, k in open_keys), key])
+        value, comment = (match["value"] or "").strip(), match["comment"] or ""
+        open_keys.append((depth, key))
+        if path_to == "_target_":
+            option.target = value
+        elif path_to.startswith("defaults."):
+            option.choices.append(Key(path_to.removeprefix("defaults."), value, comment))
+        elif path_to.split(".")[0] not in ("defaults", "hydra", "_recursive_") and (value or comment):
+            if path_to == "name" and value == option.name:
+                continue
+            option.keys.append(Key(path_to, value, comment))
+    return option
+
+
+def type_of(group: str, option: Option, path: str) -> str:
+    """What a key may hold, in the words of the messages about mistakes."""
+    if group.startswith("datastore"):
+        cls = schema.DATASTORES.get(option.target, schema.RemoteDatastore)
+    else:
+        cls = schema.TARGETS.get(option.target) or CLASSES.get(group, type(None))
+    hints = typing.get_type_hints(cls, include_extras=True) if cls is not type(None) else {}
+    hint = hints.get("from_" if path == "from" else path)
+    if hint is None:
+        return ""
+    return checking._expectation(hint) + (", a secret" if "SecretMark" in repr(hint) else "")
+
+
+def groups() -> dict[str, list[Option]]:
+    """Each group and its options, in the order of the page."""
+    found: dict[str, list[Option]] = {}
+    for path in sorted(CONF.rglob("*.yaml")):
+        group = path.parent.relative_to(CONF).as_posix()
+        if group != "." and not group.startswith(("hydra", "local")):
+            found.setdefault(group, []).append(read(path))
+    rank = {name: number for number, name in enumerate(ORDER)}
+    return dict(sorted(found.items(), key=lambda item: (rank.get(item[0].split("/")[0], 99), item[0])))
+
+
+def cell(text: str, code: bool = False) -> str:
+    """Text for a table."""
+    text = text.replace("|", "\\|")
+    if not code:
+        return text.replace("<", "&lt;").replace("${", "$\\{")
+    return f"`{text}`" if text else ""
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A table; columns in which nothing stands are left out."""
+    used = [n for n in range(len(head)) if any(row[n] for row in rows)]
+    yield "| " + " | ".join(head[n] for n in used) + " |"
+    yield "| " + " | ".join("---" for _ in used) + " |"
+    for row in rows:
+        yield "| " + " | ".join(row[n] for n in used) + " |"
+    yield ""
+
+
+def configuration() -> Iterator[str]:
+    """The top of the configuration, then every group."""
+    yield "## Configuration"
+    yield ""
+    yield "`group=option` chooses a file of `conf/`, `key=value` changes a key. Your own `conf/` comes before ours."
+    yield ""
+    top = read(CONF / "config.yaml")
+    yield "### The top"
+    yield ""
+    chosen = [key for key in top.choices if not key.path.startswith("override") and key.comment]
+    lines = [(cell(key.path, True), cell(key.default, True), cell(key.comment)) for key in chosen]
+    yield from table(("Group", "Default", "What it chooses"), lines)
+    rows = [(cell(k.path, True), cell(type_of("", top, k.path)), cell(k.default, True), cell(k.comment))
+            for k in top.keys]  # fmt: skip
+    yield from table(("Key", "Type", "Default", "Meaning"), rows)
+    for group, options in groups().items():
+        yield f"### {group}"
+        yield ""
+        yield from _group(group, options)
+
+
+def _group(group: str, options: Sequence[Option]) -> Iterator[str]:
+    shown = [option for option in options if not option.name.startswith("_")]
+    compact = group in COMPACT
+    rows = [(cell(f"{group}={o.name}", True), cell(_sentences(o)), cell(o.target, True),
+             *(_keys_of(o, searched) if compact else "" for searched in (False, True))) for o in shown]  # fmt: skip
+    yield from table(("Choice", "What it is", "Builds", "Keys", "Searched"), rows)
+    if compact:
+        return
+    cells: dict[tuple[str, str, str, str], list[str]] = {}
+    for option in options:
+        for key in option.keys:
+            prefix = "" if option.is_global else group.replace("/", ".") + "."
+            kind = type_of(group, option, key.path) if not option.is_global else ""
+            having = [o.name for o in options if o is option or option.name in o.based_on]
+            cells.setdefault((prefix + key.path, kind, key.default, key.comment), []).extend(having)
+    order = list(dict.fromkeys(path for path, *_ in cells))
+    names = [option.name for option in shown]
+    lines = []
+    for path, kind, default, comment in sorted(cells, key=lambda one: order.index(one[0])):
+        having = [name for name in names if name in cells[path, kind, default, comment]]
+        where = "" if len(names) == 1 or having == names else ", ".join(having)
+        lines.append((cell(path, True), cell(kind), cell(default, True), where, cell(comment)))
+    if lines:
+        yield from table(("Key", "Type", "Default", "Only in", "Meaning"), lines)
+
+
+def _sentences(option: Option) -> str:
+    """What the comment at a file's head says; the commands in it are indented, and stay away."""
+    text = " ".join(line for line in option.about if not line.startswith("  "))
+    return re.sub(r"(Install: uv sync --extra \w+)", r"\1.", text)
+
+
+def _keys_of(option: Option, searched: bool) -> str:
+    """The keys of a small option in one cell; or what a search varies."""
+    found = [(key.path.removeprefix("search_space."), key) for key in option.keys]
+    chosen = [f"{path}: {key.default}" for path, key in found if (path != key.path) == searched]
+    return ", ".join(cell(text, True) for text in chosen if not text.startswith("regressor"))
+
+
+def commands() -> Iterator[str]:
+    """`lab`, verb by verb."""
+    top = cli.parser()
+    yield "## lab"
+    yield ""
+    yield f"{top.description} Options before the noun:"
+    yield ""
+    yield from _options([action for action in top._actions if action.option_strings])
+    for noun, parser in _below(top).items():
+        yield f"### lab {noun}"
+        yield ""
+        text = str(parser.description or cli.NOUNS[noun])
+        yield text[:1].upper() + text[1:].rstrip(".") + "."
+        yield ""
+        verbs, told = _below(parser), _told(parser)
+        yield from _options(list(_own(parser, bool(verbs))))
+        own = [group for group in parser._action_groups if group.title == FILTERS]
+        filters = [action for group in own for action in group._group_actions]
+        if filters:
+            yield "The filters, for `lab runs` itself and for every verb that takes runs:"
+            yield ""
+            yield from _options(filters)
+        for name, verb in verbs.items():
+            words = [_word(action) for action in verb._actions if not action.option_strings]
+            yield f"#### lab {noun} {name}"
+            yield ""
+            yield f"`{' '.join(['lab', noun, name, *words])}`: {_sentence(verb.description or told[name])}"
+            yield ""
+            yield from _options(list(_own(verb, False)))
+
+
+FILTERS = "which runs"
+
+
+def _below(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return dict(action._name_parser_map)
+    return {}
+
+
+def _told(parser: argparse.ArgumentParser) -> dict[str, str]:
+    """What each verb is for, in its noun's words."""
+    found = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    return {choice.dest: str(choice.help) for action in found for choice in action._choices_actions}
+
+
+def _own(parser: argparse.ArgumentParser, is_noun: bool) -> Iterator[argparse.Action]:
+    """A verb's arguments, without the filters that all have."""
+    for group in parser._action_groups:
+        for action in group._group_actions:
+            is_words = not action.option_strings and is_noun
+            if group.title != FILTERS and not is_words and not isinstance(action, argparse._SubParsersAction):
+                yield action
+
+
+def _word(action: argparse.Action) -> str:
+    name = str(action.metavar or action.dest)
+    return {"*": f"[{name} ...]", "?": f"[{name}]", "+": f"{name} ..."}.get(str(action.nargs or ""), name)
+
+
+def _sentence(text: str) -> str:
+    return text[:1].lower() + text[1:] + ("" if text.endswith(".") else ".")
+
+
+def _options(actions: Sequence[argparse.Action]) -> Iterator[str]:
+    rows = []
+    for action in actions:
+        if isinstance(action, argparse._HelpAction):
+            continue
+        name = ", ".join(action.option_strings) or str(action.metavar or action.dest)
+        if action.option_strings and action.nargs != 0:
+            name += f" {action.metavar or (action.dest.upper() if not action.choices else '|'.join(action.choices))}"
+        known = {**vars(action), "choices": ", ".join(map(str, action.choices or []))}
+        rows.append((cell(name, True), cell(str(action.help or "") % known)))
+    if rows:
+        yield from table(("Argument", "Meaning"), rows)
+
+
+def python() -> Iterator[str]:
+    """What `import labrun` gives."""
+    yield "## Python"
+    yield ""
+    yield "`import labrun` costs nothing; each name is loaded when it is first used."
+    yield ""
+    missing = set(labrun.__all__) - set(PUBLIC)
+    if missing:
+        raise SystemExit(f"scripts/reference.py: PUBLIC lacks {', '.join(sorted(missing))}")
+    for name in [name for name in PUBLIC if name in labrun.__all__]:
+        thing = labrun.runs if name == "runs" else getattr(labrun, name)
+        if name == "runs":
+            from labrun import api
+
+            thing = api.runs
+        yield from _class(name, thing) if inspect.isclass(thing) else _function(f"labrun.{name}", thing, "###")
+
+
+def _function(title: str, thing: Any, level: str) -> Iterator[str]:
+    yield f"{level} {title}"
+    yield ""
+    yield "```text"
+    yield f"{title}{_signature(thing)}"
+    yield "```"
+    yield ""
+    yield from _doc(thing)
+
+
+def _class(name: str, cls: type) -> Iterator[str]:
+    yield f"### labrun.{name}"
+    yield ""
+    yield from _doc(cls)
+    rows = []
+    owners = [owner for owner in cls.__mro__ if owner.__module__.startswith("labrun")]
+    members = {key: (owner, value) for owner in reversed(owners) for key, value in vars(owner).items()}
+    for key, (_, value) in members.items():
+        if key.startswith("_") or not (callable(value) or isinstance(value, property)):
+            continue
+        doc = inspect.getdoc(value.fget if isinstance(value, property) else value) or ""
+        shown = f".{key}" if isinstance(value, property) else f".{key}{_signature(value)}"
+        rows.append((cell(shown, True), cell(" ".join(" ".join(_words_of(doc)).split()))))
+    if rows:
+        yield from table(("Member", "What it is"), sorted(rows))
+
+
+def _words_of(doc: str) -> Iterator[str]:
+    """A docstring in one paragraph: its sentences, then each argument."""
+    for name, text in _sections(doc).items():
+        if name in ("Returns", "Raises"):
+            yield f"{name} {text.strip()[:1].lower() if name == 'Returns' else ''}{text.strip()[name == 'Returns' :]}"
+        elif name:
+            yield re.sub(r"(?m)^(\w+):", r"*\1*:", text)
+        else:
+            yield text
+
+
+def _signature(thing: Any) -> str:
+    """Without `self` and what is there for Azure's callers alone; annotations as they are written."""
+    signature = inspect.signature(thing)
+    kept = [p for p in signature.parameters.values() if p.name != "self" and p.kind is not p.VAR_KEYWORD]
+    plain = [p.replace(annotation=inspect.Parameter.empty) for p in kept]
+    return str(signature.replace(parameters=plain, return_annotation=inspect.Signature.empty))
+
+
+def _sections(doc: str) -> dict[str, str]:
+    """A Google docstring: its text under nothing, then each section."""
+    found: dict[str, list[str]] = {"": []}
+    name = ""
+    for line in doc.splitlines():
+        match = re.fullmatch(r"(Args|Returns|Raises):", line)
+        if match:
+            name = match[1]
+            found[name] = []
+        else:
+            found[name].append(line)
+    return {key: inspect.cleandoc("\n".join(lines)) for key, lines in found.items() if any(lines)}
+
+
+def _doc(thing: Any) -> Iterator[str]:
+    for name, text in _sections(inspect.getdoc(thing) or "").items():
+        if not name:
+            yield text.replace("<", "&lt;")
+        elif name == "Returns":
+            yield f"Returns: {text}"
+        else:
+            joined = re.sub(r"\n +", " ", text)
+            yield f"{name}:\n"
+            yield re.sub(r"(?m)^([\w*]+): ", r"- `\1`: ", joined)
+        yield ""
+
+
+def page() -> str:
+    """The whole page."""
+    os.environ["COLUMNS"] = "120"
+    lines = [*configuration(), *commands(), *python()]
+    return HEAD + "\n".join(lines).rstrip() + "\n"
+
+
+def stale(now: str, then: str) -> str:
+    """What differs, for a person; nothing where nothing does."""
+    found = difflib.unified_diff(then.splitlines(), now.splitlines(), "docs/reference.md", "the code", "", "", 0, "")
+    return "\n".join(list(found)[:40])
+
+
+def main(arguments: Sequence[str] = ()) -> int:
+    """Check or write; the exit code."""
+    now = page()
+    if "--write" in arguments:
+        PAGE.parent.mkdir(exist_ok=True)
+        PAGE.write_text(now, encoding="utf-8")
+        return 0
+    difference = stale(now, PAGE.read_text(encoding="utf-8") if PAGE.exists() else "")
+    if difference:
+        sys.stderr.write(f"{difference}\nThe page is stale: python scripts/reference.py --write\n")
+    return int(bool(difference))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

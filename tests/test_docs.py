@@ -1,0 +1,290 @@
+"""The documentation: every block is carried out, every output is what comes out, every link leads somewhere.
+
+A comment before a block says how it is carried out, where that is not by itself:
+
+    <!-- composed -->     hardware or a cloud is missing: the configuration is composed and validated, `lab` is parsed
+    <!-- set-up -->       installs, signs in: compared with what the project's files say
+    <!-- slurm -->        on the cluster of this machine
+    <!-- azure -->        with the Azure emulator;   <!-- s3 -->  with an S3 server
+    <!-- real data -->    with MNIST and CIFAR-10 in ./data
+    <!-- until: TEXT -->  goes on until it is ended: carried out until it has printed this
+    <!-- exit 2 -->       ends with this exit code
+    <!-- listing -->      a `text` block that is no output
+    <!-- theirs -->       Python for another library: parsed
+
+Each page has a workspace of its own, in which its blocks follow each other. A `text` block after a command is what it
+prints; `...` stands for anything, a line of it for any lines.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import yaml
+
+from labrun import cli
+from servers import Server, moto
+
+TOP = Path(__file__).parents[1]
+DOCS = TOP / "docs"
+PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+BLOCK = re.compile(r"(?:^<!-- (?P<mark>[^\n]+?) -->\n)?^```(?P<kind>\w*)[^\n]*\n(?P<text>.*?)^```$", re.M | re.S)
+FILE = re.compile(r"# ([\w./-]+\.(?:py|yaml|txt|toml|sh))$")
+NEEDS = {"slurm": "cluster", "azure": "azurite_server", "s3": "s3_server", "real data": "real_data"}
+SET_UP = ("pip install uv", "uv sync --extra ", "uv run labrun", "export ", "source .venv/bin/activate")
+
+
+@dataclass
+class Block:
+    """A fenced block of a page."""
+
+    kind: str
+    text: str
+    mark: str
+    line: int
+
+    @property
+    def file(self) -> str | None:
+        """Where it is written to, if it begins with a comment that names a file."""
+        first, second, *_ = [*self.text.splitlines(), "", ""]
+        # Hydra wants its own line to be the first.
+        match = FILE.fullmatch(second if first.startswith("# @package") else first)
+        return match[1] if match else None
+
+    @property
+    def commands(self) -> list[str]:
+        """Its lines; one that goes on after a backslash is one."""
+        lines = self.text.replace("\\\n", " ").splitlines()
+        return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+def blocks(page: str) -> list[Block]:
+    text = (DOCS / page).read_text(encoding="utf-8")
+    return [
+        Block(m["kind"], m["text"], m["mark"] or "", text.count("\n", 0, m.start()) + 1) for m in BLOCK.finditer(text)
+    ]
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with moto(tmp_path_factory.mktemp("moto")) as server:
+        yield server
+
+
+@pytest.fixture
+def place(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The workspace, with the commands of this environment first on the path."""
+    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    monkeypatch.setenv("COLUMNS", "120")
+    for name in ("PYTHONPATH", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    return workspace
+
+
+def test_every_block_has_a_kind_that_is_tested() -> None:
+    known = {"bash", "python", "yaml", "text"}
+    marks = {"", "composed", "set-up", "listing", "theirs", *NEEDS}
+    for page in PAGES:
+        for block in blocks(page):
+            assert block.kind in known, f"{page}:{block.line}: ```{block.kind}"
+            mark = block.mark
+            assert mark in marks or re.match(r"until: |exit \d$", mark), f"{page}:{block.line}: <!-- {mark} -->"
+        fences = re.findall(r"^ *```", (DOCS / page).read_text(encoding="utf-8"), re.M)
+        assert len(fences) == 2 * len(blocks(page)), f"{page}: a block that the tests do not see"
+
+
+WITHOUT_MLFLOW = [page for page in PAGES if page not in ("tutorial.md", "coming-from-azureml.md")]
+"""Where the view is not what the page is about: it costs seconds for each run."""
+EXECUTED = [page for page in PAGES if page != "reference.md" and blocks(page)]
+
+
+@pytest.mark.parametrize("page", EXECUTED)
+def test_what_a_page_says_happens(page: str, place: Path, request: pytest.FixtureRequest) -> None:
+    if page in WITHOUT_MLFLOW:
+        (place / "conf" / "local").mkdir(parents=True)
+        (place / "conf" / "local" / "default.yaml").write_text("# @package _global_\ntracking:\n  kind: none\n")
+    printed: str | None = None
+    for block in blocks(page):
+        where = f"docs/{page}:{block.line}"
+        for name in [NEEDS[block.mark]] if block.mark in NEEDS else []:
+            _prepare(place, request.getfixturevalue(name))
+        if block.kind == "text":
+            if block.mark != "listing":
+                assert printed is not None, f"{where}: no command printed this"
+                _compare(block.text, printed, where)
+        elif block.mark == "theirs":
+            ast.parse(block.text)
+        elif block.file is not None:
+            path = place / block.file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block.text, encoding="utf-8")
+        elif block.kind == "yaml":
+            raise AssertionError(f"{where}: the first line of a config names its file, as in # conf/model/mine.yaml")
+        else:
+            printed = _carry_out(block, place, where)
+
+
+def _prepare(place: Path, given: Server | Path | None) -> None:
+    if isinstance(given, Server):
+        os.environ.update(given.environment)
+    elif isinstance(given, Path) and not (place / "data").exists():
+        (place / "data").symlink_to(given)
+
+
+def _carry_out(block: Block, place: Path, where: str) -> str:
+    if block.kind == "python":
+        (place / "block.py").write_text(block.text, encoding="utf-8")
+        return _run([sys.executable, "block.py"], place, 0, where)
+    if block.mark == "set-up":
+        for line in block.commands:
+            assert line.startswith(SET_UP), f"{where}: {line}"
+        _check_extras(block.text, where)
+        return ""
+    if block.mark == "composed":
+        return "".join(_compose(line, place, where) for line in block.commands)
+    if block.mark.startswith("until: "):
+        (line,) = block.commands
+        return _run_until(line, block.mark.removeprefix("until: "), place, where)
+    code = int(block.mark.split()[1]) if block.mark.startswith("exit ") else 0
+    return "".join(_run(["bash", "-c", line], place, code, where) for line in block.commands)
+
+
+def _run(command: list[str], place: Path, code: int, where: str) -> str:
+    done = subprocess.run(
+        command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True,
+        timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == code, f"{where}: {command[-1]}\nexit code {done.returncode}\n{done.stdout}"
+    return done.stdout
+
+
+def _run_until(line: str, text: str, place: Path, where: str) -> str:
+    log = place / "until.log"
+    with open(log, "wb") as output:
+        process = subprocess.Popen(["bash", "-c", f"exec {line}"], cwd=place, stdout=output, stderr=output)
+    try:
+        end = time.monotonic() + 120
+        while text not in log.read_text() and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.2)
+        assert text in log.read_text(), f"{where}: {line}\n{log.read_text()}"
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+    return log.read_text()
+
+
+def _compose(line: str, place: Path, where: str) -> str:
+    """Compose and validate what a command would run, or parse it, and carry out nothing."""
+    program, *arguments = shlex.split(line, comments=True)
+    if program == "lab":
+        cli.parse(arguments)
+        return ""
+    assert program == "labrun", f"{where}: {line}"
+    # Hydra composes no sweep: of each list the first value.
+    single = [re.sub(r"^([\w./+@-]+=)([^\[({'\",]+),.*$", r"\1\2", word) for word in arguments if word != "-m"]
+    single = [word for word in single if not re.search(r"=(tag|interval|range|int|choice|glob)\(", word)]
+    return _run([sys.executable, "-m", "labrun", *single, "--cfg", "job"], place, 0, f"{where}: {line}")
+
+
+def _check_extras(text: str, where: str) -> None:
+    import tomllib
+
+    project = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))
+    for extra in re.findall(r"--extra (\w+)", text):
+        assert extra in project["project"]["optional-dependencies"], f"{where}: {extra}"
+
+
+def _compare(wanted: str, printed: str, where: str) -> None:
+    """Each line of a page stands in the output, in this order; `...` is anything, a line of it any lines."""
+    lines = [" ".join(line.split()) for line in printed.splitlines() if line.strip()]
+    position, anywhere = 0, True
+    for line in (" ".join(line.split()) for line in wanted.splitlines() if line.strip()):
+        if line == "...":
+            anywhere = True
+            continue
+        pattern = re.compile("-{5,}" if set(line) == {"-"} else ".*".join(map(re.escape, line.split("..."))))
+        reach = lines[position:] if anywhere else lines[position : position + 1]
+        found = next((n for n, one in enumerate(reach) if pattern.fullmatch(one)), None)
+        assert found is not None, f"{where}: this is not printed (here):\n  {line}\nprinted:\n{printed}"
+        position, anywhere = position + found + 1, False
+
+
+def test_the_reference_is_what_the_code_says() -> None:
+    done = subprocess.run(
+        [sys.executable, str(TOP / "scripts" / "reference.py")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_link_of_the_pages_leads_somewhere() -> None:
+    for page in PAGES:
+        text = BLOCK.sub("", (DOCS / page).read_text(encoding="utf-8"))
+        for target in re.findall(r"\]\(([^)#\s]*)(?:#[^)]*)?\)", text):
+            if target and "://" not in target:
+                assert (DOCS / page).parent.joinpath(target).is_file(), f"{page}: {target}"
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    def pages(node: object) -> Iterator[str]:
+        for item in node.values() if isinstance(node, dict) else node if isinstance(node, list) else [node]:
+            yield from [item] if isinstance(item, str) else pages(item)
+
+    assert sorted(pages(yaml.safe_load((TOP / "mkdocs.yml").read_text())["nav"])) == PAGES
+
+
+class _Seen(HTMLParser):
+    """The addresses that a built page refers to, and the anchors that it has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.loaded: list[str] = []
+        self.anchors: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.anchors.add(found.get("id") or "")
+        if tag == "a":
+            self.links.append(found.get("href") or "")
+        elif tag in ("script", "img", "link") and found.get("rel") != "canonical":
+            self.loaded.append(found.get("src") or found.get("href") or "")
+
+
+def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    if importlib.util.find_spec("mkdocs") is None or importlib.util.find_spec("material") is None:
+        pytest.skip("needs MkDocs and its theme: uv sync --group docs")
+    site = tmp_path / "site"
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(site)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=TOP, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    seen = {}
+    for path in site.rglob("*.html"):
+        seen[path] = _Seen()
+        seen[path].feed(path.read_text(encoding="utf-8"))
+    for path, page in seen.items():
+        if path.name == "404.html":
+            continue
+        assert not [address for address in page.loaded if "://" in address], path
+        for link in page.links:
+            address, _, anchor = link.partition("#")
+            if "://" in link or address.startswith("mailto:"):
+                continue
+            target = (path.parent / address).resolve() if address else path
+            target = target / "index.html" if target.is_dir() else target
+            assert target.exists(), f"{path.name}: {link}"
+            assert not anchor or anchor in seen[target].anchors, f"{path.name}: {link}"
+    assert "sweep" in (site / "search" / "search_index.json").read_text(encoding="utf-8")
