@@ -78,6 +78,13 @@ def test_a_failed_run_and_a_refused_one(workspace: Path) -> None:
         labrun.submit(["model.regularizatoin=1"])
     with pytest.raises(labrun.LabrunError, match="list of words"):
         labrun.submit("seed=1")
+    with pytest.raises(labrun.LabrunError, match="list of words"):
+        labrun.submit(None)
+    with pytest.raises(labrun.LabrunError, match="holds no sweep"):
+        labrun.Sweep("nowhere")
+    with pytest.raises(labrun.LabrunError, match="'bogus': there are queued"):
+        labrun.runs(status="bogus")
+    assert labrun.Run("last").id == labrun.Run(run.id[:5]).id == run.id
     with pytest.raises(labrun.LabrunError, match="no such folder"):
         labrun.submit([], root="/nowhere")
     assert len(labrun.runs()) == 1

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labrun.errors import ConfigError, LabrunError
+from labrun.errors import ConfigError, LabrunError, RecordError
 from labrun.handles import Model, Run, Submission
 from labrun.launch import announce, jobs, query
 from labrun.launch.query import Shown
@@ -39,7 +39,7 @@ def submit(
     Raises:
         ConfigError: the command refused; the message is its own.
     """
-    if isinstance(overrides, str):
+    if isinstance(overrides, str) or not isinstance(overrides, Sequence):
         raise ConfigError(f"submit takes a list of words, as in submit(['seed=1']), and was given {overrides!r}")
     words = [str(word) for word in overrides]
     workspace = store.workspace() if root is None else Path(root).expanduser().resolve()
@@ -114,9 +114,11 @@ def runs(
         root: the workspace.
 
     Raises:
-        RecordError: a condition names what no run has.
+        RecordError: there is no such status; a condition names what no run has.
     """
     workspace = store.workspace() if root is None else Path(root).expanduser().resolve()
+    if status is not None and status not in query.STATUSES:
+        raise RecordError(f"status={status!r}: there are {', '.join(query.STATUSES)}")
     conditions = [query.condition(text) for text in ([where] if isinstance(where, str) else where)]
     if isinstance(tags, Mapping):
         tags = [f"{key}={value}" for key, value in tags.items()]

@@ -141,8 +141,8 @@ def default_name(root: DictConfig) -> str:
             choices[key] = value.replace(",", "+")
     if root.task == "evaluate":
         return "evaluate"
-    if choices.get("experiment") == "script" and not OmegaConf.is_missing(root, "script.path"):
-        return Path(str(root.script.path)).stem
+    if choices.get("experiment") == "script" and not OmegaConf.is_missing(root.script, "path"):
+        return Path(str(root.script.path)).stem or "script"
     if choices.get("experiment"):
         return str(choices["experiment"]).replace("/", "-")
     return f"{choices.get('dataset')}-{choices.get('model')}".replace("/", "-")

@@ -194,6 +194,10 @@ def redraw(run_dir: Path) -> None:
         DataError, ConfigError: the data or the model cannot be loaded any more.
     """
     record, paths = records.read(run_dir), RunPaths(run_dir)
+    if record.task == "script":
+        title = f"{record.name} ({record.id})"
+        report.learning_curves(context.read_metrics(run_dir), paths.outputs / "curves.png", title)
+        return
     config, _ = mount_inputs(here(record.config))
     arrays = arrays_of(config)
     source = {"from": {"id": record.id, "path": str(run_dir)}}

@@ -132,7 +132,7 @@ class Run(Work):
     """One run, read anew at each look.
 
     Args:
-        folder: its directory.
+        folder: its directory, or a name as `labrun.get_run` takes it.
         submission: the process that carries it out, if it was started from here.
 
     Raises:
@@ -140,6 +140,8 @@ class Run(Work):
     """
 
     def __init__(self, folder: str | os.PathLike[str], submission: Submission | None = None) -> None:
+        if not (Path(folder) / "run.json").exists():
+            folder = store.find(store.workspace(), os.fspath(folder))[0]
         super().__init__(folder, submission)
         self._last = records.read(self.folder)
 

@@ -346,7 +346,7 @@ class Script:
     """A training script of a person's own (`conf/script/`)."""
 
     path: str
-    arguments: dict[str, Word | list[Word]] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)
     positional: list[Word] = field(default_factory=list)
     source: str | None = None
     python: str | None = None
@@ -472,6 +472,10 @@ def _check_script(config: Mapping[str, Any]) -> Iterator[str]:
         if config.get(group):
             how = " Its path is passed by script.arguments.NAME='${mount:NAME}'" if group == "dataset" else ""
             yield f"{group}: a script brings its own, so none is chosen with task=script.{how}"
+    for name, value in (node.get("arguments") or {}).items():
+        words = value if isinstance(value, list) else [value]
+        if not all(word is None or isinstance(word, str | int | float) for word in words):
+            yield f"script.arguments.{name}={value}: an argument is text, a number, true or false, or a list of those"
     for name, pattern in (node.get("metrics") or {}).items():
         try:
             if isinstance(pattern, str) and not re.compile(pattern).groups:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labrun.errors import RecordError
-from labrun.handles import Run, Work
+from labrun.handles import Run, Submission, Work
 from labrun.launch import canceling, jobs, objective
 from labrun.runs import record as records
 from labrun.runs import store
@@ -23,7 +24,15 @@ class Sweep(Work):
     Args:
         folder: the sweep's.
         submission: the process that carries it out, if it was started from here.
+
+    Raises:
+        RecordError: no sweep lies there.
     """
+
+    def __init__(self, folder: str | os.PathLike[str], submission: Submission | None = None) -> None:
+        super().__init__(folder, submission)
+        if not jobs.state_folder(self.folder).is_dir() and not any(self.folder.glob("*/run.json")):
+            raise RecordError(f"{folder} holds no sweep: labrun.get_run finds one by its folder")
 
     def __repr__(self) -> str:
         return f"Sweep({self.folder.parent.name}, {self.status}, {len(self.get_children())} runs)"

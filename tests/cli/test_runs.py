@@ -220,9 +220,14 @@ def test_rm_follows_no_link(all_kinds: Path, run: Lab, tmp_path_factory: pytest.
     elsewhere = make(tmp_path_factory.mktemp("elsewhere"), "b9999999")
     (elsewhere / "outputs" / "mine.txt").write_text("keep")
     (all_kinds / "outputs/test/linked").symlink_to(elsewhere)
-    for name in (str(elsewhere), "outputs/test/linked"):
+    code, _, err = run("runs", "rm", str(elsewhere), "--yes", "--force")
+    assert code == 1 and "no run's folder" in err
+    (all_kinds / "outputs/test/alias").symlink_to(all_kinds / "outputs/test/now-a2222222")
+    (all_kinds / "short").symlink_to(all_kinds / "outputs/test/now-a2222222")
+    for name in ("outputs/test/linked", "outputs/test/alias", "short", str(all_kinds / "short")):
         code, _, err = run("runs", "rm", name, "--yes", "--force")
-        assert code == 1 and "no run's folder" in err
+        assert code == 2 and "is a link" in err
+    assert (all_kinds / "outputs/test/now-a2222222/run.json").exists()
     inside = all_kinds / "outputs/test/now-a1111111/outputs/link"
     inside.symlink_to(elsewhere)
     assert run("runs", "rm", "a1", "--yes")[0] == 0
@@ -380,3 +385,62 @@ def test_what_is_no_runs_folder_is_not_removed(workspace: Path) -> None:
         removing.remove(workspace, workspace / "outputs/a")
     with pytest.raises(RecordError, match="outside of the workspace"):
         moving.export(workspace, [(Path("/tmp"), new())], workspace / "x.tar")
+
+
+@pytest.mark.parametrize("damage", [
+    b"", b"[]", b"null", b"{}", b"[" * 100_000, b"\xff\xfe", {"overrides": [1, None]},
+    {"metrics": {"accuracy": 10**400}}, {"created": "2026-11-20T00:00:00"}, {"created": 5}, {"status": "odd"}, {"tags": {"a": 1}}, {"metrics": []},
+    {"ended": "never"}, "folder", "fifo",
+])  # fmt: skip
+def test_damaged_records_of_every_kind(workspace: Path, run: Lab, damage: object) -> None:
+    make(workspace, "a1111111", metrics={"accuracy": 0.9})
+    file = make(workspace, "b2222222") / "run.json"
+    if isinstance(damage, bytes):
+        file.write_bytes(damage)
+    elif isinstance(damage, dict):
+        file.write_text(json.dumps({**json.loads(file.read_text()), **damage}))
+    else:
+        file.unlink()
+        file.mkdir() if damage == "folder" else os.mkfifo(file)
+    clean = ["runs", "gc", "--older-than", "0d"]
+    for words in (["runs"], clean, ["runs", "show", "a1"], ["runs", "--sort", "accuracy"]):
+        code, out, err = run(*words)
+        assert code in (0, 1) and "a1111111" in out, (words, err)
+        assert "damaged" in err or words[1:2] == ["show"]
+
+
+def test_conditions(workspace: Path, run: Lab) -> None:
+    config = {"trainer": {"deterministic": True, "clip": None}, "model": {"name": "small"}}
+    make(workspace, "a1111111", config=config, metrics={"accuracy": 0.9, "loss": "NaN"})
+    make(workspace, "b2222222", config={**config, "model": {"name": "large"}}, metrics={"accuracy": "high"})
+
+    def found(condition: str) -> list[str]:
+        return [json.loads(line)["id"] for line in run("runs", "--json", "--where", condition)[1].splitlines()]
+
+    both = ["b2222222", "a1111111"]
+    assert found("trainer.deterministic=true") == found("trainer.deterministic=True") == both
+    assert found("trainer.clip=null") == found("trainer.deterministic!=false") == both
+    assert found("loss=nan") == ["a1111111"] and found("accuracy>0.5") == ["a1111111"]
+    assert found("model.name=small") == ["a1111111"] and found("created>2020-01-01") == both
+    for wrong in ("accuracy>abc", "accuracy>", "accuracy<"):
+        code, _, err = run("runs", "--where", wrong)
+        assert code == 2 and ("no number" in err or "lacks a value" in err)
+
+
+def test_gc_keeps_what_it_cannot_rank(workspace: Path, run: Lab) -> None:
+    old = "2020-01-01T00:00:00.000+00:00"
+    for number, value in enumerate((0.9, "NaN")):
+        run_dir = make(workspace, f"aa00000{number}", metrics={"accuracy": value})
+        records.write(run_dir, replaced(run_dir, created=old, ended=old))
+    code, _, err = run("runs", "gc", "--older-than", "1d", "--keep-best", "1", "--metric", "acuracy", "--yes")
+    assert code == 2 and "'accuracy'" in err
+    run_dir = make(workspace, "bb000000", name="other")
+    records.write(run_dir, replaced(run_dir, created=old, ended=old))
+    assert run("runs", "gc", "--older-than", "1d", "--keep-best", "1", "--yes")[0] == 0
+    assert {record.id for _, record in store.runs(workspace)} == {"aa000000", "bb000000"}
+
+
+def test_what_a_terminal_would_obey_is_shown_as_text(workspace: Path, run: Lab) -> None:
+    make(workspace, "a1111111", notes="one\n\x1b[31mred", tags={"\x1b]0;x": ""})
+    out = run("runs", "show", "last")[1] + run("runs")[1]
+    assert "\x1b" not in out and "\\x1b[31mred" in out

@@ -63,9 +63,9 @@ def source(workspace: Path) -> Path:
 
 
 def test_arguments() -> None:
-    given = {"lr": 0.1, "x": 3, "names": ["a b", "c"], "flag": True, "off": False, "none": None, "-z": 1}
+    given = {"lr": 0.1, "C": 3, "names": ["a b", "c"], "flag": True, "off": False, "none": None, "-z": 1}
     assert command_line(["one", 2], given) == [
-        "one", "2", "--lr", "0.1", "-x", "3", "--names", "a b", "c", "--flag", "-z", "1",
+        "one", "2", "--lr", "0.1", "--C", "3", "--names", "a b", "c", "--flag", "-z", "1",
     ]  # fmt: skip
     assert command_line([], {"text": "$(rm -rf /); `x`"}) == ["--text", "$(rm -rf /); `x`"]
 
@@ -118,7 +118,9 @@ def test_its_failures(source: Path, labrun: Command, way: str, message: str) -> 
     (["script.metrics.loss='('"], "no regular expression"),
     (["dataset=digits"], "dataset: a script brings its own"),
     (["model=mnist_dnn"], "model: a script brings its own"),
-    (["script.arguments.x={a:1}"], "script.arguments"),
+    (["script.arguments.x={a:1}"], "script.arguments.x={'a': 1}: an argument is text"),
+    (["script.path=/etc/hostname"], "/etc is no folder of sources"),
+    (["script.path=."], "there is no such file"),
     (["script.arguments.data='${mount:nothing}'"], "nothing"),
     (["trainer.resume=last"], "./checkpoints"),
 ])  # fmt: skip
@@ -255,6 +257,17 @@ mlflow.sklearn.log_model(LogisticRegression().fit([[0], [1]], [0, 1]), name="mod
     assert (run_dir / "outputs/notes/hello.txt").read_text() == "hello"
     assert json.loads((run_dir / "logs/mlflow_params.json").read_text()) == {"lr": "0.1"}
     assert (run_dir / "outputs/model/MLmodel").is_file()
+
+
+def test_a_sweep_of_scripts_has_curves_of_its_best(workspace: Path, labrun: Command) -> None:
+    (workspace / "t.py").write_text(
+        "import labrun, sys\nfor n in range(3): labrun.log('accuracy', float(sys.argv[2]) * n, n)\n"
+    )
+    done = labrun("-m", "experiment=script", "script.path=t.py", "script.arguments.C=0.1,0.3", "tracking=none")
+    assert done.returncode == 0 and "could not be drawn" not in done.stdout + done.stderr
+    assert (sweep_dir(workspace) / "1/outputs/curves.png").is_file()
+    again = lab(workspace, "runs", "rerun", "best:accuracy")  # the script is still where it was
+    assert again.returncode == 0, again.stderr
 
 
 def test_links_and_secrets(tmp_path: Path) -> None:

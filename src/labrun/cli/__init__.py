@@ -82,7 +82,8 @@ def main() -> None:
         sys.exit(CANCELED)
     except OSError as error:
         if not isinstance(error, BrokenPipeError):
-            sys.stderr.write(f"lab: {error}\n")
+            where = f"{error.filename}: " if error.filename else ""
+            sys.stderr.write(f"lab: {where}{error.strerror or error}. Another workspace: lab --root FOLDER\n")
             sys.exit(1)
         # `lab ... | head`: the reader has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

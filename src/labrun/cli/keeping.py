@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import math
+import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from labrun.checking import suggest
 from labrun.cli import selecting
 from labrun.errors import RecordError
 from labrun.launch import canceling, query
@@ -66,6 +69,9 @@ def remove(options: argparse.Namespace) -> int:
     """Remove runs, after asking."""
     root, shown = store.workspace(), Shown()
     chosen = selecting.select(options, default=None, shown=shown)
+    linked = [name for name in options.run if _is_link(root, name)]
+    if linked:
+        raise RecordError(f"{linked[0]} is a link, or leads through one: name the run's own folder, or its id")
     kept = removing.reasons(root, chosen, shown, _registered(root))
     if options.force and selecting.is_filtered(options):
         raise RecordError("--force is for runs that are named one by one, not for what filters choose")
@@ -91,6 +97,16 @@ def _registered(root: Path) -> dict[str, list[str]]:
     from labrun.runs import registry
 
     return registry.registered_runs(root)
+
+
+def _is_link(root: Path, name: str) -> bool:
+    """Whether a folder that was named is another one than it seems."""
+    for place in (Path(name).expanduser(), root / name):
+        if (place / "run.json").exists():
+            real = Path(os.path.realpath(place))
+            inner = real.relative_to(root).parts if real.is_relative_to(root) else real.parts
+            return Path(os.path.abspath(place)).parts[-len(inner) :] != inner
+    return False
 
 
 def _count(going: Sequence[Pair]) -> str:
@@ -167,12 +183,19 @@ def _old(options: argparse.Namespace, found: Sequence[Pair], shown: Shown) -> li
         chosen = [(d, r) for d, r in chosen if records.seconds_between(r.ended or r.created, now) > options.older_than]
     chosen = [(d, r) for d, r in chosen if shown.once(d, r) not in removing.LIVE]
     best: set[Path] = set()
-    for name in {record.name for _, record in chosen} if options.keep_best else ():
+    metrics = sorted({name for _, record in found for name in record.metrics})
+    if options.metric and options.metric not in metrics:
+        near = suggest(options.metric, metrics)
+        raise RecordError(f"--metric {options.metric}: no run has such a metric.{near} There are: {', '.join(metrics)}")
+    for name in sorted({record.name for _, record in chosen}) if options.keep_best else ():
         own = [(d, r) for d, r in found if r.name == name and r.status == records.COMPLETED]
         metric = options.metric or _usual(own)
-        if metric is not None:
-            ranked = sorted(own, key=lambda pair: -store.score(pair[1], metric))
-            best |= {d for d, r in ranked[: options.keep_best] if metric in r.metrics}
+        ranked = [(store.score(r, metric), d) for d, r in own] if metric else []
+        ranked = sorted((pair for pair in ranked if pair[0] > -math.inf), key=lambda pair: -pair[0])
+        if own and not ranked:
+            print(f"stays: all {len(own)} completed runs of {name}: no metric tells which of them are best")
+            best |= {d for d, _ in own}
+        best |= {d for _, d in ranked[: options.keep_best]}
     return [(d, r) for d, r in chosen if d not in best]
 
 

@@ -102,8 +102,11 @@ def register(options: argparse.Namespace) -> int:
     for name in options.alias:
         registry.alias(root, version.title, name)
         print(f"  {version.name}@{name} is version {version.number}")
-    print(f"  in Python: labrun.load_model({version.title!r})")
-    print(f"  serve it:  {serve_command(root, version)}")
+    if saved.is_loadable(root, version):
+        print(f"  in Python: labrun.load_model({version.title!r})")
+        print(f"  serve it:  {serve_command(root, version)}")
+    else:
+        print(f"  kept as a file: labrun loads no {Path(version.file).suffix or 'such'} file by itself")
     return 0
 
 

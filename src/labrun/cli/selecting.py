@@ -11,11 +11,8 @@ from labrun.errors import RecordError
 from labrun.launch import query
 from labrun.launch.query import Pair, Shown
 from labrun.runs import index, store
-from labrun.runs import record as records
 
 NAMES = "'last', 'best:METRIC', the beginning of a run's id, its folder, or a sweep's folder"
-STATUSES = (records.QUEUED, records.RUNNING, records.PREEMPTED, *sorted(records.FINISHED),
-            records.LOST, records.UNREACHABLE)  # fmt: skip
 FILTERS = ("experiment", "status", "where", "tag", "sort", "n")
 AGE = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d|w)")
 SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -31,7 +28,7 @@ def add_filters(parser: argparse.ArgumentParser, top: bool = False) -> None:
     default = None if top else argparse.SUPPRESS
     group = parser.add_argument_group("which runs")
     group.add_argument("--experiment", metavar="NAME", default=default, help="of this name")
-    group.add_argument("--status", choices=STATUSES, metavar="STATUS", default=default,
+    group.add_argument("--status", choices=query.STATUSES, metavar="STATUS", default=default,
                        help="shown with this status: %(choices)s")  # fmt: skip
     group.add_argument("--where", metavar="CONDITION", action="append", type=condition, default=default,
                        help="'accuracy>0.9', 'model.name=mnist_dnn', 'duration_s<60', 'tags.team=vision', 'name~mnist' "

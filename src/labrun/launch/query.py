@@ -25,6 +25,12 @@ COMPARED: dict[str, Callable[[Any, Any], bool]] = {
 FIELDS = ("id", "name", "task", "status", "created", "started", "ended", "duration_s", "age_s", "parent", "notes")
 
 
+STATUSES = (
+    records.QUEUED, records.RUNNING, records.PREEMPTED, *sorted(records.FINISHED), records.LOST, records.UNREACHABLE,
+)  # fmt: skip
+TIMES = ("created", "started", "ended")
+
+
 @dataclass(frozen=True)
 class Condition:
     """`key sign value`, as in `accuracy>0.9`."""
@@ -34,15 +40,24 @@ class Condition:
     value: str
 
     def holds(self, found: Any) -> bool:
-        """Whether a value is like that: as numbers where both are, else as text; what is missing never is."""
+        """Whether a value is like that: as numbers where both are, else as text; what is missing never is.
+
+        Raises:
+            RecordError: more or less than something that is no number.
+        """
         if found is None:
             return False
         if self.sign == "~":
             return self.value.lower() in str(found).lower()
         left, right = _number(found), _number(self.value)
+        if self.sign in (">", "<", ">=", "<=") and self.key not in TIMES:
+            if right is None:
+                raise RecordError(f"{self.key}{self.sign}{self.value}: {self.value!r} is no number")
+            return left is not None and bool(COMPARED[self.sign](left, right))
         if left is not None and right is not None:
-            return bool(COMPARED[self.sign](left, right))
-        return bool(COMPARED[self.sign](_text(found), self.value))
+            same = left == right or (left != left and right != right)
+            return bool(COMPARED[self.sign](left, right)) if self.sign in (">", "<") else same == (self.sign != "!=")
+        return bool(COMPARED[self.sign](_text(found), _text(self.value)))
 
 
 def condition(text: str) -> Condition:
@@ -57,6 +72,8 @@ def condition(text: str) -> Condition:
             f"{text!r} is no condition: say KEY SIGN VALUE with one of {', '.join(COMPARED)}, ~ (contains), "
             "as in 'accuracy>0.9'"
         )
+    if not match[3] and match[2] not in ("=", "==", "!="):
+        raise RecordError(f"{text!r} lacks a value: what is {match[1]} to be compared with?")
     return Condition(*match.groups())
 
 
@@ -84,7 +101,8 @@ def _number(value: Any) -> float | None:
 
 
 def _text(value: Any) -> str:
-    return {True: "true", False: "false"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+    """As YAML has it, whether Python or a person wrote it."""
+    return {"True": "true", "False": "false", "None": "null", "none": "null"}.get(str(value), str(value))
 
 
 class Shown:

@@ -12,6 +12,9 @@ from typing import Any
 from labrun.errors import ConfigError
 from labrun.launch import environments, snapshot
 
+NO_SOURCES = frozenset(map(Path, ("/", "/etc", "/home", "/opt", "/root", "/tmp", "/usr", "/usr/bin", "/var", "/bin")))
+"""Folders that a script may lie in, and that nobody wants copied."""
+
 
 def settle(kept: dict[str, Any], values: Mapping[str, Any]) -> None:
     """Make the paths of a script's config absolute, the script's own relative to its source folder.
@@ -25,7 +28,7 @@ def settle(kept: dict[str, Any], values: Mapping[str, Any]) -> None:
     """
     problems = []
     source = Path(values["source"]).expanduser().resolve() if values.get("source") else None
-    places = [Path(values["path"]).expanduser(), *([source / values["path"]] if source else [])]
+    places = [*([source / values["path"]] if source else []), Path(values["path"]).expanduser()]
     script = next((path.resolve() for path in places if path.is_file()), None)
     if source is not None and not source.is_dir():
         problems.append(f"script.source={values['source']}: there is no such folder")
@@ -33,6 +36,11 @@ def settle(kept: dict[str, Any], values: Mapping[str, Any]) -> None:
         problems.append(f"script.path={values['path']}: there is no such file below {source or Path.cwd()}")
     else:
         source = source or script.parent
+        if source in NO_SOURCES or source == Path.home():
+            problems.append(
+                f"script.source={source} is no folder of sources: each run gets a copy of it. Put the script in a "
+                "folder of its own, or name one with script.source"
+            )
         if not script.is_relative_to(source):
             problems.append(f"script.path={values['path']} does not lie in script.source={source}")
         else:

@@ -191,7 +191,19 @@ def _wanted(base: Path, path: Path) -> bool:
     if _is_secret(path):
         return False
     full = base / path
-    return full.is_file() and full.resolve().is_relative_to(base.resolve())
+    return full.is_file() and full.resolve().is_relative_to(base.resolve()) and not _is_key(full)
+
+
+def _is_key(path: Path) -> bool:
+    """A private key, whatever its name: by its first line."""
+    if path.suffix in SOURCE_SUFFIXES:
+        return False
+    try:
+        with open(path, "rb") as file:
+            head = file.read(64)
+    except OSError:
+        return True  # what cannot be read cannot be taken either
+    return head.startswith(b"-----BEGIN") and b"PRIVATE KEY" in head
 
 
 def _is_secret(path: Path) -> bool:

@@ -160,7 +160,7 @@ def read_metrics(run_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """
     try:
         raw = (Path(run_dir) / METRICS_FILE).read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         return []
     lines = []
     for text in raw.split(b"\n"):

@@ -136,7 +136,11 @@ def import_(root: Path, source: Path) -> tuple[list[str], list[str]]:
         runs = [(str(run["id"]), PurePosixPath(run["folder"])) for run in manifest["runs"]]
         new = [(run_id, path) for run_id, path in runs if run_id not in here]
         for run_id, path in new:
-            record = records.read(place / path)
+            try:
+                record = records.read(place / path)
+            except RecordError as error:
+                reason = str(error).partition("run.json ")[2]
+                raise RecordError(f"{source}: the record {path}/run.json {reason}") from error
             if record.id != run_id:
                 raise RecordError(f"{source} is damaged: {path} holds run {record.id}, and should hold {run_id}")
             if not Path(os.path.realpath(root / path)).is_relative_to(os.path.realpath(root)):
@@ -202,6 +206,8 @@ def _unpack(source: Path, place: Path) -> dict[str, Any]:
                 digests[name] = digest.hexdigest()
     except FileNotFoundError:
         raise RecordError(f"there is no file {source}") from None
+    except tarfile.ReadError as error:
+        raise RecordError(f"{source} is no tar archive, or is cut off: 'lab runs export' writes such") from error
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:
         raise RecordError(f"{source} cannot be read as an archive of 'lab runs export': {error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:

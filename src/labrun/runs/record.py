@@ -147,17 +147,26 @@ def read(run_dir: str | os.PathLike[str]) -> Record:
     """
     path = RunPaths(Path(run_dir)).record
     try:
-        content = context.annotated(path.parent, json.loads(path.read_text(encoding="utf-8")))
+        if not path.is_file() and path.exists():
+            raise ValueError("it is no file")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}")
+        missing = sorted(REQUIRED - set(content))
+        if missing:
+            raise ValueError(f"it has no {', '.join(missing)}")
+        content = context.annotated(path.parent, content)
         known = {f.name for f in dataclasses.fields(Record)}
         record = Record(**{key: value for key, value in content.items() if key in known})
         _check(record)
         return record
     except FileNotFoundError:
         raise RecordError(f"{path.parent} holds no run.json, so it is not a run's folder") from None
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise RecordError(f"{path} is damaged or cannot be read: {error}") from error
 
 
+REQUIRED = {"id", "name", "task", "status", "created", "config"}
 STATUSES = frozenset({QUEUED, RUNNING, PREEMPTED}) | FINISHED
 
 
@@ -180,7 +189,15 @@ def _check(record: Record) -> None:
                 raise ValueError(f"{name} is {getattr(record, name)!r:.60}")
     if record.status not in STATUSES:
         raise ValueError(f"status is {record.status!r}, and must be one of {', '.join(sorted(STATUSES))}")
-    datetime.fromisoformat(record.created)
+    for name in ("created", "started", "ended"):
+        time_text = getattr(record, name)
+        if time_text is not None and datetime.fromisoformat(time_text).tzinfo is None:
+            raise ValueError(f"{name} is {time_text!r}, which has no time zone")
+    if not all(isinstance(word, str) for word in (*record.overrides, *record.tags, *record.tags.values())):
+        raise ValueError("overrides and tags hold something else than text")
+    for name, value in record.metrics.items():
+        if not isinstance(value, str | int | float | None) or (isinstance(value, int) and abs(value) > 10**300):
+            raise ValueError(f"metric {name} is {value!s:.40}")
 
 
 def write(run_dir: str | os.PathLike[str], record: Record) -> None:

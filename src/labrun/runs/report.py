@@ -17,7 +17,10 @@ DPI = 110
 def table(rows: Sequence[tuple[str, str]]) -> str:
     """Two columns as text, between rules."""
     width = max(len(name) for name, _ in rows)
-    lines = [f"  {name:<{width}}  {value}" for name, value in rows]
+    lines = []
+    for name, value in rows:
+        for place, line in enumerate(value.splitlines() or [""]):
+            lines.append(f"  {'' if place else name:<{width}}  {plain(line)}")
     rule = "-" * min(100, max(len(line) for line in lines) + 2)
     return "\n".join([rule, *lines, rule])
 
@@ -34,7 +37,12 @@ def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Rows as lines, each column as wide as its widest cell."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        yield "  ".join(plain(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def plain(text: str) -> str:
+    """Text without what a terminal takes for a command."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def number(value: float) -> str:

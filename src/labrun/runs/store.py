@@ -122,6 +122,8 @@ def best(
     ranked = [pair for pair in completed if score(pair[1], metric) > -math.inf]
     if not ranked:
         names = sorted({name for _, record in completed for name in record.metrics})
+        if metric in names:
+            raise RecordError(f"{BEST}{metric}: no completed run in {root} has a finite value of it")
         raise RecordError(
             f"{BEST}{metric}: no completed run in {root} has a metric of that name.{checking.suggest(metric, names)} "
             f"Metrics there: {', '.join(names) or 'none'}"

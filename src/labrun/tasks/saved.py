@@ -302,6 +302,12 @@ def register(
     return registry.register(root, run_dir, name, file, tags, columns)
 
 
+def is_loadable(root: Path, version: journal.Version) -> bool:
+    """Whether `load_model` can make a model of a version, by its card."""
+    card = _card(journal.content(root, version), f"model {version.title}")
+    return card.get("kind") in ("estimator", "network", "chainer", "pickle")
+
+
 def _columns(saved: Saved) -> dict[str, bool] | None:
     """The columns of the table that a pipeline takes, and whether each holds numbers."""
     if saved.columns is None:

@@ -135,10 +135,10 @@ def _link_rest(source: Path, work: Path, below: str = "") -> Iterator[str]:
 
 
 def command_line(positional: Sequence[Any], arguments: Mapping[str, Any]) -> list[str]:
-    """Arguments as a script takes them: `--name value`, `-n value`, several values after one name, a flag alone."""
+    """Arguments as a script takes them: `--name value`, several values after one name, a flag alone; `-n` as given."""
     words = [_word(value) for value in positional if value is not None]
     for name, value in arguments.items():
-        option = name if name.startswith("-") else f"-{name}" if len(name) == 1 else f"--{name}"
+        option = name if name.startswith("-") else f"--{name}"
         if value is None or value is False:
             continue
         words.append(option)
@@ -214,7 +214,6 @@ class Ended:
 
     def message(self, name: str) -> str:
         """In one line."""
-        last = next((line.strip() for line in reversed(self._tail) if line.strip()), "")
         if self.code < 0:
             try:
                 how = f"was ended by {signal.Signals(-self.code).name}"
@@ -222,7 +221,13 @@ class Ended:
                 how = f"was ended by signal {-self.code}"
         else:
             how = f"ended with exit code {self.code}"
-        return f"{name} {how}" + (f": {last}" if last else "")
+        said = self._said()
+        return f"{name} {how}" + (f": {said}" if said and self.code > 0 else "")
+
+    def _said(self) -> str:
+        """The exception's own line, else the last that was printed."""
+        lines = self.trace.splitlines()[1:] or self._tail[::-1]
+        return next((line.strip() for line in lines if line.strip() and not (self.trace and line[0].isspace())), "")
 
 
 class Watched:
