@@ -389,7 +389,8 @@ def test_what_is_no_runs_folder_is_not_removed(workspace: Path) -> None:
 
 @pytest.mark.parametrize("damage", [
     b"", b"[]", b"null", b"{}", b"[" * 100_000, b"\xff\xfe", {"overrides": [1, None]},
-    {"metrics": {"accuracy": 10**400}}, {"created": "2026-11-20T00:00:00"}, {"created": 5}, {"status": "odd"}, {"tags": {"a": 1}}, {"metrics": []},
+    {"metrics": {"accuracy": 10**400}}, {"created": "2026-11-20T00:00:00"},
+    {"created": 5}, {"status": "odd"}, {"tags": {"a": 1}}, {"metrics": []},
     {"ended": "never"}, "folder", "fifo",
 ])  # fmt: skip
 def test_damaged_records_of_every_kind(workspace: Path, run: Lab, damage: object) -> None:
