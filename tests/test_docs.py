@@ -28,6 +28,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
@@ -43,6 +44,7 @@ DOCS = TOP / "docs"
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
 BLOCK = re.compile(r"(?:^<!-- (?P<mark>[^\n]+?) -->\n)?^```(?P<kind>\w*)[^\n]*\n(?P<text>.*?)^```$", re.M | re.S)
 FILE = re.compile(r"# ([\w./-]+\.(?:py|yaml|txt|toml|sh))$")
+SAID = "*The tests compose this and carry nothing out.*"
 NEEDS = {"slurm": "cluster", "azure": "azurite_server", "s3": "s3_server", "real data": "real_data"}
 SET_UP = ("pip install uv", "uv sync --extra ", "uv run labrun", "export ", "source .venv/bin/activate")
 
@@ -78,49 +80,91 @@ def blocks(page: str) -> list[Block]:
     ]
 
 
+@dataclass
+class Place:
+    """A page's workspace, and the variables of the commands in it."""
+
+    folder: Path
+    variables: dict[str, str]
+
+
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with moto(tmp_path_factory.mktemp("moto")) as server:
         yield server
 
 
-@pytest.fixture
-def place(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The workspace, with the commands of this environment first on the path."""
-    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
-    monkeypatch.setenv("COLUMNS", "120")
-    for name in ("PYTHONPATH", "MLFLOW_TRACKING_URI"):
-        monkeypatch.delenv(name, raising=False)
-    return workspace
+@pytest.fixture(scope="module")
+def carried_out(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[None]]]:
+    """All pages that are asked for, two at a time: most commands use one core."""
+    asked = {getattr(item, "callspec", None) and item.callspec.params.get("page") for item in request.session.items}
+    pages = sorted((page for page in PAGES if page in asked), key=lambda page: -len(blocks(page)))
+    with ThreadPoolExecutor(2) as pool:
+        found: dict[str, Future[None]] = {}
+        for page in pages:
+            try:
+                place = _prepare(page, tmp_path_factory.mktemp("page"), request)
+            except pytest.skip.Exception as reason:
+                found[page] = Future()
+                found[page].set_exception(reason)
+            else:
+                found[page] = pool.submit(carry_out, page, place)
+        yield found
+        pool.shutdown(cancel_futures=True)
+
+
+def _prepare(page: str, folder: Path, request: pytest.FixtureRequest) -> Place:
+    """A workspace with what the page needs; the commands of this environment come first on the path."""
+    unwanted = ("PYTHONPATH", "MLFLOW_TRACKING_URI", "HYDRA_FULL_ERROR")
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("LABRUN_") and k not in unwanted}
+    variables |= {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]), "COLUMNS": "120"}
+    for name in sorted({NEEDS[block.mark] for block in blocks(page) if block.mark in NEEDS}):
+        given = request.getfixturevalue(name)
+        if isinstance(given, Server):
+            variables |= given.environment
+        elif isinstance(given, Path):
+            (folder / "data").symlink_to(given)
+    plain = ("tracking:\n  kind: none\n", page not in WITH_MLFLOW), ("report: none\n", page not in WITH_PICTURES)
+    if settings := [text for text, is_so in plain if is_so]:
+        (folder / "conf" / "local").mkdir(parents=True)
+        (folder / "conf" / "local" / "default.yaml").write_text("".join(["# @package _global_\n", *settings]))
+    return Place(folder, variables)
 
 
 def test_every_block_has_a_kind_that_is_tested() -> None:
     known = {"bash", "python", "yaml", "text"}
     marks = {"", "composed", "set-up", "listing", "theirs", *NEEDS}
     for page in PAGES:
+        text = (DOCS / page).read_text(encoding="utf-8")
         for block in blocks(page):
             assert block.kind in known, f"{page}:{block.line}: ```{block.kind}"
             mark = block.mark
             assert mark in marks or re.match(r"until: |exit \d$", mark), f"{page}:{block.line}: <!-- {mark} -->"
-        fences = re.findall(r"^ *```", (DOCS / page).read_text(encoding="utf-8"), re.M)
+            told = text.splitlines()[block.line + block.text.count("\n") + 2 :][:2]
+            assert mark != "composed" or SAID in told, f"{page}:{block.line}: the page does not say: {SAID}"
+        fences = re.findall(r"^ *```", text, re.M)
         assert len(fences) == 2 * len(blocks(page)), f"{page}: a block that the tests do not see"
 
 
-WITHOUT_MLFLOW = [page for page in PAGES if page not in ("tutorial.md", "coming-from-azureml.md")]
-"""Where the view is not what the page is about: it costs seconds for each run."""
+WITH_MLFLOW = ("tutorial.md", "coming-from-azureml.md")
+WITH_PICTURES = ("tutorial.md", "howto/python.md", "howto/sweep.md")
+"""Pages that are about them; elsewhere they would cost seconds for each run."""
 EXECUTED = [page for page in PAGES if page != "reference.md" and blocks(page)]
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("page", EXECUTED)
-def test_what_a_page_says_happens(page: str, place: Path, request: pytest.FixtureRequest) -> None:
-    if page in WITHOUT_MLFLOW:
-        (place / "conf" / "local").mkdir(parents=True)
-        (place / "conf" / "local" / "default.yaml").write_text("# @package _global_\ntracking:\n  kind: none\n")
+def test_what_a_page_says_happens(page: str, carried_out: dict[str, Future[None]]) -> None:
+    carried_out[page].result()
+
+
+def carry_out(page: str, place: Place) -> None:
+    """Every block of a page, in its order."""
     printed: str | None = None
     for block in blocks(page):
         where = f"docs/{page}:{block.line}"
-        for name in [NEEDS[block.mark]] if block.mark in NEEDS else []:
-            _prepare(place, request.getfixturevalue(name))
         if block.kind == "text":
             if block.mark != "listing":
                 assert printed is not None, f"{where}: no command printed this"
@@ -128,25 +172,18 @@ def test_what_a_page_says_happens(page: str, place: Path, request: pytest.Fixtur
         elif block.mark == "theirs":
             ast.parse(block.text)
         elif block.file is not None:
-            path = place / block.file
+            path = place.folder / block.file
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(block.text, encoding="utf-8")
         elif block.kind == "yaml":
-            raise AssertionError(f"{where}: the first line of a config names its file, as in # conf/model/mine.yaml")
+            raise AssertionError(f"{where}: a config begins with its file's name, as in # conf/model/mine.yaml")
         else:
             printed = _carry_out(block, place, where)
 
 
-def _prepare(place: Path, given: Server | Path | None) -> None:
-    if isinstance(given, Server):
-        os.environ.update(given.environment)
-    elif isinstance(given, Path) and not (place / "data").exists():
-        (place / "data").symlink_to(given)
-
-
-def _carry_out(block: Block, place: Path, where: str) -> str:
+def _carry_out(block: Block, place: Place, where: str) -> str:
     if block.kind == "python":
-        (place / "block.py").write_text(block.text, encoding="utf-8")
+        (place.folder / "block.py").write_text(block.text, encoding="utf-8")
         return _run([sys.executable, "block.py"], place, 0, where)
     if block.mark == "set-up":
         for line in block.commands:
@@ -162,19 +199,22 @@ def _carry_out(block: Block, place: Path, where: str) -> str:
     return "".join(_run(["bash", "-c", line], place, code, where) for line in block.commands)
 
 
-def _run(command: list[str], place: Path, code: int, where: str) -> str:
+def _run(command: list[str], place: Place, code: int, where: str) -> str:
     done = subprocess.run(
-        command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True,
-        timeout=240, check=False,
+        command, cwd=place.folder, env=place.variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == code, f"{where}: {command[-1]}\nexit code {done.returncode}\n{done.stdout}"
     return done.stdout
 
 
-def _run_until(line: str, text: str, place: Path, where: str) -> str:
-    log = place / "until.log"
+def _run_until(line: str, text: str, place: Place, where: str) -> str:
+    log = place.folder / "until.log"
     with open(log, "wb") as output:
-        process = subprocess.Popen(["bash", "-c", f"exec {line}"], cwd=place, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            ["bash", "-c", f"exec {line}"], cwd=place.folder, env=place.variables, stdin=subprocess.DEVNULL,
+            stdout=output, stderr=output,
+        )  # fmt: skip
     try:
         end = time.monotonic() + 120
         while text not in log.read_text() and process.poll() is None and time.monotonic() < end:
@@ -186,7 +226,7 @@ def _run_until(line: str, text: str, place: Path, where: str) -> str:
     return log.read_text()
 
 
-def _compose(line: str, place: Path, where: str) -> str:
+def _compose(line: str, place: Place, where: str) -> str:
     """Compose and validate what a command would run, or parse it, and carry out nothing."""
     program, *arguments = shlex.split(line, comments=True)
     if program == "lab":
