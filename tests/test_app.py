@@ -230,3 +230,8 @@ def test_a_full_disk_is_one_clear_error(labrun: Command, workspace: Path) -> Non
         assert done.returncode == 2 and "Read-only" in done.stderr and "Traceback" not in done.stderr
     finally:
         subprocess.run(["umount", "small"], cwd=workspace, check=False)
+
+
+def test_a_sweep_shows_no_single_configuration(labrun: Command) -> None:
+    done = labrun("-m", "seed=1,2", "--cfg", "job")
+    assert done.returncode == 2 and "leave out -m" in done.stderr and "Traceback" not in done.stderr

@@ -305,6 +305,10 @@ def main() -> None:
     if "--debug" in sys.argv:
         sys.argv.remove("--debug")
         os.environ["LABRUN_DEBUG"] = os.environ["HYDRA_FULL_ERROR"] = "1"
+    both = [word for word in sys.argv[1:] if word in ("--cfg", "-c", "--help", "-h", "--info", "-i")]
+    if both and {"-m", "--multirun"} & set(sys.argv[1:]):
+        sys.stderr.write(f"labrun: {both[0]} shows one configuration: leave out -m, and give each key one value\n")
+        sys.exit(USER_ERROR)
     open_standard_streams()
     logging.raiseExceptions = False  # `labrun ... | head`: nobody reads what is logged any more
     register()

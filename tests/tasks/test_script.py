@@ -82,7 +82,7 @@ def test_a_script_as_it_is(source: Path, labrun: Command) -> None:
     (source / "data" / "set" / "numbers.txt").write_text("1 2 3")
     done = labrun(*SCRIPT, "script.arguments.learning_rate=0.5", "script.arguments.data_path=${mount:set}",
                   "script.arguments.layers=[1,2]", "script.arguments.verbose=true", "script.positional=['a b; c']",
-                  "script.metrics.error='error=(?P<value>[0-9.]+)'", "datastore.root=data")  # fmt: skip
+                  "script.metrics.error='step (?P<step>[0-9]+): error=([0-9.]+)'", "datastore.root=data")  # fmt: skip
     assert done.returncode == 0, done.stderr
     run_dir, record = store.find(source, "last")
     log = (run_dir / "driver.log").read_text()

@@ -323,9 +323,15 @@ class Watched:
         for name, pattern in self._patterns.items():
             for found in pattern.finditer(text):
                 groups = found.groupdict()
-                value = groups.get("value") or next((group for group in found.groups() if group is not None), None)
+                value = groups.get("value") or next((g for g in _without_step(found) if g is not None), None)
                 try:
                     number, step = float(value or ""), groups.get("step")
                     context.log(name, number, None if step is None else int(float(step)))
                 except ValueError:
                     log.warning("script.metrics.%s: %r is no number, in the line %r", name, value, text[:200])
+
+
+def _without_step(found: re.Match[str]) -> list[str | None]:
+    """The groups of a match, but for the one called `step`."""
+    step = found.re.groupindex.get("step")
+    return [group for place, group in enumerate(found.groups(), start=1) if place != step]
