@@ -170,11 +170,11 @@ def registering(root: Path, run_dir: Path, name: str = "net") -> subprocess.Pope
 
 def test_processes_that_register_at_the_same_time_get_numbers_of_their_own(root: Path) -> None:
     """Into a fresh workspace: the first of them makes MLflow's database."""
-    runs = [run_with(root, f"{place}aaa0000", b"%d" % place) for place in range(4)]
+    runs = [run_with(root, f"{place}aaa0000", b"%d" % place) for place in range(3)]
     processes = [registering(root, run_dir) for run_dir in runs]
     told = [process.communicate(timeout=300) for process in processes]
-    assert sorted(out.split()[0] for out, _ in told) == ["1", "2", "3", "4"], told
-    assert sorted(in_mlflow(root)["net"]) == [1, 2, 3, 4]
+    assert sorted(out.split()[0] for out, _ in told) == ["1", "2", "3"], told
+    assert sorted(in_mlflow(root)["net"]) == [1, 2, 3]
     one_run = [registering(root, runs[0], "twice") for _ in range(2)]
     assert sorted(process.communicate(timeout=300)[0] for process in one_run) == ["1 False\n", "1 True\n"]
 
@@ -187,7 +187,7 @@ def test_a_kill_at_any_moment_leaves_nothing_that_does_not_fit(root: Path) -> No
     whole_s = time.monotonic() - began
     assert out.startswith("1 "), err
     killed = 0
-    for place in range(6):
+    for place in range(4):
         run_dir = run_with(root, f"{place}aaa0000", b"%d" % place)
         process = registering(root, run_dir)
         time.sleep(whole_s * draw.uniform(0.5, 1.05))
