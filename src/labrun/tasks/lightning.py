@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import signal
 import warnings
 from collections.abc import Mapping
@@ -194,6 +195,14 @@ class NetworkTask(Task):
                     ckpt_path=None if resume_from is None else str(resume_from),
                     weights_only=True if resume_from is not None else None,
                 )  # fmt: skip
+        except Exception as error:  # Lightning has two classes for it, and exports none of them
+            if not re.search(r"ModelCheckpoint\(monitor=|conditioned on metric", str(error)):
+                raise
+            logged = ", ".join(sorted(map(str, trainer.callback_metrics))) or "nothing"
+            raise ConfigError(
+                f"trainer.monitor={self._settings['monitor']}: a callback watches a value that the model does not log. "
+                f"It logs {logged}: name one of these (trainer.monitor=NAME), or say callbacks=none"
+            ) from error
         except SystemExit as end:
             # Lightning turns Ctrl-C into an exit and leaves the signal ignored.
             if isinstance(end.__context__, KeyboardInterrupt):
