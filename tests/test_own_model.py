@@ -87,7 +87,8 @@ def test_a_lightning_module_of_ones_own(labrun: Command, workspace: Path) -> Non
     assert done.returncode == 0, done.stderr
     record = only_record(workspace, "digits-mine")
     assert {"my_loss", "accuracy"} <= set(record["metrics"])  # type: ignore[arg-type]
-    watched = labrun("model=mine", "trainer.max_epochs=1", "tracking=none", "trainer.monitor=val_f1")
+    watched = labrun("model=mine", "trainer.max_epochs=1", "tracking=none", "trainer.monitor=val_f1",
+                     "callbacks=early_stopping")  # fmt: skip
     assert watched.returncode == 2 and "Traceback" not in watched.stderr
     assert "trainer.monitor=val_f1" in watched.stderr and "It logs my_loss" in watched.stderr
 
