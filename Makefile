@@ -15,6 +15,7 @@ bench:  ## every claim of benchmarks/, with the data of LABRUN_TEST_DATA
 	uv run python benchmarks/sweep_throughput.py --long 1000 --save
 	uv run python benchmarks/slurm_packing.py --save
 	uv run python benchmarks/transfer.py --save
+	uv run python benchmarks/listing.py --save
 	uv run python benchmarks/search.py --save
 	uv run --group bench python benchmarks/automl.py --save
 

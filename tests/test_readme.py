@@ -89,9 +89,7 @@ def carry_out(heading: str, folder: Path) -> None:
 def carried_out(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[None]]]:
     """All sections, two at a time: most commands use one core."""
     with ThreadPoolExecutor(2) as pool:
-        yield {
-            heading: pool.submit(carry_out, heading, tmp_path_factory.mktemp("section")) for heading in sections()
-        }
+        yield {heading: pool.submit(carry_out, heading, tmp_path_factory.mktemp("section")) for heading in sections()}
         pool.shutdown(cancel_futures=True)
 
 
