@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 from labrun import execute, schema
@@ -62,6 +62,8 @@ def resolved(config: DictConfig, keep_environment: bool) -> dict[str, Any]:
             for key in config
             if key != "hydra"
         }
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key} has no value yet: say {error.full_key}=...") from error
     except OmegaConfBaseException as error:
         reason = str(error.__cause__ or error).splitlines()[0].strip("\"'")
         raise ConfigError(f"{getattr(error, 'full_key', None) or 'the configuration'}: {reason}") from error
