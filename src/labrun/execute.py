@@ -195,8 +195,7 @@ def redraw(run_dir: Path) -> None:
     """
     record, paths = records.read(run_dir), RunPaths(run_dir)
     if record.task == "script":
-        title = f"{record.name} ({record.id})"
-        report.learning_curves(context.read_metrics(run_dir), paths.outputs / "curves.png", title)
+        _draw_curves(record, paths)
         return
     config, _ = mount_inputs(here(record.config))
     arrays = arrays_of(config)
@@ -246,7 +245,7 @@ def draw(work: Task, scores: Scores, arrays: Arrays, paths: RunPaths, record: Re
             arrays.train.x, arrays.train.y, arrays.class_names, arrays.scaling.scale,
             paths.outputs / "samples.png", f"{arrays.name}: training samples",
         )  # fmt: skip
-    report.learning_curves(context.read_metrics(paths.root), paths.outputs / "curves.png", title)
+    _draw_curves(record, paths)
     if scores.confusion is not None and scores.accuracy is not None:
         report.confusion_matrix(
             scores.confusion, arrays.class_names, paths.outputs / "confusion_matrix.png",
@@ -283,11 +282,15 @@ def _data_line(arrays: Arrays) -> str:
     )
 
 
+def _draw_curves(record: Record, paths: RunPaths) -> None:
+    title = f"{record.name} ({record.id})"
+    report.learning_curves(context.read_metrics(paths.root), paths.outputs / "curves.png", title)
+
+
 def _finish_script(record: Record, paths: RunPaths, pictures: bool) -> None:
     wanted = record.config["report"]
     if wanted == "all" or (wanted == "auto" and pictures):
-        title = f"{record.name} ({record.id})"
-        report.learning_curves(context.read_metrics(paths.root), paths.outputs / "curves.png", title)
+        _draw_curves(record, paths)
     took = records.seconds_between(str(record.started), records.now())
     _tell(record, paths, [("script", record.config["script"]["path"])], f"{took:.1f} s")
 

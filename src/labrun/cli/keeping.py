@@ -19,17 +19,9 @@ from labrun.runs import context, files, moving, removing, report, store, trackin
 from labrun.runs import record as records
 
 
-def _words(options: argparse.Namespace) -> tuple[argparse.Namespace, list[str]]:
-    """The first word names the run, unless filters do; the others are what is said of it."""
-    words = list(options.words)
-    if selecting.is_filtered(options):
-        return argparse.Namespace(**{**vars(options), "run": []}), words
-    return argparse.Namespace(**{**vars(options), "run": words[:1]}), words[1:]
-
-
 def tag(options: argparse.Namespace) -> int:
     """Set and remove tags; without any, show them."""
-    chosen, words = _words(options)
+    chosen, words = selecting.split_words(options)
     wanted = {}
     for word in words:
         key, _, value = word.partition("=")
@@ -40,14 +32,13 @@ def tag(options: argparse.Namespace) -> int:
         if wanted or options.remove:
             _annotate(run_dir, tags=wanted, untag=list(options.remove or []))
             record = records.read(run_dir)
-        shown = " ".join(f"{key}={value}" if value else key for key, value in record.tags.items())
-        print(f"{record.id}  {shown or 'no tags'}")
+        print(f"{record.id}  {report.tags(record.tags) or 'no tags'}")
     return 0
 
 
 def note(options: argparse.Namespace) -> int:
     """Set the notes of runs; without a text, show them."""
-    chosen, words = _words(options)
+    chosen, words = selecting.split_words(options)
     text = " ".join(words)
     for run_dir, record in selecting.select(chosen, default=None):
         if words:
@@ -209,8 +200,7 @@ def sync(options: argparse.Namespace) -> int:
     """Bring MLflow up to date with the records."""
     root = store.workspace()
     began = time.monotonic()
-    for damaged in selecting.listed(root).damaged:
-        del damaged  # told by listed
+    selecting.listed(root)  # names what is damaged
     news = tracking.sync(root, options.uri)
     uri = options.uri or tracking.database_uri(root)
     print(

@@ -77,7 +77,7 @@ def _write_csv(rows: Sequence[Pair], shown: Shown) -> None:
     writer.writerow([*fields[:5], *metrics, *fields[5:]])
     for pair in rows:
         summary = _summary(pair, shown) | {
-            "tags": _tags(pair[1]), "overrides": " ".join(pair[1].overrides),
+            "tags": report.tags(pair[1].tags), "overrides": " ".join(pair[1].overrides),
         }  # fmt: skip
         values = [pair[1].metrics.get(name, "") for name in metrics]
         writer.writerow([*(summary[f] for f in fields[:5]), *values, *(summary[f] for f in fields[5:])])
@@ -90,7 +90,7 @@ def _table(rows: Sequence[Pair], metric: str | None, shown: Shown) -> Iterator[s
         took = "" if record.duration_s is None else report.duration(record.duration_s)
         age = report.duration(max(0.0, records.seconds_between(record.created, now)))
         value = _value(record, metric)
-        overrides = " ".join(record.overrides) + (f"  [{_tags(record)}]" if record.tags else "")
+        overrides = " ".join(record.overrides) + (f"  [{report.tags(record.tags)}]" if record.tags else "")
         cells.append((record.id, record.name, shown.once(run_dir, record), age, took, value, overrides))
     lines = report.columns(cells)
     if not sys.stdout.isatty():
@@ -106,10 +106,6 @@ def _value(record: Record, metric: str | None) -> str:
         return ""
     text = report.number(found) if isinstance(found, int | float) else str(found)
     return text if metric is not None else f"{name} {text}"
-
-
-def _tags(record: Record) -> str:
-    return " ".join(f"{key}={value}" if value else key for key, value in record.tags.items())
 
 
 def show(options: argparse.Namespace) -> int:
@@ -155,7 +151,7 @@ def _rows(run_dir: Path, record: Record, status: str) -> Iterator[tuple[str, str
     if error:
         yield "error", f"{error.get('type')}: {record.reason}   (lab runs show {record.id} --error)"
     if record.tags:
-        yield "tags", _tags(record)
+        yield "tags", report.tags(record.tags)
     if record.notes:
         yield "notes", record.notes
     for key, value in record.properties.items():

@@ -122,22 +122,14 @@ def list_files(options: argparse.Namespace) -> int:
 
 def download(options: argparse.Namespace) -> int:
     """Copy files of runs to a folder."""
-    names, patterns = _split(options)
-    chosen = selecting.select(argparse.Namespace(**{**vars(options), "run": names}))
+    meant, patterns = selecting.split_words(options)
+    chosen = selecting.select(meant)
     for run_dir, record in chosen:
         target = options.output or Path(f"{record.name}-{record.id}")
         target = target / f"{record.name}-{record.id}" if options.output and len(chosen) > 1 else target
         copied = files.copy(run_dir, record, patterns, target, options.force)
         print(f"{len(copied)} files of run {record.id} in {target}")
     return 0
-
-
-def _split(options: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """The first word names the run, unless filters do; the others are files."""
-    words = list(options.words)
-    if selecting.is_filtered(options):
-        return [], words
-    return words[:1], words[1:]
 
 
 def compare(options: argparse.Namespace) -> int:

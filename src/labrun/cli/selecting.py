@@ -83,6 +83,16 @@ def is_filtered(options: argparse.Namespace) -> bool:
     return any(getattr(options, name, None) for name in FILTERS)
 
 
+def split_words(options: argparse.Namespace) -> tuple[argparse.Namespace, list[str]]:
+    """The first of the words names the run, unless filters do; the others are what is said of it.
+
+    Returns:
+        The options as `select` takes them, and the other words.
+    """
+    names = 0 if is_filtered(options) else 1
+    return argparse.Namespace(**{**vars(options), "run": options.words[:names]}), options.words[names:]
+
+
 def select(options: argparse.Namespace, default: str | None = "last", shown: Shown | None = None) -> list[Pair]:
     """The runs that a command line means; records without configs where filters chose them.
 

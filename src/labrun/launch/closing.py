@@ -61,14 +61,9 @@ def close(run_dir: Path, record: Record, status: str, kind: str, message: str) -
         record.duration_s = records.seconds_between(record.started, record.ended)
     if record.attempts and record.attempts[-1].get("ended") is None:
         record.attempts[-1] |= {"ended": record.ended, "status": status, "reason": message}
-    record.metrics = record.metrics or last_values(run_dir)
+    record.metrics = record.metrics or context.last_values(run_dir)
     records.write(run_dir, record)
     return record
-
-
-def last_values(run_dir: Path) -> dict[str, float]:
-    """The last value of each metric that a run logged."""
-    return {line["name"]: line["value"] for line in context.read_metrics(run_dir)}
 
 
 def close_unrun(run_dir: Path, why: str) -> None:

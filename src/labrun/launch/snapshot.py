@@ -48,13 +48,19 @@ def take_folder(folder: Path, root: Path) -> dict[str, Any]:
     """
     listed = list(_git_files(folder)) if _git_top(folder) else list(_all_files(folder))
     files, total = _chosen(folder, listed)
-    digest = tree_digest(folder, files)
+    digest, target = _keep(folder, files, root)
+    return {"digest": digest, "folder": str(target), "files": len(files), "bytes": total, "base": str(folder)}
+
+
+def _keep(base: Path, files: list[Path], root: Path) -> tuple[str, Path]:
+    """Copy files into the store, unless they are there; their digest, and where the copy lies."""
+    digest = tree_digest(base, files)
     target = store.state_folder(root) / "code" / digest
     if target.is_dir():
-        os.utime(target)
+        os.utime(target)  # in use: a clean-up leaves it alone until the run is there that names it
     else:
-        _copy(folder, files, target)
-    return {"digest": digest, "folder": str(target), "files": len(files), "bytes": total, "base": str(folder)}
+        _copy(base, files, target)
+    return digest, target
 
 
 def _all_files(folder: Path) -> Iterator[Path]:
@@ -82,12 +88,7 @@ def take(folder: Path, root: Path) -> dict[str, Any]:
     top = _git_top(folder)
     base = top or folder
     files, total = _chosen(base, list(_git_files(base) if top else _source_files(base)))
-    digest = tree_digest(base, files)
-    target = store.state_folder(root) / "code" / digest
-    if target.is_dir():
-        os.utime(target)  # in use: a clean-up leaves it alone until the run is there that names it
-    else:
-        _copy(base, files, target)
+    digest, target = _keep(base, files, root)
     sources = tree_digest(base, [path for path in files if path.suffix in SOURCE_SUFFIXES])
     return {
         "digest": digest, "sources": sources, "files": len(files), "bytes": total, "base": str(base.resolve()),

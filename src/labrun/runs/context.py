@@ -172,6 +172,11 @@ def read_metrics(run_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return _without_overtaken(lines)
 
 
+def last_values(run_dir: str | os.PathLike[str]) -> dict[str, float]:
+    """The last value of each metric that a run logged."""
+    return {line["name"]: line["value"] for line in read_metrics(run_dir)}
+
+
 def _without_overtaken(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if len({line.get("attempt", 1) for line in lines}) <= 1:
         return lines

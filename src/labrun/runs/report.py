@@ -40,6 +40,11 @@ def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
         yield "  ".join(plain(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
+def tags(given: Mapping[str, str]) -> str:
+    """Tags in one line, as `lab runs tag` takes them."""
+    return " ".join(f"{key}={value}" if value else key for key, value in given.items())
+
+
 def plain(text: str) -> str:
     """Text without what a terminal takes for a command."""
     return text if text.isprintable() else "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)

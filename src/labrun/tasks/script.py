@@ -75,8 +75,7 @@ def run(
         finally:
             run_context = context.current()
             if run_context is not None:
-                last = {line["name"]: line["value"] for line in context.read_metrics(paths.root)}
-                run_context.summary.update(last)
+                run_context.summary.update(context.last_values(paths.root))
     if ended.code != 0:
         raise RunFailedError(ended.message(script["path"]), ended.trace)
 
