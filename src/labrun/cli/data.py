@@ -157,7 +157,7 @@ def ls(options: argparse.Namespace) -> int:
             place.check_root()
             print(f"no assets are registered in {_where(place, '')}; 'lab data ls /' shows its files")
         else:
-            _print_columns(rows)
+            print("\n".join(report.columns(rows)))
         return 0
     folder = clean(options.folder.strip("/"))
     found = place.folders(folder)
@@ -184,7 +184,11 @@ def show(options: argparse.Namespace) -> int:
         ("versions", ", ".join(f"{one.number} ({one.version[:SHORT]})" for one in assets.versions(place, name))),
     ]))  # fmt: skip
     shown = entries if options.all else entries[:SHOWN]
-    _print_columns([("file", "size", "SHA-256"), *((e.path, f"{e.size:,}", e.sha256[:16]) for e in shown)])
+    print(
+        "\n".join(
+            report.columns([("file", "size", "SHA-256"), *((e.path, f"{e.size:,}", e.sha256[:16]) for e in shown)])
+        )
+    )
     if len(entries) > len(shown):
         print(f"... and {len(entries) - len(shown):,} more (--all shows them)")
     users = [(record, run_dir) for run_dir, record in store.runs(store.workspace())
@@ -316,9 +320,3 @@ def _number(options: argparse.Namespace, node: dict[str, Any]) -> int:
 
 def _where(place: Datastore, path: str) -> str:
     return f"{place.name}: {place.root}/{path}".rstrip("/")
-
-
-def _print_columns(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())

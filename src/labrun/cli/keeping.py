@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from labrun.checking import suggest
 from labrun.cli import selecting
 from labrun.errors import RecordError
 from labrun.launch import canceling, query
@@ -174,10 +173,7 @@ def _old(options: argparse.Namespace, found: Sequence[Pair], shown: Shown) -> li
         chosen = [(d, r) for d, r in chosen if records.seconds_between(r.ended or r.created, now) > options.older_than]
     chosen = [(d, r) for d, r in chosen if shown.once(d, r) not in removing.LIVE]
     best: set[Path] = set()
-    metrics = sorted({name for _, record in found for name in record.metrics})
-    if options.metric and options.metric not in metrics:
-        near = suggest(options.metric, metrics)
-        raise RecordError(f"--metric {options.metric}: no run has such a metric.{near} There are: {', '.join(metrics)}")
+    selecting.check_metric(options.metric, found)
     for name in sorted({record.name for _, record in chosen}) if options.keep_best else ():
         own = [(d, r) for d, r in found if r.name == name and r.status == records.COMPLETED]
         metric = options.metric or _usual(own)

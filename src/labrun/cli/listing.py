@@ -12,9 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from labrun import checking
 from labrun.cli import selecting
-from labrun.errors import RecordError
 from labrun.launch import query
 from labrun.launch.query import Pair, Shown
 from labrun.runs import record as records
@@ -48,10 +46,8 @@ def _metric(options: argparse.Namespace, rows: Sequence[Pair]) -> str | None:
     names = [name for name in asked if name and any(name in record.metrics for _, record in rows)]
     usual = [name for name in USUAL if any(name in record.metrics for _, record in rows)]
     having = [record.metrics for _, record in rows if record.metrics]
-    if options.metric and rows and options.metric not in names:
-        there = sorted({name for _, record in rows for name in record.metrics})
-        near = checking.suggest(options.metric, there)
-        raise RecordError(f"--metric {options.metric}: none of these runs has it.{near} Metrics: {', '.join(there)}")
+    if rows:
+        selecting.check_metric(options.metric, rows)
     if names:
         return str(names[0])
     if not having:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from labrun import checking
 from labrun.errors import RecordError
 from labrun.launch import query
 from labrun.launch.query import Pair, Shown
@@ -81,6 +83,18 @@ def listed(root: Path) -> index.Listing:
 def is_filtered(options: argparse.Namespace) -> bool:
     """Whether any filter was given."""
     return any(getattr(options, name, None) for name in FILTERS)
+
+
+def check_metric(metric: str | None, found: Sequence[Pair]) -> None:
+    """Whether any of the runs has the metric that `--metric` names, if it names one.
+
+    Raises:
+        RecordError: none has.
+    """
+    there = sorted({name for _, record in found for name in record.metrics})
+    if metric and metric not in there:
+        near = checking.suggest(metric, there)
+        raise RecordError(f"--metric {metric}: none of these runs has it.{near} Metrics: {', '.join(there)}")
 
 
 def split_words(options: argparse.Namespace) -> tuple[argparse.Namespace, list[str]]:

@@ -43,16 +43,6 @@ def _included(file: Path, known: list[Path]) -> list[Path]:
     return known
 
 
-def folder_of(digest: str) -> Path:
-    """Where an environment lies."""
-    return store.state_folder(store.workspace()) / "environments" / digest
-
-
-def log_of(digest: str) -> Path:
-    """What was printed when it was built."""
-    return folder_of(digest).with_suffix(".log")
-
-
 def prepare(script: Mapping[str, Any]) -> None:
     """Build the environment that a script asks for, unless it is there; and see whether its interpreter starts.
 
@@ -67,15 +57,16 @@ def prepare(script: Mapping[str, Any]) -> None:
         return
     file = Path(str(script["requirements"])).expanduser().resolve()
     digest = digest_of(file)
-    target = folder_of(digest)
+    target = store.environment_folder(digest)
+    output = target.with_suffix(".log")
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_suffix(".lock")):
         if (target / COMPLETE).exists():
             os.utime(target)  # in use: a clean-up leaves it alone
             return
-        log.info("Building the environment of %s, once: %s", file, log_of(digest))
+        log.info("Building the environment of %s, once: %s", file, output)
         shutil.rmtree(target, ignore_errors=True)
-        _build(file, target, log_of(digest))
+        _build(file, target, output)
         (target / COMPLETE).touch()
 
 

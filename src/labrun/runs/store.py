@@ -27,6 +27,11 @@ def state_folder(root: Path) -> Path:
     return root / "outputs" / ".labrun"
 
 
+def environment_folder(digest: str) -> Path:
+    """Where a script's environment lies; the log of its making beside it, as `.log`."""
+    return state_folder(workspace()) / "environments" / digest
+
+
 def run_dirs(root: Path) -> Iterator[Path]:
     """Every run directory of a workspace, in no order."""
     for pattern in ("outputs/*/*/run.json", "multirun/*/*/*/run.json"):

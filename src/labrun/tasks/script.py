@@ -157,7 +157,7 @@ def interpreter(script: Mapping[str, Any]) -> str:
         ConfigError: its environment is gone.
     """
     if script.get("environment"):
-        folder = store.state_folder(store.workspace()) / "environments" / str(script["environment"])
+        folder = store.environment_folder(str(script["environment"]))
         if not (folder / "bin" / "python").exists():
             raise ConfigError(f"the environment of {script['requirements']} is gone ({folder}): submit the run again")
         return str(folder / "bin" / "python")
@@ -189,7 +189,7 @@ def variables(
 
 
 def _keep_build_log(digest: str, paths: RunPaths) -> None:
-    built = store.state_folder(store.workspace()) / "environments" / f"{digest}.log"
+    built = store.environment_folder(digest).with_suffix(".log")
     if built.is_file():
         shutil.copyfile(built, paths.logs / "environment.log")
 
