@@ -6,7 +6,7 @@ import functools
 import inspect
 import logging
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from labrun.checking import suggest
@@ -38,12 +38,26 @@ def locate(target: str, key: str) -> Callable[..., Any]:
     return typing.cast(Callable[..., Any], found)
 
 
-def parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    """The parameters of a target, by name; empty where Python cannot tell (some C code)."""
+def signature(target: Callable[..., Any]) -> inspect.Signature | None:
+    """The signature of a target; None where Python cannot tell (some C code).
+
+    Kept: where Python has to parse it, it touches every loaded module, and a forked process then copies their pages.
+    """
+    return _signature(target) if isinstance(target, Hashable) else _signature.__wrapped__(target)
+
+
+@functools.cache
+def _signature(target: Callable[..., Any]) -> inspect.Signature | None:
     try:
-        return inspect.signature(target).parameters
+        return inspect.signature(target)
     except (TypeError, ValueError):
-        return {}
+        return None
+
+
+def parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a target, by name; empty where Python cannot tell."""
+    found = signature(target)
+    return {} if found is None else found.parameters
 
 
 def build(node: Mapping[str, Any], key: str, *args: Any, **offered: Any) -> Any:
@@ -68,7 +82,7 @@ def build(node: Mapping[str, Any], key: str, *args: Any, **offered: Any) -> Any:
     for name, value in offered.items():
         if name in known and given.get(name) is None:
             given[name] = value
-    _bind(target, known, args, given, key, partial=bool(node.get("_partial_")))
+    _bind(target, args, given, key, partial=bool(node.get("_partial_")))
     reserved = {name: value for name, value in node.items() if str(name).startswith("_")}
     plain = {name: value for name, value in given.items() if _is_plain(value)}
     live = {name: value for name, value in given.items() if not _is_plain(value)}
@@ -92,25 +106,26 @@ def build(node: Mapping[str, Any], key: str, *args: Any, **offered: Any) -> Any:
 
 def _bind(
     target: Callable[..., Any],
-    known: Mapping[str, inspect.Parameter],
     args: tuple[Any, ...],
     given: Mapping[str, Any],
     key: str,
     partial: bool,
 ) -> None:
-    if not known:
+    found = signature(target)
+    if found is None:
         return
+    known = found.parameters
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
     names = [name for name, p in known.items() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     problems = [
         f"{key}.{name}: {getattr(target, '__name__', target)} takes no such argument."
-        f"{suggest(str(name), names)} It takes: {', '.join(names)}"
+        f"{suggest(str(name), names)} It takes: {', '.join(names) or 'none'}"
         for name in given
         if name not in known and not takes_any
     ]
     if not partial and not problems:
         try:
-            inspect.signature(target).bind(*args, **given)
+            found.bind(*args, **given)
         except TypeError as error:
             problems.append(f"{key}: {getattr(target, '__name__', target)}: {error}")
     if problems:

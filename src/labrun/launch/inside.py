@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labrun import execute, schema
+from labrun import building, execute, schema
 from labrun.data import ahead
 from labrun.data.mount import local_root, references
 from labrun.data.reader import Reader
@@ -29,6 +29,7 @@ def preload(targets: Sequence[str]) -> None:
     for name in targets:
         with contextlib.suppress(ConfigError):
             target = schema.locate(name, "model")
+            building.signature(target)
             if isinstance(target, type) and issubclass(target, Reader):
                 target.warm()
             elif _is_file_system(target):

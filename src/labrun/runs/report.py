@@ -74,23 +74,12 @@ def sample_grid(
 
     order = _classes_in_turn(y)[:30] if order is None else order
     x, y = x[order], y[order]
-    count = len(x)
-    columns = min(10, count)
-    rows = math.ceil(count / columns)
-    _, channels, height, width = x.shape
-    # One mosaic in one frame: thirty frames take ten times as long to draw.
-    gap, head = max(1, round(0.12 * width)), max(2, round(0.3 * height))
-    cell = (height + head, width + gap)
-    mosaic = np.ones((rows * cell[0], columns * cell[1], channels), np.float32)
-    figure = _figure(columns * 1.05, rows * 1.05 * cell[0] / cell[1] + 0.5)
-    axes = figure.add_subplot()
-    for place in range(count):
-        top, left = (place // columns) * cell[0] + head, (place % columns) * cell[1] + gap // 2
-        mosaic[top : top + height, left : left + width] = x[place].transpose(1, 2, 0) / scale
-        name = _short(class_names[int(y[place])], 12)
-        axes.text(left + width / 2 - 0.5, top - 0.5 - 0.06 * height, name, ha="center", va="bottom", fontsize=8)
-    axes.imshow(np.clip(mosaic.squeeze(-1) if channels == 1 else mosaic, 0, 1), cmap="gray", vmin=0, vmax=1)
-    axes.set_axis_off()
+    columns = min(10, len(x))
+    _, _, height, width = x.shape
+    cell = (height + max(2, round(0.3 * height))) / (width + max(1, round(0.12 * width)))
+    figure = _figure(columns * 1.05, math.ceil(len(x) / columns) * 1.05 * cell + 0.5)
+    names = [_short(class_names[int(label)], 12) for label in y]
+    _mosaic(figure, np.clip(x / scale, 0, 1), columns, names, 8, cmap="gray", vmin=0, vmax=1)
     return _save(figure, path, title)
 
 
@@ -185,20 +174,47 @@ def weight_images(
         weights: (classes, H * W), or one row for two classes.
         image_shape: (1, H, W).
     """
+    import numpy as np
+
     count = len(weights)
     columns = min(5, count)
     rows = math.ceil(count / columns)
-    figure = _figure(max(6.0, columns * 1.7), max(2.5, rows * 1.9 + 0.4))
     names = list(class_names) if count == len(class_names) else [str(class_names[-1])]
+    limit = float(np.quantile(np.abs(weights), 0.995)) or 1.0
+    figure = _figure(max(6.0, columns * 1.7), max(2.5, rows * 1.9 + 0.4))
+    images = weights.reshape(count, 1, *image_shape[1:])
+    _mosaic(figure, images, columns, [_short(name, 14) for name in names], 9, cmap="RdBu", vmin=-limit, vmax=limit)
+    return _save(figure, path, title)
+
+
+def _mosaic(
+    figure: Any, images: npt.NDArray[Any], columns: int, names: Sequence[str], font: int, **colours: Any
+) -> None:
+    """Images beside and below each other, in one frame: a frame for each takes ten times as long to draw.
+
+    Args:
+        figure: to draw into.
+        images: (N, C, H, W); C is 1 or 3.
+        columns: in a row.
+        names: what stands above each.
+        font: its size.
+        colours: as `imshow` takes them.
+    """
     import numpy as np
 
-    limit = float(np.quantile(np.abs(weights), 0.995)) or 1.0
-    for place in range(count):
-        axes = figure.add_subplot(rows, columns, place + 1)
-        axes.imshow(weights[place].reshape(image_shape[1:]), cmap="RdBu", vmin=-limit, vmax=limit)
-        axes.set_title(_short(names[place], 14), fontsize=9)
-        axes.set_axis_off()
-    return _save(figure, path, title)
+    count, channels, height, width = images.shape
+    gap, head = max(1, round(0.12 * width)), max(2, round(0.3 * height))
+    cell = (height + head, width + gap)
+    mosaic = np.full((math.ceil(count / columns) * cell[0], columns * cell[1], channels), np.nan, np.float32)
+    axes = figure.add_subplot()
+    for place, (image, name) in enumerate(zip(images, names, strict=True)):
+        top, left = (place // columns) * cell[0] + head, (place % columns) * cell[1] + gap // 2
+        mosaic[top : top + height, left : left + width] = image.transpose(1, 2, 0)
+        axes.text(left + width / 2 - 0.5, top - 0.5 - 0.06 * height, name, ha="center", va="bottom", fontsize=font)
+    # What is no number is left white.
+    shown = mosaic.squeeze(-1) if channels == 1 else np.nan_to_num(mosaic, nan=1.0)
+    axes.imshow(shown, **colours)
+    axes.set_axis_off()
 
 
 def _figure(width: float, height: float) -> Any:

@@ -286,8 +286,7 @@ def main(root: Path, uri: str) -> None:
     """Feed MLflow until standard input ends, then once more. One at a time; the others leave it to that one."""
     from labrun.runs.ingesting import Ingester
 
-    with contextlib.suppress(OSError):
-        os.nice(10)
+    _stand_back()
     lock = _lock(root)
     starter_lives, ended = True, 0.0
     while not _taken(lock):
@@ -306,6 +305,15 @@ def main(root: Path, uri: str) -> None:
         starter_lives = not _input_ended(max(INTERVAL_S, 10 * (time.monotonic() - began)))
     _round(root, ingester)
     lock.release()
+
+
+def _stand_back() -> None:
+    """Leave the cores to the runs: the view can wait, and they cannot."""
+    with contextlib.suppress(OSError):
+        os.nice(19)
+    # Linux shares the cores between sessions first, and this is a session of its own, whose niceness is told here.
+    with contextlib.suppress(OSError), open("/proc/self/autogroup", "w", encoding="ascii") as group:
+        group.write("19")
 
 
 def _input_ended(timeout_s: float) -> bool:

@@ -203,8 +203,10 @@ def skops_io() -> Any:
     skops walks through all of scikit-learn's modules to list its estimators, and the walk would import torch (two
     seconds) for the sake of one compatibility shim that no estimator lives in, and pytest for scikit-learn's own tests.
     """
+    if "skops.io" in sys.modules:
+        return sys.modules["skops.io"]
     shims = {"sklearn.externals.array_api_compat.torch": "torch", "pytest": "pytest"}
-    blocked = [name for name, package in shims.items() if not {name, package} & set(sys.modules)]
+    blocked = [name for name, package in shims.items() if name not in sys.modules and package not in sys.modules]
     sys.modules.update(dict.fromkeys(blocked))  # type: ignore[arg-type]
     try:
         import skops.io
