@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 import logging
 import os
 import re
@@ -49,6 +50,8 @@ GROUPS = (
     "debug",
 )
 CANCELED = 130
+RUN_HERE = {"labrun.tasks.estimator", "labrun.tasks.lightning"}
+"""What a process has loaded that has carried out a run itself, and with it a person's code."""
 
 
 class UserConf(SearchPathPlugin):
@@ -327,3 +330,6 @@ def main() -> None:
             text = hint(sys.argv[1:])
             sys.stderr.write(f"{text}\n" if text else "")
         raise
+    finally:
+        if not RUN_HERE & set(sys.modules):
+            gc.freeze()  # the interpreter need not look through all that was loaded, once more, for what is garbage

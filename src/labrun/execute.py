@@ -25,6 +25,7 @@ from labrun.data.mount import mount, mount_reference, references, resolved
 from labrun.errors import ConfigError
 from labrun.runs import context, report, store, tracking, viewing
 from labrun.runs import record as records
+from labrun.runs.pictures import Pictures
 from labrun.runs.record import Record, RunPaths
 from labrun.runs.recording import Recording
 from labrun.tasks import script
@@ -89,7 +90,7 @@ def execute(run_dir: Path, capture: bool = True, pictures: bool = True) -> Recor
             _write_confusion(scores, arrays, paths)
             wanted = config["report"]
             if wanted == "all" or (wanted == "auto" and pictures):
-                draw(work, scores, arrays, paths, record)
+                gather(work, scores, arrays, record).draw(paths.root)
         _tell_result(record, arrays, time.monotonic() - began, paths)
     return recording.record
 
@@ -190,18 +191,25 @@ def _evaluate(config: Mapping[str, Any], arrays: Arrays, own_file: bool = False)
 def redraw(run_dir: Path) -> None:
     """Draw a finished run's pictures, from its record, its saved model and the data.
 
+    Raises: as `pictures_of`.
+    """
+    pictures_of(run_dir).draw(run_dir)
+
+
+def pictures_of(run_dir: Path) -> Pictures:
+    """What a finished run's pictures show, from its record, its saved model and the data.
+
     Raises:
         DataError, ConfigError: the data or the model cannot be loaded any more.
     """
-    record, paths = records.read(run_dir), RunPaths(run_dir)
+    record = records.read(run_dir)
     if record.task == "script":
-        _draw_curves(record, paths)
-        return
+        return Pictures(_title(record))
     config, _ = mount_inputs(here(record.config))
     arrays = arrays_of(config)
     source = {"from": {"id": record.id, "path": str(run_dir)}}
     work, arrays = _evaluate({**config, **source}, arrays, own_file=True)
-    draw(work, work.score(arrays.test, arrays), arrays, paths, record)
+    return gather(work, work.score(arrays.test, arrays), arrays, record)
 
 
 def describe_data(arrays: Arrays, manifest: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -237,26 +245,18 @@ def signature(config: Mapping[str, Any], data: list[dict[str, Any]], code: Mappi
     return hashlib.sha256(json.dumps(signed, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def draw(work: Task, scores: Scores, arrays: Arrays, paths: RunPaths, record: Record) -> None:
-    """The pictures of one run, into its `outputs/`."""
-    title = f"{record.name} ({record.id})"
+def gather(work: Task, scores: Scores, arrays: Arrays, record: Record) -> Pictures:
+    """What the pictures of one run show."""
+    shown = Pictures(_title(record), arrays.name, tuple(arrays.class_names), arrays.scaling.scale)
     if arrays.are_images and arrays.num_classes:
-        report.sample_grid(
-            arrays.train.x, arrays.train.y, arrays.class_names, arrays.scaling.scale,
-            paths.outputs / "samples.png", f"{arrays.name}: training samples",
-        )  # fmt: skip
-    _draw_curves(record, paths)
+        order = report.shown_samples(arrays.train.y)
+        shown.samples, shown.labels = arrays.train.x[order], arrays.train.y[order]
     if scores.confusion is not None and scores.accuracy is not None:
-        report.confusion_matrix(
-            scores.confusion, arrays.class_names, paths.outputs / "confusion_matrix.png",
-            f"{title}: test accuracy {scores.accuracy:.4f}",
-        )  # fmt: skip
+        shown.confusion, shown.accuracy = scores.confusion, float(scores.accuracy)
     weights = work.weight_images()
     if weights is not None and len(arrays.input_shape) == 3 and arrays.input_shape[0] == 1:
-        report.weight_images(
-            weights, arrays.input_shape, arrays.class_names, paths.outputs / "weights.png",
-            f"{title}: weights per class (blue: for, red: against)",
-        )  # fmt: skip
+        shown.weights, shown.image_shape = weights, tuple(arrays.input_shape)
+    return shown
 
 
 def _write_confusion(scores: Scores, arrays: Arrays, paths: RunPaths) -> None:
@@ -282,15 +282,14 @@ def _data_line(arrays: Arrays) -> str:
     )
 
 
-def _draw_curves(record: Record, paths: RunPaths) -> None:
-    title = f"{record.name} ({record.id})"
-    report.learning_curves(context.read_metrics(paths.root), paths.outputs / "curves.png", title)
+def _title(record: Record) -> str:
+    return f"{record.name} ({record.id})"
 
 
 def _finish_script(record: Record, paths: RunPaths, pictures: bool) -> None:
     wanted = record.config["report"]
     if wanted == "all" or (wanted == "auto" and pictures):
-        _draw_curves(record, paths)
+        Pictures(_title(record)).draw(paths.root)
     took = records.seconds_between(str(record.started), records.now())
     _tell(record, paths, [("script", record.config["script"]["path"])], f"{took:.1f} s")
 

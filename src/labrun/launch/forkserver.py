@@ -4,9 +4,10 @@ Started by path in a fresh interpreter, with the standard library alone; the fir
 (the frozen code), so that edits made while runs wait change nothing.
 
 Messages are lines of JSON over a socket. To the server: `{"path": [...], "preload": [...]}` once, then
-`{"run": folder, "environment": {...}, "threads": n, "pictures": bool}` for each run (with `"draw": true`: only the
-pictures of a finished one; with `"data": {...}`: data that later runs read too). From it: `{"ready": seconds}`,
-`{"run": folder, "pid": n}`, `{"pid": n, "status": wait status}`. When the socket closes, every child is killed.
+`{"run": folder, "environment": {...}, "threads": n, "pictures": bool}` for each run (with `"gather": file`: only what
+the pictures of a finished one show; with `"data": {...}`: data that later runs read too). From it: `{"ready":
+seconds}`, `{"run": folder, "pid": n}`, `{"pid": n, "status": wait status}`. When the socket closes, every child is
+killed.
 """
 
 from __future__ import annotations
@@ -199,7 +200,9 @@ def child(message: dict[str, Any]) -> int:
         threads.limit_threads(int(message["threads"]))
     else:
         threads.limit_torch(int(message["threads"]))
-    return inside.draw(run_dir) if message.get("draw") else inside.run(run_dir, bool(message["pictures"]))
+    if message.get("gather"):
+        return inside.gather(run_dir, str(message["gather"]))
+    return inside.run(run_dir, bool(message["pictures"]))
 
 
 def print_to(out: str, err: str) -> None:

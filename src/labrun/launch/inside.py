@@ -79,9 +79,9 @@ def assist(run_dir: str, threads: int) -> int:
     return _reported(lambda: execute.assist(Path(run_dir)))
 
 
-def draw(run_dir: str) -> int:
-    """Draw a finished run's pictures; the exit code: 0, or 1 where its log says why not."""
-    return _reported(lambda: execute.redraw(Path(run_dir)))
+def gather(run_dir: str, file: str) -> int:
+    """Write what a finished run's pictures show to a file; the exit code: 0, or 1 where its log says why not."""
+    return _reported(lambda: execute.pictures_of(Path(run_dir)).save(Path(file)))
 
 
 def draw_quietly(run_dir: Path) -> bool:

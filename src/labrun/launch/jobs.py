@@ -105,6 +105,8 @@ class Plan:
     gpus_per_run: int = 0
     runs_per_gpu: int = 1
     max_failures: int | None = None
+    draws: bool = False
+    """Whether the best run's pictures are drawn in the end."""
     command: list[str] | None = None
     """A search's own arguments: who takes it over composes its next runs from them."""
 
@@ -175,7 +177,9 @@ def executor(plan: Plan, folder: Path, count: int, server: Server | None = None)
         return Inline(plan)
     gpus = slot_gpus(computes.visible_gpus() if plan.gpus_per_run else [], plan.gpus_per_run, plan.runs_per_gpu)
     parallel = min(plan.parallel, count, len(gpus) or plan.parallel)
-    return LocalPool(plan.path, plan.preload, parallel, gpus, python=plan.python, cwd=plan.cwd, server=server)
+    return LocalPool(
+        plan.path, plan.preload, parallel, gpus, python=plan.python, cwd=plan.cwd, server=server, draws=plan.draws
+    )
 
 
 class Inline:

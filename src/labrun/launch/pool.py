@@ -34,8 +34,8 @@ from labrun.launch.closing import (
 )
 from labrun.launch.compute import Needs
 from labrun.launch.forkserver import Channel
+from labrun.runs import pictures, recording, report
 from labrun.runs import record as records
-from labrun.runs import recording
 from labrun.runs.record import RunPaths
 
 log = logging.getLogger(__name__)
@@ -111,13 +111,15 @@ class LocalPool:
         cwd: the runs' working folder; the caller's by default.
         server: one that is starting already; else the first submission starts one.
         in_job: inside a cluster's job: nothing gets a process group of its own, which would outlive the job.
+        draws: a run's pictures are asked for in the end (`draw`).
     """
 
     def __init__(
         self, path: Sequence[str], preload: Sequence[str], parallel: int, gpus: Sequence[str] = (),
         python: str | None = None, in_job: bool = False, cwd: str | None = None,
-        server: Server | None = None,
+        server: Server | None = None, draws: bool = False,
     ) -> None:  # fmt: skip
+        self._draws = draws
         self._path, self._preload, self.parallel, self._gpus = list(path), list(preload), parallel, list(gpus)
         self._python, self._in_job, self._cwd = python, in_job, cwd
         self._leaving = False
@@ -155,6 +157,9 @@ class LocalPool:
         Raises:
             LabrunError: the server cannot be kept alive.
         """
+        if self._draws and not self._ready:  # while the server imports, there is nothing else to do
+            self._draws = False
+            report.warm()
         self._fill()
         self._obey()
         ended, self._canceled = self._canceled, []
@@ -173,11 +178,27 @@ class LocalPool:
         return ended
 
     def draw(self, run_dir: Path, timeout_s: float = 120.0) -> bool:
-        """Have a finished run's pictures drawn in a process of the pool, which has the libraries; whether it worked."""
+        """Draw a finished run's pictures; whether it worked.
+
+        What they show is gathered in a process of the pool, which has the libraries that its model needs.
+
+        Raises:
+            RecordError: what was gathered cannot be read.
+        """
+        file = run_dir / ".pictures.npz"
+        try:
+            if not self._gather(run_dir, file, timeout_s):
+                return False
+            pictures.load(file).draw(run_dir)
+            return True
+        finally:
+            file.unlink(missing_ok=True)
+
+    def _gather(self, run_dir: Path, file: Path, timeout_s: float) -> bool:
         if self._channel is None:
             self._start_server()
         assert self._channel is not None
-        message = {"run": str(run_dir), "environment": {}, "threads": 1, "pictures": True, "draw": True}
+        message = {"run": str(run_dir), "environment": {}, "threads": 1, "gather": str(file)}
         pid, end = None, time.monotonic() + timeout_s
         with contextlib.suppress(OSError):
             self._channel.send(message)

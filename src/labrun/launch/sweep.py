@@ -203,6 +203,7 @@ def make_plan(submitted: Sequence[Job], folder: Path, runs: Sequence[Path], wher
         gpus_per_run=compute["gpus_per_run"],
         runs_per_gpu=compute["runs_per_gpu"],
         max_failures=compute["max_failures"],
+        draws=record.sweep is not None and config["report"] == "auto",
     )
 
 

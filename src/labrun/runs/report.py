@@ -62,7 +62,7 @@ def sample_grid(
     scale: float,
     path: Path,
     title: str,
-    order: npt.NDArray[np.intp] | None = None,
+    order: npt.NDArray[np.intp] | slice | None = None,
 ) -> Path:
     """Images with their labels: those at the places in `order`, else 30, of each class in turn.
 
@@ -72,7 +72,7 @@ def sample_grid(
     """
     import numpy as np
 
-    order = _classes_in_turn(y)[:30] if order is None else order
+    order = shown_samples(y) if order is None else order
     x, y = x[order], y[order]
     columns = min(10, len(x))
     _, _, height, width = x.shape
@@ -81,6 +81,20 @@ def sample_grid(
     names = [_short(class_names[int(label)], 12) for label in y]
     _mosaic(figure, np.clip(x / scale, 0, 1), columns, names, 8, cmap="gray", vmin=0, vmax=1)
     return _save(figure, path, title)
+
+
+def shown_samples(y: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
+    """Positions of 30 samples, of each class in turn."""
+    return _classes_in_turn(y)[:30]
+
+
+def warm() -> None:
+    """Import what pictures need, and read the font: by drawing one into memory."""
+    import io
+
+    figure = _figure(1.0, 1.0)
+    figure.suptitle("0")
+    figure.savefig(io.BytesIO(), dpi=DPI)
 
 
 def _classes_in_turn(y: npt.NDArray[Any]) -> npt.NDArray[np.intp]:

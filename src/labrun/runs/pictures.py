@@ -1,0 +1,88 @@
+"""A run's pictures: what they show is gathered where its model and its data are, and may be drawn elsewhere."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labrun.errors import RecordError
+from labrun.runs import context, report
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+ARRAYS = ("samples", "labels", "confusion", "weights")
+
+
+@dataclass
+class Pictures:
+    """What is drawn of one run; what it has not is not drawn.
+
+    Shapes:
+        samples: (N, C, H, W) stored values, 0 to `scale`.
+        labels: (N,) class numbers.
+        confusion: (classes, classes), rows the true ones.
+        weights: (classes, H * W), or one row for two classes.
+
+    Args:
+        title: of the run.
+        data: name of its data set.
+        class_names: one for each class.
+        scale: what a sample's brightest value is.
+        accuracy: on the test part.
+        image_shape: (1, H, W), for `weights`.
+    """
+
+    title: str
+    data: str = ""
+    class_names: tuple[str, ...] = ()
+    scale: float = 1.0
+    accuracy: float = 0.0
+    image_shape: tuple[int, ...] = ()
+    samples: npt.NDArray[Any] | None = None
+    labels: npt.NDArray[Any] | None = None
+    confusion: npt.NDArray[Any] | None = None
+    weights: npt.NDArray[Any] | None = None
+
+    def draw(self, run_dir: Path) -> None:
+        """Draw them into the run's `outputs/`, its curves too."""
+        outputs = run_dir / "outputs"
+        if self.samples is not None and self.labels is not None:
+            title = f"{self.data}: training samples"
+            report.sample_grid(
+                self.samples, self.labels, self.class_names, self.scale, outputs / "samples.png", title,
+                order=slice(None),
+            )  # fmt: skip
+        report.learning_curves(context.read_metrics(run_dir), outputs / "curves.png", self.title)
+        if self.confusion is not None:
+            title = f"{self.title}: test accuracy {self.accuracy:.4f}"
+            report.confusion_matrix(self.confusion, self.class_names, outputs / "confusion_matrix.png", title)
+        if self.weights is not None:
+            title = f"{self.title}: weights per class (blue: for, red: against)"
+            report.weight_images(self.weights, self.image_shape, self.class_names, outputs / "weights.png", title)
+
+    def save(self, path: Path) -> None:
+        """Write them to a file."""
+        import numpy as np
+
+        told = {key: value for key, value in vars(self).items() if key not in ARRAYS}
+        arrays = {key: getattr(self, key) for key in ARRAYS if getattr(self, key) is not None}
+        np.savez(path, told=np.array(json.dumps(told)), **arrays)
+
+
+def load(path: Path) -> Pictures:
+    """Read what `Pictures.save` wrote.
+
+    Raises:
+        RecordError: it cannot be read.
+    """
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            told = json.loads(str(file["told"]))
+            return Pictures(**told, **{key: file[key] for key in file.files if key in ARRAYS})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RecordError(f"{path} cannot be read: {error}") from error
