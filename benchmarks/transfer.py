@@ -157,6 +157,7 @@ def main() -> None:
     parser.add_argument("--size-mb", type=int, default=31)
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--servers", nargs="+", default=["azurite", "moto"], help="which of them")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -173,7 +174,7 @@ def main() -> None:
             f"Start-up and imports are not counted. Bar: at least {FASTER} of the vendor's throughput, peak memory "
             f"under {PEAK_MB} MB."
         ]
-        for kind in (servers.azurite, servers.moto):
+        for kind in [getattr(servers, name) for name in options.servers]:
             home = folder / kind.__name__
             home.mkdir()
             with kind(home) as server:
