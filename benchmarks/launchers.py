@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ import common
 APPS = Path(__file__).parent / "hydra_apps"
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 PACKAGES = ("hydra-core", "submitit", "joblib", "scikit-learn")
-NETWORK_PACKAGES = ("torch", "pytorch-lightning")
+NETWORK_PACKAGES = ("torch", "torchvision", "pytorch-lightning")
 LAUNCHERS = ("hydra-submitit-launcher==1.2.0", "hydra-joblib-launcher==1.2.0")
 
 
@@ -96,7 +97,7 @@ class Environment:
     def _write(self, app: str) -> None:
         (self.folder / app).mkdir(exist_ok=True)
         shutil.copy(APPS / f"{app}.py", self.folder / app / "app.py")
-        config = f"value: ???\ndata: {self.folder / app / 'data.npz'}\n"
+        config = f"value: ???\nloader: plain\ndata: {self.folder / app / 'data.npz'}\n"
         (self.folder / app / "config.yaml").write_text(config, encoding="utf-8")
 
     def _split_digits(self) -> None:
@@ -109,12 +110,28 @@ class Environment:
         np.savez(self.folder / "digits/data.npz", train=train, test=test)
 
     def _read_mnist(self, data: str) -> None:
+        """labrun's three parts, in one file for the one side; the original files and the split for the other."""
         import numpy as np
 
         arrays = common.labrun_arrays(common.labrun_config(data, ["experiment=mnist_dnn"]))
         parts = {"train": arrays.train, "validation": arrays.validation, "test": arrays.test}
         found = {f"{name}_{axis}": getattr(part, axis) for name, part in parts.items() for axis in ("x", "y")}
-        np.savez(self.folder / "network/data.npz", **found)
+        folder = self.folder / "network"
+        np.savez(folder / "data.npz", **found)
+        raw = folder / "MNIST/raw"
+        raw.mkdir(parents=True, exist_ok=True)
+        for file in arrays.files:
+            (raw / file.name.removesuffix(".gz")).write_bytes(gzip.decompress(file.read_bytes()))
+        pixels = np.frombuffer((raw / "train-images-idx3-ubyte").read_bytes(), np.uint8, offset=16).reshape(60_000, -1)
+        places: dict[bytes, list[int]] = {}
+        for place, image in enumerate(pixels):
+            places.setdefault(image.tobytes(), []).append(place)
+        order = {
+            name: np.array([places[np.ascontiguousarray(image).tobytes()].pop() for image in part.x])
+            for name, part in parts.items()
+            if name != "test"
+        }
+        np.savez(folder / "split.npz", **order)
 
 
 def key(value: object) -> str:

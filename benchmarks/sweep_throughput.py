@@ -21,6 +21,7 @@ from launchers import Side
 
 BASIC, BASIC_ONE = "Hydra, basic", "Hydra, basic, OMP_NUM_THREADS=1"
 JOBLIB, SUBMITIT = "Hydra, joblib, n_jobs=2", "Hydra, submitit_local"
+HELPED = "the same, helped"
 FASTER_SUBMITIT, FASTER_BASIC, COST_S = 15.0, 1.5, 0.050
 FASTER_COLD, FASTER_FURTHER = 6.0, 20.0
 MEMORY_GROWTH, TIME_GROWTH = 1.05, 1.25
@@ -162,7 +163,7 @@ def lightning_part(environment: launchers.Environment, options: argparse.Namespa
         "report=none",
         f"datastore.root={Path(options.data).expanduser().resolve()}",
     ]
-    own, theirs = [], []
+    own, theirs, helped = [], [], []
     for runs in sorted(options.lightning_runs):
         seeds = f"seed={','.join(map(str, range(runs)))}"
         own.append(
@@ -170,13 +171,15 @@ def lightning_part(environment: launchers.Environment, options: argparse.Namespa
         )
     for runs in sorted(options.submitit_lightning_runs):
         seeds_only = [str(seed) for seed in range(runs)]
-        theirs.append(environment.sweep("network", SUBMITIT, seeds_only, ["hydra/launcher=submitit_local"]))
+        local = ["hydra/launcher=submitit_local"]
+        theirs.append(environment.sweep("network", SUBMITIT, seeds_only, local, one_thread=False))
+        helped.append(environment.sweep("network", HELPED, seeds_only, [*local, "loader=tensors"]))
     what = (
         "The 784-100-100-10 network on MNIST (55,000 images, batches of 128, MomentumSGD 0.01/0.9, one epoch, 5,000 to "
         "validate on, 10,000 to test on), another seed for each run. submitit_local starts all jobs at once, each with "
         "a PyTorch of its own, which 60 times would hardly fit the memory: its slope is taken between fewer runs. Its "
-        "jobs are told to use one thread, their data lie in one .npz file, and their batches are cut from tensors in "
-        "memory as labrun's are."
+        "jobs are a plain Lightning application with torchvision's MNIST and PyTorch's DataLoader; and, helped, with "
+        "what labrun does by itself: one thread for each job, batches cut from tensors in memory."
     )
     header = ["", "runs", "seconds", "seconds a run", "mean test accuracy", "others"]
     rows = [
@@ -184,23 +187,25 @@ def lightning_part(environment: launchers.Environment, options: argparse.Namespa
             side.name, str(side.runs), f"{side.time.seconds:.1f}", f"{side.time.seconds / side.runs:.2f}",
             f"{statistics.mean(side.accuracy.values()):.4f}", f"{side.time.others:.0%}",
         ]
-        for side in [*own, *theirs]
+        for side in [*own, *theirs, *helped]
     ]  # fmt: skip
-    return ["## Lightning runs", what, common.table(header, rows), lightning_verdict(own, theirs)]
+    return ["## Lightning runs", what, common.table(header, rows), lightning_verdict(own, theirs, helped)]
 
 
-def lightning_verdict(own: Sequence[Side], theirs: Sequence[Side]) -> str:
-    """Whether the claims hold."""
-    cold = (theirs[-1].time.seconds / theirs[-1].runs) / (own[0].time.seconds / own[0].runs)
+def lightning_verdict(own: Sequence[Side], theirs: Sequence[Side], helped: Sequence[Side]) -> str:
+    """Whether the claims hold, against the application as its users write it."""
+    cold = [(one[-1].time.seconds / one[-1].runs) / (own[0].time.seconds / own[0].runs) for one in (theirs, helped)]
     said = [
-        f"Claim: at least {FASTER_COLD:g} times faster for {own[0].runs} runs from cold. Measured: {cold:.1f} "
-        f"({own[0].runs} runs against {theirs[-1].runs}, per run). {held(cold >= FASTER_COLD)}"
+        f"Claim: at least {FASTER_COLD:g} times faster for {own[0].runs} runs from cold. Measured: {cold[0]:.1f} "
+        f"({own[0].runs} runs against {theirs[-1].runs}, per run); {cold[1]:.1f} against the helped one. "
+        f"{held(cold[0] >= FASTER_COLD)}"
     ]
     if len(own) > 1 and len(theirs) > 1:
-        base, mine = slope(theirs), slope(own)
+        mine, base, best = slope(own), slope(theirs), slope(helped)
         said.append(
             f"Claim: each further run at least {FASTER_FURTHER:g} times faster. Measured: {base:.2f} s against "
-            f"{mine:.2f} s, {base / mine:.1f} times. {held(base / mine >= FASTER_FURTHER)}"
+            f"{mine:.2f} s, {base / mine:.1f} times; against the helped one, which takes {best:.2f} s, "
+            f"{best / mine:.1f} times. {held(base / mine >= FASTER_FURTHER)}"
         )
     return "\n\n".join(said)
 

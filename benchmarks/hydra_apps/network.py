@@ -1,4 +1,8 @@
-"""A plain Hydra application: the 784-100-100-10 network on MNIST, one epoch by Lightning, as `labrun` trains it."""
+"""A plain Hydra application: the 784-100-100-10 network on MNIST, one epoch by Lightning, as `labrun` trains it.
+
+`loader=plain`: as its users write it, with torchvision's data set and PyTorch's DataLoader. `loader=tensors`: batches
+cut from tensors in memory, as labrun's are.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, Subset, TensorDataset
 
 
 class Classifier(pl.LightningModule):
@@ -38,18 +42,41 @@ class Classifier(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9)
 
 
-def loader(arrays: Any, part: str, sampler: Any, size: int) -> Any:
-    """Batches cut from tensors in memory."""
-    x = torch.from_numpy(arrays[part + "_x"]).float() / 255
-    data = TensorDataset(x, torch.from_numpy(arrays[part + "_y"]))
-    return DataLoader(data, sampler=BatchSampler(sampler(data), size, drop_last=False), batch_size=None)
+def plain(folder: Path) -> tuple[Any, Any, Any]:
+    """Loaders of torchvision's data set: to train on, to validate on, to test on."""
+    from torchvision.datasets import MNIST
+    from torchvision.transforms import ToTensor
+
+    train, test = (MNIST(folder, train=part, transform=ToTensor()) for part in (True, False))
+    order = np.load(folder / "split.npz")
+    return (
+        DataLoader(Subset(train, order["train"].tolist()), batch_size=128, shuffle=True),
+        DataLoader(Subset(train, order["validation"].tolist()), batch_size=1000),
+        DataLoader(test, batch_size=1000),
+    )
+
+
+def tensors(folder: Path) -> tuple[Any, Any, Any]:
+    """The same, as batches cut from tensors in memory."""
+    arrays = np.load(folder / "data.npz")
+
+    def loader(part: str, sampler: Any, size: int) -> Any:
+        x = torch.from_numpy(arrays[part + "_x"]).float() / 255
+        data = TensorDataset(x, torch.from_numpy(arrays[part + "_y"]))
+        return DataLoader(data, sampler=BatchSampler(sampler(data), size, drop_last=False), batch_size=None)
+
+    return (
+        loader("train", RandomSampler, 128),
+        loader("validation", SequentialSampler, 1000),
+        loader("test", SequentialSampler, 1000),
+    )
 
 
 @hydra.main(version_base="1.3", config_path=".", config_name="config")
 def main(config: Any) -> None:
     """One job."""
     pl.seed_everything(int(config.value))
-    arrays = np.load(config.data)
+    train, validation, test = {"plain": plain, "tensors": tensors}[config.loader](Path(config.data).parent)
     folder = Path(HydraConfig.get().runtime.output_dir)
     network = Classifier()
     trainer = pl.Trainer(
@@ -63,15 +90,14 @@ def main(config: Any) -> None:
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    trainer.fit(
-        network, loader(arrays, "train", RandomSampler, 128), loader(arrays, "validation", SequentialSampler, 1000)
-    )
+    trainer.fit(network, train, validation)
     network.eval()
+    hits, samples = 0, 0
     with torch.inference_mode():
-        hits = sum(
-            int((network.layers(x).argmax(1) == y).sum()) for x, y in loader(arrays, "test", SequentialSampler, 1000)
-        )
-    accuracy = hits / len(arrays["test_y"])
+        for x, y in test:
+            hits += int((network.layers(x).argmax(1) == y).sum())
+            samples += len(y)
+    accuracy = hits / samples
     torch.save(network.state_dict(), folder / "model.pt")
     (folder / "result.json").write_text(json.dumps({"value": config.value, "accuracy": accuracy}))
 
