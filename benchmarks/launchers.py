@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import Any
 
 import common
 
@@ -126,12 +127,12 @@ class Environment:
         places: dict[bytes, list[int]] = {}
         for place, image in enumerate(pixels):
             places.setdefault(image.tobytes(), []).append(place)
-        order = {
-            name: np.array([places[np.ascontiguousarray(image).tobytes()].pop() for image in part.x])
-            for name, part in parts.items()
-            if name != "test"
-        }
-        np.savez(folder / "split.npz", **order)
+
+        def order(part: Any) -> Any:
+            """Where a part's images stand among the training files'."""
+            return np.array([places[np.ascontiguousarray(image).tobytes()].pop() for image in part.x])
+
+        np.savez(folder / "split.npz", train=order(arrays.train), validation=order(arrays.validation))
 
 
 def key(value: object) -> str:

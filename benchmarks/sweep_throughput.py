@@ -264,7 +264,7 @@ def main() -> None:
     parser.add_argument("--skip-lightning", action="store_true", help="only the logistic regressions")
     parser.add_argument("--lightning-runs", type=int, nargs="+", default=[20, 60], help="Lightning runs in a sweep")
     parser.add_argument(
-        "--submitit-lightning-runs", type=int, nargs="+", default=[10, 20], help="the same with submitit_local"
+        "--submitit-lightning-runs", type=int, nargs="+", default=[4, 8], help="the same with submitit_local"
     )
     parser.add_argument("--long", type=int, default=0, help="also one sweep of so many runs, watching memory and time")
     parser.add_argument(

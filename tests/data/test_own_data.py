@@ -155,9 +155,10 @@ def test_runs_on_them(run_here: Runner, workspace: Path) -> None:
     record, _ = run_here("dataset=csv", f"dataset.path={workspace}/iris.csv", "dataset.std=3.0", pictures=True)
     assert record.metrics["accuracy"] > 0.9
     np.savez(workspace / "faces.npz", X=RNG.integers(0, 255, (60, 8, 8), dtype=np.uint8), y=np.tile([0, 1, 2], 20))
-    record, _ = run_here("dataset=npz", f"dataset.path={workspace}/faces.npz", "dataset.scale=255", "model=mnist_dnn",
+    record, _ = run_here("dataset=npz", "dataset.path=faces.npz", "dataset.scale=255", "model=mnist_dnn",
                          "trainer.max_epochs=1", pictures=True)  # fmt: skip
     assert record.status == "completed"
+    assert record.config["dataset"]["path"] == f"{workspace}/faces.npz", "found in the working folder"
 
 
 def test_a_sweep_reads_the_frozen_script(labrun: Command, workspace: Path) -> None:

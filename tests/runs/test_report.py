@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from labrun.runs import report
+from labrun.errors import RecordError
+from labrun.runs import pictures, report
+from labrun.runs.pictures import Pictures
 
 
 def looks_drawn(path: Path) -> bool:
@@ -47,6 +49,24 @@ def test_weight_images(tmp_path: Path, rows: int) -> None:
     weights = np.random.default_rng(0).normal(size=(rows, 64))
     names = [str(i) for i in range(max(2, rows))]
     assert looks_drawn(report.weight_images(weights, (1, 8, 8), names, tmp_path / "w.png", "t"))
+
+
+def test_what_pictures_show_travels_in_a_file(tmp_path: Path) -> None:
+    drawn = np.random.default_rng(0)
+    shown = Pictures(
+        "name (id)", "digits", ("0", "1"), 16.0, 0.5, (1, 8, 8), drawn.integers(0, 17, (30, 1, 8, 8), dtype=np.uint8),
+        np.arange(30) % 2, np.array([[5, 1], [2, 4]]), drawn.normal(size=(1, 64)),
+    )  # fmt: skip
+    shown.save(tmp_path / "shown.npz")
+    back = pictures.load(tmp_path / "shown.npz")
+    assert (back.title, tuple(back.class_names), tuple(back.image_shape)) == ("name (id)", ("0", "1"), (1, 8, 8))
+    back.draw(tmp_path)
+    drawn_files = sorted(path.name for path in (tmp_path / "outputs").glob("*.png"))
+    assert drawn_files == ["confusion_matrix.png", "samples.png", "weights.png"]
+    assert all(looks_drawn(tmp_path / "outputs" / name) for name in drawn_files)
+    (tmp_path / "shown.npz").write_bytes(b"torn")
+    with pytest.raises(RecordError, match="cannot be read"):
+        pictures.load(tmp_path / "shown.npz")
 
 
 def test_numbers_as_people_read_them() -> None:

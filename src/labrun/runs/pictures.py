@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,5 +85,5 @@ def load(path: Path) -> Pictures:
         with np.load(path, allow_pickle=False) as file:
             told = json.loads(str(file["told"]))
             return Pictures(**told, **{key: file[key] for key in file.files if key in ARRAYS})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise RecordError(f"{path} cannot be read: {error}") from error

@@ -40,7 +40,7 @@ class Npz(Reader):
     unpickled.
 
     Args:
-        path: the file, below the datastore or absolute.
+        path: the file, below the datastore or absolute (when submitted: in the working folder, too).
         regression: y is a quantity, and no class.
     """
 
@@ -129,7 +129,7 @@ class Csv(Reader):
     """A table: one column is the class, the others are numbers. The first line names the columns.
 
     Args:
-        path: the file, below the datastore or absolute.
+        path: the file, below the datastore or absolute (when submitted: in the working folder, too).
         target: the column with the class; null: the last one.
         separator: between the columns; null: found out.
         test_path: a second file with the test part.
@@ -425,5 +425,8 @@ def _place(root: Path, path: str) -> Path:
 
 def _must_exist(path: Path, key: str) -> Path:
     if not path.is_file():
-        raise MissingDataError(f"{path} does not exist: say where the file is with {key} (and datastore.root)")
+        raise MissingDataError(
+            f"{path} does not exist, nor is there such a file in the working folder: say where it is with {key} "
+            "(and datastore.root)"
+        )
     return path
