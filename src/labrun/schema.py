@@ -45,7 +45,7 @@ class Dataset:
     _target_: str
     name: str
     asset: str | None = None
-    version: str | int | None = None
+    version: str | int | float | None = None
     download: bool = True
     verify: bool = True
     validation_size: Size = 0

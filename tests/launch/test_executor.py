@@ -66,6 +66,16 @@ def test_it_is_found_by_its_name_and_never_chosen_by_itself(tmp_path: Path) -> N
     assert submitit.AutoExecutor(tmp_path / "other").cluster in ("local", "slurm")
 
 
+def test_what_cannot_be_had_is_refused(
+    executor: Callable[..., LabrunExecutor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    with pytest.raises(ValueError, match="gpus_per_node=2: visible here are 3"):
+        executor(gpus_per_node=2).submit(pow, 2, 3)
+    with pytest.raises(ValueError, match="cpus_per_task=1000: this machine has"):
+        executor(cpus_per_task=1000).submit(pow, 2, 3)
+
+
 def test_at_most_so_many_at_once(executor: Callable[..., LabrunExecutor]) -> None:
     def span() -> tuple[float, float]:
         began = time.time()

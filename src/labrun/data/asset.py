@@ -26,6 +26,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 SHORT = 12
 """So many digits of a version are shown."""
+SHORTEST = 6
+"""So many at least name one."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,13 @@ def versions(store: Datastore, name: str) -> list[Asset]:
     return [_read(store, name, int(number)) for number in sorted((n for n in numbers if n.isdigit()), key=int)]
 
 
-def find(store: Datastore, name: str, version: str | int | None = None) -> Asset | None:
+def find(store: Datastore, name: str, version: str | float | None = None) -> Asset | None:
     """A version of an asset, the newest by default; None where no asset has that name.
 
     Args:
         store: the datastore.
         name: the asset's.
-        version: its number, or the beginning of its digest.
+        version: its number, or the beginning of its digest; also where that was read as a number, as 12e4 is.
 
     Raises:
         MissingDataError: it has no such version.
@@ -105,7 +107,9 @@ def find(store: Datastore, name: str, version: str | int | None = None) -> Asset
         return _read(store, name, int(wanted))
     found = versions(store, name)
     matches = [asset for asset in found if str(asset.number) == wanted]
-    if not matches and len(wanted) >= 6:
+    if isinstance(version, float):
+        matches = [asset for asset in found if _begins_as(asset.version, version)]
+    elif not matches and len(wanted) >= SHORTEST:
         matches = [asset for asset in found if asset.version.startswith(wanted.lower())]
     if found and not matches:
         there = ", ".join(f"{asset.number} ({asset.version[:SHORT]})" for asset in found)
@@ -113,7 +117,18 @@ def find(store: Datastore, name: str, version: str | int | None = None) -> Asset
     return matches[-1] if matches else None
 
 
-def get(store: Datastore, name: str, version: str | int | None = None) -> Asset:
+def _begins_as(digest: str, number: float) -> bool:
+    """Whether a digest's beginning reads as a number."""
+    for length in range(SHORTEST, len(digest) + 1):
+        try:
+            if float(digest[:length]) == number:
+                return True
+        except ValueError:
+            continue
+    return False
+
+
+def get(store: Datastore, name: str, version: str | float | None = None) -> Asset:
     """As `find`, for an asset that must be there.
 
     Raises:

@@ -316,9 +316,14 @@ class LabrunExecutor(core.PicklingExecutor):  # type: ignore[misc]
     def _internal_process_submissions(self, delayed_submissions: Iterable[utils.DelayedSubmission]) -> list[Any]:
         parameters = self.parameters
         if self._pool is None:
-            gpus = slot_gpus(computes.visible_gpus(), parameters.get("gpus_per_node") or 0,
-                             parameters.get("runs_per_gpu") or 1)  # fmt: skip
+            wanted = parameters.get("gpus_per_node") or 0
+            visible = computes.visible_gpus() if wanted else []
+            if wanted > len(visible):
+                raise ValueError(f"gpus_per_node={wanted}: visible here are {', '.join(visible) or 'none'}")
+            gpus = slot_gpus(visible, wanted, parameters.get("runs_per_gpu") or 1)
             cpus = parameters.get("cpus_per_task") or 1
+            if cpus > computes.cores():
+                raise ValueError(f"cpus_per_task={cpus}: this machine has {computes.cores()} cores")
             parallel = parameters.get("max_parallel") or len(gpus) or max(1, computes.cores() // cpus)
             self._pool = CallPool(parameters.get("modules") or (), parallel, gpus)
         jobs = []

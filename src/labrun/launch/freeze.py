@@ -247,7 +247,8 @@ def settled(
     schema.check_secrets(kept["datastore"])
     if kept["datastore"].get("_target_", schema.LOCAL_DATASTORE) == schema.LOCAL_DATASTORE:
         kept["datastore"]["root"] = str(_absolute(kept["datastore"]["root"]))
-        _settle_files(kept["dataset"], Path(kept["datastore"]["root"]))
+        if kept.get("dataset"):
+            _settle_files(kept["dataset"], Path(kept["datastore"]["root"]))
     if kept["task"] == "script":
         scripts.settle(kept["script"], values["script"])
     parent = _settle_references(kept, overrides, root)

@@ -1,0 +1,35 @@
+"""Versions of assets, named by the beginning of their digest."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+
+from labrun.data import asset as assets
+from labrun.data.asset import Entry
+from labrun.data.datastore import LocalDatastore
+from labrun.data.reader import manifest_digest
+from labrun.errors import MissingDataError
+
+
+def entry(number: int) -> list[Entry]:
+    return [Entry("file", 1, hashlib.sha256(str(number).encode()).hexdigest())]
+
+
+def test_a_digest_that_reads_as_a_number(tmp_path: Path) -> None:
+    """On a command line `dataset.version=12e456` is a number, and no text."""
+    store = LocalDatastore("local", str(tmp_path))
+    number = next(n for n in range(100_000) if re.fullmatch(r"[1-9]\d*e\d+", _version(n)[: assets.SHORTEST]))
+    for n in (number, number + 1):
+        assets.register(store, "set", f"set{n}", entry(n), {})
+    first = assets.get(store, "set", 1)
+    assert assets.find(store, "set", float(first.version[: assets.SHORTEST])) == first
+    with pytest.raises(MissingDataError, match=r"has no version 1\.5"):
+        assets.find(store, "set", 1.5)
+
+
+def _version(number: int) -> str:
+    return manifest_digest([{"path": e.path, "size": e.size, "sha256": e.sha256} for e in entry(number)])
