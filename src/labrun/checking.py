@@ -181,6 +181,22 @@ def suggest(word: str, choices: typing.Iterable[str]) -> str:
     return f" Did you mean '{near[0]}'?" if near else ""
 
 
+UNITS = ((2**40, "TB"), (2**30, "GB"), (2**20, "MB"), (2**10, "KB"))
+
+
+def size_text(count: float) -> str:
+    """`31.0 MB`; a KB is 1,024 bytes."""
+    for unit, name in UNITS:
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count:.0f} bytes"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 file`, `4 files`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def shape_text(shape: Sequence[int]) -> str:
     """`1x28x28 (grey, 28 high, 28 wide)` for messages."""
     text = "x".join(str(size) for size in shape)

@@ -155,7 +155,7 @@ def test_metrics_files_and_download(all_kinds: Path, run: Lab) -> None:
     code, _, err = run("runs", "metrics", "a1", "--name", "lost")
     assert code == 2 and "'loss'" in err
     out = run("runs", "files", "a1")[1]
-    assert "outputs/model.bin" in out and "1.0 KB" in out
+    assert "outputs/model.bin" in out and "1000 bytes" in out
     assert run("runs", "download", "a1", "outputs/model.bin")[0] == 0
     assert (all_kinds / "test-a1111111/outputs/model.bin").read_bytes() == b"x" * 1000
     assert "there already" in run("runs", "download", "a1", "*.bin")[2]

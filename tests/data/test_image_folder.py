@@ -122,7 +122,7 @@ def test_each_kind_of_file_is_read(tmp_path: Path, suffix: str) -> None:
 def test_mixed_sizes_are_refused_with_counts_and_an_example_then_resized(tmp_path: Path) -> None:
     write_classes(tmp_path, cat=2, dog=2)
     large = write(tmp_path / "dog" / "large.png", 9, size=(30, 20))
-    with pytest.raises(DataError, match=r"4x6: 4 files, such as .*; 20x30: 1 files, such as .*large\.png") as caught:
+    with pytest.raises(DataError, match=r"4x6: 4 files, such as .*; 20x30: 1 file, such as .*large\.png") as caught:
         ImageFolder().read(tmp_path)
     assert str(large) in str(caught.value) and "dataset.image_size=" in str(caught.value)
     for size, shape in ((8, (5, 1, 8, 8)), ([4, 6], (5, 1, 4, 6))):

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from labrun.checking import counted, size_text
 from labrun.data import asset as assets
 from labrun.data import datastore as datastores
 from labrun.data import transfer
 from labrun.data.asset import SHORT, Asset, Entry
 from labrun.data.datastore import Datastore, clean
-from labrun.data.progress import Shown, size_text
+from labrun.data.progress import Shown
 from labrun.errors import ConfigError, CorruptDataError, MissingDataError
 from labrun.launch import inputs
 from labrun.runs import report, store
@@ -116,7 +117,7 @@ def upload(options: argparse.Namespace) -> int:
         print(f"{view.summary} to {_where(place, target)}{same}")
     if options.name is not None:
         asset, new = assets.register(place, options.name, target, entries, tokens)
-        print(f"{'registered' if new else 'registered already:'} {asset.title}, {asset.files:,} files, "
+        print(f"{'registered' if new else 'registered already:'} {asset.title}, {counted(asset.files, 'file')}, "
               f"{size_text(asset.bytes)}")  # fmt: skip
         print(f"  labrun dataset.asset={asset.name} dataset.version={asset.number} "
               f"datastore={options.datastore or inputs.default_name()}")  # fmt: skip

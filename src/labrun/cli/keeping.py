@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from labrun import checking
 from labrun.cli import selecting
 from labrun.errors import RecordError
 from labrun.launch import canceling, query
@@ -100,14 +101,14 @@ def _is_link(root: Path, name: str) -> bool:
 
 
 def _count(going: Sequence[Pair]) -> str:
-    return "1 run" if len(going) == 1 else f"{len(going)} runs"
+    return checking.counted(len(going), "run")
 
 
 def _list(going: Sequence[Pair], shown: Shown) -> None:
     rows = []
     for run_dir, record in going:
         old = report.duration(records.seconds_between(record.created, records.now()))
-        size = files.size_text(removing.folder_size(run_dir))
+        size = checking.size_text(removing.folder_size(run_dir))
         rows.append((record.id, record.name, shown.once(run_dir, record), old, size, str(run_dir)))
     if rows:
         print("\n".join(report.columns([("id", "experiment", "status", "age", "size", "folder"), *rows])))
@@ -146,7 +147,7 @@ def gc(options: argparse.Namespace) -> int:
         print(f"stays: run {why.run.id}: {why.text}")
     waste = removing.garbage(root, listing, [run_dir for run_dir, _ in going])
     for item in waste:
-        print(f"{item.path}  {files.size_text(item.size)}  {item.what}")
+        print(f"{item.path}  {checking.size_text(item.size)}  {item.what}")
     if not going and not waste:
         print("nothing to remove")
         return 0
@@ -157,7 +158,7 @@ def gc(options: argparse.Namespace) -> int:
     for item in waste:
         removing.clear(item)
     if waste:
-        print(f"removed {len(waste)} other folders, {files.size_text(sum(item.size for item in waste))}")
+        print(f"removed {len(waste)} other folders, {checking.size_text(sum(item.size for item in waste))}")
     return 0
 
 
@@ -216,7 +217,7 @@ def export(options: argparse.Namespace) -> int:
         f"labrun-{chosen[0][1].id}{'' if len(chosen) == 1 else f'-and-{len(chosen) - 1}'}.tar.gz"
     )
     count = moving.export(store.workspace(), chosen, files.ready(target))
-    print(f"{_count(chosen)}, {count} files, {files.size_text(target.stat().st_size)}: {target}")
+    print(f"{_count(chosen)}, {checking.counted(count, 'file')}, {checking.size_text(target.stat().st_size)}: {target}")
     return 0
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from labrun import checking
 from labrun.cli import selecting
 from labrun.launch import query
 from labrun.launch.query import Pair, Shown
@@ -167,5 +168,9 @@ def _rows(run_dir: Path, record: Record, status: str) -> Iterator[tuple[str, str
 def _data(data: dict[str, Any]) -> str:
     name = data.get("name") or data.get("input") or data.get("asset") or "?"
     digest = str(data.get("digest", ""))[:12]
-    sizes = f"{data['files']} files, {data['bytes']:,} bytes" if "bytes" in data and "files" in data else ""
+    sizes = (
+        f"{checking.counted(data['files'], 'file')}, {data['bytes']:,} bytes"
+        if "bytes" in data and "files" in data
+        else ""
+    )
     return "  ".join(part for part in (str(name), digest, sizes, str(data.get("path", ""))) if part)

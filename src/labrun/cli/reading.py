@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from labrun import checking
 from labrun.checking import suggest
 from labrun.cli import selecting
 from labrun.errors import RecordError
@@ -115,7 +116,7 @@ def list_files(options: argparse.Namespace) -> int:
                 print(json.dumps({"run": record.id, "file": name, "bytes": size}))
             continue
         print(f"{record.name}  {record.id}  {run_dir}")
-        rows = [(f"  {name}", files.size_text(size)) for name, size in found.items()]
+        rows = [(f"  {name}", checking.size_text(size)) for name, size in found.items()]
         print("\n".join(report.columns(rows)) if rows else "  no files")
     return 0
 
@@ -128,7 +129,7 @@ def download(options: argparse.Namespace) -> int:
         target = options.output or Path(f"{record.name}-{record.id}")
         target = target / f"{record.name}-{record.id}" if options.output and len(chosen) > 1 else target
         copied = files.copy(run_dir, record, patterns, target, options.force)
-        print(f"{len(copied)} files of run {record.id} in {target}")
+        print(f"{checking.counted(len(copied), 'file')} of run {record.id} in {target}")
     return 0
 
 

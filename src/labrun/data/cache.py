@@ -24,9 +24,10 @@ from typing import Any
 
 from filelock import FileLock
 
+from labrun.checking import size_text
 from labrun.data import digests, transfer
 from labrun.data.datastore import Datastore, Heard
-from labrun.data.progress import Quiet, size_text
+from labrun.data.progress import Quiet
 from labrun.errors import CorruptDataError, DataError
 from labrun.runs import record as records
 

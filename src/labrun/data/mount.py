@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from labrun.checking import counted, size_text
 from labrun.data import asset as assets
 from labrun.data import datastore as datastores
 from labrun.data import digests
 from labrun.data.asset import Asset, Entry
 from labrun.data.cache import Cache, Wanted
 from labrun.data.datastore import Datastore, Found, clean
-from labrun.data.progress import size_text
 from labrun.data.reader import Reader
 from labrun.data.transfer import WORKERS
 from labrun.errors import CorruptDataError, MissingDataError
@@ -173,7 +173,7 @@ class Mounting:
             found = Mounted(self._in_place(self.store, asset), asset, 0, self.store.name)
         else:
             found = self._cached(asset)
-        of = "" if asset is None else f"; {asset.title}, {asset.files:,} files, {size_text(asset.bytes)}"
+        of = "" if asset is None else f"; {asset.title}, {counted(asset.files, 'file')}, {size_text(asset.bytes)}"
         moved = "in place, 0 bytes moved" if self.store.is_local else f"{size_text(found.moved)} moved"
         log.info("%s Mounted at %s (%s in %.1f s%s)", what, found.path, moved, time.monotonic() - began, of)
         if there := _what_lies_in(found.path):

@@ -8,7 +8,7 @@ import time
 from types import TracebackType
 from typing import Any, Protocol
 
-UNITS = ((2**40, "TB"), (2**30, "GB"), (2**20, "MB"), (2**10, "KB"))
+from labrun.checking import counted, size_text
 
 
 class View(Protocol):
@@ -105,14 +105,4 @@ class Shown(Quiet):
         """`9 files, 279.0 MB in 3.1 s (90.0 MB/s)`."""
         seconds = max(time.monotonic() - self._began, 1e-3)
         rate = f" ({size_text(self.bytes / seconds)}/s)" if self.bytes else ""
-        return (
-            f"{self.files} {'file' if self.files == 1 else 'files'}, {size_text(self.bytes)} in {seconds:.1f} s{rate}"
-        )
-
-
-def size_text(count: float) -> str:
-    """`31.0 MB`; a KB is 1,024 bytes."""
-    for unit, name in UNITS:
-        if count >= unit:
-            return f"{count / unit:.1f} {name}"
-    return f"{count:.0f} bytes"
+        return f"{counted(self.files, 'file')}, {size_text(self.bytes)} in {seconds:.1f} s{rate}"

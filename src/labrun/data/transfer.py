@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from labrun.checking import size_text
 from labrun.data import digests
 from labrun.data.asset import Entry
 from labrun.data.datastore import PARTIAL, Datastore, Found, Heard, free_bytes
-from labrun.data.progress import View, size_text
+from labrun.data.progress import View
 from labrun.errors import CorruptDataError, DataError, MissingDataError
 from labrun.runs.store import state_folder, workspace
 

@@ -112,12 +112,3 @@ def ready(path: Path) -> Path:
     except OSError as error:
         raise RecordError(f"cannot write to {path.parent}: {error.strerror or error}") from error
     return path
-
-
-def size_text(size: float) -> str:
-    """A size as people read it."""
-    for unit in ("B", "KB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return ""

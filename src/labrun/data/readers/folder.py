@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from labrun import checking
 from labrun.data.arrays import AnyArray, Part, RawData
 from labrun.data.reader import Reader
 from labrun.data.readers.checks import is_absolute
@@ -99,7 +100,10 @@ class ImageFolder(Reader):
             example.setdefault(size, path)
             example.setdefault(mode, path)
         if len(sizes) > 1 and not self.size:
-            listing = "; ".join(f"{h}x{w}: {n} files, such as {example[(h, w)]}" for (h, w), n in sizes.most_common(5))
+            listing = "; ".join(
+                f"{h}x{w}: {checking.counted(n, 'file')}, such as {example[(h, w)]}"
+                for (h, w), n in sizes.most_common(5)
+            )
             raise DataError(
                 f"the images differ in size (height x width): {listing}. Say what all should become, for example "
                 f"dataset.image_size={_as_option(sizes.most_common(1)[0][0])}"
