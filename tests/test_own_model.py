@@ -50,6 +50,45 @@ class Mine(pl.LightningModule):
 """
 
 
+TEMPLATE = """
+import torch
+import pytorch_lightning as pl
+from torch import nn
+
+
+class Lit(pl.LightningModule):
+    def __init__(self, num_classes, optimizer, scheduler, width=16):
+        super().__init__()
+        self.save_hyperparameters()
+        self.layers = nn.Sequential(nn.Flatten(), nn.LazyLinear(width), nn.ReLU(), nn.Linear(width, num_classes))
+
+    def forward(self, x):
+        return self.layers(x)
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", nn.functional.cross_entropy(self(batch[0]), batch[1]))
+
+    def configure_optimizers(self):
+        optimizer = self.hparams.optimizer(params=self.parameters())
+        print("optimizer", type(optimizer).__name__, optimizer.param_groups[0]["lr"])
+        if self.hparams.scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": self.hparams.scheduler(optimizer=optimizer)}
+"""
+LIT_YAML = """
+defaults:
+  - optimizer: adam
+  - scheduler: none
+  - _self_
+_target_: lit.Lit
+width: 16
+lr: 0.01
+"""
+
+
 def write(workspace: Path, name: str, code: str, config: str) -> None:
     (workspace / f"{name}.py").write_text(code)
     (workspace / "conf" / "model").mkdir(parents=True, exist_ok=True)
@@ -91,6 +130,19 @@ def test_a_lightning_module_of_ones_own(labrun: Command, workspace: Path) -> Non
                      "callbacks=early_stopping")  # fmt: skip
     assert watched.returncode == 2 and "Traceback" not in watched.stderr
     assert "trainer.monitor=val_f1" in watched.stderr and "It logs my_loss" in watched.stderr
+
+
+def test_a_module_in_the_manner_of_lightning_hydra_template(labrun: Command, workspace: Path) -> None:
+    """It takes the optimizer and the scheduler, notes all its arguments, and its checkpoints can be read again."""
+    write(workspace, "lit", TEMPLATE, LIT_YAML)
+    common = ("model=lit", "dataset.validation_size=0.2", "tracking=none", "report=none", "model/scheduler=step")
+    done = labrun(*common, "trainer.max_epochs=2", "callbacks=early_stopping", "trainer.evaluate=best", "model.lr=0.02")
+    assert done.returncode == 0, done.stderr
+    assert "optimizer Adam 0.02" in done.stdout and "Scoring the best epoch's weights" in done.stdout + done.stderr
+    on = labrun(*common, "trainer.max_epochs=3", "trainer.resume=last", "model.lr=0.02")
+    assert on.returncode == 0, on.stderr
+    again = labrun("task=evaluate", "from=last", "trusted=[lit.Lit]", "tracking=none", "report=none")
+    assert again.returncode == 0, again.stderr
 
 
 def test_a_bug_in_ones_own_model_shows_where(labrun: Command, workspace: Path) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
+from omegaconf import Container, OmegaConf
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_only
 
 from labrun.runs import context, recording
@@ -84,6 +88,32 @@ class LeaveWhenAsked(pl.Callback):
                 os.replace(partial, self._path)
             log.info("Asked to make room: saved after step %d", trainer.global_step)
             raise recording.Preempted("asked to make room")
+
+
+class PlainCheckpoints(TorchCheckpointIO):
+    """Writes checkpoints that can be read without unpickling anybody's classes.
+
+    What a module's `save_hyperparameters` noted is kept as far as it is plain values: the run's config holds it all.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """As Lightning's own."""
+        for part in ("hyper_parameters", "datamodule_hyper_parameters"):
+            values = checkpoint.get(part)
+            if isinstance(values, Container):
+                checkpoint.pop("hparams_type", None)
+                values = OmegaConf.to_container(values, resolve=True)
+            if isinstance(values, Mapping):
+                checkpoint[part] = {key: value for key, value in values.items() if _is_plain(value)}
+        super().save_checkpoint(checkpoint, path, storage_options)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return type(value) is dict and all(map(_is_plain, [*value.keys(), *value.values()]))
+    if isinstance(value, list | tuple):
+        return type(value) in (list, tuple) and all(map(_is_plain, value))
+    return value is None or type(value) in (str, int, float, bool, torch.Tensor)
 
 
 class RecordLogger(pl.loggers.logger.Logger):

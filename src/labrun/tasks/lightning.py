@@ -29,8 +29,9 @@ from labrun.errors import ConfigError, DataError, UnfitError
 from labrun.models.network import Network
 from labrun.runs import context, recording
 from labrun.runs.record import RunPaths
-from labrun.tasks.callbacks import LeaveWhenAsked, RecordLogger
-from labrun.tasks.task import Scores, Task, confusion
+from labrun.tasks import task as tasks
+from labrun.tasks.callbacks import LeaveWhenAsked, PlainCheckpoints, RecordLogger
+from labrun.tasks.task import Scores, Task, confusion, is_named
 
 log = logging.getLogger(__name__)
 
@@ -108,14 +109,13 @@ class Classifier(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         lr = self._model_node.get("lr")
         node = self._model_node.get("optimizer") or {**DEFAULT_OPTIMIZER, "lr": lr or DEFAULT_LR}
-        optimizer = schema.build({"_partial_": True, **node}, "model.optimizer")(self.parameters())
+        optimizer = tasks.optimizer_of(node)(self.parameters())
         scheduler = self._model_node.get("scheduler")
-        if not scheduler or not scheduler.get("_target_"):
+        made = tasks.scheduler_of(scheduler, self._max_epochs)
+        if made is None:
             return optimizer
-        node = {"_partial_": True, **scheduler}
-        interval = node.pop("interval", "epoch")
-        made = schema.build(node, "model.scheduler", T_max=self._max_epochs)(optimizer)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": made, "interval": interval}}
+        interval = scheduler.get("interval", "epoch")
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": made(optimizer), "interval": interval}}
 
 
 class _Running:
@@ -240,14 +240,16 @@ class NetworkTask(Task):
             monitor = "val_loss" if has_validation else "train_loss"
         loggers: list[Any] = [RecordLogger()] if own else []
         loggers += [
-            make_logger(node, name, paths) for name, node in (self._config.get("logger") or {}).items() if _named(node)
+            make_logger(node, name, paths)
+            for name, node in (self._config.get("logger") or {}).items()
+            if is_named(node)
         ]
         callbacks = [
             schema.build(
                 node, f"callbacks.{name}", monitor=monitor, mode=_mode(monitor), dirpath=str(paths.checkpoints)
             )
             for name, node in (self._config.get("callbacks") or {}).items()
-            if _named(node)
+            if is_named(node)
         ]
         callbacks.append(LeaveWhenAsked(paths.checkpoints / "last.ckpt"))
         limits = {k: settings[k] for k in LIMITS if settings.get(k) is not None}
@@ -276,7 +278,7 @@ class NetworkTask(Task):
 
     def _loader(self, part: Part, arrays: Arrays, train: bool, shared: bool = True) -> BatchLoader:
         node = self._config["dataset"].get("augmentation")
-        augmentation = schema.build(node, "dataset.augmentation") if train and _named(node) else None
+        augmentation = schema.build(node, "dataset.augmentation") if train and is_named(node) else None
         size = int(self._settings["batch_size" if train else "eval_batch_size"])
         return BatchLoader(
             part, arrays.scaling, size, shuffle=train, seed=int(self._config["seed"]), augmentation=augmentation,
@@ -362,7 +364,7 @@ def _ranks(compute: Mapping[str, Any]) -> int:
 
 def _processes(compute: Mapping[str, Any]) -> dict[str, Any]:
     """How many processes train together. Never as Lightning's own Slurm support has it: it would requeue by itself."""
-    own: dict[str, Any] = {"plugins": [LightningEnvironment()]}
+    own: dict[str, Any] = {"plugins": [LightningEnvironment(), PlainCheckpoints()]}
     if _ranks(compute) > 1:
         return own | {"strategy": "ddp", "num_nodes": compute["nodes"], "devices": compute["tasks_per_node"]}
     if compute.get("gpus_per_run", 0) > 1:
@@ -382,10 +384,6 @@ QUIET = (
     r".*You defined a `validation_step` but have no `val_dataloader`.*",
 )
 """Lightning's advice that does not apply: batches come from memory, and a run's folder is its own."""
-
-
-def _named(node: Any) -> bool:
-    return isinstance(node, Mapping) and bool(node.get("_target_"))
 
 
 def _mode(monitor: str) -> str:

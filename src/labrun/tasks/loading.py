@@ -51,7 +51,8 @@ def network(file: Path, card: Mapping[str, Any], trusted: Sequence[str] | None) 
     if "lr" not in schema.parameters(schema.locate(str(card["target"]), "model")):
         node.pop("lr", None)
     network = schema.build(
-        node, "model", input_shape=tuple(card["input_shape"]), num_classes=len(card["class_names"])
+        node, "model", input_shape=tuple(card["input_shape"]), num_classes=len(card["class_names"]),
+        optimizer=None, scheduler=None,
     )  # fmt: skip
     load_weights(network, file)
     return network.eval()

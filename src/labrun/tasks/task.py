@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -86,9 +86,36 @@ def make(config: Mapping[str, Any], arrays: Arrays) -> Task:
     model = schema.build(
         own, "model", input_shape=arrays.input_shape, num_classes=arrays.num_classes, seed=int(config["seed"]),
         is_regression=arrays.num_classes == 0, is_sparse=hasattr(arrays.train.x, "toarray"),
-        columns=_columns(arrays),
+        columns=_columns(arrays), **_training_parts(target, config),
     )  # fmt: skip
     return wrap(model, config, arrays)
+
+
+def _training_parts(target: Callable[..., Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """For a module that trains by itself, and asks for them: the optimizer and the scheduler of its config."""
+    known, node = schema.parameters(target), config["model"]
+    if not {"optimizer", "scheduler"} & set(known) or not is_named(node.get("optimizer")):
+        return {}
+    epochs = int(config["trainer"]["max_epochs"])
+    return {"optimizer": optimizer_of(node["optimizer"]), "scheduler": scheduler_of(node.get("scheduler"), epochs)}
+
+
+def is_named(node: Any) -> bool:
+    """Whether a node says what is to be built."""
+    return isinstance(node, Mapping) and bool(node.get("_target_"))
+
+
+def optimizer_of(node: Mapping[str, Any]) -> Any:
+    """What makes an optimizer, when called with the parameters that it is to change."""
+    return schema.build({"_partial_": True, **node}, "model.optimizer")
+
+
+def scheduler_of(node: Mapping[str, Any] | None, max_epochs: int) -> Any:
+    """What makes a scheduler, when called with its optimizer; None where the learning rate stays."""
+    if not is_named(node):
+        return None
+    own = {key: value for key, value in (node or {}).items() if key != "interval"}
+    return schema.build({"_partial_": True, **own}, "model.scheduler", T_max=max_epochs)
 
 
 def is_pipeline(node: Mapping[str, Any]) -> bool:
