@@ -22,8 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from labrun.checking import size_text
 from labrun.data import digests, transfer
 from labrun.data.datastore import Datastore, Heard
@@ -308,6 +306,8 @@ class Cache:
 
     @contextlib.contextmanager
     def _lock(self, name: str) -> Iterator[None]:
+        from filelock import FileLock  # watches every fork and every opened file of a process that has loaded it
+
         with FileLock(self.root / "locks" / f"{name[:40]}.lock", thread_local=False):
             yield
 

@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from labrun.errors import ConfigError
 from labrun.runs import store
 
@@ -55,6 +53,8 @@ def prepare(script: Mapping[str, Any]) -> None:
         scripts.check_interpreter(scripts.interpreter(str(script["python"])) or str(script["python"]))
     if not script.get("requirements"):
         return
+    from filelock import FileLock
+
     file = Path(str(script["requirements"])).expanduser().resolve()
     digest = digest_of(file)
     target = store.environment_folder(digest)
