@@ -6,7 +6,7 @@ import functools
 import inspect
 import logging
 import typing
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from labrun.checking import suggest
@@ -43,7 +43,10 @@ def signature(target: Callable[..., Any]) -> inspect.Signature | None:
 
     Kept: where Python has to parse it, it touches every loaded module, and a forked process then copies their pages.
     """
-    return _signature(target) if isinstance(target, Hashable) else _signature.__wrapped__(target)
+    try:
+        return _signature(target)
+    except TypeError:  # it cannot be hashed
+        return _signature.__wrapped__(target)
 
 
 @functools.cache
@@ -58,6 +61,12 @@ def parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     """The parameters of a target, by name; empty where Python cannot tell."""
     found = signature(target)
     return {} if found is None else found.parameters
+
+
+def must_be_given(target: Callable[..., Any], name: str) -> bool:
+    """Whether a target has a parameter of that name, without a default."""
+    found = parameters(target).get(name)
+    return found is not None and found.default is inspect.Parameter.empty
 
 
 def build(node: Mapping[str, Any], key: str, *args: Any, **offered: Any) -> Any:

@@ -12,8 +12,11 @@ import pytest
 from sklearn.datasets import load_iris
 
 from conftest import Command, Runner
-from labrun.data import reader
+from labrun.data import asset as assets
+from labrun.data import reader, transfer
 from labrun.data.arrays import Arrays
+from labrun.data.datastore import LocalDatastore
+from labrun.data.progress import Quiet
 from labrun.errors import ConfigError, DataError, MissingDataError
 
 RNG = np.random.default_rng(0)
@@ -159,6 +162,16 @@ def test_runs_on_them(run_here: Runner, workspace: Path) -> None:
                          "trainer.max_epochs=1", pictures=True)  # fmt: skip
     assert record.status == "completed"
     assert record.config["dataset"]["path"] == f"{workspace}/faces.npz", "found in the working folder"
+
+
+def test_an_asset_comes_before_a_file_of_the_working_folder(run_here: Runner, workspace: Path) -> None:
+    write_iris(workspace / "iris.csv")
+    store = LocalDatastore("local", str(workspace / "data"))
+    entries, tokens, _ = transfer.upload(store, workspace / "iris.csv", "tables", False, Quiet())
+    assets.register(store, "csv", "tables", entries, tokens)
+    (workspace / "iris.csv").write_text("a,b\n1,x\n")
+    record, _ = run_here("dataset=csv", "dataset.path=iris.csv", "dataset.std=3.0")
+    assert record.data[0]["asset"] == "csv" and record.config["dataset"]["path"] == "iris.csv"
 
 
 def test_a_sweep_reads_the_frozen_script(labrun: Command, workspace: Path) -> None:

@@ -90,7 +90,7 @@ def find(store: Datastore, name: str, version: str | float | None = None) -> Ass
     Args:
         store: the datastore.
         name: the asset's.
-        version: its number, or the beginning of its digest; also where that was read as a number, as 12e4 is.
+        version: its number, or the beginning of its digest; also where that was read as a number, as 12e456 is.
 
     Raises:
         MissingDataError: it has no such version.
@@ -109,6 +109,11 @@ def find(store: Datastore, name: str, version: str | float | None = None) -> Ass
     matches = [asset for asset in found if str(asset.number) == wanted]
     if isinstance(version, float):
         matches = [asset for asset in found if _begins_as(asset.version, version)]
+        if len({asset.version for asset in matches}) > 1:
+            raise MissingDataError(
+                f"asset '{name}' in datastore '{store.name}': the version was read as the number {wanted}, and more "
+                "than one version begins so. Give the version's number, or quote the beginning of its digest"
+            )
     elif not matches and len(wanted) >= SHORTEST:
         matches = [asset for asset in found if asset.version.startswith(wanted.lower())]
     if found and not matches:

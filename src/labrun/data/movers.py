@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, Protocol
 
 from labrun.data.datastore import CHUNK_BYTES, Heard
+from labrun.errors import DataError
 
 RANGE_BYTES = 4 * CHUNK_BYTES
 """What is asked for in one request where a file is read in ranges."""
 TRIES = 4
-"""How often a range whose transfer broke off is gone on with."""
+"""So many transfers in a row may break off before a single byte has come."""
+
+CHANGED, EMPTY = 412, 416
+"""What a server answers if a file is another one now, or has not the bytes that are asked for."""
 
 
 class Mover(Protocol):
@@ -57,45 +62,93 @@ class AzureMover:
 
     def fetch(self, path: str, target: BinaryIO, streams: int, heard: Heard) -> None:
         """As `Mover.fetch`. What comes goes to the disk as it comes; the library's own way keeps it three times."""
-        blob = self._blob(path)
-        found = blob.get_blob_properties()
-
-        def move(start: int) -> None:
-            _fetch_range(blob, found.etag, start, min(found.size, start + RANGE_BYTES), target.fileno(), heard)
-
-        with ThreadPoolExecutor(max(1, streams)) as pool:
-            list(pool.map(move, range(0, found.size, RANGE_BYTES)))
+        fetching = _Fetching(self._blob(path), target.fileno(), heard)
+        if streams <= 1:
+            fetching.move(0, None)
+            return
+        fetching.move(0, RANGE_BYTES)
+        with ThreadPoolExecutor(streams) as pool:
+            starts = range(RANGE_BYTES, fetching.size, RANGE_BYTES)
+            list(pool.map(lambda start: fetching.move(start, min(fetching.size, start + RANGE_BYTES)), starts))
 
     def _blob(self, path: str) -> Any:
         container, _, name = path.partition("/")
         return self._client.get_blob_client(container, name)
 
 
-def _fetch_range(blob: Any, etag: str, start: int, end: int, descriptor: int, heard: Heard) -> None:
-    """Write the bytes from `start` to `end` of a blob to the same place of a file.
+class _Fetching:
+    """A blob on its way to a local file; ranges of it may be on their way at the same time.
 
-    Raises:
-        AzureError: it cannot be read, or was changed meanwhile.
+    Args:
+        blob: the library's client of it.
+        descriptor: of the file, open for writing.
+        heard: is told how many bytes have come.
     """
-    from azure.core.exceptions import AzureError, ServiceResponseError
 
-    # The generated client: `download_blob` reads whole chunks into memory before it gives them away.
-    operations, left = blob._client.blob, TRIES
-    while start < end:
-        try:
-            for piece in operations.download(
-                range=f"bytes={start}-{end - 1}", headers={"If-Match": etag}, decompress=False
-            ):
-                os.pwrite(descriptor, piece, start)
-                start += len(piece)
-                heard(len(piece))
-            if start < end:
+    def __init__(self, blob: Any, descriptor: int, heard: Heard) -> None:
+        # The generated client: `download_blob` reads whole chunks into memory before it gives them away.
+        self._download = blob._client.blob.download
+        self._name, self._descriptor, self._heard = blob.blob_name, descriptor, heard
+        self._etag: str | None = None
+        self.size = 0
+        """Of the whole blob; known once anything has come."""
+
+    def move(self, start: int, end: int | None) -> None:
+        """Write what lies from `start` to `end` (None: to its end) to the same place of the file.
+
+        Raises:
+            AzureError: it cannot be read.
+            DataError: it was changed meanwhile.
+        """
+        from azure.core.exceptions import HttpResponseError, ServiceResponseError
+        from urllib3.exceptions import HTTPError
+
+        left = TRIES
+        while left:
+            pieces = self._ask(start, end)
+            end = self.size if end is None else min(end, self.size)
+            begun = start
+            try:
+                for piece in pieces:
+                    self._write(piece, start)
+                    start += len(piece)
+                    self._heard(len(piece))
+                if start >= end:
+                    return
                 raise ServiceResponseError(f"the transfer ended {end - start} bytes early")
-        except AzureError as error:
-            left -= 1
-            if not left or getattr(error, "status_code", None) is not None:
-                raise
-            time.sleep(0.5)
+            except (HttpResponseError, ServiceResponseError, HTTPError):
+                left = left - 1 if start == begun else TRIES
+                if not left:
+                    raise
+                self._heard(0)  # it says if there is no more need
+                time.sleep(0.5)
+
+    def _ask(self, start: int, end: int | None) -> Iterator[bytes]:
+        """Ask for a range, or all of it; size and ETag are known then."""
+        from azure.core.exceptions import HttpResponseError
+
+        given: dict[str, Any] = {"headers": {"If-Match": self._etag}} if self._etag else {}
+        if start or end is not None:
+            given["range"] = f"bytes={start}-{'' if end is None else end - 1}"
+        try:
+            headers, pieces = self._download(decompress=False, cls=lambda _, body, headers: (headers, body), **given)
+        except HttpResponseError as error:
+            if error.status_code == EMPTY and start == 0:
+                return iter(())
+            if error.status_code == CHANGED:
+                raise DataError(f"{self._name} was changed while it was read: try again") from error
+            raise
+        self._etag = str(headers["ETag"])
+        ranged = headers.get("Content-Range")
+        self.size = int(str(ranged).rpartition("/")[2]) if ranged else int(headers["Content-Length"])
+        found: Iterator[bytes] = pieces
+        return found
+
+    def _write(self, piece: bytes, place: int) -> None:
+        rest = memoryview(piece)
+        while rest:
+            written = os.pwrite(self._descriptor, rest, place)
+            rest, place = rest[written:], place + written
 
 
 class S3Mover:

@@ -248,7 +248,7 @@ def settled(
     if kept["datastore"].get("_target_", schema.LOCAL_DATASTORE) == schema.LOCAL_DATASTORE:
         kept["datastore"]["root"] = str(_absolute(kept["datastore"]["root"]))
         if kept.get("dataset"):
-            _settle_files(kept["dataset"], Path(kept["datastore"]["root"]))
+            inputs.settle_files(kept["dataset"], values["datastore"])
     if kept["task"] == "script":
         scripts.settle(kept["script"], values["script"])
     parent = _settle_references(kept, overrides, root)
@@ -273,17 +273,6 @@ def _absolute(path: str) -> str | Path:
     if "${" in path:
         return path
     return Path(path).expanduser().resolve()
-
-
-def _settle_files(dataset: dict[str, Any], root: Path) -> None:
-    """A person's own file that is not in the datastore, and lies in the working folder: that one is meant."""
-    if not str(dataset.get("_target_", "")).startswith("labrun.data.readers.") or dataset.get("asset"):
-        return
-    for key in ("path", "test_path"):
-        given = dataset.get(key)
-        if isinstance(given, str) and "${" not in given and not (root / given).exists():
-            here = Path.cwd() / given
-            dataset[key] = str(here) if here.is_file() else given
 
 
 def _tags(tags: Any) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,29 @@ def settle(config: dict[str, Any], pinned: dict[str, Any] | None = None) -> None
         looked = _look(there[OWN], there["dataset"], made, pinned)
         if looked is not None:
             config["dataset"]["version"] = looked
+
+
+def settle_files(dataset: dict[str, Any], node: Mapping[str, Any]) -> None:
+    """A person's own file that is not in the datastore, and lies in the working folder: that one is meant.
+
+    Args:
+        dataset: the data set's node; changed in place.
+        node: its datastore's, resolved.
+    """
+    if not str(dataset.get("_target_", "")).startswith("labrun.data.readers."):
+        return
+    if dataset.get("asset") or dataset.get("version") is not None:
+        return
+    given = {key: str(dataset[key]) for key in ("path", "test_path") if isinstance(dataset.get(key), str)}
+    here = {key: Path.cwd() / path for key, path in given.items() if "${" not in path and Path(path).is_file()}
+    if not here or node.get("_target_", schema.LOCAL_DATASTORE) != schema.LOCAL_DATASTORE:
+        return
+    from labrun.data import asset, datastore
+
+    root = Path(str(node["root"])).expanduser()
+    if asset.find(datastore.make({**node, "root": str(root.resolve())}), str(dataset["name"])) is not None:
+        return
+    dataset.update({key: str(path) for key, path in here.items() if not (root / given[key]).exists()})
 
 
 def _look(node: dict[str, Any], dataset: dict[str, Any], made: Any, pinned: dict[str, Any]) -> int | None:

@@ -19,7 +19,7 @@ from labrun.data import datastore as datastores
 from labrun.data import mount, reader
 from labrun.data.arrays import AnyArray, Arrays, Part
 from labrun.errors import ConfigError, DataError, MissingDataError
-from labrun.launch import conf
+from labrun.launch import conf, inputs
 from labrun.runs import report
 
 KINDS = ("Mnist", "Cifar10", "Npz", "Csv", "ImageFolder")
@@ -142,6 +142,7 @@ def _read(name: str, datastore: Mapping[str, Any], keys: Sequence[str]) -> Array
             if problems:
                 raise ConfigError(problems)
             config = execute.here({"dataset": node | ({"version": version} if version else {}), "datastore": datastore})
+            inputs.settle_files(config["dataset"], config["datastore"])
             return execute.arrays_of(config)
     return _asset(plain, version, datastore)
 

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -159,7 +160,8 @@ class LocalPool:
         """
         if self._draws and not self._ready:  # while the server imports, there is nothing else to do
             self._draws = False
-            report.warm()
+            with contextlib.suppress(Exception):  # what is wrong with matplotlib is told when pictures are drawn
+                report.warm()
         self._fill()
         self._obey()
         ended, self._canceled = self._canceled, []
@@ -178,12 +180,9 @@ class LocalPool:
         return ended
 
     def draw(self, run_dir: Path, timeout_s: float = 120.0) -> bool:
-        """Draw a finished run's pictures; whether it worked.
+        """Draw a finished run's pictures; whether it worked: else the run's log says why not.
 
         What they show is gathered in a process of the pool, which has the libraries that its model needs.
-
-        Raises:
-            RecordError: what was gathered cannot be read.
         """
         file = run_dir / ".pictures.npz"
         try:
@@ -191,8 +190,13 @@ class LocalPool:
                 return False
             pictures.load(file).draw(run_dir)
             return True
+        except Exception:  # noqa: BLE001 - a sweep's end must not hang on matplotlib's settings
+            with contextlib.suppress(OSError), open(run_dir / "driver.log", "a", encoding="utf-8") as output:
+                output.write(traceback.format_exc())
+            return False
         finally:
-            file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                file.unlink(missing_ok=True)
 
     def _gather(self, run_dir: Path, file: Path, timeout_s: float) -> bool:
         if self._channel is None:

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.accelerators import XLAAccelerator
 from pytorch_lightning.plugins.environments import LightningEnvironment  # type: ignore[attr-defined]
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
@@ -364,7 +365,9 @@ def _ranks(compute: Mapping[str, Any]) -> int:
 
 def _processes(compute: Mapping[str, Any]) -> dict[str, Any]:
     """How many processes train together. Never as Lightning's own Slurm support has it: it would requeue by itself."""
-    own: dict[str, Any] = {"plugins": [LightningEnvironment(), PlainCheckpoints()]}
+    # On a TPU Lightning takes no other way of writing checkpoints than its own.
+    files = [] if XLAAccelerator.is_available() else [PlainCheckpoints()]
+    own: dict[str, Any] = {"plugins": [LightningEnvironment(), *files]}
     if _ranks(compute) > 1:
         return own | {"strategy": "ddp", "num_nodes": compute["nodes"], "devices": compute["tasks_per_node"]}
     if compute.get("gpus_per_run", 0) > 1:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun import schema
+from labrun.building import must_be_given
 from labrun.errors import ConfigError, DataError, LabrunError
 from labrun.tasks import task as tasks
 
@@ -48,11 +49,12 @@ def network(file: Path, card: Mapping[str, Any], trusted: Sequence[str] | None) 
     if trusted is not None:
         tasks.trusted_target(str(card["target"]), list(trusted))
     node = {"_target_": card["target"], **card["arguments"]}
-    if "lr" not in schema.parameters(schema.locate(str(card["target"]), "model")):
+    target = schema.locate(str(card["target"]), "model")
+    if "lr" not in schema.parameters(target):
         node.pop("lr", None)
     network = schema.build(
         node, "model", input_shape=tuple(card["input_shape"]), num_classes=len(card["class_names"]),
-        optimizer=None, scheduler=None,
+        **{part: None for part in ("optimizer", "scheduler") if must_be_given(target, part)},  # for training alone
     )  # fmt: skip
     load_weights(network, file)
     return network.eval()

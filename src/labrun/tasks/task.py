@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labrun import checking, schema
+from labrun.building import must_be_given
 from labrun.data.arrays import Arrays, Part, Scaling
 from labrun.errors import ConfigError, DataError, UnfitError
 from labrun.runs import context
@@ -24,7 +25,8 @@ from labrun.runs.record import RunPaths
 log = logging.getLogger(__name__)
 
 TRAINING_KEYS = frozenset({"name", "optimizer", "scheduler", "search_space"})
-"""Keys of a model's node that say how it is trained, not what it is. (`lr` is passed on if the target takes it.)"""
+"""Keys of a model's node that say how it is trained, not what it is. (`lr` is passed on if the target takes it; what an
+optimizer and a scheduler come to, too.)"""
 
 MODEL_CARD = "model.json"
 QUANTITY = "model=pipeline and scikit-learn's regressors predict quantities"
@@ -94,10 +96,12 @@ def make(config: Mapping[str, Any], arrays: Arrays) -> Task:
 def _training_parts(target: Callable[..., Any], config: Mapping[str, Any]) -> dict[str, Any]:
     """For a module that trains by itself, and asks for them: the optimizer and the scheduler of its config."""
     known, node = schema.parameters(target), config["model"]
-    if not {"optimizer", "scheduler"} & set(known) or not is_named(node.get("optimizer")):
-        return {}
-    epochs = int(config["trainer"]["max_epochs"])
-    return {"optimizer": optimizer_of(node["optimizer"]), "scheduler": scheduler_of(node.get("scheduler"), epochs)}
+    parts: dict[str, Any] = {"scheduler": None} if must_be_given(target, "scheduler") else {}
+    if "optimizer" in known and is_named(node.get("optimizer")):
+        parts["optimizer"] = optimizer_of(node["optimizer"])
+    if "scheduler" in known and is_named(node.get("scheduler")):
+        parts["scheduler"] = scheduler_of(node["scheduler"], int(config["trainer"]["max_epochs"]))
+    return parts
 
 
 def is_named(node: Any) -> bool:

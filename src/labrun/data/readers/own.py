@@ -425,8 +425,5 @@ def _place(root: Path, path: str) -> Path:
 
 def _must_exist(path: Path, key: str) -> Path:
     if not path.is_file():
-        raise MissingDataError(
-            f"{path} does not exist, nor is there such a file in the working folder: say where it is with {key} "
-            "(and datastore.root)"
-        )
+        raise MissingDataError(f"{path} does not exist: say where the file is with {key} (and datastore.root)")
     return path
