@@ -35,9 +35,18 @@ def test_importing_labrun_costs_nothing() -> None:
 def test_the_public_names() -> None:
     """What scripts and notebooks may rely on; adding to it is a decision."""
     assert sorted(labrun.__all__) == [
-        "LabrunError", "Model", "Run", "Sweep", "get_run", "load_model", "log", "runs", "show", "submit",
+        "LabrunError", "Model", "Run", "Sweep", "get_run", "load_model", "log", "runs", "samples", "show", "submit",
     ]  # fmt: skip
     assert all(callable(getattr(labrun, name)) for name in labrun.__all__)
+
+
+def test_samples_show_themselves(workspace: Path) -> None:
+    shown = labrun.samples("digits", 12, seed=0)
+    page = shown._repr_html_()
+    assert shown.shown == 12 and "data:image/png;base64," in page
+    assert all(text in page for text in ("1,438 train, 359 test", "1x8x8", "0 to 16"))
+    with pytest.raises(labrun.LabrunError, match="no datastore 'nowhere'"):
+        labrun.samples("digits", datastore="nowhere")
     assert labrun.runs.record is records, "labrun.runs is the package too"
     with pytest.raises(AttributeError, match="no attribute 'submitt'"):
         _ = labrun.submitt

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 from labrun.runs.context import log
 
 if TYPE_CHECKING:
-    from labrun.api import get_run, load_model, submit
+    from labrun.api import get_run, load_model, samples, submit
     from labrun.errors import LabrunError
     from labrun.handles import Model, Run
     from labrun.notebook import show
     from labrun.sweeps import Sweep
 
-__all__ = ["LabrunError", "Model", "Run", "Sweep", "get_run", "load_model", "log", "runs", "show", "submit"]
+__all__ = ["LabrunError", "Model", "Run", "Sweep", "get_run", "load_model", "log", "runs", "samples", "show", "submit"]
 
 _PLACES = {
     "LabrunError": "errors", "Model": "handles", "Run": "handles", "Sweep": "sweeps", "get_run": "api",
-    "load_model": "api", "show": "notebook", "submit": "api",
+    "load_model": "api", "samples": "api", "show": "notebook", "submit": "api",
 }  # fmt: skip
 
 

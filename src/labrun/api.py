@@ -20,6 +20,32 @@ from labrun.runs import context, store
 from labrun.sweeps import Sweep
 
 
+def samples(
+    name: str, count: int = 30, datastore: str | None = None, settings: Sequence[str] = (), keys: Sequence[str] = (),
+    seed: int | None = None,
+) -> Any:  # fmt: skip
+    """Random samples of a data set's training part; in a notebook they show themselves: a grid, classes, shapes, range.
+
+    Args:
+        name: a data set of `conf/dataset`, or an asset (`NAME@VERSION`).
+        count: how many.
+        datastore: a name of `conf/datastore`; None: the default one.
+        settings: `key=value` for keys of the datastore, such as `root=/path/to/data`.
+        keys: `key=value` for keys of the data set.
+        seed: of the choice.
+
+    Returns:
+        A `Samples`: its `text` says what the data hold, its `save(path)` draws the grid.
+
+    Raises:
+        ConfigError, DataError: there is no such data set or datastore, or it cannot be read.
+    """
+    from labrun.launch import inputs, looking
+
+    node = inputs.load(datastore or inputs.default_name(), changes=tuple(settings))
+    return looking.samples(name, node, count, seed, keys)
+
+
 def submit(
     overrides: Sequence[str] = (), detach: bool = False, root: str | os.PathLike[str] | None = None,
     environment: Mapping[str, str] | None = None,

@@ -153,6 +153,27 @@ def test_a_python_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         read("GetData", tmp_path, script="none.py")
 
 
+def test_what_is_no_array(npz: Callable[..., Arrays], tmp_path: Path) -> None:
+    npz(X=X, y=Y)
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    content[len(content) // 3] ^= 0xFF
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(DataError, match="no readable .npz"):
+        read("Npz", tmp_path, path="a.npz")
+    script = tmp_path / "get_data.py"
+    table = "import numpy as np, pandas as pd\ndef get_data():\n    return "
+    for text, words in (
+        ("{'X': [[1, 2], [3]] * 20, 'y': [0, 1] * 20}", "X is no array"),
+        ("{'X': [[1, 2], [3, 4]] * 20, 'y': [[0], [1, 2]] * 20}", "y is no array"),
+        ("{'X': pd.DataFrame(np.ones((40, 2)), columns=['a', 'a']), 'y': [0, 1] * 20}", "more than one column .* 'a'"),
+    ):
+        script.write_text(table + text)
+        with pytest.raises(DataError, match=words):
+            read("GetData", tmp_path, script=str(script))
+    script.write_text(table + "{'X': np.arange(80.0).reshape(40, 2), 'y': np.array([3, 7] * 20, dtype=object)}")
+    assert read("GetData", tmp_path, script=str(script)).class_names == ("3", "7")
+
+
 def test_runs_on_them(run_here: Runner, workspace: Path) -> None:
     write_iris(workspace / "iris.csv")
     record, _ = run_here("dataset=csv", f"dataset.path={workspace}/iris.csv", "dataset.std=3.0", pictures=True)

@@ -72,7 +72,7 @@ def test_the_whole_round(data: Lab, source: Path, workspace: Path) -> None:
     said = data("upload", "source", "--name", "mine")
     assert re.search(r"^uploaded mine/sub/3\.bin \(1003 bytes\), \d of 9$", said, re.MULTILINE)
     assert re.search(r"^9 files, 7\.\d KB in .* to \w+: .*mine$", said, re.MULTILINE)
-    assert "registered mine version 1 (" in said and "labrun dataset.asset=mine dataset.version=1 datastore=" in said
+    assert "registered mine version 1 (" in said and "${mount:mine@1}" in said
     again = data("upload", "source", "--name", "mine")
     assert "9 of 9 were there already" in again and "registered already: mine version 1" in again
     assert re.search(r"^mine +1 +[0-9a-f]{12} +9 +7\.\d KB ", data("ls"), re.MULTILINE)
@@ -299,19 +299,19 @@ def test_no_secret_in_anything_that_a_run_leaves(azure: Server, workspace: Path)
     assert record["data"][0]["asset"] == "mine" and record["data"][0]["number"] == 1
 
 
-def test_two_people_at_once(azure: Server, workspace: Path) -> None:
+def test_two_people_at_once(server: Server, workspace: Path) -> None:
     """Of two that send different files to one place one is told; the same content is one version."""
     people = []
     for number in range(2):
         (workspace / f"p{number}").mkdir()
         (workspace / f"p{number}" / "f").write_text(str(number))
-        people.append(Lab(azure, workspace).start("upload", f"p{number}", "clash", "--name", "clash"))
+        people.append(Lab(server, workspace).start("upload", f"p{number}", "clash", "--name", "clash"))
     ended = [(*person.communicate(timeout=60), person.returncode) for person in people]
     assert sorted(code for _, _, code in ended) == [0, 2], ended
-    assert "as it was registered" in Lab(azure, workspace)("verify", "clash")
-    same = [Lab(azure, workspace).start("upload", "p0", "same", "--name", "same") for _ in range(4)]
+    assert "as it was registered" in Lab(server, workspace)("verify", "clash")
+    same = [Lab(server, workspace).start("upload", "p0", "same", "--name", "same") for _ in range(4)]
     assert [person.wait(60) for person in same] == [0] * 4
-    assert "versions    1 (" in (shown := Lab(azure, workspace)("show", "same")) and ", 2 (" not in shown
+    assert "versions    1 (" in (shown := Lab(server, workspace)("show", "same")) and ", 2 (" not in shown
 
 
 def test_names_that_cannot_be_kept(azure: Server, workspace: Path) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +150,26 @@ def test_a_change_under_a_registered_asset_is_noticed(
             mount.mount(server.node, {"name": "set"})
 
 
+def test_what_came_to_lie_there_later_is_left_out(server: Server, source: Path, send: Send, workspace: Path) -> None:
+    send(server, source)
+    store = datastores.make(server.node)
+    for path in (source / "sub/0.bin", source / "twice.bin"):
+        store.write(f"set/later/{path.name}", path.read_bytes())
+    for _ in range(2):
+        found = mount.mount(server.node, {"name": "set"})
+        assert digest_of(found.path) == digest_of(source) and found.asset is not None and found.asset.number == 1
+    store.remove("set/later/0.bin")
+    store.remove("set/later/twice.bin")
+    assert digest_of(mount.mount(server.node, {"name": "set"}).path) == digest_of(source)
+
+
+def test_odd_things_in_a_folder(workspace: Path) -> None:
+    (workspace / "data").mkdir()
+    (workspace / "data/away").symlink_to("/nowhere")
+    node = {"name": "local", "root": str(workspace / "data")}
+    assert mount.mount(node, {"name": "digits"}).path == workspace / "data"
+
+
 def test_equal_content_written_again_is_no_change(azure: Server, source: Path, send: Send, workspace: Path) -> None:
     send(azure, source)
     mount.mount(azure.node, {"name": "set"})
@@ -219,6 +241,50 @@ def test_the_limit_of_the_cache(azure: Server, tmp_path: Path, send: Send, works
     assert here("d") and not here("a")
 
 
+def test_what_a_killed_process_left_gives_room(azure: Server, tmp_path: Path, workspace: Path) -> None:
+    """Files of a plain folder, of which three of four had come: they are taken, or make room; never in the way."""
+    store = datastores.make(azure.node)
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            (tmp_path / name / f"{number}.bin").write_bytes(os.urandom(200_000))
+        transfer.upload(store, tmp_path / name, name, False, Quiet())
+    node = cached(azure, workspace, cache_gb=2**20 / 2**30)
+    assert mount.mount_reference("one", node, {}).moved == 800_000
+    for left in (workspace / "cache/views").iterdir():  # as it is while the fourth is on its way
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    shutil.rmtree(workspace / "cache/uses")
+    last = next((workspace / "cache/objects").glob("??/*"))
+    last.unlink()
+    assert digest_of(mount.mount_reference("one", node, {}).path) == digest_of(tmp_path / "one")
+    for left in (workspace / "cache/views").iterdir():
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    shutil.rmtree(workspace / "cache/uses")
+    assert digest_of(mount.mount_reference("other", node, {}).path) == digest_of(tmp_path / "other")
+
+
+@pytest.mark.parametrize("known", ["this key", "another key", "no key"])
+def test_hosts_that_are_known(
+    sftp_server: Server, workspace: Path, monkeypatch: pytest.MonkeyPatch, known: str
+) -> None:
+    monkeypatch.setenv("HOME", str(workspace))
+    (workspace / ".ssh").mkdir()
+    assert sftp_server.served is not None
+    home = sftp_server.served.parent
+    key = (home / ("user.pub" if known == "another key" else "host.pub")).read_text()
+    if known != "no key":
+        (workspace / ".ssh/known_hosts").write_text(f"[127.0.0.1]:{sftp_server.node['port']} {key}")
+    strict = datastores.make({**sftp_server.node, "host_key_policy": "reject"})
+    if known == "this key":
+        strict.files()
+        return
+    with pytest.raises(DataError):
+        strict.files()
+    if known == "another key":  # whatever the policy for hosts that are not known
+        with pytest.raises(DataError):
+            datastores.make(sftp_server.node).files()
+
+
 def test_what_is_not_registered(server: Server, source: Path, workspace: Path) -> None:
     store = datastores.make(server.node)
     transfer.upload(store, source, "plain", False, Quiet())
@@ -238,20 +304,28 @@ def test_what_is_not_registered(server: Server, source: Path, workspace: Path) -
         mount.mount_reference("plain/../../etc", server.node, {})
 
 
-def test_a_web_server(source: Path, workspace: Path, tmp_path: Path) -> None:
+def test_a_web_server(source: Path, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that gives no parts of files, and tells them apart by their date alone."""
+    (source / "large.bin").write_bytes(os.urandom(20 * 2**20))
+    asked: list[str] = []
+    answer = SimpleHTTPRequestHandler.do_GET
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "do_GET", lambda self: (asked.append(self.path), answer(self)))
     folder = tmp_path / "served"
     local = datastores.make({"name": "local", "root": str(folder)})
     odd = source / "with space #1.txt"
     odd.write_text("odd")
-    entries, _, _ = transfer.upload(local, source, "set", False, Quiet())
+    entries, tokens, _ = transfer.upload(local, source, "set", False, Quiet())
     with web(folder) as server:
         place = datastores.make(server.node)
         assert sorted(place.files("set")) == sorted(f"set/{entry.path}" for entry in entries)
         assert place.folders() == ["set/"] and place.read("set/with space #1.txt") == b"odd"
         assert digest_of(mount.mount_reference("set", server.node, {}).path) == digest_of(source)
-        assets.register(local, "set", "set", entries, {})
+        assets.register(local, "set", "set", entries, tokens)
         found = mount.mount(server.node, {"name": "set"})
         assert digest_of(found.path) == digest_of(source) and found.asset is not None
+        before = asked.count("/set/large.bin")
+        again = mount.mount(server.node, {"name": "set"})
+        assert again.moved == 0 and asked.count("/set/large.bin") == before
         with pytest.raises(ConfigError, match="can only be read"):
             place.write("x", b"1")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from labrun.data.asset import SHORT, Asset, Entry
 from labrun.data.datastore import Datastore, clean
 from labrun.data.progress import Shown
 from labrun.errors import ConfigError, CorruptDataError, MissingDataError
-from labrun.launch import inputs
+from labrun.launch import conf, inputs
 from labrun.runs import report, store
 
 SHOWN = 20
@@ -119,9 +120,27 @@ def upload(options: argparse.Namespace) -> int:
         asset, new = assets.register(place, options.name, target, entries, tokens)
         print(f"{'registered' if new else 'registered already:'} {asset.title}, {counted(asset.files, 'file')}, "
               f"{size_text(asset.bytes)}")  # fmt: skip
-        print(f"  labrun dataset.asset={asset.name} dataset.version={asset.number} "
-              f"datastore={options.datastore or inputs.default_name()}")  # fmt: skip
+        print(f"  {_how_to_read(asset, entries, options)}")
     return 0
+
+
+def _how_to_read(asset: Asset, entries: Sequence[Entry], options: argparse.Namespace) -> str:
+    """The command that reads an asset, as far as its files tell what they are."""
+    where = [f"datastore={options.datastore or inputs.default_name()}", *(f"datastore.{text}" for text in options.set)]
+    from labrun.data.readers.folder import SUFFIXES
+
+    suffixes = {Path(entry.path).suffix.lower() for entry in entries}
+    of_table = {".csv": "csv", ".npz": "npz"}.get(min(suffixes)) if len(suffixes) == 1 else None
+    if asset.name in conf.groups().get("dataset", {}):
+        words = [f"dataset={asset.name}", f"dataset.version={asset.number}"]
+    elif of_table or (suffixes and suffixes <= SUFFIXES):
+        words = [f"dataset={of_table or 'image_folder'}", f"dataset.asset={asset.name}",
+                 f"dataset.version={asset.number}"]  # fmt: skip
+        words += [f"dataset.path={min(entry.path for entry in entries)}"] if of_table else []
+    else:
+        mount = f"script.arguments.data=${{mount:{asset.name}@{asset.number}}}"
+        words = ["experiment=script", "script.path=train.py", mount]
+    return shlex.join(["labrun", *words, *where])
 
 
 def download(options: argparse.Namespace) -> int:

@@ -13,9 +13,11 @@ Kill -9 at any moment leaves nothing that would be taken for data.
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import shutil
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -116,12 +118,12 @@ class Cache:
 
     def _object(self, wanted: Wanted, store: Datastore, heard: Heard) -> tuple[str, bool]:
         """The digest of a file that lies in the cache afterwards, and whether it had to be fetched."""
-        index = None if wanted.sha256 else self.root / "objects" / f"by-token-{digest_of(wanted)}"
+        index = None if wanted.sha256 else self._index(wanted)
         with self._lock(f"object-{(wanted.sha256 or digest_of(wanted))[:3]}"):
             known = wanted.sha256 or (_text(index) if index is not None and wanted.token else "")
             if known and self._sound(known, wanted.size):
                 return known, False
-            incoming = self.root / "objects" / f".{os.getpid()}-{os.urandom(4).hex()}"
+            incoming = self.root / "objects" / f".{os.getpid()}-{os.urandom(4).hex()}-{socket.gethostname()}"
             try:
                 with open(incoming, "wb") as file:
                     store.fetch(wanted.source, file, heard)
@@ -220,10 +222,12 @@ class Cache:
             )
         with self._lock("room"):
             self._clean()
-            present = self._objects()
-            known = {wanted.sha256 for wanted in files}
-            missing = sum(w.size for w in files if not w.sha256 or w.sha256 not in present)
-            used = self._used()
+            present, used = self._objects(), self._used()
+            digests_of = [w.sha256 or _text(self._index(w)) if w.sha256 or w.token else "" for w in files]
+            known = set(digests_of)
+            missing = sum(w.size for w, sha256 in zip(files, digests_of, strict=True) if sha256 not in present)
+            if self._limit is not None and all(other == key or self._list(other).exists() for other in used):
+                self._drop_unlisted(present, known)
             coming = sum(size for other, size in used.items() if other != key and not self._list(other).exists())
             total = sum(present.values()) + missing + coming
             if self._limit is not None:
@@ -246,6 +250,18 @@ class Cache:
                 f"{size_text(missing)} are to be fetched to {self.root}, and {size_text(free)} are free there"
             )
 
+    def _drop_unlisted(self, present: dict[str, int], keep: set[str]) -> None:
+        """Take away objects that no view has, while nobody is filling one: those of a process that was killed."""
+        lists = (_json(path).get("content", {}) for path in (self.root / "views").glob("*.json"))
+        listed = {sha256 for content in lists for sha256 in content.values()}
+        for sha256 in set(present) - listed - keep:
+            self._path(sha256).unlink(missing_ok=True)
+            del present[sha256]
+
+    def _index(self, wanted: Wanted) -> Path:
+        """Where the digest of a file stands that the place tells by a token alone."""
+        return self.root / "objects" / f"by-token-{digest_of(wanted)}"
+
     def _evict(self, key: str, keep: set[str]) -> int:
         """Take a view away, and the objects that no other has; the bytes that this gives."""
         content = set(_json(self._list(key)).get("content", {}).values())
@@ -261,8 +277,8 @@ class Cache:
         return given
 
     def _clean(self) -> None:
-        """Take away what killed processes left: half-fetched files, objects that no view has and nobody is filling."""
-        for left in (self.root / "objects").glob(".*-*"):
+        """Take away the half-fetched files that killed processes of this machine left."""
+        for left in (self.root / "objects").glob(f".*-*-{glob.escape(socket.gethostname())}"):
             pid = left.name[1:].partition("-")[0]
             if pid.isdigit() and time.time() - left.stat().st_mtime > 60 and records.process_start(int(pid)) is None:
                 left.unlink(missing_ok=True)

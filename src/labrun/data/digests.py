@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from labrun.runs import store
@@ -33,12 +33,21 @@ def of(files: Sequence[Path], afresh: bool = False) -> list[str]:
     Raises:
         OSError: one cannot be read.
     """
-    if not files:
-        return []
-    memory = _memory(files)
-    known = {} if afresh else _load(memory)
-    found, new = [], {}
-    for path in files:
+    with remembered(files, afresh) as digest:
+        return [digest(path) for path in files]
+
+
+@contextlib.contextmanager
+def remembered(files: Sequence[Path], afresh: bool = False) -> Iterator[Callable[[Path], str]]:
+    """What tells the SHA-256 of each of these files, from any thread; what it had to read is remembered in the end.
+
+    Args: as `of`.
+    """
+    memory = _memory(files) if files else None
+    known = {} if afresh or memory is None else _load(memory)
+    new: Known = {}
+
+    def digest(path: Path) -> str:
         name, now = str(path), stamp(path)
         entry = known.get(name)
         if entry is None or entry[:-1] != now:
@@ -46,10 +55,13 @@ def of(files: Sequence[Path], afresh: bool = False) -> list[str]:
             entry = [*now, sha256(path)]
             if stamp(path) == now and read_at - int(now[1]) > SETTLED_NS:
                 new[name] = entry
-        found.append(str(entry[-1]))
-    if new and len(files) <= LIMIT:
-        _save(memory, {**known, **new})
-    return found
+        return str(entry[-1])
+
+    try:
+        yield digest
+    finally:
+        if new and memory is not None and len(files) <= LIMIT:
+            _save(memory, {**known, **new})
 
 
 def sha256(path: Path) -> str:
@@ -80,7 +92,7 @@ def _load(memory: Path) -> Known:
 
 def _save(memory: Path, known: Known) -> None:
     """Where it cannot be kept it is worked out again the next time."""
-    partial = memory.with_name(f"{memory.name}.{os.getpid()}.partial")
+    partial = memory.with_name(f"{memory.name}.{os.getpid()}-{os.urandom(3).hex()}.partial")
     with contextlib.suppress(OSError):
         memory.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(json.dumps(known), encoding="utf-8")

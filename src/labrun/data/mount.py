@@ -9,10 +9,13 @@ data set, one of the folders that its reader knows.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
+import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -204,14 +207,33 @@ class Mounting:
 
     def _in_place(self, store: datastores.LocalDatastore, asset: Asset | None) -> Path:
         if asset is not None:
-            check_local(store, asset)
-            return store.path(asset.path)
+            return self._exactly(store, asset, check_local(store, asset))
         if self._of_data_set:
             return store.folder
         place = self._places[0]
         if not store.path(place).exists():
             raise MissingDataError(f"datastore '{store.name}' ({store.root}) has neither an asset nor a file '{place}'")
         return store.path(place)
+
+    def _exactly(self, store: datastores.LocalDatastore, asset: Asset, entries: Sequence[Entry]) -> Path:
+        """The asset's folder; where more has come to lie in it, a folder of links to what was registered."""
+        more = set(store.files(asset.path)) - {f"{asset.path}/{entry.path}".lstrip("/") for entry in entries}
+        if not more:
+            return store.path(asset.path)
+        key = hashlib.sha256(json.dumps([store.identity, asset.path, asset.version]).encode()).hexdigest()[:32]
+        folder = cache_folder(self._node) / "links" / key
+        log.info("%s more lie there than were registered (such as %s); they are left out",
+                 counted(len(more), "file"), min(more))  # fmt: skip
+        made = folder.with_name(f".{key}.{os.getpid()}-{os.urandom(4).hex()}")
+        for entry in () if folder.is_dir() else entries:
+            link = made / entry.path
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(store.path(f"{asset.path}/{entry.path}"))
+        if made.is_dir():
+            with contextlib.suppress(OSError):  # another run has made it meanwhile
+                made.rename(folder)
+            shutil.rmtree(made, ignore_errors=True)
+        return folder
 
     def _cached(self, asset: Asset | None) -> Mounted:
         cache = Cache(cache_folder(self._node), self._node.get("cache_gb"))
@@ -277,8 +299,8 @@ class Mounting:
             raise changed(asset, self.store, name, "has other content")
 
 
-def check_local(store: datastores.LocalDatastore, asset: Asset, afresh: bool = False) -> None:
-    """Hold a local asset's files against its manifest.
+def check_local(store: datastores.LocalDatastore, asset: Asset, afresh: bool = False) -> list[Entry]:
+    """Hold a local asset's files against its manifest, which is returned.
 
     Args:
         store: the datastore.
@@ -297,6 +319,7 @@ def check_local(store: datastores.LocalDatastore, asset: Asset, afresh: bool = F
     for entry, sha256 in zip(entries, digests.of(paths, afresh), strict=True):
         if sha256 != entry.sha256:
             raise changed(asset, store, entry.path, "has other content")
+    return list(entries)
 
 
 def changed(asset: Asset, store: Datastore, name: str, what: str) -> CorruptDataError:
@@ -321,6 +344,6 @@ def _what_lies_in(path: Path) -> str:
         return f"{path.name} ({size_text(path.stat().st_size)})"
     if not path.is_dir():
         return ""
-    entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith(".") and entry.exists())
     shown = [f"{e.name}/" if e.is_dir() else f"{e.name} ({size_text(e.stat().st_size)})" for e in entries[:SHOWN]]
     return ", ".join(shown) + (f", and {len(entries) - SHOWN} more" if len(entries) > SHOWN else "")

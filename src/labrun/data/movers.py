@@ -170,15 +170,17 @@ class S3Mover:
         )  # fmt: skip
         signature = {"signature_version": UNSIGNED} if settings.get("anon") else {}
         config = Config(max_pool_connections=32, **signature)
-        self._client = session.client("s3", endpoint_url=settings.get("endpoint_url"), config=config)
+        self._client, self._careful = (
+            session.client("s3", endpoint_url=settings.get("endpoint_url"), config=config) for _ in range(2)
+        )
+        for operation in ("PutObject", "CompleteMultipartUpload"):
+            self._careful.meta.events.register(f"provide-client-params.s3.{operation}", _if_new)
 
     def send(self, source: str, path: str, streams: int, heard: Heard, only_new: bool) -> None:
         """As `Mover.send`."""
-        from boto3.s3.transfer import S3Transfer
-
         bucket, _, key = path.partition("/")
-        extra = {"IfNoneMatch": "*"} if only_new and "IfNoneMatch" in S3Transfer.ALLOWED_UPLOAD_ARGS else None
-        self._client.upload_file(source, bucket, key, Callback=heard, Config=_chunked(streams), ExtraArgs=extra)
+        client = self._careful if only_new else self._client
+        client.upload_file(source, bucket, key, Callback=heard, Config=_chunked(streams))
 
     def fetch(self, path: str, target: BinaryIO, streams: int, heard: Heard) -> None:
         """As `Mover.fetch`."""
@@ -195,6 +197,11 @@ class Since:
     def __call__(self, current: int, total: int | None) -> None:
         self._heard(max(0, current - self._before))
         self._before = max(current, self._before)
+
+
+def _if_new(params: dict[str, Any], **_: Any) -> dict[str, Any]:
+    """What a request that is to put a file in place says, so that nobody else's is put away by it."""
+    return {**params, "IfNoneMatch": "*"}
 
 
 def _chunked(streams: int) -> Any:

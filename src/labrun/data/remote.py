@@ -29,7 +29,18 @@ EXTRAS = {AZURE: ("adlfs", "azure"), S3: ("s3fs", "s3"), SFTP: ("paramiko", "sft
 """The package that each of the known kinds needs, and the extra that brings it."""
 OWN_KEYS = ("_target_", "name", "root", "cache", "cache_gb", "workers")
 """Keys that labrun acts on; the others are the file system's arguments."""
-TOKENS = ("etag", "ETag", "last_modified", "LastModified", "mtime", "time", "created", "md5", "checksum")
+TOKENS = (
+    "etag",
+    "ETag",
+    "last_modified",
+    "LastModified",
+    "mtime",
+    "time",
+    "created",
+    "md5",
+    "checksum",
+    "Last-Modified",
+)
 """Where file systems tell what changes with a file's content."""
 LIBRARIES = ("azure", "adlfs", "botocore", "aiobotocore", "s3fs", "paramiko", "fsspec", "asyncio", "urllib3")
 """They log each request, with its headers, at the level that our own lines have."""
@@ -39,6 +50,8 @@ MASKED = 6
 """A secret of so many characters is taken out of messages; a shorter one would take other words with it."""
 REACH_S = 15
 """So long a server has to answer at all."""
+PATIENCE_S = 60
+"""So long nothing may come of a file from the web."""
 REQUESTS = 256
 """Of SFTP: pieces of 32 KiB that are asked for ahead. With 64 paramiko is twenty times as slow."""
 
@@ -103,10 +116,7 @@ class RemoteDatastore(Datastore):
             logging.getLogger(talkative).setLevel(logging.WARNING)
         arguments = {k: v for k, v in self._node.items() if k not in OWN_KEYS and v is not None}
         with self._telling("cannot connect"):
-            fs = building.build(
-                {"_target_": self._kind, **_arguments(self._kind, arguments)}, "datastore",
-                use_listings_cache=False, skip_instance_cache=True,
-            )  # fmt: skip
+            fs = self._made(_arguments(self._kind, arguments))
         from fsspec import AbstractFileSystem
 
         if not isinstance(fs, AbstractFileSystem):
@@ -115,6 +125,15 @@ class RemoteDatastore(Datastore):
             with self._telling("cannot reach its server"):
                 _answers(fs.service_client.url if self._kind == AZURE else self._node.get("endpoint_url"))
         return fs
+
+    def _made(self, arguments: dict[str, Any]) -> Any:
+        if self._kind == SFTP:
+            from labrun.data.sftp import KnowingSFTP
+
+            return KnowingSFTP(**arguments, skip_instance_cache=True)
+        return building.build(
+            {"_target_": self._kind, **arguments}, "datastore", use_listings_cache=False, skip_instance_cache=True
+        )
 
     @functools.cached_property
     def _mover(self) -> Mover:
@@ -155,7 +174,8 @@ class RemoteDatastore(Datastore):
         found = {}
         for path, info in entries.items():
             name = self._name(str(path))
-            if name and not name.endswith(PARTIAL) and not name.startswith(f"{STATE}/"):
+            # S3's own consoles mark a folder by an empty file whose name ends in a slash.
+            if name and not name.endswith((PARTIAL, "/")) and not name.startswith(f"{STATE}/"):
                 found[name] = self._found(name, info)
         return found
 
@@ -208,7 +228,8 @@ class RemoteDatastore(Datastore):
             if self._kind == SFTP:
                 self._fs.ftp.getfo(path, target, callback=Since(heard), max_concurrent_prefetch_requests=REQUESTS)
                 return
-            with self._fs.open(path, "rb", block_size=CHUNK_BYTES) as content:
+            # 0: as one stream. Not every web server gives parts of a file.
+            with self._fs.open(path, "rb", block_size=0 if self._kind == HTTP else CHUNK_BYTES) as content:
                 copy(content, target, heard)
 
     def read(self, name: str) -> bytes:
@@ -292,6 +313,11 @@ class RemoteDatastore(Datastore):
                 if self._kind == SFTP:
                     file.set_pipelined(True)
                 yield file
+                sent = file.tell() if self._kind == SFTP else 0
+            if self._kind == SFTP and (kept := int(self._fs.ftp.stat(partial).st_size or 0)) != sent:
+                raise DataError(
+                    f"{path}: the host kept {kept:,} of {sent:,} bytes. Is its disk full, or a quota reached?"
+                )
             if self._kind == SFTP and not only_new:
                 self._fs.ftp.posix_rename(partial, path)
             elif self._kind == SFTP:
@@ -358,8 +384,14 @@ def _arguments(kind: str, given: dict[str, Any]) -> dict[str, Any]:
             given["client_kwargs"] = {**given.get("client_kwargs", {}), "region_name": region}
     if kind == AZURE and not any(given.get(k) for k in ("account_key", "connection_string", "sas_token", "credential")):
         given.setdefault("anon", False)  # the vendor's own chain: az login, a managed identity
-    if kind == HTTP and (token := given.pop("token", None)):
-        given["client_kwargs"] = {"headers": {"Authorization": f"Bearer {token}"}}
+    if kind == HTTP:
+        import aiohttp
+
+        # Of its own it gives up on a file after five minutes, however well it comes.
+        patience = aiohttp.ClientTimeout(total=None, sock_connect=REACH_S, sock_read=PATIENCE_S)
+        given["client_kwargs"] = {"timeout": patience, **(given.get("client_kwargs") or {})}
+        if token := given.pop("token", None):
+            given["client_kwargs"]["headers"] = {"Authorization": f"Bearer {token}"}
     return given
 
 

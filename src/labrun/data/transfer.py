@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +21,12 @@ from labrun.data.asset import Entry
 from labrun.data.datastore import PARTIAL, Datastore, Found, Heard, free_bytes
 from labrun.data.progress import View
 from labrun.errors import CorruptDataError, DataError, MissingDataError
+from labrun.runs.record import process_start
 from labrun.runs.store import state_folder, workspace
 
 WORKERS = 8
+LEFT_S = 60
+"""A partial file that nothing was written to for so long may be one that was left."""
 CHUNKS = 8
 """So many chunks, of all files together, are in memory at a time."""
 SHOWN = 10
@@ -203,7 +208,7 @@ def upload(
 
     def send(item: Item, heard: Heard) -> None:
         before = digests.stamp(item.local)
-        sha256 = digests.of([item.local])[0]
+        sha256 = digest(item.local)
         try:
             found = store.send(item.local, item.name, heard, only_new=item.name not in there)
         except FileExistsError:  # somebody else has sent it meanwhile
@@ -220,7 +225,8 @@ def upload(
         if memory is not None:
             memory.note(item.name, found, sha256)
 
-    each(store, items, send, view, workers)
+    with digests.remembered([item.local for item in items]) as digest:
+        each(store, items, send, view, workers)
     return [Entry(name, sizes[name], sums[name]) for name in files], tokens, len(files) - len(items)
 
 
@@ -281,6 +287,7 @@ def download(store: Datastore, entries: Sequence[Item], overwrite: bool, view: V
 def arriving(path: Path) -> Iterator[BinaryIO]:
     """An open file that comes to be under its name only if all goes well."""
     partial = path.with_name(f"{path.name[:100]}.{os.getpid()}-{os.urandom(3).hex()}{PARTIAL}")
+    drop_left(path)
     try:
         with open(partial, "wb") as file:
             yield file
@@ -289,6 +296,15 @@ def arriving(path: Path) -> Iterator[BinaryIO]:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def drop_left(path: Path) -> None:
+    """Take away what killed processes of this machine left of a file that was to come to a path."""
+    for left in path.parent.glob(f"{glob.escape(path.name[:100])}.*-*{PARTIAL}"):
+        pid = left.name.removesuffix(PARTIAL).rpartition(".")[2].partition("-")[0]
+        with contextlib.suppress(OSError):
+            if pid.isdigit() and time.time() - left.stat().st_mtime > LEFT_S and process_start(int(pid)) is None:
+                left.unlink()
 
 
 def check(path: Path, item: Item, store: Datastore) -> str:

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import sys
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ class Npz(Reader):
         try:
             with np.load(path, allow_pickle=False) as content:
                 arrays = {name: content[name] for name in content.files}
-        except (OSError, ValueError, EOFError, KeyError) as error:
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
             if "allow_pickle" in str(error):
                 raise CorruptDataError(
                     f"{path} holds Python objects, and loading those runs code: save arrays of numbers or text"
@@ -293,11 +294,14 @@ def _samples(value: Any, what: str) -> tuple[AnyArray, list[str], str | None]:
         return _sparse(value, what), [], None
     if hasattr(value, "iloc") and getattr(value, "ndim", 0) == 2:
         value = value.set_axis([str(name) for name in value.columns], axis=1)
+        twice = value.columns[value.columns.duplicated()]
+        if len(twice):
+            raise DataError(f"{what} has more than one column of the name {_few(map(repr, twice))}")
         refusal = _not_numbers(value, list(value.columns), what)
         if refusal is not None:
             return value.reset_index(drop=True), [], refusal
         value = value.to_numpy(np.float64)
-    x = np.asarray(value)
+    x = _array(value, what)
     if x.dtype.kind in "OUS" and x.ndim == 2 and x.size:
         table = _as_table(x)
         return table, [], _not_numbers(table, list(table.columns), what) or f"{what} holds {x.dtype} and not numbers"
@@ -323,6 +327,13 @@ def _samples(value: Any, what: str) -> tuple[AnyArray, list[str], str | None]:
     elif x.ndim > 4 or (x.ndim == 4 and x.shape[1] not in (1, 3)):
         raise DataError(f"{what} has the shape {x.shape}; images are (N, H, W), (N, H, W, C) or (N, C, H, W), C 1 or 3")
     return (x if x.dtype == np.uint8 else x.astype(np.float32)), notes, None
+
+
+def _array(value: Any, what: str) -> AnyArray:
+    try:
+        return np.asarray(value)
+    except ValueError as error:  # rows of different lengths
+        raise DataError(f"{what} is no array: {' '.join(str(error).split())}") from error
 
 
 def _sparse(value: Any, what: str) -> Any:
@@ -362,7 +373,7 @@ def _quantities(value: Any, count: int, what: str) -> AnyArray:
 
 def _column(value: Any, count: int, what: str, noun: str) -> AnyArray:
     """One value for each sample, also from a table of one column."""
-    y = np.asarray(value)
+    y = _array(value, what)
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.shape != (count,):
@@ -384,6 +395,8 @@ def _labels(value: Any, count: int, what: str) -> AnyArray:
             )
         y = y.astype(np.int64)
     if y.dtype.kind == "O":
+        if all(isinstance(label, int | np.integer) for label in y.tolist()):
+            return y.astype(np.int64)
         kinds = {type(label).__name__ for label in y.tolist()}
         if kinds != {"str"}:
             raise DataError(f"{what} mixes {', '.join(sorted(kinds))}: labels are all numbers or all text")
