@@ -36,7 +36,7 @@ ORDER = ("experiment", "dataset", "datastore", "model", "script", "trainer", "ca
          "tracking", "debug")  # fmt: skip
 COMPACT = ("model/estimator", "model/preprocessor")
 """Groups of many small files, whose keys are the target's own."""
-PUBLIC = ("submit", "runs", "get_run", "load_model", "show", "log", "Run", "Sweep", "Model", "LabrunError")
+PUBLIC = ("submit", "runs", "get_run", "load_model", "samples", "show", "log", "Run", "Sweep", "Model", "LabrunError")
 LINE = re.compile(r"(?P<indent> *)(?P<key>[\w.]+):(?: (?P<value>[^#\n]*?(?:\"[^\"]*\")?))?(?: +# (?P<comment>.*))?$")
 HEAD = """# Reference
 

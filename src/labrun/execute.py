@@ -151,6 +151,12 @@ def arrays_of(config: Mapping[str, Any]) -> Arrays:
 
 def _fit(config: Mapping[str, Any], arrays: Arrays, paths: RunPaths) -> Task:
     work = tasks.make(config, arrays)
+    nodes, ranks = config["compute"].get("nodes", 1), config["compute"].get("tasks_per_node", 1)
+    if nodes * ranks > 1 and not work.is_shared:
+        raise ConfigError(
+            f"compute.nodes={nodes}, compute.tasks_per_node={ranks}: only a network trains in several processes, and "
+            f"model={tasks.model_name(config['model'])} is none"
+        )
     resume = config["trainer"].get("resume")
     # An earlier attempt of this very run comes before the run that it was to go on from.
     own = paths.checkpoints / "last.ckpt"
@@ -161,7 +167,8 @@ def _fit(config: Mapping[str, Any], arrays: Arrays, paths: RunPaths) -> Task:
 def assist(run_dir: Path) -> None:
     """Take part in a run of several processes, as one that is not the first: train along, and record nothing."""
     config, _ = mount_inputs(here(records.read(run_dir).config))
-    _fit(config, arrays_of(config), RunPaths(run_dir))
+    if config["task"] == "fit":
+        _fit(config, arrays_of(config), RunPaths(run_dir))
 
 
 def _evaluate(config: Mapping[str, Any], arrays: Arrays, own_file: bool = False) -> tuple[Task, Arrays]:

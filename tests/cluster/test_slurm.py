@@ -98,6 +98,8 @@ def test_an_array_with_different_needs_and_names_in_squeue(workspace: Path) -> N
     found = [records.read(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")]
     arrays = {str((record.job or {})["id"]).split("_")[0]: record.config["compute"]["cpus_per_run"] for record in found}
     assert sorted(arrays.values()) == [1, 2] and "3 jobs" in out
+    spans = [(str(record.started), str(record.ended)) for record in found]
+    assert max(sum(a <= begun < b for a, b in spans) for begun, _ in spans) <= 2, "one limit for both arrays"
 
 
 def test_packed_runs_share_a_job(workspace: Path, labrun: Command) -> None:

@@ -66,6 +66,15 @@ def test_it_is_found_by_its_name_and_never_chosen_by_itself(tmp_path: Path) -> N
     assert submitit.AutoExecutor(tmp_path / "other").cluster in ("local", "slurm")
 
 
+def test_files_that_the_umask_leaves_open_to_a_group(executor: Callable[..., LabrunExecutor]) -> None:
+    """Most systems give each user a group of one's own, and files that it may write; in a private folder here."""
+    before = os.umask(0o002)
+    try:
+        assert executor().submit(pow, 2, 5).result() == 32
+    finally:
+        os.umask(before)
+
+
 def test_what_cannot_be_had_is_refused(
     executor: Callable[..., LabrunExecutor], monkeypatch: pytest.MonkeyPatch
 ) -> None:

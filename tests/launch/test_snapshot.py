@@ -45,6 +45,17 @@ def test_changed_and_new_files_are_in_and_ignored_ones_are_not(repository: Path,
     assert Path(taken["folder"]).stat().st_mode & 0o777 == 0o700
 
 
+def test_outside_git_a_package_may_have_a_folder_called_data(tmp_path: Path) -> None:
+    base = tmp_path / "project"
+    for name in ("main.py", "pkg/__init__.py", "pkg/data/loaders.py", "data/__init__.py", "venv/not.py",
+                 "pkg/__pycache__/not.py", "conf/model/mine.yaml"):  # fmt: skip
+        (base / name).parent.mkdir(parents=True, exist_ok=True)
+        (base / name).write_text("# x\n")
+    assert names(snapshot.take(base, tmp_path)) == {
+        "main.py", "pkg/__init__.py", "pkg/data/loaders.py", "conf/model/mine.yaml",
+    }  # fmt: skip
+
+
 def test_equal_code_is_kept_once_and_only_sources_count_for_the_signature(repository: Path, tmp_path: Path) -> None:
     first = snapshot.take(repository, tmp_path)
     assert snapshot.take(repository, tmp_path) == first

@@ -54,6 +54,47 @@ def test_kill_9_of_the_controller_ends_its_runs(workspace: Path) -> None:
     wait_for(lambda: shown() == ["lost", "lost", "queued"])
 
 
+MEDDLING = """
+import os, shutil
+import numpy as np
+from pathlib import Path
+
+def get_data():
+    run = Path(os.environ["LABRUN_RUN_DIR"])
+    {meddle}
+    return {{"X": np.random.default_rng(0).random((60, 4)), "y": np.tile([0, 1], 30)}}
+"""
+
+
+def test_one_canceled_run_of_an_inline_sweep_is_not_the_sweep(labrun: Command, workspace: Path) -> None:
+    meddle = "run.name == '0' and (run.parent / '1/requests/cancel').write_text('not needed')"
+    (workspace / "get_data.py").write_text(MEDDLING.format(meddle=meddle))
+    labrun("-m", "dataset=get_data", "seed=1,2,3", "compute=inline", *PLAIN)
+    assert sorted(statuses(workspace)) == ["canceled", "completed", "completed"]
+
+
+def test_a_run_that_is_removed_while_the_others_go_on(labrun: Command, workspace: Path) -> None:
+    meddle = "run.name == '2' and shutil.rmtree(run.parent / '0')"
+    (workspace / "get_data.py").write_text(MEDDLING.format(meddle=meddle))
+    done = labrun("-m", "dataset=get_data", "seed=1,2,3", "compute.max_parallel=1", *PLAIN)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "Left out: " in done.stdout + done.stderr and done.stdout.count("  completed  ") >= 2
+    assert len((sweep_dir(workspace) / "results.csv").read_text().splitlines()) == 3
+
+
+def test_an_interpreter_without_labrun_is_refused(labrun: Command, workspace: Path) -> None:
+    python = Path(sys.base_prefix, "bin", "python3")
+    refused = labrun("-m", "seed=1,2", f"compute.python={python}", *PLAIN)
+    assert refused.returncode == 2 and "has no labrun" in refused.stderr and "Traceback" not in refused.stderr
+    assert not list(workspace.glob("multirun/*/*/*/run.json"))
+
+
+def test_several_nodes_are_for_networks(labrun: Command, workspace: Path) -> None:
+    (workspace / "train.py").write_text("print('here')\n")
+    refused = labrun("experiment=script", "script.path=train.py", "compute=slurm", "compute.nodes=2")
+    assert refused.returncode == 2 and "only the training of a network is shared" in refused.stderr
+
+
 def test_inline_gives_the_same_results(labrun: Command, workspace: Path) -> None:
     for target in ("inline", "local"):
         done = labrun("-m", "model.regularization=0.1,10", f"compute={target}", "tracking=none", "report=none")

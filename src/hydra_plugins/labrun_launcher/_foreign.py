@@ -50,7 +50,7 @@ def launch_foreign(launcher: LabrunLauncher, composed: Sequence[DictConfig]) -> 
         executor = _executor(target, folder, settings, _modules(function))
         arguments = zip(*((context, function, config, state, True) for config in composed), strict=True)
         with terminating_politely(), _importable():
-            jobs = executor.map_array(run_one, *arguments)
+            jobs = executor.map_array(OneJob(), *arguments)
             pairs = enumerate(zip(jobs, composed, strict=True))
             return [_result(job, config, number) for number, (job, config) in pairs]
     except KeyboardInterrupt:
@@ -127,6 +127,19 @@ def run_one(context: Any, function: Callable[..., Any], config: DictConfig, stat
     return result
 
 
+class OneJob:
+    """`run_one`, which begins anew where a cluster took its place away."""
+
+    def __call__(self, *arguments: Any) -> JobReturn:
+        return run_one(*arguments)
+
+    def checkpoint(self, *arguments: Any) -> Any:
+        """What submitit puts back in the queue."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, *arguments)
+
+
 def _result(job: Any, config: DictConfig, number: int) -> JobReturn:
     from submitit.core.utils import FailedJobError, UncompletedJobError
 
@@ -163,18 +176,20 @@ def _executor(target: str, folder: Path, settings: dict[str, Any], modules: list
     from submitit import SlurmExecutor
 
     from labrun.launch import compute
+    from labrun.launch.executor import check_own
 
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    check_own(folder / "any")
     cluster = SlurmExecutor(folder=folder)
     given = {
         "job_name": folder.parent.name,
-        "time": None if settings["timeout_min"] is None else compute.whole_minutes(60 * settings["timeout_min"]),
+        "time": compute.whole_minutes(60 * (settings["timeout_min"] or compute.longest_min(settings))),
         "mem": None if settings["mem_gb"] is None else f"{round(1024 * settings['mem_gb'])}MB",
         "cpus_per_task": settings["cpus_per_run"], "gpus_per_node": settings["gpus_per_run"] or None,
         "partition": settings["partition"], "array_parallelism": settings["max_parallel"] or 1000,
         "additional_parameters": dict(settings["extra"]) or None,
     }  # fmt: skip
-    cluster.update_parameters(**{key: value for key, value in given.items() if value is not None or key == "time"})
+    cluster.update_parameters(**{key: value for key, value in given.items() if value is not None})
     return cluster
 
 

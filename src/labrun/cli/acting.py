@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from labrun.cli import reading, selecting
-from labrun.errors import RecordError
+from labrun.errors import ConfigError, RecordError
 from labrun.launch import canceling, detached, jobs, lease, monitor, results
+from labrun.launch import compute as computes
 from labrun.runs import record as records
 from labrun.runs import store
 from labrun.sweep import takeover
@@ -58,6 +59,7 @@ def _watch(folder: Path) -> int:
             if lease.living(jobs.state_folder(folder)) is None:
                 if _over(run_dirs, view, told):
                     break
+                _check_variables(folder, plan)
                 sys.stderr.write("lab: nobody controls these runs any more; going on with them from here\n")
                 detached.take_over(folder, {}, view)
                 return _code(run_dirs)
@@ -65,6 +67,21 @@ def _watch(folder: Path) -> int:
             time.sleep(POLL_S)
     _wait_for_books(folder, run_dirs)
     return _code(run_dirs)
+
+
+def _check_variables(folder: Path, plan: jobs.Plan) -> None:
+    """Whoever goes on with runs must have the variables that their records name.
+
+    Raises:
+        ConfigError: they are not set here.
+    """
+    left = [record for _, record in jobs.readable(folder, plan) if not record.finished]
+    missing = sorted({name for r in left for name in computes.missing_variables(r.config["compute"]["environment"])})
+    if missing:
+        raise ConfigError(
+            f"nobody controls these runs any more, and they were given variables that records do not hold: set "
+            f"{', '.join(missing)} here first, then say this again"
+        )
 
 
 def _watch_search(folder: Path) -> int:

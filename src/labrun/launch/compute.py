@@ -46,7 +46,7 @@ def needs(record: Record, environment: Mapping[str, str] | None = None, alone: b
     """
     compute = record.config["compute"]
     if environment is None:
-        environment = {name: os.environ[name] for name in compute["environment"] if name in os.environ}
+        environment = _known_here(compute["environment"])
     report = record.config["report"]
     return Needs(
         cpus=compute["cpus_per_run"],
@@ -58,6 +58,32 @@ def needs(record: Record, environment: Mapping[str, str] | None = None, alone: b
         pictures=report == "all" or (report == "auto" and record.sweep is None),
         data={key: record.config[key] for key in ("dataset", "datastore")} if record.config.get("dataset") else None,
     )
+
+
+def _has_labrun(python: str) -> bool:
+    """Whether an interpreter finds labrun: among its packages, or in the code of the working folder."""
+    found = "import importlib.util as u, sys; sys.exit(u.find_spec('labrun') is None)"
+    where = os.pathsep.join(filter(None, [os.getcwd(), os.path.join(os.getcwd(), "src"), os.environ.get("PYTHONPATH")]))
+    try:
+        answer = subprocess.run(
+            [python, "-c", found], env={**os.environ, "PYTHONPATH": where}, capture_output=True, timeout=60, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return answer.returncode == 0
+
+
+def _known_here(names: Mapping[str, Any]) -> dict[str, str]:
+    """Variables of which a record has only the names, or references, with their values in this process."""
+    from labrun import execute
+
+    found = {name: os.environ.get(name) if value == HIDDEN else value for name, value in names.items()}
+    return {name: str(value) for name, value in execute.here(found).items() if value is not None}
+
+
+def missing_variables(names: Mapping[str, Any]) -> list[str]:
+    """Variables of a run whose values nobody here knows."""
+    return [name for name, value in names.items() if value == HIDDEN and name not in os.environ]
 
 
 def target(compute: Mapping[str, Any], sweep: bool) -> str:
@@ -115,6 +141,11 @@ def check(compute: Mapping[str, Any], sweep: bool) -> None:
     problems = list(_slurm_problems(compute) if where == "slurm" else _local_problems(compute, where))
     if compute["python"] is not None and not (where == "inline" or shutil.which(compute["python"])):
         problems.append(f"compute.python={compute['python']!r}: there is no such program")
+    elif compute["python"] is not None and where != "inline" and not _has_labrun(compute["python"]):
+        problems.append(
+            f"compute.python={compute['python']!r} has no labrun, which carries out the runs there: install labrun "
+            "with that interpreter's pip"
+        )
     if problems:
         raise ConfigError(problems)
 
@@ -221,6 +252,12 @@ def chosen_partition(compute: Mapping[str, Any]) -> Partition | None:
     return None
 
 
+def longest_min(compute: Mapping[str, Any]) -> float:
+    """How long a job may last that names no limit: as its partition says, else a year."""
+    one = chosen_partition(compute)
+    return 365 * 24 * 60 if one is None or one.limit_min is None else one.limit_min
+
+
 def _slurm_problems(compute: Mapping[str, Any]) -> Iterable[str]:
     there = partitions()
     listed = "; ".join(describe(one) for one in there)
@@ -268,6 +305,12 @@ def describe(one: Partition) -> str:
 def whole_minutes(seconds: float) -> int:
     """Seconds as Slurm's minutes, rounded up."""
     return max(1, math.ceil(seconds / 60))
+
+
+def is_private(folder: Path) -> bool:
+    """Whether a folder is this user's own, and nobody else may look into it."""
+    status = folder.stat()
+    return status.st_uid == os.getuid() and not status.st_mode & 0o077
 
 
 def same_owner(path: Path) -> bool:

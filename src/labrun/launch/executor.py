@@ -41,7 +41,8 @@ def check_own(path: Path) -> None:
         LabrunError: it, or its folder, is not this user's own, or others may write it.
     """
     for place in (path.parent, path):
-        if place.exists() and not computes.same_owner(place):
+        # Nobody reaches a file in a private folder, whatever the umask made of the file itself.
+        if place.exists() and not (computes.same_owner(place) or (place == path and computes.is_private(path.parent))):
             raise LabrunError(f"{place} is not loaded: it is not your own, or others may write it (chmod go-w)")
 
 

@@ -23,6 +23,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
@@ -183,6 +184,9 @@ def fork(message: dict[str, Any], channel: Channel, wake: tuple[int, int]) -> in
         code = child(message)
     except KeyboardInterrupt:
         code = 130
+    except BaseException:  # noqa: BLE001 - nobody else would tell it
+        traceback.print_exc()
+        sys.stderr.flush()
     finally:
         os._exit(code)
 

@@ -249,6 +249,12 @@ def settled(
         kept["datastore"]["root"] = str(_absolute(kept["datastore"]["root"]))
         if kept.get("dataset"):
             inputs.settle_files(kept["dataset"], values["datastore"])
+    nodes, ranks = kept["compute"]["nodes"], kept["compute"]["tasks_per_node"]
+    if nodes * ranks > 1 and kept["task"] != "fit":
+        raise ConfigError(
+            f"compute.nodes={nodes}, compute.tasks_per_node={ranks}: only the training of a network is shared by "
+            f"several processes, and this is task={kept['task']}"
+        )
     if kept["task"] == "script":
         scripts.settle(kept["script"], values["script"])
     parent = _settle_references(kept, overrides, root)

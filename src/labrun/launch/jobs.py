@@ -206,6 +206,9 @@ class Inline:
         if not self._queue:
             return ended
         run_dir, needs = self._queue.pop(0)
+        if closing.is_asked_to_end(run_dir):
+            closing.close_unrun(run_dir, "canceled before it began")
+            return [*ended, run_dir]
         if not self._warm:
             inside.preload(self._plan.preload)
             self._warm = True
@@ -218,7 +221,9 @@ class Inline:
         try:
             execute.execute(run_dir, pictures=needs.pictures)
         except KeyboardInterrupt:
-            raise
+            if not closing.is_asked_to_end(run_dir):
+                raise
+            log.info("This run was canceled; the others go on")
         except (Exception, SystemExit) as error:  # noqa: BLE001 - its record holds it; the others go on
             text = (str(error) or repr(error)).splitlines()[0]
             log.error("This run failed: %s: %s", type(error).__name__, text)
@@ -292,7 +297,7 @@ def _pending(folder: Path, plan: Plan) -> list[Path]:
     for run_dir, record in readable(folder, plan):
         if record.finished:
             continue
-        if plan.target == "local" and record.status in (records.RUNNING, records.PREEMPTED):
+        if plan.target != "slurm" and record.status in (records.RUNNING, records.PREEMPTED):
             closing.wait_gone(run_dir)
             record = records.read(run_dir)
             if record.finished:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from labrun.errors import RecordError
 from labrun.launch import objective, results
 from labrun.runs import record as records
 from labrun.runs import report
@@ -134,16 +135,19 @@ class Live:
         from rich.table import Table
         from rich.text import Text
 
-        present = [self._read(run_dir) for run_dir in self._run_dirs]
+        found = [(run_dir, self._read(run_dir)) for run_dir in self._run_dirs]
+        pairs = [(run_dir, record) for run_dir, record in found if record is not None]
+        present = [record for _, record in pairs]
         tally = count(present)
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in ("run", "status", "for", "epoch", "last metric", "overrides"):
             table.add_column(column, no_wrap=column != "overrides", overflow="ellipsis")
-        running = [pair for pair in zip(self._run_dirs, present, strict=True) if pair[1].status == records.RUNNING]
+        running = [pair for pair in pairs if pair[1].status == records.RUNNING]
         for run_dir, record in running[:SHOWN]:
             epoch, metric = progress(run_dir)
             seconds = records.seconds_between(record.started or records.now(), records.now())
-            cells = (run_dir.name, record.status, f"{seconds:.0f} s", epoch, metric, " ".join(record.overrides))
+            status = records.shown_status(run_dir, record)
+            cells = (run_dir.name, status, f"{seconds:.0f} s", epoch, metric, " ".join(record.overrides))
             table.add_row(*(Text(cell) for cell in cells))
         if len(running) > SHOWN:
             table.add_row("...", f"{len(running) - SHOWN} more")
@@ -155,13 +159,17 @@ class Live:
             lines.append(Text(f"best so far: run {number}, {by} {value}  {' '.join(best.overrides)}"))
         return Group(*lines)
 
-    def _read(self, run_dir: Path) -> Record:
+    def _read(self, run_dir: Path) -> Record | None:
+        """A run's record; None for one that somebody has removed meanwhile."""
         path = records.RunPaths(run_dir).record
-        stamp = path.stat().st_mtime_ns
-        known = self._records.get(run_dir)
-        if known is None or known[0] != stamp:
-            known = self._records[run_dir] = (stamp, records.read(run_dir))
-        return known[1]
+        try:
+            stamp = path.stat().st_mtime_ns
+            known = self._records.get(run_dir)
+            if known is None or known[0] != stamp:
+                known = self._records[run_dir] = (stamp, records.read(run_dir))
+            return known[1]
+        except (OSError, RecordError):
+            return None
 
     def _left(self, tally: Tally) -> str:
         done = tally.total - tally.queued - tally.running

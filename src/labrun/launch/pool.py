@@ -131,6 +131,7 @@ class LocalPool:
         self._running: dict[Path, _Running] = {}
         self._held: list[Mapping[str, object]] = []
         """Data that the server was told to read for several runs."""
+        self._unheard: deque[Mapping[str, object]] = deque()
         self._restarts = 0
         self._next_beat = 0.0
         self._ready = False
@@ -171,8 +172,10 @@ class LocalPool:
             messages = self._channel.receive()
             if messages is None:
                 return ended + self._server_died()
-            for message in messages:
-                ended += self._hear(message)
+            self._unheard.extend(messages)
+        while self._unheard:  # each is taken off once it is dealt with: Ctrl-C may come at any moment
+            ended += self._hear(self._unheard[0])
+            self._unheard.popleft()
         if time.monotonic() >= self._next_beat:
             self._next_beat = time.monotonic() + HEARTBEAT_S
             self._supervise()
@@ -305,7 +308,9 @@ class LocalPool:
             self._ready = True
             log.info("Imported what the runs need, once, in %s s; %d at once", message["ready"], self.parallel)
         elif "run" in message:
-            running = self._running[Path(str(message["run"]))]
+            running = self._running.get(Path(str(message["run"])))
+            if running is None:
+                return []
             running.pid = int(str(message["pid"]))
             if running.asked_at is not None:
                 _signal(running, signal.SIGINT, alone=self._in_job)

@@ -91,7 +91,7 @@ def _as_typed(name: str, node: Mapping[str, Any]) -> Any:
 
 def _environment(names: Mapping[str, Any]) -> dict[str, Any]:
     """The values of the run's variables: records have only their names; those of this process stand in."""
-    missing = [name for name, value in names.items() if value == computes.HIDDEN and name not in os.environ]
+    missing = computes.missing_variables(names)
     if missing:
         raise ConfigError(
             f"the run was given variables that its record does not hold: set {', '.join(missing)} here first"

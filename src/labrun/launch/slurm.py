@@ -95,6 +95,8 @@ class SlurmPool:
         self._next_ask = 0.0
         self._stamps: dict[Path, int] = {}
         self._known = known_jobs(settings.jobs)
+        self._limits: dict[str, int] = {}
+        """How many runs of each array run at once."""
         self.parallel = 0
 
     def submit(self, run_dir: Path, needs: Needs) -> None:
@@ -124,7 +126,7 @@ class SlurmPool:
         if self._waiting:
             waiting, self._waiting = self._waiting, []
             self._submit_all(waiting)
-        else:
+        if self._active:
             time.sleep(timeout_s)
         ended, self._closed = self._closed, []
         for active in list(self._active.values()):
@@ -239,11 +241,29 @@ class SlurmPool:
             key = json.dumps([record.config["compute"], sorted(needs.environment.items())], sort_keys=True)
             groups.setdefault(key, []).append((run_dir, needs, record.config["compute"]))
         for group in groups.values():
-            compute = group[0][2]
+            compute = self._share(group[0][2], len(group))
+            if compute is None:
+                self._waiting += [(run_dir, needs) for run_dir, needs, _ in group]
+                continue
             size = compute["runs_per_job"]
             jobs = [[(run_dir, needs) for run_dir, needs, _ in group[i : i + size]] for i in range(0, len(group), size)]
+            if compute["max_parallel"] is not None and len(jobs) > LARGEST_ARRAY:  # one array at a time
+                self._waiting += [entry for members in jobs[LARGEST_ARRAY:] for entry in members]
+                jobs = jobs[:LARGEST_ARRAY]
             for start in range(0, len(jobs), LARGEST_ARRAY):
                 self._submit_array(jobs[start : start + LARGEST_ARRAY], compute)
+
+    def _share(self, compute: Mapping[str, Any], runs: int) -> dict[str, Any] | None:
+        """A group's part of `max_parallel`, which is one for the whole sweep; None: it waits until others end."""
+        own, most = dict(compute), compute["max_parallel"]
+        if most is None:
+            return own
+        taken: dict[str, int] = {}
+        for active in self._active.values():
+            array = active.job.partition("_")[0]
+            taken[array] = min(taken.get(array, 0) + 1, self._limits.get(array, most))
+        left = most - sum(taken.values())
+        return None if left < 1 else {**own, "max_parallel": min(left, runs)}
 
     def _submit_array(self, jobs: list[list[tuple[Path, Needs]]], compute: Mapping[str, Any]) -> None:
         settings, token = self._settings, secrets.token_hex(6)
@@ -271,6 +291,8 @@ class SlurmPool:
             except (FailedJobError, FailedSubmissionError, OSError) as error:
                 raise LabrunError(refusal(error)) from error
         append(settings.jobs, {"token": token, "job": job, "array": len(jobs) > 1})
+        if compute["max_parallel"] is not None:
+            self._limits[job] = compute["max_parallel"]
         shown = f"{len(jobs)} jobs ({sum(map(len, jobs))} runs)" if len(jobs) > 1 else "one job"
         log.info("Submitted Slurm job %s: %s", job, shown)
         for index, members in enumerate(jobs):
@@ -289,6 +311,8 @@ def _slots(compute: Mapping[str, Any], runs: int) -> int:
     if compute["gpus_per_run"]:
         gpus = partition.gpus if partition is not None else compute["gpus_per_run"]
         slots = min(slots, max(1, gpus * compute["runs_per_gpu"] // compute["gpus_per_run"]))
+    if compute["mem_gb"] and partition is not None:
+        slots = min(slots, max(1, int(partition.memory_gb // compute["mem_gb"])))
     return min(slots, runs, int(compute["max_parallel"] or runs))
 
 
@@ -328,6 +352,11 @@ def _parameters(
     for key in ("partition", "account", "qos"):
         if compute[key] is not None:
             parameters[key] = compute[key]
+    for key in ("mem", "gpus_per_node", "cpus_per_task"):  # sbatch would take the last one that it is told: ours
+        if key.replace("_", "-") in own:
+            parameters.pop(key, None)
+    if "cpus-per-task" in own:
+        parameters["srun_args"][0] = f"--cpus-per-task={own['cpus-per-task']}"
     return parameters
 
 

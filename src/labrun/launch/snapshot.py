@@ -28,6 +28,8 @@ SECRETS = (".env*", "*.pem", "*.key", "id_*", ".netrc", "*.p12", "*.pfx", "crede
 SECRET_FOLDERS = frozenset({".aws", ".azure", ".ssh", ".gnupg", ".kube", ".config", ".docker", ".git"})
 SOURCE_SUFFIXES = frozenset({".py", ".yaml", ".yml"})
 SKIPPED_FOLDERS = frozenset({"__pycache__", ".venv", "venv", "node_modules", "outputs", "multirun", "data"})
+NO_CODE = frozenset({"__pycache__", ".venv", "venv", "node_modules", "site-packages"})
+"""Of those, what is no code of a package's either."""
 LARGEST_FILE = 5 * 2**20
 LARGEST_TOTAL = 200 * 2**20
 IGNORE_FILE = ".labignore"
@@ -179,9 +181,9 @@ def _source_files(base: Path) -> Iterator[Path]:
     """Outside git: the folder's own modules, its packages, and its configs; never a whole home folder."""
     yield from (path.relative_to(base) for path in base.glob("*.py"))
     folders = [path.parent for path in base.glob("*/__init__.py")] + [base / "conf"]
-    for top in folders:
+    for top in (folder for folder in folders if folder.name not in SKIPPED_FOLDERS):
         for folder, names, files in os.walk(top):
-            names[:] = [name for name in names if name not in SKIPPED_FOLDERS and not name.startswith(".")]
+            names[:] = [name for name in names if name not in NO_CODE and not name.startswith(".")]
             yield from (
                 (Path(folder) / name).relative_to(base) for name in files if Path(name).suffix in SOURCE_SUFFIXES
             )

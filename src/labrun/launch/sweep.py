@@ -122,7 +122,15 @@ def carry_out(submitted: Sequence[Job], folder: Path, server: Server | None = No
         print(f"On their way: {len(runs)} run(s) in {folder}\n  lab runs watch {folder}")
     else:
         _attached(folder, runs, environment, plan, server)
-    return [records.read(job.run_dir) for job in submitted]
+    return [_as_it_is(job) for job in submitted]
+
+
+def _as_it_is(job: Job) -> Record:
+    """A run's record now; as it was submitted if somebody has removed the run since."""
+    try:
+        return records.read(job.run_dir)
+    except RecordError:
+        return job.record
 
 
 def write(job: Job) -> None:

@@ -154,6 +154,8 @@ class _Running:
 class NetworkTask(Task):
     """A torch module, trained by Lightning on batches from memory."""
 
+    is_shared = True
+
     def __init__(self, network: nn.Module, config: Mapping[str, Any], arrays: Arrays, name: str) -> None:
         self.network = network
         self._config = config

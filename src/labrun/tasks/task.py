@@ -54,6 +54,9 @@ class Task(ABC):
     is_final = True
     """Whether what is fitted is to be tested and saved; a pipeline may be cross-validated alone."""
 
+    is_shared = False
+    """Whether several processes may train it together."""
+
     @abstractmethod
     def fit(self, arrays: Arrays, paths: RunPaths, resume_from: Path | None) -> None:
         """Train on `arrays.train`; log metrics to the run's context."""
