@@ -102,6 +102,33 @@ def test_an_array_with_different_needs_and_names_in_squeue(workspace: Path) -> N
     assert max(sum(a <= begun < b for a, b in spans) for begun, _ in spans) <= 2, "one limit for both arrays"
 
 
+PLAIN_APPLICATION = """
+import os
+import hydra
+
+
+@hydra.main(version_base="1.3", config_path=None, config_name=None)
+def main(config):
+    print("x is", config.x, "in job", os.environ["SLURM_JOB_ID"])
+    if config.x == 3:
+        raise ValueError("three")
+
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_an_application_that_knows_nothing_of_labrun(workspace: Path) -> None:
+    (workspace / "app.py").write_text(PLAIN_APPLICATION)
+    command = [sys.executable, "app.py", "-m", "hydra/launcher=labrun", "+x=1,2,3", "hydra.launcher.target=slurm"]
+    done = subprocess.run(command, cwd=workspace, capture_output=True, text=True, timeout=240)
+    said = done.stdout + done.stderr
+    assert said.count("completed") == 2 and "+x=3  failed" in said and done.returncode == 1, said
+    printed = "".join(path.read_text() for path in workspace.glob("multirun/**/.submitit/**/*.out"))
+    assert "x is 1 in job" in printed and "x is 2 in job" in printed
+
+
 def test_packed_runs_share_a_job(workspace: Path, labrun: Command) -> None:
     done = labrun("-m", "model.regularization=range(1,13)", "compute.runs_per_job=6", *SLURM)
     assert done.returncode == 0, done.stdout + done.stderr
