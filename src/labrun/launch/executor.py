@@ -41,9 +41,14 @@ def check_own(path: Path) -> None:
         LabrunError: it, or its folder, is not this user's own, or others may write it.
     """
     for place in (path.parent, path):
-        # Nobody reaches a file in a private folder, whatever the umask made of the file itself.
-        if place.exists() and not (computes.same_owner(place) or (place == path and computes.is_private(path.parent))):
+        if place.exists() and not computes.same_owner(place) and not (place == path and _is_out_of_reach(path)):
             raise LabrunError(f"{place} is not loaded: it is not your own, or others may write it (chmod go-w)")
+
+
+def _is_out_of_reach(path: Path) -> bool:
+    """Whether a file that its group may write, as most systems' umask leaves it, lies where nobody else comes."""
+    status = path.stat()
+    return status.st_uid == os.getuid() and not status.st_mode & 0o002 and computes.is_private(path.parent)
 
 
 @dataclass

@@ -184,9 +184,10 @@ def fork(message: dict[str, Any], channel: Channel, wake: tuple[int, int]) -> in
         code = child(message)
     except KeyboardInterrupt:
         code = 130
-    except BaseException:  # noqa: BLE001 - nobody else would tell it
-        traceback.print_exc()
-        sys.stderr.flush()
+    except BaseException:  # noqa: BLE001 - a run's record says what became of it; of a call only its log can
+        if "call" in message:
+            traceback.print_exc()
+            sys.stderr.flush()
     finally:
         os._exit(code)
 
