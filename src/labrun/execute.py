@@ -151,11 +151,11 @@ def arrays_of(config: Mapping[str, Any]) -> Arrays:
 
 def _fit(config: Mapping[str, Any], arrays: Arrays, paths: RunPaths) -> Task:
     work = tasks.make(config, arrays)
-    nodes, ranks = config["compute"].get("nodes", 1), config["compute"].get("tasks_per_node", 1)
-    if nodes * ranks > 1 and not work.is_shared:
+    compute = config["compute"]
+    if tasks.ranks(compute) > 1 and not work.is_shared:
         raise ConfigError(
-            f"compute.nodes={nodes}, compute.tasks_per_node={ranks}: only a network trains in several processes, and "
-            f"model={tasks.model_name(config['model'])} is none"
+            f"compute.nodes={compute['nodes']}, compute.tasks_per_node={compute['tasks_per_node']}: only a network "
+            f"trains in several processes, and model={tasks.model_name(config['model'])} is none"
         )
     resume = config["trainer"].get("resume")
     # An earlier attempt of this very run comes before the run that it was to go on from.
@@ -248,7 +248,7 @@ def signature(config: Mapping[str, Any], data: list[dict[str, Any]], code: Mappi
         signed["script"] = {key: value for key, value in config["script"].items() if key not in UNSIGNED}
         signed["code"] = ((code or {}).get("script") or {}).get("digest")
         signed["trainer"] = {}
-    signed["ranks"] = config["compute"].get("nodes", 1) * config["compute"].get("tasks_per_node", 1)
+    signed["ranks"] = tasks.ranks(config["compute"])
     return hashlib.sha256(json.dumps(signed, sort_keys=True, default=str).encode()).hexdigest()
 
 

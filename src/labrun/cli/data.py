@@ -126,9 +126,9 @@ def upload(options: argparse.Namespace) -> int:
 
 def _how_to_read(asset: Asset, entries: Sequence[Entry], options: argparse.Namespace) -> str:
     """The command that reads an asset, as far as its files tell what they are."""
-    where = [f"datastore={options.datastore or inputs.default_name()}", *(f"datastore.{text}" for text in options.set)]
     from labrun.data.readers.folder import SUFFIXES
 
+    where = [f"datastore={options.datastore or inputs.default_name()}", *(f"datastore.{text}" for text in options.set)]
     suffixes = {Path(entry.path).suffix.lower() for entry in entries}
     of_table = {".csv": "csv", ".npz": "npz"}.get(min(suffixes)) if len(suffixes) == 1 else None
     if asset.name in conf.groups().get("dataset", {}):

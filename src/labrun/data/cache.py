@@ -279,8 +279,7 @@ class Cache:
     def _clean(self) -> None:
         """Take away the half-fetched files that killed processes of this machine left."""
         for left in (self.root / "objects").glob(f".*-*-{glob.escape(socket.gethostname())}"):
-            pid = left.name[1:].partition("-")[0]
-            if pid.isdigit() and time.time() - left.stat().st_mtime > 60 and records.process_start(int(pid)) is None:
+            if transfer.is_left(left, left.name[1:].partition("-")[0]):
                 left.unlink(missing_ok=True)
 
     def _objects(self) -> dict[str, int]:

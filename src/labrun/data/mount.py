@@ -207,7 +207,7 @@ class Mounting:
 
     def _in_place(self, store: datastores.LocalDatastore, asset: Asset | None) -> Path:
         if asset is not None:
-            return self._exactly(store, asset, check_local(store, asset))
+            return self._exactly(store, asset, *check_local(store, asset))
         if self._of_data_set:
             return store.folder
         place = self._places[0]
@@ -215,9 +215,10 @@ class Mounting:
             raise MissingDataError(f"datastore '{store.name}' ({store.root}) has neither an asset nor a file '{place}'")
         return store.path(place)
 
-    def _exactly(self, store: datastores.LocalDatastore, asset: Asset, entries: Sequence[Entry]) -> Path:
+    def _exactly(
+        self, store: datastores.LocalDatastore, asset: Asset, entries: Sequence[Entry], more: set[str]
+    ) -> Path:
         """The asset's folder; where more has come to lie in it, a folder of links to what was registered."""
-        more = set(store.files(asset.path)) - {f"{asset.path}/{entry.path}".lstrip("/") for entry in entries}
         if not more:
             return store.path(asset.path)
         key = hashlib.sha256(json.dumps([store.identity, asset.path, asset.version]).encode()).hexdigest()[:32]
@@ -299,27 +300,29 @@ class Mounting:
             raise changed(asset, self.store, name, "has other content")
 
 
-def check_local(store: datastores.LocalDatastore, asset: Asset, afresh: bool = False) -> list[Entry]:
-    """Hold a local asset's files against its manifest, which is returned.
+def check_local(store: datastores.LocalDatastore, asset: Asset, afresh: bool = False) -> tuple[list[Entry], set[str]]:
+    """Hold a local asset's files against its manifest.
 
     Args:
         store: the datastore.
         asset: the asset.
         afresh: read every byte, also of files whose size, times and inode are as they were.
 
+    Returns:
+        The manifest, and what else lies in the asset's folder.
+
     Raises:
         CorruptDataError: one is gone or has changed.
     """
-    entries = assets.manifest(store, asset)
-    paths = [store.path(f"{asset.path}/{entry.path}") for entry in entries]
-    for entry, path in zip(entries, paths, strict=True):
-        if not path.is_file() or path.stat().st_size != entry.size:
-            what = "has another size" if path.is_file() else "is gone"
-            raise changed(asset, store, entry.path, what)
-    for entry, sha256 in zip(entries, digests.of(paths, afresh), strict=True):
+    entries, listed = assets.manifest(store, asset), store.files(asset.path)
+    names = [f"{asset.path}/{entry.path}".lstrip("/") for entry in entries]
+    for entry, name in zip(entries, names, strict=True):
+        if name not in listed or listed[name].size != entry.size:
+            raise changed(asset, store, entry.path, "has another size" if name in listed else "is gone")
+    for entry, sha256 in zip(entries, digests.of([store.path(name) for name in names], afresh), strict=True):
         if sha256 != entry.sha256:
             raise changed(asset, store, entry.path, "has other content")
-    return list(entries)
+    return list(entries), set(listed) - set(names)
 
 
 def changed(asset: Asset, store: Datastore, name: str, what: str) -> CorruptDataError:

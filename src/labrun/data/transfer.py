@@ -303,8 +303,13 @@ def drop_left(path: Path) -> None:
     for left in path.parent.glob(f"{glob.escape(path.name[:100])}.*-*{PARTIAL}"):
         pid = left.name.removesuffix(PARTIAL).rpartition(".")[2].partition("-")[0]
         with contextlib.suppress(OSError):
-            if pid.isdigit() and time.time() - left.stat().st_mtime > LEFT_S and process_start(int(pid)) is None:
+            if is_left(left, pid):
                 left.unlink()
+
+
+def is_left(path: Path, pid: str) -> bool:
+    """Whether a partial file's process, of this machine, is gone, and nothing was written to it for a while."""
+    return pid.isdigit() and time.time() - path.stat().st_mtime > LEFT_S and process_start(int(pid)) is None
 
 
 def check(path: Path, item: Item, store: Datastore) -> str:

@@ -29,6 +29,7 @@ from labrun.launch.hydra_files import hide_environment
 from labrun.runs import record as records
 from labrun.runs import recording, store
 from labrun.runs.record import Record, RunPaths
+from labrun.tasks import task as tasks
 
 log = logging.getLogger(__name__)
 
@@ -249,11 +250,11 @@ def settled(
         kept["datastore"]["root"] = str(_absolute(kept["datastore"]["root"]))
         if kept.get("dataset"):
             inputs.settle_files(kept["dataset"], values["datastore"])
-    nodes, ranks = kept["compute"]["nodes"], kept["compute"]["tasks_per_node"]
-    if nodes * ranks > 1 and kept["task"] != "fit":
+    compute = kept["compute"]
+    if tasks.ranks(compute) > 1 and kept["task"] != "fit":
         raise ConfigError(
-            f"compute.nodes={nodes}, compute.tasks_per_node={ranks}: only the training of a network is shared by "
-            f"several processes, and this is task={kept['task']}"
+            f"compute.nodes={compute['nodes']}, compute.tasks_per_node={compute['tasks_per_node']}: only the training "
+            f"of a network is shared by several processes, and this is task={kept['task']}"
         )
     if kept["task"] == "script":
         scripts.settle(kept["script"], values["script"])

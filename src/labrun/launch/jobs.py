@@ -25,6 +25,7 @@ from labrun.launch.compute import Needs
 from labrun.launch.lease import Lease, OvertakenError
 from labrun.launch.pool import LocalPool, Server, slot_gpus
 from labrun.runs import record as records
+from labrun.runs import store
 from labrun.runs.record import Record
 
 log = logging.getLogger(__name__)
@@ -145,13 +146,7 @@ def read_plan(folder: Path) -> Plan:
 
 def readable(folder: Path, plan: Plan) -> list[tuple[Path, Record]]:
     """The runs of a plan whose record can be read, with it; what is gone or damaged is told and left out."""
-    found = []
-    for name in plan.runs:
-        try:
-            found.append(((folder / name).resolve(), records.read(folder / name)))
-        except RecordError as error:
-            log.warning("Left out: %s", error)
-    return found
+    return store.readable([(folder / name).resolve() for name in plan.runs])
 
 
 def run_dirs(folder: Path, plan: Plan) -> list[Path]:

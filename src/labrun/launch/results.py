@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from labrun.errors import LabrunError, RecordError
+from labrun.errors import LabrunError
 from labrun.launch import objective
 from labrun.runs import record as records
-from labrun.runs import report
+from labrun.runs import report, store
 from labrun.runs.record import Record
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,8 @@ def tell(folder: Path, run_dirs: Sequence[Path], draw: Callable[[Path], object])
     Returns:
         The records.
     """
-    run_dirs, finished = _there(run_dirs)
+    there = store.readable(run_dirs)
+    run_dirs, finished = [run_dir for run_dir, _ in there], [record for _, record in there]
     if not finished or finished[0].sweep is None:
         return finished
     order = sorted(range(len(finished)), key=lambda i: -objective.rank(finished[i]))
@@ -60,17 +61,6 @@ def tell(folder: Path, run_dirs: Sequence[Path], draw: Callable[[Path], object])
     drawn = any((best_dir / "outputs").glob("*.png"))
     say(f"folder: {folder}   (results.csv{f'; pictures of the best run: {best_dir}/outputs' if drawn else ''})")
     return finished
-
-
-def _there(run_dirs: Sequence[Path]) -> tuple[list[Path], list[Record]]:
-    """The runs whose records can be read; somebody may have removed one since."""
-    found = []
-    for run_dir in run_dirs:
-        try:
-            found.append((run_dir, records.read(run_dir)))
-        except RecordError as error:
-            log.warning("Left out: %s", error)
-    return [run_dir for run_dir, _ in found], [record for _, record in found]
 
 
 def say(text: str) -> None:

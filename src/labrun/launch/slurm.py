@@ -97,6 +97,8 @@ class SlurmPool:
         self._known = known_jobs(settings.jobs)
         self._limits: dict[str, int] = {}
         """How many runs of each array run at once."""
+        self._full_at = 0
+        """So many runs were with Slurm when others had to wait for them."""
         self.parallel = 0
 
     def submit(self, run_dir: Path, needs: Needs) -> None:
@@ -123,7 +125,7 @@ class SlurmPool:
         Raises:
             LabrunError: sbatch refuses the jobs; its words are in the message.
         """
-        if self._waiting:
+        if self._waiting and not (self._full_at and len(self._active) == self._full_at):
             waiting, self._waiting = self._waiting, []
             self._submit_all(waiting)
         if self._active:
@@ -252,6 +254,7 @@ class SlurmPool:
                 jobs = jobs[:LARGEST_ARRAY]
             for start in range(0, len(jobs), LARGEST_ARRAY):
                 self._submit_array(jobs[start : start + LARGEST_ARRAY], compute)
+        self._full_at = len(self._active) if self._waiting else 0
 
     def _share(self, compute: Mapping[str, Any], runs: int) -> dict[str, Any] | None:
         """A group's part of `max_parallel`, which is one for the whole sweep; None: it waits until others end."""

@@ -76,8 +76,9 @@ def sample_grid(
     x, y = x[order], y[order]
     columns = min(10, len(x))
     _, _, height, width = x.shape
-    cell = (height + max(2, round(0.3 * height))) / (width + max(1, round(0.12 * width)))
-    figure = _figure(columns * 1.05, math.ceil(len(x) / columns) * 1.05 * cell + 0.5)
+    head, gap = _margins(height, width)
+    tall = (height + head) / (width + gap)
+    figure = _figure(columns * 1.05, math.ceil(len(x) / columns) * 1.05 * tall + 0.5)
     names = [_short(class_names[int(label)], 12) for label in y]
     _mosaic(figure, np.clip(x / scale, 0, 1), columns, names, 8, cmap="gray", vmin=0, vmax=1)
     return _save(figure, path, title)
@@ -201,6 +202,11 @@ def weight_images(
     return _save(figure, path, title)
 
 
+def _margins(height: int, width: int) -> tuple[int, int]:
+    """What a mosaic leaves free above each image, for its name, and beside it; in the image's own pixels."""
+    return max(2, round(0.3 * height)), max(1, round(0.12 * width))
+
+
 def _mosaic(
     figure: Any, images: npt.NDArray[Any], columns: int, names: Sequence[str], font: int, **colours: Any
 ) -> None:
@@ -217,7 +223,7 @@ def _mosaic(
     import numpy as np
 
     count, channels, height, width = images.shape
-    gap, head = max(1, round(0.12 * width)), max(2, round(0.3 * height))
+    head, gap = _margins(height, width)
     cell = (height + head, width + gap)
     mosaic = np.full((math.ceil(count / columns) * cell[0], columns * cell[1], channels), np.nan, np.float32)
     axes = figure.add_subplot()

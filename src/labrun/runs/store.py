@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -13,6 +14,8 @@ from labrun.errors import RecordError
 from labrun.runs import index
 from labrun.runs import record as records
 from labrun.runs.record import Record
+
+log = logging.getLogger(__name__)
 
 ROOT_VARIABLE = "LABRUN_ROOT"
 
@@ -142,3 +145,14 @@ def _suitable(
     if not suitable(run_dir, record):
         raise RecordError(f"run {record.id} in {run_dir} is not {wanted}")
     return run_dir, record
+
+
+def readable(run_dirs: Sequence[Path]) -> list[tuple[Path, Record]]:
+    """The runs whose record can be read, with it; what is gone or damaged is told and left out."""
+    found = []
+    for run_dir in run_dirs:
+        try:
+            found.append((run_dir, records.read(run_dir)))
+        except RecordError as error:
+            log.warning("Left out: %s", error)
+    return found

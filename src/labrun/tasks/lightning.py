@@ -361,16 +361,12 @@ def make_logger(node: Mapping[str, Any], name: str, paths: RunPaths) -> Any:
     return schema.build(node, f"logger.{name}", save_dir=str(paths.logs))
 
 
-def _ranks(compute: Mapping[str, Any]) -> int:
-    return int(compute.get("nodes", 1)) * int(compute.get("tasks_per_node", 1))
-
-
 def _processes(compute: Mapping[str, Any]) -> dict[str, Any]:
     """How many processes train together. Never as Lightning's own Slurm support has it: it would requeue by itself."""
     # On a TPU Lightning takes no other way of writing checkpoints than its own.
     files = [] if XLAAccelerator.is_available() else [PlainCheckpoints()]
     own: dict[str, Any] = {"plugins": [LightningEnvironment(), *files]}
-    if _ranks(compute) > 1:
+    if tasks.ranks(compute) > 1:
         return own | {"strategy": "ddp", "num_nodes": compute["nodes"], "devices": compute["tasks_per_node"]}
     if compute.get("gpus_per_run", 0) > 1:
         return own | {"strategy": "ddp_fork", "devices": compute["gpus_per_run"]}

@@ -107,6 +107,11 @@ def _training_parts(target: Callable[..., Any], config: Mapping[str, Any]) -> di
     return parts
 
 
+def ranks(compute: Mapping[str, Any]) -> int:
+    """How many processes a run has, over all its nodes."""
+    return int(compute.get("nodes", 1)) * int(compute.get("tasks_per_node", 1))
+
+
 def is_named(node: Any) -> bool:
     """Whether a node says what is to be built."""
     return isinstance(node, Mapping) and bool(node.get("_target_"))
