@@ -129,6 +129,31 @@ def test_an_application_that_knows_nothing_of_labrun(workspace: Path) -> None:
     assert "x is 1 in job" in printed and "x is 2 in job" in printed
 
 
+def test_such_an_application_on_several_nodes_with_lines_before_it(workspace: Path) -> None:
+    (workspace / "app.py").write_text(PLAIN_APPLICATION.replace('"x is"', 'os.environ["SLURM_NNODES"], "nodes, x is"'))
+    command = [sys.executable, "app.py", "-m", "hydra/launcher=labrun", "+x=1,2", "hydra.launcher.target=slurm",
+               "hydra.launcher.nodes=2", "hydra.launcher.setup=[touch was-here]", "hydra.launcher.timeout_min=5",
+               "hydra.launcher.cpus_per_run=2"]  # fmt: skip
+    done = subprocess.run(command, cwd=workspace, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    printed = "".join(path.read_text() for path in workspace.glob("multirun/**/.submitit/**/*.out"))
+    assert printed.count("2 nodes, x is 1") == 2 and (workspace / "was-here").exists(), "on each of the nodes"
+
+
+def test_such_an_application_that_is_late_fails_and_is_not_begun_again(workspace: Path) -> None:
+    late = PLAIN_APPLICATION.replace(
+        "    if config.x == 3", "    import time; time.sleep(400 * (config.x == 2))\n    if config.x == 3"
+    )
+    (workspace / "app.py").write_text(late)
+    command = [sys.executable, "app.py", "-m", "hydra/launcher=labrun", "+x=1,2", "hydra.launcher.target=slurm",
+               "hydra.launcher.timeout_min=0.2"]  # fmt: skip
+    done = subprocess.run(command, cwd=workspace, capture_output=True, text=True, timeout=240)
+    said = done.stdout + done.stderr
+    assert done.returncode == 1 and "TimeoutError: ended by timeout_min=0.2" in said and "+x=1  completed" in said, said
+    printed = "".join(path.read_text() for path in workspace.glob("multirun/**/.submitit/**/*.out"))
+    assert printed.count("x is 2") == 1
+
+
 def test_packed_runs_share_a_job(workspace: Path, labrun: Command) -> None:
     done = labrun("-m", "model.regularization=range(1,13)", "compute.runs_per_job=6", *SLURM)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -191,7 +216,6 @@ def test_preempted_it_goes_on_from_its_checkpoint(workspace: Path) -> None:
 
 
 def test_out_of_time_it_is_requeued_and_goes_on(workspace: Path) -> None:
-    """The limit is a minute; Slurm tells the job within its first forty-five seconds."""
     run = begin(workspace, *NETWORK, "trainer.max_epochs=1000000", "compute.timeout_min=1")
     wait_for(lambda: is_running(workspace))
     wait_for(lambda: len(single(workspace).attempts) >= 2, 150)
@@ -201,6 +225,44 @@ def test_out_of_time_it_is_requeued_and_goes_on(workspace: Path) -> None:
     run.send_signal(signal.SIGINT)
     finished(run)
     assert single(workspace).status == "canceled"
+
+
+def time_limit() -> str:
+    """Of the only job."""
+    return subprocess.run(["squeue", "-h", "-o%l"], capture_output=True, text=True).stdout.strip()
+
+
+def test_a_run_has_all_of_its_time(workspace: Path) -> None:
+    """Slurm gets to know of a limit with the time to begin and to save on top, since it warns up to a minute early."""
+    write_model(workspace)
+    run = begin(workspace, "compute=slurm", "model=sleeper", "model.seconds=50", "compute.timeout_min=1", *PLAIN)
+    wait_for(lambda: time_limit() == "3:00")
+    finished(run)
+    record = single(workspace)
+    assert run.returncode == 0 and record.status == "completed" and len(record.attempts) == 1
+
+
+@pytest.mark.parametrize("by", ["partition", "qos"])
+def test_no_more_time_is_asked_for_than_may_be(workspace: Path, by: str) -> None:
+    made = ["scontrol", "create", "partitionname=brief", "nodes=ALL", "maxtime=1", "priorityjobfactor=1"]
+    gone = ["scontrol", "delete", "partitionname=brief"]
+    if by == "qos":
+        made, gone = (
+            ["sacctmgr", "-i", "add", "qos", "brief", "maxwall=1"],
+            ["sacctmgr", "-i", "delete", "qos", "brief"],
+        )
+    subprocess.run(made, check=True, capture_output=True)
+    try:
+        write_model(workspace)
+        where = ["compute.partition=brief"] if by == "partition" else []
+        run = begin(
+            workspace, "compute=slurm", "model=sleeper", "model.seconds=8", "compute.timeout_min=1", *where, *PLAIN
+        )
+        wait_for(lambda: time_limit() == "1:00")
+        finished(run)
+        assert run.returncode == 0 and single(workspace).status == "completed"
+    finally:
+        wait_for(lambda: subprocess.run(gone, capture_output=True).returncode == 0)  # not while a job is ending in it
 
 
 def test_out_of_time_without_a_checkpoint_it_failed(workspace: Path, labrun: Command) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from hydra_plugins.labrun_launcher.launcher import LabrunLauncher
 
 log = logging.getLogger(__name__)
+
+REQUEUES = 1000
+"""How often a cluster may take a job's place away."""
 
 
 def launch_foreign(launcher: LabrunLauncher, composed: Sequence[DictConfig]) -> list[JobReturn]:
@@ -50,7 +54,7 @@ def launch_foreign(launcher: LabrunLauncher, composed: Sequence[DictConfig]) -> 
         executor = _executor(target, folder, settings, _modules(function))
         arguments = zip(*((context, function, config, state, True) for config in composed), strict=True)
         with terminating_politely(), _importable():
-            jobs = executor.map_array(OneJob(), *arguments)
+            jobs = executor.map_array(OneJob(settings["timeout_min"]), *arguments)
             pairs = enumerate(zip(jobs, composed, strict=True))
             return [_result(job, config, number) for number, (job, config) in pairs]
     except KeyboardInterrupt:
@@ -128,15 +132,31 @@ def run_one(context: Any, function: Callable[..., Any], config: DictConfig, stat
 
 
 class OneJob:
-    """`run_one`, which begins anew where a cluster took its place away."""
+    """`run_one`, which begins anew where a cluster took its place away.
+
+    Args:
+        timeout_min: how long it may take.
+    """
+
+    def __init__(self, timeout_min: float | None) -> None:
+        self.timeout_min = timeout_min
 
     def __call__(self, *arguments: Any) -> JobReturn:
         return run_one(*arguments)
 
     def checkpoint(self, *arguments: Any) -> Any:
-        """What submitit puts back in the queue."""
+        """What submitit puts back in the queue; it takes short jobs that were preempted for late ones: Slurm knows.
+
+        Raises:
+            TimeoutError: its time is up.
+        """
         from submitit.helpers import DelayedSubmission
 
+        from labrun.launch.cluster_job import job_id, shown_job, why_signaled
+
+        if why_signaled(signal.SIGUSR2, shown_job(job_id())) == "timeout":
+            limit = "its partition's time limit" if self.timeout_min is None else f"timeout_min={self.timeout_min:g}"
+            raise TimeoutError(f"ended by {limit}")
         return DelayedSubmission(self, *arguments)
 
 
@@ -148,9 +168,11 @@ def _result(job: Any, config: DictConfig, number: int) -> JobReturn:
     overrides = list(config.hydra.overrides.task)
     try:
         job.wait()
-        if job.paths.result_pickle.exists():
-            check_own(job.paths.result_pickle)
-        result: JobReturn = job.result()
+        for file in (job.task(task).paths.result_pickle for task in range(job.num_tasks)):
+            if file.exists():
+                check_own(file)
+        returned: list[JobReturn] = job.results()
+        result = next((one for one in returned if one.status == JobStatus.FAILED), returned[0])
     except (FailedJobError, UncompletedJobError, LabrunError) as error:
         result = JobReturn()
         result.cfg, result.overrides = config, list(filter_overrides(overrides))
@@ -175,18 +197,22 @@ def _executor(target: str, folder: Path, settings: dict[str, Any], modules: list
         return executor
     from submitit import SlurmExecutor
 
-    from labrun.launch import compute
+    from labrun.launch import compute, slurm
     from labrun.launch.executor import check_own
 
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     check_own(folder / "any")
-    cluster = SlurmExecutor(folder=folder)
+    cluster = SlurmExecutor(folder=folder, max_num_timeout=REQUEUES)
+    is_limited = settings["timeout_min"] is not None
     given = {
-        "job_name": folder.parent.name,
-        "time": compute.whole_minutes(60 * (settings["timeout_min"] or compute.longest_min(settings))),
+        "job_name": folder.parent.name, "signal_delay_s": slurm.signal_delay_s(settings),
+        "time": slurm.minutes_asked(settings, 1) if is_limited else int(compute.longest_min(settings)),
         "mem": None if settings["mem_gb"] is None else f"{round(1024 * settings['mem_gb'])}MB",
         "cpus_per_task": settings["cpus_per_run"], "gpus_per_node": settings["gpus_per_run"] or None,
-        "partition": settings["partition"], "array_parallelism": settings["max_parallel"] or 1000,
+        "nodes": settings["nodes"], "ntasks_per_node": settings["tasks_per_node"],
+        "partition": settings["partition"], "account": settings["account"], "qos": settings["qos"],
+        "array_parallelism": settings["max_parallel"] or 1000, "setup": settings["setup"] or None,
+        "srun_args": [f"--cpus-per-task={settings['cpus_per_run']}", *settings["srun_args"]],
         "additional_parameters": dict(settings["extra"]) or None,
     }  # fmt: skip
     cluster.update_parameters(**{key: value for key, value in given.items() if value is not None})

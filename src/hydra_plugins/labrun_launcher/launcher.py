@@ -46,8 +46,14 @@ NODE: dict[str, Any] = {
     "gpus_per_run": 0,
     "mem_gb": None,
     "timeout_min": None,
+    "nodes": 1,
+    "tasks_per_node": 1,
     "partition": None,
+    "account": None,
+    "qos": None,
+    "setup": [],
     "extra": {},
+    "srun_args": [],
 }
 """The settings are for applications that know nothing of labrun; labrun's own runs have `compute`."""
 ConfigStore.instance().store(group="hydra/launcher", name="labrun", node=NODE, provider="labrun")

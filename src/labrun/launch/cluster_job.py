@@ -9,7 +9,9 @@ nodes or tasks train along.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
+import math
 import os
 import re
 import signal
@@ -91,6 +93,8 @@ class Supervisor:
         self.manifest, self.runs, self.job = manifest, runs, job_id()
         self.signaled: signal.Signals | None = None
         self.began = time.time()
+        self.due: float | None = None
+        """When the runs have had their time (seconds since the epoch), as soon as that is known."""
 
     def supervise(self) -> int:
         """Run the runs; returns 0, or 1 if one of them failed."""
@@ -117,12 +121,16 @@ class Supervisor:
         parallel = self.manifest["parallel"]
         pool = LocalPool(self.manifest["path"], self.manifest["preload"], parallel, gpus,
                          python=sys.executable if self.manifest["own_python"] else None, in_job=True)  # fmt: skip
+        alone, limit = len(self.runs) == 1, self.manifest["timeout_min"]
         for run in mine:
-            # a run that has the job to itself is held to its time by Slurm, and goes on from its checkpoint
-            pool.submit(run, needs(records.read(run), alone=len(self.runs) == 1))
+            # a run that has the job to itself is not killed at its limit by the pool, but goes on from its checkpoint
+            pool.submit(run, needs(records.read(run), alone=alone))
         while pool.busy:
-            if self.signaled is not None:
-                self._make_room(pool, mine)
+            if alone and limit is not None and self.due is None and records.read(mine[0]).status == records.RUNNING:
+                self.due = time.time() + 60 * limit
+            why = self._asked_for_room()
+            if why is not None:
+                self._make_room(pool, mine, why)
                 break
             for ended in pool.poll():
                 print(f"{ended}: {records.read(ended).status}", flush=True)
@@ -160,13 +168,23 @@ class Supervisor:
             note_interrupted(run, record, "its Slurm job was requeued")
         return True
 
-    def _make_room(self, pool: Any, mine: list[Path]) -> None:
-        """Slurm wants the place: save and go back in the queue, or end for good."""
+    def _asked_for_room(self) -> str | None:
+        """Why the runs must leave now, if they must (see `why_signaled`): Slurm warns of the time limit early."""
+        if self.signaled is not None:
+            number, self.signaled = self.signaled, None
+            shown = shown_job(self.job)
+            why = why_signaled(number, shown)
+            print(f"signal {number.name}: {why}", flush=True)
+            if why != "timeout" or number != signal.SIGUSR2:
+                return why
+            self.due = min(self.due or math.inf, _time_of(shown.get("EndTime")) - self.manifest["signal_delay_s"])
+        return None if self.due is None or time.time() < self.due else "timeout"
+
+    def _make_room(self, pool: Any, mine: list[Path], why: str) -> None:
+        """Slurm wants the place, or the time is up: save and go back in the queue, or end for good."""
         from labrun.runs import record as records
         from labrun.runs.record import RunPaths
 
-        why = self._why()
-        print(f"signal {self.signaled.name if self.signaled else '?'}: {why}", flush=True)
         if why == "canceled":
             for run in mine:
                 if not records.read(run).finished:
@@ -188,17 +206,6 @@ class Supervisor:
                     self._over_time(run, record)
         if any(not records.read(run).finished for run in mine) and why != "requeued":
             ask("scontrol", "requeue", self.job)
-
-    def _why(self) -> str:
-        """What the signal means: `preempted`, `timeout`, `requeued` by somebody, or `canceled`."""
-        shown = dict(re.findall(r"(\w+)=(\S+)", ask("scontrol", "show", "job", self.job)))
-        if int(shown.get("Restarts", "0")) > int(os.environ.get("SLURM_RESTART_COUNT", "0")):
-            return "requeued"
-        if shown.get("JobState") == "PREEMPTED" or shown.get("PreemptTime", "None") not in ("None", "Unknown"):
-            return "preempted"
-        if self.signaled == signal.SIGUSR2 or shown.get("JobState") == "TIMEOUT":
-            return "timeout"
-        return "canceled"
 
     def _put_back(self, run: Path, why: str) -> None:
         """A run that did not leave by itself was killed: it starts again, or from its last checkpoint."""
@@ -226,8 +233,37 @@ class Supervisor:
         from labrun.runs import record as records
 
         limit = record.config["compute"]["timeout_min"]
-        told = f"compute.timeout_min={limit:g}" if limit is not None else "the partition's time limit"
+        told = f"compute.timeout_min={limit:g}" if limit is not None else "the job's time limit"
         close(run, record, records.FAILED, "LimitExceeded", f"ended by {told}; it had no checkpoint to go on from")
+
+
+def shown_job(job: str) -> dict[str, str]:
+    """What scontrol shows of a job; nothing if it does not answer."""
+    return dict(re.findall(r"(\w+)=(\S+)", ask("scontrol", "show", "job", job)))
+
+
+def why_signaled(number: signal.Signals, shown: Mapping[str, str]) -> str:
+    """What a signal means: `preempted`, `timeout`, `requeued` by somebody, or `canceled`.
+
+    Args:
+        number: the signal.
+        shown: what scontrol shows of the job (`shown_job`).
+    """
+    if int(shown.get("Restarts", "0")) > int(os.environ.get("SLURM_RESTART_COUNT", "0")):
+        return "requeued"
+    if shown.get("JobState") == "PREEMPTED" or shown.get("PreemptTime", "None") not in ("None", "Unknown"):
+        return "preempted"
+    if number == signal.SIGUSR2 or shown.get("JobState") == "TIMEOUT":
+        return "timeout"
+    return "canceled"
+
+
+def _time_of(shown: str | None) -> float:
+    """A moment as scontrol shows it, in seconds since the epoch; 0 if it shows none."""
+    try:
+        return datetime.datetime.fromisoformat(shown or "").timestamp()
+    except ValueError:
+        return 0.0
 
 
 if __name__ == "__main__":

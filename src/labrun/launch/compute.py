@@ -258,6 +258,18 @@ def longest_min(compute: Mapping[str, Any]) -> float:
     return 365 * 24 * 60 if one is None or one.limit_min is None else one.limit_min
 
 
+def walls_min() -> set[float]:
+    """The limits of time that the cluster's qualities of service and accounts set; none where there is no accounting.
+
+    Which of them apply to a job only Slurm knows: they serve to stay below one that was meant.
+    """
+    walls: set[float] = set()
+    for what in ("qos", "assoc"):
+        listed = ask(["sacctmgr", "-n", "-P", "show", what, "format=MaxWall"]) or ""
+        walls |= {_minutes(line.strip()) or 0.0 for line in listed.splitlines()}
+    return walls - {0.0}
+
+
 def _slurm_problems(compute: Mapping[str, Any]) -> Iterable[str]:
     there = partitions()
     listed = "; ".join(describe(one) for one in there)

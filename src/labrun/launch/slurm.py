@@ -111,8 +111,10 @@ class SlurmPool:
             return
         record = records.read(run_dir)
         if record.status in (records.RUNNING, records.PREEMPTED):
-            note_interrupted(run_dir, record, f"its Slurm job {job} is gone ({state})")
+            why = f"its Slurm job {job} is gone ({state})" if job else "its controller ended"
+            note_interrupted(run_dir, record, why)
         self._waiting.append((run_dir, needs))
+        self._full_at = 0
 
     @property
     def busy(self) -> bool:
@@ -278,7 +280,7 @@ class SlurmPool:
         content = {
             "token": token, "jobs": runs, "path": list(settings.path), "preload": list(settings.preload),
             "own_python": settings.python is not None, "parallel": slots, "ledger": str(settings.jobs),
-            "signal_delay_s": _signal_delay_s(compute),
+            "signal_delay_s": signal_delay_s(compute), "timeout_min": compute["timeout_min"],
             "gpus_per_run": compute["gpus_per_run"], "runs_per_gpu": compute["runs_per_gpu"],
         }  # fmt: skip
         records.replace_text(manifest, json.dumps(content) + "\n")
@@ -319,10 +321,23 @@ def _slots(compute: Mapping[str, Any], runs: int) -> int:
     return min(slots, runs, int(compute["max_parallel"] or runs))
 
 
-def _signal_delay_s(compute: Mapping[str, Any]) -> int:
-    """How long before its time is up a job is told. Slurm may tell it up to a minute earlier than that."""
+def signal_delay_s(compute: Mapping[str, Any]) -> int:
+    """How long before its time is up a job begins to save. Slurm may tell it up to a minute earlier than that."""
     limit = compute["timeout_min"]
     return 90 if limit is None else int(min(90, max(10, 15 * limit)))
+
+
+def minutes_asked(compute: Mapping[str, Any], rounds: int) -> int:
+    """A job's limit: what its runs may take, and, unless that is forbidden, the time to begin and to save beyond it.
+
+    Args:
+        compute: the runs' `compute`, with `timeout_min`.
+        rounds: runs one after the other.
+    """
+    least_s = 60 * compute["timeout_min"] * rounds
+    least, wanted = computes.whole_minutes(least_s), computes.whole_minutes(least_s + 60 + signal_delay_s(compute))
+    walls = [wall for wall in computes.walls_min() if least <= wall < wanted]
+    return int(min([wanted, *walls, computes.longest_min(compute)]))
 
 
 def _parameters(
@@ -337,7 +352,7 @@ def _parameters(
     parameters: dict[str, Any] = {
         "job_name": settings.name, "comment": token, "nodes": compute["nodes"],
         "ntasks_per_node": compute["tasks_per_node"], "cpus_per_task": compute["cpus_per_run"] * slots,
-        "array_parallelism": min(jobs, per_job), "signal_delay_s": _signal_delay_s(compute),
+        "array_parallelism": min(jobs, per_job), "signal_delay_s": signal_delay_s(compute),
         "time": None, "additional_parameters": {key: value for key, value in own.items() if value is not False},
         "wckey": None, "setup": list(compute["setup"]) or None,
         "srun_args": [
@@ -345,8 +360,7 @@ def _parameters(
         ],
     }  # fmt: skip
     if compute["timeout_min"] is not None:
-        rounds = -(-runs // slots)
-        parameters["time"] = computes.whole_minutes(60 * compute["timeout_min"] * rounds)
+        parameters["time"] = minutes_asked(compute, -(-runs // slots))
     if compute["mem_gb"] is not None:
         parameters["mem"] = f"{round(compute['mem_gb'] * 1024 * slots)}MB"
     if compute["gpus_per_run"]:
