@@ -126,6 +126,9 @@ def test_a_lightning_module_of_ones_own(labrun: Command, workspace: Path) -> Non
     assert done.returncode == 0, done.stderr
     record = only_record(workspace, "digits-mine")
     assert {"my_loss", "accuracy"} <= set(record["metrics"])  # type: ignore[arg-type]
+    (metrics,) = workspace.glob("outputs/*/*/metrics.jsonl")
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [line["epoch"] for line in lines if line["name"] == "my_loss"] == [1, 2, 3]
     watched = labrun("model=mine", "trainer.max_epochs=1", "tracking=none", "trainer.monitor=val_f1",
                      "callbacks=early_stopping")  # fmt: skip
     assert watched.returncode == 2 and "Traceback" not in watched.stderr

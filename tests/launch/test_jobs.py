@@ -113,6 +113,7 @@ def test_detached_runs_survive_and_are_watched(workspace: Path, labrun: Command)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "lab runs watch" in done.stdout and "completed" not in statuses(workspace)
     (workspace / "sleeper.py").write_text(SLEEPER.replace("one", "two"))
+    (workspace / "conf" / "model" / "sleeper.yaml").write_text("_target_: sleeper.Sleeper\nseconds: 99.0\nnumber: -1\n")
     watched = lab(workspace, "runs", "watch")
     assert watched.returncode == 0 and statuses(workspace) == ["completed"] * 3
     assert (sweep_dir(workspace) / "results.csv").read_text().count("completed") == 3
@@ -126,6 +127,8 @@ def test_watch_takes_over_from_a_dead_controller(workspace: Path, labrun: Comman
     wait_for(lambda: "completed" in statuses(workspace))
     holder = lease.living(jobs.state_folder(sweep_dir(workspace)))
     assert holder is not None
+    refused = lab(workspace, "runs", "rm", str(sweep_dir(workspace) / "0"), "--yes")
+    assert refused.returncode == 1 and "its sweep is still going on" in refused.stderr
     os.kill(holder["pid"], signal.SIGKILL)
     watched = lab(workspace, "runs", "watch", str(sweep_dir(workspace)))
     assert watched.returncode == 0, watched.stdout + watched.stderr

@@ -45,6 +45,14 @@ def test_the_table_tells_running_done_failed_and_the_best(tmp_path: Path) -> Non
     assert "best so far: run 1, accuracy 0.6000  lr=1" in text
 
 
+def test_the_epoch_of_a_module_whose_steps_are_batches(tmp_path: Path) -> None:
+    run_dir = submitted(tmp_path, "c0000000")
+    with_epoch = RunContext(run_dir)
+    with_epoch.log("val_loss", 0.5, step=250, epoch=3)
+    with_epoch.log("grad_norm", 2.0, step=260)
+    assert monitor.progress(run_dir) == ("3", "grad_norm 2")
+
+
 def test_the_time_that_is_left(tmp_path: Path) -> None:
     folders = [submitted(tmp_path, f"b000000{number}", sweep={"number": number}) for number in range(4)]
     view = monitor.Live(tmp_path / "name" / "stamp", folders)

@@ -246,6 +246,19 @@ def test_cancel_all_then_at_once_for_one_that_resists(pool: LocalPool, submit: C
     assert [status(run) for run in (polite, stubborn, waiting)] == ["canceled"] * 3
 
 
+def test_a_server_that_hangs_holds_nobody_up(own_pool: LocalPool, submit: Callable[..., Path]) -> None:
+    first, second = submit("fits"), submit("fits")
+    own_pool.submit(first, Needs())
+    until_done(own_pool)
+    assert own_pool._process is not None
+    os.kill(own_pool._process.pid, signal.SIGSTOP)
+    own_pool.submit(second, Needs())
+    own_pool.poll(0.1)
+    own_pool.cancel_all()
+    until_done(own_pool)
+    assert [status(first), status(second)] == ["completed", "canceled"]
+
+
 def test_children_die_with_their_supervisor(own_pool: LocalPool, submit: Callable[..., Path]) -> None:
     run = submit("fits", seconds=60)
     own_pool.submit(run, Needs())

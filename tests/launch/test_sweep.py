@@ -8,12 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from conftest import Command
 from helpers import PLAIN, SLEEPER, start, statuses, sweep_dir, wait_for, write_model
+from labrun.launch.pool import GRACE_S
 from labrun.runs import record as records
 
 
@@ -38,6 +40,28 @@ def test_an_interrupt_asks_and_leaves_true_records(workspace: Path, number: sign
     _, err = sweep.communicate(timeout=60)
     assert sweep.returncode == 130 and "Traceback" not in err
     assert statuses(workspace) == ["canceled"] * 4
+
+
+def test_a_second_interrupt_ends_at_once_what_would_not_stop(workspace: Path) -> None:
+    write_model(workspace)
+    deaf = SLEEPER.replace("time.sleep(self.seconds)", "signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)")
+    (workspace / "sleeper.py").write_text(deaf.replace("import time", "import signal\nimport time"))
+    sweep = start(workspace, "model=sleeper", "model.number=1,2,3", "compute.max_parallel=2")
+
+    def fitting() -> list[Path]:
+        return [log.parent for log in workspace.glob("multirun/*/*/*/driver.log") if "VERSION" in log.read_text()]
+
+    wait_for(lambda: len(fitting()) == 2)
+    found = [records.read(folder) for folder in fitting()]
+    sweep.send_signal(signal.SIGINT)
+    time.sleep(1)
+    assert sweep.poll() is None, "they were asked, and do not listen"
+    sweep.send_signal(signal.SIGINT)
+    asked = time.monotonic()
+    _, err = sweep.communicate(timeout=60)
+    assert time.monotonic() - asked < GRACE_S - 2 and sweep.returncode == 130 and "Traceback" not in err
+    assert statuses(workspace) == ["canceled"] * 3
+    assert not any(records.process_lives(record.process) for record in found)
 
 
 def test_kill_9_of_the_controller_ends_its_runs(workspace: Path) -> None:

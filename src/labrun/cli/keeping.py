@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import os
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 from labrun import checking
 from labrun.cli import selecting
 from labrun.errors import RecordError
-from labrun.launch import canceling, query
+from labrun.launch import canceling, jobs, lease, query
 from labrun.launch.query import Pair, Shown
 from labrun.runs import context, files, moving, removing, report, store, tracking
 from labrun.runs import record as records
@@ -63,7 +64,7 @@ def remove(options: argparse.Namespace) -> int:
     linked = [name for name in options.run if _is_link(root, name)]
     if linked:
         raise RecordError(f"{linked[0]} is a link, or leads through one: name the run's own folder, or its id")
-    kept = removing.reasons(root, chosen, shown, _registered(root))
+    kept = removing.reasons(root, chosen, shown, _registered(root), _is_conducted)
     if options.force and selecting.is_filtered(options):
         raise RecordError("--force is for runs that are named one by one, not for what filters choose")
     forced = [run_dir for run_dir, why in kept.items() if options.force and why.forceable]
@@ -88,6 +89,11 @@ def _registered(root: Path) -> dict[str, list[str]]:
     from labrun.runs import registry
 
     return registry.registered_runs(root)
+
+
+@functools.cache
+def _is_conducted(sweep_dir: Path) -> bool:
+    return lease.living(jobs.state_folder(sweep_dir)) is not None
 
 
 def _is_link(root: Path, name: str) -> bool:
@@ -140,7 +146,7 @@ def gc(options: argparse.Namespace) -> int:
     root, shown = store.workspace(), Shown()
     listing = selecting.listed(root)
     going = _old(options, listing.runs, shown)
-    kept = removing.reasons(root, going, shown, _registered(root))
+    kept = removing.reasons(root, going, shown, _registered(root), _is_conducted)
     going = [pair for pair in going if pair[0] not in kept]
     _list(going, shown)
     for why in kept.values():

@@ -207,7 +207,9 @@ def progress(run_dir: Path) -> tuple[str, str]:
         try:
             line = json.loads(raw)
             metric = f"{line['name']} {report.number(float(line['value']))}"
-            if line["name"] in ("train_loss", "val_loss"):
+            if "epoch" in line:
+                epoch = str(line["epoch"])
+            elif line["name"] in ("train_loss", "val_loss"):
                 epoch = str(line["step"])
         except (ValueError, KeyError, TypeError):
             continue

@@ -385,6 +385,8 @@ class LocalPool:
                 _signal(running, recording.LEAVE_SIGNAL, alone=True)
             if running.asked_at is not None and time.monotonic() - running.asked_at > GRACE_S:
                 _signal(running, signal.SIGKILL, alone=self._in_job)
+                if running.pid is None and self._process is not None:  # the server has not even forked it: it hangs
+                    self._process.kill()
         for run_dir, _ in list(self._queue):
             if is_asked_to_end(run_dir):
                 self.cancel(run_dir)

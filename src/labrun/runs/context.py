@@ -32,13 +32,14 @@ class RunContext:
         self._steps: dict[str, int] = {}
         self._fd: int | None = None
 
-    def log(self, name: str, value: SupportsFloat, step: int | None = None) -> None:
+    def log(self, name: str, value: SupportsFloat, step: int | None = None, epoch: int | None = None) -> None:
         """Append one value of a metric.
 
         Args:
             name: the metric's name; any text without control characters.
             value: anything that `float` takes; NaN and infinities are kept as text.
             step: where on the curve the value stands; by default one more than this metric's last.
+            epoch: the pass over the data, from 1 on, where steps count something else; for whoever watches.
 
         Raises:
             TypeError, ValueError: the value is no number, or the name is empty or not printable.
@@ -57,6 +58,8 @@ class RunContext:
             "value": number if math.isfinite(number) else _spelled(number),
             "attempt": self.attempt,
         }
+        if epoch is not None:
+            line["epoch"] = int(epoch)
         if self._fd is None:
             path = self.run_dir / METRICS_FILE
             self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -90,7 +93,7 @@ def current() -> RunContext | None:
     return _current
 
 
-def log(name: str, value: SupportsFloat, step: int | None = None) -> None:
+def log(name: str, value: SupportsFloat, step: int | None = None, epoch: int | None = None) -> None:
     """Log one value of a metric to the run that this process works for; outside a run, print it.
 
     Args and errors: as `RunContext.log`.
@@ -100,7 +103,7 @@ def log(name: str, value: SupportsFloat, step: int | None = None) -> None:
         at = "" if step is None else f" (step {step})"
         sys.stdout.write(f"{name}: {float(value):g}{at}\n")
     else:
-        run.log(name, value, step)
+        run.log(name, value, step, epoch)
 
 
 def annotate(

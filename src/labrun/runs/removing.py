@@ -38,6 +38,7 @@ def reasons(
     chosen: Sequence[tuple[Path, Record]],
     shown: Callable[[Path, Record], str],
     registered: Mapping[str, Sequence[str]],
+    is_conducted: Callable[[Path], bool],
 ) -> dict[Path, Reason]:
     """Why some of the chosen runs must stay.
 
@@ -46,6 +47,7 @@ def reasons(
         chosen: the runs that are to go.
         shown: the status as readers see it.
         registered: run ids and the model versions that were made of them.
+        is_conducted: whether a sweep's folder has a controller, who would miss its runs.
     """
     leaving = {record.id for _, record in chosen}
     children: dict[str, list[str]] = {}
@@ -60,6 +62,8 @@ def reasons(
             found[run_dir] = Reason(record, f"{run_dir} is no run's folder below {where}, without links", False)
         elif status in LIVE:
             found[run_dir] = Reason(record, f"it is {status}: lab runs cancel {record.id}")
+        elif record.sweep is not None and is_conducted(run_dir.parent):
+            found[run_dir] = Reason(record, f"its sweep is still going on: lab runs watch {run_dir.parent}")
         elif record.id in registered:
             found[run_dir] = Reason(record, f"it is registered as {', '.join(registered[record.id])}")
         elif record.id in children:

@@ -132,6 +132,7 @@ class RecordLogger(pl.loggers.logger.Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        epoch = int(metrics["epoch"]) + 1 if "epoch" in metrics else None  # Lightning counts from 0, and by steps else
         for name, value in metrics.items():
             if name != "epoch":
-                context.log(name, value, step=step)
+                context.log(name, value, step, epoch)
