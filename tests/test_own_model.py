@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from conftest import Command
 
 NETWORK = """
@@ -12,8 +14,9 @@ import math
 from torch import nn
 
 class TinyNet(nn.Module):
-    def __init__(self, input_shape, num_classes, width=32):
+    def __init__(self, input_shape, num_classes, width=32, label="none"):
         super().__init__()
+        assert "$" not in label
         self.layers = nn.Sequential(
             nn.Flatten(), nn.Linear(math.prod(input_shape), width), nn.ReLU(), nn.Linear(width, num_classes)
         )
@@ -100,12 +103,15 @@ def only_record(workspace: Path, name: str) -> dict[str, object]:
     return dict(json.loads(path.read_text()))
 
 
-def test_a_network_from_the_working_folder(labrun: Command, workspace: Path) -> None:
+def test_a_network_from_the_working_folder(labrun: Command, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NET_LABEL", "of-nobodys-business")
     write(workspace, "tiny_net", NETWORK, CONFIG)
     assert "width: 32" in labrun("model=tiny_net", "--cfg", "job").stdout
-    done = labrun("model=tiny_net", "model.width=64", "tracking=none", "report=none")
+    done = labrun("model=tiny_net", "model.width=64", "+model.label='${oc.env:NET_LABEL}'", "tracking=none",
+                  "report=none")  # fmt: skip
     assert done.returncode == 0, done.stderr
     record = only_record(workspace, "digits-tiny_net")
+    assert [path for path in workspace.glob("outputs/*/*/**/*.json") if "nobodys" in path.read_text()] == []
     assert record["metrics"]["accuracy"] > 0.8  # type: ignore[index]
     assert record["code"]["files"] == 2  # type: ignore[index]
     refused = labrun("task=evaluate", "from=last", "tracking=none")

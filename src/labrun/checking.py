@@ -116,6 +116,10 @@ def check_fields(node: Mapping[str, Any], cls: type, path: str, open_ended: bool
 
 
 def _check(value: Any, hint: Any, path: str) -> Iterator[str]:
+    if typing.get_origin(hint) is dict and isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _check(item, typing.get_args(hint)[1], f"{path}.{key}")
+        return
     if not fits(value, hint):
         shown = "***" if "SecretMark" in repr(hint) else _show(value)
         yield f"{path}={shown}: expected {_expectation(hint)}"

@@ -86,7 +86,7 @@ def execute(run_dir: Path, capture: bool = True, pictures: bool = True) -> Recor
             scores = work.score(arrays.test, arrays)
             tasks.log_scores(scores)
             if config["task"] == "fit":
-                record.model = tasks.write_card(paths, work, config, arrays)
+                record.model = tasks.write_card(paths, work, config, arrays, record.config["model"])
             _write_confusion(scores, arrays, paths)
             wanted = config["report"]
             if wanted == "all" or (wanted == "auto" and pictures):
@@ -151,12 +151,8 @@ def arrays_of(config: Mapping[str, Any]) -> Arrays:
 
 def _fit(config: Mapping[str, Any], arrays: Arrays, paths: RunPaths) -> Task:
     work = tasks.make(config, arrays)
-    compute = config["compute"]
-    if tasks.ranks(compute) > 1 and not work.is_shared:
-        raise ConfigError(
-            f"compute.nodes={compute['nodes']}, compute.tasks_per_node={compute['tasks_per_node']}: only a network "
-            f"trains in several processes, and model={tasks.model_name(config['model'])} is none"
-        )
+    if not work.is_shared:
+        tasks.refuse_ranks(config["compute"], f"model={tasks.model_name(config['model'])}")
     resume = config["trainer"].get("resume")
     # An earlier attempt of this very run comes before the run that it was to go on from.
     own = paths.checkpoints / "last.ckpt"
@@ -304,7 +300,8 @@ def _finish_script(record: Record, paths: RunPaths, pictures: bool) -> None:
 def _tell_result(record: Record, arrays: Arrays, seconds: float, paths: RunPaths) -> None:
     total = records.seconds_between(str(record.started), records.now())
     about = [("data", _data_line(arrays)), ("model", tasks.model_name(record.config["model"]))]
-    _tell(record, paths, about, f"{seconds:.1f} s for the task, {total:.1f} s in all")
+    whole = "in all" if len(record.attempts) < 2 else f"in attempt {len(record.attempts)}"
+    _tell(record, paths, about, f"{seconds:.1f} s for the task, {total:.1f} s {whole}")
 
 
 def _tell(record: Record, paths: RunPaths, about: list[tuple[str, str]], took: str) -> None:

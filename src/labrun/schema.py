@@ -303,7 +303,7 @@ class Compute:
     account: str | None = None
     qos: str | None = None
     setup: list[str] = field(default_factory=list)
-    extra: dict[str, str | int | float | bool | None] = field(default_factory=dict)
+    extra: dict[str, str | int | float | bool | list[str | int] | None] = field(default_factory=dict)
     srun_args: list[str] = field(default_factory=list)
 
 

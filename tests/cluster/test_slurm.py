@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -147,11 +148,13 @@ def test_such_an_application_that_is_late_fails_and_is_not_begun_again(workspace
     (workspace / "app.py").write_text(late)
     command = [sys.executable, "app.py", "-m", "hydra/launcher=labrun", "+x=1,2", "hydra.launcher.target=slurm",
                "hydra.launcher.timeout_min=0.2"]  # fmt: skip
+    began = time.monotonic()
     done = subprocess.run(command, cwd=workspace, capture_output=True, text=True, timeout=240)
     said = done.stdout + done.stderr
     assert done.returncode == 1 and "TimeoutError: ended by timeout_min=0.2" in said and "+x=1  completed" in said, said
     printed = "".join(path.read_text() for path in workspace.glob("multirun/**/.submitit/**/*.out"))
     assert printed.count("x is 2") == 1
+    assert (time.monotonic() - began) < 90, "not when Slurm would have ended it, after three minutes"
 
 
 def test_packed_runs_share_a_job(workspace: Path, labrun: Command) -> None:
@@ -189,6 +192,62 @@ def test_cancel_a_waiting_and_a_running_run(workspace: Path) -> None:
     finished(sweep)
     assert sweep.returncode == 130 and statuses(workspace) == ["canceled"] * 3
     wait_for(lambda: not squeue())
+
+
+def test_scancel_by_hand_of_a_part_that_waits(workspace: Path) -> None:
+    write_model(workspace)
+    sweep = start(workspace, "compute=slurm", "model=sleeper", "model.number=1,2", "model.seconds=10",
+                  "compute.max_parallel=1", "+compute.extra.exclude=[n3,n4]")  # fmt: skip
+    wait_for(lambda: "running" in statuses(workspace))
+    (job,) = [job for job, state in squeue().items() if state == "PENDING"]
+    subprocess.run(["scancel", job], check=True)
+    finished(sweep)
+    assert sorted(statuses(workspace)) == ["canceled", "completed"] and sweep.returncode == 1
+
+
+def test_a_job_that_ends_before_its_run_begins_says_why(workspace: Path, labrun: Command) -> None:
+    done = labrun(*SLURM, "compute.srun_args=[--foo]")
+    assert done.returncode == 1 and "srun: unrecognized option '--foo'" in done.stderr, done.stderr
+    assert "driver.log" not in done.stderr
+    done = labrun(*SLURM, "compute.setup=[exit 3]")
+    assert done.returncode == 1 and "compute.setup" in done.stderr
+
+
+def test_only_networks_have_several_nodes(workspace: Path, labrun: Command) -> None:
+    done = labrun("compute=slurm", "compute.nodes=2", "tracking=none")
+    assert done.returncode == 2 and "model=logistic_regression" in done.stderr and not squeue()
+    assert not list(workspace.glob("outputs/*/*/run.json"))
+
+
+RANKED = """
+import os, pytorch_lightning as pl, torch
+
+class Ranked(pl.LightningModule):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.layer = torch.nn.LazyLinear(num_classes)
+
+    def forward(self, x):
+        return self.layer(x.flatten(1))
+
+    def training_step(self, batch, batch_idx):
+        if batch_idx == 3 and os.environ["SLURM_PROCID"] == "1":
+            raise ValueError("an error of rank one")
+        return torch.nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+"""
+
+
+def test_an_error_of_another_process_is_told(workspace: Path, labrun: Command) -> None:
+    (workspace / "ranked.py").write_text(RANKED)
+    (workspace / "conf" / "model").mkdir(parents=True)
+    (workspace / "conf" / "model" / "ranked.yaml").write_text("_target_: ranked.Ranked\n")
+    done = labrun(*SLURM, "model=ranked", "compute.nodes=2", "trainer.batch_size=16")
+    assert done.returncode == 1, done.stdout + done.stderr
+    record = single(workspace)
+    assert record.status == "failed" and "an error of rank one" in (record.error or {})["message"]
 
 
 def test_scancel_by_hand_is_a_canceled_run(workspace: Path) -> None:

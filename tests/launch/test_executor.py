@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,10 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import submitit
 from submitit.core.utils import FailedJobError, UncompletedJobError
 
+from helpers import wait_for
 from labrun.errors import LabrunError
 from labrun.launch.executor import LabrunExecutor
 
@@ -192,6 +195,93 @@ def test_a_bare_application_sees_none_of_our_groups(application: Path) -> None:
     assert "labrun" not in shown
     refused = call(application, "compute=local", "+x=1")
     assert refused.returncode == 1 and "Could not override 'compute'" in refused.stderr
+
+
+CAREFUL = """
+import multiprocessing, os, pickle, subprocess, sys, threading, time
+import hydra
+from hydra.utils import instantiate
+
+class Model:
+    def __init__(self, size):
+        self.size = size
+
+def double(x):
+    return 2 * x
+
+@hydra.main(version_base="1.3", config_path=None, config_name=None)
+def main(config):
+    if config.do == "clean":
+        print("BEGUN", flush=True)
+        try:
+            time.sleep(60)
+        except KeyboardInterrupt:
+            time.sleep(1)
+            print("CLEANED", flush=True)
+            raise
+    if config.do == "main":
+        model = instantiate({"_target_": "__main__.Model", "size": 3})
+        assert pickle.loads(pickle.dumps(model)).size == 3
+        with multiprocessing.get_context("fork").Pool(1) as pool:
+            print("DOUBLED", pool.map(double, [21]), flush=True)
+    if config.do == "lock":
+        return threading.Lock()
+    if config.do == "leave":
+        left = subprocess.Popen(["sleep", "300"])
+        print("LEFT", left.pid, flush=True)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.fixture(scope="module")
+def careful(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("careful")
+    (folder / "app.py").write_text(CAREFUL)
+    return folder
+
+
+def logs(folder: Path) -> str:
+    return "".join(path.read_text() for path in folder.glob(".submitit/*.out"))
+
+
+def test_what_an_application_may_do(careful: Path) -> None:
+    """Look itself up as the main module, return what cannot be passed on, leave processes behind."""
+    done = call(careful, "-m", "hydra/launcher=labrun", "hydra.sweep.dir=all", "+do=main,lock,leave",
+                "hydra.sweeper.max_batch_size=2")  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr + logs(careful / "all")
+    assert "#2 : +do=leave  completed" in done.stdout, "numbered through the batches"
+    printed = logs(careful / "all")
+    assert "DOUBLED [42]" in printed and "a lock, cannot be passed on" in printed + done.stdout
+    left = int(printed.partition("LEFT ")[2].split()[0])
+    assert not psutil.pid_exists(left) or psutil.Process(left).status() == psutil.STATUS_ZOMBIE
+
+
+def test_nothing_to_run(careful: Path) -> None:
+    done = call(careful, "-m", "hydra/launcher=labrun", "hydra.sweep.dir=none", "+a=glob(zz*)", "+do=x")
+    assert "Traceback" not in done.stderr and "IndexError" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_lets_a_job_clean_up(careful: Path, number: signal.Signals) -> None:
+    folder = careful / f"interrupted-{number}"
+    command = [sys.executable, "app.py", "-m", "hydra/launcher=labrun", f"hydra.sweep.dir={folder}", "+do=clean,main"]
+    sweep = subprocess.Popen([*command, "hydra.launcher.max_parallel=1"], cwd=careful, text=True,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    wait_for(lambda: "BEGUN" in logs(folder))
+    sweep.send_signal(number)
+    _, err = sweep.communicate(timeout=60)
+    assert sweep.returncode == 130 and "Traceback" not in err and "CLEANED" in logs(folder)
+    assert "DOUBLED" not in logs(folder)
+
+
+def test_a_module_that_ends_the_server_is_not_tried_for_ever(careful: Path) -> None:
+    (careful / "crashy.py").write_text("import os, sys\nif 'forkserver' in sys.argv[0]:\n    os.abort()\n")
+    (careful / "uses.py").write_text("import crashy\n" + CAREFUL)
+    done = subprocess.run([sys.executable, "uses.py", "-m", "hydra/launcher=labrun", "hydra.sweep.dir=crash", "+do=x"],
+                          cwd=careful, capture_output=True, text=True, timeout=120)  # fmt: skip
+    assert done.returncode == 1 and "its fork server died" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,24 @@ def test_failed_runs_are_run_again_with_new_code_when_told(workspace: Path, labr
     assert more.returncode == 0 and len(statuses(workspace)) == 3 and attempts(workspace) == [3, 1, 1]
 
 
+def test_resume_fills_what_was_removed(workspace: Path, labrun: Command) -> None:
+    write_model(workspace)
+    values = ("-m", "model=sleeper", "model.number=1,2,3,-4", *PLAIN)
+    labrun(*values)
+    folder = sweep_dir(workspace)
+    for number in (0, 1):
+        assert lab(workspace, "runs", "rm", str(folder / str(number)), "--yes").returncode == 0
+    again = labrun(*values, "sweep.resume=last", "compute.retries=1")
+    assert again.returncode == 1 and sorted(statuses(workspace)) == ["completed"] * 3 + ["failed"]
+    (failed,) = [records.read(path.parent) for path in folder.glob("*/run.json") if "below zero" in path.read_text()]
+    assert len(failed.attempts) == 3, "one retry of this session, whatever earlier ones tried"
+    assert "compute.retries=1" in failed.overrides
+    fewer = labrun("-m", "model=sleeper", "model.number=1", *PLAIN, "sweep.resume=last")
+    assert "1 of 1 runs are done" in fewer.stdout and "1 run of it that this command does not name" not in fewer.stdout
+    other = labrun("-m", "model.regularization=1,2", *PLAIN, f"sweep.resume={folder}")
+    assert other.returncode == 2 and "is of digits-sleeper" in other.stderr and "Traceback" not in other.stderr
+
+
 def test_two_controllers_and_cancel(workspace: Path, labrun: Command) -> None:
     write_model(workspace)
     values = ("model=sleeper", "model.number=1,2,3", "model.seconds=60", "compute.max_parallel=2")

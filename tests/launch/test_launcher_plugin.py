@@ -30,6 +30,18 @@ class TestIntegration(IntegrationTestSuite):
 
 
 @pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize("later", ["trainer={max_epochs: 5}", "trainer.max_epochs=7", "trainer.batch_size=7"])
+def test_the_order_of_overrides_counts_in_the_quick_way_too(later: str) -> None:
+    search_path = create_config_search_path(f"file://{conf.conf_dir()}")
+    loader = Hydra.create_main_hydra2(task_name="labrun", config_search_path=search_path).config_loader
+    master = loader.load_configuration("config", [], run_mode=RunMode.MULTIRUN)
+    composer = Composer(loader, master)
+    for number, epochs in enumerate((1, 2)):
+        overrides = [f"trainer.max_epochs={epochs}", later]
+        assert composer.compose(overrides, number).trainer == loader.load_sweep_config(master, overrides).trainer
+
+
+@pytest.mark.usefixtures("registered")
 def test_the_quick_way_gives_what_hydra_gives() -> None:
     search_path = create_config_search_path(f"file://{conf.conf_dir()}")
     loader = Hydra.create_main_hydra2(task_name="labrun", config_search_path=search_path).config_loader

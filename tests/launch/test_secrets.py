@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import subprocess
 from pathlib import Path
@@ -29,7 +30,6 @@ def planted(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (workspace / "server.key").write_text(PLANTED["key"])
     (workspace / "id_ed25519").write_text(PLANTED["key"])
     (workspace / "plain.py").write_text("VALUE = 1\n")
-    (workspace / ".gitignore").write_text("outputs\nmultirun\n")
     (workspace / "conf" / "local").mkdir(parents=True)
     (workspace / "conf" / "local" / "default.yaml").write_text("# @package _global_\nnotes: ${oc.env:REFERENCED}\n")
     for command in (
@@ -66,6 +66,12 @@ def test_no_run_on_this_machine_leaves_one(planted: Path, labrun: Command) -> No
         done = labrun(*arguments, *common)
         assert done.returncode == 0, done.stdout + done.stderr
         assert not [kind for kind, secret in PLANTED.items() if secret in done.stdout + done.stderr]
+    refused = labrun("-m", "seed=1,2", VARIABLE, "compute.mem_gb=99999")
+    assert refused.returncode == 2 and PLANTED["variable"] not in refused.stderr
+    failed = labrun("-m", "seed=8,9", *common, "model.max_iter=0")
+    assert failed.returncode in (1, 2) and PLANTED["variable"] not in failed.stdout + failed.stderr
+    for sweep in [path.parent for path in planted.glob("multirun/*/*/*/run.json") if "failed" in path.read_text()]:
+        shutil.rmtree(sweep)
     assert labrun("-m", "seed=3,4", *common, "compute.detach=true").returncode == 0
     assert lab(planted, "runs", "watch").returncode == 0
     wait_for(lambda: statuses(planted) == ["completed"] * 6)

@@ -45,6 +45,16 @@ def test_changed_and_new_files_are_in_and_ignored_ones_are_not(repository: Path,
     assert Path(taken["folder"]).stat().st_mode & 0o777 == 0o700
 
 
+def test_the_workspaces_own_runs_are_no_code(repository: Path) -> None:
+    first = snapshot.take(repository, repository)
+    for name in ("outputs/a/1/run.json", "outputs/a/1/config.yaml", "multirun/a/1/multirun.yaml",
+                 "elsewhere/1/run.json", "elsewhere/1/.hydra/config.yaml", "elsewhere/.launch/plan.json"):  # fmt: skip
+        (repository / name).parent.mkdir(parents=True, exist_ok=True)
+        (repository / name).write_text("a secret, say\n")
+    second = snapshot.take(repository, repository)
+    assert names(second) == names(first) and second["digest"] == first["digest"]
+
+
 def test_outside_git_a_package_may_have_a_folder_called_data(tmp_path: Path) -> None:
     base = tmp_path / "project"
     for name in ("main.py", "pkg/__init__.py", "pkg/data/loaders.py", "data/__init__.py", "venv/not.py",

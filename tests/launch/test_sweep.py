@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -62,6 +63,24 @@ def test_a_second_interrupt_ends_at_once_what_would_not_stop(workspace: Path) ->
     assert time.monotonic() - asked < GRACE_S - 2 and sweep.returncode == 130 and "Traceback" not in err
     assert statuses(workspace) == ["canceled"] * 3
     assert not any(records.process_lives(record.process) for record in found)
+
+
+def test_what_was_done_before_an_interrupt_is_told(workspace: Path) -> None:
+    write_model(workspace)
+    sweep = start(workspace, "model=sleeper", "model.number=1,2", "model.seconds=0,60", "compute.max_parallel=1")
+    wait_for(lambda: "completed" in statuses(workspace) and "running" in statuses(workspace))
+    sweep.send_signal(signal.SIGINT)
+    out, err = sweep.communicate(timeout=60)
+    assert sweep.returncode == 130 and "Traceback" not in err
+    assert re.search(r"^  0 +completed ", out, re.M) and "None s" not in out and "canceled: canceled" not in out
+    assert (sweep_dir(workspace) / "results.csv").read_text().count("canceled") == 3
+
+
+def test_a_later_override_wins(labrun: Command, workspace: Path) -> None:
+    done = labrun("-m", "model.regularization=1,2", "model={regularization: 5}", *PLAIN)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(path.read_text())["config"]["model"] for path in workspace.glob("multirun/*/*/*/run.json")]
+    assert [model["regularization"] for model in found] == [5, 5]
 
 
 def test_kill_9_of_the_controller_ends_its_runs(workspace: Path) -> None:

@@ -65,13 +65,32 @@ class Composer:
             old.key_or_group == new.key_or_group and self._is_plain(old) and self._is_plain(new) for old, new in changed
         ):
             return None
+        anew = [*(new for _, new in changed), *more]
+        if self._overlap(anew, [self._parse(text) for text in overrides]):
+            return None
         config = template if self._in_place else copy.deepcopy(template)
-        for override in (*(new for _, new in changed), *more):
+        for override in anew:
             OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
         self._note_overrides(config, overrides)
         if not self._in_place:
             OmegaConf.copy_cache(from_config=self._master, to_config=config)
         return config
+
+    def _overlap(self, anew: Sequence[Override], overrides: Sequence[Override]) -> bool:
+        """Whether another override sets one of these keys as well, or a part of it: then their order counts."""
+        for one in anew:
+            key = one.key_or_group
+            for other in overrides:
+                also = other.key_or_group
+                near = also == key or also.startswith(f"{key}.") or key.startswith(f"{also}.")
+                if near and other is not one and (not self._chooses(also) or isinstance(other.value(), dict)):
+                    return True
+        return False
+
+    def _chooses(self, key: str) -> bool:
+        if key not in self._is_group:
+            self._is_group[key] = bool(self._loader.get_group_options(key))
+        return self._is_group[key]
 
     def _parse(self, text: str) -> Override:
         if text not in self._parsed:
@@ -81,12 +100,10 @@ class Composer:
     def _is_plain(self, override: Override) -> bool:
         """Whether it sets a value and chooses nothing. A list or dict may replace or merge: Hydra decides that."""
         key = override.key_or_group
-        if key not in self._is_group:
-            self._is_group[key] = bool(self._loader.get_group_options(key))
         value: Any = override.value()
         simple = value is None or isinstance(value, str | int | float | bool)
         ours = override.type == OverrideType.CHANGE and override.package is None and not override.is_hydra_override()
-        return simple and ours and not self._is_group[key] and not key.startswith("hydra")
+        return simple and ours and not self._chooses(key) and not key.startswith("hydra")
 
     def _note_overrides(self, config: DictConfig, overrides: list[str]) -> None:
         ours = [o for o in map(self._parse, overrides) if not o.is_hydra_override()]

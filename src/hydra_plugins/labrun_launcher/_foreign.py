@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import re
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -28,10 +31,19 @@ log = logging.getLogger(__name__)
 
 REQUEUES = 1000
 """How often a cluster may take a job's place away."""
+RESULT_S = 15.0
+"""How long after a job's end its result may take to be seen through a network file system."""
+CANCELED = 130
 
 
-def launch_foreign(launcher: LabrunLauncher, composed: Sequence[DictConfig]) -> list[JobReturn]:
-    """Run every job, in the pool, on Slurm or here; one that dies is a failed result, and the others go on."""
+def launch_foreign(launcher: LabrunLauncher, composed: Sequence[DictConfig], first: int) -> list[JobReturn]:
+    """Run every job, in the pool, on Slurm or here; one that dies is a failed result, and the others go on.
+
+    Args:
+        launcher: with what Hydra gave it.
+        composed: the jobs' configs.
+        first: the number of the first of them in the sweep.
+    """
     settings = checked(launcher.settings)
     target = settings["target"]
     assert launcher.hydra_context is not None and launcher.task_function is not None
@@ -40,9 +52,11 @@ def launch_foreign(launcher: LabrunLauncher, composed: Sequence[DictConfig]) -> 
     if target == "inline":
         results = []
         for config in composed:
-            results.append(run_one(context, function, config, state, False))
+            results.append(run_one(context, function, config))
             Singleton.set_state(state)
         return results
+    if not composed:
+        return []
     folder = Path(str(composed[0].hydra.sweep.dir)).resolve() / ".submitit"
     jobs: list[Any] = []
     from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -52,20 +66,65 @@ def launch_foreign(launcher: LabrunLauncher, composed: Sequence[DictConfig]) -> 
 
     try:
         executor = _executor(target, folder, settings, _modules(function))
-        arguments = zip(*((context, function, config, state, True) for config in composed), strict=True)
-        with terminating_politely(), _importable():
-            jobs = executor.map_array(OneJob(settings["timeout_min"]), *arguments)
-            pairs = enumerate(zip(jobs, composed, strict=True))
-            return [_result(job, config, number) for number, (job, config) in pairs]
-    except KeyboardInterrupt:
-        for job in jobs:
-            job.cancel(check=False)
-        raise
+        own = _main_module(function)
+        arguments = zip(*((context, function, config, state, own) for config in composed), strict=True)
+        with terminating_politely():
+            try:
+                with _importable():
+                    one = OneJob(settings["timeout_min"] if target == "slurm" else None)
+                    jobs = _submitted(executor, one, arguments)
+                found = {}
+                for place, job in _as_they_end(jobs, RESULT_S if target == "slurm" else 0.0):
+                    found[place] = _result(job, composed[place], first + place)
+                return [found[place] for place in range(len(jobs))]
+            except KeyboardInterrupt:
+                _cancel(jobs, target)
+                sys.stderr.write("labrun: the sweep was canceled\n")
+                raise SystemExit(CANCELED) from None
     except (FailedJobError, FailedSubmissionError) as error:
         raise CompactHydraException(f"labrun: {refusal(error)}") from error
     finally:
         if target == "local" and jobs:
             executor.close()
+
+
+def _submitted(executor: Any, one: OneJob, arguments: Any) -> list[Any]:
+    try:
+        return list(executor.map_array(one, *arguments))
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        raise CompactHydraException(
+            f"labrun: the application cannot be sent to another process ({type(error).__name__}: {error}): a function "
+            "of it uses an object that cannot be pickled; hydra.launcher.target=inline runs the jobs in this process"
+        ) from error
+
+
+def _as_they_end(jobs: Sequence[Any], patience_s: float) -> Iterator[tuple[int, Any]]:
+    """Jobs and their places, each once it has ended; one without a result that much later, for slow file systems."""
+    waiting, missing = dict(enumerate(jobs)), dict[int, float]()
+    while waiting:
+        for place, job in list(waiting.items()):
+            if not job.done():
+                continue
+            tasks = [job.task(task) for task in range(job.num_tasks)]
+            if not all(task.paths.result_pickle.exists() for task in tasks):
+                if time.monotonic() - missing.setdefault(place, time.monotonic()) < patience_s:
+                    continue
+                for task in tasks:
+                    task._results_timeout_s = 0
+            del waiting[place]
+            yield place, job
+        time.sleep(0.5 if patience_s else 0.02)
+
+
+def _cancel(jobs: Sequence[Any], target: str) -> None:
+    """Ask the jobs to stop; those here are waited for, unless Ctrl-C comes again."""
+    for job in jobs:
+        job.cancel(check=False)
+    if target == "local" and not all(job.done() for job in jobs):
+        log.info("Asking the jobs to stop; Ctrl-C again ends them at once")
+        with suppress(KeyboardInterrupt):
+            for job in jobs:
+                job.wait()
 
 
 @contextmanager
@@ -95,54 +154,107 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
     from labrun.schema import Compute
 
     given = {key: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for key, v in settings.items()}
-    problems = list(check_fields(given, Compute, "hydra.launcher"))
     if given["target"] not in ("local", "slurm", "inline"):
-        problems.append(f"hydra.launcher.target={given['target']!r}: allowed are local, slurm and inline")
+        problems = [f"hydra.launcher.target={given['target']!r}: allowed are local, slurm and inline"]
+    else:
+        problems = list(check_fields(given, Compute, "hydra.launcher"))
     if not problems:
         try:
             compute.check({**asdict(Compute(target="local")), **given}, sweep=True)
         except ConfigError as error:
-            problems = [problem.replace("compute.", "hydra.launcher.", 1) for problem in error.problems]
+            problems = [_in_its_words(problem) for problem in error.problems]
     if problems:
         raise CompactHydraException("labrun: " + "\n".join(problems))
     return given
 
 
-def run_one(context: Any, function: Callable[..., Any], config: DictConfig, state: Any, elsewhere: bool) -> JobReturn:
+def _in_its_words(problem: str) -> str:
+    """A message about `compute`, for an application that has `hydra.launcher` instead."""
+    for ours, its in (
+        (r"only compute=slurm and compute=slurm_gpu know it", "only hydra.launcher.target=slurm knows it"),
+        (r"compute=slurm_gpu|compute=slurm", "hydra.launcher.target=slurm"),
+        (r"compute=local runs on", "without it the jobs run on"),
+        (r"compute=(\w+)", r"hydra.launcher.target=\1"),
+        (r"\bcompute\.", "hydra.launcher."),
+    ):
+        problem = re.sub(ours, its, problem)
+    return problem
+
+
+def run_one(context: Any, function: Callable[..., Any], config: DictConfig) -> JobReturn:
     """One job, as Hydra's own launchers run it."""
-    if elsewhere:
-        Singleton.set_state(state)
-        setup_globals()
     HydraConfig.instance().set_config(config)
-    result = run_job(
+    return run_job(
         hydra_context=context,
         task_function=function,
         config=config,
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",
     )
-    if elsewhere and result.status == JobStatus.FAILED:
+
+
+def run_elsewhere(
+    context: Any, function: Callable[..., Any], config: DictConfig, state: Any, own: Mapping[str, Any] | None
+) -> JobReturn:
+    """One job, in a process that knows nothing of the application yet.
+
+    Args:
+        context: Hydra's.
+        function: the application's.
+        config: the job's.
+        state: of Hydra's singletons.
+        own: what the application's own file defines, if that is its main module.
+    """
+    if own is not None:
+        sys.modules["__main__"] = ModuleType("__main__")
+        vars(sys.modules["__main__"]).update(own)
+    Singleton.set_state(state)
+    setup_globals()
+    result = run_one(context, function, config)
+    if result.status == JobStatus.FAILED:
         error = result._return_value
         logging.getLogger(__name__).error("The job failed", exc_info=error)
-        try:
-            pickle.loads(pickle.dumps(error))  # noqa: S301 - its own bytes: whether it survives the way back
-        except Exception:  # noqa: BLE001 - exceptions may hold anything
+        if not _survives(error):
             result.return_value = RuntimeError(f"{type(error).__name__}: {error}")
+    elif not _survives(result._return_value):
+        kind = type(result._return_value).__name__
+        logging.getLogger(__name__).warning("What the job returned, a %s, cannot be passed on; None is instead", kind)
+        result.return_value = None
     return result
 
 
+def _survives(value: Any) -> bool:
+    """Whether it can be sent back: exceptions and results may hold anything."""
+    import cloudpickle
+
+    try:
+        cloudpickle.loads(cloudpickle.dumps(value))  # its own bytes
+    except Exception:  # noqa: BLE001
+        return False
+    return True
+
+
 class OneJob:
-    """`run_one`, which begins anew where a cluster took its place away.
+    """`run_elsewhere`, which begins anew where a cluster took its place away.
 
     Args:
-        timeout_min: how long it may take.
+        timeout_min: how long it may take, if a cluster is to hold it to that.
     """
 
     def __init__(self, timeout_min: float | None) -> None:
         self.timeout_min = timeout_min
 
     def __call__(self, *arguments: Any) -> JobReturn:
-        return run_one(*arguments)
+        if self.timeout_min is None:
+            return run_elsewhere(*arguments)
+        # Slurm's own warning comes with a minute's tolerance.
+        timer = threading.Timer(60 * self.timeout_min, os.kill, (os.getpid(), signal.SIGUSR2))
+        timer.daemon = True
+        timer.start()
+        try:
+            return run_elsewhere(*arguments)
+        finally:
+            timer.cancel()
 
     def checkpoint(self, *arguments: Any) -> Any:
         """What submitit puts back in the queue; it takes short jobs that were preempted for late ones: Slurm knows.
@@ -167,7 +279,6 @@ def _result(job: Any, config: DictConfig, number: int) -> JobReturn:
 
     overrides = list(config.hydra.overrides.task)
     try:
-        job.wait()
         for file in (job.task(task).paths.result_pickle for task in range(job.num_tasks)):
             if file.exists():
                 check_own(file)
@@ -178,11 +289,20 @@ def _result(job: Any, config: DictConfig, number: int) -> JobReturn:
         result.cfg, result.overrides = config, list(filter_overrides(overrides))
         result.hydra_cfg = None
         result.status = JobStatus.FAILED
-        reason = (str(error).strip().splitlines() or ["?"])[0]
-        result.return_value = RuntimeError(f"job {number} ({', '.join(overrides)}): {reason}")
+        result.return_value = RuntimeError(f"job {number} ({', '.join(overrides)}): {_reason(error)}")
     how = "completed" if result.status == JobStatus.COMPLETED else "failed"
     log.info("#%d : %s  %s  (log: %s)", number, " ".join(overrides), how, job.paths.stdout)
     return result
+
+
+def _reason(error: Exception) -> str:
+    """What submitit tells in many lines: the state of a job without a result, and the last of what it printed."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip(" -")]
+    state = next((line for line in lines if "(state: " in line), None)
+    if state is None:
+        trace = [line for line in lines if not line.startswith(("You can check", "or at paths", "- "))]
+        return trace[-1] if trace else "?"
+    return f"it {state}" + (f": {lines[-1]}" if lines[-1] != state and "Check: " not in lines[-1] else "")
 
 
 def _executor(target: str, folder: Path, settings: dict[str, Any], modules: list[str]) -> Any:
@@ -217,6 +337,22 @@ def _executor(target: str, folder: Path, settings: dict[str, Any], modules: list
     }  # fmt: skip
     cluster.update_parameters(**{key: value for key, value in given.items() if value is not None})
     return cluster
+
+
+def _main_module(function: Callable[..., Any]) -> dict[str, Any] | None:
+    """The functions and classes of an application that is a single file, which is `__main__` here and nowhere else."""
+    import cloudpickle
+
+    if function.__module__ != "__main__":
+        return None
+    main = sys.modules["__main__"]
+    found = {"__file__": getattr(main, "__file__", None)}
+    for name, value in vars(main).items():
+        if getattr(value, "__module__", None) == "__main__" and not name.startswith("__"):
+            with suppress(Exception):  # what cannot be sent may not be needed
+                cloudpickle.dumps(value)
+                found[name] = value
+    return found
 
 
 def _modules(function: Callable[..., Any]) -> list[str]:

@@ -27,16 +27,16 @@ def launch(launcher: LabrunLauncher, job_overrides: Sequence[Sequence[str]], fir
     config = launcher.config
     assert config is not None
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
-    Path(str(config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
     assert launcher.hydra_context is not None
     loader = launcher.hydra_context.config_loader
     if OmegaConf.select(config, "hydra.callbacks.labrun._target_") == "labrun.app.Gate":
         return _own(launcher, Composer(loader, config, in_place=True), job_overrides, first)
     from hydra_plugins.labrun_launcher._foreign import launch_foreign
 
+    Path(str(config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
     composer = Composer(loader, config)
     composed = [composer.compose(overrides, number) for number, overrides in enumerate(job_overrides, start=first)]
-    return launch_foreign(launcher, composed)
+    return launch_foreign(launcher, composed, first)
 
 
 def _own(
@@ -57,8 +57,7 @@ def _own(
         sweep_dir = Path(str(launcher.config.hydra.sweep.dir)).resolve()
         with sweep.Submission(sweep_dir) as submission:
             jobs = _frozen(submission, composer, job_overrides, first)
-            if (sweep_dir / "multirun.yaml").exists():  # the sweeper's, with everything that was typed
-                hydra_files.save(hydra_files.texts(launcher.config, of_sweep=True), sweep_dir)
+            hydra_files.save(hydra_files.texts(launcher.config, of_sweep=True), sweep_dir)
             configure_log(launcher.config.hydra.job_logging, launcher.config.hydra.verbose)
             records = sweep.carry_out(jobs, sweep_dir, submission.server)
     except LabrunError as error:
@@ -69,7 +68,7 @@ def _own(
     results = []
     for overrides, record in zip(job_overrides, records, strict=True):
         result = JobReturn()
-        result.overrides = list(filter_overrides(overrides))
+        result.overrides = hydra_files.hide_environment(filter_overrides(overrides))  # Hydra prints them
         on_its_way = record.config["compute"]["detach"] and not record.finished
         fine = record.status == "completed" or on_its_way
         result.status = JobStatus.COMPLETED if fine else JobStatus.FAILED
@@ -88,7 +87,7 @@ def _frozen(
     submission: sweep.Submission, composer: Composer, job_overrides: Sequence[Sequence[str]], first: int
 ) -> list[sweep.Job]:
     """Freeze every job before the first one starts; mistakes of all are told together."""
-    from labrun.launch import freeze
+    from labrun.launch import freeze, hydra_files
 
     jobs, problems = [], []
     for number, overrides in enumerate(job_overrides, start=first):
@@ -98,7 +97,8 @@ def _frozen(
         try:
             jobs.append(submission.freeze(config))
         except LabrunError as error:
-            problems.append(f"run {number - first} ({', '.join(freeze.task_overrides(config.hydra))}): {error}")
+            typed = hydra_files.hide_environment(freeze.task_overrides(config.hydra))
+            problems.append(f"run {number - first} ({', '.join(typed)}): {error}")
     if problems:
         raise ConfigError(problems)
     return jobs

@@ -69,7 +69,7 @@ def _own(sweeper: LabrunSweeper, settings: dict[str, Any], arguments: list[str])
     texts += [f"{key}={value}" for key, value in sweeper.params.items()]
     space = spaces.parse([*texts, *arguments], loader, settings["zip"], finite=settings["sampler"] is None)
     if not any(settings[key] for key in SEARCHING) and not isinstance(settings["metric"], list):
-        return sweeper.launch(spaces.grid(space)) if texts or settings["zip"] else sweeper.grid(arguments)
+        return sweeper.launch(spaces.grid(space) if texts or settings["zip"] else _products(sweeper, arguments))
     if settings["sampler"] is None and not space.dimensions:
         raise ConfigError("sweep=grid: no key was given several values")
     folder = Path(str(master.hydra.sweep.dir)).resolve()
@@ -110,6 +110,16 @@ def _own(sweeper: LabrunSweeper, settings: dict[str, Any], arguments: list[str])
     if found and not any(math.isfinite(rank(record)) for record in found):
         raise CompactHydraException("no trial has a result; the table above says why of each")
     return None
+
+
+def _products(sweeper: LabrunSweeper, arguments: Sequence[str]) -> Sequence[Sequence[str]]:
+    """The jobs of a plain grid, split and ordered by Hydra. Its sweeper would save variables of the runs, too."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    assert sweeper.hydra_context is not None
+    parser = OverridesParser.create(config_loader=sweeper.hydra_context.config_loader)
+    (jobs,) = sweeper.split_arguments(parser.parse_overrides(list(arguments)), None)
+    return jobs
 
 
 def _hold_files(loader: Any) -> None:

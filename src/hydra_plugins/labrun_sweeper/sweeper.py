@@ -19,7 +19,7 @@ class LabrunSweeper(BasicSweeper):
         return sweep(self, arguments)
 
     def grid(self, arguments: Sequence[str]) -> Any:
-        """The full grid of what is given with commas."""
+        """The full grid of what is given with commas, in an application that is not labrun."""
         return super().sweep(list(arguments))
 
     def launch(self, jobs: Sequence[Sequence[str]]) -> Any:

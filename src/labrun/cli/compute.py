@@ -37,7 +37,7 @@ def status(options: argparse.Namespace) -> int:
     memory = psutil.virtual_memory()
     load = os.getloadavg()[0]
     print("this machine")
-    print(f"  cores    {computes.cores()}, {load:.1f} busy (mean of the last minute)")
+    print(f"  cores    {computes.cores()}, load {load:.1f} (mean of the last minute)")
     print(f"  memory   {memory.total / 2**30:.1f} GB, {memory.available / 2**30:.1f} GB free")
     print(f"  GPUs     {_gpus()}")
     running = [record for _, record in store.runs(store.workspace()) if record.status == records.RUNNING]

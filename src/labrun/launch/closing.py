@@ -26,7 +26,7 @@ def close_ended(run_dir: Path, status: int, reason: str | None, canceled: bool) 
     if record.finished or record.status == records.PREEMPTED:
         return record
     if canceled:
-        return close_asked(run_dir, record, "canceled")
+        return close_asked(run_dir, record, _why_canceled(run_dir))
     if reason is not None:
         kind, message, end = "LimitExceeded", reason, records.FAILED
     elif os.WIFSIGNALED(status):
@@ -36,6 +36,12 @@ def close_ended(run_dir: Path, status: int, reason: str | None, canceled: bool) 
         message = f"the run's process ended with exit code {os.waitstatus_to_exitcode(status)} before it was done"
         kind, end = "Exited", records.FAILED
     return close(run_dir, record, end, kind, message)
+
+
+def _why_canceled(run_dir: Path) -> str:
+    with contextlib.suppress(OSError):
+        return (RunPaths(run_dir).requests / "cancel").read_text(encoding="utf-8").strip() or "asked to end"
+    return "asked to end"
 
 
 def close_asked(run_dir: Path, record: Record, why: str) -> Record:

@@ -135,6 +135,8 @@ class Supervisor:
             for ended in pool.poll():
                 print(f"{ended}: {records.read(ended).status}", flush=True)
         pool.close()
+        if alone:
+            self._tell_of_others(mine[0])
         return int(any(records.read(run).status == records.FAILED for run in mine))
 
     def _note(self, number: int, frame: object) -> None:
@@ -174,6 +176,12 @@ class Supervisor:
             number, self.signaled = self.signaled, None
             shown = shown_job(self.job)
             why = why_signaled(number, shown)
+            if (
+                why == "canceled"
+                and int(os.environ.get("SLURM_NTASKS", "1")) > 1
+                and shown.get("JobState") == "RUNNING"
+            ):
+                why = "broken"  # nobody canceled the job: srun ends the other processes when one has failed
             print(f"signal {number.name}: {why}", flush=True)
             if why != "timeout" or number != signal.SIGUSR2:
                 return why
@@ -182,6 +190,7 @@ class Supervisor:
 
     def _make_room(self, pool: Any, mine: list[Path], why: str) -> None:
         """Slurm wants the place, or the time is up: save and go back in the queue, or end for good."""
+        from labrun.launch.closing import close
         from labrun.runs import record as records
         from labrun.runs.record import RunPaths
 
@@ -192,6 +201,12 @@ class Supervisor:
             pool.cancel_all()
             while pool.busy:
                 pool.poll()
+            return
+        if why == "broken":
+            for run in {*pool.drop(), *mine}:
+                record = records.read(run)
+                if not record.finished:
+                    close(run, record, records.FAILED, "ProcessFailed", "another process of the run ended it")
             return
         pool.leave()
         end = time.monotonic() + min(SAVE_S, max(3.0, self.manifest["signal_delay_s"] - 3.0))
@@ -206,6 +221,20 @@ class Supervisor:
                     self._over_time(run, record)
         if any(not records.read(run).finished for run in mine) and why != "requeued":
             ask("scontrol", "requeue", self.job)
+
+    def _tell_of_others(self, run: Path) -> None:
+        """Where another process of a failed run met the error, the record's own is only what followed from that."""
+        from labrun.runs import record as records
+
+        record = records.read(run)
+        if record.status != records.FAILED or record.error is None:
+            return
+        for output in sorted(run.glob("driver.*.log")):
+            lines = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            if lines and (any(line.startswith("Traceback") for line in lines) or lines[-1].startswith("labrun: ")):
+                record.error["message"] += f"; process {output.suffixes[0][1:]}: {lines[-1]} ({output})"
+                records.write(run, record)
+                return
 
     def _put_back(self, run: Path, why: str) -> None:
         """A run that did not leave by itself was killed: it starts again, or from its last checkpoint."""
@@ -234,6 +263,7 @@ class Supervisor:
 
         limit = record.config["compute"]["timeout_min"]
         told = f"compute.timeout_min={limit:g}" if limit is not None else "the job's time limit"
+        record.attempts[-1] |= {"status": records.FAILED, "reason": told}
         close(run, record, records.FAILED, "LimitExceeded", f"ended by {told}; it had no checkpoint to go on from")
 
 

@@ -298,7 +298,8 @@ def _slurm_problems(compute: Mapping[str, Any]) -> Iterable[str]:
         most = f"{one.memory_gb:.1f} GB at most on one node"
         yield f"compute.mem_gb={compute['mem_gb']:g}: partition {one.name} has {most}"
     if compute["timeout_min"] is not None and one.limit_min is not None and compute["timeout_min"] > one.limit_min:
-        yield f"compute.timeout_min={compute['timeout_min']:g}: partition {one.name} ends jobs after {one.limit_min:g}"
+        most = f"partition {one.name} ends jobs after {one.limit_min:g} minutes"
+        yield f"compute.timeout_min={compute['timeout_min']:g}: {most}"
     if (compute["nodes"] > 1 or ranks > 1) and compute["runs_per_job"] > 1:
         yield "compute.runs_per_job: a run over several nodes or tasks has a job of its own"
     own = {"job-name", "array", "output", "error", "signal", "comment", "open-mode", "nodes", "time", "requeue"}

@@ -28,7 +28,7 @@ from submitit.core.job_environment import JobEnvironment
 from labrun.errors import LabrunError
 from labrun.launch import compute as computes
 from labrun.launch.forkserver import Channel
-from labrun.launch.pool import memory_gb, slot_gpus
+from labrun.launch.pool import RESTARTS, memory_gb, slot_gpus
 
 PENDING, RUNNING, FINISHED, CANCELLED = "PENDING", "RUNNING", "FINISHED", "CANCELLED"
 GRACE_S = 10.0
@@ -85,6 +85,7 @@ class CallPool:
         self._wake_read, self._wake_write = os.pipe()
         self._lock = threading.Lock()
         self._ready, self._ending = False, False
+        self._restarts, self._is_broken = 0, False
         # From the main thread: the kernel ends the server when the thread that started it ends.
         self._start_server()
         self._thread = threading.Thread(target=self._serve, name="labrun-pool", daemon=True)
@@ -101,6 +102,8 @@ class CallPool:
         with self._lock:
             self._calls[call.job_id] = call
             self._queue.append(call)
+            if self._is_broken:
+                self._fail(call)
         os.write(self._wake_write, b"x")
 
     def call(self, job_id: str) -> _Call | None:
@@ -150,7 +153,7 @@ class CallPool:
                         call.done.set()
 
     def _talk(self) -> None:
-        while not self._ending:
+        while not self._ending and not self._is_broken:
             watched: list[Any] = [self._channel.connection, self._wake_read]
             ready = select.select(watched, [], [], 0.5)[0]
             if self._wake_read in ready:
@@ -161,8 +164,9 @@ class CallPool:
                     self._server_died()
                 for message in messages or ():
                     self._hear(message)
-                self._hold_to_limits()
-                self._fill()
+                if not self._is_broken:
+                    self._hold_to_limits()
+                    self._fill()
 
     def _active(self) -> list[_Call]:
         return [call for call in self._calls.values() if call.state == RUNNING]
@@ -190,6 +194,8 @@ class CallPool:
                     self._ended(call, message["status"])
 
     def _ended(self, call: _Call, status: int) -> None:
+        self._restarts = 0
+        self._signal(call, signal.SIGKILL)  # what it started and left behind
         if os.WIFSIGNALED(status) and not call.reason:
             call.reason = f"ended by {signal.Signals(os.WTERMSIG(status)).name}"
         elif status and not call.reason:
@@ -200,12 +206,21 @@ class CallPool:
         call.done.set()
 
     def _server_died(self) -> None:
-        for call in self._active():
-            call.state, call.reason = "FAILED (its fork server died)", "its fork server died"
-            call.done.set()
+        self._restarts += 1
         self._process.wait()
         self._channel.connection.close()
-        self._start_server()
+        # A module of the application's ends the server, say: then no call can be made.
+        self._is_broken = self._restarts > RESTARTS
+        for call in self._active() if not self._is_broken else list(self._calls.values()):
+            self._fail(call)
+        if not self._is_broken:
+            self._start_server()
+
+    @staticmethod
+    def _fail(call: _Call) -> None:
+        if not call.done.is_set():
+            call.state = "FAILED (its fork server died)"
+            call.done.set()
 
     def _hold_to_limits(self) -> None:
         for call in self._active():
@@ -330,6 +345,9 @@ class LabrunExecutor(core.PicklingExecutor):  # type: ignore[misc]
             cpus = parameters.get("cpus_per_task") or 1
             if cpus > computes.cores():
                 raise ValueError(f"cpus_per_task={cpus}: this machine has {computes.cores()} cores")
+            memory = parameters.get("mem_gb")
+            if memory is not None and memory > computes.memory_gb():
+                raise ValueError(f"mem_gb={memory:g}: this machine has {computes.memory_gb():.1f} GB of memory")
             parallel = parameters.get("max_parallel") or len(gpus) or max(1, computes.cores() // cpus)
             self._pool = CallPool(parameters.get("modules") or (), parallel, gpus)
         jobs = []

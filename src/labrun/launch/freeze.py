@@ -12,6 +12,7 @@ import logging
 import secrets
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -251,16 +252,22 @@ def settled(
         if kept.get("dataset"):
             inputs.settle_files(kept["dataset"], values["datastore"])
     compute = kept["compute"]
-    if tasks.ranks(compute) > 1 and kept["task"] != "fit":
-        raise ConfigError(
-            f"compute.nodes={compute['nodes']}, compute.tasks_per_node={compute['tasks_per_node']}: only the training "
-            f"of a network is shared by several processes, and this is task={kept['task']}"
-        )
+    if kept["task"] != "fit":
+        tasks.refuse_ranks(compute, f"task={kept['task']}")
+    elif tasks.ranks(compute) > 1 and not _is_network(str(values["model"]["_target_"])):
+        tasks.refuse_ranks(compute, f"model={tasks.model_name(values['model'])}")
     if kept["task"] == "script":
         scripts.settle(kept["script"], values["script"])
     parent = _settle_references(kept, overrides, root)
     inputs.settle(kept, pinned)
     return kept, parent
+
+
+def _is_network(target: str) -> bool:
+    """Whether a target may be a network: the class says it; of a function, only that it has to do with torch."""
+    found = schema.locate(target, "model")
+    torch = sys.modules.get("torch")
+    return torch is not None and (not isinstance(found, type) or issubclass(found, torch.nn.Module))
 
 
 def _check_module(target: str, group: str) -> None:

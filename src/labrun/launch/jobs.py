@@ -222,11 +222,6 @@ class Inline:
         except (Exception, SystemExit) as error:  # noqa: BLE001 - its record holds it; the others go on
             text = (str(error) or repr(error)).splitlines()[0]
             log.error("This run failed: %s: %s", type(error).__name__, text)
-            record = records.read(run_dir)
-            if record.status == records.FAILED and len(record.attempts) <= needs.retries:
-                closing.requeue(run_dir, record)
-                self._queue.insert(0, (run_dir, needs))
-                return ended
         finally:
             os.environ.clear()
             os.environ.update(before)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun.errors import RecordError
-from labrun.launch import objective, results
+from labrun.launch import objective
 from labrun.runs import record as records
 from labrun.runs import report
 from labrun.runs.context import METRICS_FILE
@@ -68,8 +68,9 @@ def ending(record: Record) -> str:
     """How a run ended, in one line."""
     by = objective.of(record.config)[0].metric
     value = record.metrics.get(by)
-    shown = f"{by} {report.number(value)}" if isinstance(value, float) else results.failure(record)
-    return f"{record.status}  {record.duration_s} s  {shown}  [{' '.join(record.overrides)}]"
+    shown = f"{by} {report.number(value)}" if isinstance(value, float) else record.reason
+    took = "" if record.duration_s is None else f"{record.duration_s} s"
+    return "  ".join(filter(None, [record.status, took, shown, f"[{' '.join(record.overrides)}]"]))
 
 
 class Follow:

@@ -125,6 +125,7 @@ class LocalPool:
         self._python, self._in_job, self._cwd = python, in_job, cwd
         self._leaving = False
         self._tries: dict[Path, int] = {}
+        """How often each run has ended here, for its retries: what an earlier session tried does not count."""
         self._canceled: list[Path] = []
         """Runs that ended without having begun, to be told at the next poll."""
         self._queue: deque[tuple[Path, Needs]] = deque()
@@ -335,9 +336,8 @@ class LocalPool:
         if record.status == records.PREEMPTED and not self._leaving:
             self._queue.appendleft((running.run_dir, running.needs))
             return []
-        # Counted here too: a process that dies as it begins may leave no attempt in the record.
         tries = self._tries[running.run_dir] = self._tries.get(running.run_dir, 0) + 1
-        if record.status == records.FAILED and max(tries, len(record.attempts)) <= running.needs.retries:
+        if record.status == records.FAILED and tries <= running.needs.retries:
             log.info("Run %s failed (%s); again", record.id, record.reason)
             requeue(running.run_dir, record)
             self._queue.appendleft((running.run_dir, running.needs))

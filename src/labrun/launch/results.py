@@ -18,13 +18,13 @@ from labrun.runs.record import Record
 log = logging.getLogger(__name__)
 
 
-def tell(folder: Path, run_dirs: Sequence[Path], draw: Callable[[Path], object]) -> list[Record]:
+def tell(folder: Path, run_dirs: Sequence[Path], draw: Callable[[Path], object] | None) -> list[Record]:
     """Print the table, write the file, draw the pictures.
 
     Args:
         folder: the sweep, or a single run: then nothing is to be told.
         run_dirs: the runs, in their order.
-        draw: draws one run's pictures; may say False for "could not".
+        draw: draws one run's pictures; may say False for "could not". None: there is nobody to do it.
 
     Returns:
         The records.
@@ -44,7 +44,9 @@ def tell(folder: Path, run_dirs: Sequence[Path], draw: Callable[[Path], object])
         if not record.finished and not os.access(run_dirs[place], os.W_OK):
             first_line = ["its folder cannot be written"]
         number = str((record.sweep or {}).get("number"))
-        why = f"   {first_line[0]}  ({run_dirs[place] / 'driver.log'})" if first_line else ""
+        output = run_dirs[place] / "driver.log"
+        where = f"  ({output})" if output.exists() else ""
+        why = f"   {first_line[0]}{where}" if first_line else ""
         rows.append((number, f"{record.status:<10}  {shown:<{max(8, len(by))}}  {' '.join(record.overrides)}{why}"))
     try:
         write_csv(finished, folder / "results.csv")
@@ -56,7 +58,7 @@ def tell(folder: Path, run_dirs: Sequence[Path], draw: Callable[[Path], object])
         say(f"folder: {folder}   (results.csv)")
         return finished
     best_dir = run_dirs[order[0]]
-    if best.config["report"] == "auto":
+    if best.config["report"] == "auto" and draw is not None:
         _draw_best(best_dir, draw)
     drawn = any((best_dir / "outputs").glob("*.png"))
     say(f"folder: {folder}   (results.csv{f'; pictures of the best run: {best_dir}/outputs' if drawn else ''})")

@@ -75,6 +75,15 @@ def match(new: Sequence[Record], old: Sequence[Earlier]) -> list[Earlier | None]
     return found
 
 
+def with_compute(old: Sequence[str], new: Sequence[str]) -> list[str]:
+    """A run's overrides, those of `compute` as they are now: it is gone on with under these."""
+
+    def is_compute(override: str) -> bool:
+        return override.lstrip("+~").partition("=")[0].replace("/", ".").split(".")[0] == "compute"
+
+    return [text for text in old if not is_compute(text)] + [text for text in new if is_compute(text)]
+
+
 def _signature(config: Mapping[str, Any], data: list[dict[str, Any]]) -> str:
     return execute.signature(execute.here(config), data, None)
 

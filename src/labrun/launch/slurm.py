@@ -7,6 +7,7 @@ A job executes `cluster_job.py` on a manifest in JSON; nothing is pickled. Which
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -223,8 +224,11 @@ class SlurmPool:
         if record.finished:
             return [active.run_dir]
         told = f"its Slurm job {active.job} ended as {state}"
+        if state == "GONE" and not record.attempts:  # a waiting part of an array that is canceled leaves no trace
+            told = f"Slurm does not know its job {active.job} any more, and it never began"
+            active.canceled = True
         if active.canceled or state == "CANCELLED":
-            close_asked(active.run_dir, record, f"canceled: {told}")
+            close_asked(active.run_dir, record, told)
             return [active.run_dir]
         again = record.status == records.PREEMPTED or (len(record.attempts) <= active.needs.retries and record.attempts)
         if again:
@@ -232,10 +236,19 @@ class SlurmPool:
             note_interrupted(active.run_dir, record, told)
             self._waiting.append((active.run_dir, active.needs))
             return []
-        output = self._settings.state / "slurm" / f"{active.job}_0_log.err"
-        where = f"; {output} may say why" if not record.attempts else ""
-        close(active.run_dir, record, records.FAILED, "JobEnded", f"{told} before the run was done{where}")
+        said = "" if record.attempts else self._last_words(active.job)
+        close(active.run_dir, record, records.FAILED, "JobEnded", f"{told} before the run was done{said}")
         return [active.run_dir]
+
+    def _last_words(self, job: str) -> str:
+        """What a job printed last that ended before its run began: its batch script, or srun, failed."""
+        output = self._settings.state / "slurm" / f"{job}_0_log.err"
+        try:
+            lines = output.read_text(encoding="utf-8", errors="replace").split("\n")
+        except OSError:
+            lines = []
+        last = next((line.strip() for line in reversed(lines) if line.strip()), None)
+        return f": {last} ({output})" if last else " began, and printed nothing: was it a line of compute.setup?"
 
     def _submit_all(self, waiting: Sequence[tuple[Path, Needs]]) -> None:
         """One array for all runs that ask for the same."""
@@ -290,7 +303,8 @@ class SlurmPool:
         script = frozen_file(settings.path, "cluster_job.py")
         python = shlex.quote(settings.python or sys.executable)
         command = f"{python} -P -u {shlex.quote(str(script))} {shlex.quote(str(manifest))}"
-        with _environment(jobs[0][0][1].environment):
+        # submitit prints what sbatch says against it, and the error holds it too
+        with _environment(jobs[0][0][1].environment), contextlib.redirect_stderr(io.StringIO()):
             try:
                 job = batch.submit_command(command, len(jobs))
             except (FailedJobError, FailedSubmissionError, OSError) as error:
@@ -323,8 +337,8 @@ def _slots(compute: Mapping[str, Any], runs: int) -> int:
 
 def signal_delay_s(compute: Mapping[str, Any]) -> int:
     """How long before its time is up a job begins to save. Slurm may tell it up to a minute earlier than that."""
-    limit = compute["timeout_min"]
-    return 90 if limit is None else int(min(90, max(10, 15 * limit)))
+    limit = compute["timeout_min"] or computes.longest_min(compute)
+    return int(min(90, max(10, 15 * limit)))
 
 
 def minutes_asked(compute: Mapping[str, Any], rounds: int) -> int:
@@ -347,7 +361,7 @@ def _parameters(
     own: dict[str, Any] = {"chdir": settings.cwd, "requeue": True}
     for key, value in compute["extra"].items():
         name = str(key).replace("_", "-").lstrip("-")
-        own[name] = True if value is None else value
+        own[name] = True if value is None else ",".join(map(str, value)) if isinstance(value, list) else value
     per_job = max(1, (compute["max_parallel"] or jobs * slots) // slots)
     parameters: dict[str, Any] = {
         "job_name": settings.name, "comment": token, "nodes": compute["nodes"],

@@ -108,8 +108,11 @@ def refusal(error: Exception) -> str:
     return f"Slurm refused the jobs: {(said or str(error)).strip()}"
 
 
-def end_jobs(jobs: Iterable[str], patience_s: float = 60.0) -> None:
-    """Cancel jobs and wait until they are over.
+def end_jobs(jobs: Iterable[str], patience_s: float = 60.0) -> set[str]:
+    """Cancel those jobs that are not over, and wait until they are.
+
+    Returns:
+        Those that were canceled.
 
     Raises:
         LabrunError: some are still there after a minute.
@@ -121,6 +124,7 @@ def end_jobs(jobs: Iterable[str], patience_s: float = 60.0) -> None:
         if time.monotonic() > end:
             raise LabrunError(f"Slurm does not end the jobs {', '.join(sorted(left))}; their runs cannot go elsewhere")
         time.sleep(1.0)
+    return wanted
 
 
 def scancel(jobs: Iterable[str]) -> None:

@@ -48,7 +48,7 @@ def take_folder(folder: Path, root: Path) -> dict[str, Any]:
     Raises:
         ConfigError, RecordError: see `take`.
     """
-    listed = list(_git_files(folder)) if _git_top(folder) else list(_all_files(folder))
+    listed = list(_git_files(folder, root)) if _git_top(folder) else list(_all_files(folder))
     files, total = _chosen(folder, listed)
     digest, target = _keep(folder, files, root)
     return {"digest": digest, "folder": str(target), "files": len(files), "bytes": total, "base": str(folder)}
@@ -89,7 +89,7 @@ def take(folder: Path, root: Path) -> dict[str, Any]:
     """
     top = _git_top(folder)
     base = top or folder
-    files, total = _chosen(base, list(_git_files(base) if top else _source_files(base)))
+    files, total = _chosen(base, list(_git_files(base, root) if top else _source_files(base)))
     digest, target = _keep(base, files, root)
     sources = tree_digest(base, [path for path in files if path.suffix in SOURCE_SUFFIXES])
     return {
@@ -162,11 +162,16 @@ def _git_top(folder: Path) -> Path | None:
     return Path(answer.decode().strip()) if answer else None
 
 
-def _git_files(base: Path) -> Iterator[Path]:
+def _git_files(base: Path, root: Path) -> Iterator[Path]:
+    """What git knows and does not ignore, but for the workspace's runs, which many a repository does not ignore."""
     answer = _git(base, "ls-files", "-z", "--cached", "--others", "--exclude-standard") or b""
-    for name in answer.split(b"\0"):
-        if name:
-            yield Path(os.fsdecode(name))
+    paths = [Path(os.fsdecode(name)) for name in answer.split(b"\0") if name]
+    own = [os.path.relpath(os.path.realpath(root / name), os.path.realpath(base)) for name in ("outputs", "multirun")]
+    runs = {path.parent for path in paths if path.name == "run.json"}
+    runs = {path for path in runs if (base / path / ".hydra").is_dir()}  # where `hydra.run.dir` is another, as well
+    for path in paths:
+        if not (".launch" in path.parts or any(map(path.is_relative_to, own)) or runs.intersection(path.parents)):
+            yield path
 
 
 def _git(folder: Path, *arguments: str) -> bytes | None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from omegaconf import DictConfig
 
+from labrun import checking
 from labrun.errors import ConfigError, RecordError
 from labrun.launch import closing, freeze, hydra_files, jobs, lease, monitor, results, resume, snapshot
 from labrun.launch import compute as computes
@@ -108,13 +110,14 @@ def carry_out(submitted: Sequence[Job], folder: Path, server: Server | None = No
     is_sweep = submitted[0].record.sweep is not None
     where = check(submitted)
     wanted = config["sweep"]["resume"] is not None and is_sweep
-    runs = _resume(submitted, folder, where) if wanted else [job.run_dir for job in submitted]
-    _check_folders([job for job in submitted if not job.is_done], fresh=not wanted)
-    plan = make_plan(submitted, folder, runs, where)
-    plan.write(folder)
-    for job in submitted:
-        if not (job.run_dir / "run.json").exists():
-            write(job)
+    with _in_charge(folder, where) if wanted else contextlib.nullcontext():
+        runs = _resume(submitted, folder) if wanted else [job.run_dir for job in submitted]
+        _check_folders([job for job in submitted if not job.is_done], fresh=not wanted)
+        plan = make_plan(submitted, folder, runs, where)
+        plan.write(folder)
+        for job in submitted:
+            if not (job.run_dir / "run.json").exists():
+                write(job)
     announce(folder)
     environment = {job.run_dir: job.environment for job in submitted}
     if config["compute"]["detach"]:
@@ -153,12 +156,15 @@ def check(submitted: Sequence[Job]) -> str:
         found = sorted({str(job.record.config["compute"][key]) for job in submitted})
         if len(found) > 1:
             raise ConfigError(f"compute.{key} is one for a whole sweep, and here it is {' and '.join(found)}")
+    where = computes.target(submitted[0].record.config["compute"], is_sweep)
+    if where == "slurm" and "%" in str(submitted[0].run_dir):
+        raise ConfigError(f"{submitted[0].run_dir}: Slurm takes a % in the path of a job's files for a pattern")
     for compute in {json.dumps(job.record.config["compute"], sort_keys=True) for job in submitted}:
         computes.check(json.loads(compute), is_sweep)
     read = ("dataset", "datastore", "script")
     for data in {json.dumps([job.record.config.get(key) for key in read]) for job in submitted}:
         freeze.prepare(dict(zip(read, json.loads(data), strict=True)))
-    return computes.target(submitted[0].record.config["compute"], is_sweep)
+    return where
 
 
 def _attached(
@@ -171,6 +177,7 @@ def _attached(
                 runner = jobs.conduct(folder, view, environment, server)
         except KeyboardInterrupt:
             jobs.cancel_rest(folder, plan, "the sweep was canceled before it began")
+            results.tell(folder, runs, None)
             sys.stderr.write(f"labrun: canceled; the records are in {folder}\n")
             sys.exit(CANCELED)
         try:
@@ -229,21 +236,32 @@ def _check_folders(submitted: Sequence[Job], fresh: bool) -> None:
         )
 
 
-def _resume(submitted: Sequence[Job], folder: Path, where: str) -> list[Path]:
+@contextlib.contextmanager
+def _in_charge(folder: Path, where: str) -> Iterator[None]:
+    """Inside, nobody else goes on with a sweep; see `check_left`."""
+    check_left(folder, where)
+    own = lease.Lease(jobs.state_folder(folder))
+    try:
+        yield
+    finally:
+        own.release()
+
+
+def _resume(submitted: Sequence[Job], folder: Path) -> list[Path]:
     """Give each job the run that it repeats, and put what is not completed back in the queue.
 
     Returns:
         Every run of the sweep: those that it had, then the new ones.
     """
-    check_left(folder, where)
     old = resume.earlier(folder)
+    _check_same(submitted, old, folder)
     fresh_code = submitted[0].record.config["sweep"]["resume_code"] == "new"
     resume.tell_changes([job.record for job in submitted], old, fresh_code)
     runs, taken = [one.run_dir for one in old], 0
     for job, one in zip(submitted, resume.match([job.record for job in submitted], old), strict=True):
         if one is None:
             number = len(runs)
-            while (folder / str(number)).exists():
+            while (folder / str(number)).exists() or folder / str(number) in runs:
                 number += 1
             job.run_dir, job.record.sweep = folder / str(number), {"folder": str(folder), "number": number}
             if old and not fresh_code:
@@ -257,11 +275,25 @@ def _resume(submitted: Sequence[Job], folder: Path, where: str) -> list[Path]:
             if then.finished:
                 closing.requeue(one.run_dir, then)
             then.config["compute"] = job.record.config["compute"]
+            then.overrides = resume.with_compute(then.overrides, job.record.overrides)
             then.code = job.record.code if fresh_code else then.code
             records.write(one.run_dir, then)
         job.record = then
     log.info("Going on with %s: %d of %d runs are done", folder, taken, len(submitted))
+    asked = {job.run_dir for job in submitted}
+    others = sum(not one.record.finished and one.run_dir not in asked for one in old)
+    if others:
+        log.info("%s of it that this command does not name go on too", checking.counted(others, "run"))
     return runs
+
+
+def _check_same(submitted: Sequence[Job], old: Sequence[resume.Earlier], folder: Path) -> None:
+    names = {one.record.name for one in old}
+    if names and not names & {job.record.name for job in submitted}:
+        raise RecordError(
+            f"sweep.resume: the sweep in {folder} is of {', '.join(sorted(names))}, and this command's runs are of "
+            f"{submitted[0].record.name}: leave sweep.resume out, or say name={min(names)} if they belong to it"
+        )
 
 
 def check_left(folder: Path, where: str) -> None:
@@ -292,7 +324,9 @@ def _cancel_jobs(folder: Path) -> None:
     from labrun.launch import slurm_jobs
 
     unfinished = {one.run_dir for one in resume.earlier(folder) if not one.record.finished}
-    slurm_jobs.end_jobs({job for run, job in slurm_jobs.known_jobs(ledger).items() if run in unfinished})
+    ended = slurm_jobs.end_jobs({job for run, job in slurm_jobs.known_jobs(ledger).items() if run in unfinished})
+    if ended:
+        log.info("Slurm jobs %s were canceled: their runs go on here", ", ".join(sorted(ended)))
 
 
 def answer(record: Record, run_dir: Path) -> None:
@@ -304,7 +338,9 @@ def answer(record: Record, run_dir: Path) -> None:
     if record.status == records.FAILED:
         error = record.error or {}
         reason = (str(error.get("message")) or "?").splitlines()[0]
-        sys.stderr.write(f"labrun: the run failed: {error.get('type')}: {reason}\n  log: {run_dir / 'driver.log'}\n")
+        output = run_dir / "driver.log"
+        where = f"  log: {output}\n" if output.exists() else ""
+        sys.stderr.write(f"labrun: the run failed: {error.get('type')}: {reason}\n{where}")
         sys.exit(1)
     if record.status == records.CANCELED:
         sys.stderr.write(f"labrun: canceled; the record is in {run_dir}\n")

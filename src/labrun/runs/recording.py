@@ -137,6 +137,8 @@ class Recording:
             self._before = signal.signal(LEAVE_SIGNAL, _leave)
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
                 signal.signal(signal.SIGINT, _interrupt)
+        if is_asked_to_end(self.paths):  # the signal may have come too early to be heard
+            raise KeyboardInterrupt
 
     def leave_if_forked(self) -> None:
         """End a process that the run's own code forked, and that came back from there: it is not the run."""

@@ -112,6 +112,23 @@ def ranks(compute: Mapping[str, Any]) -> int:
     return int(compute.get("nodes", 1)) * int(compute.get("tasks_per_node", 1))
 
 
+def refuse_ranks(compute: Mapping[str, Any], what: str) -> None:
+    """Answer a run that asks for several processes and can use but one.
+
+    Args:
+        compute: the run's.
+        what: what it is.
+
+    Raises:
+        ConfigError: it asks for several.
+    """
+    if ranks(compute) > 1:
+        raise ConfigError(
+            f"compute.nodes={compute['nodes']}, compute.tasks_per_node={compute['tasks_per_node']}: only the training "
+            f"of a network is shared by several processes, and this is {what}"
+        )
+
+
 def is_named(node: Any) -> bool:
     """Whether a node says what is to be built."""
     return isinstance(node, Mapping) and bool(node.get("_target_"))
@@ -238,8 +255,18 @@ def confusion(y_true: npt.NDArray[Any], y_pred: npt.NDArray[Any], classes: int) 
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
-def write_card(paths: RunPaths, task: Task, config: Mapping[str, Any], arrays: Arrays) -> dict[str, Any]:
-    """Save the model and, beside it, the card that tells how to load and feed it."""
+def write_card(
+    paths: RunPaths, task: Task, config: Mapping[str, Any], arrays: Arrays, kept: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Save the model and, beside it, the card that tells how to load and feed it.
+
+    Args:
+        paths: the run's.
+        task: has the model.
+        config: the run's, with nothing left to resolve.
+        arrays: what the model takes.
+        kept: the record's `model`, with its references to the environment: those stay what they are.
+    """
     paths.outputs.mkdir(parents=True, exist_ok=True)
     saved = task.save(arrays, paths)
     node = config["model"]
@@ -249,7 +276,11 @@ def write_card(paths: RunPaths, task: Task, config: Mapping[str, Any], arrays: A
         **saved,
         "sha256": file_sha256(paths.outputs / saved["file"]),
         "target": node["_target_"],
-        "arguments": {k: v for k, v in node.items() if k not in TRAINING_KEYS and not str(k).startswith("_")},
+        "arguments": {
+            key: kept[key] if "${oc." in repr(kept.get(key)) else value
+            for key, value in node.items()
+            if key not in TRAINING_KEYS and not str(key).startswith("_")
+        },
         "input_shape": list(arrays.input_shape),
         "class_names": list(arrays.class_names),
         "scaling": {
