@@ -384,7 +384,7 @@ def test_fake_gpus(workspace: Path, labrun: Command) -> None:
     ],
 )
 def test_what_the_cluster_has_not_is_refused(workspace: Path, labrun: Command, wish: str, words: str) -> None:
-    done = labrun("compute=slurm", wish, "tracking=none")
+    done = labrun("compute=slurm", "model=mnist_dnn", wish, "tracking=none")
     assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
     assert not squeue()
     left = [records.read(path.parent).status for path in workspace.glob("outputs/*/*/run.json")]

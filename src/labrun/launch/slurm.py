@@ -243,12 +243,11 @@ class SlurmPool:
     def _last_words(self, job: str) -> str:
         """What a job printed last that ended before its run began: its batch script, or srun, failed."""
         output = self._settings.state / "slurm" / f"{job}_0_log.err"
-        try:
-            lines = output.read_text(encoding="utf-8", errors="replace").split("\n")
-        except OSError:
-            lines = []
-        last = next((line.strip() for line in reversed(lines) if line.strip()), None)
-        return f": {last} ({output})" if last else " began, and printed nothing: was it a line of compute.setup?"
+        lines: list[str] = []
+        with contextlib.suppress(OSError):
+            lines = [line for line in output.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        said = "; ".join(line.strip() for line in lines[-2:])
+        return f": {said} ({output})" if said else " began, and printed nothing: was it a line of compute.setup?"
 
     def _submit_all(self, waiting: Sequence[tuple[Path, Needs]]) -> None:
         """One array for all runs that ask for the same."""
