@@ -5,9 +5,9 @@ Started by path in a fresh interpreter, with the standard library alone; the fir
 
 Messages are lines of JSON over a socket. To the server: `{"path": [...], "preload": [...]}` once, then
 `{"run": folder, "environment": {...}, "threads": n, "pictures": bool}` for each run (with `"gather": file`: only what
-the pictures of a finished one show; with `"data": {...}`: data that later runs read too). From it: `{"ready":
-seconds}`, `{"run": folder, "pid": n}`, `{"pid": n, "status": wait status}`. When the socket closes, every child is
-killed.
+the pictures of a finished one show; with `"data": {...}`: data that later runs read too); `{"many": true}` before
+many of them. From it: `{"ready": seconds}`, `{"run": folder, "pid": n}`, `{"pid": n, "status": wait status}`. When the
+socket closes, every child is killed.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ import traceback
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
+MADV_COLLAPSE = 25
+LARGE_PAGE = 2**21
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -93,6 +95,8 @@ def serve(channel: Channel, parent: int) -> None:
             for message in messages:
                 if "preload" in message:
                     channel.send({"ready": preload(**message)})
+                elif "many" in message:
+                    use_large_pages()
                 else:
                     if message.get("data"):
                         hold(message["data"])
@@ -147,6 +151,29 @@ def preload(
     gc.collect()
     gc.freeze()
     return round(time.monotonic() - began, 3)
+
+
+def use_large_pages() -> None:
+    """Have the kernel put this process's memory in pages of 2 MiB: a fork copies, and its end gives back, far fewer.
+
+    Linux from 6.1 on; elsewhere nothing happens.
+    """
+    if sys.platform != "linux":
+        return
+    madvise = ctypes.CDLL(None).madvise
+    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    begin = end = 0
+    with contextlib.suppress(OSError, ValueError), open("/proc/self/smaps", encoding="ascii", errors="replace") as maps:
+        for line in maps:
+            word, *rest = line.split()
+            if "-" in word and len(rest) >= 4 and not word.endswith(":"):
+                begin, end = (int(part, 16) for part in word.split("-"))
+                if not (rest[0].startswith("rw") and rest[3] == "0"):  # a file's, or not to be written
+                    end = 0
+            elif word == "Rss:" and 1024 * int(rest[0]) > (end - begin) // 2 > 0:
+                first, last = -(-begin // LARGE_PAGE), end // LARGE_PAGE
+                if last > first:
+                    madvise(first * LARGE_PAGE, (last - first) * LARGE_PAGE, MADV_COLLAPSE)
 
 
 def hold(data: dict[str, Any]) -> None:

@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 2.0
 GRACE_S = 10.0
+MANY = 50
+"""So many waiting runs are worth the second that it takes to make each fork cheaper."""
 RESTARTS = 5
 """How often the server is started again without a single run completed in between."""
 
@@ -307,6 +309,9 @@ class LocalPool:
     def _hear(self, message: Mapping[str, object]) -> list[Path]:
         if "ready" in message:
             self._ready = True
+            if len(self._queue) >= MANY and self._channel is not None:
+                with contextlib.suppress(OSError):
+                    self._channel.send({"many": True})
             log.info("Imported what the runs need, once, in %s s; %d at once", message["ready"], self.parallel)
         elif "run" in message:
             running = self._running.get(Path(str(message["run"])))

@@ -217,14 +217,21 @@ def _text(record: Record) -> str:
     """A record as JSON, its keys, and the keys below them, a line each: json's own indentation is ten times as slow."""
     lines = []
     for entry in dataclasses.fields(record):
-        value = _strict(getattr(record, entry.name))
+        value = getattr(record, entry.name)
         if isinstance(value, dict) and value:
-            inner = ",\n".join(f"  {_ENCODER.encode(key)}: {_ENCODER.encode(item)}" for key, item in value.items())
+            inner = ",\n".join(f"  {_encoded(str(key))}: {_encoded(item)}" for key, item in value.items())
             text = f"{{\n{inner}\n }}"
         else:
-            text = _ENCODER.encode(value)
+            text = _encoded(value)
         lines.append(f' "{entry.name}": {text}')
     return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _encoded(value: Any) -> str:
+    try:
+        return _ENCODER.encode(value)
+    except (ValueError, TypeError):  # numbers that JSON has not, or keys
+        return _ENCODER.encode(_strict(value))
 
 
 def replace_text(path: Path, text: str, to_disk: bool = True) -> None:
