@@ -33,6 +33,10 @@ REQUEUES = 1000
 """How often a cluster may take a job's place away."""
 RESULT_S = 15.0
 """How long after a job's end its result may take to be seen through a network file system."""
+ASK_S = 5.0
+"""How often squeue is asked."""
+LEAVING_S = 10
+"""How long before its time is up a job is ended, so that it can say so."""
 CANCELED = 130
 
 
@@ -71,11 +75,11 @@ def launch_foreign(launcher: LabrunLauncher, composed: Sequence[DictConfig], fir
         with terminating_politely():
             try:
                 with _importable():
-                    one = OneJob(settings["timeout_min"] if target == "slurm" else None)
+                    one = OneClusterJob(settings["timeout_min"]) if target == "slurm" else run_elsewhere
                     jobs = _submitted(executor, one, arguments)
                 found = {}
-                for place, job in _as_they_end(jobs, RESULT_S if target == "slurm" else 0.0):
-                    found[place] = _result(job, composed[place], first + place)
+                for place, job, state in _as_they_end(jobs, target == "slurm"):
+                    found[place] = _result(job, composed[place], first + place, state)
                 return [found[place] for place in range(len(jobs))]
             except KeyboardInterrupt:
                 _cancel(jobs, target)
@@ -88,7 +92,7 @@ def launch_foreign(launcher: LabrunLauncher, composed: Sequence[DictConfig], fir
             executor.close()
 
 
-def _submitted(executor: Any, one: OneJob, arguments: Any) -> list[Any]:
+def _submitted(executor: Any, one: Callable[..., JobReturn], arguments: Any) -> list[Any]:
     try:
         return list(executor.map_array(one, *arguments))
     except (pickle.PicklingError, TypeError, AttributeError) as error:
@@ -98,22 +102,31 @@ def _submitted(executor: Any, one: OneJob, arguments: Any) -> list[Any]:
         ) from error
 
 
-def _as_they_end(jobs: Sequence[Any], patience_s: float) -> Iterator[tuple[int, Any]]:
-    """Jobs and their places, each once it has ended; one without a result that much later, for slow file systems."""
-    waiting, missing = dict(enumerate(jobs)), dict[int, float]()
+def _as_they_end(jobs: Sequence[Any], on_slurm: bool) -> Iterator[tuple[int, Any, str | None]]:
+    """Jobs and their places, each once it has ended; with the state that it ended in, if it left no result.
+
+    Where there is no accounting, submitit learns only from its result that a job has ended.
+    """
+    from labrun.launch.slurm_jobs import OVER, states
+
+    waiting, since = dict(enumerate(jobs)), dict[int, float]()
+    shown, next_look = dict[str, str](), 0.0
     while waiting:
+        if on_slurm and time.monotonic() >= next_look:
+            next_look = time.monotonic() + ASK_S
+            shown = states({job.job_id for job in waiting.values()})
         for place, job in list(waiting.items()):
-            if not job.done():
+            state = shown.get(job.job_id, "GONE") if on_slurm else job.state
+            if all(job.task(task).paths.result_pickle.exists() for task in range(job.num_tasks)):
+                state = None
+            elif not (state in OVER if on_slurm else job.done()):
+                since.pop(place, None)
                 continue
-            tasks = [job.task(task) for task in range(job.num_tasks)]
-            if not all(task.paths.result_pickle.exists() for task in tasks):
-                if time.monotonic() - missing.setdefault(place, time.monotonic()) < patience_s:
-                    continue
-                for task in tasks:
-                    task._results_timeout_s = 0
+            elif on_slurm and time.monotonic() - since.setdefault(place, time.monotonic()) < RESULT_S:
+                continue
             del waiting[place]
-            yield place, job
-        time.sleep(0.5 if patience_s else 0.02)
+            yield place, job, state
+        time.sleep(0.5 if on_slurm else 0.02)
 
 
 def _cancel(jobs: Sequence[Any], target: str) -> None:
@@ -234,27 +247,50 @@ def _survives(value: Any) -> bool:
     return True
 
 
-class OneJob:
-    """`run_elsewhere`, which begins anew where a cluster took its place away.
+class OneClusterJob:
+    """`run_elsewhere`, which begins anew where the cluster took its place away, and ends when its time is up.
 
     Args:
-        timeout_min: how long it may take, if a cluster is to hold it to that.
+        timeout_min: how long it may take; None: as long as the cluster gives it.
     """
 
     def __init__(self, timeout_min: float | None) -> None:
         self.timeout_min = timeout_min
 
     def __call__(self, *arguments: Any) -> JobReturn:
-        if self.timeout_min is None:
-            return run_elsewhere(*arguments)
-        # Slurm's own warning comes with a minute's tolerance.
-        timer = threading.Timer(60 * self.timeout_min, os.kill, (os.getpid(), signal.SIGUSR2))
-        timer.daemon = True
-        timer.start()
+        from labrun.launch.cluster_job import job_id, shown_job, time_of, why_signaled
+
+        leave: Any = signal.getsignal(signal.SIGUSR2)
+        timers: list[threading.Timer] = []
+        is_due = threading.Event()
+
+        def end() -> None:
+            is_due.set()
+            os.kill(os.getpid(), signal.SIGUSR2)
+
+        def due_in(seconds: float) -> None:
+            timers.append(threading.Timer(seconds, end))
+            timers[-1].daemon = True
+            timers[-1].start()
+
+        def on_signal(number: int, frame: Any) -> None:
+            shown = shown_job(job_id())
+            if why_signaled(signal.SIGUSR2, shown) == "timeout" and not is_due.is_set():
+                left_s = time_of(shown.get("EndTime")) - LEAVING_S - time.time()  # Slurm's warning comes early
+                if left_s > 0:
+                    due_in(left_s)
+                    return
+            leave(number, frame)
+
+        if callable(leave):
+            signal.signal(signal.SIGUSR2, on_signal)
+        if self.timeout_min is not None:
+            due_in(60 * self.timeout_min)
         try:
             return run_elsewhere(*arguments)
         finally:
-            timer.cancel()
+            for timer in timers:
+                timer.cancel()
 
     def checkpoint(self, *arguments: Any) -> Any:
         """What submitit puts back in the queue; it takes short jobs that were preempted for late ones: Slurm knows.
@@ -272,37 +308,39 @@ class OneJob:
         return DelayedSubmission(self, *arguments)
 
 
-def _result(job: Any, config: DictConfig, number: int) -> JobReturn:
-    from submitit.core.utils import FailedJobError, UncompletedJobError
+def _result(job: Any, config: DictConfig, number: int, state: str | None) -> JobReturn:
+    """What a job came to.
 
+    Args:
+        job: submitit's.
+        config: its own.
+        number: in the sweep.
+        state: in which it ended without a result; None: it left one.
+    """
     from labrun.launch.executor import check_own
+    from labrun.launch.slurm_jobs import last_lines
 
     overrides = list(config.hydra.overrides.task)
     try:
-        for file in (job.task(task).paths.result_pickle for task in range(job.num_tasks)):
-            if file.exists():
-                check_own(file)
+        if state is not None:
+            said = last_lines(job.paths.stderr)
+            raise LabrunError(f"it ended without a result ({state})" + (f": {said}" if said else ""))
+        for task in range(job.num_tasks):
+            check_own(job.task(task).paths.result_pickle)
         returned: list[JobReturn] = job.results()
         result = next((one for one in returned if one.status == JobStatus.FAILED), returned[0])
-    except (FailedJobError, UncompletedJobError, LabrunError) as error:
+    except Exception as error:  # noqa: BLE001 - a result may be anything; the others' must not be lost with it
+        lines = [line for line in str(error).splitlines() if line.strip(" -")]
+        trace = [line for line in lines if not line.strip().startswith(("You can check", "or at paths", "- "))]
         result = JobReturn()
         result.cfg, result.overrides = config, list(filter_overrides(overrides))
         result.hydra_cfg = None
         result.status = JobStatus.FAILED
-        result.return_value = RuntimeError(f"job {number} ({', '.join(overrides)}): {_reason(error)}")
+        why = trace[-1].strip() if trace else type(error).__name__
+        result.return_value = RuntimeError(f"job {number} ({', '.join(overrides)}): {why}")
     how = "completed" if result.status == JobStatus.COMPLETED else "failed"
     log.info("#%d : %s  %s  (log: %s)", number, " ".join(overrides), how, job.paths.stdout)
     return result
-
-
-def _reason(error: Exception) -> str:
-    """What submitit tells in many lines: the state of a job without a result, and the last of what it printed."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip(" -")]
-    state = next((line for line in lines if "(state: " in line), None)
-    if state is None:
-        trace = [line for line in lines if not line.startswith(("You can check", "or at paths", "- "))]
-        return trace[-1] if trace else "?"
-    return f"it {state}" + (f": {lines[-1]}" if lines[-1] != state and "Check: " not in lines[-1] else "")
 
 
 def _executor(target: str, folder: Path, settings: dict[str, Any], modules: list[str]) -> Any:
@@ -325,7 +363,7 @@ def _executor(target: str, folder: Path, settings: dict[str, Any], modules: list
     cluster = SlurmExecutor(folder=folder, max_num_timeout=REQUEUES)
     is_limited = settings["timeout_min"] is not None
     given = {
-        "job_name": folder.parent.name, "signal_delay_s": slurm.signal_delay_s(settings),
+        "job_name": folder.parent.name, "signal_delay_s": LEAVING_S,
         "time": slurm.minutes_asked(settings, 1) if is_limited else int(compute.longest_min(settings)),
         "mem": None if settings["mem_gb"] is None else f"{round(1024 * settings['mem_gb'])}MB",
         "cpus_per_task": settings["cpus_per_run"], "gpus_per_node": settings["gpus_per_run"] or None,
@@ -333,7 +371,7 @@ def _executor(target: str, folder: Path, settings: dict[str, Any], modules: list
         "partition": settings["partition"], "account": settings["account"], "qos": settings["qos"],
         "array_parallelism": settings["max_parallel"] or 1000, "setup": settings["setup"] or None,
         "srun_args": [f"--cpus-per-task={settings['cpus_per_run']}", *settings["srun_args"]],
-        "additional_parameters": dict(settings["extra"]) or None,
+        "additional_parameters": slurm.sbatch_options(settings["extra"]) or None,
     }  # fmt: skip
     cluster.update_parameters(**{key: value for key, value in given.items() if value is not None})
     return cluster

@@ -57,7 +57,8 @@ def _own(
         sweep_dir = Path(str(launcher.config.hydra.sweep.dir)).resolve()
         with sweep.Submission(sweep_dir) as submission:
             jobs = _frozen(submission, composer, job_overrides, first)
-            hydra_files.save(hydra_files.texts(launcher.config, of_sweep=True), sweep_dir)
+            if OmegaConf.select(launcher.config, "sweep.resume") is None:
+                hydra_files.save(hydra_files.texts(launcher.config, of_sweep=True), sweep_dir)
             configure_log(launcher.config.hydra.job_logging, launcher.config.hydra.verbose)
             records = sweep.carry_out(jobs, sweep_dir, submission.server)
     except LabrunError as error:

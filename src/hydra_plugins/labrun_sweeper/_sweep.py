@@ -1,4 +1,4 @@
-"""The sweeper's work: tells a plain grid, which is Hydra's own, from a search."""
+"""The sweeper's work: tells a plain grid, whose jobs Hydra makes, from a search."""
 
 from __future__ import annotations
 
@@ -64,6 +64,8 @@ def _own(sweeper: LabrunSweeper, settings: dict[str, Any], arguments: list[str])
 
     master = sweeper.config
     assert master is not None and sweeper.hydra_context is not None and sweeper.launcher is not None
+    if sweeper.max_batch_size is not None:
+        raise ConfigError("hydra.sweeper.max_batch_size: how many runs go on at once is said with compute.max_parallel")
     loader = sweeper.hydra_context.config_loader
     texts = [f"{key}={spaces.as_text(value)}" for key, value in spaces.flat(settings["space"])]
     texts += [f"{key}={value}" for key, value in sweeper.params.items()]

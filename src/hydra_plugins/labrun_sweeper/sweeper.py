@@ -10,7 +10,7 @@ from hydra.core.config_store import ConfigStore
 
 
 class LabrunSweeper(BasicSweeper):
-    """A plain grid is Hydra's own, same order and numbering; `sweep=tpe` and its like search."""
+    """A plain grid is as Hydra's own, same order and numbering; `sweep=tpe` and its like search."""
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run what the arguments ask for."""

@@ -88,9 +88,14 @@ def requeue(run_dir: Path, record: Record) -> None:
         record.attempts[-1]["reason"] = record.reason
     records.note_claimed(run_dir, record)
     record.status, record.ended, record.error, record.duration_s = records.QUEUED, None, None, None
+    forget_requests(run_dir)
+    records.write(run_dir, record)
+
+
+def forget_requests(run_dir: Path) -> None:
+    """Take away what asked a run to end: it is to run again."""
     for name in ("cancel", "stop"):
         (RunPaths(run_dir).requests / name).unlink(missing_ok=True)
-    records.write(run_dir, record)
 
 
 def note_interrupted(run_dir: Path, record: Record, why: str) -> None:

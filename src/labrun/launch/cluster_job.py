@@ -95,6 +95,8 @@ class Supervisor:
         self.began = time.time()
         self.due: float | None = None
         """When the runs have had their time (seconds since the epoch), as soon as that is known."""
+        self.others: dict[Path, int] = {}
+        """How long the logs of a run's other processes were before this attempt."""
 
     def supervise(self) -> int:
         """Run the runs; returns 0, or 1 if one of them failed."""
@@ -115,13 +117,15 @@ class Supervisor:
         mine = [run for run in self.runs if self._is_mine(run, newest)]
         if not mine:
             return 0
+        alone, limit = len(self.runs) == 1, self.manifest["timeout_min"]
         gpus: list[str] = []
         if self.manifest["gpus_per_run"] and len(self.runs) > 1:
             gpus = slot_gpus(visible_gpus(), self.manifest["gpus_per_run"], self.manifest["runs_per_gpu"])
         parallel = self.manifest["parallel"]
+        if alone:
+            self.others = {output: output.stat().st_size for output in mine[0].glob("driver.*.log")}
         pool = LocalPool(self.manifest["path"], self.manifest["preload"], parallel, gpus,
                          python=sys.executable if self.manifest["own_python"] else None, in_job=True)  # fmt: skip
-        alone, limit = len(self.runs) == 1, self.manifest["timeout_min"]
         for run in mine:
             # a run that has the job to itself is not killed at its limit by the pool, but goes on from its checkpoint
             pool.submit(run, needs(records.read(run), alone=alone))
@@ -185,7 +189,7 @@ class Supervisor:
             print(f"signal {number.name}: {why}", flush=True)
             if why != "timeout" or number != signal.SIGUSR2:
                 return why
-            self.due = min(self.due or math.inf, _time_of(shown.get("EndTime")) - self.manifest["signal_delay_s"])
+            self.due = min(self.due or math.inf, time_of(shown.get("EndTime")) - self.manifest["signal_delay_s"])
         return None if self.due is None or time.time() < self.due else "timeout"
 
     def _make_room(self, pool: Any, mine: list[Path], why: str) -> None:
@@ -227,10 +231,11 @@ class Supervisor:
         from labrun.runs import record as records
 
         record = records.read(run)
-        if record.status != records.FAILED or record.error is None:
+        if record.status != records.FAILED or record.error is None or record.error["type"] == "LimitExceeded":
             return
         for output in sorted(run.glob("driver.*.log")):
-            lines = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            said = output.read_bytes()[self.others.get(output, 0) :]
+            lines = said.decode(errors="replace").strip().splitlines()
             if lines and (any(line.startswith("Traceback") for line in lines) or lines[-1].startswith("labrun: ")):
                 record.error["message"] += f"; process {output.suffixes[0][1:]}: {lines[-1]} ({output})"
                 records.write(run, record)
@@ -288,7 +293,7 @@ def why_signaled(number: signal.Signals, shown: Mapping[str, str]) -> str:
     return "canceled"
 
 
-def _time_of(shown: str | None) -> float:
+def time_of(shown: str | None) -> float:
     """A moment as scontrol shows it, in seconds since the epoch; 0 if it shows none."""
     try:
         return datetime.datetime.fromisoformat(shown or "").timestamp()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import getpass
 import math
 import os
 import shutil
@@ -258,16 +260,20 @@ def longest_min(compute: Mapping[str, Any]) -> float:
     return 365 * 24 * 60 if one is None or one.limit_min is None else one.limit_min
 
 
-def walls_min() -> set[float]:
-    """The limits of time that the cluster's qualities of service and accounts set; none where there is no accounting.
+@functools.cache
+def walls_min() -> frozenset[float]:
+    """The limits of time of the cluster's qualities of service and of the caller's accounts; none without accounting.
 
     Which of them apply to a job only Slurm knows: they serve to stay below one that was meant.
     """
-    walls: set[float] = set()
-    for what in ("qos", "assoc"):
-        listed = ask(["sacctmgr", "-n", "-P", "show", what, "format=MaxWall"]) or ""
-        walls |= {_minutes(line.strip()) or 0.0 for line in listed.splitlines()}
-    return walls - {0.0}
+    asked = ["sacctmgr", "-n", "-P", "show"]
+    limits = [line.strip() for line in (ask([*asked, "qos", "format=MaxWall"]) or "").splitlines()]
+    listed = (ask([*asked, "assoc", "format=Account,User,MaxWall"]) or "").splitlines()
+    rows = [line.strip().split("|") for line in listed if line.count("|") == 2]
+    me = getpass.getuser()
+    accounts = {account for account, user, _ in rows if user == me}
+    limits += [limit for account, user, limit in rows if account in accounts and user in ("", me)]
+    return frozenset(limit for limit in map(_minutes, limits) if limit)
 
 
 def _slurm_problems(compute: Mapping[str, Any]) -> Iterable[str]:

@@ -7,6 +7,7 @@ function nor a result is loaded that somebody else owns or may write.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import select
 import signal
@@ -138,7 +139,8 @@ class CallPool:
         )
         theirs.close()
         self._channel, self._ready = Channel(ours), False
-        self._channel.send({"path": sys.path, "preload": [], "modules": self._modules})
+        with contextlib.suppress(OSError):
+            self._channel.send({"path": sys.path, "preload": [], "modules": self._modules})
 
     def _serve(self) -> None:
         try:
@@ -178,9 +180,9 @@ class CallPool:
             call.slot = min(set(range(self.parallel)) - {other.slot for other in active})
             call.state, call.began = RUNNING, time.monotonic()
             environment = {"CUDA_VISIBLE_DEVICES": self._gpus[call.slot % len(self._gpus)]} if self._gpus else {}
-            self._channel.send(
-                {"run": call.job_id, "call": str(call.folder), "environment": environment, "threads": call.cpus}
-            )
+            message = {"run": call.job_id, "call": str(call.folder), "environment": environment, "threads": call.cpus}
+            with contextlib.suppress(OSError):  # a dead server is noticed when the next answer is read
+                self._channel.send(message)
             active.append(call)
 
     def _hear(self, message: dict[str, Any]) -> None:

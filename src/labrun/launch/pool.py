@@ -390,11 +390,15 @@ class LocalPool:
                 _signal(running, recording.LEAVE_SIGNAL, alone=True)
             if running.asked_at is not None and time.monotonic() - running.asked_at > GRACE_S:
                 _signal(running, signal.SIGKILL, alone=self._in_job)
-                if running.pid is None and self._process is not None:  # the server has not even forked it: it hangs
+                # Not even forked yet: the server hangs, or reads data. It may be ended if no other run ends with it.
+                if running.pid is None and self._process is not None and not self._has_others():
                     self._process.kill()
         for run_dir, _ in list(self._queue):
             if is_asked_to_end(run_dir):
                 self.cancel(run_dir)
+
+    def _has_others(self) -> bool:
+        return any(running.pid is not None and running.asked_at is None for running in self._running.values())
 
     def _hold_to_limits(self, running: _Running) -> None:
         needs = running.needs

@@ -29,7 +29,7 @@ from labrun.launch import inside
 from labrun.launch.closing import close, close_asked, close_unrun, is_asked_to_end, note_interrupted, request
 from labrun.launch.compute import Needs
 from labrun.launch.pool import frozen_file
-from labrun.launch.slurm_jobs import OVER, append, known_jobs, refusal, scancel, states
+from labrun.launch.slurm_jobs import OVER, append, known_jobs, last_lines, refusal, scancel, states
 from labrun.runs import record as records
 from labrun.runs.record import RunPaths
 
@@ -236,18 +236,13 @@ class SlurmPool:
             note_interrupted(active.run_dir, record, told)
             self._waiting.append((active.run_dir, active.needs))
             return []
-        said = "" if record.attempts else self._last_words(active.job)
+        output = self._settings.state / "slurm" / f"{active.job}_0_log.err"
+        said = ""
+        if not record.attempts:
+            words = last_lines(output)
+            said = f": {words} ({output})" if words else ", and it printed nothing: was it a line of compute.setup?"
         close(active.run_dir, record, records.FAILED, "JobEnded", f"{told} before the run was done{said}")
         return [active.run_dir]
-
-    def _last_words(self, job: str) -> str:
-        """What a job printed last that ended before its run began: its batch script, or srun, failed."""
-        output = self._settings.state / "slurm" / f"{job}_0_log.err"
-        lines: list[str] = []
-        with contextlib.suppress(OSError):
-            lines = [line for line in output.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-        said = "; ".join(line.strip() for line in lines[-2:])
-        return f": {said} ({output})" if said else " began, and printed nothing: was it a line of compute.setup?"
 
     def _submit_all(self, waiting: Sequence[tuple[Path, Needs]]) -> None:
         """One array for all runs that ask for the same."""
@@ -340,6 +335,16 @@ def signal_delay_s(compute: Mapping[str, Any]) -> int:
     return int(min(90, max(10, 15 * limit)))
 
 
+def sbatch_options(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as submitit takes them: null and true are a bare option, false is none, a list stands with commas."""
+    options: dict[str, Any] = {}
+    for key, value in extra.items():
+        plain = ",".join(map(str, value)) if isinstance(value, list) else value
+        if plain is not False:
+            options[str(key).replace("_", "-").lstrip("-")] = True if plain is None else plain
+    return options
+
+
 def minutes_asked(compute: Mapping[str, Any], rounds: int) -> int:
     """A job's limit: what its runs may take, and, unless that is forbidden, the time to begin and to save beyond it.
 
@@ -357,16 +362,13 @@ def _parameters(
     compute: Mapping[str, Any], jobs: int, runs: int, slots: int, settings: Settings, token: str
 ) -> dict[str, Any]:
     """What submitit's executor is told."""
-    own: dict[str, Any] = {"chdir": settings.cwd, "requeue": True}
-    for key, value in compute["extra"].items():
-        name = str(key).replace("_", "-").lstrip("-")
-        own[name] = True if value is None else ",".join(map(str, value)) if isinstance(value, list) else value
+    own: dict[str, Any] = {"chdir": settings.cwd, "requeue": True, **sbatch_options(compute["extra"])}
     per_job = max(1, (compute["max_parallel"] or jobs * slots) // slots)
     parameters: dict[str, Any] = {
         "job_name": settings.name, "comment": token, "nodes": compute["nodes"],
         "ntasks_per_node": compute["tasks_per_node"], "cpus_per_task": compute["cpus_per_run"] * slots,
         "array_parallelism": min(jobs, per_job), "signal_delay_s": signal_delay_s(compute),
-        "time": None, "additional_parameters": {key: value for key, value in own.items() if value is not False},
+        "time": None, "additional_parameters": own,
         "wckey": None, "setup": list(compute["setup"]) or None,
         "srun_args": [
             f"--cpus-per-task={compute['cpus_per_run'] * slots}", "--kill-on-bad-exit=1", *compute["srun_args"],

@@ -102,6 +102,14 @@ def states(jobs: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def last_lines(output: Path) -> str:
+    """The last two lines of what a job printed; nothing if there are none."""
+    lines: list[str] = []
+    with contextlib.suppress(OSError):
+        lines = [line.strip() for line in output.read_text(encoding="utf-8", errors="replace").splitlines()]
+    return "; ".join([line for line in lines if line][-2:])
+
+
 def refusal(error: Exception) -> str:
     """Why sbatch did not take a job, in its own words where it has any."""
     said = " ".join(line for line in str(error).splitlines() if "sbatch: error" in line)

@@ -164,14 +164,21 @@ def _git_top(folder: Path) -> Path | None:
 
 def _git_files(base: Path, root: Path) -> Iterator[Path]:
     """What git knows and does not ignore, but for the workspace's runs, which many a repository does not ignore."""
-    answer = _git(base, "ls-files", "-z", "--cached", "--others", "--exclude-standard") or b""
-    paths = [Path(os.fsdecode(name)) for name in answer.split(b"\0") if name]
     own = [os.path.relpath(os.path.realpath(root / name), os.path.realpath(base)) for name in ("outputs", "multirun")]
-    runs = {path.parent for path in paths if path.name == "run.json"}
-    runs = {path for path in runs if (base / path / ".hydra").is_dir()}  # where `hydra.run.dir` is another, as well
-    for path in paths:
-        if not (".launch" in path.parts or any(map(path.is_relative_to, own)) or runs.intersection(path.parents)):
-            yield path
+    tracked, others = (
+        [path for path in map(Path, _git_names(base, *which)) if not any(map(path.is_relative_to, own))]
+        for which in (("--cached",), ("--others", "--exclude-standard"))
+    )
+    yield from tracked
+    # Where `hydra.run.dir` or `hydra.sweep.dir` is another, as well.
+    runs = {path.parent for path in others if path.name == "run.json" and (base / path.parent / ".hydra").is_dir()}
+    runs.discard(Path())
+    yield from (path for path in others if ".launch" not in path.parts and not runs.intersection(path.parents))
+
+
+def _git_names(base: Path, *which: str) -> list[str]:
+    answer = _git(base, "ls-files", "-z", *which) or b""
+    return [os.fsdecode(name) for name in answer.split(b"\0") if name]
 
 
 def _git(folder: Path, *arguments: str) -> bytes | None:

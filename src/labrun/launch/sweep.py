@@ -111,7 +111,7 @@ def carry_out(submitted: Sequence[Job], folder: Path, server: Server | None = No
     where = check(submitted)
     wanted = config["sweep"]["resume"] is not None and is_sweep
     with _in_charge(folder, where) if wanted else contextlib.nullcontext():
-        runs = _resume(submitted, folder) if wanted else [job.run_dir for job in submitted]
+        runs = _resume(submitted, folder, where) if wanted else [job.run_dir for job in submitted]
         _check_folders([job for job in submitted if not job.is_done], fresh=not wanted)
         plan = make_plan(submitted, folder, runs, where)
         plan.write(folder)
@@ -247,7 +247,7 @@ def _in_charge(folder: Path, where: str) -> Iterator[None]:
         own.release()
 
 
-def _resume(submitted: Sequence[Job], folder: Path) -> list[Path]:
+def _resume(submitted: Sequence[Job], folder: Path, where: str) -> list[Path]:
     """Give each job the run that it repeats, and put what is not completed back in the queue.
 
     Returns:
@@ -258,6 +258,7 @@ def _resume(submitted: Sequence[Job], folder: Path) -> list[Path]:
     fresh_code = submitted[0].record.config["sweep"]["resume_code"] == "new"
     resume.tell_changes([job.record for job in submitted], old, fresh_code)
     runs, taken = [one.run_dir for one in old], 0
+    held = _with_slurm(folder) if where == "slurm" else set()
     for job, one in zip(submitted, resume.match([job.record for job in submitted], old), strict=True):
         if one is None:
             number = len(runs)
@@ -268,12 +269,14 @@ def _resume(submitted: Sequence[Job], folder: Path) -> list[Path]:
                 job.record.code = old[0].record.code
             runs.append(job.run_dir)
             continue
-        job.run_dir, then = one.run_dir, one.record
+        # Read again: looking at the data took its time, and a run with Slurm may have ended since.
+        job.run_dir, then = one.run_dir, records.read(one.run_dir)
         job.is_done = then.status in (records.COMPLETED, records.STOPPED)
         taken += job.is_done
-        if not job.is_done:
+        if not (job.is_done or (one.run_dir in held and not then.finished)):
             if then.finished:
                 closing.requeue(one.run_dir, then)
+            closing.forget_requests(one.run_dir)
             then.config["compute"] = job.record.config["compute"]
             then.overrides = resume.with_compute(then.overrides, job.record.overrides)
             then.code = job.record.code if fresh_code else then.code
@@ -314,6 +317,15 @@ def check_left(folder: Path, where: str) -> None:
         )
     if where != "slurm":
         _cancel_jobs(folder)
+
+
+def _with_slurm(folder: Path) -> set[Path]:
+    """The runs whose jobs of an earlier session wait or run."""
+    from labrun.launch import slurm_jobs
+
+    known = slurm_jobs.known_jobs(jobs.state_folder(folder) / "jobs.jsonl")
+    states = slurm_jobs.states(known.values())
+    return {run for run, job in known.items() if states.get(job, "GONE") not in slurm_jobs.OVER}
 
 
 def _cancel_jobs(folder: Path) -> None:

@@ -57,13 +57,14 @@ def reasons(
     found = {}
     for run_dir, record in chosen:
         status = shown(run_dir, record)
+        sweep_dir = Path(str((record.sweep or {}).get("folder", run_dir.parent)))
         if not is_ours(root, run_dir):
             where = f"{root}/outputs or {root}/multirun"
             found[run_dir] = Reason(record, f"{run_dir} is no run's folder below {where}, without links", False)
         elif status in LIVE:
             found[run_dir] = Reason(record, f"it is {status}: lab runs cancel {record.id}")
-        elif record.sweep is not None and is_conducted(run_dir.parent):
-            found[run_dir] = Reason(record, f"its sweep is still going on: lab runs watch {run_dir.parent}")
+        elif record.sweep is not None and is_conducted(sweep_dir):
+            found[run_dir] = Reason(record, f"its sweep is still going on: lab runs watch {sweep_dir}")
         elif record.id in registered:
             found[run_dir] = Reason(record, f"it is registered as {', '.join(registered[record.id])}")
         elif record.id in children:

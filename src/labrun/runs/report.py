@@ -255,7 +255,7 @@ def _save(figure: Any, path: Path, title: str) -> Path:
     figure.canvas.draw()
     from matplotlib.image import imsave
 
-    imsave(path, figure.canvas.buffer_rgba(), dpi=DPI)
+    imsave(path, figure.canvas.buffer_rgba(), dpi=DPI, origin="upper")
     return path
 
 
