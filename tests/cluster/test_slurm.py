@@ -113,6 +113,8 @@ def main(config):
     print("x is", config.x, "in job", os.environ["SLURM_JOB_ID"])
     if config.x == 3:
         raise ValueError("three")
+    if config.x > 3:
+        os.kill(os.getpid(), 9)
 
 
 if __name__ == "__main__":
@@ -122,10 +124,10 @@ if __name__ == "__main__":
 
 def test_an_application_that_knows_nothing_of_labrun(workspace: Path) -> None:
     (workspace / "app.py").write_text(PLAIN_APPLICATION)
-    command = [sys.executable, "app.py", "-m", "hydra/launcher=labrun", "+x=1,2,3", "hydra.launcher.target=slurm"]
+    command = [sys.executable, "app.py", "-m", "hydra/launcher=labrun", "+x=1,2,3,4,5", "hydra.launcher.target=slurm"]
     done = subprocess.run(command, cwd=workspace, capture_output=True, text=True, timeout=240)
     said = done.stdout + done.stderr
-    assert said.count("completed") == 2 and "+x=3  failed" in said and done.returncode == 1, said
+    assert said.count("completed") == 2 and said.count("failed  (log") == 3 and done.returncode == 1, said
     printed = "".join(path.read_text() for path in workspace.glob("multirun/**/.submitit/**/*.out"))
     assert "x is 1 in job" in printed and "x is 2 in job" in printed
 

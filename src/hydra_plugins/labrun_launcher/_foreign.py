@@ -337,7 +337,7 @@ def _result(job: Any, config: DictConfig, number: int, state: str | None) -> Job
         result.hydra_cfg = None
         result.status = JobStatus.FAILED
         why = trace[-1].strip() if trace else type(error).__name__
-        result.return_value = RuntimeError(f"job {number} ({', '.join(overrides)}): {why}")
+        result.return_value = CompactHydraException(f"job {number} ({', '.join(overrides)}): {why}")
     how = "completed" if result.status == JobStatus.COMPLETED else "failed"
     log.info("#%d : %s  %s  (log: %s)", number, " ".join(overrides), how, job.paths.stdout)
     return result
