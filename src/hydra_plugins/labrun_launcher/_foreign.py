@@ -116,7 +116,7 @@ def _as_they_end(jobs: Sequence[Any], on_slurm: bool) -> Iterator[tuple[int, Any
             next_look = time.monotonic() + ASK_S
             shown = states({job.job_id for job in waiting.values()})
         for place, job in list(waiting.items()):
-            state = shown.get(job.job_id, "GONE") if on_slurm else job.state
+            state: str | None = shown.get(job.job_id, "GONE") if on_slurm else None
             if all(job.task(task).paths.result_pickle.exists() for task in range(job.num_tasks)):
                 state = None
             elif not (state in OVER if on_slurm else job.done()):
@@ -124,6 +124,8 @@ def _as_they_end(jobs: Sequence[Any], on_slurm: bool) -> Iterator[tuple[int, Any
                 continue
             elif on_slurm and time.monotonic() - since.setdefault(place, time.monotonic()) < RESULT_S:
                 continue
+            else:
+                state = state or job.state
             del waiting[place]
             yield place, job, state
         time.sleep(0.5 if on_slurm else 0.02)
