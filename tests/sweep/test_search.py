@@ -217,7 +217,7 @@ def test_time_limits(workspace: Path, labrun: Command) -> None:
 
 def test_the_sweeps_own_time(workspace: Path, labrun: Command) -> None:
     write_climber(workspace)
-    done = labrun("-m", *TPE, "model.quality=interval(0,1)", "model.seconds=4", "sweep.timeout_min=0.3",
+    done = labrun("-m", *TPE, "model.quality=interval(0,1)", "model.seconds=11", "sweep.timeout_min=0.3",
                   "sweep.max_trials=100", *PLAIN)  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = runs(workspace)
