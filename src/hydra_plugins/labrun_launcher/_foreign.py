@@ -33,8 +33,6 @@ REQUEUES = 1000
 """How often a cluster may take a job's place away."""
 RESULT_S = 15.0
 """How long after a job's end its result may take to be seen through a network file system."""
-ASK_S = 5.0
-"""How often squeue is asked."""
 LEAVING_S = 10
 """How long before its time is up a job is ended, so that it can say so."""
 CANCELED = 130
@@ -107,7 +105,7 @@ def _as_they_end(jobs: Sequence[Any], on_slurm: bool) -> Iterator[tuple[int, Any
 
     Where there is no accounting, submitit learns only from its result that a job has ended.
     """
-    from labrun.launch.slurm_jobs import OVER, states
+    from labrun.launch.slurm_jobs import ASK_S, OVER, states
 
     waiting, since = dict(enumerate(jobs)), dict[int, float]()
     shown, next_look = dict[str, str](), 0.0

@@ -26,7 +26,7 @@ from labrun import execute, schema
 from labrun.errors import ConfigError
 from labrun.launch import environments, inputs, objective, scripts, snapshot
 from labrun.launch.compute import HIDDEN
-from labrun.launch.hydra_files import hide_environment
+from labrun.launch.hydra_files import hide_environment, top_key
 from labrun.runs import record as records
 from labrun.runs import recording, store
 from labrun.runs.record import Record, RunPaths
@@ -192,11 +192,7 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, ar
         name: value if "${" in str(value) else HIDDEN for name, value in kept["compute"]["environment"].items()
     }
     # How the sweep went on is no part of the run: the command that repeats it must not go on with a sweep.
-    overrides = [
-        o
-        for o in hide_environment(overrides)
-        if o.lstrip("+~").partition("=")[0].replace("/", ".").split(".")[0] != "sweep"
-    ]
+    overrides = [override for override in hide_environment(overrides) if top_key(override) != "sweep"]
     code = around.code
     if kept["task"] == "script" and "script" not in code:  # a run that is repeated as it was brings its own
         code = {**code, **scripts.code(kept["script"], root)}

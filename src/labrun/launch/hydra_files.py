@@ -22,6 +22,11 @@ def hide_environment(overrides: Sequence[str]) -> list[str]:
     return [pattern.sub(rf"\1={HIDDEN}", override) for override in overrides]
 
 
+def top_key(override: str) -> str:
+    """The group at the top that an override is about: `compute` for `+compute.extra.x=1`, and for `compute=slurm`."""
+    return override.lstrip("+~").partition("=")[0].replace("/", ".").split(".")[0]
+
+
 def texts(config: DictConfig, of_sweep: bool = False) -> dict[str, str]:
     """What Hydra itself saves of a job, or of a sweep, file by file; variables for the runs by name only.
 

@@ -13,6 +13,7 @@ from labrun.data import reader
 from labrun.data.mount import local_root, mount
 from labrun.errors import DataError, RecordError
 from labrun.launch import jobs
+from labrun.launch.hydra_files import top_key
 from labrun.runs import record as records
 from labrun.runs.record import Record
 
@@ -77,11 +78,7 @@ def match(new: Sequence[Record], old: Sequence[Earlier]) -> list[Earlier | None]
 
 def with_compute(old: Sequence[str], new: Sequence[str]) -> list[str]:
     """A run's overrides, those of `compute` as they are now: it is gone on with under these."""
-
-    def is_compute(override: str) -> bool:
-        return override.lstrip("+~").partition("=")[0].replace("/", ".").split(".")[0] == "compute"
-
-    return [text for text in old if not is_compute(text)] + [text for text in new if is_compute(text)]
+    return [text for text in old if top_key(text) != "compute"] + [text for text in new if top_key(text) == "compute"]
 
 
 def _signature(config: Mapping[str, Any], data: list[dict[str, Any]]) -> str:

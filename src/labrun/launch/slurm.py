@@ -29,14 +29,12 @@ from labrun.launch import inside
 from labrun.launch.closing import close, close_asked, close_unrun, is_asked_to_end, note_interrupted, request
 from labrun.launch.compute import Needs
 from labrun.launch.pool import frozen_file
-from labrun.launch.slurm_jobs import OVER, append, known_jobs, last_lines, refusal, scancel, states
+from labrun.launch.slurm_jobs import ASK_S, OVER, append, known_jobs, last_lines, refusal, scancel, states
 from labrun.runs import record as records
 from labrun.runs.record import RunPaths
 
 log = logging.getLogger(__name__)
 
-ASK_S = 5.0
-"""How often squeue is asked."""
 SETTLE_S = 5.0
 """How long a job may be gone before the record of its run is closed from here."""
 LARGEST_ARRAY = 1000
@@ -284,16 +282,17 @@ class SlurmPool:
         slots = _slots(compute, max(len(members) for members in jobs))
         runs = [[str(run_dir) for run_dir, _ in members] for members in jobs]
         manifest = folder / f"{token}.json"
+        parameters = _parameters(compute, len(jobs), max(map(len, jobs)), slots, settings, token)
         content = {
             "token": token, "jobs": runs, "path": list(settings.path), "preload": list(settings.preload),
             "own_python": settings.python is not None, "parallel": slots, "ledger": str(settings.jobs),
-            "signal_delay_s": signal_delay_s(compute), "timeout_min": compute["timeout_min"],
+            "signal_delay_s": parameters["signal_delay_s"], "timeout_min": compute["timeout_min"],
             "gpus_per_run": compute["gpus_per_run"], "runs_per_gpu": compute["runs_per_gpu"],
         }  # fmt: skip
         records.replace_text(manifest, json.dumps(content) + "\n")
         append(settings.jobs, {"token": token, "jobs": runs})
         batch = _Batch(folder=folder)
-        batch.update_parameters(**_parameters(compute, len(jobs), max(map(len, jobs)), slots, settings, token))
+        batch.update_parameters(**parameters)
         script = frozen_file(settings.path, "cluster_job.py")
         python = shlex.quote(settings.python or sys.executable)
         command = f"{python} -P -u {shlex.quote(str(script))} {shlex.quote(str(manifest))}"

@@ -13,6 +13,8 @@ from typing import Any
 from labrun.errors import LabrunError
 from labrun.launch import compute as computes
 
+ASK_S = 5.0
+"""How often squeue is asked."""
 OVER = frozenset(
     {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
     | {"PREEMPTED", "REVOKED", "GONE"}
