@@ -7,7 +7,7 @@ check:  ## lint, types, import contracts
 	uv run lint-imports
 
 test:  ## what the README says
-	uv run pytest
+	uv run pytest -n auto
 
 bench:  ## every claim of benchmarks/, with the data of LABRUN_TEST_DATA
 	uv run python benchmarks/logistic_regression.py --save

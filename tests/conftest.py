@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from filelock import FileLock
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.version import VersionBase
+from xdist.scheduler import LoadScopeScheduling
 
 import servers
 from labrun import app, execute
@@ -22,8 +26,38 @@ from labrun.launch import conf, freeze
 from labrun.runs.record import Record
 from servers import Server
 
+# With it, each process that a test starts would compile torch anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+# With more threads than cores, OpenMP's busy waiting makes each run ten times slower.
+os.environ.update(OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT="0", KMP_BLOCKTIME="0")
+
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 Runner = Callable[..., tuple[Record, Path]]
+
+
+class Together(LoadScopeScheduling):
+    """What one of several workers (`-n`) takes: a test, or all that share the cluster or a module's fixture."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::")[0]
+        if "slurm" in nodeid:
+            return "slurm"
+        return file if _shares(file) else nodeid
+
+
+@functools.cache
+def _shares(file: str) -> bool:
+    return 'scope="module"' in (Path(__file__).parent.parent / file).read_text(encoding="utf-8")
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:
+    return Together(config, log)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """As many as cores, but not so many that they fill the memory."""
+    return min(os.cpu_count() or 1, 8)
 
 
 @pytest.fixture(scope="session")
@@ -35,11 +69,13 @@ def real_data() -> Path:
     return Path(place).resolve()
 
 
-@pytest.fixture(scope="session")
-def cluster() -> None:
-    """A Slurm cluster that answers."""
+@pytest.fixture
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A Slurm cluster that answers, for one test at a time: some kill its nodes."""
     if shutil.which("sinfo") is None or subprocess.run(["sinfo"], capture_output=True, check=False).returncode:
         pytest.skip("needs a Slurm cluster: tests/cluster/start-slurm starts one")
+    with FileLock(tmp_path_factory.getbasetemp().parent / "slurm.lock"):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,25 @@ from labrun.errors import ConfigError, LabrunError
 KNOWN_PACKAGES = ("labrun.", "torch.", "torchvision.", "sklearn.", "pytorch_lightning.", "lightning.")
 
 
+def looked_up(node: Mapping[str, Any]) -> dict[str, Any]:
+    """A config in which what refers to something else, such as a variable of the environment, has its value here.
+
+    Raises:
+        ConfigError: a variable is not set here.
+    """
+    if "${" not in repr(node):
+        return dict(node)
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        values = OmegaConf.to_container(OmegaConf.create(dict(node)), resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
 def locate(target: str, key: str) -> Callable[..., Any]:
     """The object that a `_target_` names.
 

@@ -19,10 +19,10 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from labrun import checking
+from labrun.building import looked_up
 from labrun.data import ahead, reader
 from labrun.data.arrays import Arrays
 from labrun.data.mount import mount, mount_reference, references, resolved
-from labrun.errors import ConfigError
 from labrun.runs import context, report, store, tracking, viewing
 from labrun.runs import record as records
 from labrun.runs.pictures import Pictures
@@ -115,17 +115,8 @@ def here(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: a variable is not set here.
     """
-    if "${" not in repr(config):
-        return dict(config)
-    from omegaconf.errors import OmegaConfBaseException
-
     keep_mounts()
-    try:
-        values = OmegaConf.to_container(OmegaConf.create(dict(config)), resolve=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
+    return looked_up(config)
 
 
 def mount_inputs(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:

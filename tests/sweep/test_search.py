@@ -229,7 +229,7 @@ def test_the_sweeps_own_time(workspace: Path, labrun: Command) -> None:
 @pytest.mark.parametrize("replaced", [False, True])
 def test_cancel_one_and_the_others_go_on(workspace: Path, replaced: bool) -> None:
     write_climber(workspace)
-    search = start(workspace, *TPE, "model.quality=interval(0,1)", "model.seconds=1", "sweep.max_trials=5",
+    search = start(workspace, *TPE, "model.quality=interval(0,1)", "model.seconds=4", "sweep.max_trials=5",
                    f"sweep.replace_canceled={str(replaced).lower()}")  # fmt: skip
     wait_for(lambda: "running" in statuses(workspace))
     victim = next(record for record in runs(workspace).values() if record.status == "running")

@@ -110,7 +110,7 @@ def carry_out(submitted: Sequence[Job], folder: Path, server: Server | None = No
     is_sweep = submitted[0].record.sweep is not None
     where = check(submitted)
     wanted = config["sweep"]["resume"] is not None and is_sweep
-    with _in_charge(folder, where) if wanted else contextlib.nullcontext():
+    with in_charge(folder, where) if wanted else contextlib.nullcontext():
         runs = _resume(submitted, folder, where) if wanted else [job.run_dir for job in submitted]
         _check_folders([job for job in submitted if not job.is_done], fresh=not wanted)
         plan = make_plan(submitted, folder, runs, where)
@@ -237,7 +237,7 @@ def _check_folders(submitted: Sequence[Job], fresh: bool) -> None:
 
 
 @contextlib.contextmanager
-def _in_charge(folder: Path, where: str) -> Iterator[None]:
+def in_charge(folder: Path, where: str) -> Iterator[None]:
     """Inside, nobody else goes on with a sweep; see `check_left`."""
     check_left(folder, where)
     own = lease.Lease(jobs.state_folder(folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import shlex
@@ -112,28 +113,27 @@ def run(
         key = "trial_timeout_min" if settings["trial_timeout_min"] is not None else "early_termination"
         raise ConfigError(f"sweep.{key}: an inline run has no supervisor that could end it; choose compute=local")
     config = probes[0].record.config
-    if resumed:
-        sweep.check_left(folder, where)
-    else:
-        check_fresh(folder)
-    prepare()
-    plan = sweep.make_plan(probes, folder, [], where)
-    plan.command = hide_environment([text for text in arguments if not _is_own(text)])
-    if trials.code is not None:
-        plan.path = snapshot.import_path(trials.code, own=config["compute"]["python"] is None)
-    if config["compute"]["detach"]:
+    with sweep.in_charge(folder, where) if resumed else contextlib.nullcontext():
+        if not resumed:
+            check_fresh(folder)
+        prepare()
+        plan = sweep.make_plan(probes, folder, [], where)
+        plan.command = hide_environment([text for text in arguments if not _is_own(text)])
+        if trials.code is not None:
+            plan.path = snapshot.import_path(trials.code, own=config["compute"]["python"] is None)
         plan.write(folder)
         announce(folder)
+        if not config["compute"]["detach"]:
+            search = Search(
+                trials, {**settings, **config["sweep"]}, objective.of(config), plan,
+                room(settings, plan, config["compute"]),
+            )  # fmt: skip
+            search.begin(trials.space.dimensions)
+            takeover.begin(folder)
+    if config["compute"]["detach"]:
         jobs.detach(folder, {}, [*(text for text in arguments if not _is_own(text)), *_elsewhere(folder, resumed)])
         results.say(f"On its way: a search in {folder}\n  lab runs watch {folder}")
         return []
-    plan.write(folder)
-    announce(folder)
-    search = Search(
-        trials, {**settings, **config["sweep"]}, objective.of(config), plan, room(settings, plan, config["compute"])
-    )
-    search.begin(trials.space.dimensions)
-    takeover.begin(folder)
     return _attended(search, folder, plan, submission)
 
 

@@ -6,11 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from labrun import schema
-from labrun.building import must_be_given
+from labrun.building import looked_up, must_be_given
 from labrun.errors import ConfigError, DataError, LabrunError
 from labrun.tasks import task as tasks
 
@@ -51,7 +48,11 @@ def network(file: Path, card: Mapping[str, Any], trusted: Sequence[str] | None) 
 
     if trusted is not None:
         tasks.trusted_target(str(card["target"]), list(trusted))
-    node = {"_target_": card["target"], **_resolved(card["arguments"])}
+    try:
+        arguments = looked_up(card["arguments"])
+    except ConfigError as error:
+        raise ConfigError(f"the model's arguments: {error}") from error
+    node = {"_target_": card["target"], **arguments}
     target = schema.locate(str(card["target"]), "model")
     if "lr" not in schema.parameters(target):
         node.pop("lr", None)
@@ -61,22 +62,6 @@ def network(file: Path, card: Mapping[str, Any], trusted: Sequence[str] | None) 
     )  # fmt: skip
     load_weights(network, file)
     return network.eval()
-
-
-def _resolved(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """A card's arguments, references to the environment looked up here.
-
-    Raises:
-        ConfigError: a variable is not set.
-    """
-    if "${oc." not in repr(arguments):
-        return dict(arguments)
-    try:
-        values = OmegaConf.to_container(OmegaConf.create(dict(arguments)), resolve=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"the model's arguments: {str(error).splitlines()[0]}") from error
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
 
 
 def chainer(file: Path) -> Any:
