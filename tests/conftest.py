@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -69,13 +68,11 @@ def real_data() -> Path:
     return Path(place).resolve()
 
 
-@pytest.fixture
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A Slurm cluster that answers, for one test at a time: some kill its nodes."""
+@pytest.fixture(scope="session")
+def cluster() -> None:
+    """A Slurm cluster that answers. Tests that use it have "slurm" in their name (see `Together`)."""
     if shutil.which("sinfo") is None or subprocess.run(["sinfo"], capture_output=True, check=False).returncode:
         pytest.skip("needs a Slurm cluster: tests/cluster/start-slurm starts one")
-    with FileLock(tmp_path_factory.getbasetemp().parent / "slurm.lock"):
-        yield
 
 
 @pytest.fixture(scope="session")

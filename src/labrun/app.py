@@ -315,6 +315,7 @@ def main() -> None:
     open_standard_streams()
     logging.raiseExceptions = False  # `labrun ... | head`: nobody reads what is logged any more
     register()
+    gc.freeze()  # what is loaded by now stays: it is not to be searched for garbage again and again
     try:
         with TellingErrors():
             check_yaml()

@@ -22,7 +22,7 @@ from labrun import checking
 from labrun.building import looked_up
 from labrun.data import ahead, reader
 from labrun.data.arrays import Arrays
-from labrun.data.mount import mount, mount_reference, references, resolved
+from labrun.data.mount import local_root, mount, mount_reference, references, resolved
 from labrun.runs import context, report, store, tracking, viewing
 from labrun.runs import record as records
 from labrun.runs.pictures import Pictures
@@ -56,10 +56,12 @@ def execute(run_dir: Path, capture: bool = True, pictures: bool = True) -> Recor
     Raises:
         Whatever the run raised; the record holds it too.
     """
-    with Recording(run_dir, capture) as recording:
+    with Recording(run_dir, capture, announced=False) as recording:
         record, paths = recording.record, recording.paths
         log.info("Run %s (%s), %s", record.id, record.name, "again" if recording.attempt > 1 else "first attempt")
         signed = here(record.config)
+        if not _is_at_hand(signed):
+            recording.write()
         config, inputs = mount_inputs(signed)
         if config["task"] == "script":
             record.data = inputs
@@ -93,6 +95,14 @@ def execute(run_dir: Path, capture: bool = True, pictures: bool = True) -> Recor
                 gather(work, scores, arrays, record).draw(paths.root)
         _tell_result(record, arrays, time.monotonic() - began, paths)
     return recording.record
+
+
+def _is_at_hand(config: Mapping[str, Any]) -> bool:
+    """Whether all that a run reads is in memory: one writing of its record, a moment later, will do then."""
+    if config["task"] == "script" or ahead.is_empty() or any(references(config)):
+        return False
+    root = local_root(config["datastore"], config["dataset"])
+    return root is not None and ahead.is_held(config["dataset"], root)
 
 
 def taken(config: Mapping[str, Any]) -> dict[str, bool]:

@@ -371,7 +371,7 @@ def _executor(target: str, folder: Path, settings: dict[str, Any], modules: list
         "partition": settings["partition"], "account": settings["account"], "qos": settings["qos"],
         "array_parallelism": settings["max_parallel"] or 1000, "setup": settings["setup"] or None,
         "srun_args": [f"--cpus-per-task={settings['cpus_per_run']}", *settings["srun_args"]],
-        "additional_parameters": slurm.sbatch_options(settings["extra"]) or None,
+        "additional_parameters": compute.sbatch_options(settings["extra"]) or None,
     }  # fmt: skip
     cluster.update_parameters(**{key: value for key, value in given.items() if value is not None})
     return cluster

@@ -58,6 +58,16 @@ def hold(dataset: Mapping[str, Any], root: Path) -> bool:
     return _key(dataset, root) in _held
 
 
+def is_held(dataset: Mapping[str, Any], root: Path) -> bool:
+    """Whether `read` has a data set in memory."""
+    return _key(dataset, root) in _held
+
+
+def is_empty() -> bool:
+    """Whether nothing is held."""
+    return not _held
+
+
 def read(
     dataset: Mapping[str, Any], root: Path, tables: bool = False, sparse: bool = False
 ) -> tuple[Arrays, list[dict[str, Any]]]:

@@ -6,6 +6,7 @@ import functools
 import getpass
 import math
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -313,6 +314,59 @@ def _slurm_problems(compute: Mapping[str, Any]) -> Iterable[str]:
         name = str(key).replace("_", "-").lstrip("-")
         if name in own | {"no-requeue", "parsable", "wait", "wrap"}:
             yield f"compute.extra.{key}: labrun sets this option of sbatch itself"
+            return
+    yield from _refused_by_sbatch(compute)
+
+
+def sbatch_options(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as submitit takes them: null and true are a bare option, false is none, a list stands with commas."""
+    options: dict[str, Any] = {}
+    for key, value in extra.items():
+        plain = ",".join(map(str, value)) if isinstance(value, list) else value
+        if plain is not False:
+            options[str(key).replace("_", "-").lstrip("-")] = True if plain is None else plain
+    return options
+
+
+def _refused_by_sbatch(compute: Mapping[str, Any]) -> Iterable[str]:
+    """Which options sbatch does not know or take, in its own words; nothing is submitted.
+
+    What may change until the job's turn comes, such as nodes that are down, is no reason: the job would wait.
+    """
+    named = {key: compute[key] for key in ("account", "qos") if compute[key] is not None}
+    asked = {f"compute.{key}={value}": {key: value} for key, value in named.items()}
+    for key, value in compute["extra"].items():
+        asked[f"compute.extra.{key}={'null' if value is None else value}"] = sbatch_options({key: value})
+    together = {name: value for options in asked.values() for name, value in options.items()}
+    if not together or not _refusal(compute, together):
+        return
+    for told, options in asked.items():
+        if said := _refusal(compute, options):
+            yield f"{told}: sbatch refuses it: {said}"
+
+
+def _refusal(compute: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+    """What sbatch says against options that cannot be had, now or ever; nothing if they can."""
+    flags = [f"--{key}" if value is True else f"--{key}={value}" for key, value in options.items()]
+    partition = [] if compute["partition"] is None else [f"--partition={compute['partition']}"]
+    command = ["sbatch", "--test-only", "--wrap=true", *partition, *flags]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20.0, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    lines = [line.strip() for line in answer.stderr.splitlines()] if answer.returncode else []
+    final = ["invalid", "unrecognized", "unknown", "requires an argument", "doesn't allow an argument"]
+    if _all_up(compute):
+        final.append("configuration is not available")
+    refused = [line for line in lines if any(word in line.lower() for word in final)]
+    return re.sub("^(sbatch: |error: |allocation failure: )*", "", refused[0]) if refused else ""
+
+
+def _all_up(compute: Mapping[str, Any]) -> bool:
+    """Whether no node of the partition is down: what is not to be had then will never be."""
+    one = chosen_partition(compute)
+    states = (ask(["sinfo", "-h", "-N", "-o", "%T", "-p", one.name]) or "").split() if one is not None else []
+    return bool(states) and all(state in ("idle", "mixed", "allocated", "completing") for state in states)
 
 
 def describe(one: Partition) -> str:

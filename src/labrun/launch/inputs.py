@@ -35,7 +35,7 @@ def settle(config: dict[str, Any], pinned: dict[str, Any] | None = None) -> None
 
     pinned = {} if pinned is None else pinned
     texts = list(dict.fromkeys(mount.references(config)))
-    names = conf.groups().get(OWN, {})
+    names = conf.groups().get(OWN, {}) if any("/" in text for text in texts) else {}
     others = {}
     for text in texts:
         if not text:

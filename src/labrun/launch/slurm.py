@@ -334,16 +334,6 @@ def signal_delay_s(compute: Mapping[str, Any]) -> int:
     return int(min(90, max(10, 15 * limit)))
 
 
-def sbatch_options(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as submitit takes them: null and true are a bare option, false is none, a list stands with commas."""
-    options: dict[str, Any] = {}
-    for key, value in extra.items():
-        plain = ",".join(map(str, value)) if isinstance(value, list) else value
-        if plain is not False:
-            options[str(key).replace("_", "-").lstrip("-")] = True if plain is None else plain
-    return options
-
-
 def minutes_asked(compute: Mapping[str, Any], rounds: int) -> int:
     """A job's limit: what its runs may take, and, unless that is forbidden, the time to begin and to save beyond it.
 
@@ -361,7 +351,7 @@ def _parameters(
     compute: Mapping[str, Any], jobs: int, runs: int, slots: int, settings: Settings, token: str
 ) -> dict[str, Any]:
     """What submitit's executor is told."""
-    own: dict[str, Any] = {"chdir": settings.cwd, "requeue": True, **sbatch_options(compute["extra"])}
+    own: dict[str, Any] = {"chdir": settings.cwd, "requeue": True, **computes.sbatch_options(compute["extra"])}
     per_job = max(1, (compute["max_parallel"] or jobs * slots) // slots)
     parameters: dict[str, Any] = {
         "job_name": settings.name, "comment": token, "nodes": compute["nodes"],

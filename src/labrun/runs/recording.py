@@ -90,16 +90,18 @@ class Recording:
     Args:
         run_dir: the run's directory, with a record written by the submitter.
         capture: also copy everything that this process prints to `driver.log` (for runs in the user's own process).
+        announced: write `running` on entry; else the work writes the record as soon as there is more to say.
 
     Raises:
         RecordError: no record, claimed by another, or the folder cannot be written.
     """
 
-    def __init__(self, run_dir: Path, capture: bool = True) -> None:
+    def __init__(self, run_dir: Path, capture: bool = True, announced: bool = True) -> None:
         self.paths = RunPaths(Path(run_dir))
         self.record: Record = records.read(run_dir)
         self.attempt = 0
         self._capture = Capture(self.paths.root) if capture else None
+        self._announced = announced
         self._politely = contextlib.ExitStack()
         self._before: Any = None
 
@@ -125,7 +127,8 @@ class Recording:
         job = os.environ.get(JOB_VARIABLE)
         if job:
             record.job = record.attempts[-1]["job"] = json.loads(job)
-        self.write()
+        if self._announced:
+            self.write()
         os.environ[context.RUN_DIR_VARIABLE] = str(self.paths.root)
         os.environ[context.ATTEMPT_VARIABLE] = str(self.attempt)
         if self._capture:
