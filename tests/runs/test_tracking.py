@@ -355,3 +355,15 @@ def test_the_ui_shows_the_run(root: Path) -> None:
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
+
+
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this kernel does not share cores by session")
+def test_the_feeder_is_polite_only_while_runs_go_on(root: Path) -> None:
+    command = [sys.executable, "-m", "labrun.runs.tracking", str(root), tracking.database_uri(root)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdin is not None
+        own = Path(f"/proc/{process.pid}/autogroup")
+        wait_for(lambda: own.read_text().endswith("nice 19\n"))
+        process.stdin.close()  # it is still importing MLflow
+        wait_for(lambda: own.read_text().endswith("nice 0\n"))
+        assert process.wait(timeout=120) == 0

@@ -18,6 +18,7 @@ import os
 import select
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -284,9 +285,10 @@ def _fed_since(root: Path, uri: str, time_s: float) -> int | None:
 
 def main(root: Path, uri: str) -> None:
     """Feed MLflow until standard input ends, then once more. One at a time; the others leave it to that one."""
+    _stand_back(True)
+    threading.Thread(target=_come_forward_in_the_end, daemon=True).start()
     from labrun.runs.ingesting import Ingester
 
-    _stand_back()
     lock = _lock(root)
     starter_lives, ended = True, 0.0
     while not _taken(lock):
@@ -307,13 +309,24 @@ def main(root: Path, uri: str) -> None:
     lock.release()
 
 
-def _stand_back() -> None:
-    """Leave the cores to the runs: the view can wait, and they cannot."""
+def _stand_back(back: bool) -> None:
+    """Leave the cores to the runs: the view can wait, and they cannot. Once they are over, take part as others do.
+
+    Else whoever waits for the last round waits for minutes on a machine that others keep busy.
+    """
+    # Linux may share the cores between sessions first; this is a session of its own, whose niceness is told here.
     with contextlib.suppress(OSError):
-        os.nice(19)
-    # Linux shares the cores between sessions first, and this is a session of its own, whose niceness is told here.
-    with contextlib.suppress(OSError), open("/proc/self/autogroup", "w", encoding="ascii") as group:
-        group.write("19")
+        if Path("/proc/sys/kernel/sched_autogroup_enabled").read_text(encoding="ascii").strip() == "1":
+            Path("/proc/self/autogroup").write_text("19" if back else "0", encoding="ascii")
+            return
+    if back:  # for good: only root takes it back
+        with contextlib.suppress(OSError):
+            os.nice(10)
+
+
+def _come_forward_in_the_end() -> None:
+    select.select([0], [], [])
+    _stand_back(False)
 
 
 def _input_ended(timeout_s: float) -> bool:
