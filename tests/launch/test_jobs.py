@@ -183,3 +183,10 @@ def test_variables_reach_the_runs_and_are_recorded_by_name_only(workspace: Path,
     holding = [path for path in workspace.rglob("*") if path.is_file() and b"sesame-42" in path.read_bytes()]
     assert holding == []
     assert "TOKEN" in records.read(next(iter(workspace.glob("multirun/*/*/0")))).config["compute"]["environment"]
+
+
+def test_the_last_sweep_is_the_one_begun_last_whatever_the_clock_says(workspace: Path, labrun: Command) -> None:
+    assert labrun("-m", "seed=1,2", *PLAIN, TZ="Asia/Kolkata").returncode == 0
+    assert labrun("-m", "seed=7,8", *PLAIN, TZ="UTC").returncode == 0
+    done = labrun("-m", "seed=7,8", "sweep.resume=last", *PLAIN, TZ="UTC")
+    assert done.returncode == 0 and "2 of 2 runs are done" in done.stdout + done.stderr

@@ -62,8 +62,42 @@ def test_outside_git_a_package_may_have_a_folder_called_data(tmp_path: Path) -> 
         (base / name).parent.mkdir(parents=True, exist_ok=True)
         (base / name).write_text("# x\n")
     assert names(snapshot.take(base, tmp_path)) == {
-        "main.py", "pkg/__init__.py", "pkg/data/loaders.py", "conf/model/mine.yaml",
+        "main.py", "pkg/__init__.py", "pkg/data/loaders.py", "data/__init__.py", "conf/model/mine.yaml",
     }  # fmt: skip
+
+
+def test_outside_git_a_folder_of_modules_is_code(tmp_path: Path) -> None:
+    base = tmp_path / "project"
+    for name in ("nets/net.py", "nets/deep/er.py", "nets/images/1/label.yaml", "data/fetch.py", "notes/todo.yaml"):
+        (base / name).parent.mkdir(parents=True, exist_ok=True)
+        (base / name).write_text("# x\n")
+    assert names(snapshot.take(base, tmp_path)) == {"nets/net.py", "nets/deep/er.py"}
+
+
+def test_submodules_and_clones_inside_are_code(repository: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "net.py").write_text("z = 1\n")
+    git(other, "init", "-q")
+    git(other, "add", "-A")
+    git(other, "commit", "-qm", "first")
+    git(repository, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(other), "sub")
+    git(repository, "clone", "-q", str(other), "clone")
+    assert {"sub/net.py", "clone/net.py", "pkg/code.py"} <= names(snapshot.take(repository, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("prod.env", "PW=1"), (".htpasswd", "a:b"), ("_netrc", "password c"), ("secrets.yaml", "k: d"),
+        ("sa.json", '{"private_key": "-----BEGIN PRIVATE KEY-----\\nabc"}'),
+        ("bundle.txt", "first line\n-----BEGIN RSA PRIVATE KEY-----\nabc\n"),
+    ],
+)  # fmt: skip
+def test_what_holds_a_secret_is_no_code(repository: Path, tmp_path: Path, name: str, text: str) -> None:
+    (repository / name).write_text(text)
+    git(repository, "add", "-A")
+    assert name not in names(snapshot.take(repository, tmp_path))
 
 
 def test_equal_code_is_kept_once_and_only_sources_count_for_the_signature(repository: Path, tmp_path: Path) -> None:
@@ -76,7 +110,7 @@ def test_equal_code_is_kept_once_and_only_sources_count_for_the_signature(reposi
     assert snapshot.take(repository, tmp_path)["sources"] != first["sources"]
 
 
-def test_secrets_and_links_out_never_are(repository: Path, tmp_path: Path) -> None:
+def test_secrets_and_links_out_never_are(repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in (
         ".env",
         ".env.local",
@@ -93,6 +127,7 @@ def test_secrets_and_links_out_never_are(repository: Path, tmp_path: Path) -> No
     (repository / "link.py").symlink_to(tmp_path / "outside.py")
     taken = snapshot.take(repository, tmp_path)
     assert names(taken) == {"pkg/code.py", "conf.yaml", ".gitignore"}
+    assert "link.py" in caplog.text
 
 
 def test_labignore_leaves_more_out(repository: Path, tmp_path: Path) -> None:
@@ -116,8 +151,8 @@ def test_outside_git_only_sources(tmp_path: Path) -> None:
     (base / "net.py").write_text("")
     (base / "conf" / "model" / "net.yaml").write_text("")
     (base / "photo.jpg").write_bytes(b"")
-    (base / "other").mkdir()
-    (base / "other" / "stranger.py").write_text("")
+    (base / "other-project").mkdir()
+    (base / "other-project" / "stranger.py").write_text("")
     assert names(snapshot.take(base, tmp_path)) == {"net.py", "conf/model/net.yaml"}
 
 

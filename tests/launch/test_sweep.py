@@ -234,3 +234,75 @@ def test_a_reader_who_has_seen_enough(workspace: Path) -> None:
     )
     assert "Traceback" not in done.stderr and "Logging error" not in done.stderr
     assert statuses(workspace) == ["completed"] * 2
+
+
+ODD = """
+import os, time
+from sklearn.dummy import DummyClassifier
+class Odd(DummyClassifier):
+    def __init__(self, how="well"): super().__init__(); self.how = how
+    def fit(self, X, y):
+        if self.how == "signal": os.kill(os.getpid(), 40)
+        if self.how == "silent": raise ValueError()
+        if self.how == "key": raise KeyError("lr")
+        if self.how == "name": raise OSError("no file \\udcff")
+        if self.how == "server": os.kill(os.getppid(), 9); time.sleep(60)
+        return super().fit(X, y)
+"""
+
+
+def write_odd(workspace: Path, **modules: str) -> None:
+    """A model that ends in many ways, and models whose modules have these texts."""
+    models = workspace / "conf" / "model"
+    models.mkdir(parents=True)
+    for name, text in {"odd": ODD, **modules}.items():
+        (workspace / f"{name}.py").write_text(text)
+        (models / f"{name}.yaml").write_text(f"_target_: {name}.Odd\n" + ("how: well\n" if name == "odd" else ""))
+
+
+def test_a_module_that_ends_its_process_fails_its_own_runs(labrun: Command, workspace: Path) -> None:
+    write_odd(workspace, leaves="import sys; sys.exit('needs a licence')", crashes="import ctypes; ctypes.string_at(0)")
+    done = labrun("-m", "model=odd,leaves,crashes", "seed=1,2", *PLAIN)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert statuses(workspace) == ["completed"] * 2 + ["failed"] * 4
+    assert "exit code 'needs a licence'" in done.stdout and "ended by SIGSEGV" in done.stdout
+
+
+def test_each_ending_is_told_by_its_run_alone(labrun: Command, workspace: Path) -> None:
+    write_odd(workspace)
+    done = labrun("-m", "model=odd", "model.how=signal,silent,key,name,well", *PLAIN)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    folder = sweep_dir(workspace)
+    found = {name: records.read(folder / str(place)) for place, name in enumerate(("signal", "silent", "key", "name"))}
+    assert {name: record.reason for name, record in found.items()} == {
+        "signal": "the run's process was ended by signal 40", "silent": "ValueError", "key": "KeyError: 'lr'",
+        "name": "no file \\udcff",
+    }  # fmt: skip
+    assert all(
+        f"{record.reason}  ({folder / str(n)}/driver.log)" in done.stdout for n, record in enumerate(found.values())
+    )
+    assert records.read(folder / "4").status == "completed"
+
+
+def test_a_run_that_ends_its_server_keeps_no_other_from_its_end(labrun: Command, workspace: Path) -> None:
+    write_odd(workspace)
+    done = labrun("-m", "model=odd", "model.how=server,well", "seed=1,2,3", *PLAIN)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert statuses(workspace) == ["failed"] * 3 + ["completed"] * 3
+    assert "the pool's fork server died 4 times while this run was under way" in done.stdout
+
+
+def test_one_mistake_of_many_runs_is_one_line(labrun: Command) -> None:
+    done = labrun("-m", "seed=range(0,200)", "compute.cpus_per_run=999")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert "run 0 (seed=0, compute.cpus_per_run=999) and 199 more: compute.cpus_per_run=999" in done.stderr
+
+
+def test_a_full_disk_behind_standard_output(workspace: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "labrun", "-m", "seed=1,2", *PLAIN], stdout=full, stderr=subprocess.PIPE, text=True,
+            cwd=workspace, timeout=120,
+        )  # fmt: skip
+    assert "standard output cannot be written: No space left" in done.stderr and "Traceback" not in done.stderr
+    assert statuses(workspace) == ["completed"] * 2 and (sweep_dir(workspace) / "results.csv").exists()

@@ -84,13 +84,18 @@ def _own(
     return results
 
 
+def _of(runs: Sequence[str]) -> str:
+    return runs[0] if len(runs) == 1 else f"{runs[0]} and {len(runs) - 1} more"
+
+
 def _frozen(
     submission: sweep.Submission, composer: Composer, job_overrides: Sequence[Sequence[str]], first: int
 ) -> list[sweep.Job]:
     """Freeze every job before the first one starts; mistakes of all are told together."""
     from labrun.launch import freeze, hydra_files
 
-    jobs, problems = [], []
+    jobs: list[sweep.Job] = []
+    problems: dict[str, list[str]] = {}
     for number, overrides in enumerate(job_overrides, start=first):
         config = composer.compose(overrides, number)
         # as `set_config` does it, without its copy
@@ -99,7 +104,7 @@ def _frozen(
             jobs.append(submission.freeze(config))
         except LabrunError as error:
             typed = hydra_files.hide_environment(freeze.task_overrides(config.hydra))
-            problems.append(f"run {number - first} ({', '.join(typed)}): {error}")
+            problems.setdefault(str(error), []).append(f"run {number - first} ({', '.join(typed)})")
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError([f"{_of(runs)}: {problem}" for problem, runs in problems.items()])
     return jobs

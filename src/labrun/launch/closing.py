@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import time
 from pathlib import Path
 
@@ -30,7 +29,7 @@ def close_ended(run_dir: Path, status: int, reason: str | None, canceled: bool) 
     if reason is not None:
         kind, message, end = "LimitExceeded", reason, records.FAILED
     elif os.WIFSIGNALED(status):
-        name = signal.Signals(os.WTERMSIG(status)).name
+        name = recording.signal_name(os.WTERMSIG(status))
         kind, message, end = "Killed", f"the run's process was ended by {name}", records.FAILED
     else:
         message = f"the run's process ended with exit code {os.waitstatus_to_exitcode(status)} before it was done"

@@ -30,6 +30,7 @@ from labrun.errors import LabrunError
 from labrun.launch import compute as computes
 from labrun.launch.forkserver import Channel
 from labrun.launch.pool import RESTARTS, memory_gb, slot_gpus
+from labrun.runs import recording
 
 PENDING, RUNNING, FINISHED, CANCELLED = "PENDING", "RUNNING", "FINISHED", "CANCELLED"
 GRACE_S = 10.0
@@ -199,7 +200,7 @@ class CallPool:
         self._restarts = 0
         self._signal(call, signal.SIGKILL)  # what it started and left behind
         if os.WIFSIGNALED(status) and not call.reason:
-            call.reason = f"ended by {signal.Signals(os.WTERMSIG(status)).name}"
+            call.reason = f"ended by {recording.signal_name(os.WTERMSIG(status))}"
         elif status and not call.reason:
             call.reason = f"ended with exit code {os.waitstatus_to_exitcode(status)}"
         if not status and not utils.JobPaths(call.folder, call.job_id).result_pickle.exists():
@@ -211,7 +212,8 @@ class CallPool:
         self._restarts += 1
         self._process.wait()
         self._channel.connection.close()
-        # A module of the application's ends the server, say: then no call can be made.
+        if not self._ready:  # a module of the application's ends it, say: each call imports by itself, and tells
+            self._modules = []
         self._is_broken = self._restarts > RESTARTS
         for call in self._active() if not self._is_broken else list(self._calls.values()):
             self._fail(call)

@@ -23,11 +23,11 @@ from labrun.runs.recording import Preempted
 def preload(targets: Sequence[str]) -> None:
     """Import what runs of these models and data sets will need. Nothing is computed: threads do not survive a fork.
 
-    A target that cannot be imported is left to its run, which says why.
+    A target that cannot be imported is left to its run, which says why: so is one whose module ends the process.
     """
     models = []
     for name in targets:
-        with contextlib.suppress(ConfigError):
+        with contextlib.suppress(ConfigError, SystemExit, KeyboardInterrupt):
             target = schema.locate(name, "model")
             building.signature(target)
             if isinstance(target, type) and issubclass(target, Reader):

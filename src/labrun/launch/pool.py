@@ -25,6 +25,7 @@ import psutil
 
 from labrun.errors import LabrunError, RecordError
 from labrun.launch.closing import (
+    close,
     close_ended,
     close_unrun,
     is_asked_to_end,
@@ -46,6 +47,8 @@ GRACE_S = 10.0
 MANY = 50
 """So many waiting runs are worth the second that it takes to make each fork cheaper."""
 RESTARTS = 5
+SUSPECT = 3
+"""After so many deaths of the fork server a run that was under way at each is run alone; at one more it has failed."""
 """How often the server is started again without a single run completed in between."""
 
 
@@ -127,6 +130,8 @@ class LocalPool:
         self._python, self._in_job, self._cwd = python, in_job, cwd
         self._leaving = False
         self._tries: dict[Path, int] = {}
+        self._deaths: dict[Path, int] = {}
+        """How often the server died while a run was under way."""
         """How often each run has ended here, for its retries: what an earlier session tried does not count."""
         self._canceled: list[Path] = []
         """Runs that ended without having begun, to be told at the next poll."""
@@ -282,6 +287,8 @@ class LocalPool:
             if is_asked_to_end(self._queue[0][0]):
                 self.cancel(self._queue[0][0])
                 continue
+            if self._running and any(self._is_suspect(one) for one in (*self._running, self._queue[0][0])):
+                break
             run_dir, needs = self._queue.popleft()
             slot = min(set(range(self.parallel)) - {r.slot for r in self._running.values()})
             environment = dict(needs.environment)
@@ -298,6 +305,10 @@ class LocalPool:
             with contextlib.suppress(OSError):  # a dead server is noticed when the next answer is read
                 self._channel.send(message)
             _touch(RunPaths(run_dir).heartbeat)
+
+    def _is_suspect(self, run_dir: Path) -> bool:
+        """Whether a run may be what ends the server: it is run alone then."""
+        return self._deaths.get(run_dir, 0) >= SUSPECT
 
     def _is_shared(self, data: Mapping[str, object] | None) -> bool:
         """Whether the server should read these data now, since runs that wait read them too; it is told once."""
@@ -352,6 +363,8 @@ class LocalPool:
     def _server_died(self) -> list[Path]:
         """Start it again; the runs that died with it, through no fault of their own, run again."""
         self._restarts += 1
+        if not self._ready:  # what it was importing ended it, say: each run imports by itself then, and tells
+            self._preload = []
         interrupted = list(self._running.values())
         self._running.clear()
         if self._server is not None:
@@ -366,8 +379,16 @@ class LocalPool:
                 close_ended(running.run_dir, signal.SIGKILL, None, canceled=True)
                 ended.append(running.run_dir)
             else:
+                deaths = self._deaths[running.run_dir] = self._deaths.get(running.run_dir, 0) + 1
+                if deaths > SUSPECT and len(interrupted) == 1:
+                    why = f"the pool's fork server died {deaths} times while this run was under way, in the end alone"
+                    close(running.run_dir, record, records.FAILED, "Killed", why)
+                    self._restarts = 0
+                    ended.append(running.run_dir)
+                    continue
                 note_interrupted(running.run_dir, record, "the fork server died")
-                self._queue.appendleft((running.run_dir, running.needs))
+                # The others first, lest one that ends its own server keeps them from ever being run.
+                (self._queue.appendleft if deaths == 1 else self._queue.append)((running.run_dir, running.needs))
         if self._restarts > RESTARTS:
             self._queue.clear()
             raise LabrunError(f"the pool's fork server died {self._restarts} times without a run completed in between")

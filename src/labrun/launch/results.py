@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,13 +41,13 @@ def tell(folder: Path, run_dirs: Sequence[Path], draw: Callable[[Path], object] 
         record = finished[place]
         value = record.metrics.get(by)
         shown = report.number(value) if isinstance(value, float) else "-"
-        first_line = (record.error or {}).get("message", "").splitlines()[:1]
+        reason = record.reason
         if not record.finished and not os.access(run_dirs[place], os.W_OK):
-            first_line = ["its folder cannot be written"]
+            reason = "its folder cannot be written"
         number = str((record.sweep or {}).get("number"))
         output = run_dirs[place] / "driver.log"
         where = f"  ({output})" if output.exists() else ""
-        why = f"   {first_line[0]}{where}" if first_line else ""
+        why = f"   {reason}{where}" if reason else ""
         rows.append((number, f"{record.status:<10}  {shown:<{max(8, len(by))}}  {' '.join(record.overrides)}{why}"))
     try:
         write_csv(finished, folder / "results.csv")
@@ -66,11 +67,13 @@ def tell(folder: Path, run_dirs: Sequence[Path], draw: Callable[[Path], object] 
 
 
 def say(text: str) -> None:
-    """Print; a reader who has gone (`labrun ... | head`) ends nothing."""
+    """Print; a reader who has gone (`labrun ... | head`), or a disk that is full, ends nothing."""
     try:
         print(text, flush=True)
-    except BrokenPipeError:
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if not isinstance(error, BrokenPipeError):
+            sys.stderr.write(f"labrun: standard output cannot be written: {error.strerror}\n")
 
 
 def _draw_best(run_dir: Path, draw: Callable[[Path], object]) -> None:

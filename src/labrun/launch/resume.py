@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +46,19 @@ def find_sweep(root: Path, reference: str, name: str) -> Path:
             if (jobs.state_folder(folder) / "plan.json").is_file():
                 return folder.resolve()
         raise RecordError(f"sweep.resume={reference}: no sweep lies there (it would hold .launch/plan.json)")
-    plans = sorted((root / "multirun" / name).glob("*/.launch/plan.json"), key=lambda path: path.parent.parent.name)
-    if not plans:
+    folders = [plan.parents[1] for plan in (root / "multirun" / name).glob("*/.launch/plan.json")]
+    if not folders:
         raise RecordError(f"sweep.resume=last: there is no sweep called {name!r} in {root / 'multirun'} yet")
-    return plans[-1].parents[1].resolve()
+    return max(folders, key=lambda folder: (_begun(folder), folder.name)).resolve()
+
+
+def _begun(folder: Path) -> str:
+    """When a sweep was submitted, in UTC: its folder's name is of the local clock, which may be set, or travel."""
+    for path in sorted(folder.glob("*/run.json")):
+        with contextlib.suppress(RecordError):
+            return records.read(path.parent).created
+    changed = (jobs.state_folder(folder) / "plan.json").stat().st_mtime
+    return datetime.fromtimestamp(changed, UTC).isoformat()
 
 
 def earlier(folder: Path) -> list[Earlier]:

@@ -1,8 +1,8 @@
 """The code as it was when the run was submitted: copied once per digest, and named by it in the record.
 
-What is taken: in a git work tree the tracked files as they are now and the untracked ones that git does not ignore;
-elsewhere the folder's own modules, packages and configs. What never is: secrets (by name), links out of the tree, what
-`.labignore` names, and files too large to be code.
+What is taken: in a git work tree the tracked files as they are now, those of its submodules too, and the untracked ones
+that git does not ignore; elsewhere the folder's own modules, packages and configs. What never is: secrets (by name, and
+private keys), links out of the tree, what `.labignore` names, and files too large to be code.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import fnmatch
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,10 @@ from labrun.runs.files import tree_digest
 
 log = logging.getLogger(__name__)
 
-SECRETS = (".env*", "*.pem", "*.key", "id_*", ".netrc", "*.p12", "*.pfx", "credentials*", ".pypirc", ".git-credentials")
+SECRETS = (
+    ".env*", "*.env", "*.pem", "*.key", "*.ppk", "*.jks", "*.keystore", "*.kdbx", "id_*", ".netrc", "_netrc", "*.p12",
+    "*.pfx", "credentials*", "secrets.*", ".pypirc", ".git-credentials", ".htpasswd", ".pgpass",
+)  # fmt: skip
 SECRET_FOLDERS = frozenset({".aws", ".azure", ".ssh", ".gnupg", ".kube", ".config", ".docker", ".git"})
 SOURCE_SUFFIXES = frozenset({".py", ".yaml", ".yml"})
 SKIPPED_FOLDERS = frozenset({"__pycache__", ".venv", "venv", "node_modules", "outputs", "multirun", "data"})
@@ -109,6 +113,12 @@ def _chosen(base: Path, listed: list[Path]) -> tuple[list[Path], int]:
     files = sorted(path for path in chosen if not _matches(path, patterns))
     large = [path for path in files if (base / path).stat().st_size > LARGEST_FILE]
     files = [path for path in files if path not in set(large)]
+    linked = [path for path in listed if path.suffix == ".py" and _leads_out(base, path)]
+    if linked:
+        log.warning(
+            "Not in the code snapshot, links out of %s: %s. Runs elsewhere than inline do not find them",
+            base, ", ".join(map(str, linked[:5])),
+        )  # fmt: skip
     if large:
         log.info("Not in the code snapshot, larger than 5 MiB: %s", ", ".join(map(str, large[:5])))
     total = sum((base / path).stat().st_size for path in files)
@@ -167,13 +177,17 @@ def _git_files(base: Path, root: Path) -> Iterator[Path]:
     own = [os.path.relpath(os.path.realpath(root / name), os.path.realpath(base)) for name in ("outputs", "multirun")]
     tracked, others = (
         [path for path in map(Path, _git_names(base, *which)) if not any(map(path.is_relative_to, own))]
-        for which in (("--cached",), ("--others", "--exclude-standard"))
+        for which in (("--cached", "--recurse-submodules"), ("--others", "--exclude-standard"))
     )
     yield from tracked
     # Where `hydra.run.dir` or `hydra.sweep.dir` is another, as well.
     runs = {path.parent for path in others if path.name == "run.json" and (base / path.parent / ".hydra").is_dir()}
     runs.discard(Path())
-    yield from (path for path in others if ".launch" not in path.parts and not runs.intersection(path.parents))
+    for path in others:
+        if (base / path).is_dir():  # a clone inside this one, of which git lists the folder alone
+            yield from (path / below for below in _git_files(base / path, root))
+        elif ".launch" not in path.parts and not runs.intersection(path.parents):
+            yield path
 
 
 def _git_names(base: Path, *which: str) -> list[str]:
@@ -190,12 +204,18 @@ def _git(folder: Path, *arguments: str) -> bytes | None:
 
 
 def _source_files(base: Path) -> Iterator[Path]:
-    """Outside git: the folder's own modules, its packages, and its configs; never a whole home folder."""
+    """Outside git: the folder's own modules, its packages, and its configs; never a whole home folder.
+
+    A folder of modules is a package without `__init__.py` too; below it only folders of modules are looked into.
+    """
     yield from (path.relative_to(base) for path in base.glob("*.py"))
-    folders = [path.parent for path in base.glob("*/__init__.py")] + [base / "conf"]
-    for top in (folder for folder in folders if folder.name not in SKIPPED_FOLDERS):
+    whole = {path.parent for path in base.glob("*/__init__.py") if path.parent.name not in ("outputs", "multirun")}
+    modules = {path.parent for path in base.glob("*/*.py") if path.parent.name.isidentifier()} - whole
+    for top in sorted({base / "conf", *whole, *(one for one in modules if one.name not in SKIPPED_FOLDERS)}):
         for folder, names, files in os.walk(top):
             names[:] = [name for name in names if name not in NO_CODE and not name.startswith(".")]
+            if top in modules:
+                names[:] = [name for name in names if any((Path(folder) / name).glob("*.py"))]
             yield from (
                 (Path(folder) / name).relative_to(base) for name in files if Path(name).suffix in SOURCE_SUFFIXES
             )
@@ -206,19 +226,23 @@ def _wanted(base: Path, path: Path) -> bool:
     if _is_secret(path):
         return False
     full = base / path
-    return full.is_file() and full.resolve().is_relative_to(base.resolve()) and not _is_key(full)
+    return full.is_file() and not _leads_out(base, path) and not _is_key(full)
+
+
+def _leads_out(base: Path, path: Path) -> bool:
+    return not (base / path).resolve().is_relative_to(base.resolve())
 
 
 def _is_key(path: Path) -> bool:
-    """A private key, whatever its name: by its first line."""
+    """A file with a private key in it, whatever its name: a service account's JSON, too."""
     if path.suffix in SOURCE_SUFFIXES:
         return False
     try:
         with open(path, "rb") as file:
-            head = file.read(64)
+            content = file.read(LARGEST_FILE)
     except OSError:
         return True  # what cannot be read cannot be taken either
-    return head.startswith(b"-----BEGIN") and b"PRIVATE KEY" in head
+    return bool(re.search(rb"-----BEGIN [A-Z ]*PRIVATE KEY", content))
 
 
 def _is_secret(path: Path) -> bool:

@@ -74,6 +74,10 @@ class RunPaths:
         return self.root / "requests"
 
 
+TELLING = frozenset({"AssertionError", "IndexError", "KeyError", "StopIteration"})
+"""Errors whose type says more than their message."""
+
+
 @dataclass
 class Record:
     """The content of `run.json`."""
@@ -125,8 +129,15 @@ class Record:
 
     @property
     def reason(self) -> str:
-        """Why it ended otherwise than completed: the first line of its error; nothing where it has none."""
-        return str((self.error or {}).get("message", "")).split("\n")[0]
+        """Why it ended otherwise than completed: the first line of its error; nothing where it has none.
+
+        The error's type comes before it where the line alone says little: a bare `assert`, a key.
+        """
+        if not self.error:
+            return ""
+        lines = str(self.error.get("message", "")).splitlines()
+        line, kind = next((line.strip() for line in lines if line.strip()), ""), str(self.error.get("type", ""))
+        return f"{kind}: {line}".removesuffix(": ") if not line or kind in TELLING else line
 
 
 def now() -> str:

@@ -235,7 +235,7 @@ def outcome(error: BaseException | None, paths: RunPaths) -> tuple[str, dict[str
         message = f"the run's code ended the process with exit code {error.code!r} before it was done"
         return records.FAILED, {"type": "SystemExit", "message": message, "traceback": _trace(error)}
     trace = error.trace if isinstance(error, RunFailedError) else _trace(error)
-    return records.FAILED, {"type": type(error).__name__, "message": str(error), "traceback": trace}
+    return records.FAILED, {"type": type(error).__name__, "message": said(error), "traceback": trace}
 
 
 def is_asked_to_end(paths: RunPaths) -> bool:
@@ -252,7 +252,28 @@ def stop_reason(paths: RunPaths) -> str | None:
 
 
 def _trace(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error))
+    return storable("".join(traceback.format_exception(error)))
+
+
+def said(error: BaseException) -> str:
+    """An error's own words; one of a person's own may fail to have any."""
+    try:
+        return storable(str(error))
+    except Exception as other:  # noqa: BLE001 - any `__str__`
+        return f"(its message cannot be shown: {type(other).__name__})"
+
+
+def storable(text: str) -> str:
+    """A text as files take it: what is no Unicode, as in the names of files, as an escape."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def signal_name(number: int) -> str:
+    """SIGKILL, say; of a real-time signal, which has no name, its number."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def is_disk_trouble(error: BaseException | None) -> bool:

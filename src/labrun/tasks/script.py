@@ -21,7 +21,7 @@ from typing import Any
 from labrun.errors import ConfigError, RunFailedError
 from labrun.runs import context, store
 from labrun.runs.record import Record, RunPaths
-from labrun.runs.recording import Preempted
+from labrun.runs.recording import Preempted, signal_name
 from labrun.tasks.mlflow_endpoint import Endpoint
 
 log = logging.getLogger(__name__)
@@ -213,13 +213,7 @@ class Ended:
 
     def message(self, name: str) -> str:
         """In one line."""
-        if self.code < 0:
-            try:
-                how = f"was ended by {signal.Signals(-self.code).name}"
-            except ValueError:
-                how = f"was ended by signal {-self.code}"
-        else:
-            how = f"ended with exit code {self.code}"
+        how = f"was ended by {signal_name(-self.code)}" if self.code < 0 else f"ended with exit code {self.code}"
         said = self._said()
         return f"{name} {how}" + (f": {said}" if said and self.code > 0 else "")
 

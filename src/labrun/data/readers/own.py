@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import os
 import sys
+import sysconfig
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -123,7 +124,9 @@ class GetData(Reader):
         given = Path(self.script).expanduser()
         if given.is_absolute():
             return given
-        return next((Path(p, given) for p in [*sys.path, "."] if Path(p, given).is_file()), given)
+        interpreters = {str(path) for path in sysconfig.get_paths().values()}  # statistics.py is the person's own
+        own = [entry for entry in sys.path if entry not in interpreters and "lib-dynload" not in entry]
+        return next((Path(p, given) for p in [*own, "."] if Path(p, given).is_file()), given)
 
 
 class Csv(Reader):
