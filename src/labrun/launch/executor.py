@@ -87,7 +87,7 @@ class CallPool:
         self._wake_read, self._wake_write = os.pipe()
         self._lock = threading.Lock()
         self._ready, self._ending = False, False
-        self._restarts, self._is_broken = 0, False
+        self._restarts, self._unready, self._is_broken = 0, 0, False
         # From the main thread: the kernel ends the server when the thread that started it ends.
         self._start_server()
         self._thread = threading.Thread(target=self._serve, name="labrun-pool", daemon=True)
@@ -212,7 +212,8 @@ class CallPool:
         self._restarts += 1
         self._process.wait()
         self._channel.connection.close()
-        if not self._ready:  # a module of the application's ends it, say: each call imports by itself, and tells
+        self._unready = 0 if self._ready else self._unready + 1
+        if self._unready > 1:  # a module of the application's ends it, say: each call imports by itself, and tells
             self._modules = []
         self._is_broken = self._restarts > RESTARTS
         for call in self._active() if not self._is_broken else list(self._calls.values()):

@@ -130,6 +130,8 @@ class LocalPool:
         self._python, self._in_job, self._cwd = python, in_job, cwd
         self._leaving = False
         self._tries: dict[Path, int] = {}
+        self._unready = 0
+        """How often, one after the other, the server died before it was ready."""
         self._deaths: dict[Path, int] = {}
         """How often the server died while a run was under way."""
         """How often each run has ended here, for its retries: what an earlier session tried does not count."""
@@ -363,7 +365,8 @@ class LocalPool:
     def _server_died(self) -> list[Path]:
         """Start it again; the runs that died with it, through no fault of their own, run again."""
         self._restarts += 1
-        if not self._ready:  # what it was importing ended it, say: each run imports by itself then, and tells
+        self._unready = 0 if self._ready else self._unready + 1
+        if self._unready > 1:  # what it was importing ended it, say: each run imports by itself then, and tells
             self._preload = []
         interrupted = list(self._running.values())
         self._running.clear()
