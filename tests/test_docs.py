@@ -37,7 +37,7 @@ import pytest
 import yaml
 
 from labrun import cli
-from servers import Server, moto
+from servers import Server, azurite, azurite_command, moto
 
 TOP = Path(__file__).parents[1]
 DOCS = TOP / "docs"
@@ -86,6 +86,15 @@ class Place:
 
     folder: Path
     variables: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def azurite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One of the pages' own: they show all that is in it."""
+    if azurite_command() is None:
+        pytest.skip("needs the Azure emulator: tests/storage/install fetches it")
+    with azurite(tmp_path_factory.mktemp("azurite")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -222,8 +222,13 @@ def main(config):
     if config.do == "main":
         model = instantiate({"_target_": "__main__.Model", "size": 3})
         assert pickle.loads(pickle.dumps(model)).size == 3
-        with multiprocessing.get_context("fork").Pool(1) as pool:
+        with multiprocessing.get_context("fork").Pool(4) as pool:
             print("DOUBLED", pool.map(double, [21]), flush=True)
+        deaf = multiprocessing.get_context("fork").Process(target=time.sleep, args=(300,))
+        deaf.start()
+        time.sleep(0.5)
+        deaf.terminate()
+        deaf.join()
     if config.do == "lock":
         return threading.Lock()
     if config.do == "leave":

@@ -218,11 +218,14 @@ def run_elsewhere(
         state: of Hydra's singletons.
         own: what the application's own file defines, if that is its main module.
     """
+    from labrun.launch.forkserver import let_workers_be_ended
+
     if own is not None:
         sys.modules["__main__"] = ModuleType("__main__")
         vars(sys.modules["__main__"]).update(own)
     Singleton.set_state(state)
     setup_globals()
+    let_workers_be_ended()
     result = run_one(context, function, config)
     if result.status == JobStatus.FAILED:
         error = result._return_value

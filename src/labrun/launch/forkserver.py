@@ -261,6 +261,7 @@ def call(folder: str, job: str, threads: int) -> int:
     print_to(str(paths.stdout), str(paths.stderr))
     check_own(paths.submitted_pickle)
     limits.limit_threads(threads)
+    let_workers_be_ended()
     try:
         process_job(folder)
     except Exception:  # noqa: BLE001 - submitit has put it in the result
@@ -269,6 +270,15 @@ def call(folder: str, job: str, threads: int) -> int:
         sys.stderr.write(f"the function ended the process: {end!r}\n")
         return end.code if isinstance(end.code, int) and end.code else 1
     return 0
+
+
+def let_workers_be_ended() -> None:
+    """Have processes that a call forks obey SIGTERM.
+
+    submitit has its jobs pass that signal by, their workers inherit this, and `multiprocessing`, which ends its workers
+    so, then waits for one for ever.
+    """
+    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 if __name__ == "__main__":
