@@ -281,12 +281,17 @@ def test_an_interrupt_lets_a_job_clean_up(careful: Path, number: signal.Signals)
     assert "DOUBLED" not in logs(folder)
 
 
-def test_a_module_that_ends_the_server_is_not_tried_for_ever(careful: Path) -> None:
+@pytest.mark.parametrize("used", [False, True])
+def test_a_module_that_ends_the_server_is_left_to_the_jobs(careful: Path, used: bool) -> None:
     (careful / "crashy.py").write_text("import os, sys\nif 'forkserver' in sys.argv[0]:\n    os.abort()\n")
-    (careful / "uses.py").write_text("import crashy\n" + CAREFUL)
-    done = subprocess.run([sys.executable, "uses.py", "-m", "hydra/launcher=labrun", "hydra.sweep.dir=crash", "+do=x"],
-                          cwd=careful, capture_output=True, text=True, timeout=120)  # fmt: skip
-    assert done.returncode == 1 and "its fork server died" in done.stderr
+    needs = CAREFUL.replace(
+        'if config.do == "lock"', 'if config.do == "use":\n        crashy\n    if config.do == "lock"'
+    )
+    (careful / "uses.py").write_text("import crashy\n" + (needs if used else CAREFUL))
+    done = subprocess.run([sys.executable, "uses.py", "-m", "hydra/launcher=labrun", f"hydra.sweep.dir=crash{used}",
+                           "+do=x,y"], cwd=careful, capture_output=True, text=True, timeout=120)  # fmt: skip
+    assert done.stdout.count("failed" if used else "completed") == 2, done.stdout + done.stderr
+    assert done.returncode == int(used) and ("ended by SIGABRT" in done.stderr) == used
 
 
 @pytest.mark.parametrize(
