@@ -42,13 +42,14 @@ UNSIGNED = ("source", "python", "requirements")
 """Of a script's node: where things lie. What is in them is in digests."""
 
 
-def execute(run_dir: Path, capture: bool = True, pictures: bool = True) -> Record:
+def execute(run_dir: Path, capture: bool = True, pictures: bool = True, to_disk: bool = True) -> Record:
     """Carry out a submitted run.
 
     Args:
         run_dir: its directory, with the record that the submitter wrote.
         capture: copy what is printed to `driver.log` (see `Recording`).
         pictures: draw the report at the end, unless the config says otherwise.
+        to_disk: see `Recording`.
 
     Returns:
         The closed record.
@@ -56,7 +57,7 @@ def execute(run_dir: Path, capture: bool = True, pictures: bool = True) -> Recor
     Raises:
         Whatever the run raised; the record holds it too.
     """
-    with Recording(run_dir, capture, announced=False) as recording:
+    with Recording(run_dir, capture, announced=False, to_disk=to_disk) as recording:
         record, paths = recording.record, recording.paths
         log.info("Run %s (%s), %s", record.id, record.name, "again" if recording.attempt > 1 else "first attempt")
         signed = here(record.config)

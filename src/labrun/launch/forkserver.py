@@ -8,6 +8,8 @@ Messages are lines of JSON over a socket. To the server: `{"path": [...], "prelo
 the pictures of a finished one show; with `"data": {...}`: data that later runs read too); `{"many": true}` before
 many of them. From it: `{"ready": seconds}`, `{"run": folder, "pid": n}`, `{"pid": n, "status": wait status}`. When the
 socket closes, every child is killed.
+
+While there is nothing else to do, a process is forked ahead (`Spare`): the next run finds it made.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Callable, Sequence
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
@@ -67,8 +70,107 @@ def die_with_parent(parent: int) -> None:
             os._exit(1)
 
 
-def serve(channel: Channel, parent: int) -> None:
-    """Answer messages until the controller is gone."""
+class Spare:
+    """A process that was forked ahead, and waits to be told which run it is.
+
+    Args:
+        own_group: see `fork`.
+        closed: what is the server's alone.
+    """
+
+    def __init__(self, own_group: bool, closed: Sequence[int]) -> None:
+        ours, theirs = socket.socketpair()
+
+        def wait() -> dict[str, Any]:
+            channel = Channel(theirs)
+            messages: list[dict[str, Any]] = []
+            while not messages:
+                messages = channel.receive() or os._exit(0)
+            theirs.close()
+            return messages[0]
+
+        self.pid = fork(wait, own_group, [*closed, ours.fileno()])
+        theirs.close()
+        self._channel = Channel(ours)
+
+    def become(self, message: dict[str, Any]) -> bool:
+        """Have it be a run; False: it is no more."""
+        try:
+            self._channel.send(message)
+        except OSError:
+            return False
+        finally:
+            self._channel.connection.close()
+        return True
+
+    def end(self) -> None:
+        """It is not wanted."""
+        self._channel.connection.close()
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+
+
+class Children:
+    """The server's processes: one for each run, and one to spare.
+
+    Args: see `fork`.
+    """
+
+    def __init__(self, own_group: bool, closed: Sequence[int]) -> None:
+        self._own_group, self._closed = own_group, closed
+        self._pids: set[int] = set()
+        self._spare: Spare | None = None
+
+    @property
+    def has_spare(self) -> bool:
+        """Whether a process was forked ahead."""
+        return self._spare is not None
+
+    def fork_ahead(self) -> None:
+        """Make the next run's process."""
+        self._spare = Spare(self._own_group, self._closed)
+
+    def forget_spare(self) -> None:
+        """The server has changed since it was forked: the next run is not to be the one that it was then."""
+        if self._spare is not None:
+            self._spare.end()
+            self._spare = None
+
+    def start(self, message: dict[str, Any]) -> int:
+        """Have a process for a run; its pid."""
+        spare, self._spare = self._spare, None
+        if spare is not None and spare.become(message):
+            pid = spare.pid
+        else:
+            pid = fork(lambda: message, self._own_group, self._closed)
+        self._pids.add(pid)
+        return pid
+
+    def reap(self) -> list[tuple[int, int]]:
+        """Every run's process that has ended since, with its wait status."""
+        ended = []
+        for pid in list(self._pids):
+            found, status = os.waitpid(pid, os.WNOHANG)
+            if found:
+                self._pids.discard(pid)
+                ended.append((pid, status))
+        return ended
+
+    def kill(self) -> None:
+        """End them all."""
+        self.forget_spare()
+        for pid in self._pids:
+            os.kill(pid, signal.SIGKILL)
+
+
+def serve(channel: Channel, parent: int, own_group: bool = True) -> None:
+    """Answer messages until the controller is gone.
+
+    Args:
+        channel: to the controller.
+        parent: its process.
+        own_group: see `fork`.
+    """
     die_with_parent(parent)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         # A cluster signals every process of a job: what is to be done then is the supervisor's to say.
@@ -78,42 +180,34 @@ def serve(channel: Channel, parent: int) -> None:
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
-    children: set[int] = set()
+    children, is_ready = Children(own_group, (channel.connection.fileno(), wake_read, wake_write)), False
+    watched: list[Any] = [channel.connection, wake_read]
     while True:
-        watched: list[Any] = [channel.connection, wake_read]
-        ready = select.select(watched, [], [])[0]
+        idle = is_ready and not children.has_spare
+        ready = select.select(watched, [], [], 0 if idle else None)[0]
+        if not ready:
+            children.fork_ahead()
         if wake_read in ready:
             os.read(wake_read, 4096)
-            for pid, status in reap(children):
+            for pid, status in children.reap():
                 channel.send({"pid": pid, "status": status})
         if channel.connection in ready:
             messages = channel.receive()
             if messages is None:
-                for pid in children:
-                    os.kill(pid, signal.SIGKILL)
+                children.kill()
                 return
             for message in messages:
+                if "run" not in message or message.get("data"):
+                    children.forget_spare()
                 if "preload" in message:
                     channel.send({"ready": preload(**message)})
+                    is_ready = True
                 elif "many" in message:
                     use_large_pages()
                 else:
                     if message.get("data"):
                         hold(message["data"])
-                    pid = fork(message, channel, (wake_read, wake_write))
-                    children.add(pid)
-                    channel.send({"run": message["run"], "pid": pid})
-
-
-def reap(children: set[int]) -> list[tuple[int, int]]:
-    """Every child that has ended since, with its wait status."""
-    ended = []
-    for pid in list(children):
-        found, status = os.waitpid(pid, os.WNOHANG)
-        if found:
-            children.discard(pid)
-            ended.append((pid, status))
-    return ended
+                    channel.send({"run": message["run"], "pid": children.start(message)})
 
 
 def preload(
@@ -186,28 +280,34 @@ def hold(data: dict[str, Any]) -> None:
     gc.freeze()
 
 
-def fork(message: dict[str, Any], channel: Channel, wake: tuple[int, int]) -> int:
-    """Fork one run's process; returns its pid, in the server."""
+def fork(said: Callable[[], dict[str, Any]], own_group: bool, closed: Sequence[int]) -> int:
+    """Fork one run's process; returns its pid, in the server.
+
+    Args:
+        said: gives the message that says which run it is, in the new process; may wait for it.
+        own_group: with a process group of its own; in a cluster's job, which signals all of its processes, without.
+        closed: what is the server's alone.
+    """
     server = os.getpid()
     pid = os.fork()
     if pid:
         return pid
-    code = 1
+    code, message = 1, {}
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         die_with_parent(server)
-        if message.get("own_group", True):
+        if own_group:
             for number in (signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
             os.setpgid(0, 0)
         else:
             # Blocked, and not only ignored: Lightning puts a handler of its own in place.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR2})
-        channel.connection.close()
-        for descriptor in wake:
+        for descriptor in closed:
             os.close(descriptor)
+        message = said()
         code = child(message)
     except KeyboardInterrupt:
         code = 130
@@ -283,5 +383,5 @@ def let_workers_be_ended() -> None:
 
 if __name__ == "__main__":
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the controller ended first
-        serve(Channel(socket.socket(fileno=int(sys.argv[1]))), os.getppid())
+        serve(Channel(socket.socket(fileno=int(sys.argv[1]))), os.getppid(), own_group=sys.argv[2:] != ["in-job"])
     os._exit(0)  # the libraries that were imported need not be tidied up

@@ -69,8 +69,11 @@ def hold(data: Mapping[str, Any]) -> None:
 
 
 def run(run_dir: str, pictures: bool) -> int:
-    """Execute one run; the exit code: 0 completed, 1 failed, 130 canceled. Its record says the rest."""
-    return _reported(lambda: execute.execute(Path(run_dir), capture=False, pictures=pictures))
+    """Execute one run; the exit code: 0 completed, 1 failed, 130 canceled. Its record says the rest.
+
+    The pool forces the record to the disk, while the next run has this one's place already.
+    """
+    return _reported(lambda: execute.execute(Path(run_dir), capture=False, pictures=pictures, to_disk=False))
 
 
 def assist(run_dir: str, threads: int) -> int:

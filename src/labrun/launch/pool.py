@@ -80,6 +80,7 @@ class Server:
         self._threads = threads
         ours, theirs = socket.socketpair()
         command = [python or sys.executable, str(frozen_file(path, "forkserver.py")), str(theirs.fileno())]
+        command += ["in-job"] if in_job else []
         self.process = subprocess.Popen(
             command, pass_fds=[theirs.fileno()], env={**os.environ, "PYTHONSAFEPATH": "1"}, cwd=cwd,
             stdin=subprocess.DEVNULL, start_new_session=not in_job,
@@ -299,7 +300,6 @@ class LocalPool:
             self._running[run_dir] = _Running(run_dir, needs, slot=slot)
             message = {
                 "run": str(run_dir), "environment": environment, "threads": needs.cpus, "pictures": needs.pictures,
-                "own_group": not self._in_job,
             }  # fmt: skip
             if self._is_shared(needs.data):
                 message["data"] = needs.data
@@ -344,8 +344,10 @@ class LocalPool:
         if running.pid is not None and not self._in_job:  # what it started and left behind, in its process group
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(running.pid, signal.SIGKILL)
+        self._fill()  # before this one's book-keeping, which waits for the disk
         try:
             record = close_ended(running.run_dir, status, running.reason, running.canceled)
+            records.force_to_disk(running.run_dir)
         except RecordError as error:
             log.error("Run %s: %s", running.run_dir.name, error)
             return [running.run_dir]

@@ -59,9 +59,9 @@ def portable(model: Any) -> Any:
     extension = type(model).__module__.startswith(("sklearnex.", "daal4py.")) and hasattr(model, "coef_")
     if not isinstance(model, BlockedLogisticRegression) and not extension:
         return model
-    plain = LogisticRegression(
-        **{k: v for k, v in model.get_params().items() if k in LogisticRegression().get_params()}
-    )
+    plain = LogisticRegression()
+    known = plain.get_params()
+    plain.set_params(**{name: value for name, value in model.get_params().items() if name in known})
     for name in ("coef_", "intercept_", "classes_", "n_iter_", "n_features_in_"):
         setattr(plain, name, getattr(model, name))
     return plain

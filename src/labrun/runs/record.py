@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import platform
@@ -211,17 +212,37 @@ def _check(record: Record) -> None:
             raise ValueError(f"metric {name} is {value!s:.40}")
 
 
-def write(run_dir: str | os.PathLike[str], record: Record) -> None:
-    """Replace a run's record, whole. Only one that has ended is forced to the disk: it is what others rely on.
+def write(run_dir: str | os.PathLike[str], record: Record, to_disk: bool | None = None) -> None:
+    """Replace a run's record, whole.
+
+    Args:
+        run_dir: the run.
+        record: the new one.
+        to_disk: wait until the disk has it. By default only of one that has ended: it is what others rely on.
 
     Raises:
         RecordError: the folder cannot be written (full disk, read-only).
     """
     path = RunPaths(Path(run_dir)).record
-    replace_text(path, _text(record), to_disk=record.finished)
+    replace_text(path, _text(record), to_disk=record.finished if to_disk is None else to_disk)
+
+
+def force_to_disk(run_dir: str | os.PathLike[str]) -> None:
+    """Wait until the disk has a run's record as it is: for one whose process did not wait itself.
+
+    Raises:
+        RecordError: the disk does not take it.
+    """
+    path = RunPaths(Path(run_dir)).record
+    try:
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise RecordError(cannot_write(path.parent, error)) from error
 
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, default=str, allow_nan=False)
+_LINES = json.JSONEncoder(ensure_ascii=False, separators=(",\n  ", ": "))
 
 
 def _text(record: Record) -> str:
@@ -230,7 +251,10 @@ def _text(record: Record) -> str:
     for entry in dataclasses.fields(record):
         value = getattr(record, entry.name)
         if isinstance(value, dict) and value:
-            inner = ",\n".join(f"  {_encoded(str(key))}: {_encoded(item)}" for key, item in value.items())
+            if all(type(part) is str for pair in value.items() for part in pair):  # packages: hundreds of them
+                inner = "  " + _LINES.encode(value)[1:-1]
+            else:
+                inner = ",\n".join(f"  {_encoded(str(key))}: {_encoded(item)}" for key, item in value.items())
             text = f"{{\n{inner}\n }}"
         else:
             text = _encoded(value)
@@ -335,6 +359,7 @@ def note_claimed(run_dir: str | os.PathLike[str], record: Record, before: int | 
     record.attempts.sort(key=lambda attempt: int(attempt["number"]))
 
 
+@functools.cache
 def boot_id() -> str:
     """What tells one start of a machine from the next (Linux: the kernel's own id)."""
     try:

@@ -91,17 +91,18 @@ class Recording:
         run_dir: the run's directory, with a record written by the submitter.
         capture: also copy everything that this process prints to `driver.log` (for runs in the user's own process).
         announced: write `running` on entry; else the work writes the record as soon as there is more to say.
+        to_disk: wait in the end until the disk has the record; else that is left to whoever started this process.
 
     Raises:
         RecordError: no record, claimed by another, or the folder cannot be written.
     """
 
-    def __init__(self, run_dir: Path, capture: bool = True, announced: bool = True) -> None:
+    def __init__(self, run_dir: Path, capture: bool = True, announced: bool = True, to_disk: bool = True) -> None:
         self.paths = RunPaths(Path(run_dir))
         self.record: Record = records.read(run_dir)
         self.attempt = 0
         self._capture = Capture(self.paths.root) if capture else None
-        self._announced = announced
+        self._announced, self._to_disk = announced, to_disk
         self._politely = contextlib.ExitStack()
         self._before: Any = None
 
@@ -151,7 +152,7 @@ class Recording:
     def write(self) -> None:
         """Put the record on disk as it is now."""
         self.leave_if_forked()
-        records.write(self.paths.root, self.record)
+        records.write(self.paths.root, self.record, to_disk=self._to_disk and self.record.finished)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
