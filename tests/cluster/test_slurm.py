@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from conftest import Command
@@ -501,3 +502,26 @@ def test_a_search_goes_on_after_kill_9_of_its_controller(workspace: Path, labrun
     assert statuses(workspace) == ["completed"] * 6
     for number in range(6):
         assert [a["status"] for a in records.read(sweep_dir(workspace) / str(number)).attempts].count("completed") == 1
+
+
+def test_without_accounting_a_job_that_dies_is_noticed(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no database is kept, sacct says so and fails: squeue and the heartbeat must do."""
+    tools = workspace / "tools"
+    tools.mkdir()
+    for name in ("sacct", "sacctmgr"):
+        (tools / name).write_text("#!/bin/sh\necho 'Slurm accounting storage is disabled' >&2\nexit 1\n")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+    write_model(workspace)
+    sweep = start(workspace, "compute=slurm", "model=sleeper", "model.number=1,2", "model.seconds=8")
+    wait_for(lambda: statuses(workspace) == ["running"] * 2, 120)
+    run_dir = sweep_dir(workspace) / "0"
+    server = psutil.Process((records.read(run_dir).process or {})["pid"]).parent()
+    supervisor = None if server is None else server.parent()
+    assert supervisor is not None
+    supervisor.kill()  # and with it all the rest of the job
+    began = time.monotonic()
+    finished(sweep)
+    assert sweep.returncode == 1 and sorted(statuses(workspace)) == ["completed", "failed"]
+    assert time.monotonic() - began < 60, "a job's death is noticed soon, not after minutes"
+    assert records.read(run_dir).status == "failed" and "job" in records.read(run_dir).reason
