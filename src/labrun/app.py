@@ -20,6 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from labrun import checking
@@ -91,7 +92,8 @@ class Gate(Callback):
             if OmegaConf.select(config, "sweep.resume") is not None:
                 from labrun.launch import resume
 
-                found = resume.find_sweep(store.workspace(), str(config.sweep.resume), str(config.name))
+                typed = Path(config.hydra.sweep.dir)
+                found = resume.find_sweep(store.workspace(), str(config.sweep.resume), str(config.name), typed)
                 with read_write(config.hydra), open_dict(config.hydra):
                     config.hydra.sweep.dir = str(found)
             check_writable(Path(config.hydra.sweep.dir))
@@ -151,6 +153,12 @@ def default_name(root: DictConfig) -> str:
     return f"{choices.get('dataset')}-{choices.get('model')}".replace("/", "-")
 
 
+def default_cpus() -> int:
+    """The resolver `labrun_cpus`: the cores of a run that says nothing of them and is not sent elsewhere."""
+    in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    return 1 if in_sweep else computes.cores()
+
+
 def groups_text() -> str:
     """The resolver `labrun_groups`: each config group and its options, for `--help`."""
     lines = []
@@ -196,8 +204,11 @@ def _whole(config: DictConfig) -> DictConfig:
 def carry_out(config: dict[str, Any], run_dir: Path, root: Path) -> None:
     """Execute a submitted run in this process, tracked."""
     from labrun.execute import execute
+    from labrun.launch.threads import limit_threads
     from labrun.runs.tracking import follow
 
+    if config["compute"]["cpus_per_run"] < computes.cores():
+        limit_threads(config["compute"]["cpus_per_run"])
     with follow(root, config["tracking"]):
         try:
             execute(run_dir)
@@ -255,6 +266,7 @@ def check_yaml() -> None:
 def register() -> None:
     """Make known to Hydra, in this process, what our configs refer to."""
     OmegaConf.register_new_resolver("labrun_id", freeze.new_id, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("labrun_cpus", default_cpus, replace=True)
     OmegaConf.register_new_resolver("labrun_groups", groups_text, replace=True)
     OmegaConf.register_new_resolver("labrun_name", lambda *, _root_: default_name(_root_), replace=True)
     Plugins.instance().register(UserConf)
@@ -288,6 +300,8 @@ def hint(arguments: list[str]) -> str:
     known = list(_dotted(OmegaConf.to_container(config)))
     for argument in given:
         key = argument.partition("=")[0]
+        if key in ("compute.min_nodes", "compute.max_nodes"):
+            return f"labrun: {key}: no such key. compute.max_parallel: runs at once; compute.nodes: machines for one run"
         mine = key[0] not in "+~" and "/" not in key and key.partition(".")[0] != "hydra"
         if mine and key not in (*known, *GROUPS):
             near = checking.suggest(key, known)

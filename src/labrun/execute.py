@@ -61,6 +61,8 @@ def execute(run_dir: Path, capture: bool = True, pictures: bool = True, to_disk:
         record, paths = recording.record, recording.paths
         log.info("Run %s (%s), %s", record.id, record.name, "again" if recording.attempt > 1 else "first attempt")
         signed = here(record.config)
+        if record.settings is not None and record.settings != settings_digest(record.config):
+            log.warning("The environment gives other values now than when this run was submitted")
         if not _is_at_hand(signed):
             recording.write()
         config, inputs = mount_inputs(signed)
@@ -68,7 +70,7 @@ def execute(run_dir: Path, capture: bool = True, pictures: bool = True, to_disk:
             record.data = inputs
             record.signature = signature(signed, record.data, record.code)
             recording.write()
-            script.run(config, signed, inputs, record, paths)
+            script.run(config, inputs, record, paths)
             recording.leave_if_forked()
             _finish_script(record, paths, pictures)
             return recording.record
@@ -248,6 +250,20 @@ def signature(config: Mapping[str, Any], data: list[dict[str, Any]], code: Mappi
         signed["trainer"] = {}
     signed["ranks"] = tasks.ranks(config["compute"])
     return hashlib.sha256(json.dumps(signed, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def settings_digest(config: Mapping[str, Any]) -> str | None:
+    """SHA-256 over what a run's task reads, data and code aside, with the environment's values of now.
+
+    None where it refers to none: its config says it all then.
+
+    Raises:
+        ConfigError: a variable is not set here.
+    """
+    signed = {key: config.get(key) for key in SIGNED}
+    if "${oc." not in json.dumps(signed, default=str):
+        return None
+    return signature(here(config), [], None)
 
 
 def gather(work: Task, scores: Scores, arrays: Arrays, record: Record) -> Pictures:

@@ -13,7 +13,6 @@ from conftest import Command
 from helpers import devices, write_device_model
 from labrun.errors import ConfigError
 from labrun.launch import compute
-from labrun.launch.pool import slot_gpus
 from labrun.schema import Compute
 
 
@@ -34,13 +33,6 @@ def test_time_limits_as_slurm_writes_them(limit: str, minutes: float | None) -> 
 )
 def test_gpus_as_slurm_writes_them(gres: str, count: int) -> None:
     assert compute._gpus_of(gres) == count
-
-
-def test_each_slot_gets_gpus_of_its_own() -> None:
-    assert slot_gpus(["0", "1", "2", "3"], 1, 1) == ["0", "1", "2", "3"]
-    assert slot_gpus(["2", "5"], 1, 2) == ["2", "5", "2", "5"]
-    assert slot_gpus(["0", "1", "2", "3", "4"], 2, 1) == ["0,1", "2,3"]
-    assert slot_gpus(["0"], 0, 1) == []
 
 
 def test_the_callers_devices_are_honoured(monkeypatch: pytest.MonkeyPatch) -> None:

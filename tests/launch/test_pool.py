@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from helpers import submitted
 from labrun.launch import conf, freeze
+from labrun.launch.places import Places
 from labrun.launch.pool import LocalPool, Needs
 from labrun.runs import record as records
 from labrun.runs.record import Record
@@ -96,7 +97,7 @@ def module_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def shared(module_folder: Path) -> Iterator[LocalPool]:
     """One pool for all tests that leave its server alive."""
-    made = LocalPool([*sys.path, str(module_folder)], ["odd.Odd", "labrun.data.readers.Digits"], parallel=2)
+    made = LocalPool([*sys.path, str(module_folder)], ["odd.Odd", "labrun.data.readers.Digits"], Places(2))
     yield made
     made.close()
 
@@ -110,7 +111,7 @@ def pool(shared: LocalPool) -> Iterator[LocalPool]:
 @pytest.fixture
 def own_pool(module_folder: Path) -> Iterator[LocalPool]:
     """A pool whose server may be killed."""
-    made = LocalPool([*sys.path, str(module_folder)], ["odd.Odd", "labrun.data.readers.Digits"], parallel=2)
+    made = LocalPool([*sys.path, str(module_folder)], ["odd.Odd", "labrun.data.readers.Digits"], Places(2))
     yield made
     made.close()
 
@@ -275,12 +276,10 @@ def test_children_die_with_their_supervisor(own_pool: LocalPool, submit: Callabl
 
 def test_each_slot_has_its_own_device(workspace: Path, submit: Callable[..., Path]) -> None:
     (workspace / "odd.py").write_text(MODEL.replace("pass", 'print("device", os.environ["CUDA_VISIBLE_DEVICES"])'))
-    pool = LocalPool(
-        [*sys.path, str(workspace)], ["odd.Odd", "labrun.data.readers.Digits"], parallel=2, gpus=["3", "5"]
-    )
+    pool = LocalPool([*sys.path, str(workspace)], ["odd.Odd", "labrun.data.readers.Digits"], Places(2, gpus=["3", "5"]))
     runs = [submit("fits", seconds=1) for _ in range(2)]
     for run in runs:
-        pool.submit(run, Needs())
+        pool.submit(run, Needs(gpus=1))
     until_done(pool)
     pool.close()
     assert {(run / "driver.log").read_text().split("device ")[1][0] for run in runs} == {"3", "5"}

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -72,7 +72,7 @@ def launch_foreign(launcher: LabrunLauncher, composed: Sequence[DictConfig], fir
         arguments = zip(*((context, function, config, state, own) for config in composed), strict=True)
         with terminating_politely():
             try:
-                with _importable():
+                with _importable(), _away(target, executor):
                     one = OneClusterJob(settings["timeout_min"]) if target == "slurm" else run_elsewhere
                     jobs = _submitted(executor, one, arguments)
                 found = {}
@@ -88,6 +88,15 @@ def launch_foreign(launcher: LabrunLauncher, composed: Sequence[DictConfig], fir
     finally:
         if target == "local" and jobs:
             executor.close()
+
+
+def _away(target: str, executor: Any) -> AbstractContextManager[None]:
+    """Inside, jobs may be submitted: see `slurm.submitting`."""
+    if target != "slurm":
+        return nullcontext()
+    from labrun.launch.slurm import submitting
+
+    return submitting({}, executor.parameters)
 
 
 def _submitted(executor: Any, one: Callable[..., JobReturn], arguments: Any) -> list[Any]:
@@ -323,7 +332,8 @@ def _result(job: Any, config: DictConfig, number: int, state: str | None) -> Job
     from labrun.launch.executor import check_own
     from labrun.launch.slurm_jobs import last_lines
 
-    overrides = list(config.hydra.overrides.task)
+    typed: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    overrides = [str(text) for text in typed]  # references to the environment stay references
     try:
         if state is not None:
             said = last_lines(job.paths.stderr)
@@ -356,14 +366,13 @@ def _executor(target: str, folder: Path, settings: dict[str, Any], modules: list
             gpus_per_node=settings["gpus_per_run"], max_parallel=settings["max_parallel"], modules=modules,
         )  # fmt: skip
         return executor
-    from submitit import SlurmExecutor
-
     from labrun.launch import compute, slurm
+    from labrun.launch.cluster_call import CallExecutor
     from labrun.launch.executor import check_own
 
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     check_own(folder / "any")
-    cluster = SlurmExecutor(folder=folder, max_num_timeout=REQUEUES)
+    cluster = CallExecutor(folder=folder, max_num_timeout=REQUEUES)
     is_limited = settings["timeout_min"] is not None
     given = {
         "job_name": folder.parent.name, "signal_delay_s": LEAVING_S,

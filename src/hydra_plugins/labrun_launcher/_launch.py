@@ -33,7 +33,10 @@ def launch(launcher: LabrunLauncher, job_overrides: Sequence[Sequence[str]], fir
         return _own(launcher, Composer(loader, config, in_place=True), job_overrides, first)
     from hydra_plugins.labrun_launcher._foreign import launch_foreign
 
-    Path(str(config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+    sweep_dir = Path(str(config.hydra.sweep.dir))
+    sweep_dir.mkdir(parents=True, exist_ok=True)
+    if OmegaConf.select(config, "hydra.sweep.mode") is not None:
+        sweep_dir.chmod(int(str(config.hydra.sweep.mode), 8))
     composer = Composer(loader, config)
     composed = [composer.compose(overrides, number) for number, overrides in enumerate(job_overrides, start=first)]
     return launch_foreign(launcher, composed, first)

@@ -52,7 +52,20 @@ def _watch(folder: Path) -> int:
     plan = jobs.read_plan(folder)
     if plan.command is not None:
         return _watch_search(folder)
+    lacking = jobs.never_submitted(folder, plan) if lease.living(jobs.state_folder(folder)) is None else 0
+    if lacking:
+        sys.stderr.write(
+            f"lab: {lacking} of its {len(plan.runs)} runs were never submitted: the command was killed before; the "
+            f"same command with sweep.resume={folder} runs them\n"
+        )
+    plan.runs = [name for name in plan.runs if (folder / name / "run.json").exists()] if lacking else plan.runs
+    return max(_watch_runs(folder, plan), int(lacking > 0))
+
+
+def _watch_runs(folder: Path, plan: jobs.Plan) -> int:
     run_dirs = jobs.run_dirs(folder, plan)
+    if not run_dirs:
+        return 0
     with monitor.shown(folder, run_dirs) as view:
         told: set[Path] = set()
         while not _over(run_dirs, view, told):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+from collections.abc import Mapping
 from typing import Any
 
 import psutil
 
+from labrun.errors import ConfigError
 from labrun.launch import compute as computes
 from labrun.launch import conf
 from labrun.runs import record as records
@@ -26,10 +28,24 @@ def add(nouns: Any) -> None:
 
 
 def ls(options: argparse.Namespace) -> int:
-    """The choices of `compute=`, and whether each can be used here."""
+    """The choices of `compute=`, and what each finds here."""
     for name, comment in conf.groups().get("compute", {}).items():
-        print(f"{name:<12}{comment}")
+        print(f"{name:<12}{comment}\n{'':<12}here: {_found(conf.option('compute', name))}")
     return 0
+
+
+def _found(choice: Mapping[str, Any]) -> str:
+    """What a target would run on."""
+    if choice.get("target") == "slurm":
+        try:
+            there = "; ".join(computes.describe(one) for one in computes.partitions())
+        except ConfigError as error:
+            return str(error.problems[0]).partition(": ")[2].partition(". ")[0]
+        return f"partitions {there}"
+    gpus = computes.visible_gpus() if choice.get("gpus_per_run") else []
+    if choice.get("gpus_per_run"):
+        return f"{len(gpus)} GPUs ({', '.join(gpus)})" if gpus else "no GPU is visible"
+    return f"{computes.cores()} cores, {computes.memory_gb():.1f} GB of memory"
 
 
 def status(options: argparse.Namespace) -> int:

@@ -37,10 +37,10 @@ def close_ended(run_dir: Path, status: int, reason: str | None, canceled: bool) 
     return close(run_dir, record, end, kind, message)
 
 
-def _why_canceled(run_dir: Path) -> str:
+def _why_canceled(run_dir: Path, otherwise: str = "asked to end") -> str:
     with contextlib.suppress(OSError):
-        return (RunPaths(run_dir).requests / "cancel").read_text(encoding="utf-8").strip() or "asked to end"
-    return "asked to end"
+        return (RunPaths(run_dir).requests / "cancel").read_text(encoding="utf-8").strip() or otherwise
+    return otherwise
 
 
 def close_asked(run_dir: Path, record: Record, why: str) -> Record:
@@ -72,8 +72,11 @@ def close(run_dir: Path, record: Record, status: str, kind: str, message: str) -
 
 
 def close_unrun(run_dir: Path, why: str) -> None:
-    """Cancel a run that never began, or stop it, if that is what it was asked to."""
+    """Cancel a run that is not under way, or stop it, if that is what it was asked to."""
     record = records.read(run_dir)
+    if record.attempts:  # it was, and waited to go on
+        close_asked(run_dir, record, _why_canceled(run_dir, why.removesuffix(" before it began")))
+        return
     stopped = recording.stop_reason(RunPaths(run_dir))
     record.status, record.ended = records.CANCELED if stopped is None else records.STOPPED, records.now()
     kind = "Canceled" if stopped is None else "Stopped"

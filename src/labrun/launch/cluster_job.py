@@ -30,13 +30,13 @@ def main(manifest_path: str) -> int:
     """Carry out this job's part of the manifest; the exit code."""
     manifest = json.loads(Path(manifest_path).read_text(encoding="utf-8"))
     sys.path[:] = [*manifest["path"], *sys.path] if manifest["own_python"] else manifest["path"]
-    runs = manifest["jobs"][int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))]
+    runs = manifest["jobs"][int(os.environ["SLURM_ARRAY_TASK_ID"]) if len(manifest["jobs"]) > 1 else 0]
     ranks, rank = int(os.environ.get("SLURM_NTASKS", "1")), int(os.environ.get("SLURM_PROCID", "0"))
     if ranks > 1:
         meet(rank, ranks)
         if rank:
             return take_part(runs[0], rank)
-    return Supervisor(manifest, [Path(run) for run in runs]).supervise()
+    return Supervisor(manifest, [Path(run) for run in runs], ranks).supervise()
 
 
 def job_id() -> str:
@@ -87,10 +87,11 @@ class Supervisor:
     Args:
         manifest: what the submitter wrote.
         runs: this job's runs.
+        ranks: the processes of its run, if it has several.
     """
 
-    def __init__(self, manifest: dict[str, Any], runs: list[Path]) -> None:
-        self.manifest, self.runs, self.job = manifest, runs, job_id()
+    def __init__(self, manifest: dict[str, Any], runs: list[Path], ranks: int = 1) -> None:
+        self.manifest, self.runs, self.ranks, self.job = manifest, runs, ranks, job_id()
         self.signaled: signal.Signals | None = None
         self.began = time.time()
         self.due: float | None = None
@@ -99,9 +100,10 @@ class Supervisor:
         """How long the logs of a run's other processes were before this attempt."""
 
     def supervise(self) -> int:
-        """Run the runs; returns 0, or 1 if one of them failed."""
+        """Run the runs; returns 0, or 1 if one of them failed, or if its other processes would wait for ever."""
         from labrun.launch.compute import needs, visible_gpus
-        from labrun.launch.pool import LocalPool, slot_gpus
+        from labrun.launch.places import Places
+        from labrun.launch.pool import LocalPool
         from labrun.launch.slurm_jobs import newest_submission
         from labrun.runs import record as records
         from labrun.runs.recording import JOB_VARIABLE
@@ -116,19 +118,17 @@ class Supervisor:
         newest = newest_submission(Path(self.manifest["ledger"]))
         mine = [run for run in self.runs if self._is_mine(run, newest)]
         if not mine:
-            return 0
+            return int(self.ranks > 1)  # srun ends the others then
         alone, limit = len(self.runs) == 1, self.manifest["timeout_min"]
-        gpus: list[str] = []
-        if self.manifest["gpus_per_run"] and len(self.runs) > 1:
-            gpus = slot_gpus(visible_gpus(), self.manifest["gpus_per_run"], self.manifest["runs_per_gpu"])
-        parallel = self.manifest["parallel"]
+        gpus = visible_gpus() if self.manifest["gpus_per_run"] and len(self.runs) > 1 else None
+        places = Places(self.manifest["parallel"], gpus=gpus, share=self.manifest["runs_per_gpu"])
         if alone:
             self.others = {output: output.stat().st_size for output in mine[0].glob("driver.*.log")}
-        pool = LocalPool(self.manifest["path"], self.manifest["preload"], parallel, gpus,
+        pool = LocalPool(self.manifest["path"], self.manifest["preload"], places,
                          python=sys.executable if self.manifest["own_python"] else None, in_job=True)  # fmt: skip
         for run in mine:
             # a run that has the job to itself is not killed at its limit by the pool, but goes on from its checkpoint
-            pool.submit(run, needs(records.read(run), alone=alone))
+            pool.submit(run, needs(records.read(run), alone=alone, once=self.ranks > 1))
         while pool.busy:
             if alone and limit is not None and self.due is None and records.read(mine[0]).status == records.RUNNING:
                 self.due = time.time() + 60 * limit
@@ -141,7 +141,8 @@ class Supervisor:
         pool.close()
         if alone:
             self._tell_of_others(mine[0])
-        return int(any(records.read(run).status == records.FAILED for run in mine))
+        left = {records.read(run).status for run in mine}
+        return int(records.FAILED in left or (self.ranks > 1 and left != {records.COMPLETED}))
 
     def _note(self, number: int, frame: object) -> None:
         self.signaled = signal.Signals(number)

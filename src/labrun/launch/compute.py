@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,13 +39,16 @@ class Needs:
     """The nodes `dataset` and `datastore` of its config, by which a pool sees that several runs read the same."""
 
 
-def needs(record: Record, environment: Mapping[str, str] | None = None, alone: bool = False) -> Needs:
+def needs(
+    record: Record, environment: Mapping[str, str] | None = None, alone: bool = False, once: bool = False
+) -> Needs:
     """What one run needs, from its config.
 
     Args:
         record: the run's.
         environment: its variables; records do not hold them. By default they are looked up, by name, in this process.
         alone: it has a cluster's job to itself, which the cluster ends in time.
+        once: whoever carries it out cannot try it again by itself.
     """
     compute = record.config["compute"]
     if environment is None:
@@ -56,7 +59,7 @@ def needs(record: Record, environment: Mapping[str, str] | None = None, alone: b
         gpus=compute["gpus_per_run"],
         timeout_s=None if alone or compute["timeout_min"] is None else 60 * compute["timeout_min"],
         mem_gb=compute["mem_gb"],
-        retries=compute["retries"],
+        retries=0 if once else compute["retries"],
         environment=environment,
         pictures=report == "all" or (report == "auto" and record.sweep is None),
         data={key: record.config[key] for key in ("dataset", "datastore")} if record.config.get("dataset") else None,
@@ -110,9 +113,18 @@ def memory_gb() -> float:
 def visible_gpus() -> list[str]:
     """The GPUs that the caller may use, as CUDA_VISIBLE_DEVICES names them; found without loading torch."""
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if listed is not None:
-        return [entry.strip() for entry in listed.split(",") if entry.strip() not in ("", "-1")]
-    return [index for index, _ in gpu_names()]
+    if listed is None:
+        return [index for index, _ in gpu_names()]
+    found = []
+    there = {index for index, _ in gpu_names()}
+    for entry in map(str.strip, listed.split(",")):
+        # As CUDA reads it: what is no device ends the list. Names other than numbers are looked up by CUDA alone.
+        if entry.lower() in ("", "-1", "nodevfiles", "none", "void") or (
+            there and entry.isdigit() and entry not in there
+        ):
+            break
+        found.append(entry)
+    return found
 
 
 def gpu_names() -> list[tuple[str, str]]:
@@ -172,7 +184,7 @@ def _local_problems(compute: Mapping[str, Any], where: str) -> Iterable[str]:
     for key in SLURM_ONLY:
         if compute[key] != getattr(DEFAULTS, key):
             yield f"compute.{key}={compute[key]}: only compute=slurm and compute=slurm_gpu know it"
-    for key in POOL_ONLY if where == "inline" else ():
+    for key in (*POOL_ONLY, "max_parallel") if where == "inline" else ():
         if compute[key] != getattr(DEFAULTS, key):
             yield f"compute.{key}={compute[key]}: an inline run has no supervisor; choose compute=local"
 
@@ -247,12 +259,25 @@ def _minutes(limit: str) -> float | None:
     return float(int(days or 0) * 1440 + seconds / 60)
 
 
-def chosen_partition(compute: Mapping[str, Any]) -> Partition | None:
-    """The partition that a job would go to: as named, or the cluster's default."""
-    for one in partitions():
-        if one.name == compute["partition"] or (compute["partition"] is None and one.default):
-            return one
-    return None
+def chosen_partition(compute: Mapping[str, Any], there: Sequence[Partition] | None = None) -> Partition | None:
+    """The partition that a job would go to: as named, or the cluster's default; of several names what any of them has.
+
+    None: there is none of that name, or no default.
+    """
+    there = partitions() if there is None else there
+    named = compute["partition"] or os.environ.get("SBATCH_PARTITION")
+    if named is None:
+        return next((one for one in there if one.default), None)
+    names = [name.strip() for name in str(named).split(",")]
+    chosen = [one for one in there if one.name in names]
+    if len(chosen) < len(set(names)):
+        return None
+    limits = [one.limit_min for one in chosen]
+    return Partition(
+        ",".join(names), False, any(one.up for one in chosen), max(one.nodes for one in chosen),
+        max(one.cpus for one in chosen), max(one.memory_gb for one in chosen), max(one.gpus for one in chosen),
+        None if None in limits else max(limit for limit in limits if limit is not None),
+    )  # fmt: skip
 
 
 def longest_min(compute: Mapping[str, Any]) -> float:
@@ -261,20 +286,39 @@ def longest_min(compute: Mapping[str, Any]) -> float:
     return 365 * 24 * 60 if one is None or one.limit_min is None else one.limit_min
 
 
-@functools.cache
-def walls_min() -> frozenset[float]:
-    """The limits of time of the cluster's qualities of service and of the caller's accounts; none without accounting.
+def walls_min(compute: Mapping[str, Any]) -> set[float]:
+    """The limits of time that accounting sets for such a job: of its quality of service and of the caller's accounts.
 
-    Which of them apply to a job only Slurm knows: they serve to stay below one that was meant.
+    Which of them is enforced only Slurm knows: they serve to stay below one that was meant. None without accounting.
     """
+    qualities, rows = _accounting()
+    mine = [row for row in rows if row[1] in ("", getpass.getuser())]
+    accounts = {row[0] for row in mine if row[1]} if compute["account"] is None else {compute["account"]}
+    mine = [row for row in mine if row[0] in accounts]
+    named = {compute["qos"]} if compute["qos"] is not None else {row[3] for row in mine if row[1]} - {""} or {"normal"}
+    partition = chosen_partition(compute)
+    if partition is not None:
+        found = re.search(r"\bQoS=(\S+)", ask(["scontrol", "show", "partition", partition.name.split(",")[0]]) or "")
+        named |= {found[1]} if found else set()
+    limits = [qualities.get(name, "") for name in named] + [row[2] for row in mine]
+    return {limit for limit in map(_minutes, limits) if limit}
+
+
+@functools.cache
+def _accounting() -> tuple[dict[str, str], list[list[str]]]:
+    """Each quality of service with its limit of time; account, user, limit and default quality of each association."""
     asked = ["sacctmgr", "-n", "-P", "show"]
-    limits = [line.strip() for line in (ask([*asked, "qos", "format=MaxWall"]) or "").splitlines()]
-    listed = (ask([*asked, "assoc", "format=Account,User,MaxWall"]) or "").splitlines()
-    rows = [line.strip().split("|") for line in listed if line.count("|") == 2]
-    me = getpass.getuser()
-    accounts = {account for account, user, _ in rows if user == me}
-    limits += [limit for account, user, limit in rows if account in accounts and user in ("", me)]
-    return frozenset(limit for limit in map(_minutes, limits) if limit)
+    listed = (ask([*asked, "qos", "format=Name,MaxWall"]) or "").splitlines()
+    qualities = dict(line.strip().split("|") for line in listed if line.count("|") == 1)
+    listed = (ask([*asked, "assoc", "format=Account,User,MaxWall,DefaultQOS"]) or "").splitlines()
+    return qualities, [line.strip().split("|") for line in listed if line.count("|") == 3]
+
+
+@functools.cache
+def largest_array() -> int:
+    """How many jobs an array may have, at most 1,000."""
+    found = re.search(r"MaxArraySize\s*=\s*(\d+)", ask(["scontrol", "show", "config"]) or "")
+    return max(1, min(1000, int(found[1]) if found else 1000))
 
 
 def _slurm_problems(compute: Mapping[str, Any]) -> Iterable[str]:
@@ -282,7 +326,7 @@ def _slurm_problems(compute: Mapping[str, Any]) -> Iterable[str]:
     listed = "; ".join(describe(one) for one in there)
     if compute["partition"] is None and "partition" in compute["extra"]:
         yield "compute.extra.partition: say compute.partition"
-    one = chosen_partition(compute)
+    one = chosen_partition(compute, there)
     if one is None:
         given = "null" if compute["partition"] is None else repr(compute["partition"])
         why = "the cluster has no default partition" if compute["partition"] is None else "there is no such partition"
@@ -310,6 +354,7 @@ def _slurm_problems(compute: Mapping[str, Any]) -> Iterable[str]:
     if (compute["nodes"] > 1 or ranks > 1) and compute["runs_per_job"] > 1:
         yield "compute.runs_per_job: a run over several nodes or tasks has a job of its own"
     own = {"job-name", "array", "output", "error", "signal", "comment", "open-mode", "nodes", "time", "requeue"}
+    own |= {"ntasks", "ntasks-per-node", "test-only"}
     for key in compute["extra"]:
         name = str(key).replace("_", "-").lstrip("-")
         if name in own | {"no-requeue", "parsable", "wait", "wrap"}:
@@ -338,11 +383,34 @@ def _refused_by_sbatch(compute: Mapping[str, Any]) -> Iterable[str]:
     for key, value in compute["extra"].items():
         asked[f"compute.extra.{key}={'null' if value is None else value}"] = sbatch_options({key: value})
     together = {name: value for options in asked.values() for name, value in options.items()}
-    if not together or not _refusal(compute, together):
+    if not together:
         return
-    for told, options in asked.items():
-        if said := _refusal(compute, options):
-            yield f"{told}: sbatch refuses it: {said}"
+    whole = {**_basic_options(compute), **together}
+    said = _refusal(compute, whole)
+    if not said:
+        return
+    alone = [f"{told}: sbatch refuses it: {why}" for told, one in asked.items() if (why := _refusal(compute, one))]
+    if alone:
+        yield from alone
+        return
+    shown = " ".join(f"--{key}" if value is True else f"--{key}={value}" for key, value in whole.items())
+    yield f"compute.extra: sbatch refuses these together, {shown}: {said}"
+
+
+def _basic_options(compute: Mapping[str, Any]) -> dict[str, Any]:
+    """What sbatch is told of one run's needs, unless `extra` says it."""
+    options: dict[str, Any] = {
+        "nodes": compute["nodes"],
+        "ntasks-per-node": compute["tasks_per_node"],
+        "cpus-per-task": compute["cpus_per_run"],
+    }
+    if compute["mem_gb"] is not None:
+        options["mem"] = f"{round(compute['mem_gb'] * 1024)}MB"
+    if compute["gpus_per_run"]:
+        options["gpus-per-node"] = compute["gpus_per_run"]
+    if compute["timeout_min"] is not None:
+        options["time"] = whole_minutes(60 * compute["timeout_min"])
+    return options
 
 
 def _refusal(compute: Mapping[str, Any], options: Mapping[str, Any]) -> str:
@@ -350,16 +418,17 @@ def _refusal(compute: Mapping[str, Any], options: Mapping[str, Any]) -> str:
     flags = [f"--{key}" if value is True else f"--{key}={value}" for key, value in options.items()]
     partition = [] if compute["partition"] is None else [f"--partition={compute['partition']}"]
     command = ["sbatch", "--test-only", "--wrap=true", *partition, *flags]
+    outside = {name: value for name, value in os.environ.items() if not is_of_a_job(name)}
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=20.0, check=False)
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20.0, check=False, env=outside)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     lines = [line.strip() for line in answer.stderr.splitlines()] if answer.returncode else []
-    final = ["invalid", "unrecognized", "unknown", "requires an argument", "doesn't allow an argument"]
+    final = ["invalid", "unrecognized", "unknown", "requires an argument", "doesn't allow an argument", "exclusive"]
     if _all_up(compute):
         final.append("configuration is not available")
     refused = [line for line in lines if any(word in line.lower() for word in final)]
-    return re.sub("^(sbatch: |error: |allocation failure: )*", "", refused[0]) if refused else ""
+    return re.sub("^(sbatch: |error: |fatal: |allocation failure: )*", "", refused[0]) if refused else ""
 
 
 def _all_up(compute: Mapping[str, Any]) -> bool:
@@ -373,6 +442,11 @@ def describe(one: Partition) -> str:
     """A partition in a few words."""
     gpus = f", {one.gpus} GPUs" if one.gpus else ""
     return f"{one.name} ({one.nodes} nodes of up to {one.cpus} cores, {one.memory_gb:.1f} GB{gpus})"
+
+
+def is_of_a_job(variable: str) -> bool:
+    """Whether a variable tells of a cluster's job that this process is in itself: no job of its own may inherit it."""
+    return variable.startswith(("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")) and variable != "SLURM_CONF"
 
 
 def whole_minutes(seconds: float) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 
 def conf_dir() -> Path:
@@ -27,6 +28,21 @@ def groups() -> dict[str, dict[str, str]]:
             if shown:
                 found.setdefault(group, {})[path.stem] = _first_comment(path)
     return dict(sorted(found.items()))
+
+
+def option(group: str, name: str) -> dict[str, Any]:
+    """What a config file says itself, without what it builds on; nothing if it cannot be read."""
+    import yaml
+
+    for folder in (user_conf_dir(), conf_dir()):
+        path = folder / group / f"{name}.yaml" if folder else None
+        if path is not None and path.is_file():
+            try:
+                content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            except yaml.YAMLError:
+                return {}
+            return content if isinstance(content, dict) else {}
+    return {}
 
 
 def _first_comment(path: Path) -> str:

@@ -29,7 +29,8 @@ from submitit.core.job_environment import JobEnvironment
 from labrun.errors import LabrunError
 from labrun.launch import compute as computes
 from labrun.launch.forkserver import Channel
-from labrun.launch.pool import RESTARTS, memory_gb, slot_gpus
+from labrun.launch.places import Place, Places
+from labrun.launch.pool import RESTARTS, memory_gb
 from labrun.runs import recording
 
 PENDING, RUNNING, FINISHED, CANCELLED = "PENDING", "RUNNING", "FINISHED", "CANCELLED"
@@ -60,12 +61,15 @@ class _Call:
     state: str = PENDING
     reason: str = ""
     pid: int | None = None
-    slot: int = 0
+    place: Place | None = None
     began: float = 0.0
     asked_at: float | None = None
     timeout_s: float | None = None
     mem_gb: float | None = None
     cpus: int = 1
+    gpus: int = 0
+    joined: bool = False
+    """Whether its standard error goes where its standard output does."""
     done: threading.Event = field(default_factory=threading.Event)
 
 
@@ -76,12 +80,11 @@ class CallPool:
 
     Args:
         modules: imported once, ahead of the calls.
-        parallel: calls at once.
-        gpus: the devices for each slot, or none: then the caller's are left as they are.
+        places: what the calls share.
     """
 
-    def __init__(self, modules: Sequence[str], parallel: int, gpus: Sequence[str] = ()) -> None:
-        self._modules, self.parallel, self._gpus = list(modules), parallel, list(gpus)
+    def __init__(self, modules: Sequence[str], places: Places) -> None:
+        self._modules, self.places = list(modules), places
         self._calls: dict[str, _Call] = {}
         self._queue: deque[_Call] = deque()
         self._wake_read, self._wake_write = os.pipe()
@@ -120,8 +123,7 @@ class CallPool:
                 return
             if call in self._queue:
                 self._queue.remove(call)
-                call.state = CANCELLED
-                call.done.set()
+                self._close(call, CANCELLED)
             elif call.asked_at is None:
                 call.asked_at, call.reason = time.monotonic(), CANCELLED
                 self._signal(call, signal.SIGINT)
@@ -152,8 +154,7 @@ class CallPool:
             with self._lock:
                 for call in self._calls.values():
                     if not call.done.is_set():
-                        call.state = CANCELLED
-                        call.done.set()
+                        self._close(call, CANCELLED)
 
     def _talk(self) -> None:
         while not self._ending and not self._is_broken:
@@ -171,20 +172,31 @@ class CallPool:
                     self._hold_to_limits()
                     self._fill()
 
+    def _close(self, call: _Call, state: str) -> None:
+        """A call has ended, or will not begin."""
+        call.state = state
+        if call.place is not None:
+            self.places.leave(call.place)
+            call.place = None
+        call.done.set()
+
     def _active(self) -> list[_Call]:
         return [call for call in self._calls.values() if call.state == RUNNING]
 
     def _fill(self) -> None:
-        active = self._active()
-        while self._ready and self._queue and len(active) < self.parallel:
-            call = self._queue.popleft()
-            call.slot = min(set(range(self.parallel)) - {other.slot for other in active})
+        while self._ready and self._queue:
+            call = self._queue[0]
+            call.place = self.places.take(call.cpus, call.gpus)
+            if call.place is None:
+                break
+            self._queue.popleft()
             call.state, call.began = RUNNING, time.monotonic()
-            environment = {"CUDA_VISIBLE_DEVICES": self._gpus[call.slot % len(self._gpus)]} if self._gpus else {}
-            message = {"run": call.job_id, "call": str(call.folder), "environment": environment, "threads": call.cpus}
+            message = {
+                "run": call.job_id, "call": str(call.folder), "environment": call.place.environment,
+                "threads": call.cpus, "joined": call.joined,
+            }  # fmt: skip
             with contextlib.suppress(OSError):  # a dead server is noticed when the next answer is read
                 self._channel.send(message)
-            active.append(call)
 
     def _hear(self, message: dict[str, Any]) -> None:
         if "ready" in message:
@@ -205,8 +217,8 @@ class CallPool:
             call.reason = f"ended with exit code {os.waitstatus_to_exitcode(status)}"
         if not status and not utils.JobPaths(call.folder, call.job_id).result_pickle.exists():
             status, call.reason = 1, "its process ended before it was done"
-        call.state = CANCELLED if call.reason == CANCELLED else FINISHED if not status else f"FAILED ({call.reason})"
-        call.done.set()
+        failed = f"FAILED ({call.reason})" if status else FINISHED
+        self._close(call, CANCELLED if call.reason == CANCELLED else failed)
 
     def _server_died(self) -> None:
         self._restarts += 1
@@ -221,11 +233,9 @@ class CallPool:
         if not self._is_broken:
             self._start_server()
 
-    @staticmethod
-    def _fail(call: _Call) -> None:
+    def _fail(self, call: _Call) -> None:
         if not call.done.is_set():
-            call.state = "FAILED (its fork server died)"
-            call.done.set()
+            self._close(call, "FAILED (its fork server died)")
 
     def _hold_to_limits(self) -> None:
         for call in self._active():
@@ -335,38 +345,38 @@ class LabrunExecutor(core.PicklingExecutor):  # type: ignore[misc]
         for key in ("nodes", "tasks_per_node"):
             if kwargs.get(key, 1) not in (1, None):
                 raise ValueError(f"the local pool runs one task on one node: {key}={kwargs[key]}")
+        late = [key for key in ("modules", "runs_per_gpu") if key in kwargs and kwargs[key] != self.parameters.get(key)]
+        if late and self._pool is not None:
+            raise RuntimeError(f"{' and '.join(late)}: set before the first submission, which starts the pool")
         super()._internal_update_parameters(**kwargs)
-        if self._pool is not None:
-            raise RuntimeError("parameters are set before the first submission")
 
     def _internal_process_submissions(self, delayed_submissions: Iterable[utils.DelayedSubmission]) -> list[Any]:
         parameters = self.parameters
+        visible = computes.visible_gpus()
+        gpus, cpus = parameters.get("gpus_per_node") or 0, parameters.get("cpus_per_task") or 1
+        memory, minutes = parameters.get("mem_gb"), parameters.get("timeout_min")
+        if gpus > len(visible):
+            raise ValueError(f"gpus_per_node={gpus}: visible here are {', '.join(visible) or 'none'}")
+        if cpus > computes.cores():
+            raise ValueError(f"cpus_per_task={cpus}: this machine has {computes.cores()} cores")
+        if memory is not None and memory > computes.memory_gb():
+            raise ValueError(f"mem_gb={memory:g}: this machine has {computes.memory_gb():.1f} GB of memory")
+        most = parameters.get("max_parallel")
         if self._pool is None:
-            wanted = parameters.get("gpus_per_node") or 0
-            visible = computes.visible_gpus() if wanted else []
-            if wanted > len(visible):
-                raise ValueError(f"gpus_per_node={wanted}: visible here are {', '.join(visible) or 'none'}")
-            gpus = slot_gpus(visible, wanted, parameters.get("runs_per_gpu") or 1)
-            cpus = parameters.get("cpus_per_task") or 1
-            if cpus > computes.cores():
-                raise ValueError(f"cpus_per_task={cpus}: this machine has {computes.cores()} cores")
-            memory = parameters.get("mem_gb")
-            if memory is not None and memory > computes.memory_gb():
-                raise ValueError(f"mem_gb={memory:g}: this machine has {computes.memory_gb():.1f} GB of memory")
-            parallel = parameters.get("max_parallel") or len(gpus) or max(1, computes.cores() // cpus)
-            self._pool = CallPool(parameters.get("modules") or (), parallel, gpus)
+            share = parameters.get("runs_per_gpu") or 1
+            self._pool = CallPool(parameters.get("modules") or (), Places(1, computes.cores(), visible, share))
+        self._pool.places.limit(most or sys.maxsize, None if most else computes.cores())
         jobs = []
         for delayed in delayed_submissions:
-            delayed.set_timeout(parameters.get("timeout_min") or 0, self.max_num_timeout)
+            delayed.set_timeout(minutes or 0, self.max_num_timeout)
             job = LabrunJob(folder=self.folder, job_id=uuid.uuid4().hex[:12], tasks=[0])
             job._pool = self._pool
             job.paths.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             delayed.dump(job.paths.submitted_pickle)
-            minutes = parameters.get("timeout_min")
             self._pool.submit(
                 _Call(
-                    self.folder, job.job_id, timeout_s=None if not minutes else 60 * minutes,
-                    mem_gb=parameters.get("mem_gb"), cpus=parameters.get("cpus_per_task") or 1,
+                    self.folder, job.job_id, timeout_s=None if not minutes else 60 * minutes, mem_gb=memory,
+                    cpus=cpus, gpus=gpus, joined=bool(parameters.get("stderr_to_stdout")),
                 )
             )  # fmt: skip
             jobs.append(job)

@@ -84,8 +84,11 @@ class Spare:
         def wait() -> dict[str, Any]:
             channel = Channel(theirs)
             messages: list[dict[str, Any]] = []
-            while not messages:
-                messages = channel.receive() or os._exit(0)
+            while not messages:  # a long one comes in parts
+                received = channel.receive()
+                if received is None:
+                    os._exit(0)
+                messages = received
             theirs.close()
             return messages[0]
 
@@ -321,17 +324,21 @@ def fork(said: Callable[[], dict[str, Any]], own_group: bool, closed: Sequence[i
 
 def child(message: dict[str, Any]) -> int:
     """One run, in a process of its own; what it prints goes to its `driver.log`."""
+    told = os.environ.get(THREAD_VARIABLES[0])
     os.environ.update(message["environment"])
     if "call" in message:
-        return call(message["call"], message["run"], int(message["threads"]))
+        return call(message["call"], message["run"], int(message["threads"]), bool(message.get("joined")))
     run_dir = message["run"]
     print_to(*[os.path.join(run_dir, "driver.log")] * 2)
     from labrun.launch import inside, threads
 
-    if os.environ.get(THREAD_VARIABLES[0]) != str(message["threads"]):
-        threads.limit_threads(int(message["threads"]))
+    own = message["environment"].get(THREAD_VARIABLES[0], "")  # what a person says comes first
+    count = int(own) if own.isdigit() and int(own) else int(message["threads"])
+    if told != str(count):
+        threads.limit_threads(count)
+        os.environ.update(message["environment"])
     else:
-        threads.limit_torch(int(message["threads"]))
+        threads.limit_torch(count)
     if message.get("gather"):
         return inside.gather(run_dir, str(message["gather"]))
     return inside.run(run_dir, bool(message["pictures"]))
@@ -348,8 +355,15 @@ def print_to(out: str, err: str) -> None:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
 
-def call(folder: str, job: str, threads: int) -> int:
-    """One call of a pickled function, as submitit's own executors do it; the exit code."""
+def call(folder: str, job: str, threads: int, joined: bool) -> int:
+    """One call of a pickled function, as submitit's own executors do it; the exit code.
+
+    Args:
+        folder: the executor's.
+        job: its id.
+        threads: how many the libraries may use.
+        joined: standard error goes where standard output does.
+    """
     os.environ.update(SUBMITIT_EXECUTOR="labrun", SUBMITIT_FOLDER=folder, SUBMITIT_LABRUN_JOB_ID=job)
     from submitit.core.submission import process_job
     from submitit.core.utils import JobPaths
@@ -358,9 +372,11 @@ def call(folder: str, job: str, threads: int) -> int:
     from labrun.launch.executor import check_own
 
     paths = JobPaths(folder, job)
-    print_to(str(paths.stdout), str(paths.stderr))
+    print_to(str(paths.stdout), str(paths.stdout if joined else paths.stderr))
     check_own(paths.submitted_pickle)
     limits.limit_threads(threads)
+    if "numpy.random" in sys.modules:  # unseeded, each draws its own numbers, as in interpreters of their own
+        sys.modules["numpy.random"].seed()
     let_workers_be_ended()
     try:
         process_job(folder)

@@ -25,8 +25,7 @@ from omegaconf.resolvers import oc
 from labrun import execute, schema
 from labrun.errors import ConfigError
 from labrun.launch import environments, inputs, objective, scripts, snapshot
-from labrun.launch.compute import HIDDEN
-from labrun.launch.hydra_files import hide_environment, top_key
+from labrun.launch.hydra_files import by_name, hide_environment, top_key
 from labrun.runs import record as records
 from labrun.runs import recording, store
 from labrun.runs.record import Record, RunPaths
@@ -188,9 +187,7 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, ar
         ConfigError, RecordError: mistakes in the config; a run it refers to does not exist.
     """
     kept, parent = settled(config, overrides, root, around.pinned)
-    kept["compute"]["environment"] = {
-        name: value if "${" in str(value) else HIDDEN for name, value in kept["compute"]["environment"].items()
-    }
+    kept["compute"]["environment"] = by_name(kept["compute"]["environment"])
     # How the sweep went on is no part of the run: the command that repeats it must not go on with a sweep.
     overrides = [override for override in hide_environment(overrides) if top_key(override) != "sweep"]
     code = around.code
@@ -205,6 +202,7 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, ar
         config=kept,
         overrides=overrides,
         command=shlex.join(["labrun", *overrides]),
+        settings=execute.settings_digest(kept),
         parent=parent,
         tags=_tags(kept["tags"]),
         notes=kept["notes"],

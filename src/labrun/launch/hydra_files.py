@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,41 @@ from labrun.errors import RecordError
 from labrun.launch.compute import HIDDEN
 from labrun.runs import record as records
 
+REFERENCE = re.compile(r"""(["']?)\$\{oc\.env:\s*\w+\s*\}\1""")
+"""One variable of the environment, and nothing else: no default, which would be a value of its own."""
+
 
 def hide_environment(overrides: Sequence[str]) -> list[str]:
-    """Overrides as records hold them: variables for the runs by name only."""
-    pattern = re.compile(r"^([+~]*compute\.environment(?:\.[^=]+)?)=(?!.*\$\{)(.*)$", re.DOTALL)
-    return [pattern.sub(rf"\1={HIDDEN}", override) for override in overrides]
+    """Overrides as records hold them: variables for the runs by name only, or as a reference to the environment."""
+    return [
+        with_variables(text, lambda name, value: value if REFERENCE.fullmatch(value) else HIDDEN) for text in overrides
+    ]
+
+
+def with_variables(override: str, change: Callable[[str, str], str]) -> str:
+    """An override, the values of those variables changed that it gives to the runs; any other as it is.
+
+    Args:
+        override: as it was typed.
+        change: gives the new value for a name and a value; the name is empty where several are given as one.
+    """
+    key, equals, value = override.partition("=")
+    path = key.lstrip("+~").split(".")
+    if not equals or path[0] != "compute" or path[1:2] not in ([], ["environment"]):
+        return override
+    if len(path) == 1 and not (value.lstrip().startswith("{") and "environment" in value):
+        return override
+    return f"{key}={change('.'.join(path[2:]), value.strip())}"
+
+
+def quoted(text: str) -> str:
+    """A text as Hydra's grammar takes any."""
+    return "'" + re.sub(r"(\\*)('|\Z)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text) + "'"
+
+
+def by_name(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Variables for the runs as records hold them; see `hide_environment`."""
+    return {name: value if REFERENCE.fullmatch(str(value)) else HIDDEN for name, value in environment.items()}
 
 
 def top_key(override: str) -> str:
@@ -37,7 +67,7 @@ def texts(config: DictConfig, of_sweep: bool = False) -> dict[str, str]:
     own = {str(key): _unresolved(config._get_node(key)) for key in config if key != "hydra"}
     hydra = _unresolved(config.hydra)
     environment = (own.get("compute") or {}).get("environment") or {}
-    own.get("compute", {})["environment"] = {k: v if "${" in str(v) else HIDDEN for k, v in environment.items()}
+    own.get("compute", {})["environment"] = by_name(environment)
     typed = hydra["overrides"]["task"]
     hidden = hide_environment(typed)
     for before, after in zip(typed, hidden, strict=True):

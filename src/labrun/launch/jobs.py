@@ -6,6 +6,7 @@ takes the lease and has an executor run what is not finished. Another controller
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -23,12 +24,16 @@ from labrun.launch import closing, inside, threads
 from labrun.launch import compute as computes
 from labrun.launch.compute import Needs
 from labrun.launch.lease import Lease, OvertakenError
-from labrun.launch.pool import LocalPool, Server, slot_gpus
+from labrun.launch.places import Places
+from labrun.launch.pool import LocalPool, Server
 from labrun.runs import record as records
 from labrun.runs import store
 from labrun.runs.record import Record
 
 log = logging.getLogger(__name__)
+
+
+SUBMITTED = "submitted"
 
 
 class Executor(Protocol):
@@ -102,8 +107,11 @@ class Plan:
     name: str
     tracking: dict[str, Any]
     parallel: int = 1
+    cores: int | None = None
+    """Those that the runs share, unless `compute.max_parallel` says how many there are at once."""
     python: str | None = None
     gpus_per_run: int = 0
+    """As many as any of the runs needs."""
     runs_per_gpu: int = 1
     max_failures: int | None = None
     draws: bool = False
@@ -127,6 +135,19 @@ class Plan:
 def state_folder(folder: Path) -> Path:
     """What labrun keeps of the launch of a folder's runs."""
     return folder / ".launch"
+
+
+def note_submitted(folder: Path) -> None:
+    """Every run of the plan has its record now."""
+    with contextlib.suppress(OSError):
+        (state_folder(folder) / SUBMITTED).touch()
+
+
+def never_submitted(folder: Path, plan: Plan) -> int:
+    """How many runs of a plan have no record since whoever submitted them was killed; removed ones do not count."""
+    if plan.command is not None or (state_folder(folder) / SUBMITTED).exists():
+        return 0
+    return sum(not (folder / name / "run.json").exists() for name in plan.runs)
 
 
 def read_plan(folder: Path) -> Plan:
@@ -170,11 +191,9 @@ def executor(plan: Plan, folder: Path, count: int, server: Server | None = None)
         return SlurmPool(settings)
     if plan.target == "inline":
         return Inline(plan)
-    gpus = slot_gpus(computes.visible_gpus() if plan.gpus_per_run else [], plan.gpus_per_run, plan.runs_per_gpu)
-    parallel = min(plan.parallel, count, len(gpus) or plan.parallel)
-    return LocalPool(
-        plan.path, plan.preload, parallel, gpus, python=plan.python, cwd=plan.cwd, server=server, draws=plan.draws
-    )
+    gpus = computes.visible_gpus() if plan.gpus_per_run else None
+    places = Places(min(plan.parallel, count), plan.cores, gpus, plan.runs_per_gpu)
+    return LocalPool(plan.path, plan.preload, places, python=plan.python, cwd=plan.cwd, server=server, draws=plan.draws)
 
 
 class Inline:

@@ -68,7 +68,10 @@ def ending(record: Record) -> str:
     """How a run ended, in one line."""
     by = objective.of(record.config)[0].metric
     value = record.metrics.get(by)
-    shown = f"{by} {report.number(value)}" if isinstance(value, float) else record.reason
+    if isinstance(value, float) and record.status != records.FAILED:
+        shown = f"{by} {report.number(value)}"
+    else:
+        shown = record.reason
     took = "" if record.duration_s is None else f"{record.duration_s} s"
     return "  ".join(filter(None, [record.status, took, shown, f"[{' '.join(record.overrides)}]"]))
 

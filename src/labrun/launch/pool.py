@@ -36,7 +36,8 @@ from labrun.launch.closing import (
 )
 from labrun.launch.compute import Needs
 from labrun.launch.forkserver import Channel
-from labrun.runs import pictures, recording, report
+from labrun.launch.places import Place, Places
+from labrun.runs import context, pictures, recording, report
 from labrun.runs import record as records
 from labrun.runs.record import RunPaths
 
@@ -56,8 +57,8 @@ SUSPECT = 3
 class _Running:
     run_dir: Path
     needs: Needs
+    place: Place
     pid: int | None = None
-    slot: int = 0
     began: float = field(default_factory=time.monotonic)
     asked_at: float | None = None
     """When it was asked to stop."""
@@ -112,8 +113,7 @@ class LocalPool:
     Args:
         path: where the runs' processes import from.
         preload: targets to import ahead of the runs.
-        parallel: runs at once.
-        gpus: the devices for each of the slots, or none: then the caller's devices are left as they are.
+        places: what the runs share.
         python: the runs' interpreter; its own packages come after `path`.
         cwd: the runs' working folder; the caller's by default.
         server: one that is starting already; else the first submission starts one.
@@ -122,12 +122,12 @@ class LocalPool:
     """
 
     def __init__(
-        self, path: Sequence[str], preload: Sequence[str], parallel: int, gpus: Sequence[str] = (),
+        self, path: Sequence[str], preload: Sequence[str], places: Places,
         python: str | None = None, in_job: bool = False, cwd: str | None = None,
         server: Server | None = None, draws: bool = False,
     ) -> None:  # fmt: skip
         self._draws = draws
-        self._path, self._preload, self.parallel, self._gpus = list(path), list(preload), parallel, list(gpus)
+        self._path, self._preload, self._places = list(path), list(preload), places
         self._python, self._in_job, self._cwd = python, in_job, cwd
         self._leaving = False
         self._tries: dict[Path, int] = {}
@@ -251,9 +251,9 @@ class LocalPool:
     def drop(self) -> list[Path]:
         """Kill what still runs and forget it: its record is the caller's to close."""
         dropped = list(self._running.values())
-        self._running.clear()
         for running in dropped:
-            _signal(running, signal.SIGKILL, alone=self._in_job)
+            self._forget(running)
+            self._kill(running)
             wait_gone(running.run_dir)
         return [running.run_dir for running in dropped]
 
@@ -266,7 +266,7 @@ class LocalPool:
                 request(running.run_dir, why.replace(" before it began", ""))
             running.canceled = True
             if at_once:
-                _signal(running, signal.SIGKILL, alone=self._in_job)
+                self._kill(running)
             else:
                 self._ask(running)
 
@@ -286,20 +286,27 @@ class LocalPool:
         self._held.clear()
 
     def _fill(self) -> None:
-        while self._ready and self._queue and len(self._running) < self.parallel:
-            if is_asked_to_end(self._queue[0][0]):
-                self.cancel(self._queue[0][0])
+        while self._ready and self._queue:
+            run_dir, needs = self._queue[0]
+            if is_asked_to_end(run_dir):
+                self.cancel(run_dir)
                 continue
-            if self._running and any(self._is_suspect(one) for one in (*self._running, self._queue[0][0])):
+            if not self._places.carries(needs.cpus, needs.gpus):
+                self._queue.popleft()
+                why = f"it needs {needs.gpus} GPUs, and so many are not visible here"
+                close(run_dir, records.read(run_dir), records.FAILED, "NoDevice", why)
+                self._canceled.append(run_dir)
+                continue
+            if self._running and any(self._is_suspect(one) for one in (*self._running, run_dir)):
                 break
-            run_dir, needs = self._queue.popleft()
-            slot = min(set(range(self.parallel)) - {r.slot for r in self._running.values()})
-            environment = dict(needs.environment)
-            if self._gpus:
-                environment["CUDA_VISIBLE_DEVICES"] = self._gpus[slot % len(self._gpus)]
-            self._running[run_dir] = _Running(run_dir, needs, slot=slot)
+            place = self._places.take(needs.cpus, needs.gpus)
+            if place is None:
+                break
+            self._queue.popleft()
+            self._running[run_dir] = _Running(run_dir, needs, place)
             message = {
-                "run": str(run_dir), "environment": environment, "threads": needs.cpus, "pictures": needs.pictures,
+                "run": str(run_dir), "environment": {**needs.environment, **place.environment}, "threads": needs.cpus,
+                "pictures": needs.pictures,
             }  # fmt: skip
             if self._is_shared(needs.data):
                 message["data"] = needs.data
@@ -307,6 +314,11 @@ class LocalPool:
             with contextlib.suppress(OSError):  # a dead server is noticed when the next answer is read
                 self._channel.send(message)
             _touch(RunPaths(run_dir).heartbeat)
+
+    def _forget(self, running: _Running) -> None:
+        """A run's process is no more: its place is free."""
+        del self._running[running.run_dir]
+        self._places.leave(running.place)
 
     def _is_suspect(self, run_dir: Path) -> bool:
         """Whether a run may be what ends the server: it is run alone then."""
@@ -325,7 +337,7 @@ class LocalPool:
             if len(self._queue) >= MANY and self._channel is not None:
                 with contextlib.suppress(OSError):
                     self._channel.send({"many": True})
-            log.info("Imported what the runs need, once, in %s s; %d at once", message["ready"], self.parallel)
+            log.info("Imported what the runs need, once, in %s s%s", message["ready"], self._at_once())
         elif "run" in message:
             running = self._running.get(Path(str(message["run"])))
             if running is None:
@@ -339,11 +351,15 @@ class LocalPool:
                     return self._ended(running, int(str(message["status"])))
         return []
 
+    def _at_once(self) -> str:
+        """How many of the runs that wait there are at once, unless their needs differ."""
+        counts = {self._places.carries(needs.cpus, needs.gpus) for _, needs in self._queue}
+        return f"; {counts.pop()} at once" if len(counts) == 1 else ""
+
     def _ended(self, running: _Running, status: int) -> list[Path]:
-        del self._running[running.run_dir]
-        if running.pid is not None and not self._in_job:  # what it started and left behind, in its process group
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(running.pid, signal.SIGKILL)
+        self._forget(running)
+        if running.pid is not None:
+            self._end_left_behind(running.pid, running.run_dir)
         self._fill()  # before this one's book-keeping, which waits for the disk
         try:
             record = close_ended(running.run_dir, status, running.reason, running.canceled)
@@ -371,7 +387,8 @@ class LocalPool:
         if self._unready > 1:  # what it was importing ended it, say: each run imports by itself then, and tells
             self._preload = []
         interrupted = list(self._running.values())
-        self._running.clear()
+        for running in interrupted:
+            self._forget(running)
         if self._server is not None:
             self._server.close()
         ended = []
@@ -415,7 +432,7 @@ class LocalPool:
             if self._leaving:  # again: one that was just beginning may not have heard it
                 _signal(running, recording.LEAVE_SIGNAL, alone=True)
             if running.asked_at is not None and time.monotonic() - running.asked_at > GRACE_S:
-                _signal(running, signal.SIGKILL, alone=self._in_job)
+                self._kill(running)
                 # Not even forked yet: the server hangs, or reads data. It may be ended if no other run ends with it.
                 if running.pid is None and self._process is not None and not self._has_others():
                     self._process.kill()
@@ -436,26 +453,38 @@ class LocalPool:
         elif needs.mem_gb is not None and (used := memory_gb(running.pid)) > needs.mem_gb:
             running.reason = f"ended at {used:.2f} GB of memory of its own: compute.mem_gb={needs.mem_gb:g}"
         if running.reason is not None:
-            _signal(running, signal.SIGKILL, alone=self._in_job)
+            self._kill(running)
+
+    def _kill(self, running: _Running) -> None:
+        """End a run's process at once, and what it started."""
+        started: list[psutil.Process] = []
+        if self._in_job and running.pid is not None:
+            with contextlib.suppress(psutil.Error):
+                started = psutil.Process(running.pid).children(recursive=True)
+        _signal(running, signal.SIGKILL, alone=self._in_job)
+        for process in started:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+
+    def _end_left_behind(self, pid: int, run_dir: Path) -> None:
+        """End what a run's process started and did not wait for: what is in its process group.
+
+        In a cluster's job, where it has none, what carries the run's folder in its environment.
+        """
+        if not self._in_job:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+            return
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                mine = os.getsid(process.pid) == os.getsid(0) and process.ppid() != os.getpid()
+                if mine and process.environ().get(context.RUN_DIR_VARIABLE) == str(run_dir):
+                    process.kill()
 
     def _ask(self, running: _Running) -> None:
         if running.asked_at is None:
             running.asked_at = time.monotonic()
             _signal(running, signal.SIGINT, alone=self._in_job)
-
-
-def slot_gpus(visible: Sequence[str], per_run: int, share: int) -> list[str]:
-    """Which GPUs the run in each slot of a pool sees, as CUDA_VISIBLE_DEVICES takes them.
-
-    Args:
-        visible: the GPUs that may be used.
-        per_run: GPUs for each run; 0: no slot is told anything.
-        share: runs that share one, where each needs one.
-    """
-    if not per_run:
-        return []
-    groups = [",".join(visible[i : i + per_run]) for i in range(0, len(visible) - per_run + 1, per_run)]
-    return groups * (share if per_run == 1 else 1)
 
 
 def frozen_file(path: Sequence[str], name: str) -> Path:

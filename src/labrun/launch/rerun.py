@@ -57,7 +57,7 @@ def prepare(run_dir: Path, overrides: Sequence[str], new_code: bool = False) -> 
             composed[name] = _as_typed(name, composed[name])
     if isinstance(composed["trainer"].get("resume"), Mapping):
         composed["trainer"] = {**composed["trainer"], "resume": composed["trainer"]["resume"]["id"]}
-    compute = {**composed["compute"], "environment": _environment(composed["compute"]["environment"])}
+    compute = {**composed["compute"], "environment": _environment(composed["compute"]["environment"], overrides)}
     if compute["target"] in ("auto", "inline"):
         compute["target"] = "local"
     composed["compute"] = compute
@@ -89,8 +89,15 @@ def _as_typed(name: str, node: Mapping[str, Any]) -> Any:
     return node.get("id") if name == "from" else {**node, "resume": None}
 
 
-def _environment(names: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of the run's variables: records have only their names; those of this process stand in."""
+def _environment(names: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The values of the run's variables: records have only their names; those of this process stand in.
+
+    Args:
+        names: with what the record holds of each.
+        overrides: what is typed on top.
+    """
+    given = {text.lstrip("+~").partition("=")[0].removeprefix("compute.environment.") for text in overrides}
+    names = {name: value for name, value in names.items() if name not in given}
     missing = computes.missing_variables(names)
     if missing:
         raise ConfigError(

@@ -16,6 +16,7 @@ from labrun.data.mount import local_root, mount
 from labrun.errors import DataError, RecordError
 from labrun.launch import jobs
 from labrun.launch.hydra_files import top_key
+from labrun.runs import elsewhere, store
 from labrun.runs import record as records
 from labrun.runs.record import Record
 
@@ -30,33 +31,47 @@ class Earlier:
     record: Record
 
 
-def find_sweep(root: Path, reference: str, name: str) -> Path:
+def find_sweep(root: Path, reference: str, name: str, composed: Path | None = None) -> Path:
     """The folder of the sweep that a person names.
 
     Args:
         root: the workspace.
         reference: `last` (of this name), or a folder.
         name: the sweep's `name`.
+        composed: where a sweep of this command would lie (`hydra.sweep.dir`): if there is one, it is the last.
 
     Raises:
         RecordError: there is none.
     """
     if reference != "last":
         for folder in (Path(reference).expanduser(), root / reference):
+            if (folder / "run.json").is_file():
+                raise RecordError(
+                    f"sweep.resume={reference}: that is a single run, and no sweep: 'lab runs rerun' repeats it"
+                )
             if (jobs.state_folder(folder) / "plan.json").is_file():
                 return folder.resolve()
         raise RecordError(f"sweep.resume={reference}: no sweep lies there (it would hold .launch/plan.json)")
+    if composed is not None and (jobs.state_folder(composed) / "plan.json").is_file():
+        return composed.resolve()
     folders = [plan.parents[1] for plan in (root / "multirun" / name).glob("*/.launch/plan.json")]
+    others = [folder for folder in elsewhere.noted(store.state_folder(root)) if folder not in folders]
+    folders += [folder for folder in others if (folder / elsewhere.PLAN).is_file() and _name(folder) == name]
     if not folders:
         raise RecordError(f"sweep.resume=last: there is no sweep called {name!r} in {root / 'multirun'} yet")
     return max(folders, key=lambda folder: (_begun(folder), folder.name)).resolve()
 
 
+def _name(folder: Path) -> str | None:
+    """Of which name a sweep's runs are."""
+    return next((one.record.name for one in earlier(folder)), None)
+
+
 def _begun(folder: Path) -> str:
     """When a sweep was submitted, in UTC: its folder's name is of the local clock, which may be set, or travel."""
-    for path in sorted(folder.glob("*/run.json")):
+    for name in jobs.read_plan(folder).runs:
         with contextlib.suppress(RecordError):
-            return records.read(path.parent).created
+            return records.read(folder / name).created
     changed = (jobs.state_folder(folder) / "plan.json").stat().st_mtime
     return datetime.fromtimestamp(changed, UTC).isoformat()
 
@@ -78,10 +93,10 @@ def match(new: Sequence[Record], old: Sequence[Earlier]) -> list[Earlier | None]
             data = [{"digest": entry["digest"]} for entry in one.record.data if "digest" in entry]
         else:
             data = _data_now(one.record.config, digests)
-        by_signature.setdefault(_signature(one.record.config, data), []).append(one)
+        by_signature.setdefault(_signature(one.record, data), []).append(one)
     found: list[Earlier | None] = []
     for record in new:
-        candidates = by_signature.get(_signature(record.config, _data_now(record.config, digests)), [])
+        candidates = by_signature.get(_signature(record, _data_now(record.config, digests)), [])
         candidates.sort(key=lambda one: one.record.status != records.COMPLETED)
         found.append(candidates.pop(0) if candidates else None)
     return found
@@ -92,8 +107,10 @@ def with_compute(old: Sequence[str], new: Sequence[str]) -> list[str]:
     return [text for text in old if top_key(text) != "compute"] + [text for text in new if top_key(text) == "compute"]
 
 
-def _signature(config: Mapping[str, Any], data: list[dict[str, Any]]) -> str:
-    return execute.signature(execute.here(config), data, None)
+def _signature(record: Record, data: list[dict[str, Any]]) -> str:
+    """What two runs have in common that repeat each other; of the environment, what it gave when each was submitted."""
+    settings = record.settings or execute.signature(execute.here(record.config), [], None)
+    return " ".join([settings, *(entry["digest"] for entry in data)])
 
 
 def _data_now(config: Mapping[str, Any], known: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:

@@ -26,18 +26,29 @@ from submitit.slurm.slurm import SlurmExecutor
 from labrun.errors import LabrunError
 from labrun.launch import compute as computes
 from labrun.launch import inside
-from labrun.launch.closing import close, close_asked, close_unrun, is_asked_to_end, note_interrupted, request
+from labrun.launch.closing import close, close_asked, close_unrun, is_asked_to_end, note_interrupted, request, requeue
 from labrun.launch.compute import Needs
 from labrun.launch.pool import frozen_file
 from labrun.launch.slurm_jobs import ASK_S, OVER, append, known_jobs, last_lines, refusal, scancel, states
 from labrun.runs import record as records
-from labrun.runs.record import RunPaths
+from labrun.runs.record import Record, RunPaths
+from labrun.tasks import task as tasks
 
 log = logging.getLogger(__name__)
 
 SETTLE_S = 5.0
 """How long a job may be gone before the record of its run is closed from here."""
-LARGEST_ARRAY = 1000
+SBATCH_VARIABLES = {
+    "job_name": ("JOB_NAME",),
+    "time": ("TIMELIMIT",),
+    "mem": ("MEM_PER_CPU", "MEM_PER_GPU", "MEM_PER_NODE"),
+    "gpus_per_node": ("GPUS", "GPUS_PER_NODE", "GPUS_PER_TASK"),
+    "partition": ("PARTITION",),
+    "account": ("ACCOUNT",),
+    "qos": ("QOS",),
+    "signal_delay_s": ("SIGNAL", "OPEN_MODE", "NO_REQUEUE", "REQUEUE", "ARRAY_INX", "WAIT"),
+}
+"""Which of sbatch's own variables would say otherwise than a parameter."""
 
 
 class _Batch(SlurmExecutor):  # type: ignore[misc]
@@ -98,7 +109,8 @@ class SlurmPool:
         """How many runs of each array run at once."""
         self._full_at = 0
         """So many runs were with Slurm when others had to wait for them."""
-        self.parallel = 0
+        self._tries: dict[Path, int] = {}
+        """How often each run of several processes was tried again in this session."""
 
     def submit(self, run_dir: Path, needs: Needs) -> None:
         """Put a run, whose record is written, among those that the next poll submits; or take up its job again."""
@@ -133,13 +145,21 @@ class SlurmPool:
             time.sleep(timeout_s)
         ended, self._closed = self._closed, []
         for active in list(self._active.values()):
-            if self._changed(active.run_dir) and records.read(active.run_dir).finished:
+            if self._changed(active.run_dir) and (record := records.read(active.run_dir)).finished:
+                if self._has_tries_left(active, record):  # once its job is over, which may still write
+                    continue
                 ended.append(active.run_dir)
                 del self._active[active.run_dir]
         if time.monotonic() >= self._next_ask and self._active:
             self._next_ask = time.monotonic() + ASK_S
             ended += self._ask()
         return ended
+
+    def _has_tries_left(self, active: _Active, record: Record) -> bool:
+        """Whether a failed run of several processes is tried again, in another job: none of them can do so alone."""
+        several = tasks.ranks(record.config["compute"]) > 1
+        tries = self._tries.get(active.run_dir, 0)
+        return record.status == records.FAILED and several and not active.canceled and tries < active.needs.retries
 
     def cancel(self, run_dir: Path, why: str = "canceled before it began") -> None:
         """Ask a run to stop; one that waits is canceled at once."""
@@ -219,6 +239,12 @@ class SlurmPool:
     def _settle(self, active: _Active, state: str) -> list[Path]:
         del self._active[active.run_dir]
         record = records.read(active.run_dir)
+        if self._has_tries_left(active, record):
+            self._tries[active.run_dir] = self._tries.get(active.run_dir, 0) + 1
+            log.info("Run %s failed (%s); again", record.id, record.reason)
+            requeue(active.run_dir, record)
+            self._waiting.append((active.run_dir, active.needs))
+            return []
         if record.finished:
             return [active.run_dir]
         told = f"its Slurm job {active.job} ended as {state}"
@@ -245,6 +271,7 @@ class SlurmPool:
     def _submit_all(self, waiting: Sequence[tuple[Path, Needs]]) -> None:
         """One array for all runs that ask for the same."""
         groups: dict[str, list[tuple[Path, Needs, dict[str, Any]]]] = {}
+        most = computes.largest_array()
         for run_dir, needs in waiting:
             record = records.read(run_dir)
             key = json.dumps([record.config["compute"], sorted(needs.environment.items())], sort_keys=True)
@@ -256,11 +283,11 @@ class SlurmPool:
                 continue
             size = compute["runs_per_job"]
             jobs = [[(run_dir, needs) for run_dir, needs, _ in group[i : i + size]] for i in range(0, len(group), size)]
-            if compute["max_parallel"] is not None and len(jobs) > LARGEST_ARRAY:  # one array at a time
-                self._waiting += [entry for members in jobs[LARGEST_ARRAY:] for entry in members]
-                jobs = jobs[:LARGEST_ARRAY]
-            for start in range(0, len(jobs), LARGEST_ARRAY):
-                self._submit_array(jobs[start : start + LARGEST_ARRAY], compute)
+            if compute["max_parallel"] is not None and len(jobs) > most:  # one array at a time
+                self._waiting += [entry for members in jobs[most:] for entry in members]
+                jobs = jobs[:most]
+            for start in range(0, len(jobs), most):
+                self._submit_array(jobs[start : start + most], compute)
         self._full_at = len(self._active) if self._waiting else 0
 
     def _share(self, compute: Mapping[str, Any], runs: int) -> dict[str, Any] | None:
@@ -297,7 +324,8 @@ class SlurmPool:
         python = shlex.quote(settings.python or sys.executable)
         command = f"{python} -P -u {shlex.quote(str(script))} {shlex.quote(str(manifest))}"
         # submitit prints what sbatch says against it, and the error holds it too
-        with _environment(jobs[0][0][1].environment), contextlib.redirect_stderr(io.StringIO()):
+        variables = {**jobs[0][0][1].environment, "PYTHONSAFEPATH": "1"}
+        with submitting(variables, parameters), contextlib.redirect_stderr(io.StringIO()):
             try:
                 job = batch.submit_command(command, len(jobs))
             except (FailedJobError, FailedSubmissionError, OSError) as error:
@@ -343,7 +371,7 @@ def minutes_asked(compute: Mapping[str, Any], rounds: int) -> int:
     """
     least_s = 60 * compute["timeout_min"] * rounds
     least, wanted = computes.whole_minutes(least_s), computes.whole_minutes(least_s + 60 + signal_delay_s(compute))
-    walls = [wall for wall in computes.walls_min() if least <= wall < wanted]
+    walls = [wall for wall in computes.walls_min(compute) if least <= wall < wanted]
     return int(min([wanted, *walls, computes.longest_min(compute)]))
 
 
@@ -352,6 +380,9 @@ def _parameters(
 ) -> dict[str, Any]:
     """What submitit's executor is told."""
     own: dict[str, Any] = {"chdir": settings.cwd, "requeue": True, **computes.sbatch_options(compute["extra"])}
+    if compute["environment"] and str(own.get("export", "ALL")).upper() != "ALL":  # the run's variables are let through
+        kept = [] if str(own["export"]).upper() in ("NONE", "NIL") else str(own["export"]).split(",")
+        own["export"] = ",".join([*kept, *compute["environment"]])
     per_job = max(1, (compute["max_parallel"] or jobs * slots) // slots)
     parameters: dict[str, Any] = {
         "job_name": settings.name, "comment": token, "nodes": compute["nodes"],
@@ -382,11 +413,19 @@ def _parameters(
 
 
 @contextlib.contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """sbatch passes this process's environment on to the job; no variable stands in a file."""
+def submitting(variables: Mapping[str, str], parameters: Mapping[str, Any]) -> Iterator[None]:
+    """Inside, sbatch passes this process's environment on to the job; no variable stands in a file.
+
+    Args:
+        variables: the job's own.
+        parameters: what submitit is told: sbatch would put variables such as SBATCH_PARTITION before the file's lines.
+    """
     before = dict(os.environ)
+    told = {"SBATCH_EXPORT", *(f"SBATCH_{name}" for key in parameters for name in SBATCH_VARIABLES.get(key, ()))}
+    for name in before:
+        if name in told or computes.is_of_a_job(name):
+            del os.environ[name]
     os.environ.update(variables)
-    os.environ["PYTHONSAFEPATH"] = "1"
     try:
         yield
     finally:

@@ -105,12 +105,12 @@ def states(jobs: Iterable[str]) -> dict[str, str]:
 
 
 def last_lines(output: Path) -> str:
-    """The last two lines of what a job printed, those of Slurm's own step daemon only where there are no others."""
+    """The last two lines of what a job printed, those of Slurm's own programs only where there are no others."""
     lines: list[str] = []
     with contextlib.suppress(OSError):
         lines = [line.strip() for line in output.read_text(encoding="utf-8", errors="replace").splitlines()]
     lines = [line for line in lines if line]
-    return "; ".join(([line for line in lines if not line.startswith("slurmstepd")] or lines)[-2:])
+    return "; ".join(([line for line in lines if not line.startswith(("slurmstepd", "srun: "))] or lines)[-2:])
 
 
 def refusal(error: Exception) -> str:

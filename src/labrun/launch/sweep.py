@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 from omegaconf import DictConfig
 
@@ -18,6 +19,7 @@ from labrun.errors import ConfigError, RecordError
 from labrun.launch import closing, freeze, hydra_files, jobs, lease, monitor, results, resume, snapshot
 from labrun.launch import compute as computes
 from labrun.launch.announce import announce
+from labrun.launch.places import Places
 from labrun.launch.pool import Server
 from labrun.runs import record as records
 from labrun.runs import store
@@ -115,10 +117,14 @@ def carry_out(submitted: Sequence[Job], folder: Path, server: Server | None = No
         _check_folders([job for job in submitted if not job.is_done], fresh=not wanted)
         plan = make_plan(submitted, folder, runs, where)
         plan.write(folder)
-        for job in submitted:
-            if not (job.run_dir / "run.json").exists():
-                write(job)
-    announce(folder)
+        try:
+            for job in submitted:
+                if not (job.run_dir / "run.json").exists():
+                    write(job)
+        except KeyboardInterrupt:
+            _cancel(folder, plan)
+        jobs.note_submitted(folder)
+    announce(folder, plan.runs)
     environment = {job.run_dir: job.environment for job in submitted}
     if config["compute"]["detach"]:
         jobs.detach(folder, environment)
@@ -176,14 +182,25 @@ def _attached(
             with monitor.shown(folder, list(runs)) as view:
                 runner = jobs.conduct(folder, view, environment, server)
         except KeyboardInterrupt:
-            jobs.cancel_rest(folder, plan, "the sweep was canceled before it began")
-            results.tell(folder, runs, None)
-            sys.stderr.write(f"labrun: canceled; the records are in {folder}\n")
-            sys.exit(CANCELED)
+            _cancel(folder, plan, runs)
         try:
             results.tell(folder, runs, runner.draw)
+        except KeyboardInterrupt:
+            if not (folder / "results.csv").exists():
+                results.tell(folder, runs, None)
+            sys.stderr.write(f"labrun: interrupted, but the runs are over; their records are in {folder}\n")
+            sys.exit(CANCELED)
         finally:
             runner.close()
+
+
+def _cancel(folder: Path, plan: jobs.Plan, runs: Sequence[Path] = ()) -> NoReturn:
+    """After Ctrl-C: close what has not begun, show what there is, and end."""
+    jobs.cancel_rest(folder, plan, "the sweep was canceled before it began")
+    if runs:
+        results.tell(folder, runs, None)
+    sys.stderr.write(f"labrun: canceled; the records are in {folder}\n")
+    sys.exit(CANCELED)
 
 
 def make_plan(submitted: Sequence[Job], folder: Path, runs: Sequence[Path], where: str) -> jobs.Plan:
@@ -197,12 +214,16 @@ def make_plan(submitted: Sequence[Job], folder: Path, runs: Sequence[Path], wher
     """
     config = submitted[0].record.config
     compute = config["compute"]
-    parallel = compute["max_parallel"] or max(1, computes.cores() // compute["cpus_per_run"])
-    if where == "local" and parallel * compute["cpus_per_run"] > computes.cores():
-        log.info("%d runs of %d cores at once, on %d cores", parallel, compute["cpus_per_run"], computes.cores())
-    if where == "local" and compute["gpus_per_run"] and compute["max_parallel"] is None:
-        gpus = len(computes.visible_gpus()) // compute["gpus_per_run"]
-        parallel = gpus * (compute["runs_per_gpu"] if compute["gpus_per_run"] == 1 else 1)
+    needs = [(one["cpus_per_run"], one["gpus_per_run"]) for one in (job.record.config["compute"] for job in submitted)]
+    cores = computes.cores() if where == "local" and compute["max_parallel"] is None else None
+    gpus = computes.visible_gpus() if where == "local" and any(count for _, count in needs) else None
+    most = compute["max_parallel"] or sum(
+        max(Places(10**6, computes.cores(), gpus, compute["runs_per_gpu"]).carries(*one) for one in kind)
+        for kind in ([one for one in needs if not one[1]], [one for one in needs if one[1]])
+        if kind
+    )
+    if where == "local" and cores is None and most * compute["cpus_per_run"] > computes.cores():
+        log.info("%d runs of %d cores at once, on %d cores", most, compute["cpus_per_run"], computes.cores())
     record = next((job.record for job in submitted if not job.is_done), submitted[0].record)
     frozen = snapshot.import_path(record.code or {}, own=compute["python"] is None)
     return jobs.Plan(
@@ -213,9 +234,10 @@ def make_plan(submitted: Sequence[Job], folder: Path, runs: Sequence[Path], wher
         cwd=os.getcwd(),
         name=f"{config['name']}-{folder.name.rpartition('-')[2]}",
         tracking=config["tracking"],
-        parallel=parallel,
+        parallel=most,
+        cores=cores,
         python=compute["python"],
-        gpus_per_run=compute["gpus_per_run"],
+        gpus_per_run=max(count for _, count in needs),
         runs_per_gpu=compute["runs_per_gpu"],
         max_failures=compute["max_failures"],
         draws=record.sweep is not None and config["report"] == "auto",

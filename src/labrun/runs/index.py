@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun.errors import RecordError
-from labrun.runs import context
+from labrun.runs import context, elsewhere
 from labrun.runs import record as records
 from labrun.runs.record import Record
 
@@ -46,10 +46,10 @@ def listing(root: Path, state: Path) -> Listing:
     known = _load(file)
     entries: dict[str, Any] = {}
     found = Listing([], [])
-    start = len(str(root)) + 1
+    top = f"{root}{os.sep}"
     changed = False
-    for run_dir, stamp in scan(root):
-        name = run_dir[start:]
+    for run_dir, stamp in scan(root, state):
+        name = run_dir.removeprefix(top)
         entry = known.get(name)
         if entry is None or entry[0] != stamp:
             entry, changed = [stamp, *_read(Path(run_dir))], True
@@ -63,19 +63,25 @@ def listing(root: Path, state: Path) -> Listing:
     return found
 
 
-def scan(root: Path) -> Iterator[tuple[str, Stamp]]:
-    """Every run's folder, and what changes when its record does."""
-    for top, depth in (("outputs", 2), ("multirun", 3)):
-        for folder in _folders(os.path.join(root, top), depth):
-            try:
-                status = os.stat(os.path.join(folder, "run.json"))
-            except OSError:
-                continue
-            stamp = [status.st_mtime_ns, status.st_size, status.st_ino]
-            with contextlib.suppress(OSError):
-                more = os.stat(os.path.join(folder, context.ANNOTATIONS_FILE))
-                stamp += [more.st_mtime_ns, more.st_size]
-            yield folder, stamp
+def scan(root: Path, state: Path) -> Iterator[tuple[str, Stamp]]:
+    """Every run's folder, and what changes when its record does.
+
+    Args:
+        root: the workspace.
+        state: where it is noted which runs lie elsewhere.
+    """
+    usual = {folder: None for top, depth in (("outputs", 2), ("multirun", 3))
+             for folder in _folders(os.path.join(root, top), depth)}  # fmt: skip
+    for folder in [*usual, *dict.fromkeys(str(one) for one in elsewhere.run_dirs(state) if str(one) not in usual)]:
+        try:
+            status = os.stat(os.path.join(folder, "run.json"))
+        except OSError:
+            continue
+        stamp = [status.st_mtime_ns, status.st_size, status.st_ino]
+        with contextlib.suppress(OSError):
+            more = os.stat(os.path.join(folder, context.ANNOTATIONS_FILE))
+            stamp += [more.st_mtime_ns, more.st_size]
+        yield folder, stamp
 
 
 def _folders(top: str, depth: int) -> Iterator[str]:

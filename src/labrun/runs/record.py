@@ -109,6 +109,8 @@ class Record:
     properties: dict[str, str] = field(default_factory=dict)
     """Set once and never changed, by the run's own code (Azure ML's `add_properties`)."""
     signature: str | None = None
+    settings: str | None = None
+    """Where the config refers to the environment: a digest of what that gave when the run was submitted."""
     code: dict[str, Any] | None = None
     git: dict[str, Any] | None = None
     packages: dict[str, str] = field(default_factory=dict)
@@ -371,7 +373,20 @@ def boot_id() -> str:
 
 
 def process_start(pid: int) -> float | None:
-    """When a process began (seconds since the epoch), or None if there is no such process, or only its zombie."""
+    """When a process began, or None if there is no such process, or only its zombie.
+
+    On Linux in seconds since the machine's start, which no step of its clock changes; elsewhere since the epoch.
+    """
+    if sys.platform != "linux":
+        return _process_start_by_clock(pid)
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def _process_start_by_clock(pid: int) -> float | None:
     import psutil
 
     try:

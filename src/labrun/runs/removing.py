@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labrun.errors import RecordError
-from labrun.runs import index, store
+from labrun.runs import elsewhere, index, store
 from labrun.runs import record as records
 from labrun.runs.record import Record
 
@@ -81,7 +81,8 @@ def is_ours(root: Path, run_dir: Path) -> bool:
     parts = inside.relative_to(top).parts
     depth = {"outputs": 3, "multirun": 4}.get(parts[0] if parts else "", 0)
     record = inside / "run.json"
-    return len(parts) == depth and record.is_file() and not record.is_symlink()
+    usual = len(parts) == depth or inside in set(elsewhere.run_dirs(store.state_folder(top)))
+    return usual and record.is_file() and not record.is_symlink()
 
 
 def remove(root: Path, run_dir: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from labrun import checking
 from labrun.errors import RecordError
-from labrun.runs import index
+from labrun.runs import elsewhere, index
 from labrun.runs import record as records
 from labrun.runs.record import Record
 
@@ -37,9 +37,14 @@ def environment_folder(digest: str) -> Path:
 
 def run_dirs(root: Path) -> Iterator[Path]:
     """Every run directory of a workspace, in no order."""
-    for pattern in ("outputs/*/*/run.json", "multirun/*/*/*/run.json"):
-        for path in root.glob(pattern):
-            yield path.parent
+    for folder, _ in index.scan(root, state_folder(root)):
+        yield Path(folder)
+
+
+def note(folder: Path, runs: Sequence[str]) -> None:
+    """Remember where runs lie that were just submitted; see `elsewhere.note`."""
+    root = workspace()
+    elsewhere.note(root, state_folder(root), folder.resolve(), runs)
 
 
 def runs(root: Path) -> Iterator[tuple[Path, Record]]:
@@ -149,10 +154,16 @@ def _suitable(
 
 def readable(run_dirs: Sequence[Path]) -> list[tuple[Path, Record]]:
     """The runs whose record can be read, with it; what is gone or damaged is told and left out."""
-    found = []
+    found, gone = [], []
     for run_dir in run_dirs:
         try:
             found.append((run_dir, records.read(run_dir)))
         except RecordError as error:
-            log.warning("Left out: %s", error)
+            if (run_dir / "run.json").exists():
+                log.warning("Left out: %s", error)
+            else:
+                gone.append(run_dir)
+    if gone:
+        more = f", and {len(gone) - 1} more" if len(gone) > 1 else ""
+        log.warning("Left out: %s holds no run.json, so it is not a run's folder%s", gone[0], more)
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import shlex
 import sys
@@ -122,7 +123,7 @@ def run(
         if trials.code is not None:
             plan.path = snapshot.import_path(trials.code, own=config["compute"]["python"] is None)
         plan.write(folder)
-        announce(folder)
+        announce(folder, [os.path.relpath(job.run_dir, folder) for job in probes])
         if not config["compute"]["detach"]:
             search = Search(
                 trials, {**settings, **config["sweep"]}, objective.of(config), plan,

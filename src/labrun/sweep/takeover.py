@@ -13,6 +13,7 @@ from pathlib import Path
 from labrun.errors import ConfigError
 from labrun.launch import jobs
 from labrun.launch.compute import HIDDEN
+from labrun.launch.hydra_files import quoted, with_variables
 from labrun.runs import record as records
 
 OVER, ENDING, BEGUN, CANCELED = "over", "ending", "begun", "cancel"
@@ -74,15 +75,21 @@ def take_over(folder: Path) -> int:
         ConfigError: it gave its runs a variable, and that is not set here.
     """
     plan = jobs.read_plan(folder)
-    arguments = []
-    for text in plan.command or ():
-        key, _, value = text.partition("=")
-        if value == HIDDEN:
-            name = key.rpartition(".")[2]
-            if name not in os.environ:
-                raise ConfigError(f"the search gave its runs the variable {name}, and it is not set here: set it first")
-            text = f"{key}={os.environ[name]}"
-        arguments.append(text)
+    arguments = [with_variables(text, _value_here) for text in plan.command or ()]
     command = [sys.executable, "-P", "-c", "from labrun.app import main; main()", *arguments, f"sweep.resume={folder}"]
     path = os.pathsep.join(entry for entry in sys.path if entry)
     return subprocess.call(command, cwd=plan.cwd, env={**os.environ, "PYTHONPATH": path})
+
+
+def _value_here(name: str, value: str) -> str:
+    """The value of a variable that the search gave its runs: its record has only the name."""
+    if value != HIDDEN:
+        return value
+    if not name:
+        raise ConfigError(
+            "the search gave its runs several variables as one ({...}), and its record holds none of them: its own "
+            "command with sweep.resume=FOLDER goes on with it"
+        )
+    if name not in os.environ:
+        raise ConfigError(f"the search gave its runs the variable {name}, and it is not set here: set it first")
+    return quoted(os.environ[name])

@@ -38,15 +38,11 @@ COMPAT = Path(__file__).parents[1] / "compat"
 LIBRARY_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
-def run(
-    config: Mapping[str, Any], unexpanded: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]], record: Record,
-    paths: RunPaths,
-) -> None:  # fmt: skip
+def run(config: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]], record: Record, paths: RunPaths) -> None:
     """Run a script to its end.
 
     Args:
         config: the run's config, mounts carried out.
-        unexpanded: the same with mounts as they were given.
         inputs: what was mounted.
         record: the run's record.
         paths: the run's folder.
@@ -60,10 +56,15 @@ def run(
     code = (record.code or {}).get("script") or {}
     work = make_work_folder(paths, Path(str(code.get("folder"))), Path(str(code.get("base"))))
     words = command_line(script["positional"], script["arguments"])
-    before = command_line(unexpanded["script"]["positional"], unexpanded["script"]["arguments"])
+    frozen = record.config["script"]  # references to the environment stay references in what is told
+    before = command_line(frozen["positional"], frozen["arguments"])
+    shown = command_line(
+        [_shown(*pair) for pair in zip(frozen["positional"], script["positional"], strict=True)],
+        {name: _shown(value, script["arguments"][name]) for name, value in frozen["arguments"].items()},
+    )
     log.info("Script: %s", shlex.join([script["path"], *before]))
-    if before != words:
-        log.info("Expanded: %s", shlex.join([script["path"], *words]))
+    if before != shown:
+        log.info("Expanded: %s", shlex.join([script["path"], *shown]))
     if script.get("environment"):
         _keep_build_log(str(script["environment"]), paths)
     with Endpoint(record.id, record.name, paths.root) as endpoint:
@@ -78,6 +79,11 @@ def run(
                 run_context.summary.update(context.last_values(paths.root))
     if ended.code != 0:
         raise RunFailedError(ended.message(script["path"]), ended.trace)
+
+
+def _shown(frozen: Any, expanded: Any) -> Any:
+    """An argument as it may be told: expanded, unless it refers to the environment."""
+    return frozen if "${oc." in str(frozen) else expanded
 
 
 def make_work_folder(paths: RunPaths, snapshot: Path, source: Path) -> Path:

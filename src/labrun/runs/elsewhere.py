@@ -1,0 +1,56 @@
+"""Runs that lie where a person said (`hydra.sweep.dir`, `hydra.run.dir`, `hydra.sweep.subdir`), and not where runs lie.
+
+Their folders are noted in `outputs/.labrun/elsewhere.jsonl` when they are submitted; a listing looks there too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+PLAN = Path(".launch", "plan.json")
+"""What the controller of a sweep's folder keeps there (`launch.jobs.Plan`)."""
+
+
+def note(root: Path, state: Path, folder: Path, runs: Sequence[str]) -> None:
+    """Remember a sweep's folder, or a run's, if a look through the workspace would not find its runs.
+
+    Args:
+        root: the workspace.
+        state: where the note is kept.
+        folder: the sweep's, or the run's.
+        runs: the runs' folders, relative to that one; `.` where it is a run itself.
+    """
+    depth, top = (3, "outputs") if list(runs) == ["."] else (3, "multirun")
+    parts = folder.relative_to(root).parts if folder.is_relative_to(root) else ()
+    usual = len(parts) == depth and parts[0] == top and not any(part.startswith(".") for part in parts)
+    if (usual and not any("/" in run or run.startswith(".") for run in runs if run != ".")) or folder in noted(state):
+        return
+    with contextlib.suppress(OSError):  # a listing will not show it; the run itself is whole
+        state.mkdir(parents=True, exist_ok=True)
+        with open(state / "elsewhere.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({"folder": str(folder)}) + "\n")
+
+
+def noted(state: Path) -> list[Path]:
+    """The folders that were noted, oldest first; a torn line is left out."""
+    found: dict[Path, None] = {}
+    with contextlib.suppress(OSError):
+        for line in (state / "elsewhere.jsonl").read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                found[Path(json.loads(line)["folder"])] = None
+    return list(found)
+
+
+def run_dirs(state: Path) -> Iterator[Path]:
+    """The folders of the runs there, of a sweep those that its plan names; they may hold no record any more."""
+    for folder in noted(state):
+        if (folder / "run.json").is_file():
+            yield folder
+            continue
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            for name in json.loads((folder / PLAN).read_text(encoding="utf-8"))["runs"]:
+                yield Path(os.path.normpath(folder / name))
