@@ -301,7 +301,9 @@ def hint(arguments: list[str]) -> str:
     for argument in given:
         key = argument.partition("=")[0]
         if key in ("compute.min_nodes", "compute.max_nodes"):
-            return f"labrun: {key}: no such key. compute.max_parallel: runs at once; compute.nodes: machines for one run"
+            return (
+                f"labrun: {key}: no such key. compute.max_parallel: runs at once; compute.nodes: machines for one run"
+            )
         mine = key[0] not in "+~" and "/" not in key and key.partition(".")[0] != "hydra"
         if mine and key not in (*known, *GROUPS):
             near = checking.suggest(key, known)

@@ -97,7 +97,8 @@ def module_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def shared(module_folder: Path) -> Iterator[LocalPool]:
     """One pool for all tests that leave its server alive."""
-    made = LocalPool([*sys.path, str(module_folder)], ["odd.Odd", "labrun.data.readers.Digits"], Places(2))
+    made = LocalPool([*sys.path, str(module_folder)], ["odd.Odd", "labrun.data.readers.Digits"], Places(2),
+                     cwd=str(module_folder))  # fmt: skip
     yield made
     made.close()
 
@@ -111,7 +112,8 @@ def pool(shared: LocalPool) -> Iterator[LocalPool]:
 @pytest.fixture
 def own_pool(module_folder: Path) -> Iterator[LocalPool]:
     """A pool whose server may be killed."""
-    made = LocalPool([*sys.path, str(module_folder)], ["odd.Odd", "labrun.data.readers.Digits"], Places(2))
+    made = LocalPool([*sys.path, str(module_folder)], ["odd.Odd", "labrun.data.readers.Digits"], Places(2),
+                     cwd=str(module_folder))  # fmt: skip
     yield made
     made.close()
 
