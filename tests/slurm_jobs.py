@@ -1,0 +1,60 @@
+"""What the tests on a real Slurm cluster need."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from helpers import wait_for
+from labrun.runs import record as records
+from labrun.runs.context import read_metrics
+from labrun.runs.record import Record
+
+SLURM = ("compute=slurm", "tracking=none", "report=none")
+NETWORK = (*SLURM, "model=mnist_dnn", "trainer.batch_size=16", "dataset.max_samples=1000")
+"""Some ninety steps an epoch, a few epochs a second."""
+
+
+@pytest.fixture(autouse=True)
+def no_jobs_left(workspace: Path, cluster: None) -> Iterator[None]:
+    yield
+    if squeue():
+        subprocess.run(["scancel", *squeue()], check=False)
+    wait_for(lambda: not squeue(), 60)
+
+
+def squeue() -> dict[str, str]:
+    """The jobs that were submitted from this folder, and their states."""
+    command = ["squeue", "-h", "-r", "-o", "%i %T %Z"]
+    lines = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
+    return {
+        job: state for job, state, folder in (line.split(maxsplit=2) for line in lines) if Path(folder) == Path.cwd()
+    }
+
+
+def single(workspace: Path) -> Record:
+    (path,) = workspace.glob("outputs/*/*/run.json")
+    return records.read(path.parent)
+
+
+def begin(workspace: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "labrun", *arguments], cwd=workspace, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def is_running(workspace: Path) -> bool:
+    """A single run has begun to train."""
+    paths = list(workspace.glob("outputs/*/*/run.json"))
+    return bool(paths) and records.read(paths[0].parent).status == "running" and bool(read_metrics(paths[0].parent))
+
+
+def finished(process: subprocess.Popen[str], timeout_s: float = 150) -> tuple[str, str]:
+    out, err = process.communicate(timeout=timeout_s)
+    assert "Traceback" not in err, err
+    return out, err
