@@ -44,6 +44,11 @@ def dies(how: str) -> None:
     os.kill(os.getpid(), 11)
 
 
+def threads() -> str | None:
+    sys.stderr.write("on standard error\n")
+    return os.environ.get("OMP_NUM_THREADS")
+
+
 @pytest.fixture
 def executor(tmp_path: Path) -> Iterator[Callable[..., LabrunExecutor]]:
     made: list[LabrunExecutor] = []
@@ -114,6 +119,15 @@ def test_each_failure_is_its_own(executor: Callable[..., LabrunExecutor]) -> Non
     with pytest.raises(UncompletedJobError, match=r"timeout_min=0\.05"):
         slow.result()
     assert fine.result() == 5
+
+
+def test_parameters_may_change_between_submissions(executor: Callable[..., LabrunExecutor]) -> None:
+    pool = executor(max_parallel=1)
+    assert pool.submit(threads).result() == "1"
+    pool.update_parameters(cpus_per_task=2, stderr_to_stdout=True)
+    later = pool.submit(threads)
+    assert later.result() == "2" and not later.paths.stderr.exists()
+    assert "on standard error" in later.paths.stdout.read_text()
 
 
 def test_cancel(executor: Callable[..., LabrunExecutor]) -> None:
@@ -200,6 +214,7 @@ def test_a_bare_application_sees_none_of_our_groups(application: Path) -> None:
 CAREFUL = """
 import multiprocessing, os, pickle, subprocess, sys, threading, time
 import hydra
+import numpy.random
 from hydra.utils import instantiate
 
 class Model:
@@ -231,6 +246,8 @@ def main(config):
         deaf.join()
     if config.do == "lock":
         return threading.Lock()
+    if config.do.startswith("draw"):
+        print("DRAWN", numpy.random.rand(), config.get("key"), flush=True)
     if config.do == "leave":
         left = subprocess.Popen(["sleep", "300"])
         print("LEFT", left.pid, flush=True)
@@ -261,6 +278,17 @@ def test_what_an_application_may_do(careful: Path) -> None:
     assert "DOUBLED [42]" in printed and "a lock, cannot be passed on" in printed + done.stdout
     left = int(printed.partition("LEFT ")[2].split()[0])
     assert not psutil.pid_exists(left) or psutil.Process(left).status() == psutil.STATUS_ZOMBIE
+
+
+def test_jobs_draw_numbers_of_their_own_and_tell_no_variable(careful: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN", "t0ken-7h3secret")
+    done = call(careful, "-m", "hydra/launcher=labrun", "hydra.sweep.dir=drawn", "+hydra.sweep.mode=700",
+                "+do=draw1,draw2,draw3", '+key="${oc.env:TOKEN}"')  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    drawn = [line.split()[1:] for line in logs(careful / "drawn").splitlines() if line.startswith("DRAWN")]
+    assert len({number for number, _ in drawn}) == 3 and {key for _, key in drawn} == {"t0ken-7h3secret"}
+    assert "t0ken" not in done.stdout + done.stderr and "+key=" in done.stdout
+    assert (careful / "drawn").stat().st_mode & 0o777 == 0o700
 
 
 def test_nothing_to_run(careful: Path) -> None:

@@ -20,6 +20,9 @@ PLANTED = {
     "key": "key-7h3secret",
     "remote": "remote-7h3secret",
     "variable": "var-7h3secret",
+    "mixed": "mixed-7h3secret",
+    "several": "several-7h3secret",
+    "default": "default-7h3secret",
 }
 
 
@@ -58,6 +61,25 @@ def holding(workspace: Path) -> list[str]:
 
 
 VARIABLE = f"+compute.environment.TOKEN={PLANTED['variable']}"
+
+
+ODD_VARIABLES = (
+    f'+compute.environment.URL="https://me:{PLANTED["mixed"]}@example.org/${{seed}}"',
+    f'+compute.environment.ELSE="${{oc.env:NOT_SET,{PLANTED["default"]}}}"',
+)
+
+
+def test_variables_in_other_forms_leave_none(planted: Path, labrun: Command) -> None:
+    """Text around an interpolation, a default, several variables as one; a script's argument from the environment."""
+    (planted / "train.py").write_text("import os, sys\nassert sys.argv[2] == os.environ['REFERENCED']\n")
+    script = ("experiment=script", "script.path=train.py", '+script.arguments.key="${oc.env:REFERENCED}"')
+    done = labrun("-m", "seed=1,2", *script, *ODD_VARIABLES, "tracking.wait=true")
+    assert done.returncode == 0, done.stdout + done.stderr
+    together = f'++compute.environment={{A: {PLANTED["several"]}, B: "${{oc.env:HOME}}"}}'
+    more = labrun("-m", "seed=3,4", together, "dataset.max_samples=50", "tracking.wait=true")
+    assert more.returncode == 0, more.stdout + more.stderr
+    assert not [kind for kind, secret in PLANTED.items() if secret in done.stdout + more.stdout + more.stderr]
+    assert holding(planted) == []
 
 
 def test_no_run_on_this_machine_leaves_one(planted: Path, labrun: Command) -> None:

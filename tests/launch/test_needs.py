@@ -1,0 +1,86 @@
+"""What each run of a sweep needs is what it has: cores, GPUs, threads, variables of any size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from conftest import Command
+from helpers import PLAIN
+from labrun.runs import record as records
+
+SHOWS = """
+import os, time
+import numpy as np
+
+class Shows:
+    def __init__(self, seconds=0.0, number=0):
+        self.seconds = seconds
+    def fit(self, x, y):
+        from threadpoolctl import threadpool_info
+        pools = sorted({pool["num_threads"] for pool in threadpool_info()})
+        print("SEEN", os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("OMP_NUM_THREADS"), pools[-1],
+              len(os.environ.get("BIG", "")), flush=True)
+        time.sleep(self.seconds)
+        return self
+    def predict(self, x):
+        return np.zeros(len(x), int)
+"""
+
+
+def write(workspace: Path) -> None:
+    (workspace / "shows.py").write_text(SHOWS)
+    (workspace / "conf" / "model").mkdir(parents=True)
+    (workspace / "conf" / "model" / "shows.yaml").write_text("_target_: shows.Shows\nseconds: 0.0\nnumber: 0\n")
+
+
+def seen(workspace: Path) -> list[list[str]]:
+    """What the newest sweep's runs printed, or a single run's, in their order: GPUs, OMP_NUM_THREADS, threads, BIG."""
+    folder = max([*workspace.glob("multirun/*/*"), *workspace.glob("outputs/[!.]*/*")], key=lambda p: p.stat().st_mtime)
+    logs = [path.read_text() for path in sorted([*folder.glob("*/driver.log"), *folder.glob("driver.log")])]
+    return [line.split()[1:] for log in logs for line in log.splitlines() if line.startswith("SEEN")]
+
+
+def spans(workspace: Path) -> list[tuple[int, str, str]]:
+    found = [records.read(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")]
+    return [(record.config["compute"]["cpus_per_run"], str(record.started), str(record.ended)) for record in found]
+
+
+def test_cores_and_variables(labrun: Command, workspace: Path) -> None:
+    write(workspace)
+    big = "+compute.environment.BIG=" + 100_000 * "x"  # more than a message holds
+    done = labrun("-m", "model=shows", "model.seconds=1", "compute.cpus_per_run=1,2", "seed=1,2", big, *PLAIN)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [line[1:] for line in seen(workspace)] == [["1", "1", "100000"]] * 2 + [["2", "2", "100000"]] * 2
+    all_of_them = spans(workspace)
+    for _, begun, _ in all_of_them:
+        at_once = [cpus for cpus, a, b in all_of_them if a <= begun < b]
+        assert sum(at_once) <= max(2, *at_once), "no more than the cores"
+
+
+def test_gpus(labrun: Command, workspace: Path) -> None:
+    """No GPU is touched: what each run is told to see."""
+    write(workspace)
+    values = ("-m", "model=shows", "compute=gpu", *PLAIN)
+    done = labrun(*values, "compute.gpus_per_run=1,2", CUDA_VISIBLE_DEVICES="4,5,6")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [line[0].count(",") for line in seen(workspace)] == [0, 1]
+    done = labrun("-m", "model=shows", "compute=local,gpu", *PLAIN, CUDA_VISIBLE_DEVICES="4,5")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [line[0] for line in seen(workspace)] == ["4,5", "4"]
+    done = labrun(*values, "compute.runs_per_gpu=3", "seed=1,2,3", "model.seconds=1", CUDA_VISIBLE_DEVICES="7")
+    assert done.returncode == 0 and "; 3 at once" in done.stdout, done.stdout + done.stderr
+    assert [line[0] for line in seen(workspace)] == ["7"] * 3
+    done = labrun(*values, CUDA_VISIBLE_DEVICES="NoDevFiles")
+    assert done.returncode == 2 and "no GPU is visible here" in done.stderr
+
+
+def test_threads(labrun: Command, workspace: Path) -> None:
+    write(workspace)
+    for target in ("inline", "local"):
+        done = labrun("model=shows", f"compute={target}", "compute.cpus_per_run=1", *PLAIN)
+        assert done.returncode == 0 and seen(workspace)[0][1:3] == ["1", "1"], done.stdout + done.stderr
+    own = "+compute.environment.OMP_NUM_THREADS=2"
+    assert labrun("model=shows", "compute=local", own, *PLAIN).returncode == 0
+    assert seen(workspace)[0][1:3] == ["2", "2"], "what a person says comes first"
+    refused = labrun("-m", "seed=1,2", "compute=inline", "compute.max_parallel=2")
+    assert refused.returncode == 2 and "compute.max_parallel=2" in refused.stderr
