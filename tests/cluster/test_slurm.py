@@ -272,9 +272,14 @@ def test_no_more_time_is_asked_for_than_may_be(workspace: Path, by: str) -> None
     subprocess.run(made, check=True, capture_output=True)
     try:
         write_model(workspace)
-        where = ["compute.partition=brief"] if by == "partition" else []
         run = begin(
-            workspace, "compute=slurm", "model=sleeper", "model.seconds=8", "compute.timeout_min=1", *where, *PLAIN
+            workspace,
+            "compute=slurm",
+            "model=sleeper",
+            "model.seconds=8",
+            "compute.timeout_min=1",
+            f"compute.{by}=brief",
+            *PLAIN,
         )
         wait_for(lambda: time_limit() == "1:00")
         finished(run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,6 +21,10 @@ OVER = frozenset(
     | {"PREEMPTED", "REVOKED", "GONE"}
 )
 """States after which Slurm does nothing more with a job (GONE: it does not know it any more)."""
+
+
+FOLLOWING = re.compile(r"slurmstepd|srun: (error: .*[Ee]xited with|launch/slurm|got |Terminating|Job step|Force)")
+"""Lines of Slurm's own programs that only say that a job's process has ended."""
 
 
 def append(path: Path, line: Mapping[str, Any]) -> None:
@@ -105,12 +110,12 @@ def states(jobs: Iterable[str]) -> dict[str, str]:
 
 
 def last_lines(output: Path) -> str:
-    """The last two lines of what a job printed, those of Slurm's own programs only where there are no others."""
+    """The last two lines of what a job printed; what Slurm says of its end only where there is nothing else."""
     lines: list[str] = []
     with contextlib.suppress(OSError):
         lines = [line.strip() for line in output.read_text(encoding="utf-8", errors="replace").splitlines()]
     lines = [line for line in lines if line]
-    return "; ".join(([line for line in lines if not line.startswith(("slurmstepd", "srun: "))] or lines)[-2:])
+    return "; ".join(([line for line in lines if not FOLLOWING.match(line)] or lines)[-2:])
 
 
 def refusal(error: Exception) -> str:
