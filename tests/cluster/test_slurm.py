@@ -362,7 +362,7 @@ def test_detached_and_taken_over(workspace: Path, labrun: Command) -> None:
                   "compute.detach=true", "compute.max_parallel=2", *PLAIN)  # fmt: skip
     assert done.returncode == 0, done.stderr
     wait_for(lambda: "running" in statuses(workspace))
-    holder = json.loads((sweep_dir(workspace) / ".launch" / "controllers" / "1").read_text())
+    holder = json.loads(max((sweep_dir(workspace) / ".launch" / "controllers").glob("?")).read_text())
     os.kill(holder["pid"], signal.SIGKILL)
     watched = lab(workspace, "runs", "watch")
     assert watched.returncode == 0, watched.stdout + watched.stderr

@@ -45,6 +45,32 @@ def test_a_single_run_in_a_folder_of_its_own(labrun: Command, workspace: Path) -
     assert refused.returncode == 2 and "that is a single run, and no sweep" in refused.stderr
 
 
+def test_a_workspace_that_is_a_run_itself_is_never_removed(labrun: Command, workspace: Path) -> None:
+    (workspace / "thesis.tex").write_text("all of it")
+    assert labrun("hydra.run.dir=.", *PLAIN).returncode == 0
+    assert labrun("hydra.run.dir=mine", *PLAIN).returncode == 0
+    (workspace / "mine" / "notes.txt").write_text("a person's own")
+    assert labrun("hydra.run.dir=its", *PLAIN).returncode == 0
+    for folder in (workspace, workspace / "mine"):
+        refused = lab(workspace, "runs", "rm", str(folder), "--yes")
+        assert refused.returncode != 0 and "with nothing else in it" in refused.stdout + refused.stderr
+    assert (workspace / "thesis.tex").exists() and (workspace / "mine" / "notes.txt").exists()
+    assert lab(workspace, "runs", "rm", str(workspace / "its"), "--yes").returncode == 0
+    assert not (workspace / "its").exists() and (workspace / "thesis.tex").exists()
+
+
+def test_a_single_run_is_never_the_last_sweep(labrun: Command, workspace: Path) -> None:
+    assert labrun("-m", "seed=1,2", *PLAIN).returncode == 0
+    assert labrun("compute=local", "hydra.run.dir=here", *PLAIN).returncode == 0
+    (workspace / "broken" / ".launch").mkdir(parents=True)
+    (workspace / "broken" / ".launch" / "plan.json").write_text("{")
+    with open(workspace / "outputs" / ".labrun" / "elsewhere.jsonl", "a") as file:
+        file.write(json.dumps({"folder": str(workspace / "broken")}) + "\ntorn")
+    again = labrun("-m", "seed=1,2,3", "sweep.resume=last", *PLAIN)
+    assert again.returncode == 0 and "2 of 3 runs are done" in again.stdout, again.stdout + again.stderr
+    assert not (workspace / "here" / "0").exists()
+
+
 def test_what_the_environment_gave_tells_runs_apart(labrun: Command, workspace: Path) -> None:
     (workspace / "conf" / "experiment").mkdir(parents=True)
     (workspace / "conf" / "experiment" / "mine.yaml").write_text(

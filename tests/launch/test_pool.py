@@ -8,12 +8,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
 
 from helpers import submitted
 from labrun.launch import conf, freeze
+from labrun.launch.closing import close_ended
 from labrun.launch.places import Places
 from labrun.launch.pool import LocalPool, Needs
 from labrun.runs import record as records
@@ -213,6 +215,26 @@ def test_the_server_is_started_again_and_its_runs_with_it(
     assert [record.status for record in found] == ["completed"] * 4
     assert [len(record.attempts) for record in found] == [2, 2, 1, 1]
     assert found[0].attempts[0]["reason"] == "the fork server died"
+
+
+def test_an_interrupt_while_an_end_is_dealt_with_loses_nothing(
+    pool: LocalPool, submit: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, interrupted = close_ended, []
+
+    def once(*arguments: Any) -> Record:
+        if not interrupted:
+            interrupted.append(True)
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr("labrun.launch.pool.close_ended", once)
+    run = submit("crashes")
+    pool.submit(run, Needs())
+    with pytest.raises(KeyboardInterrupt):
+        until_done(pool)
+    until_done(pool)
+    assert interrupted and status(run) == "failed"
 
 
 def test_retries_with_the_reason(pool: LocalPool, submit: Callable[..., Path], tmp_path: Path) -> None:

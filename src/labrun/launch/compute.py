@@ -179,14 +179,18 @@ def _local_problems(compute: Mapping[str, Any], where: str) -> Iterable[str]:
             f"compute.gpus_per_run={compute['gpus_per_run']}: {there} visible here{because}. compute=local runs on the "
             f"processor's {cores()} cores; 'lab compute status' shows what is there"
         )
-    if compute["gpus_per_run"] > 1 and compute["runs_per_gpu"] > 1:
-        yield f"compute.runs_per_gpu={compute['runs_per_gpu']}: runs of more than one GPU do not share them"
+    yield from _shared_gpus(compute)
     for key in SLURM_ONLY:
         if compute[key] != getattr(DEFAULTS, key):
             yield f"compute.{key}={compute[key]}: only compute=slurm and compute=slurm_gpu know it"
     for key in (*POOL_ONLY, "max_parallel") if where == "inline" else ():
         if compute[key] != getattr(DEFAULTS, key):
             yield f"compute.{key}={compute[key]}: an inline run has no supervisor; choose compute=local"
+
+
+def _shared_gpus(compute: Mapping[str, Any]) -> Iterable[str]:
+    if compute["gpus_per_run"] > 1 and compute["runs_per_gpu"] > 1:
+        yield f"compute.runs_per_gpu={compute['runs_per_gpu']}: runs of more than one GPU do not share them"
 
 
 DEFAULTS = Compute(target="local")
@@ -351,6 +355,7 @@ def _slurm_problems(compute: Mapping[str, Any]) -> Iterable[str]:
     if compute["timeout_min"] is not None and one.limit_min is not None and compute["timeout_min"] > one.limit_min:
         most = f"partition {one.name} ends jobs after {one.limit_min:g} minutes"
         yield f"compute.timeout_min={compute['timeout_min']:g}: {most}"
+    yield from _shared_gpus(compute)
     if (compute["nodes"] > 1 or ranks > 1) and compute["runs_per_job"] > 1:
         yield "compute.runs_per_job: a run over several nodes or tasks has a job of its own"
     own = {"job-name", "array", "output", "error", "signal", "comment", "open-mode", "nodes", "time", "requeue"}
@@ -394,7 +399,7 @@ def _refused_by_sbatch(compute: Mapping[str, Any]) -> Iterable[str]:
         yield from alone
         return
     shown = " ".join(f"--{key}" if value is True else f"--{key}={value}" for key, value in whole.items())
-    yield f"compute.extra: sbatch refuses these together, {shown}: {said}"
+    yield f"{', '.join(asked)}: sbatch refuses that together with the rest, {shown}: {said}"
 
 
 def _basic_options(compute: Mapping[str, Any]) -> dict[str, Any]:
@@ -444,9 +449,13 @@ def describe(one: Partition) -> str:
     return f"{one.name} ({one.nodes} nodes of up to {one.cpus} cores, {one.memory_gb:.1f} GB{gpus})"
 
 
+ABOUT_CLUSTERS = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT"})
+"""Slurm's variables that say which cluster is meant, and who asks."""
+
+
 def is_of_a_job(variable: str) -> bool:
     """Whether a variable tells of a cluster's job that this process is in itself: no job of its own may inherit it."""
-    return variable.startswith(("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")) and variable != "SLURM_CONF"
+    return variable.startswith(("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")) and variable not in ABOUT_CLUSTERS
 
 
 def whole_minutes(seconds: float) -> int:

@@ -352,9 +352,9 @@ class LabrunExecutor(core.PicklingExecutor):  # type: ignore[misc]
 
     def _internal_process_submissions(self, delayed_submissions: Iterable[utils.DelayedSubmission]) -> list[Any]:
         parameters = self.parameters
-        visible = computes.visible_gpus()
         gpus, cpus = parameters.get("gpus_per_node") or 0, parameters.get("cpus_per_task") or 1
         memory, minutes = parameters.get("mem_gb"), parameters.get("timeout_min")
+        visible = computes.visible_gpus() if gpus or self._pool is None else []
         if gpus > len(visible):
             raise ValueError(f"gpus_per_node={gpus}: visible here are {', '.join(visible) or 'none'}")
         if cpus > computes.cores():
@@ -366,6 +366,8 @@ class LabrunExecutor(core.PicklingExecutor):  # type: ignore[misc]
             share = parameters.get("runs_per_gpu") or 1
             self._pool = CallPool(parameters.get("modules") or (), Places(1, computes.cores(), visible, share))
         self._pool.places.limit(most or sys.maxsize, None if most else computes.cores())
+        if not self._pool.places.carries(cpus, gpus):
+            raise ValueError(f"gpus_per_node={gpus}: more than were visible when this executor began")
         jobs = []
         for delayed in delayed_submissions:
             delayed.set_timeout(minutes or 0, self.max_num_timeout)

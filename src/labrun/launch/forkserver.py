@@ -145,6 +145,8 @@ class Children:
         if spare is not None and spare.become(message):
             pid = spare.pid
         else:
+            if spare is not None:  # somebody has ended it
+                os.waitpid(spare.pid, 0)
             pid = fork(lambda: message, self._own_group, self._closed)
         self._pids.add(pid)
         return pid
@@ -241,13 +243,31 @@ def preload(
 
         inside.preload(preload)
     else:
-        for name in ["submitit.core.submission", "labrun.launch.executor", "labrun.launch.threads", *modules]:
+        for name in ("submitit.core.submission", "labrun.launch.executor", "labrun.launch.threads"):
+            importlib.import_module(name)
+        drawn = random_state()
+        for name in modules:
             # A module's own errors, sys.exit in it too: the call that needs it meets them again, and tells them.
             with contextlib.suppress(BaseException):
                 importlib.import_module(name)
+        global _is_seeded
+        _is_seeded = random_state() != drawn
     gc.collect()
     gc.freeze()
     return round(time.monotonic() - began, 3)
+
+
+_is_seeded = False
+"""Whether what was imported has seeded numpy's own generator: each call goes on from there then."""
+
+
+def random_state() -> bytes | None:
+    """What numpy's own generator would draw next; None without numpy."""
+    if "numpy" not in sys.modules:
+        return None
+    import numpy.random
+
+    return bytes(numpy.random.get_state(legacy=False)["state"]["key"])
 
 
 def use_large_pages() -> None:
@@ -375,7 +395,7 @@ def call(folder: str, job: str, threads: int, joined: bool) -> int:
     print_to(str(paths.stdout), str(paths.stdout if joined else paths.stderr))
     check_own(paths.submitted_pickle)
     limits.limit_threads(threads)
-    if "numpy.random" in sys.modules:  # unseeded, each draws its own numbers, as in interpreters of their own
+    if "numpy.random" in sys.modules and not _is_seeded:  # each draws its own, as in an interpreter of its own
         sys.modules["numpy.random"].seed()
     let_workers_be_ended()
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import logging
+import os
 import secrets
 import shlex
 import subprocess
@@ -202,7 +203,7 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, ar
         config=kept,
         overrides=overrides,
         command=shlex.join(["labrun", *overrides]),
-        settings=execute.settings_digest(kept),
+        settings=_settings(kept, environment(config)),
         parent=parent,
         tags=_tags(kept["tags"]),
         notes=kept["notes"],
@@ -211,6 +212,17 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, ar
         packages=around.packages,
         host=around.host,
     )
+
+
+def _settings(kept: Mapping[str, Any], variables: Mapping[str, str]) -> str | None:
+    """See `execute.settings_digest`; with the run's own variables, which come before this process's."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        return execute.settings_digest(kept)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def environment(config: DictConfig) -> dict[str, str]:

@@ -118,6 +118,8 @@ class Plan:
     """Whether the best run's pictures are drawn in the end."""
     command: list[str] | None = None
     """A search's own arguments: who takes it over composes its next runs from them."""
+    is_marked: bool = False
+    """Whether a file beside it tells that all runs have their records (`note_submitted`)."""
 
     def write(self, folder: Path) -> None:
         """Put it in the folder.
@@ -127,6 +129,7 @@ class Plan:
         """
         try:
             state_folder(folder).mkdir(parents=True, exist_ok=True, mode=0o700)
+            (state_folder(folder) / SUBMITTED).unlink(missing_ok=True)
         except OSError as error:
             raise RecordError(records.cannot_write(folder, error)) from error
         records.replace_text(state_folder(folder) / "plan.json", json.dumps(dataclasses.asdict(self), indent=1) + "\n")
@@ -145,7 +148,7 @@ def note_submitted(folder: Path) -> None:
 
 def never_submitted(folder: Path, plan: Plan) -> int:
     """How many runs of a plan have no record since whoever submitted them was killed; removed ones do not count."""
-    if plan.command is not None or (state_folder(folder) / SUBMITTED).exists():
+    if not plan.is_marked or plan.command is not None or (state_folder(folder) / SUBMITTED).exists():
         return 0
     return sum(not (folder / name / "run.json").exists() for name in plan.runs)
 

@@ -37,7 +37,11 @@ class Lease:
 
     def __init__(self, state: Path) -> None:
         self._folder = state / "controllers"
-        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            state.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise RecordError(records.cannot_write(state.parent, error)) from error
         holder = living(state)
         if holder is not None:
             raise RecordError(

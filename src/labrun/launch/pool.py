@@ -57,7 +57,8 @@ SUSPECT = 3
 class _Running:
     run_dir: Path
     needs: Needs
-    place: Place
+    place: Place | None
+    """None once its process has ended."""
     pid: int | None = None
     began: float = field(default_factory=time.monotonic)
     asked_at: float | None = None
@@ -251,8 +252,9 @@ class LocalPool:
     def drop(self) -> list[Path]:
         """Kill what still runs and forget it: its record is the caller's to close."""
         dropped = list(self._running.values())
+        self._running.clear()
         for running in dropped:
-            self._forget(running)
+            self._free(running)
             self._kill(running)
             wait_gone(running.run_dir)
         return [running.run_dir for running in dropped]
@@ -315,10 +317,11 @@ class LocalPool:
                 self._channel.send(message)
             _touch(RunPaths(run_dir).heartbeat)
 
-    def _forget(self, running: _Running) -> None:
+    def _free(self, running: _Running) -> None:
         """A run's process is no more: its place is free."""
-        del self._running[running.run_dir]
-        self._places.leave(running.place)
+        if running.place is not None:
+            self._places.leave(running.place)
+            running.place = None
 
     def _is_suspect(self, run_dir: Path) -> bool:
         """Whether a run may be what ends the server: it is run alone then."""
@@ -357,16 +360,19 @@ class LocalPool:
         return f"; {counts.pop()} at once" if len(counts) == 1 else ""
 
     def _ended(self, running: _Running, status: int) -> list[Path]:
-        self._forget(running)
+        """Close its books. May be done again: Ctrl-C may come at any moment."""
+        self._free(running)
+        self._fill()  # before this one's book-keeping, which waits for the disk
         if running.pid is not None:
             self._end_left_behind(running.pid, running.run_dir)
-        self._fill()  # before this one's book-keeping, which waits for the disk
         try:
             record = close_ended(running.run_dir, status, running.reason, running.canceled)
             records.force_to_disk(running.run_dir)
         except RecordError as error:
             log.error("Run %s: %s", running.run_dir.name, error)
+            del self._running[running.run_dir]
             return [running.run_dir]
+        del self._running[running.run_dir]
         if record.status == records.COMPLETED:
             self._restarts = 0
         if record.status == records.PREEMPTED and not self._leaving:
@@ -387,8 +393,9 @@ class LocalPool:
         if self._unready > 1:  # what it was importing ended it, say: each run imports by itself then, and tells
             self._preload = []
         interrupted = list(self._running.values())
+        self._running.clear()
         for running in interrupted:
-            self._forget(running)
+            self._free(running)
         if self._server is not None:
             self._server.close()
         ended = []
@@ -396,6 +403,7 @@ class LocalPool:
             wait_gone(running.run_dir)
             record = records.read(running.run_dir)
             if record.finished:
+                records.force_to_disk(running.run_dir)
                 ended.append(running.run_dir)
             elif running.canceled:
                 close_ended(running.run_dir, signal.SIGKILL, None, canceled=True)
@@ -469,7 +477,7 @@ class LocalPool:
     def _end_left_behind(self, pid: int, run_dir: Path) -> None:
         """End what a run's process started and did not wait for: what is in its process group.
 
-        In a cluster's job, where it has none, what carries the run's folder in its environment.
+        In a cluster's job, where it has none, the programs that carry the run's folder in their environment.
         """
         if not self._in_job:
             with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -59,7 +59,7 @@ def prepare(run_dir: Path, overrides: Sequence[str], new_code: bool = False) -> 
         composed["trainer"] = {**composed["trainer"], "resume": composed["trainer"]["resume"]["id"]}
     compute = {**composed["compute"], "environment": _environment(composed["compute"]["environment"], overrides)}
     if compute["target"] in ("auto", "inline"):
-        compute["target"] = "local"
+        compute |= {"target": "local", "cpus_per_run": min(compute["cpus_per_run"], computes.cores())}
     composed["compute"] = compute
     script = (old.code or {}).get("script")
     if script and not new_code:
@@ -96,8 +96,10 @@ def _environment(names: Mapping[str, Any], overrides: Sequence[str]) -> dict[str
         names: with what the record holds of each.
         overrides: what is typed on top.
     """
-    given = {text.lstrip("+~").partition("=")[0].removeprefix("compute.environment.") for text in overrides}
-    names = {name: value for name, value in names.items() if name not in given}
+    typed = [text.lstrip("+~").partition("=")[0] for text in overrides]
+    prefix = "compute.environment"
+    given = set(names) if prefix in typed else {key.removeprefix(f"{prefix}.") for key in typed if prefix in key}
+    names = {name: "" if name in given else value for name, value in names.items()}  # its place, for what is typed
     missing = computes.missing_variables(names)
     if missing:
         raise ConfigError(
@@ -183,7 +185,7 @@ def _option(group: str, override: str) -> Any:
     path = [f"hydra.searchpath=[file://{own}]"] if own else []
     try:
         with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
-            composed = compose("config", [override, "name=rerun", *path])
+            composed = compose("config", [override, "name=rerun", "compute.cpus_per_run=1", *path])
     except HydraException as error:
         raise ConfigError(" ".join(str(error).split())) from error
     execute.keep_mounts()

@@ -52,26 +52,33 @@ def find_sweep(root: Path, reference: str, name: str, composed: Path | None = No
             if (jobs.state_folder(folder) / "plan.json").is_file():
                 return folder.resolve()
         raise RecordError(f"sweep.resume={reference}: no sweep lies there (it would hold .launch/plan.json)")
-    if composed is not None and (jobs.state_folder(composed) / "plan.json").is_file():
+    if composed is not None and _is_sweep(composed):
         return composed.resolve()
     folders = [plan.parents[1] for plan in (root / "multirun" / name).glob("*/.launch/plan.json")]
     others = [folder for folder in elsewhere.noted(store.state_folder(root)) if folder not in folders]
-    folders += [folder for folder in others if (folder / elsewhere.PLAN).is_file() and _name(folder) == name]
+    folders += [folder for folder in others if _is_sweep(folder) and _name(folder) == name]
     if not folders:
         raise RecordError(f"sweep.resume=last: there is no sweep called {name!r} in {root / 'multirun'} yet")
     return max(folders, key=lambda folder: (_begun(folder), folder.name)).resolve()
 
 
+def _is_sweep(folder: Path) -> bool:
+    return (folder / elsewhere.PLAN).is_file() and not (folder / "run.json").exists()
+
+
 def _name(folder: Path) -> str | None:
-    """Of which name a sweep's runs are."""
-    return next((one.record.name for one in earlier(folder)), None)
+    """Of which name a sweep's runs are; None where that cannot be read."""
+    with contextlib.suppress(RecordError):
+        return next((one.record.name for one in earlier(folder)), None)
+    return None
 
 
 def _begun(folder: Path) -> str:
     """When a sweep was submitted, in UTC: its folder's name is of the local clock, which may be set, or travel."""
-    for name in jobs.read_plan(folder).runs:
-        with contextlib.suppress(RecordError):
-            return records.read(folder / name).created
+    with contextlib.suppress(RecordError):
+        for name in jobs.read_plan(folder).runs:
+            with contextlib.suppress(RecordError):
+                return records.read(folder / name).created
     changed = (jobs.state_folder(folder) / "plan.json").stat().st_mtime
     return datetime.fromtimestamp(changed, UTC).isoformat()
 

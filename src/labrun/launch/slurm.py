@@ -46,7 +46,17 @@ SBATCH_VARIABLES = {
     "partition": ("PARTITION",),
     "account": ("ACCOUNT",),
     "qos": ("QOS",),
-    "signal_delay_s": ("SIGNAL", "OPEN_MODE", "NO_REQUEUE", "REQUEUE", "ARRAY_INX", "WAIT"),
+    "signal_delay_s": (
+        "SIGNAL",
+        "OPEN_MODE",
+        "NO_REQUEUE",
+        "REQUEUE",
+        "ARRAY_INX",
+        "WAIT",
+        "OUTPUT",
+        "ERROR",
+        "COMMENT",
+    ),
 }
 """Which of sbatch's own variables would say otherwise than a parameter."""
 
@@ -350,7 +360,8 @@ def _slots(compute: Mapping[str, Any], runs: int) -> int:
     slots = max(1, int(compute["cpus_per_job"] or min(runs * cpus, there)) // cpus)
     if compute["gpus_per_run"]:
         gpus = partition.gpus if partition is not None else compute["gpus_per_run"]
-        slots = min(slots, max(1, gpus * compute["runs_per_gpu"] // compute["gpus_per_run"]))
+        share = compute["runs_per_gpu"] if compute["gpus_per_run"] == 1 else 1
+        slots = min(slots, max(1, gpus * share // compute["gpus_per_run"]))
     if compute["mem_gb"] and partition is not None:
         slots = min(slots, max(1, int(partition.memory_gb // compute["mem_gb"])))
     return min(slots, runs, int(compute["max_parallel"] or runs))
@@ -421,7 +432,8 @@ def submitting(variables: Mapping[str, str], parameters: Mapping[str, Any]) -> I
         parameters: what submitit is told: sbatch would put variables such as SBATCH_PARTITION before the file's lines.
     """
     before = dict(os.environ)
-    told = {"SBATCH_EXPORT", *(f"SBATCH_{name}" for key in parameters for name in SBATCH_VARIABLES.get(key, ()))}
+    told = {"SBATCH_EXPORT", *(f"SBATCH_{name}" for key, value in parameters.items() if value is not None
+      for name in SBATCH_VARIABLES.get(key, ()))}  # fmt: skip
     for name in before:
         if name in told or computes.is_of_a_job(name):
             del os.environ[name]

@@ -112,7 +112,7 @@ def carry_out(submitted: Sequence[Job], folder: Path, server: Server | None = No
     is_sweep = submitted[0].record.sweep is not None
     where = check(submitted)
     wanted = config["sweep"]["resume"] is not None and is_sweep
-    with in_charge(folder, where) if wanted else contextlib.nullcontext():
+    with in_charge(folder, where, fresh=not wanted):
         runs = _resume(submitted, folder, where) if wanted else [job.run_dir for job in submitted]
         _check_folders([job for job in submitted if not job.is_done], fresh=not wanted)
         plan = make_plan(submitted, folder, runs, where)
@@ -241,6 +241,7 @@ def make_plan(submitted: Sequence[Job], folder: Path, runs: Sequence[Path], wher
         runs_per_gpu=compute["runs_per_gpu"],
         max_failures=compute["max_failures"],
         draws=record.sweep is not None and config["report"] == "auto",
+        is_marked=True,
     )
 
 
@@ -259,9 +260,10 @@ def _check_folders(submitted: Sequence[Job], fresh: bool) -> None:
 
 
 @contextlib.contextmanager
-def in_charge(folder: Path, where: str) -> Iterator[None]:
-    """Inside, nobody else goes on with a sweep; see `check_left`."""
-    check_left(folder, where)
+def in_charge(folder: Path, where: str, fresh: bool = False) -> Iterator[None]:
+    """Inside, nobody else goes on with a sweep; see `check_left`. A fresh one has nobody yet."""
+    if not fresh:
+        check_left(folder, where)
     own = lease.Lease(jobs.state_folder(folder))
     try:
         yield

@@ -408,8 +408,10 @@ def process_lives(process: dict[str, Any] | None) -> bool | None:
         return None
     if process.get("boot_id") != boot_id():
         return False
-    start = process_start(int(process["pid"]))
-    return start is not None and abs(start - float(process.get("start_time") or 0)) < 0.05
+    recorded = float(process.get("start_time") or 0)
+    # Records of before labrun 0.2 have seconds since the epoch everywhere.
+    start = (process_start if recorded < 1e8 else _process_start_by_clock)(int(process["pid"]))
+    return start is not None and abs(start - recorded) < 0.05
 
 
 def shown_status(

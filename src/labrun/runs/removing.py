@@ -7,6 +7,7 @@ next clean-up takes.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -59,7 +60,7 @@ def reasons(
         status = shown(run_dir, record)
         sweep_dir = Path(str((record.sweep or {}).get("folder", run_dir.parent)))
         if not is_ours(root, run_dir):
-            where = f"{root}/outputs or {root}/multirun"
+            where = f"{root}/outputs or {root}/multirun, nor one of your own choice with nothing else in it"
             found[run_dir] = Reason(record, f"{run_dir} is no run's folder below {where}, without links", False)
         elif status in LIVE:
             found[run_dir] = Reason(record, f"it is {status}: lab runs cancel {record.id}")
@@ -73,7 +74,10 @@ def reasons(
 
 
 def is_ours(root: Path, run_dir: Path) -> bool:
-    """Whether a folder lies where runs lie, without a link on the way, and holds a record of ours."""
+    """Whether a folder lies where runs lie, without a link on the way, and holds a record of ours.
+
+    Of one that a person chose, also whether nothing else lies in it.
+    """
     inside = Path(os.path.abspath(run_dir))
     top = Path(os.path.realpath(root))
     if not inside.is_relative_to(top) or Path(os.path.realpath(inside)) != inside:
@@ -81,8 +85,26 @@ def is_ours(root: Path, run_dir: Path) -> bool:
     parts = inside.relative_to(top).parts
     depth = {"outputs": 3, "multirun": 4}.get(parts[0] if parts else "", 0)
     record = inside / "run.json"
-    usual = len(parts) == depth or inside in set(elsewhere.run_dirs(store.state_folder(top)))
+    usual = len(parts) == depth or (inside != top and _is_all_of_a_run(inside))
     return usual and record.is_file() and not record.is_symlink()
+
+
+RUN_ENTRIES = frozenset({
+    "run.json", "metrics.jsonl", "annotations.jsonl", "driver.log", "heartbeat", "attempts", "requests", "logs",
+    "outputs", "checkpoints", "work", ".hydra", ".launch",
+})  # fmt: skip
+"""What a run writes at the top of its folder, beside `driver.<rank>.log`."""
+
+
+def _is_all_of_a_run(folder: Path) -> bool:
+    """Whether a folder that a person chose for a run holds that run, and nothing else."""
+    if folder not in set(elsewhere.run_dirs(store.state_folder(store.workspace()))):
+        return False
+    others = [e.name for e in folder.iterdir() if e.name not in RUN_ENTRIES and not DRIVER_LOG.fullmatch(e.name)]
+    return not others and not (folder / "outputs" / ".labrun").exists() and not any(folder.glob("*/**/run.json"))
+
+
+DRIVER_LOG = re.compile(r"driver\.\d+\.log")
 
 
 def remove(root: Path, run_dir: Path) -> None:
@@ -94,7 +116,10 @@ def remove(root: Path, run_dir: Path) -> None:
     if not is_ours(root, run_dir):
         raise RecordError(f"{run_dir} is no run's folder below {root}/outputs or {root}/multirun")
     parent = run_dir.parent
+    chosen = run_dir in set(elsewhere.run_dirs(store.state_folder(root)))
     _take_away(run_dir)
+    if chosen:  # nor is what lies around it ours
+        return
     if parent.parent.parent.name == "multirun" and not any(parent.glob("*/run.json")):
         _take_away(parent)
         parent = parent.parent
@@ -148,6 +173,8 @@ def garbage(root: Path, found: index.Listing, leaving: Sequence[Path] = ()) -> l
 def _rests(root: Path) -> Iterator[Path]:
     for pattern in (f"outputs/*/{REMOVED}*", f"multirun/*/{REMOVED}*", f"multirun/*/*/{REMOVED}*"):
         yield from root.glob(pattern)
+    for parent in {run_dir.parent for run_dir in elsewhere.run_dirs(store.state_folder(root))}:
+        yield from parent.glob(f"{REMOVED}*")
 
 
 def folder_size(folder: Path) -> int:
