@@ -102,7 +102,7 @@ def _is_link(root: Path, name: str) -> bool:
         if (place / "run.json").exists():
             real = Path(os.path.realpath(place))
             inner = real.relative_to(root).parts if real.is_relative_to(root) else real.parts
-            return Path(os.path.abspath(place)).parts[-len(inner) :] != inner
+            return bool(inner) and Path(os.path.abspath(place)).parts[-len(inner) :] != inner
     return False
 
 
