@@ -83,7 +83,7 @@ def is_ours(root: Path, run_dir: Path) -> bool:
     if not inside.is_relative_to(top) or Path(os.path.realpath(inside)) != inside:
         return False
     parts = inside.relative_to(top).parts
-    depth = {"outputs": 3, "multirun": 4}.get(parts[0] if parts else "", 0)
+    depth = {"outputs": 3, "multirun": 4}.get(parts[0] if parts else "", -1)
     record = inside / "run.json"
     usual = len(parts) == depth or (inside != top and _is_all_of_a_run(inside))
     return usual and record.is_file() and not record.is_symlink()
