@@ -55,7 +55,11 @@ def test_a_workspace_that_is_a_run_itself_is_never_removed(labrun: Command, work
         refused = lab(workspace, "runs", "rm", str(folder), "--yes")
         assert refused.returncode != 0 and "with nothing else in it" in refused.stdout + refused.stderr
     assert (workspace / "thesis.tex").exists() and (workspace / "mine" / "notes.txt").exists()
+    assert lab(workspace, "runs", "export", str(workspace), "-o", "all.tar").returncode != 0
+    assert lab(workspace, "runs", "export", str(workspace / "its"), "-o", "its.tar").returncode == 0
     assert lab(workspace, "runs", "rm", str(workspace / "its"), "--yes").returncode == 0
+    taken = lab(workspace, "runs", "import", "its.tar")
+    assert taken.returncode == 0 and len(list(workspace.glob("outputs/digits-*/*/run.json"))) == 1, taken.stderr
     assert not (workspace / "its").exists() and (workspace / "thesis.tex").exists()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -54,3 +55,17 @@ def run_dirs(state: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             for name in json.loads((folder / PLAN).read_text(encoding="utf-8"))["runs"]:
                 yield Path(os.path.normpath(folder / name))
+
+
+RUN_ENTRIES = re.compile(
+    r"run\.json|metrics\.jsonl|annotations\.jsonl|driver(\.\d+)?\.log|heartbeat|attempts|requests|logs|outputs|checkpoints"
+    r"|work|\.hydra|\.launch"
+)
+"""What a run writes at the top of its folder."""
+
+
+def is_alone(state: Path, folder: Path) -> bool:
+    """Whether a folder that was chosen for a run holds that run, and nothing else: not a person's files, nor others."""
+    if folder not in set(run_dirs(state)) or not (folder / "run.json").is_file() or state.is_relative_to(folder):
+        return False
+    return all(RUN_ENTRIES.fullmatch(e.name) for e in folder.iterdir()) and not any(folder.glob("*/**/run.json"))

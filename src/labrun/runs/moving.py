@@ -10,12 +10,13 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from labrun.errors import RecordError
+from labrun.runs import elsewhere, store
 from labrun.runs import record as records
-from labrun.runs import store
 from labrun.runs.files import tree_digest
 from labrun.runs.record import Record
 
@@ -56,7 +57,7 @@ def export(root: Path, chosen: Sequence[tuple[Path, Record]], target: Path) -> i
                     entry.size, entry.mtime, entry.mode = size, int(os.fstat(file.fileno()).st_mtime), 0o644
                     archive.addfile(entry, content)
                     told[name] = {"sha256": content.digest.hexdigest(), "size": size}
-            runs = [{"id": r.id, "name": r.name, "folder": _relative(root, d)} for d, r in chosen]
+            runs = [{"id": r.id, "name": r.name, "folder": _place(root, d, r)} for d, r in chosen]
             text = json.dumps({"format": FORMAT, "runs": runs, "files": told}, indent=1).encode()
             entry = tarfile.TarInfo(MANIFEST)
             entry.size = len(text)
@@ -87,13 +88,33 @@ def _relative(root: Path, folder: Path) -> str:
         raise RecordError(f"{folder} lies outside of the workspace {root}: give its own with lab --root") from None
 
 
+DEPTHS = {"outputs": 3, "multirun": 4}
+"""How deep in a workspace runs lie."""
+
+
+def _is_usual(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    return bool(parts) and len(parts) == DEPTHS.get(parts[0], -1)
+
+
+def _place(root: Path, run_dir: Path, record: Record) -> str:
+    """Where a run lies in an archive: as in the workspace; one in a folder of a person's choice, where runs lie."""
+    name = _relative(root, run_dir)
+    if _is_usual(name):
+        return name
+    if not elsewhere.is_alone(store.state_folder(root), run_dir):
+        raise RecordError(f"{run_dir} holds more than run {record.id}: it cannot be told what belongs to the run")
+    stamp = datetime.fromisoformat(record.created).strftime("%Y-%m-%d_%H-%M-%S")
+    return f"outputs/{record.name}/{stamp}-{record.id}"
+
+
 def _files(root: Path, chosen: Sequence[tuple[Path, Record]]) -> Iterator[tuple[str, Path]]:
     codes, sweeps = set(), set()
     for run_dir, record in chosen:
-        yield from _below(run_dir, _relative(root, run_dir))
+        yield from _below(run_dir, _place(root, run_dir, record))
         code = record.code or {}
         codes |= {str(code.get("digest", "")), str((code.get("script") or {}).get("digest", ""))}
-        if record.sweep:
+        if record.sweep and len(PurePosixPath(_relative(root, run_dir)).parts) == DEPTHS["multirun"]:
             sweeps.add(run_dir.parent)
     for sweep in sorted(sweeps):
         for name in SWEEP_FILES:
@@ -221,7 +242,7 @@ def _unpack(source: Path, place: Path) -> dict[str, Any]:
     if wrong:
         raise RecordError(f"{source} is damaged: {wrong[0]} is not what was exported ({len(wrong)} files differ)")
     for folder in folders:
-        if len(folder.parts) != {"outputs": 3, "multirun": 4}.get(folder.parts[0] if folder.parts else "", 0):
+        if not _is_usual(str(folder)):
             raise RecordError(f"{source}: {folder} is no place for a run")
     return manifest
 

@@ -7,7 +7,6 @@ next clean-up takes.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -85,26 +84,8 @@ def is_ours(root: Path, run_dir: Path) -> bool:
     parts = inside.relative_to(top).parts
     depth = {"outputs": 3, "multirun": 4}.get(parts[0] if parts else "", -1)
     record = inside / "run.json"
-    usual = len(parts) == depth or (inside != top and _is_all_of_a_run(inside))
+    usual = len(parts) == depth or elsewhere.is_alone(store.state_folder(top), inside)
     return usual and record.is_file() and not record.is_symlink()
-
-
-RUN_ENTRIES = frozenset({
-    "run.json", "metrics.jsonl", "annotations.jsonl", "driver.log", "heartbeat", "attempts", "requests", "logs",
-    "outputs", "checkpoints", "work", ".hydra", ".launch",
-})  # fmt: skip
-"""What a run writes at the top of its folder, beside `driver.<rank>.log`."""
-
-
-def _is_all_of_a_run(folder: Path) -> bool:
-    """Whether a folder that a person chose for a run holds that run, and nothing else."""
-    if folder not in set(elsewhere.run_dirs(store.state_folder(store.workspace()))):
-        return False
-    others = [e.name for e in folder.iterdir() if e.name not in RUN_ENTRIES and not DRIVER_LOG.fullmatch(e.name)]
-    return not others and not (folder / "outputs" / ".labrun").exists() and not any(folder.glob("*/**/run.json"))
-
-
-DRIVER_LOG = re.compile(r"driver\.\d+\.log")
 
 
 def remove(root: Path, run_dir: Path) -> None:
