@@ -112,9 +112,12 @@ def carry_out(submitted: Sequence[Job], folder: Path, server: Server | None = No
     is_sweep = submitted[0].record.sweep is not None
     where = check(submitted)
     wanted = config["sweep"]["resume"] is not None and is_sweep
+    if not wanted:
+        _check_folders(submitted, fresh=True)
     with in_charge(folder, where, fresh=not wanted):
         runs = _resume(submitted, folder, where) if wanted else [job.run_dir for job in submitted]
-        _check_folders([job for job in submitted if not job.is_done], fresh=not wanted)
+        if wanted:
+            _check_folders([job for job in submitted if not job.is_done], fresh=False)
         plan = make_plan(submitted, folder, runs, where)
         plan.write(folder)
         try:
