@@ -103,6 +103,9 @@ def test_compute(workspace: Path, capsys: Capture, monkeypatch: Patch) -> None:
     assert code == 0 and {line.split()[0] for line in out.splitlines()} == {
         "auto", "inline", "local", "gpu", "slurm", "slurm_gpu",
     }  # fmt: skip
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    _, out, _ = run(capsys, monkeypatch, "compute", "ls")
+    assert "Here: 2 GPUs (4, 5)" in out, "what each finds"
     code, out, _ = run(capsys, monkeypatch, "compute", "status")
     assert code == 0 and "cores" in out and "GPUs" in out and "Slurm" in out
 

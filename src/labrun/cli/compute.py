@@ -30,7 +30,7 @@ def add(nouns: Any) -> None:
 def ls(options: argparse.Namespace) -> int:
     """The choices of `compute=`, and what each finds here."""
     for name, comment in conf.groups().get("compute", {}).items():
-        print(f"{name:<12}{comment}\n{'':<12}here: {_found(conf.option('compute', name))}")
+        print(f"{name:<12}{comment} Here: {_found(conf.option('compute', name))}")
     return 0
 
 
