@@ -180,6 +180,9 @@ class NetworkTask(Task):
             self._name, f"{sum(p.numel() for p in module.parameters()):,}", f"{len(arrays.train):,}",
             self._settings["max_epochs"], len(train), type(trainer.accelerator).__name__,
         )  # fmt: skip
+        wanted = self._config["compute"].get("gpus_per_run", 0)
+        if wanted and isinstance(trainer.accelerator, pl.accelerators.CPUAccelerator):
+            log.warning("compute.gpus_per_run=%d, but torch finds no GPU here: training on the processor", wanted)
         if resume_from is not None:
             self._check_resume(resume_from, own=resume_from.parent == paths.checkpoints)
         self._run(trainer, module, train, validation, resume_from)
