@@ -96,7 +96,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def labrun(workspace: Path) -> Command:
     """The command `labrun` in a process of its own, in the workspace."""
 
-    def run(*arguments: str, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "labrun", *arguments],
             capture_output=True, text=True, timeout=timeout, check=False, cwd=workspace,

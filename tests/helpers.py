@@ -61,7 +61,7 @@ def statuses(workspace: Path) -> list[str]:
     return [json.loads(path.read_text())["status"] for path in sorted(workspace.glob("multirun/*/*/*/run.json"))]
 
 
-def wait_for(condition: Callable[[], bool], timeout_s: float = 60) -> None:
+def wait_for(condition: Callable[[], bool], timeout_s: float = 180) -> None:
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -74,7 +74,7 @@ def sweep_dir(workspace: Path) -> Path:
     return folder
 
 
-def lab(workspace: Path, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def lab(workspace: Path, *arguments: str, timeout: float = 400) -> subprocess.CompletedProcess[str]:
     """The command `lab` in a process of its own."""
     return subprocess.run(
         [sys.executable, "-c", "from labrun.cli import main; main()", *arguments],

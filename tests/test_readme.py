@@ -80,7 +80,7 @@ def carry_out(heading: str, folder: Path) -> None:
     for line in [*BEFORE.get(heading, []), *sections()[heading]]:
         program, *arguments = shlex.split(line, comments=True)
         done = subprocess.run([sys.executable, "-c", programs[program], *arguments], cwd=folder, capture_output=True,
-                              text=True, timeout=300, stdin=subprocess.DEVNULL, check=False)  # fmt: skip
+                              text=True, timeout=900, stdin=subprocess.DEVNULL, check=False)  # fmt: skip
         asked = "--yes" in done.stdout and done.returncode == 1  # it lists what would go, and nobody is there to agree
         assert done.returncode == 0 or asked, (arguments, done.stdout, done.stderr)
 
@@ -100,7 +100,7 @@ def test_commands_that_need_nothing(heading: str, carried_out: dict[str, Future[
 
 def test_what_is_typed_in_python(workspace: Path) -> None:
     (text,) = (text for mark, _, text in BLOCKS if mark == "python")
-    done = subprocess.run([sys.executable, "-c", text], cwd=workspace, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", text], cwd=workspace, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0 and "completed" in done.stdout and "from-python/1" in done.stdout, done.stderr
 
 
@@ -124,7 +124,7 @@ def test_a_plain_application(workspace: Path) -> None:
     (text,) = (text for mark, name, text in BLOCKS if mark == "file" and name == "my_app.py")
     (workspace / "my_app.py").write_text(text)
     for arguments in commands("app"):
-        done = subprocess.run([sys.executable, *arguments], cwd=workspace, capture_output=True, text=True, timeout=120)
+        done = subprocess.run([sys.executable, *arguments], cwd=workspace, capture_output=True, text=True, timeout=400)
         assert done.returncode == 0 and done.stdout.count("completed") == 3, done.stderr
 
 
