@@ -220,11 +220,9 @@ def make_plan(submitted: Sequence[Job], folder: Path, runs: Sequence[Path], wher
     needs = [(one["cpus_per_run"], one["gpus_per_run"]) for one in (job.record.config["compute"] for job in submitted)]
     cores = computes.cores() if where == "local" and compute["max_parallel"] is None else None
     gpus = computes.visible_gpus() if where == "local" and any(count for _, count in needs) else None
-    most = compute["max_parallel"] or sum(
-        max(Places(10**6, computes.cores(), gpus, compute["runs_per_gpu"]).carries(*one) for one in kind)
-        for kind in ([one for one in needs if not one[1]], [one for one in needs if one[1]])
-        if kind
-    )
+    there = Places(sys.maxsize, computes.cores(), gpus, compute["runs_per_gpu"])
+    without_gpu, with_gpu = ([there.carries(*one) for one in set(needs) if bool(one[1]) == is_one] for is_one in (0, 1))
+    most = compute["max_parallel"] or max(without_gpu, default=0) + max(with_gpu, default=0)
     if where == "local" and cores is None and most * compute["cpus_per_run"] > computes.cores():
         log.info("%d runs of %d cores at once, on %d cores", most, compute["cpus_per_run"], computes.cores())
     record = next((job.record for job in submitted if not job.is_done), submitted[0].record)

@@ -16,6 +16,15 @@ PLAN = Path(".launch", "plan.json")
 """What the controller of a sweep's folder keeps there (`launch.jobs.Plan`)."""
 
 
+DEPTHS = {"outputs": 3, "multirun": 4}
+"""How deep in a workspace runs lie."""
+
+
+def is_usual(parts: Sequence[str]) -> bool:
+    """Whether that is a place for a run, by the names from the workspace's folder down."""
+    return bool(parts) and len(parts) == DEPTHS.get(parts[0], -1)
+
+
 def note(root: Path, state: Path, folder: Path, runs: Sequence[str]) -> None:
     """Remember a sweep's folder, or a run's, if a look through the workspace would not find its runs.
 
@@ -25,10 +34,10 @@ def note(root: Path, state: Path, folder: Path, runs: Sequence[str]) -> None:
         folder: the sweep's, or the run's.
         runs: the runs' folders, relative to that one; `.` where it is a run itself.
     """
-    depth, top = (3, "outputs") if list(runs) == ["."] else (3, "multirun")
-    parts = folder.relative_to(root).parts if folder.is_relative_to(root) else ()
-    usual = len(parts) == depth and parts[0] == top and not any(part.startswith(".") for part in parts)
-    if (usual and not any("/" in run or run.startswith(".") for run in runs if run != ".")) or folder in noted(state):
+    places = [Path(os.path.normpath(folder / run)) for run in runs]
+    names = [place.relative_to(root).parts if place.is_relative_to(root) else () for place in places]
+    hidden = any(part.startswith(".") for parts in names for part in parts)
+    if (all(map(is_usual, names)) and not hidden) or folder in noted(state):
         return
     with contextlib.suppress(OSError):  # a listing will not show it; the run itself is whole
         state.mkdir(parents=True, exist_ok=True)

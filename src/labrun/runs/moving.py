@@ -88,19 +88,10 @@ def _relative(root: Path, folder: Path) -> str:
         raise RecordError(f"{folder} lies outside of the workspace {root}: give its own with lab --root") from None
 
 
-DEPTHS = {"outputs": 3, "multirun": 4}
-"""How deep in a workspace runs lie."""
-
-
-def _is_usual(name: str) -> bool:
-    parts = PurePosixPath(name).parts
-    return bool(parts) and len(parts) == DEPTHS.get(parts[0], -1)
-
-
 def _place(root: Path, run_dir: Path, record: Record) -> str:
     """Where a run lies in an archive: as in the workspace; one in a folder of a person's choice, where runs lie."""
     name = _relative(root, run_dir)
-    if _is_usual(name):
+    if elsewhere.is_usual(PurePosixPath(name).parts):
         return name
     if not elsewhere.is_alone(store.state_folder(root), run_dir):
         raise RecordError(f"{run_dir} holds more than run {record.id}: it cannot be told what belongs to the run")
@@ -114,7 +105,8 @@ def _files(root: Path, chosen: Sequence[tuple[Path, Record]]) -> Iterator[tuple[
         yield from _below(run_dir, _place(root, run_dir, record))
         code = record.code or {}
         codes |= {str(code.get("digest", "")), str((code.get("script") or {}).get("digest", ""))}
-        if record.sweep and len(PurePosixPath(_relative(root, run_dir)).parts) == DEPTHS["multirun"]:
+        parts = PurePosixPath(_relative(root, run_dir)).parts
+        if record.sweep and parts[0] == "multirun" and elsewhere.is_usual(parts):
             sweeps.add(run_dir.parent)
     for sweep in sorted(sweeps):
         for name in SWEEP_FILES:
@@ -242,7 +234,7 @@ def _unpack(source: Path, place: Path) -> dict[str, Any]:
     if wrong:
         raise RecordError(f"{source} is damaged: {wrong[0]} is not what was exported ({len(wrong)} files differ)")
     for folder in folders:
-        if not _is_usual(str(folder)):
+        if not elsewhere.is_usual(folder.parts):
             raise RecordError(f"{source}: {folder} is no place for a run")
     return manifest
 

@@ -82,9 +82,8 @@ def is_ours(root: Path, run_dir: Path) -> bool:
     if not inside.is_relative_to(top) or Path(os.path.realpath(inside)) != inside:
         return False
     parts = inside.relative_to(top).parts
-    depth = {"outputs": 3, "multirun": 4}.get(parts[0] if parts else "", -1)
     record = inside / "run.json"
-    usual = len(parts) == depth or elsewhere.is_alone(store.state_folder(top), inside)
+    usual = elsewhere.is_usual(parts) or elsewhere.is_alone(store.state_folder(top), inside)
     return usual and record.is_file() and not record.is_symlink()
 
 
