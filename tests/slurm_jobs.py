@@ -58,3 +58,31 @@ def finished(process: subprocess.Popen[str], timeout_s: float = 150) -> tuple[st
     out, err = process.communicate(timeout=timeout_s)
     assert "Traceback" not in err, err
     return out, err
+
+
+FAILING = """
+import os, pytorch_lightning as pl, torch
+
+class Failing(pl.LightningModule):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.layer = torch.nn.LazyLinear(num_classes)
+
+    def forward(self, x):
+        return self.layer(x.flatten(1))
+
+    def training_step(self, batch, batch_idx):
+        if CONDITION:
+            raise ValueError(WORDS)
+        return torch.nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+"""
+
+
+def write_failing(workspace: Path, condition: str, words: str) -> None:
+    """A network, `model=failing`, that raises where a condition holds in one of its processes."""
+    (workspace / "failing.py").write_text(FAILING.replace("CONDITION", condition).replace("WORDS", repr(words)))
+    (workspace / "conf" / "model").mkdir(parents=True)
+    (workspace / "conf" / "model" / "failing.yaml").write_text("_target_: failing.Failing\n")

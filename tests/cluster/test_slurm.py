@@ -31,7 +31,7 @@ from helpers import (
 from labrun.launch import slurm
 from labrun.runs import record as records
 from labrun.runs.context import read_metrics
-from slurm_jobs import NETWORK, SLURM, begin, finished, is_running, no_jobs_left, single, squeue
+from slurm_jobs import NETWORK, SLURM, begin, finished, is_running, no_jobs_left, single, squeue, write_failing
 
 __all__ = ["no_jobs_left"]
 
@@ -178,32 +178,9 @@ def test_only_networks_have_several_nodes(workspace: Path, labrun: Command) -> N
     assert not list(workspace.glob("outputs/*/*/run.json"))
 
 
-RANKED = """
-import os, pytorch_lightning as pl, torch
-
-class Ranked(pl.LightningModule):
-    def __init__(self, num_classes):
-        super().__init__()
-        self.layer = torch.nn.LazyLinear(num_classes)
-
-    def forward(self, x):
-        return self.layer(x.flatten(1))
-
-    def training_step(self, batch, batch_idx):
-        if batch_idx == 3 and os.environ["SLURM_PROCID"] == "1":
-            raise ValueError("an error of rank one")
-        return torch.nn.functional.cross_entropy(self(batch[0]), batch[1])
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), 0.1)
-"""
-
-
 def test_an_error_of_another_process_is_told(workspace: Path, labrun: Command) -> None:
-    (workspace / "ranked.py").write_text(RANKED)
-    (workspace / "conf" / "model").mkdir(parents=True)
-    (workspace / "conf" / "model" / "ranked.yaml").write_text("_target_: ranked.Ranked\n")
-    done = labrun(*SLURM, "model=ranked", "compute.nodes=2", "trainer.batch_size=16")
+    write_failing(workspace, 'batch_idx == 3 and os.environ["SLURM_PROCID"] == "1"', "an error of rank one")
+    done = labrun(*SLURM, "model=failing", "compute.nodes=2", "trainer.batch_size=16")
     assert done.returncode == 1, done.stdout + done.stderr
     record = single(workspace)
     assert record.status == "failed" and "an error of rank one" in (record.error or {})["message"]

@@ -14,7 +14,7 @@ import pytest
 from conftest import Command
 from helpers import PLAIN, lab, statuses, wait_for, write_device_model
 from labrun.runs import record as records
-from slurm_jobs import NETWORK, SLURM, begin, finished, no_jobs_left, single, squeue
+from slurm_jobs import NETWORK, SLURM, begin, finished, no_jobs_left, single, squeue, write_failing
 
 __all__ = ["no_jobs_left"]
 
@@ -35,32 +35,10 @@ def test_submitted_from_inside_of_a_job(workspace: Path) -> None:
     assert record.status == "completed" and not str((record.job or {})["id"]).startswith(outer), record.job
 
 
-FLAKY = """
-import os, pytorch_lightning as pl, torch
-
-class Flaky(pl.LightningModule):
-    def __init__(self, num_classes):
-        super().__init__()
-        self.layer = torch.nn.LazyLinear(num_classes)
-
-    def forward(self, x):
-        return self.layer(x.flatten(1))
-
-    def training_step(self, batch, batch_idx):
-        if batch_idx == 1 and os.environ["SLURM_PROCID"] == "0" and os.environ["LABRUN_ATTEMPT"] == "1":
-            raise ValueError("the first attempt fails")
-        return torch.nn.functional.cross_entropy(self(batch[0]), batch[1])
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), 0.1)
-"""
-
-
 def test_a_run_of_several_processes_is_tried_again(workspace: Path, labrun: Command) -> None:
-    (workspace / "flaky.py").write_text(FLAKY)
-    (workspace / "conf" / "model").mkdir(parents=True)
-    (workspace / "conf" / "model" / "flaky.yaml").write_text("_target_: flaky.Flaky\n")
-    done = labrun(*SLURM, "model=flaky", "compute.tasks_per_node=2", "trainer.batch_size=64", "trainer.max_epochs=1",
+    first = 'os.environ["SLURM_PROCID"] == "0" and os.environ["LABRUN_ATTEMPT"] == "1"'
+    write_failing(workspace, f"batch_idx == 1 and {first}", "the first attempt fails")
+    done = labrun(*SLURM, "model=failing", "compute.tasks_per_node=2", "trainer.batch_size=64", "trainer.max_epochs=1",
                   "compute.retries=1")  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     record = single(workspace)
