@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
-from labrun.runs.context import log
-
-if TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # `typing` itself takes longer to import than all that a console script needs
     from labrun.api import get_run, load_model, samples, submit
     from labrun.errors import LabrunError
     from labrun.handles import Model, Run
     from labrun.notebook import show
+    from labrun.runs.context import log
     from labrun.sweeps import Sweep
 
 __all__ = ["LabrunError", "Model", "Run", "Sweep", "get_run", "load_model", "log", "runs", "samples", "show", "submit"]
 
 _PLACES = {
     "LabrunError": "errors", "Model": "handles", "Run": "handles", "Sweep": "sweeps", "get_run": "api",
-    "load_model": "api", "samples": "api", "show": "notebook", "submit": "api",
+    "load_model": "api", "log": "runs.context", "samples": "api", "show": "notebook", "submit": "api",
 }  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """The public names, each loaded when it is first used: `import labrun` costs nothing."""
+    from importlib import import_module
+
+    if name == "runs":  # a package that can be called
+        return import_module("labrun.runs")
     if name not in _PLACES:
         raise AttributeError(f"module 'labrun' has no attribute {name!r}. It has: {', '.join(__all__)}")
-    return getattr(importlib.import_module(f"labrun.{_PLACES[name]}"), name)
+    return getattr(import_module(f"labrun.{_PLACES[name]}"), name)
 
 
 def __dir__() -> list[str]:

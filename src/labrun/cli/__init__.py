@@ -21,6 +21,7 @@ NOUNS = {
     "data": "send, fetch and look at data; datastores and assets",
     "compute": "where runs can go, and what is free there",
     "models": "registered models: versions, aliases, predictions",
+    "warm": "the warm interpreter, which makes commands start faster",
     "ui": "MLflow's pages of the runs and models, fed while they are open",
 }
 """Each noun's module, and what it is for."""

@@ -252,6 +252,8 @@ def preload(
                 importlib.import_module(name)
         global _is_seeded
         _is_seeded = random_state() != drawn
+    if threads is not None and "threadpoolctl" in sys.modules:  # forked from a warm interpreter, which has them all
+        importlib.import_module("labrun.launch.threads").limit_threads(threads)
     gc.collect()
     gc.freeze()
     return round(time.monotonic() - began, 3)

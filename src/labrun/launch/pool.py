@@ -40,6 +40,9 @@ from labrun.launch.places import Place, Places
 from labrun.runs import context, pictures, recording, report
 from labrun.runs import record as records
 from labrun.runs.record import RunPaths
+from labrun.warm import stock
+
+Process = subprocess.Popen[bytes] | stock.Child
 
 log = logging.getLogger(__name__)
 
@@ -80,16 +83,27 @@ class Server:
     ) -> None:  # fmt: skip
         self._path, self._keep, self.preload = list(path), python is not None, list(preload)
         self._threads = threads
+        environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+        warm = None if python is not None or in_job else _from_stock(path, environment, cwd)
+        if warm is not None:
+            self.process, self.channel = warm
+        else:
+            self.process, self.channel = self._start(path, environment, python, cwd, in_job)
+        self.send_preload(preload)
+
+    def _start(
+        self, path: Sequence[str], environment: Mapping[str, str], python: str | None, cwd: str | None, in_job: bool
+    ) -> tuple[Process, Channel]:
+        """A new interpreter."""
         ours, theirs = socket.socketpair()
         command = [python or sys.executable, str(frozen_file(path, "forkserver.py")), str(theirs.fileno())]
         command += ["in-job"] if in_job else []
-        self.process = subprocess.Popen(
-            command, pass_fds=[theirs.fileno()], env={**os.environ, "PYTHONSAFEPATH": "1"}, cwd=cwd,
+        process = subprocess.Popen(
+            command, pass_fds=[theirs.fileno()], env=environment, cwd=cwd,
             stdin=subprocess.DEVNULL, start_new_session=not in_job,
         )  # fmt: skip
         theirs.close()
-        self.channel = Channel(ours)
-        self.send_preload(preload)
+        return process, Channel(ours)
 
     def send_preload(self, preload: Sequence[str]) -> None:
         """Have it import these targets."""
@@ -106,6 +120,22 @@ class Server:
             self.process.wait(timeout=5)
             return
         self.process.kill()
+
+
+def _from_stock(path: Sequence[str], environment: Mapping[str, str], cwd: str | None) -> tuple[Process, Channel] | None:
+    """The process that the warm interpreter has laid in; None where the frozen code is not what that has imported."""
+    laid_in = stock.take()
+    if laid_in is None:
+        return None
+    frozen = stock.frozen_folders(path, laid_in.imported)
+    try:
+        if frozen is not None:
+            laid_in.begin(frozen, environment, cwd)
+            return stock.Child(laid_in.pid), Channel(laid_in.connection)
+    except OSError as error:
+        log.info("The process that was laid in for the pool is gone (%s): another one starts", error)
+    laid_in.send_away()
+    return None
 
 
 class LocalPool:
@@ -148,7 +178,7 @@ class LocalPool:
         self._next_beat = 0.0
         self._ready = False
         self._given, self._server = server, server
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
         self._channel: Channel | None = None
 
     def submit(self, run_dir: Path, needs: Needs) -> None:

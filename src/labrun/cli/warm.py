@@ -1,0 +1,107 @@
+"""`lab warm`: the warm interpreters of this user, which commands start from."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from labrun import checking
+from labrun.errors import RecordError
+from labrun.runs import report
+from labrun.warm import client, identity
+
+START_S = 180.0
+ANSWER_S = 10.0
+
+
+def add(nouns: Any) -> None:
+    """Add the noun to the command line."""
+    text = "the warm interpreter, which makes commands start faster"
+    noun = nouns.add_parser("warm", help=text, description=f"{text}. It ends by itself after ten idle minutes.")
+    noun.set_defaults(act=status)
+    verbs = noun.add_subparsers(title="verbs", metavar="VERB")
+    for name, act, help_text in (
+        ("status", status, "the warm interpreters of this user (also without the word)"),
+        ("stop", stop, "end them; commands that they have started go on"),
+        ("start", start, "start one now, and wait until it is ready"),
+    ):
+        verbs.add_parser(name, help=help_text, description=help_text).set_defaults(act=act)
+
+
+def status(options: argparse.Namespace) -> int:
+    """A line for each warm interpreter."""
+    found = list(_asked("status"))
+    if not found:
+        print("no warm interpreter is up: the first command at a terminal starts one, 'lab warm start' another")
+        return 0
+    rows = [("process", "up for", "commands", "running", "memory", "processor time", "interpreter")]
+    for _, one in found:
+        process = psutil.Process(int(one["process"]))
+        memory, used = process.memory_full_info(), process.cpu_times()
+        rows.append(
+            (
+                str(one["process"]),
+                report.duration(time.time() - float(one["since"])),
+                str(one["served"]),
+                str(len(one["running"])),
+                checking.size_text(getattr(memory, "pss", memory.rss)),
+                f"{used.user + used.system:.1f} s",
+                process.exe(),
+            )
+        )
+    print("\n".join(report.columns(rows)))
+    return 0
+
+
+def stop(options: argparse.Namespace) -> int:
+    """End every warm interpreter of this user."""
+    found = list(_asked("stop"))
+    print(f"stopped {checking.counted(len(found), 'warm interpreter')}")
+    return 0
+
+
+def start(options: argparse.Namespace) -> int:
+    """Start a warm interpreter like this one, and wait for it.
+
+    Raises:
+        RecordError: it does not come up; the message names its log.
+    """
+    from labrun.warm import starting
+
+    place, environment = identity.folder(), dict(os.environ)
+    if place is None:
+        raise RecordError("there is no private folder for a warm interpreter: name one in LABRUN_WARM_DIR (mode 0700)")
+    facts, began = client.started_with(), time.monotonic()
+    name = identity.name_of(facts)
+    starting.start(place, facts, environment)
+    while (connection := client.connect(place, name)) is None:
+        if time.monotonic() - began > START_S:
+            raise RecordError(f"no warm interpreter within {START_S:.0f} s: {place}/{name}.log says why")
+        time.sleep(0.1)
+    connection.close()
+    print(f"a warm interpreter is up ({time.monotonic() - began:.1f} s)")
+    return 0
+
+
+def _asked(what: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What each server that listens answers."""
+    place = identity.folder()
+    for path in sorted(Path(place).glob("*.sock")) if place else []:
+        connection = client.connect(str(path.parent), path.stem)
+        if connection is None:
+            continue
+        with connection:
+            connection.settimeout(ANSWER_S)
+            try:
+                client.send(connection, {"ask": what})
+                answer = client.receive(connection)
+            except OSError:
+                continue
+            if answer is not None:
+                yield path.stem, answer[0]

@@ -1,0 +1,149 @@
+"""Whether what was imported is still what lies on the disk, and what the environment told the imports."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from labrun.warm.identity import counts, read, stamp
+
+Stamp = tuple[int, int, int] | None
+COPIED = 0.5
+"""Code that reads this share of all variables copies them."""
+CLOCK_S = 2.0
+"""A file's time may be that much behind the clock that imports are timed with."""
+
+
+class Fingerprint:
+    """What a process's imports came from: files, installed distributions, folders that are searched.
+
+    Made in two steps: what is searched before the imports, what was found after them.
+    """
+
+    def __init__(self) -> None:
+        self._began_ns = time.time_ns() - int(CLOCK_S * 1e9)
+        self._searched = _searched()
+        self._files: dict[str, Stamp] = {}
+
+    def close(self) -> str | None:
+        """Take in what has been imported by now; says what changed meanwhile, and None if nothing did."""
+        self._files = {path: stamp(path) for path in _loaded_files()}
+        for path in self._files:
+            if _touched_ns(path) >= self._began_ns:
+                return path
+        return self._changed_place()
+
+    def changed(self) -> str | None:
+        """What is no longer as it was imported; None if all is."""
+        for path, before in self._files.items():
+            if stamp(path) != before:
+                return path
+        return self._changed_place()
+
+    @property
+    def files(self) -> Mapping[str, Stamp]:
+        """Each file that was imported."""
+        return self._files
+
+    def _changed_place(self) -> str | None:
+        now = _searched()
+        return next((place for place in {**now, **self._searched} if now.get(place) != self._searched.get(place)), None)
+
+
+def _touched_ns(path: str) -> int:
+    """When a file was last changed in any way, also by being put in another's place; now, where it is absent."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return time.time_ns()
+    return max(found.st_mtime_ns, found.st_ctime_ns)
+
+
+def _loaded_files() -> Iterator[str]:
+    for module in list(sys.modules.values()):
+        path = getattr(module, "__file__", None)
+        if isinstance(path, str) and os.path.isabs(path) and ".zip" not in path:
+            yield path
+    yield from filter(os.path.isfile, _settings())
+
+
+def _settings() -> list[str]:
+    """Files that matplotlib reads as it is imported."""
+    matplotlib = sys.modules.get("matplotlib")
+    return [str(matplotlib.matplotlib_fname())] if matplotlib is not None else []
+
+
+def _searched() -> dict[str, Any]:
+    """What each folder of `sys.path` offers to an import: names, installed distributions, `.pth` files."""
+    return {place: _offered(place) for place in sys.path}
+
+
+def _offered(place: str) -> list[tuple[str, Stamp]]:
+    found = []
+    with contextlib.suppress(OSError):
+        for name in sorted(os.listdir(place)):
+            if name == "__pycache__" or name.startswith("."):
+                continue
+            inner = "RECORD" if name.endswith(".dist-info") else "PKG-INFO" if name.endswith(".egg-info") else None
+            is_told = inner is not None or name.endswith((".pth", ".egg-link"))
+            found.append((name, stamp(os.path.join(place, name, inner or "")) if is_told else None))
+    return found
+
+
+class Reads:
+    """Notes which variables are read through `os.environ` while it is open, and what they held."""
+
+    def __init__(self) -> None:
+        self._read: dict[tuple[Any, int], set[str]] = {}
+        """Their names, by the place in the code that read them."""
+        self._before = dict(os.environ)
+
+    def __enter__(self) -> Reads:
+        kind, noted = type(os.environ), self._read
+        self._getitem = getitem = kind.__getitem__
+
+        def noting(environment: Any, key: str) -> str:
+            frame = sys._getframe(1)
+            noted.setdefault((frame.f_code, frame.f_lasti), set()).add(key)
+            return getitem(environment, key)
+
+        kind.__getitem__ = noting  # type: ignore[method-assign]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        type(os.environ).__getitem__ = self._getitem  # type: ignore[method-assign]
+
+    def differing(self, environment: Mapping[str, str]) -> str | None:
+        """A variable that was read, outside the key, and is another in that environment; None: there is none."""
+        # Who copies them all looks for names that start in some way afterwards: those are in the key.
+        most = COPIED * len(self._before)
+        chosen = [names for names in self._read.values() if len(names & set(self._before)) < max(2, most)]
+        names = {name for some in chosen for name in some if isinstance(name, str) and not counts(name)}
+        return next((name for name in sorted(names) if self._before.get(name) != environment.get(name)), None)
+
+
+def surroundings(pid: int) -> dict[str, object]:
+    """What the kernel holds a process to, in which two commands may differ and which cannot be handed over.
+
+    Raises:
+        OSError: there is no such process.
+    """
+    import resource
+
+    wanted = ("Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp",
+              "Cpus_allowed", "Mems_allowed")  # fmt: skip
+    lines = (line.split(":", 1) for line in read(f"/proc/{pid}/status").splitlines())
+    found: dict[str, object] = {line[0]: line[1].strip() for line in lines if line[0] in wanted}
+    spaces = sorted(os.listdir(f"/proc/{pid}/ns"))
+    found["ns"] = [(name, os.readlink(f"/proc/{pid}/ns/{name}")) for name in spaces]
+    found["root"] = os.readlink(f"/proc/{pid}/root")
+    found["cgroup"] = read(f"/proc/{pid}/cgroup")
+    found["label"] = read(f"/proc/{pid}/attr/current")
+    found["oom"] = read(f"/proc/{pid}/oom_score_adj")
+    found["scheduler"] = os.sched_getscheduler(pid)
+    found["stack"] = resource.prlimit(pid, resource.RLIMIT_STACK)
+    return found

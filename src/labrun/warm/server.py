@@ -1,0 +1,282 @@
+"""The warm interpreter itself: imports what commands need, computes nothing, and forks a process for each command.
+
+Started by `starting.py`; listens in a folder that only its user can enter, and heeds that user's processes alone. It
+ends after ten idle minutes, and as soon as anything that it has imported has changed: when in doubt, a command starts
+cold. No command depends on it once it runs: a killed server costs the exit code of a command that is killed with it,
+and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import gc
+import importlib
+import logging
+import marshal
+import os
+import pkgutil
+import select
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from labrun.warm import client, identity, session
+from labrun.warm.fingerprint import Fingerprint, Reads, surroundings
+from labrun.warm.session import RefusedError
+
+log = logging.getLogger(__name__)
+
+IDLE_S = 600.0
+IDLE_VARIABLE = "LABRUN_WARM_IDLE_S"
+BACKGROUND = 15
+"""How nice the importing is."""
+PATIENCE_S = 2.0
+"""How long a client that has connected may take to say what it wants."""
+LIBRARIES = (
+    "torch", "torchvision", "pytorch_lightning", "sklearn.linear_model", "sklearn.pipeline", "sklearn.metrics",
+    "scipy.optimize", "pandas", "matplotlib.pyplot", "matplotlib.backends.backend_agg", "skops.io", "joblib", "optuna",
+    "cmaes", "submitit", "cloudpickle", "rich.live", "rich.progress", "rich.table", "plotext", "psutil", "filelock",
+    "fsspec", "threadpoolctl", "hydra.core.plugins",
+)  # fmt: skip
+"""What commands import sooner or later. MLflow is not among them: what needs it runs for long."""
+NOT_OURS = ("labrun.compat.azureml.site", "labrun.compat.elsewhere", "labrun.warm")
+"""Of our own modules, what stands in for other packages, and this one."""
+HIGH = 300
+"""The server's own descriptors come after those that commands bring along."""
+
+
+@dataclass
+class Command:
+    """A command that was forked for."""
+
+    connection: socket.socket
+    arguments: list[str]
+    began: float = field(default_factory=time.monotonic)
+
+
+def main() -> None:
+    """Import, then serve until there is no more use for it."""
+    began = time.monotonic()
+    given: dict[str, Any] = marshal.loads(sys.stdin.buffer.read())
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    place, facts = str(given["place"]), dict(given["facts"])
+    lock = os.open(f"{place}/{identity.name_of(facts)}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return  # another one serves, or is about to
+    os.ftruncate(lock, 0)
+    os.write(lock, str(os.getpid()).encode())
+    own = identity.facts(dict(os.environ))
+    sys.path[:] = facts["path"]
+    differing = [key for key in own if key not in ("path",) and own[key] != facts.get(key)]
+    if differing:
+        log.info("Not the interpreter that was asked for: %s", ", ".join(differing))
+        return
+    empty = os.open(os.devnull, os.O_RDWR)
+    os.dup2(empty, 0)
+    os.close(empty)
+    fingerprint, reads = Fingerprint(), Reads()
+    with reads:
+        worker = threading.Thread(target=_import_all, args=[given.get("modules")])
+        worker.start()
+        worker.join()
+    changed = fingerprint.close()
+    if changed is not None or _has_device():
+        log.info("Not used: %s changed meanwhile", changed or "a GPU's state")
+        os._exit(0)
+    log.info("Warm after %.1f s, %d modules", time.monotonic() - began, len(sys.modules))
+    Server(place, facts, fingerprint, reads, _high(lock)).serve()
+
+
+def _import_all(modules: list[str] | None) -> None:
+    """In a thread of its own: only a thread can be nice without its process, and its children, staying so.
+
+    Args:
+        modules: what to import; None: all that commands need.
+    """
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), BACKGROUND)
+    for name in (*LIBRARIES, *_own_modules()) if modules is None else modules:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # noqa: BLE001 - who needs it meets the error, and tells
+            log.info("%s: %s: %s", name, type(error).__name__, error)
+    if modules is None:
+        importlib.import_module("labrun.tasks.estimator").warm()
+        importlib.import_module("labrun.runs.report").warm()
+    gc.collect()
+    gc.freeze()
+    if modules is None:
+        importlib.import_module("labrun.launch.forkserver").use_large_pages()
+
+
+def _own_modules() -> list[str]:
+    package = importlib.import_module("labrun")
+    found = [module.name for module in pkgutil.walk_packages(package.__path__, "labrun.", onerror=lambda name: None)]
+    return [name for name in found if not name.startswith(NOT_OURS) and not name.endswith("__main__")]
+
+
+def _has_device() -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.cuda.is_initialized())
+
+
+class Server:
+    """Answers requests.
+
+    Args:
+        place: the folder where it listens.
+        facts: what makes this interpreter equal to a client's.
+        fingerprint: of what was imported.
+        reads: the variables that the imports have read.
+        lock: the descriptor that keeps other servers of the same facts away.
+    """
+
+    def __init__(self, place: str, facts: dict[str, Any], fingerprint: Fingerprint, reads: Reads, lock: int) -> None:
+        self._facts, self._fingerprint, self._reads, self._lock = facts, fingerprint, reads, lock
+        self._path = f"{place}/{identity.name_of(facts)}.sock"
+        self._commands: dict[int, Command] = {}
+        self._served, self._since = 0, time.time()
+        self._ends = False
+        session.hold_descriptors()
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+        listening.bind(self._path)
+        listening.listen(64)
+        self._listening = socket.socket(fileno=_high(listening.detach()))
+        read_end, write_end = os.pipe()
+        self._wake, self._woken = _high(read_end), _high(write_end)
+        for end in (self._wake, self._woken):
+            os.set_blocking(end, False)
+        self._here = surroundings(os.getpid())
+        self._node = os.stat(self._path).st_ino
+
+    def serve(self) -> None:
+        """Serve until nobody has asked for ten minutes, or what was imported has changed, and no command is left."""
+        signal.set_wakeup_fd(self._woken)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.signal(signal.SIGTERM, lambda number, frame: self._end())
+        for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
+        idle_s = float(os.environ.get(IDLE_VARIABLE) or IDLE_S)
+        last = time.monotonic()
+        while not self._ends or self._commands:
+            watched: list[Any] = [self._wake] if self._ends else [self._wake, self._listening]
+            left = None if self._commands else max(0.0, last + idle_s - time.monotonic())
+            ready = select.select(watched, [], [], left)[0]
+            if self._wake in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wake, 4096)
+            self._reap()
+            if self._listening in ready:
+                self._accept()
+            if ready:
+                last = time.monotonic()
+            elif not self._commands:
+                self._end()
+        log.info("Ended, after %d commands", self._served)
+        os._exit(0)  # the libraries that were imported need not be tidied up
+
+    def _end(self) -> None:
+        """No more commands."""
+        if not self._ends:
+            self._ends = True
+            with contextlib.suppress(OSError):
+                if os.stat(self._path).st_ino == self._node:
+                    os.unlink(self._path)
+
+    def _reap(self) -> None:
+        for pid in list(self._commands):
+            found, status = os.waitpid(pid, os.WNOHANG)
+            if found:
+                command = self._commands.pop(pid)
+                with contextlib.suppress(OSError):  # the client may be gone
+                    client.send(command.connection, {"status": status})
+                command.connection.close()
+
+    def _accept(self) -> None:
+        connection, _ = self._listening.accept()
+        descriptors: list[int] = []
+        try:
+            connection.settimeout(PATIENCE_S)
+            peer, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            received = client.receive(connection) if uid == os.getuid() else None
+            if received is None:
+                return
+            request, descriptors = received
+            if request["ask"] == "run":
+                self._check(request, peer)
+                self._fork(connection, request, descriptors, peer)
+                return
+            client.send(connection, self._state())
+            if request["ask"] == "stop":
+                self._end()
+        except RefusedError as error:
+            log.info("Refused: %s", error)
+            with contextlib.suppress(OSError):
+                client.send(connection, {"refused": str(error)})
+        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+            log.info("A client went wrong: %r", error)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            if not any(command.connection is connection for command in self._commands.values()):
+                connection.close()
+
+    def _state(self) -> dict[str, object]:
+        return {
+            "process": os.getpid(), "since": self._since, "served": self._served, "modules": len(sys.modules),
+            "running": [command.arguments for command in self._commands.values()],
+        }  # fmt: skip
+
+    def _check(self, request: dict[str, Any], peer: int) -> None:
+        """Whether a fork of this process can be that command.
+
+        Raises:
+            RefusedError: it cannot.
+        """
+        if request["facts"] != self._facts:
+            raise RefusedError("another interpreter")
+        if (changed := self._fingerprint.changed()) is not None:
+            self._end()
+            raise RefusedError(f"{changed} has changed since it was imported")
+        environment = {os.fsdecode(key): os.fsdecode(value) for key, value in request["environment"]}
+        if (name := self._reads.differing(environment)) is not None:
+            self._end()
+            raise RefusedError(f"{name} was read by an import, and has another value")
+        there = surroundings(peer)
+        if differing := [key for key in there if there[key] != self._here.get(key)]:
+            raise RefusedError(f"the command runs under other conditions: {', '.join(differing)}")
+        session.check(request, peer)
+
+    def _fork(self, connection: socket.socket, request: dict[str, Any], descriptors: list[int], peer: int) -> None:
+        limits = session.limits_of(peer)
+        gc.disable()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                signal.set_wakeup_fd(-1)
+                held = [self._listening.fileno(), self._wake, self._woken, self._lock]
+                held += [command.connection.fileno() for command in self._commands.values()]
+                session.become(connection, request, descriptors, limits, held, self._fingerprint)
+            finally:
+                os._exit(1)
+        gc.enable()
+        self._served += 1
+        self._commands[pid] = Command(connection, list(request["arguments"]))
+
+
+def _high(descriptor: int) -> int:
+    """The same, under a high number."""
+    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, HIGH)
+    os.close(descriptor)
+    return moved

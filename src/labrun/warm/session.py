@@ -1,0 +1,226 @@
+"""How a process that the warm interpreter has forked becomes the command, as if a shell had started it.
+
+The forked process takes over the command's descriptors, working folder, variables, limits, signals and arguments,
+says that it is ready, and waits for the word to go. From then on the kernel kills it if the client is killed, and
+nothing ties it to the server.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import fcntl
+import importlib
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+import types
+from typing import Any
+
+from labrun.warm import client, stock
+from labrun.warm.fingerprint import Fingerprint
+from labrun.warm.identity import read
+
+F_SETSIG = 10
+HIGH = 400
+FLUSH_FAILED = 120
+"""What Python itself exits with when its output cannot be written out in the end."""
+IGNORED_BY_PYTHON = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
+LIMITS = tuple(sorted(value for name, value in vars(resource).items() if name.startswith("RLIMIT_")))
+
+
+class RefusedError(Exception):
+    """A command cannot be had by a fork of this process; the message says why."""
+
+
+def check(request: dict[str, Any], peer: int) -> None:
+    """Whether a fork of this process can take over all that the command has.
+
+    Args:
+        request: the client's.
+        peer: its pid.
+
+    Raises:
+        RefusedError: it cannot.
+    """
+    taken = [number for number in request["descriptors"] if number > 2 and (number in _held or number >= HIGH)]
+    if taken:
+        raise RefusedError(f"descriptor {taken[0]} is in use here")
+    if os.getpriority(os.PRIO_PROCESS, peer) < os.getpriority(os.PRIO_PROCESS, 0):
+        raise RefusedError("the command has a higher priority")
+    for number in LIMITS:
+        (_, hard), (_, mine) = resource.prlimit(peer, number), resource.getrlimit(number)
+        if mine != resource.RLIM_INFINITY and (hard == resource.RLIM_INFINITY or hard > mine):
+            raise RefusedError("the command has wider limits")
+    if os.path.exists(f"/proc/{peer}/cwd/matplotlibrc"):
+        raise RefusedError("matplotlib reads the matplotlibrc of the working folder when it is imported")
+
+
+_held: frozenset[int] = frozenset()
+
+
+def hold_descriptors() -> None:
+    """Note which descriptors the imports have left open: a command's own cannot be put in their place."""
+    global _held
+    _held = frozenset(int(name) for name in os.listdir("/proc/self/fd"))
+
+
+def limits_of(peer: int) -> dict[int, tuple[int, int]]:
+    """A process's resource limits."""
+    return {number: resource.prlimit(peer, number) for number in LIMITS}
+
+
+def become(
+    connection: socket.socket,
+    request: dict[str, Any],
+    descriptors: list[int],
+    limits: dict[int, tuple[int, int]],
+    held: list[int],
+    imported: Fingerprint,
+) -> None:
+    """Carry out the command and end this process.
+
+    Args:
+        connection: to the client, and shared with the server.
+        request: what the client asked for.
+        descriptors: its working folder, and its open descriptors in the request's order.
+        limits: the client's.
+        held: what is the server's alone.
+        imported: what this process has imported.
+    """
+    peer = _peer(connection)
+    connection = socket.socket(fileno=_moved(connection.detach()))
+    for descriptor in held:
+        os.close(descriptor)
+    os.setsid()
+    _take_signals(read(f"/proc/{peer}/status"))
+    _take_descriptors(descriptors, list(request["descriptors"]))
+    _take_place(request, peer, limits)
+    pidfd = os.pidfd_open(os.getpid())
+    client.send(connection, {"pid": os.getpid()}, [pidfd])
+    os.close(pidfd)
+    connection.settimeout(None)
+    if connection.recv(1) != b"!":
+        os._exit(0)  # the client has given up, or was killed: it carries the command out itself, or nobody does
+    _die_with_client(connection)
+    stock.lay_in(list(request["arguments"]), connection.fileno(), imported)
+    code = _carry_out(str(request["module"]))
+    with contextlib.suppress(OSError):
+        client.send(connection, {"code": code})
+    os._exit(code)
+
+
+def _peer(connection: socket.socket) -> int:
+    return int.from_bytes(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4], sys.byteorder)
+
+
+def _moved(descriptor: int) -> int:
+    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, HIGH)
+    os.close(descriptor)
+    return moved
+
+
+def _take_signals(status: str) -> None:
+    """What was ignored or blocked where the command was started is so here; everything else has its usual effect."""
+    masks = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+    ignored, blocked = (int(masks[name].strip(), 16) for name in ("SigIgn", "SigBlk"))
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        is_ignored = bool(ignored >> (number - 1) & 1) or number in IGNORED_BY_PYTHON
+        usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        with contextlib.suppress(OSError, ValueError):  # the C library keeps some for itself
+            signal.signal(number, signal.SIG_IGN if is_ignored else usual)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [n for n in signal.valid_signals() if blocked >> (n - 1) & 1])
+
+
+def _take_descriptors(given: list[int], numbers: list[int]) -> None:
+    """Put each descriptor under the number that it has where the command was started; the first is its folder."""
+    here, *others = [_moved(descriptor) for descriptor in given]
+    os.fchdir(here)
+    os.close(here)
+    for descriptor, number in zip(others, numbers, strict=True):
+        os.dup2(descriptor, number, inheritable=True)
+        os.close(descriptor)
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if number not in numbers:  # closed where the command was started
+            os.close(number)
+            setattr(sys, name, None)
+            setattr(sys, f"__{name}__", None)
+        elif number:
+            # The streams stay the same objects, which libraries may have kept; only where they lead has changed.
+            getattr(sys, name).reconfigure(line_buffering=number == 2 or os.isatty(number))
+
+
+def _take_place(request: dict[str, Any], peer: int, limits: dict[int, tuple[int, int]]) -> None:
+    os.environ.clear()
+    for key, value in request["environment"]:
+        os.environb[key] = value
+    umask = next(line for line in read(f"/proc/{peer}/status").splitlines() if line.startswith("Umask:"))
+    os.umask(int(umask.split()[1], 8))
+    for number, limit in limits.items():
+        if resource.getrlimit(number) != limit:
+            resource.setrlimit(number, limit)
+    more = os.getpriority(os.PRIO_PROCESS, peer) - os.getpriority(os.PRIO_PROCESS, 0)
+    if more > 0:
+        os.nice(more)
+    sys.argv[:] = request["arguments"]
+    main = types.ModuleType("__main__")
+    main.__file__ = sys.argv[0]
+    sys.modules["__main__"] = main
+    importlib.invalidate_caches()
+    if "numpy.random" in sys.modules:  # Python's own generator does so by itself
+        sys.modules["numpy.random"].seed()
+
+
+def _die_with_client(connection: socket.socket) -> None:
+    """Have the kernel kill this process when the client's end of the connection closes."""
+    fcntl.fcntl(connection, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(connection, F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(connection, fcntl.F_SETFL, fcntl.fcntl(connection, fcntl.F_GETFL) | os.O_ASYNC)
+    with contextlib.suppress(BlockingIOError):
+        if connection.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK) == b"":  # killed just before
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _carry_out(module: str) -> int:
+    """The command's main, and what an interpreter does at its end; the exit code."""
+    code = 0
+    try:
+        importlib.import_module(module).main()
+    except SystemExit as end:
+        code = _code_of(end)
+    except KeyboardInterrupt:
+        sys.excepthook(*sys.exc_info())
+        _finish()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    except BaseException:  # noqa: BLE001 - as the interpreter does it
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    return FLUSH_FAILED if not _finish() and not code else code
+
+
+def _code_of(end: SystemExit) -> int:
+    if end.code is None:
+        return 0
+    if isinstance(end.code, int):
+        return end.code & 0xFF
+    if sys.stderr is not None:
+        sys.stderr.write(f"{end.code}\n")
+    return 1
+
+
+def _finish() -> bool:
+    """Wait for threads, run what was registered for the end, write out what is left; whether that could be."""
+    threading._shutdown()  # type: ignore[attr-defined] # as multiprocessing ends the processes that it forks
+    atexit._run_exitfuncs()
+    is_written = True
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None and not stream.closed:
+                stream.flush()
+        except (OSError, ValueError):
+            is_written = is_written and stream is sys.stderr
+    return is_written
