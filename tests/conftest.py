@@ -20,6 +20,7 @@ from hydra.version import VersionBase
 from xdist.scheduler import LoadScopeScheduling
 
 import servers
+from helpers import Completed, run_labrun
 from labrun import app, execute
 from labrun.launch import conf, freeze
 from labrun.runs.record import Record
@@ -31,7 +32,7 @@ sys.dont_write_bytecode = False
 # With more threads than cores, OpenMP's busy waiting makes each run ten times slower.
 os.environ.update(OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT="0", KMP_BLOCKTIME="0")
 
-Command = Callable[..., "subprocess.CompletedProcess[str]"]
+Command = Callable[..., Completed]
 Runner = Callable[..., tuple[Record, Path]]
 
 
@@ -94,14 +95,10 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def labrun(workspace: Path) -> Command:
-    """The command `labrun` in a process of its own, in the workspace."""
+    """The command `labrun` in a process, to its end, in the workspace."""
 
-    def run(*arguments: str, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "labrun", *arguments],
-            capture_output=True, text=True, timeout=timeout, check=False, cwd=workspace,
-            env={**os.environ, **environment},
-        )  # fmt: skip
+    def run(*arguments: str, timeout: float = 600, cold: bool = False, **environment: str) -> Completed:
+        return run_labrun(*arguments, cwd=workspace, timeout=timeout, environment=environment, cold=cold)
 
     return run
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Command
+from helpers import program, start_labrun
 
 HEAVY = ("torch", "pytorch_lightning", "sklearn", "matplotlib", "mlflow", "pandas")
 
@@ -116,9 +118,7 @@ def test_a_place_that_cannot_be_written_is_one_error(labrun: Command, workspace:
 
 def test_two_runs_of_one_second_never_share_a_folder(labrun: Command, workspace: Path) -> None:
     commands = [
-        subprocess.Popen(
-            [sys.executable, "-m", "labrun", "tracking=none", "report=none"], cwd=workspace, stdout=subprocess.DEVNULL
-        )
+        start_labrun("tracking=none", "report=none", cwd=workspace, stdout=subprocess.DEVNULL, stderr=None)
         for _ in range(2)
     ]
     assert [command.wait(timeout=120) for command in commands] == [0, 0]
@@ -199,7 +199,7 @@ def test_a_broken_config_file_is_named(name: str, labrun: Command, workspace: Pa
 
 
 def test_closed_streams_do_no_harm(workspace: Path) -> None:
-    command = f"{sys.executable} -m labrun tracking=none report=none dataset.max_samples=100"
+    command = shlex.join(program("labrun", "tracking=none", "report=none", "dataset.max_samples=100", cold=True))
     for redirection in ("<&-", ">&-", "2>&-", ">&- 2>&- <&-"):
         done = subprocess.run(
             ["bash", "-c", f"{command} {redirection}"], cwd=workspace, capture_output=True, check=False

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Command
-from helpers import PLAIN, lab, statuses, wait_for, write_device_model
+from helpers import PLAIN, lab, program, statuses, wait_for, write_device_model
 from labrun.runs import record as records
 from slurm_jobs import NETWORK, SLURM, begin, finished, no_jobs_left, single, squeue, write_failing
 
@@ -26,7 +26,7 @@ def write_script(workspace: Path, text: str) -> tuple[str, str]:
 
 def test_submitted_from_inside_of_a_job(workspace: Path) -> None:
     """What Slurm tells the outer job of itself is not for the inner one: its place in an array, its memory."""
-    inner = shlex.join([sys.executable, "-m", "labrun", "compute=slurm", "compute.mem_gb=1", *SLURM[1:]])
+    inner = shlex.join(program("labrun", *SLURM, "compute.mem_gb=1", cold=True))
     command = ["sbatch", "--wait", "--array=3", "--mem-per-cpu=500", "--output=outer.txt", f"--wrap={inner}"]
     done = subprocess.run(command, cwd=workspace, capture_output=True, text=True, timeout=240)
     said = (workspace / "outer.txt").read_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Command
-from helpers import PLAIN, SLEEPER, start, statuses, sweep_dir, wait_for, write_model
+from helpers import PLAIN, SLEEPER, program, start, start_labrun, statuses, sweep_dir, wait_for, write_model
 from labrun.launch.pool import GRACE_S
 from labrun.runs import record as records
 
@@ -35,7 +36,9 @@ def test_edits_while_runs_wait_change_nothing(workspace: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_asks_and_leaves_true_records(workspace: Path, number: signal.Signals) -> None:
     write_model(workspace)
-    sweep = start(workspace, "model=sleeper", "model.number=1,2,3,4", "model.seconds=60", "compute.max_parallel=2")
+    sweep = start(
+        workspace, "model=sleeper", "model.number=1,2,3,4", "model.seconds=60", "compute.max_parallel=2", cold=True
+    )
     wait_for(lambda: statuses(workspace).count("running") == 2)
     sweep.send_signal(number)
     _, err = sweep.communicate(timeout=60)
@@ -47,7 +50,7 @@ def test_a_second_interrupt_ends_at_once_what_would_not_stop(workspace: Path) ->
     write_model(workspace)
     deaf = SLEEPER.replace("time.sleep(self.seconds)", "signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)")
     (workspace / "sleeper.py").write_text(deaf.replace("import time", "import signal\nimport time"))
-    sweep = start(workspace, "model=sleeper", "model.number=1,2,3", "compute.max_parallel=2")
+    sweep = start(workspace, "model=sleeper", "model.number=1,2,3", "compute.max_parallel=2", cold=True)
 
     def fitting() -> list[Path]:
         return [log.parent for log in workspace.glob("multirun/*/*/*/driver.log") if "VERSION" in log.read_text()]
@@ -67,7 +70,9 @@ def test_a_second_interrupt_ends_at_once_what_would_not_stop(workspace: Path) ->
 
 def test_what_was_done_before_an_interrupt_is_told(workspace: Path) -> None:
     write_model(workspace)
-    sweep = start(workspace, "model=sleeper", "model.number=1,2", "model.seconds=0,60", "compute.max_parallel=1")
+    sweep = start(
+        workspace, "model=sleeper", "model.number=1,2", "model.seconds=0,60", "compute.max_parallel=1", cold=True
+    )
     wait_for(lambda: "completed" in statuses(workspace) and "running" in statuses(workspace))
     sweep.send_signal(signal.SIGINT)
     out, err = sweep.communicate(timeout=60)
@@ -85,7 +90,9 @@ def test_a_later_override_wins(labrun: Command, workspace: Path) -> None:
 
 def test_kill_9_of_the_controller_ends_its_runs(workspace: Path) -> None:
     write_model(workspace)
-    sweep = start(workspace, "model=sleeper", "model.number=1,2,3", "model.seconds=60", "compute.max_parallel=2")
+    sweep = start(
+        workspace, "model=sleeper", "model.number=1,2,3", "model.seconds=60", "compute.max_parallel=2", cold=True
+    )
     wait_for(lambda: statuses(workspace).count("running") == 2)
     sweep.kill()
     sweep.communicate(timeout=60)
@@ -178,7 +185,7 @@ def test_a_run_folder_that_cannot_be_written_harms_no_other(workspace: Path, lab
 
 def test_closed_standard_streams(workspace: Path) -> None:
     """`labrun ... >&-`, as from a badly made cron job."""
-    command = f"{sys.executable} -m labrun -m seed=1,2 tracking=none report=none >&- 2>&- <&-"
+    command = shlex.join(program("labrun", "-m", "seed=1,2", *PLAIN, cold=True)) + " >&- 2>&- <&-"
     done = subprocess.run(["sh", "-c", command], cwd=workspace, timeout=120, check=False)
     assert done.returncode == 0 and statuses(workspace) == ["completed"] * 2
 
@@ -228,7 +235,7 @@ def test_a_run_folder_that_is_gone_is_run_again(labrun: Command, workspace: Path
 
 
 def test_a_reader_who_has_seen_enough(workspace: Path) -> None:
-    command = f"{sys.executable} -m labrun -m seed=1,2 {' '.join(PLAIN)} | head -1"
+    command = shlex.join(program("labrun", "-m", "seed=1,2", *PLAIN, cold=True)) + " | head -1"
     done = subprocess.run(
         ["sh", "-c", command], cwd=workspace, capture_output=True, text=True, timeout=120, check=False
     )
@@ -300,9 +307,7 @@ def test_one_mistake_of_many_runs_is_one_line(labrun: Command) -> None:
 
 def test_a_full_disk_behind_standard_output(workspace: Path) -> None:
     with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "labrun", "-m", "seed=1,2", *PLAIN], stdout=full, stderr=subprocess.PIPE, text=True,
-            cwd=workspace, timeout=120,
-        )  # fmt: skip
-    assert "standard output cannot be written: No space left" in done.stderr and "Traceback" not in done.stderr
+        sweep = start_labrun("-m", "seed=1,2", *PLAIN, cwd=workspace, cold=True, stdout=full)
+        _, err = sweep.communicate(timeout=120)
+    assert "standard output cannot be written: No space left" in err and "Traceback" not in err
     assert statuses(workspace) == ["completed"] * 2 and (sweep_dir(workspace) / "results.csv").exists()

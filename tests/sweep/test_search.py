@@ -255,7 +255,7 @@ def test_kill_9_of_the_controller_and_on_it_goes(workspace: Path, labrun: Comman
     write_climber(workspace)
     asked = (*TPE, "model.quality=interval(0,1)", "model.seconds=0.7", "sweep.max_trials=9")
     for done in (2, 5):
-        search = start(workspace, *asked, *(["sweep.resume=last"] if done > 2 else []))
+        search = start(workspace, *asked, *(["sweep.resume=last"] if done > 2 else []), cold=True)
         wait_for(lambda done=done: statuses(workspace).count("completed") >= done and "running" in statuses(workspace))
         search.kill()
         search.communicate(timeout=60)
@@ -281,7 +281,7 @@ def test_an_interrupt_and_on_it_goes(workspace: Path, labrun: Command) -> None:
 
     write_climber(workspace)
     asked = (*TPE, "model.quality=interval(0,1)", "model.seconds=1", "sweep.max_trials=5")
-    search = start(workspace, *asked)
+    search = start(workspace, *asked, cold=True)
     wait_for(lambda: statuses(workspace).count("completed") >= 1 and "running" in statuses(workspace))
     search.send_signal(signal.SIGINT)
     _, err = search.communicate(timeout=60)

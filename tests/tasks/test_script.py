@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from conftest import Command
-from helpers import lab, statuses, sweep_dir, wait_for
+from helpers import lab, start_labrun, statuses, sweep_dir, wait_for
 from labrun.runs import context, store
 from labrun.runs import record as records
 from labrun.tasks import script
@@ -162,9 +162,8 @@ def gone(pids: list[int]) -> bool:
 @pytest.mark.parametrize("how", ["interrupt", "request", "kill"])
 def test_nothing_of_it_is_left_behind(workspace: Path, target: str, how: str) -> None:
     (workspace / "family.py").write_text(FAMILY)
-    command = [sys.executable, "-m", "labrun", "experiment=script", "script.path=family.py", "tracking=none"]
-    run = subprocess.Popen([*command, f"compute={target}"], cwd=workspace, text=True, stderr=subprocess.PIPE,
-                           stdout=subprocess.PIPE)  # fmt: skip
+    command = ["experiment=script", "script.path=family.py", "tracking=none", f"compute={target}"]
+    run = start_labrun(*command, cwd=workspace, cold=True)
     pids = family(workspace)
     if how == "interrupt":
         run.send_signal(signal.SIGINT)
