@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
+import logging
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
+from hydra.version import VersionBase
+
+from labrun import app
 from labrun.runs import record as records
 from labrun.runs import recording
 from labrun.runs.record import Record
@@ -88,6 +97,51 @@ def _start(
 ) -> subprocess.Popen[str]:
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=cwd, env={**os.environ, **(environment or {})}, **{**pipes, **streams})
+
+
+@contextlib.contextmanager
+def as_if_started(name: str, *arguments: str, **environment: str) -> Iterator[None]:
+    """Inside, this process is one that was started with these arguments; what a start changes for good is undone."""
+    root, before = logging.getLogger(), (list(sys.path), set(sys.modules), dict(os.environ), sys.argv)
+    handlers, level, raising = list(root.handlers), root.level, logging.raiseExceptions
+    sys.argv = [name, *arguments]
+    os.environ.update(environment)
+    forget_hydra()
+    try:
+        yield
+    finally:
+        forget_hydra()
+        app.Gate.reached = False
+        gc.unfreeze()
+        for handler in set(root.handlers) - set(handlers):
+            root.removeHandler(handler)
+            handler.close()
+        root.handlers[:], logging.raiseExceptions = handlers, raising
+        root.setLevel(level)
+        sys.path[:], sys.argv = before[0], before[3]
+        here = str(Path.cwd())
+        for module in set(sys.modules) - before[1]:  # what lies in the workspace is another test's to define anew
+            if str(getattr(sys.modules[module], "__file__", None) or "").startswith(here):
+                del sys.modules[module]
+        os.environ.clear()
+        os.environ.update(before[2])
+
+
+def forget_hydra() -> None:
+    """Leave nothing of what Hydra keeps for a whole process: its configs, and the version it was told to be like."""
+    GlobalHydra.instance().clear()
+    for kept in (VersionBase, HydraConfig):
+        Singleton._instances.pop(kept, None)
+
+
+def call_here(main: Callable[[], None], name: Program, *arguments: str, **environment: str) -> int:
+    """The exit code of one of our commands, carried out in this process."""
+    with as_if_started(name, *arguments, **environment):
+        try:
+            main()
+        except SystemExit as end:
+            return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
 
 
 def new(run_id: str = "abcd1234", **values: object) -> Record:
