@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from conftest import Command
+from conftest import Command, Refused
 from helpers import (
     PLAIN,
     SLEEPER,
@@ -172,10 +172,9 @@ def test_a_job_that_ends_before_its_run_begins_says_why(workspace: Path, labrun:
     assert done.returncode == 1 and "compute.setup" in done.stderr
 
 
-def test_only_networks_have_several_nodes(workspace: Path, labrun: Command) -> None:
-    done = labrun("compute=slurm", "compute.nodes=2", "tracking=none")
-    assert done.returncode == 2 and "model=logistic_regression" in done.stderr and not squeue()
-    assert not list(workspace.glob("outputs/*/*/run.json"))
+def test_only_networks_have_several_nodes(refused_here: Refused) -> None:
+    said = refused_here("compute=slurm", "compute.nodes=2", "tracking=none")
+    assert "model=logistic_regression" in said and not squeue()
 
 
 def test_an_error_of_another_process_is_told(workspace: Path, labrun: Command) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Command
+from conftest import Command, Refused
 from helpers import PLAIN, lab, program, statuses, wait_for, write_device_model
 from labrun.runs import record as records
 from slurm_jobs import NETWORK, SLURM, begin, finished, no_jobs_left, single, squeue, write_failing
@@ -92,12 +92,8 @@ def test_what_a_packed_run_leaves_behind_is_ended_with_it(workspace: Path, how: 
         (["compute.partition='main,nowhere'"], "there is no such partition"),
     ],
 )
-def test_wishes_that_do_not_go_together_leave_nothing(
-    workspace: Path, labrun: Command, wishes: list[str], words: str
-) -> None:
-    done = labrun(*SLURM, *wishes)
-    assert done.returncode == 2 and words in done.stderr, done.stderr
-    assert not list(workspace.glob("outputs/*/*/run.json"))
+def test_wishes_that_do_not_go_together_leave_nothing(refused_here: Refused, wishes: list[str], words: str) -> None:
+    assert words in refused_here(*SLURM, *wishes)
 
 
 PRINTING = "import os\nprint('FOUND', os.environ.get('FIRST'), os.environ.get('OMP_NUM_THREADS'))\n"
