@@ -13,14 +13,12 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.singleton import Singleton
-from hydra.version import VersionBase
 from xdist.scheduler import LoadScopeScheduling
 
 import servers
-from labrun import app, execute
+from helpers import Completed, Program, call_here, forget_hydra, run_labrun
+from labrun import app, cli, execute
 from labrun.launch import conf, freeze
 from labrun.runs.record import Record
 from servers import Server
@@ -31,7 +29,8 @@ sys.dont_write_bytecode = False
 # With more threads than cores, OpenMP's busy waiting makes each run ten times slower.
 os.environ.update(OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT="0", KMP_BLOCKTIME="0")
 
-Command = Callable[..., "subprocess.CompletedProcess[str]"]
+Command = Callable[..., Completed]
+Refused = Callable[..., str]
 Runner = Callable[..., tuple[Record, Path]]
 
 
@@ -94,14 +93,10 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def labrun(workspace: Path) -> Command:
-    """The command `labrun` in a process of its own, in the workspace."""
+    """The command `labrun` in a process, to its end, in the workspace."""
 
-    def run(*arguments: str, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "labrun", *arguments],
-            capture_output=True, text=True, timeout=timeout, check=False, cwd=workspace,
-            env={**os.environ, **environment},
-        )  # fmt: skip
+    def run(*arguments: str, timeout: float = 600, cold: bool = False, **environment: str) -> Completed:
+        return run_labrun(*arguments, cwd=workspace, timeout=timeout, environment=environment, cold=cold)
 
     return run
 
@@ -110,6 +105,43 @@ def labrun(workspace: Path) -> Command:
 def registered() -> None:
     """What `labrun` makes known to Hydra at its start."""
     app.register()
+
+
+@pytest.fixture
+def labrun_here(workspace: Path, registered: None, capfd: pytest.CaptureFixture[str]) -> Command:
+    """The command `labrun` in this process, for what it shows and refuses; what it runs belongs in `labrun`."""
+    return _here(app.main, "labrun", capfd)
+
+
+@pytest.fixture
+def lab_here(workspace: Path, capfd: pytest.CaptureFixture[str]) -> Command:
+    """The command `lab` in this process, in the workspace."""
+    return _here(cli.main, "lab", capfd)
+
+
+def _here(main: Callable[[], None], name: Program, capfd: pytest.CaptureFixture[str]) -> Command:
+    def run(*arguments: str, **environment: str) -> Completed:
+        capfd.readouterr()
+        code = call_here(main, name, *arguments, **environment)
+        out, err = capfd.readouterr()
+        return Completed([name, *arguments], code, out, err)
+
+    return run
+
+
+@pytest.fixture
+def refused_here(labrun_here: Command) -> Refused:
+    """What `labrun` says of a mistake: one message, told before anything is written."""
+
+    def refused(*arguments: str, **environment: str) -> str:
+        done = labrun_here(*arguments, **environment)
+        assert done.returncode in (1, 2), done.stdout + done.stderr
+        assert "Traceback" not in done.stdout + done.stderr, done.stderr
+        left = [*Path().glob("outputs/*/*/run.json"), *Path().glob("multirun/*/*/*/run.json")]
+        assert not left, left
+        return done.stderr
+
+    return refused
 
 
 @pytest.fixture
@@ -134,13 +166,8 @@ def run_here(workspace: Path, registered: None) -> Runner:
 def _same_environment() -> Iterator[None]:
     """No test leaves variables, an initialized Hydra, or a version that Hydra was told to be like, behind."""
     before = dict(os.environ)
-    _forget_hydra()
+    forget_hydra()
     yield
-    _forget_hydra()
+    forget_hydra()
     os.environ.clear()
     os.environ.update(before)
-
-
-def _forget_hydra() -> None:
-    GlobalHydra.instance().clear()
-    Singleton._instances.pop(VersionBase, None)

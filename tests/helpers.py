@@ -2,16 +2,146 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
+import logging
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, Literal
 
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
+from hydra.version import VersionBase
+
+from labrun import app
 from labrun.runs import record as records
 from labrun.runs import recording
 from labrun.runs.record import Record
+
+Completed = subprocess.CompletedProcess[str]
+Program = Literal["labrun", "lab"]
+
+
+def program(name: Program, *arguments: str, cold: bool = False) -> list[str]:
+    """The command line that starts one of our commands.
+
+    Args:
+        name: The command.
+        arguments: Its arguments.
+        cold: Whether the test is about the process itself (a signal, its memory, what it imports, a closed stream),
+            so that an interpreter of its own must start.
+    """
+    start = {"labrun": ["-m", "labrun"], "lab": ["-c", "from labrun.cli import main; main()"]}
+    return [sys.executable, *start[name], *arguments]
+
+
+def run_labrun(
+    *arguments: str,
+    cwd: Path | None = None,
+    timeout: float = 600,
+    environment: Mapping[str, str] | None = None,
+    cold: bool = False,
+) -> Completed:
+    """`labrun` in a process, to its end; `environment` comes on top of this process's."""
+    return _run(program("labrun", *arguments, cold=cold), cwd, timeout, environment)
+
+
+def run_lab(
+    *arguments: str,
+    cwd: Path | None = None,
+    timeout: float = 400,
+    environment: Mapping[str, str] | None = None,
+    cold: bool = False,
+) -> Completed:
+    """`lab` in a process, to its end; `environment` comes on top of this process's."""
+    return _run(program("lab", *arguments, cold=cold), cwd, timeout, environment)
+
+
+def _run(command: list[str], cwd: Path | None, timeout: float, environment: Mapping[str, str] | None) -> Completed:
+    return subprocess.run(
+        command, cwd=cwd, env={**os.environ, **(environment or {})}, timeout=timeout, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def start_labrun(
+    *arguments: str,
+    cwd: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    cold: bool = False,
+    **streams: Any,
+) -> subprocess.Popen[str]:
+    """`labrun` in a process that goes on beside the test; output and errors are pipes unless `streams` says else."""
+    return _start(program("labrun", *arguments, cold=cold), cwd, environment, streams)
+
+
+def start_lab(
+    *arguments: str,
+    cwd: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    cold: bool = False,
+    **streams: Any,
+) -> subprocess.Popen[str]:
+    """`lab` in a process that goes on beside the test; output and errors are pipes unless `streams` says else."""
+    return _start(program("lab", *arguments, cold=cold), cwd, environment, streams)
+
+
+def _start(
+    command: list[str], cwd: Path | None, environment: Mapping[str, str] | None, streams: Mapping[str, Any]
+) -> subprocess.Popen[str]:
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=cwd, env={**os.environ, **(environment or {})}, **{**pipes, **streams})
+
+
+@contextlib.contextmanager
+def as_if_started(name: str, *arguments: str, **environment: str) -> Iterator[None]:
+    """Inside, this process is one that was started with these arguments; what a start changes for good is undone."""
+    root, before = logging.getLogger(), (list(sys.path), set(sys.modules), dict(os.environ), sys.argv)
+    handlers, level, raising = list(root.handlers), root.level, logging.raiseExceptions
+    sys.argv = [name, *arguments]
+    os.environ.update(environment)
+    forget_hydra()
+    try:
+        yield
+    finally:
+        forget_hydra()
+        app.Gate.reached = False
+        gc.unfreeze()
+        for handler in set(root.handlers) - set(handlers):
+            root.removeHandler(handler)
+            handler.close()
+        root.handlers[:], logging.raiseExceptions = handlers, raising
+        root.setLevel(level)
+        sys.path[:], sys.argv = before[0], before[3]
+        here = str(Path.cwd())
+        for module in set(sys.modules) - before[1]:  # what lies in the workspace is another test's to define anew
+            if str(getattr(sys.modules[module], "__file__", None) or "").startswith(here):
+                del sys.modules[module]
+        os.environ.clear()
+        os.environ.update(before[2])
+
+
+def forget_hydra() -> None:
+    """Leave nothing of what Hydra keeps for a whole process: its configs, and the version it was told to be like."""
+    GlobalHydra.instance().clear()
+    for kept in (VersionBase, HydraConfig):
+        Singleton._instances.pop(kept, None)
+
+
+def call_here(main: Callable[[], None], name: Program, *arguments: str, **environment: str) -> int:
+    """The exit code of one of our commands, carried out in this process."""
+    with as_if_started(name, *arguments, **environment):
+        try:
+            main()
+        except SystemExit as end:
+            return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
 
 
 def new(run_id: str = "abcd1234", **values: object) -> Record:
@@ -50,11 +180,9 @@ def write_model(workspace: Path) -> None:
     (workspace / "conf" / "model" / "sleeper.yaml").write_text("_target_: sleeper.Sleeper\nseconds: 0.0\nnumber: 0\n")
 
 
-def start(workspace: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "labrun", "-m", *arguments, *PLAIN], cwd=workspace, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+def start(workspace: Path, *arguments: str, cold: bool = False) -> subprocess.Popen[str]:
+    """A plain sweep that goes on beside the test."""
+    return start_labrun("-m", *arguments, *PLAIN, cwd=workspace, cold=cold)
 
 
 def statuses(workspace: Path) -> list[str]:
@@ -74,12 +202,9 @@ def sweep_dir(workspace: Path) -> Path:
     return folder
 
 
-def lab(workspace: Path, *arguments: str, timeout: float = 400) -> subprocess.CompletedProcess[str]:
-    """The command `lab` in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-c", "from labrun.cli import main; main()", *arguments],
-        cwd=workspace, capture_output=True, text=True, timeout=timeout, check=False,
-    )  # fmt: skip
+def lab(workspace: Path, *arguments: str, timeout: float = 400) -> Completed:
+    """The command `lab` in a process, to its end."""
+    return run_lab(*arguments, cwd=workspace, timeout=timeout)
 
 
 def write_device_model(workspace: Path) -> None:

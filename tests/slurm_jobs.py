@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from helpers import wait_for
+from helpers import start_labrun, wait_for
 from labrun.runs import record as records
 from labrun.runs.context import read_metrics
 from labrun.runs.record import Record
@@ -41,11 +40,8 @@ def single(workspace: Path) -> Record:
     return records.read(path.parent)
 
 
-def begin(workspace: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "labrun", *arguments], cwd=workspace, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+def begin(workspace: Path, *arguments: str, cold: bool = False) -> subprocess.Popen[str]:
+    return start_labrun(*arguments, cwd=workspace, cold=cold)
 
 
 def is_running(workspace: Path) -> bool:

@@ -103,10 +103,12 @@ def only_record(workspace: Path, name: str) -> dict[str, object]:
     return dict(json.loads(path.read_text()))
 
 
-def test_a_network_from_the_working_folder(labrun: Command, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_from_the_working_folder(
+    labrun: Command, labrun_here: Command, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("NET_LABEL", "of-nobodys-business")
     write(workspace, "tiny_net", NETWORK, CONFIG)
-    assert "width: 32" in labrun("model=tiny_net", "--cfg", "job").stdout
+    assert "width: 32" in labrun_here("model=tiny_net", "--cfg", "job").stdout
     done = labrun("model=tiny_net", "model.width=64", "+model.label='${oc.env:NET_LABEL}'", "tracking=none",
                   "report=none")  # fmt: skip
     assert done.returncode == 0, done.stderr

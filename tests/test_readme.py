@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import Command
-from helpers import lab
+from conftest import Command, Refused
+from helpers import lab, run_lab, run_labrun
 from servers import Server
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -76,11 +76,10 @@ def carry_out(heading: str, folder: Path) -> None:
     if heading not in BEFORE:  # feeding MLflow takes as long as such runs
         (folder / "conf" / "local").mkdir(parents=True)
         (folder / "conf" / "local" / "default.yaml").write_text("# @package _global_\ntracking:\n  kind: none\n")
-    programs = {"labrun": "from labrun.app import main; main()", "lab": "from labrun.cli import main; main()"}
+    programs = {"labrun": run_labrun, "lab": run_lab}
     for line in [*BEFORE.get(heading, []), *sections()[heading]]:
         program, *arguments = shlex.split(line, comments=True)
-        done = subprocess.run([sys.executable, "-c", programs[program], *arguments], cwd=folder, capture_output=True,
-                              text=True, timeout=900, stdin=subprocess.DEVNULL, check=False)  # fmt: skip
+        done = programs[program](*arguments, cwd=folder, timeout=900)
         asked = "--yes" in done.stdout and done.returncode == 1  # it lists what would go, and nobody is there to agree
         assert done.returncode == 0 or asked, (arguments, done.stdout, done.stderr)
 
@@ -134,10 +133,10 @@ def test_on_slurm(labrun: Command, workspace: Path, real_data: Path, cluster: No
         assert done.returncode == 0, (arguments, done.stdout, done.stderr)
 
 
-def test_what_needs_a_gpu_is_refused_in_the_right_words(labrun: Command) -> None:
+def test_what_needs_a_gpu_is_refused_in_the_right_words(refused_here: Refused) -> None:
     for arguments in commands("refused"):
-        done = labrun(*arguments, "dataset.download=false", CUDA_VISIBLE_DEVICES="")
-        assert done.returncode == 2 and "no GPU is visible here" in done.stderr
+        said = refused_here(*arguments, "dataset.download=false", CUDA_VISIBLE_DEVICES="")
+        assert "no GPU is visible here" in said
 
 
 def test_own_images(labrun: Command, workspace: Path) -> None:

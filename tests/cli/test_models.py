@@ -9,7 +9,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -19,15 +18,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers import lab
+from helpers import lab, run_labrun
 from labrun.runs import journal, store, tracking
 
 
 def labrun(workspace: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "labrun", *arguments, "report=none", "tracking=none"],
-        cwd=workspace, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    done = run_labrun(*arguments, "report=none", "tracking=none", cwd=workspace, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

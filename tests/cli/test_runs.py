@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from helpers import lab, new, submitted
+from helpers import PLAIN, Completed, lab, new, run_labrun, submitted
 from labrun import cli
 from labrun.errors import RecordError
 from labrun.runs import index, moving, recording, removing, store
@@ -355,13 +355,8 @@ def test_a_run_is_repeated_as_it_was(workspace: Path) -> None:
     assert bad.returncode == 2 and "model.regularization" in bad.stderr and "Traceback" not in bad.stderr
 
 
-def lab_run(workspace: Path, *arguments: str):  # type: ignore[no-untyped-def]
-    import subprocess
-
-    return subprocess.run(
-        [sys.executable, "-m", "labrun", *arguments, "tracking=none", "report=none", "dataset.max_samples=50"],
-        cwd=workspace, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+def lab_run(workspace: Path, *arguments: str) -> Completed:
+    return run_labrun(*arguments, *PLAIN, cwd=workspace)
 
 
 def test_the_index_is_only_a_copy(all_kinds: Path) -> None:

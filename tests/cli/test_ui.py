@@ -18,26 +18,21 @@ from pathlib import Path
 import psutil
 import pytest
 
-from helpers import lab, wait_for
+from helpers import lab, run_labrun, start_lab, wait_for
 from labrun.runs import store, tracking, viewing
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 def labrun(workspace: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "labrun", *arguments], cwd=workspace, capture_output=True, text=True, timeout=300
-    )
+    done = run_labrun(*arguments, cwd=workspace, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def start_ui(workspace: Path, *arguments: str) -> tuple[subprocess.Popen[str], str]:
     """`lab ui`, and the address that it printed."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from labrun.cli import main; main()", "ui", *arguments],
-        cwd=workspace, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+    process = start_lab("ui", *arguments, cwd=workspace, cold=True, stderr=subprocess.STDOUT)
     assert process.stdout is not None
     said = ""
     for line in process.stdout:

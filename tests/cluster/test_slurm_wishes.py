@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Command
-from helpers import PLAIN, lab, statuses, wait_for, write_device_model
+from conftest import Command, Refused
+from helpers import PLAIN, lab, program, statuses, wait_for, write_device_model
 from labrun.runs import record as records
 from slurm_jobs import NETWORK, SLURM, begin, finished, no_jobs_left, single, squeue, write_failing
 
@@ -26,7 +26,7 @@ def write_script(workspace: Path, text: str) -> tuple[str, str]:
 
 def test_submitted_from_inside_of_a_job(workspace: Path) -> None:
     """What Slurm tells the outer job of itself is not for the inner one: its place in an array, its memory."""
-    inner = shlex.join([sys.executable, "-m", "labrun", "compute=slurm", "compute.mem_gb=1", *SLURM[1:]])
+    inner = shlex.join(program("labrun", *SLURM, "compute.mem_gb=1", cold=True))
     command = ["sbatch", "--wait", "--array=3", "--mem-per-cpu=500", "--output=outer.txt", f"--wrap={inner}"]
     done = subprocess.run(command, cwd=workspace, capture_output=True, text=True, timeout=240)
     said = (workspace / "outer.txt").read_text()
@@ -92,12 +92,8 @@ def test_what_a_packed_run_leaves_behind_is_ended_with_it(workspace: Path, how: 
         (["compute.partition='main,nowhere'"], "there is no such partition"),
     ],
 )
-def test_wishes_that_do_not_go_together_leave_nothing(
-    workspace: Path, labrun: Command, wishes: list[str], words: str
-) -> None:
-    done = labrun(*SLURM, *wishes)
-    assert done.returncode == 2 and words in done.stderr, done.stderr
-    assert not list(workspace.glob("outputs/*/*/run.json"))
+def test_wishes_that_do_not_go_together_leave_nothing(refused_here: Refused, wishes: list[str], words: str) -> None:
+    assert words in refused_here(*SLURM, *wishes)
 
 
 PRINTING = "import os\nprint('FOUND', os.environ.get('FIRST'), os.environ.get('OMP_NUM_THREADS'))\n"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import random
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 
-from helpers import PLAIN, write_model
+from helpers import PLAIN, program, write_model
 from labrun.runs import record as records
 from labrun.runs.context import read_metrics
 
@@ -18,8 +17,8 @@ RUNS, KILLS = 200, 40
 
 
 def start(workspace: Path, *more: str) -> psutil.Popen:
-    command = [sys.executable, "-m", "labrun", "-m", "model=sleeper", f"model.number=range({RUNS})",
-               "model.seconds=0.1", *PLAIN, *more]  # fmt: skip
+    values = ("-m", "model=sleeper", f"model.number=range({RUNS})", "model.seconds=0.1")
+    command = program("labrun", *values, *PLAIN, *more, cold=True)
     return psutil.Popen(command, cwd=workspace, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 

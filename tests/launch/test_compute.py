@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from conftest import Command
+from conftest import Command, Refused
 from helpers import devices, write_device_model
 from labrun.errors import ConfigError
 from labrun.launch import compute
@@ -74,12 +74,10 @@ def test_without_slurm_the_message_says_so(monkeypatch: pytest.MonkeyPatch, tmp_
         compute.check(wish(target="slurm"), sweep=True)
 
 
-def test_gpu_is_refused_before_anything_is_written(labrun: Command, workspace: Path) -> None:
-    done = labrun("compute=gpu", CUDA_VISIBLE_DEVICES="")
-    assert done.returncode == 2 and "no GPU is visible here" in done.stderr and "Traceback" not in done.stderr
-    done = labrun("-m", "compute=gpu", "seed=1,2", CUDA_VISIBLE_DEVICES="")
-    assert done.returncode == 2 and "no GPU is visible here" in done.stderr
-    assert not list(workspace.glob("outputs/*/*/run.json")) + list(workspace.glob("multirun/*/*/*/run.json"))
+def test_gpu_is_refused_before_anything_is_written(refused_here: Refused) -> None:
+    for arguments in (("compute=gpu",), ("-m", "compute=gpu", "seed=1,2")):
+        for visible in ("", "NoDevFiles"):
+            assert "no GPU is visible here" in refused_here(*arguments, CUDA_VISIBLE_DEVICES=visible)
 
 
 def test_only_own_files_are_trusted(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_a_dead_controller_is_overtaken(tmp_path: Path) -> None:
 def test_resume_after_kill_9_of_the_controller_does_only_what_is_missing(workspace: Path, labrun: Command) -> None:
     write_model(workspace)
     values = ("model=sleeper", "model.number=1,2,3,4,5", "model.seconds=1.5", "compute.max_parallel=2")
-    sweep = start(workspace, *values)
+    sweep = start(workspace, *values, cold=True)
     wait_for(lambda: statuses(workspace).count("completed") >= 2 and "running" in statuses(workspace))
     sweep.kill()
     sweep.communicate(timeout=60)

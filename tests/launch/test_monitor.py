@@ -6,14 +6,12 @@ import os
 import pty
 import re
 import select
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 from rich.console import Console
 
-from helpers import PLAIN, new, submitted, write_model
+from helpers import PLAIN, new, start_labrun, submitted, write_model
 from labrun.launch import monitor
 from labrun.runs import record as records
 from labrun.runs.context import RunContext
@@ -68,18 +66,10 @@ def test_the_time_that_is_left(tmp_path: Path) -> None:
 def test_on_a_terminal_it_is_a_live_table(workspace: Path) -> None:
     write_model(workspace)
     ours, theirs = pty.openpty()
-    command = [
-        sys.executable,
-        "-m",
-        "labrun",
-        "-m",
-        "model=sleeper",
-        "model.number=1,2,3,-4",
-        "model.seconds=2",
-        *PLAIN,
-    ]
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "140"}
-    sweep = subprocess.Popen(command, cwd=workspace, stdout=theirs, stderr=theirs, stdin=theirs, env=environment)
+    sweep = start_labrun(
+        "-m", "model=sleeper", "model.number=1,2,3,-4", "model.seconds=2", *PLAIN, cwd=workspace, cold=True,
+        environment={"TERM": "xterm", "COLUMNS": "140"}, stdout=theirs, stderr=theirs, stdin=theirs,
+    )  # fmt: skip
     os.close(theirs)
     seen, end = b"", time.monotonic() + 120
     while time.monotonic() < end:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Command
-from helpers import PLAIN, SLEEPER, start, statuses, sweep_dir, wait_for, write_model
+from conftest import Command, Refused
+from helpers import PLAIN, SLEEPER, program, start, start_labrun, statuses, sweep_dir, wait_for, write_model
 from labrun.launch.pool import GRACE_S
 from labrun.runs import record as records
 
@@ -35,7 +36,9 @@ def test_edits_while_runs_wait_change_nothing(workspace: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_asks_and_leaves_true_records(workspace: Path, number: signal.Signals) -> None:
     write_model(workspace)
-    sweep = start(workspace, "model=sleeper", "model.number=1,2,3,4", "model.seconds=60", "compute.max_parallel=2")
+    sweep = start(
+        workspace, "model=sleeper", "model.number=1,2,3,4", "model.seconds=60", "compute.max_parallel=2", cold=True
+    )
     wait_for(lambda: statuses(workspace).count("running") == 2)
     sweep.send_signal(number)
     _, err = sweep.communicate(timeout=60)
@@ -47,7 +50,7 @@ def test_a_second_interrupt_ends_at_once_what_would_not_stop(workspace: Path) ->
     write_model(workspace)
     deaf = SLEEPER.replace("time.sleep(self.seconds)", "signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)")
     (workspace / "sleeper.py").write_text(deaf.replace("import time", "import signal\nimport time"))
-    sweep = start(workspace, "model=sleeper", "model.number=1,2,3", "compute.max_parallel=2")
+    sweep = start(workspace, "model=sleeper", "model.number=1,2,3", "compute.max_parallel=2", cold=True)
 
     def fitting() -> list[Path]:
         return [log.parent for log in workspace.glob("multirun/*/*/*/driver.log") if "VERSION" in log.read_text()]
@@ -67,7 +70,9 @@ def test_a_second_interrupt_ends_at_once_what_would_not_stop(workspace: Path) ->
 
 def test_what_was_done_before_an_interrupt_is_told(workspace: Path) -> None:
     write_model(workspace)
-    sweep = start(workspace, "model=sleeper", "model.number=1,2", "model.seconds=0,60", "compute.max_parallel=1")
+    sweep = start(
+        workspace, "model=sleeper", "model.number=1,2", "model.seconds=0,60", "compute.max_parallel=1", cold=True
+    )
     wait_for(lambda: "completed" in statuses(workspace) and "running" in statuses(workspace))
     sweep.send_signal(signal.SIGINT)
     out, err = sweep.communicate(timeout=60)
@@ -85,7 +90,9 @@ def test_a_later_override_wins(labrun: Command, workspace: Path) -> None:
 
 def test_kill_9_of_the_controller_ends_its_runs(workspace: Path) -> None:
     write_model(workspace)
-    sweep = start(workspace, "model=sleeper", "model.number=1,2,3", "model.seconds=60", "compute.max_parallel=2")
+    sweep = start(
+        workspace, "model=sleeper", "model.number=1,2,3", "model.seconds=60", "compute.max_parallel=2", cold=True
+    )
     wait_for(lambda: statuses(workspace).count("running") == 2)
     sweep.kill()
     sweep.communicate(timeout=60)
@@ -125,17 +132,15 @@ def test_a_run_that_is_removed_while_the_others_go_on(labrun: Command, workspace
     assert len((sweep_dir(workspace) / "results.csv").read_text().splitlines()) == 3
 
 
-def test_an_interpreter_without_labrun_is_refused(labrun: Command, workspace: Path) -> None:
+def test_an_interpreter_without_labrun_is_refused(refused_here: Refused) -> None:
     python = Path(sys.base_prefix, "bin", "python3")
-    refused = labrun("-m", "seed=1,2", f"compute.python={python}", *PLAIN)
-    assert refused.returncode == 2 and "has no labrun" in refused.stderr and "Traceback" not in refused.stderr
-    assert not list(workspace.glob("multirun/*/*/*/run.json"))
+    assert "has no labrun" in refused_here("-m", "seed=1,2", f"compute.python={python}", *PLAIN)
 
 
-def test_several_nodes_are_for_networks(labrun: Command, workspace: Path) -> None:
+def test_several_nodes_are_for_networks(refused_here: Refused, workspace: Path) -> None:
     (workspace / "train.py").write_text("print('here')\n")
-    refused = labrun("experiment=script", "script.path=train.py", "compute=slurm", "compute.nodes=2")
-    assert refused.returncode == 2 and "only the training of a network is shared" in refused.stderr
+    said = refused_here("experiment=script", "script.path=train.py", "compute=slurm", "compute.nodes=2")
+    assert "only the training of a network is shared" in said
 
 
 def test_inline_gives_the_same_results(labrun: Command, workspace: Path) -> None:
@@ -146,14 +151,12 @@ def test_inline_gives_the_same_results(labrun: Command, workspace: Path) -> None
     assert found[:2] == found[2:]
 
 
-def test_what_the_machine_has_not_is_refused(labrun: Command, workspace: Path) -> None:
+def test_what_the_machine_has_not_is_refused(refused_here: Refused) -> None:
     for wish, words in (
         ("compute.mem_gb=100000", "GB of memory"),
         ("compute.cpus_per_run=4096", f"{os.cpu_count()} cores"),
     ):
-        done = labrun("-m", "model.regularization=0.1,10", wish)
-        assert done.returncode == 2 and words in done.stderr
-    assert statuses(workspace) == []
+        assert words in refused_here("-m", "model.regularization=0.1,10", wish)
 
 
 def test_a_run_folder_that_cannot_be_written_harms_no_other(workspace: Path, labrun: Command) -> None:
@@ -178,7 +181,7 @@ def test_a_run_folder_that_cannot_be_written_harms_no_other(workspace: Path, lab
 
 def test_closed_standard_streams(workspace: Path) -> None:
     """`labrun ... >&-`, as from a badly made cron job."""
-    command = f"{sys.executable} -m labrun -m seed=1,2 tracking=none report=none >&- 2>&- <&-"
+    command = shlex.join(program("labrun", "-m", "seed=1,2", *PLAIN, cold=True)) + " >&- 2>&- <&-"
     done = subprocess.run(["sh", "-c", command], cwd=workspace, timeout=120, check=False)
     assert done.returncode == 0 and statuses(workspace) == ["completed"] * 2
 
@@ -193,11 +196,9 @@ def test_a_run_that_dies_as_it_begins_is_not_tried_for_ever(workspace: Path) -> 
     assert sweep.returncode == 1 and statuses(workspace) == ["completed", "failed"], out
 
 
-def test_one_place_for_a_whole_sweep(labrun: Command, workspace: Path) -> None:
+def test_one_place_for_a_whole_sweep(refused_here: Refused) -> None:
     for values in ("compute=inline,local", "compute.detach=true,false"):
-        done = labrun("-m", values, "tracking=none")
-        assert done.returncode == 2 and "is one for a whole sweep" in done.stderr
-    assert statuses(workspace) == []
+        assert "is one for a whole sweep" in refused_here("-m", values, "tracking=none")
 
 
 def test_what_a_run_leaves_behind_is_ended_with_it(workspace: Path, labrun: Command) -> None:
@@ -228,7 +229,7 @@ def test_a_run_folder_that_is_gone_is_run_again(labrun: Command, workspace: Path
 
 
 def test_a_reader_who_has_seen_enough(workspace: Path) -> None:
-    command = f"{sys.executable} -m labrun -m seed=1,2 {' '.join(PLAIN)} | head -1"
+    command = shlex.join(program("labrun", "-m", "seed=1,2", *PLAIN, cold=True)) + " | head -1"
     done = subprocess.run(
         ["sh", "-c", command], cwd=workspace, capture_output=True, text=True, timeout=120, check=False
     )
@@ -292,17 +293,15 @@ def test_a_run_that_ends_its_server_keeps_no_other_from_its_end(labrun: Command,
     assert "the pool's fork server died 4 times while this run was under way" in done.stdout
 
 
-def test_one_mistake_of_many_runs_is_one_line(labrun: Command) -> None:
-    done = labrun("-m", "seed=range(0,200)", "compute.cpus_per_run=999")
-    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
-    assert "run 0 (seed=0, compute.cpus_per_run=999) and 199 more: compute.cpus_per_run=999" in done.stderr
+def test_one_mistake_of_many_runs_is_one_line(refused_here: Refused) -> None:
+    said = refused_here("-m", "seed=range(0,200)", "compute.cpus_per_run=999")
+    assert len(said.splitlines()) == 1
+    assert "run 0 (seed=0, compute.cpus_per_run=999) and 199 more: compute.cpus_per_run=999" in said
 
 
 def test_a_full_disk_behind_standard_output(workspace: Path) -> None:
     with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "labrun", "-m", "seed=1,2", *PLAIN], stdout=full, stderr=subprocess.PIPE, text=True,
-            cwd=workspace, timeout=120,
-        )  # fmt: skip
-    assert "standard output cannot be written: No space left" in done.stderr and "Traceback" not in done.stderr
+        sweep = start_labrun("-m", "seed=1,2", *PLAIN, cwd=workspace, cold=True, stdout=full)
+        _, err = sweep.communicate(timeout=120)
+    assert "standard output cannot be written: No space left" in err and "Traceback" not in err
     assert statuses(workspace) == ["completed"] * 2 and (sweep_dir(workspace) / "results.csv").exists()

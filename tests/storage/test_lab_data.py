@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import PLAIN, lab, wait_for
+from helpers import PLAIN, lab, run_labrun, start_lab, wait_for
 from labrun.data import datastore as datastores
 from servers import AZURITE_KEY, Server
 
@@ -146,9 +146,7 @@ def test_messages_about_the_datastore(workspace: Path, monkeypatch: pytest.Monke
         all(key in said for key in ("odd.pwd", "auth[1]", "opts[0].password", "address holds")[1:])
         and "PLANTED" not in said
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "labrun", "datastore=odd"], cwd=workspace, capture_output=True, text=True
-    )
+    done = run_labrun("datastore=odd", cwd=workspace)
     assert done.returncode == 2 and "PLANTED" not in done.stdout + done.stderr
     assert not [p for p in workspace.rglob("outputs/**/*") if p.is_file() and b"PLANTED" in p.read_bytes()]
     (workspace / "conf/datastore/memory.yaml").write_text(
@@ -173,9 +171,10 @@ def test_a_missing_package_is_told_with_its_install_line(workspace: Path) -> Non
 def test_a_bar_at_a_terminal(azure: Server, source: Path, workspace: Path) -> None:
     master, slave = pty.openpty()
     arguments = Lab(azure, workspace).options
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from labrun.cli import main; main()", "data", "upload", "source", *arguments],
-        cwd=workspace, stdin=slave, stdout=slave, stderr=slave, env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+    terminal = {"TERM": "xterm", "COLUMNS": "120"}
+    process = start_lab(
+        "data", "upload", "source", *arguments, cwd=workspace, environment=terminal, cold=True,
+        stdin=slave, stdout=slave, stderr=slave,
     )  # fmt: skip
     os.close(slave)
     shown = b""
@@ -279,10 +278,7 @@ def test_no_secret_in_anything_that_a_run_leaves(azure: Server, workspace: Path)
     ]
     codes, printed = [], ""
     for command in commands:
-        done = subprocess.run(
-            [sys.executable, "-m", "labrun", *command, *(PLAIN[1:] if "-m" in command else ())], cwd=workspace,
-            capture_output=True, text=True, timeout=200,
-        )  # fmt: skip
+        done = run_labrun(*command, *(PLAIN[1:] if "-m" in command else ()), cwd=workspace, timeout=200)
         codes.append(done.returncode)
         printed += done.stdout + done.stderr
     assert codes == [0, 0, 2, 2, 2], printed
@@ -336,17 +332,9 @@ def test_a_table_at_a_mounted_path(azure: Server, workspace: Path) -> None:
     data("upload", "iris.csv", "tables", "--name", "tables")
     where = ["dataset=csv", "datastore=azure_blob", f"datastore.root={azure.node['root']}", "tracking=none"]
     for path in ("${mount:tables}/iris.csv", "${mount:tables/iris.csv}"):
-        done = subprocess.run(
-            [sys.executable, "-m", "labrun", f"dataset.path={path}", *where],
-            cwd=workspace,
-            capture_output=True,
-            text=True,
-        )
+        done = run_labrun(f"dataset.path={path}", *where, cwd=workspace)
         assert done.returncode == 0 and "120 train, 30 test" in done.stdout, done.stderr
-    done = subprocess.run(
-        [sys.executable, "-m", "labrun", "dataset.path=${mount:tables@9}/iris.csv", *where], cwd=workspace,
-        capture_output=True, text=True,
-    )  # fmt: skip
+    done = run_labrun("dataset.path=${mount:tables@9}/iris.csv", *where, cwd=workspace)
     assert done.returncode == 2 and "has no version 9" in done.stderr
 
 
@@ -357,12 +345,10 @@ def test_a_sweep_over_a_mount_goes_on(azure: Server, workspace: Path) -> None:
     Lab(azure, workspace)("upload", "iris.csv", "tables", "--name", "tables")
     where = ["dataset=csv", "datastore=azure_blob", f"datastore.root={azure.node['root']}", "tracking=none"]
     for path in ("dataset.path=${mount:tables}/iris.csv", "dataset.path=iris.csv"):
-        sweep = [sys.executable, "-m", "labrun", "-m", path, "dataset.asset=tables", *where]
-        done = subprocess.run([*sweep, "model.regularization=0.1,1"], cwd=workspace, capture_output=True, text=True)
+        sweep = ["-m", path, "dataset.asset=tables", *where]
+        done = run_labrun(*sweep, "model.regularization=0.1,1", cwd=workspace)
         assert done.returncode == 0, done.stderr
-        more = [*sweep, "model.regularization=0.1,1,5", "sweep.resume=last"]
-        done = subprocess.run(more, cwd=workspace, capture_output=True, text=True)
+        done = run_labrun(*sweep, "model.regularization=0.1,1,5", "sweep.resume=last", cwd=workspace)
         assert done.returncode == 0 and "2 of 3 runs are done" in done.stdout, done.stdout + done.stderr
-    evaluate = [sys.executable, "-m", "labrun", "task=evaluate", "from=last", "tracking=none"]
-    done = subprocess.run(evaluate, cwd=workspace, capture_output=True, text=True)
+    done = run_labrun("task=evaluate", "from=last", "tracking=none", cwd=workspace)
     assert done.returncode == 0 and "Mounting input 'tables' from datastore 'azure_blob'" in done.stdout, done.stderr

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from conftest import Command
-from helpers import PLAIN, lab, statuses, sweep_dir, wait_for
+from helpers import lab, start, start_labrun, statuses, sweep_dir, wait_for, write_model
 from labrun.launch.objective import Objective
 from labrun.runs import record as records
 from labrun.runs.record import RunPaths
@@ -139,10 +137,7 @@ def test_an_interrupt_that_a_model_swallows_still_ends_the_run(workspace: Path) 
     )
     (workspace / "conf" / "model").mkdir(parents=True)
     (workspace / "conf" / "model" / "deaf.yaml").write_text("_target_: deaf.Deaf\nnumber: 0\n")
-    sweep = subprocess.Popen(
-        [sys.executable, "-m", "labrun", "-m", "model=deaf", "model.number=1,2", "compute.max_parallel=2", *PLAIN],
-        cwd=workspace, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    sweep = start(workspace, "model=deaf", "model.number=1,2", "compute.max_parallel=2")
     logs = lambda: [path.read_text() for path in workspace.glob("multirun/*/*/*/driver.log")]  # noqa: E731
     wait_for(lambda: sum("WAITING" in log for log in logs()) == 2)
     folder = sweep_dir(workspace)
@@ -153,8 +148,6 @@ def test_an_interrupt_that_a_model_swallows_still_ends_the_run(workspace: Path) 
 
 @pytest.mark.parametrize("kind", ["cancel", "stop"])
 def test_requests_are_told_apart(workspace: Path, kind: str) -> None:
-    from helpers import start, write_model
-
     write_model(workspace)
     sweep = start(workspace, "model=sleeper", "model.number=1,2", "model.seconds=60", "compute.max_parallel=1")
     wait_for(lambda: "running" in statuses(workspace))
@@ -169,10 +162,9 @@ def test_requests_are_told_apart(workspace: Path, kind: str) -> None:
 
 
 def test_an_interrupt_while_the_best_is_fitted(workspace: Path) -> None:
-    search = subprocess.Popen(
-        [sys.executable, "-m", "labrun", "-m", "model=pipeline", "model/estimator=extra_trees", "sweep=automl",
-         "model.estimator.n_estimators=4000", "model.folds=2", "sweep.max_trials=2", "tracking=none", "report=none"],
-        cwd=workspace, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    search = start_labrun(
+        "-m", "model=pipeline", "model/estimator=extra_trees", "sweep=automl", "model.estimator.n_estimators=4000",
+        "model.folds=2", "sweep.max_trials=2", "tracking=none", "report=none", cwd=workspace, cold=True,
     )  # fmt: skip
     wait_for(
         lambda: any(

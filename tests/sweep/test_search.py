@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Command
+from conftest import Command, Refused
 from helpers import PLAIN, lab, start, statuses, sweep_dir, wait_for, write_climber
 from labrun.runs import record as records
 from labrun.runs.record import Record
@@ -113,7 +113,7 @@ def test_a_grid_with_a_limit_of_what_runs_at_once(workspace: Path, labrun: Comma
     assert found[0].ended is not None and found[1].started is not None and found[0].ended <= found[1].started
 
 
-def test_components_bring_their_own_spaces(workspace: Path, labrun: Command) -> None:
+def test_components_bring_their_own_spaces(workspace: Path, labrun: Command, labrun_here: Command) -> None:
     write_climber(workspace)
     for name, own in (("narrow", "quality: interval(0.1, 0.2)"), ("deep", "depth: [3, 4]\n  steps: [2]")):
         (workspace / "conf" / "model" / f"{name}.yaml").write_text(
@@ -132,7 +132,7 @@ def test_components_bring_their_own_spaces(workspace: Path, labrun: Command) -> 
         else:
             assert model["quality"] == 0.5 and model["depth"] in (3, 4) and model["steps"] == 2
     assert kinds == {"narrow", "deep"}
-    fixed = labrun("-m", "model=narrow", "model.quality=0.9", "sweep=random", "sweep.metric=score", *PLAIN)
+    fixed = labrun_here("-m", "model=narrow", "model.quality=0.9", "sweep=random", "sweep.metric=score", *PLAIN)
     assert fixed.returncode == 2 and "nothing to search" in fixed.stderr, "what the person fixes is not searched"
 
 
@@ -251,11 +251,11 @@ def test_cancel_the_whole_search(workspace: Path) -> None:
     assert statuses(workspace) == ["canceled"] * 2
 
 
-def test_kill_9_of_the_controller_and_on_it_goes(workspace: Path, labrun: Command) -> None:
+def test_kill_9_of_the_controller_and_on_it_goes(workspace: Path, labrun: Command, labrun_here: Command) -> None:
     write_climber(workspace)
     asked = (*TPE, "model.quality=interval(0,1)", "model.seconds=0.7", "sweep.max_trials=9")
     for done in (2, 5):
-        search = start(workspace, *asked, *(["sweep.resume=last"] if done > 2 else []))
+        search = start(workspace, *asked, *(["sweep.resume=last"] if done > 2 else []), cold=True)
         wait_for(lambda done=done: statuses(workspace).count("completed") >= done and "running" in statuses(workspace))
         search.kill()
         search.communicate(timeout=60)
@@ -272,7 +272,7 @@ def test_kill_9_of_the_controller_and_on_it_goes(workspace: Path, labrun: Comman
     assert len(table(sweep_dir(workspace))) == 9
     more = labrun("-m", *asked[:-1], "sweep.max_trials=11", *PLAIN, "sweep.resume=last")
     assert more.returncode == 0 and statuses(workspace) == ["completed"] * 11, "a larger budget goes on"
-    other = labrun("-m", *asked, "model.steps=3", *PLAIN, "sweep.resume=last")
+    other = labrun_here("-m", *asked, "model.steps=3", *PLAIN, "sweep.resume=last")
     assert other.returncode == 2 and "a search goes on as it began" in other.stderr
 
 
@@ -281,7 +281,7 @@ def test_an_interrupt_and_on_it_goes(workspace: Path, labrun: Command) -> None:
 
     write_climber(workspace)
     asked = (*TPE, "model.quality=interval(0,1)", "model.seconds=1", "sweep.max_trials=5")
-    search = start(workspace, *asked)
+    search = start(workspace, *asked, cold=True)
     wait_for(lambda: statuses(workspace).count("completed") >= 1 and "running" in statuses(workspace))
     search.send_signal(signal.SIGINT)
     _, err = search.communicate(timeout=60)
@@ -308,39 +308,52 @@ def test_detached_and_watched_and_taken_over(workspace: Path, labrun: Command) -
     assert again.returncode == 0 and "The search is over" in again.stdout
 
 
-def test_mistakes_are_told_before_anything_runs(workspace: Path, labrun: Command) -> None:
+QUALITY = "model.quality=interval(0,1)"
+TWO = "sweep.metric=[score,cost]"
+MISTAKES = {
+    "nothing to search": (["sweep=tpe"], "there is nothing to search"),
+    "interval in a grid": ([QUALITY], "sweep=grid tries every one"),
+    "two metrics for a rule": (["sweep=tpe", QUALITY, TWO, "sweep/early_termination=bandit"], "judges by one metric"),
+    "one goal for two": (["sweep=tpe", QUALITY, TWO, "sweep.goal=[maximize]"], "one for each of score, cost"),
+    "goal": (["sweep=tpe", QUALITY, "sweep.goal=up"], "one of auto, maximize, minimize"),
+    "no trials": (["sweep=tpe", QUALITY, "sweep.max_trials=0"], "at least 1"),
+    "sampler": (["sweep=random", QUALITY, "sweep.sampler._target_=optuna.samplers.Nothing"], "cannot be imported"),
+    "min_trials": (
+        ["sweep=tpe", "model.quality=a,b", "sweep/early_termination=median", "sweep.early_termination.min_trials=0"],
+        "min_trials=0",
+    ),
+    "choice": (["sweep=tpe", "model=climber,nothing"], "Could not find 'model/nothing'"),
+    "time limit inline": (
+        ["sweep=tpe", QUALITY, "sweep.metric=score", "compute=inline", "sweep.trial_timeout_min=1"],
+        "has no supervisor that could end it",
+    ),
+    "early termination inline": (
+        ["sweep=tpe", QUALITY, "sweep.metric=score", "compute=inline", "sweep/early_termination=median"],
+        "has no supervisor that could end it",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_told_before_anything_runs(workspace: Path, refused_here: Refused, name: str) -> None:
     write_climber(workspace)
-    quality = "model.quality=interval(0,1)"
-    for arguments, message in (
-        (("sweep=tpe",), "there is nothing to search"),
-        ((quality,), "sweep=grid tries every one"),
-        (("sweep=tpe", quality, "sweep.metric=[score,cost]", "sweep/early_termination=bandit"), "judges by one metric"),
-        (("sweep=tpe", quality, "sweep.metric=[score,cost]", "sweep.goal=[maximize]"), "one for each of score, cost"),
-        (("sweep=tpe", quality, "sweep.goal=up"), "one of auto, maximize, minimize"),
-        (("sweep=tpe", quality, "sweep.max_trials=0"), "at least 1"),
-        (("sweep=random", quality, "sweep.sampler._target_=optuna.samplers.Nothing"), "cannot be imported"),
-        (("sweep=tpe", "model.quality=a,b", "sweep/early_termination=median", "sweep.early_termination.min_trials=0"),
-         "min_trials=0"),
-        (("sweep=tpe", "model=climber,nothing"), "Could not find 'model/nothing'"),
-    ):  # fmt: skip
-        given = arguments if any(a.startswith("model=") for a in arguments) else ("model=climber", *arguments)
-        done = labrun("-m", *given, *PLAIN)
-        assert done.returncode != 0 and message in done.stderr and "Traceback" not in done.stderr, (given, done.stderr)
-    assert not list(workspace.glob("multirun/*/*/*/run.json"))
+    arguments, message = MISTAKES[name]
+    model = [] if any(word.startswith("model=") for word in arguments) else ["model=climber"]
+    assert message in refused_here("-m", *model, *arguments, *PLAIN)
 
 
-def test_damage_is_told(workspace: Path, labrun: Command) -> None:
+def test_damage_is_told(workspace: Path, labrun: Command, labrun_here: Command) -> None:
     write_climber(workspace)
     asked = (*TPE, "model.quality=interval(0,1)", "sweep.max_trials=3", *PLAIN)
     assert labrun("-m", *asked).returncode == 0
     state = sweep_dir(workspace) / ".launch"
     journal = (state / "study.journal").read_bytes()
     (state / "study.journal").write_bytes(journal[:600])
-    gone = labrun("-m", *asked, "sweep.resume=last")
+    gone = labrun_here("-m", *asked, "sweep.resume=last")
     assert gone.returncode == 2 and "is damaged or gone: it knows" in gone.stderr
     (state / "study.journal").write_bytes(journal)
     (state / "search.json").write_text("{")
-    damaged = labrun("-m", *asked, "sweep.resume=last")
+    damaged = labrun_here("-m", *asked, "sweep.resume=last")
     assert damaged.returncode == 2 and "search.json is damaged" in damaged.stderr and "Traceback" not in damaged.stderr
     assert statuses(workspace) == ["completed"] * 3
 
@@ -358,11 +371,8 @@ def test_infinity_is_no_result(workspace: Path, labrun: Command) -> None:
     assert none.returncode == 1 and "no trial has a result" in none.stderr
 
 
-def test_inline_refuses_what_it_cannot_hold(workspace: Path, labrun: Command) -> None:
+def test_a_search_inline(workspace: Path, labrun: Command) -> None:
     write_climber(workspace)
-    for key in ("sweep.trial_timeout_min=1", "sweep/early_termination=median"):
-        done = labrun("-m", *TPE, "model.quality=interval(0,1)", "compute=inline", key, *PLAIN)
-        assert done.returncode == 2 and "has no supervisor that could end it" in done.stderr
     done = labrun("-m", *TPE, "model.quality=interval(0,1)", "compute=inline", "sweep.max_trials=3", *PLAIN)
     assert done.returncode == 0 and statuses(workspace) == ["completed"] * 3
 

@@ -6,8 +6,6 @@ import json
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers import run_labrun
 from labrun.errors import ConfigError, CorruptDataError, DataError, RecordError, UnfitError
 from labrun.runs import journal, store
 from labrun.runs import record as records
@@ -27,9 +26,7 @@ FAST = ("trainer.max_epochs=1", "trainer.batch_size=16")
 
 
 def labrun(workspace: Path, *arguments: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "labrun", *arguments, *QUICK], cwd=workspace, capture_output=True, text=True, timeout=300
-    )
+    done = run_labrun(*arguments, *QUICK, cwd=workspace, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -113,13 +113,19 @@ class Server:
                 {"path": self._path, "preload": self.preload, "keep": self._keep, "threads": self._threads}
             )
 
-    def close(self) -> None:
-        """End it and everything that it runs. May be called twice."""
+    def close(self, at_once: bool = False) -> None:
+        """End it and everything that it runs. May be called twice.
+
+        Args:
+            at_once: do not wait until it has imported what it was told to: nothing will run.
+        """
         self.channel.connection.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(timeout=5)
-            return
+        if not at_once:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout=5)
+                return
         self.process.kill()
+        self.process.wait()
 
 
 def _from_stock(path: Sequence[str], environment: Mapping[str, str], cwd: str | None) -> tuple[Process, Channel] | None:

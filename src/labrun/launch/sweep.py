@@ -60,9 +60,9 @@ class Submission:
     def __enter__(self) -> Submission:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self.server is not None:
-            self.server.close()
+            self.server.close(at_once=kind is not None)
 
     def freeze(self, config: DictConfig) -> Job:
         """Freeze one composed job; `HydraConfig` must hold it.
