@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from xdist.scheduler import LoadScopeScheduling
 
+import helpers
 import servers
 from helpers import Completed, Program, call_here, forget_hydra, run_labrun
 from labrun import app, cli, execute
@@ -28,6 +30,11 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 # With more threads than cores, OpenMP's busy waiting makes each run ten times slower.
 os.environ.update(OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT="0", KMP_BLOCKTIME="0")
+# Commands are forks of one warm interpreter, which the processes of a session (`-n`) share.
+IS_FIRST = "PYTEST_XDIST_WORKER" not in os.environ
+if IS_FIRST:
+    os.environ.update(LABRUN_WARM="1", LABRUN_WARM_DIR=tempfile.mkdtemp(prefix="labrun-tests-"))
+helpers.START.update(os.environ)
 
 Command = Callable[..., Completed]
 Refused = Callable[..., str]
@@ -47,6 +54,15 @@ class Together(LoadScopeScheduling):
 @functools.cache
 def _shares(file: str) -> bool:
     return 'scope="module"' in (Path(__file__).parent.parent / file).read_text(encoding="utf-8")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End the warm interpreter with the session."""
+    if IS_FIRST:
+        place = Path(os.environ["LABRUN_WARM_DIR"])
+        if (place / "asked").exists():
+            subprocess.run([sys.executable, helpers.WARM, "lab", "warm", "stop"], capture_output=True, check=False)
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:

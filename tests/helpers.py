@@ -26,6 +26,9 @@ from labrun.runs.record import Record
 
 Completed = subprocess.CompletedProcess[str]
 Program = Literal["labrun", "lab"]
+WARM = Path(__file__).parent / "bin" / "warm.py"
+START: dict[str, str] = {}
+"""The variables that tests begin with (`conftest`): a test's own would make an interpreter that no other can use."""
 
 
 def program(name: Program, *arguments: str, cold: bool = False) -> list[str]:
@@ -37,8 +40,24 @@ def program(name: Program, *arguments: str, cold: bool = False) -> list[str]:
         cold: Whether the test is about the process itself (a signal, its memory, what it imports, a closed stream),
             so that an interpreter of its own must start.
     """
+    if not cold:
+        start_warm()
+        return [sys.executable, str(WARM), name, *arguments]
     start = {"labrun": ["-m", "labrun"], "lab": ["-c", "from labrun.cli import main; main()"]}
     return [sys.executable, *start[name], *arguments]
+
+
+def start_warm() -> None:
+    """Start the warm interpreter of all tests, once; until it is up, commands are cold."""
+    place = os.environ.get("LABRUN_WARM_DIR")
+    if place is None:
+        return
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(f"{place}/asked", os.O_CREAT | os.O_EXCL))
+        subprocess.Popen(
+            [sys.executable, str(WARM), "lab", "warm", "start"], env=START, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
 
 
 def run_labrun(

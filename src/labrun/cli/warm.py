@@ -79,7 +79,7 @@ def start(options: argparse.Namespace) -> int:
         raise RecordError("there is no private folder for a warm interpreter: name one in LABRUN_WARM_DIR (mode 0700)")
     facts, began = client.started_with(), time.monotonic()
     name = identity.name_of(facts)
-    starting.start(place, facts, environment)
+    starting.start(place, facts, environment, background=False)
     while (connection := client.connect(place, name)) is None:
         if time.monotonic() - began > START_S:
             raise RecordError(f"no warm interpreter within {START_S:.0f} s: {place}/{name}.log says why")

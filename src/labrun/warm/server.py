@@ -34,8 +34,6 @@ log = logging.getLogger(__name__)
 
 IDLE_S = 600.0
 IDLE_VARIABLE = "LABRUN_WARM_IDLE_S"
-BACKGROUND = 15
-"""How nice the importing is."""
 PATIENCE_S = 2.0
 """How long a client that has connected may take to say what it wants."""
 LIBRARIES = (
@@ -85,7 +83,7 @@ def main() -> None:
     os.close(empty)
     fingerprint, reads = Fingerprint(), Reads()
     with reads:
-        worker = threading.Thread(target=_import_all, args=[given.get("modules")])
+        worker = threading.Thread(target=_import_all, args=[given.get("modules"), int(given.get("nice", 0))])
         worker.start()
         worker.join()
     changed = fingerprint.close()
@@ -96,14 +94,15 @@ def main() -> None:
     Server(place, facts, fingerprint, reads, _high(lock)).serve()
 
 
-def _import_all(modules: list[str] | None) -> None:
+def _import_all(modules: list[str] | None, niceness: int) -> None:
     """In a thread of its own: only a thread can be nice without its process, and its children, staying so.
 
     Args:
         modules: what to import; None: all that commands need.
+        niceness: of the importing.
     """
     with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), BACKGROUND)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
     for name in (*LIBRARIES, *_own_modules()) if modules is None else modules:
         try:
             importlib.import_module(name)

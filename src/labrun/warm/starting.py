@@ -10,24 +10,28 @@ import sys
 
 from labrun.warm import identity
 
+BACKGROUND = 15
+"""How nice the importing is, when nobody waits for it."""
 TOLD = "told"
 """In the servers' folder: the line about the warm interpreter was shown already."""
 
 
-def start(place: str, facts: dict[str, object], environment: dict[str, str]) -> None:
+def start(place: str, facts: dict[str, object], environment: dict[str, str], background: bool = True) -> None:
     """Start a server with these facts, unless one is there, and say so once to a person.
 
     Args:
         place: the private folder where servers listen.
         facts: of this interpreter, as it was started.
         environment: the variables that it was started with.
+        background: nobody waits for it.
     """
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        _spawn(place, facts, environment)
-        _tell(place)
+        _spawn(place, facts, environment, background)
+        if background:
+            _tell(place)
 
 
-def _spawn(place: str, facts: dict[str, object], environment: dict[str, str]) -> None:
+def _spawn(place: str, facts: dict[str, object], environment: dict[str, str], background: bool) -> None:
     # The same flags, so that the server's interpreter is what this one was; multiprocessing starts its own in this way.
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     with open(f"{place}/{identity.name_of(facts)}.log", "ab") as log:
@@ -36,7 +40,7 @@ def _spawn(place: str, facts: dict[str, object], environment: dict[str, str]) ->
             stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=place, env=environment, start_new_session=True,
         )  # fmt: skip
     assert process.stdin is not None
-    process.stdin.write(marshal.dumps({"place": place, "facts": facts}, 2))
+    process.stdin.write(marshal.dumps({"place": place, "facts": facts, "nice": BACKGROUND if background else 0}, 2))
     process.stdin.close()
     process.returncode = 0  # it outlives this process: nobody waits for it
 

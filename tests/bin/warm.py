@@ -1,0 +1,12 @@
+"""`labrun` and `lab` as their console scripts start them, but that a cold one leaves no warm interpreter behind."""
+
+import os
+import sys
+
+from labrun.warm import client, starting
+
+name = sys.argv.pop(1)
+sys.argv[0] = os.path.join(os.path.dirname(sys.executable), name)
+if sys.argv[1:2] != ["warm"]:
+    starting.start = lambda *arguments: None
+{"labrun": client.labrun, "lab": client.lab}[name]()
