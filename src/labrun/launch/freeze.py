@@ -7,7 +7,6 @@ and are kept as references, and mounts, which belong to the place of execution.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import logging
 import os
 import secrets
@@ -23,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from labrun import execute, schema
+from labrun import execute, schema, targets
 from labrun.errors import ConfigError
 from labrun.launch import environments, inputs, objective, scripts, snapshot
 from labrun.launch.hydra_files import by_name, hide_environment, top_key
@@ -246,9 +245,7 @@ def settled(
         ConfigError, RecordError: see `freeze`.
     """
     values, kept = _validated_and_kept(config)
-    for group in ("dataset", "model"):
-        if values.get(group):
-            _check_module(str(values[group]["_target_"]), group)
+    _check_targets(values)
     for group, defaults in (("compute", schema.Compute(target="auto")), ("sweep", schema.Sweep())):
         kept[group] = {**dataclasses.asdict(defaults), **kept.get(group, {})}
     objective.settle(kept)
@@ -276,17 +273,20 @@ def _is_network(target: str) -> bool:
     return torch is not None and (not isinstance(found, type) or issubclass(found, torch.nn.Module))
 
 
-def _check_module(target: str, group: str) -> None:
-    """Whether the module's package is there at all; the rest is found out where it is imported."""
-    top = target.partition(".")[0]
-    try:
-        there = importlib.util.find_spec(top) is not None
-    except (ImportError, ValueError):
-        there = False
-    if not there:
-        raise ConfigError(
-            f"{group}._target_={target!r}: there is no module '{top}', neither installed nor in {Path.cwd()}"
-        )
+def _check_targets(values: Mapping[str, Any]) -> None:
+    """Whether what a config names can be there: told before anything is imported, which takes seconds.
+
+    Raises:
+        ConfigError: see `targets.check`.
+    """
+    nodes = {group: values.get(group) for group in ("dataset", "model")}
+    for group in ("callbacks", "logger"):
+        nodes |= {f"{group}.{name}": node for name, node in (values.get(group) or {}).items()}
+    model = values.get("model") or {}
+    nodes |= {f"model.{part}": model.get(part) for part in ("optimizer", "scheduler")}
+    for key, node in nodes.items():
+        if isinstance(node, Mapping) and isinstance(node.get("_target_"), str):
+            targets.check(node["_target_"], key)
 
 
 def _absolute(path: str) -> str | Path:
@@ -308,6 +308,9 @@ def _settle_references(config: dict[str, Any], overrides: list[str], root: Path)
             root, str(config["from"]), suitable=_has_model, wanted="a finished run with a model"
         )
         _inherit(config, source.config, overrides)
+        card = tasks.load_card(RunPaths(run_dir), source.id)
+        if card.get("kind") != "estimator" and "target" in card:  # what an estimator's file holds, its loading tells
+            tasks.trusted_target(str(card["target"]), list(config["trusted"]))
         config["from"] = {"id": source.id, "path": str(run_dir)}
         return source.id
     resume = config["trainer"].get("resume")

@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from labrun import checking, schema
+from labrun import checking, schema, targets
 from labrun.building import must_be_given
 from labrun.data.arrays import Arrays, Part, Scaling
 from labrun.errors import ConfigError, DataError, UnfitError
@@ -82,6 +82,7 @@ def make(config: Mapping[str, Any], arrays: Arrays) -> Task:
         UnfitError: model and data do not go together.
     """
     node = config["model"]
+    targets.announce(str(node["_target_"]))
     target = schema.locate(str(node["_target_"]), "model")
     own = {key: value for key, value in node.items() if key not in TRAINING_KEYS}
     if "lr" not in schema.parameters(target):
@@ -166,6 +167,8 @@ def wrap(model: Any, config: Mapping[str, Any], arrays: Arrays) -> Task:
     if is_network(model):
         if not arrays.num_classes:
             raise UnfitError(f"model '{name}' is a classifier, and data set '{arrays.name}' has a quantity; {QUANTITY}")
+        if "pytorch_lightning" not in sys.modules:
+            targets.say("Lightning")
         from labrun.tasks.lightning import NetworkTask
 
         return NetworkTask(model, config, arrays, name)

@@ -1,0 +1,165 @@
+"""What can be said of a `_target_` before anything is imported: from the module's source, as it lies on the disk.
+
+A person who has mistyped a class would else wait for PyTorch to be told so.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from labrun.checking import suggest
+from labrun.errors import ConfigError
+
+LIBRARIES = {"torch": "PyTorch", "pytorch_lightning": "Lightning", "lightning": "Lightning", "sklearn": "scikit-learn"}
+"""What takes seconds to import, and is worth a word before the silence."""
+NEEDED = {
+    "WandbLogger": ("wandb", "uv sync --extra wandb, or pip install wandb"),
+    "TensorBoardLogger": ("tensorboard", "pip install tensorboard"),
+    "CometLogger": ("comet_ml", "pip install comet-ml"),
+    "NeptuneLogger": ("neptune", "pip install neptune"),
+}
+"""Packages that Lightning's loggers need and that need not be installed, and how they come."""
+DYNAMIC = ("globals()", "exec(", "sys.modules", "__getattr__", "import *", "vars()")
+"""Where one of these stands, a module may hold names that its source does not show."""
+LISTED = 12
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a `_target_` names.
+
+    Args:
+        module: the dotted name of the module that it leads to.
+        source: that module's file; None where it is not Python's source, or cannot be told.
+        names: what is wanted of the module, from the outside in.
+    """
+
+    module: str
+    source: Path | None
+    names: tuple[str, ...]
+
+
+def check(target: str, key: str) -> None:
+    """Whether what a `_target_` names can be there, without importing it.
+
+    Args:
+        target: dotted.
+        key: the config's key above it, for the message.
+
+    Raises:
+        ConfigError: there is no such module, or its source has no such name. What its source does not tell is left
+            to the import.
+    """
+    top = target.partition(".")[0]
+    try:
+        is_there = top in sys.modules or importlib.util.find_spec(top) is not None
+    except (ImportError, ValueError):
+        is_there = False
+    if not is_there:
+        raise ConfigError(
+            f"{key}._target_={target!r}: there is no module '{top}', neither installed nor in {Path.cwd()}"
+        )
+    _check_package(target, key)
+    named = locate(target)
+    if named.source is None or not named.names or named.module in sys.modules:
+        return
+    offered = _offered(named.source)
+    if offered is not None and named.names[0] not in offered:
+        public = sorted(name for name in offered if not name.startswith("_"))
+        raise ConfigError(
+            f"{key}._target_={target!r}: {named.source} has no {named.names[0]!r}."
+            f"{suggest(named.names[0], public)} It has: {', '.join(public[:LISTED]) or 'nothing'}"
+            f"{', ...' if len(public) > LISTED else ''}"
+        )
+
+
+def _check_package(target: str, key: str) -> None:
+    package, how = NEEDED.get(target.rpartition(".")[2], (None, ""))
+    if package is not None and package not in sys.modules and importlib.util.find_spec(package) is None:
+        raise ConfigError(f"{key}: {target} needs the package {package}, which is not installed: {how}")
+
+
+def locate(target: str) -> Named:
+    """The module that a `_target_` leads to. Only files are looked at: no package above it is imported."""
+    parts = target.split(".")
+    spec = importlib.util.find_spec(parts[0]) if parts[0] not in sys.modules else sys.modules[parts[0]].__spec__
+    if spec is None:
+        return Named(parts[0], None, tuple(parts[1:]))
+    source = Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+    places = [Path(place) for place in spec.submodule_search_locations or ()]
+    depth = 1
+    while depth < len(parts):
+        inner = _module_in(places, parts[depth])
+        if inner is None:
+            break
+        source, places = inner
+        depth += 1
+    return Named(".".join(parts[:depth]), source, tuple(parts[depth:]))
+
+
+def _module_in(places: list[Path], name: str) -> tuple[Path | None, list[Path]] | None:
+    for place in places:
+        if (place / name / "__init__.py").is_file():
+            return place / name / "__init__.py", [place / name]
+        if (place / f"{name}.py").is_file():
+            return place / f"{name}.py", []
+        if (place / name).is_dir() and not any(place.glob(f"{name}.*")):
+            return None, [place / name]
+    return None
+
+
+def _offered(source: Path) -> set[str] | None:
+    """The names that a module's source binds at its top; None where that cannot be told."""
+    try:
+        text = source.read_text(encoding="utf-8")
+        tree = ast.parse(text)
+    except (OSError, ValueError, SyntaxError):  # the import says what is wrong there
+        return None
+    if any(word in text for word in DYNAMIC):
+        return None
+    return set(_bound(tree))
+
+
+def _bound(node: ast.AST) -> Iterator[str]:
+    for inner in ast.iter_child_nodes(node):
+        if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield inner.name
+            continue
+        if isinstance(inner, ast.alias):
+            yield inner.asname or inner.name.partition(".")[0]
+        elif isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store):
+            yield inner.id
+        yield from _bound(inner)
+
+
+def announce(target: str) -> None:
+    """Say that a library is being loaded, if importing what a `_target_` names takes seconds. To standard output."""
+    top = target.partition(".")[0]
+    named = locate(target)
+    if named.module in sys.modules:
+        return
+    wanted = {top, *_imported(named.source)} if named.source is not None else {top}
+    names = [title for name, title in LIBRARIES.items() if name in wanted and name not in sys.modules]
+    if names:
+        say(names[0])
+
+
+def say(library: str) -> None:
+    """Say that a library is being loaded."""
+    if sys.stdout is not None:
+        print(f"Loading {library} ...", flush=True)
+
+
+def _imported(source: Path) -> set[str]:
+    """The packages that a module imports at its top."""
+    try:
+        body = ast.parse(source.read_text(encoding="utf-8")).body
+    except (OSError, ValueError, SyntaxError):
+        return set()
+    plain = {alias.name.partition(".")[0] for one in body if isinstance(one, ast.Import) for alias in one.names}
+    return plain | {(one.module or "").partition(".")[0] for one in body if isinstance(one, ast.ImportFrom)}

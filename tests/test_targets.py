@@ -1,0 +1,91 @@
+"""What a `_target_` names is checked from its source: nothing is imported for it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from labrun import targets
+from labrun.errors import ConfigError
+
+NET = """
+import torch
+from torch.nn import Linear as Layer
+
+WIDTH: int = 5
+try:
+    import fast as backend
+except ImportError:
+    backend = None
+
+class Net(torch.nn.Module):
+    inner = 3
+
+def make(width):
+    hidden = width
+    return Net()
+"""
+
+
+@pytest.fixture
+def nets(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (workspace / "nets" / "deep").mkdir(parents=True)
+    (workspace / "nets" / "__init__.py").write_text("raise RuntimeError('nobody may import this')\n")
+    (workspace / "nets" / "deep" / "net.py").write_text(NET)
+    (workspace / "flat.py").write_text(NET)
+    (workspace / "dynamic.py").write_text("globals()['Net'] = 1\n")
+    (workspace / "broken.py").write_text("def (:\n")
+    monkeypatch.syspath_prepend(str(workspace))
+    return workspace
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["flat.Net", "flat.make", "flat.WIDTH", "flat.Layer", "flat.backend", "flat.Net.inner", "nets.deep.net.Net",
+     "dynamic.Net", "broken.Net", "torch.nn.Linear", "sklearn.svm.SVC", "builtins.dict"],
+)  # fmt: skip
+def test_what_may_be_there_is_left_to_the_import(nets: Path, target: str) -> None:
+    targets.check(target, "model")
+    assert not {"flat", "nets", "dynamic", "broken"} & set(sys.modules)
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("flat.Nett", "did you mean 'Net'"),
+        ("flat.hidden", "has no 'hidden'"),
+        ("nets.deep.net.Linear", "It has: Layer, Net, WIDTH"),
+        ("nets.deap.net.Net", "has no 'deap'"),
+        ("nowhere.Net", "there is no module 'nowhere'"),
+    ],
+)
+def test_what_cannot_be_there_is_told_without_an_import(nets: Path, target: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        targets.check(target, "model")
+    assert said.lower() in str(caught.value).lower() and "model._target_" in str(caught.value)
+    assert not {"flat", "nets"} & set(sys.modules)
+
+
+def test_a_logger_whose_package_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    targets.check("pytorch_lightning.loggers.WandbLogger", "logger.wandb")  # the tests' environment has it
+    with pytest.raises(ConfigError, match=r"logger\.comet: .* needs the package comet_ml, .* pip install comet-ml"):
+        targets.check("pytorch_lightning.loggers.CometLogger", "logger.comet")
+
+
+def test_a_long_import_is_announced(
+    nets: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "modules", {k: m for k, m in sys.modules.items() if k.partition(".")[0] != "torch"})
+    targets.announce("flat.Net")
+    targets.announce("nets.deep.net.Net")
+    targets.announce("dynamic.Net")
+    assert capsys.readouterr().out == "Loading PyTorch ...\n" * 2
+
+
+def test_what_is_loaded_is_not_announced(capsys: pytest.CaptureFixture[str]) -> None:
+    import torch.nn
+
+    targets.announce("torch.nn.Linear")
+    assert torch.nn and capsys.readouterr().out == ""
