@@ -229,12 +229,11 @@ class Inline:
         if not self._warm:
             inside.preload(self._plan.preload)
             self._warm = True
-        # As many threads as in the pool: sums in another order round otherwise, and the results would differ.
-        threads.limit_threads(needs.cpus)
         record = records.read(run_dir)
         log.info("[%s] %s", (record.sweep or {}).get("number"), " ".join(record.overrides))
         before = dict(os.environ)
-        os.environ.update(needs.environment)
+        # As many threads as in the pool: sums in another order round otherwise, and the results would differ.
+        threads.limit_run(needs.cpus, needs.environment)
         try:
             execute.execute(run_dir, pictures=needs.pictures)
         except KeyboardInterrupt:
