@@ -19,8 +19,12 @@ VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """What the numerical libraries read when they are loaded."""
 USER_VARIABLE = "LABRUN_USER_OMP_NUM_THREADS"
 """Keeps the user's own OMP_NUM_THREADS (empty: unset) once labrun has replaced it by its limit."""
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+"""How OpenMP's threads wait for one another; where the user sets one of these, it stays."""
+WAITING_VARIABLE = "LABRUN_WAIT_POLICY"
+"""Says that OMP_WAIT_POLICY is labrun's choice, and not the user's."""
 PER_THREAD = 2_000_000
-"""Multiply-adds of the average layer, for one batch, that each thread must have."""
+"""Multiply-adds of the average layer, for one batch, that each thread must have. Measured: benchmarks/threads.py."""
 
 
 @dataclass(frozen=True)
@@ -127,3 +131,19 @@ def set_variables(count: int) -> None:
 def keep_user_variable(environment: MutableMapping[str, str]) -> None:
     """Keep the user's OMP_NUM_THREADS aside, unless that has been done."""
     environment.setdefault(USER_VARIABLE, environment.get(VARIABLES[0], ""))
+
+
+def wait_asleep(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Have the threads of libraries that are loaded from here on sleep while they wait, unless the user set how.
+
+    OpenMP's default is to spin. Where another process uses one of the cores, a spinning thread uses up the time of the
+    very thread that it waits for. Layers that deserve several threads are so large that waking up costs them little.
+    """
+    if not any(name in environment for name in WAITING):
+        environment[WAITING[0]] = environment[WAITING_VARIABLE] = "PASSIVE"
+
+
+def wait_by_default(environment: MutableMapping[str, str]) -> None:
+    """Take back `wait_asleep`, for programs that are not labrun's."""
+    if environment.pop(WAITING_VARIABLE, None) is not None:
+        environment.pop(WAITING[0], None)
