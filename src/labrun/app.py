@@ -204,11 +204,14 @@ def _whole(config: DictConfig) -> DictConfig:
 def carry_out(config: dict[str, Any], run_dir: Path, root: Path) -> None:
     """Execute a submitted run in this process, tracked."""
     from labrun.execute import execute
-    from labrun.launch.threads import limit_threads
+    from labrun.launch import threads
     from labrun.runs.tracking import follow
+    from labrun.tasks.threads import wait_asleep
 
-    if config["compute"]["cpus_per_run"] < computes.cores():
-        limit_threads(config["compute"]["cpus_per_run"])
+    wait_asleep()
+    own = threads.own_variables(config["compute"])
+    if own or config["compute"]["cpus_per_run"] < computes.cores():
+        threads.limit_run(config["compute"]["cpus_per_run"], own)
     with follow(root, config["tracking"]):
         try:
             execute(run_dir)

@@ -28,7 +28,7 @@ from labrun.runs import record as records
 from labrun.runs.pictures import Pictures
 from labrun.runs.record import Record, RunPaths
 from labrun.runs.recording import Recording
-from labrun.tasks import script
+from labrun.tasks import script, threads
 from labrun.tasks import task as tasks
 from labrun.tasks.task import Scores, Task
 
@@ -85,7 +85,13 @@ def execute(run_dir: Path, capture: bool = True, pictures: bool = True, to_disk:
         if config["task"] == "evaluate":
             work, arrays = _evaluate(config, arrays)
         else:
-            work = _fit(config, arrays, paths)
+            work = _make(config, arrays)
+        if work.threads is not None:
+            record.threads = work.threads
+            log.info("Threads: %s", threads.describe(record.threads))
+            recording.write()
+        if config["task"] == "fit":
+            _fit(work, config, arrays, paths)
         recording.leave_if_forked()
         if work.is_final:
             scores = work.score(arrays.test, arrays)
@@ -153,22 +159,26 @@ def arrays_of(config: Mapping[str, Any]) -> Arrays:
     return reader.read(config["dataset"], mounted.path, **taken(config))
 
 
-def _fit(config: Mapping[str, Any], arrays: Arrays, paths: RunPaths) -> Task:
+def _make(config: Mapping[str, Any], arrays: Arrays) -> Task:
     work = tasks.make(config, arrays)
     if not work.is_shared:
         tasks.refuse_ranks(config["compute"], f"model={tasks.model_name(config['model'])}")
+    return work
+
+
+def _fit(work: Task, config: Mapping[str, Any], arrays: Arrays, paths: RunPaths) -> None:
     resume = config["trainer"].get("resume")
     # An earlier attempt of this very run comes before the run that it was to go on from.
     own = paths.checkpoints / "last.ckpt"
     work.fit(arrays, paths, own if own.is_file() else Path(resume["path"]) if resume else None)
-    return work
 
 
 def assist(run_dir: Path) -> None:
     """Take part in a run of several processes, as one that is not the first: train along, and record nothing."""
     config, _ = mount_inputs(here(records.read(run_dir).config))
     if config["task"] == "fit":
-        _fit(config, arrays_of(config), RunPaths(run_dir))
+        arrays = arrays_of(config)
+        _fit(_make(config, arrays), config, arrays, RunPaths(run_dir))
 
 
 def _evaluate(config: Mapping[str, Any], arrays: Arrays, own_file: bool = False) -> tuple[Task, Arrays]:

@@ -274,7 +274,7 @@ class Trainer:
     limit_val_batches: Annotated[float, Range(at_least=0)] | None = None
     deterministic: bool = True
     profiler: Literal["simple", "advanced"] | None = None
-    threads: Count | None = None
+    threads: Count | Literal["auto"] | None = "auto"
     resume: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -447,6 +447,7 @@ def validate(config: Mapping[str, Any]) -> None:
     trainer, callbacks = config.get("trainer"), config.get("callbacks")
     if isinstance(trainer, Mapping) and trainer.get("evaluate") == "best" and not callbacks:
         problems.append("trainer.evaluate=best needs a checkpoint of the best epoch, and callbacks=none keeps none")
+    problems += list(_check_threads(config))
     model = config.get("model")
     if isinstance(model, Mapping) and TARGETS.get(str(model.get("_target_"))) in (Pipeline, Ensemble):
         if model.get("folds") == 1:
@@ -457,6 +458,18 @@ def validate(config: Mapping[str, Any]) -> None:
         problems.append("task=evaluate needs the run whose model is to be scored: from=last, or from=<run id>")
     if problems:
         raise ConfigError(problems)
+
+
+def _check_threads(config: Mapping[str, Any]) -> Iterator[str]:
+    trainer, compute = config.get("trainer"), config.get("compute")
+    if not (isinstance(trainer, Mapping) and isinstance(compute, Mapping)):
+        return
+    wanted, allowed = trainer.get("threads"), compute.get("cpus_per_run")
+    if isinstance(wanted, int) and isinstance(allowed, int) and wanted > allowed:
+        yield (
+            f"trainer.threads={wanted}: compute.cpus_per_run={allowed} allows no more. Say "
+            f"compute.cpus_per_run={wanted}, or trainer.threads=auto"
+        )
 
 
 def _check_script(config: Mapping[str, Any]) -> Iterator[str]:

@@ -19,6 +19,7 @@ from labrun.launch.query import Pair, Shown
 from labrun.runs import record as records
 from labrun.runs import report, store, viewing
 from labrun.runs.record import Record
+from labrun.tasks import threads
 
 USUAL = ("accuracy", "r2", "AUC_weighted", "val_accuracy", "val_loss", "test_loss", "loss", "score")
 """The metrics that the table looks for, in this order, where none is named."""
@@ -133,6 +134,8 @@ def _rows(run_dir: Path, record: Record, status: str) -> Iterator[tuple[str, str
     if record.job:
         node = record.job.get("node")
         yield "job", f"{record.job.get('cluster')} {record.job.get('id')}{f' on {node}' if node else ''}"
+    if record.threads:
+        yield "threads", threads.describe(record.threads)
     for attempt in record.attempts if len(record.attempts) > 1 else []:
         text = f"{attempt.get('number')}: {attempt.get('status')}, begun {attempt.get('started', '?')}"
         yield "attempt", text + (f" ({attempt['reason']})" if attempt.get("reason") else "")

@@ -32,7 +32,6 @@ from typing import Any
 PR_SET_PDEATHSIG = 1
 MADV_COLLAPSE = 25
 LARGE_PAGE = 2**21
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class Channel:
@@ -235,9 +234,12 @@ def preload(
         Seconds.
     """
     began = time.monotonic()
-    if threads is not None:
-        os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
     sys.path[:] = [*path, *(sys.path[1:] if not sys.flags.safe_path else sys.path)] if keep else path
+    if threads is not None:
+        from labrun.tasks.threads import set_variables, wait_asleep
+
+        set_variables(threads)
+        wait_asleep()
     if modules is None:
         from labrun.launch import inside
 
@@ -346,7 +348,7 @@ def fork(said: Callable[[], dict[str, Any]], own_group: bool, closed: Sequence[i
 
 def child(message: dict[str, Any]) -> int:
     """One run, in a process of its own; what it prints goes to its `driver.log`."""
-    told = os.environ.get(THREAD_VARIABLES[0])
+    set_before = os.environ.get("OMP_NUM_THREADS")
     os.environ.update(message["environment"])
     if "call" in message:
         return call(message["call"], message["run"], int(message["threads"]), bool(message.get("joined")))
@@ -354,13 +356,7 @@ def child(message: dict[str, Any]) -> int:
     print_to(*[os.path.join(run_dir, "driver.log")] * 2)
     from labrun.launch import inside, threads
 
-    own = message["environment"].get(THREAD_VARIABLES[0], "")  # what a person says comes first
-    count = int(own) if own.isdigit() and int(own) else int(message["threads"])
-    if told != str(count):
-        threads.limit_threads(count)
-        os.environ.update(message["environment"])
-    else:
-        threads.limit_torch(count)
+    threads.limit_run(int(message["threads"]), message["environment"], set_before)
     if message.get("gather"):
         return inside.gather(run_dir, str(message["gather"]))
     return inside.run(run_dir, bool(message["pictures"]))

@@ -16,8 +16,10 @@ from labrun.data import ahead
 from labrun.data.mount import local_root, references
 from labrun.data.reader import Reader
 from labrun.errors import ConfigError, LabrunError
-from labrun.launch.threads import limit_threads
+from labrun.launch import threads as limits
+from labrun.runs import record as records
 from labrun.runs.recording import Preempted
+from labrun.tasks.threads import wait_asleep
 
 
 def preload(targets: Sequence[str]) -> None:
@@ -78,7 +80,8 @@ def run(run_dir: str, pictures: bool) -> int:
 
 def assist(run_dir: str, threads: int) -> int:
     """Train along in a run of several processes; the exit code."""
-    limit_threads(threads)
+    wait_asleep()
+    limits.limit_run(threads, limits.own_variables(records.read(run_dir).config["compute"]))
     return _reported(lambda: execute.assist(Path(run_dir)))
 
 

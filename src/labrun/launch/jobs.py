@@ -29,6 +29,7 @@ from labrun.launch.pool import LocalPool, Server
 from labrun.runs import record as records
 from labrun.runs import store
 from labrun.runs.record import Record
+from labrun.tasks.threads import wait_asleep
 
 log = logging.getLogger(__name__)
 
@@ -227,14 +228,14 @@ class Inline:
             closing.close_unrun(run_dir, "canceled before it began")
             return [*ended, run_dir]
         if not self._warm:
+            wait_asleep()
             inside.preload(self._plan.preload)
             self._warm = True
-        # As many threads as in the pool: sums in another order round otherwise, and the results would differ.
-        threads.limit_threads(needs.cpus)
         record = records.read(run_dir)
         log.info("[%s] %s", (record.sweep or {}).get("number"), " ".join(record.overrides))
         before = dict(os.environ)
-        os.environ.update(needs.environment)
+        # As many threads as in the pool: sums in another order round otherwise, and the results would differ.
+        threads.limit_run(needs.cpus, needs.environment)
         try:
             execute.execute(run_dir, pictures=needs.pictures)
         except KeyboardInterrupt:

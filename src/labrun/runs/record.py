@@ -120,6 +120,8 @@ class Record:
     """The cluster's job that ran the newest attempt: `cluster`, `id`, `node`."""
     data: list[dict[str, Any]] = field(default_factory=list)
     model: dict[str, Any] | None = None
+    threads: dict[str, Any] | None = None
+    """Of the newest attempt of a network: `allowed`, and for `training` and `scoring` the `count` and `why`."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """The last value of each metric."""
     attempts: list[dict[str, Any]] = field(default_factory=list)
@@ -194,7 +196,7 @@ def _check(record: Record) -> None:
         (str, ("id", "name", "task", "created", "command", "notes")),
         (dict, ("config", "tags", "properties", "packages", "metrics")),
         (list, ("overrides", "data", "attempts")),
-        (dict | None, ("sweep", "code", "git", "host", "process", "job", "error")),
+        (dict | None, ("sweep", "code", "git", "host", "process", "job", "threads", "error")),
         (int | float | None, ("duration_s",)),
         (str | None, ("started", "ended", "parent")),
     ):

@@ -11,14 +11,14 @@ import logging
 import re
 import signal
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.accelerators import XLAAccelerator
+from pytorch_lightning.accelerators import CUDAAccelerator, MPSAccelerator, XLAAccelerator
 from pytorch_lightning.plugins.environments import LightningEnvironment  # type: ignore[attr-defined]
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
@@ -33,6 +33,8 @@ from labrun.runs.record import RunPaths
 from labrun.tasks import task as tasks
 from labrun.tasks.callbacks import LeaveWhenAsked, PlainCheckpoints, RecordLogger
 from labrun.tasks.task import Scores, Task, confusion, is_named
+from labrun.tasks.threads import Threads, Work, choose, from_environment
+from labrun.tasks.work import try_out
 
 log = logging.getLogger(__name__)
 
@@ -161,11 +163,27 @@ class NetworkTask(Task):
         self._config = config
         self._settings = config["trainer"]
         self._name = name
-        if self._settings.get("threads"):
-            torch.set_num_threads(int(self._settings["threads"]))
-        self._try_out(arrays)
+        self._allowed = min(int(config["compute"]["cpus_per_run"]), torch.get_num_threads())
+        work = self._try_out(arrays)
+        self._training = self._threads(work, "batch_size")
+        self._scoring = self._threads(work, "eval_batch_size")
+        if not trains_on_processor(self._settings):
+            self._training = Threads(self._allowed, "it trains on an accelerator")
+
+    def _threads(self, work: Work | None, size: str) -> Threads:
+        environment = from_environment(self._config["compute"]["environment"], self._allowed)
+        return choose(self._settings["threads"], environment, self._allowed, work, int(self._settings[size]))
+
+    @property
+    def threads(self) -> dict[str, Any]:
+        training = {"training": self._training.recorded()} if self._config["task"] == "fit" else {}
+        return {"allowed": self._allowed, **training, "scoring": self._scoring.recorded()}
 
     def fit(self, arrays: Arrays, paths: RunPaths, resume_from: Path | None) -> None:
+        with limited(self._training.count):
+            self._fit(arrays, paths, resume_from)
+
+    def _fit(self, arrays: Arrays, paths: RunPaths, resume_from: Path | None) -> None:
         own = isinstance(self.network, pl.LightningModule)
         module = (
             self.network if isinstance(self.network, pl.LightningModule) else Classifier(self.network, self._config)
@@ -291,14 +309,14 @@ class NetworkTask(Task):
             ranks=None if shared else 1,
         )  # fmt: skip
 
-    def _try_out(self, arrays: Arrays) -> None:
-        """One sample of zeros through the network, so that an unfit pair is told before any training."""
+    def _try_out(self, arrays: Arrays) -> Work | None:
+        """One sample of zeros through the network, so that an unfit pair is told before any training; its work."""
         sample = torch.zeros(1, *arrays.input_shape)
         shape = checking.shape_text(arrays.input_shape)
         self.network.eval()
         try:
-            with torch.no_grad():
-                scores = self.network(sample)
+            with limited(1):
+                scores, work = try_out(self.network, sample)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise UnfitError(
                 f"model '{self._name}' does not fit data set '{arrays.name}', whose samples are {shape}: {error}"
@@ -310,12 +328,13 @@ class NetworkTask(Task):
                 f"model '{self._name}' does not fit data set '{arrays.name}': for one sample of {shape} it gives "
                 f"{tuple(scores.shape)} scores, and (1, {arrays.num_classes}) are wanted, one per class"
             )
+        return work
 
     def score(self, part: Part, arrays: Arrays) -> Scores:
         self.network.eval()
         device = next((p.device for p in self.network.parameters()), torch.device("cpu"))
         predicted, losses = [], 0.0
-        with torch.inference_mode():
+        with torch.inference_mode(), limited(self._scoring.count):
             for x, y in self._loader(part, arrays, train=False, shared=False):
                 scores = self.network(x.to(device)).float().cpu()
                 losses += float(nn.functional.cross_entropy(scores, y, reduction="sum"))
@@ -329,6 +348,24 @@ class NetworkTask(Task):
         torch.save(state, paths.outputs / "model.pt")
         extra = self.network.export(paths.outputs) if isinstance(self.network, Network) else []
         return {"kind": "network", "file": "model.pt", "also": [path.name for path in extra]}
+
+
+@contextlib.contextmanager
+def limited(count: int) -> Iterator[None]:
+    """Inside, torch computes with so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def trains_on_processor(settings: Mapping[str, Any]) -> bool:
+    """Whether Lightning will train on the processor: it is told to, or `auto` finds nothing else."""
+    wanted = settings["options"].get("accelerator", settings["accelerator"])
+    others = (XLAAccelerator, MPSAccelerator, CUDAAccelerator)
+    return wanted == "cpu" or (wanted == "auto" and not any(other.is_available() for other in others))
 
 
 def load_weights(network: nn.Module, path: Path) -> None:

@@ -22,6 +22,7 @@ from labrun.errors import ConfigError, RunFailedError
 from labrun.runs import context, store
 from labrun.runs.record import Record, RunPaths
 from labrun.runs.recording import Preempted, signal_name
+from labrun.tasks import threads
 from labrun.tasks.mlflow_endpoint import Endpoint
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,6 @@ INTERRUPT_S = 8.0
 """How long one that is to end may take, before it is killed."""
 TAIL_LINES = 400
 COMPAT = Path(__file__).parents[1] / "compat"
-LIBRARY_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def run(config: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]], record: Record, paths: RunPaths) -> None:
@@ -182,7 +182,9 @@ def variables(
         path = [str(COMPAT / "elsewhere"), *path]
     if any(path):
         found["PYTHONPATH"] = os.pathsep.join(part for part in path if part)
-    for name in LIBRARY_THREADS:
+    threads.keep_user_variable(found)
+    threads.wait_by_default(found)
+    for name in threads.VARIABLES:
         found.setdefault(name, str(config["compute"]["cpus_per_run"]))
     named = {str(entry["input"]).partition("@")[0].rpartition("/")[2]: str(entry["path"]) for entry in inputs}
     found |= {

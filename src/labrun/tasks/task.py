@@ -57,6 +57,11 @@ class Task(ABC):
     is_shared = False
     """Whether several processes may train it together."""
 
+    @property
+    def threads(self) -> dict[str, Any] | None:
+        """How many threads it computes with and why, as the record holds it; None: as many as are allowed."""
+        return None
+
     @abstractmethod
     def fit(self, arrays: Arrays, paths: RunPaths, resume_from: Path | None) -> None:
         """Train on `arrays.train`; log metrics to the run's context."""

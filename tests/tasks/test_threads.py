@@ -1,0 +1,233 @@
+"""How many threads a network computes with: the rule, what comes before it, and that runs keep to it and record it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from threadpoolctl import threadpool_limits
+from torch import Tensor, nn
+
+from conftest import Command, Runner
+from helpers import PLAIN, submitted
+from labrun.errors import ConfigError
+from labrun.launch.threads import limit_run, own_variables
+from labrun.models.cifar10_cnn import Cifar10CNN
+from labrun.models.mnist_dnn import MnistDNN
+from labrun.runs import context
+from labrun.runs import record as records
+from labrun.tasks import threads
+from labrun.tasks.threads import PER_THREAD, Work
+from labrun.tasks.work import try_out
+
+CNN, DNN = Work(651_720, 5), Work(89_400, 3)
+ON_DIGITS = 5_800
+"""Multiply-adds of the average layer of mnist_dnn on the digits."""
+FOR_TWO = 2 * PER_THREAD // ON_DIGITS + 1
+"""The smallest batch size that gets two threads there."""
+SEEN: set[tuple[str, int, bool]] = set()
+
+
+class Watched(MnistDNN):
+    """Notes for each batch what it is for, torch's number of threads, and whether the record holds that."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        phase, count = "training" if self.training else "scoring", torch.get_num_threads()
+        if len(x) > 1:
+            known = records.read(os.environ[context.RUN_DIR_VARIABLE]).threads or {}
+            SEEN.add((phase, count, known.get(phase, {}).get("count") == count))
+        return super().forward(x)
+
+
+WATCHED = (
+    "model=mnist_dnn", f"model._target_={__name__}.Watched", "trainer.max_epochs=1", "dataset.max_samples=50",
+    "compute.cpus_per_run=4", "trainer.eval_batch_size=8",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _four_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As in a process that may use four cores, whatever the machine has, in an environment that asks for nothing."""
+    for name in (*threads.VARIABLES, threads.USER_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+    SEEN.clear()
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    with threadpool_limits():
+        yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("share", "allowed", "count"), [(0, 4, 1), (1, 4, 1), (2, 4, 2), (3, 4, 3), (9, 4, 4), (9, 1, 1)]
+)
+def test_each_thread_has_its_share_of_the_average_layer(share: int, allowed: int, count: int) -> None:
+    one_sample, eight = Work(5 * share * PER_THREAD, 5), Work(5 * share * PER_THREAD // 8, 5)
+    assert threads.by_rule(one_sample, 1, allowed).count == threads.by_rule(eight, 8, allowed).count == count
+    if share > 1:
+        fewer = threads.by_rule(Work(one_sample.multiply_adds, 5 * share), 1, allowed)
+        assert fewer.count == 1, "as much work in more layers"
+
+
+def test_the_networks_of_labrun() -> None:
+    assert [threads.by_rule(work, 4, 64).count for work in (CNN, DNN)] == [1, 1]
+    assert threads.by_rule(CNN, 2**20, 2).count == threads.by_rule(DNN, 2**20, 2).count == 2
+    assert threads.by_rule(None, 2**20, 64).count == 1, "what cannot be counted"
+
+
+def test_the_page_gives_the_number() -> None:
+    page = Path(__file__).parents[2] / "docs" / "howto" / "own-model.md"
+    assert f"\n{PER_THREAD / 1e6:.3g} million multiply-adds;" in page.read_text(encoding="utf-8")
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.last = nn.LSTM(16, 32, batch_first=True), nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.layer(x)[0][:, -1])
+
+
+class Unwatchable(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            raise NotImplementedError("no gradients here")
+        return x
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "work"),
+    [
+        (Cifar10CNN((3, 32, 32), 10), (3, 32, 32), CNN),
+        (MnistDNN((1, 28, 28), 10), (1, 28, 28), DNN),
+        (nn.Conv2d(8, 8, 3, groups=8), (8, 10, 10), Work(9 * 8 * 8 * 8, 1)),
+        (nn.LazyLinear(10), (7,), Work(70, 1)),
+        (Recurrent(), (20, 16), Work(20 * 4 * 32 * (16 + 32) + 320, 21)),
+        (nn.Sequential(nn.Flatten(), nn.ReLU()), (7,), None),
+        (Unwatchable(), (7,), None),
+    ],
+)
+def test_the_work_is_counted(network: nn.Module, shape: tuple[int, ...], work: Work | None) -> None:
+    scores, counted = try_out(network.eval(), torch.zeros(1, *shape))
+    assert counted == work
+    with torch.no_grad():
+        assert not scores.requires_grad and torch.equal(scores, network(torch.zeros(1, *shape)))
+
+
+def test_a_network_that_fails_says_why() -> None:
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        try_out(nn.Linear(3, 4), torch.zeros(1, 7))
+
+
+def test_a_run_keeps_to_the_rule_and_records_it(run_here: Runner, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    record, run_dir = run_here(*WATCHED, f"trainer.batch_size={FOR_TWO}")
+    assert {("training", 2, True), ("scoring", 1, True)} == SEEN, "recorded before the first batch"
+    assert record.threads == records.read(run_dir).threads and record.threads is not None
+    assert record.threads["allowed"] == 4 and f"batch size {FOR_TWO}" in record.threads["training"]["why"]
+    assert "Threads: 2 of 4 for training (" in caplog.text and "1 of 4 for scoring (" in caplog.text
+    assert torch.get_num_threads() == 4, "as it was before"
+    SEEN.clear()
+    scored, _ = run_here("task=evaluate", "from=last", f"trusted=[{__name__}.Watched]", *WATCHED[-2:])
+    assert {("scoring", 1, True)} == SEEN and set(scored.threads or {}) == {"allowed", "scoring"}
+    other, _ = run_here("dataset.max_samples=50")
+    assert other.threads is None, "scikit-learn's models take what is allowed"
+
+
+def test_what_is_said_comes_before_the_rule(run_here: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    by_variable, _ = run_here(*WATCHED)
+    assert {("training", 3, True), ("scoring", 3, True)} == SEEN
+    SEEN.clear()
+    by_key, _ = run_here(*WATCHED, "trainer.threads=2")
+    assert {("training", 2, True), ("scoring", 2, True)} == SEEN
+    SEEN.clear()
+    run_here(*WATCHED, "trainer.threads=null")
+    assert {("training", 4, True), ("scoring", 4, True)} == SEEN
+    told = [(record.threads or {})["training"]["why"] for record in (by_variable, by_key)]
+    assert told == ["OMP_NUM_THREADS is set", "trainer.threads=2"]
+
+
+def test_more_than_compute_allows_is_refused(run_here: Runner) -> None:
+    with pytest.raises(ConfigError, match=r"trainer\.threads=3: compute\.cpus_per_run=2 allows no more"):
+        run_here("model=mnist_dnn", "trainer.threads=3", "compute.cpus_per_run=2")
+    with pytest.raises(ConfigError, match=r"trainer\.threads=.*whole number, at least 1 or one of auto or null"):
+        run_here("model=mnist_dnn", "trainer.threads=all")
+
+
+@pytest.mark.parametrize(
+    ("text", "asked"), [("2", 2), ("3,2", 3), ("9", 4), ("0", None), ("many", None), ("", None), (None, None)]
+)
+def test_the_variable_of_the_shell(text: str | None, asked: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if text is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", text)
+    assert threads.from_environment([], 4) == asked
+    for count in (4, 1):  # labrun's own limit stands there from now on
+        limit_run(count, {})
+        assert os.environ["OMP_NUM_THREADS"] == str(count) and torch.get_num_threads() == count
+        assert threads.from_environment([], 4) == asked
+
+
+def test_a_variable_of_the_run_itself_knows_no_limit() -> None:
+    limit_run(1, {"OMP_NUM_THREADS": "6", "MKL_NUM_THREADS": "5"})
+    assert [os.environ[name] for name in threads.VARIABLES] == ["6", "5", "6"] and torch.get_num_threads() == 6
+    compute = {"environment": {"OMP_NUM_THREADS": "***", "OTHER": "***"}}
+    assert own_variables(compute) == {"OMP_NUM_THREADS": "6"}
+    assert threads.from_environment(compute["environment"], 1) == 6
+
+
+def test_threads_wait_asleep_unless_the_user_says_how() -> None:
+    environment = {"PATH": "/bin"}
+    threads.wait_asleep(environment)
+    assert environment["OMP_WAIT_POLICY"] == "PASSIVE"
+    threads.wait_asleep(environment)
+    threads.wait_by_default(environment)
+    assert environment == {"PATH": "/bin"}, "a script of the user's own waits as it would without labrun"
+    for own in ({"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "1000"}):
+        before = dict(own)
+        threads.wait_asleep(own)
+        threads.wait_by_default(own)
+        assert own == before
+
+
+def test_records_of_before_have_none(tmp_path: Path) -> None:
+    run_dir = submitted(tmp_path)
+    content = json.loads((run_dir / "run.json").read_text())
+    del content["threads"]
+    (run_dir / "run.json").write_text(json.dumps(content))
+    assert records.read(run_dir).threads is None
+
+
+PRINTS = """
+import os
+import torch
+from labrun.models.mnist_dnn import MnistDNN
+
+class Prints(MnistDNN):
+    def forward(self, x):
+        if self.training:
+            print("SEEN", torch.get_num_threads(), os.environ["OMP_WAIT_POLICY"], flush=True)
+        return super().forward(x)
+"""
+
+
+def test_runs_of_a_pool_keep_to_it(labrun: Command, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten seconds, for torch's import in the server: that labrun's own limit there is no wish of the user's."""
+    for name in threads.WAITING:
+        monkeypatch.delenv(name, raising=False)
+    (workspace / "prints.py").write_text(PRINTS)
+    own = ("model=mnist_dnn", "model._target_=prints.Prints", "trainer.max_epochs=1", "compute.cpus_per_run=2")
+    done = labrun("-m", *own, f"trainer.batch_size=8,{FOR_TWO}", *PLAIN)
+    assert done.returncode == 0, done.stdout + done.stderr
+    folders = sorted(workspace.glob("multirun/*/*/[01]"))
+    logs = [(folder / "driver.log").read_text().splitlines() for folder in folders]
+    seen = [{line for line in log if line.startswith("SEEN")} for log in logs]
+    assert seen == [{"SEEN 1 PASSIVE"}, {"SEEN 2 PASSIVE"}]
+    recorded = [records.read(folder).threads or {} for folder in folders]
+    assert [(one["allowed"], one["training"]["count"]) for one in recorded] == [(2, 1), (2, 2)]
