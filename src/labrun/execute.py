@@ -348,12 +348,12 @@ def _tell(record: Record, paths: RunPaths, about: list[tuple[str, str]], took: s
 
 
 def _seen(record: Record, paths: RunPaths) -> str:
-    """Where MLflow shows the run: its own page where that is known by now, else what to type."""
+    """What shows the run: its own page where that is known by now, else what to type."""
     root = store.workspace()
     uri = tracking.address(root, record.config["tracking"])
     if uri != tracking.database_uri(root):
         return f"mlflow ui --backend-store-uri {shlex.quote(uri)}" if tracking.is_database(uri) else uri
     address = viewing.ui_address(root)
     if address is None:
-        return "lab ui"
+        return "lab ui shows it"
     return viewing.page(root, paths.root) or f"{address}   (its own page in a moment: lab runs show {record.id})"

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -325,7 +324,7 @@ class Run(Work):
 
     def register_model(
         self, model_name: str | None = None, model_path: str | None = None, tags: Mapping[str, str] | None = None,
-        name: str | None = None, path: str | None = None, trusted: Sequence[str] = (), **_: Any,
+        name: str | None = None, path: str | None = None, **_: Any,
     ) -> Model:  # fmt: skip
         """Register its model, or another of its files.
 
@@ -335,7 +334,6 @@ class Run(Work):
             tags: of the version.
             name: the same as model_name.
             path: the same as model_path.
-            trusted: classes of its own that may be built to look at the model.
 
         Returns:
             The version; the one that there is already if this file was registered before.
@@ -343,15 +341,13 @@ class Run(Work):
         Raises:
             LabrunError: the name will not do, or there is no such file.
         """
-        from labrun.tasks import saved
+        from labrun.runs import registry
 
         chosen = model_name or name
         if not chosen:
             raise ConfigError("register_model: give the model a name: model_name='mnist'")
         root = root_of(self.folder)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # MLflow's, of progress bars that a notebook has not
-            version, _is_new = saved.register(root, self.folder, chosen, model_path or path, tags, trusted)
+        version, _is_new = registry.register(root, self.folder, chosen, model_path or path, tags)
         return Model(version.name, version.number, root)
 
     def log_file(self) -> Path | None:

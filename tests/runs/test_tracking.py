@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,8 +50,10 @@ def runs_of(root: Path):  # type: ignore[no-untyped-def]
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path: Path, empty_mlflow: Path) -> Path:
+    """A workspace in which nothing has run yet."""
     (tmp_path / "outputs" / ".labrun").mkdir(parents=True)
+    shutil.copy(empty_mlflow, tracking.database_path(tmp_path))
     return tmp_path
 
 
@@ -104,14 +110,19 @@ def test_a_damaged_record_does_not_stop_the_others(root: Path) -> None:
     assert [run.data.tags["labrun.id"] for run in runs] == ["bbbb0000"]
 
 
-def test_two_ingesters_at_once_send_everything_once(root: Path) -> None:
+def test_two_who_feed_at_once_send_everything_once(root: Path) -> None:
     for number in range(3):
         finished(root, f"{number}aaa0000", [1.0, 0.5])
-    command = [sys.executable, "-m", "labrun.runs.tracking", str(root), tracking.database_uri(root)]
-    both = [subprocess.Popen(command, stdin=subprocess.DEVNULL) for _ in range(2)]
-    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    ended, uri = threading.Event(), tracking.database_uri(root)
+    ended.set()
+    mistakes: list[Exception] = []
+    both = [threading.Thread(target=tracking.feed, args=(root, uri, ended, mistakes.append)) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join(120)
     store, runs = runs_of(root)
-    assert len(runs) == 3
+    assert len(runs) == 3 and mistakes == []
     assert all(len(store.get_metric_history(run.info.run_id, "loss")) == 2 for run in runs)
 
 
@@ -123,10 +134,6 @@ def test_a_lost_run_is_shown_as_failed(root: Path) -> None:
     Ingester(root, tracking.database_uri(root)).ingest()
     _, (run,) = runs_of(root)
     assert run.info.status == "FAILED"
-
-
-def test_names_that_mlflow_refuses_are_made_fit() -> None:
-    assert tracking.allowed("val@[1]/top-5 loss") == "val__1_/top-5 loss"
 
 
 def running(root: Path, run_id: str = "aaaa0000") -> Path:
@@ -191,23 +198,23 @@ def test_tags_and_notes_given_after_the_end_are_shown_and_those_taken_away_are_n
 
 
 def test_a_removed_run_is_deleted_in_mlflow_and_one_that_comes_back_is_new(root: Path) -> None:
-    import shutil
-
     run_dir = finished(root, "aaaa0000", [1.0])
     finished(root, "bbbb0000", [1.0])
-    assert tracking.sync(root) == 2
+    assert tracking.sync(root).news == 2
     shutil.copytree(run_dir, root / "kept")
     shutil.rmtree(run_dir)
-    tracking.forget(root, ["aaaa0000"])
-    wait_for(lambda: [run.data.tags["labrun.id"] for run in runs_of(root)[1]] == ["bbbb0000"])
+    tracking.forget(root, [("aaaa0000", run_dir)])
+    tracking.sync(root)
+    assert [run.data.tags["labrun.id"] for run in runs_of(root)[1]] == ["bbbb0000"]
     shutil.copytree(root / "kept", run_dir)
     tracking.sync(root)
     assert sorted(run.data.tags["labrun.id"] for run in runs_of(root)[1]) == ["aaaa0000", "bbbb0000"]
 
 
-def test_forgetting_without_a_database_makes_none(root: Path) -> None:
-    tracking.forget(root, ["aaaa0000"])
-    assert not tracking.database_path(root).exists()
+def test_forgetting_without_a_database_notes_nothing(root: Path) -> None:
+    tracking.database_path(root).unlink()
+    tracking.forget(root, [("aaaa0000", root / "outputs" / "test" / "now-aaaa0000")])
+    assert list(store.state_folder(root).iterdir()) == []
 
 
 def test_a_run_deleted_in_mlflow_stays_so_until_it_has_news(root: Path) -> None:
@@ -227,52 +234,50 @@ def test_a_run_deleted_in_mlflow_stays_so_until_it_has_news(root: Path) -> None:
 def test_sync_counts_news_and_makes_a_deleted_database_anew(root: Path) -> None:
     finished(root, "aaaa0000", [1.0])
     finished(root, "bbbb0000", [2.0])
-    assert tracking.sync(root) == 2
-    assert tracking.sync(root) == 0
+    assert tracking.sync(root).news == 2
+    assert tracking.sync(root).news == 0
     tracking.database_path(root).unlink()
-    assert tracking.sync(root) == 2 and len(runs_of(root)[1]) == 2
+    assert tracking.sync(root).news == 2 and len(runs_of(root)[1]) == 2
+
+
+@contextlib.contextmanager
+def fed(root: Path) -> Iterator[None]:
+    """The view is fed meanwhile, as by `lab ui`."""
+    ended, mistakes = threading.Event(), []
+    feeding = threading.Thread(
+        target=tracking.feed, args=(root, tracking.database_uri(root), ended, mistakes.append), daemon=True
+    )
+    feeding.start()
+    try:
+        wait_for(lambda: viewing.notes(root).exists(), 120)
+        yield
+    finally:
+        ended.set()
+        feeding.join(120)
+    assert mistakes == []
 
 
 def test_a_database_that_is_deleted_while_it_is_fed_is_made_anew(root: Path) -> None:
     finished(root, "aaaa0000", [1.0])
-    uri = tracking.database_uri(root)
-    feeder = subprocess.Popen([sys.executable, "-m", "labrun.runs.tracking", str(root), uri], stdin=subprocess.PIPE)
-    try:
-        wait_for(lambda: viewing.notes(root).exists(), 120)
+    with fed(root):
         before = viewing.notes(root).stat().st_mtime_ns
         tracking.database_path(root).unlink()
         wait_for(lambda: viewing.notes(root).stat().st_mtime_ns != before, 120)
         assert len(runs_of(root)[1]) == 1
-    finally:
-        feeder.communicate(timeout=60)
 
 
 def test_sync_leaves_it_to_the_process_that_feeds_mlflow_already(root: Path) -> None:
     finished(root, "aaaa0000", [1.0])
-    uri = tracking.database_uri(root)
-    feeder = subprocess.Popen([sys.executable, "-m", "labrun.runs.tracking", str(root), uri], stdin=subprocess.PIPE)
-    try:
-        wait_for(lambda: viewing.notes(root).exists(), 120)
+    with fed(root):
         finished(root, "bbbb0000", [2.0])
-        tracking.sync(root)
-        assert len(runs_of(root)[1]) == 2 and feeder.poll() is None
-        with pytest.raises(RecordError, match="another process of this workspace feeds MLflow"):
-            tracking.sync(root, "sqlite:////nowhere/else.db", patience_s=0.5)
-    finally:
-        feeder.communicate(timeout=60)
-
-
-def test_a_feeder_whose_runs_are_over_does_not_wait_for_one_that_goes_on(root: Path) -> None:
-    """`lab ui` feeds for hours; a run's own feeder leaves as soon as that one has been round once more."""
-    finished(root, "aaaa0000", [1.0])
-    command = [sys.executable, "-m", "labrun.runs.tracking", str(root), tracking.database_uri(root)]
-    first = subprocess.Popen(command, stdin=subprocess.PIPE)
-    try:
-        wait_for(lambda: viewing.notes(root).exists(), 120)
-        second = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-        assert second.wait(timeout=60) == 0 and first.poll() is None
-    finally:
-        first.communicate(timeout=60)
+        assert tracking.sync(root).news == 1
+        assert len(runs_of(root)[1]) == 2
+        enough = threading.Event()
+        enough.set()
+        tracking.feed(root, tracking.database_uri(root), enough, failed=pytest.fail)  # nor does another wait its turn
+    lock = tracking._lock(root, "sqlite:////nowhere/else.db")
+    with lock, pytest.raises(RecordError, match="another process of this workspace feeds MLflow"):
+        tracking.sync(root, "sqlite:////nowhere/else.db", patience_s=0.5)
 
 
 OPEN = """
@@ -290,7 +295,7 @@ def test_many_processes_that_open_a_fresh_database_make_one(root: Path) -> None:
     told = [(process.communicate(timeout=300)[1], process.returncode) for process in many]
     assert told == [(b"", 0)] * 8  # and MLflow says nothing
     finished(root, "aaaa0000", [1.0])
-    assert tracking.sync(root) == 1 and len(runs_of(root)[1]) == 1
+    assert tracking.sync(root).news == 1 and len(runs_of(root)[1]) == 1
 
 
 def test_a_damaged_database_is_one_message(root: Path) -> None:
@@ -359,7 +364,7 @@ def test_the_ui_shows_the_run(root: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this kernel does not share cores by session")
 def test_the_feeder_is_polite_only_while_runs_go_on(root: Path) -> None:
-    command = [sys.executable, "-m", "labrun.runs.tracking", str(root), tracking.database_uri(root)]
+    command = [sys.executable, "-m", "labrun.runs.feeder", str(root), tracking.database_uri(root)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as process:
         assert process.stdin is not None
         own = Path(f"/proc/{process.pid}/autogroup")

@@ -12,12 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from labrun import checking
-from labrun.cli import selecting
+from labrun.cli import bars, selecting
 from labrun.errors import RecordError
 from labrun.launch import canceling, jobs, lease, query
 from labrun.launch.query import Pair, Shown
-from labrun.runs import context, files, moving, removing, report, store, tracking
+from labrun.runs import context, files, journal, moving, removing, report, store, tracking
 from labrun.runs import record as records
+
+NAMED = 20
+"""Runs and models that MLflow lacks something of and that are named; the others are counted."""
 
 
 def tag(options: argparse.Namespace) -> int:
@@ -86,9 +89,7 @@ def remove(options: argparse.Namespace) -> int:
 
 
 def _registered(root: Path) -> dict[str, list[str]]:
-    from labrun.runs import registry
-
-    return registry.registered_runs(root)
+    return journal.registered_runs(root)
 
 
 @functools.cache
@@ -134,7 +135,7 @@ def _remove(root: Path, going: Sequence[Pair]) -> None:
     try:
         for run_dir, record in going:
             removing.remove(root, run_dir)
-            gone.append(record.id)
+            gone.append((record.id, run_dir))
     finally:
         if gone:
             tracking.forget(root, gone)
@@ -203,12 +204,16 @@ def sync(options: argparse.Namespace) -> int:
     """Bring MLflow up to date with the records."""
     root = store.workspace()
     began = time.monotonic()
-    selecting.listed(root)  # names what is damaged
-    news = tracking.sync(root, options.uri)
+    with bars.Bar("runs") as bar:
+        fed = tracking.sync(root, options.uri, heard=bar.heard)
+    for line in fed.left_out[:NAMED]:
+        sys.stderr.write(f"lab: left out: {line}\n")
+    if len(fed.left_out) > NAMED:
+        sys.stderr.write(f"lab: left out: something of {len(fed.left_out) - NAMED} more\n")
     uri = options.uri or tracking.database_uri(root)
-    print(
-        f"{news} {'run' if news == 1 else 'runs'} with news, now in MLflow at {uri} ({time.monotonic() - began:.1f} s)"
-    )
+    took = f"{time.monotonic() - began:.1f} s"
+    rest = f"; something was left out of {len(fed.left_out)}" if fed.left_out else ""
+    print(f"{checking.counted(fed.news, 'run')} with news, now in MLflow at {uri} ({took}){rest}")
     return 0
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun.errors import ConfigError, RecordError
-from labrun.runs import files, journal, report, store
+from labrun.runs import files, journal, report, store, viewing
 from labrun.runs.journal import Version
 
 WHICH = "name, name/version or name@alias"
@@ -32,7 +32,6 @@ def add(nouns: Any) -> None:
     verb.add_argument("--name", required=True, help="of the model")
     verb.add_argument("--tag", action="append", default=[], metavar="KEY=VALUE", help="may be repeated")
     verb.add_argument("--alias", action="append", default=[], metavar="ALIAS", help="also give it this alias")
-    _trusted(verb)
     verb = _verb(verbs, "ls", ls, "the registered models (also without the word)")
     verb.add_argument("name", nargs="?", metavar="NAME", help="only this one's versions")
     verb.add_argument("--json", action="store_true", help="one JSON object a line")
@@ -69,19 +68,9 @@ def _trusted(verb: Any) -> None:
                       "scikit-learn part, that may be built from the file; may be repeated")  # fmt: skip
 
 
-def _root() -> Path:
-    """The workspace; its MLflow database is made anew first if someone deleted it."""
-    from labrun.runs import restoring
-
-    root = store.workspace()
-    restoring.restore_if_lost(root)
-    return root
-
-
 def register(options: argparse.Namespace) -> int:
     """Register a run's model or file; told, and nothing made, if it is registered already."""
     from labrun.runs import registry
-    from labrun.tasks import saved
 
     tags = {}
     for word in options.tag:
@@ -92,9 +81,9 @@ def register(options: argparse.Namespace) -> int:
     journal.check_name(options.name)
     for name in options.alias:
         journal.check_alias(name)
-    root = _root()
+    root = store.workspace()
     run_dir, record = store.find(root, options.run)
-    version, is_new = saved.register(root, run_dir, options.name, options.file, tags, options.trusted)
+    version, is_new = registry.register(root, run_dir, options.name, options.file, tags)
     if not is_new:
         print(f"registered already: {version.file} of run {record.id} is {version.title}, since {version.time[:16]}")
     else:
@@ -102,7 +91,7 @@ def register(options: argparse.Namespace) -> int:
     for name in options.alias:
         registry.alias(root, version.title, name)
         print(f"  {version.name}@{name} is version {version.number}")
-    if saved.is_loadable(root, version):
+    if registry.is_loadable(root, version):
         print(f"  in Python: labrun.load_model({version.title!r})")
         print(f"  serve it:  {serve_command(root, version)}")
     else:
@@ -112,26 +101,22 @@ def register(options: argparse.Namespace) -> int:
 
 def serve_command(root: Path, version: Version) -> str:
     """The command that answers requests with a version's predictions."""
-    from labrun.runs import restoring
-
     # MLflow starts uvicorn by its name, so that its folder must be on the path.
     folder = Path(sys.executable).parent
     is_found = shutil.which("mlflow") == str(folder / "mlflow")
-    aliases = journal.read(root).aliases_of(version)
-    model = f"{version.name}@{aliases[0]}" if aliases else version.title
     pickled = Path(version.file).suffix in (".pkl", ".pickle", ".joblib")
     words = [
         *([] if is_found else [f"PATH={shlex.quote(str(folder))}:$PATH"]),
-        f"MLFLOW_TRACKING_URI={shlex.quote(restoring.kept_at(root, version))}",
         *(["LABRUN_ALLOW_PICKLE=1"] if pickled else []),
-        f"mlflow models serve -m models:/{model} --env-manager local --port 5001",
+        f"mlflow models serve -m {shlex.quote(str(journal.folder(root, version.name, version.number)))}",
+        "--env-manager local --port 5001",
     ]
     return " ".join(words)
 
 
 def ls(options: argparse.Namespace) -> int:
     """The registered models, a line for each; of one model its versions."""
-    root = _root()
+    root = store.workspace()
     shelf = journal.read(root)
     if options.name is not None:
         versions = journal.chosen(root, options.name)[::-1]
@@ -170,7 +155,7 @@ def _told(shelf: journal.Shelf, version: Version) -> dict[str, Any]:
 
 def show(options: argparse.Namespace) -> int:
     """A version, whole: where it comes from, what it was worth, how it is used."""
-    root = _root()
+    root = store.workspace()
     version = journal.find(root, options.model)
     shelf = journal.read(root)
     folder = journal.folder(root, version.name, version.number)
@@ -179,6 +164,7 @@ def show(options: argparse.Namespace) -> int:
         return 0
     runs = {record.id: run_dir for run_dir, record in store.listing(root).runs}
     numbers = sorted(shelf.versions[version.name])
+    mlflow_run = version.mlflow_run or viewing.mlflow_id(root, runs.get(version.run))
     rows = [
         ("model", version.title),
         ("aliases", ", ".join(shelf.aliases_of(version)) or "none"),
@@ -186,7 +172,7 @@ def show(options: argparse.Namespace) -> int:
         ("registered", version.time),
         ("run", f"{version.experiment}  {version.run}"),
         ("", str(runs.get(version.run, "(removed)"))),
-        ("MLflow run", version.mlflow_run),
+        *((("MLflow run", mlflow_run),) if mlflow_run else ()),
         ("file", f"{version.file}  SHA-256 {version.sha256}"),
         *((f"data {one.get('asset') or one.get('name') or one.get('input')}", _data(one)) for one in version.data),
         *((name, report.number(v) if isinstance(v, int | float) else str(v)) for name, v in version.metrics.items()),
@@ -206,7 +192,7 @@ def _data(entry: dict[str, Any]) -> str:
 
 def download(options: argparse.Namespace) -> int:
     """Copy a version's files to a folder."""
-    root = _root()
+    root = store.workspace()
     version = journal.find(root, options.model)
     place = journal.check(root, version)
     target = options.output or Path(f"{version.name}-{version.number}")
@@ -223,7 +209,7 @@ def alias(options: argparse.Namespace) -> int:
     """Set an alias, or remove one."""
     from labrun.runs import registry
 
-    root = _root()
+    root = store.workspace()
     if options.remove:
         model = options.model if "@" in options.model or not options.alias else f"{options.model}@{options.alias}"
         version = registry.unalias(root, model)
@@ -244,7 +230,7 @@ def predict(options: argparse.Namespace) -> int:
     if not source.exists():
         raise RecordError(f"there is no file {source}")
     model = saved.load_model(
-        options.model, root=_root(), trusted=options.trusted, allow_pickle=options.allow_pickle
+        options.model, root=store.workspace(), trusted=options.trusted, allow_pickle=options.allow_pickle
     )  # fmt: skip
     samples, names, notes = feeding.read(source, model)
     table = saved.answers(model, samples)
@@ -273,7 +259,7 @@ def remove(options: argparse.Namespace) -> int:
     """Remove versions, after asking."""
     from labrun.runs import registry
 
-    root = _root()
+    root = store.workspace()
     chosen = journal.chosen(root, options.model)
     name, number, by_alias = journal.parts(options.model)
     if number or by_alias:

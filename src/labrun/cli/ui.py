@@ -17,12 +17,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from labrun.cli import bars
 from labrun.errors import ConfigError, RecordError
 from labrun.runs import store, tracking, viewing
 
 HOST = "127.0.0.1"
 FIRST_PORT, TRIED = 5000, 100
 UP_S, DOWN_S = 120.0, 10.0
+LAST_S = 5.0
+"""What the last round of feeding may take: the next `lab ui` goes on from there."""
 
 
 def add(nouns: Any) -> None:
@@ -61,7 +64,7 @@ def ui(options: argparse.Namespace) -> int:
         print(f"starting MLflow for {root} ...", flush=True)
         if not tracking.database_path(root).exists():
             tracking.connect(root, tracking.database_uri(root))
-        with _server(root, port) as process, tracking.follow(root, {"kind": "mlflow", "wait": True}):
+        with _server(root, port) as process, _fed(root):
             _wait_until_up(process, address, root)
             viewing.announce(root, address)
             print(f"MLflow: {address}   (Ctrl-C ends it; a run's own page: lab runs show RUN)", flush=True)
@@ -110,6 +113,46 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+@contextlib.contextmanager
+def _fed(root: Path) -> Iterator[None]:
+    """Feed MLflow in a thread while the work inside goes on, and for a moment after it."""
+    ended = threading.Event()
+    told: set[str] = set()
+
+    def tell(text: str) -> None:
+        if text not in told:  # what cannot be shown is tried again and again
+            told.add(text)
+            sys.stderr.write(f"lab: {text}\n")
+
+    def done(fed: tracking.Fed) -> None:
+        bar.end()
+        for line in fed.left_out:
+            tell(f"left out: {line}")
+
+    def feed() -> None:
+        try:
+            tracking.feed(
+                root,
+                tracking.database_uri(root),
+                ended,
+                failed=lambda error: tell(str(error)),
+                heard=bar.heard,
+                done=done,
+                last_s=LAST_S,
+            )
+        except Exception as error:  # noqa: BLE001 - it is told; the pages stay what they are
+            tell(str(error))
+
+    with bars.Bar("runs") as bar:
+        thread = threading.Thread(target=feed, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join(DOWN_S)
 
 
 def _log(root: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
@@ -14,9 +13,8 @@ from typing import Any
 
 from labrun.errors import RecordError
 from labrun.launch import objective
+from labrun.runs import context, report
 from labrun.runs import record as records
-from labrun.runs import report
-from labrun.runs.context import METRICS_FILE
 from labrun.runs.record import Record
 
 log = logging.getLogger(__name__)
@@ -200,23 +198,25 @@ def count(present: list[Record]) -> Tally:
 def progress(run_dir: Path) -> tuple[str, str]:
     """A running run's epoch and its last metric, from the end of its metrics."""
     try:
-        with open(run_dir / METRICS_FILE, "rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - TAIL_BYTES))
-            lines = file.read().splitlines()
+        file = context.opened(run_dir / context.METRICS_FILE)
     except OSError:
         return "", ""
+    if file is None:
+        return "", ""
+    with file:
+        file.seek(0, 2)
+        file.seek(max(0, file.tell() - TAIL_BYTES))
+        lines = file.read().splitlines()
     epoch, metric = "", ""
     for raw in lines:
-        try:
-            line = json.loads(raw)
-            metric = f"{line['name']} {report.number(float(line['value']))}"
-            if "epoch" in line:
-                epoch = str(line["epoch"])
-            elif line["name"] in ("train_loss", "val_loss"):
-                epoch = str(line["step"])
-        except (ValueError, KeyError, TypeError):
+        line = context.metric(raw)
+        if line is None:
             continue
+        metric = f"{line['name']} {report.number(line['value'])}"
+        if "epoch" in line:
+            epoch = str(line["epoch"])
+        elif line["name"] in ("train_loss", "val_loss"):
+            epoch = str(line["step"])
     return epoch, metric
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 import sys
 import time
 from pathlib import Path
-from typing import Any, SupportsFloat
+from typing import Any, BinaryIO, SupportsFloat
 
 RUN_DIR_VARIABLE = "LABRUN_RUN_DIR"
 ATTEMPT_VARIABLE = "LABRUN_ATTEMPT"
@@ -137,7 +138,11 @@ def annotate(
 def annotated(run_dir: str | os.PathLike[str], content: dict[str, Any]) -> dict[str, Any]:
     """A record's content with every annotation applied, in their order; a torn line is left out."""
     try:
-        raw = (Path(run_dir) / ANNOTATIONS_FILE).read_bytes()
+        file = opened(Path(run_dir) / ANNOTATIONS_FILE)
+        if file is None:
+            return content
+        with file:
+            raw = file.read()
     except OSError:
         return content
     tags, properties = dict(content.get("tags") or {}), dict(content.get("properties") or {})
@@ -150,29 +155,51 @@ def annotated(run_dir: str | os.PathLike[str], content: dict[str, Any]) -> dict[
             properties = {**(line.get("properties") or {}), **properties}
             if "note" in line:
                 content = {**content, "notes": line["note"]}
-        except (ValueError, AttributeError, TypeError):
+        except (ValueError, AttributeError, TypeError, RecursionError):
             continue
     return {**content, "tags": tags, "properties": properties}
 
 
+def opened(path: str | os.PathLike[str]) -> BinaryIO | None:
+    """A file, open for reading; None for what is there and is no file: nobody may ever write to a pipe.
+
+    Raises:
+        OSError: there is nothing of that name, or it cannot be read.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        return None
+    return os.fdopen(fd, "rb")
+
+
+def metric(text: bytes) -> dict[str, Any] | None:
+    """One line of the metrics file, its value as a float; None where it holds no metric, torn or not."""
+    try:
+        line = json.loads(text)
+        step = int(line["step"])
+        if not isinstance(line["name"], str) or step != line["step"]:
+            return None
+        numbers = {"value": float(line["value"]), "time": float(line["time"]), "attempt": int(line.get("attempt", 1))}
+        return {**line, "step": step, **numbers}
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return None
+
+
 def read_metrics(run_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """All whole lines of a run's metrics, oldest first, values as floats; a torn last line is left out.
+    """All lines of a run's metrics that hold one, oldest first, values as floats.
 
     A line of an older attempt counts only up to the step where the newer attempt resumed: what the older one wrote
     beyond that was done again.
     """
     try:
-        raw = (Path(run_dir) / METRICS_FILE).read_bytes()
-    except (FileNotFoundError, IsADirectoryError):
+        file = opened(Path(run_dir) / METRICS_FILE)
+    except FileNotFoundError:
         return []
-    lines = []
-    for text in raw.split(b"\n"):
-        try:
-            line = json.loads(text)
-            lines.append({**line, "value": float(line["value"])})
-        except (ValueError, KeyError, TypeError):
-            continue
-    return _without_overtaken(lines)
+    if file is None:
+        return []
+    with file:
+        return _without_overtaken([line for text in file.read().split(b"\n") if (line := metric(text)) is not None])
 
 
 def last_values(run_dir: str | os.PathLike[str]) -> dict[str, float]:
@@ -181,11 +208,11 @@ def last_values(run_dir: str | os.PathLike[str]) -> dict[str, float]:
 
 
 def _without_overtaken(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    if len({line.get("attempt", 1) for line in lines}) <= 1:
+    if len({line["attempt"] for line in lines}) <= 1:
         return lines
     first_step: dict[tuple[str, int], int] = {}
     for line in lines:
-        key = (line["name"], line.get("attempt", 1))
+        key = (line["name"], line["attempt"])
         first_step[key] = min(first_step.get(key, line["step"]), line["step"])
     kept = []
     for line in lines:

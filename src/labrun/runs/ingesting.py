@@ -1,27 +1,28 @@
-"""Moving records into MLflow: what is new of each run, so that sending it twice changes nothing."""
+"""Moving records into MLflow: what is new of each run, so that sending it twice changes nothing.
+
+One record never keeps the others back. What MLflow refuses, and what cannot be read, is left out by itself and noted;
+the rest of its run arrives, and the run's status is true all the same.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from datetime import datetime
+import time
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from labrun.errors import RecordError
-from labrun.runs import context, store, tracking, viewing
+from labrun.runs import context, removing, sending, shown_run, store, tracking
+from labrun.runs import mlflow_names as names
 from labrun.runs import record as records
 from labrun.runs.record import Record, RunPaths
+from labrun.runs.sending import LeftOut
+from labrun.runs.shown_run import GoneError, Sent, ShownRun
 
-log = logging.getLogger(__name__)
-
-BATCH = 1000
-PARAMS_PER_CALL = 100
-VALUE_LENGTH = 6000
+SAVE_S = 2.0
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Has MLflow show runs and their curves first, and not what it has for language models."""
 STATUS = {
@@ -35,23 +36,8 @@ STATUS = {
     records.LOST: "FAILED",
     records.UNREACHABLE: "RUNNING",
 }
-
-
-@dataclass
-class Sent:
-    """What MLflow has of one run already."""
-
-    mlflow_id: str
-    experiment: str = ""
-    offset: int = 0
-    stamp: str = ""
-    """Tells `run.json` and what was said of the run since, as they were when last sent, from what they are now."""
-    ended: bool = False
-    tags: list[str] = field(default_factory=list)
-
-
-GONE = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE"})
-"""What MLflow says of a run that was deleted."""
+Heard = Callable[[int, int], None]
+"""Is told how many runs are done, of how many."""
 
 
 class Ingester:
@@ -66,20 +52,52 @@ class Ingester:
         self._root = root
         self.uri = uri
         self.client = tracking.connect(root, uri)
+        self.left_out = LeftOut()
         self._local = tracking.is_database(uri)
         self._database = _identity_of(uri)
-        self._notes = viewing.notes(root)
+        self.identity = self._created()
+        """Tells a database from the one that was deleted before it."""
+        self._notes = tracking.kept(root, "tracking", uri)
         self._experiments: dict[str, str] = {}
-        self._sent = self._load()
+        self._fresh: dict[str, set[str]] = {}
+        """The ids of runs in experiments that were made here, and hold no others."""
+        self._folders: dict[str, str] = {}
+        """Of the runs of this workspace, also as they are written in MLflow."""
+        self._removed = 0
+        self._sent: dict[str, Sent] = {}
+        self._saved = time.monotonic()
+        self._load()
 
-    def ingest(self) -> int:
-        """Send all that is new; returns how many runs had news."""
+    def ingest(self, heard: Heard | None = None, must_end: Callable[[], bool] = lambda: False) -> int:
+        """Send all that is new.
+
+        Args:
+            heard: is told how far it is.
+            must_end: asked before each run; what was sent by then is noted.
+
+        Returns:
+            How many runs had news. What could not be sent is in `left_out`.
+
+        Raises:
+            Exception: MLflow's, where it cannot be used at all.
+        """
         run_dirs = list(store.run_dirs(self._root))
-        there = set(map(str, run_dirs))
-        self._sent = {key: sent for key, sent in self._sent.items() if key in there}
-        changed = sum(self._ingest(run_dir) for run_dir in run_dirs)
-        if changed:
-            self._save()
+        self._folders = {str(run_dir): names.text(run_dir) for run_dir in run_dirs}
+        self._take_away()
+        self._sent = {key: sent for key, sent in self._sent.items() if key in self._folders}
+        waiting = [run_dir for run_dir in run_dirs if self._has_news(run_dir)]
+        changed = 0
+        try:
+            for done, run_dir in enumerate(waiting):
+                if must_end():
+                    break
+                if heard is not None:
+                    heard(done, len(waiting))
+                changed += self._ingest(run_dir)
+                self._save_in_time()
+        finally:
+            if waiting:
+                self._save()
         return changed
 
     @property
@@ -88,211 +106,213 @@ class Ingester:
         return self._local and self._database != _identity_of(self.uri)
 
     def one(self, run_dir: Path) -> str:
-        """Send what is new of one run; returns the id that MLflow gave it."""
+        """Send what is new of one run; returns the id that MLflow gave it.
+
+        Raises:
+            RecordError: the record cannot be read.
+            Exception: MLflow's, where it cannot be used at all.
+        """
         key = str(run_dir)
-        if key in self._sent and not self._lives(self._sent[key].mlflow_id):
+        self._folders = self._folders or {str(one): names.text(one) for one in store.run_dirs(self._root)}
+        if key in self._sent and not shown_run.is_there(self.client, self._sent[key].mlflow_id, self.must_stop):
             del self._sent[key]
-        self._ingest_run(run_dir, _stamp(run_dir))
+        if key not in self._sent or self._has_news(run_dir):
+            self._send(run_dir)
         return self._sent[key].mlflow_id
 
-    def _ingest(self, run_dir: Path) -> int:
-        from mlflow.exceptions import MlflowException
+    def must_stop(self, error: Exception) -> bool:
+        """Whether an error says that MLflow cannot be used at all, and not that it refuses something."""
+        if sending.is_database_broken(error):
+            return True
+        return sending.is_unreachable(error) and not self._answers()
 
-        stamp, sent = _stamp(run_dir), self._sent.get(str(run_dir))
+    def _answers(self) -> bool:
         try:
-            size = run_dir.joinpath(context.METRICS_FILE).stat().st_size
-        except OSError:
-            size = 0
-        try:
-            known = sent if sent is not None and sent.stamp == stamp and sent.offset >= size else None
-            if known and (known.ended or records.read(run_dir).status != records.RUNNING):
-                return 0
-            try:
-                return self._ingest_run(run_dir, stamp)
-            except MlflowException as error:
-                if error.error_code not in GONE:
-                    raise
-                log.warning("run in %s: %s", run_dir, error)
-                if sent is None or self._lives(sent.mlflow_id):
-                    return 0
-            del self._sent[str(run_dir)]  # deleted in MLflow, and has news all the same: made again
-            return self._ingest_run(run_dir, stamp)
-        except RecordError as error:
-            log.warning("%s", error)
-        return 0
-
-    def _lives(self, mlflow_id: str) -> bool:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return str(self.client.get_run(mlflow_id).info.lifecycle_stage) == "active"
-        except MlflowException as error:
-            if error.error_code not in GONE:
-                raise
+            self.client.search_experiments(max_results=1)
+        except Exception:  # noqa: BLE001 - whatever it is: it is no answer
             return False
+        return True
 
-    def _ingest_run(self, run_dir: Path, stamp: str) -> int:
+    def _has_news(self, run_dir: Path) -> bool:
+        sent = self._sent.get(str(run_dir))
+        if sent is None or sent.stamp != _stamp(run_dir) or sent.size != shown_run.metrics_size(run_dir):
+            return True
+        try:  # one that goes on may be lost by now
+            return not sent.ended and records.read(run_dir).status == records.RUNNING
+        except RecordError:
+            return True
+
+    def _ingest(self, run_dir: Path) -> bool:
+        try:
+            try:
+                return self._send(run_dir)
+            except GoneError:  # deleted in MLflow, and has news all the same: made again
+                del self._sent[str(run_dir)]
+                return self._send(run_dir)
+        except RecordError as error:
+            self.left_out.add(str(error))
+        except Exception as error:
+            if self.must_stop(error):
+                raise
+            why = f"{type(error).__name__}: {sending.reason(error)}"
+            self.left_out.add(os.path.relpath(run_dir, self._root), {why: 1})
+        return False
+
+    def _send(self, run_dir: Path) -> bool:
+        """Send what is new of one run; returns whether there was anything.
+
+        Raises:
+            GoneError: it was deleted in MLflow.
+        """
+        stamp, key = _stamp(run_dir), str(run_dir)
         record = records.read(run_dir)
-        status = records.shown_status(run_dir, record)
-        key = str(run_dir)
-        over = STATUS[status] not in ("RUNNING", "SCHEDULED")
+        status = STATUS[records.shown_status(run_dir, record)]
+        is_over = status not in ("RUNNING", "SCHEDULED")
         sent = self._sent.get(key)
-        if sent is not None and over and not sent.ended and self._holds_overtaken(sent, run_dir):
+        if sent is not None and is_over and not sent.ended and _holds_overtaken(sent, run_dir):
             # MLflow forgets no single value: what was done again is shown as done once by a page made anew.
             self.client.delete_run(sent.mlflow_id)
             sent = None
         if sent is None:
             sent = self._sent[key] = self._run(record, run_dir)
-        news = self._send_metrics(sent, run_dir)
-        if sent.stamp != stamp:
-            self._send_tags(sent, record)
-            news = True
-        if over:
-            if not sent.ended or sent.stamp != stamp:
-                self._artifacts(sent.mlflow_id, run_dir)
-                self.client.set_terminated(sent.mlflow_id, STATUS[status], end_time=_milliseconds(record.ended))
-                news = True
-            sent.ended = True
-        elif sent.stamp != stamp:
-            self.client.update_run(sent.mlflow_id, status=STATUS[status])
-            sent.ended = False
-        sent.stamp = stamp
-        return int(news)
+        run = ShownRun(self.client, sent, record, run_dir, self.must_stop, self._save_in_time)
+        is_new, ends = sent.stamp != stamp, is_over and not sent.ended
+        before, had = sent.offset, dict(sent.left_out)
+        run.part("its parameters", run.add_params)
+        run.part("its metrics", run.add_metrics)
+        if is_new:
+            run.part("its tags", run.add_tags)
+        run.part("its values", run.flush)
+        if (is_new or ends) and (is_over or self._local):
+            run.part("its files", lambda: run.send_files(self._link(sent.mlflow_id)))
+        if is_new or ends:
+            run.part("its status", lambda: run.send_status(status, is_over))
+        if sent.left_out != had:
+            run.part("what is left out", run.tell_left_out)
+        new = {what: count - had.get(what, 0) for what, count in sent.left_out.items() if count != had.get(what, 0)}
+        self.left_out.add(f"run {record.id} ({os.path.relpath(run_dir, self._root)})", {**new, **run.failed})
+        sent.ended = is_over
+        sent.stamp = "" if run.failed else stamp  # what failed is tried again
+        return is_new or ends or sent.offset != before
+
+    def _link(self, mlflow_id: str) -> Path | None:
+        """Where MLflow's own database looks for a run's files."""
+        return self._artifacts / mlflow_id / "artifacts" if self._local else None
+
+    @property
+    def _artifacts(self) -> Path:
+        return store.state_folder(self._root) / "mlruns"
 
     def _run(self, record: Record, run_dir: Path) -> Sent:
         """The run as MLflow has it; made there if it is not, by one process only."""
         with tracking.making(self._root):
             experiment = self._experiment(record.name)
-            found = self.client.search_runs([experiment], f"tags.`labrun.id` = '{record.id}'", max_results=1)
-            mlflow_id = str(found[0].info.run_id) if found else self._create(record, run_dir, experiment)
-        if not found:
-            self._send_params(mlflow_id, record.config)
-            self._artifacts(mlflow_id, run_dir)
-        return Sent(mlflow_id, experiment)
+            fresh = self._fresh.get(experiment)
+            is_new = fresh is not None and record.id not in fresh
+            if fresh is not None:
+                fresh.add(record.id)
+            found = None if is_new else self._found(experiment, record, run_dir)
+            return Sent(found or self._create(record, run_dir, experiment), experiment)
+
+    def _found(self, experiment: str, record: Record, run_dir: Path) -> str | None:
+        """The run in MLflow: of this folder, or moved here. If its folder is still there, this one is a copy."""
+        wanted, folder = f"tags.`labrun.id` = '{names.identity(record.id)}'", names.text(run_dir)
+        runs = self.client.search_runs([experiment], wanted, max_results=1000)
+        there = {str(run.data.tags.get("labrun.folder")): str(run.info.run_id) for run in runs}
+        if folder in there:
+            return there[folder]
+        others = set(self._folders.values()) if there else set()
+        moved = next((mlflow_id for other, mlflow_id in there.items() if other not in others), None)
+        if moved is not None:
+            self.client.set_tag(moved, "labrun.folder", folder)
+        return moved
 
     def _create(self, record: Record, run_dir: Path, experiment: str) -> str:
-        tags = {"labrun.id": record.id, "labrun.folder": str(run_dir), "mlflow.source.name": record.command}
-        run = self.client.create_run(
-            experiment, start_time=_milliseconds(record.started or record.created), tags=tags,
-            run_name=f"{run_dir.parent.name}/{run_dir.name}" if record.sweep else run_dir.name,
-        )  # fmt: skip
+        tags = {
+            "labrun.id": names.identity(record.id),
+            "labrun.folder": names.text(run_dir),
+            "mlflow.source.name": names.text(record.command),
+        }
+        name = f"{run_dir.parent.name}/{run_dir.name}" if record.sweep else run_dir.name
+        start = shown_run.milliseconds(record.started or record.created)
+        run = self.client.create_run(experiment, start_time=start, tags=tags, run_name=names.text(name))
         return str(run.info.run_id)
 
     def _experiment(self, name: str) -> str:
         if name not in self._experiments:
-            found = self.client.get_experiment_by_name(name)
-            location = None if not self._local else (store.state_folder(self._root) / "mlruns").as_uri()
+            wanted = names.experiment(name)
+            found = self.client.get_experiment_by_name(wanted)
             if found and found.lifecycle_stage != "active":
                 self.client.restore_experiment(found.experiment_id)
-            self._experiments[name] = (
-                found.experiment_id
-                if found
-                else self.client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS)
-            )
+            location = self._artifacts.as_uri() if self._local else None
+            tags = EXPERIMENT_TAGS | ({} if wanted == name else {names.ORIGINAL_EXPERIMENT: names.text(name)})
+            made = str(found.experiment_id if found else self.client.create_experiment(wanted, location, tags))
+            if not found and self._local:  # nobody else makes runs there
+                self._fresh[made] = set()
+            self._experiments[name] = made
         return self._experiments[name]
 
-    def _send_params(self, mlflow_id: str, config: Mapping[str, Any]) -> None:
-        from mlflow.entities import Param
+    def _take_away(self) -> None:
+        """Delete in MLflow what was removed here since it was last done."""
+        removed, end = removing.noted(self._root, self._removed)
+        for run_id, folder in removed:
+            if folder in self._folders:  # it came back
+                continue
+            sent = self._sent.pop(folder, None)
+            for mlflow_id in [sent.mlflow_id] if sent else self._of(run_id, folder):
+                try:
+                    self.client.delete_run(mlflow_id)
+                except Exception as error:
+                    if self.must_stop(error):
+                        raise
+        if end != self._removed:
+            self._removed = end
+            self._save()
 
-        params = [Param(tracking.allowed(key), value[:VALUE_LENGTH]) for key, value in tracking.flat(config)]
-        for start in range(0, len(params), PARAMS_PER_CALL):
-            self.client.log_batch(mlflow_id, params=params[start : start + PARAMS_PER_CALL])
+    def _of(self, run_id: str, folder: str) -> list[str]:
+        experiments = [one.experiment_id for one in self.client.search_experiments()]
+        runs = self.client.search_runs(experiments, f"tags.`labrun.id` = '{names.identity(run_id)}'")
+        return [str(run.info.run_id) for run in runs if run.data.tags.get("labrun.folder") == names.text(folder)]
 
-    def _send_tags(self, sent: Sent, record: Record) -> None:
-        from mlflow.entities import RunTag
-
-        tags = dict(record.tags)
-        if record.notes:
-            tags["mlflow.note.content"] = record.notes
-        if record.git:
-            tags["mlflow.source.git.commit"] = record.git["commit"]
-        for entry in record.data:
-            tags[f"labrun.data.{entry['name']}"] = entry["digest"]
-        if record.error:
-            tags["labrun.error"] = f"{record.error['type']}: {record.error['message']}"[:VALUE_LENGTH]
-        named = {tracking.allowed(key): value for key, value in tags.items()}
-        self.client.log_batch(sent.mlflow_id, tags=[RunTag(key, value) for key, value in named.items()])
-        for gone in set(sent.tags) - set(named):
-            self.client.delete_tag(sent.mlflow_id, gone)
-        sent.tags = sorted(named)
-
-    def _send_metrics(self, sent: Sent, run_dir: Path) -> bool:
-        from mlflow.entities import Metric
-
-        try:
-            with open(run_dir / context.METRICS_FILE, "rb") as file:
-                file.seek(sent.offset)
-                data = file.read()
-        except OSError:
-            return False
-        whole = data[: data.rfind(b"\n") + 1]
-        if not whole:
-            return False
-        lines = _lines(whole)
-        if any(line.get("attempt", 1) > 1 for line in lines):
-            counted = {_mark(line) for line in context.read_metrics(run_dir)}
-            lines = [line for line in lines if _mark(line) in counted]
-        metrics = []
-        for line in lines:
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                metrics.append(
-                    Metric(
-                        tracking.allowed(line["name"]),
-                        float(line["value"]),
-                        int(line["time"] * 1000),
-                        int(line["step"]),
-                    )
-                )
-        for start in range(0, len(metrics), BATCH):
-            self.client.log_batch(sent.mlflow_id, metrics=metrics[start : start + BATCH])
-        sent.offset += len(whole)
-        return True
-
-    def _holds_overtaken(self, sent: Sent, run_dir: Path) -> bool:
-        """Whether values were sent that a newer attempt has overtaken since."""
-        counted = context.read_metrics(run_dir)
-        if all(line.get("attempt", 1) == 1 for line in counted):
-            return False
-        try:
-            with open(run_dir / context.METRICS_FILE, "rb") as file:
-                had = _lines(file.read(sent.offset))
-        except OSError:
-            return False
-        return not {_mark(line) for line in had} <= {_mark(line) for line in counted}
-
-    def _artifacts(self, mlflow_id: str, run_dir: Path) -> None:
-        """Show the run's `outputs/`: by a link where MLflow keeps files on this machine, else by sending them."""
-        outputs = RunPaths(run_dir).outputs
-        if not self._local:
-            if outputs.is_dir():
-                self.client.log_artifacts(mlflow_id, str(outputs))
-            return
-        link = store.state_folder(self._root) / "mlruns" / mlflow_id / "artifacts"
-        link.parent.mkdir(parents=True, exist_ok=True)
-        if not link.is_symlink():
-            link.symlink_to(os.path.relpath(outputs, link.parent), target_is_directory=True)
-
-    def _load(self) -> dict[str, Sent]:
-        try:
+    def _load(self) -> None:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             content = json.loads(self._notes.read_text(encoding="utf-8"))
-            if content["uri"] == self.uri and content["database"] == self.identity():
-                return {key: Sent(**value) for key, value in content["runs"].items()}
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
-        return {}
+            if content["uri"] == self.uri and content["database"] == self.identity:
+                self._sent = {key: Sent(**value) for key, value in content["runs"].items()}
+                self._removed = int(content["removed"])
+
+    def _save_in_time(self) -> None:
+        """Note what was sent, if that was last done some time ago: an interrupted sync does not begin anew."""
+        if time.monotonic() - self._saved > SAVE_S:
+            self._save()
 
     def _save(self) -> None:
         content = {
             "uri": self.uri,
-            "database": self.identity(),
+            "database": self.identity,
+            "removed": self._removed,
             "runs": {key: asdict(value) for key, value in self._sent.items()},
         }
-        records.replace_text(self._notes, json.dumps(content))
+        records.replace_text(self._notes, json.dumps(content), to_disk=False)
+        self._saved = time.monotonic()
 
-    def identity(self) -> int:
-        """Tells a database from the one that was deleted before it."""
+    def _created(self) -> int:
         found = self.client.get_experiment_by_name("Default")
         return int(found.creation_time or 0) if found else 0
+
+
+def _holds_overtaken(sent: Sent, run_dir: Path) -> bool:
+    """Whether values were sent that a newer attempt has overtaken since."""
+    counted = context.read_metrics(run_dir)
+    if all(line["attempt"] == 1 for line in counted):
+        return False
+    there = {shown_run.mark(line) for line in counted}
+    with shown_run.opened_metrics(run_dir) as file:
+        for text, end in shown_run.whole_lines(file):
+            line = context.metric(text) if text is not None and end <= sent.offset else None
+            if line is not None and shown_run.mark(line) not in there:
+                return True
+    return False
 
 
 def _identity_of(uri: str) -> tuple[int, int]:
@@ -314,22 +334,3 @@ def _stamp(run_dir: Path) -> str:
         except OSError:
             found.append("0")
     return ":".join(found)
-
-
-def _lines(data: bytes) -> list[dict[str, Any]]:
-    found = []
-    for text in data.splitlines():
-        with contextlib.suppress(ValueError):
-            line = json.loads(text)
-            if isinstance(line, dict):
-                found.append(line)
-    return found
-
-
-def _mark(line: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What tells a value from all others of its run; NaN is no number, and equals nothing."""
-    return (line.get("name"), line.get("step"), line.get("time"), line.get("attempt", 1))
-
-
-def _milliseconds(time_text: str | None) -> int | None:
-    return None if time_text is None else int(datetime.fromisoformat(time_text).timestamp() * 1000)

@@ -410,9 +410,12 @@ def process_lives(process: dict[str, Any] | None) -> bool | None:
         return None
     if process.get("boot_id") != boot_id():
         return False
-    recorded = float(process.get("start_time") or 0)
+    try:
+        pid, recorded = int(process["pid"]), float(process.get("start_time") or 0)
+    except (KeyError, TypeError, ValueError):
+        return None
     # Records of before labrun 0.2 have seconds since the epoch everywhere.
-    start = (process_start if recorded < 1e8 else _process_start_by_clock)(int(process["pid"]))
+    start = (process_start if recorded < 1e8 else _process_start_by_clock)(pid)
     return start is not None and abs(start - recorded) < 0.05
 
 
@@ -433,7 +436,7 @@ def shown_status(
     lives = process_lives(record.process)
     age = heartbeat_age_s(run_dir)
     if record.job is not None:
-        gone = job_is_gone(str(record.job["id"])) if job_is_gone is not None else None
+        gone = job_is_gone(str(record.job.get("id"))) if job_is_gone is not None else None
         if gone and not lives:
             return LOST
         if record.status == PREEMPTED:

@@ -1,9 +1,10 @@
 """Registered models: versions of a run's files under a name, kept in the workspace and shown by MLflow's registry.
 
 A version's files are copied to `outputs/.labrun/models/<name>/<number>/`, an MLflow model directory, so that it
-outlives its run. The order is: the folder, whole and in place; the journal's line (see `labrun.runs.journal`); MLflow.
-A kill in between leaves a folder that no line names, which the next registration replaces, or a line that MLflow has
-not heard of, which `labrun.runs.restoring` tells it. Numbers are given under a lock.
+outlives its run. The order is: the folder, whole and in place; then the journal's line (see `labrun.runs.journal`).
+A kill in between leaves a folder that no line names, which the next registration replaces. Numbers are given under a
+lock. MLflow is told when somebody looks (see `labrun.runs.restoring`), and nothing here imports it, but for models of
+runs that have a server of their own: that one gives the numbers, and is told at once.
 """
 
 from __future__ import annotations
@@ -16,39 +17,30 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from labrun.errors import ConfigError, CorruptDataError, MissingDataError, RecordError
-from labrun.runs import journal, restoring, tracking
+from labrun.runs import journal, model_folder, restoring, tracking
 from labrun.runs import record as records
-from labrun.runs.journal import Version, model_folder, registered_runs
+from labrun.runs.journal import Version
 from labrun.runs.record import Record
 
-__all__ = ["alias", "model_folder", "register", "registered_runs", "remove", "unalias"]
+if TYPE_CHECKING:
+    from labrun.runs.ingesting import Ingester
 
 CARD = "model.json"
-LOADER = "labrun.tasks.saved"
-"""The module whose `_load_pyfunc` MLflow calls; what it loads is checked, and nothing is unpickled unasked."""
 KINDS = {
     ".skops": "estimator", ".npz": "chainer", ".pkl": "pickle", ".pickle": "pickle", ".joblib": "pickle",
     ".pt": "tensors", ".pth": "tensors",
 }  # fmt: skip
 """What a file without a card of its own is, by its ending."""
-NEEDED = {
-    "estimator": ("scikit-learn", "skops"), "network": ("torch",), "chainer": ("torch",),
-    "pickle": ("scikit-learn", "joblib"),
-}  # fmt: skip
-KEY = "labrun.key"
+LOADABLE = frozenset({"estimator", "network", "chainer", "pickle"})
+"""Kinds that `labrun.load_model` makes a model of."""
 ONGOING = frozenset({records.QUEUED, records.RUNNING, records.PREEMPTED, records.UNREACHABLE})
 
 
 def register(
-    root: Path,
-    run_dir: Path,
-    name: str,
-    file: str | None = None,
-    tags: Mapping[str, str] | None = None,
-    columns: Mapping[str, bool] | None = None,
+    root: Path, run_dir: Path, name: str, file: str | None = None, tags: Mapping[str, str] | None = None
 ) -> tuple[Version, bool]:
     """Make a file of a run the next version of a registered model.
 
@@ -58,13 +50,12 @@ def register(
         name: the model's name.
         file: relative to the run's folder; None: the model that its card names.
         tags: of the version.
-        columns: of a table that the model takes: each column's name, and whether it holds numbers.
 
     Returns:
         The version, and whether it is new: the same file of the same run is registered once under a name.
 
     Raises:
-        ConfigError, RecordError, DataError: the name, the run or the file will not do; MLflow refused.
+        ConfigError, RecordError, DataError: the name, the run or the file will not do; the run's server refused.
     """
     journal.check_name(name)
     record = records.read(run_dir)
@@ -73,31 +64,42 @@ def register(
     source, card = described(run_dir, record, file)
     uri = tracking.address(root, record.config.get("tracking") or {})
     server = "" if uri == tracking.database_uri(root) else uri
-    with restoring.alone(root), tracking.told(uri):
+    with restoring.alone(root):
         known = _known(root, name, record, card["sha256"], server)
         if known is not None:
             return known, False
-        from labrun.runs.ingesting import Ingester
-
-        ingester = Ingester(root, uri)
-        restoring.restore(root, ingester, is_alone=True)
-        mlflow_run = ingester.one(run_dir)
-        base = journal.folder(root, name, 0).parent
-        base.mkdir(parents=True, exist_ok=True)
-        _tidy(root, name)
-        with tempfile.TemporaryDirectory(prefix=".new-", dir=base) as place:
-            files = _copy(source, card, Path(place) / "model")
-            _save(Path(place) / "model", Path(place) / "whole", card, record, columns)
-            key = f"{record.id}-{card['sha256']}"
-            number = _number(root, ingester, name, key, mlflow_run, Path(place) / "whole")
+        with contextlib.ExitStack() as stack:
+            there = stack.enter_context(_on_server(root, server)) if server else None
+            mlflow_run = there.one(run_dir) if there else ""
+            base = journal.folder(root, name, 0).parent
+            base.mkdir(parents=True, exist_ok=True)
+            _tidy(root, name)
+            whole = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".new-", dir=base))) / "whole"
+            files = _copy(source, card, whole / model_folder.DATA)
+            model_folder.describe(whole, card, record)
+            if there:
+                number = _number_there(there, name, f"{record.id}-{card['sha256']}", mlflow_run, whole)
+            else:
+                number = 1 + max(journal.read(root).highest.get(name, 0), restoring.highest_seen(root, name))
             version = Version(
                 name, number, record.id, record.name, source.relative_to(run_dir).as_posix(), files, server,
                 records.now(), mlflow_run, dict(record.metrics), _data(record), dict(tags or {}),
             )  # fmt: skip
-            _settle(Path(place) / "whole", journal.folder(root, name, number))
-        journal.add(root, version)
-        restoring.restore(root, ingester, is_alone=True)
+            _settle(whole, journal.folder(root, name, number))
+            journal.add(root, version)
     return version, True
+
+
+@contextlib.contextmanager
+def _on_server(root: Path, uri: str) -> Iterator[Ingester]:
+    """For a change of what a server has: first hear what was changed there, and tell it in the end."""
+    with tracking.told(uri):
+        from labrun.runs.ingesting import Ingester
+
+        ingester = Ingester(root, uri)
+        restoring.restore(root, ingester, is_alone=True)
+        yield ingester
+        restoring.restore(root, ingester, is_alone=True)
 
 
 def _known(root: Path, name: str, record: Record, sha256: str, server: str) -> Version | None:
@@ -171,66 +173,38 @@ def _data(record: Record) -> list[dict[str, Any]]:
 def _copy(source: Path, card: Mapping[str, Any], target: Path) -> dict[str, str]:
     """The file and its card, copied; the digest of each."""
     try:
-        target.mkdir()
+        target.mkdir(parents=True)
         shutil.copyfile(source, target / source.name)
         (target / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
-        raise RecordError(records.cannot_write(target.parent, error)) from error
+        raise RecordError(records.cannot_write(target, error)) from error
     files = {name: _digest(target / name) for name in (source.name, CARD)}
     if files[source.name] != card["sha256"]:
         raise RecordError(f"{source} changed while it was copied: register it when nothing writes to it any more")
     return files
 
 
-def _save(
-    model: Path, target: Path, card: Mapping[str, Any], record: Record, columns: Mapping[str, bool] | None
-) -> None:
-    """Make an MLflow model directory of it."""
-    import warnings
-
-    from mlflow.pyfunc import save_model
-
-    installed = {**records.installed_packages(), **record.packages}
-    needed = ["labrun", "numpy", "pandas", *NEEDED.get(str(card["kind"]), ())]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        save_model(
-            path=str(target), loader_module=LOADER, data_path=str(model), signature=_signature(card, columns),
-            pip_requirements=[f"{name}=={installed[name]}" for name in needed if name in installed],
-            metadata={"labrun.run": record.id, "labrun.experiment": record.name, "labrun.sha256": card["sha256"]},
-        )  # fmt: skip
-
-
-def _signature(card: Mapping[str, Any], columns: Mapping[str, bool] | None) -> Any:
-    """What the model takes: stored values, as they are in the data set, unscaled."""
-    import numpy as np
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema, TensorSpec
-    from mlflow.types.schema import AnyType
-
-    if columns:
-        # MLflow takes no whole numbers for a column of doubles; any number will do here.
-        kinds = {True: AnyType(), False: "string"}
-        taken = [ColSpec(kinds[number], name, required=False) for name, number in columns.items()]
-        return ModelSignature(Schema(taken))
-    shape = card.get("input_shape") or [-1]
-    return ModelSignature(Schema([TensorSpec(np.dtype(np.float64), (-1, *map(int, shape)))]))
-
-
-def _number(root: Path, ingester: Any, name: str, key: str, mlflow_run: str, whole: Path) -> int:
-    """The next number: in the workspace's own registry ours to give, on a server the server's."""
-    client = ingester.client
-    restoring.ensure_model(client, name)
-    found = client.search_model_versions(f"name='{name}'")
-    if tracking.is_database(ingester.uri):
-        return 1 + max([journal.read(root).highest.get(name, 0), *(int(one.version) for one in found)])
-    for one in found:  # made by a registration that was killed before its line was written
-        if one.tags.get(KEY) == key:
+def _number_there(there: Ingester, name: str, key: str, mlflow_run: str, whole: Path) -> int:
+    """The number that a server gives to a version."""
+    client = there.client
+    _ensure_model(client, name)
+    for one in client.search_model_versions(f"name='{name}'"):
+        if one.tags.get(restoring.KEY) == key:  # made by a registration that was killed before its line was written
             return int(one.version)
     below = f"registered/{name}/{key}"
     client.log_artifacts(mlflow_run, str(whole), below)
     source = f"{client.get_run(mlflow_run).info.artifact_uri}/{below}"
-    return int(client.create_model_version(name, source, mlflow_run, tags={KEY: key}).version)
+    return int(client.create_model_version(name, source, mlflow_run, tags={restoring.KEY: key}).version)
+
+
+def _ensure_model(client: Any, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
 
 
 def _settle(whole: Path, target: Path) -> None:
@@ -295,14 +269,17 @@ def remove(root: Path, versions: list[Version]) -> None:
             base.rmdir()
 
 
+def is_loadable(root: Path, version: Version) -> bool:
+    """Whether `labrun.load_model` can make a model of a version, by its card."""
+    try:
+        card = json.loads((journal.content(root, version) / CARD).read_text(encoding="utf-8"))
+        return card["kind"] in LOADABLE
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 @contextlib.contextmanager
 def _changing(root: Path, version: Version) -> Iterator[None]:
-    """Alone: first hear what was changed in MLflow, then change the journal, then tell MLflow."""
-    from labrun.runs.ingesting import Ingester
-
-    uri = restoring.kept_at(root, version)
-    with restoring.alone(root), tracking.told(uri):
-        ingester = Ingester(root, uri)
-        restoring.restore(root, ingester, is_alone=True)
+    """Alone; where a server has the model, with what was changed there, and with word of it."""
+    with restoring.alone(root), _on_server(root, version.uri) if version.uri else contextlib.nullcontext():
         yield
-        restoring.restore(root, ingester, is_alone=True)

@@ -6,6 +6,8 @@ next clean-up takes.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shutil
 import time
@@ -105,6 +107,44 @@ def remove(root: Path, run_dir: Path) -> None:
         parent = parent.parent
     if not any(parent.iterdir()):
         parent.rmdir()
+
+
+def note(root: Path, gone: Sequence[tuple[str, Path]]) -> None:
+    """Remember runs that were removed, for whoever shows them elsewhere: see `noted`.
+
+    Args:
+        root: the workspace.
+        gone: the id and the folder of each.
+    """
+    lines = "".join(json.dumps({"id": run_id, "folder": str(folder)}) + "\n" for run_id, folder in gone)
+    with contextlib.suppress(OSError), open(_notes(root), "ab") as file:  # the folders are gone all the same
+        file.write(lines.encode())
+
+
+def noted(root: Path, offset: int) -> tuple[list[tuple[str, str]], int]:
+    """The runs that were removed since, the id and the folder of each, and how far the notes go.
+
+    Args:
+        root: the workspace.
+        offset: how far the notes went the last time.
+    """
+    try:
+        with open(_notes(root), "rb") as file:
+            file.seek(offset)
+            data = file.read()
+    except OSError:
+        return [], offset
+    whole = data[: data.rfind(b"\n") + 1]
+    found = []
+    for text in whole.splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            line = json.loads(text)
+            found.append((str(line["id"]), str(line["folder"])))
+    return found, offset + len(whole)
+
+
+def _notes(root: Path) -> Path:
+    return store.state_folder(root) / "removed.jsonl"
 
 
 def _take_away(folder: Path) -> None:

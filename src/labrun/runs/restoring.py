@@ -1,25 +1,32 @@
-"""Making MLflow's model registry what the journal says: after each change of ours, and anew where it was lost.
+"""Making MLflow's model registry what the journal says, when somebody looks; anew where it was lost.
 
-What people change in MLflow's pages comes back: an alias set, moved or removed there is a line in the journal. What
-they delete there is not: a model is removed with `lab models rm`.
+What people change in MLflow's pages comes back: an alias set, moved or removed there is a line in the journal, unless
+the journal has changed it since, too. What they delete there is not: a model is removed with `lab models rm`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from labrun.errors import RecordError
-from labrun.runs import journal, store, tracking
+from labrun.runs import journal, sending, store, tracking
+from labrun.runs import mlflow_names as names
 from labrun.runs import record as records
-from labrun.runs.journal import Version
+from labrun.runs.journal import Shelf, Version
+
+if TYPE_CHECKING:
+    from labrun.runs.ingesting import Ingester
 
 PLACEHOLDER = "labrun.placeholder"
 """A tag of versions that are made only for the numbers after them, and of a version that is being made."""
+KEY = "labrun.key"
+"""A tag of versions on a server: the run and the file's digest."""
+RUN = "labrun.run"
 
 
 @contextlib.contextmanager
@@ -42,183 +49,253 @@ def kept_at(root: Path, version: Version) -> str:
     return version.uri or tracking.database_uri(root)
 
 
-def restore_if_lost(root: Path) -> None:
-    """Where models are registered and MLflow's database is gone, make it anew with all of them.
+@dataclass
+class _Model:
+    """What MLflow was told of a model last, so that what differs then was changed there since, or in the journal."""
 
-    Raises:
-        RecordError: it cannot be made.
-    """
-    if not tracking.database_path(root).exists() and journal.path(root).exists():
-        from labrun.runs.ingesting import Ingester
-
-        uri = tracking.database_uri(root)
-        with tracking.told(uri):
-            restore(root, Ingester(root, uri))
-
-
-def restore(root: Path, ingester: Any, is_alone: bool = False) -> None:
-    """Make MLflow's registry what the journal says: versions with their numbers, aliases, removals.
-
-    Args:
-        root: the workspace.
-        ingester: connected to the database or server in question.
-        is_alone: the caller holds the lock.
-    """
-    if not journal.path(root).exists():
-        return
-    with contextlib.nullcontext() if is_alone else alone(root):
-        shelf = journal.read(root)
-        told = _Told.load(root, ingester)
-        if told.size == journal.path(root).stat().st_size and _adopt(root, ingester, shelf):
-            shelf = journal.read(root)
-        for name in shelf.highest:
-            _restore_model(root, ingester, shelf, name, told.lost.setdefault(name, []))
-        told.size = journal.path(root).stat().st_size
-        told.save(root)
+    versions: list[int] = field(default_factory=list)
+    aliases: dict[str, int] = field(default_factory=dict)
+    highest: int = 0
+    """Of all numbers that were seen there."""
 
 
 @dataclass
 class _Told:
-    """What MLflow was told last, so that what differs then was changed in MLflow since."""
+    """What MLflow was told last."""
 
     database: str
     size: int = -1
     """Of the journal."""
-    lost: dict[str, list[int]] = field(default_factory=dict)
-    """Versions that someone deleted in MLflow: their numbers cannot be given again there."""
+    seen: dict[str, Any] = field(default_factory=dict)
+    """What MLflow's registry was like then, in short."""
+    models: dict[str, _Model] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, root: Path, ingester: Any) -> _Told:
-        database = f"{ingester.uri} {ingester.identity()}"
+    def load(cls, root: Path, uri: str, database: str) -> _Told:
         try:
-            content = json.loads(_told(root).read_text(encoding="utf-8"))
-            return cls(**content) if content["database"] == database else cls(database)
-        except (OSError, ValueError, KeyError, TypeError):
+            content = json.loads(tracking.kept(root, "registry.told", uri).read_text(encoding="utf-8"))
+            models = {name: _Model(**one) for name, one in content.pop("models").items()}
+            found = cls(**content, models=models)
+            return found if database in (found.database, "") else cls(database)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return cls(database)
 
-    def save(self, root: Path) -> None:
-        text = json.dumps(asdict(self))
-        if not _told(root).exists() or _told(root).read_text(encoding="utf-8") != text:
-            records.replace_text(_told(root), text)
+    def save(self, root: Path, uri: str) -> None:
+        records.replace_text(tracking.kept(root, "registry.told", uri), json.dumps(asdict(self)))
 
 
-def _told(root: Path) -> Path:
-    return store.state_folder(root) / "registry.told.json"
+def highest_seen(root: Path, name: str) -> int:
+    """The highest number that a model's versions had in MLflow's own database when somebody last looked."""
+    told = _Told.load(root, tracking.database_uri(root), "")
+    return told.models[name].highest if name in told.models else 0
 
 
-def _kept_there(root: Path, ingester: Any, shelf: journal.Shelf, name: str) -> dict[int, Version]:
-    versions = shelf.versions.get(name, {})
-    return {number: one for number, one in versions.items() if kept_at(root, one) == ingester.uri}
+def restore(root: Path, ingester: Ingester, is_alone: bool = False) -> None:
+    """Make MLflow's registry what the journal says: versions with their numbers, aliases, removals.
 
-
-def _adopt(root: Path, ingester: Any, shelf: journal.Shelf) -> bool:
-    """Take over aliases that someone set, moved or removed in MLflow's pages; whether there were any."""
-    found = False
-    models = {one.name: one for one in ingester.client.search_registered_models(max_results=1000)}
-    for name, aliases in shelf.aliases.items():
-        own = _kept_there(root, ingester, shelf, name)
-        if not own or name not in models:
-            continue
-        present = {alias: int(number) for alias, number in models[name].aliases.items()}
-        for alias, number in present.items():
-            if number in own and aliases.get(alias) != number:
-                journal.append(root, journal.ALIASED, name, number, alias=alias)
-                found = True
-        for alias in set(aliases) - set(present):
-            journal.append(root, journal.UNALIASED, name, aliases[alias], alias=alias)
-            found = True
-    return found
-
-
-def _restore_model(root: Path, ingester: Any, shelf: journal.Shelf, name: str, lost: list[int]) -> None:
-    client, is_ours = ingester.client, tracking.is_database(ingester.uri)
-    own = _kept_there(root, ingester, shelf, name)
-    gone = {n for n, uri in shelf.removed.get(name, {}).items() if (uri or tracking.database_uri(root)) == ingester.uri}
-    if not own and is_ours:
-        _delete_model(client, name)
-        return
-    if not own and not gone:
-        return
-    ensure_model(client, name)
-    there = {int(one.version): one for one in client.search_model_versions(f"name='{name}'")}
-    for number in sorted(own):
-        if number not in there and number not in lost and is_ours:
-            if not _create(root, ingester, own[number], max(there, default=0)):
-                lost.append(number)
-                continue
-        elif number in there and there[number].tags.get("labrun.run") != own[number].run:
-            _set_tags(client, own[number])
-        there.setdefault(number, None)
-    for number, one in there.items():
-        if one is not None and (number in gone or PLACEHOLDER in one.tags):
-            if number in own:
-                client.delete_model_version_tag(name, str(number), PLACEHOLDER)
-            else:
-                client.delete_model_version(name, str(number))
-    present = {alias: int(number) for alias, number in client.get_registered_model(name).aliases.items()}
-    for alias, number in shelf.aliases.get(name, {}).items():
-        if number in own and number in there and present.get(alias) != number:
-            client.set_registered_model_alias(name, alias, str(number))
-    for alias in shelf.unaliased.get(name, set()) & set(present):
-        client.delete_registered_model_alias(name, alias)
-
-
-def _create(root: Path, ingester: Any, version: Version, highest: int) -> bool:
-    """Make a version in the workspace's own registry, under its number; whether that could be.
-
-    MLflow counts up: numbers before it that are removed are made and deleted, and one that is behind what is there
-    was deleted in MLflow, by someone, and cannot come back.
+    Args:
+        root: the workspace.
+        ingester: connected to the database or server in question; what is not shown there is added to its `left_out`.
+        is_alone: the caller holds the lock.
     """
-    if version.number < highest:
-        return False
+    if not journal.path(root).exists():
+        return
+    is_ours = tracking.is_database(ingester.uri)
+    # Nobody who registers waits for a database of ours; a server is asked by them, too.
+    with contextlib.nullcontext() if is_alone or is_ours else alone(root):
+        _restore(root, ingester, is_alone or not is_ours)
+
+
+def _restore(root: Path, ingester: Ingester, is_alone: bool) -> None:
+    size, shelf = journal.path(root).stat().st_size, journal.read(root)
+    told = _Told.load(root, ingester.uri, f"{ingester.uri} {ingester.identity}")
+    models = _models(ingester.client)
+    if told.size == size and told.seen == _in_short(models):
+        return
     runs = {record.id: run_dir for run_dir, record in store.listing(root).runs}
-    mlflow_run = ingester.one(runs[version.run]) if version.run in runs else None
-    source = journal.folder(root, version.name, version.number).as_uri()
-    number = 0
-    while number < version.number:
-        made = ingester.client.create_model_version(
-            version.name, source, mlflow_run, tags={**_tags(version), PLACEHOLDER: "yes"}
-        )
-        number = int(made.version)
-        if number != version.number:
-            ingester.client.delete_model_version(version.name, made.version)
-    if number == version.number:
-        ingester.client.delete_model_version_tag(version.name, str(number), PLACEHOLDER)
-    return number == version.number
+    for name in shelf.highest:
+        try:
+            side = _Side(root, ingester, shelf, name, models.get(name), told.models.get(name), runs, is_alone)
+            told.models[name] = side.restore()
+        except Exception as error:
+            if ingester.must_stop(error):
+                raise
+            ingester.left_out.add(f"model {name}", {f"{type(error).__name__}: {sending.reason(error)}": 1})
+    told.size, told.seen = size, _in_short(_models(ingester.client))
+    told.save(root, ingester.uri)
+
+
+def _models(client: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    token = None
+    while True:
+        page = client.search_registered_models(max_results=1000, page_token=token)
+        found |= {one.name: one for one in page}
+        token = page.token
+        if not token:
+            return found
+
+
+def _in_short(models: Mapping[str, Any]) -> dict[str, Any]:
+    """Changes when a version comes or goes, or an alias."""
+    return {
+        name: [one.last_updated_timestamp, {alias: str(number) for alias, number in one.aliases.items()}]
+        for name, one in models.items()
+    }
+
+
+class _Side:
+    """One model, in the journal and in MLflow.
+
+    Args:
+        root: the workspace.
+        ingester: connected to MLflow.
+        shelf: what the journal says.
+        name: the model's.
+        model: as MLflow has it; None: it has not.
+        told: what MLflow was told last; None: nothing.
+        runs: the workspace's, by id.
+        is_alone: whether the journal's lock is held.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        ingester: Ingester,
+        shelf: Shelf,
+        name: str,
+        model: Any,
+        told: _Model | None,
+        runs: Mapping[str, Path],
+        is_alone: bool,
+    ) -> None:
+        self._root, self._ingester, self._client = root, ingester, ingester.client
+        self._name, self._shelf, self._model, self._told = name, shelf, model, told
+        self._runs, self._is_alone = runs, is_alone
+        self._is_ours = tracking.is_database(ingester.uri)
+        versions = shelf.versions.get(name, {})
+        self._own = {n: one for n, one in versions.items() if kept_at(root, one) == ingester.uri}
+        removed = shelf.removed.get(name, {})
+        self._gone = {n for n, uri in removed.items() if (uri or tracking.database_uri(root)) == ingester.uri}
+        self._there: dict[int, Any] = {}
+        """MLflow's versions that are labrun's."""
+        self._others: set[int] = set()
+        """Numbers of versions that people have made there."""
+
+    def restore(self) -> _Model:
+        """Make MLflow's side what the journal says; returns what it was told."""
+        if self._model is not None:
+            for one in self._client.search_model_versions(f"name='{self._name}'"):
+                if {RUN, PLACEHOLDER, KEY} & set(one.tags):
+                    self._there[int(one.version)] = one
+                else:
+                    self._others.add(int(one.version))
+        highest = max([0, self._told.highest if self._told else 0, *self._there, *self._others])
+        self._remove()
+        for number in sorted(self._own):
+            self._show(number)
+        aliases = self._settle_aliases() if self._model is not None else {}
+        return _Model(sorted(self._own), aliases, max([highest, *self._there]))
+
+    def _remove(self) -> None:
+        """Take away what was removed, and what was made only for the numbers after it."""
+        for number, one in list(self._there.items()):
+            if number in self._own and PLACEHOLDER in one.tags:
+                self._client.delete_model_version_tag(self._name, str(number), PLACEHOLDER)
+            elif number not in self._own and (number in self._gone or PLACEHOLDER in one.tags):
+                self._client.delete_model_version(self._name, str(number))
+                del self._there[number]
+        if self._model is not None and self._is_ours and not (self._own or self._there or self._others):
+            self._client.delete_registered_model(self._name)
+            self._model = None
+
+    def _show(self, number: int) -> None:
+        version = self._own[number]
+        if number in self._there:
+            if self._there[number].tags.get(RUN) != version.run:
+                for key, value in _tags(version).items():
+                    self._client.set_model_version_tag(self._name, str(number), key, value)
+        elif number in self._others:
+            self._left_out(version, "there is another version of that number, which is not labrun's")
+        elif self._is_ours and number not in (self._told.versions if self._told else []):
+            self._make(version)
+
+    def _left_out(self, version: Version, why: str) -> None:
+        self._ingester.left_out.add(f"model {version.title}", {why: 1})
+
+    def _make(self, version: Version) -> None:
+        """Make a version in the workspace's own registry, under its number.
+
+        MLflow counts up: numbers before it that are removed are made and deleted, and one that is behind what was
+        there cannot be made.
+        """
+        if self._model is None:
+            self._model = self._client.create_registered_model(self._name)
+        source = journal.folder(self._root, version.name, version.number).as_uri()
+        tags, run, number = {**_tags(version), PLACEHOLDER: "yes"}, self._run(version), 0
+        if version.number > max([0, *self._there, *self._others]):
+            while number < version.number:
+                made = self._client.create_model_version(self._name, source, run, tags=tags)
+                number = int(made.version)
+                if number == version.number:
+                    self._there[number] = made
+                else:
+                    self._client.delete_model_version(self._name, made.version)
+        if number == version.number:
+            self._client.delete_model_version_tag(self._name, str(number), PLACEHOLDER)
+        else:
+            self._left_out(version, "versions after it were made there before, and MLflow only counts up")
+
+    def _run(self, version: Version) -> str | None:
+        """MLflow's id of the run that a version was made of; None where it is not there."""
+        if version.run not in self._runs:
+            return None
+        try:
+            return self._ingester.one(self._runs[version.run])
+        except Exception as error:
+            if self._ingester.must_stop(error):
+                raise
+            return None
+
+    def _settle_aliases(self) -> dict[str, int]:
+        """Have aliases mean the same on both sides; returns what they mean."""
+        with contextlib.nullcontext() if self._is_alone else alone(self._root):
+            ours = dict(journal.read(self._root).aliases.get(self._name, {}))
+            there = self._client.get_registered_model(self._name).aliases
+            theirs = {alias: int(number) for alias, number in there.items()}
+            before = self._told.aliases if self._told else {}
+            for alias in sorted({*ours, *theirs, *before}):
+                self._settle(alias, ours, theirs, before.get(alias))
+        return {alias: number for alias, number in ours.items() if number in self._there}
+
+    def _settle(self, alias: str, ours: dict[str, int], theirs: Mapping[str, int], before: int | None) -> None:
+        mine, other = ours.get(alias), theirs.get(alias)
+        is_taken_away = self._told is None and alias in self._shelf.unaliased.get(self._name, set())
+        if mine == other:
+            return
+        if mine == before and not is_taken_away:  # changed only there
+            if other in self._own and other in self._there:
+                ours[alias] = other
+                journal.append(self._root, journal.ALIASED, self._name, other, alias=alias)
+            elif mine is not None and (other is not None or mine in self._there):  # else its version was deleted
+                del ours[alias]
+                journal.append(self._root, journal.UNALIASED, self._name, mine, alias=alias)
+        elif mine is not None and mine in self._there:
+            self._client.set_registered_model_alias(self._name, alias, str(mine))
+        elif mine is None and (before is not None or is_taken_away) and other in self._there:
+            self._client.delete_registered_model_alias(self._name, alias)
 
 
 def _tags(version: Version) -> dict[str, str]:
     """What MLflow's page of a version shows."""
-    tags = {"labrun.run": version.run, "labrun.experiment": version.experiment, "labrun.file": version.file}
+    tags = {RUN: version.run, "labrun.experiment": version.experiment, "labrun.file": version.file}
     tags |= {"labrun.sha256": version.sha256}
     for entry in version.data:
         kind = entry.get("asset") or entry.get("name") or entry.get("input") or "data"
-        tags[f"data.{kind}"] = str(entry.get("version") or entry.get("digest") or "")
-    tags |= {f"metric.{name}": str(value) for name, value in version.metrics.items()}
-    return {tracking.allowed(key): value[:5000] for key, value in {**tags, **version.tags}.items()}
-
-
-def _set_tags(client: Any, version: Version) -> None:
-    for key, value in _tags(version).items():
-        client.set_model_version_tag(version.name, str(version.number), key, value)
-
-
-def ensure_model(client: Any, name: str) -> None:
-    """Have MLflow know a model of that name."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-
-
-def _delete_model(client: Any, name: str) -> None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client.delete_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
+        tags[names.allowed(f"data.{kind}")] = str(
+            entry.get("version") or entry.get("digest") or entry.get("path") or ""
+        )
+    own = {f"metric.{name}": str(value) for name, value in version.metrics.items()}
+    given = {names.of_tag(key): value for key, value in version.tags.items()}
+    tags |= {names.allowed(key): value for key, value in own.items()} | given
+    return {key: names.text(value) for key, value in tags.items()}

@@ -1,9 +1,10 @@
-"""MLflow as a view of the records: fed by one ingester at a time, idempotently, beside the runs.
+"""MLflow as a view of the records: made when somebody looks, by one process at a time, idempotently.
 
-The run writes only its own directory. An ingester is a small process of its own, so that MLflow's imports (seconds)
-never stand in a run's way. It reads run directories and sends what is new; a lock decides who does, the others wait.
-What it has sent is noted in `outputs/.labrun/tracking.json` and can be lost: every call to MLflow is one that may be
-repeated, and runs are found again by their id.
+The run writes only its own directory. `lab ui` and `lab runs sync` read the run directories and send what is new; a
+lock decides who does, the others wait. Only a server that a person names (`tracking.uri`) is fed while runs go on, by a
+small process of its own, so that neither MLflow's imports nor a server that is down stand in a run's way.
+What was sent is noted in `outputs/.labrun/tracking.json`, for each server in a file of its own, and can be lost: every
+call to MLflow is one that may be repeated, and runs are found again by their id.
 
 MLflow's database is made by one process, under another name, and put in place whole: many that open a fresh one at the
 same time would break it for good, and so would a kill in its making.
@@ -12,25 +13,30 @@ same time would break it for good, and so would a kill in its making.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
-import select
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from labrun.errors import RecordError
 from labrun.runs import record as records
-from labrun.runs import store, viewing
+from labrun.runs import removing, store
+
+if TYPE_CHECKING:
+    from labrun.runs.ingesting import Heard, Ingester
 
 log = logging.getLogger(__name__)
 
-INTERVAL_S = 2.0
+INTERVAL_S, LONGEST_S = 2.0, 15.0
+"""Between two rounds, the least and the most."""
 PATIENCE_S = 60.0
 """How long `sync` leaves it to another process before it gives up."""
 SURROUNDINGS = {
@@ -143,13 +149,17 @@ def told(uri: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def follow(root: Path, settings: Mapping[str, Any]) -> Iterator[None]:
-    """Feed MLflow while the work inside goes on, and once more after it.
+    """Feed the server that a config names while the work inside goes on, and once more after it.
+
+    The workspace's own view is not fed: nobody looks at it now, and who does brings it up to date.
 
     Args:
         root: the workspace.
         settings: the config's `tracking`.
     """
-    if settings["kind"] == "none":
+    if settings["kind"] == "none" or not settings.get("uri"):
+        if settings.get("wait"):
+            log.warning("tracking.wait=true waits for the server of tracking.uri, and there is none: lab runs sync")
         yield
         return
     uri = address(root, settings)
@@ -164,11 +174,11 @@ def follow(root: Path, settings: Mapping[str, Any]) -> Iterator[None]:
             log.warning("MLflow at %s could not be fed; %s says why. The records are whole", uri, output)
 
 
-def _start(root: Path, *arguments: str) -> tuple[subprocess.Popen[bytes], Path]:
-    """This module as a process of its own; its standard input is open, what it says goes to a file."""
+def _start(root: Path, uri: str) -> tuple[subprocess.Popen[bytes], Path]:
+    """A feeder, a process of its own; its standard input is open, what it says goes to a file."""
     folder = store.state_folder(root)
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "labrun.runs.tracking", str(root), *arguments]
+    command = [sys.executable, "-m", "labrun.runs.feeder", str(root), uri]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("LABRUN_RUN")}
     with open(folder / "tracking.log", "ab") as output:
         process = subprocess.Popen(
@@ -186,70 +196,144 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
             yield f"{prefix}{key}", str(value)
 
 
-def allowed(name: str) -> str:
-    """MLflow takes letters, digits, and some signs in names; anything else becomes an underscore."""
-    return "".join(c if c.isalnum() or c in "_-. :/" else "_" for c in name)
+@dataclass(frozen=True)
+class Fed:
+    """What came of bringing MLflow up to date."""
+
+    news: int
+    """Runs that had any."""
+    left_out: list[str]
+    """What MLflow does not show, a line for each run or model."""
 
 
-def sync(root: Path, uri: str | None = None, patience_s: float = PATIENCE_S) -> int:
-    """Bring MLflow up to date with the records, models included; returns how many runs had news.
+def sync(root: Path, uri: str | None = None, patience_s: float = PATIENCE_S, heard: Heard | None = None) -> Fed:
+    """Bring MLflow up to date with the records, models included.
 
     Args:
         root: the workspace.
         uri: MLflow's database or server; None: the workspace's own.
         patience_s: how long to leave it to another process that feeds MLflow now.
+        heard: is told how many runs are done, of how many.
 
     Raises:
         RecordError: MLflow refused, or another process that feeds it has not got to it.
     """
-    from labrun.runs.ingesting import Ingester
-
     uri = uri or database_uri(root)
     began = time.time()
-    lock = _lock(root)
+    lock = _lock(root, uri)
     while not _taken(lock):
-        news = _fed_since(root, uri, began)
-        if news is not None:
-            return news
+        fed = _fed_since(root, uri, began)
+        if fed is not None:
+            return fed
         if time.time() - began > patience_s:
             raise RecordError(
-                f"another process of this workspace feeds MLflow, and has not come to {uri} within {patience_s:.0f} s: "
-                "wait until its runs, or 'lab ui', have ended"
+                f"another process of this workspace feeds MLflow at {uri}, and has not come to what is new within "
+                f"{patience_s:.0f} s: wait until its runs, or 'lab ui', have ended"
             )
         time.sleep(0.2)
     try:
         with told(uri):
-            return _round(root, Ingester(root, uri))
+            from labrun.runs.ingesting import Ingester
+
+            return _round(root, Ingester(root, uri), heard)
     finally:
         lock.release()
 
 
-def forget(root: Path, run_ids: Sequence[str]) -> None:
-    """Mark runs as deleted in MLflow: in the background, and as far as that can be done."""
-    uris = [database_uri(root)] if database_path(root).exists() else []
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        uris.append(str(json.loads(viewing.notes(root).read_text(encoding="utf-8"))["uri"]))
-    for uri in dict.fromkeys(uris):
-        with contextlib.suppress(OSError):
-            process, _ = _start(root, uri, "forget")
-            assert process.stdin is not None
-            process.stdin.write("\n".join(run_ids).encode())
-            process.stdin.close()
+def feed(
+    root: Path,
+    uri: str,
+    ended: threading.Event,
+    failed: Callable[[Exception], None],
+    heard: Heard | None = None,
+    done: Callable[[Fed], None] | None = None,
+    last_s: float = float("inf"),
+) -> None:
+    """Feed MLflow until somebody says that it is enough, then once more; one process at a time.
+
+    Args:
+        root: the workspace.
+        uri: MLflow's database or server.
+        ended: it is enough.
+        failed: is told of a round that failed; the next one may not.
+        heard: is told how many runs are done, of how many.
+        done: is told what came of each round.
+        last_s: how long the last round may take.
+
+    Raises:
+        RecordError, OSError: the last round failed.
+    """
+    lock = _lock(root, uri)
+    since: float | None = None
+    while not _taken(lock):
+        if not ended.wait(1.0):
+            continue
+        since = since or time.time()
+        if _fed_since(root, uri, since) is not None or time.time() - since > last_s:
+            return
+        time.sleep(0.5)
+    try:
+        _feed(root, uri, ended, failed, heard, done, last_s)
+    finally:
+        lock.release()
 
 
-def _forget(root: Path, uri: str, run_ids: Sequence[str]) -> None:
-    client = connect(root, uri)
-    experiments = [one.experiment_id for one in client.search_experiments()]
-    for run_id in run_ids:
-        for run in client.search_runs(experiments, f"tags.`labrun.id` = '{run_id}'"):
-            client.delete_run(run.info.run_id)
+def _feed(
+    root: Path,
+    uri: str,
+    ended: threading.Event,
+    failed: Callable[[Exception], None],
+    heard: Heard | None,
+    done: Callable[[Fed], None] | None,
+    last_s: float,
+) -> None:
+    from labrun.runs.ingesting import Ingester
+
+    ingester: Ingester | None = None
+    while True:
+        is_last, began = ended.is_set(), time.monotonic()
+
+        def must_end(is_last: bool = is_last, began: float = began) -> bool:
+            return time.monotonic() - began > last_s if is_last else ended.is_set()
+
+        try:
+            with told(uri):
+                ingester = Ingester(root, uri) if ingester is None or ingester.is_lost else ingester
+                fed = _round(root, ingester, heard, must_end)
+            if done is not None:
+                done(fed)
+        except Exception as error:  # a server that was down, a full disk: the next round may go better
+            ingester = None
+            if is_last:
+                raise
+            failed(error)
+        if is_last:
+            return
+        ended.wait(min(max(INTERVAL_S, 10 * (time.monotonic() - began)), LONGEST_S))
 
 
-def _lock(root: Path) -> Any:
+def forget(root: Path, gone: Sequence[tuple[str, Path]]) -> None:
+    """Have whoever feeds MLflow next mark runs as deleted there.
+
+    Args:
+        root: the workspace.
+        gone: the id and the folder of each.
+    """
+    if database_path(root).exists() or any(store.state_folder(root).glob("tracking*.json")):
+        removing.note(root, gone)
+
+
+def kept(root: Path, name: str, uri: str, suffix: str = ".json") -> Path:
+    """A file of labrun's own on one of MLflow's databases or servers."""
+    which = "" if uri == database_uri(root) else f"-{hashlib.sha256(uri.encode()).hexdigest()[:12]}"
+    return store.state_folder(root) / f"{name}{which}{suffix}"
+
+
+def _lock(root: Path, uri: str) -> Any:
     from filelock import FileLock
 
     store.state_folder(root).mkdir(parents=True, exist_ok=True)
-    return FileLock(store.state_folder(root) / "tracking.lock")
+    return FileLock(kept(root, "tracking", uri, ".lock"))
 
 
 def _taken(lock: Any) -> bool:
@@ -262,81 +346,27 @@ def _taken(lock: Any) -> bool:
     return True
 
 
-def _round(root: Path, ingester: Any) -> int:
-    """All that is new, and the models that MLflow has lost; then say so to those who wait."""
+def _round(
+    root: Path, ingester: Ingester, heard: Heard | None = None, must_end: Callable[[], bool] = lambda: False
+) -> Fed:
+    """All that is new, and the models; then say so to those who wait."""
     from labrun.runs import restoring
 
     began = time.time()
-    news = int(ingester.ingest())
-    restoring.restore(root, ingester)
-    content = json.dumps({"uri": ingester.uri, "began": began, "news": news})
-    records.replace_text(store.state_folder(root) / "tracking.round.json", content, to_disk=False)
-    return news
+    news = ingester.ingest(heard, must_end)
+    if not must_end():
+        restoring.restore(root, ingester)
+    fed = Fed(news, ingester.left_out.taken())
+    if not must_end():
+        content = json.dumps({"began": began, **asdict(fed)})
+        records.replace_text(kept(root, "round", ingester.uri), content, to_disk=False)
+    return fed
 
 
-def _fed_since(root: Path, uri: str, time_s: float) -> int | None:
-    """The news of a round that another process began after that time; None: there was none yet."""
+def _fed_since(root: Path, uri: str, time_s: float) -> Fed | None:
+    """What came of a round that another process began after that time; None: there was none yet."""
     try:
-        content = json.loads((store.state_folder(root) / "tracking.round.json").read_text(encoding="utf-8"))
-        return int(content["news"]) if content["uri"] == uri and content["began"] >= time_s else None
+        content = json.loads(kept(root, "round", uri).read_text(encoding="utf-8"))
+        return Fed(int(content["news"]), list(content["left_out"])) if content["began"] >= time_s else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def main(root: Path, uri: str) -> None:
-    """Feed MLflow until standard input ends, then once more. One at a time; the others leave it to that one."""
-    _stand_back(True)
-    threading.Thread(target=_come_forward_in_the_end, daemon=True).start()
-    from labrun.runs.ingesting import Ingester
-
-    lock = _lock(root)
-    starter_lives, ended = True, 0.0
-    while not _taken(lock):
-        if starter_lives:
-            starter_lives = not _input_ended(1.0)
-            ended = time.time()
-        elif _fed_since(root, uri, ended) is not None:
-            return
-        else:
-            time.sleep(0.5)
-    ingester = Ingester(root, uri)
-    while starter_lives:
-        began = time.monotonic()
-        ingester = Ingester(root, uri) if ingester.is_lost else ingester
-        _round(root, ingester)
-        starter_lives = not _input_ended(max(INTERVAL_S, 10 * (time.monotonic() - began)))
-    _round(root, ingester)
-    lock.release()
-
-
-def _stand_back(back: bool) -> None:
-    """Leave the cores to the runs: the view can wait, and they cannot. Once they are over, take part as others do.
-
-    Else whoever waits for the last round waits for minutes on a machine that others keep busy.
-    """
-    # Linux may share the cores between sessions first; this is a session of its own, whose niceness is told here.
-    with contextlib.suppress(OSError):
-        if Path("/proc/sys/kernel/sched_autogroup_enabled").read_text(encoding="ascii").strip() == "1":
-            Path("/proc/self/autogroup").write_text("19" if back else "0", encoding="ascii")
-            return
-    if back:  # for good: only root takes it back
-        with contextlib.suppress(OSError):
-            os.nice(10)
-
-
-def _come_forward_in_the_end() -> None:
-    select.select([0], [], [])
-    _stand_back(False)
-
-
-def _input_ended(timeout_s: float) -> bool:
-    ready, _, _ = select.select([0], [], [], timeout_s)
-    return bool(ready) and not os.read(0, 4096)
-
-
-if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    if sys.argv[3:] == ["forget"]:
-        _forget(Path(sys.argv[1]), sys.argv[2], sys.stdin.read().split())
-    else:
-        main(Path(sys.argv[1]), sys.argv[2])

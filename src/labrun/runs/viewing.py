@@ -54,9 +54,20 @@ def ui_process(root: Path) -> int | None:
 
 def page(root: Path, run_dir: Path) -> str | None:
     """The address of a run's own page; None: no `lab ui` is up, or MLflow has not got the run yet."""
-    address = ui_address(root)
+    address, sent = ui_address(root), _sent(root, run_dir)
+    return f"{address}/#/experiments/{sent[0]}/runs/{sent[1]}" if address and sent else None
+
+
+def mlflow_id(root: Path, run_dir: Path | None) -> str | None:
+    """MLflow's own id of a run; None: it has not got the run yet."""
+    sent = None if run_dir is None else _sent(root, run_dir)
+    return sent[1] if sent else None
+
+
+def _sent(root: Path, run_dir: Path) -> tuple[str, str] | None:
+    """MLflow's ids of a run's experiment, and of the run."""
     try:
         sent = json.loads(notes(root).read_text(encoding="utf-8"))["runs"][str(run_dir)]
-        return f"{address}/#/experiments/{sent['experiment']}/runs/{sent['mlflow_id']}" if address else None
+        return str(sent["experiment"]), str(sent["mlflow_id"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -130,6 +130,9 @@ class PipelineTask(EstimatorTask):
             f"'{arrays.name}' has fewer of some ({listed}). Give more of them{less}"
         )
 
+    def save(self, arrays: Arrays, paths: RunPaths) -> dict[str, Any]:
+        return {**super().save(arrays, paths), **_columns(arrays)}
+
     def score(self, part: Part, arrays: Arrays) -> Scores:
         predicted, chances = self.said(part, arrays)
         base = self.scores(part, predicted, chances, arrays)
@@ -139,3 +142,14 @@ class PipelineTask(EstimatorTask):
         if not arrays.num_classes and not self._folds:
             further |= base.more
         return Scores(base.accuracy, base.loss, base.confusion, further, prefix)
+
+
+def _columns(arrays: Arrays) -> dict[str, Any]:
+    """For the card of a model that takes a table: the name of each column, and whether it holds numbers."""
+    if not arrays.is_table:
+        return {}
+    from labrun.models.pipeline import columns_of
+
+    table: Any = arrays.train.x
+    numbers = columns_of(table)["numbers"]
+    return {"columns": {str(name): str(name) in numbers for name in table.columns}}

@@ -19,7 +19,6 @@ from labrun.checking import shape_text
 from labrun.data.arrays import Scaling, float_rows
 from labrun.errors import CorruptDataError, DataError, UnfitError
 from labrun.runs import journal, registry, store
-from labrun.runs import record as records
 from labrun.runs.record import RunPaths
 from labrun.tasks import loading, scoring
 from labrun.tasks import task as tasks
@@ -275,49 +274,6 @@ def _card(folder: Path, title: str) -> dict[str, Any]:
         return {**card, "file": str(card["file"]), "sha256": str(card["sha256"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{title}: {folder} holds no readable card ({tasks.MODEL_CARD}): {error}") from error
-
-
-def register(
-    root: Path, run_dir: Path, name: str, file: str | None = None, tags: Mapping[str, str] | None = None,
-    trusted: Sequence[str] = (),
-) -> tuple[journal.Version, bool]:  # fmt: skip
-    """Register a run's model or another file of it; see `labrun.runs.registry.register`.
-
-    Args:
-        root: the workspace.
-        run_dir: the run.
-        name: the model's name.
-        file: relative to the run's folder; None: the run's model.
-        tags: of the version.
-        trusted: classes that may be built to see which columns a model of tables takes.
-
-    Raises:
-        LabrunError: as `labrun.runs.registry.register`.
-    """
-    record = records.read(run_dir)
-    path, card = registry.described(run_dir, record, file)
-    columns = None
-    if card.get("kind") == "estimator" and (card.get("arguments") or {}).get("preprocess"):
-        columns = _columns(load(path.parent, f"the model of run {record.id}", trusted, card=card))
-    return registry.register(root, run_dir, name, file, tags, columns)
-
-
-def is_loadable(root: Path, version: journal.Version) -> bool:
-    """Whether `load_model` can make a model of a version, by its card."""
-    card = _card(journal.content(root, version), f"model {version.title}")
-    return card.get("kind") in ("estimator", "network", "chainer", "pickle")
-
-
-def _columns(saved: Saved) -> dict[str, bool] | None:
-    """The columns of the table that a pipeline takes, and whether each holds numbers."""
-    if saved.columns is None:
-        return None
-    # Of an ensemble each member has the same step.
-    model = next(iter(getattr(saved.model, "estimators_", [])), saved.model)
-    steps = getattr(model, "named_steps", {})
-    parts = {part: columns for part, _, columns in steps["table"].transformers} if "table" in steps else {}
-    numbers = set(map(str, parts.get("numbers", saved.columns)))
-    return {name: name in numbers for name in saved.columns}
 
 
 class _Served:

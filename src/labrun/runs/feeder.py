@@ -1,0 +1,61 @@
+"""The process that feeds a server while runs go on: `python -m labrun.runs.feeder WORKSPACE URI`.
+
+It ends when its standard input does, after all has been sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+from pathlib import Path
+
+from labrun.errors import RecordError
+from labrun.runs import tracking
+
+log = logging.getLogger(__name__)
+
+
+def main(root: Path, uri: str) -> None:
+    """Feed MLflow until standard input ends, then once more."""
+    _stand_back(True)
+    ended = threading.Event()
+    threading.Thread(target=_come_forward_in_the_end, args=(ended,), daemon=True).start()
+    try:
+        tracking.feed(root, uri, ended, failed=lambda error: log.warning("%s", error), done=_tell)
+    except RecordError as error:
+        sys.exit(f"{error}")
+
+
+def _tell(fed: tracking.Fed) -> None:
+    for line in fed.left_out:
+        log.warning("left out: %s", line)
+
+
+def _stand_back(back: bool) -> None:
+    """Leave the cores to the runs: the view can wait, and they cannot. Once they are over, take part as others do.
+
+    Else whoever waits for the last round waits for minutes on a machine that others keep busy.
+    """
+    # Linux may share the cores between sessions first; this is a session of its own, whose niceness is told here.
+    with contextlib.suppress(OSError):
+        if Path("/proc/sys/kernel/sched_autogroup_enabled").read_text(encoding="ascii").strip() == "1":
+            Path("/proc/self/autogroup").write_text("19" if back else "0", encoding="ascii")
+            return
+    if back:  # for good: only root takes it back
+        with contextlib.suppress(OSError):
+            os.nice(10)
+
+
+def _come_forward_in_the_end(ended: threading.Event) -> None:
+    while os.read(0, 4096):
+        pass
+    _stand_back(False)
+    ended.set()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,126 @@
+"""A registered version's folder, as MLflow writes and loads one. Imports no MLflow.
+
+`data/model/` holds the registered file and its card; `MLmodel` says that `labrun.tasks.saved` loads them, and what the
+model takes; the other files say what must be installed where it is served.
+Source: https://mlflow.org/docs/latest/ml/model/, and what `mlflow.pyfunc.save_model` of 3.17 writes.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from labrun.errors import RecordError
+from labrun.runs import mlflow_names
+from labrun.runs import record as records
+from labrun.runs.record import Record
+
+LOADER = "labrun.tasks.saved"
+"""The module whose `_load_pyfunc` MLflow calls; what it loads is checked, and nothing is unpickled unasked."""
+DATA = Path("data", "model")
+NEEDED = {
+    "estimator": ("scikit-learn", "skops"),
+    "network": ("torch",),
+    "chainer": ("torch",),
+    "pickle": ("scikit-learn", "joblib"),
+}
+"""What loads a kind of model, beside labrun."""
+
+
+def describe(folder: Path, card: Mapping[str, Any], record: Record) -> None:
+    """Make an MLflow model directory of a folder that has the files in `data/model/`.
+
+    Args:
+        folder: the version's.
+        card: says how the model is loaded, and what it takes.
+        record: the run's that it is of.
+
+    Raises:
+        RecordError: the folder cannot be written.
+    """
+    import yaml
+
+    needed = ["mlflow", "labrun", "numpy", "pandas", *NEEDED.get(str(card.get("kind")), ())]
+    pins = [f"{name}=={version}" for name in needed if (version := record.packages.get(name) or _installed(name))]
+    python = str((record.host or {}).get("python") or platform.python_version())
+    tools = [f"{name}=={version}" if (version := _installed(name)) else name for name in ("pip", "setuptools", "wheel")]
+    files = {
+        "MLmodel": yaml.safe_dump(_ml_model(folder, card, record, python), allow_unicode=True),
+        "requirements.txt": "".join(f"{pin}\n" for pin in pins),
+        "python_env.yaml": yaml.safe_dump(
+            {"python": python, "build_dependencies": tools, "dependencies": ["-r requirements.txt"]}, sort_keys=False
+        ),
+        "conda.yaml": yaml.safe_dump(
+            {
+                "channels": ["conda-forge"],
+                "dependencies": [f"python={python}", "pip", {"pip": pins}],
+                "name": "mlflow-env",
+            },
+            sort_keys=False,
+        ),
+    }
+    try:
+        for name, text in files.items():
+            (folder / name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RecordError(records.cannot_write(folder, error)) from error
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _ml_model(folder: Path, card: Mapping[str, Any], record: Record, python: str) -> dict[str, Any]:
+    inputs = _inputs(card)
+    signature = {} if inputs is None else {"signature": {"inputs": inputs, "outputs": None, "params": None}}
+    return {
+        "flavors": {
+            "python_function": {
+                "code": None,
+                "data": DATA.as_posix(),
+                "env": {"conda": "conda.yaml", "virtualenv": "python_env.yaml"},
+                "loader_module": LOADER,
+                "python_version": python,
+                "streamable": False,
+            }
+        },
+        "is_signature_from_type_hint": False,
+        "metadata": {
+            "labrun.run": mlflow_names.text(record.id),
+            "labrun.experiment": mlflow_names.text(record.name),
+            "labrun.sha256": str(card["sha256"]),
+        },
+        "mlflow_version": _installed("mlflow"),
+        "model_id": None,
+        "model_size_bytes": sum(path.stat().st_size for path in (folder / DATA).iterdir()),
+        "model_uuid": uuid.uuid4().hex,
+        "prompts": None,
+        **signature,
+        "type_hint_from_example": False,
+        "utc_time_created": str(datetime.now(UTC).replace(tzinfo=None)),
+    }
+
+
+def _inputs(card: Mapping[str, Any]) -> str | None:
+    """What the model takes, as MLflow's signatures say it: stored values, as they are in the data set, unscaled.
+
+    None where it takes a table whose columns its card does not name: the model then looks at them itself.
+    """
+    columns = card.get("columns")
+    if columns:
+        # MLflow takes no whole numbers for a column of doubles; any number will do here.
+        kinds = {True: "any", False: "string"}
+        return json.dumps([{"type": kinds[bool(n)], "name": name, "required": False} for name, n in columns.items()])
+    if (card.get("arguments") or {}).get("preprocess"):
+        return None
+    shape = [-1, *map(int, card.get("input_shape") or [-1])]
+    return json.dumps([{"type": "tensor", "tensor-spec": {"dtype": "float64", "shape": shape}}])

@@ -1,0 +1,108 @@
+"""Sending to MLflow so that what it refuses costs nothing but itself, and is named. Imports no MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+NAMED = 20
+"""Things that are named; the others are counted."""
+REASON_LENGTH = 300
+BROKEN = frozenset({"OperationalError", "InterfaceError", "DatabaseError"})
+"""What SQLAlchemy and sqlite3 call a database that is locked, full, damaged or gone. A value that it refuses is another
+class of error."""
+
+
+@dataclass
+class LeftOut:
+    """What MLflow does not show, by the run or model that it belongs to."""
+
+    found: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def add(self, whose: str, what: Mapping[str, int] | None = None) -> None:
+        """Note a run or model; nothing where `what` is empty.
+
+        Args:
+            whose: says which, and, without `what`, why it is left out as a whole.
+            what: what of it, and how often.
+        """
+        if what is None:
+            self.found[whose] = {}
+        for one, count in (what or {}).items():
+            own = self.found.setdefault(whose, {})
+            own[one] = own.get(one, 0) + count
+
+    def taken(self) -> list[str]:
+        """A line for each run or model; they are forgotten then."""
+        lines = [f"{whose}: {listed(own)}" if own else whose for whose, own in self.found.items()]
+        self.found = {}
+        return lines
+
+
+def listed(found: Mapping[str, int]) -> str:
+    """`2 x a; b`, the first ones of many."""
+    parts = [what if count == 1 else f"{count} x {what}" for what, count in found.items()]
+    return "; ".join(parts[:NAMED] + ([f"and {len(parts) - NAMED} more"] if len(parts) > NAMED else []))
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an error, not too long."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[0] if len(lines[0]) <= REASON_LENGTH else f"{lines[0][: REASON_LENGTH - 3]}..."
+
+
+def in_halves(
+    send: Callable[[Sequence[Item]], None],
+    items: Sequence[Item],
+    refused: Callable[[Item, Exception], None],
+    must_stop: Callable[[Exception], bool],
+) -> None:
+    """Send all at once; where that is refused, in halves, so that only what is refused by itself is left out.
+
+    Args:
+        send: sends some.
+        items: what is to be sent.
+        refused: is told of each that is left out, and why.
+        must_stop: whether an error is of another kind than a refusal; it is raised then.
+    """
+    if not items:
+        return
+    try:
+        send(items)
+    except Exception as error:
+        if must_stop(error):
+            raise
+        if len(items) == 1:
+            refused(items[0], error)
+            return
+        middle = len(items) // 2
+        in_halves(send, items[:middle], refused, must_stop)
+        in_halves(send, items[middle:], refused, must_stop)
+
+
+def is_database_broken(error: BaseException) -> bool:
+    """Whether the database cannot be used at all."""
+    return any(
+        type(one).__module__.startswith(("sqlalchemy", "sqlite3")) and type(one).__name__ in BROKEN
+        for one in _chain(error)
+    ) or getattr(error, "error_code", None) == "TEMPORARILY_UNAVAILABLE"  # fmt: skip
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Whether a server has not answered, or not with more than that something went wrong there."""
+    return any(
+        isinstance(one, ConnectionError | TimeoutError) or type(one).__module__.startswith(("requests", "urllib3"))
+        for one in _chain(error)
+    )
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: list[BaseException] = []
+    at: BaseException | None = error
+    while at is not None and at not in seen:
+        seen.append(at)
+        yield at
+        at = at.__cause__ or at.__context__
