@@ -99,6 +99,13 @@ class Time:
     """Share of all cores' time, from 0 to 1."""
 
 
+def wait_until_quiet() -> None:
+    """Wait until other processes rest, or patience is at its end."""
+    asked = time.monotonic()
+    while psutil.cpu_percent(interval=1.0) > 100 * BUSY and time.monotonic() - asked < PATIENCE_S:
+        pass
+
+
 @contextmanager
 def stopwatch(patient: bool = True) -> Iterator[Time]:
     """Waits until other processes rest, and measures what its body takes; fills in the `Time` that it gives.
@@ -107,9 +114,8 @@ def stopwatch(patient: bool = True) -> Iterator[Time]:
         patient: wait at all.
     """
     taken = Time()
-    asked = time.monotonic()
-    while patient and psutil.cpu_percent(interval=1.0) > 100 * BUSY and time.monotonic() - asked < PATIENCE_S:
-        pass
+    if patient:
+        wait_until_quiet()
     begun, used, own = time.perf_counter(), _used(), _used_here()
     yield taken
     taken.seconds = time.perf_counter() - begun

@@ -103,6 +103,8 @@ def _import_all(modules: list[str] | None, niceness: int) -> None:
     """
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
+    if modules is None:  # as runs have it, before OpenMP is loaded; each command's own variables come later
+        importlib.import_module("labrun.tasks.threads").wait_asleep()
     for name in (*LIBRARIES, *_own_modules()) if modules is None else modules:
         try:
             importlib.import_module(name)
