@@ -18,7 +18,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from labrun import checking
+from labrun import checking, targets
 from labrun.building import looked_up
 from labrun.data import ahead, reader
 from labrun.data.arrays import Arrays
@@ -74,6 +74,9 @@ def execute(run_dir: Path, capture: bool = True, pictures: bool = True, to_disk:
             recording.leave_if_forked()
             _finish_script(record, paths, pictures)
             return recording.record
+        for node in (config["dataset"], config["model"]):
+            if node:
+                targets.announce(str(node["_target_"]))
         mounted = mount(config["datastore"], config["dataset"], reader.make_reader(config["dataset"]))
         arrays, manifest = ahead.read(config["dataset"], mounted.path, **taken(config))
         _tell_data(arrays)

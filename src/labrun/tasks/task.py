@@ -87,7 +87,6 @@ def make(config: Mapping[str, Any], arrays: Arrays) -> Task:
         UnfitError: model and data do not go together.
     """
     node = config["model"]
-    targets.announce(str(node["_target_"]))
     target = schema.locate(str(node["_target_"]), "model")
     own = {key: value for key, value in node.items() if key not in TRAINING_KEYS}
     if "lr" not in schema.parameters(target):

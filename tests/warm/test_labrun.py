@@ -1,0 +1,84 @@
+"""`labrun` itself, forked from a warm interpreter and started by itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers import run_lab, run_labrun, start_warm, wait_for
+
+
+@pytest.fixture(scope="module")
+def up() -> None:
+    """The warm interpreter of all tests is up."""
+    start_warm()
+    wait_for(lambda: any(Path(os.environ["LABRUN_WARM_DIR"]).glob("*.sock")), 300)
+
+
+def commands() -> int:
+    """How many commands it has forked."""
+    (line,) = run_lab("warm", "status").stdout.splitlines()[1:2]
+    return int(re.split(r"  +", line.strip())[2])
+
+
+def record(workspace: Path) -> dict[str, Any]:
+    newest = max(workspace.glob("outputs/*/*/run.json"), key=lambda path: path.stat().st_mtime_ns)
+    return dict(json.loads(newest.read_text()))
+
+
+@pytest.mark.parametrize("overrides", [[], ["model=mnist_dnn", "trainer.max_epochs=1"]], ids=["estimator", "network"])
+def test_forked_and_alone_it_leaves_the_same_record(up: None, workspace: Path, overrides: list[str]) -> None:
+    found = []
+    for cold in (False, True):
+        before = commands()
+        done = run_labrun(*overrides, "report=none", cwd=workspace, cold=cold)
+        assert done.returncode == 0, done.stderr
+        assert cold or commands() == before + 1
+        assert ("Loading" in done.stdout) is cold
+        found.append(record(workspace))
+    for key in ("metrics", "packages", "signature", "config", "code", "data", "threads"):
+        assert found[0].get(key) == found[1].get(key), key
+
+
+MODEL = """
+import numpy as np
+
+class Constant:
+    def __init__(self, scale=1):
+        self.scale = scale
+    def fit(self, x, y):
+        print("THIS IS", {word!r})
+        return self
+    def predict(self, x):
+        return np.zeros(len(x), int)
+"""
+
+
+def test_an_edit_between_two_commands_is_seen(up: None, workspace: Path) -> None:
+    (workspace / "conf" / "model").mkdir(parents=True)
+    (workspace / "conf" / "model" / "constant.yaml").write_text("_target_: constant.Constant\nscale: 1\n")
+    for word in ("first", "second"):
+        (workspace / "constant.py").write_text(MODEL.format(word=word))
+        before = commands()
+        done = run_labrun("model=constant", "report=none", cwd=workspace)
+        assert f"THIS IS {word}" in done.stdout, done.stderr
+        assert commands() == before + 1
+
+
+def test_a_sweeps_pool_is_a_fork_too(up: None, workspace: Path) -> None:
+    done = run_labrun("-m", "model.regularization=0.1,1", "report=none", cwd=workspace)
+    assert done.returncode == 0, done.stderr
+    took = re.search(r"Imported what the runs need, once, in ([0-9.]+) s", done.stdout)
+    assert took is not None and float(took[1]) < 1.0, "a new interpreter takes seconds for it"
+
+
+def test_code_that_hides_what_is_loaded_gets_a_new_interpreter(up: None, workspace: Path) -> None:
+    """The frozen code has a module of the same name as one that is loaded, and it is another: it counts."""
+    (workspace / "yaml.py").write_text("raise ImportError('not this one')\n")
+    done = run_labrun("-m", "model.regularization=0.1,1", "report=none", cwd=workspace)
+    assert done.returncode == 0, "the working folder comes last: " + done.stderr
