@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import psutil
 
 from labrun.runs import record as records
 from labrun.runs import recording
@@ -80,6 +83,24 @@ def lab(workspace: Path, *arguments: str, timeout: float = 400) -> subprocess.Co
         [sys.executable, "-c", "from labrun.cli import main; main()", *arguments],
         cwd=workspace, capture_output=True, text=True, timeout=timeout, check=False,
     )  # fmt: skip
+
+
+def imported(importtime: str) -> set[str]:
+    """The packages that `python -X importtime` saw."""
+    lines = [line.rpartition("|")[2].strip() for line in importtime.splitlines() if line.startswith("import time:")]
+    return {name.partition(".")[0] for name in lines}
+
+
+def processes_of(workspace: Path) -> list[psutil.Process]:
+    """The other processes that work for a workspace."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        told = " ".join(process.info["cmdline"] or [])
+        if process.pid == os.getpid():
+            continue
+        if str(workspace) in told or str(workspace) in (process.info["cwd"] or ""):
+            found.append(process)
+    return found
 
 
 def write_device_model(workspace: Path) -> None:
