@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
@@ -224,6 +225,24 @@ def sweep_dir(workspace: Path) -> Path:
 def lab(workspace: Path, *arguments: str, timeout: float = 400) -> Completed:
     """The command `lab` in a process, to its end."""
     return run_lab(*arguments, cwd=workspace, timeout=timeout)
+
+
+def imported(importtime: str) -> set[str]:
+    """The packages that `python -X importtime` saw."""
+    lines = [line.rpartition("|")[2].strip() for line in importtime.splitlines() if line.startswith("import time:")]
+    return {name.partition(".")[0] for name in lines}
+
+
+def processes_of(workspace: Path) -> list[psutil.Process]:
+    """The other processes that work for a workspace."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        told = " ".join(process.info["cmdline"] or [])
+        if process.pid == os.getpid():
+            continue
+        if str(workspace) in told or str(workspace) in (process.info["cwd"] or ""):
+            found.append(process)
+    return found
 
 
 def write_device_model(workspace: Path) -> None:

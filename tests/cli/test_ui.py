@@ -15,10 +15,9 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
-from helpers import lab, run_labrun, start_lab, wait_for
+from helpers import lab, processes_of, run_labrun, start_lab, wait_for
 from labrun.runs import store, tracking, viewing
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -42,16 +41,6 @@ def start_ui(workspace: Path, *arguments: str) -> tuple[subprocess.Popen[str], s
     raise AssertionError(said)
 
 
-def of_this(workspace: Path) -> list[psutil.Process]:
-    """The processes that work for this workspace."""
-    found = []
-    for process in psutil.process_iter(["cmdline", "environ", "cwd"]):
-        told = " ".join(process.info["cmdline"] or [])
-        if str(workspace) in told or str(workspace) in (process.info["cwd"] or ""):
-            found.append(process)
-    return found
-
-
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -69,7 +58,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]
     yield workspace, address
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 0
-    wait_for(lambda: not of_this(workspace), 30)
+    wait_for(lambda: not processes_of(workspace), 30)
 
 
 def test_the_pages_are_there_in_a_browser(shown: tuple[Path, str], tmp_path: Path) -> None:
@@ -145,11 +134,11 @@ def test_it_ends_and_leaves_no_process_and_a_free_port(tmp_path: Path, number: i
     assert address == f"http://127.0.0.1:{port}" and viewing.ui_address(workspace) == address
     with urllib.request.urlopen(f"{address}/version", timeout=30) as answer:
         assert answer.status == 200
-    memory = sum(one.memory_info().rss for one in of_this(workspace))
+    memory = sum(one.memory_info().rss for one in processes_of(workspace))
     assert memory < 2 * 2**30
     process.send_signal(number)
     assert process.wait(timeout=60) == (0 if number != signal.SIGKILL else -signal.SIGKILL)
-    wait_for(lambda: not of_this(workspace), 30)
+    wait_for(lambda: not processes_of(workspace), 30)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", port))
