@@ -113,6 +113,23 @@ def test_other_conditions_are_refused(warm: Bench, before: str) -> None:
     assert '"warm": false' in done.stdout, (done.stderr, warm.log())
 
 
+def test_another_cgroup_is_another_place(warm: Bench) -> None:
+    """So a Slurm job's commands stay in the job's own limits."""
+    group = Path("/sys/fs/cgroup/labrun-test")
+    try:
+        group.mkdir(exist_ok=True)
+        (group / "cgroup.procs").touch()
+    except OSError:
+        pytest.skip("needs cgroups that can be made here")
+    line = f"echo $$ > {group}/cgroup.procs && exec {' '.join(warm.command('tell'))}"
+    try:
+        done = subprocess.run(["bash", "-c", line], env=warm.environment, cwd=warm.work, capture_output=True, text=True)
+        assert '"warm": false' in done.stdout, (done.stderr, warm.log())
+    finally:
+        wait_for(lambda: not (group / "cgroup.procs").read_text(), 20)
+        group.rmdir()
+
+
 def test_wider_limits_than_the_servers_are_refused(bench: Bench) -> None:
     bench.start_server()
     os.system(f"prlimit --pid {bench.servers[0].pid} --nofile=200:200")

@@ -81,7 +81,7 @@ def _here(module: str) -> None:
 
 def _wanted(module: str) -> bool:
     """By itself for a person at a terminal; `LABRUN_WARM` says otherwise."""
-    if module == "labrun.cli" and any(word in COLD for word in sys.argv[1:2]):
+    if module == "labrun.cli" and COLD.intersection(sys.argv):
         return False
     if any(not os.path.isabs(place) for place in sys.path):  # what lies in the working folder could be imported
         return False

@@ -265,6 +265,7 @@ class Server:
         pid = os.fork()
         if pid == 0:
             try:
+                gc.enable()
                 signal.set_wakeup_fd(-1)
                 held = [self._listening.fileno(), self._wake, self._woken, self._lock]
                 held += [command.connection.fileno() for command in self._commands.values()]
