@@ -1,10 +1,13 @@
-.PHONY: check test bench pins
+.PHONY: check quick test bench pins
 
 check:  ## lint, types, import contracts
 	uv run ruff format --check src tests benchmarks scripts
 	uv run ruff check src tests benchmarks scripts
 	uv run mypy
 	uv run lint-imports
+
+quick:  ## the tests that start no process, cluster or browser
+	uv run pytest -n auto -m unit
 
 test:  ## what the README says
 	uv run pytest -n auto

@@ -18,6 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from xdist.scheduler import LoadScopeScheduling
 
 import helpers
+import kinds
 import servers
 from helpers import Completed, Program, call_here, forget_hydra, run_labrun
 from labrun import app, cli, execute
@@ -47,7 +48,7 @@ class Together(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.split("::")[0]
-        if "slurm" in nodeid:
+        if kinds.takes_the_cluster(nodeid):
             return "slurm"
         return file if _shares(file) else nodeid
 
@@ -67,12 +68,21 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:
+    config.option.loadscopereorder = False  # they are in order: see below
     return Together(config, log)
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """As many as cores, but not so many that they fill the memory."""
-    return min(os.cpu_count() or 1, 8)
+    """One more than cores, since the tests on a cluster mostly wait; not so many that they fill the memory."""
+    return min((os.cpu_count() or 1) + 1, 8)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with its kind; those that take longest come first, so that no worker has one left in the end."""
+    found = {item: kinds.kind(item) for item in items if isinstance(item, pytest.Function)}
+    for item, kind in found.items():
+        item.add_marker(kind)
+    items.sort(key=lambda item: (kinds.KINDS.index(found.get(item, "unit")), not _shares(item.nodeid.split("::")[0])))
 
 
 @pytest.fixture(scope="session")
@@ -86,7 +96,7 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def cluster() -> None:
-    """A Slurm cluster that answers. Tests that use it have "slurm" in their name (see `Together`)."""
+    """A Slurm cluster that answers. Tests that submit jobs to it are named for that: see `kinds.takes_the_cluster`."""
     if shutil.which("sinfo") is None or subprocess.run(["sinfo"], capture_output=True, check=False).returncode:
         pytest.skip("needs a Slurm cluster: tests/cluster/start-slurm starts one")
 

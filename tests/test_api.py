@@ -19,6 +19,7 @@ from helpers import write_climber, write_model
 from labrun import notebook
 from labrun.runs import record as records
 
+pytestmark = pytest.mark.process
 NOTEBOOK = Path(__file__).parents[1] / "docs" / "notebooks" / "mnist.ipynb"
 PLAIN = ("tracking=none", "report=none", "dataset.max_samples=50")
 

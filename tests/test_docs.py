@@ -28,7 +28,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
@@ -36,6 +35,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from conftest import Command
 from labrun import cli
 from servers import Server, azurite, azurite_command, moto
 
@@ -86,45 +86,25 @@ class Place:
 
     folder: Path
     variables: dict[str, str]
+    labrun_here: Command
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def azurite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One of the pages' own: they show all that is in it."""
+    """A page's own: it shows all that is in it."""
     if azurite_command() is None:
         pytest.skip("needs the Azure emulator: tests/storage/install fetches it")
     with azurite(tmp_path_factory.mktemp("azurite")) as server:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with moto(tmp_path_factory.mktemp("moto")) as server:
         yield server
 
 
-@pytest.fixture(scope="module")
-def carried_out(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Future[None]]]:
-    """All pages that are asked for, two at a time: most commands use one core."""
-    asked = {getattr(item, "callspec", None) and item.callspec.params.get("page") for item in request.session.items}
-    pages = sorted((page for page in PAGES if page in asked), key=lambda page: -len(blocks(page)))
-    with ThreadPoolExecutor(2) as pool:
-        found: dict[str, Future[None]] = {}
-        for page in pages:
-            try:
-                place = _prepare(page, tmp_path_factory.mktemp("page"), request)
-            except pytest.skip.Exception as reason:
-                found[page] = Future()
-                found[page].set_exception(reason)
-            else:
-                found[page] = pool.submit(carry_out, page, place)
-        yield found
-        pool.shutdown(cancel_futures=True)
-
-
-def _prepare(page: str, folder: Path, request: pytest.FixtureRequest) -> Place:
+def _prepare(page: str, folder: Path, labrun_here: Command, request: pytest.FixtureRequest) -> Place:
     """A workspace with what the page needs; the commands of this environment come first on the path."""
     unwanted = ("PYTHONPATH", "MLFLOW_TRACKING_URI", "HYDRA_FULL_ERROR")
     variables = {k: v for k, v in os.environ.items() if not k.startswith("LABRUN_") and k not in unwanted}
@@ -139,7 +119,7 @@ def _prepare(page: str, folder: Path, request: pytest.FixtureRequest) -> Place:
     if settings := [text for text, is_so in plain if is_so]:
         (folder / "conf" / "local").mkdir(parents=True)
         (folder / "conf" / "local" / "default.yaml").write_text("".join(["# @package _global_\n", *settings]))
-    return Place(folder, variables)
+    return Place(folder, variables, labrun_here)
 
 
 def test_every_block_has_a_kind_that_is_tested() -> None:
@@ -165,8 +145,11 @@ EXECUTED = [page for page in PAGES if page != "reference.md" and blocks(page)]
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("page", EXECUTED)
-def test_what_a_page_says_happens(page: str, carried_out: dict[str, Future[None]]) -> None:
-    carried_out[page].result()
+def test_what_a_page_says_happens(
+    page: str, workspace: Path, labrun_here: Command, request: pytest.FixtureRequest
+) -> None:
+    """Minutes for some: every command of the page runs for real, one after the other, as a reader types them."""
+    carry_out(page, _prepare(page, workspace, labrun_here, request))
 
 
 def carry_out(page: str, place: Place) -> None:
@@ -245,7 +228,9 @@ def _compose(line: str, place: Place, where: str) -> str:
     # Hydra composes no sweep: of each list the first value.
     single = [re.sub(r"^([\w./+@-]+=)([^\[({'\",]+),.*$", r"\1\2", word) for word in arguments if word != "-m"]
     single = [word for word in single if not re.search(r"=(tag|interval|range|int|choice|glob)\(", word)]
-    return _run([sys.executable, "-m", "labrun", *single, "--cfg", "job"], place, 0, f"{where}: {line}")
+    done = place.labrun_here(*single, "--cfg", "job", COLUMNS="120")
+    assert done.returncode == 0, f"{where}: {line}\n{done.stdout}{done.stderr}"
+    return done.stdout
 
 
 def _check_extras(text: str, where: str) -> None:

@@ -7,8 +7,6 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -84,17 +82,9 @@ def carry_out(heading: str, folder: Path) -> None:
         assert done.returncode == 0 or asked, (arguments, done.stdout, done.stderr)
 
 
-@pytest.fixture(scope="module")
-def carried_out(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[None]]]:
-    """All sections, two at a time: most commands use one core."""
-    with ThreadPoolExecutor(2) as pool:
-        yield {heading: pool.submit(carry_out, heading, tmp_path_factory.mktemp("section")) for heading in sections()}
-        pool.shutdown(cancel_futures=True)
-
-
 @pytest.mark.parametrize("heading", sections())
-def test_commands_that_need_nothing(heading: str, carried_out: dict[str, Future[None]]) -> None:
-    carried_out[heading].result()
+def test_commands_that_need_nothing(heading: str, tmp_path: Path) -> None:
+    carry_out(heading, tmp_path)
 
 
 def test_what_is_typed_in_python(workspace: Path) -> None:

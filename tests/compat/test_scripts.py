@@ -24,12 +24,15 @@ def sources(workspace: Path) -> Path:
     return workspace
 
 
-@pytest.mark.parametrize("compute", ["inline", "slurm"])
-def test_a_pytorch_tutorial(
-    sources: Path, few_images: Path, labrun: Command, compute: str, request: pytest.FixtureRequest
-) -> None:
-    if compute == "slurm":
-        request.getfixturevalue("cluster")
+def test_a_pytorch_tutorial_here(sources: Path, few_images: Path, labrun: Command) -> None:
+    run_a_pytorch_tutorial(sources, few_images, labrun, "inline")
+
+
+def test_a_pytorch_tutorial_on_slurm(sources: Path, few_images: Path, labrun: Command, cluster: None) -> None:
+    run_a_pytorch_tutorial(sources, few_images, labrun, "slurm")
+
+
+def run_a_pytorch_tutorial(sources: Path, few_images: Path, labrun: Command, compute: str) -> None:
     done = labrun(*AZURE, f"compute={compute}", "script.path=src/cifar10/train.py",
                   f"datastore.root={few_images.parent}",
                   f"script.arguments.data_path='${{mount:{few_images.name}}}'", "script.arguments.learning_rate=0.003",

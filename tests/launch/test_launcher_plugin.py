@@ -19,11 +19,13 @@ def test_it_is_discovered() -> None:
     assert LabrunLauncher.__name__ in [plugin.__name__ for plugin in Plugins.instance().discover()]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("launcher_name, overrides", [("labrun", [])])
 class TestContract(LauncherTestSuite):
     """What every launcher of Hydra must do."""
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("task_launcher_cfg, extra_flags", [({}, ["-m", "hydra/launcher=labrun"])])
 class TestIntegration(IntegrationTestSuite):
     """The same through real applications."""

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -266,11 +267,36 @@ def settled(
     return kept, parent
 
 
+NETWORKS = ("torch", "torchvision", "pytorch_lightning", "lightning")
+"""Packages that networks are made with."""
+
+
 def _is_network(target: str) -> bool:
-    """Whether a target may be a network: the class says it; of a function, only that it has to do with torch."""
+    """Whether a target may be a network: the class says it; of a function, what its module has imported.
+
+    Not whether torch is loaded: in a process that has carried out other runs it is.
+    """
     found = schema.locate(target, "model")
     torch = sys.modules.get("torch")
-    return torch is not None and (not isinstance(found, type) or issubclass(found, torch.nn.Module))
+    if torch is None:
+        return False
+    if isinstance(found, type):
+        return issubclass(found, torch.nn.Module)
+    module = sys.modules.get(getattr(found, "__module__", None) or "")
+    return module is None or _uses_networks(module, 1)
+
+
+def _uses_networks(module: ModuleType, depth: int) -> bool:
+    """Whether a module, or one that it has something of, has something of the packages of networks."""
+    named = {
+        value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+        for value in vars(module).values()
+    }
+    names = {name for name in named if isinstance(name, str)} - {module.__name__}
+    if any(name.partition(".")[0] in NETWORKS for name in names):
+        return True
+    others = (sys.modules.get(name) for name in names if depth)
+    return any(_uses_networks(other, depth - 1) for other in others if other is not None)
 
 
 def _check_targets(values: Mapping[str, Any]) -> None:

@@ -1,0 +1,165 @@
+"""What sbatch is asked for, and what is refused before it is asked: no job runs here."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import Refused
+from helpers import submitted
+from labrun.launch import compute as computes
+from labrun.launch import slurm
+from labrun.runs import record as records
+from labrun.schema import Compute
+from slurm_jobs import SLURM, squeue
+
+COMMANDS = ("sbatch", "sinfo", "squeue", "sacct", "sacctmgr", "scontrol", "scancel", "srun")
+Submit = Callable[..., list[dict[str, str]]]
+
+
+@pytest.fixture(autouse=True)
+def nothing_known() -> Iterator[None]:
+    """What a process asks the cluster once, it asks anew."""
+    computes._accounting.cache_clear()
+    computes.largest_array.cache_clear()
+    yield
+    computes._accounting.cache_clear()
+    computes.largest_array.cache_clear()
+
+
+@pytest.fixture
+def fake_slurm(workspace: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of commands that answer as a cluster of four nodes would; a job's batch file is kept there."""
+    folder = tmp_path_factory.mktemp("fake")
+    for name in COMMANDS:
+        (folder / name).symlink_to(Path(__file__).with_name("fake-slurm"))
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    return folder
+
+
+@pytest.fixture
+def submit(fake_slurm: Path, workspace: Path) -> Submit:
+    """Submits runs that ask for these things, all at once; the options in the batch file of each array or job."""
+
+    def run(*wishes: dict[str, Any]) -> list[dict[str, str]]:
+        pool = slurm.SlurmPool(slurm.Settings(workspace / ".launch", "nice", [], [], str(workspace)))
+        for number, wish in enumerate(wishes):
+            compute = {**dataclasses.asdict(Compute(target="slurm")), **wish}
+            run_dir = submitted(workspace, f"a000000{number}", config={"compute": compute, "report": "none"})
+            pool.submit(run_dir, computes.needs(records.read(run_dir), compute["environment"]))
+        pool.poll(0)
+        found = []
+        for path in sorted(fake_slurm.glob("*.sh")):
+            lines = re.findall(r"^#SBATCH --([\w-]+)(?:=(.*))?$", path.read_text(), re.M)
+            found.append({key: value.strip("'\"") for key, value in lines})
+        return found
+
+    return run
+
+
+def test_runs_of_equal_needs_are_an_array(submit: Submit) -> None:
+    first, second = submit(*({"cpus_per_run": cpus, "max_parallel": 4} for cpus in (1, 1, 1, 2)))
+    assert (first["array"], first["cpus-per-task"]) == ("0-2%3", "1")
+    assert "array" not in second and second["cpus-per-task"] == "2"
+    assert first["job-name"] == second["job-name"] == "nice"
+    assert first["comment"] != second["comment"], "each submission has a token of its own"
+
+
+def test_one_limit_holds_for_all_arrays_of_a_sweep(submit: Submit) -> None:
+    (first,) = submit(*({"cpus_per_run": cpus, "max_parallel": 2} for cpus in (1, 1, 1, 2)))
+    assert first["array"] == "0-2%2", "the run with other needs waits"
+
+
+def test_several_runs_of_a_job_share_what_they_ask_for(submit: Submit) -> None:
+    wish = {"runs_per_job": 4, "mem_gb": 1, "gpus_per_run": 1, "runs_per_gpu": 2}
+    (asked,) = submit(wish, wish, wish, wish)
+    # a node has two cores
+    assert (asked["cpus-per-task"], asked["mem"], asked["gpus-per-node"]) == ("2", "2048MB", "1")
+
+
+def test_more_time_than_a_run_may_take_is_asked_for(submit: Submit) -> None:
+    """The time to begin and to save comes on top, since Slurm warns up to a minute early."""
+    (asked,) = submit({"timeout_min": 1})
+    assert asked["time"] == "3" and asked["signal"] == "USR2@15"
+
+
+@pytest.mark.parametrize(
+    ("by", "variable", "answer"),
+    [
+        ("partition", "FAKE_SINFO", "brief*|up|4|2|4096|gpu:2|1:00\n"),
+        ("qos", "FAKE_QOS", "normal|\nbrief|00:01:00"),
+    ],
+)
+def test_no_more_time_is_asked_for_than_may_be(
+    submit: Submit, monkeypatch: pytest.MonkeyPatch, by: str, variable: str, answer: str
+) -> None:
+    monkeypatch.setenv(variable, answer)
+    (asked,) = submit({"timeout_min": 1, by: "brief"})
+    assert (asked["time"], asked[by]) == ("1", "brief")
+
+
+def test_a_run_s_variables_are_let_through_and_stand_in_no_file(fake_slurm: Path, submit: Submit) -> None:
+    (asked,) = submit({"environment": {"FIRST": "its value"}, "extra": {"export": "NONE"}})
+    assert asked["export"] == "FIRST"
+    assert "its value" not in "".join(
+        path.read_text() for path in fake_slurm.iterdir() if path.suffix in (".sh", ".argv")
+    )
+
+
+LISTED = {
+    "partition": ("compute.partition=nonsuch", "There are: main"),
+    "one of two partitions": ("compute.partition='main,nowhere'", "there is no such partition"),
+    "cores": ("compute.cpus_per_run=64", "has 2 cores at most"),
+    "GPUs": ("compute.gpus_per_run=9", "has 2 GPUs at most"),
+    "memory": ("compute.mem_gb=500", "has 4.0 GB"),
+    "nodes": ("compute.nodes=99", "has 4 nodes"),
+    "number of tasks": ("+compute.extra.ntasks=2", "compute.extra.ntasks: labrun sets this option"),
+    "only a test": ("+compute.extra.test-only=null", "compute.extra.test-only: labrun sets this option"),
+}
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_what_the_cluster_has_not_is_refused(fake_slurm: Path, refused_here: Refused, name: str) -> None:
+    wish, words = LISTED[name]
+    assert words in refused_here("compute=slurm", "model=mnist_dnn", wish, "tracking=none")
+    assert not list(fake_slurm.glob("*.sh"))
+
+
+def test_only_networks_have_several_nodes(fake_slurm: Path, refused_here: Refused) -> None:
+    assert "model=logistic_regression" in refused_here("compute=slurm", "compute.nodes=2", "tracking=none")
+
+
+UNKNOWN = {
+    "constraint": (["+compute.extra.constraint=nonsuch"], "constraint=nonsuch: sbatch refuses it: Invalid feature"),
+    "kind of GPU": (["+compute.extra.gres='gpu:a100:1'"], "gres=gpu:a100:1: sbatch refuses it: Requested node conf"),
+    "option": (["+compute.extra.no_such_option=1"], "sbatch refuses it: unrecognized option '--no-such-option=1'"),
+    "two kinds of memory": (["compute.mem_gb=1", "+compute.extra.mem_per_cpu=500"], "mutually exclusive"),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_what_sbatch_itself_refuses_is_told_in_its_words(cluster: None, refused_here: Refused, name: str) -> None:
+    wishes, words = UNKNOWN[name]
+    assert words in refused_here(*SLURM, *wishes)
+    assert not squeue()
+
+
+@pytest.mark.parametrize("by", ["partition", "qos"])
+def test_limits_of_time_are_read_from_the_cluster(cluster: None, by: str) -> None:
+    made = ["scontrol", "create", "partitionname=brief", "nodes=ALL", "maxtime=1", "priorityjobfactor=1"]
+    gone = ["scontrol", "delete", "partitionname=brief"]
+    if by == "qos":
+        made = ["sacctmgr", "-i", "add", "qos", "brief", "maxwall=1"]
+        gone = ["sacctmgr", "-i", "delete", "qos", "brief"]
+    subprocess.run(made, check=True, capture_output=True)
+    try:
+        compute = {**dataclasses.asdict(Compute(target="slurm", timeout_min=1)), by: "brief"}
+        assert slurm.minutes_asked(compute, 1) == 1
+    finally:
+        subprocess.run(gone, check=True, capture_output=True)
