@@ -222,6 +222,7 @@ def labrun_sweep(
     overrides: Sequence[str],
     files: Sequence[Path] = (),
     hear: Callable[[str, psutil.Process], None] | None = None,
+    warm: bool = False,
 ) -> Sweep:
     """Run `labrun -m OVERRIDES tracking=none` as a person does, from a workspace of its own that is gone afterwards.
 
@@ -230,14 +231,30 @@ def labrun_sweep(
         overrides: the command line.
         files: to copy into the workspace beforehand.
         hear: see `run_command`.
+        warm: begin it from the warm interpreter, which is up (`warm_interpreter`).
     """
     program = Path(sys.executable).with_name("labrun")
+    switch = {"LABRUN_WARM": "1" if warm else "0"}
     with TemporaryDirectory(prefix="labrun-benchmark-") as folder:
         for file in files:
             shutil.copy(file, folder)
-        command = run_command(label, [program, "-m", *overrides, "tracking=none"], Path(folder), hear=hear)
+        command = run_command(label, [program, "-m", *overrides, "tracking=none"], Path(folder), switch, hear)
         found = sorted(Path(folder).glob("multirun/*/*/*/run.json"), key=lambda path: int(path.parent.name))
         return Sweep(command, [json.loads(path.read_text(encoding="utf-8")) for path in found])
+
+
+@contextmanager
+def warm_interpreter() -> Iterator[float]:
+    """A warm interpreter of the measurement's own; gives the seconds that it took until it was up."""
+    lab = Path(sys.executable).with_name("lab")
+    with TemporaryDirectory(prefix="labrun-warm-") as folder:
+        variables = {name: value for name, value in os.environ.items() if name not in OWN_SETTINGS}
+        os.environ["LABRUN_WARM_DIR"] = variables["LABRUN_WARM_DIR"] = folder
+        begun = time.perf_counter()
+        subprocess.run([lab, "warm", "start"], check=True, env=variables, stdout=subprocess.DEVNULL)
+        yield time.perf_counter() - begun
+        subprocess.run([lab, "warm", "stop"], check=True, env=variables, stdout=subprocess.DEVNULL)
+        del os.environ["LABRUN_WARM_DIR"]
 
 
 def spread(count: int, low: float = 1e-3, high: float = 10.0) -> list[str]:

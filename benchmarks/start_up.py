@@ -100,23 +100,19 @@ def main() -> None:
     lab = str(Path(sys.executable).with_name("lab"))
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        os.environ["LABRUN_WARM_DIR"] = str(place / "warm")
         (place / "train.py").write_text(SCRIPT)
         if not options.now:
             common.wait_until_quiet()
-        began = time.perf_counter()
-        subprocess.run([lab, "warm", "start"], check=True, cwd=place, stdout=subprocess.DEVNULL)
-        ready_s = time.perf_counter() - began
         sides: dict[tuple[str, ...], tuple[list[Timed], list[Timed]]] = {command: ([], []) for command in COMMANDS}
-        for _ in range(options.rounds):  # in turn, so that what else the machine does meets both
-            for command, (cold, warm) in sides.items():
-                cold.append(carried_out(command, place, warm=False))
-                warm.append(carried_out(command, place, warm=True))
-        clients = client_s(place, 4 * options.rounds)
-        told = subprocess.run([lab, "warm", "status"], check=True, cwd=place, capture_output=True, text=True).stdout
-        memory, core = idle(int(told.splitlines()[1].split()[0]))
+        with common.warm_interpreter() as ready_s:
+            for _ in range(options.rounds):  # in turn, so that what else the machine does meets both
+                for command, (cold, warm) in sides.items():
+                    cold.append(carried_out(command, place, warm=False))
+                    warm.append(carried_out(command, place, warm=True))
+            clients = client_s(place, 4 * options.rounds)
+            told = subprocess.run([lab, "warm", "status"], check=True, cwd=place, capture_output=True, text=True)
+            memory, core = idle(int(told.stdout.splitlines()[1].split()[0]))
         mlflow = sorted(path.name for path in (place / "outputs" / ".labrun").glob("mlflow*"))
-        subprocess.run([lab, "warm", "stop"], check=True, cwd=place, stdout=subprocess.DEVNULL)
     rows = [row(command, cold, warm) for command, (cold, warm) in sides.items()]
     words = ["", "cold: first line", "end", "warm: first line", "end", "warm is faster by", "bar"]
     after = [
