@@ -99,8 +99,8 @@ def digits_part(environment: launchers.Environment, options: argparse.Namespace)
         f"Logistic regressions on the digits, 1,438 x 64 float32, C = 1 / so many values from 0.001 to 10, at most 100 "
         f"iterations, scored on 359 samples, models saved. From the command's start to its end. {SUBMITIT} starts all "
         f"jobs at once, so {len(few)} were measured. All of Hydra's sides but the first are told to use one thread "
-        "(OMP_NUM_THREADS=1), which helps them; labrun sees to that itself. Warm: a warm interpreter is up, as it is for "
-        "every command but the first at a terminal (docs/howto/warm.md). 'Others' is what processes outside the "
+        "(OMP_NUM_THREADS=1), which helps them; labrun sees to that itself. Warm: a warm interpreter is up, as it is "
+        "for every command but the first at a terminal (docs/howto/warm.md). 'Others' is what processes outside the "
         "measurement used of the machine."
     )
     header = [

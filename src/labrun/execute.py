@@ -74,9 +74,7 @@ def execute(run_dir: Path, capture: bool = True, pictures: bool = True, to_disk:
             recording.leave_if_forked()
             _finish_script(record, paths, pictures)
             return recording.record
-        for node in (config["dataset"], config["model"]):
-            if node:
-                targets.announce(str(node["_target_"]))
+        targets.announce(*(str(node["_target_"]) for node in (config["dataset"], config["model"]) if node))
         mounted = mount(config["datastore"], config["dataset"], reader.make_reader(config["dataset"]))
         arrays, manifest = ahead.read(config["dataset"], mounted.path, **taken(config))
         _tell_data(arrays)

@@ -137,16 +137,16 @@ def _bound(node: ast.AST) -> Iterator[str]:
         yield from _bound(inner)
 
 
-def announce(target: str) -> None:
-    """Say that a library is being loaded, if importing what a `_target_` names takes seconds. To standard output."""
-    top = target.partition(".")[0]
-    named = locate(target)
-    if named.module in sys.modules:
-        return
-    wanted = {top, *_imported(named.source)} if named.source is not None else {top}
-    names = [title for name, title in LIBRARIES.items() if name in wanted and name not in sys.modules]
-    if names:
-        say(names[0])
+def announce(*targets: str) -> None:
+    """Say that a library is being loaded, if importing what targets name takes seconds. To standard output."""
+    wanted = set()
+    for target in targets:
+        named = locate(target)
+        if named.module not in sys.modules:
+            wanted |= {target.partition(".")[0], *(_imported(named.source) if named.source is not None else ())}
+    title = next((title for name, title in LIBRARIES.items() if name in wanted and name not in sys.modules), None)
+    if title is not None:
+        say(title)
 
 
 def say(library: str) -> None:

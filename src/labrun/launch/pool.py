@@ -23,6 +23,7 @@ from pathlib import Path
 
 import psutil
 
+from labrun import targets
 from labrun.errors import LabrunError, RecordError
 from labrun.launch.closing import (
     close,
@@ -88,6 +89,8 @@ class Server:
         if warm is not None:
             self.process, self.channel = warm
         else:
+            if not in_job:
+                targets.announce(*preload)
             self.process, self.channel = self._start(path, environment, python, cwd, in_job)
         self.send_preload(preload)
 
