@@ -206,7 +206,9 @@ def carry_out(config: dict[str, Any], run_dir: Path, root: Path) -> None:
     from labrun.execute import execute
     from labrun.launch import threads
     from labrun.runs.tracking import follow
+    from labrun.tasks.threads import wait_asleep
 
+    wait_asleep()
     own = threads.own_variables(config["compute"])
     if own or config["compute"]["cpus_per_run"] < computes.cores():
         threads.limit_run(config["compute"]["cpus_per_run"], own)

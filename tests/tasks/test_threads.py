@@ -82,7 +82,7 @@ def test_the_networks_of_labrun() -> None:
 
 def test_the_page_gives_the_number() -> None:
     page = Path(__file__).parents[2] / "docs" / "howto" / "own-model.md"
-    assert f"\n{PER_THREAD / 1e6:.3g} million multiply-adds;" in page.read_text(encoding="utf-8")
+    assert f"\n{threads.millions(PER_THREAD)} multiply-adds;" in page.read_text(encoding="utf-8")
 
 
 class Recurrent(nn.Module):
@@ -182,6 +182,20 @@ def test_a_variable_of_the_run_itself_knows_no_limit() -> None:
     assert threads.from_environment(compute["environment"], 1) == 6
 
 
+def test_threads_wait_asleep_unless_the_user_says_how() -> None:
+    environment = {"PATH": "/bin"}
+    threads.wait_asleep(environment)
+    assert environment["OMP_WAIT_POLICY"] == "PASSIVE"
+    threads.wait_asleep(environment)
+    threads.wait_by_default(environment)
+    assert environment == {"PATH": "/bin"}, "a script of the user's own waits as it would without labrun"
+    for own in ({"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "1000"}):
+        before = dict(own)
+        threads.wait_asleep(own)
+        threads.wait_by_default(own)
+        assert own == before
+
+
 def test_records_of_before_have_none(tmp_path: Path) -> None:
     run_dir = submitted(tmp_path)
     content = json.loads((run_dir / "run.json").read_text())
@@ -191,19 +205,22 @@ def test_records_of_before_have_none(tmp_path: Path) -> None:
 
 
 PRINTS = """
+import os
 import torch
 from labrun.models.mnist_dnn import MnistDNN
 
 class Prints(MnistDNN):
     def forward(self, x):
         if self.training:
-            print("SEEN", torch.get_num_threads(), flush=True)
+            print("SEEN", torch.get_num_threads(), os.environ["OMP_WAIT_POLICY"], flush=True)
         return super().forward(x)
 """
 
 
-def test_runs_of_a_pool_keep_to_it(labrun: Command, workspace: Path) -> None:
+def test_runs_of_a_pool_keep_to_it(labrun: Command, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten seconds, for torch's import in the server: that labrun's own limit there is no wish of the user's."""
+    for name in threads.WAITING:
+        monkeypatch.delenv(name, raising=False)
     (workspace / "prints.py").write_text(PRINTS)
     own = ("model=mnist_dnn", "model._target_=prints.Prints", "trainer.max_epochs=1", "compute.cpus_per_run=2")
     done = labrun("-m", *own, f"trainer.batch_size=8,{FOR_TWO}", *PLAIN)
@@ -211,6 +228,6 @@ def test_runs_of_a_pool_keep_to_it(labrun: Command, workspace: Path) -> None:
     folders = sorted(workspace.glob("multirun/*/*/[01]"))
     logs = [(folder / "driver.log").read_text().splitlines() for folder in folders]
     seen = [{line for line in log if line.startswith("SEEN")} for log in logs]
-    assert seen == [{"SEEN 1"}, {"SEEN 2"}]
+    assert seen == [{"SEEN 1 PASSIVE"}, {"SEEN 2 PASSIVE"}]
     recorded = [records.read(folder).threads or {} for folder in folders]
     assert [(one["allowed"], one["training"]["count"]) for one in recorded] == [(2, 1), (2, 2)]

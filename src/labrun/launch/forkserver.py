@@ -236,9 +236,10 @@ def preload(
     began = time.monotonic()
     sys.path[:] = [*path, *(sys.path[1:] if not sys.flags.safe_path else sys.path)] if keep else path
     if threads is not None:
-        from labrun.tasks.threads import set_variables
+        from labrun.tasks.threads import set_variables, wait_asleep
 
         set_variables(threads)
+        wait_asleep()
     if modules is None:
         from labrun.launch import inside
 

@@ -19,6 +19,7 @@ from labrun.errors import ConfigError, LabrunError
 from labrun.launch import threads as limits
 from labrun.runs import record as records
 from labrun.runs.recording import Preempted
+from labrun.tasks.threads import wait_asleep
 
 
 def preload(targets: Sequence[str]) -> None:
@@ -79,6 +80,7 @@ def run(run_dir: str, pictures: bool) -> int:
 
 def assist(run_dir: str, threads: int) -> int:
     """Train along in a run of several processes; the exit code."""
+    wait_asleep()
     limits.limit_run(threads, limits.own_variables(records.read(run_dir).config["compute"]))
     return _reported(lambda: execute.assist(Path(run_dir)))
 

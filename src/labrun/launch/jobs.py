@@ -29,6 +29,7 @@ from labrun.launch.pool import LocalPool, Server
 from labrun.runs import record as records
 from labrun.runs import store
 from labrun.runs.record import Record
+from labrun.tasks.threads import wait_asleep
 
 log = logging.getLogger(__name__)
 
@@ -227,6 +228,7 @@ class Inline:
             closing.close_unrun(run_dir, "canceled before it began")
             return [*ended, run_dir]
         if not self._warm:
+            wait_asleep()
             inside.preload(self._plan.preload)
             self._warm = True
         record = records.read(run_dir)

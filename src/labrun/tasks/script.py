@@ -183,6 +183,7 @@ def variables(
     if any(path):
         found["PYTHONPATH"] = os.pathsep.join(part for part in path if part)
     threads.keep_user_variable(found)
+    threads.wait_by_default(found)
     for name in threads.VARIABLES:
         found.setdefault(name, str(config["compute"]["cpus_per_run"]))
     named = {str(entry["input"]).partition("@")[0].rpartition("/")[2]: str(entry["path"]) for entry in inputs}

@@ -19,8 +19,12 @@ VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """What the numerical libraries read when they are loaded."""
 USER_VARIABLE = "LABRUN_USER_OMP_NUM_THREADS"
 """Keeps the user's own OMP_NUM_THREADS (empty: unset) once labrun has replaced it by its limit."""
-PER_THREAD = 2_000_000
-"""Multiply-adds of the average layer, for one batch, that each thread must have."""
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+"""How OpenMP's threads wait for one another; where the user sets one of these, it stays."""
+WAITING_VARIABLE = "LABRUN_WAIT_POLICY"
+"""Says that OMP_WAIT_POLICY is labrun's choice, and not the user's."""
+PER_THREAD = 20_000_000
+"""Multiply-adds of the average layer, for one batch, that each thread must have (see `benchmarks/threads.py`)."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +88,14 @@ def by_rule(work: Work | None, batch_size: int, allowed: int) -> Threads:
         return Threads(1, "the network's work cannot be counted")
     size = work.per_layer * batch_size
     count = max(1, min(allowed, size // PER_THREAD))
-    return Threads(count, f"{_millions(size)} multiply-adds per layer at batch size {batch_size}, "
-                          f"{_millions(PER_THREAD)} wanted for each thread")  # fmt: skip
+    return Threads(count, f"{millions(size)} multiply-adds per layer at batch size {batch_size}, "
+                          f"{millions(PER_THREAD)} wanted for each thread")  # fmt: skip
 
 
-def _millions(count: int) -> str:
-    return f"{count / 1e6:.3g} million"
+def millions(count: float) -> str:
+    """A number of multiply-adds, in words."""
+    value = count / 1e6
+    return f"{value:,.0f} million" if value >= 1000 else f"{value:.3g} million"
 
 
 def describe(recorded: dict[str, Any]) -> str:
@@ -127,3 +133,19 @@ def set_variables(count: int) -> None:
 def keep_user_variable(environment: MutableMapping[str, str]) -> None:
     """Keep the user's OMP_NUM_THREADS aside, unless that has been done."""
     environment.setdefault(USER_VARIABLE, environment.get(VARIABLES[0], ""))
+
+
+def wait_asleep(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Have the threads of libraries that are loaded from here on sleep while they wait, unless the user set how.
+
+    OpenMP's default is to spin. Where another process uses one of the cores, a spinning thread uses up the time of the
+    very thread that it waits for. Layers that deserve several threads are so large that waking up costs them little.
+    """
+    if not any(name in environment for name in WAITING):
+        environment[WAITING[0]] = environment[WAITING_VARIABLE] = "PASSIVE"
+
+
+def wait_by_default(environment: MutableMapping[str, str]) -> None:
+    """Take back `wait_asleep`, for programs that are not labrun's."""
+    if environment.pop(WAITING_VARIABLE, None) is not None:
+        environment.pop(WAITING[0], None)
