@@ -37,7 +37,8 @@ def run(capsys: Capture, monkeypatch: Patch, *arguments: str) -> tuple[int, str,
 
 @pytest.fixture
 def runs(workspace: Path) -> Path:
-    ended(workspace, "a1111111", overrides=["model=mnist_dnn"], metrics={"accuracy": 0.91})
+    chosen = {"allowed": 2, "training": {"count": 1, "why": "small"}, "scoring": {"count": 2, "why": "large"}}
+    ended(workspace, "a1111111", overrides=["model=mnist_dnn"], metrics={"accuracy": 0.91}, threads=chosen)
     error = {"type": "ValueError", "message": "no\nreally", "traceback": "Traceback: here\n"}
     run_dir = ended(workspace, "b2222222", "failed", name="other", error=error)
     (run_dir / "driver.log").write_text("what it printed\n")
@@ -61,6 +62,9 @@ def test_ls(runs: Path, capsys: Capture, monkeypatch: Patch) -> None:
 def test_show_and_logs(runs: Path, capsys: Capture, monkeypatch: Patch) -> None:
     code, out, _ = run(capsys, monkeypatch, "runs", "show", "b2")
     assert code == 0 and "ValueError: no " in out and "lab runs show b2222222 --error" in out
+    assert (
+        "1 of 2 for training (small), 2 of 2 for scoring (large)" in run(capsys, monkeypatch, "runs", "show", "a1")[1]
+    )
     assert run(capsys, monkeypatch, "runs", "show", "b2", "--error")[1] == "Traceback: here\n\n"
     assert run(capsys, monkeypatch, "runs", "show", "a1", "--error")[0] == 1
     assert json.loads(run(capsys, monkeypatch, "runs", "show", "a1", "--json")[1])["id"] == "a1111111"

@@ -79,8 +79,8 @@ def test_threads(labrun: Command, workspace: Path) -> None:
     for target in ("inline", "local"):
         done = labrun("model=shows", f"compute={target}", "compute.cpus_per_run=1", *PLAIN)
         assert done.returncode == 0 and seen(workspace)[0][1:3] == ["1", "1"], done.stdout + done.stderr
-    own = "+compute.environment.OMP_NUM_THREADS=2"
-    assert labrun("model=shows", "compute=local", own, *PLAIN).returncode == 0
-    assert seen(workspace)[0][1:3] == ["2", "2"], "what a person says comes first"
+        own = "+compute.environment.OMP_NUM_THREADS=2"
+        assert labrun("model=shows", f"compute={target}", "compute.cpus_per_run=1", own, *PLAIN).returncode == 0
+        assert seen(workspace)[0][1:3] == ["2", "2"], "what a person says comes first"
     refused = labrun("-m", "seed=1,2", "compute=inline", "compute.max_parallel=2")
     assert refused.returncode == 2 and "compute.max_parallel=2" in refused.stderr
