@@ -82,7 +82,9 @@ def tutorial_loader(data: str, batch_size: int) -> Any:
 def labrun(data: str, batch_size: int, batches: int) -> Training:
     """What `labrun experiment=cifar10_cnn trainer.batch_size=N` does, for so many batches."""
     from labrun.tasks import task as tasks
+    from labrun.tasks.threads import wait_asleep
 
+    wait_asleep()
     overrides = ["experiment=cifar10_cnn", f"trainer.batch_size={batch_size}"]
     warm_up = common.labrun_config(data, [*overrides, "trainer.max_epochs=1", f"trainer.limit_train_batches={WARM_UP}"])
     arrays = common.labrun_arrays(warm_up)
