@@ -223,28 +223,24 @@ def crossovers(cells: Sequence[Cell]) -> str:
         for condition in (QUIET, BUSY)
     }
     lines = [
-        f"- {network}, {condition}: " + ("at no size measured" if math.isinf(size) else f"from {millions(size)} on")
+        f"- {network}, {condition}: "
+        + ("at no size measured" if math.isinf(size) else f"from {threads.millions(size)} on")
         for (network, condition), size in found.items()
     ]
     largest = max(found.values())
     needed = (
-        f"more than {millions(max(cell.size for cell in cells) / CORES)}: one thread at every size measured"
+        f"more than {threads.millions(max(cell.size for cell in cells) / CORES)}: one thread at every size measured"
         if math.isinf(largest)
-        else f"at least {millions(largest / CORES)}: the largest of these, shared by {CORES} threads"
+        else f"at least {threads.millions(largest / CORES)}: the largest of these, shared by {CORES} threads"
     )
     return "\n".join(
         [
             f"{CORES} threads take no longer than one, by the multiply-adds of the average layer for a batch:\n",
             *lines,
-            f"\n`PER_THREAD` in `src/labrun/tasks/threads.py` is {millions(threads.PER_THREAD)}. "
+            f"\n`PER_THREAD` in `src/labrun/tasks/threads.py` is {threads.millions(threads.PER_THREAD)}. "
             f"By this measurement it has to be {needed}.",
         ]
     )
-
-
-def millions(count: float) -> str:
-    """A number of multiply-adds, in words."""
-    return f"{count / 1e6:.3g} million"
 
 
 def verdict(cells: Sequence[Cell]) -> str:

@@ -38,6 +38,8 @@ SIGNED = ("dataset", "model", "trainer", "callbacks", "script", "seed")
 """What a run's signature covers: all that its task reads."""
 
 
+UNSIGNED_TRAINER = ("resume", "threads")
+"""Of a trainer's node, what changes no result but by the rounding of sums."""
 UNSIGNED = ("source", "python", "requirements")
 """Of a script's node: where things lie. What is in them is in digests."""
 
@@ -248,7 +250,7 @@ def describe_data(arrays: Arrays, manifest: Sequence[Mapping[str, Any]]) -> dict
 def signature(config: Mapping[str, Any], data: list[dict[str, Any]], code: Mapping[str, Any] | None) -> str:
     """SHA-256 over what the task reads, the data and the code; never over the difference from the defaults."""
     signed = {key: config.get(key) for key in SIGNED}
-    signed["trainer"] = {key: value for key, value in config["trainer"].items() if key != "resume"}
+    signed["trainer"] = {key: value for key, value in config["trainer"].items() if key not in UNSIGNED_TRAINER}
     signed["model"] = {key: value for key, value in (config.get("model") or {}).items() if key != "search_space"}
     # Which version of an asset it was, and where it lay, is in the data's digest.
     dataset = config.get("dataset") or {}

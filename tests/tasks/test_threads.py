@@ -82,7 +82,7 @@ def test_the_networks_of_labrun() -> None:
 
 def test_the_page_gives_the_number() -> None:
     page = Path(__file__).parents[2] / "docs" / "howto" / "own-model.md"
-    assert f"\n{PER_THREAD / 1e6:.3g} million multiply-adds;" in page.read_text(encoding="utf-8")
+    assert f"\n{threads.millions(PER_THREAD)} multiply-adds;" in page.read_text(encoding="utf-8")
 
 
 class Recurrent(nn.Module):

@@ -23,8 +23,8 @@ WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 """How OpenMP's threads wait for one another; where the user sets one of these, it stays."""
 WAITING_VARIABLE = "LABRUN_WAIT_POLICY"
 """Says that OMP_WAIT_POLICY is labrun's choice, and not the user's."""
-PER_THREAD = 2_000_000
-"""Multiply-adds of the average layer, for one batch, that each thread must have. Measured: benchmarks/threads.py."""
+PER_THREAD = 20_000_000
+"""Multiply-adds of the average layer, for one batch, that each thread must have (see `benchmarks/threads.py`)."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,14 @@ def by_rule(work: Work | None, batch_size: int, allowed: int) -> Threads:
         return Threads(1, "the network's work cannot be counted")
     size = work.per_layer * batch_size
     count = max(1, min(allowed, size // PER_THREAD))
-    return Threads(count, f"{_millions(size)} multiply-adds per layer at batch size {batch_size}, "
-                          f"{_millions(PER_THREAD)} wanted for each thread")  # fmt: skip
+    return Threads(count, f"{millions(size)} multiply-adds per layer at batch size {batch_size}, "
+                          f"{millions(PER_THREAD)} wanted for each thread")  # fmt: skip
 
 
-def _millions(count: int) -> str:
-    return f"{count / 1e6:.3g} million"
+def millions(count: float) -> str:
+    """A number of multiply-adds, in words."""
+    value = count / 1e6
+    return f"{value:,.0f} million" if value >= 1000 else f"{value:.3g} million"
 
 
 def describe(recorded: dict[str, Any]) -> str:
