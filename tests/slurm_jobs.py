@@ -26,13 +26,18 @@ def no_jobs_left(workspace: Path, cluster: None) -> Iterator[None]:
     wait_for(lambda: not squeue(), 60)
 
 
-def squeue() -> dict[str, str]:
-    """The jobs that were submitted from this folder, and their states."""
-    command = ["squeue", "-h", "-r", "-o", "%i %T %Z"]
+def squeue(field: str = "%T") -> dict[str, str]:
+    """The jobs that were submitted from this folder, and what squeue shows of each: their states."""
+    command = ["squeue", "-h", "-r", "-o", f"%i {field} %Z"]
     lines = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
     return {
-        job: state for job, state, folder in (line.split(maxsplit=2) for line in lines) if Path(folder) == Path.cwd()
+        job: shown for job, shown, folder in (line.split(maxsplit=2) for line in lines) if Path(folder) == Path.cwd()
     }
+
+
+def all_records(workspace: Path) -> list[Record]:
+    """Of the runs of the only sweep."""
+    return [records.read(path.parent) for path in sorted(workspace.glob("multirun/*/*/*/run.json"))]
 
 
 def single(workspace: Path) -> Record:
@@ -42,6 +47,11 @@ def single(workspace: Path) -> Record:
 
 def begin(workspace: Path, *arguments: str, cold: bool = False) -> subprocess.Popen[str]:
     return start_labrun(*arguments, cwd=workspace, cold=cold)
+
+
+def has_begun(workspace: Path) -> bool:
+    """A single run is under way."""
+    return bool(list(workspace.glob("outputs/*/*/run.json"))) and single(workspace).status == "running"
 
 
 def is_running(workspace: Path) -> bool:
@@ -54,6 +64,11 @@ def finished(process: subprocess.Popen[str], timeout_s: float = 150) -> tuple[st
     out, err = process.communicate(timeout=timeout_s)
     assert "Traceback" not in err, err
     return out, err
+
+
+def write_script(workspace: Path, text: str) -> tuple[str, str]:
+    (workspace / "train.py").write_text(text)
+    return ("experiment=script", "script.path=train.py")
 
 
 FAILING = """

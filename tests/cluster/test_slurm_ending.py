@@ -1,0 +1,212 @@
+"""On a real Slurm cluster: how runs end there, by request, by preemption, by the clock, with their node."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from conftest import Command
+from helpers import PLAIN, lab, start, statuses, sweep_dir, wait_for, write_model
+from labrun.runs import record as records
+from labrun.runs.context import read_metrics
+from slurm_jobs import (
+    NETWORK,
+    SLURM,
+    begin,
+    finished,
+    has_begun,
+    is_running,
+    no_jobs_left,
+    single,
+    squeue,
+    write_script,
+)
+
+__all__ = ["no_jobs_left"]
+
+
+def test_cancel_ends_a_running_run_and_one_that_waits(workspace: Path) -> None:
+    write_model(workspace)
+    sweep = start(workspace, "compute=slurm", "model=sleeper", "model.number=1,2,3", "model.seconds=60",
+                  "compute.max_parallel=1", cold=True)  # fmt: skip
+    wait_for(lambda: statuses(workspace).count("running") == 1)
+    folder = sweep_dir(workspace)
+    assert "canceled" in lab(workspace, "runs", "cancel", str(folder / "0")).stdout
+    assert "canceled" in lab(workspace, "runs", "cancel", str(folder / "2")).stdout
+    sweep.send_signal(signal.SIGINT)
+    finished(sweep)
+    assert sweep.returncode == 130 and statuses(workspace) == ["canceled"] * 3
+    wait_for(lambda: not squeue())
+
+
+def test_scancel_by_hand_of_a_part_that_waits(workspace: Path) -> None:
+    write_model(workspace)
+    sweep = start(workspace, "compute=slurm", "model=sleeper", "model.number=1,2", "model.seconds=5",
+                  "compute.max_parallel=1", "+compute.extra.exclude=[n3,n4]")  # fmt: skip
+    wait_for(lambda: "running" in statuses(workspace))
+    (job,) = [job for job, state in squeue().items() if state == "PENDING"]
+    subprocess.run(["scancel", job], check=True)
+    finished(sweep)
+    assert sorted(statuses(workspace)) == ["canceled", "completed"] and sweep.returncode == 1
+
+
+def test_scancel_by_hand_is_a_canceled_run(workspace: Path) -> None:
+    write_model(workspace)
+    run = begin(workspace, "compute=slurm", "model=sleeper", "model.seconds=60", *PLAIN)
+    wait_for(lambda: has_begun(workspace))
+    subprocess.run(["scancel", *squeue()], check=True)
+    finished(run)
+    record = single(workspace)
+    assert run.returncode == 130 and record.status == "canceled"
+    assert "was canceled" in (record.error or {})["message"] or "CANCELLED" in (record.error or {})["message"]
+
+
+def test_a_network_that_is_preempted_goes_on_from_its_checkpoint(workspace: Path) -> None:
+    run = begin(workspace, *NETWORK, "trainer.max_epochs=60", "compute.partition=low")
+    wait_for(lambda: is_running(workspace))
+    subprocess.run(["sbatch", "-p", "main", "-N4", "--exclusive", "-o/dev/null", "--wrap", "sleep 1"], check=True)
+    finished(run, 240)
+    record = single(workspace)
+    assert run.returncode == 0 and record.status == "completed"
+    assert [attempt["status"] for attempt in record.attempts] == ["preempted", "completed"]
+    (folder,) = workspace.glob("outputs/[!.]*/*")
+    assert "Going on from the last attempt's checkpoint" in (folder / "driver.log").read_text()
+    lines = [(line["name"], line["step"]) for line in read_metrics(folder)]
+    assert len(lines) == len(set(lines)) and ("train_loss", 60) in lines
+
+
+def test_packed_runs_that_are_preempted_begin_again_or_stay_done(workspace: Path) -> None:
+    words = write_script(workspace, "import sys, time\ntime.sleep(float(sys.argv[1]))\n")
+    sweep = begin(workspace, "-m", *words, "+script.positional=[1],[10]", "compute.runs_per_job=2", *SLURM)
+    wait_for(lambda: sorted(statuses(workspace)) == ["completed", "running"], 120)
+    subprocess.run(["scontrol", "requeue", next(iter(squeue()))], check=True)
+    finished(sweep)
+    assert sweep.returncode == 0 and statuses(workspace) == ["completed"] * 2
+    found = [records.read(path.parent) for path in sorted(workspace.glob("multirun/*/*/*/run.json"))]
+    assert [len(record.attempts) for record in found] == [1, 2]
+
+
+def test_a_network_that_is_out_of_time_is_requeued_and_goes_on(workspace: Path) -> None:
+    run = begin(workspace, *NETWORK, "trainer.max_epochs=1000000", "compute.timeout_min=0.1", cold=True)
+    wait_for(lambda: is_running(workspace))
+    wait_for(lambda: len(single(workspace).attempts) >= 2, 150)
+    record = single(workspace)
+    assert [attempt["status"] for attempt in record.attempts][:2] == ["preempted", "running"]
+    assert (record.job or {})["restarts"] == 1
+    run.send_signal(signal.SIGINT)
+    finished(run)
+    assert single(workspace).status == "canceled"
+
+
+def test_a_run_without_a_checkpoint_that_is_out_of_time_has_failed(workspace: Path, labrun: Command) -> None:
+    write_model(workspace)
+    done = labrun("model=sleeper", "model.seconds=300", "compute.timeout_min=0.1", "compute=slurm", *PLAIN)
+    assert done.returncode == 1 and "compute.timeout_min=0.1" in done.stderr, done.stderr
+    assert single(workspace).status == "failed"
+
+
+def test_a_run_has_all_of_its_time(workspace: Path) -> None:
+    """Slurm gets to know of a limit with the time to begin and to save on top, since it warns up to a minute early."""
+    write_model(workspace)
+    run = begin(workspace, "compute=slurm", "model=sleeper", "model.seconds=9", "compute.timeout_min=0.2", *PLAIN)
+    wait_for(lambda: list(squeue("%l").values()) == ["2:00"])
+    finished(run)
+    record = single(workspace)
+    assert run.returncode == 0 and record.status == "completed" and len(record.attempts) == 1
+
+
+def test_a_run_completes_although_slurm_warns_of_its_end_at_once(workspace: Path) -> None:
+    """In a partition of one minute there is no time to spare."""
+    made = ["scontrol", "create", "partitionname=short", "nodes=ALL", "maxtime=1", "priorityjobfactor=1"]
+    subprocess.run(made, check=True, capture_output=True)
+    try:
+        write_model(workspace)
+        values = ("model=sleeper", "model.seconds=5", "compute.timeout_min=1", "compute.partition=short", *PLAIN)
+        run = begin(workspace, "compute=slurm", *values)
+        wait_for(lambda: list(squeue("%l").values()) == ["1:00"])
+        finished(run)
+        assert run.returncode == 0 and single(workspace).status == "completed"
+    finally:
+        gone = ["scontrol", "delete", "partitionname=short"]
+        wait_for(lambda: subprocess.run(gone, capture_output=True).returncode == 0)  # not while a job is ending in it
+
+
+def test_a_run_whose_node_dies_is_unreachable_and_then_runs_again(workspace: Path) -> None:
+    """Its slurmd is killed for real: unreachable, not lost, until Slurm requeues the job by itself.
+
+    Slurm takes half a minute to end the job's steps and to take the node back.
+    """
+    write_model(workspace)
+    run = begin(workspace, "compute=slurm", "model=sleeper", "model.seconds=5", *PLAIN)
+    wait_for(lambda: has_begun(workspace))
+    node = str((single(workspace).job or {})["node"])
+    daemon = Path(f"/var/lib/slurm-local/run/slurm/slurmd-{node}.pid")
+    os.kill(int(daemon.read_text()), signal.SIGKILL)
+    wait_for(lambda: not records.process_lives(single(workspace).process), 30)
+    assert "unreachable" in lab(workspace, "runs", "ls").stdout
+    subprocess.run(["scontrol", "update", f"nodename={node}", "state=down", "reason=test"], check=True)
+    try:
+        finished(run, 200)
+    finally:
+        subprocess.run([Path(__file__).with_name("start-slurm")], check=True, capture_output=True)
+        subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=False, capture_output=True)
+        wait_for(lambda: "down" not in subprocess.run(["sinfo", "-h", "-o%t"], capture_output=True, text=True).stdout)
+    record = single(workspace)
+    assert run.returncode == 0 and record.status == "completed" and len(record.attempts) == 2
+    assert (record.job or {})["restarts"] == 1
+
+
+def test_without_accounting_a_job_that_dies_is_noticed(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no database is kept, sacct says so and fails: squeue and the heartbeat must do."""
+    tools = workspace / "tools"
+    tools.mkdir()
+    for name in ("sacct", "sacctmgr"):
+        (tools / name).write_text("#!/bin/sh\necho 'Slurm accounting storage is disabled' >&2\nexit 1\n")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+    write_model(workspace)
+    sweep = start(workspace, "compute=slurm", "model=sleeper", "model.number=1,2", "model.seconds=5")
+    wait_for(lambda: statuses(workspace) == ["running"] * 2, 120)
+    run_dir = sweep_dir(workspace) / "0"
+    server = psutil.Process((records.read(run_dir).process or {})["pid"]).parent()
+    supervisor = None if server is None else server.parent()
+    assert supervisor is not None
+    supervisor.kill()  # and with it all the rest of the job
+    began = time.monotonic()
+    finished(sweep)
+    assert sweep.returncode == 1 and sorted(statuses(workspace)) == ["completed", "failed"]
+    assert time.monotonic() - began < 60, "a job's death is noticed soon, not after minutes"
+    assert records.read(run_dir).status == "failed" and "job" in records.read(run_dir).reason
+
+
+LEAVING = """
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", "import time; open('../beats', 'a').write('1'); time.sleep(600)"])
+time.sleep(2 if "--ends" in sys.argv else 600)
+"""
+
+
+@pytest.mark.parametrize("how", ["over its time", "by itself"])
+def test_what_a_packed_run_leaves_behind_is_ended_with_it(workspace: Path, how: str) -> None:
+    words = write_script(workspace, LEAVING)
+    limit = ["compute.timeout_min=0.1"] if how == "over its time" else ["+script.positional=[--ends]"]
+    sweep = begin(
+        workspace, "-m", *words, *limit, "seed=1,2", "compute.runs_per_job=2", "compute.cpus_per_job=1", *SLURM
+    )
+
+    def left() -> int:
+        listed = subprocess.run(["pgrep", "-fc", "open..../beats"], capture_output=True, text=True)
+        return int(listed.stdout or 0)
+
+    wait_for(lambda: left() == 1, 120)
+    wait_for(lambda: len([s for s in statuses(workspace) if s in ("failed", "completed")]) == 1, 60)
+    time.sleep(1.5)
+    assert left() <= 1, "the first one's is gone when the second one's is there"
+    finished(sweep)
+    assert statuses(workspace) == ["failed" if limit[0].startswith("compute") else "completed"] * 2 and left() == 0

@@ -1,0 +1,53 @@
+"""On a real Slurm cluster: runs of several processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from conftest import Command
+from helpers import lab, wait_for
+from labrun.runs.context import read_metrics
+from slurm_jobs import NETWORK, SLURM, begin, finished, no_jobs_left, single, squeue, write_failing
+
+__all__ = ["no_jobs_left"]
+
+
+def test_two_nodes_train_one_network(workspace: Path, labrun: Command) -> None:
+    done = labrun(*NETWORK, "trainer.max_epochs=2", "compute.nodes=2")
+    assert done.returncode == 0, done.stderr
+    record = single(workspace)
+    (folder,) = workspace.glob("outputs/[!.]*/*")
+    assert record.status == "completed" and len(record.attempts) == 1
+    assert "MEMBER: 1/2" in (folder / "driver.log").read_text()
+    assert "MEMBER: 2/2" in (folder / "driver.1.log").read_text()
+    lines = [(line["name"], line["step"]) for line in read_metrics(folder)]
+    assert len(lines) == len(set(lines)), "both processes wrote"
+
+
+def test_an_error_of_another_process_is_told(workspace: Path, labrun: Command) -> None:
+    write_failing(workspace, 'batch_idx == 3 and os.environ["SLURM_PROCID"] == "1"', "an error of rank one")
+    done = labrun(*SLURM, "model=failing", "compute.nodes=2", "trainer.batch_size=16")
+    assert done.returncode == 1, done.stdout + done.stderr
+    record = single(workspace)
+    assert record.status == "failed" and "an error of rank one" in (record.error or {})["message"]
+
+
+def test_a_run_of_several_processes_is_tried_again(workspace: Path, labrun: Command) -> None:
+    first = 'os.environ["SLURM_PROCID"] == "0" and os.environ["LABRUN_ATTEMPT"] == "1"'
+    write_failing(workspace, f"batch_idx == 1 and {first}", "the first attempt fails")
+    done = labrun(*SLURM, "model=failing", "compute.tasks_per_node=2", "trainer.batch_size=64", "trainer.max_epochs=1",
+                  "compute.retries=1")  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = single(workspace)
+    assert [attempt["status"] for attempt in record.attempts] == ["failed", "completed"]
+    assert "the first attempt fails" in record.attempts[0]["reason"]
+
+
+def test_a_run_of_two_nodes_that_is_canceled_before_it_trains_leaves_none(workspace: Path) -> None:
+    """The other processes would wait at their meeting for the first one, and keep the job alive."""
+    run = begin(workspace, *NETWORK, "compute.nodes=2", "trainer.max_epochs=1000")
+    wait_for(lambda: "RUNNING" in squeue().values(), 120)
+    lab(workspace, "runs", "cancel", "last")
+    finished(run)
+    assert run.returncode == 130 and single(workspace).status == "canceled"
+    wait_for(lambda: not squeue(), 60)

@@ -1,0 +1,114 @@
+"""On a real Slurm cluster: sweeps and searches whose controller dies, and jobs that are found again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from conftest import Command
+from helpers import PLAIN, lab, start, statuses, sweep_dir, wait_for, write_climber, write_model
+from labrun.launch import slurm
+from labrun.runs import record as records
+from slurm_jobs import SLURM, begin, finished, has_begun, no_jobs_left, single, squeue
+
+__all__ = ["no_jobs_left"]
+
+
+def test_another_controller_takes_over_detached_jobs(workspace: Path, labrun: Command) -> None:
+    write_model(workspace)
+    done = labrun("-m", "compute=slurm", "model=sleeper", "model.number=1,2,3,4", "model.seconds=3",
+                  "compute.detach=true", "compute.max_parallel=2", *PLAIN)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    wait_for(lambda: "running" in statuses(workspace))
+    holder = json.loads(max((sweep_dir(workspace) / ".launch" / "controllers").glob("?")).read_text())
+    os.kill(holder["pid"], signal.SIGKILL)
+    watched = lab(workspace, "runs", "watch")
+    assert watched.returncode == 0, watched.stdout + watched.stderr
+    assert statuses(workspace) == ["completed"] * 4
+    found = [records.read(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")]
+    assert [len(record.attempts) for record in found] == [1] * 4, "the jobs were found again, none was submitted twice"
+
+
+def test_a_submission_whose_id_was_never_written_is_found_again(workspace: Path, labrun: Command) -> None:
+    write_model(workspace)
+    values = ("-m", "compute=slurm", "model=sleeper", "model.number=1,2", "model.seconds=6", *PLAIN)
+    sweep = start(workspace, *values[1:5], cold=True)
+    wait_for(lambda: len(squeue()) == 2)
+    sweep.kill()
+    sweep.communicate()
+    ledger = sweep_dir(workspace) / ".launch" / "jobs.jsonl"
+    ledger.write_text(ledger.read_text().splitlines()[0] + "\n")
+    again = labrun(*values, "sweep.resume=last")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert statuses(workspace) == ["completed"] * 2
+    found = [records.read(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")]
+    assert [len(record.attempts) for record in found] == [1, 1]
+
+
+def test_resuming_on_this_machine_ends_the_jobs_first(workspace: Path, labrun: Command) -> None:
+    """A job that Slurm might requeue by itself must not meet the run that was resumed on this machine."""
+    write_model(workspace)
+    values = ("model=sleeper", "model.number=1,2", "model.seconds=30")
+    sweep = start(workspace, "compute=slurm", *values, cold=True)
+    wait_for(lambda: statuses(workspace).count("running") == 2)
+    sweep.kill()
+    sweep.communicate()
+    quick = ("-m", "model=sleeper", "model.number=1,2", "model.seconds=30", *PLAIN, "compute=local")
+    resumed = begin(workspace, *quick, "sweep.resume=last", cold=True)
+    wait_for(lambda: not squeue() and statuses(workspace).count("running") == 2, 90)
+    found = [records.read(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")]
+    assert all(len(record.attempts) == 2 for record in found)
+    resumed.send_signal(signal.SIGINT)
+    finished(resumed)
+
+
+def test_a_job_that_was_submitted_again_leaves_the_run_alone(workspace: Path, labrun: Command) -> None:
+    write_model(workspace)
+    run = begin(workspace, "compute=slurm", "model=sleeper", "model.seconds=5", *PLAIN)
+    wait_for(lambda: has_begun(workspace))
+    (folder,) = workspace.glob("outputs/[!.]*/*")
+    (manifest,) = (folder / ".launch" / "slurm").glob("*.json")
+    content: dict[str, Any] = json.loads(manifest.read_text())
+    rival = manifest.with_name("rival.json")
+    rival.write_text(json.dumps({**content, "token": "rival"}))
+    script = Path(slurm.__file__).with_name("cluster_job.py")
+    beside = subprocess.run(
+        ["srun", "-n1", sys.executable, "-P", str(script), str(rival)], capture_output=True, text=True
+    )
+    assert beside.returncode == 0 and "leaves it alone" in beside.stdout, beside.stderr
+    finished(run)
+    assert single(workspace).status == "completed" and len(single(workspace).attempts) == 1
+
+
+def test_a_search_ends_poor_trials_early(workspace: Path, labrun: Command) -> None:
+    write_climber(workspace)
+    done = labrun("-m", "model=climber", "model.quality=1,0.2,0.1", "model.seconds=4", "model.steps=16", *SLURM,
+                  "sweep.metric=score", "sweep.max_concurrent=1", "sweep/early_termination=bandit",
+                  "sweep.early_termination.delay_evaluation=2", "dataset.max_samples=50")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    folder = sweep_dir(workspace)
+    found = [records.read(folder / str(number)) for number in range(3)]
+    assert [record.status for record in found] == ["completed", "stopped", "stopped"]
+    for record in found[1:]:
+        assert (record.error or {})["message"].startswith("Bandit at report ") and (record.duration_s or 9) < 3.5
+    assert (folder / "best.yaml").exists() and len({(record.job or {})["id"] for record in found}) == 3
+
+
+def test_a_search_goes_on_after_kill_9_of_its_controller(workspace: Path, labrun: Command) -> None:
+    write_climber(workspace)
+    asked = ("compute=slurm", "model=climber", "model.quality=interval(0,1)", "model.seconds=1", "sweep=tpe",
+             "sweep.metric=score", "sweep.max_trials=4", "sweep.max_concurrent=2")  # fmt: skip
+    search = start(workspace, *asked, cold=True)
+    wait_for(lambda: statuses(workspace).count("completed") >= 1 and "running" in statuses(workspace), 120)
+    search.kill()
+    search.communicate(timeout=60)
+    again = labrun("-m", *asked, *PLAIN, "sweep.resume=last")
+    assert again.returncode == 0, again.stderr
+    assert statuses(workspace) == ["completed"] * 4
+    for number in range(4):
+        assert [a["status"] for a in records.read(sweep_dir(workspace) / str(number)).attempts].count("completed") == 1

@@ -1,0 +1,108 @@
+"""On a real Slurm cluster (`tests/cluster/start-slurm` starts one): what jobs get, and how many runs they hold."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import Command
+from helpers import PLAIN, SLEEPER, devices, program, start, statuses, wait_for, write_device_model, write_model
+from labrun.runs import record as records
+from slurm_jobs import SLURM, all_records, finished, no_jobs_left, single, squeue, write_script
+
+__all__ = ["no_jobs_left"]
+
+
+def test_one_run(workspace: Path, labrun: Command) -> None:
+    done = labrun("compute=slurm", "compute.setup=[touch was-here]", "tracking=none")
+    assert done.returncode == 0, done.stderr
+    assert (workspace / "was-here").exists(), "the lines of compute.setup come before the work"
+    record = single(workspace)
+    assert record.status == "completed" and record.job is not None and record.job["node"].startswith("n")
+    assert "Fitting logistic_regression" in done.stdout, "its log is shown here"
+
+
+def test_an_array_with_different_needs_and_names_in_squeue(workspace: Path) -> None:
+    write_model(workspace)
+    sweep = start(workspace, "compute=slurm", "model=sleeper", "model.number=1,2,3", "compute.cpus_per_run=1,2",
+                  "model.seconds=1", "compute.max_parallel=2", "name=nice")  # fmt: skip
+    wait_for(lambda: bool(squeue()))
+    names = subprocess.run(["squeue", "-h", "-o", "%.40j"], capture_output=True, text=True).stdout.split()
+    assert any(name.startswith("nice-") for name in names)
+    out, _ = finished(sweep)
+    assert sweep.returncode == 0 and statuses(workspace) == ["completed"] * 6
+    found = [records.read(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")]
+    arrays = {str((record.job or {})["id"]).split("_")[0]: record.config["compute"]["cpus_per_run"] for record in found}
+    assert sorted(arrays.values()) == [1, 2] and "3 jobs" in out
+    spans = [(str(record.started), str(record.ended)) for record in found]
+    assert max(sum(a <= begun < b for a, b in spans) for begun, _ in spans) <= 2, "one limit for both arrays"
+
+
+def test_packed_runs_share_a_job(workspace: Path, labrun: Command) -> None:
+    done = labrun("-m", "model.regularization=range(1,13)", "compute.runs_per_job=6", *SLURM)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = [records.read(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")]
+    assert len(found) == 12 and {record.status for record in found} == {"completed"}
+    assert len({(record.job or {})["id"] for record in found}) == 2
+
+
+def test_edits_while_jobs_wait_change_nothing(workspace: Path) -> None:
+    write_model(workspace)
+    blocker = subprocess.run(["sbatch", "--parsable", "-N4", "--exclusive", "-o/dev/null", "--wrap", "sleep 60"],
+                             capture_output=True, text=True).stdout.strip()  # fmt: skip
+    wait_for(lambda: squeue().get(blocker) == "RUNNING")
+    sweep = start(workspace, "compute=slurm", "model=sleeper", "model.number=1,2")
+    wait_for(lambda: list(squeue().values()).count("PENDING") == 2)
+    (workspace / "sleeper.py").write_text(SLEEPER.replace("one", "two"))
+    (workspace / "conf" / "model" / "sleeper.yaml").write_text("_target_: sleeper.Sleeper\nseconds: 99.0\nnumber: 0\n")
+    subprocess.run(["scancel", blocker], check=True)
+    finished(sweep)
+    assert sweep.returncode == 0
+    assert all("VERSION one" in path.read_text() for path in workspace.glob("multirun/*/*/*/driver.log"))
+
+
+def test_runs_of_a_job_have_gpus_of_their_own_or_share_one(workspace: Path, labrun: Command) -> None:
+    write_device_model(workspace)
+    done = labrun("-m", "model=shows", "model.number=1,2", "compute=slurm_gpu", "compute.runs_per_job=2",
+                  "compute.runs_per_gpu=1,2", *PLAIN)  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len({(record.job or {})["id"] for record in all_records(workspace)}) == 2
+    first, shared, second, also_shared = devices(workspace)
+    assert {first, second} == {"0", "1"} and shared == also_shared
+
+
+def test_a_job_that_ends_before_its_run_begins_says_why(workspace: Path, labrun: Command) -> None:
+    done = labrun(*SLURM, "compute.srun_args=[--foo]")
+    assert done.returncode == 1 and "srun: unrecognized option '--foo'" in done.stderr, done.stderr
+    assert "driver.log" not in done.stderr
+    done = labrun(*SLURM, "compute.setup=[exit 3]")
+    assert done.returncode == 1 and "compute.setup" in done.stderr
+
+
+PRINTING = "import os\nprint('FOUND', os.environ.get('FIRST'), os.environ.get('OMP_NUM_THREADS'))\n"
+
+
+def test_variables_arrive_whatever_else_is_exported_and_whichever_interpreter_runs(
+    workspace: Path, labrun: Command
+) -> None:
+    """The interpreter is this one, by its path: its own packages are used, not the submitter's import path."""
+    words = write_script(workspace, PRINTING)
+    done = labrun(*words, *SLURM, "+compute.extra.export=NONE", "+compute.environment.FIRST=its value",
+                  "compute.partition='main,low'", "compute.cpus_per_run=2", f"compute.python={sys.executable}",
+                  SBATCH_EXPORT="NONE")  # fmt: skip
+    assert done.returncode == 0 and "FOUND its value 2" in done.stdout, done.stdout + done.stderr
+    assert "its value" not in json.dumps(single(workspace).config)
+
+
+def test_a_job_can_submit_jobs(workspace: Path) -> None:
+    """What Slurm tells the outer job of itself is not for the inner one: its place in an array, its memory."""
+    inner = shlex.join(program("labrun", *SLURM, "compute.mem_gb=1", cold=True))
+    command = ["sbatch", "--wait", "--array=3", "--mem-per-cpu=500", "--output=outer.txt", f"--wrap={inner}"]
+    done = subprocess.run(command, cwd=workspace, capture_output=True, text=True, timeout=240)
+    said = (workspace / "outer.txt").read_text()
+    assert done.returncode == 0, done.stderr + said
+    record, outer = single(workspace), done.stdout.split()[-1]
+    assert record.status == "completed" and not str((record.job or {})["id"]).startswith(outer), record.job
