@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from labrun.runs import record as records
-from labrun.runs import recording
+from labrun.runs import recording, tracking
 from labrun.runs.record import Record
 
 
@@ -83,6 +84,13 @@ def lab(workspace: Path, *arguments: str, timeout: float = 400) -> subprocess.Co
         [sys.executable, "-c", "from labrun.cli import main; main()", *arguments],
         cwd=workspace, capture_output=True, text=True, timeout=timeout, check=False,
     )  # fmt: skip
+
+
+def copy_database(empty_mlflow: Path, workspace: Path) -> None:
+    """Give a workspace an MLflow database without waiting for it to be made."""
+    place = tracking.database_path(workspace)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(empty_mlflow, place)
 
 
 def imported(importtime: str) -> set[str]:

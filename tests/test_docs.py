@@ -135,10 +135,9 @@ def _prepare(page: str, folder: Path, request: pytest.FixtureRequest) -> Place:
             variables |= given.environment
         elif isinstance(given, Path):
             (folder / "data").symlink_to(given)
-    plain = ("tracking:\n  kind: none\n", page not in WITH_MLFLOW), ("report: none\n", page not in WITH_PICTURES)
-    if settings := [text for text, is_so in plain if is_so]:
+    if page not in WITH_PICTURES:
         (folder / "conf" / "local").mkdir(parents=True)
-        (folder / "conf" / "local" / "default.yaml").write_text("".join(["# @package _global_\n", *settings]))
+        (folder / "conf" / "local" / "default.yaml").write_text("# @package _global_\nreport: none\n")
     return Place(folder, variables)
 
 
@@ -157,7 +156,6 @@ def test_every_block_has_a_kind_that_is_tested() -> None:
         assert len(fences) == 2 * len(blocks(page)), f"{page}: a block that the tests do not see"
 
 
-WITH_MLFLOW = ("tutorial.md", "coming-from-azureml.md")
 WITH_PICTURES = ("tutorial.md", "howto/python.md", "howto/sweep.md")
 """Pages that are about them; elsewhere they would cost seconds for each run."""
 EXECUTED = [page for page in PAGES if page != "reference.md" and blocks(page)]

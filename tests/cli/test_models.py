@@ -7,7 +7,6 @@ import json
 import os
 import re
 import resource
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers import imported, lab, processes_of
+from helpers import copy_database, imported, lab, processes_of
 from labrun.runs import journal, store, tracking, viewing
 
 
@@ -202,7 +201,7 @@ def test_a_life(place: Path, tmp_path: Path) -> None:
 
 def test_mlflow_has_them_once_somebody_looks(place: Path, empty_mlflow: Path) -> None:
     for _ in range(2):  # also once more, where its database was lost
-        shutil.copy(empty_mlflow, tracking.database_path(place))
+        copy_database(empty_mlflow, place)
         assert tracking.sync(place).left_out == []
         client = tracking.connect(place, tracking.database_uri(place))
         assert int(client.get_model_version_by_alias("digits", "champion").version) == 1

@@ -10,15 +10,12 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helpers import submitted
+from helpers import copy_database, submitted
 from labrun.errors import ConfigError, CorruptDataError, LabrunError, RecordError
 from labrun.runs import context, journal, registry, store, tracking
 from labrun.runs import record as records
@@ -66,8 +63,7 @@ def aliases(root: Path, name: str) -> dict[str, int]:
 @pytest.fixture
 def root(tmp_path: Path, empty_mlflow: Path) -> Path:
     root = tmp_path.resolve()
-    store.state_folder(root).mkdir(parents=True)
-    shutil.copy(empty_mlflow, tracking.database_path(root))
+    copy_database(empty_mlflow, root)
     return root
 
 
@@ -323,37 +319,8 @@ def test_the_journal_is_read_without_mlflow() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
-    """A real MLflow server, elsewhere."""
-    place = tmp_path / "server"
-    place.mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{place}/server.db", "--artifacts-destination", str(place / "artifacts"),
-    ]  # fmt: skip
-    tracking.quiet()
-    with open(place / "log", "wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=place, start_new_session=True)
-    end = time.monotonic() + 120
-    while True:
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-            break
-        except (urllib.error.URLError, OSError):
-            assert time.monotonic() < end and process.poll() is None, (place / "log").read_text()
-            time.sleep(0.3)
-    yield f"http://127.0.0.1:{port}"
-    import os
-
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def test_a_runs_own_server_has_its_models(root: Path, server: str) -> None:
+def test_a_runs_own_server_has_its_models(root: Path, mlflow_server: str) -> None:
+    server = mlflow_server
     run_dir = run_with(root, "aaaa0000", tracking={"kind": "mlflow", "uri": server})
     version, is_new = registry.register(root, run_dir, "net", tags={"team": "a"})
     assert (version.number, version.uri, is_new) == (1, server, True)
