@@ -97,6 +97,18 @@ def test_the_registry_answers_without_any_heavy_import(place: Path) -> None:
     assert not tracking.database_path(place).exists() and processes_of(place) == []
 
 
+def test_python_registers_and_loads_without_mlflow(place: Path) -> None:
+    code = (
+        "import sys, labrun\n"
+        "print(labrun.get_run('last').register_model('from-python'))\n"
+        "assert not {'mlflow', 'torch', 'sklearn', 'numpy'} & set(sys.modules)\n"
+        "print(labrun.load_model('digits@champion').predict([[0.0] * 64]).shape)\n"
+        "assert 'mlflow' not in sys.modules and 'sklearn' in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "Model(from-python/1)\n(1,)\n"), done.stderr
+
+
 def test_the_tables(place: Path) -> None:
     told = said(place)
     assert re.search(r"digits +1 +champion: 1 +\w{8} +(lr|dnn) +accuracy 0\.\d+", told)

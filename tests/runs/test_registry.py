@@ -13,11 +13,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import yaml
 
 from helpers import copy_database, submitted
 from labrun.errors import ConfigError, CorruptDataError, LabrunError, RecordError
-from labrun.runs import context, journal, registry, store, tracking
+from labrun.runs import context, journal, model_folder, registry, store, tracking
 from labrun.runs import record as records
 from labrun.runs.recording import Recording
 
@@ -82,6 +84,38 @@ def test_versions_count_up_and_know_their_run_metrics_and_data(root: Path) -> No
     assert journal.registered_runs(root) == {"aaaa0000": ["net/1"], "bbbb0000": ["net/2"], "cccc0000": ["other/1"]}
     assert (journal.model_folder(root, "net") / "MLmodel").is_file()
     assert journal.model_folder(root, "models:/net/1") == journal.model_folder(root, "net/1")
+
+
+def test_a_versions_folder_is_what_mlflow_would_write(root: Path) -> None:
+    from mlflow.models import ModelSignature
+    from mlflow.pyfunc import save_model
+    from mlflow.types import ColSpec, Schema, TensorSpec
+    from mlflow.types.schema import AnyType
+
+    version, _ = registry.register(root, run_with(root, "aaaa0000"), "net")
+    ours, theirs = journal.folder(root, "net", 1), root / "theirs"
+    pins = (ours / "requirements.txt").read_text().split()
+    assert [pin.partition("==")[0] for pin in pins] == ["mlflow", "labrun", "numpy", "pandas", "scikit-learn", "skops"]
+    save_model(
+        path=str(theirs), loader_module="labrun.tasks.saved", data_path=str(journal.content(root, version)),
+        signature=ModelSignature(Schema([TensorSpec(np.dtype(np.float64), (-1, 4))])), pip_requirements=pins[1:],
+        metadata={"labrun.run": "aaaa0000", "labrun.experiment": "test", "labrun.sha256": version.sha256},
+    )  # fmt: skip
+    assert pins == (theirs / "requirements.txt").read_text().split()
+    assert {path.relative_to(ours) for path in ours.rglob("*")} == {
+        path.relative_to(theirs) for path in theirs.rglob("*")
+    }
+    for name in ("MLmodel", "python_env.yaml", "conda.yaml"):
+        found = [yaml.safe_load((folder / name).read_text()) for folder in (ours, theirs)]
+        for one in found if name == "MLmodel" else []:
+            one["signature"]["inputs"] = json.loads(one["signature"]["inputs"])
+            assert one.pop("model_uuid") and one.pop("utc_time_created")
+        assert found[0] == found[1], name
+    columns = {"age": True, "town": False}
+    schema = Schema([ColSpec(AnyType() if number else "string", name, False) for name, number in columns.items()])
+    assert json.loads(str(model_folder._inputs({"columns": columns}))) == json.loads(schema.to_json())
+    # An older run's card says nothing of the columns: the model looks at the table itself.
+    assert model_folder._inputs({"arguments": {"preprocess": True}, "input_shape": [3]}) is None
 
 
 def test_the_same_file_is_told_and_registered_once(root: Path) -> None:

@@ -8,11 +8,13 @@ import math
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -315,6 +317,56 @@ def test_a_server_that_is_down_neither_delays_a_run_nor_loses_it(root: Path, mlf
     assert tracking.sync(root, mlflow_server).news == 1 and tracking.sync(root, mlflow_server).news == 0
     assert of_server(mlflow_server, "d077aaaa").info.status == "FINISHED"
     assert tracking.sync(root).news == 1, "what one of them has says nothing of the other"
+
+
+class Relay:
+    """Passes bytes on to a server, until it is cut."""
+
+    def __init__(self, address: str) -> None:
+        self._to = urllib.parse.urlsplit(address)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._open: list[socket.socket] = [self._listener]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                here, _ = self._listener.accept()
+                there = socket.create_connection((str(self._to.hostname), int(self._to.port or 0)))
+                self._open += [here, there]
+                for pair in ((here, there), (there, here)):
+                    threading.Thread(target=self._pass_on, args=pair, daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    def cut(self) -> None:
+        for one in self._open:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+
+def test_a_server_that_goes_away_meanwhile_refuses_nothing(root: Path, mlflow_server: str) -> None:
+    """Nothing is left out for it: who syncs is told that it is gone, and what it has by then is known the next time."""
+    for number in range(5):
+        finished(root, f"5e77{number:04d}", [1.0])
+    relay = Relay(mlflow_server)
+
+    def heard(done: int, total: int) -> None:
+        if done == 2:
+            relay.cut()
+
+    with pytest.raises(RecordError, match=f"MLflow at {relay.address} refused"):
+        tracking.sync(root, relay.address, heard=heard)
+    notes = json.loads(tracking.kept(root, "tracking", relay.address).read_text())
+    assert len(notes["runs"]) == 2 and not any(one["left_out"] for one in notes["runs"].values())
+    there = [of_server(mlflow_server, f"5e77{number:04d}") for number in range(5)]
+    assert [run.info.status for run in there if run] == ["FINISHED"] * 2
 
 
 def test_a_database_that_cannot_be_used_now_is_tried_again(root: Path, empty_mlflow: Path) -> None:
