@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from helpers import copy_database, imported, lab, processes_of
-from labrun.runs import journal, store, tracking, viewing
+from labrun.runs import journal, store, tracking
 
 
 def labrun(workspace: Path, *arguments: str) -> str:
@@ -101,12 +101,13 @@ def test_python_registers_and_loads_without_mlflow(place: Path) -> None:
     code = (
         "import sys, labrun\n"
         "print(labrun.get_run('last').register_model('from-python'))\n"
-        "assert not {'mlflow', 'torch', 'sklearn', 'numpy'} & set(sys.modules)\n"
+        "assert not {'mlflow', 'torch', 'sklearn', 'pandas'} & set(sys.modules)\n"
         "print(labrun.load_model('digits@champion').predict([[0.0] * 64]).shape)\n"
         "assert 'mlflow' not in sys.modules and 'sklearn' in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "Model(from-python/1)\n(1,)\n"), done.stderr
+    said(place, "rm", "from-python", "--yes")
 
 
 def test_the_tables(place: Path) -> None:
@@ -212,14 +213,14 @@ def test_a_life(place: Path, tmp_path: Path) -> None:
 
 
 def test_mlflow_has_them_once_somebody_looks(place: Path, empty_mlflow: Path) -> None:
-    for _ in range(2):  # also once more, where its database was lost
-        copy_database(empty_mlflow, place)
+    for _ in range(2):  # also once more, where another database is in the place of the first
+        copy_database(empty_mlflow, place / "another")
+        os.replace(tracking.database_path(place / "another"), tracking.database_path(place))
         assert tracking.sync(place).left_out == []
         client = tracking.connect(place, tracking.database_uri(place))
         assert int(client.get_model_version_by_alias("digits", "champion").version) == 1
-        tracking.database_path(place).unlink()
-        viewing.notes(place).unlink()
-        assert "digits" in said(place, "ls")
+    tracking.database_path(place).unlink()
+    assert "digits" in said(place, "ls")
 
 
 def free_port() -> int:
