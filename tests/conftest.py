@@ -117,6 +117,14 @@ def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tracking.database_path(root)
 
 
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Iterator[str]:
+    """The address of an MLflow server. The tests share it: each has runs and models of its own there."""
+    tracking.quiet()
+    with servers.mlflow(tmp_path_factory.mktemp("server"), empty_mlflow) as address:
+        yield address
+
+
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder to run in."""

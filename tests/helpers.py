@@ -7,6 +7,7 @@ import gc
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from hydra.version import VersionBase
 
 from labrun import app
 from labrun.runs import record as records
-from labrun.runs import recording
+from labrun.runs import recording, tracking
 from labrun.runs.record import Record
 
 Completed = subprocess.CompletedProcess[str]
@@ -225,6 +226,13 @@ def sweep_dir(workspace: Path) -> Path:
 def lab(workspace: Path, *arguments: str, timeout: float = 400) -> Completed:
     """The command `lab` in a process, to its end."""
     return run_lab(*arguments, cwd=workspace, timeout=timeout)
+
+
+def copy_database(empty_mlflow: Path, workspace: Path) -> None:
+    """Give a workspace an MLflow database without waiting for it to be made."""
+    place = tracking.database_path(workspace)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(empty_mlflow, place)
 
 
 def imported(importtime: str) -> set[str]:

@@ -8,6 +8,7 @@ import getpass
 import http.server
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -155,3 +156,22 @@ def web(folder: Path) -> Iterator[Server]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+@contextlib.contextmanager
+def mlflow(place: Path, database: Path) -> Iterator[str]:
+    """An MLflow server with a copy of an empty database; its address."""
+    shutil.copy(database, place / "server.db")
+    port = free_port()
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{place}/server.db", "--artifacts-destination", str(place / "artifacts"),
+    ]  # fmt: skip
+    with open(place / "server.log", "wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=place, start_new_session=True)
+    try:
+        wait_until_open(port, process, 120)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -115,11 +115,15 @@ def _prepare(page: str, folder: Path, labrun_here: Command, request: pytest.Fixt
             variables |= given.environment
         elif isinstance(given, Path):
             (folder / "data").symlink_to(given)
-    plain = ("tracking:\n  kind: none\n", page not in WITH_MLFLOW), ("report: none\n", page not in WITH_PICTURES)
-    if settings := [text for text, is_so in plain if is_so]:
+    if page not in WITH_PICTURES:
         (folder / "conf" / "local").mkdir(parents=True)
+<<<<<<< HEAD
         (folder / "conf" / "local" / "default.yaml").write_text("".join(["# @package _global_\n", *settings]))
     return Place(folder, variables, labrun_here)
+=======
+        (folder / "conf" / "local" / "default.yaml").write_text("# @package _global_\nreport: none\n")
+    return Place(folder, variables)
+>>>>>>> wt-mlflow
 
 
 def test_every_block_has_a_kind_that_is_tested() -> None:
@@ -137,7 +141,6 @@ def test_every_block_has_a_kind_that_is_tested() -> None:
         assert len(fences) == 2 * len(blocks(page)), f"{page}: a block that the tests do not see"
 
 
-WITH_MLFLOW = ("tutorial.md", "coming-from-azureml.md")
 WITH_PICTURES = ("tutorial.md", "howto/python.md", "howto/sweep.md")
 """Pages that are about them; elsewhere they would cost seconds for each run."""
 EXECUTED = [page for page in PAGES if page != "reference.md" and blocks(page)]

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import resource
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,8 +20,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+<<<<<<< HEAD
 from helpers import imported, lab, processes_of, run_labrun
 from labrun.runs import journal, store, tracking, viewing
+=======
+from helpers import copy_database, imported, lab, processes_of
+from labrun.runs import journal, store, tracking
+>>>>>>> wt-mlflow
 
 
 def labrun(workspace: Path, *arguments: str) -> str:
@@ -93,6 +97,19 @@ def test_the_registry_answers_without_any_heavy_import(place: Path) -> None:
         assert done.returncode == 0 and not heavy & imported(done.stderr), (arguments, heavy & imported(done.stderr))
         assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1, arguments
     assert not tracking.database_path(place).exists() and processes_of(place) == []
+
+
+def test_python_registers_and_loads_without_mlflow(place: Path) -> None:
+    code = (
+        "import sys, labrun\n"
+        "print(labrun.get_run('last').register_model('from-python'))\n"
+        "assert not {'mlflow', 'torch', 'sklearn', 'pandas'} & set(sys.modules)\n"
+        "print(labrun.load_model('digits@champion').predict([[0.0] * 64]).shape)\n"
+        "assert 'mlflow' not in sys.modules and 'sklearn' in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "Model(from-python/1)\n(1,)\n"), done.stderr
+    said(place, "rm", "from-python", "--yes")
 
 
 def test_the_tables(place: Path) -> None:
@@ -198,14 +215,14 @@ def test_a_life(place: Path, tmp_path: Path) -> None:
 
 
 def test_mlflow_has_them_once_somebody_looks(place: Path, empty_mlflow: Path) -> None:
-    for _ in range(2):  # also once more, where its database was lost
-        shutil.copy(empty_mlflow, tracking.database_path(place))
+    for _ in range(2):  # also once more, where another database is in the place of the first
+        copy_database(empty_mlflow, place / "another")
+        os.replace(tracking.database_path(place / "another"), tracking.database_path(place))
         assert tracking.sync(place).left_out == []
         client = tracking.connect(place, tracking.database_uri(place))
         assert int(client.get_model_version_by_alias("digits", "champion").version) == 1
-        tracking.database_path(place).unlink()
-        viewing.notes(place).unlink()
-        assert "digits" in said(place, "ls")
+    tracking.database_path(place).unlink()
+    assert "digits" in said(place, "ls")
 
 
 def free_port() -> int:

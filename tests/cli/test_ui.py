@@ -17,7 +17,11 @@ from pathlib import Path
 
 import pytest
 
+<<<<<<< HEAD
 from helpers import lab, processes_of, run_labrun, start_lab, wait_for
+=======
+from helpers import copy_database, lab, processes_of, wait_for
+>>>>>>> wt-mlflow
 from labrun.runs import store, tracking, viewing
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -127,8 +131,9 @@ def test_a_second_one_says_where_the_first_is(shown: tuple[Path, str]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_it_ends_and_leaves_no_process_and_a_free_port(tmp_path: Path, number: int) -> None:
+def test_it_ends_and_leaves_no_process_and_a_free_port(tmp_path: Path, empty_mlflow: Path, number: int) -> None:
     workspace = tmp_path.resolve()
+    copy_database(empty_mlflow, workspace)
     port = free_port()
     process, address = start_ui(workspace, "--port", str(port))
     assert address == f"http://127.0.0.1:{port}" and viewing.ui_address(workspace) == address

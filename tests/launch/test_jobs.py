@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from conftest import Command
-from helpers import PLAIN, SLEEPER, lab, start, statuses, sweep_dir, wait_for, write_model
+from helpers import PLAIN, SLEEPER, copy_database, lab, start, statuses, sweep_dir, wait_for, write_model
 from labrun.errors import RecordError
 from labrun.launch import jobs, lease
 from labrun.runs import record as records
+from labrun.runs import tracking
 from labrun.runs.context import read_metrics
 
 
@@ -166,7 +167,9 @@ def test_a_single_run_goes_to_the_pool_and_shows_its_log(workspace: Path, labrun
     assert failed.returncode == 1 and "number -3 is below zero" in failed.stderr
 
 
-def test_variables_reach_the_runs_and_are_recorded_by_name_only(workspace: Path, labrun: Command) -> None:
+def test_variables_reach_the_runs_and_are_recorded_by_name_only(
+    workspace: Path, labrun: Command, empty_mlflow: Path
+) -> None:
     (workspace / "conf" / "model").mkdir(parents=True)
     (workspace / "shows.py").write_text(
         "import os\nimport numpy as np\n\nclass Shows:\n    def __init__(self, number=0):\n        pass\n"
@@ -175,11 +178,13 @@ def test_variables_reach_the_runs_and_are_recorded_by_name_only(workspace: Path,
     )
     (workspace / "conf" / "model" / "shows.yaml").write_text("_target_: shows.Shows\nnumber: 0\n")
     secret = "+compute.environment.TOKEN=sesame-42"
+    copy_database(empty_mlflow, workspace)
     for arguments in (("-m", "model.number=1,2"), ("-m", "model.number=1,2", "compute=inline"), ("compute=local",), ()):
-        done = labrun(*arguments, "model=shows", secret, "report=none", "dataset.max_samples=50", "tracking.wait=true")
+        done = labrun(*arguments, "model=shows", secret, "report=none", "dataset.max_samples=50")
         assert done.returncode == 0, done.stdout + done.stderr
     detached = labrun("-m", "model.number=1,2", "model=shows", secret, *PLAIN, "compute.detach=true")
     assert detached.returncode == 0 and lab(workspace, "runs", "watch").returncode == 0
+    tracking.sync(workspace)
     holding = [path for path in workspace.rglob("*") if path.is_file() and b"sesame-42" in path.read_bytes()]
     assert holding == []
     assert "TOKEN" in records.read(next(iter(workspace.glob("multirun/*/*/0")))).config["compute"]["environment"]

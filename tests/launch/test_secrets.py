@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from conftest import Command
-from helpers import lab, statuses, wait_for
+from helpers import copy_database, lab, statuses, wait_for
+from labrun.runs import tracking
 
 PLANTED = {
     "environment": "env-7h3secret",
@@ -27,7 +28,7 @@ PLANTED = {
 
 
 @pytest.fixture
-def planted(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def planted(workspace: Path, monkeypatch: pytest.MonkeyPatch, empty_mlflow: Path) -> Path:
     """A repository whose owner is not careful."""
     (workspace / ".env").write_text(f"PASSWORD={PLANTED['dotenv']}\n")
     (workspace / "server.key").write_text(PLANTED["key"])
@@ -42,13 +43,15 @@ def planted(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ["-c", "user.name=me", "-c", "user.email=me@example.org", "commit", "-qm", "all of it"],
     ):
         subprocess.run(["git", *command], cwd=workspace, check=True)
+    copy_database(empty_mlflow, workspace)
     monkeypatch.setenv("SERVICE_TOKEN", PLANTED["environment"])
     monkeypatch.setenv("REFERENCED", PLANTED["referenced"])
     return workspace
 
 
 def holding(workspace: Path) -> list[str]:
-    """What, below outputs/ and multirun/, holds a planted secret."""
+    """What, below outputs/ and multirun/, holds a planted secret; MLflow's view of it, too."""
+    tracking.sync(workspace)
     found = []
     for top in ("outputs", "multirun"):
         for path in (workspace / top).rglob("*"):
@@ -73,17 +76,17 @@ def test_variables_in_other_forms_leave_none(planted: Path, labrun: Command) -> 
     """Text around an interpolation, a default, several variables as one; a script's argument from the environment."""
     (planted / "train.py").write_text("import os, sys\nassert sys.argv[2] == os.environ['REFERENCED']\n")
     script = ("experiment=script", "script.path=train.py", '+script.arguments.key="${oc.env:REFERENCED}"')
-    done = labrun("-m", "seed=1,2", *script, *ODD_VARIABLES, "tracking.wait=true")
+    done = labrun("-m", "seed=1,2", *script, *ODD_VARIABLES)
     assert done.returncode == 0, done.stdout + done.stderr
     together = f'++compute.environment={{A: {PLANTED["several"]}, B: "${{oc.env:HOME}}"}}'
-    more = labrun("-m", "seed=3,4", together, "dataset.max_samples=50", "tracking.wait=true")
+    more = labrun("-m", "seed=3,4", together, "dataset.max_samples=50")
     assert more.returncode == 0, more.stdout + more.stderr
     assert not [kind for kind, secret in PLANTED.items() if secret in done.stdout + more.stdout + more.stderr]
     assert holding(planted) == []
 
 
 def test_no_run_on_this_machine_leaves_one(planted: Path, labrun: Command) -> None:
-    common = (VARIABLE, "dataset.max_samples=50", "tracking.wait=true")
+    common = (VARIABLE, "dataset.max_samples=50")
     for arguments in ((), ("compute=local",), ("-m", "seed=1,2"), ("-m", "seed=1,2", "compute=inline")):
         done = labrun(*arguments, *common)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -104,7 +107,7 @@ def test_no_run_on_this_machine_leaves_one(planted: Path, labrun: Command) -> No
 
 
 def test_no_job_on_slurm_leaves_one(planted: Path, labrun: Command, cluster: None) -> None:
-    done = labrun("-m", "seed=1,2", "compute=slurm", VARIABLE, "dataset.max_samples=50", "tracking.wait=true")
+    done = labrun("-m", "seed=1,2", "compute=slurm", VARIABLE, "dataset.max_samples=50")
     assert done.returncode == 0, done.stdout + done.stderr
     assert list(planted.glob("multirun/*/*/.launch/slurm/*.sh")), "there are batch files"
     assert holding(planted) == []

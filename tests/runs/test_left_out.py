@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from helpers import submitted
-from labrun.runs import context, ingesting, mlflow_names, store, tracking
+from helpers import copy_database, submitted
+from labrun.runs import context, ingesting, mlflow_names, tracking
 from labrun.runs import record as records
 from labrun.runs.context import RunContext
 
@@ -208,8 +208,7 @@ Shown = tuple[Path, dict[str, Any], tracking.Fed, dict[str, str]]
 def shown(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Shown:
     """A workspace with all of them, brought up to date once."""
     root = tmp_path_factory.mktemp("poisoned").resolve()
-    store.state_folder(root).mkdir(parents=True)
-    shutil.copy(empty_mlflow, tracking.database_path(root))
+    copy_database(empty_mlflow, root)
     ids = {name: f"{number:08x}" for number, name in enumerate(POISONS)}
     for name, poison in POISONS.items():
         poison.make(root, ids[name])
@@ -302,8 +301,7 @@ def test_a_second_time_sends_nothing_but_what_failed(
 @pytest.fixture
 def root(tmp_path: Path, empty_mlflow: Path) -> Path:
     root = tmp_path.resolve()
-    store.state_folder(root).mkdir(parents=True)
-    shutil.copy(empty_mlflow, tracking.database_path(root))
+    copy_database(empty_mlflow, root)
     return root
 
 

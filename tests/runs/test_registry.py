@@ -10,17 +10,16 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import yaml
 
-from helpers import submitted
+from helpers import copy_database, submitted
 from labrun.errors import ConfigError, CorruptDataError, LabrunError, RecordError
-from labrun.runs import context, journal, registry, store, tracking
+from labrun.runs import context, journal, model_folder, registry, store, tracking
 from labrun.runs import record as records
 from labrun.runs.recording import Recording
 
@@ -66,8 +65,7 @@ def aliases(root: Path, name: str) -> dict[str, int]:
 @pytest.fixture
 def root(tmp_path: Path, empty_mlflow: Path) -> Path:
     root = tmp_path.resolve()
-    store.state_folder(root).mkdir(parents=True)
-    shutil.copy(empty_mlflow, tracking.database_path(root))
+    copy_database(empty_mlflow, root)
     return root
 
 
@@ -86,6 +84,38 @@ def test_versions_count_up_and_know_their_run_metrics_and_data(root: Path) -> No
     assert journal.registered_runs(root) == {"aaaa0000": ["net/1"], "bbbb0000": ["net/2"], "cccc0000": ["other/1"]}
     assert (journal.model_folder(root, "net") / "MLmodel").is_file()
     assert journal.model_folder(root, "models:/net/1") == journal.model_folder(root, "net/1")
+
+
+def test_a_versions_folder_is_what_mlflow_would_write(root: Path) -> None:
+    from mlflow.models import ModelSignature
+    from mlflow.pyfunc import save_model
+    from mlflow.types import ColSpec, Schema, TensorSpec
+    from mlflow.types.schema import AnyType
+
+    version, _ = registry.register(root, run_with(root, "aaaa0000"), "net")
+    ours, theirs = journal.folder(root, "net", 1), root / "theirs"
+    pins = (ours / "requirements.txt").read_text().split()
+    assert [pin.partition("==")[0] for pin in pins] == ["mlflow", "labrun", "numpy", "pandas", "scikit-learn", "skops"]
+    save_model(
+        path=str(theirs), loader_module="labrun.tasks.saved", data_path=str(journal.content(root, version)),
+        signature=ModelSignature(Schema([TensorSpec(np.dtype(np.float64), (-1, 4))])), pip_requirements=pins[1:],
+        metadata={"labrun.run": "aaaa0000", "labrun.experiment": "test", "labrun.sha256": version.sha256},
+    )  # fmt: skip
+    assert pins == (theirs / "requirements.txt").read_text().split()
+    assert {path.relative_to(ours) for path in ours.rglob("*")} == {
+        path.relative_to(theirs) for path in theirs.rglob("*")
+    }
+    for name in ("MLmodel", "python_env.yaml", "conda.yaml"):
+        found = [yaml.safe_load((folder / name).read_text()) for folder in (ours, theirs)]
+        for one in found if name == "MLmodel" else []:
+            one["signature"]["inputs"] = json.loads(one["signature"]["inputs"])
+            assert one.pop("model_uuid") and one.pop("utc_time_created")
+        assert found[0] == found[1], name
+    columns = {"age": True, "town": False}
+    schema = Schema([ColSpec(AnyType() if number else "string", name, False) for name, number in columns.items()])
+    assert json.loads(str(model_folder._inputs({"columns": columns}))) == json.loads(schema.to_json())
+    # An older run's card says nothing of the columns: the model looks at the table itself.
+    assert model_folder._inputs({"arguments": {"preprocess": True}, "input_shape": [3]}) is None
 
 
 def test_the_same_file_is_told_and_registered_once(root: Path) -> None:
@@ -323,37 +353,8 @@ def test_the_journal_is_read_without_mlflow() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
-    """A real MLflow server, elsewhere."""
-    place = tmp_path / "server"
-    place.mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{place}/server.db", "--artifacts-destination", str(place / "artifacts"),
-    ]  # fmt: skip
-    tracking.quiet()
-    with open(place / "log", "wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=place, start_new_session=True)
-    end = time.monotonic() + 120
-    while True:
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-            break
-        except (urllib.error.URLError, OSError):
-            assert time.monotonic() < end and process.poll() is None, (place / "log").read_text()
-            time.sleep(0.3)
-    yield f"http://127.0.0.1:{port}"
-    import os
-
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def test_a_runs_own_server_has_its_models(root: Path, server: str) -> None:
+def test_a_runs_own_server_has_its_models(root: Path, mlflow_server: str) -> None:
+    server = mlflow_server
     run_dir = run_with(root, "aaaa0000", tracking={"kind": "mlflow", "uri": server})
     version, is_new = registry.register(root, run_dir, "net", tags={"team": "a"})
     assert (version.number, version.uri, is_new) == (1, server, True)

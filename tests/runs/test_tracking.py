@@ -14,19 +14,23 @@ import sys
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
+from mlflow.tracking import MlflowClient
 
-from helpers import submitted, wait_for
+from helpers import copy_database, submitted, wait_for
 from labrun.errors import RecordError
 from labrun.runs import context, store, tracking, viewing
 from labrun.runs import record as records
 from labrun.runs.context import RunContext
 from labrun.runs.ingesting import Ingester
 from labrun.runs.recording import Recording
+from servers import free_port
 
 
 def finished(root: Path, run_id: str, values: list[float]) -> Path:
@@ -39,8 +43,6 @@ def finished(root: Path, run_id: str, values: list[float]) -> Path:
 
 
 def client(root: Path):  # type: ignore[no-untyped-def]
-    from mlflow.tracking import MlflowClient
-
     return MlflowClient(tracking_uri=tracking.database_uri(root))
 
 
@@ -52,8 +54,7 @@ def runs_of(root: Path):  # type: ignore[no-untyped-def]
 @pytest.fixture
 def root(tmp_path: Path, empty_mlflow: Path) -> Path:
     """A workspace in which nothing has run yet."""
-    (tmp_path / "outputs" / ".labrun").mkdir(parents=True)
-    shutil.copy(empty_mlflow, tracking.database_path(tmp_path))
+    copy_database(empty_mlflow, tmp_path)
     return tmp_path
 
 
@@ -280,6 +281,123 @@ def test_sync_leaves_it_to_the_process_that_feeds_mlflow_already(root: Path) -> 
         tracking.sync(root, "sqlite:////nowhere/else.db", patience_s=0.5)
 
 
+def of_server(address: str, run_id: str):  # type: ignore[no-untyped-def]
+    """The run on a server; None: it is not there."""
+    client = MlflowClient(tracking_uri=address)
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()], f"tags.`labrun.id` = '{run_id}'")
+    return runs[0] if runs else None
+
+
+def test_a_server_has_a_run_when_its_command_ends(root: Path, mlflow_server: str) -> None:
+    """Where that is wanted. Meanwhile the feeder stands back, for minutes on a busy machine: that is not waited for."""
+    run_dir = running(root, "5e70aaaa")
+    with tracking.follow(root, {"kind": "mlflow", "uri": mlflow_server, "wait": True}):
+        run = RunContext(run_dir)
+        run.log("loss", 1.0)
+        run.log("odd@name", 2.0)
+        (run_dir / "outputs" / "deep").mkdir(parents=True)
+        (run_dir / "outputs" / "deep" / "model.bin").write_bytes(b"model")
+        os.mkfifo(run_dir / "outputs" / "pipe")
+        (run_dir / "outputs" / "gone").symlink_to("/nowhere/at/all")
+        ended(run_dir)
+    shown = of_server(mlflow_server, "5e70aaaa")
+    assert shown.info.status == "FINISHED" and shown.data.metrics["loss"] == 1.0 and len(shown.data.metrics) == 2
+    client = MlflowClient(tracking_uri=mlflow_server)
+    assert [file.path for file in client.list_artifacts(shown.info.run_id, "deep")] == ["deep/model.bin"]
+    log = (store.state_folder(root) / "tracking.log").read_text()
+    assert "outputs/pipe: it is no file" in log and "outputs/gone: " in log and "Traceback" not in log
+    assert runs_of(root)[1] == [], "the workspace's own view is not fed"
+
+
+def test_a_server_that_is_down_neither_delays_a_run_nor_loses_it(root: Path, mlflow_server: str) -> None:
+    began = time.monotonic()
+    with tracking.follow(root, {"kind": "mlflow", "uri": f"http://127.0.0.1:{free_port()}", "wait": False}):
+        finished(root, "d077aaaa", [1.0])
+    assert time.monotonic() - began < 5
+    assert tracking.sync(root, mlflow_server).news == 1 and tracking.sync(root, mlflow_server).news == 0
+    assert of_server(mlflow_server, "d077aaaa").info.status == "FINISHED"
+    assert tracking.sync(root).news == 1, "what one of them has says nothing of the other"
+
+
+class Relay:
+    """Passes bytes on to a server, until it is cut."""
+
+    def __init__(self, address: str) -> None:
+        self._to = urllib.parse.urlsplit(address)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._open: list[socket.socket] = [self._listener]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                here, _ = self._listener.accept()
+                there = socket.create_connection((str(self._to.hostname), int(self._to.port or 0)))
+                self._open += [here, there]
+                for pair in ((here, there), (there, here)):
+                    threading.Thread(target=self._pass_on, args=pair, daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    def cut(self) -> None:
+        for one in self._open:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+
+def test_a_server_that_goes_away_meanwhile_refuses_nothing(root: Path, mlflow_server: str) -> None:
+    """Nothing is left out for it: who syncs is told that it is gone, and what it has by then is known the next time."""
+    for number in range(5):
+        finished(root, f"5e77{number:04d}", [1.0])
+    relay = Relay(mlflow_server)
+
+    def heard(done: int, total: int) -> None:
+        if done == 2:
+            relay.cut()
+
+    with pytest.raises(RecordError, match=f"MLflow at {relay.address} refused"):
+        tracking.sync(root, relay.address, heard=heard)
+    notes = json.loads(tracking.kept(root, "tracking", relay.address).read_text())
+    assert len(notes["runs"]) == 2 and not any(one["left_out"] for one in notes["runs"].values())
+    there = [of_server(mlflow_server, f"5e77{number:04d}") for number in range(5)]
+    assert [run.info.status for run in there if run] == ["FINISHED"] * 2
+
+
+def test_a_database_that_cannot_be_used_now_is_tried_again(root: Path, empty_mlflow: Path) -> None:
+    own, done, ended = root / "own.db", threading.Event(), threading.Event()
+    own.write_bytes(b"no database at all" * 1000)
+    finished(root, "aaaa0000", [1.0])
+    mistakes: list[Exception] = []
+
+    def failed(error: Exception) -> None:
+        mistakes.append(error)
+        shutil.copy(empty_mlflow, own)
+
+    feeding = threading.Thread(
+        target=tracking.feed, args=(root, f"sqlite:///{own}", ended, failed), kwargs={"done": lambda fed: done.set()}
+    )
+    feeding.start()
+    assert done.wait(120)
+    ended.set()
+    feeding.join(60)
+    assert len(mistakes) == 1 and "file is not a database" in str(mistakes[0])
+    assert len(MlflowClient(tracking_uri=f"sqlite:///{own}").search_runs(["1"])) == 1
+
+
+def test_nothing_is_started_for_the_view_of_the_workspace(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before, children = sorted(root.rglob("*")), psutil.Process().children()
+    for settings in ({"kind": "mlflow", "uri": None}, {"kind": "none"}, {"kind": "mlflow", "uri": None, "wait": True}):
+        with tracking.follow(root, settings):
+            assert psutil.Process().children() == children
+    assert sorted(root.rglob("*")) == before and "tracking.wait=true waits for the server" in caplog.text
+
+
 OPEN = """
 import sys
 from pathlib import Path
@@ -326,9 +444,7 @@ def test_the_ui_shows_the_run(root: Path) -> None:
     finished(root, "aaaa0000", [3.0, 2.0])
     uri = tracking.database_uri(root)
     Ingester(root, uri).ingest()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(port), "--workers", "1"]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 

@@ -55,8 +55,8 @@ class Ingester:
         self.left_out = LeftOut()
         self._local = tracking.is_database(uri)
         self._database = _identity_of(uri)
-        self.identity = self._created()
-        """Tells a database from the one that was deleted before it."""
+        self.identity = [self._created(), *self._database]
+        """Tells a database from the one that was in its place before it."""
         self._notes = tracking.kept(root, "tracking", uri)
         self._experiments: dict[str, str] = {}
         self._fresh: dict[str, set[str]] = {}
