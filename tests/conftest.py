@@ -35,6 +35,9 @@ os.environ.update(OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT="0", KMP_BLOCKTIME="
 # Commands are forks of one warm interpreter, which the processes of a session (`-n`) share.
 IS_FIRST = "PYTEST_XDIST_WORKER" not in os.environ
 if IS_FIRST:
+    # This environment's commands come first, as they do after `uv run`: the path is part of what makes an interpreter.
+    if os.environ["PATH"].split(os.pathsep)[0] != str(Path(sys.executable).parent):
+        os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     os.environ.update(LABRUN_WARM="1", LABRUN_WARM_DIR=tempfile.mkdtemp(prefix="labrun-tests-"))
 helpers.START.update(os.environ)
 

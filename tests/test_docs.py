@@ -104,11 +104,15 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
+def _is_setting(name: str) -> bool:
+    return name.startswith("LABRUN_") and not name.startswith("LABRUN_WARM")
+
+
 def _prepare(page: str, folder: Path, labrun_here: Command, request: pytest.FixtureRequest) -> Place:
     """A workspace with what the page needs; the commands of this environment come first on the path."""
     unwanted = ("PYTHONPATH", "MLFLOW_TRACKING_URI", "HYDRA_FULL_ERROR")
-    variables = {k: v for k, v in os.environ.items() if not k.startswith("LABRUN_") and k not in unwanted}
-    variables |= {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]), "COLUMNS": "120"}
+    variables = {k: v for k, v in os.environ.items() if not _is_setting(k) and k not in unwanted}
+    variables |= {"COLUMNS": "120"}
     for name in sorted({NEEDS[block.mark] for block in blocks(page) if block.mark in NEEDS}):
         given = request.getfixturevalue(name)
         if isinstance(given, Server):
@@ -117,13 +121,8 @@ def _prepare(page: str, folder: Path, labrun_here: Command, request: pytest.Fixt
             (folder / "data").symlink_to(given)
     if page not in WITH_PICTURES:
         (folder / "conf" / "local").mkdir(parents=True)
-<<<<<<< HEAD
-        (folder / "conf" / "local" / "default.yaml").write_text("".join(["# @package _global_\n", *settings]))
-    return Place(folder, variables, labrun_here)
-=======
         (folder / "conf" / "local" / "default.yaml").write_text("# @package _global_\nreport: none\n")
-    return Place(folder, variables)
->>>>>>> wt-mlflow
+    return Place(folder, variables, labrun_here)
 
 
 def test_every_block_has_a_kind_that_is_tested() -> None:

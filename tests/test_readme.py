@@ -71,14 +71,7 @@ def carry_out(heading: str, folder: Path) -> None:
         if mark == "file":
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text)
-<<<<<<< HEAD
-    if heading not in BEFORE:  # feeding MLflow takes as long as such runs
-        (folder / "conf" / "local").mkdir(parents=True)
-        (folder / "conf" / "local" / "default.yaml").write_text("# @package _global_\ntracking:\n  kind: none\n")
     programs = {"labrun": run_labrun, "lab": run_lab}
-=======
-    programs = {"labrun": "from labrun.app import main; main()", "lab": "from labrun.cli import main; main()"}
->>>>>>> wt-mlflow
     for line in [*BEFORE.get(heading, []), *sections()[heading]]:
         program, *arguments = shlex.split(line, comments=True)
         done = programs[program](*arguments, cwd=folder, timeout=900)

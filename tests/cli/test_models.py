@@ -20,13 +20,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-<<<<<<< HEAD
-from helpers import imported, lab, processes_of, run_labrun
-from labrun.runs import journal, store, tracking, viewing
-=======
-from helpers import copy_database, imported, lab, processes_of
+from helpers import copy_database, imported, lab, processes_of, run_labrun
 from labrun.runs import journal, store, tracking
->>>>>>> wt-mlflow
 
 
 def labrun(workspace: Path, *arguments: str) -> str:

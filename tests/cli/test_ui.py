@@ -17,11 +17,7 @@ from pathlib import Path
 
 import pytest
 
-<<<<<<< HEAD
-from helpers import lab, processes_of, run_labrun, start_lab, wait_for
-=======
-from helpers import copy_database, lab, processes_of, wait_for
->>>>>>> wt-mlflow
+from helpers import copy_database, lab, processes_of, run_labrun, start_lab, wait_for
 from labrun.runs import store, tracking, viewing
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
