@@ -73,7 +73,10 @@ def carry_out(heading: str, folder: Path) -> None:
             (folder / name).write_text(text)
     if heading not in BEFORE:  # feeding MLflow takes as long as such runs
         (folder / "conf" / "local").mkdir(parents=True)
-        (folder / "conf" / "local" / "default.yaml").write_text("# @package _global_\ntracking:\n  kind: none\n")
+        settings = "# @package _global_\ntracking:\n  kind: none\n"
+        if heading == "AutoML":  # all twenty pipelines of its first command: tests/sweep/test_automl.py
+            settings += "sweep:\n  max_trials: 4\n"
+        (folder / "conf" / "local" / "default.yaml").write_text(settings)
     programs = {"labrun": run_labrun, "lab": run_lab}
     for line in [*BEFORE.get(heading, []), *sections()[heading]]:
         program, *arguments = shlex.split(line, comments=True)

@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from helpers import PLAIN, lab, run_labrun, start_lab, wait_for
@@ -231,7 +232,7 @@ def test_ctrl_c_ends_at_once(azure: Server, workspace: Path) -> None:
     with open(workspace / "big.bin", "wb") as file:
         file.truncate(1500 * MB)
     process = Lab(azure, workspace).start("upload", "big.bin")
-    time.sleep(3)
+    wait_for(lambda: any(one.raddr for one in psutil.Process(process.pid).net_connections()), 60)
     process.send_signal(signal.SIGINT)
     began = time.monotonic()
     _, err = process.communicate(timeout=30)

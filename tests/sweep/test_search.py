@@ -150,7 +150,7 @@ def test_several_metrics(workspace: Path, labrun: Command) -> None:
 
 def test_a_long_trial_holds_nobody_up(workspace: Path, labrun: Command) -> None:
     write_climber(workspace)
-    done = labrun("-m", "model=climber", "model.seconds=6,0.05,0.06,0.07,0.08", "sweep.metric=score",
+    done = labrun("-m", "model=climber", "model.seconds=4,0.05,0.06,0.07,0.08", "sweep.metric=score",
                   "sweep.max_concurrent=2", *PLAIN)  # fmt: skip
     assert done.returncode == 0, done.stderr
     long, *short = (record for _, record in sorted(runs(workspace).items()))
@@ -172,7 +172,7 @@ def test_edits_meanwhile_change_nothing(workspace: Path) -> None:
 def test_early_termination(workspace: Path, labrun: Command, rule: str) -> None:
     write_climber(workspace)
     delay = f"sweep.early_termination.delay_evaluation={0 if rule == 'halving' else 2}"
-    done = labrun("-m", *TPE, "model.quality=1,0.9,0.8,0.2,0.1", "sweep=grid", "model.seconds=3", "model.steps=6",
+    done = labrun("-m", *TPE, "model.quality=1,0.9,0.8,0.2,0.1", "sweep=grid", "model.seconds=2", "model.steps=6",
                   f"sweep/early_termination={rule}", "sweep.max_concurrent=1", "sweep.metric=score", *PLAIN,
                   "compute.max_parallel=1", delay)  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -182,7 +182,7 @@ def test_early_termination(workspace: Path, labrun: Command, rule: str) -> None:
     kind = {"bandit": "Bandit", "median": "MedianStopping", "halving": "SuccessiveHalving"}[rule]
     for record in stopped.values():
         assert record.error is not None and record.error["message"].startswith(f"{kind} at report ")
-        assert record.duration_s is not None and record.duration_s < 2.9, "it ended early"
+        assert record.duration_s is not None and record.duration_s < 1.95, "it ended early"
         assert "score" in record.metrics
     rows = {row["number"]: row for row in table(sweep_dir(workspace))}
     assert rows["4"]["status"] == "stopped" and rows["4"]["why"].startswith(kind)
@@ -217,19 +217,19 @@ def test_time_limits(workspace: Path, labrun: Command) -> None:
 
 def test_the_sweeps_own_time(workspace: Path, labrun: Command) -> None:
     write_climber(workspace)
-    done = labrun("-m", *TPE, "model.quality=interval(0,1)", "model.seconds=11", "sweep.timeout_min=0.3",
+    done = labrun("-m", *TPE, "model.quality=interval(0,1)", "model.seconds=8", "sweep.timeout_min=0.2",
                   "sweep.max_trials=100", *PLAIN)  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = runs(workspace)
     states = [record.status for record in found.values()]
     assert 2 <= len(found) < 20 and "stopped" in states and set(states) <= {"completed", "stopped"}
-    assert "sweep.timeout_min=0.3: no more trials are begun" in done.stdout
+    assert "sweep.timeout_min=0.2: no more trials are begun" in done.stdout
 
 
 @pytest.mark.parametrize("replaced", [False, True])
 def test_cancel_one_and_the_others_go_on(workspace: Path, replaced: bool) -> None:
     write_climber(workspace)
-    search = start(workspace, *TPE, "model.quality=interval(0,1)", "model.seconds=4", "sweep.max_trials=5",
+    search = start(workspace, *TPE, "model.quality=interval(0,1)", "model.seconds=2", "sweep.max_trials=5",
                    f"sweep.replace_canceled={str(replaced).lower()}")  # fmt: skip
     wait_for(lambda: "running" in statuses(workspace))
     victim = next(record for record in runs(workspace).values() if record.status == "running")

@@ -193,7 +193,7 @@ def test_a_sweep_and_on_it_goes(source: Path, labrun: Command) -> None:
 def test_a_search_with_early_termination(source: Path, labrun: Command) -> None:
     done = labrun("-m", *SCRIPT, "sweep=random", "sweep/early_termination=bandit", "sweep.metric=loss",
                   "sweep.early_termination.slack_amount=0.01", "sweep.early_termination.slack_factor=null",
-                  "sweep.max_trials=6", "sweep.max_concurrent=2", "script.arguments.seconds=4",
+                  "sweep.max_trials=6", "sweep.max_concurrent=2", "script.arguments.seconds=2",
                   "script.arguments.learning_rate=choice(0.01,1.0,0.8,0.9)")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert len(statuses(source)) == 6 and set(statuses(source)) == {"completed", "stopped"}
