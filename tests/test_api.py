@@ -53,7 +53,7 @@ def test_samples_show_themselves(workspace: Path) -> None:
         _ = labrun.submitt
 
 
-def test_a_run(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_is_submitted_watched_and_read(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_climber(workspace)
     run = labrun.submit(["model=climber", "model.quality=0.8", "model.seconds=1", "tags={team: vision}", *PLAIN])
     assert run.status in ("queued", "running") and re.fullmatch("[a-f][0-9a-f]{7}", run.id)
@@ -130,7 +130,7 @@ def test_what_the_end_of_this_python_means(workspace: Path, detach: bool) -> Non
     assert not psutil.pid_exists(pid)
 
 
-def test_a_sweep(workspace: Path) -> None:
+def test_a_sweep_is_submitted_watched_and_read(workspace: Path) -> None:
     write_climber(workspace)
     sweep = labrun.submit(["-m", "model=climber", "model.quality=0.2,0.9,0.5", "sweep.metric=score", *PLAIN])
     assert isinstance(sweep, labrun.Sweep)

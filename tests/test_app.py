@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Command, Refused
+from conftest import Command, Refused, Runner
 from helpers import imported, processes_of, program, start_labrun
 
 HEAVY = ("torch", "pytorch_lightning", "sklearn", "matplotlib", "mlflow", "pandas")
@@ -200,7 +200,8 @@ def test_a_broken_config_file_is_named(name: str, refused_here: Refused, workspa
 
 
 def test_closed_streams_do_no_harm(workspace: Path) -> None:
-    command = shlex.join(program("labrun", "tracking=none", "report=none", "dataset.max_samples=100", cold=True))
+    (workspace / "train.py").write_text("print('here')\n")
+    command = shlex.join(program("labrun", "experiment=script", "script.path=train.py", "tracking=none", cold=True))
     for redirection in ("<&-", ">&-", "2>&-", ">&- 2>&- <&-"):
         done = subprocess.run(
             ["bash", "-c", f"{command} {redirection}"], cwd=workspace, capture_output=True, check=False
@@ -210,12 +211,9 @@ def test_closed_streams_do_no_harm(workspace: Path) -> None:
     assert found == ["completed"] * 4
 
 
-def test_tags_are_words_or_pairs(labrun: Command, workspace: Path) -> None:
-    options = ("tracking=none", "report=none", "dataset.max_samples=100")
-    assert labrun(*options, "tags=[a,b]").returncode == 0
-    assert labrun(*options, "tags={team:vision}").returncode == 0
-    found = [json.loads(path.read_text())["tags"] for path in sorted(workspace.glob("outputs/*/*/run.json"))]
-    assert {"a": "", "b": ""} in found and {"team": "vision"} in found
+def test_tags_are_words_or_pairs(run_here: Runner) -> None:
+    assert run_here("dataset.max_samples=100", "tags=[a,b]")[0].tags == {"a": "", "b": ""}
+    assert run_here("dataset.max_samples=100", "tags={team:vision}")[0].tags == {"team": "vision"}
 
 
 def test_a_full_disk_is_one_clear_error(refused_here: Refused, workspace: Path) -> None:

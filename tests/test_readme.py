@@ -71,6 +71,9 @@ def carry_out(heading: str, folder: Path) -> None:
         if mark == "file":
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text)
+    if heading == "AutoML":  # all twenty pipelines of its first command: tests/sweep/test_automl.py
+        (folder / "conf" / "local").mkdir(parents=True)
+        (folder / "conf" / "local" / "default.yaml").write_text("# @package _global_\nsweep:\n  max_trials: 4\n")
     programs = {"labrun": run_labrun, "lab": run_lab}
     for line in [*BEFORE.get(heading, []), *sections()[heading]]:
         program, *arguments = shlex.split(line, comments=True)

@@ -45,7 +45,7 @@ def runs(workspace: Path) -> Path:
     return workspace
 
 
-def test_ls(runs: Path, capsys: Capture, monkeypatch: Patch) -> None:
+def test_ls_shows_each_run_with_its_status_and_result(runs: Path, capsys: Capture, monkeypatch: Patch) -> None:
     code, out, _ = run(capsys, monkeypatch, "runs", "ls")
     lines = out.splitlines()
     assert code == 0 and len(lines) == 3 and lines[0].split() == [
@@ -59,7 +59,7 @@ def test_ls(runs: Path, capsys: Capture, monkeypatch: Patch) -> None:
     assert "no run is like that" in run(capsys, monkeypatch, "runs", "ls", "--status", "queued")[1]
 
 
-def test_show_and_logs(runs: Path, capsys: Capture, monkeypatch: Patch) -> None:
+def test_show_and_logs_tell_of_one_run(runs: Path, capsys: Capture, monkeypatch: Patch) -> None:
     code, out, _ = run(capsys, monkeypatch, "runs", "show", "b2")
     assert code == 0 and "ValueError: no " in out and "lab runs show b2222222 --error" in out
     assert (
@@ -96,13 +96,13 @@ def test_an_empty_workspace(workspace: Path, capsys: Capture, monkeypatch: Patch
     assert code == 2 and "no such folder" in err
 
 
-def test_another_workspace(runs: Path, capsys: Capture, monkeypatch: Patch) -> None:
+def test_root_names_another_workspace(runs: Path, capsys: Capture, monkeypatch: Patch) -> None:
     (runs / "elsewhere").mkdir()
     monkeypatch.chdir(runs / "elsewhere")
     assert "a1111111" in run(capsys, monkeypatch, "--root", "..", "runs", "ls")[1]
 
 
-def test_compute(workspace: Path, capsys: Capture, monkeypatch: Patch) -> None:
+def test_compute_lists_targets_and_what_is_free_here(workspace: Path, capsys: Capture, monkeypatch: Patch) -> None:
     code, out, _ = run(capsys, monkeypatch, "compute", "ls")
     assert code == 0 and {line.split()[0] for line in out.splitlines()} == {
         "auto", "inline", "local", "gpu", "slurm", "slurm_gpu",

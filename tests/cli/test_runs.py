@@ -83,7 +83,7 @@ def all_kinds(workspace: Path) -> Path:
     return workspace
 
 
-def test_the_table(all_kinds: Path, run: Lab) -> None:
+def test_the_table_is_filtered_sorted_and_printed_for_programs(all_kinds: Path, run: Lab) -> None:
     code, out, err = run("runs")
     assert code == 0 and "f7777777" in err and "damaged" in err
     status = {line.split()[0]: line.split()[2] for line in out.splitlines()[1:]}
@@ -108,12 +108,12 @@ def test_the_table(all_kinds: Path, run: Lab) -> None:
     "show", "logs", "metrics", "files", "download", "cancel", "rerun", "watch", "tag", "note", "rm", "export",
     "compare",
 ])  # fmt: skip
-def test_on_an_empty_folder(workspace: Path, run: Lab, word: str) -> None:
+def test_a_verb_says_that_there_is_no_run_yet(workspace: Path, run: Lab, word: str) -> None:
     code, out, err = run("runs", word, *(["last"] if word not in ("watch", "logs", "show") else []))
     assert code == 2 and not out and "there is no run yet" in err
 
 
-def test_on_an_empty_folder_the_others(workspace: Path, run: Lab) -> None:
+def test_an_empty_folder_has_nothing_to_list_or_to_remove(workspace: Path, run: Lab) -> None:
     assert run("runs")[:2] == (0, f"no runs in {workspace}\n")
     assert run("runs", "gc", "--older-than", "1d")[:2] == (0, "nothing to remove\n")
     assert run("runs", "cancel", "--status", "queued")[0] == 2
@@ -127,7 +127,7 @@ def test_a_damaged_record_is_named(all_kinds: Path, run: Lab, word: str) -> None
     assert code == 2 and "damaged" in err and (all_kinds / "outputs/test/now-f7777777/run.json").exists()
 
 
-def test_names_of_runs(all_kinds: Path, run: Lab) -> None:
+def test_a_run_is_named_by_its_id_its_folder_last_or_best(all_kinds: Path, run: Lab) -> None:
     assert "a2222222" in run("runs", "show", "best:accuracy")[1]
     assert "a1111111" in run("runs", "show", "best:loss")[1]
     assert "e6666666" in run("runs", "show", "last")[1] and "b3333333" in run("runs", "show", "b3")[1]
@@ -135,7 +135,7 @@ def test_names_of_runs(all_kinds: Path, run: Lab) -> None:
     assert "a1111111" in run("runs", "show", "outputs/test/now-a1111111")[1]
 
 
-def test_show(all_kinds: Path, run: Lab) -> None:
+def test_show_tells_all_of_one_run_or_of_many(all_kinds: Path, run: Lab) -> None:
     out = run("runs", "show", "a1")[1]
     assert "lab runs rerun a1111111" in out and "0.9100" in out
     assert "Traceback: here" in run("runs", "show", "b3", "--error")[1]
@@ -165,14 +165,14 @@ def test_metrics_files_and_download(all_kinds: Path, run: Lab) -> None:
     assert (all_kinds / "all/test-a2222222/driver.log").is_file()
 
 
-def test_logs(all_kinds: Path, run: Lab) -> None:
+def test_logs_print_what_runs_printed(all_kinds: Path, run: Lab) -> None:
     assert run("runs", "logs", "a1")[1] == "what a1111111 printed\n"
     assert run("runs", "logs", "--where", "accuracy>0.9")[1].splitlines()[0] == "== test  a2222222"
     assert run("runs", "logs", "-f", "a1")[1] == "what a1111111 printed\n"
     assert "printed nothing" in run("runs", "logs", "b3")[2]
 
 
-def test_compare(all_kinds: Path, run: Lab) -> None:
+def test_compare_shows_what_differs_and_draws_the_curves(all_kinds: Path, run: Lab) -> None:
     code, out, _ = run("runs", "compare", "a1", "a2", "-o", "both.png")
     lines = [line.split() for line in out.splitlines()]
     assert code == 0 and ["model.name", "small", "large"] in lines and ["accuracy", "0.9100", "0.9500"] in lines
@@ -197,7 +197,7 @@ def test_tags_and_notes_while_a_run_goes_on(all_kinds: Path, run: Lab) -> None:
     assert run("runs", "note", "e6", "--append", "very")[0] == 0 and records.read(running).notes == "looks well\nvery"
 
 
-def test_rm(all_kinds: Path, run: Lab) -> None:
+def test_rm_takes_ended_runs_that_nothing_depends_on(all_kinds: Path, run: Lab) -> None:
     kept = all_kinds / "outputs/test/now-a1111111"
     code, out, _ = run("runs", "rm", "a1")
     assert code == 1 and "a1111111" in out and "--yes" in out and kept.exists()
@@ -234,7 +234,7 @@ def test_rm_follows_no_link(all_kinds: Path, run: Lab, tmp_path_factory: pytest.
     assert (elsewhere / "outputs" / "mine.txt").read_text() == "keep"
 
 
-def test_gc(all_kinds: Path, run: Lab) -> None:
+def test_gc_takes_old_runs_but_the_best(all_kinds: Path, run: Lab) -> None:
     old = "2020-01-01T00:00:00.000+00:00"
     for number in range(4):
         run_dir = make(all_kinds, f"aa00000{number}", metrics={"accuracy": number / 10})
@@ -268,7 +268,7 @@ def test_gc_takes_code_that_no_run_names(workspace: Path, run: Lab) -> None:
     assert sorted(path.name for path in code.iterdir()) == ["just-now", "named"]
 
 
-def test_export_and_import(
+def test_an_exported_run_is_whole_where_it_is_imported(
     all_kinds: Path, run: Lab, tmp_path_factory: pytest.TempPathFactory, monkeypatch: Patch
 ) -> None:
     (all_kinds / "a.py").write_text("x = 1\n")
@@ -388,7 +388,7 @@ def test_what_is_no_runs_folder_is_not_removed(workspace: Path) -> None:
     {"created": 5}, {"status": "odd"}, {"tags": {"a": 1}}, {"metrics": []},
     {"ended": "never"}, "folder", "fifo",
 ])  # fmt: skip
-def test_damaged_records_of_every_kind(workspace: Path, run: Lab, damage: object) -> None:
+def test_a_damaged_record_of_any_kind_hides_no_other(workspace: Path, run: Lab, damage: object) -> None:
     make(workspace, "a1111111", metrics={"accuracy": 0.9})
     file = make(workspace, "b2222222") / "run.json"
     if isinstance(damage, bytes):
@@ -405,7 +405,7 @@ def test_damaged_records_of_every_kind(workspace: Path, run: Lab, damage: object
         assert "damaged" in err or words[1:2] == ["show"]
 
 
-def test_conditions(workspace: Path, run: Lab) -> None:
+def test_where_compares_numbers_words_and_times(workspace: Path, run: Lab) -> None:
     config = {"trainer": {"deterministic": True, "clip": None}, "model": {"name": "small"}}
     make(workspace, "a1111111", config=config, metrics={"accuracy": 0.9, "loss": "NaN"})
     make(workspace, "b2222222", config={**config, "model": {"name": "large"}}, metrics={"accuracy": "high"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator
@@ -152,14 +153,15 @@ def test_what_sbatch_itself_refuses_is_told_in_its_words(cluster: None, refused_
 
 @pytest.mark.parametrize("by", ["partition", "qos"])
 def test_limits_of_time_are_read_from_the_cluster(cluster: None, by: str) -> None:
-    made = ["scontrol", "create", "partitionname=brief", "nodes=ALL", "maxtime=1", "priorityjobfactor=1"]
-    gone = ["scontrol", "delete", "partitionname=brief"]
+    name = f"brief{os.getpid()}"
+    made = ["scontrol", "create", f"partitionname={name}", "nodes=ALL", "maxtime=1", "priorityjobfactor=1"]
+    gone = ["scontrol", "delete", f"partitionname={name}"]
     if by == "qos":
-        made = ["sacctmgr", "-i", "add", "qos", "brief", "maxwall=1"]
-        gone = ["sacctmgr", "-i", "delete", "qos", "brief"]
+        made = ["sacctmgr", "-i", "add", "qos", name, "maxwall=1"]
+        gone = ["sacctmgr", "-i", "delete", "qos", name]
     subprocess.run(made, check=True, capture_output=True)
     try:
-        compute = {**dataclasses.asdict(Compute(target="slurm", timeout_min=1)), by: "brief"}
+        compute = {**dataclasses.asdict(Compute(target="slurm", timeout_min=1)), by: name}
         assert slurm.minutes_asked(compute, 1) == 1
     finally:
         subprocess.run(gone, check=True, capture_output=True)

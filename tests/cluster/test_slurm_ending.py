@@ -123,17 +123,18 @@ def test_a_run_has_all_of_its_time(workspace: Path) -> None:
 
 def test_a_run_completes_although_slurm_warns_of_its_end_at_once(workspace: Path) -> None:
     """In a partition of one minute there is no time to spare."""
-    made = ["scontrol", "create", "partitionname=short", "nodes=ALL", "maxtime=1", "priorityjobfactor=1"]
+    name = f"short{os.getpid()}"
+    made = ["scontrol", "create", f"partitionname={name}", "nodes=ALL", "maxtime=1", "priorityjobfactor=1"]
     subprocess.run(made, check=True, capture_output=True)
     try:
         write_model(workspace)
-        values = ("model=sleeper", "model.seconds=5", "compute.timeout_min=1", "compute.partition=short", *PLAIN)
+        values = ("model=sleeper", "model.seconds=5", "compute.timeout_min=1", f"compute.partition={name}", *PLAIN)
         run = begin(workspace, "compute=slurm", *values)
         wait_for(lambda: list(squeue("%l").values()) == ["1:00"])
         finished(run)
         assert run.returncode == 0 and single(workspace).status == "completed"
     finally:
-        gone = ["scontrol", "delete", "partitionname=short"]
+        gone = ["scontrol", "delete", f"partitionname={name}"]
         wait_for(lambda: subprocess.run(gone, capture_output=True).returncode == 0)  # not while a job is ending in it
 
 

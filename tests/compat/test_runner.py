@@ -36,7 +36,7 @@ def test_a_scikit_learn_script_of_2018(bench: Any, well: Any, few_digits: Path) 
     ]
 
 
-def test_other_calls_that_are_gone(bench: Any, well: Any) -> None:
+def test_calls_that_libraries_have_dropped_still_work(bench: Any, well: Any) -> None:
     script = bench.write(
         "import sys\n"
         "assert 'numpy' not in sys.modules and 'sklearn' not in sys.modules\n"
@@ -162,7 +162,7 @@ def test_an_environment_with_labrun_has_no_azureml() -> None:
     assert done.stdout == "None\n"
 
 
-def test_an_interpreter_without_labrun(bench: Any, well: Any, tmp_path: Path) -> None:
+def test_a_script_runs_under_an_interpreter_without_labrun(bench: Any, well: Any, tmp_path: Path) -> None:
     venv.create(tmp_path / "bare", with_pip=False)
     python = str(tmp_path / "bare" / "bin" / "python")
     script = bench.write(

@@ -82,7 +82,7 @@ def test_a_script_cancels_its_own_run(workspace: Path, labrun: Command) -> None:
     assert done.returncode == 130 and store.find(workspace, "last")[1].status == "canceled"
 
 
-def test_without_azureml_there_is_none(workspace: Path, labrun: Command) -> None:
+def test_azureml_is_there_only_where_the_config_asks_for_it(workspace: Path, labrun: Command) -> None:
     (workspace / "train.py").write_text("import azureml.core\n")
     done = labrun("experiment=script", "script.path=train.py", "tracking=none")
     assert done.returncode == 1 and "No module named 'azureml'" in done.stderr

@@ -48,7 +48,7 @@ def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
     assert arrays.train.x.max() == 6.0 and after != before
 
 
-def test_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_too_large_or_unknown_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "get_data.py").write_text("def get_data():\n    raise ValueError\n")
     script = {"_target_": "labrun.data.readers.GetData", "name": "own", "script": "get_data.py"}
     assert not ahead.hold(script, tmp_path), "code of the user's must not run in the server"

@@ -47,7 +47,9 @@ def test_npz_with_and_without_a_test_part(npz: Callable[..., Arrays]) -> None:
     ("shape", "sample"),
     [((40, 8, 9), (1, 8, 9)), ((40, 8, 9, 3), (3, 8, 9)), ((40, 3, 8, 9), (3, 8, 9)), ((40, 5), (5,))],
 )
-def test_images_by_their_shape(npz: Callable[..., Arrays], shape: tuple[int, ...], sample: tuple[int, ...]) -> None:
+def test_arrays_of_an_images_shape_are_images(
+    npz: Callable[..., Arrays], shape: tuple[int, ...], sample: tuple[int, ...]
+) -> None:
     values = RNG.integers(0, 255, shape, dtype=np.uint8)
     found = npz(X=values, y=Y)
     assert found.input_shape == sample and found.train.x.dtype == np.uint8
@@ -78,12 +80,12 @@ def with_nan() -> Any:
         ({"X_train": X, "y_train": Y, "X_test": X, "y_test": Y + 5}, "classes that y_train has not: 5, 6"),
     ],
 )
-def test_arrays_that_will_not_do(npz: Callable[..., Arrays], arrays: dict[str, Any], words: str) -> None:
+def test_arrays_that_cannot_be_used_are_refused(npz: Callable[..., Arrays], arrays: dict[str, Any], words: str) -> None:
     with pytest.raises(DataError, match=words):
         npz(**arrays)
 
 
-def test_files_that_will_not_do(tmp_path: Path) -> None:
+def test_files_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MissingDataError, match=r"dataset\.path"):
         read("Npz", tmp_path, path="none.npz")
     (tmp_path / "text.npz").write_text("no archive")
@@ -104,7 +106,7 @@ def write_iris(path: Path, separator: str = ",") -> Path:
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
-def test_a_table(tmp_path: Path, separator: str) -> None:
+def test_a_table_is_read_with_its_columns_and_target(tmp_path: Path, separator: str) -> None:
     write_iris(tmp_path / "iris.csv", separator)
     found = read("Csv", tmp_path, path="iris.csv")
     assert found.class_names == ("setosa", "versicolor", "virginica") and found.input_shape == (4,)
@@ -123,14 +125,16 @@ def test_a_table(tmp_path: Path, separator: str) -> None:
         (("", ""), {"target": "sepal length"}, "a quantity, not a class|hold text"),
     ],
 )
-def test_a_table_that_will_not_do(tmp_path: Path, change: tuple[str, str], config: dict[str, Any], words: str) -> None:
+def test_a_table_that_cannot_be_used_is_refused(
+    tmp_path: Path, change: tuple[str, str], config: dict[str, Any], words: str
+) -> None:
     path = write_iris(tmp_path / "iris.csv")
     path.write_text(path.read_text().replace(*change, 2) if change[0] else path.read_text())
     with pytest.raises((DataError, ConfigError), match=words):
         read("Csv", tmp_path, path="iris.csv", **config)
 
 
-def test_a_python_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_get_data_of_a_python_file_gives_the_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     script = tmp_path / "get_data.py"
     script.write_text(
@@ -153,7 +157,7 @@ def test_a_python_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         read("GetData", tmp_path, script="none.py")
 
 
-def test_what_is_no_array(npz: Callable[..., Arrays], tmp_path: Path) -> None:
+def test_damaged_files_and_what_is_no_array_are_refused(npz: Callable[..., Arrays], tmp_path: Path) -> None:
     npz(X=X, y=Y)
     content = bytearray((tmp_path / "a.npz").read_bytes())
     content[len(content) // 3] ^= 0xFF
@@ -174,7 +178,7 @@ def test_what_is_no_array(npz: Callable[..., Arrays], tmp_path: Path) -> None:
     assert read("GetData", tmp_path, script=str(script)).class_names == ("3", "7")
 
 
-def test_runs_on_them(run_here: Runner, workspace: Path) -> None:
+def test_runs_train_on_ones_own_arrays_and_tables(run_here: Runner, workspace: Path) -> None:
     write_iris(workspace / "iris.csv")
     record, _ = run_here("dataset=csv", f"dataset.path={workspace}/iris.csv", "dataset.std=3.0", pictures=True)
     assert record.metrics["accuracy"] > 0.9
@@ -218,7 +222,7 @@ def test_a_sweep_reads_the_frozen_script(labrun: Command, workspace: Path) -> No
         ("x,c\n1,a\n2,a\n", "of one class, 'a'"),
     ],
 )
-def test_tables_that_are_none(tmp_path: Path, content: str, message: str) -> None:
+def test_files_that_are_no_table_are_refused(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "a.csv").write_text(content)
     with pytest.raises((DataError, ConfigError), match=message):
         read("Csv", tmp_path, path="a.csv")

@@ -16,7 +16,7 @@ def listed(workspace: Path) -> list[str]:
     return sorted(json.loads(line)["folder"] for line in found.stdout.splitlines())
 
 
-def test_a_sweep_in_a_folder_of_its_own(labrun: Command, workspace: Path) -> None:
+def test_a_sweep_in_a_folder_of_its_own_is_found_and_resumed(labrun: Command, workspace: Path) -> None:
     where = ("-m", "hydra.sweep.dir=mine", *PLAIN)
     assert labrun(*where, "seed=1,2").returncode == 0
     assert labrun("-m", "seed=7", *PLAIN).returncode == 0, "another sweep of the name, later, where sweeps lie"
@@ -29,7 +29,7 @@ def test_a_sweep_in_a_folder_of_its_own(labrun: Command, workspace: Path) -> Non
     assert len(listed(workspace)) == 3
 
 
-def test_runs_in_deeper_folders(labrun: Command, workspace: Path) -> None:
+def test_runs_in_deeper_folders_are_found_and_resumed(labrun: Command, workspace: Path) -> None:
     values = ("-m", "hydra.sweep.subdir=r${model.regularization}/s${seed}", *PLAIN)
     assert labrun(*values, "seed=1,2").returncode == 0
     assert len(listed(workspace)) == 2
@@ -38,7 +38,7 @@ def test_runs_in_deeper_folders(labrun: Command, workspace: Path) -> None:
     assert len(listed(workspace)) == 3 and lab(workspace, "runs", "show", "last").returncode == 0
 
 
-def test_a_single_run_in_a_folder_of_its_own(labrun: Command, workspace: Path) -> None:
+def test_a_single_run_in_a_folder_of_its_own_is_found(labrun: Command, workspace: Path) -> None:
     assert labrun("hydra.run.dir=here", *PLAIN).returncode == 0
     assert listed(workspace) == [str(workspace / "here")]
     refused = labrun("-m", "seed=1,2", "sweep.resume=here", *PLAIN)

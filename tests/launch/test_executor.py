@@ -64,7 +64,7 @@ def executor(tmp_path: Path) -> Iterator[Callable[..., LabrunExecutor]]:
         one.close()
 
 
-def test_it_is_found_by_its_name_and_never_chosen_by_itself(tmp_path: Path) -> None:
+def test_submitit_finds_the_executor_by_its_name_and_never_chooses_it(tmp_path: Path) -> None:
     auto = submitit.AutoExecutor(tmp_path / "jobs", cluster="labrun")
     auto.update_parameters(timeout_min=1, cpus_per_task=1, labrun_max_parallel=2)
     jobs = auto.map_array(pow, [2, 3, 4], [5, 5, 5])
@@ -93,7 +93,7 @@ def test_what_cannot_be_had_is_refused(
         executor(cpus_per_task=1000).submit(pow, 2, 3)
 
 
-def test_at_most_so_many_at_once(executor: Callable[..., LabrunExecutor]) -> None:
+def test_at_most_max_parallel_jobs_run_at_once(executor: Callable[..., LabrunExecutor]) -> None:
     def span() -> tuple[float, float]:
         began = time.time()
         time.sleep(0.4)
@@ -130,7 +130,7 @@ def test_parameters_may_change_between_submissions(executor: Callable[..., Labru
     assert "on standard error" in later.paths.stdout.read_text()
 
 
-def test_cancel(executor: Callable[..., LabrunExecutor]) -> None:
+def test_cancel_ends_running_and_waiting_jobs(executor: Callable[..., LabrunExecutor]) -> None:
     pool = executor(max_parallel=1)
     running, waiting = pool.submit(time.sleep, 60), pool.submit(time.sleep, 60)
     while running.state == "PENDING":
@@ -291,7 +291,7 @@ def test_jobs_draw_numbers_of_their_own_and_tell_no_variable(careful: Path, monk
     assert (careful / "drawn").stat().st_mode & 0o777 == 0o700
 
 
-def test_nothing_to_run(careful: Path) -> None:
+def test_a_sweep_of_nothing_is_no_error(careful: Path) -> None:
     done = call(careful, "-m", "hydra/launcher=labrun", "hydra.sweep.dir=none", "+a=glob(zz*)", "+do=x")
     assert "Traceback" not in done.stderr and "IndexError" not in done.stderr
 

@@ -100,7 +100,7 @@ def test_resume_fills_what_was_removed(workspace: Path, labrun: Command) -> None
     assert other.returncode == 2 and "is of digits-sleeper" in other.stderr and "Traceback" not in other.stderr
 
 
-def test_two_controllers_and_cancel(workspace: Path, labrun: Command) -> None:
+def test_a_second_controller_is_refused_and_cancel_ends_the_sweep(workspace: Path, labrun: Command) -> None:
     write_model(workspace)
     values = ("model=sleeper", "model.number=1,2,3", "model.seconds=60", "compute.max_parallel=2")
     sweep = start(workspace, *values)

@@ -45,7 +45,7 @@ def spans(workspace: Path) -> list[tuple[int, str, str]]:
     return [(record.config["compute"]["cpus_per_run"], str(record.started), str(record.ended)) for record in found]
 
 
-def test_cores_and_variables(labrun: Command, workspace: Path) -> None:
+def test_runs_have_the_cores_and_variables_that_they_ask_for(labrun: Command, workspace: Path) -> None:
     write(workspace)
     big = "+compute.environment.BIG=" + 100_000 * "x"  # more than a message holds
     done = labrun("-m", "model=shows", "model.seconds=1", "compute.cpus_per_run=1,2", "seed=1,2", big, *PLAIN)
@@ -57,7 +57,7 @@ def test_cores_and_variables(labrun: Command, workspace: Path) -> None:
         assert sum(at_once) <= max(2, *at_once), "no more than the cores"
 
 
-def test_gpus(labrun: Command, workspace: Path) -> None:
+def test_runs_see_the_gpus_that_they_ask_for(labrun: Command, workspace: Path) -> None:
     """No GPU is touched: what each run is told to see."""
     write(workspace)
     values = ("-m", "model=shows", "compute=gpu", *PLAIN)
@@ -72,7 +72,7 @@ def test_gpus(labrun: Command, workspace: Path) -> None:
     assert [line[0] for line in seen(workspace)] == ["7"] * 3
 
 
-def test_threads(labrun: Command, workspace: Path) -> None:
+def test_a_run_uses_as_many_threads_as_it_has_cores(labrun: Command, workspace: Path) -> None:
     write(workspace)
     for target in ("inline", "local"):
         done = labrun("model=shows", f"compute={target}", "compute.cpus_per_run=1", *PLAIN)

@@ -45,7 +45,7 @@ def test_cores_are_counted_unless_the_number_at_once_is_given() -> None:
     assert Places(10).take(99, 0) is not None and Places(1, cores=4).take(8, 0) is not None, "one alone always may"
 
 
-def test_never_more_at_once() -> None:
+def test_no_more_runs_at_once_than_there_are_places() -> None:
     places = Places(2, cores=8)
     taken = [places.take(1, 0) for _ in range(3)]
     assert taken[2] is None and taken[0] is not None

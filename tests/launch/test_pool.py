@@ -181,7 +181,7 @@ def test_every_fault_is_its_own_and_said(pool: LocalPool, submit: Callable[..., 
     assert [status(run) for run in neighbours] == ["completed"] * 3
 
 
-def test_kill_9_of_a_run(pool: LocalPool, submit: Callable[..., Path]) -> None:
+def test_kill_9_of_a_run_fails_that_run_alone(pool: LocalPool, submit: Callable[..., Path]) -> None:
     victim, neighbour = submit("fits", seconds=60), submit("fits", seconds=0.5)
     pool.submit(victim, Needs())
     pool.submit(neighbour, Needs())
@@ -237,7 +237,9 @@ def test_an_interrupt_while_an_end_is_dealt_with_loses_nothing(
     assert interrupted and status(run) == "failed"
 
 
-def test_retries_with_the_reason(pool: LocalPool, submit: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_failed_run_is_tried_again_and_keeps_the_reason(
+    pool: LocalPool, submit: Callable[..., Path], tmp_path: Path
+) -> None:
     once, always = submit("crashes", once=str(tmp_path / "mark")), submit("raises")
     for run in (once, always):
         pool.submit(run, Needs(retries=2))

@@ -110,7 +110,9 @@ def test_equal_code_is_kept_once_and_only_sources_count_for_the_signature(reposi
     assert snapshot.take(repository, tmp_path)["sources"] != first["sources"]
 
 
-def test_secrets_and_links_out_never_are(repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_secrets_and_links_out_of_the_tree_are_never_code(
+    repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for name in (
         ".env",
         ".env.local",
@@ -130,7 +132,7 @@ def test_secrets_and_links_out_never_are(repository: Path, tmp_path: Path, caplo
     assert "link.py" in caplog.text
 
 
-def test_labignore_leaves_more_out(repository: Path, tmp_path: Path) -> None:
+def test_labignore_leaves_more_files_out(repository: Path, tmp_path: Path) -> None:
     (repository / ".labignore").write_text("# not code\npkg/\n")
     assert names(snapshot.take(repository, tmp_path)) == {"conf.yaml", ".gitignore", ".labignore"}
 
@@ -145,7 +147,7 @@ def test_large_files_are_left_out_and_too_much_is_refused(
         snapshot.take(repository, tmp_path)
 
 
-def test_outside_git_only_sources(tmp_path: Path) -> None:
+def test_outside_git_only_sources_are_code(tmp_path: Path) -> None:
     base = tmp_path / "plain"
     (base / "conf" / "model").mkdir(parents=True)
     (base / "net.py").write_text("")

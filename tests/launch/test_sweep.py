@@ -179,7 +179,7 @@ def test_a_run_folder_that_cannot_be_written_harms_no_other(workspace: Path, lab
     assert again.returncode == 0 and statuses(workspace) == ["completed"] * 3
 
 
-def test_closed_standard_streams(workspace: Path) -> None:
+def test_a_sweep_runs_with_its_standard_streams_closed(workspace: Path) -> None:
     """`labrun ... >&-`, as from a badly made cron job."""
     command = shlex.join(program("labrun", "-m", "seed=1,2", *PLAIN, cold=True)) + " >&- 2>&- <&-"
     done = subprocess.run(["sh", "-c", command], cwd=workspace, timeout=120, check=False)
@@ -196,7 +196,7 @@ def test_a_run_that_dies_as_it_begins_is_not_tried_for_ever(workspace: Path) -> 
     assert sweep.returncode == 1 and statuses(workspace) == ["completed", "failed"], out
 
 
-def test_one_place_for_a_whole_sweep(refused_here: Refused) -> None:
+def test_a_sweep_has_one_place_for_all_of_its_runs(refused_here: Refused) -> None:
     for values in ("compute=inline,local", "compute.detach=true,false"):
         assert "is one for a whole sweep" in refused_here("-m", values, "tracking=none")
 
@@ -228,7 +228,7 @@ def test_a_run_folder_that_is_gone_is_run_again(labrun: Command, workspace: Path
     assert "1 of 3 runs are done" in again.stdout and "Left out" in again.stdout + again.stderr
 
 
-def test_a_reader_who_has_seen_enough(workspace: Path) -> None:
+def test_a_sweep_goes_on_when_its_reader_leaves(workspace: Path) -> None:
     command = shlex.join(program("labrun", "-m", "seed=1,2", *PLAIN, cold=True)) + " | head -1"
     done = subprocess.run(
         ["sh", "-c", command], cwd=workspace, capture_output=True, text=True, timeout=120, check=False
@@ -299,7 +299,7 @@ def test_one_mistake_of_many_runs_is_one_line(refused_here: Refused) -> None:
     assert "run 0 (seed=0, compute.cpus_per_run=999) and 199 more: compute.cpus_per_run=999" in said
 
 
-def test_a_full_disk_behind_standard_output(workspace: Path) -> None:
+def test_a_sweep_goes_on_when_standard_output_is_full(workspace: Path) -> None:
     with open("/dev/full", "w") as full:
         sweep = start_labrun("-m", "seed=1,2", *PLAIN, cwd=workspace, cold=True, stdout=full)
         _, err = sweep.communicate(timeout=120)

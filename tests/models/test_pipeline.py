@@ -122,7 +122,7 @@ def test_cross_validation_alone_saves_no_model(run_here: Runner) -> None:
 
 
 @pytest.mark.parametrize("name", ["table", "objects", "gaps"])
-def test_tables(run_here: Runner, workspace: Path, name: str) -> None:
+def test_a_table_with_text_and_gaps_is_preprocessed_in_each_fold(run_here: Runner, workspace: Path, name: str) -> None:
     own = data(workspace, name)
     named = {"table": "colour", "objects": "1", "gaps": "2"}[name]
     with pytest.raises(DataError, match=f"{named}.*model.preprocess=true"):
@@ -149,7 +149,7 @@ def test_a_table_from_a_file(run_here: Runner, workspace: Path) -> None:
     assert record.metrics["accuracy"] > 0.8
 
 
-def test_refusals(run_here: Runner, workspace: Path) -> None:
+def test_what_a_pipeline_cannot_do_is_refused(run_here: Runner, workspace: Path) -> None:
     with pytest.raises(UnfitError, match=r"5 training samples of every class.*\(c: 2\).*model.folds=2"):
         run_here(*data(workspace, "few"))
     with pytest.raises(DataError, match="all 20 samples are of one class, 'a'"):

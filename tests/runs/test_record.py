@@ -74,7 +74,7 @@ def test_who_does_not_get_the_attempt_does_not_run(tmp_path: Path) -> None:
     assert sorted(claimed) == list(range(1, len(claimed) + 1)) and len(claimed) + len(refused) == 8
 
 
-def test_endings(tmp_path: Path) -> None:
+def test_each_way_of_ending_is_recorded(tmp_path: Path) -> None:
     run_dir = submitted(tmp_path)
     with pytest.raises(ValueError), Recording(run_dir, capture=False):
         raise ValueError("no such luck")

@@ -61,7 +61,7 @@ def test_an_empty_datastore_has_nothing(store: Datastore) -> None:
         store.fetch("not there", io.BytesIO() if store.is_local else open(os.devnull, "wb"), lambda count: None)  # noqa: SIM115
 
 
-def test_there_and_back(store: Datastore, source: Path, tmp_path: Path) -> None:
+def test_files_come_back_as_they_were_sent(store: Datastore, source: Path, tmp_path: Path) -> None:
     view, there = send(store, source)
     assert (view.files, there) == (4, 0)
     assert {name: found.size for name, found in store.files("set").items()} == {
@@ -72,7 +72,7 @@ def test_there_and_back(store: Datastore, source: Path, tmp_path: Path) -> None:
     assert store.read("set/sub/0.bin") == (source / "sub/0.bin").read_bytes()
 
 
-def test_odd_names(store: Datastore, tmp_path: Path) -> None:
+def test_odd_names_survive(store: Datastore, tmp_path: Path) -> None:
     folder = tmp_path / "odd"
     for name in ODD:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -171,7 +171,7 @@ def test_names_do_not_climb(store: Datastore) -> None:
             store.read(name)
 
 
-def test_assets(store: Datastore, source: Path) -> None:
+def test_an_asset_has_versions_by_content(store: Datastore, source: Path) -> None:
     entries, tokens, _ = transfer.upload(store, source, "set", False, Quiet())
     first, new = assets.register(store, "mine", "set", entries, tokens)
     again, new_again = assets.register(store, "mine", "set", entries, tokens)

@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from helpers import PLAIN, lab, run_labrun, start_lab, wait_for
@@ -68,7 +69,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_the_whole_round(data: Lab, source: Path, workspace: Path) -> None:
+def test_data_are_sent_listed_verified_fetched_and_removed(data: Lab, source: Path, workspace: Path) -> None:
     said = data("upload", "source", "--name", "mine")
     assert re.search(r"^uploaded mine/sub/3\.bin \(1003 bytes\), \d of 9$", said, re.MULTILINE)
     assert re.search(r"^9 files, 7\.\d KB in .* to \w+: .*mine$", said, re.MULTILINE)
@@ -89,7 +90,7 @@ def test_the_whole_round(data: Lab, source: Path, workspace: Path) -> None:
     assert "there is nothing in" in data("ls", "mine", code=2)
 
 
-def test_refusals(data: Lab, source: Path, workspace: Path) -> None:
+def test_mistakes_with_data_are_refused(data: Lab, source: Path, workspace: Path) -> None:
     assert "source-x does not exist" in data("upload", "source-x", code=2)
     (workspace / "nothing").mkdir()
     assert "holds no files" in data("upload", "nothing", code=2)
@@ -168,7 +169,7 @@ def test_a_missing_package_is_told_with_its_install_line(workspace: Path) -> Non
         assert done.returncode == 2 and f"uv sync --extra {extra}" in done.stderr, done.stderr
 
 
-def test_a_bar_at_a_terminal(azure: Server, source: Path, workspace: Path) -> None:
+def test_a_terminal_shows_the_progress_of_a_transfer(azure: Server, source: Path, workspace: Path) -> None:
     master, slave = pty.openpty()
     arguments = Lab(azure, workspace).options
     terminal = {"TERM": "xterm", "COLUMNS": "120"}
@@ -231,7 +232,7 @@ def test_ctrl_c_ends_at_once(azure: Server, workspace: Path) -> None:
     with open(workspace / "big.bin", "wb") as file:
         file.truncate(1500 * MB)
     process = Lab(azure, workspace).start("upload", "big.bin")
-    time.sleep(3)
+    wait_for(lambda: any(one.raddr for one in psutil.Process(process.pid).net_connections()), 60)
     process.send_signal(signal.SIGINT)
     began = time.monotonic()
     _, err = process.communicate(timeout=30)
@@ -239,7 +240,7 @@ def test_ctrl_c_ends_at_once(azure: Server, workspace: Path) -> None:
     assert datastores.make(azure.node).files() == {}
 
 
-def test_samples(data: Lab, workspace: Path) -> None:
+def test_samples_describe_a_table(data: Lab, workspace: Path) -> None:
     from sklearn.datasets import load_iris
 
     table = load_iris(as_frame=True).frame
@@ -295,7 +296,7 @@ def test_no_secret_in_anything_that_a_run_leaves(azure: Server, workspace: Path)
     assert record["data"][0]["asset"] == "mine" and record["data"][0]["number"] == 1
 
 
-def test_two_people_at_once(server: Server, workspace: Path) -> None:
+def test_of_two_that_send_different_files_to_one_place_one_is_told(server: Server, workspace: Path) -> None:
     """Of two that send different files to one place one is told; the same content is one version."""
     people = []
     for number in range(2):

@@ -111,7 +111,9 @@ def test_sixteen_processes_at_once_make_one_transfer(azure: Server, source: Path
     assert sum(moved for moved, _, _ in answers) == sum(p.stat().st_size for p in (source / "sub").iterdir())
 
 
-def test_kill_9_in_the_middle(azure: Server, tmp_path: Path, send: Send, workspace: Path) -> None:
+def test_kill_9_in_the_middle_of_a_mount_leaves_nothing_wrong(
+    azure: Server, tmp_path: Path, send: Send, workspace: Path
+) -> None:
     folder = tmp_path / "large"
     folder.mkdir()
     for number in range(12):
@@ -163,7 +165,7 @@ def test_what_came_to_lie_there_later_is_left_out(server: Server, source: Path, 
     assert digest_of(mount.mount(server.node, {"name": "set"}).path) == digest_of(source)
 
 
-def test_odd_things_in_a_folder(workspace: Path) -> None:
+def test_odd_files_in_a_folder_are_mounted_or_named(workspace: Path) -> None:
     (workspace / "data").mkdir()
     (workspace / "data/away").symlink_to("/nowhere")
     node = {"name": "local", "root": str(workspace / "data")}
@@ -189,7 +191,7 @@ def test_a_damaged_cache_is_mended(azure: Server, source: Path, send: Send, work
     assert digest_of(mount.mount(azure.node, {"name": "set"}).path) == digest_of(source)
 
 
-def test_versions(azure: Server, source: Path, send: Send, workspace: Path) -> None:
+def test_a_mount_gives_the_version_that_is_asked_for(azure: Server, source: Path, send: Send, workspace: Path) -> None:
     send(azure, source)
     (source / "sub/0.bin").write_bytes(b"new")
     store = datastores.make(azure.node)

@@ -101,6 +101,6 @@ def test_hyperband() -> None:
         (lambda: Hyperband(min_reports=5, max_reports=4), "max_reports=4"),
     ],
 )
-def test_mistakes(make: Any, message: str) -> None:
+def test_settings_that_make_no_sense_are_refused(make: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()

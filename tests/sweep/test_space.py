@@ -39,7 +39,7 @@ def loader(registered: None) -> Iterator[Any]:
         ("trainer=glob(*)", Choice("trainer", ("trainer",), (("default",),))),
     ],
 )  # fmt: skip
-def test_the_grammar(loader: Any, text: str, wanted: object) -> None:
+def test_spaces_are_written_in_hydras_grammar(loader: Any, text: str, wanted: object) -> None:
     assert spaces.parse([text], loader).dimensions == (wanted,)
 
 
@@ -84,7 +84,7 @@ def test_zipped_lists_are_one_dimension(loader: Any) -> None:
         (["a=choice("], [], "cannot be read"),
     ],
 )
-def test_mistakes(loader: Any, texts: list[str], zipped: list[list[str]], message: str) -> None:
+def test_mistakes_in_a_space_are_told(loader: Any, texts: list[str], zipped: list[list[str]], message: str) -> None:
     with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
         spaces.parse(texts, loader, zipped)
 

@@ -66,7 +66,7 @@ def test_a_torn_last_line_is_cut_off(tmp_path: Path) -> None:
     assert again.ask(flat, "2").number == 3
 
 
-def test_endings(tmp_path: Path) -> None:
+def test_each_ending_of_a_trial_is_told_to_the_study(tmp_path: Path) -> None:
     study = opened(tmp_path / "journal")
     for number in range(5):
         study.ask(flat, str(number))
@@ -102,7 +102,7 @@ def test_what_a_killed_controller_did_not_enqueue_is_enqueued(tmp_path: Path) ->
     assert asked == {f"size={number / 8!r}" for number in range(1, 5)}
 
 
-def test_mistakes(tmp_path: Path) -> None:
+def test_mistakes_of_a_study_are_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is no sampler of Optuna"):
         Study.check({"_target_": "collections.OrderedDict"}, 1)
     with pytest.raises(ConfigError, match="takes no such argument"):

@@ -81,7 +81,7 @@ def test_a_network_goes_on_in_mid_epoch_as_if_nothing_had_been(
     assert record.metrics["accuracy"] == records.read(undisturbed).metrics["accuracy"]
 
 
-def test_the_others_start_again(run_here: Runner, workspace: Path) -> None:
+def test_a_model_without_checkpoints_starts_again(run_here: Runner, workspace: Path) -> None:
     drop = ("~model.regularization", "~model.solver", "~model.backend", "~model.max_iter", "~model.tol")
     LeavesOnce.asked = False
     with pytest.raises(Preempted):

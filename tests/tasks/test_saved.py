@@ -137,7 +137,7 @@ def test_a_table_with_text_and_gaps(root: Path, ran: Ran) -> None:
         model.predict(table[["age", "income"]])
 
 
-def test_quantities(root: Path, ran: Ran) -> None:
+def test_a_regression_gives_quantities(root: Path, ran: Ran) -> None:
     model = load_model(ran("line"))
     found = model.predict([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     assert model.class_names == () and found == pytest.approx([1.0, -2.0], abs=0.1)

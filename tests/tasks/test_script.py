@@ -62,7 +62,7 @@ def source(workspace: Path) -> Path:
     return workspace
 
 
-def test_arguments() -> None:
+def test_arguments_become_a_command_line() -> None:
     given = {"lr": 0.1, "C": 3, "names": ["a b", "c"], "flag": True, "off": False, "none": None, "-z": 1}
     assert command_line(["one", 2], given) == [
         "one", "2", "--lr", "0.1", "--C", "3", "--names", "a b", "c", "--flag", "-z", "1",
@@ -70,7 +70,7 @@ def test_arguments() -> None:
     assert command_line([], {"text": "$(rm -rf /); `x`"}) == ["--text", "$(rm -rf /); `x`"]
 
 
-def test_how_it_ended() -> None:
+def test_how_a_script_ended_is_told() -> None:
     tail = ["before", "Traceback (most recent call last):", '  File "a.py"', "ValueError: no"]
     assert Ended(1, tail).message("a.py") == "a.py ended with exit code 1: ValueError: no"
     assert Ended(1, tail).trace.startswith("Traceback") and "before" not in Ended(1, tail).trace
@@ -101,7 +101,7 @@ def test_a_script_as_it_is(source: Path, labrun: Command) -> None:
     ("raise", "train.py ended with exit code 1: ValueError: no more data"),
     ("exit", "train.py ended with exit code 3"), ("kill", "train.py was ended by SIGKILL"),
 ])  # fmt: skip
-def test_its_failures(source: Path, labrun: Command, way: str, message: str) -> None:
+def test_a_script_that_fails_fails_its_run(source: Path, labrun: Command, way: str, message: str) -> None:
     done = labrun(*SCRIPT, f"script.arguments.way={way}")
     assert done.returncode == 1 and message in done.stderr and "src/labrun" not in done.stderr
     _, record = store.find(source, "last")
@@ -128,7 +128,7 @@ def test_mistakes_before_anything_runs(source: Path, refused_here: Refused, wron
     assert said in refused_here("experiment=script", "script.path=src/train.py", *wrong)
 
 
-def test_without_a_script(refused_here: Refused) -> None:
+def test_script_path_is_asked_for(refused_here: Refused) -> None:
     assert "script.path" in refused_here("experiment=script")
 
 
@@ -157,7 +157,7 @@ def gone(pids: list[int]) -> bool:
 
 @pytest.mark.parametrize("target", ["inline", "local"])
 @pytest.mark.parametrize("how", ["interrupt", "request", "kill"])
-def test_nothing_of_it_is_left_behind(workspace: Path, target: str, how: str) -> None:
+def test_no_process_of_a_script_outlives_its_run(workspace: Path, target: str, how: str) -> None:
     (workspace / "family.py").write_text(FAMILY)
     command = ["experiment=script", "script.path=family.py", "tracking=none", f"compute={target}"]
     run = start_labrun(*command, cwd=workspace, cold=True)
@@ -193,14 +193,14 @@ def test_a_sweep_and_on_it_goes(source: Path, labrun: Command) -> None:
 def test_a_search_with_early_termination(source: Path, labrun: Command) -> None:
     done = labrun("-m", *SCRIPT, "sweep=random", "sweep/early_termination=bandit", "sweep.metric=loss",
                   "sweep.early_termination.slack_amount=0.01", "sweep.early_termination.slack_factor=null",
-                  "sweep.max_trials=6", "sweep.max_concurrent=2", "script.arguments.seconds=4",
+                  "sweep.max_trials=6", "sweep.max_concurrent=2", "script.arguments.seconds=2",
                   "script.arguments.learning_rate=choice(0.01,1.0,0.8,0.9)")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert len(statuses(source)) == 6 and set(statuses(source)) == {"completed", "stopped"}
     assert (sweep_dir(source) / "best.yaml").is_file()
 
 
-def test_another_interpreter(source: Path, labrun: Command) -> None:
+def test_a_script_runs_under_another_interpreter(source: Path, labrun: Command) -> None:
     """One without labrun: `import labrun` works all the same; its packages are its own."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(source / "venv")], check=True)
     shown = "print('PREFIX', sys.prefix, u.find_spec('numpy'))"
@@ -266,7 +266,7 @@ def test_a_sweep_of_scripts_has_curves_of_its_best(workspace: Path, labrun: Comm
     assert again.returncode == 0, again.stderr
 
 
-def test_links_and_secrets(tmp_path: Path) -> None:
+def test_the_working_folder_links_large_files_and_holds_no_secrets(tmp_path: Path) -> None:
     source, snapshot, run = tmp_path / "source", tmp_path / "snapshot", tmp_path / "run"
     for folder in (source / "data", source / ".git", snapshot, run):
         folder.mkdir(parents=True)
@@ -282,7 +282,7 @@ def test_links_and_secrets(tmp_path: Path) -> None:
     assert again == work and time.time() > 0
 
 
-def test_it_is_repeated_as_it_was(source: Path, labrun: Command) -> None:
+def test_a_scripts_run_is_repeated_with_the_code_it_had(source: Path, labrun: Command) -> None:
     assert labrun(*SCRIPT, "script.arguments.learning_rate=0.5", "compute=local").returncode == 0
     (source / "src" / "helper.py").write_text("NAME = 'edited'\n")
     again = lab(source, "runs", "rerun", "last", "script.arguments.learning_rate=1.0")
