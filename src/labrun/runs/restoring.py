@@ -27,6 +27,8 @@ PLACEHOLDER = "labrun.placeholder"
 KEY = "labrun.key"
 """A tag of versions on a server: the run and the file's digest."""
 RUN = "labrun.run"
+MOST_GAP = 1000
+"""Numbers that may be missing before a version: each has to be made there, and deleted."""
 
 
 @contextlib.contextmanager
@@ -233,7 +235,11 @@ class _Side:
             self._model = self._client.create_registered_model(self._name)
         source = journal.folder(self._root, version.name, version.number).as_uri()
         tags, run, number = {**_tags(version), PLACEHOLDER: "yes"}, self._run(version), 0
-        if version.number > max([0, *self._there, *self._others]):
+        highest = max([0, *self._there, *self._others])
+        if version.number > highest + MOST_GAP:
+            self._left_out(version, f"MLflow only counts up, and the highest number there is {highest}")
+            return
+        if version.number > highest:
             while number < version.number:
                 made = self._client.create_model_version(self._name, source, run, tags=tags)
                 number = int(made.version)
