@@ -3,6 +3,8 @@ named."""
 
 from __future__ import annotations
 
+import argparse
+import io
 import json
 import math
 import os
@@ -14,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from helpers import copy_database, submitted
-from labrun.runs import context, ingesting, mlflow_names, tracking
+from helpers import copy_database, submitted, wait_for
+from labrun.cli import bars, keeping
+from labrun.runs import context, ingesting, mlflow_names, store, tracking
 from labrun.runs import record as records
 from labrun.runs.context import RunContext
 
@@ -392,6 +395,44 @@ def test_a_run_that_goes_on_is_followed_in_chunks(root: Path) -> None:
     assert len(ingester.client.get_metric_history(shown_run.info.run_id, "loss")) == 2300
 
 
+def test_the_command_names_what_is_left_out_once(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(store.ROOT_VARIABLE, str(root))
+    made(root, "aaaa0000", [{}, b"{}\n", b"{}\n"])
+    for number in range(25):
+        (made(root, f"{number:08x}") / "run.json").write_text("{")
+    for news, again in ((1, 26), (0, 25)):
+        assert keeping.sync(argparse.Namespace(uri=None)) == 0
+        said = capsys.readouterr()
+        assert f"{news} run{'' if news == 1 else 's'} with news, now in MLflow at sqlite:///" in said.out
+        assert said.out.endswith(f"something was left out of {again}\n")
+        assert said.err.count("lab: left out: ") == 21 and f"something of {again - 20} more" in said.err
+
+
+class Terminal(io.StringIO):
+    """What is printed there."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("stream", [Terminal(), io.StringIO()], ids=["terminal", "file"])
+def test_the_bar_is_shown_at_a_terminal_once_it_takes_longer(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bars, "PATIENCE_S", 0.1)
+    monkeypatch.setattr("sys.stderr", stream)
+    with bars.Bar("runs") as bar:
+        bar.heard(0, 0)
+        assert stream.getvalue() == ""
+        if stream.isatty():
+            wait_for(lambda: "starting MLflow" in stream.getvalue(), 20)
+        bar.heard(3, 1000)
+    assert ("3 of 1,000 runs" in stream.getvalue()) == stream.isatty()
+    assert stream.isatty() or stream.getvalue() == ""
+
+
 def test_a_model_that_cannot_be_shown_does_not_stop_the_others(root: Path) -> None:
     from labrun.runs import journal, registry
 
@@ -401,11 +442,14 @@ def test_a_model_that_cannot_be_shown_does_not_stop_the_others(root: Path) -> No
         (run_dir / "outputs" / "model.pkl").write_bytes(b"model")
         registry.register(root, run_dir, name, "outputs/model.pkl", {"odd@tag": "x" * 20_000, "labrun.run": "other"})
     lines = journal.path(root).read_text().splitlines()
-    bad = {**json.loads(lines[1]), "data": [7]}
-    journal.path(root).write_text("\n".join([lines[0], json.dumps(bad), lines[2], "[1]", '{"event": 7}', ""]))
+    far, none = {**json.loads(lines[1]), "number": 10**9}, {**json.loads(lines[1]), "name": "none"}
+    bad = [{**none, **odd} for odd in ({"data": [7]}, {"files": 7}, {"tags": {"a": 1}}, {"file": "x"}, {"run": None})]
+    texts = [lines[0], json.dumps(far), *map(json.dumps, bad), lines[2], "[1]", '{"event": 7}', "[" * 100_000, ""]
+    journal.path(root).write_text("\n".join(texts))
     fed = tracking.sync(root)
     client = tracking.connect(root, tracking.database_uri(root))
     versions = {one.name: one for one in client.search_model_versions()}
     assert set(versions) == {"good", "fine"}
-    assert [line for line in fed.left_out if line.startswith("model bad: ")]
+    assert fed.left_out == ["model bad/1000000000: MLflow only counts up, and the highest number there is 0"]
+    assert [one.title for one in journal.every(journal.read(root))] == ["bad/1000000000", "fine/1", "good/1"]
     assert versions["good"].tags["labrun.run"] == "0aaa0000" and len(versions["good"].tags) >= 6

@@ -379,6 +379,21 @@ def test_a_runs_own_server_has_its_models(root: Path, mlflow_server: str) -> Non
     assert in_mlflow(root, server).get("net", {}) == {}
 
 
+def test_a_database_of_ones_own_has_the_models_of_its_runs(root: Path, empty_mlflow: Path) -> None:
+    own = f"sqlite:///{root}/own.db"
+    shutil.copy(empty_mlflow, root / "own.db")
+    client(root, own).create_registered_model("net")
+    client(root, own).create_model_version("net", "file:///by/hand")
+    config = {"tracking": {"kind": "mlflow", "uri": own}}
+    assert registry.register(root, run_with(root, "aaaa0000", **config), "net")[0].number == 2
+    registry.alias(root, "net/2", "champion")
+    there = {int(one.version): one.tags.get("labrun.run") for one in client(root, own).search_model_versions()}
+    assert there == {1: None, 2: "aaaa0000"} and in_mlflow(root) == {}
+    assert {a: int(n) for a, n in client(root, own).get_registered_model("net").aliases.items()} == {"champion": 2}
+    registry.remove(root, [journal.find(root, "net")])
+    assert [int(one.version) for one in client(root, own).search_model_versions()] == [1]
+
+
 def test_a_server_that_does_not_answer_is_one_message(root: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -106,7 +106,7 @@ def read(root: Path) -> Shelf:
     for text in raw.split(b"\n"):
         try:
             _apply(shelf, json.loads(text))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue
     return shelf
 
@@ -115,7 +115,7 @@ def _apply(shelf: Shelf, line: Mapping[str, Any]) -> None:
     kind, name, number = line["event"], str(line["name"]), int(line["number"])
     versions, aliases = shelf.versions.setdefault(name, {}), shelf.aliases.setdefault(name, {})
     if kind == REGISTER:
-        versions[number] = Version(**{f.name: line[f.name] for f in fields(Version) if f.name in line})
+        versions[number] = _version(line)
         shelf.highest[name] = max(number, shelf.highest.get(name, 0))
     elif kind == REMOVE:
         versions.pop(number, None)
@@ -128,6 +128,24 @@ def _apply(shelf: Shelf, line: Mapping[str, Any]) -> None:
     elif kind == UNALIASED:
         aliases.pop(str(line["alias"]), None)
         shelf.unaliased.setdefault(name, set()).add(str(line["alias"]))
+
+
+def _version(line: Mapping[str, Any]) -> Version:
+    """What a line registers.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is not of the kinds that readers rely on.
+    """
+    version = Version(**{f.name: line[f.name] for f in fields(Version) if f.name in line})
+    texts = (version.run, version.experiment, version.file, version.uri, version.time, version.mlflow_run)
+    mappings = (version.files, version.metrics, version.tags)
+    if not (
+        all(isinstance(one, str) for one in (*texts, *version.files.values(), *version.tags.values()))
+        and all(isinstance(one, dict) for one in (*mappings, *version.data))
+        and version.sha256
+    ):
+        raise ValueError(f"it registers no version: {line!r:.100}")
+    return version
 
 
 def append(root: Path, event: str, name: str, number: int, **more: Any) -> None:

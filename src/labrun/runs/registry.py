@@ -77,10 +77,10 @@ def register(
             whole = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".new-", dir=base))) / "whole"
             files = _copy(source, card, whole / model_folder.DATA)
             model_folder.describe(whole, card, record)
-            if there:
+            if there and not tracking.is_database(uri):
                 number = _number_there(there, name, f"{record.id}-{card['sha256']}", mlflow_run, whole)
             else:
-                number = 1 + max(journal.read(root).highest.get(name, 0), restoring.highest_seen(root, name))
+                number = _next_number(root, uri, name, there)
             version = Version(
                 name, number, record.id, record.name, source.relative_to(run_dir).as_posix(), files, server,
                 records.now(), mlflow_run, dict(record.metrics), _data(record), dict(tags or {}),
@@ -182,6 +182,20 @@ def _copy(source: Path, card: Mapping[str, Any], target: Path) -> dict[str, str]
     if files[source.name] != card["sha256"]:
         raise RecordError(f"{source} changed while it was copied: register it when nothing writes to it any more")
     return files
+
+
+def _next_number(root: Path, uri: str, name: str, there: Ingester | None) -> int:
+    """The next number in a database of MLflow's, which has what the journal says.
+
+    Args:
+        root: the workspace.
+        uri: the database.
+        name: the model's.
+        there: connected to it; None for the workspace's own, which is not asked.
+    """
+    found = there.client.search_model_versions(f"name='{name}'") if there else []
+    given = journal.read(root).highest.get(name, 0)
+    return 1 + max(given, restoring.highest_seen(root, uri, name), *(int(one.version) for one in found))
 
 
 def _number_there(there: Ingester, name: str, key: str, mlflow_run: str, whole: Path) -> int:

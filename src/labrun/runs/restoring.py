@@ -27,6 +27,8 @@ PLACEHOLDER = "labrun.placeholder"
 KEY = "labrun.key"
 """A tag of versions on a server: the run and the file's digest."""
 RUN = "labrun.run"
+MOST_GAP = 1000
+"""Numbers that may be missing before a version: each has to be made there, and deleted."""
 
 
 @contextlib.contextmanager
@@ -84,9 +86,9 @@ class _Told:
         records.replace_text(tracking.kept(root, "registry.told", uri), json.dumps(asdict(self)))
 
 
-def highest_seen(root: Path, name: str) -> int:
-    """The highest number that a model's versions had in MLflow's own database when somebody last looked."""
-    told = _Told.load(root, tracking.database_uri(root), "")
+def highest_seen(root: Path, uri: str, name: str) -> int:
+    """The highest number that a model's versions had in a database of MLflow's when somebody last looked."""
+    told = _Told.load(root, uri, "")
     return told.models[name].highest if name in told.models else 0
 
 
@@ -100,20 +102,23 @@ def restore(root: Path, ingester: Ingester, is_alone: bool = False) -> None:
     """
     if not journal.path(root).exists():
         return
-    is_ours = tracking.is_database(ingester.uri)
-    # Nobody who registers waits for a database of ours; a server is asked by them, too.
-    with contextlib.nullcontext() if is_alone or is_ours else alone(root):
-        _restore(root, ingester, is_alone or not is_ours)
+    # Nobody who registers waits for the workspace's own database; any other is asked by them, too.
+    is_own = ingester.uri == tracking.database_uri(root)
+    with contextlib.nullcontext() if is_alone or is_own else alone(root):
+        _restore(root, ingester, is_alone or not is_own)
 
 
 def _restore(root: Path, ingester: Ingester, is_alone: bool) -> None:
     size, shelf = journal.path(root).stat().st_size, journal.read(root)
+    known = [name for name in shelf.highest if ingester.uri in _places(root, shelf, name)]
+    if not known:
+        return
     told = _Told.load(root, ingester.uri, f"{ingester.uri} {ingester.identity}")
     models = _models(ingester.client)
     if told.size == size and told.seen == _in_short(models):
         return
     runs = {record.id: run_dir for run_dir, record in store.listing(root).runs}
-    for name in shelf.highest:
+    for name in known:
         try:
             side = _Side(root, ingester, shelf, name, models.get(name), told.models.get(name), runs, is_alone)
             told.models[name] = side.restore()
@@ -121,8 +126,15 @@ def _restore(root: Path, ingester: Ingester, is_alone: bool) -> None:
             if ingester.must_stop(error):
                 raise
             ingester.left_out.add(f"model {name}", {f"{type(error).__name__}: {sending.reason(error)}": 1})
+            size = -1  # it is tried again
     told.size, told.seen = size, _in_short(_models(ingester.client))
     told.save(root, ingester.uri)
+
+
+def _places(root: Path, shelf: Shelf, name: str) -> set[str]:
+    """The databases and servers that have a model's versions, or had."""
+    uris = [*(one.uri for one in shelf.versions.get(name, {}).values()), *shelf.removed.get(name, {}).values()]
+    return {uri or tracking.database_uri(root) for uri in uris}
 
 
 def _models(client: Any) -> dict[str, Any]:
@@ -172,7 +184,8 @@ class _Side:
         self._root, self._ingester, self._client = root, ingester, ingester.client
         self._name, self._shelf, self._model, self._told = name, shelf, model, told
         self._runs, self._is_alone = runs, is_alone
-        self._is_ours = tracking.is_database(ingester.uri)
+        self._is_database = tracking.is_database(ingester.uri)
+        """It has what the journal says; a server gives the numbers itself, and is shared."""
         versions = shelf.versions.get(name, {})
         self._own = {n: one for n, one in versions.items() if kept_at(root, one) == ingester.uri}
         removed = shelf.removed.get(name, {})
@@ -180,16 +193,18 @@ class _Side:
         self._there: dict[int, Any] = {}
         """MLflow's versions that are labrun's."""
         self._others: set[int] = set()
-        """Numbers of versions that people have made there."""
+        """Numbers of versions that people, or other workspaces, have made there."""
 
     def restore(self) -> _Model:
         """Make MLflow's side what the journal says; returns what it was told."""
         if self._model is not None:
             for one in self._client.search_model_versions(f"name='{self._name}'"):
-                if {RUN, PLACEHOLDER, KEY} & set(one.tags):
-                    self._there[int(one.version)] = one
+                number = int(one.version)
+                is_shared = not self._is_database and number not in self._own and number not in self._gone
+                if {RUN, PLACEHOLDER, KEY} & set(one.tags) and not is_shared:
+                    self._there[number] = one
                 else:
-                    self._others.add(int(one.version))
+                    self._others.add(number)
         highest = max([0, self._told.highest if self._told else 0, *self._there, *self._others])
         self._remove()
         for number in sorted(self._own):
@@ -205,7 +220,7 @@ class _Side:
             elif number not in self._own and (number in self._gone or PLACEHOLDER in one.tags):
                 self._client.delete_model_version(self._name, str(number))
                 del self._there[number]
-        if self._model is not None and self._is_ours and not (self._own or self._there or self._others):
+        if self._model is not None and self._is_database and not (self._own or self._there or self._others):
             self._client.delete_registered_model(self._name)
             self._model = None
 
@@ -217,7 +232,7 @@ class _Side:
                     self._client.set_model_version_tag(self._name, str(number), key, value)
         elif number in self._others:
             self._left_out(version, "there is another version of that number, which is not labrun's")
-        elif self._is_ours and number not in (self._told.versions if self._told else []):
+        elif self._is_database and number not in (self._told.versions if self._told else []):
             self._make(version)
 
     def _left_out(self, version: Version, why: str) -> None:
@@ -233,7 +248,11 @@ class _Side:
             self._model = self._client.create_registered_model(self._name)
         source = journal.folder(self._root, version.name, version.number).as_uri()
         tags, run, number = {**_tags(version), PLACEHOLDER: "yes"}, self._run(version), 0
-        if version.number > max([0, *self._there, *self._others]):
+        highest = max([0, *self._there, *self._others])
+        if version.number > highest + MOST_GAP:
+            self._left_out(version, f"MLflow only counts up, and the highest number there is {highest}")
+            return
+        if version.number > highest:
             while number < version.number:
                 made = self._client.create_model_version(self._name, source, run, tags=tags)
                 number = int(made.version)
@@ -282,7 +301,7 @@ class _Side:
                 journal.append(self._root, journal.UNALIASED, self._name, mine, alias=alias)
         elif mine is not None and mine in self._there:
             self._client.set_registered_model_alias(self._name, alias, str(mine))
-        elif mine is None and (before is not None or is_taken_away) and other in self._there:
+        elif mine is None and (before is not None or is_taken_away) and other in self._own:
             self._client.delete_registered_model_alias(self._name, alias)
 
 
