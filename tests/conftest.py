@@ -41,6 +41,9 @@ if IS_FIRST:
     os.environ.update(LABRUN_WARM="1", LABRUN_WARM_DIR=tempfile.mkdtemp(prefix="labrun-tests-"))
 helpers.START.update(os.environ)
 
+MANY = 20
+"""Tests that start processes; so many of them are worth a warm interpreter from the beginning."""
+
 Command = Callable[..., Completed]
 Refused = Callable[..., str]
 Runner = Callable[..., tuple[Record, Path]]
@@ -85,6 +88,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     found = {item: kinds.kind(item) for item in items if isinstance(item, pytest.Function)}
     for item, kind in found.items():
         item.add_marker(kind)
+    if sum(kind != "unit" for kind in found.values()) > MANY:  # else a test's own first command starts it
+        helpers.start_warm()
     items.sort(key=lambda item: (kinds.KINDS.index(found.get(item, "unit")), not _shares(item.nodeid.split("::")[0])))
 
 
