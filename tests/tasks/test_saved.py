@@ -207,7 +207,7 @@ def test_a_model_of_tables_answers_mlflow_by_the_names_of_its_columns(root: Path
     model = mlflow.pyfunc.load_model(str(journal.model_folder(root, "table")))
     schema = model.metadata.get_input_schema()
     assert schema.input_names() == ["age", "town", "income"]
-    assert [str(one.type) for one in schema.inputs] == ["AnyType()", "DataType.string", "AnyType()"]
+    assert [str(one.type) for one in schema.inputs] == ["Any", "DataType.string", "Any"]
     table = pd.read_csv(root / "people.csv")
     wanted = load_model("table", root=root)
     assert model.predict(table)["prediction"].tolist() == wanted.names(wanted.predict(table))
