@@ -32,6 +32,8 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 # With more threads than cores, OpenMP's busy waiting makes each run ten times slower.
 os.environ.update(OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT="0", KMP_BLOCKTIME="0")
+# Lightning sets it when a test imports it: commands before and after that would need two warm interpreters.
+os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
 # Commands are forks of one warm interpreter, which the processes of a session (`-n`) share.
 IS_FIRST = "PYTEST_XDIST_WORKER" not in os.environ
 if IS_FIRST:

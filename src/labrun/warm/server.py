@@ -39,10 +39,11 @@ PATIENCE_S = 2.0
 LIBRARIES = (
     "torch", "torchvision", "pytorch_lightning", "sklearn.linear_model", "sklearn.pipeline", "sklearn.metrics",
     "scipy.optimize", "pandas", "matplotlib.pyplot", "matplotlib.backends.backend_agg", "skops.io", "joblib", "optuna",
-    "cmaes", "submitit", "cloudpickle", "rich.live", "rich.progress", "rich.table", "plotext", "psutil", "filelock",
+    "cmaes", "submitit", "cloudpickle", "rich.live", "rich.progress", "rich.table", "psutil", "filelock",
     "fsspec", "threadpoolctl", "hydra.core.plugins",
 )  # fmt: skip
-"""What commands import sooner or later. MLflow is not among them: what needs it runs for long."""
+"""What commands import sooner or later. MLflow is not among them: what needs it runs for long; and plotext asks for the
+terminal's width when it is imported, which is another for each command."""
 NOT_OURS = ("labrun.compat.azureml.site", "labrun.compat.elsewhere", "labrun.warm")
 """Of our own modules, what stands in for other packages, and this one."""
 HIGH = 300
