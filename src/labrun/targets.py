@@ -6,6 +6,7 @@ A person who has mistyped a class would else wait for PyTorch to be told so.
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.util
 import sys
 from collections.abc import Iterator
@@ -152,7 +153,8 @@ def announce(*targets: str) -> None:
 def say(library: str) -> None:
     """Say that a library is being loaded."""
     if sys.stdout is not None:
-        print(f"Loading {library} ...", flush=True)
+        with contextlib.suppress(OSError):  # nobody reads it any more, or the disk behind it is full
+            print(f"Loading {library} ...", flush=True)
 
 
 def _imported(source: Path) -> set[str]:

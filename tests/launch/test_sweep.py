@@ -262,7 +262,8 @@ def write_odd(workspace: Path, **modules: str) -> None:
 
 
 def test_a_module_that_ends_its_process_fails_its_own_runs(labrun: Command, workspace: Path) -> None:
-    write_odd(workspace, leaves="import sys; sys.exit('needs a licence')", crashes="import ctypes; ctypes.string_at(0)")
+    leaves = "import sys\nsys.exit('needs a licence')\nclass Odd: ...\n"
+    write_odd(workspace, leaves=leaves, crashes="import ctypes\nctypes.string_at(0)\nclass Odd: ...\n")
     done = labrun("-m", "model=odd,leaves,crashes", "seed=1,2", *PLAIN)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert statuses(workspace) == ["completed"] * 2 + ["failed"] * 4
