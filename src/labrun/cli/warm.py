@@ -78,12 +78,15 @@ def start(options: argparse.Namespace) -> int:
     if place is None:
         raise RecordError("there is no private folder for a warm interpreter: name one in LABRUN_WARM_DIR (mode 0700)")
     facts, began = client.started_with(), time.monotonic()
-    name = identity.name_of(facts)
-    starting.start(place, facts, environment, background=False)
+    name, process = identity.name_of(facts), None
     while (connection := client.connect(place, name)) is None:
         if time.monotonic() - began > START_S:
             raise RecordError(f"no warm interpreter within {START_S:.0f} s: {place}/{name}.log says why")
+        if process is None or process.poll() is not None:  # a file that it imported had only just been changed, say
+            process = starting.spawn(place, facts, environment, niceness=0)
         time.sleep(0.1)
+    if process is not None:
+        process.returncode = 0  # it outlives this process
     connection.close()
     print(f"a warm interpreter is up ({time.monotonic() - began:.1f} s)")
     return 0

@@ -16,22 +16,25 @@ TOLD = "told"
 """In the servers' folder: the line about the warm interpreter was shown already."""
 
 
-def start(place: str, facts: dict[str, object], environment: dict[str, str], background: bool = True) -> None:
-    """Start a server with these facts, unless one is there, and say so once to a person.
+def start(place: str, facts: dict[str, object], environment: dict[str, str]) -> None:
+    """Start a server with these facts in the background, unless one is there, and say so once to a person.
 
     Args:
         place: the private folder where servers listen.
         facts: of this interpreter, as it was started.
         environment: the variables that it was started with.
-        background: nobody waits for it.
     """
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        _spawn(place, facts, environment, background)
-        if background:
-            _tell(place)
+        spawn(place, facts, environment, BACKGROUND).returncode = 0  # it outlives this process: nobody waits for it
+        _tell(place)
 
 
-def _spawn(place: str, facts: dict[str, object], environment: dict[str, str], background: bool) -> None:
+def spawn(place: str, facts: dict[str, object], environment: dict[str, str], niceness: int) -> subprocess.Popen[bytes]:
+    """Start a server's process; it ends at once where another one serves. See `start`.
+
+    Raises:
+        OSError: it cannot be started.
+    """
     # The same flags, so that the server's interpreter is what this one was; multiprocessing starts its own in this way.
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     with open(f"{place}/{identity.name_of(facts)}.log", "ab") as log:
@@ -40,9 +43,9 @@ def _spawn(place: str, facts: dict[str, object], environment: dict[str, str], ba
             stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=place, env=environment, start_new_session=True,
         )  # fmt: skip
     assert process.stdin is not None
-    process.stdin.write(marshal.dumps({"place": place, "facts": facts, "nice": BACKGROUND if background else 0}, 2))
+    process.stdin.write(marshal.dumps({"place": place, "facts": facts, "nice": niceness}, 2))
     process.stdin.close()
-    process.returncode = 0  # it outlives this process: nobody waits for it
+    return process
 
 
 def _tell(place: str) -> None:
