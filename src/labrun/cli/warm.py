@@ -18,6 +18,7 @@ from labrun.warm import client, identity
 
 START_S = 180.0
 ANSWER_S = 10.0
+POLL_S, AGAIN_S = 0.1, 1.0
 
 
 def add(nouns: Any) -> None:
@@ -84,7 +85,8 @@ def start(options: argparse.Namespace) -> int:
             raise RecordError(f"no warm interpreter within {START_S:.0f} s: {place}/{name}.log says why")
         if process is None or process.poll() is not None:  # a file that it imported had only just been changed, say
             process = starting.spawn(place, facts, environment, niceness=0)
-        time.sleep(0.1)
+            time.sleep(AGAIN_S)
+        time.sleep(POLL_S)
     if process is not None:
         process.returncode = 0  # it outlives this process
     connection.close()
