@@ -26,6 +26,7 @@ def main():
             "argv": sys.argv, "env": dict(os.environ), "cwd": os.getcwd(), "umask": os.umask(0), "ignored": ignored,
             "limit": resource.getrlimit(resource.RLIMIT_NOFILE), "nice": os.nice(0), "path": sys.path,
             "random": random.random(), "pid": os.getpid(), "streams": streams, "flags": list(sys.flags),
+            "handlers": len(__import__("logging").getLogger().handlers),
             "collects": __import__("gc").isenabled(),
             "main": sys.modules["__main__"].__file__, "encoding": sys.stdout.encoding,
             "buffered": not sys.stdout.line_buffering, "size": list(os.get_terminal_size(1)) if streams[1] else None,

@@ -63,7 +63,7 @@ def main() -> None:
     """Import, then serve until there is no more use for it."""
     began = time.monotonic()
     given: dict[str, Any] = marshal.loads(sys.stdin.buffer.read())
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    _log_to_stderr()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     place, facts = str(given["place"]), dict(given["facts"])
     lock = os.open(f"{place}/{identity.name_of(facts)}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -93,6 +93,15 @@ def main() -> None:
         os._exit(0)
     log.info("Warm after %.1f s, %d modules", time.monotonic() - began, len(sys.modules))
     Server(place, facts, fingerprint, reads, _high(lock)).serve()
+
+
+def _log_to_stderr() -> None:
+    """For this module alone: a command sets up its logging itself, and must find none."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
 
 
 def _import_all(modules: list[str] | None, niceness: int) -> None:
