@@ -21,9 +21,9 @@ def up() -> None:
 
 
 def commands() -> int:
-    """How many commands it has forked."""
-    (line,) = run_lab("warm", "status").stdout.splitlines()[1:2]
-    return int(re.split(r"  +", line.strip())[2])
+    """How many commands warm interpreters have forked."""
+    rows = [re.split(r"  +", line.strip()) for line in run_lab("warm", "status").stdout.splitlines()[1:]]
+    return sum(int(row[2]) for row in rows)
 
 
 def record(workspace: Path) -> dict[str, Any]:
@@ -73,8 +73,8 @@ def test_an_edit_between_two_commands_is_seen(up: None, workspace: Path) -> None
 def test_a_sweeps_pool_is_a_fork_too(up: None, workspace: Path) -> None:
     done = run_labrun("-m", "model.regularization=0.1,1", "report=none", cwd=workspace)
     assert done.returncode == 0, done.stderr
-    took = re.search(r"Imported what the runs need, once, in ([0-9.]+) s", done.stdout)
-    assert took is not None and float(took[1]) < 1.0, "a new interpreter takes seconds for it"
+    assert "Imported what the runs need" in done.stdout
+    assert "Loading" not in done.stdout, "a new interpreter says what it loads"
 
 
 def test_code_that_hides_what_is_loaded_gets_a_new_interpreter(up: None, workspace: Path) -> None:
