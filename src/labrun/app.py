@@ -79,6 +79,7 @@ class Gate(Callback):
         with TellingErrors():
             plain = freeze.without_hydra(config)
             values, _ = freeze.settled(plain, freeze.task_overrides(config.hydra), store.workspace())
+            freeze.check_targets(values)
             computes.check(values["compute"], sweep=False)
             if values["sweep"]["resume"] is not None:
                 raise ConfigError("sweep.resume goes on with a sweep: it wants -m. A single run: trainer.resume=last")

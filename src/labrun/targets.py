@@ -56,15 +56,7 @@ def check(target: str, key: str) -> None:
         ConfigError: there is no such module, or its source has no such name. What its source does not tell is left
             to the import.
     """
-    top = target.partition(".")[0]
-    try:
-        is_there = top in sys.modules or importlib.util.find_spec(top) is not None
-    except (ImportError, ValueError):
-        is_there = False
-    if not is_there:
-        raise ConfigError(
-            f"{key}._target_={target!r}: there is no module '{top}', neither installed nor in {Path.cwd()}"
-        )
+    check_module(target, key)
     _check_package(target, key)
     named = locate(target)
     if named.source is None or not named.names or named.module in sys.modules:
@@ -76,6 +68,23 @@ def check(target: str, key: str) -> None:
             f"{key}._target_={target!r}: {named.source} has no {named.names[0]!r}."
             f"{suggest(named.names[0], public)} It has: {', '.join(public[:LISTED]) or 'nothing'}"
             f"{', ...' if len(public) > LISTED else ''}"
+        )
+
+
+def check_module(target: str, key: str) -> None:
+    """Whether the package that a `_target_` names is there at all.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    top = target.partition(".")[0]
+    try:
+        is_there = top in sys.modules or importlib.util.find_spec(top) is not None
+    except (ImportError, ValueError):
+        is_there = False
+    if not is_there:
+        raise ConfigError(
+            f"{key}._target_={target!r}: there is no module '{top}', neither installed nor in {Path.cwd()}"
         )
 
 

@@ -246,7 +246,9 @@ def settled(
         ConfigError, RecordError: see `freeze`.
     """
     values, kept = _validated_and_kept(config)
-    _check_targets(values)
+    for group in ("dataset", "model"):
+        if values.get(group):
+            targets.check_module(str(values[group]["_target_"]), group)
     for group, defaults in (("compute", schema.Compute(target="auto")), ("sweep", schema.Sweep())):
         kept[group] = {**dataclasses.asdict(defaults), **kept.get(group, {})}
     objective.settle(kept)
@@ -299,8 +301,10 @@ def _uses_networks(module: ModuleType, depth: int) -> bool:
     return any(_uses_networks(other, depth - 1) for other in others if other is not None)
 
 
-def _check_targets(values: Mapping[str, Any]) -> None:
+def check_targets(values: Mapping[str, Any]) -> None:
     """Whether what a config names can be there: told before anything is imported, which takes seconds.
+
+    For code as it is now: what is frozen may differ from it.
 
     Raises:
         ConfigError: see `targets.check`.
