@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import logging
 import os
@@ -64,8 +65,9 @@ def main() -> None:
         if getattr(sys, name) is None:  # closed by the caller
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     options = parse(sys.argv[1:])
-    if str(Path.cwd()) not in sys.path:  # last, as `labrun` has it: a rerun finds the person's modules there
-        sys.path.append(str(Path.cwd()))
+    with contextlib.suppress(OSError):  # the folder may be gone
+        if str(Path.cwd()) not in sys.path:  # last, as `labrun` has it: a rerun finds the person's modules there
+            sys.path.append(str(Path.cwd()))
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     if options.root is not None:
         if not options.root.is_dir():
