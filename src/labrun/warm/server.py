@@ -92,7 +92,7 @@ def main() -> None:
         log.info("Not used: %s changed meanwhile", changed or "a GPU's state")
         os._exit(0)
     log.info("Warm after %.1f s, %d modules", time.monotonic() - began, len(sys.modules))
-    Server(place, facts, fingerprint, reads, _high(lock)).serve()
+    Server(place, facts, fingerprint, reads, session.moved(lock, HIGH)).serve()
 
 
 def _log_to_stderr() -> None:
@@ -163,9 +163,9 @@ class Server:
             os.unlink(self._path)
         listening.bind(self._path)
         listening.listen(64)
-        self._listening = socket.socket(fileno=_high(listening.detach()))
+        self._listening = socket.socket(fileno=session.moved(listening.detach(), HIGH))
         read_end, write_end = os.pipe()
-        self._wake, self._woken = _high(read_end), _high(write_end)
+        self._wake, self._woken = session.moved(read_end, HIGH), session.moved(write_end, HIGH)
         for end in (self._wake, self._woken):
             os.set_blocking(end, False)
         self._here = surroundings(os.getpid())
@@ -285,10 +285,3 @@ class Server:
         gc.enable()
         self._served += 1
         self._commands[pid] = Command(connection, list(request["arguments"]))
-
-
-def _high(descriptor: int) -> int:
-    """The same, under a high number."""
-    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, HIGH)
-    os.close(descriptor)
-    return moved

@@ -51,8 +51,8 @@ def check(request: dict[str, Any], peer: int) -> None:
         raise RefusedError(f"descriptor {taken[0]} is in use here")
     if os.getpriority(os.PRIO_PROCESS, peer) < os.getpriority(os.PRIO_PROCESS, 0):
         raise RefusedError("the command has a higher priority")
-    for number in LIMITS:
-        (_, hard), (_, mine) = resource.prlimit(peer, number), resource.getrlimit(number)
+    for number, (_, hard) in limits_of(peer).items():
+        mine = resource.getrlimit(number)[1]
         if mine != resource.RLIM_INFINITY and (hard == resource.RLIM_INFINITY or hard > mine):
             raise RefusedError("the command has wider limits")
     if os.path.exists(f"/proc/{peer}/cwd/matplotlibrc"):
@@ -92,7 +92,7 @@ def become(
         imported: what this process has imported.
     """
     peer = _peer(connection)
-    connection = socket.socket(fileno=_moved(connection.detach()))
+    connection = socket.socket(fileno=moved(connection.detach()))
     for descriptor in held:
         os.close(descriptor)
     os.setsid()
@@ -117,10 +117,11 @@ def _peer(connection: socket.socket) -> int:
     return int.from_bytes(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4], sys.byteorder)
 
 
-def _moved(descriptor: int) -> int:
-    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, HIGH)
+def moved(descriptor: int, lowest: int = HIGH) -> int:
+    """The same descriptor under another number, out of the way of those that commands bring along."""
+    found = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, lowest)
     os.close(descriptor)
-    return moved
+    return found
 
 
 def _take_signals(status: str) -> None:
@@ -137,7 +138,7 @@ def _take_signals(status: str) -> None:
 
 def _take_descriptors(given: list[int], numbers: list[int]) -> None:
     """Put each descriptor under the number that it has where the command was started; the first is its folder."""
-    here, *others = [_moved(descriptor) for descriptor in given]
+    here, *others = [moved(descriptor) for descriptor in given]
     os.fchdir(here)
     os.close(here)
     for descriptor, number in zip(others, numbers, strict=True):
