@@ -24,6 +24,8 @@ from typing import Any
 
 SAVE_S = 25.0
 """How long a run has for saving its state, at most."""
+TELL_S = 5.0
+"""How long the processes of a failed run have to write what happened to them."""
 
 
 def main(manifest_path: str) -> int:
@@ -139,7 +141,7 @@ class Supervisor:
             for ended in pool.poll():
                 print(f"{ended}: {records.read(ended).status}", flush=True)
         pool.close()
-        if alone:
+        if self.ranks > 1:
             self._tell_of_others(mine[0])
         left = {records.read(run).status for run in mine}
         return int(records.FAILED in left or (self.ranks > 1 and left != {records.COMPLETED}))
@@ -234,13 +236,22 @@ class Supervisor:
         record = records.read(run)
         if record.status != records.FAILED or record.error is None or record.error["type"] == "LimitExceeded":
             return
+        end = time.monotonic() + TELL_S
+        while (found := self._said_by_others(run)) is None and time.monotonic() < end:
+            time.sleep(0.1)  # it leaves the group before it has written what happened
+        if found is not None:
+            record.error["message"] += found
+            records.write(run, record)
+
+    def _said_by_others(self, run: Path) -> str | None:
         for output in sorted(run.glob("driver.*.log")):
             said = output.read_bytes()[self.others.get(output, 0) :]
             lines = said.decode(errors="replace").strip().splitlines()
-            if lines and (any(line.startswith("Traceback") for line in lines) or lines[-1].startswith("labrun: ")):
-                record.error["message"] += f"; process {output.suffixes[0][1:]}: {lines[-1]} ({output})"
-                records.write(run, record)
-                return
+            if not lines or lines[-1].startswith((" ", "Traceback")):  # it is still writing
+                continue
+            if any(line.startswith("Traceback") for line in lines) or lines[-1].startswith("labrun: "):
+                return f"; process {output.suffixes[0][1:]}: {lines[-1]} ({output})"
+        return None
 
     def _put_back(self, run: Path, why: str) -> None:
         """A run that did not leave by itself was killed: it starts again, or from its last checkpoint."""

@@ -161,11 +161,14 @@ def check(submitted: Sequence[Job]) -> str:
         DataError, ConfigError: see `carry_out`.
     """
     is_sweep = submitted[0].record.sweep is not None
-    for key in ("target", "detach", "python", "max_parallel", "max_failures", "runs_per_gpu"):
+    once = ["target", "detach", "python", "max_parallel", "max_failures"]
+    where = computes.target(submitted[0].record.config["compute"], is_sweep)
+    if where != "slurm":
+        once.append("runs_per_gpu")  # on Slurm, each job has its own
+    for key in once:
         found = sorted({str(job.record.config["compute"][key]) for job in submitted})
         if len(found) > 1:
             raise ConfigError(f"compute.{key} is one for a whole sweep, and here it is {' and '.join(found)}")
-    where = computes.target(submitted[0].record.config["compute"], is_sweep)
     if where == "slurm" and "%" in str(submitted[0].run_dir):
         raise ConfigError(f"{submitted[0].run_dir}: Slurm takes a % in the path of a job's files for a pattern")
     for compute in {json.dumps(job.record.config["compute"], sort_keys=True) for job in submitted}:
