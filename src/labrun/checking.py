@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from typing import Annotated, Any, Literal
 
 
@@ -99,8 +100,7 @@ def check_fields(node: Mapping[str, Any], cls: type, path: str, open_ended: bool
         path: the group's own dotted key, or nothing at the top.
         open_ended: allow keys that the dataclass does not have.
     """
-    hints = typing.get_type_hints(cls, include_extras=True)
-    known = {f.name.removesuffix("_") if f.name == "from_" else f.name: f for f in fields(cls)}
+    hints, known = _keys(cls)
     for key, value in node.items():
         full_key = f"{path}.{key}" if path else str(key)
         if key in known:
@@ -113,6 +113,13 @@ def check_fields(node: Mapping[str, Any], cls: type, path: str, open_ended: bool
         required = f.default is MISSING and f.default_factory is MISSING
         if required and key not in node:
             yield f"{path + '.' if path else ''}{key} is missing"
+
+
+@functools.cache
+def _keys(cls: type) -> tuple[dict[str, Any], dict[str, Field[Any]]]:
+    """A dataclass's hints by field, and its fields by key. A sweep asks for each of its runs."""
+    known = {f.name.removesuffix("_") if f.name == "from_" else f.name: f for f in fields(cls)}
+    return typing.get_type_hints(cls, include_extras=True), known
 
 
 def _check(value: Any, hint: Any, path: str) -> Iterator[str]:

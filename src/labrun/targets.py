@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import importlib.util
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,9 @@ NEEDED = {
 DYNAMIC = ("globals()", "exec(", "sys.modules", "__getattr__", "import *", "vars()")
 """Where one of these stands, a module may hold names that its source does not show."""
 LISTED = 12
+PYTORCH = frozenset({"torch", "torchvision", "pytorch_lightning", "lightning"})
+MOST_READ = 12
+"""Sources that are read to find out what a target imports."""
 
 
 @dataclass(frozen=True)
@@ -153,10 +157,28 @@ def announce(*targets: str) -> None:
     for target in targets:
         named = locate(target)
         if named.module not in sys.modules:
-            wanted |= {target.partition(".")[0], *(_imported(named.source) if named.source is not None else ())}
+            names = [target, *(_imported(named.source, named.module) if named.source is not None else ())]
+            wanted |= {name.partition(".")[0] for name in names}
     title = next((title for name, title in LIBRARIES.items() if name in wanted and name not in sys.modules), None)
     if title is not None:
         say(title)
+
+
+@functools.cache
+def needs_torch(target: str) -> bool:
+    """Whether importing what a target names imports PyTorch, as far as the sources nearest to it say so."""
+    top = target.partition(".")[0]
+    waiting, seen = [target], set[str]()
+    while waiting and len(seen) < MOST_READ:
+        named = locate(waiting.pop(0))
+        package = named.module.partition(".")[0]
+        if package in PYTORCH:
+            return True
+        is_near = package in (top, "labrun") and package not in LIBRARIES
+        if is_near and named.source is not None and named.module not in seen:
+            seen.add(named.module)
+            waiting += _imported(named.source, named.module)
+    return False
 
 
 def say(library: str) -> None:
@@ -166,11 +188,21 @@ def say(library: str) -> None:
             print(f"Loading {library} ...", flush=True)
 
 
-def _imported(source: Path) -> set[str]:
-    """The packages that a module imports at its top."""
+def _imported(source: Path, module: str = "") -> set[str]:
+    """The modules that a module imports at its top.
+
+    Args:
+        source: its file.
+        module: its own dotted name, for what it imports from beside itself.
+    """
     try:
         body = ast.parse(source.read_text(encoding="utf-8")).body
     except (OSError, ValueError, SyntaxError):
         return set()
-    plain = {alias.name.partition(".")[0] for one in body if isinstance(one, ast.Import) for alias in one.names}
-    return plain | {(one.module or "").partition(".")[0] for one in body if isinstance(one, ast.ImportFrom)}
+    found = {alias.name for one in body if isinstance(one, ast.Import) for alias in one.names}
+    above = module.split(".") if source.name == "__init__.py" else module.split(".")[:-1]
+    for one in body:
+        if isinstance(one, ast.ImportFrom):
+            beside = ".".join(above[: len(above) - one.level + 1] if one.level else [])
+            found |= {".".join(filter(None, [beside, one.module, alias.name])) for alias in one.names}
+    return found

@@ -8,9 +8,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from helpers import run_lab, run_labrun, start_warm, wait_for
+from helpers import run_lab, run_labrun, start_labrun, start_warm, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +83,50 @@ def test_code_that_hides_what_is_loaded_gets_a_new_interpreter(up: None, workspa
     (workspace / "yaml.py").write_text("raise ImportError('not this one')\n")
     done = run_labrun("-m", "model.regularization=0.1,1", "report=none", cwd=workspace)
     assert done.returncode == 0, "the working folder comes last: " + done.stderr
+
+
+SLEEPER = """
+import os, sys, time
+import numpy as np
+
+class Sleeper:
+    def __init__(self, seconds=0.0):
+        self.seconds = seconds
+    def fit(self, x, y):
+        print("PYTORCH", "torch" in sys.modules, flush=True)
+        time.sleep(self.seconds)
+        return self
+    def predict(self, x):
+        return np.zeros(len(x), int)
+"""
+
+
+def sleeper(workspace: Path) -> None:
+    (workspace / "conf" / "model").mkdir(parents=True)
+    (workspace / "conf" / "model" / "sleeper.yaml").write_text("_target_: sleeper.Sleeper\nseconds: 0.0\n")
+    (workspace / "sleeper.py").write_text(SLEEPER)
+
+
+def logs(workspace: Path) -> list[str]:
+    return [path.read_text() for path in workspace.glob("multirun/*/*/*/driver.log")]
+
+
+@pytest.mark.parametrize("word", ["", "import torch\n"])
+def test_the_pool_has_pytorch_if_its_runs_need_it(up: None, workspace: Path, word: str) -> None:
+    """Each run is a fork, and with PyTorch in its memory that takes three times as long."""
+    sleeper(workspace)
+    (workspace / "sleeper.py").write_text(word + SLEEPER)
+    done = run_labrun("-m", "model=sleeper", "model.seconds=0,0.01", "report=none", cwd=workspace)
+    assert done.returncode == 0 and "Loading" not in done.stdout, done.stdout + done.stderr
+    assert all(f"PYTORCH {bool(word)}" in log for log in logs(workspace)) and len(logs(workspace)) == 2
+
+
+def test_a_killed_command_takes_its_pool_along(up: None, workspace: Path) -> None:
+    sleeper(workspace)
+    sweep = start_labrun("-m", "model=sleeper", "model.seconds=98,99", "report=none", cwd=workspace)
+    wait_for(lambda: sum("PYTORCH" in log for log in logs(workspace)) == 2)
+    runs = [json.loads(path.read_text())["process"]["pid"] for path in workspace.glob("multirun/*/*/*/run.json")]
+    pools = {psutil.Process(pid).ppid() for pid in runs}
+    sweep.kill()
+    sweep.communicate()
+    wait_for(lambda: not any(psutil.pid_exists(pid) for pid in {*runs, *pools}), 20)

@@ -167,15 +167,16 @@ class Children:
             os.kill(pid, signal.SIGKILL)
 
 
-def serve(channel: Channel, parent: int, own_group: bool = True) -> None:
+def serve(channel: Channel, parent: int | None, own_group: bool = True) -> None:
     """Answer messages until the controller is gone.
 
     Args:
         channel: to the controller.
-        parent: its process.
+        parent: its process; None: the kernel ends this one in another way.
         own_group: see `fork`.
     """
-    die_with_parent(parent)
+    if parent is not None:
+        die_with_parent(parent)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         # A cluster signals every process of a job: what is to be done then is the supervisor's to say.
         signal.signal(number, signal.SIG_IGN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -76,7 +77,9 @@ def texts(config: DictConfig, of_sweep: bool = False) -> dict[str, str]:
     hydra["overrides"]["task"] = hidden
     if of_sweep:
         return {"multirun.yaml": _yaml({"hydra": hydra, **own})}
-    return {"config.yaml": _yaml(own), "hydra.yaml": _yaml({"hydra": hydra}), "overrides.yaml": _yaml(hidden)}
+    hydra_text = "hydra:\n" + "".join(_yaml_of_key(key, _Value(value), "hydra") for key, value in hydra.items())
+    own_text = "".join(_yaml_of_key(key, _Value(value)) for key, value in own.items())
+    return {"config.yaml": own_text or _yaml({}), "hydra.yaml": hydra_text, "overrides.yaml": _yaml(hidden)}
 
 
 def plain(config: Mapping[str, Any], overrides: Sequence[str], source: Path) -> dict[str, str]:
@@ -118,3 +121,24 @@ _Dumper.add_representer(str, OmegaConfDumper.str_representer)
 
 def _yaml(content: Any) -> str:
     return str(yaml.dump(content, default_flow_style=False, allow_unicode=True, sort_keys=False, Dumper=_Dumper))
+
+
+class _Value:
+    """A value that is told from others by what it shows."""
+
+    def __init__(self, value: Any) -> None:
+        self.value, self._shown = value, repr(value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Value) and self._shown == other._shown
+
+    def __hash__(self) -> int:
+        return hash(self._shown)
+
+
+@functools.lru_cache(maxsize=256)
+def _yaml_of_key(key: str, kept: _Value, above: str | None = None) -> str:
+    """The lines of one key; from one run of a sweep to the next, most are the same."""
+    if above is None:
+        return _yaml({key: kept.value})
+    return _yaml({above: {key: kept.value}}).partition("\n")[2]

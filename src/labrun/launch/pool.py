@@ -85,7 +85,7 @@ class Server:
         self._path, self._keep, self.preload = list(path), python is not None, list(preload)
         self._threads = threads
         environment = {**os.environ, "PYTHONSAFEPATH": "1"}
-        warm = None if python is not None or in_job else _from_stock(path, environment, cwd)
+        warm = None if python is not None or in_job else _from_stock(path, preload, environment, cwd)
         if warm is not None:
             self.process, self.channel = warm
         else:
@@ -131,20 +131,17 @@ class Server:
         self.process.wait()
 
 
-def _from_stock(path: Sequence[str], environment: Mapping[str, str], cwd: str | None) -> tuple[Process, Channel] | None:
-    """The process that the warm interpreter has laid in; None where the frozen code is not what that has imported."""
-    laid_in = stock.take()
-    if laid_in is None:
-        return None
-    frozen = stock.frozen_folders(path, laid_in.imported)
+def _from_stock(
+    path: Sequence[str], preload: Sequence[str], environment: Mapping[str, str], cwd: str | None
+) -> tuple[Process, Channel] | None:
+    """A fork of the warm interpreter; None where the frozen code is not what that has imported, or there is none."""
+    keeper = stock.FULL if any(map(targets.needs_torch, preload)) else stock.LIGHT
     try:
-        if frozen is not None:
-            laid_in.begin(frozen, environment, cwd)
-            return stock.Child(laid_in.pid), Channel(laid_in.connection)
+        found = stock.begin(keeper, path, environment, cwd)
     except OSError as error:
-        log.info("The process that was laid in for the pool is gone (%s): another one starts", error)
-    laid_in.send_away()
-    return None
+        log.info("The warm interpreter could not be forked for the pool (%s): another one starts", error)
+        return None
+    return None if found is None else (found[0], Channel(found[1]))
 
 
 class LocalPool:

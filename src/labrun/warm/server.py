@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import gc
 import importlib
 import logging
@@ -23,10 +24,11 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from labrun.warm import client, identity, session
+from labrun.warm import client, identity, session, stock
 from labrun.warm.fingerprint import Fingerprint, Reads, surroundings
 from labrun.warm.session import RefusedError
 
@@ -44,6 +46,11 @@ LIBRARIES = (
 )  # fmt: skip
 """What commands import sooner or later. MLflow is not among them: what needs it runs for long; and plotext asks for the
 terminal's width when it is imported, which is another for each command."""
+LIGHT = (
+    "labrun.launch.inside", "sklearn.linear_model", "sklearn.pipeline", "sklearn.metrics", "scipy.optimize", "pandas",
+    "psutil", "threadpoolctl", "matplotlib.pyplot", "matplotlib.backends.backend_agg",
+)  # fmt: skip
+"""Of these, what runs without PyTorch need: they come first."""
 NOT_OURS = ("labrun.compat.azureml.site", "labrun.compat.elsewhere", "labrun.warm")
 """Of our own modules, what stands in for other packages, and this one."""
 HIGH = 300
@@ -82,17 +89,22 @@ def main() -> None:
     empty = os.open(os.devnull, os.O_RDWR)
     os.dup2(empty, 0)
     os.close(empty)
-    fingerprint, reads = Fingerprint(), Reads()
+    fingerprint, reads, niceness = Fingerprint(), Reads(), int(given.get("nice", 0))
     with reads:
-        worker = threading.Thread(target=_import_all, args=[given.get("modules"), int(given.get("nice", 0))])
-        worker.start()
-        worker.join()
+        if given.get("modules") is None:
+            _nicely(_import_light, niceness)
+            keepers = {stock.LIGHT: stock.keep([lock])}
+            _nicely(_import_all, niceness)
+            keepers[stock.FULL] = stock.keep([lock, keepers[stock.LIGHT].fileno()])
+        else:
+            keepers = {}
+            _nicely(functools.partial(_import, given["modules"]), niceness)
     changed = fingerprint.close()
     if changed is not None or _has_device():
         log.info("Not used: %s changed meanwhile", changed or "a GPU's state")
         os._exit(0)
     log.info("Warm after %.1f s, %d modules", time.monotonic() - began, len(sys.modules))
-    Server(place, facts, fingerprint, reads, session.moved(lock, HIGH)).serve()
+    Server(place, facts, fingerprint, reads, keepers, session.moved(lock, HIGH)).serve()
 
 
 def _log_to_stderr() -> None:
@@ -104,29 +116,46 @@ def _log_to_stderr() -> None:
     log.propagate = False
 
 
-def _import_all(modules: list[str] | None, niceness: int) -> None:
-    """In a thread of its own: only a thread can be nice without its process, and its children, staying so.
+def _nicely(work: Callable[[], None], niceness: int) -> None:
+    """Work in a thread of its own: only a thread can be nice without its process, and its children, staying so."""
 
-    Args:
-        modules: what to import; None: all that commands need.
-        niceness: of the importing.
-    """
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
-    if modules is None:  # as runs have it, before OpenMP is loaded; each command's own variables come later
-        importlib.import_module("labrun.tasks.threads").wait_asleep()
-    for name in (*LIBRARIES, *_own_modules()) if modules is None else modules:
+    def whole() -> None:
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
+        work()
+
+    worker = threading.Thread(target=whole)
+    worker.start()
+    worker.join()
+
+
+def _import_light() -> None:
+    # as runs have it, before OpenMP is loaded; each command's own variables come later
+    importlib.import_module("labrun.tasks.threads").wait_asleep()
+    _import(LIGHT)
+    importlib.import_module("labrun.tasks.estimator").warm()
+    _settle()
+
+
+def _import_all() -> None:
+    _import((*LIBRARIES, *_own_modules()))
+    importlib.import_module("labrun.runs.report").warm()
+    _settle()
+
+
+def _import(names: Iterable[str]) -> None:
+    for name in names:
         try:
             importlib.import_module(name)
         except Exception as error:  # noqa: BLE001 - who needs it meets the error, and tells
             log.info("%s: %s: %s", name, type(error).__name__, error)
-    if modules is None:
-        importlib.import_module("labrun.tasks.estimator").warm()
-        importlib.import_module("labrun.runs.report").warm()
+
+
+def _settle() -> None:
+    """Make forks cheap."""
     gc.collect()
     gc.freeze()
-    if modules is None:
-        importlib.import_module("labrun.launch.forkserver").use_large_pages()
+    importlib.import_module("labrun.launch.forkserver").use_large_pages()
 
 
 def _own_modules() -> list[str]:
@@ -148,11 +177,16 @@ class Server:
         facts: what makes this interpreter equal to a client's.
         fingerprint: of what was imported.
         reads: the variables that the imports have read.
+        keepers: see `stock`.
         lock: the descriptor that keeps other servers of the same facts away.
     """
 
-    def __init__(self, place: str, facts: dict[str, Any], fingerprint: Fingerprint, reads: Reads, lock: int) -> None:
+    def __init__(
+        self, place: str, facts: dict[str, Any], fingerprint: Fingerprint, reads: Reads,
+        keepers: dict[str, socket.socket], lock: int,
+    ) -> None:  # fmt: skip
         self._facts, self._fingerprint, self._reads, self._lock = facts, fingerprint, reads, lock
+        self._keepers = keepers
         self._path = f"{place}/{identity.name_of(facts)}.sock"
         self._commands: dict[int, Command] = {}
         self._served, self._since = 0, time.time()
@@ -279,7 +313,8 @@ class Server:
                 signal.set_wakeup_fd(-1)
                 held = [self._listening.fileno(), self._wake, self._woken, self._lock]
                 held += [command.connection.fileno() for command in self._commands.values()]
-                session.become(connection, request, descriptors, limits, held, self._fingerprint)
+                stock.offered, stock.imported = self._keepers, self._fingerprint
+                session.become(connection, request, descriptors, limits, held)
             finally:
                 os._exit(1)
         gc.enable()

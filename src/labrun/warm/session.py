@@ -20,8 +20,7 @@ import threading
 import types
 from typing import Any
 
-from labrun.warm import client, stock
-from labrun.warm.fingerprint import Fingerprint
+from labrun.warm import client
 from labrun.warm.identity import read
 
 F_SETSIG = 10
@@ -79,7 +78,6 @@ def become(
     descriptors: list[int],
     limits: dict[int, tuple[int, int]],
     held: list[int],
-    imported: Fingerprint,
 ) -> None:
     """Carry out the command and end this process.
 
@@ -89,15 +87,14 @@ def become(
         descriptors: its working folder, and its open descriptors in the request's order.
         limits: the client's.
         held: what is the server's alone.
-        imported: what this process has imported.
     """
     peer = _peer(connection)
     connection = socket.socket(fileno=moved(connection.detach()))
     for descriptor in held:
         os.close(descriptor)
     os.setsid()
-    _take_signals(read(f"/proc/{peer}/status"))
-    _take_descriptors(descriptors, list(request["descriptors"]))
+    take_signals(read(f"/proc/{peer}/status"))
+    take_descriptors(descriptors, list(request["descriptors"]))
     _take_place(request, peer, limits)
     pidfd = os.pidfd_open(os.getpid())
     client.send(connection, {"pid": os.getpid()}, [pidfd])
@@ -105,8 +102,7 @@ def become(
     connection.settimeout(None)
     if connection.recv(1) != b"!":
         os._exit(0)  # the client has given up, or was killed: it carries the command out itself, or nobody does
-    _die_with_client(connection)
-    stock.lay_in(list(request["arguments"]), connection.fileno(), imported)
+    die_with(connection)
     code = _carry_out(str(request["module"]))
     with contextlib.suppress(OSError):
         client.send(connection, {"code": code})
@@ -124,8 +120,8 @@ def moved(descriptor: int, lowest: int = HIGH) -> int:
     return found
 
 
-def _take_signals(status: str) -> None:
-    """What was ignored or blocked where the command was started is so here; everything else has its usual effect."""
+def take_signals(status: str) -> None:
+    """Ignore and block what the process does that a status (proc(5)) is of; everything else has its usual effect."""
     masks = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
     ignored, blocked = (int(masks[name].strip(), 16) for name in ("SigIgn", "SigBlk"))
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
@@ -136,7 +132,7 @@ def _take_signals(status: str) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, [n for n in signal.valid_signals() if blocked >> (n - 1) & 1])
 
 
-def _take_descriptors(given: list[int], numbers: list[int]) -> None:
+def take_descriptors(given: list[int], numbers: list[int]) -> None:
     """Put each descriptor under the number that it has where the command was started; the first is its folder."""
     here, *others = [moved(descriptor) for descriptor in given]
     os.fchdir(here)
@@ -158,6 +154,19 @@ def _take_place(request: dict[str, Any], peer: int, limits: dict[int, tuple[int,
     os.environ.clear()
     for key, value in request["environment"]:
         os.environb[key] = value
+    take_limits(peer, limits)
+    sys.argv[:] = request["arguments"]
+    forget_main()
+    sys.modules["__main__"].__file__ = sys.argv[0]
+
+
+def take_limits(peer: int, limits: dict[int, tuple[int, int]]) -> None:
+    """Have a process's umask, resource limits and priority.
+
+    Args:
+        peer: its pid.
+        limits: its resource limits.
+    """
     umask = next(line for line in read(f"/proc/{peer}/status").splitlines() if line.startswith("Umask:"))
     os.umask(int(umask.split()[1], 8))
     for number, limit in limits.items():
@@ -166,17 +175,18 @@ def _take_place(request: dict[str, Any], peer: int, limits: dict[int, tuple[int,
     more = os.getpriority(os.PRIO_PROCESS, peer) - os.getpriority(os.PRIO_PROCESS, 0)
     if more > 0:
         os.nice(more)
-    sys.argv[:] = request["arguments"]
-    main = types.ModuleType("__main__")
-    main.__file__ = sys.argv[0]
-    sys.modules["__main__"] = main
+
+
+def forget_main() -> None:
+    """Begin as an interpreter does: an empty `__main__`, folders not looked at yet, random numbers of one's own."""
+    sys.modules["__main__"] = types.ModuleType("__main__")
     importlib.invalidate_caches()
     if "numpy.random" in sys.modules:  # Python's own generator does so by itself
         sys.modules["numpy.random"].seed()
 
 
-def _die_with_client(connection: socket.socket) -> None:
-    """Have the kernel kill this process when the client's end of the connection closes."""
+def die_with(connection: socket.socket) -> None:
+    """Have the kernel kill this process when the other end of the connection closes."""
     fcntl.fcntl(connection, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(connection, F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(connection, fcntl.F_SETFL, fcntl.fcntl(connection, fcntl.F_GETFL) | os.O_ASYNC)

@@ -1,72 +1,52 @@
-"""A process laid in for a sweep's pool: forked before the command has imported any of the person's code.
+"""Where a sweep's pool comes from without importing: keepers, forked before any command and never used themselves.
 
 The pool's fork server has to begin where a new interpreter would, with the frozen code and nothing else of the
-person's. A command that may need one forks it at its very beginning, while it is still what the warm interpreter was.
-It is used only where the frozen code, as far as it is loaded already, is the same to the byte.
+person's. A keeper forks one for a command that asks. It is used only where the frozen code, as far as it is loaded
+already, is the same to the byte. There are two keepers, since each run is a fork: with PyTorch in its memory, that
+takes three times as long as without.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import marshal
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from labrun.warm import client
+from labrun.warm import client, session
 from labrun.warm.fingerprint import Fingerprint
-from labrun.warm.identity import stamp
+from labrun.warm.identity import read, stamp
 
-FLAGS = ("-m", "--multirun")
-POLL_S = 0.01
+LIGHT, FULL = "light", "full"
+"""The keeper that has scikit-learn, and the one that has PyTorch and everything else."""
+PATIENCE_S = 10.0
+"""How long a keeper may take to fork."""
+MOST = 65536
+"""Bytes of a question to a keeper."""
 
-
-@dataclass
-class Stock:
-    """The process, and what tells whether it will do.
-
-    Args:
-        pid: its process id; it is this process's child.
-        connection: over which it is told what to be.
-        imported: the files that it has imported.
-    """
-
-    pid: int
-    connection: socket.socket
-    imported: Fingerprint
-
-    def send_away(self) -> None:
-        """It is not wanted."""
-        self.connection.close()
-        os.waitpid(self.pid, 0)
-
-    def begin(self, frozen: Mapping[str, str], environment: Mapping[str, str], folder: str | None) -> None:
-        """Have it be a fork server (`labrun.launch.forkserver`), which hears the connection from now on.
-
-        Args:
-            frozen: see `frozen_folders`.
-            environment: its variables.
-            folder: its working folder; None: this process's.
-
-        Raises:
-            OSError: it is gone.
-        """
-        message = {"environment": dict(environment), "folder": folder or os.getcwd(), "frozen": dict(frozen)}
-        client.send(self.connection, dict(message))
+offered: dict[str, socket.socket] = {}
+"""The keepers that this process can ask; none but in a command that the warm interpreter was forked for."""
+imported: Fingerprint | None = None
+"""The files that they have imported, or more."""
 
 
 class Child:
-    """A forked process, with what `subprocess.Popen` offers for one."""
+    """A process that a keeper has forked, with what `subprocess.Popen` offers for one.
 
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self._is_over = False
+    Args:
+        pidfd: names it.
+        life: the kernel kills it when this end is closed, with this process's end at the latest.
+    """
+
+    def __init__(self, pidfd: int, life: socket.socket) -> None:
+        self._pidfd, self._life = pidfd, life
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait for its end.
@@ -74,60 +54,67 @@ class Child:
         Raises:
             subprocess.TimeoutExpired: it has not come in time.
         """
-        end = None if timeout is None else time.monotonic() + timeout
-        while not self._ended():
-            if end is not None and time.monotonic() > end:
-                raise subprocess.TimeoutExpired("fork server", timeout or 0.0)
-            time.sleep(POLL_S)
+        if not select.select([self._pidfd], [], [], timeout)[0]:
+            raise subprocess.TimeoutExpired("fork server", timeout or 0.0)
 
     def kill(self) -> None:
         """End it at once."""
-        if not self._ended():
-            os.kill(self.pid, signal.SIGKILL)
-
-    def _ended(self) -> bool:
-        if not self._is_over:
-            with contextlib.suppress(ChildProcessError):
-                self._is_over = os.waitpid(self.pid, os.WNOHANG)[0] != 0
-                return self._is_over
-            self._is_over = True
-        return self._is_over
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
 
-_stock: Stock | None = None
-
-
-def lay_in(arguments: Sequence[str], foreign: int, imported: Fingerprint) -> None:
-    """Fork it, if the command's arguments say that runs may go to a pool.
+def keep(closed: Sequence[int]) -> socket.socket:
+    """Fork a keeper, which stays as this process is now; gives the connection to ask it.
 
     Args:
-        arguments: of the command.
-        foreign: a descriptor that is none of its business.
-        imported: what this process has imported, and nothing more.
+        closed: descriptors that are none of its business.
     """
-    global _stock
-    if not any(word in FLAGS or word.startswith("compute=") for word in arguments[1:]):
-        return
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if os.fork() == 0:
+        try:
+            ours.close()
+            for descriptor in closed:
+                os.close(descriptor)
+            _answer(socket.socket(fileno=session.moved(theirs.detach())))
+        finally:
+            os._exit(0)
+    theirs.close()
+    return socket.socket(fileno=session.moved(ours.detach()))
+
+
+def begin(
+    keeper: str, path: Sequence[str], environment: Mapping[str, str], folder: str | None
+) -> tuple[Child, socket.socket] | None:
+    """A fork server (`labrun.launch.forkserver`), and the connection that it hears; None: it has to be started.
+
+    Args:
+        keeper: `LIGHT` or `FULL`.
+        path: `sys.path` with the frozen code in it, entry by entry (`labrun.launch.snapshot.import_path`).
+        environment: its variables.
+        folder: its working folder; None: this process's.
+
+    Raises:
+        OSError: the keeper is gone.
+    """
+    frozen = None if keeper not in offered or imported is None else frozen_folders(path, imported)
+    if frozen is None:
+        return None
     ours, theirs = socket.socketpair()
-    parent = os.getpid()
-    pid = os.fork()
-    if pid:
-        theirs.close()
-        _stock = Stock(pid, ours, imported)
-        return
-    try:
-        ours.close()
-        os.close(foreign)
-        _wait_and_serve(theirs, parent)
-    finally:
-        os._exit(1)
-
-
-def take() -> Stock | None:
-    """The process that was laid in, for one taker; None where there is none."""
-    global _stock
-    taken, _stock = _stock, None
-    return taken
+    life, held = socket.socketpair()
+    here = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
+    numbers = [number for number, stream in ((1, sys.__stdout__), (2, sys.__stderr__)) if stream is not None]
+    question = marshal.dumps({"peer": os.getpid(), "descriptors": numbers})
+    socket.send_fds(offered[keeper], [question], [theirs.fileno(), held.fileno(), here, *numbers])
+    for end in (theirs, held):
+        end.close()
+    os.close(here)
+    told: dict[str, object] = {"environment": dict(environment), "folder": folder or os.getcwd(), "frozen": frozen}
+    client.send(ours, told)
+    life.settimeout(PATIENCE_S)
+    answer = client.receive(life)
+    if answer is None:
+        raise ConnectionError("the keeper's fork went wrong")
+    return Child(answer[1][0], life), ours
 
 
 def frozen_folders(path: Sequence[str], imported: Fingerprint) -> dict[str, str] | None:
@@ -167,17 +154,43 @@ def _are_equal(one: str, other: str) -> bool:
         return False
 
 
-def _wait_and_serve(connection: socket.socket, parent: int) -> None:
+def _answer(connection: socket.socket) -> None:
+    """Fork for each who asks, until nobody is left who could."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel takes what has ended away
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    while True:
+        question, descriptors, _, _ = socket.recv_fds(connection, MOST, client.MOST_DESCRIPTORS)
+        if not question:
+            return
+        if os.fork() == 0:
+            try:
+                connection.close()
+                _serve(marshal.loads(question), descriptors)
+            finally:
+                os._exit(1)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _serve(question: dict[str, Any], descriptors: list[int]) -> None:
+    """Be a fork server for the command that has asked, under its conditions."""
     forkserver = importlib.import_module("labrun.launch.forkserver")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    forkserver.die_with_parent(parent)
-    received = client.receive(connection)
-    if received is None:
-        os._exit(0)  # no pool was wanted
-    told: dict[str, Any] = received[0]
+    channel, life = (socket.socket(fileno=session.moved(descriptor)) for descriptor in descriptors[:2])
     os.setsid()
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
+    session.take_signals(read(f"/proc/{question['peer']}/status"))
+    here, *outputs = descriptors[2:]
+    session.take_descriptors([here, os.open(os.devnull, os.O_RDONLY), *outputs], [0, *question["descriptors"]])
+    session.take_limits(question["peer"], session.limits_of(question["peer"]))
+    session.forget_main()
+    pidfd = os.pidfd_open(os.getpid())
+    client.send(life, {}, [pidfd])
+    os.close(pidfd)
+    session.die_with(life)
+    received = client.receive(channel)
+    if received is None:
+        os._exit(0)
+    told: dict[str, Any] = received[0]
     os.environ.clear()
     os.environ.update(told["environment"])
     os.chdir(told["folder"])
@@ -186,5 +199,5 @@ def _wait_and_serve(connection: socket.socket, parent: int) -> None:
         if isinstance(places, list):
             places[:] = [told["frozen"].get(place, place) for place in places]
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        forkserver.serve(forkserver.Channel(connection), parent)
+        forkserver.serve(forkserver.Channel(channel), None)
     os._exit(0)
