@@ -146,13 +146,17 @@ def test_own_images(labrun: Command, workspace: Path) -> None:
 EXPECTED = {
     ("experiment=mnist_logreg", "model.regularization=0.8"): (0.9255, 0.002),
     ("experiment=mnist_dnn",): (0.985, 0.015),
-    ("experiment=cifar10_cnn",): (0.60, 0.10),
+    ("experiment=cifar10_cnn",): (0.48, 0.08),
 }
+FEWER = {("experiment=cifar10_cnn",): ["trainer.max_epochs=1"]}
+"""Half of its two minutes: one of the two epochs."""
 
 
 @pytest.mark.parametrize("arguments", commands("data"), ids=lambda a: " ".join(a)[:60])
 def test_commands_on_the_real_data(arguments: list[str], labrun: Command, workspace: Path, real_data: Path) -> None:
-    done = labrun(*arguments, f"datastore.root={real_data}", "tracking=none", timeout=900)
+    """Over 15 s each: on the whole MNIST or CIFAR-10."""
+    fewer = FEWER.get(tuple(arguments), [])
+    done = labrun(*arguments, *fewer, f"datastore.root={real_data}", "tracking=none", timeout=900)
     assert done.returncode == 0, done.stderr
     accuracy = re.search(r"^  accuracy +([\d.]+)$", done.stdout, re.MULTILINE)
     assert accuracy is not None

@@ -18,23 +18,29 @@ RUNS, KILLS = 200, 40
 
 def start(workspace: Path, *more: str) -> psutil.Popen:
     values = ("-m", "model=sleeper", f"model.number=range({RUNS})", "model.seconds=0.1")
-    command = program("labrun", *values, *PLAIN, *more, cold=True)
+    command = program("labrun", *values, *PLAIN, *more)
     return psutil.Popen(command, cwd=workspace, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
-def victim(controller: psutil.Popen, chance: random.Random) -> psutil.Process | None:
+def victim(workspace: Path, controller: psutil.Popen, chance: random.Random) -> psutil.Process | None:
     """A run, the fork server, or the controller itself; None while there is none of the kind."""
     kind = chance.choices(["run", "server", "controller"], weights=[6, 3, 1])[0]
     if kind == "controller":
         return controller
-    servers = [p for p in controller.children() if any("forkserver" in part for part in p.cmdline())]
-    if kind == "server" or not servers:
-        return servers[0] if servers else None
-    children = servers[0].children()
-    return chance.choice(children) if children else None
+    found = [records.read(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")]
+    running = [record.process for record in found if record.status == records.RUNNING]
+    alive = [process["pid"] for process in running if process is not None and records.process_lives(process)]
+    if not alive:
+        return None
+    run = psutil.Process(chance.choice(alive))
+    server = run.parent()
+    if kind == "run" or server is None:
+        return run
+    return server if any("labrun" in part for part in server.cmdline()) else None  # else it has just been killed
 
 
 def test_two_hundred_runs_under_forty_kills(workspace: Path) -> None:
+    """Over 15 s: forty kills, half a second apart, and each controller that follows composes two hundred runs."""
     write_model(workspace)
     chance, kills, sessions = random.Random(7), 0, 1
     controller = start(workspace)
@@ -44,7 +50,7 @@ def test_two_hundred_runs_under_forty_kills(workspace: Path) -> None:
         if controller.poll() is None and kills < KILLS:
             time.sleep(chance.uniform(0.05, 0.6))
             try:
-                chosen = victim(controller, chance)
+                chosen = victim(workspace, controller, chance)
                 if chosen is not None and any(workspace.glob("multirun/*/*/*/attempts/1")):
                     chosen.kill()
                     kills += 1

@@ -19,7 +19,9 @@ from labrun.tasks.pipeline import OUT_OF_FOLD
 
 
 def test_twenty_pipelines_on_the_digits(workspace: Path, labrun: Command) -> None:
-    done = labrun("experiment=automl_digits", "seed=0", "tracking=none", "report=none")
+    """Over 15 s: twenty trials, sixty fits, for everything that a search leaves. On a third of the samples."""
+    fewer = ("dataset.max_samples=600", "model.folds=3")
+    done = labrun("experiment=automl_digits", "seed=0", *fewer, "tracking=none", "report=none")
     assert done.returncode == 0, done.stderr
     folder = sweep_dir(workspace)
     lines = done.stdout.splitlines()
@@ -28,7 +30,7 @@ def test_twenty_pipelines_on_the_digits(workspace: Path, labrun: Command) -> Non
     assert any("StandardScaler LogisticRegression" in line for line in lines)
     found = [records.read(folder / str(number)) for number in range(20)]
     assert not (folder / "20").exists() and {record.status for record in found} <= {"completed", "stopped"}
-    assert max(record.metrics["AUC_weighted"] for record in found) >= 0.998
+    assert max(record.metrics["AUC_weighted"] for record in found) >= 0.99
     for record in found:
         if record.status == "completed":
             assert set(scoring.STANDARD) <= set(record.metrics), "the same runs can be looked at under another metric"
@@ -161,10 +163,28 @@ def test_requests_are_told_apart(workspace: Path, kind: str) -> None:
         assert kind == "cancel" or error["message"] == "because of it"
 
 
+SLOW = """
+import time
+from sklearn.naive_bayes import GaussianNB
+
+class Slow(GaussianNB):
+    def fit(self, x, y, sample_weight=None):
+        time.sleep(0 if len(x) < 1000 else 99)
+        return super().fit(x, y, sample_weight)
+"""
+"""Waits where it is fitted to all 1,438 samples, and not to one of two folds."""
+
+
 def test_an_interrupt_while_the_best_is_fitted(workspace: Path) -> None:
+    (workspace / "slow.py").write_text(SLOW)
+    own = workspace / "conf" / "model" / "estimator"
+    own.mkdir(parents=True)
+    (own / "slow.yaml").write_text(
+        "_target_: slow.Slow\nvar_smoothing: 1e-9\nsearch_space:\n  var_smoothing: interval(1e-9, 1e-3)\n"
+    )
     search = start_labrun(
-        "-m", "model=pipeline", "model/estimator=extra_trees", "sweep=automl", "model.estimator.n_estimators=4000",
-        "model.folds=2", "sweep.max_trials=2", "tracking=none", "report=none", cwd=workspace, cold=True,
+        "-m", "model=pipeline", "model/estimator=slow", "sweep=automl", "model.folds=2", "sweep.max_trials=2",
+        "tracking=none", "report=none", cwd=workspace, cold=True,
     )  # fmt: skip
     wait_for(
         lambda: any(
