@@ -14,6 +14,7 @@ import pytest
 
 from conftest import Command, Refused, Runner
 from helpers import imported, processes_of, program, start_labrun
+from labrun import app
 
 HEAVY = ("torch", "pytorch_lightning", "sklearn", "matplotlib", "mlflow", "pandas")
 
@@ -231,3 +232,34 @@ def test_a_full_disk_is_one_clear_error(refused_here: Refused, workspace: Path) 
 
 def test_a_sweep_shows_no_single_configuration(refused_here: Refused) -> None:
     assert "leave out -m" in refused_here("-m", "seed=1,2", "--cfg", "job")
+
+
+@pytest.mark.parametrize(
+    "arguments, files, may",
+    [
+        ([], {}, False),
+        (["seed=1", "model=mnist_dnn", "-m"], {}, False),
+        (["experiment=automl_digits"], {}, True),
+        (["hydra.mode=MULTIRUN"], {}, True),
+        (["hydra/launcher=basic"], {}, True),
+        (["-cd", "team"], {}, True),
+        (["--config-dir=team"], {}, True),
+        ([], {"local/default.yaml": "# @package _global_\nhydra:\n  mode: MULTIRUN\n"}, True),
+        (["experiment=grid_7"], {"experiment/grid_7.yaml": "# @package _global_\nhydra:\n  mode: MULTIRUN\n"}, True),
+        (["seed=1"], {"experiment/grid_7.yaml": "# @package _global_\nhydra:\n  mode: MULTIRUN\n"}, False),
+        (
+            ["seed=1"],
+            {"experiment/grid_7.yaml": "hydra: {mode: 1}", "local/default.yaml": "defaults: [/x: grid_7]"},
+            True,
+        ),
+        (["seed=1"], {"local/default.yaml": "hydra:\n  searchpath: [pkg://team]\n"}, True),
+        (["seed=1"], {"parts/far.yaml": "mode: MULTIRUN", "local/default.yaml": "defaults: [/parts@hydra: far]"}, True),
+    ],
+)
+def test_whether_a_config_may_say_that_it_is_a_sweep(
+    arguments: list[str], files: dict[str, str], may: bool, workspace: Path
+) -> None:
+    for name, text in files.items():
+        (workspace / "conf" / name).parent.mkdir(parents=True, exist_ok=True)
+        (workspace / "conf" / name).write_text(text)
+    assert app.may_set_mode(arguments, app.check_yaml()) is may

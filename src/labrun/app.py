@@ -9,11 +9,12 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.hydra import Hydra
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
@@ -248,23 +249,62 @@ def open_standard_streams() -> None:
             setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
-def check_yaml() -> None:
+def check_yaml() -> dict[Path, str]:
     """Whether every config file can be read as YAML: Hydra would answer with a traceback.
+
+    Returns:
+        The text of each.
 
     Raises:
         ConfigError: with the file, the line and what is wrong there.
     """
     import yaml
 
+    texts = {}
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     for folder in (conf.conf_dir(), conf.user_conf_dir()):
         for path in sorted(folder.rglob("*.yaml")) if folder else []:
             try:
-                content = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+                texts[path] = path.read_text(encoding="utf-8")
+                content = yaml.load(texts[path], Loader=loader)
             except (yaml.YAMLError, UnicodeDecodeError) as error:
                 raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
             if content is not None and not isinstance(content, dict):
                 raise ConfigError(f"{path} holds a {type(content).__name__}; a config file holds keys and values")
+    return texts
+
+
+def may_set_mode(arguments: Sequence[str], texts: Mapping[Path, str]) -> bool:
+    """Whether the config may say by itself that the command is a sweep (`hydra.mode`).
+
+    Hydra composes it once to find out, and then again to use it, which is a quarter of a warm command's time.
+
+    Args:
+        arguments: of the command.
+        texts: of the config files.
+    """
+    everything = [*arguments, *texts.values()]
+    if any(word in text for text in everything for word in ("searchpath", "--config", "@hydra")):
+        return True
+    if any("hydra" in argument or re.match("-[a-z]*c", argument) for argument in arguments):
+        return True
+    for path, text in texts.items():
+        if re.search(r"\bmode\b", text) and ("hydra" in text or path.parent.name == "hydra"):
+            others = [*arguments, *(other for place, other in texts.items() if place != path)]
+            if any(path.stem in other for other in others):
+                return True
+    return False
+
+
+@contextlib.contextmanager
+def without_asking_for_mode() -> Iterator[None]:
+    """Have Hydra take it that no config says `hydra.mode`."""
+    before = Hydra.get_mode
+    Hydra.get_mode = lambda self, config_name, overrides: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Hydra.get_mode = before  # type: ignore[method-assign]
 
 
 def register() -> None:
@@ -338,8 +378,10 @@ def main() -> None:
     gc.freeze()  # what is loaded by now stays: it is not to be searched for garbage again and again
     try:
         with TellingErrors():
-            check_yaml()
-        hydra.main(version_base="1.3", config_path=str(conf.conf_dir()), config_name="config")(run)()
+            texts = check_yaml()
+        command = hydra.main(version_base="1.3", config_path=str(conf.conf_dir()), config_name="config")(run)
+        with contextlib.nullcontext() if may_set_mode(sys.argv[1:], texts) else without_asking_for_mode():
+            command()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(0)
