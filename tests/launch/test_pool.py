@@ -165,7 +165,7 @@ FAULTS = {
     "raises": ("failed", "ValueError", "an odd thing"),
     "exits": ("failed", "SystemExit", "exit code 3"),
     "leaves": ("failed", "Exited", "exit code 4"),
-    "crashes": ("failed", "Killed", "SIGSEGV"),
+    "crashes": ("failed", "Crashed", "SIGSEGV"),
 }
 
 

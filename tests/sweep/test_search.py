@@ -6,6 +6,8 @@ import csv
 import html.parser
 import json
 import math
+import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -241,6 +243,24 @@ def test_cancel_one_and_the_others_go_on(workspace: Path, replaced: bool) -> Non
     assert records.read(sweep_dir(workspace) / str((victim.sweep or {})["number"])).status == "canceled"
 
 
+def test_a_trial_that_somebody_kills_is_tried_again_on_resume(workspace: Path, labrun: Command) -> None:
+    """As a run of a grid is: it costs none of the budget, which is for what the trials themselves show."""
+    write_climber(workspace)
+    asked = (*TPE, "model.quality=interval(0,1)", "model.seconds=2", "sweep.max_trials=3")
+    search = start(workspace, *asked)
+    wait_for(lambda: "running" in statuses(workspace))
+    victim = next(record for record in runs(workspace).values() if record.status == "running")
+    os.kill((victim.process or {})["pid"], signal.SIGKILL)
+    out, err = search.communicate(timeout=120)
+    assert search.returncode == 1 and "sweep.resume=last tries it again" in out, out + err
+    assert sorted(statuses(workspace)) == ["completed", "completed", "failed"]
+    again = labrun("-m", *asked, *PLAIN, "sweep.resume=last")
+    assert again.returncode == 0 and statuses(workspace) == ["completed"] * 3, again.stdout + again.stderr
+    found = next(record for record in runs(workspace).values() if record.id == victim.id)
+    assert [attempt["status"] for attempt in found.attempts] == ["failed", "completed"]
+    assert found.config["model"] == victim.config["model"]
+
+
 def test_cancel_the_whole_search(workspace: Path) -> None:
     write_climber(workspace)
     search = start(workspace, *TPE, "model.quality=interval(0,1)", "model.seconds=20", "sweep.max_trials=50")
@@ -277,8 +297,6 @@ def test_kill_9_of_the_controller_and_on_it_goes(workspace: Path, labrun: Comman
 
 
 def test_an_interrupt_and_on_it_goes(workspace: Path, labrun: Command) -> None:
-    import signal
-
     write_climber(workspace)
     asked = (*TPE, "model.quality=interval(0,1)", "model.seconds=1", "sweep.max_trials=5")
     search = start(workspace, *asked, cold=True)

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import time
 from pathlib import Path
 
 from labrun.runs import context, recording
 from labrun.runs import record as records
 from labrun.runs.record import Record, RunPaths
+
+OWN_FAULTS = frozenset(
+    {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGSYS, signal.SIGTRAP}
+)
+"""Signals that a process gets for what it has done itself."""
+KILLED, JOB_ENDED = "Killed", "JobEnded"
+
+
+def was_killed(record: Record) -> bool:
+    """Whether a run failed because somebody, or Slurm, has ended it: it may do well when it is tried again."""
+    kind = (record.error or {}).get("type")
+    return record.status == records.FAILED and (kind == KILLED or (kind == JOB_ENDED and bool(record.attempts)))
 
 
 def close_ended(run_dir: Path, status: int, reason: str | None, canceled: bool) -> Record:
@@ -29,8 +42,9 @@ def close_ended(run_dir: Path, status: int, reason: str | None, canceled: bool) 
     if reason is not None:
         kind, message, end = "LimitExceeded", reason, records.FAILED
     elif os.WIFSIGNALED(status):
-        name = recording.signal_name(os.WTERMSIG(status))
-        kind, message, end = "Killed", f"the run's process was ended by {name}", records.FAILED
+        number = os.WTERMSIG(status)
+        kind, end = "Crashed" if number in OWN_FAULTS else KILLED, records.FAILED
+        message = f"the run's process was ended by {recording.signal_name(number)}"
     else:
         message = f"the run's process ended with exit code {os.waitstatus_to_exitcode(status)} before it was done"
         kind, end = "Exited", records.FAILED

@@ -448,7 +448,7 @@ class LocalPool:
                 deaths = self._deaths[running.run_dir] = self._deaths.get(running.run_dir, 0) + 1
                 if deaths > SUSPECT and len(interrupted) == 1:
                     why = f"the pool's fork server died {deaths} times while this run was under way, in the end alone"
-                    close(running.run_dir, record, records.FAILED, "Killed", why)
+                    close(running.run_dir, record, records.FAILED, "Crashed", why)
                     self._restarts = 0
                     ended.append(running.run_dir)
                     continue

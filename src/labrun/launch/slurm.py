@@ -26,7 +26,16 @@ from submitit.slurm.slurm import SlurmExecutor
 from labrun.errors import LabrunError
 from labrun.launch import compute as computes
 from labrun.launch import inside
-from labrun.launch.closing import close, close_asked, close_unrun, is_asked_to_end, note_interrupted, request, requeue
+from labrun.launch.closing import (
+    JOB_ENDED,
+    close,
+    close_asked,
+    close_unrun,
+    is_asked_to_end,
+    note_interrupted,
+    request,
+    requeue,
+)
 from labrun.launch.compute import Needs
 from labrun.launch.pool import frozen_file
 from labrun.launch.slurm_jobs import ASK_S, OVER, append, known_jobs, last_lines, refusal, scancel, states
@@ -275,7 +284,7 @@ class SlurmPool:
         if not record.attempts:
             words = last_lines(output)
             said = f": {words} ({output})" if words else ", and it printed nothing: was it a line of compute.setup?"
-        close(active.run_dir, record, records.FAILED, "JobEnded", f"{told} before the run was done{said}")
+        close(active.run_dir, record, records.FAILED, JOB_ENDED, f"{told} before the run was done{said}")
         return [active.run_dir]
 
     def _submit_all(self, waiting: Sequence[tuple[Path, Needs]]) -> None:

@@ -181,7 +181,7 @@ class Search:
                 continue
             record = records.read(run_dir)
             self._trials[run_dir] = self._trial(run_dir, trial.number)
-            if record.status == records.CANCELED:
+            if record.status == records.CANCELED or closing.was_killed(record):
                 closing.requeue(run_dir, record)
             elif record.finished:
                 self.ended(run_dir, record)
@@ -266,6 +266,8 @@ class Search:
         elif record.status == records.CANCELED:
             if self._closed is None:
                 self.study.fail(one.number, "canceled", replaced=bool(self.settings["replace_canceled"]))
+        elif closing.was_killed(record):  # it stays open, as a run of a grid does
+            log.warning("Trial %s: %s. sweep.resume=last tries it again", run_dir.name, record.reason)
         else:
             self.study.fail(one.number, record.reason)
             self._look_at_failure(record)
