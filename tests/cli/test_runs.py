@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from conftest import Command, Runner
 from helpers import PLAIN, Completed, lab, new, run_labrun, submitted
 from labrun import cli
 from labrun.errors import RecordError
@@ -440,3 +441,17 @@ def test_what_a_terminal_would_obey_is_shown_as_text(workspace: Path, run: Lab) 
     make(workspace, "a1111111", notes="one\n\x1b[31mred", tags={"\x1b]0;x": ""})
     out = run("runs", "show", "last")[1] + run("runs")[1]
     assert "\x1b" not in out and "\\x1b[31mred" in out
+
+
+def test_below_a_workspace_that_one_is_meant(
+    run_here: Runner, lab_here: Command, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, run_dir = run_here("report=none", "dataset.max_samples=50")
+    for below in (workspace / "notebooks" / "old", run_dir):
+        below.mkdir(parents=True, exist_ok=True)
+        monkeypatch.chdir(below)
+        done = lab_here("runs", "ls")
+        assert record.id in done.stdout and f"lab: in the workspace {workspace}" in done.stderr, done.stderr
+    (workspace / "notebooks" / "outputs").mkdir()
+    monkeypatch.chdir(workspace / "notebooks")
+    assert record.id not in lab_here("runs", "ls").stdout, "it is a workspace itself"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from conftest import Runner
 from labrun.errors import ConfigError
 from labrun.launch import freeze, snapshot
 
@@ -53,6 +54,64 @@ def test_the_workspaces_own_runs_are_no_code(repository: Path) -> None:
         (repository / name).write_text("a secret, say\n")
     second = snapshot.take(repository, repository)
     assert names(second) == names(first) and second["digest"] == first["digest"]
+
+
+RUNS = (
+    "results/run/run.json", "results/run/metrics.jsonl", "results/run/work/train.py", "results/run/.hydra/hydra.yaml",
+    "results/sweep/.launch/plan.json", "results/sweep/multirun.yaml", "results/sweep/results.csv",
+    "results/sweep/0/run.json", "results/plain/.hydra/overrides.yaml", "results/plain/train.py",
+    "results/plain_sweep/multirun.yaml", "results/plain_sweep/0/.hydra/hydra.yaml", "copied/run.json",
+    "copied/driver.log", "sub/outputs/.labrun/code/0f/train.py",
+)  # fmt: skip
+CODE = ("train.py", "results/read.py", "own/run.json", "conf/multirun.yaml", "own/__init__.py")
+
+
+@pytest.mark.parametrize("kind", ["untracked", "tracked", "no git"])
+def test_runs_are_no_code_wherever_they_lie(repository: Path, tmp_path: Path, kind: str) -> None:
+    base = repository if kind != "no git" else tmp_path / "plain"
+    for name in (*RUNS, *CODE):
+        (base / name).parent.mkdir(parents=True, exist_ok=True)
+        (base / name).write_text("x = 1\n")
+    if kind == "tracked":
+        git(base, "add", "-f", *RUNS, *CODE)
+    taken = snapshot.take_folder(base, tmp_path / "workspace")
+    assert names(taken) - {"pkg/code.py", "conf.yaml", ".gitignore"} == set(CODE)
+    assert not names(snapshot.take(base, tmp_path / "workspace")) & set(RUNS)
+
+
+def test_a_folder_that_is_a_run_itself_has_code(repository: Path, tmp_path: Path) -> None:
+    """With hydra.run.dir=. the working folder is the run's."""
+    before = snapshot.take(repository, tmp_path)["digest"]
+    for name in (".hydra/overrides.yaml", "run.json", "metrics.jsonl", "driver.log"):
+        (repository / name).parent.mkdir(exist_ok=True)
+        (repository / name).write_text("{}")
+    assert snapshot.take(repository, tmp_path)["digest"] == before
+
+
+def test_runs_are_no_change_of_the_work_tree(repository: Path) -> None:
+    def is_changed() -> bool:
+        return bool((freeze.git_state(repository / "pkg", repository) or {})["dirty"])
+
+    for name in (*RUNS, "outputs/name/run/run.json", "multirun/name/sweep/0/notes.txt"):
+        (repository / name).parent.mkdir(parents=True, exist_ok=True)
+        (repository / name).write_text("x = 1\n")
+    assert not is_changed()
+    (repository / "results" / "new.py").write_text("y = 1\n")
+    assert is_changed()
+    (repository / "results" / "new.py").unlink()
+    (repository / "pkg" / "code.py").write_text("x = 2\n")
+    assert is_changed(), "what lies beside the folder counts too"
+
+
+def test_new_places_of_runs_have_git_ignore_them(run_here: Runner, workspace: Path) -> None:
+    git(workspace, "init", "-q")
+    run_here("report=none", "dataset.max_samples=50")
+    listed = subprocess.run(["git", "status", "--porcelain"], cwd=workspace, capture_output=True, text=True, check=True)
+    assert listed.stdout == "" and not (workspace / "multirun").exists()
+    (workspace / "outputs" / ".gitignore").unlink()
+    (workspace / "outputs" / "own.csv").write_text("1\n")
+    run_here("report=none", "dataset.max_samples=50")
+    assert not (workspace / "outputs" / ".gitignore").exists(), "a person keeps files there"
 
 
 def test_outside_git_a_package_may_have_a_folder_called_data(tmp_path: Path) -> None:

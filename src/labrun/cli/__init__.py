@@ -36,7 +36,7 @@ def parser(noun: str | None = None) -> argparse.ArgumentParser:
     """
     top = argparse.ArgumentParser(prog="lab", description="Look at runs, data and machines, and act on them.")
     top.add_argument("--root", type=Path, help="the workspace: the folder that holds outputs/ and multirun/ "
-                     "(default: LABRUN_ROOT, or the current folder)")  # fmt: skip
+                     "(default: LABRUN_ROOT, or the current folder, or the nearest above with runs)")  # fmt: skip
     top.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
     nouns = top.add_subparsers(title="nouns", metavar="NOUN", required=True)
     for name, text in NOUNS.items():
@@ -59,6 +59,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
+def _find_above() -> None:
+    """In a folder below a workspace, that one is meant."""
+    with contextlib.suppress(OSError):  # the folder may be gone
+        found = store.above(Path.cwd())
+        if found is not None:
+            os.environ[store.ROOT_VARIABLE] = str(found)
+            sys.stderr.write(f"lab: in the workspace {found}\n")
+
+
 def main() -> None:
     """The command `lab`."""
     for name in ("stdout", "stderr"):
@@ -74,6 +83,8 @@ def main() -> None:
             sys.stderr.write(f"lab: --root {options.root}: there is no such folder\n")
             sys.exit(USER_ERROR)
         os.environ[store.ROOT_VARIABLE] = str(options.root.resolve())
+    elif store.ROOT_VARIABLE not in os.environ:
+        _find_above()
     try:
         code = options.act(options)
         sys.stdout.flush()

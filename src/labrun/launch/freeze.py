@@ -168,7 +168,7 @@ def look_around(root: Path, all_of_it: bool = False) -> Surroundings:
     Raises:
         ConfigError, RecordError: see `snapshot.take`.
     """
-    git, code = git_state(Path.cwd()), snapshot.take(Path.cwd(), root)
+    git, code = git_state(Path.cwd(), root), snapshot.take(Path.cwd(), root)
     if not all_of_it:
         return Surroundings(git, code)
     return Surroundings(git, code, records.installed_packages(), records.describe_host())
@@ -421,7 +421,7 @@ def _has_checkpoint(run_dir: Path, record: Record) -> bool:
     return (RunPaths(run_dir).checkpoints / "last.ckpt").is_file()
 
 
-def git_state(folder: Path) -> dict[str, Any] | None:
+def git_state(folder: Path, root: Path) -> dict[str, Any] | None:
     """Commit, branch and whether anything is changed; None outside git. No address of a remote: it may hold a token."""
 
     def ask(*arguments: str) -> str | None:
@@ -439,10 +439,11 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     return {
         "commit": commit,
         "branch": ask("rev-parse", "--abbrev-ref", "HEAD"),
-        "dirty": bool(ask("status", "--porcelain")),
+        "dirty": snapshot.is_changed(folder, root),
     }
 
 
 def submit(record: Record, run_dir: Path) -> None:
     """Write a frozen run into its folder; from then on the folder alone says what is to be done."""
     recording.create(run_dir, record)
+    store.keep_out_of_git(store.workspace())

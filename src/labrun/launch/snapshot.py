@@ -14,13 +14,13 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from labrun.errors import ConfigError, RecordError
+from labrun.runs import elsewhere, store
 from labrun.runs import record as records
-from labrun.runs import store
 from labrun.runs.files import tree_digest
 
 log = logging.getLogger(__name__)
@@ -73,6 +73,7 @@ def _all_files(folder: Path) -> Iterator[Path]:
     for top, names, files in os.walk(folder):
         names[:] = [name for name in names if name not in SKIPPED_FOLDERS and not name.startswith(".")]
         names[:] = [name for name in names if not (Path(top) / name / "pyvenv.cfg").exists()]
+        names[:] = [name for name in names if not elsewhere.is_of_runs(Path(top) / name)]
         yield from ((Path(top) / name).relative_to(folder) for name in files if not name.endswith(".pyc"))
 
 
@@ -108,7 +109,7 @@ def _chosen(base: Path, listed: list[Path]) -> tuple[list[Path], int]:
     Raises:
         ConfigError: they are more than a snapshot may take.
     """
-    chosen = [path for path in listed if _wanted(base, path)]
+    chosen = [path for path in without_runs(base, listed) if _wanted(base, path)]
     patterns = _ignore_patterns(base)
     files = sorted(path for path in chosen if not _matches(path, patterns))
     large = [path for path in files if (base / path).stat().st_size > LARGEST_FILE]
@@ -174,20 +175,62 @@ def _git_top(folder: Path) -> Path | None:
 
 def _git_files(base: Path, root: Path) -> Iterator[Path]:
     """What git knows and does not ignore, but for the workspace's runs, which many a repository does not ignore."""
-    own = [os.path.relpath(os.path.realpath(root / name), os.path.realpath(base)) for name in ("outputs", "multirun")]
+    own = _own_folders(base, root)
     tracked, others = (
         [path for path in map(Path, _git_names(base, *which)) if not any(map(path.is_relative_to, own))]
         for which in (("--cached", "--recurse-submodules"), ("--others", "--exclude-standard"))
     )
     yield from tracked
-    # Where `hydra.run.dir` or `hydra.sweep.dir` is another, as well.
-    runs = {path.parent for path in others if path.name == "run.json" and (base / path.parent / ".hydra").is_dir()}
-    runs.discard(Path())
     for path in others:
         if (base / path).is_dir():  # a clone inside this one, of which git lists the folder alone
             yield from (path / below for below in _git_files(base / path, root))
-        elif ".launch" not in path.parts and not runs.intersection(path.parents):
+        else:
             yield path
+
+
+def without_runs(base: Path, listed: Iterable[Path]) -> list[Path]:
+    """Files without those of runs, sweeps and workspaces, wherever a person has put them.
+
+    Runs that hold the code that holds the earlier runs grow with every run.
+
+    Args:
+        base: the tree.
+        listed: files in it, by their paths from there.
+    """
+    known = {Path(): False}
+
+    def is_of_runs(folder: Path) -> bool:
+        if folder not in known:
+            above = is_of_runs(folder.parent)
+            known[folder] = above or folder.name == ".labrun" or elsewhere.is_of_runs(base / folder)
+        return known[folder]
+
+    found = [path for path in listed if not is_of_runs(path.parent)]
+    if elsewhere.is_of_runs(base):  # `hydra.run.dir=.`
+        own = (elsewhere.RUN_ENTRIES, elsewhere.SWEEP_ENTRIES)
+        found = [path for path in found if not any(names.fullmatch(path.parts[0]) for names in own)]
+    return found
+
+
+def is_changed(folder: Path, root: Path) -> bool:
+    """Whether anything in the git work tree around a folder differs from the commit, but for runs.
+
+    Args:
+        folder: in the work tree.
+        root: the workspace.
+    """
+    top = _git_top(folder)
+    if top is None:
+        return False
+    own = [f":(exclude,top,literal){name}" for name in _own_folders(top, root) if not name.startswith("..")]
+    answer = _git(top, "status", "--porcelain", "-z", "--no-renames", "--untracked-files=all", "--", ":/", *own) or b""
+    names = [Path(os.fsdecode(entry[3:])) for entry in answer.split(b"\0") if entry]
+    return bool(without_runs(top, names))
+
+
+def _own_folders(base: Path, root: Path) -> list[str]:
+    """Where the workspace's runs lie, from a tree's top."""
+    return [os.path.relpath(os.path.realpath(root / name), os.path.realpath(base)) for name in store.PLACES]
 
 
 def _git_names(base: Path, *which: str) -> list[str]:
@@ -209,7 +252,7 @@ def _source_files(base: Path) -> Iterator[Path]:
     A folder of modules is a package without `__init__.py` too; below it only folders of modules are looked into.
     """
     yield from (path.relative_to(base) for path in base.glob("*.py"))
-    whole = {path.parent for path in base.glob("*/__init__.py") if path.parent.name not in ("outputs", "multirun")}
+    whole = {path.parent for path in base.glob("*/__init__.py") if path.parent.name not in store.PLACES}
     modules = {path.parent for path in base.glob("*/*.py") if path.parent.name.isidentifier()} - whole
     for top in sorted({base / "conf", *whole, *(one for one in modules if one.name not in SKIPPED_FOLDERS)}):
         for folder, names, files in os.walk(top):

@@ -16,6 +16,16 @@ PLAN = Path(".launch", "plan.json")
 """What the controller of a sweep's folder keeps there (`launch.jobs.Plan`)."""
 
 
+def is_of_runs(folder: Path) -> bool:
+    """Whether a folder is a run's or a sweep's, by what Hydra and labrun have put there. What it holds is no code."""
+    hydra = folder / ".hydra"
+    if (folder / PLAN).is_file() or any((hydra / name).is_file() for name in ("hydra.yaml", "overrides.yaml")):
+        return True
+    if (folder / "run.json").is_file():  # copied there, perhaps, or a person's own file of that name
+        return any((folder / name).exists() for name in ("metrics.jsonl", "driver.log", "attempts"))
+    return (folder / "multirun.yaml").is_file() and any(folder.glob("*/.hydra"))
+
+
 DEPTHS = {"outputs": 3, "multirun": 4}
 """How deep in a workspace runs lie."""
 
@@ -71,6 +81,8 @@ RUN_ENTRIES = re.compile(
     r"|work|\.hydra|\.launch"
 )
 """What a run writes at the top of its folder."""
+SWEEP_ENTRIES = re.compile(r"multirun\.yaml|results\.csv|(best|ensemble)\.yaml|report\.html|\.launch")
+"""What a sweep writes at the top of its folder."""
 
 
 def is_alone(state: Path, folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -18,6 +19,9 @@ from labrun.runs.record import Record
 log = logging.getLogger(__name__)
 
 ROOT_VARIABLE = "LABRUN_ROOT"
+PLACES = ("outputs", "multirun")
+"""Where runs lie in a workspace."""
+IGNORE = "# Written by labrun: runs are no code.\n*\n"
 
 
 def workspace() -> Path:
@@ -28,6 +32,21 @@ def workspace() -> Path:
 def state_folder(root: Path) -> Path:
     """Where labrun keeps what is its own: code snapshots, caches, MLflow's database."""
     return root / "outputs" / ".labrun"
+
+
+def above(folder: Path) -> Path | None:
+    """The workspace that a folder lies in, where it is none itself: the nearest one that holds runs."""
+    if any((folder / name).is_dir() for name in PLACES) and not elsewhere.is_of_runs(folder):
+        return None
+    return next((one for one in folder.parents if (one / "outputs" / ".labrun").is_dir()), None)
+
+
+def keep_out_of_git(root: Path) -> None:
+    """Have git ignore what `outputs/` and `multirun/` hold, where nothing but folders of runs is there."""
+    for folder in (root / name for name in PLACES):
+        with contextlib.suppress(OSError):
+            if folder.is_dir() and all(entry.is_dir() for entry in folder.iterdir()):
+                (folder / ".gitignore").write_text(IGNORE, encoding="utf-8")
 
 
 def environment_folder(digest: str) -> Path:
