@@ -1,0 +1,130 @@
+"""A sweep under random kill -9 of its runs, fork servers and controllers, resumed until it is done.
+
+As a program, at the size of a real day: `LABRUN_WARM=1 python tests/chaos.py --runs 1000 --kills 200`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import os
+import random
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from helpers import PLAIN, program, write_model
+from labrun.runs import record as records
+from labrun.runs.context import read_metrics
+
+KINDS = {"run": 6, "fork server": 3, "controller": 1}
+"""What is killed, and how often one in comparison with the others."""
+
+
+@dataclass
+class Chaos:
+    """What happened.
+
+    Args:
+        workspace: an empty folder.
+        runs: of the sweep; each takes a third of a second.
+        kills: how many at most, one every third of a second on average.
+        seed: of what is killed, and when.
+    """
+
+    workspace: Path
+    runs: int
+    kills: int
+    seed: int = 7
+    killed: collections.Counter[str] = field(default_factory=collections.Counter)
+    sessions: int = 0
+    """Controllers that were needed."""
+    attempts: int = 0
+    seconds: float = 0.0
+
+    def carry_out(self) -> None:
+        """Kill and resume until every run is done."""
+        write_model(self.workspace)
+        chance, began = random.Random(self.seed), time.monotonic()
+        controller = self._start()
+        victims = chance.choices(list(KINDS), weights=list(KINDS.values()), k=self.kills)
+        while True:
+            if controller.poll() is None and victims:
+                time.sleep(chance.uniform(0.05, 0.6))
+                try:
+                    victim = self._victim(victims[-1], controller, chance)
+                    if victim is not None and any(self.workspace.glob("multirun/*/*/*/attempts/1")):
+                        victim.kill()
+                        self.killed[victims.pop()] += 1
+                except psutil.Error:
+                    continue
+            elif controller.poll() is None:
+                controller.wait()
+            else:
+                message = controller.stderr.read().decode()
+                assert "Traceback" not in message, message
+                if controller.returncode == 0:
+                    break
+                controller = self._start("sweep.resume=last")
+        self.seconds = time.monotonic() - began
+
+    def check(self) -> None:
+        """Every run is there once, done once, and its record tells every attempt."""
+        folders = sorted(path.parent for path in self.workspace.glob("multirun/*/*/*/run.json"))
+        assert len(folders) == self.runs and len({folder.parent for folder in folders}) == 1
+        for folder in folders:
+            record = records.read(folder)
+            assert record.status == records.COMPLETED
+            ends = [attempt["status"] for attempt in record.attempts]
+            assert ends.count("completed") == 1 and ends[-1] == "completed", (folder, ends)
+            assert "running" not in ends
+            assert len(ends) == records.newest_attempt(folder), "every attempt that was claimed is told"
+            assert [line["name"] for line in read_metrics(folder)].count("accuracy") == 1
+            self.attempts += len(ends)
+
+    def _start(self, *more: str) -> psutil.Popen:
+        self.sessions += 1
+        values = ("-m", "model=sleeper", f"model.number=range({self.runs})", "model.seconds=0.3")
+        command = program("labrun", *values, *PLAIN, *more)
+        return psutil.Popen(command, cwd=self.workspace, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    def _victim(self, kind: str, controller: psutil.Popen, chance: random.Random) -> psutil.Process | None:
+        if kind == "controller":
+            return controller
+        found = [records.read(path.parent) for path in self.workspace.glob("multirun/*/*/*/run.json")]
+        running = [record.process for record in found if record.status == records.RUNNING]
+        alive = [process["pid"] for process in running if process is not None and records.process_lives(process)]
+        if not alive:
+            return None
+        run = psutil.Process(chance.choice(alive))
+        if kind == "run":
+            return run
+        server = run.parent()  # that of a run whose server has just been killed is another program
+        return server if server is not None and any("labrun" in part for part in server.cmdline()) else None
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=1000)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=7)
+    options = parser.parse_args()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    with tempfile.TemporaryDirectory() as folder:
+        chaos = Chaos(Path(folder), options.runs, options.kills, options.seed)
+        chaos.carry_out()
+        chaos.check()
+    killed = ", ".join(f"{count} {kind}s" for kind, count in chaos.killed.items())
+    print(
+        f"{chaos.runs} runs under {chaos.kills} kill -9 ({killed}) in {chaos.seconds:.0f} s: {chaos.sessions} "
+        f"controllers, {chaos.attempts} attempts; every run is completed once, and its record tells each attempt"
+    )
+
+
+if __name__ == "__main__":
+    main()
