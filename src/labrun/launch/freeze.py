@@ -30,6 +30,7 @@ from labrun.launch.hydra_files import by_name, hide_environment, top_key
 from labrun.runs import record as records
 from labrun.runs import recording, store
 from labrun.runs.record import Record, RunPaths
+from labrun.tasks import monitored
 from labrun.tasks import task as tasks
 
 log = logging.getLogger(__name__)
@@ -209,6 +210,7 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, ar
         notes=kept["notes"],
         code=code,
         git=around.git,
+        directions=objective.told(kept),
         packages=around.packages,
         host=around.host,
     )
@@ -251,6 +253,7 @@ def settled(
             targets.check_module(str(values[group]["_target_"]), group)
     for group, defaults in (("compute", schema.Compute(target="auto")), ("sweep", schema.Sweep())):
         kept[group] = {**dataclasses.asdict(defaults), **kept.get(group, {})}
+    monitored.settle(kept)
     objective.settle(kept)
     schema.check_secrets(kept["datastore"])
     if kept["datastore"].get("_target_", schema.LOCAL_DATASTORE) == schema.LOCAL_DATASTORE:

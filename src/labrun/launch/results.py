@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -55,8 +56,8 @@ def tell(folder: Path, run_dirs: Sequence[Path], draw: Callable[[Path], object] 
         log.warning("results.csv cannot be written: %s", error)
     say(report.table(rows))
     best = finished[order[0]]
-    if best.status != records.COMPLETED:
-        say(f"folder: {folder}   (results.csv)")
+    if objective.rank(best) == -math.inf:
+        say(f"{objective.no_best(finished)}\nfolder: {folder}   (results.csv)")
         return finished
     best_dir = run_dirs[order[0]]
     if best.config["report"] == "auto" and draw is not None:
