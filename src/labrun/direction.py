@@ -40,7 +40,7 @@ throughput fps speed speedup bandwidth goodput mfu
 _SMALL = """
 loss error err errorrate mse rmse mae mape smape wape rmsle msle nmse nrmse mdae medae mase rmsd sse rss
 wer cer ter mer eer der ser fer ber nll logloss crossentropy xent bce ce ece mce brier hinge huber pinball crps
-perplexity ppl bpd bpc bpb bitsperdim bitsperbyte bitsperchar aic bic nlpd deviance residual
+perplexity ppl bpd bpc bpb bit bitsperdim bitsperbyte bitsperchar aic bic nlpd deviance residual
 divergence kl kld kldiv jsd mmd wasserstein emd chamfer hausdorff fid kid fvd fad lpips imagepatchsimilarity niqe
 brisque mcd epe ade fde absrel sqrel mpjpe distance dist dissimilarity distortion
 regret risk cost penalty violation collision impurity inertia daviesbouldin drawdown aurc eaurc gap drop degradation

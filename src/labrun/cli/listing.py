@@ -135,6 +135,10 @@ def _rows(run_dir: Path, record: Record, status: str) -> Iterator[tuple[str, str
     if record.job:
         node = record.job.get("node")
         yield "job", f"{record.job.get('cluster')} {record.job.get('id')}{f' on {node}' if node else ''}"
+    if record.training:
+        yield "epoch", report.tested(record.training)
+        if (trouble := report.trouble(record.training)) is not None:
+            yield "training", trouble
     if record.threads:
         yield "threads", threads.describe(record.threads)
     for attempt in record.attempts if len(record.attempts) > 1 else []:
