@@ -3,8 +3,8 @@
 A name is cut into words (at `/`, `_`, `-`, `.`, spaces, digits and where capitals begin) and read as a noun phrase: the
 longest known phrase wins over the words in it (`error rate`, `log likelihood`), the last word that tells anything over
 those before it (`accuracy_loss` is a loss), and what stands after a preposition is left out (`fpr_at_95_tpr` is an
-FPR). A name that tells nothing, or two things (`neg_acc`: the accuracy of the negative samples, or minus the accuracy?),
-has no direction: whoever needs one has to ask.
+FPR). A name that tells nothing, or two things (`neg_acc`: the accuracy of the negative samples, or minus the
+accuracy?), has no direction: whoever needs one has to ask.
 """
 
 from __future__ import annotations
@@ -18,7 +18,12 @@ Direction = Literal["max", "min"]
 MAX: Direction = "max"
 MIN: Direction = "min"
 
-_LARGE = """
+
+def _all(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+_LARGE = _all("""
 acc accuracy precision prec averageprecision ap map mar recall sensitivity specificity youden gmean
 f1 f2 fbeta fscore fmeasure f1score auc auroc roc rocauc auprc aupr aucpr prauc tpr tnr ppv npv tp tn truepositive
 truenegative positivepredictivevalue negativepredictivevalue positivelikelihoodratio kappa qwk mcc matthews
@@ -34,10 +39,10 @@ mutualinformation fowlkesmallows
 likelihood loglikelihood loglik logprob elbo evidence reward return profit profitloss profitandloss pnl revenue gain
 lift sharpe utility fitness success winrate win correct pass solved improvement novelty uniqueness validity
 throughput fps speed speedup bandwidth goodput mfu
-""".split()  # fmt: skip
+""")
 """Phrases without the gaps between their words, in the singular."""
 
-_SMALL = """
+_SMALL = _all("""
 loss error err errorrate mse rmse mae mape smape wape rmsle msle nmse nrmse mdae medae mase rmsd sse rss
 wer cer ter mer eer der ser fer ber nll logloss crossentropy xent bce ce ece mce brier hinge huber pinball crps
 perplexity ppl bpd bpc bpb bit bitsperdim bitsperbyte bitsperchar aic bic nlpd deviance residual
@@ -48,18 +53,16 @@ disparity disagreement negativelikelihoodratio informationlost editrate
 fpr fnr fdr fp fn fallout falsepositive falsenegative falsealarm falsediscovery falseomission miss missed
 misclassification misclassified inaccuracy incorrect wrong mistake failure fail failed crash hallucination toxicity
 latency time duration runtime seconds second sec secs ms millisecond minutes walltime memory overhead
-""".split()  # fmt: skip
+""")
 
 _WEAK = frozenset(("score", "quality", "performance"))
 """Large is good, if nothing else in the name tells (a Brier score is to be small)."""
 
-_NEGATIONS = frozenset(
-    "neg negative negated minus inverse inv inverted reciprocal complement not vs versus over".split()
-)
+_NEGATIONS = _all("neg negative negated minus inverse inv inverted reciprocal complement not vs versus over")
 """With one of them beside what is known, a name says two things."""
-_AFTER = frozenset(
+_AFTER = _all(
     "ratio delta diff difference change reduction decrease increase std stdev stddev var variance sigma weight coef "
-    "coefficient lambda scale threshold norm gradient rank entropy".split()
+    "coefficient lambda scale threshold norm gradient rank entropy"
 )
 """After what is known they make something else of it: the spread of an accuracy, the weight of a loss."""
 
@@ -82,7 +85,7 @@ _SCORER = re.compile(
     r"negative_likelihood_ratio|r?mse|r?msle|mape|mae)|d2_(?:absolute|pinball|tweedie|log_loss|brier)\w*)(?![a-z])",
     re.I,
 )
-"""scikit-learn's scorers, of which large is good whatever the words in them: minus an error, the explained part of one."""
+"""scikit-learn's scorers, of which large is good whatever the words in them: minus an error, its explained part."""
 
 
 @cache

@@ -32,6 +32,7 @@ from labrun.runs import recording, store
 from labrun.runs.record import Record, RunPaths
 from labrun.tasks import monitored
 from labrun.tasks import task as tasks
+from labrun.tasks.packages import Package
 
 log = logging.getLogger(__name__)
 
@@ -319,7 +320,9 @@ def check_targets(values: Mapping[str, Any]) -> None:
     nodes |= {f"model.{part}": model.get(part) for part in ("optimizer", "scheduler")}
     for key, node in nodes.items():
         if isinstance(node, Mapping) and isinstance(node.get("_target_"), str):
-            targets.check(node["_target_"], key)
+            # Lightning's own callbacks and loggers are those of the package that trains, whichever is named.
+            is_lightnings = key.partition(".")[0] in ("callbacks", "logger")
+            targets.check(Package().target(node["_target_"]) if is_lightnings else node["_target_"], key)
 
 
 def _absolute(path: str) -> str | Path:

@@ -13,7 +13,6 @@ from typing import Any
 
 from labrun.errors import LabrunError
 from labrun.launch import objective
-from labrun.runs import record as records
 from labrun.runs import report, store
 from labrun.runs.record import Record
 

@@ -164,7 +164,9 @@ def learning_curves(metrics: Sequence[Mapping[str, Any]], path: Path, title: str
 
 FRAMES = 24
 """A picture has no more of them."""
-_PART = re.compile(r"^(?:train|training|val|valid|validation|test)[_/.-](?=.)|(?<=.)[_/.-](?:train|training|val|valid|validation|test)$")
+_PART = re.compile(
+    r"^(?:train|training|val|valid|validation|test)[_/.-](?=.)|(?<=.)[_/.-](?:train|training|val|valid|validation|test)$"
+)
 
 
 def quantity(name: str) -> str:

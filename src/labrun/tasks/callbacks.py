@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shutil
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
@@ -23,14 +24,14 @@ log = logging.getLogger(__name__)
 
 
 class PrintReport(pl.Callback):
-    """After each epoch one line: what labrun's networks log with the titles of Chainer's `PrintReport`, the rest as it is.
+    """After each epoch one line: what labrun's networks log under the titles of Chainer's `PrintReport`, and the rest.
 
     Args:
         columns: no more metrics than these are shown.
     """
 
     WIDTH = 14
-    TITLES = {
+    TITLES: ClassVar = {
         "train_loss": "main/loss",
         "val_loss": "validation/main/loss",
         "train_accuracy": "main/accuracy",
@@ -76,11 +77,14 @@ def is_fork(name: str, logged: Iterable[str]) -> bool:
 
 
 class PlainCheckpoints:
-    """Writes checkpoints that can be read without unpickling anybody's classes, each in one step: see `plain_checkpoints`.
+    """Writes checkpoints that can be read without unpickling anybody's classes, each in one step.
 
+    A mixin: see `plain_checkpoints`.
     What a module's `save_hyperparameters` noted is kept as far as it is plain values: the run's config holds it all.
     """
 
+    home: Path
+    """The run's `checkpoints/`."""
     newest: tuple[Path, int] | None = None
     """The file of the last whole state that was saved at an epoch's end, and its step."""
 
@@ -105,11 +109,54 @@ class PlainCheckpoints:
         if _is_of_an_epochs_end(checkpoint):
             self.newest = file, int(checkpoint["global_step"])
 
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As Lightning's own; the best checkpoints that it knows of come along, where it was written elsewhere."""
+        checkpoint: dict[str, Any] = super().load_checkpoint(path, *args, **kwargs)  # type: ignore[misc]
+        for state in (checkpoint.get("callbacks") or {}).values():
+            if isinstance(state, dict) and {"dirpath", "best_model_path", "best_k_models"} <= set(state):
+                _bring(state, Path(path).parent, self.home)
+        return checkpoint
 
-def plain_checkpoints(package: Package) -> Any:
-    """`PlainCheckpoints` as a Trainer of this package takes it."""
+
+def plain_checkpoints(package: Package, home: Path) -> Any:
+    """`PlainCheckpoints` as a Trainer of this package takes it.
+
+    Args:
+        package: the Trainer's.
+        home: the run's `checkpoints/`.
+    """
     base = package.part("plugins.io").TorchCheckpointIO
-    return type("PlainCheckpoints", (PlainCheckpoints, base), {})()
+    return type("PlainCheckpoints", (PlainCheckpoints, base), {"home": home})()
+
+
+def _bring(state: dict[str, Any], source: Path, home: Path) -> None:
+    """Have a `ModelCheckpoint` that another run left go on here: a training that goes on has had its best before.
+
+    Args:
+        state: the callback's, of the checkpoint; changed where its files are there.
+        source: the folder that the checkpoint lies in.
+        home: where the files of this run lie.
+    """
+    before = str(state["dirpath"])
+    if before == str(home):
+        return
+    moved: dict[str, str] = {"": ""}
+    for name in [*state["best_k_models"], state["best_model_path"]]:
+        file = source / os.path.relpath(name, before)
+        if not name or name in moved or file.parent != source or not file.is_file():
+            continue
+        target = home / file.name
+        moved[name] = str(target)
+        if not target.exists():
+            home.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, partial := target.with_name(f"{target.name}.partial"))
+            os.replace(partial, target)
+    if state["best_model_path"] not in moved or not set(state["best_k_models"]) <= set(moved):
+        return  # Lightning then begins anew
+    state["dirpath"] = str(home)
+    state["best_k_models"] = {moved[name]: value for name, value in state["best_k_models"].items()}
+    for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+        state[key] = moved.get(str(state.get(key, "")), "")
 
 
 def _is_of_an_epochs_end(checkpoint: Mapping[str, Any]) -> bool:
@@ -200,8 +247,8 @@ class Keeper:
 
     def _end(self, what: str) -> None:
         raise RunFailedError(
-            f"training: {what}, and trainer.on_nan=fail ends it there. A smaller model.lr or trainer.gradient_clip_val=1 "
-            "may help; trainer.on_nan=warn goes on"
+            f"training: {what}, and trainer.on_nan=fail ends it there. A smaller model.lr or "
+            "trainer.gradient_clip_val=1 may help; trainer.on_nan=warn goes on"
         )
 
 
@@ -211,7 +258,9 @@ def keeper(package: Package, keeps: bool, path: Path, files: PlainCheckpoints | 
     Args:
         package: the Trainer's.
         keeps: whether each epoch's state is saved.
-        path, files, on_nan: see `Keeper`.
+        path: see `Keeper`.
+        files: see there.
+        on_nan: see there.
     """
     callbacks = package.part("callbacks")
     made = type("Keeper", (Keeper, callbacks.Checkpoint if keeps else callbacks.Callback), {"keeps": keeps})
@@ -247,6 +296,7 @@ class RecordLogger(pl.loggers.logger.Logger):
         self._save_dir = save_dir
         self._skipped = frozenset(skipped)
         self._units: dict[str, bool] = {}
+        self._logged: dict[str, tuple[int, Any]] = {}
         self._refused: set[str] = set()
         self.place = Place()
 
@@ -284,6 +334,9 @@ class RecordLogger(pl.loggers.logger.Logger):
             by_epoch = self._units.setdefault(name, by_epoch or step is None)
             # Lightning counts its batches from 0 on.
             at = place.epoch if by_epoch else int(step or 0) + is_lightnings
+            if not is_lightnings and self._logged.get(name) == (at, value):
+                continue  # a learning rate, at an epoch's start and at its last batch
+            self._logged[name] = at, value
             try:
                 context.log(name, value, at, place.epoch)
             except (TypeError, ValueError) as error:
@@ -332,7 +385,9 @@ class Experiment:
     def _nothing(self, *_: Any, **__: Any) -> None:
         if not Experiment._said:
             Experiment._said = True
-            log.warning("self.logger.experiment: a run's record takes numbers; logger=tensorboard or wandb takes the rest")
+            log.warning(
+                "self.logger.experiment: a run's record takes numbers; logger=tensorboard or wandb takes the rest"
+            )
 
 
 class Pulse(pl.Callback):

@@ -198,7 +198,7 @@ class NetworkTask(Task):
         module: Any = self.network if self._is_own else Classifier(self.network, self._config)
         train = self._loader(arrays.train, arrays, train=True)
         validation = None if arrays.validation is None else self._loader(arrays.validation, arrays, train=False)
-        if self._is_own and not self._overrides("validation_step") or self._settings.get("limit_val_batches") == 0:
+        if (self._is_own and not self._overrides("validation_step")) or self._settings.get("limit_val_batches") == 0:
             validation = None
         trainer = self._trainer(paths, has_validation=validation is not None)
         log.info(
@@ -231,7 +231,9 @@ class NetworkTask(Task):
             return
         if best is None:
             if wanted == "best":
-                log.warning("trainer.evaluate=best: no callback kept a best epoch's weights, so the last one's are tested")
+                log.warning(
+                    "trainer.evaluate=best: no callback kept a best epoch's weights, so the last one's are tested"
+                )
             return
         content = read_tensors(Path(best.best_model_path))
         module.load_state_dict(content["state_dict"])
@@ -240,8 +242,12 @@ class NetworkTask(Task):
         log.info("Scoring the best epoch's weights: epoch %d, %s", done["tested"], done["why"])
         run = context.current()
         if run is not None and trainer.is_global_zero:
-            lines = context.read_metrics(run.run_dir)
-            run.summary.update({line["name"]: line["value"] for line in lines if line.get("epoch") == done["tested"]})
+            resume = self._settings.get("resume")  # the epoch may be of the run that this one goes on with
+            for folder in [run.run_dir, *([Path(resume["path"]).parents[1]] if resume else [])]:
+                lines = [line for line in context.read_metrics(folder) if line.get("epoch") == done["tested"]]
+                if lines:
+                    run.summary.update({line["name"]: line["value"] for line in lines})
+                    break
 
     def _best_of(self, trainer: Any) -> Any:
         """The callback that kept the best epoch's weights; None where none did."""
@@ -285,7 +291,9 @@ class NetworkTask(Task):
         content = read_tensors(checkpoint)
         done = _epochs_in(content)
         if own:
-            log.info("Going on from the last attempt's checkpoint, after epoch %d, step %d", done, content["global_step"])
+            log.info(
+                "Going on from the last attempt's checkpoint, after epoch %d, step %d", done, content["global_step"]
+            )
             return
         if done >= int(self._settings["max_epochs"]):
             raise ConfigError(
@@ -331,8 +339,8 @@ class NetworkTask(Task):
         kinds = {base.__name__ for base in type(callback).__mro__} & {"Checkpoint", "EarlyStopping"}
         if kinds and not isinstance(callback, (own.Checkpoint, own.EarlyStopping)):
             raise ConfigError(
-                f"{key}: {type(callback).__name__} is a {min(kinds)} of another package than the model's Trainer, which "
-                f"would not know it. Derive it from {self._package.name}.callbacks"
+                f"{key}: {type(callback).__name__} is derived from the {min(kinds)} of another package than the Trainer, "
+                f"which would not know it. Derive it from {self._package.name}.callbacks"
             )
         return callback
 
@@ -340,7 +348,9 @@ class NetworkTask(Task):
         """The person's own, then the record's."""
         own = RecordLogger(paths.logs, () if self._is_own else OWN)
         named = {name: node for name, node in (self._config.get("logger") or {}).items() if is_named(node)}
-        nodes = {name: {**node, "_target_": self._package.target(str(node["_target_"]))} for name, node in named.items()}
+        nodes = {
+            name: {**node, "_target_": self._package.target(str(node["_target_"]))} for name, node in named.items()
+        }
         return [*(make_logger(node, name, paths) for name, node in nodes.items()), own], own
 
     def _trainer(self, paths: RunPaths, has_validation: bool) -> Any:
@@ -349,7 +359,7 @@ class NetworkTask(Task):
         callbacks = self._callbacks(paths, has_validation)
         checkpoints = [c for c in callbacks if isinstance(c, lightning.callbacks.Checkpoint)]
         # On a TPU Lightning takes no other way of writing checkpoints than its own.
-        files = None if XLAAccelerator.is_available() else plain_checkpoints(self._package)
+        files = None if XLAAccelerator.is_available() else plain_checkpoints(self._package, paths.checkpoints)
         keeps = bool(checkpoints) and not any(getattr(c, "save_last", None) is False for c in checkpoints)
         for checkpoint in checkpoints if keeps else []:
             # Lightning's own "last" is a copy of the newest best.

@@ -1,4 +1,4 @@
-"""What a training watches: the metric that picks the best checkpoint or ends it early, and whether it is to be large."""
+"""What a training watches: the metric that picks the best checkpoint or ends it early, and its direction."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def settle(config: dict[str, Any]) -> None:
     monitor, mode = trainer["monitor"], trainer.get("monitor_mode", AUTO)
     if monitor == AUTO and mode == direction.MAX:
         raise ConfigError(
-            "trainer.monitor_mode=max: trainer.monitor=auto watches the loss, which is to be small. Name the metric, as "
-            "in trainer.monitor=val_accuracy"
+            "trainer.monitor_mode=max: trainer.monitor=auto watches the loss, which is to be small. Name the metric, "
+            "as in trainer.monitor=val_accuracy"
         )
     if monitor != AUTO and mode == AUTO:
         trainer["monitor_mode"] = direction.of(monitor) or AUTO
@@ -76,6 +76,6 @@ def watched(node: Mapping[str, Any], name: str, trainer: Mapping[str, Any]) -> t
     said = "trainer.monitor" if is_main else f"callbacks.{name}.monitor"
     key = "trainer.monitor_mode" if is_main else f"callbacks.{name}.mode"
     raise ConfigError(
-        f"{said}={metric}: callbacks.{name} compares its values, and the name does not tell whether large or small ones "
-        f"are good. Say {key}=max or {key}=min"
+        f"{said}={metric}: callbacks.{name} compares its values, and the name does not tell whether large or small "
+        f"ones are good. Say {key}=max or {key}=min"
     )

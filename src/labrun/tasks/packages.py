@@ -59,8 +59,8 @@ def of(model: Any, title: str) -> Package | None:
         what = "was set up by Lightning's Fabric" if wrapped else f"has {' and '.join(has)} of its own"
         raise ConfigError(
             f"model '{title}' ({type(model).__name__}) {what} and is neither a pytorch_lightning.LightningModule nor a "
-            "lightning.LightningModule: labrun would train it by its own loss and optimizer, and never call them. Derive "
-            "the class from LightningModule (a compiled module: compile inside of it), or leave "
+            "lightning.LightningModule: labrun would train it by its own loss and optimizer, and never call them. "
+            "Derive the class from LightningModule (a compiled module: compile inside of it), or leave "
             f"{'the setting up' if wrapped else 'them'} out for a plain network"
         )
     return None
