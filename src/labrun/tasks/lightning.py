@@ -339,8 +339,8 @@ class NetworkTask(Task):
         kinds = {base.__name__ for base in type(callback).__mro__} & {"Checkpoint", "EarlyStopping"}
         if kinds and not isinstance(callback, (own.Checkpoint, own.EarlyStopping)):
             raise ConfigError(
-                f"{key}: {type(callback).__name__} is derived from the {min(kinds)} of another package than the Trainer, "
-                f"which would not know it. Derive it from {self._package.name}.callbacks"
+                f"{key}: {type(callback).__name__} is derived from the {min(kinds)} of another package than the "
+                f"Trainer, which would not know it. Derive it from {self._package.name}.callbacks"
             )
         return callback
 
