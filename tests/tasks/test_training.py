@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from conftest import Command, Refused, Runner
+from labrun import execute
 from labrun.errors import ConfigError, RunFailedError
 from labrun.runs import context, store
 from labrun.runs import record as records
@@ -200,6 +201,17 @@ def test_an_attempt_goes_on_after_the_last_epoch_that_ended(labrun: Command, wor
     assert "after epoch 3" in (run_dir / "driver.log").read_text()
 
 
+def test_an_attempt_after_the_last_epoch_tests_what_was_trained(run_here: Runner, workspace: Path) -> None:
+    """Its process was killed while it scored: nothing is left to train."""
+    record, run_dir = run_here(*own("Said"), VALIDATED, "trainer.monitor=val/acc", "trainer.max_epochs=5")
+    before = dict(record.metrics)
+    record.status, record.metrics, record.training = records.QUEUED, {}, None
+    records.write(run_dir, record)
+    again = execute.execute(run_dir, capture=False, pictures=False)
+    assert len(again.attempts) == 2 and again.metrics == before
+    assert again.training is not None and (again.training["tested"], again.training["epochs"]) == (4, 5)
+
+
 def test_no_last_checkpoint_where_none_is_wanted(run_here: Runner) -> None:
     _, run_dir = run_here(*SMALL, "trainer.max_epochs=1", "callbacks.checkpoint.save_last=false")
     assert [path.name for path in (run_dir / "checkpoints").iterdir()] == ["best.ckpt"]
@@ -346,6 +358,20 @@ def test_on_nan_fail_ends_it_at_once(run_here: Runner, workspace: Path, epochs: 
     (path,) = workspace.glob("outputs/*/*/run.json")
     record = records.read(path.parent)
     assert record.status == records.FAILED and "the loss is NaN" in record.reason
+
+
+class Infinite(Said):
+    """What is to be large is infinite at first, NaN in the middle."""
+
+    VALUES = (math.inf, 0.2, 0.3, math.nan, 0.1, 0.1)
+
+
+def test_nan_and_infinity_are_never_the_best(run_here: Runner) -> None:
+    _, run_dir = run_here(*own("Infinite"), VALIDATED, "trainer.monitor=val/acc", "trainer.max_epochs=5")
+    assert (checkpoint_epoch(run_dir, "best"), checkpoint_epoch(run_dir, "last")) == (3, 5)
+    record, run_dir = run_here(*own("Infinite"), VALIDATED, "trainer.monitor=val/acc", "trainer.max_epochs=1")
+    assert [path.name for path in (run_dir / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert record.training == {"epochs": 1, "tested": 1, "why": "the last"}
 
 
 # ---- no best

@@ -41,7 +41,7 @@ def tell(folder: Path, run_dirs: Sequence[Path], draw: Callable[[Path], object] 
         record = finished[place]
         value = record.metrics.get(by)
         shown = report.number(value) if isinstance(value, float) else "-"
-        reason = record.reason
+        reason = record.reason or report.trouble(record.training)
         if not record.finished and not os.access(run_dirs[place], os.W_OK):
             reason = "its folder cannot be written"
         number = str((record.sweep or {}).get("number"))

@@ -66,7 +66,7 @@ def trouble(training: Mapping[str, Any] | None) -> str | None:
     found = (training or {}).get("not_finite")
     if not isinstance(found, Mapping):
         return None
-    return f"The training ended in NaN or infinity: {found.get('what')}, since epoch {found.get('since')}"
+    return plain(f"The training ended in NaN or infinity: {found.get('what')}, since epoch {found.get('since')}")
 
 
 def sample_grid(

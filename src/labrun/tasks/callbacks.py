@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import shutil
 import time
@@ -141,9 +140,9 @@ def _bring(state: dict[str, Any], source: Path, home: Path) -> None:
     if before == str(home):
         return
     moved: dict[str, str] = {"": ""}
-    for name in [*state["best_k_models"], state["best_model_path"]]:
+    for name in map(str, [*state["best_k_models"], state["best_model_path"]]):
         file = source / os.path.relpath(name, before)
-        if not name or name in moved or file.parent != source or not file.is_file():
+        if name in moved or file.parent != source or not file.is_file():
             continue
         target = home / file.name
         moved[name] = str(target)
@@ -267,17 +266,26 @@ def keeper(package: Package, keeps: bool, path: Path, files: PlainCheckpoints | 
     return made(path, files, on_nan)
 
 
+def finite_alone(checkpoint: Any) -> None:
+    """Have a `ModelCheckpoint` take no epoch for the best whose metric is NaN or infinite, be it the first."""
+    if checkpoint.save_top_k > 0:
+        check = checkpoint.check_monitor_top_k
+        checkpoint.check_monitor_top_k = lambda trainer, current=None: (
+            unusual("", current) is None and check(trainer, current)
+        )
+
+
 def unusual(name: str, value: Any) -> str | None:
-    """`NAME is NaN` or `NAME is infinite`; None for a number."""
+    """`NAME is NaN` or `NAME is infinite`; None for a number, and for what is none."""
     if value is None:
         return None
     try:
-        number = float(torch.as_tensor(value).detach().sum())
+        found = torch.as_tensor(value).detach()
+        if bool(torch.isfinite(found).all()):
+            return None
+        return f"{name} is {'NaN' if bool(torch.isnan(found).any()) else 'infinite'}"
     except (TypeError, ValueError, RuntimeError):
         return None
-    if math.isfinite(number):
-        return None
-    return f"{name} is {'NaN' if math.isnan(number) else 'infinite'}"
 
 
 class RecordLogger(pl.loggers.logger.Logger):

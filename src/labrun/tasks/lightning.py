@@ -30,7 +30,16 @@ from labrun.runs import context, recording
 from labrun.runs.record import RunPaths
 from labrun.tasks import monitored, packages
 from labrun.tasks import task as tasks
-from labrun.tasks.callbacks import Keeper, PlainCheckpoints, Pulse, RecordLogger, keeper, plain_checkpoints, unusual
+from labrun.tasks.callbacks import (
+    Keeper,
+    PlainCheckpoints,
+    Pulse,
+    RecordLogger,
+    finite_alone,
+    keeper,
+    plain_checkpoints,
+    unusual,
+)
 from labrun.tasks.packages import Package
 from labrun.tasks.task import Scores, Task, confusion, is_named
 from labrun.tasks.threads import Threads, Work, choose, from_environment
@@ -361,6 +370,9 @@ class NetworkTask(Task):
         # On a TPU Lightning takes no other way of writing checkpoints than its own.
         files = None if XLAAccelerator.is_available() else plain_checkpoints(self._package, paths.checkpoints)
         keeps = bool(checkpoints) and not any(getattr(c, "save_last", None) is False for c in checkpoints)
+        for checkpoint in checkpoints:
+            if isinstance(checkpoint, lightning.callbacks.ModelCheckpoint):
+                finite_alone(checkpoint)
         for checkpoint in checkpoints if keeps else []:
             # Lightning's own "last" is a copy of the newest best.
             if getattr(checkpoint, "save_last", None) and Path(str(checkpoint.dirpath)) == paths.checkpoints:
@@ -388,7 +400,7 @@ class NetworkTask(Task):
             "num_sanity_val_steps": 0,
             "use_distributed_sampler": False,
         }
-        for name in (self._package.name, "lightning.fabric"):
+        for name in (*packages.NAMES, "lightning_fabric", "lightning.fabric"):
             logging.getLogger(name).setLevel(logging.WARNING)
         with warnings.catch_warnings():
             for pattern in QUIET:
