@@ -400,7 +400,7 @@ class NetworkTask(Task):
             "num_sanity_val_steps": 0,
             "use_distributed_sampler": False,
         }
-        for name in (*packages.NAMES, "lightning_fabric", "lightning.fabric"):
+        for name in packages.NAMES:
             logging.getLogger(name).setLevel(logging.WARNING)
         with warnings.catch_warnings():
             for pattern in QUIET:
