@@ -276,6 +276,18 @@ def test_log_every_n_batches_counts_for_a_module_of_ones_own(run_here: Runner) -
     assert [(step, epoch) for step, _, epoch in lines(run_dir, "train/loss")] == [(6, 1), (12, 2)]
 
 
+def test_several_validations_in_an_epoch_are_told_apart(run_here: Runner) -> None:
+    """Six batches an epoch, a validation after each half of them."""
+    for chosen in (SMALL, (*own("Logs"), "trainer.monitor=val/loss")):
+        record, run_dir = run_here(
+            *chosen, VALIDATED, "trainer.max_epochs=2", "+trainer.options.val_check_interval=0.5"
+        )
+        name = "val_loss" if chosen is SMALL else "val/loss"
+        found = lines(run_dir, name)
+        assert [(step, epoch) for step, _, epoch in found] == [(3, 1), (6, 1), (9, 2), (12, 2)]
+        assert record.metrics[name] == min(value for _, value, _ in found)
+
+
 MONITOR = "'+callbacks.lr={_target_: pytorch_lightning.callbacks.LearningRateMonitor, logging_interval: %s}'"
 
 

@@ -398,6 +398,13 @@ class Experiment:
             )
 
 
+def validates_by_epoch(trainer: Any) -> bool:
+    """Whether there is no more than one validation in an epoch."""
+    interval = trainer.val_check_interval  # a whole number counts batches
+    is_whole = interval is None or (isinstance(interval, float) and interval == 1.0)
+    return is_whole and trainer.check_val_every_n_epoch is not None
+
+
 class Pulse(pl.Callback):
     """Tells the logger where the training is, and lets each epoch's last batch be logged.
 
@@ -442,9 +449,7 @@ class Pulse(pl.Callback):
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         self._rest(trainer)
         # Several validations in an epoch are told apart by their batches.
-        interval = trainer.val_check_interval  # a whole number counts batches
-        is_whole = interval is None or (isinstance(interval, float) and interval == 1.0)
-        self._place.by_epoch, self._place.in_validation = is_whole and trainer.check_val_every_n_epoch is not None, True
+        self._place.by_epoch, self._place.in_validation = validates_by_epoch(trainer), True
 
     def _rest(self, trainer: Any) -> None:
         """Outside of the batches."""

@@ -39,6 +39,7 @@ from labrun.tasks.callbacks import (
     keeper,
     plain_checkpoints,
     unusual,
+    validates_by_epoch,
 )
 from labrun.tasks.packages import Package
 from labrun.tasks.task import Scores, Task, confusion, is_named
@@ -104,7 +105,8 @@ class Classifier(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         loss, accuracy = self._validation.pop()
-        self._note({"val_loss": loss, "val_accuracy": accuracy})
+        step = None if validates_by_epoch(self.trainer) else self.trainer.global_step
+        self._note({"val_loss": loss, "val_accuracy": accuracy}, step)
 
     def on_train_epoch_start(self) -> None:
         self._recent.pop_mean()
@@ -113,14 +115,19 @@ class Classifier(pl.LightningModule):
         loss, accuracy = self._train.pop()
         self._note({"train_loss": loss, "train_accuracy": accuracy})
 
-    def _note(self, values: dict[str, float]) -> None:
-        """Keep an epoch's values, of all processes together, for Lightning and for the record."""
+    def _note(self, values: dict[str, float], step: int | None = None) -> None:
+        """Keep an epoch's values, of all processes together, for Lightning and for the record.
+
+        Args:
+            values: by their names.
+            step: where they stand; None: at the epoch's number.
+        """
         if self.trainer.world_size > 1:
             values = {name: float(self.trainer.strategy.reduce(torch.tensor(v))) for name, v in values.items()}
         self.log_dict(values, sync_dist=self.trainer.world_size > 1)
         if self.trainer.is_global_zero:
             for name, value in values.items():
-                context.log(name, value, self.current_epoch + 1, self.current_epoch + 1)
+                context.log(name, value, self.current_epoch + 1 if step is None else step, self.current_epoch + 1)
 
     def configure_optimizers(self) -> Any:
         lr = self._model_node.get("lr")
@@ -254,6 +261,8 @@ class NetworkTask(Task):
             resume = self._settings.get("resume")  # the epoch may be of the run that this one goes on with
             for folder in [run.run_dir, *([Path(resume["path"]).parents[1]] if resume else [])]:
                 lines = [line for line in context.read_metrics(folder) if line.get("epoch") == done["tested"]]
+                # Of several validations in that epoch, those after the checkpoint are of other weights.
+                lines = [line for line in lines if line["step"] <= max(content["global_step"], done["tested"])]
                 if lines:
                     run.summary.update({line["name"]: line["value"] for line in lines})
                     break
