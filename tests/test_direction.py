@@ -18,6 +18,7 @@ neg_log_loss neg_mean_squared_error val/neg_log_loss neg_root_mean_squared_error
 d2_log_loss_score d2_absolute_error_score images_per_second it/s samples/sec tokens_per_sec throughput score
 quality_score similarity cosine_similarity true_positive_rate tpr specificity negative_predictive_value
 positive_likelihood_ratio num_correct per_class_acc mean_per_class_accuracy valacc norm_macro_recall one_minus_loss
+brier_skill_score ep_rew_mean sharpe_ratio eval_accuracy metrics/mAP50-95(B) bbox/AP Accuracy/train
 """
 
 SMALL = """
@@ -30,12 +31,13 @@ false_positive_rate num_errors number_of_errors loss_at_best_acc loss_per_token 
 LearnedPerceptualImagePatchSimilarity bits_per_dim bpd cosine_distance ranking_loss rank_loss gradient_penalty regret
 cost seconds seconds_per_epoch accuracy_drop errors_per_second 1-acc val/1-auc one_minus_acc one-minus-f1
 word_error_rate rmsle inaccuracy loss_bbox fid_score CalibrationError smape aic
+hd95 Loss/val val/box_loss loss_score real_time_factor
 """
 
 NOTHING = """
 foo metric objective value x learning_rate lr lr-Adam grad_norm epoch step entropy neg_acc neg_loss acc_neg
 inverse_loss inverse_acc loss_ratio acc_std val_acc_variance loss_weight loss_scale loss_delta acc_vs_loss minus_acc
-loss_dice loss_acc coverage sparsity temperature n_params mean_rank likelihood_ratio gini
+loss_dice loss_acc coverage sparsity temperature n_params mean_rank likelihood_ratio gini -loss non_acc top1
 """
 
 

@@ -27,7 +27,7 @@ _LARGE = _all("""
 acc accuracy precision prec averageprecision ap map mar recall sensitivity specificity youden gmean
 f1 f2 fbeta fscore fmeasure f1score auc auroc roc rocauc auprc aupr aucpr prauc tpr tnr ppv npv tp tn truepositive
 truenegative positivepredictivevalue negativepredictivevalue positivelikelihoodratio kappa qwk mcc matthews
-iou miou giou intersectionoverunion jaccard dice dsc pck oks mota motp idf1 hota pq panopticquality
+brierskill iou miou giou intersectionoverunion jaccard dice dsc pck pckh oks mota motp idf1 hota pq panopticquality
 r2 adjr2 explainedvariance concordance ccc cindex correlation corr corrcoef correlationcoefficient pearson pearsonr
 spearman spearmanr kendall kendalltau similarity agreement
 psnr ssim msssim vif snr sdr sisdr sisnr signalnoiseratio signaltonoiseratio signaldistortionratio pesq stoi mos
@@ -36,8 +36,8 @@ bleu sacrebleu rouge meteor cider spice chrf bertscore comet exactmatch em infor
 ndcg dcg mrr reciprocalrank hit hitrate hitratio
 nmi ami ari rand silhouette calinskiharabasz dunn homogeneity completeness vmeasure purity mutualinfo
 mutualinformation fowlkesmallows
-likelihood loglikelihood loglik logprob elbo evidence reward return profit profitloss profitandloss pnl revenue gain
-lift sharpe utility fitness success winrate win correct pass solved improvement novelty uniqueness validity
+likelihood loglikelihood loglik logprob elbo evidence reward rew return profit profitloss profitandloss pnl revenue gain
+lift sharpe sharperatio ctr utility fitness success winrate win correct pass solved improvement novelty uniqueness validity
 throughput fps speed speedup bandwidth goodput mfu
 """)
 """Phrases without the gaps between their words, in the singular."""
@@ -46,7 +46,7 @@ _SMALL = _all("""
 loss error err errorrate mse rmse mae mape smape wape rmsle msle nmse nrmse mdae medae mase rmsd sse rss
 wer cer ter mer eer der ser fer ber nll logloss crossentropy xent bce ce ece mce brier hinge huber pinball crps
 perplexity ppl bpd bpc bpb bit bitsperdim bitsperbyte bitsperchar aic bic nlpd deviance residual
-divergence kl kld kldiv jsd mmd wasserstein emd chamfer hausdorff fid kid fvd fad lpips imagepatchsimilarity niqe
+divergence kl kld kldiv jsd mmd wasserstein emd chamfer hausdorff hd assd fid kid fvd fad lpips imagepatchsimilarity niqe
 brisque mcd epe ade fde absrel sqrel mpjpe distance dist dissimilarity distortion
 regret risk cost penalty violation collision impurity inertia daviesbouldin drawdown aurc eaurc gap drop degradation
 disparity disagreement negativelikelihoodratio informationlost editrate
@@ -58,7 +58,7 @@ latency time duration runtime seconds second sec secs ms millisecond minutes wal
 _WEAK = frozenset(("score", "quality", "performance"))
 """Large is good, if nothing else in the name tells (a Brier score is to be small)."""
 
-_NEGATIONS = _all("neg negative negated minus inverse inv inverted reciprocal complement not vs versus over")
+_NEGATIONS = _all("neg negative negated minus inverse inv inverted reciprocal complement not non vs versus over")
 """With one of them beside what is known, a name says two things."""
 _AFTER = _all(
     "ratio delta diff difference change reduction decrease increase std stdev stddev var variance sigma weight coef "
@@ -95,6 +95,8 @@ def of(metric: str) -> Direction | None:
     Args:
         metric: as a run logs it: `val/MulticlassAccuracy`, `AUC_weighted`, `test_loss`.
     """
+    if metric.lstrip().startswith("-"):
+        return None
     if _SCORER.search(metric):
         return MAX
     if rate := _RATE.search(metric):  # images per second; but errors per second

@@ -18,6 +18,8 @@ from labrun import execute
 from labrun.errors import ConfigError, RunFailedError
 from labrun.runs import context, store
 from labrun.runs import record as records
+from labrun.tasks.callbacks import plain_checkpoints
+from labrun.tasks.packages import Package
 
 SMALL = ("model=mnist_dnn", "dataset.max_samples=120", "trainer.batch_size=20", "report=none")
 VALIDATED = "dataset.validation_size=0.25"
@@ -199,6 +201,35 @@ def test_an_attempt_goes_on_after_the_last_epoch_that_ended(labrun: Command, wor
     assert record.training is not None and record.training["tested"] == 1
     assert record.metrics["val/acc"] == pytest.approx(0.9)  # of the epoch that was tested, in another attempt
     assert "after epoch 3" in (run_dir / "driver.log").read_text()
+
+
+def test_a_kill_while_a_checkpoint_is_written_harms_no_other(run_here: Runner, workspace: Path) -> None:
+    common = (*own("Said"), VALIDATED, "trainer.monitor=val/acc")
+    _, run_dir = run_here(*common, "trainer.max_epochs=4")
+    best = run_dir / "checkpoints" / "best.ckpt"
+    files = plain_checkpoints(Package(), best.parent)
+    for left in (b"half of it", None):
+        partial = best.with_name("last.ckpt.partial")
+        os.link(best, partial) if left is None else partial.write_bytes(left)
+        files.save_checkpoint({"epoch": 6, "global_step": 0}, best.with_name("last.ckpt"))
+        assert (checkpoint_epoch(run_dir, "best"), checkpoint_epoch(run_dir, "last")) == (4, 7)
+
+
+def test_a_folder_behind_a_link_is_the_same_folder(
+    run_here: Runner, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (workspace / "real").mkdir()
+    (workspace / "linked").symlink_to(workspace / "real")
+    _, run_dir = run_here(*own("Said"), VALIDATED, "trainer.monitor=val/acc", "trainer.max_epochs=5")
+    moved = workspace / "linked" / "run"
+    run_dir.rename(workspace / "real" / "run")
+    record = records.read(moved)
+    record.status = records.QUEUED
+    record.config["trainer"]["max_epochs"] = 6
+    records.write(moved, record)
+    again = execute.execute(moved, capture=False, pictures=False)
+    assert again.training is not None and (again.training["tested"], again.training["epochs"]) == (4, 6)
+    assert {path.name for path in (moved / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
 
 
 def test_an_attempt_after_the_last_epoch_tests_what_was_trained(run_here: Runner, workspace: Path) -> None:

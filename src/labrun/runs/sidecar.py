@@ -11,15 +11,12 @@ Both descriptors are the reading ends of the run's standard output and standard 
 from __future__ import annotations
 
 import os
-import re
 import selectors
 import signal
 import sys
 import time
 
 HEARTBEAT_S = 2.0
-COLOURS = re.compile(rb"\x1b\[[0-9;]*m")
-"""What is red on a terminal is plain in the log."""
 
 
 def _ignores_interrupts(pid: int) -> bool:
@@ -61,7 +58,7 @@ def main(run_dir: str, parent: int, out_fd: int, err_fd: int, attempt: int) -> N
             if not data:
                 streams.unregister(key.fd)
                 continue
-            _write(log, COLOURS.sub(b"", data))
+            _write(log, data)
             _write(key.data, data)
         if not ready and not alive:
             break

@@ -103,6 +103,7 @@ class PlainCheckpoints:
         file = Path(path)
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_name(f"{file.name}.partial")
+        partial.unlink(missing_ok=True)  # what a kill left may be another name of the best's own file
         torch.save(checkpoint, partial)
         os.replace(partial, file)
         if _is_of_an_epochs_end(checkpoint):
@@ -125,7 +126,7 @@ def plain_checkpoints(package: Package, home: Path) -> Any:
         home: the run's `checkpoints/`.
     """
     base = package.part("plugins.io").TorchCheckpointIO
-    return type("PlainCheckpoints", (PlainCheckpoints, base), {"home": home})()
+    return type("PlainCheckpoints", (PlainCheckpoints, base), {"home": Path(os.path.realpath(home))})()
 
 
 def _bring(state: dict[str, Any], source: Path, home: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import signal
 import warnings
@@ -384,7 +385,9 @@ class NetworkTask(Task):
                 finite_alone(checkpoint)
         for checkpoint in checkpoints if keeps else []:
             # Lightning's own "last" is a copy of the newest best.
-            if getattr(checkpoint, "save_last", None) and Path(str(checkpoint.dirpath)) == paths.checkpoints:
+            if getattr(checkpoint, "save_last", None) and os.path.realpath(paths.checkpoints) == str(
+                checkpoint.dirpath
+            ):
                 checkpoint.save_last = False
         if self._is_own or any(not _is_quiet(callback) for callback in callbacks):
             callbacks.insert(0, Pulse(record))
