@@ -138,7 +138,8 @@ def test_a_sweep_is_submitted_watched_and_read(workspace: Path) -> None:
     children = sweep.get_children()
     assert sweep.status == "completed" and [child.config["model"]["quality"] for child in children] == [0.2, 0.9, 0.5]
     assert sweep.get_best_child().id == children[1].id
-    assert sweep.get_best_child("cost").id == children[0].id and sweep.metric == "score"
+    assert sweep.get_best_child("cost").id == children[1].id and sweep.metric == "score"
+    assert sweep.get_best_child("cost:max").id == children[0].id
     frame = sweep.to_frame()
     assert list(frame["model.quality"]) == ["0.2", "0.9", "0.5"] and list(frame["status"]) == ["completed"] * 3
     assert labrun.get_run(sweep.folder).id == sweep.id and repr(children[0].parent) == repr(sweep)

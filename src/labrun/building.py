@@ -48,9 +48,12 @@ def locate(target: str, key: str) -> Callable[..., Any]:
     except Exception as error:  # importing a person's module can raise anything
         cause = error.__cause__ or error
         reason = f"{type(cause).__name__}: {' '.join(str(cause).split())}"
+        how = ""
+        if isinstance(cause, ModuleNotFoundError) and cause.name == "lightning":
+            how = " The package lightning is not installed; pytorch_lightning has the same classes, and is."
         raise ConfigError(
             f"{key}._target_={target!r} cannot be imported ({reason}). It is looked for in the installed "
-            "packages and in the folder where the command was started."
+            f"packages and in the folder where the command was started.{how}"
         ) from error
     if not callable(found):
         raise ConfigError(f"{key}._target_={target!r} is not a class or a function, so nothing can be built from it")

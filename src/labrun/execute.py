@@ -27,7 +27,7 @@ from labrun.runs import context, report, store, tracking, viewing
 from labrun.runs import record as records
 from labrun.runs.pictures import Pictures
 from labrun.runs.record import Record, RunPaths
-from labrun.runs.recording import Recording
+from labrun.runs.recording import Recording, red
 from labrun.tasks import script, threads
 from labrun.tasks import task as tasks
 from labrun.tasks.task import Scores, Task
@@ -95,6 +95,7 @@ def execute(run_dir: Path, capture: bool = True, pictures: bool = True, to_disk:
             recording.write()
         if config["task"] == "fit":
             _fit(work, config, arrays, paths)
+            record.training = work.training
         recording.leave_if_forked()
         if work.is_final:
             scores = work.score(arrays.test, arrays)
@@ -341,6 +342,7 @@ def _tell(record: Record, paths: RunPaths, about: list[tuple[str, str]], took: s
     rows = [
         ("run", f"{record.name}  {record.id}"),
         *about,
+        *([("epoch", report.tested(record.training))] if record.training else []),
         *((name, report.number(value)) for name, value in metrics.items()),
         ("time", took),
         ("folder", str(paths.root)),
@@ -348,6 +350,9 @@ def _tell(record: Record, paths: RunPaths, about: list[tuple[str, str]], took: s
     if record.config["tracking"]["kind"] == "mlflow":
         rows += [("MLflow", _seen(record, paths))]
     print(report.table(rows))
+    trouble = report.trouble(record.training)
+    if trouble is not None:
+        print(red(trouble))
 
 
 def _seen(record: Record, paths: RunPaths) -> str:

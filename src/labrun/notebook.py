@@ -167,10 +167,16 @@ def _sweep(sweep: Sweep, mark: str) -> str:
     names.sort(key=lambda name: name != usual)
     tables = [(html.escape(name), _children(children, states, name)) for name in names or ["metric"]]
     chosen = _chooser(f"{mark}-m", tables, "metric: ")
-    order = sorted(children, key=lambda run: -store.score(run.record, names[0])) if names else children
+    order = _best_first(children, names[0]) if names else children
     details = [(html.escape(f"{_count(run)}"), _child(run)) for run in order[:DETAILED]]
     more = f"<p>The first {DETAILED} of {len(order)} runs.</p>" if len(order) > DETAILED else ""
     return head + chosen + _picture_of(children) + _chooser(f"{mark}-c", details, "run: ") + more
+
+
+def _best_first(children: Sequence[Run], metric: str) -> Sequence[Run]:
+    """Runs by their values; as they come where nothing tells which are good."""
+    _, wanted = store.asked(metric, [run.record for run in children])
+    return children if wanted is None else sorted(children, key=lambda run: -store.score(run.record, metric, wanted))
 
 
 def _picture_of(children: Sequence[Run]) -> str:
@@ -186,9 +192,10 @@ def _count(run: Run) -> str:
 
 
 def _children(children: Sequence[Run], states: Sequence[str], metric: str) -> str:
-    pairs = sorted(zip(children, states, strict=True), key=lambda pair: -store.score(pair[0].record, metric))
+    state_of = dict(zip((run.id for run in children), states, strict=True))
     rows = []
-    for run, state in pairs:
+    for run in _best_first(children, metric):
+        state = state_of[run.id]
         record = run.record
         value = run.metrics.get(metric)
         took = "" if record.duration_s is None else report.duration(record.duration_s)

@@ -265,7 +265,9 @@ class Trainer:
     eval_batch_size: Count = 1000
     log_every_n_batches: CountOrZero = 0
     monitor: str = "auto"
-    evaluate: Literal["last", "best"] = "last"
+    monitor_mode: Literal["auto", "min", "max"] = "auto"
+    evaluate: Literal["auto", "last", "best"] = "auto"
+    on_nan: Literal["warn", "fail"] = "warn"
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = "auto"
     precision: Precision = "32-true"
     gradient_clip_val: NotNegative | None = None

@@ -38,6 +38,14 @@ def test_curves_group_training_with_validation(tmp_path: Path) -> None:
     assert not (tmp_path / "none.png").exists()
 
 
+def test_what_a_metric_measures_and_what_its_steps_count() -> None:
+    names = ("train_loss", "val/loss", "loss/valid", "lossTrain", "test.acc", "val", "train_val_gap")
+    assert [report.quantity(name) for name in names] == ["loss", "loss", "loss", "lossTrain", "acc", "val", "val_gap"]
+    epochs = [{"step": 1, "epoch": 1}, {"step": 2, "epoch": 2}]
+    assert report.unit(epochs) == "epoch" and report.unit([*epochs, {"step": 12, "epoch": 3}]) == "batch"
+    assert report.unit([{"step": 1}]) == "step"
+
+
 @pytest.mark.parametrize("classes", [2, 10, 40])
 def test_confusion_matrix(tmp_path: Path, classes: int) -> None:
     counts = np.random.default_rng(0).integers(0, 100, (classes, classes))

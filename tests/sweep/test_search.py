@@ -404,7 +404,7 @@ def test_what_is_taken_away_stands_in_no_file(workspace: Path, labrun: Command) 
 
 def test_a_metric_that_nobody_logs(workspace: Path, labrun: Command) -> None:
     write_climber(workspace)
-    done = labrun("-m", "model=climber", "sweep=tpe", "model.quality=interval(0,1)", "sweep.metric=skore", *PLAIN)
+    done = labrun("-m", "model=climber", "sweep=tpe", "model.quality=interval(0,1)", "sweep.metric=my_score", *PLAIN)
     assert done.returncode == 2 and "logged no such metric. It logged: score, cost, accuracy" in done.stderr
     assert len(statuses(workspace)) <= 3
 

@@ -44,7 +44,8 @@ def ls(options: argparse.Namespace) -> int:
 
 def _metric(options: argparse.Namespace, rows: Sequence[Pair]) -> str | None:
     """The metric that was asked about, or the usual one where all runs that have any have it."""
-    asked = [options.metric, options.sort, *(one.key for one in options.where or [])]
+    sort = store.asked(options.sort, [record for _, record in rows])[0] if options.sort else None
+    asked = [options.metric, sort, *(one.key for one in options.where or [])]
     names = [name for name in asked if name and any(name in record.metrics for _, record in rows)]
     usual = [name for name in USUAL if any(name in record.metrics for _, record in rows)]
     having = [record.metrics for _, record in rows if record.metrics]
@@ -134,6 +135,10 @@ def _rows(run_dir: Path, record: Record, status: str) -> Iterator[tuple[str, str
     if record.job:
         node = record.job.get("node")
         yield "job", f"{record.job.get('cluster')} {record.job.get('id')}{f' on {node}' if node else ''}"
+    if record.training:
+        yield "epoch", report.tested(record.training)
+        if (trouble := report.trouble(record.training)) is not None:
+            yield "training", trouble
     if record.threads:
         yield "threads", threads.describe(record.threads)
     for attempt in record.attempts if len(record.attempts) > 1 else []:

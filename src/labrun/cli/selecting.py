@@ -37,7 +37,8 @@ def add_filters(parser: argparse.ArgumentParser, top: bool = False) -> None:
                        "(metrics, fields of the record, keys of the config; may be given again)")  # fmt: skip
     group.add_argument("--tag", metavar="TAG", action="append", default=default, help="that have this tag (k or k=v)")
     group.add_argument("--sort", metavar="KEY", default=default,
-                       help="by a metric (best first), or a field (created: newest first)")  # fmt: skip
+                       help="by a metric (best first; METRIC:min or :max says which), or a field (created: newest "
+                       "first)")  # fmt: skip
     group.add_argument("-n", type=count, metavar="N", default=default, help="only the first N")
 
 

@@ -30,7 +30,9 @@ from labrun.launch.hydra_files import by_name, hide_environment, top_key
 from labrun.runs import record as records
 from labrun.runs import recording, store
 from labrun.runs.record import Record, RunPaths
+from labrun.tasks import monitored
 from labrun.tasks import task as tasks
+from labrun.tasks.packages import Package
 
 log = logging.getLogger(__name__)
 
@@ -209,6 +211,7 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, ar
         notes=kept["notes"],
         code=code,
         git=around.git,
+        directions=objective.told(kept),
         packages=around.packages,
         host=around.host,
     )
@@ -251,6 +254,7 @@ def settled(
             targets.check_module(str(values[group]["_target_"]), group)
     for group, defaults in (("compute", schema.Compute(target="auto")), ("sweep", schema.Sweep())):
         kept[group] = {**dataclasses.asdict(defaults), **kept.get(group, {})}
+    monitored.settle(kept)
     objective.settle(kept)
     schema.check_secrets(kept["datastore"])
     if kept["datastore"].get("_target_", schema.LOCAL_DATASTORE) == schema.LOCAL_DATASTORE:
@@ -316,7 +320,9 @@ def check_targets(values: Mapping[str, Any]) -> None:
     nodes |= {f"model.{part}": model.get(part) for part in ("optimizer", "scheduler")}
     for key, node in nodes.items():
         if isinstance(node, Mapping) and isinstance(node.get("_target_"), str):
-            targets.check(node["_target_"], key)
+            # Lightning's own callbacks and loggers are those of the package that trains, whichever is named.
+            is_lightnings = key.partition(".")[0] in ("callbacks", "logger")
+            targets.check(Package().target(node["_target_"]) if is_lightnings else node["_target_"], key)
 
 
 def _absolute(path: str) -> str | Path:

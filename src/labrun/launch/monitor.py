@@ -67,7 +67,8 @@ def ending(record: Record) -> str:
     by = objective.of(record.config)[0].metric
     value = record.metrics.get(by)
     if isinstance(value, float) and record.status != records.FAILED:
-        shown = f"{by} {report.number(value)}"
+        trouble = report.trouble(record.training)
+        shown = f"{by} {report.number(value)}" + (f"  ({trouble})" if trouble else "")
     else:
         shown = record.reason
     took = "" if record.duration_s is None else f"{record.duration_s} s"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from labrun import direction
 from labrun.errors import ConfigError
 from labrun.runs import record as records
-from labrun.runs import store
 from labrun.runs.record import Record
+from labrun.tasks import monitored
+
+GOALS = {direction.MAX: "maximize", direction.MIN: "minimize"}
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,8 @@ class Objective:
 
     metric: str
     maximize: bool
+    is_told: bool = True
+    """Whether the goal is known: a single run may do without one."""
 
     def score(self, value: float) -> float:
         """A value of the metric as a score: more is better; what is not finite tells nothing, and is worst."""
@@ -44,11 +49,44 @@ def settle(config: dict[str, Any]) -> None:
     if config.get("task") == "script" and sweep.get("sampler") and "auto" in metrics:
         raise ConfigError("sweep.metric: name the metric that the script logs, as in sweep.metric=val_loss")
     metrics = [_usual(config) if metric == "auto" else metric for metric in metrics]
-    goals = [
-        ("minimize" if store.is_to_be_small(metric) else "maximize") if goal == "auto" else goal
-        for metric, goal in zip(metrics, goals, strict=True)
-    ]
+    goals = [_goal(metric, config) if goal == "auto" else goal for metric, goal in zip(metrics, goals, strict=True)]
     sweep["metric"], sweep["goal"] = (metrics, goals) if several else (metrics[0], goals[0])
+
+
+def _goal(metric: str, config: Mapping[str, Any]) -> str:
+    """What `auto` stands for; itself where nothing tells, which matters to a sweep alone (see `check`)."""
+    trainer = config.get("trainer") or {}
+    said = trainer.get("monitor_mode") if metric == trainer.get("monitor") else None
+    found = said if said in GOALS else direction.of(metric)
+    return "auto" if found is None else GOALS[found]
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Whether a sweep can tell which of its runs is the best.
+
+    Raises:
+        ConfigError: the name of its metric does not tell whether it is to be large or small, and nobody said it.
+    """
+    sweep = config["sweep"]
+    metrics, goals = sweep["metric"], sweep["goal"]
+    pairs = zip(metrics, goals, strict=True) if isinstance(metrics, list) else [(metrics, goals)]
+    for metric, goal in pairs:
+        if goal == "auto":
+            is_monitor = metric == (config.get("trainer") or {}).get("monitor")
+            also = " (or trainer.monitor_mode=max|min)" if is_monitor else ""
+            raise ConfigError(
+                f"sweep.metric={metric}: the name does not tell whether large or small values are good. Say "
+                f"sweep.goal=maximize or sweep.goal=minimize{also}"
+            )
+
+
+def told(config: Mapping[str, Any]) -> dict[str, str]:
+    """The directions that a settled config says, of those metrics whose names tell another one or none."""
+    said = {one.metric: direction.MAX if one.maximize else direction.MIN for one in of(config) if one.is_told}
+    trainer = config.get("trainer") or {}
+    if monitored.reads_trainer(config) and trainer.get("monitor_mode") in GOALS:
+        said[trainer["monitor"]] = trainer["monitor_mode"]
+    return {metric: one for metric, one in said.items() if metric != "auto" and direction.of(metric) != one}
 
 
 def _usual(config: Mapping[str, Any]) -> str:
@@ -59,6 +97,8 @@ def _usual(config: Mapping[str, Any]) -> str:
         return str(model["metric"])
     if model.get("folds"):
         return "r2" if config["dataset"].get("regression") else "AUC_weighted"
+    if monitored.reads_trainer(config) and config["trainer"]["monitor"] != "auto":
+        return str(config["trainer"]["monitor"])
     return "val_accuracy" if config["dataset"].get("validation_size") else "accuracy"
 
 
@@ -70,7 +110,7 @@ def of(config: Mapping[str, Any]) -> list[Objective]:
         metrics, goals = [metrics], [goals]
     # Records of older versions have no metric.
     return [
-        Objective("accuracy" if metric == "auto" else metric, goal != "minimize")
+        Objective("accuracy" if metric == "auto" else metric, goal != "minimize", goal != "auto")
         for metric, goal in zip(metrics, goals, strict=True)
     ]
 
@@ -84,6 +124,22 @@ def values(record: Record) -> list[float] | None:
         return [float(value) for value in found]  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return None
+
+
+def no_best(finished: Sequence[Record]) -> str:
+    """Why none of a sweep's runs is the best.
+
+    Args:
+        finished: the runs; none of them is completed with a finite value of the metric.
+    """
+    completed = [record for record in finished if record.status == records.COMPLETED]
+    metric = of(finished[0].config)[0].metric
+    if not completed:
+        return "no best run: none is completed"
+    if any(metric in record.metrics for record in completed):
+        return f"no best run: no completed run has a finite value of {metric}"
+    logged = ", ".join(sorted({name for record in completed for name in record.metrics})) or "nothing"
+    return f"no best run: none logged {metric}. They logged {logged}: say sweep.metric=NAME"
 
 
 def rank(record: Record) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 import re
 import shutil
@@ -10,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labrun import checking
+from labrun import checking, direction
 from labrun.errors import RecordError
 from labrun.runs import record as records
 from labrun.runs import store
 from labrun.runs.record import Record
+
+log = logging.getLogger(__name__)
 
 Pair = tuple[Path, Record]
 CONDITION = re.compile(r"\s*([^<>=!~]+?)\s*(>=|<=|!=|==|=|>|<|~)\s*(.*?)\s*", re.DOTALL)
@@ -216,8 +219,11 @@ def ordered(chosen: list[Pair], key: str, shown: Shown) -> list[Pair]:
     Raises:
         RecordError: no run has such a thing.
     """
-    if any(key in record.metrics for _, record in chosen):
-        return sorted(chosen, key=lambda pair: -store.score(pair[1], key))
+    metric, wanted = store.asked(key, [record for _, record in chosen])
+    if any(metric in record.metrics for _, record in chosen):
+        if wanted is None:
+            log.warning("%s: the name does not tell which values are good: largest first (%s:min turns it)", key, key)
+        return sorted(chosen, key=lambda pair: -store.score(pair[1], metric, wanted or direction.MAX))
     if chosen and key not in FIELDS and not key.startswith("tags."):
         raise RecordError(_no_such(key, chosen))
     values = [(value(pair, key, shown), pair) for pair in chosen]

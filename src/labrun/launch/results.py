@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -12,7 +13,6 @@ from typing import Any
 
 from labrun.errors import LabrunError
 from labrun.launch import objective
-from labrun.runs import record as records
 from labrun.runs import report, store
 from labrun.runs.record import Record
 
@@ -41,7 +41,7 @@ def tell(folder: Path, run_dirs: Sequence[Path], draw: Callable[[Path], object] 
         record = finished[place]
         value = record.metrics.get(by)
         shown = report.number(value) if isinstance(value, float) else "-"
-        reason = record.reason
+        reason = record.reason or report.trouble(record.training)
         if not record.finished and not os.access(run_dirs[place], os.W_OK):
             reason = "its folder cannot be written"
         number = str((record.sweep or {}).get("number"))
@@ -55,8 +55,8 @@ def tell(folder: Path, run_dirs: Sequence[Path], draw: Callable[[Path], object] 
         log.warning("results.csv cannot be written: %s", error)
     say(report.table(rows))
     best = finished[order[0]]
-    if best.status != records.COMPLETED:
-        say(f"folder: {folder}   (results.csv)")
+    if objective.rank(best) == -math.inf:
+        say(f"{objective.no_best(finished)}\nfolder: {folder}   (results.csv)")
         return finished
     best_dir = run_dirs[order[0]]
     if best.config["report"] == "auto" and draw is not None:

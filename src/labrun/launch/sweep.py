@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from labrun import checking
 from labrun.errors import ConfigError, RecordError
-from labrun.launch import closing, freeze, hydra_files, jobs, lease, monitor, results, resume, snapshot
+from labrun.launch import closing, freeze, hydra_files, jobs, lease, monitor, objective, results, resume, snapshot
 from labrun.launch import compute as computes
 from labrun.launch.announce import announce
 from labrun.launch.places import Places
@@ -161,6 +161,8 @@ def check(submitted: Sequence[Job]) -> str:
         DataError, ConfigError: see `carry_out`.
     """
     is_sweep = submitted[0].record.sweep is not None
+    for record in (job.record for job in submitted if is_sweep):
+        objective.check(record.config)
     once = ["target", "detach", "python", "max_parallel", "max_failures"]
     where = computes.target(submitted[0].record.config["compute"], is_sweep)
     if where != "slurm":

@@ -120,6 +120,10 @@ class Record:
     """The cluster's job that ran the newest attempt: `cluster`, `id`, `node`."""
     data: list[dict[str, Any]] = field(default_factory=list)
     model: dict[str, Any] | None = None
+    training: dict[str, Any] | None = None
+    """Of a network: `epochs` that ended, the epoch that was `tested` and `why`, `not_finite` where it ended in NaN."""
+    directions: dict[str, str] = field(default_factory=dict)
+    """`max` or `min` of metrics for which the config says other than their names tell."""
     threads: dict[str, Any] | None = None
     """Of the newest attempt of a network: `allowed`, and for `training` and `scoring` the `count` and `why`."""
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -194,9 +198,9 @@ def _check(record: Record) -> None:
     """
     for kind, names in (
         (str, ("id", "name", "task", "created", "command", "notes")),
-        (dict, ("config", "tags", "properties", "packages", "metrics")),
+        (dict, ("config", "tags", "properties", "packages", "metrics", "directions")),
         (list, ("overrides", "data", "attempts")),
-        (dict | None, ("sweep", "code", "git", "host", "process", "job", "threads", "error")),
+        (dict | None, ("sweep", "code", "git", "host", "process", "job", "training", "threads", "error")),
         (int | float | None, ("duration_s",)),
         (str | None, ("started", "ended", "parent")),
     ):

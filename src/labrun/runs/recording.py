@@ -81,6 +81,15 @@ def _leave(number: int, frame: FrameType | None) -> None:
         raise Preempted("asked to make room")
 
 
+def red(text: str) -> str:
+    """A text for whoever watches the run on a terminal, in red; as it is where nobody does."""
+    return f"\x1b[31m{text}\x1b[0m" if _is_watched and not os.environ.get("NO_COLOR") else text
+
+
+_is_watched = False
+"""Whether what this process prints is shown on a terminal."""
+
+
 class Recording:
     """The supervisor's side of one attempt, as a context manager around the work.
 
@@ -132,6 +141,9 @@ class Recording:
             self.write()
         os.environ[context.RUN_DIR_VARIABLE] = str(self.paths.root)
         os.environ[context.ATTEMPT_VARIABLE] = str(self.attempt)
+        run = context.current()
+        if run is not None and self.attempt > 1:
+            run.summary.update(context.last_values(self.paths.root))
         if self._capture:
             self._capture.start(self.attempt)
         self._politely.enter_context(terminating_politely())
@@ -293,6 +305,8 @@ class Capture:
     def start(self, attempt: int) -> None:
         """Start the sidecar and turn standard output and error to it."""
         _flush()
+        global _is_watched
+        _is_watched = os.isatty(1)
         out_read, out_write = os.pipe()
         err_read, err_write = os.pipe()
         sidecar = Path(__file__).with_name("sidecar.py")

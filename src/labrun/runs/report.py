@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,19 @@ def plain(text: str) -> str:
 def number(value: float) -> str:
     """A number as people read it: four significant places, no exponent where there need be none."""
     return f"{value:.4f}" if 0.01 <= abs(value) < 1 else f"{value:.4g}"
+
+
+def tested(training: Mapping[str, Any]) -> str:
+    """Which epoch's weights were tested: `7 of 12, the best by val/acc (the larger the better)`."""
+    return f"{training.get('tested')} of {training.get('epochs')}, {training.get('why')}"
+
+
+def trouble(training: Mapping[str, Any] | None) -> str | None:
+    """What is wrong with a training that ended in NaN; None where nothing is."""
+    found = (training or {}).get("not_finite")
+    if not isinstance(found, Mapping):
+        return None
+    return plain(f"The training ended in NaN or infinity: {found.get('what')}, since epoch {found.get('since')}")
 
 
 def sample_grid(
@@ -122,29 +136,53 @@ def learning_curves(metrics: Sequence[Mapping[str, Any]], path: Path, title: str
     Returns:
         The file, or None where there is no curve to draw.
     """
-    curves: dict[str, list[tuple[int, float]]] = {}
+    lines: dict[str, list[Mapping[str, Any]]] = {}
     for line in metrics:
-        curves.setdefault(line["name"], []).append((line["step"], line["value"]))
-    curves = {name: points for name, points in curves.items() if len({step for step, _ in points}) > 1}
-    frames: dict[str, list[str]] = {}
-    for name in curves:
-        frames.setdefault(
-            name.removeprefix("train_").removeprefix("val_") if "_" in name else name + "@batch", []
-        ).append(name)
+        lines.setdefault(line["name"], []).append(line)
+    lines = {name: own for name, own in lines.items() if len({line["step"] for line in own}) > 1}
+    frames: dict[tuple[str, str], list[str]] = {}
+    for name, own in lines.items():
+        frames.setdefault((quantity(name), unit(own)), []).append(name)
     if not frames:
         return None
-    figure = _figure(5.2 * len(frames), 3.8)
-    for place, (quantity, names) in enumerate(frames.items(), start=1):
-        axes = figure.add_subplot(1, len(frames), place)
+    frames = dict(list(frames.items())[:FRAMES])
+    across = min(4, len(frames))
+    down = math.ceil(len(frames) / across)
+    figure = _figure(5.2 * across, 3.8 * down)
+    for place, ((shown, counted), names) in enumerate(frames.items(), start=1):
+        axes = figure.add_subplot(down, across, place)
         for name in names:
-            steps, values = zip(*curves[name], strict=True)
+            steps, values = zip(*((line["step"], line["value"]) for line in lines[name]), strict=True)
             axes.plot(steps, values, marker="o" if len(steps) <= 30 else None, markersize=3, label=name)
-        axes.set_xlabel("batch" if quantity.endswith("@batch") else "epoch")
-        axes.set_ylabel(quantity.removesuffix("@batch"))
+        axes.set_xlabel(counted)
+        axes.set_ylabel(shown)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend()
     return _save(figure, path, title)
+
+
+FRAMES = 24
+"""A picture has no more of them."""
+_PART = re.compile(
+    r"^(?:train|training|val|valid|validation|test)[_/.-](?=.)|(?<=.)[_/.-](?:train|training|val|valid|validation|test)$"
+)
+
+
+def quantity(name: str) -> str:
+    """What a metric measures, on whichever part of the data: `loss` for `train_loss`, `val/loss` and `loss/val`."""
+    return _PART.sub("", name) or name
+
+
+def unit(lines: Sequence[Mapping[str, Any]]) -> str:
+    """What the steps of a metric count: epochs, batches, or whatever its run counted.
+
+    Args:
+        lines: of `metrics.jsonl`, of one metric.
+    """
+    if any("epoch" not in line for line in lines):
+        return "step"
+    return "epoch" if all(line["epoch"] == line["step"] for line in lines) else "batch"
 
 
 def confusion_matrix(counts: npt.NDArray[np.int64], class_names: Sequence[str], path: Path, title: str) -> Path:
@@ -298,7 +336,7 @@ def terminal_curves(metrics: Sequence[Mapping[str, Any]], width: int = 78, heigh
         plotext.theme("clear")
         plotext.plotsize(width, height)
         plotext.title(name)
-        plotext.xlabel("step")
+        plotext.xlabel(unit([line for line in metrics if line["name"] == name]))
         plotext.plot(steps, values, marker="braille")
         texts.append(plotext.uncolorize(plotext.build()))
     return "\n\n".join(texts)
@@ -327,7 +365,7 @@ def compared_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path)
             if name in curves:
                 steps, values = curves[name]
                 axes.plot(steps, values, marker="o" if len(steps) <= 30 else None, markersize=3, label=run)
-        axes.set_xlabel("step")
+        axes.set_xlabel(unit([line for lines in runs.values() for line in lines if line["name"] == name]))
         axes.set_ylabel(name)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)

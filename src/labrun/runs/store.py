@@ -6,11 +6,11 @@ import contextlib
 import logging
 import math
 import os
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from labrun import checking
+from labrun import checking, direction
+from labrun.direction import Direction
 from labrun.errors import RecordError
 from labrun.runs import elsewhere, index
 from labrun.runs import record as records
@@ -80,21 +80,32 @@ def listing(root: Path) -> index.Listing:
     return index.listing(root, state_folder(root))
 
 
-SMALL = re.compile(r"(^|[_ ./])(loss|error|errors|err|mse|rmse|mae|perplexity|regret|latency|seconds)($|[_ ./])", re.I)
-"""Metrics with such a word in their name are to be small, unless they begin with `neg_`."""
+def asked(text: str, found: Iterable[Record]) -> tuple[str, Direction | None]:
+    """A metric as a person names it, and whether it is to be large or small; None where nothing tells.
+
+    What the text says comes first (`NAME:max`, `NAME:min`), then what the runs' own configs say, then the name.
+
+    Args:
+        text: the metric, with its direction or not.
+        found: the runs that are compared.
+    """
+    records_of, (name, _, said) = list(found), text.rpartition(":")
+    if name and said in DIRECTIONS and not any(text in record.metrics for record in records_of):
+        return name, DIRECTIONS[said]
+    known = {DIRECTIONS.get(str(record.directions.get(text)), direction.of(text))
+             for record in records_of if text in record.metrics}  # fmt: skip
+    return text, known.pop() if len(known) == 1 else None
 
 
-def is_to_be_small(metric: str) -> bool:
-    """Whether less of a metric is better, by its name."""
-    return SMALL.search(metric) is not None and not metric.startswith("neg_")
+DIRECTIONS: Mapping[str, Direction] = {direction.MAX: direction.MAX, direction.MIN: direction.MIN}
 
 
-def score(record: Record, metric: str) -> float:
-    """A run's value of a metric as a score: more is better; worst of all where it has none."""
+def score(record: Record, metric: str, wanted: Direction) -> float:
+    """A run's value of a metric as a score: more is better; worst of all where it has none that is finite."""
     value = record.metrics.get(metric)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return -math.inf
-    return -value if is_to_be_small(metric) else float(value)
+    return float(value) if wanted == direction.MAX else -value
 
 
 BEST = "best:"
@@ -110,7 +121,7 @@ def find(
 
     Args:
         root: the workspace.
-        reference: `last`, `best:METRIC`, the beginning of an id, or a run's folder.
+        reference: `last`, `best:METRIC` (`best:METRIC:min`), the beginning of an id, or a run's folder.
         suitable: which runs can be meant; told a record without its config.
         wanted: what those are, for messages.
 
@@ -148,10 +159,11 @@ def best(
     """The completed run with the best value of a metric; of equal ones the oldest.
 
     Raises:
-        RecordError: no completed run has that metric.
+        RecordError: no completed run has that metric, or nothing tells whether it is to be large or small.
     """
     completed = [pair for pair in found if pair[1].status == records.COMPLETED and suitable(*pair)]
-    ranked = [pair for pair in completed if score(pair[1], metric) > -math.inf]
+    metric, wanted = asked(metric, [record for _, record in completed])
+    ranked = [pair for pair in completed if score(pair[1], metric, direction.MAX) > -math.inf]
     if not ranked:
         names = sorted({name for _, record in completed for name in record.metrics})
         if metric in names:
@@ -160,7 +172,18 @@ def best(
             f"{BEST}{metric}: no completed run in {root} has a metric of that name.{checking.suggest(metric, names)} "
             f"Metrics there: {', '.join(names) or 'none'}"
         )
-    return max(ranked, key=lambda pair: score(pair[1], metric))
+    if wanted is None:
+        raise RecordError(untold(metric, BEST))
+    return max(ranked, key=lambda pair: score(pair[1], metric, wanted))
+
+
+def untold(metric: str, before: str = "") -> str:
+    """What is said where a metric's direction matters, and nothing tells it."""
+    return (
+        f"{before}{metric}: neither its name nor the runs tell whether large or small values are good. Say "
+        f"{before}{metric}:max or {before}{metric}:min (runs remember trainer.monitor_mode=min|max and "
+        "sweep.goal=minimize|maximize)"
+    )
 
 
 def _suitable(

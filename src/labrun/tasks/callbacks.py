@@ -1,31 +1,44 @@
-"""What happens beside the training of a network: the line per epoch, and a logger into the run's record."""
+"""What happens beside the training of a network: the line per epoch, the checkpoint of each, the run's own record."""
 
 from __future__ import annotations
 
 import logging
 import os
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
 from omegaconf import Container, OmegaConf
-from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_only
 
+from labrun.errors import RunFailedError
 from labrun.runs import context, recording
+from labrun.tasks.packages import Package
 
 log = logging.getLogger(__name__)
 
 
 class PrintReport(pl.Callback):
-    """After each epoch one line, with the columns and widths of Chainer's `PrintReport`."""
+    """After each epoch one line: what labrun's networks log under the titles of Chainer's `PrintReport`, and the rest.
+
+    Args:
+        columns: no more metrics than these are shown.
+    """
 
     WIDTH = 14
+    TITLES: ClassVar = {
+        "train_loss": "main/loss",
+        "val_loss": "validation/main/loss",
+        "train_accuracy": "main/accuracy",
+        "val_accuracy": "validation/main/accuracy",
+    }
 
-    def __init__(self) -> None:
+    def __init__(self, columns: int = 8) -> None:
+        self._columns = columns
         self._begun = time.monotonic()
         self._header: list[str] = []
         self._epoch = 0
@@ -46,15 +59,9 @@ class PrintReport(pl.Callback):
             return
         values = trainer.callback_metrics
         row: dict[str, str] = {"epoch": str(self._epoch)}
-        columns = {
-            "main/loss": "train_loss",
-            "validation/main/loss": "val_loss",
-            "main/accuracy": "train_accuracy",
-            "validation/main/accuracy": "val_accuracy",
-        }
-        for title, name in columns.items():
-            if name in values:
-                row[title] = f"{float(values[name]):.6g}"
+        names = [*(name for name in self.TITLES if name in values), *(n for n in values if n not in self.TITLES)]
+        for name in [name for name in names if not is_fork(name, values)][: self._columns]:
+            row[self.TITLES.get(name, name)] = f"{float(values[name]):.6g}"
         row["elapsed_time"] = f"{time.monotonic() - self._begun:.6g}"
         if list(row) != self._header:
             self._header = list(row)
@@ -62,42 +69,26 @@ class PrintReport(pl.Callback):
         log.info("  ".join(f"{value:<{max(self.WIDTH, len(title))}}" for title, value in row.items()).rstrip())
 
 
-class LeaveWhenAsked(pl.Callback):
-    """When the run is asked to make room: a checkpoint after the present batch, and out.
-
-    Args:
-        path: the checkpoint that the next attempt goes on from.
-    """
-
-    EVERY = 10
-    """Of several processes, so many batches pass between two agreements on whether to leave."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        asked = recording.asked_to_leave()
-        if trainer.world_size > 1:
-            if batch_idx % self.EVERY:
-                return
-            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
-        if asked:
-            partial = self._path.with_suffix(".partial")
-            trainer.save_checkpoint(partial)
-            if trainer.is_global_zero:
-                os.replace(partial, self._path)
-            log.info("Asked to make room: saved after step %d", trainer.global_step)
-            raise recording.Preempted("asked to make room")
+def is_fork(name: str, logged: Iterable[str]) -> bool:
+    """Whether Lightning made a metric of another's name: `loss_step` or `loss_epoch`, where there is a `loss`."""
+    base = name.removesuffix("_step").removesuffix("_epoch")
+    return base != name and base in logged
 
 
-class PlainCheckpoints(TorchCheckpointIO):
-    """Writes checkpoints that can be read without unpickling anybody's classes.
+class PlainCheckpoints:
+    """Writes checkpoints that can be read without unpickling anybody's classes, each in one step.
 
+    A mixin: see `plain_checkpoints`.
     What a module's `save_hyperparameters` noted is kept as far as it is plain values: the run's config holds it all.
     """
 
+    home: Path
+    """The run's `checkpoints/`."""
+    newest: tuple[Path, int] | None = None
+    """The file of the last whole state that was saved at an epoch's end, and its step."""
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """As Lightning's own."""
+        """As Lightning's own; a kill leaves the file that was there before."""
         for part in ("hyper_parameters", "datamodule_hyper_parameters"):
             values = checkpoint.get(part)
             if isinstance(values, Container):
@@ -105,7 +96,76 @@ class PlainCheckpoints(TorchCheckpointIO):
                 values = OmegaConf.to_container(values, resolve=True)
             if isinstance(values, Mapping):
                 checkpoint[part] = {key: value for key, value in values.items() if _is_plain(value)}
-        super().save_checkpoint(checkpoint, path, storage_options)
+        self.newest = None
+        if "://" in str(path) or storage_options is not None:
+            super().save_checkpoint(checkpoint, path, storage_options)  # type: ignore[misc]
+            return
+        file = Path(path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_name(f"{file.name}.partial")
+        partial.unlink(missing_ok=True)  # what a kill left may be another name of the best's own file
+        torch.save(checkpoint, partial)
+        os.replace(partial, file)
+        if _is_of_an_epochs_end(checkpoint):
+            self.newest = file, int(checkpoint["global_step"])
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As Lightning's own; the best checkpoints that it knows of come along, where it was written elsewhere."""
+        checkpoint: dict[str, Any] = super().load_checkpoint(path, *args, **kwargs)  # type: ignore[misc]
+        for state in (checkpoint.get("callbacks") or {}).values():
+            if isinstance(state, dict) and {"dirpath", "best_model_path", "best_k_models"} <= set(state):
+                _bring(state, Path(path).parent, self.home)
+        return checkpoint
+
+
+def plain_checkpoints(package: Package, home: Path) -> Any:
+    """`PlainCheckpoints` as a Trainer of this package takes it.
+
+    Args:
+        package: the Trainer's.
+        home: the run's `checkpoints/`.
+    """
+    base = package.part("plugins.io").TorchCheckpointIO
+    return type("PlainCheckpoints", (PlainCheckpoints, base), {"home": Path(os.path.realpath(home))})()
+
+
+def _bring(state: dict[str, Any], source: Path, home: Path) -> None:
+    """Have a `ModelCheckpoint` that another run left go on here: a training that goes on has had its best before.
+
+    Args:
+        state: the callback's, of the checkpoint; changed where its files are there.
+        source: the folder that the checkpoint lies in.
+        home: where the files of this run lie.
+    """
+    before = str(state["dirpath"])
+    if before == str(home):
+        return
+    moved: dict[str, str] = {"": ""}
+    for name in map(str, [*state["best_k_models"], state["best_model_path"]]):
+        file = source / os.path.relpath(name, before)
+        if name in moved or file.parent != source or not file.is_file():
+            continue
+        target = home / file.name
+        moved[name] = str(target)
+        if not target.exists():
+            home.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, partial := target.with_name(f"{target.name}.partial"))
+            os.replace(partial, target)
+    if state["best_model_path"] not in moved or not set(state["best_k_models"]) <= set(moved):
+        return  # Lightning then begins anew
+    state["dirpath"] = str(home)
+    state["best_k_models"] = {moved[name]: value for name, value in state["best_k_models"].items()}
+    for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+        state[key] = moved.get(str(state.get(key, "")), "")
+
+
+def _is_of_an_epochs_end(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint is a whole state to go on from, with all of its epoch done."""
+    try:
+        epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
+        return bool(epochs["processed"] == epochs["ready"] and checkpoint["optimizer_states"] is not None)
+    except (KeyError, TypeError):
+        return False
 
 
 def _is_plain(value: Any) -> bool:
@@ -116,8 +176,138 @@ def _is_plain(value: Any) -> bool:
     return value is None or type(value) in (str, int, float, bool, torch.Tensor)
 
 
+class Keeper:
+    """Keeps the state of each epoch that ended, looks whether it is still made of numbers, and leaves when asked to.
+
+    A mixin: see `keeper`. It is the last of all callbacks, so that what the others note goes into the checkpoint.
+
+    Args:
+        path: the checkpoint that the next attempt goes on from.
+        files: writes the checkpoints; None where Lightning's own has to.
+        on_nan: `warn`, or `fail`: end the training at once.
+    """
+
+    keeps = True
+    """Whether each epoch's state is saved."""
+    EVERY = 10
+    """Of several processes, so many batches pass between two agreements on whether to leave."""
+
+    def __init__(self, path: Path, files: PlainCheckpoints | None, on_nan: str) -> None:
+        self._path, self._files, self._fails = path, files, on_nan == "fail"
+        self._loss: Any = None
+        self.epochs = 0
+        """How many have ended."""
+        self.not_finite: dict[str, Any] | None = None
+        """Since which epoch, and what, is NaN or infinite; None where all is well again."""
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if self._fails and trainer.world_size == 1 and (what := unusual("the loss", self._loss)):
+            self._end(f"{what} in epoch {trainer.current_epoch + 1}, batch {batch_idx + 1}")
+        asked = recording.asked_to_leave()
+        if trainer.world_size > 1:
+            if batch_idx % self.EVERY:
+                return
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        if asked:
+            trainer.save_checkpoint(self._path)
+            log.info("Asked to make room: saved after step %d", trainer.global_step)
+            raise recording.Preempted("asked to make room")
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self.epochs = trainer.current_epoch + 1
+        self._look(trainer)
+        if self.keeps:
+            self._keep(trainer)
+
+    def _keep(self, trainer: Any) -> None:
+        newest = None if self._files is None or trainer.world_size > 1 else self._files.newest
+        if newest is not None and newest[1] == trainer.global_step and newest[0].is_file() and newest[0] != self._path:
+            partial = self._path.with_name(f"{self._path.name}.partial")
+            partial.unlink(missing_ok=True)
+            try:  # the best is the last, too: the same state need not be written twice
+                os.link(newest[0], partial)
+                os.replace(partial, self._path)
+                return
+            except OSError:
+                log.debug("no hard links here")
+        trainer.save_checkpoint(self._path)
+
+    def _look(self, trainer: Any) -> None:
+        logged = {name: value for name, value in trainer.callback_metrics.items() if "loss" in name.lower()}
+        found = unusual("the loss", self._loss) or next(filter(None, map(unusual, logged, logged.values())), None)
+        self._loss = None
+        if found is None:
+            self.not_finite = None
+        elif self._fails:
+            self._end(f"{found} in epoch {self.epochs}")
+        elif self.not_finite is None:
+            self.not_finite = {"since": self.epochs, "what": found}
+            log.warning("%s", recording.red(f"Epoch {self.epochs}: {found}. trainer.on_nan=fail ends such a training"))
+
+    def _end(self, what: str) -> None:
+        raise RunFailedError(
+            f"training: {what}, and trainer.on_nan=fail ends it there. A smaller model.lr or "
+            "trainer.gradient_clip_val=1 may help; trainer.on_nan=warn goes on"
+        )
+
+
+def keeper(package: Package, keeps: bool, path: Path, files: PlainCheckpoints | None, on_nan: str) -> Any:
+    """A `Keeper` as a Trainer of this package takes it.
+
+    Args:
+        package: the Trainer's.
+        keeps: whether each epoch's state is saved.
+        path: see `Keeper`.
+        files: see there.
+        on_nan: see there.
+    """
+    callbacks = package.part("callbacks")
+    made = type("Keeper", (Keeper, callbacks.Checkpoint if keeps else callbacks.Callback), {"keeps": keeps})
+    return made(path, files, on_nan)
+
+
+def finite_alone(checkpoint: Any) -> None:
+    """Have a `ModelCheckpoint` take no epoch for the best whose metric is NaN or infinite, be it the first."""
+    if checkpoint.save_top_k > 0:
+        check = checkpoint.check_monitor_top_k
+        checkpoint.check_monitor_top_k = lambda trainer, current=None: (
+            unusual("", current) is None and check(trainer, current)
+        )
+
+
+def unusual(name: str, value: Any) -> str | None:
+    """`NAME is NaN` or `NAME is infinite`; None for a number, and for what is none."""
+    if value is None:
+        return None
+    try:
+        found = torch.as_tensor(value).detach()
+        if bool(torch.isfinite(found).all()):
+            return None
+        return f"{name} is {'NaN' if bool(torch.isnan(found).any()) else 'infinite'}"
+    except (TypeError, ValueError, RuntimeError):
+        return None
+
+
 class RecordLogger(pl.loggers.logger.Logger):
-    """Passes what a person's own LightningModule logs with `self.log` to the run's record."""
+    """Passes what a module and its callbacks log to the run's record.
+
+    A value of an epoch stands at the epoch's number, as labrun's own do; a value of a batch at the number of batches so
+    far. Of the two names that Lightning gives a metric that is logged both ways, `loss_epoch` is `loss` here.
+
+    Args:
+        save_dir: for callbacks that ask a logger where to write.
+        skipped: metrics that are in the record by another way.
+    """
+
+    def __init__(self, save_dir: Path, skipped: Iterable[str] = ()) -> None:
+        super().__init__()
+        self._save_dir = save_dir
+        self._skipped = frozenset(skipped)
+        self._units: dict[str, bool] = {}
+        self._logged: dict[str, tuple[int, Any]] = {}
+        self._refused: set[str] = set()
+        self.place = Place()
 
     @property
     def name(self) -> str:
@@ -127,12 +317,143 @@ class RecordLogger(pl.loggers.logger.Logger):
     def version(self) -> str:
         return ""
 
+    @property
+    def save_dir(self) -> str:
+        return str(self._save_dir)
+
+    @property
+    def experiment(self) -> Experiment:
+        """For modules that write to their logger's own object."""
+        return Experiment(self)
+
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """The record holds the whole config already."""
 
     @rank_zero_only
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        epoch = int(metrics["epoch"]) + 1 if "epoch" in metrics else None  # Lightning counts from 0, and by steps else
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        place, is_lightnings = self.place, "epoch" in metrics
         for name, value in metrics.items():
-            if name != "epoch":
-                context.log(name, value, step, epoch)
+            if name == "epoch" or name in self._skipped:
+                continue
+            if name.endswith("_step") and place.by_epoch and (place.in_validation or is_fork(name, place.logged)):
+                continue  # the epoch's own value comes as well
+            if is_fork(name, place.logged):
+                name = name.removesuffix("_epoch")
+            by_epoch = place.by_epoch if is_lightnings else not place.in_batch
+            by_epoch = self._units.setdefault(name, by_epoch or step is None)
+            # Lightning counts its batches from 0 on.
+            at = place.epoch if by_epoch else int(step or 0) + is_lightnings
+            if not is_lightnings and self._logged.get(name) == (at, value):
+                continue  # a learning rate, at an epoch's start and at its last batch
+            self._logged[name] = at, value
+            try:
+                context.log(name, value, at, place.epoch)
+            except (TypeError, ValueError) as error:
+                if name not in self._refused:
+                    self._refused.add(name)
+                    log.warning("Not in the record: %r: %s", name, " ".join(str(error).split()))
+
+
+class Place:
+    """Where a training is, for the logger: kept by `Pulse`."""
+
+    def __init__(self) -> None:
+        self.epoch = 1
+        self.by_epoch = True
+        """Whether what Lightning logs now is the epoch's."""
+        self.in_batch = self.in_validation = False
+        self.logged: Mapping[str, Any] = {}
+        """What was logged so far, under all its names."""
+
+
+class Experiment:
+    """What a TensorBoard writer or a run of W&B is in other loggers: numbers go to the record, the rest nowhere."""
+
+    _said = False
+
+    def __init__(self, logger: RecordLogger) -> None:
+        self._logger = logger
+
+    def add_scalar(self, tag: str, scalar_value: Any, global_step: int | None = None, *_: Any, **__: Any) -> None:
+        """As TensorBoard has it."""
+        self._logger.log_metrics({tag: scalar_value}, global_step)
+
+    def add_scalars(self, main_tag: str, values: Mapping[str, Any], global_step: int | None = None, *_: Any) -> None:
+        """As TensorBoard has it."""
+        self._logger.log_metrics({f"{main_tag}/{name}": value for name, value in values.items()}, global_step)
+
+    def log(self, values: Mapping[str, Any], step: int | None = None, **_: Any) -> None:
+        """As W&B has it."""
+        self._logger.log_metrics(values, step)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self._nothing
+
+    def _nothing(self, *_: Any, **__: Any) -> None:
+        if not Experiment._said:
+            Experiment._said = True
+            log.warning(
+                "self.logger.experiment: a run's record takes numbers; logger=tensorboard or wandb takes the rest"
+            )
+
+
+def validates_by_epoch(trainer: Any) -> bool:
+    """Whether there is no more than one validation in an epoch."""
+    interval = trainer.val_check_interval  # a whole number counts batches
+    is_whole = interval is None or (isinstance(interval, float) and interval == 1.0)
+    return is_whole and trainer.check_val_every_n_epoch is not None
+
+
+class Pulse(pl.Callback):
+    """Tells the logger where the training is, and lets each epoch's last batch be logged.
+
+    It is the first of all callbacks, since the others may log. What a module logs per batch alone would else never
+    arrive where an epoch has fewer batches than are between two logs.
+
+    Args:
+        logger: the record's.
+    """
+
+    def __init__(self, logger: RecordLogger) -> None:
+        self._place = logger.place
+        self._every = 0
+        self._is_logged = False
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self._every = trainer.log_every_n_steps
+        self._place.epoch = trainer.current_epoch + 1  # one that is gone on with in its middle does not start
+        self._place.logged = trainer.callback_metrics
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        self._place.epoch = trainer.current_epoch + 1
+        self._is_logged = False
+        self._rest(trainer)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self._place.by_epoch, self._place.in_batch = not self._every, True
+        last = trainer.is_last_batch or 0 < trainer.max_steps <= trainer.global_step + 1
+        if last and not self._is_logged:
+            trainer.log_every_n_steps = 1
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self._every and not self._is_logged:  # the same on every process: what is logged may be reduced over them
+            self._is_logged = (trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % self._every == 0
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self._rest(trainer)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self._rest(trainer)
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        self._rest(trainer)
+        # Several validations in an epoch are told apart by their batches.
+        self._place.by_epoch, self._place.in_validation = validates_by_epoch(trainer), True
+
+    def _rest(self, trainer: Any) -> None:
+        """Outside of the batches."""
+        trainer.log_every_n_steps = self._every
+        self._place.by_epoch, self._place.in_batch, self._place.in_validation = True, False, False
+        self._place.logged = trainer.callback_metrics

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import signal
 import warnings
@@ -19,19 +20,29 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.accelerators import CUDAAccelerator, MPSAccelerator, XLAAccelerator
-from pytorch_lightning.plugins.environments import LightningEnvironment  # type: ignore[attr-defined]
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 
-from labrun import checking, schema
+from labrun import checking, direction, schema
 from labrun.data.arrays import Arrays, Part
 from labrun.data.loading import BatchLoader
 from labrun.errors import ConfigError, DataError, UnfitError
 from labrun.models.network import Network
 from labrun.runs import context, recording
 from labrun.runs.record import RunPaths
+from labrun.tasks import monitored, packages
 from labrun.tasks import task as tasks
-from labrun.tasks.callbacks import LeaveWhenAsked, PlainCheckpoints, RecordLogger
+from labrun.tasks.callbacks import (
+    Keeper,
+    PlainCheckpoints,
+    Pulse,
+    RecordLogger,
+    finite_alone,
+    keeper,
+    plain_checkpoints,
+    unusual,
+    validates_by_epoch,
+)
+from labrun.tasks.packages import Package
 from labrun.tasks.task import Scores, Task, confusion, is_named
 from labrun.tasks.threads import Threads, Work, choose, from_environment
 from labrun.tasks.work import try_out
@@ -40,6 +51,10 @@ log = logging.getLogger(__name__)
 
 DEFAULT_OPTIMIZER = {"_target_": "torch.optim.Adam", "_partial_": True}
 DEFAULT_LR = 1e-3
+
+
+OWN = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+"""What a `Classifier` puts into the record by itself, since Lightning would round it."""
 
 
 class Classifier(pl.LightningModule):
@@ -80,7 +95,7 @@ class Classifier(pl.LightningModule):
             if (batch_idx + 1) % self._log_every == 0:
                 value = self._recent.pop_mean()
                 if self.trainer.is_global_zero:
-                    context.log("loss", value, step=self.trainer.global_step + 1)
+                    context.log("loss", value, self.trainer.global_step + 1, self.current_epoch + 1)
                 log.info("[%d, %5d] loss: %.3f", self.current_epoch + 1, batch_idx + 1, value)
         return loss
 
@@ -91,7 +106,8 @@ class Classifier(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         loss, accuracy = self._validation.pop()
-        self._note({"val_loss": loss, "val_accuracy": accuracy})
+        step = None if validates_by_epoch(self.trainer) else self.trainer.global_step
+        self._note({"val_loss": loss, "val_accuracy": accuracy}, step)
 
     def on_train_epoch_start(self) -> None:
         self._recent.pop_mean()
@@ -100,14 +116,19 @@ class Classifier(pl.LightningModule):
         loss, accuracy = self._train.pop()
         self._note({"train_loss": loss, "train_accuracy": accuracy})
 
-    def _note(self, values: dict[str, float]) -> None:
-        """Keep an epoch's values, of all processes together, for Lightning and for the record."""
+    def _note(self, values: dict[str, float], step: int | None = None) -> None:
+        """Keep an epoch's values, of all processes together, for Lightning and for the record.
+
+        Args:
+            values: by their names.
+            step: where they stand; None: at the epoch's number.
+        """
         if self.trainer.world_size > 1:
             values = {name: float(self.trainer.strategy.reduce(torch.tensor(v))) for name, v in values.items()}
         self.log_dict(values, sync_dist=self.trainer.world_size > 1)
         if self.trainer.is_global_zero:
             for name, value in values.items():
-                context.log(name, value, step=self.current_epoch + 1)
+                context.log(name, value, self.current_epoch + 1 if step is None else step, self.current_epoch + 1)
 
     def configure_optimizers(self) -> Any:
         lr = self._model_node.get("lr")
@@ -159,10 +180,13 @@ class NetworkTask(Task):
     is_shared = True
 
     def __init__(self, network: nn.Module, config: Mapping[str, Any], arrays: Arrays, name: str) -> None:
+        own = packages.of(network, name)
         self.network = network
+        self._package, self._is_own = own or Package(), own is not None
         self._config = config
         self._settings = config["trainer"]
         self._name = name
+        self._training_done: dict[str, Any] | None = None
         self._allowed = min(int(config["compute"]["cpus_per_run"]), torch.get_num_threads())
         work = self._try_out(arrays)
         self._training = self._threads(work, "batch_size")
@@ -179,36 +203,80 @@ class NetworkTask(Task):
         training = {"training": self._training.recorded()} if self._config["task"] == "fit" else {}
         return {"allowed": self._allowed, **training, "scoring": self._scoring.recorded()}
 
+    @property
+    def training(self) -> dict[str, Any] | None:
+        return self._training_done
+
     def fit(self, arrays: Arrays, paths: RunPaths, resume_from: Path | None) -> None:
         with limited(self._training.count):
             self._fit(arrays, paths, resume_from)
 
     def _fit(self, arrays: Arrays, paths: RunPaths, resume_from: Path | None) -> None:
-        own = isinstance(self.network, pl.LightningModule)
-        module = (
-            self.network if isinstance(self.network, pl.LightningModule) else Classifier(self.network, self._config)
-        )
+        module: Any = self.network if self._is_own else Classifier(self.network, self._config)
         train = self._loader(arrays.train, arrays, train=True)
         validation = None if arrays.validation is None else self._loader(arrays.validation, arrays, train=False)
-        if own and validation is not None and not _overrides(module, "validation_step"):
+        if (self._is_own and not self._overrides("validation_step")) or self._settings.get("limit_val_batches") == 0:
             validation = None
-        trainer = self._trainer(paths, has_validation=validation is not None, own=own)
+        trainer = self._trainer(paths, has_validation=validation is not None)
         log.info(
             "Training %s (%s parameters) on %s samples: %d epochs of %d batches, on %s",
             self._name, f"{sum(p.numel() for p in module.parameters()):,}", f"{len(arrays.train):,}",
             self._settings["max_epochs"], len(train), type(trainer.accelerator).__name__,
         )  # fmt: skip
         wanted = self._config["compute"].get("gpus_per_run", 0)
-        if wanted and isinstance(trainer.accelerator, pl.accelerators.CPUAccelerator):
+        if wanted and isinstance(trainer.accelerator, self._package.part("accelerators").CPUAccelerator):
             log.warning("compute.gpus_per_run=%d, but torch finds no GPU here: training on the processor", wanted)
         if resume_from is not None:
             self._check_resume(resume_from, own=resume_from.parent == paths.checkpoints)
         self._run(trainer, module, train, validation, resume_from)
-        if self._settings.get("evaluate") == "best":
-            self._take_best(trainer, module)
+        self._choose(trainer, module, has_validation=validation is not None)
 
-    def _run(self, trainer: pl.Trainer, module: pl.LightningModule, train: Any, validation: Any,
-             resume_from: Path | None) -> None:  # fmt: skip
+    def _choose(self, trainer: Any, module: Any, has_validation: bool) -> None:
+        """Which epoch's weights are tested, and what is said of the training."""
+        own = next(callback for callback in trainer.callbacks if isinstance(callback, Keeper))
+        last = own.epochs or trainer.current_epoch
+        self._training_done = done = {"epochs": last, "tested": last, "why": "the last"}
+        if own.not_finite is None:
+            weights = (unusual("a weight", p) for p in module.parameters() if p.is_floating_point())
+            if (what := next(filter(None, weights), None)) is not None:
+                own.not_finite = {"since": last, "what": what}
+        if own.not_finite is not None:
+            done["not_finite"] = own.not_finite
+        wanted = self._settings.get("evaluate", "auto")
+        best = self._best_of(trainer)
+        if wanted == "last" or (wanted == "auto" and not has_validation):
+            return
+        if best is None:
+            if wanted == "best":
+                log.warning(
+                    "trainer.evaluate=best: no callback kept a best epoch's weights, so the last one's are tested"
+                )
+            return
+        content = read_tensors(Path(best.best_model_path))
+        module.load_state_dict(content["state_dict"])
+        done["tested"] = int(content["epoch"]) + 1
+        done["why"] = f"the best by {best.monitor} ({direction.words(best.mode)})"
+        log.info("Scoring the best epoch's weights: epoch %d, %s", done["tested"], done["why"])
+        run = context.current()
+        if run is not None and trainer.is_global_zero:
+            resume = self._settings.get("resume")  # the epoch may be of the run that this one goes on with
+            for folder in [run.run_dir, *([Path(resume["path"]).parents[1]] if resume else [])]:
+                lines = [line for line in context.read_metrics(folder) if line.get("epoch") == done["tested"]]
+                # Of several validations in that epoch, those after the checkpoint are of other weights.
+                lines = [line for line in lines if line["step"] <= max(content["global_step"], done["tested"])]
+                if lines:
+                    run.summary.update({line["name"]: line["value"] for line in lines})
+                    break
+
+    def _best_of(self, trainer: Any) -> Any:
+        """The callback that kept the best epoch's weights; None where none did."""
+        kind = self._package.part("callbacks").ModelCheckpoint
+        found = [c for c in trainer.checkpoint_callbacks if isinstance(c, kind) and c.monitor and c.best_model_path]
+        found = [c for c in found if Path(c.best_model_path).is_file()]
+        found.sort(key=lambda c: c.monitor != self._settings["monitor"])
+        return next(iter(found), None)
+
+    def _run(self, trainer: Any, module: Any, train: Any, validation: Any, resume_from: Path | None) -> None:
         before = signal.getsignal(signal.SIGINT)
         try:
             with warnings.catch_warnings(), recording.leaving_by_itself():
@@ -231,7 +299,7 @@ class NetworkTask(Task):
             # Lightning turns Ctrl-C into an exit and leaves the signal ignored.
             if isinstance(end.__context__, KeyboardInterrupt):
                 raise end.__context__ from None
-            if isinstance(end.__context__, SIGTERMException):
+            if isinstance(end.__context__, self._package.part("utilities.exceptions").SIGTERMException):
                 raise recording.Terminated("signal SIGTERM") from None
             raise
         finally:
@@ -240,10 +308,12 @@ class NetworkTask(Task):
 
     def _check_resume(self, checkpoint: Path, own: bool) -> None:
         content = read_tensors(checkpoint)
+        done = _epochs_in(content)
         if own:
-            log.info("Going on from the last attempt's checkpoint, after step %d", content["global_step"])
+            log.info(
+                "Going on from the last attempt's checkpoint, after epoch %d, step %d", done, content["global_step"]
+            )
             return
-        done = int(content["epoch"]) + 1
         if done >= int(self._settings["max_epochs"]):
             raise ConfigError(
                 f"nothing is left to train: the checkpoint {checkpoint} has {done} epochs, and trainer.max_epochs="
@@ -251,31 +321,78 @@ class NetworkTask(Task):
             )
         log.info("Going on from %s, after epoch %d", checkpoint, done)
 
-    def _take_best(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        best = getattr(trainer.checkpoint_callback, "best_model_path", "")
-        if best:
-            module.load_state_dict(read_tensors(Path(best))["state_dict"])
-            log.info("Scoring the best epoch's weights: %s", Path(best).name)
+    def _overrides(self, method: str) -> bool:
+        return getattr(type(self.network), method) is not getattr(self._package.part().LightningModule, method)
 
-    def _trainer(self, paths: RunPaths, has_validation: bool, own: bool) -> pl.Trainer:
-        settings = self._settings
-        monitor = settings["monitor"]
-        if monitor == "auto":
-            monitor = "val_loss" if has_validation else "train_loss"
-        loggers: list[Any] = [RecordLogger()] if own else []
-        loggers += [
-            make_logger(node, name, paths)
-            for name, node in (self._config.get("logger") or {}).items()
-            if is_named(node)
-        ]
-        callbacks = [
-            schema.build(
-                node, f"callbacks.{name}", monitor=monitor, mode=_mode(monitor), dirpath=str(paths.checkpoints)
+    def _callbacks(self, paths: RunPaths, has_validation: bool) -> list[Any]:
+        """What the config names, of the package that trains; each with the metric that it is to watch."""
+        made, watched = [], dict[str, str]()
+        for name, node in (self._config.get("callbacks") or {}).items():
+            if not is_named(node):
+                continue
+            key, node = f"callbacks.{name}", {**node, "_target_": self._package.target(str(node["_target_"]))}
+            known = schema.parameters(schema.locate(node["_target_"], key))
+            offered = {"dirpath": str(paths.checkpoints)}
+            if "monitor" in known:
+                monitor, mode = node.get("monitor") or self._settings["monitor"], None
+                if "mode" in known:
+                    _, mode = monitored.watched(node, name, self._settings)
+                if monitor == monitored.AUTO:
+                    monitor = "val_loss" if has_validation else "train_loss"
+                elif mode is not None:
+                    watched[monitor] = direction.words(mode)
+                offered |= {"monitor": monitor, **({} if mode is None else {"mode": mode})}
+                node = {key: value for key, value in node.items() if (key, value) != ("monitor", monitored.AUTO)}
+            made.append(self._of_the_package(schema.build(node, key, **offered), key))
+        for monitor, words in watched.items():
+            log.info("Watching %s: %s", monitor, words)
+        return made
+
+    def _of_the_package(self, callback: Any, key: str) -> Any:
+        """A callback, which the package's Trainer must know for what it is.
+
+        Raises:
+            ConfigError: it is a checkpoint or an early stopping of the other package.
+        """
+        own = self._package.part("callbacks")
+        kinds = {base.__name__ for base in type(callback).__mro__} & {"Checkpoint", "EarlyStopping"}
+        if kinds and not isinstance(callback, (own.Checkpoint, own.EarlyStopping)):
+            raise ConfigError(
+                f"{key}: {type(callback).__name__} is derived from the {min(kinds)} of another package than the "
+                f"Trainer, which would not know it. Derive it from {self._package.name}.callbacks"
             )
-            for name, node in (self._config.get("callbacks") or {}).items()
-            if is_named(node)
-        ]
-        callbacks.append(LeaveWhenAsked(paths.checkpoints / "last.ckpt"))
+        return callback
+
+    def _loggers(self, paths: RunPaths) -> tuple[list[Any], RecordLogger]:
+        """The person's own, then the record's."""
+        own = RecordLogger(paths.logs, () if self._is_own else OWN)
+        named = {name: node for name, node in (self._config.get("logger") or {}).items() if is_named(node)}
+        nodes = {
+            name: {**node, "_target_": self._package.target(str(node["_target_"]))} for name, node in named.items()
+        }
+        return [*(make_logger(node, name, paths) for name, node in nodes.items()), own], own
+
+    def _trainer(self, paths: RunPaths, has_validation: bool) -> Any:
+        settings, lightning = self._settings, self._package.part()
+        loggers, record = self._loggers(paths)
+        callbacks = self._callbacks(paths, has_validation)
+        checkpoints = [c for c in callbacks if isinstance(c, lightning.callbacks.Checkpoint)]
+        # On a TPU Lightning takes no other way of writing checkpoints than its own.
+        files = None if XLAAccelerator.is_available() else plain_checkpoints(self._package, paths.checkpoints)
+        keeps = bool(checkpoints) and not any(getattr(c, "save_last", None) is False for c in checkpoints)
+        for checkpoint in checkpoints:
+            if isinstance(checkpoint, lightning.callbacks.ModelCheckpoint):
+                finite_alone(checkpoint)
+        for checkpoint in checkpoints if keeps else []:
+            # Lightning's own "last" is a copy of the newest best.
+            if getattr(checkpoint, "save_last", None) and os.path.realpath(paths.checkpoints) == str(
+                checkpoint.dirpath
+            ):
+                checkpoint.save_last = False
+        if self._is_own or any(not _is_quiet(callback) for callback in callbacks):
+            callbacks.insert(0, Pulse(record))
+        last = paths.checkpoints / "last.ckpt"
+        callbacks.append(keeper(self._package, keeps, last, files, settings.get("on_nan", "warn")))
         limits = {k: settings[k] for k in LIMITS if settings.get(k) is not None}
         arguments = {
             "max_epochs": int(settings["max_epochs"]),
@@ -284,21 +401,24 @@ class NetworkTask(Task):
             "gradient_clip_val": settings.get("gradient_clip_val"),
             "accumulate_grad_batches": int(settings["accumulate_grad_batches"]),
             "deterministic": bool(settings["deterministic"]),
-            "profiler": _profiler(settings.get("profiler"), paths),
+            "profiler": _profiler(settings.get("profiler"), paths, self._package),
             "callbacks": callbacks,
-            "logger": loggers or False,
-            "enable_checkpointing": any(isinstance(c, pl.callbacks.Checkpoint) for c in callbacks),
+            "logger": loggers,
+            "log_every_n_steps": int(settings["log_every_n_batches"]),
+            "enable_checkpointing": bool(checkpoints),
             "default_root_dir": str(paths.root),
             "enable_progress_bar": False,
             "enable_model_summary": False,
             "num_sanity_val_steps": 0,
             "use_distributed_sampler": False,
         }
-        logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+        for name in packages.NAMES:
+            logging.getLogger(name).setLevel(logging.WARNING)
         with warnings.catch_warnings():
             for pattern in QUIET:
                 warnings.filterwarnings("ignore", message=pattern)
-            return pl.Trainer(**{**arguments, **_processes(self._config["compute"]), **limits, **settings["options"]})
+            own = _processes(self._config["compute"], self._package, files)
+            return lightning.Trainer(**{**arguments, **own, **limits, **settings["options"]})
 
     def _loader(self, part: Part, arrays: Arrays, train: bool, shared: bool = True) -> BatchLoader:
         node = self._config["dataset"].get("augmentation")
@@ -401,11 +521,10 @@ def make_logger(node: Mapping[str, Any], name: str, paths: RunPaths) -> Any:
     return schema.build(node, f"logger.{name}", save_dir=str(paths.logs))
 
 
-def _processes(compute: Mapping[str, Any]) -> dict[str, Any]:
+def _processes(compute: Mapping[str, Any], package: Package, files: PlainCheckpoints | None) -> dict[str, Any]:
     """How many processes train together. Never as Lightning's own Slurm support has it: it would requeue by itself."""
-    # On a TPU Lightning takes no other way of writing checkpoints than its own.
-    files = [] if XLAAccelerator.is_available() else [PlainCheckpoints()]
-    own: dict[str, Any] = {"plugins": [LightningEnvironment(), *files]}
+    environment = package.part("plugins.environments").LightningEnvironment()
+    own: dict[str, Any] = {"plugins": [environment, *([] if files is None else [files])]}
     if tasks.ranks(compute) > 1:
         return own | {"strategy": "ddp", "num_nodes": compute["nodes"], "devices": compute["tasks_per_node"]}
     if compute.get("gpus_per_run", 0) > 1:
@@ -427,12 +546,19 @@ QUIET = (
 """Lightning's advice that does not apply: batches come from memory, and a run's folder is its own."""
 
 
-def _mode(monitor: str) -> str:
-    return "max" if monitor.endswith(("accuracy", "auc", "f1", "score")) else "min"
+def _is_quiet(callback: Any) -> bool:
+    """Whether a callback logs nothing: labrun's own, and those that keep and end."""
+    names = {base.__name__ for base in type(callback).__mro__}
+    mine = type(callback).__module__.startswith("labrun.")
+    return mine or bool(names & {"Checkpoint", "EarlyStopping", "WeightAveraging"})
 
 
-def _overrides(module: pl.LightningModule, method: str) -> bool:
-    return getattr(type(module), method) is not getattr(pl.LightningModule, method)
+def _epochs_in(checkpoint: Mapping[str, Any]) -> int:
+    """How many epochs had ended when a checkpoint was written."""
+    try:
+        return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+    except (KeyError, TypeError, ValueError):
+        return int(checkpoint["epoch"]) + 1
 
 
 class _NoProfiler(pl.profilers.PassThroughProfiler):
@@ -444,9 +570,10 @@ class _NoProfiler(pl.profilers.PassThroughProfiler):
         return self.NOTHING
 
 
-def _profiler(kind: str | None, paths: RunPaths) -> Any:
+def _profiler(kind: str | None, paths: RunPaths, package: Package) -> Any:
     if kind is None:
         return _NoProfiler()
     paths.outputs.mkdir(parents=True, exist_ok=True)
-    profilers = {"simple": pl.profilers.SimpleProfiler, "advanced": pl.profilers.AdvancedProfiler}
+    known = package.part("profilers")
+    profilers = {"simple": known.SimpleProfiler, "advanced": known.AdvancedProfiler}
     return profilers[kind](dirpath=str(paths.outputs), filename="profile")

@@ -62,6 +62,11 @@ class Task(ABC):
         """How many threads it computes with and why, as the record holds it; None: as many as are allowed."""
         return None
 
+    @property
+    def training(self) -> dict[str, Any] | None:
+        """How the training went, as the record holds it; None where there are no epochs."""
+        return None
+
     @abstractmethod
     def fit(self, arrays: Arrays, paths: RunPaths, resume_from: Path | None) -> None:
         """Train on `arrays.train`; log metrics to the run's context."""

@@ -1,0 +1,163 @@
+"""A metric's direction: whether large or small values of it are good. The one place that tells, by the metric's name.
+
+A name is cut into words (at `/`, `_`, `-`, `.`, spaces, digits and where capitals begin) and read as a noun phrase: the
+longest known phrase wins over the words in it (`error rate`, `log likelihood`), the last word that tells anything over
+those before it (`accuracy_loss` is a loss), and what stands after a preposition is left out (`fpr_at_95_tpr` is an
+FPR). A name that tells nothing, or two things (`neg_acc`: the accuracy of the negative samples, or minus the
+accuracy?), has no direction: whoever needs one has to ask.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from typing import Literal
+
+Direction = Literal["max", "min"]
+MAX: Direction = "max"
+MIN: Direction = "min"
+
+
+def _all(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+_LARGE = _all("""
+acc accuracy precision prec averageprecision ap map mar recall sensitivity specificity youden gmean f1 f2 fbeta fscore
+fmeasure f1score auc auroc roc rocauc auprc aupr aucpr prauc tpr tnr ppv npv tp tn truepositive truenegative
+positivepredictivevalue negativepredictivevalue positivelikelihoodratio kappa qwk mcc matthews brierskill iou miou
+giou intersectionoverunion jaccard dice dsc pck pckh oks mota motp idf1 hota pq panopticquality r2 adjr2
+explainedvariance concordance ccc cindex correlation corr corrcoef correlationcoefficient pearson pearsonr spearman
+spearmanr kendall kendalltau similarity agreement psnr ssim msssim vif snr sdr sisdr sisnr signalnoiseratio
+signaltonoiseratio signaldistortionratio pesq stoi mos intelligibility clipscore inceptionscore fidelity bleu
+sacrebleu rouge meteor cider spice chrf bertscore comet exactmatch em informationpreserved ndcg dcg mrr reciprocalrank
+hit hitrate hitratio nmi ami ari rand silhouette calinskiharabasz dunn homogeneity completeness vmeasure purity
+mutualinfo mutualinformation fowlkesmallows likelihood loglikelihood loglik logprob elbo evidence reward rew return
+profit profitloss profitandloss pnl revenue gain lift sharpe sharperatio ctr utility fitness success winrate win
+correct pass solved improvement novelty uniqueness validity throughput fps speed speedup bandwidth goodput mfu
+""")
+"""Phrases without the gaps between their words, in the singular."""
+
+_SMALL = _all("""
+loss error err errorrate mse rmse mae mape smape wape rmsle msle nmse nrmse mdae medae mase rmsd sse rss wer cer ter
+mer eer der ser fer ber nll logloss crossentropy xent bce ce ece mce brier hinge huber pinball crps perplexity ppl bpd
+bpc bpb bit bitsperdim bitsperbyte bitsperchar aic bic nlpd deviance residual divergence kl kld kldiv jsd mmd
+wasserstein emd chamfer hausdorff hd assd fid kid fvd fad lpips imagepatchsimilarity niqe brisque mcd epe ade fde
+absrel sqrel mpjpe distance dist dissimilarity distortion regret risk cost penalty violation collision impurity
+inertia daviesbouldin drawdown aurc eaurc gap drop degradation disparity disagreement negativelikelihoodratio
+informationlost editrate fpr fnr fdr fp fn fallout falsepositive falsenegative falsealarm falsediscovery falseomission
+miss missed misclassification misclassified inaccuracy incorrect wrong mistake failure fail failed crash hallucination
+toxicity latency time duration runtime seconds second sec secs ms millisecond minutes walltime memory overhead
+""")
+
+_WEAK = frozenset(("score", "quality", "performance"))
+"""Large is good, if nothing else in the name tells (a Brier score is to be small)."""
+
+_NEGATIONS = _all("neg negative negated minus inverse inv inverted reciprocal complement not non vs versus over")
+"""With one of them beside what is known, a name says two things."""
+_AFTER = _all(
+    "ratio delta diff difference change reduction decrease increase std stdev stddev var variance sigma weight coef "
+    "coefficient lambda scale threshold norm gradient rank entropy"
+)
+"""After what is known they make something else of it: the spread of an accuracy, the weight of a loss."""
+
+_KNOWN: dict[str, Direction] = {**dict.fromkeys(_LARGE, MAX), **dict.fromkeys(_SMALL, MIN)}
+_LOSSES = frozenset(("loss", "error", "err"))
+"""Where one of them stands before what is to be large, either may be meant: `loss_dice`."""
+_MINIMIZED = frozenset(("likelihood", "loglikelihood", "loglik", "logprob", "elbo"))
+"""What is minimized under the name of its negative."""
+_LONGEST = 4
+"""Words in a phrase."""
+_SPLITS = ("", "train", "training", "val", "valid", "validation", "test", "eval", "dev")
+
+_WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+")
+_PREPOSITION = re.compile(r"@|(?:^|[^A-Za-z])(?:at|when|given|per|for|on|of|under|with|without|by)(?=[^A-Za-z]|$)")
+_RATE = re.compile(r"(?:/|(?:^|[^a-z])per[^a-z]*)(?:s|secs?|seconds?|min|minute|h|hour)$", re.I)
+_ONE_MINUS = re.compile(r"(?:^|[/(\s])1\s*-\s*(?=[A-Za-z])|(?:^|[^a-z])one[_ -]?minus[_ -]?", re.I)
+_SCORER = re.compile(
+    r"(?:^|[^a-z])(?:neg(?:ative)?_(?:mean_absolute_error|(?:root_)?mean_squared(?:_log)?_error|median_absolute_error|"
+    r"mean_absolute_percentage_error|mean_(?:poisson|gamma)_deviance|max_error|log_?loss|brier_score|"
+    r"negative_likelihood_ratio|r?mse|r?msle|mape|mae)|d2_(?:absolute|pinball|tweedie|log_loss|brier)\w*)(?![a-z])",
+    re.I,
+)
+"""scikit-learn's scorers, of which large is good whatever the words in them: minus an error, its explained part."""
+
+
+@cache
+def of(metric: str) -> Direction | None:
+    """Whether a metric's values are to be large or small, by its name; None where that tells nothing.
+
+    Args:
+        metric: as a run logs it: `val/MulticlassAccuracy`, `AUC_weighted`, `test_loss`.
+    """
+    if metric.lstrip().startswith("-"):
+        return None
+    if _SCORER.search(metric):
+        return MAX
+    if rate := _RATE.search(metric):  # images per second; but errors per second
+        return of(metric[: rate.start()]) or MAX
+    if minus := _ONE_MINUS.search(metric):
+        rest = of(metric[minus.end() :])
+        return None if rest is None else opposite(rest)
+    for part in _PREPOSITION.split(metric):
+        found, is_clear = _read(part)
+        if found is not None or not is_clear:
+            return found
+    return None
+
+
+def opposite(one: Direction) -> Direction:
+    """The other direction."""
+    return MIN if one == MAX else MAX
+
+
+def words(one: Direction) -> str:
+    """A direction as it is told."""
+    return "the larger the better" if one == MAX else "the smaller the better"
+
+
+def _read(text: str) -> tuple[Direction | None, bool]:
+    """A noun phrase's direction; and where there is none, whether what follows the phrase may tell it."""
+    phrases = list(_phrases([word.lower() for word in _WORD.findall(text)]))
+    known = [place for place, phrase in enumerate(phrases) if phrase in _KNOWN]
+    negations = [place for place, phrase in enumerate(phrases) if phrase in _NEGATIONS]
+    if not known:
+        if negations:
+            return None, False
+        return (MAX, True) if any(phrase in _WEAK for phrase in phrases) else (None, True)
+    head = phrases[known[-1]]
+    if negations:
+        is_nll = head in _MINIMIZED and len(negations) == 1 and phrases[negations[0]] in ("neg", "negative")
+        return MIN if is_nll and negations[0] < known[-1] else None, False
+    if any(phrase in _AFTER for phrase in phrases[known[-1] + 1 :]):
+        return None, False
+    if _KNOWN[head] == MAX and any(phrases[place] in _LOSSES for place in known[:-1]):
+        return None, False
+    return _KNOWN[head], True
+
+
+def _phrases(found: list[str]) -> Iterator[str]:
+    """Words in their order, those that belong together as one."""
+    place = 0
+    while place < len(found):
+        for length in range(min(_LONGEST, len(found) - place), 0, -1):
+            known = _known("".join(found[place : place + length]))
+            if known is not None:
+                yield known
+                place += length
+                break
+        else:
+            yield found[place]
+            place += 1
+
+
+def _known(phrase: str) -> str | None:
+    """A phrase as the tables have it: without a plural's ending, or the part of the data before it (`valloss`)."""
+    for prefix in _SPLITS:
+        if phrase.startswith(prefix):
+            own = phrase[len(prefix) :]
+            for form in (own, own.removesuffix("s"), own.removesuffix("es"), f"{own.removesuffix('ies')}y"):
+                if form in _KNOWN:
+                    return form
+    return None

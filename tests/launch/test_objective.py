@@ -1,0 +1,63 @@
+"""What a sweep's runs are compared by, where the command does not say it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from helpers import new
+from labrun.errors import ConfigError
+from labrun.launch import objective
+from labrun.runs import record as records
+from labrun.tasks import monitored
+
+NETWORK = "labrun.models.mnist_dnn.MnistDNN"
+
+
+def settled(target: str = NETWORK, metric: Any = "auto", goal: Any = "auto", **trainer: str) -> dict[str, Any]:
+    """A config with its metrics and goals."""
+    config: dict[str, Any] = {
+        "task": "fit", "model": {"_target_": target}, "dataset": {"validation_size": 0.2}, "callbacks": None,
+        "trainer": {"monitor": "auto", "monitor_mode": "auto", **trainer}, "sweep": {"metric": metric, "goal": goal},
+    }  # fmt: skip
+    monitored.settle(config)
+    objective.settle(config)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("config", "metric", "goal"),
+    [
+        (settled(), "val_accuracy", "maximize"),
+        (settled(monitor="val/acc"), "val/acc", "maximize"),
+        (settled(monitor="val/wer"), "val/wer", "minimize"),
+        (settled(monitor="odd", monitor_mode="min"), "odd", "minimize"),
+        (settled(monitor="odd"), "odd", "auto"),
+        (settled(monitor="val/acc", metric="fid"), "fid", "minimize"),
+        (settled("sklearn.svm.SVC", monitor="val/acc"), "val_accuracy", "maximize"),
+        (settled(metric=["acc", "odd"], goal=["auto", "minimize"]), ["acc", "odd"], ["maximize", "minimize"]),
+    ],
+)
+def test_the_metric_that_is_watched_and_its_direction(config: dict[str, Any], metric: Any, goal: Any) -> None:
+    assert (config["sweep"]["metric"], config["sweep"]["goal"]) == (metric, goal)
+
+
+def test_a_sweep_needs_a_direction_and_its_record_remembers_what_was_said() -> None:
+    with pytest.raises(ConfigError, match=r"sweep.metric=odd.*sweep.goal=minimize \(or trainer.monitor_mode=max\|min"):
+        objective.check(settled(monitor="odd"))
+    objective.check(settled(monitor="odd", monitor_mode="max"))
+    assert objective.told(settled(monitor="odd", monitor_mode="min")) == {"odd": "min"}
+    assert objective.told(settled(metric="acc", goal="minimize")) == {"acc": "min"}
+    assert objective.told(settled(monitor="val/acc")) == {}
+
+
+def test_why_there_is_no_best_run() -> None:
+    config = {"sweep": {"metric": "val/acc", "goal": "maximize"}}
+    runs = [new("a0000000", status=records.COMPLETED, metrics={"accuracy": 1.0}, config=config)]
+    assert objective.no_best(runs) == "no best run: none logged val/acc. They logged accuracy: say sweep.metric=NAME"
+    runs[0].metrics["val/acc"] = float("nan")
+    assert objective.no_best(runs) == "no best run: no completed run has a finite value of val/acc"
+    runs[0].status = records.FAILED
+    assert objective.no_best(runs) == "no best run: none is completed"
+    assert objective.rank(runs[0]) == float("-inf")

@@ -1,0 +1,60 @@
+"""The best of several runs: by a metric whose direction its name, the runs or the person tells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from conftest import Command
+from helpers import submitted
+from labrun.errors import RecordError
+from labrun.runs import record as records
+from labrun.runs import store
+
+
+def completed(root: Path, number: int, metrics: dict[str, float], directions: dict[str, str] | None = None) -> str:
+    """A run that was done long ago; its id."""
+    run_dir = submitted(root, f"a000000{number}")
+    record = records.read(run_dir)
+    record.status, record.metrics, record.directions = records.COMPLETED, dict(metrics), directions or {}
+    record.started = record.ended = "2020-01-01T00:00:00.000+00:00"
+    records.write(run_dir, record)
+    return record.id
+
+
+def best(root: Path, name: str) -> str:
+    return store.find(root, f"best:{name}")[1].id
+
+
+def test_the_name_tells_it(workspace: Path) -> None:
+    low = completed(workspace, 1, {"val/acc": 0.5, "wer": 0.1, "AUC_weighted": float("nan"), "fid": 3.0})
+    high = completed(workspace, 2, {"val/acc": 0.7, "wer": 0.3, "AUC_weighted": 0.2, "fid": float("-inf")})
+    assert [best(workspace, name) for name in ("val/acc", "wer", "AUC_weighted", "fid")] == [high, low, high, low]
+    assert best(workspace, "val/acc:min") == low
+
+
+def test_the_runs_tell_it_where_the_name_does_not(workspace: Path) -> None:
+    low = completed(workspace, 1, {"odd": 1.0}, {"odd": "min"})
+    high = completed(workspace, 2, {"odd": 2.0}, {"odd": "min"})
+    assert best(workspace, "odd") == low
+    assert best(workspace, "odd:max") == high
+    completed(workspace, 3, {"odd": 3.0}, {"odd": "max"})
+    with pytest.raises(RecordError, match=r"neither its name nor the runs tell.*best:odd:max or best:odd:min"):
+        best(workspace, "odd")
+
+
+def test_where_nothing_tells_it_the_person_has_to(workspace: Path, lab_here: Command) -> None:
+    low, high = (completed(workspace, number, {"odd": float(number)}) for number in (1, 2))
+    with pytest.raises(RecordError, match="best:odd:max"):
+        best(workspace, "odd")
+    assert (best(workspace, "odd:max"), best(workspace, "odd:min")) == (high, low)
+    shown = [line.split()[0] for line in lab_here("runs", "--sort", "odd:min").stdout.splitlines()]
+    assert shown == ["id", low, high]
+    keeping = ("runs", "gc", "--older-than", "1d", "--keep-best", "1", "--yes", "--metric")
+    refused = lab_here(*keeping, "odd")
+    assert refused.returncode != 0 and "--metric odd:max or --metric odd:min" in refused.stderr
+    assert len(list(workspace.glob("outputs/*/*/run.json"))) == 2
+    kept = lab_here(*keeping, "odd:min")
+    assert kept.returncode == 0, kept.stderr
+    assert [path.parent.name[-8:] for path in workspace.glob("outputs/*/*/run.json")] == [low]

@@ -1,0 +1,115 @@
+"""A module of the package `lightning` is trained by that package, beside `pytorch_lightning` or without it.
+
+`lightning` is the same code under another name, so a copy of the installed one with its names changed stands in for it.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import pytorch_lightning
+
+from conftest import Command, Runner
+from labrun.launch import freeze
+from labrun.tasks.packages import Package
+
+SITE = Path(pytorch_lightning.__file__).parents[1]
+MODULE = """
+import torch
+import pytorch_lightning
+from lightning.pytorch import Callback, LightningModule
+from torch import nn
+
+
+class Mine(LightningModule):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.layer = nn.LazyLinear(num_classes)
+
+    def forward(self, x):
+        return self.layer(x.flatten(1))
+
+    def training_step(self, batch, batch_idx):
+        loss = nn.functional.cross_entropy(self(batch[0]), batch[1])
+        self.log("train/loss", loss)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/acc", (self(batch[0]).argmax(1) == batch[1]).float().mean())
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+    def on_train_start(self):
+        print("trained by", type(self.trainer).__module__)
+
+
+class Theirs(pytorch_lightning.Callback):
+    def on_train_epoch_end(self, trainer, pl_module):
+        print("theirs is called")
+
+
+class Stop(pytorch_lightning.callbacks.EarlyStopping):
+    pass
+"""
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a package `lightning`."""
+    folder = tmp_path_factory.mktemp("site")
+    for old, new in (("pytorch_lightning", "pytorch"), ("lightning_fabric", "fabric")):
+        shutil.copytree(SITE / old, folder / "lightning" / new, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in (folder / "lightning").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        changed = re.sub(r"\bpytorch_lightning\b", "lightning.pytorch", text)
+        changed = re.sub(r"\blightning_fabric\b", "lightning.fabric", changed)
+        changed = re.sub(r"import lightning\.pytorch as pl\b", "from lightning import pytorch as pl", changed)
+        path.write_text(changed, encoding="utf-8")
+    for version in SITE.glob("*/version.info"):
+        shutil.copy(version, folder / "lightning" / "version.info")
+    (folder / "lightning" / "__init__.py").touch()
+    (folder / "lightning" / "version.info").write_text(pytorch_lightning.__version__)
+    yield folder
+
+
+def test_a_module_of_the_other_package_is_trained_by_its_own_trainer(
+    workspace: Path, stand_in: Path, labrun: Command
+) -> None:
+    """Over 15 s: both packages are imported, in a process of its own."""
+    (workspace / "mine.py").write_text(MODULE)
+    (workspace / "conf" / "model").mkdir(parents=True)
+    (workspace / "conf" / "model" / "mine.yaml").write_text("# Mine.\n_target_: mine.Mine\n")
+    common = ("model=mine", "dataset.max_samples=120", "dataset.validation_size=0.25", "trainer.batch_size=20",
+              "tracking=none", "report=none", "trainer.monitor=val/acc", "callbacks=early_stopping")  # fmt: skip
+    environment = {"PYTHONPATH": str(stand_in), "LABRUN_WARM": "0"}
+    done = labrun(
+        *common, "trainer.max_epochs=3", "+callbacks.theirs={_target_: mine.Theirs}", "logger=csv",
+        "+callbacks.lr={_target_: pytorch_lightning.callbacks.LearningRateMonitor}", cold=True, **environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "trained by lightning.pytorch.trainer.trainer" in done.stdout
+    assert done.stdout.count("theirs is called") == 3
+    assert "Watching val/acc: the larger the better" in done.stdout
+    (run_dir,) = (path.parent for path in workspace.glob("outputs/*/*/run.json"))
+    assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert '"name": "train/loss"' in (run_dir / "metrics.jsonl").read_text()
+    refused = labrun(*common, "+callbacks.stop={_target_: mine.Stop}", cold=True, **environment)
+    assert refused.returncode == 2 and "Stop is derived from the EarlyStopping of another package" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_names_of_one_package_stand_for_the_other(run_here: Runner) -> None:
+    """A config that was written for `lightning` works where `pytorch_lightning` alone is installed."""
+    theirs, ours = "lightning.pytorch.callbacks.EarlyStopping", "pytorch_lightning.callbacks.EarlyStopping"
+    assert Package().target(theirs) == ours and Package("lightning.pytorch").target(ours) == theirs
+    assert Package().target("mine.EarlyStopping") == "mine.EarlyStopping"
+    freeze.check_targets({"callbacks": {"stop": {"_target_": theirs}}})
+    record, _ = run_here(
+        "model=mnist_dnn", "trainer.max_epochs=1", "dataset.max_samples=60", f"+callbacks.stop={{_target_: {theirs}}}"
+    )
+    assert record.status == "completed"

@@ -1,0 +1,462 @@
+"""What a training watches, keeps, logs and tests: the best epoch, the last one, every metric, and NaN."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from conftest import Command, Refused, Runner
+from labrun import execute
+from labrun.errors import ConfigError, RunFailedError
+from labrun.runs import context, store
+from labrun.runs import record as records
+from labrun.tasks.callbacks import plain_checkpoints
+from labrun.tasks.packages import Package
+
+SMALL = ("model=mnist_dnn", "dataset.max_samples=120", "trainer.batch_size=20", "report=none")
+VALIDATED = "dataset.validation_size=0.25"
+
+
+def own(name: str) -> tuple[str, ...]:
+    """Overrides that choose a class of this file."""
+    return (*SMALL, f"model._target_={__name__}.{name}", "~model.units")
+
+
+def lines(run_dir: Path, name: str) -> list[tuple[int, float, int | None]]:
+    """Steps, values and epochs of a metric."""
+    return [
+        (line["step"], line["value"], line.get("epoch"))
+        for line in context.read_metrics(run_dir)
+        if line["name"] == name
+    ]
+
+
+def checkpoint_epoch(run_dir: Path, name: str) -> int:
+    """Of which epoch, from 1 on, a checkpoint is."""
+    content = torch.load(run_dir / "checkpoints" / f"{name}.ckpt", weights_only=True)
+    return int(content["epoch"]) + 1
+
+
+class Linear(pl.LightningModule):
+    """One layer, with a training step of its own."""
+
+    def __init__(self, input_shape: tuple[int, ...], num_classes: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(math.prod(input_shape), num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.flatten(1))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+class Said(Linear):
+    """Logs the same values in every run, by epoch: up to the fourth, and down again."""
+
+    NAMES = ("val/acc", "val_err", "odd")
+    VALUES = (0.1, 0.2, 0.3, 0.9, 0.5, 0.4)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        value = self.VALUES[self.current_epoch]
+        self.log_dict(dict(zip(self.NAMES, (value, 1 - value, value), strict=True)))
+
+
+# ---- the metric's direction
+
+
+@pytest.mark.parametrize(("monitor", "mode"), [("val/acc", "max"), ("val_err", "min")])
+def test_the_best_epoch_is_kept_and_training_goes_on_while_it_gets_better(
+    run_here: Runner, caplog: pytest.LogCaptureFixture, monitor: str, mode: str
+) -> None:
+    with caplog.at_level("INFO"):
+        record, run_dir = run_here(
+            *own("Said"), VALIDATED, f"trainer.monitor={monitor}", "callbacks=early_stopping", "trainer.max_epochs=6",
+            "callbacks.early_stopping.patience=1",
+        )  # fmt: skip
+    assert checkpoint_epoch(run_dir, "best") == 4 and checkpoint_epoch(run_dir, "last") == 5
+    words = {"max": "the larger the better", "min": "the smaller the better"}[mode]
+    assert f"Watching {monitor}: {words}" in caplog.messages
+    assert record.config["trainer"]["monitor_mode"] == mode
+    assert record.training == {"epochs": 5, "tested": 4, "why": f"the best by {monitor} ({words})"}
+    assert record.metrics["val/acc"] == pytest.approx(0.9)
+
+
+def test_a_callbacks_own_metric_has_its_own_direction(run_here: Runner) -> None:
+    _, run_dir = run_here(
+        *own("Said"), VALIDATED, "trainer.monitor=val_err", "callbacks=early_stopping", "trainer.max_epochs=6",
+        "callbacks.early_stopping.monitor=val/acc", "callbacks.early_stopping.patience=1",
+    )  # fmt: skip
+    assert checkpoint_epoch(run_dir, "last") == 5
+
+
+def test_a_name_that_tells_nothing_is_refused_where_it_matters(refused_here: Refused) -> None:
+    said = refused_here("model=mnist_dnn", "trainer.monitor=odd")
+    assert "trainer.monitor=odd" in said and "trainer.monitor_mode=max or trainer.monitor_mode=min" in said
+    said = refused_here("model=mnist_dnn", "callbacks=early_stopping", "callbacks.early_stopping.monitor=odd")
+    assert "callbacks.early_stopping.mode=max" in said
+    said = refused_here("-m", "model=mnist_dnn", "model.lr=0.1,0.2", "sweep.metric=odd")
+    assert "sweep.goal=maximize or sweep.goal=minimize" in said
+    said = refused_here("-m", "model=mnist_dnn", "model.lr=interval(0.1,0.2)", "sweep=random", "sweep.metric=odd")
+    assert "sweep.goal=maximize" in said
+    assert "monitor_mode=max" in refused_here("model=mnist_dnn", "trainer.monitor_mode=max")
+
+
+def test_a_name_that_tells_nothing_is_no_matter_where_nothing_depends_on_it(run_here: Runner) -> None:
+    record, _ = run_here(*SMALL, "trainer.monitor=odd", "callbacks=none", "trainer.max_epochs=1")
+    assert record.status == records.COMPLETED
+    record, _ = run_here("trainer.monitor=odd", "sweep.metric=odd")  # a logistic regression, and no sweep
+    assert record.status == records.COMPLETED
+
+
+def test_what_is_said_of_a_metric_counts_and_is_remembered(run_here: Runner, workspace: Path) -> None:
+    common = (*own("Said"), VALIDATED, "trainer.monitor=odd")
+    first, first_dir = run_here(*common, "trainer.monitor_mode=max", "trainer.max_epochs=4")
+    assert checkpoint_epoch(first_dir, "best") == 4
+    assert first.directions == {"odd": "max"}
+    second, _ = run_here(*common, "trainer.monitor_mode=max", "trainer.max_epochs=2")
+    assert store.find(workspace, "best:odd")[1].id == first.id
+    assert store.find(workspace, "best:odd:min")[1].id == second.id
+
+
+# ---- the last epoch
+
+
+def test_the_last_checkpoint_is_of_the_last_epoch_and_the_best_comes_along(run_here: Runner) -> None:
+    common = (*own("Said"), VALIDATED, "trainer.monitor=val/acc")
+    first, first_dir = run_here(*common, "trainer.max_epochs=5")
+    assert (checkpoint_epoch(first_dir, "best"), checkpoint_epoch(first_dir, "last")) == (4, 5)
+    rest, rest_dir = run_here(*common, "trainer.max_epochs=6", "trainer.resume=last")
+    assert [epoch for _, _, epoch in lines(rest_dir, "val/acc")] == [6]
+    assert (checkpoint_epoch(rest_dir, "best"), checkpoint_epoch(rest_dir, "last")) == (4, 6)
+    assert rest.training is not None and (rest.training["tested"], rest.training["epochs"]) == (4, 6)
+    assert rest.metrics["val/acc"] == pytest.approx(0.9)
+    assert rest.metrics["accuracy"] == first.metrics["accuracy"]
+
+
+def test_one_state_is_written_once(run_here: Runner) -> None:
+    _, run_dir = run_here(*own("Said"), VALIDATED, "trainer.monitor=val/acc", "trainer.max_epochs=4")
+    best, last = (run_dir / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+    assert os.path.samefile(best, last)
+    _, run_dir = run_here(*own("Said"), VALIDATED, "trainer.monitor=val/acc", "trainer.max_epochs=5")
+    best, last = (run_dir / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+    assert not os.path.samefile(best, last)
+
+
+KILLED = """
+import os
+import signal
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import nn
+
+
+class Killed(LightningModule):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.layer = nn.LazyLinear(num_classes)
+
+    def forward(self, x):
+        return self.layer(x.flatten(1))
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/acc", [0.9, 0.2, 0.3, 0.4, 0.5][self.current_epoch])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+    def on_train_epoch_start(self):
+        if self.current_epoch == 3 and os.environ.get("LABRUN_ATTEMPT") == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_an_attempt_goes_on_after_the_last_epoch_that_ended(labrun: Command, workspace: Path) -> None:
+    """Over 15 s: its run is killed, so it has a pool of its own."""
+    (workspace / "mine.py").write_text(KILLED)
+    done = labrun("-m", *SMALL, "model._target_=mine.Killed", "~model.units", VALIDATED, "trainer.max_epochs=5",
+                  "trainer.monitor=val/acc", "compute.retries=1", "seed=1", "tracking=none")  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    (run_dir,) = (path.parent for path in workspace.glob("multirun/*/*/0/run.json"))
+    record = records.read(run_dir)
+    assert [attempt["number"] for attempt in record.attempts] == [1, 2]
+    every = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    told = [(line["attempt"], line["epoch"]) for line in every if line["name"] == "val/acc"]
+    assert told == [(1, 1), (1, 2), (1, 3), (2, 4), (2, 5)]
+    assert record.training is not None and record.training["tested"] == 1
+    assert record.metrics["val/acc"] == pytest.approx(0.9)  # of the epoch that was tested, in another attempt
+    assert "after epoch 3" in (run_dir / "driver.log").read_text()
+
+
+def test_a_kill_while_a_checkpoint_is_written_harms_no_other(run_here: Runner, workspace: Path) -> None:
+    common = (*own("Said"), VALIDATED, "trainer.monitor=val/acc")
+    _, run_dir = run_here(*common, "trainer.max_epochs=4")
+    best = run_dir / "checkpoints" / "best.ckpt"
+    files = plain_checkpoints(Package(), best.parent)
+    for left in (b"half of it", None):
+        partial = best.with_name("last.ckpt.partial")
+        os.link(best, partial) if left is None else partial.write_bytes(left)
+        files.save_checkpoint({"epoch": 6, "global_step": 0}, best.with_name("last.ckpt"))
+        assert (checkpoint_epoch(run_dir, "best"), checkpoint_epoch(run_dir, "last")) == (4, 7)
+
+
+def test_a_folder_behind_a_link_is_the_same_folder(
+    run_here: Runner, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (workspace / "real").mkdir()
+    (workspace / "linked").symlink_to(workspace / "real")
+    _, run_dir = run_here(*own("Said"), VALIDATED, "trainer.monitor=val/acc", "trainer.max_epochs=5")
+    moved = workspace / "linked" / "run"
+    run_dir.rename(workspace / "real" / "run")
+    record = records.read(moved)
+    record.status = records.QUEUED
+    record.config["trainer"]["max_epochs"] = 6
+    records.write(moved, record)
+    again = execute.execute(moved, capture=False, pictures=False)
+    assert again.training is not None and (again.training["tested"], again.training["epochs"]) == (4, 6)
+    assert {path.name for path in (moved / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+
+
+def test_an_attempt_after_the_last_epoch_tests_what_was_trained(run_here: Runner, workspace: Path) -> None:
+    """Its process was killed while it scored: nothing is left to train."""
+    record, run_dir = run_here(*own("Said"), VALIDATED, "trainer.monitor=val/acc", "trainer.max_epochs=5")
+    before = dict(record.metrics)
+    record.status, record.metrics, record.training = records.QUEUED, {}, None
+    records.write(run_dir, record)
+    again = execute.execute(run_dir, capture=False, pictures=False)
+    assert len(again.attempts) == 2 and again.metrics == before
+    assert again.training is not None and (again.training["tested"], again.training["epochs"]) == (4, 5)
+
+
+def test_no_last_checkpoint_where_none_is_wanted(run_here: Runner) -> None:
+    _, run_dir = run_here(*SMALL, "trainer.max_epochs=1", "callbacks.checkpoint.save_last=false")
+    assert [path.name for path in (run_dir / "checkpoints").iterdir()] == ["best.ckpt"]
+
+
+# ---- what a module logs
+
+
+class Logs(Linear):
+    """Logs in all the ways that Lightning has."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        self.log("train/loss", loss)
+        self.log("train/both", loss, on_step=True, on_epoch=True)
+        self.log("train/mean", loss, on_step=False, on_epoch=True)
+        self.log("quiet", loss, logger=False)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val/loss", nn.functional.cross_entropy(self(batch[0]), batch[1]))
+
+    def on_train_epoch_end(self) -> None:
+        self.log("at_end", float(self.current_epoch))
+        assert self.logger is not None
+        self.logger.log_metrics({"by_hand": 1.5})
+        self.logger.experiment.add_scalar("written", 2.5, self.global_step)
+        self.logger.experiment.add_figure("nothing", None)
+
+
+def test_every_metric_of_a_module_arrives_counted_in_epochs(run_here: Runner, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        record, run_dir = run_here(
+            *own("Logs"), VALIDATED, "trainer.max_epochs=3", "trainer.monitor=val/loss", "trainer.evaluate=last"
+        )
+    for name in ("train/loss", "train/both", "train/mean", "val/loss", "at_end", "by_hand", "written"):
+        assert [(step, epoch) for step, _, epoch in lines(run_dir, name)] == [(1, 1), (2, 2), (3, 3)], name
+    assert set(record.metrics) == {
+        "train/loss", "train/both", "train/mean", "val/loss", "at_end", "by_hand", "written", "accuracy", "test_loss",
+    }  # fmt: skip
+    header = next(text for text in caplog.messages if text.startswith("epoch "))
+    assert all(name in header.split() for name in ("train/loss", "train/both", "train/mean", "val/loss"))
+    assert "train/both_epoch" not in header
+
+
+def test_log_every_n_batches_counts_for_a_module_of_ones_own(run_here: Runner) -> None:
+    """Six batches an epoch."""
+    _, run_dir = run_here(*own("Logs"), VALIDATED, "trainer.max_epochs=2", "trainer.monitor=val/loss",
+                          "trainer.log_every_n_batches=2")  # fmt: skip
+    assert [(step, epoch) for step, _, epoch in lines(run_dir, "train/loss")] == [
+        (2, 1),
+        (4, 1),
+        (6, 1),
+        (8, 2),
+        (10, 2),
+        (12, 2),
+    ]
+    assert [step for step, _, _ in lines(run_dir, "train/both_step")] == [2, 4, 6, 8, 10, 12]
+    assert [step for step, _, _ in lines(run_dir, "train/both")] == [1, 2]
+    _, run_dir = run_here(*own("Logs"), VALIDATED, "trainer.max_epochs=2", "trainer.monitor=val/loss",
+                          "trainer.log_every_n_batches=50")  # fmt: skip
+    assert [(step, epoch) for step, _, epoch in lines(run_dir, "train/loss")] == [(6, 1), (12, 2)]
+
+
+def test_several_validations_in_an_epoch_are_told_apart(run_here: Runner) -> None:
+    """Six batches an epoch, a validation after each half of them."""
+    for chosen in (SMALL, (*own("Logs"), "trainer.monitor=val/loss")):
+        record, run_dir = run_here(
+            *chosen, VALIDATED, "trainer.max_epochs=2", "+trainer.options.val_check_interval=0.5"
+        )
+        name = "val_loss" if chosen is SMALL else "val/loss"
+        found = lines(run_dir, name)
+        assert [(step, epoch) for step, _, epoch in found] == [(3, 1), (6, 1), (9, 2), (12, 2)]
+        assert record.metrics[name] == min(value for _, value, _ in found)
+
+
+MONITOR = "'+callbacks.lr={_target_: pytorch_lightning.callbacks.LearningRateMonitor, logging_interval: %s}'"
+
+
+@pytest.mark.parametrize(("interval", "steps"), [("epoch", [1, 2, 3]), ("null", [1, 2, 3]), ("step", [5, 11, 17])])
+def test_the_learning_rate_monitor_works_with_labruns_networks(
+    run_here: Runner, interval: str, steps: list[int]
+) -> None:
+    _, run_dir = run_here(
+        *SMALL, VALIDATED, "trainer.max_epochs=3", "model/scheduler=cosine", (MONITOR % interval).strip("'")
+    )
+    found = lines(run_dir, "lr-SGD")
+    assert [value for _, value, _ in found] == sorted((value for _, value, _ in found), reverse=True)
+    assert len({value for _, value, _ in found}) == 3
+    assert [epoch for _, _, epoch in found] == [1, 2, 3]
+    assert [step for step, _, _ in found] == steps
+
+
+def test_callbacks_that_want_a_logger_have_one(run_here: Runner) -> None:
+    record, run_dir = run_here(
+        *SMALL, "trainer.max_epochs=2", "+callbacks.stats={_target_: pytorch_lightning.callbacks.DeviceStatsMonitor, "
+        "cpu_stats: true}", "logger=csv",
+    )  # fmt: skip
+    assert any("cpu_percent" in name for name in record.metrics)
+    assert list((run_dir / "logs").glob("csv/metrics.csv"))
+
+
+# ---- which epoch is tested
+
+
+def test_the_best_epoch_is_tested_where_there_is_a_validation_part(run_here: Runner) -> None:
+    common = (*own("Said"), VALIDATED, "trainer.monitor=val/acc", "trainer.max_epochs=6")
+    best, _ = run_here(*common)
+    last, _ = run_here(*common, "trainer.evaluate=last")
+    assert best.training is not None and best.training["tested"] == 4
+    assert last.training == {"epochs": 6, "tested": 6, "why": "the last"}
+    assert (best.metrics["val/acc"], last.metrics["val/acc"]) == (pytest.approx(0.9), pytest.approx(0.4))
+    assert best.metrics["test_loss"] > last.metrics["test_loss"]  # the weights are those of the fourth epoch, too
+    without, _ = run_here(*SMALL, "trainer.max_epochs=2")
+    assert without.training == {"epochs": 2, "tested": 2, "why": "the last"}
+
+
+def test_the_summary_says_which_epoch(labrun: Command) -> None:
+    done = labrun(*SMALL, VALIDATED, "trainer.max_epochs=2", "tracking=none")
+    assert done.returncode == 0, done.stderr
+    shown = [line.split(maxsplit=1)[1] for line in done.stdout.splitlines() if line.startswith("  epoch ")]
+    assert len(shown) == 1 and shown[0].endswith(" of 2, the best by val_loss (the smaller the better)")
+
+
+# ---- NaN
+
+
+class Diverges(Linear):
+    """Its weights are NaN from the third epoch on."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        return loss * float("nan") if self.current_epoch >= 2 else loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", nn.functional.cross_entropy(self(batch[0]), batch[1]))
+
+
+def test_a_training_that_ends_in_nan_says_so(run_here: Runner, caplog: pytest.LogCaptureFixture, capfd: Any) -> None:
+    record, _ = run_here(*own("Diverges"), VALIDATED, "trainer.max_epochs=4")
+    assert record.status == records.COMPLETED and record.training is not None
+    assert record.training["not_finite"] == {"since": 3, "what": "the loss is NaN"}
+    assert record.training["tested"] == 2 and math.isfinite(record.metrics["val_loss"])
+    assert "The training ended in NaN or infinity: the loss is NaN, since epoch 3" in capfd.readouterr().out
+    assert any(message.startswith("Epoch 3: the loss is NaN") for message in caplog.messages)
+
+
+@pytest.mark.parametrize("epochs", [1, 4])
+def test_on_nan_fail_ends_it_at_once(run_here: Runner, workspace: Path, epochs: int) -> None:
+    if epochs == 1:
+        record, _ = run_here(*own("Diverges"), "trainer.max_epochs=1", "trainer.on_nan=fail")
+        assert record.status == records.COMPLETED
+        return
+    with pytest.raises(RunFailedError, match=r"the loss is NaN in epoch 3, batch 1, and trainer\.on_nan=fail"):
+        run_here(*own("Diverges"), VALIDATED, "trainer.max_epochs=4", "trainer.on_nan=fail")
+    (path,) = workspace.glob("outputs/*/*/run.json")
+    record = records.read(path.parent)
+    assert record.status == records.FAILED and "the loss is NaN" in record.reason
+
+
+class Infinite(Said):
+    """What is to be large is infinite at first, NaN in the middle."""
+
+    VALUES = (math.inf, 0.2, 0.3, math.nan, 0.1, 0.1)
+
+
+def test_nan_and_infinity_are_never_the_best(run_here: Runner) -> None:
+    _, run_dir = run_here(*own("Infinite"), VALIDATED, "trainer.monitor=val/acc", "trainer.max_epochs=5")
+    assert (checkpoint_epoch(run_dir, "best"), checkpoint_epoch(run_dir, "last")) == (3, 5)
+    record, run_dir = run_here(*own("Infinite"), VALIDATED, "trainer.monitor=val/acc", "trainer.max_epochs=1")
+    assert [path.name for path in (run_dir / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert record.training == {"epochs": 1, "tested": 1, "why": "the last"}
+
+
+# ---- no best
+
+
+def test_a_sweep_without_the_metric_has_no_best_run(labrun: Command, workspace: Path) -> None:
+    done = labrun("-m", "model=mnist_dnn", "trainer.max_epochs=1", "dataset.max_samples=120", "model.lr=0.1,0.2",
+                  "sweep.metric=val_accuracy", "tracking=none", "compute=inline")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "no best run: none logged val_accuracy. They logged accuracy, test_loss, train_accuracy, train_loss" in (
+        done.stdout
+    )
+    assert not list(workspace.glob("multirun/*/*/*/outputs/*.png"))
+
+
+def test_a_sweeps_metric_is_the_one_that_is_watched(labrun_here: Command) -> None:
+    shown = labrun_here("-m", "model=mnist_dnn", "model.lr=0.1,0.2", "trainer.monitor=odd")
+    assert "trainer.monitor=odd" in shown.stderr
+
+
+@pytest.mark.parametrize("target", ["Alike", "Half"])
+def test_what_looks_like_a_lightning_module_is_never_trained_as_something_else(run_here: Runner, target: str) -> None:
+    with pytest.raises(ConfigError, match="is neither a pytorch_lightning.LightningModule nor"):
+        run_here(*own(target))
+
+
+class Half(nn.Module):
+    """A plain network with an optimizer of its own, which nobody would call."""
+
+    def __init__(self, input_shape: tuple[int, ...], num_classes: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(math.prod(input_shape), num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.flatten(1))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+class Alike(Half):
+    """All of a LightningModule but its base."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        raise AssertionError
