@@ -195,8 +195,9 @@ class Run(Work):
         from labrun.sweeps import Sweep
 
         record = self.record
-        if record.sweep:
-            return Sweep(record.sweep["folder"])
+        sweep = records.sweep_folder(self.folder, record)
+        if sweep is not None:
+            return Sweep(sweep)
         root = root_of(self.folder)
         return Run(store.find(root, record.parent)[0]) if record.parent else None
 

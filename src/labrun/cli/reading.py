@@ -59,6 +59,11 @@ def metrics(options: argparse.Namespace) -> int:
         writer.writerow(["run", "name", "step", "value", "time"])
     for run_dir, record in chosen:
         lines = _lines(run_dir, record, options.name)
+        if bad := context.bad_lines(run_dir):
+            sys.stderr.write(
+                f"lab: left out: {checking.counted(bad, 'line')} of {run_dir / context.METRICS_FILE} "
+                f"{'holds' if bad == 1 else 'hold'} no metric\n"
+            )
         for line in lines if writer or options.json else []:
             if writer:
                 writer.writerow([record.id, line["name"], line["step"], line["value"], line["time"]])

@@ -17,8 +17,8 @@ from labrun import checking, execute
 from labrun.errors import ConfigError, RecordError
 from labrun.launch import compute as computes
 from labrun.launch import conf, freeze, hydra_files, sweep
+from labrun.runs import files, store
 from labrun.runs import record as records
-from labrun.runs import store
 from labrun.runs.record import Record
 
 
@@ -114,10 +114,14 @@ def _as_it_was(old: Record, root: Path) -> freeze.Surroundings:
 
 
 def _kept(code: Mapping[str, Any], root: Path, old: Record) -> Path:
-    """Where a snapshot lies: as the record says, or in this workspace, where the run was brought in from elsewhere."""
-    for folder in (Path(str(code.get("folder", ""))), store.state_folder(root) / "code" / str(code.get("digest", "-"))):
-        if str(code.get("folder")) and folder.is_dir():
-            return folder
+    """Where a snapshot lies: in this workspace, or in the one that the record names, if it is what its digest says."""
+    digest, told = str(code.get("digest")), Path(str(code.get("folder") or ""))
+    if files.DIGEST.fullmatch(digest):
+        own = store.state_folder(root) / "code" / digest
+        if own.is_dir():
+            return own
+        if told.is_absolute() and told.is_dir() and files.is_tree(told, digest):
+            return told
     raise RecordError(
         f"the code of run {old.id} is gone ({code.get('folder', 'none was kept')}): say --code new to run it with the "
         "code as it is now"

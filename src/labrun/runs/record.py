@@ -12,6 +12,7 @@ import functools
 import json
 import os
 import platform
+import re
 import socket
 import sys
 import time
@@ -75,6 +76,7 @@ class RunPaths:
         return self.root / "requests"
 
 
+ID = re.compile(r"[0-9a-f]{8}")
 TELLING = frozenset({"AssertionError", "IndexError", "KeyError", "StopIteration"})
 """Errors whose type says more than their message."""
 
@@ -124,6 +126,8 @@ class Record:
     """Of the newest attempt of a network: `allowed`, and for `training` and `scoring` the `count` and `why`."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """The last value of each metric."""
+    imported: dict[str, Any] | None = None
+    """Of a run that came from an archive: its `file`, and the `time`. What its record names is nobody's here."""
     attempts: list[dict[str, Any]] = field(default_factory=list)
     error: dict[str, Any] | None = None
     format: int = FORMAT
@@ -148,6 +152,28 @@ class Record:
 def now() -> str:
     """The present time as records hold it."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def is_id(text: object) -> bool:
+    """Whether that is an id as labrun gives them: eight hexadecimal digits."""
+    return isinstance(text, str) and ID.fullmatch(text) is not None
+
+
+def sweep_folder(run_dir: str | os.PathLike[str], record: Record) -> Path | None:
+    """The folder of a run's sweep; None of a run that belongs to none.
+
+    As the record says, if the run lies in it. Else (the workspace was moved, or the record is nobody's here) the folder
+    above the run's own: no record leads to a folder of another place.
+    """
+    if record.sweep is None:
+        return None
+    run_dir = Path(os.path.realpath(run_dir))
+    told = record.sweep.get("folder")
+    if isinstance(told, str) and told and "\0" not in told:
+        folder = Path(os.path.realpath(told))
+        if folder in run_dir.parents:
+            return folder
+    return run_dir.parent
 
 
 def seconds_between(start: str, end: str) -> float:
@@ -196,7 +222,7 @@ def _check(record: Record) -> None:
         (str, ("id", "name", "task", "created", "command", "notes")),
         (dict, ("config", "tags", "properties", "packages", "metrics")),
         (list, ("overrides", "data", "attempts")),
-        (dict | None, ("sweep", "code", "git", "host", "process", "job", "threads", "error")),
+        (dict | None, ("sweep", "code", "git", "host", "process", "job", "threads", "error", "imported")),
         (int | float | None, ("duration_s",)),
         (str | None, ("started", "ended", "parent")),
     ):
