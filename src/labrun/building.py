@@ -10,6 +10,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from labrun import masking
 from labrun.checking import suggest
 from labrun.errors import ConfigError, LabrunError
 
@@ -31,13 +32,14 @@ def looked_up(node: Mapping[str, Any]) -> dict[str, Any]:
     if "${" not in repr(node):
         return dict(node)
     check_references(node)
+    masking.register()
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     try:
         values = OmegaConf.to_container(OmegaConf.create(dict(node)), resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
+        raise ConfigError(masking.masked(str(error).splitlines()[0])) from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 

@@ -23,6 +23,7 @@ from labrun.building import looked_up
 from labrun.data import ahead, reader
 from labrun.data.arrays import Arrays
 from labrun.data.mount import local_root, mount, mount_reference, references, resolved
+from labrun.errors import DataError
 from labrun.runs import context, report, store, tracking, viewing
 from labrun.runs import record as records
 from labrun.runs.pictures import Pictures

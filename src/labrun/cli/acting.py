@@ -47,7 +47,7 @@ def watch(options: argparse.Namespace) -> int:
 
 def _watch(folder: Path) -> int:
     if not (jobs.state_folder(folder) / "plan.json").is_file():
-        return reading.logs(argparse.Namespace(run=[str(folder)], follow=True))
+        return reading.logs(argparse.Namespace(run=[str(folder)], follow=True), is_raw=False)
     plan = jobs.read_plan(folder)
     if plan.command is not None:
         return _watch_search(folder)

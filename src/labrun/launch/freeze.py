@@ -23,12 +23,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from labrun import execute, schema, targets, trust
+from labrun import execute, masking, schema, targets, trust
 from labrun.errors import ConfigError, RecordError
 from labrun.launch import environments, inherited, inputs, objective, scripts, snapshot
 from labrun.launch.hydra_files import by_name, hide_environment, top_key
-from labrun.runs import record as records
 from labrun.runs import cards, recording, store
+from labrun.runs import record as records
 from labrun.runs.record import Record, RunPaths
 from labrun.tasks import task as tasks
 
@@ -53,6 +53,7 @@ def resolved(config: DictConfig, keep_environment: bool) -> dict[str, Any]:
         ConfigError: an interpolation leads nowhere, or a value is still missing (`???`).
     """
     execute.keep_mounts()
+    masking.register()
     if keep_environment:
         OmegaConf.register_new_resolver("oc.env", _env_reference, replace=True)
         OmegaConf.register_new_resolver("oc.decode", _decode_unless_reference, replace=True)
@@ -71,7 +72,7 @@ def resolved(config: DictConfig, keep_environment: bool) -> dict[str, Any]:
         raise ConfigError(f"{getattr(error, 'full_key', None) or 'the configuration'}: {reason}") from error
     finally:
         if keep_environment:
-            OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+            masking.register()
             OmegaConf.register_new_resolver("oc.decode", oc.decode, replace=True)
 
 

@@ -38,9 +38,9 @@ def check(source: Record, group: str, trusted: Sequence[str]) -> None:
     unknown = [target for target in dict.fromkeys(unknown) if target not in own]
     if unknown:
         raise ConfigError(
-            f"run {source.id} names {', '.join(unknown)} in its {group}, which is not labrun's own, and nothing in your "
-            f"conf/ names it: it would run code that the record names. Choose the data yourself ({group}=...), or, if "
-            f"you trust whoever made the run, name it: 'trusted=[{','.join(unknown)}]'"
+            f"run {source.id} names {', '.join(unknown)} in its {group}, which is not labrun's own, and nothing in "
+            f"your conf/ names it: it would run code that the record names. Choose the data yourself ({group}=...), "
+            f"or, if you trust whoever made the run, name it: 'trusted=[{','.join(unknown)}]'"
         )
     if group == "datastore" and source.imported and node.get("_target_", schema.LOCAL_DATASTORE) not in (
         schema.LOCAL_DATASTORE, *trusted,

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from omegaconf import DictConfig
 
-from labrun import checking, trust
+from labrun import checking, terminal, trust
 from labrun.errors import ConfigError, RecordError
 from labrun.launch import closing, freeze, hydra_files, jobs, lease, monitor, results, resume, snapshot
 from labrun.launch import compute as computes
@@ -385,10 +385,10 @@ def answer(record: Record, run_dir: Path) -> None:
     """
     if record.status == records.FAILED:
         error = record.error or {}
-        reason = (str(error.get("message")) or "?").splitlines()[0]
+        reason = next(iter(str(error.get("message")).splitlines()), "?")
         output = run_dir / "driver.log"
         where = f"  log: {output}\n" if output.exists() else ""
-        sys.stderr.write(f"labrun: the run failed: {error.get('type')}: {reason}\n{where}")
+        sys.stderr.write(terminal.lines(f"labrun: the run failed: {error.get('type')}: {reason}\n{where}"))
         sys.exit(1)
     if record.status == records.CANCELED:
         sys.stderr.write(f"labrun: canceled; the record is in {run_dir}\n")

@@ -461,8 +461,8 @@ class _Counted:
             raise RecordError(f"{what} {limits.gb:g} GB (--max-gb N allows more): nothing was taken in")
         if self._read > RATIO_FROM and self._read > limits.ratio * self._size:
             raise RecordError(
-                f"{what} {limits.ratio:g} times its own size, as no runs do, but what is made to fill a disk (--max-ratio"
-                " N allows more): nothing was taken in"
+                f"{what} {limits.ratio:g} times its own size, as no runs do, but what is made to fill a disk "
+                "(--max-ratio N allows more): nothing was taken in"
             )
         if self._read > self._room:
             raise RecordError(f"{what} the disk has room for ({checking.size_text(self._room)}): nothing was taken in")

@@ -20,8 +20,8 @@ from labrun import checking
 from labrun.errors import RecordError
 from labrun.runs import elsewhere, store
 from labrun.runs import record as records
-from labrun.runs.arriving import import_ as import_
 from labrun.runs.archives import FORMAT, MANIFEST, NOT_TAKEN, SWEEP_FILES
+from labrun.runs.arriving import import_ as import_
 from labrun.runs.files import COMPILED, DIGEST, tree_digest
 from labrun.runs.record import Record
 
@@ -90,8 +90,8 @@ def _place(root: Path, run_dir: Path, record: Record) -> str:
     """Where a run lies in an archive: as in the workspace; one in a folder of a person's choice, where runs lie."""
     if not records.is_id(record.id) or not checking.names_a_folder(record.name):
         raise RecordError(
-            f"{run_dir} holds a run whose id is {record.id!r:.60} and whose name is {record.name!r:.60}: labrun gives no "
-            "such, so it is not exported"
+            f"{run_dir} holds a run whose id is {record.id!r:.60} and whose name is {record.name!r:.60}: labrun gives "
+            "no such, so it is not exported"
         )
     name = _relative(root, run_dir)
     if elsewhere.is_usual(PurePosixPath(name).parts):

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from labrun.terminal import plain
+
 if TYPE_CHECKING:  # loaded where it is used: `lab runs` shows tables without it
     import numpy as np
     import numpy.typing as npt
@@ -16,9 +18,10 @@ DPI = 110
 
 def table(rows: Sequence[tuple[str, str]]) -> str:
     """Two columns as text, between rules."""
-    width = max(len(name) for name, _ in rows)
+    names = [plain(name) for name, _ in rows]
+    width = max(map(len, names))
     lines = []
-    for name, value in rows:
+    for name, (_, value) in zip(names, rows, strict=True):
         for place, line in enumerate(value.splitlines() or [""]):
             lines.append(f"  {'' if place else name:<{width}}  {plain(line)}")
     rule = "-" * min(100, max(len(line) for line in lines) + 2)
@@ -35,19 +38,15 @@ def duration(seconds: float) -> str:
 
 def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Rows as lines, each column as wide as its widest cell."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(plain(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    shown = [[plain(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    for row in shown:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 def tags(given: Mapping[str, str]) -> str:
     """Tags in one line, as `lab runs tag` takes them."""
     return " ".join(f"{key}={value}" if value else key for key, value in given.items())
-
-
-def plain(text: str) -> str:
-    """Text without what a terminal takes for a command."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def number(value: float) -> str:

@@ -317,8 +317,9 @@ def check_card(card: Mapping[str, Any], arrays: Arrays, run_id: str) -> None:
     shape, classes = tuple(card["input_shape"]), len(names)
     if shape != arrays.input_shape or classes != arrays.num_classes:
         raise UnfitError(
-            f"model '{card.get('name')}' of run {run_id} was trained on {checking.shape_text(shape)} in {classes} classes, "
-            f"and data set '{arrays.name}' has {checking.shape_text(arrays.input_shape)} in {arrays.num_classes}"
+            f"model '{card.get('name')}' of run {run_id} was trained on {checking.shape_text(shape)} in "
+            f"{classes} classes, and data set '{arrays.name}' has {checking.shape_text(arrays.input_shape)} in "
+            f"{arrays.num_classes}"
         )
     if names != list(arrays.class_names):
         log.warning("the classes have other names than in training: %s", ", ".join(arrays.class_names))
@@ -338,7 +339,7 @@ def load_card(paths: RunPaths, run_id: str) -> dict[str, Any]:
     """
     title = f"run {run_id}"
     card = cards.read(paths.outputs, title)
-    path = cards.file(paths.outputs, card, title)
+    cards.file(paths.outputs, card, title)
     if card.get("scaling") is None or card.get("input_shape") is None:
         raise DataError(f"{title} holds no model that can be loaded: its card does not say what the model takes")
     return card
