@@ -230,7 +230,7 @@ class _Arrival:
             RecordError: a link, a device, an absolute path, or one that climbs out.
         """
         name = PurePosixPath(entry.name)
-        if not entry.isreg() or entry.issparse() or entry.size < 0:
+        if entry.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or entry.issparse() or entry.size < 0:
             raise self._refused(f"holds {entry.name!r:.200}, which is no plain file (a link?)")
         parts = re.split(r"[/\\]", entry.name)
         if name.is_absolute() or ".." in parts or not name.parts or "\0" in entry.name or len(parts) > DEEPEST:
@@ -382,7 +382,8 @@ class _Arrival:
         """
         if not moves:
             return
-        (self._root / self._code).mkdir(parents=True, exist_ok=True, mode=0o700)
+        if any(target.parent == self._code for _, target in moves):
+            (self._root / self._code).mkdir(parents=True, exist_ok=True, mode=0o700)
         text = json.dumps([[str(name), target.as_posix()] for name, target in moves])
         records.replace_text(self._place / MOVES, text)
         done: list[tuple[Path, Path]] = []
@@ -399,6 +400,7 @@ class _Arrival:
             for name_, target in reversed(done):
                 with contextlib.suppress(OSError):
                     target.rename(name_)
+                    target.parent.rmdir()  # if nothing else lies there
             raise RecordError(records.cannot_write(self._root, error)) from error
 
 

@@ -138,7 +138,9 @@ def described(run_dir: Path, record: Record, file: str | None) -> tuple[Path, di
             f"run {record.id} has saved no model with a card ({CARD}): name the file to register. "
             f"Its files that may be models: {', '.join(made[:10]) or 'none'}"
         )
-    path = _inside(run_dir, record, f"outputs/{card['file']}" if file is None else file)
+    path = outputs / card["file"] if file is None else _inside(run_dir, record, file)
+    if file is None and path.exists() and not path.resolve().is_relative_to(outputs.resolve()):
+        raise CorruptDataError(f"{path} is no plain file: it leads to {path.resolve()}. Nothing of it was taken")
     if not path.is_file():
         raise MissingDataError(f"run {record.id} has no file {path.relative_to(run_dir)}: 'lab runs files' lists them")
     own = path.parent == outputs and path.name == card.get("file")
