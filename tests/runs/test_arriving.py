@@ -32,8 +32,8 @@ def write(
     path: Path, content: Mapping[str, bytes], runs: list[dict[str, Any]], change: Callable[[Any], None] | None = None
 ) -> Path:
     """An archive as `labrun.runs.moving` writes one, or nearly."""
-    told = {"format": 1, "runs": runs,
-            "files": {n: {"sha256": hashlib.sha256(b).hexdigest(), "size": len(b)} for n, b in content.items()}}  # fmt: skip
+    digests = {name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in content.items()}
+    told = {"format": 1, "runs": runs, "files": digests}
     with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as archive:
         for name, data in content.items():
             entry = tarfile.TarInfo(name)

@@ -167,7 +167,11 @@ def ls(options: argparse.Namespace) -> int:
     if options.folder is None:
         rows = [("asset", "version", "digest", "files", "size", "registered", "folder")]
         for name in assets.names(place):
-            newest = assets.find(place, name)
+            try:
+                newest = assets.find(place, name)
+            except CorruptDataError as error:  # the others are shown
+                sys.stderr.write(f"lab: left out: {error}\n")
+                continue
             if newest is None:  # it has just been forgotten
                 continue
             rows.append(

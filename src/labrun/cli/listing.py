@@ -174,7 +174,7 @@ def _data(data: dict[str, Any]) -> str:
     digest = str(data.get("digest", ""))[:12]
     sizes = (
         f"{checking.counted(data['files'], 'file')}, {data['bytes']:,} bytes"
-        if "bytes" in data and "files" in data
+        if type(data.get("bytes")) is int and type(data.get("files")) is int
         else ""
     )
     return "  ".join(part for part in (str(name), digest, sizes, str(data.get("path", ""))) if part)

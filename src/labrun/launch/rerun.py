@@ -51,6 +51,7 @@ def prepare(run_dir: Path, overrides: Sequence[str], new_code: bool = False) -> 
         RecordError: the frozen code is gone.
     """
     root, old = store.workspace(), records.read(run_dir)
+    _check(old)
     composed = dict(old.config)
     for name in ("from", "sweep"):
         if isinstance(composed.get(name), Mapping):
@@ -83,6 +84,28 @@ def prepare(run_dir: Path, overrides: Sequence[str], new_code: bool = False) -> 
     record.command = shlex.join(["lab", "runs", "rerun", old.id, *overrides])
     files = hydra_files.plain(record.config, typed, run_dir / ".hydra")
     return Again(sweep.Job(record, target, files, freeze.environment(config)))
+
+
+def _check(old: Record) -> None:
+    """Whether a record's config is one of a run, as far as the schema does not look at it.
+
+    Raises:
+        RecordError: it is not.
+    """
+    trainer, compute, script = (old.config.get(name) for name in ("trainer", "compute", "script"))
+    is_sound = (
+        isinstance(trainer, Mapping)
+        and isinstance(compute, Mapping)
+        and isinstance(compute.get("environment"), Mapping)
+        and isinstance(compute.get("target"), str)
+        and isinstance(compute.get("cpus_per_run"), int)
+        and isinstance(script, Mapping | None)
+        and isinstance((old.code or {}).get("script"), Mapping | None)
+        and (not isinstance(trainer.get("resume"), Mapping) or "id" in trainer["resume"])
+        and bool(script) == bool((old.code or {}).get("script"))
+    )
+    if not is_sound:
+        raise RecordError(f"the config of run {old.id} is not a run's, so it cannot be run again")
 
 
 def _as_typed(name: str, node: Mapping[str, Any]) -> Any:

@@ -259,7 +259,7 @@ def chosen(root: Path, reference: str) -> list[Version]:
             raise RecordError(f"model {name} has no alias {alias!r}.{suggest(alias, aliases)} Its aliases: {there}")
         return [versions[aliases[alias]]]
     if number:
-        if not number.isdigit() or int(number) not in versions:
+        if not number.isdecimal() or int(number) not in versions:
             there = ", ".join(map(str, sorted(versions)))
             raise RecordError(f"model {name} has no version {number!r}. Its versions: {there}")
         return [versions[int(number)]]

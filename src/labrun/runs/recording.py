@@ -30,6 +30,9 @@ JOB_VARIABLE = "LABRUN_JOB"
 """In a cluster's job: what the record says of it, as JSON."""
 
 
+LARGEST_REQUEST = 2**16
+
+
 class Terminated(KeyboardInterrupt):
     """Raised where SIGTERM found the run."""
 
@@ -231,7 +234,7 @@ def outcome(error: BaseException | None, paths: RunPaths) -> tuple[str, dict[str
         if why is not None and not (paths.requests / "cancel").exists():
             return records.STOPPED, {"type": "Stopped", "message": why, "traceback": ""}
         try:
-            why = (paths.requests / "cancel").read_text(encoding="utf-8").strip() or "asked by requests/cancel"
+            why = asked(paths, "cancel") or "asked by requests/cancel"
         except OSError:
             why = masking.masked(str(error)) or "Ctrl-C"
         return records.CANCELED, {"type": type(error).__name__, "message": why, "traceback": ""}
@@ -247,10 +250,19 @@ def is_asked_to_end(paths: RunPaths) -> bool:
     return any((paths.requests / name).exists() for name in ("cancel", "stop"))
 
 
+def asked(paths: RunPaths, name: str) -> str:
+    """What a request says: anybody may have left it.
+
+    Raises:
+        OSError: there is none, or it is no plain file.
+    """
+    return context.content(paths.requests / name, LARGEST_REQUEST).decode(errors="replace").strip()
+
+
 def stop_reason(paths: RunPaths) -> str | None:
     """Why a run was asked to end early, by what is no failure of its own; None if it was not."""
     try:
-        return (paths.requests / "stop").read_text(encoding="utf-8").strip() or "asked by requests/stop"
+        return asked(paths, "stop") or "asked by requests/stop"
     except OSError:
         return None
 

@@ -239,7 +239,7 @@ def _tidy(root: Path, name: str) -> None:
     """Take away what registrations and removals left that were killed; for who holds the lock."""
     there = journal.read(root).versions.get(name, {})
     for path in journal.folder(root, name, 0).parent.glob("*"):
-        if not (path.name.isdigit() and int(path.name) in there):
+        if not (path.name.isdecimal() and int(path.name) in there):
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -137,7 +137,7 @@ def noted(root: Path, offset: int) -> tuple[list[tuple[str, str]], int]:
     whole = data[: data.rfind(b"\n") + 1]
     found = []
     for text in whole.splitlines():
-        with contextlib.suppress(ValueError, KeyError, TypeError):
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             line = json.loads(text)
             found.append((str(line["id"]), str(line["folder"])))
     return found, offset + len(whole)

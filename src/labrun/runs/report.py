@@ -137,9 +137,9 @@ def learning_curves(metrics: Sequence[Mapping[str, Any]], path: Path, title: str
         axes = figure.add_subplot(1, len(frames), place)
         for name in names:
             steps, values = zip(*curves[name], strict=True)
-            axes.plot(steps, values, marker="o" if len(steps) <= 30 else None, markersize=3, label=name)
+            axes.plot(steps, values, marker="o" if len(steps) <= 30 else None, markersize=3, label=_label(name))
         axes.set_xlabel("batch" if quantity.endswith("@batch") else "epoch")
-        axes.set_ylabel(quantity.removesuffix("@batch"))
+        axes.set_ylabel(_label(quantity.removesuffix("@batch")))
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend()
@@ -248,7 +248,7 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _save(figure: Any, path: Path, title: str) -> Path:
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(_label(title), fontsize=10)
     path.parent.mkdir(parents=True, exist_ok=True)
     # What `savefig` does for a PNG, without the trial run before it, which takes as long as the drawing itself.
     figure.canvas.draw()
@@ -259,8 +259,12 @@ def _save(figure: Any, path: Path, title: str) -> Path:
 
 
 def _short(text: str, length: int) -> str:
-    short = text if len(text) <= length else text[: length - 1] + "…"
-    return short.replace("$", r"\$")
+    return _label(text if len(text) <= length else text[: length - 1] + "…")
+
+
+def _label(text: str) -> str:
+    """A text as a picture takes it: nothing in it is a formula, or a character that no font has."""
+    return plain(text).replace("$", r"\$")
 
 
 Curves = dict[str, tuple[list[int], list[float]]]
@@ -325,9 +329,9 @@ def compared_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path)
         for run, curves in found.items():
             if name in curves:
                 steps, values = curves[name]
-                axes.plot(steps, values, marker="o" if len(steps) <= 30 else None, markersize=3, label=run)
+                axes.plot(steps, values, marker="o" if len(steps) <= 30 else None, markersize=3, label=_label(run))
         axes.set_xlabel("step")
-        axes.set_ylabel(name)
+        axes.set_ylabel(_label(name))
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)

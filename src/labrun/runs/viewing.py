@@ -39,7 +39,7 @@ def ui_address(root: Path) -> str | None:
     try:
         content = json.loads(_state(root).read_text(encoding="utf-8"))
         return str(content["address"]) if records.process_lives(content["process"]) else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -48,7 +48,7 @@ def ui_process(root: Path) -> int | None:
     try:
         process = json.loads(_state(root).read_text(encoding="utf-8"))["process"]
         return int(process["pid"]) if records.process_lives(process) else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -69,5 +69,5 @@ def _sent(root: Path, run_dir: Path) -> tuple[str, str] | None:
     try:
         sent = json.loads(notes(root).read_text(encoding="utf-8"))["runs"][str(run_dir)]
         return str(sent["experiment"]), str(sent["mlflow_id"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

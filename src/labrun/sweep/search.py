@@ -127,7 +127,7 @@ class Search:
         except (OSError, ValueError, TypeError) as error:
             raise RecordError(f"{self._state} is damaged or cannot be read: {error}") from error
         known = {trial.user_attrs[RUN] for trial in self.study.trials()}
-        there = {path.parent.name for path in self.trials.folder.glob("*/run.json") if path.parent.name.isdigit()}
+        there = {path.parent.name for path in self.trials.folder.glob("*/run.json") if path.parent.name.isdecimal()}
         if there - known:
             raise RecordError(
                 f"{self._state.with_name(JOURNAL)} is damaged or gone: it knows {len(known)} trials, and the folder "

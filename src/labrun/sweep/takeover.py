@@ -60,9 +60,9 @@ def is_ending(folder: Path) -> bool:
     """Whether a living process is writing the books."""
     try:
         process = json.loads((jobs.state_folder(folder) / ENDING).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
-    return records.process_lives(process) is not False
+    return isinstance(process, dict) and records.process_lives(process) is not False
 
 
 def take_over(folder: Path) -> int:
