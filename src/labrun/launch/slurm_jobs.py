@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from labrun.errors import LabrunError
+from labrun.errors import LabrunError, RecordError
 from labrun.launch import compute as computes
+from labrun.runs import context
 
 ASK_S = 5.0
 """How often squeue is asked."""
@@ -50,9 +51,11 @@ def read_journal(ledger: Path) -> tuple[dict[str, list[list[str]]], dict[str, tu
     intents: dict[str, list[list[str]]] = {}
     ids: dict[str, tuple[str, bool]] = {}
     try:
-        text = ledger.read_text(encoding="utf-8")
+        text = context.content(ledger)
     except FileNotFoundError:
         return intents, ids
+    except OSError as error:
+        raise RecordError(f"{ledger} cannot be read: {error.strerror or error}") from error
     for raw in text.splitlines():
         with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             line = json.loads(raw)

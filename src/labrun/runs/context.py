@@ -210,8 +210,10 @@ def read_metrics(run_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """
     try:
         file = opened(Path(run_dir) / METRICS_FILE)
-    except FileNotFoundError:
-        return []
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):  # there is none
+            return []
+        raise
     if file is None:
         return []
     with file:

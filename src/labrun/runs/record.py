@@ -171,7 +171,9 @@ def sweep_folder(run_dir: str | os.PathLike[str], record: Record) -> Path | None
     told = record.sweep.get("folder")
     if isinstance(told, str) and told and "\0" not in told:
         folder = Path(os.path.realpath(told))
-        if folder in run_dir.parents:
+        near = run_dir.parents[:HIGHEST]
+        tops = [place for place, parent in enumerate(near) if parent.name in ("outputs", "multirun")]
+        if folder in near[: tops[0] if tops else HIGHEST]:
             return folder
     return run_dir.parent
 
@@ -215,6 +217,8 @@ def read(run_dir: str | os.PathLike[str]) -> Record:
 
 LARGEST = 2**28
 """Bytes of a record."""
+HIGHEST = 8
+"""Folders above a run's own, among which its sweep's is."""
 DEEPEST = 500
 REQUIRED = {"id", "name", "task", "status", "created", "config"}
 STATUSES = frozenset({QUEUED, RUNNING, PREEMPTED}) | FINISHED
