@@ -144,6 +144,8 @@ def _rows(run_dir: Path, record: Record, status: str) -> Iterator[tuple[str, str
         yield "sweep", f"run {record.sweep.get('number')} of {record.sweep.get('folder')}"
     if record.parent:
         yield "parent", record.parent
+    if record.imported:
+        yield "imported", f"from {record.imported.get('file')}, {record.imported.get('time')}"
     for data in record.data:
         yield "data", _data(data)
     for name, value in record.metrics.items():
