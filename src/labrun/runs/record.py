@@ -343,7 +343,8 @@ def replace_text(path: Path, text: str, to_disk: bool = True) -> None:
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with open(partial, "w", encoding="utf-8") as file:
+        # Halves of characters, which no encoding has, as JSON has them.
+        with open(partial, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             if to_disk:
                 file.flush()

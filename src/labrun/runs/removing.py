@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labrun.errors import RecordError
-from labrun.runs import elsewhere, index, store
+from labrun.runs import context, elsewhere, index, store
 from labrun.runs import record as records
 from labrun.runs.record import Record
 
@@ -129,9 +129,7 @@ def noted(root: Path, offset: int) -> tuple[list[tuple[str, str]], int]:
         offset: how far the notes went the last time.
     """
     try:
-        with open(_notes(root), "rb") as file:
-            file.seek(offset)
-            data = file.read()
+        data = context.content(_notes(root))[offset:]
     except OSError:
         return [], offset
     whole = data[: data.rfind(b"\n") + 1]
