@@ -24,7 +24,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from labrun import checking
+from labrun import checking, masking, terminal
 from labrun.errors import ConfigError, LabrunError, RecordError, RunFailedError
 from labrun.launch import compute as computes
 from labrun.launch import conf, freeze, hydra_files
@@ -109,8 +109,13 @@ class TellingErrors:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, LabrunError) and os.environ.get("LABRUN_DEBUG") != "1":
-            sys.stderr.write(f"labrun: {error}\n")
+            sys.stderr.write(f"labrun: {shown(str(error))}\n")
             sys.exit(USER_ERROR)
+
+
+def shown(text: str) -> str:
+    """A text as the terminal has it: without values of the environment, and without what a terminal obeys."""
+    return terminal.lines(masking.masked(text))
 
 
 def check_writable(run_dir: Path) -> None:
@@ -221,14 +226,14 @@ def carry_out(config: dict[str, Any], run_dir: Path, root: Path) -> None:
             sys.stderr.write(f"labrun: canceled; the record is in {run_dir}\n")
             sys.exit(CANCELED)
         except RunFailedError as error:
-            sys.stderr.write(f"labrun: the run failed: {error}\n  log: {run_dir / 'driver.log'}\n")
+            sys.stderr.write(f"labrun: the run failed: {shown(str(error))}\n  log: {run_dir / 'driver.log'}\n")
             sys.exit(1)
         except LabrunError:
             raise
         except (Exception, SystemExit) as error:
             if os.environ.get("LABRUN_DEBUG") == "1":
                 raise
-            reason = (str(error) or repr(error)).splitlines()[0]
+            reason = shown((str(error) or repr(error)).splitlines()[0])
             sys.stderr.write(
                 f"labrun: the run failed: {type(error).__name__}: {reason}\n  log: {run_dir / 'driver.log'}\n"
             )
@@ -309,6 +314,7 @@ def without_asking_for_mode() -> Iterator[None]:
 
 def register() -> None:
     """Make known to Hydra, in this process, what our configs refer to."""
+    masking.register()
     OmegaConf.register_new_resolver("labrun_id", freeze.new_id, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("labrun_cpus", default_cpus, replace=True)
     OmegaConf.register_new_resolver("labrun_groups", groups_text, replace=True)
@@ -380,7 +386,8 @@ def main() -> None:
         with TellingErrors():
             texts = check_yaml()
         command = hydra.main(version_base="1.3", config_path=str(conf.conf_dir()), config_name="config")(run)
-        with contextlib.nullcontext() if may_set_mode(sys.argv[1:], texts) else without_asking_for_mode():
+        asking = contextlib.nullcontext() if may_set_mode(sys.argv[1:], texts) else without_asking_for_mode()
+        with asking, masking.in_logs():
             command()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

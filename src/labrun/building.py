@@ -5,13 +5,21 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import re
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from labrun import masking
 from labrun.checking import suggest
 from labrun.errors import ConfigError, LabrunError
 
+RESOLVERS = frozenset(
+    {"oc.env", "oc.decode", "oc.select", "oc.create", "oc.deprecated", "oc.dict.keys", "oc.dict.values", "mount"}
+)
+"""What a frozen config may refer to. A person's code may make others known (`eval` is a popular one), and a config that
+somebody else wrote must not call them."""
+_REFERENCE = re.compile(r"(?<!\\)(?:\\\\)*\$\{([^:}]*)(:?)")
 KNOWN_PACKAGES = ("labrun.", "torch.", "torchvision.", "sklearn.", "pytorch_lightning.", "lightning.")
 
 
@@ -23,15 +31,39 @@ def looked_up(node: Mapping[str, Any]) -> dict[str, Any]:
     """
     if "${" not in repr(node):
         return dict(node)
+    check_references(node)
+    masking.register()
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     try:
         values = OmegaConf.to_container(OmegaConf.create(dict(node)), resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
+        raise ConfigError(masking.masked(str(error).splitlines()[0])) from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
+
+
+def check_references(value: Any) -> None:
+    """Whether a config refers to nothing but the environment and mounts.
+
+    Raises:
+        ConfigError: it refers to something else.
+    """
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            check_references(key)
+            check_references(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            check_references(item)
+    elif isinstance(value, str) and "${" in value:
+        for name, colon in _REFERENCE.findall(value):
+            if "$" in name or (colon and name.strip() not in RESOLVERS):
+                raise ConfigError(
+                    f"{value!r:.200} refers to something else than the environment (${{oc.env:NAME}}) and mounts: that "
+                    "is carried out when a run is submitted, and never for a config that was frozen"
+                )
 
 
 def locate(target: str, key: str) -> Callable[..., Any]:

@@ -192,6 +192,11 @@ def suggest(word: str, choices: typing.Iterable[str]) -> str:
     return f" Did you mean '{near[0]}'?" if near else ""
 
 
+def names_a_folder(name: str) -> bool:
+    """Whether a run's name can be a folder's: not empty, without a slash, and no dot at its beginning."""
+    return bool(name.strip()) and not name.startswith(".") and not set(name) & set("/\\\0\n")
+
+
 UNITS = ((2**40, "TB"), (2**30, "GB"), (2**20, "MB"), (2**10, "KB"))
 
 

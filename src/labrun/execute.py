@@ -23,6 +23,7 @@ from labrun.building import looked_up
 from labrun.data import ahead, reader
 from labrun.data.arrays import Arrays
 from labrun.data.mount import local_root, mount, mount_reference, references, resolved
+from labrun.errors import DataError
 from labrun.runs import context, report, store, tracking, viewing
 from labrun.runs import record as records
 from labrun.runs.pictures import Pictures
@@ -196,10 +197,10 @@ def _evaluate(config: Mapping[str, Any], arrays: Arrays, own_file: bool = False)
     card = tasks.load_card(paths, source["id"])
     tasks.check_card(card, arrays, source["id"])
     arrays = dataclasses.replace(arrays, scaling=tasks.card_scaling(card, arrays.scaling))
-    log.info("Scoring %s of run %s on %s test samples", card["name"], source["id"], f"{len(arrays.test):,}")
-    file = paths.outputs / Path(card["file"]).name
+    log.info("Scoring %s of run %s on %s test samples", card.get("name"), source["id"], f"{len(arrays.test):,}")
+    file = paths.outputs / str(card["file"])
     trusted = list(config["trusted"])
-    if card["kind"] == "estimator":
+    if card.get("kind") == "estimator":
         from labrun.tasks.estimator import load
 
         return tasks.wrap(load(file, None if own_file else trusted), config, arrays), arrays
@@ -226,6 +227,8 @@ def pictures_of(run_dir: Path) -> Pictures:
     record = records.read(run_dir)
     if record.task == "script":
         return Pictures(_title(record))
+    if record.imported:
+        raise DataError(f"run {record.id} came from an archive: what its record names is not built for pictures")
     config, _ = mount_inputs(here(record.config))
     arrays = arrays_of(config)
     source = {"from": {"id": record.id, "path": str(run_dir)}}

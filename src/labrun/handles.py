@@ -106,9 +106,13 @@ class Work:
             over = self.is_over and (self.submission is None or self.submission.process.poll() is not None)
             log = self.log_file() if show_output else None
             if log is not None and log.exists():
-                with open(log, "rb") as file:
-                    file.seek(shown)
-                    data = file.read()
+                file = context.opened(log)
+                if file is None:  # nobody may ever write to a pipe
+                    data = b""
+                else:
+                    with file:
+                        file.seek(shown)
+                        data = file.read()
                 shown += len(data)
                 sys.stdout.write(data.decode(errors="replace"))
                 sys.stdout.flush()
@@ -195,8 +199,9 @@ class Run(Work):
         from labrun.sweeps import Sweep
 
         record = self.record
-        if record.sweep:
-            return Sweep(record.sweep["folder"])
+        sweep = records.sweep_folder(self.folder, record)
+        if sweep is not None:
+            return Sweep(sweep)
         root = root_of(self.folder)
         return Run(store.find(root, record.parent)[0]) if record.parent else None
 
@@ -318,7 +323,7 @@ class Run(Work):
     def log_text(self) -> str:
         """What it has printed so far."""
         try:
-            return records.RunPaths(self.folder).log.read_text(encoding="utf-8", errors="replace")
+            return context.content(records.RunPaths(self.folder).log).decode(errors="replace")
         except OSError:
             return ""
 

@@ -118,7 +118,7 @@ def _run(run: Run) -> str:
     if took is None and record.started:
         took = records.seconds_between(record.started, records.now())
     rows = [
-        ("run", f"{html.escape(run.name)} &nbsp; {run.id}"), ("status", _status(status)),
+        ("run", f"{html.escape(run.name)} &nbsp; {html.escape(run.id)}"), ("status", _status(status)),
         ("duration", "" if took is None else report.duration(took)),
         *((html.escape(name), _number(value)) for name, value in run.metrics.items()),
         ("folder", f"<code>{html.escape(str(run.folder))}</code>"),
@@ -199,14 +199,16 @@ def _children(children: Sequence[Run], states: Sequence[str], metric: str) -> st
         record = run.record
         value = run.metrics.get(metric)
         took = "" if record.duration_s is None else report.duration(record.duration_s)
-        rows.append((_count(run), run.id, _status(state), took, "" if value is None else _number(value),
+        shown = "" if value is None else _number(value)
+        rows.append((html.escape(_count(run)), html.escape(run.id), _status(state), took, shown,
                      html.escape(" ".join(record.overrides))))  # fmt: skip
     return _table(rows, ("", "id", "status", "duration", html.escape(metric), "overrides"))
 
 
 def _child(run: Run) -> str:
     why = f"<p>{html.escape(run.record.reason)}</p>" if run.record.reason else ""
-    return f"<p>run {_count(run)} &nbsp; {run.id} &nbsp; {_status(run.status)}</p>{why}{_details(run)}"
+    head = " &nbsp; ".join([f"run {html.escape(_count(run))}", html.escape(run.id), _status(run.status)])
+    return f"<p>{head}</p>{why}{_details(run)}"
 
 
 def _chooser(group: str, choices: Sequence[tuple[str, str]], title: str) -> str:

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 from labrun.building import build as build
 from labrun.building import locate as locate
 from labrun.building import parameters as parameters
-from labrun.checking import Range, SecretMark, check_fields, literal_secrets
+from labrun.checking import Range, SecretMark, check_fields, literal_secrets, names_a_folder
 from labrun.errors import ConfigError
 
 LOCAL_DATASTORE = "labrun.data.datastore.LocalDatastore"
@@ -444,7 +444,7 @@ def validate(config: Mapping[str, Any]) -> None:
             problems.append(f"{group}._target_ is missing: it names the Python class or function to use")
     problems += list(check_datastore(config.get("datastore")))
     name = config.get("name")
-    if isinstance(name, str) and (not name.strip() or name.startswith(".") or set(name) & set("/\\\0\n")):
+    if isinstance(name, str) and not names_a_folder(name):
         problems.append(f"name={name!r}: it names a folder, so it is not empty, has no slash and begins with no dot")
     trainer, callbacks = config.get("trainer"), config.get("callbacks")
     if isinstance(trainer, Mapping) and trainer.get("evaluate") == "best" and not callbacks:

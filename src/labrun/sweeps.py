@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,16 @@ from labrun.handles import Run, Submission, Work
 from labrun.launch import canceling, jobs, objective
 from labrun.runs import record as records
 from labrun.runs import store
+from labrun.runs.record import Record
 
 if TYPE_CHECKING:
     import pandas
+
+
+def _place(record: Record) -> tuple[int, str]:
+    """Where a run stands among its sweep's: by its number, or by the name in its place."""
+    number = (record.sweep or {}).get("number", 0)
+    return (number, "") if isinstance(number, int) else (sys.maxsize, str(number))
 
 
 class Sweep(Work):
@@ -53,7 +61,7 @@ class Sweep(Work):
         for path in self.folder.glob("*/run.json"):
             with contextlib.suppress(RecordError):
                 found.append(Run(path.parent))
-        return sorted(found, key=lambda run: ((run.record.sweep or {}).get("number", 0), run.folder.name))
+        return sorted(found, key=lambda run: (*_place(run.record), run.folder.name))
 
     @property
     def status(self) -> str:

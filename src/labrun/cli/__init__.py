@@ -10,6 +10,7 @@ import os
 import sys
 from pathlib import Path
 
+from labrun import masking, terminal
 from labrun.errors import LabrunError
 from labrun.runs import store
 
@@ -73,6 +74,11 @@ def main() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+    with terminal.guarded():
+        _main()
+
+
+def _main() -> None:
     options = parse(sys.argv[1:])
     with contextlib.suppress(OSError):  # the folder may be gone
         if str(Path.cwd()) not in sys.path:  # last, as `labrun` has it: a rerun finds the person's modules there
@@ -92,7 +98,7 @@ def main() -> None:
     except LabrunError as error:
         if options.debug:
             raise
-        sys.stderr.write(f"lab: {error}\n")
+        sys.stderr.write(f"lab: {masking.masked(str(error))}\n")
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         sys.exit(CANCELED)

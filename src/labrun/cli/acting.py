@@ -31,16 +31,15 @@ def folder_of(reference: str) -> Path:
         if (jobs.state_folder(folder) / "plan.json").is_file():
             return folder.resolve()
     run_dir, record = store.find(root, reference)
-    if reference == "last" and record.sweep is not None:
-        return Path(record.sweep["folder"])
-    return run_dir
+    sweep = records.sweep_folder(run_dir, record)
+    return sweep if reference == "last" and sweep is not None else run_dir
 
 
 def watch(options: argparse.Namespace) -> int:
     """Follow; and control from here what nobody controls."""
     if selecting.is_filtered(options):
         chosen = selecting.select(options)
-        folders = list(dict.fromkeys(Path(r.sweep["folder"]) if r.sweep else run_dir for run_dir, r in chosen))
+        folders = list(dict.fromkeys(records.sweep_folder(run_dir, r) or run_dir for run_dir, r in chosen))
     else:
         folders = [folder_of(name) for name in options.run or ["last"]]
     return max([_watch(folder) for folder in folders])
@@ -48,7 +47,7 @@ def watch(options: argparse.Namespace) -> int:
 
 def _watch(folder: Path) -> int:
     if not (jobs.state_folder(folder) / "plan.json").is_file():
-        return reading.logs(argparse.Namespace(run=[str(folder)], follow=True))
+        return reading.logs(argparse.Namespace(run=[str(folder)], follow=True), is_raw=False)
     plan = jobs.read_plan(folder)
     if plan.command is not None:
         return _watch_search(folder)

@@ -7,6 +7,8 @@ import threading
 from types import TracebackType
 from typing import Any
 
+from labrun import terminal
+
 PATIENCE_S = 1.0
 
 
@@ -62,7 +64,7 @@ class Bar:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.fields[text]}"), BarColumn(), TimeRemainingColumn(compact=True))
-        bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        bar = Progress(*columns, console=Console(file=terminal.raw(sys.stderr)), transient=True)
         with self._lock:
             if self._is_over:
                 return

@@ -19,6 +19,7 @@ from labrun.data.progress import Shown
 from labrun.errors import ConfigError, CorruptDataError, MissingDataError
 from labrun.launch import conf, inputs
 from labrun.runs import report, store
+from labrun.terminal import plain
 
 SHOWN = 20
 """So many files of an asset are listed, unless all are asked for."""
@@ -166,7 +167,11 @@ def ls(options: argparse.Namespace) -> int:
     if options.folder is None:
         rows = [("asset", "version", "digest", "files", "size", "registered", "folder")]
         for name in assets.names(place):
-            newest = assets.find(place, name)
+            try:
+                newest = assets.find(place, name)
+            except CorruptDataError as error:  # the others are shown
+                sys.stderr.write(f"lab: left out: {error}\n")
+                continue
             if newest is None:  # it has just been forgotten
                 continue
             rows.append(
@@ -330,7 +335,7 @@ def _ask(options: argparse.Namespace, what: str) -> None:
         return
     if not sys.stdin.isatty():
         raise ConfigError(f"this would {what}: say --yes")
-    if input(f"{what}? [y/N] ").strip().lower() not in ("y", "yes"):
+    if input(f"{plain(what)}? [y/N] ").strip().lower() not in ("y", "yes"):
         raise ConfigError("nothing was changed")
 
 

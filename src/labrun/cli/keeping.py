@@ -16,7 +16,7 @@ from labrun.cli import bars, selecting
 from labrun.errors import RecordError
 from labrun.launch import canceling, jobs, lease, query
 from labrun.launch.query import Pair, Shown
-from labrun.runs import context, files, journal, moving, removing, report, store, tracking
+from labrun.runs import archives, arriving, context, files, journal, moving, removing, report, store, tracking
 from labrun.runs import record as records
 
 NAMED = 20
@@ -145,6 +145,7 @@ def _remove(root: Path, going: Sequence[Pair]) -> None:
 def gc(options: argparse.Namespace) -> int:
     """Remove what is old, but for the best and the registered; and what no run names any more."""
     root, shown = store.workspace(), Shown()
+    arriving.left(root, finish=True)
     listing = selecting.listed(root)
     going = _old(options, listing.runs, shown)
     kept = removing.reasons(root, going, shown, _registered(root), _is_conducted)
@@ -237,8 +238,9 @@ def export(options: argparse.Namespace) -> int:
 
 def import_(options: argparse.Namespace) -> int:
     """Take runs in from an archive."""
+    limits = archives.Limits(options.max_gb, options.max_ratio, options.max_files)
     for source in options.archive:
-        new, known = moving.import_(store.workspace(), source)
+        new, known = moving.import_(store.workspace(), source, limits)
         print(
             f"{source}: {len(new)} {'run' if len(new) == 1 else 'runs'} came in"
             + (f": {', '.join(new)}" if new else "")

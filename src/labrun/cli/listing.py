@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from labrun import checking
+from labrun import checking, terminal
 from labrun.cli import selecting
 from labrun.launch import query
 from labrun.launch.query import Pair, Shown
@@ -72,14 +72,15 @@ def _summary(pair: Pair, shown: Shown) -> dict[str, Any]:
 def _write_csv(rows: Sequence[Pair], shown: Shown) -> None:
     metrics = sorted({name for _, record in rows for name in record.metrics})
     fields = ["id", "name", "status", "created", "duration_s", "tags", "overrides", "folder"]
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow([*fields[:5], *metrics, *fields[5:]])
+    writer = csv.writer(terminal.raw(sys.stdout), lineterminator="\n")
+    writer.writerow(map(terminal.cell, [*fields[:5], *metrics, *fields[5:]]))
     for pair in rows:
         summary = _summary(pair, shown) | {
             "tags": report.tags(pair[1].tags), "overrides": " ".join(pair[1].overrides),
         }  # fmt: skip
         values = [pair[1].metrics.get(name, "") for name in metrics]
-        writer.writerow([*(summary[f] for f in fields[:5]), *values, *(summary[f] for f in fields[5:])])
+        told = [*(summary[f] for f in fields[:5]), *values, *(summary[f] for f in fields[5:])]
+        writer.writerow(map(terminal.cell, told))
 
 
 def _table(rows: Sequence[Pair], metric: str | None, shown: Shown) -> Iterator[str]:
@@ -148,6 +149,8 @@ def _rows(run_dir: Path, record: Record, status: str) -> Iterator[tuple[str, str
         yield "sweep", f"run {record.sweep.get('number')} of {record.sweep.get('folder')}"
     if record.parent:
         yield "parent", record.parent
+    if record.imported:
+        yield "imported", f"from {record.imported.get('file')}, {record.imported.get('time')}"
     for data in record.data:
         yield "data", _data(data)
     for name, value in record.metrics.items():
@@ -178,7 +181,7 @@ def _data(data: dict[str, Any]) -> str:
     digest = str(data.get("digest", ""))[:12]
     sizes = (
         f"{checking.counted(data['files'], 'file')}, {data['bytes']:,} bytes"
-        if "bytes" in data and "files" in data
+        if type(data.get("bytes")) is int and type(data.get("files")) is int
         else ""
     )
     return "  ".join(part for part in (str(name), digest, sizes, str(data.get("path", ""))) if part)

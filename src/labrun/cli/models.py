@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from labrun import checking
 from labrun.errors import ConfigError, RecordError
 from labrun.runs import files, journal, report, store, viewing
 from labrun.runs.journal import Version
@@ -118,6 +119,11 @@ def ls(options: argparse.Namespace) -> int:
     """The registered models, a line for each; of one model its versions."""
     root = store.workspace()
     shelf = journal.read(root)
+    if shelf.left_out:
+        sys.stderr.write(
+            f"lab: left out: {checking.counted(shelf.left_out, 'line')} of {journal.path(root)} that "
+            f"{'registers' if shelf.left_out == 1 else 'register'} nothing\n"
+        )
     if options.name is not None:
         versions = journal.chosen(root, options.name)[::-1]
     else:

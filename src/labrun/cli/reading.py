@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from labrun import checking
+from labrun import checking, terminal
 from labrun.checking import suggest
 from labrun.cli import selecting
 from labrun.errors import RecordError
@@ -25,19 +25,19 @@ from labrun.runs.record import Record, RunPaths
 POLL_S = 0.5
 
 
-def logs(options: argparse.Namespace) -> int:
-    """What runs printed; with --follow until each has ended."""
+def logs(options: argparse.Namespace, is_raw: bool = True) -> int:
+    """What runs printed, as they printed it; with --follow until each has ended."""
     shown = Shown()
     chosen = selecting.select(options, shown=shown)
     for run_dir, record in chosen:
         if len(chosen) > 1:
             print(f"== {record.name}  {record.id}")
-        _log(run_dir, options.follow, shown)
+        _log(run_dir, options.follow, shown, is_raw)
     return 0
 
 
-def _log(run_dir: Path, follow: bool, shown: Shown) -> None:
-    view = monitor.Follow(run_dir)
+def _log(run_dir: Path, follow: bool, shown: Shown, is_raw: bool) -> None:
+    view = monitor.Follow(run_dir, is_raw)
     if not follow and not RunPaths(run_dir).log.exists():
         raise RecordError(
             f"run {records.read(run_dir).id} has printed nothing yet: there is no {RunPaths(run_dir).log}"
@@ -54,14 +54,20 @@ def _log(run_dir: Path, follow: bool, shown: Shown) -> None:
 def metrics(options: argparse.Namespace) -> int:
     """The metrics of runs: a line each, all values, or curves."""
     chosen = selecting.select(options)
-    writer = csv.writer(sys.stdout, lineterminator="\n") if options.csv else None
+    writer = csv.writer(terminal.raw(sys.stdout), lineterminator="\n") if options.csv else None
     if writer:
         writer.writerow(["run", "name", "step", "value", "time"])
     for run_dir, record in chosen:
         lines = _lines(run_dir, record, options.name)
+        if bad := context.bad_lines(run_dir):
+            sys.stderr.write(
+                f"lab: left out: {checking.counted(bad, 'line')} of {run_dir / context.METRICS_FILE} "
+                f"{'holds' if bad == 1 else 'hold'} no metric\n"
+            )
         for line in lines if writer or options.json else []:
             if writer:
-                writer.writerow([record.id, line["name"], line["step"], line["value"], line["time"]])
+                told = [record.id, line["name"], line["step"], line["value"], line["time"]]
+                writer.writerow(map(terminal.cell, told))
             else:
                 print(json.dumps({"run": record.id, **line, "value": _jsonable(line["value"])}))
         if writer or options.json:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun.cli import selecting
+from labrun.runs.archives import Limits
 
 Act = Callable[[argparse.Namespace], int]
 
@@ -95,6 +96,13 @@ def _add_keeping(verbs: Any) -> None:
     verb.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: labrun-<id>.tar.gz")
     verb = _verb(verbs, "import", "keeping.import_", "take runs in from an archive", filters=False)
     verb.add_argument("archive", nargs="+", type=Path, metavar="FILE")
+    limits = Limits()
+    verb.add_argument("--max-gb", type=selecting.limit, default=limits.gb, metavar="N",
+                      help="refuse an archive that holds more, unpacked (default: %(default)g)")  # fmt: skip
+    verb.add_argument("--max-ratio", type=selecting.limit, default=limits.ratio, metavar="N",
+                      help="refuse one that holds so many times its own size (default: %(default)g)")  # fmt: skip
+    verb.add_argument("--max-files", type=selecting.count, default=limits.files, metavar="N",
+                      help="refuse one that holds more files (default: %(default)s)")  # fmt: skip
 
 
 def _later(name: str) -> Act:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -51,10 +52,21 @@ def age(text: str) -> float:
 
 
 def count(text: str) -> int:
-    """A number of runs, for argparse."""
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text} is no number of runs")
+    """A number of things, for argparse."""
+    if not (text.isascii() and text.isdigit()) or len(text) > 18 or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
     return int(text)
+
+
+def limit(text: str) -> float:
+    """A bound above zero, for argparse."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not found > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return found
 
 
 def condition(text: str) -> query.Condition:

@@ -11,16 +11,19 @@ The number is for people. The manifest is written first and the version last, so
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from labrun.checking import suggest
-from labrun.data.datastore import STATE, Datastore, clean
+from labrun.data.datastore import STATE, Datastore, clean, is_inside
 from labrun.data.reader import manifest_digest
 from labrun.errors import ConfigError, CorruptDataError, DataError, MissingDataError
 from labrun.runs import record as records
+
+log = logging.getLogger(__name__)
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -75,13 +78,20 @@ def check_name(name: str) -> str:
 
 def names(store: Datastore) -> list[str]:
     """The assets that are registered in a datastore."""
-    return [name.rstrip("/") for name in store.folders(f"{STATE}/assets") if name.endswith("/")]
+    there = [name.rstrip("/") for name in store.folders(f"{STATE}/assets") if name.endswith("/")]
+    return [name for name in there if NAME.fullmatch(name)]
 
 
 def versions(store: Datastore, name: str) -> list[Asset]:
     """The versions of an asset, the oldest first."""
     numbers = (entry.removesuffix(".json") for entry in store.folders(f"{STATE}/assets/{check_name(name)}"))
-    return [_read(store, name, int(number)) for number in sorted((n for n in numbers if n.isdigit()), key=int)]
+    found = []
+    for number in sorted((n for n in numbers if n.isdecimal()), key=int):
+        try:
+            found.append(_read(store, name, int(number)))
+        except CorruptDataError as error:  # the others can be used
+            log.warning("Left out: %s", error)
+    return found
 
 
 def find(store: Datastore, name: str, version: str | float | None = None) -> Asset | None:
@@ -100,10 +110,10 @@ def find(store: Datastore, name: str, version: str | float | None = None) -> Ass
         return None
     if version is None:
         numbers = [entry.removesuffix(".json") for entry in store.folders(f"{STATE}/assets/{name}")]
-        newest = max((int(number) for number in numbers if number.isdigit()), default=None)
+        newest = max((int(number) for number in numbers if number.isdecimal()), default=None)
         return None if newest is None else _read(store, name, newest)
     wanted = str(version)
-    if wanted.isdigit() and len(wanted) < SHORT and store.find(f"{STATE}/assets/{name}/{int(wanted)}.json"):
+    if wanted.isdecimal() and len(wanted) < SHORT and store.find(f"{STATE}/assets/{name}/{int(wanted)}.json"):
         return _read(store, name, int(wanted))
     found = versions(store, name)
     matches = [asset for asset in found if str(asset.number) == wanted]
@@ -206,10 +216,10 @@ def manifest(store: Datastore, asset: Asset) -> list[Entry]:
     try:
         listed = json.loads(store.read(where))
         entries = [Entry(str(e["path"]), int(e["size"]), str(e["sha256"])) for e in listed]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise CorruptDataError(f"the manifest of asset {asset.title} ({where}) is damaged") from error
     for entry in entries:
-        if clean(entry.path) != entry.path or not SHA256.fullmatch(entry.sha256):
+        if not is_inside(entry.path) or clean(entry.path) != entry.path or not SHA256.fullmatch(entry.sha256):
             raise CorruptDataError(f"the manifest of asset {asset.title} names {entry.path!r}, which no asset may hold")
     if manifest_digest(_plain(entries)) != asset.version:
         raise CorruptDataError(f"the manifest of asset {asset.title} ({where}) is not the one that was registered")
@@ -220,7 +230,7 @@ def seen(store: Datastore, asset: Asset) -> dict[str, str]:
     """How the place told each file apart when the asset was registered; empty where that is not known."""
     try:
         content = json.loads(store.read(f"{STATE}/assets/{asset.name}/{asset.number}.seen"))
-    except (MissingDataError, ValueError):
+    except (MissingDataError, ValueError, RecursionError):
         return {}
     return {str(k): str(v) for k, v in content.items()} if isinstance(content, dict) else {}
 
@@ -246,8 +256,12 @@ def _read(store: Datastore, name: str, number: int) -> Asset:
         asset = Asset(**content)
     except MissingDataError:
         raise
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise CorruptDataError(f"{where} in datastore '{store.name}' is damaged") from error
-    if asset.name != name or not SHA256.fullmatch(str(asset.version)) or clean(asset.path) != asset.path:
+    kinds = {str: (asset.name, asset.version, asset.path, asset.created), int: (asset.number, asset.files, asset.bytes)}
+    plain = all(type(one) is kind for kind, values in kinds.items() for one in values) and is_inside(asset.path)
+    if not plain or asset.name != name or asset.number != number or asset.files < 0 or asset.bytes < 0:
+        raise CorruptDataError(f"{where} in datastore '{store.name}' is damaged, or is not about this asset")
+    if not SHA256.fullmatch(asset.version) or clean(asset.path) != asset.path:
         raise CorruptDataError(f"{where} in datastore '{store.name}' is damaged, or is not about this asset")
     return asset

@@ -26,9 +26,10 @@ from typing import Any
 
 from labrun.checking import size_text
 from labrun.data import digests, transfer
-from labrun.data.datastore import Datastore, Heard
+from labrun.data.datastore import Datastore, Heard, is_inside
 from labrun.data.progress import Quiet
 from labrun.errors import CorruptDataError, DataError
+from labrun.runs import files as run_files
 from labrun.runs import record as records
 
 STILL = 946684800
@@ -186,9 +187,9 @@ class Cache:
 
     def _holds(self, key: str) -> bool:
         """Whether a view is whole and nothing of it was changed."""
-        content = _json(self._list(key)).get("content")
+        content = _content(self._list(key))
         folder = self.root / "views" / key
-        if not isinstance(content, dict) or not folder.is_dir():
+        if content is None or not folder.is_dir():
             return False
         for name, sha256 in content.items():
             try:
@@ -252,7 +253,7 @@ class Cache:
 
     def _drop_unlisted(self, present: dict[str, int], keep: set[str]) -> None:
         """Take away objects that no view has, while nobody is filling one: those of a process that was killed."""
-        lists = (_json(path).get("content", {}) for path in (self.root / "views").glob("*.json"))
+        lists = (_content(path) or {} for path in (self.root / "views").glob("*.json"))
         listed = {sha256 for content in lists for sha256 in content.values()}
         for sha256 in set(present) - listed - keep:
             self._path(sha256).unlink(missing_ok=True)
@@ -264,11 +265,11 @@ class Cache:
 
     def _evict(self, key: str, keep: set[str]) -> int:
         """Take a view away, and the objects that no other has; the bytes that this gives."""
-        content = set(_json(self._list(key)).get("content", {}).values())
+        content = set((_content(self._list(key)) or {}).values())
         self._list(key).unlink(missing_ok=True)
         shutil.rmtree(self.root / "views" / key, ignore_errors=True)
         for other in (self.root / "views").glob("*.json"):
-            content -= set(_json(other).get("content", {}).values())
+            content -= set((_content(other) or {}).values())
         given = 0
         for sha256 in content - keep:
             with contextlib.suppress(FileNotFoundError):
@@ -341,9 +342,20 @@ def _text(path: Path) -> str:
         return ""
 
 
+def _content(path: Path) -> dict[str, str] | None:
+    """What a view's list says: names in the view, and the digest of each, which become paths; None where it is none."""
+    found = _json(path).get("content")
+    if not isinstance(found, dict):
+        return None
+    sound = all(
+        is_inside(name) and isinstance(one, str) and run_files.DIGEST.fullmatch(one) for name, one in found.items()
+    )
+    return found if sound else None
+
+
 def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

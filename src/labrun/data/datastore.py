@@ -141,6 +141,7 @@ class LocalDatastore(Datastore):
         top = self.path(folder)
         found = {}
         for place, folders, names in os.walk(top, followlinks=True):
+            folders[:] = [name for name in folders if not _leads_back(place, name)]
             if Path(place) == self.folder and STATE in folders:
                 folders.remove(STATE)
             for name in names:
@@ -214,13 +215,24 @@ def is_local(node: Mapping[str, Any]) -> bool:
     return bool(node.get("_target_", LOCAL_TARGET) == LOCAL_TARGET)
 
 
+def _leads_back(place: str, name: str) -> bool:
+    """Whether a folder is a link to one that it lies in: a walk would never end."""
+    path = os.path.join(place, name)
+    return os.path.islink(path) and Path(os.path.realpath(place)).is_relative_to(os.path.realpath(path))
+
+
+def is_inside(name: str) -> bool:
+    """Whether a name stays inside of a datastore: other places list what anybody has put there."""
+    return not (name.startswith(("/", "\\")) or ".." in PurePosixPath(name).parts or "\0" in name)
+
+
 def clean(name: str) -> str:
     """A name as it is used: no slash at its ends, no empty parts.
 
     Raises:
         ConfigError: it is absolute, or climbs out of the datastore.
     """
-    if name.startswith(("/", "\\")) or ".." in PurePosixPath(name).parts or "\0" in name:
+    if not is_inside(name):
         raise ConfigError(f"{name!r} is no name inside a datastore: it must be relative, and must not climb with '..'")
     return "/".join(part for part in name.split("/") if part not in ("", "."))
 

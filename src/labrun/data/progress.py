@@ -8,6 +8,7 @@ import time
 from types import TracebackType
 from typing import Any, Protocol
 
+from labrun import terminal
 from labrun.checking import counted, size_text
 
 
@@ -73,11 +74,15 @@ class Shown(Quiet):
         self._total = files
         if not files or not sys.stdout.isatty():
             return
+        from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
         from rich.progress import TransferSpeedColumn as Speed
 
         text = TextColumn("{task.fields[count]} of " + str(files))
-        self._bar = Progress(text, BarColumn(), DownloadColumn(True), Speed(), TimeRemainingColumn(compact=True))
+        self._bar = Progress(
+            text, BarColumn(), DownloadColumn(True), Speed(), TimeRemainingColumn(compact=True),
+            console=Console(file=terminal.raw(sys.stdout)),
+        )  # fmt: skip
         self._task = self._bar.add_task("", total=size, count=0)
         self._bar.start()
 
@@ -91,7 +96,7 @@ class Shown(Quiet):
         super().done(name, size)
         with self._lock:
             self._told += 1
-            line = f"{self._verb} {name} ({size_text(size)}), {self._told} of {self._total}"
+            line = f"{self._verb} {terminal.plain(name)} ({size_text(size)}), {self._told} of {self._total}"
             if self._bar is None:
                 print(line, flush=True)
             else:

@@ -16,9 +16,11 @@ from typing import Any, BinaryIO
 
 from labrun import building
 from labrun.checking import is_secret
-from labrun.data.datastore import CHUNK_BYTES, PARTIAL, STATE, Datastore, Found, Heard, clean, copy
+from labrun.data.datastore import CHUNK_BYTES, PARTIAL, STATE, Datastore, Found, Heard, clean, copy, is_inside
 from labrun.data.movers import AzureMover, Mover, S3Mover
 from labrun.errors import ConfigError, DataError, LabrunError, MissingDataError, MissingExtraError
+
+log = logging.getLogger(__name__)
 
 AZURE = "adlfs.AzureBlobFileSystem"
 S3 = "s3fs.S3FileSystem"
@@ -176,7 +178,10 @@ class RemoteDatastore(Datastore):
             name = self._name(str(path))
             # S3's own consoles mark a folder by an empty file whose name ends in a slash.
             if name and not name.endswith((PARTIAL, "/")) and not name.startswith(f"{STATE}/"):
-                found[name] = self._found(name, info)
+                if is_inside(name):
+                    found[name] = self._found(name, info)
+                else:
+                    log.warning("Left out of datastore '%s': %r leads out of it", self.name, name)
         return found
 
     def find(self, name: str) -> Found | None:
@@ -199,7 +204,7 @@ class RemoteDatastore(Datastore):
         names = {}
         for info in entries:
             name = self._name(str(info["name"])).rstrip("/").removeprefix(clean(folder)).lstrip("/")
-            if name and "/" not in name and name != STATE and not name.endswith(PARTIAL):
+            if name and "/" not in name and name not in (STATE, ".", "..") and not name.endswith(PARTIAL):
                 is_folder = info["type"] == "directory" or str(info["name"]).endswith("/")
                 names[name] = f"{name}/" if is_folder else name
         return sorted(names.values())

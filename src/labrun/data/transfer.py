@@ -309,7 +309,7 @@ def drop_left(path: Path) -> None:
 
 def is_left(path: Path, pid: str) -> bool:
     """Whether a partial file's process, of this machine, is gone, and nothing was written to it for a while."""
-    return pid.isdigit() and time.time() - path.stat().st_mtime > LEFT_S and process_start(int(pid)) is None
+    return pid.isdecimal() and time.time() - path.stat().st_mtime > LEFT_S and process_start(int(pid)) is None
 
 
 def check(path: Path, item: Item, store: Datastore) -> str:

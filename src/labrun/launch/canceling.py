@@ -22,7 +22,7 @@ def end_runs(unfinished: Sequence[Path], patience_s: float = CANCEL_S) -> list[P
     for run_dir in unfinished:
         closing.request(run_dir)
         record = records.read(run_dir)
-        home = jobs.state_folder(Path(record.sweep["folder"]) if record.sweep else run_dir)
+        home = jobs.state_folder(records.sweep_folder(run_dir, record) or run_dir)
         if lease.living(home) is None:
             _end_uncontrolled(run_dir, record, shown, home)
     end = time.monotonic() + patience_s

@@ -53,7 +53,7 @@ def close_ended(run_dir: Path, status: int, reason: str | None, canceled: bool) 
 
 def _why_canceled(run_dir: Path, otherwise: str = "asked to end") -> str:
     with contextlib.suppress(OSError):
-        return (RunPaths(run_dir).requests / "cancel").read_text(encoding="utf-8").strip() or otherwise
+        return recording.asked(RunPaths(run_dir), "cancel") or otherwise
     return otherwise
 
 

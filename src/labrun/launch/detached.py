@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from labrun import masking
 from labrun.errors import LabrunError
 from labrun.launch import jobs, monitor, results
 from labrun.runs import store
@@ -43,7 +44,7 @@ def main() -> None:
     try:
         take_over(folder, environment, _Begun(folder, monitor.Lines(folder)))
     except LabrunError as error:
-        sys.stderr.write(f"labrun: {error}\n")
+        sys.stderr.write(f"labrun: {masking.masked(str(error))}\n")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -23,12 +23,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from labrun import execute, schema, targets
-from labrun.errors import ConfigError
-from labrun.launch import environments, inputs, objective, scripts, snapshot
+from labrun import execute, masking, schema, targets, trust
+from labrun.errors import ConfigError, RecordError
+from labrun.launch import environments, inherited, inputs, objective, scripts, snapshot
 from labrun.launch.hydra_files import by_name, hide_environment, top_key
+from labrun.runs import cards, recording, store
 from labrun.runs import record as records
-from labrun.runs import recording, store
 from labrun.runs.record import Record, RunPaths
 from labrun.tasks import monitored
 from labrun.tasks import task as tasks
@@ -55,6 +55,7 @@ def resolved(config: DictConfig, keep_environment: bool) -> dict[str, Any]:
         ConfigError: an interpolation leads nowhere, or a value is still missing (`???`).
     """
     execute.keep_mounts()
+    masking.register()
     if keep_environment:
         OmegaConf.register_new_resolver("oc.env", _env_reference, replace=True)
         OmegaConf.register_new_resolver("oc.decode", _decode_unless_reference, replace=True)
@@ -73,7 +74,7 @@ def resolved(config: DictConfig, keep_environment: bool) -> dict[str, Any]:
         raise ConfigError(f"{getattr(error, 'full_key', None) or 'the configuration'}: {reason}") from error
     finally:
         if keep_environment:
-            OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+            masking.register()
             OmegaConf.register_new_resolver("oc.decode", oc.decode, replace=True)
 
 
@@ -343,10 +344,12 @@ def _settle_references(config: dict[str, Any], overrides: list[str], root: Path)
         run_dir, source = store.find(
             root, str(config["from"]), suitable=_has_model, wanted="a finished run with a model"
         )
-        _inherit(config, source.config, overrides)
+        _inherit(config, source, overrides)
         card = tasks.load_card(RunPaths(run_dir), source.id)
-        if card.get("kind") != "estimator" and "target" in card:  # what an estimator's file holds, its loading tells
-            tasks.trusted_target(str(card["target"]), list(config["trusted"]))
+        if card.get("kind") != "estimator":  # what an estimator's file holds, its loading tells
+            node = cards.node(card)
+            whole = {**node["arguments"], "_target_": node["_target_"]}
+            trust.check_model(whole, "model", list(config["trusted"]), may_import=False)
         config["from"] = {"id": source.id, "path": str(run_dir)}
         return source.id
     resume = config["trainer"].get("resume")
@@ -382,12 +385,20 @@ def _what_is_read(dataset: Mapping[str, Any]) -> dict[str, Any]:
 SPLIT_KEYS = ("split_seed", "test_size", "validation_size")
 
 
-def _inherit(config: dict[str, Any], source: Mapping[str, Any], overrides: list[str]) -> None:
+def _inherit(config: dict[str, Any], scored: Record, overrides: list[str]) -> None:
     """Fill a scoring run's config from the run that it scores: its model, and its data unless others are chosen.
 
     Raises:
-        ConfigError: an override would change the model, or which samples are the test part.
+        ConfigError: an override would change the model, or which samples are the test part; what reads the data is
+            nobody's that is trusted.
+        RecordError: the run's config is not a run's.
     """
+    source = scored.config
+    for key in ("model", "dataset", "datastore"):
+        if not isinstance(source.get(key), Mapping):
+            raise RecordError(f"run {scored.id} has no {key} in its config: it cannot be scored")
+    if not isinstance(source["model"].get("_target_"), str):
+        raise RecordError(f"run {scored.id} does not say what its model is: it cannot be scored")
     typed = [override.lstrip("+").split("=")[0].split("@")[0] for override in overrides]
     own_model = [key for key in typed if key.partition(".")[0] == "model"]
     if own_model:
@@ -396,17 +407,19 @@ def _inherit(config: dict[str, Any], source: Mapping[str, Any], overrides: list[
     if scaled:
         raise ConfigError(f"task=evaluate scales the data as the model was trained: leave out {scaled}")
     for key in ("model", "seed"):
-        config[key] = source[key]
+        config[key] = source.get(key, config.get(key))
     if "dataset" in typed or "experiment" in typed:
-        if config["dataset"]["name"] == source["dataset"]["name"]:
+        if config["dataset"]["name"] == source["dataset"].get("name"):
             _refuse_other_split(config["dataset"], source["dataset"])
         return
     changed = {
         key.partition(".")[2]: config["dataset"].get(key.partition(".")[2]) for key in typed if "dataset." in key
     }
+    inherited.check(scored, "dataset", config["trusted"])
     config["dataset"] = {**source["dataset"], **changed}
     _refuse_other_split(config["dataset"], source["dataset"])
     if not any(key.partition(".")[0] == "datastore" for key in typed):
+        inherited.check(scored, "datastore", config["trusted"])
         config["datastore"] = source["datastore"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from omegaconf._utils import OmegaConfDumper
 
 from labrun.errors import RecordError
 from labrun.launch.compute import HIDDEN
+from labrun.runs import context
 from labrun.runs import record as records
 
 REFERENCE = re.compile(r"""(["']?)\$\{oc\.env:\s*\w+\s*\}\1""")
@@ -91,8 +93,8 @@ def plain(config: Mapping[str, Any], overrides: Sequence[str], source: Path) -> 
         source: the other run's `.hydra`.
     """
     found = {"config.yaml": _yaml(dict(config)), "overrides.yaml": _yaml(list(overrides))}
-    if (source / "hydra.yaml").is_file():
-        found["hydra.yaml"] = (source / "hydra.yaml").read_text(encoding="utf-8")
+    with contextlib.suppress(OSError, ValueError):
+        found["hydra.yaml"] = context.content(source / "hydra.yaml").decode()
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from labrun import execute, schema
+from labrun import execute, masking, schema
 from labrun.checking import suggest
 from labrun.errors import ConfigError
 from labrun.launch import conf
@@ -145,6 +145,7 @@ def load(name: str, keep_environment: bool = False, changes: tuple[str, ...] = (
             raise ConfigError(f"datastore.{missing[0]} has no value yet: {path} leaves it to you")
         kept = {str(key): value for key, value in plain.items()}
         schema.check_secrets(kept)
+        masking.register()
         values = OmegaConf.to_container(OmegaConf.create(kept), resolve=True)
         assert isinstance(values, dict)
     except OmegaConfBaseException as error:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labrun import building, execute, schema
+from labrun import building, execute, masking, schema
 from labrun.data import ahead
 from labrun.data.mount import local_root, references
 from labrun.data.reader import Reader
@@ -113,10 +113,10 @@ def _reported(work: Callable[[], object]) -> int:
     except Preempted:
         return 0
     except LabrunError as error:
-        sys.stderr.write(f"labrun: {error}\n")
+        sys.stderr.write(f"labrun: {masking.masked(str(error))}\n")
         return 1
     except BaseException:  # noqa: BLE001 - recorded; a forked process must not return into the server's code
-        traceback.print_exc()
+        sys.stderr.write(masking.masked(traceback.format_exc()))
         return 1
     finally:
         sys.stdout.flush()

@@ -26,8 +26,8 @@ from labrun.launch.compute import Needs
 from labrun.launch.lease import Lease, OvertakenError
 from labrun.launch.places import Places
 from labrun.launch.pool import LocalPool, Server
+from labrun.runs import context, store
 from labrun.runs import record as records
-from labrun.runs import store
 from labrun.runs.record import Record
 from labrun.tasks.threads import wait_asleep
 
@@ -162,11 +162,34 @@ def read_plan(folder: Path) -> Plan:
     """
     path = state_folder(folder) / "plan.json"
     try:
-        return Plan(**json.loads(path.read_text(encoding="utf-8")))
+        plan = Plan(**json.loads(context.content(path)))
+        _check(plan)
+        return plan
     except FileNotFoundError:
         raise RecordError(f"{folder} holds no sweep: there is no {path}") from None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise RecordError(f"{path} is damaged or cannot be read: {error}") from error
+
+
+def _check(plan: Plan) -> None:
+    """Whether a plan's values are of the kinds that readers rely on; its runs lie in its folder.
+
+    Raises:
+        ValueError: they are not.
+    """
+    lists = (plan.runs, plan.path, plan.preload, plan.command or [])
+    if not all(isinstance(one, list) and all(isinstance(word, str) for word in one) for one in lists):
+        raise ValueError("runs, path, preload or command is no list of texts")
+    for name in plan.runs:
+        if "\0" in name or os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir:
+            raise ValueError(f"the run {name!r:.100} does not lie in its folder")
+    if not all(isinstance(one, str) for one in (plan.target, plan.cwd, plan.name)) or "\0" in plan.cwd:
+        raise ValueError("target, cwd or name is no text")
+    if not isinstance(plan.tracking, dict) or not isinstance(plan.python, str | None):
+        raise ValueError("tracking or python is of another kind")
+    for number in (plan.parallel, plan.cores, plan.gpus_per_run, plan.runs_per_gpu, plan.max_failures):
+        if not isinstance(number, int | None):
+            raise ValueError(f"{number!r:.60} is no whole number")
 
 
 def readable(folder: Path, plan: Plan) -> list[tuple[Path, Record]]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun.errors import RecordError
+from labrun.runs import context
 from labrun.runs import record as records
 
 BEAT_S = 5.0
@@ -86,18 +87,20 @@ def newest(state: Path) -> int:
     """The newest controller's number, ended or not; 0 before the first."""
     try:
         names = [path.name.partition(".")[0] for path in (state / "controllers").iterdir()]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return 0
-    return max((int(name) for name in names if name.isdigit()), default=0)
+    return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
 def living(state: Path) -> dict[str, Any] | None:
     """The process that controls the runs now; None if none does, or if it is this one's own past."""
     path = state / "controllers" / str(newest(state))
     try:
-        holder: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        holder: dict[str, Any] = json.loads(context.content(path))
         age = records.file_age_s(path)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(holder, dict) or not {"pid", "host"} <= set(holder):
         return None
     lives = records.process_lives(holder)
     if lives is None:

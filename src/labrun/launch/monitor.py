@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import logging
 import sys
 import time
@@ -11,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from labrun import terminal
 from labrun.errors import RecordError
 from labrun.launch import objective
 from labrun.runs import context, report
 from labrun.runs import record as records
 from labrun.runs.record import Record
+from labrun.terminal import plain
 
 log = logging.getLogger(__name__)
 
@@ -72,26 +75,37 @@ def ending(record: Record) -> str:
     else:
         shown = record.reason
     took = "" if record.duration_s is None else f"{record.duration_s} s"
-    return "  ".join(filter(None, [record.status, took, shown, f"[{' '.join(record.overrides)}]"]))
+    return plain("  ".join(filter(None, [record.status, took, shown, f"[{' '.join(record.overrides)}]"])))
 
 
 class Follow:
-    """One run that goes on elsewhere: what it prints is shown here as it comes."""
+    """One run that goes on elsewhere: what it prints is shown here as it comes.
 
-    def __init__(self, run_dir: Path) -> None:
+    Args:
+        run_dir: the run.
+        is_raw: as it is, whatever a terminal makes of it.
+    """
+
+    def __init__(self, run_dir: Path, is_raw: bool = False) -> None:
+        self._is_raw = is_raw
         self._log, self._offset = run_dir / "driver.log", 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def update(self, running: bool = True) -> None:
         """Show what is new."""
         try:
-            with open(self._log, "rb") as file:
-                file.seek(self._offset)
-                data = file.read()
+            file = context.opened(self._log)
         except OSError:
             return
+        if file is None:
+            return
+        with file:
+            file.seek(self._offset)
+            data = file.read()
         self._offset += len(data)
-        sys.stdout.write(data.decode(errors="replace"))
-        sys.stdout.flush()
+        text, view = self._decoder.decode(data), terminal.raw(sys.stdout) if self._is_raw else sys.stdout
+        view.write(text if self._is_raw else terminal.log(text))
+        view.flush()
 
     def ended(self, run_dir: Path, record: Record) -> None:
         """Show the rest."""
@@ -115,7 +129,12 @@ class Live:
         self._began, self._next = time.monotonic(), 0.0
         self._done_before: int | None = None
         # What is logged while the table stands is printed above it.
-        self._live = RichLive(console=Console(), auto_refresh=False, redirect_stdout=True, redirect_stderr=True)
+        self._live = RichLive(
+            console=Console(file=terminal.raw(sys.stdout)),
+            auto_refresh=False,
+            redirect_stdout=True,
+            redirect_stderr=True,
+        )
         self._live.start()
 
     def update(self, running: bool = True) -> None:
@@ -151,15 +170,18 @@ class Live:
             seconds = records.seconds_between(record.started or records.now(), records.now())
             status = records.shown_status(run_dir, record)
             cells = (run_dir.name, status, f"{seconds:.0f} s", epoch, metric, " ".join(record.overrides))
-            table.add_row(*(Text(cell) for cell in cells))
+            table.add_row(*(Text(plain(cell)) for cell in cells))
         if len(running) > SHOWN:
             table.add_row("...", f"{len(running) - SHOWN} more")
-        lines: list[Any] = [Text(f"{self._folder.parent.name}  {tally.line()}{self._left(tally)}", style="bold"), table]
+        lines: list[Any] = [
+            Text(f"{plain(self._folder.parent.name)}  {tally.line()}{self._left(tally)}", style="bold"),
+            table,
+        ]
         best = max(present, key=objective.rank, default=None)
         if best is not None and objective.rank(best) > float("-inf"):
             by = objective.of(best.config)[0].metric
             number, value = (best.sweep or {}).get("number"), report.number(float(best.metrics[by]))
-            lines.append(Text(f"best so far: run {number}, {by} {value}  {' '.join(best.overrides)}"))
+            lines.append(Text(plain(f"best so far: run {number}, {by} {value}  {' '.join(best.overrides)}")))
         return Group(*lines)
 
     def _read(self, run_dir: Path) -> Record | None:

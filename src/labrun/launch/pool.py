@@ -23,7 +23,7 @@ from pathlib import Path
 
 import psutil
 
-from labrun import targets
+from labrun import masking, targets
 from labrun.errors import LabrunError, RecordError
 from labrun.launch.closing import (
     close,
@@ -243,7 +243,7 @@ class LocalPool:
             return True
         except Exception:  # noqa: BLE001 - a sweep's end must not hang on matplotlib's settings
             with contextlib.suppress(OSError), open(run_dir / "driver.log", "a", encoding="utf-8") as output:
-                output.write(traceback.format_exc())
+                output.write(masking.masked(traceback.format_exc()))
             return False
         finally:
             with contextlib.suppress(OSError):

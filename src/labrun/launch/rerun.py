@@ -17,8 +17,8 @@ from labrun import checking, execute
 from labrun.errors import ConfigError, RecordError
 from labrun.launch import compute as computes
 from labrun.launch import conf, freeze, hydra_files, sweep
+from labrun.runs import files, store
 from labrun.runs import record as records
-from labrun.runs import store
 from labrun.runs.record import Record
 
 
@@ -51,6 +51,7 @@ def prepare(run_dir: Path, overrides: Sequence[str], new_code: bool = False) -> 
         RecordError: the frozen code is gone.
     """
     root, old = store.workspace(), records.read(run_dir)
+    _check(old)
     composed = dict(old.config)
     for name in ("from", "sweep"):
         if isinstance(composed.get(name), Mapping):
@@ -85,6 +86,28 @@ def prepare(run_dir: Path, overrides: Sequence[str], new_code: bool = False) -> 
     return Again(sweep.Job(record, target, files, freeze.environment(config)))
 
 
+def _check(old: Record) -> None:
+    """Whether a record's config is one of a run, as far as the schema does not look at it.
+
+    Raises:
+        RecordError: it is not.
+    """
+    trainer, compute, script = (old.config.get(name) for name in ("trainer", "compute", "script"))
+    is_sound = (
+        isinstance(trainer, Mapping)
+        and isinstance(compute, Mapping)
+        and isinstance(compute.get("environment"), Mapping)
+        and isinstance(compute.get("target"), str)
+        and isinstance(compute.get("cpus_per_run"), int)
+        and isinstance(script, Mapping | None)
+        and isinstance((old.code or {}).get("script"), Mapping | None)
+        and (not isinstance(trainer.get("resume"), Mapping) or "id" in trainer["resume"])
+        and bool(script) == bool((old.code or {}).get("script"))
+    )
+    if not is_sound:
+        raise RecordError(f"the config of run {old.id} is not a run's, so it cannot be run again")
+
+
 def _as_typed(name: str, node: Mapping[str, Any]) -> Any:
     return node.get("id") if name == "from" else {**node, "resume": None}
 
@@ -114,10 +137,14 @@ def _as_it_was(old: Record, root: Path) -> freeze.Surroundings:
 
 
 def _kept(code: Mapping[str, Any], root: Path, old: Record) -> Path:
-    """Where a snapshot lies: as the record says, or in this workspace, where the run was brought in from elsewhere."""
-    for folder in (Path(str(code.get("folder", ""))), store.state_folder(root) / "code" / str(code.get("digest", "-"))):
-        if str(code.get("folder")) and folder.is_dir():
-            return folder
+    """Where a snapshot lies: in this workspace, or in the one that the record names, if it is what its digest says."""
+    digest, told = str(code.get("digest")), Path(str(code.get("folder") or ""))
+    if files.DIGEST.fullmatch(digest):
+        own = store.state_folder(root) / "code" / digest
+        if own.is_dir():
+            return own
+        if told.is_absolute() and told.is_dir() and files.is_tree(told, digest):
+            return told
     raise RecordError(
         f"the code of run {old.id} is gone ({code.get('folder', 'none was kept')}): say --code new to run it with the "
         "code as it is now"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from labrun import terminal
 from labrun.errors import LabrunError
 from labrun.launch import objective
 from labrun.runs import report, store
@@ -69,7 +70,7 @@ def tell(folder: Path, run_dirs: Sequence[Path], draw: Callable[[Path], object] 
 def say(text: str) -> None:
     """Print; a reader who has gone (`labrun ... | head`), or a disk that is full, ends nothing."""
     try:
-        print(text, flush=True)
+        print(terminal.lines(text), flush=True)
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if not isinstance(error, BrokenPipeError):

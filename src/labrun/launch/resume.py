@@ -96,6 +96,8 @@ def match(new: Sequence[Record], old: Sequence[Earlier]) -> list[Earlier | None]
     digests: dict[str, list[dict[str, Any]]] = {}
     by_signature: dict[str, list[Earlier]] = {}
     for one in old:
+        if one.record.imported and one.record.status != records.COMPLETED:
+            continue  # its record would say what is run: the command's own run is begun anew
         if one.record.finished and one.record.status == records.COMPLETED:
             data = [{"digest": entry["digest"]} for entry in one.record.data if "digest" in entry]
         else:

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from labrun.errors import LabrunError
+from labrun.errors import LabrunError, RecordError
 from labrun.launch import compute as computes
+from labrun.runs import context
 
 ASK_S = 5.0
 """How often squeue is asked."""
@@ -25,6 +26,11 @@ OVER = frozenset(
 
 FOLLOWING = re.compile(r"slurmstepd|srun: (error: .*[Ee]xited with|launch/slurm|got |Terminating|Job step|Force)")
 """Lines of Slurm's own programs that only say that a job's process has ended."""
+
+
+def is_job(job: object) -> bool:
+    """Whether that is a job's id, or one of an array: it becomes a word of a command."""
+    return isinstance(job, str) and re.fullmatch(r"[0-9]+([_+][0-9]+)?", job) is not None
 
 
 def append(path: Path, line: Mapping[str, Any]) -> None:
@@ -45,16 +51,19 @@ def read_journal(ledger: Path) -> tuple[dict[str, list[list[str]]], dict[str, tu
     intents: dict[str, list[list[str]]] = {}
     ids: dict[str, tuple[str, bool]] = {}
     try:
-        text = ledger.read_text(encoding="utf-8")
+        text = context.content(ledger)
     except FileNotFoundError:
         return intents, ids
+    except OSError as error:
+        raise RecordError(f"{ledger} cannot be read: {error.strerror or error}") from error
     for raw in text.splitlines():
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             line = json.loads(raw)
+            token = str(line["token"])
             if "jobs" in line:
-                intents[line["token"]] = line["jobs"]
-            else:
-                ids[line["token"]] = (line["job"], line["array"])
+                intents[token] = [[str(run) for run in members] for members in line["jobs"]]
+            elif is_job(line["job"]):
+                ids[token] = (line["job"], bool(line["array"]))
     return intents, ids
 
 
@@ -87,7 +96,7 @@ def states(jobs: Iterable[str]) -> dict[str, str]:
         The state of each; a job that nobody knows is left out. Empty where the cluster does not answer at all: every
         job then counts as unknown, not as gone, so the caller gets `UNKNOWN` for each.
     """
-    wanted = set(jobs)
+    wanted = set(filter(is_job, jobs))
     if not wanted:
         return {}
     answer = computes.ask(["squeue", "-h", "-r", "-t", "all", "-u", str(os.getuid()), "-o", "%i|%T"])
@@ -145,5 +154,5 @@ def end_jobs(jobs: Iterable[str], patience_s: float = 60.0) -> set[str]:
 
 def scancel(jobs: Iterable[str]) -> None:
     """Cancel jobs; those that are gone already do not matter."""
-    for job in jobs:
+    for job in filter(is_job, jobs):
         computes.ask(["scancel", job])

@@ -10,11 +10,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from omegaconf import DictConfig
 
-from labrun import checking
+from labrun import checking, terminal, trust
 from labrun.errors import ConfigError, RecordError
 from labrun.launch import closing, freeze, hydra_files, jobs, lease, monitor, objective, results, resume, snapshot
 from labrun.launch import compute as computes
@@ -87,9 +87,17 @@ class Submission:
 
 def targets(submitted: Sequence[Job]) -> list[str]:
     """What the runs' processes need imported."""
-    nodes = [job.record.config.get(group) for job in submitted for group in ("dataset", "model", "datastore")]
+    configs = [job.record.config for job in submitted]
+    nodes = [config.get(group) for config in configs for group in ("dataset", "datastore")]
+    nodes += [config.get("model") for config in configs if config["task"] != "evaluate" or _is_models(config)]
     named = {str(node.get("_target_", LOCAL_DATASTORE)) for node in nodes if node}
     return sorted(named - {LOCAL_DATASTORE})
+
+
+def _is_models(config: Mapping[str, Any]) -> bool:
+    """Whether a scored model's class may be imported ahead: its name comes from another run's record."""
+    target = str((config.get("model") or {}).get("_target_"))
+    return target in config["trusted"] or not trust.refusal(target, may_import=False)
 
 
 def carry_out(submitted: Sequence[Job], folder: Path, server: Server | None = None) -> list[Record]:
@@ -379,10 +387,10 @@ def answer(record: Record, run_dir: Path) -> None:
     """
     if record.status == records.FAILED:
         error = record.error or {}
-        reason = (str(error.get("message")) or "?").splitlines()[0]
+        reason = next(iter(str(error.get("message")).splitlines()), "?")
         output = run_dir / "driver.log"
         where = f"  log: {output}\n" if output.exists() else ""
-        sys.stderr.write(f"labrun: the run failed: {error.get('type')}: {reason}\n{where}")
+        sys.stderr.write(terminal.lines(f"labrun: the run failed: {error.get('type')}: {reason}\n{where}"))
         sys.exit(1)
     if record.status == records.CANCELED:
         sys.stderr.write(f"labrun: canceled; the record is in {run_dir}\n")

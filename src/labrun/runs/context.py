@@ -6,6 +6,7 @@ time therefore never mix, and a kill leaves at most one torn line, the last.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -173,6 +174,21 @@ def opened(path: str | os.PathLike[str]) -> BinaryIO | None:
     return os.fdopen(fd, "rb")
 
 
+def content(path: str | os.PathLike[str], largest: int = 2**30) -> bytes:
+    """What a file holds, of one that others may have made: a plain file, and no larger than its kind ever is.
+
+    Raises:
+        OSError: there is none, it cannot be read, it is no plain file, or it is larger.
+    """
+    file = opened(path)
+    if file is None:
+        raise OSError(errno.EINVAL, "it is no plain file", os.fspath(path))
+    with file:
+        if os.fstat(file.fileno()).st_size > largest:
+            raise OSError(errno.EFBIG, f"it has more than {largest:,} bytes", os.fspath(path))
+        return file.read()
+
+
 def metric(text: bytes) -> dict[str, Any] | None:
     """One line of the metrics file, its value as a float; None where it holds no metric, torn or not."""
     try:
@@ -194,12 +210,27 @@ def read_metrics(run_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """
     try:
         file = opened(Path(run_dir) / METRICS_FILE)
-    except FileNotFoundError:
-        return []
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):  # there is none
+            return []
+        raise
     if file is None:
         return []
     with file:
         return _without_overtaken([line for text in file.read().split(b"\n") if (line := metric(text)) is not None])
+
+
+def bad_lines(run_dir: str | os.PathLike[str]) -> int:
+    """How many whole lines of a run's metrics hold no metric; blank ones do not count."""
+    try:
+        file = opened(Path(run_dir) / METRICS_FILE)
+    except OSError:
+        return 0
+    if file is None:
+        return 0
+    with file:
+        *lines, _ = file.read().split(b"\n")
+    return sum(bool(text.strip()) and metric(text) is None for text in lines)
 
 
 def last_values(run_dir: str | os.PathLike[str]) -> dict[str, float]:

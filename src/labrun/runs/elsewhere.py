@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from labrun.runs import context
+
 PLAN = Path(".launch", "plan.json")
 """What the controller of a sweep's folder keeps there (`launch.jobs.Plan`)."""
 
@@ -59,21 +61,28 @@ def noted(state: Path) -> list[Path]:
     """The folders that were noted, oldest first; a torn line is left out."""
     found: dict[Path, None] = {}
     with contextlib.suppress(OSError):
-        for line in (state / "elsewhere.jsonl").read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                found[Path(json.loads(line)["folder"])] = None
+        for line in context.content(state / "elsewhere.jsonl").splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+                folder = Path(json.loads(line)["folder"])
+                if folder.is_absolute() and "\0" not in str(folder):
+                    found[folder] = None
     return list(found)
 
 
 def run_dirs(state: Path) -> Iterator[Path]:
     """The folders of the runs there, of a sweep those that its plan names; they may hold no record any more."""
     for folder in noted(state):
-        if (folder / "run.json").is_file():
-            yield folder
-            continue
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            for name in json.loads((folder / PLAN).read_text(encoding="utf-8"))["runs"]:
-                yield Path(os.path.normpath(folder / name))
+        yield from runs_in(folder)
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The folders of the runs of a folder that was noted: itself, or those that its plan names."""
+    if (folder / "run.json").is_file():
+        return [folder]
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        names = json.loads(context.content(folder / PLAN))["runs"]
+        return [Path(os.path.normpath(folder / name)) for name in names if "\0" not in name]
+    return []
 
 
 RUN_ENTRIES = re.compile(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,12 @@ from labrun.errors import RecordError
 from labrun.runs import store
 from labrun.runs.record import Record
 
+DIGEST = re.compile(r"[0-9a-f]{64}")
+"""What `tree_digest` gives."""
+EMPTY = hashlib.sha256().hexdigest()
+"""Of a folder without files."""
+COMPILED = "__pycache__"
+"""The folder where Python keeps what it has compiled."""
 OURS = frozenset({"attempts", "requests", "heartbeat", ".hydra", ".launch", "work"})
 """What is kept for labrun's own sake, and a script's working folder: none of what the run was to make."""
 
@@ -94,6 +101,24 @@ def tree_digest(base: Path, names: Sequence[Path]) -> str:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         total.update(f"{name.as_posix()}\0{content}\n".encode())
     return total.hexdigest()
+
+
+def is_tree(folder: Path, digest: str) -> bool:
+    """Whether a folder holds what a digest of `tree_digest` says; what Python compiled since is no part of it."""
+    try:
+        names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+        own = [name for name in names if COMPILED not in name.parts]
+        return tree_digest(folder, names) == digest or (own != names and tree_digest(folder, own) == digest)
+    except OSError:
+        return False
+
+
+def drop_compiled(folder: Path, digest: str) -> None:
+    """Take away what Python has compiled in a folder since it had a digest: it would be run in the sources' place."""
+    names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    if any(COMPILED in name.parts for name in names) and tree_digest(folder, names) != digest:
+        for path in [path for path in folder.rglob(COMPILED) if path.is_dir()]:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def pictures(root: Path) -> Path:

@@ -51,13 +51,15 @@ def listing(root: Path, state: Path) -> Listing:
     for run_dir, stamp in scan(root, state):
         name = run_dir.removeprefix(top)
         entry = known.get(name)
-        if entry is None or entry[0] != stamp:
+        record = _kept(entry) if entry is not None else None
+        if entry is None or record is None or entry[0] != stamp:
             entry, changed = [stamp, *_read(Path(run_dir))], True
+            record = _kept(entry)
         entries[name] = entry
-        if entry[1] is None:
-            found.damaged.append((Path(run_dir), entry[2]))
+        if isinstance(record, Record):
+            found.runs.append((Path(run_dir), record))
         else:
-            found.runs.append((Path(run_dir), Record(config={}, **entry[1])))
+            found.damaged.append((Path(run_dir), str(record)))
     if changed or len(entries) != len(known):
         _save(file, entries)
     return found
@@ -113,11 +115,20 @@ def _read(run_dir: Path) -> tuple[dict[str, Any] | None, str]:
     return content, ""
 
 
+def _kept(entry: Any) -> Record | str | None:
+    """What the index says of a run: its record, or why it has none; None where the index itself is damaged."""
+    try:
+        _, content, why = entry
+        return str(why) if content is None else Record(config={}, **content)
+    except (TypeError, ValueError):
+        return None
+
+
 def _load(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_bytes())
+        content = json.loads(context.content(file))
         return dict(content["runs"]) if content["format"] == FORMAT and content["fields"] == _fields() else {}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 

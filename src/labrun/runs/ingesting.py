@@ -276,7 +276,7 @@ class Ingester:
 
     def _load(self) -> None:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            content = json.loads(self._notes.read_text(encoding="utf-8"))
+            content = json.loads(context.content(self._notes))
             if content["uri"] == self.uri and content["database"] == self.identity:
                 self._sent = {key: Sent(**value) for key, value in content["runs"].items()}
                 self._removed = int(content["removed"])

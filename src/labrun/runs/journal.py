@@ -18,11 +18,13 @@ from typing import Any
 
 from labrun.checking import suggest
 from labrun.errors import ConfigError, CorruptDataError, RecordError
+from labrun.runs import context, store
 from labrun.runs import record as records
-from labrun.runs import store
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 ALIAS = re.compile(r"(?!latest$|v\d+$)[A-Za-z][A-Za-z0-9_-]{0,99}", re.I)
+MOST = 2**31
+"""Numbers of versions are below it."""
 REGISTER, REMOVE, ALIASED, UNALIASED = "register", "remove", "alias", "unalias"
 
 
@@ -69,6 +71,8 @@ class Shelf:
     """The highest number that each name ever had: none is given twice."""
     removed: dict[str, dict[int, str]] = field(default_factory=dict)
     """Numbers that were removed, and the server that had each."""
+    left_out: int = 0
+    """Lines that say nothing that can be: the others count all the same."""
 
     def aliases_of(self, version: Version) -> list[str]:
         """The aliases that a version goes by."""
@@ -98,21 +102,26 @@ def read(root: Path) -> Shelf:
     """
     shelf = Shelf()
     try:
-        raw = path(root).read_bytes()
+        raw = context.content(path(root))
     except FileNotFoundError:
         return shelf
     except OSError as error:
         raise RecordError(f"{path(root)} cannot be read: {error.strerror or error}") from error
-    for text in raw.split(b"\n"):
+    *lines, torn = raw.split(b"\n")
+    for text in (*lines, torn):
         try:
             _apply(shelf, json.loads(text))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            continue
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
+            shelf.left_out += text is not torn and bool(text.strip())
     return shelf
 
 
 def _apply(shelf: Shelf, line: Mapping[str, Any]) -> None:
-    kind, name, number = line["event"], str(line["name"]), int(line["number"])
+    kind, name, number = line["event"], line["name"], line["number"]
+    if not NAME.fullmatch(name) or type(number) is not int or not 0 < number < MOST:
+        raise ValueError(f"it is about no version that there can be: {line!r:.100}")
+    if kind in (ALIASED, UNALIASED) and not ALIAS.fullmatch(line["alias"]):
+        raise ValueError(f"it names no alias that there can be: {line!r:.100}")
     versions, aliases = shelf.versions.setdefault(name, {}), shelf.aliases.setdefault(name, {})
     if kind == REGISTER:
         versions[number] = _version(line)
@@ -140,12 +149,20 @@ def _version(line: Mapping[str, Any]) -> Version:
     texts = (version.run, version.experiment, version.file, version.uri, version.time, version.mlflow_run)
     mappings = (version.files, version.metrics, version.tags)
     if not (
-        all(isinstance(one, str) for one in (*texts, *version.files.values(), *version.tags.values()))
-        and all(isinstance(one, dict) for one in (*mappings, *version.data))
+        all(isinstance(one, dict) for one in (*mappings, *version.data))
+        and all(isinstance(one, str) for one in (*texts, *version.tags.values()))
+        and all(map(_is_file, version.files.items()))
         and version.sha256
     ):
         raise ValueError(f"it registers no version: {line!r:.100}")
     return version
+
+
+def _is_file(item: tuple[Any, Any]) -> bool:
+    """Whether that is a file of a version, and its digest: the name becomes a path, in one folder."""
+    name, sha256 = item
+    plain = isinstance(name, str) and Path(name).name == name and name not in ("", "..") and "\0" not in name
+    return plain and isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256) is not None
 
 
 def append(root: Path, event: str, name: str, number: int, **more: Any) -> None:
@@ -242,7 +259,7 @@ def chosen(root: Path, reference: str) -> list[Version]:
             raise RecordError(f"model {name} has no alias {alias!r}.{suggest(alias, aliases)} Its aliases: {there}")
         return [versions[aliases[alias]]]
     if number:
-        if not number.isdigit() or int(number) not in versions:
+        if not number.isdecimal() or int(number) not in versions:
             there = ", ".join(map(str, sorted(versions)))
             raise RecordError(f"model {name} has no version {number!r}. Its versions: {there}")
         return [versions[int(number)]]

@@ -12,6 +12,7 @@ import functools
 import json
 import os
 import platform
+import re
 import socket
 import sys
 import time
@@ -75,6 +76,7 @@ class RunPaths:
         return self.root / "requests"
 
 
+ID = re.compile(r"[0-9a-f]{8}")
 TELLING = frozenset({"AssertionError", "IndexError", "KeyError", "StopIteration"})
 """Errors whose type says more than their message."""
 
@@ -128,6 +130,8 @@ class Record:
     """Of the newest attempt of a network: `allowed`, and for `training` and `scoring` the `count` and `why`."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """The last value of each metric."""
+    imported: dict[str, Any] | None = None
+    """Of a run that came from an archive: its `file`, and the `time`. What its record names is nobody's here."""
     attempts: list[dict[str, Any]] = field(default_factory=list)
     error: dict[str, Any] | None = None
     format: int = FORMAT
@@ -154,6 +158,30 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
+def is_id(text: object) -> bool:
+    """Whether that is an id as labrun gives them: eight hexadecimal digits."""
+    return isinstance(text, str) and ID.fullmatch(text) is not None
+
+
+def sweep_folder(run_dir: str | os.PathLike[str], record: Record) -> Path | None:
+    """The folder of a run's sweep; None of a run that belongs to none.
+
+    As the record says, if the run lies in it. Else (the workspace was moved, or the record is nobody's here) the folder
+    above the run's own: no record leads to a folder of another place.
+    """
+    if record.sweep is None:
+        return None
+    run_dir = Path(os.path.realpath(run_dir))
+    told = record.sweep.get("folder")
+    if isinstance(told, str) and told and "\0" not in told:
+        folder = Path(os.path.realpath(told))
+        near = run_dir.parents[:HIGHEST]
+        tops = [place for place, parent in enumerate(near) if parent.name in ("outputs", "multirun")]
+        if folder in near[: tops[0] if tops else HIGHEST]:
+            return folder
+    return run_dir.parent
+
+
 def seconds_between(start: str, end: str) -> float:
     """Seconds from one record time to another."""
     return round((datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds(), 3)
@@ -169,25 +197,54 @@ def read(run_dir: str | os.PathLike[str]) -> Record:
     try:
         if not path.is_file() and path.exists():
             raise ValueError("it is no file")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(context.content(path, LARGEST))
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}")
         missing = sorted(REQUIRED - set(content))
         if missing:
             raise ValueError(f"it has no {', '.join(missing)}")
+        _check_depth(content)
         content = context.annotated(path.parent, content)
+        # What is no group of keys there says nothing; the others count.
+        for name in ("data", "attempts"):
+            if isinstance(content.get(name), list):
+                content[name] = [one for one in content[name] if isinstance(one, dict)]
         known = {f.name for f in dataclasses.fields(Record)}
         record = Record(**{key: value for key, value in content.items() if key in known})
         _check(record)
         return record
     except FileNotFoundError:
         raise RecordError(f"{path.parent} holds no run.json, so it is not a run's folder") from None
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise RecordError(f"{path} is damaged or cannot be read: {error}") from error
 
 
+LARGEST = 2**28
+"""Bytes of a record."""
+HIGHEST = 8
+"""Folders above a run's own, among which its sweep's is."""
+DEEPEST = 500
 REQUIRED = {"id", "name", "task", "status", "created", "config"}
 STATUSES = frozenset({QUEUED, RUNNING, PREEMPTED}) | FINISHED
+
+
+def _check_depth(content: Any) -> None:
+    """Whether groups of keys lie in each other no deeper than readers can follow.
+
+    Raises:
+        ValueError: they do.
+    """
+    level = [content]
+    for _ in range(DEEPEST):
+        level = [
+            value
+            for one in level
+            for value in (one.values() if isinstance(one, dict) else one)
+            if isinstance(value, dict | list)
+        ]
+        if not level:
+            return
+    raise ValueError(f"its values lie more than {DEEPEST} levels deep")
 
 
 def _check(record: Record) -> None:
@@ -200,7 +257,7 @@ def _check(record: Record) -> None:
         (str, ("id", "name", "task", "created", "command", "notes")),
         (dict, ("config", "tags", "properties", "packages", "metrics", "directions")),
         (list, ("overrides", "data", "attempts")),
-        (dict | None, ("sweep", "code", "git", "host", "process", "job", "training", "threads", "error")),
+        (dict | None, ("sweep", "code", "git", "host", "process", "job", "training", "threads", "error", "imported")),
         (int | float | None, ("duration_s",)),
         (str | None, ("started", "ended", "parent")),
     ):
@@ -290,7 +347,8 @@ def replace_text(path: Path, text: str, to_disk: bool = True) -> None:
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with open(partial, "w", encoding="utf-8") as file:
+        # Halves of characters, which no encoding has, as JSON has them.
+        with open(partial, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             if to_disk:
                 file.flush()
@@ -333,7 +391,7 @@ def claim(run_dir: str | os.PathLike[str]) -> int:
     folder = RunPaths(Path(run_dir)).attempts
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        number = 1 + max((int(p.name) for p in folder.iterdir() if p.name.isdigit()), default=0)
+        number = 1 + max((int(p.name) for p in folder.iterdir() if p.name.isdecimal()), default=0)
         with open(folder / str(number), "x", encoding="utf-8") as file:
             json.dump(process_identity(), file)
     except FileExistsError:
@@ -347,8 +405,8 @@ def newest_attempt(run_dir: str | os.PathLike[str]) -> int:
     """The number of the newest attempt, or 0."""
     folder = RunPaths(Path(run_dir)).attempts
     try:
-        return max((int(p.name) for p in folder.iterdir() if p.name.isdigit()), default=0)
-    except FileNotFoundError:
+        return max((int(p.name) for p in folder.iterdir() if p.name.isdecimal()), default=0)
+    except (FileNotFoundError, NotADirectoryError):
         return 0
 
 
@@ -360,6 +418,7 @@ def note_claimed(run_dir: str | os.PathLike[str], record: Record, before: int | 
         record: its record; not written here.
         before: only attempts older than this one; None: all.
     """
+    record.attempts = [one for one in record.attempts if type(one.get("number")) is int]
     told = {attempt["number"] for attempt in record.attempts}
     for number in range(1, (before or newest_attempt(run_dir) + 1)):
         if number not in told:
@@ -408,15 +467,15 @@ def process_identity() -> dict[str, Any]:
     return {"pid": pid, "host": socket.gethostname(), "boot_id": boot_id(), "start_time": process_start(pid)}
 
 
-def process_lives(process: dict[str, Any] | None) -> bool | None:
+def process_lives(process: object) -> bool | None:
     """Whether a recorded process still lives; None if it cannot be told from this host."""
-    if not process or process.get("host") != socket.gethostname():
+    if not isinstance(process, dict) or process.get("host") != socket.gethostname():
         return None
     if process.get("boot_id") != boot_id():
         return False
     try:
         pid, recorded = int(process["pid"]), float(process.get("start_time") or 0)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
     # Records of before labrun 0.2 have seconds since the epoch everywhere.
     start = (process_start if recorded < 1e8 else _process_start_by_clock)(pid)

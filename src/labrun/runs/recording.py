@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+from labrun import masking
 from labrun.errors import LabrunError, RecordError, RunFailedError
 from labrun.runs import context
 from labrun.runs import record as records
@@ -27,6 +28,9 @@ log = logging.getLogger(__name__)
 
 JOB_VARIABLE = "LABRUN_JOB"
 """In a cluster's job: what the record says of it, as JSON."""
+
+
+LARGEST_REQUEST = 2**16
 
 
 class Terminated(KeyboardInterrupt):
@@ -109,6 +113,7 @@ class Recording:
     def __init__(self, run_dir: Path, capture: bool = True, announced: bool = True, to_disk: bool = True) -> None:
         self.paths = RunPaths(Path(run_dir))
         self.record: Record = records.read(run_dir)
+        masking.note_config(self.record.config)
         self.attempt = 0
         self._capture = Capture(self.paths.root) if capture else None
         self._announced, self._to_disk = announced, to_disk
@@ -146,6 +151,7 @@ class Recording:
             run.summary.update(context.last_values(self.paths.root))
         if self._capture:
             self._capture.start(self.attempt)
+        self._politely.enter_context(masking.in_logs())
         self._politely.enter_context(terminating_politely())
         if threading.current_thread() is threading.main_thread():
             global _asked_to_leave, _was_interrupted
@@ -240,14 +246,14 @@ def outcome(error: BaseException | None, paths: RunPaths) -> tuple[str, dict[str
         if why is not None and not (paths.requests / "cancel").exists():
             return records.STOPPED, {"type": "Stopped", "message": why, "traceback": ""}
         try:
-            why = (paths.requests / "cancel").read_text(encoding="utf-8").strip() or "asked by requests/cancel"
+            why = asked(paths, "cancel") or "asked by requests/cancel"
         except OSError:
-            why = str(error) or "Ctrl-C"
+            why = masking.masked(str(error)) or "Ctrl-C"
         return records.CANCELED, {"type": type(error).__name__, "message": why, "traceback": ""}
     if isinstance(error, SystemExit):
-        message = f"the run's code ended the process with exit code {error.code!r} before it was done"
+        message = masking.masked(f"the run's code ended the process with exit code {error.code!r} before it was done")
         return records.FAILED, {"type": "SystemExit", "message": message, "traceback": _trace(error)}
-    trace = error.trace if isinstance(error, RunFailedError) else _trace(error)
+    trace = masking.masked(error.trace) if isinstance(error, RunFailedError) else _trace(error)
     return records.FAILED, {"type": type(error).__name__, "message": said(error), "traceback": trace}
 
 
@@ -256,22 +262,31 @@ def is_asked_to_end(paths: RunPaths) -> bool:
     return any((paths.requests / name).exists() for name in ("cancel", "stop"))
 
 
+def asked(paths: RunPaths, name: str) -> str:
+    """What a request says: anybody may have left it.
+
+    Raises:
+        OSError: there is none, or it is no plain file.
+    """
+    return context.content(paths.requests / name, LARGEST_REQUEST).decode(errors="replace").strip()
+
+
 def stop_reason(paths: RunPaths) -> str | None:
     """Why a run was asked to end early, by what is no failure of its own; None if it was not."""
     try:
-        return (paths.requests / "stop").read_text(encoding="utf-8").strip() or "asked by requests/stop"
+        return asked(paths, "stop") or "asked by requests/stop"
     except OSError:
         return None
 
 
 def _trace(error: BaseException) -> str:
-    return storable("".join(traceback.format_exception(error)))
+    return masking.masked(storable("".join(traceback.format_exception(error))))
 
 
 def said(error: BaseException) -> str:
     """An error's own words; one of a person's own may fail to have any."""
     try:
-        return storable(str(error))
+        return masking.masked(storable(str(error)))
     except Exception as other:  # noqa: BLE001 - any `__str__`
         return f"(its message cannot be shown: {type(other).__name__})"
 

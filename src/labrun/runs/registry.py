@@ -19,8 +19,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labrun.errors import ConfigError, CorruptDataError, MissingDataError, RecordError
-from labrun.runs import journal, model_folder, restoring, tracking
+from labrun.errors import ConfigError, CorruptDataError, DataError, MissingDataError, RecordError
+from labrun.runs import cards, journal, model_folder, restoring, tracking
 from labrun.runs import record as records
 from labrun.runs.journal import Version
 from labrun.runs.record import Record
@@ -28,7 +28,7 @@ from labrun.runs.record import Record
 if TYPE_CHECKING:
     from labrun.runs.ingesting import Ingester
 
-CARD = "model.json"
+CARD = cards.NAME
 KINDS = {
     ".skops": "estimator", ".npz": "chainer", ".pkl": "pickle", ".pickle": "pickle", ".joblib": "pickle",
     ".pt": "tensors", ".pth": "tensors",
@@ -127,15 +127,20 @@ def described(run_dir: Path, record: Record, file: str | None) -> tuple[Path, di
     """
     outputs = run_dir / "outputs"
     card: dict[str, Any] = {}
-    with contextlib.suppress(OSError, ValueError):
-        card = dict(json.loads((outputs / CARD).read_text(encoding="utf-8")))
-    if file is None and "file" not in card:
+    if file is None and (outputs / CARD).exists():
+        card = cards.read(outputs, f"run {record.id}")
+    else:
+        with contextlib.suppress(DataError):  # a file that is named needs none
+            card = cards.read(outputs, f"run {record.id}")
+    if file is None and not card:
         made = sorted(p.relative_to(run_dir).as_posix() for p in outputs.rglob("*") if p.suffix in KINDS)
         raise RecordError(
             f"run {record.id} has saved no model with a card ({CARD}): name the file to register. "
             f"Its files that may be models: {', '.join(made[:10]) or 'none'}"
         )
-    path = outputs / Path(card["file"]).name if file is None else _inside(run_dir, record, file)
+    path = outputs / card["file"] if file is None else _inside(run_dir, record, file)
+    if file is None and path.exists() and not path.resolve().is_relative_to(outputs.resolve()):
+        raise CorruptDataError(f"{path} is no plain file: it leads to {path.resolve()}. Nothing of it was taken")
     if not path.is_file():
         raise MissingDataError(f"run {record.id} has no file {path.relative_to(run_dir)}: 'lab runs files' lists them")
     own = path.parent == outputs and path.name == card.get("file")
@@ -144,7 +149,7 @@ def described(run_dir: Path, record: Record, file: str | None) -> tuple[Path, di
         raise CorruptDataError(f"{path} was changed since it was saved: expected {card.get('sha256')}, found {sha256}")
     if not own:
         # What a run of labrun's own exports beside its model takes the same samples.
-        base = card if path.parent == outputs and path.name in [*card.get("also", []), "model.pkl"] else {}
+        base = card if path.parent == outputs and path.name in [*(card.get("also") or []), "model.pkl"] else {}
         kind = KINDS.get(path.suffix.lower(), "file")
         card = {"format": 1, "name": path.stem, **base, "kind": kind, "file": path.name, "sha256": sha256}
     dataset = record.config.get("dataset") or {}
@@ -234,7 +239,7 @@ def _tidy(root: Path, name: str) -> None:
     """Take away what registrations and removals left that were killed; for who holds the lock."""
     there = journal.read(root).versions.get(name, {})
     for path in journal.folder(root, name, 0).parent.glob("*"):
-        if not (path.name.isdigit() and int(path.name) in there):
+        if not (path.name.isdecimal() and int(path.name) in there):
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -286,9 +291,8 @@ def remove(root: Path, versions: list[Version]) -> None:
 def is_loadable(root: Path, version: Version) -> bool:
     """Whether `labrun.load_model` can make a model of a version, by its card."""
     try:
-        card = json.loads((journal.content(root, version) / CARD).read_text(encoding="utf-8"))
-        return card["kind"] in LOADABLE
-    except (OSError, ValueError, KeyError, TypeError):
+        return cards.read(journal.content(root, version), version.title).get("kind") in LOADABLE
+    except DataError:
         return False
 
 

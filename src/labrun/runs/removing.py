@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labrun.errors import RecordError
-from labrun.runs import elsewhere, index, store
+from labrun.runs import context, elsewhere, index, store
 from labrun.runs import record as records
 from labrun.runs.record import Record
 
@@ -59,7 +59,7 @@ def reasons(
     found = {}
     for run_dir, record in chosen:
         status = shown(run_dir, record)
-        sweep_dir = Path(str((record.sweep or {}).get("folder", run_dir.parent)))
+        sweep_dir = records.sweep_folder(run_dir, record) or run_dir.parent
         if not is_ours(root, run_dir):
             where = f"{root}/outputs or {root}/multirun, nor one of your own choice with nothing else in it"
             found[run_dir] = Reason(record, f"{run_dir} is no run's folder below {where}, without links", False)
@@ -129,15 +129,13 @@ def noted(root: Path, offset: int) -> tuple[list[tuple[str, str]], int]:
         offset: how far the notes went the last time.
     """
     try:
-        with open(_notes(root), "rb") as file:
-            file.seek(offset)
-            data = file.read()
+        data = context.content(_notes(root))[offset:]
     except OSError:
         return [], offset
     whole = data[: data.rfind(b"\n") + 1]
     found = []
     for text in whole.splitlines():
-        with contextlib.suppress(ValueError, KeyError, TypeError):
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             line = json.loads(text)
             found.append((str(line["id"]), str(line["folder"])))
     return found, offset + len(whole)
@@ -173,8 +171,11 @@ def garbage(root: Path, found: index.Listing, leaving: Sequence[Path] = ()) -> l
         found: its runs.
         leaving: runs that are about to be removed.
     """
+    from labrun.runs import arriving
+
     rests = [path for path in _rests(root) if path.is_dir() and not path.is_symlink()]
     listed = [Garbage(path, "the rest of a removal", folder_size(path)) for path in rests]
+    listed += [Garbage(path, "the rest of an import", folder_size(path)) for path in arriving.left(root)]
     if found.damaged:
         return listed  # what a damaged record names cannot be known
     kept: set[str] = set()
@@ -193,8 +194,11 @@ def garbage(root: Path, found: index.Listing, leaving: Sequence[Path] = ()) -> l
 def _rests(root: Path) -> Iterator[Path]:
     for pattern in (f"outputs/*/{REMOVED}*", f"multirun/*/{REMOVED}*", f"multirun/*/*/{REMOVED}*"):
         yield from root.glob(pattern)
-    for parent in {run_dir.parent for run_dir in elsewhere.run_dirs(store.state_folder(root))}:
-        yield from parent.glob(f"{REMOVED}*")
+    # Beside runs in a folder of a person's choice; never where only a plan leads, which others may have written.
+    for noted in elsewhere.noted(store.state_folder(root)):
+        parents = {run_dir.parent for run_dir in elsewhere.runs_in(noted) if run_dir.is_relative_to(noted)}
+        for parent in parents | ({noted.parent} if (noted / "run.json").is_file() else set()):
+            yield from parent.glob(f"{REMOVED}*")
 
 
 def folder_size(folder: Path) -> int:

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from labrun.terminal import plain
+
 if TYPE_CHECKING:  # loaded where it is used: `lab runs` shows tables without it
     import numpy as np
     import numpy.typing as npt
@@ -17,9 +19,10 @@ DPI = 110
 
 def table(rows: Sequence[tuple[str, str]]) -> str:
     """Two columns as text, between rules."""
-    width = max(len(name) for name, _ in rows)
+    names = [plain(name) for name, _ in rows]
+    width = max(map(len, names))
     lines = []
-    for name, value in rows:
+    for name, (_, value) in zip(names, rows, strict=True):
         for place, line in enumerate(value.splitlines() or [""]):
             lines.append(f"  {'' if place else name:<{width}}  {plain(line)}")
     rule = "-" * min(100, max(len(line) for line in lines) + 2)
@@ -36,19 +39,15 @@ def duration(seconds: float) -> str:
 
 def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Rows as lines, each column as wide as its widest cell."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(plain(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    shown = [[plain(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    for row in shown:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 def tags(given: Mapping[str, str]) -> str:
     """Tags in one line, as `lab runs tag` takes them."""
     return " ".join(f"{key}={value}" if value else key for key, value in given.items())
-
-
-def plain(text: str) -> str:
-    """Text without what a terminal takes for a command."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def number(value: float) -> str:
@@ -153,9 +152,9 @@ def learning_curves(metrics: Sequence[Mapping[str, Any]], path: Path, title: str
         axes = figure.add_subplot(down, across, place)
         for name in names:
             steps, values = zip(*((line["step"], line["value"]) for line in lines[name]), strict=True)
-            axes.plot(steps, values, marker="o" if len(steps) <= 30 else None, markersize=3, label=name)
+            axes.plot(steps, values, marker="o" if len(steps) <= 30 else None, markersize=3, label=_label(name))
         axes.set_xlabel(counted)
-        axes.set_ylabel(shown)
+        axes.set_ylabel(_label(shown))
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend()
@@ -287,7 +286,7 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _save(figure: Any, path: Path, title: str) -> Path:
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(_label(title), fontsize=10)
     path.parent.mkdir(parents=True, exist_ok=True)
     # What `savefig` does for a PNG, without the trial run before it, which takes as long as the drawing itself.
     figure.canvas.draw()
@@ -298,8 +297,12 @@ def _save(figure: Any, path: Path, title: str) -> Path:
 
 
 def _short(text: str, length: int) -> str:
-    short = text if len(text) <= length else text[: length - 1] + "…"
-    return short.replace("$", r"\$")
+    return _label(text if len(text) <= length else text[: length - 1] + "…")
+
+
+def _label(text: str) -> str:
+    """A text as a picture takes it: nothing in it is a formula, or a character that no font has."""
+    return plain(text).replace("$", r"\$")
 
 
 Curves = dict[str, tuple[list[int], list[float]]]
@@ -364,9 +367,9 @@ def compared_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path)
         for run, curves in found.items():
             if name in curves:
                 steps, values = curves[name]
-                axes.plot(steps, values, marker="o" if len(steps) <= 30 else None, markersize=3, label=run)
+                axes.plot(steps, values, marker="o" if len(steps) <= 30 else None, markersize=3, label=_label(run))
         axes.set_xlabel(unit([line for lines in runs.values() for line in lines if line["name"] == name]))
-        axes.set_ylabel(name)
+        axes.set_ylabel(_label(name))
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labrun.errors import RecordError
-from labrun.runs import journal, sending, store, tracking
+from labrun.runs import context, journal, sending, store, tracking
 from labrun.runs import mlflow_names as names
 from labrun.runs import record as records
 from labrun.runs.journal import Shelf, Version
@@ -75,7 +75,7 @@ class _Told:
     @classmethod
     def load(cls, root: Path, uri: str, database: str) -> _Told:
         try:
-            content = json.loads(tracking.kept(root, "registry.told", uri).read_text(encoding="utf-8"))
+            content = json.loads(context.content(tracking.kept(root, "registry.told", uri)))
             models = {name: _Model(**one) for name, one in content.pop("models").items()}
             found = cls(**content, models=models)
             return found if database in (found.database, "") else cls(database)

@@ -250,6 +250,8 @@ class ShownRun:
                 try:
                     if not stat.S_ISREG(path.stat().st_mode):
                         raise OSError("it is no file")
+                    if not path.resolve().is_relative_to(self._run_dir.resolve()):
+                        raise OSError("it leads out of the run's folder")
                     self._client.log_artifact(self._sent.mlflow_id, str(path), None if below == "." else below)
                 except Exception as error:  # noqa: BLE001 - the other files are sent
                     self._check(error)

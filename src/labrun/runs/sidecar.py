@@ -70,7 +70,7 @@ def _asked_to_end(run_dir: str) -> bool:
 
 def _overtaken(run_dir: str, attempt: int) -> bool:
     try:
-        return any(name.isdigit() and int(name) > attempt for name in os.listdir(os.path.join(run_dir, "attempts")))
+        return any(name.isdecimal() and int(name) > attempt for name in os.listdir(os.path.join(run_dir, "attempts")))
     except OSError:
         return False
 

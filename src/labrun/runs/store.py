@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -50,7 +51,13 @@ def keep_out_of_git(root: Path) -> None:
 
 
 def environment_folder(digest: str) -> Path:
-    """Where a script's environment lies; the log of its making beside it, as `.log`."""
+    """Where a script's environment lies; the log of its making beside it, as `.log`.
+
+    Raises:
+        RecordError: that is no digest.
+    """
+    if re.fullmatch(r"[0-9a-f]{64}", digest) is None:
+        raise RecordError(f"{digest!r:.80} is no digest of an environment: those have 64 hexadecimal digits")
     return state_folder(workspace()) / "environments" / digest
 
 

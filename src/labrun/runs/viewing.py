@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from labrun.runs import context, store
 from labrun.runs import record as records
-from labrun.runs import store
 
 
 def notes(root: Path) -> Path:
@@ -37,18 +37,18 @@ def withdraw(root: Path) -> None:
 def ui_address(root: Path) -> str | None:
     """The address of the `lab ui` that shows this workspace now; None: there is none."""
     try:
-        content = json.loads(_state(root).read_text(encoding="utf-8"))
+        content = json.loads(context.content(_state(root)))
         return str(content["address"]) if records.process_lives(content["process"]) else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
 def ui_process(root: Path) -> int | None:
     """That one's process id."""
     try:
-        process = json.loads(_state(root).read_text(encoding="utf-8"))["process"]
+        process = json.loads(context.content(_state(root)))["process"]
         return int(process["pid"]) if records.process_lives(process) else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -67,7 +67,7 @@ def mlflow_id(root: Path, run_dir: Path | None) -> str | None:
 def _sent(root: Path, run_dir: Path) -> tuple[str, str] | None:
     """MLflow's ids of a run's experiment, and of the run."""
     try:
-        sent = json.loads(notes(root).read_text(encoding="utf-8"))["runs"][str(run_dir)]
+        sent = json.loads(context.content(notes(root)))["runs"][str(run_dir)]
         return str(sent["experiment"]), str(sent["mlflow_id"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -20,6 +20,7 @@ from labrun.errors import ConfigError, RecordError
 from labrun.launch import closing, jobs, objective, sweep
 from labrun.launch.objective import Objective
 from labrun.launch.sweep import Job
+from labrun.runs import context
 from labrun.runs import record as records
 from labrun.runs.record import Record, RunPaths
 from labrun.sweep import space as spaces
@@ -123,11 +124,11 @@ class Search:
 
     def _read_state(self) -> dict[str, Any]:
         try:
-            then = dict(json.loads(self._state.read_text(encoding="utf-8")))
+            then = dict(json.loads(context.content(self._state)))
         except (OSError, ValueError, TypeError) as error:
             raise RecordError(f"{self._state} is damaged or cannot be read: {error}") from error
         known = {trial.user_attrs[RUN] for trial in self.study.trials()}
-        there = {path.parent.name for path in self.trials.folder.glob("*/run.json") if path.parent.name.isdigit()}
+        there = {path.parent.name for path in self.trials.folder.glob("*/run.json") if path.parent.name.isdecimal()}
         if there - known:
             raise RecordError(
                 f"{self._state.with_name(JOURNAL)} is damaged or gone: it knows {len(known)} trials, and the folder "

@@ -75,8 +75,8 @@ class Study:
             self._study = optuna.create_study(
                 storage=JournalStorage(backend), study_name=NAME, directions=directions, load_if_exists=True
             )
-        except (ValueError, KeyError, OSError) as error:
-            raise RecordError(f"{path} cannot be read: {error}") from error
+        except Exception as error:  # a damaged journal can raise anything
+            raise RecordError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
         if [direction.name.lower() for direction in self._study.directions] != directions:
             raise ConfigError(f"sweep.metric, sweep.goal: the search in {path.parent} has other metrics or goals")
         # A sampler that begins anew with the same seed would ask for the same again.

@@ -14,6 +14,7 @@ from labrun.errors import ConfigError
 from labrun.launch import jobs
 from labrun.launch.compute import HIDDEN
 from labrun.launch.hydra_files import quoted, with_variables
+from labrun.runs import context
 from labrun.runs import record as records
 
 OVER, ENDING, BEGUN, CANCELED = "over", "ending", "begun", "cancel"
@@ -59,10 +60,10 @@ def is_over(folder: Path) -> bool:
 def is_ending(folder: Path) -> bool:
     """Whether a living process is writing the books."""
     try:
-        process = json.loads((jobs.state_folder(folder) / ENDING).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        process = json.loads(context.content(jobs.state_folder(folder) / ENDING))
+    except (OSError, ValueError, RecursionError):
         return False
-    return records.process_lives(process) is not False
+    return isinstance(process, dict) and records.process_lives(process) is not False
 
 
 def take_over(folder: Path) -> int:

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labrun import schema
+from labrun import schema, trust
 from labrun.building import looked_up, must_be_given
 from labrun.errors import ConfigError, DataError, LabrunError
+from labrun.runs import cards
 from labrun.tasks import task as tasks
 
 PICKLE_VARIABLE = "LABRUN_ALLOW_PICKLE"
@@ -46,20 +47,27 @@ def network(file: Path, card: Mapping[str, Any], trusted: Sequence[str] | None) 
     """
     from labrun.tasks.lightning import load_weights
 
+    told = cards.node(card)
+    node = {**told["arguments"], "_target_": told["_target_"]}
     if trusted is not None:
-        tasks.trusted_target(str(card["target"]), list(trusted))
+        trust.check_model(node, "model", trusted)
     try:
-        arguments = looked_up(card["arguments"])
+        node = {**looked_up(told["arguments"]), "_target_": told["_target_"]}
     except ConfigError as error:
         raise ConfigError(f"the model's arguments: {error}") from error
-    node = {"_target_": card["target"], **arguments}
-    target = schema.locate(str(card["target"]), "model")
+    target = schema.locate(node["_target_"], "model")
     if "lr" not in schema.parameters(target):
         node.pop("lr", None)
-    network = schema.build(
-        node, "model", input_shape=tuple(card["input_shape"]), num_classes=len(card["class_names"]),
+    offered = {
+        "input_shape": tuple(card.get("input_shape") or ()), "num_classes": len(card.get("class_names") or ()),
         **{part: None for part in ("optimizer", "scheduler") if must_be_given(target, part)},  # for training alone
-    )  # fmt: skip
+    }  # fmt: skip
+    if trusted is None:
+        network = schema.build(node, "model", **offered)
+    else:
+        network = trust.build_model(node, "model", trusted, **offered)
+    if not tasks.is_network(network):
+        raise DataError(f"the card's {node['_target_']} gave a {type(network).__name__}, which is no network")
     load_weights(network, file)
     return network.eval()
 

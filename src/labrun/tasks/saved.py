@@ -6,7 +6,6 @@ itself. Nothing is unpickled unless a person asks for it.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,8 +16,8 @@ import numpy.typing as npt
 
 from labrun.checking import shape_text
 from labrun.data.arrays import Scaling, float_rows
-from labrun.errors import CorruptDataError, DataError, UnfitError
-from labrun.runs import journal, registry, store
+from labrun.errors import DataError, UnfitError
+from labrun.runs import cards, journal, registry, store
 from labrun.runs.record import RunPaths
 from labrun.tasks import loading, scoring
 from labrun.tasks import task as tasks
@@ -244,10 +243,8 @@ def load(
     Raises:
         DataError, ConfigError: see `load_model`.
     """
-    card = _card(folder, title) if card is None else card
-    file = folder / Path(str(card["file"])).name
-    if not file.is_file() or tasks.file_sha256(file) != card["sha256"]:
-        raise CorruptDataError(f"{title}: {file} is gone, or was changed since it was saved. Nothing of it was loaded")
+    card = cards.read(folder, title) if card is None else card
+    file = cards.file(folder, card, title)
     kind = str(card.get("kind"))
     if kind == "estimator":
         return Saved(loading.estimator(file, trusted), card, title)
@@ -266,14 +263,6 @@ def load(
         f"{title}: {file.name} is nothing that labrun loads (.skops, .npz as Chainer writes it, .pkl and .joblib with "
         "allow_pickle, and what its own runs save). 'lab models download' gives the file"
     )
-
-
-def _card(folder: Path, title: str) -> dict[str, Any]:
-    try:
-        card = json.loads((folder / tasks.MODEL_CARD).read_text(encoding="utf-8"))
-        return {**card, "file": str(card["file"]), "sha256": str(card["sha256"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{title}: {folder} holds no readable card ({tasks.MODEL_CARD}): {error}") from error
 
 
 class _Served:

@@ -19,7 +19,7 @@ from labrun import checking, schema, targets
 from labrun.building import must_be_given
 from labrun.data.arrays import Arrays, Part, Scaling
 from labrun.errors import ConfigError, DataError, UnfitError
-from labrun.runs import context
+from labrun.runs import cards, context
 from labrun.runs.record import RunPaths
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ TRAINING_KEYS = frozenset({"name", "optimizer", "scheduler", "search_space"})
 """Keys of a model's node that say how it is trained, not what it is. (`lr` is passed on if the target takes it; what an
 optimizer and a scheduler come to, too.)"""
 
-MODEL_CARD = "model.json"
+MODEL_CARD = cards.NAME
 QUANTITY = "model=pipeline and scikit-learn's regressors predict quantities"
 
 
@@ -318,13 +318,15 @@ def check_card(card: Mapping[str, Any], arrays: Arrays, run_id: str) -> None:
     Raises:
         UnfitError: shapes or numbers of classes differ.
     """
-    shape, classes = tuple(card["input_shape"]), len(card["class_names"])
+    names = list(card.get("class_names") or [])
+    shape, classes = tuple(card["input_shape"]), len(names)
     if shape != arrays.input_shape or classes != arrays.num_classes:
         raise UnfitError(
-            f"model '{card['name']}' of run {run_id} was trained on {checking.shape_text(shape)} in {classes} classes, "
-            f"and data set '{arrays.name}' has {checking.shape_text(arrays.input_shape)} in {arrays.num_classes}"
+            f"model '{card.get('name')}' of run {run_id} was trained on {checking.shape_text(shape)} in "
+            f"{classes} classes, and data set '{arrays.name}' has {checking.shape_text(arrays.input_shape)} in "
+            f"{arrays.num_classes}"
         )
-    if list(card["class_names"]) != list(arrays.class_names):
+    if names != list(arrays.class_names):
         log.warning("the classes have other names than in training: %s", ", ".join(arrays.class_names))
 
 
@@ -340,26 +342,9 @@ def load_card(paths: RunPaths, run_id: str) -> dict[str, Any]:
     Raises:
         DataError: the run has saved no model, or the file was changed since.
     """
-    try:
-        card: dict[str, Any] = json.loads((paths.outputs / MODEL_CARD).read_text(encoding="utf-8"))
-        path = paths.outputs / Path(card["file"]).name
-        found = file_sha256(path)
-        card_scaling(card, Scaling())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"run {run_id} holds no model that can be loaded: {error}") from error
-    if found != card["sha256"]:
-        raise DataError(f"{path} was changed since it was saved: expected SHA-256 {card['sha256']}, found {found}")
+    title = f"run {run_id}"
+    card = cards.read(paths.outputs, title)
+    cards.file(paths.outputs, card, title)
+    if card.get("scaling") is None or card.get("input_shape") is None:
+        raise DataError(f"{title} holds no model that can be loaded: its card does not say what the model takes")
     return card
-
-
-def trusted_target(target: str, trusted: list[str]) -> None:
-    """Whether a saved model's class may be built: labrun's own, scikit-learn's, torch's, and what a person names.
-
-    Raises:
-        ConfigError: it may not.
-    """
-    ours = ("labrun.models.", "sklearn.", "torch.nn.", "torchvision.models.")
-    if not target.startswith(ours) and target not in trusted:
-        raise ConfigError(
-            f"the model is a {target}, which is not labrun's own. If you trust the run, name it: 'trusted=[{target}]'"
-        )

@@ -100,8 +100,8 @@ def millions(count: float) -> str:
 
 def describe(recorded: dict[str, Any]) -> str:
     """A record's `threads` in one line."""
-    phases = [(name, recorded[name]) for name in ("training", "scoring") if name in recorded]
-    chosen = (f"{phase['count']} of {recorded['allowed']} for {name} ({phase['why']})" for name, phase in phases)
+    phases = [(name, recorded[name]) for name in ("training", "scoring") if isinstance(recorded.get(name), dict)]
+    chosen = (f"{one.get('count')} of {recorded.get('allowed')} for {name} ({one.get('why')})" for name, one in phases)
     return ", ".join(chosen)
 
 

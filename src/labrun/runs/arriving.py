@@ -1,0 +1,497 @@
+"""Taking in an archive of runs that somebody else may have written: all of it, or nothing.
+
+The archive is unpacked into a folder of its own, `outputs/.labrun/import-<id>`; every name and every value that this
+workspace will rely on is looked at there. Then the moves are written down, and made. What a kill leaves is taken away
+by the next import, or by `lab runs gc`; where the moves were written down by then, they are finished.
+"""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import gzip
+import hashlib
+import json
+import lzma
+import os
+import re
+import shutil
+import tarfile
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from labrun import checking
+from labrun.errors import RecordError
+from labrun.runs import context, elsewhere, files, store
+from labrun.runs import record as records
+from labrun.runs.archives import FORMAT, MANIFEST, NOT_TAKEN, SWEEP_FILES, Limits
+from labrun.runs.record import Record
+
+LARGEST_MANIFEST = 2**28
+LARGEST_HEADER = 2**20
+"""Bytes of an entry's name and its like, which Python reads into memory at once."""
+DEEPEST = 64
+"""Folders within folders."""
+RATIO_FROM = 2**26
+"""Bytes from which on it matters how much smaller the archive is than what it holds."""
+ROOM = 2**26
+"""Bytes that stay free on the disk."""
+FOLDER = "import-"
+MOVES = "moves.json"
+COMPRESSIONS = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\0", lzma.open))
+"""How a file begins, and what reads it."""
+
+
+def import_(root: Path, source: Path, limits: Limits | None = None) -> tuple[list[str], list[str]]:
+    """Take in an archive: all of it, or nothing.
+
+    Args:
+        root: the workspace.
+        source: the archive.
+        limits: what it may hold.
+
+    Returns:
+        The ids of the runs that came in, and of those that were here already and stay as they are.
+
+    Raises:
+        RecordError: it is no archive of ours, holds what does not belong there, is damaged or too large; or the
+            workspace cannot be written. Nothing was taken in then.
+    """
+    state = store.state_folder(root)
+    with _alone(state) as is_alone:
+        if not is_alone:
+            raise RecordError(f"another import into {root} is going on: say this again when it is over")
+        _finish(root)
+        place = state / f"{FOLDER}{uuid.uuid4().hex}"
+        try:
+            place.mkdir(mode=0o700)
+            return _Arrival(root, source, place, limits or Limits()).carry_out()
+        except OSError as error:
+            raise RecordError(records.cannot_write(root, error)) from error
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _alone(state: Path) -> Iterator[bool]:
+    """One import at a time; whether this is the one."""
+    from filelock import FileLock, Timeout
+
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(state / "import.lock")
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    except OSError as error:
+        raise RecordError(records.cannot_write(state, error)) from error
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def left(root: Path, finish: bool = False) -> list[Path]:
+    """Folders that imports left which were killed; none while another import is going on.
+
+    Args:
+        root: the workspace.
+        finish: first finish those whose moves were written down.
+    """
+    state = store.state_folder(root)
+    if not any(state.glob(f"{FOLDER}*")):
+        return []
+    with _alone(state) as is_alone:
+        if not is_alone:
+            return []
+        return [path for path in _left(state) if not (finish and _make_moves(root, path))]
+
+
+def _left(state: Path) -> list[Path]:
+    return sorted(path for path in state.glob(f"{FOLDER}*") if path.is_dir() and not path.is_symlink())
+
+
+def _finish(root: Path) -> None:
+    for path in _left(store.state_folder(root)):
+        _make_moves(root, path)
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _make_moves(root: Path, place: Path) -> bool:
+    """Make what is left of the moves that were written down; whether there were any. The folder is gone then."""
+    try:
+        moves = json.loads(context.content(place / MOVES))
+        pairs = [(place / str(name), root / str(target)) for name, target in moves]
+    except (OSError, ValueError, TypeError):
+        return False
+    for path, target in pairs:
+        if path.exists() and not os.path.lexists(target):
+            with contextlib.suppress(OSError):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                path.rename(target)
+    shutil.rmtree(place, ignore_errors=True)
+    return True
+
+
+class _Arrival:
+    """One archive on its way in.
+
+    Args:
+        root: the workspace.
+        source: the archive.
+        place: the folder that it is unpacked to.
+        limits: what it may hold.
+    """
+
+    def __init__(self, root: Path, source: Path, place: Path, limits: Limits) -> None:
+        self._root, self._source, self._place, self._limits = root, source, place, limits
+        self._code = store.state_folder(root).relative_to(root) / "code"
+
+    def carry_out(self) -> tuple[list[str], list[str]]:
+        """Unpack, look, move."""
+        here = {record.id for _, record in store.listing(self._root).runs}
+        digests, manifest = self._unpack()
+        runs = self._checked(digests, manifest)
+        new = {run_id: folder for run_id, folder in runs.items() if run_id not in here}
+        for run_id, folder in new.items():
+            self._settle(run_id, folder)
+        moves = [*self._code_moves(), *self._run_moves(new)]
+        self._move(moves)
+        return list(new), [run_id for run_id in runs if run_id in here]
+
+    def _refused(self, what: str) -> RecordError:
+        return RecordError(f"{self._source} {what}: nothing was taken in")
+
+    def _unpack(self) -> tuple[dict[str, str], Any]:
+        """Every file of the archive, in its folder: the digest of each, and the manifest."""
+        digests: dict[str, str] = {}
+        manifest: Any = None
+        count = 0
+        try:
+            # As a stream: what is read is counted, and nothing is read twice.
+            with (
+                _opened(self._source, self._limits, self._place) as stream,
+                tarfile.open(fileobj=stream, mode="r|", tarinfo=_Entry, bufsize=2**20) as archive,
+            ):
+                for entry in archive:
+                    count += 1
+                    if count > self._limits.files:
+                        raise self._refused(f"holds more than {self._limits.files:,} files (--max-files N allows more)")
+                    name = self._safe(entry)
+                    content = archive.extractfile(entry)
+                    assert content is not None
+                    if name == MANIFEST:
+                        if manifest is not None or entry.size > LARGEST_MANIFEST:
+                            raise self._refused(f"holds two files {MANIFEST}, or a huge one")
+                        manifest = json.loads(content.read(LARGEST_MANIFEST))
+                        continue
+                    if name in digests:
+                        raise self._refused(f"holds {name!r} twice")
+                    digests[name] = self._put(name, content)
+        except (RecordError, _WriteError):
+            raise
+        except FileNotFoundError:
+            raise RecordError(f"there is no file {self._source}") from None
+        except tarfile.ReadError as error:
+            raise RecordError(
+                f"{self._source} is no tar archive, or is cut off: 'lab runs export' writes such"
+            ) from error
+        except Exception as error:  # a damaged archive can raise anything
+            reason = " ".join(str(error).split())[:300]
+            raise RecordError(
+                f"{self._source} cannot be read as an archive of 'lab runs export': {type(error).__name__}: {reason}"
+            ) from error
+        return digests, manifest
+
+    def _put(self, name: str, content: IO[bytes]) -> str:
+        """Write one file; its digest."""
+        digest = hashlib.sha256()
+        path = self._place / name
+        with _writing():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                file = open(path, "xb")  # noqa: SIM115 - closed below
+            except FileExistsError:
+                raise self._refused(f"holds {name!r}, and another name that is the same here") from None
+        with file:
+            while data := content.read(2**20):
+                digest.update(data)
+                with _writing():
+                    file.write(data)
+        return digest.hexdigest()
+
+    def _safe(self, entry: tarfile.TarInfo) -> str:
+        """An entry's name, if it is a plain file below the folder.
+
+        Raises:
+            RecordError: a link, a device, an absolute path, or one that climbs out.
+        """
+        name = PurePosixPath(entry.name)
+        if entry.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or entry.issparse() or entry.size < 0:
+            raise self._refused(f"holds {entry.name!r:.200}, which is no plain file (a link?)")
+        parts = re.split(r"[/\\]", entry.name)
+        if name.is_absolute() or ".." in parts or not name.parts or "\0" in entry.name or len(parts) > DEEPEST:
+            raise self._refused(f"holds {entry.name!r:.200}, which leads out of the workspace, or too deep")
+        top = name.parts[0]
+        if entry.name != MANIFEST and (top not in ("outputs", "multirun", "code") or len(name.parts) < 3):
+            raise self._refused(f"holds {entry.name!r:.200}, which is no part of a run")
+        if any(part.startswith(".") for part in name.parts[: elsewhere.DEPTHS.get(top, 0)]):
+            raise self._refused(f"holds {entry.name!r:.200}, in a hidden folder such as labrun's own")
+        return str(name)
+
+    def _checked(self, digests: Mapping[str, str], manifest: Any) -> dict[str, PurePosixPath]:
+        """The runs of the archive, once the manifest and the files fit together.
+
+        Raises:
+            RecordError: they do not.
+        """
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            raise RecordError(
+                f"{self._source} was not written by 'lab runs export': it holds no {MANIFEST} of format {FORMAT}"
+            )
+        try:
+            expected = {str(name): str(entry["sha256"]) for name, entry in manifest["files"].items()}
+            told = [(run["id"], run["folder"]) for run in manifest["runs"]]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise RecordError(f"{self._source}: its {MANIFEST} is damaged") from error
+        wrong = sorted(name for name in {*expected, *digests} if expected.get(name) != digests.get(name))
+        if wrong:
+            raise RecordError(
+                f"{self._source} is damaged: {wrong[0]} is not what was exported ({len(wrong)} files differ)"
+            )
+        runs: dict[str, PurePosixPath] = {}
+        for run_id, folder in told:
+            if not records.is_id(run_id) or run_id in runs:
+                raise self._refused(f"holds a run with the id {run_id!r:.100}, which is none, or is another's")
+            if not _is_place(folder) or PurePosixPath(folder) in runs.values():
+                raise self._refused(f"holds the folder {folder!r:.200}, which is no place for a run")
+            runs[run_id] = PurePosixPath(folder)
+        self._check_names(digests, set(runs.values()))
+        return runs
+
+    def _check_names(self, names: Mapping[str, str], folders: set[PurePosixPath]) -> None:
+        """Whether every file belongs to a run, to a sweep of one, or to code.
+
+        Raises:
+            RecordError: one does not.
+        """
+        sweeps = {folder.parent for folder in folders if folder.parts[0] == "multirun"}
+        for name in names:
+            path = PurePosixPath(name)
+            if path.parts[0] == "code":
+                if not files.DIGEST.fullmatch(path.parts[1]):
+                    raise self._refused(f"holds {name!r:.200}: code lies in a folder called by its digest")
+                continue
+            if path.parent in sweeps and path.name in SWEEP_FILES:
+                continue
+            depth = elsewhere.DEPTHS[path.parts[0]]
+            if PurePosixPath(*path.parts[:depth]) not in folders or len(path.parts) <= depth:
+                raise self._refused(f"holds {name!r:.200}, which belongs to none of its runs")
+            if path.parts[depth].casefold() in NOT_TAKEN:
+                raise self._refused(f"holds {name!r:.200}: that is of the machine where the run was, and never moves")
+
+    def _settle(self, run_id: str, folder: PurePosixPath) -> None:
+        """Look at a run's record, and put what is true here in the place of what was true there.
+
+        Raises:
+            RecordError: it is no record of labrun's.
+        """
+        run_dir, target = self._place / folder, self._root / folder
+        try:
+            record = records.read(run_dir)
+        except RecordError as error:
+            reason = str(error).partition("run.json ")[2] or "cannot be read"
+            raise RecordError(f"{self._source}: the record {folder}/run.json {reason}") from error
+        if record.id != run_id:
+            raise RecordError(
+                f"{self._source} is damaged: {folder} holds run {record.id!r:.60}, and should hold {run_id}"
+            )
+        if not Path(os.path.realpath(target)).is_relative_to(os.path.realpath(self._root)):
+            raise RecordError(f"{target} leads out of the workspace through a link")
+        if os.path.lexists(target):
+            raise RecordError(f"{target} is there already, and is another run")
+        self._check_record(record, folder)
+        code = self._root / self._code
+        if record.code:
+            record.code = {**record.code, "folder": str(code / str(record.code.get("digest")))}
+            script = record.code.get("script")
+            if script:
+                record.code["script"] = {**script, "folder": str(code / str(script.get("digest")))}
+            if record.code.get("digest") == files.EMPTY:  # an archive has no empty folders
+                (self._place / "code" / files.EMPTY).mkdir(parents=True, exist_ok=True)
+        if record.sweep:
+            record.sweep = {**record.sweep, "folder": str(target.parent)}
+        if not record.finished:
+            record.error = {"type": "Lost", "message": f"it was {record.status} when it was exported", "traceback": ""}
+            record.status, record.ended = records.FAILED, record.ended or record.started or record.created
+        record.imported = {"file": self._source.name, "time": records.now()}
+        records.write(run_dir, record, to_disk=False)
+
+    def _check_record(self, record: Record, folder: PurePosixPath) -> None:
+        """Whether names and digests in a record are what labrun makes: they become paths.
+
+        Raises:
+            RecordError: one is not.
+        """
+        wrong = None if checking.names_a_folder(record.name) else f"the name {record.name!r:.100}"
+        code = record.code or {}
+        script = code.get("script") or {}
+        if not isinstance(script, dict):
+            wrong = f"code.script={script!r:.100}"
+        else:
+            node = record.config.get("script") or {}
+            own = node.get("environment") if isinstance(node, dict) else node
+            told = {"code.digest": code.get("digest"), "code.sources": code.get("sources"),
+                    "code.environment": code.get("environment"), "code.script.digest": script.get("digest"),
+                    "script.environment": own}  # fmt: skip
+            for key, digest in told.items():
+                if digest is not None and not (isinstance(digest, str) and files.DIGEST.fullmatch(digest)):
+                    wrong = f"{key}={digest!r:.100}, and a digest has 64 hexadecimal digits"
+        if wrong:
+            raise self._refused(f"holds the record {folder}/run.json with {wrong}")
+
+    def _code_moves(self) -> Iterator[tuple[PurePosixPath, Path]]:
+        """Code that is not here yet, once it is what its name says.
+
+        Raises:
+            RecordError: it is other code.
+        """
+        for folder in sorted((self._place / "code").glob("*")):
+            if not files.is_tree(folder, folder.name):
+                raise RecordError(f"{self._source} is damaged: code/{folder.name} is other code than its name says")
+            files.drop_compiled(folder, folder.name)
+            if not (self._root / self._code / folder.name).is_dir():
+                yield PurePosixPath("code", folder.name), self._code / folder.name
+
+    def _run_moves(self, new: Mapping[str, PurePosixPath]) -> Iterator[tuple[PurePosixPath, Path]]:
+        sweeps = {folder.parent for folder in new.values() if folder.parts[0] == "multirun"}
+        yield from ((folder, Path(folder)) for folder in new.values())
+        for sweep in sorted(sweeps):
+            for name in SWEEP_FILES:
+                if (self._place / sweep / name).is_file() and not (self._root / sweep / name).exists():
+                    yield sweep / name, Path(sweep / name)
+
+    def _move(self, moves: list[tuple[PurePosixPath, Path]]) -> None:
+        """Put everything in its place; where that fails, everything back.
+
+        Raises:
+            RecordError: the workspace cannot be written.
+        """
+        if not moves:
+            return
+        if any(target.parent == self._code for _, target in moves):
+            (self._root / self._code).mkdir(parents=True, exist_ok=True, mode=0o700)
+        text = json.dumps([[str(name), target.as_posix()] for name, target in moves])
+        records.replace_text(self._place / MOVES, text)
+        done: list[tuple[Path, Path]] = []
+        try:
+            for name, relative in moves:
+                target = self._root / relative
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if os.path.lexists(target):  # it has come meanwhile
+                    raise FileExistsError(17, "it is there already", str(target))
+                (self._place / name).rename(target)
+                done.append((self._place / name, target))
+        except OSError as error:
+            (self._place / MOVES).unlink(missing_ok=True)
+            for name_, target in reversed(done):
+                with contextlib.suppress(OSError):
+                    target.rename(name_)
+                    target.parent.rmdir()  # if nothing else lies there
+            raise RecordError(records.cannot_write(self._root, error)) from error
+
+
+def _is_place(folder: object) -> bool:
+    """Whether a folder is one where runs lie, spelled as labrun spells it."""
+    if not isinstance(folder, str) or "\0" in folder:
+        return False
+    path = PurePosixPath(folder)
+    if str(path) != folder or ".." in path.parts or any(part.startswith(".") for part in path.parts):
+        return False
+    return elsewhere.is_usual(path.parts)
+
+
+class _WriteError(RecordError):
+    """The workspace cannot be written."""
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _WriteError(f"cannot unpack the archive here: {error.strerror or error}. Nothing was taken in") from error
+
+
+class _Entry(tarfile.TarInfo):
+    """An entry whose name has a bound: Python reads it into memory, however long it is, before anybody sees it.
+
+    There is no public way to hear of such an entry first.
+    """
+
+    _NAMES = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME,
+              tarfile.GNUTYPE_LONGLINK)  # fmt: skip
+
+    def _proc_member(self, archive: tarfile.TarFile) -> Any:
+        if self.type in self._NAMES and not 0 <= self.size <= LARGEST_HEADER:
+            raise tarfile.ReadError("an entry's name has more than a million bytes")
+        return super()._proc_member(archive)  # type: ignore[misc]
+
+
+class _Counted:
+    """What an archive holds once it is decompressed, as far as it may be read."""
+
+    def __init__(self, stream: IO[bytes], source: Path, size: int, limits: Limits, room: int) -> None:
+        self._stream, self._source, self._size, self._limits, self._room = stream, source, size, limits, room
+        self._read = 0
+
+    def read(self, size: int) -> bytes:
+        """The next bytes.
+
+        Raises:
+            RecordError: they are more than an archive may hold.
+        """
+        data = self._stream.read(min(size, 2**20))
+        while len(data) < size and (more := self._stream.read(min(size - len(data), 2**20))):
+            data += more
+        self._read += len(data)
+        limits, what = self._limits, f"{self._source} holds more than"
+        if self._read > limits.gb * 2**30:
+            raise RecordError(f"{what} {limits.gb:g} GB (--max-gb N allows more): nothing was taken in")
+        if self._read > RATIO_FROM and self._read > limits.ratio * self._size:
+            raise RecordError(
+                f"{what} {limits.ratio:g} times its own size, as no runs do, but what is made to fill a disk "
+                "(--max-ratio N allows more): nothing was taken in"
+            )
+        if self._read > self._room:
+            raise RecordError(f"{what} the disk has room for ({checking.size_text(self._room)}): nothing was taken in")
+        return data
+
+
+@contextlib.contextmanager
+def _opened(source: Path, limits: Limits, place: Path) -> Iterator[Any]:
+    """The archive, decompressed as it is read.
+
+    Args:
+        source: the archive.
+        limits: what it may hold.
+        place: where that goes.
+
+    Raises:
+        RecordError: it is no plain file.
+    """
+    file = context.opened(source)
+    if file is None:
+        raise RecordError(f"{source} is no file, so it is no archive")
+    with file:
+        size = os.fstat(file.fileno()).st_size
+        begin = file.read(6)
+        file.seek(0)
+        opener = next((one for mark, one in COMPRESSIONS if begin.startswith(mark)), None)
+        room = max(0, shutil.disk_usage(place).free - ROOM)
+        with contextlib.ExitStack() as stack:
+            stream: Any = file if opener is None else stack.enter_context(opener(file))
+            yield _Counted(stream, source, size, limits, room)

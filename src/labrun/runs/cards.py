@@ -1,0 +1,121 @@
+"""A model's card, `outputs/model.json`: what a saved model is, how it is loaded, and what it takes.
+
+    file, sha256             the model's file, beside the card, and its digest
+    kind                     how the file is read: `estimator`, `network`, `chainer`, `pickle`, `tensors`, `file`
+    target, arguments        of a network: its class, and what it was built with
+    input_shape, class_names, scaling, columns   what it takes
+
+A card travels with its run, so whoever reads one reads what others may have written: here every value is held against
+its type. What a card names is built by `labrun.trust` alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from labrun.errors import CorruptDataError, DataError
+from labrun.runs import context
+
+NAME = "model.json"
+LARGEST = 2**26
+"""Bytes; a card of thousands of classes has a few hundred thousand."""
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def read(folder: Path, title: str) -> dict[str, Any]:
+    """The card in a folder.
+
+    Args:
+        folder: a run's `outputs/`, or a registered version's files.
+        title: what the model is called in messages.
+
+    Raises:
+        DataError: there is none, or it is damaged.
+    """
+    path = folder / NAME
+    try:
+        found = json.loads(context.content(path, LARGEST))
+        return check(found)
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise DataError(f"{title} holds no model that can be loaded: {path}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)[:300]
+
+
+def check(card: Any) -> dict[str, Any]:
+    """A card whose values are of the kinds that readers rely on.
+
+    Raises:
+        ValueError: they are not; the message says which.
+    """
+    if not isinstance(card, dict):
+        raise ValueError(f"it holds a {type(card).__name__}, and a card is a group of keys")
+    file, sha256 = card.get("file"), card.get("sha256")
+    if not isinstance(file, str) or file in ("", ".", "..") or Path(file).name != file or "\0" in file:
+        raise ValueError(f"file is {file!r:.100}, and must be the name of a file beside the card")
+    if not isinstance(sha256, str) or not SHA256.fullmatch(sha256):
+        raise ValueError(f"sha256 is {sha256!r:.100}, and must be 64 hexadecimal digits")
+    for key, kind in (("name", str), ("kind", str), ("target", str), ("arguments", dict), ("columns", dict),
+                      ("class_names", list), ("also", list), ("dataset", dict), ("scaling", dict)):  # fmt: skip
+        if card.get(key) is not None and not isinstance(card[key], kind):
+            raise ValueError(f"{key} is {card[key]!r:.100}")
+    shape = card.get("input_shape")
+    if shape is not None and not (isinstance(shape, list) and all(type(n) is int and 0 < n < 2**31 for n in shape)):
+        raise ValueError(f"input_shape is {shape!r:.100}, and must be a list of whole numbers")
+    if not all(isinstance(name, str) for name in [*(card.get("class_names") or []), *(card.get("also") or [])]):
+        raise ValueError("class_names and also hold something else than text")
+    _check_scaling(card.get("scaling"))
+    return card
+
+
+def _check_scaling(scaling: Any) -> None:
+    if scaling is None:
+        return
+    lists = [scaling.get("mean"), scaling.get("std")]
+    if not all(isinstance(one, list) and one for one in lists) or not all(
+        isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n)
+        for n in [scaling.get("scale"), *lists[0], *lists[1]]
+    ):
+        raise ValueError(f"scaling is {scaling!r:.100}, and must have a scale, a mean and a std in numbers")
+
+
+def node(card: Mapping[str, Any]) -> dict[str, Any]:
+    """What a card says of how a network is built: its `_target_` and its `arguments`.
+
+    Raises:
+        DataError: it does not say that.
+    """
+    target, arguments = card.get("target"), card.get("arguments") or {}
+    if not isinstance(target, str):
+        raise DataError("the model's card does not say of which class it is")
+    own = [name for name in arguments if str(name).startswith("_")]
+    if own:
+        raise DataError(f"the model's card gives its class the argument {own[0]!r}, and no model has such")
+    return {"_target_": target, "arguments": dict(arguments)}
+
+
+def file(folder: Path, card: Mapping[str, Any], title: str) -> Path:
+    """The file that a card names, its digest checked: in the same folder, and no link that leads out of it.
+
+    Raises:
+        CorruptDataError: it is gone, it is no plain file, or it was changed since it was saved.
+    """
+    path = folder / str(card["file"])
+    if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
+        raise CorruptDataError(f"{title}: {path} is gone, or is no plain file. Nothing of it was loaded")
+    with open(path, "rb") as opened:
+        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    if found != card["sha256"]:
+        raise CorruptDataError(
+            f"{title}: {path} was changed since it was saved: expected SHA-256 {card['sha256']}, found {found}. "
+            "Nothing of it was loaded"
+        )
+    return path
