@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import re
 import secrets
 import shlex
 import subprocess
@@ -23,9 +24,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from labrun import execute, schema, targets
+from labrun import exact, execute, schema, targets
 from labrun.errors import ConfigError
-from labrun.launch import environments, inputs, objective, scripts, snapshot
+from labrun.launch import environments, hydra_files, inputs, objective, scripts, snapshot
 from labrun.launch.hydra_files import by_name, hide_environment, top_key
 from labrun.runs import record as records
 from labrun.runs import recording, store
@@ -54,10 +55,11 @@ def resolved(config: DictConfig, keep_environment: bool) -> dict[str, Any]:
     """
     execute.keep_mounts()
     if keep_environment:
+        OmegaConf.register_new_resolver("mount", _mount_reference, replace=True)
         OmegaConf.register_new_resolver("oc.env", _env_reference, replace=True)
         OmegaConf.register_new_resolver("oc.decode", _decode_unless_reference, replace=True)
     try:
-        return {
+        found = {
             str(key): without_spaces(OmegaConf.to_container(value, resolve=True, throw_on_missing=True))
             if OmegaConf.is_config(value := config[key])
             else value
@@ -71,8 +73,17 @@ def resolved(config: DictConfig, keep_environment: bool) -> dict[str, Any]:
         raise ConfigError(f"{getattr(error, 'full_key', None) or 'the configuration'}: {reason}") from error
     finally:
         if keep_environment:
+            execute.keep_mounts()
             OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
             OmegaConf.register_new_resolver("oc.decode", oc.decode, replace=True)
+    problems = [
+        f"{where}, which no record can hold: give text, a number, true, false, null, or a list or mapping of those"
+        for key, value in found.items()
+        for where in exact.unfit(value, key)
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return {key: _as_text(value) for key, value in found.items()} if keep_environment else found
 
 
 def without_spaces(value: Any) -> Any:
@@ -82,14 +93,50 @@ def without_spaces(value: Any) -> Any:
     return value
 
 
+REFERENCE_BEGINS = "\0reference{"
+"""What stands for the `${` of a reference while the rest is resolved: it tells it from a `${` that is meant as text."""
+SIMPLE = re.compile(r"[A-Za-z_/][A-Za-z0-9_/.:@-]*", re.ASCII)
+"""What OmegaConf's grammar takes for text without quotes, unless it is one of the words below."""
+WORDS = frozenset({"null", "true", "false", "nan", "inf"})
+
+
 def _env_reference(*arguments: Any) -> str:
-    return "${oc.env:" + ",".join("null" if a is None else str(a) for a in arguments) + "}"
+    """What stays of `${oc.env:...}`; its default as it was meant, quoted where that is needed."""
+    return f"{REFERENCE_BEGINS}oc.env:{','.join(map(_argument, arguments))}}}"
+
+
+def _argument(value: Any) -> str:
+    if not isinstance(value, str):
+        return "null" if value is None else str(value)
+    if value.startswith(REFERENCE_BEGINS) or (SIMPLE.fullmatch(value) and value.lower() not in WORDS):
+        return value
+    return hydra_files.quoted(value)
+
+
+def _mount_reference(*parts: Any) -> str:
+    return f"{REFERENCE_BEGINS}mount:{','.join(str(part) for part in parts)}}}"
 
 
 def _decode_unless_reference(text: str | None, *, _parent_: Any, _node_: Any) -> Any:
-    if text is not None and text.startswith("${oc.env:"):
-        return "${oc.decode:" + text + "}"
+    if text is not None and text.startswith(f"{REFERENCE_BEGINS}oc.env:"):
+        return f"{REFERENCE_BEGINS}oc.decode:{text}}}"
     return oc.decode(text, _parent_, _node_)
+
+
+def _as_text(value: Any) -> Any:
+    """Resolved values as a record keeps them: references as they were, any other `${` marked as text."""
+    if isinstance(value, str):
+        if REFERENCE_BEGINS not in value:
+            return exact.escaped(value)
+        return BEGINNING.sub(lambda found: found[1] * 2 + ("${" if found[2] != "${" else "\\${"), value)
+    if isinstance(value, Mapping):
+        return {key: _as_text(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_text(item) for item in value]
+    return value
+
+
+BEGINNING = re.compile(r"(\\*)(\$\{|" + re.escape(REFERENCE_BEGINS) + ")")
 
 
 def validated(config: DictConfig) -> dict[str, Any]:
@@ -365,7 +412,7 @@ def _differences(old: Any, new: Any, key: str) -> Iterator[str]:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for name in {*old, *new}:
             yield from _differences(old.get(name), new.get(name), f"{key}.{name}")
-    elif old != new:
+    elif not exact.same(old, new):
         yield f"{key} (then {old}, now {new})"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun import schema
-from labrun.building import looked_up, must_be_given
+from labrun.building import must_be_given
 from labrun.errors import ConfigError, DataError, LabrunError
 from labrun.tasks import task as tasks
 
@@ -48,11 +48,7 @@ def network(file: Path, card: Mapping[str, Any], trusted: Sequence[str] | None) 
 
     if trusted is not None:
         tasks.trusted_target(str(card["target"]), list(trusted))
-    try:
-        arguments = looked_up(card["arguments"])
-    except ConfigError as error:
-        raise ConfigError(f"the model's arguments: {error}") from error
-    node = {"_target_": card["target"], **arguments}
+    node = {**tasks.card_arguments(card), "_target_": card["target"]}
     target = schema.locate(str(card["target"]), "model")
     if "lr" not in schema.parameters(target):
         node.pop("lr", None)
