@@ -124,8 +124,9 @@ def build(node: Mapping[str, Any], key: str, *args: Any, **offered: Any) -> Any:
     nested = "_target_" in repr(list(plain.values()))
     try:
         if nested or set(reserved) - {"_target_", "_partial_"}:
-            # It resolves what it is given: a text with `${` in it is one by now, and stays it.
-            return instantiate({"_convert_": "all", **exact.escaped({**reserved, **plain})}, *args, **live)
+            # It resolves what it is given, and what comes of that once more: a text with `${` in it is to stay one.
+            escaped = exact.escaped(exact.escaped({**reserved, **plain}))
+            return instantiate({"_convert_": "all", **escaped}, *args, **live)
         # What `instantiate` comes to where nothing is nested, without making an OmegaConf of it first.
         own = {name: copy.deepcopy(value) if name in plain else value for name, value in given.items()}
         return functools.partial(target, *args, **own) if node.get("_partial_") else target(*args, **own)

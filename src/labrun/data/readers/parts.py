@@ -111,7 +111,8 @@ def _question(folder: Path, what: str, folders: list[Path]) -> str:
     parts = (first, second) if part_of(first) != "test" else (second, first)
     return (
         f"{folder}: {what}. If these are the parts of the data, say 'dataset.parts={{train: {parts[0]}, "
-        f"test: {parts[1]}}}' (and validation: ...); if they are classes, dataset.parts=false; or name another folder with dataset.path"
+        f"test: {parts[1]}}}' (and validation: ...); if they are classes, dataset.parts=false; or name another "
+        "folder with dataset.path"
     )
 
 

@@ -149,8 +149,8 @@ class Csv(Reader):
             bad = [text for text, value in zip(texts, values, strict=True) if value is None]
             if bad:
                 raise DataError(
-                    f"{path}: the column {name!r} is to be a quantity (dataset.regression=true), and {len(bad)} values are "
-                    f"no numbers, such as {bad[0]!r}"
+                    f"{path}: the column {name!r} is to be a quantity (dataset.regression=true), and {len(bad)} "
+                    f"values are no numbers, such as {bad[0]!r}"
                 )
             return np.array(values, np.float64)
         different = set(texts)
