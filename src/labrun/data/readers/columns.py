@@ -131,10 +131,10 @@ class Understood:
         for why in dict.fromkeys(self.left_out.values()):
             names = [name for name, reason in self.left_out.items() if reason == why]
             how = (
-                ""
-                if why != LOOKS_LIKE_ID
-                else f", left out (dataset.numbers=[{names[0]}] or dataset.categories keeps it)"
+                f", left out (say {option('ignore', names)} to settle it, {option('categories', names[:1])} or "
+                "dataset.numbers to keep it)"
             )
+            how = how if why == LOOKS_LIKE_ID else ""
             parts.append(f"{why}: {few(names, SHOWN)}{how}")
         if self.decimal != ".":
             parts.append("decimal commas")
@@ -221,6 +221,10 @@ def understand(table: Any, said: Settings, where: object, first: int | None = No
             del left_out[name]
             kept = [value for value in uniques[name] if value.lower() not in GAPS]
             columns += _guessed(name, kept, uniques[name], table[name], decimal, [], notes, where)
+    gaps = {one.name: int(table[one.name].str.lower().isin(GAPS if one.kind != CATEGORY else [""]).sum())
+            for one in columns}  # fmt: skip
+    if any(gaps.values()):
+        notes.insert(0, f"gaps: {few([f'{name} ({count})' for name, count in gaps.items() if count], SHOWN)}")
     same = [one.name for one in columns if len(uniques[one.name]) == 1]
     if same:
         notes.append(f"the same in every row: {few(same)}")
@@ -255,7 +259,7 @@ def _guessed(
     if any(re.fullmatch(r"[+-]?0\d+", value) for value in kept) and all(value.isdigit() for value in kept):
         yield Column(name, CATEGORY, levels=len(set(values) - {""}))  # codes: 007 is not 7
         return
-    form = _date_form(name, kept, problems)
+    form = _date_form(name, kept, problems, where)
     if form is not None:
         yield _date_column(name, kept, form, where)
         return
@@ -273,14 +277,14 @@ def _guessed(
         others = [value for value in kept if value not in set(numbers)]
         what = f"such as {others[0]!r} in {name!r}" if others else f"with {' and '.join(sorted(units))}"
         problems.append(
-            f"{where}: the columns {name} hold text ({what}) beside numbers. Say dataset.numbers=[{name}] to read the "
-            f"rest as gaps, dataset.categories=[{name}] if these are no numbers, or dataset.ignore=[{name}]"
+            f"{where}: the columns {name} hold text ({what}) beside numbers. Say {option('numbers', [name])} to read "
+            f"the rest as gaps, {option('categories', [name])} if these are no numbers, or {option('ignore', [name])}"
         )
         return
     levels = len([value for value in values if value])
     if levels > 50 and 2 * levels > len(column):
         notes.append(
-            f"{name}: {levels:,} different texts in {len(column):,} rows; dataset.ignore=[{name}] leaves it out"
+            f"{name}: {levels:,} different texts in {len(column):,} rows; {option('ignore', [name])} leaves it out"
         )
     yield Column(name, CATEGORY, levels=levels)
 
@@ -310,10 +314,10 @@ def _tells_rows_apart(name: str, column: Any, kept: list[str]) -> bool:
 PLAIN = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 GROUP = "[ \u00a0\u202f\u2009'\u2019_]"
 WITH_POINT = re.compile(
-    rf"[+-]?(?:\d{{1,3}}(?:,\d{{3}})+|[1-9]\d{{0,2}}(?:{GROUP}\d{{3}})+|\d+)?(?:\.\d*)?(?:[eE][+-]?\d+)?"
+    rf"[+-]?(?=\.?\d)(?:\d{{1,3}}(?:,\d{{3}})+|[1-9]\d{{0,2}}(?:{GROUP}\d{{3}})+|\d+)?(?:\.\d*)?(?:[eE][+-]?\d+)?"
 )
 WITH_COMMA = re.compile(
-    rf"[+-]?(?:[1-9]\d{{0,2}}(?:\.\d{{3}})+|[1-9]\d{{0,2}}(?:{GROUP}\d{{3}})+|\d+)?(?:,\d*)?(?:[eE][+-]?\d+)?"
+    rf"[+-]?(?=,?\d)(?:[1-9]\d{{0,2}}(?:\.\d{{3}})+|[1-9]\d{{0,2}}(?:{GROUP}\d{{3}})+|\d+)?(?:,\d*)?(?:[eE][+-]?\d+)?"
 )
 SURELY_COMMA = re.compile(r"[+-]?(?:(?:[1-9]\d{0,2}(?:\.\d{3})+|\d+),(?:\d{1,2}|\d{4,})|0\d*,\d+|\d{4,},\d+|,\d+)")
 SURELY_POINT = re.compile(
@@ -381,7 +385,8 @@ def _decimal(
         (one, first), (other, second) = next(iter(comma.items())), next(iter(point.items()))
         return ",", (
             f"{where}: decimal commas ({first!r} in {one!r}) and points ({second!r} in {other!r}): say "
-            f"dataset.decimal=. or dataset.decimal=','; a column that holds no numbers: dataset.categories=[{one}]"
+            f"dataset.decimal=. or \"dataset.decimal=','\"; a column that holds no numbers: "
+            f"{option('categories', [one])}"
         )
     if comma:
         return ",", None
@@ -390,12 +395,12 @@ def _decimal(
         name, value = next(iter(either.items()))
         return ".", (
             f"{where}: {value!r} in the column {name!r} may be {value.replace(',', '')} or {value.replace(',', '.')}: "
-            "say dataset.decimal=. for the first, dataset.decimal=',' for the second"
+            "say dataset.decimal=. for the first, \"dataset.decimal=','\" for the second"
         )
     return ".", None
 
 
-def _date_form(name: str, kept: list[str], problems: list[str]) -> str | None:
+def _date_form(name: str, kept: list[str], problems: list[str], where: object) -> str | None:
     """How the dates of a column are written; None where it holds none, or where it has to be asked."""
     if all(COMPACT_DATE.fullmatch(value) for value in kept) and len(kept) > 2:
         return "%Y%m%d"
@@ -412,8 +417,8 @@ def _date_form(name: str, kept: list[str], problems: list[str]) -> str | None:
     if len(found) > 1:
         first, second = list(found.values())[:2]
         problems.append(
-            f"the column {name!r} holds dates such as {kept[0]!r}, in which day and month cannot be told apart: say "
-            f"'dataset.dates={{{name}: \"{first}\"}}' or 'dataset.dates={{{name}: \"{second}\"}}'"
+            f"{where}: the column {name!r} holds dates such as {kept[0]!r}, in which day and month cannot be "
+            f"told apart: say 'dataset.dates={{{name}: \"{first}\"}}' or 'dataset.dates={{{name}: \"{second}\"}}'"
         )
         return None
     return next(iter(found.values()), None)
@@ -481,7 +486,7 @@ def _floats(values: Any, column: Column, decimal: str, where: object) -> Any:
             count = int((codes == place).sum())
             raise DataError(
                 f"{where}: the column {column.name!r} holds numbers, and {text!r} ({count} times) is none: correct it, "
-                f"or leave the cell empty; dataset.numbers=[{column.name}] reads such values as gaps"
+                f"or leave the cell empty; {option('numbers', [column.name])} in training reads such values as gaps"
             )
         made[place] = np.nan if found is None else found
     return pd.Series(made[codes], index=values.index)
@@ -504,6 +509,13 @@ def _days(values: Any, column: Column, where: object) -> Any:
                 f"{wrong.iloc[0]!r} is none"
             )
     return (times - pd.Timestamp(str(column.start), tz="UTC")) / pd.Timedelta(days=1)
+
+
+def option(key: str, names: Sequence[str]) -> str:
+    """What is typed for a key of the data set that lists columns."""
+    words = [name if re.fullmatch(r"[A-Za-z_][\w ]*", name, re.ASCII) else f'"{name}"' for name in names]
+    text = f"dataset.{key}=[{','.join(words)}]"
+    return text if re.fullmatch(r"[\w.=,[\]]*", text) else f"'{text}'"
 
 
 def few(values: Any, count: int = 5) -> str:

@@ -118,7 +118,8 @@ class Csv(Reader):
 
     def _target(self, tables: Sequence[Any], paths: Sequence[Path]) -> str:
         columns = list(tables[0].columns)
-        target = columns[-1] if self.target is None else str(self.target)
+        own = (self.known or {}).get("target")
+        target = str(self.target) if self.target is not None else str(own) if own in columns else str(columns[-1])
         for path, table in zip(paths, tables, strict=True):
             if set(table.columns) != set(columns):
                 raise DataError(f"{path} has other columns than {paths[0]}: {few(table.columns)}")
@@ -170,7 +171,7 @@ def _doubts(labels: AnyArray, target: str) -> list[str]:
     gaps = [label for label in counts if label.lower() in kinds.GAPS]
     if gaps:
         listed = few([f"{label!r} ({counts[label]} rows)" for label in gaps])
-        notes.append(f"{target}: {listed} is taken for a class like the others")
+        notes.append(f"{target}: {listed}: taken for a class like the others")
     numbers = {label: kinds.number(label, ".") for label in counts}
     alike: dict[object, list[str]] = {}
     for label, value in numbers.items():
