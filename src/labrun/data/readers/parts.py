@@ -73,16 +73,14 @@ def layout(folder: Path, said: Mapping[str, str] | bool | None) -> Layout:
     if rest != unlabelled and len(named) == 1:
         raise DataError(
             _question(top, f"{_names(named)} holds folders of images, and {_names(rest)} images, too: a part, or a "
-            "class among others?", [*named, *rest])
+            "class among others", [*named, *rest])
         )  # fmt: skip
     parts = {}
     for part, paths in found.items():
         for path in paths:
-            place, deeper = _below(path)
-            parts[part] = place
-            notes += deeper
-            notes += _loose(place)
-    if any(path.name != part for part, path in parts.items() if not (part == "validation" and path.name == "val")):
+            parts[part], _ = _below(path)
+            notes += _loose(parts[part])
+    if any(path != top / part for part, path in parts.items() if path != top / "val"):
         told = ", ".join(f"{path.relative_to(folder)} ({part})" for part, path in parts.items())
         notes.insert(0, f"parts: {told}")
     if rest:
@@ -107,12 +105,15 @@ def _said(folder: Path, said: Mapping[str, str]) -> dict[str, Path]:
 
 
 def _question(folder: Path, what: str, folders: list[Path]) -> str:
-    first, second = (folders[0].name, folders[1].name if len(folders) > 1 else "OTHER")
-    parts = (first, second) if part_of(first) != "test" else (second, first)
+    named = {part_of(path.name): path.name for path in reversed(folders)}
+    parts = {part: named[part] for part in PARTS if part in named}
+    if "train" not in parts:
+        others = [path.name for path in folders if path.name not in parts.values()] or ["..."]
+        parts = {"train": others[0], **(parts or {"test": others[1] if len(others) > 1 else "..."})}
+    said = ", ".join(f"{part}: {name}" for part, name in parts.items())
     return (
-        f"{folder}: {what}. If these are the parts of the data, say 'dataset.parts={{train: {parts[0]}, "
-        f"test: {parts[1]}}}' (and validation: ...); if they are classes, dataset.parts=false; or name another "
-        "folder with dataset.path"
+        f"{folder}: {what}. If these are parts of the data, say which: 'dataset.parts={{{said}}}' (train, validation, "
+        "test); if they are classes, dataset.parts=false; or name another folder with dataset.path"
     )
 
 
@@ -127,11 +128,12 @@ def _below(folder: Path) -> tuple[Path, list[str]]:
     place = folder
     for _ in range(DEEPEST):
         inner = subfolders(place)
-        is_wrapped = len(inner) == 1 and not _images_directly(place) and len(subfolders(inner[0])) > 1
-        if not (is_wrapped and not _images_directly(inner[0])):
+        if len(inner) != 1 or _images_directly(place) or _images_directly(inner[0]):
             break
         place = inner[0]
-    return place, [] if place == folder else [f"read below {place.relative_to(folder.parent)}"]
+    if place == folder or len(subfolders(place)) < 2:
+        return folder, []
+    return place, [f"read below {place.relative_to(folder)}"]
 
 
 def _has_classes(folder: Path) -> bool:
