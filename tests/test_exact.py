@@ -16,8 +16,9 @@ from conftest import Command, Runner
 from helpers import new
 from labrun import building, exact, execute
 from labrun.errors import ConfigError, RecordError
-from labrun.launch import freeze, rerun
+from labrun.launch import freeze, hydra_files, rerun
 from labrun.runs import record as records
+from labrun.sweep import ending
 from labrun.tasks.saved import load_model
 
 ODD = r"""
@@ -231,3 +232,10 @@ def test_a_signature_is_the_same_as_ever_and_knows_odd_values() -> None:
         one = execute.signature({**config, "model": {"a": value}}, [], None)
         assert one == execute.signature(as_json({**config, "model": {"a": value}}), [], None)
         assert one != execute.signature({**config, "model": {"a": str(value)}}, [], None)
+
+
+def test_texts_and_numbers_stay_so_in_the_yaml_that_is_written() -> None:
+    """`best.yaml` and `.hydra/config.yaml`: OmegaConf reads `1e5` without quotes as a number."""
+    values = {"a": ["1e5", 1e5, "1", 1, "null", None, "yes", True, math.inf, "${x}", "x: y"], "b": {0: 1, "0": "2"}}
+    assert repr(OmegaConf.to_container(OmegaConf.create(hydra_files.as_yaml(values)), resolve=False)) == repr(values)
+    assert ending._value("'1e5'") == "1e5" and ending._value("{0: nan}").keys() == {0}

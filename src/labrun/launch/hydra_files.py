@@ -75,8 +75,8 @@ def texts(config: DictConfig, of_sweep: bool = False) -> dict[str, str]:
             hydra["job"]["override_dirname"] = hydra["job"]["override_dirname"].replace(before, after)
     hydra["overrides"]["task"] = hidden
     if of_sweep:
-        return {"multirun.yaml": _yaml({"hydra": hydra, **own})}
-    return {"config.yaml": _yaml(own), "hydra.yaml": _yaml({"hydra": hydra}), "overrides.yaml": _yaml(hidden)}
+        return {"multirun.yaml": as_yaml({"hydra": hydra, **own})}
+    return {"config.yaml": as_yaml(own), "hydra.yaml": as_yaml({"hydra": hydra}), "overrides.yaml": as_yaml(hidden)}
 
 
 def plain(config: Mapping[str, Any], overrides: Sequence[str], source: Path) -> dict[str, str]:
@@ -87,7 +87,7 @@ def plain(config: Mapping[str, Any], overrides: Sequence[str], source: Path) -> 
         overrides: as its record has them.
         source: the other run's `.hydra`.
     """
-    found = {"config.yaml": _yaml(dict(config)), "overrides.yaml": _yaml(list(overrides))}
+    found = {"config.yaml": as_yaml(dict(config)), "overrides.yaml": as_yaml(list(overrides))}
     if (source / "hydra.yaml").is_file():
         found["hydra.yaml"] = (source / "hydra.yaml").read_text(encoding="utf-8")
     return found
@@ -116,5 +116,6 @@ class _Dumper(getattr(yaml, "CDumper", yaml.Dumper)):  # type: ignore[misc]
 _Dumper.add_representer(str, OmegaConfDumper.str_representer)
 
 
-def _yaml(content: Any) -> str:
+def as_yaml(content: Any) -> str:
+    """Values as YAML that OmegaConf reads as they are: the text `1e5` in quotes, which YAML itself would not need."""
     return str(yaml.dump(content, default_flow_style=False, allow_unicode=True, sort_keys=False, Dumper=_Dumper))
