@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from labrun.errors import ConfigError, DataError
 
@@ -189,7 +190,8 @@ def understand(table: Any, said: Settings, where: object, first: int | None = No
     _check_keys(table, said, where)
     uniques = {name: table[name].unique().tolist() for name in table.columns if name not in said.ignore}
     free = [name for name in uniques if name not in (*said.numbers, *said.categories, *said.dates)]
-    decimal, asked = _decimal(uniques, said, where, table.attrs.get("separator"))
+    plain = {name: _plain([value for value in values if value.lower() not in GAPS]) for name, values in uniques.items()}
+    decimal, asked = _decimal(uniques, plain, said, where, table.attrs.get("separator"))
     train = table if first is None else table.iloc[:first]
     columns: list[Column] = []
     left_out: dict[str, str] = dict.fromkeys(said.ignore, IGNORED)
@@ -209,10 +211,10 @@ def understand(table: Any, said: Settings, where: object, first: int | None = No
             columns.append(_date_column(name, kept, said.dates[name], where))
         elif not kept and len([value for value in values if value]) < 2:
             left_out[name] = EMPTY
-        elif name in free and _tells_rows_apart(name, train[name], kept):
+        elif name in free and _tells_rows_apart(name, train[name], plain[name]):
             left_out[name] = LOOKS_LIKE_ID
         else:
-            columns += _guessed(name, kept, values, table[name], decimal, problems, notes, where)
+            columns += _guessed(name, kept, values, table[name], plain[name], decimal, problems, notes, where)
     if problems:
         raise DataError(problems[0] if len(problems) == 1 else "\n  ".join(problems))
     if not columns and any(why == LOOKS_LIKE_ID for why in left_out.values()):
@@ -220,15 +222,33 @@ def understand(table: Any, said: Settings, where: object, first: int | None = No
         for name in [name for name, why in left_out.items() if why == LOOKS_LIKE_ID]:
             del left_out[name]
             kept = [value for value in uniques[name] if value.lower() not in GAPS]
-            columns += _guessed(name, kept, uniques[name], table[name], decimal, [], notes, where)
-    gaps = {one.name: int(table[one.name].str.lower().isin(GAPS if one.kind != CATEGORY else [""]).sum())
-            for one in columns}  # fmt: skip
+            columns += _guessed(name, kept, uniques[name], table[name], plain[name], decimal, [], notes, where)
+    gaps = {}
+    for one in columns:
+        absent = [text for text in uniques[one.name] if (text.lower() in GAPS if one.kind != CATEGORY else not text)]
+        gaps[one.name] = int(table[one.name].isin(absent).sum()) if absent else 0
     if any(gaps.values()):
         notes.insert(0, f"gaps: {few([f'{name} ({count})' for name, count in gaps.items() if count], SHOWN)}")
     same = [one.name for one in columns if len(uniques[one.name]) == 1]
     if same:
         notes.append(f"the same in every row: {few(same)}")
     return Understood(columns, left_out, decimal, notes)
+
+
+def of_frame(frame: Any) -> Understood:
+    """How a table is read whose columns have types of their own: each as it is, dates as days since 1970."""
+    columns, notes = [], []
+    for name in frame.columns:
+        values = frame[name]
+        if values.dtype.kind in "biuf":
+            columns.append(Column(name, NUMBER))
+        elif values.dtype.kind == "M":
+            columns.append(Column(name, DATE, form=ISO, start="1970-01-01"))
+        else:
+            columns.append(Column(name, CATEGORY, levels=int(values.nunique())))
+            if len(values) >= FEWEST and values.nunique() == len(values):
+                notes.append(f"{name}: every row has its own value; if it tells rows apart, leave it out")
+    return Understood(columns, {}, notes=notes)
 
 
 def _check_keys(table: Any, said: Settings, where: object) -> None:
@@ -248,23 +268,37 @@ def _check_keys(table: Any, said: Settings, where: object) -> None:
             raise ConfigError(f"dataset.{seen[name]} and dataset.{key} both name {name!r}: it is one of them")
 
 
+def _plain(kept: list[str]) -> npt.NDArray[np.float64] | None:
+    """Texts as numbers, if all are plain ones, without any sign but a decimal point."""
+    import pandas as pd
+
+    if not kept or not all(map(PLAIN.fullmatch, kept[:10])):
+        return None
+    found = pd.to_numeric(pd.Series(kept, dtype=object), errors="coerce").to_numpy(np.float64)
+    return found if np.isfinite(found).all() else None
+
+
 def _guessed(
-    name: str, kept: list[str], values: list[str], column: Any, decimal: str, problems: list[str], notes: list[str],
-    where: object,
+    name: str, kept: list[str], values: list[str], column: Any, plain: npt.NDArray[np.float64] | None, decimal: str,
+    problems: list[str], notes: list[str], where: object,
 ) -> Iterator[Column]:  # fmt: skip
     """The column as it looks, if that is sure; else a problem."""
     if all(value.lower() in TRUTH for value in kept):
         yield Column(name, NUMBER)
         return
-    if any(re.fullmatch(r"[+-]?0\d+", value) for value in kept) and all(value.isdigit() for value in kept):
+    is_fraction = plain is not None and bool((plain % 1 != 0).any())
+    if not is_fraction and any(map(CODE.fullmatch, kept)) and all(value.isdigit() for value in kept):
         yield Column(name, CATEGORY, levels=len(set(values) - {""}))  # codes: 007 is not 7
         return
     form = _date_form(name, kept, problems, where)
     if form is not None:
         yield _date_column(name, kept, form, where)
         return
-    numbers = [value for value in kept if number(value, decimal) is not None]
-    units = {unit_of(value) for value in numbers} - {""}
+    if plain is not None and (decimal == "." or not is_fraction):
+        numbers, units = kept, set[str]()
+    else:
+        numbers = [value for value in kept if number(value, decimal) is not None]
+        units = {unit_of(value) for value in numbers} - {""}
     if len(numbers) == len(kept) and len(units) < 2:
         yield Column(name, NUMBER)
         odd = sorted({value for value in values if value and value.lower() in GAPS})
@@ -289,10 +323,13 @@ def _guessed(
     yield Column(name, CATEGORY, levels=levels)
 
 
-def _tells_rows_apart(name: str, column: Any, kept: list[str]) -> bool:
+CODE = re.compile(r"[+-]?0\d+")
+
+
+def _tells_rows_apart(name: str, column: Any, plain: npt.NDArray[np.float64] | None) -> bool:
     """Whether a column numbers the rows, or has a text of its own for each."""
     count = len(column)
-    if count < FEWEST or not column.is_unique:
+    if count < FEWEST or not column.is_unique or (plain is not None and (plain % 1 != 0).any()):
         return False
     present = [value for value in column.tolist() if value]
     if len(present) < count:
@@ -326,8 +363,13 @@ SURELY_POINT = re.compile(
 EITHER = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 
 
+EDGES = frozenset("0123456789.,")
+
+
 def _bare(text: str) -> tuple[str, str]:
     """A number without its sign of a currency or per cent, and that sign; brackets mean that it is negative."""
+    if text[:1] in EDGES and text[-1:] in EDGES:
+        return text, ""
     text = text.replace("\u2212", "-")  # the sign for minus that word processors set
     minus = ""
     if text.startswith("(") and text.endswith(")"):
@@ -363,7 +405,7 @@ def number(text: str, decimal: str) -> float | None:
 
 
 def _decimal(
-    uniques: Mapping[str, list[str]], said: Settings, where: object, separator: str | None
+    uniques: Mapping[str, list[str]], plain: Mapping[str, Any], said: Settings, where: object, separator: str | None
 ) -> tuple[str, str | None]:
     """The decimal sign of a table, and what is to be asked if that is doubtful."""
     if said.decimal is not None:
@@ -374,10 +416,16 @@ def _decimal(
     for name, values in uniques.items():
         if name in said.categories or name in said.dates:
             continue
-        kept = [_bare(value)[0] for value in values if value.lower() not in GAPS]
-        if not kept or not all(WITH_POINT.fullmatch(one) or WITH_COMMA.fullmatch(one) for one in kept):
+        kept = values  # a point says that it is the decimal sign, if there is one that surely is
+        forms = [(point, SURELY_POINT)]
+        if plain[name] is None:
+            kept = [_bare(value)[0] for value in values if value.lower() not in GAPS]
+            if not kept or not all(WITH_POINT.fullmatch(one) or WITH_COMMA.fullmatch(one) for one in kept):
+                continue
+            forms += [(comma, SURELY_COMMA), (either, EITHER)]
+        elif not (plain[name] % 1 != 0).any():
             continue
-        for found, form in ((comma, SURELY_COMMA), (point, SURELY_POINT), (either, EITHER)):
+        for found, form in forms:
             value = next((one for one in kept if form.fullmatch(one)), None)
             if value is not None:
                 found[name] = value
@@ -449,7 +497,9 @@ def _is_text(values: Any) -> bool:
 
 
 def _gap(value: Any) -> bool:
-    return value is None or value != value or (isinstance(value, str) and value.strip().lower() in GAPS)
+    import pandas as pd
+
+    return bool(pd.isna(value)) or (isinstance(value, str) and value.strip().lower() in GAPS)
 
 
 def _words(values: Any) -> Any:
@@ -457,7 +507,7 @@ def _words(values: Any) -> Any:
     import pandas as pd
 
     def word(value: Any) -> str | None:
-        if value is None or value is pd.NA or value != value or (isinstance(value, str) and not value.strip()):
+        if pd.isna(value) or (isinstance(value, str) and not value.strip()):
             return None
         if isinstance(value, float | np.floating) and float(value).is_integer():
             return str(int(value))  # pandas makes 1.0 of a column's 1 where another row has a gap
@@ -471,7 +521,20 @@ def _floats(values: Any, column: Column, decimal: str, where: object) -> Any:
     import pandas as pd
 
     if not _is_text(values) and values.dtype.kind in "biuf":
-        return values.astype(np.float64)
+        return pd.Series(values.to_numpy(np.float64, na_value=np.nan), index=values.index)
+    if decimal == ".":  # of text, first what needs no further look
+        made = np.array(pd.to_numeric(values, errors="coerce"), np.float64)
+        odd = ~np.isfinite(made)
+        if not odd.any():
+            return pd.Series(made, index=values.index)
+        made[odd] = _texts_as_floats(values[odd], column, decimal, where)
+        return pd.Series(made, index=values.index)
+    return pd.Series(_texts_as_floats(values, column, decimal, where), index=values.index)
+
+
+def _texts_as_floats(values: Any, column: Column, decimal: str, where: object) -> npt.NDArray[np.float64]:
+    import pandas as pd
+
     codes, uniques = pd.factorize(values, use_na_sentinel=True)
     made = np.full(len(uniques) + 1, np.nan)  # the last one: code -1, a gap
     for place, value in enumerate(uniques):
@@ -489,7 +552,7 @@ def _floats(values: Any, column: Column, decimal: str, where: object) -> Any:
                 f"or leave the cell empty; {option('numbers', [column.name])} in training reads such values as gaps"
             )
         made[place] = np.nan if found is None else found
-    return pd.Series(made[codes], index=values.index)
+    return np.asarray(made[codes])
 
 
 def _days(values: Any, column: Column, where: object) -> Any:
@@ -499,8 +562,8 @@ def _days(values: Any, column: Column, where: object) -> Any:
     if values.dtype.kind == "M":
         times = pd.to_datetime(values, utc=True)
     else:
-        texts = pd.Series([None if _gap(value) else str(value).strip() for value in values.tolist()],
-                          index=values.index, dtype=object)  # fmt: skip
+        texts = _words(values)
+        texts = texts.where(~texts.str.lower().isin(GAPS), None) if texts.notna().any() else texts
         times = pd.to_datetime(texts, format=column.form, errors="coerce", utc=True)
         wrong = texts[times.isna() & texts.notna()]
         if len(wrong):

@@ -55,10 +55,10 @@ def read(
     rows = _rows(text, sign, path)
     if not rows:
         raise CorruptDataError(f"{path} is no readable CSV file: it is empty")
-    if any(not name.replace("\n", " ").isprintable() for name in rows[0][1]):
+    if any(not name.replace("\n", " ").isprintable() for name in rows[0]):
         raise CorruptDataError(f"{path} is no text: its first line holds control characters")
     _check_widths(rows, path, sign)
-    cells = [row for _, row in rows]
+    cells = rows
     if header is None and len(cells) > 1 and _looks_like_data(cells):
         raise DataError(
             f"{path}: the first line ({', '.join(cells[0][:5])}) looks like the lines below it. Say "
@@ -143,39 +143,45 @@ def _parsed(text: str, sign: str) -> Iterator[list[str]]:
         yield [cell.strip() for cell in row]
 
 
-def _rows(text: str, sign: str, path: Path) -> list[tuple[int, list[str]]]:
-    """Each line that is not empty, with its number."""
+def _rows(text: str, sign: str, path: Path) -> list[list[str]]:
+    """The cells of each line that is not empty."""
     lines: Any = io.StringIO(text, newline="")
     if sign == SPACES:
         lines = (" ".join(line.split()) for line in lines)
     reader = csv.reader(lines, delimiter=sign, skipinitialspace=True)
     try:
-        return [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
+        rows = [row for row in reader if row]
     except csv.Error as error:
         raise CorruptDataError(f"{path} is no readable CSV file: line {reader.line_num}: {error}") from error
+    edge = re.escape(sign) + r'"\r\n'
+    if sign.isspace() or re.search(rf"[^\S\r\n](?=[{edge}]|\Z)|(?:\A|[{edge}])[^\S\r\n]", text):
+        return [[cell.strip() for cell in row] for row in rows]
+    return rows
 
 
-def _check_widths(rows: list[tuple[int, list[str]]], path: Path, sign: str) -> None:
+def _check_widths(rows: list[list[str]], path: Path, sign: str) -> None:
     """Whether all lines have as many values; a separator at the end of each is no further column."""
-    width = len(rows[0][1])
-    below = Counter(len(row) for _, row in rows[1:])
+    width, below = len(rows[0]), Counter(map(len, rows[1:]))
+    if set(below) <= {width}:
+        return
     if set(below) == {width + 1}:
-        if not any(row[-1] for _, row in rows[1:]):
-            for _, row in rows[1:]:
+        if not any(row[-1] for row in rows[1:]):
+            for row in rows[1:]:
                 row.pop()
             return
         raise CorruptDataError(
             f"{path} is no readable CSV file: its first line names {width} columns, and each line below has "
             f"{width + 1} values: name the first column, or leave it out (in R: row.names=FALSE)"
         )
-    wrong = next(((line, len(row)) for line, row in rows[1:] if len(row) != width and any(row)), None)
-    if wrong is not None:
+    place, wrong = next(((n, row) for n, row in enumerate(rows) if len(row) != width and any(row)), (0, rows[0]))
+    if place:
         count = sum(number for size, number in below.items() if size != width)
         raise CorruptDataError(
-            f"{path} is no readable CSV file: line {wrong[0]} has {wrong[1]} values, and its first line has {width} "
-            f"({count} such lines; the separator was taken to be {sign!r}: dataset.separator says another)"
+            f"{path} is no readable CSV file: row {place} below the first line has {len(wrong)} values, and the first "
+            f"line has {width} ({count} such rows; the first one: {sign.join(wrong)[:80]!r}). The separator was taken "
+            f"to be {sign!r}: dataset.separator says another"
         )
-    for _, row in rows[1:]:
+    for row in rows[1:]:
         row += [""] * (width - len(row))
 
 

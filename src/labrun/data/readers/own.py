@@ -17,6 +17,7 @@ from labrun.data.arrays import AnyArray, Part, RawData
 from labrun.data.reader import Reader
 from labrun.data.readers.checks import is_absolute
 from labrun.data.readers.columns import few as _few
+from labrun.data.readers.columns import of_frame, option
 from labrun.data.readers.delimited import is_number
 from labrun.errors import ConfigError, CorruptDataError, DataError, MissingDataError
 
@@ -168,9 +169,15 @@ def from_arrays(
         y_test = labels(found["y_test"], x_test.shape[0], f"{origin}: y_test")
         if x_test.shape[1:] != x.shape[1:]:
             raise DataError(f"{origin}: a sample of X_test is {x_test.shape[1:]}, one of X_train {x.shape[1:]}")
+    table = None
+    if hasattr(x, "iloc"):
+        understood = of_frame(x)
+        table, x = understood.content(), understood.apply(x, origin)
+        x_test = None if x_test is None else understood.apply(x_test, f"{origin}: X_test")
+        notes = [*notes, understood.line(), *understood.notes]
     if regression:
         parts = Part(x, y), None if x_test is None or y_test is None else Part(x_test, y_test)
-        return RawData(*parts, (), files, notes=tuple(notes), refusal=refusal)
+        return RawData(*parts, (), files, notes=tuple(notes), refusal=refusal, table=table)
     if x_test is not None and y_test is not None:
         strange = sorted(set(y_test.tolist()) - set(y.tolist()), key=str)
         if strange:
@@ -187,7 +194,9 @@ def from_arrays(
     test = None
     if x_test is not None and y_test is not None:
         test = Part(x_test, np.array([place[label] for label in y_test.tolist()], np.int64))
-    return RawData(Part(x, codes), test, tuple(map(str, classes)), files, notes=tuple(notes), refusal=refusal)
+    return RawData(
+        Part(x, codes), test, tuple(map(str, classes)), files, notes=tuple(notes), refusal=refusal, table=table
+    )
 
 
 def in_order(y: AnyArray) -> tuple[list[Any], AnyArray]:
@@ -214,7 +223,7 @@ def _samples(value: Any, what: str) -> tuple[AnyArray, list[str], str | None]:
     if hasattr(value, "toarray") and hasattr(value, "tocsr"):
         return _sparse(value, what), [], None
     if hasattr(value, "iloc") and getattr(value, "ndim", 0) == 2:
-        value = value.set_axis([str(name) for name in value.columns], axis=1)
+        value = value.set_axis([str(name) for name in value.columns], axis=1).infer_objects()
         twice = value.columns[value.columns.duplicated()]
         if len(twice):
             raise DataError(f"{what} has more than one column of the name {_few(map(repr, twice))}")
@@ -344,7 +353,7 @@ def not_numbers(table: Any, features: Sequence[str], where: object) -> str | Non
         example = str(next(iter(bad if len(bad) else values), ""))
         return (
             f"{where}: the columns {_few(text)} hold text (such as {example!r} in {text[0]!r}); a model needs numbers. "
-            f"Leave them out with dataset.ignore=[{','.join(text[:SHOWN])}], make numbers of them, or choose a model "
+            f"Leave them out with {option('ignore', text[:SHOWN])}, make numbers of them, or choose a model "
             "that does: model=pipeline model.preprocess=true"
         )
     gaps = {name: int(table[name].isna().sum()) for name in features if table[name].isna().any()}
