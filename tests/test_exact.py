@@ -105,6 +105,12 @@ def test_any_text_means_what_it_said() -> None:
         assert got["a"]["text"] == text
 
 
+def test_what_is_shown_is_what_was_meant() -> None:
+    for text, told in ((r"\${epoch}", "${epoch}"), (r"C:\\\${x}", r"C:\${x}"), ("${oc.env:X}", "${oc.env:X}"),
+                       (r"a\\${oc.env:X} \${b}", r"a\\${oc.env:X} ${b}"), ("plain", "plain")):  # fmt: skip
+        assert exact.shown(text) == told
+
+
 def test_defaults_of_variables_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOT_SET", raising=False)
     for default, value in (("'a, b'", "a, b"), ("'1.50'", "1.50"), ("'null'", "null"), ("''", ""),
@@ -221,8 +227,10 @@ def test_arguments_of_a_script_and_of_an_estimator(run_here: Runner, workspace: 
     assert record.status == "completed" and records.read(run_dir).config["model"]["class_weight"][1] == 5
     (workspace / "t.py").write_text("import sys\nprint('GIVEN', sys.argv[1:])\n")
     record, run_dir = run_here("experiment=script", "script.path=t.py", r"script.arguments.pattern=\${epoch}",
+                               r"notes=\${n}", r"tags={a: '\${t}'}",
                                r"script.arguments.other=\${mount:x}")  # fmt: skip
     assert record.config["script"]["arguments"] == {"pattern": r"\${epoch}", "other": r"\${mount:x}"}
+    assert (record.notes, record.tags) == ("${n}", {"a": "${t}"})
 
 
 def test_a_signature_is_the_same_as_ever_and_knows_odd_values() -> None:

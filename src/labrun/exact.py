@@ -97,6 +97,13 @@ def escaped(value: Any) -> Any:
     return _texts(value, lambda text: INTERPOLATION.sub(r"\1\1\\${", text))
 
 
+def shown(text: str) -> str:
+    """A text as a record keeps it, for people: what was escaped as it is meant, references as they stand."""
+    return INTERPOLATION.sub(
+        lambda match: f"{match[1][: len(match[1]) // 2]}${{" if len(match[1]) % 2 else match[0], text
+    )
+
+
 def escaped_before(value: Any) -> Any:
     """Values of a record of before format 2: of their interpolations only references were to be resolved."""
     return _texts(value, _escaped_but_references)

@@ -44,6 +44,22 @@ def test_npz_with_and_without_a_test_part(npz: Callable[..., Arrays]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (np.array([b"cat", b"dog"]), ("cat", "dog")),
+        (np.array([1.0, 0.0]), ("0", "1")),
+        (np.array([True, False]), ("False", "True")),
+        (np.array(["10", "9"]), ("9", "10")),
+        (np.array(["01", "NA"]), ("01", "NA")),
+    ],
+)
+def test_labels_of_arrays_are_named_as_they_are(
+    npz: Callable[..., Arrays], labels: Any, classes: tuple[str, ...]
+) -> None:
+    assert npz(X=X, y=np.tile(labels, 20)).class_names == classes
+
+
+@pytest.mark.parametrize(
     ("shape", "sample"),
     [((40, 8, 9), (1, 8, 9)), ((40, 8, 9, 3), (3, 8, 9)), ((40, 3, 8, 9), (3, 8, 9)), ((40, 5), (5,))],
 )

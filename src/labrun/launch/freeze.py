@@ -243,7 +243,7 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, ar
         code = {**code, **scripts.code(kept["script"], root)}
     return Record(
         id=run_id,
-        name=kept["name"],
+        name=exact.shown(kept["name"]),
         task=kept["task"],
         status=records.QUEUED,
         created=records.now(),
@@ -253,7 +253,7 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, ar
         settings=_settings(kept, environment(config)),
         parent=parent,
         tags=_tags(kept["tags"]),
-        notes=kept["notes"],
+        notes=exact.shown(kept["notes"]),
         code=code,
         git=around.git,
         packages=around.packages,
@@ -374,8 +374,8 @@ def _absolute(path: str) -> str | Path:
 
 def _tags(tags: Any) -> dict[str, str]:
     if isinstance(tags, Mapping):
-        return {str(key): "" if value is None else str(value) for key, value in tags.items()}
-    return {str(tag): "" for tag in tags or ()}
+        return {str(key): "" if value is None else exact.shown(str(value)) for key, value in tags.items()}
+    return {exact.shown(str(tag)): "" for tag in tags or ()}
 
 
 def _settle_references(config: dict[str, Any], overrides: list[str], root: Path) -> str | None:

@@ -319,6 +319,10 @@ def _column(value: Any, count: int, what: str, noun: str) -> AnyArray:
 
 def _labels(value: Any, count: int, what: str) -> AnyArray:
     y = _column(value, count, what, "label")
+    if y.dtype.kind == "S":
+        y = np.char.decode(y, "utf-8")
+    if y.dtype.kind == "O" and all(isinstance(label, bool | np.bool_) for label in y.tolist()):
+        y = y.astype(bool)
     if y.dtype.kind == "f":
         if not np.isfinite(y).all():
             raise DataError(
