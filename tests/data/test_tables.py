@@ -244,6 +244,14 @@ def test_windows_letters_are_read_and_told(read: Read) -> None:
     assert read(text(größe=[0.5]).encode("cp1250"), encoding="cp1250").table is not None
 
 
+def test_a_quantity_has_the_decimal_sign_of_its_table(read: Read) -> None:
+    found = read(text(";", x=[1, 2], y=["1.234,5", "7,25"]), regression=True)
+    assert set(found.train.y) == {1234.5, 7.25} and found.class_names == ()
+    assert set(read(text(x=[1, 2], y=["$1,234.5", "7"]), regression=True).train.y) == {1234.5, 7}
+    with pytest.raises(DataError, match=r"'1,234' in the column 'y' may be 1234 or 1\.234"):
+        read(text(";", x=[1, 2], y=["1,234"]), regression=True)
+
+
 def test_nothing_is_taken_for_an_id_but_what_is_sure(read: Read) -> None:
     values = {
         "population": [i * 37 % 1009 for i in range(COUNT)], "paid": [0, 1],

@@ -174,7 +174,7 @@ def _described(column: Column) -> str:
     return f"{column.name} (as days since {column.start})" if column.kind == DATE else column.name
 
 
-def understand(table: Any, said: Settings, where: object, first: int | None = None) -> Understood:
+def understand(table: Any, said: Settings, where: object, first: int | None = None, quantity: Any = None) -> Understood:
     """Find out what each column of a table of text holds.
 
     Args:
@@ -182,6 +182,7 @@ def understand(table: Any, said: Settings, where: object, first: int | None = No
         said: by a person.
         where: the table comes from, for messages.
         first: so many rows are of the training part, which alone says whether a column tells rows apart.
+        quantity: the column that is to be predicted, if it is one of numbers: it has the same decimal sign.
 
     Raises:
         ConfigError: a key names no column, or one twice.
@@ -191,7 +192,11 @@ def understand(table: Any, said: Settings, where: object, first: int | None = No
     uniques = {name: table[name].unique().tolist() for name in table.columns if name not in said.ignore}
     free = [name for name in uniques if name not in (*said.numbers, *said.categories, *said.dates)]
     plain = {name: _plain([value for value in values if value.lower() not in GAPS]) for name, values in uniques.items()}
-    decimal, asked = _decimal(uniques, plain, said, where, table.attrs.get("separator"))
+    written, bare = dict(uniques), dict(plain)
+    if quantity is not None:
+        written[quantity.name] = texts = quantity.unique().tolist()
+        bare[quantity.name] = _plain([text for text in texts if text.lower() not in GAPS])
+    decimal, asked = _decimal(written, bare, said, where, table.attrs.get("separator"))
     train = table if first is None else table.iloc[:first]
     columns: list[Column] = []
     left_out: dict[str, str] = dict.fromkeys(said.ignore, IGNORED)

@@ -90,7 +90,8 @@ class Csv(Reader):
         else:
             whole = pd.concat(features, ignore_index=True) if len(features) > 1 else features[0]
             whole.attrs = dict(tables[0].attrs)
-            known = kinds.understand(whole, self.settings, paths[0], len(features[0]))
+            quantity = tables[0][target] if self.regression else None
+            known = kinds.understand(whole, self.settings, paths[0], len(features[0]), quantity)
         if not known.columns:
             raise DataError(
                 f"{paths[0]} has no column but the class"
