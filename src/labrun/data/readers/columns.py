@@ -189,13 +189,15 @@ def understand(table: Any, said: Settings, where: object, first: int | None = No
         DataError: it is doubtful what a column holds: asked, with the keys that say it.
     """
     _check_keys(table, said, where)
-    uniques = {name: table[name].unique().tolist() for name in table.columns if name not in said.ignore}
+    uniques: dict[str, list[str]] = {}
+    plain: dict[str, npt.NDArray[np.float64] | None] = {}
+    for name in table.columns:
+        if name not in said.ignore:
+            uniques[name], plain[name] = _values(table[name])
     free = [name for name in uniques if name not in (*said.numbers, *said.categories, *said.dates)]
-    plain = {name: _plain([value for value in values if value.lower() not in GAPS]) for name, values in uniques.items()}
     written, bare = dict(uniques), dict(plain)
     if quantity is not None:
-        written[quantity.name] = texts = quantity.unique().tolist()
-        bare[quantity.name] = _plain([text for text in texts if text.lower() not in GAPS])
+        written[quantity.name], bare[quantity.name] = _values(quantity)
     decimal, asked = _decimal(written, bare, said, where, table.attrs.get("separator"))
     train = table if first is None else table.iloc[:first]
     columns: list[Column] = []
@@ -203,9 +205,10 @@ def understand(table: Any, said: Settings, where: object, first: int | None = No
     notes: list[str] = []
     problems: list[str] = [] if asked is None else [asked]
     for name, values in uniques.items():
-        kept = [value for value in values if value.lower() not in GAPS]
+        numbers = plain[name]
+        kept = values if numbers is not None and len(numbers) == len(values) else _present(values)
         if name in said.categories:
-            columns.append(Column(name, CATEGORY, levels=len([value for value in values if value])))
+            columns.append(Column(name, CATEGORY, levels=len(set(values) - {""})))
         elif name in said.numbers:
             columns.append(Column(name, NUMBER, lenient=True))
             lost = [value for value in kept if number(value, decimal) is None]
@@ -226,15 +229,18 @@ def understand(table: Any, said: Settings, where: object, first: int | None = No
         # There is nothing else to learn from.
         for name in [name for name, why in left_out.items() if why == LOOKS_LIKE_ID]:
             del left_out[name]
-            kept = [value for value in uniques[name] if value.lower() not in GAPS]
+            kept = _present(uniques[name])
             columns += _guessed(name, kept, uniques[name], table[name], plain[name], decimal, [], notes, where)
     gaps = {}
     for one in columns:
+        numbers = plain[one.name]
+        if numbers is not None and len(numbers) == len(uniques[one.name]):
+            continue  # all of them are numbers
         absent = [text for text in uniques[one.name] if (text.lower() in GAPS if one.kind != CATEGORY else not text)]
         gaps[one.name] = int(table[one.name].isin(absent).sum()) if absent else 0
     if any(gaps.values()):
         notes.insert(0, f"gaps: {few([f'{name} ({count})' for name, count in gaps.items() if count], SHOWN)}")
-    same = [one.name for one in columns if len(uniques[one.name]) == 1]
+    same = [one.name for one in columns if all(value == uniques[one.name][0] for value in uniques[one.name])]
     if same:
         notes.append(f"the same in every row: {few(same)}")
     return Understood(columns, left_out, decimal, notes)
@@ -273,6 +279,20 @@ def _check_keys(table: Any, said: Settings, where: object) -> None:
             raise ConfigError(f"dataset.{seen[name]} and dataset.{key} both name {name!r}: it is one of them")
 
 
+def _values(column: Any) -> tuple[list[str], npt.NDArray[np.float64] | None]:
+    """The texts of a column, each at least once, and what is not a gap among them as numbers if all are plain ones."""
+    texts = column.tolist()
+    numbers = _plain(texts)
+    if numbers is None:  # else nothing is won by looking for the different ones
+        texts = column.unique().tolist()
+        numbers = _plain(_present(texts))
+    return texts, numbers
+
+
+def _present(texts: list[str]) -> list[str]:
+    return [text for text in texts if text.lower() not in GAPS]
+
+
 def _plain(kept: list[str]) -> npt.NDArray[np.float64] | None:
     """Texts as numbers, if all are plain ones, without any sign but a decimal point."""
     import pandas as pd
@@ -306,7 +326,7 @@ def _guessed(
         units = {unit_of(value) for value in numbers} - {""}
     if len(numbers) == len(kept) and len(units) < 2:
         yield Column(name, NUMBER)
-        odd = sorted({value for value in values if value and value.lower() in GAPS})
+        odd = [] if len(values) == len(kept) else sorted({v for v in values if v and v.lower() in GAPS})
         if odd:
             count = int(column.isin(odd).sum())
             notes.append(f"{name}: {', '.join(map(repr, odd[:3]))} ({count} times) is taken for a gap")
@@ -320,7 +340,7 @@ def _guessed(
             f"the rest as gaps, {option('categories', [name])} if these are no numbers, or {option('ignore', [name])}"
         )
         return
-    levels = len([value for value in values if value])
+    levels = len(set(values) - {""})
     if levels > 50 and 2 * levels > len(column):
         notes.append(
             f"{name}: {levels:,} different texts in {len(column):,} rows; {option('ignore', [name])} leaves it out"
@@ -424,7 +444,7 @@ def _decimal(
         kept = values  # a point says that it is the decimal sign, if there is one that surely is
         forms = [(point, SURELY_POINT)]
         if plain[name] is None:
-            kept = [_bare(value)[0] for value in values if value.lower() not in GAPS]
+            kept = [_bare(value)[0] for value in _present(values)]
             if not kept or not all(WITH_POINT.fullmatch(one) or WITH_COMMA.fullmatch(one) for one in kept):
                 continue
             forms += [(comma, SURELY_COMMA), (either, EITHER)]
