@@ -166,7 +166,8 @@ def load_model(
         allow_pickle: load `.pkl` and `.joblib` files, which can run any code.
 
     Returns:
-        An object with `predict(x)`, `predict_proba(x)` and `class_names`; x as it is stored, scaled as in training.
+        An object with `predict(x)` (labels, or quantities), `predict_proba(x)` and `class_names`; x as it is stored,
+        scaled as in training.
 
     Raises:
         LabrunError: there is no such model, it was changed, or it may not be built.

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import logging
 import re
 import typing
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from labrun import masking
+from labrun import exact, masking
 from labrun.checking import suggest
 from labrun.errors import ConfigError, LabrunError
 
@@ -126,6 +128,9 @@ def must_be_given(target: Callable[..., Any], name: str) -> bool:
 def build(node: Mapping[str, Any], key: str, *args: Any, **offered: Any) -> Any:
     """Build what a node names. The only place where a config becomes an object.
 
+    It is given what Hydra's `instantiate` would give it, with `_convert_: all` unless the node says otherwise: plain
+    dicts and lists.
+
     Args:
         node: `_target_` and its arguments (plain, resolved values).
         key: where the node stands in the config, for messages.
@@ -145,16 +150,20 @@ def build(node: Mapping[str, Any], key: str, *args: Any, **offered: Any) -> Any:
     for name, value in offered.items():
         if name in known and given.get(name) is None:
             given[name] = value
-    _bind(target, args, given, key, partial=bool(node.get("_partial_")))
+    positional = args or tuple(node.get("_args_") or ())  # Hydra, too, has those of a call come first
+    _bind(target, positional, given, key, partial=bool(node.get("_partial_")))
     reserved = {name: value for name, value in node.items() if str(name).startswith("_")}
     plain = {name: value for name, value in given.items() if _is_plain(value)}
     live = {name: value for name, value in given.items() if not _is_plain(value)}
     nested = "_target_" in repr(list(plain.values()))
     try:
         if nested or set(reserved) - {"_target_", "_partial_"}:
-            return instantiate({"_convert_": "all", **reserved, **plain}, *args, **live)
+            # It resolves what it is given, and what comes of that once more: a text with `${` in it is to stay one.
+            escaped = exact.escaped(exact.escaped({**reserved, **plain}))
+            return instantiate({"_convert_": "all", **escaped}, *args, **live)
         # What `instantiate` comes to where nothing is nested, without making an OmegaConf of it first.
-        return functools.partial(target, *args, **given) if node.get("_partial_") else target(*args, **given)
+        own = {name: copy.deepcopy(value) if name in plain else value for name, value in given.items()}
+        return functools.partial(target, *args, **own) if node.get("_partial_") else target(*args, **own)
     except Exception as error:
         cause = error.__cause__ or error if isinstance(error, InstantiationException) else error
         if isinstance(cause, LabrunError) and cause is error:
@@ -200,4 +209,4 @@ def _is_plain(value: Any) -> bool:
         return all(_is_plain(item) for item in value.values())
     if isinstance(value, list | tuple):
         return all(_is_plain(item) for item in value)
-    return value is None or isinstance(value, str | int | float | bool)
+    return value is None or isinstance(value, str | int | float | bool | bytes | Path)

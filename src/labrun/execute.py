@@ -18,11 +18,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from labrun import checking, targets
+from labrun import checking, exact, targets
 from labrun.building import looked_up
 from labrun.data import ahead, reader
 from labrun.data.arrays import Arrays
-from labrun.data.mount import local_root, mount, mount_reference, references, resolved
+from labrun.data.mount import guarded, local_root, mount, mount_reference, references, resolved
 from labrun.errors import DataError
 from labrun.runs import context, report, store, tracking, viewing
 from labrun.runs import record as records
@@ -41,6 +41,14 @@ SIGNED = ("dataset", "model", "trainer", "callbacks", "script", "seed")
 
 UNSIGNED_TRAINER = ("resume", "threads")
 """Of a trainer's node, what changes no result but by the rounding of sums."""
+UNSIGNED_DATASET = ("asset", "version")
+"""Which version of an asset it was, and where it lay, is in the data's digest."""
+LATER = ("numbers", "categories", "dates", "decimal", "encoding", "header", "parts")
+"""Keys of data sets that came later: where they say nothing, what was signed before them stays valid."""
+NAMED = 1000
+"""The record names so many classes."""
+SHOWN = 10
+"""And the log so many."""
 UNSIGNED = ("source", "python", "requirements")
 """Of a script's node: where things lie. What is in them is in digests."""
 
@@ -79,7 +87,7 @@ def execute(run_dir: Path, capture: bool = True, pictures: bool = True, to_disk:
             return recording.record
         targets.announce(*(str(node["_target_"]) for node in (config["dataset"], config["model"]) if node))
         mounted = mount(config["datastore"], config["dataset"], reader.make_reader(config["dataset"]))
-        arrays, manifest = ahead.read(config["dataset"], mounted.path, **taken(config))
+        arrays, manifest = ahead.read(config["dataset"], mounted.path, known=_known_table(config), **taken(config))
         _tell_data(arrays)
         record.data = [{**describe_data(arrays, manifest), **mounted.described()}, *inputs]
         record.signature = signature(signed, record.data, record.code)
@@ -111,6 +119,15 @@ def execute(run_dir: Path, capture: bool = True, pictures: bool = True, to_disk:
     return recording.record
 
 
+def _known_table(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Of a model that is to be scored: how its table was read, and its classes; None where it is none of a table."""
+    if config["task"] != "evaluate":
+        return None
+    source = config["from"]
+    card = tasks.load_card(RunPaths(Path(source["path"])), source["id"])
+    return {**card["table"], "classes": card["class_names"]} if card.get("table") else None
+
+
 def _is_at_hand(config: Mapping[str, Any]) -> bool:
     """Whether all that a run reads is in memory: one writing of its record, a moment later, will do then."""
     if config["task"] == "script" or ahead.is_empty() or any(references(config)):
@@ -119,7 +136,7 @@ def _is_at_hand(config: Mapping[str, Any]) -> bool:
     return root is not None and ahead.is_held(config["dataset"], root)
 
 
-def taken(config: Mapping[str, Any]) -> dict[str, bool]:
+def taken(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a run's model takes beside arrays of numbers: tables, sparse matrices."""
     model = config.get("model") or {}  # whoever only looks at the data has none
     own = tasks.is_pipeline(model)
@@ -140,7 +157,7 @@ def here(config: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: a variable is not set here.
     """
     keep_mounts()
-    return looked_up(config)
+    return looked_up(guarded(config))
 
 
 def mount_inputs(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -195,7 +212,7 @@ def _evaluate(config: Mapping[str, Any], arrays: Arrays, own_file: bool = False)
     source = config["from"]
     paths = RunPaths(Path(source["path"]))
     card = tasks.load_card(paths, source["id"])
-    tasks.check_card(card, arrays, source["id"])
+    arrays = tasks.check_card(card, arrays, source["id"])
     arrays = dataclasses.replace(arrays, scaling=tasks.card_scaling(card, arrays.scaling))
     log.info("Scoring %s of run %s on %s test samples", card.get("name"), source["id"], f"{len(arrays.test):,}")
     file = paths.outputs / str(card["file"])
@@ -248,6 +265,9 @@ def describe_data(arrays: Arrays, manifest: Sequence[Mapping[str, Any]]) -> dict
         "train": len(arrays.train),
         "validation": 0 if arrays.validation is None else len(arrays.validation),
         "test": len(arrays.test),
+        **({"class_names": list(arrays.class_names[:NAMED])} if arrays.class_names else {}),
+        **({"table": dict(arrays.table)} if arrays.table is not None else {}),
+        **({"notes": list(arrays.notes)} if arrays.notes else {}),
     }
 
 
@@ -256,9 +276,11 @@ def signature(config: Mapping[str, Any], data: list[dict[str, Any]], code: Mappi
     signed = {key: config.get(key) for key in SIGNED}
     signed["trainer"] = {key: value for key, value in config["trainer"].items() if key not in UNSIGNED_TRAINER}
     signed["model"] = {key: value for key, value in (config.get("model") or {}).items() if key != "search_space"}
-    # Which version of an asset it was, and where it lay, is in the data's digest.
-    dataset = config.get("dataset") or {}
-    signed["dataset"] = {key: value for key, value in dataset.items() if key not in ("asset", "version")}
+    signed["dataset"] = {
+        key: value
+        for key, value in (config.get("dataset") or {}).items()
+        if key not in UNSIGNED_DATASET and not (key in LATER and value in (None, [], {}))
+    }
     signed["data"] = [entry["digest"] for entry in data if "digest" in entry]
     signed["code"] = (code or {}).get("sources")
     if config.get("script"):  # its own folder is all the code there is
@@ -266,7 +288,7 @@ def signature(config: Mapping[str, Any], data: list[dict[str, Any]], code: Mappi
         signed["code"] = ((code or {}).get("script") or {}).get("digest")
         signed["trainer"] = {}
     signed["ranks"] = tasks.ranks(config["compute"])
-    return hashlib.sha256(json.dumps(signed, sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(exact.canonical(signed).encode()).hexdigest()
 
 
 def settings_digest(config: Mapping[str, Any]) -> str | None:
@@ -278,7 +300,7 @@ def settings_digest(config: Mapping[str, Any]) -> str | None:
         ConfigError: a variable is not set here.
     """
     signed = {key: config.get(key) for key in SIGNED}
-    if "${oc." not in json.dumps(signed, default=str):
+    if "${oc." not in exact.canonical(signed):
         return None
     return signature(here(config), [], None)
 
@@ -306,7 +328,9 @@ def _write_confusion(scores: Scores, arrays: Arrays, paths: RunPaths) -> None:
 
 
 def _tell_data(arrays: Arrays) -> None:
-    log.info("Data: %s", _data_line(arrays))
+    names = list(arrays.class_names)
+    shown = names if len(names) <= SHOWN else [*names[: SHOWN - 2], "...", names[-1]]
+    log.info("Data: %s%s", _data_line(arrays), f": {', '.join(shown)}" if names else "")
     for note in arrays.notes:
         log.info("Data: %s: %s", arrays.name, note)
 

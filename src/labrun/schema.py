@@ -70,6 +70,7 @@ class ImageFolder(Dataset):
 
     path: str | None = None
     test_size: Fraction = 0.2
+    parts: dict[str, str] | Literal[False] | None = None
     image_size: Count | list[Count] | None = None
     channels: Literal[1, 3] | None = None
 
@@ -85,13 +86,19 @@ class Npz(Dataset):
 
 @dataclass(frozen=True)
 class Csv(Dataset):
-    """A table, one column of which is the class."""
+    """A table, one column of which is the class, or a quantity."""
 
     path: str = ""
     target: str | None = None
     separator: str | None = None
     test_path: str | None = None
     ignore: list[str] = field(default_factory=list)
+    numbers: list[str] = field(default_factory=list)
+    categories: list[str] = field(default_factory=list)
+    dates: dict[str, str] | None = None
+    decimal: Literal[".", ","] | None = None
+    encoding: str | None = None
+    header: bool | None = None
     test_size: Fraction = 0.2
     regression: bool = False
 

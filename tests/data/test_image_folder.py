@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from conftest import Runner
 from labrun.data import reader
 from labrun.data.arrays import Arrays
 from labrun.data.readers import ImageFolder
-from labrun.errors import CorruptDataError, DataError, MissingDataError
+from labrun.errors import ConfigError, CorruptDataError, DataError, MissingDataError
 
 
 def write(path: Path, value: int = 0, mode: str = "L", size: tuple[int, int] = (6, 4)) -> Path:
@@ -64,6 +65,94 @@ def test_train_and_test_folders_are_read_with_the_classes_in_order(tmp_path: Pat
     assert raw.test.y.tolist() == [0, 1] and values(raw.test.x) == [101, 100]
     assert raw.train.x.shape == (5, 1, 4, 6) and raw.train.x.dtype == np.uint8 and raw.train.y.dtype == np.int64
     assert len(raw.files) == 7 and raw.notes == ("7 images, 4x6, grey",)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "told"),
+    [
+        ("Training", "Testing", "parts: Training (train), Testing (test)"),
+        ("Train", "Test", "parts: Train (train), Test (test)"),
+        ("TRAIN", "TEST", "parts: TRAIN (train), TEST (test)"),
+        ("training_set", "test_set", "parts: training_set (train), test_set (test)"),
+        ("seg_train/seg_train", "seg_test/seg_test", "parts: seg_train/seg_train (train), seg_test/seg_test (test)"),
+        ("archive/train", "archive/test", "read below archive"),
+        ("training", "evaluation", "parts: training (train), evaluation (test)"),
+        ("train/train", "test", "parts: train/train (train), test (test)"),
+    ],
+)
+def test_parts_go_by_other_names_and_lie_deeper(tmp_path: Path, train: str, test: str, told: str) -> None:
+    write_classes(tmp_path / train, dog=2, cat=3)
+    write_classes(tmp_path / test, first=100, dog=1, cat=1)
+    write(tmp_path / "__MACOSX" / "train" / "x.png")
+    raw = ImageFolder().read(tmp_path)
+    assert raw.test is not None and raw.class_names == ("cat", "dog") and told in raw.notes
+    assert values(raw.train.x) == [2, 3, 4, 0, 1] and values(raw.test.x) == [101, 100]
+
+
+def test_what_is_no_part_is_left_out_and_told(tmp_path: Path) -> None:
+    write_classes(tmp_path / "seg_train" / "seg_train", cat=2, dog=2)
+    write_classes(tmp_path / "seg_test", first=100, cat=1, dog=1)
+    write(tmp_path / "seg_pred" / "seg_pred" / "a.png")
+    write(tmp_path / "loose.png")
+    write(tmp_path / "seg_test" / "loose.png")
+    raw = ImageFolder().read(tmp_path)
+    assert len(raw.train) == 4 and raw.test is not None and len(raw.test) == 2
+    assert "left out: seg_pred, with no folder per class as a part has it" in raw.notes
+    assert any("left out: 1 image directly in seg_test" in note for note in raw.notes)
+
+
+def test_a_class_may_be_called_as_a_part_is(tmp_path: Path) -> None:
+    write_classes(tmp_path, train=3, car=3, test=2)
+    assert ImageFolder().read(tmp_path).class_names == ("car", "test", "train")
+
+
+@pytest.mark.parametrize(
+    ("folders", "words"),
+    [
+        ({"A": "cd", "B": "cd"}, r"A, B hold no images themselves.*\(c, d\).*dataset.parts={train: A, test: B}"),
+        ({"test": "cd", "valid": "cd"}, "dataset.parts={train: "),
+        ({"train": "cd", "Training": "cd"}, "may each be the same part"),
+        (
+            {"train": "cd", "car": ""},
+            r"train holds folders of images, and car images, too.*dataset.parts={train: train}",
+        ),
+        ({"fold1": "cd", "fold2": "cde", "fold3": "cd"}, "fold1, fold2, fold3 hold no images themselves"),
+    ],
+)
+def test_what_may_be_a_part_or_a_class_is_asked(tmp_path: Path, folders: dict[str, str], words: str) -> None:
+    for folder, classes in folders.items():
+        for name in classes:
+            write(tmp_path / folder / name / "0.png")
+        if not classes:
+            write(tmp_path / folder / "0.png")
+    with pytest.raises(DataError, match=words) as caught:
+        ImageFolder().read(tmp_path)
+    assert "dataset.parts=false" in str(caught.value)
+    raw = ImageFolder(parts=False).read(tmp_path)
+    assert raw.class_names == tuple(sorted(folders)) and raw.test is None
+
+
+def test_the_parts_that_a_person_names(tmp_path: Path) -> None:
+    write_classes(tmp_path / "A", cat=2, dog=2)
+    write_classes(tmp_path / "B", first=100, cat=1, dog=1)
+    raw = ImageFolder(parts={"train": "B", "validation": "A"}).read(tmp_path)
+    assert values(raw.train.x) == [100, 101] and raw.validation is not None and len(raw.validation) == 4
+    with pytest.raises(MissingDataError, match=r"dataset\.parts\.test=C: .* is no folder; there are A, B"):
+        ImageFolder(parts={"train": "A", "test": "C"}).read(tmp_path)
+    with pytest.raises(ConfigError, match="names the folders of train"):
+        ImageFolder(parts={"test": "A"}).read(tmp_path)
+
+
+def test_the_key_is_typed_as_it_is_told(run_here: Runner, workspace: Path) -> None:
+    write_classes(workspace / "p" / "A", cat=12, dog=12)
+    write_classes(workspace / "p" / "B", first=100, cat=1, dog=1)
+    common = ("dataset=image_folder", f"datastore.root={workspace}/p", "report=none")
+    with pytest.raises(DataError, match="dataset.parts"):
+        run_here(*common)
+    record, _ = run_here(*common, "dataset.parts={train: A, test: B}")
+    assert (record.data[0]["train"], record.data[0]["test"]) == (24, 2)
+    record, _ = run_here(*common, "dataset.parts=false")
+    assert record.data[0]["class_names"] == ["A", "B"]
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])

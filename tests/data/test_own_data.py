@@ -44,6 +44,22 @@ def test_npz_with_and_without_a_test_part(npz: Callable[..., Arrays]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (np.array([b"cat", b"dog"]), ("cat", "dog")),
+        (np.array([1.0, 0.0]), ("0", "1")),
+        (np.array([True, False]), ("False", "True")),
+        (np.array(["10", "9"]), ("9", "10")),
+        (np.array(["01", "NA"]), ("01", "NA")),
+    ],
+)
+def test_labels_of_arrays_are_named_as_they_are(
+    npz: Callable[..., Arrays], labels: Any, classes: tuple[str, ...]
+) -> None:
+    assert npz(X=X, y=np.tile(labels, 20)).class_names == classes
+
+
+@pytest.mark.parametrize(
     ("shape", "sample"),
     [((40, 8, 9), (1, 8, 9)), ((40, 8, 9, 3), (3, 8, 9)), ((40, 3, 8, 9), (3, 8, 9)), ((40, 5), (5,))],
 )
@@ -155,6 +171,33 @@ def test_get_data_of_a_python_file_gives_the_arrays(tmp_path: Path, monkeypatch:
             read("GetData", tmp_path, script="get_data.py")
     with pytest.raises(MissingDataError, match="dataset.script"):
         read("GetData", tmp_path, script="none.py")
+
+
+def test_a_table_of_ones_own_is_told_and_kept(tmp_path: Path) -> None:
+    (tmp_path / "get_data.py").write_text(
+        "import pandas as pd\nN = 40\n\ndef get_data():\n"
+        "    X = pd.DataFrame({'n': pd.array([1, None] * 20, 'Int64'),\n"
+        "        'd': pd.date_range('1970-01-11', periods=N), 'c': pd.Categorical(['a', None] * 20),\n"
+        "        'o': pd.Series([1, 2] * 20, dtype=object), 't': [f'row {i}' for i in range(N)],\n"
+        "        'b': [True, False] * 20})\n"
+        "    return {'X': X, 'y': [0, 1] * 20}\n"
+    )
+    node = {
+        "_target_": "labrun.data.readers.GetData",
+        "name": "own",
+        "scale": 1.0,
+        "script": str(tmp_path / "get_data.py"),
+    }
+    found = reader.read(node, tmp_path, tables=True)
+    assert found.notes == (
+        "numbers: n, o, b; categories: c (1 levels), t (40 levels); dates: d (as days since 1970-01-01)",
+        "t: every row has its own value; if it tells rows apart, leave it out",
+    )
+    table: Any = found.train.x
+    assert found.table is not None and set(table["n"].dropna()) == {1.0} and set(table["c"]) == {"a", None}
+    assert table["d"].min() >= 10 and set(table["b"]) == {0.0, 1.0}
+    with pytest.raises(DataError, match="the columns d, c, t hold text"):
+        reader.read(node, tmp_path)
 
 
 def test_damaged_files_and_what_is_no_array_are_refused(npz: Callable[..., Arrays], tmp_path: Path) -> None:

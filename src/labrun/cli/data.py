@@ -127,7 +127,7 @@ def upload(options: argparse.Namespace) -> int:
 
 def _how_to_read(asset: Asset, entries: Sequence[Entry], options: argparse.Namespace) -> str:
     """The command that reads an asset, as far as its files tell what they are."""
-    from labrun.data.readers.folder import SUFFIXES
+    from labrun.data.readers.parts import SUFFIXES
 
     where = [f"datastore={options.datastore or inputs.default_name()}", *(f"datastore.{text}" for text in options.set)]
     suffixes = {Path(entry.path).suffix.lower() for entry in entries}

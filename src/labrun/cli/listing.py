@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from labrun import checking, terminal
+from labrun import checking, exact, terminal
 from labrun.cli import selecting
 from labrun.launch import query
 from labrun.launch.query import Pair, Shown
@@ -23,6 +23,11 @@ from labrun.tasks import threads
 
 USUAL = ("accuracy", "r2", "AUC_weighted", "val_accuracy", "val_loss", "test_loss", "loss", "score")
 """The metrics that the table looks for, in this order, where none is named."""
+
+
+def _content(record: Record) -> dict[str, Any]:
+    """All of a record, its configuration as `run.json` has it."""
+    return {**dataclasses.asdict(record), "config": exact.encoded(record.config)}
 
 
 def ls(options: argparse.Namespace) -> int:
@@ -115,7 +120,7 @@ def show(options: argparse.Namespace) -> int:
         record = records.read(run_dir)
         error = record.error or {}
         if options.json:
-            print(json.dumps(dataclasses.asdict(record), indent=1, default=str))
+            print(json.dumps(_content(record), indent=1, default=str))
         elif options.error and not error:
             print(f"run {record.id} has no error: it is {shown(run_dir, record)}")
             code = 1

@@ -50,6 +50,8 @@ def add(nouns: Any) -> None:
     verb.add_argument("model", metavar="MODEL", help=f"{WHICH}; or run:ID")
     verb.add_argument("file", type=Path, metavar="FILE", help=".csv, .npz, .npy, an image, a folder of images")
     verb.add_argument("-o", "--output", type=Path, metavar="CSV", help="default: FILE.predictions.csv")
+    verb.add_argument("--inputs", action="store_true", help="keep all columns of the table beside the predictions "
+                      "(default: what tells its rows apart, such as an id)")  # fmt: skip
     verb.add_argument("--allow-pickle", action="store_true", help="load .pkl and .joblib: they can run any code")
     _trusted(verb)
     verb = _verb(verbs, "rm", remove, "remove a version, or all of a model")
@@ -238,13 +240,19 @@ def predict(options: argparse.Namespace) -> int:
     model = saved.load_model(
         options.model, root=store.workspace(), trusted=options.trusted, allow_pickle=options.allow_pickle
     )  # fmt: skip
-    samples, names, notes = feeding.read(source, model)
-    table = saved.answers(model, samples)
-    if names:
-        table.insert(0, "file", names)
+    fed = feeding.read(source, model)
+    table = saved.answers(model, fed.samples)
+    if fed.names:
+        table.insert(0, "file", list(fed.names))
+    if fed.inputs is not None:
+        kept = list(fed.inputs.columns) if options.inputs else fed.identifiers(model)
+        for place, name in enumerate(kept):
+            table.insert(place, name, fed.inputs[name].to_numpy(), allow_duplicates=True)
+    elif options.inputs:
+        raise ConfigError(f"--inputs: {source} has no columns with names that could be kept")
     output = options.output or source.with_name(f"{source.name}.predictions.csv")
     table.to_csv(files.ready(output), index=False)
-    for note in notes:
+    for note in fed.notes:
         print(note)
     print(f"{len(table):,} predictions of {model.title}: {output}")
     print("\n".join(_counted(table["prediction"].tolist(), bool(model.class_names))))

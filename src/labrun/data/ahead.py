@@ -6,12 +6,12 @@ not too large. Before a run uses what is held, every file must still have the si
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from labrun import exact
 from labrun.data import reader
 from labrun.data.arrays import Arrays, Part
 
@@ -69,8 +69,9 @@ def is_empty() -> bool:
 
 
 def read(
-    dataset: Mapping[str, Any], root: Path, tables: bool = False, sparse: bool = False
-) -> tuple[Arrays, list[dict[str, Any]]]:
+    dataset: Mapping[str, Any], root: Path, tables: bool = False, sparse: bool = False,
+    known: Mapping[str, Any] | None = None,
+) -> tuple[Arrays, list[dict[str, Any]]]:  # fmt: skip
     """A data set and its manifest: what is held of it, or else read now.
 
     Args: as `reader.read`.
@@ -79,14 +80,14 @@ def read(
         DataError, ConfigError: see `reader.read`.
     """
     held = _held.get(_key(dataset, root))
-    if held is not None and _still(held.stamps):
+    if held is not None and known is None and _still(held.stamps):
         return held.arrays, held.manifest
-    arrays = reader.read(dataset, root, tables, sparse)
+    arrays = reader.read(dataset, root, tables, sparse, known)
     return arrays, reader.manifest(arrays.files)
 
 
 def _key(dataset: Mapping[str, Any], root: Path) -> str:
-    return json.dumps([dataset, str(root)], sort_keys=True, default=str)
+    return exact.canonical([dataset, str(root)])
 
 
 def _stamps(files: Any) -> list[Stamp]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ class RawData:
     """What a person should be told: conversions made, checks that could not be."""
     refusal: str | None = None
     """Why models that take numbers alone cannot be given these samples: columns of text, gaps."""
+    table: Mapping[str, Any] | None = None
+    """Of a table: how its columns were read (`labrun.data.readers.columns`), and which one is the target."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ class Arrays:
     scaling: Scaling
     files: tuple[Path, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = ()
+    table: Mapping[str, Any] | None = None
+    """See `RawData.table`."""
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -117,10 +117,27 @@ def local_root(datastore: Mapping[str, Any], dataset: Mapping[str, Any]) -> Path
     return store.folder if asset is None else store.path(asset.path)
 
 
+GUARD = "\0"
+"""Stands in a `${mount:` that is meant as text, so that it is not carried out."""
+AS_TEXT = re.compile(r"(?<!\\)((?:\\\\)*)\\\$\{mount:")
+
+
+def guarded(value: Any) -> Any:
+    """A config's values as a record keeps them, each `\\${mount:` such that it stays text when the rest is resolved."""
+    if isinstance(value, str):
+        return AS_TEXT.sub(rf"\1\\${{{GUARD}mount:", value) if "${mount:" in value else value
+    if isinstance(value, Mapping):
+        return {key: guarded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [guarded(item) for item in value]
+    return value
+
+
 def resolved(value: Any, path_of: Callable[[str], str]) -> Any:
     """A config's values, each `${mount:...}` replaced by its path."""
     if isinstance(value, str):
-        return REFERENCE.sub(lambda match: path_of(match[1].strip()), value)
+        found = REFERENCE.sub(lambda match: path_of(match[1].strip()), value)
+        return found.replace(f"${{{GUARD}mount:", "${mount:")
     if isinstance(value, Mapping):
         return {key: resolved(item, path_of) for key, item in value.items()}
     if isinstance(value, list | tuple):

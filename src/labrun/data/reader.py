@@ -45,6 +45,9 @@ class Reader(ABC):
     A reader is built from the config's `dataset` node, minus the keys that labrun acts on itself. It never writes.
     """
 
+    known: Mapping[str, Any] | None = None
+    """For readers of tables: how a model's own table was read, where this one is for that model."""
+
     may_be_held = False
     """Whether it starts no thread and calls no code of the user's: then a sweep's data are read once, for all runs."""
 
@@ -114,7 +117,10 @@ def prepare(dataset: Mapping[str, Any], root: Path) -> None:
         reader.read(root)  # it says what is missing
 
 
-def read(dataset: Mapping[str, Any], root: Path, tables: bool = False, sparse: bool = False) -> Arrays:
+def read(
+    dataset: Mapping[str, Any], root: Path, tables: bool = False, sparse: bool = False,
+    known: Mapping[str, Any] | None = None,
+) -> Arrays:  # fmt: skip
     """Read a data set and split it as its config says.
 
     Args:
@@ -122,11 +128,15 @@ def read(dataset: Mapping[str, Any], root: Path, tables: bool = False, sparse: b
         root: the mounted folder.
         tables: whoever asks takes columns of text, and gaps.
         sparse: and sparse matrices.
+        known: what a model's card says of the table that it was trained on; this one is read in the same way.
 
     Raises:
         DataError, ConfigError: see `Reader.read`; a split leaves nothing; mean or std do not fit the channels.
     """
-    raw = make_reader(dataset).read(root)
+    reader = make_reader(dataset)
+    if known is not None:
+        reader.known = known
+    raw = reader.read(root)
     if raw.refusal is not None and not tables:
         raise DataError(raw.refusal)
     if not sparse:
@@ -149,7 +159,7 @@ def read(dataset: Mapping[str, Any], root: Path, tables: bool = False, sparse: b
         validation = None if validation is None else _limited(validation, limit, seed)
     scaling = _scaling(dataset, raw.train.x.shape[1])
     name = str(dataset["name"])
-    return Arrays(name, train, validation, test, raw.class_names, scaling, raw.files, raw.notes)
+    return Arrays(name, train, validation, test, raw.class_names, scaling, raw.files, raw.notes, raw.table)
 
 
 def _dense(raw: RawData) -> RawData:

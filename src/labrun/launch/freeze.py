@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import re
 import secrets
 import shlex
 import subprocess
@@ -23,9 +24,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from labrun import execute, masking, schema, targets, trust
+from labrun import exact, execute, masking, schema, targets, trust
 from labrun.errors import ConfigError, RecordError
-from labrun.launch import environments, inherited, inputs, objective, scripts, snapshot
+from labrun.launch import environments, hydra_files, inherited, inputs, objective, scripts, snapshot
 from labrun.launch.hydra_files import by_name, hide_environment, top_key
 from labrun.runs import cards, recording, store
 from labrun.runs import record as records
@@ -57,10 +58,11 @@ def resolved(config: DictConfig, keep_environment: bool) -> dict[str, Any]:
     execute.keep_mounts()
     masking.register()
     if keep_environment:
+        OmegaConf.register_new_resolver("mount", _mount_reference, replace=True)
         OmegaConf.register_new_resolver("oc.env", _env_reference, replace=True)
         OmegaConf.register_new_resolver("oc.decode", _decode_unless_reference, replace=True)
     try:
-        return {
+        found = {
             str(key): without_spaces(OmegaConf.to_container(value, resolve=True, throw_on_missing=True))
             if OmegaConf.is_config(value := config[key])
             else value
@@ -74,8 +76,17 @@ def resolved(config: DictConfig, keep_environment: bool) -> dict[str, Any]:
         raise ConfigError(f"{getattr(error, 'full_key', None) or 'the configuration'}: {reason}") from error
     finally:
         if keep_environment:
+            execute.keep_mounts()
             masking.register()
             OmegaConf.register_new_resolver("oc.decode", oc.decode, replace=True)
+    problems = [
+        f"{where}, which no record can hold: give text, a number, true, false, null, or a list or mapping of those"
+        for key, value in found.items()
+        for where in exact.unfit(value, key)
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return {key: _as_text(value) for key, value in found.items()} if keep_environment else found
 
 
 def without_spaces(value: Any) -> Any:
@@ -85,14 +96,50 @@ def without_spaces(value: Any) -> Any:
     return value
 
 
+REFERENCE_BEGINS = "\0reference{"
+"""What stands for the `${` of a reference while the rest is resolved: it tells it from a `${` that is meant as text."""
+SIMPLE = re.compile(r"[A-Za-z_/][A-Za-z0-9_/.:@-]*", re.ASCII)
+"""What OmegaConf's grammar takes for text without quotes, unless it is one of the words below."""
+WORDS = frozenset({"null", "true", "false", "nan", "inf"})
+
+
 def _env_reference(*arguments: Any) -> str:
-    return "${oc.env:" + ",".join("null" if a is None else str(a) for a in arguments) + "}"
+    """What stays of `${oc.env:...}`; its default as it was meant, quoted where that is needed."""
+    return f"{REFERENCE_BEGINS}oc.env:{','.join(map(_argument, arguments))}}}"
+
+
+def _argument(value: Any) -> str:
+    if not isinstance(value, str):
+        return "null" if value is None else str(value)
+    if value.startswith(REFERENCE_BEGINS) or (SIMPLE.fullmatch(value) and value.lower() not in WORDS):
+        return value
+    return hydra_files.quoted(value)
+
+
+def _mount_reference(*parts: Any) -> str:
+    return f"{REFERENCE_BEGINS}mount:{','.join(str(part) for part in parts)}}}"
 
 
 def _decode_unless_reference(text: str | None, *, _parent_: Any, _node_: Any) -> Any:
-    if text is not None and text.startswith("${oc.env:"):
-        return "${oc.decode:" + text + "}"
+    if text is not None and text.startswith(f"{REFERENCE_BEGINS}oc.env:"):
+        return f"{REFERENCE_BEGINS}oc.decode:{text}}}"
     return oc.decode(text, _parent_, _node_)
+
+
+def _as_text(value: Any) -> Any:
+    """Resolved values as a record keeps them: references as they were, any other `${` marked as text."""
+    if isinstance(value, str):
+        if REFERENCE_BEGINS not in value:
+            return exact.escaped(value)
+        return BEGINNING.sub(lambda found: found[1] * 2 + ("${" if found[2] != "${" else "\\${"), value)
+    if isinstance(value, Mapping):
+        return {key: _as_text(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_text(item) for item in value]
+    return value
+
+
+BEGINNING = re.compile(r"(\\*)(\$\{|" + re.escape(REFERENCE_BEGINS) + ")")
 
 
 def validated(config: DictConfig) -> dict[str, Any]:
@@ -199,7 +246,7 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, ar
         code = {**code, **scripts.code(kept["script"], root)}
     return Record(
         id=run_id,
-        name=kept["name"],
+        name=exact.shown(kept["name"]),
         task=kept["task"],
         status=records.QUEUED,
         created=records.now(),
@@ -209,7 +256,7 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, ar
         settings=_settings(kept, environment(config)),
         parent=parent,
         tags=_tags(kept["tags"]),
-        notes=kept["notes"],
+        notes=exact.shown(kept["notes"]),
         code=code,
         git=around.git,
         directions=objective.told(kept),
@@ -334,8 +381,8 @@ def _absolute(path: str) -> str | Path:
 
 def _tags(tags: Any) -> dict[str, str]:
     if isinstance(tags, Mapping):
-        return {str(key): "" if value is None else str(value) for key, value in tags.items()}
-    return {str(tag): "" for tag in tags or ()}
+        return {str(key): "" if value is None else exact.shown(str(value)) for key, value in tags.items()}
+    return {exact.shown(str(tag)): "" for tag in tags or ()}
 
 
 def _settle_references(config: dict[str, Any], overrides: list[str], root: Path) -> str | None:
@@ -347,9 +394,8 @@ def _settle_references(config: dict[str, Any], overrides: list[str], root: Path)
         _inherit(config, source, overrides)
         card = tasks.load_card(RunPaths(run_dir), source.id)
         if card.get("kind") != "estimator":  # what an estimator's file holds, its loading tells
-            node = cards.node(card)
-            whole = {**node["arguments"], "_target_": node["_target_"]}
-            trust.check_model(whole, "model", list(config["trusted"]), may_import=False)
+            node = {**tasks.card_arguments(card), "_target_": cards.target(card)}
+            trust.check_model(node, "model", list(config["trusted"]), may_import=False)
         config["from"] = {"id": source.id, "path": str(run_dir)}
         return source.id
     resume = config["trainer"].get("resume")
@@ -374,7 +420,7 @@ def _differences(old: Any, new: Any, key: str) -> Iterator[str]:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for name in {*old, *new}:
             yield from _differences(old.get(name), new.get(name), f"{key}.{name}")
-    elif old != new:
+    elif not exact.same(old, new):
         yield f"{key} (then {old}, now {new})"
 
 

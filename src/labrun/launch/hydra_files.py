@@ -78,10 +78,10 @@ def texts(config: DictConfig, of_sweep: bool = False) -> dict[str, str]:
             hydra["job"]["override_dirname"] = hydra["job"]["override_dirname"].replace(before, after)
     hydra["overrides"]["task"] = hidden
     if of_sweep:
-        return {"multirun.yaml": _yaml({"hydra": hydra, **own})}
+        return {"multirun.yaml": as_yaml({"hydra": hydra, **own})}
     hydra_text = "hydra:\n" + "".join(_yaml_of_key(key, _Value(value), "hydra") for key, value in hydra.items())
     own_text = "".join(_yaml_of_key(key, _Value(value)) for key, value in own.items())
-    return {"config.yaml": own_text or _yaml({}), "hydra.yaml": hydra_text, "overrides.yaml": _yaml(hidden)}
+    return {"config.yaml": own_text or as_yaml({}), "hydra.yaml": hydra_text, "overrides.yaml": as_yaml(hidden)}
 
 
 def plain(config: Mapping[str, Any], overrides: Sequence[str], source: Path) -> dict[str, str]:
@@ -92,7 +92,7 @@ def plain(config: Mapping[str, Any], overrides: Sequence[str], source: Path) -> 
         overrides: as its record has them.
         source: the other run's `.hydra`.
     """
-    found = {"config.yaml": _yaml(dict(config)), "overrides.yaml": _yaml(list(overrides))}
+    found = {"config.yaml": as_yaml(dict(config)), "overrides.yaml": as_yaml(list(overrides))}
     with contextlib.suppress(OSError, ValueError):
         found["hydra.yaml"] = context.content(source / "hydra.yaml").decode()
     return found
@@ -121,7 +121,8 @@ class _Dumper(getattr(yaml, "CDumper", yaml.Dumper)):  # type: ignore[misc]
 _Dumper.add_representer(str, OmegaConfDumper.str_representer)
 
 
-def _yaml(content: Any) -> str:
+def as_yaml(content: Any) -> str:
+    """Values as YAML that OmegaConf reads as they are: the text `1e5` in quotes, which YAML itself would not need."""
     return str(yaml.dump(content, default_flow_style=False, allow_unicode=True, sort_keys=False, Dumper=_Dumper))
 
 
@@ -142,5 +143,5 @@ class _Value:
 def _yaml_of_key(key: str, kept: _Value, above: str | None = None) -> str:
     """The lines of one key; from one run of a sweep to the next, most are the same."""
     if above is None:
-        return _yaml({key: kept.value})
-    return _yaml({above: {key: kept.value}}).partition("\n")[2]
+        return as_yaml({key: kept.value})
+    return as_yaml({above: {key: kept.value}}).partition("\n")[2]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from labrun import execute, masking, schema
+from labrun import exact, execute, masking, schema
 from labrun.checking import suggest
 from labrun.errors import ConfigError
 from labrun.launch import conf
@@ -34,7 +33,7 @@ def settle(config: dict[str, Any], pinned: dict[str, Any] | None = None) -> None
     from labrun.data import datastore, mount, reader
 
     pinned = {} if pinned is None else pinned
-    texts = list(dict.fromkeys(mount.references(config)))
+    texts = list(dict.fromkeys(mount.references(mount.guarded(config))))
     names = conf.groups().get(OWN, {}) if any("/" in text for text in texts) else {}
     others = {}
     for text in texts:
@@ -47,7 +46,7 @@ def settle(config: dict[str, Any], pinned: dict[str, Any] | None = None) -> None
         config["datastores"] = others
     there = execute.here({OWN: config[OWN], "datastores": others, "dataset": config.get("dataset")})
     new = {text: _pin(text, there, pinned) for text in texts}
-    config.update(mount.resolved(config, lambda text: "${mount:" + new[text] + "}"))
+    config.update(mount.resolved(mount.guarded(config), lambda text: "${mount:" + new[text] + "}"))
     if not there["dataset"]:
         return
     made = None if datastore.is_local(there[OWN]) else reader.make_reader(there["dataset"])
@@ -84,7 +83,7 @@ def _look(node: dict[str, Any], dataset: dict[str, Any], made: Any, pinned: dict
     from labrun.data import mount
 
     name = str(dataset.get("asset") or dataset["name"])
-    key = json.dumps([node, name, dataset.get("version"), dataset.get("path")], sort_keys=True, default=str)
+    key = exact.canonical([node, name, dataset.get("version"), dataset.get("path")])
     if key not in pinned:
         places = [name, *((made.places() or ()) if made is not None else ())]
         wanted = mount.Mounting(
@@ -102,7 +101,7 @@ def _pin(text: str, there: dict[str, Any], pinned: dict[str, Any]) -> str:
     """The same mount, with the version of its asset."""
     from labrun.data import mount
 
-    key = json.dumps([there[OWN], there["datastores"], text], sort_keys=True, default=str)
+    key = exact.canonical([there[OWN], there["datastores"], text])
     if key not in pinned:
         wanted = mount.referred(text, there[OWN], there["datastores"])
         asset = wanted.find_asset()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import sys
@@ -14,7 +13,7 @@ from typing import Any, NoReturn
 
 from omegaconf import DictConfig
 
-from labrun import checking, terminal, trust
+from labrun import checking, exact, terminal, trust
 from labrun.errors import ConfigError, RecordError
 from labrun.launch import closing, freeze, hydra_files, jobs, lease, monitor, objective, results, resume, snapshot
 from labrun.launch import compute as computes
@@ -181,11 +180,12 @@ def check(submitted: Sequence[Job]) -> str:
             raise ConfigError(f"compute.{key} is one for a whole sweep, and here it is {' and '.join(found)}")
     if where == "slurm" and "%" in str(submitted[0].run_dir):
         raise ConfigError(f"{submitted[0].run_dir}: Slurm takes a % in the path of a job's files for a pattern")
-    for compute in {json.dumps(job.record.config["compute"], sort_keys=True) for job in submitted}:
-        computes.check(json.loads(compute), is_sweep)
-    read = ("dataset", "datastore", "script")
-    for data in {json.dumps([job.record.config.get(key) for key in read]) for job in submitted}:
-        freeze.prepare(dict(zip(read, json.loads(data), strict=True)))
+    computed = [job.record.config["compute"] for job in submitted]
+    for compute in {exact.canonical(one): one for one in computed}.values():
+        computes.check(compute, is_sweep)
+    read = [{key: job.record.config.get(key) for key in ("dataset", "datastore", "script")} for job in submitted]
+    for data in {exact.canonical(one): one for one in read}.values():
+        freeze.prepare(data)
     return where
 
 

@@ -87,19 +87,16 @@ def _check_scaling(scaling: Any) -> None:
         raise ValueError(f"scaling is {scaling!r:.100}, and must have a scale, a mean and a std in numbers")
 
 
-def node(card: Mapping[str, Any]) -> dict[str, Any]:
-    """What a card says of how a network is built: its `_target_` and its `arguments`.
+def target(card: Mapping[str, Any]) -> str:
+    """The class that a card names for a network.
 
     Raises:
-        DataError: it does not say that.
+        DataError: it names none.
     """
-    target, arguments = card.get("target"), card.get("arguments") or {}
-    if not isinstance(target, str):
+    found = card.get("target")
+    if not isinstance(found, str):
         raise DataError("the model's card does not say of which class it is")
-    own = [name for name in arguments if str(name).startswith("_")]
-    if own:
-        raise DataError(f"the model's card gives its class the argument {own[0]!r}, and no model has such")
-    return {"_target_": target, "arguments": dict(arguments)}
+    return found
 
 
 def file(folder: Path, card: Mapping[str, Any], title: str) -> Path:

@@ -113,14 +113,15 @@ def _ml_model(folder: Path, card: Mapping[str, Any], record: Record, python: str
 def _inputs(card: Mapping[str, Any]) -> str | None:
     """What the model takes, as MLflow's signatures say it: stored values, as they are in the data set, unscaled.
 
-    None where it takes a table whose columns its card does not name: the model then looks at them itself.
+    None where it takes a table of numbers, or one whose columns its card does not name: the model then looks at them
+    itself, by their names; MLflow would take numbers by their places.
     """
     columns = card.get("columns")
     if columns:
         # MLflow takes no whole numbers for a column of doubles; any number will do here.
         kinds = {True: "any", False: "string"}
         return json.dumps([{"type": kinds[bool(n)], "name": name, "required": False} for name, n in columns.items()])
-    if (card.get("arguments") or {}).get("preprocess"):
+    if (card.get("arguments") or {}).get("preprocess") or card.get("table"):
         return None
     shape = [-1, *map(int, card.get("input_shape") or [-1])]
     return json.dumps([{"type": "tensor", "tensor-spec": {"dtype": "float64", "shape": shape}}])

@@ -22,10 +22,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from labrun import exact
 from labrun.errors import RecordError
 from labrun.runs import context
 
-FORMAT = 1
+FORMAT = 2
+"""Since 2, `config` is written as `labrun.exact` says; before, keys that were no text and NaN had become text."""
 
 QUEUED, RUNNING, PREEMPTED = "queued", "running", "preempted"
 COMPLETED, FAILED, CANCELED, STOPPED = "completed", "failed", "canceled", "stopped"
@@ -212,6 +214,9 @@ def read(run_dir: str | os.PathLike[str]) -> Record:
         known = {f.name for f in dataclasses.fields(Record)}
         record = Record(**{key: value for key, value in content.items() if key in known})
         _check(record)
+        is_old = record.format == 1
+        record.config = exact.escaped_before(record.config) if is_old else exact.decoded(record.config)
+        record.format = FORMAT  # it is written in the present one
         return record
     except FileNotFoundError:
         raise RecordError(f"{path.parent} holds no run.json, so it is not a run's folder") from None
@@ -259,6 +264,7 @@ def _check(record: Record) -> None:
         (list, ("overrides", "data", "attempts")),
         (dict | None, ("sweep", "code", "git", "host", "process", "job", "training", "threads", "error", "imported")),
         (int | float | None, ("duration_s",)),
+        (int, ("format",)),
         (str | None, ("started", "ended", "parent")),
     ):
         for name in names:
@@ -315,6 +321,8 @@ def _text(record: Record) -> str:
     lines = []
     for entry in dataclasses.fields(record):
         value = getattr(record, entry.name)
+        if entry.name == "config":
+            value = exact.encoded(value)
         if isinstance(value, dict) and value:
             if all(type(part) is str for pair in value.items() for part in pair):  # packages: hundreds of them
                 inner = "  " + _LINES.encode(value)[1:-1]

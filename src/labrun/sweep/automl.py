@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
-from labrun.launch import closing, results, sweep
+from labrun.launch import closing, hydra_files, results, sweep
 from labrun.launch import compute as computes
 from labrun.launch.jobs import Executor
 from labrun.launch.objective import Objective
@@ -141,7 +140,7 @@ def _write_vote(job: sweep.Job, folder: Path) -> None:
         **groups, "model": {key: value for key, value in config["model"].items() if not key.startswith("_")},
         "seed": config["seed"], "name": config["name"],
     }  # fmt: skip
-    text = yaml.safe_dump(body, sort_keys=False, allow_unicode=True)
+    text = hydra_files.as_yaml(body)
     (folder / f"{VOTE}.yaml").write_text("\n".join(head) + "\n" + text, encoding="utf-8")
 
 

@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from optuna.trial import TrialState
 
 from labrun.errors import LabrunError
-from labrun.launch import results
+from labrun.launch import hydra_files, results
 from labrun.launch.conf import groups
 from labrun.runs import record as records
 from labrun.runs import report
@@ -222,11 +221,11 @@ def write_best(best: Tried, folder: Path) -> None:
                 else f"  - {name}: {text}"
             )
         elif equals:
-            _put(values, name.split("."), yaml.safe_load(_yaml_value(text)))
+            _put(values, name.split("."), _value(text))
     if best.record.command.endswith(" hydra.mode=RUN"):
         values["hydra"] = {"mode": "RUN"}
     lines += [*chosen, "  - _self_"]
-    body = yaml.safe_dump(values, sort_keys=False, allow_unicode=True) if values else ""
+    body = hydra_files.as_yaml(values) if values else ""
     (folder / "best.yaml").write_text("\n".join(lines) + "\n" + body, encoding="utf-8")
 
 
@@ -236,9 +235,8 @@ def _put(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
     values[path[-1]] = value
 
 
-def _yaml_value(text: str) -> str:
-    """An override's value as YAML: Hydra's own parser reads it, so quotes and lists mean what they meant."""
+def _value(text: str) -> Any:
+    """An override's value: Hydra's own parser reads it, so quotes and lists mean what they meant."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    value = OverridesParser.create().parse_override(f"x={text}").value()
-    return str(yaml.safe_dump(value))
+    return OverridesParser.create().parse_override(f"x={text}").value()

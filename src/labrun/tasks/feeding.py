@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from labrun.checking import shape_text
+from labrun.data.readers import delimited
+from labrun.data.readers.columns import GAPS, ID_NAME, LOOKS_LIKE_ID
 from labrun.errors import CorruptDataError, DataError, MissingDataError, UnfitError
 from labrun.tasks.saved import Saved
 
@@ -19,15 +21,40 @@ ARRAYS = ("X", "x", "data", "images", "X_test", "x_test", "test_images", "test_d
 """What the samples may be called in an `.npz`, the likeliest first."""
 
 
-def read(path: Path, saved: Saved) -> tuple[Any, list[str], list[str]]:
+@dataclass(frozen=True)
+class Fed:
+    """Samples, and what is known of them beside.
+
+    Args:
+        samples: as the model takes them.
+        names: of each sample: an image's file; empty where they have none.
+        inputs: a table as it stands in the file, text in every cell, a row for each sample.
+        notes: what a person should be told.
+    """
+
+    samples: Any
+    names: Sequence[str] = ()
+    inputs: Any = None
+    notes: Sequence[str] = ()
+
+    def identifiers(self, saved: Saved) -> list[str]:
+        """The columns of the table that tell its rows apart, and that the model does not take."""
+        if self.inputs is None:
+            return []
+        left_out = saved.table.left_out if saved.table is not None else {}
+        taken = saved.table.names if saved.table is not None else list(saved.columns or ())
+        return [
+            name for name in self.inputs.columns
+            if name not in taken and (left_out.get(name) == LOOKS_LIKE_ID or ID_NAME.search(str(name)))
+        ]  # fmt: skip
+
+
+def read(path: Path, saved: Saved) -> Fed:
     """The samples of a file or of a folder of images.
 
     Args:
         path: a `.csv`, `.npz` or `.npy` file, an image, or a folder of images.
         saved: the model that is to take them.
-
-    Returns:
-        The samples; a name for each, or none at all; what a person should be told.
 
     Raises:
         DataError: there is no such file, it cannot be read, or it holds nothing that the model takes.
@@ -36,14 +63,14 @@ def read(path: Path, saved: Saved) -> tuple[Any, list[str], list[str]]:
         files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGES and p.is_file())
         if not files:
             raise MissingDataError(f"{path} holds no image (looked for {', '.join(sorted(IMAGES))})")
-        return _images(files, saved), [file.relative_to(path).as_posix() for file in files], _told(saved)
+        return Fed(_images(files, saved), [file.relative_to(path).as_posix() for file in files], notes=_told(saved))
     if not path.is_file():
         raise MissingDataError(f"there is no file {path}")
     suffix = path.suffix.lower()
     if suffix in IMAGES:
-        return _images([path], saved), [path.name], _told(saved)
+        return Fed(_images([path], saved), [path.name], notes=_told(saved))
     if suffix in (".npz", ".npy"):
-        return _array(path), [], []
+        return Fed(_array(path))
     if suffix in (".csv", ".tsv", ".txt"):
         return _table(path, saved)
     raise DataError(f"{path}: labrun predicts for .csv, .npz, .npy, images and folders of images")
@@ -106,49 +133,54 @@ def _pixels(file: Path, shape: tuple[int, ...], title: str) -> npt.NDArray[np.ui
     return pixels[None] if shape[0] == 1 else pixels.transpose(2, 0, 1)
 
 
-def _table(path: Path, saved: Saved) -> tuple[Any, list[str], list[str]]:
-    import pandas as pd
-
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            first = file.readline()
-            separator = next((sign for sign in (",", ";", "\t", "|") if sign in first), ",")
-            names = [cell.strip() for cell in next(csv.reader([first], delimiter=separator), [])]
-        has_header = _is_header(names, saved)
-        table = pd.read_csv(path, sep=separator, skipinitialspace=True, header=0 if has_header else None)
-    except (OSError, ValueError, csv.Error, pd.errors.ParserError) as error:
-        raise CorruptDataError(f"{path} is no readable CSV file: {error}") from error
-    table.columns = [str(name).strip() for name in table.columns]
-    if not len(table):
+def _table(path: Path, saved: Saved) -> Fed:
+    known = list(saved.table.names if saved.table is not None else saved.columns or ())
+    cells, notes = delimited.read(path, header=False)
+    cells.columns = [str(name) for name in range(cells.shape[1])]
+    names = [" ".join(str(cell).split()) for cell in cells.iloc[0]]
+    has_header = bool(set(names) & set(known)) if known else any(not delimited.is_number(name) for name in names)
+    if has_header:
+        cells, notes = delimited.read(path, header=True)
+    if not len(cells):
         raise DataError(f"{path} has no rows")
+    if saved.table is not None:
+        samples, told = (cells, []) if has_header else _features(cells, saved, has_header)
+        if not has_header:
+            samples = samples.set_axis(known, axis=1)
+        return Fed(samples, inputs=cells if has_header else None, notes=[*notes, *told])
+    # Of before labrun kept how a model's table was read, or of no table at all.
+    typed = _typed(cells)
+    inputs = cells if has_header else None
     if saved.columns is not None and has_header:
-        return table, [], []
-    table, notes = _features(table, saved, has_header)
+        return Fed(typed, inputs=inputs, notes=notes)
+    samples, told = _features(typed, saved, has_header)
     if saved.columns is None:
-        words = [name for name in table.columns if table[name].dtype.kind not in "biuf"]
+        words = [name for name in samples.columns if samples[name].dtype.kind not in "biuf"]
         if words:
             raise UnfitError(f"{path}: the columns {', '.join(words[:5])} hold text, and {saved.title} takes numbers")
-        return table.to_numpy(np.float64), [], notes
-    return table.set_axis(list(saved.columns), axis=1), [], notes
+        return Fed(samples.to_numpy(np.float64), inputs=inputs, notes=[*notes, *told])
+    return Fed(samples.set_axis(list(saved.columns), axis=1), inputs=inputs, notes=[*notes, *told])
 
 
-def _is_header(names: Sequence[str], saved: Saved) -> bool:
-    """Whether a first line names the columns: it has the model's own names, or something that is no number."""
-    if saved.columns is not None:
-        return bool(set(names) & set(saved.columns))
-    return any(not _is_number(name) for name in names)
+def _typed(cells: Any) -> Any:
+    """Columns of numbers where all that is in them is one, as pandas has them; gaps where nothing is."""
+    import pandas as pd
 
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    made = {}
+    for name in cells.columns:
+        kept = cells[name].where(~cells[name].str.lower().isin(GAPS))
+        numbers = pd.to_numeric(kept, errors="coerce")
+        made[name] = (
+            numbers if numbers.notna().sum() == kept.notna().sum() else cells[name].where(cells[name] != "", None)
+        )
+    return pd.DataFrame(made)
 
 
 def _features(table: Any, saved: Saved, has_header: bool) -> tuple[Any, list[str]]:
-    """The columns that the model takes, without the one that it is to predict."""
+    """The columns that the model takes, without the one that it is to predict.
+
+    Without names, they stand in the order of the model's own table: all of its columns, or those that it takes.
+    """
     if saved.columns is not None:
         wanted: int | None = len(saved.columns)
     elif saved.input_shape is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun import schema, trust
-from labrun.building import looked_up, must_be_given
+from labrun.building import must_be_given
 from labrun.errors import ConfigError, DataError, LabrunError
 from labrun.runs import cards
 from labrun.tasks import task as tasks
@@ -47,14 +47,9 @@ def network(file: Path, card: Mapping[str, Any], trusted: Sequence[str] | None) 
     """
     from labrun.tasks.lightning import load_weights
 
-    told = cards.node(card)
-    node = {**told["arguments"], "_target_": told["_target_"]}
+    node = {**tasks.card_arguments(card), "_target_": cards.target(card)}
     if trusted is not None:
         trust.check_model(node, "model", trusted)
-    try:
-        node = {**looked_up(told["arguments"]), "_target_": told["_target_"]}
-    except ConfigError as error:
-        raise ConfigError(f"the model's arguments: {error}") from error
     target = schema.locate(node["_target_"], "model")
     if "lr" not in schema.parameters(target):
         node.pop("lr", None)

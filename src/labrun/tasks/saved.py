@@ -7,6 +7,7 @@ itself. Nothing is unpickled unless a person asks for it.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy.typing as npt
 
 from labrun.checking import shape_text
 from labrun.data.arrays import Scaling, float_rows
+from labrun.data.readers.columns import Understood
 from labrun.errors import DataError, UnfitError
 from labrun.runs import cards, journal, registry, store
 from labrun.runs.record import RunPaths
@@ -52,6 +54,8 @@ class Saved:
         names = getattr(model, "feature_names_in_", None)
         self.columns: tuple[str, ...] | None = None if names is None else tuple(map(str, names))
         """Of a table that it takes; None: it takes numbers by their places."""
+        self.table = Understood.of(card["table"]) if card.get("table") else None
+        """How the columns of its own table were read; None where it was of none, or where no card tells."""
 
     def __repr__(self) -> str:
         classes = f"{len(self.class_names)} classes" if self.class_names else "no class names"
@@ -64,11 +68,22 @@ class Saved:
             x: (N, *input_shape), or (N, values): numpy, torch, lists, a DataFrame; images also (N, H, W[, C]).
 
         Returns:
-            (N,) class numbers, places in `class_names`; quantities where it predicts those.
+            (N,) labels, as `class_names` has them: text, or whole numbers where all of them are some (`7`, and not
+            `07`); quantities where it predicts those.
 
         Raises:
             UnfitError: the samples are not of the model's kind.
         """
+        found = self.predict_numbers(x)
+        if not self.class_names:
+            return found
+        labels = np.array(self.class_names)
+        if all(re.fullmatch(r"0|-?[1-9]\d{0,17}", name) for name in self.class_names):
+            labels = labels.astype(np.int64)
+        return labels[found.astype(np.int64)]
+
+    def predict_numbers(self, x: Any) -> npt.NDArray[Any]:
+        """As `predict`, with the place of each label in `class_names`: (N,) whole numbers."""
         rows = self._rows(x)
         if tasks.is_network(self.model):
             return np.asarray(self._scores(rows).argmax(axis=1))
@@ -104,12 +119,6 @@ class Saved:
         """Whether there is a `predict_proba`."""
         return tasks.is_network(self.model) or hasattr(self.model, "predict_proba")
 
-    def names(self, predicted: npt.NDArray[Any]) -> list[Any]:
-        """Class names in the place of class numbers; quantities as they are."""
-        if not self.class_names:
-            return [value.item() if hasattr(value, "item") else value for value in predicted]
-        return [self.class_names[int(number)] for number in predicted]
-
     def _call(self, method: str, rows: Any) -> Any:
         try:
             return getattr(self.model, method)(rows)
@@ -129,8 +138,12 @@ class Saved:
 
     def _rows(self, x: Any) -> Any:
         """Samples as the model takes them: scaled, of its own shape."""
-        if self.columns is not None:
+        if self.table is not None and (hasattr(x, "iloc") or self.columns is not None):
+            x = self._understood(x)
+        elif self.columns is not None:
             return self._table(x)
+        if self.columns is not None:
+            return x
         if hasattr(x, "tocsr"):
             return x.tocsr().astype(np.float32)
         if hasattr(x, "detach"):
@@ -172,6 +185,43 @@ class Saved:
 
     def _wanted(self) -> str:
         return "numbers" if self.input_shape is None else shape_text(self.input_shape)
+
+    def _understood(self, x: Any) -> Any:
+        """A table's columns by their names, read as those of the model's own table were."""
+        import pandas as pd
+
+        assert self.table is not None
+        names = self.table.names
+        if not hasattr(x, "iloc"):
+            values = np.asarray(x)
+            if values.ndim != 2 or values.shape[1] != len(names):
+                raise UnfitError(f"{self.title} takes a table of {len(names)} columns, and got {values.shape}")
+            x = pd.DataFrame(values, columns=names).infer_objects()
+        elif getattr(x, "ndim", 2) != 2:
+            raise UnfitError(
+                f"{self.title} takes a table with the columns {', '.join(names)}, and got one row or column"
+            )
+        x = x.set_axis([" ".join(str(name).split()) for name in x.columns], axis=1)
+        if all(str(name).isdigit() for name in x.columns) and x.shape[1] == len(names):
+            x = x.set_axis(names, axis=1)  # columns that are called by their places
+        missing = [name for name in names if name not in x.columns]
+        if missing:
+            raise UnfitError(
+                f"{self.title} takes a table with the columns {', '.join(names)}; there is no {', '.join(missing)}"
+            )
+        try:
+            rows = self.table.apply(x, "the table")
+        except DataError as error:
+            raise UnfitError(f"{self.title}: {error}") from error
+        if self.columns is not None:
+            return rows
+        gaps = [name for name in rows.columns if rows[name].isna().any()]
+        if gaps:
+            raise UnfitError(
+                f"{self.title} takes numbers, and values are missing in the columns {', '.join(gaps)}: fill them, or "
+                "train a model that does (model=pipeline model.preprocess=true)"
+            )
+        return rows
 
     def _table(self, x: Any) -> Any:
         import pandas as pd
@@ -280,8 +330,7 @@ def answers(saved: Saved, x: Any) -> Any:
     """Predictions as a pandas.DataFrame: `prediction`, and `probability_<class>` where there are any."""
     import pandas as pd
 
-    predicted = saved.predict(x)
-    table: dict[str, Any] = {"prediction": saved.names(predicted)}
+    table: dict[str, Any] = {"prediction": saved.predict(x)}
     if saved.has_chances and (saved.class_names or tasks.is_network(saved.model) or hasattr(saved.model, "classes_")):
         chances = saved.predict_proba(x)
         labels = saved.class_names or [str(one) for one in getattr(saved.model, "classes_", range(chances.shape[1]))]

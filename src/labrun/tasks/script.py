@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from labrun import exact
 from labrun.errors import ConfigError, RunFailedError
 from labrun.runs import context, store
 from labrun.runs.record import Record, RunPaths
@@ -56,7 +57,9 @@ def run(config: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]], record: 
     code = (record.code or {}).get("script") or {}
     work = make_work_folder(paths, Path(str(code.get("folder"))), Path(str(code.get("base"))))
     words = command_line(script["positional"], script["arguments"])
-    frozen = record.config["script"]  # references to the environment stay references in what is told
+    frozen = dict(record.config["script"])  # references to the environment stay references in what is told
+    frozen["positional"] = [_as_meant(value) for value in frozen["positional"]]
+    frozen["arguments"] = {name: _as_meant(value) for name, value in frozen["arguments"].items()}
     before = command_line(frozen["positional"], frozen["arguments"])
     shown = command_line(
         [_shown(*pair) for pair in zip(frozen["positional"], script["positional"], strict=True)],
@@ -79,6 +82,12 @@ def run(config: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]], record: 
                 run_context.summary.update(context.last_values(paths.root))
     if ended.code != 0:
         raise RunFailedError(ended.message(script["path"]), ended.trace)
+
+
+def _as_meant(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_as_meant(item) for item in value]
+    return exact.shown(value) if isinstance(value, str) else value
 
 
 def _shown(frozen: Any, expanded: Any) -> Any:

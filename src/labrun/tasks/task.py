@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -15,8 +16,8 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from labrun import checking, schema, targets
-from labrun.building import must_be_given
+from labrun import checking, exact, schema, targets
+from labrun.building import looked_up, must_be_given
 from labrun.data.arrays import Arrays, Part, Scaling
 from labrun.errors import ConfigError, DataError, UnfitError
 from labrun.runs import cards, context
@@ -29,6 +30,8 @@ TRAINING_KEYS = frozenset({"name", "optimizer", "scheduler", "search_space"})
 optimizer and a scheduler come to, too.)"""
 
 MODEL_CARD = cards.NAME
+CARD_FORMAT = 2
+"""Since 2, `arguments` are written as `labrun.exact` says, `_args_` and the like among them."""
 QUANTITY = "model=pipeline and scikit-learn's regressors predict quantities"
 
 
@@ -283,16 +286,18 @@ def write_card(
     saved = task.save(arrays, paths)
     node = config["model"]
     card = {
-        "format": 1,
+        "format": CARD_FORMAT,
         "name": model_name(node),
         **saved,
         "sha256": file_sha256(paths.outputs / saved["file"]),
         "target": node["_target_"],
-        "arguments": {
-            key: kept[key] if "${oc." in repr(kept.get(key)) else value
-            for key, value in node.items()
-            if key not in TRAINING_KEYS and not str(key).startswith("_")
-        },
+        "arguments": exact.encoded(
+            {
+                key: kept[key] if "${oc." in repr(kept.get(key)) else exact.escaped(value)
+                for key, value in node.items()
+                if key not in (*TRAINING_KEYS, "_target_")
+            }
+        ),
         "input_shape": list(arrays.input_shape),
         "class_names": list(arrays.class_names),
         "scaling": {
@@ -301,6 +306,7 @@ def write_card(
             "std": list(arrays.scaling.std),
         },
         "data": arrays.name,
+        **({"table": dict(arrays.table)} if arrays.table is not None else {}),
     }
     (paths.outputs / MODEL_CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return card
@@ -312,28 +318,63 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_card(card: Mapping[str, Any], arrays: Arrays, run_id: str) -> None:
-    """Whether a saved model fits a data set.
+def check_card(card: Mapping[str, Any], arrays: Arrays, run_id: str) -> Arrays:
+    """A data set as a saved model counts its classes: by their names, where the two have names in common.
 
     Raises:
-        UnfitError: shapes or numbers of classes differ.
+        UnfitError: shapes or numbers of classes differ; it has classes that the model does not know.
     """
-    names = list(card.get("class_names") or [])
-    shape, classes = tuple(card["input_shape"]), len(names)
-    if shape != arrays.input_shape or classes != arrays.num_classes:
+    names, own = [str(name) for name in card.get("class_names") or []], list(arrays.class_names)
+    strange = sorted(set(own) - set(names))
+    shape = tuple(card.get("input_shape") or ())
+    if shape != arrays.input_shape or bool(names) != bool(own) or (strange and len(own) != len(names)):
         raise UnfitError(
-            f"model '{card.get('name')}' of run {run_id} was trained on {checking.shape_text(shape)} in "
-            f"{classes} classes, and data set '{arrays.name}' has {checking.shape_text(arrays.input_shape)} in "
-            f"{arrays.num_classes}"
+            f"model '{card.get('name')}' of run {run_id} was trained on {checking.shape_text(shape)} in {len(names)} "
+            f"classes, and data set '{arrays.name}' has {checking.shape_text(arrays.input_shape)} in {len(own)}"
         )
-    if names != list(arrays.class_names):
-        log.warning("the classes have other names than in training: %s", ", ".join(arrays.class_names))
+    if own == names:
+        return arrays
+    if strange and len(strange) < len(own):
+        raise UnfitError(
+            f"model '{card.get('name')}' of run {run_id} knows the classes {', '.join(names[:10])}, and data set "
+            f"'{arrays.name}' has {', '.join(strange[:10])}, too"
+        )
+    if strange:
+        log.warning("the classes have other names than in training: %s", ", ".join(own))
+        return arrays
+    place = np.array([names.index(name) for name in own], np.int64)
+
+    def counted(part: Part | None) -> Any:
+        return None if part is None else Part(part.x, place[part.y])
+
+    return dataclasses.replace(
+        arrays, class_names=tuple(names), train=counted(arrays.train), validation=counted(arrays.validation),
+        test=counted(arrays.test),
+    )  # fmt: skip
 
 
 def card_scaling(card: Mapping[str, Any], own: Scaling) -> Scaling:
     """How a saved model wants its samples: its own mean and std, after the data set's own range of stored values."""
     saved = card["scaling"]
     return Scaling(own.scale, tuple(map(float, saved["mean"])), tuple(map(float, saved["std"])))
+
+
+def card_arguments(card: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that a card has for its model, references to the environment looked up here.
+
+    Raises:
+        ConfigError: a variable is not set here.
+        DataError: the card is damaged.
+    """
+    given = card.get("arguments") or {}
+    try:
+        kept = exact.decoded(given) if card.get("format", 1) >= 2 else exact.escaped_before(given)
+    except ValueError as error:
+        raise DataError(f"the model's arguments are damaged: {error}") from error
+    try:
+        return looked_up(kept)
+    except ConfigError as error:
+        raise ConfigError(f"the model's arguments: {error}") from error
 
 
 def load_card(paths: RunPaths, run_id: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +13,22 @@ from labrun import checking
 from labrun.data.arrays import AnyArray, Part, RawData
 from labrun.data.reader import Reader
 from labrun.data.readers.checks import is_absolute
+from labrun.data.readers.parts import SUFFIXES, images, layout, subfolders
 from labrun.errors import CorruptDataError, DataError, MissingDataError
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 GREY_MODES = frozenset({"1", "L", "LA"})
 DEEP_MODES = ("RGB;16", "RGBA;16", "RGBX;16", "LA;16")  # Pillow would take their upper bytes without a word
 COLOUR_MODES = frozenset({"RGB", "RGBA", "P", "CMYK", "YCbCr"})
-VALIDATION_NAMES = ("val", "valid", "validation")
 MEMORY_SHARE = 0.6
 
 
 class ImageFolder(Reader):
     """`train/<class>/*.png` and `test/<class>/*.png`, or `<class>/*.png` alone, which is then split by a seed.
+
+    The parts' folders may have other names (`Training`, `seg_train`, `valid`, ...) and lie a folder deeper; see
+    `labrun.data.readers.parts`. Where it is doubtful what is a part and what a class, it is asked.
 
     Sizes and colours are told, not guessed: images of one size and kind are taken as they are; mixed ones are
     refused with the counts until the config says what they should become.
@@ -35,15 +37,16 @@ class ImageFolder(Reader):
         path: the folder, below the datastore's root or absolute; null is the root itself.
         image_size: what all images are resized to: a number, or [height, width].
         channels: 1 makes all grey, 3 makes all colour.
+        parts: the folder of each part, `train`, `validation`, `test`; False: there are none; None: found out.
     """
 
     may_be_held = True
 
     def __init__(
         self, path: str | None = None, image_size: int | list[int] | None = None, channels: int | None = None,
-        verify: bool = True,
+        verify: bool = True, parts: Mapping[str, str] | bool | None = None,
     ) -> None:  # fmt: skip
-        self.path = path
+        self.path, self.parts = path, parts
         self.size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size or ())
         if len(self.size) not in (0, 2):
             raise DataError(f"dataset.image_size={image_size}: expected a number, or two: [height, width]")
@@ -60,30 +63,35 @@ class ImageFolder(Reader):
         return self._folder(root).is_dir()
 
     def files(self, root: Path) -> Sequence[Path]:
-        _, files = self._listed(root)
+        _, files, _ = self._listed(root)
         return [path for part in files.values() for path, _ in part]
 
     def read(self, root: Path) -> RawData:
-        names, files = self._listed(root)
+        names, files, told = self._listed(root)
         everything = [path for part in files.values() for path, _ in part]
         notes = self._decide(everything)
         self._check_memory(len(everything))
         parts = {part: self._load(entries) for part, entries in files.items()}
         return RawData(
-            parts["train"], parts.get("test"), names, tuple(everything), parts.get("validation"), tuple(notes)
+            parts["train"],
+            parts.get("test"),
+            names,
+            tuple(everything),
+            parts.get("validation"),
+            (*notes, *told),
         )
 
-    def _listed(self, root: Path) -> tuple[tuple[str, ...], dict[str, list[tuple[Path, int]]]]:
-        """The classes, and each part's files with their class."""
+    def _listed(self, root: Path) -> tuple[tuple[str, ...], dict[str, list[tuple[Path, int]]], list[str]]:
+        """The classes, each part's files with their class, and what to tell of where they lie."""
         folder = self._folder(root)
         if not folder.is_dir():
             raise MissingDataError(
                 f"{folder} is not a folder. image_folder wants a folder with a folder of images per class "
                 "(or train/ and test/ with those): say which with dataset.path or datastore.root"
             )
-        layout = _layout(folder)
-        names = tuple(sorted(_class_folders(layout["train"])))
-        return names, {part: _image_files(path, names) for part, path in layout.items()}
+        found = layout(folder, self.parts)
+        names = tuple(sorted(_class_folders(found.parts["train"])))
+        return names, {part: _image_files(path, names) for part, path in found.parts.items()}, found.notes
 
     def _folder(self, root: Path) -> Path:
         return (root / self.path).resolve() if self.path else root
@@ -161,23 +169,8 @@ def _as_option(size: tuple[int, int]) -> str:
     return str(size[0]) if size[0] == size[1] else f"[{size[0]},{size[1]}]"
 
 
-def _layout(folder: Path) -> dict[str, Path]:
-    """Which folder holds which part."""
-    train = folder / "train"
-    if not (train.is_dir() and _class_folders(train, must=False)):
-        return {"train": folder}
-    layout = {"train": train}
-    if (folder / "test").is_dir():
-        layout["test"] = folder / "test"
-    for name in VALIDATION_NAMES:
-        if (folder / name).is_dir():
-            layout["validation"] = folder / name
-            break
-    return layout
-
-
 def _class_folders(folder: Path, must: bool = True) -> list[str]:
-    names = [p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__"))]
+    names = [path.name for path in subfolders(folder)]
     if must and len(names) < 2:
         raise DataError(
             f"{folder} holds {len(names)} class folder(s){': ' + names[0] if names else ''}; a classifier needs at "
@@ -195,16 +188,11 @@ def _image_files(folder: Path, names: tuple[str, ...]) -> list[tuple[Path, int]]
         )
     found = []
     for label, name in enumerate(names):
-        images = sorted(p for p in (folder / name).rglob("*") if _is_image(p, folder / name))
-        if not images:
+        own = sorted(images(folder / name))
+        if not own:
             raise DataError(f"{folder / name} holds no image (looked for {', '.join(sorted(SUFFIXES))})")
-        found += [(path, label) for path in images]
+        found += [(path, label) for path in own]
     return found
-
-
-def _is_image(path: Path, folder: Path) -> bool:
-    hidden = any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
-    return not hidden and path.suffix.lower() in SUFFIXES and path.is_file()
 
 
 def _header(path: Path) -> tuple[tuple[int, int], str]:

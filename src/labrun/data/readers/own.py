@@ -1,10 +1,8 @@
-"""A person's own data as arrays: an `.npz` file, a table in CSV, or a Python file that makes them."""
+"""A person's own data as arrays: an `.npz` file, or a Python file that makes them."""
 
 from __future__ import annotations
 
-import csv
 import importlib.util
-import os
 import sys
 import sysconfig
 import zipfile
@@ -15,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from labrun.checking import suggest
 from labrun.data.arrays import AnyArray, Part, RawData
 from labrun.data.reader import Reader
 from labrun.data.readers.checks import is_absolute
+from labrun.data.readers.columns import few as _few
+from labrun.data.readers.columns import of_frame, option
+from labrun.data.readers.delimited import is_number
 from labrun.errors import ConfigError, CorruptDataError, DataError, MissingDataError
 
 NAMES = {
@@ -55,10 +55,10 @@ class Npz(Reader):
         return None if is_absolute(self.path) else (self.path,)
 
     def find(self, root: Path) -> bool:
-        return _place(root, self.path).is_file()
+        return place_of(root, self.path).is_file()
 
     def files(self, root: Path) -> Sequence[Path]:
-        return (_must_exist(_place(root, self.path), "dataset.path"),)
+        return (must_exist(place_of(root, self.path), "dataset.path"),)
 
     def read(self, root: Path) -> RawData:
         (path,) = self.files(root)
@@ -97,7 +97,7 @@ class GetData(Reader):
         return self._script().is_file()
 
     def files(self, root: Path) -> Sequence[Path]:
-        return (_must_exist(self._script(), "dataset.script"),)
+        return (must_exist(self._script(), "dataset.script"),)
 
     def read(self, root: Path) -> RawData:
         (path,) = self.files(root)
@@ -127,103 +127,6 @@ class GetData(Reader):
         interpreters = {str(path) for path in sysconfig.get_paths().values()}  # statistics.py is the person's own
         own = [entry for entry in sys.path if entry not in interpreters and "lib-dynload" not in entry]
         return next((Path(p, given) for p in [*own, "."] if Path(p, given).is_file()), given)
-
-
-class Csv(Reader):
-    """A table: one column is the class, the others are numbers. The first line names the columns.
-
-    Args:
-        path: the file, below the datastore or absolute (when submitted: in the working folder, too).
-        target: the column with the class; null: the last one.
-        separator: between the columns; null: found out.
-        test_path: a second file with the test part.
-        ignore: columns to leave out (identifiers, dates).
-        regression: the column is a quantity, and no class.
-    """
-
-    may_be_held = True
-
-    def __init__(
-        self,
-        path: str,
-        target: str | None = None,
-        separator: str | None = None,
-        test_path: str | None = None,
-        ignore: Sequence[str] = (),
-        regression: bool = False,
-    ) -> None:
-        self.regression = regression
-        self.path, self.target, self.separator, self.test_path = path, target, separator, test_path
-        self.ignore = list(ignore)
-
-    @staticmethod
-    def warm() -> None:
-        import pandas  # noqa: F401
-
-    def places(self) -> Sequence[str] | None:
-        if is_absolute(self.path):
-            return None
-        if self.test_path is None or is_absolute(self.test_path):
-            return (self.path,)
-        return (os.path.commonpath([os.path.dirname(self.path), os.path.dirname(self.test_path)]) or ".",)
-
-    def find(self, root: Path) -> bool:
-        return _place(root, self.path).is_file()
-
-    def files(self, root: Path) -> Sequence[Path]:
-        paths = [_must_exist(_place(root, self.path), "dataset.path")]
-        if self.test_path is not None:
-            paths.append(_must_exist(_place(root, self.test_path), "dataset.test_path"))
-        return paths
-
-    def read(self, root: Path) -> RawData:
-        paths = self.files(root)
-        tables = [self._table(path) for path in paths]
-        columns = list(tables[0].columns)
-        target = columns[-1] if self.target is None else self.target
-        for path, table in zip(paths, tables, strict=True):
-            if list(table.columns) != columns:
-                raise DataError(f"{path} has other columns than {paths[0]}: {_few(table.columns)}")
-        for name in [target, *self.ignore]:
-            if name not in columns:
-                key = "target" if name == target else "ignore"
-                raise ConfigError(
-                    f"dataset.{key}={name!r}: {paths[0]} has no such column.{suggest(str(name), columns)} "
-                    f"It has: {_few(columns, 20)}"
-                )
-        features = [name for name in columns if name != target and name not in self.ignore]
-        if not features:
-            raise DataError(f"{paths[0]} has no column but the class: is dataset.separator={self.separator!r} right?")
-        arrays: dict[str, Any] = {}
-        refusal = None
-        for path, table in zip(paths, tables, strict=True):
-            gaps = int(table[target].isna().sum())
-            if gaps:
-                raise DataError(f"{path}: the column {target!r}, which is to be predicted, has {gaps} gaps")
-            refusal = refusal or _not_numbers(table, features, path)
-        for part, table in zip(("train", "test"), tables, strict=False):
-            arrays[f"X_{part}"] = table[features] if refusal else table[features].to_numpy(np.float64)
-            arrays[f"y_{part}"] = table[target].to_numpy()
-        return from_arrays(arrays, str(paths[0]), tuple(paths), self.regression, refusal)
-
-    def _table(self, path: Path) -> Any:
-        import pandas as pd
-
-        try:
-            with open(path, encoding="utf-8", errors="replace") as file:
-                separator = self.separator or ("," if len(set(file.readline()) & set(",;\t| ")) == 0 else None)
-            table = pd.read_csv(
-                path, sep=separator, engine="python" if separator is None else "c", skipinitialspace=True
-            )
-        except (ValueError, OSError, csv.Error, pd.errors.ParserError) as error:
-            what = "it is empty" if not path.stat().st_size else str(error)
-            raise CorruptDataError(f"{path} is no readable CSV file: {what}") from error
-        table.columns = [str(name) for name in table.columns]
-        if any(not name.isprintable() for name in table.columns):
-            raise CorruptDataError(f"{path} is no text: its first line holds control characters")
-        if not len(table):
-            raise DataError(f"{path} has a first line with names, and no rows below it")
-        return table
 
 
 def from_arrays(
@@ -266,14 +169,20 @@ def from_arrays(
         y_test = labels(found["y_test"], x_test.shape[0], f"{origin}: y_test")
         if x_test.shape[1:] != x.shape[1:]:
             raise DataError(f"{origin}: a sample of X_test is {x_test.shape[1:]}, one of X_train {x.shape[1:]}")
+    table = None
+    if hasattr(x, "iloc"):
+        understood = of_frame(x)
+        table, x = understood.content(), understood.apply(x, origin)
+        x_test = None if x_test is None else understood.apply(x_test, f"{origin}: X_test")
+        notes = [*notes, understood.line(), *understood.notes]
     if regression:
         parts = Part(x, y), None if x_test is None or y_test is None else Part(x_test, y_test)
-        return RawData(*parts, (), files, notes=tuple(notes), refusal=refusal)
+        return RawData(*parts, (), files, notes=tuple(notes), refusal=refusal, table=table)
     if x_test is not None and y_test is not None:
         strange = sorted(set(y_test.tolist()) - set(y.tolist()), key=str)
         if strange:
             raise DataError(f"{origin}: y_test has classes that y_train has not: {_few(strange)}")
-    classes = np.unique(y)
+    classes, codes = in_order(y)
     if len(classes) < 2:
         raise DataError(f"{origin}: all {len(y)} samples are of one class, {str(classes[0])!r}; a classifier needs two")
     if len(classes) > 2 and 2 * len(classes) > len(y):
@@ -281,10 +190,28 @@ def from_arrays(
             f"{origin}: {len(classes)} different values in {len(y)} labels, from {str(classes[0])!r} to "
             f"{str(classes[-1])!r}: that is a quantity or an identifier, not a class. {QUANTITY}"
         )
-    test = None if x_test is None or y_test is None else Part(x_test, np.searchsorted(classes, y_test).astype(np.int64))
-    train = Part(x, np.searchsorted(classes, y).astype(np.int64))
-    names = tuple(str(name) for name in classes.tolist())
-    return RawData(train, test, names, files, notes=tuple(notes), refusal=refusal)
+    place = {label: number for number, label in enumerate(classes)}
+    test = None
+    if x_test is not None and y_test is not None:
+        test = Part(x_test, np.array([place[label] for label in y_test.tolist()], np.int64))
+    return RawData(
+        Part(x, codes), test, tuple(map(str, classes)), files, notes=tuple(notes), refusal=refusal, table=table
+    )
+
+
+def in_order(y: AnyArray) -> tuple[list[Any], AnyArray]:
+    """The classes of labels, in the order of their numbers if all are some, and each label's place among them.
+
+    Shapes:
+        y: (N,) numbers or text.
+        returns: the classes; (N,) int64.
+    """
+    found, inverse = np.unique(y, return_inverse=True)
+    classes = found.tolist()
+    if y.dtype.kind == "U" and all(is_number(label) for label in classes):
+        classes.sort(key=lambda label: (float(label.replace(",", ".")), label))
+    rank = {label: number for number, label in enumerate(classes)}
+    return classes, np.array([rank[label] for label in found.tolist()], np.int64)[inverse]
 
 
 def _samples(value: Any, what: str) -> tuple[AnyArray, list[str], str | None]:
@@ -296,18 +223,18 @@ def _samples(value: Any, what: str) -> tuple[AnyArray, list[str], str | None]:
     if hasattr(value, "toarray") and hasattr(value, "tocsr"):
         return _sparse(value, what), [], None
     if hasattr(value, "iloc") and getattr(value, "ndim", 0) == 2:
-        value = value.set_axis([str(name) for name in value.columns], axis=1)
+        value = value.set_axis([str(name) for name in value.columns], axis=1).infer_objects()
         twice = value.columns[value.columns.duplicated()]
         if len(twice):
             raise DataError(f"{what} has more than one column of the name {_few(map(repr, twice))}")
-        refusal = _not_numbers(value, list(value.columns), what)
+        refusal = not_numbers(value, list(value.columns), what)
         if refusal is not None:
             return value.reset_index(drop=True), [], refusal
         value = value.to_numpy(np.float64)
     x = _array(value, what)
     if x.dtype.kind in "OUS" and x.ndim == 2 and x.size:
         table = _as_table(x)
-        return table, [], _not_numbers(table, list(table.columns), what) or f"{what} holds {x.dtype} and not numbers"
+        return table, [], not_numbers(table, list(table.columns), what) or f"{what} holds {x.dtype} and not numbers"
     if x.dtype.kind not in "biuf":
         raise DataError(f"{what} holds {x.dtype} and not numbers")
     if x.ndim < 2 or not len(x) or 0 in x.shape:
@@ -330,6 +257,12 @@ def _samples(value: Any, what: str) -> tuple[AnyArray, list[str], str | None]:
     elif x.ndim > 4 or (x.ndim == 4 and x.shape[1] not in (1, 3)):
         raise DataError(f"{what} has the shape {x.shape}; images are (N, H, W), (N, H, W, C) or (N, C, H, W), C 1 or 3")
     return (x if x.dtype == np.uint8 else x.astype(np.float32)), notes, None
+
+
+def samples_of(value: Any, what: str) -> tuple[AnyArray, str | None]:
+    """Samples as labrun holds them, and why they cannot be given to models that take numbers alone; see `_samples`."""
+    x, _, refusal = _samples(value, what)
+    return x, refusal
 
 
 def _array(value: Any, what: str) -> AnyArray:
@@ -386,6 +319,10 @@ def _column(value: Any, count: int, what: str, noun: str) -> AnyArray:
 
 def _labels(value: Any, count: int, what: str) -> AnyArray:
     y = _column(value, count, what, "label")
+    if y.dtype.kind == "S":
+        y = np.char.decode(y, "utf-8")
+    if y.dtype.kind == "O" and all(isinstance(label, bool | np.bool_) for label in y.tolist()):
+        y = y.astype(bool)
     if y.dtype.kind == "f":
         if not np.isfinite(y).all():
             raise DataError(
@@ -409,7 +346,7 @@ def _labels(value: Any, count: int, what: str) -> AnyArray:
     return y
 
 
-def _not_numbers(table: Any, features: Sequence[str], where: object) -> str | None:
+def not_numbers(table: Any, features: Sequence[str], where: object) -> str | None:
     """What makes columns more than numbers: text, or gaps; None where nothing does."""
     text = [name for name in features if table[name].dtype.kind not in "biuf"]
     if text:
@@ -420,7 +357,7 @@ def _not_numbers(table: Any, features: Sequence[str], where: object) -> str | No
         example = str(next(iter(bad if len(bad) else values), ""))
         return (
             f"{where}: the columns {_few(text)} hold text (such as {example!r} in {text[0]!r}); a model needs numbers. "
-            f"Leave them out with dataset.ignore=[{','.join(text[:SHOWN])}], make numbers of them, or choose a model "
+            f"Leave them out with {option('ignore', text[:SHOWN])}, make numbers of them, or choose a model "
             "that does: model=pipeline model.preprocess=true"
         )
     gaps = {name: int(table[name].isna().sum()) for name in features if table[name].isna().any()}
@@ -430,16 +367,17 @@ def _not_numbers(table: Any, features: Sequence[str], where: object) -> str | No
     return None
 
 
-def _few(values: Any, count: int = SHOWN) -> str:
-    listed = [str(value) for value in values]
-    return ", ".join(listed[:count]) + (f", ... ({len(listed)} in all)" if len(listed) > count else "")
-
-
-def _place(root: Path, path: str) -> Path:
+def place_of(root: Path, path: str) -> Path:
+    """Where a data set's file lies: below the root, or where its absolute path says."""
     return (root / Path(path).expanduser()).resolve()
 
 
-def _must_exist(path: Path, key: str) -> Path:
+def must_exist(path: Path, key: str) -> Path:
+    """A file that a key names.
+
+    Raises:
+        MissingDataError: it is not there.
+    """
     if not path.is_file():
         raise MissingDataError(f"{path} does not exist: say where the file is with {key} (and datastore.root)")
     return path

@@ -1,0 +1,620 @@
+"""What the columns of a table hold: numbers, categories, dates, what tells rows apart; found out, told, kept.
+
+Guessed is only what is sure; what may be one thing or another is asked, by a message that names the key. What was
+understood goes into the record and into the model's card, so that a table that comes later is read in the same way.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from labrun.errors import ConfigError, DataError
+
+NUMBER, CATEGORY, DATE = "number", "category", "date"
+GAPS = frozenset({
+    "", "na", "n/a", "#n/a", "<na>", "n.a.", "nan", "-nan", "null", "#null!", "none", "nil", "?", "-", "--", ".",
+    "missing", "unknown", "#div/0!", "#value!",
+})  # fmt: skip
+"""What stands in a column of numbers or dates where there is none, in lower case."""
+TRUTH = {"true": 1.0, "false": 0.0}
+SIGNS = ("$", "€", "£", "¥", "₹", "%", "USD", "EUR", "GBP", "CHF", "JPY")
+"""What may stand before or after each number of a column."""
+MOSTLY = 0.8
+"""A column of text in which so large a share of the values reads as numbers may be meant as numbers: it is asked."""
+FEWEST = 10
+"""In a table of fewer rows nothing is taken for an identifier."""
+SHOWN = 8
+IGNORED, LOOKS_LIKE_ID, EMPTY = "ignored", "looks like an id", "without any value"
+"""Why a column is not used."""
+ID_NAME = re.compile(
+    r"(?i:(?:^|[\s_.-])(?:id|uid|uuid|guid|pk|idx|index|rowid|row[ _]?(?:number|num|no|nr)|unnamed: ?\d+)$)"
+    r"|[a-z](?:Id|ID)$"
+)
+UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
+ISO = "ISO8601"
+TIMES = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
+DAYS = (
+    "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%Y", "%d.%m.%y", "%d/%m/%Y", "%m/%d/%Y", "%d/%m/%y", "%m/%d/%y", "%d-%m-%Y",
+    "%m-%d-%Y", "%d-%b-%Y", "%d-%b-%y", "%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%b %d %Y",
+)  # fmt: skip
+MAY_BE_DATE = re.compile(
+    r"(?:\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/. ](?:\d{1,2}|[A-Za-z]{3,9})[-/. ](?:\d{4}|\d{2})"
+    r"|[A-Za-z]{3,9} \d{1,2},? \d{4})(?:[ T].*)?"
+)
+COMPACT_DATE = re.compile(r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a person says of a table's columns.
+
+    Args:
+        ignore: left out.
+        numbers: numbers; what is none there is a gap.
+        categories: categories, whatever stands there.
+        dates: how the dates of a column are written, as for `strptime`.
+        decimal: the decimal sign, `.` or `,`; None: found out.
+    """
+
+    ignore: Sequence[str] = ()
+    numbers: Sequence[str] = ()
+    categories: Sequence[str] = ()
+    dates: Mapping[str, str] = field(default_factory=dict)
+    decimal: str | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """How one column is read.
+
+    Args:
+        name: the column's.
+        kind: `number`, `category` or `date`.
+        lenient: what is no number is a gap, since a person has said that these are numbers.
+        form: of dates: `ISO8601`, or as for `strptime`.
+        start: of dates: the day from which days are counted.
+        levels: of a category: how many values there are.
+    """
+
+    name: str
+    kind: str
+    lenient: bool = False
+    form: str | None = None
+    start: str | None = None
+    levels: int | None = None
+
+
+@dataclass
+class Understood:
+    """How a table is read: the columns that are used, in their order, and why the others are not."""
+
+    columns: list[Column]
+    left_out: dict[str, str]
+    decimal: str = "."
+    notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Understood:
+        """From a card or record.
+
+        Raises:
+            DataError: it is damaged.
+        """
+        try:
+            columns = [Column(**column) for column in content["columns"]]
+            return cls(columns, dict(content.get("left_out") or {}), str(content.get("decimal") or "."))
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"what is known of the table's columns is damaged: {error}") from error
+
+    def content(self) -> dict[str, Any]:
+        """For a card or record; see `of`."""
+        columns = [{key: value for key, value in asdict(one).items() if value} for one in self.columns]
+        return {"columns": columns, "left_out": self.left_out, "decimal": self.decimal}
+
+    @property
+    def names(self) -> list[str]:
+        """Of the columns that are used."""
+        return [column.name for column in self.columns]
+
+    def line(self) -> str:
+        """All of it in one line."""
+        parts = []
+        for kind, noun in ((NUMBER, "numbers"), (CATEGORY, "categories"), (DATE, "dates")):
+            names = [_described(column) for column in self.columns if column.kind == kind]
+            if names:
+                parts.append(f"{noun}: {few(names, SHOWN)}")
+        for why in dict.fromkeys(self.left_out.values()):
+            names = [name for name, reason in self.left_out.items() if reason == why]
+            how = (
+                f", left out (say {option('ignore', names)} to settle it, {option('categories', names[:1])} or "
+                "dataset.numbers to keep it)"
+            )
+            how = how if why == LOOKS_LIKE_ID else ""
+            parts.append(f"{why}: {few(names, SHOWN)}{how}")
+        if self.decimal != ".":
+            parts.append("decimal commas")
+        return "; ".join(parts)
+
+    def apply(self, table: Any, where: object) -> Any:
+        """A table read in this way: columns of float64, and of text with None for gaps.
+
+        Args:
+            table: a pandas.DataFrame of text, or one whose columns have types of their own already.
+            where: it comes from, for messages.
+
+        Raises:
+            DataError: it lacks a column, or a column holds something else than it should; the message names them.
+        """
+        import pandas as pd
+
+        missing = [column.name for column in self.columns if column.name not in table.columns]
+        if missing:
+            raise DataError(f"{where} has no column {few(map(repr, missing))}; it has {few(table.columns, 20)}")
+        made = {}
+        for column in self.columns:
+            values = table[column.name]
+            if column.kind == CATEGORY:
+                made[column.name] = _words(values)
+            elif column.kind == DATE:
+                made[column.name] = _days(values, column, where)
+            else:
+                made[column.name] = _floats(values, column, self.decimal, where)
+        return pd.DataFrame(made, index=table.index)
+
+
+def _described(column: Column) -> str:
+    if column.kind == CATEGORY:
+        return f"{column.name} ({column.levels} levels)" if column.levels else column.name
+    return f"{column.name} (as days since {column.start})" if column.kind == DATE else column.name
+
+
+def understand(table: Any, said: Settings, where: object, first: int | None = None, quantity: Any = None) -> Understood:
+    """Find out what each column of a table of text holds.
+
+    Args:
+        table: a pandas.DataFrame of text, blanks around it left out; without the target.
+        said: by a person.
+        where: the table comes from, for messages.
+        first: so many rows are of the training part, which alone says whether a column tells rows apart.
+        quantity: the column that is to be predicted, if it is one of numbers: it has the same decimal sign.
+
+    Raises:
+        ConfigError: a key names no column, or one twice.
+        DataError: it is doubtful what a column holds: asked, with the keys that say it.
+    """
+    _check_keys(table, said, where)
+    uniques: dict[str, list[str]] = {}
+    plain: dict[str, npt.NDArray[np.float64] | None] = {}
+    for name in table.columns:
+        if name not in said.ignore:
+            uniques[name], plain[name] = _values(table[name])
+    free = [name for name in uniques if name not in (*said.numbers, *said.categories, *said.dates)]
+    written, bare = dict(uniques), dict(plain)
+    if quantity is not None:
+        written[quantity.name], bare[quantity.name] = _values(quantity)
+    decimal, asked = _decimal(written, bare, said, where, table.attrs.get("separator"))
+    train = table if first is None else table.iloc[:first]
+    columns: list[Column] = []
+    left_out: dict[str, str] = dict.fromkeys(said.ignore, IGNORED)
+    notes: list[str] = []
+    problems: list[str] = [] if asked is None else [asked]
+    for name, values in uniques.items():
+        numbers = plain[name]
+        kept = values if numbers is not None and len(numbers) == len(values) else _present(values)
+        if name in said.categories:
+            columns.append(Column(name, CATEGORY, levels=len(set(values) - {""})))
+        elif name in said.numbers:
+            columns.append(Column(name, NUMBER, lenient=True))
+            lost = [value for value in kept if number(value, decimal) is None]
+            if lost:
+                count = int(table[name].isin(lost).sum())
+                notes.append(f"{name}: {count} values are no numbers, such as {lost[0]!r}, and are taken for gaps")
+        elif name in said.dates:
+            columns.append(_date_column(name, kept, said.dates[name], where))
+        elif not kept and len([value for value in values if value]) < 2:
+            left_out[name] = EMPTY
+        elif name in free and _tells_rows_apart(name, train[name], plain[name]):
+            left_out[name] = LOOKS_LIKE_ID
+        else:
+            columns += _guessed(name, kept, values, table[name], plain[name], decimal, problems, notes, where)
+    if problems:
+        raise DataError(problems[0] if len(problems) == 1 else "\n  ".join(problems))
+    if not columns and any(why == LOOKS_LIKE_ID for why in left_out.values()):
+        # There is nothing else to learn from.
+        for name in [name for name, why in left_out.items() if why == LOOKS_LIKE_ID]:
+            del left_out[name]
+            kept = _present(uniques[name])
+            columns += _guessed(name, kept, uniques[name], table[name], plain[name], decimal, [], notes, where)
+    gaps = {}
+    for one in columns:
+        numbers = plain[one.name]
+        if numbers is not None and len(numbers) == len(uniques[one.name]):
+            continue  # all of them are numbers
+        absent = [text for text in uniques[one.name] if (text.lower() in GAPS if one.kind != CATEGORY else not text)]
+        gaps[one.name] = int(table[one.name].isin(absent).sum()) if absent else 0
+    if any(gaps.values()):
+        notes.insert(0, f"gaps: {few([f'{name} ({count})' for name, count in gaps.items() if count], SHOWN)}")
+    same = [one.name for one in columns if all(value == uniques[one.name][0] for value in uniques[one.name])]
+    if same:
+        notes.append(f"the same in every row: {few(same)}")
+    return Understood(columns, left_out, decimal, notes)
+
+
+def of_frame(frame: Any) -> Understood:
+    """How a table is read whose columns have types of their own: each as it is, dates as days since 1970."""
+    columns, notes = [], []
+    for name in frame.columns:
+        values = frame[name]
+        if values.dtype.kind in "biuf":
+            columns.append(Column(name, NUMBER))
+        elif values.dtype.kind == "M":
+            columns.append(Column(name, DATE, form=ISO, start="1970-01-01"))
+        else:
+            columns.append(Column(name, CATEGORY, levels=int(values.nunique())))
+            if len(values) >= FEWEST and values.nunique() == len(values):
+                notes.append(f"{name}: every row has its own value; if it tells rows apart, leave it out")
+    return Understood(columns, {}, notes=notes)
+
+
+def _check_keys(table: Any, said: Settings, where: object) -> None:
+    from labrun.checking import suggest
+
+    columns = list(table.columns)
+    named = [(key, name) for key in ("ignore", "numbers", "categories", "dates") for name in getattr(said, key)]
+    for key, name in named:
+        if name not in columns:
+            raise ConfigError(
+                f"dataset.{key}={name!r}: {where} has no such column to learn from.{suggest(str(name), columns)} "
+                f"It has: {few(columns, 20)}"
+            )
+    seen: dict[str, str] = {}
+    for key, name in named:
+        if seen.setdefault(name, key) != key:
+            raise ConfigError(f"dataset.{seen[name]} and dataset.{key} both name {name!r}: it is one of them")
+
+
+def _values(column: Any) -> tuple[list[str], npt.NDArray[np.float64] | None]:
+    """The texts of a column, each at least once, and what is not a gap among them as numbers if all are plain ones."""
+    texts = column.tolist()
+    numbers = _plain(texts)
+    if numbers is None:  # else nothing is won by looking for the different ones
+        texts = column.unique().tolist()
+        numbers = _plain(_present(texts))
+    return texts, numbers
+
+
+def _present(texts: list[str]) -> list[str]:
+    return [text for text in texts if text.lower() not in GAPS]
+
+
+def _plain(kept: list[str]) -> npt.NDArray[np.float64] | None:
+    """Texts as numbers, if all are plain ones, without any sign but a decimal point."""
+    import pandas as pd
+
+    if not kept or not all(map(PLAIN.fullmatch, kept[:10])):
+        return None
+    found = pd.to_numeric(pd.Series(kept, dtype=object), errors="coerce").to_numpy(np.float64)
+    return found if np.isfinite(found).all() else None
+
+
+def _guessed(
+    name: str, kept: list[str], values: list[str], column: Any, plain: npt.NDArray[np.float64] | None, decimal: str,
+    problems: list[str], notes: list[str], where: object,
+) -> Iterator[Column]:  # fmt: skip
+    """The column as it looks, if that is sure; else a problem."""
+    if all(value.lower() in TRUTH for value in kept):
+        yield Column(name, NUMBER)
+        return
+    is_fraction = plain is not None and bool((plain % 1 != 0).any())
+    if not is_fraction and any(map(CODE.fullmatch, kept)) and all(value.isdigit() for value in kept):
+        yield Column(name, CATEGORY, levels=len(set(values) - {""}))  # codes: 007 is not 7
+        return
+    form = _date_form(name, kept, problems, where)
+    if form is not None:
+        yield _date_column(name, kept, form, where)
+        return
+    if plain is not None and (decimal == "." or not is_fraction):
+        numbers, units = kept, set[str]()
+    else:
+        numbers = [value for value in kept if number(value, decimal) is not None]
+        units = {unit_of(value) for value in numbers} - {""}
+    if len(numbers) == len(kept) and len(units) < 2:
+        yield Column(name, NUMBER)
+        odd = [] if len(values) == len(kept) else sorted({v for v in values if v and v.lower() in GAPS})
+        if odd:
+            count = int(column.isin(odd).sum())
+            notes.append(f"{name}: {', '.join(map(repr, odd[:3]))} ({count} times) is taken for a gap")
+        return
+    other = "," if decimal == "." else "."
+    if len(numbers) < len(kept) and all(number(value, other) is not None for value in kept):
+        problems.append(
+            f"{where}: {next(v for v in kept if number(v, decimal) is None)!r} in the column {name!r} is a number if "
+            f"dataset.decimal={other!r}, and the decimal sign was taken to be {decimal!r}: say which, or "
+            f"{option('categories', [name])} if it holds no numbers"
+        )
+        return
+    share = float(column.isin(numbers).sum()) / max(1, int(column.isin(kept).sum()))
+    if share > MOSTLY:
+        others = [value for value in kept if value not in set(numbers)]
+        what = f"such as {others[0]!r} in {name!r}" if others else f"with {' and '.join(sorted(units))}"
+        problems.append(
+            f"{where}: the columns {name} hold text ({what}) beside numbers. Say {option('numbers', [name])} to read "
+            f"the rest as gaps, {option('categories', [name])} if these are no numbers, or {option('ignore', [name])}"
+        )
+        return
+    levels = len(set(values) - {""})
+    if levels > 50 and 2 * levels > len(column):
+        notes.append(
+            f"{name}: {levels:,} different texts in {len(column):,} rows; {option('ignore', [name])} leaves it out"
+        )
+    yield Column(name, CATEGORY, levels=levels)
+
+
+CODE = re.compile(r"[+-]?0\d+")
+
+
+def _tells_rows_apart(name: str, column: Any, plain: npt.NDArray[np.float64] | None) -> bool:
+    """Whether a column numbers the rows, or has a text of its own for each."""
+    count = len(column)
+    if count < FEWEST or not column.is_unique or (plain is not None and (plain % 1 != 0).any()):
+        return False
+    present = [value for value in column.tolist() if value]
+    if len(present) < count:
+        return False
+    if all(re.fullmatch(r"\d{1,18}", value) for value in present):
+        whole = np.array([int(value) for value in present], np.int64)
+        steps = np.diff(whole)
+        counts_on = bool((steps == 1).all()) and int(whole[0]) in (0, 1)
+        return ID_NAME.search(name) is not None or counts_on
+    if any(number(value, ".") is not None or number(value, ",") is not None for value in present[:100]):
+        return ID_NAME.search(name) is not None and not all(re.fullmatch(r"[+-]?\d*[.,]\d+", one) for one in present)
+    if all(re.match(r"[+-]?\d[\d.,]*\s*[A-Za-z%\u00b0]", value) for value in present):
+        return ID_NAME.search(name) is not None  # quantities with a unit
+    if ID_NAME.search(name) or all(UUID.fullmatch(value) for value in present):
+        return True
+    return not any(map(MAY_BE_DATE.fullmatch, present[:100]))
+
+
+PLAIN = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+GROUP = "[ \u00a0\u202f\u2009'\u2019_]"
+WITH_POINT = re.compile(
+    rf"[+-]?(?=\.?\d)(?:\d{{1,3}}(?:,\d{{3}})+|[1-9]\d{{0,2}}(?:{GROUP}\d{{3}})+|\d+)?(?:\.\d*)?(?:[eE][+-]?\d+)?"
+)
+WITH_COMMA = re.compile(
+    rf"[+-]?(?=,?\d)(?:[1-9]\d{{0,2}}(?:\.\d{{3}})+|[1-9]\d{{0,2}}(?:{GROUP}\d{{3}})+|\d+)?(?:,\d*)?(?:[eE][+-]?\d+)?"
+)
+SURELY_COMMA = re.compile(r"[+-]?(?:(?:[1-9]\d{0,2}(?:\.\d{3})+|\d+),(?:\d{1,2}|\d{4,})|0\d*,\d+|\d{4,},\d+|,\d+)")
+SURELY_POINT = re.compile(
+    r"[+-]?(?:\d+\.(?:\d{1,2}|\d{4,})|0\.\d+|\d{4,}\.\d+|\.\d+|\d{1,3}(?:,\d{3})+\.\d+|[1-9]\d{0,2}(?:,\d{3}){2,})"
+)
+EITHER = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
+
+
+EDGES = frozenset("0123456789.,")
+
+
+def _bare(text: str) -> tuple[str, str]:
+    """A number without its sign of a currency or per cent, and that sign; brackets mean that it is negative."""
+    if text[:1] in EDGES and text[-1:] in EDGES:
+        return text, ""
+    text = text.replace("\u2212", "-")  # the sign for minus that word processors set
+    minus = ""
+    if text.startswith("(") and text.endswith(")"):
+        text, minus = text[1:-1].strip(), "-"
+    if text[:1] in "+-" and text[1:].lstrip() != text[1:]:
+        text = text[:1] + text[1:].lstrip()
+    for sign in SIGNS:
+        for start in ("", "-", "+"):
+            if text.startswith(start + sign):
+                return minus + start + text[len(start + sign) :].strip(), sign
+        if text.endswith(sign):
+            return minus + text[: -len(sign)].strip(), sign
+    return minus + text, ""
+
+
+def unit_of(text: str) -> str:
+    """The sign of a currency, or per cent, that a number has."""
+    return _bare(text)[1]
+
+
+def number(text: str, decimal: str) -> float | None:
+    """What a text is as a number, with thousands marked or not; None where it is none. `12 %` is 12."""
+    if PLAIN.fullmatch(text) and decimal == ".":
+        return float(text)
+    bare, _ = _bare(text)
+    if not any(sign.isdigit() for sign in bare) or (not bare.isascii() and not re.search(GROUP, bare)):
+        return None
+    if not (WITH_POINT if decimal == "." else WITH_COMMA).fullmatch(bare):
+        return None
+    plain = re.sub(GROUP, "", bare)
+    plain = plain.replace(",", "") if decimal == "." else plain.replace(".", "").replace(",", ".")
+    return float(plain)
+
+
+def _decimal(
+    uniques: Mapping[str, list[str]], plain: Mapping[str, Any], said: Settings, where: object, separator: str | None
+) -> tuple[str, str | None]:
+    """The decimal sign of a table, and what is to be asked if that is doubtful."""
+    if said.decimal is not None:
+        return said.decimal, None
+    comma: dict[str, str] = {}
+    point: dict[str, str] = {}
+    either: dict[str, str] = {}
+    for name, values in uniques.items():
+        if name in said.categories or name in said.dates:
+            continue
+        kept = values  # a point says that it is the decimal sign, if there is one that surely is
+        forms = [(point, SURELY_POINT)]
+        if plain[name] is None:
+            kept = [_bare(value)[0] for value in _present(values)]
+            if not kept or not all(WITH_POINT.fullmatch(one) or WITH_COMMA.fullmatch(one) for one in kept):
+                continue
+            forms += [(comma, SURELY_COMMA), (either, EITHER)]
+        elif not (plain[name] % 1 != 0).any():
+            continue
+        for found, form in forms:
+            value = next((one for one in kept if form.fullmatch(one)), None)
+            if value is not None:
+                found[name] = value
+    if comma and point:
+        (one, first), (other, second) = next(iter(comma.items())), next(iter(point.items()))
+        return ",", (
+            f"{where}: decimal commas ({first!r} in {one!r}) and points ({second!r} in {other!r}): say "
+            f"dataset.decimal=. or \"dataset.decimal=','\"; a column that holds no numbers: "
+            f"{option('categories', [one])}"
+        )
+    if comma:
+        return ",", None
+    # Where commas stand between the columns, one within a number marks thousands.
+    if either and not point and separator != ",":
+        name, value = next(iter(either.items()))
+        return ".", (
+            f"{where}: {value!r} in the column {name!r} may be {value.replace(',', '')} or {value.replace(',', '.')}: "
+            "say dataset.decimal=. for the first, \"dataset.decimal=','\" for the second"
+        )
+    return ".", None
+
+
+def _date_form(name: str, kept: list[str], problems: list[str], where: object) -> str | None:
+    """How the dates of a column are written; None where it holds none, or where it has to be asked."""
+    if all(COMPACT_DATE.fullmatch(value) for value in kept) and len(kept) > 2:
+        return "%Y%m%d"
+    if not kept or not all(MAY_BE_DATE.fullmatch(value) for value in kept):
+        return None
+    if all(re.match(r"\d{4}-\d{2}-\d{2}(?:[ T]|$)", value) for value in kept) and _fit(kept, ISO):
+        return ISO
+    forms = [day + time for day in DAYS for time in TIMES if _fit(kept[:1], day + time)]
+    found: dict[str, str] = {}
+    for form in forms:
+        times = _times(kept, form)
+        if not times.isna().any():
+            found.setdefault(str(times.tolist()), form)  # two forms that mean the same are one
+    if len(found) > 1:
+        first, second = list(found.values())[:2]
+        problems.append(
+            f"{where}: the column {name!r} holds dates such as {kept[0]!r}, in which day and month cannot be "
+            f"told apart: say 'dataset.dates={{{name}: \"{first}\"}}' or 'dataset.dates={{{name}: \"{second}\"}}'"
+        )
+        return None
+    return next(iter(found.values()), None)
+
+
+def _times(values: list[str], form: str) -> Any:
+    import pandas as pd
+
+    return pd.to_datetime(pd.Series(values, dtype=object), format=form, errors="coerce", utc=True)
+
+
+def _fit(values: list[str], form: str) -> bool:
+    return not _times(values, form).isna().any()
+
+
+def _date_column(name: str, kept: list[str], form: str, where: object) -> Column:
+    times = _times(kept, form)
+    if times.isna().any():
+        bad = kept[int(np.flatnonzero(times.isna())[0])]
+        raise DataError(
+            f"{where}: {bad!r} in the column {name!r} is no date of the form dataset.dates={{{name}: '{form}'}}"
+        )
+    return Column(name, DATE, form=form, start=times.min().strftime("%Y-%m-%d"))
+
+
+def _is_text(values: Any) -> bool:
+    return values.dtype.kind not in "biufMm"
+
+
+def _gap(value: Any) -> bool:
+    import pandas as pd
+
+    return bool(pd.isna(value)) or (isinstance(value, str) and value.strip().lower() in GAPS)
+
+
+def _words(values: Any) -> Any:
+    """A column of categories: text, None for a gap."""
+    import pandas as pd
+
+    def word(value: Any) -> str | None:
+        if pd.isna(value) or (isinstance(value, str) and not value.strip()):
+            return None
+        if isinstance(value, float | np.floating) and float(value).is_integer():
+            return str(int(value))  # pandas makes 1.0 of a column's 1 where another row has a gap
+        return str(value).strip()
+
+    return pd.Series([word(value) for value in values.tolist()], index=values.index, dtype=object)
+
+
+def _floats(values: Any, column: Column, decimal: str, where: object) -> Any:
+    """A column of numbers: float64, NaN for a gap."""
+    import pandas as pd
+
+    if not _is_text(values) and values.dtype.kind in "biuf":
+        return pd.Series(values.to_numpy(np.float64, na_value=np.nan), index=values.index)
+    if decimal == ".":  # of text, first what needs no further look
+        made = np.array(pd.to_numeric(values, errors="coerce"), np.float64)
+        odd = ~np.isfinite(made)
+        if not odd.any():
+            return pd.Series(made, index=values.index)
+        made[odd] = _texts_as_floats(values[odd], column, decimal, where)
+        return pd.Series(made, index=values.index)
+    return pd.Series(_texts_as_floats(values, column, decimal, where), index=values.index)
+
+
+def _texts_as_floats(values: Any, column: Column, decimal: str, where: object) -> npt.NDArray[np.float64]:
+    import pandas as pd
+
+    codes, uniques = pd.factorize(values, use_na_sentinel=True)
+    made = np.full(len(uniques) + 1, np.nan)  # the last one: code -1, a gap
+    for place, value in enumerate(uniques):
+        if _gap(value):
+            continue
+        text = str(value).strip()
+        found = (
+            float(value) if isinstance(value, int | float | bool | np.number)
+            else TRUTH[text.lower()] if text.lower() in TRUTH else number(text, decimal)
+        )  # fmt: skip
+        if found is None and not column.lenient:
+            count = int((codes == place).sum())
+            raise DataError(
+                f"{where}: the column {column.name!r} holds numbers, and {text!r} ({count} times) is none: correct it, "
+                f"or leave the cell empty; {option('numbers', [column.name])} in training reads such values as gaps"
+            )
+        made[place] = np.nan if found is None else found
+    return np.asarray(made[codes])
+
+
+def _days(values: Any, column: Column, where: object) -> Any:
+    """A column of dates: days since its first one, float64, NaN for a gap."""
+    import pandas as pd
+
+    if values.dtype.kind == "M":
+        times = pd.to_datetime(values, utc=True)
+    else:
+        texts = _words(values)
+        texts = texts.where(~texts.str.lower().isin(GAPS), None) if texts.notna().any() else texts
+        times = pd.to_datetime(texts, format=column.form, errors="coerce", utc=True)
+        wrong = texts[times.isna() & texts.notna()]
+        if len(wrong):
+            raise DataError(
+                f"{where}: the column {column.name!r} holds dates of the form {column.form}, and "
+                f"{wrong.iloc[0]!r} is none"
+            )
+    return (times - pd.Timestamp(str(column.start), tz="UTC")) / pd.Timedelta(days=1)
+
+
+def option(key: str, names: Sequence[str]) -> str:
+    """What is typed for a key of the data set that lists columns."""
+    words = [name if re.fullmatch(r"[A-Za-z_][\w ]*", name, re.ASCII) else f'"{name}"' for name in names]
+    text = f"dataset.{key}=[{','.join(words)}]"
+    return text if re.fullmatch(r"[\w.=,[\]]*", text) else f"'{text}'"
+
+
+def few(values: Any, count: int = 5) -> str:
+    """The first of a list, and how many there are."""
+    listed = [str(value) for value in values]
+    return ", ".join(listed[:count]) + (f", ... ({len(listed)} in all)" if len(listed) > count else "")

@@ -1,0 +1,188 @@
+"""Which folders of images are the parts of a data set, and which are its classes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from labrun.errors import ConfigError, DataError, MissingDataError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+PARTS = ("train", "validation", "test")
+ENDING = "(s|set|data|dataset|img|imgs|images?|part|split)?"
+NAMES = {
+    "train": re.compile(rf"(seg)?train(ing)?{ENDING}"),
+    "validation": re.compile(rf"(seg)?(cross)?(val|valid|validate|validation|dev){ENDING}"),
+    "test": re.compile(rf"(seg)?(test(ing)?|eval|evaluation){ENDING}"),
+}  # fmt: skip
+"""What a part's folder may be called, in lower case and without blanks, `_` and `-`."""
+DEEPEST = 4
+
+
+@dataclass
+class Layout:
+    """Where the parts of a data set lie: in each folder, a folder per class."""
+
+    parts: dict[str, Path]
+    notes: list[str] = field(default_factory=list)
+
+
+def layout(folder: Path, said: Mapping[str, str] | bool | None) -> Layout:
+    """Which folder holds which part.
+
+    Args:
+        folder: the data set's.
+        said: the folders of the parts by a person, False if there are none; None: found out by their names.
+
+    Raises:
+        ConfigError: `said` is none of those.
+        MissingDataError: a folder that it names is not there.
+        DataError: it is doubtful which folders are parts and which are classes.
+    """
+    if isinstance(said, Mapping):
+        return Layout(_said(folder, said))
+    if said is False:
+        return Layout({"train": folder})
+    top, notes = _below(folder)
+    children = subfolders(top)
+    found: dict[str, list[Path]] = {part: [] for part in PARTS}
+    for child in children:
+        part = part_of(child.name)
+        if part is not None and _has_classes(_below(child)[0]):
+            found[part].append(child)
+    named = [child for part in found.values() for child in part]
+    rest = [child for child in children if child not in named and _first_image(child) is not None]
+    unlabelled = [child for child in rest if part_of(child.name) is not None]
+    twice = [paths for paths in found.values() if len(paths) > 1]
+    if twice:
+        raise DataError(_question(top, f"{_names(twice[0])} may each be the same part", twice[0]))
+    if not found["train"]:
+        alike = _the_same_classes(children)
+        if alike:
+            raise DataError(
+                _question(top, f"{_names(alike)} hold no images themselves, but folders of images, the same ones in "
+                f"each ({', '.join(sorted(names_in(_below(alike[0])[0]))[:5])})", alike)
+            )  # fmt: skip
+        if named:
+            raise DataError(
+                _question(top, f"{_names(named)} may be a part or a class, and there is no train/ beside", named)
+            )
+        return Layout({"train": top}, [*notes, *_loose(top)])
+    if rest != unlabelled and len(named) == 1:
+        raise DataError(
+            _question(top, f"{_names(named)} holds folders of images, and {_names(rest)} images, too: a part, or a "
+            "class among others", [*named, *rest])
+        )  # fmt: skip
+    parts = {}
+    for part, paths in found.items():
+        for path in paths:
+            parts[part], _ = _below(path)
+            notes += _loose(parts[part])
+    if any(path != top / part for part, path in parts.items() if path != top / "val"):
+        told = ", ".join(f"{path.relative_to(folder)} ({part})" for part, path in parts.items())
+        notes.insert(0, f"parts: {told}")
+    if rest:
+        notes.append(f"left out: {_names(rest)}, with no folder per class as a part has it")
+    return Layout(parts, [*notes, *_loose(top)])
+
+
+def _said(folder: Path, said: Mapping[str, str]) -> dict[str, Path]:
+    if "train" not in said or set(said) - set(PARTS):
+        raise ConfigError(
+            f"dataset.parts={dict(said)}: it names the folders of train, and of validation and test where there "
+            "are some"
+        )
+    parts = {part: folder / said[part] for part in PARTS if part in said}
+    for part, path in parts.items():
+        if not path.is_dir():
+            raise MissingDataError(
+                f"dataset.parts.{part}={said[part]}: {path} is no folder; there are "
+                f"{_names(subfolders(folder)) or 'none'}"
+            )
+    return {part: _below(path)[0] for part, path in parts.items()}
+
+
+def _question(folder: Path, what: str, folders: list[Path]) -> str:
+    named = {part_of(path.name): path.name for path in reversed(folders)}
+    parts = {part: named[part] for part in PARTS if part in named}
+    if "train" not in parts:
+        others = [path.name for path in folders if path.name not in parts.values()] or ["..."]
+        parts = {"train": others[0], **(parts or {"test": others[1] if len(others) > 1 else "..."})}
+    said = ", ".join(f"{part}: {name}" for part, name in parts.items())
+    return (
+        f"{folder}: {what}. If these are parts of the data, say which: 'dataset.parts={{{said}}}' (train, validation, "
+        "test); if they are classes, dataset.parts=false; or name another folder with dataset.path"
+    )
+
+
+def part_of(name: str) -> str | None:
+    """Which part a folder of this name would be."""
+    plain = re.sub(r"[\s_.-]", "", name.lower())
+    return next((part for part, form in NAMES.items() if form.fullmatch(plain)), None)
+
+
+def _below(folder: Path) -> tuple[Path, list[str]]:
+    """The folder itself, or the one within it where there is nothing else, as archives have it; and what to tell."""
+    place = folder
+    for _ in range(DEEPEST):
+        inner = subfolders(place)
+        if len(inner) != 1 or _images_directly(place) or _images_directly(inner[0]):
+            break
+        place = inner[0]
+    if place == folder or len(subfolders(place)) < 2:
+        return folder, []
+    return place, [f"read below {place.relative_to(folder)}"]
+
+
+def _has_classes(folder: Path) -> bool:
+    return any(_first_image(child) is not None for child in subfolders(folder))
+
+
+def _the_same_classes(children: list[Path]) -> list[Path]:
+    """Folders that hold no image themselves, but each folders of the same names with images."""
+    inner = {child: names_in(_below(child)[0]) for child in children if not _images_directly(child)}
+    inner = {child: names for child, names in inner.items() if len(names) > 1 and _has_classes(_below(child)[0])}
+    for child, names in inner.items():
+        same = [other for other, others in inner.items() if 2 * len(names & others) > max(len(names), len(others))]
+        if len(same) > 1 and child in same:
+            return same
+    return []
+
+
+def _loose(folder: Path) -> list[str]:
+    count = len(_images_directly(folder))
+    files = f"{count} image{'' if count == 1 else 's'}"
+    return [f"left out: {files} directly in {folder.name}, which lie in no class's folder"] if count else []
+
+
+def _images_directly(folder: Path) -> list[Path]:
+    return [p for p in folder.iterdir() if not p.name.startswith(".") and p.suffix.lower() in SUFFIXES and p.is_file()]
+
+
+def _first_image(folder: Path) -> Path | None:
+    return next(images(folder), None)
+
+
+def images(folder: Path) -> Iterator[Path]:
+    """The images in a folder and below it, without what is hidden."""
+    for path in folder.rglob("*"):
+        hidden = any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
+        if not hidden and path.suffix.lower() in SUFFIXES and path.is_file():
+            yield path
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder, by name, without what is hidden."""
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
+
+
+def names_in(folder: Path) -> set[str]:
+    """Their names."""
+    return {path.name for path in subfolders(folder)}
+
+
+def _names(folders: list[Path]) -> str:
+    listed = [path.name for path in folders]
+    return ", ".join(listed[:5]) + (f", ... ({len(listed)} in all)" if len(listed) > 5 else "")

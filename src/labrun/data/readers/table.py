@@ -1,0 +1,212 @@
+"""A table in a text file as a data set: one column is the class, or the quantity, that is to be predicted."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from labrun.checking import suggest
+from labrun.data.arrays import AnyArray, Part, RawData
+from labrun.data.reader import Reader
+from labrun.data.readers import columns as kinds
+from labrun.data.readers import delimited
+from labrun.data.readers.checks import is_absolute
+from labrun.data.readers.columns import Settings, Understood, few
+from labrun.data.readers.own import QUANTITY, from_arrays, must_exist, not_numbers, place_of
+from labrun.errors import ConfigError, DataError
+
+MANY = 20
+"""More classes than this, all of them numbers, may be a quantity."""
+
+
+class Csv(Reader):
+    """A table: one column is the class, the others are numbers, categories or dates.
+
+    The labels are the text that stands in the file, but for blanks around it: `NA`, `None`, `01` and `1.0` are labels
+    like others. What the columns hold is found out and told (see `labrun.data.readers.columns`).
+
+    Args:
+        path: the file, below the datastore or absolute (when submitted: in the working folder, too).
+        target: the column with the class; null: the last one.
+        separator: between the columns; null: found out.
+        test_path: a second file with the test part.
+        ignore: columns to leave out (identifiers, dates).
+        regression: the column is a quantity, and no class.
+        numbers, categories, dates, decimal: what columns hold, see `columns.Settings`.
+        encoding, header: see `delimited.read`.
+    """
+
+    may_be_held = True
+
+    def __init__(
+        self, path: str, target: str | None = None, separator: str | None = None, test_path: str | None = None,
+        ignore: Sequence[str] = (), regression: bool = False, numbers: Sequence[str] = (),
+        categories: Sequence[str] = (), dates: Mapping[str, str] | None = None, decimal: str | None = None,
+        encoding: str | None = None, header: bool | None = None,
+    ) -> None:  # fmt: skip
+        self.regression = regression
+        self.path, self.target, self.test_path = path, target, test_path
+        self.settings = Settings(list(ignore), list(numbers), list(categories), dict(dates or {}), decimal)
+        self._form = {"separator": separator, "encoding": encoding, "header": header}
+        self.known: Mapping[str, Any] | None = None
+        """What a model's card says of the table that it was trained on: this one is then read in the same way."""
+
+    @staticmethod
+    def warm() -> None:
+        import pandas  # noqa: F401
+
+    def places(self) -> Sequence[str] | None:
+        if is_absolute(self.path):
+            return None
+        if self.test_path is None or is_absolute(self.test_path):
+            return (self.path,)
+        return (os.path.commonpath([os.path.dirname(self.path), os.path.dirname(self.test_path)]) or ".",)
+
+    def find(self, root: Path) -> bool:
+        return place_of(root, self.path).is_file()
+
+    def files(self, root: Path) -> Sequence[Path]:
+        paths = [must_exist(place_of(root, self.path), "dataset.path")]
+        if self.test_path is not None:
+            paths.append(must_exist(place_of(root, self.test_path), "dataset.test_path"))
+        return paths
+
+    def read(self, root: Path) -> RawData:
+        import pandas as pd
+
+        paths = self.files(root)
+        found = [delimited.read(path, **self._form) for path in paths]  # type: ignore[arg-type]
+        tables, notes = [table for table, _ in found], [note for _, told in found for note in told]
+        target = self._target(tables, paths)
+        features = [table.drop(columns=[target]) for table in tables]
+        if self.known is not None:
+            known = Understood.of(self.known)
+        else:
+            whole = pd.concat(features, ignore_index=True) if len(features) > 1 else features[0]
+            whole.attrs = dict(tables[0].attrs)
+            quantity = tables[0][target] if self.regression else None
+            known = kinds.understand(whole, self.settings, paths[0], len(features[0]), quantity)
+        if not known.columns:
+            raise DataError(
+                f"{paths[0]} has no column but the class"
+                f"{' that may be learned from' if features[0].shape[1] else ''}: is "
+                f"dataset.separator={self._form['separator']!r} right?{f' ({known.line()})' if known.left_out else ''}"
+            )
+        labels = [self._labels(table[target], path, known.decimal) for table, path in zip(tables, paths, strict=True)]
+        arrays: dict[str, Any] = {}
+        refusal = None
+        for part, table, y, path in zip(("train", "test"), features, labels, paths, strict=False):
+            samples = known.apply(table, path)
+            refusal = refusal or not_numbers(samples, known.names, path)
+            arrays[f"X_{part}"], arrays[f"y_{part}"] = samples, y
+        if refusal is None:
+            arrays |= {name: value.to_numpy(np.float64) for name, value in arrays.items() if name.startswith("X_")}
+        notes = [known.line(), *known.notes, *notes, *([] if self.regression else _doubts(labels[0], target))]
+        content = {**known.content(), "target": target}
+        if self.known is not None and self.known.get("classes") and not self.regression:
+            raw = _of_known_classes(
+                arrays, [str(one) for one in self.known["classes"]], tuple(paths), refusal, paths[0]
+            )
+        else:
+            raw = from_arrays(arrays, str(paths[0]), tuple(paths), self.regression, refusal)
+        return replace(raw, notes=tuple(notes), table=content)
+
+    def _target(self, tables: Sequence[Any], paths: Sequence[Path]) -> str:
+        columns = list(tables[0].columns)
+        own = (self.known or {}).get("target")
+        target = str(self.target) if self.target is not None else str(own) if own in columns else str(columns[-1])
+        for path, table in zip(paths, tables, strict=True):
+            if set(table.columns) != set(columns):
+                raise DataError(f"{path} has other columns than {paths[0]}: {few(table.columns)}")
+        for key, names in (("target", [target]), ("ignore", self.settings.ignore)):
+            for name in names:
+                if name not in columns:
+                    raise ConfigError(
+                        f"dataset.{key}={name!r}: {paths[0]} has no such column.{suggest(str(name), columns)} "
+                        f"It has: {few(columns, 20)}"
+                    )
+        return target
+
+    def _labels(self, column: Any, path: Path, decimal: str) -> AnyArray:
+        """The column that is to be predicted: (N,) text, or float64 quantities.
+
+        Raises:
+            DataError: it has gaps, or is of the other kind.
+        """
+        name, texts = column.name, column.tolist()
+        gaps = sum(not text or (self.regression and text.lower() in kinds.GAPS) for text in texts)
+        if gaps:
+            raise DataError(
+                f"{path}: the column {name!r}, which is to be predicted, has {gaps} gaps: fill them, or leave those "
+                "rows out"
+            )
+        if self.regression:
+            values = [kinds.number(text, decimal) for text in texts]
+            bad = [text for text, value in zip(texts, values, strict=True) if value is None]
+            if bad:
+                raise DataError(
+                    f"{path}: the column {name!r} is to be a quantity (dataset.regression=true), and {len(bad)} "
+                    f"values are no numbers, such as {bad[0]!r}"
+                )
+            return np.array(values, np.float64)
+        different = set(texts)
+        fractions = [text for text in different if (value := kinds.number(text, decimal)) is not None and value % 1]
+        if fractions and all(kinds.number(text, decimal) is not None for text in different):
+            raise DataError(
+                f"{path}: the column {name!r} holds fractions such as {fractions[0]}: that is a quantity, not a class. "
+                f"{QUANTITY}; another column is predicted with dataset.target"
+            )
+        return np.array(texts, dtype=str)
+
+
+def _doubts(labels: AnyArray, target: str) -> list[str]:
+    """What may be wrong with the labels of a classifier."""
+    counts = Counter(labels.tolist())
+    notes = []
+    gaps = [label for label in counts if label.lower() in kinds.GAPS]
+    if gaps:
+        listed = few([f"{label!r} ({counts[label]} rows)" for label in gaps])
+        notes.append(f"{target}: {listed}: taken for a class like the others")
+    numbers = {label: kinds.number(label, ".") for label in counts}
+    alike: dict[object, list[str]] = {}
+    for label, value in numbers.items():
+        alike.setdefault(label.lower() if value is None else value, []).append(label)
+    for same in alike.values():
+        if len(same) > 1:
+            notes.append(f"{target}: {' and '.join(map(repr, sorted(same)))} are different classes: labels are text")
+    if len(counts) > MANY and None not in numbers.values():
+        notes.append(f"{target}: {len(counts)} different numbers are taken for classes. {QUANTITY}")
+    return notes
+
+
+def _of_known_classes(
+    arrays: Mapping[str, Any], classes: Sequence[str], files: tuple[Path, ...], refusal: str | None, where: object
+) -> RawData:
+    """A data set whose classes a model's card names: it may lack some of them, and has no others.
+
+    Raises:
+        DataError: it has others.
+    """
+    from labrun.data.readers.own import samples_of
+
+    place = {label: number for number, label in enumerate(classes)}
+    parts: dict[str, Part] = {}
+    for name in ("train", "test"):
+        if f"y_{name}" not in arrays:
+            continue
+        labels = arrays[f"y_{name}"].tolist()
+        strange = sorted(set(labels) - set(place))
+        if strange:
+            raise DataError(
+                f"{where}: the model knows the classes {few(classes, 10)}, and no {few(map(repr, strange))}"
+            )
+        x, why = samples_of(arrays[f"X_{name}"], f"{where}: X_{name}")
+        refusal = refusal or why
+        parts[name] = Part(x, np.array([place[label] for label in labels], np.int64))
+    return RawData(parts["train"], parts.get("test"), tuple(classes), files, refusal=refusal)

@@ -1,0 +1,288 @@
+"""Tables as people have them: what is understood of their columns and labels, what is asked, and that it is told."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from labrun.data import reader
+from labrun.data.arrays import Arrays
+from labrun.data.readers.columns import number
+from labrun.errors import ConfigError, DataError
+
+Read = Callable[..., Arrays]
+COUNT = 60
+AB = ["a", "b"]
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Read:
+    def of(content: str | bytes, **keys: Any) -> Arrays:
+        (tmp_path / "t.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+        node = {"_target_": "labrun.data.readers.Csv", "name": "t", "path": "t.csv", "scale": 1.0, **keys}
+        return reader.read(node, tmp_path, tables=True)
+
+    return of
+
+
+def text(separator: str = ",", end: str = "\n", **columns: Sequence[Any]) -> str:
+    """A table; a column's values are repeated. A `y` is added where there is none."""
+    file = io.StringIO()
+    writer = csv.writer(file, delimiter=separator, lineterminator=end)
+    columns = columns if "y" in columns else {**columns, "y": AB}
+    writer.writerow(columns)
+    writer.writerows([values[i % len(values)] for values in columns.values()] for i in range(COUNT))
+    return file.getvalue()
+
+
+def column(found: Arrays, name: str) -> list[Any]:
+    """Of a table, in the order of the file: training and test part were split by a seed."""
+    assert found.table is not None
+    place = [one["name"] for one in found.table["columns"]].index(name)
+    parts = (found.train.x, found.test.x)
+    return [v for x in parts for v in (x.iloc[:, place] if hasattr(x, "iloc") else x[:, place]).tolist()]
+
+
+def kinds(found: Arrays) -> dict[str, str]:
+    assert found.table is not None
+    return {one["name"]: one["kind"] for one in found.table["columns"]}
+
+
+def test_a_table_of_customers_with_blanks_for_numbers(read: Read) -> None:
+    found = read(text(customerID=[f"{1000 + i}-ABC" for i in range(COUNT)], tenure=range(20),
+                      TotalCharges=[" ", *(f"{i}.5" for i in range(19))], Contract=["Month-to-month", "One year"],
+                      y=["No", "Yes", "Yes"]))  # fmt: skip
+    assert found.class_names == ("No", "Yes")
+    assert kinds(found) == {"tenure": "number", "TotalCharges": "number", "Contract": "category"}
+    assert found.notes[0].startswith(
+        "numbers: tenure, TotalCharges; categories: Contract (2 levels); looks like an id: customerID, left out (say "
+        "dataset.ignore=[customerID]"
+    )
+    assert found.notes[1] == "gaps: TotalCharges (3)"
+    assert np.isnan(column(found, "TotalCharges")).sum() == 3
+
+
+def test_a_table_of_passengers(read: Read) -> None:
+    names = [f"Allen, Mr. No {i}" for i in range(COUNT)]
+    found = read(text(PassengerId=range(1, COUNT + 1), Survived=[0, 1], Pclass=[1, 2, 3], Name=names,
+                      Sex=["male", "female"], Age=["", 22, 38, 0.42], Cabin=["", "C85", "", ""], y=["S", "C", ""]),
+                 target="Survived")  # fmt: skip
+    assert found.class_names == ("0", "1")
+    assert found.table is not None and set(found.table["left_out"]) == {"PassengerId", "Name"}
+    assert set(column(found, "Cabin")) == {None, "C85"} and set(column(found, "y")) == {"S", "C", None}
+    kept = read(
+        text(PassengerId=range(1, COUNT + 1), Pclass=["1", "2"]), numbers=["PassengerId"], categories=["Pclass"]
+    )
+    assert kinds(kept) == {"PassengerId": "number", "Pclass": "category"} and set(column(kept, "Pclass")) == {"1", "2"}
+
+
+def test_a_table_of_incomes_with_blanks_after_commas_and_question_marks(read: Read) -> None:
+    lines = [f"{20 + i}, {['State-gov', '?'][i % 2]}, {['?', '77516'][i % 2]}, {['<=50K', '>50K'][i % 2]}"
+             for i in range(COUNT)]  # fmt: skip
+    found = read("\n".join(["age, workclass, fnlwgt, income", *lines]))
+    assert found.class_names == ("<=50K", ">50K") and set(column(found, "workclass")) == {"State-gov", "?"}
+    assert "fnlwgt: '?' (30 times) is taken for a gap" in found.notes
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "note"),
+    [
+        (["NA", "None", "nan"], ("NA", "None", "nan"), "taken for a class like the others"),
+        (["01", "1", "1.0"], ("01", "1", "1.0"), "are different classes: labels are text"),
+        (["True", "False"], ("False", "True"), ""),
+        (["yes", "Yes"], ("Yes", "yes"), "'Yes' and 'yes' are different classes"),
+        ([" a ", "b"], ("a", "b"), ""),
+        (["0.0", "1.0"], ("0.0", "1.0"), ""),
+        (list(range(12)), tuple(map(str, range(12))), ""),
+        (list(range(30)), tuple(map(str, range(30))), "30 different numbers are taken for classes"),
+        (["1e3", "1000"], ("1000", "1e3"), "are different classes"),
+    ],
+)
+def test_labels_are_the_text_of_the_file(read: Read, labels: list[Any], classes: tuple[str, ...], note: str) -> None:
+    found = read(text(x=[0.5, 1.5, 2.25], y=labels))
+    assert found.class_names == classes and note in "; ".join(found.notes)
+    counts = np.bincount(np.concatenate([found.train.y, found.test.y]))
+    assert counts.tolist() == [COUNT // len(labels)] * len(classes)
+
+
+@pytest.mark.parametrize(
+    ("labels", "keys", "words"),
+    [
+        (["a", "b", ""], {}, "'y', which is to be predicted, has 20 gaps"),
+        (["a", "b", "  "], {}, "has 20 gaps"),
+        ([0.5, 1, 1.5], {}, r"holds fractions such as .*: that is a quantity, not a class.*dataset.regression=true"),
+        (list(range(COUNT)), {}, "a quantity or an identifier"),
+        (["1", "x"], {"regression": True}, "30 values are no numbers, such as 'x'"),
+        (["1", "NA"], {"regression": True}, "has 30 gaps"),
+    ],
+)
+def test_labels_that_are_none_are_refused(read: Read, labels: list[Any], keys: dict[str, Any], words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        read(text(x=[0.5, 1.5], y=labels), **keys)
+
+
+@pytest.mark.parametrize(
+    ("values", "decimal", "wanted"),
+    [
+        ("1,234", ".", 1234), ("1,234,567.5", ".", 1234567.5), ("$1,200.50", ".", 1200.5), ("-$5", ".", -5),
+        ("12.5%", ".", 12.5), ("(1,200)", ".", -1200), ("1 234.5", ".", 1234.5), ("1'234", ".", 1234),
+        ("+.5", ".", 0.5),
+        ("\u22125", ".", -5), ("1.234,56", ",", 1234.56), ("1.234", ",", 1234), ("5 €", ",", 5), ("€ 5,5", ",", 5.5),
+        ("1,5", ".", None), ("1,23,456", ".", None), ("12 kg", ".", None), ("1-2", ".", None), ("", ".", None),
+        (".", ".", None), ("-", ".", None), ("e5", ".", None), ("1e5", ".", 1e5), ("inf", ".", None),
+        ("0x1A", ".", None),
+        ("1_000", ".", 1000), ("1.5", ",", None), ("10.0.0.1", ".", None), ("(-5)", ".", None),
+    ],
+)  # fmt: skip
+def test_numbers_as_people_write_them(values: str, decimal: str, wanted: float | None) -> None:
+    assert number(values, decimal) == wanted
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "first"),
+    [
+        (text(p=["1,234", "12,345", "987"]), "p", {1234, 12345, 987}),
+        (text(p=["$1,234.50", "$3.25"]), "p", {1234.5, 3.25}),
+        (text(p=["12.5%", "3%"]), "p", {12.5, 3}),
+        (text(";", p=["1.234,50", "3,25"]), "p", {1234.5, 3.25}),
+        (text(";", p=["1.234", "2.500"], q=["0,5", "1,5"]), "p", {1234, 2500}),
+        (text(p=["true", "FALSE", ""]), "p", {1, 0}),
+        (text(p=["1", "2", "n/a", "?"]), "p", {1, 2}),
+    ],
+)
+def test_columns_of_numbers(read: Read, content: str, name: str, first: set[float]) -> None:
+    found = read(content)
+    assert kinds(found)[name] == "number" and {v for v in column(found, name) if v == v} == first
+
+
+@pytest.mark.parametrize(
+    ("dates", "days"),
+    [
+        (["2020-01-31", "2020-02-01", ""], {0, 1}),
+        (["31/01/2020", "01/02/2020"], {0, 1}),
+        (["01/31/2020", "02/01/2020"], {0, 1}),
+        (["31.1.2020", "1.2.2020"], {0, 1}),
+        (["May 1, 2020", "May 2, 2020"], {0, 1}),
+        (["20200131", "20200201", "20200202"], {0, 1, 2}),
+        (["2020-01-31 12:00:00", "2020-01-31T18:00:00Z"], {0.5, 0.75}),
+    ],
+)
+def test_dates_are_days_since_the_first(read: Read, dates: list[str], days: set[float]) -> None:
+    found = read(text(d=dates, x=[0.5, 1.5]))
+    assert kinds(found)["d"] == "date" and {v for v in column(found, "d") if v == v} == days
+    assert "dates: d (as days since 2020-0" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (text(";", p=["1,234", "2,500"]), r"'1,234' in the column 'p' may be 1234 or 1\.234: say dataset\.decimal"),
+        (text(";", p=["1,5"], q=["2.25"]), r"decimal commas \('1,5' in 'p'\) and points \('2\.25' in 'q'\)"),
+        (text(p=["0", "1", "2", "0", "1", "2", "0", "1", "2", "3+"]), r"'3\+'.*dataset\.numbers=\[p\].*dataset\.categ"),
+        (text(p=["$5", "€6"]), r"with \$ and €.*dataset\.categories=\[p\]"),
+        (text(d=["01/02/2020", "03/04/2021"]), "day and month cannot .*: say 'dataset.dates={d: \"%d/%m/%Y\"}'"),
+        ("1.5,2,a\n2.5,3,b\n3.5,4,a\n", "looks like the lines below it. Say dataset.header=false"),
+        ("a,y\n1,x\n2\n3,z\n", "row 2 below the first line has 1 values, and the first line has 2 .*'2'"),
+        ('a,y\n"1",1.5,x\n"2",2.5,z\n', "names 2 columns, and each line below has 3"),
+        ("a,a,y\n1,2,x\n3,4,z\n", "more than one column of the name 'a'"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0", "is no text"),
+        (b"", "it is empty"),
+    ],
+)  # fmt: skip
+def test_what_is_doubtful_is_asked_by_the_key_that_says_it(read: Read, content: str | bytes, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        read(content)
+
+
+def test_the_keys_that_answer(read: Read) -> None:
+    assert column(read(text(";", p=["1,234"]), decimal=","), "p")[0] == pytest.approx(1.234)
+    assert column(read(text(";", p=["1,234"]), decimal="."), "p")[0] == 1234
+    found = read(text(p=["0", "1", "2", "3", "3+"]), numbers=["p"])
+    assert np.isnan(column(found, "p")).sum() == 12
+    assert "p: 12 values are no numbers, such as '3+', and are taken for gaps" in found.notes
+    assert set(column(read(text(p=["0", "3+"]), categories=["p"]), "p")) == {"0", "3+"}
+    assert set(column(read(text(d=["01/02/2020", "03/02/2020"]), dates={"d": "%d/%m/%Y"}), "d")) == {0, 2}
+    assert read("1.5,2,a\n2.5,3,b\n3.5,4,a\n1,1,b\n", header=False).input_shape == (2,)
+    for content, decimal in ((text(";", p=["1,5"]), "."), (text(p=["1.5"]), ",")):
+        with pytest.raises(DataError, match=rf"'1.5' in the column 'p' is a number if dataset.decimal='[^{decimal}]'"):
+            read(content, decimal=decimal)
+    for keys, words in (({"numbers": ["q"]}, "dataset.numbers='q'.*no such column"),
+                        ({"numbers": ["p"], "ignore": ["p"]}, "both name 'p'"),
+                        ({"encoding": "klingon"}, "no such encoding"), ({"separator": "ab"}, "one character"),
+                        ({"dates": {"p": "%d"}}, "is no date of the form")):  # fmt: skip
+        with pytest.raises((ConfigError, DataError), match=words):
+            read(text(p=["x", "z"]), **keys)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        text(a=[0.5, 1.5], b=[2.5, 3.5]).encode("utf-8-sig"),
+        text(end="\r\n", a=[0.5, 1.5], b=[2.5, 3.5]).encode("utf-16"),
+        text(";", a=["0,5", "1,5"], b=["2,5", "3,5"]).encode(),
+        text("\t", a=[0.5, 1.5], b=[2.5, 3.5]).encode(),
+        text("|", a=[0.5, 1.5], b=[2.5, 3.5]).encode(),
+        text(" ", a=[0.5, 1.5], b=[2.5, 3.5]).replace(" ", "   ").encode(),
+        b"sep=;\r\n" + text(";", a=[0.5, 1.5], b=[2.5, 3.5]).encode(),
+        text(";", a=[0.5, 1.5], b=[2.5, 3.5]).replace("\n", ";\n").replace("y;", "y", 1).encode(),
+        (text(a=[0.5, 1.5], b=[2.5, 3.5]) + ",,\n,,\n").encode(),
+        text(a=[0.5, 1.5], b=[2.5, 3.5]).replace("\n", "\r").encode(),
+    ],
+)
+def test_files_as_programs_write_them(read: Read, content: bytes) -> None:
+    found = read(content)
+    assert kinds(found) == {"a": "number", "b": "number"} and found.class_names == ("a", "b")
+    assert set(column(found, "a")) == {0.5, 1.5} and len(found.train) + len(found.test) == COUNT
+
+
+def test_windows_letters_are_read_and_told(read: Read) -> None:
+    found = read(text(größe=[0.5, 1.5], y=["Öl", "Gas"]).encode("cp1252"))
+    assert found.class_names == ("Gas", "Öl") and any("read as cp1252" in note for note in found.notes)
+    assert read(text(größe=[0.5]).encode("cp1250"), encoding="cp1250").table is not None
+
+
+def test_a_quantity_has_the_decimal_sign_of_its_table(read: Read) -> None:
+    found = read(text(";", x=[1, 2], y=["1.234,5", "7,25"]), regression=True)
+    assert set(found.train.y) == {1234.5, 7.25} and found.class_names == ()
+    assert set(read(text(x=[1, 2], y=["$1,234.5", "7"]), regression=True).train.y) == {1234.5, 7}
+    with pytest.raises(DataError, match=r"'1,234' in the column 'y' may be 1234 or 1\.234"):
+        read(text(";", x=[1, 2], y=["1,234"]), regression=True)
+
+
+def test_nothing_is_taken_for_an_id_but_what_is_sure(read: Read) -> None:
+    values = {
+        "population": [i * 37 % 1009 for i in range(COUNT)], "paid": [0, 1],
+        "weight": [f"{i}.5 kg" for i in range(COUNT)],
+        "height": [i * 1.5 for i in range(COUNT)], "zip": [f"{i:05}" for i in range(30)], "store_id": [1, 2, 3],
+    }  # fmt: skip
+    found = read(text(**values))
+    assert found.table is not None and found.table["left_out"] == {}
+    assert kinds(found)["zip"] == "category" and kinds(found)["weight"] == "category"
+    for name in ("id", "user_id", "UserId", "customerID", "Unnamed: 0", "index"):
+        left = read(text(**{name: [i * 7 for i in range(COUNT)], "x": [0.5, 1.5]})).table
+        assert left is not None and list(left["left_out"]) == [name]
+    counted = read(text(no=range(COUNT), x=[0.5, 1.5])).table
+    assert counted is not None and list(counted["left_out"]) == ["no"], "it counts the rows"
+    assert kinds(read(text(id=range(COUNT)))) == {"id": "number"}, "there is nothing else to learn from"
+
+
+def test_a_test_file_is_read_as_the_first_one(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text(text(id=range(COUNT), x=["1", "2"], c=["a", "b"]))
+    (tmp_path / "test.csv").write_text("y,x,c,id\na,1.5,new,0\nb,,a,1\n")
+    node = {
+        "_target_": "labrun.data.readers.Csv",
+        "name": "t",
+        "path": "train.csv",
+        "test_path": "test.csv",
+        "scale": 1.0,
+    }
+    found = reader.read({**node, "target": "y"}, tmp_path, tables=True)
+    assert len(found.test) == 2 and found.test.y.tolist() == [0, 1] and kinds(found) == {"x": "number", "c": "category"}
+    test: Any = found.test.x
+    assert test["c"].tolist() == ["new", "a"] and test["x"].iloc[0] == 1.5 and np.isnan(test["x"].iloc[1])

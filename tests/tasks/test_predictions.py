@@ -1,0 +1,163 @@
+"""What a model that was trained on a table says of tables that come later: labels, by the columns' names, in order."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import Command, Refused, Runner
+from labrun.errors import DataError, UnfitError
+from labrun.runs import journal, registry, store
+from labrun.tasks.saved import _load_pyfunc, load_model
+
+COUNT = 120
+PIPELINE = ("model=pipeline", "model.preprocess=true", "model.folds=0", "report=none", "dataset=csv")
+
+
+def write(path: Path, rows: list[dict[str, Any]], separator: str = ",") -> Path:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter=separator)
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def customers() -> list[dict[str, Any]]:
+    return [
+        {"customerID": f"{7000 + i}-XY", "since": f"2020-0{1 + i % 9}-11",
+         "charges": " " if i % 11 == 0 else f"1,{i:03}.50",
+         "contract": ["Month", "Year"][i % 2], "churn": ["Yes", "No"][i % 2]}
+        for i in range(COUNT)
+    ]  # fmt: skip
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_labels_ids_and_inputs_of_a_registered_classifier(run_here: Runner, lab_here: Command, workspace: Path) -> None:
+    """A table in another order, with categories and gaps that were not there before."""
+    write(workspace / "customers.csv", customers())
+    record, run_dir = run_here(*PIPELINE, f"dataset.path={workspace}/customers.csv")
+    assert record.data[0]["class_names"] == ["No", "Yes"]
+    assert record.data[0]["table"]["left_out"] == {"customerID": "looks like an id"}
+    assert "dates: since (as days since 2020-01-11)" in record.data[0]["notes"][0]
+    registry.register(store.workspace(), run_dir, "churn")
+    new = [
+        {"contract": "Year", "charges": "$2,000", "customerID": "b", "since": "2020-03-01", "note": "second"},
+        {"contract": "Month", "charges": "", "customerID": "a", "since": "", "note": "first"},
+        {"contract": "Decade", "charges": "?", "customerID": "c", "since": "2031-03-01", "note": "third"},
+    ]
+    write(workspace / "new.csv", new, ";")
+    done = lab_here("models", "predict", "churn", "new.csv")
+    assert done.returncode == 0, done.stderr
+    told = rows_of(workspace / "new.csv.predictions.csv")
+    assert list(told[0]) == ["customerID", "prediction", "probability_No", "probability_Yes"]
+    assert [row["customerID"] for row in told] == ["b", "a", "c"]
+    assert [row["prediction"] for row in told][:2] == ["No", "Yes"] and told[2]["prediction"] in ("No", "Yes")
+    done = lab_here("models", "predict", "churn", "new.csv", "--inputs", "-o", "all.csv")
+    assert done.returncode == 0, done.stderr
+    told = rows_of(workspace / "all.csv")
+    assert list(told[0])[:6] == ["contract", "charges", "customerID", "since", "note", "prediction"]
+    assert told[0]["charges"] == "$2,000" and told[1]["charges"] == ""
+    # The same by Python and by what MLflow asks.
+    import pandas as pd
+
+    model = load_model("churn")
+    frame = pd.DataFrame(new)
+    wanted = [row["prediction"] for row in told]
+    assert model.predict(frame).tolist() == wanted and model.class_names == ("No", "Yes")
+    assert model.predict_numbers(frame).tolist() == [("No", "Yes").index(one) for one in wanted]
+    typed = frame.assign(charges=[2000.0, np.nan, np.nan], since=pd.to_datetime(frame["since"]))
+    assert model.predict(typed).tolist() == wanted
+    served = _load_pyfunc(str(journal.content(store.workspace(), journal.find(store.workspace(), "churn"))))
+    assert served.predict(frame)["prediction"].tolist() == wanted
+    for change, words in (
+        ({"charges": "many"}, "'charges' holds numbers, and 'many'"),
+        ({"since": "1.3.2020"}, "'since' holds dates of the form ISO8601, and '1.3.2020' is none"),
+    ):
+        with pytest.raises(UnfitError, match=words):
+            model.predict(pd.DataFrame([{**new[0], **change}]))
+    with pytest.raises(UnfitError, match="there is no charges"):
+        model.predict(frame.drop(columns="charges"))
+
+
+def test_the_keys_are_typed_as_they_are_told(run_here: Runner, refused_here: Refused, workspace: Path) -> None:
+    rows = [{"d": f"0{1 + i % 9}/0{1 + i % 7}/2020", "n": f"1,{100 + i}", "kind": "ab"[i % 2]} for i in range(COUNT)]
+    path = write(workspace / "asked.csv", rows, ";")
+    common = (*PIPELINE, f"dataset.path={path}")
+    with pytest.raises(DataError, match="dataset.decimal") as asked:
+        run_here(*common, "dataset.ignore=[d]")
+    assert """say dataset.decimal=. for the first, "dataset.decimal=','" for the second""" in str(asked.value)
+    with pytest.raises(DataError, match="'dataset.dates={d: \"%d/%m/%Y\"}'"):
+        run_here(*common, "dataset.decimal=.")
+    for decimal in (".", "','"):
+        record, _ = run_here(*common, f"dataset.decimal={decimal}", 'dataset.dates={d: "%d/%m/%Y"}')
+        kinds = {one["name"]: one["kind"] for one in record.data[0]["table"]["columns"]}
+        assert kinds == {"d": "date", "n": "number"}
+    record, _ = run_here(*common, "dataset.categories=[n]", "dataset.ignore=[d]", "dataset.separator=semicolon",
+                         "dataset.encoding=utf-8", "dataset.header=true")  # fmt: skip
+    assert [one["kind"] for one in record.data[0]["table"]["columns"]] == ["category"]
+    assert "expected a list" in refused_here(*common, "dataset.numbers=n", "name=x")
+
+
+def test_a_model_of_numbers_takes_columns_by_their_names(run_here: Runner, workspace: Path) -> None:
+    draw = np.random.default_rng(0)
+    rows = [{"id": i, "a": f"{draw.normal() + 4 * (i % 2):.3f}", "b": f"{draw.normal():.3f}", "kind": f"0{i % 2}"}
+            for i in range(COUNT)]  # fmt: skip
+    path = write(workspace / "numbers.csv", rows)
+    record, run_dir = run_here("dataset=csv", f"dataset.path={path}", "report=none")
+    assert record.metrics["accuracy"] > 0.8
+    import pandas as pd
+
+    model, frame = load_model(run_dir), pd.read_csv(path, dtype={"kind": str})
+    assert (model.predict(frame) == frame["kind"]).mean() > 0.9, "labels are text: 01 is not 1"
+    assert (model.predict(frame[["kind", "b", "a"]]) == model.predict(frame)).all()
+    assert (model.predict(frame[["a", "b"]].to_numpy()) == model.predict(frame)).all()
+    with pytest.raises(UnfitError, match="values are missing in the columns b"):
+        model.predict(frame.assign(b=np.nan))
+    card = json.loads((run_dir / "outputs" / "model.json").read_text())
+    assert [column["name"] for column in card["table"]["columns"]] == ["a", "b"]
+
+
+def test_another_table_is_scored_as_the_models_own(run_here: Runner, workspace: Path) -> None:
+    """One that lacks a class, and whose columns look otherwise when seen alone."""
+    rows = [{"a": f"{i % 3}.5", "code": f"{i % 4}", "kind": "xyz"[i % 3]} for i in range(COUNT)]
+    write(workspace / "first.csv", rows)
+    record, run_dir = run_here(*PIPELINE, f"dataset.path={workspace}/first.csv", "dataset.categories=[code]")
+    assert record.metrics["test_accuracy" if "test_accuracy" in record.metrics else "accuracy"] == 1
+    later = [{"code": "007", "kind": "zy"[i % 2], "a": f"{2 - i % 2}.5"} for i in range(20)]
+    write(workspace / "later.csv", later)
+    record, _ = run_here("task=evaluate", f"from={run_dir}", "dataset=csv", f"dataset.path={workspace}/later.csv",
+                         "dataset.name=later", "dataset.test_size=0.5")  # fmt: skip
+    assert record.metrics["accuracy"] == 1 and record.data[0]["class_names"] == ["x", "y", "z"]
+    write(workspace / "other.csv", [{**row, "kind": "w"} for row in later])
+    with pytest.raises(DataError, match="the model knows the classes x, y, z, and no 'w'"):
+        run_here("task=evaluate", f"from={run_dir}", "dataset=csv", f"dataset.path={workspace}/other.csv")
+
+
+def test_classes_of_images_are_counted_by_their_names(run_here: Runner, lab_here: Command, workspace: Path) -> None:
+    for part, classes in (("Train", "abc"), ("later", "ca")):
+        for shade, name in enumerate(classes if part == "Train" else "a c", start=0):
+            if name == " ":
+                continue
+            (workspace / "pictures" / part / name).mkdir(parents=True)
+            for number in range(12):
+                image = np.full((6, 6), 20 + 100 * shade + number, np.uint8)
+                Image.fromarray(image).save(workspace / "pictures" / part / name / f"{number}.png")
+    common = ("dataset=image_folder", f"datastore.root={workspace}/pictures", "report=none")
+    record, run_dir = run_here(*common, "dataset.path=Train")
+    assert record.metrics["accuracy"] == 1 and record.data[0]["class_names"] == ["a", "b", "c"]
+    record, _ = run_here("task=evaluate", f"from={run_dir}", *common, "dataset.path=later", "dataset.name=later")
+    assert record.metrics["accuracy"] == 1, "'c' is the third class, though the second here"
+    registry.register(store.workspace(), run_dir, "pictures")
+    done = lab_here("models", "predict", "pictures", "pictures/later", "-o", "out.csv")
+    assert done.returncode == 0, done.stderr
+    assert [row["prediction"] for row in rows_of(workspace / "out.csv")] == ["a"] * 12 + ["c"] * 12

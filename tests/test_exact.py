@@ -1,0 +1,249 @@
+"""Values of a configuration on their way into a record and a card, and back: as Hydra gives them to a component."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from conftest import Command, Runner
+from helpers import new
+from labrun import building, exact, execute
+from labrun.errors import ConfigError, RecordError
+from labrun.launch import freeze, hydra_files, rerun
+from labrun.runs import record as records
+from labrun.sweep import ending
+from labrun.tasks.saved import load_model
+
+ODD = r"""
+table: {0: 9.0, 1: 1.0, -3: "-3", 1.5: half, true: yes, "0": text, "": empty, "a.b": dotted, "!float": nan}
+tagged: {"!map": [[0, 1]]}
+odd: [.nan, .inf, -.inf, -0.0, 1e400, 100000000000000000000000000000, 1.0, 1]
+words: ["1", "nan", "null", "true", " x ", "", "1e5", "2020-01-01", "C:\\new", "~"]
+date: 2020-01-01
+nothing: null
+binary: !!binary aGVsbG8=
+deep: [{1: [{2: {3: .nan}}]}]
+"""
+TEXTS = r"""
+escaped: \${epoch}
+mixed: 'a\\b \${oc.env:HOME} \${mount:digits} \${ {x} ${.date} $'
+nested: [{1: '\${x} C:\\\${y}'}]
+"""
+MEANT = {
+    "escaped": "${epoch}",
+    "mixed": r"a\\b ${oc.env:HOME} ${mount:digits} ${ {x} 2020-01-01 $",
+    "nested": [{1: r"${x} C:\${y}"}],
+}
+"""What they are. Hydra's `instantiate` resolves twice, so that it cannot be asked."""
+NETWORK = """
+import json, math
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, input_shape, num_classes, *seen, **given):
+        super().__init__()
+        print("GIVEN", repr(seen), repr(given))
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), num_classes))
+
+    def forward(self, x):
+        return self.layers(x)
+"""
+
+
+def as_json(value: Any) -> Any:
+    """By the way of a record's text, which is valid JSON."""
+    text = json.dumps(exact.encoded(value), allow_nan=False)
+    return exact.decoded(json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON")))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {0: 1, 1: 5}, {0: "a", "0": "b", 1.5: 1}, {"!float": "nan"}, {"!map": []}, {"!x": {"!y": 1}}, {"!a": 1, "b": 2},
+        [float("nan"), float("inf"), -float("inf"), -0.0, 10**30, 1.0, 1, True, None], b"\0\xff", Path("/a/b"),
+        "", {"": {}},
+        {b"k": 1}, {float("inf"): 1}, [], {}, "${epoch}", "\\${epoch}", "!float",
+    ],
+)  # fmt: skip
+def test_every_value_comes_back_as_it_was(value: Any) -> None:
+    back = as_json(value)
+    assert repr(back) == repr(value) and type(back) is type(value)
+
+
+def test_what_json_holds_is_written_as_it_is() -> None:
+    plain = {"a": [1, 2.5, "x", None, True, {"b": {}}], "c": "${oc.env:HOME}"}
+    assert exact.encoded(plain) == plain
+
+
+@pytest.mark.parametrize("damaged", [{"!float": "x"}, {"!map": 3}, {"!map": [[1]]}, {"!bytes": "ä"}, {"!no": 1}])
+def test_a_damaged_value_is_one_error_of_the_record(tmp_path: Path, damaged: Any) -> None:
+    records.write(tmp_path, new())
+    content = json.loads((tmp_path / "run.json").read_text())
+    content["config"] = {"model": damaged}
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    with pytest.raises(RecordError, match="is damaged"):
+        records.read(tmp_path)
+
+
+def test_any_text_means_what_it_said() -> None:
+    """Two thousand texts of the signs that OmegaConf's grammar knows, escaped, resolved, kept, and resolved again."""
+    draw = random.Random(0)
+    for _ in range(2000):
+        text = "".join(
+            draw.choices(["$", "{", "}", "\\", "${", "\\${", "a", ":", ",", "'", '"', " ", "oc.env:", "mount:"], k=8)
+        )
+        config = OmegaConf.create({"a": {"text": exact.escaped(text)}})
+        kept = freeze.resolved(config, keep_environment=True)
+        got, _ = execute.mount_inputs({**execute.here(kept), "datastore": {}})
+        assert got["a"]["text"] == text
+
+
+def test_what_is_shown_is_what_was_meant() -> None:
+    for text, told in ((r"\${epoch}", "${epoch}"), (r"C:\\\${x}", r"C:\${x}"), ("${oc.env:X}", "${oc.env:X}"),
+                       (r"a\\${oc.env:X} \${b}", r"a\\${oc.env:X} ${b}"), ("plain", "plain")):  # fmt: skip
+        assert exact.shown(text) == told
+
+
+def test_defaults_of_variables_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOT_SET", raising=False)
+    for default, value in (("'a, b'", "a, b"), ("'1.50'", "1.50"), ("'null'", "null"), ("''", ""),
+                           ("null", None), ("a-b/c", "a-b/c"), (r"'\'x\''", "'x'"),
+                           ("'${.other}'", "1, 2")):  # fmt: skip
+        config = OmegaConf.create({"a": {"text": f"${{oc.env:NOT_SET,{default}}}", "other": "1, 2"}})
+        kept = freeze.resolved(config, keep_environment=True)
+        assert kept["a"]["text"].startswith("${oc.env:NOT_SET") and execute.here(kept)["a"]["text"] == value
+
+
+def test_a_record_of_before_is_read_and_written_anew(tmp_path: Path) -> None:
+    records.write(tmp_path, new())
+    content = json.loads((tmp_path / "run.json").read_text())
+    arguments = {"pattern": "${epoch}", "home": "${oc.env:HOME}", "data": "${mount:digits}", "weights": {"0": 1}}
+    content |= {"format": 1, "config": {"script": arguments, "odd": {"!float": "nan"}}}
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    for _ in range(2):
+        record = records.read(tmp_path)
+        assert record.config["script"] == {**arguments, "pattern": r"\${epoch}"}
+        assert record.config["odd"] == {"!float": "nan"}
+        records.write(tmp_path, record)
+
+
+class Given:
+    """Keeps what it was given."""
+
+    def __init__(self, *args: Any, **given: Any) -> None:
+        self.args, self.given = args, given
+
+
+@pytest.mark.parametrize("more", ["", "_convert_: none", "_convert_: partial", "_convert_: object",
+                                  "_recursive_: false",
+                                  "_args_: [1, {2: 3}]", "inner: {_target_: fractions.Fraction, _args_: [1, 3]}",
+                                  "_partial_: true"])  # fmt: skip
+def test_a_component_gets_what_instantiate_gives(more: str) -> None:
+    head = f"_target_: {Given.__module__}.Given\n{more}\n{ODD}"
+    wanted = instantiate(OmegaConf.create(head), **({} if "_convert_" in more else {"_convert_": "all"}))
+    kept = freeze.resolved(OmegaConf.create({"model": OmegaConf.create(head + TEXTS)}), keep_environment=True)
+    given, _ = execute.mount_inputs({**execute.here(as_json(kept)), "datastore": {}})
+    found = building.build(given["model"], "model")
+    if more == "_partial_: true":
+        wanted, found = wanted(), found()
+    assert {key: found.given.pop(key) for key in MEANT} == MEANT
+    assert repr((found.args, found.given)) == repr((wanted.args, wanted.given))
+    assert {key: type(value) for key, value in found.given.items()} == {k: type(v) for k, v in wanted.given.items()}
+
+
+def test_a_component_cannot_change_the_config() -> None:
+    class Eats:
+        def __init__(self, table: dict[int, int]) -> None:
+            table.clear()
+
+    import sys
+
+    sys.modules[__name__].__dict__["Eats"] = Eats
+    node = {"_target_": f"{__name__}.Eats", "table": {0: 1}}
+    building.build(node, "model")
+    assert node["table"] == {0: 1}
+
+
+def test_what_no_record_can_hold_is_refused_by_name() -> None:
+    config = OmegaConf.create({"model": {"name": "\ud800"}})
+    with pytest.raises(ConfigError, match=r"model\.name='\\ud800': text that is not Unicode, which no record can hold"):
+        freeze.resolved(config, keep_environment=True)
+    with pytest.raises(ConfigError, match="model.lr has no value yet: say model.lr="):
+        freeze.resolved(OmegaConf.create({"model": {"lr": "???"}}), keep_environment=True)
+
+
+@pytest.fixture
+def odd_network(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A network of one's own with every odd value; what it is given, as Hydra gives it."""
+    monkeypatch.syspath_prepend(str(workspace))  # type: ignore[no-untyped-call]
+    (workspace / "odd_net.py").write_text(NETWORK)
+    (workspace / "conf" / "model").mkdir(parents=True)
+    (workspace / "conf" / "model" / "odd.yaml").write_text(f"# Odd.\n_target_: odd_net.Net\n{ODD}{TEXTS}_args_: []\n")
+    wanted = instantiate(OmegaConf.create(f"_target_: {Given.__module__}.Given\n{ODD}"), _convert_="all").given
+    return f"GIVEN () {wanted | MEANT!r}"
+
+
+FAST = ("model=odd", "trainer.max_epochs=1", "trainer.batch_size=512", "report=none")
+
+
+def given(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("GIVEN")]
+
+
+def test_alike_in_a_run_a_sweep_a_rerun_an_evaluation_and_a_loaded_model(
+    labrun: Command, workspace: Path, odd_network: str, registered: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Over 15 s: four processes train or score a network."""
+    done = labrun(*FAST, "tracking=none", "name=one")
+    assert given(done.stdout) == [odd_network], done.stdout + done.stderr
+    (one,) = (workspace / "outputs" / "one").iterdir()
+    json.loads((one / "run.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    done = labrun("-m", *FAST, "tracking=none", "name=two", "seed=1,2", "model.table={0: 1},{0: 2}")
+    logs = [path.read_text() for path in workspace.glob("multirun/two/*/*/driver.log")]
+    seen = sorted(line for log in logs for line in given(log))
+    assert len(seen) == 4 and all("'odd': [nan, inf, -inf, -0.0, inf, 1000" in line for line in seen), done.stderr
+    assert ["{'table': {0: 1, " in line for line in seen] == [True, True, False, False]
+    done = labrun("task=evaluate", f"from={one}", "trusted=[odd_net.Net]", "tracking=none", "report=none")
+    assert given(done.stdout) == [odd_network], done.stdout + done.stderr
+    again = rerun.prepare(one, ["seed=5"])
+    assert exact.same(again.job.record.config["model"], records.read(one).config["model"])
+    capfd.readouterr()
+    load_model(one, trusted=["odd_net.Net"])
+    assert given(capfd.readouterr().out) == [odd_network]
+
+
+def test_arguments_of_a_script_and_of_an_estimator(run_here: Runner, workspace: Path) -> None:
+    record, run_dir = run_here("model._target_=sklearn.ensemble.RandomForestClassifier", "~model.regularization",
+                               "~model.max_iter", "~model.tol", "~model.solver", "~model.backend",
+                               "+model.n_estimators=3",
+                               "+model.class_weight={0:1,1:5,2:1,3:1,4:1,5:1,6:1,7:1,8:1,9:1}")  # fmt: skip
+    assert record.status == "completed" and records.read(run_dir).config["model"]["class_weight"][1] == 5
+    (workspace / "t.py").write_text("import sys\nprint('GIVEN', sys.argv[1:])\n")
+    record, run_dir = run_here("experiment=script", "script.path=t.py", r"script.arguments.pattern=\${epoch}",
+                               r"notes=\${n}", r"tags={a: '\${t}'}",
+                               r"script.arguments.other=\${mount:x}")  # fmt: skip
+    assert record.config["script"]["arguments"] == {"pattern": r"\${epoch}", "other": r"\${mount:x}"}
+    assert (record.notes, record.tags) == ("${n}", {"a": "${t}"})
+
+
+def test_a_signature_is_the_same_as_ever_and_knows_odd_values() -> None:
+    config: dict[str, Any] = {"model": {"a": 1, "b": [1.5, None]}, "trainer": {}, "compute": {}, "dataset": {"x": 1}}
+    assert execute.signature(config, [], None) == "9d411a64b22da6fb814bf2927d3ce1ff5a00c10e1000163f064aad39c1d2ab39"
+    for value in ({0: 1, "0": 2}, [math.nan]):
+        one = execute.signature({**config, "model": {"a": value}}, [], None)
+        assert one == execute.signature(as_json({**config, "model": {"a": value}}), [], None)
+        assert one != execute.signature({**config, "model": {"a": str(value)}}, [], None)
+
+
+def test_texts_and_numbers_stay_so_in_the_yaml_that_is_written() -> None:
+    """`best.yaml` and `.hydra/config.yaml`: OmegaConf reads `1e5` without quotes as a number."""
+    values = {"a": ["1e5", 1e5, "1", 1, "null", None, "yes", True, math.inf, "${x}", "x: y"], "b": {0: 1, "0": "2"}}
+    assert repr(OmegaConf.to_container(OmegaConf.create(hydra_files.as_yaml(values)), resolve=False)) == repr(values)
+    assert ending._value("'1e5'") == "1e5" and ending._value("{0: nan}").keys() == {0}
