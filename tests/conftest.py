@@ -186,12 +186,15 @@ def _here(main: Callable[[], None], name: Program, capfd: pytest.CaptureFixture[
 def refused_here(labrun_here: Command) -> Refused:
     """What `labrun` says of a mistake: one message, told before anything is written."""
 
+    def there() -> set[Path]:
+        return {*Path().glob("outputs/*/*/run.json"), *Path().glob("multirun/*/*/*/run.json")}
+
     def refused(*arguments: str, **environment: str) -> str:
+        before = there()
         done = labrun_here(*arguments, **environment)
         assert done.returncode in (1, 2), done.stdout + done.stderr
         assert "Traceback" not in done.stdout + done.stderr, done.stderr
-        left = [*Path().glob("outputs/*/*/run.json"), *Path().glob("multirun/*/*/*/run.json")]
-        assert not left, left
+        assert there() == before
         return done.stderr
 
     return refused
