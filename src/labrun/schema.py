@@ -95,7 +95,7 @@ class Csv(Dataset):
     ignore: list[str] = field(default_factory=list)
     numbers: list[str] = field(default_factory=list)
     categories: list[str] = field(default_factory=list)
-    dates: dict[str, str] = field(default_factory=dict)
+    dates: dict[str, str] | None = None
     decimal: Literal[".", ","] | None = None
     encoding: str | None = None
     header: bool | None = None

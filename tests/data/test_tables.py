@@ -209,6 +209,9 @@ def test_the_keys_that_answer(read: Read) -> None:
     assert set(column(read(text(p=["0", "3+"]), categories=["p"]), "p")) == {"0", "3+"}
     assert set(column(read(text(d=["01/02/2020", "03/02/2020"]), dates={"d": "%d/%m/%Y"}), "d")) == {0, 2}
     assert read("1.5,2,a\n2.5,3,b\n3.5,4,a\n1,1,b\n", header=False).input_shape == (2,)
+    for content, decimal in ((text(";", p=["1,5"]), "."), (text(p=["1.5"]), ",")):
+        with pytest.raises(DataError, match=rf"'1.5' in the column 'p' is a number if dataset.decimal='[^{decimal}]'"):
+            read(content, decimal=decimal)
     for keys, words in (({"numbers": ["q"]}, "dataset.numbers='q'.*no such column"),
                         ({"numbers": ["p"], "ignore": ["p"]}, "both name 'p'"),
                         ({"encoding": "klingon"}, "no such encoding"), ({"separator": "ab"}, "one character"),

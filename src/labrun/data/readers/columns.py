@@ -331,6 +331,14 @@ def _guessed(
             count = int(column.isin(odd).sum())
             notes.append(f"{name}: {', '.join(map(repr, odd[:3]))} ({count} times) is taken for a gap")
         return
+    other = "," if decimal == "." else "."
+    if len(numbers) < len(kept) and all(number(value, other) is not None for value in kept):
+        problems.append(
+            f"{where}: {next(v for v in kept if number(v, decimal) is None)!r} in the column {name!r} is a number if "
+            f"dataset.decimal={other!r}, and the decimal sign was taken to be {decimal!r}: say which, or "
+            f"{option('categories', [name])} if it holds no numbers"
+        )
+        return
     share = float(column.isin(numbers).sum()) / max(1, int(column.isin(kept).sum()))
     if share > MOSTLY:
         others = [value for value in kept if value not in set(numbers)]

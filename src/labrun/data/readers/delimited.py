@@ -20,7 +20,10 @@ SPACES = " "
 SAMPLE_CHARACTERS = 2**16
 ALIKE = 0.9
 """So large a share of a sample's lines has as many values as the first, where a separator is the right one."""
-NAMED_SEPARATORS = {r"\t": "\t", "tab": "\t", r"\s+": SPACES, "comma": ",", "semicolon": ";"}
+NAMED_SEPARATORS = {
+    r"\t": "\t", "tab": "\t", r"\s+": SPACES, "blanks": SPACES, "comma": ",", "semicolon": ";", "pipe": "|",
+}  # fmt: skip
+"""Words for what a command line has to quote."""
 BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
@@ -35,7 +38,7 @@ def read(
 
     Args:
         path: the file; one that ends in `.gz` is unpacked.
-        separator: between the columns; None: found out. Also `\\t`, `tab`, and `\\s+` for any blanks.
+        separator: between the columns; None: found out. Also `\\t`, `\\s+`, and a word for it.
         encoding: of the text; None: what a byte order mark says, UTF-8, or else cp1252, which is told.
         header: whether the first line names the columns; None: it does, unless it looks like the others: then it is
             asked.
@@ -111,7 +114,7 @@ def _text(path: Path, encoding: str | None) -> tuple[str, list[str]]:
 def _given(separator: str) -> str:
     sign = NAMED_SEPARATORS.get(separator, separator)
     if len(sign) != 1 or sign in '"\r\n':
-        raise ConfigError(rf"dataset.separator={separator!r}: one character, or \t for a tab, \s+ for blanks")
+        raise ConfigError(rf"dataset.separator={separator!r}: one character, or tab, comma, semicolon, pipe, blanks")
     return sign
 
 
