@@ -13,7 +13,7 @@ import pytest
 
 from labrun.data import reader
 from labrun.data.arrays import Arrays
-from labrun.data.readers.columns import number
+from labrun.data.readers.amounts import number
 from labrun.errors import ConfigError, DataError
 
 Read = Callable[..., Arrays]
