@@ -347,6 +347,14 @@ def _guessed(
             f"the rest as gaps, {option('categories', [name])} if these are no numbers, or {option('ignore', [name])}"
         )
         return
+    dates = [value for value in kept if MAY_BE_DATE.fullmatch(value)]
+    if dates and len(dates) < len(kept) and column.isin(dates).sum() > MOSTLY * column.isin(kept).sum():
+        other_text = next(value for value in kept if not MAY_BE_DATE.fullmatch(value))
+        problems.append(
+            f"{where}: the column {name!r} holds dates such as {dates[0]!r} beside other text such as {other_text!r}: "
+            f"correct it or leave the cell empty, or say {option('categories', [name])} or {option('ignore', [name])}"
+        )
+        return
     levels = len(set(values) - {""})
     if levels > 50 and 2 * levels > len(column):
         notes.append(
