@@ -13,7 +13,7 @@ import pytest
 
 from labrun.data import reader
 from labrun.data.arrays import Arrays
-from labrun.data.readers.columns import number
+from labrun.data.readers.amounts import number
 from labrun.errors import ConfigError, DataError
 
 Read = Callable[..., Arrays]
@@ -187,6 +187,7 @@ def test_dates_are_days_since_the_first(read: Read, dates: list[str], days: set[
         (text(p=["0", "1", "2", "0", "1", "2", "0", "1", "2", "3+"]), r"'3\+'.*dataset\.numbers=\[p\].*dataset\.categ"),
         (text(p=["$5", "€6"]), r"with \$ and €.*dataset\.categories=\[p\]"),
         (text(d=["01/02/2020", "03/04/2021"]), "day and month cannot .*: say 'dataset.dates={d: \"%d/%m/%Y\"}'"),
+        (text(d=["2020-01-01"] * 9 + ["soon"]), r"'2020-01-01' beside other text such as 'soon'.*dataset\.categories"),
         ("1.5,2,a\n2.5,3,b\n3.5,4,a\n", "looks like the lines below it. Say dataset.header=false"),
         ("a,y\n1,x\n2\n3,z\n", "row 2 below the first line has 1 values, and the first line has 2 .*'2'"),
         ('a,y\n"1",1.5,x\n"2",2.5,z\n', "names 2 columns, and each line below has 3"),

@@ -14,6 +14,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from labrun.data.readers.amounts import (
+    EITHER,
+    PLAIN,
+    SURELY_COMMA,
+    SURELY_POINT,
+    WITH_COMMA,
+    WITH_POINT,
+    bare_of,
+    number,
+    unit_of,
+)  # fmt: skip
+from labrun.data.readers.dates import ISO, MAY_BE_DATE, form_of, times_of
 from labrun.errors import ConfigError, DataError
 
 NUMBER, CATEGORY, DATE = "number", "category", "date"
@@ -23,8 +35,6 @@ GAPS = frozenset({
 })  # fmt: skip
 """What stands in a column of numbers or dates where there is none, in lower case."""
 TRUTH = {"true": 1.0, "false": 0.0}
-SIGNS = ("$", "€", "£", "¥", "₹", "%", "USD", "EUR", "GBP", "CHF", "JPY")
-"""What may stand before or after each number of a column."""
 MOSTLY = 0.8
 """A column of text in which so large a share of the values reads as numbers may be meant as numbers: it is asked."""
 FEWEST = 10
@@ -37,17 +47,6 @@ ID_NAME = re.compile(
     r"|[a-z](?:Id|ID)$"
 )
 UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
-ISO = "ISO8601"
-TIMES = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
-DAYS = (
-    "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%Y", "%d.%m.%y", "%d/%m/%Y", "%m/%d/%Y", "%d/%m/%y", "%m/%d/%y", "%d-%m-%Y",
-    "%m-%d-%Y", "%d-%b-%Y", "%d-%b-%y", "%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%b %d %Y",
-)  # fmt: skip
-MAY_BE_DATE = re.compile(
-    r"(?:\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/. ](?:\d{1,2}|[A-Za-z]{3,9})[-/. ](?:\d{4}|\d{2})"
-    r"|[A-Za-z]{3,9} \d{1,2},? \d{4})(?:[ T].*)?"
-)
-COMPACT_DATE = re.compile(r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])")
 
 
 @dataclass(frozen=True)
@@ -315,7 +314,7 @@ def _guessed(
     if not is_fraction and any(map(CODE.fullmatch, kept)) and all(value.isdigit() for value in kept):
         yield Column(name, CATEGORY, levels=len(set(values) - {""}))  # codes: 007 is not 7
         return
-    form = _date_form(name, kept, problems, where)
+    form = form_of(name, kept, problems, where)
     if form is not None:
         yield _date_column(name, kept, form, where)
         return
@@ -346,6 +345,14 @@ def _guessed(
         problems.append(
             f"{where}: the columns {name} hold text ({what}) beside numbers. Say {option('numbers', [name])} to read "
             f"the rest as gaps, {option('categories', [name])} if these are no numbers, or {option('ignore', [name])}"
+        )
+        return
+    dates = [value for value in kept if MAY_BE_DATE.fullmatch(value)]
+    if dates and len(dates) < len(kept) and column.isin(dates).sum() > MOSTLY * column.isin(kept).sum():
+        other_text = next(value for value in kept if not MAY_BE_DATE.fullmatch(value))
+        problems.append(
+            f"{where}: the column {name!r} holds dates such as {dates[0]!r} beside other text such as {other_text!r}: "
+            f"correct it or leave the cell empty, or say {option('categories', [name])} or {option('ignore', [name])}"
         )
         return
     levels = len(set(values) - {""})
@@ -381,62 +388,6 @@ def _tells_rows_apart(name: str, column: Any, plain: npt.NDArray[np.float64] | N
     return not any(map(MAY_BE_DATE.fullmatch, present[:100]))
 
 
-PLAIN = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
-GROUP = "[ \u00a0\u202f\u2009'\u2019_]"
-WITH_POINT = re.compile(
-    rf"[+-]?(?=\.?\d)(?:\d{{1,3}}(?:,\d{{3}})+|[1-9]\d{{0,2}}(?:{GROUP}\d{{3}})+|\d+)?(?:\.\d*)?(?:[eE][+-]?\d+)?"
-)
-WITH_COMMA = re.compile(
-    rf"[+-]?(?=,?\d)(?:[1-9]\d{{0,2}}(?:\.\d{{3}})+|[1-9]\d{{0,2}}(?:{GROUP}\d{{3}})+|\d+)?(?:,\d*)?(?:[eE][+-]?\d+)?"
-)
-SURELY_COMMA = re.compile(r"[+-]?(?:(?:[1-9]\d{0,2}(?:\.\d{3})+|\d+),(?:\d{1,2}|\d{4,})|0\d*,\d+|\d{4,},\d+|,\d+)")
-SURELY_POINT = re.compile(
-    r"[+-]?(?:\d+\.(?:\d{1,2}|\d{4,})|0\.\d+|\d{4,}\.\d+|\.\d+|\d{1,3}(?:,\d{3})+\.\d+|[1-9]\d{0,2}(?:,\d{3}){2,})"
-)
-EITHER = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
-
-
-EDGES = frozenset("0123456789.,")
-
-
-def _bare(text: str) -> tuple[str, str]:
-    """A number without its sign of a currency or per cent, and that sign; brackets mean that it is negative."""
-    if text[:1] in EDGES and text[-1:] in EDGES:
-        return text, ""
-    text = text.replace("\u2212", "-")  # the sign for minus that word processors set
-    minus = ""
-    if text.startswith("(") and text.endswith(")"):
-        text, minus = text[1:-1].strip(), "-"
-    if text[:1] in "+-" and text[1:].lstrip() != text[1:]:
-        text = text[:1] + text[1:].lstrip()
-    for sign in SIGNS:
-        for start in ("", "-", "+"):
-            if text.startswith(start + sign):
-                return minus + start + text[len(start + sign) :].strip(), sign
-        if text.endswith(sign):
-            return minus + text[: -len(sign)].strip(), sign
-    return minus + text, ""
-
-
-def unit_of(text: str) -> str:
-    """The sign of a currency, or per cent, that a number has."""
-    return _bare(text)[1]
-
-
-def number(text: str, decimal: str) -> float | None:
-    """What a text is as a number, with thousands marked or not; None where it is none. `12 %` is 12."""
-    if PLAIN.fullmatch(text) and decimal == ".":
-        return float(text)
-    bare, _ = _bare(text)
-    if not any(sign.isdigit() for sign in bare) or (not bare.isascii() and not re.search(GROUP, bare)):
-        return None
-    if not (WITH_POINT if decimal == "." else WITH_COMMA).fullmatch(bare):
-        return None
-    plain = re.sub(GROUP, "", bare)
-    plain = plain.replace(",", "") if decimal == "." else plain.replace(".", "").replace(",", ".")
-    return float(plain)
-
-
 def _decimal(
     uniques: Mapping[str, list[str]], plain: Mapping[str, Any], said: Settings, where: object, separator: str | None
 ) -> tuple[str, str | None]:
@@ -452,7 +403,7 @@ def _decimal(
         kept = values  # a point says that it is the decimal sign, if there is one that surely is
         forms = [(point, SURELY_POINT)]
         if plain[name] is None:
-            kept = [_bare(value)[0] for value in _present(values)]
+            kept = [bare_of(value)[0] for value in _present(values)]
             if not kept or not all(WITH_POINT.fullmatch(one) or WITH_COMMA.fullmatch(one) for one in kept):
                 continue
             forms += [(comma, SURELY_COMMA), (either, EITHER)]
@@ -481,42 +432,8 @@ def _decimal(
     return ".", None
 
 
-def _date_form(name: str, kept: list[str], problems: list[str], where: object) -> str | None:
-    """How the dates of a column are written; None where it holds none, or where it has to be asked."""
-    if all(COMPACT_DATE.fullmatch(value) for value in kept) and len(kept) > 2:
-        return "%Y%m%d"
-    if not kept or not all(MAY_BE_DATE.fullmatch(value) for value in kept):
-        return None
-    if all(re.match(r"\d{4}-\d{2}-\d{2}(?:[ T]|$)", value) for value in kept) and _fit(kept, ISO):
-        return ISO
-    forms = [day + time for day in DAYS for time in TIMES if _fit(kept[:1], day + time)]
-    found: dict[str, str] = {}
-    for form in forms:
-        times = _times(kept, form)
-        if not times.isna().any():
-            found.setdefault(str(times.tolist()), form)  # two forms that mean the same are one
-    if len(found) > 1:
-        first, second = list(found.values())[:2]
-        problems.append(
-            f"{where}: the column {name!r} holds dates such as {kept[0]!r}, in which day and month cannot be "
-            f"told apart: say 'dataset.dates={{{name}: \"{first}\"}}' or 'dataset.dates={{{name}: \"{second}\"}}'"
-        )
-        return None
-    return next(iter(found.values()), None)
-
-
-def _times(values: list[str], form: str) -> Any:
-    import pandas as pd
-
-    return pd.to_datetime(pd.Series(values, dtype=object), format=form, errors="coerce", utc=True)
-
-
-def _fit(values: list[str], form: str) -> bool:
-    return not _times(values, form).isna().any()
-
-
 def _date_column(name: str, kept: list[str], form: str, where: object) -> Column:
-    times = _times(kept, form)
+    times = times_of(kept, form)
     if times.isna().any():
         bad = kept[int(np.flatnonzero(times.isna())[0])]
         raise DataError(

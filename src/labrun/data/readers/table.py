@@ -16,6 +16,7 @@ from labrun.data.arrays import AnyArray, Part, RawData
 from labrun.data.reader import Reader
 from labrun.data.readers import columns as kinds
 from labrun.data.readers import delimited
+from labrun.data.readers.amounts import number
 from labrun.data.readers.checks import is_absolute
 from labrun.data.readers.columns import Settings, Understood, few
 from labrun.data.readers.own import QUANTITY, from_arrays, must_exist, not_numbers, place_of
@@ -147,7 +148,7 @@ class Csv(Reader):
                 "rows out"
             )
         if self.regression:
-            values = [kinds.number(text, decimal) for text in texts]
+            values = [number(text, decimal) for text in texts]
             bad = [text for text, value in zip(texts, values, strict=True) if value is None]
             if bad:
                 raise DataError(
@@ -156,8 +157,8 @@ class Csv(Reader):
                 )
             return np.array(values, np.float64)
         different = set(texts)
-        fractions = [text for text in different if (value := kinds.number(text, decimal)) is not None and value % 1]
-        if fractions and all(kinds.number(text, decimal) is not None for text in different):
+        fractions = [text for text in different if (value := number(text, decimal)) is not None and value % 1]
+        if fractions and all(number(text, decimal) is not None for text in different):
             raise DataError(
                 f"{path}: the column {name!r} holds fractions such as {fractions[0]}: that is a quantity, not a class. "
                 f"{QUANTITY}; another column is predicted with dataset.target"
@@ -173,7 +174,7 @@ def _doubts(labels: AnyArray, target: str) -> list[str]:
     if gaps:
         listed = few([f"{label!r} ({counts[label]} rows)" for label in gaps])
         notes.append(f"{target}: {listed}: taken for a class like the others")
-    numbers = {label: kinds.number(label, ".") for label in counts}
+    numbers = {label: number(label, ".") for label in counts}
     alike: dict[object, list[str]] = {}
     for label, value in numbers.items():
         alike.setdefault(label.lower() if value is None else value, []).append(label)

@@ -1,0 +1,62 @@
+"""Numbers as people write them: thousands marked, signs of currencies, per cent, decimal commas."""
+
+from __future__ import annotations
+
+import re
+
+SIGNS = ("$", "€", "£", "¥", "₹", "%", "USD", "EUR", "GBP", "CHF", "JPY")
+"""What may stand before or after each number of a column."""
+PLAIN = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+GROUP = "[ \u00a0\u202f\u2009'\u2019_]"
+WITH_POINT = re.compile(
+    rf"[+-]?(?=\.?\d)(?:\d{{1,3}}(?:,\d{{3}})+|[1-9]\d{{0,2}}(?:{GROUP}\d{{3}})+|\d+)?(?:\.\d*)?(?:[eE][+-]?\d+)?"
+)
+WITH_COMMA = re.compile(
+    rf"[+-]?(?=,?\d)(?:[1-9]\d{{0,2}}(?:\.\d{{3}})+|[1-9]\d{{0,2}}(?:{GROUP}\d{{3}})+|\d+)?(?:,\d*)?(?:[eE][+-]?\d+)?"
+)
+SURELY_COMMA = re.compile(r"[+-]?(?:(?:[1-9]\d{0,2}(?:\.\d{3})+|\d+),(?:\d{1,2}|\d{4,})|0\d*,\d+|\d{4,},\d+|,\d+)")
+SURELY_POINT = re.compile(
+    r"[+-]?(?:\d+\.(?:\d{1,2}|\d{4,})|0\.\d+|\d{4,}\.\d+|\.\d+|\d{1,3}(?:,\d{3})+\.\d+|[1-9]\d{0,2}(?:,\d{3}){2,})"
+)
+EITHER = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
+
+
+EDGES = frozenset("0123456789.,")
+
+
+def bare_of(text: str) -> tuple[str, str]:
+    """A number without its sign of a currency or per cent, and that sign; brackets mean that it is negative."""
+    if text[:1] in EDGES and text[-1:] in EDGES:
+        return text, ""
+    text = text.replace("\u2212", "-")  # the sign for minus that word processors set
+    minus = ""
+    if text.startswith("(") and text.endswith(")"):
+        text, minus = text[1:-1].strip(), "-"
+    if text[:1] in "+-" and text[1:].lstrip() != text[1:]:
+        text = text[:1] + text[1:].lstrip()
+    for sign in SIGNS:
+        for start in ("", "-", "+"):
+            if text.startswith(start + sign):
+                return minus + start + text[len(start + sign) :].strip(), sign
+        if text.endswith(sign):
+            return minus + text[: -len(sign)].strip(), sign
+    return minus + text, ""
+
+
+def unit_of(text: str) -> str:
+    """The sign of a currency, or per cent, that a number has."""
+    return bare_of(text)[1]
+
+
+def number(text: str, decimal: str) -> float | None:
+    """What a text is as a number, with thousands marked or not; None where it is none. `12 %` is 12."""
+    if PLAIN.fullmatch(text) and decimal == ".":
+        return float(text)
+    bare, _ = bare_of(text)
+    if not any(sign.isdigit() for sign in bare) or (not bare.isascii() and not re.search(GROUP, bare)):
+        return None
+    if not (WITH_POINT if decimal == "." else WITH_COMMA).fullmatch(bare):
+        return None
+    plain = re.sub(GROUP, "", bare)
+    plain = plain.replace(",", "") if decimal == "." else plain.replace(".", "").replace(",", ".")
+    return float(plain)
