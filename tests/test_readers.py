@@ -117,6 +117,25 @@ def test_pipes_in_the_place_of_files_are_not_waited_for(workspace: Path, lab_her
     assert lab_here("models", "register", "a1", "--name", "m").returncode == 2
 
 
+def test_pipes_in_a_datastore_and_in_a_models_folder(tmp_path: Path) -> None:
+    shop = LocalDatastore("local", str(tmp_path / "data"))
+    shop.write("good/a.csv", b"1")
+    asset, _ = assets.register(shop, "good", "good", [Entry("a.csv", 1, "0" * 64)], {})
+    for name in (f"{STATE}/manifests/{asset.version}.json", "good/a.csv", f"{STATE}/assets/good/1.json"):
+        (tmp_path / "data" / name).unlink()
+        os.mkfifo(tmp_path / "data" / name)
+        with pytest.raises(LabrunError):
+            shop.read(name)
+        with pytest.raises(LabrunError), open(os.devnull, "wb") as target:
+            shop.fetch(name, target, lambda count: None)
+    version = journal.Version(**{key: value for key, value in LINE.items() if key != "event"})  # type: ignore[arg-type]
+    place = journal.content(tmp_path, version)
+    place.mkdir(parents=True)
+    os.mkfifo(place / "x")
+    with pytest.raises(CorruptDataError, match="no plain file"):
+        journal.check(tmp_path, version)
+
+
 def test_bad_lines_of_metrics_are_counted(workspace: Path, lab_here: Command) -> None:
     run_dir = submitted(workspace, "a1111111")
     good = json.dumps({"time": 1, "step": 0, "name": "loss", "value": 1})
