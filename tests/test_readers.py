@@ -63,6 +63,19 @@ def test_a_plan_names_runs_of_its_folder(tmp_path: Path, values: dict[str, Any])
         jobs.read_plan(tmp_path)
 
 
+def test_names_that_no_file_can_have(workspace: Path, lab_here: Command) -> None:
+    submitted(workspace, "a1111111")
+    long = "x" * 300
+    plan = jobs.Plan("local", [long, "now-a1111111"], [], [], str(workspace), "test", {}, is_marked=True)
+    folder = workspace / "outputs" / "test"
+    plan.write(folder)
+    assert len(jobs.readable(folder, jobs.read_plan(folder))) == 1 and jobs.never_submitted(folder, plan) == 1
+    (store.state_folder(workspace) / "elsewhere.jsonl").parent.mkdir(parents=True, exist_ok=True)
+    (store.state_folder(workspace) / "elsewhere.jsonl").write_text(json.dumps({"folder": f"/{long}"}) + "\n")
+    assert "a1111111" in lab_here("runs").stdout and lab_here("runs", "gc").returncode == 0
+    assert lab_here("runs", "show", long).returncode == 2
+
+
 def test_rests_are_taken_only_where_a_person_put_runs(tmp_path: Path) -> None:
     """A plan in a folder that others can write must not lead the clean-up elsewhere."""
     root, shared, victim = tmp_path / "w", tmp_path / "shared", tmp_path / "victim"

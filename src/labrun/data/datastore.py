@@ -175,9 +175,8 @@ class LocalDatastore(Datastore):
             copy(content, target, heard)
 
     def read(self, name: str) -> bytes:
-        with _telling(f"cannot read {self.path(name)}"):
-            with _plain(self.path(name)) as content:
-                return content.read()
+        with _telling(f"cannot read {self.path(name)}"), _plain(self.path(name)) as content:
+            return content.read()
 
     def write(self, name: str, content: bytes, only_new: bool = False) -> bool:
         path = self.path(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -137,10 +138,11 @@ def named(root: Path, name: str) -> list[Pair]:
     from labrun.launch import jobs
 
     for folder in (Path(name).expanduser(), root / name):
-        if (folder / "run.json").is_file():
+        if os.path.isfile(folder / "run.json"):  # False too of a name that no file can have
             break
         below = sorted(folder.glob("*/run.json"), key=lambda path: (len(path.parent.name), path.parent.name))
-        if below and ((jobs.state_folder(folder) / "plan.json").is_file() or (folder / "results.csv").is_file()):
+        marks = (jobs.state_folder(folder) / "plan.json", folder / "results.csv")
+        if below and any(map(os.path.isfile, marks)):
             return [(path.parent.resolve(), records.read(path.parent)) for path in below]
     return [store.find(root, name)]
 
