@@ -140,6 +140,8 @@ def named(root: Path, name: str) -> list[Pair]:
     for folder in (Path(name).expanduser(), root / name):
         if os.path.isfile(folder / "run.json"):  # False too of a name that no file can have
             break
+        if not os.path.isdir(folder):
+            continue
         below = sorted(folder.glob("*/run.json"), key=lambda path: (len(path.parent.name), path.parent.name))
         marks = (jobs.state_folder(folder) / "plan.json", folder / "results.csv")
         if below and any(map(os.path.isfile, marks)):

@@ -310,7 +310,7 @@ def check(root: Path, version: Version) -> Path:
     place = content(root, version)
     for name, wanted in version.files.items():
         try:
-            file = context.opened(place / name)
+            file: Any = context.opened(place / name)
             if file is None:
                 raise OSError(errno.EINVAL, "it is no plain file")
             with file:
