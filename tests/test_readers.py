@@ -63,6 +63,19 @@ def test_a_plan_names_runs_of_its_folder(tmp_path: Path, values: dict[str, Any])
         jobs.read_plan(tmp_path)
 
 
+def test_names_that_no_file_can_have(workspace: Path, lab_here: Command) -> None:
+    submitted(workspace, "a1111111")
+    long = "x" * 300
+    plan = jobs.Plan("local", [long, "now-a1111111"], [], [], str(workspace), "test", {}, is_marked=True)
+    folder = workspace / "outputs" / "test"
+    plan.write(folder)
+    assert len(jobs.readable(folder, jobs.read_plan(folder))) == 1 and jobs.never_submitted(folder, plan) == 1
+    (store.state_folder(workspace) / "elsewhere.jsonl").parent.mkdir(parents=True, exist_ok=True)
+    (store.state_folder(workspace) / "elsewhere.jsonl").write_text(json.dumps({"folder": f"/{long}"}) + "\n")
+    assert "a1111111" in lab_here("runs").stdout and lab_here("runs", "gc").returncode == 0
+    assert lab_here("runs", "show", long).returncode == 2
+
+
 def test_rests_are_taken_only_where_a_person_put_runs(tmp_path: Path) -> None:
     """A plan in a folder that others can write must not lead the clean-up elsewhere."""
     root, shared, victim = tmp_path / "w", tmp_path / "shared", tmp_path / "victim"
@@ -115,6 +128,25 @@ def test_pipes_in_the_place_of_files_are_not_waited_for(workspace: Path, lab_her
     for words in (("logs", "a1"), ("metrics", "a1"), ("show", "a1"), ("files", "a1"), ("watch", str(folder))):
         assert "Traceback" not in lab_here("runs", *words).stderr
     assert lab_here("models", "register", "a1", "--name", "m").returncode == 2
+
+
+def test_pipes_in_a_datastore_and_in_a_models_folder(tmp_path: Path) -> None:
+    shop = LocalDatastore("local", str(tmp_path / "data"))
+    shop.write("good/a.csv", b"1")
+    asset, _ = assets.register(shop, "good", "good", [Entry("a.csv", 1, "0" * 64)], {})
+    for name in (f"{STATE}/manifests/{asset.version}.json", "good/a.csv", f"{STATE}/assets/good/1.json"):
+        (tmp_path / "data" / name).unlink()
+        os.mkfifo(tmp_path / "data" / name)
+        with pytest.raises(LabrunError):
+            shop.read(name)
+        with pytest.raises(LabrunError), open(os.devnull, "wb") as target:
+            shop.fetch(name, target, lambda count: None)
+    version = journal.Version(**{key: value for key, value in LINE.items() if key != "event"})  # type: ignore[arg-type]
+    place = journal.content(tmp_path, version)
+    place.mkdir(parents=True)
+    os.mkfifo(place / "x")
+    with pytest.raises(CorruptDataError, match="no plain file"):
+        journal.check(tmp_path, version)
 
 
 def test_bad_lines_of_metrics_are_counted(workspace: Path, lab_here: Command) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ def folder_of(reference: str) -> Path:
     """
     root = store.workspace()
     for folder in (Path(reference).expanduser(), root / reference):
-        if (jobs.state_folder(folder) / "plan.json").is_file():
+        if os.path.isfile(jobs.state_folder(folder) / "plan.json"):
             return folder.resolve()
     run_dir, record = store.find(root, reference)
     sweep = records.sweep_folder(run_dir, record)
@@ -57,7 +58,7 @@ def _watch(folder: Path) -> int:
             f"lab: {lacking} of its {len(plan.runs)} runs were never submitted: the command was killed before; the "
             f"same command with sweep.resume={folder} runs them\n"
         )
-    plan.runs = [name for name in plan.runs if (folder / name / "run.json").exists()] if lacking else plan.runs
+    plan.runs = [name for name in plan.runs if os.path.exists(folder / name / "run.json")] if lacking else plan.runs
     return max(_watch_runs(folder, plan), int(lacking > 0))
 
 

@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from labrun.errors import ConfigError, DataError, MissingDataError
+from labrun.runs import context
 
 CHUNK_BYTES = 8 * 2**20
 """How much of a file is in memory at a time."""
@@ -170,12 +171,12 @@ class LocalDatastore(Datastore):
         return _of(path)
 
     def fetch(self, name: str, target: BinaryIO, heard: Heard) -> None:
-        with _telling(f"cannot read {self.path(name)}"), open(self.path(name), "rb") as content:
+        with _telling(f"cannot read {self.path(name)}"), _plain(self.path(name)) as content:
             copy(content, target, heard)
 
     def read(self, name: str) -> bytes:
-        with _telling(f"cannot read {self.path(name)}"):
-            return self.path(name).read_bytes()
+        with _telling(f"cannot read {self.path(name)}"), _plain(self.path(name)) as content:
+            return content.read()
 
     def write(self, name: str, content: bytes, only_new: bool = False) -> bool:
         path = self.path(name)
@@ -281,6 +282,19 @@ def _telling(what: str) -> Iterator[None]:
         raise MissingDataError(f"{what}: {error.strerror or error}") from error
     except OSError as error:
         raise DataError(f"{what}: {error.strerror or error}") from error
+
+
+def _plain(path: Path) -> BinaryIO:
+    """A file, open for reading; nobody may ever write to a pipe that lies in its place.
+
+    Raises:
+        MissingDataError: what lies there is no plain file.
+        OSError: it cannot be opened.
+    """
+    file = context.opened(path)
+    if file is None:
+        raise MissingDataError(f"cannot read {path}: it is no plain file")
+    return file
 
 
 def free_bytes(folder: Path) -> int:

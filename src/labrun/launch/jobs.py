@@ -151,7 +151,7 @@ def never_submitted(folder: Path, plan: Plan) -> int:
     """How many runs of a plan have no record since whoever submitted them was killed; removed ones do not count."""
     if not plan.is_marked or plan.command is not None or (state_folder(folder) / SUBMITTED).exists():
         return 0
-    return sum(not (folder / name / "run.json").exists() for name in plan.runs)
+    return sum(not os.path.exists(folder / name / "run.json") for name in plan.runs)
 
 
 def read_plan(folder: Path) -> Plan:

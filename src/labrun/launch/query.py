@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import operator
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -140,10 +141,13 @@ def named(root: Path, name: str) -> list[Pair]:
     from labrun.launch import jobs
 
     for folder in (Path(name).expanduser(), root / name):
-        if (folder / "run.json").is_file():
+        if os.path.isfile(folder / "run.json"):  # False too of a name that no file can have
             break
+        if not os.path.isdir(folder):
+            continue
         below = sorted(folder.glob("*/run.json"), key=lambda path: (len(path.parent.name), path.parent.name))
-        if below and ((jobs.state_folder(folder) / "plan.json").is_file() or (folder / "results.csv").is_file()):
+        marks = (jobs.state_folder(folder) / "plan.json", folder / "results.csv")
+        if below and any(map(os.path.isfile, marks)):
             return [(path.parent.resolve(), records.read(path.parent)) for path in below]
     return [store.find(root, name)]
 

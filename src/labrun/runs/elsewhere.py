@@ -77,7 +77,7 @@ def run_dirs(state: Path) -> Iterator[Path]:
 
 def runs_in(folder: Path) -> list[Path]:
     """The folders of the runs of a folder that was noted: itself, or those that its plan names."""
-    if (folder / "run.json").is_file():
+    if os.path.isfile(folder / "run.json"):  # False too of a name that no file can have
         return [folder]
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         names = json.loads(context.content(folder / PLAN))["runs"]

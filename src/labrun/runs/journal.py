@@ -7,6 +7,7 @@ Imports no MLflow, so that what only reads it starts fast.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -309,7 +310,10 @@ def check(root: Path, version: Version) -> Path:
     place = content(root, version)
     for name, wanted in version.files.items():
         try:
-            with open(place / name, "rb") as file:
+            file: Any = context.opened(place / name)
+            if file is None:
+                raise OSError(errno.EINVAL, "it is no plain file")
+            with file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise CorruptDataError(

@@ -197,7 +197,7 @@ def _rests(root: Path) -> Iterator[Path]:
     # Beside runs in a folder of a person's choice; never where only a plan leads, which others may have written.
     for noted in elsewhere.noted(store.state_folder(root)):
         parents = {run_dir.parent for run_dir in elsewhere.runs_in(noted) if run_dir.is_relative_to(noted)}
-        for parent in parents | ({noted.parent} if (noted / "run.json").is_file() else set()):
+        for parent in parents | ({noted.parent} if os.path.isfile(noted / "run.json") else set()):
             yield from parent.glob(f"{REMOVED}*")
 
 

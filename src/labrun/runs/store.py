@@ -136,7 +136,7 @@ def find(
         RecordError: no run, or more than one, goes by that name.
     """
     for folder in (Path(reference).expanduser(), root / reference):
-        if (folder / "run.json").is_file():
+        if os.path.isfile(folder / "run.json"):
             return _suitable(folder.resolve(), records.read(folder), suitable, wanted)
     found = sorted(listing(root).runs, key=lambda pair: pair[1].created)
     if reference == "last":
@@ -208,7 +208,7 @@ def readable(run_dirs: Sequence[Path]) -> list[tuple[Path, Record]]:
         try:
             found.append((run_dir, records.read(run_dir)))
         except RecordError as error:
-            if (run_dir / "run.json").exists():
+            if os.path.exists(run_dir / "run.json"):  # False too of a name that no file can have
                 log.warning("Left out: %s", error)
             else:
                 gone.append(run_dir)
