@@ -293,7 +293,7 @@ def test_a_scripts_run_is_repeated_with_the_code_it_had(source: Path, labrun: Co
     assert lab(source, "runs", "export", "last", "-o", "one.tar.gz").returncode == 0
     other = source / "other"
     other.mkdir()
-    assert lab(other, "runs", "import", "../one.tar.gz").returncode == 0
+    assert lab(other, "--root", ".", "runs", "import", "../one.tar.gz").returncode == 0
     again = lab(other, "runs", "rerun", record.id)
     assert again.returncode == 0 and "beside it" in (store.find(other, "last")[0] / "driver.log").read_text()
     again = lab(source, "runs", "rerun", "last", "--code", "new")
