@@ -455,3 +455,18 @@ def test_below_a_workspace_that_one_is_meant(
     (workspace / "notebooks" / "outputs").mkdir()
     monkeypatch.chdir(workspace / "notebooks")
     assert record.id not in lab_here("runs", "ls").stdout, "it is a workspace itself"
+
+
+@pytest.mark.parametrize("change", [{"id": "../../away"}, {"name": "/tmp/away"}, {"name": "..", "id": "../x"}])
+def test_a_record_does_not_say_where_files_are_written(
+    run_here: Runner, lab_here: Command, workspace: Path, change: dict[str, str]
+) -> None:
+    _, run_dir = run_here("report=none", "dataset.max_samples=50")
+    told = json.loads((run_dir / "run.json").read_text()) | change
+    (run_dir / "run.json").write_text(json.dumps(told))
+    before = sorted(workspace.rglob("*"))
+    done = lab_here("runs", "download", str(run_dir))
+    assert done.returncode == 2 and "say with -o" in done.stderr, done.stdout + done.stderr
+    assert sorted(workspace.rglob("*")) == before
+    assert lab_here("runs", "download", str(run_dir), "-o", "here").returncode == 0
+    assert (workspace / "here" / "metrics.jsonl").exists()

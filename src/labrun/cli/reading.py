@@ -107,7 +107,7 @@ def _last(lines: Sequence[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
 def _plot(run_dir: Path, record: Record, lines: Sequence[dict[str, Any]], output: Path | None) -> None:
     drawn = report.terminal_curves(lines)
     print(drawn or "no metric has more than one step, so there is no curve to draw")
-    path = output or files.pictures(store.workspace()) / f"curves-{record.id}.png"
+    path = output or files.pictures(store.workspace()) / f"curves-{_own_name(record)}.png"
     if drawn and report.learning_curves(lines, files.ready(path), f"{record.name} ({record.id})"):
         print(f"picture: {path}")
 
@@ -132,11 +132,25 @@ def download(options: argparse.Namespace) -> int:
     meant, patterns = selecting.split_words(options)
     chosen = selecting.select(meant)
     for run_dir, record in chosen:
-        target = options.output or Path(f"{record.name}-{record.id}")
-        target = target / f"{record.name}-{record.id}" if options.output and len(chosen) > 1 else target
+        several = options.output is not None and len(chosen) > 1
+        target = options.output if options.output and not several else (options.output or Path()) / _own_name(record)
         copied = files.copy(run_dir, record, patterns, target, options.force)
         print(f"{checking.counted(len(copied), 'file')} of run {record.id} in {target}")
     return 0
+
+
+def _own_name(record: Record) -> str:
+    """A name for what is written of a run, by its own.
+
+    Raises:
+        RecordError: its name or id could lead elsewhere: labrun gives no such.
+    """
+    if not records.is_id(record.id) or not checking.names_a_folder(record.name):
+        raise RecordError(
+            f"the run's id is {record.id!r:.60} and its name {record.name!r:.60}, and labrun gives no such: say with "
+            "-o where to write, for this run alone"
+        )
+    return f"{record.name}-{record.id}"
 
 
 def compare(options: argparse.Namespace) -> int:
