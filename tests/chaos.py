@@ -23,6 +23,8 @@ from labrun.runs.context import read_metrics
 
 KINDS = {"run": 6, "fork server": 3, "controller": 1}
 """What is killed, and how often one in comparison with the others."""
+NEWEST = 20
+"""Records that are looked at for what is running."""
 
 
 @dataclass
@@ -95,7 +97,8 @@ class Chaos:
     def _victim(self, kind: str, controller: psutil.Popen, chance: random.Random) -> psutil.Process | None:
         if kind == "controller":
             return controller
-        found = [records.read(path.parent) for path in self.workspace.glob("multirun/*/*/*/run.json")]
+        files = sorted(self.workspace.glob("multirun/*/*/*/run.json"), key=lambda path: -path.stat().st_mtime)
+        found = [records.read(path.parent) for path in files[:NEWEST]]
         running = [record.process for record in found if record.status == records.RUNNING]
         alive = [process["pid"] for process in running if process is not None and records.process_lives(process)]
         if not alive:
@@ -121,7 +124,7 @@ def main() -> None:
         chaos.check()
     killed = ", ".join(f"{count} {kind}s" for kind, count in chaos.killed.items())
     print(
-        f"{chaos.runs} runs under {chaos.kills} kill -9 ({killed}) in {chaos.seconds:.0f} s: {chaos.sessions} "
+        f"{chaos.runs} runs under {chaos.killed.total()} kill -9 ({killed}) in {chaos.seconds:.0f} s: {chaos.sessions} "
         f"controllers, {chaos.attempts} attempts; every run is completed once, and its record tells each attempt"
     )
 

@@ -167,7 +167,10 @@ def test_names_are_escaped_in_the_page(workspace: Path) -> None:
 
 
 def test_the_notebook(real_data: Path, tmp_path: Path) -> None:
-    """From its first cell to its last; what was shown remains in it."""
+    """From its first cell to its last; what was shown remains in it.
+
+    Over 15 s: a kernel of its own, with PyTorch and every command of the page.
+    """
     shutil.copy(NOTEBOOK, tmp_path / "mnist.ipynb")
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "LABRUN_TEST_DATA": str(real_data), "PATH": path}

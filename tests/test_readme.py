@@ -73,7 +73,9 @@ def carry_out(heading: str, folder: Path) -> None:
             (folder / name).write_text(text)
     if heading == "AutoML":  # all twenty pipelines of its first command: tests/sweep/test_automl.py
         (folder / "conf" / "local").mkdir(parents=True)
-        (folder / "conf" / "local" / "default.yaml").write_text("# @package _global_\nsweep:\n  max_trials: 4\n")
+        (folder / "conf" / "local" / "default.yaml").write_text(
+            "# @package _global_\nsweep:\n  max_trials: 4\nmodel:\n  folds: 2\n"
+        )
     programs = {"labrun": run_labrun, "lab": run_lab}
     for line in [*BEFORE.get(heading, []), *sections()[heading]]:
         program, *arguments = shlex.split(line, comments=True)
@@ -84,10 +86,12 @@ def carry_out(heading: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("heading", sections())
 def test_commands_that_need_nothing(heading: str, tmp_path: Path) -> None:
+    """Over 15 s: every command of the page runs for real."""
     carry_out(heading, tmp_path)
 
 
 def test_what_is_typed_in_python(workspace: Path) -> None:
+    """Over 15 s: a new interpreter, which submits runs."""
     (text,) = (text for mark, _, text in BLOCKS if mark == "python")
     done = subprocess.run([sys.executable, "-c", text], cwd=workspace, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0 and "completed" in done.stdout and "from-python/1" in done.stdout, done.stderr
@@ -98,6 +102,7 @@ def test_the_page_of_mlflow() -> None:
 
 
 def test_data_on_azure(labrun: Command, workspace: Path, real_data: Path, azurite_server: Server) -> None:
+    """Over 15 s: all of CIFAR-10 goes to the server and back, and is trained on."""
     (workspace / "cifar-10-batches-py").symlink_to(real_data / "cifar-10-batches-py")
     os.environ.update(azurite_server.environment)
     (text,) = (text for mark, _, text in BLOCKS if mark == "azure")
@@ -118,6 +123,7 @@ def test_a_plain_application(workspace: Path) -> None:
 
 
 def test_on_slurm(labrun: Command, workspace: Path, real_data: Path, cluster: None) -> None:
+    """Over 15 s: jobs that import PyTorch and read the whole MNIST."""
     for arguments in commands("slurm"):
         done = labrun(*arguments, f"datastore.root={real_data}", "tracking=none")
         assert done.returncode == 0, (arguments, done.stdout, done.stderr)

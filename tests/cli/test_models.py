@@ -228,7 +228,10 @@ def free_port() -> int:
 
 @pytest.mark.parametrize("model", ["lr", "dnn"])
 def test_the_command_that_is_printed_serves_the_model(place: Path, model: str) -> None:
-    """`mlflow models serve`, and a request as its manual has it."""
+    """`mlflow models serve`, and a request as its manual has it.
+
+    Over 15 s: MLflow's own server starts, with PyTorch.
+    """
     from sklearn.datasets import load_digits
 
     run = next(record.id for _, record in store.runs(place) if record.name == model)

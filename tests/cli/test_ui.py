@@ -62,7 +62,10 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]
 
 
 def test_the_pages_are_there_in_a_browser(shown: tuple[Path, str], tmp_path: Path) -> None:
-    """The run's page, its curves, its pictures, the registered model: as a person sees them."""
+    """The run's page, its curves, its pictures, the registered model: as a person sees them.
+
+    Over 15 s: MLflow's server and a browser start.
+    """
     if CHROMIUM is None:
         pytest.skip("needs Chromium: tests/ui/install fetches it")
     from playwright.sync_api import sync_playwright

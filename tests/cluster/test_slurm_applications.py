@@ -33,6 +33,7 @@ if __name__ == "__main__":
 
 
 def test_an_application_that_knows_nothing_of_labrun(workspace: Path) -> None:
+    """Over 15 s: several jobs, each a new interpreter."""
     (workspace / "app.py").write_text(PLAIN_APPLICATION)
     command = [sys.executable, "app.py", "-m", "hydra/launcher=labrun", "+x=1,2,3,4,5", "hydra.launcher.target=slurm"]
     done = subprocess.run(command, cwd=workspace, capture_output=True, text=True, timeout=240)
@@ -54,6 +55,7 @@ def test_an_application_runs_on_several_nodes_after_the_lines_of_setup(workspace
 
 
 def test_an_application_that_is_late_fails_and_is_not_begun_again(workspace: Path) -> None:
+    """Over 15 s: Slurm looks at limits twice a minute."""
     late = PLAIN_APPLICATION.replace(
         "    if config.x == 3", "    import time; time.sleep(400 * (config.x == 2))\n    if config.x == 3"
     )
@@ -70,7 +72,10 @@ def test_an_application_that_is_late_fails_and_is_not_begun_again(workspace: Pat
 
 
 def test_a_pickle_of_somebody_else_is_not_loaded(workspace: Path) -> None:
-    """Here this user's own, but open to others, in the place of the one that was submitted."""
+    """Here this user's own, but open to others, in the place of the one that was submitted.
+
+    Over 15 s: Slurm tells of a job that has failed only after a while.
+    """
     (workspace / "app.py").write_text(
         "import hydra, time\n\n\n@hydra.main(version_base='1.3', config_path=None, config_name=None)\n"
         "def main(config):\n    print('ran')\n\n\nif __name__ == '__main__':\n    main()\n"

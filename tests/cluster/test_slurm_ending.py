@@ -68,6 +68,7 @@ def test_scancel_by_hand_is_a_canceled_run(workspace: Path) -> None:
 
 
 def test_a_network_that_is_preempted_goes_on_from_its_checkpoint(workspace: Path) -> None:
+    """Over 15 s: two jobs that import PyTorch, and Slurm holds back a job that was requeued."""
     run = begin(workspace, *NETWORK, "trainer.max_epochs=60", "compute.partition=low")
     wait_for(lambda: is_running(workspace))
     subprocess.run(["sbatch", "-p", "main", "-N4", "--exclusive", "-o/dev/null", "--wrap", "sleep 1"], check=True)
@@ -82,6 +83,7 @@ def test_a_network_that_is_preempted_goes_on_from_its_checkpoint(workspace: Path
 
 
 def test_packed_runs_that_are_preempted_begin_again_or_stay_done(workspace: Path) -> None:
+    """Over 15 s: Slurm holds back a job that was requeued."""
     words = write_script(workspace, "import sys, time\ntime.sleep(float(sys.argv[1]))\n")
     sweep = begin(workspace, "-m", *words, "+script.positional=[1],[10]", "compute.runs_per_job=2", *SLURM)
     wait_for(lambda: sorted(statuses(workspace)) == ["completed", "running"], 120)
@@ -93,6 +95,7 @@ def test_packed_runs_that_are_preempted_begin_again_or_stay_done(workspace: Path
 
 
 def test_a_network_that_is_out_of_time_is_requeued_and_goes_on(workspace: Path) -> None:
+    """Over 15 s: two jobs that import PyTorch, and Slurm holds back a job that was requeued."""
     run = begin(workspace, *NETWORK, "trainer.max_epochs=1000000", "compute.timeout_min=0.1", cold=True)
     wait_for(lambda: is_running(workspace))
     wait_for(lambda: len(single(workspace).attempts) >= 2, 150)
@@ -105,6 +108,7 @@ def test_a_network_that_is_out_of_time_is_requeued_and_goes_on(workspace: Path) 
 
 
 def test_a_run_without_a_checkpoint_that_is_out_of_time_has_failed(workspace: Path, labrun: Command) -> None:
+    """Over 15 s: that time itself."""
     write_model(workspace)
     done = labrun("model=sleeper", "model.seconds=300", "compute.timeout_min=0.1", "compute=slurm", *PLAIN)
     assert done.returncode == 1 and "compute.timeout_min=0.1" in done.stderr, done.stderr
@@ -112,7 +116,10 @@ def test_a_run_without_a_checkpoint_that_is_out_of_time_has_failed(workspace: Pa
 
 
 def test_a_run_has_all_of_its_time(workspace: Path) -> None:
-    """Slurm gets to know of a limit with the time to begin and to save on top, since it warns up to a minute early."""
+    """Slurm gets to know of a limit with the time to begin and to save on top, since it warns up to a minute early.
+
+    Over 15 s: that time itself.
+    """
     write_model(workspace)
     run = begin(workspace, "compute=slurm", "model=sleeper", "model.seconds=9", "compute.timeout_min=0.2", *PLAIN)
     wait_for(lambda: list(squeue("%l").values()) == ["2:00"])
@@ -164,7 +171,10 @@ def test_a_run_whose_node_dies_is_unreachable_and_then_runs_again(workspace: Pat
 
 
 def test_without_accounting_a_job_that_dies_is_noticed(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no database is kept, sacct says so and fails: squeue and the heartbeat must do."""
+    """Where no database is kept, sacct says so and fails: squeue and the heartbeat must do.
+
+    Over 15 s: the heartbeat has to be old first.
+    """
     tools = workspace / "tools"
     tools.mkdir()
     for name in ("sacct", "sacctmgr"):
@@ -195,6 +205,7 @@ time.sleep(2 if "--ends" in sys.argv else 600)
 
 @pytest.mark.parametrize("how", ["over its time", "by itself"])
 def test_what_a_packed_run_leaves_behind_is_ended_with_it(workspace: Path, how: str) -> None:
+    """Over 15 s: the run's time, or the job's, has to pass."""
     words = write_script(workspace, LEAVING)
     limit = ["compute.timeout_min=0.1"] if how == "over its time" else ["+script.positional=[--ends]"]
     sweep = begin(

@@ -13,6 +13,7 @@ __all__ = ["no_jobs_left"]
 
 
 def test_two_nodes_train_one_network(workspace: Path, labrun: Command) -> None:
+    """Over 15 s: two processes import PyTorch on the machine's cores."""
     done = labrun(*NETWORK, "trainer.max_epochs=2", "compute.nodes=2")
     assert done.returncode == 0, done.stderr
     record = single(workspace)
@@ -25,6 +26,7 @@ def test_two_nodes_train_one_network(workspace: Path, labrun: Command) -> None:
 
 
 def test_an_error_of_another_process_is_told(workspace: Path, labrun: Command) -> None:
+    """Over 15 s: two processes import PyTorch on the machine's cores."""
     write_failing(workspace, 'batch_idx == 3 and os.environ["SLURM_PROCID"] == "1"', "an error of rank one")
     done = labrun(*SLURM, "model=failing", "compute.nodes=2", "trainer.batch_size=16")
     assert done.returncode == 1, done.stdout + done.stderr
@@ -33,6 +35,7 @@ def test_an_error_of_another_process_is_told(workspace: Path, labrun: Command) -
 
 
 def test_a_run_of_several_processes_is_tried_again(workspace: Path, labrun: Command) -> None:
+    """Over 15 s: four processes that import PyTorch, two at a time."""
     first = 'os.environ["SLURM_PROCID"] == "0" and os.environ["LABRUN_ATTEMPT"] == "1"'
     write_failing(workspace, f"batch_idx == 1 and {first}", "the first attempt fails")
     done = labrun(*SLURM, "model=failing", "compute.tasks_per_node=2", "trainer.batch_size=64", "trainer.max_epochs=1",

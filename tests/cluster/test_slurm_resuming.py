@@ -20,6 +20,7 @@ __all__ = ["no_jobs_left"]
 
 
 def test_another_controller_takes_over_detached_jobs(workspace: Path, labrun: Command) -> None:
+    """Over 15 s: jobs are new interpreters."""
     write_model(workspace)
     done = labrun("-m", "compute=slurm", "model=sleeper", "model.number=1,2,3,4", "model.seconds=3",
                   "compute.detach=true", "compute.max_parallel=2", *PLAIN)  # fmt: skip
@@ -35,6 +36,7 @@ def test_another_controller_takes_over_detached_jobs(workspace: Path, labrun: Co
 
 
 def test_a_submission_whose_id_was_never_written_is_found_again(workspace: Path, labrun: Command) -> None:
+    """Over 15 s: jobs are new interpreters."""
     write_model(workspace)
     values = ("-m", "compute=slurm", "model=sleeper", "model.number=1,2", "model.seconds=6", *PLAIN)
     sweep = start(workspace, *values[1:5], cold=True)
@@ -51,7 +53,10 @@ def test_a_submission_whose_id_was_never_written_is_found_again(workspace: Path,
 
 
 def test_resuming_on_this_machine_ends_the_jobs_first(workspace: Path, labrun: Command) -> None:
-    """A job that Slurm might requeue by itself must not meet the run that was resumed on this machine."""
+    """A job that Slurm might requeue by itself must not meet the run that was resumed on this machine.
+
+    Over 15 s: jobs are new interpreters.
+    """
     write_model(workspace)
     values = ("model=sleeper", "model.number=1,2", "model.seconds=30")
     sweep = start(workspace, "compute=slurm", *values, cold=True)
@@ -86,6 +91,7 @@ def test_a_job_that_was_submitted_again_leaves_the_run_alone(workspace: Path, la
 
 
 def test_a_search_ends_poor_trials_early(workspace: Path, labrun: Command) -> None:
+    """Over 15 s: five jobs, one after the other, each a new interpreter."""
     write_climber(workspace)
     done = labrun("-m", "model=climber", "model.quality=1,0.2,0.1", "model.seconds=4", "model.steps=16", *SLURM,
                   "sweep.metric=score", "sweep.max_concurrent=1", "sweep/early_termination=bandit",
@@ -100,6 +106,7 @@ def test_a_search_ends_poor_trials_early(workspace: Path, labrun: Command) -> No
 
 
 def test_a_search_goes_on_after_kill_9_of_its_controller(workspace: Path, labrun: Command) -> None:
+    """Over 15 s: jobs one after the other, each a new interpreter."""
     write_climber(workspace)
     asked = ("compute=slurm", "model=climber", "model.quality=interval(0,1)", "model.seconds=1", "sweep=tpe",
              "sweep.metric=score", "sweep.max_trials=4", "sweep.max_concurrent=2")  # fmt: skip

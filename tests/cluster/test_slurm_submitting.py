@@ -26,6 +26,7 @@ def test_one_run(workspace: Path, labrun: Command) -> None:
 
 
 def test_an_array_with_different_needs_and_names_in_squeue(workspace: Path) -> None:
+    """Over 15 s: jobs wait for one another, and each is a new interpreter."""
     write_model(workspace)
     sweep = start(workspace, "compute=slurm", "model=sleeper", "model.number=1,2,3", "compute.cpus_per_run=1,2",
                   "model.seconds=1", "compute.max_parallel=2", "name=nice")  # fmt: skip
@@ -75,6 +76,7 @@ def test_runs_of_a_job_have_gpus_of_their_own_or_share_one(workspace: Path, labr
 
 
 def test_a_job_that_ends_before_its_run_begins_says_why(workspace: Path, labrun: Command) -> None:
+    """Over 15 s: Slurm tells of a job that has failed only after a while."""
     done = labrun(*SLURM, "compute.srun_args=[--foo]")
     assert done.returncode == 1 and "srun: unrecognized option '--foo'" in done.stderr, done.stderr
     assert "driver.log" not in done.stderr

@@ -198,6 +198,7 @@ def test_another_sitecustomize_still_runs(bench: Any, well: Any, tmp_path: Path)
 
 
 def test_logistic_regression_as_it_was_called_in_2019(bench: Any, well: Any) -> None:
+    """Over 15 s: on the whole MNIST."""
     script = bench.write(
         "import numpy as np\n"
         "from sklearn.datasets import load_digits\n"

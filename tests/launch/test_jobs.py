@@ -170,6 +170,7 @@ def test_a_single_run_goes_to_the_pool_and_shows_its_log(workspace: Path, labrun
 def test_variables_reach_the_runs_and_are_recorded_by_name_only(
     workspace: Path, labrun: Command, empty_mlflow: Path
 ) -> None:
+    """Over 15 s: a view of MLflow is made."""
     (workspace / "conf" / "model").mkdir(parents=True)
     (workspace / "shows.py").write_text(
         "import os\nimport numpy as np\n\nclass Shows:\n    def __init__(self, number=0):\n        pass\n"

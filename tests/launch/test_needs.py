@@ -58,7 +58,10 @@ def test_runs_have_the_cores_and_variables_that_they_ask_for(labrun: Command, wo
 
 
 def test_runs_see_the_gpus_that_they_ask_for(labrun: Command, workspace: Path) -> None:
-    """No GPU is touched: what each run is told to see."""
+    """No GPU is touched: what each run is told to see.
+
+    Over 15 s: each of its sweeps starts a pool with PyTorch.
+    """
     write(workspace)
     values = ("-m", "model=shows", "compute=gpu", *PLAIN)
     done = labrun(*values, "compute.gpus_per_run=1,2", CUDA_VISIBLE_DEVICES="4,5,6")

@@ -274,6 +274,7 @@ def test_cancel_all_then_at_once_for_one_that_resists(pool: LocalPool, submit: C
 
 
 def test_a_server_that_hangs_holds_nobody_up(own_pool: LocalPool, submit: Callable[..., Path]) -> None:
+    """Over 15 s: the pool gives it seconds before it calls that hanging."""
     first, second = submit("fits"), submit("fits")
     own_pool.submit(first, Needs())
     until_done(own_pool)

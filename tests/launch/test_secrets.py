@@ -86,6 +86,7 @@ def test_variables_in_other_forms_leave_none(planted: Path, labrun: Command) -> 
 
 
 def test_no_run_on_this_machine_leaves_one(planted: Path, labrun: Command) -> None:
+    """Over 15 s: every file of every kind of run is searched, MLflow's database too."""
     common = (VARIABLE, "dataset.max_samples=50")
     for arguments in ((), ("compute=local",), ("-m", "seed=1,2"), ("-m", "seed=1,2", "compute=inline")):
         done = labrun(*arguments, *common)

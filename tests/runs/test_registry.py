@@ -242,7 +242,10 @@ def test_processes_that_register_at_the_same_time_get_numbers_of_their_own(root:
 
 
 def test_a_kill_at_any_moment_leaves_nothing_that_does_not_fit(root: Path) -> None:
-    """Killed with -9 again and again, somewhere between its first import and its end."""
+    """Killed with -9 again and again, somewhere between its first import and its end.
+
+    Over 15 s: a process for each kill.
+    """
     draw = random.Random(7)
     began = time.monotonic()
     out, err = registering(root, run_with(root, "zzzz0000", b"first")).communicate(timeout=300)

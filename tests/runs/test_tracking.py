@@ -407,6 +407,7 @@ tracking.connect(Path(sys.argv[1]), sys.argv[2])
 
 
 def test_many_processes_that_open_a_fresh_database_make_one(root: Path) -> None:
+    """Over 15 s: each of the processes imports MLflow."""
     uri = tracking.database_uri(root)
     store.state_folder(root).joinpath(".mlflow.db.new").write_bytes(b"half a database, from a process that was killed")
     many = [subprocess.Popen([sys.executable, "-c", OPEN, str(root), uri], stderr=subprocess.PIPE) for _ in range(8)]

@@ -70,6 +70,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def test_data_are_sent_listed_verified_fetched_and_removed(data: Lab, source: Path, workspace: Path) -> None:
+    """Over 15 s: a dozen commands, each of which calls a server."""
     said = data("upload", "source", "--name", "mine")
     assert re.search(r"^uploaded mine/sub/3\.bin \(1003 bytes\), \d of 9$", said, re.MULTILINE)
     assert re.search(r"^9 files, 7\.\d KB in .* to \w+: .*mine$", said, re.MULTILINE)
@@ -343,6 +344,7 @@ def test_a_table_at_a_mounted_path(azure: Server, workspace: Path) -> None:
 
 
 def test_a_sweep_over_a_mount_goes_on(azure: Server, workspace: Path) -> None:
+    """Over 15 s: a sweep, its kill, and a sweep."""
     from sklearn.datasets import load_iris
 
     load_iris(as_frame=True).frame.to_csv(workspace / "iris.csv", index=False)

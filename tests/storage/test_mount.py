@@ -205,7 +205,10 @@ def test_a_mount_gives_the_version_that_is_asked_for(azure: Server, source: Path
 
 
 def test_the_limit_of_the_cache(azure: Server, tmp_path: Path, send: Send, workspace: Path) -> None:
-    """What was used least recently goes first; what a living process uses stays."""
+    """What was used least recently goes first; what a living process uses stays.
+
+    Over 15 s: a process for each that uses what is there.
+    """
     sums = {}
     for name in ("a", "b", "c", "d"):
         (tmp_path / name).mkdir()

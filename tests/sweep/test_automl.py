@@ -49,6 +49,7 @@ def test_twenty_pipelines_on_the_digits(workspace: Path, labrun: Command) -> Non
 
 
 def test_another_metric_tables_and_an_ensemble(workspace: Path, labrun: Command) -> None:
+    """Over 15 s: two searches of cross-validated pipelines, and the ensemble's own run."""
     rng = np.random.default_rng(0)
     rows = ["a,b,c,word,y"]
     for _ in range(300):
@@ -79,6 +80,7 @@ def test_another_metric_tables_and_an_ensemble(workspace: Path, labrun: Command)
 
 
 def test_an_estimator_of_ones_own_and_a_narrowed_search(workspace: Path, labrun: Command) -> None:
+    """Over 15 s: two searches of cross-validated pipelines."""
     own = workspace / "conf" / "model" / "estimator"
     own.mkdir(parents=True)
     (own / "bernoulli.yaml").write_text(
@@ -176,6 +178,7 @@ class Slow(GaussianNB):
 
 
 def test_an_interrupt_while_the_best_is_fitted(workspace: Path) -> None:
+    """Over 15 s: a new interpreter, and a search to its end."""
     (workspace / "slow.py").write_text(SLOW)
     own = workspace / "conf" / "model" / "estimator"
     own.mkdir(parents=True)

@@ -218,6 +218,7 @@ def test_a_trial_over_its_time_is_stopped(workspace: Path, labrun: Command) -> N
 
 
 def test_a_sweep_over_its_time_begins_no_more_trials(workspace: Path, labrun: Command) -> None:
+    """Over 15 s: that time itself."""
     write_climber(workspace)
     done = labrun("-m", *TPE, "model.quality=interval(0,1)", "model.seconds=8", "sweep.timeout_min=0.2",
                   "sweep.max_trials=100", *PLAIN)  # fmt: skip
@@ -272,6 +273,7 @@ def test_cancel_the_whole_search(workspace: Path) -> None:
 
 
 def test_kill_9_of_the_controller_and_on_it_goes(workspace: Path, labrun: Command, labrun_here: Command) -> None:
+    """Over 15 s: five controllers, two of them new interpreters."""
     write_climber(workspace)
     asked = (*TPE, "model.quality=interval(0,1)", "model.seconds=0.7", "sweep.max_trials=9")
     for done in (2, 5):
@@ -310,6 +312,7 @@ def test_an_interrupt_and_on_it_goes(workspace: Path, labrun: Command) -> None:
 
 
 def test_detached_and_watched_and_taken_over(workspace: Path, labrun: Command) -> None:
+    """Over 15 s: three controllers, two of them new interpreters."""
     write_climber(workspace)
     done = labrun("-m", *TPE, "model.quality=interval(0,1)", "model.seconds=1", "sweep.max_trials=6",
                   "compute.detach=true", *PLAIN)  # fmt: skip

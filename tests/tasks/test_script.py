@@ -231,6 +231,7 @@ def test_requirements_are_built_once(source: Path, labrun: Command) -> None:
 
 
 def test_mlflow_of_the_script(source: Path, labrun: Command) -> None:
+    """Over 15 s: MLflow is imported by each of its runs."""
     (source / "src/train.py").write_text("""
 import mlflow
 mlflow.set_experiment("anything")

@@ -34,6 +34,7 @@ def record(workspace: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("overrides", [[], ["model=mnist_dnn", "trainer.max_epochs=1"]], ids=["estimator", "network"])
 def test_forked_and_alone_it_leaves_the_same_record(up: None, workspace: Path, overrides: list[str]) -> None:
+    """Over 15 s: one of the two runs imports PyTorch by itself."""
     found = []
     for cold in (False, True):
         before = commands()
