@@ -101,7 +101,8 @@ def digits_part(environment: launchers.Environment, options: argparse.Namespace)
         f"jobs at once, so {len(few)} were measured. All of Hydra's sides but the first are told to use one thread "
         "(OMP_NUM_THREADS=1), which helps them; labrun sees to that itself. Warm: a warm interpreter is up, as it is "
         "for every command but the first at a terminal (docs/howto/warm.md). 'Others' is what processes outside the "
-        "measurement used of the machine."
+        "measurement used of the machine; of the warm side, the command's own are among them, as forks of the warm "
+        "interpreter."
     )
     header = [
         "",
