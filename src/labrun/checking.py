@@ -10,6 +10,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 
@@ -195,6 +196,19 @@ def suggest(word: str, choices: typing.Iterable[str]) -> str:
 def names_a_folder(name: str) -> bool:
     """Whether a run's name can be a folder's: not empty, without a slash, and no dot at its beginning."""
     return bool(name.strip()) and not name.startswith(".") and not set(name) & set("/\\\0\n")
+
+
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def is_file_name(text: object) -> bool:
+    """Whether that names a file in a folder, and leads nowhere else."""
+    return isinstance(text, str) and text not in ("", ".", "..") and "\0" not in text and PurePath(text).name == text
+
+
+def is_sha256(text: object) -> bool:
+    """Whether that is a SHA-256 digest as labrun writes it: 64 hexadecimal digits."""
+    return isinstance(text, str) and SHA256.fullmatch(text) is not None
 
 
 UNITS = ((2**40, "TB"), (2**30, "GB"), (2**20, "MB"), (2**10, "KB"))

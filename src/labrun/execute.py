@@ -24,7 +24,7 @@ from labrun.data import ahead, reader
 from labrun.data.arrays import Arrays
 from labrun.data.mount import guarded, local_root, mount, mount_reference, references, resolved
 from labrun.errors import DataError
-from labrun.runs import context, report, store, tracking, viewing
+from labrun.runs import cards, context, report, store, tracking, viewing
 from labrun.runs import record as records
 from labrun.runs.pictures import Pictures
 from labrun.runs.record import Record, RunPaths
@@ -124,7 +124,7 @@ def _known_table(config: Mapping[str, Any]) -> dict[str, Any] | None:
     if config["task"] != "evaluate":
         return None
     source = config["from"]
-    card = tasks.load_card(RunPaths(Path(source["path"])), source["id"])
+    card = cards.read(RunPaths(Path(source["path"])).outputs, f"run {source['id']}")  # `_evaluate` checks its file
     return {**card["table"], "classes": card["class_names"]} if card.get("table") else None
 
 

@@ -145,7 +145,7 @@ def _own_name(record: Record) -> str:
     Raises:
         RecordError: its name or id could lead elsewhere: labrun gives no such.
     """
-    if not records.is_id(record.id) or not checking.names_a_folder(record.name):
+    if not records.is_named_safely(record):
         raise RecordError(
             f"the run's id is {record.id!r:.60} and its name {record.name!r:.60}, and labrun gives no such: say with "
             "-o where to write, for this run alone"

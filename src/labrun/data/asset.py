@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from labrun.checking import suggest
+from labrun.checking import is_sha256, suggest
 from labrun.data.datastore import STATE, Datastore, clean, is_inside
 from labrun.data.reader import manifest_digest
 from labrun.errors import ConfigError, CorruptDataError, DataError, MissingDataError
@@ -26,7 +26,6 @@ from labrun.runs import record as records
 log = logging.getLogger(__name__)
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-SHA256 = re.compile(r"[0-9a-f]{64}")
 SHORT = 12
 """So many digits of a version are shown."""
 SHORTEST = 6
@@ -219,7 +218,7 @@ def manifest(store: Datastore, asset: Asset) -> list[Entry]:
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise CorruptDataError(f"the manifest of asset {asset.title} ({where}) is damaged") from error
     for entry in entries:
-        if not is_inside(entry.path) or clean(entry.path) != entry.path or not SHA256.fullmatch(entry.sha256):
+        if not is_inside(entry.path) or clean(entry.path) != entry.path or not is_sha256(entry.sha256):
             raise CorruptDataError(f"the manifest of asset {asset.title} names {entry.path!r}, which no asset may hold")
     if manifest_digest(_plain(entries)) != asset.version:
         raise CorruptDataError(f"the manifest of asset {asset.title} ({where}) is not the one that was registered")
@@ -262,6 +261,6 @@ def _read(store: Datastore, name: str, number: int) -> Asset:
     plain = all(type(one) is kind for kind, values in kinds.items() for one in values) and is_inside(asset.path)
     if not plain or asset.name != name or asset.number != number or asset.files < 0 or asset.bytes < 0:
         raise CorruptDataError(f"{where} in datastore '{store.name}' is damaged, or is not about this asset")
-    if not SHA256.fullmatch(asset.version) or clean(asset.path) != asset.path:
+    if not is_sha256(asset.version) or clean(asset.path) != asset.path:
         raise CorruptDataError(f"{where} in datastore '{store.name}' is damaged, or is not about this asset")
     return asset

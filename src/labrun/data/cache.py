@@ -24,12 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labrun.checking import size_text
+from labrun.checking import is_sha256, size_text
 from labrun.data import digests, transfer
 from labrun.data.datastore import Datastore, Heard, is_inside
 from labrun.data.progress import Quiet
 from labrun.errors import CorruptDataError, DataError
-from labrun.runs import files as run_files
 from labrun.runs import record as records
 
 STILL = 946684800
@@ -347,9 +346,7 @@ def _content(path: Path) -> dict[str, str] | None:
     found = _json(path).get("content")
     if not isinstance(found, dict):
         return None
-    sound = all(
-        is_inside(name) and isinstance(one, str) and run_files.DIGEST.fullmatch(one) for name, one in found.items()
-    )
+    sound = all(is_inside(name) and is_sha256(one) for name, one in found.items())
     return found if sound else None
 
 

@@ -139,7 +139,7 @@ def _as_it_was(old: Record, root: Path) -> freeze.Surroundings:
 def _kept(code: Mapping[str, Any], root: Path, old: Record) -> Path:
     """Where a snapshot lies: in this workspace, or in the one that the record names, if it is what its digest says."""
     digest, told = str(code.get("digest")), Path(str(code.get("folder") or ""))
-    if files.DIGEST.fullmatch(digest):
+    if checking.is_sha256(digest):
         own = store.state_folder(root) / "code" / digest
         if own.is_dir():
             return own

@@ -282,7 +282,7 @@ class _Arrival:
         for name in names:
             path = PurePosixPath(name)
             if path.parts[0] == "code":
-                if not files.DIGEST.fullmatch(path.parts[1]):
+                if not checking.is_sha256(path.parts[1]):
                     raise self._refused(f"holds {name!r:.200}: code lies in a folder called by its digest")
                 continue
             if path.parent in sweeps and path.name in SWEEP_FILES:
@@ -348,7 +348,7 @@ class _Arrival:
                     "code.environment": code.get("environment"), "code.script.digest": script.get("digest"),
                     "script.environment": own}  # fmt: skip
             for key, digest in told.items():
-                if digest is not None and not (isinstance(digest, str) and files.DIGEST.fullmatch(digest)):
+                if digest is not None and not checking.is_sha256(digest):
                     wrong = f"{key}={digest!r:.100}, and a digest has 64 hexadecimal digits"
         if wrong:
             raise self._refused(f"holds the record {folder}/run.json with {wrong}")

@@ -14,18 +14,17 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from labrun import checking
 from labrun.errors import CorruptDataError, DataError
 from labrun.runs import context
 
 NAME = "model.json"
 LARGEST = 2**26
 """Bytes; a card of thousands of classes has a few hundred thousand."""
-SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def read(folder: Path, title: str) -> dict[str, Any]:
@@ -59,9 +58,9 @@ def check(card: Any) -> dict[str, Any]:
     if not isinstance(card, dict):
         raise ValueError(f"it holds a {type(card).__name__}, and a card is a group of keys")
     file, sha256 = card.get("file"), card.get("sha256")
-    if not isinstance(file, str) or file in ("", ".", "..") or Path(file).name != file or "\0" in file:
+    if not checking.is_file_name(file):
         raise ValueError(f"file is {file!r:.100}, and must be the name of a file beside the card")
-    if not isinstance(sha256, str) or not SHA256.fullmatch(sha256):
+    if not checking.is_sha256(sha256):
         raise ValueError(f"sha256 is {sha256!r:.100}, and must be 64 hexadecimal digits")
     for key, kind in (("name", str), ("kind", str), ("target", str), ("arguments", dict), ("columns", dict),
                       ("class_names", list), ("also", list), ("dataset", dict), ("scaling", dict)):  # fmt: skip

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import os
-import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +14,6 @@ from labrun.errors import RecordError
 from labrun.runs import store
 from labrun.runs.record import Record
 
-DIGEST = re.compile(r"[0-9a-f]{64}")
-"""What `tree_digest` gives."""
 EMPTY = hashlib.sha256().hexdigest()
 """Of a folder without files."""
 COMPILED = "__pycache__"

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from labrun import checking
 from labrun.checking import suggest
 from labrun.errors import ConfigError, CorruptDataError, RecordError
 from labrun.runs import context, store
@@ -162,8 +163,7 @@ def _version(line: Mapping[str, Any]) -> Version:
 def _is_file(item: tuple[Any, Any]) -> bool:
     """Whether that is a file of a version, and its digest: the name becomes a path, in one folder."""
     name, sha256 = item
-    plain = isinstance(name, str) and Path(name).name == name and name not in ("", "..") and "\0" not in name
-    return plain and isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256) is not None
+    return checking.is_file_name(name) and checking.is_sha256(sha256)
 
 
 def append(root: Path, event: str, name: str, number: int, **more: Any) -> None:

@@ -22,7 +22,7 @@ from labrun.runs import elsewhere, store
 from labrun.runs import record as records
 from labrun.runs.archives import FORMAT, MANIFEST, NOT_TAKEN, SWEEP_FILES
 from labrun.runs.arriving import import_ as import_
-from labrun.runs.files import COMPILED, DIGEST, tree_digest
+from labrun.runs.files import COMPILED, tree_digest
 from labrun.runs.record import Record
 
 
@@ -88,7 +88,7 @@ def _relative(root: Path, folder: Path) -> str:
 
 def _place(root: Path, run_dir: Path, record: Record) -> str:
     """Where a run lies in an archive: as in the workspace; one in a folder of a person's choice, where runs lie."""
-    if not records.is_id(record.id) or not checking.names_a_folder(record.name):
+    if not records.is_named_safely(record):
         raise RecordError(
             f"{run_dir} holds a run whose id is {record.id!r:.60} and whose name is {record.name!r:.60}: labrun gives "
             "no such, so it is not exported"
@@ -116,7 +116,7 @@ def _files(root: Path, chosen: Sequence[tuple[Path, Record]]) -> Iterator[tuple[
         for name in SWEEP_FILES:
             if (sweep / name).is_file() and not (sweep / name).is_symlink():
                 yield f"{_relative(root, sweep)}/{name}", sweep / name
-    for digest in sorted(filter(DIGEST.fullmatch, codes)):
+    for digest in sorted(filter(checking.is_sha256, codes)):
         folder = store.state_folder(root) / "code" / digest
         if folder.is_dir() and not folder.is_symlink():
             names = sorted(path.relative_to(folder) for _, path in _below(folder, "", compiled=False))

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from labrun import exact
+from labrun import checking, exact
 from labrun.errors import RecordError
 from labrun.runs import context
 
@@ -163,6 +163,11 @@ def now() -> str:
 def is_id(text: object) -> bool:
     """Whether that is an id as labrun gives them: eight hexadecimal digits."""
     return isinstance(text, str) and ID.fullmatch(text) is not None
+
+
+def is_named_safely(record: Record) -> bool:
+    """Whether a run's id and name are such as labrun gives: they become parts of paths."""
+    return is_id(record.id) and checking.names_a_folder(record.name)
 
 
 def sweep_folder(run_dir: str | os.PathLike[str], record: Record) -> Path | None:

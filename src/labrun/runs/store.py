@@ -6,7 +6,6 @@ import contextlib
 import logging
 import math
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -46,6 +45,8 @@ def keep_out_of_git(root: Path) -> None:
     """Have git ignore what `outputs/` and `multirun/` hold, where nothing but folders of runs is there."""
     for folder in (root / name for name in PLACES):
         with contextlib.suppress(OSError):
+            if (folder / ".gitignore").exists():
+                continue
             if folder.is_dir() and all(entry.is_dir() for entry in folder.iterdir()):
                 (folder / ".gitignore").write_text(IGNORE, encoding="utf-8")
 
@@ -56,7 +57,7 @@ def environment_folder(digest: str) -> Path:
     Raises:
         RecordError: that is no digest.
     """
-    if re.fullmatch(r"[0-9a-f]{64}", digest) is None:
+    if not checking.is_sha256(digest):
         raise RecordError(f"{digest!r:.80} is no digest of an environment: those have 64 hexadecimal digits")
     return state_folder(workspace()) / "environments" / digest
 

@@ -39,18 +39,16 @@ IDLE_VARIABLE = "LABRUN_WARM_IDLE_S"
 PATIENCE_S = 2.0
 """How long a client that has connected may take to say what it wants."""
 LIBRARIES = (
-    "torch", "torchvision", "pytorch_lightning", "sklearn.linear_model", "sklearn.pipeline", "sklearn.metrics",
-    "scipy.optimize", "pandas", "matplotlib.pyplot", "matplotlib.backends.backend_agg", "skops.io", "joblib", "optuna",
-    "cmaes", "submitit", "cloudpickle", "rich.live", "rich.progress", "rich.table", "psutil", "filelock",
-    "fsspec", "threadpoolctl", "hydra.core.plugins",
+    "torch", "torchvision", "pytorch_lightning", "skops.io", "joblib", "optuna", "cmaes", "submitit", "cloudpickle",
+    "rich.live", "rich.progress", "rich.table", "filelock", "fsspec", "hydra.core.plugins",
 )  # fmt: skip
-"""What commands import sooner or later. MLflow is not among them: what needs it runs for long; and plotext asks for the
-terminal's width when it is imported, which is another for each command."""
+"""What commands import sooner or later, beside `LIGHT`. MLflow is not among them: what needs it runs for long; and
+plotext asks for the terminal's width when it is imported, which is another for each command."""
 LIGHT = (
     "labrun.launch.inside", "sklearn.linear_model", "sklearn.pipeline", "sklearn.metrics", "scipy.optimize", "pandas",
     "psutil", "threadpoolctl", "matplotlib.pyplot", "matplotlib.backends.backend_agg",
 )  # fmt: skip
-"""Of these, what runs without PyTorch need: they come first."""
+"""What runs without PyTorch need, too: it comes first."""
 NOT_OURS = ("labrun.compat.azureml.site", "labrun.compat.elsewhere", "labrun.warm")
 """Of our own modules, what stands in for other packages, and this one."""
 HIGH = 300

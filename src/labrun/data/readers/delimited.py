@@ -139,19 +139,21 @@ def _found(text: str) -> str:
 
 
 def _parsed(text: str, sign: str) -> Iterator[list[str]]:
+    for row in _reader(text, sign):
+        yield [cell.strip() for cell in row]
+
+
+def _reader(text: str, sign: str) -> Any:
+    """The csv module's, which counts lines."""
     lines: Any = io.StringIO(text, newline="")
     if sign == SPACES:
         lines = (" ".join(line.split()) for line in lines)
-    for row in csv.reader(lines, delimiter=sign, skipinitialspace=True):
-        yield [cell.strip() for cell in row]
+    return csv.reader(lines, delimiter=sign, skipinitialspace=True)
 
 
 def _rows(text: str, sign: str, path: Path) -> list[list[str]]:
     """The cells of each line that is not empty."""
-    lines: Any = io.StringIO(text, newline="")
-    if sign == SPACES:
-        lines = (" ".join(line.split()) for line in lines)
-    reader = csv.reader(lines, delimiter=sign, skipinitialspace=True)
+    reader = _reader(text, sign)
     try:
         rows = [row for row in reader if row]
     except csv.Error as error:
