@@ -145,7 +145,8 @@ def main() -> None:
     amounts = " and ".join(f"{count:,} batches of {size}" for size, count in BATCHES.items())
     what = (
         f"CIFAR-10, the tutorial's network, SGD 0.001 with momentum 0.9, on the processor: {amounts}. Median (lowest - "
-        f"highest) of {options.pairs} measurements per side, taken in turn, each in a fresh process after a warm-up."
+        f"highest) of {options.pairs} measurements per side, taken in turn, each in a fresh process after a warm-up. "
+        "labrun trains on the threads that its rule takes (threads.md): one, at both sizes."
     )
     parts = [what, common.table(header, [row(*item) for item in results.items()]), verdict(results), measurer.note()]
     packages = ["torch", "torchvision", "pytorch-lightning", "numpy", "pillow"]
