@@ -81,8 +81,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than cores, since the tests on a cluster mostly wait; not so many that they fill the memory."""
-    return min((os.cpu_count() or 1) + 1, 8)
+    """Two for each core, since many tests wait, for a cluster or a time; not so many that they fill the memory."""
+    return min(2 * (os.cpu_count() or 1), 8)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -101,11 +101,11 @@ def test_a_local_folder_is_used_in_place_and_not_changed(source: Path, workspace
     assert everything() == before
 
 
-def test_sixteen_processes_at_once_make_one_transfer(azure: Server, source: Path, send: Send, workspace: Path) -> None:
+def test_processes_at_once_make_one_transfer(azure: Server, source: Path, send: Send, workspace: Path) -> None:
     send(azure, source)
-    processes = [mounting(cached(azure, workspace)) for _ in range(16)]
+    processes = [mounting(cached(azure, workspace)) for _ in range(6)]
     found = [(process.communicate(timeout=120), process.returncode) for process in processes]
-    assert [code for _, code in found] == [0] * 16, found[0][0][1]
+    assert [code for _, code in found] == [0] * 6, found[0][0][1]
     answers = [json.loads(out) for (out, _), _ in found]
     assert {digest for _, digest, _ in answers} == {digest_of(source)}
     assert sum(moved for moved, _, _ in answers) == sum(p.stat().st_size for p in (source / "sub").iterdir())
