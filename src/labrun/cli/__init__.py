@@ -12,6 +12,7 @@ from pathlib import Path
 
 from labrun import masking, terminal
 from labrun.errors import LabrunError
+from labrun.launch import conf
 from labrun.runs import store
 
 USER_ERROR = 2
@@ -66,6 +67,7 @@ def _find_above() -> None:
         found = store.above(Path.cwd())
         if found is not None:
             os.environ[store.ROOT_VARIABLE] = str(found)
+            conf.set_home(None if Path("conf").is_dir() else found)
             sys.stderr.write(f"lab: in the workspace {found}\n")
 
 
@@ -84,6 +86,7 @@ def _main() -> None:
         if str(Path.cwd()) not in sys.path:  # last, as `labrun` has it: a rerun finds the person's modules there
             sys.path.append(str(Path.cwd()))
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    conf.set_home(None)
     if options.root is not None:
         if not options.root.is_dir():
             sys.stderr.write(f"lab: --root {options.root}: there is no such folder\n")
