@@ -17,8 +17,9 @@ explained_variance ndcg@10 mrr hits@10 hit_rate pass@1 mean_reciprocal_rank rewa
 neg_log_loss neg_mean_squared_error val/neg_log_loss neg_root_mean_squared_error neg_brier_score neg_mae
 d2_log_loss_score d2_absolute_error_score images_per_second it/s samples/sec tokens_per_sec throughput score
 quality_score similarity cosine_similarity true_positive_rate tpr specificity negative_predictive_value
-positive_likelihood_ratio num_correct bacc dice_coefficient r_squared text_to_image_recall@1 signal_to_noise_ratio per_class_acc mean_per_class_accuracy valacc norm_macro_recall one_minus_loss
-brier_skill_score ep_rew_mean sharpe_ratio eval_accuracy metrics/mAP50-95(B) bbox/AP Accuracy/train
+positive_likelihood_ratio num_correct bacc dice_coefficient r_squared text_to_image_recall@1 signal_to_noise_ratio
+per_class_acc mean_per_class_accuracy valacc norm_macro_recall one_minus_loss brier_skill_score ep_rew_mean
+sharpe_ratio eval_accuracy metrics/mAP50-95(B) bbox/AP Accuracy/train
 """
 
 SMALL = """

@@ -26,29 +26,31 @@ def _all(words: str) -> frozenset[str]:
 _LARGE = _all("""
 acc accuracy precision prec averageprecision ap map mar recall sensitivity specificity youden gmean f1 f2 fbeta fscore
 fmeasure f1score auc auroc roc rocauc auprc aupr aucpr prauc tpr tnr ppv npv tp tn truepositive truenegative
-positivepredictivevalue negativepredictivevalue positivelikelihoodratio kappa qwk mcc matthews brierskill bacc uar iou miou
-giou intersectionoverunion jaccard jaccardcoefficient dice dicecoefficient dsc pck pckh oks mota motp idf1 hota pq panopticquality r2 adjr2 rsquared
-explainedvariance concordance ccc cindex correlation corr corrcoef correlationcoefficient pearson pearsonr spearman
-pcc plcc srcc krcc spearmanr kendall kendalltau similarity agreement psnr ssim msssim vif snr sdr sisdr sisnr signalnoiseratio
-signaltonoiseratio signaldistortionratio pesq stoi mos intelligibility clipscore inceptionscore fidelity bleu
-sacrebleu rouge meteor cider spice chrf bertscore comet exactmatch em informationpreserved ndcg dcg mrr reciprocalrank
-hit hitrate hitratio nmi ami ari rand silhouette calinskiharabasz dunn homogeneity completeness vmeasure purity
-mutualinfo mutualinformation fowlkesmallows likelihood loglikelihood loglik logprob elbo evidence reward rew return
-profit profitloss profitandloss pnl revenue gain lift sharpe sharperatio ctr utility fitness success winrate win
-correct pass solved improvement novelty uniqueness validity throughput fps speed speedup bandwidth goodput mfu
+positivepredictivevalue negativepredictivevalue positivelikelihoodratio kappa qwk mcc matthews brierskill bacc uar iou
+miou giou intersectionoverunion jaccard jaccardcoefficient dice dicecoefficient dsc pck pckh oks mota motp idf1 hota
+pq panopticquality r2 adjr2 rsquared explainedvariance concordance ccc cindex correlation corr corrcoef
+correlationcoefficient pearson pearsonr spearman pcc plcc srcc krcc spearmanr kendall kendalltau similarity agreement
+psnr ssim msssim vif snr sdr sisdr sisnr signalnoiseratio signaltonoiseratio signaldistortionratio pesq stoi mos
+intelligibility clipscore inceptionscore fidelity bleu sacrebleu rouge meteor cider spice chrf bertscore comet
+exactmatch em informationpreserved ndcg dcg mrr reciprocalrank hit hitrate hitratio nmi ami ari rand silhouette
+calinskiharabasz dunn homogeneity completeness vmeasure purity mutualinfo mutualinformation fowlkesmallows likelihood
+loglikelihood loglik logprob elbo evidence reward rew return profit profitloss profitandloss pnl revenue gain lift
+sharpe sharperatio ctr utility fitness success winrate win correct pass solved improvement novelty uniqueness validity
+throughput fps speed speedup bandwidth goodput mfu
 """)
 """Phrases without the gaps between their words, in the singular."""
 
 _SMALL = _all("""
 loss error err errorrate mse rmse mae mape smape wape rmsle msle nmse nrmse mdae medae mase rmsd sse rss wer cer ter
-mer eer der ser fer ber nll logloss crossentropy xent xentropy bce ce ece mce brier hinge huber pinball crps perplexity ppl bpd
-bpc bpb bit bitsperdim bitsperbyte bitsperchar aic bic nlpd deviance residual divergence kl kld kldiv jsd mmd
-wasserstein emd chamfer hausdorff hd assd fid kid fvd fad lpips imagepatchsimilarity niqe brisque mcd epe ade fde
-absrel sqrel mpjpe distance dist dissimilarity distortion regret risk cost penalty violation collision impurity
-inertia daviesbouldin drawdown aurc eaurc gap drop degradation disparity disagreement negativelikelihoodratio
+mer eer der ser fer ber nll logloss crossentropy xent xentropy bce ce ece mce brier hinge huber pinball crps
+perplexity ppl bpd bpc bpb bit bitsperdim bitsperbyte bitsperchar aic bic nlpd deviance residual divergence kl kld
+kldiv jsd mmd wasserstein emd chamfer hausdorff hd assd fid kid fvd fad lpips imagepatchsimilarity niqe brisque mcd
+epe ade fde absrel sqrel mpjpe distance dist dissimilarity distortion regret risk cost penalty violation collision
+impurity inertia daviesbouldin drawdown aurc eaurc gap drop degradation disparity disagreement negativelikelihoodratio
 informationlost editrate fpr fnr fdr fp fn fallout falsepositive falsenegative falsealarm falsediscovery falseomission
 miss missed misclassification misclassified inaccuracy incorrect wrong mistake failure fail failed crash hallucination
-intervalscore winkler energyscore rankedprobability variogram toxicity latency time duration runtime seconds second sec secs ms millisecond minutes walltime memory overhead
+intervalscore winkler energyscore rankedprobability variogram toxicity latency time duration runtime seconds second
+sec secs ms millisecond minutes walltime memory overhead
 """)
 
 _WEAK = frozenset(("score", "quality", "performance"))
@@ -81,8 +83,8 @@ _PREPOSITION = re.compile(r"@|(?:^|[^A-Za-z])(?:at|when|given|per|for|on|of|unde
 _RATE = re.compile(r"(?:/|(?:^|[^a-z])per[^a-z]*)(?:s|secs?|seconds?|min|minute|h|hour)$", re.I)
 _ONE_MINUS = re.compile(r"(?:^|[/(\s])1\s*-\s*(?=[A-Za-z])|(?:^|[^a-z])one[_ -]?minus[_ -]?", re.I)
 _TURNED = re.compile(
-    r"(?:^|[/\s(])-(?=[A-Za-z])|^\s*1\s*/|"
-    r"(?:^|[^a-z])(?:time|steps?|epochs?|iterations?|iters?|samples|tokens|episodes?|seconds|minutes|hours)[_ -]?to[_ -]",
+    r"(?:^|[/\s(])-(?=[A-Za-z])|^\s*1\s*/|(?:^|[^a-z])"
+    r"(?:time|steps?|epochs?|iterations?|iters?|samples|tokens|episodes?|seconds|minutes|hours)[_ -]?to[_ -]",
     re.I,
 )
 """A sign before what is known, one divided by it, or the time until it is reached (until a failure more is good)."""

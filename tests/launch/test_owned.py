@@ -73,7 +73,7 @@ def test_a_job_that_somebody_else_names_is_not_canceled(workspace: Path, monkeyp
     ended: list[str] = []
     monkeypatch.setattr(slurm_jobs, "known_jobs", lambda path: {run_dir: "7"} if path == ledger else {})
     monkeypatch.setattr(slurm_jobs, "states", lambda jobs: dict.fromkeys(jobs, "PENDING"))
-    monkeypatch.setattr(slurm_jobs, "scancel", lambda jobs: ended.extend(jobs))
+    monkeypatch.setattr(slurm_jobs, "scancel", ended.extend)
     ledger.write_text("")
     ledger.chmod(0o666)
     assert owned.others([ledger]) is not None
