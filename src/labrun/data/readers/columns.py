@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from labrun.data.readers.amounts import (
     EITHER,
+    EITHER_POINT,
     PLAIN,
     SURELY_COMMA,
     SURELY_POINT,
@@ -46,6 +47,7 @@ ID_NAME = re.compile(
     r"(?i:(?:^|[\s_.-])(?:id|uid|uuid|guid|pk|idx|index|rowid|row[ _]?(?:number|num|no|nr)|unnamed: ?\d+)$)"
     r"|[a-z](?:Id|ID)$"
 )
+TIME = re.compile(r"\d{1,3}:\d\d(?::\d\d)?(?:\.\d+)?(?: ?[aApP]\.?[mM]\.?)?")
 UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 
 
@@ -323,6 +325,13 @@ def _guessed(
     else:
         numbers = [value for value in kept if number(value, decimal) is not None]
         units = {unit_of(value) for value in numbers} - {""}
+    if "%" in units and (bare := next((v for v in numbers if not unit_of(v) and number(v, decimal)), None)):
+        problems.append(
+            f"{where}: the column {name!r} holds per cent ({next(v for v in numbers if unit_of(v) == '%')!r}) beside "
+            f"{bare!r}, which may be meant otherwise: correct it, or say {option('numbers', [name])} to read both as "
+            f"they stand, {option('categories', [name])} or {option('ignore', [name])}"
+        )
+        return
     if len(numbers) == len(kept) and len(units) < 2:
         yield Column(name, NUMBER)
         odd = [] if len(values) == len(kept) else sorted({v for v in values if v and v.lower() in GAPS})
@@ -385,6 +394,8 @@ def _tells_rows_apart(name: str, column: Any, plain: npt.NDArray[np.float64] | N
         return ID_NAME.search(name) is not None  # quantities with a unit
     if ID_NAME.search(name) or all(UUID.fullmatch(value) for value in present):
         return True
+    if all(map(TIME.fullmatch, present)):
+        return False
     return not any(map(MAY_BE_DATE.fullmatch, present[:100]))
 
 
@@ -429,6 +440,16 @@ def _decimal(
             f"{where}: {value!r} in the column {name!r} may be {value.replace(',', '')} or {value.replace(',', '.')}: "
             "say dataset.decimal=. for the first, \"dataset.decimal=','\" for the second"
         )
+    if separator == ";" and not point:  # between the columns of files with decimal commas
+        for name, values in uniques.items():
+            if plain[name] is None or name in said.categories or name in said.dates:
+                continue
+            value = next((one for one in values if "." in one), None)
+            if value is not None and all(map(EITHER_POINT.fullmatch, _present(values))):
+                return ".", (
+                    f"{where}: {value!r} in the column {name!r} may be {value} or {value.replace('.', '')}: say "
+                    "dataset.decimal=. for the first, \"dataset.decimal=','\" for the second"
+                )
     return ".", None
 
 
