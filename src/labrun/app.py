@@ -276,7 +276,29 @@ def check_yaml() -> dict[Path, str]:
                 raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
             if content is not None and not isinstance(content, dict):
                 raise ConfigError(f"{path} holds a {type(content).__name__}; a config file holds keys and values")
+            if (place := _not_taken(content)) is not None:
+                raise ConfigError(
+                    f"{path}: {place}: a config's keys are text, numbers, true or false ('null' in quotes is text), its "
+                    "values these, lists and groups of keys"
+                )
     return texts
+
+
+def _not_taken(content: Any, place: str = "") -> str | None:
+    """Where a YAML file holds what it may, and Hydra takes not; None if nowhere."""
+    if isinstance(content, set):
+        return f"{place} is a set"
+    if isinstance(content, list):
+        found = (_not_taken(value, f"{place}[{number}]") for number, value in enumerate(content))
+        return next(filter(None, found), None)
+    if not isinstance(content, dict):
+        return None
+    for key, value in content.items():
+        if key is None or isinstance(key, tuple):
+            return f"{place or 'the top'} has the key {'null' if key is None else key}"
+        if (found_below := _not_taken(value, f"{place}.{key}".lstrip("."))) is not None:
+            return found_below
+    return None
 
 
 def may_set_mode(arguments: Sequence[str], texts: Mapping[Path, str]) -> bool:
