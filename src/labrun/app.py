@@ -278,8 +278,8 @@ def check_yaml() -> dict[Path, str]:
                 raise ConfigError(f"{path} holds a {type(content).__name__}; a config file holds keys and values")
             if (place := _not_taken(content)) is not None:
                 raise ConfigError(
-                    f"{path}: {place}: a config's keys are text, numbers, true or false ('null' in quotes is text), its "
-                    "values these, lists and groups of keys"
+                    f"{path}: {place}: a config's keys are text, numbers, true or false ('null' in quotes is text), "
+                    "its values these, lists and groups of keys"
                 )
     return texts
 
