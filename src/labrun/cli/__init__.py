@@ -8,6 +8,7 @@ import importlib
 import logging
 import os
 import sys
+import traceback
 from pathlib import Path
 
 from labrun import masking, terminal
@@ -100,7 +101,8 @@ def _main() -> None:
         sys.exit(code)
     except LabrunError as error:
         if options.debug:
-            raise
+            sys.stderr.write(terminal.lines(masking.masked("".join(traceback.format_exception(error)))))
+            sys.exit(USER_ERROR)
         sys.stderr.write(f"lab: {masking.masked(str(error))}\n")
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:
