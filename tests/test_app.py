@@ -186,6 +186,8 @@ def test_the_workspace_may_be_elsewhere_and_a_folder_is_used_once(labrun: Comman
 BROKEN = {
     "not yaml": ("model: {a: [1,\n", "is not YAML"),
     "a list": ("- a\n- b\n", "holds a list"),
+    "null as a key": ("# @package _global_\ntags: {a: [{null: 1}]}\n", "tags.a[0] has the key null"),
+    "a set": ("# @package _global_\ntags: !!set {a, b}\n", "tags is a set"),
     "latin-1": (b"notes: \xe9\n", "is not YAML"),
     "no package": ("seed: 3\n", "# @package _global_"),
 }

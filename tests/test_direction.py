@@ -17,8 +17,9 @@ explained_variance ndcg@10 mrr hits@10 hit_rate pass@1 mean_reciprocal_rank rewa
 neg_log_loss neg_mean_squared_error val/neg_log_loss neg_root_mean_squared_error neg_brier_score neg_mae
 d2_log_loss_score d2_absolute_error_score images_per_second it/s samples/sec tokens_per_sec throughput score
 quality_score similarity cosine_similarity true_positive_rate tpr specificity negative_predictive_value
-positive_likelihood_ratio num_correct per_class_acc mean_per_class_accuracy valacc norm_macro_recall one_minus_loss
-brier_skill_score ep_rew_mean sharpe_ratio eval_accuracy metrics/mAP50-95(B) bbox/AP Accuracy/train
+positive_likelihood_ratio num_correct bacc dice_coefficient r_squared text_to_image_recall@1 signal_to_noise_ratio
+per_class_acc mean_per_class_accuracy valacc norm_macro_recall one_minus_loss brier_skill_score ep_rew_mean
+sharpe_ratio eval_accuracy metrics/mAP50-95(B) bbox/AP Accuracy/train
 """
 
 SMALL = """
@@ -31,13 +32,17 @@ false_positive_rate num_errors number_of_errors loss_at_best_acc loss_per_token 
 LearnedPerceptualImagePatchSimilarity bits_per_dim bpd cosine_distance ranking_loss rank_loss gradient_penalty regret
 cost seconds seconds_per_epoch accuracy_drop errors_per_second 1-acc val/1-auc one_minus_acc one-minus-f1
 word_error_rate rmsle inaccuracy loss_bbox fid_score CalibrationError smape aic
-hd95 Loss/val val/box_loss loss_score real_time_factor
+hd95 Loss/val val/box_loss loss_score real_time_factor interval_score energy_score winkler_score
+ranked_probability_score
 """
 
 NOTHING = """
 foo metric objective value x learning_rate lr lr-Adam grad_norm epoch step entropy neg_acc neg_loss acc_neg
 inverse_loss inverse_acc loss_ratio acc_std val_acc_variance loss_weight loss_scale loss_delta acc_vs_loss minus_acc
 loss_dice loss_acc coverage sparsity temperature n_params mean_rank likelihood_ratio gini -loss non_acc top1
+val/-acc 1/loss 1/mse score_std score_diff quality_variance log_score time_to_acc steps_to_90_acc time_to_failure
+cost_savings time_saved survival_time time_alive error_free corrected_errors avoided_loss distance_traveled map_size
+heat_map
 """
 
 

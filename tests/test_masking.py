@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import html
 import json
 import logging
+import shlex
 import sqlite3
+import time
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
 
 from conftest import Command
 from helpers import copy_database, run_labrun
 from labrun import building, masking
 from labrun.errors import ConfigError
-from labrun.runs import store, tracking
+from labrun.runs import recording, store, tracking
+from labrun.runs.record import RunPaths
 
 
 @pytest.fixture(autouse=True)
@@ -23,6 +29,9 @@ def _forgotten() -> Iterator[None]:
     masking.forget()
     yield
     masking.forget()
+
+
+ODD = "s3cr3t/Val\"ue'x+y=z&%41<\u03a9\U0001f600>"
 
 
 @pytest.mark.parametrize(("name", "value", "text", "shown"), [
@@ -36,10 +45,27 @@ def _forgotten() -> Iterator[None]:
     ("T", "pa$$ (w)o[r]d", "pa$$ (w)o[r]d", "***"),
     ("T", "123456", "pin 123456, 1234567", "pin ***, 1234567"),
     ("T", "pässwörd", "pässwörd", "***"),
+    *(("T", ODD, f"<{spelled}>", "<***>") for spelled in (
+        ODD, repr(ODD)[1:-1], repr(ODD.encode())[2:-1], ascii(ODD)[1:-1], json.dumps(ODD)[1:-1],
+        json.dumps(json.dumps(ODD))[3:-3], json.dumps(ODD, ensure_ascii=False)[1:-1], urllib.parse.quote(ODD),
+        urllib.parse.quote(ODD, safe=""), urllib.parse.quote_plus(ODD), urllib.parse.quote(ODD).replace("%CE", "%ce"),
+        urllib.parse.quote(urllib.parse.quote(ODD)), html.escape(ODD), html.escape(ODD, quote=False),
+        shlex.quote(ODD)[1:-1], yaml.safe_dump(ODD)[1:-2],
+    )),
+    ("T", "tail\\", r"tail\\ x", "*** x"), ("T", "a\nb\tc\x1bdefg", r"a\nb\tc\x1bdefg a\nb\tc\u001bdefg", "*** ***"),
 ])  # fmt: skip
 def test_what_is_masked(name: str, value: str, text: str, shown: str) -> None:
     masking.note(name, value)
     assert masking.masked(text) == shown
+
+
+def test_no_text_takes_long() -> None:
+    for value in (r"\\\\\\\\xy", "&&&&&&&&", "%25%25%25%25", '"' * 8, "'" * 8, "aaaaaaaa"):
+        masking.note("T", value)
+    begun = time.process_time()
+    for part in ("\\", "&amp;", "%25", '"', "'", "a", r"\u005c", "x\\x\\"):
+        masking.masked(part * 5_000)
+    assert time.process_time() - begun < 5
 
 
 @pytest.mark.parametrize(("name", "value"), [
@@ -68,6 +94,30 @@ def test_every_way_to_refer_to_a_variable(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(ConfigError) as caught:
         building.looked_up({"a": "${oc.env:V0}", "b": "${oc.env:NOT_SET}"})
     assert "secret" not in str(caught.value)
+
+
+def test_errors_without_words_and_with_a_secret_name() -> None:
+    masking.note("T", "S3CR3T-ENV")
+
+    def fail(self: Exception) -> str:
+        raise ValueError("S3CR3T-ENV")
+
+    mute = type("Mute", (Exception,), {"__str__": fail})()
+    assert recording.first_line(mute) == "Mute: (its message cannot be shown: ValueError)"
+    named = type("S3CR3T-ENV", (Exception,), {})("S3CR3T-ENV\nmore")
+    assert recording.first_line(named) == "***: ***" and recording.first_line(KeyError()) == "KeyError"
+    assert (recording.outcome(named, RunPaths(Path()))[1] or {})["type"] == "***"
+
+
+def test_a_traceback_that_is_asked_for_has_none(
+    workspace: Path, labrun_here: Command, lab_here: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKEN", "S3CR3T-ENV")
+    done = labrun_here("--debug", "model=mnist_dnn", "trainer.max_epochs=${oc.env:TOKEN}")
+    assert done.returncode == 1 and "Traceback" in done.stderr and "***" in done.stderr, done.stderr
+    shown = lab_here("--debug", "runs", "show", "S3CR3T-ENV")
+    assert shown.returncode == 2 and "Traceback" in shown.stderr
+    assert "S3CR3T" not in done.stdout + done.stderr + shown.stdout + shown.stderr
 
 
 def test_only_labruns_own_log_lines_are_masked(caplog: pytest.LogCaptureFixture) -> None:

@@ -9,6 +9,8 @@ import logging
 import os
 import re
 import sys
+import traceback
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -212,6 +214,7 @@ def carry_out(config: dict[str, Any], run_dir: Path, root: Path) -> None:
     """Execute a submitted run in this process, tracked."""
     from labrun.execute import execute
     from labrun.launch import threads
+    from labrun.runs import recording
     from labrun.runs.tracking import follow
     from labrun.tasks.threads import wait_asleep
 
@@ -233,10 +236,8 @@ def carry_out(config: dict[str, Any], run_dir: Path, root: Path) -> None:
         except (Exception, SystemExit) as error:
             if os.environ.get("LABRUN_DEBUG") == "1":
                 raise
-            reason = shown((str(error) or repr(error)).splitlines()[0])
-            sys.stderr.write(
-                f"labrun: the run failed: {type(error).__name__}: {reason}\n  log: {run_dir / 'driver.log'}\n"
-            )
+            reason = shown(recording.first_line(error))
+            sys.stderr.write(f"labrun: the run failed: {reason}\n  log: {run_dir / 'driver.log'}\n")
             sys.exit(1)
 
 
@@ -276,7 +277,29 @@ def check_yaml() -> dict[Path, str]:
                 raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
             if content is not None and not isinstance(content, dict):
                 raise ConfigError(f"{path} holds a {type(content).__name__}; a config file holds keys and values")
+            if (place := _not_taken(content)) is not None:
+                raise ConfigError(
+                    f"{path}: {place}: a config's keys are text, numbers, true or false ('null' in quotes is text), "
+                    "its values these, lists and groups of keys"
+                )
     return texts
+
+
+def _not_taken(content: Any, place: str = "") -> str | None:
+    """Where a YAML file holds what it may, and Hydra takes not; None if nowhere."""
+    if isinstance(content, set):
+        return f"{place} is a set"
+    if isinstance(content, list):
+        found = (_not_taken(value, f"{place}[{number}]") for number, value in enumerate(content))
+        return next(filter(None, found), None)
+    if not isinstance(content, dict):
+        return None
+    for key, value in content.items():
+        if key is None or isinstance(key, tuple):
+            return f"{place or 'the top'} has the key {'null' if key is None else key}"
+        if (found_below := _not_taken(value, f"{place}.{key}".lstrip("."))) is not None:
+            return found_below
+    return None
 
 
 def may_set_mode(arguments: Sequence[str], texts: Mapping[Path, str]) -> bool:
@@ -374,6 +397,8 @@ def main() -> None:
     if "--debug" in sys.argv:
         sys.argv.remove("--debug")
         os.environ["LABRUN_DEBUG"] = os.environ["HYDRA_FULL_ERROR"] = "1"
+        # Hydra's own word of an error that is shown anyway, and masked then.
+        warnings.filterwarnings("ignore", message=r"Callback Gate\.", category=UserWarning)
     both = [word for word in sys.argv[1:] if word in ("--cfg", "-c", "--help", "-h", "--info", "-i")]
     if both and {"-m", "--multirun"} & set(sys.argv[1:]):
         sys.stderr.write(f"labrun: {both[0]} shows one configuration: leave out -m, and give each key one value\n")
@@ -400,6 +425,11 @@ def main() -> None:
             text = hint(sys.argv[1:])
             sys.stderr.write(f"{text}\n" if text else "")
         raise
+    except Exception as error:
+        if os.environ.get("LABRUN_DEBUG") != "1":
+            raise
+        sys.stderr.write(shown("".join(traceback.format_exception(error))))
+        sys.exit(1)
     finally:
         if not RUN_HERE & set(sys.modules):
             gc.freeze()  # the interpreter need not look through all that was loaded, once more, for what is garbage

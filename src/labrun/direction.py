@@ -26,39 +26,46 @@ def _all(words: str) -> frozenset[str]:
 _LARGE = _all("""
 acc accuracy precision prec averageprecision ap map mar recall sensitivity specificity youden gmean f1 f2 fbeta fscore
 fmeasure f1score auc auroc roc rocauc auprc aupr aucpr prauc tpr tnr ppv npv tp tn truepositive truenegative
-positivepredictivevalue negativepredictivevalue positivelikelihoodratio kappa qwk mcc matthews brierskill iou miou
-giou intersectionoverunion jaccard dice dsc pck pckh oks mota motp idf1 hota pq panopticquality r2 adjr2
-explainedvariance concordance ccc cindex correlation corr corrcoef correlationcoefficient pearson pearsonr spearman
-spearmanr kendall kendalltau similarity agreement psnr ssim msssim vif snr sdr sisdr sisnr signalnoiseratio
-signaltonoiseratio signaldistortionratio pesq stoi mos intelligibility clipscore inceptionscore fidelity bleu
-sacrebleu rouge meteor cider spice chrf bertscore comet exactmatch em informationpreserved ndcg dcg mrr reciprocalrank
-hit hitrate hitratio nmi ami ari rand silhouette calinskiharabasz dunn homogeneity completeness vmeasure purity
-mutualinfo mutualinformation fowlkesmallows likelihood loglikelihood loglik logprob elbo evidence reward rew return
-profit profitloss profitandloss pnl revenue gain lift sharpe sharperatio ctr utility fitness success winrate win
-correct pass solved improvement novelty uniqueness validity throughput fps speed speedup bandwidth goodput mfu
+positivepredictivevalue negativepredictivevalue positivelikelihoodratio kappa qwk mcc matthews brierskill bacc uar iou
+miou giou intersectionoverunion jaccard jaccardcoefficient dice dicecoefficient dsc pck pckh oks mota motp idf1 hota
+pq panopticquality r2 adjr2 rsquared explainedvariance concordance ccc cindex correlation corr corrcoef
+correlationcoefficient pearson pearsonr spearman pcc plcc srcc krcc spearmanr kendall kendalltau similarity agreement
+psnr ssim msssim vif snr sdr sisdr sisnr signalnoiseratio signaltonoiseratio signaldistortionratio pesq stoi mos
+intelligibility clipscore inceptionscore fidelity bleu sacrebleu rouge meteor cider spice chrf bertscore comet
+exactmatch em informationpreserved ndcg dcg mrr reciprocalrank hit hitrate hitratio nmi ami ari rand silhouette
+calinskiharabasz dunn homogeneity completeness vmeasure purity mutualinfo mutualinformation fowlkesmallows likelihood
+loglikelihood loglik logprob elbo evidence reward rew return profit profitloss profitandloss pnl revenue gain lift
+sharpe sharperatio ctr utility fitness success winrate win correct pass solved improvement novelty uniqueness validity
+throughput fps speed speedup bandwidth goodput mfu
 """)
 """Phrases without the gaps between their words, in the singular."""
 
 _SMALL = _all("""
 loss error err errorrate mse rmse mae mape smape wape rmsle msle nmse nrmse mdae medae mase rmsd sse rss wer cer ter
-mer eer der ser fer ber nll logloss crossentropy xent bce ce ece mce brier hinge huber pinball crps perplexity ppl bpd
-bpc bpb bit bitsperdim bitsperbyte bitsperchar aic bic nlpd deviance residual divergence kl kld kldiv jsd mmd
-wasserstein emd chamfer hausdorff hd assd fid kid fvd fad lpips imagepatchsimilarity niqe brisque mcd epe ade fde
-absrel sqrel mpjpe distance dist dissimilarity distortion regret risk cost penalty violation collision impurity
-inertia daviesbouldin drawdown aurc eaurc gap drop degradation disparity disagreement negativelikelihoodratio
+mer eer der ser fer ber nll logloss crossentropy xent xentropy bce ce ece mce brier hinge huber pinball crps
+perplexity ppl bpd bpc bpb bit bitsperdim bitsperbyte bitsperchar aic bic nlpd deviance residual divergence kl kld
+kldiv jsd mmd wasserstein emd chamfer hausdorff hd assd fid kid fvd fad lpips imagepatchsimilarity niqe brisque mcd
+epe ade fde absrel sqrel mpjpe distance dist dissimilarity distortion regret risk cost penalty violation collision
+impurity inertia daviesbouldin drawdown aurc eaurc gap drop degradation disparity disagreement negativelikelihoodratio
 informationlost editrate fpr fnr fdr fp fn fallout falsepositive falsenegative falsealarm falsediscovery falseomission
 miss missed misclassification misclassified inaccuracy incorrect wrong mistake failure fail failed crash hallucination
-toxicity latency time duration runtime seconds second sec secs ms millisecond minutes walltime memory overhead
+intervalscore winkler energyscore rankedprobability variogram toxicity latency time duration runtime seconds second
+sec secs ms millisecond minutes walltime memory overhead
 """)
 
 _WEAK = frozenset(("score", "quality", "performance"))
 """Large is good, if nothing else in the name tells (a Brier score is to be small)."""
 
-_NEGATIONS = _all("neg negative negated minus inverse inv inverted reciprocal complement not non vs versus over")
+_UNSURE = _all("logscore logarithmicscore survivaltime heatmap featuremap timealive lifetime")
+"""Phrases of known words that tell nothing: a log score is defined both ways."""
+_NEGATIONS = _all(
+    "neg negative negated minus inverse inv inverted reciprocal complement not non vs versus over "
+    "corrected avoided prevented resolved saved saving savings free alive survival survived until till"
+)
 """With one of them beside what is known, a name says two things."""
 _AFTER = _all(
     "ratio delta diff difference change reduction decrease increase std stdev stddev var variance sigma weight coef "
-    "coefficient lambda scale threshold norm gradient rank entropy"
+    "coefficient lambda scale threshold norm gradient rank entropy size mode covered traveled travelled"
 )
 """After what is known they make something else of it: the spread of an accuracy, the weight of a loss."""
 
@@ -75,6 +82,12 @@ _WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+")
 _PREPOSITION = re.compile(r"@|(?:^|[^A-Za-z])(?:at|when|given|per|for|on|of|under|with|without|by)(?=[^A-Za-z]|$)")
 _RATE = re.compile(r"(?:/|(?:^|[^a-z])per[^a-z]*)(?:s|secs?|seconds?|min|minute|h|hour)$", re.I)
 _ONE_MINUS = re.compile(r"(?:^|[/(\s])1\s*-\s*(?=[A-Za-z])|(?:^|[^a-z])one[_ -]?minus[_ -]?", re.I)
+_TURNED = re.compile(
+    r"(?:^|[/\s(])-(?=[A-Za-z])|^\s*1\s*/|(?:^|[^a-z])"
+    r"(?:time|steps?|epochs?|iterations?|iters?|samples|tokens|episodes?|seconds|minutes|hours)[_ -]?to[_ -]",
+    re.I,
+)
+"""A sign before what is known, one divided by it, or the time until it is reached (until a failure more is good)."""
 _SCORER = re.compile(
     r"(?:^|[^a-z])(?:neg(?:ative)?_(?:mean_absolute_error|(?:root_)?mean_squared(?:_log)?_error|median_absolute_error|"
     r"mean_absolute_percentage_error|mean_(?:poisson|gamma)_deviance|max_error|log_?loss|brier_score|"
@@ -91,7 +104,7 @@ def of(metric: str) -> Direction | None:
     Args:
         metric: as a run logs it: `val/MulticlassAccuracy`, `AUC_weighted`, `test_loss`.
     """
-    if metric.lstrip().startswith("-"):
+    if _TURNED.search(metric):
         return None
     if _SCORER.search(metric):
         return MAX
@@ -125,7 +138,10 @@ def _read(text: str) -> tuple[Direction | None, bool]:
     if not known:
         if negations:
             return None, False
-        return (MAX, True) if any(phrase in _WEAK for phrase in phrases) else (None, True)
+        weak = [place for place, phrase in enumerate(phrases) if phrase in _WEAK]
+        if weak and any(phrase in _AFTER for phrase in phrases[weak[-1] + 1 :]):
+            return None, False
+        return (MAX, True) if weak else (None, True)
     head = phrases[known[-1]]
     if negations:
         is_nll = head in _MINIMIZED and len(negations) == 1 and phrases[negations[0]] in ("neg", "negative")
@@ -158,6 +174,6 @@ def _known(phrase: str) -> str | None:
         if phrase.startswith(prefix):
             own = phrase[len(prefix) :]
             for form in (own, own.removesuffix("s"), own.removesuffix("es"), f"{own.removesuffix('ies')}y"):
-                if form in _KNOWN:
+                if form in _KNOWN or form in _UNSURE:
                     return form
     return None

@@ -11,7 +11,7 @@ none of labrun's, and stays as it is.
 from __future__ import annotations
 
 import contextlib
-import json
+import functools
 import logging
 import os
 import re
@@ -101,12 +101,8 @@ def _names(value: Any) -> Iterator[str]:
 
 
 def _spellings(value: str) -> Iterator[str]:
-    """A value as it may stand in a text: itself, quoted for Python, JSON or an address, line by line."""
+    """What of a value is masked by itself: all of it, the password of an address, each line."""
     yield value
-    yield repr(value)[1:-1]
-    yield json.dumps(value)[1:-1]
-    yield urllib.parse.quote(value, safe="")
-    yield urllib.parse.quote_plus(value)
     with contextlib.suppress(ValueError):
         password = urllib.parse.urlsplit(value).password if "://" in value else None
         yield from (password, urllib.parse.unquote(password)) if password else ()
@@ -115,11 +111,45 @@ def _spellings(value: str) -> Iterator[str]:
 
 
 def _pattern(value: str) -> re.Pattern[str]:
-    text = re.escape(value)
+    """What finds a value, however each of its characters is written."""
+    text = "".join(map(_written, re.findall(r"\\+|.", value, re.DOTALL)))
     if len(value) >= WHOLE:
         return re.compile(text)
     before, after = (r"(?<![A-Za-z0-9])" if c.isalnum() else "" for c in (value[0], value[-1]))
     return re.compile(before + text + after.replace("?<!", "?!"))
+
+
+NAMED = {"\n": "n", "\r": "r", "\t": "t", "\f": "f", "\b": "b", "\a": "a", "\v": "v", "\0": "0", "\x1b": "e"}
+"""What follows a backslash, in Python, JSON or YAML."""
+ENTITIES = {'"': "quot", "&": "amp", "<": "lt", ">": "gt", "'": "apos"}
+
+
+@functools.cache
+def _written(sign: str) -> str:
+    """A pattern for a character: itself, or as Python, JSON (in JSON), YAML, HTML, a shell or an address write it.
+
+    Several backslashes are taken together; repetitions have an end: no text takes long.
+    """
+    if sign.startswith("\\") and len(sign) > 1:
+        return rf"(?:\\{{{len(sign)},{16 * len(sign)}}}+|(?:%(?:25){{0,3}}5(?i:c)){{{len(sign)}}})"
+    if sign.isascii() and (sign.isalnum() or sign in "_-.~"):
+        return re.escape(sign)
+    data, code = sign.encode("utf-8", "surrogatepass"), ord(sign)
+    coded = [f"u{code:04x}", f"U{code:08x}", r"\\{1,16}+".join(f"x{byte:02x}" for byte in data)]
+    coded += [f"x{code:02x}"] if code < 256 else []
+    if code > 0xFFFF:  # as JSON has it
+        pair = sign.encode("utf-16-be")
+        coded.append(rf"u{pair[:2].hex()}\\{{1,16}}+u{pair[2:].hex()}")
+    forms = [
+        rf"\\{{0,16}}+{re.escape(sign)}" if sign != "\\" else r"\\{1,16}+",
+        "".join(f"%(?:25){{0,3}}(?i:{byte:02x})" for byte in data),
+        rf"\\{{1,16}}+(?i:{'|'.join(coded)})",
+        f"&(?:amp;){{0,3}}(?i:#0{{0,6}}{code}|#x0{{0,6}}{code:x}{f'|{ENTITIES[sign]}' if sign in ENTITIES else ''});",
+    ]
+    forms += [rf"\\{{1,16}}+{NAMED[sign]}"] if sign in NAMED else []
+    forms += [r"\+"] if sign == " " else []
+    forms += [r"\'\"\'\"\'"] if sign == "'" else []
+    return f"(?:{'|'.join(sorted(forms, key=len, reverse=True))})"
 
 
 def masked(text: str) -> str:

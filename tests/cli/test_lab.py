@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import Command
 from helpers import lab, new, submitted
 from labrun import cli
 from labrun.runs import record as records
@@ -129,3 +130,29 @@ def test_a_thousand_runs_without_heavy_imports(workspace: Path) -> None:
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.splitlines()[-1] == "HEAVY []"
+
+
+def test_below_a_workspace_its_datastores_and_configs_count(
+    workspace: Path, lab_here: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (workspace / "outputs" / ".labrun").mkdir(parents=True)
+    (workspace / "conf" / "datastore").mkdir(parents=True)
+    (workspace / "conf" / "datastore" / "mine.yaml").write_text(
+        "_target_: labrun.data.datastore.LocalDatastore\nname: mine\nroot: stuff\n"
+    )
+    below = workspace / "notebooks" / "deep"
+    below.mkdir(parents=True)
+    (below / "table.csv").write_text("x,y\n1,a\n")
+    monkeypatch.chdir(below)
+    for name, folder in (("local", workspace / "data"), ("mine", workspace / "stuff")):
+        sent = lab_here("data", "upload", "table.csv", "--name", "tables", "--datastore", name)
+        assert sent.returncode == 0, sent.stderr
+        assert (folder / "tables" / "table.csv").is_file()
+        assert "tables" in lab_here("data", "ls", "--datastore", name).stdout
+        got = lab_here("data", "download", "tables", "copy", "--datastore", name, "--overwrite")
+        assert got.returncode == 0 and (below / "copy" / "table.csv").is_file(), got.stderr
+    assert sorted(path.name for path in below.iterdir()) == ["copy", "table.csv"]
+    typed = lab_here("data", "ls", "/", "--set", "root=copy")
+    assert "table.csv" in typed.stdout, "what is typed is relative to where it is typed"
+    (below / "conf").mkdir()
+    assert "no datastore 'mine'" in lab_here("data", "ls", "--datastore", "mine").stderr, "a project of its own"

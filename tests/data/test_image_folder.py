@@ -116,6 +116,9 @@ def test_a_class_may_be_called_as_a_part_is(tmp_path: Path) -> None:
             {"train": "cd", "car": ""},
             r"train holds folders of images, and car images, too.*dataset.parts={train: train}",
         ),
+        ({"X_test": "cd", "X_train": "cd"}, "dataset.parts={train: X_train, test: X_test}"),
+        ({"train": "", "test": ""}, "test, train hold images, and no folder per class"),
+        ({"Training": "", "valid": "", "testing": ""}, "hold images, and no folder per class"),
         ({"fold1": "cd", "fold2": "cde", "fold3": "cd"}, "fold1, fold2, fold3 hold no images themselves"),
     ],
 )

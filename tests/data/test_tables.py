@@ -153,6 +153,9 @@ def test_numbers_as_people_write_them(values: str, decimal: str, wanted: float |
         (text(";", p=["1.234,50", "3,25"]), "p", {1234.5, 3.25}),
         (text(";", p=["1.234", "2.500"], q=["0,5", "1,5"]), "p", {1234, 2500}),
         (text(p=["true", "FALSE", ""]), "p", {1, 0}),
+        (text(p=["5%", "0", "7 %"]), "p", {5, 0, 7}),
+        (text(";", p=["1.125", "2.5"]), "p", {1.125, 2.5}),
+        (text(";", p=["1.125", "1234"]), "p", {1.125, 1234}),
         (text(p=["1", "2", "n/a", "?"]), "p", {1, 2}),
     ],
 )
@@ -185,6 +188,9 @@ def test_dates_are_days_since_the_first(read: Read, dates: list[str], days: set[
         (text(";", p=["1,234", "2,500"]), r"'1,234' in the column 'p' may be 1234 or 1\.234: say dataset\.decimal"),
         (text(";", p=["1,5"], q=["2.25"]), r"decimal commas \('1,5' in 'p'\) and points \('2\.25' in 'q'\)"),
         (text(p=["0", "1", "2", "0", "1", "2", "0", "1", "2", "3+"]), r"'3\+'.*dataset\.numbers=\[p\].*dataset\.categ"),
+        (text(";", p=["1.234", "2.500"]), r"'1\.234' in the column 'p' may be 1\.234 or 1234: say dataset\.decimal"),
+        (text(";", p=["1.000", "12", "0"]), r"'1\.000' in the column 'p' may be 1\.000 or 1000"),
+        (text(p=["5%", "0.05"]), r"per cent \('5%'\) beside '0\.05'.*dataset\.numbers=\[p\]"),
         (text(p=["$5", "€6"]), r"with \$ and €.*dataset\.categories=\[p\]"),
         (text(d=["01/02/2020", "03/04/2021"]), "day and month cannot .*: say 'dataset.dates={d: \"%d/%m/%Y\"}'"),
         (text(d=["2020-01-01"] * 9 + ["soon"]), r"'2020-01-01' beside other text such as 'soon'.*dataset\.categories"),
@@ -260,6 +266,7 @@ def test_nothing_is_taken_for_an_id_but_what_is_sure(read: Read) -> None:
     values = {
         "population": [i * 37 % 1009 for i in range(COUNT)], "paid": [0, 1],
         "weight": [f"{i}.5 kg" for i in range(COUNT)],
+        "time": [f"{i % 24}:{i:02}:07" for i in range(COUNT)], "lap": [f"1:{i:02}.5" for i in range(COUNT)],
         "height": [i * 1.5 for i in range(COUNT)], "zip": [f"{i:05}" for i in range(30)], "store_id": [1, 2, 3],
     }  # fmt: skip
     found = read(text(**values))

@@ -12,7 +12,7 @@ import sklearn.svm
 from sklearn.linear_model import LogisticRegression
 
 from conftest import Runner
-from labrun.errors import ConfigError, LabrunError, MissingExtraError
+from labrun.errors import ConfigError, LabrunError, MissingExtraError, UnfitError
 from labrun.runs import context
 from labrun.tasks import estimator
 
@@ -130,3 +130,26 @@ def test_a_missing_extra_is_told_with_the_install_line(run_here: Runner, monkeyp
 def test_mistakes_in_the_arguments_of_a_known_target_are_config_errors(run_here: Runner) -> None:
     with pytest.raises(ConfigError, match=r"model: labrun.models.mnist_dnn.MnistDNN could not be built"):
         run_here("model=mnist_dnn", "model.units=99999999999999")
+
+
+class Unsavable:
+    """Holds what no file can."""
+
+    def __init__(self) -> None:
+        self.rows = (number for number in range(3))
+
+    def fit(self, x: np.ndarray, y: np.ndarray) -> Unsavable:
+        return self
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        return np.zeros(len(x), int)
+
+
+def test_a_model_that_cannot_be_saved_is_told_in_a_message(run_here: Runner, workspace: Path) -> None:
+    with pytest.raises(UnfitError, match=r"is trained, and cannot be saved.*Let Unsavable drop it"):
+        run_here(
+            f"model._target_={__name__}.Unsavable",
+            *(f"~model.{key}" for key in ("regularization", "max_iter", "tol", "solver", "backend")),
+        )
+    (run_dir,) = workspace.glob("outputs/test/*")
+    assert context.read_metrics(run_dir), "its scores are kept"

@@ -56,6 +56,10 @@ def test_labels_ids_and_inputs_of_a_registered_classifier(run_here: Runner, lab_
         {"contract": "Decade", "charges": "?", "customerID": "c", "since": "2031-03-01", "note": "third"},
     ]
     write(workspace / "new.csv", new, ";")
+    (workspace / "link.csv").symlink_to("new.csv")
+    refused = lab_here("models", "predict", "churn", "new.csv", "-o", "link.csv")
+    assert refused.returncode == 2 and "would be overwritten" in refused.stderr
+    assert (workspace / "new.csv").read_text().startswith("contract;charges")
     done = lab_here("models", "predict", "churn", "new.csv")
     assert done.returncode == 0, done.stderr
     told = rows_of(workspace / "new.csv.predictions.csv")

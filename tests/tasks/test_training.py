@@ -460,3 +460,35 @@ class Alike(Half):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         raise AssertionError
+
+
+class Loads(Linear):
+    """Brings batches and a test of its own."""
+
+    def train_dataloader(self) -> Any:
+        raise AssertionError("labrun has given it batches")
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        raise AssertionError("labrun scores by itself")
+
+
+class Stops(Linear):
+    """Brings a callback that watches a metric of the validation."""
+
+    def configure_callbacks(self) -> Any:
+        return [pl.callbacks.EarlyStopping("val/acc", mode="max")]
+
+
+@pytest.mark.filterwarnings("error:.*could not find the monitored key")
+def test_a_module_that_logs_no_loss_is_gone_on_with(run_here: Runner) -> None:
+    _, run_dir = run_here(*own("Linear"), "trainer.max_epochs=1")
+    assert [path.name for path in (run_dir / "checkpoints").iterdir()] == ["last.ckpt"]
+    record, again = run_here(*own("Linear"), "trainer.max_epochs=2", "trainer.resume=last")
+    assert record.status == "completed" and checkpoint_epoch(again, "last") == 2
+
+
+def test_hooks_that_are_not_called_are_named(run_here: Runner, caplog: pytest.LogCaptureFixture) -> None:
+    run_here(*own("Loads"), "trainer.max_epochs=1")
+    assert any("has a train_dataloader and a test_step of its own" in text for text in caplog.messages)
+    with pytest.raises(ConfigError, match=r"watches 'val/acc'.*needs dataset\.validation_size"):
+        run_here(*own("Stops"), "trainer.max_epochs=1")

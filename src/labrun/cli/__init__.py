@@ -8,10 +8,12 @@ import importlib
 import logging
 import os
 import sys
+import traceback
 from pathlib import Path
 
 from labrun import masking, terminal
 from labrun.errors import LabrunError
+from labrun.launch import conf
 from labrun.runs import store
 
 USER_ERROR = 2
@@ -66,6 +68,7 @@ def _find_above() -> None:
         found = store.above(Path.cwd())
         if found is not None:
             os.environ[store.ROOT_VARIABLE] = str(found)
+            conf.set_home(None if Path("conf").is_dir() else found)
             sys.stderr.write(f"lab: in the workspace {found}\n")
 
 
@@ -84,6 +87,7 @@ def _main() -> None:
         if str(Path.cwd()) not in sys.path:  # last, as `labrun` has it: a rerun finds the person's modules there
             sys.path.append(str(Path.cwd()))
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    conf.set_home(None)
     if options.root is not None:
         if not options.root.is_dir():
             sys.stderr.write(f"lab: --root {options.root}: there is no such folder\n")
@@ -97,7 +101,8 @@ def _main() -> None:
         sys.exit(code)
     except LabrunError as error:
         if options.debug:
-            raise
+            sys.stderr.write(terminal.lines(masking.masked("".join(traceback.format_exception(error)))))
+            sys.exit(USER_ERROR)
         sys.stderr.write(f"lab: {masking.masked(str(error))}\n")
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:

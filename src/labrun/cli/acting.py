@@ -12,7 +12,7 @@ from typing import Any
 
 from labrun.cli import reading, selecting
 from labrun.errors import ConfigError, RecordError
-from labrun.launch import canceling, detached, jobs, lease, monitor, results
+from labrun.launch import canceling, detached, jobs, lease, monitor, owned, results
 from labrun.launch import compute as computes
 from labrun.runs import record as records
 from labrun.runs import store
@@ -43,15 +43,15 @@ def watch(options: argparse.Namespace) -> int:
         folders = list(dict.fromkeys(records.sweep_folder(run_dir, r) or run_dir for run_dir, r in chosen))
     else:
         folders = [folder_of(name) for name in options.run or ["last"]]
-    return max([_watch(folder) for folder in folders])
+    return max([_watch(folder, options.take_over) for folder in folders])
 
 
-def _watch(folder: Path) -> int:
+def _watch(folder: Path, is_trusted: bool) -> int:
     if not (jobs.state_folder(folder) / "plan.json").is_file():
         return reading.logs(argparse.Namespace(run=[str(folder)], follow=True), is_raw=False)
     plan = jobs.read_plan(folder)
     if plan.command is not None:
-        return _watch_search(folder)
+        return _watch_search(folder, is_trusted)
     lacking = jobs.never_submitted(folder, plan) if lease.living(jobs.state_folder(folder)) is None else 0
     if lacking:
         sys.stderr.write(
@@ -59,10 +59,10 @@ def _watch(folder: Path) -> int:
             f"same command with sweep.resume={folder} runs them\n"
         )
     plan.runs = [name for name in plan.runs if os.path.exists(folder / name / "run.json")] if lacking else plan.runs
-    return max(_watch_runs(folder, plan), int(lacking > 0))
+    return max(_watch_runs(folder, plan, is_trusted), int(lacking > 0))
 
 
-def _watch_runs(folder: Path, plan: jobs.Plan) -> int:
+def _watch_runs(folder: Path, plan: jobs.Plan, is_trusted: bool) -> int:
     run_dirs = jobs.run_dirs(folder, plan)
     if not run_dirs:
         return 0
@@ -72,6 +72,8 @@ def _watch_runs(folder: Path, plan: jobs.Plan) -> int:
             if lease.living(jobs.state_folder(folder)) is None:
                 if _over(run_dirs, view, told):
                     break
+                if not is_trusted:
+                    owned.check_plan(folder, _unfinished(folder, plan))
                 _check_variables(folder, plan)
                 sys.stderr.write("lab: nobody controls these runs any more; going on with them from here\n")
                 detached.take_over(folder, {}, view)
@@ -82,14 +84,18 @@ def _watch_runs(folder: Path, plan: jobs.Plan) -> int:
     return _code(run_dirs)
 
 
+def _unfinished(folder: Path, plan: jobs.Plan) -> list[tuple[Path, records.Record]]:
+    return [(run_dir, record) for run_dir, record in jobs.readable(folder, plan) if not record.finished]
+
+
 def _check_variables(folder: Path, plan: jobs.Plan) -> None:
     """Whoever goes on with runs must have the variables that their records name.
 
     Raises:
         ConfigError: they are not set here.
     """
-    left = [record for _, record in jobs.readable(folder, plan) if not record.finished]
-    missing = sorted({name for r in left for name in computes.missing_variables(r.config["compute"]["environment"])})
+    left = _unfinished(folder, plan)
+    missing = sorted({name for _, r in left for name in computes.missing_variables(r.config["compute"]["environment"])})
     if missing:
         raise ConfigError(
             f"nobody controls these runs any more, and they were given variables that records do not hold: set "
@@ -97,17 +103,20 @@ def _check_variables(folder: Path, plan: jobs.Plan) -> None:
         )
 
 
-def _watch_search(folder: Path) -> int:
+def _watch_search(folder: Path, is_trusted: bool) -> int:
     """Tell each trial as it ends; go on with a search that nobody conducts any more."""
     told: set[Path] = set()
     view = monitor.Lines(folder)
     while True:
         is_over = takeover.is_over(folder)
-        run_dirs = jobs.run_dirs(folder, jobs.read_plan(folder))
+        plan = jobs.read_plan(folder)
+        run_dirs = jobs.run_dirs(folder, plan)
         _over(run_dirs, view, told)
         if is_over:
             break
         if lease.living(jobs.state_folder(folder)) is None and not takeover.is_ending(folder):
+            if not is_trusted:
+                owned.check_plan(folder, jobs.readable(folder, plan))
             sys.stderr.write("lab: nobody conducts this search any more; going on with it from here\n")
             return takeover.take_over(folder)
         time.sleep(POLL_S)

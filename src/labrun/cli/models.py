@@ -237,6 +237,9 @@ def predict(options: argparse.Namespace) -> int:
     source = options.file.expanduser()
     if not source.exists():
         raise RecordError(f"there is no file {source}")
+    output = options.output or source.with_name(f"{source.name}.predictions.csv")
+    if output.exists() and output.samefile(source):
+        raise ConfigError(f"-o {output}: that is the file with the samples itself, and it would be overwritten")
     model = saved.load_model(
         options.model, root=store.workspace(), trusted=options.trusted, allow_pickle=options.allow_pickle
     )  # fmt: skip
@@ -250,7 +253,6 @@ def predict(options: argparse.Namespace) -> int:
             table.insert(place, name, fed.inputs[name].to_numpy(), allow_duplicates=True)
     elif options.inputs:
         raise ConfigError(f"--inputs: {source} has no columns with names that could be kept")
-    output = options.output or source.with_name(f"{source.name}.predictions.csv")
     table.to_csv(files.ready(output), index=False)
     for note in fed.notes:
         print(note)

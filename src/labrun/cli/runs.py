@@ -64,7 +64,10 @@ def _add_reading(verbs: Any) -> None:
 
 
 def _add_acting(verbs: Any) -> None:
-    _verb(verbs, "watch", "acting.watch", "follow a sweep or a run; go on with one whose controller is gone", names="*")
+    verb = _verb(
+        verbs, "watch", "acting.watch", "follow a sweep or a run; go on with one whose controller is gone", names="*"
+    )
+    verb.add_argument("--take-over", action="store_true", help="go on also with what somebody else has written")
     _verb(verbs, "cancel", "acting.cancel", "ask runs to stop", names="*")
     verb = _verb(verbs, "rerun", "acting.rerun", "run a run again, from its frozen config and code")
     verb.add_argument("words", nargs="*", metavar="RUN ... [KEY=VALUE ...]",

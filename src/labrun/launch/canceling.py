@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from labrun.launch import closing, jobs, lease, slurm_jobs
+from labrun.launch import closing, jobs, lease, owned, slurm_jobs
 from labrun.launch.query import Shown
 from labrun.runs import record as records
 from labrun.runs.record import Record
@@ -33,7 +33,9 @@ def end_runs(unfinished: Sequence[Path], patience_s: float = CANCEL_S) -> list[P
 
 def _end_uncontrolled(run_dir: Path, record: Record, shown: Shown, home: Path) -> None:
     """What no controller will cancel: a run that waits for nobody, in a job that waits, or that is lost."""
-    job = slurm_jobs.known_jobs(home / "jobs.jsonl").get(run_dir)
+    ledger = home / "jobs.jsonl"
+    # Whoever else writes there could name any job of the person's.
+    job = slurm_jobs.known_jobs(ledger).get(run_dir) if owned.others([ledger]) is None else None
     if job is not None and slurm_jobs.states([job]).get(job) == "PENDING":
         slurm_jobs.scancel([job])
     elif job is not None or shown(run_dir, record) in (records.RUNNING, records.UNREACHABLE):

@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
+
+_home: ContextVar[Path | None] = ContextVar("home", default=None)
+
+
+def home() -> Path:
+    """The folder that a person's `conf/` and relative datastores lie in: the working folder, but see `set_home`."""
+    return _home.get() or Path.cwd()
+
+
+def set_home(folder: Path | None) -> None:
+    """Say that another folder than the working one is meant: for `lab` below a workspace. None: the working one."""
+    _home.set(folder)
 
 
 def conf_dir() -> Path:
@@ -13,8 +26,8 @@ def conf_dir() -> Path:
 
 
 def user_conf_dir() -> Path | None:
-    """The person's own `conf/`, in the working folder, unless that is ours."""
-    own = Path.cwd() / "conf"
+    """The person's own `conf/`, unless that is ours."""
+    own = home() / "conf"
     return own if own.is_dir() and not own.samefile(conf_dir()) else None
 
 

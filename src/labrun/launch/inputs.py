@@ -154,7 +154,9 @@ def load(name: str, keep_environment: bool = False, changes: tuple[str, ...] = (
     if problems:
         raise ConfigError(problems)
     if values.get("_target_", schema.LOCAL_DATASTORE) == schema.LOCAL_DATASTORE:
-        kept["root"] = values["root"] = str(Path(values["root"]).expanduser().resolve())
+        is_typed = any(change.partition("=")[0] == "root" for change in changes)
+        root = Path(values["root"]).expanduser()
+        kept["root"] = values["root"] = str((root if is_typed else conf.home() / root).resolve())
     return kept if keep_environment else {str(key): value for key, value in values.items()}
 
 

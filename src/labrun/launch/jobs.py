@@ -26,7 +26,7 @@ from labrun.launch.compute import Needs
 from labrun.launch.lease import Lease, OvertakenError
 from labrun.launch.places import Places
 from labrun.launch.pool import LocalPool, Server
-from labrun.runs import context, store
+from labrun.runs import context, recording, store
 from labrun.runs import record as records
 from labrun.runs.record import Record
 from labrun.tasks.threads import wait_asleep
@@ -266,8 +266,7 @@ class Inline:
                 raise
             log.info("This run was canceled; the others go on")
         except (Exception, SystemExit) as error:  # noqa: BLE001 - its record holds it; the others go on
-            text = (str(error) or repr(error)).splitlines()[0]
-            log.error("This run failed: %s: %s", type(error).__name__, text)
+            log.error("This run failed: %s", recording.first_line(error))
         finally:
             os.environ.clear()
             os.environ.update(before)

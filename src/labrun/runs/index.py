@@ -74,7 +74,12 @@ def scan(root: Path, state: Path) -> Iterator[tuple[str, Stamp]]:
     """
     usual = {folder: None for top, depth in (("outputs", 2), ("multirun", 3))
              for folder in _folders(os.path.join(root, top), depth)}  # fmt: skip
-    for folder in [*usual, *dict.fromkeys(str(one) for one in elsewhere.run_dirs(state) if str(one) not in usual)]:
+    others = dict.fromkeys(map(str, elsewhere.run_dirs(state)))
+    for top in ("outputs", "multirun") if others else ():  # noted are folders without links
+        link = os.path.join(root, top)
+        if (real := os.path.realpath(link)) != link:
+            others = {one: None for one in others if link + one.removeprefix(real) not in usual}
+    for folder in [*usual, *(one for one in others if one not in usual)]:
         try:
             status = os.stat(os.path.join(folder, "run.json"))
         except OSError:

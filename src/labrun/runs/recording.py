@@ -254,7 +254,8 @@ def outcome(error: BaseException | None, paths: RunPaths) -> tuple[str, dict[str
         message = masking.masked(f"the run's code ended the process with exit code {error.code!r} before it was done")
         return records.FAILED, {"type": "SystemExit", "message": message, "traceback": _trace(error)}
     trace = masking.masked(error.trace) if isinstance(error, RunFailedError) else _trace(error)
-    return records.FAILED, {"type": type(error).__name__, "message": said(error), "traceback": trace}
+    kind = masking.masked(storable(type(error).__name__))
+    return records.FAILED, {"type": kind, "message": said(error), "traceback": trace}
 
 
 def is_asked_to_end(paths: RunPaths) -> bool:
@@ -289,6 +290,12 @@ def said(error: BaseException) -> str:
         return masking.masked(storable(str(error)))
     except Exception as other:  # noqa: BLE001 - any `__str__`
         return f"(its message cannot be shown: {type(other).__name__})"
+
+
+def first_line(error: BaseException) -> str:
+    """An error's kind, and the first line of its own words if it has any."""
+    words = said(error).strip().splitlines()
+    return ": ".join([masking.masked(type(error).__name__), *words[:1]])
 
 
 def storable(text: str) -> str:

@@ -142,8 +142,10 @@ def _bring(state: dict[str, Any], source: Path, home: Path) -> None:
         return
     moved: dict[str, str] = {"": ""}
     for name in map(str, [*state["best_k_models"], state["best_model_path"]]):
+        if name in moved:
+            continue
         file = source / os.path.relpath(name, before)
-        if name in moved or file.parent != source or not file.is_file():
+        if file.parent != source or not file.is_file():
             continue
         target = home / file.name
         moved[name] = str(target)

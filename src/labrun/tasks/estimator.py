@@ -128,7 +128,14 @@ class EstimatorTask(Task):
         from labrun.models.logistic_regression import portable
 
         model = portable(self.model)
-        skops_io().dump(model, paths.outputs / "model.skops")
+        try:
+            skops_io().dump(model, paths.outputs / "model.skops")
+        except Exception as error:  # a value of any kind may be in it
+            raise UnfitError(
+                f"model '{self._name}' is trained, and cannot be saved: skops takes no such value as it holds "
+                f"({type(error).__name__}: {' '.join(str(error).split())}). Let {type(self.model).__name__} drop it at "
+                "the end of fit(), or define __getstate__"
+            ) from error
         if "pkl" in self._export:
             import joblib
 

@@ -218,6 +218,12 @@ class NetworkTask(Task):
         if (self._is_own and not self._overrides("validation_step")) or self._settings.get("limit_val_batches") == 0:
             validation = None
         trainer = self._trainer(paths, has_validation=validation is not None)
+        unused = [name for name in UNUSED if self._is_own and self._overrides(name)]
+        if unused:
+            log.warning(
+                "%s has a %s of its own, and labrun does not call it: batches come from the config's data set, and the "
+                "test part is scored by what forward() gives", self._name, " and a ".join(unused),
+            )  # fmt: skip
         log.info(
             "Training %s (%s parameters) on %s samples: %d epochs of %d batches, on %s",
             self._name, f"{sum(p.numel() for p in module.parameters()):,}", f"{len(arrays.train):,}",
@@ -280,7 +286,7 @@ class NetworkTask(Task):
         before = signal.getsignal(signal.SIGINT)
         try:
             with warnings.catch_warnings(), recording.leaving_by_itself():
-                for pattern in QUIET:
+                for pattern in (*QUIET, *([] if self._names_monitor else [NO_LOSS])):
                     warnings.filterwarnings("ignore", message=pattern)
                 trainer.fit(
                     module, train, validation,
@@ -291,9 +297,13 @@ class NetworkTask(Task):
             if not re.search(r"ModelCheckpoint\(monitor=|conditioned on metric", str(error)):
                 raise
             logged = ", ".join(sorted(map(str, trainer.callback_metrics))) or "nothing"
+            missing = next(iter(re.findall(r"monitor='([^']*)'|metric `([^`]*)`", str(error))), ("", ""))
+            named = "".join(missing) or self._settings["monitor"]
+            more = "" if validation is not None else "; what is logged in validation needs dataset.validation_size"
             raise ConfigError(
-                f"trainer.monitor={self._settings['monitor']}: a callback watches a value that the model does not log. "
-                f"It logs {logged}: name one of these (trainer.monitor=NAME), or say callbacks=none"
+                f"trainer.monitor={self._settings['monitor']}: a callback watches {named!r}, which the model does not "
+                f"log. It logs {logged}: name one of these (trainer.monitor=NAME, or where the callback is made), or "
+                f"say callbacks=none{more}"
             ) from error
         except SystemExit as end:
             # Lightning turns Ctrl-C into an exit and leaves the signal ignored.
@@ -320,6 +330,10 @@ class NetworkTask(Task):
                 f"{self._settings['max_epochs']} counts from the very beginning. Say a higher trainer.max_epochs"
             )
         log.info("Going on from %s, after epoch %d", checkpoint, done)
+
+    @property
+    def _names_monitor(self) -> bool:
+        return bool(self._settings["monitor"] != monitored.AUTO)
 
     def _overrides(self, method: str) -> bool:
         return getattr(type(self.network), method) is not getattr(self._package.part().LightningModule, method)
@@ -544,6 +558,12 @@ QUIET = (
     r".*You defined a `validation_step` but have no `val_dataloader`.*",
 )
 """Lightning's advice that does not apply: batches come from memory, and a run's folder is its own."""
+
+
+NO_LOSS = r".*could not find the monitored key in the returned metrics.*"
+"""With `trainer.monitor=auto` a module of a person's own need not log what labrun's networks do."""
+UNUSED = ("train_dataloader", "val_dataloader", "test_dataloader", "test_step")
+"""Hooks of a module that are not called."""
 
 
 def _is_quiet(callback: Any) -> bool:

@@ -19,6 +19,7 @@ SURELY_POINT = re.compile(
     r"[+-]?(?:\d+\.(?:\d{1,2}|\d{4,})|0\.\d+|\d{4,}\.\d+|\.\d+|\d{1,3}(?:,\d{3})+\.\d+|[1-9]\d{0,2}(?:,\d{3}){2,})"
 )
 EITHER = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
+EITHER_POINT = re.compile(r"[+-]?(?:[1-9]\d{0,2}(?:\.\d{3})?|0)")
 
 
 EDGES = frozenset("0123456789.,")

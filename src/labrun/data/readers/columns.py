@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from labrun.data.readers.amounts import (
     EITHER,
+    EITHER_POINT,
     PLAIN,
     SURELY_COMMA,
     SURELY_POINT,
@@ -46,6 +47,7 @@ ID_NAME = re.compile(
     r"(?i:(?:^|[\s_.-])(?:id|uid|uuid|guid|pk|idx|index|rowid|row[ _]?(?:number|num|no|nr)|unnamed: ?\d+)$)"
     r"|[a-z](?:Id|ID)$"
 )
+TIME = re.compile(r"\d{1,3}:\d\d(?::\d\d)?(?:\.\d+)?(?: ?[aApP]\.?[mM]\.?)?")
 UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 
 
@@ -97,6 +99,9 @@ class Understood:
     left_out: dict[str, str]
     decimal: str = "."
     notes: list[str] = field(default_factory=list)
+    looked_at: Any = field(default=None, repr=False, compare=False)
+    """The table that was understood, and of it the columns of plain numbers: they need not be read twice."""
+    numbers: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> Understood:
@@ -156,9 +161,12 @@ class Understood:
         if missing:
             raise DataError(f"{where} has no column {few(map(repr, missing))}; it has {few(table.columns, 20)}")
         made = {}
+        known = self.numbers if table is self.looked_at and self.decimal == "." else {}
         for column in self.columns:
             values = table[column.name]
-            if column.kind == CATEGORY:
+            if column.kind == NUMBER and column.name in known:
+                made[column.name] = pd.Series(known[column.name], index=values.index)
+            elif column.kind == CATEGORY:
                 made[column.name] = _words(values)
             elif column.kind == DATE:
                 made[column.name] = _days(values, column, where)
@@ -242,7 +250,8 @@ def understand(table: Any, said: Settings, where: object, first: int | None = No
     same = [one.name for one in columns if all(value == uniques[one.name][0] for value in uniques[one.name])]
     if same:
         notes.append(f"the same in every row: {few(same)}")
-    return Understood(columns, left_out, decimal, notes)
+    whole = {name: found for name, found in plain.items() if found is not None and len(found) == len(table)}
+    return Understood(columns, left_out, decimal, notes, table, whole)
 
 
 def of_frame(frame: Any) -> Understood:
@@ -294,12 +303,19 @@ def _present(texts: list[str]) -> list[str]:
 
 def _plain(kept: list[str]) -> npt.NDArray[np.float64] | None:
     """Texts as numbers, if all are plain ones, without any sign but a decimal point."""
-    import pandas as pd
-
     if not kept or not all(map(PLAIN.fullmatch, kept[:10])):
         return None
-    found = pd.to_numeric(pd.Series(kept, dtype=object), errors="coerce").to_numpy(np.float64)
-    return found if np.isfinite(found).all() else None
+    return _at_once(kept)
+
+
+def _at_once(texts: list[Any]) -> npt.NDArray[np.float64] | None:
+    """Texts as Python reads numbers, if it takes all of them, and all are finite."""
+    try:
+        found = np.fromiter(map(float, texts), np.float64, len(texts))
+        is_plain = bool(np.isfinite(found).all()) and "_" not in "".join(texts)  # Python takes 1_0 for 10
+    except (ValueError, TypeError):
+        return None
+    return found if is_plain else None
 
 
 def _guessed(
@@ -323,6 +339,13 @@ def _guessed(
     else:
         numbers = [value for value in kept if number(value, decimal) is not None]
         units = {unit_of(value) for value in numbers} - {""}
+    if "%" in units and (bare := next((v for v in numbers if not unit_of(v) and number(v, decimal)), None)):
+        problems.append(
+            f"{where}: the column {name!r} holds per cent ({next(v for v in numbers if unit_of(v) == '%')!r}) beside "
+            f"{bare!r}, which may be meant otherwise: correct it, or say {option('numbers', [name])} to read both as "
+            f"they stand, {option('categories', [name])} or {option('ignore', [name])}"
+        )
+        return
     if len(numbers) == len(kept) and len(units) < 2:
         yield Column(name, NUMBER)
         odd = [] if len(values) == len(kept) else sorted({v for v in values if v and v.lower() in GAPS})
@@ -369,7 +392,7 @@ CODE = re.compile(r"[+-]?0\d+")
 def _tells_rows_apart(name: str, column: Any, plain: npt.NDArray[np.float64] | None) -> bool:
     """Whether a column numbers the rows, or has a text of its own for each."""
     count = len(column)
-    if count < FEWEST or not column.is_unique or (plain is not None and (plain % 1 != 0).any()):
+    if count < FEWEST or (plain is not None and (plain % 1 != 0).any()) or not column.is_unique:
         return False
     present = [value for value in column.tolist() if value]
     if len(present) < count:
@@ -385,6 +408,8 @@ def _tells_rows_apart(name: str, column: Any, plain: npt.NDArray[np.float64] | N
         return ID_NAME.search(name) is not None  # quantities with a unit
     if ID_NAME.search(name) or all(UUID.fullmatch(value) for value in present):
         return True
+    if all(map(TIME.fullmatch, present)):
+        return False
     return not any(map(MAY_BE_DATE.fullmatch, present[:100]))
 
 
@@ -429,6 +454,16 @@ def _decimal(
             f"{where}: {value!r} in the column {name!r} may be {value.replace(',', '')} or {value.replace(',', '.')}: "
             "say dataset.decimal=. for the first, \"dataset.decimal=','\" for the second"
         )
+    if separator == ";" and not point:  # between the columns of files with decimal commas
+        for name, values in uniques.items():
+            if plain[name] is None or name in said.categories or name in said.dates:
+                continue
+            value = next((one for one in values if "." in one), None)
+            if value is not None and all(map(EITHER_POINT.fullmatch, _present(values))):
+                return ".", (
+                    f"{where}: {value!r} in the column {name!r} may be {value} or {value.replace('.', '')}: say "
+                    "dataset.decimal=. for the first, \"dataset.decimal=','\" for the second"
+                )
     return ".", None
 
 
@@ -463,7 +498,16 @@ def _words(values: Any) -> Any:
             return str(int(value))  # pandas makes 1.0 of a column's 1 where another row has a gap
         return str(value).strip()
 
-    return pd.Series([word(value) for value in values.tolist()], index=values.index, dtype=object)
+    known: dict[str, str | None] = {}  # most categories come again and again
+    made = []
+    for value in values.tolist():
+        if type(value) is not str:
+            made.append(word(value))
+        elif value in known:
+            made.append(known[value])
+        else:
+            made.append(known.setdefault(value, word(value)))
+    return pd.Series(made, index=values.index, dtype=object)
 
 
 def _floats(values: Any, column: Column, decimal: str, where: object) -> Any:
@@ -473,6 +517,8 @@ def _floats(values: Any, column: Column, decimal: str, where: object) -> Any:
     if not _is_text(values) and values.dtype.kind in "biuf":
         return pd.Series(values.to_numpy(np.float64, na_value=np.nan), index=values.index)
     if decimal == ".":  # of text, first what needs no further look
+        if (found := _at_once(values.tolist())) is not None:
+            return pd.Series(found, index=values.index)
         made = np.array(pd.to_numeric(values, errors="coerce"), np.float64)
         odd = ~np.isfinite(made)
         if not odd.any():

@@ -158,8 +158,7 @@ def _rows(text: str, sign: str, path: Path) -> list[list[str]]:
         rows = [row for row in reader if row]
     except csv.Error as error:
         raise CorruptDataError(f"{path} is no readable CSV file: line {reader.line_num}: {error}") from error
-    edge = re.escape(sign) + r'"\r\n'
-    if sign.isspace() or re.search(rf"[^\S\r\n](?=[{edge}]|\Z)|(?:\A|[{edge}])[^\S\r\n]", text):
+    if not text.isascii() or any(blank in text for blank in " \t\v\f\x1c\x1d\x1e\x1f"):
         return [[cell.strip() for cell in row] for row in rows]
     return rows
 

@@ -352,7 +352,7 @@ def not_numbers(table: Any, features: Sequence[str], where: object) -> str | Non
     if text:
         import pandas as pd
 
-        values = table[text[0]].dropna()
+        values = pd.Series(table[text[0]].dropna().unique(), dtype=object)
         bad = values[pd.to_numeric(values, errors="coerce").isna()]
         example = str(next(iter(bad if len(bad) else values), ""))
         return (

@@ -69,6 +69,13 @@ def layout(folder: Path, said: Mapping[str, str] | bool | None) -> Layout:
             raise DataError(
                 _question(top, f"{_names(named)} may be a part or a class, and there is no train/ beside", named)
             )
+        kinds = {part_of(child.name) for child in rest}
+        if len(kinds) > 1 and None not in kinds and "train" in kinds:
+            raise DataError(
+                f"{top}: {_names(rest)} hold images, and no folder per class: nothing tells which class an image is "
+                "of. Put the images of each class into a folder of its own below them; if they are the classes, say "
+                "dataset.parts=false; or name another folder with dataset.path"
+            )
         return Layout({"train": top}, [*notes, *_loose(top)])
     if rest != unlabelled and len(named) == 1:
         raise DataError(
@@ -105,7 +112,7 @@ def _said(folder: Path, said: Mapping[str, str]) -> dict[str, Path]:
 
 
 def _question(folder: Path, what: str, folders: list[Path]) -> str:
-    named = {part_of(path.name): path.name for path in reversed(folders)}
+    named = {part_of(path.name) or _resembles(path.name): path.name for path in reversed(folders)}
     parts = {part: named[part] for part in PARTS if part in named}
     if "train" not in parts:
         others = [path.name for path in folders if path.name not in parts.values()] or ["..."]
@@ -121,6 +128,11 @@ def part_of(name: str) -> str | None:
     """Which part a folder of this name would be."""
     plain = re.sub(r"[\s_.-]", "", name.lower())
     return next((part for part, form in NAMES.items() if form.fullmatch(plain)), None)
+
+
+def _resembles(name: str) -> str | None:
+    """The part that a folder's name hints at: good enough for a proposal."""
+    return next((part for part in PARTS if part[:5] in name.lower()), None)
 
 
 def _below(folder: Path) -> tuple[Path, list[str]]:
