@@ -38,6 +38,7 @@ BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
 )  # fmt: skip
+WORD = r"[^\s,;|\"]+"
 SAMPLE_BYTES = 2**16
 SHOWN = 40
 SIGNS = "€‚„†‡ˆ‰‹›“”•˜¡¢£¤¥¦§¨©«¬®¯°±²³´¶¸¹»¼½¾¿"
@@ -153,7 +154,7 @@ def decoded(content: bytes, path: Path, encoding: str | None = None) -> tuple[st
         text = content.decode("cp1252")
     except UnicodeDecodeError as error:
         raise CorruptDataError(f"{path} is neither UTF-8 nor cp1252: say which with dataset.encoding") from error
-    example = next((word for word in re.findall(r"\S+", text) if not word.isascii()), "")[:SHOWN]
+    example = next((word for word in re.findall(WORD, text) if not word.isascii()), "")[:SHOWN]
     if _is_doubtful(text):
         raise DataError(
             f"{path} is not UTF-8, and it is doubtful what it is: as cp1252 (Windows, Western Europe) it would read "
@@ -186,11 +187,10 @@ def _as_said(content: bytes, path: Path, encoding: str, mark: str | None) -> str
 def _with_zeros(content: bytes, path: Path) -> tuple[str, str]:
     """UTF-16 or UTF-32 without a mark: there the zeros stand in the same places of each character."""
     sample = content[:SAMPLE_BYTES]
-    for name, width, zeros in (("utf-32-le", 4, (2, 3)), ("utf-32-be", 4, (0, 1)), ("utf-16-le", 2, (1,)),
-                               ("utf-16-be", 2, (0,))):  # fmt: skip
-        counts = [sample[place::width].count(0) for place in range(width)]
-        others = max(counts[place] for place in range(width) if place not in zeros)
-        if len(content) % width or min(counts[place] for place in zeros) <= 20 * others:
+    for name, width, highest, lowest in (("utf-32-le", 4, 3, 0), ("utf-32-be", 4, 0, 3), ("utf-16-le", 2, 1, 0),
+                                         ("utf-16-be", 2, 0, 1)):  # fmt: skip
+        zeros = sample[highest::width].count(0)
+        if len(content) % width or zeros <= 20 * sample[lowest::width].count(0):
             continue
         try:
             text = content.decode(name)
@@ -203,7 +203,7 @@ def _with_zeros(content: bytes, path: Path) -> tuple[str, str]:
 
 def _is_doubtful(text: str) -> bool:
     """Whether a text that is taken for cp1252 is hardly one: words of foreign letters alone, or signs within words."""
-    words = {word for word in re.findall(r"[^\W\d_]{3,}", text) if not word.isascii()}
+    words = {word for word in re.findall(r"[^\W\d_]{2,}", text) if not word.isascii()}
     foreign = sum(2 * sum(not sign.isascii() for sign in word) > len(word) for word in words)
     return 2 * foreign > len(words) or ODD.search(text) is not None
 
@@ -211,5 +211,5 @@ def _is_doubtful(text: str) -> bool:
 def _odd_word(text: str) -> str:
     """A word that shows why."""
     odd = ODD.search(text)
-    words = [match for match in re.finditer(r"\S+", text) if not match[0].isascii()]
+    words = [match for match in re.finditer(WORD, text) if not match[0].isascii()]
     return next(match[0] for match in words if odd is None or match.end() > odd.start())[:SHOWN]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from labrun.checking import counted
 from labrun.data.readers import contents, sheets
 from labrun.errors import ConfigError, CorruptDataError, DataError
 
@@ -67,7 +68,7 @@ def read(
     given = [str(place) for place in range(len(cells[0]))] if header is False else cells.pop(0)
     full = [row for row in cells if any(row)]
     if len(full) < len(cells):
-        notes.append(f"left out: {len(cells) - len(full)} lines without any value")
+        notes.append(f"left out: {counted(len(cells) - len(full), 'line')} without any value")
     if not full:
         raise DataError(f"{path} has a first line with names, and no rows below it")
     import pandas as pd
@@ -75,7 +76,7 @@ def read(
     columns = list(zip(*full, strict=True))
     kept = [place for place, name in enumerate(given) if name or any(columns[place])]
     if len(kept) < len(given):
-        notes.append(f"left out: {len(given) - len(kept)} columns without a name or a value")
+        notes.append(f"left out: {counted(len(given) - len(kept), 'column')} without a name or a value")
     names = _names([given[place] for place in kept], path)
     table = pd.DataFrame(
         {name: pd.Series(list(columns[place]), dtype=object) for name, place in zip(names, kept, strict=True)}
@@ -126,7 +127,7 @@ def _found_cells(path: Path, separator: str | None, encoding: str | None, sheet:
         rows, sign, notes = _text_rows(content, path, separator, encoding)
     else:
         rows, notes = sheets.parquet(content, path) if kind == contents.PARQUET else sheets.excel(content, path, sheet)
-        notes = [", ".join([f"read as {kind}", *notes[:1]]), *notes[1:]]
+        notes = ["; ".join([f"read as {kind}", *notes[:1]]), *notes[1:]]
     while rows and not any(rows[0]):
         rows.pop(0)
     if not rows:
@@ -201,8 +202,8 @@ def _check_above(sample: str, path: Path) -> None:
         above = next((place for place, row in enumerate(rows) if len(row) == width), 0)
         if width > 1 and above and sum(len(row) == width for row in rows[above:]) >= ALIKE * len(rows[above:]) > 1:
             raise DataError(
-                f"{path}: {above} lines stand above the table, such as {sign.join(rows[0])[:80]!r}: delete them, so "
-                "that the first line names the columns"
+                f"{path}: {counted(above, 'line')} above the table, such as {sign.join(rows[0])[:80]!r}: delete what "
+                "stands there, so that the first line names the columns"
             )
 
 

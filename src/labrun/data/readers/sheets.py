@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from labrun.checking import suggest
+from labrun.checking import counted, suggest
 from labrun.errors import ConfigError, CorruptDataError, DataError, MissingExtraError
 
 EXTRA = "tables"
@@ -91,7 +91,7 @@ def excel(content: bytes, path: Path, sheet: str | int | None = None) -> Cells:
     errors = sum(cell is ERROR for row in rows for cell in row)
     width = max(map(len, rows))
     notes = [f"sheet {name!r}"] if len(seen) > 1 else []
-    notes += [f"{errors} cells hold errors of Excel, such as #N/A, and are taken for gaps"] if errors else []
+    notes += [f"errors of Excel, such as #N/A, are taken for gaps: {counted(errors, 'cell')}"] if errors else []
     return [["" if cell is ERROR else cell for cell in row] + [""] * (width - len(row)) for row in rows], notes
 
 
