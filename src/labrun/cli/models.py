@@ -27,7 +27,11 @@ def add(nouns: Any) -> None:
     noun.set_defaults(act=ls, name=None, json=False)
     verbs = noun.add_subparsers(title="verbs", metavar="VERB")
     verb = _verb(verbs, "register", register, "make a run's model the next version of a registered one")
-    verb.add_argument("run", metavar="RUN", help="'last', 'best:METRIC', the beginning of a run's id, or its folder")
+    verb.add_argument(
+        "run",
+        metavar="RUN",
+        help="'last' (but for task=evaluate), 'best:METRIC', the beginning of a run's id, or its folder",
+    )
     verb.add_argument("file", nargs="?", metavar="FILE", help="a file of the run, such as outputs/model.npz "
                       "(default: the model that its card names)")  # fmt: skip
     verb.add_argument("--name", required=True, help="of the model")
@@ -83,7 +87,10 @@ def register(options: argparse.Namespace) -> int:
     for name in options.alias:
         journal.check_alias(name)
     root = store.workspace()
-    run_dir, record = store.find(root, options.run)
+    run_dir, record = store.find(
+        root, options.run, suitable=lambda _, one: options.run != "last" or one.task != "evaluate",
+        wanted="a run that trained a model",
+    )  # fmt: skip
     version, is_new = registry.register(root, run_dir, options.name, options.file, tags)
     if not is_new:
         print(f"registered already: {version.file} of run {record.id} is {version.title}, since {version.time[:16]}")
