@@ -41,6 +41,7 @@ if IS_FIRST:
     if os.environ["PATH"].split(os.pathsep)[0] != str(Path(sys.executable).parent):
         os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     os.environ.update(LABRUN_WARM="1", LABRUN_WARM_DIR=tempfile.mkdtemp(prefix="labrun-tests-"))
+    os.environ["XDG_STATE_HOME"] = os.environ["LABRUN_WARM_DIR"]  # what proves who trained a model
 helpers.START.update(os.environ)
 
 MANY = 20

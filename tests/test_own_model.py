@@ -116,8 +116,12 @@ def test_a_network_from_the_working_folder(
     assert [path for path in workspace.glob("outputs/*/*/**/*.json") if "nobodys" in path.read_text()] == []
     assert record["metrics"]["accuracy"] > 0.8  # type: ignore[index]
     assert record["code"]["files"] == 2  # type: ignore[index]
-    refused = labrun("task=evaluate", "from=last", "tracking=none")
-    assert refused.returncode == 2 and "trusted=[tiny_net.TinyNet]" in refused.stderr
+    scored = labrun("task=evaluate", "from=last", "tracking=none", "report=none")
+    assert scored.returncode == 0, scored.stderr
+    write(workspace, "tiny_net", f"{NETWORK}\n# changed", CONFIG)
+    refused = labrun_here("task=evaluate", "from=last", "tracking=none")
+    assert refused.returncode == 2 and "'trusted=[tiny_net.TinyNet]'" in refused.stderr
+    assert "tiny_net changed" in refused.stderr
     scored = labrun("task=evaluate", "from=last", "tracking=none", "trusted=[tiny_net.TinyNet]", "report=none")
     assert scored.returncode == 0, scored.stderr
 

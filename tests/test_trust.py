@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
 
-from conftest import Runner
+from conftest import Command, Runner
 from labrun import building, trust
-from labrun.errors import ConfigError, DataError, LabrunError
-from labrun.runs import cards
+from labrun.errors import ConfigError, DataError, LabrunError, UntrustedError
+from labrun.runs import cards, registry, seals
 from labrun.runs import record as records
 from labrun.tasks import loading, saved
 
@@ -228,3 +231,147 @@ def test_a_network_of_ones_own_names_its_parts_too(ran: Path) -> None:
     assert loading.network(file, card, [f"{HERE}.Own"]).inner.inner.__class__ is torch.nn.ReLU
     with pytest.raises(ConfigError, match=HERE):
         loading.network(file, card, [])
+
+
+OWN_NET = """
+import math
+from torch import nn
+import own_part
+
+class Net(nn.Sequential):
+    def __init__(self, input_shape, num_classes, units=4):
+        super().__init__(nn.Flatten(), nn.Linear(math.prod(input_shape), units), nn.ReLU(),
+                         nn.Linear(units, num_classes))
+"""
+
+
+@pytest.fixture
+def own(workspace: Path, monkeypatch: pytest.MonkeyPatch, run_here: Runner) -> Iterator[Path]:
+    """A run of a network of the user's own, in a workspace with its code."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(workspace / "state"))
+    monkeypatch.syspath_prepend(str(workspace))
+    (workspace / "own_net.py").write_text(OWN_NET)
+    (workspace / "own_part.py").write_text("SIZE = 3\n")
+    yield run_here(
+        "model=mnist_dnn", "model._target_=own_net.Net", "model.units=8", "trainer.max_epochs=1",
+        "dataset.max_samples=100",
+    )[1]  # fmt: skip
+    for name in ("own_net", "own_part"):
+        sys.modules.pop(name, None)
+
+
+def refused(run_dir: Path | str, root: Path | None = None) -> str:
+    """Why a model is not loaded unasked."""
+    with pytest.raises(UntrustedError) as caught:
+        saved.load_model(run_dir, root=root)
+    return str(caught.value)
+
+
+def test_what_this_user_trained_here_is_trusted_by_itself(own: Path, run_here: Runner, workspace: Path) -> None:
+    """Until its code changes: it, or what it imports; a run in an archive never is."""
+    assert saved.load_model(own).predict_numbers(np.zeros((2, 1, 8, 8))).shape == (2,)
+    assert run_here("task=evaluate", "from=last")[0].status == records.COMPLETED
+    version, _ = registry.register(workspace, own, "net")
+    assert saved.load_model("net").title == "model net/1"
+    assert registry.needed(workspace, version) == ["own_net.Net"] and not registry.untrusted(workspace, version)
+    for name in ("own_part.py", "own_net.py"):
+        before = (workspace / name).read_text()
+        (workspace / name).write_text(f"{before}# changed\n")
+        for reference in (own, "net"):
+            assert f"({name.removesuffix('.py')} changed)" in refused(reference)
+        with pytest.raises(UntrustedError, match=r"name it: 'trusted=\[own_net\.Net\]'"):
+            run_here("task=evaluate", f"from={own}")
+        (workspace / name).write_text(before)
+    assert saved.load_model("net").card["target"] == "own_net.Net"
+    record = records.read(own)
+    records.write(own, dataclasses.replace(record, imported={"file": "x.tar", "time": records.now()}))
+    assert seals.FROM_ARCHIVE in refused(own)
+    with pytest.raises(UntrustedError, match=seals.FROM_ARCHIVE):
+        run_here("task=evaluate", f"from={own}")
+    again, _ = registry.register(workspace, own, "taken")
+    assert seals.UNPROVEN in refused("taken") and registry.untrusted(workspace, again)
+
+
+def test_what_is_forged_or_foreign_is_not_trusted(
+    own: Path, workspace: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = own / "outputs" / cards.NAME
+    text = path.read_text()
+    card = json.loads(text)
+    weights = own / "outputs" / card["file"]
+    for changed in (
+        {"arguments": {"units": 9}}, {"target": f"{HERE}.Own"}, {"seal": None}, {"seal": {}}, {"class_names": ["a"]},
+        {"seal": {**card["seal"], "run": "00000000"}}, {"seal": {**card["seal"], "code": {}}},
+        {"seal": {**card["seal"], "mac": "0" * 64}}, {"seal": {**card["seal"], "targets": []}},
+        {"seal": {"mac": "é"}}, {"seal": {"mac": 7, "code": [1]}},
+    ):  # fmt: skip
+        path.write_text(json.dumps({**card, **changed}))
+        assert seals.UNPROVEN in refused(own), changed
+    path.write_text(text)
+    other = tmp_path_factory.mktemp("other") / "outputs" / "test" / own.name
+    shutil.copytree(own, other)
+    assert seals.UNPROVEN in refused(other, other.parents[2]), "of another workspace"
+    assert CALLED == [] and weights.is_file()
+    key = seals.key_file()
+    assert key is not None and key.stat().st_mode & 0o777 == 0o600 and saved.load_model(own)
+    key.chmod(0o644)
+    assert seals.UNPROVEN in refused(own), "a key that others can read"
+    key.chmod(0o600)
+    monkeypatch.setenv("XDG_STATE_HOME", str(workspace / "another user"))
+    assert seals.UNPROVEN in refused(own) and not (workspace / "another user").exists()
+    monkeypatch.setenv("XDG_STATE_HOME", "/proc/nowhere")
+    assert seals.Proof(workspace, "00000000", {"_target_": "own_net.Net"}).seal(card) is None
+
+
+def test_a_message_says_what_is_typed_where_it_stands(own: Path, workspace: Path, lab_here: Command) -> None:
+    (workspace / "own_part.py").write_text("SIZE = 4\n")
+    assert refused(own).endswith("name it: trusted=['own_net.Net']")
+    registered = lab_here("models", "register", own.name[-8:], "--name", "net", "--alias", "best")
+    assert registered.returncode == 0, registered.stderr
+    assert "not trusted by itself: its code" in registered.stdout
+    assert "trusted=['own_net.Net'] in Python, --trusted own_net.Net for lab models predict" in registered.stdout
+    assert "LABRUN_TRUSTED=own_net.Net mlflow models serve" in registered.stdout
+    np.save(workspace / "x.npy", np.zeros((2, 1, 8, 8)))
+    told = lab_here("models", "predict", "net", "x.npy")
+    assert told.returncode == 2 and told.stderr.endswith("name it: --trusted own_net.Net\n")
+    assert lab_here("models", "predict", "net", "x.npy", "--trusted", "own_net.Net").returncode == 0
+    folder = workspace / "outputs" / ".labrun" / "models" / "net" / "1" / "data" / "model"
+    with pytest.raises(UntrustedError, match="name it: LABRUN_TRUSTED=own_net.Net"):
+        saved._load_pyfunc(str(folder))
+    (workspace / "own_part.py").write_text("SIZE = 3\n")
+    assert saved._load_pyfunc(str(folder)), "served from the workspace that it was trained in"
+    assert "trusted by itself, as you trained it here" in lab_here("models", "show", "net").stdout
+
+
+OWN_ESTIMATOR = """
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+
+class Steps:
+    pass
+
+class Most(ClassifierMixin, BaseEstimator):
+    def fit(self, x, y):
+        self.classes_, counts = np.unique(y, return_counts=True)
+        self.most_, self.steps_ = int(self.classes_[counts.argmax()]), Steps()
+        return self
+    def predict(self, x):
+        return np.full(len(x), self.most_)
+"""
+
+
+def test_an_estimator_of_ones_own(workspace: Path, monkeypatch: pytest.MonkeyPatch, run_here: Runner) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(workspace / "state"))
+    monkeypatch.syspath_prepend(str(workspace))
+    (workspace / "own_most.py").write_text(OWN_ESTIMATOR)
+    try:
+        run_dir = run_here("~model", "+model={_target_: own_most.Most}", "dataset.max_samples=100")[1]
+        version, _ = registry.register(workspace, run_dir, "most")
+        assert registry.needed(workspace, version) == ["own_most.Most", "own_most.Steps"]
+        assert len(saved.load_model("most").predict_numbers(np.zeros((2, 1, 8, 8)))) == 2
+        (workspace / "own_most.py").write_text(OWN_ESTIMATOR + "# changed")
+        assert refused("most").endswith("name it: trusted=['own_most.Most', 'own_most.Steps']")
+        with pytest.raises(UntrustedError, match=r"trusted=\[own_most\.Most,own_most\.Steps\]"):
+            run_here("task=evaluate", "from=last", "trusted=[own_most.Most]")
+    finally:
+        sys.modules.pop("own_most", None)

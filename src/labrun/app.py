@@ -26,7 +26,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from labrun import checking, masking, terminal
+from labrun import checking, masking, new, terminal
 from labrun.errors import ConfigError, LabrunError, RecordError, RunFailedError
 from labrun.launch import compute as computes
 from labrun.launch import conf, freeze, hydra_files
@@ -394,6 +394,9 @@ def _dotted(node: Any, prefix: str = "") -> Iterator[str]:
 
 def main() -> None:
     """The command `labrun`."""
+    if new.is_asked(sys.argv):
+        new.main()
+        return
     if "--debug" in sys.argv:
         sys.argv.remove("--debug")
         os.environ["LABRUN_DEBUG"] = os.environ["HYDRA_FULL_ERROR"] = "1"

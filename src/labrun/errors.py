@@ -2,6 +2,7 @@
 
     LabrunError                 the root: a person can act on it; shown as one message, without a traceback
     |-- ConfigError             the configuration asks for something that cannot be
+    |   `-- UntrustedError      a saved model is of classes that are not built unasked
     |-- DataError               the data cannot be used
     |   |-- MissingDataError    files that should be there are not
     |   |-- CorruptDataError    files are there, but are not what they claim to be
@@ -15,7 +16,8 @@ A message says what was given, what was expected, and what to do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 
 
 class LabrunError(Exception):
@@ -32,6 +34,39 @@ class ConfigError(LabrunError):
         else:
             lines = "\n".join(f"  - {problem}" for problem in self.problems)
             super().__init__(f"{len(self.problems)} mistakes in the configuration:\n{lines}")
+
+
+BY_OVERRIDE, BY_OPTION, BY_ARGUMENT, BY_VARIABLE = "labrun", "lab", "Python", "mlflow models serve"
+"""Where a person names what is trusted."""
+TRUSTING: Mapping[str, Callable[[Sequence[str]], str]] = {
+    BY_OVERRIDE: lambda names: shlex.quote(f"trusted=[{','.join(names)}]"),
+    BY_OPTION: lambda names: " ".join(f"--trusted {shlex.quote(name)}" for name in names),
+    BY_ARGUMENT: lambda names: f"trusted={list(names)!r}",
+    BY_VARIABLE: lambda names: f"LABRUN_TRUSTED={shlex.quote(','.join(names))}",
+}
+"""What is typed there."""
+
+
+class UntrustedError(ConfigError):
+    """A saved model is of classes that are not built unasked.
+
+    Args:
+        what: sentences that say so.
+        names: all that has to be named for it to be built.
+        way: a key of `TRUSTING`.
+    """
+
+    def __init__(self, what: str, names: Sequence[str], way: str = BY_OVERRIDE) -> None:
+        self.what, self.names, self.way = what, list(names), way
+        super().__init__(f"{what}. If you trust whoever made the run, name it: {TRUSTING[way](self.names)}")
+
+    def said(self, way: str) -> UntrustedError:
+        """The same, with what is typed elsewhere."""
+        return UntrustedError(self.what, self.names, way)
+
+    def because(self, reason: str) -> UntrustedError:
+        """The same, with why it is not trusted by itself."""
+        return UntrustedError(f"{self.what}. It is not trusted by itself: {reason}", self.names, self.way)
 
 
 class DataError(LabrunError):

@@ -24,12 +24,12 @@ from labrun.data import ahead, reader
 from labrun.data.arrays import Arrays
 from labrun.data.mount import guarded, local_root, mount, mount_reference, references, resolved
 from labrun.errors import DataError
-from labrun.runs import cards, context, report, store, tracking, viewing
+from labrun.runs import cards, context, report, seals, store, tracking, viewing
 from labrun.runs import record as records
 from labrun.runs.pictures import Pictures
 from labrun.runs.record import Record, RunPaths
 from labrun.runs.recording import Recording, red
-from labrun.tasks import script, threads
+from labrun.tasks import loading, script, threads
 from labrun.tasks import task as tasks
 from labrun.tasks.task import Scores, Task
 
@@ -43,7 +43,7 @@ UNSIGNED_TRAINER = ("resume", "threads")
 """Of a trainer's node, what changes no result but by the rounding of sums."""
 UNSIGNED_DATASET = ("asset", "version")
 """Which version of an asset it was, and where it lay, is in the data's digest."""
-LATER = ("numbers", "categories", "dates", "decimal", "encoding", "header", "parts")
+LATER = ("numbers", "categories", "dates", "decimal", "encoding", "header", "sheet", "parts")
 """Keys of data sets that came later: where they say nothing, what was signed before them stays valid."""
 NAMED = 1000
 """The record names so many classes."""
@@ -102,7 +102,9 @@ def execute(run_dir: Path, capture: bool = True, pictures: bool = True, to_disk:
             record.threads = work.threads
             log.info("Threads: %s", threads.describe(record.threads))
             recording.write()
+        proof = None
         if config["task"] == "fit":
+            proof = seals.Proof(store.workspace(), record.id, record.config["model"])
             _fit(work, config, arrays, paths)
             record.training = work.training
         recording.leave_if_forked()
@@ -110,7 +112,7 @@ def execute(run_dir: Path, capture: bool = True, pictures: bool = True, to_disk:
             scores = work.score(arrays.test, arrays)
             tasks.log_scores(scores)
             if config["task"] == "fit":
-                record.model = tasks.write_card(paths, work, config, arrays, record.config["model"])
+                record.model = tasks.write_card(paths, work, config, arrays, record.config["model"], proof)
             _write_confusion(scores, arrays, paths)
             wanted = config["report"]
             if wanted == "all" or (wanted == "auto" and pictures):
@@ -216,15 +218,19 @@ def _evaluate(config: Mapping[str, Any], arrays: Arrays, own_file: bool = False)
     arrays = dataclasses.replace(arrays, scaling=tasks.card_scaling(card, arrays.scaling))
     log.info("Scoring %s of run %s on %s test samples", card.get("name"), source["id"], f"{len(arrays.test):,}")
     file = paths.outputs / str(card["file"])
-    trusted = list(config["trusted"])
-    if card.get("kind") == "estimator":
-        from labrun.tasks.estimator import load
 
-        return tasks.wrap(load(file, None if own_file else trusted), config, arrays), arrays
-    from labrun.tasks import loading
+    def load(names: Sequence[str] | None) -> Any:
+        if card.get("kind") == "estimator":
+            from labrun.tasks.estimator import load as load_estimator
 
-    network = loading.network(file, card, None if own_file else trusted)
-    return tasks.wrap(network, config, arrays), arrays
+            return load_estimator(file, None if names is None else list(names))
+        return loading.network(file, card, names)
+
+    def why() -> str:
+        return seals.refusal(store.workspace(), card, source["id"], bool(records.read(paths.root).imported))
+
+    model = load(None) if own_file else loading.proven(load, list(config["trusted"]), why)
+    return tasks.wrap(model, config, arrays), arrays
 
 
 def redraw(run_dir: Path) -> None:

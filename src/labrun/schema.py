@@ -86,7 +86,7 @@ class Npz(Dataset):
 
 @dataclass(frozen=True)
 class Csv(Dataset):
-    """A table, one column of which is the class, or a quantity."""
+    """A table (CSV, Parquet, Excel), one column of which is the class, or a quantity."""
 
     path: str = ""
     target: str | None = None
@@ -96,9 +96,10 @@ class Csv(Dataset):
     numbers: list[str] = field(default_factory=list)
     categories: list[str] = field(default_factory=list)
     dates: dict[str, str] | None = None
-    decimal: Literal[".", ","] | None = None
+    decimal: Literal[".", ",", "point", "comma"] | None = None
     encoding: str | None = None
     header: bool | None = None
+    sheet: str | int | None = None
     test_size: Fraction = 0.2
     regression: bool = False
 

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from labrun import building, targets
-from labrun.errors import ConfigError, LabrunError
+from labrun.errors import ConfigError, LabrunError, UntrustedError
 
 MODEL_PACKAGES = ("labrun.models", "sklearn", "torch.nn", "torchvision.models")
 """Where classes of models lie that may be built unasked."""
@@ -53,7 +53,7 @@ def check_model(node: Mapping[str, Any], key: str, trusted: Sequence[str], may_i
         may_import: look at the objects themselves; else only at the names, as far as those tell.
 
     Raises:
-        ConfigError: it may not; the message names every target that is in the way, and what each is.
+        UntrustedError: it may not; the message names every target that is in the way, and what each is.
     """
     unknown = {
         target: why for _, target in named_targets(node, key)
@@ -63,9 +63,8 @@ def check_model(node: Mapping[str, Any], key: str, trusted: Sequence[str], may_i
         told = "; ".join(
             f"the model is a {target}, which is not labrun's own ({why})" for target, why in unknown.items()
         )
-        raise ConfigError(
-            f"{told}. Building it would run code that the file names. If you trust whoever made the run, name it: "
-            f"'trusted=[{','.join(unknown)}]'"
+        raise UntrustedError(
+            f"{told}. Building it would run code that the file names", [*dict.fromkeys([*trusted, *unknown])]
         )
 
 

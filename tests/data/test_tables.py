@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
+import datetime
+import gzip
 import io
+import lzma
+import sys
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +20,7 @@ import pytest
 from labrun.data import reader
 from labrun.data.arrays import Arrays
 from labrun.data.readers.amounts import number
-from labrun.errors import ConfigError, DataError
+from labrun.errors import ConfigError, DataError, MissingExtraError
 
 Read = Callable[..., Arrays]
 COUNT = 60
@@ -64,7 +70,7 @@ def test_a_table_of_customers_with_blanks_for_numbers(read: Read) -> None:
         "numbers: tenure, TotalCharges; categories: Contract (2 levels); looks like an id: customerID, left out (say "
         "dataset.ignore=[customerID]"
     )
-    assert found.notes[1] == "gaps: TotalCharges (3)"
+    assert found.notes[1] == "gaps (missing values): TotalCharges (3)"
     assert np.isnan(column(found, "TotalCharges")).sum() == 3
 
 
@@ -114,12 +120,11 @@ def test_labels_are_the_text_of_the_file(read: Read, labels: list[Any], classes:
 @pytest.mark.parametrize(
     ("labels", "keys", "words"),
     [
-        (["a", "b", ""], {}, "'y', which is to be predicted, has 20 gaps"),
-        (["a", "b", "  "], {}, "has 20 gaps"),
+        ([" ", ""], {}, "'y', which is to be predicted, has no value in any row"),
         ([0.5, 1, 1.5], {}, r"holds fractions such as .*: that is a quantity, not a class.*dataset.regression=true"),
         (list(range(COUNT)), {}, "a quantity or an identifier"),
         (["1", "x"], {"regression": True}, "30 values are no numbers, such as 'x'"),
-        (["1", "NA"], {"regression": True}, "has 30 gaps"),
+        (["NA"], {"regression": True}, "has no value in any row"),
     ],
 )
 def test_labels_that_are_none_are_refused(read: Read, labels: list[Any], keys: dict[str, Any], words: str) -> None:
@@ -200,6 +205,22 @@ def test_dates_are_days_since_the_first(read: Read, dates: list[str], days: set[
         ("a,a,y\n1,2,x\n3,4,z\n", "more than one column of the name 'a'"),
         (b"\x89PNG\r\n\x1a\n\0\0\0", "is no text"),
         (b"", "it is empty"),
+        (text(";", p=["1,5"], y=["Привет", "Мир"]).encode("cp1251"), "doubtful what it is.*'Ïðèâåò'.*dataset.encoding"),
+        (text(p=["1.5"], y=["Größe", "b"]).encode("mac_roman"), "doubtful what it is.*'Grš§e'"),
+        (text(p=["1.5"], y=["Wałęsa", "b"]).encode("iso8859-2"), "doubtful what it is"),
+        (text(p=["1.5"], y=["日本語", "b"]).encode("shift_jis"), "doubtful what it is"),
+        (b"name, first;city, x\nSmith, A;Rome, I\nJo, B;Oslo, N\n", "separator=semicolon or dataset.separator=comma"),
+        (b"Report\n\n" + text(a=[0.5, 1.5]).encode(), "1 line above the table, such as 'Report'"),
+        (b"Report;;\n" + text(";", a=[0.5, 1.5], b=[2]).encode(), "names 1 of 3 columns .Report.: delete what stands"),
+        (text(a=[0.5]).encode("utf-16")[:-1], "no text in utf-16"),
+        (gzip.compress(text(a=[0.5]).encode())[:-20], "no readable table"),
+        (gzip.compress(text(a=[0.5]).encode())[:20] + b"x" * 60, "no readable table"),
+        (gzip.compress(bytes(257) + b"ustar" + bytes(300)), "an archive .tar."),
+        (b"PK\x03\x04garbage", "no readable table"),
+        (b"PAR1garbagePAR1", "no readable Parquet file"),
+        (b"<!DOCTYPE html><html></html>", "a web page"),
+        (b'[{"a": 1}]', "is JSON"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "an Excel file of before 2007"),
     ],
 )  # fmt: skip
 def test_what_is_doubtful_is_asked_by_the_key_that_says_it(read: Read, content: str | bytes, words: str) -> None:
@@ -227,6 +248,14 @@ def test_the_keys_that_answer(read: Read) -> None:
             read(text(p=["x", "z"]), **keys)
 
 
+def zipped(**members: str) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in {**members, "__MACOSX/x": ""}.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -240,6 +269,14 @@ def test_the_keys_that_answer(read: Read) -> None:
         text(";", a=[0.5, 1.5], b=[2.5, 3.5]).replace("\n", ";\n").replace("y;", "y", 1).encode(),
         (text(a=[0.5, 1.5], b=[2.5, 3.5]) + ",,\n,,\n").encode(),
         text(a=[0.5, 1.5], b=[2.5, 3.5]).replace("\n", "\r").encode(),
+        *(text(a=[0.5, 1.5], b=[2.5, 3.5]).encode(f"utf-{name}") for name in ("16-le", "16-be", "32-le", "32-be")),
+        b"sep=\t\r\n" + text("\t", "\r\n", a=["0,5", "1,5"], b=[2.5, 3.5]).replace(".", ",").encode(),
+        b'\xef\xbb\xbf"sep=;"\r' + text(";", "\r", a=[0.5, 1.5], b=[2.5, 3.5]).encode(),
+        b"sep=;\n" + text(a=[0.5, 1.5], b=[2.5, 3.5]).encode(),
+        text(";", a=[0.5, 1.5], b=[2.5, 3.5]).replace("\n", ";;\n").encode("utf-8-sig"),
+        b"\n,,\n" + text(a=[0.5, 1.5], b=[2.5, 3.5]).encode(),
+        *(pack(text(a=[0.5, 1.5], b=[2.5, 3.5]).encode()) for pack in (gzip.compress, bz2.compress, lzma.compress)),
+        zipped(table=text(a=[0.5, 1.5], b=[2.5, 3.5])),
     ],
 )
 def test_files_as_programs_write_them(read: Read, content: bytes) -> None:
@@ -250,7 +287,8 @@ def test_files_as_programs_write_them(read: Read, content: bytes) -> None:
 
 def test_windows_letters_are_read_and_told(read: Read) -> None:
     found = read(text(größe=[0.5, 1.5], y=["Öl", "Gas"]).encode("cp1252"))
-    assert found.class_names == ("Gas", "Öl") and any("read as cp1252" in note for note in found.notes)
+    assert found.class_names == ("Gas", "Öl")
+    assert any("read as cp1252 (Windows), such as 'größe'" in note for note in found.notes)
     assert read(text(größe=[0.5]).encode("cp1250"), encoding="cp1250").table is not None
 
 
@@ -294,3 +332,113 @@ def test_a_test_file_is_read_as_the_first_one(tmp_path: Path) -> None:
     assert len(found.test) == 2 and found.test.y.tolist() == [0, 1] and kinds(found) == {"x": "number", "c": "category"}
     test: Any = found.test.x
     assert test["c"].tolist() == ["new", "a"] and test["x"].iloc[0] == 1.5 and np.isnan(test["x"].iloc[1])
+
+
+def test_how_a_file_is_written_is_told(read: Read) -> None:
+    for content, words in (
+        (text(";", a=["0,5"]), "columns are separated by semicolons"),
+        (text("|", a=[0.5]), "columns are separated by |"),
+        (text("\t", a=[0.5]).encode("utf-16-le"), "UTF-16-LE, without a mark"),
+        (b"sep=\t\n" + text("\t", a=[0.5]).encode(), "columns are separated by tabs, as its first line says"),
+        (text(";", a=[0.5]).replace("\n", ";\n"), "left out: 1 column without a name or a value"),
+    ):  # fmt: skip
+        assert any(words in note for note in read(content, numbers=["a"]).notes), words
+    with pytest.raises(DataError, match=r"holds 2 files \(a, b\)"):
+        read(zipped(a="1", b="2"))
+    for keys, words in (({"encoding": "hex"}, "no encoding of text"), ({"encoding": "a\0"}, "no such encoding"),
+                        ({"sheet": 1}, "a text file, which has none")):  # fmt: skip
+        with pytest.raises(ConfigError, match=words):
+            read(text(a=[0.5]), **keys)
+    with pytest.raises(ConfigError, match="begins with the mark of UTF-8"):
+        read(text(a=[0.5]).encode("utf-8-sig"), encoding="cp1252")
+    for separator, given in (("\t", r"\t"), ("\t", "tab"), ("|", "pipe"), (";", "semicolon")):
+        assert kinds(read(text(separator, a=[0.5, 1]), separator=given)) == {"a": "number"}
+    for decimal in ("comma", ","):
+        assert column(read(text(";", a=["1,234"]), decimal=decimal), "a")[0] == pytest.approx(1.234)
+
+
+def test_rows_without_a_target_are_left_out_and_counted(read: Read, tmp_path: Path) -> None:
+    found = read(text(x=[0.5, 1.5], y=["a", "b", " "]))
+    assert len(found.train) + len(found.test) == 40 and found.class_names == ("a", "b")
+    assert "left out: 20 rows without a value of y, the target" in found.notes
+    found = read(text(x=[0.5, 1.5], y=["1.5", "n/a", "2"]), regression=True)
+    assert set(found.train.y) == {1.5, 2} and any("left out: 20 rows" in note for note in found.notes)
+    assert read(text(x=[0.5], y=["a", "NA"])).class_names == ("NA", "a"), "a label like others, and told"
+    (tmp_path / "test.csv").write_text("x,y\n1,a\n2,\n3,b\n")
+    found = read(text(x=[0.5, 1.5]), test_path="test.csv")
+    assert len(found.test) == 2 and "left out: 1 row without a value of y, the target (test.csv)" in found.notes
+
+
+def frame() -> Any:
+    import pandas as pd
+
+    count = 20
+    return pd.DataFrame({
+        "size": [0.1 + 0.2, None, 1e-7, 2.5] * 5, "rooms": pd.array([1, 2, None, 12345678901] * 5, dtype="Int64"),
+        "zip": ["007", "010"] * 10, "since": pd.to_datetime(["2020-01-31", "2020-02-01"] * 10),
+        "new": pd.array([True, False, None, True] * 5, dtype="boolean"), "kind": ["b", "c", None, "d"] * 5,
+        "klass": ["u", "v", "v", None] * 5,
+    }, index=range(count))  # fmt: skip
+
+
+def test_parquet_and_excel_files(tmp_path: Path) -> None:
+    """What they hold is understood as the same table in a text file is."""
+    from pandas.testing import assert_frame_equal
+
+    made = frame()
+    made.assign(parts=[[1]] * 20).to_parquet(tmp_path / "t.parquet", index=True)
+    made.to_excel(tmp_path / "t.xlsx", index=False)
+    made.to_csv(tmp_path / "t.csv", index=False)
+    (tmp_path / "t.bin").write_bytes(gzip.compress((tmp_path / "t.parquet").read_bytes()))
+    node = {"_target_": "labrun.data.readers.Csv", "name": "t", "scale": 1.0}
+    first = reader.read({**node, "path": "t.csv"}, tmp_path, tables=True)
+    assert kinds(first) == {"size": "number", "rooms": "number", "zip": "category", "since": "date", "new": "number",
+                            "kind": "category"}  # fmt: skip
+    for name in ("t.parquet", "t.xlsx", "t.bin"):
+        found = reader.read({**node, "path": name}, tmp_path, tables=True)
+        assert found.table == first.table and found.class_names == ("u", "v") and len(found.test) == len(first.test)
+        assert_frame_equal(found.train.x, first.train.x)  # type: ignore[arg-type]
+        assert "left out: 5 rows without a value of klass, the target" in found.notes
+        assert ("parts (list<" in "; ".join(found.notes)) == (name != "t.xlsx")
+    with pytest.raises(ConfigError, match=r"dataset\.separator=';': .* is of the kind Parquet"):
+        reader.read({**node, "path": "t.parquet", "separator": ";"}, tmp_path)
+
+
+def test_sheets_errors_and_formulas_of_excel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import openpyxl
+
+    book = openpyxl.Workbook()
+    one, two = book.active, book.create_sheet("Two")
+    for sheet, last in ((one, "#DIV/0!"), (two, 4.5)):
+        for row in [["a", "when", "y"], *([n + 0.5, datetime.date(2020, 1, 1 + n), "uv"[n % 2]] for n in range(12)),
+                    [last, None, "u"]]:  # fmt: skip
+            sheet.append(row)
+    one["A14"].data_type = "e"
+    book.save(tmp_path / "t.xlsx")
+    node = {"_target_": "labrun.data.readers.Csv", "name": "t", "scale": 1.0, "path": "t.xlsx"}
+    with pytest.raises(DataError, match=r"several sheets with values \('Sheet', 'Two'\): say dataset.sheet='Sheet'"):
+        reader.read(node, tmp_path)
+    with pytest.raises(ConfigError, match="no such sheet. Did you mean 'Two'"):
+        reader.read({**node, "sheet": "Tow"}, tmp_path)
+    found = reader.read({**node, "sheet": 1}, tmp_path, tables=True)
+    assert kinds(found) == {"a": "number", "when": "date"} and np.isnan(column(found, "a")).sum() == 1
+    assert "errors of Excel, such as #N/A, are taken for gaps: 1 cell" in "; ".join(found.notes)
+    two["A5"] = "=A4+1"
+    book.save(tmp_path / "t.xlsx")
+    with pytest.raises(DataError, match=r"the cell A5 holds a formula that was never calculated \(=A4\+1\)"):
+        reader.read({**node, "sheet": "Two"}, tmp_path)
+    for name, package in (("t.xlsx", "openpyxl"), ("t.parquet", "pyarrow")):
+        (tmp_path / "t.parquet").write_bytes(b"PAR1 PAR1")
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(MissingExtraError, match=rf"{name}.* needs the package '{package}'.*labrun\[tables\]"):
+            reader.read({**node, "path": name}, tmp_path)
+
+
+def test_a_later_table_may_have_the_other_decimal_sign(tmp_path: Path) -> None:
+    made = reader.make_reader({"_target_": "labrun.data.readers.Csv", "name": "t", "path": "t.csv"})
+    (tmp_path / "t.csv").write_text(text(";", a=["0,5", "1,25"]))
+    made.known = {**(made.read(tmp_path).table or {}), "classes": AB}
+    (tmp_path / "t.csv").write_text(text(a=[0.5, 1.25]))
+    found = made.read(tmp_path)
+    assert set(found.train.x[:, 0].tolist()) == {0.5, 1.25}
+    assert "decimal points, where the model's own table has commas" in found.notes

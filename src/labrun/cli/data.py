@@ -127,11 +127,14 @@ def upload(options: argparse.Namespace) -> int:
 
 def _how_to_read(asset: Asset, entries: Sequence[Entry], options: argparse.Namespace) -> str:
     """The command that reads an asset, as far as its files tell what they are."""
+    from labrun.data.readers.contents import is_table
     from labrun.data.readers.parts import SUFFIXES
 
     where = [f"datastore={options.datastore or inputs.default_name()}", *(f"datastore.{text}" for text in options.set)]
     suffixes = {Path(entry.path).suffix.lower() for entry in entries}
-    of_table = {".csv": "csv", ".npz": "npz"}.get(min(suffixes)) if len(suffixes) == 1 else None
+    of_table = "npz" if suffixes == {".npz"} else None
+    if all(is_table(Path(entry.path), surely=True) for entry in entries):
+        of_table = "csv"
     if asset.name in conf.groups().get("dataset", {}):
         words = [f"dataset={asset.name}", f"dataset.version={asset.number}"]
     elif of_table or (suffixes and suffixes <= SUFFIXES):

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from labrun import checking
-from labrun.errors import ConfigError, RecordError
-from labrun.runs import files, journal, report, store, viewing
+from labrun.errors import BY_ARGUMENT, BY_OPTION, BY_VARIABLE, TRUSTING, ConfigError, RecordError, UntrustedError
+from labrun.runs import files, journal, registry, report, store, viewing
 from labrun.runs.journal import Version
 
 WHICH = "name, name/version or name@alias"
@@ -27,7 +27,11 @@ def add(nouns: Any) -> None:
     noun.set_defaults(act=ls, name=None, json=False)
     verbs = noun.add_subparsers(title="verbs", metavar="VERB")
     verb = _verb(verbs, "register", register, "make a run's model the next version of a registered one")
-    verb.add_argument("run", metavar="RUN", help="'last', 'best:METRIC', the beginning of a run's id, or its folder")
+    verb.add_argument(
+        "run",
+        metavar="RUN",
+        help="'last' (but for task=evaluate), 'best:METRIC', the beginning of a run's id, or its folder",
+    )
     verb.add_argument("file", nargs="?", metavar="FILE", help="a file of the run, such as outputs/model.npz "
                       "(default: the model that its card names)")  # fmt: skip
     verb.add_argument("--name", required=True, help="of the model")
@@ -73,8 +77,6 @@ def _trusted(verb: Any) -> None:
 
 def register(options: argparse.Namespace) -> int:
     """Register a run's model or file; told, and nothing made, if it is registered already."""
-    from labrun.runs import registry
-
     tags = {}
     for word in options.tag:
         key, _, value = word.partition("=")
@@ -85,7 +87,10 @@ def register(options: argparse.Namespace) -> int:
     for name in options.alias:
         journal.check_alias(name)
     root = store.workspace()
-    run_dir, record = store.find(root, options.run)
+    run_dir, record = store.find(
+        root, options.run, suitable=lambda _, one: options.run != "last" or one.task != "evaluate",
+        wanted="a run that trained a model",
+    )  # fmt: skip
     version, is_new = registry.register(root, run_dir, options.name, options.file, tags)
     if not is_new:
         print(f"registered already: {version.file} of run {record.id} is {version.title}, since {version.time[:16]}")
@@ -94,12 +99,29 @@ def register(options: argparse.Namespace) -> int:
     for name in options.alias:
         registry.alias(root, version.title, name)
         print(f"  {version.name}@{name} is version {version.number}")
+    for line in trusting(root, version, bool(record.imported)):
+        print(f"  {line}")
     if registry.is_loadable(root, version):
         print(f"  in Python: labrun.load_model({version.title!r})")
         print(f"  serve it:  {serve_command(root, version)}")
     else:
         print(f"  kept as a file: labrun loads no {Path(version.file).suffix or 'such'} file by itself")
     return 0
+
+
+def trusting(root: Path, version: Version, imported: bool = False) -> list[str]:
+    """What a person has to know of a version with classes that are not built unasked; nothing for others."""
+    names = registry.needed(root, version)
+    if not names:
+        return []
+    reason = registry.untrusted(root, version, imported)
+    ways = f"{TRUSTING[BY_ARGUMENT](names)} in Python, {TRUSTING[BY_OPTION](names)} for lab models predict"
+    if reason:
+        return [f"not trusted by itself: {reason}", f"loading it needs {ways}"]
+    return [
+        f"trusted by itself, as you trained it here, while the code of {', '.join(names)} stays as it is",
+        f"elsewhere, or with other code, loading it needs {ways}",
+    ]
 
 
 def serve_command(root: Path, version: Version) -> str:
@@ -111,6 +133,7 @@ def serve_command(root: Path, version: Version) -> str:
     words = [
         *([] if is_found else [f"PATH={shlex.quote(str(folder))}:$PATH"]),
         *(["LABRUN_ALLOW_PICKLE=1"] if pickled else []),
+        *([TRUSTING[BY_VARIABLE](names)] if (names := registry.needed(root, version)) else []),
         f"mlflow models serve -m {shlex.quote(str(journal.folder(root, version.name, version.number)))}",
         "--env-manager local --port 5001",
     ]
@@ -186,6 +209,7 @@ def show(options: argparse.Namespace) -> int:
         *((name, report.number(v) if isinstance(v, int | float) else str(v)) for name, v in version.metrics.items()),
         *((f"tag {key}", value) for key, value in version.tags.items()),
         ("folder", str(folder)),
+        *(("trusted" if place == 0 else "", line) for place, line in enumerate(trusting(root, version))),
         ("in Python", f"labrun.load_model({version.title!r})"),
         ("serve it", serve_command(root, version)),
     ]
@@ -215,8 +239,6 @@ def download(options: argparse.Namespace) -> int:
 
 def alias(options: argparse.Namespace) -> int:
     """Set an alias, or remove one."""
-    from labrun.runs import registry
-
     root = store.workspace()
     if options.remove:
         model = options.model if "@" in options.model or not options.alias else f"{options.model}@{options.alias}"
@@ -240,9 +262,12 @@ def predict(options: argparse.Namespace) -> int:
     output = options.output or source.with_name(f"{source.name}.predictions.csv")
     if output.exists() and output.samefile(source):
         raise ConfigError(f"-o {output}: that is the file with the samples itself, and it would be overwritten")
-    model = saved.load_model(
-        options.model, root=store.workspace(), trusted=options.trusted, allow_pickle=options.allow_pickle
-    )  # fmt: skip
+    try:
+        model = saved.load_model(
+            options.model, root=store.workspace(), trusted=options.trusted, allow_pickle=options.allow_pickle
+        )
+    except UntrustedError as error:
+        raise error.said(BY_OPTION) from None
     fed = feeding.read(source, model)
     table = saved.answers(model, fed.samples)
     if fed.names:
@@ -273,8 +298,6 @@ def _counted(predicted: Sequence[Any], has_classes: bool) -> list[str]:
 
 def remove(options: argparse.Namespace) -> int:
     """Remove versions, after asking."""
-    from labrun.runs import registry
-
     root = store.workspace()
     chosen = journal.chosen(root, options.model)
     name, number, by_alias = journal.parts(options.model)

@@ -7,6 +7,7 @@ and are kept as references, and mounts, which belong to the place of execution.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import os
 import re
@@ -14,7 +15,7 @@ import secrets
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -28,10 +29,10 @@ from labrun import exact, execute, masking, schema, targets, trust
 from labrun.errors import ConfigError, RecordError
 from labrun.launch import environments, hydra_files, inherited, inputs, objective, scripts, snapshot
 from labrun.launch.hydra_files import by_name, hide_environment, top_key
-from labrun.runs import cards, recording, store
+from labrun.runs import cards, recording, seals, store
 from labrun.runs import record as records
 from labrun.runs.record import Record, RunPaths
-from labrun.tasks import monitored
+from labrun.tasks import loading, monitored
 from labrun.tasks import task as tasks
 from labrun.tasks.packages import Package
 
@@ -395,7 +396,13 @@ def _settle_references(config: dict[str, Any], overrides: list[str], root: Path)
         card = tasks.load_card(RunPaths(run_dir), source.id)
         if card.get("kind") != "estimator":  # what an estimator's file holds, its loading tells
             node = {**tasks.card_arguments(card), "_target_": cards.target(card)}
-            trust.check_model(node, "model", list(config["trusted"]), may_import=False)
+
+            def check(names: Sequence[str] | None) -> None:
+                if names is not None:
+                    trust.check_model(node, "model", names, may_import=False)
+
+            why = functools.partial(seals.refusal, root, card, source.id, bool(source.imported))
+            loading.proven(check, list(config["trusted"]), why)
         config["from"] = {"id": source.id, "path": str(run_dir)}
         return source.id
     resume = config["trainer"].get("resume")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from labrun import building, schema, trust
-from labrun.errors import ConfigError
+from labrun.errors import BY_OVERRIDE, TRUSTING, ConfigError
 from labrun.launch import conf
 from labrun.runs.record import Record
 
@@ -40,7 +40,7 @@ def check(source: Record, group: str, trusted: Sequence[str]) -> None:
         raise ConfigError(
             f"run {source.id} names {', '.join(unknown)} in its {group}, which is not labrun's own, and nothing in "
             f"your conf/ names it: it would run code that the record names. Choose the data yourself ({group}=...), "
-            f"or, if you trust whoever made the run, name it: 'trusted=[{','.join(unknown)}]'"
+            f"or, if you trust whoever made the run, name it: {TRUSTING[BY_OVERRIDE]([*trusted, *unknown])}"
         )
     if group == "datastore" and source.imported and node.get("_target_", schema.LOCAL_DATASTORE) not in (
         schema.LOCAL_DATASTORE, *trusted,

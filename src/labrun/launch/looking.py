@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import html
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from labrun.data import asset as assets
 from labrun.data import datastore as datastores
 from labrun.data import mount, reader
 from labrun.data.arrays import AnyArray, Arrays, Part
+from labrun.data.readers import contents
 from labrun.errors import ConfigError, DataError, MissingDataError
 from labrun.launch import conf, inputs
 from labrun.runs import report
@@ -170,8 +172,8 @@ def _asset(name: str, version: str, datastore: Mapping[str, Any]) -> Arrays:
             if len(list(root.iterdir())) == 1:
                 raise
     raise ConfigError(
-        f"asset '{name}' holds no files of a kind that is known here (MNIST, CIFAR-10, one .npz, one .csv, a folder of "
-        "images per class): describe it in conf/dataset and give that name"
+        f"asset '{name}' holds no files of a kind that is known here (MNIST, CIFAR-10, one .npz, one table, a folder "
+        "of images per class): describe it in conf/dataset and give that name"
     )
 
 
@@ -180,16 +182,20 @@ def _guesses(root: Path) -> list[dict[str, Any]]:
     for kind in KINDS:
         node: dict[str, Any] = {"_target_": f"labrun.data.readers.{kind}"}
         if kind in ("Npz", "Csv"):
-            files = sorted(path for path in root.iterdir() if path.suffix.lower() == f".{kind.lower()}")
-            names = [path.name for path in files]
-            if names == ["test.csv", "train.csv"]:
-                node |= {"path": "train.csv", "test_path": "test.csv"}
+            is_known = functools.partial(contents.is_table, surely=True) if kind == "Csv" else _is_npz
+            names = sorted(path.name for path in root.iterdir() if is_known(path))
+            if [name.partition(".")[0] for name in names] == ["test", "train"]:
+                node |= {"path": names[1], "test_path": names[0]}
             elif len(names) == 1:
                 node["path"] = names[0]
             else:
                 continue
         nodes.append(node)
     return nodes
+
+
+def _is_npz(path: Path) -> bool:
+    return path.suffix.lower() == ".npz"
 
 
 def _counts(parts: Mapping[str, Part], label: int) -> str:

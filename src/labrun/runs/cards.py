@@ -4,6 +4,7 @@
     kind                     how the file is read: `estimator`, `network`, `chainer`, `pickle`, `tensors`, `file`
     target, arguments        of a network: its class, and what it was built with
     input_shape, class_names, scaling, columns   what it takes
+    seal                     proof of who trained it, see `seals`
 
 A card travels with its run, so whoever reads one reads what others may have written: here every value is held against
 its type. What a card names is built by `labrun.trust` alone.
@@ -63,7 +64,8 @@ def check(card: Any) -> dict[str, Any]:
     if not checking.is_sha256(sha256):
         raise ValueError(f"sha256 is {sha256!r:.100}, and must be 64 hexadecimal digits")
     for key, kind in (("name", str), ("kind", str), ("target", str), ("arguments", dict), ("columns", dict),
-                      ("class_names", list), ("also", list), ("dataset", dict), ("scaling", dict)):  # fmt: skip
+                      ("class_names", list), ("also", list), ("dataset", dict), ("scaling", dict),
+                      ("seal", dict)):  # fmt: skip
         if card.get(key) is not None and not isinstance(card[key], kind):
             raise ValueError(f"{key} is {card[key]!r:.100}")
     shape = card.get("input_shape")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labrun.errors import ConfigError, CorruptDataError, DataError, MissingDataError, RecordError
-from labrun.runs import cards, journal, model_folder, restoring, tracking
+from labrun.runs import cards, journal, model_folder, restoring, seals, tracking
 from labrun.runs import record as records
 from labrun.runs.journal import Version
 from labrun.runs.record import Record
@@ -152,6 +152,8 @@ def described(run_dir: Path, record: Record, file: str | None) -> tuple[Path, di
         base = card if path.parent == outputs and path.name in [*(card.get("also") or []), "model.pkl"] else {}
         kind = KINDS.get(path.suffix.lower(), "file")
         card = {"format": 1, "name": path.stem, **base, "kind": kind, "file": path.name, "sha256": sha256}
+    if record.imported:  # what is registered outlives the record, which says so
+        card.pop(seals.FIELD, None)
     dataset = record.config.get("dataset") or {}
     card["dataset"] = {key: dataset[key] for key in ("target", "ignore") if key in dataset}
     return path, card
@@ -286,6 +288,24 @@ def remove(root: Path, versions: list[Version]) -> None:
         base = journal.folder(root, versions[0].name, 0).parent
         if base.is_dir() and not any(base.iterdir()):
             base.rmdir()
+
+
+def needed(root: Path, version: Version) -> list[str]:
+    """What has to be named to load a version where it is not trusted by itself; see `seals.needed`."""
+    try:
+        folder = journal.content(root, version)
+        return seals.needed(folder, cards.read(folder, version.title))
+    except DataError:
+        return []
+
+
+def untrusted(root: Path, version: Version, imported: bool = False) -> str:
+    """Why a version is not trusted by itself; empty where it is. See `seals.refusal`."""
+    try:
+        card = cards.read(journal.content(root, version), version.title)
+    except DataError:
+        return seals.UNPROVEN
+    return seals.refusal(root, card, version.run, imported)
 
 
 def is_loadable(root: Path, version: Version) -> bool:

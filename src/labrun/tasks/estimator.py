@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labrun.data.arrays import Arrays, Part, float_rows
-from labrun.errors import ConfigError, LabrunError, UnfitError
+from labrun.errors import ConfigError, LabrunError, UnfitError, UntrustedError
 from labrun.runs import context
 from labrun.runs.record import RunPaths
 from labrun.tasks import scoring
@@ -173,7 +173,7 @@ def load(path: Path, trusted: list[str] | None) -> Any:
         trusted: further types that may be built; None trusts the file, for one that this command has just written.
 
     Raises:
-        ConfigError: it holds other types; the message names them.
+        UntrustedError: it holds other types; the message names them.
         LabrunError: the file cannot be read.
     """
     io = skops_io()
@@ -182,9 +182,9 @@ def load(path: Path, trusted: list[str] | None) -> Any:
         allowed = found if trusted is None else [*trusted, *SAFE_INTERNALS]
         unknown = [name for name in found if name not in allowed]
         if unknown:
-            raise ConfigError(
-                f"{path} holds types that labrun does not build unasked: {', '.join(unknown)}. If you trust the file, "
-                f"name them: 'trusted=[{','.join(unknown)}]'"
+            raise UntrustedError(
+                f"{path} holds types that labrun does not build unasked: {', '.join(unknown)}",
+                [*dict.fromkeys([*(trusted or ()), *unknown])],
             )
         return io.load(path, trusted=found)
     except ConfigError:

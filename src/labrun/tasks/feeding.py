@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labrun.checking import shape_text
-from labrun.data.readers import delimited
+from labrun.data.readers import contents, delimited
 from labrun.data.readers.columns import GAPS, ID_NAME, LOOKS_LIKE_ID
 from labrun.errors import CorruptDataError, DataError, MissingDataError, UnfitError
 from labrun.tasks.saved import Saved
@@ -53,7 +53,7 @@ def read(path: Path, saved: Saved) -> Fed:
     """The samples of a file or of a folder of images.
 
     Args:
-        path: a `.csv`, `.npz` or `.npy` file, an image, or a folder of images.
+        path: a table (see `delimited.read`), an `.npz` or `.npy` file, an image, or a folder of images.
         saved: the model that is to take them.
 
     Raises:
@@ -71,9 +71,12 @@ def read(path: Path, saved: Saved) -> Fed:
         return Fed(_images([path], saved), [path.name], notes=_told(saved))
     if suffix in (".npz", ".npy"):
         return Fed(_array(path))
-    if suffix in (".csv", ".tsv", ".txt"):
+    if contents.is_table(path):
         return _table(path, saved)
-    raise DataError(f"{path}: labrun predicts for .csv, .npz, .npy, images and folders of images")
+    raise DataError(
+        f"{path}: labrun predicts for tables (.csv, .tsv, .txt, .parquet, .xlsx, also packed: .gz, .zip), .npz, .npy, "
+        "images and folders of images"
+    )
 
 
 def _array(path: Path) -> npt.NDArray[Any]:
@@ -135,14 +138,9 @@ def _pixels(file: Path, shape: tuple[int, ...], title: str) -> npt.NDArray[np.ui
 
 def _table(path: Path, saved: Saved) -> Fed:
     known = list(saved.table.names if saved.table is not None else saved.columns or ())
-    cells, notes = delimited.read(path, header=False)
-    cells.columns = [str(name) for name in range(cells.shape[1])]
-    names = [" ".join(str(cell).split()) for cell in cells.iloc[0]]
+    names = [" ".join(cell.split()) for cell in delimited.first_row(path)]
     has_header = bool(set(names) & set(known)) if known else any(not delimited.is_number(name) for name in names)
-    if has_header:
-        cells, notes = delimited.read(path, header=True)
-    if not len(cells):
-        raise DataError(f"{path} has no rows")
+    cells, notes = delimited.read(path, header=has_header)
     if saved.table is not None:
         samples, told = (cells, []) if has_header else _features(cells, saved, has_header)
         if not has_header:

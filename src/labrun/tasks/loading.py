@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from labrun import schema, trust
 from labrun.building import must_be_given
-from labrun.errors import ConfigError, DataError, LabrunError
+from labrun.errors import ConfigError, DataError, LabrunError, UntrustedError
 from labrun.runs import cards
 from labrun.tasks import task as tasks
 
@@ -16,17 +16,37 @@ PICKLE_VARIABLE = "LABRUN_ALLOW_PICKLE"
 """For `mlflow models serve`, which takes no such option: 1."""
 
 
-def estimator(file: Path, trusted: Sequence[str]) -> Any:
-    """A model that skops saved: of scikit-learn's own types, ours, and those named.
+def proven(load: Callable[[Sequence[str] | None], Any], trusted: Sequence[str], why: Callable[[], str]) -> Any:
+    """A model, loaded as what is trusted allows, or because it is the user's own.
+
+    Args:
+        load: takes what is trusted; None: all.
+        trusted: by a person.
+        why: gives the reason why it is not the user's own (`seals.refusal`); asked only where it matters.
 
     Raises:
-        ConfigError: it is of other types; the message names them.
+        UntrustedError: neither.
+    """
+    try:
+        return load(list(trusted))
+    except UntrustedError as error:
+        reason = why()
+        if reason:
+            raise error.because(reason) from None
+    return load(None)
+
+
+def estimator(file: Path, trusted: Sequence[str] | None) -> Any:
+    """A model that skops saved: of scikit-learn's own types, ours, and those named; None: of any.
+
+    Raises:
+        UntrustedError: it is of other types; the message names them.
         DataError: the file is damaged.
     """
     from labrun.tasks.estimator import load as load_estimator
 
     try:
-        return load_estimator(file, list(trusted))
+        return load_estimator(file, None if trusted is None else list(trusted))
     except ConfigError:
         raise
     except LabrunError as error:

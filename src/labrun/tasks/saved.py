@@ -6,9 +6,10 @@ itself. Nothing is unpickled unless a person asks for it.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ import numpy.typing as npt
 from labrun.checking import shape_text
 from labrun.data.arrays import Scaling, float_rows
 from labrun.data.readers.columns import Understood
-from labrun.errors import DataError, UnfitError
-from labrun.runs import cards, journal, registry, store
+from labrun.data.readers.later import applied
+from labrun.errors import BY_ARGUMENT, BY_VARIABLE, DataError, UnfitError, UntrustedError
+from labrun.runs import cards, journal, registry, seals, store
 from labrun.runs.record import RunPaths
 from labrun.tasks import loading, scoring
 from labrun.tasks import task as tasks
@@ -210,7 +212,7 @@ class Saved:
                 f"{self.title} takes a table with the columns {', '.join(names)}; there is no {', '.join(missing)}"
             )
         try:
-            rows = self.table.apply(x, "the table")
+            rows, _, _ = applied(self.table, x, "the table")
         except DataError as error:
             raise UnfitError(f"{self.title}: {error}") from error
         if self.columns is not None:
@@ -264,7 +266,7 @@ def load_model(
     Raises:
         RecordError: there is no such model or run.
         DataError: a file was changed, is damaged, or must not be loaded unasked.
-        ConfigError: it is of a class that is not trusted.
+        UntrustedError: it is of a class that is not trusted.
     """
     place = store.workspace() if root is None else Path(root).resolve()
     text = os.fspath(reference)
@@ -272,14 +274,17 @@ def load_model(
         run_dir, record = store.find(place, text.removeprefix(RUN))
         title = f"the model of run {record.id}"
         _, card = registry.described(run_dir, record, None)
-        return load(RunPaths(run_dir).outputs, title, trusted, allow_pickle, card)
+        why = functools.partial(seals.refusal, place, run_id=record.id, imported=bool(record.imported))
+        return load(RunPaths(run_dir).outputs, title, trusted, allow_pickle, card, why)
     version = journal.find(place, text)
-    return load(journal.check(place, version), f"model {version.title}", trusted, allow_pickle)
+    why = functools.partial(seals.refusal, place, run_id=version.run)
+    return load(journal.check(place, version), f"model {version.title}", trusted, allow_pickle, why=why)
 
 
 def load(
     folder: Path, title: str, trusted: Sequence[str] = (), allow_pickle: bool = False,
-    card: Mapping[str, Any] | None = None,
+    card: Mapping[str, Any] | None = None, why: Callable[[Mapping[str, Any]], str] | None = None,
+    way: str = BY_ARGUMENT,
 ) -> Saved:  # fmt: skip
     """Load the model in a folder with a card.
 
@@ -289,6 +294,8 @@ def load(
         trusted: see `load_model`.
         allow_pickle: see `load_model`.
         card: None: the folder's own.
+        why: gives the reason why a card's model is not the user's own; None: there is no workspace to tell.
+        way: how a person names here what is trusted, see `UntrustedError`.
 
     Raises:
         DataError, ConfigError: see `load_model`.
@@ -296,10 +303,17 @@ def load(
     card = cards.read(folder, title) if card is None else card
     file = cards.file(folder, card, title)
     kind = str(card.get("kind"))
-    if kind == "estimator":
-        return Saved(loading.estimator(file, trusted), card, title)
-    if kind == "network":
-        return Saved(loading.network(file, card, trusted), card, title)
+    if kind in ("estimator", "network"):
+        known = card
+
+        def load_with(names: Sequence[str] | None) -> Any:
+            return loading.estimator(file, names) if kind == "estimator" else loading.network(file, known, names)
+
+        try:
+            model = loading.proven(load_with, trusted, lambda: seals.UNPROVEN if why is None else why(known))
+        except UntrustedError as error:
+            raise error.said(way) from None
+        return Saved(model, card, title)
     if kind == "chainer":
         return Saved(loading.chainer(file), card, title)
     if kind == "pickle":
@@ -342,4 +356,7 @@ def _load_pyfunc(path: str) -> _Served:
     """What MLflow calls with the folder of a registered model's files."""
     trusted = [name for name in os.environ.get(TRUSTED_VARIABLE, "").split(",") if name]
     allow_pickle = os.environ.get(loading.PICKLE_VARIABLE, "") not in ("", "0")
-    return _Served(load(Path(path), "the model", trusted, allow_pickle))
+    place = Path(path).resolve()
+    root = next((one.parent.parent for one in place.parents if one.name == ".labrun"), None)
+    why = None if root is None else functools.partial(seals.refusal, root, run_id=None)
+    return _Served(load(place, "the model", trusted, allow_pickle, why=why, way=BY_VARIABLE))

@@ -20,7 +20,7 @@ from labrun import checking, exact, schema, targets
 from labrun.building import looked_up, must_be_given
 from labrun.data.arrays import Arrays, Part, Scaling
 from labrun.errors import ConfigError, DataError, UnfitError
-from labrun.runs import cards, context
+from labrun.runs import cards, context, seals
 from labrun.runs.record import RunPaths
 
 log = logging.getLogger(__name__)
@@ -271,8 +271,9 @@ def confusion(y_true: npt.NDArray[Any], y_pred: npt.NDArray[Any], classes: int) 
 
 
 def write_card(
-    paths: RunPaths, task: Task, config: Mapping[str, Any], arrays: Arrays, kept: Mapping[str, Any]
-) -> dict[str, Any]:
+    paths: RunPaths, task: Task, config: Mapping[str, Any], arrays: Arrays, kept: Mapping[str, Any],
+    proof: seals.Proof | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Save the model and, beside it, the card that tells how to load and feed it.
 
     Args:
@@ -281,6 +282,10 @@ def write_card(
         config: the run's, with nothing left to resolve.
         arrays: what the model takes.
         kept: the record's `model`, with its references to the environment: those stay what they are.
+        proof: seals the card.
+
+    Returns:
+        The card, without its seal.
     """
     paths.outputs.mkdir(parents=True, exist_ok=True)
     saved = task.save(arrays, paths)
@@ -308,7 +313,9 @@ def write_card(
         "data": arrays.name,
         **({"table": dict(arrays.table)} if arrays.table is not None else {}),
     }
-    (paths.outputs / MODEL_CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    seal = None if proof is None else proof.seal(card)
+    sealed = card if seal is None else {**card, seals.FIELD: seal}
+    (paths.outputs / MODEL_CARD).write_text(json.dumps(sealed, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return card
 
 

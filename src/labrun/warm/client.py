@@ -83,6 +83,8 @@ def _wanted(module: str) -> bool:
     """By itself for a person at a terminal; `LABRUN_WARM` says otherwise."""
     if module == "labrun.cli" and COLD.intersection(sys.argv):
         return False
+    if module == "labrun.app" and sys.argv[1:2] == ["new"]:  # it imports nothing that is worth a warm interpreter
+        return False
     if any(not os.path.isabs(place) for place in sys.path):  # what lies in the working folder could be imported
         return False
     switch = os.environ.get(identity.SWITCH_VARIABLE, "")

@@ -32,7 +32,8 @@ from labrun.errors import ConfigError, DataError
 NUMBER, CATEGORY, DATE = "number", "category", "date"
 GAPS = frozenset({
     "", "na", "n/a", "#n/a", "<na>", "n.a.", "nan", "-nan", "null", "#null!", "none", "nil", "?", "-", "--", ".",
-    "missing", "unknown", "#div/0!", "#value!",
+    "missing", "unknown", "#div/0!", "#value!", "#ref!", "#num!", "#name?", "#nv", "#n/d", "#wert!", "#bezug!",
+    "#zahl!", "k.a.",
 })  # fmt: skip
 """What stands in a column of numbers or dates where there is none, in lower case."""
 TRUTH = {"true": 1.0, "false": 0.0}
@@ -246,7 +247,9 @@ def understand(table: Any, said: Settings, where: object, first: int | None = No
         absent = [text for text in uniques[one.name] if (text.lower() in GAPS if one.kind != CATEGORY else not text)]
         gaps[one.name] = int(table[one.name].isin(absent).sum()) if absent else 0
     if any(gaps.values()):
-        notes.insert(0, f"gaps: {few([f'{name} ({count})' for name, count in gaps.items() if count], SHOWN)}")
+        notes.insert(
+            0, f"gaps (missing values): {few([f'{name} ({count})' for name, count in gaps.items() if count], SHOWN)}"
+        )
     same = [one.name for one in columns if all(value == uniques[one.name][0] for value in uniques[one.name])]
     if same:
         notes.append(f"the same in every row: {few(same)}")

@@ -1,17 +1,18 @@
-"""A table in a text file as cells of text: its encoding, its separator and its first line found out, or asked for."""
+"""A table's file as cells of text: how it is written, its separator and its first line found out, or asked for."""
 
 from __future__ import annotations
 
-import codecs
 import csv
-import gzip
 import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from labrun.checking import counted
+from labrun.data.readers import contents, sheets
 from labrun.errors import ConfigError, CorruptDataError, DataError
 
 SEPARATORS = ("\t", ";", "|", ",")
@@ -21,94 +22,136 @@ SAMPLE_CHARACTERS = 2**16
 ALIKE = 0.9
 """So large a share of a sample's lines has as many values as the first, where a separator is the right one."""
 NAMED_SEPARATORS = {
-    r"\t": "\t", "tab": "\t", r"\s+": SPACES, "blanks": SPACES, "comma": ",", "semicolon": ";", "pipe": "|",
+    r"\t": "\t", "tab": "\t", r"\s+": SPACES, "blanks": SPACES, "space": SPACES, "comma": ",", "semicolon": ";",
+    "pipe": "|",
 }  # fmt: skip
 """Words for what a command line has to quote."""
-BOMS = (
-    (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
-)  # fmt: skip
+WORDS = {"\t": "tabs", SPACES: "blanks", ",": "commas", ";": "semicolons", "|": "|"}
+EXCELS_HINT = re.compile(r'"?sep=(.)"?[ ;,]*(?:\r\n|\r|\n)', re.I)
+"""Excel's own first line; what is behind the separator was added by programs that took it for a row."""
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def read(
-    path: Path, separator: str | None = None, encoding: str | None = None, header: bool | None = None
-) -> tuple[Any, list[str]]:
+    path: Path, separator: str | None = None, encoding: str | None = None, header: bool | None = None,
+    sheet: str | int | None = None,
+) -> tuple[Any, list[str]]:  # fmt: skip
     """The cells of a file, blanks around them left out.
 
     Args:
-        path: the file; one that ends in `.gz` is unpacked.
+        path: the file: text, also packed, Parquet or Excel.
         separator: between the columns; None: found out. Also `\\t`, `\\s+`, and a word for it.
-        encoding: of the text; None: what a byte order mark says, UTF-8, or else cp1252, which is told.
+        encoding: of the text; None: what a byte order mark says, UTF-8, UTF-16, or else cp1252, which is told.
         header: whether the first line names the columns; None: it does, unless it looks like the others: then it is
             asked.
+        sheet: of an Excel file; None: the only one with values.
 
     Returns:
         A pandas.DataFrame of text, empty where a cell is, its separator in `attrs`; what a person should be told.
 
     Raises:
-        CorruptDataError, DataError: it is no such text; its lines differ in length.
-        ConfigError: `separator` or `encoding` is none.
+        CorruptDataError, DataError: it is no such file; its lines differ in length.
+        ConfigError: `separator`, `encoding` or `sheet` is none, or not of such a file.
+        MissingExtraError: the package that reads it is not installed.
     """
-    text, notes = _text(path, encoding)
-    first, _, rest = text.partition("\n")
-    if first.strip().lower().startswith("sep=") and len(first.strip()) == 5:  # Excel's own hint
-        separator, text = separator or first.strip()[4], rest
-    sign = _given(separator) if separator else _found(text)
-    rows = _rows(text, sign, path)
-    if not rows:
-        raise CorruptDataError(f"{path} is no readable CSV file: it is empty")
-    if any(not name.replace("\n", " ").isprintable() for name in rows[0]):
-        raise CorruptDataError(f"{path} is no text: its first line holds control characters")
-    _check_widths(rows, path, sign)
-    cells = rows
+    found = _found_cells(path, separator, encoding, sheet)
+    cells, notes = found.rows, found.notes
+    if found.kind == contents.PARQUET:
+        if header is False:
+            raise ConfigError(f"dataset.header=false: {path} is a Parquet file, which names its columns: leave it out")
+        header = True
     if header is None and len(cells) > 1 and _looks_like_data(cells):
         raise DataError(
             f"{path}: the first line ({', '.join(cells[0][:5])}) looks like the lines below it. Say "
             "dataset.header=false if it holds data, or dataset.header=true if it names the columns"
         )
-    names = [str(place) for place in range(len(cells[0]))] if header is False else _names(cells.pop(0), path)
+    given = [str(place) for place in range(len(cells[0]))] if header is False else cells.pop(0)
     full = [row for row in cells if any(row)]
     if len(full) < len(cells):
-        notes.append(f"left out: {len(cells) - len(full)} lines without any value")
+        notes.append(f"left out: {counted(len(cells) - len(full), 'line')} without any value")
     if not full:
         raise DataError(f"{path} has a first line with names, and no rows below it")
     import pandas as pd
 
-    columns = zip(names, zip(*full, strict=True), strict=True)
-    table = pd.DataFrame({name: pd.Series(list(column), dtype=object) for name, column in columns})
-    table.attrs["separator"] = sign
+    columns = list(zip(*full, strict=True))
+    kept = [place for place, name in enumerate(given) if name or any(columns[place])]
+    if len(kept) < len(given):
+        notes.append(f"left out: {counted(len(given) - len(kept), 'column')} without a name or a value")
+    names = _names([given[place] for place in kept], path)
+    table = pd.DataFrame(
+        {name: pd.Series(list(columns[place]), dtype=object) for name, place in zip(names, kept, strict=True)}
+    )
+    table.attrs["separator"] = found.sign
     return table, notes
 
 
-def _text(path: Path, encoding: str | None) -> tuple[str, list[str]]:
-    try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
-    except (OSError, EOFError) as error:
-        raise CorruptDataError(f"{path} is no readable CSV file: {error}") from error
-    if encoding is not None:
-        try:
-            return content.decode("utf-8-sig" if encoding.lower() in ("utf8", "utf-8") else encoding), []
-        except LookupError:
-            raise ConfigError(
-                f"dataset.encoding={encoding!r}: there is no such encoding; utf-8, cp1252, utf-16 are"
-            ) from None
-        except UnicodeDecodeError as error:
-            raise CorruptDataError(f"{path} is no text in dataset.encoding={encoding}: {error}") from error
-    mark = next((name for mark, name in BOMS if content.startswith(mark)), None)
-    if mark is None and b"\0" in content:
-        raise CorruptDataError(f"{path} is no text: it holds bytes of value 0")
-    try:
-        return content.decode(mark or "utf-8"), []
-    except UnicodeDecodeError as error:
-        if mark is not None:
-            raise CorruptDataError(f"{path} is no text in {mark}, as its first bytes say: {error}") from error
-    try:
-        return content.decode("cp1252"), ["not UTF-8, read as cp1252 (Windows); dataset.encoding says another"]
-    except UnicodeDecodeError as error:
-        raise CorruptDataError(f"{path} is neither UTF-8 nor cp1252: say which with dataset.encoding") from error
+def first_row(
+    path: Path, separator: str | None = None, encoding: str | None = None, sheet: str | int | None = None
+) -> list[str]:
+    """What stands in a file's first row: names, or values.
+
+    Raises:
+        As `read`.
+    """
+    return _found_cells(path, separator, encoding, sheet).rows[0]
+
+
+@dataclass
+class _Cells:
+    """All rows of a file, from the first with a value on.
+
+    Args:
+        rows: of text, all equally long.
+        kind: what they are kept in, see `contents`.
+        sign: the separator; None where there is none.
+        notes: what a person should be told.
+    """
+
+    rows: list[list[str]]
+    kind: str
+    sign: str | None
+    notes: list[str]
+
+
+def _found_cells(path: Path, separator: str | None, encoding: str | None, sheet: str | int | None) -> _Cells:
+    content = contents.unpacked(path)
+    kind = contents.kind(content, path) if content else contents.TEXT
+    for key, value, is_fit in (("separator", separator, kind == contents.TEXT),
+                               ("encoding", encoding, kind == contents.TEXT),
+                               ("sheet", sheet, kind == contents.EXCEL)):  # fmt: skip
+        if value is not None and not is_fit:
+            what = "a text file" if kind == contents.TEXT else f"of the kind {kind}"
+            raise ConfigError(f"dataset.{key}={value!r}: {path} is {what}, which has none: leave it out")
+    sign: str | None = None
+    if kind == contents.TEXT:
+        rows, sign, notes = _text_rows(content, path, separator, encoding)
+    else:
+        rows, notes = sheets.parquet(content, path) if kind == contents.PARQUET else sheets.excel(content, path, sheet)
+        notes = ["; ".join([f"read as {kind}", *notes[:1]]), *notes[1:]]
+    while rows and not any(rows[0]):
+        rows.pop(0)
+    if not rows:
+        raise CorruptDataError(f"{path} is no readable CSV file: it is empty")
+    if any(not name.replace("\n", " ").isprintable() for name in rows[0]):
+        raise CorruptDataError(f"{path} is no text: its first line holds control characters")
+    if sign is not None:
+        _check_widths(rows, path, sign)
+    return _Cells(rows, kind, sign, notes)
+
+
+def _text_rows(
+    content: bytes, path: Path, separator: str | None, encoding: str | None
+) -> tuple[list[list[str]], str, list[str]]:
+    text, told = contents.decoded(content, path, encoding)
+    hint = EXCELS_HINT.match(text)
+    if hint:
+        text = text[hint.end() :]
+    found = hint[1] if hint and not separator and _share(text[:SAMPLE_CHARACTERS], hint[1]) else None
+    sign = _given(separator) if separator else found or _found(text, path)
+    notes = [] if told is None else [told]
+    if not separator and sign != ",":
+        notes.append(f"columns are separated by {WORDS.get(sign, sign)}{', as its first line says' if found else ''}")
+    return _rows(text, sign, path), sign, notes
 
 
 def _given(separator: str) -> str:
@@ -118,24 +161,66 @@ def _given(separator: str) -> str:
     return sign
 
 
-def _found(text: str) -> str:
-    """The separator with which a file's first lines have equally many values, and more than one."""
+def _found(text: str, path: Path) -> str:
+    """The separator with which a file's first lines have equally many values, and more than one.
+
+    Raises:
+        DataError: two of them do, and neither has more numbers between its separators.
+    """
     sample = text[:SAMPLE_CHARACTERS]
     if len(text) > len(sample):
         sample = sample.rpartition("\n")[0] or sample
-    best, best_share = ",", 0.0
-    for sign in (*SEPARATORS, SPACES):
-        if sign == SPACES and best_share:
-            break
-        widths = [len(row) for row in _parsed(sample, sign) if any(row)]
-        if not widths or widths[0] < 2:
-            continue
-        share = sum(width == widths[0] for width in widths) / len(widths)
-        if len(set(widths[1:])) == 1 and widths[1] == widths[0] + 1:  # each line ends in one, or has a name of its own
-            share = 1.0
-        if share > best_share and (share >= ALIKE or sign != SPACES):
-            best, best_share = sign, share
-    return best
+    shares = {sign: found for sign in SEPARATORS if (found := _share(sample, sign))}
+    if not shares:
+        if _share(sample, SPACES) >= ALIKE:
+            return SPACES
+        _check_above(sample, path)
+        return ","
+    sure = [sign for sign, share in shares.items() if share >= ALIKE]
+    if len(sure) < 2 or "\t" in sure:
+        return max(shares, key=lambda sign: shares[sign])
+    numbers = {sign: _numbers(sample, sign) for sign in sure}
+    best = sorted(sure, key=lambda sign: -numbers[sign])
+    if numbers[best[0]] == numbers[best[1]]:
+        first, second = (next(word for word, sign in NAMED_SEPARATORS.items() if sign == one) for one in best[:2])
+        raise DataError(
+            f"{path}: its columns may be separated by {WORDS[best[0]]} or by {WORDS[best[1]]}: say "
+            f"dataset.separator={first} or dataset.separator={second}"
+        )
+    return best[0]
+
+
+def _check_above(sample: str, path: Path) -> None:
+    """Whether the table begins with the first line.
+
+    Raises:
+        DataError: all lines below the first ones have equally many values, and more than one.
+    """
+    for sign in SEPARATORS:
+        rows = [row for row in _parsed(sample, sign) if any(row)]
+        width = Counter(map(len, rows)).most_common(1)[0][0] if rows else 0
+        above = next((place for place, row in enumerate(rows) if len(row) == width), 0)
+        if width > 1 and above and sum(len(row) == width for row in rows[above:]) >= ALIKE * len(rows[above:]) > 1:
+            raise DataError(
+                f"{path}: {counted(above, 'line')} above the table, such as {sign.join(rows[0])[:80]!r}: delete what "
+                "stands there, so that the first line names the columns"
+            )
+
+
+def _share(sample: str, sign: str) -> float:
+    """Of the lines with values, those that have as many as the first; 0 where that one has a single one."""
+    widths = [len(row) for row in _parsed(sample, sign) if any(row)]
+    if not widths or widths[0] < 2:
+        return 0.0
+    if len(set(widths[1:])) == 1 and widths[1] == widths[0] + 1:  # each line ends in one, or has a name of its own
+        return 1.0
+    return sum(width == widths[0] for width in widths) / len(widths)
+
+
+def _numbers(sample: str, sign: str) -> float:
+    """Of the values below the first line, those that are numbers."""
+    cells = [cell for row in list(_parsed(sample, sign))[1:] for cell in row]
+    return sum(map(is_number, cells)) / max(1, len(cells))
 
 
 def _parsed(text: str, sign: str) -> Iterator[list[str]]:
@@ -190,6 +275,12 @@ def _check_widths(rows: list[list[str]], path: Path, sign: str) -> None:
 
 
 def _names(first: Sequence[str], path: Path) -> list[str]:
+    unnamed = sum(not name.strip() for name in first)
+    if unnamed > 1 and 2 * unnamed >= len(first):
+        raise DataError(
+            f"{path}: the first line names {len(first) - unnamed} of {len(first)} columns "
+            f"({', '.join(filter(None, first))[:80]}): delete what stands above the names, or name the columns"
+        )
     names = [" ".join(name.split()) or f"Unnamed: {place}" for place, name in enumerate(first)]
     twice = [repr(name) for name, count in Counter(names).items() if count > 1]
     if twice:

@@ -1,4 +1,4 @@
-"""A table in a text file as a data set: one column is the class, or the quantity, that is to be predicted."""
+"""A table in a file as a data set: one column is the class, or the quantity, that is to be predicted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from labrun.checking import suggest
+from labrun.checking import counted, suggest
 from labrun.data.arrays import AnyArray, Part, RawData
 from labrun.data.reader import Reader
 from labrun.data.readers import columns as kinds
@@ -19,9 +19,12 @@ from labrun.data.readers import delimited
 from labrun.data.readers.amounts import number
 from labrun.data.readers.checks import is_absolute
 from labrun.data.readers.columns import Settings, Understood, few
+from labrun.data.readers.later import applied
 from labrun.data.readers.own import QUANTITY, from_arrays, must_exist, not_numbers, place_of
 from labrun.errors import ConfigError, DataError
 
+DECIMALS = {"point": ".", "comma": ","}
+"""Words for the decimal signs, one of which a command line has to quote twice."""
 MANY = 20
 """More classes than this, all of them numbers, may be a quantity."""
 
@@ -40,7 +43,7 @@ class Csv(Reader):
         ignore: columns to leave out (identifiers, dates).
         regression: the column is a quantity, and no class.
         numbers, categories, dates, decimal: what columns hold, see `columns.Settings`.
-        encoding, header: see `delimited.read`.
+        encoding, header, sheet: see `delimited.read`.
     """
 
     may_be_held = True
@@ -49,12 +52,13 @@ class Csv(Reader):
         self, path: str, target: str | None = None, separator: str | None = None, test_path: str | None = None,
         ignore: Sequence[str] = (), regression: bool = False, numbers: Sequence[str] = (),
         categories: Sequence[str] = (), dates: Mapping[str, str] | None = None, decimal: str | None = None,
-        encoding: str | None = None, header: bool | None = None,
+        encoding: str | None = None, header: bool | None = None, sheet: str | int | None = None,
     ) -> None:  # fmt: skip
         self.regression = regression
         self.path, self.target, self.test_path = path, target, test_path
+        decimal = DECIMALS.get(str(decimal), decimal)
         self.settings = Settings(list(ignore), list(numbers), list(categories), dict(dates or {}), decimal)
-        self._form = {"separator": separator, "encoding": encoding, "header": header}
+        self._form = {"separator": separator, "encoding": encoding, "header": header, "sheet": sheet}
         self.known: Mapping[str, Any] | None = None
         """What a model's card says of the table that it was trained on: this one is then read in the same way."""
 
@@ -85,6 +89,9 @@ class Csv(Reader):
         found = [delimited.read(path, **self._form) for path in paths]  # type: ignore[arg-type]
         tables, notes = [table for table, _ in found], [note for _, told in found for note in told]
         target = self._target(tables, paths)
+        for place, path in enumerate(paths):
+            tables[place], left_out = self._with_target(tables[place], target, path)
+            notes += [f"{left_out}{f' ({path.name})' if len(paths) > 1 else ''}"] if left_out else []
         features = [table.drop(columns=[target]) for table in tables]
         if self.known is not None:
             known = Understood.of(self.known)
@@ -99,16 +106,17 @@ class Csv(Reader):
                 f"{' that may be learned from' if features[0].shape[1] else ''}: is "
                 f"dataset.separator={self._form['separator']!r} right?{f' ({known.line()})' if known.left_out else ''}"
             )
-        labels = [self._labels(table[target], path, known.decimal) for table, path in zip(tables, paths, strict=True)]
         arrays: dict[str, Any] = {}
         refusal = None
-        for part, table, y, path in zip(("train", "test"), features, labels, paths, strict=False):
-            samples = known.apply(table, path)
+        for part, table, values, path in zip(("train", "test"), tables, features, paths, strict=False):
+            samples, decimal, told = applied(known, values, path)
+            y = self._labels(table[target], path, decimal)
+            notes += told
             refusal = refusal or not_numbers(samples, known.names, path)
             arrays[f"X_{part}"], arrays[f"y_{part}"] = samples, y
         if refusal is None:
             arrays |= {name: value.to_numpy(np.float64) for name, value in arrays.items() if name.startswith("X_")}
-        notes = [known.line(), *known.notes, *notes, *([] if self.regression else _doubts(labels[0], target))]
+        notes = [known.line(), *known.notes, *notes, *([] if self.regression else _doubts(arrays["y_train"], target))]
         content = {**known.content(), "target": target}
         if self.known is not None and self.known.get("classes") and not self.regression:
             raw = _of_known_classes(
@@ -134,19 +142,32 @@ class Csv(Reader):
                     )
         return target
 
+    def _with_target(self, table: Any, target: str, path: Path) -> tuple[Any, str | None]:
+        """The rows that have a value in the column that is to be predicted, and how many have none.
+
+        Raises:
+            DataError: none has one.
+        """
+        texts = table[target].tolist()
+        kept = [bool(text) and not (self.regression and text.lower() in kinds.GAPS) for text in texts]
+        if all(kept):
+            return table, None
+        if not any(kept):
+            raise DataError(
+                f"{path}: the column {target!r}, which is to be predicted, has no value in any row: name another with "
+                "dataset.target"
+            )
+        made = table[np.array(kept)].reset_index(drop=True)
+        made.attrs = dict(table.attrs)
+        return made, f"left out: {counted(kept.count(False), 'row')} without a value of {target}, the target"
+
     def _labels(self, column: Any, path: Path, decimal: str) -> AnyArray:
         """The column that is to be predicted: (N,) text, or float64 quantities.
 
         Raises:
-            DataError: it has gaps, or is of the other kind.
+            DataError: it is of the other kind.
         """
         name, texts = column.name, column.tolist()
-        gaps = sum(not text or (self.regression and text.lower() in kinds.GAPS) for text in texts)
-        if gaps:
-            raise DataError(
-                f"{path}: the column {name!r}, which is to be predicted, has {gaps} gaps: fill them, or leave those "
-                "rows out"
-            )
         if self.regression:
             values = [number(text, decimal) for text in texts]
             bad = [text for text, value in zip(texts, values, strict=True) if value is None]

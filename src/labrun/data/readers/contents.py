@@ -1,0 +1,215 @@
+"""The bytes of a table's file: unpacked, told apart, and decoded; what is doubtful is asked."""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import gzip
+import io
+import lzma
+import re
+import zipfile
+import zlib
+from pathlib import Path
+
+from labrun.errors import ConfigError, CorruptDataError, DataError
+
+TEXT, PARQUET, EXCEL = "text", "Parquet", "Excel"
+"""What a table is kept in."""
+SUFFIXES = (".csv", ".tsv", ".tab", ".parquet", ".pq", ".xlsx", ".xlsm", ".xls")
+ALSO = (".txt", ".dat")
+PACKED = (".gz", ".bz2", ".xz", ".zip")
+"""How the names of tables end, and of text that may be one; and what may come after that."""
+UNPACK = ((b"\x1f\x8b", gzip.decompress), (b"BZh", bz2.decompress), (b"\xfd7zXZ\0", lzma.decompress))
+"""How a packed file begins, and what unpacks it."""
+ZIP = b"PK\x03\x04"
+TO_CSV = "Save it as .csv, .xlsx or .parquet"
+OTHERS = (
+    (b"\xd0\xcf\x11\xe0", f"an Excel file of before 2007, or one with a password. {TO_CSV} (without a password)"),
+    (b"ARROW1", "an Arrow (Feather) file. Save it as .parquet"),
+    (b"(\xb5/\xfd", "packed with zstandard, which labrun does not read. Unpack it, or pack it with gzip"),
+    (b"SQLite format 3\0", "an SQLite database. Export the table as .csv"),
+    (b"\x89HDF\r\n", f"an HDF5 file. {TO_CSV}"),
+    (b"\x93NUMPY", "an array of NumPy's. Save it with numpy.savez, and say dataset=npz"),
+    (b"%PDF", f"a PDF. {TO_CSV}"),
+)
+"""How files begin that hold tables, too, and that are not read; and what to do."""
+BOMS = (
+    (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
+)  # fmt: skip
+WORD = r"[^\s,;|\"]+"
+SAMPLE_BYTES = 2**16
+SHOWN = 40
+SIGNS = "€‚„†‡ˆ‰‹›“”•˜¡¢£¤¥¦§¨©«¬®¯°±²³´¶¸¹»¼½¾¿"
+ODD = re.compile(rf"[^\W\d_](?:[{SIGNS}]|(?<=[a-z])[ŒŠŸŽÀ-ÖØ-Ý])[^\W\d_]")
+"""Within words: signs that stand in none, or a capital letter after a small one. The text is in another encoding."""
+
+
+def is_table(path: Path, surely: bool = False) -> bool:
+    """Whether a file's name is a table's, packed or not; `surely`: and no other text's."""
+    name = path.name.lower()
+    for ending in PACKED:
+        name = name.removesuffix(ending)
+    return name.endswith(SUFFIXES if surely else (*SUFFIXES, *ALSO))
+
+
+def unpacked(path: Path) -> bytes:
+    """A file's content; that of the only file in it where it is packed.
+
+    Raises:
+        CorruptDataError: it cannot be read, or is damaged.
+        DataError: it holds several files.
+    """
+    try:
+        content = path.read_bytes()
+        for begin, unpack in UNPACK:
+            if content.startswith(begin):
+                content = unpack(content)
+                break
+        if content.startswith(ZIP) and not _is_excel(content):
+            content = _only_member(content, path)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
+        raise CorruptDataError(f"{path} is no readable table: {error or 'it is cut off'}") from error
+    if content[257:262] == b"ustar":
+        raise DataError(f"{path} is an archive (tar): unpack it, and name the table with dataset.path")
+    return content
+
+
+def kind(content: bytes, path: Path) -> str:
+    """What a table is kept in: `TEXT`, `PARQUET` or `EXCEL`.
+
+    Raises:
+        DataError: in something that labrun does not read; the message says what to do.
+    """
+    if content.startswith(b"PAR1"):
+        return PARQUET
+    if content.startswith(ZIP):
+        return EXCEL
+    found = next((what for begin, what in OTHERS if content.startswith(begin)), None)
+    if found is not None:
+        raise DataError(f"{path} is {found}")
+    if re.match(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html|table|\?xml)\b", content[:200], re.I):
+        raise DataError(f"{path} is a web page or XML, and no table. {TO_CSV}")
+    if re.match(rb'(?:\xef\xbb\xbf)?\s*(?:\[\s*)?\{\s*"[^"\n]*"\s*:', content[:2000]):
+        raise DataError(f"{path} is JSON, and no table. {TO_CSV} (pandas: read_json, then to_csv)")
+    return TEXT
+
+
+def _names(content: bytes) -> list[str]:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return [one.filename for one in archive.infolist() if not one.is_dir()]
+
+
+def _is_excel(content: bytes) -> bool:
+    return any(name.startswith("xl/") for name in _names(content))
+
+
+def _only_member(content: bytes, path: Path) -> bytes:
+    names = [name for name in _names(content) if not name.startswith("__MACOSX/")]
+    if "mimetype" in names and "content.xml" in names:
+        raise DataError(f"{path} is an OpenDocument file. {TO_CSV}")
+    if len(names) != 1:
+        listed = ", ".join(names[:5]) or "none"
+        raise DataError(f"{path} holds {len(names)} files ({listed}): unpack it, and name the table with dataset.path")
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        try:
+            return archive.read(names[0])
+        except (RuntimeError, NotImplementedError) as error:  # it has a password; packed in a way that is not known
+            raise DataError(f"{path}: {error}: unpack it first") from error
+
+
+def decoded(content: bytes, path: Path, encoding: str | None = None) -> tuple[str, str | None]:
+    """Bytes as text.
+
+    Args:
+        content: of the file.
+        path: for messages.
+        encoding: None: what a byte order mark says, UTF-8, UTF-16 or UTF-32 without a mark, else cp1252.
+
+    Returns:
+        The text; what was found out, where it is not UTF-8.
+
+    Raises:
+        CorruptDataError: it is no text, or none in this encoding.
+        DataError: it may be in any of several encodings.
+        ConfigError: there is no such encoding.
+    """
+    mark = next((name for mark, name in BOMS if content.startswith(mark)), None)
+    if encoding is not None:
+        return _as_said(content, path, encoding, mark), None
+    if mark is not None:
+        try:
+            text = content.decode(mark)
+        except UnicodeDecodeError as error:
+            raise CorruptDataError(f"{path} is no text in {mark}, as its first bytes say: {error}") from error
+        return text, None if mark == "utf-8-sig" else f"{mark.upper()}, as its first bytes say"
+    if b"\0" in content:
+        return _with_zeros(content, path)
+    try:
+        return content.decode("utf-8"), None
+    except UnicodeDecodeError:
+        pass
+    try:
+        text = content.decode("cp1252")
+    except UnicodeDecodeError as error:
+        raise CorruptDataError(f"{path} is neither UTF-8 nor cp1252: say which with dataset.encoding") from error
+    example = next((word for word in re.findall(WORD, text) if not word.isascii()), "")[:SHOWN]
+    if _is_doubtful(text):
+        raise DataError(
+            f"{path} is not UTF-8, and it is doubtful what it is: as cp1252 (Windows, Western Europe) it would read "
+            f"{_odd_word(text)!r}. Say dataset.encoding: cp1252, cp1250 or iso8859-2 (Central Europe), cp1251 or "
+            "koi8-r (Cyrillic), cp850 or cp437 (DOS), mac_roman, shift_jis, gbk, ..."
+        )
+    return text, f"not UTF-8, read as cp1252 (Windows), such as {example!r}; dataset.encoding says another"
+
+
+def _as_said(content: bytes, path: Path, encoding: str, mark: str | None) -> str:
+    try:
+        name = codecs.lookup(encoding).name
+    except (LookupError, ValueError):
+        raise ConfigError(
+            f"dataset.encoding={encoding!r}: there is no such encoding; utf-8, cp1252, utf-16 are"
+        ) from None
+    if mark is not None and name.partition("-")[2][:2] != mark.partition("-")[2][:2]:
+        raise ConfigError(
+            f"dataset.encoding={encoding}: {path} begins with the mark of {mark.removesuffix('-sig').upper()}: leave "
+            "dataset.encoding out"
+        )
+    try:
+        return content.decode("utf-8-sig" if name == "utf-8" else encoding).removeprefix("\ufeff")
+    except LookupError:
+        raise ConfigError(f"dataset.encoding={encoding!r}: that is no encoding of text") from None
+    except UnicodeError as error:
+        raise CorruptDataError(f"{path} is no text in dataset.encoding={encoding}: {error}") from error
+
+
+def _with_zeros(content: bytes, path: Path) -> tuple[str, str]:
+    """UTF-16 or UTF-32 without a mark: there the zeros stand in the same places of each character."""
+    sample = content[:SAMPLE_BYTES]
+    for name, width, highest, lowest in (("utf-32-le", 4, 3, 0), ("utf-32-be", 4, 0, 3), ("utf-16-le", 2, 1, 0),
+                                         ("utf-16-be", 2, 0, 1)):  # fmt: skip
+        zeros = sample[highest::width].count(0)
+        if len(content) % width or zeros <= 20 * sample[lowest::width].count(0):
+            continue
+        try:
+            text = content.decode(name)
+        except UnicodeDecodeError:
+            continue
+        if text.partition("\n")[0].rstrip("\r").replace("\t", " ").isprintable():
+            return text, f"{name.upper()}, without a mark"
+    raise CorruptDataError(f"{path} is no text: it holds bytes of value 0")
+
+
+def _is_doubtful(text: str) -> bool:
+    """Whether a text that is taken for cp1252 is hardly one: words of foreign letters alone, or signs within words."""
+    words = {word for word in re.findall(r"[^\W\d_]{2,}", text) if not word.isascii()}
+    foreign = sum(2 * sum(not sign.isascii() for sign in word) > len(word) for word in words)
+    return 2 * foreign > len(words) or ODD.search(text) is not None
+
+
+def _odd_word(text: str) -> str:
+    """A word that shows why."""
+    odd = ODD.search(text)
+    words = [match for match in re.finditer(WORD, text) if not match[0].isascii()]
+    return next(match[0] for match in words if odd is None or match.end() > odd.start())[:SHOWN]

@@ -1,0 +1,159 @@
+"""Tables in Parquet and Excel files as cells of text, which are then understood as those of a text file are.
+
+Numbers become the shortest text that reads as the same number, dates ISO 8601, and what is missing an empty cell.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+from labrun.checking import counted, suggest
+from labrun.errors import ConfigError, CorruptDataError, DataError, MissingExtraError
+
+EXTRA = "tables"
+Cells = tuple[list[list[str]], list[str]]
+
+
+def parquet(content: bytes, path: Path) -> Cells:
+    """The rows of a Parquet file, the names of its columns first; what a person should be told.
+
+    Raises:
+        MissingExtraError: pyarrow is not installed.
+        CorruptDataError: it cannot be read.
+        DataError: no column holds values that a table may.
+    """
+    try:
+        import pyarrow as arrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingExtraError("pyarrow", EXTRA, f"reading {path.name}, a Parquet file,") from error
+    try:
+        table = arrow.parquet.read_table(io.BytesIO(content))
+    except (arrow.ArrowException, OSError, ValueError) as error:
+        raise CorruptDataError(f"{path} is no readable Parquet file: {' '.join(str(error).split())[:300]}") from error
+    names, columns, left_out = [], [], []
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        kind = column.type.value_type if arrow.types.is_dictionary(column.type) else column.type
+        if arrow.types.is_nested(kind) or arrow.types.is_binary(kind) or arrow.types.is_large_binary(kind):
+            left_out.append(f"{name} ({kind})")
+        elif re.fullmatch(r"__index_level_\d+__", name):
+            left_out.append(f"{name} (the index of pandas)")
+        else:
+            names.append(name)
+            columns.append([_text(value) for value in column.to_pylist()])
+    if not columns:
+        raise DataError(f"{path} has no column of numbers, text or dates: {', '.join(left_out[:5]) or 'it is empty'}")
+    rows = [names, *map(list, zip(*columns, strict=True))]
+    return rows, [f"left out, as no values of a table: {', '.join(left_out[:10])}"] if left_out else []
+
+
+def excel(content: bytes, path: Path, sheet: str | int | None = None) -> Cells:
+    """The rows of a sheet of an Excel file, as wide as its widest one; what a person should be told.
+
+    Args:
+        content: of the file.
+        path: for messages.
+        sheet: its name, or its number from 1 on; None: the only one with values.
+
+    Raises:
+        MissingExtraError: openpyxl is not installed.
+        CorruptDataError: it cannot be read.
+        ConfigError: there is no such sheet.
+        DataError: several sheets have values; formulas have none.
+    """
+    try:
+        import openpyxl
+    except ImportError as error:
+        raise MissingExtraError("openpyxl", EXTRA, f"reading {path.name}, an Excel file,") from error
+    try:
+        book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
+        seen = {one.title: one for one in book.worksheets}
+        wanted = _named(sheet, list(seen), path)
+        shown = [wanted] if wanted else [name for name, one in seen.items() if one.sheet_state == "visible"]
+        found = {name: rows for name in shown if any(map(any, (rows := _rows(seen[name]))))}
+    except (ConfigError, DataError):
+        raise
+    except Exception as error:  # a damaged file can raise anything
+        reason = " ".join(str(error).split())[:300]
+        raise CorruptDataError(f"{path} is no readable Excel file: {type(error).__name__}: {reason}") from error
+    if len(found) > 1:
+        listed = ", ".join(map(repr, found))
+        raise DataError(f"{path} has several sheets with values ({listed}): say dataset.sheet='{next(iter(found))}'")
+    if not found:
+        raise DataError(f"{path} has no sheet with values" if wanted is None else f"{path}: {wanted!r} has no values")
+    ((name, rows),) = found.items()
+    _check_formulas(content, path, name, rows)
+    errors = sum(cell is ERROR for row in rows for cell in row)
+    width = max(map(len, rows))
+    notes = [f"sheet {name!r}"] if len(seen) > 1 else []
+    notes += [f"errors of Excel, such as #N/A, are taken for gaps: {counted(errors, 'cell')}"] if errors else []
+    return [["" if cell is ERROR else cell for cell in row] + [""] * (width - len(row)) for row in rows], notes
+
+
+class _Error(str):
+    """The text of a cell whose formula has failed."""
+
+
+ERROR = _Error("#ERROR")
+
+
+def _named(sheet: str | int | None, names: list[str], path: Path) -> str | None:
+    if sheet is None or sheet in names:
+        return None if sheet is None else str(sheet)
+    if isinstance(sheet, int) and 1 <= sheet <= len(names):
+        return names[sheet - 1]
+    raise ConfigError(
+        f"dataset.sheet={sheet!r}: {path} has no such sheet.{suggest(str(sheet), names)} It has: {', '.join(names)}"
+    )
+
+
+def _rows(sheet: Any) -> list[list[str]]:
+    rows = [[ERROR if cell.data_type == "e" else _text(cell.value) for cell in row] for row in sheet.iter_rows()]
+    while rows and not any(rows[-1]):
+        rows.pop()
+    return rows
+
+
+def _check_formulas(content: bytes, path: Path, name: str, rows: list[list[str]]) -> None:
+    """Whether each formula has a value: programs that write Excel files often write none.
+
+    Raises:
+        DataError: one has not.
+    """
+    if all(all(row) for row in rows):
+        return
+    import openpyxl
+
+    sheet = openpyxl.load_workbook(io.BytesIO(content), read_only=True)[name]
+    for row, cells in zip(rows, sheet.iter_rows(), strict=False):
+        for text, cell in zip(row, cells, strict=False):
+            if not text and cell.data_type == "f":
+                raise DataError(
+                    f"{path}: the cell {cell.coordinate} holds a formula that was never calculated ({cell.value}): "
+                    "open the file in Excel or LibreOffice and save it, or save it as .csv"
+                )
+
+
+def _text(value: Any) -> str:
+    """A cell's value as text; nothing for what is missing."""
+    if value is None or value != value:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, decimal.Decimal):
+        return format(value, "f")
+    if isinstance(value, datetime.datetime):
+        is_day = value.time() == datetime.time() and not getattr(value, "nanosecond", 0)
+        return value.date().isoformat() if is_day and value.tzinfo is None else value.isoformat(" ")
+    if isinstance(value, datetime.date):
+        return value.isoformat()
+    if isinstance(value, datetime.timedelta):
+        return repr(value.total_seconds())
+    return str(value).strip()
