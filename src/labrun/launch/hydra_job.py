@@ -265,7 +265,7 @@ class _Lazily:
     @contextlib.contextmanager
     def published(self) -> Iterator[None]:
         """Inside, `HydraConfig.get()` gives the job's own node."""
-        instances: dict[type, Any] = Singleton._instances  # type: ignore[assignment]
+        instances: dict[type, Any] = Singleton._instances
         before = HydraConfig.instance()
         instances[HydraConfig] = _Published(self)
         try:
