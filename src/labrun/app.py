@@ -35,7 +35,7 @@ from labrun.errors import ConfigError, LabrunError, RecordError, RunFailedError
 from labrun.launch import compute as computes
 from labrun.launch import conf, freeze, hydra_files, hydra_job
 from labrun.launch.announce import announce
-from labrun.runs import elsewhere, store
+from labrun.runs import elsewhere, recording, store
 from labrun.runs import record as records
 from labrun.runs.record import Record
 
@@ -530,6 +530,12 @@ def main() -> None:
             "that it had\n"
         )
         sys.exit(USER_ERROR)
+    for what, text in (("", "\n".join(sys.argv[1:])), ("the working folder ", os.getcwd()),
+                       ("the workspace ", os.environ.get(store.ROOT_VARIABLE, ""))):  # fmt: skip
+        for word in text.splitlines():
+            if word != (shown_word := recording.storable(word)):
+                sys.stderr.write(f"labrun: {what}{shown_word}: this is not UTF-8, and no record can hold it\n")
+                sys.exit(USER_ERROR)
     open_standard_streams()
     logging.raiseExceptions = False  # `labrun ... | head`: nobody reads what is logged any more
     register()

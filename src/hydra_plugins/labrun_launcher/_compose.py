@@ -31,7 +31,8 @@ def options(loader: ConfigLoader, master: DictConfig, group: str) -> list[str]:
 def _dotted(node: Any, prefix: str = "") -> Iterator[str]:
     for key, value in node.items() if isinstance(node, dict) else ():
         if prefix or key != "hydra":
-            yield f"{prefix}{key}"
+            if not isinstance(value, dict):
+                yield f"{prefix}{key}"
             yield from _dotted(value, f"{prefix}{key}.")
 
 

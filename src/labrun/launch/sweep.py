@@ -89,6 +89,7 @@ class Submission:
         """
         hydra = config.hydra
         run_dir = run_dir or self._sweep_dir / str(hydra.sweep.subdir)
+        records.check_place(run_dir)
         with open_dict(hydra), read_write(hydra):
             hydra.runtime.output_dir = str(run_dir)
         overrides = freeze.task_overrides(hydra)
@@ -202,6 +203,10 @@ def check(submitted: Sequence[Job]) -> str:
         found = sorted({str(job.record.config["compute"][key]) for job in submitted})
         if len(found) > 1:
             raise ConfigError(f"compute.{key} is one for a whole sweep, and here it is {' and '.join(found)}")
+    for key in submitted[0].record.config["tracking"]:
+        found = sorted({str(job.record.config["tracking"].get(key)) for job in submitted})
+        if len(found) > 1:
+            raise ConfigError(f"tracking.{key} is one for a whole sweep, and here it is {' and '.join(found)}")
     if where == "slurm" and "%" in str(submitted[0].run_dir):
         raise ConfigError(f"{submitted[0].run_dir}: Slurm takes a % in the path of a job's files for a pattern")
     computed = [job.record.config["compute"] for job in submitted]
@@ -285,8 +290,6 @@ def make_plan(submitted: Sequence[Job], folder: Path, runs: Sequence[Path], wher
 
 def _check_folders(submitted: Sequence[Job], fresh: bool) -> None:
     folders = [job.run_dir for job in submitted]
-    for one in folders:
-        records.check_place(one)
     taken = [d for d in folders if fresh and (d / "run.json").exists()]
     if taken:
         raise RecordError(
