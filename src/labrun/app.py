@@ -16,11 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal import hydra as hydra_app
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus
+from hydra.errors import ConfigCompositionException
 from hydra.experimental.callback import Callback
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
@@ -29,10 +35,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from labrun import checking, masking, new, terminal
 from labrun.errors import ConfigError, LabrunError, RecordError, RunFailedError
 from labrun.launch import compute as computes
-from labrun.launch import conf, freeze, hydra_files
+from labrun.launch import conf, freeze, hydra_files, hydra_job
 from labrun.launch.announce import announce
+from labrun.runs import elsewhere, recording, store
 from labrun.runs import record as records
-from labrun.runs import store
+from labrun.runs.record import Record
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +91,8 @@ class Gate(Callback):
             values, _ = freeze.settled(plain, freeze.task_overrides(config.hydra), store.workspace())
             freeze.check_targets(values)
             computes.check(values["compute"], sweep=False)
+            hydra_job.check_logging(config.hydra)
+            JobCallbacks.is_elsewhere = computes.target(values["compute"], sweep=False) != "inline"
             if values["sweep"]["resume"] is not None:
                 raise ConfigError("sweep.resume goes on with a sweep: it wants -m. A single run: trainer.resume=last")
             freeze.prepare(values)
@@ -101,6 +110,38 @@ class Gate(Callback):
                 with read_write(config.hydra), open_dict(config.hydra):
                     config.hydra.sweep.dir = str(found)
             check_writable(Path(config.hydra.sweep.dir))
+
+
+class JobCallbacks(Callbacks):
+    """Hydra's callbacks: of a job they are told where it is carried out, and of its end however it ends."""
+
+    current: JobCallbacks | None = None
+    is_elsewhere = False
+    """Whether the single run that is about to begin goes to another process (`launch.hydra_job.around`)."""
+
+    def __init__(self, config: DictConfig | None = None) -> None:
+        super().__init__(config)
+        JobCallbacks.current, JobCallbacks.is_elsewhere = self, False
+
+    def on_job_start(self, config: DictConfig, *, task_function: Any, **kwargs: Any) -> None:
+        """Hydra calls it before the run."""
+        if not self.is_elsewhere:
+            super().on_job_start(config=config, task_function=task_function, **kwargs)
+
+    def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
+        """Hydra calls it after a run that did not end the process."""
+        if not self.is_elsewhere:
+            super().on_job_end(config=config, job_return=job_return, **kwargs)
+
+    @classmethod
+    def tell_failure(cls, error: BaseException) -> None:
+        """Tell them of a run that failed: labrun ends the process itself then, and Hydra tells nobody."""
+        if cls.current is None:
+            return
+        config = HydraConfig.instance().cfg.hydra._get_parent()  # type: ignore[union-attr]
+        result = hydra_job.returned(config, JobStatus.FAILED, error)
+        cls.current.on_job_end(config=config, job_return=result)
+        cls.current.on_run_end(config=config, config_name=config.hydra.job.config_name, job_return=result)
 
 
 class TellingErrors:
@@ -126,6 +167,7 @@ def check_writable(run_dir: Path) -> None:
     Raises:
         RecordError: it cannot, or a run lies there already.
     """
+    records.check_place(run_dir.absolute())
     if (run_dir / "run.json").exists():
         raise RecordError(f"{run_dir} holds a run already; a new run needs a folder of its own")
     probe = None
@@ -168,37 +210,63 @@ def default_cpus() -> int:
     return 1 if in_sweep else computes.cores()
 
 
-def groups_text() -> str:
+def groups_text(root: DictConfig) -> str:
     """The resolver `labrun_groups`: each config group and its options, for `--help`."""
     lines = []
-    for group, options in conf.groups().items():
+    sources = root.hydra.runtime.get("config_sources") or () if "hydra" in root else ()
+    for group, options in conf.groups([Path(one.path) for one in sources if one.schema == "file"]).items():
         lines.append(f"  {group}")
         lines += [f"    {name:<22}{text}" for name, text in options.items()]
     return "\n".join(lines).replace("$", "$$")
 
 
-def run(config: DictConfig) -> None:
-    """One run, in this process."""
-    hydra_config = HydraConfig.get()
+def run(config: DictConfig) -> dict[str, Any]:
+    """One run, in this process unless `compute` sends it elsewhere; its metrics."""
+    try:
+        with _where_it_was_typed(HydraConfig.get().runtime.cwd):
+            return _run(config, HydraConfig.get())
+    except SystemExit as end:
+        if end.code not in (None, 0, CANCELED):
+            JobCallbacks.tell_failure(end.__context__ or end)
+        raise
+
+
+@contextlib.contextmanager
+def _where_it_was_typed(folder: str) -> Iterator[None]:
+    """Inside, the working folder is the command's: Hydra has gone to the run's where `hydra.job.chdir` says so."""
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def _run(config: DictConfig, hydra_config: Any) -> dict[str, Any]:
     run_dir = Path(hydra_config.runtime.output_dir)
     root = store.workspace()
     with TellingErrors():
         suffix = run_dir.name.rsplit("-", 1)[-1]
         run_id = suffix if re.fullmatch("[0-9a-f]{8}", suffix) else freeze.new_id()
         around = freeze.look_around(root)
-        record = freeze.freeze(config, run_id, freeze.task_overrides(hydra_config), root, around)
         files = hydra_files.texts(_whole(config))
-        hydra_files.save(files, run_dir / ".hydra")
+        hydra_files.save_of_run(files, run_dir, hydra_config.output_subdir)
+        with hydra_job.given_variables(config, hydra_config):
+            record = freeze.freeze(config, run_id, freeze.task_overrides(hydra_config), root, around)
+            variables = freeze.environment(config)
+        record.hydra = hydra_job.settings(hydra_config)
+        record.command = hydra_files.command(hydra_config, record.overrides)
         if computes.target(record.config["compute"], sweep=False) != "inline":
             from labrun.launch import sweep
 
-            job = sweep.Job(record, run_dir, files, freeze.environment(config))
-            sweep.answer(sweep.carry_out([job], run_dir)[0], run_dir)
-            return
+            job = sweep.Job(record, run_dir, files, variables, hydra_config.output_subdir)
+            ended = sweep.carry_out([job], run_dir)[0]
+            sweep.answer(ended, run_dir)
+            return ended.metrics
         freeze.submit(record, run_dir)
         announce(run_dir)
-        os.environ.update(freeze.environment(config))
-        carry_out(record.config, run_dir, root)
+        os.environ.update(variables)
+        return carry_out(record, run_dir, root).metrics
 
 
 def _whole(config: DictConfig) -> DictConfig:
@@ -210,7 +278,7 @@ def _whole(config: DictConfig) -> DictConfig:
     return whole
 
 
-def carry_out(config: dict[str, Any], run_dir: Path, root: Path) -> None:
+def carry_out(record: Record, run_dir: Path, root: Path) -> Record:
     """Execute a submitted run in this process, tracked."""
     from labrun.execute import execute
     from labrun.launch import threads
@@ -219,12 +287,14 @@ def carry_out(config: dict[str, Any], run_dir: Path, root: Path) -> None:
     from labrun.tasks.threads import wait_asleep
 
     wait_asleep()
+    config = record.config
     own = threads.own_variables(config["compute"])
     if own or config["compute"]["cpus_per_run"] < computes.cores():
         threads.limit_run(config["compute"]["cpus_per_run"], own)
     with follow(root, config["tracking"]):
         try:
-            execute(run_dir)
+            with hydra_job.folder(record.hydra or {}, run_dir):
+                return execute(run_dir)
         except KeyboardInterrupt:
             sys.stderr.write(f"labrun: canceled; the record is in {run_dir}\n")
             sys.exit(CANCELED)
@@ -255,8 +325,20 @@ def open_standard_streams() -> None:
             setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
-def check_yaml() -> dict[Path, str]:
+def config_dir(arguments: Sequence[str]) -> Path | None:
+    """The folder that `--config-dir` names, if it does."""
+    for place, word in enumerate(arguments):
+        flag, equals, value = word.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            return Path(value if equals else next(iter(arguments[place + 1 :]), ""))
+    return None
+
+
+def check_yaml(arguments: Sequence[str]) -> dict[Path, str]:
     """Whether every config file can be read as YAML: Hydra would answer with a traceback.
+
+    Args:
+        arguments: of the command.
 
     Returns:
         The text of each.
@@ -268,7 +350,10 @@ def check_yaml() -> dict[Path, str]:
 
     texts = {}
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    for folder in (conf.conf_dir(), conf.user_conf_dir()):
+    extra = config_dir(arguments)
+    if extra is not None and elsewhere.is_of_runs(extra):  # of what a run wrote there, Hydra reads what is asked for
+        extra = None
+    for folder in (conf.conf_dir(), conf.user_conf_dir(), extra):
         for path in sorted(folder.rglob("*.yaml")) if folder else []:
             try:
                 texts[path] = path.read_text(encoding="utf-8")
@@ -325,6 +410,16 @@ def may_set_mode(arguments: Sequence[str], texts: Mapping[Path, str]) -> bool:
 
 
 @contextlib.contextmanager
+def telling_jobs() -> Iterator[None]:
+    """Have Hydra tell its callbacks of single runs as `JobCallbacks` does."""
+    vars(hydra_app)["Callbacks"] = JobCallbacks
+    try:
+        yield
+    finally:
+        vars(hydra_app)["Callbacks"] = Callbacks
+
+
+@contextlib.contextmanager
 def without_asking_for_mode() -> Iterator[None]:
     """Have Hydra take it that no config says `hydra.mode`."""
     before = Hydra.get_mode
@@ -340,13 +435,64 @@ def register() -> None:
     masking.register()
     OmegaConf.register_new_resolver("labrun_id", freeze.new_id, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("labrun_cpus", default_cpus, replace=True)
-    OmegaConf.register_new_resolver("labrun_groups", groups_text, replace=True)
+    OmegaConf.register_new_resolver("labrun_groups", lambda *, _root_: groups_text(_root_), replace=True)
     OmegaConf.register_new_resolver("labrun_name", lambda *, _root_: default_name(_root_), replace=True)
     Plugins.instance().register(UserConf)
     ConfigStore.instance().store(name="_open", node=open_node("arguments", "metrics"), group="script")
     if str(Path.cwd()) not in sys.path:
         # Last, so that a person's module is found and never hides an installed package.
         sys.path.append(str(Path.cwd()))
+
+
+@contextlib.contextmanager
+def leaving_keys_to_runs() -> Iterator[None]:
+    """Have a sweep over groups take keys that its options have, and the sweep's own config has not.
+
+    Hydra composes the sweep's own config without the groups that vary, and refuses a key below them there. Each run is
+    composed with all that was typed before any starts: what none of its files has is refused then.
+    """
+    load, put = ConfigLoaderImpl._load_configuration_impl, ConfigLoaderImpl._apply_overrides_to_config
+    is_sweep = varied = False
+
+    def loading(self: ConfigLoaderImpl, *args: Any, **kwargs: Any) -> DictConfig:
+        nonlocal is_sweep, varied
+        is_sweep = kwargs.get("run_mode") == RunMode.MULTIRUN
+        varied = is_sweep and any(_chooses_several(self, text) for text in kwargs["overrides"])
+        try:
+            return load(self, *args, **kwargs)
+        finally:
+            is_sweep = varied = False
+
+    def putting(overrides: list[Override], cfg: DictConfig) -> None:
+        nonlocal varied
+        varied = varied or (is_sweep and _has_space_of_groups(cfg))
+        for override in overrides:
+            try:
+                put([override], cfg)
+            except ConfigCompositionException:
+                if not varied or override.is_hydra_override():
+                    raise
+
+    ConfigLoaderImpl._load_configuration_impl = loading  # type: ignore[method-assign]
+    ConfigLoaderImpl._apply_overrides_to_config = staticmethod(putting)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        ConfigLoaderImpl._load_configuration_impl = load  # type: ignore[method-assign]
+        ConfigLoaderImpl._apply_overrides_to_config = staticmethod(put)  # type: ignore[method-assign]
+
+
+def _chooses_several(loader: ConfigLoaderImpl, override: str) -> bool:
+    """Whether an override sweeps over the options of a group."""
+    key, _, value = override.partition("=")
+    name = key.lstrip("+").partition("@")[0]
+    return ("," in value or "(" in value) and "." not in name and bool(loader.get_group_options(name))
+
+
+def _has_space_of_groups(cfg: DictConfig) -> bool:
+    """Whether the config itself says what varies, and groups may be among it: they are keys without a dot."""
+    spaces = [OmegaConf.select(cfg, key) for key in ("sweep.space", "hydra.sweeper.params")]
+    return any("." not in str(key) for space in spaces if OmegaConf.is_dict(space) for key in space)
 
 
 def open_node(*keys: str) -> DictConfig:
@@ -406,16 +552,28 @@ def main() -> None:
     if both and {"-m", "--multirun"} & set(sys.argv[1:]):
         sys.stderr.write(f"labrun: {both[0]} shows one configuration: leave out -m, and give each key one value\n")
         sys.exit(USER_ERROR)
+    if any(word.partition("=")[0] == "--experimental-rerun" for word in sys.argv[1:]):
+        sys.stderr.write(
+            "labrun: --experimental-rerun: 'lab runs rerun RUN' repeats a run, with the configuration and the code "
+            "that it had\n"
+        )
+        sys.exit(USER_ERROR)
+    for what, text in (("", "\n".join(sys.argv[1:])), ("the working folder ", os.getcwd()),
+                       ("the workspace ", os.environ.get(store.ROOT_VARIABLE, ""))):  # fmt: skip
+        for word in text.splitlines():
+            if word != (shown_word := recording.storable(word)):
+                sys.stderr.write(f"labrun: {what}{shown_word}: this is not UTF-8, and no record can hold it\n")
+                sys.exit(USER_ERROR)
     open_standard_streams()
     logging.raiseExceptions = False  # `labrun ... | head`: nobody reads what is logged any more
     register()
     gc.freeze()  # what is loaded by now stays: it is not to be searched for garbage again and again
     try:
         with TellingErrors():
-            texts = check_yaml()
+            texts = check_yaml(sys.argv[1:])
         command = hydra.main(version_base="1.3", config_path=str(conf.conf_dir()), config_name="config")(run)
         asking = contextlib.nullcontext() if may_set_mode(sys.argv[1:], texts) else without_asking_for_mode()
-        with asking, masking.in_logs():
+        with asking, telling_jobs(), leaving_keys_to_runs(), masking.in_logs():
             command()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

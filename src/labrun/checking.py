@@ -109,7 +109,8 @@ def check_fields(node: Mapping[str, Any], cls: type, path: str, open_ended: bool
         elif not path and key in ("experiment", "debug", "local"):
             yield f"{key}: the file chosen for it must begin with the line '# @package _global_' and hold keys"
         elif not open_ended:
-            yield f"{full_key}: no such key.{suggest(str(key), known)} Keys here: {', '.join(sorted(known))}"
+            own = "" if path else " Values of your own, for '${vars.NAME}', stand below vars"
+            yield f"{full_key}: no such key.{suggest(str(key), known)} Keys here: {', '.join(sorted(known))}.{own}"
     for key, f in known.items():
         required = f.default is MISSING and f.default_factory is MISSING
         if required and key not in node:

@@ -6,13 +6,15 @@ user's own process, a pool's child and a Slurm job.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,17 @@ UNSIGNED = ("source", "python", "requirements")
 """Of a script's node: where things lie. What is in them is in digests."""
 
 
-def execute(run_dir: Path, capture: bool = True, pictures: bool = True, to_disk: bool = True) -> Record:
+Around = Callable[[Record, Path], AbstractContextManager[None]]
+"""What a run's record and folder go through before its work, and after it."""
+
+
+def _nothing(record: Record, run_dir: Path) -> AbstractContextManager[None]:
+    return contextlib.nullcontext()
+
+
+def execute(
+    run_dir: Path, capture: bool = True, pictures: bool = True, to_disk: bool = True, around: Around = _nothing
+) -> Record:
     """Carry out a submitted run.
 
     Args:
@@ -61,6 +73,7 @@ def execute(run_dir: Path, capture: bool = True, pictures: bool = True, to_disk:
         capture: copy what is printed to `driver.log` (see `Recording`).
         pictures: draw the report at the end, unless the config says otherwise.
         to_disk: see `Recording`.
+        around: what stands around its work; an error of it is the run's.
 
     Returns:
         The closed record.
@@ -70,6 +83,12 @@ def execute(run_dir: Path, capture: bool = True, pictures: bool = True, to_disk:
     """
     with Recording(run_dir, capture, announced=False, to_disk=to_disk) as recording:
         record, paths = recording.record, recording.paths
+        _carry_out(recording, record, paths, pictures, around)
+    return recording.record
+
+
+def _carry_out(recording: Recording, record: Record, paths: RunPaths, pictures: bool, around: Around) -> None:
+    with around(record, paths.root):
         log.info("Run %s (%s), %s", record.id, record.name, "again" if recording.attempt > 1 else "first attempt")
         signed = here(record.config)
         if record.settings is not None and record.settings != settings_digest(record.config):
@@ -84,7 +103,7 @@ def execute(run_dir: Path, capture: bool = True, pictures: bool = True, to_disk:
             script.run(config, inputs, record, paths)
             recording.leave_if_forked()
             _finish_script(record, paths, pictures)
-            return recording.record
+            return
         targets.announce(*(str(node["_target_"]) for node in (config["dataset"], config["model"]) if node))
         mounted = mount(config["datastore"], config["dataset"], reader.make_reader(config["dataset"]))
         arrays, manifest = ahead.read(config["dataset"], mounted.path, known=_known_table(config), **taken(config))
@@ -118,7 +137,6 @@ def execute(run_dir: Path, capture: bool = True, pictures: bool = True, to_disk:
             if wanted == "all" or (wanted == "auto" and pictures):
                 gather(work, scores, arrays, record).draw(paths.root)
         _tell_result(record, arrays, time.monotonic() - began, paths)
-    return recording.record
 
 
 def _known_table(config: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
 
 from labrun.building import build as build
@@ -398,6 +398,12 @@ class Config:
     trusted: list[str] = field(default_factory=list)
     callbacks: dict[str, Component | None] | None = None
     logger: dict[str, Component | None] | None = None
+
+
+KEYS = frozenset({*(f.name for f in fields(Config) if f.name != "from_"), "from"})
+"""What may stand at the top of a configuration."""
+OPEN = "vars"
+"""The node at the top that holds what a person likes, for interpolation."""
 
 
 TARGETS: dict[str, type] = {

@@ -6,14 +6,34 @@ A full composition reads some thirty YAML files; the second way gives the same c
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hydra._internal.config_loader_impl import get_overrides_dirname
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
+
+from labrun import checking
+from labrun.errors import ConfigError
+
+
+def options(loader: ConfigLoader, master: DictConfig, group: str) -> list[str]:
+    """The options of a group, wherever the sweep finds configs: `hydra.searchpath` too."""
+    typed = [text for text in master.hydra.overrides.hydra if text.startswith("hydra.searchpath=")]
+    return loader.get_group_options(group, config_name=master.hydra.job.config_name, overrides=typed)
+
+
+def _dotted(node: Any, prefix: str = "") -> Iterator[str]:
+    for key, value in node.items() if isinstance(node, dict) else ():
+        if prefix or key != "hydra":
+            if not isinstance(value, dict):
+                yield f"{prefix}{key}"
+            yield from _dotted(value, f"{prefix}{key}.")
 
 
 class Composer:
@@ -28,7 +48,7 @@ class Composer:
 
     def __init__(self, loader: ConfigLoader, master: DictConfig, in_place: bool = False) -> None:
         self._loader = loader
-        self._master = master
+        self.master = self._master = master
         self._in_place = in_place
         self._parser = OverridesParser.create(config_loader=loader)
         self._parsed: dict[str, Override] = {}
@@ -50,6 +70,20 @@ class Composer:
             config.hydra.job.id = number
             config.hydra.job.num = number
         return config
+
+    def refusal(self, error: HydraException, overrides: Sequence[str]) -> ConfigError:
+        """Why a job cannot be composed, in labrun's words."""
+        told = re.split(r"\nTo append|\n(?:Config s|S)earch path", str(error))[0]
+        why = re.sub(r"\s*\n\s*", " ", told.strip()) or type(error).__name__
+        key = next(iter(re.findall(r"Could not override '([^']+)'", why)), None)
+        if key is None:
+            return ConfigError(why)
+        rest = [text for text in overrides if text.partition("=")[0] != key]
+        try:
+            known = list(_dotted(OmegaConf.to_container(self._loader.load_sweep_config(self._master, rest))))
+        except (HydraException, OmegaConfBaseException):
+            known = []
+        return ConfigError(f"{key}: no such key.{checking.suggest(key, known)}")
 
     def _from_last(self, overrides: list[str]) -> DictConfig | None:
         assert self._last is not None
@@ -89,7 +123,7 @@ class Composer:
 
     def _chooses(self, key: str) -> bool:
         if key not in self._is_group:
-            self._is_group[key] = bool(self._loader.get_group_options(key))
+            self._is_group[key] = bool(options(self._loader, self._master, key))
         return self._is_group[key]
 
     def _parse(self, text: str) -> Override:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, setup_globals
-from hydra.errors import CompactHydraException
+from hydra.errors import CompactHydraException, HydraException
 from omegaconf import OmegaConf
 
 from hydra_plugins.labrun_launcher._compose import Composer
@@ -45,7 +45,7 @@ def launch(launcher: LabrunLauncher, job_overrides: Sequence[Sequence[str]], fir
 def _own(
     launcher: LabrunLauncher, composer: Composer, job_overrides: Sequence[Sequence[str]], first: int
 ) -> list[JobReturn]:
-    from labrun.launch import hydra_files, sweep
+    from labrun.launch import hydra_files, hydra_job, sweep
     from labrun.launch import results as ends
 
     assert launcher.config is not None
@@ -62,7 +62,7 @@ def _own(
             jobs = _frozen(submission, composer, job_overrides, first)
             if OmegaConf.select(launcher.config, "sweep.resume") is None:
                 hydra_files.save(hydra_files.texts(launcher.config, of_sweep=True), sweep_dir)
-            configure_log(launcher.config.hydra.job_logging, launcher.config.hydra.verbose)
+            hydra_job.configure_own_log(launcher.config.hydra)
             records = sweep.carry_out(jobs, sweep_dir, submission.server)
     except LabrunError as error:
         if os.environ.get("LABRUN_DEBUG") == "1":
@@ -95,18 +95,20 @@ def _frozen(
     submission: sweep.Submission, composer: Composer, job_overrides: Sequence[Sequence[str]], first: int
 ) -> list[sweep.Job]:
     """Freeze every job before the first one starts; mistakes of all are told together."""
-    from labrun.launch import freeze, hydra_files
+    from labrun.launch import hydra_files, once
 
     jobs: list[sweep.Job] = []
     problems: dict[str, list[str]] = {}
     for number, overrides in enumerate(job_overrides, start=first):
-        config = composer.compose(overrides, number)
-        # as `set_config` does it, without its copy
-        HydraConfig.instance().cfg = config  # type: ignore[assignment]
         try:
+            config = composer.compose(overrides, number)
+            # as `set_config` does it, without its copy
+            HydraConfig.instance().cfg = config  # type: ignore[assignment]
+            once.check(composer.master, config)
             jobs.append(submission.freeze(config))
-        except LabrunError as error:
-            typed = hydra_files.hide_environment(freeze.task_overrides(config.hydra))
+        except (LabrunError, HydraException) as raised:
+            error = composer.refusal(raised, overrides) if isinstance(raised, HydraException) else raised
+            typed = hydra_files.hide_environment(filter_overrides(overrides))
             problems.setdefault(str(error), []).append(f"run {number - first} ({', '.join(typed)})")
     if problems:
         raise ConfigError([f"{_of(runs)}: {problem}" for problem, runs in problems.items()])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import configure_log, setup_globals
+from hydra.core.utils import setup_globals
 from hydra.errors import CompactHydraException, HydraException
 from omegaconf import DictConfig, OmegaConf
 
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 SEARCHING = ("sampler", "max_trials", "max_concurrent", "timeout_min", "trial_timeout_min", "early_termination")
 """Keys of `sweep` that a plain grid has no use for."""
+
+
+NUMBERED = ("${hydra.job.num}", "${hydra.job.id}", "${hydra:job.num}", "${hydra:job.id}")
+"""What `hydra.sweep.subdir` may be in a search."""
 
 
 def settings_of(config: DictConfig) -> dict[str, Any] | None:
@@ -75,8 +79,11 @@ def _own(sweeper: LabrunSweeper, settings: dict[str, Any], arguments: list[str])
     if settings["sampler"] is None and not space.dimensions:
         raise ConfigError("sweep=grid: no key was given several values")
     folder = Path(str(master.hydra.sweep.dir)).resolve()
-    from hydra_plugins.labrun_launcher._compose import Composer
-    from labrun.launch import hydra_files
+    subdir = str(OmegaConf.to_container(master.hydra.sweep, resolve=False)["subdir"])  # type: ignore[index,call-overload]
+    if subdir not in NUMBERED:
+        raise ConfigError(f"hydra.sweep.subdir={subdir}: a search numbers the folders of its runs; leave it out")
+    from hydra_plugins.labrun_launcher._compose import Composer, options
+    from labrun.launch import hydra_files, hydra_job, once
     from labrun.launch.objective import rank
     from labrun.launch.sweep import Submission
     from labrun.runs import record as records
@@ -84,7 +91,7 @@ def _own(sweeper: LabrunSweeper, settings: dict[str, Any], arguments: list[str])
     from labrun.sweep.trials import Trials
 
     setup_globals()
-    configure_log(master.hydra.job_logging, master.hydra.verbose)
+    hydra_job.configure_own_log(master.hydra)
     _hold_files(loader)
     composer = Composer(loader, master, in_place=True)
 
@@ -92,13 +99,15 @@ def _own(sweeper: LabrunSweeper, settings: dict[str, Any], arguments: list[str])
         try:
             config = composer.compose(overrides, number)
         except HydraException as error:
-            words = [line for line in str(error).splitlines() if line and not line.startswith("To append")]
-            raise ConfigError(words[0] if words else type(error).__name__) from error
+            raise composer.refusal(error, overrides) from error
         HydraConfig.instance().cfg = config  # type: ignore[assignment]
+        once.check(master, config)
         return config
 
     with Submission(folder) as submission:
         trials = Trials(compose, loader, submission, space, folder, with_components=settings["sampler"] is not None)
+        trials.is_chosen = lambda group: bool(options(loader, master, group))
+        trials.origin = hydra_files.origin(master.hydra, _searches_itself(loader, master))
         resumed = settings["resume"] is not None
 
         def prepare() -> None:
@@ -112,6 +121,12 @@ def _own(sweeper: LabrunSweeper, settings: dict[str, Any], arguments: list[str])
     if found and not any(math.isfinite(rank(record)) for record in found):
         raise CompactHydraException("no trial has a result; the table above says why of each")
     return None
+
+
+def _searches_itself(loader: Any, master: DictConfig) -> bool:
+    """Whether the sweep's own config file sets `hydra.searchpath`: no other file can build on it then."""
+    found = loader.repository.load_config(master.hydra.job.config_name)
+    return found is not None and OmegaConf.select(found.config, "hydra.searchpath") is not None
 
 
 def _products(sweeper: LabrunSweeper, arguments: Sequence[str]) -> Sequence[Sequence[str]]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
+
+from labrun.runs import elsewhere
 
 _home: ContextVar[Path | None] = ContextVar("home", default=None)
 
@@ -31,10 +34,16 @@ def user_conf_dir() -> Path | None:
     return own if own.is_dir() and not own.samefile(conf_dir()) else None
 
 
-def groups() -> dict[str, dict[str, str]]:
-    """Each config group, its options, and the first comment of each file; the person's own files come before ours."""
+def groups(more: Sequence[Path] = ()) -> dict[str, dict[str, str]]:
+    """Each config group, its options, and the first comment of each file; the person's own files come before ours.
+
+    Args:
+        more: further folders of configs (`--config-dir`, `hydra.searchpath`).
+    """
     found: dict[str, dict[str, str]] = {}
-    for folder in (conf_dir(), user_conf_dir()):
+    known = (conf_dir(), user_conf_dir())
+    others = [one for one in more if one not in known and one.is_dir() and not elsewhere.is_of_runs(one)]
+    for folder in (*others, conf_dir(), user_conf_dir()):
         for path in sorted(folder.rglob("*.yaml")) if folder else []:
             group = path.parent.relative_to(folder).as_posix() if folder else ""
             shown = group not in (".", "local") and not group.startswith("hydra") and not path.stem.startswith("_")

@@ -6,6 +6,7 @@ and are kept as references, and mounts, which belong to the place of execution.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -56,6 +57,60 @@ def resolved(config: DictConfig, keep_environment: bool) -> dict[str, Any]:
     Raises:
         ConfigError: an interpolation leads nowhere, or a value is still missing (`???`).
     """
+    left_out = {"hydra", *own_nodes(config)}
+    with _resolving(keep_environment):
+        found = {
+            str(key): without_spaces(OmegaConf.to_container(value, resolve=True, throw_on_missing=True))
+            if OmegaConf.is_config(value := config[key])
+            else value
+            for key in config
+            if key not in left_out
+        }
+    problems = [
+        f"{where}, which no record can hold: give text, a number, true, false, null, or a list or mapping of those"
+        for key, value in found.items()
+        for where in exact.unfit(value, key)
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return {key: _as_text(value) for key, value in found.items()} if keep_environment else found
+
+
+def own_nodes(config: DictConfig) -> set[str]:
+    """A person's own nodes at the top of a config: `vars`, and what another value refers to; a mistyped key is neither.
+
+    They hold values for interpolation. What they come to stands where they are used: no record holds the nodes.
+    """
+    unknown = {str(key) for key in config} - schema.KEYS - {"hydra"}
+    if not unknown:
+        return set()
+    from hydra.core.hydra_config import HydraConfig
+
+    texts = list(_references(OmegaConf.to_container(config, resolve=False)))
+    if "hydra" not in config and HydraConfig.initialized():
+        texts += _references(OmegaConf.to_container(HydraConfig.get(), resolve=False))
+    found = {key for key in unknown if key == schema.OPEN}
+    for key in unknown - found:
+        refers = re.compile(rf"\$\{{(?:\.*|[^{{}}]*[^\w.{{}}]){re.escape(key)}(?!\w)")
+        found |= {key} if any(map(refers.search, texts)) else set()
+    return found
+
+
+def _references(value: Any) -> Iterator[str]:
+    """Every text in a config that refers to something."""
+    if isinstance(value, Mapping):
+        for item in value.values():
+            yield from _references(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _references(item)
+    elif isinstance(value, str) and "${" in value:
+        yield value
+
+
+@contextlib.contextmanager
+def _resolving(keep_environment: bool) -> Iterator[None]:
+    """Inside, interpolations can be resolved; what is wrong with one is a `ConfigError`."""
     execute.keep_mounts()
     masking.register()
     if keep_environment:
@@ -63,13 +118,7 @@ def resolved(config: DictConfig, keep_environment: bool) -> dict[str, Any]:
         OmegaConf.register_new_resolver("oc.env", _env_reference, replace=True)
         OmegaConf.register_new_resolver("oc.decode", _decode_unless_reference, replace=True)
     try:
-        found = {
-            str(key): without_spaces(OmegaConf.to_container(value, resolve=True, throw_on_missing=True))
-            if OmegaConf.is_config(value := config[key])
-            else value
-            for key in config
-            if key != "hydra"
-        }
+        yield
     except MissingMandatoryValue as error:
         raise ConfigError(f"{error.full_key} has no value yet: say {error.full_key}=...") from error
     except OmegaConfBaseException as error:
@@ -80,14 +129,20 @@ def resolved(config: DictConfig, keep_environment: bool) -> dict[str, Any]:
             execute.keep_mounts()
             masking.register()
             OmegaConf.register_new_resolver("oc.decode", oc.decode, replace=True)
-    problems = [
-        f"{where}, which no record can hold: give text, a number, true, false, null, or a list or mapping of those"
-        for key, value in found.items()
-        for where in exact.unfit(value, key)
-    ]
+
+
+def kept(node: Any) -> Any:
+    """A node of a composed config as records keep values: resolved, but for references to the environment.
+
+    Raises:
+        ConfigError: an interpolation leads nowhere, or a value is still missing (`???`).
+    """
+    with _resolving(keep_environment=True):
+        found = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    problems = list(exact.unfit(found, node._get_full_key(None)))
     if problems:
-        raise ConfigError(problems)
-    return {key: _as_text(value) for key, value in found.items()} if keep_environment else found
+        raise ConfigError([f"{where}, which no record can hold" for where in problems])
+    return _as_text(found)
 
 
 def without_spaces(value: Any) -> Any:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
+import shlex
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,14 @@ from labrun.runs import record as records
 
 REFERENCE = re.compile(r"""(["']?)\$\{oc\.env:\s*\w+\s*\}\1""")
 """One variable of the environment, and nothing else: no default, which would be a value of its own."""
+
+
+VARIABLES = (("compute", "environment"), ("hydra", "job", "env_set"))
+"""Nodes that give a run variables: labrun's own, and Hydra's."""
+SUBFOLDER = ".hydra"
+"""Where Hydra's files of a run lie, unless `hydra.output_subdir` says otherwise."""
+KEPT = Path(".launch", "hydra")
+"""Where they lie for labrun's own use then."""
 
 
 def hide_environment(overrides: Sequence[str]) -> list[str]:
@@ -37,12 +48,12 @@ def with_variables(override: str, change: Callable[[str, str], str]) -> str:
         change: gives the new value for a name and a value; the name is empty where several are given as one.
     """
     key, equals, value = override.partition("=")
-    path = key.lstrip("+~").split(".")
-    if not equals or path[0] != "compute" or path[1:2] not in ([], ["environment"]):
-        return override
-    if len(path) == 1 and not (value.lstrip().startswith("{") and "environment" in value):
-        return override
-    return f"{key}={change('.'.join(path[2:]), value.strip())}"
+    path = tuple(key.lstrip("+~").split("."))
+    for node in VARIABLES:
+        is_above = path == node[: len(path)] and value.lstrip().startswith("{") and node[-1] in value
+        if equals and (path[: len(node)] == node or (is_above and len(path) < len(node))):
+            return f"{key}={change('.'.join(path[len(node) :]), value.strip())}"
+    return override
 
 
 def quoted(text: str) -> str:
@@ -71,11 +82,15 @@ def texts(config: DictConfig, of_sweep: bool = False) -> dict[str, str]:
     hydra = _unresolved(config.hydra)
     environment = (own.get("compute") or {}).get("environment") or {}
     own.get("compute", {})["environment"] = by_name(environment)
+    job = hydra["job"]
+    copied = {name: f"${{oc.env:{name}}}" for name in job["env_copy"] or ()}
+    job["env_set"] = by_name({**(job["env_set"] or {}), **copied})
+    hydra["overrides"]["hydra"] = hide_environment(hydra["overrides"]["hydra"])
     typed = hydra["overrides"]["task"]
     hidden = hide_environment(typed)
     for before, after in zip(typed, hidden, strict=True):
         if before != after:
-            hydra["job"]["override_dirname"] = hydra["job"]["override_dirname"].replace(before, after)
+            job["override_dirname"] = job["override_dirname"].replace(before, after)
     hydra["overrides"]["task"] = hidden
     if of_sweep:
         return {"multirun.yaml": as_yaml({"hydra": hydra, **own})}
@@ -106,6 +121,111 @@ def save(files: Mapping[str, str], folder: Path) -> None:
             (folder / name).write_text(text, encoding="utf-8")
     except OSError as error:
         raise RecordError(records.cannot_write(folder, error)) from error
+
+
+def save_of_run(files: Mapping[str, str], run_dir: Path, subfolder: str | None = SUBFOLDER) -> None:
+    """Put a run's files where `hydra.output_subdir` says; labrun's own copy lies apart then.
+
+    Args:
+        files: what `texts` gave.
+        run_dir: the run's.
+        subfolder: the value of `hydra.output_subdir`; None: the person wants none.
+
+    Raises:
+        RecordError: the folder cannot be written.
+    """
+    if subfolder:
+        save(files, run_dir / subfolder)
+    if subfolder != SUBFOLDER:
+        save(files, run_dir / KEPT)
+
+
+def of_run(run_dir: Path) -> Path:
+    """Where the files of a run lie."""
+    own = run_dir / KEPT
+    return own if own.is_dir() else run_dir / SUBFOLDER
+
+
+def command(hydra: DictConfig, overrides: Sequence[str]) -> str:
+    """The command that composes a job's configuration again, as one run.
+
+    Args:
+        hydra: Hydra's node of the job.
+        overrides: the job's own, as its record has them.
+    """
+    words = [*flags(hydra), *own_overrides(hydra), *overrides]
+    given = [text for text in hydra.overrides.hydra if text.startswith("hydra.mode=")]  # Hydra notes what it took, too
+    if (hydra.mode is not None and not given) or "hydra.mode=RUN" in sys.argv:
+        words.append("hydra.mode=RUN")  # its files say that it is a sweep
+    return shlex.join(["labrun", *words])
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the configs of a sweep come from, for a file that builds on them."""
+
+    primary: str = "config"
+    """The config file that all others are composed into."""
+    main: str | None = None
+    """Its folder, unless that is labrun's."""
+    searchpath: tuple[str, ...] = ()
+    """Further places where configs are looked for."""
+    overrides: tuple[str, ...] = ()
+    """What was typed of Hydra's own node and belongs to a job."""
+    is_closed: bool = False
+    """No other file can build on it: it sets the search path itself."""
+
+
+def origin(hydra: DictConfig, is_closed: bool) -> Origin:
+    """Where the configs of a sweep come from.
+
+    Args:
+        hydra: the sweep's own node.
+        is_closed: see `Origin`.
+    """
+    given = flags(hydra)
+    told = dict(zip(given[::2], given[1::2], strict=True))
+    extra = told.get("--config-dir")
+    places = [*([f"file://{extra}"] if extra else []), *map(str, hydra.searchpath or ())]
+    own = [text for text in own_overrides(hydra) if not text.startswith("hydra.searchpath=")]
+    return Origin(told.get("--config-name", "config"), told.get("--config-path"), tuple(places), tuple(own), is_closed)
+
+
+def flags(hydra: DictConfig) -> list[str]:
+    """Where the configs of a job came from, as flags of the command; nothing of what is so by itself."""
+    from labrun.launch import conf
+
+    main, extra = _source(hydra, "main"), _source(hydra, "command-line")
+    found = [] if main in (None, str(conf.conf_dir())) else ["--config-path", str(main)]
+    found += [] if extra is None else ["--config-dir", extra]
+    name = hydra.job.config_name
+    return found + ([] if name in (None, "config") else ["--config-name", str(name)])
+
+
+def _source(hydra: DictConfig, provider: str) -> str | None:
+    for one in hydra.runtime.get("config_sources") or ():
+        if one.provider == provider:
+            return f"pkg://{one.path}" if one.schema == "pkg" else str(one.path)
+    return None
+
+
+SWEEPS_OWN = (
+    "hydra.run.",
+    "hydra.sweep.",
+    "hydra.sweeper.",
+    "hydra.launcher.",
+    "hydra.mode",
+    "hydra/launcher",
+    "hydra/sweeper",
+)
+"""Overrides of Hydra's node that say where runs go, or are a sweep's."""
+
+
+def own_overrides(hydra: DictConfig) -> list[str]:
+    """What was typed of Hydra's own node and belongs to a job: its callbacks, its logging, the search path."""
+    typed = OmegaConf.to_container(hydra.overrides.hydra, resolve=False)
+    assert isinstance(typed, list)
+    return [text for text in hide_environment(typed) if not text.lstrip("+~").startswith(SWEEPS_OWN)]
 
 
 def _unresolved(node: Any) -> Any:

@@ -40,6 +40,8 @@ def preload(targets: Sequence[str]) -> None:
                 models.append(target)
     import psutil  # noqa: F401 - each run says what process it is
 
+    import labrun.launch.hydra_job  # what stands around each run
+
     torch = sys.modules.get("torch")
     networks = [torch is not None and isinstance(m, type) and issubclass(m, torch.nn.Module) for m in models]
     if torch is not None:
@@ -75,14 +77,26 @@ def run(run_dir: str, pictures: bool) -> int:
 
     The pool forces the record to the disk, while the next run has this one's place already.
     """
-    return _reported(lambda: execute.execute(Path(run_dir), capture=False, pictures=pictures, to_disk=False))
+    from labrun.launch import hydra_job
+
+    return _reported(
+        lambda: execute.execute(Path(run_dir), capture=False, pictures=pictures, to_disk=False, around=hydra_job.around)
+    )
 
 
 def assist(run_dir: str, threads: int) -> int:
     """Train along in a run of several processes; the exit code."""
+    from labrun.launch import hydra_job
+
     wait_asleep()
-    limits.limit_run(threads, limits.own_variables(records.read(run_dir).config["compute"]))
-    return _reported(lambda: execute.assist(Path(run_dir)))
+    record = records.read(run_dir)
+    limits.limit_run(threads, limits.own_variables(record.config["compute"]))
+
+    def work() -> None:
+        with hydra_job.along(record, Path(run_dir)):
+            execute.assist(Path(run_dir))
+
+    return _reported(work)
 
 
 def gather(run_dir: str, file: str) -> int:

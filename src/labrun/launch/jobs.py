@@ -250,6 +250,8 @@ class Inline:
         if closing.is_asked_to_end(run_dir):
             closing.close_unrun(run_dir, "canceled before it began")
             return [*ended, run_dir]
+        from labrun.launch import hydra_job
+
         if not self._warm:
             wait_asleep()
             inside.preload(self._plan.preload)
@@ -260,7 +262,7 @@ class Inline:
         # As many threads as in the pool: sums in another order round otherwise, and the results would differ.
         threads.limit_run(needs.cpus, needs.environment)
         try:
-            execute.execute(run_dir, pictures=needs.pictures)
+            execute.execute(run_dir, pictures=needs.pictures, around=hydra_job.around)
         except KeyboardInterrupt:
             if not closing.is_asked_to_end(run_dir):
                 raise

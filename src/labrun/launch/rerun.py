@@ -82,7 +82,8 @@ def prepare(run_dir: Path, overrides: Sequence[str], new_code: bool = False) -> 
     stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
     target = root / "outputs" / record.name / f"{stamp}-{record.id}"
     record.command = shlex.join(["lab", "runs", "rerun", old.id, *overrides])
-    files = hydra_files.plain(record.config, typed, run_dir / ".hydra")
+    record.hydra = old.hydra
+    files = hydra_files.plain(record.config, typed, hydra_files.of_run(run_dir))
     return Again(sweep.Job(record, target, files, freeze.environment(config)))
 
 

@@ -11,11 +11,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict, read_write
 
 from labrun import checking, exact, terminal, trust
 from labrun.errors import ConfigError, RecordError
-from labrun.launch import closing, freeze, hydra_files, jobs, lease, monitor, objective, results, resume, snapshot
+from labrun.launch import (
+    closing,
+    freeze,
+    hydra_files,
+    hydra_job,
+    jobs,
+    lease,
+    monitor,
+    objective,
+    results,
+    resume,
+    snapshot,
+)
 from labrun.launch import compute as computes
 from labrun.launch.announce import announce
 from labrun.launch.places import Places
@@ -40,6 +52,8 @@ class Job:
     run_dir: Path
     hydra: dict[str, str]
     environment: dict[str, str] = field(default_factory=dict)
+    subfolder: str | None = hydra_files.SUBFOLDER
+    """Where in its folder what Hydra saves goes (`hydra.output_subdir`)."""
     is_done: bool = False
     """It completed in an earlier session of this sweep."""
 
@@ -63,18 +77,29 @@ class Submission:
         if self.server is not None:
             self.server.close(at_once=kind is not None)
 
-    def freeze(self, config: DictConfig) -> Job:
+    def freeze(self, config: DictConfig, run_dir: Path | None = None) -> Job:
         """Freeze one composed job; `HydraConfig` must hold it.
+
+        Args:
+            config: the whole config, Hydra's node too.
+            run_dir: its folder; by default what `hydra.sweep.subdir` says.
 
         Raises:
             ConfigError, RecordError: see `freeze.freeze`.
         """
         hydra = config.hydra
-        run_dir = self._sweep_dir / str(hydra.sweep.subdir)
+        run_dir = run_dir or self._sweep_dir / str(hydra.sweep.subdir)
+        records.check_place(run_dir)
+        with open_dict(hydra), read_write(hydra):
+            hydra.runtime.output_dir = str(run_dir)
         overrides = freeze.task_overrides(hydra)
-        record = freeze.freeze(config, freeze.new_id(), overrides, store.workspace(), self._around)
+        with hydra_job.given_variables(config, hydra):
+            record = freeze.freeze(config, freeze.new_id(), overrides, store.workspace(), self._around)
+            variables = freeze.environment(config)
         record.sweep = {"folder": str(self._sweep_dir), "number": hydra.job.num}
-        job = Job(record, run_dir, hydra_files.texts(config), freeze.environment(config))
+        record.hydra = hydra_job.settings(hydra)
+        record.command = hydra_files.command(hydra, record.overrides)
+        job = Job(record, run_dir, hydra_files.texts(config), variables, hydra.output_subdir)
         compute = record.config["compute"]
         early = self.server is None and record.config["sweep"]["resume"] is None and not compute["detach"]
         if early and computes.target(compute, sweep=True) == "local":
@@ -155,7 +180,7 @@ def _as_it_is(job: Job) -> Record:
 def write(job: Job) -> None:
     """Put a frozen run in its folder: from then on it alone says what is to be done."""
     freeze.submit(job.record, job.run_dir)
-    hydra_files.save(job.hydra, job.run_dir / ".hydra")
+    hydra_files.save_of_run(job.hydra, job.run_dir, job.subfolder)
 
 
 def check(submitted: Sequence[Job]) -> str:
@@ -178,6 +203,10 @@ def check(submitted: Sequence[Job]) -> str:
         found = sorted({str(job.record.config["compute"][key]) for job in submitted})
         if len(found) > 1:
             raise ConfigError(f"compute.{key} is one for a whole sweep, and here it is {' and '.join(found)}")
+    for key in submitted[0].record.config["tracking"]:
+        found = sorted({str(job.record.config["tracking"].get(key)) for job in submitted})
+        if len(found) > 1:
+            raise ConfigError(f"tracking.{key} is one for a whole sweep, and here it is {' and '.join(found)}")
     if where == "slurm" and "%" in str(submitted[0].run_dir):
         raise ConfigError(f"{submitted[0].run_dir}: Slurm takes a % in the path of a job's files for a pattern")
     computed = [job.record.config["compute"] for job in submitted]
@@ -302,6 +331,7 @@ def _resume(submitted: Sequence[Job], folder: Path, where: str) -> list[Path]:
             number = len(runs)
             while (folder / str(number)).exists() or folder / str(number) in runs:
                 number += 1
+            _move(job.record, job.run_dir, folder / str(number))
             job.run_dir, job.record.sweep = folder / str(number), {"folder": str(folder), "number": number}
             if old and not fresh_code:
                 job.record.code = old[0].record.code
@@ -326,6 +356,20 @@ def _resume(submitted: Sequence[Job], folder: Path, where: str) -> list[Path]:
     if others:
         log.info("%s of it that this command does not name go on too", checking.counted(others, "run"))
     return runs
+
+
+def _move(record: Record, old: Path, new: Path) -> None:
+    """Have a frozen run's configuration name another folder of its own (`${hydra:runtime.output_dir}`)."""
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: moved(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [moved(item) for item in value]
+        is_own = isinstance(value, str) and (value == str(old) or f"{old}/" in value)
+        return value.replace(str(old), str(new)) if is_own else value
+
+    record.config, record.hydra = moved(record.config), moved(record.hydra)
 
 
 def _check_same(submitted: Sequence[Job], old: Sequence[resume.Earlier], folder: Path) -> None:

@@ -96,7 +96,7 @@ def tree_digest(base: Path, names: Sequence[Path]) -> str:
     for name in names:
         with open(base / name, "rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(f"{name.as_posix()}\0{content}\n".encode())
+        total.update(os.fsencode(f"{name.as_posix()}\0{content}\n"))
     return total.hexdigest()
 
 

@@ -20,7 +20,7 @@ from labrun.runs import record as records
 from labrun.runs.record import Record
 
 FORMAT = 1
-LEFT_OUT = frozenset({"config", "packages", "host", "git", "signature", "attempts", "model", "command"})
+LEFT_OUT = frozenset({"config", "hydra", "packages", "host", "git", "signature", "attempts", "model", "command"})
 """What a listing does not need, and what makes records long."""
 KEPT = tuple(f.name for f in fields(Record) if f.name not in LEFT_OUT)
 Stamp = list[int]

@@ -110,6 +110,8 @@ class Record:
     """For a sweep's run: the sweep's folder and the run's number in it."""
     tags: dict[str, str] = field(default_factory=dict)
     notes: str = ""
+    hydra: dict[str, Any] | None = None
+    """What Hydra does around the run beside calling it: `callbacks`, `job_logging`, `verbose`, `chdir`."""
     properties: dict[str, str] = field(default_factory=dict)
     """Set once and never changed, by the run's own code (Azure ML's `add_properties`)."""
     signature: str | None = None
@@ -221,6 +223,7 @@ def read(run_dir: str | os.PathLike[str]) -> Record:
         _check(record)
         is_old = record.format == 1
         record.config = exact.escaped_before(record.config) if is_old else exact.decoded(record.config)
+        record.hydra = exact.decoded(record.hydra)
         record.format = FORMAT  # it is written in the present one
         return record
     except FileNotFoundError:
@@ -267,7 +270,10 @@ def _check(record: Record) -> None:
         (str, ("id", "name", "task", "created", "command", "notes")),
         (dict, ("config", "tags", "properties", "packages", "metrics", "directions")),
         (list, ("overrides", "data", "attempts")),
-        (dict | None, ("sweep", "code", "git", "host", "process", "job", "training", "threads", "error", "imported")),
+        (
+            dict | None,
+            ("sweep", "hydra", "code", "git", "host", "process", "job", "training", "threads", "error", "imported"),
+        ),
         (int | float | None, ("duration_s",)),
         (int, ("format",)),
         (str | None, ("started", "ended", "parent")),
@@ -326,7 +332,7 @@ def _text(record: Record) -> str:
     lines = []
     for entry in dataclasses.fields(record):
         value = getattr(record, entry.name)
-        if entry.name == "config":
+        if entry.name in ("config", "hydra"):
             value = exact.encoded(value)
         if isinstance(value, dict) and value:
             if all(type(part) is str for pair in value.items() for part in pair):  # packages: hundreds of them
@@ -371,6 +377,27 @@ def replace_text(path: Path, text: str, to_disk: bool = True) -> None:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise RecordError(cannot_write(path.parent, error)) from error
+
+
+LONGEST_NAME, LONGEST_PATH = 255, 3800
+"""Bytes that file systems take for one name, and for a run's folder with all that is to lie below it."""
+
+
+def check_place(run_dir: Path) -> None:
+    """Whether a run's folder has a path that file systems take.
+
+    Raises:
+        RecordError: a name in it, or all of it, is too long.
+    """
+    for part in run_dir.parts:
+        if (size := len(os.fsencode(part))) > LONGEST_NAME:
+            raise RecordError(
+                f"the run's folder would have a name of {size} bytes, and file systems take {LONGEST_NAME}: "
+                f"{part[:80]!r}... Leave keys out of it (hydra.job.config.override_dirname.exclude_keys=[KEY,...]), or "
+                "say hydra.sweep.subdir='${hydra.job.num}' or another name=..."
+            )
+    if (size := len(os.fsencode(str(run_dir)))) > LONGEST_PATH:
+        raise RecordError(f"the run's folder would have a path of {size} bytes, and file systems take 4096: {run_dir}")
 
 
 def cannot_write(folder: Path, error: OSError) -> str:

@@ -22,6 +22,7 @@ from labrun.sweep.ending import Tried, file_command, gather
 
 if TYPE_CHECKING:
     from labrun.sweep.search import Search
+    from labrun.sweep.trials import Trials
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ def finish(search: Search, runner: Executor, folder: Path) -> None:
             "metric": own["metric"],
         }  # fmt: skip
         made[VOTE] = _refit(search, best, folder / VOTE, node)
-        _write_vote(made[VOTE], folder)
+        _write_vote(made[VOTE], folder, search.trials)
     for job in made.values():
         _submit(job, runner)
     while runner.busy:
@@ -103,8 +104,8 @@ def finish(search: Search, runner: Executor, folder: Path) -> None:
 
 def _refit(search: Search, best: Tried, run_dir: Path, model: dict[str, Any]) -> sweep.Job:
     overrides = [text for text in best.record.overrides if text not in search.trials.space.fixed]
-    job = search.trials.job(overrides, 0)
-    job.run_dir, record = run_dir, job.record
+    job = search.trials.job(overrides, 0, run_dir.name)
+    record = job.record
     record.sweep = {"folder": str(run_dir.parent), "number": run_dir.name}
     record.config["model"] = {**model, "folds": 0, "refit": True}
     if run_dir.name == BEST:
@@ -126,19 +127,20 @@ def _submit(job: sweep.Job, runner: Executor) -> None:
     runner.submit(job.run_dir, computes.needs(job.record, job.environment))
 
 
-def _write_vote(job: sweep.Job, folder: Path) -> None:
+def _write_vote(job: sweep.Job, folder: Path, trials: Trials) -> None:
     """A config file that stands for the ensemble's command."""
     record, config = job.record, job.record.config
     record.overrides = [text for text in record.overrides if not text.startswith("model")]
-    record.command = file_command(folder, VOTE)
+    record.command = file_command(folder, VOTE, trials)
     groups = {"dataset": config["dataset"], "datastore": config["datastore"]}
     head = [
-        "# @package _global_", f"# The ensemble of {folder}.", f"#   {record.command}", "defaults:", "  - config",
-        "  - override model: ensemble", "  - _self_",
+        "# @package _global_", f"# The ensemble of {folder}.", f"#   {record.command}", "defaults:",
+        f"  - {trials.origin.primary}",        "  - override model: ensemble", "  - _self_",
     ]  # fmt: skip
     body = {
         **groups, "model": {key: value for key, value in config["model"].items() if not key.startswith("_")},
         "seed": config["seed"], "name": config["name"],
+        **({"hydra": {"searchpath": list(trials.origin.searchpath)}} if trials.origin.searchpath else {}),
     }  # fmt: skip
     text = hydra_files.as_yaml(body)
     (folder / f"{VOTE}.yaml").write_text("\n".join(head) + "\n" + text, encoding="utf-8")

@@ -15,7 +15,6 @@ from optuna.trial import TrialState
 
 from labrun.errors import LabrunError
 from labrun.launch import hydra_files, results
-from labrun.launch.conf import groups
 from labrun.runs import record as records
 from labrun.runs import report
 from labrun.runs.record import Record
@@ -24,6 +23,7 @@ from labrun.sweep.study import LABELS, RUN, WHY
 
 if TYPE_CHECKING:
     from labrun.sweep.search import Search
+    from labrun.sweep.trials import Trials
 
 log = logging.getLogger(__name__)
 
@@ -94,8 +94,8 @@ def tell(search: Search, folder: Path, draw: Callable[[Path], object]) -> None:
     best = tried[0] if tried[0].values is not None else None
     try:
         write_csv(search, tried, folder / "results.csv")
-        if best is not None and not taken_away(best):
-            write_best(best, folder)
+        if best is not None and not unwritable(best, search.trials):
+            write_best(best, folder, search.trials)
     except OSError as error:
         log.warning("results.csv and best.yaml cannot be written: %s", error)
     if best is None:
@@ -109,19 +109,22 @@ def tell(search: Search, folder: Path, draw: Callable[[Path], object]) -> None:
             log.warning("The best run's pictures could not be drawn: %s", error)
     several = " (the first of the Pareto front)" if len(search.objectives) > 1 else ""
     results.say(f"best{several}: run {best.run}\n  {best.record.command}")
-    if not taken_away(best):
-        results.say(f"  the same from a file: {file_command(folder, 'best')}")
-    results.say(f"folder: {folder}   (results.csv, report.html{'' if taken_away(best) else ', best.yaml'})")
+    has_file = not unwritable(best, search.trials)
+    if has_file:
+        results.say(f"  the same from a file: {file_command(folder, 'best', search.trials)}")
+    results.say(f"folder: {folder}   (results.csv, report.html{', best.yaml' if has_file else ''})")
 
 
-def file_command(folder: Path, name: str) -> str:
+def file_command(folder: Path, name: str, trials: Trials) -> str:
     """The command that composes a config file of a sweep's folder."""
-    return shlex.join(["labrun", "--config-dir", str(folder), "--config-name", name])
+    main = [] if trials.origin.main is None else ["--config-path", trials.origin.main]
+    return shlex.join(["labrun", *main, "--config-dir", str(folder), "--config-name", name])
 
 
-def taken_away(best: Tried) -> list[str]:
-    """Overrides that take something away: no config file can say that, so there is none."""
-    return [override for override in best.record.overrides if override.startswith("~")]
+def unwritable(best: Tried, trials: Trials) -> bool:
+    """Whether no config file can say what the best run is: something is taken away, or its own file is closed."""
+    typed = (*trials.origin.overrides, *best.record.overrides)
+    return trials.origin.is_closed or any(override.startswith("~") for override in typed)
 
 
 def _report(search: Search, tried: Sequence[Tried], folder: Path) -> None:
@@ -194,7 +197,7 @@ def write_csv(search: Search, tried: Sequence[Tried], path: Path) -> None:
             writer.writerow([*cells, one.why, " ".join(record.overrides)])
 
 
-def write_best(best: Tried, folder: Path) -> None:
+def write_best(best: Tried, folder: Path, trials: Trials) -> None:
     """The best configuration as a config file that stands for the whole command.
 
     `labrun --config-dir FOLDER --config-name best` composes labrun's own `config` with it. Choices of groups stand in
@@ -204,17 +207,16 @@ def write_best(best: Tried, folder: Path) -> None:
         "# @package _global_",
         f"# The best of {folder}: run {best.run}.",
         f"#   {best.record.command}",
-        f"#   {file_command(folder, 'best')}",
+        f"#   {file_command(folder, 'best', trials)}",
         "defaults:",
-        "  - config",
+        f"  - {trials.origin.primary}",
     ]
-    known = set(groups())
     values: dict[str, Any] = {}
     chosen: list[str] = []
-    for override in best.record.overrides:
+    for override in (*trials.origin.overrides, *best.record.overrides):
         key, equals, text = override.partition("=")
         name = key.lstrip("+")
-        if name.partition("@")[0] in known and equals:
+        if equals and trials.is_group(name):
             chosen.append(
                 f"  - override {'/' if '/' in name else ''}{name}: {text}"
                 if not key.startswith("+")
@@ -223,7 +225,9 @@ def write_best(best: Tried, folder: Path) -> None:
         elif equals:
             _put(values, name.split("."), _value(text))
     if best.record.command.endswith(" hydra.mode=RUN"):
-        values["hydra"] = {"mode": "RUN"}
+        _put(values, ["hydra", "mode"], "RUN")
+    if trials.origin.searchpath:
+        _put(values, ["hydra", "searchpath"], list(trials.origin.searchpath))
     lines += [*chosen, "  - _self_"]
     body = hydra_files.as_yaml(values) if values else ""
     (folder / "best.yaml").write_text("\n".join(lines) + "\n" + body, encoding="utf-8")

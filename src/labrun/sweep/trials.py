@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from labrun.errors import ConfigError, LabrunError
 from labrun.launch import sweep
+from labrun.launch.hydra_files import Origin
 from labrun.launch.sweep import Job
 from labrun.sweep import space as spaces
 from labrun.sweep.space import Choice, Dimension, Space
@@ -41,6 +42,9 @@ class Trials:
         self._known: dict[tuple[str, ...], list[Dimension]] = {}
         self._parts: dict[tuple[str, str], list[Dimension]] = {}
         self._configs: dict[tuple[str, ...], Any] = {}
+        self.is_chosen: Callable[[str], bool] = lambda group: bool(loader.get_group_options(group))
+        """Whether a name is a config group's."""
+        self.origin = Origin()
         self.code: dict[str, Any] | None = None
         """What runs are to import, where it is not the code of now."""
 
@@ -113,23 +117,24 @@ class Trials:
         """Whether a key chooses an option of a config group."""
         name = key.lstrip("+~").partition("@")[0]
         if name not in self._groups:
-            self._groups[name] = bool(self._loader.get_group_options(name))
+            self._groups[name] = self.is_chosen(name)
         return self._groups[name]
 
-    def job(self, overrides: Sequence[str], number: int) -> Job:
+    def job(self, overrides: Sequence[str], number: int, name: str | None = None) -> Job:
         """Compose and freeze the job of a trial.
+
+        Args:
+            overrides: what it chose.
+            number: its place in the search.
+            name: of its folder; by default the number.
 
         Raises:
             ConfigError, RecordError: see `freeze.freeze`.
         """
         config = self._compose([*self.space.fixed, *overrides], number)
-        made = self._submission.freeze(config)
-        made.run_dir = self.folder / str(number)
+        made = self._submission.freeze(config, self.folder / (name or str(number)))
         if self.code is not None:
             made.record.code = self.code
-        # Its configuration may say that it is a search; the run itself is none.
-        if config.hydra.mode is not None and "hydra.mode=MULTIRUN" not in config.hydra.overrides.hydra:
-            made.record.command += " hydra.mode=RUN"
         # A search of pipelines looks at them in cross-validation; the best alone is fitted to everything, at the end.
         model = made.record.config.get("model") or {}
         if tasks.is_pipeline(model) and model["folds"]:

@@ -15,6 +15,7 @@ from labrun.data.reader import Reader
 from labrun.data.readers.checks import is_absolute
 from labrun.data.readers.parts import SUFFIXES, images, layout, subfolders
 from labrun.errors import CorruptDataError, DataError, MissingDataError
+from labrun.runs.recording import storable
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class ImageFolder(Reader):
         return RawData(
             parts["train"],
             parts.get("test"),
-            names,
+            tuple(map(storable, names)),
             tuple(everything),
             parts.get("validation"),
             (*notes, *told),
