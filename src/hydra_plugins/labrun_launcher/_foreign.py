@@ -132,7 +132,7 @@ def _as_they_end(jobs: Sequence[Any], on_slurm: bool) -> Iterator[tuple[int, Any
             elif on_slurm and time.monotonic() - since.setdefault(place, time.monotonic()) < RESULT_S:
                 continue
             else:
-                state = state or job.state
+                state = state or job.end
             del waiting[place]
             yield place, job, state
         time.sleep(0.5 if on_slurm else 0.02)
@@ -361,6 +361,7 @@ def _executor(target: str, folder: Path, settings: dict[str, Any], modules: list
         from labrun.launch.executor import LabrunExecutor
 
         executor = LabrunExecutor(folder)
+        executor.imports_from_cwd = False  # as the application itself
         executor.update_parameters(
             timeout_min=settings["timeout_min"], mem_gb=settings["mem_gb"], cpus_per_task=settings["cpus_per_run"],
             gpus_per_node=settings["gpus_per_run"], max_parallel=settings["max_parallel"], modules=modules,
