@@ -60,13 +60,14 @@ class Jobs:
 
     Args:
         launcher: with what Hydra gave it.
+        shows_all: whether the traceback of the first job that fails here is shown too: Hydra's own sweeper shows that.
 
     Raises:
         CompactHydraException: a setting is wrong, or cannot be had; Hydra shows it without a traceback.
         SystemExit: in the context, after Ctrl-C; the jobs are asked to end.
     """
 
-    def __init__(self, launcher: LabrunLauncher) -> None:
+    def __init__(self, launcher: LabrunLauncher, shows_all: bool = False) -> None:
         assert launcher.hydra_context is not None and launcher.task_function is not None
         assert launcher.config is not None
         self.settings = checked(launcher.settings)
@@ -75,6 +76,7 @@ class Jobs:
         self._folder = Path(str(launcher.config.hydra.sweep.dir)).resolve() / ".submitit"
         self._state = Singleton.get_state()
         self._main = None if self.target == "inline" else _main.capture()
+        self._shows_next = shows_all or self.target != "inline"
         self._executor: Any = None
         self._open: dict[int, Any] = {}
         """submitit's jobs, by their numbers."""
@@ -141,8 +143,9 @@ class Jobs:
                 restore(self._state)
                 self._done[number] = ended.result
                 self._say(number, ended.result, "")
-                if len(self._told) or any(one.status == JobStatus.FAILED for one in [*self._done.values()][:-1]):
-                    self._show(number, ended.trace)  # the first one's Hydra shows itself
+                if self._shows_next:
+                    self._show(number, ended.trace)
+                self._shows_next = self._shows_next or bool(ended.trace)
             return
         if not composed:
             return
