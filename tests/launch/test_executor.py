@@ -145,7 +145,8 @@ def test_the_server_is_started_again(executor: Callable[..., LabrunExecutor]) ->
     pool = executor(max_parallel=1)
     assert pool.submit(int, "1").result() == 1
     assert pool._pool is not None
-    os.kill(pool._pool._process.pid, 9)
+    (server,) = pool._pool.servers.values()
+    os.kill(server.process.pid, 9)
     time.sleep(0.2)
     assert pool.submit(int, "2").result() == 2
 

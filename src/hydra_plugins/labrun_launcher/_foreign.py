@@ -6,9 +6,7 @@ import logging
 import os
 import pickle
 import re
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -16,12 +14,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, JobStatus, filter_overrides, run_job, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf
 
+from hydra_plugins.labrun_launcher import _main
+from hydra_plugins.labrun_launcher._job import LEAVING_S, Ended, OneClusterJob, restore, run_elsewhere, run_one
 from labrun.errors import ConfigError, LabrunError
 
 if TYPE_CHECKING:
@@ -33,9 +32,11 @@ REQUEUES = 1000
 """How often a cluster may take a job's place away."""
 RESULT_S = 15.0
 """How long after a job's end its result may take to be seen through a network file system."""
-LEAVING_S = 10
-"""How long before its time is up a job is ended, so that it can say so."""
 CANCELED = 130
+SUBMITIT = re.compile(rb"submitit (INFO|WARNING|ERROR) \(|\[[^]]*\]\[submitit\]\[INFO\] - ")
+"""Lines of a job's log that submitit writes about itself."""
+KEPT = 2**16
+"""Characters of a job's output that are kept to look into."""
 
 
 def launch_foreign(launcher: LabrunLauncher, composed: Sequence[DictConfig], first: int) -> list[JobReturn]:
@@ -46,48 +47,245 @@ def launch_foreign(launcher: LabrunLauncher, composed: Sequence[DictConfig], fir
         composed: the jobs' configs.
         first: the number of the first of them in the sweep.
     """
-    settings = checked(launcher.settings)
-    target = settings["target"]
-    assert launcher.hydra_context is not None and launcher.task_function is not None
-    context, function = launcher.hydra_context, launcher.task_function
-    state = Singleton.get_state()
-    if target == "inline":
-        results = []
-        for config in composed:
-            results.append(run_one(context, function, config))
-            Singleton.set_state(state)
-        return results
-    if not composed:
-        return []
-    folder = Path(str(composed[0].hydra.sweep.dir)).resolve() / ".submitit"
-    jobs: list[Any] = []
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
+    with Jobs(launcher) as jobs:
+        jobs.submit(dict(enumerate(composed, start=first)))
+        found = {}
+        while jobs.busy:
+            found.update(jobs.ended())
+        return [found[number] for number in sorted(found)]
 
-    from labrun.launch.slurm_jobs import refusal
-    from labrun.runs.recording import terminating_politely
 
-    try:
-        executor = _executor(target, folder, settings, _modules(function))
-        own = _main_module(function)
-        arguments = zip(*((context, function, config, state, own) for config in composed), strict=True)
-        with terminating_politely():
-            try:
-                with _importable(), _away(target, executor):
-                    one = OneClusterJob(settings["timeout_min"]) if target == "slurm" else run_elsewhere
-                    jobs = _submitted(executor, one, arguments)
-                found = {}
-                for place, job, state in _as_they_end(jobs, target == "slurm"):
-                    found[place] = _result(job, composed[place], first + place, state)
-                return [found[place] for place in range(len(jobs))]
-            except KeyboardInterrupt:
-                _cancel(jobs, target)
-                sys.stderr.write("labrun: the sweep was canceled\n")
-                raise SystemExit(CANCELED) from None
-    except (FailedJobError, FailedSubmissionError) as error:
-        raise CompactHydraException(f"labrun: {refusal(error)}") from error
-    finally:
-        if target == "local" and jobs:
-            executor.close()
+class Jobs:
+    """Carries out jobs of an application, as many at once as its launcher's settings allow.
+
+    Args:
+        launcher: with what Hydra gave it.
+        shows_all: whether the traceback of the first job that fails here is shown too: Hydra's own sweeper shows that.
+
+    Raises:
+        CompactHydraException: a setting is wrong, or cannot be had; Hydra shows it without a traceback.
+        SystemExit: in the context, after Ctrl-C; the jobs are asked to end.
+    """
+
+    def __init__(self, launcher: LabrunLauncher, shows_all: bool = False) -> None:
+        assert launcher.hydra_context is not None and launcher.task_function is not None
+        assert launcher.config is not None
+        self.settings = checked(launcher.settings)
+        self.target = str(self.settings["target"])
+        self._context, self._function = launcher.hydra_context, launcher.task_function
+        self._folder = Path(str(launcher.config.hydra.sweep.dir)).resolve() / ".submitit"
+        self._state = Singleton.get_state()
+        self._main = None if self.target == "inline" else _main.capture()
+        self._shows_next = shows_all or self.target != "inline"
+        self._executor: Any = None
+        self._open: dict[int, Any] = {}
+        """submitit's jobs, by their numbers."""
+        self._configs: dict[int, DictConfig] = {}
+        self._done: dict[int, JobReturn] = {}
+        self._since: dict[int, float] = {}
+        """When a job that left no result yet was first seen to have ended."""
+        self._states: dict[str, str] = {}
+        self._next_look = 0.0
+        self._outputs: dict[int, _Output] = {}
+        self._told: dict[str, int] = {}
+        """Tracebacks that were shown, and of which job."""
+        self._politely: AbstractContextManager[Any] = nullcontext()
+
+    def __enter__(self) -> Jobs:
+        from labrun.runs.recording import terminating_politely
+
+        self._politely = terminating_politely()
+        self._politely.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+        from labrun.launch.slurm_jobs import refusal
+
+        try:
+            if kind is not None and self._open:
+                self.cancel()
+            self._politely.__exit__(kind, *rest)
+        finally:
+            if self.target == "local" and self._executor is not None:
+                self._executor.close()
+        if kind is KeyboardInterrupt and self.target != "inline":
+            sys.stderr.write("labrun: the sweep was canceled\n")
+            raise SystemExit(CANCELED) from None
+        if kind is not None and issubclass(kind, FailedJobError | FailedSubmissionError):
+            raise CompactHydraException(f"labrun: {refusal(rest[0])}") from rest[0]
+
+    @property
+    def busy(self) -> bool:
+        """Whether there are results to come."""
+        return bool(self._open or self._done)
+
+    @property
+    def room(self) -> int:
+        """How many jobs can go on at once."""
+        if self.target == "inline":
+            return 1
+        if self.target == "slurm":
+            return int(self.settings["max_parallel"] or 10)
+        from labrun.launch import compute
+
+        cpus, gpus = self.settings["cpus_per_run"], self.settings["gpus_per_run"]
+        carried = len(compute.visible_gpus()) // gpus if gpus else compute.cores() // cpus
+        return max(1, int(self.settings["max_parallel"] or carried))
+
+    def submit(self, composed: Mapping[int, DictConfig]) -> None:
+        """Hand over jobs: their configs, by their numbers. Inline they are carried out now."""
+        self._configs.update(composed)
+        if self.target == "inline":
+            for number, config in composed.items():
+                ended = run_one(self._context, self._function, config)
+                restore(self._state)
+                self._done[number] = ended.result
+                self._say(number, ended.result, "")
+                if self._shows_next:
+                    self._show(number, ended.trace)
+                self._shows_next = self._shows_next or bool(ended.trace)
+            return
+        if not composed:
+            return
+        if self._executor is None:
+            modules = _modules(self._function, self._main)
+            self._executor = _executor(self.target, self._folder, self.settings, modules)
+        payloads = [self._payload(config) for config in composed.values()]
+        one = OneClusterJob(self.settings["timeout_min"]) if self.target == "slurm" else run_elsewhere
+        with _importable(), _away(self.target, self._executor):
+            submitted = self._executor.map_array(one, payloads)
+        self._open.update(zip(composed, submitted, strict=True))
+        if self.settings["show_output"]:
+            self._outputs.update((number, _Output(number, self._open[number])) for number in composed)
+
+    def _payload(self, config: DictConfig) -> bytes:
+        import cloudpickle
+
+        try:
+            return bytes(cloudpickle.dumps((self._main, self._context, self._function, config, self._state)))
+        except (pickle.PicklingError, TypeError, AttributeError) as error:
+            raise CompactHydraException(
+                f"labrun: the application cannot be sent to another process ({type(error).__name__}: {error}): a "
+                "function of it uses an object that cannot be pickled; hydra.launcher.target=inline runs the jobs in "
+                "this process"
+            ) from error
+
+    def ended(self) -> dict[int, JobReturn]:
+        """Wait a little; the results of jobs that have ended since, by their numbers."""
+        if self._done:
+            found, self._done = self._done, {}
+            return found
+        found = {}
+        for number, state in list(self._ends()):
+            job, config = self._open.pop(number), self._configs.pop(number)
+            ended = _ended(job, config, number, state)
+            output = self._outputs.pop(number, None)
+            if output is not None:
+                output.show(at_end=True)
+            self._say(number, ended.result, f"  (log: {job.paths.stdout})")
+            if output is None or not output.has_shown(ended.trace):
+                self._show(number, ended.trace)
+            found[number] = ended.result
+        for output in self._outputs.values():
+            output.show()
+        if not found:
+            time.sleep(0.5 if self.target == "slurm" else 0.02)
+        return found
+
+    def _ends(self) -> Iterator[tuple[int, str | None]]:
+        """Jobs that have ended, with the state that they ended in, if they left no result.
+
+        Where there is no accounting, submitit learns only from its result that a job has ended.
+        """
+        from labrun.launch.slurm_jobs import ASK_S, OVER, states
+
+        on_slurm = self.target == "slurm"
+        if on_slurm and time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + ASK_S
+            self._states = states({job.job_id for job in self._open.values()})
+        for number, job in self._open.items():
+            state: str | None = self._states.get(job.job_id, "GONE") if on_slurm else None
+            if all(job.task(task).paths.result_pickle.exists() for task in range(job.num_tasks)):
+                state = None
+            elif not (state in OVER if on_slurm else job.done()):
+                self._since.pop(number, None)
+                continue
+            elif on_slurm and time.monotonic() - self._since.setdefault(number, time.monotonic()) < RESULT_S:
+                continue
+            else:
+                state = state or job.end
+            yield number, state
+
+    def _say(self, number: int, result: JobReturn, more: str) -> None:
+        typed = " ".join(result.overrides or ())
+        log.info("#%d : %s  %s%s", number, typed, "completed" if _is_fine(result) else "failed", more)
+
+    def _show(self, number: int, trace: str) -> None:
+        """Show a failed job's traceback; one that was shown already is named."""
+        if not trace:
+            return
+        if trace in self._told:
+            trace = f"(as job {self._told[trace]})"
+        self._told.setdefault(trace, number)
+        sys.stderr.write(f"{trace}\n")
+        sys.stderr.flush()
+
+    def cancel(self) -> None:
+        """Ask the jobs to stop; those here are waited for, unless Ctrl-C comes again."""
+        jobs = list(self._open.values())
+        for job in jobs:
+            job.cancel(check=False)
+        if self.target == "local" and not all(job.done() for job in jobs):
+            log.info("Asking the jobs to stop; Ctrl-C again ends them at once")
+            with suppress(KeyboardInterrupt):
+                for job in jobs:
+                    job.wait()
+        self._open.clear()
+
+
+class _Output:
+    """What a job prints, as it comes, each line with the job's number before it.
+
+    Args:
+        number: the job's.
+        job: submitit's.
+    """
+
+    def __init__(self, number: int, job: Any) -> None:
+        self._mark = f"[{number}] ".encode()
+        self._files = {path: 0 for task in range(job.num_tasks) for path in _logs(job.task(task))}
+        self._rest: dict[Path, bytes] = {}
+        self._last = ""
+
+    def has_shown(self, trace: str) -> bool:
+        """Whether a traceback was among what the job printed last."""
+        return bool(trace) and trace.splitlines()[-1] in self._last
+
+    def show(self, at_end: bool = False) -> None:
+        """Show what is new, in whole lines; at the end all of it."""
+        for path, position in self._files.items():
+            with suppress(OSError), open(path, "rb") as file:
+                file.seek(position)
+                content = file.read()
+                self._files[path] += len(content)
+                *lines, rest = (self._rest.get(path, b"") + content).split(b"\n")
+                self._rest[path] = b"" if at_end else rest
+                lines += [rest] if at_end and rest else []
+                lines = [line for line in lines if not SUBMITIT.match(line)]
+                text = b"".join(self._mark + line + b"\n" for line in lines).decode("utf-8", "replace")
+                self._last = (self._last + text)[-KEPT:]
+                sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+def _logs(job: Any) -> list[Path]:
+    return [job.paths.stdout, job.paths.stderr]
+
+
+def _is_fine(result: JobReturn) -> bool:
+    return result.status == JobStatus.COMPLETED
 
 
 def _away(target: str, executor: Any) -> AbstractContextManager[None]:
@@ -97,56 +295,6 @@ def _away(target: str, executor: Any) -> AbstractContextManager[None]:
     from labrun.launch.slurm import submitting
 
     return submitting({}, executor.parameters)
-
-
-def _submitted(executor: Any, one: Callable[..., JobReturn], arguments: Any) -> list[Any]:
-    try:
-        return list(executor.map_array(one, *arguments))
-    except (pickle.PicklingError, TypeError, AttributeError) as error:
-        raise CompactHydraException(
-            f"labrun: the application cannot be sent to another process ({type(error).__name__}: {error}): a function "
-            "of it uses an object that cannot be pickled; hydra.launcher.target=inline runs the jobs in this process"
-        ) from error
-
-
-def _as_they_end(jobs: Sequence[Any], on_slurm: bool) -> Iterator[tuple[int, Any, str | None]]:
-    """Jobs and their places, each once it has ended; with the state that it ended in, if it left no result.
-
-    Where there is no accounting, submitit learns only from its result that a job has ended.
-    """
-    from labrun.launch.slurm_jobs import ASK_S, OVER, states
-
-    waiting, since = dict(enumerate(jobs)), dict[int, float]()
-    shown, next_look = dict[str, str](), 0.0
-    while waiting:
-        if on_slurm and time.monotonic() >= next_look:
-            next_look = time.monotonic() + ASK_S
-            shown = states({job.job_id for job in waiting.values()})
-        for place, job in list(waiting.items()):
-            state: str | None = shown.get(job.job_id, "GONE") if on_slurm else None
-            if all(job.task(task).paths.result_pickle.exists() for task in range(job.num_tasks)):
-                state = None
-            elif not (state in OVER if on_slurm else job.done()):
-                since.pop(place, None)
-                continue
-            elif on_slurm and time.monotonic() - since.setdefault(place, time.monotonic()) < RESULT_S:
-                continue
-            else:
-                state = state or job.state
-            del waiting[place]
-            yield place, job, state
-        time.sleep(0.5 if on_slurm else 0.02)
-
-
-def _cancel(jobs: Sequence[Any], target: str) -> None:
-    """Ask the jobs to stop; those here are waited for, unless Ctrl-C comes again."""
-    for job in jobs:
-        job.cancel(check=False)
-    if target == "local" and not all(job.done() for job in jobs):
-        log.info("Asking the jobs to stop; Ctrl-C again ends them at once")
-        with suppress(KeyboardInterrupt):
-            for job in jobs:
-                job.wait()
 
 
 @contextmanager
@@ -176,10 +324,13 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
     from labrun.schema import Compute
 
     given = {key: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for key, v in settings.items()}
+    shows = given.pop("show_output", False)
     if given["target"] not in ("local", "slurm", "inline"):
         problems = [f"hydra.launcher.target={given['target']!r}: allowed are local, slurm and inline"]
     else:
         problems = list(check_fields(given, Compute, "hydra.launcher"))
+    if not isinstance(shows, bool):
+        problems.append(f"hydra.launcher.show_output={shows!r}: expected true or false")
     if not problems:
         try:
             compute.check({**asdict(Compute(target="local")), **given}, sweep=True)
@@ -187,7 +338,7 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
             problems = [_in_its_words(problem) for problem in error.problems]
     if problems:
         raise CompactHydraException("labrun: " + "\n".join(problems))
-    return given
+    return {**given, "show_output": shows}
 
 
 def _in_its_words(problem: str) -> str:
@@ -203,124 +354,7 @@ def _in_its_words(problem: str) -> str:
     return problem
 
 
-def run_one(context: Any, function: Callable[..., Any], config: DictConfig) -> JobReturn:
-    """One job, as Hydra's own launchers run it."""
-    HydraConfig.instance().set_config(config)
-    return run_job(
-        hydra_context=context,
-        task_function=function,
-        config=config,
-        job_dir_key="hydra.sweep.dir",
-        job_subdir_key="hydra.sweep.subdir",
-    )
-
-
-def run_elsewhere(
-    context: Any, function: Callable[..., Any], config: DictConfig, state: Any, own: Mapping[str, Any] | None
-) -> JobReturn:
-    """One job, in a process that knows nothing of the application yet.
-
-    Args:
-        context: Hydra's.
-        function: the application's.
-        config: the job's.
-        state: of Hydra's singletons.
-        own: what the application's own file defines, if that is its main module.
-    """
-    from labrun.launch.forkserver import let_workers_be_ended
-
-    if own is not None:
-        sys.modules["__main__"] = ModuleType("__main__")
-        vars(sys.modules["__main__"]).update(own)
-    Singleton.set_state(state)
-    setup_globals()
-    let_workers_be_ended()
-    result = run_one(context, function, config)
-    if result.status == JobStatus.FAILED:
-        error = result._return_value
-        logging.getLogger(__name__).error("The job failed", exc_info=error)
-        if not _survives(error):
-            result.return_value = RuntimeError(f"{type(error).__name__}: {error}")
-    elif not _survives(result._return_value):
-        kind = type(result._return_value).__name__
-        logging.getLogger(__name__).warning("What the job returned, a %s, cannot be passed on; None is instead", kind)
-        result.return_value = None
-    return result
-
-
-def _survives(value: Any) -> bool:
-    """Whether it can be sent back: exceptions and results may hold anything."""
-    import cloudpickle
-
-    try:
-        cloudpickle.loads(cloudpickle.dumps(value))  # its own bytes
-    except Exception:  # noqa: BLE001
-        return False
-    return True
-
-
-class OneClusterJob:
-    """`run_elsewhere`, which begins anew where the cluster took its place away, and ends when its time is up.
-
-    Args:
-        timeout_min: how long it may take; None: as long as the cluster gives it.
-    """
-
-    def __init__(self, timeout_min: float | None) -> None:
-        self.timeout_min = timeout_min
-
-    def __call__(self, *arguments: Any) -> JobReturn:
-        from labrun.launch.cluster_job import job_id, shown_job, time_of, why_signaled
-
-        leave: Any = signal.getsignal(signal.SIGUSR2)
-        timers: list[threading.Timer] = []
-        is_due = threading.Event()
-
-        def end() -> None:
-            is_due.set()
-            os.kill(os.getpid(), signal.SIGUSR2)
-
-        def due_in(seconds: float) -> None:
-            timers.append(threading.Timer(seconds, end))
-            timers[-1].daemon = True
-            timers[-1].start()
-
-        def on_signal(number: int, frame: Any) -> None:
-            shown = shown_job(job_id())
-            if why_signaled(signal.SIGUSR2, shown) == "timeout" and not is_due.is_set():
-                left_s = time_of(shown.get("EndTime")) - LEAVING_S - time.time()  # Slurm's warning comes early
-                if left_s > 0:
-                    due_in(left_s)
-                    return
-            leave(number, frame)
-
-        if callable(leave):
-            signal.signal(signal.SIGUSR2, on_signal)
-        if self.timeout_min is not None:
-            due_in(60 * self.timeout_min)
-        try:
-            return run_elsewhere(*arguments)
-        finally:
-            for timer in timers:
-                timer.cancel()
-
-    def checkpoint(self, *arguments: Any) -> Any:
-        """What submitit puts back in the queue; it takes short jobs that were preempted for late ones: Slurm knows.
-
-        Raises:
-            TimeoutError: its time is up.
-        """
-        from submitit.helpers import DelayedSubmission
-
-        from labrun.launch.cluster_job import job_id, shown_job, why_signaled
-
-        if why_signaled(signal.SIGUSR2, shown_job(job_id())) == "timeout":
-            limit = "its partition's time limit" if self.timeout_min is None else f"timeout_min={self.timeout_min:g}"
-            raise TimeoutError(f"ended by {limit}")
-        return DelayedSubmission(self, *arguments)
-
-
-def _result(job: Any, config: DictConfig, number: int, state: str | None) -> JobReturn:
+def _ended(job: Any, config: DictConfig, number: int, state: str | None) -> Ended:
     """What a job came to.
 
     Args:
@@ -340,8 +374,13 @@ def _result(job: Any, config: DictConfig, number: int, state: str | None) -> Job
             raise LabrunError(f"it ended without a result ({state})" + (f": {said}" if said else ""))
         for task in range(job.num_tasks):
             check_own(job.task(task).paths.result_pickle)
-        returned: list[JobReturn] = job.results()
-        result = next((one for one in returned if one.status == JobStatus.FAILED), returned[0])
+        returned: list[Ended] = job.results()
+        ended = next((one for one in returned if not _is_fine(one.result)), returned[0])
+        if ended.trace:
+            error = ended.result._return_value
+            told = _told(number, overrides, f"{type(error).__name__}: {error}")
+            told.__cause__ = error
+            ended.result.return_value = told
     except Exception as error:  # noqa: BLE001 - a result may be anything; the others' must not be lost with it
         lines = [line for line in str(error).splitlines() if line.strip(" -")]
         trace = [line for line in lines if not line.strip().startswith(("You can check", "or at paths", "- "))]
@@ -349,11 +388,15 @@ def _result(job: Any, config: DictConfig, number: int, state: str | None) -> Job
         result.cfg, result.overrides = config, list(filter_overrides(overrides))
         result.hydra_cfg = None
         result.status = JobStatus.FAILED
-        why = trace[-1].strip() if trace else type(error).__name__
-        result.return_value = CompactHydraException(f"job {number} ({', '.join(overrides)}): {why}")
-    how = "completed" if result.status == JobStatus.COMPLETED else "failed"
-    log.info("#%d : %s  %s  (log: %s)", number, " ".join(overrides), how, job.paths.stdout)
-    return result
+        result.return_value = _told(number, overrides, trace[-1].strip() if trace else type(error).__name__)
+        ended = Ended(result)
+    ended.result.overrides = overrides
+    return ended
+
+
+def _told(number: int, overrides: Sequence[str], why: str) -> CompactHydraException:
+    """A job's failure, which Hydra shows without its own frames."""
+    return CompactHydraException(f"job {number} ({', '.join(overrides)}): {why}")
 
 
 def _executor(target: str, folder: Path, settings: dict[str, Any], modules: list[str]) -> Any:
@@ -361,9 +404,11 @@ def _executor(target: str, folder: Path, settings: dict[str, Any], modules: list
         from labrun.launch.executor import LabrunExecutor
 
         executor = LabrunExecutor(folder)
+        executor.imports_from_cwd = False  # as the application itself
         executor.update_parameters(
             timeout_min=settings["timeout_min"], mem_gb=settings["mem_gb"], cpus_per_task=settings["cpus_per_run"],
             gpus_per_node=settings["gpus_per_run"], max_parallel=settings["max_parallel"], modules=modules,
+            signal_delay_s=0,
         )  # fmt: skip
         return executor
     from labrun.launch import compute, slurm
@@ -389,28 +434,15 @@ def _executor(target: str, folder: Path, settings: dict[str, Any], modules: list
     return cluster
 
 
-def _main_module(function: Callable[..., Any]) -> dict[str, Any] | None:
-    """The functions and classes of an application that is a single file, which is `__main__` here and nowhere else."""
-    import cloudpickle
-
-    if function.__module__ != "__main__":
-        return None
-    main = sys.modules["__main__"]
-    found = {"__file__": getattr(main, "__file__", None)}
-    for name, value in vars(main).items():
-        if getattr(value, "__module__", None) == "__main__" and not name.startswith("__"):
-            with suppress(Exception):  # what cannot be sent may not be needed
-                cloudpickle.dumps(value)
-                found[name] = value
-    return found
-
-
-def _modules(function: Callable[..., Any]) -> list[str]:
+def _modules(function: Callable[..., Any], main: _main.MainModule | None) -> list[str]:
     """What the application has imported at its top, to be imported once: the rest of its calls find it there."""
-    own = sys.modules.get(function.__module__)
-    names = [] if own is None or function.__module__ == "__main__" else [function.__module__]
-    for value in vars(own).values() if own is not None else ():
-        name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-        if isinstance(name, str) and name not in ("__main__", "builtins") and name in sys.modules:
-            names.append(name)
+    names = ["hydra_plugins.labrun_launcher._job"]
+    sources = [getattr(function, "__module__", None), *([] if main is None else ["__main__"])]
+    for own in [sys.modules[name] for name in sources if name in sys.modules]:
+        if own.__name__ != "__main__":
+            names.append(own.__name__)
+        for value in vars(own).values():
+            name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+            if isinstance(name, str) and name not in ("__main__", "builtins") and name in sys.modules:
+                names.append(name)
     return sorted(set(names))

@@ -17,29 +17,40 @@ from hydra_plugins.labrun_launcher._compose import Composer
 from labrun.errors import ConfigError, LabrunError
 
 if TYPE_CHECKING:
+    from hydra.core.config_loader import ConfigLoader
+
     from hydra_plugins.labrun_launcher.launcher import LabrunLauncher
     from labrun.launch import sweep
 
 
 def launch(launcher: LabrunLauncher, job_overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
     """See `LabrunLauncher.launch`."""
-    setup_globals()
     config = launcher.config
-    assert config is not None
-    configure_log(config.hydra.hydra_logging, config.hydra.verbose)
-    assert launcher.hydra_context is not None
+    assert config is not None and launcher.hydra_context is not None
     loader = launcher.hydra_context.config_loader
+    setup_globals()
+    configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     if OmegaConf.select(config, "hydra.callbacks.labrun._target_") == "labrun.app.Gate":
         return _own(launcher, Composer(loader, config, in_place=True), job_overrides, first)
     from hydra_plugins.labrun_launcher._foreign import launch_foreign
 
+    prepare(launcher)
+    composer = Composer(loader, config)
+    composed = [composer.compose(overrides, number) for number, overrides in enumerate(job_overrides, start=first)]
+    return launch_foreign(launcher, composed, first)
+
+
+def prepare(launcher: LabrunLauncher) -> ConfigLoader:
+    """Make the folder of an application's sweep; what composes its jobs."""
+    config = launcher.config
+    assert config is not None and launcher.hydra_context is not None
+    setup_globals()
+    configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     sweep_dir = Path(str(config.hydra.sweep.dir))
     sweep_dir.mkdir(parents=True, exist_ok=True)
     if OmegaConf.select(config, "hydra.sweep.mode") is not None:
         sweep_dir.chmod(int(str(config.hydra.sweep.mode), 8))
-    composer = Composer(loader, config)
-    composed = [composer.compose(overrides, number) for number, overrides in enumerate(job_overrides, start=first)]
-    return launch_foreign(launcher, composed, first)
+    return launcher.hydra_context.config_loader
 
 
 def _own(

@@ -54,6 +54,7 @@ NODE: dict[str, Any] = {
     "setup": [],
     "extra": {},
     "srun_args": [],
+    "show_output": False,
 }
 """The settings are for applications that know nothing of labrun; labrun's own runs have `compute`."""
 ConfigStore.instance().store(group="hydra/launcher", name="labrun", node=NODE, provider="labrun")

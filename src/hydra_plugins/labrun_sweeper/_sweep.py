@@ -54,13 +54,58 @@ def sweep(sweeper: LabrunSweeper, arguments: Sequence[str]) -> Any:
     try:
         settings = settings_of(sweeper.config)
         if settings is None:
-            return sweeper.grid(arguments)
+            return _foreign(sweeper, list(arguments))
+        _check_settings(sweeper)
         return _own(sweeper, settings, list(arguments))
     except LabrunError as error:
         if os.environ.get("LABRUN_DEBUG") == "1":
             raise
         sys.stderr.write(f"labrun: {error}\n")
         sys.exit(2)
+
+
+def _foreign(sweeper: LabrunSweeper, arguments: list[str]) -> Any:
+    """An application that is not labrun: a search, or Hydra's own grid."""
+    from hydra_plugins.labrun_sweeper import _search
+
+    found = _search.settings_of(sweeper, arguments)
+    if found is not None:
+        _search.Search(sweeper, *found).run()
+        return None
+    try:
+        return sweeper.grid(arguments)
+    except HydraException as error:
+        if "does not support sweep type" not in str(error):
+            raise
+        raise ConfigError(
+            "an interval has no end of values, and a grid tries every one. Give a list or a range(), or search: "
+            "hydra.sweeper.sampler=tpe (random, gp, cmaes, qmc)"
+        ) from error
+
+
+def _check_settings(sweeper: LabrunSweeper) -> None:
+    """labrun's own runs are searched with `sweep`.
+
+    Raises:
+        ConfigError: with what stands for the keys of `hydra.sweeper`.
+    """
+    from hydra_plugins.labrun_sweeper import _stand_ins
+    from hydra_plugins.labrun_sweeper.sweeper import NODE
+
+    other = _stand_ins.known_as(sweeper.settings)
+    if other is not None:
+        found = _stand_ins.translate(other, sweeper.settings, sweeper.params, sweeper.max_batch_size)
+        lines = [
+            f"hydra/sweeper={other} has no part in labrun's own runs, which have searches of their own: sweep=tpe (random, "
+            "gp, cmaes, qmc), with sweep.max_trials, sweep.goal, sweep.seed (or sweep.sampler.seed) and sweep.space. In the "
+            "place of what was given:",
+            f"  labrun -m {' '.join(found.in_sweep())}",
+            "in a YAML: 'override /sweep: tpe' in its defaults in the place of hydra/sweeper, and these keys under sweep",
+        ]
+        raise ConfigError("\n".join([*lines, *(f"  left out: {why}" for why in (*found.remarks, *found.refused))]))
+    changed = [key for key, value in sweeper.settings.items() if value != NODE.get(key, value)]
+    if changed:
+        raise ConfigError([f"hydra.sweeper.{key}: labrun's own runs are searched with sweep.{key}" for key in changed])
 
 
 def _own(sweeper: LabrunSweeper, settings: dict[str, Any], arguments: list[str]) -> Any:

@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
 
 
 class LabrunSweeper(BasicSweeper):
-    """A plain grid is as Hydra's own, same order and numbering; `sweep=tpe` and its like search."""
+    """A plain grid is as Hydra's own, same order and numbering; with a sampler it searches.
+
+    Args:
+        max_batch_size: of a grid, see Hydra's own.
+        params: what varies, beside the command line.
+        settings: those of `NODE`, or of a sweeper that this one stands for.
+    """
+
+    def __init__(
+        self, max_batch_size: int | None = None, params: dict[str, Any] | None = None, **settings: Any
+    ) -> None:
+        super().__init__(max_batch_size=max_batch_size, params=params)
+        self.settings = settings
+        self.task_function: TaskFunction | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Take what Hydra gives before the sweep begins."""
+        self.task_function = task_function
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run what the arguments ask for."""
@@ -34,5 +55,73 @@ class LabrunSweeper(BasicSweeper):
         """Left to the launcher, which composes every job before any starts."""
 
 
-NODE = {"_target_": "hydra_plugins.labrun_sweeper.sweeper.LabrunSweeper", "max_batch_size": None, "params": None}
-ConfigStore.instance().store(group="hydra/sweeper", name="labrun", node=NODE, provider="labrun")
+TARGET = "hydra_plugins.labrun_sweeper.sweeper.LabrunSweeper"
+NODE: dict[str, Any] = {
+    "_target_": TARGET,
+    "_recursive_": False,
+    "max_batch_size": None,
+    "params": None,
+    "sampler": None,
+    "max_trials": None,
+    "max_concurrent": None,
+    "timeout_min": None,
+    "goal": "minimize",
+    "seed": 0,
+    "zip": [],
+    "resume": False,
+}
+"""The settings are for applications that know nothing of labrun; labrun's own runs have `sweep`."""
+OPTUNA: dict[str, Any] = {
+    "_target_": TARGET,
+    "_recursive_": False,
+    "stands_for": "optuna",
+    "defaults": [{"sampler": "tpe"}, "_self_"],
+    "direction": "minimize",
+    "storage": None,
+    "study_name": None,
+    "n_trials": 20,
+    "n_jobs": 2,
+    "max_failure_rate": 0.0,
+    "params": None,
+    "custom_search_space": None,
+}
+SAMPLERS = {
+    "tpe": "TPESampler",
+    "random": "RandomSampler",
+    "cmaes": "CmaEsSampler",
+    "nsgaii": "NSGAIISampler",
+    "grid": "GridSampler",
+    "gp": "GPSampler",
+    "qmc": "QMCSampler",
+}
+AX: dict[str, Any] = {
+    "_target_": TARGET,
+    "_recursive_": False,
+    "stands_for": "ax",
+    "max_batch_size": None,
+    "params": None,
+    "ax_config": {},
+}
+NEVERGRAD: dict[str, Any] = {
+    "_target_": TARGET,
+    "_recursive_": False,
+    "stands_for": "nevergrad",
+    "optim": {},
+    "parametrization": None,
+    "params": None,
+}
+
+
+def _store() -> None:
+    """Offer this sweeper; and in the place of others that are not installed, so that a YAML which names them works."""
+    store = ConfigStore.instance().store
+    store(group="hydra/sweeper", name="labrun", node=NODE, provider="labrun")
+    for name, node in (("optuna", OPTUNA), ("ax", AX), ("nevergrad", NEVERGRAD)):
+        if find_spec(f"hydra_plugins.hydra_{name}_sweeper") is None:
+            store(group="hydra/sweeper", name=name, node=node, provider="labrun")
+            for sampler, kind in SAMPLERS.items() if name == "optuna" else ():
+                target = {"_target_": f"optuna.samplers.{kind}"}
+                store(group="hydra/sweeper/sampler", name=sampler, node=target, provider="labrun")
+
+
+_store()

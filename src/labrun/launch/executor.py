@@ -6,20 +6,13 @@ function nor a result is loaded that somebody else owns or may write.
 
 from __future__ import annotations
 
-import atexit
-import contextlib
+import math
 import os
-import select
 import signal
-import socket
-import subprocess
 import sys
-import threading
 import time
 import uuid
-from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +20,15 @@ from submitit.core import core, utils
 from submitit.core.job_environment import JobEnvironment
 
 from labrun.errors import LabrunError
+from labrun.launch import calls
 from labrun.launch import compute as computes
-from labrun.launch.forkserver import Channel
-from labrun.launch.places import Place, Places
-from labrun.launch.pool import RESTARTS, memory_gb
-from labrun.runs import recording
+from labrun.launch.calls import FINISHED, OPEN, Call, CallPool
+from labrun.launch.forkserver import REQUEUE
+from labrun.launch.places import Places
+from labrun.tasks.threads import VARIABLES
 
-PENDING, RUNNING, FINISHED, CANCELLED = "PENDING", "RUNNING", "FINISHED", "CANCELLED"
-GRACE_S = 10.0
+POLL_S = 0.2
+"""How often a process that does not look after a call asks for its state."""
 
 
 def check_own(path: Path) -> None:
@@ -54,279 +48,169 @@ def _is_out_of_reach(path: Path) -> bool:
     return status.st_uid == os.getuid() and not status.st_mode & 0o002 and computes.is_private(path.parent)
 
 
-@dataclass
-class _Call:
-    folder: Path
-    job_id: str
-    state: str = PENDING
-    reason: str = ""
-    pid: int | None = None
-    place: Place | None = None
-    began: float = 0.0
-    asked_at: float | None = None
-    timeout_s: float | None = None
-    mem_gb: float | None = None
-    cpus: int = 1
-    gpus: int = 0
-    joined: bool = False
-    """Whether its standard error goes where its standard output does."""
-    done: threading.Event = field(default_factory=threading.Event)
-
-
-class CallPool:
-    """Calls pickled functions, each in a process forked from a server that has imported `modules`.
-
-    A thread of its own talks to the server, so the caller need not poll.
-
-    Args:
-        modules: imported once, ahead of the calls.
-        places: what the calls share.
-    """
-
-    def __init__(self, modules: Sequence[str], places: Places) -> None:
-        self._modules, self.places = list(modules), places
-        self._calls: dict[str, _Call] = {}
-        self._queue: deque[_Call] = deque()
-        self._wake_read, self._wake_write = os.pipe()
-        self._lock = threading.Lock()
-        self._ready, self._ending = False, False
-        self._restarts, self._unready, self._is_broken = 0, 0, False
-        # From the main thread: the kernel ends the server when the thread that started it ends.
-        self._start_server()
-        self._thread = threading.Thread(target=self._serve, name="labrun-pool", daemon=True)
-        self._thread.start()
-        atexit.register(self._warn)
-
-    def _warn(self) -> None:
-        left = sum(not call.done.is_set() for call in self._calls.values())
-        if left and not self._ending:
-            sys.stderr.write(f"labrun: {left} jobs had not ended, and end now with the process that submitted them\n")
-
-    def submit(self, call: _Call) -> None:
-        """Put a call in the queue."""
-        with self._lock:
-            self._calls[call.job_id] = call
-            self._queue.append(call)
-            if self._is_broken:
-                self._fail(call)
-        os.write(self._wake_write, b"x")
-
-    def call(self, job_id: str) -> _Call | None:
-        """What is known of a call."""
-        return self._calls.get(job_id)
-
-    def cancel(self, job_id: str) -> None:
-        """Ask a call to stop; one that waits is canceled at once."""
-        with self._lock:
-            call = self._calls.get(job_id)
-            if call is None or call.done.is_set():
-                return
-            if call in self._queue:
-                self._queue.remove(call)
-                self._close(call, CANCELLED)
-            elif call.asked_at is None:
-                call.asked_at, call.reason = time.monotonic(), CANCELLED
-                self._signal(call, signal.SIGINT)
-
-    def close(self) -> None:
-        """End the server and all that still runs."""
-        self._ending = True
-        os.write(self._wake_write, b"x")
-        self._thread.join(timeout=5)
-
-    def _start_server(self) -> None:
-        ours, theirs = socket.socketpair()
-        command = [sys.executable, str(Path(__file__).with_name("forkserver.py")), str(theirs.fileno())]
-        self._process = subprocess.Popen(
-            command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
-        )
-        theirs.close()
-        self._channel, self._ready = Channel(ours), False
-        with contextlib.suppress(OSError):
-            self._channel.send({"path": sys.path, "preload": [], "modules": self._modules})
-
-    def _serve(self) -> None:
-        try:
-            self._talk()
-        finally:
-            # Whatever happened: nobody waits for ever.
-            self._channel.connection.close()
-            with self._lock:
-                for call in self._calls.values():
-                    if not call.done.is_set():
-                        self._close(call, CANCELLED)
-
-    def _talk(self) -> None:
-        while not self._ending and not self._is_broken:
-            watched: list[Any] = [self._channel.connection, self._wake_read]
-            ready = select.select(watched, [], [], 0.5)[0]
-            if self._wake_read in ready:
-                os.read(self._wake_read, 4096)
-            messages = self._channel.receive() if self._channel.connection in ready else []
-            with self._lock:
-                if messages is None:
-                    self._server_died()
-                for message in messages or ():
-                    self._hear(message)
-                if not self._is_broken:
-                    self._hold_to_limits()
-                    self._fill()
-
-    def _close(self, call: _Call, state: str) -> None:
-        """A call has ended, or will not begin."""
-        call.state = state
-        if call.place is not None:
-            self.places.leave(call.place)
-            call.place = None
-        call.done.set()
-
-    def _active(self) -> list[_Call]:
-        return [call for call in self._calls.values() if call.state == RUNNING]
-
-    def _fill(self) -> None:
-        while self._ready and self._queue:
-            call = self._queue[0]
-            call.place = self.places.take(call.cpus, call.gpus)
-            if call.place is None:
-                break
-            self._queue.popleft()
-            call.state, call.began = RUNNING, time.monotonic()
-            message = {
-                "run": call.job_id, "call": str(call.folder), "environment": call.place.environment,
-                "threads": call.cpus, "joined": call.joined,
-            }  # fmt: skip
-            with contextlib.suppress(OSError):  # a dead server is noticed when the next answer is read
-                self._channel.send(message)
-
-    def _hear(self, message: dict[str, Any]) -> None:
-        if "ready" in message:
-            self._ready = True
-        elif "run" in message:
-            self._calls[message["run"]].pid = message["pid"]
-        elif "status" in message:
-            for call in self._active():
-                if call.pid == message["pid"]:
-                    self._ended(call, message["status"])
-
-    def _ended(self, call: _Call, status: int) -> None:
-        self._restarts = 0
-        self._signal(call, signal.SIGKILL)  # what it started and left behind
-        if os.WIFSIGNALED(status) and not call.reason:
-            call.reason = f"ended by {recording.signal_name(os.WTERMSIG(status))}"
-        elif status and not call.reason:
-            call.reason = f"ended with exit code {os.waitstatus_to_exitcode(status)}"
-        if not status and not utils.JobPaths(call.folder, call.job_id).result_pickle.exists():
-            status, call.reason = 1, "its process ended before it was done"
-        failed = f"FAILED ({call.reason})" if status else FINISHED
-        self._close(call, CANCELLED if call.reason == CANCELLED else failed)
-
-    def _server_died(self) -> None:
-        self._restarts += 1
-        self._process.wait()
-        self._channel.connection.close()
-        self._unready = 0 if self._ready else self._unready + 1
-        if self._unready > 1:  # a module of the application's ends it, say: each call imports by itself, and tells
-            self._modules = []
-        self._is_broken = self._restarts > RESTARTS
-        for call in self._active() if not self._is_broken else list(self._calls.values()):
-            self._fail(call)
-        if not self._is_broken:
-            self._start_server()
-
-    def _fail(self, call: _Call) -> None:
-        if not call.done.is_set():
-            self._close(call, "FAILED (its fork server died)")
-
-    def _hold_to_limits(self) -> None:
-        for call in self._active():
-            if call.pid is None:
-                continue
-            seconds = time.monotonic() - call.began
-            if call.timeout_s is not None and seconds > call.timeout_s and not call.reason:
-                call.reason = f"ended after {seconds:.0f} s: timeout_min={call.timeout_s / 60:g}"
-                self._signal(call, signal.SIGKILL)
-            elif call.mem_gb is not None and not call.reason and (used := memory_gb(call.pid)) > call.mem_gb:
-                call.reason = f"ended at {used:.2f} GB of memory of its own: mem_gb={call.mem_gb:g}"
-                self._signal(call, signal.SIGKILL)
-            elif call.asked_at is not None and time.monotonic() - call.asked_at > GRACE_S:
-                self._signal(call, signal.SIGKILL)
-
-    @staticmethod
-    def _signal(call: _Call, number: signal.Signals) -> None:
-        if call.pid is not None:
-            try:
-                os.killpg(call.pid, number)
-            except (ProcessLookupError, PermissionError):
-                pass
-
-
 class LabrunJob(core.Job[Any]):  # type: ignore[misc]
-    """A call in the pool."""
+    """A call in the pool; made of its folder and id, or unpickled, in any process of this machine too."""
 
-    _pool: CallPool | None = None
+    def _call(self) -> Call | None:
+        pool = calls.pool_of(self.job_id)
+        return None if pool is None else pool.call(self.job_id)
 
     def done(self, force_check: bool = False) -> bool:
         """Whether it has ended, however."""
-        call = self._pool.call(self.job_id) if self._pool is not None else None
-        return call.done.is_set() if call is not None else bool(self.paths.result_pickle.exists())
+        call = self._call()
+        if call is not None and call.done.is_set():
+            return True
+        if self._sub_jobs:
+            return all(job.done() for job in self._sub_jobs)
+        if call is not None:  # a task of several may have ended before the others
+            return call.tasks > 1 and self.paths.result_pickle.exists()
+        return self.paths.result_pickle.exists() or self.state not in OPEN
 
     def wait(self) -> None:
         """Wait until it has ended."""
-        call = self._pool.call(self.job_id) if self._pool is not None else None
-        if call is not None:
+        call = self._call()
+        if call is not None and call.tasks == 1:
             call.done.wait()
+        while not self.done():
+            time.sleep(POLL_S)
 
     @property
     def state(self) -> str:
-        """PENDING, RUNNING, FINISHED, CANCELLED, or FAILED with the reason."""
+        """PENDING, RUNNING, FINISHED, CANCELLED, FAILED or UNKNOWN."""
         return self.get_info()["jobState"]
 
     def get_info(self, mode: str = "force") -> dict[str, str]:
-        """The state, as submitit's own local jobs give it."""
-        call = self._pool.call(self.job_id) if self._pool is not None else None
-        if call is None:
-            return {"jobState": FINISHED if self.paths.result_pickle.exists() else "UNKNOWN"}
-        return {"jobState": call.state}
+        """The state (`jobState`), as submitit's own jobs give it, and what ended it (`reason`), where something did."""
+        call = self._call()
+        state = calls.noted_state(self.paths) if call is None else call.state
+        if call is None and state in (*OPEN, "UNKNOWN") and self.paths.result_pickle.exists():
+            state = FINISHED
+        word, _, reason = state.partition(" (")
+        return {"jobState": word, **({"reason": reason.removesuffix(")")} if reason else {})}
+
+    @property
+    def end(self) -> str:
+        """The state and the reason for it, in words."""
+        return " ".join(f"({word})" if place else word for place, word in enumerate(self.get_info().values()))
 
     def cancel(self, check: bool = True) -> None:
         """Ask it to stop; within ten seconds it is ended."""
-        if self._pool is not None:
-            self._pool.cancel(self.job_id)
+        pool = calls.pool_of(self.job_id)
+        if pool is not None:
+            pool.cancel(self.job_id)
+        elif not self.done():
+            calls.cancel_file(self.paths).touch()
+
+    def _interrupt(self, timeout: bool = False) -> None:
+        """Have it save its state and go on from there, as before its time is up (to try that out)."""
+        pool = calls.pool_of(self.job_id)
+        if pool is None:
+            raise RuntimeError(f"job {self.job_id}: only the process that submitted it can interrupt it")
+        pool.interrupt(self.job_id, signal.Signals(JobEnvironment._usr_sig()))
+
+    def submission(self) -> utils.DelayedSubmission:
+        """What was submitted, with `function`, `args` and `kwargs`.
+
+        Raises:
+            LabrunError: somebody else could have written it.
+        """
+        check_own(self.paths.submitted_pickle)
+        return super().submission()
 
     def _get_outcome_and_result(self) -> tuple[str, Any]:
         self.wait()
         if not self.paths.result_pickle.exists():
-            raise utils.UncompletedJobError(f"job {self.job_id}: {self.state}; log: {self.paths.stderr}")
+            lines = [f"job {self.job_id} (task {self.paths.task_id}): {self.end}; log: {self.paths.stderr}"]
+            said = calls.tail(self.paths.stderr) or calls.tail(self.paths.stdout)
+            raise utils.UncompletedJobError("\n".join([*lines, *(["-" * 40, said] if said else [])]))
         check_own(self.paths.result_pickle)
         outcome: tuple[str, Any] = super()._get_outcome_and_result()
         return outcome
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_pool"}
+    def __del__(self) -> None:
+        # submitit's own asks a watcher, which there is not.
+        if self.__dict__.get("_cancel_at_deletion") and not self.done():
+            self.cancel(check=False)
 
 
 class LabrunJobEnvironment(JobEnvironment):  # type: ignore[misc]
     """What a call can ask of where it runs."""
 
-    _env = {"job_id": "SUBMITIT_LABRUN_JOB_ID"}  # noqa: RUF012 - as submitit has it
-    num_tasks = num_nodes = 1
-    node = global_rank = local_rank = 0
+    _env = {  # noqa: RUF012 - as submitit has it
+        "job_id": "SUBMITIT_LABRUN_JOB_ID",
+        "num_tasks": "SUBMITIT_LABRUN_NTASKS",
+        "num_nodes": "SUBMITIT_LABRUN_JOB_NUM_NODES",
+        "node": "SUBMITIT_LABRUN_NODEID",
+        "global_rank": "SUBMITIT_LABRUN_GLOBALID",
+        "local_rank": "SUBMITIT_LABRUN_LOCALID",
+    }
 
     def _requeue(self, countdown: int) -> None:
-        raise SystemExit(f"job {self.job_id} was interrupted; the pool does not put calls back in its queue")
+        sys.stdout.write(f"Requeued job {self.job_id} ({countdown} remaining timeouts)\n")
+        sys.stdout.flush()
+        sys.exit(REQUEUE)
+
+
+def _number(value: Any, least: float, is_whole: bool = False) -> bool:
+    kinds = (int,) if is_whole else (int, float)
+    return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value) and value >= least
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
+
+
+PARAMETERS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "name": ("text", lambda value: isinstance(value, str)),
+    "timeout_min": ("minutes, above 0", lambda value: _number(value, 1e-9)),
+    "signal_delay_s": ("seconds, at least 0", lambda value: _number(value, 0)),
+    "mem_gb": ("GB, above 0", lambda value: _number(value, 1e-9)),
+    "nodes": ("1: the pool is this machine", lambda value: value == 1),
+    "tasks_per_node": ("a whole number, at least 1", lambda value: _number(value, 1, is_whole=True)),
+    "cpus_per_task": ("a whole number, at least 1", lambda value: _number(value, 1, is_whole=True)),
+    "gpus_per_node": ("a whole number, at least 0", lambda value: _number(value, 0, is_whole=True)),
+    "visible_gpus": (
+        "a list of GPU numbers",
+        lambda value: isinstance(value, list | tuple) and all(_number(one, 0, is_whole=True) for one in value),
+    ),
+    "stderr_to_stdout": ("true or false", lambda value: isinstance(value, bool)),
+    "setup": ("a list of shell commands", _texts),
+    "max_parallel": ("a whole number, at least 1", lambda value: _number(value, 1, is_whole=True)),
+    "runs_per_gpu": ("a whole number, at least 1", lambda value: _number(value, 1, is_whole=True)),
+    "modules": ("a list of module names", _texts),
+}
+"""What may be asked for: in words, and as a check. None is the default of each."""
+OWN = ("signal_delay_s", "visible_gpus", "setup", "max_parallel", "runs_per_gpu", "modules")
+"""Those that `AutoExecutor` takes with `labrun_` before them."""
+SIGNAL_DELAY_S = 30
 
 
 class LabrunExecutor(core.PicklingExecutor):  # type: ignore[misc]
     """Runs functions on this machine, a bounded number at a time, each in a process forked from a warm server.
 
-    Parameters (`update_parameters`): `timeout_min`, `mem_gb`, `cpus_per_task`, `gpus_per_node`, and, with
-    `labrun_` before them through `AutoExecutor`, `max_parallel`, `runs_per_gpu` and `modules` (imported once, ahead).
+    A job runs with the variables, the working folder and the import path that this process has when it is submitted.
+
+    Parameters (`update_parameters`; `AutoExecutor` wants `labrun_` before those marked with *): `name`, `timeout_min`,
+    `signal_delay_s`* (30), `mem_gb`, `tasks_per_node`, `cpus_per_task`, `gpus_per_node`, `visible_gpus`*,
+    `stderr_to_stdout`, `setup`*, `max_parallel`*, `runs_per_gpu`* and `modules`* (imported once, ahead). Without
+    `timeout_min` a job may take any time.
+
+    Args:
+        folder: for pickles and logs; `%j` stands for a job's id.
+        max_num_timeout: how often a job that has a `checkpoint` method goes on after its time was up.
+        max_pickle_size_gb: more than this is not submitted at once.
+        python: a command that starts the jobs' interpreter; it needs submitit. Jobs then start it each, as with `setup`.
     """
 
     job_class = LabrunJob
 
-    def __init__(self, folder: str | Path, max_num_timeout: int = 3, max_pickle_size_gb: float = 1.0) -> None:
+    def __init__(
+        self, folder: str | Path, max_num_timeout: int = 3, max_pickle_size_gb: float = 1.0, python: str | None = None
+    ) -> None:
         super().__init__(folder, max_num_timeout=max_num_timeout, max_pickle_size_gb=max_pickle_size_gb)
+        self.python = python
+        self.imports_from_cwd = True
+        """Whether jobs import from the working folder first, as `python -m` does."""
         self._pool: CallPool | None = None
         independent = utils.JobPaths.get_first_id_independent_folder(self.folder)
         independent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -339,50 +223,91 @@ class LabrunExecutor(core.PicklingExecutor):  # type: ignore[misc]
 
     @classmethod
     def _valid_parameters(cls) -> set[str]:
-        return {"max_parallel", "runs_per_gpu", "modules"}
+        return set(OWN)
 
     def _internal_update_parameters(self, **kwargs: Any) -> None:
-        for key in ("nodes", "tasks_per_node"):
-            if kwargs.get(key, 1) not in (1, None):
-                raise ValueError(f"the local pool runs one task on one node: {key}={kwargs[key]}")
-        late = [key for key in ("modules", "runs_per_gpu") if key in kwargs and kwargs[key] != self.parameters.get(key)]
-        if late and self._pool is not None:
-            raise RuntimeError(f"{' and '.join(late)}: set before the first submission, which starts the pool")
+        problems = []
+        for key, value in kwargs.items():
+            if key not in PARAMETERS:
+                problems.append(f"{key}={value!r}: {_why_unknown(key)}")
+            elif value is not None and not PARAMETERS[key][1](value):
+                problems.append(f"{key}={value!r}: expected {PARAMETERS[key][0]}")
+        if problems:
+            known = ", ".join(PARAMETERS)
+            raise ValueError("\n".join([*problems, f"parameters of the labrun executor are {known}"]))
+        if "runs_per_gpu" in kwargs and kwargs["runs_per_gpu"] != self.parameters.get("runs_per_gpu") and self._pool:
+            raise RuntimeError("runs_per_gpu: set it before the first submission, which starts the pool")
         super()._internal_update_parameters(**kwargs)
 
     def _internal_process_submissions(self, delayed_submissions: Iterable[utils.DelayedSubmission]) -> list[Any]:
-        parameters = self.parameters
-        gpus, cpus = parameters.get("gpus_per_node") or 0, parameters.get("cpus_per_task") or 1
-        memory, minutes = parameters.get("mem_gb"), parameters.get("timeout_min")
-        visible = computes.visible_gpus() if gpus or self._pool is None else []
-        if gpus > len(visible):
-            raise ValueError(f"gpus_per_node={gpus}: visible here are {', '.join(visible) or 'none'}")
-        if cpus > computes.cores():
-            raise ValueError(f"cpus_per_task={cpus}: this machine has {computes.cores()} cores")
-        if memory is not None and memory > computes.memory_gb():
-            raise ValueError(f"mem_gb={memory:g}: this machine has {computes.memory_gb():.1f} GB of memory")
-        most = parameters.get("max_parallel")
+        wanted = {key: value for key, value in self.parameters.items() if value is not None}
+        gpus, cpus, tasks = (wanted.get(key, 0) for key in ("gpus_per_node", "cpus_per_task", "tasks_per_node"))
+        cpus, tasks, minutes = cpus or 1, tasks or 1, wanted.get("timeout_min")
+        among = calls.visible(wanted["visible_gpus"]) if wanted.get("visible_gpus") else None
+        seen = computes.visible_gpus() if gpus or self._pool is None else []
+        self._check(wanted, gpus, cpus, tasks, seen if among is None else among)
         if self._pool is None:
-            share = parameters.get("runs_per_gpu") or 1
-            self._pool = CallPool(parameters.get("modules") or (), Places(1, computes.cores(), visible, share))
+            self._pool = CallPool(Places(1, computes.cores(), seen, wanted.get("runs_per_gpu", 1)))
+        most = wanted.get("max_parallel")
         self._pool.places.limit(most or sys.maxsize, None if most else computes.cores())
-        if not self._pool.places.carries(cpus, gpus):
+        if not self._pool.places.carries(cpus * tasks, gpus):
             raise ValueError(f"gpus_per_node={gpus}: more than were visible when this executor began")
-        jobs = []
-        for delayed in delayed_submissions:
-            delayed.set_timeout(minutes or 0, self.max_num_timeout)
-            job = LabrunJob(folder=self.folder, job_id=uuid.uuid4().hex[:12], tasks=[0])
-            job._pool = self._pool
+        is_told = "cpus_per_task" in wanted or VARIABLES[0] not in os.environ
+        path = calls.import_path(self.imports_from_cwd)
+        origin = calls.origin_here(path, wanted.get("modules", ()), wanted.get("setup", ()), self.python)
+        submissions = list(delayed_submissions)
+        made, jobs = [], []
+        for delayed in submissions:
+            delayed.set_timeout(minutes if minutes is not None else math.inf, self.max_num_timeout)
+            job = LabrunJob(folder=self.folder, job_id=uuid.uuid4().hex[:12], tasks=range(tasks))
             job.paths.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             delayed.dump(job.paths.submitted_pickle)
-            self._pool.submit(
-                _Call(
-                    self.folder, job.job_id, timeout_s=None if not minutes else 60 * minutes, mem_gb=memory,
-                    cpus=cpus, gpus=gpus, joined=bool(parameters.get("stderr_to_stdout")),
+            if not jobs:
+                self._check_size(job.paths.submitted_pickle, len(submissions))
+            made.append(
+                Call(
+                    self.folder, job.job_id, origin, tasks, wanted.get("name", "submitit"),
+                    timeout_s=None if minutes is None else 60 * minutes,
+                    signal_delay_s=wanted.get("signal_delay_s", SIGNAL_DELAY_S), mem_gb=wanted.get("mem_gb"),
+                    cpus=cpus, threads=cpus if is_told else None, gpus=gpus, among=among,
+                    joined=wanted.get("stderr_to_stdout", False),
                 )
             )  # fmt: skip
             jobs.append(job)
+        self._pool.submit(made)
         return jobs
+
+    @staticmethod
+    def _check(wanted: Mapping[str, Any], gpus: int, cpus: int, tasks: int, seen: Sequence[str]) -> None:
+        """Whether this machine has what is asked for.
+
+        Raises:
+            ValueError: it has not; all of it.
+        """
+        problems = []
+        if gpus > len(seen):
+            problems.append(f"gpus_per_node={gpus}: visible here are {', '.join(seen) or 'none'}")
+        if cpus > computes.cores():
+            problems.append(f"cpus_per_task={cpus}: this machine has {computes.cores()} cores")
+        memory = wanted.get("mem_gb")
+        if memory is not None and memory > computes.memory_gb():
+            problems.append(f"mem_gb={memory:g}: this machine has {computes.memory_gb():.1f} GB of memory")
+        if problems:
+            raise ValueError("\n".join(problems))
+
+    def _check_size(self, pickled: Path, count: int) -> None:
+        """Refuse a submission of too much.
+
+        Raises:
+            RuntimeError: as submitit's own executors raise it.
+        """
+        size_gb = pickled.stat().st_size / 1024**3
+        if count * size_gb > self.max_pickle_size_gb:
+            pickled.unlink()
+            raise RuntimeError(
+                f"{count} submissions of {size_gb:.2g} GB each (function and arguments) are more than "
+                f"max_pickle_size_gb={self.max_pickle_size_gb:g}; give them file names, or allow more"
+            )
 
     def close(self) -> None:
         """End the pool and what still runs in it."""
@@ -390,7 +315,7 @@ class LabrunExecutor(core.PicklingExecutor):  # type: ignore[misc]
             self._pool.close()
 
     def _num_tasks(self) -> int:
-        return 1
+        return int(self.parameters.get("tasks_per_node") or 1)
 
     def _make_submission_file_text(self, command: str, uid: str) -> str:
         return ""
@@ -401,3 +326,11 @@ class LabrunExecutor(core.PicklingExecutor):  # type: ignore[misc]
     @staticmethod
     def _get_job_id_from_submission_command(string: bytes | str) -> str:
         return "0"
+
+
+def _why_unknown(key: str) -> str:
+    from submitit.slurm.slurm import SlurmExecutor
+
+    if key in SlurmExecutor._valid_parameters():
+        return 'Slurm alone knows it (cluster="slurm"); this pool is this machine'
+    return "no such parameter"

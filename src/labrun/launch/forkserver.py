@@ -7,7 +7,7 @@ Messages are lines of JSON over a socket. To the server: `{"path": [...], "prelo
 `{"run": folder, "environment": {...}, "threads": n, "pictures": bool}` for each run (with `"gather": file`: only what
 the pictures of a finished one show; with `"data": {...}`: data that later runs read too); `{"many": true}` before
 many of them. From it: `{"ready": seconds}`, `{"run": folder, "pid": n}`, `{"pid": n, "status": wait status}`. When the
-socket closes, every child is killed.
+socket closes, every child is killed. With `"call"` it is a task of a call of any function (see `call`).
 
 While there is nothing else to do, a process is forked ahead (`Spare`): the next run finds it made.
 """
@@ -32,6 +32,8 @@ from typing import Any
 PR_SET_PDEATHSIG = 1
 MADV_COLLAPSE = 25
 LARGE_PAGE = 2**21
+REQUEUE = 144
+"""Exit code of a call that has saved its state and is to go on from there."""
 
 
 class Channel:
@@ -352,7 +354,7 @@ def child(message: dict[str, Any]) -> int:
     set_before = os.environ.get("OMP_NUM_THREADS")
     os.environ.update(message["environment"])
     if "call" in message:
-        return call(message["call"], message["run"], int(message["threads"]), bool(message.get("joined")))
+        return call(message)
     run_dir = message["run"]
     print_to(*[os.path.join(run_dir, "driver.log")] * 2)
     from labrun.launch import inside, threads
@@ -374,34 +376,38 @@ def print_to(out: str, err: str) -> None:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
 
-def call(folder: str, job: str, threads: int, joined: bool) -> int:
-    """One call of a pickled function, as submitit's own executors do it; the exit code.
+def call(message: dict[str, Any]) -> int:
+    """One task of a call of a pickled function, as submitit's own executors do it; the exit code.
 
     Args:
-        folder: the executor's.
-        job: its id.
-        threads: how many the libraries may use.
-        joined: standard error goes where standard output does.
+        message: `call`: the executor's folder; `job`: its id; `rank`: of the task; `variables`: all that the task has;
+            `cwd`: its folder; `threads`: how many the libraries may use (None: as its variables say); `joined`:
+            standard error goes where standard output does.
     """
-    os.environ.update(SUBMITIT_EXECUTOR="labrun", SUBMITIT_FOLDER=folder, SUBMITIT_LABRUN_JOB_ID=job)
+    os.environ.clear()
+    os.environ.update(message["variables"])
+    time.tzset()
     from submitit.core.submission import process_job
     from submitit.core.utils import JobPaths
 
     from labrun.launch import threads as limits
     from labrun.launch.executor import check_own
 
-    paths = JobPaths(folder, job)
-    print_to(str(paths.stdout), str(paths.stdout if joined else paths.stderr))
+    paths = JobPaths(message["call"], message["job"], message["rank"])
+    print_to(str(paths.stdout), str(paths.stdout if message["joined"] else paths.stderr))
+    os.chdir(message["cwd"])
     check_own(paths.submitted_pickle)
-    limits.limit_threads(threads)
+    limits.limit_threads(message["threads"] or limits.number(os.environ.get("OMP_NUM_THREADS")) or 1)
     if "numpy.random" in sys.modules and not _is_seeded:  # each draws its own, as in an interpreter of its own
         sys.modules["numpy.random"].seed()
     let_workers_be_ended()
     try:
-        process_job(folder)
+        process_job(message["call"])
     except Exception:  # noqa: BLE001 - submitit has put it in the result
         return 1
     except SystemExit as end:
+        if end.code == REQUEUE:
+            return REQUEUE
         sys.stderr.write(f"the function ended the process: {end!r}\n")
         return end.code if isinstance(end.code, int) and end.code else 1
     return 0

@@ -49,18 +49,23 @@ class Places:
             return min(self._parallel, len(self._users) // gpus * (self._share if gpus == 1 else 1))
         return self._parallel if self._cores is None else min(self._parallel, max(1, self._cores // cpus))
 
-    def take(self, cpus: int, gpus: int) -> Place | None:
+    def take(self, cpus: int, gpus: int, among: Sequence[str] | None = None) -> Place | None:
         """A place for a run; None: it must wait until another has left.
 
         Args:
             cpus: its cores.
             gpus: how many GPUs it needs.
+            among: the GPUs that it may have; None: any.
         """
         if len(self._taken) >= self._parallel:
             return None
         if gpus and self._users is not None:
             room = self._share if gpus == 1 else 1
-            free = sorted((users, index, name) for index, (name, users) in enumerate(self._users.items()))
+            free = sorted(
+                (users, index, name)
+                for index, (name, users) in enumerate(self._users.items())
+                if among is None or name in among
+            )
             chosen = [name for users, _, name in free if users == 0 or (gpus == 1 and users < room)][:gpus]
             if len(chosen) < gpus:
                 return None

@@ -1,0 +1,201 @@
+"""What a job's process does: one call of the application's function, as Hydra's own launchers make it."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from omegaconf import DictConfig
+
+# Each new instance executes Hydra's own plug-ins again, and so replaces their classes: a config that was unpickled before
+# that could not be pickled any more. So there is one, from the start.
+Plugins.instance()
+
+LEAVING_S = 10
+"""How long before its time is up a job is ended, so that it can say so."""
+
+
+class JobExit(RuntimeError):
+    """The application's function ended its process with a code that says that it failed."""
+
+
+@dataclass
+class Ended:
+    """What came of a job."""
+
+    result: JobReturn
+    trace: str = ""
+    """Of a failed one: the traceback, from the application's function on."""
+
+
+def run_one(context: Any, function: Callable[..., Any], config: DictConfig) -> Ended:
+    """One job, in this process; its failure is its own."""
+    HydraConfig.instance().set_config(config)
+    result = run_job(
+        hydra_context=context,
+        task_function=_without_exit(function),
+        config=config,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+    )
+    if result.status != JobStatus.FAILED:
+        return Ended(result)
+    _drop_own_frame(result._return_value)
+    return Ended(result, _trace(result._return_value))
+
+
+def restore(state: Any) -> None:
+    """Set the state of Hydra's singletons, but keep the plug-ins that were found."""
+    state["instances"][Plugins] = Plugins.instance()
+    Singleton.set_state(state)
+
+
+def _without_exit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, but `sys.exit(0)` in it is its end, and any other code its failure."""
+
+    @functools.wraps(function, updated=())
+    def called(config: DictConfig) -> Any:
+        try:
+            return function(config)
+        except SystemExit as end:
+            if end.code in (None, 0):
+                return None
+            raise JobExit(f"sys.exit({end.code!r})").with_traceback(end.__traceback__) from None
+
+    return called
+
+
+def _drop_own_frame(error: BaseException) -> None:
+    """Take this module's frames out of a traceback: they tell nothing of the application."""
+    spot = error.__traceback__
+    while spot is not None:
+        while spot.tb_next is not None and spot.tb_next.tb_frame.f_code.co_filename == __file__:
+            spot.tb_next = spot.tb_next.tb_next
+        spot = spot.tb_next
+
+
+def _trace(error: BaseException) -> str:
+    """The traceback without Hydra's frames at its top and OmegaConf's at its bottom, as Hydra itself shows it."""
+    told = traceback.TracebackException.from_exception(error)
+    frames = list(told.stack)
+    start = next((place for place, one in enumerate(frames) if one.name == "run_job"), -1)
+    frames = frames[start + 1 :]
+    inner = next((place for place, one in enumerate(frames) if f"{os.sep}omegaconf{os.sep}" in one.filename), None)
+    kept = frames[:inner] or frames
+    told.stack = traceback.StackSummary.from_list(kept)
+    return "".join(told.format()).rstrip()
+
+
+def run_elsewhere(payload: bytes) -> Ended:
+    """One job, in a process that knows nothing of the application yet.
+
+    Args:
+        payload: a pickle of the application's main module, or None; Hydra's context; the function; the job's config; the
+            state of Hydra's singletons.
+    """
+    from labrun.launch.forkserver import let_workers_be_ended
+
+    main, context, function, config, state = pickle.loads(payload)  # noqa: S301 - it came in submitit's, which was checked
+    if main is not None:
+        main.restore()
+    restore(state)
+    setup_globals()
+    let_workers_be_ended()
+    ended = run_one(context, function, config)
+    result = ended.result
+    if result.status == JobStatus.FAILED:
+        error = result._return_value
+        logging.getLogger(__name__).error("The job failed\n%s", ended.trace)
+        if not _survives(error):
+            result.return_value = RuntimeError(f"{type(error).__name__}: {error}")
+    elif not _survives(result._return_value):
+        kind = type(result._return_value).__name__
+        logging.getLogger(__name__).warning("What the job returned, a %s, cannot be passed on; None is instead", kind)
+        result.return_value = None
+    return ended
+
+
+def _survives(value: Any) -> bool:
+    """Whether it can be sent back: exceptions and results may hold anything."""
+    import cloudpickle
+
+    try:
+        cloudpickle.loads(cloudpickle.dumps(value))  # its own bytes
+    except Exception:  # noqa: BLE001
+        return False
+    return True
+
+
+class OneClusterJob:
+    """`run_elsewhere`, which begins anew where the cluster took its place away, and ends when its time is up.
+
+    Args:
+        timeout_min: how long it may take; None: as long as the cluster gives it.
+    """
+
+    def __init__(self, timeout_min: float | None) -> None:
+        self.timeout_min = timeout_min
+
+    def __call__(self, payload: bytes) -> Ended:
+        from labrun.launch.cluster_job import job_id, shown_job, time_of, why_signaled
+
+        leave: Any = signal.getsignal(signal.SIGUSR2)
+        timers: list[threading.Timer] = []
+        is_due = threading.Event()
+
+        def end() -> None:
+            is_due.set()
+            os.kill(os.getpid(), signal.SIGUSR2)
+
+        def due_in(seconds: float) -> None:
+            timers.append(threading.Timer(seconds, end))
+            timers[-1].daemon = True
+            timers[-1].start()
+
+        def on_signal(number: int, frame: Any) -> None:
+            shown = shown_job(job_id())
+            if why_signaled(signal.SIGUSR2, shown) == "timeout" and not is_due.is_set():
+                left_s = time_of(shown.get("EndTime")) - LEAVING_S - time.time()  # Slurm's warning comes early
+                if left_s > 0:
+                    due_in(left_s)
+                    return
+            leave(number, frame)
+
+        if callable(leave):
+            signal.signal(signal.SIGUSR2, on_signal)
+        if self.timeout_min is not None:
+            due_in(60 * self.timeout_min)
+        try:
+            return run_elsewhere(payload)
+        finally:
+            for timer in timers:
+                timer.cancel()
+
+    def checkpoint(self, payload: bytes) -> Any:
+        """What submitit puts back in the queue; it takes short jobs that were preempted for late ones: Slurm knows.
+
+        Raises:
+            TimeoutError: its time is up.
+        """
+        from submitit.helpers import DelayedSubmission
+
+        from labrun.launch.cluster_job import job_id, shown_job, why_signaled
+
+        if why_signaled(signal.SIGUSR2, shown_job(job_id())) == "timeout":
+            limit = "its partition's time limit" if self.timeout_min is None else f"timeout_min={self.timeout_min:g}"
+            raise TimeoutError(f"ended by {limit}")
+        return DelayedSubmission(self, payload)

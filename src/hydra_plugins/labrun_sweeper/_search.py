@@ -1,0 +1,389 @@
+"""A search for an application that knows nothing of labrun: what its function returns is the objective."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import CompactHydraException
+from omegaconf import OmegaConf
+
+from hydra_plugins.labrun_launcher._compose import Composer
+from hydra_plugins.labrun_launcher._foreign import CANCELED, Jobs
+from hydra_plugins.labrun_launcher.launcher import LabrunLauncher
+from hydra_plugins.labrun_sweeper import _stand_ins
+from hydra_plugins.labrun_sweeper.sweeper import NODE
+from labrun.checking import check_fields
+from labrun.errors import ConfigError
+from labrun.launch import conf
+from labrun.schema import Sweep
+from labrun.sweep import space as spaces
+from labrun.sweep.study import RUN, Study
+
+if TYPE_CHECKING:
+    from hydra_plugins.labrun_sweeper.sweeper import LabrunSweeper
+
+log = logging.getLogger(__name__)
+
+JOURNAL = Path(".labrun") / "study.journal"
+STATE = "search.json"
+RESULTS = "optimization_results.yaml"
+"""As Hydra's Optuna sweeper calls it: what reads that reads this."""
+NAMES = ("random", "tpe", "gp", "cmaes", "qmc")
+TRIALS = 20
+"""Default trial budget."""
+HOPELESS = 3
+"""A search ends where so many trials have failed and none has a result."""
+FIELDS = ("max_trials", "max_concurrent", "timeout_min", "seed", "zip")
+"""Keys that are checked as those of `sweep` are."""
+
+
+def settings_of(sweeper: LabrunSweeper, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]] | None:
+    """What to search, and in what; None: nothing asks for a search.
+
+    Args:
+        sweeper: with its settings.
+        arguments: the command's overrides.
+
+    Returns:
+        The settings, all of `NODE`'s keys; and the overrides, those of `hydra.sweeper.params` first.
+
+    Raises:
+        ConfigError: a setting is wrong, with every mistake.
+    """
+    params = {str(key): value for key, value in sweeper.params.items()}
+    given = dict(sweeper.settings)
+    rest, named = _named_sampler(sweeper, arguments)
+    other = _stand_ins.known_as(given)
+    if other is not None:
+        found = _stand_ins.translate(other, given, params, sweeper.max_batch_size)
+        if found.refused:
+            raise ConfigError([f"hydra/sweeper={other} is not installed, and labrun cannot stand in: {why}"
+                               for why in found.refused])  # fmt: skip
+        given, params = {**NODE, **found.settings}, dict(found.space)
+        said = " ".join(f"{key}={value}" for key, value in found.settings.items())
+        log.info("hydra/sweeper=%s is not installed: labrun searches in its place (%s)", other, said)
+        for remark in found.remarks:
+            log.warning("hydra.sweeper.%s", remark)
+    elif sweeper.max_batch_size is not None and (named or given.get("sampler")):
+        raise ConfigError("hydra.sweeper.max_batch_size: how many trials go on at once is hydra.sweeper.max_concurrent")
+    if named is not None:
+        given["sampler"] = named
+    unknown = [key for key in given if key not in NODE]
+    if unknown:
+        raise ConfigError([f"hydra.sweeper.{key}: no such key; there are {', '.join(_own_keys())}" for key in unknown])
+    plain = {key: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for key, v in given.items()}
+    if plain.get("sampler") is None:
+        return None
+    plain["sampler"] = _sampler(plain["sampler"])
+    fields = {key: plain[key] for key in FIELDS}
+    problems = list(check_fields(fields, Sweep, "hydra.sweeper"))
+    if plain["goal"] not in ("minimize", "maximize"):
+        problems.append(f"hydra.sweeper.goal={plain['goal']!r}: allowed are minimize and maximize, for one objective")
+    if not isinstance(plain["resume"], bool):
+        problems.append(f"hydra.sweeper.resume={plain['resume']!r}: expected true or false")
+    if problems:
+        raise ConfigError(problems)
+    return plain, [*(f"{key}={spaces.as_text(value)}" for key, value in params.items()), *rest]
+
+
+def _own_keys() -> list[str]:
+    return [key for key in NODE if not key.startswith("_")]
+
+
+def _named_sampler(sweeper: LabrunSweeper, arguments: Sequence[str]) -> tuple[list[str], str | None]:
+    """The arguments without `+sweep=tpe`, and the sampler that it names.
+
+    An application with a key `sweep` of its own keeps it.
+    """
+    for text in arguments:
+        key, _, value = text.partition("=")
+        if key in ("+sweep", "++sweep") and value in (*NAMES, "grid") and not sweeper.settings.get("sampler"):
+            return [one for one in arguments if one != text], value
+    return list(arguments), None
+
+
+def _sampler(given: Any) -> dict[str, Any] | str:
+    """A sampler's node, `grid` for every combination.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if isinstance(given, Mapping) and "_target_" in given:
+        return dict(given)
+    name = given.get("name", "tpe") if isinstance(given, Mapping) else given
+    if name == "grid":
+        return "grid"
+    if name not in NAMES:
+        raise ConfigError(
+            f"hydra.sweeper.sampler={given!r}: allowed are grid, {', '.join(NAMES)}, or "
+            "{_target_: optuna.samplers....} with its arguments"
+        )
+    import yaml
+
+    text = (Path(conf.conf_dir()) / "sweep" / f"{name}.yaml").read_text(encoding="utf-8")
+    node = dict(yaml.safe_load(text)["sampler"])
+    return {**node, **(given if isinstance(given, Mapping) else {})}
+
+
+@dataclass
+class _Trial:
+    number: int
+    """In the study; of a grid, the job's."""
+    parameters: dict[str, Any]
+    overrides: list[str]
+
+
+class Search:
+    """Asks for trials, has them run, and tells what came of them.
+
+    Args:
+        sweeper: with what Hydra gave it.
+        settings: see `settings_of`.
+        texts: the overrides.
+
+    Raises:
+        ConfigError: there is nothing to search, or the folder holds another search.
+    """
+
+    def __init__(self, sweeper: LabrunSweeper, settings: Mapping[str, Any], texts: Sequence[str]) -> None:
+        assert sweeper.hydra_context is not None and sweeper.config is not None
+        self._sweeper, self._settings = sweeper, settings
+        self.folder = Path(str(sweeper.config.hydra.sweep.dir)).resolve()
+        is_grid = settings["sampler"] == "grid"
+        self._space = spaces.parse(texts, sweeper.hydra_context.config_loader, settings["zip"], finite=is_grid)
+        if not self._space.dimensions:
+            raise ConfigError(
+                "there is nothing to search: give a key several values ('lr=tag(log, interval(1e-4, 1))'), or name them "
+                "under hydra.sweeper.params"
+            )
+        self._maximize = settings["goal"] == "maximize"
+        self._combinations = self._grid() if is_grid else iter(())
+        self._study = None if is_grid else self._opened()
+        budget = settings["max_trials"]
+        done = 0 if self._study is None else self._study.counted()
+        self._left = (math.inf if is_grid else TRIALS - done) if budget is None else budget - done
+        self._next = 0 if self._study is None else len(self._study.trials())
+        self._trials: dict[int, _Trial] = {}
+        self._failed = self._ended = 0
+        self.best: tuple[float, int, _Trial] | None = self._best_before()
+        self._end = math.inf if settings["timeout_min"] is None else time.monotonic() + 60 * settings["timeout_min"]
+
+    def _opened(self) -> Study:
+        journal = self.folder / JOURNAL
+        if journal.exists() and not self._settings["resume"]:
+            raise ConfigError(
+                f"{self.folder} holds a search already: choose another hydra.sweep.dir, or go on with it: "
+                "hydra.sweeper.resume=true"
+            )
+        if self._settings["resume"] and not journal.exists():
+            raise ConfigError(f"hydra.sweeper.resume=true: {self.folder} holds no search; hydra.sweep.dir names its folder")
+        node = {key: value for key, value in self._settings["sampler"].items() if key != "seed"}
+        seed = self._settings["sampler"].get("seed") or self._settings["seed"]
+        Study.check(node, 1)
+        journal.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._check_same(journal.with_name(STATE))
+        study = Study(journal, node, int(seed), [self._maximize])
+        study.settle()
+        for trial in study.open():  # a killed search's: tried again
+            study.fail(trial.number, "its search was killed", replaced=True)
+        return study
+
+    def _check_same(self, file: Path) -> None:
+        """A search goes on as it began.
+
+        Raises:
+            ConfigError: it began otherwise.
+        """
+        now = {
+            "fixed": list(self._space.fixed), "space": [repr(one) for one in self._space.dimensions],
+            "goal": self._settings["goal"],
+        }  # fmt: skip
+        if not file.exists():
+            file.write_text(json.dumps(now), encoding="utf-8")
+            return
+        try:
+            then = dict(json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{file} is damaged or cannot be read: {error}") from error
+        changed = [f"{key}: then {then.get(key)}, now {value}" for key, value in now.items() if then.get(key) != value]
+        if changed:
+            raise ConfigError(f"the search in {self.folder} had another configuration. {'; '.join(changed)}")
+
+    def _best_before(self) -> tuple[float, int, _Trial] | None:
+        done = [] if self._study is None else [one for one in self._study.trials() if one.values]
+        if not done:
+            return None
+        best = (max if self._maximize else min)(done, key=lambda one: float(one.values[0]))
+        return float(best.values[0]), int(best.user_attrs[RUN]), _Trial(best.number, dict(best.params), [])
+
+    def _grid(self) -> Iterator[list[str]]:
+        yield from (combination[len(self._space.fixed) :] for combination in spaces.grid(self._space))
+
+    def ask(self) -> tuple[int, list[str]] | None:
+        """The next job's number and overrides; None: there is none."""
+        if self._left <= 0 or time.monotonic() > self._end:
+            return None
+        number = self._next
+        if self._study is None:
+            chosen = next(self._combinations, None)
+            if chosen is None:
+                self._left = 0
+                return None
+            trial = _Trial(number, dict(text.split("=", 1) for text in chosen), chosen)
+        else:
+            dimensions = list(self._space.dimensions)
+            asked = self._study.ask(lambda overrides: [] if overrides else dimensions, str(number))
+            trial = _Trial(asked.number, dict(asked.parameters), list(asked.overrides))
+        self._left -= 1
+        self._next += 1
+        self._trials[number] = trial
+        return number, [*self._space.fixed, *trial.overrides]
+
+    def tell(self, number: int, result: JobReturn) -> None:
+        """A job has ended.
+
+        Raises:
+            CompactHydraException: what it returned is no objective, or every trial fails.
+        """
+        trial = self._trials.pop(number)
+        self._ended += 1
+        if result.status != JobStatus.COMPLETED:
+            self._fail(trial, "the job failed")
+            if self._failed >= HOPELESS and self.best is None and self._failed == self._ended:
+                raise CompactHydraException(f"labrun: the first {self._failed} trials failed; the search ends")
+            return
+        value = objective(number, result.return_value)
+        if not math.isfinite(value):
+            log.warning("#%d : returned %s; nothing can be learned from that", number, value)
+            self._fail(trial, "its result is not a number")
+            return
+        if self._study is not None:
+            self._study.tell(trial.number, [value])
+        if self.best is None or (value > self.best[0] if self._maximize else value < self.best[0]):
+            self.best = value, number, trial
+        log.info("#%d : %.6g (best: %.6g, #%d)", number, value, self.best[0], self.best[1])
+
+    def _fail(self, trial: _Trial, why: str) -> None:
+        self._failed += 1
+        if self._study is not None:
+            self._study.fail(trial.number, why)
+
+    def finish(self) -> None:
+        """Say and keep what was found.
+
+        Raises:
+            CompactHydraException: trials failed, or there is no result.
+        """
+        if self.best is not None:
+            value, number, trial = self.best
+            words = " ".join(f"{key}={one}" for key, one in trial.parameters.items())
+            log.info("Best: #%d : %s  %.6g", number, words, value)
+            params = {key: _value(one) for key, one in trial.parameters.items()}
+            found = {"name": "labrun", "best_params": params, "best_value": value, "best_job": number}
+            OmegaConf.save(OmegaConf.create(found), self.folder / RESULTS)
+        if self._failed:
+            raise CompactHydraException(f"labrun: {self._failed} of {self._ended} trials have no result, see above")
+        if self.best is None:
+            raise CompactHydraException("labrun: no trial was made")
+
+    # ---- carrying out
+
+    def run(self) -> None:
+        """Search to the end.
+
+        Raises:
+            CompactHydraException: see `tell` and `finish`.
+            SystemExit: after Ctrl-C (130).
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self._sweeper.config, self.folder / "multirun.yaml")
+        launcher = self._sweeper.launcher
+        try:
+            if isinstance(launcher, LabrunLauncher):
+                self._run_at_once(launcher)
+            else:
+                self._run_in_batches()
+        except (KeyboardInterrupt, SystemExit) as end:
+            if self._study is not None and (isinstance(end, KeyboardInterrupt) or end.code == CANCELED):
+                where = shlex.quote(f"hydra.sweep.dir={self.folder}")
+                sys.stderr.write(f"labrun: {where} hydra.sweeper.resume=true goes on with the search\n")
+            raise SystemExit(CANCELED if isinstance(end, KeyboardInterrupt) else end.code) from None
+        self.finish()
+
+    def _run_at_once(self, launcher: LabrunLauncher) -> None:
+        """As one trial ends the next begins."""
+        from hydra_plugins.labrun_launcher._launch import prepare
+
+        loader = prepare(launcher)
+        assert launcher.config is not None
+        composer = Composer(loader, launcher.config)
+        with Jobs(launcher, shows_all=True) as jobs:
+            room = min(jobs.room, self._settings["max_concurrent"] or jobs.room)
+            log.info("Searching: %s trials, %d at once, in %s", self._left, room, self.folder)
+            while True:
+                while len(self._trials) < room and (asked := self.ask()) is not None:
+                    number, overrides = asked
+                    jobs.submit({number: composer.compose(overrides, number)})
+                if not jobs.busy:
+                    return
+                for number, result in jobs.ended().items():
+                    self.tell(number, result)
+
+    def _run_in_batches(self) -> None:
+        """Another launcher waits for all that it was given."""
+        assert self._sweeper.launcher is not None
+        while True:
+            first, batch = self._next, []
+            while len(batch) < (self._settings["max_concurrent"] or 1) and (asked := self.ask()) is not None:
+                batch.append(asked[1])
+            if not batch:
+                return
+            for number, result in enumerate(self._sweeper.launcher.launch(batch, initial_job_idx=first), start=first):
+                self.tell(number, result)
+
+
+def _value(text: Any) -> Any:
+    """A chosen value; what stands on the command line for it is text."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    if not isinstance(text, str):
+        return text
+    try:
+        return OverridesParser.create().parse_override(f"key={text}").value()
+    except HydraException:
+        return text  # of keys that advance together
+
+
+def objective(number: int, returned: Any) -> float:
+    """What a job returned, as a number.
+
+    Raises:
+        CompactHydraException: it is none; several objectives are refused by name.
+    """
+    if isinstance(returned, list | tuple | Mapping) and len(returned) != 1:
+        kind = type(returned).__name__
+        raise CompactHydraException(
+            f"labrun: job {number} returned a {kind} of {len(returned)}: several objectives. A search of an application's "
+            "function has one: return one number (labrun's own runs search for several: sweep.metric=[a,b])"
+        )
+    try:
+        if returned is None or isinstance(returned, bool | str | Mapping):
+            raise TypeError
+        (value,) = returned if isinstance(returned, list | tuple) else (returned,)
+        return float(value)
+    except (TypeError, ValueError):
+        said = "nothing" if returned is None else f"a {type(returned).__name__}"
+        raise CompactHydraException(
+            f"labrun: job {number} returned {said}: a search needs a number, the value that it is to minimize or maximize"
+        ) from None
