@@ -9,22 +9,25 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
+from hydra._internal import utils
 from hydra._internal.hydra import Hydra
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
+from hydra.errors import CompactHydraException, HydraException
 from hydra.experimental.callback import Callback
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
 
-from labrun import checking, masking, terminal
+from labrun import masking, terminal, version
 from labrun.errors import ConfigError, LabrunError, RecordError, RunFailedError
 from labrun.launch import compute as computes
 from labrun.launch import conf, freeze, hydra_files
@@ -37,20 +40,6 @@ log = logging.getLogger(__name__)
 USER_ERROR = 2
 PROBE_BYTES = 2**18
 """What a run writes at the very least: configs, record, log."""
-GROUPS = (
-    "experiment",
-    "dataset",
-    "datastore",
-    "model",
-    "script",
-    "trainer",
-    "callbacks",
-    "logger",
-    "compute",
-    "sweep",
-    "tracking",
-    "debug",
-)
 CANCELED = 130
 RUN_HERE = {"labrun.tasks.estimator", "labrun.tasks.lightning"}
 """What a process has loaded that has carried out a run itself, and with it a person's code."""
@@ -68,16 +57,11 @@ class UserConf(SearchPathPlugin):
 class Gate(Callback):
     """Answers mistakes before anything is written: Hydra calls it before it makes the run's folder."""
 
-    reached = False
-    """Whether Hydra got as far as a composed config."""
-
-    def __init__(self) -> None:
-        Gate.reached = True
-
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Validate the config, bring the data, and try whether the run's folder can be made."""
         HydraConfig.instance().set_config(config)
         with TellingErrors():
+            check_choices(config)
             plain = freeze.without_hydra(config)
             values, _ = freeze.settled(plain, freeze.task_overrides(config.hydra), store.workspace())
             freeze.check_targets(values)
@@ -91,6 +75,7 @@ class Gate(Callback):
         """Try whether the sweep's folder can be made; its runs are validated before the first one starts."""
         HydraConfig.instance().set_config(config)
         with TellingErrors():
+            check_choices(config)
             if OmegaConf.select(config, "sweep.resume") is not None:
                 from labrun.launch import resume
 
@@ -99,6 +84,19 @@ class Gate(Callback):
                 with read_write(config.hydra), open_dict(config.hydra):
                     config.hydra.sweep.dir = str(found)
             check_writable(Path(config.hydra.sweep.dir))
+
+
+def check_choices(config: DictConfig) -> None:
+    """Whether every option of a group was chosen as one: `model.optimizer=adam` would put a text in its place.
+
+    Raises:
+        ConfigError: one was set as a key.
+    """
+    from labrun import mistakes
+
+    found = mistakes.in_overrides(freeze.task_overrides(config.hydra))
+    if found is not None:
+        raise ConfigError(found)
 
 
 class TellingErrors:
@@ -334,39 +332,68 @@ def open_node(*keys: str) -> DictConfig:
     return node
 
 
-def hint(arguments: list[str]) -> str:
-    """What a mistyped key was probably meant to be, or nothing. Composes once more, without the person's values."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
+@contextlib.contextmanager
+def with_own_messages() -> Iterator[None]:
+    """Have Hydra's mistakes reach `main`, which tells them in labrun's words; other errors are shown as Hydra does."""
+    before = utils.run_and_report
 
-    given = [argument for argument in arguments if not argument.startswith("-") and "=" in argument]
-    groups = [argument for argument in given if "." not in argument.partition("=")[0]]
-    GlobalHydra.instance().clear()
+    def report(work: Callable[[], Any]) -> Any:
+        try:
+            return work()
+        except (HydraException, OmegaConfBaseException):
+            raise
+        except Exception as error:  # noqa: BLE001 - Hydra shows it, without its own frames
+            caught = error
+
+        def again() -> Any:
+            raise caught
+
+        return before(again)
+
+    modules = (utils, sys.modules[Hydra.__module__])
+    for module in modules:
+        module.run_and_report = report  # type: ignore[attr-defined]
     try:
-        with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
-            config = compose("config", [g for g in groups if g.partition("=")[0] in GROUPS and "," not in g])
-    except Exception:  # noqa: BLE001 - the mistake is in the choices themselves; Hydra has said which there are
-        return ""
-    known = list(_dotted(OmegaConf.to_container(config)))
-    for argument in given:
-        key = argument.partition("=")[0]
-        if key in ("compute.min_nodes", "compute.max_nodes"):
-            return (
-                f"labrun: {key}: no such key. compute.max_parallel: runs at once; compute.nodes: machines for one run"
-            )
-        mine = key[0] not in "+~" and "/" not in key and key.partition(".")[0] != "hydra"
-        if mine and key not in (*known, *GROUPS):
-            near = checking.suggest(key, known)
-            if near:
-                return f"labrun: {key}: no such key.{near}"
-    return ""
+        yield
+    finally:
+        for module in modules:
+            module.run_and_report = before  # type: ignore[attr-defined]
 
 
-def _dotted(node: Any, prefix: str = "") -> Iterator[str]:
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield f"{prefix}{key}"
-            yield from _dotted(value, f"{prefix}{key}.")
+def refuse(text: str) -> NoReturn:
+    """One message, and exit code 2."""
+    sys.stderr.write(f"labrun: {shown(text)}\n")
+    sys.exit(USER_ERROR)
+
+
+def tell_hydras(error: Exception) -> NoReturn:
+    """Say what an error of Hydra's means; what a sweep ends with is told as it is.
+
+    Raises:
+        SystemExit: always.
+    """
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        raise error
+    if type(error) is CompactHydraException:  # ours: of runs that did not complete
+        sys.stderr.write(f"{shown(str(error))}\n")
+        sys.exit(1)
+    from labrun import mistakes
+
+    refuse(mistakes.explained(error, sys.argv[1:]))
+
+
+def check_flags(words: Sequence[str]) -> None:
+    """Answer what argparse would answer with a list of all options.
+
+    Raises:
+        SystemExit: a flag is none, lacks its value, or does not go with another.
+    """
+    if any(word.startswith("-") for word in words):
+        from labrun import mistakes
+
+        found = mistakes.in_words(words)
+        if found is not None:
+            refuse(found)
 
 
 def main() -> None:
@@ -374,20 +401,20 @@ def main() -> None:
     if "--debug" in sys.argv:
         sys.argv.remove("--debug")
         os.environ["LABRUN_DEBUG"] = os.environ["HYDRA_FULL_ERROR"] = "1"
-    both = [word for word in sys.argv[1:] if word in ("--cfg", "-c", "--help", "-h", "--info", "-i")]
-    if both and {"-m", "--multirun"} & set(sys.argv[1:]):
-        sys.stderr.write(f"labrun: {both[0]} shows one configuration: leave out -m, and give each key one value\n")
-        sys.exit(USER_ERROR)
     open_standard_streams()
+    if "--version" in sys.argv[1:]:
+        print(version.text())
+        return
     logging.raiseExceptions = False  # `labrun ... | head`: nobody reads what is logged any more
     register()
     gc.freeze()  # what is loaded by now stays: it is not to be searched for garbage again and again
     try:
+        check_flags(sys.argv[1:])
         with TellingErrors():
             texts = check_yaml()
         command = hydra.main(version_base="1.3", config_path=str(conf.conf_dir()), config_name="config")(run)
         asking = contextlib.nullcontext() if may_set_mode(sys.argv[1:], texts) else without_asking_for_mode()
-        with asking, masking.in_logs():
+        with asking, masking.in_logs(), with_own_messages():
             command()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -395,11 +422,8 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("labrun: canceled before the run began\n")
         sys.exit(CANCELED)
-    except SystemExit as end:
-        if end.code == 1 and not Gate.reached:
-            text = hint(sys.argv[1:])
-            sys.stderr.write(f"{text}\n" if text else "")
-        raise
+    except (HydraException, OmegaConfBaseException) as error:
+        tell_hydras(error)
     finally:
         if not RUN_HERE & set(sys.modules):
             gc.freeze()  # the interpreter need not look through all that was loaded, once more, for what is garbage

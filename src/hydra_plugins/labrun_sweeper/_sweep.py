@@ -92,8 +92,9 @@ def _own(sweeper: LabrunSweeper, settings: dict[str, Any], arguments: list[str])
         try:
             config = composer.compose(overrides, number)
         except HydraException as error:
-            words = [line for line in str(error).splitlines() if line and not line.startswith("To append")]
-            raise ConfigError(words[0] if words else type(error).__name__) from error
+            from labrun import mistakes
+
+            raise ConfigError(mistakes.in_short(error)) from error
         HydraConfig.instance().cfg = config  # type: ignore[assignment]
         return config
 

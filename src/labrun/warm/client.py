@@ -39,12 +39,25 @@ def started_with() -> dict[str, object]:
 
 def labrun() -> None:
     """The command `labrun`."""
-    _command("labrun.app")
+    if "--version" in sys.argv[1:]:
+        _say_version()
+    else:
+        _command("labrun.app")
 
 
 def lab() -> None:
     """The command `lab`."""
-    _command("labrun.cli")
+    if sys.argv[1:2] == ["--version"]:
+        _say_version()
+    else:
+        _command("labrun.cli")
+
+
+def _say_version() -> None:
+    """At once: nobody waits for Hydra to be told which labrun this is."""
+    from labrun import version
+
+    os.write(1, f"{version.text()}\n".encode())
 
 
 def _command(module: str) -> None:
