@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import copy
 import gc
@@ -350,12 +351,20 @@ def with_own_messages() -> Iterator[None]:
 
         return before(again)
 
-    modules = (utils, sys.modules[Hydra.__module__])
+    def parser() -> argparse.ArgumentParser:
+        made = parsers()
+        made.parse_args = made.parse_intermixed_args  # type: ignore[method-assign] # flags may stand between overrides
+        return made
+
+    entry, modules = sys.modules["hydra.main"], (utils, sys.modules[Hydra.__module__])
+    parsers = entry.get_args_parser
+    entry.get_args_parser = parser  # type: ignore[attr-defined]
     for module in modules:
         module.run_and_report = report  # type: ignore[attr-defined]
     try:
         yield
     finally:
+        entry.get_args_parser = parsers  # type: ignore[attr-defined]
         for module in modules:
             module.run_and_report = before  # type: ignore[attr-defined]
 

@@ -38,6 +38,12 @@ def explained(error: BaseException, words: Sequence[str]) -> str:
         words: the command line, without the program.
     """
     values = flags.split(words).values
+    if isinstance(error, MissingConfigException) and values.get("--config-name") == error.missing_cfg_file:
+        return (
+            f"--config-name {error.missing_cfg_file}: there is no {error.missing_cfg_file}.yaml in {conf.conf_dir()}"
+            f"{', ./conf' if conf.user_conf_dir() else ''} or --config-dir. labrun's own is 'config'; a file of yours that "
+            "builds on it begins with 'defaults: [config]'"
+        )
     if isinstance(error, SearchPathException) and values.get("--config-dir"):
         folder = values["--config-dir"]
         what = "is no folder" if os.path.exists(folder) else "there is no such folder"
@@ -82,6 +88,9 @@ def _answer(found: Sequence[Mistake], words: Sequence[str]) -> str:
             break
         more = flags.check(command) or _found(command)
         if not more:
+            unfit = choices.unfit(command, flags.split(command))
+            then += [Mistake(text) for text in unfit]
+            command = None if unfit else command
             break
         then += more
         command = mended(more, command)

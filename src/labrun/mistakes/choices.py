@@ -28,7 +28,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from labrun.launch import conf
+from labrun.errors import ConfigError
+from labrun.launch import conf, freeze
 from labrun.mistakes.flags import Split
 from labrun.mistakes.flags import split as split_words
 from labrun.mistakes.mistake import FRONT, Mistake
@@ -123,6 +124,26 @@ def groups_as_keys(words: Sequence[str]) -> list[Mistake]:
     with composable(split) as there:
         search = _Search(there, words, own, is_sweep=True)
         return [found for place, one in own if (found := search.group_as_key(place, one)) is not None]
+
+
+def unfit(words: Sequence[str], split: Split) -> list[str]:
+    """What the schema says of a command line that composes: such a one is not to be offered.
+
+    Args:
+        words: the command line.
+        split: it, taken apart.
+    """
+    if {"--multirun", "--cfg", "--help", "--info"} & set(split.values):
+        return []
+    with composable(split) as there:
+        config = there.compose([words[place] for place in split.overrides])
+        if config is None:
+            return []
+        try:
+            freeze.validated(config)
+        except ConfigError as error:
+            return error.problems
+    return []
 
 
 class _Search:

@@ -147,16 +147,17 @@ def learning_curves(metrics: Sequence[Mapping[str, Any]], path: Path, title: str
     if not frames:
         return None
     frames = dict(list(frames.items())[:FRAMES])
-    across = min(4, len(frames))
-    down = math.ceil(len(frames) / across)
+    down = math.ceil(len(frames) / 4)
+    across = math.ceil(len(frames) / down)
     figure = _figure(5.2 * across, 3.8 * down)
     for place, ((shown, counted), names) in enumerate(frames.items(), start=1):
         axes = figure.add_subplot(down, across, place)
         for name in names:
             places, values = scales.places(lines[name], counted), [line["value"] for line in lines[name]]
-            axes.plot(places, values, marker="o" if len(places) <= 30 else None, markersize=3, label=_short(name, 40))
+            axes.plot(places, values, marker="o" if len(places) <= 30 else None, markersize=3, label=_short(name, 32))
         axes.set_xlabel(counted)
-        axes.set_ylabel(_short(shown, 40))
+        axes.set_ylabel(_short(shown, 32))
+        _fit_scale(axes, [line["value"] for name in names for line in lines[name]])
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend()
@@ -291,6 +292,11 @@ def _short(text: str, length: int) -> str:
     return _label(text if len(text) <= length else text[: length - 1] + "…")
 
 
+def _middle(text: str, length: int) -> str:
+    """A text without its middle where it is too long: names differ at their ends."""
+    return _label(text if len(text) <= length else f"{text[: length // 2 - 1]}…{text[-length // 2 :]}")
+
+
 def _label(text: str) -> str:
     """A text as a picture takes it: nothing in it is a formula, or a character that no font has."""
     return plain(text).replace("$", r"\$")
@@ -339,6 +345,8 @@ def terminal_curves(metrics: Sequence[Mapping[str, Any]], width: int = 78, heigh
 
 COMPARED = 20
 """Lines that a legend names."""
+LEGEND = 120
+"""Characters of a name in it."""
 
 
 def compared_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, title: str = "") -> Path | None:
@@ -359,12 +367,15 @@ def compared_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path,
     names = list(dict.fromkeys(name for curves in found.values() for name in curves))[:FRAMES]
     if not names:
         return None
-    across = min(3, len(names))
-    down = math.ceil(len(names) / across)
-    said = [_short(run, 110) for run in list(found)[:COMPARED]]
-    beside = max(1, min(len(said), int(5.2 * across * 14 / max(map(len, said)))))
-    height = 0.2 * math.ceil(len(said) / beside) + 0.3
-    figure = _figure(5.2 * max(across, 2 if max(map(len, said)) > 70 else 1), 3.6 * down + 0.4 + height)
+    down = math.ceil(len(names) / 3)
+    across = math.ceil(len(names) / down)
+    step = math.ceil(len(found) / COMPARED)
+    named = list(found)[::step]
+    said = [_middle(run, LEGEND) for run in named]
+    each = 0.068 * max(map(len, said)) + 0.6  # inches of an entry in the legend
+    width = max(5.2 * across, min(each + 0.2, 10.4))
+    beside = max(1, min(len(said), int(width / each)))
+    figure = _figure(width, 3.6 * down + 0.7 + 0.2 * math.ceil(len(said) / beside))
     few = len(found) <= 10
     colours = [colormaps["tab10"](i) if few else colormaps["viridis"](i / (len(found) - 1)) for i in range(len(found))]
     drawn: dict[str, Any] = {}
@@ -380,13 +391,14 @@ def compared_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path,
                 (line,) = axes.plot(at, values, marker=marker, markersize=3, color=colour, linewidth=1.2)
                 drawn.setdefault(run, line)
         axes.set_xlabel(counted)
-        axes.set_ylabel(_short(name, 40))
+        axes.set_ylabel(_short(name, 32))
+        _fit_scale(axes, [line["value"] for lines in own.values() for line in lines])
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
-    if len(found) > COMPARED:
-        said[-1] = f"... and {len(found) - COMPARED + 1} more"
-    figure.legend(list(drawn.values())[:COMPARED], said, loc="outside lower center", fontsize=8, ncols=beside, frameon=False)
-    return _save(figure, path, title or (" and ".join(runs) if len(runs) <= 2 and beside > 1 else f"{len(runs)} runs"))
+    shown = [drawn[run] for run in named]
+    figure.legend(shown, said, loc="outside lower center", fontsize=8, ncols=beside, frameon=False)
+    some = f", of which {len(named)} are named" if step > 1 else ""
+    return _save(figure, path, title or f"{len(runs)} runs{some}")
 
 
 POINTS = 5000
@@ -406,6 +418,7 @@ def predictions(true: npt.NDArray[Any], predicted: npt.NDArray[Any], path: Path,
         name: of the quantity.
     """
     import numpy as np
+    from matplotlib.ticker import SymmetricalLogLocator
 
     true, predicted = np.asarray(true, np.float64), np.asarray(predicted, np.float64)
     finite = np.isfinite(true) & np.isfinite(predicted)
@@ -422,16 +435,20 @@ def predictions(true: npt.NDArray[Any], predicted: npt.NDArray[Any], path: Path,
     axes.plot([low, high], [low, high], color="black", linewidth=0.8, label="as it should be")
     axes.set_xlabel(f"true{of}")
     axes.set_ylabel(f"predicted{of}")
-    if low > 0 and high / low > WIDE:
+    is_wide = _is_wide(true)
+    if is_wide and low > 0:
         axes.set_xscale("log")
         axes.set_yscale("log")
+    elif is_wide:  # what was predicted may be below 0 all the same
+        for set_scale in (axes.set_xscale, axes.set_yscale):
+            set_scale("symlog", linthresh=float(true.min()))
     axes.legend(fontsize=8)
     axes = figure.add_subplot(1, 3, 2)
     axes.scatter(predicted[shown], residuals[shown], **dots)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xlabel(f"predicted{of}")
     axes.set_ylabel("residual (true - predicted)")
-    if len(predicted) and predicted.min() > 0 and predicted.max() / predicted.min() > WIDE:
+    if _is_wide(predicted):
         axes.set_xscale("log")
     axes = figure.add_subplot(1, 3, 3)
     axes.hist(residuals, bins=int(np.clip(np.sqrt(len(residuals)), 5, 60)))
@@ -440,6 +457,13 @@ def predictions(true: npt.NDArray[Any], predicted: npt.NDArray[Any], path: Path,
     axes.set_ylabel("samples")
     axes.yaxis.get_major_locator().set_params(integer=True)
     for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if axis.get_scale() == "linear":
+                axis.get_major_locator().set_params(nbins=6)
+                axis.get_major_formatter().set_powerlimits((-3, 4))
+            elif axis.get_scale() == "symlog":
+                axis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=float(true.min())))
+                axis.get_major_locator().set_params(numticks=7)
         axes.grid(alpha=0.3)
         axes.set_axisbelow(True)
         axes.tick_params(labelsize=8)
@@ -448,6 +472,17 @@ def predictions(true: npt.NDArray[Any], predicted: npt.NDArray[Any], path: Path,
 
 WIDE = 1000
 """Positive values that lie so far apart are shown on a logarithmic axis."""
+
+
+def _is_wide(values: Any) -> bool:
+    """Whether values are above 0 and lie far apart."""
+    return len(values) > 1 and min(values) > 0 and max(values) / min(values) > WIDE
+
+
+def _fit_scale(axes: Any, values: Sequence[float]) -> None:
+    """A logarithmic axis for values that a linear one would press together."""
+    if _is_wide([value for value in values if math.isfinite(value)]):
+        axes.set_yscale("log")
 
 
 def differing(overrides: Sequence[Sequence[str]]) -> tuple[list[list[str]], list[str]]:
