@@ -36,7 +36,7 @@ ENOUGH = 4
 """Trials from which on parallel coordinates and importances say something."""
 FEW = 8
 """Trials that a smaller picture of their order does for."""
-MARKS = 12
+MARKS = 20
 """Words that an axis names at most."""
 PAPER = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.6}
 """Behind a label, so that the lines below it leave it readable."""
@@ -135,8 +135,9 @@ def _image(figure: Any) -> str:
 
 def _text(value: object, most: int = 40) -> str:
     """Text for matplotlib, which reads `$` as the beginning of a formula."""
-    text = plain(str(value))
-    text = text if len(text) <= max(4, most) else f"{text[: max(4, most) - 1]}…"
+    text, most = plain(str(value)), max(8, most)
+    if len(text) > most:  # names differ at their ends
+        text = f"{text[: most // 3]}…{text[-(most - most // 3 - 1) :]}"
     return text.replace("$", r"\$")
 
 
@@ -159,6 +160,7 @@ def _history(objectives: Sequence[Objective], tried: Sequence[Tried]) -> str:
             axes.scatter(x, y, s=22, color=BLUE, label="completed")
             axes.step(x, best, where="post", color=RED, label="best so far")
         axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_xlim(-0.5, max(int(t.run) for t in ordered) + 0.5)
         axes.set_xlabel("run")
         axes.set_ylabel(_text(one.metric))
         if done or early:
@@ -256,7 +258,7 @@ def _parallel(objective: Objective, done: Sequence[Tried], order: Sequence[str],
                     rotation=20 if turned else 0, ha="right" if turned else "center")  # fmt: skip
     axes.set_yticks([])
     axes.set_ylim(-0.06, 1.06)
-    axes.set_xlim(-0.1, len(axes_of) - 0.3)
+    axes.set_xlim(-0.1, len(axes_of) - 1 + 0.07 * len(axes_of))
     return _image(figure)
 
 
@@ -291,8 +293,11 @@ def _slices(objective: Objective, done: Sequence[Tried], order: Sequence[str], s
             axes.scatter(places, heights, s=16, color=BLUE)
             shown = marks if len(marks) <= MARKS else marks[:: math.ceil(len(marks) / MARKS)]
             turned = sum(len(label) for _, label in shown) > 24
-            axes.set_xticks([p for p, _ in shown], [_text(label, 22) for _, label in shown], fontsize=7,
-                            rotation=35 if turned else 0, ha="right" if turned else "center")  # fmt: skip
+            axes.set_xticks([p for p, _ in shown], [_text(label, 22) for _, label in shown])
+            axes.tick_params(axis="x", rotation=(65 if len(shown) > 8 else 35) if turned else 0)
+            for label in axes.get_xticklabels():
+                label.set_horizontalalignment("right" if turned else "center")
+                label.set_rotation_mode("anchor" if turned else "default")
             axes.set_xlim(-0.12, 1.12)
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.set_title(_text(name, 34), fontsize=8)

@@ -42,7 +42,7 @@ def labrun() -> None:
     if "--version" in sys.argv[1:]:
         _say_version()
     else:
-        _command("labrun.app")
+        ended(lambda: _command("labrun.app"))
 
 
 def lab() -> None:
@@ -50,7 +50,22 @@ def lab() -> None:
     if sys.argv[1:2] == ["--version"]:
         _say_version()
     else:
-        _command("labrun.cli")
+        ended(lambda: _command("labrun.cli"))
+
+
+def ended(work: Callable[[], None]) -> None:
+    """Carry a command out, and end the process without taking the interpreter apart if it failed with PyTorch loaded.
+
+    What an error keeps alive, the libraries below PyTorch list line by line as leaked, and bury the message.
+    """
+    try:
+        work()
+    except SystemExit as end:
+        if end.code in (None, 0) or "torch" not in sys.modules:
+            raise
+        from labrun.warm import session
+
+        session.leave(end)
 
 
 def _say_version() -> None:
