@@ -21,7 +21,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.version import VersionBase
 
-from labrun import app
 from labrun.runs import record as records
 from labrun.runs import recording, tracking
 from labrun.runs.record import Record
@@ -132,7 +131,6 @@ def as_if_started(name: str, *arguments: str, **environment: str) -> Iterator[No
         yield
     finally:
         forget_hydra()
-        app.Gate.reached = False
         gc.unfreeze()
         for handler in set(root.handlers) - set(handlers):
             root.removeHandler(handler)

@@ -28,6 +28,7 @@ def test_default_run_is_complete_and_starts_nothing_of_mlflow(workspace: Path) -
     assert [path.name for path in (workspace / "outputs" / ".labrun").iterdir() if "track" in path.name] == []
     assert not (workspace / "outputs" / ".labrun" / "mlflow.db").exists() and "lab ui shows it" in done.stdout
     assert "accuracy" in done.stdout and "digits" in done.stdout
+    assert "Mount" not in done.stdout, "the digits ship inside scikit-learn"
     (run_dir,) = (workspace / "outputs" / "digits-logistic_regression").iterdir()
     record = json.loads((run_dir / "run.json").read_text())
     assert record["status"] == "completed"

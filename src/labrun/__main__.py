@@ -1,6 +1,7 @@
 """`python -m labrun` is `labrun`."""
 
 from labrun.app import main
+from labrun.warm.client import ended
 
 if __name__ == "__main__":
-    main()
+    ended(main)

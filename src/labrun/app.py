@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import copy
 import gc
@@ -11,12 +12,13 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra._internal import hydra as hydra_app
+from hydra._internal import utils
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
@@ -26,13 +28,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
-from hydra.errors import ConfigCompositionException
+from hydra.errors import CompactHydraException, ConfigCompositionException, HydraException
 from hydra.experimental.callback import Callback
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
 
-from labrun import checking, masking, new, terminal
+from labrun import masking, new, terminal, version
 from labrun.errors import ConfigError, LabrunError, RecordError, RunFailedError
 from labrun.launch import compute as computes
 from labrun.launch import conf, freeze, hydra_files, hydra_job
@@ -46,20 +49,6 @@ log = logging.getLogger(__name__)
 USER_ERROR = 2
 PROBE_BYTES = 2**18
 """What a run writes at the very least: configs, record, log."""
-GROUPS = (
-    "experiment",
-    "dataset",
-    "datastore",
-    "model",
-    "script",
-    "trainer",
-    "callbacks",
-    "logger",
-    "compute",
-    "sweep",
-    "tracking",
-    "debug",
-)
 CANCELED = 130
 RUN_HERE = {"labrun.tasks.estimator", "labrun.tasks.lightning"}
 """What a process has loaded that has carried out a run itself, and with it a person's code."""
@@ -77,16 +66,11 @@ class UserConf(SearchPathPlugin):
 class Gate(Callback):
     """Answers mistakes before anything is written: Hydra calls it before it makes the run's folder."""
 
-    reached = False
-    """Whether Hydra got as far as a composed config."""
-
-    def __init__(self) -> None:
-        Gate.reached = True
-
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Validate the config, bring the data, and try whether the run's folder can be made."""
         HydraConfig.instance().set_config(config)
         with TellingErrors():
+            check_choices(config)
             plain = freeze.without_hydra(config)
             values, _ = freeze.settled(plain, freeze.task_overrides(config.hydra), store.workspace())
             freeze.check_targets(values)
@@ -102,6 +86,7 @@ class Gate(Callback):
         """Try whether the sweep's folder can be made; its runs are validated before the first one starts."""
         HydraConfig.instance().set_config(config)
         with TellingErrors():
+            check_choices(config)
             if OmegaConf.select(config, "sweep.resume") is not None:
                 from labrun.launch import resume
 
@@ -142,6 +127,19 @@ class JobCallbacks(Callbacks):
         result = hydra_job.returned(config, JobStatus.FAILED, error)
         cls.current.on_job_end(config=config, job_return=result)
         cls.current.on_run_end(config=config, config_name=config.hydra.job.config_name, job_return=result)
+
+
+def check_choices(config: DictConfig) -> None:
+    """Whether every option of a group was chosen as one: `model.optimizer=adam` would put a text in its place.
+
+    Raises:
+        ConfigError: one was set as a key.
+    """
+    from labrun import mistakes
+
+    found = mistakes.in_overrides(freeze.task_overrides(config.hydra))
+    if found is not None:
+        raise ConfigError(found)
 
 
 class TellingErrors:
@@ -503,39 +501,88 @@ def open_node(*keys: str) -> DictConfig:
     return node
 
 
-def hint(arguments: list[str]) -> str:
-    """What a mistyped key was probably meant to be, or nothing. Composes once more, without the person's values."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
+@contextlib.contextmanager
+def with_own_messages() -> Iterator[None]:
+    """Have Hydra's mistakes reach `main`, which tells them in labrun's words; other errors are shown as Hydra does."""
+    before = utils.run_and_report
 
-    given = [argument for argument in arguments if not argument.startswith("-") and "=" in argument]
-    groups = [argument for argument in given if "." not in argument.partition("=")[0]]
-    GlobalHydra.instance().clear()
+    def report(work: Callable[[], Any]) -> Any:
+        try:
+            return work()
+        except (HydraException, OmegaConfBaseException):
+            raise
+        except Exception as error:  # noqa: BLE001 - Hydra shows it, without its own frames
+            caught = error
+
+        def again() -> Any:
+            raise caught
+
+        return before(again)
+
+    def parser() -> argparse.ArgumentParser:
+        made = parsers()
+        made.parse_args = made.parse_intermixed_args  # type: ignore[method-assign] # flags may stand between overrides
+        return made
+
+    entry, modules = sys.modules["hydra.main"], (utils, sys.modules[Hydra.__module__])
+    parsers = entry.get_args_parser
+    entry.get_args_parser = parser  # type: ignore[attr-defined]
+    for module in modules:
+        module.run_and_report = report  # type: ignore[attr-defined]
     try:
-        with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
-            config = compose("config", [g for g in groups if g.partition("=")[0] in GROUPS and "," not in g])
-    except Exception:  # noqa: BLE001 - the mistake is in the choices themselves; Hydra has said which there are
-        return ""
-    known = list(_dotted(OmegaConf.to_container(config)))
-    for argument in given:
-        key = argument.partition("=")[0]
-        if key in ("compute.min_nodes", "compute.max_nodes"):
-            return (
-                f"labrun: {key}: no such key. compute.max_parallel: runs at once; compute.nodes: machines for one run"
-            )
-        mine = key[0] not in "+~" and "/" not in key and key.partition(".")[0] != "hydra"
-        if mine and key not in (*known, *GROUPS):
-            near = checking.suggest(key, known)
-            if near:
-                return f"labrun: {key}: no such key.{near}"
-    return ""
+        yield
+    finally:
+        entry.get_args_parser = parsers  # type: ignore[attr-defined]
+        for module in modules:
+            module.run_and_report = before  # type: ignore[attr-defined]
 
 
-def _dotted(node: Any, prefix: str = "") -> Iterator[str]:
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield f"{prefix}{key}"
-            yield from _dotted(value, f"{prefix}{key}.")
+def refuse(text: str) -> NoReturn:
+    """One message, and exit code 2."""
+    sys.stderr.write(f"labrun: {shown(text)}\n")
+    sys.exit(USER_ERROR)
+
+
+def tell_hydras(error: Exception) -> NoReturn:
+    """Say what an error of Hydra's means; what a sweep ends with is told as it is.
+
+    Raises:
+        SystemExit: always.
+    """
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        raise error
+    if type(error) is CompactHydraException:  # ours: of runs that did not complete
+        sys.stderr.write(f"{shown(str(error))}\n")
+        sys.exit(1)
+    from labrun import mistakes
+
+    refuse(mistakes.explained(error, sys.argv[1:]))
+
+
+def check_flags(words: Sequence[str]) -> None:
+    """Answer what argparse would answer with a list of all options.
+
+    Raises:
+        SystemExit: a flag is none, lacks its value, or does not go with another.
+    """
+    if any(word.startswith("-") for word in words):
+        from labrun import mistakes
+
+        found = mistakes.in_words(words)
+        if found is not None:
+            refuse(found)
+
+
+def check_encoding() -> None:
+    """Answer what no record can hold: words and folders whose names are not UTF-8.
+
+    Raises:
+        SystemExit: one of them is not.
+    """
+    given = [*sys.argv[1:], os.getcwd(), os.environ.get(store.ROOT_VARIABLE, "")]
+    for text, what in zip(given, [*[""] * (len(given) - 2), "the working folder ", "the workspace "], strict=True):
+        if text != (storable := recording.storable(text)):
+            refuse(f"{what}{storable}: this is not UTF-8, and no record can hold it")
 
 
 def main() -> None:
@@ -548,32 +595,21 @@ def main() -> None:
         os.environ["LABRUN_DEBUG"] = os.environ["HYDRA_FULL_ERROR"] = "1"
         # Hydra's own word of an error that is shown anyway, and masked then.
         warnings.filterwarnings("ignore", message=r"Callback Gate\.", category=UserWarning)
-    both = [word for word in sys.argv[1:] if word in ("--cfg", "-c", "--help", "-h", "--info", "-i")]
-    if both and {"-m", "--multirun"} & set(sys.argv[1:]):
-        sys.stderr.write(f"labrun: {both[0]} shows one configuration: leave out -m, and give each key one value\n")
-        sys.exit(USER_ERROR)
-    if any(word.partition("=")[0] == "--experimental-rerun" for word in sys.argv[1:]):
-        sys.stderr.write(
-            "labrun: --experimental-rerun: 'lab runs rerun RUN' repeats a run, with the configuration and the code "
-            "that it had\n"
-        )
-        sys.exit(USER_ERROR)
-    for what, text in (("", "\n".join(sys.argv[1:])), ("the working folder ", os.getcwd()),
-                       ("the workspace ", os.environ.get(store.ROOT_VARIABLE, ""))):  # fmt: skip
-        for word in text.splitlines():
-            if word != (shown_word := recording.storable(word)):
-                sys.stderr.write(f"labrun: {what}{shown_word}: this is not UTF-8, and no record can hold it\n")
-                sys.exit(USER_ERROR)
     open_standard_streams()
+    if "--version" in sys.argv[1:]:
+        print(version.text())
+        return
     logging.raiseExceptions = False  # `labrun ... | head`: nobody reads what is logged any more
     register()
     gc.freeze()  # what is loaded by now stays: it is not to be searched for garbage again and again
     try:
+        check_encoding()
+        check_flags(sys.argv[1:])
         with TellingErrors():
             texts = check_yaml(sys.argv[1:])
         command = hydra.main(version_base="1.3", config_path=str(conf.conf_dir()), config_name="config")(run)
         asking = contextlib.nullcontext() if may_set_mode(sys.argv[1:], texts) else without_asking_for_mode()
-        with asking, telling_jobs(), leaving_keys_to_runs(), masking.in_logs():
+        with asking, telling_jobs(), leaving_keys_to_runs(), masking.in_logs(), with_own_messages():
             command()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -581,11 +617,8 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("labrun: canceled before the run began\n")
         sys.exit(CANCELED)
-    except SystemExit as end:
-        if end.code == 1 and not Gate.reached:
-            text = hint(sys.argv[1:])
-            sys.stderr.write(f"{text}\n" if text else "")
-        raise
+    except (HydraException, OmegaConfBaseException) as error:
+        tell_hydras(error)
     except Exception as error:
         if os.environ.get("LABRUN_DEBUG") != "1":
             raise

@@ -131,7 +131,7 @@ def _check(value: Any, hint: Any, path: str) -> Iterator[str]:
         return
     if not fits(value, hint):
         shown = "***" if "SecretMark" in repr(hint) else _show(value)
-        yield f"{path}={shown}: expected {_expectation(hint)}"
+        yield f"{path}={shown}: expected {_expectation(hint)}{_of_the_shell(value)}"
         return
     options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     for option in options:
@@ -181,6 +181,15 @@ def _expectation(hint: Any) -> str:
         return "a group of keys"
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
     return names.get(hint, str(hint))
+
+
+def _of_the_shell(value: Any) -> str:
+    """Where a variable of the shell has not become a value, or an empty one."""
+    if value == "":
+        return ". Nothing stands after the '=': is a variable of the shell empty?"
+    if isinstance(value, str) and (found := re.fullmatch(r"\$\{?(\w+)\}?", value)):
+        return f". The shell has not replaced {value}: leave out the quotes, or say ${{oc.env:{found[1]}}}"
+    return ""
 
 
 def _show(value: Any) -> str:

@@ -337,6 +337,9 @@ def gather(work: Task, scores: Scores, arrays: Arrays, record: Record) -> Pictur
         shown.samples, shown.labels = arrays.train.x[order], arrays.train.y[order]
     if scores.confusion is not None and scores.accuracy is not None:
         shown.confusion, shown.accuracy = scores.confusion, float(scores.accuracy)
+    if scores.predicted is not None:
+        shown.true, shown.predicted = arrays.test.y, scores.predicted
+        shown.quantity = str((arrays.table or {}).get("target") or "")
     weights = work.weight_images()
     if weights is not None and len(arrays.input_shape) == 3 and arrays.input_shape[0] == 1:
         shown.weights, shown.image_shape = weights, tuple(arrays.input_shape)

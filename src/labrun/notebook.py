@@ -181,7 +181,12 @@ def _best_first(children: Sequence[Run], metric: str) -> Sequence[Run]:
 
 def _picture_of(children: Sequence[Run]) -> str:
     """Curves of the runs together, of at most a dozen."""
-    found = {f"run {_count(run)}": context.read_metrics(run.folder) for run in children[:12]}
+    shown = children[:12]
+    differing, _ = report.differing([run.record.overrides for run in shown])
+    found = {
+        f"run {_count(run)}: {' '.join(own)}".removesuffix(": "): context.read_metrics(run.folder)
+        for run, own in zip(shown, differing, strict=True)
+    }
     if not any(report.curves_of(lines) for lines in found.values()):
         return ""
     return _picture(lambda path: report.compared_curves(found, path))

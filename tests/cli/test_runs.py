@@ -20,6 +20,7 @@ from PIL import Image
 from conftest import Command, Runner
 from helpers import PLAIN, Completed, lab, new, run_labrun, submitted
 from labrun import cli
+from labrun.cli import reading
 from labrun.errors import RecordError
 from labrun.runs import index, moving, recording, removing, store
 from labrun.runs import record as records
@@ -182,6 +183,37 @@ def test_compare_shows_what_differs_and_draws_the_curves(all_kinds: Path, run: L
     assert "two runs or more" in run("runs", "compare", "a1")[2]
     found = json.loads(run("runs", "compare", "a1", "a2", "--json")[1])
     assert found["differences"]["model.name"] == {"a1111111": "small", "a2222222": "large"}
+
+
+def test_a_table_shows_what_differs_in_it(workspace: Path, run: Lab) -> None:
+    common = ["model=mnist_dnn", "tracking=none"]
+    for number in (1, 2):
+        make(workspace, f"a{number}111111", overrides=[common[0], f"model.lr=0.{number}", common[1]])
+    lines = run("runs")[1].splitlines()
+    assert [line.split()[-1] for line in lines[1:3]] == ["model.lr=0.2", "model.lr=0.1"]
+    assert lines[3] == "all of them: model=mnist_dnn tracking=none"
+    assert "model=mnist_dnn model.lr=0.2 tracking=none" in run("runs", "-n", "1")[1], "one run by itself: all of it"
+    assert "model=mnist_dnn" in run("runs", "--csv")[1]
+
+
+def test_compare_leaves_out_what_is_no_experiments(workspace: Path, run: Lab) -> None:
+    for number in (1, 2):
+        config = {
+            "model": {"lr": number}, "compute": {"cpus_per_run": number, "target": f"t{number}"},
+            "sweep": {"resume": str(number)}, "datastore": {"root": f"/data/{number}"}, "tracking": {"kind": str(number)},
+            "script": {"path": f"{number}.py", "source": f"/code/{number}"},
+            "trainer": {"resume": {"id": f"b{number}", "path": f"/runs/{number}/last.ckpt"}},
+        }  # fmt: skip
+        run_dir = make(workspace, f"a{number}111111", config=config, overrides=["seed=1", f"model.lr={number}"])
+        context = RunContext(run_dir)
+        for step in range(3):
+            context.log("loss", number / (step + 1), step)
+        context.close()
+    found = json.loads(run("runs", "compare", "a1", "a2", "--json")[1])["differences"]
+    assert set(found) == {"model.lr", "script.path", "trainer.resume.id"}
+    compared = [records.read(path) for path in sorted((workspace / "outputs/test").iterdir())]
+    assert reading._called(compared) == ["model.lr=1", "model.lr=2"]
+    assert reading._called([compared[0], compared[0]]) == ["test a1111111"] * 2
 
 
 def test_tags_and_notes_while_a_run_goes_on(all_kinds: Path, run: Lab) -> None:

@@ -36,7 +36,7 @@ def start_ui(workspace: Path, *arguments: str) -> tuple[subprocess.Popen[str], s
     said = ""
     for line in process.stdout:
         said += line
-        if found := re.match(r"MLflow: (http://\S+)", line):
+        if found := re.match(r"MLflow: (http://[^/\s]+)/#/experiments(?:/\d+/runs)?\?workflowType=machine_learning$", line):
             return process, found[1]
     raise AssertionError(said)
 
@@ -95,7 +95,10 @@ def test_the_pages_are_there_in_a_browser(shown: tuple[Path, str], tmp_path: Pat
         picture = view.locator("img[src^='blob:'], img[src*='get-artifact']").first
         picture.wait_for(timeout=30_000)
         assert picture.evaluate("image => image.complete && image.naturalWidth") > 100
-        look("runs", page.split("/runs/")[0] + "/runs", run_dir.name)
+        (record,) = [record for _, record in store.runs(workspace) if record.name == "digits"]
+        first = viewing.first_page(workspace, address, run_dir)
+        look("runs", first, "Model training", f"model=mnist_dnn trainer.max_epochs=3 ({record.id})")
+        assert view.get_by_text("Traces", exact=True).count() == 0, "what it has for language models"
         look("models", f"{address}/#/models", "digits-net", "champion")
         look("version", f"{address}/#/models/digits-net/versions/1", "champion", "metric.accuracy", "labrun.run")
         browser.close()

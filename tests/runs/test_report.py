@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from labrun.errors import RecordError
-from labrun.runs import pictures, report
+from labrun.runs import axes, pictures, report
 from labrun.runs.pictures import Pictures
 
 
@@ -42,8 +42,41 @@ def test_what_a_metric_measures_and_what_its_steps_count() -> None:
     names = ("train_loss", "val/loss", "loss/valid", "lossTrain", "test.acc", "val", "train_val_gap")
     assert [report.quantity(name) for name in names] == ["loss", "loss", "loss", "lossTrain", "acc", "val", "val_gap"]
     epochs = [{"step": 1, "epoch": 1}, {"step": 2, "epoch": 2}]
-    assert report.unit(epochs) == "epoch" and report.unit([*epochs, {"step": 12, "epoch": 3}]) == "batch"
-    assert report.unit([{"step": 1}]) == "step"
+    assert report.unit(epochs) == "epoch" and report.unit([*epochs, {"step": 12, "epoch": 3}]) == "epoch"
+    assert report.unit([{"step": 1}]) == "step" and report.unit([{"step": s, "epoch": 1} for s in (1, 2)]) == "batch"
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        {1: [2000, 4000, 12000], 2: [14500, 16500, 24500]},  # every 2,000 of 12,500 batches
+        {1: [50, 100, 150, 157], 2: [200, 250, 300, 314]},  # every 50 of 157, and the last
+    ],
+)
+def test_what_is_logged_within_epochs_stands_at_parts_of_them(steps: dict[int, list[int]]) -> None:
+    lines = [{"epoch": epoch, "step": step} for epoch, own in steps.items() for step in own]
+    size = 12500 if 2000 in steps[1] else 157
+    assert axes.in_epochs(lines) == pytest.approx([line["step"] / size for line in lines])
+    assert axes.in_epochs([{"epoch": 1, "step": 900}, {"epoch": 2, "step": 3}, {"epoch": 2, "step": 4}]) is None
+
+
+@pytest.mark.parametrize("shift", [0.0, 100.0, -100.0])
+@pytest.mark.parametrize("count", [1, 60, 20_000])
+def test_what_a_regression_predicts(tmp_path: Path, count: int, shift: float) -> None:
+    rng = np.random.default_rng(0)
+    true = 10 ** rng.uniform(0, 5, count) + shift
+    predicted = np.where(rng.random(count) < 0.1, np.nan, true + rng.normal(size=count))
+    assert looks_drawn(report.predictions(true, predicted, tmp_path / "p.png", "title", "price of $x"))
+
+
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_curves_of_several_runs_are_told_apart_by_what_is_said_of_them(tmp_path: Path, count: int) -> None:
+    lines = [{"name": "loss", "step": s, "value": v} for s, v in enumerate((1.0, float("nan"), 1e-9))]
+    runs = {f"model.lr={n} {'trainer.batch_size=4 ' * (n % 3) * 5}": lines for n in range(count)}
+    path = report.compared_curves(runs, tmp_path / "c.png")
+    assert path is not None and looks_drawn(path)
+    shown, common = report.differing([["a=1", "b=2"], ["b=2", "a=3"], ["b=2"]])
+    assert shown == [["a=1"], ["a=3"], []] and common == ["b=2"] and report.differing([["a=1"]]) == ([["a=1"]], [])
 
 
 @pytest.mark.parametrize("classes", [2, 10, 40])

@@ -11,7 +11,8 @@ import sys
 import traceback
 from pathlib import Path
 
-from labrun import masking, terminal
+from labrun import masking, terminal, version
+from labrun.cli import parsing
 from labrun.errors import LabrunError
 from labrun.launch import conf
 from labrun.runs import store
@@ -37,11 +38,12 @@ def parser(noun: str | None = None) -> argparse.ArgumentParser:
     Args:
         noun: the only one whose verbs are wanted, and whose module is loaded; None: all.
     """
-    top = argparse.ArgumentParser(prog="lab", description="Look at runs, data and machines, and act on them.")
+    top = parsing.Parser(prog="lab", description="Look at runs, data and machines, and act on them.")
+    top.add_argument("--version", action="store_true", help="which labrun this is")
     top.add_argument("--root", type=Path, help="the workspace: the folder that holds outputs/ and multirun/ "
                      "(default: LABRUN_ROOT, or the current folder, or the nearest above with runs)")  # fmt: skip
     top.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
-    nouns = top.add_subparsers(title="nouns", metavar="NOUN", required=True)
+    nouns = top.add_subparsers(title="nouns", metavar="NOUN")
     for name, text in NOUNS.items():
         if noun in (None, name):
             importlib.import_module(f"labrun.cli.{name}").add(nouns)
@@ -51,12 +53,20 @@ def parser(noun: str | None = None) -> argparse.ArgumentParser:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """The command line; words may stand before and after the options."""
+    """The command line; words may stand before and after the options.
+
+    Raises:
+        SystemExit: of a mistake, told in one message.
+    """
+    arguments = parsing.hoisted(arguments)
     top = parser(next((word for word in arguments if word in NOUNS), None))
-    options, rest = top.parse_known_args(arguments)
+    try:
+        options, rest = top.parse_known_args(arguments)
+    except parsing.WrongError as error:
+        parsing.refuse(parser(), arguments, error)
     words = next((getattr(options, name) for name in ("words", "run") if hasattr(options, name)), None)
     if rest and (not isinstance(words, list) or any(word.startswith("-") for word in rest)):
-        top.error(f"unrecognized arguments: {' '.join(rest)}")
+        parsing.refuse_rest(parser(), arguments, rest)
     if isinstance(words, list):
         words += rest
     return options
@@ -83,6 +93,11 @@ def main() -> None:
 
 def _main() -> None:
     options = parse(sys.argv[1:])
+    if options.version:
+        print(version.text())
+        return
+    if not hasattr(options, "act"):
+        parsing.refuse_nothing(NOUNS)
     with contextlib.suppress(OSError):  # the folder may be gone
         if str(Path.cwd()) not in sys.path:  # last, as `labrun` has it: a rerun finds the person's modules there
             sys.path.append(str(Path.cwd()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import itertools
 import json
 import os
 import sys
@@ -89,15 +90,16 @@ def _write_csv(rows: Sequence[Pair], shown: Shown) -> None:
 
 
 def _table(rows: Sequence[Pair], metric: str | None, shown: Shown) -> Iterator[str]:
+    shown_overrides, common = report.differing([record.overrides for _, record in rows])
     cells: list[tuple[str, ...]] = [("id", "experiment", "status", "age", "duration", metric or "metric", "overrides")]
     now = records.now()
-    for run_dir, record in rows:
+    for (run_dir, record), own in zip(rows, shown_overrides, strict=True):
         took = "" if record.duration_s is None else report.duration(record.duration_s)
         age = report.duration(max(0.0, records.seconds_between(record.created, now)))
         value = _value(record, metric)
-        overrides = " ".join(record.overrides) + (f"  [{report.tags(record.tags)}]" if record.tags else "")
+        overrides = " ".join(own) + (f"  [{report.tags(record.tags)}]" if record.tags else "")
         cells.append((record.id, record.name, shown.once(run_dir, record), age, took, value, overrides))
-    lines = report.columns(cells)
+    lines = itertools.chain(report.columns(cells), [f"all of them: {' '.join(common)}"] if common else [])
     if not sys.stdout.isatty():
         return lines
     width = os.get_terminal_size().columns

@@ -6,6 +6,7 @@ import argparse
 import csv
 import fnmatch
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -178,10 +179,33 @@ def compare(options: argparse.Namespace) -> int:
         cells = [tuple(_short(cell) for cell in row) for row in (head, *rows)]
         print("\n".join(f"  {line}" for line in report.columns(cells)) if rows else "", end="\n" if rows else "")
     path = options.output or files.pictures(store.workspace()) / f"compare-{'-'.join(r.id for _, r in chosen)[:80]}.png"
-    curves = {f"{record.name} {record.id}": context.read_metrics(run_dir) for run_dir, record in chosen}
+    called = _called([record for _, record in chosen])
+    curves = {name: context.read_metrics(run_dir) for name, (run_dir, _) in zip(called, chosen, strict=True)}
     drawn = report.compared_curves(curves, files.ready(path))
     print(f"curves: {drawn}" if drawn else "curves: no metric of these runs has more than one step")
     return 0
+
+
+def _called(compared: Sequence[Record]) -> list[str]:
+    """What each run is called beside the others: by the overrides that tell it from them; no two alike."""
+    overrides, _ = report.differing([record.overrides for record in compared])
+    names = {record.name for record in compared}
+    said = [" ".join([*([record.name] if len(names) > 1 else []), *own]) or record.name
+            for record, own in zip(compared, overrides, strict=True)]  # fmt: skip
+    return [text if said.count(text) == 1 else f"{text} {one.id}" for text, one in zip(said, compared, strict=True)]
+
+
+NOT_COMPARED = frozenset({
+    "name", "tags", "notes", "compute", "sweep", "tracking", "logger", "report", "datastore", "export", "trusted",
+})  # fmt: skip
+"""Nodes of a config that say where a run goes, how it is called and shown, and not what is tried in it."""
+DERIVED = re.compile(r"(.*\.)?(from|resume|script)\.(path|source|python)|script\.(source|python|environment)|.*\.dirpath")
+"""Keys that labrun fills in: where things lie that other keys name."""
+
+
+def is_compared(key: str) -> bool:
+    """Whether a key of the config is an experiment's own."""
+    return key.partition(".")[0] not in NOT_COMPARED and (key == "script.path" or not DERIVED.fullmatch(key))
 
 
 def _short(cell: str) -> str:
@@ -192,8 +216,9 @@ def _differences(chosen: Sequence[Pair]) -> Iterator[tuple[str, ...]]:
     """Keys of the config, and what else a run depends on, that not all runs have alike."""
     found = [dict(tracking.flat(record.config)) for _, record in chosen]
     keys = list(dict.fromkeys(key for config in found for key in config))
-    rows = [(key, *(config.get(key, "-") for config in found)) for key in keys if key not in ("name", "tags", "notes")]
+    rows = [(key, *(config.get(key, "-") for config in found)) for key in keys if is_compared(key)]
     rows.append(("code", *(str((record.code or {}).get("sources", "-"))[:12] for _, record in chosen)))
+    rows.append(("script", *(str(((record.code or {}).get("script") or {}).get("digest", "-"))[:12] for _, record in chosen)))
     rows.append(("git commit", *(str((record.git or {}).get("commit", "-"))[:12] for _, record in chosen)))
     rows.append(("data", *(" ".join(str(d.get("digest", ""))[:12] for d in r.data) or "-" for _, r in chosen)))
     packages = [record.packages for _, record in chosen]

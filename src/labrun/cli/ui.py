@@ -24,6 +24,8 @@ from labrun.runs import store, tracking, viewing
 HOST = "127.0.0.1"
 FIRST_PORT, TRIED = 5000, 100
 UP_S, DOWN_S = 120.0, 10.0
+FED_S = 5.0
+"""How long the first page waits until MLflow has the newest run."""
 LAST_S = 5.0
 """What the last round of feeding may take: the next `lab ui` goes on from there."""
 
@@ -54,7 +56,7 @@ def ui(options: argparse.Namespace) -> int:
     if shown is not None:
         if options.port is not None and not shown.endswith(f":{options.port}"):
             raise RecordError(f"another 'lab ui' shows this workspace at {shown}: end it first")
-        print(f"a 'lab ui' is up already: {shown}")
+        print(f"a 'lab ui' is up already: {_first_page(root, shown)}")
         return 0
     port = _free_port(options.port)
     address = f"http://{HOST}:{port}"
@@ -67,11 +69,12 @@ def ui(options: argparse.Namespace) -> int:
         with _server(root, port) as process, _fed(root):
             _wait_until_up(process, address, root)
             viewing.announce(root, address)
-            print(f"MLflow: {address}   (Ctrl-C ends it; a run's own page: lab runs show RUN)", flush=True)
+            page = _first_page(root, address)
+            print(f"MLflow: {page}\n  (Ctrl-C ends it; a run's own page: lab runs show RUN)", flush=True)
             if options.open:
                 import webbrowser
 
-                webbrowser.open(address)
+                webbrowser.open(page)
             try:
                 code = process.wait()
             finally:
@@ -80,6 +83,16 @@ def ui(options: argparse.Namespace) -> int:
     except _EndError:
         print("\nended", flush=True)
         return 0
+
+
+def _first_page(root: Path, address: str) -> str:
+    """The page of the newest run's experiment; of all, where MLflow has not got that one within a moment."""
+    newest = max(store.listing(root).runs, key=lambda pair: pair[1].created, default=None)
+    run_dir = None if newest is None else newest[0]
+    end = time.monotonic() + FED_S
+    while run_dir is not None and viewing.mlflow_id(root, run_dir) is None and time.monotonic() < end:
+        threading.Event().wait(0.2)
+    return viewing.first_page(root, address, run_dir)
 
 
 def _end(number: int, frame: Any) -> None:

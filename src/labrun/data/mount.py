@@ -75,8 +75,11 @@ def mount(datastore: Mapping[str, Any], dataset: Mapping[str, Any], reader: Read
     name = str(dataset.get("asset") or dataset["name"])
     known = reader.places() if reader is not None else ()
     if known is None and not dataset.get("asset") and dataset.get("version") is None:
-        if datastores.is_local(datastore):
-            return Mounting(datastore, name, None, [], of_data_set=True).carry_out()
+        # Nothing of the datastore is read, unless an asset has the data set's own name.
+        store = datastores.make(datastore)
+        if isinstance(store, datastores.LocalDatastore):
+            wanted = Mounting(datastore, name, None, [], of_data_set=True)
+            return Mounted(store.folder, None, 0, store.name) if wanted.find_asset() is None else wanted.carry_out()
         return Mounted(Path.cwd(), None, 0, str(datastore["name"]))
     places = [name, *(known or ())]
     wanted = Mounting(datastore, name, dataset.get("version"), places, bool(dataset.get("asset")), of_data_set=True)

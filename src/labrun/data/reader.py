@@ -98,10 +98,49 @@ def make_reader(dataset: Mapping[str, Any]) -> Reader:
         ConfigError: it cannot be built, or is no `Reader`.
     """
     own = {key: value for key, value in dataset.items() if key not in GENERAL_KEYS}
+    target = schema.locate(str(dataset["_target_"]), "dataset")
+    if isinstance(target, type) and not issubclass(target, Reader):
+        raise ConfigError(_no_reader(str(dataset["_target_"]), target))
     reader = schema.build(own, "dataset")
     if not isinstance(reader, Reader):
-        raise ConfigError(f"dataset._target_={dataset['_target_']!r} must be a labrun.data.reader.Reader")
+        raise ConfigError(_no_reader(str(dataset["_target_"]), type(reader), is_made=True))
     return reader
+
+
+KNOWN_KINDS = {
+    "LightningDataModule": "a LightningDataModule, which brings loaders of its own",
+    "DataLoader": "a DataLoader",
+    "Dataset": "a Dataset, which gives one sample at a time",
+    "IterableDataset": "a Dataset, which gives one sample at a time",
+    "DataFrame": "a table",
+    "ndarray": "an array",
+    "dict": "a dict",
+    "tuple": "a tuple",
+    "Bunch": "a dict",
+}
+"""What people have instead of a reader, by the name of its class."""
+
+
+def _no_reader(named: str, kind: type, is_made: bool = False) -> str:
+    """What to do with a `_target_` that is no reader.
+
+    Args:
+        named: the `_target_`.
+        kind: the class that it names, or that of what it gave.
+        is_made: it is what it gave.
+    """
+    what = next((KNOWN_KINDS[base.__name__] for base in kind.__mro__ if base.__name__ in KNOWN_KINDS), None)
+    is_what = f"{'gives' if is_made else 'is'} {what or f'a {kind.__name__}'}"
+    ways = (
+        "return its samples as arrays from a function get_data() (dataset=get_data dataset.script=get_data.py), or "
+        "derive a labrun.data.reader.Reader"
+    )
+    if what is not None and ("Lightning" in what or "Loader" in what or "Dataset" in what):
+        ways += "; or run the script that trains with it as it is (experiment=script script.path=train.py)"
+    return (
+        f"dataset._target_={named!r} {is_what}, and a data set of labrun is read into arrays, which labrun splits, "
+        f"scales and batches: {ways}. docs/howto/own-data.md shows how"
+    )
 
 
 def prepare(dataset: Mapping[str, Any], root: Path) -> None:

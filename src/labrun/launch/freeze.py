@@ -123,6 +123,10 @@ def _resolving(keep_environment: bool) -> Iterator[None]:
         raise ConfigError(f"{error.full_key} has no value yet: say {error.full_key}=...") from error
     except OmegaConfBaseException as error:
         reason = str(error.__cause__ or error).splitlines()[0].strip("\"'")
+        if unknown := re.fullmatch(r"Interpolation key '(.+)' not found", reason):
+            name = unknown[1]
+            also = f"; a variable of the environment is ${{oc.env:{name}}}" if re.fullmatch(r"\w+", name) else ""
+            reason = f"${{{name}}} stands for the key {name} of the config, and there is none{also}"
         raise ConfigError(f"{getattr(error, 'full_key', None) or 'the configuration'}: {reason}") from error
     finally:
         if keep_environment:

@@ -165,11 +165,13 @@ class Live:
         for column in ("run", "status", "for", "epoch", "last metric", "overrides"):
             table.add_column(column, no_wrap=column != "overrides", overflow="ellipsis")
         running = [pair for pair in pairs if pair[1].status == records.RUNNING]
+        differing, _ = report.differing([record.overrides for record in present])
+        overrides = {run_dir: " ".join(own) for (run_dir, _), own in zip(pairs, differing, strict=True)}
         for run_dir, record in running[:SHOWN]:
             epoch, metric = progress(run_dir)
             seconds = records.seconds_between(record.started or records.now(), records.now())
             status = records.shown_status(run_dir, record)
-            cells = (run_dir.name, status, f"{seconds:.0f} s", epoch, metric, " ".join(record.overrides))
+            cells = (run_dir.name, status, f"{seconds:.0f} s", epoch, metric, overrides[run_dir])
             table.add_row(*(Text(plain(cell)) for cell in cells))
         if len(running) > SHOWN:
             table.add_row("...", f"{len(running) - SHOWN} more")

@@ -38,6 +38,7 @@ def tell(folder: Path, run_dirs: Sequence[Path], draw: Callable[[Path], object] 
     order = sorted(range(len(finished)), key=lambda i: -objective.rank(finished[i]))
     by = objective.of(finished[0].config)[0].metric
     rows = [("run", f"status      {by:<8}  overrides")]
+    overrides, common = report.differing([record.overrides for record in finished])
     for place in order:
         record = finished[place]
         value = record.metrics.get(by)
@@ -49,7 +50,8 @@ def tell(folder: Path, run_dirs: Sequence[Path], draw: Callable[[Path], object] 
         output = run_dirs[place] / "driver.log"
         where = f"  ({output})" if output.exists() else ""
         why = f"   {reason}{where}" if reason else ""
-        rows.append((number, f"{record.status:<10}  {shown:<{max(8, len(by))}}  {' '.join(record.overrides)}{why}"))
+        rows.append((number, f"{record.status:<10}  {shown:<{max(8, len(by))}}  {' '.join(overrides[place])}{why}"))
+    rows += [("all", f"{'':<10}  {'':<{max(8, len(by))}}  {' '.join(common)}")] if common else []
     try:
         write_csv(finished, folder / "results.csv")
     except OSError as error:
@@ -78,7 +80,7 @@ def say(text: str) -> None:
 
 
 def _draw_best(run_dir: Path, draw: Callable[[Path], object]) -> None:
-    if (run_dir / "outputs" / "confusion_matrix.png").exists():
+    if any((run_dir / "outputs" / name).exists() for name in ("confusion_matrix.png", "predictions.png")):
         return
     try:
         drawn = draw(run_dir)

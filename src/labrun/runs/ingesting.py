@@ -19,6 +19,7 @@ from labrun.runs import context, removing, sending, shown_run, store, tracking
 from labrun.runs import mlflow_names as names
 from labrun.runs import record as records
 from labrun.runs.record import Record, RunPaths
+from labrun.runs.run_names import RunNames
 from labrun.runs.sending import LeftOut
 from labrun.runs.shown_run import GoneError, Sent, ShownRun
 
@@ -63,6 +64,7 @@ class Ingester:
         """The ids of runs in experiments that were made here, and hold no others."""
         self._folders: dict[str, str] = {}
         """Of the runs of this workspace, also as they are written in MLflow."""
+        self._names = RunNames()
         self._removed = 0
         self._sent: dict[str, Sent] = {}
         self._saved = time.monotonic()
@@ -233,7 +235,7 @@ class Ingester:
             "labrun.folder": names.text(run_dir),
             "mlflow.source.name": names.text(record.command),
         }
-        name = f"{run_dir.parent.name}/{run_dir.name}" if record.sweep else run_dir.name
+        name = self._names.name(record, run_dir)
         start = shown_run.milliseconds(record.started or record.created)
         run = self.client.create_run(experiment, start_time=start, tags=tags, run_name=names.text(name))
         return str(run.info.run_id)

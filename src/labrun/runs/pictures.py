@@ -15,7 +15,7 @@ from labrun.runs import context, report
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-ARRAYS = ("samples", "labels", "confusion", "weights")
+ARRAYS = ("samples", "labels", "confusion", "weights", "true", "predicted")
 
 
 @dataclass
@@ -27,6 +27,7 @@ class Pictures:
         labels: (N,) class numbers.
         confusion: (classes, classes), rows the true ones.
         weights: (classes, H * W), or one row for two classes.
+        true, predicted: (N,) of the test part, where a quantity is predicted.
 
     Args:
         title: of the run.
@@ -35,6 +36,7 @@ class Pictures:
         scale: what a sample's brightest value is.
         accuracy: on the test part.
         image_shape: (1, H, W), for `weights`.
+        quantity: the name of what is predicted, where it has one.
     """
 
     title: str
@@ -43,10 +45,13 @@ class Pictures:
     scale: float = 1.0
     accuracy: float = 0.0
     image_shape: tuple[int, ...] = ()
+    quantity: str = ""
     samples: npt.NDArray[Any] | None = None
     labels: npt.NDArray[Any] | None = None
     confusion: npt.NDArray[Any] | None = None
     weights: npt.NDArray[Any] | None = None
+    true: npt.NDArray[Any] | None = None
+    predicted: npt.NDArray[Any] | None = None
 
     def draw(self, run_dir: Path) -> None:
         """Draw them into the run's `outputs/`, its curves too."""
@@ -70,6 +75,9 @@ class Pictures:
         if self.confusion is not None:
             title = f"{self.title}: test accuracy {self.accuracy:.4f}"
             report.confusion_matrix(self.confusion, self.class_names, outputs / "confusion_matrix.png", title)
+        if self.true is not None and self.predicted is not None:
+            title = f"{self.title}: {len(self.true):,} test samples"
+            report.predictions(self.true, self.predicted, outputs / "predictions.png", title, self.quantity)
         if self.weights is not None:
             title = f"{self.title}: weights per class (blue: for, red: against)"
             report.weight_images(self.weights, self.image_shape, self.class_names, outputs / "weights.png", title)

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from labrun.runs import axes as scales
+from labrun.runs.axes import unit
 from labrun.terminal import plain
 
 if TYPE_CHECKING:  # loaded where it is used: `lab runs` shows tables without it
@@ -145,16 +147,17 @@ def learning_curves(metrics: Sequence[Mapping[str, Any]], path: Path, title: str
     if not frames:
         return None
     frames = dict(list(frames.items())[:FRAMES])
-    across = min(4, len(frames))
-    down = math.ceil(len(frames) / across)
+    down = math.ceil(len(frames) / 4)
+    across = math.ceil(len(frames) / down)
     figure = _figure(5.2 * across, 3.8 * down)
     for place, ((shown, counted), names) in enumerate(frames.items(), start=1):
         axes = figure.add_subplot(down, across, place)
         for name in names:
-            steps, values = zip(*((line["step"], line["value"]) for line in lines[name]), strict=True)
-            axes.plot(steps, values, marker="o" if len(steps) <= 30 else None, markersize=3, label=_label(name))
+            places, values = scales.places(lines[name], counted), [line["value"] for line in lines[name]]
+            axes.plot(places, values, marker="o" if len(places) <= 30 else None, markersize=3, label=_short(name, 32))
         axes.set_xlabel(counted)
-        axes.set_ylabel(_label(shown))
+        axes.set_ylabel(_short(shown, 32))
+        _fit_scale(axes, [line["value"] for name in names for line in lines[name]])
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend()
@@ -171,17 +174,6 @@ _PART = re.compile(
 def quantity(name: str) -> str:
     """What a metric measures, on whichever part of the data: `loss` for `train_loss`, `val/loss` and `loss/val`."""
     return _PART.sub("", name) or name
-
-
-def unit(lines: Sequence[Mapping[str, Any]]) -> str:
-    """What the steps of a metric count: epochs, batches, or whatever its run counted.
-
-    Args:
-        lines: of `metrics.jsonl`, of one metric.
-    """
-    if any("epoch" not in line for line in lines):
-        return "step"
-    return "epoch" if all(line["epoch"] == line["step"] for line in lines) else "batch"
 
 
 def confusion_matrix(counts: npt.NDArray[np.int64], class_names: Sequence[str], path: Path, title: str) -> Path:
@@ -300,13 +292,18 @@ def _short(text: str, length: int) -> str:
     return _label(text if len(text) <= length else text[: length - 1] + "…")
 
 
+def _middle(text: str, length: int) -> str:
+    """A text without its middle where it is too long: names differ at their ends."""
+    return _label(text if len(text) <= length else f"{text[: length // 2 - 1]}…{text[-length // 2 :]}")
+
+
 def _label(text: str) -> str:
     """A text as a picture takes it: nothing in it is a formula, or a character that no font has."""
     return plain(text).replace("$", r"\$")
 
 
-Curves = dict[str, tuple[list[int], list[float]]]
-"""Steps and values of each metric."""
+Curves = dict[str, list[Mapping[str, Any]]]
+"""The finite values of each metric, in the order of their steps."""
 
 
 def curves_of(metrics: Sequence[Mapping[str, Any]]) -> Curves:
@@ -315,12 +312,12 @@ def curves_of(metrics: Sequence[Mapping[str, Any]]) -> Curves:
     Args:
         metrics: lines of `metrics.jsonl`.
     """
-    points: dict[str, list[tuple[int, float]]] = {}
+    found: Curves = {}
     for line in metrics:
         if math.isfinite(line["value"]):
-            points.setdefault(line["name"], []).append((line["step"], line["value"]))
-    many = {name: sorted(own) for name, own in points.items() if len({step for step, _ in own}) > 1}
-    return {name: ([step for step, _ in own], [value for _, value in own]) for name, own in many.items()}
+            found.setdefault(line["name"], []).append(line)
+    many = {name: own for name, own in found.items() if len({line["step"] for line in own}) > 1}
+    return {name: sorted(own, key=lambda line: int(line["step"])) for name, own in many.items()}
 
 
 def terminal_curves(metrics: Sequence[Mapping[str, Any]], width: int = 78, height: int = 16) -> str:
@@ -334,43 +331,167 @@ def terminal_curves(metrics: Sequence[Mapping[str, Any]], width: int = 78, heigh
     import plotext
 
     texts = []
-    for name, (steps, values) in curves_of(metrics).items():
+    for name, own in curves_of(metrics).items():
+        counted = unit(own)
         plotext.clear_figure()
         plotext.theme("clear")
         plotext.plotsize(width, height)
         plotext.title(name)
-        plotext.xlabel(unit([line for line in metrics if line["name"] == name]))
-        plotext.plot(steps, values, marker="braille")
+        plotext.xlabel(counted)
+        plotext.plot(scales.places(own, counted), [line["value"] for line in own], marker="braille")
         texts.append(plotext.uncolorize(plotext.build()))
     return "\n\n".join(texts)
 
 
-def compared_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> Path | None:
+COMPARED = 20
+"""Lines that a legend names."""
+LEGEND = 120
+"""Characters of a name in it."""
+
+
+def compared_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, title: str = "") -> Path | None:
     """The curves of several runs, a frame for each metric that any of them has, a line for each run.
 
     Args:
-        runs: lines of `metrics.jsonl`, by the name of their run.
+        runs: lines of `metrics.jsonl`, by what is to be said of their run.
         path: the picture's file.
+        title: stands above it; by default what the runs are called, or how many they are.
 
     Returns:
         The file, or None where there is no curve to draw.
     """
+    from matplotlib import colormaps
+
     found = {run: curves_of(lines) for run, lines in runs.items()}
-    names = list(dict.fromkeys(name for curves in found.values() for name in curves))
+    found = {run: curves for run, curves in found.items() if curves}
+    names = list(dict.fromkeys(name for curves in found.values() for name in curves))[:FRAMES]
     if not names:
         return None
-    across = min(3, len(names))
-    down = math.ceil(len(names) / across)
-    figure = _figure(5.2 * across, 3.6 * down + 0.4)
+    down = math.ceil(len(names) / 3)
+    across = math.ceil(len(names) / down)
+    step = math.ceil(len(found) / COMPARED)
+    named = list(found)[::step]
+    said = [_middle(run, LEGEND) for run in named]
+    each = 0.068 * max(map(len, said)) + 0.6  # inches of an entry in the legend
+    width = max(5.2 * across, min(each + 0.2, 10.4))
+    beside = max(1, min(len(said), int(width / each)))
+    figure = _figure(width, 3.6 * down + 0.7 + 0.2 * math.ceil(len(said) / beside))
+    few = len(found) <= 10
+    colours = [colormaps["tab10"](i) if few else colormaps["viridis"](i / (len(found) - 1)) for i in range(len(found))]
+    drawn: dict[str, Any] = {}
     for place, name in enumerate(names, start=1):
         axes = figure.add_subplot(down, across, place)
-        for run, curves in found.items():
+        own = {run: curves[name] for run, curves in found.items() if name in curves}
+        units = {unit(lines) for lines in own.values()}
+        counted = units.pop() if len(units) == 1 else scales.STEP
+        for (run, curves), colour in zip(found.items(), colours, strict=True):
             if name in curves:
-                steps, values = curves[name]
-                axes.plot(steps, values, marker="o" if len(steps) <= 30 else None, markersize=3, label=_label(run))
-        axes.set_xlabel(unit([line for lines in runs.values() for line in lines if line["name"] == name]))
-        axes.set_ylabel(_label(name))
+                at, values = scales.places(curves[name], counted), [line["value"] for line in curves[name]]
+                marker = "o" if len(at) <= 30 else None
+                (line,) = axes.plot(at, values, marker=marker, markersize=3, color=colour, linewidth=1.2)
+                drawn.setdefault(run, line)
+        axes.set_xlabel(counted)
+        axes.set_ylabel(_short(name, 32))
+        _fit_scale(axes, [line["value"] for lines in own.values() for line in lines])
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
-    return _save(figure, path, " and ".join(runs) if len(runs) <= 3 else f"{len(runs)} runs")
+    shown = [drawn[run] for run in named]
+    figure.legend(shown, said, loc="outside lower center", fontsize=8, ncols=beside, frameon=False)
+    some = f", of which {len(named)} are named" if step > 1 else ""
+    return _save(figure, path, title or f"{len(runs)} runs{some}")
+
+
+POINTS = 5000
+"""Samples that a scatter plot shows at most; the same ones each time."""
+
+
+def predictions(true: npt.NDArray[Any], predicted: npt.NDArray[Any], path: Path, title: str, name: str = "") -> Path:
+    """Of a predicted quantity: predicted against true values, the residuals over what was predicted, and how many.
+
+    Shapes:
+        true, predicted: (N,).
+
+    Args:
+        true, predicted: the values, all of them finite.
+        path: the picture's file.
+        title: stands above it.
+        name: of the quantity.
+    """
+    import numpy as np
+    from matplotlib.ticker import SymmetricalLogLocator
+
+    true, predicted = np.asarray(true, np.float64), np.asarray(predicted, np.float64)
+    finite = np.isfinite(true) & np.isfinite(predicted)
+    true, predicted = true[finite], predicted[finite]
+    residuals = true - predicted
+    shown = np.sort(np.random.default_rng(0).permutation(len(true))[:POINTS])
+    dots: dict[str, Any] = {"s": 14 if len(shown) < 500 else 6, "alpha": 0.7 if len(shown) < 500 else 0.3, "linewidths": 0}
+    of = f" {_short(name, 24)}" if name else ""
+    figure = _figure(13.0, 4.2)
+    axes = figure.add_subplot(1, 3, 1)
+    axes.scatter(true[shown], predicted[shown], **dots)
+    both = np.concatenate([true, predicted]) if len(true) else np.array([0.0, 1.0])
+    low, high = float(both.min()), float(both.max())
+    axes.plot([low, high], [low, high], color="black", linewidth=0.8, label="as it should be")
+    axes.set_xlabel(f"true{of}")
+    axes.set_ylabel(f"predicted{of}")
+    is_wide = _is_wide(true)
+    if is_wide and low > 0:
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+    elif is_wide:  # what was predicted may be below 0 all the same
+        for set_scale in (axes.set_xscale, axes.set_yscale):
+            set_scale("symlog", linthresh=float(true.min()))
+    axes.legend(fontsize=8)
+    axes = figure.add_subplot(1, 3, 2)
+    axes.scatter(predicted[shown], residuals[shown], **dots)
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set_xlabel(f"predicted{of}")
+    axes.set_ylabel("residual (true - predicted)")
+    if _is_wide(predicted):
+        axes.set_xscale("log")
+    axes = figure.add_subplot(1, 3, 3)
+    axes.hist(residuals, bins=int(np.clip(np.sqrt(len(residuals)), 5, 60)))
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_xlabel("residual (true - predicted)")
+    axes.set_ylabel("samples")
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if axis.get_scale() == "linear":
+                axis.get_major_locator().set_params(nbins=6)
+                axis.get_major_formatter().set_powerlimits((-3, 4))
+            elif axis.get_scale() == "symlog":
+                axis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=float(true.min())))
+                axis.get_major_locator().set_params(numticks=7)
+        axes.grid(alpha=0.3)
+        axes.set_axisbelow(True)
+        axes.tick_params(labelsize=8)
+    return _save(figure, path, title)
+
+
+WIDE = 1000
+"""Positive values that lie so far apart are shown on a logarithmic axis."""
+
+
+def _is_wide(values: Any) -> bool:
+    """Whether values are above 0 and lie far apart."""
+    return len(values) > 1 and min(values) > 0 and max(values) / min(values) > WIDE
+
+
+def _fit_scale(axes: Any, values: Sequence[float]) -> None:
+    """A logarithmic axis for values that a linear one would press together."""
+    if _is_wide([value for value in values if math.isfinite(value)]):
+        axes.set_yscale("log")
+
+
+def differing(overrides: Sequence[Sequence[str]]) -> tuple[list[list[str]], list[str]]:
+    """What tells runs apart that are listed together: the overrides of each that not all have, and those that all have.
+
+    Args:
+        overrides: of each run, as they were typed.
+    """
+    if len(overrides) < 2:
+        return [list(own) for own in overrides], []
+    common = [text for text in overrides[0] if all(text in own for own in overrides[1:])]
+    return [[text for text in own if text not in common] for own in overrides], common

@@ -52,10 +52,27 @@ def ui_process(root: Path) -> int | None:
         return None
 
 
+TRAINING = "workflowType=machine_learning"
+"""In an address, has MLflow show what it has for the training of models, and not what it has for language models: without
+it the browser's own memory decides, and that begins with the latter."""
+
+
 def page(root: Path, run_dir: Path) -> str | None:
     """The address of a run's own page; None: no `lab ui` is up, or MLflow has not got the run yet."""
     address, sent = ui_address(root), _sent(root, run_dir)
-    return f"{address}/#/experiments/{sent[0]}/runs/{sent[1]}" if address and sent else None
+    return f"{address}/#/experiments/{sent[0]}/runs/{sent[1]}?{TRAINING}" if address and sent else None
+
+
+def first_page(root: Path, address: str, run_dir: Path | None) -> str:
+    """The page to begin with: the runs of an experiment, or all experiments.
+
+    Args:
+        root: the workspace.
+        address: MLflow's.
+        run_dir: a run of the experiment; one that MLflow has not got yet tells none.
+    """
+    sent = None if run_dir is None else _sent(root, run_dir)
+    return f"{address}/#/experiments{f'/{sent[0]}/runs' if sent else ''}?{TRAINING}"
 
 
 def mlflow_id(root: Path, run_dir: Path | None) -> str | None:

@@ -30,6 +30,10 @@ from labrun.sweep.trials import Trials
 log = logging.getLogger(__name__)
 
 
+WIDEST = 90
+"""What a trial's parameters may take of a line before the columns after them are no longer below each other."""
+
+
 class Table:
     """A line for each trial that ends, with the best so far; on a terminal also what is running, below.
 
@@ -44,6 +48,9 @@ class Table:
         self._live: Live | None = None
         self._is_headed = False
         self._runs: list[Path] = []
+        self._width = 0
+        self.told: set[str] = set()
+        """The runs that have their line."""
         if sys.stdout.isatty():
             self._live = Live(folder, self._runs)
 
@@ -68,10 +75,14 @@ class Table:
             self._is_headed = True
             first = "ITERATION" if automl.is_pipeline(record.config) else "TRIAL"
             head = "PIPELINE" if automl.is_pipeline(record.config) else "PARAMETERS"
-            results.say(f"{first:>9}  {head:<36}  {'DURATION':>8}  {'METRIC':>8}  {'BEST':>8}  ({one.metric})")
+            self._width = max(36, min(len(what) + 4, WIDEST))
+            results.say(
+                f"{first:>9}  {head:<{self._width}}  {'DURATION':>8}  {'METRIC':>8}  {'BEST':>8}  ({one.metric})"
+            )
         mark = "" if record.status == records.COMPLETED else f"  {record.status}: {record.reason}"
         took = "-" if record.duration_s is None else f"{record.duration_s:.1f}"
-        results.say(f"{run_dir.name:>9}  {what:<36}  {took:>8}  {shown:>8}  {best:>8}{mark}")
+        results.say(f"{run_dir.name:>9}  {what:<{self._width}}  {took:>8}  {shown:>8}  {best:>8}{mark}")
+        self.told.add(run_dir.name)
 
 
 def run(
@@ -165,7 +176,7 @@ def _attended(search: Search, folder: Path, plan: jobs.Plan, submission: sweep.S
         try:
             with takeover.ending(folder):
                 canceled = search.is_canceled or not _finished(search, runner, folder)
-                ending.tell(search, folder, runner.draw)
+                ending.tell(search, folder, runner.draw, table.told)
         finally:
             runner.close()
     if canceled:

@@ -6,7 +6,7 @@ import csv
 import logging
 import math
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,19 +78,21 @@ def _is_any_complete(search: Search) -> bool:
     return any(trial.state == TrialState.COMPLETE for trial in search.study.trials())
 
 
-def tell(search: Search, folder: Path, draw: Callable[[Path], object]) -> None:
+def tell(search: Search, folder: Path, draw: Callable[[Path], object], told: Collection[str] = ()) -> None:
     """Print the table, write the files, draw the pictures.
 
     Args:
         search: the search, at its end.
         folder: the sweep's.
         draw: draws one run's pictures.
+        told: runs that a person has seen the result of; if that is all of them, they are not listed once more.
     """
     tried = gather(search)
     if not tried:
         results.say("no trial was run")
         return
-    results.say(_table(search, tried))
+    if len(search.objectives) > 1 or not {one.run for one in tried} <= set(told):
+        results.say(_table(search, tried))
     best = tried[0] if tried[0].values is not None else None
     try:
         write_csv(search, tried, folder / "results.csv")
@@ -108,7 +110,8 @@ def tell(search: Search, folder: Path, draw: Callable[[Path], object]) -> None:
         except (LabrunError, OSError, ValueError) as error:
             log.warning("The best run's pictures could not be drawn: %s", error)
     several = " (the first of the Pareto front)" if len(search.objectives) > 1 else ""
-    results.say(f"best{several}: run {best.run}\n  {best.record.command}")
+    value = "" if best.values is None else f", {search.objectives[0].metric} {report.number(best.values[0])}"
+    results.say(f"best{several}: run {best.run}{value}\n  {best.record.command}")
     has_file = not unwritable(best, search.trials)
     if has_file:
         results.say(f"  the same from a file: {file_command(folder, 'best', search.trials)}")

@@ -6,8 +6,9 @@ import base64
 import html
 import io
 import logging
+import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ import optuna
 from labrun.launch.objective import Objective
 from labrun.runs import record as records
 from labrun.runs.report import number
+from labrun.terminal import plain
 
 if TYPE_CHECKING:
     from labrun.sweep.ending import Tried
@@ -30,6 +32,14 @@ LINES = 8
 """Parameters that the parallel coordinates show."""
 TRACE = 0.005
 """The least importance that is shown."""
+ENOUGH = 4
+"""Trials from which on parallel coordinates and importances say something."""
+FEW = 8
+"""Trials that a smaller picture of their order does for."""
+MARKS = 20
+"""Words that an axis names at most."""
+PAPER = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.6}
+"""Behind a label, so that the lines below it leave it readable."""
 BLUE, RED, GREY = "#1f5fa8", "#c0392b", "#9aa0a6"
 
 
@@ -42,22 +52,52 @@ def write_report(study: optuna.Study, objectives: Sequence[Objective], tried: Se
         tried: the trials, best first.
         folder: the sweep's.
     """
-    done = [one for one in tried if one.values is not None]
+    done = [one for one in tried if one.values is not None and math.isfinite(one.values[0])]
     sections = [("Trials in their order, and the best so far", _history(objectives, tried))]
-    if len(objectives) > 1:
+    if len(objectives) > 1 and len(done) > 1:
         sections.append(("What no other trial beats in all metrics (Pareto front)", _front(objectives, done)))
-    names = list(dict.fromkeys(name for one in done for name in one.parameters))
+    names = [name for name in dict.fromkeys(name for one in done for name in one.parameters) if _varies(name, done)]
     if names and len(done) > 1:
-        weights = importance(study, objectives)
+        scales = scales_of(study, done)
+        weights = importance(study, objectives) if len(names) > 1 and len(done) >= ENOUGH else {}
         if weights:
             sections.append((f"How much of the differences in {objectives[0].metric} each parameter explains",
                              _importance(weights)))  # fmt: skip
         order = sorted(names, key=lambda name: -weights.get(name, 0.0))
-        sections.append(("Parallel coordinates: a line is a trial, red is best", _parallel(objectives[0], done, order)))
-        sections.append((f"{objectives[0].metric} over each parameter", _slices(objectives[0], done, order)))
+        if len(names) > 1 and len(done) >= ENOUGH:
+            title = "Parallel coordinates: a line is a trial, red is best"
+            sections.append((title, _parallel(objectives[0], done, order, scales)))
+        sections.append((f"{objectives[0].metric} over each parameter", _slices(objectives[0], done, order, scales)))
     path = folder / "report.html"
     path.write_text(_page(folder.parent.name, objectives, tried, sections, folder), encoding="utf-8")
     return path
+
+
+def _varies(name: str, done: Sequence[Tried]) -> bool:
+    """Whether trials differ in a parameter, or in whether they have it."""
+    values = {str(one.parameters.get(name, _varies)) for one in done}
+    return len(values) > 1
+
+
+def scales_of(study: optuna.Study, done: Sequence[Tried]) -> dict[str, bool]:
+    """Whether the axis of each parameter is logarithmic: as it was searched; of a list of numbers, as they lie."""
+    searched: dict[str, bool] = {}
+    for trial in study.trials:
+        for name, space in trial.distributions.items():
+            if not isinstance(space, optuna.distributions.CategoricalDistribution):
+                searched[name] = bool(getattr(space, "log", False))
+    found = {}
+    for name in dict.fromkeys(name for one in done for name in one.parameters):
+        values = [one.parameters[name] for one in done if name in one.parameters]
+        numbers = [float(v) for v in values if _is_number(v)]
+        positive = len(numbers) == len(values) and min(numbers) > 0
+        wide = positive and max(numbers) / min(numbers) > 50
+        found[name] = positive and searched.get(name, wide)
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def importance(study: optuna.Study, objectives: Sequence[Objective]) -> dict[str, float]:
@@ -93,22 +133,24 @@ def _image(figure: Any) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def _text(value: object) -> str:
+def _text(value: object, most: int = 40) -> str:
     """Text for matplotlib, which reads `$` as the beginning of a formula."""
-    text = str(value).replace("$", r"\$")
-    return text if len(text) <= 40 else text[:37] + "..."
+    text, most = plain(str(value)), max(8, most)
+    if len(text) > most:  # names differ at their ends
+        text = f"{text[: most // 3]}…{text[-(most - most // 3 - 1) :]}"
+    return text.replace("$", r"\$")
 
 
 def _history(objectives: Sequence[Objective], tried: Sequence[Tried]) -> str:
-    figure = _figure(8.5, 3.2 * len(objectives))
     ordered = sorted(tried, key=lambda one: int(one.run))
+    figure = _figure(8.5 if len(ordered) > FEW else 5.5, (3.2 if len(ordered) > FEW else 2.4) * len(objectives))
     for place, one in enumerate(objectives):
         axes = figure.add_subplot(len(objectives), 1, place + 1)
-        done = [(int(t.run), t.values[place]) for t in ordered if t.values is not None]
+        done = [(int(t.run), t.values[place]) for t in ordered if t.values is not None and math.isfinite(t.values[place])]
         early = [
             (int(t.run), float(t.record.metrics[one.metric]))
             for t in ordered
-            if t.record.status == records.STOPPED and isinstance(t.record.metrics.get(one.metric), int | float)
+            if t.record.status == records.STOPPED and _is_number(t.record.metrics.get(one.metric))
         ]
         if early:
             axes.scatter(*zip(*early, strict=True), s=18, color=GREY, marker="x", label="stopped early")
@@ -118,9 +160,11 @@ def _history(objectives: Sequence[Objective], tried: Sequence[Tried]) -> str:
             axes.scatter(x, y, s=22, color=BLUE, label="completed")
             axes.step(x, best, where="post", color=RED, label="best so far")
         axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_xlim(-0.5, max(int(t.run) for t in ordered) + 0.5)
         axes.set_xlabel("run")
         axes.set_ylabel(_text(one.metric))
-        axes.legend(fontsize=8, frameon=False)
+        if done or early:
+            axes.legend(fontsize=8, frameon=False)
         axes.grid(alpha=0.25)
     return _image(figure)
 
@@ -149,32 +193,40 @@ def _importance(weights: dict[str, float]) -> str:
     names = names or sorted(weights)[:LINES]
     figure = _figure(8.5, 0.6 + 0.32 * len(names))
     axes = figure.add_subplot()
-    bars = axes.barh([_text(name) for name in names], [weights[name] for name in names], color=BLUE)
+    bars = axes.barh(range(len(names)), [weights[name] for name in names], color=BLUE)
+    axes.set_yticks(range(len(names)), [_text(name) for name in names], fontsize=8)
     axes.bar_label(bars, fmt="%.2f", fontsize=8, padding=3)
     axes.set_xlim(0, 1.1 * max(1e-9, *weights.values()))
     return _image(figure)
 
 
-def _axis(values: Sequence[Any]) -> tuple[list[float], list[tuple[float, str]], bool]:
-    """Values as places from 0 to 1, the marks for them, and whether they lie on a logarithmic scale."""
-    numbers = [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
-    if len(numbers) < len(values):
+def _axis(values: Sequence[Any], is_log: bool = False) -> tuple[list[float], list[tuple[float, str]]]:
+    """Values as places from 0 to 1, and the marks for them.
+
+    Args:
+        values: of one parameter; words and numbers mixed are words.
+        is_log: whether the axis is logarithmic; the values are above 0 then.
+    """
+    if not all(map(_is_number, values)):
         labels = sorted({str(value) for value in values})
         step = 1 / max(1, len(labels) - 1)
-        return (
-            [labels.index(str(value)) * step if len(labels) > 1 else 0.5 for value in values],
-            [(index * step if len(labels) > 1 else 0.5, label) for index, label in enumerate(labels)],
-            False,
-        )
-    low, high = min(numbers), max(numbers)
-    is_log = low > 0 and high / low > 50
-    scaled = np.log(numbers) if is_log else np.asarray(numbers)
-    span = float(scaled.max() - scaled.min()) or 1.0
-    places = [float(p) for p in (scaled - scaled.min()) / span] if high > low else [0.5] * len(numbers)
-    return places, [(0.0, f"{low:.4g}"), (1.0, f"{high:.4g}")] if high > low else [(0.5, f"{low:.4g}")], is_log
+        places = {label: index * step if len(labels) > 1 else 0.5 for index, label in enumerate(labels)}
+        return [places[str(value)] for value in values], [(place, label) for label, place in places.items()]
+    numbers = np.asarray(values, float)
+    low, high = float(numbers.min()), float(numbers.max())
+    if high == low:
+        return [0.5] * len(numbers), [(0.5, f"{low:.4g}")]
+    scaled = np.log(numbers) if is_log else numbers
+    span = float(scaled.max() - scaled.min())
+    marks = [(0.0, f"{low:.4g}"), (1.0, f"{high:.4g}")]
+    middle = float(np.exp(scaled.mean())) if is_log else (low + high) / 2
+    if is_log:
+        middle = math.sqrt(low) * math.sqrt(high)
+    marks.insert(1, (0.5, f"{middle:.3g}"))
+    return [float(place) for place in (scaled - scaled.min()) / span], marks
 
 
-def _parallel(objective: Objective, done: Sequence[Tried], order: Sequence[str]) -> str:
+def _parallel(objective: Objective, done: Sequence[Tried], order: Sequence[str], scales: Mapping[str, bool]) -> str:
     from matplotlib import colormaps
 
     names = list(order[:LINES])
@@ -182,11 +234,13 @@ def _parallel(objective: Objective, done: Sequence[Tried], order: Sequence[str])
     axes_of = []
     for name in names:
         having = [one for one in done if name in one.parameters]
-        places, marks, _ = _axis([one.parameters[name] for one in having])
+        places, marks = _axis([one.parameters[name] for one in having], scales.get(name, False))
         axes_of.append(({one.run: place for one, place in zip(having, places, strict=True)}, marks))
-    places, marks, _ = _axis([one.values[0] for one in done if one.values])
+    places, marks = _axis([one.values[0] for one in done if one.values])
     axes_of.append(({one.run: place for one, place in zip(done, places, strict=True)}, marks))
-    figure = _figure(8.5, 4.2)
+    most = max(len(marks) for _, marks in axes_of)
+    room = 9.6 / len(axes_of) / 0.075  # characters of a label, up to the next axis
+    figure = _figure(9.6, 3.4 if most <= 8 else 4.6)
     axes = figure.add_subplot()
     colors = colormaps["coolwarm"]
     ranked = {run: i / max(1, len(done) - 1) for i, run in enumerate(
@@ -196,36 +250,57 @@ def _parallel(objective: Objective, done: Sequence[Tried], order: Sequence[str])
         axes.plot(*zip(*points, strict=True), color=colors(ranked[one.run]), alpha=0.75, linewidth=1.2, marker=".")
     for x, (_, marks_) in enumerate(axes_of):
         axes.axvline(x, color="black", linewidth=0.8)
-        for place, label in marks_ if len(marks_) <= 12 else [marks_[0], marks_[-1]]:
-            axes.text(x + 0.02, place, _text(label), fontsize=7, va="center")
-    axes.set_xticks(range(len(axes_of)), [_text(name) for name in [*names, objective.metric]], rotation=20, fontsize=8,
-                    ha="right")  # fmt: skip
+        shown = marks_ if len(marks_) <= MARKS else marks_[:: math.ceil(len(marks_) / MARKS)]
+        for place, label in shown:
+            axes.text(x + 0.03, place, _text(label, int(room)), fontsize=7, va="center", bbox=PAPER)
+    turned = max(map(len, names)) > 12 or len(axes_of) > 6
+    axes.set_xticks(range(len(axes_of)), [_text(name) for name in [*names, objective.metric]], fontsize=8,
+                    rotation=20 if turned else 0, ha="right" if turned else "center")  # fmt: skip
     axes.set_yticks([])
-    axes.set_xlim(-0.1, len(axes_of) - 0.6)
+    axes.set_ylim(-0.06, 1.06)
+    axes.set_xlim(-0.1, len(axes_of) - 1 + 0.07 * len(axes_of))
     return _image(figure)
 
 
-def _slices(objective: Objective, done: Sequence[Tried], order: Sequence[str]) -> str:
+def _slices(objective: Objective, done: Sequence[Tried], order: Sequence[str], scales: Mapping[str, bool]) -> str:
+    from matplotlib.ticker import LogFormatterSciNotation, MaxNLocator, NullFormatter
+
     names = list(order[:SLICES])
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
-    figure = _figure(2.85 * columns, 2.5 * rows)
+    figure = _figure(3.1 * columns, 2.5 * rows)
     for place, name in enumerate(names):
         axes = figure.add_subplot(rows, columns, place + 1)
         having = [one for one in done if name in one.parameters and one.values]
         values = [one.parameters[name] for one in having]
         heights = [one.values[0] for one in having if one.values]
-        places, marks, is_log = _axis(values)
-        if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        if all(map(_is_number, values)):
             axes.scatter(values, heights, s=16, color=BLUE)
-            if is_log:
+            if scales.get(name, False):
                 axes.set_xscale("log")
+                if max(values) / min(values) >= 10:  # within a decade its own marks are too few
+                    axes.xaxis.set_major_formatter(LogFormatterSciNotation())
+                    axes.xaxis.set_minor_formatter(NullFormatter())
+                else:
+                    axes.xaxis.set_minor_locator(MaxNLocator(3))
+                    axes.xaxis.set_major_locator(MaxNLocator(3))
+                    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+                    axes.xaxis.set_minor_formatter(NullFormatter())
+            else:
+                axes.xaxis.set_major_locator(MaxNLocator(4, integer=all(isinstance(v, int) for v in values)))
         else:
+            places, marks = _axis(values)
             axes.scatter(places, heights, s=16, color=BLUE)
-            axes.set_xticks(
-                [p for p, _ in marks], [_text(label) for _, label in marks], rotation=30, fontsize=7, ha="right"
-            )
-        axes.set_title(_text(name), fontsize=8)
+            shown = marks if len(marks) <= MARKS else marks[:: math.ceil(len(marks) / MARKS)]
+            turned = sum(len(label) for _, label in shown) > 24
+            axes.set_xticks([p for p, _ in shown], [_text(label, 22) for _, label in shown])
+            axes.tick_params(axis="x", rotation=(65 if len(shown) > 8 else 35) if turned else 0)
+            for label in axes.get_xticklabels():
+                label.set_horizontalalignment("right" if turned else "center")
+                label.set_rotation_mode("anchor" if turned else "default")
+            axes.set_xlim(-0.12, 1.12)
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.set_title(_text(name, 34), fontsize=8)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.25)
     return _image(figure)

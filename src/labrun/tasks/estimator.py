@@ -162,7 +162,7 @@ def quantities(y: npt.NDArray[Any], predicted: npt.NDArray[Any], name: str) -> S
     spread = float(((y - y.mean()) ** 2).sum())
     r2 = 1 - float((errors**2).sum()) / spread if spread else 0.0
     more = {"r2": r2, "rmse": float(np.sqrt((errors**2).mean())), "mae": float(np.abs(errors).mean())}
-    return Scores(None, None, None, more)
+    return Scores(None, None, None, more, predicted)
 
 
 def load(path: Path, trusted: list[str] | None) -> Any:

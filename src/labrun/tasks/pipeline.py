@@ -141,7 +141,7 @@ class PipelineTask(EstimatorTask):
         further = {f"test_{name}": value for name, value in more.items() if name != "accuracy"}
         if not arrays.num_classes and not self._folds:
             further |= base.more
-        return Scores(base.accuracy, base.loss, base.confusion, further, prefix)
+        return replace(base, more=further, prefix=prefix)
 
 
 def _columns(arrays: Arrays) -> dict[str, Any]:

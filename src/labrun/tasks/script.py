@@ -81,7 +81,21 @@ def run(config: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]], record: 
             if run_context is not None:
                 run_context.summary.update(context.last_values(paths.root))
     if ended.code != 0:
-        raise RunFailedError(ended.message(script["path"]), ended.trace)
+        raise RunFailedError(f"{ended.message(script['path'])}{_way_out(ended, script)}", ended.trace)
+
+
+def _way_out(ended: Ended, script: Mapping[str, Any]) -> str:
+    """What to do about a module that the script's interpreter does not have."""
+    missing = re.search(r"^(?:ModuleNotFoundError|ImportError): No module named '([\w.]+)'", ended.trace, re.MULTILINE)
+    if missing is None:
+        return ""
+    top = missing[1].partition(".")[0]
+    if top == "azureml" and not script["azureml"]:
+        return ". Say script.azureml=true: labrun supplies the parts of azureml that such scripts use"
+    if top == "azureml":
+        return ". labrun supplies azureml.core and azureml.data, and not that: docs/coming-from-azureml.md lists what is there"
+    how = f"add it to {script['requirements']}" if script["requirements"] else "say script.requirements=requirements.txt"
+    return f". Install {top} for the script's interpreter, or {how}"
 
 
 def _as_meant(value: Any) -> Any:

@@ -47,6 +47,8 @@ class Scores:
     """(classes, classes): rows are the true classes, columns the predicted ones; None where there are none."""
     more: Mapping[str, float] = field(default_factory=dict)
     """Further metrics, by name."""
+    predicted: npt.NDArray[Any] | None = field(default=None, repr=False)
+    """(N,) where a quantity is predicted."""
     prefix: str = ""
     """Put before `accuracy` where that name means something else: the accuracy in cross-validation."""
 

@@ -39,12 +39,40 @@ def started_with() -> dict[str, object]:
 
 def labrun() -> None:
     """The command `labrun`."""
-    _command("labrun.app")
+    if "--version" in sys.argv[1:]:
+        _say_version()
+    else:
+        ended(lambda: _command("labrun.app"))
 
 
 def lab() -> None:
     """The command `lab`."""
-    _command("labrun.cli")
+    if sys.argv[1:2] == ["--version"]:
+        _say_version()
+    else:
+        ended(lambda: _command("labrun.cli"))
+
+
+def ended(work: Callable[[], None]) -> None:
+    """Carry a command out, and end the process without taking the interpreter apart if it failed with PyTorch loaded.
+
+    What an error keeps alive, the libraries below PyTorch list line by line as leaked, and bury the message.
+    """
+    try:
+        work()
+    except SystemExit as end:
+        if end.code in (None, 0) or "torch" not in sys.modules:
+            raise
+        from labrun.warm import session
+
+        session.leave(end)
+
+
+def _say_version() -> None:
+    """At once: nobody waits for Hydra to be told which labrun this is."""
+    from labrun import version
+
+    os.write(1, f"{version.text()}\n".encode())
 
 
 def _command(module: str) -> None:

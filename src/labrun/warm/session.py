@@ -18,7 +18,7 @@ import socket
 import sys
 import threading
 import types
-from typing import Any
+from typing import Any, NoReturn
 
 from labrun.warm import client
 from labrun.warm.identity import read
@@ -211,6 +211,13 @@ def _carry_out(module: str) -> int:
         sys.excepthook(*sys.exc_info())
         code = 1
     return FLUSH_FAILED if not _finish() and not code else code
+
+
+def leave(end: SystemExit) -> NoReturn:
+    """End this process as an exit does, but for what the interpreter would take apart."""
+    code = _code_of(end)
+    _finish()
+    os._exit(code)
 
 
 def _code_of(end: SystemExit) -> int:

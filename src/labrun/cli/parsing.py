@@ -1,0 +1,311 @@
+"""The command line of `lab`: one message for a mistake in it, with what is allowed and what to type."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NoReturn
+
+from labrun.errors import LabrunError
+
+USER_ERROR = 2
+SYNONYMS = {
+    "list": "ls", "log": "logs", "delete": "rm", "remove": "rm", "del": "rm", "stop": "cancel", "kill": "cancel",
+    "abort": "cancel", "info": "show", "get": "show", "describe": "show", "cat": "logs", "tail": "logs",
+    "metric": "metrics", "plot": "metrics", "diff": "compare", "cp": "download", "pull": "download", "push": "upload",
+    "put": "upload", "follow": "watch", "attach": "watch", "retry": "rerun", "restart": "rerun", "clean": "gc",
+    "prune": "gc", "archive": "export", "serve": "show", "ps": "ls", "annotate": "note", "file": "files",
+}  # fmt: skip
+"""What verbs are called elsewhere."""
+OTHER_NOUNS = {
+    "run": "runs", "experiment": "runs", "experiments": "runs", "job": "runs", "jobs": "runs", "history": "runs",
+    "dataset": "data", "datasets": "data", "datastore": "data", "asset": "data", "assets": "data", "model": "models",
+    "registry": "models", "target": "compute", "machines": "compute", "cluster": "compute", "mlflow": "ui",
+    "dashboard": "ui",
+}  # fmt: skip
+"""And nouns."""
+OF_NAMED_RUNS = ("rm", "cancel", "compare", "export", "tag", "note")
+"""Verbs that mean no run by themselves."""
+FIRST = ("runs", "data", "models", "compute", "warm")
+"""Whose verb is meant where several have it."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Answers a mistake in one message. Its subparsers are of the same kind."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and end with exit code 2.
+
+        Args:
+            message: argparse's own.
+        """
+        raise WrongError(self, message)
+
+
+class WrongError(Exception):
+    """A mistake, and the parser that found it.
+
+    Args:
+        parser: of the noun or verb.
+        message: argparse's own.
+    """
+
+    def __init__(self, parser: argparse.ArgumentParser, message: str) -> None:
+        super().__init__(message)
+        self.prog, self.message = parser.prog, message
+
+
+def refuse(top: argparse.ArgumentParser, arguments: Sequence[str], error: WrongError) -> NoReturn:
+    """Tell a mistake in one message.
+
+    Args:
+        top: the parser, with all nouns and verbs.
+        arguments: the words.
+        error: the mistake.
+
+    Raises:
+        SystemExit: always.
+    """
+    words = Words(top, arguments)
+    _end(words.told(words.called(error.prog), error.message))
+
+
+def refuse_rest(top: argparse.ArgumentParser, arguments: Sequence[str], rest: Sequence[str]) -> NoReturn:
+    """As `refuse`, of words that no parser knows."""
+    words = Words(top, arguments)
+    _end(words.told(words.deepest(), f"unrecognized arguments: {' '.join(rest)}"))
+
+
+def refuse_nothing(nouns: Sequence[str] | Mapping[str, str]) -> NoReturn:
+    """As `refuse`, of a command without a noun."""
+    _end(f"say what to look at: {', '.join(f'lab {noun}' for noun in nouns)}. lab --help tells more")
+
+
+def _end(text: str) -> NoReturn:
+    sys.stderr.write(f"{text}\n" if text.startswith("lab ") else f"lab: {text}\n")
+    sys.exit(USER_ERROR)
+
+
+def subparsers(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
+    """The verbs of a noun, or the nouns themselves."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return dict(action.choices)
+    return {}
+
+
+class Words:
+    """A command line of `lab`, and what its words may have meant.
+
+    Args:
+        top: the parser, with all nouns and verbs.
+        arguments: the words.
+    """
+
+    def __init__(self, top: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+        self.top, self.arguments = top, list(arguments)
+        self.verbs = {noun: list(subparsers(parser)) for noun, parser in subparsers(top).items()}
+
+    def deepest(self) -> argparse.ArgumentParser:
+        """The parser of the noun, or of the verb, that the words name."""
+        found = self.top
+        for word in self.arguments:
+            found = subparsers(found).get(word, found)
+        return found
+
+    def called(self, prog: str) -> argparse.ArgumentParser:
+        """The parser of a command, by its words."""
+        found = self.top
+        for word in prog.split():
+            found = subparsers(found).get(word, found)
+        return found
+
+    def told(self, parser: argparse.ArgumentParser, message: str) -> str:
+        """One message for what argparse says."""
+        if match := re.match(r"argument (NOUN|VERB): invalid choice: '(.*?)' \(choose from", message, re.DOTALL):
+            return self._noun(match[2]) if match[1] == "NOUN" else self._verb(parser, match[2])
+        if message.startswith("the following arguments are required: VERB"):
+            return f"say what to do: {self._listed(parser)}. {parser.prog} --help tells more"
+        if match := re.match(r"the following arguments are required: (.*)", message):
+            return f"{parser.prog}: {match[1]} is missing. {_usage(parser)}"
+        if match := re.match(r"unrecognized arguments: (.*)", message, re.DOTALL):
+            return self._unknown(parser, match[1])
+        if match := re.match(r"argument ([^:]+): invalid choice: '(.*?)' \(choose from (.*)\)", message, re.DOTALL):
+            options = re.findall(r"'([^']*)'", match[3]) or match[3].split(", ")
+            return f"{parser.prog}: {match[1]} {match[2]!r}: expected one of {', '.join(options)}.{_near(match[2], options)}"
+        if match := re.match(r"argument ([^:]+): expected (one|at least one) argument", message):
+            return f"{parser.prog}: {match[1]} wants a value: {_value_of(parser, match[1])}"
+        if match := re.match(r"argument ([^:]+): (.*)", message, re.DOTALL):
+            return f"{parser.prog}: {match[1]}: {match[2]}"
+        return f"{parser.prog}: {message}"
+
+    def _rest(self, word: str) -> list[str]:
+        """The words after one."""
+        return self.arguments[self.arguments.index(word) + 1 :] if word in self.arguments else []
+
+    def _before(self, word: str) -> list[str]:
+        """Options of `lab` itself that stand before a word."""
+        return self.arguments[: self.arguments.index(word)] if word in self.arguments else []
+
+    def _noun(self, word: str) -> str:
+        """A first word that is no noun: a verb without its noun, a noun mistyped, a word of `labrun`."""
+        said = f"there is no 'lab {word}'"
+        nouns = f"There are {', '.join(f'lab {noun}' for noun in self.verbs)}"
+        rest = self._rest(word)
+        if word == "help":
+            return f"{said}. Did you mean 'lab --help'?"
+        if word == "version":
+            return f"{said}. Did you mean 'lab --version'?"
+        if "=" in word or word in ("train", "fit", "sweep", "submit"):
+            command = shlex.join(["labrun", *(one for one in [word, *rest] if "=" in one or one == "-m")])
+            return f"{said}: experiments are run by labrun. Did you mean '{command}'?"
+        noun = OTHER_NOUNS.get(word) or next(iter(difflib.get_close_matches(word, list(self.verbs), 1, 0.7)), None)
+        verb = SYNONYMS.get(word, word)
+        having = [one for one in FIRST if verb in self.verbs.get(one, ())]
+        first = rest[0] if rest else ""
+        if having and (first in self.verbs or OTHER_NOUNS.get(first) in self.verbs):  # lab ls models
+            noun, rest = OTHER_NOUNS.get(first, first), [verb, *rest[1:]]
+        elif noun is None and word == "status":
+            return f"{said}. Did you mean 'lab runs'? What is free: 'lab compute status'. {nouns}"
+        elif noun is None and having:
+            commands = [self._command(word, [one, verb, *rest]) for one in having]
+            return f"{said}. Did you mean {' or '.join(map(repr, commands))}? {nouns}"
+        if noun is None:
+            alike = [(one, v) for one in FIRST for v in self.verbs.get(one, ()) if difflib.get_close_matches(word, [v], 1, 0.75)]
+            if alike:
+                commands = [self._command(word, [*pair, *rest]) for pair in alike[:2]]
+                return f"{said}. Did you mean {' or '.join(map(repr, commands))}? {nouns}"
+            return f"{said}. {nouns}"
+        return f"{said}. Did you mean {self._command(word, [noun, *self._mended(noun, rest)])!r}? {nouns}"
+
+    def _mended(self, noun: str, rest: Sequence[str]) -> list[str]:
+        """The words after a noun, their verb as it is called here."""
+        if rest and rest[0] not in self.verbs[noun] and SYNONYMS.get(rest[0]) in self.verbs[noun]:
+            return [SYNONYMS[rest[0]], *rest[1:]]
+        return list(rest)
+
+    def _command(self, word: str, words: Sequence[str]) -> str:
+        """A whole command in place of one that has a word that is none; what it lacks in capitals."""
+        parser: argparse.ArgumentParser = self.top
+        for one in words:
+            parser = subparsers(parser).get(one, parser)
+        given = [one for one in words[2:] if not one.startswith("-")]
+        needed = [text for text, _ in _required(parser)][len(given) :]
+        needed += ["RUN"] if words[0] == "runs" and words[1:2] and words[1] in OF_NAMED_RUNS and not given else []
+        return " ".join([shlex.join(["lab", *self._before(word), *words]), *needed])
+
+    def _verb(self, parser: argparse.ArgumentParser, word: str) -> str:
+        """A second word that is no verb."""
+        noun = parser.prog.split()[-1]
+        said = f"there is no '{parser.prog} {word}'"
+        verbs = self.verbs[noun]
+        verb = SYNONYMS.get(word)
+        near = verb if verb in verbs else next(iter(difflib.get_close_matches(word, verbs, 1, 0.6)), None)
+        if near is not None:
+            command = self._command(word, [noun, near, *self._rest(word)])
+            return f"{said}. Did you mean {_without_noun_twice(command, noun)!r}? Verbs: {', '.join(verbs)}"
+        if "show" in verbs and _is_there(noun, word):
+            return f"{said}. Did you mean 'lab {noun} show {word}'? Verbs: {', '.join(verbs)}"
+        elsewhere = [one for one in FIRST if word in self.verbs.get(one, ())]
+        hint = f" Did you mean 'lab {elsewhere[0]} {word}'?" if elsewhere else ""
+        return f"{said}.{hint} Verbs: {', '.join(verbs)}"
+
+    def _listed(self, parser: argparse.ArgumentParser) -> str:
+        return ", ".join(f"{parser.prog} {verb}" for verb in subparsers(parser))
+
+    def _unknown(self, parser: argparse.ArgumentParser, rest: str) -> str:
+        """Options that a command does not have, or words too many."""
+        words = rest.split()
+        option = next((word for word in words if word.startswith("-") and word != "-"), None)
+        if option is None:
+            return f"{parser.prog}: {rest!r} is too much. {_usage(parser)}"
+        name = option.partition("=")[0]
+        said = f"{'' if parser is self.top else f'{parser.prog}: '}there is no option {name}"
+        own = [text for action in parser._actions for text in action.option_strings]
+        above = {text for action in self.top._actions for text in action.option_strings} - set(own)
+        if name in above:
+            return f"{name} stands before the noun: lab {name} ... {parser.prog.removeprefix('lab ')} ..."
+        having = self._that_has(name)
+        hint = _near(name, own, 0.6) or (f" 'lab {having}' has it." if having else "")
+        shown = [text for text in own if text.startswith("--")] or own
+        return f"{said}.{hint} Options: {', '.join(shown)}"
+
+    def _that_has(self, name: str) -> str | None:
+        for noun, parser in subparsers(self.top).items():
+            for verb, inner in subparsers(parser).items():
+                if any(name in action.option_strings for action in inner._actions):
+                    return f"{noun} {verb}"
+        return None
+
+
+def _is_there(noun: str, word: str) -> bool:
+    """Whether a word names a run or a registered model."""
+    from labrun.launch import query
+    from labrun.runs import journal, store
+
+    try:
+        if noun == "runs":
+            return bool(query.named(store.workspace(), word))
+        return noun == "models" and bool(journal.find(store.workspace(), word))
+    except (LabrunError, OSError):
+        return False
+
+
+def _without_noun_twice(command: str, noun: str) -> str:
+    return command.replace(f"lab {noun} {noun} ", f"lab {noun} ", 1)
+
+
+def hoisted(arguments: Sequence[str]) -> list[str]:
+    """The words with `--root FOLDER` and `--debug` in front, where they may be typed after the noun, too."""
+    front: list[str] = []
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word == "--":
+            return [*front, *rest, word, *words]
+        if word == "--debug" or word.startswith("--root="):
+            front.append(word)
+        elif word == "--root":
+            front += [word, *([value] if (value := next(words, None)) is not None else [])]
+        else:
+            rest.append(word)
+    return [*front, *rest]
+
+
+def _required(parser: argparse.ArgumentParser) -> Iterator[tuple[str, Any]]:
+    """What a command must be given, as it is written in a usage line: first words, then options."""
+    for action in parser._actions:
+        if not action.option_strings and action.nargs in (None, "+") and not isinstance(action, argparse._SubParsersAction):
+            yield str(action.metavar or action.dest).upper(), action
+    for action in parser._actions:
+        if action.option_strings and action.required:
+            yield f"{action.option_strings[-1]} {action.metavar or action.dest.upper()}", action
+
+
+def _usage(parser: argparse.ArgumentParser) -> str:
+    """What to say: a command's words and what it must be given, in one line."""
+    required = {id(action): text for text, action in _required(parser)}
+    words = [parser.prog]
+    for action in sorted(parser._actions, key=lambda one: bool(one.option_strings)):
+        if id(action) in required:
+            words.append(required[id(action)])
+        elif not action.option_strings and action.nargs in ("?", "*"):
+            words.append(f"[{action.metavar or action.dest}]")
+    return f"Say {' '.join(words)}" + ("" if len(words) > 1 else f" without more words; {parser.prog} --help")
+
+
+def _value_of(parser: argparse.ArgumentParser, names: str) -> str:
+    for action in parser._actions:
+        if names.split("/")[0] in action.option_strings:
+            what = "|".join(map(str, action.choices)) if action.choices else str(action.metavar or action.dest).upper()
+            return f"{action.option_strings[-1]} {what}"
+    return names
+
+
+def _near(word: str, choices: Sequence[str], cutoff: float = 0.5) -> str:
+    found = difflib.get_close_matches(word, list(choices), 1, cutoff)
+    return f" Did you mean {found[0]!r}?" if found else ""

@@ -1,0 +1,117 @@
+"""What was mistyped on `labrun`'s command line, in one message: what was given, what is allowed, what to type.
+
+Hydra answers a mistake with the words of its parser, or with a hint that suits any application. Here the words are held
+against what can be chosen and set in this one. A command that a message offers has been composed before it is shown.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from hydra.errors import HydraException, MissingConfigException, SearchPathException
+from omegaconf.errors import OmegaConfBaseException
+
+from labrun.launch import conf
+from labrun.mistakes import choices, flags, grammar
+from labrun.mistakes.mistake import Mistake, mended, message
+
+HYDRAS = (HydraException, OmegaConfBaseException)
+"""What Hydra raises while it reads a command line and composes."""
+AGAIN = 3
+"""What a mended command is looked through for mistakes that the first ones hid."""
+NOISE = ("See https://", "To append to", "Config search path", "\t", "full_key:", "object_type=", "reference_type=")
+"""Lines of Hydra's messages that help nobody here."""
+
+
+def in_words(words: Sequence[str]) -> str | None:
+    """What can be said of a command line before anything is composed; None: nothing is wrong with it so far."""
+    found = flags.check(words)
+    return _answer(found, words) if found else None
+
+
+def explained(error: BaseException, words: Sequence[str]) -> str:
+    """What an error of Hydra's means, by the words that led to it.
+
+    Args:
+        error: one of `HYDRAS`.
+        words: the command line, without the program.
+    """
+    values = flags.split(words).values
+    if isinstance(error, MissingConfigException) and values.get("--config-name") == error.missing_cfg_file:
+        return (
+            f"--config-name {error.missing_cfg_file}: there is no {error.missing_cfg_file}.yaml in {conf.conf_dir()}"
+            f"{', ./conf' if conf.user_conf_dir() else ''} or --config-dir. labrun's own is 'config'; a file of yours that "
+            "builds on it begins with 'defaults: [config]'"
+        )
+    if isinstance(error, SearchPathException) and values.get("--config-dir"):
+        folder = values["--config-dir"]
+        what = "is no folder" if os.path.exists(folder) else "there is no such folder"
+        return f"--config-dir {folder}: {what} (looked for {os.path.abspath(folder)})"
+    found = _found(words)
+    return _answer(found, words) if found else in_short(error)
+
+
+def in_overrides(words: Sequence[str]) -> str | None:
+    """What is wrong with overrides that Hydra takes and that do not do what they say; None: nothing.
+
+    Args:
+        words: the overrides of a task, without flags.
+    """
+    if not any(_may_be_a_choice(word) for word in words):
+        return None
+    found = choices.groups_as_keys(words)
+    return _answer(found, words) if found else None
+
+
+def _may_be_a_choice(word: str) -> bool:
+    """Whether a key is set to plain text where there is a folder of options. Each command asks: no file is read."""
+    key, _, value = word.lstrip("+").partition("=")
+    if "." not in key or not value or value.startswith(("{", "$")) or value == "null":
+        return False
+    group = key.replace(".", "/")
+    return any((folder / group).is_dir() for folder in (conf.conf_dir(), conf.user_conf_dir()) if folder)
+
+
+def _found(words: Sequence[str]) -> list[Mistake]:
+    """The mistakes of a command line whose flags are right."""
+    split = flags.split(words)
+    return grammar.check(words, split.overrides) or choices.check(words, split)
+
+
+def _answer(found: Sequence[Mistake], words: Sequence[str]) -> str:
+    """All mistakes, and the command to type: one that is known to compose."""
+    then: list[Mistake] = []
+    command = mended(found, words)
+    for _ in range(AGAIN):
+        if command is None:
+            break
+        more = flags.check(command) or _found(command)
+        if not more:
+            unfit = choices.unfit(command, flags.split(command))
+            then += [Mistake(text) for text in unfit]
+            command = None if unfit else command
+            break
+        then += more
+        command = mended(more, command)
+    else:
+        command = None
+    return message(found, then, command)
+
+
+def in_short(error: BaseException) -> str:
+    """Hydra's own message, without what suits any application and not this one."""
+    if isinstance(error, MissingConfigException) and error.options:
+        first = str(error).splitlines()[0].rstrip(".")
+        return f"{first}. There are: {', '.join(error.options)}"
+    texts = [str(error)]
+    cause = error.__cause__
+    while cause is not None:
+        texts.append(str(cause))
+        cause = cause.__cause__
+    lines = [line.strip() for text in texts for line in text.splitlines() if line.strip() and not line.startswith(NOISE)]
+    kept = [line for line in dict.fromkeys(lines) if not line.strip().startswith(NOISE)]
+    return ". ".join(line.rstrip(".") for line in kept[:3]) or type(error).__name__
+
+
+__all__ = ["HYDRAS", "explained", "in_overrides", "in_short", "in_words"]

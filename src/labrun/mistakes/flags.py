@@ -1,0 +1,132 @@
+"""The options of `labrun`'s command line: Hydra's flags, each in its place, and what is typed like one and is none."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra._internal.utils import get_args_parser
+
+from labrun.mistakes import grammar
+from labrun.mistakes.mistake import Mistake
+
+SHOWING = ("--cfg", "--help", "--info")
+ALONE = ("--run", "--multirun", "--cfg", "--info", "--shell-completion")
+"""Of these Hydra takes one at a time."""
+
+
+@dataclass
+class Split:
+    """A command line, taken apart."""
+
+    overrides: list[int] = field(default_factory=list)
+    """The places of the words that are overrides."""
+    values: dict[str, str] = field(default_factory=dict)
+    """What was given to flags that take a value; the others have an empty text."""
+    strange: list[int] = field(default_factory=list)
+    """Words that look like flags and are none."""
+    lacking: list[str] = field(default_factory=list)
+    """Flags whose value is missing."""
+
+
+@functools.cache
+def known() -> Mapping[str, Any]:
+    """Hydra's flags, each under all its names."""
+    return {name: action for action in get_args_parser()._actions for name in action.option_strings}
+
+
+def flag_of(word: str) -> Any | None:
+    """The flag that a word is, also shortened as argparse takes it; None: it is none."""
+    name = word.partition("=")[0]
+    if name in known():
+        return known()[name]
+    if not name.startswith("--") or name == "--":
+        return None
+    found = {id(action): action for flag, action in known().items() if flag.startswith(name)}
+    return next(iter(found.values())) if len(found) == 1 else None
+
+
+def split(words: Sequence[str]) -> Split:
+    """Take a command line apart."""
+    found = Split()
+    place = 0
+    while place < len(words):
+        word = words[place]
+        action = flag_of(word) if word.startswith("-") else None
+        if not word.startswith("-") or word == "-":
+            found.overrides.append(place)
+        elif action is None:
+            found.strange.append(place)
+        else:
+            long = max(action.option_strings, key=len)
+            found.values[long] = word.partition("=")[2]
+            if action.nargs != 0 and "=" not in word:
+                after = words[place + 1] if place + 1 < len(words) else None
+                is_value = after is not None and not after.startswith("-")
+                if action.nargs == "?":  # it may stand alone
+                    is_value = is_value and after in (action.choices or ())
+                if is_value and after is not None:
+                    found.values[long] = after
+                    place += 1
+                elif action.nargs is None:
+                    found.lacking.append(long)
+        place += 1
+    return found
+
+
+def check(words: Sequence[str]) -> list[Mistake]:
+    """Every mistake in the options of a command line."""
+    found = split(words)
+    mistakes = [_strange(words, place) for place in found.strange]
+    mistakes += [Mistake(f"{flag} wants a value: {flag} {_wanted(known()[flag])}") for flag in found.lacking]
+    for flag, value in found.values.items():
+        allowed = known()[flag].choices
+        if allowed and value not in allowed and not (flag == "--info" and not value) and flag not in found.lacking:
+            mistakes.append(Mistake(f"{flag} {value}: expected one of {', '.join(allowed)}"))
+    together = [flag for flag in ALONE if flag in found.values]
+    if len(together) > 1:
+        if "--multirun" in together and set(together) & set(SHOWING):
+            shown = next(flag for flag in together if flag in SHOWING)
+            mistakes.append(Mistake(f"{shown} shows one configuration: leave out -m, and give each key one value"))
+        else:
+            mistakes.append(Mistake(f"{' and '.join(together)} do not go together: say one of them"))
+    if "--help" in found.values and "--multirun" in found.values and len(together) < 2:
+        mistakes.append(Mistake("--help shows one configuration: leave out -m, and give each key one value"))
+    if "--resolve" in found.values and not {"--cfg", "--help"} & set(found.values):
+        mistakes.append(Mistake("--resolve goes with --cfg: labrun --cfg job --resolve"))
+    if "--experimental-rerun" in found.values:
+        mistakes.append(
+            Mistake(
+                "--experimental-rerun: 'lab runs rerun RUN' repeats a run, with the configuration and the code it had"
+            )
+        )
+    return mistakes
+
+
+def _wanted(action: Any) -> str:
+    return "|".join(action.choices) if action.choices else action.option_strings[-1].lstrip("-").upper()
+
+
+def _strange(words: Sequence[str], place: int) -> Mistake:
+    """A word with dashes that is no flag: a flag mistyped, or an override typed as others have it."""
+    word = words[place]
+    name, equals, value = word.partition("=")
+    bare = name.lstrip("-")
+    after = words[place + 1] if place + 1 < len(words) else ""
+    long = [flag for flag in known() if flag.startswith("--")]
+    near = difflib.get_close_matches(name, long, n=1, cutoff=0.75)
+    said = f"{name}: labrun has no such option"
+    if name == "-m" or name == "--multirun":
+        return Mistake(f"{word}: -m takes no value", {place: [name]})
+    if near and not equals:
+        return Mistake(f"{said}. Did you mean {near[0]!r}? labrun --help lists them", {place: [near[0]]})
+    if equals and grammar.is_readable(f"{bare}={value}"):
+        new, fix = f"{bare}={value}", {place: [f"{bare}={value}"]}
+    elif bare and after and not after.startswith("-") and "=" not in after and grammar.is_readable(f"{bare}={after}"):
+        new, fix = f"{bare}={after}", {place: [f"{bare}={after}"], place + 1: []}
+    else:
+        return Mistake(f"{said}: groups and keys are set without dashes, as group=option and key=value; labrun --help")
+    return Mistake(f"{said}: groups and keys are set without dashes, as in {new}", fix)

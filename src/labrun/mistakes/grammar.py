@@ -1,0 +1,300 @@
+"""Words that Hydra's grammar cannot read: what the shell has split, what is not closed, what is no KEY=VALUE at all."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser, create_functions
+from hydra.errors import HydraException
+
+from labrun.launch import conf, hydra_files
+from labrun.mistakes.mistake import Mistake
+
+VALUES = "a number, a word, 'text in quotes', [a,b], {k: v}; for a sweep several: a,b or range(1,4)"
+RUN_WORDS = frozenset({"run", "train", "fit", "start", "exec", "execute", "launch", "submit", "labrun"})
+LAB_WORDS = {
+    "runs": "lab runs", "ls": "lab runs ls", "list": "lab runs ls", "status": "lab runs", "logs": "lab runs logs",
+    "show": "lab runs show", "metrics": "lab runs metrics", "compare": "lab runs compare", "watch": "lab runs watch",
+    "cancel": "lab runs cancel", "stop": "lab runs cancel", "rerun": "lab runs rerun", "data": "lab data",
+    "models": "lab models", "register": "lab models register", "ui": "lab ui", "warm": "lab warm",
+    "upload": "lab data upload", "download": "lab data download",
+}  # fmt: skip
+"""Words of `lab` that are typed after `labrun`."""
+TASK_WORDS = {
+    "evaluate": "task=evaluate from=last", "eval": "task=evaluate from=last", "test": "task=evaluate from=last",
+    "score": "task=evaluate from=last", "resume": "trainer.resume=last", "continue": "trainer.resume=last",
+    "sweep": "-m", "multirun": "-m", "tune": "-m", "help": "--help", "version": "--version", "config": "--cfg job",
+    "cfg": "--cfg job",
+}  # fmt: skip
+CLOSERS = {"[": "]", "(": ")", "{": "}"}
+NAME = r"[A-Za-z_$][\w$-]*"
+KEY = re.compile(rf"{NAME}(?:[./](?:{NAME}|\d+))*(?:@[\w.$:-]*)?")
+DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
+QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u00b4": "'", "`": "'"})
+
+
+def check(words: Sequence[str], places: Sequence[int]) -> list[Mistake]:
+    """Every word that cannot be read as an override.
+
+    Args:
+        words: the command line.
+        places: of the overrides in it.
+    """
+    found: list[Mistake] = []
+    taken: set[int] = set()
+    for number, place in enumerate(places):
+        if place in taken:
+            continue
+        if is_readable(words[place]):
+            joined = _joined_after(words, places, number)
+        else:
+            joined = _joined(words, places, number)
+        if joined is not None:
+            found.append(joined)
+            taken |= set(joined.fix)
+        elif not is_readable(words[place]):
+            found.append(_alone(words, places, number))
+            taken |= set(found[-1].fix)
+    return found
+
+
+def is_readable(word: str) -> bool:
+    """Whether Hydra's grammar takes a word for an override that has a key."""
+    return bool(word.lstrip("+~").partition("=")[0].strip()) and _error(word) is None
+
+
+@functools.lru_cache(maxsize=512)
+def _error(word: str) -> HydraException | None:
+    try:
+        _parser().parse_override(word)
+    except HydraException as error:
+        return error
+    return None
+
+
+@functools.cache
+def _parser() -> OverridesParser:
+    return OverridesParser(create_functions())
+
+
+def has_key(word: str) -> bool:
+    """Whether a word begins as KEY= does."""
+    key, equals, _ = word.partition("=")
+    return bool(equals) and KEY.fullmatch(key.lstrip("+~").strip()) is not None
+
+
+def _following(words: Sequence[str], places: Sequence[int], number: int) -> Iterator[list[int]]:
+    """The places of a word and of those after it, one more each time, up to the next KEY=."""
+    together = [places[number]]
+    for place in places[number + 1 :]:
+        if has_key(words[place]) or place != together[-1] + 1:
+            return
+        together.append(place)
+        yield list(together)
+
+
+def _joined(words: Sequence[str], places: Sequence[int], number: int) -> Mistake | None:
+    """A word that can be read once those after it belong to it: the shell has split it at a blank."""
+    word = words[places[number]]
+    if re.fullmatch(r"[\w.]+", word) and not _begins_with_equals(words, places, number):
+        return None  # no part of a value, but a word by itself
+    for together in _following(words, places, number):
+        whole = "".join(words[place] for place in together)
+        if has_key(whole) and is_readable(whole) and not whole.endswith("="):
+            return _split_by_blank(words, together, whole)
+    return None
+
+
+def _begins_with_equals(words: Sequence[str], places: Sequence[int], number: int) -> bool:
+    after = places[number + 1] if number + 1 < len(places) else None
+    return after is not None and words[after].startswith("=") and after == places[number] + 1
+
+
+def _joined_after(words: Sequence[str], places: Sequence[int], number: int) -> Mistake | None:
+    """As `_joined`, of a word that can be read by itself: `lr= 0.1`, `lr=1 , 2`."""
+    word, best = words[places[number]], None
+    for together in _following(words, places, number):
+        last, first = words[together[-1]], words[together[1]]
+        is_one = word.endswith("=") or first.startswith(",")
+        whole = "".join(words[place] for place in together)
+        if is_one and not is_readable(last) and is_readable(whole):
+            best = (together, whole)
+            if word.endswith("="):
+                break
+    return None if best is None else _split_by_blank(words, *best)
+
+
+def _split_by_blank(words: Sequence[str], together: Sequence[int], whole: str) -> Mistake:
+    given = " ".join(words[place] for place in together)
+    text = f"{given!r}: the shell splits words at blanks, so none stands around '=' and ',' unless all of it is quoted"
+    return Mistake(f"{text}. Did you mean {whole!r}?", {place: [whole] if place == together[0] else [] for place in together})
+
+
+def _alone(words: Sequence[str], places: Sequence[int], number: int) -> Mistake:
+    """What is wrong with one word."""
+    place = places[number]
+    word = words[place]
+    if "=" not in word and not word.startswith("~"):
+        return _without_equals(words, places, number)
+    error = _error(word)
+    cause = None if error is None else error.__cause__
+    unknown = re.search(r"Unknown function '(\w+)'", str(error))
+    if unknown:
+        names = ", ".join(sorted(create_functions().functions))
+        return _quoted(word, place, f"there is no function {unknown[1]}(); there are {names}")
+    if error is not None and "while evaluating" in str(error):
+        return Mistake(f"{word!r}: {str(error).splitlines()[0]}")
+    for why, repair in REPAIRS:
+        new = repair(word)
+        if new != word and is_readable(new):
+            return Mistake(f"{word!r}: {why}. Did you mean {new!r}?", {place: [new]})
+    if not KEY.fullmatch(word.lstrip("+~").partition("=")[0]):
+        key = word.partition("=")[0]
+        return Mistake(
+            f"{word!r}: {key!r} is no key: a key is made of letters, digits and _, its parts joined by dots, as in "
+            "trainer.max_epochs=3" if key else f"{word!r} has no key before the '='. Say KEY=VALUE, as in seed=1"
+        )  # fmt: skip
+    at = getattr(cause, "startIndex", None)
+    sign = f" at {word[at]!r}" if isinstance(at, int) and at < len(word) else ""
+    is_open = _closed(word.partition("=")[2]) != word.partition("=")[2]
+    why = "its brackets do not match" if is_open else f"the value cannot be read{sign}"
+    return _quoted(word, place, f"{why}. Allowed are {VALUES}")
+
+
+def _quoted(word: str, place: int, why: str) -> Mistake:
+    key, _, value = word.partition("=")
+    new = f"{key}={hydra_files.quoted(value)}"
+    if not is_readable(new):
+        return Mistake(f"{word!r}: {why}")
+    return Mistake(f"{word!r}: {why}. As text: {new}", {place: [new]})
+
+
+def _without_equals(words: Sequence[str], places: Sequence[int], number: int) -> Mistake:
+    """A word that is no KEY=VALUE: a verb, an option's name, a file, a key."""
+    place = places[number]
+    word = words[place]
+    what = f"{word!r} is no KEY=VALUE"
+    rest = [words[other] for other in places[number + 1 :]]
+    if word and word[0] in DASHES:
+        new = "-" * (2 if len(word.lstrip(DASHES)) > 1 else 1) + word.lstrip(DASHES)
+        return Mistake(f"{word!r} begins with a dash that is none of the keyboard's. Did you mean {new!r}?", {place: [new]})
+    if word in RUN_WORDS:
+        return Mistake(f"{what}: labrun runs by itself, without a verb", {place: []})
+    if word in TASK_WORDS:
+        return Mistake(f"{what}. Did you mean {TASK_WORDS[word]!r}?", {place: TASK_WORDS[word].split()})
+    if word in LAB_WORDS:
+        return Mistake(f"{what}: labrun runs experiments, and what comes after a run is lab's: {LAB_WORDS[word]}")
+    if word.endswith((".py", ".ipynb", ".yaml", ".yml")):
+        return _file(word, place)
+    holding = [group for group, options in conf.groups().items() if word in options]
+    holding = sorted(holding, key=lambda group: ("/" in group, group != "model", group))
+    if holding:
+        listed = " or ".join(f"{group}={word}" for group in holding)
+        return Mistake(f"{what}. Did you mean {listed}?", {place: [f"{holding[0]}={word}"]})
+    separated = re.fullmatch(rf"({NAME}(?:[./]{NAME})*)(?::=?|\s+)\s*(\S.*)", word)
+    if separated and is_readable(f"{separated[1]}={separated[2]}"):
+        new = f"{separated[1]}={separated[2]}"
+        return Mistake(f"{what}: a '=' stands between them. Did you mean {new!r}?", {place: [new]})
+    if word.partition("/")[0] in conf.groups() and "/" in word:
+        group, _, option = word.rpartition("/")
+        if option in conf.groups().get(group, {}):
+            return Mistake(f"{what}. Did you mean '{group}={option}'?", {place: [f"{group}={option}"]})
+    if KEY.fullmatch(word) and rest and "=" not in rest[0] and is_readable(f"{word}={rest[0]}"):
+        new = f"{word}={rest[0]}"
+        return Mistake(f"{what}: a '=' stands between them. Did you mean {new!r}?", {place: [new], places[number + 1]: []})
+    before = words[place - 1] if number and places[number - 1] == place - 1 else ""
+    if has_key(before) and is_readable(before):
+        key, _, value = before.partition("=")
+        new = f"{key}={hydra_files.quoted(f'{value} {word}')}"
+        return Mistake(
+            f"{what}. If it belongs to the word before, quote both: {new}", {place - 1: [new], place: []}
+        )  # fmt: skip
+    if KEY.fullmatch(word):
+        return Mistake(f"{what}: say {word}=VALUE. labrun --help lists groups and keys")
+    return Mistake(f"{what}. labrun takes group=option and key=value; labrun --help lists them")
+
+
+def _file(word: str, place: int) -> Mistake:
+    if word.endswith(".py"):
+        is_there = Path(word).is_file()
+        there = "" if is_there else f" ({Path(word).resolve()} is not there)"
+        new = ["experiment=script", f"script.path={word}"]
+        fix = {place: new} if is_there else {}
+        return Mistake(f"{word!r} is no KEY=VALUE. A script of your own runs with {' '.join(new)}{there}", fix)
+    if word.endswith(".ipynb"):
+        return Mistake(f"{word!r} is no KEY=VALUE, and a notebook does not run as an experiment: save it as a script, "
+                       "then: labrun experiment=script script.path=FILE.py")  # fmt: skip
+    path = Path(word)
+    if path.parent.parent.name == "conf" or path.parent.name in conf.groups():
+        return Mistake(f"{word!r} is no KEY=VALUE. A config file is chosen by its folder and name: "
+                       f"{path.parent.name}={path.stem}", {place: [f"{path.parent.name}={path.stem}"]})  # fmt: skip
+    return Mistake(f"{word!r} is no KEY=VALUE. A config file of your own lies in conf/experiment, and is chosen with "
+                   f"experiment={path.stem}; or: labrun --config-dir FOLDER experiment=NAME")  # fmt: skip
+
+
+def _value(change: Callable[[str], str]) -> Callable[[str], str]:
+    """A repair of what stands after the `=`."""
+
+    def repair(word: str) -> str:
+        key, equals, value = word.partition("=")
+        return f"{key}{equals}{change(value)}" if equals else word
+
+    return repair
+
+
+def _key(change: Callable[[str], str]) -> Callable[[str], str]:
+    """A repair of what stands before it."""
+
+    def repair(word: str) -> str:
+        key, equals, value = word.partition("=")
+        return f"{change(key)}{equals}{value}"
+
+    return repair
+
+
+def _closed(value: str) -> str:
+    """Brackets that are open closed, and those that close nothing left out."""
+    waiting: list[str] = []
+    kept = ""
+    quote = ""
+    for sign in value:
+        if quote:
+            quote = "" if sign == quote else quote
+        elif sign in "'\"":
+            quote = sign
+        elif sign in CLOSERS:
+            waiting.append(CLOSERS[sign])
+        elif sign in CLOSERS.values():
+            if not waiting or waiting[-1] != sign:
+                continue
+            waiting.pop()
+        kept += sign
+    return kept.rstrip().rstrip(",") + "".join(reversed(waiting))
+
+
+def _quotes_closed(value: str) -> str:
+    for quote in "'\"":
+        if value.count(quote) == 1:
+            return f"{quote}{value.replace(quote, '')}{quote}"
+    return value
+
+
+REPAIRS: tuple[tuple[str, Callable[[str], str]], ...] = (
+    ("a quote that is none of the keyboard's", lambda word: word.translate(QUOTES)),
+    ("there are two '=' where one does", lambda word: re.sub(r"^([^=]*[^=!<>:+-])\s*==+\s*", r"\1=", word)),
+    ("a value is set with '=' alone", lambda word: re.sub(r"^([^=]*?)\s*[:+*-]=\s*", r"\1=", word)),
+    ("blanks stand around the '='", _key(lambda key: key.strip())),
+    ("a comma too many", _value(lambda value: re.sub(r"\s*,(\s*,)+", ",", value).strip(" ,"))),
+    ("a comma too many", _value(lambda value: re.sub(r",\s*(?=[\])}])", "", value))),
+    ("a comma too many", _value(lambda value: re.sub(r"(?<=[\[({])\s*,", "", value))),
+    ("a quote is not closed", _value(_quotes_closed)),
+    ("its brackets do not match", _value(_closed)),
+    ("a list stands in [ ]", _value(lambda value: re.sub(r"^\((.*)\)$", r"[\1]", _closed(value)))),
+    ("a key is written with dots", _key(lambda key: re.sub(r"\[['\"]?([^]'\"]+)['\"]?\]", r".\1", key))),
+    ("a dot too many", _key(lambda key: re.sub(r"\.\.+", ".", key).strip("."))),
+    ("a key has no blank", _key(lambda key: re.sub(r"\s+", ".", key.strip()))),
+)
+"""What is tried on a word that cannot be read, in this order."""

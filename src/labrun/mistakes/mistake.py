@@ -1,0 +1,60 @@
+"""A mistake in a command line, and the words that mend it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from labrun.checking import is_secret
+from labrun.errors import ConfigError
+
+FRONT = -1
+"""The place before all words."""
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """What is wrong with a word, or with several.
+
+    Args:
+        text: what was given, what is allowed, and what to do.
+        fix: by the place of a word in the command line, the words to type in its place; empty where that is not known.
+    """
+
+    text: str
+    fix: Mapping[int, Sequence[str]] = field(default_factory=dict)
+
+
+def mended(mistakes: Sequence[Mistake], words: Sequence[str]) -> list[str] | None:
+    """The command line without the mistakes; None where one of them is not known to be mended."""
+    if not mistakes or not all(one.fix for one in mistakes):
+        return None
+    changes: dict[int, Sequence[str]] = {}
+    for one in mistakes:
+        changes |= one.fix
+    return [*changes.get(FRONT, ()), *(new for place, word in enumerate(words) for new in changes.get(place, (word,)))]
+
+
+def message(found: Sequence[Mistake], then: Sequence[Mistake], command: Sequence[str] | None) -> str:
+    """All mistakes at once, and the whole command as it is to be typed, where that is known.
+
+    Args:
+        found: the mistakes.
+        then: those that come to light once the others are mended.
+        command: without all of them.
+    """
+    text = str(ConfigError(list(dict.fromkeys(one.text for one in found))))
+    lines = [text, *dict.fromkeys(f"  {one.text}" for one in then)]
+    return "\n".join(lines if command is None else [*lines, f"  Type: {typed(command)}"])
+
+
+def typed(words: Sequence[str], program: str = "labrun") -> str:
+    """A command as a shell takes it; no secret is shown."""
+    return shlex.join([program, *(_masked(word) for word in words)])
+
+
+def _masked(word: str) -> str:
+    key, equals, value = word.partition("=")
+    hides = equals and value and not value.startswith("${") and is_secret(key.rpartition(".")[2])
+    return f"{key}=***" if hides else word

@@ -1,0 +1,54 @@
+"""What a run is called in a view of many: by what tells it from the others, not by its folder."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from labrun.errors import RecordError
+from labrun.runs import record as records
+from labrun.runs.record import Record
+
+LONGEST = 160
+"""Characters of overrides in a name."""
+LOOKED_AT = 50
+"""Runs of a sweep that tell which overrides all of them have."""
+UNSAID = ("tracking", "report", "name", "notes", "tags", "compute", "sweep", "hydra", "logger")
+"""Nodes of the config that say nothing of what was tried."""
+
+
+class RunNames:
+    """Names for the runs of a workspace."""
+
+    def __init__(self) -> None:
+        self._common: dict[Path, frozenset[str]] = {}
+
+    def name(self, record: Record, run_dir: Path) -> str:
+        """`3: model.lr=0.1 (d1a2b3c4)`; the number is the run's in its sweep."""
+        common = self._of_all(run_dir.parent) if record.sweep else frozenset()
+        own = [text for text in record.overrides if text not in common and not _is_unsaid(text, record)]
+        said = " ".join(own)
+        said = said if len(said) <= LONGEST else f"{said[: LONGEST - 3]}..."
+        number = f"{record.sweep.get('number')}: " if record.sweep else ""
+        return f"{number}{said} ({record.id})" if said else f"{number}{record.id}"
+
+    def _of_all(self, sweep: Path) -> frozenset[str]:
+        """The overrides that all runs of a sweep have, as far as they are there by now; none of a single one's."""
+        if sweep not in self._common:
+            found = list(_overrides(sorted(sweep.glob("*/run.json"))[:LOOKED_AT]))
+            if len(found) < 2:
+                return frozenset()  # more may come: it is looked at again
+            self._common[sweep] = frozenset(found[0]).intersection(*found[1:])
+        return self._common[sweep]
+
+
+def _is_unsaid(text: str, record: Record) -> bool:
+    key, _, value = text.lstrip("+~").partition("=")
+    return key.replace("/", ".").partition(".")[0] in UNSAID or (key == "experiment" and value == record.name)
+
+
+def _overrides(paths: Iterable[Path]) -> Iterable[list[str]]:
+    for path in paths:
+        with contextlib.suppress(RecordError):
+            yield records.read(path.parent).overrides

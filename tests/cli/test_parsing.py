@@ -1,0 +1,49 @@
+"""What `lab` says of a command line that it does not take: one message, with what there is and what to type."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from conftest import Command
+
+MISTAKES = {
+    "": "say what to look at: lab runs, lab data",
+    "logs": "Did you mean 'lab runs logs'?",
+    "logs last -f": "Did you mean 'lab runs logs last -f'?",
+    "status": "Did you mean 'lab runs'? What is free: 'lab compute status'",
+    "run ls": "Did you mean 'lab runs ls'?",
+    "list": "Did you mean 'lab runs ls' or 'lab data ls'",
+    "ls models": "Did you mean 'lab models ls'?",
+    "rm": "Did you mean 'lab runs rm RUN' or 'lab data rm ASSET[@VERSION]|PATH' or 'lab models rm MODEL'?",
+    "register last": "Did you mean 'lab models register last --name NAME'?",
+    "model=mnist_dnn -m": "Did you mean 'labrun model=mnist_dnn -m'?",
+    "frobnicate": "there is no 'lab frobnicate'. There are lab runs, lab data, lab compute",
+    "runs log": "Did you mean 'lab runs logs'? Verbs: ls, show, logs",
+    "runs delete abc": "Did you mean 'lab runs rm abc'?",
+    "runs --foo": "lab runs: there is no option --foo. Options: --help, --experiment",
+    "runs ls --statsu failed": "Did you mean '--status'?",
+    "runs --status runing": "--status 'runing': expected one of queued, running",
+    "runs --status": "--status wants a value: --status queued|running",
+    "runs -n x": "'x' is no whole number from 1 on",
+    "data": "say what to do: lab data upload, lab data download",
+    "data ls a b": "'b' is too much. Say lab data ls [FOLDER]",
+    "models register": "RUN, --name is missing. Say lab models register RUN [FILE] --name NAME",
+    "models list": "Did you mean 'lab models ls'?",
+    "compute foo": "there is no 'lab compute foo'. Verbs: ls, status",
+    "ui --port": "--port wants a value: --port N",
+    "--foo": "lab: there is no option --foo",
+}
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_a_mistake_is_one_message(line: str, lab_here: Command) -> None:
+    done = lab_here(*shlex.split(line))
+    assert done.returncode == 2 and done.stdout == ""
+    assert MISTAKES[line] in done.stderr and done.stderr.startswith("lab") and done.stderr.count("\n") == 1, done.stderr
+    assert not any(word in done.stderr for word in ("usage:", "invalid choice", "unrecognized", "lab: lab"))
+
+
+def test_the_workspace_may_be_named_after_the_noun(lab_here: Command) -> None:
+    assert lab_here("runs", "--root", ".").stdout.startswith("no runs in")

@@ -1,0 +1,34 @@
+"""Runs in a view of many are called by what tells them apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from helpers import new
+from labrun.runs import record as records
+from labrun.runs.run_names import RunNames
+
+
+def test_a_run_of_a_sweep_is_called_by_what_differs_in_it(tmp_path: Path) -> None:
+    sweep = tmp_path / "multirun/mnist/now-a1"
+    found = []
+    for number in range(3):
+        overrides = ["model=mnist_dnn", f"model.lr={number}", "compute.cpus_per_run=1"]
+        record = new(f"e{number:07d}", overrides=overrides, sweep={"folder": str(sweep), "number": number})
+        (sweep / str(number)).mkdir(parents=True)
+        records.write(sweep / str(number), record)
+        found.append((record, sweep / str(number)))
+    names = RunNames()
+    assert [names.name(*pair) for pair in found] == [f"{n}: model.lr={n} (e{n:07d})" for n in range(3)]
+
+
+@pytest.mark.parametrize("overrides, name", [
+    ([], "a1111111"),
+    (["experiment=test", "tracking=none"], "a1111111"),
+    (["model.lr=0.1", "+trainer.options.x=1"], "model.lr=0.1 +trainer.options.x=1 (a1111111)"),
+    ([f"dataset.ignore=[{'x' * 300}]"], f"dataset.ignore=[{'x' * 141}... (a1111111)"),
+])  # fmt: skip
+def test_a_single_run_is_called_by_its_overrides(overrides: list[str], name: str, tmp_path: Path) -> None:
+    assert RunNames().name(new("a1111111", overrides=overrides), tmp_path) == name

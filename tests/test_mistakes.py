@@ -1,0 +1,159 @@
+"""One message means one: what was given, what is allowed, and a command that can be typed in its place."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import Command
+from labrun import mistakes
+from labrun.mistakes import flags, grammar
+from labrun.mistakes.mistake import mended
+from labrun.warm import client, session
+
+FOREIGN = (
+    "mismatched", "extraneous", "no viable", "LexerNoViable", "missing EQUAL", "usage:", "hydra.cc", "To append",
+    "not in struct", "full_key", "HYDRA_FULL_ERROR", "Traceback", "invalid choice", "unrecognized",
+)  # fmt: skip
+"""Words of Hydra, of its parser and of argparse."""
+
+WORDS = {
+    "seed=1, 2": "seed=1,2",
+    "seed=1 , 2": "seed=1,2",
+    "seed=[1, 2]": "'seed=[1,2]'",
+    "notes={a: 1, b: 2}": "'notes={a:1,b:2}'",
+    "seed= 1": "seed=1",
+    "seed =1": "seed=1",
+    "seed = 1": "seed=1",
+    "seed=1,": "seed=1",
+    "seed=,1": "seed=1",
+    "seed=1,,2": "seed=1,2",
+    "seed=[1,2": "'seed=[1,2]'",
+    "seed=[1,2]]": "'seed=[1,2]'",
+    "notes={a:1": "'notes={a:1}'",
+    "seed=(1,2)": "'seed=[1,2]'",
+    "notes='\"x y'": "'notes=\"x y\"'",
+    "seed==1": "seed=1",
+    "seed:=1": "seed=1",
+    "seed+=1": "seed=1",
+    "seed:3": "seed=3",
+    "seed 3": "seed=3",
+    "'model[tol]=1'": "model.tol=1",
+    "model..tol=1": "model.tol=1",
+    "notes=\u201cx\u201d": "'notes=\"x\"'",
+    "notes=first try": "'notes='\"'\"'first try'\"'\"''",
+    "run seed=1": "seed=1",
+    "mnist_dnn": "model=mnist_dnn",
+    "model/mnist_dnn": "model=mnist_dnn",
+    "\u2014multirun seed=1,2": "--multirun seed=1,2",
+    "evaluate": "task=evaluate from=last",
+    "=x": None,
+    "seed=range(a,b)": None,
+    "logs": None,
+    "train.py": None,
+    "1x=2": None,
+}
+
+
+@pytest.mark.parametrize("line", WORDS)
+def test_a_word_that_cannot_be_read_is_mended(line: str, workspace: Path) -> None:
+    words = shlex.split(line)
+    found = grammar.check(words, flags.split(words).overrides)
+    assert len(found) == 1, found
+    assert words[0][:4].rstrip("=") in found[0].text.replace("\\u2014", "\u2014")
+    assert not any(foreign in found[0].text for foreign in FOREIGN)
+    new = mended(found, words)
+    assert (None if new is None else shlex.join(new)) == WORDS[line]
+
+
+COMMANDS = {
+    "modle=mnist_dnn": ("modle: no such key. Did you mean 'model=mnist_dnn'?", "model=mnist_dnn"),
+    "lr=0.1": ("Choose a network that has it: model=mnist_dnn model.lr=0.1", "model=mnist_dnn model.lr=0.1"),
+    "model=mnist_dnn lr=0.1": ("Did you mean 'model.lr'?", "model=mnist_dnn model.lr=0.1"),
+    "model.lr=0.1": ("model=logistic_regression has no such key", "model=mnist_dnn model.lr=0.1"),
+    "optimizer=adam": ("Choose a network that has one", "model=mnist_dnn model/optimizer=adam"),
+    "model=mnist_dnn model.optimizer=adam": ("chosen with slashes", "model=mnist_dnn model/optimizer=adam"),
+    "dataset=cifar": ("there is no dataset 'cifar'. Did you mean 'cifar10'? There are: cifar10, csv", "dataset=cifar10"),
+    "model=": ("nothing stands after the '='", None),
+    "epochs=3": ("Did you mean 'trainer.max_epochs'?", "trainer.max_epochs=3"),
+    "patience=5": ("callbacks.early_stopping.patience", "callbacks=early_stopping callbacks.early_stopping.patience=5"),
+    "+seed=3": ("so no '+' stands before it", "seed=3"),
+    "seed=1,2": ("gives several values to one run", "-m seed=1,2"),
+    "-m modle=mnist_dnn,cifar10_cnn": ("no such key", "-m model=mnist_dnn,cifar10_cnn"),
+    "seed=1, 2": ("the shell splits words at blanks", "-m seed=1,2"),
+    "seed=[1, 2]": ("expected a whole number", None),
+    "'model.x=$y'": ("model.x: no such key. Keys of model: _target_, name", None),
+    "'seed=$y'": ("The shell has not replaced $y", None),
+    "'seed=${y}'": ("a variable of the environment is ${oc.env:y}", None),
+    "seed=": ("is a variable of the shell empty?", None),
+    "--model x": ("set without dashes, as in model=x", None),
+    "--lr 0.1": ("set without dashes", "model=mnist_dnn model.lr=0.1"),
+    "-model=mnist_dnn": ("set without dashes", "model=mnist_dnn"),
+    "--verison": ("Did you mean '--version'?", "--version"),
+    "--cfg jobb": ("expected one of job, hydra, all", None),
+    "--resolve": ("--resolve goes with --cfg", None),
+    "--config-dir nowhere": ("there is no such folder", None),
+    "modle=mnist_dnn --help": ("no such key", "model=mnist_dnn --help"),
+}
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_mistake_is_one_message_with_what_to_type(line: str, labrun_here: Command, workspace: Path) -> None:
+    said, typed = COMMANDS[line]
+    done = labrun_here(*shlex.split(line))
+    assert done.returncode == 2 and done.stdout == "", done.stdout
+    assert done.stderr.startswith("labrun: ") and done.stderr.count("labrun: ") == 1 and said in done.stderr, done.stderr
+    assert not any(foreign in done.stderr for foreign in FOREIGN), done.stderr
+    offered = [text.removeprefix("  Type: labrun ") for text in done.stderr.splitlines() if "  Type: " in text]
+    assert offered == ([] if typed is None else [typed])
+    assert list(workspace.iterdir()) == []
+
+
+def test_flags_may_stand_between_overrides(labrun_here: Command) -> None:
+    shown = labrun_here("seed=3", "--cfg", "job", "model.tol=0.5")
+    assert shown.returncode == 0 and "seed: 3" in shown.stdout and "tol: 0.5" in shown.stdout
+
+
+def test_a_command_that_is_offered_composes_in_a_persons_own_conf_too(labrun_here: Command, workspace: Path) -> None:
+    (workspace / "conf" / "model").mkdir(parents=True)
+    (workspace / "conf" / "model" / "mine.yaml").write_text("defaults: [mnist_dnn]\nwidth: 3\n")
+    done = labrun_here("model=mien", "width=4")
+    assert "Did you mean 'mine'?" in done.stderr and "Type: labrun model=mine" in done.stderr, done.stderr
+    assert "model=mine model.width=4" in labrun_here("width=4").stderr
+
+
+def test_the_version_is_ours_and_needs_no_hydra(
+    labrun_here: Command, lab_here: Command, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert labrun_here("--version").stdout.split()[0] == "labrun" and lab_here("--version").stdout.split()[0] == "labrun"
+    monkeypatch.setattr(client, "_command", lambda module: pytest.fail("nothing is loaded for it"))
+    monkeypatch.setattr(sys, "argv", ["labrun", "--version"])
+    client.labrun()
+    assert capfd.readouterr().out.startswith("labrun ")
+
+
+def test_a_failed_command_takes_pytorch_not_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its libraries would list as leaked buries the message."""
+    left: list[object] = []
+    monkeypatch.setattr(session, "leave", lambda end: left.append(end.code))
+
+    def fail() -> None:
+        sys.exit(2)
+
+    monkeypatch.setitem(sys.modules, "torch", sys)
+    client.ended(fail)
+    assert left == [2]
+    monkeypatch.delitem(sys.modules, "torch")
+    with pytest.raises(SystemExit):
+        client.ended(fail)
+
+
+def test_hydras_own_words_are_shortened() -> None:
+    try:
+        raise ValueError("Key 'x' is not in struct\n    full_key: x\n    object_type=dict")
+    except ValueError as error:
+        text = mistakes.in_short(error)
+    assert text == "Key 'x' is not in struct"
