@@ -294,3 +294,11 @@ def test_a_test_file_is_read_as_the_first_one(tmp_path: Path) -> None:
     assert len(found.test) == 2 and found.test.y.tolist() == [0, 1] and kinds(found) == {"x": "number", "c": "category"}
     test: Any = found.test.x
     assert test["c"].tolist() == ["new", "a"] and test["x"].iloc[0] == 1.5 and np.isnan(test["x"].iloc[1])
+
+
+def test_values_that_single_precision_merges_are_told(read: Read) -> None:
+    times = [1_600_000_000 + 7 * i for i in range(COUNT)]
+    found = read(text(time=times, x=[0.1, 0.2, 1e9], y=AB))
+    (note,) = (one for one in found.notes if "single precision" in one)
+    assert "time (to within 6" in note and "x (" not in note
+    assert not any("single" in one for one in read(text(time=[value - times[0] for value in times], y=AB)).notes)
