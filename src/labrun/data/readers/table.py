@@ -110,7 +110,13 @@ class Csv(Reader):
         if refusal is None:
             coarse = too_close(arrays["X_train"].to_numpy(np.float64), known.names)
             arrays |= {name: value.to_numpy(np.float64) for name, value in arrays.items() if name.startswith("X_")}
-        notes = [known.line(), *known.notes, *([coarse] if coarse else []), *notes, *([] if self.regression else _doubts(labels[0], target))]
+        notes = [
+            known.line(),
+            *known.notes,
+            *([coarse] if coarse else []),
+            *notes,
+            *([] if self.regression else _doubts(labels[0], target)),
+        ]
         content = {**known.content(), "target": target}
         if self.known is not None and self.known.get("classes") and not self.regression:
             raw = _of_known_classes(
