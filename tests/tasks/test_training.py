@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from conftest import Command, Refused, Runner
 from labrun import execute
 from labrun.errors import ConfigError, RunFailedError
-from labrun.runs import context, store
+from labrun.runs import context, recording, store
 from labrun.runs import record as records
 from labrun.tasks.callbacks import plain_checkpoints
 from labrun.tasks.packages import Package
@@ -460,6 +461,23 @@ class Alike(Half):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         raise AssertionError
+
+
+def test_a_checkpoint_that_a_full_disk_cut_off_is_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def save(content: Any, path: Path) -> None:
+        path.write_bytes(b"half of it")
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError:
+            raise RuntimeError("unexpected pos 101376 vs 101280")  # noqa: B904 - as torch does it
+
+    monkeypatch.setattr(torch, "save", save)
+    (tmp_path / "last.ckpt").write_bytes(b"whole")
+    with pytest.raises(RuntimeError, match="unexpected pos") as caught:
+        plain_checkpoints(Package(), tmp_path).save_checkpoint({}, tmp_path / "last.ckpt")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"whole"]
+    trouble = recording.disk_trouble(caught.value)
+    assert trouble is not None and "Free some space" in records.cannot_write(tmp_path, trouble)
 
 
 class Loads(Linear):
