@@ -490,6 +490,22 @@ class Loads(Linear):
         raise AssertionError("labrun scores by itself")
 
 
+def test_averaged_weights_are_those_that_are_tested(run_here: Runner) -> None:
+    averaging = "+callbacks.swa={_target_: pytorch_lightning.callbacks.StochasticWeightAveraging, swa_lrs: 0.01}"
+    record, _ = run_here(*SMALL, VALIDATED, "trainer.max_epochs=2", averaging)
+    assert record.training is not None and record.training["why"] == "averaged by StochasticWeightAveraging"
+    record, _ = run_here(*SMALL, VALIDATED, "trainer.max_epochs=2", averaging, "trainer.evaluate=best")
+    assert record.training is not None and "the best by val_loss" in record.training["why"]
+
+
+def test_options_that_labruns_own_keys_say_are_refused(run_here: Runner) -> None:
+    for option, words in (("max_epochs=2", "trainer.options.max_epochs: labrun has a key"),
+                          ("enable_checkpointing=false", "Lightning's Trainer refused: .*ModelCheckpoint"),
+                          ("nonsense=1", "Lightning's Trainer refused: .*nonsense")):  # fmt: skip
+        with pytest.raises(ConfigError, match=words):
+            run_here(*SMALL, f"+trainer.options.{option}")
+
+
 class Stops(Linear):
     """Brings a callback that watches a metric of the validation."""
 
