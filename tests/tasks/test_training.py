@@ -490,6 +490,18 @@ class Loads(Linear):
         raise AssertionError("labrun scores by itself")
 
 
+def test_bars_and_summaries_that_the_config_names_are_shown(
+    run_here: Runner, capfd: pytest.CaptureFixture[str]
+) -> None:
+    names = ("RichProgressBar", "TQDMProgressBar", "RichModelSummary", "ModelSummary")
+    for name in names:
+        record, _ = run_here(
+            *SMALL, "trainer.max_epochs=1", f"+callbacks.x._target_=pytorch_lightning.callbacks.{name}"
+        )
+        assert record.status == "completed"
+    assert "Epoch 0" in capfd.readouterr().out
+
+
 def test_averaged_weights_are_those_that_are_tested(run_here: Runner) -> None:
     averaging = "+callbacks.swa={_target_: pytorch_lightning.callbacks.StochasticWeightAveraging, swa_lrs: 0.01}"
     record, _ = run_here(*SMALL, VALIDATED, "trainer.max_epochs=2", averaging)

@@ -429,8 +429,8 @@ class NetworkTask(Task):
             "log_every_n_steps": int(settings["log_every_n_batches"]),
             "enable_checkpointing": bool(checkpoints),
             "default_root_dir": str(paths.root),
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
+            "enable_progress_bar": any(isinstance(c, lightning.callbacks.ProgressBar) for c in callbacks),
+            "enable_model_summary": any(isinstance(c, lightning.callbacks.ModelSummary) for c in callbacks),
             "num_sanity_val_steps": 0,
             "use_distributed_sampler": False,
         }
