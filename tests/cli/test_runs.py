@@ -470,3 +470,12 @@ def test_a_record_does_not_say_where_files_are_written(
     assert sorted(workspace.rglob("*")) == before
     assert lab_here("runs", "download", str(run_dir), "-o", "here").returncode == 0
     assert (workspace / "here" / "metrics.jsonl").exists()
+
+
+def test_runs_are_sorted_by_keys_of_their_configs(workspace: Path, run: Lab) -> None:
+    for run_id, seed, word in (("a1111111", 10, "b"), ("a2222222", 9, "c"), ("a3333333", 100, "a")):
+        make(workspace, run_id, config={"trainer": {}, "seed": seed, "model": {"name": word}})
+    for key, wanted in (("seed", "213"), ("model.name", "312")):
+        code, out, _ = run("runs", "--sort", key)
+        assert code == 0 and [line[1] for line in out.splitlines()[1:]] == list(wanted)
+    assert "Did you mean 'seed'" in run("runs", "--sort", "sed")[2]
