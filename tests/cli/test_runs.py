@@ -457,6 +457,30 @@ def test_below_a_workspace_that_one_is_meant(
     assert record.id not in lab_here("runs", "ls").stdout, "it is a workspace itself"
 
 
+def test_frozen_code_counts_wherever_a_run_is_repeated(
+    workspace: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """On another machine, beside other code of the same name; and in a folder below. Over 15 s: three runs."""
+    code = "import numpy as np\nclass M:\n    def fit(self, x, y):\n        print('VERSION', {})\n        return self\n    def predict(self, x):\n        return np.zeros(len(x), int)\n"  # noqa: E501
+    (workspace / "mine.py").write_text(code.format(1))
+    (workspace / "conf/model").mkdir(parents=True)
+    (workspace / "conf/model/mine.yaml").write_text("_target_: mine.M\n")
+    done = lab_run(workspace, "model=mine", "report=none", "tracking=none", "dataset.max_samples=50")
+    assert done.returncode == 0, done.stderr
+    assert lab(workspace, "runs", "export", "last", "-o", "a.tar.gz").returncode == 0
+    (workspace / "mine.py").unlink()
+    below = workspace / "notebooks"
+    below.mkdir()
+    other = tmp_path_factory.mktemp("other")
+    assert lab(other, "runs", "import", str(workspace / "a.tar.gz")).returncode == 0
+    (other / "mine.py").write_text(code.format(2))
+    for folder, root in ((below, workspace), (other, other)):
+        again = lab(folder, "runs", "rerun", "last")
+        assert again.returncode == 0, again.stdout + again.stderr
+        run_dir, record = store.find(root, "last")
+        assert "VERSION 1" in (run_dir / "driver.log").read_text() and record.tags["rerun_of"]
+
+
 @pytest.mark.parametrize("change", [{"id": "../../away"}, {"name": "/tmp/away"}, {"name": "..", "id": "../x"}])
 def test_a_record_does_not_say_where_files_are_written(
     run_here: Runner, lab_here: Command, workspace: Path, change: dict[str, str]
