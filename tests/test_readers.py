@@ -285,3 +285,15 @@ def test_values_lie_no_deeper_than_readers_follow(workspace: Path, lab_here: Com
     assert lab_here("runs", "compare", "a1", "a1").returncode in (0, 2)
     done = lab_here("runs")
     assert "a1111111" in done.stdout and "levels deep" in done.stderr
+
+
+def test_an_outputs_folder_that_is_a_link_lists_its_runs_once(
+    workspace: Path, tmp_path_factory: pytest.TempPathFactory, lab_here: Command
+) -> None:
+    (workspace / "outputs").symlink_to(tmp_path_factory.mktemp("elsewhere"))
+    run_dir = submitted(workspace)
+    store.note(run_dir, ["."])
+    assert [found for found, _ in store.listing(workspace).runs] == [run_dir]
+    (workspace / "here").mkdir()
+    store.note(submitted(workspace / "here", "abcd9999"), ["."])
+    assert len(store.listing(workspace).runs) == 2

@@ -93,7 +93,7 @@ def test_nothing_is_interpolated_while_building(monkeypatch: pytest.MonkeyPatch)
     assert made.inner == text and len(CALLED) == 1
 
 
-def test_models_are_built_with_their_parts() -> None:
+def test_models_are_built_with_their_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     made = trust.build_model(
         {"_target_": "torch.nn.Sequential", "_args_": [{"_target_": "torch.nn.Linear", "in_features": 2,
                                                         "out_features": 3}, {"_target_": "torch.nn.ReLU"}]},
@@ -112,6 +112,12 @@ def test_models_are_built_with_their_parts() -> None:
     )
     assert isinstance(part.inner(), torch.nn.ReLU)
     assert trust.build_model({"_target_": "torchvision.models.squeezenet1_1", "num_classes": 3}, "model", [])
+    CALLED.clear()
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", call)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", call)
+    for name in ("squeezenet1_1", "googlenet"):
+        made = trust.build_model({"_target_": f"torchvision.models.{name}", "weights": "DEFAULT"}, "model", [])
+        assert getattr(made, "transform_input", True) and CALLED == []
     assert trust.build_model({"_target_": f"{HERE}.Own"}, "model", [f"{HERE}.Own"]).inner is None
     with pytest.raises(ConfigError, match=r"torch\.nn\.Linear could not be built: TypeError"):
         trust.build_model({"_target_": "torch.nn.Linear"}, "model", [])

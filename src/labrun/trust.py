@@ -160,6 +160,15 @@ def _is_builder(found: Any) -> bool:
     return callable(found) and any(found is one for one in known.values())
 
 
+def _without_download(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that keep torchvision from fetching weights: the saved ones take their place."""
+    wanted = [key for key in ("weights", "weights_backbone") if given.get(key) is not None]
+    made: dict[str, Any] = dict.fromkeys(wanted)
+    if "weights" in wanted and name in ("googlenet", "inception_v3"):  # with weights these turn the channels, too
+        made |= {"transform_input": given.get("transform_input", True), "init_weights": False}
+    return made
+
+
 def build_model(node: Mapping[str, Any], key: str, trusted: Sequence[str], **offered: Any) -> Any:
     """Build a saved model's node, once `check_model` allows it.
 
@@ -200,6 +209,8 @@ def _built(node: Any, key: str, more: Mapping[str, Any] | None = None) -> Any:
         given = {name: _built(value, f"{key}.{name}") for name, value in given.items()}
         places = [_built(value, f"{key}._args_") for value in places]
     given |= more or {}
+    if _is_builder(target):
+        given |= _without_download(target.__name__, given)
     try:
         return functools.partial(target, *places, **given) if node.get("_partial_") else target(*places, **given)
     except Exception as error:

@@ -489,6 +489,30 @@ def test_below_a_workspace_that_one_is_meant(
     assert record.id not in lab_here("runs", "ls").stdout, "it is a workspace itself"
 
 
+def test_frozen_code_counts_wherever_a_run_is_repeated(
+    workspace: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """On another machine, beside other code of the same name; and in a folder below. Over 15 s: three runs."""
+    code = "import numpy as np\nclass M:\n    def fit(self, x, y):\n        print('VERSION', {})\n        return self\n    def predict(self, x):\n        return np.zeros(len(x), int)\n"  # noqa: E501
+    (workspace / "mine.py").write_text(code.format(1))
+    (workspace / "conf/model").mkdir(parents=True)
+    (workspace / "conf/model/mine.yaml").write_text("_target_: mine.M\n")
+    done = lab_run(workspace, "model=mine", "report=none", "tracking=none", "dataset.max_samples=50")
+    assert done.returncode == 0, done.stderr
+    assert lab(workspace, "runs", "export", "last", "-o", "a.tar.gz").returncode == 0
+    (workspace / "mine.py").unlink()
+    below = workspace / "notebooks"
+    below.mkdir()
+    other = tmp_path_factory.mktemp("other")
+    assert lab(other, "runs", "import", str(workspace / "a.tar.gz")).returncode == 0
+    (other / "mine.py").write_text(code.format(2))
+    for folder, root in ((below, workspace), (other, other)):
+        again = lab(folder, "runs", "rerun", "last")
+        assert again.returncode == 0, again.stdout + again.stderr
+        run_dir, record = store.find(root, "last")
+        assert "VERSION 1" in (run_dir / "driver.log").read_text() and record.tags["rerun_of"]
+
+
 @pytest.mark.parametrize("change", [{"id": "../../away"}, {"name": "/tmp/away"}, {"name": "..", "id": "../x"}])
 def test_a_record_does_not_say_where_files_are_written(
     run_here: Runner, lab_here: Command, workspace: Path, change: dict[str, str]
@@ -502,3 +526,12 @@ def test_a_record_does_not_say_where_files_are_written(
     assert sorted(workspace.rglob("*")) == before
     assert lab_here("runs", "download", str(run_dir), "-o", "here").returncode == 0
     assert (workspace / "here" / "metrics.jsonl").exists()
+
+
+def test_runs_are_sorted_by_keys_of_their_configs(workspace: Path, run: Lab) -> None:
+    for run_id, seed, word in (("a1111111", 10, "b"), ("a2222222", 9, "c"), ("a3333333", 100, "a")):
+        make(workspace, run_id, config={"trainer": {}, "seed": seed, "model": {"name": word}})
+    for key, wanted in (("seed", "213"), ("model.name", "312")):
+        code, out, _ = run("runs", "--sort", key)
+        assert code == 0 and [line[1] for line in out.splitlines()[1:]] == list(wanted)
+    assert "Did you mean 'seed'" in run("runs", "--sort", "sed")[2]

@@ -442,3 +442,11 @@ def test_a_later_table_may_have_the_other_decimal_sign(tmp_path: Path) -> None:
     found = made.read(tmp_path)
     assert set(found.train.x[:, 0].tolist()) == {0.5, 1.25}
     assert "decimal points, where the model's own table has commas" in found.notes
+
+
+def test_values_that_single_precision_merges_are_told(read: Read) -> None:
+    times = [1_600_000_000 + 7 * i for i in range(COUNT)]
+    found = read(text(time=times, x=[0.1, 0.2, 1e9], y=AB))
+    (note,) = (one for one in found.notes if "single precision" in one)
+    assert "time (to within 6" in note and "x (" not in note
+    assert not any("single" in one for one in read(text(time=[value - times[0] for value in times], y=AB)).notes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sqlite3
@@ -55,10 +56,12 @@ def holding(workspace: Path) -> list[str]:
     found = []
     for top in ("outputs", "multirun"):
         for path in (workspace / top).rglob("*"):
-            content = path.read_bytes() if path.is_file() else b""
+            content = b""
+            with contextlib.suppress(FileNotFoundError):  # a journal of SQLite, a file that is replaced
+                content = path.read_bytes() if path.is_file() else b""
             found += [f"{path}: {kind}" for kind, secret in PLANTED.items() if secret.encode() in content]
     database = workspace / "outputs" / ".labrun" / "mlflow.db"
-    with sqlite3.connect(database) as connection:
+    with sqlite3.connect(database, timeout=60) as connection:
         dump = "\n".join(connection.iterdump())
     return found + [f"MLflow: {kind}" for kind, secret in PLANTED.items() if secret in dump]
 

@@ -150,10 +150,28 @@ def test_a_digest_that_is_no_folders_makes_none(root: Path, tmp_path: Path) -> N
     f"code/../code/{OTHER}/a.py", f"{PLACE}aaaaaaa1/.launch/plan.json", f"{PLACE}aaaaaaa1/.Launch/plan.json",
     f"{PLACE}aaaaaaa1/requests/cancel", f"{PLACE}aaaaaaa1/heartbeat", "outputs/x/other/a.txt", "multirun/x/y/z/a.txt",
     f"{PLACE}aaaaaaa1", "", ".", "a" * 300, f"{PLACE}aaaaaaa1/" + "d/" * 100 + "x", f"{PLACE}aaaaaaa1/{'e' * 300}",
+    f"{PLACE}aaaaaaa1/.git/config", f"{PLACE}aaaaaaa1/outputs/.GIT", f"code/{OTHER}/.git/hooks/post-checkout",
     "run.json", ".bashrc", "outputs/x/.hidden/run.json", f"code/{OTHER}/a.py",
 ])  # fmt: skip
 def test_names_that_no_archive_has(root: Path, tmp_path: Path, name: str) -> None:
     refused(root, one(tmp_path / "a.tar", more={name: b"evil"}))
+
+
+def test_no_repository_comes_in_and_none_goes_out(root: Path, tmp_path: Path) -> None:
+    """Git runs what the configuration of a repository says, also of one without a working tree."""
+    inner = f"{PLACE}aaaaaaa1/outputs"
+    more = {f"{inner}/{name}": b"x" for name in ("HEAD", "config", "objects/a", "refs/b")}
+    assert "of a git repository" in refused(root, one(tmp_path / "a.tar", more=more))
+    run_dir = submitted(root, "aaaaaaa2")
+    for name in ("outputs/clone/.git/config", "outputs/worktree/.git", "outputs/clone/weights.pt", "outputs/HEAD"):
+        (run_dir / name).parent.mkdir(parents=True, exist_ok=True)
+        (run_dir / name).write_text("x")
+    moving.export(root, [(run_dir, records.read(run_dir))], tmp_path / "b.tar.gz")
+    other = tmp_path / "other"
+    other.mkdir()
+    moving.import_(other, tmp_path / "b.tar.gz")
+    (came,) = other.glob("outputs/*/*/outputs")
+    assert sorted(path.name for path in came.rglob("*")) == ["HEAD", "clone", "weights.pt"]
 
 
 @pytest.mark.parametrize("kind", [

@@ -89,6 +89,14 @@ def test_types_beyond_scikit_learn_are_named_and_refused(tmp_path: Path) -> None
         estimator.load(path, [])
 
 
+def test_a_file_that_holds_no_estimator_is_refused(tmp_path: Path) -> None:
+    import skops.io
+
+    skops.io.dump({"predict": [1]}, tmp_path / "model.skops")
+    with pytest.raises(LabrunError, match="holds a dict, and no estimator"):
+        estimator.load(tmp_path / "model.skops", [])
+
+
 def test_what_is_neither_network_nor_estimator_is_refused(run_here: Runner) -> None:
     with pytest.raises(ConfigError, match="gave a Fraction"):
         run_here(

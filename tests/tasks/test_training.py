@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from conftest import Command, Refused, Runner
 from labrun import execute
 from labrun.errors import ConfigError, RunFailedError
-from labrun.runs import context, store
+from labrun.runs import context, recording, store
 from labrun.runs import record as records
 from labrun.tasks.callbacks import plain_checkpoints
 from labrun.tasks.packages import Package
@@ -462,6 +463,23 @@ class Alike(Half):
         raise AssertionError
 
 
+def test_a_checkpoint_that_a_full_disk_cut_off_is_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def save(content: Any, path: Path) -> None:
+        path.write_bytes(b"half of it")
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError:
+            raise RuntimeError("unexpected pos 101376 vs 101280")  # noqa: B904 - as torch does it
+
+    monkeypatch.setattr(torch, "save", save)
+    (tmp_path / "last.ckpt").write_bytes(b"whole")
+    with pytest.raises(RuntimeError, match="unexpected pos") as caught:
+        plain_checkpoints(Package(), tmp_path).save_checkpoint({}, tmp_path / "last.ckpt")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"whole"]
+    trouble = recording.disk_trouble(caught.value)
+    assert trouble is not None and "Free some space" in records.cannot_write(tmp_path, trouble)
+
+
 class Loads(Linear):
     """Brings batches and a test of its own."""
 
@@ -470,6 +488,34 @@ class Loads(Linear):
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         raise AssertionError("labrun scores by itself")
+
+
+def test_bars_and_summaries_that_the_config_names_are_shown(
+    run_here: Runner, capfd: pytest.CaptureFixture[str]
+) -> None:
+    names = ("RichProgressBar", "TQDMProgressBar", "RichModelSummary", "ModelSummary")
+    for name in names:
+        record, _ = run_here(
+            *SMALL, "trainer.max_epochs=1", f"+callbacks.x._target_=pytorch_lightning.callbacks.{name}"
+        )
+        assert record.status == "completed"
+    assert "Epoch 0" in capfd.readouterr().out
+
+
+def test_averaged_weights_are_those_that_are_tested(run_here: Runner) -> None:
+    averaging = "+callbacks.swa={_target_: pytorch_lightning.callbacks.StochasticWeightAveraging, swa_lrs: 0.01}"
+    record, _ = run_here(*SMALL, VALIDATED, "trainer.max_epochs=2", averaging)
+    assert record.training is not None and record.training["why"] == "averaged by StochasticWeightAveraging"
+    record, _ = run_here(*SMALL, VALIDATED, "trainer.max_epochs=2", averaging, "trainer.evaluate=best")
+    assert record.training is not None and "the best by val_loss" in record.training["why"]
+
+
+def test_options_that_labruns_own_keys_say_are_refused(run_here: Runner) -> None:
+    for option, words in (("max_epochs=2", "trainer.options.max_epochs: labrun has a key"),
+                          ("enable_checkpointing=false", "Lightning's Trainer refused: .*ModelCheckpoint"),
+                          ("nonsense=1", "Lightning's Trainer refused: .*nonsense")):  # fmt: skip
+        with pytest.raises(ConfigError, match=words):
+            run_here(*SMALL, f"+trainer.options.{option}")
 
 
 class Stops(Linear):

@@ -21,7 +21,7 @@ def others(paths: Sequence[Path]) -> str | None:
             continue
         if found.st_uid != os.geteuid():
             return f"{path} belongs to {_name(found.st_uid)}"
-        if found.st_mode & stat.S_IWOTH and not stat.S_ISLNK(found.st_mode):
+        if found.st_mode & stat.S_IWOTH:
             return f"everybody may write to {path}"
     return None
 

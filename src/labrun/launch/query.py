@@ -180,14 +180,23 @@ def filtered(found: Sequence[Pair], filters: Filters, shown: Shown, in_order: bo
 def _held(chosen: list[Pair], one: Condition, shown: Shown, all_of_them: Sequence[Pair]) -> list[Pair]:
     values = [value(pair, one.key, shown) for pair in chosen]
     if chosen and all(found is None for found in values) and not _is_known(one.key, all_of_them):
-        from labrun.runs import tracking
-
-        whole = [(run_dir, records.read(run_dir)) for run_dir, _ in chosen]
-        values = [dict(tracking.flat(record.config)).get(one.key) for _, record in whole]
-        if all(found is None for found in values):
-            keys = sorted({key for _, record in whole for key, _ in tracking.flat(record.config)})
-            raise RecordError(_no_such(one.key, chosen, keys))
+        values = _in_configs(chosen, one.key)
     return [pair for pair, found in zip(chosen, values, strict=True) if one.holds(found)]
+
+
+def _in_configs(chosen: Sequence[Pair], key: str) -> list[Any]:
+    """What stands at a key of the runs' configs; None where one has no such key.
+
+    Raises:
+        RecordError: none has.
+    """
+    from labrun.runs import tracking
+
+    configs = [dict(tracking.flat(records.read(run_dir).config)) for run_dir, _ in chosen]
+    values = [config.get(key) for config in configs]
+    if all(found is None for found in values):
+        raise RecordError(_no_such(key, chosen, sorted({name for config in configs for name in config})))
+    return values
 
 
 def _is_known(key: str, found: Iterable[Pair]) -> bool:
@@ -218,7 +227,8 @@ def value(pair: Pair, key: str, shown: Shown) -> Any:
 
 
 def ordered(chosen: list[Pair], key: str, shown: Shown) -> list[Pair]:
-    """By a metric the best first, by a time the newest first, by other fields from small to large.
+    """By a metric the best first, by a time the newest first, by other fields and keys of the config from small to
+    large.
 
     Raises:
         RecordError: no run has such a thing.
@@ -229,8 +239,12 @@ def ordered(chosen: list[Pair], key: str, shown: Shown) -> list[Pair]:
             log.warning("%s: the name does not tell which values are good: largest first (%s:min turns it)", key, key)
         return sorted(chosen, key=lambda pair: -store.score(pair[1], metric, wanted or direction.MAX))
     if chosen and key not in FIELDS and not key.startswith("tags."):
-        raise RecordError(_no_such(key, chosen))
-    values = [(value(pair, key, shown), pair) for pair in chosen]
+        found = _in_configs(chosen, key)
+        numbers = [None if one is None else _number(one) for one in found]
+        are_numbers = all((one is None) == (number is None) for one, number in zip(found, numbers, strict=True))
+        values = list(zip(numbers if are_numbers else found, chosen, strict=True))
+    else:
+        values = [(value(pair, key, shown), pair) for pair in chosen]
     having = [(found, pair) for found, pair in values if found is not None]
     newest_first = key in ("created", "started", "ended")
     having.sort(key=lambda entry: entry[0], reverse=newest_first)  # each key's values are of one kind

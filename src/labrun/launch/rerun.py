@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from labrun import checking, execute
 from labrun.errors import ConfigError, RecordError
 from labrun.launch import compute as computes
-from labrun.launch import conf, freeze, hydra_files, sweep
+from labrun.launch import conf, freeze, hydra_files, snapshot, sweep
 from labrun.runs import files, store
 from labrun.runs import record as records
 from labrun.runs.record import Record
@@ -71,7 +73,8 @@ def prepare(run_dir: Path, overrides: Sequence[str], new_code: bool = False) -> 
     config = OmegaConf.create(composed)
     apply(config, overrides)
     typed = [*old.overrides, *overrides]
-    record = freeze.freeze(config, freeze.new_id(), typed, root, around)
+    with contextlib.nullcontext() if new_code else _importing(around.code):
+        record = freeze.freeze(config, freeze.new_id(), typed, root, around)
     if script and not new_code:
         record.config["script"]["source"] = script["base"]
     record.tags, record.notes = {**record.tags, "rerun_of": old.id}, record.notes or old.notes
@@ -85,6 +88,17 @@ def prepare(run_dir: Path, overrides: Sequence[str], new_code: bool = False) -> 
     record.hydra = old.hydra
     files = hydra_files.plain(record.config, typed, hydra_files.of_run(run_dir))
     return Again(sweep.Job(record, target, files, freeze.environment(config)))
+
+
+@contextlib.contextmanager
+def _importing(code: Mapping[str, Any]) -> Iterator[None]:
+    """Inside, modules are found in the frozen code: what lies here now may be other code, or none."""
+    before = list(sys.path)
+    sys.path[:] = snapshot.import_path(code)
+    try:
+        yield
+    finally:
+        sys.path[:] = before
 
 
 def _check(old: Record) -> None:

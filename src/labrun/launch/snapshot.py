@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from labrun.errors import ConfigError, RecordError
@@ -99,7 +99,7 @@ def take(folder: Path, root: Path) -> dict[str, Any]:
     sources = tree_digest(base, [path for path in files if path.suffix in SOURCE_SUFFIXES])
     return {
         "digest": digest, "sources": sources, "files": len(files), "bytes": total, "base": str(base.resolve()),
-        "folder": str(target),
+        "folder": str(target), "working": folder.resolve().relative_to(base.resolve()).as_posix(),
     }  # fmt: skip
 
 
@@ -134,20 +134,27 @@ def _chosen(base: Path, listed: list[Path]) -> tuple[list[Path], int]:
 def import_path(code: Mapping[str, Any], own: bool = True) -> list[str]:
     """`sys.path` with every folder of the person's tree replaced by its copy in the snapshot.
 
+    A run from elsewhere, and one that is repeated from another folder, has another tree than the one here: that counts
+    as the person's, too, so that no code of today takes the place of the frozen one.
+
     Args:
         code: the record's.
         own: with this interpreter's packages; without them only what lies in the snapshot.
     """
-    base, folder = Path(code["base"]), Path(code["folder"])
+    base, folder, here = Path(code["base"]), Path(code["folder"]), Path.cwd()
+    trees = [base] if here.is_relative_to(base) else [base, _git_top(here) or here]
     path = []
     for entry in sys.path:
         place = Path(entry or ".").resolve()
-        copy = folder / place.relative_to(base) if place.is_relative_to(base) else None
+        tree = next((tree for tree in trees if place.is_relative_to(tree)), None)
+        copy = None if tree is None else folder / place.relative_to(tree)
         if copy is not None and copy.is_dir():
             path.append(str(copy))
         elif own:
             path.append(str(place))
-    return path
+    working = PurePosixPath(str(code.get("working") or "."))
+    copy = folder if working.is_absolute() or ".." in working.parts else folder / working
+    return path if str(copy) in path or not copy.is_dir() else [*path, str(copy)]
 
 
 def _copy(base: Path, files: list[Path], target: Path) -> None:

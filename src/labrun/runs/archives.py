@@ -14,6 +14,8 @@ MANIFEST = "labrun-export.json"
 FORMAT = 1
 NOT_TAKEN = frozenset({".launch", "heartbeat", "requests"})
 """At the top of a run's folder, what says something of the machine that it was on, and nothing of the run."""
+REPOSITORY = ".git"
+"""Left out wherever it lies: git runs what the configuration of a repository says, as soon as somebody is in it."""
 SWEEP_FILES = ("results.csv", "report.html", "best.yaml", "multirun.yaml")
 
 

@@ -18,7 +18,7 @@ import re
 import shutil
 import tarfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -26,7 +26,7 @@ from labrun import checking
 from labrun.errors import RecordError
 from labrun.runs import context, elsewhere, files, store
 from labrun.runs import record as records
-from labrun.runs.archives import FORMAT, MANIFEST, NOT_TAKEN, SWEEP_FILES, Limits
+from labrun.runs.archives import FORMAT, MANIFEST, NOT_TAKEN, REPOSITORY, SWEEP_FILES, Limits
 from labrun.runs.record import Record
 
 LARGEST_MANIFEST = 2**28
@@ -278,6 +278,8 @@ class _Arrival:
         Raises:
             RecordError: one does not.
         """
+        if (name := _repository(names)) is not None:
+            raise self._refused(f"holds {name!r:.200}, of a git repository: git does what the configuration there says")
         sweeps = {folder.parent for folder in folders if folder.parts[0] == "multirun"}
         for name in names:
             path = PurePosixPath(name)
@@ -402,6 +404,19 @@ class _Arrival:
                     target.rename(name_)
                     target.parent.rmdir()  # if nothing else lies there
             raise RecordError(records.cannot_write(self._root, error)) from error
+
+
+def _repository(names: Collection[str]) -> str | None:
+    """A file that makes its folder a repository in git's eyes, also one without a working tree; None if none does."""
+    for name in names:
+        path = PurePosixPath(name)
+        if any(part.casefold() == REPOSITORY for part in path.parts):
+            return name
+        if path.name == "HEAD" and all(
+            any(one.startswith(f"{path.parent}/{below}") for one in names) for below in ("objects/", "refs/")
+        ):
+            return name
+    return None
 
 
 def _is_place(folder: object) -> bool:

@@ -20,7 +20,7 @@ from labrun import checking
 from labrun.errors import RecordError
 from labrun.runs import elsewhere, store
 from labrun.runs import record as records
-from labrun.runs.archives import FORMAT, MANIFEST, NOT_TAKEN, SWEEP_FILES
+from labrun.runs.archives import FORMAT, MANIFEST, NOT_TAKEN, REPOSITORY, SWEEP_FILES
 from labrun.runs.arriving import import_ as import_
 from labrun.runs.files import COMPILED, tree_digest
 from labrun.runs.record import Record
@@ -136,6 +136,7 @@ def _below(
     """
     for top, names, files in os.walk(folder):
         left_out = not_taken if Path(top) == folder else ()
+        left_out = (*left_out, REPOSITORY)
         names[:] = sorted(name for name in names if name not in left_out and (compiled or name != COMPILED))
         for name in sorted(files):
             path = Path(top, name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import json
 import os
@@ -402,9 +403,10 @@ def check_place(run_dir: Path) -> None:
 
 def cannot_write(folder: Path, error: OSError) -> str:
     """The one message for a full disk or a read-only folder."""
+    advice = "Free some space there, or choose" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Choose"
     return (
-        f"cannot write to {folder}: {error.strerror or error}. Free some space there, or choose another place for the "
-        "runs with the variable LABRUN_ROOT=/another/folder"
+        f"cannot write to {folder}: {error.strerror or error}. {advice} another place for the runs with the variable "
+        "LABRUN_ROOT=/another/folder"
     )
 
 

@@ -195,7 +195,8 @@ class Recording:
         if run is not None:
             record.metrics = dict(run.summary)
             run.close()
-        told = isinstance(error, LabrunError) or is_disk_trouble(error)
+        trouble = disk_trouble(error)
+        told = isinstance(error, LabrunError) or trouble is not None
         if details is not None and status == records.FAILED and not told:
             sys.stderr.write(details["traceback"])
         self._politely.close()
@@ -207,8 +208,8 @@ class Recording:
         finally:
             if self._capture:
                 self._capture.stop()
-        if is_disk_trouble(error):
-            raise RecordError(records.cannot_write(self.paths.root, error)) from error  # type: ignore[arg-type]
+        if trouble is not None:
+            raise RecordError(records.cannot_write(self.paths.root, trouble)) from error
 
 
 @contextlib.contextmanager
@@ -311,9 +312,15 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def is_disk_trouble(error: BaseException | None) -> bool:
-    """Whether an error says that the disk is full, or the folder read-only."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
+def disk_trouble(error: BaseException | None) -> OSError | None:
+    """What says in an error, or in one behind it, that the disk is full, or the folder read-only; None if nothing."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__  # torch has words of its own for it
+    return None
 
 
 class Capture:

@@ -104,8 +104,12 @@ class PlainCheckpoints:
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_name(f"{file.name}.partial")
         partial.unlink(missing_ok=True)  # what a kill left may be another name of the best's own file
-        torch.save(checkpoint, partial)
-        os.replace(partial, file)
+        try:
+            torch.save(checkpoint, partial)
+            os.replace(partial, file)
+        except BaseException:
+            partial.unlink(missing_ok=True)  # on a full disk the record needs the space
+            raise
         if _is_of_an_epochs_end(checkpoint):
             self.newest = file, int(checkpoint["global_step"])
 

@@ -186,11 +186,14 @@ def load(path: Path, trusted: list[str] | None) -> Any:
                 f"{path} holds types that labrun does not build unasked: {', '.join(unknown)}",
                 [*dict.fromkeys([*(trusted or ()), *unknown])],
             )
-        return io.load(path, trusted=found)
+        model = io.load(path, trusted=found)
     except ConfigError:
         raise
     except Exception as error:  # a damaged file can raise anything
         raise LabrunError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
+    if not hasattr(type(model), "predict"):
+        raise LabrunError(f"{path} holds a {type(model).__name__}, and no estimator")
+    return model
 
 
 def warm() -> None:

@@ -249,6 +249,9 @@ class NetworkTask(Task):
         if own.not_finite is not None:
             done["not_finite"] = own.not_finite
         wanted = self._settings.get("evaluate", "auto")
+        if wanted == "auto" and any(base.__name__ == AVERAGING for c in trainer.callbacks for base in type(c).__mro__):
+            done["why"] = f"averaged by {AVERAGING}"
+            return
         best = self._best_of(trainer)
         if wanted == "last" or (wanted == "auto" and not has_validation):
             return
@@ -388,6 +391,11 @@ class NetworkTask(Task):
 
     def _trainer(self, paths: RunPaths, has_validation: bool) -> Any:
         settings, lightning = self._settings, self._package.part()
+        twice = sorted(set(settings["options"]) & set(OWN_KEYS))
+        if twice:
+            raise ConfigError(
+                f"trainer.options.{twice[0]}: labrun has a key for it, and goes by that: trainer.{twice[0]}"
+            )
         loggers, record = self._loggers(paths)
         callbacks = self._callbacks(paths, has_validation)
         checkpoints = [c for c in callbacks if isinstance(c, lightning.callbacks.Checkpoint)]
@@ -421,8 +429,8 @@ class NetworkTask(Task):
             "log_every_n_steps": int(settings["log_every_n_batches"]),
             "enable_checkpointing": bool(checkpoints),
             "default_root_dir": str(paths.root),
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
+            "enable_progress_bar": any(isinstance(c, lightning.callbacks.ProgressBar) for c in callbacks),
+            "enable_model_summary": any(isinstance(c, lightning.callbacks.ModelSummary) for c in callbacks),
             "num_sanity_val_steps": 0,
             "use_distributed_sampler": False,
         }
@@ -432,7 +440,16 @@ class NetworkTask(Task):
             for pattern in QUIET:
                 warnings.filterwarnings("ignore", message=pattern)
             own = _processes(self._config["compute"], self._package, files)
-            return lightning.Trainer(**{**arguments, **own, **limits, **settings["options"]})
+            try:
+                return lightning.Trainer(**{**arguments, **own, **limits, **settings["options"]})
+            except (
+                TypeError,
+                ValueError,
+                self._package.part("utilities.exceptions").MisconfigurationException,
+            ) as error:
+                raise ConfigError(
+                    f"trainer.options: Lightning's Trainer refused: {' '.join(str(error).split())}"
+                ) from error
 
     def _loader(self, part: Part, arrays: Arrays, train: bool, shared: bool = True) -> BatchLoader:
         node = self._config["dataset"].get("augmentation")
@@ -560,6 +577,13 @@ QUIET = (
 """Lightning's advice that does not apply: batches come from memory, and a run's folder is its own."""
 
 
+AVERAGING = "StochasticWeightAveraging"
+"""Lightning's callback whose weights are there at the end of the training, and in no checkpoint."""
+OWN_KEYS = (
+    "max_epochs", "gradient_clip_val", "accumulate_grad_batches", "deterministic", "precision", "limit_train_batches",
+    "limit_val_batches",
+)  # fmt: skip
+"""Arguments of the Trainer that go by keys of `trainer`: a record would tell them wrongly otherwise."""
 NO_LOSS = r".*could not find the monitored key in the returned metrics.*"
 """With `trainer.monitor=auto` a module of a person's own need not log what labrun's networks do."""
 UNUSED = ("train_dataloader", "val_dataloader", "test_dataloader", "test_step")

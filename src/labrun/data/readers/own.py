@@ -199,6 +199,10 @@ def from_arrays(
     )
 
 
+COARSE = 1e-4
+"""A larger share of a column's range that float32 does not tell apart is worth a word."""
+
+
 def in_order(y: AnyArray) -> tuple[list[Any], AnyArray]:
     """The classes of labels, in the order of their numbers if all are some, and each label's place among them.
 
@@ -256,7 +260,30 @@ def _samples(value: Any, what: str) -> tuple[AnyArray, list[str], str | None]:
         notes.append(f"{what}: read as images of {x.shape[2]}x{x.shape[3]} with {x.shape[1]} channels")
     elif x.ndim > 4 or (x.ndim == 4 and x.shape[1] not in (1, 3)):
         raise DataError(f"{what} has the shape {x.shape}; images are (N, H, W), (N, H, W, C) or (N, C, H, W), C 1 or 3")
+    if x.ndim == 2 and (coarse := too_close(x, [str(place) for place in range(x.shape[1])])):
+        notes.append(f"{what}: {coarse}")
     return (x if x.dtype == np.uint8 else x.astype(np.float32)), notes, None
+
+
+def too_close(x: AnyArray, names: Sequence[str]) -> str | None:
+    """Which columns hold values that are hardly told apart once they are float32; None where none does.
+
+    Shapes:
+        x: (N, F) finite numbers.
+    """
+    if x.dtype.itemsize < 8:
+        return None
+    found = []
+    for name, column in zip(names, x.T, strict=True):
+        lost = float(np.abs(column - column.astype(np.float32)).max())
+        if lost > COARSE * float(column.max() - column.min()) > 0:
+            found.append(f"{name} (to within {lost:.2g})")
+    if not found:
+        return None
+    return (
+        f"models see single precision, which hardly tells the values apart of {_few(found)}: subtract a start, such as "
+        "the smallest value"
+    )
 
 
 def samples_of(value: Any, what: str) -> tuple[AnyArray, str | None]:

@@ -20,7 +20,7 @@ from labrun.data.readers.amounts import number
 from labrun.data.readers.checks import is_absolute
 from labrun.data.readers.columns import Settings, Understood, few
 from labrun.data.readers.later import applied
-from labrun.data.readers.own import QUANTITY, from_arrays, must_exist, not_numbers, place_of
+from labrun.data.readers.own import QUANTITY, from_arrays, must_exist, not_numbers, place_of, too_close
 from labrun.errors import ConfigError, DataError
 
 DECIMALS = {"point": ".", "comma": ","}
@@ -114,9 +114,12 @@ class Csv(Reader):
             notes += told
             refusal = refusal or not_numbers(samples, known.names, path)
             arrays[f"X_{part}"], arrays[f"y_{part}"] = samples, y
+        coarse = None
         if refusal is None:
+            coarse = too_close(arrays["X_train"].to_numpy(np.float64), known.names)
             arrays |= {name: value.to_numpy(np.float64) for name, value in arrays.items() if name.startswith("X_")}
-        notes = [known.line(), *known.notes, *notes, *([] if self.regression else _doubts(arrays["y_train"], target))]
+        doubts = [] if self.regression else _doubts(arrays["y_train"], target)
+        notes = [known.line(), *known.notes, *([coarse] if coarse else []), *notes, *doubts]
         content = {**known.content(), "target": target}
         if self.known is not None and self.known.get("classes") and not self.regression:
             raw = _of_known_classes(
