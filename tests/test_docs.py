@@ -46,7 +46,7 @@ BLOCK = re.compile(r"(?:^<!-- (?P<mark>[^\n]+?) -->\n)?^```(?P<kind>\w*)[^\n]*\n
 FILE = re.compile(r"# ([\w./-]+\.(?:py|yaml|txt|toml|sh))$")
 SAID = "*The tests compose this and carry nothing out.*"
 NEEDS = {"slurm": "cluster", "azure": "azurite_server", "s3": "s3_server", "real data": "real_data"}
-SET_UP = ("pip install uv", "uv sync --extra ", "uv run labrun", "export ", "source .venv/bin/activate")
+SET_UP = ("pip install uv", "uv sync --extra ", "uv add ", "uv run labrun", "export ", "source .venv/bin/activate")
 
 
 @dataclass

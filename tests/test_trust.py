@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from conftest import Command, Runner
 from labrun import building, trust
 from labrun.errors import ConfigError, DataError, LabrunError, UntrustedError
+from labrun.handles import Model
 from labrun.runs import cards, registry, seals
 from labrun.runs import record as records
 from labrun.tasks import loading, saved
@@ -278,6 +279,7 @@ def test_what_this_user_trained_here_is_trusted_by_itself(own: Path, run_here: R
     assert saved.load_model(own).predict_numbers(np.zeros((2, 1, 8, 8))).shape == (2,)
     assert run_here("task=evaluate", "from=last")[0].status == records.COMPLETED
     version, _ = registry.register(workspace, own, "net")
+    assert "net/1, trusted=['own_net.Net'] where" in repr(Model("net", 1, workspace))
     assert saved.load_model("net").title == "model net/1"
     assert registry.needed(workspace, version) == ["own_net.Net"] and not registry.untrusted(workspace, version)
     for name in ("own_part.py", "own_net.py"):

@@ -380,7 +380,19 @@ class Model:
         self.name, self.version, self._root = name, version, root
 
     def __repr__(self) -> str:
-        return f"Model({self.name}/{self.version})"
+        names = self.needs_trusted
+        told = f", trusted={names!r} where it is not trusted by itself" if names else ""
+        return f"Model({self.name}/{self.version}{told})"
+
+    @property
+    def needs_trusted(self) -> list[str]:
+        """What `load` has to be told to trust, elsewhere or once its code has changed; empty where nothing is."""
+        from labrun.runs import journal, registry
+
+        try:
+            return registry.needed(self._root, journal.find(self._root, self.id))
+        except RecordError:  # it was removed
+            return []
 
     @property
     def id(self) -> str:

@@ -430,8 +430,9 @@ def test_sheets_errors_and_formulas_of_excel(tmp_path: Path, monkeypatch: pytest
     for name, package in (("t.xlsx", "openpyxl"), ("t.parquet", "pyarrow")):
         (tmp_path / "t.parquet").write_bytes(b"PAR1 PAR1")
         monkeypatch.setitem(sys.modules, package, None)
-        with pytest.raises(MissingExtraError, match=rf"{name}.* needs the package '{package}'.*labrun\[tables\]"):
-            reader.read({**node, "path": name}, tmp_path)
+        for act in (reader.read, reader.prepare):  # before anything runs, too
+            with pytest.raises(MissingExtraError, match=rf"{name}.* needs the package '{package}'.*labrun\[tables\]"):
+                act({**node, "path": name}, tmp_path)
 
 
 def test_a_later_table_may_have_the_other_decimal_sign(tmp_path: Path) -> None:

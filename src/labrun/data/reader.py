@@ -86,6 +86,13 @@ class Reader(ABC):
             MissingDataError: it cannot; the message says how to bring the files by hand.
         """
 
+    def check_packages(self, root: Path) -> None:  # noqa: B027 - most kinds need none
+        """Whether the packages are installed that reading the files needs. They are there.
+
+        Raises:
+            MissingExtraError: one is not.
+        """
+
     @staticmethod  # noqa: B027 - most kinds need nothing
     def warm() -> None:
         """Import what reading needs, ahead of many runs that read."""
@@ -154,6 +161,7 @@ def prepare(dataset: Mapping[str, Any], root: Path) -> None:
         reader.fetch(root)
     if not reader.find(root):
         reader.read(root)  # it says what is missing
+    reader.check_packages(root)
 
 
 def read(

@@ -7,7 +7,7 @@ therefore seals the card of its model: HMAC-SHA256 under a key of the user's own
 - where the workspace lies, and the run's id;
 - the card: the model's class, its arguments, the digest of its file;
 - the source, by digest, of the modules of a person's own that the classes come from, as the training began, and of all
-  that those import by a statement; of an installed package the one module that is named.
+  that those import by a statement; of an installed package all of its sources.
 
 A run that came in an archive never counts, whatever its seal. Where there is no key (no home folder), nothing is
 sealed: then a person names what is trusted.
@@ -38,6 +38,8 @@ KEY_BYTES = 32
 UNPROVEN = "nothing proves that you trained it in this workspace"
 FROM_ARCHIVE = "its run came in an archive, and such runs are never trusted by themselves"
 LARGEST_SCHEMA = 2**28
+LIBRARIES = frozenset({"torch", "torchvision", "sklearn", "numpy", "scipy", "pytorch_lightning", "lightning", "pandas"})
+"""Of these, which have thousands of files, only the module that is named counts."""
 KNOWN_TYPES = ("sklearn.", "numpy.", "scipy.", "builtins.", "collections.", "functools.", "labrun.models.")
 """Modules of types that skops, or labrun's own list, knows."""
 
@@ -176,12 +178,27 @@ def code_of(named: Sequence[str]) -> dict[str, str] | None:
             continue
         try:
             content = module.source.read_bytes()
+            found[module.module] = hashlib.sha256(content).hexdigest()
+            if is_own:
+                waiting += _imported(content, module)
+            else:
+                found |= _package_of(module)
         except OSError:
             return None
-        found[module.module] = hashlib.sha256(content).hexdigest()
-        if is_own:
-            waiting += _imported(content, module)
     return found
+
+
+def _package_of(module: targets.Named) -> dict[str, str]:
+    """The digest of all sources of an installed package that a module is of; nothing for libraries of many files."""
+    depth = module.module.count(".") + (module.source is not None and module.source.name == "__init__.py")
+    top = module.module.partition(".")[0]
+    if module.source is None or not depth or top in LIBRARIES:
+        return {}
+    base = module.source.parents[depth - 1]
+    digest = hashlib.sha256()
+    for path in sorted(base.rglob("*.py")):
+        digest.update(f"{path.relative_to(base)}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\0".encode())
+    return {f"{top}.*": digest.hexdigest()}
 
 
 def _located(name: str) -> targets.Named | None:
@@ -213,7 +230,8 @@ def _imported(content: bytes, module: targets.Named) -> Iterator[str]:
 
 def _is_installed(source: Path) -> bool:
     """Whether a file belongs to an installed package, to Python, or to labrun."""
-    paths = {os.path.realpath(path) for path in sysconfig.get_paths().values()}
+    every = sysconfig.get_paths()
+    paths = {os.path.realpath(every[name]) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     own = os.path.realpath(Path(__file__).parents[1])
     place = Path(os.path.realpath(source))
     return any(place.is_relative_to(path) for path in (*paths, own)) or bool(

@@ -198,7 +198,9 @@ def _with_zeros(content: bytes, path: Path) -> tuple[str, str]:
             continue
         if text.partition("\n")[0].rstrip("\r").replace("\t", " ").isprintable():
             return text, f"{name.upper()}, without a mark"
-    raise CorruptDataError(f"{path} is no text: it holds bytes of value 0")
+    raise CorruptDataError(
+        f"{path} is no text: it holds bytes of value 0. If it is UTF-16 without a mark, say dataset.encoding=utf-16-le"
+    )
 
 
 def _is_doubtful(text: str) -> bool:

@@ -77,7 +77,7 @@ def read(
     kept = [place for place, name in enumerate(given) if name or any(columns[place])]
     if len(kept) < len(given):
         notes.append(f"left out: {counted(len(given) - len(kept), 'column')} without a name or a value")
-    names = _names([given[place] for place in kept], path)
+    names = _names([given[place] for place in kept], path, is_sure=header is not None)
     table = pd.DataFrame(
         {name: pd.Series(list(columns[place]), dtype=object) for name, place in zip(names, kept, strict=True)}
     )
@@ -274,12 +274,13 @@ def _check_widths(rows: list[list[str]], path: Path, sign: str) -> None:
         row += [""] * (width - len(row))
 
 
-def _names(first: Sequence[str], path: Path) -> list[str]:
+def _names(first: Sequence[str], path: Path, is_sure: bool) -> list[str]:
     unnamed = sum(not name.strip() for name in first)
-    if unnamed > 1 and 2 * unnamed >= len(first):
+    if not is_sure and unnamed > 1 and 2 * unnamed >= len(first):
         raise DataError(
             f"{path}: the first line names {len(first) - unnamed} of {len(first)} columns "
-            f"({', '.join(filter(None, first))[:80]}): delete what stands above the names, or name the columns"
+            f"({', '.join(filter(None, first))[:80]}): delete what stands above the names, name the "
+            "columns, or say dataset.header=true to have it as it is"
         )
     names = [" ".join(name.split()) or f"Unnamed: {place}" for place, name in enumerate(first)]
     twice = [repr(name) for name, count in Counter(names).items() if count > 1]

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import importlib.util
 import io
 import re
 from pathlib import Path
 from typing import Any
 
 from labrun.checking import counted, suggest
+from labrun.data.readers import contents
 from labrun.errors import ConfigError, CorruptDataError, DataError, MissingExtraError
 
 EXTRA = "tables"
+PACKAGES = {contents.PARQUET: "pyarrow", contents.EXCEL: "openpyxl"}
 Cells = tuple[list[list[str]], list[str]]
 
 
@@ -31,7 +34,7 @@ def parquet(content: bytes, path: Path) -> Cells:
         import pyarrow as arrow
         import pyarrow.parquet
     except ImportError as error:
-        raise MissingExtraError("pyarrow", EXTRA, f"reading {path.name}, a Parquet file,") from error
+        raise _missing(contents.PARQUET, path) from error
     try:
         table = arrow.parquet.read_table(io.BytesIO(content))
     except (arrow.ArrowException, OSError, ValueError) as error:
@@ -69,7 +72,7 @@ def excel(content: bytes, path: Path, sheet: str | int | None = None) -> Cells:
     try:
         import openpyxl
     except ImportError as error:
-        raise MissingExtraError("openpyxl", EXTRA, f"reading {path.name}, an Excel file,") from error
+        raise _missing(contents.EXCEL, path) from error
     try:
         book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
         seen = {one.title: one for one in book.worksheets}
@@ -93,6 +96,32 @@ def excel(content: bytes, path: Path, sheet: str | int | None = None) -> Cells:
     notes = [f"sheet {name!r}"] if len(seen) > 1 else []
     notes += [f"errors of Excel, such as #N/A, are taken for gaps: {counted(errors, 'cell')}"] if errors else []
     return [["" if cell is ERROR else cell for cell in row] + [""] * (width - len(row)) for row in rows], notes
+
+
+def check_package(path: Path) -> None:
+    """Whether the package is installed that reads a file, as far as its first bytes tell; nothing is imported.
+
+    Raises:
+        MissingExtraError: it is not.
+    """
+    with open(path, "rb") as file:
+        begin = file.read(4)
+    kind = contents.PARQUET if begin == b"PAR1" else contents.EXCEL if begin == contents.ZIP else None
+    if kind == contents.EXCEL and not path.suffix.lower().startswith(".xls"):
+        return  # packed text, most likely
+    if kind is not None and not _is_installed(PACKAGES[kind]):
+        raise _missing(kind, path)
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # what stands for it says that it cannot be imported
+        return False
+
+
+def _missing(kind: str, path: Path) -> MissingExtraError:
+    return MissingExtraError(PACKAGES[kind], EXTRA, f"reading {path.name} (a file of the kind {kind})")
 
 
 class _Error(str):

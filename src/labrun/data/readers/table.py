@@ -15,7 +15,7 @@ from labrun.checking import counted, suggest
 from labrun.data.arrays import AnyArray, Part, RawData
 from labrun.data.reader import Reader
 from labrun.data.readers import columns as kinds
-from labrun.data.readers import delimited
+from labrun.data.readers import delimited, sheets
 from labrun.data.readers.amounts import number
 from labrun.data.readers.checks import is_absolute
 from labrun.data.readers.columns import Settings, Understood, few
@@ -75,6 +75,10 @@ class Csv(Reader):
 
     def find(self, root: Path) -> bool:
         return place_of(root, self.path).is_file()
+
+    def check_packages(self, root: Path) -> None:
+        for path in self.files(root):
+            sheets.check_package(path)
 
     def files(self, root: Path) -> Sequence[Path]:
         paths = [must_exist(place_of(root, self.path), "dataset.path")]
