@@ -7,7 +7,6 @@ import logging
 import os
 import pickle
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -21,15 +20,15 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from omegaconf import DictConfig
 
-# Each new instance executes Hydra's own plug-ins again, and so replaces their classes: a config that was unpickled before
-# that could not be pickled any more. So there is one, from the start.
+# Each new instance executes Hydra's own plug-ins again, and so replaces their classes: a config that was unpickled
+# before that could not be pickled any more. So there is one, from the start.
 Plugins.instance()
 
 LEAVING_S = 10
 """How long before its time is up a job is ended, so that it can say so."""
 
 
-class JobExit(RuntimeError):
+class JobExitError(RuntimeError):
     """The application's function ended its process with a code that says that it failed."""
 
 
@@ -74,7 +73,7 @@ def _without_exit(function: Callable[..., Any]) -> Callable[..., Any]:
         except SystemExit as end:
             if end.code in (None, 0):
                 return None
-            raise JobExit(f"sys.exit({end.code!r})").with_traceback(end.__traceback__) from None
+            raise JobExitError(f"sys.exit({end.code!r})").with_traceback(end.__traceback__) from None
 
     return called
 
@@ -104,8 +103,8 @@ def run_elsewhere(payload: bytes) -> Ended:
     """One job, in a process that knows nothing of the application yet.
 
     Args:
-        payload: a pickle of the application's main module, or None; Hydra's context; the function; the job's config; the
-            state of Hydra's singletons.
+        payload: a pickle of the application's main module, or None; Hydra's context; the function; the job's config;
+            the state of Hydra's singletons.
     """
     from labrun.launch.forkserver import let_workers_be_ended
 

@@ -19,7 +19,6 @@ from omegaconf import OmegaConf
 
 from hydra_plugins.labrun_launcher._compose import Composer
 from hydra_plugins.labrun_launcher._foreign import CANCELED, Jobs
-from hydra_plugins.labrun_launcher.launcher import LabrunLauncher
 from hydra_plugins.labrun_sweeper import _stand_ins
 from hydra_plugins.labrun_sweeper.sweeper import NODE
 from labrun.checking import check_fields
@@ -30,6 +29,7 @@ from labrun.sweep import space as spaces
 from labrun.sweep.study import RUN, Study
 
 if TYPE_CHECKING:
+    from hydra_plugins.labrun_launcher.launcher import LabrunLauncher
     from hydra_plugins.labrun_sweeper.sweeper import LabrunSweeper
 
 log = logging.getLogger(__name__)
@@ -163,8 +163,8 @@ class Search:
         self._space = spaces.parse(texts, sweeper.hydra_context.config_loader, settings["zip"], finite=is_grid)
         if not self._space.dimensions:
             raise ConfigError(
-                "there is nothing to search: give a key several values ('lr=tag(log, interval(1e-4, 1))'), or name them "
-                "under hydra.sweeper.params"
+                "there is nothing to search: give a key several values ('lr=tag(log, interval(1e-4, 1))'), or name "
+                "them under hydra.sweeper.params"
             )
         self._maximize = settings["goal"] == "maximize"
         self._combinations = self._grid() if is_grid else iter(())
@@ -186,7 +186,7 @@ class Search:
                 "hydra.sweeper.resume=true"
             )
         if self._settings["resume"] and not journal.exists():
-            raise ConfigError(f"hydra.sweeper.resume=true: {self.folder} holds no search; hydra.sweep.dir names its folder")
+            raise ConfigError(f"hydra.sweeper.resume=true: {self.folder} (hydra.sweep.dir) holds no search")
         node = {key: value for key, value in self._settings["sampler"].items() if key != "seed"}
         seed = self._settings["sampler"].get("seed") or self._settings["seed"]
         Study.check(node, 1)
@@ -307,6 +307,8 @@ class Search:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self._sweeper.config, self.folder / "multirun.yaml")
+        from hydra_plugins.labrun_launcher.launcher import LabrunLauncher  # which Hydra may have executed again
+
         launcher = self._sweeper.launcher
         try:
             if isinstance(launcher, LabrunLauncher):
@@ -374,8 +376,9 @@ def objective(number: int, returned: Any) -> float:
     if isinstance(returned, list | tuple | Mapping) and len(returned) != 1:
         kind = type(returned).__name__
         raise CompactHydraException(
-            f"labrun: job {number} returned a {kind} of {len(returned)}: several objectives. A search of an application's "
-            "function has one: return one number (labrun's own runs search for several: sweep.metric=[a,b])"
+            f"labrun: job {number} returned a {kind} of {len(returned)}: several objectives. A search of an "
+            "application's function has one: return one number (labrun's own runs search for several: "
+            "sweep.metric=[a,b])"
         )
     try:
         if returned is None or isinstance(returned, bool | str | Mapping):
@@ -385,5 +388,5 @@ def objective(number: int, returned: Any) -> float:
     except (TypeError, ValueError):
         said = "nothing" if returned is None else f"a {type(returned).__name__}"
         raise CompactHydraException(
-            f"labrun: job {number} returned {said}: a search needs a number, the value that it is to minimize or maximize"
+            f"labrun: job {number} returned {said}: a search needs a number, which it minimizes or maximizes"
         ) from None

@@ -20,7 +20,9 @@ KEYS = {
     "nevergrad": {"optim", "parametrization"},
 }  # fmt: skip
 """By which a configuration for one of them is known, where it does not say so."""
-NAMES = {"TPESampler": "tpe", "RandomSampler": "random", "CmaEsSampler": "cmaes", "GPSampler": "gp", "QMCSampler": "qmc"}
+NAMES = {
+    "TPESampler": "tpe", "RandomSampler": "random", "CmaEsSampler": "cmaes", "GPSampler": "gp", "QMCSampler": "qmc",
+}  # fmt: skip
 
 
 @dataclass
@@ -29,7 +31,7 @@ class Translation:
 
     Attributes:
         name: of the other sweeper.
-        settings: keys of `hydra.sweeper` (`sampler`, `max_trials`, ...), which in labrun's own runs are those of `sweep`.
+        settings: keys of `hydra.sweeper` (`sampler`, `max_trials`, ...); in labrun's own runs those of `sweep`.
         space: what varies, in Hydra's override grammar.
         remarks: what stays behind, each in one line.
         refused: what cannot be done, each in one line.
@@ -100,7 +102,8 @@ def _optuna(given: dict[str, Any], found: Translation) -> None:
     if given.get("n_jobs") not in (None, -1):
         found.settings["max_concurrent"] = given["n_jobs"]
     directions = given.get("direction") or "minimize"
-    directions = [str(one).rpartition(".")[2] for one in ([directions] if not isinstance(directions, list) else directions)]
+    directions = directions if isinstance(directions, list) else [directions]
+    directions = [str(one).rpartition(".")[2] for one in directions]
     if len(directions) > 1:
         found.refused.append(f"direction={directions}: several objectives; this search has one")
     found.settings["goal"] = directions[0]

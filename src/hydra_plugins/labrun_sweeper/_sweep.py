@@ -92,11 +92,11 @@ def _check_settings(sweeper: LabrunSweeper) -> None:
     if other is not None:
         found = _stand_ins.translate(other, sweeper.settings, sweeper.params, sweeper.max_batch_size)
         lines = [
-            f"hydra/sweeper={other} has no part in labrun's own runs, which have searches of their own: sweep=tpe (random, "
-            "gp, cmaes, qmc), with sweep.max_trials, sweep.goal, sweep.seed (or sweep.sampler.seed) and sweep.space. In the "
-            "place of what was given:",
+            f"hydra/sweeper={other} has no part in labrun's own runs, which have searches of their own: sweep=tpe "
+            "(random, gp, cmaes, qmc), with sweep.max_trials, sweep.goal, sweep.seed (or sweep.sampler.seed) and "
+            "sweep.space. In the place of what was given:",
             f"  labrun -m {' '.join(found.in_sweep())}",
-            "in a YAML: 'override /sweep: tpe' in its defaults in the place of hydra/sweeper, and these keys under sweep",
+            "in a YAML: 'override /sweep: tpe' in its defaults, not hydra/sweeper, and these keys under sweep",
         ]
         raise ConfigError("\n".join([*lines, *(f"  left out: {why}" for why in (*found.remarks, *found.refused))]))
     changed = [key for key, value in sweeper.settings.items() if value != NODE.get(key, value)]

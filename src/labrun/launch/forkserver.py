@@ -391,8 +391,10 @@ def call(message: dict[str, Any]) -> int:
     from submitit.core.utils import JobPaths
 
     from labrun.launch import threads as limits
-    from labrun.launch.executor import check_own
+    from labrun.launch.executor import LabrunJobEnvironment, check_own
 
+    # Kept back until there is a handler for it: importing what the function needs may take its time.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {LabrunJobEnvironment._usr_sig()})
     paths = JobPaths(message["call"], message["job"], message["rank"])
     print_to(str(paths.stdout), str(paths.stdout if message["joined"] else paths.stderr))
     os.chdir(message["cwd"])
