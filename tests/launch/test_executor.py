@@ -372,8 +372,8 @@ def test_any_process_can_wait_for_a_job(executor: Callable[..., LabrunExecutor])
 
 
 def test_a_job_whose_supervisor_is_gone_has_failed(tmp_path: Path) -> None:
-    script = f"from labrun.launch.executor import *; import os; j = LabrunExecutor({str(tmp_path)!r}).submit(time.sleep, 60)\n"
-    script += "print(j.job_id, flush=True); time.sleep(1); os.kill(os.getpid(), 9)"
+    script = f"from labrun.launch.executor import *; j = LabrunExecutor({str(tmp_path)!r}).submit(time.sleep, 60)\n"
+    script += "import os; print(j.job_id, flush=True); time.sleep(1); os.kill(os.getpid(), 9)"
     job_id = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip()
     job = LabrunJob(tmp_path, job_id)
     wait_for(job.done)
@@ -382,7 +382,8 @@ def test_a_job_whose_supervisor_is_gone_has_failed(tmp_path: Path) -> None:
 
 
 def test_a_script_that_ends_waits_for_its_jobs(tmp_path: Path) -> None:
-    script = f"from labrun.launch.executor import *; j = LabrunExecutor({str(tmp_path)!r}).submit(time.sleep, 1); print(j.job_id)"
+    script = f"from labrun.launch.executor import *; j = LabrunExecutor({str(tmp_path)!r}).submit(time.sleep, 1)\n"
+    script += "print(j.job_id)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert "waiting for 1 submitted jobs" in done.stderr
     assert LabrunJob(tmp_path, done.stdout.strip()).result() is None
@@ -510,8 +511,16 @@ def test_a_wrapped_task_and_what_a_person_sees_of_it(tmp_path: Path, target: str
     (tmp_path / "app.py").write_text(FAILING)
     (tmp_path / "library.py").write_text(LIBRARY)
     to = f"hydra.launcher.target={target}"
-    fine = call(tmp_path, "-m", "hydra/launcher=labrun", to, "hydra.sweep.dir=fine", "+do=go,exit", "+code=0",
-                "hydra.launcher.show_output=true")  # fmt: skip
+    fine = call(
+        tmp_path,
+        "-m",
+        "hydra/launcher=labrun",
+        to,
+        "hydra.sweep.dir=fine",
+        "+do=go,exit",
+        "+code=0",
+        "hydra.launcher.show_output=true",
+    )
     assert fine.returncode == 0, fine.stdout + fine.stderr
     assert ("[0] " if target == "local" else "") + "NET 3 {'a': 1} 20\n" in fine.stdout
     assert "#1 : +do=exit +code=0  completed" in fine.stdout and "submitit" not in fine.stdout.replace(".submitit", "")

@@ -78,8 +78,13 @@ def test_a_grid_tells_its_best(run: Run, tmp_path: Path, arguments: tuple[str, .
 
 
 def test_another_launcher_gets_batches(run: Run) -> None:
-    code, printed = run(*SEARCH[:2], "hydra.sweeper.max_trials=3", "hydra.sweeper.max_concurrent=2",
-                        "+x=tag(log,interval(1e-3,1))", launcher=("hydra/launcher=basic",))  # fmt: skip
+    code, printed = run(
+        *SEARCH[:2],
+        "hydra.sweeper.max_trials=3",
+        "hydra.sweeper.max_concurrent=2",
+        "+x=tag(log,interval(1e-3,1))",
+        launcher=("hydra/launcher=basic",),
+    )
     assert code == 0 and "Launching 2 jobs" in printed and "#2 : " in printed, printed
 
 
@@ -138,9 +143,9 @@ def test_an_optuna_search_is_carried_out(run: Run, tmp_path: Path) -> None:
     assert code == 0 and "optuna is not installed: labrun searches in its place (sampler=tpe max_trials=3" in printed
     found = OmegaConf.load(tmp_path / "out" / "optimization_results.yaml")
     assert set(found.best_params) == {"x", "n"} and "#2 : " in printed
-    assert {"optuna", "ax", "nevergrad", "labrun"} <= set(
+    assert {"optuna", "ax", "nevergrad", "labrun"} <= {
         name.removesuffix(".yaml") for name in ConfigStore.instance().list("hydra/sweeper")
-    )
+    }
     code, printed = run("hydra.sweeper.direction=[minimize,maximize]", name="opt")
     assert code == 2 and "several objectives" in printed
 
@@ -148,22 +153,60 @@ def test_an_optuna_search_is_carried_out(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name, settings, expected, space, rest",
     [
-        ("optuna", {"sampler": {"_target_": "optuna.samplers.TPESampler", "n_startup_trials": 3, "gone": 1}, "n_jobs": 4},
-         {"sampler": {"_target_": "optuna.samplers.TPESampler", "n_startup_trials": 3}, "max_concurrent": 4}, {}, "gone"),
-        ("optuna", {"search_space": {"a": {"type": "float", "low": 1e-4, "high": 1.0, "log": True},
-                                     "b": {"type": "categorical", "choices": [1, "x y"]}, "c": {"type": "int", "low": 1, "high": 3}}},
-         {"max_trials": 20}, {"a": "tag(log,interval(0.0001,1.0))", "b": "1,'x y'", "c": "int(interval(1,3))"}, ""),
+        (
+            "optuna",
+            {"sampler": {"_target_": "optuna.samplers.TPESampler", "n_startup_trials": 3, "gone": 1}, "n_jobs": 4},
+            {"sampler": {"_target_": "optuna.samplers.TPESampler", "n_startup_trials": 3}, "max_concurrent": 4},
+            {},
+            "gone",
+        ),
+        (
+            "optuna",
+            {
+                "search_space": {
+                    "a": {"type": "float", "low": 1e-4, "high": 1.0, "log": True},
+                    "b": {"type": "categorical", "choices": [1, "x y"]},
+                    "c": {"type": "int", "low": 1, "high": 3},
+                }
+            },
+            {"max_trials": 20},
+            {"a": "tag(log,interval(0.0001,1.0))", "b": "1,'x y'", "c": "int(interval(1,3))"},
+            "",
+        ),
         ("optuna", {"custom_search_space": "app.space", "storage": "sqlite:///x"}, {}, {}, "custom_search_space"),
-        ("ax", {"ax_config": {"max_trials": 7, "experiment": {"minimize": False, "parameter_constraints": ["a <= b"]},
-                              "params": {"a": {"type": "range", "bounds": [-5, 10.1]}, "b": {"type": "choice", "values": [1, 2]},
-                                         "c": {"type": "fixed", "value": 4}, "d": "interval(0,1)"}}},
-         {"max_trials": 7, "goal": "maximize", "sampler": "gp"},
-         {"a": "interval(-5,10.1)", "b": "1,2", "c": "4", "d": "interval(0,1)"}, "parameter_constraints"),
-        ("nevergrad", {"optim": {"optimizer": "CMA", "budget": 9, "num_workers": 2, "maximize": True},
-                       "parametrization": {"lr": {"init": 0.02, "step": 2.0, "log": True}, "n": {"lower": 4, "upper": 16, "integer": True}}},
-         {"sampler": "cmaes", "max_trials": 9, "max_concurrent": 2, "goal": "maximize"}, {"n": "int(interval(4,16))"}, "lr: "),
+        (
+            "ax",
+            {
+                "ax_config": {
+                    "max_trials": 7,
+                    "experiment": {"minimize": False, "parameter_constraints": ["a <= b"]},
+                    "params": {
+                        "a": {"type": "range", "bounds": [-5, 10.1]},
+                        "b": {"type": "choice", "values": [1, 2]},
+                        "c": {"type": "fixed", "value": 4},
+                        "d": "interval(0,1)",
+                    },
+                }
+            },
+            {"max_trials": 7, "goal": "maximize", "sampler": "gp"},
+            {"a": "interval(-5,10.1)", "b": "1,2", "c": "4", "d": "interval(0,1)"},
+            "parameter_constraints",
+        ),
+        (
+            "nevergrad",
+            {
+                "optim": {"optimizer": "CMA", "budget": 9, "num_workers": 2, "maximize": True},
+                "parametrization": {
+                    "lr": {"init": 0.02, "step": 2.0, "log": True},
+                    "n": {"lower": 4, "upper": 16, "integer": True},
+                },
+            },
+            {"sampler": "cmaes", "max_trials": 9, "max_concurrent": 2, "goal": "maximize"},
+            {"n": "int(interval(4,16))"},
+            "lr: ",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_stands_for_other_searches(
     name: str, settings: dict[str, Any], expected: dict[str, Any], space: dict[str, str], rest: str
 ) -> None:

@@ -67,8 +67,9 @@ def settings_of(sweeper: LabrunSweeper, arguments: Sequence[str]) -> tuple[dict[
     if other is not None:
         found = _stand_ins.translate(other, given, params, sweeper.max_batch_size)
         if found.refused:
-            raise ConfigError([f"hydra/sweeper={other} is not installed, and labrun cannot stand in: {why}"
-                               for why in found.refused])  # fmt: skip
+            raise ConfigError(
+                [f"hydra/sweeper={other} is not installed, and labrun cannot stand in: {why}" for why in found.refused]
+            )
         given, params = {**NODE, **found.settings}, dict(found.space)
         said = " ".join(f"{key}={value}" for key, value in found.settings.items())
         log.info("hydra/sweeper=%s is not installed: labrun searches in its place (%s)", other, said)
@@ -205,9 +206,10 @@ class Search:
             ConfigError: it began otherwise.
         """
         now = {
-            "fixed": list(self._space.fixed), "space": [repr(one) for one in self._space.dimensions],
+            "fixed": list(self._space.fixed),
+            "space": [repr(one) for one in self._space.dimensions],
             "goal": self._settings["goal"],
-        }  # fmt: skip
+        }
         if not file.exists():
             file.write_text(json.dumps(now), encoding="utf-8")
             return

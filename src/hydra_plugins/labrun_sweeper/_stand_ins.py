@@ -13,16 +13,26 @@ from labrun.sweep import space as spaces
 
 KEYS = {
     "optuna": {
-        "direction", "storage", "study_name", "n_trials", "n_jobs", "max_failure_rate", "custom_search_space",
+        "direction",
+        "storage",
+        "study_name",
+        "n_trials",
+        "n_jobs",
+        "max_failure_rate",
+        "custom_search_space",
         "search_space",
     },
     "ax": {"ax_config"},
     "nevergrad": {"optim", "parametrization"},
-}  # fmt: skip
+}
 """By which a configuration for one of them is known, where it does not say so."""
 NAMES = {
-    "TPESampler": "tpe", "RandomSampler": "random", "CmaEsSampler": "cmaes", "GPSampler": "gp", "QMCSampler": "qmc",
-}  # fmt: skip
+    "TPESampler": "tpe",
+    "RandomSampler": "random",
+    "CmaEsSampler": "cmaes",
+    "GPSampler": "gp",
+    "QMCSampler": "qmc",
+}
 
 
 @dataclass

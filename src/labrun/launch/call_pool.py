@@ -53,9 +53,13 @@ class Server:
         command = [sys.executable, str(Path(__file__).with_name("forkserver.py")), str(theirs.fileno())]
         try:
             self.process = subprocess.Popen(
-                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True,
-                env=dict(self.origin.environment), cwd=self.origin.cwd,
-            )  # fmt: skip
+                command,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env=dict(self.origin.environment),
+                cwd=self.origin.cwd,
+            )
         except OSError:
             ours.close()
             raise
@@ -303,11 +307,17 @@ class CallPool:
         assert call.place is not None
         server.send(
             {
-                "run": f"{call.job_id}:{rank}", "call": str(call.folder), "job": call.job_id, "rank": rank,
+                "run": f"{call.job_id}:{rank}",
+                "call": str(call.folder),
+                "job": call.job_id,
+                "rank": rank,
                 "variables": {**call.origin.environment, **call.place.environment, **call.variables(rank)},
-                "cwd": call.origin.cwd, "threads": call.threads, "joined": call.joined, "environment": {},
+                "cwd": call.origin.cwd,
+                "threads": call.threads,
+                "joined": call.joined,
+                "environment": {},
             }
-        )  # fmt: skip
+        )
 
     def _start_interpreter(self, call: Call, rank: int) -> bool:
         """Start a task by itself; whether that went well: else the call has failed."""
@@ -324,9 +334,14 @@ class CallPool:
         try:
             with open(paths.stdout, "ab") as out, open(paths.stdout if call.joined else paths.stderr, "ab") as err:
                 process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=variables, cwd=origin.cwd,
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=err,
+                    env=variables,
+                    cwd=origin.cwd,
                     start_new_session=True,
-                )  # fmt: skip
+                )
         except OSError as error:
             self._signal(call, signal.SIGKILL)
             self._close(call, f"FAILED (it does not start: {error})")

@@ -106,10 +106,15 @@ class Call:
         kind = "labrun" if self.origin.python is None else "local"
         prefix = f"SUBMITIT_{kind.upper()}_"
         return {
-            "SUBMITIT_EXECUTOR": kind, "SUBMITIT_FOLDER": str(self.folder), f"{prefix}JOB_ID": self.job_id,
-            f"{prefix}NTASKS": str(self.tasks), f"{prefix}JOB_NUM_NODES": "1", f"{prefix}NODEID": "0",
-            f"{prefix}GLOBALID": str(rank), f"{prefix}LOCALID": str(rank),
-        }  # fmt: skip
+            "SUBMITIT_EXECUTOR": kind,
+            "SUBMITIT_FOLDER": str(self.folder),
+            f"{prefix}JOB_ID": self.job_id,
+            f"{prefix}NTASKS": str(self.tasks),
+            f"{prefix}JOB_NUM_NODES": "1",
+            f"{prefix}NODEID": "0",
+            f"{prefix}GLOBALID": str(rank),
+            f"{prefix}LOCALID": str(rank),
+        }
 
 
 def state_file(paths: utils.JobPaths) -> Path:

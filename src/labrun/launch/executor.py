@@ -271,13 +271,21 @@ class LabrunExecutor(core.PicklingExecutor):  # type: ignore[misc]
                 self._check_size(job.paths.submitted_pickle, len(submissions))
             made.append(
                 Call(
-                    self.folder, job.job_id, origin, tasks, wanted.get("name", "submitit"),
+                    self.folder,
+                    job.job_id,
+                    origin,
+                    tasks,
+                    wanted.get("name", "submitit"),
                     timeout_s=None if minutes is None else 60 * minutes,
-                    signal_delay_s=wanted.get("signal_delay_s", SIGNAL_DELAY_S), mem_gb=wanted.get("mem_gb"),
-                    cpus=cpus, threads=cpus if is_told else None, gpus=gpus, among=among,
+                    signal_delay_s=wanted.get("signal_delay_s", SIGNAL_DELAY_S),
+                    mem_gb=wanted.get("mem_gb"),
+                    cpus=cpus,
+                    threads=cpus if is_told else None,
+                    gpus=gpus,
+                    among=among,
                     joined=wanted.get("stderr_to_stdout", False),
                 )
-            )  # fmt: skip
+            )
             jobs.append(job)
         self._pool.submit(made)
         return jobs
