@@ -58,6 +58,7 @@ def submitit(clone: Path, work: Path) -> list[str]:
         text = re.sub(r"from [\w.]*local import LocalExecutor\n", "", text)
         text = text.replace("local.LocalExecutor", "LabrunExecutor").replace("local.LocalJob", "LabrunJob")
         text = text.replace("LocalExecutor", "LabrunExecutor").replace('cluster="local"', 'cluster="labrun"')
+        text = text.replace('cluster == "local"', 'cluster == "labrun"')
         text = re.sub(r"\blocal_(setup|python|max_pickle_size_gb)\b", r"labrun_\1", text)
         first = text.index("\nimport ") + 1
         file.write_text(text[:first] + OURS + text[first:], encoding="utf-8")

@@ -347,7 +347,8 @@ class Search:
         """Another launcher waits for all that it was given."""
         assert self._sweeper.launcher is not None
         while True:
-            first, batch = self._next, []
+            first = self._next
+            batch: list[list[str]] = []
             while len(batch) < (self._settings["max_concurrent"] or 1) and (asked := self.ask()) is not None:
                 batch.append(asked[1])
             if not batch:

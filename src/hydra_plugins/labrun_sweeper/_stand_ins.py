@@ -56,10 +56,10 @@ class Translation:
     def in_sweep(self) -> list[str]:
         """As arguments of `labrun -m`."""
         sampler = self.settings.get("sampler") or "grid"
-        known = isinstance(sampler, str)
-        words = [f"sweep={sampler}" if known else "sweep=tpe"]
-        if not known:
-            words += [f"sweep.sampler._target_={sampler['_target_']}"]
+        if isinstance(sampler, str):
+            words = [f"sweep={sampler}"]
+        else:
+            words = ["sweep=tpe", f"sweep.sampler._target_={sampler['_target_']}"]
         words += [f"sweep.{key}={value}" for key, value in self.settings.items() if key != "sampler"]
         return words + [f"'{key}={value}'" for key, value in self.space.items()]
 

@@ -261,7 +261,8 @@ class LabrunExecutor(core.PicklingExecutor):  # type: ignore[misc]
         path = calls.import_path(self.imports_from_cwd)
         origin = calls.origin_here(path, wanted.get("modules", ()), wanted.get("setup", ()), self.python)
         submissions = list(delayed_submissions)
-        made, jobs = [], []
+        made: list[Call] = []
+        jobs: list[LabrunJob] = []
         for delayed in submissions:
             delayed.set_timeout(minutes if minutes is not None else math.inf, self.max_num_timeout)
             job = LabrunJob(folder=self.folder, job_id=uuid.uuid4().hex[:12], tasks=range(tasks))
