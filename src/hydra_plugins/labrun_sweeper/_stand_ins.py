@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from labrun.errors import ConfigError
 from labrun.sweep import space as spaces
+from labrun.sweep.study import sampler_arguments
 
 KEYS = {
     "optuna": {
@@ -128,19 +129,14 @@ def _optuna(given: dict[str, Any], found: Translation) -> None:
 
 
 def _accepted(kind: str, sampler: dict[str, Any], found: Translation) -> dict[str, Any]:
-    """The arguments that this version of Optuna's sampler takes."""
-    import inspect
-
-    import optuna
-
-    made = getattr(optuna.samplers, kind, None)
-    if made is None:
-        found.refused.append(f"sampler: Optuna {optuna.__version__} has no {kind}; tpe stands for most")
+    """The arguments that the installed Optuna's sampler takes."""
+    known = sampler_arguments(kind)
+    if known is None:
+        found.refused.append(f"sampler: the installed Optuna has no {kind}; tpe stands for most")
         return {}
-    known = inspect.signature(made).parameters
     gone = [key for key in sampler if key not in known]
     if gone:
-        found.remarks.append(f"sampler: Optuna {optuna.__version__} knows no {', '.join(gone)} of {kind}")
+        found.remarks.append(f"sampler: the installed Optuna's {kind} knows no {', '.join(gone)}")
     return {key: value for key, value in sampler.items() if key in known}
 
 
