@@ -86,6 +86,10 @@ def test_another_launcher_gets_batches(run: Run) -> None:
         launcher=("hydra/launcher=basic",),
     )
     assert code == 0 and "Launching 2 jobs" in printed and "#2 : " in printed, printed
+    code, printed = run(
+        *SEARCH, "+x=interval(0,1)", "+fail=true", "hydra.sweep.dir=two", launcher=("hydra/launcher=basic",)
+    )
+    assert code == 1 and 'raise ValueError("my own line")' in printed and "run_job" not in printed
 
 
 @pytest.mark.parametrize(
@@ -142,7 +146,7 @@ def test_an_optuna_search_is_carried_out(run: Run, tmp_path: Path) -> None:
     code, printed = run(name="opt")
     assert code == 0 and "optuna is not installed: labrun searches in its place (sampler=tpe max_trials=3" in printed
     found = OmegaConf.load(tmp_path / "out" / "optimization_results.yaml")
-    assert set(found.best_params) == {"x", "n"} and "#2 : " in printed
+    assert found.name == "optuna" and set(found.best_params) == {"x", "n"} and "#2 : " in printed
     assert {"optuna", "ax", "nevergrad", "labrun"} <= {
         name.removesuffix(".yaml") for name in ConfigStore.instance().list("hydra/sweeper")
     }

@@ -54,7 +54,7 @@ def run_one(context: Any, function: Callable[..., Any], config: DictConfig) -> E
     if result.status != JobStatus.FAILED:
         return Ended(result)
     _drop_own_frame(result._return_value)
-    return Ended(result, _trace(result._return_value))
+    return Ended(result, trace_of(result._return_value))
 
 
 def restore(state: Any) -> None:
@@ -87,7 +87,7 @@ def _drop_own_frame(error: BaseException) -> None:
         spot = spot.tb_next
 
 
-def _trace(error: BaseException) -> str:
+def trace_of(error: BaseException) -> str:
     """The traceback without Hydra's frames at its top and OmegaConf's at its bottom, as Hydra itself shows it."""
     told = traceback.TracebackException.from_exception(error)
     frames = list(told.stack)

@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 
 from hydra_plugins.labrun_launcher._compose import Composer
 from hydra_plugins.labrun_launcher._foreign import CANCELED, Jobs
+from hydra_plugins.labrun_launcher._job import trace_of
 from hydra_plugins.labrun_sweeper import _stand_ins
 from hydra_plugins.labrun_sweeper.sweeper import NODE
 from labrun.checking import check_fields
@@ -291,7 +292,8 @@ class Search:
             words = " ".join(f"{key}={one}" for key, one in trial.parameters.items())
             log.info("Best: #%d : %s  %.6g", number, words, value)
             params = {key: _value(one) for key, one in trial.parameters.items()}
-            found = {"name": "labrun", "best_params": params, "best_value": value, "best_job": number}
+            name = _stand_ins.known_as(self._sweeper.settings) or "labrun"
+            found = {"name": name, "best_params": params, "best_value": value, "best_job": number}
             OmegaConf.save(OmegaConf.create(found), self.folder / RESULTS)
         if self._failed:
             raise CompactHydraException(f"labrun: {self._failed} of {self._ended} trials have no result, see above")
@@ -354,6 +356,8 @@ class Search:
             if not batch:
                 return
             for number, result in enumerate(self._sweeper.launcher.launch(batch, initial_job_idx=first), start=first):
+                if result.status == JobStatus.FAILED:
+                    sys.stderr.write(f"{trace_of(result._return_value)}\n")
                 self.tell(number, result)
 
 
