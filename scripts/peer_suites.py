@@ -62,7 +62,11 @@ def submitit(clone: Path, work: Path) -> list[str]:
         text = re.sub(r"\blocal_(setup|python|max_pickle_size_gb)\b", r"labrun_\1", text)
         first = text.index("\nimport ") + 1
         file.write_text(text[:first] + OURS + text[first:], encoding="utf-8")
-    for words in ("init -q", "add submitit", "-c user.name=x -c user.email=x commit -qm x"):  # snapshots are of a repository
+    for words in (
+        "init -q",
+        "add submitit",
+        "-c user.name=x -c user.email=x commit -qm x",
+    ):  # snapshots are of a repository
         subprocess.run(["git", *words.split()], cwd=work, check=True)
     return [str(Path("submitit") / name) for name in SUBMITIT]
 
@@ -92,6 +96,7 @@ def plugin(clone: Path, work: Path, name: str) -> list[str]:
         text = text.replace(f"hydra/launcher: {other}", f"hydra/launcher: {ours}")
         text = re.sub(r'"hydra\.launcher\.(n_jobs|timeout_min|gpus_per_node)=\w+",?', "", text)
         text = text.replace('["hydra.launcher.timeout_min=2"]', "[]")
+        text = re.sub(r"\bn_jobs: ", "max_parallel: ", text)
         text = re.sub(r"\nfrom hydra_plugins\.hydra_\w+ import .*", "", text)
         text = re.sub(r"\nfrom hydra_plugins\.hydra_\w+\.\w+ import (\w+)", r"\n\1 = None", text)
         text = text.replace("JoblibLauncher = None", f"{LAUNCHER} as JoblibLauncher")

@@ -35,6 +35,14 @@ RESULT_S = 15.0
 CANCELED = 130
 SUBMITIT = re.compile(rb"submitit (INFO|WARNING|ERROR) \(|\[[^]]*\]\[submitit\]\[INFO\] - ")
 """Lines of a job's log that submitit writes about itself."""
+OF_OTHERS = {
+    "n_jobs": "max_parallel",
+    "array_parallelism": "max_parallel",
+    "cpus_per_task": "cpus_per_run",
+    "gpus_per_node": "gpus_per_run",
+    "additional_parameters": "extra",
+}
+"""What Hydra's joblib and submitit launchers call settings that there are here too."""
 KEPT = 2**16
 """Characters of a job's output that are kept to look into."""
 
@@ -329,6 +337,11 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
         problems = [f"hydra.launcher.target={given['target']!r}: allowed are local, slurm and inline"]
     else:
         problems = list(check_fields(given, Compute, "hydra.launcher"))
+        problems += [
+            f"hydra.launcher.{key}, of another launcher, is hydra.launcher.{ours} here"
+            for key, ours in OF_OTHERS.items()
+            if key in given
+        ]
     if not isinstance(shows, bool):
         problems.append(f"hydra.launcher.show_output={shows!r}: expected true or false")
     if not problems:
