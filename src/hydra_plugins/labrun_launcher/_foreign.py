@@ -118,7 +118,7 @@ class Jobs:
         finally:
             if self.target == "local" and self._executor is not None:
                 self._executor.close()
-        if kind is KeyboardInterrupt and self.target != "inline":
+        if kind is not None and issubclass(kind, KeyboardInterrupt) and self.target != "inline":
             sys.stderr.write("labrun: the sweep was canceled\n")
             raise SystemExit(CANCELED) from None
         if kind is not None and issubclass(kind, FailedJobError | FailedSubmissionError):
