@@ -61,7 +61,7 @@ def test_a_search_finds_the_best_and_goes_on(run: Run, tmp_path: Path) -> None:
     code, printed = run(*SEARCH, *space)
     assert code == 0 and "Best: #" in printed, printed
     found = yaml.safe_load((tmp_path / "out" / "optimization_results.yaml").read_text())
-    assert found["best_value"] < 0.3 and found["best_params"]["n"] == 0 and 0 <= found["best_params"]["x"] <= 1
+    assert found["best_value"] < 0.3 and found["best_params"]["+n"] == 0 and 0 <= found["best_params"]["+x"] <= 1
     assert (tmp_path / "out" / "11" / ".hydra" / "overrides.yaml").exists()
     assert "hydra.sweeper.resume=true" in run(*SEARCH, *space)[1]
     code, printed = run(*SEARCH[:2], "hydra.sweeper.max_trials=14", "hydra.sweeper.resume=true", *space)
@@ -139,6 +139,19 @@ hydra:
 x: 1
 n: 1
 """
+LISTS = """
+defaults:
+  - override hydra/sweeper: labrun
+  - _self_
+hydra:
+  sweeper:
+    sampler: grid
+    zip: [[n, fail]]
+    params: {x: [0.5, 1], n: "-1,2", fail: "false,null"}
+x: 1
+n: 1
+fail: false
+"""
 
 
 def test_an_optuna_search_is_carried_out(run: Run, tmp_path: Path) -> None:
@@ -150,6 +163,10 @@ def test_an_optuna_search_is_carried_out(run: Run, tmp_path: Path) -> None:
     assert {"optuna", "ax", "nevergrad", "labrun"} <= {
         name.removesuffix(".yaml") for name in ConfigStore.instance().list("hydra/sweeper")
     }
+    (tmp_path / "lists.yaml").write_text(LISTS)
+    code, printed = run(name="lists")
+    found = OmegaConf.load(tmp_path / "out" / "optimization_results.yaml")
+    assert code == 0 and found.best_params == {"x": 0.5, "n": -1, "fail": False} and "#3 : " in printed, printed
     code, printed = run("hydra.sweeper.direction=[minimize,maximize]", name="opt")
     assert code == 2 and "several objectives" in printed
 

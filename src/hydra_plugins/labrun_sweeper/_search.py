@@ -27,7 +27,7 @@ from labrun.errors import ConfigError
 from labrun.launch import conf
 from labrun.schema import Sweep
 from labrun.sweep import space as spaces
-from labrun.sweep.study import RUN, Study
+from labrun.sweep.study import OVERRIDES, RUN, Study
 
 if TYPE_CHECKING:
     from hydra_plugins.labrun_launcher.launcher import LabrunLauncher
@@ -61,7 +61,7 @@ def settings_of(sweeper: LabrunSweeper, arguments: Sequence[str]) -> tuple[dict[
     Raises:
         ConfigError: a setting is wrong, with every mistake.
     """
-    params = {str(key): value for key, value in sweeper.params.items()}
+    params = {str(key): _stand_ins.plain(value) for key, value in (sweeper.params or {}).items()}
     given = dict(sweeper.settings)
     rest, named = _named_sampler(sweeper, arguments)
     other = _stand_ins.known_as(given)
@@ -83,7 +83,7 @@ def settings_of(sweeper: LabrunSweeper, arguments: Sequence[str]) -> tuple[dict[
     unknown = [key for key in given if key not in NODE]
     if unknown:
         raise ConfigError([f"hydra.sweeper.{key}: no such key; there are {', '.join(_own_keys())}" for key in unknown])
-    plain = {key: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for key, v in given.items()}
+    plain = {key: _stand_ins.plain(value) for key, value in given.items()}
     if plain.get("sampler") is None:
         return None
     plain["sampler"] = _sampler(plain["sampler"])
@@ -141,7 +141,6 @@ def _sampler(given: Any) -> dict[str, Any] | str:
 class _Trial:
     number: int
     """In the study; of a grid, the job's."""
-    parameters: dict[str, Any]
     overrides: list[str]
 
 
@@ -227,7 +226,7 @@ class Search:
         if not done:
             return None
         best = (max if self._maximize else min)(done, key=lambda one: float(one.values[0]))
-        return float(best.values[0]), int(best.user_attrs[RUN]), _Trial(best.number, dict(best.params), [])
+        return float(best.values[0]), int(best.user_attrs[RUN]), _Trial(best.number, list(best.user_attrs[OVERRIDES]))
 
     def _grid(self) -> Iterator[list[str]]:
         yield from (combination[len(self._space.fixed) :] for combination in spaces.grid(self._space))
@@ -242,11 +241,11 @@ class Search:
             if chosen is None:
                 self._left = 0
                 return None
-            trial = _Trial(number, dict(text.split("=", 1) for text in chosen), chosen)
+            trial = _Trial(number, chosen)
         else:
             dimensions = list(self._space.dimensions)
             asked = self._study.ask(lambda overrides: [] if overrides else dimensions, str(number))
-            trial = _Trial(asked.number, dict(asked.parameters), list(asked.overrides))
+            trial = _Trial(asked.number, list(asked.overrides))
         self._left -= 1
         self._next += 1
         self._trials[number] = trial
@@ -289,9 +288,8 @@ class Search:
         """
         if self.best is not None:
             value, number, trial = self.best
-            words = " ".join(f"{key}={one}" for key, one in trial.parameters.items())
-            log.info("Best: #%d : %s  %.6g", number, words, value)
-            params = {key: _value(one) for key, one in trial.parameters.items()}
+            log.info("Best: #%d : %s  %.6g", number, " ".join(trial.overrides), value)
+            params = _values(trial.overrides)
             name = _stand_ins.known_as(self._sweeper.settings) or "labrun"
             found = {"name": name, "best_params": params, "best_value": value, "best_job": number}
             OmegaConf.save(OmegaConf.create(found), self.folder / RESULTS)
@@ -361,17 +359,11 @@ class Search:
                 self.tell(number, result)
 
 
-def _value(text: Any) -> Any:
-    """A chosen value; what stands on the command line for it is text."""
+def _values(overrides: Sequence[str]) -> dict[str, Any]:
+    """What overrides set, by their keys as they were typed."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
 
-    if not isinstance(text, str):
-        return text
-    try:
-        return OverridesParser.create().parse_override(f"key={text}").value()
-    except HydraException:
-        return text  # of keys that advance together
+    return {one.get_key_element(): one.value() for one in OverridesParser.create().parse_overrides(list(overrides))}
 
 
 def objective(number: int, returned: Any) -> float:

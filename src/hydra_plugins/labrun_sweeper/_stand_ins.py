@@ -81,20 +81,21 @@ def translate(name: str, settings: Mapping[str, Any], params: Mapping[str, Any],
         params: `hydra.sweeper.params`.
         batch: `hydra.sweeper.max_batch_size`.
     """
-    plain = {key: _plain(value) for key, value in settings.items()}
+    given = {key: plain(value) for key, value in settings.items()}
     found = Translation(name)
     if name == "optuna":
-        _optuna(plain, found)
+        _optuna(given, found)
     elif name == "ax":
-        _ax(plain, found, batch)
+        _ax(given, found, batch)
     else:
-        _nevergrad(plain, found)
+        _nevergrad(given, found)
     for key, value in params.items():
-        _add(found, str(key), _plain(value))
+        _add(found, str(key), plain(value))
     return found
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value of a config as plain Python has it."""
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 

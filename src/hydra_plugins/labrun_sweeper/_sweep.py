@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,9 +65,13 @@ def _foreign(sweeper: LabrunSweeper, arguments: list[str]) -> Any:
     """An application that is not labrun: a search, or Hydra's own grid."""
     from hydra_plugins.labrun_sweeper import _search
 
-    found = _search.settings_of(sweeper, arguments)
-    if found is not None:
-        _search.Search(sweeper, *found).run()
+    try:
+        found = _search.settings_of(sweeper, arguments)
+        search = None if found is None else _search.Search(sweeper, *found)
+    except ConfigError as error:
+        raise ConfigError([_in_its_words(problem) for problem in error.problems]) from error
+    if search is not None:
+        search.run()
         return None
     try:
         return sweeper.grid(arguments)
@@ -77,6 +82,12 @@ def _foreign(sweeper: LabrunSweeper, arguments: list[str]) -> Any:
             "an interval has no end of values, and a grid tries every one. Give a list or a range(), or search: "
             "hydra.sweeper.sampler=tpe (random, gp, cmaes, qmc)"
         ) from error
+
+
+def _in_its_words(problem: str) -> str:
+    """A message about `sweep`, for an application that has `hydra.sweeper` instead."""
+    problem = re.sub(r"(?<![\w.])sweep\.", "hydra.sweeper.", problem)
+    return re.sub(r"(?<![\w.+])sweep=", "hydra.sweeper.sampler=", problem)
 
 
 def _check_settings(sweeper: LabrunSweeper) -> None:
