@@ -354,15 +354,20 @@ def test_a_job_is_as_the_process_was_when_it_was_submitted(
         assert pool.submit(surroundings).result() == (place, str(tmp_path / place), place)
 
 
-def test_any_process_can_wait_for_a_job(executor: Callable[..., LabrunExecutor]) -> None:
-    pool = executor()
-    job = pool.submit(time.sleep, 2)
+def until(path: str) -> None:
+    while not os.path.exists(path):
+        time.sleep(0.05)
+
+
+def test_any_process_can_wait_for_a_job(executor: Callable[..., LabrunExecutor], tmp_path: Path) -> None:
+    pool, go = executor(), str(tmp_path / "go")
+    job = pool.submit(until, go)
     again = [pickle.loads(pickle.dumps(job)), LabrunJob(pool.folder, job.job_id)]
-    assert not any(one.done() for one in again) and again[0].submission().args == (2,)
+    assert not any(one.done() for one in again) and again[0].submission().args == (go,)
     code = f"from labrun.launch.executor import LabrunJob as J; j = J({str(pool.folder)!r}, {job.job_id!r})\n"
-    code += "print(j.done(), j.result(), j.state)"
+    code += f"print(j.done()); open({go!r}, 'w').close(); print(j.result(), j.state)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert told.stdout == "False None FINISHED\n", told.stderr
+    assert told.stdout == "False\nNone FINISHED\n", told.stderr
     assert [one.result() for one in again] == [None, None] and {one.state for one in again} == {"FINISHED"}
     canceled = pool.submit(time.sleep, 60)
     wait_for(lambda: canceled.state == "RUNNING")
@@ -398,18 +403,18 @@ def sleeping(*seconds: float) -> submitit.helpers.FunctionSequence:
 
 
 def test_a_job_saves_its_state_before_its_time_is_up_and_goes_on(tmp_path: Path) -> None:
-    """As often as max_num_timeout says; takes four seconds of limits that run out."""
+    """As often as max_num_timeout says; takes six seconds of limits that run out."""
     pool = LabrunExecutor(tmp_path, max_num_timeout=1)
-    pool.update_parameters(timeout_min=3 / 60, signal_delay_s=1.5, max_parallel=4)
-    through, late = pool.submit(sleeping(0.8, 1.1)), pool.submit(sleeping(*[0.8] * 9))
+    pool.update_parameters(timeout_min=0.1, signal_delay_s=3, max_parallel=4)
+    through, late = pool.submit(sleeping(*[1.2] * 3)), pool.submit(sleeping(*[1] * 9))
     plain = pool.submit(time.sleep, 60)
     pool.update_parameters(timeout_min=None)
     asked = pool.submit(sleeping(0.1, 2))
     wait_for(lambda: "Starting from 0/2" in (asked.stdout() or ""))
     time.sleep(0.3)
     asked._interrupt()
-    for job in (through, asked):
-        assert job.result() == [None, None] and "Starting from 1/2" in job.stdout()
+    assert through.result() == [None] * 3 and asked.result() == [None] * 2
+    assert through.stdout().count("Starting from") == 2 and "Starting from 1/2" in asked.stdout()
     with pytest.raises(FailedJobError, match="timed-out too many times"):
         late.result()
     with pytest.raises(FailedJobError, match="not checkpointable"):
