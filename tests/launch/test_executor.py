@@ -95,6 +95,21 @@ def test_what_cannot_be_had_is_refused(
         executor(cpus_per_task=1000).submit(pow, 2, 3)
 
 
+def test_a_job_has_the_gpus_that_it_may_have(
+    executor: Callable[..., LabrunExecutor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,7")
+    pool = executor(gpus_per_node=1, visible_gpus=[1, 2])
+    ask = [sys.executable, "-c", "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"]
+    jobs = [pool.submit(subprocess.check_output, ask, text=True) for _ in range(3)]
+    assert [job.result() for job in jobs[:2]] == ["5\n", "7\n"] and jobs[2].result() in ("5\n", "7\n")
+    pool.update_parameters(visible_gpus=[0])
+    assert pool.submit(subprocess.check_output, ask, text=True).result() == "3\n"
+    pool.update_parameters(visible_gpus=[0, 3])
+    with pytest.raises(ValueError, match=r"visible_gpus=\[0, 3\]: visible here are 3, 5, 7"):
+        pool.submit(int, "1")
+
+
 def test_at_most_max_parallel_jobs_run_at_once(executor: Callable[..., LabrunExecutor]) -> None:
     def span() -> tuple[float, float]:
         began = time.time()
@@ -392,6 +407,21 @@ def test_a_script_that_ends_waits_for_its_jobs(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert "waiting for 1 submitted jobs" in done.stderr
     assert LabrunJob(tmp_path, done.stdout.strip()).result() is None
+
+
+def test_an_interrupted_script_ends_its_jobs(tmp_path: Path) -> None:
+    script = f"from labrun.launch.executor import *; j = LabrunExecutor({str(tmp_path)!r}).submit(time.sleep, 60)\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script + "print('BEGUN', flush=True); j.result()"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "BEGUN\n"
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=30)
+    assert told.endswith("1 submitted jobs that have not ended end now\n"), told
 
 
 def sleeping(*seconds: float) -> submitit.helpers.FunctionSequence:

@@ -184,6 +184,10 @@ class CallPool:
         left = [call for call in self._calls.values() if not call.done.is_set()]
         if not left or self._ending or os.getpid() != self._pid:
             return
+        if issubclass(getattr(sys, "last_type", None) or Exception, KeyboardInterrupt):  # what ended the script
+            sys.stderr.write(f"labrun: {len(left)} submitted jobs that have not ended end now\n")
+            self.close()
+            return
         sys.stderr.write(f"labrun: waiting for {len(left)} submitted jobs that have not ended (Ctrl-C ends them)\n")
         try:
             for call in left:
