@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 import submitit
+from hydra.core.utils import JobReturn
 from submitit.core.utils import FailedJobError, UncompletedJobError
 
 from helpers import wait_for
@@ -558,6 +559,9 @@ def test_a_wrapped_task_and_what_a_person_sees_of_it(tmp_path: Path, target: str
     )
     assert fine.returncode == 0, fine.stdout + fine.stderr
     assert ("[0] " if target == "local" else "") + "NET 3 {'a': 1} 20\n" in fine.stdout
+    for file in (tmp_path / "fine").glob(".submitit/*_result.pkl"):
+        outcome, result = pickle.loads(file.read_bytes())
+        assert outcome == "success" and isinstance(result, JobReturn) and result.return_value is None
     assert "#1 : +do=exit +code=0  completed" in fine.stdout and "submitit" not in fine.stdout.replace(".submitit", "")
     wrong = call(tmp_path, "-m", "hydra/launcher=labrun", to, "hydra.sweep.dir=wrong", "+do=fail,exit", "+code=3")
     assert wrong.returncode == 1

@@ -149,8 +149,8 @@ class Jobs:
             for number, config in composed.items():
                 ended = run_one(self._context, self._function, config)
                 restore(self._state)
-                self._done[number] = ended.result
-                self._say(number, ended.result, "")
+                self._done[number] = ended
+                self._say(number, ended, "")
                 if self._shows_next:
                     self._show(number, ended.trace)
                 self._shows_next = self._shows_next or bool(ended.trace)
@@ -192,10 +192,10 @@ class Jobs:
             output = self._outputs.pop(number, None)
             if output is not None:
                 output.show(at_end=True)
-            self._say(number, ended.result, f"  (log: {job.paths.stdout})")
+            self._say(number, ended, f"  (log: {job.paths.stdout})")
             if output is None or not output.has_shown(ended.trace):
                 self._show(number, ended.trace)
-            found[number] = ended.result
+            found[number] = ended
         for output in self._outputs.values():
             output.show()
         if not found:
@@ -388,22 +388,18 @@ def _ended(job: Any, config: DictConfig, number: int, state: str | None) -> Ende
         for task in range(job.num_tasks):
             check_own(job.task(task).paths.result_pickle)
         returned: list[Ended] = job.results()
-        ended = next((one for one in returned if not _is_fine(one.result)), returned[0])
+        ended = next((one for one in returned if not _is_fine(one)), returned[0])
         if ended.trace:
-            error = ended.result._return_value
+            error = ended._return_value
             told = _told(number, overrides, f"{type(error).__name__}: {error}")
             told.__cause__ = error
-            ended.result.return_value = told
+            ended.return_value = told
     except Exception as error:  # noqa: BLE001 - a result may be anything; the others' must not be lost with it
         lines = [line for line in str(error).splitlines() if line.strip(" -")]
         trace = [line for line in lines if not line.strip().startswith(("You can check", "or at paths", "- "))]
-        result = JobReturn()
-        result.cfg, result.overrides = config, list(filter_overrides(overrides))
-        result.hydra_cfg = None
-        result.status = JobStatus.FAILED
-        result.return_value = _told(number, overrides, trace[-1].strip() if trace else type(error).__name__)
-        ended = Ended(result)
-    ended.result.overrides = overrides
+        ended = Ended(cfg=config, overrides=list(filter_overrides(overrides)), status=JobStatus.FAILED)
+        ended.return_value = _told(number, overrides, trace[-1].strip() if trace else type(error).__name__)
+    ended.overrides = overrides
     return ended
 
 

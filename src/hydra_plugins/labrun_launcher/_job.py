@@ -33,10 +33,9 @@ class JobExitError(RuntimeError):
 
 
 @dataclass
-class Ended:
-    """What came of a job."""
+class Ended(JobReturn):
+    """What came of a job: Hydra's own result, which whoever reads `.submitit` expects, and more."""
 
-    result: JobReturn
     trace: str = ""
     """Of a failed one: the traceback, from the application's function on."""
 
@@ -44,6 +43,7 @@ class Ended:
 def run_one(context: Any, function: Callable[..., Any], config: DictConfig) -> Ended:
     """One job, in this process; its failure is its own."""
     HydraConfig.instance().set_config(config)
+    ended = Ended()
     result = run_job(
         hydra_context=context,
         task_function=_without_exit(function),
@@ -51,10 +51,11 @@ def run_one(context: Any, function: Callable[..., Any], config: DictConfig) -> E
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",
     )
-    if result.status != JobStatus.FAILED:
-        return Ended(result)
-    _drop_own_frame(result._return_value)
-    return Ended(result, trace_of(result._return_value))
+    vars(ended).update(vars(result))
+    if ended.status == JobStatus.FAILED:
+        _drop_own_frame(ended._return_value)
+        ended.trace = trace_of(ended._return_value)
+    return ended
 
 
 def restore(state: Any) -> None:
@@ -115,16 +116,15 @@ def run_elsewhere(payload: bytes) -> Ended:
     setup_globals()
     let_workers_be_ended()
     ended = run_one(context, function, config)
-    result = ended.result
-    if result.status == JobStatus.FAILED:
-        error = result._return_value
+    if ended.status == JobStatus.FAILED:
+        error = ended._return_value
         logging.getLogger(__name__).error("The job failed\n%s", ended.trace)
         if not _survives(error):
-            result.return_value = RuntimeError(f"{type(error).__name__}: {error}")
-    elif not _survives(result._return_value):
-        kind = type(result._return_value).__name__
+            ended.return_value = RuntimeError(f"{type(error).__name__}: {error}")
+    elif not _survives(ended._return_value):
+        kind = type(ended._return_value).__name__
         logging.getLogger(__name__).warning("What the job returned, a %s, cannot be passed on; None is instead", kind)
-        result.return_value = None
+        ended.return_value = None
     return ended
 
 
