@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -14,11 +15,13 @@ from typing import Any
 import psutil
 import pytest
 import submitit
+from hydra.core.utils import JobReturn
 from submitit.core.utils import FailedJobError, UncompletedJobError
 
 from helpers import wait_for
 from labrun.errors import LabrunError
-from labrun.launch.executor import LabrunExecutor
+from labrun.launch.calls import cancel_file, noted_state
+from labrun.launch.executor import LabrunExecutor, LabrunJob
 
 APPLICATION = """
 import os, sys, time
@@ -91,6 +94,21 @@ def test_what_cannot_be_had_is_refused(
         executor(gpus_per_node=2).submit(pow, 2, 3)
     with pytest.raises(ValueError, match="cpus_per_task=1000: this machine has"):
         executor(cpus_per_task=1000).submit(pow, 2, 3)
+
+
+def test_a_job_has_the_gpus_that_it_may_have(
+    executor: Callable[..., LabrunExecutor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,7")
+    pool = executor(gpus_per_node=1, visible_gpus=[1, 2])
+    ask = [sys.executable, "-c", "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"]
+    jobs = [pool.submit(subprocess.check_output, ask, text=True) for _ in range(3)]
+    assert [job.result() for job in jobs[:2]] == ["5\n", "7\n"] and jobs[2].result() in ("5\n", "7\n")
+    pool.update_parameters(visible_gpus=[0])
+    assert pool.submit(subprocess.check_output, ask, text=True).result() == "3\n"
+    pool.update_parameters(visible_gpus=[0, 3])
+    with pytest.raises(ValueError, match=r"visible_gpus=\[0, 3\]: visible here are 3, 5, 7"):
+        pool.submit(int, "1")
 
 
 def test_at_most_max_parallel_jobs_run_at_once(executor: Callable[..., LabrunExecutor]) -> None:
@@ -331,3 +349,221 @@ def test_what_cannot_be_had_is_refused_without_a_traceback(application: Path, wi
     done = call(application, "-m", "hydra/launcher=labrun", f"hydra.launcher.{wish}", "+x=1")
     assert done.returncode == 1 and f"labrun: hydra.launcher.{wish.partition('=')[0]}" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def surroundings() -> tuple[str | None, str, str]:
+    import found_by_path
+
+    return os.environ.get("OF_SUBMISSION"), os.getcwd(), found_by_path.WHERE
+
+
+def test_a_job_is_as_the_process_was_when_it_was_submitted(
+    executor: Callable[..., LabrunExecutor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Variables, folder, and modules: those of a snapshot that was changed to, say."""
+    pool = executor()
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "found_by_path.py").write_text(f"WHERE = {place!r}\n")
+        monkeypatch.chdir(tmp_path / place)
+        monkeypatch.setenv("OF_SUBMISSION", place)
+        assert pool.submit(surroundings).result() == (place, str(tmp_path / place), place)
+
+
+def until(path: str) -> None:
+    while not os.path.exists(path):
+        time.sleep(0.05)
+
+
+def test_any_process_can_wait_for_a_job(executor: Callable[..., LabrunExecutor], tmp_path: Path) -> None:
+    pool, go = executor(), str(tmp_path / "go")
+    job = pool.submit(until, go)
+    again = [pickle.loads(pickle.dumps(job)), LabrunJob(pool.folder, job.job_id)]
+    assert not any(one.done() for one in again) and again[0].submission().args == (go,)
+    code = f"from labrun.launch.executor import LabrunJob as J; j = J({str(pool.folder)!r}, {job.job_id!r})\n"
+    code += f"print(j.done()); open({go!r}, 'w').close(); print(j.result(), j.state)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert told.stdout == "False\nNone FINISHED\n", told.stderr
+    assert [one.result() for one in again] == [None, None] and {one.state for one in again} == {"FINISHED"}
+    canceled = pool.submit(time.sleep, 60)
+    wait_for(lambda: canceled.state == "RUNNING")
+    cancel_file(canceled.paths).touch()  # as another process asks
+    canceled.wait()
+    assert canceled.state == "CANCELLED" and not noted_state(canceled.paths).startswith("FAILED")
+
+
+def test_a_job_whose_supervisor_is_gone_has_failed(tmp_path: Path) -> None:
+    script = f"from labrun.launch.executor import *; j = LabrunExecutor({str(tmp_path)!r}).submit(time.sleep, 60)\n"
+    script += "import os; print(j.job_id, flush=True); time.sleep(1); os.kill(os.getpid(), 9)"
+    job_id = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip()
+    job = LabrunJob(tmp_path, job_id)
+    wait_for(job.done)
+    with pytest.raises(UncompletedJobError, match="the process that submitted it has ended"):
+        job.result()
+
+
+def test_a_script_that_ends_waits_for_its_jobs(tmp_path: Path) -> None:
+    script = f"from labrun.launch.executor import *; j = LabrunExecutor({str(tmp_path)!r}).submit(time.sleep, 1)\n"
+    script += "print(j.job_id)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "waiting for 1 submitted jobs" in done.stderr
+    assert LabrunJob(tmp_path, done.stdout.strip()).result() is None
+
+
+def test_an_interrupted_script_ends_its_jobs(tmp_path: Path) -> None:
+    script = f"from labrun.launch.executor import *; j = LabrunExecutor({str(tmp_path)!r}).submit(time.sleep, 60)\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script + "print('BEGUN', flush=True); j.result()"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "BEGUN\n"
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=30)
+    assert told.endswith("1 submitted jobs that have not ended end now\n"), told
+
+
+def sleeping(*seconds: float) -> submitit.helpers.FunctionSequence:
+    """Goes on, after it was interrupted, with the sleep that it was in."""
+    sequence = submitit.helpers.FunctionSequence(verbose=True)
+    for one in seconds:
+        sequence.add(time.sleep, one)
+    return sequence
+
+
+def test_a_job_saves_its_state_before_its_time_is_up_and_goes_on(tmp_path: Path) -> None:
+    """As often as max_num_timeout says; takes six seconds of limits that run out."""
+    pool = LabrunExecutor(tmp_path, max_num_timeout=1)
+    pool.update_parameters(timeout_min=0.1, signal_delay_s=3, max_parallel=4)
+    through, late = pool.submit(sleeping(*[1.2] * 3)), pool.submit(sleeping(*[1] * 9))
+    plain = pool.submit(time.sleep, 60)
+    pool.update_parameters(timeout_min=None)
+    asked = pool.submit(sleeping(0.1, 2))
+    wait_for(lambda: "Starting from 0/2" in (asked.stdout() or ""))
+    time.sleep(0.3)
+    asked._interrupt()
+    assert through.result() == [None] * 3 and asked.result() == [None] * 2
+    assert through.stdout().count("Starting from") == 2 and "Starting from 1/2" in asked.stdout()
+    with pytest.raises(FailedJobError, match="timed-out too many times"):
+        late.result()
+    with pytest.raises(FailedJobError, match="not checkpointable"):
+        plain.result()
+    assert late.stdout().count("Starting from") == 2 and "(0 remaining timeouts)" in late.stdout()
+    pool.close()
+
+
+def which_task() -> tuple[str, int, int, str | None]:
+    there = submitit.JobEnvironment()
+    print("rank", there.global_rank)
+    if there.global_rank == 2:
+        raise ValueError("the third")
+    return there.cluster, there.local_rank, there.num_tasks, os.environ.get("FROM_SETUP")
+
+
+def test_tasks_setup_and_another_interpreter(
+    executor: Callable[..., LabrunExecutor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = executor(tasks_per_node=2)
+    assert pool.submit(which_task).results() == [("labrun", 0, 2, None), ("labrun", 1, 2, None)]
+    pool.update_parameters(tasks_per_node=3)
+    job = pool.submit(which_task)
+    assert "the third" in str(job.exception()) and job.task(1).result()[1] == 1 and "rank 1" in job.stdout()
+    pool.update_parameters(tasks_per_node=1, setup=["export FROM_SETUP=it"])
+    assert pool.submit(which_task).result() == ("labrun", 0, 1, "it")
+    pool.update_parameters(setup=["echo told >&2; false"])
+    with pytest.raises(UncompletedJobError, match="exit code 1.*told|told"):
+        pool.submit(which_task).result()
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    auto = submitit.AutoExecutor(tmp_path / "other", cluster="labrun", labrun_python=sys.executable)
+    auto.update_parameters(tasks_per_node=2, labrun_setup=["true"], labrun_signal_delay_s=3, name="mine")
+    assert auto.submit(which_task).results() == [("local", 0, 2, None), ("local", 1, 2, None)]
+    auto._executor.close()
+
+
+@pytest.mark.parametrize(
+    "wanted, told",
+    [
+        ({"partition": "long"}, "partition='long': Slurm alone knows it"),
+        ({"foo": 1}, "foo=1: no such parameter"),
+        ({"nodes": 2}, "nodes=2: expected 1"),
+        ({"timeout_min": 0, "setup": "touch x"}, "timeout_min=0: .*\nsetup='touch x': expected a list"),
+        ({"cpus_per_task": True}, "cpus_per_task=True: expected a whole number"),
+        ({"visible_gpus": ["a"]}, "visible_gpus="),
+    ],
+)
+def test_a_wrong_parameter_is_refused_by_name(tmp_path: Path, wanted: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        LabrunExecutor(tmp_path).update_parameters(**wanted)
+
+
+def test_too_much_is_not_pickled(tmp_path: Path) -> None:
+    pool = LabrunExecutor(tmp_path, max_pickle_size_gb=1e-5)
+    with pytest.raises(RuntimeError, match="more than max_pickle_size_gb=1e-05"):
+        pool.submit(len, b"x" * 100_000)
+
+
+FAILING = """
+import hydra, os, pickle, sys
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from library import Task, shadow
+
+class Net:
+    def __init__(self, width):
+        self.width = width
+
+TABLE = {"a": 1}
+
+def main(config):
+    if config.do == "fail":
+        raise ValueError("my own line")
+    if config.do == "exit":
+        sys.exit(config.code)
+    pickle.dumps(HydraConfig.get())
+    from hydra.utils import get_object
+    print("NET", instantiate({"_target_": "__main__.Net", "width": 3}).width, get_object("__main__.TABLE"),
+          get_object("__main__.shadow")(2), flush=True)
+
+if __name__ == "__main__":
+    hydra.main(version_base="1.3", config_path=os.path.dirname(os.path.abspath(__file__)))(Task(main))()
+"""
+LIBRARY = """
+class Task:
+    def __init__(self, function):
+        self.function = function
+        self.__name__ = function.__name__
+    def __call__(self, config):
+        return self.function(config)
+
+def shadow(x):
+    return 10 * x
+"""
+
+
+@pytest.mark.parametrize("target", ["local", "inline"])
+def test_a_wrapped_task_and_what_a_person_sees_of_it(tmp_path: Path, target: str) -> None:
+    (tmp_path / "app.py").write_text(FAILING)
+    (tmp_path / "library.py").write_text(LIBRARY)
+    to = f"hydra.launcher.target={target}"
+    fine = call(
+        tmp_path,
+        "-m",
+        "hydra/launcher=labrun",
+        to,
+        "hydra.sweep.dir=fine",
+        "+do=go,exit",
+        "+code=0",
+        "hydra.launcher.show_output=true",
+    )
+    assert fine.returncode == 0, fine.stdout + fine.stderr
+    assert ("[0] " if target == "local" else "") + "NET 3 {'a': 1} 20\n" in fine.stdout
+    for file in (tmp_path / "fine").glob(".submitit/*_result.pkl"):
+        outcome, result = pickle.loads(file.read_bytes())
+        assert outcome == "success" and isinstance(result, JobReturn) and result.return_value is None
+    assert "#1 : +do=exit +code=0  completed" in fine.stdout and "submitit" not in fine.stdout.replace(".submitit", "")
+    wrong = call(tmp_path, "-m", "hydra/launcher=labrun", to, "hydra.sweep.dir=wrong", "+do=fail,exit", "+code=3")
+    assert wrong.returncode == 1
+    assert wrong.stderr.count('raise ValueError("my own line")') == 1, wrong.stderr
+    assert "sys.exit(3)" in wrong.stderr and "hydra/core/utils.py" not in wrong.stderr

@@ -35,6 +35,14 @@ RESULT_S = 15.0
 CANCELED = 130
 SUBMITIT = re.compile(rb"submitit (INFO|WARNING|ERROR) \(|\[[^]]*\]\[submitit\]\[INFO\] - ")
 """Lines of a job's log that submitit writes about itself."""
+OF_OTHERS = {
+    "n_jobs": "max_parallel",
+    "array_parallelism": "max_parallel",
+    "cpus_per_task": "cpus_per_run",
+    "gpus_per_node": "gpus_per_run",
+    "additional_parameters": "extra",
+}
+"""What Hydra's joblib and submitit launchers call settings that there are here too."""
 KEPT = 2**16
 """Characters of a job's output that are kept to look into."""
 
@@ -110,7 +118,7 @@ class Jobs:
         finally:
             if self.target == "local" and self._executor is not None:
                 self._executor.close()
-        if kind is KeyboardInterrupt and self.target != "inline":
+        if kind is not None and issubclass(kind, KeyboardInterrupt) and self.target != "inline":
             sys.stderr.write("labrun: the sweep was canceled\n")
             raise SystemExit(CANCELED) from None
         if kind is not None and issubclass(kind, FailedJobError | FailedSubmissionError):
@@ -141,8 +149,8 @@ class Jobs:
             for number, config in composed.items():
                 ended = run_one(self._context, self._function, config)
                 restore(self._state)
-                self._done[number] = ended.result
-                self._say(number, ended.result, "")
+                self._done[number] = ended
+                self._say(number, ended, "")
                 if self._shows_next:
                     self._show(number, ended.trace)
                 self._shows_next = self._shows_next or bool(ended.trace)
@@ -184,10 +192,10 @@ class Jobs:
             output = self._outputs.pop(number, None)
             if output is not None:
                 output.show(at_end=True)
-            self._say(number, ended.result, f"  (log: {job.paths.stdout})")
+            self._say(number, ended, f"  (log: {job.paths.stdout})")
             if output is None or not output.has_shown(ended.trace):
                 self._show(number, ended.trace)
-            found[number] = ended.result
+            found[number] = ended
         for output in self._outputs.values():
             output.show()
         if not found:
@@ -329,6 +337,11 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
         problems = [f"hydra.launcher.target={given['target']!r}: allowed are local, slurm and inline"]
     else:
         problems = list(check_fields(given, Compute, "hydra.launcher"))
+        problems += [
+            f"hydra.launcher.{key}, of another launcher, is hydra.launcher.{ours} here"
+            for key, ours in OF_OTHERS.items()
+            if key in given
+        ]
     if not isinstance(shows, bool):
         problems.append(f"hydra.launcher.show_output={shows!r}: expected true or false")
     if not problems:
@@ -375,22 +388,18 @@ def _ended(job: Any, config: DictConfig, number: int, state: str | None) -> Ende
         for task in range(job.num_tasks):
             check_own(job.task(task).paths.result_pickle)
         returned: list[Ended] = job.results()
-        ended = next((one for one in returned if not _is_fine(one.result)), returned[0])
+        ended = next((one for one in returned if not _is_fine(one)), returned[0])
         if ended.trace:
-            error = ended.result._return_value
+            error = ended._return_value
             told = _told(number, overrides, f"{type(error).__name__}: {error}")
             told.__cause__ = error
-            ended.result.return_value = told
+            ended.return_value = told
     except Exception as error:  # noqa: BLE001 - a result may be anything; the others' must not be lost with it
         lines = [line for line in str(error).splitlines() if line.strip(" -")]
         trace = [line for line in lines if not line.strip().startswith(("You can check", "or at paths", "- "))]
-        result = JobReturn()
-        result.cfg, result.overrides = config, list(filter_overrides(overrides))
-        result.hydra_cfg = None
-        result.status = JobStatus.FAILED
-        result.return_value = _told(number, overrides, trace[-1].strip() if trace else type(error).__name__)
-        ended = Ended(result)
-    ended.result.overrides = overrides
+        ended = Ended(cfg=config, overrides=list(filter_overrides(overrides)), status=JobStatus.FAILED)
+        ended.return_value = _told(number, overrides, trace[-1].strip() if trace else type(error).__name__)
+    ended.overrides = overrides
     return ended
 
 

@@ -7,7 +7,6 @@ import logging
 import os
 import pickle
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -21,23 +20,22 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from omegaconf import DictConfig
 
-# Each new instance executes Hydra's own plug-ins again, and so replaces their classes: a config that was unpickled before
-# that could not be pickled any more. So there is one, from the start.
+# Each new instance executes Hydra's own plug-ins again, and so replaces their classes: a config that was unpickled
+# before that could not be pickled any more. So there is one, from the start.
 Plugins.instance()
 
 LEAVING_S = 10
 """How long before its time is up a job is ended, so that it can say so."""
 
 
-class JobExit(RuntimeError):
+class JobExitError(RuntimeError):
     """The application's function ended its process with a code that says that it failed."""
 
 
 @dataclass
-class Ended:
-    """What came of a job."""
+class Ended(JobReturn):
+    """What came of a job: Hydra's own result, which whoever reads `.submitit` expects, and more."""
 
-    result: JobReturn
     trace: str = ""
     """Of a failed one: the traceback, from the application's function on."""
 
@@ -45,6 +43,7 @@ class Ended:
 def run_one(context: Any, function: Callable[..., Any], config: DictConfig) -> Ended:
     """One job, in this process; its failure is its own."""
     HydraConfig.instance().set_config(config)
+    ended = Ended()
     result = run_job(
         hydra_context=context,
         task_function=_without_exit(function),
@@ -52,10 +51,11 @@ def run_one(context: Any, function: Callable[..., Any], config: DictConfig) -> E
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",
     )
-    if result.status != JobStatus.FAILED:
-        return Ended(result)
-    _drop_own_frame(result._return_value)
-    return Ended(result, _trace(result._return_value))
+    vars(ended).update(vars(result))
+    if ended.status == JobStatus.FAILED:
+        _drop_own_frame(ended._return_value)
+        ended.trace = trace_of(ended._return_value)
+    return ended
 
 
 def restore(state: Any) -> None:
@@ -74,7 +74,7 @@ def _without_exit(function: Callable[..., Any]) -> Callable[..., Any]:
         except SystemExit as end:
             if end.code in (None, 0):
                 return None
-            raise JobExit(f"sys.exit({end.code!r})").with_traceback(end.__traceback__) from None
+            raise JobExitError(f"sys.exit({end.code!r})").with_traceback(end.__traceback__) from None
 
     return called
 
@@ -88,7 +88,7 @@ def _drop_own_frame(error: BaseException) -> None:
         spot = spot.tb_next
 
 
-def _trace(error: BaseException) -> str:
+def trace_of(error: BaseException) -> str:
     """The traceback without Hydra's frames at its top and OmegaConf's at its bottom, as Hydra itself shows it."""
     told = traceback.TracebackException.from_exception(error)
     frames = list(told.stack)
@@ -104,8 +104,8 @@ def run_elsewhere(payload: bytes) -> Ended:
     """One job, in a process that knows nothing of the application yet.
 
     Args:
-        payload: a pickle of the application's main module, or None; Hydra's context; the function; the job's config; the
-            state of Hydra's singletons.
+        payload: a pickle of the application's main module, or None; Hydra's context; the function; the job's config;
+            the state of Hydra's singletons.
     """
     from labrun.launch.forkserver import let_workers_be_ended
 
@@ -116,16 +116,15 @@ def run_elsewhere(payload: bytes) -> Ended:
     setup_globals()
     let_workers_be_ended()
     ended = run_one(context, function, config)
-    result = ended.result
-    if result.status == JobStatus.FAILED:
-        error = result._return_value
+    if ended.status == JobStatus.FAILED:
+        error = ended._return_value
         logging.getLogger(__name__).error("The job failed\n%s", ended.trace)
         if not _survives(error):
-            result.return_value = RuntimeError(f"{type(error).__name__}: {error}")
-    elif not _survives(result._return_value):
-        kind = type(result._return_value).__name__
+            ended.return_value = RuntimeError(f"{type(error).__name__}: {error}")
+    elif not _survives(ended._return_value):
+        kind = type(ended._return_value).__name__
         logging.getLogger(__name__).warning("What the job returned, a %s, cannot be passed on; None is instead", kind)
-        result.return_value = None
+        ended.return_value = None
     return ended
 
 

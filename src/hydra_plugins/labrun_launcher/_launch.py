@@ -64,6 +64,10 @@ def _own(
         from hydra_plugins.labrun_launcher.launcher import NODE
 
         for key, value in launcher.settings.items():
+            if value != NODE[key] and key == "show_output":
+                raise ConfigError(
+                    "hydra.launcher.show_output is for other applications; lab runs logs -f shows a run's"
+                )
             if value != NODE[key]:
                 raise ConfigError(
                     f"hydra.launcher.{key}={value}: where labrun's own runs go is said with compute.{key}"

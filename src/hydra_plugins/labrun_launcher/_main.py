@@ -23,7 +23,7 @@ class MainModule:
 
     Attributes:
         own: what the module defines, and small plain values.
-        elsewhere: what it has imported: the module that each name comes from, and the name there (None: it is a module).
+        elsewhere: what it has imported: the module that each name comes from, and the name there (None: a module).
     """
 
     own: dict[str, Any] = field(default_factory=dict)
@@ -64,7 +64,7 @@ def capture() -> MainModule | None:
         elif is_own or isinstance(value, PLAIN):
             try:
                 size = len(cloudpickle.dumps(value))
-            except Exception:  # noqa: BLE001, S112 - what cannot be sent may not be needed
+            except Exception:  # noqa: BLE001 - what cannot be sent may not be needed
                 continue
             if isinstance(inner, str) or size <= LARGEST:
                 found.own[name] = value

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 from hydra_plugins.labrun_launcher._compose import Composer
 from hydra_plugins.labrun_launcher._foreign import CANCELED, Jobs
-from hydra_plugins.labrun_launcher.launcher import LabrunLauncher
+from hydra_plugins.labrun_launcher._job import trace_of
 from hydra_plugins.labrun_sweeper import _stand_ins
 from hydra_plugins.labrun_sweeper.sweeper import NODE
 from labrun.checking import check_fields
@@ -27,9 +27,10 @@ from labrun.errors import ConfigError
 from labrun.launch import conf
 from labrun.schema import Sweep
 from labrun.sweep import space as spaces
-from labrun.sweep.study import RUN, Study
+from labrun.sweep.study import OVERRIDES, RUN, Study
 
 if TYPE_CHECKING:
+    from hydra_plugins.labrun_launcher.launcher import LabrunLauncher
     from hydra_plugins.labrun_sweeper.sweeper import LabrunSweeper
 
 log = logging.getLogger(__name__)
@@ -60,15 +61,16 @@ def settings_of(sweeper: LabrunSweeper, arguments: Sequence[str]) -> tuple[dict[
     Raises:
         ConfigError: a setting is wrong, with every mistake.
     """
-    params = {str(key): value for key, value in sweeper.params.items()}
+    params = {str(key): _stand_ins.plain(value) for key, value in (sweeper.params or {}).items()}
     given = dict(sweeper.settings)
     rest, named = _named_sampler(sweeper, arguments)
     other = _stand_ins.known_as(given)
     if other is not None:
         found = _stand_ins.translate(other, given, params, sweeper.max_batch_size)
         if found.refused:
-            raise ConfigError([f"hydra/sweeper={other} is not installed, and labrun cannot stand in: {why}"
-                               for why in found.refused])  # fmt: skip
+            raise ConfigError(
+                [f"hydra/sweeper={other} is not installed, and labrun cannot stand in: {why}" for why in found.refused]
+            )
         given, params = {**NODE, **found.settings}, dict(found.space)
         said = " ".join(f"{key}={value}" for key, value in found.settings.items())
         log.info("hydra/sweeper=%s is not installed: labrun searches in its place (%s)", other, said)
@@ -81,7 +83,7 @@ def settings_of(sweeper: LabrunSweeper, arguments: Sequence[str]) -> tuple[dict[
     unknown = [key for key in given if key not in NODE]
     if unknown:
         raise ConfigError([f"hydra.sweeper.{key}: no such key; there are {', '.join(_own_keys())}" for key in unknown])
-    plain = {key: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for key, v in given.items()}
+    plain = {key: _stand_ins.plain(value) for key, value in given.items()}
     if plain.get("sampler") is None:
         return None
     plain["sampler"] = _sampler(plain["sampler"])
@@ -139,7 +141,6 @@ def _sampler(given: Any) -> dict[str, Any] | str:
 class _Trial:
     number: int
     """In the study; of a grid, the job's."""
-    parameters: dict[str, Any]
     overrides: list[str]
 
 
@@ -163,8 +164,8 @@ class Search:
         self._space = spaces.parse(texts, sweeper.hydra_context.config_loader, settings["zip"], finite=is_grid)
         if not self._space.dimensions:
             raise ConfigError(
-                "there is nothing to search: give a key several values ('lr=tag(log, interval(1e-4, 1))'), or name them "
-                "under hydra.sweeper.params"
+                "there is nothing to search: give a key several values ('lr=tag(log, interval(1e-4, 1))'), or name "
+                "them under hydra.sweeper.params"
             )
         self._maximize = settings["goal"] == "maximize"
         self._combinations = self._grid() if is_grid else iter(())
@@ -186,7 +187,7 @@ class Search:
                 "hydra.sweeper.resume=true"
             )
         if self._settings["resume"] and not journal.exists():
-            raise ConfigError(f"hydra.sweeper.resume=true: {self.folder} holds no search; hydra.sweep.dir names its folder")
+            raise ConfigError(f"hydra.sweeper.resume=true: {self.folder} (hydra.sweep.dir) holds no search")
         node = {key: value for key, value in self._settings["sampler"].items() if key != "seed"}
         seed = self._settings["sampler"].get("seed") or self._settings["seed"]
         Study.check(node, 1)
@@ -205,9 +206,10 @@ class Search:
             ConfigError: it began otherwise.
         """
         now = {
-            "fixed": list(self._space.fixed), "space": [repr(one) for one in self._space.dimensions],
+            "fixed": list(self._space.fixed),
+            "space": [repr(one) for one in self._space.dimensions],
             "goal": self._settings["goal"],
-        }  # fmt: skip
+        }
         if not file.exists():
             file.write_text(json.dumps(now), encoding="utf-8")
             return
@@ -224,7 +226,7 @@ class Search:
         if not done:
             return None
         best = (max if self._maximize else min)(done, key=lambda one: float(one.values[0]))
-        return float(best.values[0]), int(best.user_attrs[RUN]), _Trial(best.number, dict(best.params), [])
+        return float(best.values[0]), int(best.user_attrs[RUN]), _Trial(best.number, list(best.user_attrs[OVERRIDES]))
 
     def _grid(self) -> Iterator[list[str]]:
         yield from (combination[len(self._space.fixed) :] for combination in spaces.grid(self._space))
@@ -239,11 +241,11 @@ class Search:
             if chosen is None:
                 self._left = 0
                 return None
-            trial = _Trial(number, dict(text.split("=", 1) for text in chosen), chosen)
+            trial = _Trial(number, chosen)
         else:
             dimensions = list(self._space.dimensions)
             asked = self._study.ask(lambda overrides: [] if overrides else dimensions, str(number))
-            trial = _Trial(asked.number, dict(asked.parameters), list(asked.overrides))
+            trial = _Trial(asked.number, list(asked.overrides))
         self._left -= 1
         self._next += 1
         self._trials[number] = trial
@@ -286,10 +288,10 @@ class Search:
         """
         if self.best is not None:
             value, number, trial = self.best
-            words = " ".join(f"{key}={one}" for key, one in trial.parameters.items())
-            log.info("Best: #%d : %s  %.6g", number, words, value)
-            params = {key: _value(one) for key, one in trial.parameters.items()}
-            found = {"name": "labrun", "best_params": params, "best_value": value, "best_job": number}
+            log.info("Best: #%d : %s  %.6g", number, " ".join(trial.overrides), value)
+            params = _values(trial.overrides)
+            name = _stand_ins.known_as(self._sweeper.settings) or "labrun"
+            found = {"name": name, "best_params": params, "best_value": value, "best_job": number}
             OmegaConf.save(OmegaConf.create(found), self.folder / RESULTS)
         if self._failed:
             raise CompactHydraException(f"labrun: {self._failed} of {self._ended} trials have no result, see above")
@@ -307,6 +309,8 @@ class Search:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self._sweeper.config, self.folder / "multirun.yaml")
+        from hydra_plugins.labrun_launcher.launcher import LabrunLauncher  # which Hydra may have executed again
+
         launcher = self._sweeper.launcher
         try:
             if isinstance(launcher, LabrunLauncher):
@@ -343,26 +347,23 @@ class Search:
         """Another launcher waits for all that it was given."""
         assert self._sweeper.launcher is not None
         while True:
-            first, batch = self._next, []
+            first = self._next
+            batch: list[list[str]] = []
             while len(batch) < (self._settings["max_concurrent"] or 1) and (asked := self.ask()) is not None:
                 batch.append(asked[1])
             if not batch:
                 return
             for number, result in enumerate(self._sweeper.launcher.launch(batch, initial_job_idx=first), start=first):
+                if result.status == JobStatus.FAILED:
+                    sys.stderr.write(f"{trace_of(result._return_value)}\n")
                 self.tell(number, result)
 
 
-def _value(text: Any) -> Any:
-    """A chosen value; what stands on the command line for it is text."""
+def _values(overrides: Sequence[str]) -> dict[str, Any]:
+    """What overrides set, by their keys as they were typed."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
 
-    if not isinstance(text, str):
-        return text
-    try:
-        return OverridesParser.create().parse_override(f"key={text}").value()
-    except HydraException:
-        return text  # of keys that advance together
+    return {one.get_key_element(): one.value() for one in OverridesParser.create().parse_overrides(list(overrides))}
 
 
 def objective(number: int, returned: Any) -> float:
@@ -374,8 +375,9 @@ def objective(number: int, returned: Any) -> float:
     if isinstance(returned, list | tuple | Mapping) and len(returned) != 1:
         kind = type(returned).__name__
         raise CompactHydraException(
-            f"labrun: job {number} returned a {kind} of {len(returned)}: several objectives. A search of an application's "
-            "function has one: return one number (labrun's own runs search for several: sweep.metric=[a,b])"
+            f"labrun: job {number} returned a {kind} of {len(returned)}: several objectives. A search of an "
+            "application's function has one: return one number (labrun's own runs search for several: "
+            "sweep.metric=[a,b])"
         )
     try:
         if returned is None or isinstance(returned, bool | str | Mapping):
@@ -385,5 +387,5 @@ def objective(number: int, returned: Any) -> float:
     except (TypeError, ValueError):
         said = "nothing" if returned is None else f"a {type(returned).__name__}"
         raise CompactHydraException(
-            f"labrun: job {number} returned {said}: a search needs a number, the value that it is to minimize or maximize"
+            f"labrun: job {number} returned {said}: a search needs a number, which it minimizes or maximizes"
         ) from None

@@ -10,17 +10,30 @@ from omegaconf import OmegaConf
 
 from labrun.errors import ConfigError
 from labrun.sweep import space as spaces
+from labrun.sweep.study import sampler_arguments
 
 KEYS = {
     "optuna": {
-        "direction", "storage", "study_name", "n_trials", "n_jobs", "max_failure_rate", "custom_search_space",
+        "direction",
+        "storage",
+        "study_name",
+        "n_trials",
+        "n_jobs",
+        "max_failure_rate",
+        "custom_search_space",
         "search_space",
     },
     "ax": {"ax_config"},
     "nevergrad": {"optim", "parametrization"},
-}  # fmt: skip
+}
 """By which a configuration for one of them is known, where it does not say so."""
-NAMES = {"TPESampler": "tpe", "RandomSampler": "random", "CmaEsSampler": "cmaes", "GPSampler": "gp", "QMCSampler": "qmc"}
+NAMES = {
+    "TPESampler": "tpe",
+    "RandomSampler": "random",
+    "CmaEsSampler": "cmaes",
+    "GPSampler": "gp",
+    "QMCSampler": "qmc",
+}
 
 
 @dataclass
@@ -29,7 +42,7 @@ class Translation:
 
     Attributes:
         name: of the other sweeper.
-        settings: keys of `hydra.sweeper` (`sampler`, `max_trials`, ...), which in labrun's own runs are those of `sweep`.
+        settings: keys of `hydra.sweeper` (`sampler`, `max_trials`, ...); in labrun's own runs those of `sweep`.
         space: what varies, in Hydra's override grammar.
         remarks: what stays behind, each in one line.
         refused: what cannot be done, each in one line.
@@ -44,10 +57,10 @@ class Translation:
     def in_sweep(self) -> list[str]:
         """As arguments of `labrun -m`."""
         sampler = self.settings.get("sampler") or "grid"
-        known = isinstance(sampler, str)
-        words = [f"sweep={sampler}" if known else "sweep=tpe"]
-        if not known:
-            words += [f"sweep.sampler._target_={sampler['_target_']}"]
+        if isinstance(sampler, str):
+            words = [f"sweep={sampler}"]
+        else:
+            words = ["sweep=tpe", f"sweep.sampler._target_={sampler['_target_']}"]
         words += [f"sweep.{key}={value}" for key, value in self.settings.items() if key != "sampler"]
         return words + [f"'{key}={value}'" for key, value in self.space.items()]
 
@@ -68,20 +81,21 @@ def translate(name: str, settings: Mapping[str, Any], params: Mapping[str, Any],
         params: `hydra.sweeper.params`.
         batch: `hydra.sweeper.max_batch_size`.
     """
-    plain = {key: _plain(value) for key, value in settings.items()}
+    given = {key: plain(value) for key, value in settings.items()}
     found = Translation(name)
     if name == "optuna":
-        _optuna(plain, found)
+        _optuna(given, found)
     elif name == "ax":
-        _ax(plain, found, batch)
+        _ax(given, found, batch)
     else:
-        _nevergrad(plain, found)
+        _nevergrad(given, found)
     for key, value in params.items():
-        _add(found, str(key), _plain(value))
+        _add(found, str(key), plain(value))
     return found
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value of a config as plain Python has it."""
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
@@ -100,7 +114,8 @@ def _optuna(given: dict[str, Any], found: Translation) -> None:
     if given.get("n_jobs") not in (None, -1):
         found.settings["max_concurrent"] = given["n_jobs"]
     directions = given.get("direction") or "minimize"
-    directions = [str(one).rpartition(".")[2] for one in ([directions] if not isinstance(directions, list) else directions)]
+    directions = directions if isinstance(directions, list) else [directions]
+    directions = [str(one).rpartition(".")[2] for one in directions]
     if len(directions) > 1:
         found.refused.append(f"direction={directions}: several objectives; this search has one")
     found.settings["goal"] = directions[0]
@@ -115,19 +130,14 @@ def _optuna(given: dict[str, Any], found: Translation) -> None:
 
 
 def _accepted(kind: str, sampler: dict[str, Any], found: Translation) -> dict[str, Any]:
-    """The arguments that this version of Optuna's sampler takes."""
-    import inspect
-
-    import optuna
-
-    made = getattr(optuna.samplers, kind, None)
-    if made is None:
-        found.refused.append(f"sampler: Optuna {optuna.__version__} has no {kind}; tpe stands for most")
+    """The arguments that the installed Optuna's sampler takes."""
+    known = sampler_arguments(kind)
+    if known is None:
+        found.refused.append(f"sampler: the installed Optuna has no {kind}; tpe stands for most")
         return {}
-    known = inspect.signature(made).parameters
     gone = [key for key in sampler if key not in known]
     if gone:
-        found.remarks.append(f"sampler: Optuna {optuna.__version__} knows no {', '.join(gone)} of {kind}")
+        found.remarks.append(f"sampler: the installed Optuna's {kind} knows no {', '.join(gone)}")
     return {key: value for key, value in sampler.items() if key in known}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,9 +69,13 @@ def _foreign(sweeper: LabrunSweeper, arguments: list[str]) -> Any:
     """An application that is not labrun: a search, or Hydra's own grid."""
     from hydra_plugins.labrun_sweeper import _search
 
-    found = _search.settings_of(sweeper, arguments)
-    if found is not None:
-        _search.Search(sweeper, *found).run()
+    try:
+        found = _search.settings_of(sweeper, arguments)
+        search = None if found is None else _search.Search(sweeper, *found)
+    except ConfigError as error:
+        raise ConfigError([_in_its_words(problem) for problem in error.problems]) from error
+    if search is not None:
+        search.run()
         return None
     try:
         return sweeper.grid(arguments)
@@ -81,6 +86,12 @@ def _foreign(sweeper: LabrunSweeper, arguments: list[str]) -> Any:
             "an interval has no end of values, and a grid tries every one. Give a list or a range(), or search: "
             "hydra.sweeper.sampler=tpe (random, gp, cmaes, qmc)"
         ) from error
+
+
+def _in_its_words(problem: str) -> str:
+    """A message about `sweep`, for an application that has `hydra.sweeper` instead."""
+    problem = re.sub(r"(?<![\w.])sweep\.", "hydra.sweeper.", problem)
+    return re.sub(r"(?<![\w.+])sweep=", "hydra.sweeper.sampler=", problem)
 
 
 def _check_settings(sweeper: LabrunSweeper) -> None:
@@ -96,11 +107,11 @@ def _check_settings(sweeper: LabrunSweeper) -> None:
     if other is not None:
         found = _stand_ins.translate(other, sweeper.settings, sweeper.params, sweeper.max_batch_size)
         lines = [
-            f"hydra/sweeper={other} has no part in labrun's own runs, which have searches of their own: sweep=tpe (random, "
-            "gp, cmaes, qmc), with sweep.max_trials, sweep.goal, sweep.seed (or sweep.sampler.seed) and sweep.space. In the "
-            "place of what was given:",
+            f"hydra/sweeper={other} has no part in labrun's own runs, which have searches of their own: sweep=tpe "
+            "(random, gp, cmaes, qmc), with sweep.max_trials, sweep.goal, sweep.seed (or sweep.sampler.seed) and "
+            "sweep.space. In the place of what was given:",
             f"  labrun -m {' '.join(found.in_sweep())}",
-            "in a YAML: 'override /sweep: tpe' in its defaults in the place of hydra/sweeper, and these keys under sweep",
+            "in a YAML: 'override /sweep: tpe' in its defaults, not hydra/sweeper, and these keys under sweep",
         ]
         raise ConfigError("\n".join([*lines, *(f"  left out: {why}" for why in (*found.remarks, *found.refused))]))
     changed = [key for key, value in sweeper.settings.items() if value != NODE.get(key, value)]

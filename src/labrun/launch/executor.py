@@ -20,9 +20,10 @@ from submitit.core import core, utils
 from submitit.core.job_environment import JobEnvironment
 
 from labrun.errors import LabrunError
-from labrun.launch import calls
+from labrun.launch import call_pool, calls
 from labrun.launch import compute as computes
-from labrun.launch.calls import FINISHED, OPEN, Call, CallPool
+from labrun.launch.call_pool import CallPool
+from labrun.launch.calls import FINISHED, OPEN, Call
 from labrun.launch.forkserver import REQUEUE
 from labrun.launch.places import Places
 from labrun.tasks.threads import VARIABLES
@@ -52,7 +53,7 @@ class LabrunJob(core.Job[Any]):  # type: ignore[misc]
     """A call in the pool; made of its folder and id, or unpickled, in any process of this machine too."""
 
     def _call(self) -> Call | None:
-        pool = calls.pool_of(self.job_id)
+        pool = call_pool.pool_of(self.job_id)
         return None if pool is None else pool.call(self.job_id)
 
     def done(self, force_check: bool = False) -> bool:
@@ -95,7 +96,7 @@ class LabrunJob(core.Job[Any]):  # type: ignore[misc]
 
     def cancel(self, check: bool = True) -> None:
         """Ask it to stop; within ten seconds it is ended."""
-        pool = calls.pool_of(self.job_id)
+        pool = call_pool.pool_of(self.job_id)
         if pool is not None:
             pool.cancel(self.job_id)
         elif not self.done():
@@ -103,7 +104,7 @@ class LabrunJob(core.Job[Any]):  # type: ignore[misc]
 
     def _interrupt(self, timeout: bool = False) -> None:
         """Have it save its state and go on from there, as before its time is up (to try that out)."""
-        pool = calls.pool_of(self.job_id)
+        pool = call_pool.pool_of(self.job_id)
         if pool is None:
             raise RuntimeError(f"job {self.job_id}: only the process that submitted it can interrupt it")
         pool.interrupt(self.job_id, signal.Signals(JobEnvironment._usr_sig()))
@@ -144,6 +145,10 @@ class LabrunJobEnvironment(JobEnvironment):  # type: ignore[misc]
         "global_rank": "SUBMITIT_LABRUN_GLOBALID",
         "local_rank": "SUBMITIT_LABRUN_LOCALID",
     }
+
+    def _handle_signals(self, paths: utils.JobPaths, submission: utils.DelayedSubmission) -> None:
+        super()._handle_signals(paths, submission)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {self._usr_sig()})  # what came while the function was loaded, too
 
     def _requeue(self, countdown: int) -> None:
         sys.stdout.write(f"Requeued job {self.job_id} ({countdown} remaining timeouts)\n")
@@ -199,7 +204,7 @@ class LabrunExecutor(core.PicklingExecutor):  # type: ignore[misc]
         folder: for pickles and logs; `%j` stands for a job's id.
         max_num_timeout: how often a job that has a `checkpoint` method goes on after its time was up.
         max_pickle_size_gb: more than this is not submitted at once.
-        python: a command that starts the jobs' interpreter; it needs submitit. Jobs then start it each, as with `setup`.
+        python: a command that starts the jobs' interpreter; it needs submitit. Each job starts it then.
     """
 
     job_class = LabrunJob
@@ -256,7 +261,8 @@ class LabrunExecutor(core.PicklingExecutor):  # type: ignore[misc]
         path = calls.import_path(self.imports_from_cwd)
         origin = calls.origin_here(path, wanted.get("modules", ()), wanted.get("setup", ()), self.python)
         submissions = list(delayed_submissions)
-        made, jobs = [], []
+        made: list[Call] = []
+        jobs: list[LabrunJob] = []
         for delayed in submissions:
             delayed.set_timeout(minutes if minutes is not None else math.inf, self.max_num_timeout)
             job = LabrunJob(folder=self.folder, job_id=uuid.uuid4().hex[:12], tasks=range(tasks))
@@ -266,13 +272,21 @@ class LabrunExecutor(core.PicklingExecutor):  # type: ignore[misc]
                 self._check_size(job.paths.submitted_pickle, len(submissions))
             made.append(
                 Call(
-                    self.folder, job.job_id, origin, tasks, wanted.get("name", "submitit"),
+                    self.folder,
+                    job.job_id,
+                    origin,
+                    tasks,
+                    wanted.get("name", "submitit"),
                     timeout_s=None if minutes is None else 60 * minutes,
-                    signal_delay_s=wanted.get("signal_delay_s", SIGNAL_DELAY_S), mem_gb=wanted.get("mem_gb"),
-                    cpus=cpus, threads=cpus if is_told else None, gpus=gpus, among=among,
+                    signal_delay_s=wanted.get("signal_delay_s", SIGNAL_DELAY_S),
+                    mem_gb=wanted.get("mem_gb"),
+                    cpus=cpus,
+                    threads=cpus if is_told else None,
+                    gpus=gpus,
+                    among=among,
                     joined=wanted.get("stderr_to_stdout", False),
                 )
-            )  # fmt: skip
+            )
             jobs.append(job)
         self._pool.submit(made)
         return jobs

@@ -391,13 +391,16 @@ def call(message: dict[str, Any]) -> int:
     from submitit.core.utils import JobPaths
 
     from labrun.launch import threads as limits
-    from labrun.launch.executor import check_own
+    from labrun.launch.executor import LabrunJobEnvironment, check_own
+    from labrun.tasks.threads import number
 
+    # Kept back until there is a handler for it: importing what the function needs may take its time.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {LabrunJobEnvironment._usr_sig()})
     paths = JobPaths(message["call"], message["job"], message["rank"])
     print_to(str(paths.stdout), str(paths.stdout if message["joined"] else paths.stderr))
     os.chdir(message["cwd"])
     check_own(paths.submitted_pickle)
-    limits.limit_threads(message["threads"] or limits.number(os.environ.get("OMP_NUM_THREADS")) or 1)
+    limits.limit_threads(message["threads"] or number(os.environ.get("OMP_NUM_THREADS")) or 1)
     if "numpy.random" in sys.modules and not _is_seeded:  # each draws its own, as in an interpreter of its own
         sys.modules["numpy.random"].seed()
     let_workers_be_ended()

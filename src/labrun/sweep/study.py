@@ -6,6 +6,7 @@ whatever is killed, what was tried and what came of it can be told from the jour
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import warnings
@@ -214,6 +215,12 @@ def distribution(one: Dimension) -> BaseDistribution:
         step = 1 if one.log else int(one.step or 1)
         return IntDistribution(int(one.low), int(one.high), log=one.log, step=step)
     return FloatDistribution(one.low, one.high, log=one.log, step=None if one.log else one.step)
+
+
+def sampler_arguments(name: str) -> set[str] | None:
+    """What one of Optuna's samplers takes; None: this version has none of that name."""
+    made = getattr(optuna.samplers, name, None)
+    return None if made is None else set(inspect.signature(made).parameters)
 
 
 def _sampler(node: Mapping[str, Any] | None, seed: int, metrics: int) -> optuna.samplers.BaseSampler:
