@@ -36,7 +36,9 @@ def start_ui(workspace: Path, *arguments: str) -> tuple[subprocess.Popen[str], s
     said = ""
     for line in process.stdout:
         said += line
-        if found := re.match(r"MLflow: (http://[^/\s]+)/#/experiments(?:/\d+/runs)?\?workflowType=machine_learning$", line):
+        if found := re.match(
+            r"MLflow: (http://[^/\s]+)/#/experiments(?:/\d+/runs)?\?workflowType=machine_learning$", line
+        ):
             return process, found[1]
     raise AssertionError(said)
 

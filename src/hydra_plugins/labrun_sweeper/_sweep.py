@@ -94,7 +94,7 @@ def _own(sweeper: LabrunSweeper, settings: dict[str, Any], arguments: list[str])
         except HydraException as error:
             from labrun import mistakes
 
-            raise ConfigError(mistakes.in_short(error)) from error
+            raise ConfigError(mistakes.explained(error, sys.argv[1:])) from error
         HydraConfig.instance().cfg = config  # type: ignore[assignment]
         return config
 

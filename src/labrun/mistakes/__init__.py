@@ -7,11 +7,14 @@ against what can be chosen and set in this one. A command that a message offers 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 
 from hydra.errors import HydraException, MissingConfigException, SearchPathException
 from omegaconf.errors import OmegaConfBaseException
 
+from labrun.checking import suggest
+from labrun.errors import ConfigError
 from labrun.launch import conf
 from labrun.mistakes import choices, flags, grammar
 from labrun.mistakes.mistake import Mistake, mended, message
@@ -41,8 +44,8 @@ def explained(error: BaseException, words: Sequence[str]) -> str:
     if isinstance(error, MissingConfigException) and values.get("--config-name") == error.missing_cfg_file:
         return (
             f"--config-name {error.missing_cfg_file}: there is no {error.missing_cfg_file}.yaml in {conf.conf_dir()}"
-            f"{', ./conf' if conf.user_conf_dir() else ''} or --config-dir. labrun's own is 'config'; a file of yours that "
-            "builds on it begins with 'defaults: [config]'"
+            f"{', ./conf' if conf.user_conf_dir() else ''} or --config-dir. labrun's own is 'config'; a file of yours "
+            "that builds on it begins with 'defaults: [config]'"
         )
     if isinstance(error, SearchPathException) and values.get("--config-dir"):
         folder = values["--config-dir"]
@@ -62,6 +65,17 @@ def in_overrides(words: Sequence[str]) -> str | None:
         return None
     found = choices.groups_as_keys(words)
     return _answer(found, words) if found else None
+
+
+def unreadable(overrides: Sequence[str], error: BaseException) -> str:
+    """What is wrong with overrides that no command line has: of a search space in YAML, of a run that runs again.
+
+    Args:
+        overrides: as they were given.
+        error: Hydra's.
+    """
+    found = grammar.check(overrides, range(len(overrides)))
+    return str(ConfigError([one.text for one in found])) if found else in_short(error)
 
 
 def _may_be_a_choice(word: str) -> bool:
@@ -102,16 +116,21 @@ def _answer(found: Sequence[Mistake], words: Sequence[str]) -> str:
 def in_short(error: BaseException) -> str:
     """Hydra's own message, without what suits any application and not this one."""
     if isinstance(error, MissingConfigException) and error.options:
-        first = str(error).splitlines()[0].rstrip(".")
-        return f"{first}. There are: {', '.join(error.options)}"
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        where = re.match(r"In '([^']+)':", str(error))
+        said = "" if where is None or where[1] in ("config", "hydra/config") else f"in {where[1]}: "
+        shown = [option for option in error.options if not option.startswith("_")]
+        return f"{said}there is no {group} {name!r}.{suggest(name, shown)} There are: {', '.join(shown)}"
     texts = [str(error)]
     cause = error.__cause__
     while cause is not None:
         texts.append(str(cause))
         cause = cause.__cause__
-    lines = [line.strip() for text in texts for line in text.splitlines() if line.strip() and not line.startswith(NOISE)]
+    lines = [
+        line.strip() for text in texts for line in text.splitlines() if line.strip() and not line.startswith(NOISE)
+    ]
     kept = [line for line in dict.fromkeys(lines) if not line.strip().startswith(NOISE)]
     return ". ".join(line.rstrip(".") for line in kept[:3]) or type(error).__name__
 
 
-__all__ = ["HYDRAS", "explained", "in_overrides", "in_short", "in_words"]
+__all__ = ["HYDRAS", "explained", "in_overrides", "in_short", "in_words", "unreadable"]

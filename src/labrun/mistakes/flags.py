@@ -100,7 +100,9 @@ def check(words: Sequence[str]) -> list[Mistake]:
         mistakes.append(Mistake("--resolve goes with --cfg: labrun --cfg job --resolve"))
     rerun = found.values.get("--experimental-rerun")
     if rerun is not None and not Path(rerun).is_file():
-        mistakes.append(Mistake(f"--experimental-rerun {rerun}: there is no such file. A run again: lab runs rerun RUN"))
+        mistakes.append(
+            Mistake(f"--experimental-rerun {rerun}: there is no such file. A run again: lab runs rerun RUN")
+        )
     return mistakes
 
 
