@@ -93,11 +93,19 @@ def check_choices(config: DictConfig) -> None:
     Raises:
         ConfigError: one was set as a key.
     """
-    from labrun import mistakes
+    overrides = freeze.task_overrides(config.hydra)
+    if any(_may_be_a_choice(text) for text in overrides):
+        from labrun import mistakes
 
-    found = mistakes.in_overrides(freeze.task_overrides(config.hydra))
-    if found is not None:
-        raise ConfigError(found)
+        found = mistakes.in_overrides(overrides)
+        if found is not None:
+            raise ConfigError(found)
+
+
+def _may_be_a_choice(override: str) -> bool:
+    """Whether a key is set to plain text where there is a folder of options. Each command asks: no file is read."""
+    key, _, value = override.lstrip("+").partition("=")
+    return "." in key and value[:1] not in ("", "{", "$") and value != "null" and conf.is_group(key.replace(".", "/"))
 
 
 class TellingErrors:

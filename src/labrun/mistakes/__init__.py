@@ -61,8 +61,6 @@ def in_overrides(words: Sequence[str]) -> str | None:
     Args:
         words: the overrides of a task, without flags.
     """
-    if not any(_may_be_a_choice(word) for word in words):
-        return None
     found = choices.groups_as_keys(words)
     return _answer(found, words) if found else None
 
@@ -76,15 +74,6 @@ def unreadable(overrides: Sequence[str], error: BaseException) -> str:
     """
     found = grammar.check(overrides, range(len(overrides)))
     return str(ConfigError([one.text for one in found])) if found else in_short(error)
-
-
-def _may_be_a_choice(word: str) -> bool:
-    """Whether a key is set to plain text where there is a folder of options. Each command asks: no file is read."""
-    key, _, value = word.lstrip("+").partition("=")
-    if "." not in key or not value or value.startswith(("{", "$")) or value == "null":
-        return False
-    group = key.replace(".", "/")
-    return any((folder / group).is_dir() for folder in (conf.conf_dir(), conf.user_conf_dir()) if folder)
 
 
 def _found(words: Sequence[str]) -> list[Mistake]:
