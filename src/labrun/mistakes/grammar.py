@@ -10,6 +10,7 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser, create_functions
 from hydra.errors import HydraException
 
+from labrun.checking import is_secret
 from labrun.launch import conf, hydra_files
 from labrun.mistakes.mistake import Mistake
 
@@ -162,6 +163,12 @@ def _alone(words: Sequence[str], places: Sequence[int], number: int) -> Mistake:
     word = words[place]
     if "=" not in word and not word.startswith("~"):
         return _without_equals(words, places, number)
+    key, _, value = word.partition("=")
+    if is_secret(key.rpartition(".")[2]) and value:
+        return Mistake(
+            f"{key}=***: the value cannot be read, and a secret has no place on a command line, which others can read: "
+            f"{key}='${{oc.env:THE_VARIABLE}}'"
+        )
     error = _error(word)
     cause = None if error is None else error.__cause__
     unknown = re.search(r"Unknown function '(\w+)'", str(error))

@@ -25,7 +25,7 @@ class RunNames:
         self._common: dict[Path, frozenset[str]] = {}
 
     def name(self, record: Record, run_dir: Path) -> str:
-        """`3: lr=0.1 (d1a2b3c4)`; the number is the run's in its sweep. A column shows little more than its beginning."""
+        """`3: lr=0.1 (d1a2b3c4)`; the number is the run's in its sweep. A column shows little but its beginning."""
         common = self._of_all(run_dir.parent) if record.sweep else frozenset()
         own = [text for text in record.overrides if text not in common and not _is_unsaid(text, record)]
         said = " ".join(_short(text, own) for text in own)
