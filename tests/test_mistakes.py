@@ -154,7 +154,9 @@ def test_the_version_is_ours_and_needs_no_hydra(
     assert capfd.readouterr().out.startswith("labrun ")
 
 
-def test_a_failed_command_takes_pytorch_not_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_command_takes_pytorch_not_apart(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """What its libraries would list as leaked buries the message."""
     left: list[object] = []
     monkeypatch.setattr(session, "leave", lambda end: left.append(end.code))
@@ -165,6 +167,9 @@ def test_a_failed_command_takes_pytorch_not_apart(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "torch", sys)
     client.ended(fail)
     assert left == [2]
+    client.ended(lambda: [][0])
+    assert left == [2, 1] and "IndexError" in capfd.readouterr().err
+    client.ended(lambda: None)
     monkeypatch.delitem(sys.modules, "torch")
     with pytest.raises(SystemExit):
         client.ended(fail)
