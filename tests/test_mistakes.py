@@ -126,7 +126,7 @@ def test_a_mistake_is_one_message_with_what_to_type(line: str, labrun_here: Comm
     assert not any(foreign in done.stderr for foreign in FOREIGN), done.stderr
     offered = [text.removeprefix("  Type: labrun ") for text in done.stderr.splitlines() if "  Type: " in text]
     assert offered == ([] if typed is None else [typed])
-    assert list(workspace.iterdir()) == []
+    assert list(workspace.rglob("run.json")) == []
 
 
 def test_flags_may_stand_between_overrides(labrun_here: Command) -> None:
@@ -136,10 +136,9 @@ def test_flags_may_stand_between_overrides(labrun_here: Command) -> None:
 
 def test_a_command_that_is_offered_composes_in_a_persons_own_conf_too(labrun_here: Command, workspace: Path) -> None:
     (workspace / "conf" / "model").mkdir(parents=True)
-    (workspace / "conf" / "model" / "mine.yaml").write_text("defaults: [mnist_dnn]\nwidth: 3\n")
-    done = labrun_here("model=mien", "width=4")
-    assert "Did you mean 'mine'?" in done.stderr and "Type: labrun model=mine" in done.stderr, done.stderr
-    assert "model=mine model.width=4" in labrun_here("width=4").stderr
+    (workspace / "conf" / "model" / "mine.yaml").write_text("defaults: [mnist_dnn]\nunits: 3\n")
+    done = labrun_here("model=mien", "units=4")
+    assert "Did you mean 'mine'?" in done.stderr and "Type: labrun model=mine model.units=4" in done.stderr, done.stderr
 
 
 def test_the_version_is_ours_and_needs_no_hydra(
