@@ -360,9 +360,10 @@ def with_own_messages() -> Iterator[None]:
         return before(again)
 
     def parser() -> argparse.ArgumentParser:
-        made = parsers()
-        made.parse_args = made.parse_intermixed_args  # type: ignore[method-assign] # flags may stand between overrides
-        return made
+        made: Any = parsers()
+        made.parse_args = made.parse_intermixed_args  # flags may stand between overrides
+        found: argparse.ArgumentParser = made
+        return found
 
     entry, modules = sys.modules["hydra.main"], (utils, sys.modules[Hydra.__module__])
     parsers = entry.get_args_parser

@@ -119,6 +119,9 @@ class _Search:
                 keys.append((place, one))
             elif (found := self._option(place, one)) is not None:
                 yield found
+                mended = list(found.fix.get(place, ()))  # the keys are looked for where it is meant to lead
+                if self.there.compose([*self.chosen, *mended]) is not None:
+                    self.chosen += mended
             else:
                 waiting.append((place, one))
         for place, one in waiting:
@@ -141,7 +144,9 @@ class _Search:
         groups = {one.key_or_group: [str(value) for value in _values(one)] for one in swept}
         others = [text for text in self.chosen if text.partition("=")[0] not in groups]
         config = self.there.compose(others)
-        for place, one in keys if config is not None else ():
+        if config is None:
+            return
+        for place, one in keys:
             if can_be_set(config, one):
                 continue
             for group, options in groups.items():
@@ -217,10 +222,10 @@ class _Search:
         if options:
             own = self._choice(above)
             also = f" (or {', '.join(f'{above}={o}' for o in options[1:4])})" if options[1:] else ""
-            new = [f"{above}={options[0]}", word]
+            words = [f"{above}={options[0]}", word]
             return Mistake(
                 f"{word}: {above}={own} has no {group.rpartition('/')[2]} to choose. Choose {_kind(above, group)} that "
-                f"has one: {' '.join(new)}{also}",
+                f"has one: {' '.join(words)}{also}",
                 self._with_choice(place, above, options[0], [word]),
             )
         return None
@@ -449,7 +454,8 @@ def _several(word: str, place: int, one: Override) -> Mistake:
 
 def _values(one: Override) -> list[Any]:
     """The values that an override sets or chooses, text without its quotes."""
-    value = one.value()
+    value: Any = one.value()
+    values: list[Any]
     if isinstance(value, ChoiceSweep):
         values = list(value.list)
     elif one.is_sweep_override():
