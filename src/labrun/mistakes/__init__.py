@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from labrun.checking import suggest
 from labrun.errors import ConfigError
 from labrun.launch import conf
-from labrun.mistakes import choices, flags, grammar
+from labrun.mistakes import choices, composed, flags, grammar
 from labrun.mistakes.mistake import Mistake, mended, message
 
 HYDRAS = (HydraException, OmegaConfBaseException)
@@ -30,7 +30,10 @@ NOISE = ("See https://", "To append to", "Config search path", "\t", "full_key:"
 def in_words(words: Sequence[str]) -> str | None:
     """What can be said of a command line before anything is composed; None: nothing is wrong with it so far."""
     found = flags.check(words)
-    return _answer(found, words) if found else None
+    if not found:
+        return None
+    with composed.kept():
+        return _answer(found, words)
 
 
 def explained(error: BaseException, words: Sequence[str]) -> str:
@@ -51,8 +54,9 @@ def explained(error: BaseException, words: Sequence[str]) -> str:
         folder = values["--config-dir"]
         what = "is no folder" if os.path.exists(folder) else "there is no such folder"
         return f"--config-dir {folder}: {what} (looked for {os.path.abspath(folder)})"
-    found = _found(words)
-    return _answer(found, words) if found else in_short(error)
+    with composed.kept():
+        found = _found(words)
+        return _answer(found, words) if found else in_short(error)
 
 
 def in_overrides(words: Sequence[str]) -> str | None:
@@ -61,8 +65,9 @@ def in_overrides(words: Sequence[str]) -> str | None:
     Args:
         words: the overrides of a task, without flags.
     """
-    found = choices.groups_as_keys(words)
-    return _answer(found, words) if found else None
+    with composed.kept():
+        found = choices.groups_as_keys(words)
+        return _answer(found, words) if found else None
 
 
 def unreadable(overrides: Sequence[str], error: BaseException) -> str:

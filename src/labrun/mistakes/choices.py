@@ -59,8 +59,7 @@ def check(words: Sequence[str], split: Split) -> list[Mistake]:
     parser = OverridesParser.create()
     parsed = [(place, parser.parse_override(words[place])) for place in split.overrides]
     own = [(place, one) for place, one in parsed if not one.is_hydra_override()]
-    with composable(split) as there:
-        return list(_Search(there, words, own, "--multirun" in split.values).mistakes())
+    return list(_Search(composable(split), words, own, "--multirun" in split.values).mistakes())
 
 
 def groups_as_keys(words: Sequence[str]) -> list[Mistake]:
@@ -69,9 +68,8 @@ def groups_as_keys(words: Sequence[str]) -> list[Mistake]:
     parser = OverridesParser.create()
     parsed = [(place, parser.parse_override(words[place])) for place in split.overrides]
     own = [(place, one) for place, one in parsed if "." in one.key_or_group and not one.is_hydra_override()]
-    with composable(split) as there:
-        search = _Search(there, words, own, is_sweep=True)
-        return [found for place, one in own if (found := search.group_as_key(place, one)) is not None]
+    search = _Search(composable(split), words, own, is_sweep=True)
+    return [found for place, one in own if (found := search.group_as_key(place, one)) is not None]
 
 
 def unfit(words: Sequence[str], split: Split) -> list[str]:
@@ -83,14 +81,13 @@ def unfit(words: Sequence[str], split: Split) -> list[str]:
     """
     if {"--multirun", "--cfg", "--help", "--info"} & set(split.values):
         return []
-    with composable(split) as there:
-        config = there.compose([words[place] for place in split.overrides])
-        if config is None:
-            return []
-        try:
-            freeze.validated(config)
-        except ConfigError as error:
-            return error.problems
+    config = composable(split).compose([words[place] for place in split.overrides])
+    if config is None:
+        return []
+    try:
+        freeze.validated(config)
+    except ConfigError as error:
+        return error.problems
     return []
 
 

@@ -36,6 +36,7 @@ class Composable:
 
     def __init__(self, loader: ConfigLoader, config_name: str = "config") -> None:
         self.loader, self._name = loader, config_name
+        self._known: dict[tuple[str, ...], DictConfig | None] = {}
 
     @functools.cached_property
     def groups(self) -> dict[str, list[str]]:
@@ -55,27 +56,49 @@ class Composable:
 
     def compose(self, overrides: Sequence[str]) -> DictConfig | None:
         """The config with these overrides; None if there is none."""
-        try:
-            return self.loader.load_configuration(self._name, list(overrides), RunMode.RUN)
-        except (HydraException, OmegaConfBaseException):
-            return None
+        key = tuple(overrides)
+        if key not in self._known:
+            try:
+                self._known[key] = self.loader.load_configuration(self._name, list(key), RunMode.RUN)
+            except (HydraException, OmegaConfBaseException):
+                self._known[key] = None
+        return self._known[key]
+
+
+_kept: dict[tuple[str | None, ...], Composable] = {}
+"""What was composed for one message: composing takes a tenth of a second each time."""
 
 
 @contextlib.contextmanager
-def composable(split: Split) -> Iterator[Composable]:
+def kept() -> Iterator[None]:
+    """Inside, what was composed once is not composed again: for one message, since files may change between two."""
+    _kept.clear()
+    try:
+        yield
+    finally:
+        _kept.clear()
+
+
+def composable(split: Split) -> Composable:
     """What can be composed with a command line's own places of config files."""
-    kept = GlobalHydra.instance().hydra
+    places = tuple(split.values.get(flag) for flag in ("--config-path", "--config-dir", "--config-name"))
+    if places not in _kept:
+        _kept[places] = _made(*places)
+    return _kept[places]
+
+
+def _made(main: str | None, folder: str | None, name: str | None) -> Composable:
+    before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
-    path = create_automatic_config_search_path(None, None, split.values.get("--config-path") or str(conf.conf_dir()))
-    folder = split.values.get("--config-dir")
+    path = create_automatic_config_search_path(None, None, main or str(conf.conf_dir()))
     if folder and os.path.isdir(folder):
         where = SearchPathQuery(provider="schema")
         path.prepend(provider="command-line", path=f"file://{os.path.abspath(folder)}", anchor=where)
     try:
         loader = Hydra.create_main_hydra2("labrun", path).config_loader
-        yield Composable(loader, split.values.get("--config-name") or "config")
+        return Composable(loader, name or "config")
     finally:
-        GlobalHydra.instance().hydra = kept
+        GlobalHydra.instance().hydra = before
 
 
 def can_be_set(config: DictConfig, one: Override) -> bool:
