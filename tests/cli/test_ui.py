@@ -99,8 +99,8 @@ def test_the_pages_are_there_in_a_browser(shown: tuple[Path, str], tmp_path: Pat
         assert picture.evaluate("image => image.complete && image.naturalWidth") > 100
         (record,) = [record for _, record in store.runs(workspace) if record.name == "digits"]
         first = viewing.first_page(workspace, address, run_dir)
-        look("runs", first, "Model training", f"model=mnist_dnn max_epochs=3 ({record.id})")
-        assert view.get_by_text("Traces", exact=True).count() == 0, "what it has for language models"
+        look("runs", first, "Model registry", f"model=mnist_dnn max_epochs=3 ({record.id})")
+        assert view.get_by_text("Prompts", exact=True).count() == 0, "that is for language models"
         look("models", f"{address}/#/models", "digits-net", "champion")
         look("version", f"{address}/#/models/digits-net/versions/1", "champion", "metric.accuracy", "labrun.run")
         browser.close()
