@@ -77,6 +77,7 @@ def test_the_pages_are_there_in_a_browser(shown: tuple[Path, str], tmp_path: Pat
     wait_for(lambda: viewing.page(workspace, run_dir) is not None, 60)
     page = viewing.page(workspace, run_dir)
     assert page is not None and page.startswith(f"{address}/#/experiments/")
+    own = page.partition("?")[0]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         view = browser.new_page(viewport={"width": 1400, "height": 1000})
@@ -90,9 +91,9 @@ def test_the_pages_are_there_in_a_browser(shown: tuple[Path, str], tmp_path: Pat
             view.screenshot(path=tmp_path / f"{name}.png")
 
         look("run", page, run_dir.name, "Finished", "model.units", "digits-net")
-        look("curves", f"{page}/model-metrics", "train_loss", "train_accuracy")
+        look("curves", f"{own}/model-metrics", "train_loss", "train_accuracy")
         view.locator(".js-plotly-plot .scatterlayer .trace").first.wait_for(state="attached", timeout=30_000)
-        look("pictures", f"{page}/artifacts", "curves.png", "confusion_matrix.png", "model.pt")
+        look("pictures", f"{own}/artifacts", "curves.png", "confusion_matrix.png", "model.pt")
         view.get_by_text("confusion_matrix.png").first.click()
         picture = view.locator("img[src^='blob:'], img[src*='get-artifact']").first
         picture.wait_for(timeout=30_000)
@@ -114,7 +115,7 @@ def test_a_run_that_goes_on_meanwhile_is_fed_and_prints_its_page(shown: tuple[Pa
     run_dir = next(d for d, r in store.runs(workspace) if r.name == "meanwhile")
     wait_for(lambda: viewing.page(workspace, run_dir) is not None, 60)
     page = str(viewing.page(workspace, run_dir))
-    mlflow_id = page.rsplit("/", 1)[1]
+    mlflow_id = page.partition("?")[0].rsplit("/", 1)[1]
 
     def status() -> str:
         with urllib.request.urlopen(f"{address}/ajax-api/2.0/mlflow/runs/get?run_id={mlflow_id}", timeout=30) as answer:
