@@ -88,6 +88,10 @@ COMMANDS = {
     "model.lr=0.1": ("model=logistic_regression has no such key", "model=mnist_dnn model.lr=0.1"),
     "optimizer=adam": ("Choose a network that has one", "model=mnist_dnn model/optimizer=adam"),
     "model=mnist_dnn model.optimizer=adam": ("chosen with slashes", "model=mnist_dnn model/optimizer=adam"),
+    "-m model=mnist_dnn model.optimizer=adam,adamw": (
+        "chosen with slashes",
+        "-m model=mnist_dnn model/optimizer=adam,adamw",
+    ),
     "dataset=cifar": (
         "there is no dataset 'cifar'. Did you mean 'cifar10'? There are: cifar10, csv",
         "dataset=cifar10",

@@ -97,7 +97,7 @@ def check_choices(config: DictConfig) -> None:
     if any(_may_be_a_choice(text) for text in overrides):
         from labrun import mistakes
 
-        found = mistakes.in_overrides(overrides)
+        found = mistakes.in_overrides(sys.argv[1:])
         if found is not None:
             raise ConfigError(found)
 

@@ -63,7 +63,7 @@ def in_overrides(words: Sequence[str]) -> str | None:
     """What is wrong with overrides that Hydra takes and that do not do what they say; None: nothing.
 
     Args:
-        words: the overrides of a task, without flags.
+        words: the command line.
     """
     with composed.kept():
         found = choices.groups_as_keys(words)
