@@ -14,6 +14,7 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from labrun.checking import pairs
@@ -59,7 +60,19 @@ def check(words: Sequence[str], split: Split) -> list[Mistake]:
     parser = OverridesParser.create()
     parsed = [(place, parser.parse_override(words[place])) for place in split.overrides]
     own = [(place, one) for place, one in parsed if not one.is_hydra_override()]
-    return list(_Search(composable(split), words, own, "--multirun" in split.values).mistakes())
+    there = composable(split)
+    is_sweep = "--multirun" in split.values or _is_told_to_sweep(there, [one for _, one in parsed])
+    return list(_Search(there, words, own, is_sweep).mistakes())
+
+
+def _is_told_to_sweep(there: Composable, parsed: Sequence[Override]) -> bool:
+    """Whether a config that is chosen says by itself that the command is a sweep (`hydra.mode`)."""
+    if not any(one.is_sweep_override() for one in parsed):
+        return False
+    plain = [str(one.input_line) for one in parsed if not one.is_sweep_override()]
+    choices = [text for text in plain if text.partition("=")[0] in ("experiment", "debug", "sweep", "hydra.mode")]
+    config = there.compose(choices)
+    return config is not None and config.hydra.mode == RunMode.MULTIRUN
 
 
 def groups_as_keys(words: Sequence[str]) -> list[Mistake]:
