@@ -72,7 +72,7 @@ def _is_told_to_sweep(there: Composable, parsed: Sequence[Override]) -> bool:
     plain = [str(one.input_line) for one in parsed if not one.is_sweep_override()]
     choices = [text for text in plain if text.partition("=")[0] in ("experiment", "debug", "sweep", "hydra.mode")]
     config = there.compose(choices)
-    return config is not None and config.hydra.mode == RunMode.MULTIRUN
+    return config is not None and bool(config.hydra.mode == RunMode.MULTIRUN)
 
 
 def groups_as_keys(words: Sequence[str]) -> list[Mistake]:
