@@ -15,9 +15,21 @@ from labrun.mistakes.mistake import mended
 from labrun.warm import client, session
 
 FOREIGN = (
-    "mismatched", "extraneous", "no viable", "LexerNoViable", "missing EQUAL", "usage:", "hydra.cc", "To append",
-    "not in struct", "full_key", "HYDRA_FULL_ERROR", "Traceback", "invalid choice", "unrecognized",
-)  # fmt: skip
+    "mismatched",
+    "extraneous",
+    "no viable",
+    "LexerNoViable",
+    "missing EQUAL",
+    "usage:",
+    "hydra.cc",
+    "To append",
+    "not in struct",
+    "full_key",
+    "HYDRA_FULL_ERROR",
+    "Traceback",
+    "invalid choice",
+    "unrecognized",
+)
 """Words of Hydra, of its parser and of argparse."""
 
 WORDS = {
@@ -76,7 +88,14 @@ COMMANDS = {
     "model.lr=0.1": ("model=logistic_regression has no such key", "model=mnist_dnn model.lr=0.1"),
     "optimizer=adam": ("Choose a network that has one", "model=mnist_dnn model/optimizer=adam"),
     "model=mnist_dnn model.optimizer=adam": ("chosen with slashes", "model=mnist_dnn model/optimizer=adam"),
-    "dataset=cifar": ("there is no dataset 'cifar'. Did you mean 'cifar10'? There are: cifar10, csv", "dataset=cifar10"),
+    "-m model=mnist_dnn model.optimizer=adam,adamw": (
+        "chosen with slashes",
+        "-m model=mnist_dnn model/optimizer=adam,adamw",
+    ),
+    "dataset=cifar": (
+        "there is no dataset 'cifar'. Did you mean 'cifar10'? There are: cifar10, csv",
+        "dataset=cifar10",
+    ),
     "model=": ("nothing stands after the '='", None),
     "epochs=3": ("Did you mean 'trainer.max_epochs'?", "trainer.max_epochs=3"),
     "patience=5": ("callbacks.early_stopping.patience", "callbacks=early_stopping callbacks.early_stopping.patience=5"),
@@ -105,11 +124,13 @@ def test_a_mistake_is_one_message_with_what_to_type(line: str, labrun_here: Comm
     said, typed = COMMANDS[line]
     done = labrun_here(*shlex.split(line))
     assert done.returncode == 2 and done.stdout == "", done.stdout
-    assert done.stderr.startswith("labrun: ") and done.stderr.count("labrun: ") == 1 and said in done.stderr, done.stderr
+    assert done.stderr.startswith("labrun: ") and done.stderr.count("labrun: ") == 1 and said in done.stderr, (
+        done.stderr
+    )
     assert not any(foreign in done.stderr for foreign in FOREIGN), done.stderr
     offered = [text.removeprefix("  Type: labrun ") for text in done.stderr.splitlines() if "  Type: " in text]
     assert offered == ([] if typed is None else [typed])
-    assert list(workspace.iterdir()) == []
+    assert list(workspace.rglob("run.json")) == []
 
 
 def test_flags_may_stand_between_overrides(labrun_here: Command) -> None:
@@ -119,23 +140,26 @@ def test_flags_may_stand_between_overrides(labrun_here: Command) -> None:
 
 def test_a_command_that_is_offered_composes_in_a_persons_own_conf_too(labrun_here: Command, workspace: Path) -> None:
     (workspace / "conf" / "model").mkdir(parents=True)
-    (workspace / "conf" / "model" / "mine.yaml").write_text("defaults: [mnist_dnn]\nwidth: 3\n")
-    done = labrun_here("model=mien", "width=4")
-    assert "Did you mean 'mine'?" in done.stderr and "Type: labrun model=mine" in done.stderr, done.stderr
-    assert "model=mine model.width=4" in labrun_here("width=4").stderr
+    (workspace / "conf" / "model" / "mine.yaml").write_text("defaults: [mnist_dnn]\nunits: 3\n")
+    done = labrun_here("model=mien", "units=4")
+    assert "Did you mean 'mine'?" in done.stderr and "Type: labrun model=mine model.units=4" in done.stderr, done.stderr
 
 
 def test_the_version_is_ours_and_needs_no_hydra(
     labrun_here: Command, lab_here: Command, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert labrun_here("--version").stdout.split()[0] == "labrun" and lab_here("--version").stdout.split()[0] == "labrun"
+    assert (
+        labrun_here("--version").stdout.split()[0] == "labrun" and lab_here("--version").stdout.split()[0] == "labrun"
+    )
     monkeypatch.setattr(client, "_command", lambda module: pytest.fail("nothing is loaded for it"))
     monkeypatch.setattr(sys, "argv", ["labrun", "--version"])
     client.labrun()
     assert capfd.readouterr().out.startswith("labrun ")
 
 
-def test_a_failed_command_takes_pytorch_not_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_command_takes_pytorch_not_apart(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """What its libraries would list as leaked buries the message."""
     left: list[object] = []
     monkeypatch.setattr(session, "leave", lambda end: left.append(end.code))
@@ -143,9 +167,15 @@ def test_a_failed_command_takes_pytorch_not_apart(monkeypatch: pytest.MonkeyPatc
     def fail() -> None:
         sys.exit(2)
 
+    def stumble() -> None:
+        raise ValueError
+
     monkeypatch.setitem(sys.modules, "torch", sys)
     client.ended(fail)
     assert left == [2]
+    client.ended(stumble)
+    assert left == [2, 1] and "ValueError" in capfd.readouterr().err
+    client.ended(lambda: None)
     monkeypatch.delitem(sys.modules, "torch")
     with pytest.raises(SystemExit):
         client.ended(fail)

@@ -135,11 +135,19 @@ def check_choices(config: DictConfig) -> None:
     Raises:
         ConfigError: one was set as a key.
     """
-    from labrun import mistakes
+    overrides = freeze.task_overrides(config.hydra)
+    if any(_may_be_a_choice(text) for text in overrides):
+        from labrun import mistakes
 
-    found = mistakes.in_overrides(freeze.task_overrides(config.hydra))
-    if found is not None:
-        raise ConfigError(found)
+        found = mistakes.in_overrides(sys.argv[1:])
+        if found is not None:
+            raise ConfigError(found)
+
+
+def _may_be_a_choice(override: str) -> bool:
+    """Whether a key is set to plain text where there is a folder of options. Each command asks: no file is read."""
+    key, _, value = override.lstrip("+").partition("=")
+    return "." in key and value[:1] not in ("", "{", "$") and value != "null" and conf.is_group(key.replace(".", "/"))
 
 
 class TellingErrors:
@@ -520,9 +528,10 @@ def with_own_messages() -> Iterator[None]:
         return before(again)
 
     def parser() -> argparse.ArgumentParser:
-        made = parsers()
-        made.parse_args = made.parse_intermixed_args  # type: ignore[method-assign] # flags may stand between overrides
-        return made
+        made: Any = parsers()
+        made.parse_args = made.parse_intermixed_args  # flags may stand between overrides
+        found: argparse.ArgumentParser = made
+        return found
 
     entry, modules = sys.modules["hydra.main"], (utils, sys.modules[Hydra.__module__])
     parsers = entry.get_args_parser

@@ -197,6 +197,11 @@ def _show(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def pairs(text: str) -> dict[str, str]:
+    """`{"list": "ls"}` of `"list:ls"`: a table of other words in a few lines."""
+    return {word.partition(":")[0]: word.partition(":")[2] for word in text.split()}
+
+
 def suggest(word: str, choices: typing.Iterable[str]) -> str:
     """` Did you mean 'x'?` for the nearest choice, or nothing."""
     near = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)

@@ -199,11 +199,14 @@ def test_a_table_shows_what_differs_in_it(workspace: Path, run: Lab) -> None:
 def test_compare_leaves_out_what_is_no_experiments(workspace: Path, run: Lab) -> None:
     for number in (1, 2):
         config = {
-            "model": {"lr": number}, "compute": {"cpus_per_run": number, "target": f"t{number}"},
-            "sweep": {"resume": str(number)}, "datastore": {"root": f"/data/{number}"}, "tracking": {"kind": str(number)},
+            "model": {"lr": number},
+            "compute": {"cpus_per_run": number, "target": f"t{number}"},
+            "sweep": {"resume": str(number)},
+            "datastore": {"root": f"/data/{number}"},
+            "tracking": {"kind": str(number)},
             "script": {"path": f"{number}.py", "source": f"/code/{number}"},
             "trainer": {"resume": {"id": f"b{number}", "path": f"/runs/{number}/last.ckpt"}},
-        }  # fmt: skip
+        }
         run_dir = make(workspace, f"a{number}111111", config=config, overrides=["seed=1", f"model.lr={number}"])
         context = RunContext(run_dir)
         for step in range(3):

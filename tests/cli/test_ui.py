@@ -36,7 +36,9 @@ def start_ui(workspace: Path, *arguments: str) -> tuple[subprocess.Popen[str], s
     said = ""
     for line in process.stdout:
         said += line
-        if found := re.match(r"MLflow: (http://[^/\s]+)/#/experiments(?:/\d+/runs)?\?workflowType=machine_learning$", line):
+        if found := re.match(
+            r"MLflow: (http://[^/\s]+)/#/experiments(?:/\d+/runs)?\?workflowType=machine_learning$", line
+        ):
             return process, found[1]
     raise AssertionError(said)
 
@@ -75,6 +77,7 @@ def test_the_pages_are_there_in_a_browser(shown: tuple[Path, str], tmp_path: Pat
     wait_for(lambda: viewing.page(workspace, run_dir) is not None, 60)
     page = viewing.page(workspace, run_dir)
     assert page is not None and page.startswith(f"{address}/#/experiments/")
+    own = page.partition("?")[0]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         view = browser.new_page(viewport={"width": 1400, "height": 1000})
@@ -88,17 +91,17 @@ def test_the_pages_are_there_in_a_browser(shown: tuple[Path, str], tmp_path: Pat
             view.screenshot(path=tmp_path / f"{name}.png")
 
         look("run", page, run_dir.name, "Finished", "model.units", "digits-net")
-        look("curves", f"{page}/model-metrics", "train_loss", "train_accuracy")
+        look("curves", f"{own}/model-metrics", "train_loss", "train_accuracy")
         view.locator(".js-plotly-plot .scatterlayer .trace").first.wait_for(state="attached", timeout=30_000)
-        look("pictures", f"{page}/artifacts", "curves.png", "confusion_matrix.png", "model.pt")
+        look("pictures", f"{own}/artifacts", "curves.png", "confusion_matrix.png", "model.pt")
         view.get_by_text("confusion_matrix.png").first.click()
         picture = view.locator("img[src^='blob:'], img[src*='get-artifact']").first
         picture.wait_for(timeout=30_000)
         assert picture.evaluate("image => image.complete && image.naturalWidth") > 100
         (record,) = [record for _, record in store.runs(workspace) if record.name == "digits"]
         first = viewing.first_page(workspace, address, run_dir)
-        look("runs", first, "Model training", f"model=mnist_dnn trainer.max_epochs=3 ({record.id})")
-        assert view.get_by_text("Traces", exact=True).count() == 0, "what it has for language models"
+        look("runs", first, "Model registry", f"model=mnist_dnn max_epochs=3 ({record.id})")
+        assert view.get_by_text("Prompts", exact=True).count() == 0, "that is for language models"
         look("models", f"{address}/#/models", "digits-net", "champion")
         look("version", f"{address}/#/models/digits-net/versions/1", "champion", "metric.accuracy", "labrun.run")
         browser.close()
@@ -112,7 +115,7 @@ def test_a_run_that_goes_on_meanwhile_is_fed_and_prints_its_page(shown: tuple[Pa
     run_dir = next(d for d, r in store.runs(workspace) if r.name == "meanwhile")
     wait_for(lambda: viewing.page(workspace, run_dir) is not None, 60)
     page = str(viewing.page(workspace, run_dir))
-    mlflow_id = page.rsplit("/", 1)[1]
+    mlflow_id = page.partition("?")[0].rsplit("/", 1)[1]
 
     def status() -> str:
         with urllib.request.urlopen(f"{address}/ajax-api/2.0/mlflow/runs/get?run_id={mlflow_id}", timeout=30) as answer:

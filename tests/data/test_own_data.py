@@ -271,16 +271,21 @@ def test_files_that_are_no_table_are_refused(tmp_path: Path, content: str, messa
         read("Csv", tmp_path, path="a.csv")
 
 
-@pytest.mark.parametrize("name, what", [
-    ("LightningDataModule", "is a LightningDataModule, which brings loaders of its own"),
-    ("Dataset", "is a Dataset, which gives one sample at a time"),
-    ("Other", "is a Mine"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, what",
+    [
+        ("LightningDataModule", "is a LightningDataModule, which brings loaders of its own"),
+        ("Dataset", "is a Dataset, which gives one sample at a time"),
+        ("Other", "is a Mine"),
+    ],
+)
 def test_what_is_no_reader_leads_somewhere(
     name: str, what: str, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the names of its classes: nothing heavy is imported, and nothing is built, to be told so."""
-    (workspace / "kinds_of_mine.py").write_text(f"class {name}: ...\nclass Mine({name}):\n    def __init__(self): 1 / 0\n")
+    (workspace / "kinds_of_mine.py").write_text(
+        f"class {name}: ...\nclass Mine({name}):\n    def __init__(self): 1 / 0\n"
+    )
     monkeypatch.syspath_prepend(str(workspace))
     monkeypatch.delitem(sys.modules, "kinds_of_mine", raising=False)
     with pytest.raises(ConfigError, match="dataset=get_data dataset.script=get_data.py") as caught:

@@ -105,6 +105,11 @@ def test_what_pictures_show_travels_in_a_file(tmp_path: Path) -> None:
     drawn_files = sorted(path.name for path in (tmp_path / "outputs").glob("*.png"))
     assert drawn_files == ["confusion_matrix.png", "samples.png", "weights.png"]
     assert all(looks_drawn(tmp_path / "outputs" / name) for name in drawn_files)
+    Pictures("name (id)", true=np.arange(9.0), predicted=drawn.normal(size=9), quantity="price").save(
+        tmp_path / "q.npz"
+    )
+    pictures.load(tmp_path / "q.npz").draw(tmp_path)
+    assert looks_drawn(tmp_path / "outputs" / "predictions.png")
     (tmp_path / "shown.npz").write_bytes(b"torn")
     with pytest.raises(RecordError, match="cannot be read"):
         pictures.load(tmp_path / "shown.npz")

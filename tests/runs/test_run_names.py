@@ -21,14 +21,19 @@ def test_a_run_of_a_sweep_is_called_by_what_differs_in_it(tmp_path: Path) -> Non
         records.write(sweep / str(number), record)
         found.append((record, sweep / str(number)))
     names = RunNames()
-    assert [names.name(*pair) for pair in found] == [f"{n}: model.lr={n} (e{n:07d})" for n in range(3)]
+    assert [names.name(*pair) for pair in found] == [f"{n}: lr={n} (e{n:07d})" for n in range(3)]
 
 
-@pytest.mark.parametrize("overrides, name", [
-    ([], "a1111111"),
-    (["experiment=test", "tracking=none"], "a1111111"),
-    (["model.lr=0.1", "+trainer.options.x=1"], "model.lr=0.1 +trainer.options.x=1 (a1111111)"),
-    ([f"dataset.ignore=[{'x' * 300}]"], f"dataset.ignore=[{'x' * 141}... (a1111111)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "overrides, name",
+    [
+        ([], "a1111111"),
+        (["experiment=test", "tracking=none"], "a1111111"),
+        (["model.lr=0.1", "+trainer.options.x=1"], "lr=0.1 x=1 (a1111111)"),
+        (["model.lr=0.123456", "model.optimizer.lr=2"], "model.lr=0.1235 model.optimizer.lr=2 (a1111111)"),
+        (["model/optimizer=adam", "~model.tol"], "optimizer=adam ~tol (a1111111)"),
+        ([f"dataset.ignore=[{'x' * 300}]"], f"ignore=[{'x' * 149}... (a1111111)"),
+    ],
+)
 def test_a_single_run_is_called_by_its_overrides(overrides: list[str], name: str, tmp_path: Path) -> None:
     assert RunNames().name(new("a1111111", overrides=overrides), tmp_path) == name

@@ -429,7 +429,7 @@ def test_the_page_of_a_run_is_known_while_a_ui_is_up(root: Path) -> None:
     assert viewing.ui_address(root) is None and viewing.page(root, run_dir) is None
     viewing.announce(root, "http://127.0.0.1:5999")
     _, (run,) = runs_of(root)
-    wanted = f"http://127.0.0.1:5999/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+    wanted = f"http://127.0.0.1:5999/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}?{viewing.TRAINING}"
     assert viewing.page(root, run_dir) == wanted
     state = json.loads((store.state_folder(root) / "ui.json").read_text())
     state["process"]["start_time"] -= 100  # a process of the same number, but not the same

@@ -155,7 +155,9 @@ def _own(sweeper: LabrunSweeper, settings: dict[str, Any], arguments: list[str])
         try:
             config = composer.compose(overrides, number)
         except HydraException as error:
-            raise composer.refusal(error, overrides) from error
+            from labrun import mistakes
+
+            raise ConfigError(mistakes.explained(error, sys.argv[1:])) from error
         HydraConfig.instance().cfg = config  # type: ignore[assignment]
         once.check(master, config)
         return config

@@ -10,23 +10,22 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
+from labrun.checking import pairs
 from labrun.errors import LabrunError
 
 USER_ERROR = 2
-SYNONYMS = {
-    "list": "ls", "log": "logs", "delete": "rm", "remove": "rm", "del": "rm", "stop": "cancel", "kill": "cancel",
-    "abort": "cancel", "info": "show", "get": "show", "describe": "show", "cat": "logs", "tail": "logs",
-    "metric": "metrics", "plot": "metrics", "diff": "compare", "cp": "download", "pull": "download", "push": "upload",
-    "put": "upload", "follow": "watch", "attach": "watch", "retry": "rerun", "restart": "rerun", "clean": "gc",
-    "prune": "gc", "archive": "export", "serve": "show", "ps": "ls", "annotate": "note", "file": "files",
-}  # fmt: skip
+SYNONYMS = pairs(
+    "list:ls log:logs delete:rm remove:rm del:rm stop:cancel kill:cancel abort:cancel info:show get:show "
+    "describe:show cat:logs tail:logs metric:metrics plot:metrics diff:compare cp:download pull:download "
+    "push:upload put:upload follow:watch attach:watch retry:rerun restart:rerun clean:gc prune:gc "
+    "archive:export serve:show ps:ls annotate:note file:files"
+)
 """What verbs are called elsewhere."""
-OTHER_NOUNS = {
-    "run": "runs", "experiment": "runs", "experiments": "runs", "job": "runs", "jobs": "runs", "history": "runs",
-    "dataset": "data", "datasets": "data", "datastore": "data", "asset": "data", "assets": "data", "model": "models",
-    "registry": "models", "target": "compute", "machines": "compute", "cluster": "compute", "mlflow": "ui",
-    "dashboard": "ui",
-}  # fmt: skip
+OTHER_NOUNS = pairs(
+    "run:runs experiment:runs experiments:runs job:runs jobs:runs history:runs dataset:data datasets:data "
+    "datastore:data asset:data assets:data model:models registry:models target:compute machines:compute "
+    "cluster:compute mlflow:ui dashboard:ui"
+)
 """And nouns."""
 OF_NAMED_RUNS = ("rm", "cancel", "compare", "export", "tag", "note")
 """Verbs that mean no run by themselves."""
@@ -136,7 +135,8 @@ class Words:
             return self._unknown(parser, match[1])
         if match := re.match(r"argument ([^:]+): invalid choice: '(.*?)' \(choose from (.*)\)", message, re.DOTALL):
             options = re.findall(r"'([^']*)'", match[3]) or match[3].split(", ")
-            return f"{parser.prog}: {match[1]} {match[2]!r}: expected one of {', '.join(options)}.{_near(match[2], options)}"
+            said = f"{parser.prog}: {match[1]} {match[2]!r}: expected one of {', '.join(options)}"
+            return f"{said}.{_near(match[2], options)}"
         if match := re.match(r"argument ([^:]+): expected (one|at least one) argument", message):
             return f"{parser.prog}: {match[1]} wants a value: {_value_of(parser, match[1])}"
         if match := re.match(r"argument ([^:]+): (.*)", message, re.DOTALL):
@@ -175,7 +175,12 @@ class Words:
             commands = [self._command(word, [one, verb, *rest]) for one in having]
             return f"{said}. Did you mean {' or '.join(map(repr, commands))}? {nouns}"
         if noun is None:
-            alike = [(one, v) for one in FIRST for v in self.verbs.get(one, ()) if difflib.get_close_matches(word, [v], 1, 0.75)]
+            alike = [
+                (one, v)
+                for one in FIRST
+                for v in self.verbs.get(one, ())
+                if difflib.get_close_matches(word, [v], 1, 0.75)
+            ]
             if alike:
                 commands = [self._command(word, [*pair, *rest]) for pair in alike[:2]]
                 return f"{said}. Did you mean {' or '.join(map(repr, commands))}? {nouns}"
@@ -279,7 +284,11 @@ def hoisted(arguments: Sequence[str]) -> list[str]:
 def _required(parser: argparse.ArgumentParser) -> Iterator[tuple[str, Any]]:
     """What a command must be given, as it is written in a usage line: first words, then options."""
     for action in parser._actions:
-        if not action.option_strings and action.nargs in (None, "+") and not isinstance(action, argparse._SubParsersAction):
+        if (
+            not action.option_strings
+            and action.nargs in (None, "+")
+            and not isinstance(action, argparse._SubParsersAction)
+        ):
             yield str(action.metavar or action.dest).upper(), action
     for action in parser._actions:
         if action.option_strings and action.required:

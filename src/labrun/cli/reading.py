@@ -190,16 +190,32 @@ def _called(compared: Sequence[Record]) -> list[str]:
     """What each run is called beside the others: by the overrides that tell it from them; no two alike."""
     overrides, _ = report.differing([record.overrides for record in compared])
     names = {record.name for record in compared}
-    said = [" ".join([*([record.name] if len(names) > 1 else []), *own]) or record.name
-            for record, own in zip(compared, overrides, strict=True)]  # fmt: skip
+    said = [
+        " ".join([*([record.name] if len(names) > 1 else []), *own]) or record.name
+        for record, own in zip(compared, overrides, strict=True)
+    ]
     return [text if said.count(text) == 1 else f"{text} {one.id}" for text, one in zip(said, compared, strict=True)]
 
 
-NOT_COMPARED = frozenset({
-    "name", "tags", "notes", "compute", "sweep", "tracking", "logger", "report", "datastore", "export", "trusted",
-})  # fmt: skip
+NOT_COMPARED = frozenset(
+    {
+        "name",
+        "tags",
+        "notes",
+        "compute",
+        "sweep",
+        "tracking",
+        "logger",
+        "report",
+        "datastore",
+        "export",
+        "trusted",
+    }
+)
 """Nodes of a config that say where a run goes, how it is called and shown, and not what is tried in it."""
-DERIVED = re.compile(r"(.*\.)?(from|resume|script)\.(path|source|python)|script\.(source|python|environment)|.*\.dirpath")
+DERIVED = re.compile(
+    r"(.*\.)?(from|resume|script)\.(path|source|python)|script\.(source|python|environment)|.*\.dirpath"
+)
 """Keys that labrun fills in: where things lie that other keys name."""
 
 
@@ -218,7 +234,9 @@ def _differences(chosen: Sequence[Pair]) -> Iterator[tuple[str, ...]]:
     keys = list(dict.fromkeys(key for config in found for key in config))
     rows = [(key, *(config.get(key, "-") for config in found)) for key in keys if is_compared(key)]
     rows.append(("code", *(str((record.code or {}).get("sources", "-"))[:12] for _, record in chosen)))
-    rows.append(("script", *(str(((record.code or {}).get("script") or {}).get("digest", "-"))[:12] for _, record in chosen)))
+    rows.append(
+        ("script", *(str(((record.code or {}).get("script") or {}).get("digest", "-"))[:12] for _, record in chosen))
+    )
     rows.append(("git commit", *(str((record.git or {}).get("commit", "-"))[:12] for _, record in chosen)))
     rows.append(("data", *(" ".join(str(d.get("digest", ""))[:12] for d in r.data) or "-" for _, r in chosen)))
     packages = [record.packages for _, record in chosen]

@@ -52,6 +52,11 @@ def groups(more: Sequence[Path] = ()) -> dict[str, dict[str, str]]:
     return dict(sorted(found.items()))
 
 
+def is_group(name: str) -> bool:
+    """Whether there is a folder of options of that name. Reads none of them."""
+    return any((folder / name).is_dir() for folder in (conf_dir(), user_conf_dir()) if folder)
+
+
 def option(group: str, name: str) -> dict[str, Any]:
     """What a config file says itself, without what it builds on; nothing if it cannot be read."""
     import yaml

@@ -178,7 +178,9 @@ def apply(config: Any, overrides: Sequence[str]) -> None:
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
-        raise ConfigError(" ".join(str(error).split())) from error
+        from labrun import mistakes
+
+        raise ConfigError(mistakes.unreadable(overrides, error)) from error
     groups = conf.groups()
     for one in parsed:
         if one.is_sweep_override():
@@ -229,7 +231,9 @@ def _option(group: str, override: str) -> Any:
         with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
             composed = compose("config", [override, "name=rerun", "compute.cpus_per_run=1", *path])
     except HydraException as error:
-        raise ConfigError(" ".join(str(error).split())) from error
+        from labrun import mistakes
+
+        raise ConfigError(f"{override}: {mistakes.in_short(error)}") from error
     execute.keep_mounts()
     found: Any = freeze.resolved(freeze.without_hydra(composed), keep_environment=True)
     for part in group.split("/"):

@@ -7,13 +7,16 @@ against what can be chosen and set in this one. A command that a message offers 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 
 from hydra.errors import HydraException, MissingConfigException, SearchPathException
 from omegaconf.errors import OmegaConfBaseException
 
+from labrun.checking import suggest
+from labrun.errors import ConfigError
 from labrun.launch import conf
-from labrun.mistakes import choices, flags, grammar
+from labrun.mistakes import choices, composed, flags, grammar
 from labrun.mistakes.mistake import Mistake, mended, message
 
 HYDRAS = (HydraException, OmegaConfBaseException)
@@ -27,7 +30,10 @@ NOISE = ("See https://", "To append to", "Config search path", "\t", "full_key:"
 def in_words(words: Sequence[str]) -> str | None:
     """What can be said of a command line before anything is composed; None: nothing is wrong with it so far."""
     found = flags.check(words)
-    return _answer(found, words) if found else None
+    if not found:
+        return None
+    with composed.kept():
+        return _answer(found, words)
 
 
 def explained(error: BaseException, words: Sequence[str]) -> str:
@@ -41,36 +47,38 @@ def explained(error: BaseException, words: Sequence[str]) -> str:
     if isinstance(error, MissingConfigException) and values.get("--config-name") == error.missing_cfg_file:
         return (
             f"--config-name {error.missing_cfg_file}: there is no {error.missing_cfg_file}.yaml in {conf.conf_dir()}"
-            f"{', ./conf' if conf.user_conf_dir() else ''} or --config-dir. labrun's own is 'config'; a file of yours that "
-            "builds on it begins with 'defaults: [config]'"
+            f"{', ./conf' if conf.user_conf_dir() else ''} or --config-dir. labrun's own is 'config'; a file of yours "
+            "that builds on it begins with 'defaults: [config]'"
         )
     if isinstance(error, SearchPathException) and values.get("--config-dir"):
         folder = values["--config-dir"]
         what = "is no folder" if os.path.exists(folder) else "there is no such folder"
         return f"--config-dir {folder}: {what} (looked for {os.path.abspath(folder)})"
-    found = _found(words)
-    return _answer(found, words) if found else in_short(error)
+    with composed.kept():
+        found = _found(words)
+        return _answer(found, words) if found else in_short(error)
 
 
 def in_overrides(words: Sequence[str]) -> str | None:
     """What is wrong with overrides that Hydra takes and that do not do what they say; None: nothing.
 
     Args:
-        words: the overrides of a task, without flags.
+        words: the command line.
     """
-    if not any(_may_be_a_choice(word) for word in words):
-        return None
-    found = choices.groups_as_keys(words)
-    return _answer(found, words) if found else None
+    with composed.kept():
+        found = choices.groups_as_keys(words)
+        return _answer(found, words) if found else None
 
 
-def _may_be_a_choice(word: str) -> bool:
-    """Whether a key is set to plain text where there is a folder of options. Each command asks: no file is read."""
-    key, _, value = word.lstrip("+").partition("=")
-    if "." not in key or not value or value.startswith(("{", "$")) or value == "null":
-        return False
-    group = key.replace(".", "/")
-    return any((folder / group).is_dir() for folder in (conf.conf_dir(), conf.user_conf_dir()) if folder)
+def unreadable(overrides: Sequence[str], error: BaseException) -> str:
+    """What is wrong with overrides that no command line has: of a search space in YAML, of a run that runs again.
+
+    Args:
+        overrides: as they were given.
+        error: Hydra's.
+    """
+    found = grammar.check(overrides, range(len(overrides)))
+    return str(ConfigError([one.text for one in found])) if found else in_short(error)
 
 
 def _found(words: Sequence[str]) -> list[Mistake]:
@@ -102,16 +110,21 @@ def _answer(found: Sequence[Mistake], words: Sequence[str]) -> str:
 def in_short(error: BaseException) -> str:
     """Hydra's own message, without what suits any application and not this one."""
     if isinstance(error, MissingConfigException) and error.options:
-        first = str(error).splitlines()[0].rstrip(".")
-        return f"{first}. There are: {', '.join(error.options)}"
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        where = re.match(r"In '([^']+)':", str(error))
+        said = "" if where is None or where[1] in ("config", "hydra/config") else f"in {where[1]}: "
+        shown = [option for option in error.options if not option.startswith("_")]
+        return f"{said}there is no {group} {name!r}.{suggest(name, shown)} There are: {', '.join(shown)}"
     texts = [str(error)]
     cause = error.__cause__
     while cause is not None:
         texts.append(str(cause))
         cause = cause.__cause__
-    lines = [line.strip() for text in texts for line in text.splitlines() if line.strip() and not line.startswith(NOISE)]
+    lines = [
+        line.strip() for text in texts for line in text.splitlines() if line.strip() and not line.startswith(NOISE)
+    ]
     kept = [line for line in dict.fromkeys(lines) if not line.strip().startswith(NOISE)]
     return ". ".join(line.rstrip(".") for line in kept[:3]) or type(error).__name__
 
 
-__all__ = ["HYDRAS", "explained", "in_overrides", "in_short", "in_words"]
+__all__ = ["HYDRAS", "explained", "in_overrides", "in_short", "in_words", "unreadable"]

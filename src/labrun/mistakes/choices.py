@@ -7,40 +7,40 @@ that are not chosen, among the groups themselves.
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import difflib
 import functools
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_automatic_config_search_path
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.config_search_path import SearchPathQuery
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from labrun.checking import pairs
 from labrun.errors import ConfigError
 from labrun.launch import conf, freeze
+from labrun.mistakes.composed import Composable, can_be_set, composable, dotted, is_a_value, is_node
 from labrun.mistakes.flags import Split
 from labrun.mistakes.flags import split as split_words
 from labrun.mistakes.mistake import FRONT, Mistake
 
-SYNONYMS = {
-    "learning_rate": "lr", "eta": "lr", "epochs": "max_epochs", "num_epochs": "max_epochs", "n_epochs": "max_epochs",
-    "nb_epochs": "max_epochs", "num_train_epochs": "max_epochs", "bs": "batch_size", "batch": "batch_size",
-    "random_seed": "seed", "random_state": "seed", "gpus": "gpus_per_run", "n_jobs": "cpus_per_run",
-    "num_workers": "cpus_per_run", "n_trials": "max_trials", "iterations": "max_iter", "time_limit": "timeout_min",
-}  # fmt: skip
+SYNONYMS = pairs(
+    "learning_rate:lr eta:lr epochs:max_epochs num_epochs:max_epochs n_epochs:max_epochs "
+    "nb_epochs:max_epochs num_train_epochs:max_epochs bs:batch_size batch:batch_size random_seed:seed "
+    "random_state:seed gpus:gpus_per_run n_jobs:cpus_per_run num_workers:cpus_per_run n_trials:max_trials "
+    "iterations:max_iter time_limit:timeout_min"
+)
 """What a key is called elsewhere."""
+OPTIONS = {
+    ("sweep", "bayes"): "tpe",
+    ("sweep", "bayesian"): "tpe",
+    ("sweep", "optuna"): "tpe",
+    ("compute", "cuda"): "gpu",
+    ("compute", "cpu"): "local",
+    ("compute", "cluster"): "slurm",
+}
+"""And an option."""
 NODES = "compute.max_parallel: runs at once; compute.nodes: machines for one run (compute=slurm)"
 NOTES = {"compute.min_nodes": NODES, "compute.max_nodes": NODES}
 """Of keys that nothing here is alike to."""
@@ -48,57 +48,6 @@ LISTED = 24
 """Keys or options that a message names."""
 TRIED = 16
 """Compositions that the search for one key may cost."""
-
-
-class Composable:
-    """What can be chosen and set.
-
-    Args:
-        loader: Hydra's.
-        config_name: of the primary config.
-    """
-
-    def __init__(self, loader: ConfigLoader, config_name: str = "config") -> None:
-        self.loader, self._name = loader, config_name
-
-    @functools.cached_property
-    def groups(self) -> dict[str, list[str]]:
-        """Each group of labrun's and of the person's own, and its options."""
-        return {group: self.options(group) for group in self._below("") if self.options(group)}
-
-    def _below(self, parent: str) -> Iterator[str]:
-        for name in self.loader.list_groups(parent):
-            group = f"{parent}/{name}" if parent else name
-            if group not in ("hydra", "local"):
-                yield group
-                yield from self._below(group)
-
-    def options(self, group: str) -> list[str]:
-        """The options of a group, by name; none if there is no such group."""
-        return sorted(name for name in self.loader.get_group_options(group) if not name.startswith("_"))
-
-    def compose(self, overrides: Sequence[str]) -> DictConfig | None:
-        """The config with these overrides; None if there is none."""
-        try:
-            return self.loader.load_configuration(self._name, list(overrides), RunMode.RUN)
-        except (HydraException, OmegaConfBaseException):
-            return None
-
-
-@contextlib.contextmanager
-def composable(split: Split) -> Iterator[Composable]:
-    """What can be composed with a command line's own places of config files."""
-    GlobalHydra.instance().clear()
-    path = create_automatic_config_search_path(None, None, split.values.get("--config-path") or str(conf.conf_dir()))
-    folder = split.values.get("--config-dir")
-    if folder and os.path.isdir(folder):
-        where = SearchPathQuery(provider="schema")
-        path.prepend(provider="command-line", path=f"file://{os.path.abspath(folder)}", anchor=where)
-    try:
-        loader = Hydra.create_main_hydra2("labrun", path).config_loader
-        yield Composable(loader, split.values.get("--config-name") or "config")
-    finally:
-        GlobalHydra.instance().clear()
 
 
 def check(words: Sequence[str], split: Split) -> list[Mistake]:
@@ -111,19 +60,29 @@ def check(words: Sequence[str], split: Split) -> list[Mistake]:
     parser = OverridesParser.create()
     parsed = [(place, parser.parse_override(words[place])) for place in split.overrides]
     own = [(place, one) for place, one in parsed if not one.is_hydra_override()]
-    with composable(split) as there:
-        return list(_Search(there, words, own, "--multirun" in split.values).mistakes())
+    there = composable(split)
+    is_sweep = "--multirun" in split.values or _is_told_to_sweep(there, [one for _, one in parsed])
+    return list(_Search(there, words, own, is_sweep).mistakes())
+
+
+def _is_told_to_sweep(there: Composable, parsed: Sequence[Override]) -> bool:
+    """Whether a config that is chosen says by itself that the command is a sweep (`hydra.mode`)."""
+    if not any(one.is_sweep_override() for one in parsed):
+        return False
+    plain = [str(one.input_line) for one in parsed if not one.is_sweep_override()]
+    choices = [text for text in plain if text.partition("=")[0] in ("experiment", "debug", "sweep", "hydra.mode")]
+    config = there.compose(choices)
+    return config is not None and bool(config.hydra.mode == RunMode.MULTIRUN)
 
 
 def groups_as_keys(words: Sequence[str]) -> list[Mistake]:
-    """Overrides that set a key to text where a group of options is: Hydra puts the text in the place of all its keys."""
+    """Overrides that set a key to text where a group of options is: Hydra puts it in the place of all its keys."""
     split = split_words(words)
     parser = OverridesParser.create()
     parsed = [(place, parser.parse_override(words[place])) for place in split.overrides]
     own = [(place, one) for place, one in parsed if "." in one.key_or_group and not one.is_hydra_override()]
-    with composable(split) as there:
-        search = _Search(there, words, own, is_sweep=True)
-        return [found for place, one in own if (found := search.group_as_key(place, one)) is not None]
+    search = _Search(composable(split), words, own, is_sweep=True)
+    return [found for place, one in own if (found := search.group_as_key(place, one)) is not None]
 
 
 def unfit(words: Sequence[str], split: Split) -> list[str]:
@@ -135,14 +94,13 @@ def unfit(words: Sequence[str], split: Split) -> list[str]:
     """
     if {"--multirun", "--cfg", "--help", "--info"} & set(split.values):
         return []
-    with composable(split) as there:
-        config = there.compose([words[place] for place in split.overrides])
-        if config is None:
-            return []
-        try:
-            freeze.validated(config)
-        except ConfigError as error:
-            return error.problems
+    config = composable(split).compose([words[place] for place in split.overrides])
+    if config is None:
+        return []
+    try:
+        freeze.validated(config)
+    except ConfigError as error:
+        return error.problems
     return []
 
 
@@ -171,6 +129,9 @@ class _Search:
                 keys.append((place, one))
             elif (found := self._option(place, one)) is not None:
                 yield found
+                mended = list(found.fix.get(place, ()))  # the keys are looked for where it is meant to lead
+                if self.there.compose([*self.chosen, *mended]) is not None:
+                    self.chosen += mended
             else:
                 waiting.append((place, one))
         for place, one in waiting:
@@ -179,9 +140,42 @@ class _Search:
         config = self.there.compose(self.chosen)
         if config is None:
             return
+        found_any = False
         for place, one in keys:
             if (found := self._key(place, one, config)) is not None:
+                found_any = True
                 yield found
+        swept = [one for _, one in waiting if one.is_sweep_override()]
+        if swept and not found_any:
+            yield from self._of_swept(swept, [(place, one) for place, one in keys if one.type == OverrideType.CHANGE])
+
+    def _of_swept(self, swept: Sequence[Override], keys: Sequence[tuple[int, Override]]) -> Iterator[Mistake]:
+        """Keys that the options of a group have which is swept: the sweep's own config, without them, has none."""
+        groups = {one.key_or_group: [str(value) for value in _values(one)] for one in swept}
+        others = [text for text in self.chosen if text.partition("=")[0] not in groups]
+        config = self.there.compose(others)
+        if config is None:
+            return
+        for place, one in keys:
+            if can_be_set(config, one):
+                continue
+            for group, options in groups.items():
+                lacking = [
+                    o
+                    for o in options
+                    if (own := self.there.compose([*others, f"{group}={o}"])) is None or not can_be_set(own, one)
+                ]
+                new = f"++{self.words[place]}"
+                if not lacking:
+                    yield Mistake(
+                        f"{one.key_or_group} is a key of each {group} that is swept, and not of the sweep's own "
+                        f"configuration: two '+' set it in every run. Did you mean {new!r}?",
+                        {place: [new]},
+                    )
+                elif len(lacking) < len(options):
+                    yield Mistake(
+                        f"{one.key_or_group}: {group}={','.join(lacking)}, which is swept too, has no such key"
+                    )
 
     def _option(self, place: int, one: Override) -> Mistake | None:
         """A group's option that is not there."""
@@ -199,10 +193,13 @@ class _Search:
     def _no_option(self, place: int, one: Override, text: str, options: Sequence[str]) -> Mistake:
         group, word = one.key_or_group, self.words[place]
         if not text:
-            return Mistake(f"{word!r} names no {group}: nothing stands after the '=' (is a variable of the shell empty?). "
-                           f"There are: {_listed(options)}")  # fmt: skip
+            return Mistake(
+                f"{word!r} names no {group}: nothing stands after the '=' (is a variable of the shell empty?). "
+                f"There are: {_listed(options)}"
+            )
         said = f"{word}: there is no {group} {text!r}"
         stem = text.removesuffix(".yaml").removesuffix(".yml").rpartition("/")[2]
+        stem = stem if stem in options else OPTIONS.get((group, stem), stem)
         near = stem if stem in options else next((o for o in options if o.lower() == stem.lower()), None)
         elsewhere = [other for other, names in self.there.groups.items() if stem in names and other != group]
         near = near or _nearest(stem, options)
@@ -213,7 +210,7 @@ class _Search:
         if near is None or one.is_sweep_override():
             hint = "" if near is None else f" Did you mean {near!r}?"
             return Mistake(f"{said}.{hint} There are: {_listed(options)}")
-        new = word.partition("=")[0] + f"={near}"
+        new = f"{word.partition('=')[0]}={word.partition('=')[2].replace(text, near, 1)}"
         return Mistake(f"{said}. Did you mean {near!r}? There are: {_listed(options)}", {place: [new]})
 
     def _slot(self, place: int, one: Override) -> Mistake | None:
@@ -227,17 +224,20 @@ class _Search:
             return None
         if one.type == OverrideType.ADD and self.there.compose([*self.chosen, texts[0].lstrip("+")]) is not None:
             new = word.lstrip("+")
-            return Mistake(f"{word}: {group} is chosen already, so no '+' stands before it. Did you mean {new!r}?", {place: [new]})
+            return Mistake(
+                f"{word}: {group} is chosen already, so no '+' stands before it. Did you mean {new!r}?", {place: [new]}
+            )
         above = group.rpartition("/")[0]
         options = self._that_take(above, texts) if above else []
         if options:
             own = self._choice(above)
             also = f" (or {', '.join(f'{above}={o}' for o in options[1:4])})" if options[1:] else ""
-            new = [f"{above}={options[0]}", word]
+            words = [f"{above}={options[0]}", word]
             return Mistake(
-                f"{word}: {above}={own} has no {group.rpartition('/')[2]} to choose. Choose {_kind(above, group)} that has "
-                f"one: {' '.join(new)}{also}", self._with_choice(place, above, options[0], [word]),
-            )  # fmt: skip
+                f"{word}: {above}={own} has no {group.rpartition('/')[2]} to choose. Choose {_kind(above, group)} that "
+                f"has one: {' '.join(words)}{also}",
+                self._with_choice(place, above, options[0], [word]),
+            )
         return None
 
     def _that_take(self, group: str, overrides: Sequence[str]) -> list[str]:
@@ -269,18 +269,35 @@ class _Search:
     def _key(self, place: int, one: Override, config: DictConfig) -> Mistake | None:
         """A key that is not there, or one that `+` and `~` do not fit."""
         word = self.words[place]
-        if _can_be_set(config, one):
+        if can_be_set(config, one):
             return self.group_as_key(place, one)
         key = one.key_or_group
         if one.package is not None and not self.there.options(key):
             return Mistake(f"{word}: there is no group {key!r}. Groups: {_listed(self.there.groups)}")
         if one.type == OverrideType.ADD:
             new = word.lstrip("+")
-            return Mistake(f"{word}: {key} is there already, so no '+' stands before it. Did you mean {new!r}?", {place: [new]})
-        if _is_a_value(config, key):
+            return Mistake(
+                f"{word}: {key} is there already, so no '+' stands before it. Did you mean {new!r}?", {place: [new]}
+            )
+        if (added := self._added(place, one, config)) is not None:
+            return added
+        if is_a_value(config, key):
             above = key.rpartition(".")[0]
             return Mistake(f"{word}: {above} is a value and holds no keys")
         return self._elsewhere(place, one, config)
+
+    def _added(self, place: int, one: Override, config: DictConfig) -> Mistake | None:
+        """A new key below one that is there for keys of any name, and is empty so far."""
+        above, new = one.key_or_group, f"+{self.words[place]}"
+        if not isinstance(one.value(), dict):
+            above = above.rpartition(".")[0]
+        node = OmegaConf.select(config, above, throw_on_missing=False) if above else None
+        if one.type != OverrideType.CHANGE or not isinstance(node, DictConfig) or len(node):
+            return None
+        return Mistake(
+            f"{self.words[place]}: {above} has no keys yet; a new one begins with '+'. Did you mean {new!r}?",
+            {place: [new]},
+        )
 
     def group_as_key(self, place: int, one: Override) -> Mistake | None:
         """An option of a group, written as a key's value."""
@@ -297,8 +314,11 @@ class _Search:
             near = _nearest(wrong[0], options)
             hint = f" Did you mean '{group}={near}'?" if near else ""
             fix = {place: [f"{group}={near}"]} if near and not one.is_sweep_override() else {}
-            return Mistake(f"{word}: an option of a group is chosen with slashes, and {group} has no {wrong[0]!r}.{hint} "
-                           f"There are: {_listed(options)}", fix)  # fmt: skip
+            return Mistake(
+                f"{word}: an option of a group is chosen with slashes, and {group} has no {wrong[0]!r}.{hint} "
+                f"There are: {_listed(options)}",
+                fix,
+            )
         return Mistake(f"{word}: an option of a group is chosen with slashes. Did you mean {new!r}?", {place: [new]})
 
     def _elsewhere(self, place: int, one: Override, config: DictConfig) -> Mistake:
@@ -307,7 +327,7 @@ class _Search:
         prefix = word[: len(word) - len(word.lstrip("+~"))]
         tail = word.partition("=")[2]
         equals = "=" if "=" in word else ""
-        known = [name for name in dotted(config) if one.type == OverrideType.DEL or not _is_node(config, name)]
+        known = [name for name in dotted(config) if one.type == OverrideType.DEL or not is_node(config, name)]
         said = f"{word}: no such key" if one.type == OverrideType.DEL else f"{key}: no such key"
 
         def fixed(name: str) -> str:
@@ -323,9 +343,10 @@ class _Search:
             if options:
                 own = self._choice(above)
                 return Mistake(
-                    f"{said}. {above}={own} has no {group.rpartition('/')[2]} to choose. Choose {_kind(above, group)} that "
-                    f"has one: {above}={options[0]} {new}", self._with_choice(place, above, options[0], [new]),
-                )  # fmt: skip
+                    f"{said}. {above}={own} has no {group.rpartition('/')[2]} to choose. Choose {_kind(above, group)} "
+                    f"that has one: {above}={options[0]} {new}",
+                    self._with_choice(place, above, options[0], [new]),
+                )
         found = _nearby(key, known)
         if found and not self._is_closer_elsewhere(key, found[0]):
             near = found[0]
@@ -339,8 +360,9 @@ class _Search:
             what = f"{group}={own} has no such key" if key == name else f"no such key, and {group}={own} has no {name}"
             return Mistake(
                 f"{key}: {what}. Choose {_kind(group, name)} that has it: {group}={option} {new}{also}. "
-                f"{self._there(config, name)}", self._with_choice(place, group, option, [new]),
-            )  # fmt: skip
+                f"{self._there(config, name)}",
+                self._with_choice(place, group, option, [new]),
+            )
         note = f" {NOTES[key]}." if key in NOTES else ""
         return Mistake(f"{said}.{note} {self._there(config, key)}")
 
@@ -385,14 +407,23 @@ class _Search:
                 if key in names:
                     found.append((group, option, key))
                 elif not first or leaf_too != leaf:
-                    same = [name for name in names if name.rpartition(".")[2] in (leaf, leaf_too)
-                            and name.startswith(f"{group}.")]  # fmt: skip
+                    same = [
+                        name
+                        for name in names
+                        if name.rpartition(".")[2] in (leaf, leaf_too) and name.startswith(f"{group}.")
+                    ]
                     found += [(group, option, name) for name in sorted(same, key=lambda n: n.count("."))[:1]]
         comments = conf.groups()
         data = self._choice("dataset")
-        return sorted(found, key=lambda it: (
-            it[2] != key, it[0] != "model", not it[1].startswith(data), "any input" not in comments.get(it[0], {}).get(it[1], ""),
-        ))  # fmt: skip
+        return sorted(
+            found,
+            key=lambda it: (
+                it[2] != key,
+                it[0] != "model",
+                not it[1].startswith(data),
+                "any input" not in comments.get(it[0], {}).get(it[1], ""),
+            ),
+        )
 
     def _there(self, config: DictConfig, key: str) -> str:
         """The keys that stand where one was looked for."""
@@ -416,12 +447,6 @@ def _may_hold(group: str, option: str, leaves: Sequence[str]) -> bool:
     return False
 
 
-def _is_node(config: DictConfig, key: str) -> bool:
-    """Whether a key holds other keys."""
-    node = OmegaConf.select(config, key, throw_on_missing=False, throw_on_resolution_failure=False)
-    return isinstance(node, DictConfig) and bool(node)
-
-
 def _kind(group: str, key: str) -> str:
     """What is to be chosen: optimizers, schedulers and learning rates are those of networks."""
     is_networks = group == "model" and key.replace("/", ".").split(".")[1] in ("lr", "optimizer", "scheduler")
@@ -439,7 +464,8 @@ def _several(word: str, place: int, one: Override) -> Mistake:
 
 def _values(one: Override) -> list[Any]:
     """The values that an override sets or chooses, text without its quotes."""
-    value = one.value()
+    value: Any = one.value()
+    values: list[Any]
     if isinstance(value, ChoiceSweep):
         values = list(value.list)
     elif one.is_sweep_override():
@@ -447,42 +473,6 @@ def _values(one: Override) -> list[Any]:
     else:
         values = [value]
     return [getattr(item, "text", item) for item in values]
-
-
-def _can_be_set(config: DictConfig, one: Override) -> bool:
-    """Whether Hydra would take an override; of a sweep's, whether its key is there."""
-    if one.is_sweep_override():
-        parser = OverridesParser.create()
-        sign = {OverrideType.ADD: "+", OverrideType.FORCE_ADD: "++"}.get(one.type, "")
-        one = parser.parse_override(f"{sign}{one.key_or_group}=null")
-    try:
-        ConfigLoaderImpl._apply_overrides_to_config([one], copy.deepcopy(config))
-    except (HydraException, OmegaConfBaseException):
-        return False
-    return True
-
-
-def _is_a_value(config: DictConfig, key: str) -> bool:
-    """Whether what stands above a key is a value, and no node."""
-    above = key.rpartition(".")[0]
-    if not above:
-        return False
-    try:
-        node = OmegaConf.select(config, above, throw_on_missing=False)
-    except OmegaConfBaseException:
-        return True
-    return node is not None and not OmegaConf.is_config(node)
-
-
-def dotted(config: Any, prefix: str = "") -> Iterator[str]:
-    """Every key of a config, with all keys above it; Hydra's own aside."""
-    if OmegaConf.is_config(config):
-        config = OmegaConf.to_container(config, resolve=False)
-    if isinstance(config, dict):
-        for key, value in config.items():
-            if prefix or key != "hydra":
-                yield f"{prefix}{key}"
-                yield from dotted(value, f"{prefix}{key}.")
 
 
 def _nearby(key: str, known: Sequence[str]) -> list[str]:
@@ -517,7 +507,7 @@ def _ratio(one: str, other: str) -> float:
     return difflib.SequenceMatcher(None, one, other).ratio()
 
 
-def _nearest(word: str, choices: Sequence[str], cutoff: float = 0.5) -> str | None:
+def _nearest(word: str, choices: Sequence[str], cutoff: float = 0.62) -> str | None:
     begun = [choice for choice in choices if len(word) > 2 and choice.startswith(word)]
     found = begun or difflib.get_close_matches(word, choices, n=1, cutoff=cutoff)
     return found[0] if found else None

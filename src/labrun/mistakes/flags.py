@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra._internal.utils import get_args_parser
 
@@ -55,6 +55,9 @@ def split(words: Sequence[str]) -> Split:
     place = 0
     while place < len(words):
         word = words[place]
+        if word == "--":  # what comes after it is none
+            found.overrides += range(place + 1, len(words))
+            break
         action = flag_of(word) if word.startswith("-") else None
         if not word.startswith("-") or word == "-":
             found.overrides.append(place)
@@ -66,8 +69,6 @@ def split(words: Sequence[str]) -> Split:
             if action.nargs != 0 and "=" not in word:
                 after = words[place + 1] if place + 1 < len(words) else None
                 is_value = after is not None and not after.startswith("-")
-                if action.nargs == "?":  # it may stand alone
-                    is_value = is_value and after in (action.choices or ())
                 if is_value and after is not None:
                     found.values[long] = after
                     place += 1
@@ -78,32 +79,61 @@ def split(words: Sequence[str]) -> Split:
 
 
 def check(words: Sequence[str]) -> list[Mistake]:
-    """Every mistake in the options of a command line."""
+    """Every mistake in the options of a command line: argparse judges, and what it refuses is told in our words."""
     found = split(words)
-    mistakes = [_strange(words, place) for place in found.strange]
-    mistakes += [Mistake(f"{flag} wants a value: {flag} {_wanted(known()[flag])}") for flag in found.lacking]
+    complaint = _complaint(words)
+    mistakes = list(_refused(words, found)) if complaint is not None else []
+    mistakes += _together(words, found)
+    return mistakes or ([] if complaint is None else [Mistake(f"{complaint}. labrun --help lists the options")])
+
+
+class _ComplaintError(Exception):
+    """What argparse says."""
+
+
+def _complaint(words: Sequence[str]) -> str | None:
+    """What argparse says of a command line; None: nothing."""
+    parser = get_args_parser()
+
+    def complain(message: str) -> NoReturn:
+        raise _ComplaintError(message)
+
+    parser.error = complain  # type: ignore[method-assign]
+    try:
+        parser.parse_intermixed_args([word for word in words if word != "--version"])
+    except _ComplaintError as error:
+        return str(error)
+    return None
+
+
+def _refused(words: Sequence[str], found: Split) -> Iterator[Mistake]:
+    for place in found.strange:
+        yield _strange(words, place)
+    for flag in found.lacking:
+        yield Mistake(f"{flag} wants a value: {flag} {_wanted(known()[flag])}")
     for flag, value in found.values.items():
-        allowed = known()[flag].choices
-        if allowed and value not in allowed and not (flag == "--info" and not value) and flag not in found.lacking:
-            mistakes.append(Mistake(f"{flag} {value}: expected one of {', '.join(allowed)}"))
+        action = known()[flag]
+        if action.nargs == 0 and value:
+            yield Mistake(f"{flag} takes no value, and was given {value!r}")
+        elif action.choices and value not in ("", *action.choices):
+            yield Mistake(f"{flag} {value}: expected one of {', '.join(action.choices)}")
+
+
+def _together(words: Sequence[str], found: Split) -> Iterator[Mistake]:
+    """Flags that do not go with one another; Hydra answers them with a traceback."""
     together = [flag for flag in ALONE if flag in found.values]
-    if len(together) > 1:
-        if "--multirun" in together and set(together) & set(SHOWING):
-            shown = next(flag for flag in together if flag in SHOWING)
-            mistakes.append(Mistake(f"{shown} shows one configuration: leave out -m, and give each key one value"))
-        else:
-            mistakes.append(Mistake(f"{' and '.join(together)} do not go together: say one of them"))
-    if "--help" in found.values and "--multirun" in found.values and len(together) < 2:
-        mistakes.append(Mistake("--help shows one configuration: leave out -m, and give each key one value"))
+    shown = next((flag for flag in SHOWING if flag in found.values), None)
+    if "--multirun" in found.values and shown is not None:
+        yield Mistake(f"{shown} shows one configuration: leave out -m, and give each key one value")
+    elif len(together) > 1:
+        yield Mistake(f"{' and '.join(together)} do not go together: say one of them")
     if "--resolve" in found.values and not {"--cfg", "--help"} & set(found.values):
-        mistakes.append(Mistake("--resolve goes with --cfg: labrun --cfg job --resolve"))
+        yield Mistake("--resolve goes with --cfg: labrun --cfg job --resolve")
+    actions = ("install=", "uninstall=", "query=")
+    if "--shell-completion" in found.values and not any(words[place].startswith(actions) for place in found.overrides):
+        yield Mistake("-sc wants to know what to do: labrun -sc install=bash (or fish, zsh), or uninstall=bash")
     if "--experimental-rerun" in found.values:
-        mistakes.append(
-            Mistake(
-                "--experimental-rerun: 'lab runs rerun RUN' repeats a run, with the configuration and the code it had"
-            )
-        )
-    return mistakes
+        yield Mistake("--experimental-rerun: 'lab runs rerun RUN' repeats a run, with the configuration and code it had")
 
 
 def _wanted(action: Any) -> str:

@@ -10,25 +10,49 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser, create_functions
 from hydra.errors import HydraException
 
+from labrun.checking import is_secret
 from labrun.launch import conf, hydra_files
 from labrun.mistakes.mistake import Mistake
 
 VALUES = "a number, a word, 'text in quotes', [a,b], {k: v}; for a sweep several: a,b or range(1,4)"
 RUN_WORDS = frozenset({"run", "train", "fit", "start", "exec", "execute", "launch", "submit", "labrun"})
 LAB_WORDS = {
-    "runs": "lab runs", "ls": "lab runs ls", "list": "lab runs ls", "status": "lab runs", "logs": "lab runs logs",
-    "show": "lab runs show", "metrics": "lab runs metrics", "compare": "lab runs compare", "watch": "lab runs watch",
-    "cancel": "lab runs cancel", "stop": "lab runs cancel", "rerun": "lab runs rerun", "data": "lab data",
-    "models": "lab models", "register": "lab models register", "ui": "lab ui", "warm": "lab warm",
-    "upload": "lab data upload", "download": "lab data download",
-}  # fmt: skip
+    "runs": "lab runs",
+    "ls": "lab runs ls",
+    "list": "lab runs ls",
+    "status": "lab runs",
+    "logs": "lab runs logs",
+    "show": "lab runs show",
+    "metrics": "lab runs metrics",
+    "compare": "lab runs compare",
+    "watch": "lab runs watch",
+    "cancel": "lab runs cancel",
+    "stop": "lab runs cancel",
+    "rerun": "lab runs rerun",
+    "data": "lab data",
+    "models": "lab models",
+    "register": "lab models register",
+    "ui": "lab ui",
+    "warm": "lab warm",
+    "upload": "lab data upload",
+    "download": "lab data download",
+}
 """Words of `lab` that are typed after `labrun`."""
 TASK_WORDS = {
-    "evaluate": "task=evaluate from=last", "eval": "task=evaluate from=last", "test": "task=evaluate from=last",
-    "score": "task=evaluate from=last", "resume": "trainer.resume=last", "continue": "trainer.resume=last",
-    "sweep": "-m", "multirun": "-m", "tune": "-m", "help": "--help", "version": "--version", "config": "--cfg job",
+    "evaluate": "task=evaluate from=last",
+    "eval": "task=evaluate from=last",
+    "test": "task=evaluate from=last",
+    "score": "task=evaluate from=last",
+    "resume": "trainer.resume=last",
+    "continue": "trainer.resume=last",
+    "sweep": "-m",
+    "multirun": "-m",
+    "tune": "-m",
+    "help": "--help",
+    "version": "--version",
+    "config": "--cfg job",
     "cfg": "--cfg job",
-}  # fmt: skip
+}
 CLOSERS = {"[": "]", "(": ")", "{": "}"}
 NAME = r"[A-Za-z_$][\w$-]*"
 KEY = re.compile(rf"{NAME}(?:[./](?:{NAME}|\d+))*(?:@[\w.$:-]*)?")
@@ -48,10 +72,8 @@ def check(words: Sequence[str], places: Sequence[int]) -> list[Mistake]:
     for number, place in enumerate(places):
         if place in taken:
             continue
-        if is_readable(words[place]):
-            joined = _joined_after(words, places, number)
-        else:
-            joined = _joined(words, places, number)
+        join = _joined_after if is_readable(words[place]) else _joined
+        joined = join(words, places, number)
         if joined is not None:
             found.append(joined)
             taken |= set(joined.fix)
@@ -130,7 +152,9 @@ def _joined_after(words: Sequence[str], places: Sequence[int], number: int) -> M
 def _split_by_blank(words: Sequence[str], together: Sequence[int], whole: str) -> Mistake:
     given = " ".join(words[place] for place in together)
     text = f"{given!r}: the shell splits words at blanks, so none stands around '=' and ',' unless all of it is quoted"
-    return Mistake(f"{text}. Did you mean {whole!r}?", {place: [whole] if place == together[0] else [] for place in together})
+    return Mistake(
+        f"{text}. Did you mean {whole!r}?", {place: [whole] if place == together[0] else [] for place in together}
+    )
 
 
 def _alone(words: Sequence[str], places: Sequence[int], number: int) -> Mistake:
@@ -139,6 +163,12 @@ def _alone(words: Sequence[str], places: Sequence[int], number: int) -> Mistake:
     word = words[place]
     if "=" not in word and not word.startswith("~"):
         return _without_equals(words, places, number)
+    key, _, value = word.partition("=")
+    if is_secret(key.rpartition(".")[2]) and value:
+        return Mistake(
+            f"{key}=***: the value cannot be read, and a secret has no place on a command line, which others can read: "
+            f"{key}='${{oc.env:THE_VARIABLE}}'"
+        )
     error = _error(word)
     cause = None if error is None else error.__cause__
     unknown = re.search(r"Unknown function '(\w+)'", str(error))
@@ -155,8 +185,10 @@ def _alone(words: Sequence[str], places: Sequence[int], number: int) -> Mistake:
         key = word.partition("=")[0]
         return Mistake(
             f"{word!r}: {key!r} is no key: a key is made of letters, digits and _, its parts joined by dots, as in "
-            "trainer.max_epochs=3" if key else f"{word!r} has no key before the '='. Say KEY=VALUE, as in seed=1"
-        )  # fmt: skip
+            "trainer.max_epochs=3"
+            if key
+            else f"{word!r} has no key before the '='. Say KEY=VALUE, as in seed=1"
+        )
     at = getattr(cause, "startIndex", None)
     sign = f" at {word[at]!r}" if isinstance(at, int) and at < len(word) else ""
     is_open = _closed(word.partition("=")[2]) != word.partition("=")[2]
@@ -167,7 +199,7 @@ def _alone(words: Sequence[str], places: Sequence[int], number: int) -> Mistake:
 def _quoted(word: str, place: int, why: str) -> Mistake:
     key, _, value = word.partition("=")
     new = f"{key}={hydra_files.quoted(value)}"
-    if not is_readable(new):
+    if not is_readable(new) or re.match(r"\w+\(", value):  # a function is meant
         return Mistake(f"{word!r}: {why}")
     return Mistake(f"{word!r}: {why}. As text: {new}", {place: [new]})
 
@@ -180,7 +212,9 @@ def _without_equals(words: Sequence[str], places: Sequence[int], number: int) ->
     rest = [words[other] for other in places[number + 1 :]]
     if word and word[0] in DASHES:
         new = "-" * (2 if len(word.lstrip(DASHES)) > 1 else 1) + word.lstrip(DASHES)
-        return Mistake(f"{word!r} begins with a dash that is none of the keyboard's. Did you mean {new!r}?", {place: [new]})
+        return Mistake(
+            f"{word!r} begins with a dash that is none of the keyboard's. Did you mean {new!r}?", {place: [new]}
+        )
     if word in RUN_WORDS:
         return Mistake(f"{what}: labrun runs by itself, without a verb", {place: []})
     if word in TASK_WORDS:
@@ -204,14 +238,14 @@ def _without_equals(words: Sequence[str], places: Sequence[int], number: int) ->
             return Mistake(f"{what}. Did you mean '{group}={option}'?", {place: [f"{group}={option}"]})
     if KEY.fullmatch(word) and rest and "=" not in rest[0] and is_readable(f"{word}={rest[0]}"):
         new = f"{word}={rest[0]}"
-        return Mistake(f"{what}: a '=' stands between them. Did you mean {new!r}?", {place: [new], places[number + 1]: []})
+        return Mistake(
+            f"{what}: a '=' stands between them. Did you mean {new!r}?", {place: [new], places[number + 1]: []}
+        )
     before = words[place - 1] if number and places[number - 1] == place - 1 else ""
     if has_key(before) and is_readable(before):
         key, _, value = before.partition("=")
         new = f"{key}={hydra_files.quoted(f'{value} {word}')}"
-        return Mistake(
-            f"{what}. If it belongs to the word before, quote both: {new}", {place - 1: [new], place: []}
-        )  # fmt: skip
+        return Mistake(f"{what}. If it belongs to the word before, quote both: {new}", {place - 1: [new], place: []})
     if KEY.fullmatch(word):
         return Mistake(f"{what}: say {word}=VALUE. labrun --help lists groups and keys")
     return Mistake(f"{what}. labrun takes group=option and key=value; labrun --help lists them")
@@ -225,14 +259,20 @@ def _file(word: str, place: int) -> Mistake:
         fix = {place: new} if is_there else {}
         return Mistake(f"{word!r} is no KEY=VALUE. A script of your own runs with {' '.join(new)}{there}", fix)
     if word.endswith(".ipynb"):
-        return Mistake(f"{word!r} is no KEY=VALUE, and a notebook does not run as an experiment: save it as a script, "
-                       "then: labrun experiment=script script.path=FILE.py")  # fmt: skip
+        return Mistake(
+            f"{word!r} is no KEY=VALUE, and a notebook does not run as an experiment: save it as a script, "
+            "then: labrun experiment=script script.path=FILE.py"
+        )
     path = Path(word)
     if path.parent.parent.name == "conf" or path.parent.name in conf.groups():
-        return Mistake(f"{word!r} is no KEY=VALUE. A config file is chosen by its folder and name: "
-                       f"{path.parent.name}={path.stem}", {place: [f"{path.parent.name}={path.stem}"]})  # fmt: skip
-    return Mistake(f"{word!r} is no KEY=VALUE. A config file of your own lies in conf/experiment, and is chosen with "
-                   f"experiment={path.stem}; or: labrun --config-dir FOLDER experiment=NAME")  # fmt: skip
+        return Mistake(
+            f"{word!r} is no KEY=VALUE. A config file is chosen by its folder and name: {path.parent.name}={path.stem}",
+            {place: [f"{path.parent.name}={path.stem}"]},
+        )
+    return Mistake(
+        f"{word!r} is no KEY=VALUE. A config file of your own lies in conf/experiment, and is chosen with "
+        f"experiment={path.stem}; or: labrun --config-dir FOLDER experiment=NAME"
+    )
 
 
 def _value(change: Callable[[str], str]) -> Callable[[str], str]:
@@ -277,8 +317,10 @@ def _closed(value: str) -> str:
 
 def _quotes_closed(value: str) -> str:
     for quote in "'\"":
+        if value.count(quote) == 1 and value.strip()[0] == quote:
+            return value + quote
         if value.count(quote) == 1:
-            return f"{quote}{value.replace(quote, '')}{quote}"
+            return hydra_files.quoted(value) if value.strip()[-1] != quote else quote + value
     return value
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from labrun.checking import is_secret
 from labrun.errors import ConfigError
 
+LONGEST = 1500
+"""Characters of what is said of one mistake."""
 FRONT = -1
 """The place before all words."""
 
@@ -44,9 +46,14 @@ def message(found: Sequence[Mistake], then: Sequence[Mistake], command: Sequence
         then: those that come to light once the others are mended.
         command: without all of them.
     """
-    text = str(ConfigError(list(dict.fromkeys(one.text for one in found))))
-    lines = [text, *dict.fromkeys(f"  {one.text}" for one in then)]
+    text = str(ConfigError(list(dict.fromkeys(_cut(one.text) for one in found))))
+    lines = [text, *dict.fromkeys(f"  {_cut(one.text)}" for one in then)]
     return "\n".join(lines if command is None else [*lines, f"  Type: {typed(command)}"])
+
+
+def _cut(text: str) -> str:
+    """A text without its middle where somebody typed a whole list."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 
 def typed(words: Sequence[str], program: str = "labrun") -> str:

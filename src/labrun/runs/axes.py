@@ -1,4 +1,4 @@
-"""Where the values of a metric stand on a curve: in epochs, where that can be told, else in the steps that were logged."""
+"""Where the values of a metric stand on a curve: in epochs, where that can be told, else in the steps logged."""
 
 from __future__ import annotations
 

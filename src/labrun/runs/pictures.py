@@ -45,13 +45,13 @@ class Pictures:
     scale: float = 1.0
     accuracy: float = 0.0
     image_shape: tuple[int, ...] = ()
-    quantity: str = ""
     samples: npt.NDArray[Any] | None = None
     labels: npt.NDArray[Any] | None = None
     confusion: npt.NDArray[Any] | None = None
     weights: npt.NDArray[Any] | None = None
     true: npt.NDArray[Any] | None = None
     predicted: npt.NDArray[Any] | None = None
+    quantity: str = ""
 
     def draw(self, run_dir: Path) -> None:
         """Draw them into the run's `outputs/`, its curves too."""

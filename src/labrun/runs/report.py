@@ -33,9 +33,9 @@ def table(rows: Sequence[tuple[str, str]]) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds as people say them."""
-    for limit, unit, size in ((90, "s", 1), (5400, "min", 60), (172800, "h", 3600)):
+    for limit, name, size in ((90, "s", 1), (5400, "min", 60), (172800, "h", 3600)):
         if seconds < limit:
-            return f"{seconds / size:.{int(unit == 'h')}f} {unit}"
+            return f"{seconds / size:.{int(name == 'h')}f} {name}"
     return f"{seconds / 86400:.0f} d"
 
 
@@ -412,7 +412,8 @@ def predictions(true: npt.NDArray[Any], predicted: npt.NDArray[Any], path: Path,
         true, predicted: (N,).
 
     Args:
-        true, predicted: the values, all of them finite.
+        true: the values that there are; what is not finite is left out.
+        predicted: the model's.
         path: the picture's file.
         title: stands above it.
         name: of the quantity.
@@ -425,7 +426,11 @@ def predictions(true: npt.NDArray[Any], predicted: npt.NDArray[Any], path: Path,
     true, predicted = true[finite], predicted[finite]
     residuals = true - predicted
     shown = np.sort(np.random.default_rng(0).permutation(len(true))[:POINTS])
-    dots: dict[str, Any] = {"s": 14 if len(shown) < 500 else 6, "alpha": 0.7 if len(shown) < 500 else 0.3, "linewidths": 0}
+    dots: dict[str, Any] = {
+        "s": 14 if len(shown) < 500 else 6,
+        "alpha": 0.7 if len(shown) < 500 else 0.3,
+        "linewidths": 0,
+    }
     of = f" {_short(name, 24)}" if name else ""
     figure = _figure(13.0, 4.2)
     axes = figure.add_subplot(1, 3, 1)

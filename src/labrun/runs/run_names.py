@@ -25,10 +25,10 @@ class RunNames:
         self._common: dict[Path, frozenset[str]] = {}
 
     def name(self, record: Record, run_dir: Path) -> str:
-        """`3: model.lr=0.1 (d1a2b3c4)`; the number is the run's in its sweep."""
+        """`3: lr=0.1 (d1a2b3c4)`; the number is the run's in its sweep. A column shows little but its beginning."""
         common = self._of_all(run_dir.parent) if record.sweep else frozenset()
         own = [text for text in record.overrides if text not in common and not _is_unsaid(text, record)]
-        said = " ".join(own)
+        said = " ".join(_short(text, own) for text in own)
         said = said if len(said) <= LONGEST else f"{said[: LONGEST - 3]}..."
         number = f"{record.sweep.get('number')}: " if record.sweep else ""
         return f"{number}{said} ({record.id})" if said else f"{number}{record.id}"
@@ -41,6 +41,21 @@ class RunNames:
                 return frozenset()  # more may come: it is looked at again
             self._common[sweep] = frozenset(found[0]).intersection(*found[1:])
         return self._common[sweep]
+
+
+def _short(text: str, others: list[str]) -> str:
+    """An override by the last part of its key, where no other ends alike; a number in four places."""
+    key, equals, value = text.partition("=")
+    last = _last(key)
+    if [_last(other.partition("=")[0]) for other in others].count(last) == 1 and not last.startswith("_"):
+        key = f"{'~' if key.startswith('~') else ''}{last}"
+    with contextlib.suppress(ValueError):
+        value = f"{float(value):.4g}" if "." in value else value
+    return f"{key}{equals}{value}"
+
+
+def _last(key: str) -> str:
+    return key.lstrip("+~").partition("@")[0].replace("/", ".").rpartition(".")[2]
 
 
 def _is_unsaid(text: str, record: Record) -> bool:

@@ -53,8 +53,8 @@ def ui_process(root: Path) -> int | None:
 
 
 TRAINING = "workflowType=machine_learning"
-"""In an address, has MLflow show what it has for the training of models, and not what it has for language models: without
-it the browser's own memory decides, and that begins with the latter."""
+"""In an address, has MLflow show what it has for the training of models, and not what it has for language models:
+without it the browser's own memory decides, and that begins with the latter."""
 
 
 def page(root: Path, run_dir: Path) -> str | None:

@@ -146,7 +146,9 @@ def _history(objectives: Sequence[Objective], tried: Sequence[Tried]) -> str:
     figure = _figure(8.5 if len(ordered) > FEW else 5.5, (3.2 if len(ordered) > FEW else 2.4) * len(objectives))
     for place, one in enumerate(objectives):
         axes = figure.add_subplot(len(objectives), 1, place + 1)
-        done = [(int(t.run), t.values[place]) for t in ordered if t.values is not None and math.isfinite(t.values[place])]
+        done = [
+            (int(t.run), t.values[place]) for t in ordered if t.values is not None and math.isfinite(t.values[place])
+        ]
         early = [
             (int(t.run), float(t.record.metrics[one.metric]))
             for t in ordered
@@ -254,8 +256,13 @@ def _parallel(objective: Objective, done: Sequence[Tried], order: Sequence[str],
         for place, label in shown:
             axes.text(x + 0.03, place, _text(label, int(room)), fontsize=7, va="center", bbox=PAPER)
     turned = max(map(len, names)) > 12 or len(axes_of) > 6
-    axes.set_xticks(range(len(axes_of)), [_text(name) for name in [*names, objective.metric]], fontsize=8,
-                    rotation=20 if turned else 0, ha="right" if turned else "center")  # fmt: skip
+    axes.set_xticks(
+        range(len(axes_of)),
+        [_text(name) for name in [*names, objective.metric]],
+        fontsize=8,
+        rotation=20 if turned else 0,
+        ha="right" if turned else "center",
+    )
     axes.set_yticks([])
     axes.set_ylim(-0.06, 1.06)
     axes.set_xlim(-0.1, len(axes_of) - 1 + 0.07 * len(axes_of))

@@ -207,7 +207,9 @@ def _parsed(parser: OverridesParser, text: str) -> Override:
         (override,) = parser.parse_overrides([text])
         return override
     except (HydraException, ValueError) as error:
-        raise ConfigError(f"{text!r} cannot be read: {str(error).splitlines()[0]}") from error
+        from labrun import mistakes
+
+        raise ConfigError(f"{text!r} cannot be read: {mistakes.unreadable([text], error)}") from error
 
 
 def dimension(override: Override) -> Dimension:

@@ -93,8 +93,10 @@ def _way_out(ended: Ended, script: Mapping[str, Any]) -> str:
     if top == "azureml" and not script["azureml"]:
         return ". Say script.azureml=true: labrun supplies the parts of azureml that such scripts use"
     if top == "azureml":
-        return ". labrun supplies azureml.core and azureml.data, and not that: docs/coming-from-azureml.md lists what is there"
-    how = f"add it to {script['requirements']}" if script["requirements"] else "say script.requirements=requirements.txt"
+        return ". labrun supplies azureml.core and azureml.data; docs/coming-from-azureml.md lists what is there"
+    how = (
+        f"add it to {script['requirements']}" if script["requirements"] else "say script.requirements=requirements.txt"
+    )
     return f". Install {top} for the script's interpreter, or {how}"
 
 

@@ -63,9 +63,17 @@ def ended(work: Callable[[], None]) -> None:
     except SystemExit as end:
         if end.code in (None, 0) or "torch" not in sys.modules:
             raise
-        from labrun.warm import session
+        code = end
+    except Exception:
+        if "torch" not in sys.modules:
+            raise
+        sys.excepthook(*sys.exc_info())
+        code = SystemExit(1)
+    else:
+        return
+    from labrun.warm import session
 
-        session.leave(end)
+    session.leave(code)
 
 
 def _say_version() -> None:

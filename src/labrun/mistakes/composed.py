@@ -1,0 +1,143 @@
+"""What can be composed with the config files of a command line: groups, options, keys."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_automatic_config_search_path
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from labrun.launch import conf
+from labrun.mistakes.flags import Split
+
+
+class Composable:
+    """What can be chosen and set.
+
+    Args:
+        loader: Hydra's.
+        config_name: of the primary config.
+    """
+
+    def __init__(self, loader: ConfigLoader, config_name: str = "config") -> None:
+        self.loader, self._name = loader, config_name
+        self._known: dict[tuple[str, ...], DictConfig | None] = {}
+
+    @functools.cached_property
+    def groups(self) -> dict[str, list[str]]:
+        """Each group of labrun's and of the person's own, and its options."""
+        return {group: self.options(group) for group in self._below("") if self.options(group)}
+
+    def _below(self, parent: str) -> Iterator[str]:
+        for name in self.loader.list_groups(parent):
+            group = f"{parent}/{name}" if parent else name
+            if group not in ("hydra", "local"):
+                yield group
+                yield from self._below(group)
+
+    def options(self, group: str) -> list[str]:
+        """The options of a group, by name; none if there is no such group."""
+        return sorted(name for name in self.loader.get_group_options(group) if not name.startswith("_"))
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig | None:
+        """The config with these overrides; None if there is none."""
+        key = tuple(overrides)
+        if key not in self._known:
+            try:
+                self._known[key] = self.loader.load_configuration(self._name, list(key), RunMode.RUN)
+            except (HydraException, OmegaConfBaseException):
+                self._known[key] = None
+        return self._known[key]
+
+
+_kept: dict[tuple[str | None, ...], Composable] = {}
+"""What was composed for one message: composing takes a tenth of a second each time."""
+
+
+@contextlib.contextmanager
+def kept() -> Iterator[None]:
+    """Inside, what was composed once is not composed again: for one message, since files may change between two."""
+    _kept.clear()
+    try:
+        yield
+    finally:
+        _kept.clear()
+
+
+def composable(split: Split) -> Composable:
+    """What can be composed with a command line's own places of config files."""
+    places = tuple(split.values.get(flag) for flag in ("--config-path", "--config-dir", "--config-name"))
+    if places not in _kept:
+        _kept[places] = _made(*places)
+    return _kept[places]
+
+
+def _made(main: str | None, folder: str | None, name: str | None) -> Composable:
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    path = create_automatic_config_search_path(None, None, main or str(conf.conf_dir()))
+    if folder and os.path.isdir(folder):
+        where = SearchPathQuery(provider="schema")
+        path.prepend(provider="command-line", path=f"file://{os.path.abspath(folder)}", anchor=where)
+    try:
+        loader = Hydra.create_main_hydra2("labrun", path).config_loader
+        return Composable(loader, name or "config")
+    finally:
+        GlobalHydra.instance().hydra = before
+
+
+def can_be_set(config: DictConfig, one: Override) -> bool:
+    """Whether Hydra would take an override; of a sweep's, whether its key is there."""
+    if one.is_sweep_override():
+        parser = OverridesParser.create()
+        sign = {OverrideType.ADD: "+", OverrideType.FORCE_ADD: "++"}.get(one.type, "")
+        one = parser.parse_override(f"{sign}{one.key_or_group}=null")
+    try:
+        ConfigLoaderImpl._apply_overrides_to_config([one], copy.deepcopy(config))
+    except (HydraException, OmegaConfBaseException):
+        return False
+    return True
+
+
+def is_a_value(config: DictConfig, key: str) -> bool:
+    """Whether what stands above a key is a value, and no node."""
+    above = key.rpartition(".")[0]
+    if not above:
+        return False
+    try:
+        node = OmegaConf.select(config, above, throw_on_missing=False)
+    except OmegaConfBaseException:
+        return True
+    return node is not None and not OmegaConf.is_config(node)
+
+
+def dotted(config: Any, prefix: str = "") -> Iterator[str]:
+    """Every key of a config, with all keys above it; Hydra's own aside."""
+    if OmegaConf.is_config(config):
+        config = OmegaConf.to_container(config, resolve=False)
+    if isinstance(config, dict):
+        for key, value in config.items():
+            if prefix or key != "hydra":
+                yield f"{prefix}{key}"
+                yield from dotted(value, f"{prefix}{key}.")
+
+
+def is_node(config: DictConfig, key: str) -> bool:
+    """Whether a key holds other keys."""
+    node = OmegaConf.select(config, key, throw_on_missing=False, throw_on_resolution_failure=False)
+    return isinstance(node, DictConfig) and bool(node)
