@@ -75,12 +75,17 @@ class Gate(Callback):
             values, _ = freeze.settled(plain, freeze.task_overrides(config.hydra), store.workspace())
             freeze.check_targets(values)
             computes.check(values["compute"], sweep=False)
-            hydra_job.check_logging(config.hydra)
+            with read_write(config.hydra), open_dict(config.hydra):
+                config.hydra.runtime.output_dir = os.path.abspath(config.hydra.run.dir)
+            if hydra_job.has_own_logging(config.hydra):
+                hydra_job.check_logging(config.hydra)
             JobCallbacks.is_elsewhere = computes.target(values["compute"], sweep=False) != "inline"
             if values["sweep"]["resume"] is not None:
                 raise ConfigError("sweep.resume goes on with a sweep: it wants -m. A single run: trainer.resume=last")
             freeze.prepare(values)
             check_writable(Path(config.hydra.run.dir))
+            if hydra_job.has_own_logging(config.hydra):
+                hydra_job.make_log_folders(freeze.kept(config.hydra.job_logging), Path(config.hydra.runtime.output_dir))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Try whether the sweep's folder can be made; its runs are validated before the first one starts."""
@@ -340,7 +345,7 @@ def config_dir(arguments: Sequence[str]) -> Path | None:
     return None
 
 
-def check_yaml(arguments: Sequence[str]) -> dict[Path, str]:
+def check_yaml(arguments: Sequence[str] = ()) -> dict[Path, str]:
     """Whether every config file can be read as YAML: Hydra would answer with a traceback.
 
     Args:
@@ -466,6 +471,13 @@ def leaving_keys_to_runs() -> Iterator[None]:
         varied = is_sweep and any(_chooses_several(self, text) for text in kwargs["overrides"])
         try:
             return load(self, *args, **kwargs)
+        except KeyError as error:
+            name = error.args[0] if type(error) is KeyError else None
+            if isinstance(name, str) and name not in os.environ:
+                raise ConfigCompositionException(
+                    f"hydra.job.env_copy names {name}, and that variable is not set here"
+                ) from None
+            raise
         finally:
             is_sweep = varied = False
 

@@ -20,11 +20,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from labrun import checking
 from labrun.errors import ConfigError
+from labrun.launch import hydra_files
 
 
 def options(loader: ConfigLoader, master: DictConfig, group: str) -> list[str]:
     """The options of a group, wherever the sweep finds configs: `hydra.searchpath` too."""
-    typed = [text for text in master.hydra.overrides.hydra if text.startswith("hydra.searchpath=")]
+    typed = [text for text in hydra_files.typed(master.hydra) if text.startswith("hydra.searchpath=")]
     return loader.get_group_options(group, config_name=master.hydra.job.config_name, overrides=typed)
 
 

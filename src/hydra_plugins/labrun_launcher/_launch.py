@@ -72,6 +72,9 @@ def _own(
                 raise ConfigError(
                     f"hydra.launcher.{key}={value}: where labrun's own runs go is said with compute.{key}"
                 )
+        for key in ("sampler", "early_termination"):
+            if OmegaConf.select(launcher.config, f"sweep.{key}"):  # labrun's own sweeper does not come here then
+                raise ConfigError(f"sweep.{key}: only hydra/sweeper=labrun searches; leave hydra/sweeper out")
         sweep_dir = Path(str(launcher.config.hydra.sweep.dir)).resolve()
         with sweep.Submission(sweep_dir) as submission:
             jobs = _frozen(submission, composer, job_overrides, first)

@@ -154,7 +154,7 @@ def command(hydra: DictConfig, overrides: Sequence[str]) -> str:
         overrides: the job's own, as its record has them.
     """
     words = [*flags(hydra), *own_overrides(hydra), *overrides]
-    given = [text for text in hydra.overrides.hydra if text.startswith("hydra.mode=")]  # Hydra notes what it took, too
+    given = [text for text in typed(hydra) if text.startswith("hydra.mode=")]  # Hydra notes what it took, too
     if (hydra.mode is not None and not given) or "hydra.mode=RUN" in sys.argv:
         words.append("hydra.mode=RUN")  # its files say that it is a sweep
     return shlex.join(["labrun", *words])
@@ -221,11 +221,16 @@ SWEEPS_OWN = (
 """Overrides of Hydra's node that say where runs go, or are a sweep's."""
 
 
+def typed(hydra: DictConfig) -> list[str]:
+    """What was typed of Hydra's own node; a reference in it stays one."""
+    found = OmegaConf.to_container(hydra.overrides.hydra, resolve=False)
+    assert isinstance(found, list)
+    return [str(text) for text in found]
+
+
 def own_overrides(hydra: DictConfig) -> list[str]:
     """What was typed of Hydra's own node and belongs to a job: its callbacks, its logging, the search path."""
-    typed = OmegaConf.to_container(hydra.overrides.hydra, resolve=False)
-    assert isinstance(typed, list)
-    return [text for text in hide_environment(typed) if not text.lstrip("+~").startswith(SWEEPS_OWN)]
+    return [text for text in hide_environment(typed(hydra)) if not text.lstrip("+~").startswith(SWEEPS_OWN)]
 
 
 def _unresolved(node: Any) -> Any:

@@ -57,7 +57,7 @@ def settings(hydra: DictConfig) -> dict[str, Any] | None:
     }
     if callbacks:
         found["callbacks"] = callbacks
-    if OmegaConf.to_container(hydra.job_logging, resolve=False) != plain_logging():
+    if has_own_logging(hydra):
         check_logging(hydra)
         found["job_logging"] = freeze.kept(hydra.job_logging)
     if hydra.verbose:
@@ -65,6 +65,11 @@ def settings(hydra: DictConfig) -> dict[str, Any] | None:
     if hydra.job.chdir:
         found["chdir"] = True
     return found or None
+
+
+def has_own_logging(hydra: DictConfig) -> bool:
+    """Whether a job logs otherwise than labrun's own do."""
+    return bool(OmegaConf.to_container(hydra.job_logging, resolve=False) != plain_logging())
 
 
 def check_logging(hydra: DictConfig) -> None:
@@ -90,6 +95,29 @@ def check_logging(hydra: DictConfig) -> None:
         for handler in (node or {}).get("handlers") or ():
             if handler not in handlers:
                 raise ConfigError(f"hydra.job_logging: {name} names the handler {handler!r}, and there is none")
+    for name, path in _log_files(freeze.kept(hydra.job_logging)):
+        own = Path(hydra.runtime.output_dir).absolute()
+        if not path.is_relative_to(own) and not path.parent.is_dir():
+            raise ConfigError(f"hydra.job_logging.handlers.{name}: there is no folder {path.parent}")
+
+
+def make_log_folders(wanted: Mapping[str, Any], run_dir: Path) -> None:
+    """Make the folders of log files that are to lie in a run's own folder.
+
+    Args:
+        wanted: a job logging, resolved.
+        run_dir: the run's.
+    """
+    for _, path in _log_files(wanted):
+        if path.is_relative_to(run_dir):
+            path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _log_files(wanted: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
+    """The files that the handlers of a job logging write, by the handlers' names."""
+    for name, node in (wanted.get("handlers") or {}).items():
+        if isinstance(node.get("filename"), str) and "${" not in node["filename"]:
+            yield name, Path(node["filename"]).absolute()
 
 
 def configure_own_log(hydra: DictConfig) -> None:
@@ -135,7 +163,7 @@ def around(record: Record, run_dir: Path) -> Iterator[None]:
     """
     told = record.hydra or {}
     config = _Lazily(record, run_dir)
-    with config.published(), folder(told, run_dir), _logging(told), _callbacks(told, config):
+    with config.published(), folder(told, run_dir), _logging(told, run_dir), _callbacks(told, config):
         yield
 
 
@@ -166,7 +194,7 @@ def folder(told: Mapping[str, Any], run_dir: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _logging(told: Mapping[str, Any]) -> Iterator[None]:
+def _logging(told: Mapping[str, Any], run_dir: Path) -> Iterator[None]:
     """Inside, the loggers are as the job wants them."""
     wanted, verbose = told.get("job_logging"), told.get("verbose", False)
     if wanted is None and not verbose:
@@ -178,6 +206,7 @@ def _logging(told: Mapping[str, Any]) -> Iterator[None]:
     made: Any = OmegaConf.create(execute.here({"job_logging": wanted or plain_logging()}))
     if made.job_logging.get("root") is None:  # Hydra leaves all as it was then: here, as in a new interpreter
         root.handlers, root.level = [], logging.WARNING
+    make_log_folders(made.job_logging, run_dir)
     try:
         configure_log(made.job_logging, OmegaConf.create(verbose) if isinstance(verbose, list) else verbose)
     except (ValueError, OSError, TypeError, AttributeError, ImportError) as error:
@@ -226,7 +255,7 @@ def returned(config: DictConfig, status: JobStatus, value: Any) -> JobReturn:
         value: its metrics, or its error.
     """
     found = JobReturn()
-    found.overrides = list(config.hydra.overrides.task)
+    found.overrides = freeze.task_overrides(config.hydra)
     found.cfg, found.hydra_cfg = freeze.without_hydra(config), OmegaConf.masked_copy(config, "hydra")
     found.working_dir, found.task_name = os.getcwd(), str(config.hydra.job.name)
     found.status, found.return_value = status, value
@@ -250,6 +279,10 @@ class _Lazily:
         setup_globals()
         execute.keep_mounts()
         record, hydra = self._record, OmegaConf.structured(HydraConf)
+        for name, value in (("id", record.id), ("name", record.name), ("groups", ""),
+                            ("cpus", record.config["compute"]["cpus_per_run"])):  # fmt: skip
+            if not OmegaConf.has_resolver(f"labrun_{name}"):  # in a process that composes nothing itself
+                OmegaConf.register_new_resolver(f"labrun_{name}", lambda value=value: value)
         saved = hydra_files.of_run(self._run_dir) / "hydra.yaml"
         with open_dict(hydra):
             with contextlib.suppress(OSError, yaml.YAMLError):
