@@ -74,7 +74,7 @@ def read(path: Path, saved: Saved) -> Fed:
     if contents.is_table(path):
         return _table(path, saved)
     raise DataError(
-        f"{path}: labrun predicts for tables (.csv, .tsv, .txt, .parquet, .xlsx, also packed: .gz, .zip), .npz, .npy, "
+        f"{path}: labrun predicts for .csv, .tsv, .txt, .parquet and .xlsx (also packed: .gz, .zip), .npz, .npy, "
         "images and folders of images"
     )
 

@@ -390,7 +390,7 @@ def not_numbers(table: Any, features: Sequence[str], where: object) -> str | Non
     gaps = {name: int(table[name].isna().sum()) for name in features if table[name].isna().any()}
     if gaps:
         listed = _few([f"{name} ({count})" for name, count in gaps.items()])
-        return f"{where}: gaps (missing values) in the columns {listed}. {FILLED}"
+        return f"{where}: gaps: values are missing in the columns {listed}. {FILLED}"
     return None
 
 
