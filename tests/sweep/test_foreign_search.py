@@ -70,7 +70,7 @@ def test_a_search_finds_the_best_and_goes_on(run: Run, tmp_path: Path) -> None:
     assert code == 2 and "another configuration" in printed
 
 
-@pytest.mark.parametrize("arguments", [("hydra.sweeper.sampler=grid",), ("+sweep=grid",)])
+@pytest.mark.parametrize("arguments", [("hydra.sweeper.sampler=grid",), ("+sweep=grid", "+sweep.seed=3")])
 def test_a_grid_tells_its_best(run: Run, tmp_path: Path, arguments: tuple[str, ...]) -> None:
     code, printed = run("hydra/sweeper=labrun", *arguments, "+x=range(0,1,0.25)", "hydra.sweeper.goal=maximize")
     assert code == 0 and "Best: #3 : +x=0.75" in printed, printed
@@ -105,7 +105,8 @@ def test_another_launcher_gets_batches(run: Run) -> None:
         (("hydra.sweeper.max_trials=-1",), 2, "hydra.sweeper.max_trials=-1"),
         (("+hydra.sweeper.trials=3",), 2, "hydra.sweeper.trials: no such key"),
         (("hydra.sweeper.sampler=grid",), 2, "an interval has no end"),
-        (("hydra.sweeper.sampler=null",), 2, "hydra.sweeper.sampler=tpe"),
+        (("hydra.sweeper.sampler=null",), 2, "hydra.sweeper.max_trials: a search has it"),
+        (("hydra.sweeper.sampler=null", "hydra.sweeper.max_trials=null"), 2, "hydra.sweeper.sampler=tpe"),
         (("hydra.sweeper.max_batch_size=2",), 2, "hydra.sweeper.max_concurrent"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import shlex
 import sys
 import time
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import CompactHydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.labrun_launcher._compose import Composer
 from hydra_plugins.labrun_launcher._foreign import CANCELED, Jobs
@@ -44,6 +45,8 @@ TRIALS = 20
 """Default trial budget."""
 HOPELESS = 3
 """A search ends where so many trials have failed and none has a result."""
+SEARCHING = ("max_trials", "max_concurrent", "timeout_min", "goal", "zip", "resume")
+"""Keys that a plain grid has no use for."""
 FIELDS = ("max_trials", "max_concurrent", "timeout_min", "seed", "zip")
 """Keys that are checked as those of `sweep` are."""
 
@@ -63,7 +66,7 @@ def settings_of(sweeper: LabrunSweeper, arguments: Sequence[str]) -> tuple[dict[
     """
     params = {str(key): _stand_ins.plain(value) for key, value in (sweeper.params or {}).items()}
     given = dict(sweeper.settings)
-    rest, named = _named_sampler(sweeper, arguments)
+    rest, typed = _as_in_labrun(sweeper, arguments)
     other = _stand_ins.known_as(given)
     if other is not None:
         found = _stand_ins.translate(other, given, params, sweeper.max_batch_size)
@@ -76,15 +79,22 @@ def settings_of(sweeper: LabrunSweeper, arguments: Sequence[str]) -> tuple[dict[
         log.info("hydra/sweeper=%s is not installed: labrun searches in its place (%s)", other, said)
         for remark in found.remarks:
             log.warning("hydra.sweeper.%s", remark)
-    elif sweeper.max_batch_size is not None and (named or given.get("sampler")):
+    elif sweeper.max_batch_size is not None and (typed.get("sampler") or given.get("sampler")):
         raise ConfigError("hydra.sweeper.max_batch_size: how many trials go on at once is hydra.sweeper.max_concurrent")
-    if named is not None:
-        given["sampler"] = named
+    given.update(typed)
     unknown = [key for key in given if key not in NODE]
     if unknown:
         raise ConfigError([f"hydra.sweeper.{key}: no such key; there are {', '.join(_own_keys())}" for key in unknown])
     plain = {key: _stand_ins.plain(value) for key, value in given.items()}
     if plain.get("sampler") is None:
+        idle = [key for key in SEARCHING if plain.get(key, NODE[key]) != NODE[key]]
+        if idle:
+            raise ConfigError(
+                [
+                    f"hydra.sweeper.{key}: a search has it; name a sampler, too: hydra.sweeper.sampler=tpe"
+                    for key in idle
+                ]
+            )
         return None
     plain["sampler"] = _sampler(plain["sampler"])
     fields = {key: plain[key] for key in FIELDS}
@@ -102,16 +112,26 @@ def _own_keys() -> list[str]:
     return [key for key in NODE if not key.startswith("_")]
 
 
-def _named_sampler(sweeper: LabrunSweeper, arguments: Sequence[str]) -> tuple[list[str], str | None]:
-    """The arguments without `+sweep=tpe`, and the sampler that it names.
+def _as_in_labrun(sweeper: LabrunSweeper, arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """The arguments without `+sweep=tpe`, `+sweep.max_trials=9` and their like, and the settings that those are.
 
     An application with a key `sweep` of its own keeps it.
     """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    given: dict[str, Any] = {}
+    rest = []
     for text in arguments:
-        key, _, value = text.partition("=")
-        if key in ("+sweep", "++sweep") and value in (*NAMES, "grid") and not sweeper.settings.get("sampler"):
-            return [one for one in arguments if one != text], value
-    return list(arguments), None
+        found = re.fullmatch(r"\+\+?sweep(?:\.(\w+))?=(.*)", text)
+        is_ours = found is not None and (found[1] in _own_keys() or (found[1] is None and found[2] in (*NAMES, "grid")))
+        if found is None or not is_ours:
+            rest.append(text)
+            continue
+        given[found[1] or "sampler"] = OverridesParser.create().parse_override(f"key={found[2]}").value()
+    there = OmegaConf.select(sweeper.config, "sweep") if sweeper.config is not None else None
+    if isinstance(there, DictConfig) and {str(key) for key in there} - set(given):
+        return list(arguments), {}
+    return rest, given
 
 
 def _sampler(given: Any) -> dict[str, Any] | str:
