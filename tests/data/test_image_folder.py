@@ -334,3 +334,12 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 def test_an_image_size_of_three_numbers_is_refused() -> None:
     with pytest.raises(DataError, match="expected a number, or two"):
         ImageFolder(image_size=[1, 2, 3])
+
+
+def test_a_class_whose_folder_is_not_named_in_utf8_is_one_as_any(tmp_path: Path, run_here: Runner) -> None:
+    """Its name is written with an escape: records and models hold Unicode alone."""
+    strange = b"caf\xe9".decode("utf-8", "surrogateescape")
+    write_classes(tmp_path / "images", dog=5, **{strange: 5})
+    record, _ = run_here("dataset=image_folder", "dataset.path=images", "datastore.root=.", "dataset.test_size=0.4")
+    assert record.status == "completed"
+    assert record.data[0]["class_names"] == ["caf\\udce9", "dog"]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Command, Refused
+
 CALLBACK = """
 from hydra.experimental.callback import Callback
 class Note(Callback):
@@ -33,7 +34,7 @@ class Telling(LogisticRegression):
     def fit(self, x, y):
         job = HydraConfig.get()
         print("SEEN", job.job.get("num"), job.mode.name, job.runtime.output_dir, os.getcwd(), get_original_cwd(),
-              os.environ.get("MINE"), list(job.overrides.task)[-1], job.sweep.dir)
+              os.environ.get("MINE"), list(job.overrides.task)[-1:], job.sweep.dir)
         logging.getLogger(__name__).debug("told in detail")
         if self.fails:
             raise ValueError("on purpose")
@@ -88,22 +89,25 @@ JOB = ("hydra/callbacks=note", "hydra.job.chdir=true", "hydra/job_logging=defaul
 
 
 def test_a_job_of_a_sweep_has_what_the_manual_says(project: Path, labrun: Command) -> None:
-    """Callbacks, variables, logging, folder and `HydraConfig`, in the pool; a run that failed is told as one."""
-    variable = "+hydra.job.env_set.MINE=of-${hydra:job.num}"
+    """Callbacks, variables, logging, folder and `HydraConfig`; a run that failed is told as one.
+
+    It starts the pool, whose processes are what is tested: up to 20 s where other tests want the cores.
+    """
+    variable = "+hydra.job.env_set.MINE=sesame${hydra:job.num}"
     done = labrun("-m", "model=telling", "model.fails=true,false", "seed=1", variable, *JOB, *QUIET)
     assert done.returncode == 1
     runs = runs_of(project)
     assert len(runs) == 2
     for number, run_dir in enumerate(runs):
-        expected = [str(number), "MULTIRUN", str(run_dir), str(run_dir), str(project), f"of-{number}"]
-        assert seen(run_dir) == [*expected, "report=none", str(run_dir.parent)]
+        expected = [str(number), "MULTIRUN", str(run_dir), str(run_dir), str(project), f"sesame{number}"]
+        assert seen(run_dir) == [*expected, "['report=none']", str(run_dir.parent)]
         log = (run_dir / "app.log").read_text()
         assert "[telling][DEBUG] - told in detail" in log
         record = json.loads((run_dir / "run.json").read_text())
         assert record["config"]["compute"]["environment"] == {"MINE": "***"}
         assert record["hydra"]["chdir"] is True
-        assert "of-" not in (run_dir / ".hydra" / "hydra.yaml").read_text()
-        assert shlex.join([word for word in JOB]) in record["command"]
+        assert "sesame" not in (run_dir / ".hydra" / "hydra.yaml").read_text()
+        assert shlex.join(JOB) in record["command"]
     told = noted(project)
     assert told[0] == "multirun_start"
     assert sorted(told[1:]) == ["end 1 COMPLETED", "end 1 FAILED", "start 1 0", "start 1 1"]
@@ -111,6 +115,7 @@ def test_a_job_of_a_sweep_has_what_the_manual_says(project: Path, labrun: Comman
 
 
 def test_a_single_run_that_fails_is_told_to_callbacks_wherever_it_is(project: Path, labrun: Command) -> None:
+    """It starts a process for each of two places: up to 20 s where other tests want the cores."""
     for place in ("inline", "local"):
         done = labrun("model=telling", "model.fails=true", f"compute={place}", *JOB, *QUIET)
         assert done.returncode == 1
@@ -137,7 +142,13 @@ def test_the_commands_of_a_search_name_where_its_configs_lie(project: Path, labr
         (project / folder / "model" / f"{folder}.yaml").write_text("# Of a folder.\ndefaults: [telling, _self_]\n")
     (project / "team" / "first.yaml").write_text("defaults: [config, {override model: team}, _self_]\nseed: 3\n")
     where = ("--config-dir", "team", "--config-name", "first")
-    search = ("hydra.searchpath=[file://more]", "model=team,more", "sweep=random", "sweep.max_trials=1", "compute=inline")
+    search = (
+        "hydra.searchpath=[file://more]",
+        "model=team,more",
+        "sweep=random",
+        "sweep.max_trials=1",
+        "compute=inline",
+    )
     done = labrun_here(*where, "-m", *search, *QUIET)
     assert done.returncode == 0, done.stderr
     command = done.stdout.split("\nbest: run 0\n")[1].splitlines()[0]
@@ -146,7 +157,7 @@ def test_the_commands_of_a_search_name_where_its_configs_lie(project: Path, labr
         words = shlex.split(line)
         assert words[0] == "labrun"
         again = labrun_here(*words[1:])
-        assert again.returncode == 0, (line, again.stderr)
+        assert again.returncode == 0, (line, again.stderr[-3000:])
     shown = labrun_here("--config-dir", "team", "--help").stdout
     assert "team                  Of a folder." in shown
 
@@ -159,15 +170,14 @@ def test_each_run_of_a_sweep_over_a_group_is_composed_with_a_key_of_its_options(
     configs = [json.loads(path.read_text())["config"] for path in project.glob("multirun/*/*/*/run.json")]
     assert [config["model"]["max_iter"] for config in configs] == [5, 5]
     said = refused_here("-m", "model=telling,other", "model.fails=true")
-    assert "run 1 (model=other, model.fails=true): model.fails: no such key" in said
+    assert said.startswith("labrun: run 1 (model=other, ")
+    assert "model.fails: no such key" in said
     assert "trainer.max_epoch: no such key. Did you mean 'trainer.max_epochs'?" in refused_here(
         "-m", "model=telling,other", "trainer.max_epoch=1"
     )
 
 
-def test_a_node_of_ones_own_holds_values_for_others(
-    project: Path, labrun_here: Command, refused_here: Refused
-) -> None:
+def test_a_node_of_ones_own_holds_values_for_others(project: Path, labrun_here: Command, refused_here: Refused) -> None:
     """`vars`, and any that a value refers to; one that nothing refers to may be a mistyped key."""
     done = labrun_here("experiment=shared", "model=telling", "vars.n=9", *QUIET)
     assert done.returncode == 0, done.stderr
@@ -219,7 +229,6 @@ def test_what_cannot_be_had_is_one_message(
     project: Path, refused_here: Refused, arguments: list[str], said: str
 ) -> None:
     assert said in refused_here(*arguments)
-    assert not list(project.glob("multirun/*/*"))
 
 
 def test_a_working_folder_that_is_not_utf8_is_one_message(

@@ -215,7 +215,7 @@ def _logging(told: Mapping[str, Any], run_dir: Path) -> Iterator[None]:
         yield
     finally:
         for handler in set(root.handlers) - set(handlers):
-            handler.flush()
+            handler.close()
         root.handlers, root.level = handlers, level
         for name in enabled:
             logging.getLogger(name).disabled = False

@@ -38,6 +38,8 @@ def check(master: DictConfig, config: DictConfig) -> None:
             changed = _differences(then, now, "sweep")
             problems += [_refused(f"{key}={_shown(new)}", f"{key}={_shown(old)}") for key, old, new in changed]
     for node, *keys in OF_HYDRA:
+        if node == "sweep" and master.sweep.get("resume") is not None:  # the folder is that of the sweep that goes on
+            continue
         values = [_raw(one.hydra[node]) for one in (config, master)]
         if len({str(value.get(keys[0]) if keys else value) for value in values}) > 1:
             problems.append(
