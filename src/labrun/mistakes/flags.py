@@ -133,7 +133,7 @@ def _together(words: Sequence[str], found: Split) -> Iterator[Mistake]:
     if "--shell-completion" in found.values and not any(words[place].startswith(actions) for place in found.overrides):
         yield Mistake("-sc wants to know what to do: labrun -sc install=bash (or fish, zsh), or uninstall=bash")
     if "--experimental-rerun" in found.values:
-        yield Mistake("--experimental-rerun: 'lab runs rerun RUN' repeats a run, with the configuration and code it had")
+        yield Mistake("--experimental-rerun: 'lab runs rerun RUN' repeats a run with the configuration and code it had")
 
 
 def _wanted(action: Any) -> str:
