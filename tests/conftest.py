@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import shutil
 import subprocess
@@ -221,10 +222,12 @@ def run_here(workspace: Path, registered: None) -> Runner:
 
 @pytest.fixture(autouse=True)
 def _same_environment() -> Iterator[None]:
-    """No test leaves variables, an initialized Hydra, or a version that Hydra was told to be like, behind."""
-    before = dict(os.environ)
+    """No test leaves variables, handlers of logs, an initialized Hydra, or a version that it is like, behind."""
+    before, root = dict(os.environ), logging.getLogger()
+    handlers = list(root.handlers)
     forget_hydra()
     yield
     forget_hydra()
+    root.handlers[:] = handlers
     os.environ.clear()
     os.environ.update(before)

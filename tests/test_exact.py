@@ -99,10 +99,10 @@ def test_any_text_means_what_it_said() -> None:
         text = "".join(
             draw.choices(["$", "{", "}", "\\", "${", "\\${", "a", ":", ",", "'", '"', " ", "oc.env:", "mount:"], k=8)
         )
-        config = OmegaConf.create({"a": {"text": exact.escaped(text)}})
+        config = OmegaConf.create({"model": {"text": exact.escaped(text)}})
         kept = freeze.resolved(config, keep_environment=True)
         got, _ = execute.mount_inputs({**execute.here(kept), "datastore": {}})
-        assert got["a"]["text"] == text
+        assert got["model"]["text"] == text
 
 
 def test_what_is_shown_is_what_was_meant() -> None:
@@ -116,9 +116,9 @@ def test_defaults_of_variables_stay_what_they_are(monkeypatch: pytest.MonkeyPatc
     for default, value in (("'a, b'", "a, b"), ("'1.50'", "1.50"), ("'null'", "null"), ("''", ""),
                            ("null", None), ("a-b/c", "a-b/c"), (r"'\'x\''", "'x'"),
                            ("'${.other}'", "1, 2")):  # fmt: skip
-        config = OmegaConf.create({"a": {"text": f"${{oc.env:NOT_SET,{default}}}", "other": "1, 2"}})
+        config = OmegaConf.create({"model": {"text": f"${{oc.env:NOT_SET,{default}}}", "other": "1, 2"}})
         kept = freeze.resolved(config, keep_environment=True)
-        assert kept["a"]["text"].startswith("${oc.env:NOT_SET") and execute.here(kept)["a"]["text"] == value
+        assert kept["model"]["text"].startswith("${oc.env:NOT_SET") and execute.here(kept)["model"]["text"] == value
 
 
 def test_a_record_of_before_is_read_and_written_anew(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_the_commands_of_a_search_name_where_its_configs_lie(project: Path, labr
     )
     done = labrun_here(*where, "-m", *search, *QUIET)
     assert done.returncode == 0, done.stderr
-    command = done.stdout.split("\nbest: run 0\n")[1].splitlines()[0]
+    command = done.stdout.split("\nbest: run 0")[1].splitlines()[1]
     file = done.stdout.split("the same from a file: ")[1].splitlines()[0]
     for line in (command, file):
         words = shlex.split(line)

@@ -219,7 +219,8 @@ def test_outside_git_only_sources_are_code(tmp_path: Path) -> None:
 
 def test_environment_stays_a_reference_through_other_interpolations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LABRUN_SECRET", "hunter2")
-    config = OmegaConf.create({"key": "${oc.env:LABRUN_SECRET}", "copy": "x-${key}", "n": 1, "m": "${n}"})
-    kept = freeze.resolved(config, keep_environment=True)
+    model = {"key": "${oc.env:LABRUN_SECRET}", "copy": "x-${.key}", "n": 1, "m": "${model.n}"}
+    config = OmegaConf.create({"model": model})
+    kept = freeze.resolved(config, keep_environment=True)["model"]
     assert kept == {"key": "${oc.env:LABRUN_SECRET}", "copy": "x-${oc.env:LABRUN_SECRET}", "n": 1, "m": 1}
-    assert freeze.resolved(config, keep_environment=False)["copy"] == "x-hunter2"
+    assert freeze.resolved(config, keep_environment=False)["model"]["copy"] == "x-hunter2"

@@ -343,7 +343,7 @@ MISTAKES = {
         ["sweep=tpe", "model.quality=a,b", "sweep/early_termination=median", "sweep.early_termination.min_trials=0"],
         "min_trials=0",
     ),
-    "choice": (["sweep=tpe", "model=climber,nothing"], "Could not find 'model/nothing'"),
+    "choice": (["sweep=tpe", "model=climber,nothing"], "there is no model 'nothing'. There are: "),
     "time limit inline": (
         ["sweep=tpe", QUALITY, "sweep.metric=score", "compute=inline", "sweep.trial_timeout_min=1"],
         "has no supervisor that could end it",

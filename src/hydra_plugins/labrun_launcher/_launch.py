@@ -112,11 +112,17 @@ def _of(runs: Sequence[str]) -> str:
 def _frozen(
     submission: sweep.Submission, composer: Composer, job_overrides: Sequence[Sequence[str]], first: int
 ) -> list[sweep.Job]:
-    """Freeze every job before the first one starts; mistakes of all are told together."""
+    """Freeze every job before the first one starts; mistakes of all are told together.
+
+    Raises:
+        ConfigError: mistakes in some runs.
+        HydraException: no run can be composed.
+    """
     from labrun.launch import hydra_files, once
 
     jobs: list[sweep.Job] = []
     problems: dict[str, list[str]] = {}
+    of_command: list[HydraException] = []
     for number, overrides in enumerate(job_overrides, start=first):
         try:
             config = composer.compose(overrides, number)
@@ -125,9 +131,14 @@ def _frozen(
             once.check(composer.master, config)
             jobs.append(submission.freeze(config))
         except (LabrunError, HydraException) as raised:
-            error = composer.refusal(raised, overrides) if isinstance(raised, HydraException) else raised
+            error: Exception = raised
+            if isinstance(raised, HydraException):
+                of_command.append(raised)
+                error = composer.refusal(raised, overrides)
             typed = hydra_files.hide_environment(filter_overrides(overrides))
             problems.setdefault(str(error), []).append(f"run {number - first} ({', '.join(typed)})")
+    if of_command and len(of_command) == len(job_overrides):
+        raise of_command[0]  # no run can be composed: the command itself is wrong, which says more than its runs
     if problems:
         raise ConfigError([f"{_of(runs)}: {problem}" for problem, runs in problems.items()])
     return jobs
