@@ -55,8 +55,19 @@ def test_resume_ends_where_an_unbroken_run_ends(run_here: Runner) -> None:
     assert rest.signature == whole.signature
 
 
+def test_the_environment_may_name_the_run(run_here: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, _ = run_here(*QUICK)
+    monkeypatch.setenv("WHICH_RUN", first.id)
+    scored, _ = run_here("task=evaluate", "from=${oc.env:WHICH_RUN}")
+    assert scored.parent == first.id
+    more, _ = run_here(*QUICK, "trainer.max_epochs=5", "trainer.resume=${oc.env:WHICH_RUN}")
+    assert more.parent == first.id
+
+
 def test_resume_with_nothing_left_or_another_model_is_refused(run_here: Runner) -> None:
     run_here("model=mnist_dnn", "trainer.max_epochs=1")
+    with pytest.raises(ConfigError, match="nothing is left to train.*may have 3"):
+        run_here("model=mnist_dnn", "trainer.max_epochs=2", "+trainer.options.max_steps=3", "trainer.resume=last")
     with pytest.raises(ConfigError, match="nothing is left to train.*has 1 epochs"):
         run_here("model=mnist_dnn", "trainer.max_epochs=1", "trainer.resume=last")
     with pytest.raises(ConfigError, match=r"model\.units \(then 100, now 30\)"):

@@ -376,6 +376,8 @@ def settled(
         tasks.refuse_ranks(compute, f"model={tasks.model_name(values['model'])}")
     if kept["task"] == "script":
         scripts.settle(kept["script"], values["script"])
+    # Which run is meant is known now, also where the environment names it.
+    kept["from"], kept["trainer"]["resume"] = values.get("from"), values["trainer"].get("resume")
     parent = _settle_references(kept, overrides, root)
     inputs.settle(kept, pinned)
     return kept, parent

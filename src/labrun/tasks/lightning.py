@@ -233,7 +233,7 @@ class NetworkTask(Task):
         if wanted and isinstance(trainer.accelerator, self._package.part("accelerators").CPUAccelerator):
             log.warning("compute.gpus_per_run=%d, but torch finds no GPU here: training on the processor", wanted)
         if resume_from is not None:
-            self._check_resume(resume_from, own=resume_from.parent == paths.checkpoints)
+            self._check_resume(resume_from, resume_from.parent == paths.checkpoints, int(trainer.max_steps))
         self._run(trainer, module, train, validation, resume_from)
         self._choose(trainer, module, has_validation=validation is not None)
 
@@ -319,7 +319,7 @@ class NetworkTask(Task):
             signal.signal(signal.SIGINT, before)
         module.eval()
 
-    def _check_resume(self, checkpoint: Path, own: bool) -> None:
+    def _check_resume(self, checkpoint: Path, own: bool, max_steps: int) -> None:
         content = read_tensors(checkpoint)
         done = _epochs_in(content)
         if own:
@@ -331,6 +331,11 @@ class NetworkTask(Task):
             raise ConfigError(
                 f"nothing is left to train: the checkpoint {checkpoint} has {done} epochs, and trainer.max_epochs="
                 f"{self._settings['max_epochs']} counts from the very beginning. Say a higher trainer.max_epochs"
+            )
+        if 0 < max_steps <= int(content["global_step"]):
+            raise ConfigError(
+                f"nothing is left to train: the checkpoint {checkpoint} has {content['global_step']} steps, and this "
+                f"training may have {max_steps}, counted from the very beginning. Say a higher trainer.options.max_steps"
             )
         log.info("Going on from %s, after epoch %d", checkpoint, done)
 
