@@ -66,7 +66,7 @@ def test_the_environment_may_name_the_run(run_here: Runner, monkeypatch: pytest.
 
 def test_resume_with_nothing_left_or_another_model_is_refused(run_here: Runner) -> None:
     run_here("model=mnist_dnn", "trainer.max_epochs=1")
-    with pytest.raises(ConfigError, match="nothing is left to train.*may have 3"):
+    with pytest.raises(ConfigError, match="nothing is left to train.*has 3 at most"):
         run_here("model=mnist_dnn", "trainer.max_epochs=2", "+trainer.options.max_steps=3", "trainer.resume=last")
     with pytest.raises(ConfigError, match="nothing is left to train.*has 1 epochs"):
         run_here("model=mnist_dnn", "trainer.max_epochs=1", "trainer.resume=last")

@@ -335,7 +335,7 @@ class NetworkTask(Task):
         if 0 < max_steps <= int(content["global_step"]):
             raise ConfigError(
                 f"nothing is left to train: the checkpoint {checkpoint} has {content['global_step']} steps, and this "
-                f"training may have {max_steps}, counted from the very beginning. Say a higher trainer.options.max_steps"
+                f"training has {max_steps} at most, counted from the very beginning. Raise trainer.options.max_steps"
             )
         log.info("Going on from %s, after epoch %d", checkpoint, done)
 
