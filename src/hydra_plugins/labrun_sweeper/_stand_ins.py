@@ -10,7 +10,6 @@ from omegaconf import OmegaConf
 
 from labrun.errors import ConfigError
 from labrun.sweep import space as spaces
-from labrun.sweep.study import sampler_arguments
 
 KEYS = {
     "optuna": {
@@ -131,6 +130,8 @@ def _optuna(given: dict[str, Any], found: Translation) -> None:
 
 def _accepted(kind: str, sampler: dict[str, Any], found: Translation) -> dict[str, Any]:
     """The arguments that the installed Optuna's sampler takes."""
+    from labrun.sweep.study import sampler_arguments  # it imports Optuna, and every sweep asks this module
+
     known = sampler_arguments(kind)
     if known is None:
         found.refused.append(f"sampler: the installed Optuna has no {kind}; tpe stands for most")
