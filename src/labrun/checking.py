@@ -250,3 +250,17 @@ def shape_text(shape: Sequence[int]) -> str:
     channels, height, width = shape
     kind = {1: "grey", 3: "colour"}.get(channels, f"{channels} channels")
     return f"{text} ({kind}, {height} high, {width} wide)"
+
+
+def dotted(node: Any, prefix: str = "", leaves: bool = False) -> Iterator[str]:
+    """Every key of nested mappings, with all keys above it.
+
+    Args:
+        node: the outermost mapping.
+        prefix: what stands before each key.
+        leaves: only keys that hold no mapping.
+    """
+    for key, value in node.items() if isinstance(node, Mapping) else ():
+        if not (leaves and isinstance(value, Mapping)):
+            yield f"{prefix}{key}"
+        yield from dotted(value, f"{prefix}{key}.", leaves)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from hydra._internal.config_loader_impl import get_overrides_dirname
@@ -29,14 +29,6 @@ def options(loader: ConfigLoader, master: DictConfig, group: str) -> list[str]:
     return loader.get_group_options(group, config_name=master.hydra.job.config_name, overrides=typed)
 
 
-def _dotted(node: Any, prefix: str = "") -> Iterator[str]:
-    for key, value in node.items() if isinstance(node, dict) else ():
-        if prefix or key != "hydra":
-            if not isinstance(value, dict):
-                yield f"{prefix}{key}"
-            yield from _dotted(value, f"{prefix}{key}.")
-
-
 class Composer:
     """Composes the jobs of one sweep.
 
@@ -49,7 +41,7 @@ class Composer:
 
     def __init__(self, loader: ConfigLoader, master: DictConfig, in_place: bool = False) -> None:
         self._loader = loader
-        self.master = self._master = master
+        self.master = master
         self._in_place = in_place
         self._parser = OverridesParser.create(config_loader=loader)
         self._parsed: dict[str, Override] = {}
@@ -65,7 +57,7 @@ class Composer:
         given = list(overrides)
         config = self._from_last(given) if self._last is not None else None
         if config is None:
-            config = self._loader.load_sweep_config(self._master, given)
+            config = self._loader.load_sweep_config(self.master, given)
         self._last = (given, config)
         with open_dict(config), read_write(config.hydra):
             config.hydra.job.id = number
@@ -81,7 +73,8 @@ class Composer:
             return ConfigError(why)
         rest = [text for text in overrides if text.partition("=")[0] != key]
         try:
-            known = list(_dotted(OmegaConf.to_container(self._loader.load_sweep_config(self._master, rest))))
+            config: Any = OmegaConf.to_container(self._loader.load_sweep_config(self.master, rest))
+            known = list(checking.dotted({k: v for k, v in config.items() if k != "hydra"}, leaves=True))
         except (HydraException, OmegaConfBaseException):
             known = []
         return ConfigError(f"{key}: no such key.{checking.suggest(key, known)}")
@@ -108,7 +101,7 @@ class Composer:
             OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
         self._note_overrides(config, overrides)
         if not self._in_place:
-            OmegaConf.copy_cache(from_config=self._master, to_config=config)
+            OmegaConf.copy_cache(from_config=self.master, to_config=config)
         return config
 
     def _overlap(self, anew: Sequence[Override], overrides: Sequence[Override]) -> bool:
@@ -124,7 +117,7 @@ class Composer:
 
     def _chooses(self, key: str) -> bool:
         if key not in self._is_group:
-            self._is_group[key] = bool(options(self._loader, self._master, key))
+            self._is_group[key] = bool(options(self._loader, self.master, key))
         return self._is_group[key]
 
     def _parse(self, text: str) -> Override:

@@ -27,14 +27,14 @@ def launch(launcher: LabrunLauncher, job_overrides: Sequence[Sequence[str]], fir
     """See `LabrunLauncher.launch`."""
     config = launcher.config
     assert config is not None and launcher.hydra_context is not None
-    loader = launcher.hydra_context.config_loader
-    setup_globals()
-    configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     if OmegaConf.select(config, "hydra.callbacks.labrun._target_") == "labrun.app.Gate":
-        return _own(launcher, Composer(loader, config, in_place=True), job_overrides, first)
+        setup_globals()
+        configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+        composer = Composer(launcher.hydra_context.config_loader, config, in_place=True)
+        return _own(launcher, composer, job_overrides, first)
     from hydra_plugins.labrun_launcher._foreign import launch_foreign
 
-    prepare(launcher)
+    loader = prepare(launcher)
     composer = Composer(loader, config)
     composed = [composer.compose(overrides, number) for number, overrides in enumerate(job_overrides, start=first)]
     return launch_foreign(launcher, composed, first)

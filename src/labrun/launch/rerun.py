@@ -197,7 +197,7 @@ def apply(config: Any, overrides: Sequence[str]) -> None:
             else:
                 known = OmegaConf.select(config, key, throw_on_missing=False, default="\0") != "\0"
                 if not known and not (one.is_add() or one.is_force_add()):
-                    near = checking.suggest(key, list(_dotted(OmegaConf.to_container(config))))
+                    near = checking.suggest(key, list(checking.dotted(OmegaConf.to_container(config))))
                     raise ConfigError(f"{key}: no such key in the run's config.{near} To add it: +{one.input_line}")
                 OmegaConf.update(config, key, value, merge=False, force_add=True)
         except OmegaConfBaseException as error:
@@ -210,12 +210,6 @@ def _delete(config: Any, key: str) -> None:
     if node is None or name not in node:
         raise ConfigError(f"~{key}: no such key in the run's config")
     del node[name]
-
-
-def _dotted(node: Any, prefix: str = "") -> list[str]:
-    if not isinstance(node, Mapping):
-        return []
-    return [name for key, value in node.items() for name in (f"{prefix}{key}", *_dotted(value, f"{prefix}{key}."))]
 
 
 def _option(group: str, override: str) -> Any:

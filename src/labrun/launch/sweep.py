@@ -199,14 +199,11 @@ def check(submitted: Sequence[Job]) -> str:
     where = computes.target(submitted[0].record.config["compute"], is_sweep)
     if where != "slurm":
         once.append("runs_per_gpu")  # on Slurm, each job has its own
-    for key in once:
-        found = sorted({str(job.record.config["compute"][key]) for job in submitted})
-        if len(found) > 1:
-            raise ConfigError(f"compute.{key} is one for a whole sweep, and here it is {' and '.join(found)}")
-    for key in submitted[0].record.config["tracking"]:
-        found = sorted({str(job.record.config["tracking"].get(key)) for job in submitted})
-        if len(found) > 1:
-            raise ConfigError(f"tracking.{key} is one for a whole sweep, and here it is {' and '.join(found)}")
+    for group, keys in (("compute", once), ("tracking", submitted[0].record.config["tracking"])):
+        for key in keys:
+            found = sorted({str(job.record.config[group].get(key)) for job in submitted})
+            if len(found) > 1:
+                raise ConfigError(f"{group}.{key} is one for a whole sweep, and here it is {' and '.join(found)}")
     if where == "slurm" and "%" in str(submitted[0].run_dir):
         raise ConfigError(f"{submitted[0].run_dir}: Slurm takes a % in the path of a job's files for a pattern")
     computed = [job.record.config["compute"] for job in submitted]

@@ -22,6 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from labrun import checking
 from labrun.launch import conf
 from labrun.mistakes.flags import Split
 
@@ -126,15 +127,10 @@ def is_a_value(config: DictConfig, key: str) -> bool:
     return node is not None and not OmegaConf.is_config(node)
 
 
-def dotted(config: Any, prefix: str = "") -> Iterator[str]:
+def dotted(config: DictConfig) -> Iterator[str]:
     """Every key of a config, with all keys above it; Hydra's own aside."""
-    if OmegaConf.is_config(config):
-        config = OmegaConf.to_container(config, resolve=False)
-    if isinstance(config, dict):
-        for key, value in config.items():
-            if prefix or key != "hydra":
-                yield f"{prefix}{key}"
-                yield from dotted(value, f"{prefix}{key}.")
+    plain: Any = OmegaConf.to_container(config, resolve=False)
+    return checking.dotted({key: value for key, value in plain.items() if key != "hydra"})
 
 
 def is_node(config: DictConfig, key: str) -> bool:
