@@ -78,6 +78,11 @@ def decoded(value: Any) -> Any:
     raise ValueError(f"there is no {tag}")
 
 
+def may_be_tagged(text: bytes) -> bool:
+    """Whether JSON may hold something that `decoded` changes: most holds nothing, and need not be walked through."""
+    return b'"!' in text or b"\\u0021" in text
+
+
 def _looks_tagged(value: Mapping[Any, Any]) -> bool:
     return len(value) == 1 and str(next(iter(value))).startswith(MARK)
 

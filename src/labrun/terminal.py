@@ -28,7 +28,7 @@ def plain(text: str, keep: str = "") -> str:
         text: any.
         keep: control characters that stay: line ends, in a text of several lines.
     """
-    if text.isprintable():
+    if text.translate(dict.fromkeys(map(ord, keep))).isprintable() if keep else text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in keep or _is_harmless(c) else escaped(c) for c in text)
 

@@ -139,7 +139,7 @@ def annotate(
 def annotated(run_dir: str | os.PathLike[str], content: dict[str, Any]) -> dict[str, Any]:
     """A record's content with every annotation applied, in their order; a torn line is left out."""
     try:
-        file = opened(Path(run_dir) / ANNOTATIONS_FILE)
+        file = opened(os.path.join(run_dir, ANNOTATIONS_FILE))
         if file is None:
             return content
         with file:

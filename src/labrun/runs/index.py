@@ -81,12 +81,12 @@ def scan(root: Path, state: Path) -> Iterator[tuple[str, Stamp]]:
             others = {one: None for one in others if link + one.removeprefix(real) not in usual}
     for folder in [*usual, *(one for one in others if one not in usual)]:
         try:
-            status = os.stat(os.path.join(folder, "run.json"))
+            status = os.stat(f"{folder}/run.json")
         except OSError:
             continue
         stamp = [status.st_mtime_ns, status.st_size, status.st_ino]
         with contextlib.suppress(OSError):
-            more = os.stat(os.path.join(folder, context.ANNOTATIONS_FILE))
+            more = os.stat(f"{folder}/{context.ANNOTATIONS_FILE}")
             stamp += [more.st_mtime_ns, more.st_size]
         yield folder, stamp
 

@@ -205,26 +205,30 @@ def read(run_dir: str | os.PathLike[str]) -> Record:
     """
     path = RunPaths(Path(run_dir)).record
     try:
-        if not path.is_file() and path.exists():
-            raise ValueError("it is no file")
-        content = json.loads(context.content(path, LARGEST))
+        raw = context.content(path, LARGEST)
+        content = json.loads(raw)
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}")
         missing = sorted(REQUIRED - set(content))
         if missing:
             raise ValueError(f"it has no {', '.join(missing)}")
-        _check_depth(content)
-        content = context.annotated(path.parent, content)
+        if raw.count(b"{") + raw.count(b"[") > DEEPEST:  # else they cannot lie so deep
+            _check_depth(content)
+        content = context.annotated(run_dir, content)
         # What is no group of keys there says nothing; the others count.
         for name in ("data", "attempts"):
             if isinstance(content.get(name), list):
                 content[name] = [one for one in content[name] if isinstance(one, dict)]
-        known = {f.name for f in dataclasses.fields(Record)}
-        record = Record(**{key: value for key, value in content.items() if key in known})
+        record = Record(**{key: value for key, value in content.items() if key in KEYS})
         _check(record)
         is_old = record.format == 1
-        record.config = exact.escaped_before(record.config) if is_old else exact.decoded(record.config)
-        record.hydra = exact.decoded(record.hydra)
+        is_tagged = exact.may_be_tagged(raw)
+        if is_old:
+            record.config = exact.escaped_before(record.config)
+        elif is_tagged:
+            record.config = exact.decoded(record.config)
+        if is_tagged:
+            record.hydra = exact.decoded(record.hydra)
         record.format = FORMAT  # it is written in the present one
         return record
     except FileNotFoundError:
@@ -233,6 +237,7 @@ def read(run_dir: str | os.PathLike[str]) -> Record:
         raise RecordError(f"{path} is damaged or cannot be read: {error}") from error
 
 
+KEYS = frozenset(f.name for f in dataclasses.fields(Record))
 LARGEST = 2**28
 """Bytes of a record."""
 HIGHEST = 8
