@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import pytorch_lightning
 
 from conftest import Command, Runner
 from labrun.launch import freeze
-from labrun.tasks.packages import Package
+from labrun.tasks.packages import Package, spare_clouds
 
 SITE = Path(pytorch_lightning.__file__).parents[1]
 MODULE = """
@@ -113,3 +115,13 @@ def test_names_of_one_package_stand_for_the_other(run_here: Runner) -> None:
         "model=mnist_dnn", "trainer.max_epochs=1", "dataset.max_samples=60", f"+callbacks.stop={{_target_: {theirs}}}"
     )
     assert record.status == "completed"
+
+
+def test_lightning_asks_only_the_clouds_that_are_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    spare_clouds(Package())
+    spare_clouds(Package())
+    asked = importlib.import_module("lightning_fabric.utilities.cloud_io").module_available
+    monkeypatch.delitem(sys.modules, "adlfs", raising=False)
+    assert not asked("adlfs") and "adlfs" not in sys.modules and not asked("no_such_package")
+    monkeypatch.setitem(sys.modules, "adlfs", importlib.import_module("adlfs"))
+    assert asked("adlfs") and asked("torch")

@@ -401,6 +401,7 @@ class NetworkTask(Task):
             raise ConfigError(
                 f"trainer.options.{twice[0]}: labrun has a key for it, and goes by that: trainer.{twice[0]}"
             )
+        packages.spare_clouds(self._package)
         loggers, record = self._loggers(paths)
         callbacks = self._callbacks(paths, has_validation)
         checkpoints = [c for c in callbacks if isinstance(c, lightning.callbacks.Checkpoint)]

@@ -6,6 +6,7 @@ A module of one is trained by that one's own Trainer, with its callbacks and log
 from __future__ import annotations
 
 import importlib
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from labrun.errors import ConfigError
 
 NAMES = ("pytorch_lightning", "lightning.pytorch")
 _FABRIC = ("lightning_fabric.", "lightning.fabric.")
+_CLOUDS = ("adlfs", "gcsfs", "s3fs")
 _STEPS = ("training_step", "configure_optimizers")
 """What makes a module train by itself."""
 
@@ -37,6 +39,23 @@ class Package:
             if text.startswith(f"{other}."):
                 return f"{self.name}.{text.removeprefix(f'{other}.')}"
         return text
+
+
+def spare_clouds(package: Package) -> None:
+    """Keep Lightning from importing the file systems of clouds, which takes a second, to ask if a checkpoint is on one.
+
+    It asks of each checkpoint and each folder. What lies on a file system of a package that nobody has imported can be
+    none of them.
+    """
+    cloud_io = importlib.import_module(f"{_FABRIC[NAMES.index(package.name)]}utilities.cloud_io")
+    asked = getattr(cloud_io, "module_available", None)
+    if asked is None or asked.__module__ == __name__:
+        return
+
+    def there(path: str) -> bool:
+        return (path not in _CLOUDS or path in sys.modules) and bool(asked(path))
+
+    cloud_io.module_available = there
 
 
 def of(model: Any, title: str) -> Package | None:
