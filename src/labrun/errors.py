@@ -73,6 +73,31 @@ class DataError(LabrunError):
     """The data cannot be used as they are."""
 
 
+DECIMAL: Mapping[str, Callable[[str], str]] = {
+    BY_OVERRIDE: lambda word: f"dataset.decimal={word}",
+    BY_OPTION: lambda word: f"--decimal {word}",
+    BY_ARGUMENT: lambda word: f"model.decimal = {word!r}",
+}
+"""How a person says the decimal sign of a table, in words: point, comma."""
+
+
+class DoubtfulDecimalError(DataError):
+    """Numbers of a table may be read with either decimal sign.
+
+    Args:
+        what: a sentence that says so, the reading with a point first.
+        way: a key of `DECIMAL`.
+    """
+
+    def __init__(self, what: str, way: str = BY_OVERRIDE) -> None:
+        self.what, self.way = what, way
+        super().__init__(f"{what}: say {DECIMAL[way]('point')} for the first, {DECIMAL[way]('comma')} for the second")
+
+    def said(self, way: str) -> DoubtfulDecimalError:
+        """The same, with what is typed elsewhere."""
+        return DoubtfulDecimalError(self.what, way)
+
+
 class MissingDataError(DataError):
     """Files that a data set needs are not there."""
 

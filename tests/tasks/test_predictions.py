@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -99,7 +100,7 @@ def test_the_keys_are_typed_as_they_are_told(run_here: Runner, workspace: Path) 
     common = (*PIPELINE, f"dataset.path={path}")
     with pytest.raises(DataError, match="dataset.decimal") as asked:
         run_here(*common, "dataset.ignore=[d]")
-    assert """say dataset.decimal=. for the first, "dataset.decimal=','" for the second""" in str(asked.value)
+    assert "say dataset.decimal=point for the first, dataset.decimal=comma for the second" in str(asked.value)
     with pytest.raises(DataError, match="'dataset.dates={d: \"%d/%m/%Y\"}'"):
         run_here(*common, "dataset.decimal=.")
     for decimal in (".", "','"):
@@ -164,3 +165,59 @@ def test_classes_of_images_are_counted_by_their_names(run_here: Runner, lab_here
     done = lab_here("models", "predict", "pictures", "pictures/later", "-o", "out.csv")
     assert done.returncode == 0, done.stderr
     assert [row["prediction"] for row in rows_of(workspace / "out.csv")] == ["a"] * 12 + ["c"] * 12
+
+
+def test_how_a_later_table_is_written_is_told_and_can_be_said(
+    run_here: Runner, lab_here: Command, workspace: Path
+) -> None:
+    rows = [{"key": f"k{i}", "kind": "aä"[i % 2], "a": f"{i / 8 + 2 * (i % 2):.3f}"} for i in range(COUNT)]
+    for row in rows:
+        row["label"] = "ja" if row["kind"] == "ä" else "nein"
+    write(workspace / "rows.csv", rows)
+    _, run_dir = run_here(*PIPELINE, f"dataset.path={workspace}/rows.csv", "dataset.target=label")
+    registry.register(store.workspace(), run_dir, "m")
+    text = write(workspace / "new.csv", [{**row, "a": row["a"].replace(".", ",")} for row in rows], ";").read_text()
+    (workspace / "new.csv").write_text(text, encoding="cp1252")
+    told = lab_here("models", "predict", "m", "new.csv")
+    assert "decimal commas, where the model's own table has points" in told.stdout and told.stdout.count("decimal") == 1
+    assert "read as cp1252" in told.stdout and "--encoding says another" in told.stdout
+    found = (workspace / "new.csv.predictions.csv").read_text()
+    assert [row["prediction"] for row in rows_of(workspace / "new.csv.predictions.csv")] == [r["label"] for r in rows]
+    said = ("--encoding", "cp1252", "--separator", "semicolon", "--decimal", "comma")
+    told = lab_here("models", "predict", "m", "new.csv", *said)
+    assert told.returncode == 0 and told.stdout.startswith(f"{COUNT} predictions")
+    assert (workspace / "new.csv.predictions.csv").read_text() == found
+    for option, value, message in (
+        ("--decimal", "point", "'0,000' (1 times) is none"),
+        ("--separator", "xx", "lab: --separator='xx': one character"),
+        ("--encoding", "nope", "lab: --encoding='nope'"),
+        ("--sheet", "s", "lab: --sheet='s': new.csv is a text file"),
+    ):
+        refused = lab_here("models", "predict", "m", "new.csv", option, value)
+        assert refused.returncode == 2 and message in refused.stderr, refused.stderr
+    np.save(workspace / "x.npy", np.zeros((2, 2)))
+    refused = lab_here("models", "predict", "m", "x.npy", "--sheet", "s")
+    assert "x.npy is no table, which alone has a sheet" in refused.stderr
+    with pytest.warns(UserWarning, match="the table has decimal commas"):
+        load_model("m").predict(pd.read_csv(workspace / "new.csv", sep=";", encoding="cp1252", dtype=str))
+
+
+def test_a_later_table_whose_decimal_sign_nothing_tells_is_asked(run_here: Runner, workspace: Path) -> None:
+    """`12,125` is no twelve thousand only because the model's own table has points."""
+    rows = [{"a": f"{i / 8:.3f}", "label": ["ja", "nein"][i > COUNT / 2]} for i in range(COUNT)]
+    write(workspace / "rows.csv", rows)
+    _, run_dir = run_here(*PIPELINE, f"dataset.path={workspace}/rows.csv", "dataset.target=label")
+    model = load_model(run_dir)
+    expected = list(model.predict(pd.DataFrame({"a": ["1.125", "14.125"]})))
+    with pytest.raises(
+        DataError, match=r"'1,125' .* may be 1125 or 1\.125: say model\.decimal = 'point' for the first"
+    ):
+        model.predict(pd.DataFrame({"a": ["1,125", "14,125"]}))
+    for others in ("0,125", "2,5", "1234,5"):
+        with pytest.warns(UserWarning, match="decimal commas"):
+            assert list(model.predict(pd.DataFrame({"a": ["1,125", "14,125", others]})))[:2] == expected
+    model.decimal = "comma"
+    assert list(model.predict(pd.DataFrame({"a": ["1,125", "14,125"]}))) == expected
+    model.decimal = "point"
+    with pytest.raises(UnfitError, match="'0,125'"):
+        model.predict(pd.DataFrame({"a": ["0,125"]}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -13,11 +14,24 @@ from pathlib import Path
 from typing import Any
 
 from labrun import checking
-from labrun.errors import BY_ARGUMENT, BY_OPTION, BY_VARIABLE, TRUSTING, ConfigError, RecordError, UntrustedError
+from labrun.errors import (
+    BY_ARGUMENT,
+    BY_OPTION,
+    BY_VARIABLE,
+    TRUSTING,
+    ConfigError,
+    DataError,
+    DoubtfulDecimalError,
+    RecordError,
+    UntrustedError,
+)
 from labrun.runs import files, journal, registry, report, store, viewing
 from labrun.runs.journal import Version
 
 WHICH = "name, name/version or name@alias"
+FORM = ("separator", "encoding", "sheet")
+"""How a table is written: options here, keys of the data set in a run."""
+AS_KEY = re.compile(r"\bdataset\.(?=(?:separator|encoding|sheet|decimal)\b)")
 
 
 def add(nouns: Any) -> None:
@@ -56,6 +70,12 @@ def add(nouns: Any) -> None:
     verb.add_argument("-o", "--output", type=Path, metavar="CSV", help="default: FILE.predictions.csv")
     verb.add_argument("--inputs", action="store_true", help="keep all columns of the table beside the predictions "
                       "(default: what tells its rows apart, such as an id)")  # fmt: skip
+    verb.add_argument("--separator", metavar="SIGN", help="between a table's columns: a character, or tab, comma, "
+                      "semicolon, pipe, blanks (default: found out)")  # fmt: skip
+    verb.add_argument("--encoding", metavar="NAME", help="of a table, such as cp1252 (default: found out)")
+    verb.add_argument("--decimal", choices=("point", "comma", ".", ","), help="the decimal sign of a table "
+                      "(default: found out)")  # fmt: skip
+    verb.add_argument("--sheet", metavar="NAME", help="of an Excel file (default: the only one with values)")
     verb.add_argument("--allow-pickle", action="store_true", help="load .pkl and .joblib: they can run any code")
     _trusted(verb)
     verb = _verb(verbs, "rm", remove, "remove a version, or all of a model")
@@ -268,8 +288,18 @@ def predict(options: argparse.Namespace) -> int:
         )
     except UntrustedError as error:
         raise error.said(BY_OPTION) from None
-    fed = feeding.read(source, model)
-    table = saved.answers(model, fed.samples)
+    if options.decimal:
+        model.decimal = options.decimal
+    form = {name: value for name in FORM if (value := getattr(options, name)) is not None}
+    told: list[str] = []
+    model.tell = told.append
+    try:
+        fed = feeding.read(source, model, form)
+        table = saved.answers(model, fed.samples)
+    except DoubtfulDecimalError as error:
+        raise error.said(BY_OPTION) from None
+    except (ConfigError, DataError) as error:
+        raise type(error)(AS_KEY.sub("--", str(error))) from error
     if fed.names:
         table.insert(0, "file", list(fed.names))
     if fed.inputs is not None:
@@ -279,8 +309,8 @@ def predict(options: argparse.Namespace) -> int:
     elif options.inputs:
         raise ConfigError(f"--inputs: {source} has no columns with names that could be kept")
     table.to_csv(files.ready(output), index=False)
-    for note in fed.notes:
-        print(note)
+    for note in dict.fromkeys([*fed.notes, *told]):
+        print(AS_KEY.sub("--", note))
     print(f"{len(table):,} predictions of {model.title}: {output}")
     print("\n".join(_counted(table["prediction"].tolist(), bool(model.class_names))))
     return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from labrun.checking import shape_text
 from labrun.data.readers import contents, delimited
 from labrun.data.readers.columns import GAPS, ID_NAME, LOOKS_LIKE_ID
-from labrun.errors import CorruptDataError, DataError, MissingDataError, UnfitError
+from labrun.errors import ConfigError, CorruptDataError, DataError, MissingDataError, UnfitError
 from labrun.tasks.saved import Saved
 
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
@@ -49,16 +49,21 @@ class Fed:
         ]  # fmt: skip
 
 
-def read(path: Path, saved: Saved) -> Fed:
+def read(path: Path, saved: Saved, form: Mapping[str, str] | None = None) -> Fed:
     """The samples of a file or of a folder of images.
 
     Args:
         path: a table (see `delimited.read`), an `.npz` or `.npy` file, an image, or a folder of images.
         saved: the model that is to take them.
+        form: `separator`, `encoding` and `sheet` of a table, as `delimited.read` takes them, where they are known.
 
     Raises:
         DataError: there is no such file, it cannot be read, or it holds nothing that the model takes.
+        ConfigError: `form` says what the file has not.
     """
+    form = form or {}
+    if form and not (path.is_file() and contents.is_table(path)):
+        raise ConfigError(f"{path} is no table, which alone has a {' and a '.join(form)}")
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGES and p.is_file())
         if not files:
@@ -72,7 +77,7 @@ def read(path: Path, saved: Saved) -> Fed:
     if suffix in (".npz", ".npy"):
         return Fed(_array(path))
     if contents.is_table(path):
-        return _table(path, saved)
+        return _table(path, saved, form)
     raise DataError(
         f"{path}: labrun predicts for .csv, .tsv, .txt, .parquet and .xlsx (also packed: .gz, .zip), .npz, .npy, "
         "images and folders of images"
@@ -136,11 +141,11 @@ def _pixels(file: Path, shape: tuple[int, ...], title: str) -> npt.NDArray[np.ui
     return pixels[None] if shape[0] == 1 else pixels.transpose(2, 0, 1)
 
 
-def _table(path: Path, saved: Saved) -> Fed:
+def _table(path: Path, saved: Saved, form: Mapping[str, str]) -> Fed:
     known = list(saved.table.names if saved.table is not None else saved.columns or ())
-    names = [" ".join(cell.split()) for cell in delimited.first_row(path)]
+    names = [" ".join(cell.split()) for cell in delimited.first_row(path, **form)]
     has_header = bool(set(names) & set(known)) if known else any(not delimited.is_number(name) for name in names)
-    cells, notes = delimited.read(path, header=has_header)
+    cells, notes = delimited.read(path, **form, header=has_header)
     if saved.table is not None:
         samples, told = (cells, []) if has_header else _features(cells, saved, has_header)
         if not has_header:

@@ -55,7 +55,7 @@ def spare_clouds(package: Package) -> None:
     def there(path: str) -> bool:
         return (path not in _CLOUDS or path in sys.modules) and bool(asked(path))
 
-    cloud_io.module_available = there
+    cloud_io.module_available = there  # type: ignore[attr-defined]
 
 
 def of(model: Any, title: str) -> Package | None:

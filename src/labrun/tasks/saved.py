@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ import numpy.typing as npt
 
 from labrun.checking import shape_text
 from labrun.data.arrays import Scaling, float_rows
+from labrun.data.readers.amounts import DECIMALS
 from labrun.data.readers.columns import Understood
 from labrun.data.readers.later import applied
-from labrun.errors import BY_ARGUMENT, BY_VARIABLE, DataError, UnfitError, UntrustedError
+from labrun.errors import BY_ARGUMENT, BY_VARIABLE, DataError, DoubtfulDecimalError, UnfitError, UntrustedError
 from labrun.runs import cards, journal, registry, seals, store
 from labrun.runs.record import RunPaths
 from labrun.tasks import loading, scoring
@@ -58,6 +60,10 @@ class Saved:
         """Of a table that it takes; None: it takes numbers by their places."""
         self.table = Understood.of(card["table"]) if card.get("table") else None
         """How the columns of its own table were read; None where it was of none, or where no card tells."""
+        self.decimal: str | None = None
+        """The decimal sign of the tables that it is to take: `point`, `comma`; None: found out for each."""
+        self.tell: Callable[[str], object] = _warn
+        """Told how a table was read otherwise than the model's own."""
 
     def __repr__(self) -> str:
         classes = f"{len(self.class_names)} classes" if self.class_names else "no class names"
@@ -212,9 +218,13 @@ class Saved:
                 f"{self.title} takes a table with the columns {', '.join(names)}; there is no {', '.join(missing)}"
             )
         try:
-            rows, _, _ = applied(self.table, x, "the table")
+            rows, _, notes = applied(self.table, x, "the table", DECIMALS.get(str(self.decimal), self.decimal))
+        except DoubtfulDecimalError as error:
+            raise error.said(BY_ARGUMENT) from None
         except DataError as error:
             raise UnfitError(f"{self.title}: {error}") from error
+        for note in notes:
+            self.tell(note)
         if self.columns is not None:
             return rows
         gaps = [name for name in rows.columns if rows[name].isna().any()]
@@ -242,6 +252,10 @@ class Saved:
                 f"{', '.join(missing)}"
             )
         return x[list(self.columns)]
+
+
+def _warn(note: str) -> None:
+    warnings.warn(f"the table has {note}", stacklevel=6)
 
 
 def load_model(

@@ -9,7 +9,7 @@ SIGNS = ("$", "€", "£", "¥", "₹", "%", "USD", "EUR", "GBP", "CHF", "JPY")
 PLAIN = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 GROUP = "[ \u00a0\u202f\u2009'\u2019_]"
 WITH_POINT = re.compile(
-    rf"[+-]?(?=\.?\d)(?:\d{{1,3}}(?:,\d{{3}})+|[1-9]\d{{0,2}}(?:{GROUP}\d{{3}})+|\d+)?(?:\.\d*)?(?:[eE][+-]?\d+)?"
+    rf"[+-]?(?=\.?\d)(?:[1-9]\d{{0,2}}(?:,\d{{3}})+|[1-9]\d{{0,2}}(?:{GROUP}\d{{3}})+|\d+)?(?:\.\d*)?(?:[eE][+-]?\d+)?"
 )
 WITH_COMMA = re.compile(
     rf"[+-]?(?=,?\d)(?:[1-9]\d{{0,2}}(?:\.\d{{3}})+|[1-9]\d{{0,2}}(?:{GROUP}\d{{3}})+|\d+)?(?:,\d*)?(?:[eE][+-]?\d+)?"
@@ -22,6 +22,8 @@ EITHER = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 EITHER_POINT = re.compile(r"[+-]?(?:[1-9]\d{0,2}(?:\.\d{3})?|0)")
 
 
+DECIMALS = {"point": ".", "comma": ","}
+"""Words for the decimal signs, one of which a command line has to quote twice."""
 EDGES = frozenset("0123456789.,")
 
 

@@ -27,7 +27,7 @@ from labrun.data.readers.amounts import (
     unit_of,
 )  # fmt: skip
 from labrun.data.readers.dates import ISO, MAY_BE_DATE, form_of, times_of
-from labrun.errors import ConfigError, DataError
+from labrun.errors import ConfigError, DataError, DoubtfulDecimalError
 
 NUMBER, CATEGORY, DATE = "number", "category", "date"
 GAPS = frozenset({
@@ -99,6 +99,8 @@ class Understood:
     columns: list[Column]
     left_out: dict[str, str]
     decimal: str = "."
+    marks_thousands: bool = False
+    """Whether the other sign marks thousands: it does in the table, or a person has said the decimal sign."""
     notes: list[str] = field(default_factory=list)
     looked_at: Any = field(default=None, repr=False, compare=False)
     """The table that was understood, and of it the columns of plain numbers: they need not be read twice."""
@@ -113,14 +115,16 @@ class Understood:
         """
         try:
             columns = [Column(**column) for column in content["columns"]]
-            return cls(columns, dict(content.get("left_out") or {}), str(content.get("decimal") or "."))
+            decimal = str(content.get("decimal") or ".")
+            return cls(columns, dict(content.get("left_out") or {}), decimal, content.get("marks_thousands") is True)
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"what is known of the table's columns is damaged: {error}") from error
 
     def content(self) -> dict[str, Any]:
         """For a card or record; see `of`."""
         columns = [{key: value for key, value in asdict(one).items() if value} for one in self.columns]
-        return {"columns": columns, "left_out": self.left_out, "decimal": self.decimal}
+        marks = {"marks_thousands": True} if self.marks_thousands else {}
+        return {"columns": columns, "left_out": self.left_out, "decimal": self.decimal, **marks}
 
     @property
     def names(self) -> list[str]:
@@ -206,12 +210,13 @@ def understand(table: Any, said: Settings, where: object, first: int | None = No
     written, bare = dict(uniques), dict(plain)
     if quantity is not None:
         written[quantity.name], bare[quantity.name] = _values(quantity)
-    decimal, asked = _decimal(written, bare, said, where, table.attrs.get("separator"))
+    found, asked = _decimal(written, bare, said, where, table.attrs.get("separator"))
+    decimal = found or "."
     train = table if first is None else table.iloc[:first]
     columns: list[Column] = []
     left_out: dict[str, str] = dict.fromkeys(said.ignore, IGNORED)
     notes: list[str] = []
-    problems: list[str] = [] if asked is None else [asked]
+    problems: list[str] = [] if asked is None else [str(DoubtfulDecimalError(asked))]
     for name, values in uniques.items():
         numbers = plain[name]
         kept = values if numbers is not None and len(numbers) == len(values) else _present(values)
@@ -254,7 +259,14 @@ def understand(table: Any, said: Settings, where: object, first: int | None = No
     if same:
         notes.append(f"the same in every row: {few(same)}")
     whole = {name: found for name, found in plain.items() if found is not None and len(found) == len(table)}
-    return Understood(columns, left_out, decimal, notes, table, whole)
+    other = "," if decimal == "." else "."
+    marks = said.decimal is not None or any(
+        other in value and number(value, decimal) is not None
+        for one in columns
+        if one.kind == NUMBER and plain[one.name] is None
+        for value in uniques[one.name]
+    )
+    return Understood(columns, left_out, decimal, marks, notes, table, whole)
 
 
 def of_frame(frame: Any) -> Understood:
@@ -416,10 +428,31 @@ def _tells_rows_apart(name: str, column: Any, plain: npt.NDArray[np.float64] | N
     return not any(map(MAY_BE_DATE.fullmatch, present[:100]))
 
 
+def decimal_of(known: Understood, table: Any, where: object) -> tuple[str | None, str | None]:
+    """The decimal sign of a table of which it is known what its columns hold.
+
+    Args:
+        known: what they hold.
+        table: a pandas.DataFrame; columns that are of numbers already tell nothing.
+        where: it comes from, for messages.
+
+    Returns:
+        The sign, None where nothing tells; what is doubtful, in a sentence with the reading with a point first.
+    """
+    written: dict[str, list[str]] = {}
+    plain: dict[str, npt.NDArray[np.float64] | None] = {}
+    for column in known.columns:
+        if column.kind == NUMBER and column.name in table.columns and _is_text(table[column.name]):
+            texts = table[column.name].dropna().astype(str).str.strip()
+            if len(texts):
+                written[column.name], plain[column.name] = _values(texts)
+    return _decimal(written, plain, Settings(), where, table.attrs.get("separator"))
+
+
 def _decimal(
     uniques: Mapping[str, list[str]], plain: Mapping[str, Any], said: Settings, where: object, separator: str | None
-) -> tuple[str, str | None]:
-    """The decimal sign of a table, and what is to be asked if that is doubtful."""
+) -> tuple[str | None, str | None]:
+    """The decimal sign of a table, None where nothing tells; what is doubtful, the reading with a point first."""
     if said.decimal is not None:
         return said.decimal, None
     comma: dict[str, str] = {}
@@ -444,9 +477,8 @@ def _decimal(
     if comma and point:
         (one, first), (other, second) = next(iter(comma.items())), next(iter(point.items()))
         return ",", (
-            f"{where}: decimal commas ({first!r} in {one!r}) and points ({second!r} in {other!r}): say "
-            f"dataset.decimal=. or \"dataset.decimal=','\"; a column that holds no numbers: "
-            f"{option('categories', [one])}"
+            f"{where}: there are decimal points ({second!r} in {other!r}) and commas ({first!r} in {one!r}; if that "
+            f"column holds no numbers, {option('categories', [one])})"
         )
     if comma:
         return ",", None
@@ -454,8 +486,7 @@ def _decimal(
     if either and not point and separator != ",":
         name, value = next(iter(either.items()))
         return ".", (
-            f"{where}: {value!r} in the column {name!r} may be {value.replace(',', '')} or {value.replace(',', '.')}: "
-            "say dataset.decimal=. for the first, \"dataset.decimal=','\" for the second"
+            f"{where}: {value!r} in the column {name!r} may be {value.replace(',', '')} or {value.replace(',', '.')}"
         )
     if separator == ";" and not point:  # between the columns of files with decimal commas
         for name, values in uniques.items():
@@ -463,11 +494,8 @@ def _decimal(
                 continue
             value = next((one for one in values if "." in one), None)
             if value is not None and all(map(EITHER_POINT.fullmatch, _present(values))):
-                return ".", (
-                    f"{where}: {value!r} in the column {name!r} may be {value} or {value.replace('.', '')}: say "
-                    "dataset.decimal=. for the first, \"dataset.decimal=','\" for the second"
-                )
-    return ".", None
+                return ".", (f"{where}: {value!r} in the column {name!r} may be {value} or {value.replace('.', '')}")
+    return "." if point else None, None
 
 
 def _date_column(name: str, kept: list[str], form: str, where: object) -> Column:

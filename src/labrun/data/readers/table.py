@@ -16,15 +16,13 @@ from labrun.data.arrays import AnyArray, Part, RawData
 from labrun.data.reader import Reader
 from labrun.data.readers import columns as kinds
 from labrun.data.readers import delimited, sheets
-from labrun.data.readers.amounts import number
+from labrun.data.readers.amounts import DECIMALS, number
 from labrun.data.readers.checks import is_absolute
 from labrun.data.readers.columns import Settings, Understood, few
 from labrun.data.readers.later import applied
 from labrun.data.readers.own import QUANTITY, from_arrays, must_exist, not_numbers, place_of, too_close
 from labrun.errors import ConfigError, DataError
 
-DECIMALS = {"point": ".", "comma": ","}
-"""Words for the decimal signs, one of which a command line has to quote twice."""
 MANY = 20
 """More classes than this, all of them numbers, may be a quantity."""
 
@@ -113,7 +111,8 @@ class Csv(Reader):
         arrays: dict[str, Any] = {}
         refusal = None
         for part, table, values, path in zip(("train", "test"), tables, features, paths, strict=False):
-            samples, decimal, told = applied(known, values, path)
+            said = known.decimal if self.known is None else self.settings.decimal
+            samples, decimal, told = applied(known, values, path, said)
             y = self._labels(table[target], path, decimal)
             notes += told
             refusal = refusal or not_numbers(samples, known.names, path)
