@@ -172,6 +172,17 @@ def shown(text: str) -> str:
     return terminal.lines(masking.masked(text))
 
 
+_made: list[Path] = []
+"""Folders that `check_writable` has made, the deepest first."""
+
+
+def _tidy() -> None:
+    """Take away again what `check_writable` has made, where nothing has come into it."""
+    while _made:
+        with contextlib.suppress(OSError):
+            _made.pop(0).rmdir()
+
+
 def check_writable(run_dir: Path) -> None:
     """Whether a run's folder can be made.
 
@@ -182,6 +193,7 @@ def check_writable(run_dir: Path) -> None:
     if (run_dir / "run.json").exists():
         raise RecordError(f"{run_dir} holds a run already; a new run needs a folder of its own")
     probe = None
+    _made.extend(place for place in run_dir.parents if not place.exists())
     try:
         run_dir.parent.mkdir(parents=True, exist_ok=True)
         probe = run_dir.parent / f".probe-{freeze.new_id()}"
@@ -256,7 +268,7 @@ def _where_it_was_typed(folder: str) -> Iterator[None]:
 def _run(config: DictConfig, hydra_config: Any) -> dict[str, Any]:
     run_dir = Path(hydra_config.runtime.output_dir)
     root = store.workspace()
-    with TellingErrors():
+    with TellingErrors(), _taken_back(run_dir, hydra_config.output_subdir):
         suffix = run_dir.name.rsplit("-", 1)[-1]
         run_id = suffix if re.fullmatch("[0-9a-f]{8}", suffix) else freeze.new_id()
         around = freeze.look_around(root)
@@ -278,6 +290,17 @@ def _run(config: DictConfig, hydra_config: Any) -> dict[str, Any]:
         announce(run_dir)
         os.environ.update(variables)
         return carry_out(record, run_dir, root).metrics
+
+
+@contextlib.contextmanager
+def _taken_back(run_dir: Path, subfolder: str | None) -> Iterator[None]:
+    """Where inside a run is refused, what Hydra has put into its folder is taken away again."""
+    try:
+        yield
+    except LabrunError:
+        if not (run_dir / "run.json").exists():
+            hydra_files.remove_of_run(run_dir, subfolder)
+        raise
 
 
 def _whole(config: DictConfig) -> DictConfig:
@@ -448,11 +471,11 @@ def register() -> None:
     OmegaConf.register_new_resolver("labrun_cpus", default_cpus, replace=True)
     OmegaConf.register_new_resolver("labrun_groups", lambda *, _root_: groups_text(_root_), replace=True)
     OmegaConf.register_new_resolver("labrun_name", lambda *, _root_: default_name(_root_), replace=True)
-    Plugins.instance().register(UserConf)
-    ConfigStore.instance().store(name="_open", node=open_node("arguments", "metrics"), group="script")
     if str(Path.cwd()) not in sys.path:
         # Last, so that a person's module is found and never hides an installed package.
         sys.path.append(str(Path.cwd()))
+    Plugins.instance().register(UserConf)  # which looks for a person's own plug-ins, too
+    ConfigStore.instance().store(name="_open", node=open_node("arguments", "metrics"), group="script")
 
 
 @contextlib.contextmanager
@@ -646,5 +669,6 @@ def main() -> None:
         sys.stderr.write(shown("".join(traceback.format_exception(error))))
         sys.exit(1)
     finally:
+        _tidy()
         if not RUN_HERE & set(sys.modules):
             gc.freeze()  # the interpreter need not look through all that was loaded, once more, for what is garbage

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,21 @@ def prepare(launcher: LabrunLauncher) -> ConfigLoader:
     return launcher.hydra_context.config_loader
 
 
+def check_settings(launcher: LabrunLauncher) -> None:
+    """labrun's own runs go where `compute` says.
+
+    Raises:
+        ConfigError: a key of `hydra.launcher` says otherwise.
+    """
+    from hydra_plugins.labrun_launcher.launcher import NODE
+
+    for key, value in launcher.settings.items():
+        if value != NODE[key] and key == "show_output":
+            raise ConfigError("hydra.launcher.show_output is for other applications; lab runs logs -f shows a run's")
+        if value != NODE[key]:
+            raise ConfigError(f"hydra.launcher.{key}={value}: where labrun's own runs go is said with compute.{key}")
+
+
 def _own(
     launcher: LabrunLauncher, composer: Composer, job_overrides: Sequence[Sequence[str]], first: int
 ) -> list[JobReturn]:
@@ -61,27 +77,21 @@ def _own(
 
     assert launcher.config is not None
     try:
-        from hydra_plugins.labrun_launcher.launcher import NODE
-
-        for key, value in launcher.settings.items():
-            if value != NODE[key] and key == "show_output":
-                raise ConfigError(
-                    "hydra.launcher.show_output is for other applications; lab runs logs -f shows a run's"
-                )
-            if value != NODE[key]:
-                raise ConfigError(
-                    f"hydra.launcher.{key}={value}: where labrun's own runs go is said with compute.{key}"
-                )
+        check_settings(launcher)
         for key in ("sampler", "early_termination"):
             if OmegaConf.select(launcher.config, f"sweep.{key}"):  # labrun's own sweeper does not come here then
                 raise ConfigError(f"sweep.{key}: only hydra/sweeper=labrun searches; leave hydra/sweeper out")
         sweep_dir = Path(str(launcher.config.hydra.sweep.dir)).resolve()
         with sweep.Submission(sweep_dir) as submission:
             jobs = _frozen(submission, composer, job_overrides, first)
-            if OmegaConf.select(launcher.config, "sweep.resume") is None:
-                hydra_files.save(hydra_files.texts(launcher.config, of_sweep=True), sweep_dir)
-            hydra_job.configure_own_log(launcher.config.hydra)
-            records = sweep.carry_out(jobs, sweep_dir, submission.server)
+            master = launcher.config
+
+            def prepare() -> None:
+                if OmegaConf.select(master, "sweep.resume") is None:
+                    hydra_files.save(hydra_files.texts(master, of_sweep=True), sweep_dir)
+
+            hydra_job.configure_own_log(master.hydra)
+            records = sweep.carry_out(jobs, sweep_dir, submission.server, prepare)
     except LabrunError as error:
         if os.environ.get("LABRUN_DEBUG") == "1":
             raise
@@ -109,6 +119,17 @@ def _of(runs: Sequence[str]) -> str:
     return runs[0] if len(runs) == 1 else f"{runs[0]} and {len(runs) - 1} more"
 
 
+@dataclass
+class _Part:
+    """Some of a sweep's runs, frozen or refused."""
+
+    jobs: list[sweep.Job] = field(default_factory=list)
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    """What is wrong, and with which run."""
+    not_composed: list[HydraException] = field(default_factory=list)
+    """Why Hydra cannot compose some of them."""
+
+
 def _frozen(
     submission: sweep.Submission, composer: Composer, job_overrides: Sequence[Sequence[str]], first: int
 ) -> list[sweep.Job]:
@@ -118,27 +139,45 @@ def _frozen(
         ConfigError: mistakes in some runs.
         HydraException: no run can be composed.
     """
+    from labrun.launch.sharing_out import shared_out
+
+    def work(some: Sequence[tuple[int, Sequence[str]]]) -> _Part:
+        return _part(submission, composer, some, first)
+
+    numbered = list(enumerate(job_overrides, start=first))
+    # The first one starts the pool's server; the others are composed from it.
+    parts = [work(numbered[:1])]
+    rest = numbered[1:]
+    parts += shared_out(rest, work, submission.state) if parts[0].jobs else [work(rest)]
+    not_composed = [error for part in parts for error in part.not_composed]
+    if not_composed and len(not_composed) == len(job_overrides):
+        raise not_composed[0]  # the command itself is wrong, which says more than its runs
+    problems: dict[str, list[str]] = {}
+    for problem, run in (pair for part in parts for pair in part.problems):
+        problems.setdefault(problem, []).append(run)
+    if problems:
+        raise ConfigError([f"{_of(runs)}: {problem}" for problem, runs in problems.items()])
+    return [job for part in parts for job in part.jobs]
+
+
+def _part(
+    submission: sweep.Submission, composer: Composer, some: Sequence[tuple[int, Sequence[str]]], first: int
+) -> _Part:
     from labrun.launch import hydra_files, once
 
-    jobs: list[sweep.Job] = []
-    problems: dict[str, list[str]] = {}
-    of_command: list[HydraException] = []
-    for number, overrides in enumerate(job_overrides, start=first):
+    part = _Part()
+    for number, overrides in some:
         try:
             config = composer.compose(overrides, number)
             # as `set_config` does it, without its copy
             HydraConfig.instance().cfg = config  # type: ignore[assignment]
             once.check(composer.master, config)
-            jobs.append(submission.freeze(config))
+            part.jobs.append(submission.freeze(config))
         except (LabrunError, HydraException) as raised:
             error: Exception = raised
             if isinstance(raised, HydraException):
-                of_command.append(raised)
+                part.not_composed.append(raised)
                 error = composer.refusal(raised, overrides)
             typed = hydra_files.hide_environment(filter_overrides(overrides))
-            problems.setdefault(str(error), []).append(f"run {number - first} ({', '.join(typed)})")
-    if of_command and len(of_command) == len(job_overrides):
-        raise of_command[0]  # no run can be composed: the command itself is wrong, which says more than its runs
-    if problems:
-        raise ConfigError([f"{_of(runs)}: {problem}" for problem, runs in problems.items()])
-    return jobs
+            part.problems.append((str(error), f"run {number - first} ({', '.join(typed)})"))
+    return part

@@ -29,6 +29,7 @@ from omegaconf.resolvers import oc
 from labrun import exact, execute, masking, schema, targets, trust
 from labrun.errors import ConfigError, RecordError
 from labrun.launch import environments, hydra_files, inherited, inputs, objective, scripts, snapshot
+from labrun.launch.compute import HIDDEN
 from labrun.launch.hydra_files import by_name, hide_environment, top_key
 from labrun.runs import cards, recording, seals, store
 from labrun.runs import record as records
@@ -298,7 +299,13 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, ar
         ConfigError, RecordError: mistakes in the config; a run it refers to does not exist.
     """
     kept, parent = settled(config, overrides, root, around.pinned)
-    kept["compute"]["environment"] = by_name(kept["compute"]["environment"])
+    variables = kept["compute"]["environment"]
+    if hidden := [str(name) for name, value in variables.items() if value == HIDDEN]:
+        raise ConfigError(
+            f"{', '.join(hidden)}={HIDDEN}: that stands in records in the place of a variable's value. Give the value, "
+            f"or take it from where you type: ${{oc.env:{hidden[0]}}}"
+        )
+    kept["compute"]["environment"] = by_name(variables)
     # How the sweep went on is no part of the run: the command that repeats it must not go on with a sweep.
     overrides = [override for override in hide_environment(overrides) if top_key(override) != "sweep"]
     code = around.code

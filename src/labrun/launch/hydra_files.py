@@ -40,6 +40,17 @@ def hide_environment(overrides: Sequence[str]) -> list[str]:
     ]
 
 
+def by_reference(overrides: Sequence[str]) -> list[str]:
+    """Overrides as records hold them, to be typed again: variables whose values they have not come from where that is.
+
+    Several that were given as one have no names here, and stay hidden: such a command is refused.
+    """
+    return [
+        with_variables(text, lambda name, value: f"${{oc.env:{name}}}" if name and value == HIDDEN else value)
+        for text in overrides
+    ]
+
+
 def with_variables(override: str, change: Callable[[str, str], str]) -> str:
     """An override, the values of those variables changed that it gives to the runs; any other as it is.
 
@@ -140,6 +151,18 @@ def save_of_run(files: Mapping[str, str], run_dir: Path, subfolder: str | None =
         save(files, run_dir / KEPT)
 
 
+def remove_of_run(run_dir: Path, subfolder: str | None = SUBFOLDER) -> None:
+    """Take a run's files away again, and its folder where nothing else is in it; see `save_of_run`."""
+    for folder in {run_dir / (subfolder or SUBFOLDER), run_dir / KEPT}:
+        for name in ("config.yaml", "hydra.yaml", "overrides.yaml"):
+            with contextlib.suppress(OSError):
+                (folder / name).unlink()
+    with contextlib.suppress(OSError):
+        for folder in (run_dir / (subfolder or SUBFOLDER), run_dir / KEPT, run_dir / KEPT.parent, run_dir):
+            if folder.exists():
+                folder.rmdir()
+
+
 def of_run(run_dir: Path) -> Path:
     """Where the files of a run lie."""
     own = run_dir / KEPT
@@ -153,7 +176,7 @@ def command(hydra: DictConfig, overrides: Sequence[str]) -> str:
         hydra: Hydra's node of the job.
         overrides: the job's own, as its record has them.
     """
-    words = [*flags(hydra), *own_overrides(hydra), *overrides]
+    words = [*flags(hydra), *by_reference([*own_overrides(hydra), *overrides])]
     given = [text for text in typed(hydra) if text.startswith("hydra.mode=")]  # Hydra notes what it took, too
     if (hydra.mode is not None and not given) or "hydra.mode=RUN" in sys.argv:
         words.append("hydra.mode=RUN")  # its files say that it is a sweep

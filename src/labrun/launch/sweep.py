@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -77,6 +77,10 @@ class Submission:
         if self.server is not None:
             self.server.close(at_once=kind is not None)
 
+    def state(self) -> object:
+        """What one job leaves for those that are frozen after it."""
+        return self._around.pinned, self.server is None
+
     def freeze(self, config: DictConfig, run_dir: Path | None = None) -> Job:
         """Freeze one composed job; `HydraConfig` must hold it.
 
@@ -124,13 +128,16 @@ def _is_models(config: Mapping[str, Any]) -> bool:
     return target in config["trusted"] or not trust.refusal(target, may_import=False)
 
 
-def carry_out(submitted: Sequence[Job], folder: Path, server: Server | None = None) -> list[Record]:
+def carry_out(
+    submitted: Sequence[Job], folder: Path, server: Server | None = None, prepare: Callable[[], None] | None = None
+) -> list[Record]:
     """Submit and execute every job; whatever one of them does, the others run.
 
     Args:
         submitted: the jobs, frozen.
         folder: the sweep's, or the run's own if it is no sweep.
         server: a fork server of the local pool that is importing already; the caller closes it.
+        prepare: writes what lies in the folder beside the runs, once nothing is refused any more.
 
     Returns:
         The records, in the order of the jobs; with `compute.detach` as they are once the runs are on their way.
@@ -150,6 +157,8 @@ def carry_out(submitted: Sequence[Job], folder: Path, server: Server | None = No
         runs = _resume(submitted, folder, where) if wanted else [job.run_dir for job in submitted]
         if wanted:
             _check_folders([job for job in submitted if not job.is_done], fresh=False)
+        if prepare is not None:
+            prepare()
         plan = make_plan(submitted, folder, runs, where)
         plan.write(folder)
         try:

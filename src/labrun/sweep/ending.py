@@ -216,7 +216,7 @@ def write_best(best: Tried, folder: Path, trials: Trials) -> None:
     ]
     values: dict[str, Any] = {}
     chosen: list[str] = []
-    for override in (*trials.origin.overrides, *best.record.overrides):
+    for override in hydra_files.by_reference([*trials.origin.overrides, *best.record.overrides]):
         key, equals, text = override.partition("=")
         name = key.lstrip("+")
         if equals and trials.is_group(name):
