@@ -42,6 +42,21 @@ class Telling(LogisticRegression):
 """
 
 
+PLUG_IN = """
+from dataclasses import dataclass
+from hydra.core.config_store import ConfigStore
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+@dataclass
+class Typed:
+    _target_: str = "sklearn.linear_model.LogisticRegression"
+    max_iter: int = 20
+ConfigStore.instance().store(group="model", name="typed", node=Typed)
+class Mine(SearchPathPlugin):
+    def manipulate_search_path(self, search_path):
+        search_path.append("mine", "file://{folder}")
+"""
+
+
 @pytest.fixture
 def project(workspace: Path) -> Path:
     """A project with a model and a callback of its own."""
@@ -205,6 +220,16 @@ ONCE = "counts once for the whole sweep"
             ["-m", "seed=1,2", "sweep=random", "hydra.sweep.subdir=x"], "a search numbers the folders", id="subdir"
         ),
         pytest.param(
+            ["-m", "seed=1,2", "hydra.launcher.max_parallel=1"], "said with compute.max_parallel", id="launcher"
+        ),
+        pytest.param(
+            ["-m", "seed=1,2", "sweep=random", "hydra.launcher.max_parallel=1"], "said with compute", id="of a search"
+        ),
+        pytest.param(["-m", "seed=1,2", "sweep=random", "hydra/launcher=basic"], "(BasicLauncher)", id="basic"),
+        pytest.param(["-m", "seed=1,2", "compute=slurm", "compute.partition=no"], "compute", id="partition"),
+        pytest.param(["+compute.environment.A=***"], "A=***: that stands in records in the place", id="hidden"),
+        pytest.param(["-m", "seed=1,2", "+hydra.job.env_set.A=***"], "${oc.env:A}", id="hidden in Hydra's"),
+        pytest.param(
             ["-m", "seed=1", "hydra.job_logging.handlers.console.class=logging.Nothing"],
             "hydra.job_logging.handlers.console: Cannot resolve 'logging.Nothing'",
             id="handler",
@@ -229,6 +254,39 @@ def test_what_cannot_be_had_is_one_message(
     project: Path, refused_here: Refused, arguments: list[str], said: str
 ) -> None:
     assert said in refused_here(*arguments)
+    assert not Path("multirun").exists() and {path.name for path in Path().glob("outputs/*")} <= {".labrun"}
+
+
+def test_the_commands_of_a_search_take_variables_from_where_they_are(
+    project: Path, labrun_here: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record has only their names, and `***` would be another value."""
+    given = ("+hydra.job.env_set.MINE=one", "+compute.environment.OTHER=two")
+    search = ("sweep=random", "sweep.max_trials=1", "sweep.metric=accuracy", "compute=inline")
+    done = labrun_here("-m", "model=telling", "model.max_iter=range(20,22)", *search, *given, "tracking=none")
+    (told,) = [line for line in done.stdout.splitlines() if line.startswith("  labrun ")]
+    assert "'+hydra.job.env_set.MINE=${oc.env:MINE}'" in told and "***" not in told, done.stdout
+    (best,) = Path().glob("multirun/*/*/best.yaml")
+    again = ("--config-dir", str(best.parent), "--config-name", "best", "tracking=none", "report=none")
+    assert "'OTHER' not found" in labrun_here(*again).stderr
+    assert "MINE=one" not in best.read_text()
+    monkeypatch.setenv("OTHER", "two")
+    assert " one " in labrun_here(*again, MINE="one").stdout
+
+
+def test_a_persons_own_plug_ins(workspace: Path, labrun: Command) -> None:
+    """`hydra_plugins/` in the working folder: places of configs, and structured configs."""
+    (workspace / "hydra_plugins").mkdir()
+    (workspace / "hydra_plugins" / "mine.py").write_text(PLUG_IN.format(folder=workspace / "more"))
+    (workspace / "more" / "experiment").mkdir(parents=True)
+    (workspace / "more" / "experiment" / "plug.yaml").write_text("# @package _global_\nseed: 7\n")
+    few = ("experiment=plug", "model=typed", "report=none", "tracking=none", "dataset.max_samples=50")
+    done = labrun(*few, "model.max_iter=30")
+    (record,) = workspace.glob("outputs/*/*/run.json")
+    config = json.loads(record.read_text())["config"]
+    assert (config["seed"], config["model"]["max_iter"]) == (7, 30), done.stderr
+    refused = labrun(*few, "model.max_iter=abc")
+    assert refused.returncode == 2 and "model.max_iter=abc: Value 'abc' of type 'str' could not be" in refused.stderr
 
 
 def test_a_working_folder_that_is_not_utf8_is_one_message(

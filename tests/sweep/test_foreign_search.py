@@ -23,7 +23,9 @@ INLINE = ("hydra/launcher=labrun", "hydra.launcher.target=inline")
 
 
 def square(config: Any) -> Any:
-    if config.get("fail"):
+    if config.get("exit"):
+        raise SystemExit(0)
+    if config.get("fail") or (config.get("at_most") is not None and config.x > config.at_most):
         raise ValueError("my own line")
     if config.get("returns"):
         return {"pair": (1.0, 2.0), "nothing": None, "text": "good", "none at all": math.nan, "one": [3.0]}[
@@ -68,6 +70,7 @@ def test_a_search_finds_the_best_and_goes_on(run: Run, tmp_path: Path) -> None:
     assert code == 0 and "#13 : " in printed and "#14" not in printed and "#0 : " not in printed
     code, printed = run(*SEARCH[:2], "hydra.sweeper.max_trials=16", "hydra.sweeper.resume=true", "+x=interval(0,2)")
     assert code == 2 and "another configuration" in printed
+    assert "space: then x: 0 to 1, n: 0 | 1 | 2, now x: 0 to 2" in printed, printed
 
 
 @pytest.mark.parametrize("arguments", [("hydra.sweeper.sampler=grid",), ("+sweep=grid", "+sweep.seed=3")])
@@ -75,6 +78,8 @@ def test_a_grid_tells_its_best(run: Run, tmp_path: Path, arguments: tuple[str, .
     code, printed = run("hydra/sweeper=labrun", *arguments, "+x=range(0,1,0.25)", "hydra.sweeper.goal=maximize")
     assert code == 0 and "Best: #3 : +x=0.75" in printed, printed
     assert OmegaConf.load(tmp_path / "out" / "optimization_results.yaml").best_params == {"+x": 0.75}
+    code, printed = run("hydra/sweeper=labrun", *arguments, "+x=range(0,1,0.25)", "hydra.sweeper.resume=true")
+    assert code == 2 and "hydra.sweeper.resume=true: a grid begins anew each time" in printed
 
 
 def test_another_launcher_gets_batches(run: Run) -> None:
@@ -90,6 +95,10 @@ def test_another_launcher_gets_batches(run: Run) -> None:
         *SEARCH, "+x=interval(0,1)", "+fail=true", "hydra.sweep.dir=two", launcher=("hydra/launcher=basic",)
     )
     assert code == 1 and 'raise ValueError("my own line")' in printed and "run_job" not in printed
+    code, printed = run(
+        *SEARCH, "+x=interval(0,1)", "+exit=true", "hydra.sweep.dir=three", launcher=("hydra/launcher=basic",)
+    )
+    assert code == 1 and "job 0 ended the whole process with sys.exit(0)" in printed, printed
 
 
 @pytest.mark.parametrize(
@@ -108,6 +117,8 @@ def test_another_launcher_gets_batches(run: Run) -> None:
         (("hydra.sweeper.sampler=null",), 2, "hydra.sweeper.max_trials: a search has it"),
         (("hydra.sweeper.sampler=null", "hydra.sweeper.max_trials=null"), 2, "hydra.sweeper.sampler=tpe"),
         (("hydra.sweeper.max_batch_size=2",), 2, "hydra.sweeper.max_concurrent"),
+        (("hydra.sweeper.max_failure_rate=2",), 2, "hydra.sweeper.max_failure_rate=2: expected a number from 0 to 1"),
+        (("hydra.sweeper.timeout_min=0.00001",), 1, "hydra.sweeper.timeout_min=1e-05 is over: no more trials"),
     ],
 )
 def test_what_is_no_search_is_said(run: Run, arguments: tuple[str, ...], code: int, told: str) -> None:
@@ -243,3 +254,25 @@ def test_labrun_itself_is_told_what_stands_for_them(refused_here: Callable[..., 
         told = refused_here("-m", "model=logistic_regression", *more)
         assert "sweep=tpe" in told and "sweep.max_trials" in told, told
     assert "searched with sweep.max_trials" in refused_here("-m", "hydra.sweeper.max_trials=3")
+
+
+def test_a_stand_in_fails_as_often_as_it_may_and_goes_on(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "opt.yaml").write_text(
+        OPTUNA.replace("n_trials: 3", "n_trials: 8").replace("x: range", "+at_most: '0.0'\n      x: range")
+    )
+    code, printed = run(name="opt")
+    assert code == 1 and "max_failure_rate=0 allows 0 of 8: the search ends" in printed, printed
+    code, printed = run("hydra.sweeper.max_failure_rate=0.9", "hydra.sweep.dir=two", name="opt")
+    assert code == 0 and "Best: #" in printed and "my own line" in printed, printed
+    again = ("hydra.sweeper.max_failure_rate=0.9", "hydra.sweep.dir=two", "hydra.sweeper.n_trials=9")
+    assert "hydra.sweeper.resume=true" in run(*again, name="opt")[1]
+    code, printed = run(*again, "hydra.sweeper.resume=true", name="opt")
+    assert code == 0 and "#8 : " in printed and "#7 : " not in printed, printed
+
+
+def test_labruns_sampler_with_keys_of_optunas_sweeper(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "opt.yaml").write_text(
+        OPTUNA.replace("  - override hydra/sweeper/sampler: tpe\n", "").replace("    sampler: {seed: 123}\n", "")
+    )
+    code, printed = run("hydra/sweeper=labrun", "hydra.sweeper.sampler=random", name="opt")
+    assert code == 0 and "sampler=random max_trials=3" in printed, printed

@@ -66,11 +66,11 @@ class Composer:
 
     def refusal(self, error: HydraException, overrides: Sequence[str]) -> ConfigError:
         """Why a job cannot be composed, in labrun's words."""
-        told = re.split(r"\nTo append|\n(?:Config s|S)earch path", str(error))[0]
-        why = re.sub(r"\s*\n\s*", " ", told.strip()) or type(error).__name__
-        key = next(iter(re.findall(r"Could not override '([^']+)'", why)), None)
+        key = next(iter(re.findall(r"Could not override '([^']+)'", str(error))), None)
         if key is None:
-            return ConfigError(why)
+            from labrun import mistakes
+
+            return ConfigError(mistakes.in_short(error))
         rest = [text for text in overrides if text.partition("=")[0] != key]
         try:
             config: Any = OmegaConf.to_container(self._loader.load_sweep_config(self.master, rest))

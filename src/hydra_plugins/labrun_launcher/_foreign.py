@@ -169,10 +169,10 @@ class Jobs:
             self._outputs.update((number, _Output(number, self._open[number])) for number in composed)
 
     def _payload(self, config: DictConfig) -> bytes:
-        import cloudpickle
+        from labrun.launch.pickling import dumps
 
         try:
-            return bytes(cloudpickle.dumps((self._main, self._context, self._function, config, self._state)))
+            return dumps((self._main, self._context, self._function, config, self._state))
         except (pickle.PicklingError, TypeError, AttributeError) as error:
             raise CompactHydraException(
                 f"labrun: the application cannot be sent to another process ({type(error).__name__}: {error}): a "
@@ -246,7 +246,7 @@ class Jobs:
         for job in jobs:
             job.cancel(check=False)
         if self.target == "local" and not all(job.done() for job in jobs):
-            log.info("Asking the jobs to stop; Ctrl-C again ends them at once")
+            log.info("Asking the jobs to stop; Ctrl-C ends them at once")
             with suppress(KeyboardInterrupt):
                 for job in jobs:
                     job.wait()

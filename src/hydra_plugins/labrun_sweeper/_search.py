@@ -74,7 +74,8 @@ def settings_of(sweeper: LabrunSweeper, arguments: Sequence[str]) -> tuple[dict[
             raise ConfigError(
                 [f"hydra/sweeper={other} is not installed, and labrun cannot stand in: {why}" for why in found.refused]
             )
-        given, params = {**NODE, **found.settings}, dict(found.space)
+        own = {key: given[key] for key in ("resume", "timeout_min", "seed", "max_concurrent") if given.get(key)}
+        given, params = {**NODE, **own, **found.settings}, dict(found.space)
         said = " ".join(f"{key}={value}" for key, value in found.settings.items())
         log.info("hydra/sweeper=%s is not installed: labrun searches in its place (%s)", other, said)
         for remark in found.remarks:
@@ -101,6 +102,11 @@ def settings_of(sweeper: LabrunSweeper, arguments: Sequence[str]) -> tuple[dict[
     problems = list(check_fields(fields, Sweep, "hydra.sweeper"))
     if plain["goal"] not in ("minimize", "maximize"):
         problems.append(f"hydra.sweeper.goal={plain['goal']!r}: allowed are minimize and maximize, for one objective")
+    if plain["sampler"] == "grid" and plain["resume"] is True:
+        problems.append("hydra.sweeper.resume=true: a grid begins anew each time; random, tpe, gp, cmaes and qmc go on")
+    rate = plain["max_failure_rate"]
+    if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= 1):
+        problems.append(f"hydra.sweeper.max_failure_rate={rate!r}: expected a number from 0 to 1, or null")
     if not isinstance(plain["resume"], bool):
         problems.append(f"hydra.sweeper.resume={plain['resume']!r}: expected true or false")
     if problems:
@@ -193,6 +199,7 @@ class Search:
         budget = settings["max_trials"]
         done = 0 if self._study is None else self._study.counted()
         self._left = (math.inf if is_grid else TRIALS - done) if budget is None else budget - done
+        self._most = self._space_size() if is_grid and budget is None else int(self._left) + done
         self._next = 0 if self._study is None else len(self._study.trials())
         self._trials: dict[int, _Trial] = {}
         self._failed = self._ended = 0
@@ -230,14 +237,17 @@ class Search:
             "space": [repr(one) for one in self._space.dimensions],
             "goal": self._settings["goal"],
         }
+        told = [str(one) for one in self._space.dimensions]
         if not file.exists():
-            file.write_text(json.dumps(now), encoding="utf-8")
+            file.write_text(json.dumps({**now, "told": told}), encoding="utf-8")
             return
         try:
             then = dict(json.loads(file.read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
             raise ConfigError(f"{file} is damaged or cannot be read: {error}") from error
-        changed = [f"{key}: then {then.get(key)}, now {value}" for key, value in now.items() if then.get(key) != value]
+        changed = [key for key, value in now.items() if then.get(key) != value]
+        now, then = {**now, "space": told}, {**then, "space": then.get("told") or then.get("space")}
+        changed = [f"{key}: then {_listed(then.get(key))}, now {_listed(now[key])}" for key in changed]
         if changed:
             raise ConfigError(f"the search in {self.folder} had another configuration. {'; '.join(changed)}")
 
@@ -251,9 +261,16 @@ class Search:
     def _grid(self) -> Iterator[list[str]]:
         yield from (combination[len(self._space.fixed) :] for combination in spaces.grid(self._space))
 
+    def _space_size(self) -> int:
+        return sum(1 for _ in self._grid())
+
     def ask(self) -> tuple[int, list[str]] | None:
         """The next job's number and overrides; None: there is none."""
-        if self._left <= 0 or time.monotonic() > self._end:
+        if self._left <= 0:
+            return None
+        if time.monotonic() > self._end:
+            log.info("hydra.sweeper.timeout_min=%g is over: no more trials begin", self._settings["timeout_min"])
+            self._left = 0
             return None
         number = self._next
         if self._study is None:
@@ -281,6 +298,7 @@ class Search:
         self._ended += 1
         if result.status != JobStatus.COMPLETED:
             self._fail(trial, "the job failed")
+            self._check_rate()
             if self._failed >= HOPELESS and self.best is None and self._failed == self._ended:
                 raise CompactHydraException(f"labrun: the first {self._failed} trials failed; the search ends")
             return
@@ -288,6 +306,7 @@ class Search:
         if not math.isfinite(value):
             log.warning("#%d : returned %s; nothing can be learned from that", number, value)
             self._fail(trial, "its result is not a number")
+            self._check_rate()
             return
         if self._study is not None:
             self._study.tell(trial.number, [value])
@@ -299,6 +318,19 @@ class Search:
         self._failed += 1
         if self._study is not None:
             self._study.fail(trial.number, why)
+
+    def _check_rate(self) -> None:
+        """End the search where more trials have failed than may.
+
+        Raises:
+            CompactHydraException: they have.
+        """
+        rate = self._settings["max_failure_rate"]
+        if rate is not None and self._failed > rate * self._most:
+            raise CompactHydraException(
+                f"labrun: {self._failed} of {self._ended} trials have failed, and hydra.sweeper.max_failure_rate="
+                f"{rate:g} allows {math.floor(rate * self._most)} of {self._most}: the search ends"
+            )
 
     def finish(self) -> None:
         """Say and keep what was found.
@@ -313,7 +345,7 @@ class Search:
             name = _stand_ins.known_as(self._sweeper.settings) or "labrun"
             found = {"name": name, "best_params": params, "best_value": value, "best_job": number}
             OmegaConf.save(OmegaConf.create(found), self.folder / RESULTS)
-        if self._failed:
+        if self._failed and self._settings["max_failure_rate"] is None:
             raise CompactHydraException(f"labrun: {self._failed} of {self._ended} trials have no result, see above")
         if self.best is None:
             raise CompactHydraException("labrun: no trial was made")
@@ -353,7 +385,8 @@ class Search:
         composer = Composer(loader, launcher.config)
         with Jobs(launcher, shows_all=True) as jobs:
             room = min(jobs.room, self._settings["max_concurrent"] or jobs.room)
-            log.info("Searching: %s trials, %d at once, in %s", self._left, room, self.folder)
+            trials = f"{self._left:.0f} trials" if math.isfinite(self._left) else "all combinations"
+            log.info("Searching: %s, %d at once, in %s", trials, room, self.folder)
             while True:
                 while len(self._trials) < room and (asked := self.ask()) is not None:
                     number, overrides = asked
@@ -373,10 +406,23 @@ class Search:
                 batch.append(asked[1])
             if not batch:
                 return
-            for number, result in enumerate(self._sweeper.launcher.launch(batch, initial_job_idx=first), start=first):
+            try:
+                results = self._sweeper.launcher.launch(batch, initial_job_idx=first)
+            except SystemExit as end:
+                if end.code == CANCELED:
+                    raise
+                raise CompactHydraException(
+                    f"labrun: job {first} ended the whole process with sys.exit({'' if end.code is None else end.code})"
+                    ", so the search ends: return a number in the end; hydra/launcher=labrun has a process for each job"
+                ) from end
+            for number, result in enumerate(results, start=first):
                 if result.status == JobStatus.FAILED:
                     sys.stderr.write(f"{trace_of(result._return_value)}\n")
                 self.tell(number, result)
+
+
+def _listed(value: Any) -> str:
+    return ", ".join(map(str, value)) or "nothing" if isinstance(value, list) else str(value)
 
 
 def _values(overrides: Sequence[str]) -> dict[str, Any]:

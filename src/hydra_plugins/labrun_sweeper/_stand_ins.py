@@ -18,7 +18,6 @@ KEYS = {
         "study_name",
         "n_trials",
         "n_jobs",
-        "max_failure_rate",
         "custom_search_space",
         "search_space",
     },
@@ -99,7 +98,10 @@ def plain(value: Any) -> Any:
 
 
 def _optuna(given: dict[str, Any], found: Translation) -> None:
-    sampler = {key: value for key, value in (given.get("sampler") or {}).items() if value is not None}
+    chosen = given.get("sampler")
+    if isinstance(chosen, str):  # by labrun's own name
+        chosen = {"_target_": next((kind for kind, name in NAMES.items() if name == chosen), chosen)}
+    sampler = {key: value for key, value in (chosen or {}).items() if value is not None}
     kind = str(sampler.pop("_target_", "optuna.samplers.TPESampler")).rpartition(".")[2]
     sampler.pop("_partial_", None)
     seed = sampler.pop("seed", None)
@@ -110,6 +112,8 @@ def _optuna(given: dict[str, Any], found: Translation) -> None:
     else:
         found.settings["sampler"] = {"_target_": f"optuna.samplers.{kind}", **_accepted(kind, sampler, found)}
     found.settings["max_trials"] = given.get("n_trials", 20)
+    if given.get("max_failure_rate") is not None:
+        found.settings["max_failure_rate"] = given["max_failure_rate"]
     if given.get("n_jobs") not in (None, -1):
         found.settings["max_concurrent"] = given["n_jobs"]
     directions = given.get("direction") or "minimize"

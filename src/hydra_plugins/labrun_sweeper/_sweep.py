@@ -119,6 +119,21 @@ def _check_settings(sweeper: LabrunSweeper) -> None:
         raise ConfigError([f"hydra.sweeper.{key}: labrun's own runs are searched with sweep.{key}" for key in changed])
 
 
+def _check_launcher(sweeper: LabrunSweeper) -> None:
+    """A search's runs go where `compute` says.
+
+    Raises:
+        ConfigError: `hydra.launcher` says otherwise.
+    """
+    from hydra_plugins.labrun_launcher._launch import check_settings
+    from hydra_plugins.labrun_launcher.launcher import LabrunLauncher
+
+    if not isinstance(sweeper.launcher, LabrunLauncher):
+        name = type(sweeper.launcher).__name__
+        raise ConfigError(f"hydra/launcher ({name}): a search of labrun's own runs has labrun's launcher: leave it out")
+    check_settings(sweeper.launcher)
+
+
 def _own(sweeper: LabrunSweeper, settings: dict[str, Any], arguments: list[str]) -> Any:
     from labrun.sweep import space as spaces
 
@@ -132,6 +147,7 @@ def _own(sweeper: LabrunSweeper, settings: dict[str, Any], arguments: list[str])
     space = spaces.parse([*texts, *arguments], loader, settings["zip"], finite=settings["sampler"] is None)
     if not any(settings[key] for key in SEARCHING) and not isinstance(settings["metric"], list):
         return sweeper.launch(spaces.grid(space) if texts or settings["zip"] else _products(sweeper, arguments))
+    _check_launcher(sweeper)
     if settings["sampler"] is None and not space.dimensions:
         raise ConfigError("sweep=grid: no key was given several values")
     folder = Path(str(master.hydra.sweep.dir)).resolve()

@@ -69,6 +69,7 @@ NODE: dict[str, Any] = {
     "seed": 0,
     "zip": [],
     "resume": False,
+    "max_failure_rate": None,
 }
 """The settings are for applications that know nothing of labrun; labrun's own runs have `sweep`."""
 OPTUNA: dict[str, Any] = {
@@ -82,6 +83,7 @@ OPTUNA: dict[str, Any] = {
     "n_trials": 20,
     "n_jobs": 2,
     "max_failure_rate": 0.0,
+    "resume": False,
     "params": None,
     "custom_search_space": None,
 }
@@ -101,6 +103,7 @@ AX: dict[str, Any] = {
     "max_batch_size": None,
     "params": None,
     "ax_config": {},
+    "resume": False,
 }
 NEVERGRAD: dict[str, Any] = {
     "_target_": TARGET,
@@ -109,6 +112,7 @@ NEVERGRAD: dict[str, Any] = {
     "optim": {},
     "parametrization": None,
     "params": None,
+    "resume": False,
 }
 
 

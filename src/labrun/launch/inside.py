@@ -101,7 +101,19 @@ def assist(run_dir: str, threads: int) -> int:
 
 def gather(run_dir: str, file: str) -> int:
     """Write what a finished run's pictures show to a file; the exit code: 0, or 1 where its log says why not."""
-    return _reported(lambda: execute.pictures_of(Path(run_dir)).save(Path(file)))
+
+    def work() -> None:
+        with _as_its_job(Path(run_dir)):
+            execute.pictures_of(Path(run_dir)).save(Path(file))
+
+    return _reported(work)
+
+
+def _as_its_job(run_dir: Path) -> contextlib.AbstractContextManager[None]:
+    """Inside, a finished run's model finds what it found in the run: Hydra's config, the folder."""
+    from labrun.launch import hydra_job
+
+    return hydra_job.along(records.read(run_dir), run_dir)
 
 
 def draw_quietly(run_dir: Path) -> bool:
@@ -110,7 +122,8 @@ def draw_quietly(run_dir: Path) -> bool:
     before = ours.level
     ours.setLevel(logging.WARNING)
     try:
-        execute.redraw(run_dir)
+        with _as_its_job(run_dir):
+            execute.redraw(run_dir)
     finally:
         ours.setLevel(before)
     return True

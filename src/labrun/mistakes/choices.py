@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from labrun.checking import pairs
 from labrun.errors import ConfigError
 from labrun.launch import conf, freeze
-from labrun.mistakes.composed import Composable, can_be_set, composable, dotted, is_a_value, is_node
+from labrun.mistakes.composed import Composable, can_be_set, composable, dotted, is_a_value, is_node, misfit
 from labrun.mistakes.flags import Split
 from labrun.mistakes.flags import split as split_words
 from labrun.mistakes.mistake import FRONT, Mistake
@@ -281,6 +281,8 @@ class _Search:
             )
         if (added := self._added(place, one, config)) is not None:
             return added
+        if (why := misfit(config, one)) is not None:
+            return Mistake(f"{word}: {why}")
         if is_a_value(config, key):
             above = key.rpartition(".")[0]
             return Mistake(f"{word}: {above} is a value and holds no keys")
@@ -348,6 +350,11 @@ class _Search:
                     self._with_choice(place, above, options[0], [new]),
                 )
         found = _nearby(key, known)
+        tops = [group for group in self.there.groups if "/" not in group]
+        meant = None if "." in key or one.type == OverrideType.DEL else _nearest(key, tops, cutoff=0.75)
+        if meant is not None and (not found or "." in found[0]):
+            there = _listed(self.there.options(meant))
+            return Mistake(f"{said}. Did you mean {meant!r}? There is no {meant} {tail!r}; there are: {there}")
         if found and not self._is_closer_elsewhere(key, found[0]):
             near = found[0]
             also = f" (or {', '.join(found[1:4])})" if found[1:] else ""

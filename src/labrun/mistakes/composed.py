@@ -20,7 +20,7 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from labrun import checking
 from labrun.launch import conf
@@ -113,6 +113,19 @@ def can_be_set(config: DictConfig, one: Override) -> bool:
     except (HydraException, OmegaConfBaseException):
         return False
     return True
+
+
+def misfit(config: DictConfig, one: Override) -> str | None:
+    """Why a key that is there does not take a value: its type is declared; None where that is not so."""
+    if one.type != OverrideType.CHANGE or one.is_sweep_override():
+        return None
+    try:
+        OmegaConf.update(copy.deepcopy(config), one.key_or_group, one.value(), merge=True)
+    except ValidationError as error:
+        return str(error).splitlines()[0]
+    except OmegaConfBaseException:
+        return None
+    return None
 
 
 def is_a_value(config: DictConfig, key: str) -> bool:

@@ -40,6 +40,9 @@ class Choice:
         texts = self.values[self.labels.index(label)]
         return [f"{key}={text}" for key, text in zip(self.keys, texts, strict=True)]
 
+    def __str__(self) -> str:
+        return f"{self.name}: {' | '.join(self.labels)}"
+
 
 @dataclass(frozen=True)
 class Numbers:
@@ -56,6 +59,10 @@ class Numbers:
     def overrides(self, value: float) -> list[str]:
         """What is put on the command line for a value."""
         return [f"{self.key}={int(value) if self.whole else repr(float(value))}"]
+
+    def __str__(self) -> str:
+        ways = (("whole", self.whole), ("log", self.log), (f"step {self.step}", self.step is not None))
+        return ", ".join([f"{self.name}: {self.low:g} to {self.high:g}", *(name for name, has in ways if has)])
 
 
 Dimension = Choice | Numbers
