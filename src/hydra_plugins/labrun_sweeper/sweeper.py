@@ -88,14 +88,21 @@ OPTUNA: dict[str, Any] = {
     "custom_search_space": None,
 }
 SAMPLERS = {
-    "tpe": "TPESampler",
+    "tpe": (
+        "TPESampler consider_prior prior_weight consider_magic_clip consider_endpoints n_startup_trials "
+        "n_ei_candidates multivariate warn_independent_sampling"
+    ),
     "random": "RandomSampler",
-    "cmaes": "CmaEsSampler",
-    "nsgaii": "NSGAIISampler",
-    "grid": "GridSampler",
+    "cmaes": (
+        "CmaEsSampler x0 sigma0 independent_sampler warn_independent_sampling consider_pruned_trials restart_strategy "
+        "inc_popsize use_separable_cma"
+    ),
+    "nsgaii": "NSGAIISampler population_size mutation_prob crossover_prob swapping_prob constraints_func",
+    "grid": "GridSampler search_space",
     "gp": "GPSampler",
     "qmc": "QMCSampler",
 }
+"""Classes of Optuna, and the keys that its sweeper has for them beside `seed`."""
 AX: dict[str, Any] = {
     "_target_": TARGET,
     "_recursive_": False,
@@ -124,8 +131,9 @@ def _store() -> None:
         if find_spec(f"hydra_plugins.hydra_{name}_sweeper") is None:
             store(group="hydra/sweeper", name=name, node=node, provider="labrun")
             for sampler, kind in SAMPLERS.items() if name == "optuna" else ():
-                target = {"_target_": f"optuna.samplers.{kind}"}
-                store(group="hydra/sweeper/sampler", name=sampler, node=target, provider="labrun")
+                target, *keys = kind.split()
+                made = {"_target_": f"optuna.samplers.{target}", **dict.fromkeys(["seed", *keys])}
+                store(group="hydra/sweeper/sampler", name=sampler, node=made, provider="labrun")
 
 
 _store()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -269,6 +270,9 @@ def _mosaic(
 
 
 def _figure(width: float, height: float) -> Any:
+    quiet = logging.getLogger("matplotlib")
+    if quiet.level == logging.NOTSET:  # with hydra.verbose=true it tells of every font of the machine
+        quiet.setLevel(logging.INFO)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

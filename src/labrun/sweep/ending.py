@@ -115,6 +115,9 @@ def tell(search: Search, folder: Path, draw: Callable[[Path], object], told: Col
     has_file = not unwritable(best, search.trials)
     if has_file:
         results.say(f"  the same from a file: {file_command(folder, 'best', search.trials)}")
+    else:
+        why = "the config sets hydra.searchpath itself" if search.trials.origin.is_closed else "it takes a key away (~)"
+        results.say(f"  no config file can say the same: {why}")
     results.say(f"folder: {folder}   (results.csv, report.html{', best.yaml' if has_file else ''})")
 
 
