@@ -358,6 +358,19 @@ def test_how_a_file_is_written_is_told(read: Read) -> None:
         assert column(read(text(";", a=["1,234"]), decimal=decimal), "a")[0] == pytest.approx(1.234)
 
 
+def test_a_total_below_the_table_is_no_sample(read: Read) -> None:
+    table = text(";", id=[f"A-{n}" for n in range(60)], x=["1,5", "2,5"], z=[7], k=["a", "b"], y=["3,5", "4,5", "5,5"])
+    found = read(f"{table}Summe;;;;105,0\n", regression=True)
+    assert len(found.train) + len(found.test) == 60 and found.train.y.max() == 5.5
+    assert (
+        "left out: 1 row without a value in any column to learn from, such as that with 'Summe' in 'id' (t.csv)"
+        in found.notes
+    )
+    found = read(f"{table}Total;90,5;;;105,0\n", regression=True)
+    assert len(found.train) + len(found.test) == 61
+    assert "the last row may be a total ('Total'): delete it if it is one (t.csv)" in found.notes
+
+
 def test_rows_without_a_target_are_left_out_and_counted(read: Read, tmp_path: Path) -> None:
     found = read(text(x=[0.5, 1.5], y=["a", "b", " "]))
     assert len(found.train) + len(found.test) == 40 and found.class_names == ("a", "b")

@@ -23,6 +23,10 @@ from labrun.data.readers.later import applied
 from labrun.data.readers.own import QUANTITY, from_arrays, must_exist, not_numbers, place_of, too_close
 from labrun.errors import ConfigError, DataError
 
+TOTALS = frozenset({"total", "totals", "sum", "grand total", "summe", "gesamt", "gesamtsumme", "somme", "totale"})
+"""What stands beside a total, below a table."""
+SEVERAL = 3
+"""A row without a value in so many columns, which are all that there are, is no sample."""
 MANY = 20
 """More classes than this, all of them numbers, may be a quantity."""
 
@@ -116,6 +120,12 @@ class Csv(Reader):
             y = self._labels(table[target], path, decimal)
             notes += told
             refusal = refusal or not_numbers(samples, known.names, path)
+            empty = samples.isna().all(axis=1).to_numpy()
+            if len(known.columns) >= SEVERAL and empty.any() and not empty.all():
+                notes.append(_without_features(values[empty], path))
+                samples, y = samples[~empty], y[~empty]
+            elif total := next((cell for cell in values.iloc[-1] if cell.lower() in TOTALS), None):
+                notes.append(f"the last row may be a total ({total!r}): delete it if it is one ({path.name})")
             arrays[f"X_{part}"], arrays[f"y_{part}"] = samples, y
         coarse = None
         if refusal is None:
@@ -191,6 +201,13 @@ class Csv(Reader):
                 f"{QUANTITY}; another column is predicted with dataset.target"
             )
         return np.array(texts, dtype=str)
+
+
+def _without_features(rows: Any, path: Path) -> str:
+    """Rows that nothing can be learned from, such as a total below the table."""
+    cell = next(((value, name) for name, value in rows.iloc[0].items() if value), None)
+    such = "" if cell is None else f", such as that with {cell[0]!r} in {cell[1]!r}"
+    return f"left out: {counted(len(rows), 'row')} without a value in any column to learn from{such} ({path.name})"
 
 
 def _doubts(labels: AnyArray, target: str) -> list[str]:
