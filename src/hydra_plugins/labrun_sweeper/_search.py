@@ -92,7 +92,8 @@ def settings_of(sweeper: LabrunSweeper, arguments: Sequence[str]) -> tuple[dict[
         if idle:
             raise ConfigError(
                 [
-                    f"hydra.sweeper.{key}: a search has it; name a sampler, too: hydra.sweeper.sampler=tpe"
+                    f"hydra.sweeper.{key}: a search has it; name a sampler, too: hydra.sweeper.sampler="
+                    f"{'grid' if key == 'zip' else 'tpe'}"
                     for key in idle
                 ]
             )

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from labrun import garbage
 from labrun.errors import RecordError
 from labrun.runs import context, elsewhere
 from labrun.runs import record as records
@@ -23,6 +24,8 @@ FORMAT = 1
 LEFT_OUT = frozenset({"config", "hydra", "packages", "host", "git", "signature", "attempts", "model", "command"})
 """What a listing does not need, and what makes records long."""
 KEPT = tuple(f.name for f in fields(Record) if f.name not in LEFT_OUT)
+FEW = 20
+"""Records that are rather read again each time than the index of all written anew."""
 Stamp = list[int]
 
 
@@ -42,25 +45,30 @@ def listing(root: Path, state: Path) -> Listing:
         root: the workspace.
         state: where the index is kept.
     """
+    with garbage.kept():
+        return _listing(root, state)
+
+
+def _listing(root: Path, state: Path) -> Listing:
     file = state / "index.json"
     known = _load(file)
     entries: dict[str, Any] = {}
     found = Listing([], [])
     top = f"{root}{os.sep}"
-    changed = False
+    changed = 0
     for run_dir, stamp in scan(root, state):
         name = run_dir.removeprefix(top)
         entry = known.get(name)
         record = _kept(entry) if entry is not None else None
         if entry is None or record is None or entry[0] != stamp:
-            entry, changed = [stamp, *_read(Path(run_dir))], True
+            entry, changed = [stamp, *_read(Path(run_dir))], changed + 1
             record = _kept(entry)
         entries[name] = entry
         if isinstance(record, Record):
             found.runs.append((Path(run_dir), record))
         else:
             found.damaged.append((Path(run_dir), str(record)))
-    if changed or len(entries) != len(known):
+    if changed > FEW or len(known) - len(entries) > FEW or (changed and not known):
         _save(file, entries)
     return found
 

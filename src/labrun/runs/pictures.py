@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from labrun import garbage
 from labrun.errors import RecordError
 from labrun.runs import context, report
 
@@ -55,13 +55,8 @@ class Pictures:
 
     def draw(self, run_dir: Path) -> None:
         """Draw them into the run's `outputs/`, its curves too."""
-        searching = gc.isenabled()
-        gc.disable()  # matplotlib makes so many objects that a third of the time would go into searches for garbage
-        try:
+        with garbage.kept():
             self._draw(run_dir)
-        finally:
-            if searching:
-                gc.enable()
 
     def _draw(self, run_dir: Path) -> None:
         outputs = run_dir / "outputs"
