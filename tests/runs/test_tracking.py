@@ -423,6 +423,12 @@ def test_a_damaged_database_is_one_message(root: Path) -> None:
         tracking.sync(root)
 
 
+def test_a_workspace_that_is_not_utf8_has_no_view() -> None:
+    root = Path("/tmp/caf\udce9")
+    with pytest.raises(RecordError, match=r"the workspace /tmp/caf\\udce9: this is not UTF-8"):
+        tracking.connect(root, tracking.database_uri(root))
+
+
 def test_the_page_of_a_run_is_known_while_a_ui_is_up(root: Path) -> None:
     run_dir = finished(root, "aaaa0000", [1.0])
     tracking.sync(root)

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from labrun.errors import RecordError
 from labrun.runs import record as records
-from labrun.runs import removing, store
+from labrun.runs import recording, removing, store
 
 if TYPE_CHECKING:
     from labrun.runs.ingesting import Heard, Ingester
@@ -88,6 +88,8 @@ def connect(root: Path, uri: str) -> Any:
         RecordError: it cannot be opened.
     """
     quiet()
+    if (shown := recording.storable(str(root))) != str(root):
+        raise RecordError(f"the workspace {shown}: this is not UTF-8, and MLflow can keep no view of its runs there")
     with told(uri):
         from mlflow.tracking import MlflowClient
 
