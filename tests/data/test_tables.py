@@ -465,3 +465,22 @@ def test_values_that_single_precision_merges_are_told(read: Read) -> None:
     (note,) = (one for one in found.notes if "single precision" in one)
     assert "time (to within 6" in note and "x (" not in note
     assert not any("single" in one for one in read(text(time=[value - times[0] for value in times], y=AB)).notes)
+
+
+def test_a_word_among_numbers_hides_no_decimal_sign(read: Read) -> None:
+    table = text(";", x=["1,5", "2,25"], k=["a", "b"])
+    with pytest.raises(DataError, match=r"text \(such as 'k. M.' in 'x'\) beside numbers"):
+        read(f"{table}k. M.;a;a\n")
+    found = read(f"{table}k. M.;a;a\n", numbers=["x"])
+    assert np.isnan(column(found, "x")).sum() == 1 and "x: 1 values are no numbers" in " ".join(found.notes)
+    found = read(text(";", x=["1,50", "2,25-"], k=["a", "b"]))
+    assert set(column(found, "x")) == {1.5, -2.25}
+    assert kinds(read(text(x=["1-", "2-", "1"], k=["a"])))["x"] == "category", "marks at school"
+
+
+def test_parts_with_different_decimal_signs(read: Read, tmp_path: Path) -> None:
+    (tmp_path / "test.csv").write_text("x,y\n1.5,a\n2.25,b\n3.5,a\n")
+    for keys in ({}, {"decimal": "comma"}):
+        found = read(text(";", x=["1,5", "2,25", "4,75"]), test_path="test.csv", **keys)
+        assert found.test.x[:, 0].tolist() == [1.5, 2.25, 3.5] and kinds(found) == {"x": "number"}
+        assert "decimal points in test.csv, commas in t.csv" in found.notes

@@ -198,7 +198,7 @@ def test_how_a_later_table_is_written_is_told_and_can_be_said(
     np.save(workspace / "x.npy", np.zeros((2, 2)))
     refused = lab_here("models", "predict", "m", "x.npy", "--sheet", "s")
     assert "x.npy is no table, which alone has a sheet" in refused.stderr
-    with pytest.warns(UserWarning, match="the table has decimal commas"):
+    with pytest.warns(UserWarning, match="the table: decimal commas"):
         load_model("m").predict(pd.read_csv(workspace / "new.csv", sep=";", encoding="cp1252", dtype=str))
 
 
@@ -221,3 +221,40 @@ def test_a_later_table_whose_decimal_sign_nothing_tells_is_asked(run_here: Runne
     model.decimal = "point"
     with pytest.raises(UnfitError, match="'0,125'"):
         model.predict(pd.DataFrame({"a": ["0,125"]}))
+
+
+def test_what_a_later_table_has_that_training_had_not_is_told(
+    run_here: Runner, lab_here: Command, workspace: Path
+) -> None:
+    rows = [
+        {
+            "day": f"{1 + i % 28:02}.03.2020",
+            "kind": "aü"[i % 2],
+            "a": f"{i / 7:.2f}".replace(".", ","),
+            "y": "np"[i > 60],
+        }
+        for i in range(COUNT)
+    ]
+    write(workspace / "rows.csv", rows, ";")
+    _, run_dir = run_here(*PIPELINE, f"dataset.path={workspace}/rows.csv")
+    registry.register(store.workspace(), run_dir, "m")
+    new = [
+        {"day": "2020-03-05", "kind": "u\u0308", "a": "1,5", "prediction": "n"},
+        {"day": "2020-03-06", "kind": "A", "a": "n/a", "prediction": "p"},
+    ]
+    write(workspace / "new.csv", new, ";")
+    told = lab_here("models", "predict", "m", "new.csv", "--inputs")
+    assert told.returncode == 0, told.stderr
+    assert "kind: 1 of 2 values were not in training: 'A'\n" in told.stdout
+    assert "gaps (missing values): a (1)\n" in told.stdout
+    assert "the table's own column 'prediction' is called 'input_prediction'" in told.stdout
+    assert list(rows_of(workspace / "new.csv.predictions.csv")[0])[:5] == [
+        *list(new[0])[:3],
+        "input_prediction",
+        "prediction",
+    ]
+    write(workspace / "points.csv", [{**new[0], "a": "1.500"}])
+    told = lab_here("models", "predict", "m", "points.csv")
+    assert "decimal points, where the model's own table has commas" in told.stdout, told.stderr
+    write(workspace / "asked.csv", [{**new[0], "a": "1.500"}], ";")
+    assert "say --decimal point for the first" in lab_here("models", "predict", "m", "asked.csv").stderr

@@ -300,19 +300,23 @@ def predict(options: argparse.Namespace) -> int:
         raise error.said(BY_OPTION) from None
     except (ConfigError, DataError) as error:
         raise type(error)(AS_KEY.sub("--", str(error))) from error
+    predicted = table["prediction"].tolist()
     if fed.names:
         table.insert(0, "file", list(fed.names))
     if fed.inputs is not None:
         kept = list(fed.inputs.columns) if options.inputs else fed.identifiers(model)
         for place, name in enumerate(kept):
-            table.insert(place, name, fed.inputs[name].to_numpy(), allow_duplicates=True)
+            new = f"input_{name}" if name in table.columns else name
+            if new != name:
+                told.append(f"the table's own column {name!r} is called {new!r} beside the predictions")
+            table.insert(place, new, fed.inputs[name].to_numpy(), allow_duplicates=True)
     elif options.inputs:
         raise ConfigError(f"--inputs: {source} has no columns with names that could be kept")
     table.to_csv(files.ready(output), index=False)
     for note in dict.fromkeys([*fed.notes, *told]):
         print(AS_KEY.sub("--", note))
     print(f"{len(table):,} predictions of {model.title}: {output}")
-    print("\n".join(_counted(table["prediction"].tolist(), bool(model.class_names))))
+    print("\n".join(_counted(predicted, bool(model.class_names))))
     return 0
 
 

@@ -10,7 +10,7 @@ import functools
 import os
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +62,8 @@ class Saved:
         """How the columns of its own table were read; None where it was of none, or where no card tells."""
         self.decimal: str | None = None
         """The decimal sign of the tables that it is to take: `point`, `comma`; None: found out for each."""
-        self.tell: Callable[[str], object] = _warn
-        """Told how a table was read otherwise than the model's own."""
+        self.tell: Callable[[str], object] | None = None
+        """Told what a table has that the model's own has not; None: only how it was read otherwise, as a warning."""
 
     def __repr__(self) -> str:
         classes = f"{len(self.class_names)} classes" if self.class_names else "no class names"
@@ -224,7 +224,10 @@ class Saved:
         except DataError as error:
             raise UnfitError(f"{self.title}: {error}") from error
         for note in notes:
-            self.tell(note)
+            (self.tell or _warn)(note)
+        if self.tell is not None:
+            for note in _unlike_training(self.model, rows):
+                self.tell(note)
         if self.columns is not None:
             return rows
         gaps = [name for name in rows.columns if rows[name].isna().any()]
@@ -255,7 +258,33 @@ class Saved:
 
 
 def _warn(note: str) -> None:
-    warnings.warn(f"the table has {note}", stacklevel=6)
+    warnings.warn(f"the table: {note}", stacklevel=6)
+
+
+def _unlike_training(model: Any, rows: Any) -> Iterator[str]:
+    """What a model meets in a table that it has not met before, or fills: categories, gaps among numbers."""
+    for column, known in _categories(model).items():
+        given = rows[column].dropna()
+        new = given[~given.isin(known)]
+        if len(new):
+            values = ", ".join(map(repr, new.unique()[:3]))
+            yield f"{column}: {len(new):,} of {len(given):,} values were not in training: {values}"
+    gaps = {name: int(rows[name].isna().sum()) for name in rows.columns if rows[name].dtype.kind == "f"}
+    if any(gaps.values()):
+        yield f"gaps (missing values): {', '.join(f'{name} ({count})' for name, count in gaps.items() if count)}"
+
+
+def _categories(model: Any) -> dict[str, set[str]]:
+    """The categories that a fitted pipeline knows, by the columns of its table; nothing where it takes none."""
+    for _, part, columns in getattr(model, "transformers_", ()):
+        last = part.steps[-1][1] if hasattr(part, "steps") else part
+        if hasattr(last, "categories_"):
+            return {str(name): set(map(str, known)) for name, known in zip(columns, last.categories_, strict=True)}
+    parts = [step for _, step in getattr(model, "steps", ())]
+    for one in [*parts, getattr(model, "estimator_", None), *getattr(model, "estimators_", ())]:
+        if one is not None and (found := _categories(one)):
+            return found
+    return {}
 
 
 def load_model(

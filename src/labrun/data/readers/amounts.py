@@ -19,9 +19,11 @@ SURELY_POINT = re.compile(
     r"[+-]?(?:\d+\.(?:\d{1,2}|\d{4,})|0\.\d+|\d{4,}\.\d+|\.\d+|\d{1,3}(?:,\d{3})+\.\d+|[1-9]\d{0,2}(?:,\d{3}){2,})"
 )
 EITHER = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
+POINT_OR_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}\.\d{3}")
 EITHER_POINT = re.compile(r"[+-]?(?:[1-9]\d{0,2}(?:\.\d{3})?|0)")
 
 
+BEHIND = re.compile(r"^\d.*[.,]\d\d-$")
 DECIMALS = {"point": ".", "comma": ","}
 """Words for the decimal signs, one of which a command line has to quote twice."""
 EDGES = frozenset("0123456789.,")
@@ -33,6 +35,8 @@ def bare_of(text: str) -> tuple[str, str]:
         return text, ""
     text = text.replace("\u2212", "-")  # the sign for minus that word processors set
     minus = ""
+    if BEHIND.search(text):  # as SAP writes 12,50-
+        text = f"-{text[:-1]}"
     if text.startswith("(") and text.endswith(")"):
         text, minus = text[1:-1].strip(), "-"
     if text[:1] in "+-" and text[1:].lstrip() != text[1:]:

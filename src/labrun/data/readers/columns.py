@@ -7,8 +7,9 @@ understood goes into the record and into the model's card, so that a table that 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from labrun.data.readers.amounts import (
     EITHER,
     EITHER_POINT,
     PLAIN,
+    POINT_OR_THOUSANDS,
     SURELY_COMMA,
     SURELY_POINT,
     WITH_COMMA,
@@ -37,8 +39,9 @@ GAPS = frozenset({
 })  # fmt: skip
 """What stands in a column of numbers or dates where there is none, in lower case."""
 TRUTH = {"true": 1.0, "false": 0.0}
-MOSTLY = 0.8
-"""A column of text in which so large a share of the values reads as numbers may be meant as numbers: it is asked."""
+MOSTLY, HALF = 0.8, 0.5
+"""A column of text in which more than the first share of the values reads as numbers may be meant as numbers: it is
+asked. More than the second tells the decimal sign."""
 FEWEST = 10
 """In a table of fewer rows nothing is taken for an identifier."""
 SHOWN = 8
@@ -446,7 +449,25 @@ def decimal_of(known: Understood, table: Any, where: object) -> tuple[str | None
             texts = table[column.name].dropna().astype(str).str.strip()
             if len(texts):
                 written[column.name], plain[column.name] = _values(texts)
-    return _decimal(written, plain, Settings(), where, table.attrs.get("separator"))
+    separator = table.attrs.get("separator")
+    found, doubt = _decimal(written, plain, Settings(), where, separator)
+    if found is not None or doubt is not None or known.decimal == ".":
+        return found, doubt
+    for name, texts in written.items():
+        value = next((one for one in texts if POINT_OR_THOUSANDS.fullmatch(one)), None)
+        if value is not None and separator == ",":  # between the columns, so not within numbers
+            return ".", None
+        if value is not None:
+            return None, f"{where}: {value!r} in the column {name!r} may be {value} or {value.replace('.', '')}"
+    return None, None
+
+
+def sign_of(table: Any, said: Settings, where: object) -> str | None:
+    """The decimal sign of a table by itself; None where nothing in it tells."""
+    found = {name: _values(table[name]) for name in table.columns if name not in said.ignore}
+    written, plain = ({name: pair[place] for name, pair in found.items()} for place in (0, 1))
+    sign, doubt = _decimal(written, plain, replace(said, decimal=None), where, table.attrs.get("separator"))  # type: ignore[arg-type]
+    return sign if doubt is None else None
 
 
 def _decimal(
@@ -464,8 +485,9 @@ def _decimal(
         kept = values  # a point says that it is the decimal sign, if there is one that surely is
         forms = [(point, SURELY_POINT)]
         if plain[name] is None:
-            kept = [bare_of(value)[0] for value in _present(values)]
-            if not kept or not all(WITH_POINT.fullmatch(one) or WITH_COMMA.fullmatch(one) for one in kept):
+            present = [bare_of(value)[0] for value in _present(values)]
+            kept = [one for one in present if WITH_POINT.fullmatch(one) or WITH_COMMA.fullmatch(one)]
+            if len(kept) <= (0 if name in said.numbers else HALF) * len(present):  # text beside numbers is told later
                 continue
             forms += [(comma, SURELY_COMMA), (either, EITHER)]
         elif not (plain[name] % 1 != 0).any():
@@ -527,7 +549,8 @@ def _words(values: Any) -> Any:
             return None
         if isinstance(value, float | np.floating) and float(value).is_integer():
             return str(int(value))  # pandas makes 1.0 of a column's 1 where another row has a gap
-        return str(value).strip()
+        text = str(value).strip()
+        return text if text.isascii() else unicodedata.normalize("NFC", text)  # what looks alike is alike
 
     known: dict[str, str | None] = {}  # most categories come again and again
     made = []
@@ -588,6 +611,8 @@ def _days(values: Any, column: Column, where: object) -> Any:
 
     if values.dtype.kind == "M":
         times = pd.to_datetime(values, utc=True)
+    elif (iso := _iso_days(values)) is not None:
+        times = iso
     else:
         texts = _words(values)
         texts = texts.where(~texts.str.lower().isin(GAPS), None) if texts.notna().any() else texts
@@ -599,6 +624,19 @@ def _days(values: Any, column: Column, where: object) -> Any:
                 f"{wrong.iloc[0]!r} is none"
             )
     return (times - pd.Timestamp(str(column.start), tz="UTC")) / pd.Timedelta(days=1)
+
+
+def _iso_days(values: Any) -> Any:
+    """Dates of text, if all are written as the standard has it (2026-11-28), which no other form is taken for."""
+    import pandas as pd
+
+    texts = _words(values)
+    texts = texts.where(~texts.str.lower().isin(GAPS), None) if texts.notna().any() else texts
+    given = texts.dropna()
+    if not len(given) or not given.str.fullmatch(r"\d{4}-\d{2}-\d{2}(?:[ T].*)?").all():
+        return None
+    times = pd.to_datetime(texts, format="ISO8601", errors="coerce", utc=True)
+    return None if (times.isna() & texts.notna()).any() else times
 
 
 def option(key: str, names: Sequence[str]) -> str:

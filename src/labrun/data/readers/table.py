@@ -19,7 +19,7 @@ from labrun.data.readers import delimited, sheets
 from labrun.data.readers.amounts import DECIMALS, number
 from labrun.data.readers.checks import is_absolute
 from labrun.data.readers.columns import Settings, Understood, few
-from labrun.data.readers.later import applied
+from labrun.data.readers.later import NAMES, applied
 from labrun.data.readers.own import QUANTITY, from_arrays, must_exist, not_numbers, place_of, too_close
 from labrun.errors import ConfigError, DataError
 
@@ -94,6 +94,7 @@ class Csv(Reader):
         paths = self.files(root)
         found = [delimited.read(path, **self._form) for path in paths]  # type: ignore[arg-type]
         tables, notes = [table for table, _ in found], [note for _, told in found for note in told]
+        alike = True
         target = self._target(tables, paths)
         for place, path in enumerate(paths):
             tables[place], left_out = self._with_target(tables[place], target, path)
@@ -102,7 +103,14 @@ class Csv(Reader):
         if self.known is not None:
             known = Understood.of(self.known)
         else:
-            whole = pd.concat(features, ignore_index=True) if len(features) > 1 else features[0]
+            # Parts with different decimal signs are understood one by one.
+            signs = [kinds.sign_of(table, self.settings, path) for table, path in zip(features, paths, strict=True)]
+            if len(features) > 1 and None not in signs and len(set(signs)) > 1:
+                alike = False
+                notes.append(
+                    f"decimal {NAMES[str(signs[1])]} in {paths[1].name}, {NAMES[str(signs[0])]} in {paths[0].name}"
+                )
+            whole = pd.concat(features, ignore_index=True) if len(features) > 1 and alike else features[0]
             whole.attrs = dict(tables[0].attrs)
             quantity = tables[0][target] if self.regression else None
             known = kinds.understand(whole, self.settings, paths[0], len(features[0]), quantity)
@@ -115,10 +123,11 @@ class Csv(Reader):
         arrays: dict[str, Any] = {}
         refusal = None
         for part, table, values, path in zip(("train", "test"), tables, features, paths, strict=False):
-            said = known.decimal if self.known is None else self.settings.decimal
+            said = known.decimal if self.known is None and (alike or part == "train") else None
+            said = self.settings.decimal if self.known is not None else said
             samples, decimal, told = applied(known, values, path, said)
             y = self._labels(table[target], path, decimal)
-            notes += told
+            notes += told if alike else []
             refusal = refusal or not_numbers(samples, known.names, path)
             empty = samples.isna().all(axis=1).to_numpy()
             if len(known.columns) >= SEVERAL and empty.any() and not empty.all():
