@@ -484,3 +484,8 @@ def test_parts_with_different_decimal_signs(read: Read, tmp_path: Path) -> None:
         found = read(text(";", x=["1,5", "2,25", "4,75"]), test_path="test.csv", **keys)
         assert found.test.x[:, 0].tolist() == [1.5, 2.25, 3.5] and kinds(found) == {"x": "number"}
         assert "decimal points in test.csv, commas in t.csv" in found.notes
+
+
+def test_the_form_of_dates_that_is_said_counts_before_the_standards(read: Read) -> None:
+    found = read(text(d=["2020-01-02", "2020-01-05"]), dates={"d": "%Y-%d-%m"})
+    assert sorted(set(column(found, "d"))) == [0, 90], "1 February and 1 May"

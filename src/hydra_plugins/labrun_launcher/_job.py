@@ -115,9 +115,8 @@ def run_elsewhere(payload: bytes) -> Ended:
     restore(state)
     setup_globals()
     let_workers_be_ended()
-    logging.getLogger(
-        "submitit"
-    ).propagate = False  # it has a handler of its own: these are no lines of the application
+    # It has a handler of its own: these are no lines of the application.
+    logging.getLogger("submitit").propagate = False
     ended = run_one(context, function, config)
     if ended.status == JobStatus.FAILED:
         error = ended._return_value

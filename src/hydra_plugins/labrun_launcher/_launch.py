@@ -86,12 +86,12 @@ def _own(
             jobs = _frozen(submission, composer, job_overrides, first)
             master = launcher.config
 
-            def prepare() -> None:
+            def save_config() -> None:
                 if OmegaConf.select(master, "sweep.resume") is None:
                     hydra_files.save(hydra_files.texts(master, of_sweep=True), sweep_dir)
 
             hydra_job.configure_own_log(master.hydra)
-            records = sweep.carry_out(jobs, sweep_dir, submission.server, prepare)
+            records = sweep.carry_out(jobs, sweep_dir, submission.server, save_config)
     except LabrunError as error:
         if os.environ.get("LABRUN_DEBUG") == "1":
             raise

@@ -28,7 +28,7 @@ from labrun.data.readers.amounts import (
     number,
     unit_of,
 )  # fmt: skip
-from labrun.data.readers.dates import ISO, MAY_BE_DATE, form_of, times_of
+from labrun.data.readers.dates import ISO, ISO_DAY, MAY_BE_DATE, form_of, times_of
 from labrun.errors import ConfigError, DataError, DoubtfulDecimalError
 
 NUMBER, CATEGORY, DATE = "number", "category", "date"
@@ -611,32 +611,20 @@ def _days(values: Any, column: Column, where: object) -> Any:
 
     if values.dtype.kind == "M":
         times = pd.to_datetime(values, utc=True)
-    elif (iso := _iso_days(values)) is not None:
-        times = iso
     else:
         texts = _words(values)
         texts = texts.where(~texts.str.lower().isin(GAPS), None) if texts.notna().any() else texts
         times = pd.to_datetime(texts, format=column.form, errors="coerce", utc=True)
         wrong = texts[times.isna() & texts.notna()]
+        if len(wrong) and texts.dropna().str.fullmatch(ISO_DAY).all():  # which no other form is taken for
+            times = pd.to_datetime(texts, format=ISO, errors="coerce", utc=True)
+            wrong = texts[times.isna() & texts.notna()]
         if len(wrong):
             raise DataError(
                 f"{where}: the column {column.name!r} holds dates of the form {column.form}, and "
                 f"{wrong.iloc[0]!r} is none"
             )
     return (times - pd.Timestamp(str(column.start), tz="UTC")) / pd.Timedelta(days=1)
-
-
-def _iso_days(values: Any) -> Any:
-    """Dates of text, if all are written as the standard has it (2026-11-28), which no other form is taken for."""
-    import pandas as pd
-
-    texts = _words(values)
-    texts = texts.where(~texts.str.lower().isin(GAPS), None) if texts.notna().any() else texts
-    given = texts.dropna()
-    if not len(given) or not given.str.fullmatch(r"\d{4}-\d{2}-\d{2}(?:[ T].*)?").all():
-        return None
-    times = pd.to_datetime(texts, format="ISO8601", errors="coerce", utc=True)
-    return None if (times.isna() & texts.notna()).any() else times
 
 
 def option(key: str, names: Sequence[str]) -> str:

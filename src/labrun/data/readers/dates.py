@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 ISO = "ISO8601"
+ISO_DAY = re.compile(r"\d{4}-\d{2}-\d{2}(?:[ T].*)?")
 TIMES = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
 DAYS = (
     "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%Y", "%d.%m.%y", "%d/%m/%Y", "%m/%d/%Y", "%d/%m/%y", "%m/%d/%y", "%d-%m-%Y",

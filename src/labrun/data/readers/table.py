@@ -103,13 +103,12 @@ class Csv(Reader):
         if self.known is not None:
             known = Understood.of(self.known)
         else:
-            # Parts with different decimal signs are understood one by one.
-            signs = [kinds.sign_of(table, self.settings, path) for table, path in zip(features, paths, strict=True)]
-            if len(features) > 1 and None not in signs and len(set(signs)) > 1:
-                alike = False
-                notes.append(
-                    f"decimal {NAMES[str(signs[1])]} in {paths[1].name}, {NAMES[str(signs[0])]} in {paths[0].name}"
-                )
+            if len(features) > 1:  # parts with different decimal signs are understood one by one
+                signs = [kinds.sign_of(table, self.settings, path) for table, path in zip(features, paths, strict=True)]
+                alike = None in signs or len(set(signs)) == 1
+                if not alike:
+                    first, second = (f"{NAMES[str(sign)]} in {p.name}" for sign, p in zip(signs, paths, strict=True))
+                    notes.append(f"decimal {second}, {first}")
             whole = pd.concat(features, ignore_index=True) if len(features) > 1 and alike else features[0]
             whole.attrs = dict(tables[0].attrs)
             quantity = tables[0][target] if self.regression else None
@@ -123,8 +122,9 @@ class Csv(Reader):
         arrays: dict[str, Any] = {}
         refusal = None
         for part, table, values, path in zip(("train", "test"), tables, features, paths, strict=False):
-            said = known.decimal if self.known is None and (alike or part == "train") else None
-            said = self.settings.decimal if self.known is not None else said
+            said = known.decimal if alike or part == "train" else None
+            if self.known is not None:
+                said = self.settings.decimal
             samples, decimal, told = applied(known, values, path, said)
             y = self._labels(table[target], path, decimal)
             notes += told if alike else []
