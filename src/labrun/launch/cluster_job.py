@@ -24,8 +24,6 @@ from typing import Any
 
 SAVE_S = 25.0
 """How long a run has for saving its state, at most."""
-TELL_S = 5.0
-"""How long the processes of a failed run have to write what happened to them."""
 
 
 def main(manifest_path: str) -> int:
@@ -98,8 +96,6 @@ class Supervisor:
         self.began = time.time()
         self.due: float | None = None
         """When the runs have had their time (seconds since the epoch), as soon as that is known."""
-        self.others: dict[Path, int] = {}
-        """How long the logs of a run's other processes were before this attempt."""
 
     def supervise(self) -> int:
         """Run the runs; returns 0, or 1 if one of them failed, or if its other processes would wait for ever."""
@@ -107,6 +103,7 @@ class Supervisor:
         from labrun.launch.places import Places
         from labrun.launch.pool import LocalPool
         from labrun.launch.slurm_jobs import newest_submission
+        from labrun.runs import others
         from labrun.runs import record as records
         from labrun.runs.recording import JOB_VARIABLE
 
@@ -124,8 +121,8 @@ class Supervisor:
         alone, limit = len(self.runs) == 1, self.manifest["timeout_min"]
         gpus = visible_gpus() if self.manifest["gpus_per_run"] and len(self.runs) > 1 else None
         places = Places(self.manifest["parallel"], gpus=gpus, share=self.manifest["runs_per_gpu"])
-        if alone:
-            self.others = {output: output.stat().st_size for output in mine[0].glob("driver.*.log")}
+        if self.ranks > 1:
+            others.note(mine[0])
         pool = LocalPool(self.manifest["path"], self.manifest["preload"], places,
                          python=sys.executable if self.manifest["own_python"] else None, in_job=True)  # fmt: skip
         for run in mine:
@@ -141,8 +138,8 @@ class Supervisor:
             for ended in pool.poll():
                 print(f"{ended}: {records.read(ended).status}", flush=True)
         pool.close()
-        if self.ranks > 1:
-            self._tell_of_others(mine[0])
+        if self.ranks > 1 and others.add_words(mine[0], record := records.read(mine[0])):
+            records.write(mine[0], record)
         left = {records.read(run).status for run in mine}
         return int(records.FAILED in left or (self.ranks > 1 and left != {records.COMPLETED}))
 
@@ -228,30 +225,6 @@ class Supervisor:
                     self._over_time(run, record)
         if any(not records.read(run).finished for run in mine) and why != "requeued":
             ask("scontrol", "requeue", self.job)
-
-    def _tell_of_others(self, run: Path) -> None:
-        """Where another process of a failed run met the error, the record's own is only what followed from that."""
-        from labrun.runs import record as records
-
-        record = records.read(run)
-        if record.status != records.FAILED or record.error is None or record.error["type"] == "LimitExceeded":
-            return
-        end = time.monotonic() + TELL_S
-        while (found := self._said_by_others(run)) is None and time.monotonic() < end:
-            time.sleep(0.1)  # it leaves the group before it has written what happened
-        if found is not None:
-            record.error["message"] += found
-            records.write(run, record)
-
-    def _said_by_others(self, run: Path) -> str | None:
-        for output in sorted(run.glob("driver.*.log")):
-            said = output.read_bytes()[self.others.get(output, 0) :]
-            lines = said.decode(errors="replace").strip().splitlines()
-            if not lines or lines[-1].startswith((" ", "Traceback")):  # it is still writing
-                continue
-            if any(line.startswith("Traceback") for line in lines) or lines[-1].startswith("labrun: "):
-                return f"; process {output.suffixes[0][1:]}: {lines[-1]} ({output})"
-        return None
 
     def _put_back(self, run: Path, why: str) -> None:
         """A run that did not leave by itself was killed: it starts again, or from its last checkpoint."""

@@ -20,7 +20,7 @@ from typing import Any
 
 from labrun import masking
 from labrun.errors import LabrunError, RecordError, RunFailedError
-from labrun.runs import context
+from labrun.runs import context, others
 from labrun.runs import record as records
 from labrun.runs.record import Record, RunPaths
 
@@ -195,6 +195,7 @@ class Recording:
         if run is not None:
             record.metrics = dict(run.summary)
             run.close()
+        others.add_words(self.paths.root, record)
         trouble = disk_trouble(error)
         told = isinstance(error, LabrunError) or trouble is not None
         if details is not None and status == records.FAILED and not told:

@@ -1,0 +1,52 @@
+"""What the other processes of a run say of its failure: the first one's own error is only what followed from theirs."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+from labrun.runs import record as records
+from labrun.runs.record import Record
+
+VARIABLE = "LABRUN_OTHER_LOGS"
+"""In a run of several processes: how long the logs of the others were before this attempt, as JSON."""
+LOGS = "driver.*.log"
+TELL_S = 5.0
+"""How long the processes of a failed run have to write what happened to them."""
+
+
+def note(run_dir: Path) -> None:
+    """Remember where this attempt's part of the other processes' logs begins, for the process that runs it."""
+    os.environ[VARIABLE] = json.dumps({log.name: log.stat().st_size for log in run_dir.glob(LOGS)})
+
+
+def add_words(run_dir: Path, record: Record) -> bool:
+    """Complete a failed run's error by what another process says; whether there was anything to add.
+
+    It comes before the record is written: whoever waits for the run reads its error once.
+    """
+    if VARIABLE not in os.environ or record.status != records.FAILED or record.error is None:
+        return False
+    if record.error["type"] == "LimitExceeded" or "; process " in record.error["message"]:
+        return False
+    began = json.loads(os.environ[VARIABLE])
+    if not any(run_dir.glob(LOGS)):
+        return False
+    end = time.monotonic() + TELL_S
+    while (found := _said(run_dir, began)) is None and time.monotonic() < end:
+        time.sleep(0.1)  # it leaves the group before it has written what happened
+    if found is not None:
+        record.error["message"] += found
+    return found is not None
+
+
+def _said(run_dir: Path, began: dict[str, int]) -> str | None:
+    for log in sorted(run_dir.glob(LOGS)):
+        lines = log.read_bytes()[began.get(log.name, 0) :].decode(errors="replace").strip().splitlines()
+        if not lines or lines[-1].startswith((" ", "Traceback")):  # it is still writing
+            continue
+        if any(line.startswith("Traceback") for line in lines) or lines[-1].startswith("labrun: "):
+            return f"; process {log.suffixes[0][1:]}: {lines[-1]} ({log})"
+    return None
