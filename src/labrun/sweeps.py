@@ -99,7 +99,7 @@ class Sweep(Work):
     def metric(self) -> str:
         """The metric that its runs are compared by."""
         children = self.get_children()
-        return objective.of(children[0].config)[0].metric if children else "accuracy"
+        return objective.common([child.record for child in children]).metric if children else "accuracy"
 
     def get_best_child(self, metric: str | None = None, **_: Any) -> Run:
         """The completed run with the best value.
@@ -112,8 +112,9 @@ class Sweep(Work):
         """
         pairs = [(run.folder, run.record) for run in self.get_children()]
         if metric is None:
-            ranked = sorted(pairs, key=lambda pair: -objective.rank(pair[1]))
-            if ranked and objective.rank(ranked[0][1]) > float("-inf"):
+            wanted = objective.common([record for _, record in pairs]) if pairs else None
+            ranked = sorted(pairs, key=lambda pair: -objective.rank(pair[1], wanted))
+            if ranked and objective.rank(ranked[0][1], wanted) > float("-inf"):
                 return Run(ranked[0][0])
         return Run(store.best(pairs, metric or self.metric, lambda run_dir, record: True, self.folder)[0])
 

@@ -52,12 +52,32 @@ def test_a_sweep_needs_a_direction_and_its_record_remembers_what_was_said() -> N
     assert objective.told(settled(monitor="val/acc")) == {}
 
 
+def with_metric(run: str, metric: str, **metrics: float) -> records.Record:
+    """A completed run whose own objective is a metric."""
+    config = {"sweep": {"metric": metric, "goal": "maximize"}}
+    return new(run, status=records.COMPLETED, metrics=metrics, config=config)
+
+
+def test_runs_of_several_objectives_are_compared_by_what_all_have() -> None:
+    """`auto` stands for AUC_weighted with model.folds, and for accuracy without."""
+    folded = with_metric("a0000000", "AUC_weighted", AUC_weighted=0.99, accuracy=0.7)
+    plain = with_metric("b0000000", "accuracy", accuracy=0.8)
+    assert objective.common([folded, plain]).metric == objective.common([plain, folded]).metric == "accuracy"
+    by = objective.common([folded, plain])
+    assert max([folded, plain], key=lambda record: objective.rank(record, by)) is plain
+    assert objective.common([folded]).metric == "AUC_weighted"
+    odd = with_metric("c0000000", "odd", odd=1.0)
+    assert objective.common([folded, odd]).metric == "AUC_weighted"
+    assert objective.rank(odd, objective.common([folded, odd])) == float("-inf")
+
+
 def test_why_there_is_no_best_run() -> None:
     config = {"sweep": {"metric": "val/acc", "goal": "maximize"}}
     runs = [new("a0000000", status=records.COMPLETED, metrics={"accuracy": 1.0}, config=config)]
-    assert objective.no_best(runs) == "no best run: none logged val/acc. They logged accuracy: say sweep.metric=NAME"
+    told = "no best run: none logged val/acc. They logged accuracy: say sweep.metric=NAME"
+    assert objective.no_best(runs, "val/acc") == told
     runs[0].metrics["val/acc"] = float("nan")
-    assert objective.no_best(runs) == "no best run: no completed run has a finite value of val/acc"
+    assert objective.no_best(runs, "val/acc") == "no best run: no completed run has a finite value of val/acc"
     runs[0].status = records.FAILED
-    assert objective.no_best(runs) == "no best run: none is completed"
+    assert objective.no_best(runs, "val/acc") == "no best run: none is completed"
     assert objective.rank(runs[0]) == float("-inf")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from conftest import Command
-from helpers import submitted
+from helpers import new, submitted
 from labrun.errors import RecordError
+from labrun.runs import comparable, store
 from labrun.runs import record as records
-from labrun.runs import store
 
 
 def completed(root: Path, number: int, metrics: dict[str, float], directions: dict[str, str] | None = None) -> str:
@@ -58,3 +60,40 @@ def test_where_nothing_tells_it_the_person_has_to(workspace: Path, lab_here: Com
     kept = lab_here(*keeping, "odd:min")
     assert kept.returncode == 0, kept.stderr
     assert [path.parent.name[-8:] for path in workspace.glob("outputs/*/*/run.json")] == [low]
+
+
+def scored(number: int, **values: Any) -> records.Record:
+    """A completed run of the data set t, whose accuracy is of the test part."""
+    data = [{"name": "t", "digest": values.pop("digest", "d"), "content": values.pop("content", None)}]
+    config = {"model": {"folds": values.pop("folds", 0)}, "dataset": {"split_seed": values.pop("split_seed", 0)}}
+    metrics = {"accuracy": 0.9, "test_accuracy": 0.9} if config["model"]["folds"] else {"accuracy": 0.9}
+    return new(f"a000000{number}", status=records.COMPLETED, data=data, config=config, metrics=metrics, **values)
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        ({}, None),
+        ({"digest": "e"}, "t was not the same data"),
+        ({"content": "c"}, "t was not the same data"),
+        ({"split_seed": 1}, "or was split otherwise"),
+        ({"folds": 5}, "mean of model.folds in 1 of them .a0000002, for one., and of the test part in 1"),
+    ],
+)
+def test_scores_that_do_not_compare_are_told(other: dict[str, Any], why: str | None) -> None:
+    found = comparable.mixture([scored(1), scored(2, **other)], "accuracy")
+    if why is None:
+        assert found is None
+    else:
+        assert re.search(f"accuracy does not compare between these runs: .*{why}", found or "")
+
+
+def test_runs_of_several_data_sets_are_told_by_their_names(workspace: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number, name in ((1, "digits"), (2, "mnist")):
+        completed(workspace, number, {"accuracy": 0.5})
+        run_dir = workspace / "outputs" / "test" / f"now-a000000{number}"
+        record = records.read(run_dir)
+        record.data = [{"name": name, "digest": name}]
+        records.write(run_dir, record)
+    best(workspace, "accuracy")
+    assert "best:accuracy: accuracy does not compare between these runs: they read other data" in caplog.text

@@ -17,8 +17,8 @@ from labrun import checking, exact, terminal
 from labrun.cli import selecting
 from labrun.launch import query
 from labrun.launch.query import Pair, Shown
+from labrun.runs import comparable, report, store, viewing
 from labrun.runs import record as records
-from labrun.runs import report, store, viewing
 from labrun.runs.record import Record
 from labrun.tasks import threads
 
@@ -44,7 +44,10 @@ def ls(options: argparse.Namespace) -> int:
     elif not rows:
         print(f"no runs in {root}" if not found else "no run is like that")
     else:
-        print("\n".join(_table(rows, _metric(options, rows), shown)))
+        metric = _metric(options, rows)
+        print("\n".join(_table(rows, metric, shown)))
+        if options.sort and metric and (why := comparable.mixture([record for _, record in rows], metric)) is not None:
+            print(f"note: {why}", file=sys.stderr)
     return 0
 
 
@@ -176,11 +179,23 @@ def _rows(run_dir: Path, record: Record, status: str) -> Iterator[tuple[str, str
         commit, branch = str(git.get("commit"))[:12], git.get("branch")
         yield "git", f"{commit} ({branch}){', with changes' if git.get('dirty') else ''}"
     yield "code", f"{str(code.get('digest', '-'))[:12]}  {code.get('folder', '')}"
+    if status == records.LOST:
+        yield "go on", _going_on(run_dir, record)
     yield "again", f"{record.command}   (or, as it was: lab runs rerun {record.id})"
     yield "folder", str(run_dir)
     page = viewing.page(store.workspace(), run_dir)
     if page is not None:
         yield "page", page
+
+
+def _going_on(run_dir: Path, record: Record) -> str:
+    """How a run is gone on with whose process is gone."""
+    if record.sweep is not None:
+        folder = records.sweep_folder(run_dir, record)
+        return f"the sweep's command with sweep.resume={folder}, or lab runs watch {folder}"
+    if (records.RunPaths(run_dir).checkpoints / "last.ckpt").is_file():
+        return f"{record.command} trainer.resume={record.id}"
+    return f"it left no checkpoint: lab runs rerun {record.id} begins it anew"
 
 
 def _data(data: dict[str, Any]) -> str:

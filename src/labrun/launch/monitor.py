@@ -179,9 +179,10 @@ class Live:
             Text(f"{plain(self._folder.parent.name)}  {tally.line()}{self._left(tally)}", style="bold"),
             table,
         ]
-        best = max(present, key=objective.rank, default=None)
-        if best is not None and objective.rank(best) > float("-inf"):
-            by = objective.of(best.config)[0].metric
+        wanted = objective.common(present) if present else None
+        best = max(present, key=lambda record: objective.rank(record, wanted), default=None)
+        if best is not None and wanted is not None and objective.rank(best, wanted) > float("-inf"):
+            by = wanted.metric
             number, value = (best.sweep or {}).get("number"), report.number(float(best.metrics[by]))
             lines.append(Text(plain(f"best so far: run {number}, {by} {value}  {' '.join(best.overrides)}")))
         return Group(*lines)

@@ -126,14 +126,39 @@ def values(record: Record) -> list[float] | None:
         return None
 
 
-def no_best(finished: Sequence[Record]) -> str:
+USUAL = ("accuracy", "r2", "val_accuracy", "val_loss")
+"""What runs are compared by whose own objectives differ, if all have it."""
+
+
+def common(found: Sequence[Record]) -> Objective:
+    """What a sweep's runs are compared by: their objective, or where `auto` stood for several, what all have.
+
+    Args:
+        found: at least one run.
+    """
+    first, *others = dict.fromkeys(of(record.config)[0] for record in found)
+    if not others:
+        return first
+    completed = [record for record in found if record.status == records.COMPLETED]
+    shared = [name for name in USUAL if all(_number(record, name) is not None for record in completed)]
+    for name in shared if completed else []:
+        return Objective(name, direction.of(name) != direction.MIN)
+    return first
+
+
+def _number(record: Record, metric: str) -> float | None:
+    value = record.metrics.get(metric)
+    return None if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
+
+
+def no_best(finished: Sequence[Record], metric: str) -> str:
     """Why none of a sweep's runs is the best.
 
     Args:
         finished: the runs; none of them is completed with a finite value of the metric.
+        metric: what they are compared by.
     """
     completed = [record for record in finished if record.status == records.COMPLETED]
-    metric = of(finished[0].config)[0].metric
     if not completed:
         return "no best run: none is completed"
     if any(metric in record.metrics for record in completed):
@@ -142,8 +167,16 @@ def no_best(finished: Sequence[Record]) -> str:
     return f"no best run: none logged {metric}. They logged {logged}: say sweep.metric=NAME"
 
 
-def rank(record: Record) -> float:
-    """What a sweep's runs are sorted by, the best largest: the first metric, of completed runs."""
+def rank(record: Record, by: Objective | None = None) -> float:
+    """What a sweep's runs are sorted by, the best largest: the first metric, of completed runs.
+
+    Args:
+        record: the run's.
+        by: what the sweep's runs have in common (`common`); None: the run's own.
+    """
+    if by is not None and by != of(record.config)[0]:
+        value = _number(record, by.metric)
+        return -math.inf if record.status != records.COMPLETED or value is None else by.score(value)
     found = values(record)
     if record.status != records.COMPLETED or not found:
         return -math.inf

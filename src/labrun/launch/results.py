@@ -14,7 +14,7 @@ from typing import Any
 from labrun import terminal
 from labrun.errors import LabrunError
 from labrun.launch import objective
-from labrun.runs import report, store
+from labrun.runs import comparable, report, store
 from labrun.runs.record import Record
 
 log = logging.getLogger(__name__)
@@ -35,8 +35,9 @@ def tell(folder: Path, run_dirs: Sequence[Path], draw: Callable[[Path], object] 
     run_dirs, finished = [run_dir for run_dir, _ in there], [record for _, record in there]
     if not finished or finished[0].sweep is None:
         return finished
-    order = sorted(range(len(finished)), key=lambda i: -objective.rank(finished[i]))
-    by = objective.of(finished[0].config)[0].metric
+    wanted = objective.common(finished)
+    order = sorted(range(len(finished)), key=lambda i: -objective.rank(finished[i], wanted))
+    by = wanted.metric
     rows = [("run", f"status      {by:<8}  overrides")]
     overrides, common = report.differing([record.overrides for record in finished])
     for place in order:
@@ -58,8 +59,10 @@ def tell(folder: Path, run_dirs: Sequence[Path], draw: Callable[[Path], object] 
         log.warning("results.csv cannot be written: %s", error)
     say(report.table(rows))
     best = finished[order[0]]
-    if objective.rank(best) == -math.inf:
-        say(f"{objective.no_best(finished)}\nfolder: {folder}   (results.csv)")
+    if (mixture := comparable.mixture(finished, by)) is not None:
+        log.warning("%s", mixture)
+    if objective.rank(best, wanted) == -math.inf:
+        say(f"{objective.no_best(finished, by)}\nfolder: {folder}   (results.csv)")
         return finished
     best_dir = run_dirs[order[0]]
     if best.config["report"] == "auto" and draw is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from labrun import checking, direction
 from labrun.direction import Direction
 from labrun.errors import RecordError
-from labrun.runs import elsewhere, index
+from labrun.runs import comparable, elsewhere, index
 from labrun.runs import record as records
 from labrun.runs.record import Record
 
@@ -182,6 +182,8 @@ def best(
         )
     if wanted is None:
         raise RecordError(untold(metric, BEST))
+    if (why := comparable.mixture([record for _, record in ranked], metric)) is not None:
+        log.warning("%s%s: %s", BEST, metric, why)
     return max(ranked, key=lambda pair: score(pair[1], metric, wanted))
 
 
