@@ -286,6 +286,7 @@ class Trainer:
     profiler: Literal["simple", "advanced"] | None = None
     threads: Count | Literal["auto"] | None = "auto"
     resume: str | None = None
+    resume_code: Literal["same", "new"] = "same"
     options: dict[str, Any] = field(default_factory=dict)
 
 

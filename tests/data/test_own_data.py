@@ -14,7 +14,7 @@ from sklearn.datasets import load_iris
 from conftest import Command, Runner
 from labrun.data import asset as assets
 from labrun.data import reader, transfer
-from labrun.data.arrays import Arrays
+from labrun.data.arrays import Arrays, Part, RawData
 from labrun.data.datastore import LocalDatastore
 from labrun.data.progress import Quiet
 from labrun.errors import ConfigError, DataError, MissingDataError
@@ -292,3 +292,71 @@ def test_what_is_no_reader_leads_somewhere(
         reader.make_reader({"_target_": "kinds_of_mine.Mine", "name": "mine", "root": "x"})
     assert what in str(caught.value)
     assert ("experiment=script" in str(caught.value)) == (name != "Other")
+
+
+class Mine(reader.Reader):
+    """A person's own reader; `change` spoils what it gives."""
+
+    def __init__(self, change: str = "") -> None:
+        self.change = change
+
+    def find(self, root: Path) -> bool:
+        return True
+
+    def read(self, root: Path) -> RawData:
+        x, y, names, test = X.astype(np.float32), Y.astype(np.int64), ("no", "yes"), None
+        if self.change == "fewer labels":
+            y = y[1:]
+        elif self.change == "from one on":
+            y = y + 1
+        elif self.change == "fractions":
+            y = y / 2
+        elif self.change == "two columns":
+            y = np.stack([y, y], axis=1)
+        elif self.change == "gaps":
+            x = np.where(x > 0.9, np.nan, x)
+        elif self.change == "another width":
+            test = Part(x[:4, :2], y[:4])
+        elif self.change == "a dict":
+            return {"x": x, "y": y}  # type: ignore[return-value]
+        elif self.change == "other values":
+            x = x + 1
+        return RawData(Part(x, y), test, names, (Path(__file__),))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("fewer labels", "Mine.read.*: train has 40 samples, and 39 labels"),
+        ("from one on", "holds int64 from 1 to 2; wanted are the numbers of the 2 class_names, integers from 0 to 1"),
+        ("fractions", "holds float64 from 0.0 to 0.5"),
+        ("two columns", r"has the shape \(40, 2\)"),
+        ("gaps", "hold NaN or infinity"),
+        ("another width", r"test: a sample is \(2,\), and one of train \(3,\)"),
+        ("a dict", "returned a dict, and no labrun.data.arrays.RawData"),
+    ],
+)
+def test_what_a_reader_of_ones_own_gives_is_checked(tmp_path: Path, change: str, message: str) -> None:
+    dataset = {"_target_": f"{__name__}.Mine", "name": "mine", "change": change}
+    with pytest.raises(DataError, match=message):
+        reader.read(dataset, tmp_path)
+
+
+def test_what_code_of_ones_own_gives_has_a_digest(tmp_path: Path, npz: Callable[..., Arrays]) -> None:
+    dataset = {"_target_": f"{__name__}.Mine", "name": "mine"}
+    first, second = reader.read(dataset, tmp_path), reader.read({**dataset, "split_seed": 3}, tmp_path)
+    assert first.content is not None and first.content == second.content
+    assert reader.read({**dataset, "change": "other values"}, tmp_path).content != first.content
+    assert npz(X=X, y=Y).content is None
+
+
+class Unfinished(reader.Reader):
+    """Lacks `read`."""
+
+    def find(self, root: Path) -> bool:
+        return True
+
+
+def test_a_reader_without_its_methods_is_told() -> None:
+    with pytest.raises(ConfigError, match="lacks methods: read"):
+        reader.make_reader({"_target_": f"{__name__}.Unfinished", "name": "mine"})

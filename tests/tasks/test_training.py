@@ -90,7 +90,10 @@ def test_the_best_epoch_is_kept_and_training_goes_on_while_it_gets_better(
     words = {"max": "the larger the better", "min": "the smaller the better"}[mode]
     assert f"Watching {monitor}: {words}" in caplog.messages
     assert record.config["trainer"]["monitor_mode"] == mode
-    assert record.training == {"epochs": 5, "tested": 4, "why": f"the best by {monitor} ({words})"}
+    assert record.training == {
+        "epochs": 5, "tested": 4, "why": f"the best by {monitor} ({words})",
+        "stopped_early": {"epoch": 5, "monitor": monitor, "patience": 1},
+    }  # fmt: skip
     assert record.metrics["val/acc"] == pytest.approx(0.9)
 
 

@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -283,9 +284,13 @@ def predict(options: argparse.Namespace) -> int:
     if output.exists() and output.samefile(source):
         raise ConfigError(f"-o {output}: that is the file with the samples itself, and it would be overwritten")
     try:
-        model = saved.load_model(
-            options.model, root=store.workspace(), trusted=options.trusted, allow_pickle=options.allow_pickle
-        )
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always", UserWarning)
+            model = saved.load_model(
+                options.model, root=store.workspace(), trusted=options.trusted, allow_pickle=options.allow_pickle
+            )
+        for one in warned:
+            print(f"warning: {one.message}", file=sys.stderr)
     except UntrustedError as error:
         raise error.said(BY_OPTION) from None
     if options.decimal:

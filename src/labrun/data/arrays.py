@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,17 @@ class RawData:
     table: Mapping[str, Any] | None = None
     """Of a table: how its columns were read (`labrun.data.readers.columns`), and which one is the target."""
 
+    def digest(self) -> str:
+        """SHA-256 over all samples and labels, as they are in memory."""
+        total = hashlib.sha256(repr(self.class_names).encode())
+        for part in (self.train, self.validation, self.test):
+            for values in () if part is None else (part.x, part.y):
+                for piece in _pieces(values):
+                    total.update(f"{piece.dtype.str} {piece.shape}".encode())
+                    total.update(np.ascontiguousarray(piece).view(np.uint8).data if piece.size else b"")
+            total.update(b"|")
+        return total.hexdigest()
+
 
 @dataclass(frozen=True)
 class Scaling:
@@ -78,6 +90,10 @@ class Arrays:
     notes: tuple[str, ...] = ()
     table: Mapping[str, Any] | None = None
     """See `RawData.table`."""
+    is_split: bool = False
+    """Whether labrun took the test part off the samples: the data came without one."""
+    content: str | None = None
+    """`RawData.digest`, where a person's own code makes the data: its files need not say what it gives."""
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -98,6 +114,21 @@ class Arrays:
     def is_table(self) -> bool:
         """Whether the samples are a pandas.DataFrame, with text and gaps as they are."""
         return hasattr(self.train.x, "iloc")
+
+
+def _pieces(values: Any) -> Iterator[AnyArray]:
+    """The arrays of numbers that an array, a sparse matrix or a pandas.DataFrame consists of."""
+    if hasattr(values, "iloc"):
+        from pandas.util import hash_pandas_object
+
+        yield np.frombuffer(repr([*map(str, values.columns)]).encode(), np.uint8)
+        yield hash_pandas_object(values, index=False).to_numpy()
+    elif hasattr(values, "indptr"):
+        yield from (np.array(values.shape), values.indptr, values.indices, values.data)
+    elif hasattr(values, "toarray"):
+        yield from _pieces(values.tocsr())
+    else:
+        yield np.asarray(values)
 
 
 def rows_at(x: Any, index: Any) -> Any:

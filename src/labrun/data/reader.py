@@ -51,6 +51,11 @@ class Reader(ABC):
     may_be_held = False
     """Whether it starts no thread and calls no code of the user's: then a sweep's data are read once, for all runs."""
 
+    @property
+    def is_own_code(self) -> bool:
+        """Whether a person's own code makes the data: then what it gives counts in a record, beside its files."""
+        return not type(self).__module__.startswith("labrun.")
+
     @abstractmethod
     def find(self, root: Path) -> bool:
         """Whether the files of this data set are below a folder."""
@@ -108,6 +113,8 @@ def make_reader(dataset: Mapping[str, Any]) -> Reader:
     target = schema.locate(str(dataset["_target_"]), "dataset")
     if isinstance(target, type) and not issubclass(target, Reader):
         raise ConfigError(_no_reader(str(dataset["_target_"]), target))
+    if isinstance(target, type) and (missing := getattr(target, "__abstractmethods__", None)):
+        raise ConfigError(f"dataset._target_={dataset['_target_']!r} lacks methods: {', '.join(sorted(missing))}")
     reader = schema.build(own, "dataset")
     if not isinstance(reader, Reader):
         raise ConfigError(_no_reader(str(dataset["_target_"]), type(reader), is_made=True))
@@ -184,8 +191,11 @@ def read(
     if known is not None:
         reader.known = known
     raw = reader.read(root)
+    if reader.is_own_code:
+        raw = _checked(raw, f"dataset={dataset['name']}: {type(reader).__name__}.read()")
     if raw.refusal is not None and not tables:
         raise DataError(raw.refusal)
+    content = raw.digest() if reader.is_own_code else None
     if not sparse:
         raw = _dense(raw)
     seed = int(dataset.get("split_seed") or 0)
@@ -206,7 +216,45 @@ def read(
         validation = None if validation is None else _limited(validation, limit, seed)
     scaling = _scaling(dataset, raw.train.x.shape[1])
     name = str(dataset["name"])
-    return Arrays(name, train, validation, test, raw.class_names, scaling, raw.files, raw.notes, raw.table)
+    return Arrays(
+        name, train, validation, test, raw.class_names, scaling, raw.files, raw.notes, raw.table,
+        is_split=raw.test is None, content=content,
+    )  # fmt: skip
+
+
+def _checked(raw: RawData, origin: str) -> RawData:
+    """What a person's own reader gives, if it is what labrun takes.
+
+    Raises:
+        DataError: it is not; the message says what is wrong.
+    """
+    if not isinstance(raw, RawData):
+        raise DataError(f"{origin} returned a {type(raw).__name__}, and no labrun.data.arrays.RawData")
+    classes, gaps = len(raw.class_names), False
+    for name, part in (("train", raw.train), ("validation", raw.validation), ("test", raw.test)):
+        if part is None:
+            continue
+        what = f"{origin}: {name}"
+        labels = np.asarray(part.y)
+        if part.x.shape[0] != len(labels):
+            raise DataError(f"{what} has {part.x.shape[0]} samples, and {len(labels)} labels")
+        if not len(labels):
+            raise DataError(f"{what} has no samples")
+        if labels.ndim != 1:
+            raise DataError(f"{what}.y has the shape {labels.shape}; wanted is (N,), one label for each sample")
+        if part.x.shape[1:] != raw.train.x.shape[1:]:
+            raise DataError(f"{what}: a sample is {part.x.shape[1:]}, and one of train {raw.train.x.shape[1:]}")
+        if classes and (labels.dtype.kind not in "iu" or int(labels.min()) < 0 or int(labels.max()) >= classes):
+            raise DataError(
+                f"{what}.y holds {labels.dtype} from {labels.min()} to {labels.max()}; wanted are the numbers of the "
+                f"{classes} class_names, integers from 0 to {classes - 1}"
+            )
+        if not classes and not (labels.dtype.kind in "iuf" and np.isfinite(labels).all()):
+            raise DataError(f"{what}.y is to be a quantity (class_names is empty), and holds what is no finite number")
+        if getattr(part.x, "dtype", None) is not None and part.x.dtype.kind == "f" and not hasattr(part.x, "toarray"):
+            gaps = gaps or not np.isfinite(part.x).all()
+    told = f"{origin}: the samples hold NaN or infinity. Fill them, or leave them out"
+    return replace(raw, refusal=raw.refusal or told) if gaps else raw
 
 
 def _dense(raw: RawData) -> RawData:

@@ -460,8 +460,9 @@ def _settle_references(config: dict[str, Any], overrides: list[str], root: Path)
         run_dir, source = store.find(
             root, str(config["from"]), suitable=_has_model, wanted="a finished run with a model"
         )
-        _inherit(config, source, overrides)
         card = tasks.load_card(RunPaths(run_dir), source.id)
+        is_proven = not source.imported and seals.has_read(root, card, source.id, source.config)
+        _inherit(config, source, overrides, is_proven)
         if card.get("kind") != "estimator":  # what an estimator's file holds, its loading tells
             node = {**tasks.card_arguments(card), "_target_": cards.target(card)}
 
@@ -470,7 +471,7 @@ def _settle_references(config: dict[str, Any], overrides: list[str], root: Path)
                     trust.check_model(node, "model", names, may_import=False)
 
             why = functools.partial(seals.refusal, root, card, source.id, bool(source.imported))
-            loading.proven(check, list(config["trusted"]), why)
+            loading.proven(check, list(config["trusted"]), why, f"run {source.id}", log.warning)
         config["from"] = {"id": source.id, "path": str(run_dir)}
         return source.id
     resume = config["trainer"].get("resume")
@@ -485,10 +486,45 @@ def _settle_references(config: dict[str, Any], overrides: list[str], root: Path)
     if changed:
         raise ConfigError(
             f"trainer.resume={resume}: a run goes on with the model, optimizer and data it began with, and these "
-            f"differ from run {source.id}: {', '.join(changed)}. Repeat its own values, or start a new run"
+            f"differ from run {source.id}: {', '.join([*changed[:SHOWN], *(['...'] if changed[SHOWN:] else [])])}. "
+            f"Repeat its own values, or start a new run. Type: {_going_on(source)}"
         )
-    config["trainer"]["resume"] = {"id": source.id, "path": str(run_dir / "checkpoints" / "last.ckpt")}
+    edited = _edited_code(source, config["model"])
+    if edited and config["trainer"].get("resume_code", "same") == "same":
+        raise ConfigError(
+            f"trainer.resume={resume}: the model's code has changed since run {source.id} began ({', '.join(edited)}), "
+            "and its weights and best epoch are of the old code. Bring that back (it lies in "
+            f"{(source.code or {}).get('folder', 'its snapshot')}), say trainer.resume_code=new to go on with the "
+            "weights and the new code, or start a new run"
+        )
+    if edited:
+        log.warning(
+            "Going on from run %s with changed code (%s): its weights are taken, its best epoch is not",
+            source.id, ", ".join(edited),
+        )  # fmt: skip
+    config["trainer"]["resume"] = {
+        "id": source.id, "path": str(run_dir / "checkpoints" / "last.ckpt"), **({"edited": edited} if edited else {}),
+    }  # fmt: skip
     return source.id
+
+
+def _edited_code(source: Record, model: Mapping[str, Any]) -> list[str]:
+    """The modules of a model that are not what a run trained with; empty where its record does not tell."""
+    then = seals.noted(source.attempts)
+    return [] if then is None else seals.changed(then, seals.code_of(seals.foreign(model)) or {})
+
+
+SHOWN = 4
+"""So many differences are listed."""
+
+
+def _going_on(source: Record) -> str:
+    """The command that goes on with a run's training."""
+    own = re.compile(r"\+{0,2}trainer\.(resume|resume_code|max_epochs)=")
+    kept = [text for text in source.overrides if not own.match(text)]
+    epochs = int(source.config["trainer"]["max_epochs"])
+    more = f"trainer.max_epochs={2 * epochs if source.finished else epochs}"
+    return shlex.join(["labrun", *kept, more, f"trainer.resume={source.id}"])
 
 
 def _differences(old: Any, new: Any, key: str) -> Iterator[str]:
@@ -506,8 +542,14 @@ def _what_is_read(dataset: Mapping[str, Any]) -> dict[str, Any]:
 SPLIT_KEYS = ("split_seed", "test_size", "validation_size")
 
 
-def _inherit(config: dict[str, Any], scored: Record, overrides: list[str]) -> None:
+def _inherit(config: dict[str, Any], scored: Record, overrides: list[str], is_proven: bool) -> None:
     """Fill a scoring run's config from the run that it scores: its model, and its data unless others are chosen.
+
+    Args:
+        config: the scoring run's; changed.
+        scored: the other run's record.
+        overrides: what was typed.
+        is_proven: see `inherited.check`.
 
     Raises:
         ConfigError: an override would change the model, or which samples are the test part; what reads the data is
@@ -536,11 +578,11 @@ def _inherit(config: dict[str, Any], scored: Record, overrides: list[str]) -> No
     changed = {
         key.partition(".")[2]: config["dataset"].get(key.partition(".")[2]) for key in typed if "dataset." in key
     }
-    inherited.check(scored, "dataset", config["trusted"])
+    inherited.check(scored, "dataset", config["trusted"], is_proven)
     config["dataset"] = {**source["dataset"], **changed}
     _refuse_other_split(config["dataset"], source["dataset"])
     if not any(key.partition(".")[0] == "datastore" for key in typed):
-        inherited.check(scored, "datastore", config["trusted"])
+        inherited.check(scored, "datastore", config["trusted"], is_proven)
         config["datastore"] = source["datastore"]
 
 

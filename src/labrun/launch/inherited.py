@@ -17,21 +17,25 @@ FOR_TRAINING = frozenset({"augmentation", "search_space"})
 """Of a data set's node, what scoring builds nothing of."""
 
 
-def check(source: Record, group: str, trusted: Sequence[str]) -> None:
+def check(source: Record, group: str, trusted: Sequence[str], is_proven: bool) -> None:
     """Whether a group of another run's config may be taken over: its readers, its datastore.
 
-    Labrun's own readers and kinds of datastore may, what the person's own `conf/` names, and what `trusted` names.
+    Labrun's own readers and kinds of datastore may, what the person's own `conf/` names, what `trusted` names, and all
+    that this user has run in this workspace.
 
     Args:
         source: the other run.
         group: `dataset` or `datastore`.
         trusted: further targets, as the record spells them.
+        is_proven: whether the run's seal says that this user has run that very config here.
 
     Raises:
         ConfigError: it may not; the message says what to choose instead.
     """
     node = {key: value for key, value in source.config[group].items() if key not in FOR_TRAINING}
     building.check_references(node)
+    if is_proven:
+        return
     known = {*(READERS if group == "dataset" else schema.DATASTORES), *trusted}
     unknown = [target for _, target in trust.named_targets(node, group) if target not in known]
     own = set(_own_targets()) if unknown else set()

@@ -10,13 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from labrun import execute
+from labrun import checking, execute
 from labrun.data import reader
 from labrun.data.mount import local_root, mount
 from labrun.errors import DataError, RecordError
 from labrun.launch import jobs
 from labrun.launch.hydra_files import top_key
-from labrun.runs import elsewhere, store
+from labrun.runs import elsewhere, recording, store
 from labrun.runs import record as records
 from labrun.runs.record import Record
 
@@ -99,7 +99,7 @@ def match(new: Sequence[Record], old: Sequence[Earlier]) -> list[Earlier | None]
         if one.record.imported and one.record.status != records.COMPLETED:
             continue  # its record would say what is run: the command's own run is begun anew
         if one.record.finished and one.record.status == records.COMPLETED:
-            data = [{"digest": entry["digest"]} for entry in one.record.data if "digest" in entry]
+            data = [entry for entry in one.record.data if "digest" in entry]
         else:
             data = _data_now(one.record.config, digests)
         by_signature.setdefault(_signature(one.record, data), []).append(one)
@@ -108,6 +108,13 @@ def match(new: Sequence[Record], old: Sequence[Earlier]) -> list[Earlier | None]
         candidates = by_signature.get(_signature(record, _data_now(record.config, digests)), [])
         candidates.sort(key=lambda one: one.record.status != records.COMPLETED)
         found.append(candidates.pop(0) if candidates else None)
+    done = {_signature(one.record, []) for one in old if one.record.status == records.COMPLETED}
+    stale = sum(one is None and _signature(record, []) in done for record, one in zip(new, found, strict=True))
+    if stale:
+        log.warning(
+            "%s of it read other data than there are now, and %s begun anew; the old stay in the table",
+            checking.counted(stale, "completed run"), "is" if stale == 1 else "are",
+        )  # fmt: skip
     return found
 
 
@@ -119,7 +126,8 @@ def with_compute(old: Sequence[str], new: Sequence[str]) -> list[str]:
 def _signature(record: Record, data: list[dict[str, Any]]) -> str:
     """What two runs have in common that repeat each other; of the environment, what it gave when each was submitted."""
     settings = record.settings or execute.signature(execute.here(record.config), [], None)
-    return " ".join([settings, *(entry["digest"] for entry in data)])
+    told = [str(entry[key]) for entry in data for key in ("digest", "content") if key in entry]
+    return " ".join([settings, *told])
 
 
 def _data_now(config: Mapping[str, Any], known: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -135,9 +143,20 @@ def _data_now(config: Mapping[str, Any], known: dict[str, list[dict[str, Any]]])
             root = local_root(there["datastore"], there["dataset"])
             files = made.files(root or mount(there["datastore"], there["dataset"], made).path)
             known[key] = [{"digest": reader.manifest_digest(reader.manifest(files))}]
+            if made.is_own_code:  # its files need not say what it gives
+                place = root or mount(there["datastore"], there["dataset"], made).path
+                known[key][0]["content"] = _content(there["dataset"], place)
         except DataError:
             known[key] = []
     return known[key]
+
+
+def _content(dataset: Mapping[str, Any], place: Path) -> str:
+    try:
+        return str(reader.read(dataset, place, tables=True, sparse=True).content)
+    except Exception as error:  # noqa: BLE001 - a person's own code; the runs that need the data say what is wrong
+        log.warning("dataset=%s cannot be read now: %s", dataset.get("name"), recording.first_line(error))
+        return "unknown"
 
 
 def tell_changes(new: Sequence[Record], old: Sequence[Earlier], fresh_code: bool) -> None:

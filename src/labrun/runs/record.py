@@ -128,7 +128,8 @@ class Record:
     data: list[dict[str, Any]] = field(default_factory=list)
     model: dict[str, Any] | None = None
     training: dict[str, Any] | None = None
-    """Of a network: `epochs` that ended, the epoch that was `tested` and `why`, `not_finite` where it ended in NaN."""
+    """Of a network: `epochs` that ended, the epoch that was `tested` and `why`, `not_finite` where it ended in NaN,
+    `stopped_early` where early stopping ended it."""
     directions: dict[str, str] = field(default_factory=dict)
     """`max` or `min` of metrics for which the config says other than their names tell."""
     threads: dict[str, Any] | None = None

@@ -60,7 +60,8 @@ def number(value: float) -> str:
 
 def tested(training: Mapping[str, Any]) -> str:
     """Which epoch's weights were tested: `7 of 12, the best by val/acc (the larger the better)`."""
-    return f"{training.get('tested')} of {training.get('epochs')}, {training.get('why')}"
+    told = f"{training.get('tested')} of {training.get('epochs')}, {training.get('why')}"
+    return f"{told}; stopped early" if training.get("stopped_early") else told
 
 
 def trouble(training: Mapping[str, Any] | None) -> str | None:

@@ -28,7 +28,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labrun import targets, trust
+from labrun import exact, targets, trust
 from labrun.errors import ConfigError
 
 FIELD = "seal"
@@ -36,6 +36,7 @@ UNSEALED = frozenset({FIELD, "dataset"})
 """Keys of a card that the seal does not cover: itself, and what registering adds."""
 KEY_BYTES = 32
 UNPROVEN = "nothing proves that you trained it in this workspace"
+EDITED = "its code is not the code that trained it any more"
 FROM_ARCHIVE = "its run came in an archive, and such runs are never trusted by themselves"
 LARGEST_SCHEMA = 2**28
 LIBRARIES = frozenset({"torch", "torchvision", "sklearn", "numpy", "scipy", "pytorch_lightning", "lightning", "pandas"})
@@ -50,20 +51,21 @@ class Proof:
     Args:
         root: the workspace.
         run_id: of the run.
-        node: the config's `model`.
+        config: the run's, as its record has it.
     """
 
-    def __init__(self, root: Path, run_id: str, node: Mapping[str, Any]) -> None:
-        self._root, self._run = root, run_id
-        self._targets = foreign(node)
-        self._code = code_of(self._targets)
+    def __init__(self, root: Path, run_id: str, config: Mapping[str, Any]) -> None:
+        self._root, self._run, self._reads = root, run_id, _reading(config)
+        self._targets = foreign(config["model"])
+        self.code = code_of(self._targets)
+        """SHA-256 of each module that the model's code lies in; None where that cannot be told."""
 
     def seal(self, card: Mapping[str, Any]) -> dict[str, Any] | None:
         """The seal of a card; None where nothing can be proven."""
-        key = None if self._code is None else _key(make=True)
+        key = None if self.code is None else _key(make=True)
         if key is None:
             return None
-        content = {"run": self._run, "targets": self._targets, "code": self._code}
+        content = {"run": self._run, "targets": self._targets, "code": self.code, "reads": self._reads}
         return {**content, "mac": _mac(key, self._root, card, content)}
 
 
@@ -74,6 +76,48 @@ def foreign(node: Mapping[str, Any]) -> list[str]:
     except ConfigError:
         return []
     return [target for target in named if trust.refusal(target, may_import=False)]
+
+
+def has_read(root: Path, card: Mapping[str, Any], run_id: str, config: Mapping[str, Any]) -> bool:
+    """Whether this user has run, in this workspace, what a record's config says of its data.
+
+    Args:
+        root: the workspace.
+        card: of the run's model.
+        run_id: the run's.
+        config: its record's.
+    """
+    content = _proven(root, card)
+    return content is not None and content["run"] == run_id and content.get("reads") == _reading(config)
+
+
+def _reading(config: Mapping[str, Any]) -> str:
+    named = [config.get("dataset"), config.get("datastore")]
+    return hashlib.sha256(exact.canonical(named).encode()).hexdigest()
+
+
+def _proven(root: Path, card: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a card's seal says; None where it is not this user's, or of another workspace."""
+    seal = card.get(FIELD)
+    if not isinstance(seal, Mapping) or not isinstance(seal.get("mac"), str):
+        return None
+    content = {key: seal.get(key) for key in ("run", "targets", "code")}
+    content |= {key: seal[key] for key in ("reads",) if key in seal}  # seals of older versions lack it
+    key = _key(make=False)
+    if key is None or not hmac.compare_digest(seal["mac"].encode(), _mac(key, root, card, content).encode()):
+        return None
+    return content
+
+
+def noted(attempts: Sequence[Mapping[str, Any]]) -> dict[str, str] | None:
+    """The digests of the model's code that a run's newest attempt trained with; None where no attempt came to that."""
+    found = [one["model_code"] for one in attempts if isinstance(one.get("model_code"), Mapping)]
+    return dict(found[-1]) if found else None
+
+
+def changed(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """The modules that differ, or that only one side has."""
+    return sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
 
 
 def refusal(root: Path, card: Mapping[str, Any], run_id: str | None, imported: bool = False) -> str:
@@ -87,20 +131,11 @@ def refusal(root: Path, card: Mapping[str, Any], run_id: str | None, imported: b
     """
     if imported:
         return FROM_ARCHIVE
-    seal = card.get(FIELD)
-    if not isinstance(seal, Mapping) or not isinstance(seal.get("mac"), str):
+    content = _proven(root, card)
+    if content is None or (run_id is not None and content["run"] != run_id):
         return UNPROVEN
-    content = {key: seal.get(key) for key in ("run", "targets", "code")}
-    key = _key(make=False)
-    if key is None or (run_id is not None and content["run"] != run_id):
-        return UNPROVEN
-    if not hmac.compare_digest(seal["mac"].encode(), _mac(key, root, card, content).encode()):
-        return UNPROVEN
-    then, now = dict(content["code"] or {}), code_of(content["targets"] or ()) or {}
-    changed = sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
-    if changed:
-        return f"its code is not the code that trained it any more ({', '.join(changed[:5])} changed)"
-    return ""
+    edited = changed(dict(content["code"] or {}), code_of(content["targets"] or ()) or {})
+    return f"{EDITED} ({', '.join(edited[:5])} changed)" if edited else ""
 
 
 def _mac(key: bytes, root: Path, card: Mapping[str, Any], content: Mapping[str, Any]) -> str:

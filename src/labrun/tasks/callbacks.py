@@ -84,6 +84,8 @@ class PlainCheckpoints:
 
     home: Path
     """The run's `checkpoints/`."""
+    keeps_best = True
+    """Whether the best of a run that this one goes on with counts here, too."""
     newest: tuple[Path, int] | None = None
     """The file of the last whole state that was saved at an epoch's end, and its step."""
 
@@ -117,20 +119,27 @@ class PlainCheckpoints:
         """As Lightning's own; the best checkpoints that it knows of come along, where it was written elsewhere."""
         checkpoint: dict[str, Any] = super().load_checkpoint(path, *args, **kwargs)  # type: ignore[misc]
         for state in (checkpoint.get("callbacks") or {}).values():
-            if isinstance(state, dict) and {"dirpath", "best_model_path", "best_k_models"} <= set(state):
-                _bring(state, Path(path).parent, self.home)
+            if not isinstance(state, dict):
+                continue
+            if {"dirpath", "best_model_path", "best_k_models"} <= set(state):
+                if self.keeps_best:
+                    _bring(state, Path(path).parent, self.home)
+                elif str(state["dirpath"]) != str(self.home):
+                    state["best_model_path"] = ""
         return checkpoint
 
 
-def plain_checkpoints(package: Package, home: Path) -> Any:
+def plain_checkpoints(package: Package, home: Path, keeps_best: bool = True) -> Any:
     """`PlainCheckpoints` as a Trainer of this package takes it.
 
     Args:
         package: the Trainer's.
         home: the run's `checkpoints/`.
+        keeps_best: see `PlainCheckpoints`.
     """
     base = package.part("plugins.io").TorchCheckpointIO
-    return type("PlainCheckpoints", (PlainCheckpoints, base), {"home": Path(os.path.realpath(home))})()
+    values = {"home": Path(os.path.realpath(home)), "keeps_best": keeps_best}
+    return type("PlainCheckpoints", (PlainCheckpoints, base), values)()
 
 
 def _bring(state: dict[str, Any], source: Path, home: Path) -> None:
@@ -195,16 +204,42 @@ class Keeper:
 
     keeps = True
     """Whether each epoch's state is saved."""
+    keeps_count = True
+    """Whether early stopping goes on from what it counted in the run that this one goes on with."""
     EVERY = 10
     """Of several processes, so many batches pass between two agreements on whether to leave."""
 
     def __init__(self, path: Path, files: PlainCheckpoints | None, on_nan: str) -> None:
         self._path, self._files, self._fails = path, files, on_nan == "fail"
         self._loss: Any = None
+        self.stopped: dict[str, Any] | None = None
+        """Where early stopping ended the training, by which metric, after how many epochs without a better one."""
         self.epochs = 0
         """How many have ended."""
         self.not_finite: dict[str, Any] | None = None
         """Since which epoch, and what, is NaN or infinite; None where all is well again."""
+
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Of a run that this one goes on with, early stopping has what it counted, and nothing that the config says."""
+        if trainer.ckpt_path is None or Path(trainer.ckpt_path).parent == self._path.parent:
+            return
+        for callback in trainer.early_stopping_callbacks:
+            state = (checkpoint.get("callbacks") or {}).get(callback.state_key)
+            if not isinstance(state, dict):
+                continue
+            state["patience"] = callback.patience
+            if not self.keeps_count:
+                state["best_score"] = callback.best_score
+            if not self.keeps_count or state["wait_count"] >= callback.patience:
+                state.update(wait_count=0, stopped_epoch=0)
+                log.info("Early stopping by %s counts anew: it had ended the training before", callback.monitor)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        ended = [callback for callback in trainer.early_stopping_callbacks if callback.stopped_epoch]
+        for callback in ended if self.epochs < (trainer.max_epochs or 0) else []:
+            self.stopped = {"epoch": self.epochs, "monitor": callback.monitor, "patience": callback.patience}
+            why = str(callback.stopping_reason_message or f"{callback.monitor} was watched").partition(" Signaling")[0]
+            log.info("Stopped early, after epoch %d of %d: %s", self.epochs, trainer.max_epochs, why)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
@@ -258,7 +293,9 @@ class Keeper:
         )
 
 
-def keeper(package: Package, keeps: bool, path: Path, files: PlainCheckpoints | None, on_nan: str) -> Any:
+def keeper(
+    package: Package, keeps: bool, path: Path, files: PlainCheckpoints | None, on_nan: str, keeps_count: bool
+) -> Any:
     """A `Keeper` as a Trainer of this package takes it.
 
     Args:
@@ -267,9 +304,11 @@ def keeper(package: Package, keeps: bool, path: Path, files: PlainCheckpoints | 
         path: see `Keeper`.
         files: see there.
         on_nan: see there.
+        keeps_count: see there.
     """
     callbacks = package.part("callbacks")
-    made = type("Keeper", (Keeper, callbacks.Checkpoint if keeps else callbacks.Callback), {"keeps": keeps})
+    base = callbacks.Checkpoint if keeps else callbacks.Callback
+    made = type("Keeper", (Keeper, base), {"keeps": keeps, "keeps_count": keeps_count})
     return made(path, files, on_nan)
 
 

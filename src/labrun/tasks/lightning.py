@@ -248,6 +248,8 @@ class NetworkTask(Task):
                 own.not_finite = {"since": last, "what": what}
         if own.not_finite is not None:
             done["not_finite"] = own.not_finite
+        if own.stopped is not None:
+            done["stopped_early"] = own.stopped
         wanted = self._settings.get("evaluate", "auto")
         if wanted == "auto" and any(base.__name__ == AVERAGING for c in trainer.callbacks for base in type(c).__mro__):
             done["why"] = f"averaged by {AVERAGING}"
@@ -406,7 +408,8 @@ class NetworkTask(Task):
         callbacks = self._callbacks(paths, has_validation)
         checkpoints = [c for c in callbacks if isinstance(c, lightning.callbacks.Checkpoint)]
         # On a TPU Lightning takes no other way of writing checkpoints than its own.
-        files = None if XLAAccelerator.is_available() else plain_checkpoints(self._package, paths.checkpoints)
+        same = not (settings.get("resume") or {}).get("edited")
+        files = None if XLAAccelerator.is_available() else plain_checkpoints(self._package, paths.checkpoints, same)
         keeps = bool(checkpoints) and not any(getattr(c, "save_last", None) is False for c in checkpoints)
         for checkpoint in checkpoints:
             if isinstance(checkpoint, lightning.callbacks.ModelCheckpoint):
@@ -420,7 +423,7 @@ class NetworkTask(Task):
         if self._is_own or any(not _is_quiet(callback) for callback in callbacks):
             callbacks.insert(0, Pulse(record))
         last = paths.checkpoints / "last.ckpt"
-        callbacks.append(keeper(self._package, keeps, last, files, settings.get("on_nan", "warn")))
+        callbacks.append(keeper(self._package, keeps, last, files, settings.get("on_nan", "warn"), same))
         limits = {k: settings[k] for k in LIMITS if settings.get(k) is not None}
         arguments = {
             "max_epochs": int(settings["max_epochs"]),

@@ -9,31 +9,40 @@ from typing import Any
 from labrun import schema, trust
 from labrun.building import must_be_given
 from labrun.errors import ConfigError, DataError, LabrunError, UntrustedError
-from labrun.runs import cards
+from labrun.runs import cards, seals
 from labrun.tasks import task as tasks
 
+OLD_CODE = "The code that trained it lies where the line 'code' of 'lab runs show RUN' says"
 PICKLE_VARIABLE = "LABRUN_ALLOW_PICKLE"
 """For `mlflow models serve`, which takes no such option: 1."""
 
 
-def proven(load: Callable[[Sequence[str] | None], Any], trusted: Sequence[str], why: Callable[[], str]) -> Any:
+def proven(
+    load: Callable[[Sequence[str] | None], Any], trusted: Sequence[str], why: Callable[[], str], title: str,
+    warn: Callable[[str], object],
+) -> Any:  # fmt: skip
     """A model, loaded as what is trusted allows, or because it is the user's own.
 
     Args:
         load: takes what is trusted; None: all.
         trusted: by a person.
         why: gives the reason why it is not the user's own (`seals.refusal`); asked only where it matters.
+        title: what the model is called.
+        warn: told where a person trusts other code than that which trained the model.
 
     Raises:
         UntrustedError: neither.
     """
     try:
-        return load(list(trusted))
+        found = load(list(trusted))
     except UntrustedError as error:
         reason = why()
         if reason:
             raise error.because(reason) from None
-    return load(None)
+        return load(None)
+    if trusted and found is not None and (reason := why()).startswith(seals.EDITED):
+        warn(f"{title}: {reason}, and what it predicts may not be what was scored. {OLD_CODE}")
+    return found
 
 
 def estimator(file: Path, trusted: Sequence[str] | None) -> Any:

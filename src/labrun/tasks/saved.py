@@ -224,7 +224,7 @@ class Saved:
         except DataError as error:
             raise UnfitError(f"{self.title}: {error}") from error
         for note in notes:
-            (self.tell or _warn)(note)
+            (self.tell or _warn_of_table)(note)
         if self.tell is not None:
             for note in _unlike_training(self.model, rows):
                 self.tell(note)
@@ -257,8 +257,12 @@ class Saved:
         return x[list(self.columns)]
 
 
-def _warn(note: str) -> None:
+def _warn_of_table(note: str) -> None:
     warnings.warn(f"the table: {note}", stacklevel=6)
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=6)
 
 
 def _unlike_training(model: Any, rows: Any) -> Iterator[str]:
@@ -352,8 +356,11 @@ def load(
         def load_with(names: Sequence[str] | None) -> Any:
             return loading.estimator(file, names) if kind == "estimator" else loading.network(file, known, names)
 
+        def reason() -> str:
+            return seals.UNPROVEN if why is None else why(known)
+
         try:
-            model = loading.proven(load_with, trusted, lambda: seals.UNPROVEN if why is None else why(known))
+            model = loading.proven(load_with, trusted, reason, title, _warn)
         except UntrustedError as error:
             raise error.said(way) from None
         return Saved(model, card, title)

@@ -180,7 +180,10 @@ def wrap(model: Any, config: Mapping[str, Any], arrays: Arrays) -> Task:
     name = model_name(config["model"])
     if is_network(model):
         if not arrays.num_classes:
-            raise UnfitError(f"model '{name}' is a classifier, and data set '{arrays.name}' has a quantity; {QUANTITY}")
+            raise UnfitError(
+                f"data set '{arrays.name}' has a quantity, and networks (here model '{name}') learn classes alone: "
+                f"{QUANTITY}, and so does a script of your own (experiment=script script.path=train.py)"
+            )
         if "pytorch_lightning" not in sys.modules:
             targets.say("Lightning")
         from labrun.tasks.lightning import NetworkTask

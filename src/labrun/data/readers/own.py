@@ -80,7 +80,8 @@ class GetData(Reader):
     """A Python file with a function `get_data()` that returns the arrays by name, as Azure ML's AutoML had it.
 
     It returns `{"X": ..., "y": ...}`, or train and test parts (`X_train`, `y_train`, `X_test`, `y_test`). It runs in
-    the folder where the command was started. The record's data digest is that of the file.
+    the folder where the command was started. The record has two digests of it: that of the file, and that of what the
+    function gave.
 
     Args:
         script: the file; a relative path is looked for where the run imports from, so in the frozen code.
@@ -89,6 +90,10 @@ class GetData(Reader):
 
     def __init__(self, script: str, regression: bool = False) -> None:
         self.script, self.regression = script, regression
+
+    @property
+    def is_own_code(self) -> bool:
+        return True
 
     def places(self) -> Sequence[str] | None:
         return None

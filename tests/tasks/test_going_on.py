@@ -1,0 +1,158 @@
+"""A training goes on, and a model is scored, only with the data and the code that it began with."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import labrun
+from conftest import Runner
+from helpers import new
+from labrun import execute
+from labrun.errors import ConfigError
+from labrun.launch import resume
+from labrun.runs import others, recording
+from labrun.runs import record as records
+
+NET = """
+from torch import nn
+
+class Net(nn.Linear):
+    def __init__(self, input_shape, num_classes):
+        super().__init__(input_shape[0], num_classes)
+
+    def forward(self, x):
+        return {sign}super().forward(x)
+"""
+DATA = """
+from pathlib import Path
+
+import numpy as np
+
+def get_data():
+    x = np.random.default_rng(int(Path("draw").read_text())).normal(size=(300, 4)).astype("float32")
+    return {"X": x, "y": (x[:, 0] > 0).astype(int)}
+"""
+COMMON = ("model._target_=net_of_mine.Net", "+model.lr=0.5", "dataset=get_data", "dataset.validation_size=0.2")
+DROP = ("~model.regularization", "~model.solver", "~model.backend", "~model.max_iter", "~model.tol")
+Edit = Callable[[str], None]
+
+
+@pytest.fixture
+def edit(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Edit:
+    """Writes the network's module, in a project with data that a file decides on."""
+    monkeypatch.syspath_prepend(str(workspace))
+    (workspace / "get_data.py").write_text(DATA)
+    (workspace / "draw").write_text("1")
+
+    def write(sign: str) -> None:
+        (workspace / "net_of_mine.py").write_text(NET.replace("{sign}", sign))
+        sys.modules.pop("net_of_mine", None)
+        importlib.invalidate_caches()
+
+    write("")
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    return write
+
+
+def test_changed_code_is_refused_or_goes_on_without_the_old_best(
+    run_here: Runner, edit: Edit, caplog: pytest.LogCaptureFixture
+) -> None:
+    trained, _ = run_here(*COMMON, *DROP, "trainer.max_epochs=4")
+    edit("-")
+    more = (*COMMON, *DROP, "trainer.max_epochs=6", "trainer.resume=last")
+    with pytest.raises(
+        ConfigError, match=rf"code has changed since run {trained.id} began \(net_of_mine\).*resume_code=new"
+    ):
+        run_here(*more)
+    record, run_dir = run_here(*more, "trainer.resume_code=new")
+    assert f"Going on from run {trained.id} with changed code (net_of_mine)" in caplog.text
+    assert record.training is not None and record.training["tested"] in (5, 6), "the old code's best was carried over"
+    assert record.metrics["val_accuracy"] < 0.9, "the weights are those of the other sign"
+    assert record.signature is not None and (run_dir / "checkpoints" / "best.ckpt").is_file()
+
+
+def test_changed_data_are_refused_by_resume_and_by_scoring(run_here: Runner, workspace: Path, edit: Edit) -> None:
+    trained, _ = run_here(*COMMON, *DROP, "trainer.max_epochs=1")
+    scored, _ = run_here("task=evaluate", "from=last")  # its reader runs a file, which this user has run here before
+    assert scored.metrics["accuracy"] == trained.metrics["accuracy"]
+    (workspace / "draw").write_text("2")
+    with pytest.raises(ConfigError, match=r"same files of get_data give other arrays.*bring these back"):
+        run_here(*COMMON, *DROP, "trainer.max_epochs=2", f"trainer.resume={trained.id}")
+    with pytest.raises(ConfigError, match=r"would hold samples that the model was trained on"):
+        run_here("task=evaluate", f"from={trained.id}")
+
+
+def test_a_sweep_that_goes_on_takes_no_score_of_other_data(
+    run_here: Runner, workspace: Path, edit: Edit, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The script is the same; what it reads is not."""
+    values = ("dataset=get_data", "model.regularization=1")
+    (first, run_dir), (again, _) = run_here(*values), run_here(*values)
+    assert first.data[0]["digest"] == again.data[0]["digest"] and first.data[0]["content"] == again.data[0]["content"]
+    assert resume.match([again], [resume.Earlier(run_dir, first)]) == [resume.Earlier(run_dir, first)]
+    (workspace / "draw").write_text("2")
+    assert resume.match([again], [resume.Earlier(run_dir, first)]) == [None]
+    assert "1 completed run of it read other data than there are now, and is begun anew" in caplog.text
+
+
+@pytest.mark.parametrize("what", ["data", "code"])
+def test_a_run_whose_last_attempt_had_others_begins_anew(
+    run_here: Runner, workspace: Path, edit: Edit, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    caplog.set_level("INFO")
+    record, run_dir = run_here(*COMMON, *DROP, "trainer.max_epochs=3")
+    record.status, record.config["trainer"]["max_epochs"] = records.QUEUED, 4
+    records.write(run_dir, record)
+    if what == "data":
+        (workspace / "draw").write_text("2")
+    else:
+        edit("-")
+    again = execute.execute(run_dir, capture=False, pictures=False)
+    assert "Beginning anew: the last attempt had other data or code" in caplog.text
+    assert "Going on from" not in caplog.text
+    fresh, _ = run_here(*COMMON, *DROP, "trainer.max_epochs=4")
+    assert again.metrics["val_loss"] == fresh.metrics["val_loss"]
+
+
+def test_early_stopping_takes_the_patience_of_now_and_says_that_it_stopped(
+    run_here: Runner, edit: Edit, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    stopping = (*COMMON, *DROP, "callbacks=early_stopping", "model.lr=20", "trainer.max_epochs=60")
+    first, _ = run_here(*stopping, "callbacks.early_stopping.patience=2")
+    assert first.training is not None and first.training["epochs"] < 60
+    assert first.training["stopped_early"]["patience"] == 2 and "Stopped early, after epoch" in caplog.text
+    second, _ = run_here(*stopping, "callbacks.early_stopping.patience=7", "trainer.resume=last")
+    assert second.training is not None and second.training["epochs"] >= first.training["epochs"] + 5
+    third, _ = run_here(*stopping, "callbacks.early_stopping.patience=7", "trainer.resume=last")
+    assert "counts anew" in caplog.text
+    assert third.training is not None and third.training["epochs"] >= second.training["epochs"] + 7
+
+
+def test_a_class_that_is_trusted_after_an_edit_is_warned_of(run_here: Runner, edit: Edit) -> None:
+    trained, _ = run_here(*COMMON, *DROP, "trainer.max_epochs=1")
+    edit("-")
+    with pytest.warns(UserWarning, match=rf"{trained.id}.*not the code that trained it.*net_of_mine changed"):
+        labrun.load_model("run:last", trusted=["net_of_mine.Net"])
+    edit("")
+    assert labrun.load_model("run:last", trusted=["net_of_mine.Net"]) is not None
+
+
+def test_the_error_of_another_process_is_in_the_record_from_the_first(tmp_path: Path) -> None:
+    """Whoever waits for the run reads its record once."""
+    run_dir = tmp_path / "run"
+    recording.create(run_dir, new("a0000000", config={}))
+    log = run_dir / "driver.1.log"
+    log.write_text("Traceback (most recent call last):\nValueError: of an earlier attempt\n")
+    others.note(run_dir)
+    with log.open("a") as file:
+        file.write("Traceback (most recent call last):\nValueError: of rank one\n")
+    with pytest.raises(RuntimeError), recording.Recording(run_dir, capture=False):
+        raise RuntimeError("Connection closed by peer")
+    error = records.read(run_dir).error or {}
+    assert error["message"] == f"Connection closed by peer; process 1: ValueError: of rank one ({log})"
