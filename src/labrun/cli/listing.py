@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from labrun import checking, exact, terminal
+from labrun import checking, exact, garbage, terminal
 from labrun.cli import selecting
 from labrun.launch import query
 from labrun.launch.query import Pair, Shown
@@ -33,6 +33,11 @@ def _content(record: Record) -> dict[str, Any]:
 
 def ls(options: argparse.Namespace) -> int:
     """The table of runs."""
+    with garbage.kept():
+        return _list(options)
+
+
+def _list(options: argparse.Namespace) -> int:
     root, shown = store.workspace(), Shown()
     found = selecting.listed(root).runs
     rows = query.filtered(found, selecting.filters(options), shown) if found else []
