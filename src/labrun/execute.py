@@ -45,7 +45,7 @@ UNSIGNED_TRAINER = ("resume", "resume_code", "threads")
 """Of a trainer's node, what changes no result but by the rounding of sums."""
 UNSIGNED_DATASET = ("asset", "version")
 """Which version of an asset it was, and where it lay, is in the data's digest."""
-LATER = ("numbers", "categories", "dates", "decimal", "encoding", "header", "sheet", "parts")
+LATER = ("numbers", "categories", "dates", "decimal", "encoding", "header", "sheet", "skip_rows", "parts")
 """Keys of data sets that came later: where they say nothing, what was signed before them stays valid."""
 NAMED = 1000
 """The record names so many classes."""

@@ -100,6 +100,7 @@ class Csv(Dataset):
     encoding: str | None = None
     header: bool | None = None
     sheet: str | int | None = None
+    skip_rows: Count | None = None
     test_size: Fraction = 0.2
     regression: bool = False
 

@@ -210,8 +210,8 @@ def test_dates_are_days_since_the_first(read: Read, dates: list[str], days: set[
         (text(p=["1.5"], y=["Wałęsa", "b"]).encode("iso8859-2"), "doubtful what it is"),
         (text(p=["1.5"], y=["日本語", "b"]).encode("shift_jis"), "doubtful what it is"),
         (b"name, first;city, x\nSmith, A;Rome, I\nJo, B;Oslo, N\n", "separator=semicolon or dataset.separator=comma"),
-        (b"Report\n\n" + text(a=[0.5, 1.5]).encode(), "1 line above the table, such as 'Report'"),
-        (b"Report;;\n" + text(";", a=[0.5, 1.5], b=[2]).encode(), "names 1 of 3 columns .Report.: delete what stands"),
+        (b"Report\n\n" + text(a=[0.5, 1.5]).encode(), "2 lines above the table, such as 'Report': say .*skip_rows=2"),
+        (b"Report;;\n" + text(";", a=[0.5, 1.5], b=[2]).encode(), "names 1 of 3 columns .Report.: say .*skip_rows=N"),
         (text(a=[0.5]).encode("utf-16")[:-1], "no text in utf-16"),
         (gzip.compress(text(a=[0.5]).encode(), mtime=0)[:-20], "no readable table"),
         (gzip.compress(text(a=[0.5]).encode(), mtime=0)[:20] + b"x" * 60, "no readable table"),
@@ -489,3 +489,24 @@ def test_parts_with_different_decimal_signs(read: Read, tmp_path: Path) -> None:
 def test_the_form_of_dates_that_is_said_counts_before_the_standards(read: Read) -> None:
     found = read(text(d=["2020-01-02", "2020-01-05"]), dates={"d": "%Y-%d-%m"})
     assert sorted(set(column(found, "d"))) == [0, 90], "1 February and 1 May"
+
+
+@pytest.mark.parametrize("title", [b"Report\n\n", b"Report;;\nof May;;\n"])
+def test_a_title_above_the_table_is_left_out_where_that_is_said(tmp_path: Path, title: bytes) -> None:
+    (tmp_path / "a.csv").write_bytes(title + text(";", a=[0.5, 1.5], b=[2]).encode())
+    node = {"_target_": "labrun.data.readers.Csv", "name": "t", "path": "a.csv", "scale": 1.0}
+    (tmp_path / "b.csv").write_bytes(text(";", a=[0.5, 1.5], b=[2]).encode())
+    found, plain = reader.read({**node, "skip_rows": 2}, tmp_path), reader.read({**node, "path": "b.csv"}, tmp_path)
+    assert np.array_equal(found.train.x, plain.train.x) and found.class_names == plain.class_names
+    with pytest.raises(DataError, match=r"it is empty below the first 500 lines .dataset\.skip_rows"):
+        reader.read({**node, "skip_rows": 500}, tmp_path)
+
+
+def test_rows_above_the_table_of_an_excel_file(tmp_path: Path) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in (["Report", None], [None, None], ["x", "y"], *([n, n % 2] for n in range(20))):
+        book.active.append(row)
+    book.save(tmp_path / "a.xlsx")
+    node = {"_target_": "labrun.data.readers.Csv", "name": "t", "path": "a.xlsx", "scale": 1.0, "skip_rows": 2}
+    assert len(reader.read(node, tmp_path).train) == 16

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun import checking
+from labrun.cli import selecting
 from labrun.errors import (
     BY_ARGUMENT,
     BY_OPTION,
@@ -30,9 +31,9 @@ from labrun.runs import files, journal, registry, report, store, viewing
 from labrun.runs.journal import Version
 
 WHICH = "name, name/version or name@alias"
-FORM = ("separator", "encoding", "sheet")
+FORM = ("separator", "encoding", "sheet", "skip_rows")
 """How a table is written: options here, keys of the data set in a run."""
-AS_KEY = re.compile(r"\bdataset\.(?=(?:separator|encoding|sheet|decimal)\b)")
+AS_KEY = re.compile(r"\bdataset\.(separator|encoding|sheet|skip_rows|decimal)\b")
 
 
 def add(nouns: Any) -> None:
@@ -67,7 +68,9 @@ def add(nouns: Any) -> None:
     verb.add_argument("--remove", action="store_true", help="take the alias away")
     verb = _verb(verbs, "predict", predict, "what a model says of samples, as a CSV file")
     verb.add_argument("model", metavar="MODEL", help=f"{WHICH}; or run:ID")
-    verb.add_argument("file", type=Path, metavar="FILE", help=".csv, .npz, .npy, an image, a folder of images")
+    verb.add_argument(
+        "file", type=Path, metavar="FILE", help=".csv, .parquet, .xlsx, .npz, .npy, an image, a folder of images"
+    )
     verb.add_argument("-o", "--output", type=Path, metavar="CSV", help="default: FILE.predictions.csv")
     verb.add_argument("--inputs", action="store_true", help="keep all columns of the table beside the predictions "
                       "(default: what tells its rows apart, such as an id)")  # fmt: skip
@@ -77,6 +80,7 @@ def add(nouns: Any) -> None:
     verb.add_argument("--decimal", choices=("point", "comma", ".", ","), help="the decimal sign of a table "
                       "(default: found out)")  # fmt: skip
     verb.add_argument("--sheet", metavar="NAME", help="of an Excel file (default: the only one with values)")
+    verb.add_argument("--skip-rows", type=selecting.count, metavar="N", help="lines above a table (default: none)")
     verb.add_argument("--allow-pickle", action="store_true", help="load .pkl and .joblib: they can run any code")
     _trusted(verb)
     verb = _verb(verbs, "rm", remove, "remove a version, or all of a model")
@@ -273,6 +277,11 @@ def alias(options: argparse.Namespace) -> int:
     return 0
 
 
+def _as_options(text: str) -> str:
+    """A message about a table, its keys spelled as options of `predict`."""
+    return AS_KEY.sub(lambda key: f"--{key[1].replace('_', '-')}", text)
+
+
 def predict(options: argparse.Namespace) -> int:
     """Write what a model says of samples."""
     from labrun.tasks import feeding, saved
@@ -304,7 +313,7 @@ def predict(options: argparse.Namespace) -> int:
     except DoubtfulDecimalError as error:
         raise error.said(BY_OPTION) from None
     except (ConfigError, DataError) as error:
-        raise type(error)(AS_KEY.sub("--", str(error))) from error
+        raise type(error)(_as_options(str(error))) from error
     predicted = table["prediction"].tolist()
     if fed.names:
         table.insert(0, "file", list(fed.names))
@@ -319,7 +328,7 @@ def predict(options: argparse.Namespace) -> int:
         raise ConfigError(f"--inputs: {source} has no columns with names that could be kept")
     table.to_csv(files.ready(output), index=False)
     for note in dict.fromkeys([*fed.notes, *told]):
-        print(AS_KEY.sub("--", note))
+        print(_as_options(note))
     print(f"{len(table):,} predictions of {model.title}: {output}")
     print("\n".join(_counted(predicted, bool(model.class_names))))
     return 0

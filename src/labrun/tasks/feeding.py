@@ -49,13 +49,13 @@ class Fed:
         ]  # fmt: skip
 
 
-def read(path: Path, saved: Saved, form: Mapping[str, str] | None = None) -> Fed:
+def read(path: Path, saved: Saved, form: Mapping[str, Any] | None = None) -> Fed:
     """The samples of a file or of a folder of images.
 
     Args:
         path: a table (see `delimited.read`), an `.npz` or `.npy` file, an image, or a folder of images.
         saved: the model that is to take them.
-        form: `separator`, `encoding` and `sheet` of a table, as `delimited.read` takes them, where they are known.
+        form: `separator`, `encoding`, `sheet` and `skip_rows` of a table, as `delimited.read` takes them, where known.
 
     Raises:
         DataError: there is no such file, it cannot be read, or it holds nothing that the model takes.
@@ -141,7 +141,7 @@ def _pixels(file: Path, shape: tuple[int, ...], title: str) -> npt.NDArray[np.ui
     return pixels[None] if shape[0] == 1 else pixels.transpose(2, 0, 1)
 
 
-def _table(path: Path, saved: Saved, form: Mapping[str, str]) -> Fed:
+def _table(path: Path, saved: Saved, form: Mapping[str, Any]) -> Fed:
     known = list(saved.table.names if saved.table is not None else saved.columns or ())
     names = [" ".join(cell.split()) for cell in delimited.first_row(path, **form)]
     has_header = bool(set(names) & set(known)) if known else any(not delimited.is_number(name) for name in names)

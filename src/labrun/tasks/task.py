@@ -8,7 +8,7 @@ import json
 import logging
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -341,8 +341,8 @@ def check_card(card: Mapping[str, Any], arrays: Arrays, run_id: str) -> Arrays:
     shape = tuple(card.get("input_shape") or ())
     if shape != arrays.input_shape or bool(names) != bool(own) or (strange and len(own) != len(names)):
         raise UnfitError(
-            f"model '{card.get('name')}' of run {run_id} was trained on {checking.shape_text(shape)} in {len(names)} "
-            f"classes, and data set '{arrays.name}' has {checking.shape_text(arrays.input_shape)} in {len(own)}"
+            f"model '{card.get('name')}' of run {run_id} was trained on {checking.shape_text(shape)} {_kinds(names)}, "
+            f"and data set '{arrays.name}' has {checking.shape_text(arrays.input_shape)} {_kinds(own)}"
         )
     if own == names:
         return arrays
@@ -363,6 +363,10 @@ def check_card(card: Mapping[str, Any], arrays: Arrays, run_id: str) -> Arrays:
         arrays, class_names=tuple(names), train=counted(arrays.train), validation=counted(arrays.validation),
         test=counted(arrays.test),
     )  # fmt: skip
+
+
+def _kinds(names: Sequence[str]) -> str:
+    return f"in {len(names)} classes" if names else "with a quantity as the target"
 
 
 def card_scaling(card: Mapping[str, Any], own: Scaling) -> Scaling:

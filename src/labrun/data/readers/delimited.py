@@ -34,7 +34,7 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 def read(
     path: Path, separator: str | None = None, encoding: str | None = None, header: bool | None = None,
-    sheet: str | int | None = None,
+    sheet: str | int | None = None, skip_rows: int | None = None,
 ) -> tuple[Any, list[str]]:  # fmt: skip
     """The cells of a file, blanks around them left out.
 
@@ -45,6 +45,7 @@ def read(
         header: whether the first line names the columns; None: it does, unless it looks like the others: then it is
             asked.
         sheet: of an Excel file; None: the only one with values.
+        skip_rows: so many lines, or rows of an Excel file, stand above the table.
 
     Returns:
         A pandas.DataFrame of text, empty where a cell is, its separator in `attrs`; what a person should be told.
@@ -54,7 +55,7 @@ def read(
         ConfigError: `separator`, `encoding` or `sheet` is none, or not of such a file.
         MissingExtraError: the package that reads it is not installed.
     """
-    found = _found_cells(path, separator, encoding, sheet)
+    found = _found_cells(path, separator, encoding, sheet, skip_rows)
     cells, notes = found.rows, found.notes
     if found.kind == contents.PARQUET:
         if header is False:
@@ -86,14 +87,15 @@ def read(
 
 
 def first_row(
-    path: Path, separator: str | None = None, encoding: str | None = None, sheet: str | int | None = None
-) -> list[str]:
+    path: Path, separator: str | None = None, encoding: str | None = None, sheet: str | int | None = None,
+    skip_rows: int | None = None,
+) -> list[str]:  # fmt: skip
     """What stands in a file's first row: names, or values.
 
     Raises:
         As `read`.
     """
-    return _found_cells(path, separator, encoding, sheet).rows[0]
+    return _found_cells(path, separator, encoding, sheet, skip_rows).rows[0]
 
 
 @dataclass
@@ -113,7 +115,9 @@ class _Cells:
     notes: list[str]
 
 
-def _found_cells(path: Path, separator: str | None, encoding: str | None, sheet: str | int | None) -> _Cells:
+def _found_cells(
+    path: Path, separator: str | None, encoding: str | None, sheet: str | int | None, skip_rows: int | None
+) -> _Cells:
     content = contents.unpacked(path)
     kind = contents.kind(content, path) if content else contents.TEXT
     for key, value, is_fit in (("separator", separator, kind == contents.TEXT),
@@ -124,14 +128,20 @@ def _found_cells(path: Path, separator: str | None, encoding: str | None, sheet:
             raise ConfigError(f"dataset.{key}={value!r}: {path} is {what}, which has none: leave it out")
     sign: str | None = None
     if kind == contents.TEXT:
-        rows, sign, notes = _text_rows(content, path, separator, encoding)
+        rows, sign, notes = _text_rows(content, path, separator, encoding, skip_rows or 0)
     else:
         rows, notes = sheets.parquet(content, path) if kind == contents.PARQUET else sheets.excel(content, path, sheet)
         notes = ["; ".join([f"read as {kind}", *notes[:1]]), *notes[1:]]
+        if skip_rows and kind == contents.PARQUET:
+            raise ConfigError(
+                f"dataset.skip_rows={skip_rows}: {path} is a Parquet file, which has nothing above its rows"
+            )
+        rows = rows[skip_rows or 0 :]
     while rows and not any(rows[0]):
         rows.pop(0)
     if not rows:
-        raise CorruptDataError(f"{path} is no readable CSV file: it is empty")
+        below = f" below the first {counted(skip_rows, 'line')} (dataset.skip_rows)" if skip_rows else ""
+        raise CorruptDataError(f"{path} is no readable CSV file: it is empty{below}")
     if any(not name.replace("\n", " ").isprintable() for name in rows[0]):
         raise CorruptDataError(f"{path} is no text: its first line holds control characters")
     if sign is not None:
@@ -140,12 +150,14 @@ def _found_cells(path: Path, separator: str | None, encoding: str | None, sheet:
 
 
 def _text_rows(
-    content: bytes, path: Path, separator: str | None, encoding: str | None
+    content: bytes, path: Path, separator: str | None, encoding: str | None, skip_rows: int
 ) -> tuple[list[list[str]], str, list[str]]:
     text, told = contents.decoded(content, path, encoding)
     hint = EXCELS_HINT.match(text)
     if hint:
         text = text[hint.end() :]
+    if skip_rows:
+        text = "".join(text.splitlines(keepends=True)[skip_rows:])
     found = hint[1] if hint and not separator and _share(text[:SAMPLE_CHARACTERS], hint[1]) else None
     sign = _given(separator) if separator else found or _found(text, path)
     notes = [] if told is None else [told]
@@ -197,13 +209,15 @@ def _check_above(sample: str, path: Path) -> None:
         DataError: all lines below the first ones have equally many values, and more than one.
     """
     for sign in SEPARATORS:
-        rows = [row for row in _parsed(sample, sign) if any(row)]
-        width = Counter(map(len, rows)).most_common(1)[0][0] if rows else 0
-        above = next((place for place, row in enumerate(rows) if len(row) == width), 0)
-        if width > 1 and above and sum(len(row) == width for row in rows[above:]) >= ALIKE * len(rows[above:]) > 1:
+        every = list(_parsed(sample, sign))
+        rows = [(place, row) for place, row in enumerate(every) if any(row)]
+        width = Counter(len(row) for _, row in rows).most_common(1)[0][0] if rows else 0
+        above, line = next(((n, place) for n, (place, row) in enumerate(rows) if len(row) == width), (0, 0))
+        table = rows[above:]
+        if width > 1 and above and sum(len(row) == width for _, row in table) >= ALIKE * len(table) > 1:
             raise DataError(
-                f"{path}: {counted(above, 'line')} above the table, such as {sign.join(rows[0])[:80]!r}: delete what "
-                "stands there, so that the first line names the columns"
+                f"{path}: {counted(line, 'line')} above the table, such as {sign.join(rows[0][1])[:80]!r}: say "
+                f"dataset.skip_rows={line}, or delete what stands there"
             )
 
 
@@ -279,8 +293,8 @@ def _names(first: Sequence[str], path: Path, is_sure: bool) -> list[str]:
     if not is_sure and unnamed > 1 and 2 * unnamed >= len(first):
         raise DataError(
             f"{path}: the first line names {len(first) - unnamed} of {len(first)} columns "
-            f"({', '.join(filter(None, first))[:80]}): delete what stands above the names, name the "
-            "columns, or say dataset.header=true to have it as it is"
+            f"({', '.join(filter(None, first))[:80]}): say dataset.skip_rows=N if N lines stand above the names, name "
+            "the columns, or say dataset.header=true to have it as it is"
         )
     names = [" ".join(name.split()) or f"Unnamed: {place}" for place, name in enumerate(first)]
     twice = [repr(name) for name, count in Counter(names).items() if count > 1]

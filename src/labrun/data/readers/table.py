@@ -45,7 +45,7 @@ class Csv(Reader):
         ignore: columns to leave out (identifiers, dates).
         regression: the column is a quantity, and no class.
         numbers, categories, dates, decimal: what columns hold, see `columns.Settings`.
-        encoding, header, sheet: see `delimited.read`.
+        encoding, header, sheet, skip_rows: see `delimited.read`.
     """
 
     may_be_held = True
@@ -55,12 +55,15 @@ class Csv(Reader):
         ignore: Sequence[str] = (), regression: bool = False, numbers: Sequence[str] = (),
         categories: Sequence[str] = (), dates: Mapping[str, str] | None = None, decimal: str | None = None,
         encoding: str | None = None, header: bool | None = None, sheet: str | int | None = None,
+        skip_rows: int | None = None,
     ) -> None:  # fmt: skip
         self.regression = regression
         self.path, self.target, self.test_path = path, target, test_path
         decimal = DECIMALS.get(str(decimal), decimal)
         self.settings = Settings(list(ignore), list(numbers), list(categories), dict(dates or {}), decimal)
-        self._form = {"separator": separator, "encoding": encoding, "header": header, "sheet": sheet}
+        self._form = {
+            "separator": separator, "encoding": encoding, "header": header, "sheet": sheet, "skip_rows": skip_rows,
+        }  # fmt: skip
         self.known: Mapping[str, Any] | None = None
         """What a model's card says of the table that it was trained on: this one is then read in the same way."""
 
