@@ -145,6 +145,17 @@ def test_a_command_that_is_offered_composes_in_a_persons_own_conf_too(labrun_her
     assert "Did you mean 'mine'?" in done.stderr and "Type: labrun model=mine model.units=4" in done.stderr, done.stderr
 
 
+def test_a_config_of_a_folder_above_is_named(
+    labrun_here: Command, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (workspace / "conf" / "experiment").mkdir(parents=True)
+    (workspace / "conf" / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 1\n")
+    (workspace / "below").mkdir()
+    monkeypatch.chdir(workspace / "below")
+    told = labrun_here("experiment=mine").stderr
+    assert f"One lies in {workspace / 'conf'}, which counts for commands in {workspace}" in told
+
+
 def test_the_version_is_ours_and_needs_no_hydra(
     labrun_here: Command, lab_here: Command, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -338,6 +338,8 @@ def test_a_run_that_goes_on_and_one_without_a_model_are_told(root: Path) -> None
 def test_unknown_models_are_told_with_what_there_is(root: Path) -> None:
     with pytest.raises(RecordError, match="There is: none .lab models register"):
         journal.find(root, "net")
+    with pytest.raises(RecordError, match="A run's own model is run:last"):
+        journal.find(root, "last")
     registry.register(root, run_with(root, "aaaa0000"), "mnist-net")
     for reference, message in (
         ("mnist-nett", "Did you mean 'mnist-net'"),

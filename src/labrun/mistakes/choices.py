@@ -44,6 +44,8 @@ OPTIONS = {
 NODES = "compute.max_parallel: runs at once; compute.nodes: machines for one run (compute=slurm)"
 NOTES = {"compute.min_nodes": NODES, "compute.max_nodes": NODES}
 """Of keys that nothing here is alike to."""
+LEVELS = 6
+"""So many folders above the working one are looked through."""
 LISTED = 24
 """Keys or options that a message names."""
 TRIED = 16
@@ -174,7 +176,9 @@ class _Search:
                     )
                 elif len(lacking) < len(options):
                     yield Mistake(
-                        f"{one.key_or_group}: {group}={','.join(lacking)}, which is swept too, has no such key"
+                        f"{one.key_or_group}: {group}={','.join(lacking)}, which is swept too, has no such key. "
+                        f"Sweep those alone that have it ({group}={','.join(o for o in options if o not in lacking)}), "
+                        "or leave the key out"
                     )
 
     def _option(self, place: int, one: Override) -> Mistake | None:
@@ -209,7 +213,7 @@ class _Search:
             return Mistake(f"{said}. Did you mean {listed}? Of {group} there are: {_listed(options)}", fix)
         if near is None or one.is_sweep_override():
             hint = "" if near is None else f" Did you mean {near!r}?"
-            return Mistake(f"{said}.{hint} There are: {_listed(options)}")
+            return Mistake(f"{said}.{hint} There are: {_listed(options)}{_above(group, text)}")
         new = f"{word.partition('=')[0]}={word.partition('=')[2].replace(text, near, 1)}"
         return Mistake(f"{said}. Did you mean {near!r}? There are: {_listed(options)}", {place: [new]})
 
@@ -523,3 +527,11 @@ def _nearest(word: str, choices: Sequence[str], cutoff: float = 0.62) -> str | N
 def _listed(names: Any) -> str:
     names = list(names)
     return ", ".join(names[:LISTED]) + (f", ... ({len(names)} in all)" if len(names) > LISTED else "")
+
+
+def _above(group: str, option: str) -> str:
+    """Where an option lies in a folder above the working one, whose `conf/` is not looked at."""
+    for folder in conf.home().parents[:LEVELS]:
+        if (folder / "conf" / group / f"{option}.yaml").is_file():
+            return f". One lies in {folder / 'conf'}, which counts for commands in {folder}"
+    return ""

@@ -249,9 +249,11 @@ def chosen(root: Path, reference: str) -> list[Version]:
     versions = shelf.versions.get(name) or {}
     if not versions:
         known = sorted(one for one, found in shelf.versions.items() if found)
+        is_run = name == "last" or records.is_id(name)
         raise RecordError(
             f"no model is registered as {name!r} in {root}.{suggest(name, known)} There is: "
             f"{', '.join(known) or 'none'}" + ("" if known else " (lab models register RUN --name NAME makes one)")
+            + (f". A run's own model is run:{name}" if is_run else "")
         )
     if alias:
         aliases = shelf.aliases.get(name, {})
