@@ -20,12 +20,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from labrun import checking, exact, targets
+from labrun import checking, continuing, exact, targets
 from labrun.building import looked_up
 from labrun.data import ahead, reader
 from labrun.data.arrays import Arrays
 from labrun.data.mount import guarded, local_root, mount, mount_reference, references, resolved
-from labrun.errors import ConfigError, DataError
+from labrun.errors import DataError
 from labrun.runs import cards, context, report, seals, store, tracking, viewing
 from labrun.runs import record as records
 from labrun.runs.pictures import Pictures
@@ -114,7 +114,7 @@ def _carry_out(recording: Recording, record: Record, paths: RunPaths, pictures: 
 
         began = time.monotonic()
         if config["task"] == "evaluate":
-            _check_scored(config, record, arrays)
+            continuing.check_scoring(config, record, arrays)
             work, arrays = _evaluate(config, arrays)
         else:
             work = _make(config, arrays)
@@ -126,7 +126,7 @@ def _carry_out(recording: Recording, record: Record, paths: RunPaths, pictures: 
         if config["task"] == "fit":
             proof = seals.Proof(store.workspace(), record.id, record.config)
             record.attempts[-1]["model_code"] = proof.code
-            _goes_on(config, record, before, paths)
+            continuing.check_training(config, record, before, paths)
             recording.write()
             _fit(work, config, arrays, paths)
             record.training = work.training
@@ -219,80 +219,6 @@ def _fit(work: Task, config: Mapping[str, Any], arrays: Arrays, paths: RunPaths)
     work.fit(arrays, paths, own if own.is_file() else Path(resume["path"]) if resume else None)
 
 
-def _goes_on(config: Mapping[str, Any], record: Record, before: Sequence[Mapping[str, Any]], paths: RunPaths) -> None:
-    """See to it that a training goes on only with the data and the model's code that it began with.
-
-    A run whose last attempt had others begins anew; another run's checkpoint is refused.
-
-    Args:
-        config: resolved.
-        record: the run's, with what this attempt has read, and its code.
-        before: what its last attempt had read; empty in the first.
-        paths: the run's.
-
-    Raises:
-        ConfigError: it was to go on from a run that read other data, or several processes would have to begin anew.
-    """
-    own = paths.checkpoints / "last.ckpt"
-    if own.is_file():
-        differing = _what_differs(before, record.data) if before else ""
-        then = seals.noted(record.attempts[:-1])
-        edited = [] if then is None else seals.changed(then, seals.noted(record.attempts) or {})
-        if edited:
-            differing = ", ".join([f"the model's code: {', '.join(edited)}", *([differing] if differing else [])])
-        if differing and tasks.ranks(config["compute"]) > 1:
-            raise ConfigError(f"other data or code than the last attempt had ({differing}): begin a new run")
-        if differing:
-            log.warning("Beginning anew: the last attempt had other data or code (%s)", differing)
-            for file in paths.checkpoints.glob("*.ckpt"):
-                file.unlink()
-        else:
-            return
-    resume = config["trainer"].get("resume")
-    then_read = records.read(Path(resume["path"]).parents[1]).data if resume else []
-    if then_read and (differing := _what_differs(then_read, record.data)):
-        raise ConfigError(
-            f"trainer.resume={resume['id']}: the data have changed since that run read them ({differing}). A training "
-            "goes on with the data it began with: bring these back, or start a new run (leave trainer.resume out)"
-        )
-
-
-def _check_scored(config: Mapping[str, Any], record: Record, arrays: Arrays) -> None:
-    """Whether the test part of what a model was trained on is still the one that it never saw.
-
-    Raises:
-        ConfigError: the data have changed, and labrun would split them anew.
-    """
-    source = config["from"]
-    trained = records.read(Path(source["path"]))
-    if exact.canonical(trained.config.get("dataset")) != exact.canonical(record.config["dataset"]):
-        return  # the person chose other data
-    differing = _what_differs(trained.data, record.data) if trained.data else ""
-    if differing and arrays.is_split:
-        raise ConfigError(
-            f"task=evaluate: the data have changed since run {source['id']} was trained ({differing}), and labrun "
-            "splits the test part off them: it would hold samples that the model was trained on. Bring the data back, "
-            "or score it on samples that it has not seen, under another path (dataset.path=NEW)"
-        )
-    if differing:
-        log.warning("The data have changed since run %s was trained: %s", source["id"], differing)
-
-
-def _what_differs(then: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> str:
-    """In which way two runs read other data; empty where they read the same.
-
-    Records of older versions know nothing of the content.
-    """
-    for old, new in zip(then, now, strict=False):
-        sizes = [f"{part} {old.get(part)}, now {new.get(part)}" for part in ("train", "validation", "test")
-                 if old.get(part) != new.get(part)]  # fmt: skip
-        if old.get("digest") != new.get("digest"):
-            return "; ".join([f"files of {new.get('name')}", *sizes])
-        if old.get("content", new.get("content")) != new.get("content"):
-            return "; ".join([f"the same files of {new.get('name')} give other arrays", *sizes])
-    return "" if len(then) == len(now) else "their number"
-
-
 def assist(run_dir: Path) -> None:
     """Take part in a run of several processes, as one that is not the first: train along, and record nothing."""
     config, _ = mount_inputs(here(records.read(run_dir).config))
@@ -354,7 +280,7 @@ def pictures_of(run_dir: Path) -> Pictures:
         raise DataError(f"run {record.id} came from an archive: what its record names is not built for pictures")
     config, _ = mount_inputs(here(record.config))
     arrays = arrays_of(config)
-    if record.data and (differing := _what_differs(record.data[:1], [_described(arrays)])):
+    if record.data and (differing := continuing.what_differs(record.data[:1], [_described(arrays)])):
         raise DataError(f"the data of run {record.id} have changed since ({differing})")
     source = {"from": {"id": record.id, "path": str(run_dir)}}
     work, arrays = _evaluate({**config, **source}, arrays, own_file=True)

@@ -252,7 +252,8 @@ def chosen(root: Path, reference: str) -> list[Version]:
         is_run = name == "last" or records.is_id(name)
         raise RecordError(
             f"no model is registered as {name!r} in {root}.{suggest(name, known)} There is: "
-            f"{', '.join(known) or 'none'}" + ("" if known else " (lab models register RUN --name NAME makes one)")
+            f"{', '.join(known) or 'none'}"
+            + ("" if known else " (lab models register RUN --name NAME makes one)")
             + (f". A run's own model is run:{name}" if is_run else "")
         )
     if alias:
