@@ -67,6 +67,7 @@ def test_what_a_search_leaves(workspace: Path, labrun: Command) -> None:
     assert rows[0]["id"] == best.id and rows[0]["model.quality"] == str(best.config["model"]["quality"])
     assert best.command in done.stdout and "TRIAL  PARAMETERS" in done.stdout
     page = Page((folder / "report.html").read_text(encoding="utf-8"))
+    assert "Data: digits (" in (folder / "report.html").read_text(encoding="utf-8")
     assert page.fetched == [] and page.tags.count("img") == 4 and "script" not in page.tags and "b" not in page.tags
     assert "a<b>&" in page.text and best.command in page.text
     again = labrun("--config-dir", str(folder), "--config-name", "best")

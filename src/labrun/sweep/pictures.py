@@ -43,6 +43,10 @@ PAPER = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.6}
 BLUE, RED, GREY = "#1f5fa8", "#c0392b", "#9aa0a6"
 
 
+PARTS = {"train": "training", "validation": "validation", "test": "test"}
+"""A data set's parts as a record calls them, and as people do."""
+
+
 def write_report(study: optuna.Study, objectives: Sequence[Objective], tried: Sequence[Tried], folder: Path) -> Path:
     """Write `report.html`.
 
@@ -341,6 +345,7 @@ def _page(
     )
     best = tried[0]
     counted = ", ".join(f"{count} {status}" for status, count in counts.items())
+    read = "".join(f"{say(line)}<br>" for line in _data(best.record))
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{say(title)}: search</title>
 <style>
@@ -352,7 +357,7 @@ th, td {{ text-align: left; padding: .25em .7em; border-bottom: 1px solid #e0e0e
 tr.front {{ background: #fdecea; }}
 </style></head><body>
 <h1>{say(title)}</h1>
-<p>{len(tried)} trials ({say(counted)}); searched for {say(goals)}.<br>Folder: <code>{say(str(folder))}</code></p>
+<p>{len(tried)} trials ({say(counted)}); searched for {say(goals)}.<br>{read}Folder: <code>{say(str(folder))}</code></p>
 <p>Best: run {say(best.run)}<br><code>{say(best.record.command)}</code></p>
 {pictures}
 <h2>All trials, best first</h2>
@@ -361,6 +366,15 @@ tr.front {{ background: #fdecea; }}
 </tbody></table></div>
 </body></html>
 """
+
+
+def _data(record: records.Record) -> list[str]:
+    """What a run read, in a line; none where its record does not tell."""
+    entry = record.data[0] if record.data else {}
+    if any(type(entry.get(part)) is not int for part in PARTS):
+        return []
+    counts = ", ".join(f"{entry[part]:,} {word}" for part, word in PARTS.items())
+    return [f"Data: {entry.get('name')} ({counts} samples)"]
 
 
 def _cell(value: Any) -> str:
