@@ -7,6 +7,7 @@ A comment before a block says how it is carried out, where that is not by itself
     <!-- slurm -->        on the cluster of this machine
     <!-- azure -->        with the Azure emulator;   <!-- s3 -->  with an S3 server
     <!-- real data -->    with MNIST and CIFAR-10 in ./data
+    <!-- data -->         in the README: on the real data, by `test_readme.py`
     <!-- until: TEXT -->  goes on until it is ended: carried out until it has printed this
     <!-- exit 2 -->       ends with this exit code
     <!-- listing -->      a `text` block that is no output
@@ -46,7 +47,15 @@ BLOCK = re.compile(r"(?:^<!-- (?P<mark>[^\n]+?) -->\n)?^```(?P<kind>\w*)[^\n]*\n
 FILE = re.compile(r"# ([\w./-]+\.(?:py|yaml|txt|toml|sh))$")
 SAID = "*The tests compose this and carry nothing out.*"
 NEEDS = {"slurm": "cluster", "azure": "azurite_server", "s3": "s3_server", "real data": "real_data"}
-SET_UP = ("pip install uv", "uv sync --extra ", "uv add ", "uv run labrun", "export ", "source .venv/bin/activate")
+SET_UP = (
+    "pip install uv",
+    "uv sync --extra ",
+    "uv add ",
+    "uv run labrun",
+    "uv run pytest",
+    "export ",
+    "source .venv/bin/activate",
+)
 
 
 @dataclass
@@ -127,8 +136,8 @@ def _prepare(page: str, folder: Path, labrun_here: Command, request: pytest.Fixt
 
 def test_every_block_has_a_kind_that_is_tested() -> None:
     known = {"bash", "python", "yaml", "text"}
-    marks = {"", "composed", "set-up", "listing", "theirs", *NEEDS}
-    for page in PAGES:
+    marks = {"", "composed", "set-up", "listing", "theirs", "data", *NEEDS}
+    for page in [README, *PAGES]:
         text = (DOCS / page).read_text(encoding="utf-8")
         for block in blocks(page):
             assert block.kind in known, f"{page}:{block.line}: ```{block.kind}"
@@ -142,7 +151,8 @@ def test_every_block_has_a_kind_that_is_tested() -> None:
 
 WITH_PICTURES = ("tutorial.md", "howto/python.md", "howto/sweep.md")
 """Pages that are about them; elsewhere they would cost seconds for each run."""
-EXECUTED = [page for page in PAGES if page != "reference.md" and blocks(page)]
+README = "../README.md"
+EXECUTED = [page for page in [README, *PAGES] if page != "reference.md" and blocks(page)]
 
 
 @pytest.mark.timeout(3600)
@@ -163,6 +173,8 @@ def carry_out(page: str, place: Place) -> None:
             if block.mark != "listing":
                 assert printed is not None, f"{where}: no command printed this"
                 _compare(block.text, printed, where)
+        elif block.mark == "data":
+            assert page == README, where
         elif block.mark == "theirs":
             ast.parse(block.text)
         elif block.file is not None:
@@ -268,7 +280,7 @@ def test_the_reference_is_what_the_code_says() -> None:
 
 
 def test_every_link_of_the_pages_leads_somewhere() -> None:
-    for page in PAGES:
+    for page in [README, *PAGES]:
         text = BLOCK.sub("", (DOCS / page).read_text(encoding="utf-8"))
         for target in re.findall(r"\]\(([^)#\s]*)(?:#[^)]*)?\)", text):
             if target and "://" not in target:
