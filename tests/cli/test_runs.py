@@ -185,6 +185,15 @@ def test_compare_shows_what_differs_and_draws_the_curves(all_kinds: Path, run: L
     assert found["differences"]["model.name"] == {"a1111111": "small", "a2222222": "large"}
 
 
+def test_compare_leaves_out_a_key_that_takes_another_ones_value(workspace: Path, run: Lab) -> None:
+    for number in (1, 2):
+        model = {"lr": number / 10, "optimizer": {"lr": number / 10, "momentum": number}, "head": {"units": number}}
+        make(workspace, f"a{number}111111", config={"model": model, "trainer": {}})
+    out = run("runs", "compare", "a1", "a2")[1]
+    assert "model.lr" in out and "model.optimizer.momentum" in out and "model.head.units" in out
+    assert "model.optimizer.lr" not in out
+
+
 def test_a_table_shows_what_differs_in_it(workspace: Path, run: Lab) -> None:
     common = ["model=mnist_dnn", "tracking=none"]
     for number in (1, 2):

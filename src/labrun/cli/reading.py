@@ -9,7 +9,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -233,16 +233,30 @@ def _differences(chosen: Sequence[Pair]) -> Iterator[tuple[str, ...]]:
     found = [dict(tracking.flat(record.config)) for _, record in chosen]
     keys = list(dict.fromkeys(key for config in found for key in config))
     rows = [(key, *(config.get(key, "-") for config in found)) for key in keys if is_compared(key)]
+    rows = [row for row in rows if not _repeats(row, rows)]
     rows.append(("code", *(str((record.code or {}).get("sources", "-"))[:12] for _, record in chosen)))
     rows.append(
         ("script", *(str(((record.code or {}).get("script") or {}).get("digest", "-"))[:12] for _, record in chosen))
     )
     rows.append(("git commit", *(str((record.git or {}).get("commit", "-"))[:12] for _, record in chosen)))
-    rows.append(("data", *(" ".join(str(d.get("digest", ""))[:12] for d in r.data) or "-" for _, r in chosen)))
+    rows.append(("data", *(" ".join(_read(d) for d in r.data) or "-" for _, r in chosen)))
     packages = [record.packages for _, record in chosen]
     for name in sorted({name for one in packages for name in one}):
         rows.append((f"package {name}", *(one.get(name, "-") for one in packages)))
     yield from (row for row in rows if len(set(row[1:])) > 1)
+
+
+def _repeats(row: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> bool:
+    """Whether a key has the values of one of the same name above it: `model.optimizer.lr` takes `model.lr`."""
+    above, _, name = row[0].rpartition(".")
+    places = above.split(".")
+    others = {".".join([*places[:depth], name]) for depth in range(1, len(places))}
+    return any(other[0] in others and other[1:] == row[1:] for other in rows)
+
+
+def _read(entry: Mapping[str, Any]) -> str:
+    """The digest of the data that a run read, and of what code made of them."""
+    return "/".join(str(entry[key])[:12] for key in ("digest", "content") if entry.get(key))
 
 
 def _values(chosen: Sequence[Pair]) -> Iterator[tuple[str, ...]]:
