@@ -18,17 +18,43 @@ from labrun.tasks import task as tasks
 log = logging.getLogger(__name__)
 
 
-def check_training(
-    config: Mapping[str, Any], record: Record, before: Sequence[Mapping[str, Any]], paths: RunPaths
-) -> None:
+NOTED = ("name", "digest", "content", "train", "validation", "test")
+"""What an attempt notes of the data that it trains with."""
+NOT_READ = frozenset({"name", "download", "verify", "validation_size", "max_samples", "scale", "mean", "std"}) | {
+    "augmentation", "search_space",
+}  # fmt: skip
+"""Keys of a data set that decide neither which samples there are, nor which of them are the test part."""
+
+
+def begin(config: Mapping[str, Any], record: Record, code: Mapping[str, str] | None, paths: RunPaths) -> None:
+    """Note what this attempt trains with, data and code of the model, and check it (`check_training`).
+
+    Args:
+        config: resolved.
+        record: the run's, with what this attempt has read; changed.
+        code: SHA-256 of each module of the model; None where that cannot be told.
+        paths: the run's.
+
+    Raises:
+        ConfigError: see `check_training`.
+    """
+    read = [{key: entry[key] for key in NOTED if key in entry} for entry in record.data]
+    record.attempts[-1] |= {"model_code": code, "read": read}
+    check_training(config, record, paths)
+
+
+def _entries(found: Any) -> list[Mapping[str, Any]]:
+    return [entry for entry in found if isinstance(entry, Mapping)]
+
+
+def check_training(config: Mapping[str, Any], record: Record, paths: RunPaths) -> None:
     """See to it that a training goes on only with the data and the model's code that it began with.
 
     A run whose last attempt had others begins anew; another run's checkpoint is refused.
 
     Args:
         config: resolved.
-        record: the run's, with what this attempt has read, and its code.
-        before: what its last attempt had read; empty in the first.
+        record: the run's; its attempts tell what each trained with.
         paths: the run's.
 
     Raises:
@@ -36,7 +62,8 @@ def check_training(
     """
     own = paths.checkpoints / "last.ckpt"
     if own.is_file():
-        differing = what_differs(before, record.data) if before else ""
+        read = next((one["read"] for one in reversed(record.attempts[:-1]) if isinstance(one.get("read"), list)), None)
+        differing = what_differs(_entries(read), record.data) if read else ""
         then = seals.noted(record.attempts[:-1])
         edited = [] if then is None else seals.changed(then, seals.noted(record.attempts) or {})
         if edited:
@@ -66,29 +93,36 @@ def check_scoring(config: Mapping[str, Any], record: Record, arrays: Arrays) -> 
     """
     source = config["from"]
     trained = records.read(Path(source["path"]))
-    if exact.canonical(trained.config.get("dataset")) != exact.canonical(record.config["dataset"]):
+    if _source(trained.config.get("dataset")) != _source(record.config["dataset"]):
         return  # the person chose other data
     differing = what_differs(trained.data, record.data) if trained.data else ""
     if differing and arrays.is_split:
         raise ConfigError(
             f"task=evaluate: the data have changed since run {source['id']} was trained ({differing}), and labrun "
             "splits the test part off them: it would hold samples that the model was trained on. Bring the data back, "
-            "or score it on samples that it has not seen, under another path (dataset.path=NEW)"
+            "or score it on a data set of samples that it has not seen (dataset=...)"
         )
     if differing:
         log.warning("The data have changed since run %s was trained: %s", source["id"], differing)
 
 
+def _source(dataset: Any) -> str:
+    node = dataset if isinstance(dataset, Mapping) else {}
+    return exact.canonical({key: value for key, value in node.items() if key not in NOT_READ})
+
+
 def what_differs(then: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> str:
     """In which way two runs read other data; empty where they read the same.
 
-    Records of older versions know nothing of the content.
+    Where code of a person's own makes the data, what it gave counts, and not the file that it stands in. Records of
+    older versions know nothing of that.
     """
     for old, new in zip(then, now, strict=False):
         sizes = [f"{part} {old.get(part)}, now {new.get(part)}" for part in ("train", "validation", "test")
                  if old.get(part) != new.get(part)]  # fmt: skip
-        if old.get("digest") != new.get("digest"):
+        if old.get("content") and new.get("content"):
+            if old["content"] != new["content"]:
+                return "; ".join([f"{new.get('name')} gives other arrays", *sizes])
+        elif old.get("digest") != new.get("digest"):
             return "; ".join([f"files of {new.get('name')}", *sizes])
-        if old.get("content", new.get("content")) != new.get("content"):
-            return "; ".join([f"the same files of {new.get('name')} give other arrays", *sizes])
     return "" if len(then) == len(now) else "their number"

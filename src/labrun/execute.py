@@ -108,7 +108,7 @@ def _carry_out(recording: Recording, record: Record, paths: RunPaths, pictures: 
         mounted = mount(config["datastore"], config["dataset"], reader.make_reader(config["dataset"]))
         arrays, manifest = ahead.read(config["dataset"], mounted.path, known=_known_table(config), **taken(config))
         _tell_data(arrays)
-        before, record.data = record.data, [{**describe_data(arrays, manifest), **mounted.described()}, *inputs]
+        record.data = [{**describe_data(arrays, manifest), **mounted.described()}, *inputs]
         record.signature = signature(signed, record.data, record.code)
         recording.write()
 
@@ -125,8 +125,7 @@ def _carry_out(recording: Recording, record: Record, paths: RunPaths, pictures: 
         proof = None
         if config["task"] == "fit":
             proof = seals.Proof(store.workspace(), record.id, record.config)
-            record.attempts[-1]["model_code"] = proof.code
-            continuing.check_training(config, record, before, paths)
+            continuing.begin(config, record, proof.code, paths)
             recording.write()
             _fit(work, config, arrays, paths)
             record.training = work.training
@@ -307,6 +306,7 @@ def describe_data(arrays: Arrays, manifest: Sequence[Mapping[str, Any]]) -> dict
         **({"table": dict(arrays.table)} if arrays.table is not None else {}),
         **({"notes": list(arrays.notes)} if arrays.notes else {}),
         **({"content": arrays.content} if arrays.content else {}),
+        **({} if arrays.is_split else {"own_test": True}),
     }
 
 
@@ -320,7 +320,7 @@ def signature(config: Mapping[str, Any], data: list[dict[str, Any]], code: Mappi
         for key, value in (config.get("dataset") or {}).items()
         if key not in UNSIGNED_DATASET and not (key in LATER and value in (None, [], {}))
     }
-    signed["data"] = [entry[key] for entry in data for key in ("digest", "content") if key in entry]
+    signed["data"] = [entry.get("content") or entry["digest"] for entry in data if "digest" in entry]
     signed["code"] = (code or {}).get("sources")
     if config.get("script"):  # its own folder is all the code there is
         signed["script"] = {key: value for key, value in config["script"].items() if key not in UNSIGNED}

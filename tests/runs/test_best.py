@@ -65,7 +65,9 @@ def test_where_nothing_tells_it_the_person_has_to(workspace: Path, lab_here: Com
 def scored(number: int, **values: Any) -> records.Record:
     """A completed run of the data set t, whose accuracy is of the test part."""
     data = [{"name": "t", "digest": values.pop("digest", "d"), "content": values.pop("content", None)}]
-    config = {"model": {"folds": values.pop("folds", 0)}, "dataset": {"split_seed": values.pop("split_seed", 0)}}
+    own = {key: values.pop(key) for key in ("split_seed", "target", "path", "validation_size") if key in values}
+    data[0] |= {"own_test": True} if values.pop("own_test", False) else {}
+    config = {"model": {"folds": values.pop("folds", 0)}, "dataset": {"split_seed": 0, **own}}
     metrics = {"accuracy": 0.9, "test_accuracy": 0.9} if config["model"]["folds"] else {"accuracy": 0.9}
     return new(f"a000000{number}", status=records.COMPLETED, data=data, config=config, metrics=metrics, **values)
 
@@ -74,9 +76,11 @@ def scored(number: int, **values: Any) -> records.Record:
     ("other", "why"),
     [
         ({}, None),
-        ({"digest": "e"}, "t was not the same data"),
-        ({"content": "c"}, "t was not the same data"),
+        ({"digest": "e"}, "t was not the same in all of them"),
+        ({"content": "c"}, "t was not the same in all of them"),
         ({"split_seed": 1}, "or was split otherwise"),
+        ({"target": "another"}, "t was not the same in all of them"),
+        ({"path": "moved", "validation_size": 0.2}, None),
         ({"folds": 5}, "mean of model.folds in 1 of them .a0000002, for one., and of the test part in 1"),
     ],
 )
@@ -97,3 +101,13 @@ def test_runs_of_several_data_sets_are_told_by_their_names(workspace: Path, capl
         records.write(run_dir, record)
     best(workspace, "accuracy")
     assert "best:accuracy: accuracy does not compare between these runs: they read other data" in caplog.text
+
+
+def test_the_split_counts_where_it_decides_what_is_scored() -> None:
+    own = [scored(1, own_test=True), scored(2, own_test=True, split_seed=1)]
+    assert comparable.mixture(own, "accuracy") is None, "the data have a test part of their own"
+    validated = [scored(1), scored(2, validation_size=0.3)]
+    for record in validated:
+        record.metrics["val_accuracy"] = 0.5
+    assert comparable.mixture(validated, "accuracy") is None
+    assert "split otherwise" in (comparable.mixture(validated, "val_accuracy") or "")

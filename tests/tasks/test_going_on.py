@@ -81,10 +81,71 @@ def test_changed_data_are_refused_by_resume_and_by_scoring(run_here: Runner, wor
     scored, _ = run_here("task=evaluate", "from=last")  # its reader runs a file, which this user has run here before
     assert scored.metrics["accuracy"] == trained.metrics["accuracy"]
     (workspace / "draw").write_text("2")
-    with pytest.raises(ConfigError, match=r"same files of get_data give other arrays.*bring these back"):
+    with pytest.raises(ConfigError, match=r"get_data gives other arrays.*bring these back"):
         run_here(*COMMON, *DROP, "trainer.max_epochs=2", f"trainer.resume={trained.id}")
     with pytest.raises(ConfigError, match=r"would hold samples that the model was trained on"):
         run_here("task=evaluate", f"from={trained.id}")
+
+
+def test_other_words_in_a_script_that_gives_the_same_are_no_other_data(
+    run_here: Runner, workspace: Path, edit: Edit
+) -> None:
+    trained, _ = run_here(*COMMON, *DROP, "trainer.max_epochs=1")
+    with (workspace / "get_data.py").open("a") as file:
+        file.write("# A remark.\n")
+    run_here("task=evaluate", "from=last", "dataset.max_samples=250")
+    run_here(*COMMON, *DROP, "trainer.max_epochs=2", f"trainer.resume={trained.id}")
+    (workspace / "draw").write_text("2")
+    with pytest.raises(ConfigError, match=r"would hold samples that the model was trained on"):
+        run_here("task=evaluate", f"from={trained.id}", "dataset.max_samples=250")
+
+
+def test_a_failed_attempt_does_not_hide_that_the_data_changed(
+    run_here: Runner, workspace: Path, edit: Edit, caplog: pytest.LogCaptureFixture
+) -> None:
+    record, run_dir = run_here(*COMMON, *DROP, "trainer.max_epochs=2")
+    (workspace / "draw").write_text("2")
+    for target, epochs in (("net_of_mine.Nat", 2), ("net_of_mine.Net", 3)):
+        record = records.read(run_dir)
+        record.status, record.config["model"]["_target_"] = records.QUEUED, target
+        record.config["trainer"]["max_epochs"] = epochs
+        records.write(run_dir, record)
+        if target.endswith("Nat"):
+            with pytest.raises(ConfigError):
+                execute.execute(run_dir, capture=False, pictures=False)
+        else:
+            execute.execute(run_dir, capture=False, pictures=False)
+    assert "Beginning anew: the last attempt had other data or code (get_data gives other arrays)" in caplog.text
+
+
+def test_a_script_that_a_record_names_runs_only_where_this_user_has_run_it(
+    run_here: Runner, workspace: Path, edit: Edit
+) -> None:
+    """A config of one's own that names the reader says nothing of the file."""
+    (workspace / "conf" / "dataset").mkdir(parents=True)
+    (workspace / "conf" / "dataset" / "mine.yaml").write_text("_target_: labrun.data.readers.GetData\n")
+    _, run_dir = run_here("dataset=get_data")
+    (workspace / "theirs.py").write_text("open('ran', 'w').close()\n")
+    record = records.read(run_dir)
+    record.config["dataset"]["script"] = "theirs.py"
+    records.write(run_dir, record)
+    with pytest.raises(ConfigError, match=r"executes the file 'theirs.py', and nothing proves that you have run that"):
+        run_here("task=evaluate", "from=last")
+    assert not (workspace / "ran").exists()
+
+
+def test_the_frozen_script_tells_whether_a_sweeps_data_changed(run_here: Runner, workspace: Path, edit: Edit) -> None:
+    """Its runs read what the script gave as it was submitted, whatever has been edited since."""
+    values = ("dataset=get_data", "model.regularization=1")
+    (first, run_dir), (again, _) = run_here(*values), run_here(*values)
+    (workspace / "frozen").mkdir()
+    (workspace / "get_data.py").rename(workspace / "frozen" / "get_data.py")
+    (workspace / "get_data.py").write_text(DATA.replace("size=(300, 4)", "size=(200, 4)"))
+    old = [resume.Earlier(run_dir, first)]
+    assert resume.match([again], old, [str(workspace / "frozen"), *sys.path]) == old
+    assert resume.match([again], old) == [None]
+    first.data = [{key: value for key, value in first.data[0].items() if key != "content"}]
+    assert resume.match([again], old, [str(workspace / "frozen"), *sys.path]) == old, "of a version without that field"
 
 
 def test_a_sweep_that_goes_on_takes_no_score_of_other_data(

@@ -122,7 +122,10 @@ def _pieces(values: Any) -> Iterator[AnyArray]:
         from pandas.util import hash_pandas_object
 
         yield np.frombuffer(repr([*map(str, values.columns)]).encode(), np.uint8)
-        yield hash_pandas_object(values, index=False).to_numpy()
+        try:
+            yield hash_pandas_object(values, index=False).to_numpy()
+        except TypeError:  # cells that hold lists, say
+            yield hash_pandas_object(values.astype(str), index=False).to_numpy()
     elif hasattr(values, "indptr"):
         yield from (np.array(values.shape), values.indptr, values.indices, values.data)
     elif hasattr(values, "toarray"):

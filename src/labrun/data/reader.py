@@ -230,31 +230,66 @@ def _checked(raw: RawData, origin: str) -> RawData:
     """
     if not isinstance(raw, RawData):
         raise DataError(f"{origin} returned a {type(raw).__name__}, and no labrun.data.arrays.RawData")
-    classes, gaps = len(raw.class_names), False
-    for name, part in (("train", raw.train), ("validation", raw.validation), ("test", raw.test)):
-        if part is None:
-            continue
-        what = f"{origin}: {name}"
-        labels = np.asarray(part.y)
-        if part.x.shape[0] != len(labels):
-            raise DataError(f"{what} has {part.x.shape[0]} samples, and {len(labels)} labels")
-        if not len(labels):
-            raise DataError(f"{what} has no samples")
-        if labels.ndim != 1:
-            raise DataError(f"{what}.y has the shape {labels.shape}; wanted is (N,), one label for each sample")
-        if part.x.shape[1:] != raw.train.x.shape[1:]:
-            raise DataError(f"{what}: a sample is {part.x.shape[1:]}, and one of train {raw.train.x.shape[1:]}")
-        if classes and (labels.dtype.kind not in "iu" or int(labels.min()) < 0 or int(labels.max()) >= classes):
-            raise DataError(
-                f"{what}.y holds {labels.dtype} from {labels.min()} to {labels.max()}; wanted are the numbers of the "
-                f"{classes} class_names, integers from 0 to {classes - 1}"
-            )
-        if not classes and not (labels.dtype.kind in "iuf" and np.isfinite(labels).all()):
-            raise DataError(f"{what}.y is to be a quantity (class_names is empty), and holds what is no finite number")
-        if getattr(part.x, "dtype", None) is not None and part.x.dtype.kind == "f" and not hasattr(part.x, "toarray"):
-            gaps = gaps or not np.isfinite(part.x).all()
+    names: Any = raw.class_names  # of whatever type it is
+    files: Any = raw.files
+    if isinstance(names, str) or not all(isinstance(name, str) for name in _listed(names, f"{origin}: class_names")):
+        raise DataError(f"{origin}: class_names is to be a tuple of text, empty where y is a quantity; it is {names!r}")
+    if isinstance(files, str) or not all(isinstance(file, Path) for file in _listed(files, f"{origin}: files")):
+        raise DataError(f"{origin}: files is to be a tuple of pathlib.Path; it is {files!r}")
+    parts = {name: _checked_part(part, names, f"{origin}: {name}")
+             for name, part in (("train", raw.train), ("validation", raw.validation), ("test", raw.test))
+             if part is not None}  # fmt: skip
+    for name, part in parts.items():
+        if part.x.shape[1:] != parts["train"].x.shape[1:]:
+            shape = parts["train"].x.shape[1:]
+            raise DataError(f"{origin}: {name}: a sample is {part.x.shape[1:]}, and one of train {shape}")
+    if names and len(np.unique(parts["train"].y)) < 2:
+        raise DataError(f"{origin}: train: all samples are of one class; a classifier needs two")
+    gaps = any(_has_gaps(part.x) for part in parts.values())
     told = f"{origin}: the samples hold NaN or infinity. Fill them, or leave them out"
-    return replace(raw, refusal=raw.refusal or told) if gaps else raw
+    return replace(
+        raw, train=parts["train"], validation=parts.get("validation"), test=parts.get("test"),
+        class_names=tuple(names), files=tuple(files), refusal=(raw.refusal or told) if gaps else raw.refusal,
+    )  # fmt: skip
+
+
+def _listed(values: Any, what: str) -> list[Any]:
+    try:
+        return list(values)
+    except TypeError:
+        raise DataError(f"{what} is to be a tuple, and is {values!r}") from None
+
+
+def _checked_part(part: Any, names: Sequence[str], what: str) -> Part:
+    if not isinstance(part, Part):
+        raise DataError(f"{what} is a {type(part).__name__}, and no labrun.data.arrays.Part")
+    x: Any = part.x if any(hasattr(part.x, name) for name in ("iloc", "toarray")) else np.asarray(part.x)
+    y, classes = np.asarray(part.y), len(names)
+    dtype = getattr(x, "dtype", None)  # a table has one for each column
+    if dtype is not None and dtype.kind not in "biuf":
+        raise DataError(f"{what}.x holds {dtype}; wanted are numbers")
+    if not (x.ndim == 2 or (x.ndim == 4 and x.shape[1] in (1, 3))):
+        raise DataError(f"{what}.x has the shape {x.shape}; wanted is (N, F), or (N, C, H, W) with 1 or 3 channels")
+    if y.ndim != 1:
+        raise DataError(f"{what}.y has the shape {y.shape}; wanted is (N,), one label for each sample")
+    if x.shape[0] != len(y):
+        raise DataError(f"{what} has {x.shape[0]} samples, and {len(y)} labels")
+    if not len(y):
+        raise DataError(f"{what} has no samples")
+    if classes and (y.dtype.kind not in "iu" or int(y.min()) < 0 or int(y.max()) >= classes):
+        raise DataError(
+            f"{what}.y holds {y.dtype} from {y.min()} to {y.max()}; wanted are the numbers of the {classes} "
+            f"class_names, integers from 0 to {classes - 1}"
+        )
+    if not classes and not (y.dtype.kind in "iuf" and np.isfinite(y).all()):
+        raise DataError(f"{what}.y is to be a quantity (class_names is empty), and holds what is no finite number")
+    return Part(x, y.astype(np.int64 if classes else np.float64, copy=False))
+
+
+def _has_gaps(x: Any) -> bool:
+    values = x.data if hasattr(x, "indptr") else x
+    kind = getattr(getattr(values, "dtype", None), "kind", "")
+    return kind == "f" and not bool(np.isfinite(values).all())
 
 
 def _dense(raw: RawData) -> RawData:

@@ -21,7 +21,7 @@ def check(source: Record, group: str, trusted: Sequence[str], is_proven: bool) -
     """Whether a group of another run's config may be taken over: its readers, its datastore.
 
     Labrun's own readers and kinds of datastore may, what the person's own `conf/` names, what `trusted` names, and all
-    that this user has run in this workspace.
+    that this user has run in this workspace. What executes a file that the record names is in no `conf/` enough.
 
     Args:
         source: the other run.
@@ -38,13 +38,20 @@ def check(source: Record, group: str, trusted: Sequence[str], is_proven: bool) -
         return
     known = {*(READERS if group == "dataset" else schema.DATASTORES), *trusted}
     unknown = [target for _, target in trust.named_targets(node, group) if target not in known]
-    own = set(_own_targets()) if unknown else set()
+    own = set(_own_targets()) - RUNS_CODE if unknown else set()
     unknown = [target for target in dict.fromkeys(unknown) if target not in own]
     if unknown:
+        runs_file = [target for target in unknown if target in RUNS_CODE]
+        what = (
+            f"{', '.join(runs_file)}, which executes the file {node.get('script')!r}, and nothing proves that you have "
+            "run that here"
+            if runs_file
+            else f"{', '.join(unknown)}, which is not labrun's own, and nothing in your conf/ names it: it would run "
+            "code that the record names"
+        )
         raise ConfigError(
-            f"run {source.id} names {', '.join(unknown)} in its {group}, which is not labrun's own, and nothing in "
-            f"your conf/ names it: it would run code that the record names. Choose the data yourself ({group}=...), "
-            f"or, if you trust whoever made the run, name it: {TRUSTING[BY_OVERRIDE]([*trusted, *unknown])}"
+            f"run {source.id} has in its {group} {what}. Choose the data yourself ({group}=...), or, if you trust "
+            f"whoever made the run, name it: {TRUSTING[BY_OVERRIDE]([*trusted, *unknown])}"
         )
     if group == "datastore" and source.imported and node.get("_target_", schema.LOCAL_DATASTORE) not in (
         schema.LOCAL_DATASTORE, *trusted,

@@ -20,13 +20,17 @@ from labrun.runs.record import Record
 log = logging.getLogger(__name__)
 
 
-def tell(folder: Path, run_dirs: Sequence[Path], draw: Callable[[Path], object] | None) -> list[Record]:
+def tell(
+    folder: Path, run_dirs: Sequence[Path], draw: Callable[[Path], object] | None,
+    wanted: objective.Objective | None = None,
+) -> list[Record]:  # fmt: skip
     """Print the table, write the file, draw the pictures.
 
     Args:
         folder: the sweep, or a single run: then nothing is to be told.
         run_dirs: the runs, in their order.
         draw: draws one run's pictures; may say False for "could not". None: there is nobody to do it.
+        wanted: what they are compared by; None: what they have in common.
 
     Returns:
         The records.
@@ -35,7 +39,7 @@ def tell(folder: Path, run_dirs: Sequence[Path], draw: Callable[[Path], object] 
     run_dirs, finished = [run_dir for run_dir, _ in there], [record for _, record in there]
     if not finished or finished[0].sweep is None:
         return finished
-    wanted = objective.common(finished)
+    wanted = wanted or objective.common(finished)
     order = sorted(range(len(finished)), key=lambda i: -objective.rank(finished[i], wanted))
     by = wanted.metric
     rows = [("run", f"status      {by:<8}  overrides")]

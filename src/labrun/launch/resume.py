@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from labrun import checking, execute
+from labrun import checking, execute, masking
 from labrun.data import reader
 from labrun.data.mount import local_root, mount
 from labrun.errors import DataError, RecordError
 from labrun.launch import jobs
 from labrun.launch.hydra_files import top_key
-from labrun.runs import elsewhere, recording, store
+from labrun.runs import elsewhere, store
 from labrun.runs import record as records
 from labrun.runs.record import Record
 
@@ -88,10 +91,15 @@ def earlier(folder: Path) -> list[Earlier]:
     return [Earlier(run_dir, record) for run_dir, record in jobs.readable(folder, jobs.read_plan(folder))]
 
 
-def match(new: Sequence[Record], old: Sequence[Earlier]) -> list[Earlier | None]:
+def match(new: Sequence[Record], old: Sequence[Earlier], path: Sequence[str] | None = None) -> list[Earlier | None]:
     """For each new run the old one that it repeats, if any; each old one is taken once.
 
     Code does not count here: what is completed stays, whatever has been edited since.
+
+    Args:
+        new: the runs of the command.
+        old: those that the sweep has.
+        path: where the runs import from that are still to be done; None: as this process does.
     """
     digests: dict[str, list[dict[str, Any]]] = {}
     by_signature: dict[str, list[Earlier]] = {}
@@ -101,11 +109,12 @@ def match(new: Sequence[Record], old: Sequence[Earlier]) -> list[Earlier | None]
         if one.record.finished and one.record.status == records.COMPLETED:
             data = [entry for entry in one.record.data if "digest" in entry]
         else:
-            data = _data_now(one.record.config, digests)
+            data = _data_now(one.record.config, digests, path)
         by_signature.setdefault(_signature(one.record, data), []).append(one)
     found: list[Earlier | None] = []
     for record in new:
-        candidates = by_signature.get(_signature(record, _data_now(record.config, digests)), [])
+        data = _data_now(record.config, digests, path)
+        candidates = by_signature.get(_signature(record, data)) or by_signature.get(_of_before(record, data), [])
         candidates.sort(key=lambda one: one.record.status != records.COMPLETED)
         found.append(candidates.pop(0) if candidates else None)
     done = {_signature(one.record, []) for one in old if one.record.status == records.COMPLETED}
@@ -126,11 +135,17 @@ def with_compute(old: Sequence[str], new: Sequence[str]) -> list[str]:
 def _signature(record: Record, data: list[dict[str, Any]]) -> str:
     """What two runs have in common that repeat each other; of the environment, what it gave when each was submitted."""
     settings = record.settings or execute.signature(execute.here(record.config), [], None)
-    told = [str(entry[key]) for entry in data for key in ("digest", "content") if key in entry]
-    return " ".join([settings, *told])
+    return " ".join([settings, *(str(entry.get("content") or entry["digest"]) for entry in data)])
 
 
-def _data_now(config: Mapping[str, Any], known: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+def _of_before(record: Record, data: list[dict[str, Any]]) -> str:
+    """The signature of older versions, whose records have no digest of what a person's own code gave."""
+    return _signature(record, [{"digest": entry["digest"]} for entry in data])
+
+
+def _data_now(
+    config: Mapping[str, Any], known: dict[str, list[dict[str, Any]]], path: Sequence[str] | None
+) -> list[dict[str, Any]]:
     """The digest of what a run would read now."""
     if not config.get("dataset"):
         return []
@@ -141,22 +156,42 @@ def _data_now(config: Mapping[str, Any], known: dict[str, list[dict[str, Any]]])
             there, _ = execute.mount_inputs(there)
             made = reader.make_reader(there["dataset"])
             root = local_root(there["datastore"], there["dataset"])
-            files = made.files(root or mount(there["datastore"], there["dataset"], made).path)
-            known[key] = [{"digest": reader.manifest_digest(reader.manifest(files))}]
-            if made.is_own_code:  # its files need not say what it gives
-                place = root or mount(there["datastore"], there["dataset"], made).path
-                known[key][0]["content"] = _content(there["dataset"], place)
-        except DataError:
+            place = root or mount(there["datastore"], there["dataset"], made).path
+            known[key] = [
+                _made(there["dataset"], place, path or sys.path)
+                if made.is_own_code
+                else {"digest": reader.manifest_digest(reader.manifest(made.files(place)))}
+            ]
+        except (DataError, OSError):
             known[key] = []
     return known[key]
 
 
-def _content(dataset: Mapping[str, Any], place: Path) -> str:
-    try:
-        return str(reader.read(dataset, place, tables=True, sparse=True).content)
-    except Exception as error:  # noqa: BLE001 - a person's own code; the runs that need the data say what is wrong
-        log.warning("dataset=%s cannot be read now: %s", dataset.get("name"), recording.first_line(error))
-        return "unknown"
+MAKE = """
+import json, pathlib, sys
+sys.path[:] = json.loads(sys.argv[1])
+from labrun.data import reader
+found = reader.read(json.loads(sys.argv[2]), pathlib.Path(sys.argv[3]), tables=True, sparse=True)
+digest = reader.manifest_digest(reader.manifest(found.files))
+print()
+print(json.dumps({"digest": digest, "content": found.content}))
+"""
+
+
+def _made(dataset: Mapping[str, Any], place: Path, path: Sequence[str]) -> dict[str, Any]:
+    """The digests of what a person's own code gives, in a process that imports the code that the runs will have.
+
+    Raises:
+        DataError: it gives nothing; the runs that need the data say why.
+    """
+    command = [sys.executable, "-c", MAKE, json.dumps([*path]), json.dumps(dataset), str(place)]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        why = next(iter(done.stderr.strip().splitlines()[-1:]), f"exit code {done.returncode}")
+        log.warning("dataset=%s cannot be read now: %s", dataset.get("name"), masking.masked(why))
+        raise DataError(why)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def tell_changes(new: Sequence[Record], old: Sequence[Earlier], fresh_code: bool) -> None:

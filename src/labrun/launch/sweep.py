@@ -147,7 +147,7 @@ def carry_out(
         ConfigError: `compute` asks for what cannot be had.
         SystemExit: after Ctrl-C (130).
     """
-    config = submitted[0].record.config
+    config, typed = submitted[0].record.config, submitted[0].record.overrides
     is_sweep = submitted[0].record.sweep is not None
     where = check(submitted)
     wanted = config["sweep"]["resume"] is not None and is_sweep
@@ -170,11 +170,12 @@ def carry_out(
         jobs.note_submitted(folder)
     announce(folder, plan.runs)
     environment = {job.run_dir: job.environment for job in submitted}
+    is_said = any(text.lstrip("+").startswith("sweep.metric=") for text in typed)
     if config["compute"]["detach"]:
         jobs.detach(folder, environment)
         print(f"On their way: {len(runs)} run(s) in {folder}\n  lab runs watch {folder}")
     else:
-        _attached(folder, runs, environment, plan, server)
+        _attached(folder, runs, environment, plan, server, objective.of(config)[0] if is_said else None)
     return [_as_it_is(job) for job in submitted]
 
 
@@ -226,7 +227,7 @@ def check(submitted: Sequence[Job]) -> str:
 
 def _attached(
     folder: Path, runs: Sequence[Path], environment: Mapping[Path, Mapping[str, str]], plan: jobs.Plan,
-    server: Server | None,
+    server: Server | None, wanted: objective.Objective | None,
 ) -> None:  # fmt: skip
     with follow(store.workspace(), plan.tracking), terminating_politely():
         try:
@@ -235,10 +236,10 @@ def _attached(
         except KeyboardInterrupt:
             _cancel(folder, plan, runs)
         try:
-            results.tell(folder, runs, runner.draw)
+            results.tell(folder, runs, runner.draw, wanted)
         except KeyboardInterrupt:
             if not (folder / "results.csv").exists():
-                results.tell(folder, runs, None)
+                results.tell(folder, runs, None, wanted)
             sys.stderr.write(f"labrun: interrupted, but the runs are over; their records are in {folder}\n")
             sys.exit(CANCELED)
         finally:
@@ -332,7 +333,9 @@ def _resume(submitted: Sequence[Job], folder: Path, where: str) -> list[Path]:
     resume.tell_changes([job.record for job in submitted], old, fresh_code)
     runs, taken = [one.run_dir for one in old], 0
     held = _with_slurm(folder) if where == "slurm" else set()
-    for job, one in zip(submitted, resume.match([job.record for job in submitted], old), strict=True):
+    frozen = None if fresh_code or not old else snapshot.import_path(old[0].record.code or {})
+    matched = resume.match([job.record for job in submitted], old, frozen)
+    for job, one in zip(submitted, matched, strict=True):
         if one is None:
             number = len(runs)
             while (folder / str(number)).exists() or folder / str(number) in runs:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from labrun.runs.record import COMPLETED, Record
 
@@ -15,34 +14,52 @@ PARTS = ("test_", "val_", "train_")
 def mixture(found: Sequence[Record], metric: str) -> str | None:
     """Why the values that runs have of a metric do not compare; None where they do, as far as the records tell."""
     having = [record for record in found if record.status == COMPLETED and metric in record.metrics]
-    told = [*_several_data(having), *_several_ways(having, metric)]
+    told = [*_several_data(having, metric), *_several_ways(having, metric)]
     return f"{metric} does not compare between these runs: {'; and '.join(told)}" if told else None
 
 
-def _several_data(found: Sequence[Record]) -> list[str]:
-    runs: dict[tuple[Any, ...], list[Record]] = {}
+def _several_data(found: Sequence[Record], metric: str) -> list[str]:
+    runs: dict[str, list[Record]] = {}
     for record in found:
         if record.data:
-            runs.setdefault(_read(record), []).append(record)
+            runs.setdefault(_scored_on(record, metric), []).append(record)
     if len(runs) < 2:
         return []
-    names = [str(records[0].data[0].get("name")) for records in runs.values()]
-    counts = [f"{name} ({len(records)})" for name, records in zip(names, runs.values(), strict=True)]
-    listed = ", ".join([*counts[:SHOWN], *(["..."] if len(counts) > SHOWN else [])])
-    if len(set(names)) == 1:
-        listed = ", ".join(f"{records[0].id} and {len(records) - 1} more" if records[1:] else records[0].id
-                           for records in list(runs.values())[:SHOWN])  # fmt: skip
-        return [f"{names[0]} was not the same data in all of them, or was split otherwise (as in {listed})"]
+    kinds = list(runs.values())
+    names = [str(records[0].data[0].get("name")) for records in kinds]
+    is_one = len(set(names)) == 1
+    told = [_as_in(records, "" if is_one else f"{name}: ") for name, records in zip(names, kinds, strict=True)]
+    listed = ", ".join([*told[:SHOWN], *(["..."] if told[SHOWN:] else [])])
+    if is_one:
+        return [f"{names[0]} was not the same in all of them, or was split otherwise ({listed})"]
     return [f"they read other data ({listed})"]
 
 
-def _read(record: Record) -> tuple[Any, ...]:
-    """What a run was scored on: the files, what they gave, and how the test part was taken."""
-    config = record.config.get("dataset")
-    dataset: Mapping[str, Any] = config if isinstance(config, Mapping) else {}
-    split = tuple(repr(dataset.get(key)) for key in ("split_seed", "test_size", "max_samples"))
-    entry = record.data[0]
-    return (entry.get("name"), entry.get("digest"), entry.get("content"), *split)
+def _as_in(found: Sequence[Record], before: str) -> str:
+    return f"{before}{found[0].id}{f' and {len(found) - 1} more' if found[1:] else ''}"
+
+
+UNSCORED = frozenset({"name", "download", "verify", "asset", "version", "path", "test_path", "script"}) | {
+    "scale", "mean", "std", "augmentation", "search_space",
+}  # fmt: skip
+"""Keys of a data set that leave the samples which are scored as they are, or whose effect a digest tells."""
+NOTHING: tuple[object, ...] = (None, [], {})
+OF_A_SPLIT = frozenset({"split_seed", "test_size", "validation_size"})
+
+
+def _scored_on(record: Record, metric: str) -> str:
+    """What a metric of a run was measured on: the data, and which part of them."""
+    config, entry = record.config.get("dataset"), record.data[0]
+    dataset = {str(key): value for key, value in config.items()} if isinstance(config, Mapping) else {}
+    unlike = set(UNSCORED)
+    if metric.startswith("val_"):
+        unlike.discard("validation_size")
+    elif entry.get("own_test"):
+        unlike |= OF_A_SPLIT
+    else:
+        unlike.add("validation_size")
+    kept = sorted((key, repr(value)) for key, value in dataset.items() if key not in unlike and value not in NOTHING)
+    return repr((entry.get("name"), entry.get("content") or entry.get("digest"), kept))
 
 
 def _several_ways(found: Sequence[Record], metric: str) -> list[str]:

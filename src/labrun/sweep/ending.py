@@ -15,8 +15,8 @@ from optuna.trial import TrialState
 
 from labrun.errors import LabrunError
 from labrun.launch import hydra_files, results
+from labrun.runs import comparable, report
 from labrun.runs import record as records
-from labrun.runs import report
 from labrun.runs.record import Record
 from labrun.sweep.space import Space, plain_key
 from labrun.sweep.study import LABELS, RUN, WHY
@@ -103,6 +103,8 @@ def tell(search: Search, folder: Path, draw: Callable[[Path], object], told: Col
     if best is None:
         results.say(f"no trial has a result; results.csv says why of each\nfolder: {folder}")
         return
+    if (mixture := comparable.mixture([one.record for one in tried], search.objectives[0].metric)) is not None:
+        log.warning("%s", mixture)
     _report(search, tried, folder)
     if best.record.config["report"] == "auto" and (folder / best.run / "outputs" / "model.json").exists():
         try:

@@ -299,6 +299,12 @@ class NetworkTask(Task):
                     weights_only=True if resume_from is not None else None,
                 )  # fmt: skip
         except Exception as error:  # Lightning has two classes for it, and exports none of them
+            edited = (self._settings.get("resume") or {}).get("edited")
+            if edited and "state_dict" in str(error):
+                raise ConfigError(
+                    "trainer.resume_code=new: the old weights do not fit the network as it is now "
+                    f"({', '.join(edited)} changed): start a new run"
+                ) from error
             if not re.search(r"ModelCheckpoint\(monitor=|conditioned on metric", str(error)):
                 raise
             logged = ", ".join(sorted(map(str, trainer.callback_metrics))) or "nothing"

@@ -41,7 +41,7 @@ def proven(
             raise error.because(reason) from None
         return load(None)
     if trusted and found is not None and (reason := why()).startswith(seals.EDITED):
-        warn(f"{title}: {reason}, and what it predicts may not be what was scored. {OLD_CODE}")
+        warn(f"{title}: {reason}, and old weights meet new code. {OLD_CODE}")
     return found
 
 
