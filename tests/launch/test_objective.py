@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from helpers import new
 from labrun.errors import ConfigError
-from labrun.launch import objective
+from labrun.launch import objective, results
 from labrun.runs import record as records
+from labrun.runs import recording
 from labrun.tasks import monitored
 
 NETWORK = "labrun.models.mnist_dnn.MnistDNN"
@@ -54,7 +56,7 @@ def test_a_sweep_needs_a_direction_and_its_record_remembers_what_was_said() -> N
 
 def with_metric(run: str, metric: str, **metrics: float) -> records.Record:
     """A completed run whose own objective is a metric."""
-    config = {"sweep": {"metric": metric, "goal": "maximize"}}
+    config = {"sweep": {"metric": metric, "goal": "maximize"}, "report": "none"}
     return new(run, status=records.COMPLETED, metrics=metrics, config=config)
 
 
@@ -69,6 +71,22 @@ def test_runs_of_several_objectives_are_compared_by_what_all_have() -> None:
     odd = with_metric("c0000000", "odd", odd=1.0)
     assert objective.common([folded, odd]).metric == "AUC_weighted"
     assert objective.rank(odd, objective.common([folded, odd])) == float("-inf")
+
+
+def test_the_metric_that_is_typed_on_resume_orders_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dirs = []
+    for number, (accuracy, loss) in enumerate(((0.9, 0.5), (0.8, 0.1))):
+        record = with_metric(f"a000000{number}", "accuracy", accuracy=accuracy, test_loss=loss)
+        record.sweep = {"folder": str(tmp_path), "number": number}
+        run_dirs.append(tmp_path / str(number))
+        recording.create(run_dirs[-1], record)
+        records.write(run_dirs[-1], record)
+    for wanted, first in ((None, "0"), (objective.Objective("test_loss", False), "1")):
+        results.tell(tmp_path, run_dirs, None, wanted)
+        rows = [line.split() for line in capsys.readouterr().out.splitlines() if "completed" in line]
+        assert rows[0][0] == first
 
 
 def test_why_there_is_no_best_run() -> None:

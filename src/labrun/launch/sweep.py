@@ -147,7 +147,8 @@ def carry_out(
         ConfigError: `compute` asks for what cannot be had.
         SystemExit: after Ctrl-C (130).
     """
-    config, typed = submitted[0].record.config, submitted[0].record.overrides
+    config = submitted[0].record.config
+    asked = {objective.of(job.record.config)[0] for job in submitted}  # before older records take their place
     is_sweep = submitted[0].record.sweep is not None
     where = check(submitted)
     wanted = config["sweep"]["resume"] is not None and is_sweep
@@ -170,12 +171,11 @@ def carry_out(
         jobs.note_submitted(folder)
     announce(folder, plan.runs)
     environment = {job.run_dir: job.environment for job in submitted}
-    is_said = any(text.lstrip("+").startswith("sweep.metric=") for text in typed)
     if config["compute"]["detach"]:
         jobs.detach(folder, environment)
         print(f"On their way: {len(runs)} run(s) in {folder}\n  lab runs watch {folder}")
     else:
-        _attached(folder, runs, environment, plan, server, objective.of(config)[0] if is_said else None)
+        _attached(folder, runs, environment, plan, server, next(iter(asked)) if len(asked) == 1 else None)
     return [_as_it_is(job) for job in submitted]
 
 
