@@ -220,18 +220,18 @@ class Keeper:
         """Since which epoch, and what, is NaN or infinite; None where all is well again."""
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Of a run that this one goes on with, early stopping has what it counted, and nothing that the config says."""
+        """Early stopping counts on from the run that this one goes on with, by the settings that the config has now."""
         if trainer.ckpt_path is None or Path(trainer.ckpt_path).parent == self._path.parent:
             return
         for callback in trainer.early_stopping_callbacks:
             state = (checkpoint.get("callbacks") or {}).get(callback.state_key)
             if not isinstance(state, dict):
                 continue
-            state["patience"] = callback.patience
+            state.update(patience=callback.patience, stopped_epoch=0)
             if not self.keeps_count:
-                state["best_score"] = callback.best_score
-            if not self.keeps_count or state["wait_count"] >= callback.patience:
-                state.update(wait_count=0, stopped_epoch=0)
+                state.update(best_score=callback.best_score, wait_count=0)
+            elif state["wait_count"] >= callback.patience:
+                state["wait_count"] = 0
                 log.info("Early stopping by %s counts anew: it had ended the training before", callback.monitor)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
