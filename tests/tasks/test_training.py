@@ -74,6 +74,21 @@ class Said(Linear):
         self.log_dict(dict(zip(self.NAMES, (value, 1 - value, value), strict=True)))
 
 
+class Namesake(Said):
+    """Calls a metric of its validation what labrun calls the test score."""
+
+    NAMES = ("accuracy", "val_err", "odd")
+
+
+def test_a_metric_that_is_called_as_the_test_score_is_told(run_here: Runner, caplog: pytest.LogCaptureFixture) -> None:
+    record, run_dir = run_here(*own("Namesake"), VALIDATED, "trainer.monitor=val_err", "trainer.max_epochs=2")
+    assert "own code has logged accuracy, which is what labrun calls the score of the test part" in caplog.text
+    assert record.metrics["accuracy"] == lines(run_dir, "accuracy")[-1][1]
+    caplog.clear()
+    run_here(*own("Said"), VALIDATED, "trainer.monitor=val_err", "trainer.max_epochs=2")
+    assert "own code has logged" not in caplog.text
+
+
 # ---- the metric's direction
 
 

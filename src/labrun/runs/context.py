@@ -67,6 +67,10 @@ class RunContext:
             self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         os.write(self._fd, (json.dumps(line, allow_nan=False, ensure_ascii=False) + "\n").encode())
 
+    def has_logged(self, name: str) -> bool:
+        """Whether this process has logged that metric."""
+        return name in self._steps
+
     def close(self) -> None:
         """Give the file back."""
         if self._fd is not None:

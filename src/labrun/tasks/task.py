@@ -256,11 +256,20 @@ def _check_fit(target: Any, own: Mapping[str, Any], arrays: Arrays, name: str) -
 
 def log_scores(scores: Scores) -> None:
     """Every classifier logs its final test value as `accuracy`, every regressor as `r2`."""
+    found: dict[str, float] = {}
     if scores.accuracy is not None:
-        context.log(f"{scores.prefix}accuracy", scores.accuracy)
+        found[f"{scores.prefix}accuracy"] = scores.accuracy
     if scores.loss is not None:
-        context.log("test_loss", scores.loss)
-    for name, value in scores.more.items():
+        found["test_loss"] = scores.loss
+    found |= scores.more
+    run = context.current()
+    shared = [name for name in found if run is not None and run.has_logged(name)]
+    if shared:
+        log.warning(
+            "The model's own code has logged %s, which is what labrun calls the score of the test part: its last value "
+            "in the record is that score. Give the model's metric another name", " and ".join(shared),
+        )  # fmt: skip
+    for name, value in found.items():
         context.log(name, value)
 
 
