@@ -153,7 +153,7 @@ def test_a_config_of_a_folder_above_is_named(
     (workspace / "below").mkdir()
     monkeypatch.chdir(workspace / "below")
     told = labrun_here("experiment=mine").stderr
-    assert f"One lies in {workspace / 'conf'}, which counts for commands in {workspace}" in told
+    assert f"There is one in {workspace / 'conf'}, but that applies only to commands run in {workspace}" in told
 
 
 def test_the_version_is_ours_and_needs_no_hydra(

@@ -38,23 +38,25 @@ def begin(config: Mapping[str, Any], record: Record, code: Mapping[str, str] | N
     Raises:
         ConfigError: see `check_training`.
     """
+    check_training(config, record, code, paths)
+    # Only now: an attempt that is refused has trained with nothing.
     read = [{key: entry[key] for key in NOTED if key in entry} for entry in record.data]
     record.attempts[-1] |= {"model_code": code, "read": read}
-    check_training(config, record, paths)
 
 
 def _entries(found: Any) -> list[Mapping[str, Any]]:
     return [entry for entry in found if isinstance(entry, Mapping)]
 
 
-def check_training(config: Mapping[str, Any], record: Record, paths: RunPaths) -> None:
+def check_training(config: Mapping[str, Any], record: Record, code: Mapping[str, str] | None, paths: RunPaths) -> None:
     """See to it that a training goes on only with the data and the model's code that it began with.
 
     A run whose last attempt had others begins anew; another run's checkpoint is refused.
 
     Args:
         config: resolved.
-        record: the run's; its attempts tell what each trained with.
+        record: the run's; its earlier attempts tell what each trained with.
+        code: of the model, as it is now.
         paths: the run's.
 
     Raises:
@@ -65,17 +67,21 @@ def check_training(config: Mapping[str, Any], record: Record, paths: RunPaths) -
         read = next((one["read"] for one in reversed(record.attempts[:-1]) if isinstance(one.get("read"), list)), None)
         differing = what_differs(_entries(read), record.data) if read else ""
         then = seals.noted(record.attempts[:-1])
-        edited = [] if then is None else seals.changed(then, seals.noted(record.attempts) or {})
+        edited = [] if then is None or code is None else seals.changed(then, code)
         if edited:
             differing = ", ".join([f"the model's code: {', '.join(edited)}", *([differing] if differing else [])])
         if differing and tasks.ranks(config["compute"]) > 1:
-            raise ConfigError(f"other data or code than the last attempt had ({differing}): begin a new run")
-        if differing:
-            log.warning("Beginning anew: the last attempt had other data or code (%s)", differing)
-            for file in paths.checkpoints.glob("*.ckpt"):
-                file.unlink()
-        else:
+            raise ConfigError(f"the data or the code has changed since the last attempt ({differing}): start a new run")
+        if not differing:
             return
+        aside = paths.checkpoints / f"before-{record.attempts[-1]['number']}"
+        log.warning(
+            "Beginning anew: the data or the code has changed since the last attempt (%s); its checkpoints are in %s",
+            differing, aside,
+        )  # fmt: skip
+        aside.mkdir(exist_ok=True)
+        for file in sorted(paths.checkpoints.glob("*.ckpt"), key=lambda file: file != own):
+            file.rename(aside / file.name)
     resume = config["trainer"].get("resume")
     then_read = records.read(Path(resume["path"]).parents[1]).data if resume else []
     if then_read and (differing := what_differs(then_read, record.data)):
@@ -96,7 +102,8 @@ def check_scoring(config: Mapping[str, Any], record: Record, arrays: Arrays) -> 
     if _source(trained.config.get("dataset")) != _source(record.config["dataset"]):
         return  # the person chose other data
     differing = what_differs(trained.data, record.data) if trained.data else ""
-    if differing and arrays.is_split:
+    is_same_place = _place(trained.config.get("datastore")) == _place(record.config["datastore"])
+    if differing and arrays.is_split and is_same_place:
         raise ConfigError(
             f"task=evaluate: the data have changed since run {source['id']} was trained ({differing}), and labrun "
             "splits the test part off them: it would hold samples that the model was trained on. Bring the data back, "
@@ -108,7 +115,14 @@ def check_scoring(config: Mapping[str, Any], record: Record, arrays: Arrays) -> 
 
 def _source(dataset: Any) -> str:
     node = dataset if isinstance(dataset, Mapping) else {}
-    return exact.canonical({key: value for key, value in node.items() if key not in NOT_READ})
+    # Keys that later versions brought stand at their empty defaults.
+    kept = {key: value for key, value in node.items() if key not in NOT_READ and value not in (None, [], {})}
+    return exact.canonical(kept)
+
+
+def _place(datastore: Any) -> str:
+    node = datastore if isinstance(datastore, Mapping) else {}
+    return exact.canonical({key: value for key, value in node.items() if not str(key).startswith("cache")})
 
 
 def what_differs(then: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> str:

@@ -306,7 +306,7 @@ def describe_data(arrays: Arrays, manifest: Sequence[Mapping[str, Any]]) -> dict
         **({"table": dict(arrays.table)} if arrays.table is not None else {}),
         **({"notes": list(arrays.notes)} if arrays.notes else {}),
         **({"content": arrays.content} if arrays.content else {}),
-        **({} if arrays.is_split else {"own_test": True}),
+        "own_test": not arrays.is_split,
     }
 
 

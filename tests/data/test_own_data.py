@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+from scipy.sparse import coo_matrix
 from sklearn.datasets import load_iris
 
 from conftest import Command, Runner
@@ -317,6 +319,11 @@ class Mine(reader.Reader):
             x = np.where(x > 0.9, np.nan, x)
         elif self.change == "another width":
             test = Part(x[:4, :2], y[:4])
+        elif self.change == "scattered":
+            return RawData(Part(coo_matrix(np.where(x > 0.9, np.nan, x)), y), test, names, (Path(__file__),))
+        elif self.change == "a table":
+            frame = pd.DataFrame(np.where(x > 0.9, np.nan, x), columns=["a", "b", "c"])
+            return RawData(Part(frame, y), test, names, (Path(__file__),))  # type: ignore[arg-type]
         elif self.change == "a dict":
             return {"x": x, "y": y}  # type: ignore[return-value]
         elif self.change == "other values":
@@ -332,8 +339,10 @@ class Mine(reader.Reader):
         ("fractions", "holds float64 from 0.0 to 0.5"),
         ("two columns", r"has the shape \(40, 2\)"),
         ("gaps", "hold NaN or infinity"),
+        ("scattered", "hold NaN or infinity"),
+        ("a table", "Mine.read"),
         ("another width", r"test: a sample is \(2,\), and one of train \(3,\)"),
-        ("a dict", "returned a dict, and no labrun.data.arrays.RawData"),
+        ("a dict", "returned a dict, not a labrun.data.arrays.RawData"),
     ],
 )
 def test_what_a_reader_of_ones_own_gives_is_checked(tmp_path: Path, change: str, message: str) -> None:

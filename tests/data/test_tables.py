@@ -491,7 +491,7 @@ def test_the_form_of_dates_that_is_said_counts_before_the_standards(read: Read) 
     assert sorted(set(column(found, "d"))) == [0, 90], "1 February and 1 May"
 
 
-@pytest.mark.parametrize("title", [b"Report\n\n", b"Report;;\nof May;;\n"])
+@pytest.mark.parametrize("title", [b"Report\n\n", b"Report;;\nof May;;\n", b'"Report\nof May"\n', b"Re\x0cport\n\n"])
 def test_a_title_above_the_table_is_left_out_where_that_is_said(tmp_path: Path, title: bytes) -> None:
     (tmp_path / "a.csv").write_bytes(title + text(";", a=[0.5, 1.5], b=[2]).encode())
     node = {"_target_": "labrun.data.readers.Csv", "name": "t", "path": "a.csv", "scale": 1.0}

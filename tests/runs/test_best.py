@@ -77,7 +77,6 @@ def scored(number: int, **values: Any) -> records.Record:
     [
         ({}, None),
         ({"digest": "e"}, "t was not the same in all of them"),
-        ({"content": "c"}, "t was not the same in all of them"),
         ({"split_seed": 1}, "or was split otherwise"),
         ({"target": "another"}, "t was not the same in all of them"),
         ({"path": "moved", "validation_size": 0.2}, None),
@@ -103,6 +102,12 @@ def test_runs_of_several_data_sets_are_told_by_their_names(workspace: Path, capl
     assert "best:accuracy: accuracy does not compare between these runs: they read other data" in caplog.text
 
 
+def test_what_code_gave_counts_where_it_is_told() -> None:
+    same, other = [scored(1, content="c"), scored(2, content="c")], [scored(1, content="c"), scored(2, content="d")]
+    assert comparable.mixture(same, "accuracy") is None
+    assert "t was not the same" in (comparable.mixture(other, "accuracy") or "")
+
+
 def test_the_split_counts_where_it_decides_what_is_scored() -> None:
     own = [scored(1, own_test=True), scored(2, own_test=True, split_seed=1)]
     assert comparable.mixture(own, "accuracy") is None, "the data have a test part of their own"
@@ -111,3 +116,9 @@ def test_the_split_counts_where_it_decides_what_is_scored() -> None:
         record.metrics["val_accuracy"] = 0.5
     assert comparable.mixture(validated, "accuracy") is None
     assert "split otherwise" in (comparable.mixture(validated, "val_accuracy") or "")
+
+
+def test_what_a_record_does_not_tell_makes_no_difference() -> None:
+    """Records of older versions know neither of the test part nor of what code gave."""
+    old, now = scored(1), scored(2, own_test=True, content="c", split_seed=1)
+    assert comparable.mixture([old, now], "accuracy") is None

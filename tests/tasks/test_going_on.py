@@ -115,7 +115,23 @@ def test_a_failed_attempt_does_not_hide_that_the_data_changed(
                 execute.execute(run_dir, capture=False, pictures=False)
         else:
             execute.execute(run_dir, capture=False, pictures=False)
-    assert "Beginning anew: the last attempt had other data or code (get_data gives other arrays)" in caplog.text
+    assert (
+        "Beginning anew: the data or the code has changed since the last attempt (get_data gives other arrays)"
+        in caplog.text
+    )
+
+
+def test_a_refused_attempt_does_not_make_the_next_one_right(run_here: Runner, workspace: Path, edit: Edit) -> None:
+    """Several processes cannot agree on beginning anew: each attempt is refused."""
+    _, run_dir = run_here(*COMMON, *DROP, "trainer.max_epochs=2")
+    (workspace / "draw").write_text("2")
+    for _ in range(2):
+        record = records.read(run_dir)
+        record.status, record.config["compute"]["nodes"] = records.QUEUED, 2
+        records.write(run_dir, record)
+        with pytest.raises(ConfigError, match="has changed since the last attempt .get_data gives other arrays"):
+            execute.execute(run_dir, capture=False, pictures=False)
+        assert (run_dir / "checkpoints" / "last.ckpt").is_file()
 
 
 def test_a_script_that_a_record_names_runs_only_where_this_user_has_run_it(
@@ -158,7 +174,7 @@ def test_a_sweep_that_goes_on_takes_no_score_of_other_data(
     assert resume.match([again], [resume.Earlier(run_dir, first)]) == [resume.Earlier(run_dir, first)]
     (workspace / "draw").write_text("2")
     assert resume.match([again], [resume.Earlier(run_dir, first)]) == [None]
-    assert "1 completed run of it read other data than there are now, and is begun anew" in caplog.text
+    assert "have changed, or cannot be read, since 1 completed run read them: they run again" in caplog.text
 
 
 @pytest.mark.parametrize("what", ["data", "code"])
@@ -174,7 +190,7 @@ def test_a_run_whose_last_attempt_had_others_begins_anew(
     else:
         edit("-")
     again = execute.execute(run_dir, capture=False, pictures=False)
-    assert "Beginning anew: the last attempt had other data or code" in caplog.text
+    assert "Beginning anew: the data or the code has changed since the last attempt" in caplog.text
     assert "Going on from" not in caplog.text
     fresh, _ = run_here(*COMMON, *DROP, "trainer.max_epochs=4")
     assert again.metrics["val_loss"] == fresh.metrics["val_loss"]

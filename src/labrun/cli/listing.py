@@ -8,6 +8,7 @@ import dataclasses
 import itertools
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -199,7 +200,8 @@ def _going_on(run_dir: Path, record: Record) -> str:
         folder = records.sweep_folder(run_dir, record)
         return f"the sweep's command with sweep.resume={folder}, or lab runs watch {folder}"
     if (records.RunPaths(run_dir).checkpoints / "last.ckpt").is_file():
-        return f"{record.command} trainer.resume={record.id}"
+        command = re.sub(r" \+{0,2}trainer\.resume=\S+", "", record.command)
+        return f"{command} trainer.resume={record.id}"
     return f"it left no checkpoint: lab runs rerun {record.id} begins it anew"
 
 

@@ -14,6 +14,8 @@ import numpy.typing as npt
 from labrun.errors import DataError
 
 AnyArray = npt.NDArray[Any]
+BLOCK = 4096
+"""Samples that are looked at together."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,10 @@ class RawData:
             for values in () if part is None else (part.x, part.y):
                 for piece in _pieces(values):
                     total.update(f"{piece.dtype.str} {piece.shape}".encode())
-                    total.update(np.ascontiguousarray(piece).view(np.uint8).data if piece.size else b"")
+                    for start in range(
+                        0, len(piece) if piece.size else 0, BLOCK
+                    ):  # a copy of all would take the memory twice
+                        total.update(np.ascontiguousarray(piece[start : start + BLOCK]).data.cast("B"))
             total.update(b"|")
         return total.hexdigest()
 
@@ -126,10 +131,10 @@ def _pieces(values: Any) -> Iterator[AnyArray]:
             yield hash_pandas_object(values, index=False).to_numpy()
         except TypeError:  # cells that hold lists, say
             yield hash_pandas_object(values.astype(str), index=False).to_numpy()
-    elif hasattr(values, "indptr"):
-        yield from (np.array(values.shape), values.indptr, values.indices, values.data)
-    elif hasattr(values, "toarray"):
-        yield from _pieces(values.tocsr())
+    elif hasattr(values, "tocsr"):
+        rows = values.tocsr().copy()
+        rows.sum_duplicates()
+        yield from (np.array(rows.shape), rows.indptr, rows.indices, rows.data)
     else:
         yield np.asarray(values)
 

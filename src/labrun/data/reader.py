@@ -229,13 +229,15 @@ def _checked(raw: RawData, origin: str) -> RawData:
         DataError: it is not; the message says what is wrong.
     """
     if not isinstance(raw, RawData):
-        raise DataError(f"{origin} returned a {type(raw).__name__}, and no labrun.data.arrays.RawData")
+        raise DataError(f"{origin} returned a {type(raw).__name__}, not a labrun.data.arrays.RawData")
     names: Any = raw.class_names  # of whatever type it is
     files: Any = raw.files
     if isinstance(names, str) or not all(isinstance(name, str) for name in _listed(names, f"{origin}: class_names")):
         raise DataError(f"{origin}: class_names is to be a tuple of text, empty where y is a quantity; it is {names!r}")
     if isinstance(files, str) or not all(isinstance(file, Path) for file in _listed(files, f"{origin}: files")):
         raise DataError(f"{origin}: files is to be a tuple of pathlib.Path; it is {files!r}")
+    if raw.train is None:
+        raise DataError(f"{origin} gives no train part")
     parts = {name: _checked_part(part, names, f"{origin}: {name}")
              for name, part in (("train", raw.train), ("validation", raw.validation), ("test", raw.test))
              if part is not None}  # fmt: skip
@@ -245,11 +247,10 @@ def _checked(raw: RawData, origin: str) -> RawData:
             raise DataError(f"{origin}: {name}: a sample is {part.x.shape[1:]}, and one of train {shape}")
     if names and len(np.unique(parts["train"].y)) < 2:
         raise DataError(f"{origin}: train: all samples are of one class; a classifier needs two")
-    gaps = any(_has_gaps(part.x) for part in parts.values())
-    told = f"{origin}: the samples hold NaN or infinity. Fill them, or leave them out"
+    refusal = raw.refusal or next(filter(None, (_unfit(part.x, origin) for part in parts.values())), None)
     return replace(
         raw, train=parts["train"], validation=parts.get("validation"), test=parts.get("test"),
-        class_names=tuple(names), files=tuple(files), refusal=(raw.refusal or told) if gaps else raw.refusal,
+        class_names=tuple(names), files=tuple(files), refusal=refusal,
     )  # fmt: skip
 
 
@@ -262,8 +263,9 @@ def _listed(values: Any, what: str) -> list[Any]:
 
 def _checked_part(part: Any, names: Sequence[str], what: str) -> Part:
     if not isinstance(part, Part):
-        raise DataError(f"{what} is a {type(part).__name__}, and no labrun.data.arrays.Part")
-    x: Any = part.x if any(hasattr(part.x, name) for name in ("iloc", "toarray")) else np.asarray(part.x)
+        raise DataError(f"{what} is a {type(part).__name__}, not a labrun.data.arrays.Part")
+    given: Any = part.x
+    x: Any = given if hasattr(given, "iloc") else given.tocsr() if hasattr(given, "tocsr") else np.asarray(given)
     y, classes = np.asarray(part.y), len(names)
     dtype = getattr(x, "dtype", None)  # a table has one for each column
     if dtype is not None and dtype.kind not in "biuf":
@@ -282,14 +284,22 @@ def _checked_part(part: Any, names: Sequence[str], what: str) -> Part:
             f"class_names, integers from 0 to {classes - 1}"
         )
     if not classes and not (y.dtype.kind in "iuf" and np.isfinite(y).all()):
-        raise DataError(f"{what}.y is to be a quantity (class_names is empty), and holds what is no finite number")
+        raise DataError(
+            f"{what}.y is to be a quantity (class_names is empty), and has values that are no finite numbers"
+        )
     return Part(x, y.astype(np.int64 if classes else np.float64, copy=False))
 
 
-def _has_gaps(x: Any) -> bool:
+def _unfit(x: Any, origin: str) -> str | None:
+    """Why models that take numbers alone cannot be given these samples; None where they can."""
+    if hasattr(x, "iloc"):
+        from labrun.data.readers.own import not_numbers  # its readers are made of what is here
+
+        return not_numbers(x, list(x.columns), origin)
     values = x.data if hasattr(x, "indptr") else x
-    kind = getattr(getattr(values, "dtype", None), "kind", "")
-    return kind == "f" and not bool(np.isfinite(values).all())
+    if values.dtype.kind != "f" or np.isfinite(values).all():
+        return None
+    return f"{origin}: the samples hold NaN or infinity. Fill them, or leave them out"
 
 
 def _dense(raw: RawData) -> RawData:

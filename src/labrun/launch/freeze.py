@@ -499,7 +499,7 @@ def _settle_references(config: dict[str, Any], overrides: list[str], root: Path)
         )
     if edited:
         log.warning(
-            "Going on from run %s with changed code (%s): its weights are taken, its best epoch is not",
+            "Going on from run %s with changed code (%s): with its weights, but not with its best epoch",
             source.id, ", ".join(edited),
         )  # fmt: skip
     config["trainer"]["resume"] = {
@@ -511,7 +511,8 @@ def _settle_references(config: dict[str, Any], overrides: list[str], root: Path)
 def _edited_code(source: Record, model: Mapping[str, Any]) -> list[str]:
     """The modules of a model that are not what a run trained with; empty where its record does not tell."""
     then = seals.noted(source.attempts)
-    return [] if then is None else seals.changed(then, seals.code_of(seals.foreign(model)) or {})
+    now = seals.code_of(seals.foreign(model))
+    return [] if then is None or now is None else seals.changed(then, now)
 
 
 SHOWN = 4

@@ -7,6 +7,7 @@ import json
 import logging
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -94,7 +95,7 @@ def earlier(folder: Path) -> list[Earlier]:
 def match(new: Sequence[Record], old: Sequence[Earlier], path: Sequence[str] | None = None) -> list[Earlier | None]:
     """For each new run the old one that it repeats, if any; each old one is taken once.
 
-    Code does not count here: what is completed stays, whatever has been edited since.
+    The model's code does not count here: what is completed stays, whatever has been edited since. Data count.
 
     Args:
         new: the runs of the command.
@@ -117,12 +118,15 @@ def match(new: Sequence[Record], old: Sequence[Earlier], path: Sequence[str] | N
         candidates = by_signature.get(_signature(record, data)) or by_signature.get(_of_before(record, data), [])
         candidates.sort(key=lambda one: one.record.status != records.COMPLETED)
         found.append(candidates.pop(0) if candidates else None)
-    done = {_signature(one.record, []) for one in old if one.record.status == records.COMPLETED}
-    stale = sum(one is None and _signature(record, []) in done for record, one in zip(new, found, strict=True))
-    if stale:
+    taken = {one.run_dir for one in found if one is not None}
+    left = Counter(
+        _signature(one.record, []) for one in old if one.record.status == records.COMPLETED and one.run_dir not in taken
+    )
+    again = Counter(_signature(record, []) for record, one in zip(new, found, strict=True) if one is None)
+    if stale := (left & again).total():
         log.warning(
-            "%s of it read other data than there are now, and %s begun anew; the old stay in the table",
-            checking.counted(stale, "completed run"), "is" if stale == 1 else "are",
+            "The data have changed, or cannot be read, since %s read them: they run again. The old results stay in the "
+            "table", checking.counted(stale, "completed run"),
         )  # fmt: skip
     return found
 
@@ -168,14 +172,18 @@ def _data_now(
 
 
 MAKE = """
-import json, pathlib, sys
-sys.path[:] = json.loads(sys.argv[1])
+import json, os, pathlib, sys
+answer = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)  # what the code prints is no answer
+sys.path[:], dataset, place = json.load(sys.stdin)
 from labrun.data import reader
-found = reader.read(json.loads(sys.argv[2]), pathlib.Path(sys.argv[3]), tables=True, sparse=True)
+found = reader.read(dataset, pathlib.Path(place), tables=True, sparse=True)
 digest = reader.manifest_digest(reader.manifest(found.files))
-print()
-print(json.dumps({"digest": digest, "content": found.content}))
+answer.write(json.dumps({"digest": digest, "content": found.content}))
+answer.close()
 """
+LONGEST_S = 900.0
+"""So long a person's own code may take to give its data."""
 
 
 def _made(dataset: Mapping[str, Any], place: Path, path: Sequence[str]) -> dict[str, Any]:
@@ -184,13 +192,18 @@ def _made(dataset: Mapping[str, Any], place: Path, path: Sequence[str]) -> dict[
     Raises:
         DataError: it gives nothing; the runs that need the data say why.
     """
-    command = [sys.executable, "-c", MAKE, json.dumps([*path]), json.dumps(dataset), str(place)]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-    if done.returncode:
+    given = json.dumps([[*path], dataset, str(place)])  # by a pipe: values of variables are in it
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", MAKE], input=given, capture_output=True, text=True, timeout=LONGEST_S, check=False
+        )
         why = next(iter(done.stderr.strip().splitlines()[-1:]), f"exit code {done.returncode}")
+        found: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {}
+    except (subprocess.TimeoutExpired, ValueError) as error:
+        found, why = {}, str(error)
+    if not found:
         log.warning("dataset=%s cannot be read now: %s", dataset.get("name"), masking.masked(why))
         raise DataError(why)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 

@@ -533,5 +533,5 @@ def _above(group: str, option: str) -> str:
     """Where an option lies in a folder above the working one, whose `conf/` is not looked at."""
     for folder in conf.home().parents[:LEVELS]:
         if (folder / "conf" / group / f"{option}.yaml").is_file():
-            return f". One lies in {folder / 'conf'}, which counts for commands in {folder}"
+            return f". There is one in {folder / 'conf'}, but that applies only to commands run in {folder}"
     return ""

@@ -19,10 +19,14 @@ def mixture(found: Sequence[Record], metric: str) -> str | None:
 
 
 def _several_data(found: Sequence[Record], metric: str) -> list[str]:
+    having = [record for record in found if record.data]
+    # Records of older versions do not tell of their test part, nor what a person's own code gave.
+    whole = {_files(record) for record in having if record.data[0].get("own_test")}
+    untold = {record.data[0].get("name") for record in having if not record.data[0].get("content")}
     runs: dict[str, list[Record]] = {}
-    for record in found:
-        if record.data:
-            runs.setdefault(_scored_on(record, metric), []).append(record)
+    for record in having:
+        is_split, is_told = _files(record) not in whole, record.data[0].get("name") not in untold
+        runs.setdefault(_scored_on(record, metric, is_split, is_told), []).append(record)
     if len(runs) < 2:
         return []
     kinds = list(runs.values())
@@ -47,19 +51,30 @@ NOTHING: tuple[object, ...] = (None, [], {})
 OF_A_SPLIT = frozenset({"split_seed", "test_size", "validation_size"})
 
 
-def _scored_on(record: Record, metric: str) -> str:
-    """What a metric of a run was measured on: the data, and which part of them."""
+def _files(record: Record) -> tuple[str, str]:
+    return str(record.data[0].get("name")), str(record.data[0].get("digest"))
+
+
+def _scored_on(record: Record, metric: str, is_split: bool, is_told: bool) -> str:
+    """What a metric of a run was measured on: the data, and which part of them.
+
+    Args:
+        record: the run's.
+        metric: its name.
+        is_split: whether labrun took the test part off the data.
+        is_told: whether all runs on data of that name tell what code of a person's own gave.
+    """
     config, entry = record.config.get("dataset"), record.data[0]
     dataset = {str(key): value for key, value in config.items()} if isinstance(config, Mapping) else {}
     unlike = set(UNSCORED)
     if metric.startswith("val_"):
         unlike.discard("validation_size")
-    elif entry.get("own_test"):
+    elif not is_split:
         unlike |= OF_A_SPLIT
     else:
         unlike.add("validation_size")
     kept = sorted((key, repr(value)) for key, value in dataset.items() if key not in unlike and value not in NOTHING)
-    return repr((entry.get("name"), entry.get("content") or entry.get("digest"), kept))
+    return repr((entry.get("name"), entry.get("content") if is_told else entry.get("digest"), kept))
 
 
 def _several_ways(found: Sequence[Record], metric: str) -> list[str]:

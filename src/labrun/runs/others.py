@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -13,6 +14,7 @@ from labrun.runs.record import Record
 VARIABLE = "LABRUN_OTHER_LOGS"
 """In a run of several processes: how long the logs of the others were before this attempt, as JSON."""
 LOGS = "driver.*.log"
+LONGEST = 2**24
 TELL_S = 5.0
 """How long the processes of a failed run have to write what happened to them."""
 
@@ -31,12 +33,14 @@ def add_words(run_dir: Path, record: Record) -> bool:
         return False
     if record.error["type"] == "LimitExceeded" or "; process " in record.error["message"]:
         return False
-    began = json.loads(os.environ[VARIABLE])
-    if not any(run_dir.glob(LOGS)):
-        return False
-    end = time.monotonic() + TELL_S
-    while (found := _said(run_dir, began)) is None and time.monotonic() < end:
-        time.sleep(0.1)  # it leaves the group before it has written what happened
+    found = None
+    with contextlib.suppress(OSError, ValueError):  # whatever is wrong with a log, the record is written
+        began = json.loads(os.environ[VARIABLE])
+        if not any(run_dir.glob(LOGS)):
+            return False
+        end = time.monotonic() + TELL_S
+        while (found := _said(run_dir, began)) is None and time.monotonic() < end:
+            time.sleep(0.1)  # it leaves the group before it has written what happened
     if found is not None:
         record.error["message"] += found
     return found is not None
@@ -44,7 +48,9 @@ def add_words(run_dir: Path, record: Record) -> bool:
 
 def _said(run_dir: Path, began: dict[str, int]) -> str | None:
     for log in sorted(run_dir.glob(LOGS)):
-        lines = log.read_bytes()[began.get(log.name, 0) :].decode(errors="replace").strip().splitlines()
+        with open(log, "rb") as file:
+            file.seek(began.get(log.name, 0))
+            lines = file.read(LONGEST).decode(errors="replace").strip().splitlines()
         if not lines or lines[-1].startswith((" ", "Traceback")):  # it is still writing
             continue
         if any(line.startswith("Traceback") for line in lines) or lines[-1].startswith("labrun: "):

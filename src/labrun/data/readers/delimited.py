@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -157,7 +158,8 @@ def _text_rows(
     if hint:
         text = text[hint.end() :]
     if skip_rows:
-        text = "".join(text.splitlines(keepends=True)[skip_rows:])
+        ends = itertools.islice(re.finditer(r"\r\n|\r|\n", text), skip_rows - 1, None)
+        text = text[end.end() :] if (end := next(ends, None)) else ""
     found = hint[1] if hint and not separator and _share(text[:SAMPLE_CHARACTERS], hint[1]) else None
     sign = _given(separator) if separator else found or _found(text, path)
     notes = [] if told is None else [told]
@@ -209,8 +211,11 @@ def _check_above(sample: str, path: Path) -> None:
         DataError: all lines below the first ones have equally many values, and more than one.
     """
     for sign in SEPARATORS:
-        every = list(_parsed(sample, sign))
-        rows = [(place, row) for place, row in enumerate(every) if any(row)]
+        rows, reader, line = list[tuple[int, list[str]]](), _reader(sample, sign), 0
+        for row in reader:
+            cells = [cell.strip() for cell in row]
+            rows += [(line, cells)] if any(cells) else []
+            line = reader.line_num
         width = Counter(len(row) for _, row in rows).most_common(1)[0][0] if rows else 0
         above, line = next(((n, place) for n, (place, row) in enumerate(rows) if len(row) == width), (0, 0))
         table = rows[above:]
