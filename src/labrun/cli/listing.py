@@ -8,7 +8,6 @@ import dataclasses
 import itertools
 import json
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -200,8 +199,7 @@ def _going_on(run_dir: Path, record: Record) -> str:
         folder = records.sweep_folder(run_dir, record)
         return f"the sweep's command with sweep.resume={folder}, or lab runs watch {folder}"
     if (records.RunPaths(run_dir).checkpoints / "last.ckpt").is_file():
-        command = re.sub(r" \+{0,2}trainer\.resume=\S+", "", record.command)
-        return f"{command} trainer.resume={record.id}"
+        return report.going_on(record)
     return f"it left no checkpoint: lab runs rerun {record.id} begins it anew"
 
 

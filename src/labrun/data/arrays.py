@@ -64,9 +64,8 @@ class RawData:
             for values in () if part is None else (part.x, part.y):
                 for piece in _pieces(values):
                     total.update(f"{piece.dtype.str} {piece.shape}".encode())
-                    for start in range(
-                        0, len(piece) if piece.size else 0, BLOCK
-                    ):  # a copy of all would take the memory twice
+                    # In blocks: a copy of all would take the memory twice.
+                    for start in range(0, len(piece) if piece.size else 0, BLOCK):
                         total.update(np.ascontiguousarray(piece[start : start + BLOCK]).data.cast("B"))
             total.update(b"|")
         return total.hexdigest()

@@ -191,11 +191,12 @@ def read(
     if known is not None:
         reader.known = known
     raw = reader.read(root)
+    content = None
     if reader.is_own_code:
         raw = _checked(raw, f"dataset={dataset['name']}: {type(reader).__name__}.read()")
+        content = raw.digest()
     if raw.refusal is not None and not tables:
         raise DataError(raw.refusal)
-    content = raw.digest() if reader.is_own_code else None
     if not sparse:
         raw = _dense(raw)
     seed = int(dataset.get("split_seed") or 0)

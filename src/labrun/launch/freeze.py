@@ -31,7 +31,7 @@ from labrun.errors import ConfigError, RecordError
 from labrun.launch import environments, hydra_files, inherited, inputs, objective, scripts, snapshot
 from labrun.launch.compute import HIDDEN
 from labrun.launch.hydra_files import by_name, hide_environment, top_key
-from labrun.runs import cards, recording, seals, store
+from labrun.runs import cards, recording, report, seals, store
 from labrun.runs import record as records
 from labrun.runs.record import Record, RunPaths
 from labrun.tasks import loading, monitored
@@ -487,7 +487,7 @@ def _settle_references(config: dict[str, Any], overrides: list[str], root: Path)
         raise ConfigError(
             f"trainer.resume={resume}: a run goes on with the model, optimizer and data it began with, and these "
             f"differ from run {source.id}: {', '.join([*changed[:SHOWN], *(['...'] if changed[SHOWN:] else [])])}. "
-            f"Repeat its own values, or start a new run. Type: {_going_on(source)}"
+            f"Repeat its own values, or start a new run. Type: {report.going_on(source)}"
         )
     edited = _edited_code(source, config["model"])
     if edited and config["trainer"].get("resume_code", "same") == "same":
@@ -517,15 +517,6 @@ def _edited_code(source: Record, model: Mapping[str, Any]) -> list[str]:
 
 SHOWN = 4
 """So many differences are listed."""
-
-
-def _going_on(source: Record) -> str:
-    """The command that goes on with a run's training."""
-    own = re.compile(r"\+{0,2}trainer\.(resume|resume_code|max_epochs)=")
-    kept = [text for text in source.overrides if not own.match(text)]
-    epochs = int(source.config["trainer"]["max_epochs"])
-    more = f"trainer.max_epochs={2 * epochs if source.finished else epochs}"
-    return shlex.join(["labrun", *kept, more, f"trainer.resume={source.id}"])
 
 
 def _differences(old: Any, new: Any, key: str) -> Iterator[str]:

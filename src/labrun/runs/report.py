@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ from labrun.terminal import plain
 if TYPE_CHECKING:  # loaded where it is used: `lab runs` shows tables without it
     import numpy as np
     import numpy.typing as npt
+
+    from labrun.runs.record import Record
 
 DPI = 110
 
@@ -62,6 +65,22 @@ def tested(training: Mapping[str, Any]) -> str:
     """Which epoch's weights were tested: `7 of 12, the best by val/acc (the larger the better)`."""
     told = f"{training.get('tested')} of {training.get('epochs')}, {training.get('why')}"
     return f"{told}; stopped early" if training.get("stopped_early") else told
+
+
+GOING_ON = re.compile(r"\+{0,2}trainer\.(resume|resume_code)=")
+"""What a command says of the run that it goes on with."""
+
+
+def going_on(record: Record) -> str:
+    """The command that goes on with a run's training; of one that ended, for as many epochs again."""
+    try:
+        words = [word for word in shlex.split(record.command) if not GOING_ON.match(word)]
+        if record.finished:
+            words = [word for word in words if "trainer.max_epochs=" not in word]
+            words.append(f"trainer.max_epochs={2 * int(record.config['trainer']['max_epochs'])}")
+    except (ValueError, KeyError, TypeError):  # the record may be anybody's
+        words = ["labrun"]
+    return shlex.join([*words, f"trainer.resume={record.id}"])
 
 
 def trouble(training: Mapping[str, Any] | None) -> str | None:
