@@ -61,9 +61,11 @@ def arrays(name: str) -> tuple[Any, Any]:
         )
         return made[0], made[1]
     load: dict[str, Callable[..., Any]] = {
-        "digits": datasets.load_digits, "breast cancer": datasets.load_breast_cancer, "wine": datasets.load_wine,
+        "digits": datasets.load_digits,
+        "breast cancer": datasets.load_breast_cancer,
+        "wine": datasets.load_wine,
         "iris": datasets.load_iris,
-    }  # fmt: skip
+    }
     x, y = load[name](return_X_y=True)
     return x, y
 
@@ -80,10 +82,22 @@ def write_split(name: str, seed: int, path: Path) -> None:
 def labrun(path: Path, seconds: float, seed: int, folder: Path) -> Outcome:
     """The whole command."""
     command = [
-        sys.executable, "-m", "labrun", "-m", "dataset=npz", f"dataset.path={path}", "model=pipeline", "sweep=automl",
-        "sweep.metric=accuracy", "sweep.max_trials=10000", f"sweep.timeout_min={seconds / 60}", f"sweep.seed={seed}",
-        f"seed={seed}", "tracking=none", "report=none",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "labrun",
+        "-m",
+        "dataset=npz",
+        f"dataset.path={path}",
+        "model=pipeline",
+        "sweep=automl",
+        "sweep.metric=accuracy",
+        "sweep.max_trials=10000",
+        f"sweep.timeout_min={seconds / 60}",
+        f"sweep.seed={seed}",
+        f"seed={seed}",
+        "tracking=none",
+        "report=none",
+    ]
     began = time.perf_counter()
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     taken = time.perf_counter() - began
@@ -108,8 +122,10 @@ def flaml(path: Path, seconds: float, seed: int) -> Outcome:
     began = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", FLAML_SCRIPT, str(path), str(seconds), str(seed)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     taken = time.perf_counter() - began
     if done.returncode:
         sys.exit(f"FLAML failed: {done.stderr[-2000:]}")
@@ -147,10 +163,19 @@ def main() -> None:
                 theirs.append(flaml(path, ours[-1].seconds, seed))
             one, other = ours[-1], theirs[-1]
             common.progress(f"{name} {seed}: {one.accuracy:.4f} ({one.what}) {other.accuracy:.4f} ({other.what})")
-            rows.append([
-                name, str(seed), f"{one.accuracy:.4f}", f"{one.seconds:.0f}", str(one.trials), one.what,
-                f"{other.accuracy:.4f}", f"{other.seconds:.0f}", other.what,
-            ])  # fmt: skip
+            rows.append(
+                [
+                    name,
+                    str(seed),
+                    f"{one.accuracy:.4f}",
+                    f"{one.seconds:.0f}",
+                    str(one.trials),
+                    one.what,
+                    f"{other.accuracy:.4f}",
+                    f"{other.seconds:.0f}",
+                    other.what,
+                ]
+            )
         word, mine, other_mean = verdict(ours, theirs)
         words[name] = word
         spreads = [statistics.stdev([o.accuracy for o in side]) if len(side) > 1 else 0.0 for side in (ours, theirs)]
@@ -167,10 +192,8 @@ def main() -> None:
         (__doc__ or "").partition("\n\n")[2].partition("\n\n")[2].strip(),
         common.table(["data set", "labrun, accuracy", "FLAML, accuracy", "labrun is"], summary),
         claim,
-        common.table(
-            ["data set", "seed", "labrun", "s", "trials", "offered", "FLAML", "s", "chosen"], rows
-        ),
-    ]  # fmt: skip
+        common.table(["data set", "seed", "labrun", "s", "trials", "offered", "FLAML", "s", "chosen"], rows),
+    ]
     common.report("automl", "AutoML", parts, ["scikit-learn", "optuna", "flaml"], options.save)
 
 

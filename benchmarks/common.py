@@ -187,9 +187,14 @@ def run_command(
     with stopwatch(patient=False) as taken:
         begun = time.perf_counter()
         process = psutil.Popen(
-            [str(part) for part in command], cwd=cwd, env={**variables, **(environment or {})}, text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            [str(part) for part in command],
+            cwd=cwd,
+            env={**variables, **(environment or {})},
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
         for line in process.stdout:
             lines.append((time.perf_counter() - begun, line.rstrip("\n")))
             if hear is not None:

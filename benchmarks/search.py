@@ -52,9 +52,10 @@ Search.more = lambda self: [] if self._trials else more(self)
 """Asks for as many as run at once, and not again before all of them have ended."""
 MAIN = "from labrun.app import main; main()"
 SPACE = (
-    "model.lr=tag(log,interval(1e-3,1))", "model.optimizer.momentum=interval(0,0.98)",
+    "model.lr=tag(log,interval(1e-3,1))",
+    "model.optimizer.momentum=interval(0,0.98)",
     "model.units=tag(log,int(interval(20,200)))",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,11 @@ def search(folder: Path, arguments: list[str], before: str = "") -> list[Trial]:
     """Run a search to its end."""
     done = subprocess.run(
         [sys.executable, "-c", before + MAIN, "-m", *arguments, "tracking=none", "report=none"],
-        cwd=folder, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         sys.exit(f"the search failed: {done.stdout[-3000:]}{done.stderr[-3000:]}")
     found = []
@@ -90,9 +94,14 @@ def per_minute(seed: int, before: str) -> float:
         (folder / "conf" / "model").mkdir(parents=True)
         (folder / "conf" / "model" / "sleeper.yaml").write_text("_target_: sleeper.Sleeper\nnumber: 0\ndraw: 0\n")
         arguments = [
-            "model=sleeper", f"model.number=range({TRIALS})", f"model.draw={seed}", "sweep.metric=score",
-            f"sweep.max_concurrent={AT_ONCE}", f"compute.max_parallel={AT_ONCE}", "dataset.max_samples=50",
-        ]  # fmt: skip
+            "model=sleeper",
+            f"model.number=range({TRIALS})",
+            f"model.draw={seed}",
+            "sweep.metric=score",
+            f"sweep.max_concurrent={AT_ONCE}",
+            f"compute.max_parallel={AT_ONCE}",
+            "dataset.max_samples=50",
+        ]
         trials = search(folder, arguments, before)
     if len(trials) != TRIALS:
         sys.exit(f"{len(trials)} of {TRIALS} trials were run")
@@ -105,9 +114,13 @@ def network(data: str, seed: int, arguments: list[str]) -> list[Trial]:
     """A search for MNIST's network."""
     with TemporaryDirectory() as place:
         general = [
-            "experiment=mnist_dnn", f"datastore.root={Path(data).resolve()}", f"trainer.max_epochs={EPOCHS}",
-            "sweep.metric=val_loss", f"sweep.seed={seed}", *SPACE,
-        ]  # fmt: skip
+            "experiment=mnist_dnn",
+            f"datastore.root={Path(data).resolve()}",
+            f"trainer.max_epochs={EPOCHS}",
+            "sweep.metric=val_loss",
+            f"sweep.seed={seed}",
+            *SPACE,
+        ]
         return search(Path(place), [*general, *arguments])
 
 
@@ -133,9 +146,15 @@ def main() -> None:
         random = network(options.data, seed, ["sweep=random", f"sweep.max_trials={RANDOM_TRIALS}"])
         goal = min(loss for trial in random for _, loss in trial.losses)
         used = sum(len(trial.losses) for trial in random)
-        learned = network(options.data, seed, [
-            "sweep=tpe", f"sweep.max_trials={TPE_TRIALS}", "sweep/early_termination=halving",
-        ])  # fmt: skip
+        learned = network(
+            options.data,
+            seed,
+            [
+                "sweep=tpe",
+                f"sweep.max_trials={TPE_TRIALS}",
+                "sweep/early_termination=halving",
+            ],
+        )
         needed = epochs_until(learned, goal)
         shares.append(float("inf") if needed is None else needed / used)
         best = min(loss for trial in learned for _, loss in trial.losses)

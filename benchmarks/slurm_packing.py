@@ -59,9 +59,15 @@ def measure(name: str, runs: int, runs_per_job: int) -> Side:
 def row(side: Side, wanted: int) -> list[str]:
     """One side's line of the table."""
     return [
-        side.name, str(side.runs), str(side.jobs), f"{side.first:.1f}", f"{side.seconds:.1f}",
-        f"{1000 * side.per_run:.0f}", f"{side.per_run * wanted:.0f}", f"{side.busy:.0%}",
-    ]  # fmt: skip
+        side.name,
+        str(side.runs),
+        str(side.jobs),
+        f"{side.first:.1f}",
+        f"{side.seconds:.1f}",
+        f"{1000 * side.per_run:.0f}",
+        f"{side.per_run * wanted:.0f}",
+        f"{side.busy:.0%}",
+    ]
 
 
 def verdict(packed: Side, single: Side) -> str:
@@ -105,9 +111,15 @@ def main() -> None:
         f"{packed.runs} is {packed.runs} times that of one of them."
     )
     header = [
-        "", "runs", "Slurm jobs", "first run ended, s", "seconds", "ms per run", f"seconds for {packed.runs}",
+        "",
+        "runs",
+        "Slurm jobs",
+        "first run ended, s",
+        "seconds",
+        "ms per run",
+        f"seconds for {packed.runs}",
         "machine busy before",
-    ]  # fmt: skip
+    ]
     table = common.table(header, [row(side, packed.runs) for side in (packed, single)])
     parts = [what, table, verdict(packed, single)]
     common.report("slurm_packing", "Short runs on Slurm", parts, ["submitit", "scikit-learn"], options.save)

@@ -52,9 +52,13 @@ def carried_out(command: Sequence[str], folder: Path, warm: bool) -> Timed:
     environment = {**os.environ, "LABRUN_WARM": "1" if warm else "0"}
     began = time.perf_counter()
     process = subprocess.Popen(
-        [str(program), *command[1:]], cwd=folder, env=environment, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        [str(program), *command[1:]],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
     assert process.stdout is not None
     first = None
     for line in process.stdout:
@@ -126,9 +130,12 @@ def main() -> None:
         f"{options.rounds} times each, cold and warm in turn, files in the page cache."
     )
     common.report(
-        "start_up", "Commands, cold and warm", [what, common.table(words, rows), *after], ["torch", "hydra-core"],
+        "start_up",
+        "Commands, cold and warm",
+        [what, common.table(words, rows), *after],
+        ["torch", "hydra-core"],
         options.save,
-    )  # fmt: skip
+    )
 
 
 def row(command: tuple[str, ...], cold: Sequence[Timed], warm: Sequence[Timed]) -> tuple[str, ...]:

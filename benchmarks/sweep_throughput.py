@@ -75,9 +75,15 @@ def cost(values: Sequence[str]) -> Cost:
     last, _ = sweep.command.find(rf"^{len(values)}/{len(values)}  ")
     preload, total = float(found[1]), sweep.command.time.seconds
     return Cost(
-        len(values), ready - preload, preload, last - ready, total - last, int(found[2]),
-        sum(sweep.column("fit_seconds")), sweep.command.time,
-    )  # fmt: skip
+        len(values),
+        ready - preload,
+        preload,
+        last - ready,
+        total - last,
+        int(found[2]),
+        sum(sweep.column("fit_seconds")),
+        sweep.command.time,
+    )
 
 
 def digits_part(environment: launchers.Environment, options: argparse.Namespace) -> list[str]:
@@ -209,11 +215,15 @@ def lightning_part(environment: launchers.Environment, options: argparse.Namespa
     header = ["", "runs", "seconds", "seconds a run", "mean test accuracy", "others"]
     rows = [
         [
-            side.name, str(side.runs), f"{side.time.seconds:.1f}", f"{side.time.seconds / side.runs:.2f}",
-            f"{statistics.mean(side.accuracy.values()):.4f}", f"{side.time.others:.0%}",
+            side.name,
+            str(side.runs),
+            f"{side.time.seconds:.1f}",
+            f"{side.time.seconds / side.runs:.2f}",
+            f"{statistics.mean(side.accuracy.values()):.4f}",
+            f"{side.time.others:.0%}",
         ]
         for side in [*own, *theirs, *helped]
-    ]  # fmt: skip
+    ]
     return ["## Lightning runs", what, common.table(header, rows), lightning_verdict(own, theirs, helped)]
 
 

@@ -120,10 +120,13 @@ class Bench:
         steps = max(2, round(STEPS[network][batch_size] * self._share))
         arrays = random_arrays(SHAPES[network], min(SAMPLES, steps * batch_size))
         overrides = [
-            f"model={network}", f"trainer.batch_size={batch_size}", "callbacks=none", "trainer.accelerator=cpu",
+            f"model={network}",
+            f"trainer.batch_size={batch_size}",
+            "callbacks=none",
+            "trainer.accelerator=cpu",
             f"trainer.max_epochs={max(1, round(steps * batch_size / len(arrays.train)))}",
             f"compute.cpus_per_run={CORES}",
-        ]  # fmt: skip
+        ]
         config = common.labrun_config(self._data, overrides)
         cell = Cell(network, batch_size, size_of(config, arrays), chosen(config, arrays))
         fit(config, ALL, arrays)
@@ -276,9 +279,17 @@ def main() -> None:
         bench.close()
     several = f"{CORES} threads, times as long"
     header = [
-        "network", "batch size", "million multiply-adds per layer", "threads by the rule",
-        "quiet: one thread, s", several, "the rule", "busy: one thread, s", several, "the rule",
-    ]  # fmt: skip
+        "network",
+        "batch size",
+        "million multiply-adds per layer",
+        "threads by the rule",
+        "quiet: one thread, s",
+        several,
+        "the rule",
+        "busy: one thread, s",
+        several,
+        "the rule",
+    ]
     waiting = ", ".join(f"{name}={os.environ[name]}" for name in threads.WAITING if name in os.environ)
     what = (
         f"labrun's two networks on random samples, SGD, on {CORES} cores; quiet, and beside a Python process that "

@@ -124,8 +124,15 @@ def part(server: servers.Server, options: Any, folder: Path) -> list[str]:
                 target = folder / "files" if verb == "upload" else place / "back"
                 script = OWN if side == "labrun" else THEIRS
                 command: list[str | Path] = [
-                    sys.executable, "-c", script, server.kind, verb, target, root, str(options.workers)
-                ]  # fmt: skip
+                    sys.executable,
+                    "-c",
+                    script,
+                    server.kind,
+                    verb,
+                    target,
+                    root,
+                    str(options.workers),
+                ]
                 label = f"{server.kind}, {verb}, {side}"
                 sides[side, verb].run(label, command, place, {**environment, "LABRUN_ROOT": str(place)})
             shutil.rmtree(place)
@@ -139,8 +146,10 @@ def part(server: servers.Server, options: Any, folder: Path) -> list[str]:
                 [verb, name, f"{middle:.2f}", f"{size / middle:.0f}", f"{one.peak_mb:.0f}", f"{one.others:.0%}"]
             )
         ratio = statistics.median(their_side.seconds) / statistics.median(own_side.seconds)
-        said.append(f"{server.kind}, {verb}: {ratio:.2f} of the vendor's throughput, peak {own_side.peak_mb:.0f} MB. "
-                    f"{common_verdict(ratio >= FASTER and own_side.peak_mb < PEAK_MB)}")  # fmt: skip
+        said.append(
+            f"{server.kind}, {verb}: {ratio:.2f} of the vendor's throughput, peak {own_side.peak_mb:.0f} MB. "
+            f"{common_verdict(ratio >= FASTER and own_side.peak_mb < PEAK_MB)}"
+        )
     header = ["", "", "seconds, median", "MB/s", "peak memory, MB", "others"]
     return [f"## {server.kind}", common.table(header, rows), "\n\n".join(said)]
 

@@ -27,13 +27,31 @@ TOP = Path(__file__).parents[1]
 CONF = TOP / "conf"
 PAGE = TOP / "docs" / "reference.md"
 CLASSES: dict[str, type] = {
-    "": schema.Config, "dataset": schema.Dataset, "datastore": schema.RemoteDatastore, "model": schema.Model,
-    "trainer": schema.Trainer, "compute": schema.Compute, "sweep": schema.Sweep, "script": schema.Script,
+    "": schema.Config,
+    "dataset": schema.Dataset,
+    "datastore": schema.RemoteDatastore,
+    "model": schema.Model,
+    "trainer": schema.Trainer,
+    "compute": schema.Compute,
+    "sweep": schema.Sweep,
+    "script": schema.Script,
     "tracking": schema.Tracking,
-}  # fmt: skip
+}
 """The dataclass that holds a group, where its `_target_` names no other."""
-ORDER = ("experiment", "dataset", "datastore", "model", "script", "trainer", "callbacks", "logger", "compute", "sweep",
-         "tracking", "debug")  # fmt: skip
+ORDER = (
+    "experiment",
+    "dataset",
+    "datastore",
+    "model",
+    "script",
+    "trainer",
+    "callbacks",
+    "logger",
+    "compute",
+    "sweep",
+    "tracking",
+    "debug",
+)
 COMPACT = ("model/estimator", "model/preprocessor")
 """Groups of many small files, whose keys are the target's own."""
 PUBLIC = ("submit", "runs", "get_run", "load_model", "samples", "show", "log", "Run", "Sweep", "Model", "LabrunError")
@@ -154,8 +172,9 @@ def configuration() -> Iterator[str]:
     chosen = [key for key in top.choices if not key.path.startswith("override") and key.comment]
     lines = [(cell(key.path, True), cell(key.default, True), cell(key.comment)) for key in chosen]
     yield from table(("Group", "Default", "What it chooses"), lines)
-    rows = [(cell(k.path, True), cell(type_of("", top, k.path)), cell(k.default, True), cell(k.comment))
-            for k in top.keys]  # fmt: skip
+    rows = [
+        (cell(k.path, True), cell(type_of("", top, k.path)), cell(k.default, True), cell(k.comment)) for k in top.keys
+    ]
     yield from table(("Key", "Type", "Default", "Meaning"), rows)
     for group, options in groups().items():
         yield f"### {group}"
@@ -166,8 +185,15 @@ def configuration() -> Iterator[str]:
 def _group(group: str, options: Sequence[Option]) -> Iterator[str]:
     shown = [option for option in options if not option.name.startswith("_")]
     compact = group in COMPACT
-    rows = [(cell(f"{group}={o.name}", True), cell(_sentences(o)), cell(o.target, True),
-             *(_keys_of(o, searched) if compact else "" for searched in (False, True))) for o in shown]  # fmt: skip
+    rows = [
+        (
+            cell(f"{group}={o.name}", True),
+            cell(_sentences(o)),
+            cell(o.target, True),
+            *(_keys_of(o, searched) if compact else "" for searched in (False, True)),
+        )
+        for o in shown
+    ]
     yield from table(("Choice", "What it is", "Builds", "Keys", "Searched"), rows)
     if compact:
         return

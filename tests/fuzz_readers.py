@@ -61,18 +61,84 @@ from labrun.tasks import saved
 HANG_S = 20
 OBEYED = frozenset("\x1b\x07\x08\x7f\x9b\u202e\u2066\r")
 TEXTS = [
-    "", ".", "..", "../../../../EVIL", "/", "a/b", "\0", "\x1b]0;PWN\x07", "\u202eabc", "x" * 300, "${oc.env:HOME}",
-    "${evil:1}", "os.system", "-1", "--help", "'; touch EVIL; '", "%s%n", "{0.__class__}", "NaN", "\ud800", "true", "²",
-    "2026-01-01T00:00:00+00:00", "9999-12-31T23:59:59+00:00", "0001-01-01T00:00:00+14:00", "completed", "running",
-    "last", "best:x", "a1111111", "EVIL\\..\\x", "[red]", "$\\frac{1}{", "\n", "\t", " ",
-]  # fmt: skip
+    "",
+    ".",
+    "..",
+    "../../../../EVIL",
+    "/",
+    "a/b",
+    "\0",
+    "\x1b]0;PWN\x07",
+    "\u202eabc",
+    "x" * 300,
+    "${oc.env:HOME}",
+    "${evil:1}",
+    "os.system",
+    "-1",
+    "--help",
+    "'; touch EVIL; '",
+    "%s%n",
+    "{0.__class__}",
+    "NaN",
+    "\ud800",
+    "true",
+    "²",
+    "2026-01-01T00:00:00+00:00",
+    "9999-12-31T23:59:59+00:00",
+    "0001-01-01T00:00:00+14:00",
+    "completed",
+    "running",
+    "last",
+    "best:x",
+    "a1111111",
+    "EVIL\\..\\x",
+    "[red]",
+    "$\\frac{1}{",
+    "\n",
+    "\t",
+    " ",
+]
 OTHERS: list[Any] = [
-    None, True, False, 0, -1, 1, 2**31, 2**63, 10**30, 1e308, -0.5, [], {}, [[]], [None], [1, "a", {}], {"": ""},
-    {"a": {"b": {"c": []}}}, {"_target_": "os.system", "command": "touch EVIL"},
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    2**31,
+    2**63,
+    10**30,
+    1e308,
+    -0.5,
+    [],
+    {},
+    [[]],
+    [None],
+    [1, "a", {}],
+    {"": ""},
+    {"a": {"b": {"c": []}}},
+    {"_target_": "os.system", "command": "touch EVIL"},
     [{"_target_": "os.mkdir", "path": "EVIL"}],
-]  # fmt: skip
-BYTES = [b"", b"\n", b"\0", b"\xff\xfe", b"[" * 50_000, b'{"a":' * 600 + b"1" + b"}" * 600, b"null", b"7", b'"x"',
-         b"{}", b"[]", b"{", b"1" * 5000, b"[1e999]", b'{"a": NaN}', b"\xef\xbb\xbf{}", b"x" * 100_000]  # fmt: skip
+]
+BYTES = [
+    b"",
+    b"\n",
+    b"\0",
+    b"\xff\xfe",
+    b"[" * 50_000,
+    b'{"a":' * 600 + b"1" + b"}" * 600,
+    b"null",
+    b"7",
+    b'"x"',
+    b"{}",
+    b"[]",
+    b"{",
+    b"1" * 5000,
+    b"[1e999]",
+    b'{"a": NaN}',
+    b"\xef\xbb\xbf{}",
+    b"x" * 100_000,
+]
 
 
 @dataclass
@@ -108,24 +174,45 @@ def make(place: Place) -> None:
     root = place.root
     root.mkdir(parents=True)
     config = {
-        "name": "test", "task": "fit", "seed": 1, "report": "none", "trusted": [], "script": None, "tags": None,
+        "name": "test",
+        "task": "fit",
+        "seed": 1,
+        "report": "none",
+        "trusted": [],
+        "script": None,
+        "tags": None,
         "dataset": {"_target_": "labrun.data.readers.Digits", "name": "digits"},
         "model": {"_target_": "labrun.models.mnist_dnn.MnistDNN", "units": 8, "token": "${oc.env:HOME}"},
-        "datastore": {"name": "local", "root": str(place.data)}, "trainer": {"max_epochs": 1, "resume": None},
+        "datastore": {"name": "local", "root": str(place.data)},
+        "trainer": {"max_epochs": 1, "resume": None},
         "compute": {"target": "local", "environment": {}, "cpus_per_run": 1},
-        "sweep": {"resume": None, "metric": "auto"}, "tracking": {"kind": "none"},
-    }  # fmt: skip
-    ids = {"a1111111": "outputs/test/one-a1111111", "b2222222": "multirun/test/s-b2222222/0",
-           "b3333333": "multirun/test/s-b2222222/1"}  # fmt: skip
+        "sweep": {"resume": None, "metric": "auto"},
+        "tracking": {"kind": "none"},
+    }
+    ids = {
+        "a1111111": "outputs/test/one-a1111111",
+        "b2222222": "multirun/test/s-b2222222/0",
+        "b3333333": "multirun/test/s-b2222222/1",
+    }
     for run_id, folder in ids.items():
         run_dir = root / folder
         sweep = {"folder": str(run_dir.parent), "number": int(run_dir.name)} if folder.startswith("multirun") else None
         record = Record(
-            run_id, "test", "fit", "queued", records.now(), config, ["seed=1"], "labrun seed=1", sweep=sweep,
+            run_id,
+            "test",
+            "fit",
+            "queued",
+            records.now(),
+            config,
+            ["seed=1"],
+            "labrun seed=1",
+            sweep=sweep,
             code={"digest": "0" * 64, "sources": "0" * 64, "files": 1, "base": "/x", "folder": "/x"},
-            data=[{"name": "digits", "digest": "d" * 64, "files": 1, "bytes": 10}], packages={"numpy": "2.0"},
-            git={"commit": "c" * 40, "branch": "main", "dirty": True}, threads={"allowed": 1, "training": {"count": 1}},
-        )  # fmt: skip
+            data=[{"name": "digits", "digest": "d" * 64, "files": 1, "bytes": 10}],
+            packages={"numpy": "2.0"},
+            git={"commit": "c" * 40, "branch": "main", "dirty": True},
+            threads={"allowed": 1, "training": {"count": 1}},
+        )
         recording.create(run_dir, record)
         attempt = records.claim(run_dir)
         record.attempts = [{"number": attempt, "status": "completed", "started": records.now()}] * 2
@@ -141,9 +228,18 @@ def make(place: Place) -> None:
         (run_dir / "heartbeat").touch()
         model = run_dir / "outputs" / "model.pt"
         model.write_bytes(b"weights")
-        card = {"format": 1, "name": "m", "kind": "network", "file": "model.pt", "target": "torch.nn.Linear",
-                "sha256": hashlib.sha256(b"weights").hexdigest(), "arguments": {"in_features": 2}, "input_shape": [2],
-                "class_names": ["a", "b"], "scaling": {"scale": 1.0, "mean": [0.0], "std": [1.0]}}  # fmt: skip
+        card = {
+            "format": 1,
+            "name": "m",
+            "kind": "network",
+            "file": "model.pt",
+            "target": "torch.nn.Linear",
+            "sha256": hashlib.sha256(b"weights").hexdigest(),
+            "arguments": {"in_features": 2},
+            "input_shape": [2],
+            "class_names": ["a", "b"],
+            "scaling": {"scale": 1.0, "mean": [0.0], "std": [1.0]},
+        }
         (run_dir / "outputs" / cards.NAME).write_text(json.dumps(card))
     folder = root / "multirun/test/s-b2222222"
     plan = jobs.Plan("local", ["0", "1"], ["/x"], ["sklearn"], str(root), "test", {"kind": "none"}, is_marked=True)
@@ -184,9 +280,26 @@ def make(place: Place) -> None:
 def targets(place: Place) -> list[Path]:
     """The files that are changed."""
     root = place.root
-    names = ["run.json", "metrics.jsonl", "annotations.jsonl", "model.json", "driver.log", "plan.json", "jobs.jsonl",
-             "1", "ending", "cancel", "index.json", "registry.jsonl", "removed.jsonl", "elsewhere.jsonl", "ui.json",
-             "tracking.json", "heartbeat", "MLmodel"]  # fmt: skip
+    names = [
+        "run.json",
+        "metrics.jsonl",
+        "annotations.jsonl",
+        "model.json",
+        "driver.log",
+        "plan.json",
+        "jobs.jsonl",
+        "1",
+        "ending",
+        "cancel",
+        "index.json",
+        "registry.jsonl",
+        "removed.jsonl",
+        "elsewhere.jsonl",
+        "ui.json",
+        "tracking.json",
+        "heartbeat",
+        "MLmodel",
+    ]
     found = [path for path in sorted(root.rglob("*")) if path.is_file() and path.name in names]
     found += [path for path in sorted(place.data.rglob("*")) if path.is_file() and STATE in path.parts]
     found += sorted((root / "cache").rglob("*.json"))
@@ -368,15 +481,33 @@ def readers(place: Place) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "export", lambda: moving.export(root, [(d, records.read(d)) for d in run_dirs[:3]], root / "out.tar")
     at = ("--set", f"root={place.data}")
     for words in (
-        ["runs"], ["runs", "--csv"], ["runs", "--json"], ["runs", "show", "a1"], ["runs", "show", "b2", "--error"],
-        ["runs", "compare", "a1", "b2", "--json"], ["runs", "cancel", "a1"], ["runs", "watch", "b2"],
-        ["runs", "metrics", "a1"], ["runs", "metrics", "b2", "--csv"], ["runs", "files", "a1"], ["runs", "logs", "a1"],
-        ["runs", "note", "a1"], ["runs", "tag", "a1"], ["runs", "--where", "accuracy>0.5"],
-        ["runs", "--sort", "accuracy"], ["runs", "gc", "--older-than", "0d", "--keep-best", "1"], ["runs", "rm", "a1"],
-        ["runs", "--where", "trainer.max_epochs=1"], ["models"], ["models", "ls", "model"], ["models", "show", "model"],
-        ["data", "ls", *at], ["data", "show", "asset", *at],
-        ["data", "verify", "asset", *at], ["data", "ls", "/", *at],
-    ):  # fmt: skip
+        ["runs"],
+        ["runs", "--csv"],
+        ["runs", "--json"],
+        ["runs", "show", "a1"],
+        ["runs", "show", "b2", "--error"],
+        ["runs", "compare", "a1", "b2", "--json"],
+        ["runs", "cancel", "a1"],
+        ["runs", "watch", "b2"],
+        ["runs", "metrics", "a1"],
+        ["runs", "metrics", "b2", "--csv"],
+        ["runs", "files", "a1"],
+        ["runs", "logs", "a1"],
+        ["runs", "note", "a1"],
+        ["runs", "tag", "a1"],
+        ["runs", "--where", "accuracy>0.5"],
+        ["runs", "--sort", "accuracy"],
+        ["runs", "gc", "--older-than", "0d", "--keep-best", "1"],
+        ["runs", "rm", "a1"],
+        ["runs", "--where", "trainer.max_epochs=1"],
+        ["models"],
+        ["models", "ls", "model"],
+        ["models", "show", "model"],
+        ["data", "ls", *at],
+        ["data", "show", "asset", *at],
+        ["data", "verify", "asset", *at],
+        ["data", "ls", "/", *at],
+    ):
         yield "lab", lab(*words)
 
 
@@ -487,8 +618,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=int(time.time()))
     options = parser.parse_args()
     report = fuzz(options.seconds, options.seed)
-    print(f"seed {options.seed}: {report.rounds:,} changed workspaces, {report.calls:,} calls: {report.answers:,} "
-          f"answers, {report.refusals:,} refusals, {len(report.found)} findings")  # fmt: skip
+    print(
+        f"seed {options.seed}: {report.rounds:,} changed workspaces, {report.calls:,} calls: {report.answers:,} "
+        f"answers, {report.refusals:,} refusals, {len(report.found)} findings"
+    )
     print(", ".join(f"{kind} {count:,}" for kind, count in sorted(report.by_kind.items())))
     for what, how in report.found.items():
         print(f"- {what}\n    {how}")

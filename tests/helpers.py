@@ -56,9 +56,13 @@ def start_warm() -> None:
     with contextlib.suppress(FileExistsError):
         os.close(os.open(f"{place}/asked", os.O_CREAT | os.O_EXCL))
         subprocess.Popen(
-            [sys.executable, str(WARM), "lab", "warm", "start"], env=START, start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            [sys.executable, str(WARM), "lab", "warm", "start"],
+            env=START,
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
 
 
 def run_labrun(
@@ -85,9 +89,15 @@ def run_lab(
 
 def _run(command: list[str], cwd: Path | None, timeout: float, environment: Mapping[str, str] | None) -> Completed:
     return subprocess.run(
-        command, cwd=cwd, env={**os.environ, **(environment or {})}, timeout=timeout, stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        command,
+        cwd=cwd,
+        env={**os.environ, **(environment or {})},
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def start_labrun(

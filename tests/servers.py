@@ -96,8 +96,12 @@ def azurite(folder: Path) -> Iterator[Server]:
             f"DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={AZURITE_KEY};"
             f"BlobEndpoint=http://127.0.0.1:{port}/devstoreaccount1;"
         )
-        node = {"_target_": "adlfs.AzureBlobFileSystem", "name": "azure_blob", "root": "data",
-                "connection_string": connection}  # fmt: skip
+        node = {
+            "_target_": "adlfs.AzureBlobFileSystem",
+            "name": "azure_blob",
+            "root": "data",
+            "connection_string": connection,
+        }
         yield Server("azure_blob", node, {"AZURE_STORAGE_CONNECTION_STRING": connection})
 
 
@@ -106,10 +110,21 @@ def moto(folder: Path) -> Iterator[Server]:
     port = free_port()
     with running([sys.executable, "-m", "moto.server", "-p", str(port), "-H", "127.0.0.1"], port, folder):
         address = f"http://127.0.0.1:{port}"
-        node = {"_target_": "s3fs.S3FileSystem", "name": "s3", "root": "data", "endpoint_url": address, "key": "tester",
-                "secret": "tester-secret", "region": "us-east-1"}  # fmt: skip
-        environment = {"AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "tester",
-                       "AWS_SECRET_ACCESS_KEY": "tester-secret", "AWS_REGION": "us-east-1"}  # fmt: skip
+        node = {
+            "_target_": "s3fs.S3FileSystem",
+            "name": "s3",
+            "root": "data",
+            "endpoint_url": address,
+            "key": "tester",
+            "secret": "tester-secret",
+            "region": "us-east-1",
+        }
+        environment = {
+            "AWS_ENDPOINT_URL": address,
+            "AWS_ACCESS_KEY_ID": "tester",
+            "AWS_SECRET_ACCESS_KEY": "tester-secret",
+            "AWS_REGION": "us-east-1",
+        }
         yield Server("s3", node, environment)
 
 
@@ -130,9 +145,17 @@ def sftp(folder: Path) -> Iterator[Server]:
     served = folder / "served"
     served.mkdir()
     with running([command, "-D", "-e", "-f", str(folder / "config")], port, folder):
-        node = {"_target_": "fsspec.implementations.sftp.SFTPFileSystem", "name": "sftp", "root": str(served),
-                "host": "127.0.0.1", "port": port, "username": getpass.getuser(), "key_filename": str(folder / "user"),
-                "host_key_policy": "auto_add", "timeout": 30}  # fmt: skip
+        node = {
+            "_target_": "fsspec.implementations.sftp.SFTPFileSystem",
+            "name": "sftp",
+            "root": str(served),
+            "host": "127.0.0.1",
+            "port": port,
+            "username": getpass.getuser(),
+            "key_filename": str(folder / "user"),
+            "host_key_policy": "auto_add",
+            "timeout": 30,
+        }
         overrides = [f"{key}={node[key]}" for key in ("root", "host", "port", "username", "key_filename")]
         yield Server("sftp", node, {}, served, overrides)
 
@@ -164,9 +187,21 @@ def mlflow(place: Path, database: Path) -> Iterator[str]:
     shutil.copy(database, place / "server.db")
     port = free_port()
     command = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{place}/server.db", "--artifacts-destination", str(place / "artifacts"),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--backend-store-uri",
+        f"sqlite:///{place}/server.db",
+        "--artifacts-destination",
+        str(place / "artifacts"),
+    ]
     with open(place / "server.log", "wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=place, start_new_session=True)
     try:

@@ -28,16 +28,28 @@ def test_importing_labrun_costs_nothing() -> None:
     heavy = "[m for m in ('hydra', 'omegaconf', 'numpy', 'torch', 'mlflow', 'pandas', 'sklearn') if m in sys.modules]"
     done = subprocess.run(
         [sys.executable, "-c", f"import sys, labrun; print({heavy})"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout == "[]\n"
 
 
 def test_the_public_names() -> None:
     """What scripts and notebooks may rely on; adding to it is a decision."""
     assert sorted(labrun.__all__) == [
-        "LabrunError", "Model", "Run", "Sweep", "get_run", "load_model", "log", "runs", "samples", "show", "submit",
-    ]  # fmt: skip
+        "LabrunError",
+        "Model",
+        "Run",
+        "Sweep",
+        "get_run",
+        "load_model",
+        "log",
+        "runs",
+        "samples",
+        "show",
+        "submit",
+    ]
     assert all(callable(getattr(labrun, name)) for name in labrun.__all__)
 
 
@@ -176,15 +188,22 @@ def test_the_notebook(real_data: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "LABRUN_TEST_DATA": str(real_data), "PATH": path}
     for command in (["--to", "notebook", "--inplace", "--execute"], ["--to", "html"]):
         done = subprocess.run(
-            [sys.executable, "-m", "nbconvert", *command, "mnist.ipynb"], cwd=tmp_path, capture_output=True, text=True,
-            env=environment, timeout=300, check=False,
-        )  # fmt: skip
+            [sys.executable, "-m", "nbconvert", *command, "mnist.ipynb"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=300,
+            check=False,
+        )
         assert done.returncode == 0, done.stderr
     cells = json.loads((tmp_path / "mnist.ipynb").read_text())["cells"]
     pages = [
         "".join(output["data"]["text/html"])
-        for cell in cells for output in cell.get("outputs", []) if "text/html" in output.get("data", {})
-    ]  # fmt: skip
+        for cell in cells
+        for output in cell.get("outputs", [])
+        if "text/html" in output.get("data", {})
+    ]
     shown = [page for page in pages if 'class="labrun"' in page]
     assert len(shown) == 3 and all("completed" in page for page in shown)
     assert "data:image/png" in shown[1], "the network's curves"

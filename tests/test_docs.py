@@ -207,9 +207,16 @@ def _carry_out(block: Block, place: Place, where: str) -> str:
 
 def _run(command: list[str], place: Place, code: int, where: str) -> str:
     done = subprocess.run(
-        command, cwd=place.folder, env=place.variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, timeout=900, check=False,
-    )  # fmt: skip
+        command,
+        cwd=place.folder,
+        env=place.variables,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=900,
+        check=False,
+    )
     assert done.returncode == code, f"{where}: {command[-1]}\nexit code {done.returncode}\n{done.stdout}"
     return done.stdout
 
@@ -218,9 +225,13 @@ def _run_until(line: str, text: str, place: Place, where: str) -> str:
     log = place.folder / "until.log"
     with open(log, "wb") as output:
         process = subprocess.Popen(
-            ["bash", "-c", f"exec {line}"], cwd=place.folder, env=place.variables, stdin=subprocess.DEVNULL,
-            stdout=output, stderr=output,
-        )  # fmt: skip
+            ["bash", "-c", f"exec {line}"],
+            cwd=place.folder,
+            env=place.variables,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
     try:
         end = time.monotonic() + 120
         while text not in log.read_text() and process.poll() is None and time.monotonic() < end:

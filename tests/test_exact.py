@@ -66,12 +66,26 @@ def as_json(value: Any) -> Any:
 @pytest.mark.parametrize(
     "value",
     [
-        {0: 1, 1: 5}, {0: "a", "0": "b", 1.5: 1}, {"!float": "nan"}, {"!map": []}, {"!x": {"!y": 1}}, {"!a": 1, "b": 2},
-        [float("nan"), float("inf"), -float("inf"), -0.0, 10**30, 1.0, 1, True, None], b"\0\xff", Path("/a/b"),
-        "", {"": {}},
-        {b"k": 1}, {float("inf"): 1}, [], {}, "${epoch}", "\\${epoch}", "!float",
+        {0: 1, 1: 5},
+        {0: "a", "0": "b", 1.5: 1},
+        {"!float": "nan"},
+        {"!map": []},
+        {"!x": {"!y": 1}},
+        {"!a": 1, "b": 2},
+        [float("nan"), float("inf"), -float("inf"), -0.0, 10**30, 1.0, 1, True, None],
+        b"\0\xff",
+        Path("/a/b"),
+        "",
+        {"": {}},
+        {b"k": 1},
+        {float("inf"): 1},
+        [],
+        {},
+        "${epoch}",
+        "\\${epoch}",
+        "!float",
     ],
-)  # fmt: skip
+)
 def test_every_value_comes_back_as_it_was(value: Any) -> None:
     back = as_json(value)
     assert repr(back) == repr(value) and type(back) is type(value)
@@ -106,16 +120,28 @@ def test_any_text_means_what_it_said() -> None:
 
 
 def test_what_is_shown_is_what_was_meant() -> None:
-    for text, told in ((r"\${epoch}", "${epoch}"), (r"C:\\\${x}", r"C:\${x}"), ("${oc.env:X}", "${oc.env:X}"),
-                       (r"a\\${oc.env:X} \${b}", r"a\\${oc.env:X} ${b}"), ("plain", "plain")):  # fmt: skip
+    for text, told in (
+        (r"\${epoch}", "${epoch}"),
+        (r"C:\\\${x}", r"C:\${x}"),
+        ("${oc.env:X}", "${oc.env:X}"),
+        (r"a\\${oc.env:X} \${b}", r"a\\${oc.env:X} ${b}"),
+        ("plain", "plain"),
+    ):
         assert exact.shown(text) == told
 
 
 def test_defaults_of_variables_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOT_SET", raising=False)
-    for default, value in (("'a, b'", "a, b"), ("'1.50'", "1.50"), ("'null'", "null"), ("''", ""),
-                           ("null", None), ("a-b/c", "a-b/c"), (r"'\'x\''", "'x'"),
-                           ("'${.other}'", "1, 2")):  # fmt: skip
+    for default, value in (
+        ("'a, b'", "a, b"),
+        ("'1.50'", "1.50"),
+        ("'null'", "null"),
+        ("''", ""),
+        ("null", None),
+        ("a-b/c", "a-b/c"),
+        (r"'\'x\''", "'x'"),
+        ("'${.other}'", "1, 2"),
+    ):
         config = OmegaConf.create({"model": {"text": f"${{oc.env:NOT_SET,{default}}}", "other": "1, 2"}})
         kept = freeze.resolved(config, keep_environment=True)
         assert kept["model"]["text"].startswith("${oc.env:NOT_SET") and execute.here(kept)["model"]["text"] == value
@@ -141,10 +167,19 @@ class Given:
         self.args, self.given = args, given
 
 
-@pytest.mark.parametrize("more", ["", "_convert_: none", "_convert_: partial", "_convert_: object",
-                                  "_recursive_: false",
-                                  "_args_: [1, {2: 3}]", "inner: {_target_: fractions.Fraction, _args_: [1, 3]}",
-                                  "_partial_: true"])  # fmt: skip
+@pytest.mark.parametrize(
+    "more",
+    [
+        "",
+        "_convert_: none",
+        "_convert_: partial",
+        "_convert_: object",
+        "_recursive_: false",
+        "_args_: [1, {2: 3}]",
+        "inner: {_target_: fractions.Fraction, _args_: [1, 3]}",
+        "_partial_: true",
+    ],
+)
 def test_a_component_gets_what_instantiate_gives(more: str) -> None:
     head = f"_target_: {Given.__module__}.Given\n{more}\n{ODD}"
     wanted = instantiate(OmegaConf.create(head), **({} if "_convert_" in more else {"_convert_": "all"}))
@@ -220,15 +255,26 @@ def test_alike_in_a_run_a_sweep_a_rerun_an_evaluation_and_a_loaded_model(
 
 
 def test_arguments_of_a_script_and_of_an_estimator(run_here: Runner, workspace: Path) -> None:
-    record, run_dir = run_here("model._target_=sklearn.ensemble.RandomForestClassifier", "~model.regularization",
-                               "~model.max_iter", "~model.tol", "~model.solver", "~model.backend",
-                               "+model.n_estimators=3",
-                               "+model.class_weight={0:1,1:5,2:1,3:1,4:1,5:1,6:1,7:1,8:1,9:1}")  # fmt: skip
+    record, run_dir = run_here(
+        "model._target_=sklearn.ensemble.RandomForestClassifier",
+        "~model.regularization",
+        "~model.max_iter",
+        "~model.tol",
+        "~model.solver",
+        "~model.backend",
+        "+model.n_estimators=3",
+        "+model.class_weight={0:1,1:5,2:1,3:1,4:1,5:1,6:1,7:1,8:1,9:1}",
+    )
     assert record.status == "completed" and records.read(run_dir).config["model"]["class_weight"][1] == 5
     (workspace / "t.py").write_text("import sys\nprint('GIVEN', sys.argv[1:])\n")
-    record, run_dir = run_here("experiment=script", "script.path=t.py", r"script.arguments.pattern=\${epoch}",
-                               r"notes=\${n}", r"tags={a: '\${t}'}",
-                               r"script.arguments.other=\${mount:x}")  # fmt: skip
+    record, run_dir = run_here(
+        "experiment=script",
+        "script.path=t.py",
+        r"script.arguments.pattern=\${epoch}",
+        r"notes=\${n}",
+        r"tags={a: '\${t}'}",
+        r"script.arguments.other=\${mount:x}",
+    )
     assert record.config["script"]["arguments"] == {"pattern": r"\${epoch}", "other": r"\${mount:x}"}
     assert (record.notes, record.tags) == ("${n}", {"a": "${t}"})
 

@@ -34,26 +34,44 @@ def _forgotten() -> Iterator[None]:
 ODD = "s3cr3t/Val\"ue'x+y=z&%41<\u03a9\U0001f600>"
 
 
-@pytest.mark.parametrize(("name", "value", "text", "shown"), [
-    ("T", "S3CR3T-ENV", "login with S3CR3T-ENV failed", "login with *** failed"),
-    ("T", "S3CR3T-ENV", "xS3CR3T-ENVx", "x***x"),
-    ("T", "abcd", "user:abcd@host abcdef xabcd abcd", "user:***@host abcdef xabcd ***"),
-    ("T", "p'q\"r\n", "p'q\"r and " + repr("p'q\"r"), "*** and '***'"),
-    ("T", "a/b c+d=e", "?token=a%2Fb%20c%2Bd%3De&x=a%2Fb+c%2Bd%3De", "?token=***&x=***"),
-    ("T", "-----BEGIN KEY-----\nQUJDREVG\n-----END KEY-----", "got QUJDREVG", "got ***"),
-    ("T", "https://me:hunter2x@host/a", "password hunter2x, https://me:hunter2x@host/a", "password ***, ***"),
-    ("T", "pa$$ (w)o[r]d", "pa$$ (w)o[r]d", "***"),
-    ("T", "123456", "pin 123456, 1234567", "pin ***, 1234567"),
-    ("T", "pässwörd", "pässwörd", "***"),
-    *(("T", ODD, f"<{spelled}>", "<***>") for spelled in (
-        ODD, repr(ODD)[1:-1], repr(ODD.encode())[2:-1], ascii(ODD)[1:-1], json.dumps(ODD)[1:-1],
-        json.dumps(json.dumps(ODD))[3:-3], json.dumps(ODD, ensure_ascii=False)[1:-1], urllib.parse.quote(ODD),
-        urllib.parse.quote(ODD, safe=""), urllib.parse.quote_plus(ODD), urllib.parse.quote(ODD).replace("%CE", "%ce"),
-        urllib.parse.quote(urllib.parse.quote(ODD)), html.escape(ODD), html.escape(ODD, quote=False),
-        shlex.quote(ODD)[1:-1], yaml.safe_dump(ODD)[1:-2],
-    )),
-    ("T", "tail\\", r"tail\\ x", "*** x"), ("T", "a\nb\tc\x1bdefg", r"a\nb\tc\x1bdefg a\nb\tc\u001bdefg", "*** ***"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "value", "text", "shown"),
+    [
+        ("T", "S3CR3T-ENV", "login with S3CR3T-ENV failed", "login with *** failed"),
+        ("T", "S3CR3T-ENV", "xS3CR3T-ENVx", "x***x"),
+        ("T", "abcd", "user:abcd@host abcdef xabcd abcd", "user:***@host abcdef xabcd ***"),
+        ("T", "p'q\"r\n", "p'q\"r and " + repr("p'q\"r"), "*** and '***'"),
+        ("T", "a/b c+d=e", "?token=a%2Fb%20c%2Bd%3De&x=a%2Fb+c%2Bd%3De", "?token=***&x=***"),
+        ("T", "-----BEGIN KEY-----\nQUJDREVG\n-----END KEY-----", "got QUJDREVG", "got ***"),
+        ("T", "https://me:hunter2x@host/a", "password hunter2x, https://me:hunter2x@host/a", "password ***, ***"),
+        ("T", "pa$$ (w)o[r]d", "pa$$ (w)o[r]d", "***"),
+        ("T", "123456", "pin 123456, 1234567", "pin ***, 1234567"),
+        ("T", "pässwörd", "pässwörd", "***"),
+        *(
+            ("T", ODD, f"<{spelled}>", "<***>")
+            for spelled in (
+                ODD,
+                repr(ODD)[1:-1],
+                repr(ODD.encode())[2:-1],
+                ascii(ODD)[1:-1],
+                json.dumps(ODD)[1:-1],
+                json.dumps(json.dumps(ODD))[3:-3],
+                json.dumps(ODD, ensure_ascii=False)[1:-1],
+                urllib.parse.quote(ODD),
+                urllib.parse.quote(ODD, safe=""),
+                urllib.parse.quote_plus(ODD),
+                urllib.parse.quote(ODD).replace("%CE", "%ce"),
+                urllib.parse.quote(urllib.parse.quote(ODD)),
+                html.escape(ODD),
+                html.escape(ODD, quote=False),
+                shlex.quote(ODD)[1:-1],
+                yaml.safe_dump(ODD)[1:-2],
+            )
+        ),
+        ("T", "tail\\", r"tail\\ x", "*** x"),
+        ("T", "a\nb\tc\x1bdefg", r"a\nb\tc\x1bdefg a\nb\tc\u001bdefg", "*** ***"),
+    ],
+)
 def test_what_is_masked(name: str, value: str, text: str, shown: str) -> None:
     masking.note(name, value)
     assert masking.masked(text) == shown
@@ -68,10 +86,25 @@ def test_no_text_takes_long() -> None:
     assert time.process_time() - begun < 5
 
 
-@pytest.mark.parametrize(("name", "value"), [
-    ("T", ""), ("T", "1"), ("T", "abc"), ("T", "true"), ("T", "False"), ("T", "auto"), ("T", "0.001"), ("T", "1e-3"),
-    ("T", "   "), ("T", "/"), ("T", "/tmp"), ("HOME", "/nobody/at/all"), ("USER", "somebody"), ("T", "12345"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("T", ""),
+        ("T", "1"),
+        ("T", "abc"),
+        ("T", "true"),
+        ("T", "False"),
+        ("T", "auto"),
+        ("T", "0.001"),
+        ("T", "1e-3"),
+        ("T", "   "),
+        ("T", "/"),
+        ("T", "/tmp"),
+        ("HOME", "/nobody/at/all"),
+        ("USER", "somebody"),
+        ("T", "12345"),
+    ],
+)
 def test_what_would_make_all_text_stars_is_not(name: str, value: str) -> None:
     masking.note(name, value)
     assert masking.masked(f"a {value} b") == f"a {value} b"
@@ -82,9 +115,14 @@ def test_every_way_to_refer_to_a_variable(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setenv(f"V{number}", f"secret-{number}-value")
     monkeypatch.setenv("WHICH", "V4")
     node = {
-        "a": "${oc.env:V0}", "b": "${oc.env:V1,none}", "c": "x${oc.env:V2}y", "d": [{"e": "${oc.decode:${oc.env:V3}}"}],
-        "f": "${oc.env:${oc.env:WHICH}}", "g": "${oc.env:NOT_SET,${oc.env:V5}}", "h": "${oc.env: V6 }",
-    }  # fmt: skip
+        "a": "${oc.env:V0}",
+        "b": "${oc.env:V1,none}",
+        "c": "x${oc.env:V2}y",
+        "d": [{"e": "${oc.decode:${oc.env:V3}}"}],
+        "f": "${oc.env:${oc.env:WHICH}}",
+        "g": "${oc.env:NOT_SET,${oc.env:V5}}",
+        "h": "${oc.env: V6 }",
+    }
     assert building.looked_up(node)["f"] == "secret-4-value"
     text = " ".join(f"secret-{number}-value" for number in range(7))
     assert masking.masked(text) == " ".join(["***"] * 7)
@@ -132,8 +170,10 @@ def test_only_labruns_own_log_lines_are_masked(caplog: pytest.LogCaptureFixture)
 def test_other_applications_of_hydra_are_left_alone() -> None:
     masking.register()
     assert OmegaConf.create({"a": "${oc.env:HOME}", "b": "${oc.env:NOT_SET,7}", "c": "${oc.env:NOT_SET,null}"}) == {
-        "a": str(Path.home()), "b": "7", "c": None,
-    }  # fmt: skip
+        "a": str(Path.home()),
+        "b": "7",
+        "c": None,
+    }
 
 
 MODEL = """
@@ -176,8 +216,13 @@ def test_no_error_of_a_run_leaves_one(
     common = ("model=mine", "dataset.max_samples=50", "report=none")
     done = run_labrun(*common, cwd=workspace)
     assert done.returncode == 1 and "login with x***y failed" in done.stderr, done.stderr
-    swept = run_labrun("-m", *common, "model.way=build,message,cause,exit,variable",
-                       "+compute.environment.GIVEN=gIvEn-7h3secret", cwd=workspace)  # fmt: skip
+    swept = run_labrun(
+        "-m",
+        *common,
+        "model.way=build,message,cause,exit,variable",
+        "+compute.environment.GIVEN=gIvEn-7h3secret",
+        cwd=workspace,
+    )
     assert swept.returncode == 1, swept.stderr
     assert len([one for _, one in store.listing(workspace).runs if one.status == "failed"]) == 6
     tracking.sync(workspace)

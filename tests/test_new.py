@@ -47,17 +47,32 @@ def test_a_project_is_written_and_told(labrun_here: Command, workspace: Path, mo
         ("full", "'full' has files already (.d, a, b, ... (4 in all)): name a new or empty folder"),
         ("file", "is there already, and is no folder"),
         ("file/inner", "cannot be written: Not a directory"),
-        ("my work", "letters, digits, - and _"), ("1st", "begins with a letter"), ("", "labrun new takes one folder"),
-        ("läuft", "letters, digits, - and _"), ("a" * 61, "at most 60 signs"), ("-x", "takes one folder"),
-        ("x_", "letters, digits"), ("a/b c", "labrun new "), ("a\nb", "labrun new a_b"), ("/", "letters, digits"),
-        ("class", "a word of Python's own"), ("None", "a word of Python's own"), ("match", "a word of Python's own"),
-        ("json", "would hide Python's own module 'json'"), ("Random", "Python's own module 'random'"),
-        ("numpy", "would hide the installed package 'numpy'"), ("Torch", "the installed package 'torch'"),
-        ("scikit-learn", "the installed package"), ("sklearn", "the installed package"),
-        ("labrun", "the installed package 'labrun'"), ("hydra-plugins", "the installed package"),
-        ("tests", "means something else"), ("conf", "means something else"), ("outputs", "means something else"),
+        ("my work", "letters, digits, - and _"),
+        ("1st", "begins with a letter"),
+        ("", "labrun new takes one folder"),
+        ("läuft", "letters, digits, - and _"),
+        ("a" * 61, "at most 60 signs"),
+        ("-x", "takes one folder"),
+        ("x_", "letters, digits"),
+        ("a/b c", "labrun new "),
+        ("a\nb", "labrun new a_b"),
+        ("/", "letters, digits"),
+        ("class", "a word of Python's own"),
+        ("None", "a word of Python's own"),
+        ("match", "a word of Python's own"),
+        ("json", "would hide Python's own module 'json'"),
+        ("Random", "Python's own module 'random'"),
+        ("numpy", "would hide the installed package 'numpy'"),
+        ("Torch", "the installed package 'torch'"),
+        ("scikit-learn", "the installed package"),
+        ("sklearn", "the installed package"),
+        ("labrun", "the installed package 'labrun'"),
+        ("hydra-plugins", "the installed package"),
+        ("tests", "means something else"),
+        ("conf", "means something else"),
+        ("outputs", "means something else"),
     ],
-)  # fmt: skip
+)
 def test_what_will_not_do_is_one_message(
     labrun_here: Command, workspace: Path, monkeypatch: pytest.MonkeyPatch, folder: str, words: str
 ) -> None:
@@ -91,17 +106,26 @@ def test_where_labrun_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
             return None if self.content is None else json.dumps(self.content)
 
     for content, wanted in (
-        (None, None), ({}, None),
-        ({"url": "https://me:pass@git.example/labrun.git", "vcs_info": {"vcs": "git", "commit_id": "abc"}},
-         {"git": "https://git.example/labrun.git", "rev": "abc"}),
-        ({"url": "ssh://git@git.example/labrun.git", "vcs_info": {"commit_id": "abc"}, "subdirectory": "x"},
-         {"git": "ssh://git@git.example/labrun.git", "rev": "abc", "subdirectory": "x"}),
-        ({"url": "file:///my%20code/labrun", "dir_info": {"editable": True}},
-         {"path": "/my code/labrun", "editable": True}),
+        (None, None),
+        ({}, None),
+        (
+            {"url": "https://me:pass@git.example/labrun.git", "vcs_info": {"vcs": "git", "commit_id": "abc"}},
+            {"git": "https://git.example/labrun.git", "rev": "abc"},
+        ),
+        (
+            {"url": "ssh://git@git.example/labrun.git", "vcs_info": {"commit_id": "abc"}, "subdirectory": "x"},
+            {"git": "ssh://git@git.example/labrun.git", "rev": "abc", "subdirectory": "x"},
+        ),
+        (
+            {"url": "file:///my%20code/labrun", "dir_info": {"editable": True}},
+            {"path": "/my code/labrun", "editable": True},
+        ),
         ({"url": "file:///a/labrun-1.whl", "archive_info": {}}, {"path": "/a/labrun-1.whl"}),
-        ({"url": "https://files.example/labrun-1.whl?token=x", "archive_info": {}},
-         {"url": "https://files.example/labrun-1.whl"}),
-    ):  # fmt: skip
+        (
+            {"url": "https://files.example/labrun-1.whl?token=x", "archive_info": {}},
+            {"url": "https://files.example/labrun-1.whl"},
+        ),
+    ):
         monkeypatch.setattr(metadata, "distribution", lambda name, content=content: Told(content))
         text = new._source()
         assert (tomllib.loads(text)["tool"]["uv"]["sources"]["labrun"] if text else None) == wanted
@@ -137,6 +161,12 @@ def test_a_project_runs_at_once(labrun_here: Command, workspace: Path) -> None:
     lab("models", "predict", "moons", "data/moons.csv", "-o", "predictions.csv")
     assert (project / "predictions.csv").read_text().count("\n") == new.ROWS + 1
     environment = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=project,
-                          env=environment, capture_output=True, text=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        cwd=project,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0 and "2 passed" in done.stdout, done.stdout

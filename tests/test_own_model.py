@@ -109,8 +109,9 @@ def test_a_network_from_the_working_folder(
     monkeypatch.setenv("NET_LABEL", "of-nobodys-business")
     write(workspace, "tiny_net", NETWORK, CONFIG)
     assert "width: 32" in labrun_here("model=tiny_net", "--cfg", "job").stdout
-    done = labrun("model=tiny_net", "model.width=64", "+model.label='${oc.env:NET_LABEL}'", "tracking=none",
-                  "report=none")  # fmt: skip
+    done = labrun(
+        "model=tiny_net", "model.width=64", "+model.label='${oc.env:NET_LABEL}'", "tracking=none", "report=none"
+    )
     assert done.returncode == 0, done.stderr
     record = only_record(workspace, "digits-tiny_net")
     assert [path for path in workspace.glob("outputs/*/*/**/*.json") if "nobodys" in path.read_text()] == []
@@ -141,8 +142,9 @@ def test_a_lightning_module_of_ones_own(labrun: Command, workspace: Path) -> Non
     (metrics,) = workspace.glob("outputs/*/*/metrics.jsonl")
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert [line["epoch"] for line in lines if line["name"] == "my_loss"] == [1, 2, 3]
-    watched = labrun("model=mine", "trainer.max_epochs=1", "tracking=none", "trainer.monitor=val_f1",
-                     "callbacks=early_stopping")  # fmt: skip
+    watched = labrun(
+        "model=mine", "trainer.max_epochs=1", "tracking=none", "trainer.monitor=val_f1", "callbacks=early_stopping"
+    )
     assert watched.returncode == 2 and "Traceback" not in watched.stderr
     assert "trainer.monitor=val_f1" in watched.stderr and "It logs my_loss" in watched.stderr
 

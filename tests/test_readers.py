@@ -42,17 +42,36 @@ def test_a_sweeps_folder_is_one_that_the_run_lies_in(tmp_path: Path) -> None:
     run_dir = tmp_path / "multirun" / "x" / "s" / "r1" / "s2"
     run_dir.mkdir(parents=True)
     sweep = tmp_path / "multirun" / "x" / "s"
-    for told, folder in ((str(sweep), sweep), ("/", run_dir.parent), (str(tmp_path), run_dir.parent),
-                         ("/etc", run_dir.parent), (str(tmp_path / "elsewhere"), run_dir.parent),
-                         (None, run_dir.parent), (7, run_dir.parent), ("a\0b", run_dir.parent)):  # fmt: skip
+    for told, folder in (
+        (str(sweep), sweep),
+        ("/", run_dir.parent),
+        (str(tmp_path), run_dir.parent),
+        ("/etc", run_dir.parent),
+        (str(tmp_path / "elsewhere"), run_dir.parent),
+        (None, run_dir.parent),
+        (7, run_dir.parent),
+        ("a\0b", run_dir.parent),
+    ):
         assert records.sweep_folder(run_dir, new(sweep={"folder": told})) == folder
     assert records.sweep_folder(run_dir, new(sweep=None)) is None
 
 
-@pytest.mark.parametrize("values", [
-    {"runs": ["../../x"]}, {"runs": ["/etc"]}, {"runs": "ab"}, {"runs": [1]}, {"path": [1]}, {"command": [1]},
-    {"cwd": 7}, {"tracking": 7}, {"parallel": "many"}, {"more": 1}, {"runs": ["a\0b"]},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"runs": ["../../x"]},
+        {"runs": ["/etc"]},
+        {"runs": "ab"},
+        {"runs": [1]},
+        {"path": [1]},
+        {"command": [1]},
+        {"cwd": 7},
+        {"tracking": 7},
+        {"parallel": "many"},
+        {"more": 1},
+        {"runs": ["a\0b"]},
+    ],
+)
 def test_a_plan_names_runs_of_its_folder(tmp_path: Path, values: dict[str, Any]) -> None:
     plan = jobs.Plan("local", ["0", "a/../b"], [], [], str(tmp_path), "test", {})
     plan.write(tmp_path)
@@ -88,17 +107,40 @@ def test_rests_are_taken_only_where_a_person_put_runs(tmp_path: Path) -> None:
     assert [item.path.name for item in listed] == [f"{removing.REMOVED}ours"]
 
 
-LINE = {"event": "register", "name": "m", "number": 1, "run": "a", "experiment": "e", "file": "outputs/x", "uri": "",
-        "time": "t", "files": {"x": "0" * 64}}  # fmt: skip
+LINE = {
+    "event": "register",
+    "name": "m",
+    "number": 1,
+    "run": "a",
+    "experiment": "e",
+    "file": "outputs/x",
+    "uri": "",
+    "time": "t",
+    "files": {"x": "0" * 64},
+}
 
 
-@pytest.mark.parametrize("values", [
-    {"name": "../../x"}, {"name": ".."}, {"name": 7}, {"number": "1"}, {"number": -1}, {"number": True},
-    {"number": 1e9},
-    {"files": {"../x": "0" * 64}, "file": "../x"}, {"files": {"x": "1"}}, {"files": {"/etc/x": "0" * 64}},
-    {"files": {}},
-    {"event": "alias", "alias": "../x"}, {"event": "alias", "alias": 7}, {"files": [1]}, {"run": 7}, {"tags": {"a": 1}},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"name": "../../x"},
+        {"name": ".."},
+        {"name": 7},
+        {"number": "1"},
+        {"number": -1},
+        {"number": True},
+        {"number": 1e9},
+        {"files": {"../x": "0" * 64}, "file": "../x"},
+        {"files": {"x": "1"}},
+        {"files": {"/etc/x": "0" * 64}},
+        {"files": {}},
+        {"event": "alias", "alias": "../x"},
+        {"event": "alias", "alias": 7},
+        {"files": [1]},
+        {"run": 7},
+        {"tags": {"a": 1}},
+    ],
+)
 def test_a_bad_line_of_the_journal_is_counted_and_left_out(tmp_path: Path, values: dict[str, Any]) -> None:
     path = journal.path(tmp_path)
     path.parent.mkdir(parents=True)
@@ -112,10 +154,17 @@ def test_a_bad_line_of_the_journal_is_counted_and_left_out(tmp_path: Path, value
 def test_pipes_in_the_place_of_files_are_not_waited_for(workspace: Path, lab_here: Command) -> None:
     run_dir = submitted(workspace, "a1111111")
     folder = run_dir.parent
-    for path in (run_dir / "driver.log", run_dir / "requests" / "cancel", run_dir / "requests" / "stop",
-                 run_dir / "annotations.jsonl", run_dir / "metrics.jsonl", run_dir / "outputs" / "model.json",
-                 jobs.state_folder(folder) / "plan.json", jobs.state_folder(folder) / "controllers" / "1",
-                 jobs.state_folder(folder) / "jobs.jsonl"):  # fmt: skip
+    for path in (
+        run_dir / "driver.log",
+        run_dir / "requests" / "cancel",
+        run_dir / "requests" / "stop",
+        run_dir / "annotations.jsonl",
+        run_dir / "metrics.jsonl",
+        run_dir / "outputs" / "model.json",
+        jobs.state_folder(folder) / "plan.json",
+        jobs.state_folder(folder) / "controllers" / "1",
+        jobs.state_folder(folder) / "jobs.jsonl",
+    ):
         path.parent.mkdir(parents=True, exist_ok=True)
         os.mkfifo(path)
     assert recording.stop_reason(records.RunPaths(run_dir)) is None
@@ -163,8 +212,14 @@ def test_words_of_commands_are_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     slurm_jobs.scancel(["17", "17_3", "--user=me", "17;ls", "", "-1"])
     assert asked == [["scancel", "17"], ["scancel", "17_3"]]
     ledger = tmp_path / "jobs.jsonl"
-    for line in ({"token": "a", "jobs": [["x"]]}, {"token": "a", "job": "--all", "array": False}, {"token": []}, 7,
-                 {"token": "b", "jobs": [["y"]]}, {"token": "b", "job": "18", "array": False}):  # fmt: skip
+    for line in (
+        {"token": "a", "jobs": [["x"]]},
+        {"token": "a", "job": "--all", "array": False},
+        {"token": []},
+        7,
+        {"token": "b", "jobs": [["y"]]},
+        {"token": "b", "job": "18", "array": False},
+    ):
         with open(ledger, "a") as file:
             file.write(json.dumps(line) + "\n")
     assert slurm_jobs.known_jobs(ledger) == {Path("y"): "18"}
@@ -181,8 +236,12 @@ def test_code_is_what_its_digest_says_wherever_a_record_says_it_lies(tmp_path: P
     (code / "__pycache__" / "a.pyc").write_text("compiled since")
     assert rerun._kept({"digest": digest, "folder": str(code)}, tmp_path, old) == code
     (code / "a.py").write_text("x = 2\n")
-    for told in ({"digest": digest, "folder": str(code)}, {"digest": "../..", "folder": str(code)}, {"folder": "/etc"},
-                 {"digest": "..", "folder": ""}):  # fmt: skip
+    for told in (
+        {"digest": digest, "folder": str(code)},
+        {"digest": "../..", "folder": str(code)},
+        {"folder": "/etc"},
+        {"digest": "..", "folder": ""},
+    ):
         with pytest.raises(RecordError, match="is gone"):
             rerun._kept(told, tmp_path, old)
     with pytest.raises(RecordError, match="is no digest"):
@@ -267,10 +326,16 @@ def test_links_out_of_a_run_are_not_sent_to_a_server(tmp_path: Path) -> None:
     assert sent == ["inside", "plain"] and "leads out of the run's folder" in str(run.failed)
 
 
-@pytest.mark.parametrize("config", [
-    {}, {"trainer": 7}, {"trainer": {}, "compute": []}, {"trainer": {}, "compute": {"environment": 7}},
-    {"trainer": {"resume": {}}, "compute": {"environment": {}, "target": "local", "cpus_per_run": 1}},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"trainer": 7},
+        {"trainer": {}, "compute": []},
+        {"trainer": {}, "compute": {"environment": 7}},
+        {"trainer": {"resume": {}}, "compute": {"environment": {}, "target": "local", "cpus_per_run": 1}},
+    ],
+)
 def test_a_config_that_is_no_runs_is_not_run_again(workspace: Path, config: dict[str, Any]) -> None:
     run_dir = submitted(workspace, "a1111111", config=config)
     with pytest.raises(LabrunError, match="cannot be run again"):

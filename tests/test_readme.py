@@ -23,8 +23,10 @@ def test_the_first_block_is_the_set_up_in_two_commands() -> None:
     first = re.search(r"```bash\n(.*?)```", README, re.DOTALL)
     assert first is not None
     assert [line.partition("#")[0].strip() for line in first[1].splitlines()] == [
-        "pip install uv", "uv run labrun", "uv run pytest -n auto",
-    ]  # fmt: skip
+        "pip install uv",
+        "uv run labrun",
+        "uv run pytest -n auto",
+    ]
 
 
 EXPECTED = {

@@ -43,9 +43,21 @@ def nets(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize(
     "target",
-    ["flat.Net", "flat.make", "flat.WIDTH", "flat.Layer", "flat.backend", "flat.Net.inner", "nets.deep.net.Net",
-     "dynamic.Net", "broken.Net", "torch.nn.Linear", "sklearn.svm.SVC", "builtins.dict"],
-)  # fmt: skip
+    [
+        "flat.Net",
+        "flat.make",
+        "flat.WIDTH",
+        "flat.Layer",
+        "flat.backend",
+        "flat.Net.inner",
+        "nets.deep.net.Net",
+        "dynamic.Net",
+        "broken.Net",
+        "torch.nn.Linear",
+        "sklearn.svm.SVC",
+        "builtins.dict",
+    ],
+)
 def test_what_may_be_there_is_left_to_the_import(nets: Path, target: str) -> None:
     targets.check(target, "model")
     assert not {"flat", "nets", "dynamic", "broken"} & set(sys.modules)

@@ -31,12 +31,23 @@ def obeyed(text: str) -> set[str]:
     return set(text) & OBEYED
 
 
-@pytest.mark.parametrize(("text", "shown"), [
-    ("plain", "plain"), ("\x1b[31m", "\\x1b[31m"), ("\x9b", "\\x9b"), ("\x7f", "\\x7f"), ("a\tb\nc", "a\\x09b\\x0ac"),
-    ("\u202e", "\\u202e"), ("\ud800", "\\ud800"), ("\U000e0041", "\\U000e0041"),
-    ("ä 日本 \u00a0\u3000", "ä 日本 \u00a0\u3000"),
-    ("👩\u200d🔬", "👩\u200d🔬"), ("\u2028", "\\u2028"), ("\ufeff", "\\ufeff"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain", "plain"),
+        ("\x1b[31m", "\\x1b[31m"),
+        ("\x9b", "\\x9b"),
+        ("\x7f", "\\x7f"),
+        ("a\tb\nc", "a\\x09b\\x0ac"),
+        ("\u202e", "\\u202e"),
+        ("\ud800", "\\ud800"),
+        ("\U000e0041", "\\U000e0041"),
+        ("ä 日本 \u00a0\u3000", "ä 日本 \u00a0\u3000"),
+        ("👩\u200d🔬", "👩\u200d🔬"),
+        ("\u2028", "\\u2028"),
+        ("\ufeff", "\\ufeff"),
+    ],
+)
 def test_what_is_shown_as_an_escape(text: str, shown: str) -> None:
     assert terminal.plain(text) == shown
     assert not obeyed(terminal.lines(EVIL)) - {"\r"} or "\r" not in terminal.lines(EVIL)
@@ -64,15 +75,28 @@ def evil(workspace: Path) -> Path:
     """A run whose record, metrics, annotations, files and log are made to be obeyed."""
     run_dir = submitted(workspace, "a1111111")
     content = json.loads((run_dir / "run.json").read_text()) | {
-        "name": f"x{EVIL}", "status": "failed", "overrides": [EVIL], "command": EVIL, "notes": f"{EVIL}\n{EVIL}",
-        "metrics": {EVIL: 1.0, "b": EVIL}, "tags": {EVIL: EVIL}, "properties": {EVIL: EVIL},
-        "error": {"type": EVIL, "message": EVIL, "traceback": EVIL}, "git": {"commit": EVIL, "branch": EVIL},
-        "code": {"digest": EVIL, "folder": EVIL}, "data": [{"name": EVIL, "digest": EVIL, "path": EVIL}],
-        "host": {"name": EVIL}, "process": {"host": EVIL}, "job": {"id": EVIL, "cluster": EVIL, "node": EVIL},
-        "sweep": {"folder": EVIL, "number": EVIL}, "threads": {"allowed": EVIL, "training": {"count": EVIL}},
-        "attempts": [{"number": 1, "status": EVIL, "reason": EVIL}, {"number": EVIL}], "parent": EVIL,
-        "packages": {EVIL: EVIL}, "config": {EVIL: EVIL, "trainer": {}},
-    }  # fmt: skip
+        "name": f"x{EVIL}",
+        "status": "failed",
+        "overrides": [EVIL],
+        "command": EVIL,
+        "notes": f"{EVIL}\n{EVIL}",
+        "metrics": {EVIL: 1.0, "b": EVIL},
+        "tags": {EVIL: EVIL},
+        "properties": {EVIL: EVIL},
+        "error": {"type": EVIL, "message": EVIL, "traceback": EVIL},
+        "git": {"commit": EVIL, "branch": EVIL},
+        "code": {"digest": EVIL, "folder": EVIL},
+        "data": [{"name": EVIL, "digest": EVIL, "path": EVIL}],
+        "host": {"name": EVIL},
+        "process": {"host": EVIL},
+        "job": {"id": EVIL, "cluster": EVIL, "node": EVIL},
+        "sweep": {"folder": EVIL, "number": EVIL},
+        "threads": {"allowed": EVIL, "training": {"count": EVIL}},
+        "attempts": [{"number": 1, "status": EVIL, "reason": EVIL}, {"number": EVIL}],
+        "parent": EVIL,
+        "packages": {EVIL: EVIL},
+        "config": {EVIL: EVIL, "trainer": {}},
+    }
     (run_dir / "run.json").write_text(json.dumps(content))
     lines = [{"time": 1.0, "step": n, "name": EVIL, "value": n, "attempt": 1} for n in range(3)]
     (run_dir / context.METRICS_FILE).write_text("".join(json.dumps(line) + "\n" for line in lines) + "bad\n")
@@ -86,14 +110,40 @@ def evil(workspace: Path) -> Path:
 
 
 VERBS = [
-    (), ("ls",), ("--metric", EVIL), ("--metric", "nobody"), ("show", "a1"), ("show", "a1", "--error"),
+    (),
+    ("ls",),
+    ("--metric", EVIL),
+    ("--metric", "nobody"),
+    ("show", "a1"),
+    ("show", "a1", "--error"),
     ("metrics", "a1"),
-    ("metrics", "a1", "--plot"), ("metrics", "a1", "--name", "nobody"), ("files", "a1"), ("tag", "a1"), ("note", "a1"),
-    ("tag", "a1", "t"), ("compare", "a1", "a2"), ("download", "a1", "nobody"), ("watch", "a1"), ("--where", "nobody=1"),
-    ("export", "a1"), ("rm", "a1"), ("gc", "--older-than", "0d"), ("rerun", "a1"), ("--sort", EVIL), ("cancel", "a1"),
-    ("show", "a1", "--json"), ("metrics", "a1", "--json"), ("compare", "a1", "a2", "--json"), ("--json",), ("--csv",),
-    ("metrics", "a1", "--csv"), ("show", EVIL), ("import", EVIL), ("show", "a3"), ("files", "a1", "--json"),
-]  # fmt: skip
+    ("metrics", "a1", "--plot"),
+    ("metrics", "a1", "--name", "nobody"),
+    ("files", "a1"),
+    ("tag", "a1"),
+    ("note", "a1"),
+    ("tag", "a1", "t"),
+    ("compare", "a1", "a2"),
+    ("download", "a1", "nobody"),
+    ("watch", "a1"),
+    ("--where", "nobody=1"),
+    ("export", "a1"),
+    ("rm", "a1"),
+    ("gc", "--older-than", "0d"),
+    ("rerun", "a1"),
+    ("--sort", EVIL),
+    ("cancel", "a1"),
+    ("show", "a1", "--json"),
+    ("metrics", "a1", "--json"),
+    ("compare", "a1", "a2", "--json"),
+    ("--json",),
+    ("--csv",),
+    ("metrics", "a1", "--csv"),
+    ("show", EVIL),
+    ("import", EVIL),
+    ("show", "a3"),
+    ("files", "a1", "--json"),
+]
 
 
 @pytest.mark.parametrize("words", VERBS, ids=str)
@@ -146,14 +196,32 @@ def test_models_and_data(workspace: Path, lab_here: Command, tmp_path: Path) -> 
     for name in ("good", EVIL.replace("/", "")):
         store.write(f"{STATE}/assets/{name}/7.json", json.dumps({"name": name, "number": EVIL}).encode())
     at = ("--set", f"root={store.root}")
-    for words in (("ls",), ("ls", "files"), ("ls", "/"), ("show", "good"), ("show", EVIL), ("verify", "good"),
-                  ("download", "files", "got"), ("rm", "files")):  # fmt: skip
+    for words in (
+        ("ls",),
+        ("ls", "files"),
+        ("ls", "/"),
+        ("show", "good"),
+        ("show", EVIL),
+        ("verify", "good"),
+        ("download", "files", "got"),
+        ("rm", "files"),
+    ):
         done = lab_here("data", *words, *at)
         assert not obeyed(done.stdout + done.stderr), words
         assert "Traceback" not in done.stderr, done.stderr
-    line: dict[str, Any] = {"event": "register", "name": "m", "number": 1, "run": EVIL, "experiment": EVIL, "uri": "",
-                            "file": f"outputs/{EVIL.replace('/', '')}", "time": EVIL, "metrics": {EVIL: EVIL},
-                            "tags": {EVIL: EVIL}, "data": [{"name": EVIL}]}  # fmt: skip
+    line: dict[str, Any] = {
+        "event": "register",
+        "name": "m",
+        "number": 1,
+        "run": EVIL,
+        "experiment": EVIL,
+        "uri": "",
+        "file": f"outputs/{EVIL.replace('/', '')}",
+        "time": EVIL,
+        "metrics": {EVIL: EVIL},
+        "tags": {EVIL: EVIL},
+        "data": [{"name": EVIL}],
+    }
     line["files"] = {EVIL.replace("/", ""): "0" * 64}
     journal.path(workspace).parent.mkdir(parents=True, exist_ok=True)
     journal.path(workspace).write_text(json.dumps(line) + "\n" + json.dumps({**line, "name": EVIL}) + "\n")

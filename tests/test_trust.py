@@ -51,14 +51,33 @@ def _none_called() -> None:
 
 
 HOSTILE = [
-    "os.system", "sklearn.datasets._base.os.system", "sklearn.datasets._base.shutil.rmtree", "torch.load",
-    "torch.nn.modules.module.torch.load", "torch.hub.load", "sklearn.utils._testing.subprocess.Popen",
-    "torch.nn.functional.torch.ops.load_library", "labrun.models.pipeline.pipeline", "labrun.tasks.saved.load_model",
-    "torch.nn.Module.__subclasses__", "torch.nn", "torch.nn.Linear.forward", "torch.nn.functional.relu",
-    "sklearn.datasets.fetch_openml", "sklearn.utils.Bunch", "sklearn.", ".", "", "torch.nn..Linear", "builtins.eval",
-    "torchvision.models.resnet.load_state_dict_from_url", "torch.nn.init.normal_", "sklearn.base.clone",
-    "torch.nn.parameter.Parameter", "labrun.models.chainer_npz.load",
-]  # fmt: skip
+    "os.system",
+    "sklearn.datasets._base.os.system",
+    "sklearn.datasets._base.shutil.rmtree",
+    "torch.load",
+    "torch.nn.modules.module.torch.load",
+    "torch.hub.load",
+    "sklearn.utils._testing.subprocess.Popen",
+    "torch.nn.functional.torch.ops.load_library",
+    "labrun.models.pipeline.pipeline",
+    "labrun.tasks.saved.load_model",
+    "torch.nn.Module.__subclasses__",
+    "torch.nn",
+    "torch.nn.Linear.forward",
+    "torch.nn.functional.relu",
+    "sklearn.datasets.fetch_openml",
+    "sklearn.utils.Bunch",
+    "sklearn.",
+    ".",
+    "",
+    "torch.nn..Linear",
+    "builtins.eval",
+    "torchvision.models.resnet.load_state_dict_from_url",
+    "torch.nn.init.normal_",
+    "sklearn.base.clone",
+    "torch.nn.parameter.Parameter",
+    "labrun.models.chainer_npz.load",
+]
 
 
 @pytest.mark.parametrize("target", HOSTILE)
@@ -72,16 +91,19 @@ def test_only_classes_of_models_are_built(target: str) -> None:
         trust.build_model({"_target_": "torch.nn.Sequential", "_args_": [{"_target_": target}]}, "model", [])
 
 
-@pytest.mark.parametrize("node", [
-    {"inner": {"_target_": f"{HERE}.call"}},
-    {"inner": {"_target_": f"{HERE}.call", "_partial_": True}},
-    {"inner": [1, [{"deep": {"_target_": f"{HERE}.call"}}]]},
-    {"_args_": [{"_target_": f"{HERE}.call"}]},
-    {"inner": {"_target_": f"{HERE}.call"}, "_recursive_": False},
-    {"inner": {"_target_": "sklearn.pipeline.Pipeline", "steps": [["a", {"_target_": f"{HERE}.call"}]]}},
-    {"inner": {"_target_": 7}},
-    {"inner": {"_target_": ["os", "system"]}},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"inner": {"_target_": f"{HERE}.call"}},
+        {"inner": {"_target_": f"{HERE}.call", "_partial_": True}},
+        {"inner": [1, [{"deep": {"_target_": f"{HERE}.call"}}]]},
+        {"_args_": [{"_target_": f"{HERE}.call"}]},
+        {"inner": {"_target_": f"{HERE}.call"}, "_recursive_": False},
+        {"inner": {"_target_": "sklearn.pipeline.Pipeline", "steps": [["a", {"_target_": f"{HERE}.call"}]]}},
+        {"inner": {"_target_": 7}},
+        {"inner": {"_target_": ["os", "system"]}},
+    ],
+)
 def test_arguments_are_looked_at_at_any_depth(node: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         trust.build_model({"_target_": f"{HERE}.Own", **node}, "model", [f"{HERE}.Own"])
@@ -96,17 +118,28 @@ def test_nothing_is_interpolated_while_building(monkeypatch: pytest.MonkeyPatch)
 
 def test_models_are_built_with_their_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     made = trust.build_model(
-        {"_target_": "torch.nn.Sequential", "_args_": [{"_target_": "torch.nn.Linear", "in_features": 2,
-                                                        "out_features": 3}, {"_target_": "torch.nn.ReLU"}]},
-        "model", [],
-    )  # fmt: skip
+        {
+            "_target_": "torch.nn.Sequential",
+            "_args_": [
+                {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 3},
+                {"_target_": "torch.nn.ReLU"},
+            ],
+        },
+        "model",
+        [],
+    )
     assert [type(part).__name__ for part in made] == ["Linear", "ReLU"]
     pipeline = trust.build_model(
-        {"_target_": "sklearn.pipeline.Pipeline",
-         "steps": [["scale", {"_target_": "sklearn.preprocessing.StandardScaler"}],
-                   ["fit", {"_target_": "sklearn.linear_model.LogisticRegression", "C": 2.0}]]},
-        "model", [],
-    )  # fmt: skip
+        {
+            "_target_": "sklearn.pipeline.Pipeline",
+            "steps": [
+                ["scale", {"_target_": "sklearn.preprocessing.StandardScaler"}],
+                ["fit", {"_target_": "sklearn.linear_model.LogisticRegression", "C": 2.0}],
+            ],
+        },
+        "model",
+        [],
+    )
     assert pipeline.steps[1][1].C == 2.0
     part = trust.build_model(
         {"_target_": f"{HERE}.Own", "inner": {"_target_": "torch.nn.ReLU", "_partial_": True}}, "model", [f"{HERE}.Own"]
@@ -127,8 +160,13 @@ def test_models_are_built_with_their_parts(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_frozen_config_calls_no_resolver_of_a_persons_own() -> None:
     OmegaConf.register_new_resolver("labrun_test_eval", call, replace=True)
     try:
-        for text in ("${labrun_test_eval:1}", "a ${ labrun_test_eval:1}", "${${oc.decode:labrun_test_eval}:1}",
-                     "${oc.decode:${labrun_test_eval:1}}", "\\\\${labrun_test_eval:1}"):  # fmt: skip
+        for text in (
+            "${labrun_test_eval:1}",
+            "a ${ labrun_test_eval:1}",
+            "${${oc.decode:labrun_test_eval}:1}",
+            "${oc.decode:${labrun_test_eval:1}}",
+            "\\\\${labrun_test_eval:1}",
+        ):
             with pytest.raises(ConfigError, match="refers to something else than the environment"):
                 building.looked_up({"a": [{"b": text}]})
         assert CALLED == []
@@ -152,14 +190,31 @@ def change_card(run_dir: Path, **values: Any) -> None:
 def test_a_card_that_is_no_card_is_one_message(ran: Path, tmp_path: Path) -> None:
     card = json.loads((ran / "outputs" / cards.NAME).read_text())
     for values in (
-        {"target": f"{HERE}.call"}, {"target": "sklearn.datasets._base.os.system"}, {"target": None}, {"target": [1]},
-        {"arguments": {"_target_": f"{HERE}.call"}}, {"arguments": {"units": {"_target_": f"{HERE}.call"}}},
-        {"arguments": [1]}, {"arguments": {"units": "${oc.create:{_target_: os.system}}"}},
-        {"file": "../../../etc/passwd"}, {"file": "/etc/passwd"}, {"file": ""}, {"file": 7}, {"sha256": "0"},
-        {"class_names": 3}, {"class_names": [1]}, {"input_shape": "x"}, {"input_shape": [-1]}, {"scaling": []},
-        {"scaling": {"scale": "a"}}, {"kind": 7}, {"kind": "other"}, {"target": "torch.nn.Linear"},
-        {"target": "sklearn.linear_model.LogisticRegression", "arguments": {}}, {"name": []},
-    ):  # fmt: skip
+        {"target": f"{HERE}.call"},
+        {"target": "sklearn.datasets._base.os.system"},
+        {"target": None},
+        {"target": [1]},
+        {"arguments": {"_target_": f"{HERE}.call"}},
+        {"arguments": {"units": {"_target_": f"{HERE}.call"}}},
+        {"arguments": [1]},
+        {"arguments": {"units": "${oc.create:{_target_: os.system}}"}},
+        {"file": "../../../etc/passwd"},
+        {"file": "/etc/passwd"},
+        {"file": ""},
+        {"file": 7},
+        {"sha256": "0"},
+        {"class_names": 3},
+        {"class_names": [1]},
+        {"input_shape": "x"},
+        {"input_shape": [-1]},
+        {"scaling": []},
+        {"scaling": {"scale": "a"}},
+        {"kind": 7},
+        {"kind": "other"},
+        {"target": "torch.nn.Linear"},
+        {"target": "sklearn.linear_model.LogisticRegression", "arguments": {}},
+        {"name": []},
+    ):
         change_card(ran, **{**card, **values})
         with pytest.raises(LabrunError):
             saved.load_model(ran)
@@ -194,10 +249,12 @@ def test_scoring_builds_nothing_that_a_record_names(
         {"dataset": {**dataset, "_target_": "evil_reader.call"}},
         {"dataset": {**dataset, "inner": [{"_target_": "evil_reader.call"}]}},
         {"dataset": {**dataset, "_target_": "labrun.data.readers.GetData", "script": "/tmp/x.py"}},
-        {"dataset": {**dataset, "name": "${evil:1}"}}, {"dataset": 7}, {"model": None},
+        {"dataset": {**dataset, "name": "${evil:1}"}},
+        {"dataset": 7},
+        {"model": None},
         {"datastore": {**datastore, "_target_": "evil_reader.call"}},
         {"datastore": {**datastore, "root": {"_target_": "evil_reader.call"}}},
-    ):  # fmt: skip
+    ):
         (ran / "run.json").write_text(json.dumps({**whole, "config": {**whole["config"], **changed}}))
         with pytest.raises(LabrunError):
             run_here("task=evaluate", f"from={whole['id']}", "trainer.max_epochs=1")
@@ -260,9 +317,12 @@ def own(workspace: Path, monkeypatch: pytest.MonkeyPatch, run_here: Runner) -> I
     (workspace / "own_net.py").write_text(OWN_NET)
     (workspace / "own_part.py").write_text("SIZE = 3\n")
     yield run_here(
-        "model=mnist_dnn", "model._target_=own_net.Net", "model.units=8", "trainer.max_epochs=1",
+        "model=mnist_dnn",
+        "model._target_=own_net.Net",
+        "model.units=8",
+        "trainer.max_epochs=1",
         "dataset.max_samples=100",
-    )[1]  # fmt: skip
+    )[1]
     for name in ("own_net", "own_part"):
         sys.modules.pop(name, None)
 
@@ -308,11 +368,18 @@ def test_what_is_forged_or_foreign_is_not_trusted(
     card = json.loads(text)
     weights = own / "outputs" / card["file"]
     for changed in (
-        {"arguments": {"units": 9}}, {"target": f"{HERE}.Own"}, {"seal": None}, {"seal": {}}, {"class_names": ["a"]},
-        {"seal": {**card["seal"], "run": "00000000"}}, {"seal": {**card["seal"], "code": {}}},
-        {"seal": {**card["seal"], "mac": "0" * 64}}, {"seal": {**card["seal"], "targets": []}},
-        {"seal": {"mac": "é"}}, {"seal": {"mac": 7, "code": [1]}},
-    ):  # fmt: skip
+        {"arguments": {"units": 9}},
+        {"target": f"{HERE}.Own"},
+        {"seal": None},
+        {"seal": {}},
+        {"class_names": ["a"]},
+        {"seal": {**card["seal"], "run": "00000000"}},
+        {"seal": {**card["seal"], "code": {}}},
+        {"seal": {**card["seal"], "mac": "0" * 64}},
+        {"seal": {**card["seal"], "targets": []}},
+        {"seal": {"mac": "é"}},
+        {"seal": {"mac": 7, "code": [1]}},
+    ):
         path.write_text(json.dumps({**card, **changed}))
         assert seals.UNPROVEN in refused(own), changed
     path.write_text(text)

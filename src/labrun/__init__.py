@@ -14,9 +14,17 @@ if TYPE_CHECKING:  # `typing` itself takes longer to import than all that a cons
 __all__ = ["LabrunError", "Model", "Run", "Sweep", "get_run", "load_model", "log", "runs", "samples", "show", "submit"]
 
 _PLACES = {
-    "LabrunError": "errors", "Model": "handles", "Run": "handles", "Sweep": "sweeps", "get_run": "api",
-    "load_model": "api", "log": "runs.context", "samples": "api", "show": "notebook", "submit": "api",
-}  # fmt: skip
+    "LabrunError": "errors",
+    "Model": "handles",
+    "Run": "handles",
+    "Sweep": "sweeps",
+    "get_run": "api",
+    "load_model": "api",
+    "log": "runs.context",
+    "samples": "api",
+    "show": "notebook",
+    "submit": "api",
+}
 
 
 def __getattr__(name: str) -> object:

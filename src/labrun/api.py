@@ -21,9 +21,13 @@ from labrun.sweeps import Sweep
 
 
 def samples(
-    name: str, count: int = 30, datastore: str | None = None, settings: Sequence[str] = (), keys: Sequence[str] = (),
+    name: str,
+    count: int = 30,
+    datastore: str | None = None,
+    settings: Sequence[str] = (),
+    keys: Sequence[str] = (),
     seed: int | None = None,
-) -> Any:  # fmt: skip
+) -> Any:
     """Random samples of a data set's training part; in a notebook they show themselves: a grid, classes, shapes, range.
 
     Args:
@@ -47,9 +51,11 @@ def samples(
 
 
 def submit(
-    overrides: Sequence[str] = (), detach: bool = False, root: str | os.PathLike[str] | None = None,
+    overrides: Sequence[str] = (),
+    detach: bool = False,
+    root: str | os.PathLike[str] | None = None,
     environment: Mapping[str, str] | None = None,
-) -> Any:  # fmt: skip
+) -> Any:
     """Submit what `labrun` would run with these words, and return as soon as its records are there.
 
     Args:
@@ -79,8 +85,14 @@ def submit(
     for name in (context.RUN_DIR_VARIABLE, context.ATTEMPT_VARIABLE, "MPLBACKEND"):  # a notebook's backend is its own
         variables.pop(name, None)
     with open(log, "wb") as output:
-        process = subprocess.Popen([sys.executable, "-m", "labrun", *words, *detached], stdin=subprocess.DEVNULL,
-                                   stdout=output, stderr=output, env=variables, start_new_session=True)  # fmt: skip
+        process = subprocess.Popen(
+            [sys.executable, "-m", "labrun", *words, *detached],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=variables,
+            start_new_session=True,
+        )
     submission = Submission(process, log)
     while not told.exists() and process.poll() is None:
         time.sleep(0.02)
@@ -124,10 +136,14 @@ def get_run(reference: str | os.PathLike[str] = "last", root: str | os.PathLike[
 
 
 def runs(
-    experiment: str | None = None, status: str | None = None, where: str | Sequence[str] = (),
-    tags: str | Sequence[str] | Mapping[str, str] = (), sort: str | None = None, limit: int | None = None,
+    experiment: str | None = None,
+    status: str | None = None,
+    where: str | Sequence[str] = (),
+    tags: str | Sequence[str] | Mapping[str, str] = (),
+    sort: str | None = None,
+    limit: int | None = None,
     root: str | os.PathLike[str] | None = None,
-) -> list[Run]:  # fmt: skip
+) -> list[Run]:
     """The runs of a workspace, newest first.
 
     Args:
@@ -154,9 +170,12 @@ def runs(
 
 
 def load_model(
-    reference: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None, trusted: Sequence[str] = (),
+    reference: str | os.PathLike[str],
+    *,
+    root: str | os.PathLike[str] | None = None,
+    trusted: Sequence[str] = (),
     allow_pickle: bool = False,
-) -> Any:  # fmt: skip
+) -> Any:
     """A registered model that predicts: `name@alias`, `name/3`, or `name` for its newest version.
 
     Args:

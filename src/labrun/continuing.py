@@ -21,8 +21,9 @@ log = logging.getLogger(__name__)
 NOTED = ("name", "digest", "content", "train", "validation", "test")
 """What an attempt notes of the data that it trains with."""
 NOT_READ = frozenset({"name", "download", "verify", "validation_size", "max_samples", "scale", "mean", "std"}) | {
-    "augmentation", "search_space",
-}  # fmt: skip
+    "augmentation",
+    "search_space",
+}
 """Keys of a data set that decide neither which samples there are, nor which of them are the test part."""
 
 
@@ -77,8 +78,9 @@ def check_training(config: Mapping[str, Any], record: Record, code: Mapping[str,
         aside = paths.checkpoints / f"before-{record.attempts[-1]['number']}"
         log.warning(
             "Beginning anew: the data or the code has changed since the last attempt (%s); its checkpoints are in %s",
-            differing, aside,
-        )  # fmt: skip
+            differing,
+            aside,
+        )
         aside.mkdir(exist_ok=True)
         for file in sorted(paths.checkpoints.glob("*.ckpt"), key=lambda file: file != own):
             file.rename(aside / file.name)
@@ -132,8 +134,11 @@ def what_differs(then: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, A
     older versions know nothing of that.
     """
     for old, new in zip(then, now, strict=False):
-        sizes = [f"{part} {old.get(part)}, now {new.get(part)}" for part in ("train", "validation", "test")
-                 if old.get(part) != new.get(part)]  # fmt: skip
+        sizes = [
+            f"{part} {old.get(part)}, now {new.get(part)}"
+            for part in ("train", "validation", "test")
+            if old.get(part) != new.get(part)
+        ]
         if old.get("content") and new.get("content"):
             if old["content"] != new["content"]:
                 return "; ".join([f"{new.get('name')} gives other arrays", *sizes])

@@ -415,7 +415,7 @@ def _tell(record: Record, paths: RunPaths, about: list[tuple[str, str]], took: s
         *((name, report.number(value)) for name, value in metrics.items()),
         ("time", took),
         ("folder", str(paths.root)),
-    ]  # fmt: skip
+    ]
     if record.config["tracking"]["kind"] == "mlflow":
         rows += [("MLflow", _seen(record, paths))]
     print(report.table(rows))

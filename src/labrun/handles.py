@@ -222,20 +222,30 @@ class Run(Work):
         import pandas
 
         columns = ["name", "step", "value", "time"]
-        return pandas.DataFrame([{c: line[c] for c in columns} for line in context.read_metrics(self.folder)], None,
-                                columns)  # fmt: skip
+        return pandas.DataFrame(
+            [{c: line[c] for c in columns} for line in context.read_metrics(self.folder)], None, columns
+        )
 
     def get_details(self) -> dict[str, Any]:
         """All there is to know of it, under Azure's names: `runId`, `status`, `startTimeUtc`, `runDefinition`, ..."""
         record = self.record
         return {
-            "runId": record.id, "experiment": record.name, "status": self.status, "startTimeUtc": record.started,
-            "endTimeUtc": record.ended, "duration_s": record.duration_s, "properties": record.properties,
-            "tags": record.tags, "inputDatasets": record.data, "runDefinition": record.config,
-            "overrides": record.overrides, "error": record.error, "metrics": self.metrics,
+            "runId": record.id,
+            "experiment": record.name,
+            "status": self.status,
+            "startTimeUtc": record.started,
+            "endTimeUtc": record.ended,
+            "duration_s": record.duration_s,
+            "properties": record.properties,
+            "tags": record.tags,
+            "inputDatasets": record.data,
+            "runDefinition": record.config,
+            "overrides": record.overrides,
+            "error": record.error,
+            "metrics": self.metrics,
             "logFiles": {name: str(self.folder / name) for name in files.of(self.folder) if name.endswith(".log")},
             "folder": str(self.folder),
-        }  # fmt: skip
+        }
 
     def get_file_names(self) -> list[str]:
         """Its files, relative to its folder."""
@@ -273,9 +283,12 @@ class Run(Work):
         return str(place)
 
     def download_files(
-        self, prefix: str | None = None, output_directory: str | os.PathLike[str] | None = None,
-        output_paths: Any = None, **_: Any,
-    ) -> list[str]:  # fmt: skip
+        self,
+        prefix: str | None = None,
+        output_directory: str | os.PathLike[str] | None = None,
+        output_paths: Any = None,
+        **_: Any,
+    ) -> list[str]:
         """Copy all of its files, or those of a folder, as they lie in its own.
 
         Args:
@@ -328,9 +341,14 @@ class Run(Work):
             return ""
 
     def register_model(
-        self, model_name: str | None = None, model_path: str | None = None, tags: Mapping[str, str] | None = None,
-        name: str | None = None, path: str | None = None, **_: Any,
-    ) -> Model:  # fmt: skip
+        self,
+        model_name: str | None = None,
+        model_path: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        name: str | None = None,
+        path: str | None = None,
+        **_: Any,
+    ) -> Model:
         """Register its model, or another of its files.
 
         Args:

@@ -61,9 +61,10 @@ class _Parser(argparse.ArgumentParser):
 def main() -> None:
     """The command `labrun new`."""
     parser = _Parser(
-        prog="labrun new", description="Write a small project that runs at once: a data set, a model, an experiment, "
-        "a test.", epilog="The folder's name is the project's: letters, digits, - and _. Nothing is installed.",
-    )  # fmt: skip
+        prog="labrun new",
+        description="Write a small project that runs at once: a data set, a model, an experiment, a test.",
+        epilog="The folder's name is the project's: letters, digits, - and _. Nothing is installed.",
+    )
     parser.add_argument("folder", metavar="FOLDER", help="where to; it is made, or it is empty")
     try:
         folder = parser.parse_args(sys.argv[2:]).folder
@@ -92,8 +93,10 @@ def make(folder: str) -> str:
     package = _package(name, folder, place)
     _check_empty(place, folder)
     words = {"@NAME@": name, "@PACKAGE@": package, "@SOURCE@": _source()}
-    texts = {_filled(path, words): _filled((TEMPLATES / file).read_text(encoding="utf-8"), words)
-             for path, file in FILES.items()}  # fmt: skip
+    texts = {
+        _filled(path, words): _filled((TEMPLATES / file).read_text(encoding="utf-8"), words)
+        for path, file in FILES.items()
+    }
     _write(place, {**texts, TABLE: table()})
     files = "\n".join(f"  {path}" for path in sorted([*texts, TABLE]))
     here = [] if place == Path.cwd() else [f"  cd {shlex.quote(folder)}"]
@@ -119,10 +122,11 @@ def _package(name: str, folder: str, place: Path) -> str:
         raise ConfigError(
             f"{folder!r}: the folder's name is the project's and its package's, so it has letters, digits, - and _, "
             f"begins with a letter, and has at most {LONGEST} signs: labrun new {shlex.quote(str(place.parent / near))}"
-            if os.path.dirname(folder) else
-            f"{folder!r}: the folder's name is the project's and its package's, so it has letters, digits, - and _, "
+            if os.path.dirname(folder)
+            else f"{folder!r}: the folder's name is the project's and its package's, so it has letters, digits, - and "
+            "_, "
             f"begins with a letter, and has at most {LONGEST} signs: labrun new {near}"
-        )  # fmt: skip
+        )
     package = name.lower().replace("-", "_")
     reason = _taken(package, place)
     if reason:

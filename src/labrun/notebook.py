@@ -29,9 +29,16 @@ LOG_LINES = 30
 DETAILED = 60
 """So many runs of a sweep are shown with their config and log."""
 COLOURS = {
-    "completed": "#1a7f37", "failed": "#cf222e", "lost": "#cf222e", "canceled": "#9a6700", "stopped": "#8250df",
-    "running": "#0969da", "queued": "#57606a", "preempted": "#9a6700", "unreachable": "#9a6700",
-}  # fmt: skip
+    "completed": "#1a7f37",
+    "failed": "#cf222e",
+    "lost": "#cf222e",
+    "canceled": "#9a6700",
+    "stopped": "#8250df",
+    "running": "#0969da",
+    "queued": "#57606a",
+    "preempted": "#9a6700",
+    "unreachable": "#9a6700",
+}
 
 
 def show(work: Run | Sweep | str, every_s: float = EVERY_S, wait: bool = True) -> None:
@@ -118,11 +125,12 @@ def _run(run: Run) -> str:
     if took is None and record.started:
         took = records.seconds_between(record.started, records.now())
     rows = [
-        ("run", f"{html.escape(run.name)} &nbsp; {html.escape(run.id)}"), ("status", _status(status)),
+        ("run", f"{html.escape(run.name)} &nbsp; {html.escape(run.id)}"),
+        ("status", _status(status)),
         ("duration", "" if took is None else report.duration(took)),
         *((html.escape(name), _number(value)) for name, value in run.metrics.items()),
         ("folder", f"<code>{html.escape(str(run.folder))}</code>"),
-    ]  # fmt: skip
+    ]
     if record.reason:
         rows.insert(2, ("why", html.escape(record.reason)))
     return _table(rows) + _details(run)
@@ -160,8 +168,14 @@ def _sweep(sweep: Sweep, mark: str) -> str:
     children = sweep.get_children()
     states = [run.status for run in children]
     counted = ", ".join(f"{states.count(state)} {_status(state)}" for state in dict.fromkeys(states)) or "no runs yet"
-    head = _table([("sweep", html.escape(sweep.name)), ("status", _status(sweep.status)), ("runs", counted),
-                   ("folder", f"<code>{html.escape(str(sweep.folder))}</code>")])  # fmt: skip
+    head = _table(
+        [
+            ("sweep", html.escape(sweep.name)),
+            ("status", _status(sweep.status)),
+            ("runs", counted),
+            ("folder", f"<code>{html.escape(str(sweep.folder))}</code>"),
+        ]
+    )
     usual = sweep.metric
     names = list(dict.fromkeys(name for run in children for name in run.metrics))
     names.sort(key=lambda name: name != usual)
@@ -205,8 +219,16 @@ def _children(children: Sequence[Run], states: Sequence[str], metric: str) -> st
         value = run.metrics.get(metric)
         took = "" if record.duration_s is None else report.duration(record.duration_s)
         shown = "" if value is None else _number(value)
-        rows.append((html.escape(_count(run)), html.escape(run.id), _status(state), took, shown,
-                     html.escape(" ".join(record.overrides))))  # fmt: skip
+        rows.append(
+            (
+                html.escape(_count(run)),
+                html.escape(run.id),
+                _status(state),
+                took,
+                shown,
+                html.escape(" ".join(record.overrides)),
+            )
+        )
     return _table(rows, ("", "id", "status", "duration", html.escape(metric), "overrides"))
 
 

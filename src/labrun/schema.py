@@ -320,9 +320,17 @@ class Compute:
 
 
 SLURM_ONLY = (
-    "nodes", "tasks_per_node", "runs_per_job", "cpus_per_job", "partition", "account", "qos", "setup", "extra",
+    "nodes",
+    "tasks_per_node",
+    "runs_per_job",
+    "cpus_per_job",
+    "partition",
+    "account",
+    "qos",
+    "setup",
+    "extra",
     "srun_args",
-)  # fmt: skip
+)
 """Keys of `compute` that say something to Slurm alone."""
 
 

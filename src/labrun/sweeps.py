@@ -136,15 +136,28 @@ class Sweep(Work):
         for run in self.get_children():
             record = run.record
             given = dict(text.lstrip("+").partition("=")[::2] for text in record.overrides)
-            rows.append({"number": (record.sweep or {}).get("number"), "id": run.id, "status": run.status,
-                         "duration_s": record.duration_s, **given, **record.metrics})  # fmt: skip
+            rows.append(
+                {
+                    "number": (record.sweep or {}).get("number"),
+                    "id": run.id,
+                    "status": run.status,
+                    "duration_s": record.duration_s,
+                    **given,
+                    **record.metrics,
+                }
+            )
         return pandas.DataFrame(rows)
 
     def get_details(self) -> dict[str, Any]:
         """What it is, and its runs."""
         children = self.get_children()
-        return {"runId": self.id, "experiment": self.name, "status": self.status, "folder": str(self.folder),
-                "children": [{"runId": r.id, "status": r.status, "metrics": r.metrics} for r in children]}  # fmt: skip
+        return {
+            "runId": self.id,
+            "experiment": self.name,
+            "status": self.status,
+            "folder": str(self.folder),
+            "children": [{"runId": r.id, "status": r.status, "metrics": r.metrics} for r in children],
+        }
 
     def cancel(self) -> None:
         """Ask all of it to stop, and wait until it has, 20 seconds at most."""

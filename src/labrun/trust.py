@@ -56,9 +56,10 @@ def check_model(node: Mapping[str, Any], key: str, trusted: Sequence[str], may_i
         UntrustedError: it may not; the message names every target that is in the way, and what each is.
     """
     unknown = {
-        target: why for _, target in named_targets(node, key)
+        target: why
+        for _, target in named_targets(node, key)
         if target not in trusted and (why := refusal(target, may_import))
-    }  # fmt: skip
+    }
     if unknown:
         told = "; ".join(
             f"the model is a {target}, which is not labrun's own ({why})" for target, why in unknown.items()

@@ -49,9 +49,20 @@ def runs(workspace: Path) -> Path:
 def test_ls_shows_each_run_with_its_status_and_result(runs: Path, capsys: Capture, monkeypatch: Patch) -> None:
     code, out, _ = run(capsys, monkeypatch, "runs", "ls")
     lines = out.splitlines()
-    assert code == 0 and len(lines) == 3 and lines[0].split() == [
-        "id", "experiment", "status", "age", "duration", "accuracy", "overrides",
-    ]  # fmt: skip
+    assert (
+        code == 0
+        and len(lines) == 3
+        and lines[0].split()
+        == [
+            "id",
+            "experiment",
+            "status",
+            "age",
+            "duration",
+            "accuracy",
+            "overrides",
+        ]
+    )
     assert lines[1].startswith("b2222222") and "0.9100" in lines[2] and "model=mnist_dnn" in lines[2]
     assert "a1111111" not in run(capsys, monkeypatch, "runs", "ls", "--status", "failed")[1]
     assert "b2222222" not in run(capsys, monkeypatch, "runs", "ls", "--experiment", "test")[1]
@@ -106,8 +117,13 @@ def test_root_names_another_workspace(runs: Path, capsys: Capture, monkeypatch: 
 def test_compute_lists_targets_and_what_is_free_here(workspace: Path, capsys: Capture, monkeypatch: Patch) -> None:
     code, out, _ = run(capsys, monkeypatch, "compute", "ls")
     assert code == 0 and {line.split()[0] for line in out.splitlines()} == {
-        "auto", "inline", "local", "gpu", "slurm", "slurm_gpu",
-    }  # fmt: skip
+        "auto",
+        "inline",
+        "local",
+        "gpu",
+        "slurm",
+        "slurm_gpu",
+    }
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
     _, out, _ = run(capsys, monkeypatch, "compute", "ls")
     assert "Here: 2 GPUs (4, 5)" in out, "what each finds"

@@ -241,9 +241,13 @@ def test_the_command_that_is_printed_serves_the_model(place: Path, model: str) -
     port = free_port()
     with open(place / f"{model}.log", "wb") as output:
         server = subprocess.Popen(
-            command[1].replace("--port 5001", f"--port {port}"), shell=True, cwd=place, stdout=output, stderr=output,
+            command[1].replace("--port 5001", f"--port {port}"),
+            shell=True,
+            cwd=place,
+            stdout=output,
+            stderr=output,
             start_new_session=True,
-        )  # fmt: skip
+        )
     x, y = load_digits(return_X_y=True)
 
     def ask(body: Any) -> Any:

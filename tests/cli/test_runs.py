@@ -61,10 +61,20 @@ def make(root: Path, run_id: str, status: str = "completed", **values: object) -
 @pytest.fixture
 def all_kinds(workspace: Path) -> Path:
     """Completed with curves and files, failed, canceled, lost, running, and one with a damaged record."""
-    good = make(workspace, "a1111111", metrics={"accuracy": 0.91, "loss": 0.4}, overrides=["seed=1"],
-                config={"model": {"name": "small", "lr": 0.1}, "trainer": {}})  # fmt: skip
-    better = make(workspace, "a2222222", metrics={"accuracy": 0.95, "loss": 0.5}, overrides=["seed=2"],
-                  config={"model": {"name": "large", "lr": 0.1}, "trainer": {}})  # fmt: skip
+    good = make(
+        workspace,
+        "a1111111",
+        metrics={"accuracy": 0.91, "loss": 0.4},
+        overrides=["seed=1"],
+        config={"model": {"name": "small", "lr": 0.1}, "trainer": {}},
+    )
+    better = make(
+        workspace,
+        "a2222222",
+        metrics={"accuracy": 0.95, "loss": 0.5},
+        overrides=["seed=2"],
+        config={"model": {"name": "large", "lr": 0.1}, "trainer": {}},
+    )
     for run_dir, factor in ((good, 1.0), (better, 1.2)):
         context = RunContext(run_dir)
         for step in range(5):
@@ -90,9 +100,13 @@ def test_the_table_is_filtered_sorted_and_printed_for_programs(all_kinds: Path, 
     assert code == 0 and "f7777777" in err and "damaged" in err
     status = {line.split()[0]: line.split()[2] for line in out.splitlines()[1:]}
     assert status == {
-        "a1111111": "completed", "a2222222": "completed", "b3333333": "failed", "c4444444": "canceled",
-        "d5555555": "lost", "e6666666": "running",
-    }  # fmt: skip
+        "a1111111": "completed",
+        "a2222222": "completed",
+        "b3333333": "failed",
+        "c4444444": "canceled",
+        "d5555555": "lost",
+        "e6666666": "running",
+    }
     assert run("runs", "--status", "lost")[1].splitlines()[1].startswith("d5555555")
     assert [line.split()[0] for line in run("runs", "ls", "--where", "accuracy>0.9", "--sort", "accuracy")[1].splitlines()[1:]] == ["a2222222", "a1111111"]  # fmt: skip  # noqa: E501
     assert [line.split()[0] for line in run("runs", "--sort", "loss", "-n", "1")[1].splitlines()[1:]] == ["a1111111"]
@@ -106,10 +120,24 @@ def test_the_table_is_filtered_sorted_and_printed_for_programs(all_kinds: Path, 
     assert run("runs", "--where", "accuracy")[0] == 2 and run("runs", "--sort", "nothing")[0] == 2
 
 
-@pytest.mark.parametrize("word", [
-    "show", "logs", "metrics", "files", "download", "cancel", "rerun", "watch", "tag", "note", "rm", "export",
-    "compare",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "word",
+    [
+        "show",
+        "logs",
+        "metrics",
+        "files",
+        "download",
+        "cancel",
+        "rerun",
+        "watch",
+        "tag",
+        "note",
+        "rm",
+        "export",
+        "compare",
+    ],
+)
 def test_a_verb_says_that_there_is_no_run_yet(workspace: Path, run: Lab, word: str) -> None:
     code, out, err = run("runs", word, *(["last"] if word not in ("watch", "logs", "show") else []))
     assert code == 2 and not out and "there is no run yet" in err
@@ -339,12 +367,19 @@ def test_an_exported_run_is_whole_where_it_is_imported(
     assert "here already" in run("runs", "import", str(all_kinds / "one.tar.gz"))[1]
 
 
-@pytest.mark.parametrize("name, kind", [
-    ("/etc/evil", tarfile.REGTYPE), ("../evil", tarfile.REGTYPE), ("outputs/a/../../../evil", tarfile.REGTYPE),
-    ("outputs/a/link", tarfile.SYMTYPE), ("outputs/a/hard", tarfile.LNKTYPE),
-    ("outputs/.labrun/index.json", tarfile.REGTYPE),
-    ("elsewhere/x", tarfile.REGTYPE), ("outputs/a/fifo", tarfile.FIFOTYPE),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, kind",
+    [
+        ("/etc/evil", tarfile.REGTYPE),
+        ("../evil", tarfile.REGTYPE),
+        ("outputs/a/../../../evil", tarfile.REGTYPE),
+        ("outputs/a/link", tarfile.SYMTYPE),
+        ("outputs/a/hard", tarfile.LNKTYPE),
+        ("outputs/.labrun/index.json", tarfile.REGTYPE),
+        ("elsewhere/x", tarfile.REGTYPE),
+        ("outputs/a/fifo", tarfile.FIFOTYPE),
+    ],
+)
 def test_import_refuses_what_climbs_out(workspace: Path, run: Lab, name: str, kind: bytes) -> None:
     with tarfile.open("evil.tar", "w") as archive:
         entry = tarfile.TarInfo(name)
@@ -427,12 +462,27 @@ def test_what_is_no_runs_folder_is_not_removed(workspace: Path) -> None:
         moving.export(workspace, [(Path("/tmp"), new())], workspace / "x.tar")
 
 
-@pytest.mark.parametrize("damage", [
-    b"", b"[]", b"null", b"{}", b"[" * 100_000, b"\xff\xfe", {"overrides": [1, None]},
-    {"metrics": {"accuracy": 10**400}}, {"created": "2026-11-20T00:00:00"},
-    {"created": 5}, {"status": "odd"}, {"tags": {"a": 1}}, {"metrics": []},
-    {"ended": "never"}, "folder", "fifo",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b"[]",
+        b"null",
+        b"{}",
+        b"[" * 100_000,
+        b"\xff\xfe",
+        {"overrides": [1, None]},
+        {"metrics": {"accuracy": 10**400}},
+        {"created": "2026-11-20T00:00:00"},
+        {"created": 5},
+        {"status": "odd"},
+        {"tags": {"a": 1}},
+        {"metrics": []},
+        {"ended": "never"},
+        "folder",
+        "fifo",
+    ],
+)
 def test_a_damaged_record_of_any_kind_hides_no_other(workspace: Path, run: Lab, damage: object) -> None:
     make(workspace, "a1111111", metrics={"accuracy": 0.9})
     file = make(workspace, "b2222222") / "run.json"

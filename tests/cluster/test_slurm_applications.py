@@ -45,9 +45,18 @@ def test_an_application_that_knows_nothing_of_labrun(workspace: Path) -> None:
 
 def test_an_application_runs_on_several_nodes_after_the_lines_of_setup(workspace: Path) -> None:
     (workspace / "app.py").write_text(PLAIN_APPLICATION.replace('"x is"', 'os.environ["SLURM_NNODES"], "nodes, x is"'))
-    command = [sys.executable, "app.py", "-m", "hydra/launcher=labrun", "+x=1,2", "hydra.launcher.target=slurm",
-               "hydra.launcher.nodes=2", "hydra.launcher.setup=[touch was-here]", "hydra.launcher.timeout_min=5",
-               "hydra.launcher.cpus_per_run=2"]  # fmt: skip
+    command = [
+        sys.executable,
+        "app.py",
+        "-m",
+        "hydra/launcher=labrun",
+        "+x=1,2",
+        "hydra.launcher.target=slurm",
+        "hydra.launcher.nodes=2",
+        "hydra.launcher.setup=[touch was-here]",
+        "hydra.launcher.timeout_min=5",
+        "hydra.launcher.cpus_per_run=2",
+    ]
     done = subprocess.run(command, cwd=workspace, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     printed = "".join(path.read_text() for path in workspace.glob("multirun/**/.submitit/**/*.out"))
@@ -60,8 +69,15 @@ def test_an_application_that_is_late_fails_and_is_not_begun_again(workspace: Pat
         "    if config.x == 3", "    import time; time.sleep(400 * (config.x == 2))\n    if config.x == 3"
     )
     (workspace / "app.py").write_text(late)
-    command = [sys.executable, "app.py", "-m", "hydra/launcher=labrun", "+x=1,2", "hydra.launcher.target=slurm",
-               "hydra.launcher.timeout_min=0.2"]  # fmt: skip
+    command = [
+        sys.executable,
+        "app.py",
+        "-m",
+        "hydra/launcher=labrun",
+        "+x=1,2",
+        "hydra.launcher.target=slurm",
+        "hydra.launcher.timeout_min=0.2",
+    ]
     began = time.monotonic()
     done = subprocess.run(command, cwd=workspace, capture_output=True, text=True, timeout=240)
     said = done.stdout + done.stderr
@@ -80,8 +96,15 @@ def test_a_pickle_of_somebody_else_is_not_loaded(workspace: Path) -> None:
         "import hydra, time\n\n\n@hydra.main(version_base='1.3', config_path=None, config_name=None)\n"
         "def main(config):\n    print('ran')\n\n\nif __name__ == '__main__':\n    main()\n"
     )
-    command = [sys.executable, "app.py", "-m", "hydra/launcher=labrun", "+x=1", "hydra.launcher.target=slurm",
-               "+hydra.launcher.extra.begin=now+4"]  # fmt: skip
+    command = [
+        sys.executable,
+        "app.py",
+        "-m",
+        "hydra/launcher=labrun",
+        "+x=1",
+        "hydra.launcher.target=slurm",
+        "+hydra.launcher.extra.begin=now+4",
+    ]
     run = subprocess.Popen(command, cwd=workspace, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     wait_for(lambda: bool(list(workspace.glob("multirun/**/.submitit/*_submitted.pkl"))), 60)
     (pickled,) = workspace.glob("multirun/**/.submitit/*_submitted.pkl")

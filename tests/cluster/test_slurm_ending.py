@@ -33,8 +33,15 @@ __all__ = ["no_jobs_left"]
 
 def test_cancel_ends_a_running_run_and_one_that_waits(workspace: Path) -> None:
     write_model(workspace)
-    sweep = start(workspace, "compute=slurm", "model=sleeper", "model.number=1,2,3", "model.seconds=60",
-                  "compute.max_parallel=1", cold=True)  # fmt: skip
+    sweep = start(
+        workspace,
+        "compute=slurm",
+        "model=sleeper",
+        "model.number=1,2,3",
+        "model.seconds=60",
+        "compute.max_parallel=1",
+        cold=True,
+    )
     wait_for(lambda: statuses(workspace).count("running") == 1)
     folder = sweep_dir(workspace)
     assert "canceled" in lab(workspace, "runs", "cancel", str(folder / "0")).stdout
@@ -47,8 +54,15 @@ def test_cancel_ends_a_running_run_and_one_that_waits(workspace: Path) -> None:
 
 def test_scancel_by_hand_of_a_part_that_waits(workspace: Path) -> None:
     write_model(workspace)
-    sweep = start(workspace, "compute=slurm", "model=sleeper", "model.number=1,2", "model.seconds=5",
-                  "compute.max_parallel=1", "+compute.extra.exclude=[n3,n4]")  # fmt: skip
+    sweep = start(
+        workspace,
+        "compute=slurm",
+        "model=sleeper",
+        "model.number=1,2",
+        "model.seconds=5",
+        "compute.max_parallel=1",
+        "+compute.extra.exclude=[n3,n4]",
+    )
     wait_for(lambda: "running" in statuses(workspace))
     (job,) = [job for job, state in squeue().items() if state == "PENDING"]
     subprocess.run(["scancel", job], check=True)

@@ -38,8 +38,14 @@ def test_a_run_of_several_processes_is_tried_again(workspace: Path, labrun: Comm
     """Over 15 s: four processes that import PyTorch, two at a time."""
     first = 'os.environ["SLURM_PROCID"] == "0" and os.environ["LABRUN_ATTEMPT"] == "1"'
     write_failing(workspace, f"batch_idx == 1 and {first}", "the first attempt fails")
-    done = labrun(*SLURM, "model=failing", "compute.tasks_per_node=2", "trainer.batch_size=64", "trainer.max_epochs=1",
-                  "compute.retries=1")  # fmt: skip
+    done = labrun(
+        *SLURM,
+        "model=failing",
+        "compute.tasks_per_node=2",
+        "trainer.batch_size=64",
+        "trainer.max_epochs=1",
+        "compute.retries=1",
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     record = single(workspace)
     assert [attempt["status"] for attempt in record.attempts] == ["failed", "completed"]

@@ -22,8 +22,16 @@ __all__ = ["no_jobs_left"]
 def test_another_controller_takes_over_detached_jobs(workspace: Path, labrun: Command) -> None:
     """Over 15 s: jobs are new interpreters."""
     write_model(workspace)
-    done = labrun("-m", "compute=slurm", "model=sleeper", "model.number=1,2,3,4", "model.seconds=3",
-                  "compute.detach=true", "compute.max_parallel=2", *PLAIN)  # fmt: skip
+    done = labrun(
+        "-m",
+        "compute=slurm",
+        "model=sleeper",
+        "model.number=1,2,3,4",
+        "model.seconds=3",
+        "compute.detach=true",
+        "compute.max_parallel=2",
+        *PLAIN,
+    )
     assert done.returncode == 0, done.stderr
     wait_for(lambda: "running" in statuses(workspace))
     holder = json.loads(max((sweep_dir(workspace) / ".launch" / "controllers").glob("?")).read_text())
@@ -93,9 +101,19 @@ def test_a_job_that_was_submitted_again_leaves_the_run_alone(workspace: Path, la
 def test_a_search_ends_poor_trials_early(workspace: Path, labrun: Command) -> None:
     """Over 15 s: five jobs, one after the other, each a new interpreter."""
     write_climber(workspace)
-    done = labrun("-m", "model=climber", "model.quality=1,0.2,0.1", "model.seconds=4", "model.steps=16", *SLURM,
-                  "sweep.metric=score", "sweep.max_concurrent=1", "sweep/early_termination=bandit",
-                  "sweep.early_termination.delay_evaluation=2", "dataset.max_samples=50")  # fmt: skip
+    done = labrun(
+        "-m",
+        "model=climber",
+        "model.quality=1,0.2,0.1",
+        "model.seconds=4",
+        "model.steps=16",
+        *SLURM,
+        "sweep.metric=score",
+        "sweep.max_concurrent=1",
+        "sweep/early_termination=bandit",
+        "sweep.early_termination.delay_evaluation=2",
+        "dataset.max_samples=50",
+    )
     assert done.returncode == 0, done.stderr
     folder = sweep_dir(workspace)
     found = [records.read(folder / str(number)) for number in range(3)]
@@ -108,8 +126,16 @@ def test_a_search_ends_poor_trials_early(workspace: Path, labrun: Command) -> No
 def test_a_search_goes_on_after_kill_9_of_its_controller(workspace: Path, labrun: Command) -> None:
     """Over 15 s: jobs one after the other, each a new interpreter."""
     write_climber(workspace)
-    asked = ("compute=slurm", "model=climber", "model.quality=interval(0,1)", "model.seconds=1", "sweep=tpe",
-             "sweep.metric=score", "sweep.max_trials=4", "sweep.max_concurrent=2")  # fmt: skip
+    asked = (
+        "compute=slurm",
+        "model=climber",
+        "model.quality=interval(0,1)",
+        "model.seconds=1",
+        "sweep=tpe",
+        "sweep.metric=score",
+        "sweep.max_trials=4",
+        "sweep.max_concurrent=2",
+    )
     search = start(workspace, *asked, cold=True)
     wait_for(lambda: statuses(workspace).count("completed") >= 1 and "running" in statuses(workspace), 120)
     search.kill()

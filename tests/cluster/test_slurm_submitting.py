@@ -28,8 +28,16 @@ def test_one_run(workspace: Path, labrun: Command) -> None:
 def test_an_array_with_different_needs_and_names_in_squeue(workspace: Path) -> None:
     """Over 15 s: jobs wait for one another, and each is a new interpreter."""
     write_model(workspace)
-    sweep = start(workspace, "compute=slurm", "model=sleeper", "model.number=1,2,3", "compute.cpus_per_run=1,2",
-                  "model.seconds=1", "compute.max_parallel=2", "name=nice")  # fmt: skip
+    sweep = start(
+        workspace,
+        "compute=slurm",
+        "model=sleeper",
+        "model.number=1,2,3",
+        "compute.cpus_per_run=1,2",
+        "model.seconds=1",
+        "compute.max_parallel=2",
+        "name=nice",
+    )
     wait_for(lambda: bool(squeue()))
     names = subprocess.run(["squeue", "-h", "-o", "%.40j"], capture_output=True, text=True).stdout.split()
     assert any(name.startswith("nice-") for name in names)
@@ -52,8 +60,11 @@ def test_packed_runs_share_a_job(workspace: Path, labrun: Command) -> None:
 
 def test_edits_while_jobs_wait_change_nothing(workspace: Path) -> None:
     write_model(workspace)
-    blocker = subprocess.run(["sbatch", "--parsable", "-N4", "--exclusive", "-o/dev/null", "--wrap", "sleep 60"],
-                             capture_output=True, text=True).stdout.strip()  # fmt: skip
+    blocker = subprocess.run(
+        ["sbatch", "--parsable", "-N4", "--exclusive", "-o/dev/null", "--wrap", "sleep 60"],
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
     wait_for(lambda: squeue().get(blocker) == "RUNNING")
     sweep = start(workspace, "compute=slurm", "model=sleeper", "model.number=1,2")
     wait_for(lambda: list(squeue().values()).count("PENDING") == 2)
@@ -67,8 +78,15 @@ def test_edits_while_jobs_wait_change_nothing(workspace: Path) -> None:
 
 def test_runs_of_a_job_have_gpus_of_their_own_or_share_one(workspace: Path, labrun: Command) -> None:
     write_device_model(workspace)
-    done = labrun("-m", "model=shows", "model.number=1,2", "compute=slurm_gpu", "compute.runs_per_job=2",
-                  "compute.runs_per_gpu=1,2", *PLAIN)  # fmt: skip
+    done = labrun(
+        "-m",
+        "model=shows",
+        "model.number=1,2",
+        "compute=slurm_gpu",
+        "compute.runs_per_job=2",
+        "compute.runs_per_gpu=1,2",
+        *PLAIN,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert len({(record.job or {})["id"] for record in all_records(workspace)}) == 2
     first, shared, second, also_shared = devices(workspace)
@@ -92,9 +110,16 @@ def test_variables_arrive_whatever_else_is_exported_and_whichever_interpreter_ru
 ) -> None:
     """The interpreter is this one, by its path: its own packages are used, not the submitter's import path."""
     words = write_script(workspace, PRINTING)
-    done = labrun(*words, *SLURM, "+compute.extra.export=NONE", "+compute.environment.FIRST=its value",
-                  "compute.partition='main,low'", "compute.cpus_per_run=2", f"compute.python={sys.executable}",
-                  SBATCH_EXPORT="NONE")  # fmt: skip
+    done = labrun(
+        *words,
+        *SLURM,
+        "+compute.extra.export=NONE",
+        "+compute.environment.FIRST=its value",
+        "compute.partition='main,low'",
+        "compute.cpus_per_run=2",
+        f"compute.python={sys.executable}",
+        SBATCH_EXPORT="NONE",
+    )
     assert done.returncode == 0 and "FOUND its value 2" in done.stdout, done.stdout + done.stderr
     assert "its value" not in json.dumps(single(workspace).config)
 

@@ -33,10 +33,15 @@ def test_a_pytorch_tutorial_on_slurm(sources: Path, few_images: Path, labrun: Co
 
 
 def run_a_pytorch_tutorial(sources: Path, few_images: Path, labrun: Command, compute: str) -> None:
-    done = labrun(*AZURE, f"compute={compute}", "script.path=src/cifar10/train.py",
-                  f"datastore.root={few_images.parent}",
-                  f"script.arguments.data_path='${{mount:{few_images.name}}}'", "script.arguments.learning_rate=0.003",
-                  "script.arguments.momentum=0.92")  # fmt: skip
+    done = labrun(
+        *AZURE,
+        f"compute={compute}",
+        "script.path=src/cifar10/train.py",
+        f"datastore.root={few_images.parent}",
+        f"script.arguments.data_path='${{mount:{few_images.name}}}'",
+        "script.arguments.learning_rate=0.003",
+        "script.arguments.momentum=0.92",
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     run_dir, record = store.find(sources, "last")
     losses = [line["value"] for line in context.read_metrics(run_dir) if line["name"] == "loss"]
@@ -47,9 +52,14 @@ def run_a_pytorch_tutorial(sources: Path, few_images: Path, labrun: Command, com
 
 
 def test_a_scikit_learn_tutorial_of_2018(sources: Path, few_digits: Path, labrun: Command) -> None:
-    done = labrun("-m", *AZURE, "script.path=src/mnist/train.py", f"datastore.root={few_digits.parent}",
-                  f"script.arguments.data-folder='${{mount:{few_digits.name}}}'",
-                  "script.arguments.regularization=0.5,0.8")  # fmt: skip
+    done = labrun(
+        "-m",
+        *AZURE,
+        "script.path=src/mnist/train.py",
+        f"datastore.root={few_digits.parent}",
+        f"script.arguments.data-folder='${{mount:{few_digits.name}}}'",
+        "script.arguments.regularization=0.5,0.8",
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert statuses(sources) == ["completed"] * 2
     run_dir, record = store.find(sources, "last")

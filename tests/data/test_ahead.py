@@ -74,9 +74,14 @@ def test_a_file_that_changes_while_a_sweep_goes_on_is_seen_by_the_later_runs(lab
         "    def predict(self, x):\n        return np.zeros(len(x), int)\n"
     )
     done = labrun(
-        "-m", "dataset=npz", "dataset.path=a.npz", f"datastore.root={tmp_path}", "model._target_=shifting.Shifting",
-        "+model.number=0,1,2,3", "compute.max_parallel=1",
-    )  # fmt: skip
+        "-m",
+        "dataset=npz",
+        "dataset.path=a.npz",
+        f"datastore.root={tmp_path}",
+        "model._target_=shifting.Shifting",
+        "+model.number=0,1,2,3",
+        "compute.max_parallel=1",
+    )
     assert done.returncode == 0, done.stderr
     folder = sweep_dir(tmp_path)
     digests = [json.loads((folder / str(n) / "run.json").read_text())["data"][0]["digest"] for n in range(4)]

@@ -160,8 +160,10 @@ def test_get_data_of_a_python_file_gives_the_arrays(tmp_path: Path, monkeypatch:
         '    return {"X": X, "y": y}\n'
     )
     assert read("GetData", tmp_path, script="get_data.py").num_classes == 3
-    script.write_text("import scipy.sparse, numpy\n\ndef get_data():\n"
-                      "    return {'X': scipy.sparse.eye(40).tocsr(), 'y': numpy.tile([1, 2], 20)}\n")  # fmt: skip
+    script.write_text(
+        "import scipy.sparse, numpy\n\ndef get_data():\n"
+        "    return {'X': scipy.sparse.eye(40).tocsr(), 'y': numpy.tile([1, 2], 20)}\n"
+    )
     assert read("GetData", tmp_path, script=str(script)).input_shape == (40,)
     for text, words in (
         ("x = 1\n", r"no function get_data\(\)"),
@@ -228,8 +230,14 @@ def test_runs_train_on_ones_own_arrays_and_tables(run_here: Runner, workspace: P
     record, _ = run_here("dataset=csv", f"dataset.path={workspace}/iris.csv", "dataset.std=3.0", pictures=True)
     assert record.metrics["accuracy"] > 0.9
     np.savez(workspace / "faces.npz", X=RNG.integers(0, 255, (60, 8, 8), dtype=np.uint8), y=np.tile([0, 1, 2], 20))
-    record, _ = run_here("dataset=npz", "dataset.path=faces.npz", "dataset.scale=255", "model=mnist_dnn",
-                         "trainer.max_epochs=1", pictures=True)  # fmt: skip
+    record, _ = run_here(
+        "dataset=npz",
+        "dataset.path=faces.npz",
+        "dataset.scale=255",
+        "model=mnist_dnn",
+        "trainer.max_epochs=1",
+        pictures=True,
+    )
     assert record.status == "completed"
     assert record.config["dataset"]["path"] == f"{workspace}/faces.npz", "found in the working folder"
 

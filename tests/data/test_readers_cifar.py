@@ -156,10 +156,17 @@ def test_files_of_ones_own_are_refused_with_verify_and_told_how(tmp_path: Path) 
         ("meta", {"names": NAMES}),
     ],
     ids=[
-        "empty", "text", "list", "no data", "too many labels", "no such dtype",
-        "class 10 of 10", "negative class", "no class names",
+        "empty",
+        "text",
+        "list",
+        "no data",
+        "too many labels",
+        "no such dtype",
+        "class 10 of 10",
+        "negative class",
+        "no class names",
     ],
-)  # fmt: skip
+)
 def test_malformed_batches_are_named_even_without_verify(tmp_path: Path, file: str, content: Any) -> None:
     write_own_set(tmp_path / FOLDER, **{file: content})
     with pytest.raises(CorruptDataError, match=file):

@@ -61,9 +61,15 @@ def kinds(found: Arrays) -> dict[str, str]:
 
 
 def test_a_table_of_customers_with_blanks_for_numbers(read: Read) -> None:
-    found = read(text(customerID=[f"{1000 + i}-ABC" for i in range(COUNT)], tenure=range(20),
-                      TotalCharges=[" ", *(f"{i}.5" for i in range(19))], Contract=["Month-to-month", "One year"],
-                      y=["No", "Yes", "Yes"]))  # fmt: skip
+    found = read(
+        text(
+            customerID=[f"{1000 + i}-ABC" for i in range(COUNT)],
+            tenure=range(20),
+            TotalCharges=[" ", *(f"{i}.5" for i in range(19))],
+            Contract=["Month-to-month", "One year"],
+            y=["No", "Yes", "Yes"],
+        )
+    )
     assert found.class_names == ("No", "Yes")
     assert kinds(found) == {"tenure": "number", "TotalCharges": "number", "Contract": "category"}
     assert found.notes[0].startswith(
@@ -76,9 +82,19 @@ def test_a_table_of_customers_with_blanks_for_numbers(read: Read) -> None:
 
 def test_a_table_of_passengers(read: Read) -> None:
     names = [f"Allen, Mr. No {i}" for i in range(COUNT)]
-    found = read(text(PassengerId=range(1, COUNT + 1), Survived=[0, 1], Pclass=[1, 2, 3], Name=names,
-                      Sex=["male", "female"], Age=["", 22, 38, 0.42], Cabin=["", "C85", "", ""], y=["S", "C", ""]),
-                 target="Survived")  # fmt: skip
+    found = read(
+        text(
+            PassengerId=range(1, COUNT + 1),
+            Survived=[0, 1],
+            Pclass=[1, 2, 3],
+            Name=names,
+            Sex=["male", "female"],
+            Age=["", 22, 38, 0.42],
+            Cabin=["", "C85", "", ""],
+            y=["S", "C", ""],
+        ),
+        target="Survived",
+    )
     assert found.class_names == ("0", "1")
     assert found.table is not None and set(found.table["left_out"]) == {"PassengerId", "Name"}
     assert set(column(found, "Cabin")) == {None, "C85"} and set(column(found, "y")) == {"S", "C", None}
@@ -89,8 +105,10 @@ def test_a_table_of_passengers(read: Read) -> None:
 
 
 def test_a_table_of_incomes_with_blanks_after_commas_and_question_marks(read: Read) -> None:
-    lines = [f"{20 + i}, {['State-gov', '?'][i % 2]}, {['?', '77516'][i % 2]}, {['<=50K', '>50K'][i % 2]}"
-             for i in range(COUNT)]  # fmt: skip
+    lines = [
+        f"{20 + i}, {['State-gov', '?'][i % 2]}, {['?', '77516'][i % 2]}, {['<=50K', '>50K'][i % 2]}"
+        for i in range(COUNT)
+    ]
     found = read("\n".join(["age, workclass, fnlwgt, income", *lines]))
     assert found.class_names == ("<=50K", ">50K") and set(column(found, "workclass")) == {"State-gov", "?"}
     assert "fnlwgt: '?' (30 times) is taken for a gap" in found.notes
@@ -135,16 +153,37 @@ def test_labels_that_are_none_are_refused(read: Read, labels: list[Any], keys: d
 @pytest.mark.parametrize(
     ("values", "decimal", "wanted"),
     [
-        ("1,234", ".", 1234), ("1,234,567.5", ".", 1234567.5), ("$1,200.50", ".", 1200.5), ("-$5", ".", -5),
-        ("12.5%", ".", 12.5), ("(1,200)", ".", -1200), ("1 234.5", ".", 1234.5), ("1'234", ".", 1234),
+        ("1,234", ".", 1234),
+        ("1,234,567.5", ".", 1234567.5),
+        ("$1,200.50", ".", 1200.5),
+        ("-$5", ".", -5),
+        ("12.5%", ".", 12.5),
+        ("(1,200)", ".", -1200),
+        ("1 234.5", ".", 1234.5),
+        ("1'234", ".", 1234),
         ("+.5", ".", 0.5),
-        ("\u22125", ".", -5), ("1.234,56", ",", 1234.56), ("1.234", ",", 1234), ("5 €", ",", 5), ("€ 5,5", ",", 5.5),
-        ("1,5", ".", None), ("1,23,456", ".", None), ("12 kg", ".", None), ("1-2", ".", None), ("", ".", None),
-        (".", ".", None), ("-", ".", None), ("e5", ".", None), ("1e5", ".", 1e5), ("inf", ".", None),
+        ("\u22125", ".", -5),
+        ("1.234,56", ",", 1234.56),
+        ("1.234", ",", 1234),
+        ("5 €", ",", 5),
+        ("€ 5,5", ",", 5.5),
+        ("1,5", ".", None),
+        ("1,23,456", ".", None),
+        ("12 kg", ".", None),
+        ("1-2", ".", None),
+        ("", ".", None),
+        (".", ".", None),
+        ("-", ".", None),
+        ("e5", ".", None),
+        ("1e5", ".", 1e5),
+        ("inf", ".", None),
         ("0x1A", ".", None),
-        ("1_000", ".", 1000), ("1.5", ",", None), ("10.0.0.1", ".", None), ("(-5)", ".", None),
+        ("1_000", ".", 1000),
+        ("1.5", ",", None),
+        ("10.0.0.1", ".", None),
+        ("(-5)", ".", None),
     ],
-)  # fmt: skip
+)
 def test_numbers_as_people_write_them(values: str, decimal: str, wanted: float | None) -> None:
     assert number(values, decimal) == wanted
 
@@ -222,7 +261,7 @@ def test_dates_are_days_since_the_first(read: Read, dates: list[str], days: set[
         (b'[{"a": 1}]', "is JSON"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "an Excel file of before 2007"),
     ],
-)  # fmt: skip
+)
 def test_what_is_doubtful_is_asked_by_the_key_that_says_it(read: Read, content: str | bytes, words: str) -> None:
     with pytest.raises(DataError, match=words):
         read(content)
@@ -240,10 +279,13 @@ def test_the_keys_that_answer(read: Read) -> None:
     for content, decimal in ((text(";", p=["1,5"]), "."), (text(p=["1.5"]), ",")):
         with pytest.raises(DataError, match=rf"'1.5' in the column 'p' is a number if dataset.decimal='[^{decimal}]'"):
             read(content, decimal=decimal)
-    for keys, words in (({"numbers": ["q"]}, "dataset.numbers='q'.*no such column"),
-                        ({"numbers": ["p"], "ignore": ["p"]}, "both name 'p'"),
-                        ({"encoding": "klingon"}, "no such encoding"), ({"separator": "ab"}, "one character"),
-                        ({"dates": {"p": "%d"}}, "is no date of the form")):  # fmt: skip
+    for keys, words in (
+        ({"numbers": ["q"]}, "dataset.numbers='q'.*no such column"),
+        ({"numbers": ["p"], "ignore": ["p"]}, "both name 'p'"),
+        ({"encoding": "klingon"}, "no such encoding"),
+        ({"separator": "ab"}, "one character"),
+        ({"dates": {"p": "%d"}}, "is no date of the form"),
+    ):
         with pytest.raises((ConfigError, DataError), match=words):
             read(text(p=["x", "z"]), **keys)
 
@@ -303,11 +345,15 @@ def test_a_quantity_has_the_decimal_sign_of_its_table(read: Read) -> None:
 
 def test_nothing_is_taken_for_an_id_but_what_is_sure(read: Read) -> None:
     values = {
-        "population": [i * 37 % 1009 for i in range(COUNT)], "paid": [0, 1],
+        "population": [i * 37 % 1009 for i in range(COUNT)],
+        "paid": [0, 1],
         "weight": [f"{i}.5 kg" for i in range(COUNT)],
-        "time": [f"{i % 24}:{i:02}:07" for i in range(COUNT)], "lap": [f"1:{i:02}.5" for i in range(COUNT)],
-        "height": [i * 1.5 for i in range(COUNT)], "zip": [f"{i:05}" for i in range(30)], "store_id": [1, 2, 3],
-    }  # fmt: skip
+        "time": [f"{i % 24}:{i:02}:07" for i in range(COUNT)],
+        "lap": [f"1:{i:02}.5" for i in range(COUNT)],
+        "height": [i * 1.5 for i in range(COUNT)],
+        "zip": [f"{i:05}" for i in range(30)],
+        "store_id": [1, 2, 3],
+    }
     found = read(text(**values))
     assert found.table is not None and found.table["left_out"] == {}
     assert kinds(found)["zip"] == "category" and kinds(found)["weight"] == "category"
@@ -342,12 +388,15 @@ def test_how_a_file_is_written_is_told(read: Read) -> None:
         (text("\t", a=[0.5]).encode("utf-16-le"), "UTF-16-LE, without a mark"),
         (b"sep=\t\n" + text("\t", a=[0.5]).encode(), "columns are separated by tabs, as its first line says"),
         (text(";", a=[0.5]).replace("\n", ";\n"), "left out: 1 column without a name or a value"),
-    ):  # fmt: skip
+    ):
         assert any(words in note for note in read(content, numbers=["a"]).notes), words
     with pytest.raises(DataError, match=r"holds 2 files \(a, b\)"):
         read(zipped(a="1", b="2"))
-    for keys, words in (({"encoding": "hex"}, "no encoding of text"), ({"encoding": "a\0"}, "no such encoding"),
-                        ({"sheet": 1}, "a text file, which has none")):  # fmt: skip
+    for keys, words in (
+        ({"encoding": "hex"}, "no encoding of text"),
+        ({"encoding": "a\0"}, "no such encoding"),
+        ({"sheet": 1}, "a text file, which has none"),
+    ):
         with pytest.raises(ConfigError, match=words):
             read(text(a=[0.5]), **keys)
     with pytest.raises(ConfigError, match="begins with the mark of UTF-8"):
@@ -387,12 +436,18 @@ def frame() -> Any:
     import pandas as pd
 
     count = 20
-    return pd.DataFrame({
-        "size": [0.1 + 0.2, None, 1e-7, 2.5] * 5, "rooms": pd.array([1, 2, None, 12345678901] * 5, dtype="Int64"),
-        "zip": ["007", "010"] * 10, "since": pd.to_datetime(["2020-01-31", "2020-02-01"] * 10),
-        "new": pd.array([True, False, None, True] * 5, dtype="boolean"), "kind": ["b", "c", None, "d"] * 5,
-        "klass": ["u", "v", "v", None] * 5,
-    }, index=range(count))  # fmt: skip
+    return pd.DataFrame(
+        {
+            "size": [0.1 + 0.2, None, 1e-7, 2.5] * 5,
+            "rooms": pd.array([1, 2, None, 12345678901] * 5, dtype="Int64"),
+            "zip": ["007", "010"] * 10,
+            "since": pd.to_datetime(["2020-01-31", "2020-02-01"] * 10),
+            "new": pd.array([True, False, None, True] * 5, dtype="boolean"),
+            "kind": ["b", "c", None, "d"] * 5,
+            "klass": ["u", "v", "v", None] * 5,
+        },
+        index=range(count),
+    )
 
 
 def test_parquet_and_excel_files(tmp_path: Path) -> None:
@@ -406,8 +461,14 @@ def test_parquet_and_excel_files(tmp_path: Path) -> None:
     (tmp_path / "t.bin").write_bytes(gzip.compress((tmp_path / "t.parquet").read_bytes()))
     node = {"_target_": "labrun.data.readers.Csv", "name": "t", "scale": 1.0}
     first = reader.read({**node, "path": "t.csv"}, tmp_path, tables=True)
-    assert kinds(first) == {"size": "number", "rooms": "number", "zip": "category", "since": "date", "new": "number",
-                            "kind": "category"}  # fmt: skip
+    assert kinds(first) == {
+        "size": "number",
+        "rooms": "number",
+        "zip": "category",
+        "since": "date",
+        "new": "number",
+        "kind": "category",
+    }
     for name in ("t.parquet", "t.xlsx", "t.bin"):
         found = reader.read({**node, "path": name}, tmp_path, tables=True)
         assert found.table == first.table and found.class_names == ("u", "v") and len(found.test) == len(first.test)
@@ -424,8 +485,11 @@ def test_sheets_errors_and_formulas_of_excel(tmp_path: Path, monkeypatch: pytest
     book = openpyxl.Workbook()
     one, two = book.active, book.create_sheet("Two")
     for sheet, last in ((one, "#DIV/0!"), (two, 4.5)):
-        for row in [["a", "when", "y"], *([n + 0.5, datetime.date(2020, 1, 1 + n), "uv"[n % 2]] for n in range(12)),
-                    [last, None, "u"]]:  # fmt: skip
+        for row in [
+            ["a", "when", "y"],
+            *([n + 0.5, datetime.date(2020, 1, 1 + n), "uv"[n % 2]] for n in range(12)),
+            [last, None, "u"],
+        ]:
             sheet.append(row)
     one["A14"].data_type = "e"
     book.save(tmp_path / "t.xlsx")

@@ -95,8 +95,15 @@ def test_only_own_files_are_trusted(tmp_path: Path) -> None:
 def test_each_run_sees_a_gpu_of_its_own(labrun: Command, workspace: Path) -> None:
     """The devices are names here; which run is told which is what is tested."""
     write_device_model(workspace)
-    done = labrun("-m", "model=shows", "model.number=1,2,3,4", "compute=gpu", "tracking=none", "report=none",
-                  CUDA_VISIBLE_DEVICES="3,5")  # fmt: skip
+    done = labrun(
+        "-m",
+        "model=shows",
+        "model.number=1,2,3,4",
+        "compute=gpu",
+        "tracking=none",
+        "report=none",
+        CUDA_VISIBLE_DEVICES="3,5",
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     found = devices(workspace)
     assert sorted(found) == ["3", "3", "5", "5"] and found[:2] != ["3", "3"] and found[:2] != ["5", "5"]

@@ -194,8 +194,14 @@ def application(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def call(application: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "app.py", *arguments], cwd=application, capture_output=True, text=True,
-                          timeout=120, check=False)  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "app.py", *arguments],
+        cwd=application,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
 @pytest.mark.parametrize("target", ["local", "inline"])
@@ -289,8 +295,14 @@ def logs(folder: Path) -> str:
 
 def test_what_an_application_may_do(careful: Path) -> None:
     """Look itself up as the main module, return what cannot be passed on, leave processes behind."""
-    done = call(careful, "-m", "hydra/launcher=labrun", "hydra.sweep.dir=all", "+do=main,lock,leave",
-                "hydra.sweeper.max_batch_size=2")  # fmt: skip
+    done = call(
+        careful,
+        "-m",
+        "hydra/launcher=labrun",
+        "hydra.sweep.dir=all",
+        "+do=main,lock,leave",
+        "hydra.sweeper.max_batch_size=2",
+    )
     assert done.returncode == 0, done.stdout + done.stderr + logs(careful / "all")
     assert "#2 : +do=leave  completed" in done.stdout, "numbered through the batches"
     printed = logs(careful / "all")
@@ -301,8 +313,15 @@ def test_what_an_application_may_do(careful: Path) -> None:
 
 def test_jobs_draw_numbers_of_their_own_and_tell_no_variable(careful: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKEN", "t0ken-7h3secret")
-    done = call(careful, "-m", "hydra/launcher=labrun", "hydra.sweep.dir=drawn", "+hydra.sweep.mode=700",
-                "+do=draw1,draw2,draw3", '+key="${oc.env:TOKEN}"')  # fmt: skip
+    done = call(
+        careful,
+        "-m",
+        "hydra/launcher=labrun",
+        "hydra.sweep.dir=drawn",
+        "+hydra.sweep.mode=700",
+        "+do=draw1,draw2,draw3",
+        '+key="${oc.env:TOKEN}"',
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     drawn = [line.split()[1:] for line in logs(careful / "drawn").splitlines() if line.startswith("DRAWN")]
     assert len({number for number, _ in drawn}) == 3 and {key for _, key in drawn} == {"t0ken-7h3secret"}
@@ -319,8 +338,13 @@ def test_a_sweep_of_nothing_is_no_error(careful: Path) -> None:
 def test_an_interrupt_lets_a_job_clean_up(careful: Path, number: signal.Signals) -> None:
     folder = careful / f"interrupted-{number}"
     command = [sys.executable, "app.py", "-m", "hydra/launcher=labrun", f"hydra.sweep.dir={folder}", "+do=clean,main"]
-    sweep = subprocess.Popen([*command, "hydra.launcher.max_parallel=1"], cwd=careful, text=True,
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    sweep = subprocess.Popen(
+        [*command, "hydra.launcher.max_parallel=1"],
+        cwd=careful,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     wait_for(lambda: "BEGUN" in logs(folder))
     sweep.send_signal(number)
     _, err = sweep.communicate(timeout=60)
@@ -335,8 +359,13 @@ def test_a_module_that_ends_the_server_is_left_to_the_jobs(careful: Path, used: 
         'if config.do == "lock"', 'if config.do == "use":\n        crashy\n    if config.do == "lock"'
     )
     (careful / "uses.py").write_text("import crashy\n" + (needs if used else CAREFUL))
-    done = subprocess.run([sys.executable, "uses.py", "-m", "hydra/launcher=labrun", f"hydra.sweep.dir=crash{used}",
-                           "+do=x,y"], cwd=careful, capture_output=True, text=True, timeout=120)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "uses.py", "-m", "hydra/launcher=labrun", f"hydra.sweep.dir=crash{used}", "+do=x,y"],
+        cwd=careful,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.stdout.count("failed" if used else "completed") == 2, done.stdout + done.stderr
     assert done.returncode == int(used) and ("ended by SIGABRT" in done.stderr) == used
 

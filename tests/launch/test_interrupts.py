@@ -43,9 +43,13 @@ main()
 def begin(workspace: Path, hold: str) -> subprocess.Popen[str]:
     """A sweep of five that stands still at a moment, until `go-...` is there or a signal comes."""
     return subprocess.Popen(
-        [sys.executable, "-c", HELD, "-m", "seed=1,2,3,4,5", *PLAIN], cwd=workspace, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "HOLD": hold},
-    )  # fmt: skip
+        [sys.executable, "-c", HELD, "-m", "seed=1,2,3,4,5", *PLAIN],
+        cwd=workspace,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "HOLD": hold},
+    )
 
 
 def test_ctrl_c_while_the_records_are_written(workspace: Path) -> None:

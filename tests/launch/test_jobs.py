@@ -118,8 +118,9 @@ def test_a_second_controller_is_refused_and_cancel_ends_the_sweep(workspace: Pat
 def test_a_sweep_that_is_plainly_broken_is_stopped(workspace: Path, labrun: Command) -> None:
     write_model(workspace)
     numbers = ",".join(str(-n) for n in range(1, 11))
-    done = labrun("-m", "model=sleeper", f"model.number={numbers}", *PLAIN, "compute.max_failures=2",
-                  "compute.max_parallel=1")  # fmt: skip
+    done = labrun(
+        "-m", "model=sleeper", f"model.number={numbers}", *PLAIN, "compute.max_failures=2", "compute.max_parallel=1"
+    )
     assert done.returncode == 1
     found = statuses(workspace)
     assert found.count("failed") in (3, 4) and set(found) == {"failed", "canceled"}

@@ -67,9 +67,18 @@ def test_on_a_terminal_it_is_a_live_table(workspace: Path) -> None:
     write_model(workspace)
     ours, theirs = pty.openpty()
     sweep = start_labrun(
-        "-m", "model=sleeper", "model.number=1,2,3,-4", "model.seconds=2", *PLAIN, cwd=workspace, cold=True,
-        environment={"TERM": "xterm", "COLUMNS": "140"}, stdout=theirs, stderr=theirs, stdin=theirs,
-    )  # fmt: skip
+        "-m",
+        "model=sleeper",
+        "model.number=1,2,3,-4",
+        "model.seconds=2",
+        *PLAIN,
+        cwd=workspace,
+        cold=True,
+        environment={"TERM": "xterm", "COLUMNS": "140"},
+        stdout=theirs,
+        stderr=theirs,
+        stdin=theirs,
+    )
     os.close(theirs)
     seen, end = b"", time.monotonic() + 120
     while time.monotonic() < end:

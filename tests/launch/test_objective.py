@@ -20,9 +20,13 @@ NETWORK = "labrun.models.mnist_dnn.MnistDNN"
 def settled(target: str = NETWORK, metric: Any = "auto", goal: Any = "auto", **trainer: str) -> dict[str, Any]:
     """A config with its metrics and goals."""
     config: dict[str, Any] = {
-        "task": "fit", "model": {"_target_": target}, "dataset": {"validation_size": 0.2}, "callbacks": None,
-        "trainer": {"monitor": "auto", "monitor_mode": "auto", **trainer}, "sweep": {"metric": metric, "goal": goal},
-    }  # fmt: skip
+        "task": "fit",
+        "model": {"_target_": target},
+        "dataset": {"validation_size": 0.2},
+        "callbacks": None,
+        "trainer": {"monitor": "auto", "monitor_mode": "auto", **trainer},
+        "sweep": {"metric": metric, "goal": goal},
+    }
     monitored.settle(config)
     objective.settle(config)
     return config

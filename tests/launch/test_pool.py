@@ -99,8 +99,9 @@ def module_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def shared(module_folder: Path) -> Iterator[LocalPool]:
     """One pool for all tests that leave its server alive."""
-    made = LocalPool([*sys.path, str(module_folder)], ["odd.Odd", "labrun.data.readers.Digits"], Places(2),
-                     cwd=str(module_folder))  # fmt: skip
+    made = LocalPool(
+        [*sys.path, str(module_folder)], ["odd.Odd", "labrun.data.readers.Digits"], Places(2), cwd=str(module_folder)
+    )
     yield made
     made.close()
 
@@ -114,8 +115,9 @@ def pool(shared: LocalPool) -> Iterator[LocalPool]:
 @pytest.fixture
 def own_pool(module_folder: Path) -> Iterator[LocalPool]:
     """A pool whose server may be killed."""
-    made = LocalPool([*sys.path, str(module_folder)], ["odd.Odd", "labrun.data.readers.Digits"], Places(2),
-                     cwd=str(module_folder))  # fmt: skip
+    made = LocalPool(
+        [*sys.path, str(module_folder)], ["odd.Odd", "labrun.data.readers.Digits"], Places(2), cwd=str(module_folder)
+    )
     yield made
     made.close()
 

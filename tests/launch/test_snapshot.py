@@ -23,8 +23,11 @@ def repository(tmp_path: Path) -> Path:
     base = tmp_path / "repository"
     (base / "pkg").mkdir(parents=True)
     for name, text in {
-        "pkg/code.py": "x = 1\n", "conf.yaml": "a: 1\n", ".gitignore": "ignored.py\n", "ignored.py": "no\n",
-    }.items():  # fmt: skip
+        "pkg/code.py": "x = 1\n",
+        "conf.yaml": "a: 1\n",
+        ".gitignore": "ignored.py\n",
+        "ignored.py": "no\n",
+    }.items():
         (base / name).write_text(text)
     git(base, "init", "-q")
     git(base, "add", "-A")
@@ -48,8 +51,14 @@ def test_changed_and_new_files_are_in_and_ignored_ones_are_not(repository: Path,
 
 def test_the_workspaces_own_runs_are_no_code(repository: Path) -> None:
     first = snapshot.take(repository, repository)
-    for name in ("outputs/a/1/run.json", "outputs/a/1/config.yaml", "multirun/a/1/multirun.yaml",
-                 "elsewhere/1/run.json", "elsewhere/1/.hydra/config.yaml", "elsewhere/.launch/plan.json"):  # fmt: skip
+    for name in (
+        "outputs/a/1/run.json",
+        "outputs/a/1/config.yaml",
+        "multirun/a/1/multirun.yaml",
+        "elsewhere/1/run.json",
+        "elsewhere/1/.hydra/config.yaml",
+        "elsewhere/.launch/plan.json",
+    ):
         (repository / name).parent.mkdir(parents=True, exist_ok=True)
         (repository / name).write_text("a secret, say\n")
     second = snapshot.take(repository, repository)
@@ -57,12 +66,22 @@ def test_the_workspaces_own_runs_are_no_code(repository: Path) -> None:
 
 
 RUNS = (
-    "results/run/run.json", "results/run/metrics.jsonl", "results/run/work/train.py", "results/run/.hydra/hydra.yaml",
-    "results/sweep/.launch/plan.json", "results/sweep/multirun.yaml", "results/sweep/results.csv",
-    "results/sweep/0/run.json", "results/plain/.hydra/overrides.yaml", "results/plain/train.py",
-    "results/plain_sweep/multirun.yaml", "results/plain_sweep/0/.hydra/hydra.yaml", "copied/run.json",
-    "copied/driver.log", "sub/outputs/.labrun/code/0f/train.py",
-)  # fmt: skip
+    "results/run/run.json",
+    "results/run/metrics.jsonl",
+    "results/run/work/train.py",
+    "results/run/.hydra/hydra.yaml",
+    "results/sweep/.launch/plan.json",
+    "results/sweep/multirun.yaml",
+    "results/sweep/results.csv",
+    "results/sweep/0/run.json",
+    "results/plain/.hydra/overrides.yaml",
+    "results/plain/train.py",
+    "results/plain_sweep/multirun.yaml",
+    "results/plain_sweep/0/.hydra/hydra.yaml",
+    "copied/run.json",
+    "copied/driver.log",
+    "sub/outputs/.labrun/code/0f/train.py",
+)
 CODE = ("train.py", "results/read.py", "own/run.json", "conf/multirun.yaml", "own/__init__.py")
 
 
@@ -116,13 +135,24 @@ def test_new_places_of_runs_have_git_ignore_them(run_here: Runner, workspace: Pa
 
 def test_outside_git_a_package_may_have_a_folder_called_data(tmp_path: Path) -> None:
     base = tmp_path / "project"
-    for name in ("main.py", "pkg/__init__.py", "pkg/data/loaders.py", "data/__init__.py", "venv/not.py",
-                 "pkg/__pycache__/not.py", "conf/model/mine.yaml"):  # fmt: skip
+    for name in (
+        "main.py",
+        "pkg/__init__.py",
+        "pkg/data/loaders.py",
+        "data/__init__.py",
+        "venv/not.py",
+        "pkg/__pycache__/not.py",
+        "conf/model/mine.yaml",
+    ):
         (base / name).parent.mkdir(parents=True, exist_ok=True)
         (base / name).write_text("# x\n")
     assert names(snapshot.take(base, tmp_path)) == {
-        "main.py", "pkg/__init__.py", "pkg/data/loaders.py", "data/__init__.py", "conf/model/mine.yaml",
-    }  # fmt: skip
+        "main.py",
+        "pkg/__init__.py",
+        "pkg/data/loaders.py",
+        "data/__init__.py",
+        "conf/model/mine.yaml",
+    }
 
 
 def test_outside_git_a_folder_of_modules_is_code(tmp_path: Path) -> None:
@@ -148,11 +178,14 @@ def test_submodules_and_clones_inside_are_code(repository: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("prod.env", "PW=1"), (".htpasswd", "a:b"), ("_netrc", "password c"), ("secrets.yaml", "k: d"),
+        ("prod.env", "PW=1"),
+        (".htpasswd", "a:b"),
+        ("_netrc", "password c"),
+        ("secrets.yaml", "k: d"),
         ("sa.json", '{"private_key": "-----BEGIN PRIVATE KEY-----\\nabc"}'),
         ("bundle.txt", "first line\n-----BEGIN RSA PRIVATE KEY-----\nabc\n"),
     ],
-)  # fmt: skip
+)
 def test_what_holds_a_secret_is_no_code(repository: Path, tmp_path: Path, name: str, text: str) -> None:
     (repository / name).write_text(text)
     git(repository, "add", "-A")

@@ -277,9 +277,11 @@ def test_each_ending_is_told_by_its_run_alone(labrun: Command, workspace: Path) 
     folder = sweep_dir(workspace)
     found = {name: records.read(folder / str(place)) for place, name in enumerate(("signal", "silent", "key", "name"))}
     assert {name: record.reason for name, record in found.items()} == {
-        "signal": "the run's process was ended by signal 40", "silent": "ValueError", "key": "KeyError: 'lr'",
+        "signal": "the run's process was ended by signal 40",
+        "silent": "ValueError",
+        "key": "KeyError: 'lr'",
         "name": "no file \\udcff",
-    }  # fmt: skip
+    }
     assert all(
         f"{record.reason}  ({folder / str(n)}/driver.log)" in done.stdout for n, record in enumerate(found.values())
     )

@@ -74,8 +74,24 @@ def refused(root: Path, source: Path, limits: archives.Limits | None = None) -> 
 
 def test_what_labrun_exports_labrun_imports(root: Path, tmp_path: Path) -> None:
     """Names of any kind, code with folders of any name, compiled files, a run that was lost."""
-    names = ["a b", "ä", "日本.txt", "back\\slash", "A.txt", "a.txt", "heartbeat", "requests/x", ".launch/y", "a\nb",
-             "deep/" * 30 + "z", "x" * 200, "%s", "it's", ".hidden", "\udcff.bin"]  # fmt: skip
+    names = [
+        "a b",
+        "ä",
+        "日本.txt",
+        "back\\slash",
+        "A.txt",
+        "a.txt",
+        "heartbeat",
+        "requests/x",
+        ".launch/y",
+        "a\nb",
+        "deep/" * 30 + "z",
+        "x" * 200,
+        "%s",
+        "it's",
+        ".hidden",
+        "\udcff.bin",
+    ]
     for run_id, status in (("aaaaaaa1", "completed"), ("aaaaaaa2", "running"), ("aaaaaaa3", "failed")):
         run_dir = submitted(root, run_id)
         for name in names:
@@ -123,13 +139,28 @@ def test_what_labrun_exports_labrun_imports(root: Path, tmp_path: Path) -> None:
 
 OTHER = "b" * 64
 WRONG = [
-    {"id": "aaaaaaa2"}, {"name": "../x"}, {"name": "a/b"}, {"name": ""}, {"name": ".x"}, {"status": "odd"},
-    {"code": {"digest": "../../../EVIL", "files": 0}}, {"code": {"digest": "/tmp/EVIL", "files": 0}},
-    {"code": {"digest": "x", "files": 0}}, {"code": {"digest": 7}}, {"code": [1]}, {"code": {"script": 7}},
-    {"code": {"script": {"digest": "../x"}}}, {"code": {"environment": "../x"}},
-    {"config": {"script": {"environment": "../../x"}}}, {"config": {"script": 7}}, {"config": 7}, {"created": "x"},
-    {"sweep": 7}, {"tags": [1]}, {"imported": 7},
-]  # fmt: skip
+    {"id": "aaaaaaa2"},
+    {"name": "../x"},
+    {"name": "a/b"},
+    {"name": ""},
+    {"name": ".x"},
+    {"status": "odd"},
+    {"code": {"digest": "../../../EVIL", "files": 0}},
+    {"code": {"digest": "/tmp/EVIL", "files": 0}},
+    {"code": {"digest": "x", "files": 0}},
+    {"code": {"digest": 7}},
+    {"code": [1]},
+    {"code": {"script": 7}},
+    {"code": {"script": {"digest": "../x"}}},
+    {"code": {"environment": "../x"}},
+    {"config": {"script": {"environment": "../../x"}}},
+    {"config": {"script": 7}},
+    {"config": 7},
+    {"created": "x"},
+    {"sweep": 7},
+    {"tags": [1]},
+    {"imported": 7},
+]
 
 
 @pytest.mark.parametrize("values", WRONG)
@@ -144,15 +175,42 @@ def test_a_digest_that_is_no_folders_makes_none(root: Path, tmp_path: Path) -> N
     assert [path.name for path in (store.state_folder(root) / "code").iterdir()] == [files.EMPTY]
 
 
-@pytest.mark.parametrize("name", [
-    "../evil", "/tmp/evil", "outputs/../../evil", "outputs/x/../../../evil", "outputs\\..\\..\\evil", "outputs/evil",
-    "outputs/.labrun/index.json", "outputs/.LABRUN/index.json", "code/evil", f"code/{OTHER[:-1]}/a.py", f"code/{OTHER}",
-    f"code/../code/{OTHER}/a.py", f"{PLACE}aaaaaaa1/.launch/plan.json", f"{PLACE}aaaaaaa1/.Launch/plan.json",
-    f"{PLACE}aaaaaaa1/requests/cancel", f"{PLACE}aaaaaaa1/heartbeat", "outputs/x/other/a.txt", "multirun/x/y/z/a.txt",
-    f"{PLACE}aaaaaaa1", "", ".", "a" * 300, f"{PLACE}aaaaaaa1/" + "d/" * 100 + "x", f"{PLACE}aaaaaaa1/{'e' * 300}",
-    f"{PLACE}aaaaaaa1/.git/config", f"{PLACE}aaaaaaa1/outputs/.GIT", f"code/{OTHER}/.git/hooks/post-checkout",
-    "run.json", ".bashrc", "outputs/x/.hidden/run.json", f"code/{OTHER}/a.py",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../evil",
+        "/tmp/evil",
+        "outputs/../../evil",
+        "outputs/x/../../../evil",
+        "outputs\\..\\..\\evil",
+        "outputs/evil",
+        "outputs/.labrun/index.json",
+        "outputs/.LABRUN/index.json",
+        "code/evil",
+        f"code/{OTHER[:-1]}/a.py",
+        f"code/{OTHER}",
+        f"code/../code/{OTHER}/a.py",
+        f"{PLACE}aaaaaaa1/.launch/plan.json",
+        f"{PLACE}aaaaaaa1/.Launch/plan.json",
+        f"{PLACE}aaaaaaa1/requests/cancel",
+        f"{PLACE}aaaaaaa1/heartbeat",
+        "outputs/x/other/a.txt",
+        "multirun/x/y/z/a.txt",
+        f"{PLACE}aaaaaaa1",
+        "",
+        ".",
+        "a" * 300,
+        f"{PLACE}aaaaaaa1/" + "d/" * 100 + "x",
+        f"{PLACE}aaaaaaa1/{'e' * 300}",
+        f"{PLACE}aaaaaaa1/.git/config",
+        f"{PLACE}aaaaaaa1/outputs/.GIT",
+        f"code/{OTHER}/.git/hooks/post-checkout",
+        "run.json",
+        ".bashrc",
+        "outputs/x/.hidden/run.json",
+        f"code/{OTHER}/a.py",
+    ],
+)
 def test_names_that_no_archive_has(root: Path, tmp_path: Path, name: str) -> None:
     refused(root, one(tmp_path / "a.tar", more={name: b"evil"}))
 
@@ -174,10 +232,19 @@ def test_no_repository_comes_in_and_none_goes_out(root: Path, tmp_path: Path) ->
     assert sorted(path.name for path in came.rglob("*")) == ["HEAD", "clone", "weights.pt"]
 
 
-@pytest.mark.parametrize("kind", [
-    tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE,
-    tarfile.CONTTYPE, tarfile.GNUTYPE_SPARSE,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind",
+    [
+        tarfile.SYMTYPE,
+        tarfile.LNKTYPE,
+        tarfile.FIFOTYPE,
+        tarfile.CHRTYPE,
+        tarfile.BLKTYPE,
+        tarfile.DIRTYPE,
+        tarfile.CONTTYPE,
+        tarfile.GNUTYPE_SPARSE,
+    ],
+)
 def test_kinds_that_no_archive_has(root: Path, tmp_path: Path, kind: bytes) -> None:
     def change(entry: tarfile.TarInfo) -> None:
         if entry.name.endswith("odd"):
@@ -189,15 +256,25 @@ def test_kinds_that_no_archive_has(root: Path, tmp_path: Path, kind: bytes) -> N
     refused(root, write(tmp_path / "a.tar", content, runs, change))
 
 
-@pytest.mark.parametrize("runs", [
-    [{"id": "aaaaaaa1", "folder": "../x/y"}], [{"id": "aaaaaaa1", "folder": "outputs/../x"}],
-    [{"folder": "outputs/x/y"}],
-    [{"id": "aaaaaaa1", "folder": "/tmp/x/y"}], [{"id": "aaaaaaa1", "folder": 7}], [7], 7,
-    [{"id": 7, "folder": "a/b/c"}],
-    [{"id": "aaaaaaa1", "folder": "outputs/x/y"}], [{"id": "../a", "folder": f"{PLACE}aaaaaaa1"}],
-    [{"id": "aaaaaaa1", "folder": f"{PLACE}aaaaaaa1"}] * 2, [{"id": "aaaaaaa1", "folder": "outputs/.x/y"}],
-    [{"id": "aaaaaaa1", "folder": "outputs//x/y"}], [{"id": "aaaaaaa1", "folder": "code/x/y"}],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "runs",
+    [
+        [{"id": "aaaaaaa1", "folder": "../x/y"}],
+        [{"id": "aaaaaaa1", "folder": "outputs/../x"}],
+        [{"folder": "outputs/x/y"}],
+        [{"id": "aaaaaaa1", "folder": "/tmp/x/y"}],
+        [{"id": "aaaaaaa1", "folder": 7}],
+        [7],
+        7,
+        [{"id": 7, "folder": "a/b/c"}],
+        [{"id": "aaaaaaa1", "folder": "outputs/x/y"}],
+        [{"id": "../a", "folder": f"{PLACE}aaaaaaa1"}],
+        [{"id": "aaaaaaa1", "folder": f"{PLACE}aaaaaaa1"}] * 2,
+        [{"id": "aaaaaaa1", "folder": "outputs/.x/y"}],
+        [{"id": "aaaaaaa1", "folder": "outputs//x/y"}],
+        [{"id": "aaaaaaa1", "folder": "code/x/y"}],
+    ],
+)
 def test_places_where_no_run_lies(root: Path, tmp_path: Path, runs: Any) -> None:
     refused(root, write(tmp_path / "a.tar", {f"{PLACE}aaaaaaa1/run.json": record("aaaaaaa1")}, runs))
 
@@ -237,10 +314,18 @@ def test_a_name_of_gigabytes_is_not_read(root: Path, tmp_path: Path) -> None:
     refused(root, path)
 
 
-@pytest.mark.parametrize("content", [
-    b"", b"no archive", b"\x1f\x8b", b"\x1f\x8b" + b"x" * 100, b"BZh9" + b"x" * 100, b"\xfd7zXZ\0" + b"x" * 100,
-    bytes(10_240),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no archive",
+        b"\x1f\x8b",
+        b"\x1f\x8b" + b"x" * 100,
+        b"BZh9" + b"x" * 100,
+        b"\xfd7zXZ\0" + b"x" * 100,
+        bytes(10_240),
+    ],
+)
 def test_what_is_no_archive(root: Path, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.tar").write_bytes(content)
     refused(root, tmp_path / "a.tar")

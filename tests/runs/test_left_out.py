@@ -25,10 +25,40 @@ from labrun.runs.context import RunContext
 OK = {"time": 1.0, "step": 0, "name": "loss", "value": 0.5, "attempt": 1}
 BACKSLASH = "C:\\loss"
 ODD_NAMES = [
-    "/loss", "loss/", "a//b", ".", "..", "../up", "a/../b", "x" * 251, "x" * 5000, "a@b", "a#b", "a b", "Loss", "LOSS",
-    "100%", "it's", 'say "so"', "ä", "日本", "a\u0301", "\N{GRINNING FACE}", BACKSLASH, "a\tb", "a\nb", " ", "\ud800",
-    "a\0b", "loss--0123abcd", "labrun.id", "mlflow.note.content", "...", "-", "a:b",
-]  # fmt: skip
+    "/loss",
+    "loss/",
+    "a//b",
+    ".",
+    "..",
+    "../up",
+    "a/../b",
+    "x" * 251,
+    "x" * 5000,
+    "a@b",
+    "a#b",
+    "a b",
+    "Loss",
+    "LOSS",
+    "100%",
+    "it's",
+    'say "so"',
+    "ä",
+    "日本",
+    "a\u0301",
+    "\N{GRINNING FACE}",
+    BACKSLASH,
+    "a\tb",
+    "a\nb",
+    " ",
+    "\ud800",
+    "a\0b",
+    "loss--0123abcd",
+    "labrun.id",
+    "mlflow.note.content",
+    "...",
+    "-",
+    "a:b",
+]
 
 
 def made(root: Path, run_id: str, lines: list[Any] = (), **values: Any) -> Path:  # type: ignore[assignment]
@@ -199,7 +229,7 @@ POISONS = {
         lambda root, run_id: made(root, run_id, [{"step": step, "value": step} for step in range(2500)]),
         {"loss": [float(step) for step in range(2500)]},
     ),
-}  # fmt: skip
+}
 EXPERIMENTS = ["", " ", "x" * 1000, "a\nb", "\ud800", "a/b", "it's", "Default", "DEFAULT", "experiment--0123abcd", "%s"]
 
 

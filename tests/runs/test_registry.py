@@ -36,9 +36,14 @@ def run_with(root: Path, run_id: str, content: bytes = b"weights", **config: Any
         (outputs / "model.skops").write_bytes(content)
         (outputs / "trained.pkl").write_bytes(content + b"pickle")
         card = {
-            "format": 1, "name": "net", "kind": "estimator", "file": "model.skops", "input_shape": [4],
-            "class_names": ["a", "b"], "sha256": registry._digest(outputs / "model.skops"),
-        }  # fmt: skip
+            "format": 1,
+            "name": "net",
+            "kind": "estimator",
+            "file": "model.skops",
+            "input_shape": [4],
+            "class_names": ["a", "b"],
+            "sha256": registry._digest(outputs / "model.skops"),
+        }
         (outputs / "model.json").write_text(json.dumps(card))
     return run_dir
 
@@ -97,10 +102,13 @@ def test_a_versions_folder_is_what_mlflow_would_write(root: Path) -> None:
     pins = (ours / "requirements.txt").read_text().split()
     assert [pin.partition("==")[0] for pin in pins] == ["mlflow", "labrun", "numpy", "pandas", "scikit-learn", "skops"]
     save_model(
-        path=str(theirs), loader_module="labrun.tasks.saved", data_path=str(journal.content(root, version)),
-        signature=ModelSignature(Schema([TensorSpec(np.dtype(np.float64), (-1, 4))])), pip_requirements=pins[1:],
+        path=str(theirs),
+        loader_module="labrun.tasks.saved",
+        data_path=str(journal.content(root, version)),
+        signature=ModelSignature(Schema([TensorSpec(np.dtype(np.float64), (-1, 4))])),
+        pip_requirements=pins[1:],
         metadata={"labrun.run": "aaaa0000", "labrun.experiment": "test", "labrun.sha256": version.sha256},
-    )  # fmt: skip
+    )
     assert pins == (theirs / "requirements.txt").read_text().split()
     assert {path.relative_to(ours) for path in ours.rglob("*")} == {
         path.relative_to(theirs) for path in theirs.rglob("*")

@@ -95,9 +95,17 @@ def test_weight_images(tmp_path: Path, rows: int) -> None:
 def test_what_pictures_show_travels_in_a_file(tmp_path: Path) -> None:
     drawn = np.random.default_rng(0)
     shown = Pictures(
-        "name (id)", "digits", ("0", "1"), 16.0, 0.5, (1, 8, 8), drawn.integers(0, 17, (30, 1, 8, 8), dtype=np.uint8),
-        np.arange(30) % 2, np.array([[5, 1], [2, 4]]), drawn.normal(size=(1, 64)),
-    )  # fmt: skip
+        "name (id)",
+        "digits",
+        ("0", "1"),
+        16.0,
+        0.5,
+        (1, 8, 8),
+        drawn.integers(0, 17, (30, 1, 8, 8), dtype=np.uint8),
+        np.arange(30) % 2,
+        np.array([[5, 1], [2, 4]]),
+        drawn.normal(size=(1, 64)),
+    )
     shown.save(tmp_path / "shown.npz")
     back = pictures.load(tmp_path / "shown.npz")
     assert (back.title, tuple(back.class_names), tuple(back.image_shape)) == ("name (id)", ("0", "1"), (1, 8, 8))
@@ -117,5 +125,9 @@ def test_what_pictures_show_travels_in_a_file(tmp_path: Path) -> None:
 
 def test_numbers_as_people_read_them() -> None:
     assert [report.number(v) for v in (0.92546, 0.01, 1.2345678, 12345.6, 0.0001)] == [
-        "0.9255", "0.0100", "1.235", "1.235e+04", "0.0001",
-    ]  # fmt: skip
+        "0.9255",
+        "0.0100",
+        "1.235",
+        "1.235e+04",
+        "0.0001",
+    ]

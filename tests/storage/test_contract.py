@@ -17,8 +17,19 @@ from labrun.data.progress import Quiet
 from labrun.errors import ConfigError, CorruptDataError, DataError, MissingDataError
 from servers import Server
 
-ODD = ["with space.txt", "hash#1.txt", "per%20cent.txt", "brackets[1].txt", "what?.txt", "über/ä ö.txt", "a+b&c=d.txt",
-       "deep/er/and/deeper.bin", "quote'd \"name\".txt", "star*.txt", "semi;colon.txt"]  # fmt: skip
+ODD = [
+    "with space.txt",
+    "hash#1.txt",
+    "per%20cent.txt",
+    "brackets[1].txt",
+    "what?.txt",
+    "über/ä ö.txt",
+    "a+b&c=d.txt",
+    "deep/er/and/deeper.bin",
+    'quote\'d "name".txt',
+    "star*.txt",
+    "semi;colon.txt",
+]
 
 
 @pytest.fixture
@@ -65,8 +76,11 @@ def test_files_come_back_as_they_were_sent(store: Datastore, source: Path, tmp_p
     view, there = send(store, source)
     assert (view.files, there) == (4, 0)
     assert {name: found.size for name, found in store.files("set").items()} == {
-        "set/empty": 0, "set/sub/0.bin": 1000, "set/sub/1.bin": 1001, "set/sub/2.bin": 1002,
-    }  # fmt: skip
+        "set/empty": 0,
+        "set/sub/0.bin": 1000,
+        "set/sub/1.bin": 1001,
+        "set/sub/2.bin": 1002,
+    }
     assert store.folders() == ["set/"] and store.folders("set") == ["empty", "sub/"]
     assert fetch(store, tmp_path / "back") == content(source)
     assert store.read("set/sub/0.bin") == (source / "sub/0.bin").read_bytes()

@@ -182,9 +182,17 @@ def test_a_terminal_shows_the_progress_of_a_transfer(azure: Server, source: Path
     arguments = Lab(azure, workspace).options
     terminal = {"TERM": "xterm", "COLUMNS": "120"}
     process = start_lab(
-        "data", "upload", "source", *arguments, cwd=workspace, environment=terminal, cold=True,
-        stdin=slave, stdout=slave, stderr=slave,
-    )  # fmt: skip
+        "data",
+        "upload",
+        "source",
+        *arguments,
+        cwd=workspace,
+        environment=terminal,
+        cold=True,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+    )
     os.close(slave)
     shown = b""
     with contextlib.suppress(OSError):

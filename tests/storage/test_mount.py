@@ -345,9 +345,16 @@ def test_cifar10_from_azure_gives_the_curve_of_the_local_folder(
         [f"datastore.root={real_data}"],
         *[["datastore=azure_blob", f"datastore.root={azure.node['root']}"]] * 2,
     ):
-        done = labrun("experiment=cifar10_cnn", "trainer.max_epochs=1", "trainer.batch_size=256",
-                      "trainer.limit_train_batches=60", "trainer.log_every_n_batches=6", "tracking=none", "report=none",
-                      *where)  # fmt: skip
+        done = labrun(
+            "experiment=cifar10_cnn",
+            "trainer.max_epochs=1",
+            "trainer.batch_size=256",
+            "trainer.limit_train_batches=60",
+            "trainer.log_every_n_batches=6",
+            "tracking=none",
+            "report=none",
+            *where,
+        )
         assert done.returncode == 0, done.stderr
         (run,) = set((workspace / "outputs/cifar10_cnn").iterdir()) - {Path(log) for log in logs}
         logs.append(run)
@@ -373,9 +380,13 @@ def test_a_mount_in_any_value(labrun: Command, azure: Server, source: Path, send
         "    def predict(self, x):\n        return np.zeros(len(x), int)\n"
     )
     done = labrun(
-        "model._target_=looks.Looks", "+model.folder=${mount:azure_blob/set}", "tracking=none", "report=none",
-        "+model.both=[1, '${mount:azure_blob/set/sub/1.bin}']", "dataset.max_samples=50",
-    )  # fmt: skip
+        "model._target_=looks.Looks",
+        "+model.folder=${mount:azure_blob/set}",
+        "tracking=none",
+        "report=none",
+        "+model.both=[1, '${mount:azure_blob/set/sub/1.bin}']",
+        "dataset.max_samples=50",
+    )
     # The datastore as it comes has another container: it is absent, or (other tests make it) lacks the folder.
     assert done.returncode == 2 and "datastore 'azure_blob'" in done.stderr and "Traceback" not in done.stderr
     (workspace / "conf/datastore").mkdir(parents=True)
@@ -384,9 +395,13 @@ def test_a_mount_in_any_value(labrun: Command, azure: Server, source: Path, send
         "connection_string: ${oc.env:AZURE_STORAGE_CONNECTION_STRING}\n"
     )
     done = labrun(
-        "model._target_=looks.Looks", "+model.folder=${mount:blobs/set}", "tracking=none", "report=none",
-        "+model.both=[1, '${mount:blobs/set/sub/1.bin}']", "dataset.max_samples=50",
-    )  # fmt: skip
+        "model._target_=looks.Looks",
+        "+model.folder=${mount:blobs/set}",
+        "tracking=none",
+        "report=none",
+        "+model.both=[1, '${mount:blobs/set/sub/1.bin}']",
+        "dataset.max_samples=50",
+    )
     assert done.returncode == 0, done.stderr
     assert (
         "SEEN ['sub', 'twice.bin'] sub/1.bin" in done.stdout

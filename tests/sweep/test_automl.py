@@ -59,8 +59,18 @@ def test_another_metric_tables_and_an_ensemble(workspace: Path, labrun: Command)
             f"{a:.3f},{b:.3f},{c:.3f},{word},{'in' if a * b + (word == 'x') + 0.5 * rng.normal() > 0.3 else 'out'}"
         )
     (workspace / "own.csv").write_text("\n".join(rows) + "\n")
-    own = ("-m", "dataset=csv", "dataset.path=own.csv", f"datastore.root={workspace}", "model=pipeline", "sweep=automl",
-           "sweep.max_trials=9", "model.folds=3", "tracking=none", "report=none")  # fmt: skip
+    own = (
+        "-m",
+        "dataset=csv",
+        "dataset.path=own.csv",
+        f"datastore.root={workspace}",
+        "model=pipeline",
+        "sweep=automl",
+        "sweep.max_trials=9",
+        "model.folds=3",
+        "tracking=none",
+        "report=none",
+    )
     refused = labrun(*own)
     assert (
         refused.returncode == 2 and "the columns word hold text" in refused.stderr and "Traceback" not in refused.stderr
@@ -186,9 +196,17 @@ def test_an_interrupt_while_the_best_is_fitted(workspace: Path) -> None:
         "_target_: slow.Slow\nvar_smoothing: 1e-9\nsearch_space:\n  var_smoothing: interval(1e-9, 1e-3)\n"
     )
     search = start_labrun(
-        "-m", "model=pipeline", "model/estimator=slow", "sweep=automl", "model.folds=2", "sweep.max_trials=2",
-        "tracking=none", "report=none", cwd=workspace, cold=True,
-    )  # fmt: skip
+        "-m",
+        "model=pipeline",
+        "model/estimator=slow",
+        "sweep=automl",
+        "model.folds=2",
+        "sweep.max_trials=2",
+        "tracking=none",
+        "report=none",
+        cwd=workspace,
+        cold=True,
+    )
     wait_for(
         lambda: any(
             records.read(path.parent).status == "running" for path in workspace.glob("multirun/*/*/best/run.json")

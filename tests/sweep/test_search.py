@@ -56,8 +56,15 @@ class Page(html.parser.HTMLParser):
 
 def test_what_a_search_leaves(workspace: Path, labrun: Command) -> None:
     write_climber(workspace)
-    done = labrun("-m", *TPE, "model.quality=interval(0,1)", "model.depth=int(interval(1,9))",
-                  "model.word='a<b>&','c'", "sweep.max_trials=8", *PLAIN)  # fmt: skip
+    done = labrun(
+        "-m",
+        *TPE,
+        "model.quality=interval(0,1)",
+        "model.depth=int(interval(1,9))",
+        "model.word='a<b>&','c'",
+        "sweep.max_trials=8",
+        *PLAIN,
+    )
     assert done.returncode == 0, done.stderr
     found, folder = runs(workspace), sweep_dir(workspace)
     assert sorted(found) == list(range(8)) and {record.status for record in found.values()} == {"completed"}
@@ -102,14 +109,24 @@ def test_pairs_from_yaml_in_a_grid(workspace: Path, labrun: Command) -> None:
     assert done.returncode == 0, done.stderr
     models = [record.config["model"] for _, record in sorted(runs(workspace).items())]
     assert [(m["quality"], m["depth"], m["word"]) for m in models] == [
-        (0.1, 1, "x"), (0.1, 1, "y"), (0.2, 2, "x"), (0.2, 2, "y"),
-    ]  # fmt: skip
+        (0.1, 1, "x"),
+        (0.1, 1, "y"),
+        (0.2, 2, "x"),
+        (0.2, 2, "y"),
+    ]
 
 
 def test_a_grid_with_a_limit_of_what_runs_at_once(workspace: Path, labrun: Command) -> None:
     write_climber(workspace)
-    done = labrun("-m", "model=climber", "model.quality=0.1,0.2,0.3", "sweep.max_concurrent=1", "sweep.metric=score",
-                  "sweep.max_trials=2", *PLAIN)  # fmt: skip
+    done = labrun(
+        "-m",
+        "model=climber",
+        "model.quality=0.1,0.2,0.3",
+        "sweep.max_concurrent=1",
+        "sweep.metric=score",
+        "sweep.max_trials=2",
+        *PLAIN,
+    )
     assert done.returncode == 0, done.stderr
     found = runs(workspace)
     assert [found[n].config["model"]["quality"] for n in sorted(found)] == [0.1, 0.2]
@@ -141,8 +158,16 @@ def test_components_bring_their_own_spaces(workspace: Path, labrun: Command, lab
 
 def test_a_search_for_several_metrics_gives_a_pareto_front(workspace: Path, labrun: Command) -> None:
     write_climber(workspace)
-    done = labrun("-m", "model=climber", "sweep=tpe", "sweep.metric=[score,cost]", "sweep.goal=[maximize,maximize]",
-                  "model.quality=interval(0,1)", "sweep.max_trials=6", *PLAIN)  # fmt: skip
+    done = labrun(
+        "-m",
+        "model=climber",
+        "sweep=tpe",
+        "sweep.metric=[score,cost]",
+        "sweep.goal=[maximize,maximize]",
+        "model.quality=interval(0,1)",
+        "sweep.max_trials=6",
+        *PLAIN,
+    )
     assert done.returncode == 0, done.stderr
     rows = table(sweep_dir(workspace))
     # cost is 1 - score**2: whoever is better in one is worse in the other, so all of them are on the front.
@@ -153,8 +178,14 @@ def test_a_search_for_several_metrics_gives_a_pareto_front(workspace: Path, labr
 
 def test_a_long_trial_holds_nobody_up(workspace: Path, labrun: Command) -> None:
     write_climber(workspace)
-    done = labrun("-m", "model=climber", "model.seconds=4,0.05,0.06,0.07,0.08", "sweep.metric=score",
-                  "sweep.max_concurrent=2", *PLAIN)  # fmt: skip
+    done = labrun(
+        "-m",
+        "model=climber",
+        "model.seconds=4,0.05,0.06,0.07,0.08",
+        "sweep.metric=score",
+        "sweep.max_concurrent=2",
+        *PLAIN,
+    )
     assert done.returncode == 0, done.stderr
     long, *short = (record for _, record in sorted(runs(workspace).items()))
     assert all(str(long.started) < str(one.started) and str(one.ended) < str(long.ended) for one in short[1:])
@@ -175,9 +206,20 @@ def test_edits_meanwhile_change_nothing(workspace: Path) -> None:
 def test_a_rule_ends_poor_trials_early(workspace: Path, labrun: Command, rule: str) -> None:
     write_climber(workspace)
     delay = f"sweep.early_termination.delay_evaluation={0 if rule == 'halving' else 2}"
-    done = labrun("-m", *TPE, "model.quality=1,0.9,0.8,0.2,0.1", "sweep=grid", "model.seconds=2", "model.steps=6",
-                  f"sweep/early_termination={rule}", "sweep.max_concurrent=1", "sweep.metric=score", *PLAIN,
-                  "compute.max_parallel=1", delay)  # fmt: skip
+    done = labrun(
+        "-m",
+        *TPE,
+        "model.quality=1,0.9,0.8,0.2,0.1",
+        "sweep=grid",
+        "model.seconds=2",
+        "model.steps=6",
+        f"sweep/early_termination={rule}",
+        "sweep.max_concurrent=1",
+        "sweep.metric=score",
+        *PLAIN,
+        "compute.max_parallel=1",
+        delay,
+    )
     assert done.returncode == 0, done.stderr
     found = runs(workspace)
     stopped = {n: record for n, record in found.items() if record.status == "stopped"}
@@ -210,8 +252,15 @@ def test_a_trial_that_crashes_or_has_no_number_does_not_end_the_search(workspace
 
 def test_a_trial_over_its_time_is_stopped(workspace: Path, labrun: Command) -> None:
     write_climber(workspace)
-    done = labrun("-m", "model=climber", "model.seconds=0.1,30", "model.depth=1,2", "sweep.trial_timeout_min=0.03",
-                  "sweep.metric=score", *PLAIN)  # fmt: skip
+    done = labrun(
+        "-m",
+        "model=climber",
+        "model.seconds=0.1,30",
+        "model.depth=1,2",
+        "sweep.trial_timeout_min=0.03",
+        "sweep.metric=score",
+        *PLAIN,
+    )
     assert done.returncode == 0, done.stderr
     found = runs(workspace)
     assert [found[n].status for n in range(4)] == ["completed", "completed", "stopped", "stopped"]
@@ -221,8 +270,15 @@ def test_a_trial_over_its_time_is_stopped(workspace: Path, labrun: Command) -> N
 def test_a_sweep_over_its_time_begins_no_more_trials(workspace: Path, labrun: Command) -> None:
     """Over 15 s: that time itself."""
     write_climber(workspace)
-    done = labrun("-m", *TPE, "model.quality=interval(0,1)", "model.seconds=8", "sweep.timeout_min=0.2",
-                  "sweep.max_trials=100", *PLAIN)  # fmt: skip
+    done = labrun(
+        "-m",
+        *TPE,
+        "model.quality=interval(0,1)",
+        "model.seconds=8",
+        "sweep.timeout_min=0.2",
+        "sweep.max_trials=100",
+        *PLAIN,
+    )
     assert done.returncode == 0, done.stderr
     found = runs(workspace)
     states = [record.status for record in found.values()]
@@ -233,8 +289,14 @@ def test_a_sweep_over_its_time_begins_no_more_trials(workspace: Path, labrun: Co
 @pytest.mark.parametrize("replaced", [False, True])
 def test_cancel_one_and_the_others_go_on(workspace: Path, replaced: bool) -> None:
     write_climber(workspace)
-    search = start(workspace, *TPE, "model.quality=interval(0,1)", "model.seconds=2", "sweep.max_trials=5",
-                   f"sweep.replace_canceled={str(replaced).lower()}")  # fmt: skip
+    search = start(
+        workspace,
+        *TPE,
+        "model.quality=interval(0,1)",
+        "model.seconds=2",
+        "sweep.max_trials=5",
+        f"sweep.replace_canceled={str(replaced).lower()}",
+    )
     wait_for(lambda: "running" in statuses(workspace))
     victim = next(record for record in runs(workspace).values() if record.status == "running")
     assert lab(workspace, "runs", "cancel", victim.id).returncode == 0
@@ -315,8 +377,15 @@ def test_an_interrupt_and_on_it_goes(workspace: Path, labrun: Command) -> None:
 def test_detached_and_watched_and_taken_over(workspace: Path, labrun: Command) -> None:
     """Over 15 s: three controllers, two of them new interpreters."""
     write_climber(workspace)
-    done = labrun("-m", *TPE, "model.quality=interval(0,1)", "model.seconds=1", "sweep.max_trials=6",
-                  "compute.detach=true", *PLAIN)  # fmt: skip
+    done = labrun(
+        "-m",
+        *TPE,
+        "model.quality=interval(0,1)",
+        "model.seconds=1",
+        "sweep.max_trials=6",
+        "compute.detach=true",
+        *PLAIN,
+    )
     assert done.returncode == 0 and "lab runs watch" in done.stdout, done.stderr
     folder = sweep_dir(workspace)
     wait_for(lambda: statuses(workspace).count("completed") >= 1)
@@ -382,14 +451,29 @@ def test_damaged_state_of_a_search_is_told(workspace: Path, labrun: Command, lab
 
 def test_infinity_is_no_result(workspace: Path, labrun: Command) -> None:
     write_climber(workspace)
-    done = labrun("-m", "model=climber", "model.way=infinite,climb,again,more", "sweep/early_termination=median",
-                  "sweep.early_termination.min_trials=1", "sweep.max_concurrent=1", "sweep.metric=score",
-                  *PLAIN)  # fmt: skip
+    done = labrun(
+        "-m",
+        "model=climber",
+        "model.way=infinite,climb,again,more",
+        "sweep/early_termination=median",
+        "sweep.early_termination.min_trials=1",
+        "sweep.max_concurrent=1",
+        "sweep.metric=score",
+        *PLAIN,
+    )
     assert done.returncode == 0, done.stderr
     rows = {row["number"]: row for row in table(sweep_dir(workspace))}
     assert rows["0"]["why"] == "its metric is not a number" and rows["3"]["status"] == "completed"
-    none = labrun("-m", "model=climber", "model.way='no number'", "model.quality=0.1,0.2", "sweep.max_concurrent=2",
-                  "sweep.metric=score", "name=none", *PLAIN)  # fmt: skip
+    none = labrun(
+        "-m",
+        "model=climber",
+        "model.way='no number'",
+        "model.quality=0.1,0.2",
+        "sweep.max_concurrent=2",
+        "sweep.metric=score",
+        "name=none",
+        *PLAIN,
+    )
     assert none.returncode == 1 and "no trial has a result" in none.stderr
 
 
@@ -416,7 +500,16 @@ def test_a_metric_that_nobody_logs(workspace: Path, labrun: Command) -> None:
 def test_every_sampler_completes_a_search(workspace: Path, labrun: Command) -> None:
     write_climber(workspace)
     for name in ("gp", "cmaes", "qmc"):
-        done = labrun("-m", "model=climber", f"sweep={name}", "model.quality=interval(0,1)", "sweep.metric=score",
-                      "model.steps=int(interval(1,4))", "sweep.max_trials=4", f"name={name}", *PLAIN)  # fmt: skip
+        done = labrun(
+            "-m",
+            "model=climber",
+            f"sweep={name}",
+            "model.quality=interval(0,1)",
+            "sweep.metric=score",
+            "model.steps=int(interval(1,4))",
+            "sweep.max_trials=4",
+            f"name={name}",
+            *PLAIN,
+        )
         assert done.returncode == 0, done.stderr
     assert statuses(workspace) == ["completed"] * 12

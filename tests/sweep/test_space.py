@@ -38,7 +38,7 @@ def loader(registered: None) -> Iterator[Any]:
         ("model.lr=choice(a,null)".replace("null", "b"), Choice("model.lr", ("model.lr",), (("a",), ("b",)))),
         ("trainer=glob(*)", Choice("trainer", ("trainer",), (("default",),))),
     ],
-)  # fmt: skip
+)
 def test_spaces_are_written_in_hydras_grammar(loader: Any, text: str, wanted: object) -> None:
     assert spaces.parse([text], loader).dimensions == (wanted,)
 
@@ -115,8 +115,10 @@ def test_text_from_yaml_stays_text(loader: Any) -> None:
     parser = OverridesParser.create(config_loader=loader)
     assert [parser.parse_override(f"name={label}").value() for label in one.labels] == values
     assert dict(spaces.flat({"model": {"lr": [1, 2], "deep": {"x": "interval(0,1)"}}, "seed": 1})) == {
-        "model.lr": [1, 2], "model.deep.x": "interval(0,1)", "seed": 1,
-    }  # fmt: skip
+        "model.lr": [1, 2],
+        "model.deep.x": "interval(0,1)",
+        "seed": 1,
+    }
 
 
 def test_values_of_a_range_are_all_of_it() -> None:

@@ -55,7 +55,7 @@ def test_intelex_is_one_word_and_saves_a_portable_model(run_here: Runner) -> Non
 def test_any_scikit_learn_classifier_is_a_target(run_here: Runner) -> None:
     record, run_dir = run_here(
         "model._target_=sklearn.svm.SVC", "+model.C=5.0", "~model.regularization", "~model.solver", "~model.backend"
-    )  # fmt: skip
+    )
     assert record.metrics["accuracy"] > 0.97
     assert isinstance(estimator.load(run_dir / "outputs" / "model.skops", []), sklearn.svm.SVC)
     scored, _ = run_here("task=evaluate", "from=last")
@@ -100,9 +100,13 @@ def test_a_file_that_holds_no_estimator_is_refused(tmp_path: Path) -> None:
 def test_what_is_neither_network_nor_estimator_is_refused(run_here: Runner) -> None:
     with pytest.raises(ConfigError, match="gave a Fraction"):
         run_here(
-            "model._target_=fractions.Fraction", "~model.regularization", "~model.max_iter", "~model.tol",
-            "~model.solver", "~model.backend",
-        )  # fmt: skip
+            "model._target_=fractions.Fraction",
+            "~model.regularization",
+            "~model.max_iter",
+            "~model.tol",
+            "~model.solver",
+            "~model.backend",
+        )
 
 
 def test_regressors_and_clusterers_are_refused(run_here: Runner) -> None:

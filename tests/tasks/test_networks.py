@@ -117,9 +117,13 @@ def test_callbacks(run_here: Runner, choice: str) -> None:
 
 def test_early_stopping_stops_and_scores_the_best(run_here: Runner) -> None:
     _, run_dir = run_here(
-        "model=mnist_dnn", "trainer.max_epochs=40", "model.lr=0.5", "callbacks=early_stopping",
-        "callbacks.early_stopping.patience=1", "dataset.validation_size=100",
-    )  # fmt: skip
+        "model=mnist_dnn",
+        "trainer.max_epochs=40",
+        "model.lr=0.5",
+        "callbacks=early_stopping",
+        "callbacks.early_stopping.patience=1",
+        "dataset.validation_size=100",
+    )
     assert len(curve(run_dir, "val_loss")) < 40
 
 

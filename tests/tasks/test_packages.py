@@ -86,13 +86,26 @@ def test_a_module_of_the_other_package_is_trained_by_its_own_trainer(
     (workspace / "mine.py").write_text(MODULE)
     (workspace / "conf" / "model").mkdir(parents=True)
     (workspace / "conf" / "model" / "mine.yaml").write_text("# Mine.\n_target_: mine.Mine\n")
-    common = ("model=mine", "dataset.max_samples=120", "dataset.validation_size=0.25", "trainer.batch_size=20",
-              "tracking=none", "report=none", "trainer.monitor=val/acc", "callbacks=early_stopping")  # fmt: skip
+    common = (
+        "model=mine",
+        "dataset.max_samples=120",
+        "dataset.validation_size=0.25",
+        "trainer.batch_size=20",
+        "tracking=none",
+        "report=none",
+        "trainer.monitor=val/acc",
+        "callbacks=early_stopping",
+    )
     environment = {"PYTHONPATH": str(stand_in), "LABRUN_WARM": "0"}
     done = labrun(
-        *common, "trainer.max_epochs=3", "+callbacks.theirs={_target_: mine.Theirs}", "logger=csv",
-        "+callbacks.lr={_target_: pytorch_lightning.callbacks.LearningRateMonitor}", cold=True, **environment,
-    )  # fmt: skip
+        *common,
+        "trainer.max_epochs=3",
+        "+callbacks.theirs={_target_: mine.Theirs}",
+        "logger=csv",
+        "+callbacks.lr={_target_: pytorch_lightning.callbacks.LearningRateMonitor}",
+        cold=True,
+        **environment,
+    )
     assert done.returncode == 0, done.stderr
     assert "trained by lightning.pytorch.trainer.trainer" in done.stdout
     assert done.stdout.count("theirs is called") == 3

@@ -31,11 +31,15 @@ def write(path: Path, rows: list[dict[str, Any]], separator: str = ",") -> Path:
 
 def customers() -> list[dict[str, Any]]:
     return [
-        {"customerID": f"{7000 + i}-XY", "since": f"2020-0{1 + i % 9}-11",
-         "charges": " " if i % 11 == 0 else f"1,{i:03}.50",
-         "contract": ["Month", "Year"][i % 2], "churn": ["Yes", "No"][i % 2]}
+        {
+            "customerID": f"{7000 + i}-XY",
+            "since": f"2020-0{1 + i % 9}-11",
+            "charges": " " if i % 11 == 0 else f"1,{i:03}.50",
+            "contract": ["Month", "Year"][i % 2],
+            "churn": ["Yes", "No"][i % 2],
+        }
         for i in range(COUNT)
-    ]  # fmt: skip
+    ]
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -107,15 +111,23 @@ def test_the_keys_are_typed_as_they_are_told(run_here: Runner, workspace: Path) 
         record, _ = run_here(*common, f"dataset.decimal={decimal}", 'dataset.dates={d: "%d/%m/%Y"}')
         kinds = {one["name"]: one["kind"] for one in record.data[0]["table"]["columns"]}
         assert kinds == {"d": "date", "n": "number"}
-    record, _ = run_here(*common, "dataset.categories=[n]", "dataset.ignore=[d]", "dataset.separator=semicolon",
-                         "dataset.encoding=utf-8", "dataset.header=true")  # fmt: skip
+    record, _ = run_here(
+        *common,
+        "dataset.categories=[n]",
+        "dataset.ignore=[d]",
+        "dataset.separator=semicolon",
+        "dataset.encoding=utf-8",
+        "dataset.header=true",
+    )
     assert [one["kind"] for one in record.data[0]["table"]["columns"]] == ["category"]
 
 
 def test_a_model_of_numbers_takes_columns_by_their_names(run_here: Runner, workspace: Path) -> None:
     draw = np.random.default_rng(0)
-    rows = [{"id": i, "a": f"{draw.normal() + 4 * (i % 2):.3f}", "b": f"{draw.normal():.3f}", "kind": f"0{i % 2}"}
-            for i in range(COUNT)]  # fmt: skip
+    rows = [
+        {"id": i, "a": f"{draw.normal() + 4 * (i % 2):.3f}", "b": f"{draw.normal():.3f}", "kind": f"0{i % 2}"}
+        for i in range(COUNT)
+    ]
     path = write(workspace / "numbers.csv", rows)
     record, run_dir = run_here("dataset=csv", f"dataset.path={path}", "report=none")
     assert record.metrics["accuracy"] > 0.8
@@ -139,8 +151,14 @@ def test_another_table_is_scored_as_the_models_own(run_here: Runner, workspace: 
     assert record.metrics["test_accuracy" if "test_accuracy" in record.metrics else "accuracy"] == 1
     later = [{"code": "007", "kind": "zy"[i % 2], "a": f"{2 - i % 2}.5"} for i in range(20)]
     write(workspace / "later.csv", later)
-    record, _ = run_here("task=evaluate", f"from={run_dir}", "dataset=csv", f"dataset.path={workspace}/later.csv",
-                         "dataset.name=later", "dataset.test_size=0.5")  # fmt: skip
+    record, _ = run_here(
+        "task=evaluate",
+        f"from={run_dir}",
+        "dataset=csv",
+        f"dataset.path={workspace}/later.csv",
+        "dataset.name=later",
+        "dataset.test_size=0.5",
+    )
     assert record.metrics["accuracy"] == 1 and record.data[0]["class_names"] == ["x", "y", "z"]
     write(workspace / "other.csv", [{**row, "kind": "w"} for row in later])
     with pytest.raises(DataError, match="the model knows the classes x, y, z, and no 'w'"):

@@ -18,9 +18,14 @@ from labrun.runs.context import read_metrics
 from labrun.runs.recording import Preempted
 
 NETWORK = (
-    "model=mnist_dnn", "trainer.max_epochs=4", "trainer.batch_size=32", "dataset.validation_size=0.2",
-    "trainer.log_every_n_batches=5", "compute=local", "report=none",
-)  # fmt: skip
+    "model=mnist_dnn",
+    "trainer.max_epochs=4",
+    "trainer.batch_size=32",
+    "dataset.validation_size=0.2",
+    "trainer.log_every_n_batches=5",
+    "compute=local",
+    "report=none",
+)
 
 
 class LeaveAt(pl.Callback):

@@ -54,17 +54,34 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labrun(place, "name=lr", "export=[pkl]")
     labrun(place, "name=dnn", "model=mnist_dnn", *FAST)
     labrun(
-        place, "name=cnn", "model=cifar10_cnn", "dataset=npz", f"dataset.path={place}/images.npz", "dataset.scale=255",
+        place,
+        "name=cnn",
+        "model=cifar10_cnn",
+        "dataset=npz",
+        f"dataset.path={place}/images.npz",
+        "dataset.scale=255",
         *FAST,
-    )  # fmt: skip
+    )
     labrun(
-        place, "name=table", "model=pipeline", "model.preprocess=true", "model.folds=0", "dataset=csv",
-        f"dataset.path={place}/people.csv", "dataset.target=kind", "dataset.ignore=[id]",
-    )  # fmt: skip
+        place,
+        "name=table",
+        "model=pipeline",
+        "model.preprocess=true",
+        "model.folds=0",
+        "dataset=csv",
+        f"dataset.path={place}/people.csv",
+        "dataset.target=kind",
+        "dataset.ignore=[id]",
+    )
     labrun(
-        place, "name=line", "model=pipeline", "model.folds=0", "dataset=npz", f"dataset.path={place}/line.npz",
+        place,
+        "name=line",
+        "model=pipeline",
+        "model.folds=0",
+        "dataset=npz",
+        f"dataset.path={place}/line.npz",
         "dataset.regression=true",
-    )  # fmt: skip
+    )
     return place
 
 

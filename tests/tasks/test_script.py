@@ -65,8 +65,19 @@ def source(workspace: Path) -> Path:
 def test_arguments_become_a_command_line() -> None:
     given = {"lr": 0.1, "C": 3, "names": ["a b", "c"], "flag": True, "off": False, "none": None, "-z": 1}
     assert command_line(["one", 2], given) == [
-        "one", "2", "--lr", "0.1", "--C", "3", "--names", "a b", "c", "--flag", "-z", "1",
-    ]  # fmt: skip
+        "one",
+        "2",
+        "--lr",
+        "0.1",
+        "--C",
+        "3",
+        "--names",
+        "a b",
+        "c",
+        "--flag",
+        "-z",
+        "1",
+    ]
     assert command_line([], {"text": "$(rm -rf /); `x`"}) == ["--text", "$(rm -rf /); `x`"]
 
 
@@ -80,9 +91,16 @@ def test_how_a_script_ended_is_told() -> None:
 def test_a_script_as_it_is(source: Path, labrun: Command) -> None:
     (source / "data" / "set").mkdir(parents=True)
     (source / "data" / "set" / "numbers.txt").write_text("1 2 3")
-    done = labrun(*SCRIPT, "script.arguments.learning_rate=0.5", "script.arguments.data_path=${mount:set}",
-                  "script.arguments.layers=[1,2]", "script.arguments.verbose=true", "script.positional=['a b; c']",
-                  "script.metrics.error='step (?P<step>[0-9]+): error=([0-9.]+)'", "datastore.root=data")  # fmt: skip
+    done = labrun(
+        *SCRIPT,
+        "script.arguments.learning_rate=0.5",
+        "script.arguments.data_path=${mount:set}",
+        "script.arguments.layers=[1,2]",
+        "script.arguments.verbose=true",
+        "script.positional=['a b; c']",
+        "script.metrics.error='step (?P<step>[0-9]+): error=([0-9.]+)'",
+        "datastore.root=data",
+    )
     assert done.returncode == 0, done.stderr
     run_dir, record = store.find(source, "last")
     log = (run_dir / "driver.log").read_text()
@@ -97,10 +115,14 @@ def test_a_script_as_it_is(source: Path, labrun: Command) -> None:
     assert (run_dir / "outputs/curves.png").is_file()
 
 
-@pytest.mark.parametrize("way, message", [
-    ("raise", "train.py ended with exit code 1: ValueError: no more data"),
-    ("exit", "train.py ended with exit code 3"), ("kill", "train.py was ended by SIGKILL"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "way, message",
+    [
+        ("raise", "train.py ended with exit code 1: ValueError: no more data"),
+        ("exit", "train.py ended with exit code 3"),
+        ("kill", "train.py was ended by SIGKILL"),
+    ],
+)
 def test_a_script_that_fails_fails_its_run(source: Path, labrun: Command, way: str, message: str) -> None:
     done = labrun(*SCRIPT, f"script.arguments.way={way}")
     assert done.returncode == 1 and message in done.stderr and "src/labrun" not in done.stderr
@@ -110,20 +132,23 @@ def test_a_script_that_fails_fails_its_run(source: Path, labrun: Command, way: s
         assert "no more data" in lab(source, "runs", "show", "last", "--error").stdout
 
 
-@pytest.mark.parametrize("wrong, said", [
-    (["script.path=src/trian.py"], "script.path=src/trian.py: there is no such file"),
-    (["script.python=/nowhere/python"], "neither an interpreter nor"),
-    (["script.requirements=none.txt"], "there is no such file"),
-    (["script.metrics.loss='loss [0-9]+'"], "a group, ( )"),
-    (["script.metrics.loss='('"], "no regular expression"),
-    (["dataset=digits"], "dataset: a script brings its own"),
-    (["model=mnist_dnn"], "model: a script brings its own"),
-    (["script.arguments.x={a:1}"], "script.arguments.x={'a': 1}: an argument is text"),
-    (["script.path=/etc/hostname"], "/etc is no folder of sources"),
-    (["script.path=."], "there is no such file"),
-    (["script.arguments.data='${mount:nothing}'"], "nothing"),
-    (["trainer.resume=last"], "./checkpoints"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        (["script.path=src/trian.py"], "script.path=src/trian.py: there is no such file"),
+        (["script.python=/nowhere/python"], "neither an interpreter nor"),
+        (["script.requirements=none.txt"], "there is no such file"),
+        (["script.metrics.loss='loss [0-9]+'"], "a group, ( )"),
+        (["script.metrics.loss='('"], "no regular expression"),
+        (["dataset=digits"], "dataset: a script brings its own"),
+        (["model=mnist_dnn"], "model: a script brings its own"),
+        (["script.arguments.x={a:1}"], "script.arguments.x={'a': 1}: an argument is text"),
+        (["script.path=/etc/hostname"], "/etc is no folder of sources"),
+        (["script.path=."], "there is no such file"),
+        (["script.arguments.data='${mount:nothing}'"], "nothing"),
+        (["trainer.resume=last"], "./checkpoints"),
+    ],
+)
 def test_mistakes_before_anything_runs(source: Path, refused_here: Refused, wrong: list[str], said: str) -> None:
     assert said in refused_here("experiment=script", "script.path=src/train.py", *wrong)
 
@@ -191,10 +216,19 @@ def test_a_sweep_and_on_it_goes(source: Path, labrun: Command) -> None:
 
 
 def test_a_search_with_early_termination(source: Path, labrun: Command) -> None:
-    done = labrun("-m", *SCRIPT, "sweep=random", "sweep/early_termination=bandit", "sweep.metric=loss",
-                  "sweep.early_termination.slack_amount=0.01", "sweep.early_termination.slack_factor=null",
-                  "sweep.max_trials=6", "sweep.max_concurrent=2", "script.arguments.seconds=2",
-                  "script.arguments.learning_rate=choice(0.01,1.0,0.8,0.9)")  # fmt: skip
+    done = labrun(
+        "-m",
+        *SCRIPT,
+        "sweep=random",
+        "sweep/early_termination=bandit",
+        "sweep.metric=loss",
+        "sweep.early_termination.slack_amount=0.01",
+        "sweep.early_termination.slack_factor=null",
+        "sweep.max_trials=6",
+        "sweep.max_concurrent=2",
+        "script.arguments.seconds=2",
+        "script.arguments.learning_rate=choice(0.01,1.0,0.8,0.9)",
+    )
     assert done.returncode == 0, done.stderr
     assert len(statuses(source)) == 6 and set(statuses(source)) == {"completed", "stopped"}
     assert (sweep_dir(source) / "best.yaml").is_file()
@@ -276,8 +310,13 @@ def test_the_working_folder_links_large_files_and_holds_no_secrets(tmp_path: Pat
     (snapshot / "train.py").write_text("pass")
     work = script.make_work_folder(records.RunPaths(run), snapshot, source)
     assert sorted(path.name for path in work.iterdir()) == [
-        "checkpoints", "data", "logs", "notes.txt", "outputs", "train.py",
-    ]  # fmt: skip
+        "checkpoints",
+        "data",
+        "logs",
+        "notes.txt",
+        "outputs",
+        "train.py",
+    ]
     assert os.readlink(work / "outputs") == "../outputs"
     again = script.make_work_folder(records.RunPaths(run), snapshot, source)  # a second attempt
     assert again == work and time.time() > 0

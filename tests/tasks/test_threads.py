@@ -45,9 +45,13 @@ class Watched(MnistDNN):
 
 
 WATCHED = (
-    "model=mnist_dnn", f"model._target_={__name__}.Watched", "trainer.max_epochs=1", "dataset.max_samples=50",
-    "compute.cpus_per_run=4", "trainer.eval_batch_size=8",
-)  # fmt: skip
+    "model=mnist_dnn",
+    f"model._target_={__name__}.Watched",
+    "trainer.max_epochs=1",
+    "dataset.max_samples=50",
+    "compute.cpus_per_run=4",
+    "trainer.eval_batch_size=8",
+)
 
 
 @pytest.fixture(autouse=True)

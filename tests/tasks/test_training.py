@@ -98,25 +98,36 @@ def test_the_best_epoch_is_kept_and_training_goes_on_while_it_gets_better(
 ) -> None:
     with caplog.at_level("INFO"):
         record, run_dir = run_here(
-            *own("Said"), VALIDATED, f"trainer.monitor={monitor}", "callbacks=early_stopping", "trainer.max_epochs=6",
+            *own("Said"),
+            VALIDATED,
+            f"trainer.monitor={monitor}",
+            "callbacks=early_stopping",
+            "trainer.max_epochs=6",
             "callbacks.early_stopping.patience=1",
-        )  # fmt: skip
+        )
     assert checkpoint_epoch(run_dir, "best") == 4 and checkpoint_epoch(run_dir, "last") == 5
     words = {"max": "the larger the better", "min": "the smaller the better"}[mode]
     assert f"Watching {monitor}: {words}" in caplog.messages
     assert record.config["trainer"]["monitor_mode"] == mode
     assert record.training == {
-        "epochs": 5, "tested": 4, "why": f"the best by {monitor} ({words})",
+        "epochs": 5,
+        "tested": 4,
+        "why": f"the best by {monitor} ({words})",
         "stopped_early": {"epoch": 5, "monitor": monitor, "patience": 1},
-    }  # fmt: skip
+    }
     assert record.metrics["val/acc"] == pytest.approx(0.9)
 
 
 def test_a_callbacks_own_metric_has_its_own_direction(run_here: Runner) -> None:
     _, run_dir = run_here(
-        *own("Said"), VALIDATED, "trainer.monitor=val_err", "callbacks=early_stopping", "trainer.max_epochs=6",
-        "callbacks.early_stopping.monitor=val/acc", "callbacks.early_stopping.patience=1",
-    )  # fmt: skip
+        *own("Said"),
+        VALIDATED,
+        "trainer.monitor=val_err",
+        "callbacks=early_stopping",
+        "trainer.max_epochs=6",
+        "callbacks.early_stopping.monitor=val/acc",
+        "callbacks.early_stopping.patience=1",
+    )
     assert checkpoint_epoch(run_dir, "last") == 5
 
 
@@ -208,8 +219,18 @@ class Killed(LightningModule):
 def test_an_attempt_goes_on_after_the_last_epoch_that_ended(labrun: Command, workspace: Path) -> None:
     """Over 15 s: its run is killed, so it has a pool of its own."""
     (workspace / "mine.py").write_text(KILLED)
-    done = labrun("-m", *SMALL, "model._target_=mine.Killed", "~model.units", VALIDATED, "trainer.max_epochs=5",
-                  "trainer.monitor=val/acc", "compute.retries=1", "seed=1", "tracking=none")  # fmt: skip
+    done = labrun(
+        "-m",
+        *SMALL,
+        "model._target_=mine.Killed",
+        "~model.units",
+        VALIDATED,
+        "trainer.max_epochs=5",
+        "trainer.monitor=val/acc",
+        "compute.retries=1",
+        "seed=1",
+        "tracking=none",
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     (run_dir,) = (path.parent for path in workspace.glob("multirun/*/*/0/run.json"))
     record = records.read(run_dir)
@@ -300,8 +321,16 @@ def test_every_metric_of_a_module_arrives_counted_in_epochs(run_here: Runner, ca
     for name in ("train/loss", "train/both", "train/mean", "val/loss", "at_end", "by_hand", "written"):
         assert [(step, epoch) for step, _, epoch in lines(run_dir, name)] == [(1, 1), (2, 2), (3, 3)], name
     assert set(record.metrics) == {
-        "train/loss", "train/both", "train/mean", "val/loss", "at_end", "by_hand", "written", "accuracy", "test_loss",
-    }  # fmt: skip
+        "train/loss",
+        "train/both",
+        "train/mean",
+        "val/loss",
+        "at_end",
+        "by_hand",
+        "written",
+        "accuracy",
+        "test_loss",
+    }
     header = next(text for text in caplog.messages if text.startswith("epoch "))
     assert all(name in header.split() for name in ("train/loss", "train/both", "train/mean", "val/loss"))
     assert "train/both_epoch" not in header
@@ -309,8 +338,9 @@ def test_every_metric_of_a_module_arrives_counted_in_epochs(run_here: Runner, ca
 
 def test_log_every_n_batches_counts_for_a_module_of_ones_own(run_here: Runner) -> None:
     """Six batches an epoch."""
-    _, run_dir = run_here(*own("Logs"), VALIDATED, "trainer.max_epochs=2", "trainer.monitor=val/loss",
-                          "trainer.log_every_n_batches=2")  # fmt: skip
+    _, run_dir = run_here(
+        *own("Logs"), VALIDATED, "trainer.max_epochs=2", "trainer.monitor=val/loss", "trainer.log_every_n_batches=2"
+    )
     assert [(step, epoch) for step, _, epoch in lines(run_dir, "train/loss")] == [
         (2, 1),
         (4, 1),
@@ -321,8 +351,9 @@ def test_log_every_n_batches_counts_for_a_module_of_ones_own(run_here: Runner) -
     ]
     assert [step for step, _, _ in lines(run_dir, "train/both_step")] == [2, 4, 6, 8, 10, 12]
     assert [step for step, _, _ in lines(run_dir, "train/both")] == [1, 2]
-    _, run_dir = run_here(*own("Logs"), VALIDATED, "trainer.max_epochs=2", "trainer.monitor=val/loss",
-                          "trainer.log_every_n_batches=50")  # fmt: skip
+    _, run_dir = run_here(
+        *own("Logs"), VALIDATED, "trainer.max_epochs=2", "trainer.monitor=val/loss", "trainer.log_every_n_batches=50"
+    )
     assert [(step, epoch) for step, _, epoch in lines(run_dir, "train/loss")] == [(6, 1), (12, 2)]
 
 
@@ -357,9 +388,11 @@ def test_the_learning_rate_monitor_works_with_labruns_networks(
 
 def test_callbacks_that_want_a_logger_have_one(run_here: Runner) -> None:
     record, run_dir = run_here(
-        *SMALL, "trainer.max_epochs=2", "+callbacks.stats={_target_: pytorch_lightning.callbacks.DeviceStatsMonitor, "
-        "cpu_stats: true}", "logger=csv",
-    )  # fmt: skip
+        *SMALL,
+        "trainer.max_epochs=2",
+        "+callbacks.stats={_target_: pytorch_lightning.callbacks.DeviceStatsMonitor, cpu_stats: true}",
+        "logger=csv",
+    )
     assert any("cpu_percent" in name for name in record.metrics)
     assert list((run_dir / "logs").glob("csv/metrics.csv"))
 
@@ -440,8 +473,16 @@ def test_nan_and_infinity_are_never_the_best(run_here: Runner) -> None:
 
 
 def test_a_sweep_without_the_metric_has_no_best_run(labrun: Command, workspace: Path) -> None:
-    done = labrun("-m", "model=mnist_dnn", "trainer.max_epochs=1", "dataset.max_samples=120", "model.lr=0.1,0.2",
-                  "sweep.metric=val_accuracy", "tracking=none", "compute=inline")  # fmt: skip
+    done = labrun(
+        "-m",
+        "model=mnist_dnn",
+        "trainer.max_epochs=1",
+        "dataset.max_samples=120",
+        "model.lr=0.1,0.2",
+        "sweep.metric=val_accuracy",
+        "tracking=none",
+        "compute=inline",
+    )
     assert done.returncode == 0, done.stderr
     assert "no best run: none logged val_accuracy. They logged accuracy, test_loss, train_accuracy, train_loss" in (
         done.stdout
@@ -529,9 +570,11 @@ def test_averaged_weights_are_those_that_are_tested(run_here: Runner) -> None:
 
 
 def test_options_that_labruns_own_keys_say_are_refused(run_here: Runner) -> None:
-    for option, words in (("max_epochs=2", "trainer.options.max_epochs: labrun has a key"),
-                          ("enable_checkpointing=false", "Lightning's Trainer refused: .*ModelCheckpoint"),
-                          ("nonsense=1", "Lightning's Trainer refused: .*nonsense")):  # fmt: skip
+    for option, words in (
+        ("max_epochs=2", "trainer.options.max_epochs: labrun has a key"),
+        ("enable_checkpointing=false", "Lightning's Trainer refused: .*ModelCheckpoint"),
+        ("nonsense=1", "Lightning's Trainer refused: .*nonsense"),
+    ):
         with pytest.raises(ConfigError, match=words):
             run_here(*SMALL, f"+trainer.options.{option}")
 

@@ -415,10 +415,14 @@ def _executor(target: str, folder: Path, settings: dict[str, Any], modules: list
         executor = LabrunExecutor(folder)
         executor.imports_from_cwd = False  # as the application itself
         executor.update_parameters(
-            timeout_min=settings["timeout_min"], mem_gb=settings["mem_gb"], cpus_per_task=settings["cpus_per_run"],
-            gpus_per_node=settings["gpus_per_run"], max_parallel=settings["max_parallel"], modules=modules,
+            timeout_min=settings["timeout_min"],
+            mem_gb=settings["mem_gb"],
+            cpus_per_task=settings["cpus_per_run"],
+            gpus_per_node=settings["gpus_per_run"],
+            max_parallel=settings["max_parallel"],
+            modules=modules,
             signal_delay_s=0,
-        )  # fmt: skip
+        )
         return executor
     from labrun.launch import compute, slurm
     from labrun.launch.cluster_call import CallExecutor
@@ -429,16 +433,22 @@ def _executor(target: str, folder: Path, settings: dict[str, Any], modules: list
     cluster = CallExecutor(folder=folder, max_num_timeout=REQUEUES)
     is_limited = settings["timeout_min"] is not None
     given = {
-        "job_name": folder.parent.name, "signal_delay_s": LEAVING_S,
+        "job_name": folder.parent.name,
+        "signal_delay_s": LEAVING_S,
         "time": slurm.minutes_asked(settings, 1) if is_limited else int(compute.longest_min(settings)),
         "mem": None if settings["mem_gb"] is None else f"{round(1024 * settings['mem_gb'])}MB",
-        "cpus_per_task": settings["cpus_per_run"], "gpus_per_node": settings["gpus_per_run"] or None,
-        "nodes": settings["nodes"], "ntasks_per_node": settings["tasks_per_node"],
-        "partition": settings["partition"], "account": settings["account"], "qos": settings["qos"],
-        "array_parallelism": settings["max_parallel"] or 1000, "setup": settings["setup"] or None,
+        "cpus_per_task": settings["cpus_per_run"],
+        "gpus_per_node": settings["gpus_per_run"] or None,
+        "nodes": settings["nodes"],
+        "ntasks_per_node": settings["tasks_per_node"],
+        "partition": settings["partition"],
+        "account": settings["account"],
+        "qos": settings["qos"],
+        "array_parallelism": settings["max_parallel"] or 1000,
+        "setup": settings["setup"] or None,
         "srun_args": [f"--cpus-per-task={settings['cpus_per_run']}", *settings["srun_args"]],
         "additional_parameters": compute.sbatch_options(settings["extra"]) or None,
-    }  # fmt: skip
+    }
     cluster.update_parameters(**{key: value for key, value in given.items() if value is not None})
     return cluster
 

@@ -40,8 +40,12 @@ def parser(noun: str | None = None) -> argparse.ArgumentParser:
     """
     top = parsing.Parser(prog="lab", description="Look at runs, data and machines, and act on them.")
     top.add_argument("--version", action="store_true", help="which labrun this is")
-    top.add_argument("--root", type=Path, help="the workspace: the folder that holds outputs/ and multirun/ "
-                     "(default: LABRUN_ROOT, or the current folder, or the nearest above with runs)")  # fmt: skip
+    top.add_argument(
+        "--root",
+        type=Path,
+        help="the workspace: the folder that holds outputs/ and multirun/ "
+        "(default: LABRUN_ROOT, or the current folder, or the nearest above with runs)",
+    )
     top.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
     nouns = top.add_subparsers(title="nouns", metavar="NOUN")
     for name, text in NOUNS.items():

@@ -69,8 +69,9 @@ def _gpus() -> str:
     names = computes.gpu_names()
     if not names:
         return "none"
-    used = computes.ask(["nvidia-smi", "--query-gpu=index,memory.used,memory.total,utilization.gpu",
-                         "--format=csv,noheader,nounits"])  # fmt: skip
+    used = computes.ask(
+        ["nvidia-smi", "--query-gpu=index,memory.used,memory.total,utilization.gpu", "--format=csv,noheader,nounits"]
+    )
     shown = {}
     for line in (used or "").splitlines():
         index, taken, total, busy = (part.strip() for part in line.split(","))

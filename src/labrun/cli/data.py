@@ -32,8 +32,12 @@ def add(nouns: Any) -> None:
 
     verb = _verb(verbs, "upload", upload, "send a folder or a file to a datastore")
     verb.add_argument("source", type=Path, metavar="SRC", help="the folder, or the file")
-    verb.add_argument("target", nargs="?", metavar="TARGET", help="the folder in the datastore (default: the asset's "
-                      "name, or the source's)")  # fmt: skip
+    verb.add_argument(
+        "target",
+        nargs="?",
+        metavar="TARGET",
+        help="the folder in the datastore (default: the asset's name, or the source's)",
+    )
     verb.add_argument("--name", metavar="ASSET", help="also register what was sent as a version of this asset")
     verb.add_argument("--overwrite", action="store_true", help="put files over those of other content")
     _workers(verb)
@@ -62,8 +66,13 @@ def add(nouns: Any) -> None:
 
     verb = _verb(verbs, "samples", samples, "a picture of random samples, and what the data hold")
     verb.add_argument("name", metavar="NAME", help="a data set (labrun --help lists them), or an asset")
-    verb.add_argument("--key", action="append", default=[], metavar="KEY=VALUE", help="a value of one of the data "
-                      "set's keys, for example path=table.csv")  # fmt: skip
+    verb.add_argument(
+        "--key",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a value of one of the data set's keys, for example path=table.csv",
+    )
     verb.add_argument("-n", type=_count, default=30, dest="count", metavar="N", help="samples (default: %(default)s)")
     verb.add_argument("--seed", type=int, default=None, help="of the choice; another one each time by default")
     verb.add_argument("-o", "--output", type=Path, metavar="FILE", help="the picture (default: NAME-samples.png)")
@@ -72,8 +81,13 @@ def add(nouns: Any) -> None:
 def _verb(verbs: Any, name: str, act: Any, text: str) -> Any:
     verb = verbs.add_parser(name, help=text, description=text)
     verb.add_argument("--datastore", metavar="NAME", help="an option of conf/datastore (default: the config's)")
-    verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="another value of one of the "
-                      "datastore's keys, for example root=my-container/folder")  # fmt: skip
+    verb.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="another value of one of the datastore's keys, for example root=my-container/folder",
+    )
     verb.set_defaults(act=act)
     return verb
 
@@ -119,8 +133,10 @@ def upload(options: argparse.Namespace) -> int:
         print(f"{view.summary} to {_where(place, target)}{same}")
     if options.name is not None:
         asset, new = assets.register(place, options.name, target, entries, tokens)
-        print(f"{'registered' if new else 'registered already:'} {asset.title}, {counted(asset.files, 'file')}, "
-              f"{size_text(asset.bytes)}")  # fmt: skip
+        print(
+            f"{'registered' if new else 'registered already:'} {asset.title}, {counted(asset.files, 'file')}, "
+            f"{size_text(asset.bytes)}"
+        )
         print(f"  {_how_to_read(asset, entries, options)}")
     return 0
 
@@ -138,8 +154,11 @@ def _how_to_read(asset: Asset, entries: Sequence[Entry], options: argparse.Names
     if asset.name in conf.groups().get("dataset", {}):
         words = [f"dataset={asset.name}", f"dataset.version={asset.number}"]
     elif of_table or (suffixes and suffixes <= SUFFIXES):
-        words = [f"dataset={of_table or 'image_folder'}", f"dataset.asset={asset.name}",
-                 f"dataset.version={asset.number}"]  # fmt: skip
+        words = [
+            f"dataset={of_table or 'image_folder'}",
+            f"dataset.asset={asset.name}",
+            f"dataset.version={asset.number}",
+        ]
         words += [f"dataset.path={min(entry.path for entry in entries)}"] if of_table else []
     else:
         mount = f"script.arguments.data=${{mount:{asset.name}@{asset.number}}}"
@@ -178,9 +197,16 @@ def ls(options: argparse.Namespace) -> int:
             if newest is None:  # it has just been forgotten
                 continue
             rows.append(
-                (name, str(newest.number), newest.version[:SHORT], f"{newest.files:,}", size_text(newest.bytes),
-                 newest.created[:16].replace("T", " "), newest.path or "/")
-            )  # fmt: skip
+                (
+                    name,
+                    str(newest.number),
+                    newest.version[:SHORT],
+                    f"{newest.files:,}",
+                    size_text(newest.bytes),
+                    newest.created[:16].replace("T", " "),
+                    newest.path or "/",
+                )
+            )
         if len(rows) == 1:
             place.check_root()
             print(f"no assets are registered in {_where(place, '')}; 'lab data ls /' shows its files")
@@ -206,11 +232,22 @@ def show(options: argparse.Namespace) -> int:
     name, _, version = options.what.partition("@")
     asset = assets.get(place, name, version or None)
     entries = assets.manifest(place, asset)
-    print(report.table([
-        ("asset", asset.title), ("digest", asset.version), ("folder", _where(place, asset.path)),
-        ("registered", asset.created), ("files", f"{asset.files:,}"), ("size", size_text(asset.bytes)),
-        ("versions", ", ".join(f"{one.number} ({one.version[:SHORT]})" for one in assets.versions(place, name))),
-    ]))  # fmt: skip
+    print(
+        report.table(
+            [
+                ("asset", asset.title),
+                ("digest", asset.version),
+                ("folder", _where(place, asset.path)),
+                ("registered", asset.created),
+                ("files", f"{asset.files:,}"),
+                ("size", size_text(asset.bytes)),
+                (
+                    "versions",
+                    ", ".join(f"{one.number} ({one.version[:SHORT]})" for one in assets.versions(place, name)),
+                ),
+            ]
+        )
+    )
     shown = entries if options.all else entries[:SHOWN]
     print(
         "\n".join(
@@ -219,8 +256,11 @@ def show(options: argparse.Namespace) -> int:
     )
     if len(entries) > len(shown):
         print(f"... and {len(entries) - len(shown):,} more (--all shows them)")
-    users = [(record, run_dir) for run_dir, record in store.runs(store.workspace())
-             if any(entry.get("version") == asset.version for entry in record.data)]  # fmt: skip
+    users = [
+        (record, run_dir)
+        for run_dir, record in store.runs(store.workspace())
+        if any(entry.get("version") == asset.version for entry in record.data)
+    ]
     print(f"read by {len(users)} run(s) of this workspace")
     for record, run_dir in sorted(users, key=lambda pair: pair[0].created)[-10:]:
         print(f"  {record.id}  {record.name}  {record.status}  {run_dir}")
@@ -283,8 +323,10 @@ def rm(options: argparse.Namespace) -> int:
         assets.unregister(place, one)
     for file in files if options.files else ():
         place.remove(file)
-    print(f"forgotten: {gone}" + (f"; {len(files)} file(s) removed" if options.files else f"; its files stay in "
-                                  f"{_where(place, found.path)}"))  # fmt: skip
+    print(
+        f"forgotten: {gone}"
+        + (f"; {len(files)} file(s) removed" if options.files else f"; its files stay in {_where(place, found.path)}")
+    )
     return 0
 
 

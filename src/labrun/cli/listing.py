@@ -75,12 +75,22 @@ def _metric(options: argparse.Namespace, rows: Sequence[Pair]) -> str | None:
 def _summary(pair: Pair, shown: Shown) -> dict[str, Any]:
     run_dir, record = pair
     return {
-        "id": record.id, "name": record.name, "status": shown.once(run_dir, record), "created": record.created,
-        "started": record.started, "ended": record.ended, "duration_s": record.duration_s,
-        "accuracy": record.metrics.get("accuracy"), "metrics": record.metrics, "tags": record.tags,
-        "notes": record.notes, "parent": record.parent, "sweep": (record.sweep or {}).get("folder"),
-        "overrides": record.overrides, "folder": str(run_dir),
-    }  # fmt: skip
+        "id": record.id,
+        "name": record.name,
+        "status": shown.once(run_dir, record),
+        "created": record.created,
+        "started": record.started,
+        "ended": record.ended,
+        "duration_s": record.duration_s,
+        "accuracy": record.metrics.get("accuracy"),
+        "metrics": record.metrics,
+        "tags": record.tags,
+        "notes": record.notes,
+        "parent": record.parent,
+        "sweep": (record.sweep or {}).get("folder"),
+        "overrides": record.overrides,
+        "folder": str(run_dir),
+    }
 
 
 def _write_csv(rows: Sequence[Pair], shown: Shown) -> None:
@@ -90,8 +100,9 @@ def _write_csv(rows: Sequence[Pair], shown: Shown) -> None:
     writer.writerow(map(terminal.cell, [*fields[:5], *metrics, *fields[5:]]))
     for pair in rows:
         summary = _summary(pair, shown) | {
-            "tags": report.tags(pair[1].tags), "overrides": " ".join(pair[1].overrides),
-        }  # fmt: skip
+            "tags": report.tags(pair[1].tags),
+            "overrides": " ".join(pair[1].overrides),
+        }
         values = [pair[1].metrics.get(name, "") for name in metrics]
         told = [*(summary[f] for f in fields[:5]), *values, *(summary[f] for f in fields[5:])]
         writer.writerow(map(terminal.cell, told))

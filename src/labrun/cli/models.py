@@ -38,8 +38,11 @@ AS_KEY = re.compile(r"\bdataset\.(separator|encoding|sheet|skip_rows|decimal)\b"
 
 def add(nouns: Any) -> None:
     """Add the noun to the command line."""
-    noun = nouns.add_parser("models", help="registered models", description="Registered models: versions of runs' "
-                            "files under a name, which outlive their runs.")  # fmt: skip
+    noun = nouns.add_parser(
+        "models",
+        help="registered models",
+        description="Registered models: versions of runs' files under a name, which outlive their runs.",
+    )
     noun.set_defaults(act=ls, name=None, json=False)
     verbs = noun.add_subparsers(title="verbs", metavar="VERB")
     verb = _verb(verbs, "register", register, "make a run's model the next version of a registered one")
@@ -48,8 +51,12 @@ def add(nouns: Any) -> None:
         metavar="RUN",
         help="'last' (but for task=evaluate), 'best:METRIC', the beginning of a run's id, or its folder",
     )
-    verb.add_argument("file", nargs="?", metavar="FILE", help="a file of the run, such as outputs/model.npz "
-                      "(default: the model that its card names)")  # fmt: skip
+    verb.add_argument(
+        "file",
+        nargs="?",
+        metavar="FILE",
+        help="a file of the run, such as outputs/model.npz (default: the model that its card names)",
+    )
     verb.add_argument("--name", required=True, help="of the model")
     verb.add_argument("--tag", action="append", default=[], metavar="KEY=VALUE", help="may be repeated")
     verb.add_argument("--alias", action="append", default=[], metavar="ALIAS", help="also give it this alias")
@@ -72,13 +79,20 @@ def add(nouns: Any) -> None:
         "file", type=Path, metavar="FILE", help=".csv, .parquet, .xlsx, .npz, .npy, an image, a folder of images"
     )
     verb.add_argument("-o", "--output", type=Path, metavar="CSV", help="default: FILE.predictions.csv")
-    verb.add_argument("--inputs", action="store_true", help="keep all columns of the table beside the predictions "
-                      "(default: what tells its rows apart, such as an id)")  # fmt: skip
-    verb.add_argument("--separator", metavar="SIGN", help="between a table's columns: a character, or tab, comma, "
-                      "semicolon, pipe, blanks (default: found out)")  # fmt: skip
+    verb.add_argument(
+        "--inputs",
+        action="store_true",
+        help="keep all columns of the table beside the predictions (default: what tells its rows apart, such as an id)",
+    )
+    verb.add_argument(
+        "--separator",
+        metavar="SIGN",
+        help="between a table's columns: a character, or tab, comma, semicolon, pipe, blanks (default: found out)",
+    )
     verb.add_argument("--encoding", metavar="NAME", help="of a table, such as cp1252 (default: found out)")
-    verb.add_argument("--decimal", choices=("point", "comma", ".", ","), help="the decimal sign of a table "
-                      "(default: found out)")  # fmt: skip
+    verb.add_argument(
+        "--decimal", choices=("point", "comma", ".", ","), help="the decimal sign of a table (default: found out)"
+    )
     verb.add_argument("--sheet", metavar="NAME", help="of an Excel file (default: the only one with values)")
     verb.add_argument("--skip-rows", type=selecting.count, metavar="N", help="lines above a table (default: none)")
     verb.add_argument("--allow-pickle", action="store_true", help="load .pkl and .joblib: they can run any code")
@@ -96,8 +110,13 @@ def _verb(verbs: Any, name: str, act: Any, text: str) -> Any:
 
 
 def _trusted(verb: Any) -> None:
-    verb.add_argument("--trusted", action="append", default=[], metavar="CLASS", help="a class of your own, or a "
-                      "scikit-learn part, that may be built from the file; may be repeated")  # fmt: skip
+    verb.add_argument(
+        "--trusted",
+        action="append",
+        default=[],
+        metavar="CLASS",
+        help="a class of your own, or a scikit-learn part, that may be built from the file; may be repeated",
+    )
 
 
 def register(options: argparse.Namespace) -> int:
@@ -113,9 +132,11 @@ def register(options: argparse.Namespace) -> int:
         journal.check_alias(name)
     root = store.workspace()
     run_dir, record = store.find(
-        root, options.run, suitable=lambda _, one: options.run != "last" or one.task != "evaluate",
+        root,
+        options.run,
+        suitable=lambda _, one: options.run != "last" or one.task != "evaluate",
         wanted="a run that trained a model",
-    )  # fmt: skip
+    )
     version, is_new = registry.register(root, run_dir, options.name, options.file, tags)
     if not is_new:
         print(f"registered already: {version.file} of run {record.id} is {version.title}, since {version.time[:16]}")

@@ -171,8 +171,15 @@ def compare(options: argparse.Namespace) -> int:
     if options.json:
         ids = [record.id for _, record in chosen]
         named = {name: dict(zip(ids, row, strict=True)) for name, *row in (*differing, *values)}
-        print(json.dumps({"runs": ids, "differences": {n[0]: named[n[0]] for n in differing},
-                          "metrics": {n[0]: named[n[0]] for n in values}}))  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "runs": ids,
+                    "differences": {n[0]: named[n[0]] for n in differing},
+                    "metrics": {n[0]: named[n[0]] for n in values},
+                }
+            )
+        )
         return 0
     for title, rows in (("runs", about), ("configuration, where it differs", differing), ("metrics", values)):
         print(title if rows else f"{title}: nothing")

@@ -17,9 +17,11 @@ Act = Callable[[argparse.Namespace], int]
 def add(nouns: Any) -> None:
     """Add the noun to the command line."""
     noun = nouns.add_parser(
-        "runs", help="the record of what ran, and the runs that go on", description="The runs of the workspace, newest "
+        "runs",
+        help="the record of what ran, and the runs that go on",
+        description="The runs of the workspace, newest "
         "first; or, with a verb, what that does. Filters go with every verb: lab runs cancel --status queued",
-    )  # fmt: skip
+    )
     _table_options(noun, top=True)
     noun.set_defaults(act=_later("listing.ls"))
     verbs = noun.add_subparsers(title="verbs", metavar="VERB")
@@ -33,8 +35,12 @@ def _table_options(parser: argparse.ArgumentParser, top: bool) -> None:
     default = False if top else argparse.SUPPRESS
     if top:
         selecting.add_filters(parser, top=True)
-    parser.add_argument("--metric", metavar="NAME", default=None if top else argparse.SUPPRESS,
-                        help="the metric to show (default: accuracy, else what the runs have)")  # fmt: skip
+    parser.add_argument(
+        "--metric",
+        metavar="NAME",
+        default=None if top else argparse.SUPPRESS,
+        help="the metric to show (default: accuracy, else what the runs have)",
+    )
     parser.add_argument("--json", action="store_true", default=default, help="one JSON object a line")
     parser.add_argument("--csv", action="store_true", default=default, help="a table with every metric")
 
@@ -54,8 +60,12 @@ def _add_reading(verbs: Any) -> None:
     verb = _verb(verbs, "files", "reading.list_files", "the files of a run", names="*")
     verb.add_argument("--json", action="store_true", help="one JSON object a line")
     verb = _verb(verbs, "download", "reading.download", "copy files of a run to a folder")
-    verb.add_argument("words", nargs="*", metavar="RUN [FILE ...]",
-                      help=f"a run: {selecting.NAMES}; then files, folders, patterns (default: all)")  # fmt: skip
+    verb.add_argument(
+        "words",
+        nargs="*",
+        metavar="RUN [FILE ...]",
+        help=f"a run: {selecting.NAMES}; then files, folders, patterns (default: all)",
+    )
     verb.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="default: ./<experiment>-<id>")
     verb.add_argument("--force", action="store_true", help="overwrite what is there")
     verb = _verb(verbs, "compare", "reading.compare", "runs side by side: config, metrics, curves", names="*")
@@ -70,10 +80,18 @@ def _add_acting(verbs: Any) -> None:
     verb.add_argument("--take-over", action="store_true", help="go on also with what somebody else has written")
     _verb(verbs, "cancel", "acting.cancel", "ask runs to stop", names="*")
     verb = _verb(verbs, "rerun", "acting.rerun", "run a run again, from its frozen config and code")
-    verb.add_argument("words", nargs="*", metavar="RUN ... [KEY=VALUE ...]",
-                      help=f"runs: {selecting.NAMES}; then overrides to put on top of its config")  # fmt: skip
-    verb.add_argument("--code", choices=("frozen", "new"), default="frozen",
-                      help="the code: as it was then (default), or as it is now")  # fmt: skip
+    verb.add_argument(
+        "words",
+        nargs="*",
+        metavar="RUN ... [KEY=VALUE ...]",
+        help=f"runs: {selecting.NAMES}; then overrides to put on top of its config",
+    )
+    verb.add_argument(
+        "--code",
+        choices=("frozen", "new"),
+        default="frozen",
+        help="the code: as it was then (default), or as it is now",
+    )
 
 
 def _add_keeping(verbs: Any) -> None:
@@ -90,8 +108,11 @@ def _add_keeping(verbs: Any) -> None:
     verb.add_argument("--older-than", type=selecting.age, metavar="AGE", help="runs that ended so long ago: 30d, 12h")
     verb.add_argument("--keep-best", type=selecting.count, metavar="N", help="but not the best N of each experiment")
     verb.add_argument("--metric", metavar="NAME", help="what best means (default: accuracy, else what the runs have)")
-    verb.add_argument("--keep-registered", action="store_true",
-                      help="but not those that a registered model was made of (they always stay)")  # fmt: skip
+    verb.add_argument(
+        "--keep-registered",
+        action="store_true",
+        help="but not those that a registered model was made of (they always stay)",
+    )
     verb.add_argument("-y", "--yes", action="store_true", help="do not ask")
     verb = _verb(verbs, "sync", "keeping.sync", "bring MLflow up to date with the records", filters=False)
     verb.add_argument("--uri", metavar="URI", help="another MLflow server or database")
@@ -100,12 +121,27 @@ def _add_keeping(verbs: Any) -> None:
     verb = _verb(verbs, "import", "keeping.import_", "take runs in from an archive", filters=False)
     verb.add_argument("archive", nargs="+", type=Path, metavar="FILE")
     limits = Limits()
-    verb.add_argument("--max-gb", type=selecting.limit, default=limits.gb, metavar="N",
-                      help="refuse an archive that holds more, unpacked (default: %(default)g)")  # fmt: skip
-    verb.add_argument("--max-ratio", type=selecting.limit, default=limits.ratio, metavar="N",
-                      help="refuse one that holds so many times its own size (default: %(default)g)")  # fmt: skip
-    verb.add_argument("--max-files", type=selecting.count, default=limits.files, metavar="N",
-                      help="refuse one that holds more files (default: %(default)s)")  # fmt: skip
+    verb.add_argument(
+        "--max-gb",
+        type=selecting.limit,
+        default=limits.gb,
+        metavar="N",
+        help="refuse an archive that holds more, unpacked (default: %(default)g)",
+    )
+    verb.add_argument(
+        "--max-ratio",
+        type=selecting.limit,
+        default=limits.ratio,
+        metavar="N",
+        help="refuse one that holds so many times its own size (default: %(default)g)",
+    )
+    verb.add_argument(
+        "--max-files",
+        type=selecting.count,
+        default=limits.files,
+        metavar="N",
+        help="refuse one that holds more files (default: %(default)s)",
+    )
 
 
 def _later(name: str) -> Act:

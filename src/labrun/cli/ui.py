@@ -177,16 +177,36 @@ def _server(root: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """MLflow's server as a process group of its own, which ends with the work inside, or with this process."""
     artifacts = (store.state_folder(root) / "mlruns").as_uri()
     command = [
-        sys.executable, "-c", GUARDED, sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port),
-        "--workers", "1", "--backend-store-uri", tracking.database_uri(root), "--default-artifact-root", artifacts,
+        sys.executable,
+        "-c",
+        GUARDED,
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        HOST,
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--backend-store-uri",
+        tracking.database_uri(root),
+        "--default-artifact-root",
+        artifacts,
         "--no-serve-artifacts",
-    ]  # fmt: skip
+    ]
     environment = {**os.environ, **tracking.SURROUNDINGS, "MLFLOW_TRACKING_URI": ""}
     with open(_log(root), "wb") as output:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=environment, start_new_session=True,
+            command,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            env=environment,
+            start_new_session=True,
             cwd=store.state_folder(root),
-        )  # fmt: skip
+        )
     try:
         yield process
     finally:

@@ -69,9 +69,12 @@ def is_empty() -> bool:
 
 
 def read(
-    dataset: Mapping[str, Any], root: Path, tables: bool = False, sparse: bool = False,
+    dataset: Mapping[str, Any],
+    root: Path,
+    tables: bool = False,
+    sparse: bool = False,
     known: Mapping[str, Any] | None = None,
-) -> tuple[Arrays, list[dict[str, Any]]]:  # fmt: skip
+) -> tuple[Arrays, list[dict[str, Any]]]:
     """A data set and its manifest: what is held of it, or else read now.
 
     Args: as `reader.read`.

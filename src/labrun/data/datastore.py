@@ -159,8 +159,11 @@ class LocalDatastore(Datastore):
         place = self.path(folder)
         if not place.is_dir():
             return []
-        return sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in place.iterdir()
-                      if entry.name != STATE and not entry.name.endswith(PARTIAL))  # fmt: skip
+        return sorted(
+            f"{entry.name}/" if entry.is_dir() else entry.name
+            for entry in place.iterdir()
+            if entry.name != STATE and not entry.name.endswith(PARTIAL)
+        )
 
     def send(self, source: Path, name: str, heard: Heard, only_new: bool = False) -> Found:
         path = self.path(name)

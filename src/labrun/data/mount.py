@@ -243,8 +243,11 @@ class Mounting:
             return store.path(asset.path)
         key = hashlib.sha256(json.dumps([store.identity, asset.path, asset.version]).encode()).hexdigest()[:32]
         folder = cache_folder(self._node) / "links" / key
-        log.info("%s more lie there than were registered (such as %s); they are left out",
-                 counted(len(more), "file"), min(more))  # fmt: skip
+        log.info(
+            "%s more lie there than were registered (such as %s); they are left out",
+            counted(len(more), "file"),
+            min(more),
+        )
         made = folder.with_name(f".{key}.{os.getpid()}-{os.urandom(4).hex()}")
         for entry in () if folder.is_dir() else entries:
             link = made / entry.path
@@ -269,8 +272,9 @@ class Mounting:
         single = files.get(place)
         files = {place: single} if single is not None else files
         mark = self.store.identity
-        wanted = [Wanted(name, name, found.size, "", found.token and f"{mark}|{found.token}") for name, found in
-                  files.items()]  # fmt: skip
+        wanted = [
+            Wanted(name, name, found.size, "", found.token and f"{mark}|{found.token}") for name, found in files.items()
+        ]
         listed = json.dumps([mark, *([w.path, w.size, w.token or time.time()] for w in wanted)])
         path, moved = cache.view(hashlib.sha256(listed.encode()).hexdigest()[:32], wanted, self.store, workers)
         return Mounted(path if self._of_data_set else path / place, None, moved, self.store.name)

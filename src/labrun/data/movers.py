@@ -164,10 +164,12 @@ class S3Mover:
         from botocore.config import Config
 
         session = boto3.Session(
-            aws_access_key_id=settings.get("key"), aws_secret_access_key=settings.get("secret"),
-            aws_session_token=settings.get("token"), profile_name=settings.get("profile"),
+            aws_access_key_id=settings.get("key"),
+            aws_secret_access_key=settings.get("secret"),
+            aws_session_token=settings.get("token"),
+            profile_name=settings.get("profile"),
             region_name=settings.get("region"),
-        )  # fmt: skip
+        )
         signature = {"signature_version": UNSIGNED} if settings.get("anon") else {}
         config = Config(max_pool_connections=32, **signature)
         self._client, self._careful = (
@@ -208,6 +210,8 @@ def _chunked(streams: int) -> Any:
     from boto3.s3.transfer import TransferConfig
 
     return TransferConfig(
-        multipart_threshold=CHUNK_BYTES, multipart_chunksize=CHUNK_BYTES, max_concurrency=streams,
+        multipart_threshold=CHUNK_BYTES,
+        multipart_chunksize=CHUNK_BYTES,
+        max_concurrency=streams,
         use_threads=streams > 1,
-    )  # fmt: skip
+    )

@@ -80,9 +80,13 @@ class Shown(Quiet):
 
         text = TextColumn("{task.fields[count]} of " + str(files))
         self._bar = Progress(
-            text, BarColumn(), DownloadColumn(True), Speed(), TimeRemainingColumn(compact=True),
+            text,
+            BarColumn(),
+            DownloadColumn(True),
+            Speed(),
+            TimeRemainingColumn(compact=True),
             console=Console(file=terminal.raw(sys.stdout)),
-        )  # fmt: skip
+        )
         self._task = self._bar.add_task("", total=size, count=0)
         self._bar.start()
 

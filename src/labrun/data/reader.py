@@ -172,9 +172,12 @@ def prepare(dataset: Mapping[str, Any], root: Path) -> None:
 
 
 def read(
-    dataset: Mapping[str, Any], root: Path, tables: bool = False, sparse: bool = False,
+    dataset: Mapping[str, Any],
+    root: Path,
+    tables: bool = False,
+    sparse: bool = False,
     known: Mapping[str, Any] | None = None,
-) -> Arrays:  # fmt: skip
+) -> Arrays:
     """Read a data set and split it as its config says.
 
     Args:
@@ -218,9 +221,18 @@ def read(
     scaling = _scaling(dataset, raw.train.x.shape[1])
     name = str(dataset["name"])
     return Arrays(
-        name, train, validation, test, raw.class_names, scaling, raw.files, raw.notes, raw.table,
-        is_split=raw.test is None, content=content,
-    )  # fmt: skip
+        name,
+        train,
+        validation,
+        test,
+        raw.class_names,
+        scaling,
+        raw.files,
+        raw.notes,
+        raw.table,
+        is_split=raw.test is None,
+        content=content,
+    )
 
 
 def _checked(raw: RawData, origin: str) -> RawData:
@@ -239,9 +251,11 @@ def _checked(raw: RawData, origin: str) -> RawData:
         raise DataError(f"{origin}: files is to be a tuple of pathlib.Path; it is {files!r}")
     if raw.train is None:
         raise DataError(f"{origin} gives no train part")
-    parts = {name: _checked_part(part, names, f"{origin}: {name}")
-             for name, part in (("train", raw.train), ("validation", raw.validation), ("test", raw.test))
-             if part is not None}  # fmt: skip
+    parts = {
+        name: _checked_part(part, names, f"{origin}: {name}")
+        for name, part in (("train", raw.train), ("validation", raw.validation), ("test", raw.test))
+        if part is not None
+    }
     for name, part in parts.items():
         if part.x.shape[1:] != parts["train"].x.shape[1:]:
             shape = parts["train"].x.shape[1:]
@@ -250,9 +264,14 @@ def _checked(raw: RawData, origin: str) -> RawData:
         raise DataError(f"{origin}: train: all samples are of one class; a classifier needs two")
     refusal = raw.refusal or next(filter(None, (_unfit(part.x, origin) for part in parts.values())), None)
     return replace(
-        raw, train=parts["train"], validation=parts.get("validation"), test=parts.get("test"),
-        class_names=tuple(names), files=tuple(files), refusal=refusal,
-    )  # fmt: skip
+        raw,
+        train=parts["train"],
+        validation=parts.get("validation"),
+        test=parts.get("test"),
+        class_names=tuple(names),
+        files=tuple(files),
+        refusal=refusal,
+    )
 
 
 def _listed(values: Any, what: str) -> list[Any]:

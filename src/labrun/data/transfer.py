@@ -143,8 +143,9 @@ def local_files(source: Path) -> dict[str, Path]:
     found = {}
     for place, folders, names in os.walk(source, followlinks=True):
         here = os.path.realpath(place)
-        if Path(place) != source and any(os.path.samefile(place, above) for above in Path(place).parents
-                                         if above.is_relative_to(source)):  # fmt: skip
+        if Path(place) != source and any(
+            os.path.samefile(place, above) for above in Path(place).parents if above.is_relative_to(source)
+        ):
             raise DataError(f"{place} is a link that leads back to {here}, in which it lies: leave it out")
         folders[:] = sorted(f for f in folders if f != ".labrun")
         for name in sorted(names):
@@ -195,8 +196,11 @@ def upload(
     sizes = {name: path.stat().st_size for name, path in files.items()}
     alike = [name for name in files if (found := there.get(full[name])) is not None and found.size == sizes[name]]
     sums = dict(zip(alike, digests.of([files[name] for name in alike]), strict=True))
-    tokens = {name: there[full[name]].token for name in alike
-              if _same(store, full[name], there[full[name]], sums[name], memory)}  # fmt: skip
+    tokens = {
+        name: there[full[name]].token
+        for name in alike
+        if _same(store, full[name], there[full[name]], sums[name], memory)
+    }
     items = [Item(full[name], path, sizes[name]) for name, path in files.items() if name not in tokens]
     other = [item.name for item in items if item.name in there]
     if other and not overwrite:
@@ -232,8 +236,9 @@ def upload(
 
 def _check_names(store: Datastore, names: Iterable[str]) -> None:
     """Names that a place cannot keep, or keeps as others, are refused before anything is sent."""
-    bad = [name for name in names if any(not char.isprintable() for char in name)
-           or (not store.is_local and "\\" in name)]  # fmt: skip
+    bad = [
+        name for name in names if any(not char.isprintable() for char in name) or (not store.is_local and "\\" in name)
+    ]
     if bad:
         raise DataError(
             f"{len(bad)} file(s) have names that not every datastore keeps (line ends and other control characters, "

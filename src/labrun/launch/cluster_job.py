@@ -110,9 +110,11 @@ class Supervisor:
         for number in (signal.SIGUSR2, signal.SIGTERM):
             signal.signal(number, self._note)
         here = {
-            "cluster": "slurm", "id": self.job, "node": os.environ.get("SLURMD_NODENAME"),
+            "cluster": "slurm",
+            "id": self.job,
+            "node": os.environ.get("SLURMD_NODENAME"),
             "restarts": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
-        }  # fmt: skip
+        }
         os.environ[JOB_VARIABLE] = json.dumps(here)
         newest = newest_submission(Path(self.manifest["ledger"]))
         mine = [run for run in self.runs if self._is_mine(run, newest)]
@@ -123,8 +125,13 @@ class Supervisor:
         places = Places(self.manifest["parallel"], gpus=gpus, share=self.manifest["runs_per_gpu"])
         if self.ranks > 1:
             others.note(mine[0])
-        pool = LocalPool(self.manifest["path"], self.manifest["preload"], places,
-                         python=sys.executable if self.manifest["own_python"] else None, in_job=True)  # fmt: skip
+        pool = LocalPool(
+            self.manifest["path"],
+            self.manifest["preload"],
+            places,
+            python=sys.executable if self.manifest["own_python"] else None,
+            in_job=True,
+        )
         for run in mine:
             # a run that has the job to itself is not killed at its limit by the pool, but goes on from its checkpoint
             pool.submit(run, needs(records.read(run), alone=alone, once=self.ranks > 1))

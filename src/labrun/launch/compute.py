@@ -231,15 +231,27 @@ def partitions() -> list[Partition]:
     for line in answer.splitlines():
         name, up, nodes, cpus, memory, gres, limit = (part.strip() for part in line.split("|"))
         one = Partition(
-            name.rstrip("*"), name.endswith("*"), up == "up", int(nodes), int(cpus.rstrip("+")),
-            int(memory.rstrip("+")) / 1024, _gpus_of(gres), _minutes(limit),
-        )  # fmt: skip
+            name.rstrip("*"),
+            name.endswith("*"),
+            up == "up",
+            int(nodes),
+            int(cpus.rstrip("+")),
+            int(memory.rstrip("+")) / 1024,
+            _gpus_of(gres),
+            _minutes(limit),
+        )
         known = found.get(one.name)
         if known is not None:
             one = Partition(
-                one.name, one.default, one.up, one.nodes + known.nodes, max(one.cpus, known.cpus),
-                max(one.memory_gb, known.memory_gb), max(one.gpus, known.gpus), one.limit_min,
-            )  # fmt: skip
+                one.name,
+                one.default,
+                one.up,
+                one.nodes + known.nodes,
+                max(one.cpus, known.cpus),
+                max(one.memory_gb, known.memory_gb),
+                max(one.gpus, known.gpus),
+                one.limit_min,
+            )
         found[one.name] = one
     return list(found.values())
 
@@ -278,10 +290,15 @@ def chosen_partition(compute: Mapping[str, Any], there: Sequence[Partition] | No
         return None
     limits = [one.limit_min for one in chosen]
     return Partition(
-        ",".join(names), False, any(one.up for one in chosen), max(one.nodes for one in chosen),
-        max(one.cpus for one in chosen), max(one.memory_gb for one in chosen), max(one.gpus for one in chosen),
+        ",".join(names),
+        False,
+        any(one.up for one in chosen),
+        max(one.nodes for one in chosen),
+        max(one.cpus for one in chosen),
+        max(one.memory_gb for one in chosen),
+        max(one.gpus for one in chosen),
         None if None in limits else max(limit for limit in limits if limit is not None),
-    )  # fmt: skip
+    )
 
 
 def longest_min(compute: Mapping[str, Any]) -> float:

@@ -74,17 +74,19 @@ def _build(requirements: Path, target: Path, output: Path) -> None:
     python = str(target / "bin" / "python")
     uv = shutil.which("uv")
     if uv is not None:
-        steps = [[uv, "venv", "--python", sys.executable, str(target)],
-                 [uv, "pip", "install", "--python", python, "-r", str(requirements)]]  # fmt: skip
+        steps = [
+            [uv, "venv", "--python", sys.executable, str(target)],
+            [uv, "pip", "install", "--python", python, "-r", str(requirements)],
+        ]
     else:
-        steps = [[sys.executable, "-m", "venv", str(target)],
-                 [python, "-m", "pip", "install", "-r", str(requirements)]]  # fmt: skip
+        steps = [[sys.executable, "-m", "venv", str(target)], [python, "-m", "pip", "install", "-r", str(requirements)]]
     environment = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONSAFEPATH")}
     with open(output, "wb") as file:
         for step in steps:
             try:
-                done = subprocess.run(step, stdout=file, stderr=subprocess.STDOUT, env=environment,
-                                      cwd=requirements.parent, check=False)  # fmt: skip
+                done = subprocess.run(
+                    step, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=requirements.parent, check=False
+                )
             except OSError as error:
                 raise ConfigError(f"script.requirements={requirements}: {step[0]} does not start: {error}") from error
             if done.returncode:

@@ -500,11 +500,14 @@ def _settle_references(config: dict[str, Any], overrides: list[str], root: Path)
     if edited:
         log.warning(
             "Going on from run %s with changed code (%s): with its weights, but not with its best epoch",
-            source.id, ", ".join(edited),
-        )  # fmt: skip
+            source.id,
+            ", ".join(edited),
+        )
     config["trainer"]["resume"] = {
-        "id": source.id, "path": str(run_dir / "checkpoints" / "last.ckpt"), **({"edited": edited} if edited else {}),
-    }  # fmt: skip
+        "id": source.id,
+        "path": str(run_dir / "checkpoints" / "last.ckpt"),
+        **({"edited": edited} if edited else {}),
+    }
     return source.id
 
 

@@ -279,8 +279,12 @@ class _Lazily:
         setup_globals()
         execute.keep_mounts()
         record, hydra = self._record, OmegaConf.structured(HydraConf)
-        for name, value in (("id", record.id), ("name", record.name), ("groups", ""),
-                            ("cpus", record.config["compute"]["cpus_per_run"])):  # fmt: skip
+        for name, value in (
+            ("id", record.id),
+            ("name", record.name),
+            ("groups", ""),
+            ("cpus", record.config["compute"]["cpus_per_run"]),
+        ):
             if not OmegaConf.has_resolver(f"labrun_{name}"):  # in a process that composes nothing itself
                 OmegaConf.register_new_resolver(f"labrun_{name}", lambda value=value: value)
         saved = hydra_files.of_run(self._run_dir) / "hydra.yaml"

@@ -53,9 +53,15 @@ def check(source: Record, group: str, trusted: Sequence[str], is_proven: bool) -
             f"run {source.id} has in its {group} {what}. Choose the data yourself ({group}=...), or, if you trust "
             f"whoever made the run, name it: {TRUSTING[BY_OVERRIDE]([*trusted, *unknown])}"
         )
-    if group == "datastore" and source.imported and node.get("_target_", schema.LOCAL_DATASTORE) not in (
-        schema.LOCAL_DATASTORE, *trusted,
-    ):  # fmt: skip
+    if (
+        group == "datastore"
+        and source.imported
+        and node.get("_target_", schema.LOCAL_DATASTORE)
+        not in (
+            schema.LOCAL_DATASTORE,
+            *trusted,
+        )
+    ):
         raise ConfigError(
             f"run {source.id} came from an archive, and its record names a server, which would be told secrets of "
             "yours: choose the datastore yourself (datastore=...)"

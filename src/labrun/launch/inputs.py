@@ -121,8 +121,14 @@ def load(name: str, keep_environment: bool = False, changes: tuple[str, ...] = (
     Raises:
         ConfigError: there is no such datastore, or its keys are not what they may be.
     """
-    path = next((p for folder in (conf.user_conf_dir(), conf.conf_dir())
-                 if folder and (p := folder / OWN / f"{name}.yaml").is_file()), None)  # fmt: skip
+    path = next(
+        (
+            p
+            for folder in (conf.user_conf_dir(), conf.conf_dir())
+            if folder and (p := folder / OWN / f"{name}.yaml").is_file()
+        ),
+        None,
+    )
     if path is None:
         there = list(conf.groups().get(OWN, {}))
         raise ConfigError(f"there is no datastore '{name}'.{suggest(name, there)} There are: {', '.join(there)}")

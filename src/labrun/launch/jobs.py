@@ -350,9 +350,15 @@ def _pending(folder: Path, plan: Plan) -> list[Path]:
 
 
 def _conduct(
-    runner: Executor, folder: Path, plan: Plan, pending: Sequence[Path], view: View, lease: Lease,
-    environment: Mapping[Path, Mapping[str, str]], feed: Feed | None = None,
-) -> None:  # fmt: skip
+    runner: Executor,
+    folder: Path,
+    plan: Plan,
+    pending: Sequence[Path],
+    view: View,
+    lease: Lease,
+    environment: Mapping[Path, Mapping[str, str]],
+    feed: Feed | None = None,
+) -> None:
     for run_dir in pending:
         runner.submit(run_dir, computes.needs(records.read(run_dir), environment.get(run_dir)))
     failures, stopped = 0, False
@@ -414,9 +420,11 @@ def cancel_rest(folder: Path, plan: Plan, why: str) -> None:
 
 
 def detach(
-    folder: Path, environment: Mapping[Path, Mapping[str, str]], command: Sequence[str] | None = None,
+    folder: Path,
+    environment: Mapping[Path, Mapping[str, str]],
+    command: Sequence[str] | None = None,
     patience_s: float = 120.0,
-) -> None:  # fmt: skip
+) -> None:
     """Start a controller that outlives this terminal, and wait until it has taken up the runs.
 
     Args:
@@ -435,14 +443,27 @@ def detach(
     begun.unlink(missing_ok=True)
     with open(output, "ab") as file:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-c", *(
-                ["from labrun.launch.detached import main; main()", str(folder)] if command is None
-                else ["from labrun.app import main; main()", *command]
-            )],
-            stdin=subprocess.PIPE, stdout=file, stderr=file, start_new_session=True, text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
-                 "LABRUN_PYTHONPATH": os.environ.get("PYTHONPATH", "")},
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-P",
+                "-c",
+                *(
+                    ["from labrun.launch.detached import main; main()", str(folder)]
+                    if command is None
+                    else ["from labrun.app import main; main()", *command]
+                ),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+            text=True,
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
+                "LABRUN_PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+            },
+        )
     assert process.stdin is not None
     with process.stdin as pipe:
         json.dump({str(run_dir): dict(values) for run_dir, values in environment.items()}, pipe)

@@ -139,8 +139,14 @@ def _read(name: str, datastore: Mapping[str, Any], keys: Sequence[str]) -> Array
             missing = [key for key, value in node.items() if value == "???"]
             if missing:
                 raise ConfigError(f"data set '{plain}' has no {missing[0]} yet: say --key {missing[0]}=...")
-            problems = list(checking.check_fields(node, schema.TARGETS.get(str(node["_target_"]), schema.Dataset),
-                                                  "dataset", node["_target_"] not in schema.TARGETS))  # fmt: skip
+            problems = list(
+                checking.check_fields(
+                    node,
+                    schema.TARGETS.get(str(node["_target_"]), schema.Dataset),
+                    "dataset",
+                    node["_target_"] not in schema.TARGETS,
+                )
+            )
             if problems:
                 raise ConfigError(problems)
             config = execute.here({"dataset": node | ({"version": version} if version else {}), "datastore": datastore})

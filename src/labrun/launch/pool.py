@@ -79,9 +79,14 @@ class Server:
     """
 
     def __init__(
-        self, path: Sequence[str], preload: Sequence[str], python: str | None = None, cwd: str | None = None,
-        in_job: bool = False, threads: int | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        path: Sequence[str],
+        preload: Sequence[str],
+        python: str | None = None,
+        cwd: str | None = None,
+        in_job: bool = False,
+        threads: int | None = None,
+    ) -> None:
         self._path, self._keep, self.preload = list(path), python is not None, list(preload)
         self._threads = threads
         environment = {**os.environ, "PYTHONSAFEPATH": "1"}
@@ -102,9 +107,13 @@ class Server:
         command = [python or sys.executable, str(frozen_file(path, "forkserver.py")), str(theirs.fileno())]
         command += ["in-job"] if in_job else []
         process = subprocess.Popen(
-            command, pass_fds=[theirs.fileno()], env=environment, cwd=cwd,
-            stdin=subprocess.DEVNULL, start_new_session=not in_job,
-        )  # fmt: skip
+            command,
+            pass_fds=[theirs.fileno()],
+            env=environment,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            start_new_session=not in_job,
+        )
         theirs.close()
         return process, Channel(ours)
 
@@ -159,10 +168,16 @@ class LocalPool:
     """
 
     def __init__(
-        self, path: Sequence[str], preload: Sequence[str], places: Places,
-        python: str | None = None, in_job: bool = False, cwd: str | None = None,
-        server: Server | None = None, draws: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        path: Sequence[str],
+        preload: Sequence[str],
+        places: Places,
+        python: str | None = None,
+        in_job: bool = False,
+        cwd: str | None = None,
+        server: Server | None = None,
+        draws: bool = False,
+    ) -> None:
         self._draws = draws
         self._path, self._preload, self._places = list(path), list(preload), places
         self._python, self._in_job, self._cwd = python, in_job, cwd
@@ -343,9 +358,11 @@ class LocalPool:
             self._queue.popleft()
             self._running[run_dir] = _Running(run_dir, needs, place)
             message = {
-                "run": str(run_dir), "environment": {**needs.environment, **place.environment}, "threads": needs.cpus,
+                "run": str(run_dir),
+                "environment": {**needs.environment, **place.environment},
+                "threads": needs.cpus,
                 "pictures": needs.pictures,
-            }  # fmt: skip
+            }
             if self._is_shared(needs.data):
                 message["data"] = needs.data
             assert self._channel is not None

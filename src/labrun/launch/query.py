@@ -23,15 +23,25 @@ log = logging.getLogger(__name__)
 Pair = tuple[Path, Record]
 CONDITION = re.compile(r"\s*([^<>=!~]+?)\s*(>=|<=|!=|==|=|>|<|~)\s*(.*?)\s*", re.DOTALL)
 COMPARED: dict[str, Callable[[Any, Any], bool]] = {
-    ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt, "!=": operator.ne, "=": operator.eq,
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+    "!=": operator.ne,
+    "=": operator.eq,
     "==": operator.eq,
-}  # fmt: skip
+}
 FIELDS = ("id", "name", "task", "status", "created", "started", "ended", "duration_s", "age_s", "parent", "notes")
 
 
 STATUSES = (
-    records.QUEUED, records.RUNNING, records.PREEMPTED, *sorted(records.FINISHED), records.LOST, records.UNREACHABLE,
-)  # fmt: skip
+    records.QUEUED,
+    records.RUNNING,
+    records.PREEMPTED,
+    *sorted(records.FINISHED),
+    records.LOST,
+    records.UNREACHABLE,
+)
 TIMES = ("created", "started", "ended")
 
 

@@ -21,9 +21,11 @@ log = logging.getLogger(__name__)
 
 
 def tell(
-    folder: Path, run_dirs: Sequence[Path], draw: Callable[[Path], object] | None,
+    folder: Path,
+    run_dirs: Sequence[Path],
+    draw: Callable[[Path], object] | None,
     wanted: objective.Objective | None = None,
-) -> list[Record]:  # fmt: skip
+) -> list[Record]:
     """Print the table, write the file, draw the pictures.
 
     Args:

@@ -126,8 +126,9 @@ def match(new: Sequence[Record], old: Sequence[Earlier], path: Sequence[str] | N
     if stale := (left & again).total():
         log.warning(
             "The data have changed, or cannot be read, since %s read them: they run again. The old results stay in the "
-            "table", checking.counted(stale, "completed run"),
-        )  # fmt: skip
+            "table",
+            checking.counted(stale, "completed run"),
+        )
     return found
 
 

@@ -330,11 +330,18 @@ class SlurmPool:
         manifest = folder / f"{token}.json"
         parameters = _parameters(compute, len(jobs), max(map(len, jobs)), slots, settings, token)
         content = {
-            "token": token, "jobs": runs, "path": list(settings.path), "preload": list(settings.preload),
-            "own_python": settings.python is not None, "parallel": slots, "ledger": str(settings.jobs),
-            "signal_delay_s": parameters["signal_delay_s"], "timeout_min": compute["timeout_min"],
-            "gpus_per_run": compute["gpus_per_run"], "runs_per_gpu": compute["runs_per_gpu"],
-        }  # fmt: skip
+            "token": token,
+            "jobs": runs,
+            "path": list(settings.path),
+            "preload": list(settings.preload),
+            "own_python": settings.python is not None,
+            "parallel": slots,
+            "ledger": str(settings.jobs),
+            "signal_delay_s": parameters["signal_delay_s"],
+            "timeout_min": compute["timeout_min"],
+            "gpus_per_run": compute["gpus_per_run"],
+            "runs_per_gpu": compute["runs_per_gpu"],
+        }
         records.replace_text(manifest, json.dumps(content) + "\n")
         append(settings.jobs, {"token": token, "jobs": runs})
         batch = _Batch(folder=folder)
@@ -405,15 +412,23 @@ def _parameters(
         own["export"] = ",".join([*kept, *compute["environment"]])
     per_job = max(1, (compute["max_parallel"] or jobs * slots) // slots)
     parameters: dict[str, Any] = {
-        "job_name": settings.name, "comment": token, "nodes": compute["nodes"],
-        "ntasks_per_node": compute["tasks_per_node"], "cpus_per_task": compute["cpus_per_run"] * slots,
-        "array_parallelism": min(jobs, per_job), "signal_delay_s": signal_delay_s(compute),
-        "time": None, "additional_parameters": own,
-        "wckey": None, "setup": list(compute["setup"]) or None,
+        "job_name": settings.name,
+        "comment": token,
+        "nodes": compute["nodes"],
+        "ntasks_per_node": compute["tasks_per_node"],
+        "cpus_per_task": compute["cpus_per_run"] * slots,
+        "array_parallelism": min(jobs, per_job),
+        "signal_delay_s": signal_delay_s(compute),
+        "time": None,
+        "additional_parameters": own,
+        "wckey": None,
+        "setup": list(compute["setup"]) or None,
         "srun_args": [
-            f"--cpus-per-task={compute['cpus_per_run'] * slots}", "--kill-on-bad-exit=1", *compute["srun_args"],
+            f"--cpus-per-task={compute['cpus_per_run'] * slots}",
+            "--kill-on-bad-exit=1",
+            *compute["srun_args"],
         ],
-    }  # fmt: skip
+    }
     if compute["timeout_min"] is not None:
         parameters["time"] = minutes_asked(compute, -(-runs // slots))
     if compute["mem_gb"] is not None:
@@ -441,8 +456,15 @@ def submitting(variables: Mapping[str, str], parameters: Mapping[str, Any]) -> I
         parameters: what submitit is told: sbatch would put variables such as SBATCH_PARTITION before the file's lines.
     """
     before = dict(os.environ)
-    told = {"SBATCH_EXPORT", *(f"SBATCH_{name}" for key, value in parameters.items() if value is not None
-      for name in SBATCH_VARIABLES.get(key, ()))}  # fmt: skip
+    told = {
+        "SBATCH_EXPORT",
+        *(
+            f"SBATCH_{name}"
+            for key, value in parameters.items()
+            if value is not None
+            for name in SBATCH_VARIABLES.get(key, ())
+        ),
+    }
     for name in before:
         if name in told or computes.is_of_a_job(name):
             del os.environ[name]

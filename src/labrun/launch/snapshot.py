@@ -26,9 +26,26 @@ from labrun.runs.files import tree_digest
 log = logging.getLogger(__name__)
 
 SECRETS = (
-    ".env*", "*.env", "*.pem", "*.key", "*.ppk", "*.jks", "*.keystore", "*.kdbx", "id_*", ".netrc", "_netrc", "*.p12",
-    "*.pfx", "credentials*", "secrets.*", ".pypirc", ".git-credentials", ".htpasswd", ".pgpass",
-)  # fmt: skip
+    ".env*",
+    "*.env",
+    "*.pem",
+    "*.key",
+    "*.ppk",
+    "*.jks",
+    "*.keystore",
+    "*.kdbx",
+    "id_*",
+    ".netrc",
+    "_netrc",
+    "*.p12",
+    "*.pfx",
+    "credentials*",
+    "secrets.*",
+    ".pypirc",
+    ".git-credentials",
+    ".htpasswd",
+    ".pgpass",
+)
 SECRET_FOLDERS = frozenset({".aws", ".azure", ".ssh", ".gnupg", ".kube", ".config", ".docker", ".git"})
 SOURCE_SUFFIXES = frozenset({".py", ".yaml", ".yml"})
 SKIPPED_FOLDERS = frozenset({"__pycache__", ".venv", "venv", "node_modules", "outputs", "multirun", "data"})
@@ -98,9 +115,14 @@ def take(folder: Path, root: Path) -> dict[str, Any]:
     digest, target = _keep(base, files, root)
     sources = tree_digest(base, [path for path in files if path.suffix in SOURCE_SUFFIXES])
     return {
-        "digest": digest, "sources": sources, "files": len(files), "bytes": total, "base": str(base.resolve()),
-        "folder": str(target), "working": folder.resolve().relative_to(base.resolve()).as_posix(),
-    }  # fmt: skip
+        "digest": digest,
+        "sources": sources,
+        "files": len(files),
+        "bytes": total,
+        "base": str(base.resolve()),
+        "folder": str(target),
+        "working": folder.resolve().relative_to(base.resolve()).as_posix(),
+    }
 
 
 def _chosen(base: Path, listed: list[Path]) -> tuple[list[Path], int]:
@@ -118,8 +140,9 @@ def _chosen(base: Path, listed: list[Path]) -> tuple[list[Path], int]:
     if linked:
         log.warning(
             "Not in the code snapshot, links out of %s: %s. Runs elsewhere than inline do not find them",
-            base, ", ".join(map(str, linked[:5])),
-        )  # fmt: skip
+            base,
+            ", ".join(map(str, linked[:5])),
+        )
     if large:
         log.info("Not in the code snapshot, larger than 5 MiB: %s", ", ".join(map(str, large[:5])))
     total = sum((base / path).stat().st_size for path in files)

@@ -226,9 +226,13 @@ def check(submitted: Sequence[Job]) -> str:
 
 
 def _attached(
-    folder: Path, runs: Sequence[Path], environment: Mapping[Path, Mapping[str, str]], plan: jobs.Plan,
-    server: Server | None, wanted: objective.Objective | None,
-) -> None:  # fmt: skip
+    folder: Path,
+    runs: Sequence[Path],
+    environment: Mapping[Path, Mapping[str, str]],
+    plan: jobs.Plan,
+    server: Server | None,
+    wanted: objective.Objective | None,
+) -> None:
     with follow(store.workspace(), plan.tracking), terminating_politely():
         try:
             with monitor.shown(folder, list(runs)) as view:

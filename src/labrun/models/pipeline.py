@@ -23,10 +23,18 @@ MOST_CATEGORIES = 50
 
 
 def pipeline(
-    preprocessor: Mapping[str, Any], estimator: Mapping[str, Any], preprocess: bool = False, folds: int = 5,
-    cv_samples: int | None = None, metric: str | None = None, refit: bool = True, seed: int = 42,
-    is_regression: bool = False, is_sparse: bool = False, columns: Mapping[str, list[str]] | None = None,
-) -> Pipeline:  # fmt: skip
+    preprocessor: Mapping[str, Any],
+    estimator: Mapping[str, Any],
+    preprocess: bool = False,
+    folds: int = 5,
+    cv_samples: int | None = None,
+    metric: str | None = None,
+    refit: bool = True,
+    seed: int = 42,
+    is_regression: bool = False,
+    is_sparse: bool = False,
+    columns: Mapping[str, list[str]] | None = None,
+) -> Pipeline:
     """Build one, unfitted.
 
     Args:
@@ -264,10 +272,18 @@ def _decisions(model: Any, x: Any) -> npt.NDArray[np.float64]:
 
 
 def ensemble(
-    members: list[Mapping[str, Any]], weights: list[float], preprocess: bool = False, folds: int = 5,
-    cv_samples: int | None = None, metric: str | None = None, refit: bool = True, seed: int = 42,
-    is_regression: bool = False, is_sparse: bool = False, columns: Mapping[str, list[str]] | None = None,
-) -> Any:  # fmt: skip
+    members: list[Mapping[str, Any]],
+    weights: list[float],
+    preprocess: bool = False,
+    folds: int = 5,
+    cv_samples: int | None = None,
+    metric: str | None = None,
+    refit: bool = True,
+    seed: int = 42,
+    is_regression: bool = False,
+    is_sparse: bool = False,
+    columns: Mapping[str, list[str]] | None = None,
+) -> Any:
     """Several pipelines whose probabilities, or values, are averaged.
 
     Args:
@@ -290,11 +306,18 @@ def ensemble(
     named = [
         (
             f"member{place}",
-            pipeline(node["preprocessor"], node["estimator"], preprocess=preprocess, seed=seed,
-                     is_regression=is_regression, is_sparse=is_sparse, columns=columns),
+            pipeline(
+                node["preprocessor"],
+                node["estimator"],
+                preprocess=preprocess,
+                seed=seed,
+                is_regression=is_regression,
+                is_sparse=is_sparse,
+                columns=columns,
+            ),
         )
         for place, node in enumerate(members)
-    ]  # fmt: skip
+    ]
     if is_regression:
         return VotingRegressor(named, weights=list(weights))
     return VotingClassifier(named, voting="soft", weights=list(weights))

@@ -346,9 +346,13 @@ class _Arrival:
         else:
             node = record.config.get("script") or {}
             own = node.get("environment") if isinstance(node, dict) else node
-            told = {"code.digest": code.get("digest"), "code.sources": code.get("sources"),
-                    "code.environment": code.get("environment"), "code.script.digest": script.get("digest"),
-                    "script.environment": own}  # fmt: skip
+            told = {
+                "code.digest": code.get("digest"),
+                "code.sources": code.get("sources"),
+                "code.environment": code.get("environment"),
+                "code.script.digest": script.get("digest"),
+                "script.environment": own,
+            }
             for key, digest in told.items():
                 if digest is not None and not checking.is_sha256(digest):
                     wrong = f"{key}={digest!r:.100}, and a digest has 64 hexadecimal digits"
@@ -447,8 +451,13 @@ class _Entry(tarfile.TarInfo):
     There is no public way to hear of such an entry first.
     """
 
-    _NAMES = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME,
-              tarfile.GNUTYPE_LONGLINK)  # fmt: skip
+    _NAMES = (
+        tarfile.XHDTYPE,
+        tarfile.XGLTYPE,
+        tarfile.SOLARIS_XHDTYPE,
+        tarfile.GNUTYPE_LONGNAME,
+        tarfile.GNUTYPE_LONGLINK,
+    )
 
     def _proc_member(self, archive: tarfile.TarFile) -> Any:
         if self.type in self._NAMES and not 0 <= self.size <= LARGEST_HEADER:

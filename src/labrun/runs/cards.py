@@ -63,9 +63,18 @@ def check(card: Any) -> dict[str, Any]:
         raise ValueError(f"file is {file!r:.100}, and must be the name of a file beside the card")
     if not checking.is_sha256(sha256):
         raise ValueError(f"sha256 is {sha256!r:.100}, and must be 64 hexadecimal digits")
-    for key, kind in (("name", str), ("kind", str), ("target", str), ("arguments", dict), ("columns", dict),
-                      ("class_names", list), ("also", list), ("dataset", dict), ("scaling", dict),
-                      ("seal", dict)):  # fmt: skip
+    for key, kind in (
+        ("name", str),
+        ("kind", str),
+        ("target", str),
+        ("arguments", dict),
+        ("columns", dict),
+        ("class_names", list),
+        ("also", list),
+        ("dataset", dict),
+        ("scaling", dict),
+        ("seal", dict),
+    ):
         if card.get(key) is not None and not isinstance(card[key], kind):
             raise ValueError(f"{key} is {card[key]!r:.100}")
     shape = card.get("input_shape")

@@ -44,8 +44,12 @@ def _as_in(found: Sequence[Record], before: str) -> str:
 
 
 UNSCORED = frozenset({"name", "download", "verify", "asset", "version", "path", "test_path", "script"}) | {
-    "scale", "mean", "std", "augmentation", "search_space",
-}  # fmt: skip
+    "scale",
+    "mean",
+    "std",
+    "augmentation",
+    "search_space",
+}
 """Keys of a data set that leave the samples which are scored as they are, or whose effect a digest tells."""
 NOTHING: tuple[object, ...] = (None, [], {})
 OF_A_SPLIT = frozenset({"split_seed", "test_size", "validation_size"})

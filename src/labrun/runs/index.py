@@ -80,8 +80,11 @@ def scan(root: Path, state: Path) -> Iterator[tuple[str, Stamp]]:
         root: the workspace.
         state: where it is noted which runs lie elsewhere.
     """
-    usual = {folder: None for top, depth in (("outputs", 2), ("multirun", 3))
-             for folder in _folders(os.path.join(root, top), depth)}  # fmt: skip
+    usual = {
+        folder: None
+        for top, depth in (("outputs", 2), ("multirun", 3))
+        for folder in _folders(os.path.join(root, top), depth)
+    }
     others = dict.fromkeys(map(str, elsewhere.run_dirs(state)))
     for top in ("outputs", "multirun") if others else ():  # noted are folders without links
         link = os.path.join(root, top)

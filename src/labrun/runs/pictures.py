@@ -63,9 +63,14 @@ class Pictures:
         if self.samples is not None and self.labels is not None:
             title = f"{self.data}: training samples"
             report.sample_grid(
-                self.samples, self.labels, self.class_names, self.scale, outputs / "samples.png", title,
+                self.samples,
+                self.labels,
+                self.class_names,
+                self.scale,
+                outputs / "samples.png",
+                title,
                 order=slice(None),
-            )  # fmt: skip
+            )
         report.learning_curves(context.read_metrics(run_dir), outputs / "curves.png", self.title)
         if self.confusion is not None:
             title = f"{self.title}: test accuracy {self.accuracy:.4f}"

@@ -30,9 +30,14 @@ if TYPE_CHECKING:
 
 CARD = cards.NAME
 KINDS = {
-    ".skops": "estimator", ".npz": "chainer", ".pkl": "pickle", ".pickle": "pickle", ".joblib": "pickle",
-    ".pt": "tensors", ".pth": "tensors",
-}  # fmt: skip
+    ".skops": "estimator",
+    ".npz": "chainer",
+    ".pkl": "pickle",
+    ".pickle": "pickle",
+    ".joblib": "pickle",
+    ".pt": "tensors",
+    ".pth": "tensors",
+}
 """What a file without a card of its own is, by its ending."""
 LOADABLE = frozenset({"estimator", "network", "chainer", "pickle"})
 """Kinds that `labrun.load_model` makes a model of."""
@@ -82,9 +87,19 @@ def register(
             else:
                 number = _next_number(root, uri, name, there)
             version = Version(
-                name, number, record.id, record.name, source.relative_to(run_dir).as_posix(), files, server,
-                records.now(), mlflow_run, dict(record.metrics), _data(record), dict(tags or {}),
-            )  # fmt: skip
+                name,
+                number,
+                record.id,
+                record.name,
+                source.relative_to(run_dir).as_posix(),
+                files,
+                server,
+                records.now(),
+                mlflow_run,
+                dict(record.metrics),
+                _data(record),
+                dict(tags or {}),
+            )
             _settle(whole, journal.folder(root, name, number))
             journal.add(root, version)
     return version, True

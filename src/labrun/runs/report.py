@@ -224,8 +224,16 @@ def confusion_matrix(counts: npt.NDArray[np.int64], class_names: Sequence[str], 
             for column in range(classes):
                 if counts[row, column]:
                     colour = "white" if shares[row, column] > 0.5 else "black"
-                    axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=8,
-                              in_layout=False)  # fmt: skip
+                    axes.text(
+                        column,
+                        row,
+                        str(counts[row, column]),
+                        ha="center",
+                        va="center",
+                        color=colour,
+                        fontsize=8,
+                        in_layout=False,
+                    )
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     return _save(figure, path, title)
@@ -281,8 +289,15 @@ def _mosaic(
     for place, (image, name) in enumerate(zip(images, names, strict=True)):
         top, left = (place // columns) * cell[0] + head, (place % columns) * cell[1] + gap // 2
         mosaic[top : top + height, left : left + width] = image.transpose(1, 2, 0)
-        axes.text(left + width / 2 - 0.5, top - 0.5 - 0.06 * height, name, ha="center", va="bottom", fontsize=font,
-                  in_layout=False)  # fmt: skip
+        axes.text(
+            left + width / 2 - 0.5,
+            top - 0.5 - 0.06 * height,
+            name,
+            ha="center",
+            va="bottom",
+            fontsize=font,
+            in_layout=False,
+        )
     # What is no number is left white.
     shown = mosaic.squeeze(-1) if channels == 1 else np.nan_to_num(mosaic, nan=1.0)
     axes.imshow(shown, **colours)

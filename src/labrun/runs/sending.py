@@ -85,10 +85,13 @@ def in_halves(
 
 def is_database_broken(error: BaseException) -> bool:
     """Whether the database cannot be used at all."""
-    return any(
-        type(one).__module__.startswith(("sqlalchemy", "sqlite3")) and type(one).__name__ in BROKEN
-        for one in _chain(error)
-    ) or getattr(error, "error_code", None) == "TEMPORARILY_UNAVAILABLE"  # fmt: skip
+    return (
+        any(
+            type(one).__module__.startswith(("sqlalchemy", "sqlite3")) and type(one).__name__ in BROKEN
+            for one in _chain(error)
+        )
+        or getattr(error, "error_code", None) == "TEMPORARILY_UNAVAILABLE"
+    )
 
 
 def is_unreachable(error: BaseException) -> bool:

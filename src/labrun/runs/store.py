@@ -100,8 +100,11 @@ def asked(text: str, found: Iterable[Record]) -> tuple[str, Direction | None]:
     records_of, (name, _, said) = list(found), text.rpartition(":")
     if name and said in DIRECTIONS and not any(text in record.metrics for record in records_of):
         return name, DIRECTIONS[said]
-    known = {DIRECTIONS.get(str(record.directions.get(text)), direction.of(text))
-             for record in records_of if text in record.metrics}  # fmt: skip
+    known = {
+        DIRECTIONS.get(str(record.directions.get(text)), direction.of(text))
+        for record in records_of
+        if text in record.metrics
+    }
     return text, known.pop() if len(known) == 1 else None
 
 

@@ -88,10 +88,14 @@ def finish(search: Search, runner: Executor, folder: Path) -> None:
         ]
         own = best.record.config["model"]
         node = {
-            "_target_": ENSEMBLE, "_recursive_": False, "name": VOTE, "members": members,
-            "weights": [float(count) for count in vote.chosen.values()], "preprocess": own["preprocess"],
+            "_target_": ENSEMBLE,
+            "_recursive_": False,
+            "name": VOTE,
+            "members": members,
+            "weights": [float(count) for count in vote.chosen.values()],
+            "preprocess": own["preprocess"],
             "metric": own["metric"],
-        }  # fmt: skip
+        }
         made[VOTE] = _refit(search, best, folder / VOTE, node)
         _write_vote(made[VOTE], folder, search.trials)
     for job in made.values():
@@ -134,14 +138,21 @@ def _write_vote(job: sweep.Job, folder: Path, trials: Trials) -> None:
     record.command = file_command(folder, VOTE, trials)
     groups = {"dataset": config["dataset"], "datastore": config["datastore"]}
     head = [
-        "# @package _global_", f"# The ensemble of {folder}.", f"#   {record.command}", "defaults:",
-        f"  - {trials.origin.primary}",        "  - override model: ensemble", "  - _self_",
-    ]  # fmt: skip
+        "# @package _global_",
+        f"# The ensemble of {folder}.",
+        f"#   {record.command}",
+        "defaults:",
+        f"  - {trials.origin.primary}",
+        "  - override model: ensemble",
+        "  - _self_",
+    ]
     body = {
-        **groups, "model": {key: value for key, value in config["model"].items() if not key.startswith("_")},
-        "seed": config["seed"], "name": config["name"],
+        **groups,
+        "model": {key: value for key, value in config["model"].items() if not key.startswith("_")},
+        "seed": config["seed"],
+        "name": config["name"],
         **({"hydra": {"searchpath": list(trials.origin.searchpath)}} if trials.origin.searchpath else {}),
-    }  # fmt: skip
+    }
     text = hydra_files.as_yaml(body)
     (folder / f"{VOTE}.yaml").write_text("\n".join(head) + "\n" + text, encoding="utf-8")
 

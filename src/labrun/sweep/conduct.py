@@ -86,9 +86,13 @@ class Table:
 
 
 def run(
-    trials: Trials, settings: Mapping[str, Any], arguments: Sequence[str], submission: sweep.Submission,
-    resumed: bool, prepare: Callable[[], None],
-) -> list[Record]:  # fmt: skip
+    trials: Trials,
+    settings: Mapping[str, Any],
+    arguments: Sequence[str],
+    submission: sweep.Submission,
+    resumed: bool,
+    prepare: Callable[[], None],
+) -> list[Record]:
     """Check everything, then search to the end.
 
     Args:
@@ -137,9 +141,12 @@ def run(
         announce(folder, [os.path.relpath(job.run_dir, folder) for job in probes])
         if not config["compute"]["detach"]:
             search = Search(
-                trials, {**settings, **config["sweep"]}, objective.of(config), plan,
+                trials,
+                {**settings, **config["sweep"]},
+                objective.of(config),
+                plan,
                 room(settings, plan, config["compute"]),
-            )  # fmt: skip
+            )
             search.begin(trials.space.dimensions)
             takeover.begin(folder)
     if config["compute"]["detach"]:

@@ -65,8 +65,9 @@ def write_report(study: optuna.Study, objectives: Sequence[Objective], tried: Se
         scales = scales_of(study, done)
         weights = importance(study, objectives) if len(names) > 1 and len(done) >= ENOUGH else {}
         if weights:
-            sections.append((f"How much of the differences in {objectives[0].metric} each parameter explains",
-                             _importance(weights)))  # fmt: skip
+            sections.append(
+                (f"How much of the differences in {objectives[0].metric} each parameter explains", _importance(weights))
+            )
         order = sorted(names, key=lambda name: -weights.get(name, 0.0))
         if len(names) > 1 and len(done) >= ENOUGH:
             title = "Parallel coordinates: a line is a trial, red is best"
@@ -249,8 +250,10 @@ def _parallel(objective: Objective, done: Sequence[Tried], order: Sequence[str],
     figure = _figure(9.6, 3.4 if most <= 8 else 4.6)
     axes = figure.add_subplot()
     colors = colormaps["coolwarm"]
-    ranked = {run: i / max(1, len(done) - 1) for i, run in enumerate(
-        run for _, run in sorted(zip(scores, (one.run for one in done), strict=True)))}  # fmt: skip
+    ranked = {
+        run: i / max(1, len(done) - 1)
+        for i, run in enumerate(run for _, run in sorted(zip(scores, (one.run for one in done), strict=True)))
+    }
     for one in reversed(done):
         points = [(x, known[one.run]) for x, (known, _) in enumerate(axes_of) if one.run in known]
         axes.plot(*zip(*points, strict=True), color=colors(ranked[one.run]), alpha=0.75, linewidth=1.2, marker=".")

@@ -107,9 +107,12 @@ class Bandit(Policy):
     SLACK = 0.1
 
     def __init__(
-        self, evaluation_interval: int = 1, delay_evaluation: int = 0,
-        slack_factor: float | None = None, slack_amount: float | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        evaluation_interval: int = 1,
+        delay_evaluation: int = 0,
+        slack_factor: float | None = None,
+        slack_amount: float | None = None,
+    ) -> None:
         super().__init__(evaluation_interval, delay_evaluation)
         if slack_factor is not None and slack_amount is not None:
             raise ConfigError("sweep.early_termination: bandit takes one of slack_factor and slack_amount")
@@ -144,9 +147,12 @@ class TruncationSelection(Policy):
     """
 
     def __init__(
-        self, evaluation_interval: int = 1, delay_evaluation: int = 0,
-        truncation_percentage: int = 20, exclude_finished: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        evaluation_interval: int = 1,
+        delay_evaluation: int = 0,
+        truncation_percentage: int = 20,
+        exclude_finished: bool = False,
+    ) -> None:
         super().__init__(evaluation_interval, delay_evaluation)
         _whole("truncation_percentage", truncation_percentage, 1, 99)
         self.truncation_percentage, self.exclude_finished = truncation_percentage, exclude_finished
@@ -203,9 +209,13 @@ class Hyperband(SuccessiveHalving):
     """
 
     def __init__(
-        self, evaluation_interval: int = 1, delay_evaluation: int = 0, min_reports: int = 1, max_reports: int = 27,
+        self,
+        evaluation_interval: int = 1,
+        delay_evaluation: int = 0,
+        min_reports: int = 1,
+        max_reports: int = 27,
         reduction_factor: int = 3,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(evaluation_interval, delay_evaluation, min_reports, reduction_factor)
         _whole("max_reports", max_reports, min_reports)
         count = 1

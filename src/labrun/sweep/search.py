@@ -101,8 +101,11 @@ class Search:
         Raises:
             ConfigError: the folder's search is another one.
         """
-        told = {"fixed": _lasting(self.trials.space.fixed), "space": [repr(one) for one in dimensions],
-                "metric": [one.metric for one in self.objectives]}  # fmt: skip
+        told = {
+            "fixed": _lasting(self.trials.space.fixed),
+            "space": [repr(one) for one in dimensions],
+            "metric": [one.metric for one in self.objectives],
+        }
         if self._state.exists():
             then = self._read_state()
             self._used_s = float(then.get("used_s", 0.0))
@@ -407,8 +410,11 @@ def room(settings: Mapping[str, Any], plan: jobs.Plan, compute: Mapping[str, Any
     if wanted is not None and wanted > plan.parallel and compute["max_parallel"] is None:
         log.info(
             "%d at once: sweep.max_concurrent=%d, and this machine carries %d; compute.max_parallel=%d asks for more",
-            plan.parallel, wanted, plan.parallel, wanted,
-        )  # fmt: skip
+            plan.parallel,
+            wanted,
+            plan.parallel,
+            wanted,
+        )
     return int(min(wanted or plan.parallel, plan.parallel))
 
 

@@ -31,9 +31,14 @@ class Trials:
     """
 
     def __init__(
-        self, compose: Callable[[Sequence[str], int], DictConfig], loader: ConfigLoader,
-        submission: sweep.Submission, space: Space, folder: Path, with_components: bool,
-    ) -> None:  # fmt: skip
+        self,
+        compose: Callable[[Sequence[str], int], DictConfig],
+        loader: ConfigLoader,
+        submission: sweep.Submission,
+        space: Space,
+        folder: Path,
+        with_components: bool,
+    ) -> None:
         self._compose, self._loader, self._submission = compose, loader, submission
         self.space, self.folder, self._with_components = space, folder, with_components
         self._parser = OverridesParser.create(config_loader=loader)
@@ -72,9 +77,10 @@ class Trials:
             self._known[key] = list(found.values())
         chosen = {spaces.plain_key(text.partition("=")[0]) for text in overrides} | self._given
         open_ = [
-            one.name for one in self._known[key]
+            one.name
+            for one in self._known[key]
             if isinstance(one, Choice) and one.name not in chosen and any(map(self.is_group, one.keys))
-        ]  # fmt: skip
+        ]
         return [one for one in self._known[key] if not any(one.name.startswith(f"{name}.") for name in open_)]
 
     def _config(self, groups: Sequence[str]) -> Any:

@@ -44,9 +44,10 @@ class Fed:
         left_out = saved.table.left_out if saved.table is not None else {}
         taken = saved.table.names if saved.table is not None else list(saved.columns or ())
         return [
-            name for name in self.inputs.columns
+            name
+            for name in self.inputs.columns
             if name not in taken and (left_out.get(name) == LOOKS_LIKE_ID or ID_NAME.search(str(name)))
-        ]  # fmt: skip
+        ]
 
 
 def read(path: Path, saved: Saved, form: Mapping[str, Any] | None = None) -> Fed:

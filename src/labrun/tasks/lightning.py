@@ -222,13 +222,19 @@ class NetworkTask(Task):
         if unused:
             log.warning(
                 "%s has a %s of its own, and labrun does not call it: batches come from the config's data set, and the "
-                "test part is scored by what forward() gives", self._name, " and a ".join(unused),
-            )  # fmt: skip
+                "test part is scored by what forward() gives",
+                self._name,
+                " and a ".join(unused),
+            )
         log.info(
             "Training %s (%s parameters) on %s samples: %d epochs of %d batches, on %s",
-            self._name, f"{sum(p.numel() for p in module.parameters()):,}", f"{len(arrays.train):,}",
-            self._settings["max_epochs"], len(train), type(trainer.accelerator).__name__,
-        )  # fmt: skip
+            self._name,
+            f"{sum(p.numel() for p in module.parameters()):,}",
+            f"{len(arrays.train):,}",
+            self._settings["max_epochs"],
+            len(train),
+            type(trainer.accelerator).__name__,
+        )
         wanted = self._config["compute"].get("gpus_per_run", 0)
         if wanted and isinstance(trainer.accelerator, self._package.part("accelerators").CPUAccelerator):
             log.warning("compute.gpus_per_run=%d, but torch finds no GPU here: training on the processor", wanted)
@@ -294,10 +300,12 @@ class NetworkTask(Task):
                 for pattern in (*QUIET, *([] if self._names_monitor else [NO_LOSS])):
                     warnings.filterwarnings("ignore", message=pattern)
                 trainer.fit(
-                    module, train, validation,
+                    module,
+                    train,
+                    validation,
                     ckpt_path=None if resume_from is None else str(resume_from),
                     weights_only=True if resume_from is not None else None,
-                )  # fmt: skip
+                )
         except Exception as error:  # Lightning has two classes for it, and exports none of them
             edited = (self._settings.get("resume") or {}).get("edited")
             if edited and "state_dict" in str(error):
@@ -471,9 +479,14 @@ class NetworkTask(Task):
         augmentation = schema.build(node, "dataset.augmentation") if train and is_named(node) else None
         size = int(self._settings["batch_size" if train else "eval_batch_size"])
         return BatchLoader(
-            part, arrays.scaling, size, shuffle=train, seed=int(self._config["seed"]), augmentation=augmentation,
+            part,
+            arrays.scaling,
+            size,
+            shuffle=train,
+            seed=int(self._config["seed"]),
+            augmentation=augmentation,
             ranks=None if shared else 1,
-        )  # fmt: skip
+        )
 
     def _try_out(self, arrays: Arrays) -> Work | None:
         """One sample of zeros through the network, so that an unfit pair is told before any training; its work."""
@@ -595,9 +608,14 @@ QUIET = (
 AVERAGING = "StochasticWeightAveraging"
 """Lightning's callback whose weights are there at the end of the training, and in no checkpoint."""
 OWN_KEYS = (
-    "max_epochs", "gradient_clip_val", "accumulate_grad_batches", "deterministic", "precision", "limit_train_batches",
+    "max_epochs",
+    "gradient_clip_val",
+    "accumulate_grad_batches",
+    "deterministic",
+    "precision",
+    "limit_train_batches",
     "limit_val_batches",
-)  # fmt: skip
+)
 """Arguments of the Trainer that go by keys of `trainer`: a record would tell them wrongly otherwise."""
 NO_LOSS = r".*could not find the monitored key in the returned metrics.*"
 """With `trainer.monitor=auto` a module of a person's own need not log what labrun's networks do."""

@@ -18,9 +18,12 @@ PICKLE_VARIABLE = "LABRUN_ALLOW_PICKLE"
 
 
 def proven(
-    load: Callable[[Sequence[str] | None], Any], trusted: Sequence[str], why: Callable[[], str], title: str,
+    load: Callable[[Sequence[str] | None], Any],
+    trusted: Sequence[str],
+    why: Callable[[], str],
+    title: str,
     warn: Callable[[str], object],
-) -> Any:  # fmt: skip
+) -> Any:
     """A model, loaded as what is trusted allows, or because it is the user's own.
 
     Args:
@@ -83,9 +86,10 @@ def network(file: Path, card: Mapping[str, Any], trusted: Sequence[str] | None) 
     if "lr" not in schema.parameters(target):
         node.pop("lr", None)
     offered = {
-        "input_shape": tuple(card.get("input_shape") or ()), "num_classes": len(card.get("class_names") or ()),
+        "input_shape": tuple(card.get("input_shape") or ()),
+        "num_classes": len(card.get("class_names") or ()),
         **{part: None for part in ("optimizer", "scheduler") if must_be_given(target, part)},  # for training alone
-    }  # fmt: skip
+    }
     if trusted is None:
         network = schema.build(node, "model", **offered)
     else:

@@ -131,10 +131,16 @@ class Book:
 
     def _new(self, run_id: str, name: str) -> Answer:
         info = {
-            "run_id": run_id, "run_uuid": run_id, "run_name": name, "experiment_id": EXPERIMENT_ID,
-            "user_id": "labrun", "status": "RUNNING", "start_time": int(time.time() * 1000),
-            "artifact_uri": (self._run_dir / "outputs").as_uri(), "lifecycle_stage": "active",
-        }  # fmt: skip
+            "run_id": run_id,
+            "run_uuid": run_id,
+            "run_name": name,
+            "experiment_id": EXPERIMENT_ID,
+            "user_id": "labrun",
+            "status": "RUNNING",
+            "start_time": int(time.time() * 1000),
+            "artifact_uri": (self._run_dir / "outputs").as_uri(),
+            "lifecycle_stage": "active",
+        }
         self._runs[run_id] = {"info": info, "metrics": {}, "params": {}, "tags": {}}
         return self._runs[run_id]
 
@@ -156,8 +162,12 @@ class Book:
                 return self._of_run(name[5:], content)
             if name == "metrics/get-history":
                 lines = [line for line in context.read_metrics(self._run_dir) if line["name"] == content["metric_key"]]
-                return {"metrics": [{"key": n["name"], "value": n["value"], "step": n["step"],
-                                     "timestamp": int(n["time"] * 1000)} for n in lines]}  # fmt: skip
+                return {
+                    "metrics": [
+                        {"key": n["name"], "value": n["value"], "step": n["step"], "timestamp": int(n["time"] * 1000)}
+                        for n in lines
+                    ]
+                }
             if name.startswith("experiments/"):
                 return self._of_experiment(name[12:])
             if name.startswith("logged-models"):
@@ -166,9 +176,11 @@ class Book:
 
     def _of_experiment(self, verb: str) -> Answer:
         shown = {
-            "experiment_id": EXPERIMENT_ID, "name": self._experiment, "lifecycle_stage": "active",
+            "experiment_id": EXPERIMENT_ID,
+            "name": self._experiment,
+            "lifecycle_stage": "active",
             "artifact_location": (self._run_dir / "outputs").as_uri(),
-        }  # fmt: skip
+        }
         if verb in ("get", "get-by-name"):
             return {"experiment": shown}
         if verb == "create":
@@ -208,8 +220,12 @@ class Book:
     def _metric(self, own: Answer, metric: Answer) -> None:
         value, step = float(metric["value"]), int(metric.get("step") or 0)
         context.log(str(metric["key"]), value, step)
-        own["metrics"][metric["key"]] = {"key": metric["key"], "value": value, "step": step,
-                                         "timestamp": int(metric.get("timestamp") or 0)}  # fmt: skip
+        own["metrics"][metric["key"]] = {
+            "key": metric["key"],
+            "value": value,
+            "step": step,
+            "timestamp": int(metric.get("timestamp") or 0),
+        }
 
     def _param(self, own: Answer, param: Answer) -> None:
         own["params"][str(param["key"])] = self._params[str(param["key"])] = str(param["value"])
@@ -227,11 +243,16 @@ class Book:
             model_id = f"m-{secrets.token_hex(16)}"
             place = self._run_dir / "outputs" / str(content.get("name") or "model")
             info = {
-                "model_id": model_id, "experiment_id": EXPERIMENT_ID, "name": content.get("name"),
-                "creation_timestamp_ms": int(time.time() * 1000), "last_updated_timestamp_ms": int(time.time() * 1000),
-                "artifact_uri": place.as_uri(), "status": "LOGGED_MODEL_PENDING",
-                "source_run_id": content.get("source_run_id"), "tags": content.get("tags") or [],
-            }  # fmt: skip
+                "model_id": model_id,
+                "experiment_id": EXPERIMENT_ID,
+                "name": content.get("name"),
+                "creation_timestamp_ms": int(time.time() * 1000),
+                "last_updated_timestamp_ms": int(time.time() * 1000),
+                "artifact_uri": place.as_uri(),
+                "status": "LOGGED_MODEL_PENDING",
+                "source_run_id": content.get("source_run_id"),
+                "tags": content.get("tags") or [],
+            }
             self._models[model_id] = {"info": info, "data": {"params": content.get("params") or [], "metrics": []}}
             return {"model": self._models[model_id]}
         model_id, _, verb = rest.partition("/")

@@ -329,10 +329,14 @@ def load_model(
 
 
 def load(
-    folder: Path, title: str, trusted: Sequence[str] = (), allow_pickle: bool = False,
-    card: Mapping[str, Any] | None = None, why: Callable[[Mapping[str, Any]], str] | None = None,
+    folder: Path,
+    title: str,
+    trusted: Sequence[str] = (),
+    allow_pickle: bool = False,
+    card: Mapping[str, Any] | None = None,
+    why: Callable[[Mapping[str, Any]], str] | None = None,
     way: str = BY_ARGUMENT,
-) -> Saved:  # fmt: skip
+) -> Saved:
     """Load the model in a folder with a card.
 
     Args:

@@ -12,9 +12,18 @@ import numpy.typing as npt
 from labrun.errors import ConfigError
 
 STANDARD = (
-    "AUC_weighted", "AUC_macro", "accuracy", "balanced_accuracy", "precision_score_weighted", "precision_score_macro",
-    "recall_score_weighted", "recall_score_macro", "f1_score_weighted", "f1_score_macro", "log_loss",
-)  # fmt: skip
+    "AUC_weighted",
+    "AUC_macro",
+    "accuracy",
+    "balanced_accuracy",
+    "precision_score_weighted",
+    "precision_score_macro",
+    "recall_score_weighted",
+    "recall_score_macro",
+    "f1_score_weighted",
+    "f1_score_macro",
+    "log_loss",
+)
 """Of classifiers, by the names that Azure ML gave them; the first is what `auto` means."""
 QUANTITIES = ("r2", "rmse", "mae")
 
@@ -102,8 +111,10 @@ def one(
         assert chances is not None
         return float(-np.log(np.clip(chances[np.arange(len(y)), y], 1e-15, 1.0)).mean())
     score = {
-        "precision_score": metrics.precision_score, "recall_score": metrics.recall_score, "f1_score": metrics.f1_score,
-    }[kind]  # fmt: skip
+        "precision_score": metrics.precision_score,
+        "recall_score": metrics.recall_score,
+        "f1_score": metrics.f1_score,
+    }[kind]
     return float(score(y, predicted, labels=range(classes), average=average, zero_division=0))
 
 

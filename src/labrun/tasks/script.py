@@ -140,10 +140,24 @@ def make_work_folder(paths: RunPaths, snapshot: Path, source: Path) -> Path:
     return work
 
 
-NEVER_LINKED = frozenset({
-    "__pycache__", ".git", ".venv", "venv", "node_modules", "outputs", "multirun", "logs", "checkpoints", ".labrun",
-    ".pytest_cache", ".mypy_cache", ".ruff_cache", ".ipynb_checkpoints",
-})  # fmt: skip
+NEVER_LINKED = frozenset(
+    {
+        "__pycache__",
+        ".git",
+        ".venv",
+        "venv",
+        "node_modules",
+        "outputs",
+        "multirun",
+        "logs",
+        "checkpoints",
+        ".labrun",
+        ".pytest_cache",
+        ".mypy_cache",
+        ".ruff_cache",
+        ".ipynb_checkpoints",
+    }
+)
 
 
 def _link_rest(source: Path, work: Path, below: str = "") -> Iterator[str]:
@@ -213,9 +227,12 @@ def variables(
         found.setdefault(name, str(config["compute"]["cpus_per_run"]))
     named = {str(entry["input"]).partition("@")[0].rpartition("/")[2]: str(entry["path"]) for entry in inputs}
     found |= {
-        "PYTHONUNBUFFERED": "1", "LABRUN_EXPERIMENT": record.name, "LABRUN_WORKSPACE": str(store.workspace()),
-        "LABRUN_INPUTS": json.dumps(named), "LABRUN_SEED": str(config["seed"]),
-    }  # fmt: skip
+        "PYTHONUNBUFFERED": "1",
+        "LABRUN_EXPERIMENT": record.name,
+        "LABRUN_WORKSPACE": str(store.workspace()),
+        "LABRUN_INPUTS": json.dumps(named),
+        "LABRUN_SEED": str(config["seed"]),
+    }
     if "MLFLOW_TRACKING_URI" not in config["compute"]["environment"]:
         found |= endpoint.variables
     return found
@@ -275,9 +292,14 @@ class Watched:
         guard = [sys.executable, "-IS", str(Path(__file__).with_name("guard.py")), str(os.getpid())]
         sys.stdout.flush()
         self._process = subprocess.Popen(
-            [*guard, *command], cwd=work, env=dict(environment), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, process_group=0,
-        )  # fmt: skip
+            [*guard, *command],
+            cwd=work,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            process_group=0,
+        )
 
     def wait(self) -> Ended:
         """Until it has ended, and all that it started is gone.

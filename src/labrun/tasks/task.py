@@ -104,10 +104,16 @@ def make(config: Mapping[str, Any], arrays: Arrays) -> Task:
     seed_everything(int(config["seed"]))
     _check_fit(target, own, arrays, model_name(node))
     model = schema.build(
-        own, "model", input_shape=arrays.input_shape, num_classes=arrays.num_classes, seed=int(config["seed"]),
-        is_regression=arrays.num_classes == 0, is_sparse=hasattr(arrays.train.x, "toarray"),
-        columns=_columns(arrays), **_training_parts(target, config),
-    )  # fmt: skip
+        own,
+        "model",
+        input_shape=arrays.input_shape,
+        num_classes=arrays.num_classes,
+        seed=int(config["seed"]),
+        is_regression=arrays.num_classes == 0,
+        is_sparse=hasattr(arrays.train.x, "toarray"),
+        columns=_columns(arrays),
+        **_training_parts(target, config),
+    )
     return wrap(model, config, arrays)
 
 
@@ -267,8 +273,9 @@ def log_scores(scores: Scores) -> None:
     if shared:
         log.warning(
             "The model's own code has logged %s, which is what labrun calls the score of the test part: its last value "
-            "in the record is that score. Give the model's metric another name", " and ".join(shared),
-        )  # fmt: skip
+            "in the record is that score. Give the model's metric another name",
+            " and ".join(shared),
+        )
     for name, value in found.items():
         context.log(name, value)
 
@@ -285,9 +292,13 @@ def confusion(y_true: npt.NDArray[Any], y_pred: npt.NDArray[Any], classes: int) 
 
 
 def write_card(
-    paths: RunPaths, task: Task, config: Mapping[str, Any], arrays: Arrays, kept: Mapping[str, Any],
+    paths: RunPaths,
+    task: Task,
+    config: Mapping[str, Any],
+    arrays: Arrays,
+    kept: Mapping[str, Any],
     proof: seals.Proof | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Save the model and, beside it, the card that tells how to load and feed it.
 
     Args:
@@ -369,9 +380,12 @@ def check_card(card: Mapping[str, Any], arrays: Arrays, run_id: str) -> Arrays:
         return None if part is None else Part(part.x, place[part.y])
 
     return dataclasses.replace(
-        arrays, class_names=tuple(names), train=counted(arrays.train), validation=counted(arrays.validation),
+        arrays,
+        class_names=tuple(names),
+        train=counted(arrays.train),
+        validation=counted(arrays.validation),
         test=counted(arrays.test),
-    )  # fmt: skip
+    )
 
 
 def _kinds(names: Sequence[str]) -> str:

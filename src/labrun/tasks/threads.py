@@ -88,8 +88,11 @@ def by_rule(work: Work | None, batch_size: int, allowed: int) -> Threads:
         return Threads(1, "the network's work cannot be counted")
     size = work.per_layer * batch_size
     count = max(1, min(allowed, size // PER_THREAD))
-    return Threads(count, f"{millions(size)} multiply-adds per layer at batch size {batch_size}, "
-                          f"{millions(PER_THREAD)} wanted for each thread")  # fmt: skip
+    return Threads(
+        count,
+        f"{millions(size)} multiply-adds per layer at batch size {batch_size}, "
+        f"{millions(PER_THREAD)} wanted for each thread",
+    )
 
 
 def millions(count: float) -> str:

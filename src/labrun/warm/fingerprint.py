@@ -134,8 +134,20 @@ def surroundings(pid: int) -> dict[str, object]:
     """
     import resource
 
-    wanted = ("Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp",
-              "Cpus_allowed", "Mems_allowed")  # fmt: skip
+    wanted = (
+        "Uid",
+        "Gid",
+        "Groups",
+        "CapInh",
+        "CapPrm",
+        "CapEff",
+        "CapBnd",
+        "CapAmb",
+        "NoNewPrivs",
+        "Seccomp",
+        "Cpus_allowed",
+        "Mems_allowed",
+    )
     lines = (line.split(":", 1) for line in read(f"/proc/{pid}/status").splitlines())
     found: dict[str, object] = {line[0]: line[1].strip() for line in lines if line[0] in wanted}
     spaces = sorted(os.listdir(f"/proc/{pid}/ns"))

@@ -39,15 +39,36 @@ IDLE_VARIABLE = "LABRUN_WARM_IDLE_S"
 PATIENCE_S = 2.0
 """How long a client that has connected may take to say what it wants."""
 LIBRARIES = (
-    "torch", "torchvision", "pytorch_lightning", "skops.io", "joblib", "optuna", "cmaes", "submitit", "cloudpickle",
-    "rich.live", "rich.progress", "rich.table", "filelock", "fsspec", "hydra.core.plugins",
-)  # fmt: skip
+    "torch",
+    "torchvision",
+    "pytorch_lightning",
+    "skops.io",
+    "joblib",
+    "optuna",
+    "cmaes",
+    "submitit",
+    "cloudpickle",
+    "rich.live",
+    "rich.progress",
+    "rich.table",
+    "filelock",
+    "fsspec",
+    "hydra.core.plugins",
+)
 """What commands import sooner or later, beside `LIGHT`. MLflow is not among them: what needs it runs for long; and
 plotext asks for the terminal's width when it is imported, which is another for each command."""
 LIGHT = (
-    "labrun.launch.inside", "sklearn.linear_model", "sklearn.pipeline", "sklearn.metrics", "scipy.optimize", "pandas",
-    "psutil", "threadpoolctl", "matplotlib.pyplot", "matplotlib.backends.backend_agg",
-)  # fmt: skip
+    "labrun.launch.inside",
+    "sklearn.linear_model",
+    "sklearn.pipeline",
+    "sklearn.metrics",
+    "scipy.optimize",
+    "pandas",
+    "psutil",
+    "threadpoolctl",
+    "matplotlib.pyplot",
+    "matplotlib.backends.backend_agg",
+)
 """What runs without PyTorch need, too: it comes first."""
 NOT_OURS = ("labrun.compat.azureml.site", "labrun.compat.elsewhere", "labrun.warm")
 """Of our own modules, what stands in for other packages, and this one."""
@@ -180,9 +201,14 @@ class Server:
     """
 
     def __init__(
-        self, place: str, facts: dict[str, Any], fingerprint: Fingerprint, reads: Reads,
-        keepers: dict[str, socket.socket], lock: int,
-    ) -> None:  # fmt: skip
+        self,
+        place: str,
+        facts: dict[str, Any],
+        fingerprint: Fingerprint,
+        reads: Reads,
+        keepers: dict[str, socket.socket],
+        lock: int,
+    ) -> None:
         self._facts, self._fingerprint, self._reads, self._lock = facts, fingerprint, reads, lock
         self._keepers = keepers
         self._path = f"{place}/{identity.name_of(facts)}.sock"
@@ -277,9 +303,12 @@ class Server:
 
     def _state(self) -> dict[str, object]:
         return {
-            "process": os.getpid(), "since": self._since, "served": self._served, "modules": len(sys.modules),
+            "process": os.getpid(),
+            "since": self._since,
+            "served": self._served,
+            "modules": len(sys.modules),
             "running": [command.arguments for command in self._commands.values()],
-        }  # fmt: skip
+        }
 
     def _check(self, request: dict[str, Any], peer: int) -> None:
         """Whether a fork of this process can be that command.

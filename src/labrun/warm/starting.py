@@ -40,8 +40,13 @@ def spawn(place: str, facts: dict[str, object], environment: dict[str, str], nic
     with open(f"{place}/{identity.name_of(facts)}.log", "ab") as log:
         process = subprocess.Popen(
             [sys.executable, *flags, "-c", "from labrun.warm.server import main; main()"],
-            stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=place, env=environment, start_new_session=True,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            cwd=place,
+            env=environment,
+            start_new_session=True,
+        )
     assert process.stdin is not None
     process.stdin.write(marshal.dumps({"place": place, "facts": facts, "nice": niceness}, 2))
     process.stdin.close()

@@ -25,13 +25,32 @@ MODULES = {
 }
 """The module that is gone: what stands in for it, since when, and in words."""
 
-BUILTINS = {"bool": "bool", "complex": "complex", "float": "float", "int": "int", "object": "object", "str": "str",
-            "long": "int", "unicode": "str"}  # fmt: skip
+BUILTINS = {
+    "bool": "bool",
+    "complex": "complex",
+    "float": "float",
+    "int": "int",
+    "object": "object",
+    "str": "str",
+    "long": "int",
+    "unicode": "str",
+}
 """Names that NumPy had for Python's own types until 1.24."""
 
-RENAMED = {"float_": "float64", "complex_": "complex128", "unicode_": "str_", "string_": "bytes_", "Inf": "inf",
-           "Infinity": "inf", "infty": "inf", "NaN": "nan", "product": "prod", "cumproduct": "cumprod",
-           "sometrue": "any", "alltrue": "all"}  # fmt: skip
+RENAMED = {
+    "float_": "float64",
+    "complex_": "complex128",
+    "unicode_": "str_",
+    "string_": "bytes_",
+    "Inf": "inf",
+    "Infinity": "inf",
+    "infty": "inf",
+    "NaN": "nan",
+    "product": "prod",
+    "cumproduct": "cumprod",
+    "sometrue": "any",
+    "alltrue": "all",
+}
 """Second names that NumPy had for its own functions and types until 2.0."""
 
 

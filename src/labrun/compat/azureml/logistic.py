@@ -43,8 +43,10 @@ def extend(module: ModuleType) -> None:
         if len(classes) <= 2 or not _one_vs_rest(self):
             return fit(self, X, y, sample_weight)
         if self.solver == "liblinear":
-            tell("LogisticRegression(solver='liblinear') for several classes is gone since scikit-learn 1.8; one model "
-                 "per class is fitted, as then")  # fmt: skip
+            tell(
+                "LogisticRegression(solver='liblinear') for several classes is gone since scikit-learn 1.8; one model "
+                "per class is fitted, as then"
+            )
         return _fit_each(self, fit, X, numpy.asarray(y), classes, sample_weight)
 
     @functools.wraps(predict_proba)

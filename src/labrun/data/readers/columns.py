@@ -27,16 +27,44 @@ from labrun.data.readers.amounts import (
     bare_of,
     number,
     unit_of,
-)  # fmt: skip
+)
 from labrun.data.readers.dates import ISO, ISO_DAY, MAY_BE_DATE, form_of, times_of
 from labrun.errors import ConfigError, DataError, DoubtfulDecimalError
 
 NUMBER, CATEGORY, DATE = "number", "category", "date"
-GAPS = frozenset({
-    "", "na", "n/a", "#n/a", "<na>", "n.a.", "nan", "-nan", "null", "#null!", "none", "nil", "?", "-", "--", ".",
-    "missing", "unknown", "#div/0!", "#value!", "#ref!", "#num!", "#name?", "#nv", "#n/d", "#wert!", "#bezug!",
-    "#zahl!", "k.a.",
-})  # fmt: skip
+GAPS = frozenset(
+    {
+        "",
+        "na",
+        "n/a",
+        "#n/a",
+        "<na>",
+        "n.a.",
+        "nan",
+        "-nan",
+        "null",
+        "#null!",
+        "none",
+        "nil",
+        "?",
+        "-",
+        "--",
+        ".",
+        "missing",
+        "unknown",
+        "#div/0!",
+        "#value!",
+        "#ref!",
+        "#num!",
+        "#name?",
+        "#nv",
+        "#n/d",
+        "#wert!",
+        "#bezug!",
+        "#zahl!",
+        "k.a.",
+    }
+)
 """What stands in a column of numbers or dates where there is none, in lower case."""
 TRUTH = {"true": 1.0, "false": 0.0}
 MOSTLY, HALF = 0.8, 0.5
@@ -337,9 +365,16 @@ def _at_once(texts: list[Any]) -> npt.NDArray[np.float64] | None:
 
 
 def _guessed(
-    name: str, kept: list[str], values: list[str], column: Any, plain: npt.NDArray[np.float64] | None, decimal: str,
-    problems: list[str], notes: list[str], where: object,
-) -> Iterator[Column]:  # fmt: skip
+    name: str,
+    kept: list[str],
+    values: list[str],
+    column: Any,
+    plain: npt.NDArray[np.float64] | None,
+    decimal: str,
+    problems: list[str],
+    notes: list[str],
+    where: object,
+) -> Iterator[Column]:
     """The column as it looks, if that is sure; else a problem."""
     if all(value.lower() in TRUTH for value in kept):
         yield Column(name, NUMBER)
@@ -592,9 +627,12 @@ def _texts_as_floats(values: Any, column: Column, decimal: str, where: object) -
             continue
         text = str(value).strip()
         found = (
-            float(value) if isinstance(value, int | float | bool | np.number)
-            else TRUTH[text.lower()] if text.lower() in TRUTH else number(text, decimal)
-        )  # fmt: skip
+            float(value)
+            if isinstance(value, int | float | bool | np.number)
+            else TRUTH[text.lower()]
+            if text.lower() in TRUTH
+            else number(text, decimal)
+        )
         if found is None and not column.lenient:
             count = int((codes == place).sum())
             raise DataError(

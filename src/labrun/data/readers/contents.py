@@ -35,9 +35,12 @@ OTHERS = (
 )
 """How files begin that hold tables, too, and that are not read; and what to do."""
 BOMS = (
-    (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
-)  # fmt: skip
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 WORD = r"[^\s,;|\"]+"
 SAMPLE_BYTES = 2**16
 SHOWN = 40
@@ -187,8 +190,12 @@ def _as_said(content: bytes, path: Path, encoding: str, mark: str | None) -> str
 def _with_zeros(content: bytes, path: Path) -> tuple[str, str]:
     """UTF-16 or UTF-32 without a mark: there the zeros stand in the same places of each character."""
     sample = content[:SAMPLE_BYTES]
-    for name, width, highest, lowest in (("utf-32-le", 4, 3, 0), ("utf-32-be", 4, 0, 3), ("utf-16-le", 2, 1, 0),
-                                         ("utf-16-be", 2, 0, 1)):  # fmt: skip
+    for name, width, highest, lowest in (
+        ("utf-32-le", 4, 3, 0),
+        ("utf-32-be", 4, 0, 3),
+        ("utf-16-le", 2, 1, 0),
+        ("utf-16-be", 2, 0, 1),
+    ):
         zeros = sample[highest::width].count(0)
         if len(content) % width or zeros <= 20 * sample[lowest::width].count(0):
             continue

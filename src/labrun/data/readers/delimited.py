@@ -23,9 +23,15 @@ SAMPLE_CHARACTERS = 2**16
 ALIKE = 0.9
 """So large a share of a sample's lines has as many values as the first, where a separator is the right one."""
 NAMED_SEPARATORS = {
-    r"\t": "\t", "tab": "\t", r"\s+": SPACES, "blanks": SPACES, "space": SPACES, "comma": ",", "semicolon": ";",
+    r"\t": "\t",
+    "tab": "\t",
+    r"\s+": SPACES,
+    "blanks": SPACES,
+    "space": SPACES,
+    "comma": ",",
+    "semicolon": ";",
     "pipe": "|",
-}  # fmt: skip
+}
 """Words for what a command line has to quote."""
 WORDS = {"\t": "tabs", SPACES: "blanks", ",": "commas", ";": "semicolons", "|": "|"}
 EXCELS_HINT = re.compile(r'"?sep=(.)"?[ ;,]*(?:\r\n|\r|\n)', re.I)
@@ -34,9 +40,13 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def read(
-    path: Path, separator: str | None = None, encoding: str | None = None, header: bool | None = None,
-    sheet: str | int | None = None, skip_rows: int | None = None,
-) -> tuple[Any, list[str]]:  # fmt: skip
+    path: Path,
+    separator: str | None = None,
+    encoding: str | None = None,
+    header: bool | None = None,
+    sheet: str | int | None = None,
+    skip_rows: int | None = None,
+) -> tuple[Any, list[str]]:
     """The cells of a file, blanks around them left out.
 
     Args:
@@ -88,9 +98,12 @@ def read(
 
 
 def first_row(
-    path: Path, separator: str | None = None, encoding: str | None = None, sheet: str | int | None = None,
+    path: Path,
+    separator: str | None = None,
+    encoding: str | None = None,
+    sheet: str | int | None = None,
     skip_rows: int | None = None,
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     """What stands in a file's first row: names, or values.
 
     Raises:
@@ -121,9 +134,11 @@ def _found_cells(
 ) -> _Cells:
     content = contents.unpacked(path)
     kind = contents.kind(content, path) if content else contents.TEXT
-    for key, value, is_fit in (("separator", separator, kind == contents.TEXT),
-                               ("encoding", encoding, kind == contents.TEXT),
-                               ("sheet", sheet, kind == contents.EXCEL)):  # fmt: skip
+    for key, value, is_fit in (
+        ("separator", separator, kind == contents.TEXT),
+        ("encoding", encoding, kind == contents.TEXT),
+        ("sheet", sheet, kind == contents.EXCEL),
+    ):
         if value is not None and not is_fit:
             what = "a text file" if kind == contents.TEXT else f"of the kind {kind}"
             raise ConfigError(f"dataset.{key}={value!r}: {path} is {what}, which has none: leave it out")

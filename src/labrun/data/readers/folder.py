@@ -44,9 +44,13 @@ class ImageFolder(Reader):
     may_be_held = True
 
     def __init__(
-        self, path: str | None = None, image_size: int | list[int] | None = None, channels: int | None = None,
-        verify: bool = True, parts: Mapping[str, str] | bool | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        path: str | None = None,
+        image_size: int | list[int] | None = None,
+        channels: int | None = None,
+        verify: bool = True,
+        parts: Mapping[str, str] | bool | None = None,
+    ) -> None:
         self.path, self.parts = path, parts
         self.size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size or ())
         if len(self.size) not in (0, 2):

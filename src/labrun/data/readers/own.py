@@ -135,9 +135,12 @@ class GetData(Reader):
 
 
 def from_arrays(
-    arrays: Mapping[str, Any], origin: str, files: tuple[Path, ...], regression: bool = False,
+    arrays: Mapping[str, Any],
+    origin: str,
+    files: tuple[Path, ...],
+    regression: bool = False,
     refusal: str | None = None,
-) -> RawData:  # fmt: skip
+) -> RawData:
     """Check arrays by name, and make a data set of them.
 
     Args:

@@ -16,7 +16,7 @@ NAMES = {
     "train": re.compile(rf"(seg)?train(ing)?{ENDING}"),
     "validation": re.compile(rf"(seg)?(cross)?(val|valid|validate|validation|dev){ENDING}"),
     "test": re.compile(rf"(seg)?(test(ing)?|eval|evaluation){ENDING}"),
-}  # fmt: skip
+}
 """What a part's folder may be called, in lower case and without blanks, `_` and `-`."""
 DEEPEST = 4
 
@@ -62,9 +62,13 @@ def layout(folder: Path, said: Mapping[str, str] | bool | None) -> Layout:
         alike = _the_same_classes(children)
         if alike:
             raise DataError(
-                _question(top, f"{_names(alike)} hold no images themselves, but folders of images, the same ones in "
-                f"each ({', '.join(sorted(names_in(_below(alike[0])[0]))[:5])})", alike)
-            )  # fmt: skip
+                _question(
+                    top,
+                    f"{_names(alike)} hold no images themselves, but folders of images, the same ones in "
+                    f"each ({', '.join(sorted(names_in(_below(alike[0])[0]))[:5])})",
+                    alike,
+                )
+            )
         if named:
             raise DataError(
                 _question(top, f"{_names(named)} may be a part or a class, and there is no train/ beside", named)
@@ -79,9 +83,13 @@ def layout(folder: Path, said: Mapping[str, str] | bool | None) -> Layout:
         return Layout({"train": top}, [*notes, *_loose(top)])
     if rest != unlabelled and len(named) == 1:
         raise DataError(
-            _question(top, f"{_names(named)} holds folders of images, and {_names(rest)} images, too: a part, or a "
-            "class among others", [*named, *rest])
-        )  # fmt: skip
+            _question(
+                top,
+                f"{_names(named)} holds folders of images, and {_names(rest)} images, too: a part, or a "
+                "class among others",
+                [*named, *rest],
+            )
+        )
     parts = {}
     for part, paths in found.items():
         for path in paths:

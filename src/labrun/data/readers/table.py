@@ -51,19 +51,33 @@ class Csv(Reader):
     may_be_held = True
 
     def __init__(
-        self, path: str, target: str | None = None, separator: str | None = None, test_path: str | None = None,
-        ignore: Sequence[str] = (), regression: bool = False, numbers: Sequence[str] = (),
-        categories: Sequence[str] = (), dates: Mapping[str, str] | None = None, decimal: str | None = None,
-        encoding: str | None = None, header: bool | None = None, sheet: str | int | None = None,
+        self,
+        path: str,
+        target: str | None = None,
+        separator: str | None = None,
+        test_path: str | None = None,
+        ignore: Sequence[str] = (),
+        regression: bool = False,
+        numbers: Sequence[str] = (),
+        categories: Sequence[str] = (),
+        dates: Mapping[str, str] | None = None,
+        decimal: str | None = None,
+        encoding: str | None = None,
+        header: bool | None = None,
+        sheet: str | int | None = None,
         skip_rows: int | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.regression = regression
         self.path, self.target, self.test_path = path, target, test_path
         decimal = DECIMALS.get(str(decimal), decimal)
         self.settings = Settings(list(ignore), list(numbers), list(categories), dict(dates or {}), decimal)
         self._form = {
-            "separator": separator, "encoding": encoding, "header": header, "sheet": sheet, "skip_rows": skip_rows,
-        }  # fmt: skip
+            "separator": separator,
+            "encoding": encoding,
+            "header": header,
+            "sheet": sheet,
+            "skip_rows": skip_rows,
+        }
         self.known: Mapping[str, Any] | None = None
         """What a model's card says of the table that it was trained on: this one is then read in the same way."""
 
