@@ -48,12 +48,12 @@ def labrun_config(data: str, overrides: Sequence[str]) -> dict[str, Any]:
     from hydra import compose, initialize_config_dir
 
     from labrun import app
-    from labrun.launch import conf, freeze
+    from labrun.config import composed, paths
 
     app.register()
     own = ["name=benchmark", "tracking=none", f"datastore.root={Path(data).expanduser().resolve()}"]
-    with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
-        return freeze.validated(compose("config", [*overrides, *own]))
+    with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
+        return composed.validated(compose("config", [*overrides, *own]))
 
 
 def labrun_arrays(config: dict[str, Any]) -> Any:

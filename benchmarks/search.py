@@ -45,7 +45,7 @@ class Sleeper:
         return np.zeros(len(x), int)
 """
 BATCHES = """
-from labrun.sweep.search import Search
+from labrun.search.search import Search
 more = Search.more
 Search.more = lambda self: [] if self._trials else more(self)
 """

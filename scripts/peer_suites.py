@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 LAUNCHER = "from hydra_plugins.labrun_launcher.launcher import LabrunLauncher"
-OURS = "from labrun.launch.executor import LabrunExecutor, LabrunJob\n"
+OURS = "from labrun.backends.local.executor import LabrunExecutor, LabrunJob\n"
 SUBMITIT = ("local/test_local.py", "test_helpers.py", "core/test_async.py", "test_pickle.py", "auto/test_auto.py")
 SUITES = """
 from hydra.test_utils.launcher_common_tests import BatchedSweeperTestSuite, IntegrationTestSuite, LauncherTestSuite

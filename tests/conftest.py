@@ -23,9 +23,10 @@ import kinds
 import servers
 from helpers import Completed, Program, call_here, forget_hydra, run_labrun
 from labrun import app, cli, execute
-from labrun.launch import conf, freeze
+from labrun.config import composed, paths
 from labrun.runs import tracking
 from labrun.runs.record import Record
+from labrun.submit import freeze
 from servers import Server
 
 # With it, each process that a test starts would compile torch anew.
@@ -208,11 +209,11 @@ def run_here(workspace: Path, registered: None) -> Runner:
 
     def run(*overrides: str, pictures: bool = False) -> tuple[Record, Path]:
         run_id = freeze.new_id()
-        with initialize_config_dir(str(conf.conf_dir()), version_base="1.3"):
+        with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
             config = compose("config", ["tracking=none", *overrides], return_hydra_config=True)
         HydraConfig.instance().set_config(config)
         run_dir = workspace / "outputs" / "test" / f"now-{run_id}"
-        plain, around = freeze.without_hydra(config), freeze.look_around(workspace)
+        plain, around = composed.without_hydra(config), freeze.look_around(workspace)
         record = freeze.freeze(plain, run_id, list(overrides), workspace, around)
         freeze.submit(record, run_dir)
         return execute.execute(run_dir, capture=False, pictures=pictures), run_dir

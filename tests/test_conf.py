@@ -10,10 +10,11 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
 from labrun import checking, schema
+from labrun.config import paths
+from labrun.config.composed import validated, without_hydra
 from labrun.errors import ConfigError
-from labrun.launch import conf, freeze
 
-CONF = conf.conf_dir()
+CONF = paths.conf_dir()
 OPTIONS = sorted(
     (path.parent.relative_to(CONF).as_posix(), path.stem)
     for path in CONF.rglob("*.yaml")
@@ -25,7 +26,7 @@ def composed(*overrides: str) -> dict[str, object]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(config)
-    return freeze.validated(freeze.without_hydra(config))
+    return validated(without_hydra(config))
 
 
 @pytest.mark.usefixtures("registered")

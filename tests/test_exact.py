@@ -15,10 +15,11 @@ from omegaconf import OmegaConf
 from conftest import Command, Runner
 from helpers import new
 from labrun import building, exact, execute
+from labrun.config import composed, hydra_files
 from labrun.errors import ConfigError, RecordError
-from labrun.launch import freeze, hydra_files, rerun
 from labrun.runs import record as records
-from labrun.sweep import ending
+from labrun.search import ending
+from labrun.submit import rerun
 from labrun.tasks.saved import load_model
 
 ODD = r"""
@@ -114,7 +115,7 @@ def test_any_text_means_what_it_said() -> None:
             draw.choices(["$", "{", "}", "\\", "${", "\\${", "a", ":", ",", "'", '"', " ", "oc.env:", "mount:"], k=8)
         )
         config = OmegaConf.create({"model": {"text": exact.escaped(text)}})
-        kept = freeze.resolved(config, keep_environment=True)
+        kept = composed.resolved(config, keep_environment=True)
         got, _ = execute.mount_inputs({**execute.here(kept), "datastore": {}})
         assert got["model"]["text"] == text
 
@@ -143,7 +144,7 @@ def test_defaults_of_variables_stay_what_they_are(monkeypatch: pytest.MonkeyPatc
         ("'${.other}'", "1, 2"),
     ):
         config = OmegaConf.create({"model": {"text": f"${{oc.env:NOT_SET,{default}}}", "other": "1, 2"}})
-        kept = freeze.resolved(config, keep_environment=True)
+        kept = composed.resolved(config, keep_environment=True)
         assert kept["model"]["text"].startswith("${oc.env:NOT_SET") and execute.here(kept)["model"]["text"] == value
 
 
@@ -183,7 +184,7 @@ class Given:
 def test_a_component_gets_what_instantiate_gives(more: str) -> None:
     head = f"_target_: {Given.__module__}.Given\n{more}\n{ODD}"
     wanted = instantiate(OmegaConf.create(head), **({} if "_convert_" in more else {"_convert_": "all"}))
-    kept = freeze.resolved(OmegaConf.create({"model": OmegaConf.create(head + TEXTS)}), keep_environment=True)
+    kept = composed.resolved(OmegaConf.create({"model": OmegaConf.create(head + TEXTS)}), keep_environment=True)
     given, _ = execute.mount_inputs({**execute.here(as_json(kept)), "datastore": {}})
     found = building.build(given["model"], "model")
     if more == "_partial_: true":
@@ -209,9 +210,9 @@ def test_a_component_cannot_change_the_config() -> None:
 def test_what_no_record_can_hold_is_refused_by_name() -> None:
     config = OmegaConf.create({"model": {"name": "\ud800"}})
     with pytest.raises(ConfigError, match=r"model\.name='\\ud800': text that is not Unicode, which no record can hold"):
-        freeze.resolved(config, keep_environment=True)
+        composed.resolved(config, keep_environment=True)
     with pytest.raises(ConfigError, match="model.lr has no value yet: say model.lr="):
-        freeze.resolved(OmegaConf.create({"model": {"lr": "???"}}), keep_environment=True)
+        composed.resolved(OmegaConf.create({"model": {"lr": "???"}}), keep_environment=True)
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ import pytest
 import fuzz_readers
 from conftest import Command
 from helpers import new, submitted
+from labrun.backends.slurm import queue
+from labrun.control import controller
 from labrun.data import asset as assets
 from labrun.data import cache as caches
 from labrun.data.asset import Entry
@@ -21,9 +23,9 @@ from labrun.data.cache import Cache, Wanted
 from labrun.data.datastore import STATE, LocalDatastore
 from labrun.data.remote import RemoteDatastore
 from labrun.errors import CorruptDataError, LabrunError, RecordError
-from labrun.launch import jobs, rerun, slurm_jobs
 from labrun.runs import context, elsewhere, files, journal, recording, removing, shown_run, store
 from labrun.runs import record as records
+from labrun.submit import rerun
 
 
 def test_a_short_fuzz(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,22 +75,25 @@ def test_a_sweeps_folder_is_one_that_the_run_lies_in(tmp_path: Path) -> None:
     ],
 )
 def test_a_plan_names_runs_of_its_folder(tmp_path: Path, values: dict[str, Any]) -> None:
-    plan = jobs.Plan("local", ["0", "a/../b"], [], [], str(tmp_path), "test", {})
+    plan = controller.Plan("local", ["0", "a/../b"], [], [], str(tmp_path), "test", {})
     plan.write(tmp_path)
-    assert jobs.read_plan(tmp_path) == plan
-    path = jobs.state_folder(tmp_path) / "plan.json"
+    assert controller.read_plan(tmp_path) == plan
+    path = controller.state_folder(tmp_path) / "plan.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
     with pytest.raises(RecordError, match="is damaged"):
-        jobs.read_plan(tmp_path)
+        controller.read_plan(tmp_path)
 
 
 def test_names_that_no_file_can_have(workspace: Path, lab_here: Command) -> None:
     submitted(workspace, "a1111111")
     long = "x" * 300
-    plan = jobs.Plan("local", [long, "now-a1111111"], [], [], str(workspace), "test", {}, is_marked=True)
+    plan = controller.Plan("local", [long, "now-a1111111"], [], [], str(workspace), "test", {}, is_marked=True)
     folder = workspace / "outputs" / "test"
     plan.write(folder)
-    assert len(jobs.readable(folder, jobs.read_plan(folder))) == 1 and jobs.never_submitted(folder, plan) == 1
+    assert (
+        len(controller.readable(folder, controller.read_plan(folder))) == 1
+        and controller.never_submitted(folder, plan) == 1
+    )
     (store.state_folder(workspace) / "elsewhere.jsonl").parent.mkdir(parents=True, exist_ok=True)
     (store.state_folder(workspace) / "elsewhere.jsonl").write_text(json.dumps({"folder": f"/{long}"}) + "\n")
     assert "a1111111" in lab_here("runs").stdout and lab_here("runs", "gc").returncode == 0
@@ -161,16 +166,16 @@ def test_pipes_in_the_place_of_files_are_not_waited_for(workspace: Path, lab_her
         run_dir / "annotations.jsonl",
         run_dir / "metrics.jsonl",
         run_dir / "outputs" / "model.json",
-        jobs.state_folder(folder) / "plan.json",
-        jobs.state_folder(folder) / "controllers" / "1",
-        jobs.state_folder(folder) / "jobs.jsonl",
+        controller.state_folder(folder) / "plan.json",
+        controller.state_folder(folder) / "controllers" / "1",
+        controller.state_folder(folder) / "jobs.jsonl",
     ):
         path.parent.mkdir(parents=True, exist_ok=True)
         os.mkfifo(path)
     assert recording.stop_reason(records.RunPaths(run_dir)) is None
     for read in (
-        lambda: jobs.read_plan(folder),
-        lambda: slurm_jobs.known_jobs(jobs.state_folder(folder) / "jobs.jsonl"),
+        lambda: controller.read_plan(folder),
+        lambda: queue.known_jobs(controller.state_folder(folder) / "jobs.jsonl"),
     ):
         with pytest.raises(RecordError):
             read()
@@ -208,8 +213,8 @@ def test_bad_lines_of_metrics_are_counted(workspace: Path, lab_here: Command) ->
 
 def test_words_of_commands_are_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[str]] = []
-    monkeypatch.setattr(slurm_jobs.computes, "ask", asked.append)
-    slurm_jobs.scancel(["17", "17_3", "--user=me", "17;ls", "", "-1"])
+    monkeypatch.setattr(queue.computes, "ask", asked.append)
+    queue.scancel(["17", "17_3", "--user=me", "17;ls", "", "-1"])
     assert asked == [["scancel", "17"], ["scancel", "17_3"]]
     ledger = tmp_path / "jobs.jsonl"
     for line in (
@@ -222,7 +227,7 @@ def test_words_of_commands_are_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ):
         with open(ledger, "a") as file:
             file.write(json.dumps(line) + "\n")
-    assert slurm_jobs.known_jobs(ledger) == {Path("y"): "18"}
+    assert queue.known_jobs(ledger) == {Path("y"): "18"}
 
 
 def test_code_is_what_its_digest_says_wherever_a_record_says_it_lies(tmp_path: Path) -> None:

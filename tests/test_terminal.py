@@ -16,10 +16,10 @@ from rich.console import Console
 from conftest import Command
 from helpers import submitted
 from labrun import masking, terminal
+from labrun.control import monitor, results
 from labrun.data import asset as assets
 from labrun.data.asset import Entry
 from labrun.data.datastore import STATE, LocalDatastore
-from labrun.launch import monitor, results
 from labrun.runs import context, journal
 from labrun.runs import record as records
 

@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from labrun.control import controller, query
+from labrun.control.query import Shown
 from labrun.errors import ConfigError, LabrunError, RecordError
 from labrun.handles import Model, Run, Submission
-from labrun.launch import announce, jobs, query
-from labrun.launch.query import Shown
 from labrun.runs import context, store
+from labrun.submit import publish
 from labrun.sweeps import Sweep
 
 
@@ -44,10 +45,10 @@ def samples(
     Raises:
         ConfigError, DataError: there is no such data set or datastore, or it cannot be read.
     """
-    from labrun.launch import inputs, looking
+    from labrun.submit import inputs, preview
 
     node = inputs.load(datastore or inputs.default_name(), changes=tuple(settings))
-    return looking.samples(name, node, count, seed, keys)
+    return preview.samples(name, node, count, seed, keys)
 
 
 def submit(
@@ -81,7 +82,7 @@ def submit(
     place.mkdir(parents=True, exist_ok=True)
     told, log = place / f"{uuid.uuid4().hex}.folder", place / f"{uuid.uuid4().hex}.log"
     detached = ["compute.detach=true"] if detach else []
-    variables = {**os.environ, **(environment or {}), announce.VARIABLE: str(told), store.ROOT_VARIABLE: str(workspace)}
+    variables = {**os.environ, **(environment or {}), publish.VARIABLE: str(told), store.ROOT_VARIABLE: str(workspace)}
     for name in (context.RUN_DIR_VARIABLE, context.ATTEMPT_VARIABLE, "MPLBACKEND"):  # a notebook's backend is its own
         variables.pop(name, None)
     with open(log, "wb") as output:
@@ -130,7 +131,7 @@ def get_run(reference: str | os.PathLike[str] = "last", root: str | os.PathLike[
     """
     workspace = store.workspace() if root is None else Path(root).expanduser().resolve()
     for folder in (Path(reference).expanduser(), workspace / reference):
-        if not (folder / "run.json").is_file() and jobs.state_folder(folder).is_dir():
+        if not (folder / "run.json").is_file() and controller.state_folder(folder).is_dir():
             return Sweep(folder)
     return Run(store.find(workspace, os.fspath(reference))[0])
 

@@ -36,13 +36,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from labrun import masking, new, terminal, version
+from labrun.backends import compute as computes
+from labrun.config import composed, hydra_files, hydra_job, paths
 from labrun.errors import ConfigError, LabrunError, RecordError, RunFailedError
-from labrun.launch import compute as computes
-from labrun.launch import conf, freeze, hydra_files, hydra_job
-from labrun.launch.announce import announce
 from labrun.runs import elsewhere, recording, store
 from labrun.runs import record as records
 from labrun.runs.record import Record
+from labrun.submit import freeze
+from labrun.submit.publish import announce
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class UserConf(SearchPathPlugin):
     """Puts the person's own configs in front of ours. Registered in this process alone, by `main`."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        own = conf.user_conf_dir()
+        own = paths.user_conf_dir()
         if own is not None:
             search_path.prepend("labrun-user", f"file://{own}", anchor="main")
 
@@ -71,8 +72,8 @@ class Gate(Callback):
         HydraConfig.instance().set_config(config)
         with TellingErrors():
             check_choices(config)
-            plain = freeze.without_hydra(config)
-            values, _ = freeze.settled(plain, freeze.task_overrides(config.hydra), store.workspace())
+            plain = composed.without_hydra(config)
+            values, _ = freeze.settled(plain, composed.task_overrides(config.hydra), store.workspace())
             freeze.check_targets(values)
             computes.check(values["compute"], sweep=False)
             with read_write(config.hydra), open_dict(config.hydra):
@@ -85,7 +86,9 @@ class Gate(Callback):
             freeze.prepare(values)
             check_writable(Path(config.hydra.run.dir))
             if hydra_job.has_own_logging(config.hydra):
-                hydra_job.make_log_folders(freeze.kept(config.hydra.job_logging), Path(config.hydra.runtime.output_dir))
+                hydra_job.make_log_folders(
+                    composed.kept(config.hydra.job_logging), Path(config.hydra.runtime.output_dir)
+                )
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Try whether the sweep's folder can be made; its runs are validated before the first one starts."""
@@ -93,7 +96,7 @@ class Gate(Callback):
         with TellingErrors():
             check_choices(config)
             if OmegaConf.select(config, "sweep.resume") is not None:
-                from labrun.launch import resume
+                from labrun.submit import resume
 
                 typed = Path(config.hydra.sweep.dir)
                 found = resume.find_sweep(store.workspace(), str(config.sweep.resume), str(config.name), typed)
@@ -140,7 +143,7 @@ def check_choices(config: DictConfig) -> None:
     Raises:
         ConfigError: one was set as a key.
     """
-    overrides = freeze.task_overrides(config.hydra)
+    overrides = composed.task_overrides(config.hydra)
     if any(_may_be_a_choice(text) for text in overrides):
         from labrun import mistakes
 
@@ -152,7 +155,7 @@ def check_choices(config: DictConfig) -> None:
 def _may_be_a_choice(override: str) -> bool:
     """Whether a key is set to plain text where there is a folder of options. Each command asks: no file is read."""
     key, _, value = override.lstrip("+").partition("=")
-    return "." in key and value[:1] not in ("", "{", "$") and value != "null" and conf.is_group(key.replace(".", "/"))
+    return "." in key and value[:1] not in ("", "{", "$") and value != "null" and paths.is_group(key.replace(".", "/"))
 
 
 class TellingErrors:
@@ -213,7 +216,7 @@ def default_name(root: DictConfig) -> str:
     """The resolver `labrun_name`: the experiment's name, else data set and model."""
     hydra_config = root.hydra if "hydra" in root else HydraConfig.get()
     choices = dict(hydra_config.runtime.choices)
-    for override in freeze.task_overrides(hydra_config):
+    for override in composed.task_overrides(hydra_config):
         # A swept choice is in no single config, but it names the sweep.
         key, _, value = override.partition("=")
         if key in ("experiment", "dataset", "model") and "," in value:
@@ -237,7 +240,7 @@ def groups_text(root: DictConfig) -> str:
     """The resolver `labrun_groups`: each config group and its options, for `--help`."""
     lines = []
     sources = root.hydra.runtime.get("config_sources") or () if "hydra" in root else ()
-    for group, options in conf.groups([Path(one.path) for one in sources if one.schema == "file"]).items():
+    for group, options in paths.groups([Path(one.path) for one in sources if one.schema == "file"]).items():
         lines.append(f"  {group}")
         lines += [f"    {name:<22}{text}" for name, text in options.items()]
     return "\n".join(lines).replace("$", "$$")
@@ -275,16 +278,16 @@ def _run(config: DictConfig, hydra_config: Any) -> dict[str, Any]:
         files = hydra_files.texts(_whole(config))
         hydra_files.save_of_run(files, run_dir, hydra_config.output_subdir)
         with hydra_job.given_variables(config, hydra_config):
-            record = freeze.freeze(config, run_id, freeze.task_overrides(hydra_config), root, around)
+            record = freeze.freeze(config, run_id, composed.task_overrides(hydra_config), root, around)
             variables = freeze.environment(config)
         record.hydra = hydra_job.settings(hydra_config)
         record.command = hydra_files.command(hydra_config, record.overrides)
         if computes.target(record.config["compute"], sweep=False) != "inline":
-            from labrun.launch import sweep
+            from labrun.submit import submission
 
-            job = sweep.Job(record, run_dir, files, variables, hydra_config.output_subdir)
-            ended = sweep.carry_out([job], run_dir)[0]
-            sweep.answer(ended, run_dir)
+            job = submission.Job(record, run_dir, files, variables, hydra_config.output_subdir)
+            ended = submission.carry_out([job], run_dir)[0]
+            submission.answer(ended, run_dir)
             return ended.metrics
         freeze.submit(record, run_dir)
         announce(run_dir)
@@ -314,8 +317,8 @@ def _whole(config: DictConfig) -> DictConfig:
 
 def carry_out(record: Record, run_dir: Path, root: Path) -> Record:
     """Execute a submitted run in this process, tracked."""
+    from labrun.backends.local import threads
     from labrun.execute import execute
-    from labrun.launch import threads
     from labrun.runs import recording
     from labrun.runs.tracking import follow
     from labrun.tasks.threads import wait_asleep
@@ -387,7 +390,7 @@ def check_yaml(arguments: Sequence[str] = ()) -> dict[Path, str]:
     extra = config_dir(arguments)
     if extra is not None and elsewhere.is_of_runs(extra):  # of what a run wrote there, Hydra reads what is asked for
         extra = None
-    for folder in (conf.conf_dir(), conf.user_conf_dir(), extra):
+    for folder in (paths.conf_dir(), paths.user_conf_dir(), extra):
         for path in sorted(folder.rglob("*.yaml")) if folder else []:
             try:
                 texts[path] = path.read_text(encoding="utf-8")
@@ -651,7 +654,7 @@ def main() -> None:
         check_flags(sys.argv[1:])
         with TellingErrors():
             texts = check_yaml(sys.argv[1:])
-        command = hydra.main(version_base="1.3", config_path=str(conf.conf_dir()), config_name="config")(run)
+        command = hydra.main(version_base="1.3", config_path=str(paths.conf_dir()), config_name="config")(run)
         asking = contextlib.nullcontext() if may_set_mode(sys.argv[1:], texts) else without_asking_for_mode()
         with asking, telling_jobs(), leaving_keys_to_runs(), masking.in_logs(), with_own_messages():
             command()

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from labrun.control import cancel
+from labrun.control.query import Shown
 from labrun.errors import ConfigError, RecordError, RunFailedError
-from labrun.launch import canceling
-from labrun.launch.query import Shown
 from labrun.runs import context, files, store, viewing
 from labrun.runs import record as records
 from labrun.runs.record import Record
@@ -308,7 +308,7 @@ class Run(Work):
     def cancel(self) -> None:
         """Ask it to stop, and wait until it has, 20 seconds at most."""
         if not self.record.finished:
-            canceling.end_runs([self.folder])
+            cancel.end_runs([self.folder])
 
     def get_children(self, **_: Any) -> list[Run]:
         """The runs that went on from it; the runs of a sweep are its `Sweep`'s."""

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from labrun.control import cancel, controller, objective
 from labrun.errors import RecordError
 from labrun.handles import Run, Submission, Work
-from labrun.launch import canceling, jobs, objective
 from labrun.runs import record as records
 from labrun.runs import store
 from labrun.runs.record import Record
@@ -39,7 +39,7 @@ class Sweep(Work):
 
     def __init__(self, folder: str | os.PathLike[str], submission: Submission | None = None) -> None:
         super().__init__(folder, submission)
-        if not jobs.state_folder(self.folder).is_dir() and not any(self.folder.glob("*/run.json")):
+        if not controller.state_folder(self.folder).is_dir() and not any(self.folder.glob("*/run.json")):
             raise RecordError(f"{folder} holds no sweep: labrun.get_run finds one by its folder")
 
     def __repr__(self) -> str:
@@ -75,15 +75,15 @@ class Sweep(Work):
         return records.COMPLETED
 
     def _has_ended(self, states: Sequence[str]) -> bool:
-        from labrun.launch import lease
-        from labrun.sweep import takeover
+        from labrun.control import lease
+        from labrun.search import takeover
 
-        state = jobs.state_folder(self.folder)
+        state = controller.state_folder(self.folder)
         if lease.living(state) is not None or (self.submission and self.submission.process.poll() is None):
             return False
         over = {*records.FINISHED, records.LOST}
         with contextlib.suppress(RecordError):
-            plan = jobs.read_plan(self.folder)
+            plan = controller.read_plan(self.folder)
             if plan.command is not None and not takeover.is_over(self.folder):
                 return bool(states) and all(state in over for state in states)
             if len(states) < len(plan.runs):
@@ -161,16 +161,16 @@ class Sweep(Work):
 
     def cancel(self) -> None:
         """Ask all of it to stop, and wait until it has, 20 seconds at most."""
-        from labrun.sweep import takeover
+        from labrun.search import takeover
 
         with contextlib.suppress(RecordError):
-            if jobs.read_plan(self.folder).command is not None:
+            if controller.read_plan(self.folder).command is not None:
                 takeover.cancel(self.folder)
-        canceling.end_runs([run.folder for run in self.get_children() if not run.record.finished])
+        cancel.end_runs([run.folder for run in self.get_children() if not run.record.finished])
 
     def log_file(self) -> Path | None:
         """Where what its controller prints is kept."""
-        return self.submission.log if self.submission else jobs.state_folder(self.folder) / "controller.log"
+        return self.submission.log if self.submission else controller.state_folder(self.folder) / "controller.log"
 
     def failure(self) -> str | None:
         """How many of its runs failed, if any did, and why the first."""

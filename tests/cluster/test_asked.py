@@ -14,8 +14,8 @@ import pytest
 
 from conftest import Refused
 from helpers import submitted
-from labrun.launch import compute as computes
-from labrun.launch import slurm
+from labrun.backends import compute as computes
+from labrun.backends.slurm import backend
 from labrun.runs import record as records
 from labrun.schema import Compute
 from slurm_jobs import SLURM, squeue
@@ -49,7 +49,7 @@ def submit(fake_slurm: Path, workspace: Path) -> Submit:
     """Submits runs that ask for these things, all at once; the options in the batch file of each array or job."""
 
     def run(*wishes: dict[str, Any]) -> list[dict[str, str]]:
-        pool = slurm.SlurmPool(slurm.Settings(workspace / ".launch", "nice", [], [], str(workspace)))
+        pool = backend.SlurmPool(backend.Settings(workspace / ".launch", "nice", [], [], str(workspace)))
         for number, wish in enumerate(wishes):
             compute = {**dataclasses.asdict(Compute(target="slurm")), **wish}
             run_dir = submitted(workspace, f"a000000{number}", config={"compute": compute, "report": "none"})
@@ -162,6 +162,6 @@ def test_limits_of_time_are_read_from_the_cluster(cluster: None, by: str) -> Non
     subprocess.run(made, check=True, capture_output=True)
     try:
         compute = {**dataclasses.asdict(Compute(target="slurm", timeout_min=1)), by: name}
-        assert slurm.minutes_asked(compute, 1) == 1
+        assert backend.minutes_asked(compute, 1) == 1
     finally:
         subprocess.run(gone, check=True, capture_output=True)

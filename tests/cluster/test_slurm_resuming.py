@@ -12,7 +12,7 @@ from typing import Any
 
 from conftest import Command
 from helpers import PLAIN, lab, start, statuses, sweep_dir, wait_for, write_climber, write_model
-from labrun.launch import slurm
+from labrun.backends.slurm import backend
 from labrun.runs import record as records
 from slurm_jobs import SLURM, begin, finished, has_begun, no_jobs_left, single, squeue
 
@@ -89,7 +89,7 @@ def test_a_job_that_was_submitted_again_leaves_the_run_alone(workspace: Path, la
     content: dict[str, Any] = json.loads(manifest.read_text())
     rival = manifest.with_name("rival.json")
     rival.write_text(json.dumps({**content, "token": "rival"}))
-    script = Path(slurm.__file__).with_name("cluster_job.py")
+    script = Path(backend.__file__).with_name("job.py")
     beside = subprocess.run(
         ["srun", "-n1", sys.executable, "-P", str(script), str(rival)], capture_output=True, text=True
     )

@@ -15,14 +15,14 @@ from sklearn.metrics import roc_auc_score
 from sklearn.svm import SVC
 
 from conftest import Runner
+from labrun.config import paths
 from labrun.errors import ConfigError, DataError, UnfitError
-from labrun.launch import conf
 from labrun.models import pipeline as pipelines
 from labrun.tasks import estimator, scoring
 from labrun.tasks.pipeline import OUT_OF_FOLD
 
-ESTIMATORS = sorted(path.stem for path in (conf.conf_dir() / "model" / "estimator").glob("*.yaml"))
-PREPROCESSORS = sorted(path.stem for path in (conf.conf_dir() / "model" / "preprocessor").glob("*.yaml"))
+ESTIMATORS = sorted(path.stem for path in (paths.conf_dir() / "model" / "estimator").glob("*.yaml"))
+PREPROCESSORS = sorted(path.stem for path in (paths.conf_dir() / "model" / "preprocessor").glob("*.yaml"))
 WRITTEN = {
     "table": """
         rng = np.random.default_rng(0)
@@ -202,5 +202,5 @@ def test_metrics_are_scikit_learns() -> None:
 def test_every_part_is_a_yaml_with_a_comment() -> None:
     for folder, names in (("estimator", ESTIMATORS), ("preprocessor", PREPROCESSORS)):
         for name in names:
-            text = (conf.conf_dir() / "model" / folder / f"{name}.yaml").read_text(encoding="utf-8")
+            text = (paths.conf_dir() / "model" / folder / f"{name}.yaml").read_text(encoding="utf-8")
             assert text.startswith("# ") and "_target_" in yaml.safe_load(text)

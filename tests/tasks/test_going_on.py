@@ -14,9 +14,9 @@ from conftest import Runner
 from helpers import new
 from labrun import execute
 from labrun.errors import ConfigError
-from labrun.launch import resume
 from labrun.runs import others, recording
 from labrun.runs import record as records
+from labrun.submit import resume
 
 NET = """
 from torch import nn

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from conftest import Command, Runner
 from helpers import PLAIN, submitted
+from labrun.backends.local.threads import limit_run, own_variables
 from labrun.errors import ConfigError
-from labrun.launch.threads import limit_run, own_variables
 from labrun.models.cifar10_cnn import Cifar10CNN
 from labrun.models.mnist_dnn import MnistDNN
 from labrun.runs import context

@@ -19,8 +19,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from labrun import checking
+from labrun.config import hydra_files
 from labrun.errors import ConfigError
-from labrun.launch import hydra_files
 
 
 def options(loader: ConfigLoader, master: DictConfig, group: str) -> list[str]:

@@ -109,7 +109,7 @@ class Jobs:
     def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-        from labrun.launch.slurm_jobs import refusal
+        from labrun.backends.slurm.queue import refusal
 
         try:
             if kind is not None and self._open:
@@ -136,7 +136,7 @@ class Jobs:
             return 1
         if self.target == "slurm":
             return int(self.settings["max_parallel"] or 10)
-        from labrun.launch import compute
+        from labrun.backends import compute
 
         cpus, gpus = self.settings["cpus_per_run"], self.settings["gpus_per_run"]
         carried = len(compute.visible_gpus()) // gpus if gpus else compute.cores() // cpus
@@ -169,7 +169,7 @@ class Jobs:
             self._outputs.update((number, _Output(number, self._open[number])) for number in composed)
 
     def _payload(self, config: DictConfig) -> bytes:
-        from labrun.launch.pickling import dumps
+        from labrun.backends.local.pickling import dumps
 
         try:
             return dumps((self._main, self._context, self._function, config, self._state))
@@ -207,7 +207,7 @@ class Jobs:
 
         Where there is no accounting, submitit learns only from its result that a job has ended.
         """
-        from labrun.launch.slurm_jobs import ASK_S, OVER, states
+        from labrun.backends.slurm.queue import ASK_S, OVER, states
 
         on_slurm = self.target == "slurm"
         if on_slurm and time.monotonic() >= self._next_look:
@@ -297,10 +297,10 @@ def _is_fine(result: JobReturn) -> bool:
 
 
 def _away(target: str, executor: Any) -> AbstractContextManager[None]:
-    """Inside, jobs may be submitted: see `slurm.submitting`."""
+    """Inside, jobs may be submitted: see `backend.submitting`."""
     if target != "slurm":
         return nullcontext()
-    from labrun.launch.slurm import submitting
+    from labrun.backends.slurm.backend import submitting
 
     return submitting({}, executor.parameters)
 
@@ -327,8 +327,8 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     from dataclasses import asdict
 
+    from labrun.backends import compute
     from labrun.checking import check_fields
-    from labrun.launch import compute
     from labrun.schema import Compute
 
     given = {key: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for key, v in settings.items()}
@@ -376,8 +376,8 @@ def _ended(job: Any, config: DictConfig, number: int, state: str | None) -> Ende
         number: in the sweep.
         state: in which it ended without a result; None: it left one.
     """
-    from labrun.launch.executor import check_own
-    from labrun.launch.slurm_jobs import last_lines
+    from labrun.backends.local.executor import check_own
+    from labrun.backends.slurm.queue import last_lines
 
     typed: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
     overrides = [str(text) for text in typed]  # references to the environment stay references
@@ -410,7 +410,7 @@ def _told(number: int, overrides: Sequence[str], why: str) -> CompactHydraExcept
 
 def _executor(target: str, folder: Path, settings: dict[str, Any], modules: list[str]) -> Any:
     if target == "local":
-        from labrun.launch.executor import LabrunExecutor
+        from labrun.backends.local.executor import LabrunExecutor
 
         executor = LabrunExecutor(folder)
         executor.imports_from_cwd = False  # as the application itself
@@ -424,9 +424,10 @@ def _executor(target: str, folder: Path, settings: dict[str, Any], modules: list
             signal_delay_s=0,
         )
         return executor
-    from labrun.launch import compute, slurm
-    from labrun.launch.cluster_call import CallExecutor
-    from labrun.launch.executor import check_own
+    from labrun.backends import compute
+    from labrun.backends.local.call import CallExecutor
+    from labrun.backends.local.executor import check_own
+    from labrun.backends.slurm import backend
 
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     check_own(folder / "any")
@@ -435,7 +436,7 @@ def _executor(target: str, folder: Path, settings: dict[str, Any], modules: list
     given = {
         "job_name": folder.parent.name,
         "signal_delay_s": LEAVING_S,
-        "time": slurm.minutes_asked(settings, 1) if is_limited else int(compute.longest_min(settings)),
+        "time": backend.minutes_asked(settings, 1) if is_limited else int(compute.longest_min(settings)),
         "mem": None if settings["mem_gb"] is None else f"{round(1024 * settings['mem_gb'])}MB",
         "cpus_per_task": settings["cpus_per_run"],
         "gpus_per_node": settings["gpus_per_run"] or None,

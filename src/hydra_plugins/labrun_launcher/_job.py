@@ -107,7 +107,7 @@ def run_elsewhere(payload: bytes) -> Ended:
         payload: a pickle of the application's main module, or None; Hydra's context; the function; the job's config;
             the state of Hydra's singletons.
     """
-    from labrun.launch.forkserver import let_workers_be_ended
+    from labrun.backends.local.forkserver import let_workers_be_ended
 
     main, context, function, config, state = pickle.loads(payload)  # noqa: S301 - it came in submitit's, which was checked
     if main is not None:
@@ -152,7 +152,7 @@ class OneClusterJob:
         self.timeout_min = timeout_min
 
     def __call__(self, payload: bytes) -> Ended:
-        from labrun.launch.cluster_job import job_id, shown_job, time_of, why_signaled
+        from labrun.backends.slurm.job import job_id, shown_job, time_of, why_signaled
 
         leave: Any = signal.getsignal(signal.SIGUSR2)
         timers: list[threading.Timer] = []
@@ -194,7 +194,7 @@ class OneClusterJob:
         """
         from submitit.helpers import DelayedSubmission
 
-        from labrun.launch.cluster_job import job_id, shown_job, why_signaled
+        from labrun.backends.slurm.job import job_id, shown_job, why_signaled
 
         if why_signaled(signal.SIGUSR2, shown_job(job_id())) == "timeout":
             limit = "its partition's time limit" if self.timeout_min is None else f"timeout_min={self.timeout_min:g}"

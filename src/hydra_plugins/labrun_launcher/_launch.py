@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
 
     from hydra_plugins.labrun_launcher.launcher import LabrunLauncher
-    from labrun.launch import sweep
+    from labrun.submit import submission
 
 
 def launch(launcher: LabrunLauncher, job_overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
@@ -72,8 +72,9 @@ def check_settings(launcher: LabrunLauncher) -> None:
 def _own(
     launcher: LabrunLauncher, composer: Composer, job_overrides: Sequence[Sequence[str]], first: int
 ) -> list[JobReturn]:
-    from labrun.launch import hydra_files, hydra_job, sweep
-    from labrun.launch import results as ends
+    from labrun.config import hydra_files, hydra_job
+    from labrun.control import results as ends
+    from labrun.submit import submission
 
     assert launcher.config is not None
     try:
@@ -82,8 +83,8 @@ def _own(
             if OmegaConf.select(launcher.config, f"sweep.{key}"):  # labrun's own sweeper does not come here then
                 raise ConfigError(f"sweep.{key}: only hydra/sweeper=labrun searches; leave hydra/sweeper out")
         sweep_dir = Path(str(launcher.config.hydra.sweep.dir)).resolve()
-        with sweep.Submission(sweep_dir) as submission:
-            jobs = _frozen(submission, composer, job_overrides, first)
+        with submission.Freezer(sweep_dir) as freezer:
+            jobs = _frozen(freezer, composer, job_overrides, first)
             master = launcher.config
 
             def save_config() -> None:
@@ -91,7 +92,7 @@ def _own(
                     hydra_files.save(hydra_files.texts(master, of_sweep=True), sweep_dir)
 
             hydra_job.configure_own_log(master.hydra)
-            records = sweep.carry_out(jobs, sweep_dir, submission.server, save_config)
+            records = submission.carry_out(jobs, sweep_dir, freezer.server, save_config)
     except LabrunError as error:
         if os.environ.get("LABRUN_DEBUG") == "1":
             raise
@@ -123,7 +124,7 @@ def _of(runs: Sequence[str]) -> str:
 class _Part:
     """Some of a sweep's runs, frozen or refused."""
 
-    jobs: list[sweep.Job] = field(default_factory=list)
+    jobs: list[submission.Job] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)
     """What is wrong, and with which run."""
     not_composed: list[HydraException] = field(default_factory=list)
@@ -131,24 +132,24 @@ class _Part:
 
 
 def _frozen(
-    submission: sweep.Submission, composer: Composer, job_overrides: Sequence[Sequence[str]], first: int
-) -> list[sweep.Job]:
+    freezer: submission.Freezer, composer: Composer, job_overrides: Sequence[Sequence[str]], first: int
+) -> list[submission.Job]:
     """Freeze every job before the first one starts; mistakes of all are told together.
 
     Raises:
         ConfigError: mistakes in some runs.
         HydraException: no run can be composed.
     """
-    from labrun.launch.sharing_out import shared_out
+    from labrun.submit.sharing_out import shared_out
 
     def work(some: Sequence[tuple[int, Sequence[str]]]) -> _Part:
-        return _part(submission, composer, some, first)
+        return _part(freezer, composer, some, first)
 
     numbered = list(enumerate(job_overrides, start=first))
     # The first one starts the pool's server; the others are composed from it.
     parts = [work(numbered[:1])]
     rest = numbered[1:]
-    parts += shared_out(rest, work, submission.state) if parts[0].jobs else [work(rest)]
+    parts += shared_out(rest, work, freezer.state) if parts[0].jobs else [work(rest)]
     not_composed = [error for part in parts for error in part.not_composed]
     if not_composed and len(not_composed) == len(job_overrides):
         raise not_composed[0]  # the command itself is wrong, which says more than its runs
@@ -161,9 +162,10 @@ def _frozen(
 
 
 def _part(
-    submission: sweep.Submission, composer: Composer, some: Sequence[tuple[int, Sequence[str]]], first: int
+    freezer: submission.Freezer, composer: Composer, some: Sequence[tuple[int, Sequence[str]]], first: int
 ) -> _Part:
-    from labrun.launch import hydra_files, once
+    from labrun.config import hydra_files
+    from labrun.submit import once
 
     part = _Part()
     for number, overrides in some:
@@ -172,7 +174,7 @@ def _part(
             # as `set_config` does it, without its copy
             HydraConfig.instance().cfg = config  # type: ignore[assignment]
             once.check(composer.master, config)
-            part.jobs.append(submission.freeze(config))
+            part.jobs.append(freezer.freeze(config))
         except (LabrunError, HydraException) as raised:
             error: Exception = raised
             if isinstance(raised, HydraException):

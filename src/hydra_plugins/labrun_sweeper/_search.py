@@ -24,11 +24,11 @@ from hydra_plugins.labrun_launcher._job import trace_of
 from hydra_plugins.labrun_sweeper import _stand_ins
 from hydra_plugins.labrun_sweeper.sweeper import NODE
 from labrun.checking import check_fields
+from labrun.config import paths
 from labrun.errors import ConfigError
-from labrun.launch import conf
 from labrun.schema import Sweep
-from labrun.sweep import space as spaces
-from labrun.sweep.study import OVERRIDES, RUN, Study
+from labrun.search import space as spaces
+from labrun.search.study import OVERRIDES, RUN, Study
 
 if TYPE_CHECKING:
     from hydra_plugins.labrun_launcher.launcher import LabrunLauncher
@@ -159,7 +159,7 @@ def _sampler(given: Any) -> dict[str, Any] | str:
         )
     import yaml
 
-    text = (Path(conf.conf_dir()) / "sweep" / f"{name}.yaml").read_text(encoding="utf-8")
+    text = (Path(paths.conf_dir()) / "sweep" / f"{name}.yaml").read_text(encoding="utf-8")
     node = dict(yaml.safe_load(text)["sampler"])
     return {**node, **(given if isinstance(given, Mapping) else {})}
 

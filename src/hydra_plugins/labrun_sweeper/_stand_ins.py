@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from labrun.errors import ConfigError
-from labrun.sweep import space as spaces
+from labrun.search import space as spaces
 
 KEYS = {
     "optuna": {
@@ -134,7 +134,7 @@ def _optuna(given: dict[str, Any], found: Translation) -> None:
 
 def _accepted(kind: str, sampler: dict[str, Any], found: Translation) -> dict[str, Any]:
     """The arguments that the installed Optuna's sampler takes."""
-    from labrun.sweep.study import sampler_arguments  # it imports Optuna, and every sweep asks this module
+    from labrun.search.study import sampler_arguments  # it imports Optuna, and every sweep asks this module
 
     known = sampler_arguments(kind)
     if known is None:

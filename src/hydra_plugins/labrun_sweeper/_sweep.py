@@ -135,7 +135,7 @@ def _check_launcher(sweeper: LabrunSweeper) -> None:
 
 
 def _own(sweeper: LabrunSweeper, settings: dict[str, Any], arguments: list[str]) -> Any:
-    from labrun.sweep import space as spaces
+    from labrun.search import space as spaces
 
     master = sweeper.config
     assert master is not None and sweeper.hydra_context is not None and sweeper.launcher is not None
@@ -155,12 +155,13 @@ def _own(sweeper: LabrunSweeper, settings: dict[str, Any], arguments: list[str])
     if subdir not in NUMBERED:
         raise ConfigError(f"hydra.sweep.subdir={subdir}: a search numbers the folders of its runs; leave it out")
     from hydra_plugins.labrun_launcher._compose import Composer, options
-    from labrun.launch import hydra_files, hydra_job, once
-    from labrun.launch.objective import rank
-    from labrun.launch.sweep import Submission
+    from labrun.config import hydra_files, hydra_job
+    from labrun.control.objective import rank
     from labrun.runs import record as records
-    from labrun.sweep import conduct
-    from labrun.sweep.trials import Trials
+    from labrun.search import command
+    from labrun.search.trials import Trials
+    from labrun.submit import once
+    from labrun.submit.submission import Freezer
 
     setup_globals()
     hydra_job.configure_own_log(master.hydra)
@@ -178,8 +179,8 @@ def _own(sweeper: LabrunSweeper, settings: dict[str, Any], arguments: list[str])
         once.check(master, config)
         return config
 
-    with Submission(folder) as submission:
-        trials = Trials(compose, loader, submission, space, folder, with_components=settings["sampler"] is not None)
+    with Freezer(folder) as freezer:
+        trials = Trials(compose, loader, freezer, space, folder, with_components=settings["sampler"] is not None)
         trials.is_chosen = lambda group: bool(options(loader, master, group))
         trials.origin = hydra_files.origin(master.hydra, _searches_itself(loader, master))
         resumed = settings["resume"] is not None
@@ -188,7 +189,7 @@ def _own(sweeper: LabrunSweeper, settings: dict[str, Any], arguments: list[str])
             if not resumed:
                 hydra_files.save(hydra_files.texts(master, of_sweep=True), folder)
 
-        found = conduct.run(trials, settings, sys.argv[1:], submission, resumed, prepare)
+        found = command.run(trials, settings, sys.argv[1:], freezer, resumed, prepare)
     failed = sum(record.status == records.FAILED for record in found)
     if failed:
         raise CompactHydraException(f"{failed} of {len(found)} runs failed; the table above names them")

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from labrun import masking, terminal, version
 from labrun.cli import parsing
+from labrun.config import paths
 from labrun.errors import LabrunError
-from labrun.launch import conf
 from labrun.runs import store
 
 USER_ERROR = 2
@@ -82,7 +82,7 @@ def _find_above() -> None:
         found = store.above(Path.cwd())
         if found is not None:
             os.environ[store.ROOT_VARIABLE] = str(found)
-            conf.set_home(None if Path("conf").is_dir() else found)
+            paths.set_home(None if Path("conf").is_dir() else found)
             sys.stderr.write(f"lab: in the workspace {found}\n")
 
 
@@ -106,7 +106,7 @@ def _main() -> None:
         if str(Path.cwd()) not in sys.path:  # last, as `labrun` has it: a rerun finds the person's modules there
             sys.path.append(str(Path.cwd()))
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    conf.set_home(None)
+    paths.set_home(None)
     if options.root is not None:
         if not options.root.is_dir():
             sys.stderr.write(f"lab: --root {options.root}: there is no such folder\n")

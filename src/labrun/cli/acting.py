@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from labrun.backends import compute as computes
 from labrun.cli import reading, selecting
+from labrun.control import controller, detached, lease, monitor, owned, results
+from labrun.control.cancel import end_runs
 from labrun.errors import ConfigError, RecordError
-from labrun.launch import canceling, detached, jobs, lease, monitor, owned, results
-from labrun.launch import compute as computes
 from labrun.runs import record as records
 from labrun.runs import store
-from labrun.sweep import takeover
+from labrun.search import takeover
 
 POLL_S = 0.5
 
@@ -29,7 +30,7 @@ def folder_of(reference: str) -> Path:
     """
     root = store.workspace()
     for folder in (Path(reference).expanduser(), root / reference):
-        if os.path.isfile(jobs.state_folder(folder) / "plan.json"):
+        if os.path.isfile(controller.state_folder(folder) / "plan.json"):
             return folder.resolve()
     run_dir, record = store.find(root, reference)
     sweep = records.sweep_folder(run_dir, record)
@@ -47,12 +48,12 @@ def watch(options: argparse.Namespace) -> int:
 
 
 def _watch(folder: Path, is_trusted: bool) -> int:
-    if not (jobs.state_folder(folder) / "plan.json").is_file():
+    if not (controller.state_folder(folder) / "plan.json").is_file():
         return reading.logs(argparse.Namespace(run=[str(folder)], follow=True), is_raw=False)
-    plan = jobs.read_plan(folder)
+    plan = controller.read_plan(folder)
     if plan.command is not None:
         return _watch_search(folder, is_trusted)
-    lacking = jobs.never_submitted(folder, plan) if lease.living(jobs.state_folder(folder)) is None else 0
+    lacking = controller.never_submitted(folder, plan) if lease.living(controller.state_folder(folder)) is None else 0
     if lacking:
         sys.stderr.write(
             f"lab: {lacking} of its {len(plan.runs)} runs were never submitted: the command was killed before; the "
@@ -62,14 +63,14 @@ def _watch(folder: Path, is_trusted: bool) -> int:
     return max(_watch_runs(folder, plan, is_trusted), int(lacking > 0))
 
 
-def _watch_runs(folder: Path, plan: jobs.Plan, is_trusted: bool) -> int:
-    run_dirs = jobs.run_dirs(folder, plan)
+def _watch_runs(folder: Path, plan: controller.Plan, is_trusted: bool) -> int:
+    run_dirs = controller.run_dirs(folder, plan)
     if not run_dirs:
         return 0
     with monitor.shown(folder, run_dirs) as view:
         told: set[Path] = set()
         while not _over(run_dirs, view, told):
-            if lease.living(jobs.state_folder(folder)) is None:
+            if lease.living(controller.state_folder(folder)) is None:
                 if _over(run_dirs, view, told):
                     break
                 if not is_trusted:
@@ -84,11 +85,11 @@ def _watch_runs(folder: Path, plan: jobs.Plan, is_trusted: bool) -> int:
     return _code(run_dirs)
 
 
-def _unfinished(folder: Path, plan: jobs.Plan) -> list[tuple[Path, records.Record]]:
-    return [(run_dir, record) for run_dir, record in jobs.readable(folder, plan) if not record.finished]
+def _unfinished(folder: Path, plan: controller.Plan) -> list[tuple[Path, records.Record]]:
+    return [(run_dir, record) for run_dir, record in controller.readable(folder, plan) if not record.finished]
 
 
-def _check_variables(folder: Path, plan: jobs.Plan) -> None:
+def _check_variables(folder: Path, plan: controller.Plan) -> None:
     """Whoever goes on with runs must have the variables that their records name.
 
     Raises:
@@ -109,14 +110,14 @@ def _watch_search(folder: Path, is_trusted: bool) -> int:
     view = monitor.Lines(folder)
     while True:
         is_over = takeover.is_over(folder)
-        plan = jobs.read_plan(folder)
-        run_dirs = jobs.run_dirs(folder, plan)
+        plan = controller.read_plan(folder)
+        run_dirs = controller.run_dirs(folder, plan)
         _over(run_dirs, view, told)
         if is_over:
             break
-        if lease.living(jobs.state_folder(folder)) is None and not takeover.is_ending(folder):
+        if lease.living(controller.state_folder(folder)) is None and not takeover.is_ending(folder):
             if not is_trusted:
-                owned.check_plan(folder, jobs.readable(folder, plan))
+                owned.check_plan(folder, controller.readable(folder, plan))
             sys.stderr.write("lab: nobody conducts this search any more; going on with it from here\n")
             return takeover.take_over(folder)
         time.sleep(POLL_S)
@@ -135,7 +136,7 @@ def _over(run_dirs: Sequence[Path], view: Any, told: set[Path]) -> bool:
 def _wait_for_books(folder: Path, run_dirs: Sequence[Path], patience_s: float = 60.0) -> None:
     """Show the table; the controller, if it still lives, writes it, else it is written here."""
     end = time.monotonic() + patience_s
-    while lease.living(jobs.state_folder(folder)) is not None and time.monotonic() < end:
+    while lease.living(controller.state_folder(folder)) is not None and time.monotonic() < end:
         time.sleep(POLL_S)
     results.tell(folder, run_dirs, lambda run_dir: True)
 
@@ -156,7 +157,7 @@ def cancel(options: argparse.Namespace) -> int:
             "nothing to cancel: " + ("the run has" if len(chosen) == 1 else f"all {len(chosen)} runs have") + " ended"
         )
         return 0
-    left = canceling.end_runs(unfinished)
+    left = end_runs(unfinished)
     for run_dir in unfinished:
         record = records.read(run_dir)
         print(f"{record.id}  {record.status if record.finished else 'asked to stop'}")
@@ -168,17 +169,17 @@ def cancel(options: argparse.Namespace) -> int:
 def _meant(name: str) -> list[Path]:
     """The runs that a name means; a whole search is told to begin no more."""
     folder = folder_of(name) if name != "last" else store.find(store.workspace(), "last")[0]
-    if not (jobs.state_folder(folder) / "plan.json").is_file():
+    if not (controller.state_folder(folder) / "plan.json").is_file():
         return [folder]
-    plan = jobs.read_plan(folder)
+    plan = controller.read_plan(folder)
     if plan.command is not None:
         takeover.cancel(folder)
-    return jobs.run_dirs(folder, plan)
+    return controller.run_dirs(folder, plan)
 
 
 def rerun(options: argparse.Namespace) -> int:
     """Run runs again, from their frozen config and code, with overrides on top."""
-    from labrun.launch import rerun as again
+    from labrun.submit import rerun as again
 
     names = [word for word in options.words if "=" not in word.lstrip("~+") and not word.startswith("~")]
     overrides = [word for word in options.words if word not in names]

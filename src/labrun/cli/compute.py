@@ -10,9 +10,9 @@ from typing import Any
 
 import psutil
 
+from labrun.backends import compute as computes
+from labrun.config import paths
 from labrun.errors import ConfigError
-from labrun.launch import compute as computes
-from labrun.launch import conf
 from labrun.runs import record as records
 from labrun.runs import store
 
@@ -29,8 +29,8 @@ def add(nouns: Any) -> None:
 
 def ls(options: argparse.Namespace) -> int:
     """The choices of `compute=`, and what each finds here."""
-    for name, comment in conf.groups().get("compute", {}).items():
-        print(f"{name:<12}{comment} Here: {_found(conf.option('compute', name))}")
+    for name, comment in paths.groups().get("compute", {}).items():
+        print(f"{name:<12}{comment} Here: {_found(paths.option('compute', name))}")
     return 0
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun.checking import counted, size_text
+from labrun.config import paths
 from labrun.data import asset as assets
 from labrun.data import datastore as datastores
 from labrun.data import transfer
@@ -17,8 +18,8 @@ from labrun.data.asset import SHORT, Asset, Entry
 from labrun.data.datastore import Datastore, clean
 from labrun.data.progress import Shown
 from labrun.errors import ConfigError, CorruptDataError, MissingDataError
-from labrun.launch import conf, inputs
 from labrun.runs import report, store
+from labrun.submit import inputs
 from labrun.terminal import plain
 
 SHOWN = 20
@@ -151,7 +152,7 @@ def _how_to_read(asset: Asset, entries: Sequence[Entry], options: argparse.Names
     of_table = "npz" if suffixes == {".npz"} else None
     if all(is_table(Path(entry.path), surely=True) for entry in entries):
         of_table = "csv"
-    if asset.name in conf.groups().get("dataset", {}):
+    if asset.name in paths.groups().get("dataset", {}):
         words = [f"dataset={asset.name}", f"dataset.version={asset.number}"]
     elif of_table or (suffixes and suffixes <= SUFFIXES):
         words = [
@@ -332,10 +333,10 @@ def rm(options: argparse.Namespace) -> int:
 
 def samples(options: argparse.Namespace) -> int:
     """A picture of random samples, class counts, shapes and range."""
-    from labrun.launch import looking
+    from labrun.submit import preview
 
     output = options.output or Path(f"{options.name.replace('/', '-').replace('@', '-')}-samples.png")
-    found = looking.samples(options.name, node_of(options), options.count, options.seed, options.key)
+    found = preview.samples(options.name, node_of(options), options.count, options.seed, options.key)
     print(found.text)
     if found.save(output):
         print(f"{found.shown} samples: {output}")

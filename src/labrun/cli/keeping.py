@@ -13,9 +13,9 @@ from pathlib import Path
 
 from labrun import checking
 from labrun.cli import bars, selecting
+from labrun.control import cancel, controller, lease, query
+from labrun.control.query import Pair, Shown
 from labrun.errors import RecordError
-from labrun.launch import canceling, jobs, lease, query
-from labrun.launch.query import Pair, Shown
 from labrun.runs import archives, arriving, context, files, journal, moving, removing, report, store, tracking
 from labrun.runs import record as records
 
@@ -82,7 +82,7 @@ def remove(options: argparse.Namespace) -> int:
     if not _agreed(f"Remove {_count(going)}?", options.yes):
         return 1
     live = [d for d in forced if shown(d, records.read(d)) in removing.LIVE]
-    if live and (left := canceling.end_runs(live)):
+    if live and (left := cancel.end_runs(live)):
         raise RecordError(f"{len(left)} of the runs still run ({left[0]}); nothing was removed")
     _remove(root, going)
     return int(len(going) < len(chosen))
@@ -94,7 +94,7 @@ def _registered(root: Path) -> dict[str, list[str]]:
 
 @functools.cache
 def _is_conducted(sweep_dir: Path) -> bool:
-    return lease.living(jobs.state_folder(sweep_dir)) is not None
+    return lease.living(controller.state_folder(sweep_dir)) is not None
 
 
 def _is_link(root: Path, name: str) -> bool:

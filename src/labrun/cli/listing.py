@@ -15,8 +15,8 @@ from typing import Any
 
 from labrun import checking, exact, garbage, terminal
 from labrun.cli import selecting
-from labrun.launch import query
-from labrun.launch.query import Pair, Shown
+from labrun.control import query
+from labrun.control.query import Pair, Shown
 from labrun.runs import comparable, report, store, viewing
 from labrun.runs import record as records
 from labrun.runs.record import Record

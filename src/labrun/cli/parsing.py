@@ -249,7 +249,7 @@ class Words:
 
 def _is_there(noun: str, word: str) -> bool:
     """Whether a word names a run or a registered model."""
-    from labrun.launch import query
+    from labrun.control import query
     from labrun.runs import journal, store
 
     try:

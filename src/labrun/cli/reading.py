@@ -16,9 +16,9 @@ from typing import Any
 from labrun import checking, terminal
 from labrun.checking import suggest
 from labrun.cli import selecting
+from labrun.control import monitor
+from labrun.control.query import Pair, Shown
 from labrun.errors import RecordError
-from labrun.launch import monitor
-from labrun.launch.query import Pair, Shown
 from labrun.runs import context, files, report, store, tracking
 from labrun.runs import record as records
 from labrun.runs.record import Record, RunPaths

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from labrun import checking
+from labrun.control import query
+from labrun.control.query import Pair, Shown
 from labrun.errors import RecordError
-from labrun.launch import query
-from labrun.launch.query import Pair, Shown
 from labrun.runs import index, store
 
 NAMES = "'last', 'best:METRIC', the beginning of a run's id, its folder, or a sweep's folder"

@@ -14,8 +14,8 @@ from hydra.errors import HydraException, MissingConfigException, SearchPathExcep
 from omegaconf.errors import OmegaConfBaseException
 
 from labrun.checking import suggest
+from labrun.config import paths
 from labrun.errors import ConfigError
-from labrun.launch import conf
 from labrun.mistakes import choices, composed, flags, grammar
 from labrun.mistakes.mistake import Mistake, mended, message
 
@@ -46,8 +46,8 @@ def explained(error: BaseException, words: Sequence[str]) -> str:
     values = flags.split(words).values
     if isinstance(error, MissingConfigException) and values.get("--config-name") == error.missing_cfg_file:
         return (
-            f"--config-name {error.missing_cfg_file}: there is no {error.missing_cfg_file}.yaml in {conf.conf_dir()}"
-            f"{', ./conf' if conf.user_conf_dir() else ''} or --config-dir. labrun's own is 'config'; a file of yours "
+            f"--config-name {error.missing_cfg_file}: there is no {error.missing_cfg_file}.yaml in {paths.conf_dir()}"
+            f"{', ./conf' if paths.user_conf_dir() else ''} or --config-dir. labrun's own is 'config'; a file of yours "
             "that builds on it begins with 'defaults: [config]'"
         )
     if isinstance(error, SearchPathException) and values.get("--config-dir"):

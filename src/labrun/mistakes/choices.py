@@ -18,8 +18,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from labrun.checking import pairs
+from labrun.config import composed, paths
 from labrun.errors import ConfigError
-from labrun.launch import conf, freeze
 from labrun.mistakes.composed import Composable, can_be_set, composable, dotted, is_a_value, is_node, misfit
 from labrun.mistakes.flags import Split
 from labrun.mistakes.flags import split as split_words
@@ -100,7 +100,7 @@ def unfit(words: Sequence[str], split: Split) -> list[str]:
     if config is None:
         return []
     try:
-        freeze.validated(config)
+        composed.validated(config)
     except ConfigError as error:
         return error.problems
     return []
@@ -254,7 +254,7 @@ class _Search:
             choices = [one for one in self.chosen if one.partition("=")[0] != group]
             if self.there.compose([*choices, f"{group}={option}", *overrides]) is not None:
                 found.append(option)
-        comments = conf.groups().get(group, {})
+        comments = paths.groups().get(group, {})
         data = str(self._choice("dataset"))
         return sorted(found, key=lambda o: (not o.startswith(data), "any input" not in comments.get(o, ""), o))
 
@@ -424,7 +424,7 @@ class _Search:
                         if name.rpartition(".")[2] in (leaf, leaf_too) and name.startswith(f"{group}.")
                     ]
                     found += [(group, option, name) for name in sorted(same, key=lambda n: n.count("."))[:1]]
-        comments = conf.groups()
+        comments = paths.groups()
         data = self._choice("dataset")
         return sorted(
             found,
@@ -450,7 +450,7 @@ class _Search:
 
 def _may_hold(group: str, option: str, leaves: Sequence[str]) -> bool:
     """Whether a config file may have a key, by its text or that of the files beside it: composing takes longer."""
-    for folder in (conf.user_conf_dir(), conf.conf_dir()):
+    for folder in (paths.user_conf_dir(), paths.conf_dir()):
         path = folder / group / f"{option}.yaml" if folder else None
         if path is not None and path.is_file():
             text = path.read_text(encoding="utf-8", errors="replace")
@@ -531,7 +531,7 @@ def _listed(names: Any) -> str:
 
 def _above(group: str, option: str) -> str:
     """Where an option lies in a folder above the working one, whose `conf/` is not looked at."""
-    for folder in conf.home().parents[:LEVELS]:
+    for folder in paths.home().parents[:LEVELS]:
         if (folder / "conf" / group / f"{option}.yaml").is_file():
             return f". There is one in {folder / 'conf'}, but that applies only to commands run in {folder}"
     return ""

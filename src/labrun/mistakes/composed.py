@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from labrun import checking
-from labrun.launch import conf
+from labrun.config import paths
 from labrun.mistakes.flags import Split
 
 
@@ -91,7 +91,7 @@ def composable(split: Split) -> Composable:
 def _made(main: str | None, folder: str | None, name: str | None) -> Composable:
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
-    path = create_automatic_config_search_path(None, None, main or str(conf.conf_dir()))
+    path = create_automatic_config_search_path(None, None, main or str(paths.conf_dir()))
     if folder and os.path.isdir(folder):
         where = SearchPathQuery(provider="schema")
         path.prepend(provider="command-line", path=f"file://{os.path.abspath(folder)}", anchor=where)

@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser, create_
 from hydra.errors import HydraException
 
 from labrun.checking import is_secret
-from labrun.launch import conf, hydra_files
+from labrun.config import hydra_files, paths
 from labrun.mistakes.mistake import Mistake
 
 VALUES = "a number, a word, 'text in quotes', [a,b], {k: v}; for a sweep several: a,b or range(1,4)"
@@ -223,7 +223,7 @@ def _without_equals(words: Sequence[str], places: Sequence[int], number: int) ->
         return Mistake(f"{what}: labrun runs experiments, and what comes after a run is lab's: {LAB_WORDS[word]}")
     if word.endswith((".py", ".ipynb", ".yaml", ".yml")):
         return _file(word, place)
-    holding = [group for group, options in conf.groups().items() if word in options]
+    holding = [group for group, options in paths.groups().items() if word in options]
     holding = sorted(holding, key=lambda group: ("/" in group, group != "model", group))
     if holding:
         listed = " or ".join(f"{group}={word}" for group in holding)
@@ -232,9 +232,9 @@ def _without_equals(words: Sequence[str], places: Sequence[int], number: int) ->
     if separated and is_readable(f"{separated[1]}={separated[2]}"):
         new = f"{separated[1]}={separated[2]}"
         return Mistake(f"{what}: a '=' stands between them. Did you mean {new!r}?", {place: [new]})
-    if word.partition("/")[0] in conf.groups() and "/" in word:
+    if word.partition("/")[0] in paths.groups() and "/" in word:
         group, _, option = word.rpartition("/")
-        if option in conf.groups().get(group, {}):
+        if option in paths.groups().get(group, {}):
             return Mistake(f"{what}. Did you mean '{group}={option}'?", {place: [f"{group}={option}"]})
     if KEY.fullmatch(word) and rest and "=" not in rest[0] and is_readable(f"{word}={rest[0]}"):
         new = f"{word}={rest[0]}"
@@ -264,7 +264,7 @@ def _file(word: str, place: int) -> Mistake:
             "then: labrun experiment=script script.path=FILE.py"
         )
     path = Path(word)
-    if path.parent.parent.name == "conf" or path.parent.name in conf.groups():
+    if path.parent.parent.name == "conf" or path.parent.name in paths.groups():
         return Mistake(
             f"{word!r} is no KEY=VALUE. A config file is chosen by its folder and name: {path.parent.name}={path.stem}",
             {place: [f"{path.parent.name}={path.stem}"]},

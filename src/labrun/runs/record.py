@@ -38,6 +38,8 @@ LOST, UNREACHABLE = "lost", "unreachable"
 
 UNREACHABLE_AFTER_S = 60.0
 LOST_ELSEWHERE_AFTER_S = 600.0
+HIDDEN = "***"
+"""What records hold in place of a variable's value."""
 
 
 @dataclass(frozen=True)

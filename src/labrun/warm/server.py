@@ -58,7 +58,7 @@ LIBRARIES = (
 """What commands import sooner or later, beside `LIGHT`. MLflow is not among them: what needs it runs for long; and
 plotext asks for the terminal's width when it is imported, which is another for each command."""
 LIGHT = (
-    "labrun.launch.inside",
+    "labrun.backends.local.worker",
     "sklearn.linear_model",
     "sklearn.pipeline",
     "sklearn.metrics",
@@ -174,7 +174,7 @@ def _settle() -> None:
     """Make forks cheap."""
     gc.collect()
     gc.freeze()
-    importlib.import_module("labrun.launch.forkserver").use_large_pages()
+    importlib.import_module("labrun.backends.local.forkserver").use_large_pages()
 
 
 def _own_modules() -> list[str]:

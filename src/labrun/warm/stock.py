@@ -85,11 +85,11 @@ def keep(closed: Sequence[int]) -> socket.socket:
 def begin(
     keeper: str, path: Sequence[str], environment: Mapping[str, str], folder: str | None
 ) -> tuple[Child, socket.socket] | None:
-    """A fork server (`labrun.launch.forkserver`), and the connection that it hears; None: it has to be started.
+    """A fork server (`labrun.backends.local.forkserver`), and the connection that it hears; None: it has to be started.
 
     Args:
         keeper: `LIGHT` or `FULL`.
-        path: `sys.path` with the frozen code in it, entry by entry (`labrun.launch.snapshot.import_path`).
+        path: `sys.path` with the frozen code in it, entry by entry (`labrun.submit.snapshot.import_path`).
         environment: its variables.
         folder: its working folder; None: this process's.
 
@@ -121,7 +121,7 @@ def frozen_folders(path: Sequence[str], imported: Fingerprint) -> dict[str, str]
     """The frozen copy of each folder that modules were imported from; None: what is loaded is not what is frozen.
 
     Args:
-        path: `sys.path` with the frozen code in it, entry by entry (`labrun.launch.snapshot.import_path`).
+        path: `sys.path` with the frozen code in it, entry by entry (`labrun.submit.snapshot.import_path`).
         imported: the files that are loaded.
     """
     if len(path) != len(sys.path):
@@ -175,7 +175,7 @@ def _answer(connection: socket.socket) -> None:
 
 def _serve(question: dict[str, Any], descriptors: list[int]) -> None:
     """Be a fork server for the command that has asked, under its conditions."""
-    forkserver = importlib.import_module("labrun.launch.forkserver")
+    forkserver = importlib.import_module("labrun.backends.local.forkserver")
     channel, life = (socket.socket(fileno=session.moved(descriptor)) for descriptor in descriptors[:2])
     os.setsid()
     session.take_signals(read(f"/proc/{question['peer']}/status"))

@@ -1,0 +1,350 @@
+"""The local pool as a submitit executor: `submitit.AutoExecutor(folder, cluster="labrun")`, for any Python function.
+
+Functions go through pickles, as everywhere in submitit; they lie in a folder of mode 0700, and neither a submitted
+function nor a result is loaded that somebody else owns or may write.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from submitit.core import core, utils
+from submitit.core.job_environment import JobEnvironment
+
+from labrun.backends import compute as computes
+from labrun.backends.local import call_pool, calls
+from labrun.backends.local.call_pool import CallPool
+from labrun.backends.local.calls import FINISHED, OPEN, Call
+from labrun.backends.local.forkserver import REQUEUE
+from labrun.backends.local.slots import Places
+from labrun.errors import LabrunError
+from labrun.tasks.threads import VARIABLES
+
+POLL_S = 0.2
+"""How often a process that does not look after a call asks for its state."""
+
+
+def check_own(path: Path) -> None:
+    """Refuse a pickle that somebody else could have written.
+
+    Raises:
+        LabrunError: it, or its folder, is not this user's own, or others may write it.
+    """
+    for place in (path.parent, path):
+        if place.exists() and not computes.same_owner(place) and not (place == path and _is_out_of_reach(path)):
+            raise LabrunError(f"{place} is not loaded: it is not your own, or others may write it (chmod go-w)")
+
+
+def _is_out_of_reach(path: Path) -> bool:
+    """Whether a file that its group may write, as most systems' umask leaves it, lies where nobody else comes."""
+    status = path.stat()
+    return status.st_uid == os.getuid() and not status.st_mode & 0o002 and computes.is_private(path.parent)
+
+
+class LabrunJob(core.Job[Any]):  # type: ignore[misc]
+    """A call in the pool; made of its folder and id, or unpickled, in any process of this machine too."""
+
+    def _call(self) -> Call | None:
+        pool = call_pool.pool_of(self.job_id)
+        return None if pool is None else pool.call(self.job_id)
+
+    def done(self, force_check: bool = False) -> bool:
+        """Whether it has ended, however."""
+        call = self._call()
+        if call is not None and call.done.is_set():
+            return True
+        if self._sub_jobs:
+            return all(job.done() for job in self._sub_jobs)
+        if call is not None:  # a task of several may have ended before the others
+            return call.tasks > 1 and self.paths.result_pickle.exists()
+        return self.paths.result_pickle.exists() or self.state not in OPEN
+
+    def wait(self) -> None:
+        """Wait until it has ended."""
+        call = self._call()
+        if call is not None and call.tasks == 1:
+            call.done.wait()
+        while not self.done():
+            time.sleep(POLL_S)
+
+    @property
+    def state(self) -> str:
+        """PENDING, RUNNING, FINISHED, CANCELLED, FAILED or UNKNOWN."""
+        return self.get_info()["jobState"]
+
+    def get_info(self, mode: str = "force") -> dict[str, str]:
+        """The state (`jobState`), as submitit's own jobs give it, and what ended it (`reason`), where something did."""
+        call = self._call()
+        state = calls.noted_state(self.paths) if call is None else call.state
+        if call is None and state in (*OPEN, "UNKNOWN") and self.paths.result_pickle.exists():
+            state = FINISHED
+        word, _, reason = state.partition(" (")
+        return {"jobState": word, **({"reason": reason.removesuffix(")")} if reason else {})}
+
+    @property
+    def end(self) -> str:
+        """The state and the reason for it, in words."""
+        return " ".join(f"({word})" if place else word for place, word in enumerate(self.get_info().values()))
+
+    def cancel(self, check: bool = True) -> None:
+        """Ask it to stop; within ten seconds it is ended."""
+        pool = call_pool.pool_of(self.job_id)
+        if pool is not None:
+            pool.cancel(self.job_id)
+        elif not self.done():
+            calls.cancel_file(self.paths).touch()
+
+    def _interrupt(self, timeout: bool = False) -> None:
+        """Have it save its state and go on from there, as before its time is up (to try that out)."""
+        pool = call_pool.pool_of(self.job_id)
+        if pool is None:
+            raise RuntimeError(f"job {self.job_id}: only the process that submitted it can interrupt it")
+        pool.interrupt(self.job_id, signal.Signals(JobEnvironment._usr_sig()))
+
+    def submission(self) -> utils.DelayedSubmission:
+        """What was submitted, with `function`, `args` and `kwargs`.
+
+        Raises:
+            LabrunError: somebody else could have written it.
+        """
+        check_own(self.paths.submitted_pickle)
+        return super().submission()
+
+    def _get_outcome_and_result(self) -> tuple[str, Any]:
+        self.wait()
+        if not self.paths.result_pickle.exists():
+            lines = [f"job {self.job_id} (task {self.paths.task_id}): {self.end}; log: {self.paths.stderr}"]
+            said = calls.tail(self.paths.stderr) or calls.tail(self.paths.stdout)
+            raise utils.UncompletedJobError("\n".join([*lines, *(["-" * 40, said] if said else [])]))
+        check_own(self.paths.result_pickle)
+        outcome: tuple[str, Any] = super()._get_outcome_and_result()
+        return outcome
+
+    def __del__(self) -> None:
+        # submitit's own asks a watcher, which there is not.
+        if self.__dict__.get("_cancel_at_deletion") and not self.done():
+            self.cancel(check=False)
+
+
+class LabrunJobEnvironment(JobEnvironment):  # type: ignore[misc]
+    """What a call can ask of where it runs."""
+
+    _env = {  # noqa: RUF012 - as submitit has it
+        "job_id": "SUBMITIT_LABRUN_JOB_ID",
+        "num_tasks": "SUBMITIT_LABRUN_NTASKS",
+        "num_nodes": "SUBMITIT_LABRUN_JOB_NUM_NODES",
+        "node": "SUBMITIT_LABRUN_NODEID",
+        "global_rank": "SUBMITIT_LABRUN_GLOBALID",
+        "local_rank": "SUBMITIT_LABRUN_LOCALID",
+    }
+
+    def _handle_signals(self, paths: utils.JobPaths, submission: utils.DelayedSubmission) -> None:
+        super()._handle_signals(paths, submission)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {self._usr_sig()})  # what came while the function was loaded, too
+
+    def _requeue(self, countdown: int) -> None:
+        sys.stdout.write(f"Requeued job {self.job_id} ({countdown} remaining timeouts)\n")
+        sys.stdout.flush()
+        sys.exit(REQUEUE)
+
+
+def _number(value: Any, least: float, is_whole: bool = False) -> bool:
+    kinds = (int,) if is_whole else (int, float)
+    return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value) and value >= least
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
+
+
+PARAMETERS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "name": ("text", lambda value: isinstance(value, str)),
+    "timeout_min": ("minutes, above 0", lambda value: _number(value, 1e-9)),
+    "signal_delay_s": ("seconds, at least 0", lambda value: _number(value, 0)),
+    "mem_gb": ("GB, above 0", lambda value: _number(value, 1e-9)),
+    "nodes": ("1: the pool is this machine", lambda value: value == 1),
+    "tasks_per_node": ("a whole number, at least 1", lambda value: _number(value, 1, is_whole=True)),
+    "cpus_per_task": ("a whole number, at least 1", lambda value: _number(value, 1, is_whole=True)),
+    "gpus_per_node": ("a whole number, at least 0", lambda value: _number(value, 0, is_whole=True)),
+    "visible_gpus": (
+        "a list of GPU numbers",
+        lambda value: isinstance(value, list | tuple) and all(_number(one, 0, is_whole=True) for one in value),
+    ),
+    "stderr_to_stdout": ("true or false", lambda value: isinstance(value, bool)),
+    "setup": ("a list of shell commands", _texts),
+    "max_parallel": ("a whole number, at least 1", lambda value: _number(value, 1, is_whole=True)),
+    "runs_per_gpu": ("a whole number, at least 1", lambda value: _number(value, 1, is_whole=True)),
+    "modules": ("a list of module names", _texts),
+}
+"""What may be asked for: in words, and as a check. None is the default of each."""
+OWN = ("signal_delay_s", "visible_gpus", "setup", "max_parallel", "runs_per_gpu", "modules")
+"""Those that `AutoExecutor` takes with `labrun_` before them."""
+SIGNAL_DELAY_S = 30
+
+
+class LabrunExecutor(core.PicklingExecutor):  # type: ignore[misc]
+    """Runs functions on this machine, a bounded number at a time, each in a process forked from a warm server.
+
+    A job runs with the variables, the working folder and the import path that this process has when it is submitted.
+
+    Parameters (`update_parameters`; `AutoExecutor` wants `labrun_` before those marked with *): `name`, `timeout_min`,
+    `signal_delay_s`* (30), `mem_gb`, `tasks_per_node`, `cpus_per_task`, `gpus_per_node`, `visible_gpus`*,
+    `stderr_to_stdout`, `setup`*, `max_parallel`*, `runs_per_gpu`* and `modules`* (imported once, ahead). Without
+    `timeout_min` a job may take any time.
+
+    Args:
+        folder: for pickles and logs; `%j` stands for a job's id.
+        max_num_timeout: how often a job that has a `checkpoint` method goes on after its time was up.
+        max_pickle_size_gb: more than this is not submitted at once.
+        python: a command that starts the jobs' interpreter; it needs submitit. Each job starts it then.
+    """
+
+    job_class = LabrunJob
+
+    def __init__(
+        self, folder: str | Path, max_num_timeout: int = 3, max_pickle_size_gb: float = 1.0, python: str | None = None
+    ) -> None:
+        super().__init__(folder, max_num_timeout=max_num_timeout, max_pickle_size_gb=max_pickle_size_gb)
+        self.python = python
+        self.imports_from_cwd = True
+        """Whether jobs import from the working folder first, as `python -m` does."""
+        self._pool: CallPool | None = None
+        independent = utils.JobPaths.get_first_id_independent_folder(self.folder)
+        independent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        check_own(independent / "any")
+
+    @classmethod
+    def affinity(cls) -> int:
+        """Never chosen unless named."""
+        return 0
+
+    @classmethod
+    def _valid_parameters(cls) -> set[str]:
+        return set(OWN)
+
+    def _internal_update_parameters(self, **kwargs: Any) -> None:
+        problems = []
+        for key, value in kwargs.items():
+            if key not in PARAMETERS:
+                problems.append(f"{key}={value!r}: {_why_unknown(key)}")
+            elif value is not None and not PARAMETERS[key][1](value):
+                problems.append(f"{key}={value!r}: expected {PARAMETERS[key][0]}")
+        if problems:
+            known = ", ".join(PARAMETERS)
+            raise ValueError("\n".join([*problems, f"parameters of the labrun executor are {known}"]))
+        if "runs_per_gpu" in kwargs and kwargs["runs_per_gpu"] != self.parameters.get("runs_per_gpu") and self._pool:
+            raise RuntimeError("runs_per_gpu: set it before the first submission, which starts the pool")
+        super()._internal_update_parameters(**kwargs)
+
+    def _internal_process_submissions(self, delayed_submissions: Iterable[utils.DelayedSubmission]) -> list[Any]:
+        wanted = {key: value for key, value in self.parameters.items() if value is not None}
+        gpus, cpus, tasks = (wanted.get(key, 0) for key in ("gpus_per_node", "cpus_per_task", "tasks_per_node"))
+        cpus, tasks, minutes = cpus or 1, tasks or 1, wanted.get("timeout_min")
+        among = calls.visible(wanted["visible_gpus"]) if wanted.get("visible_gpus") else None
+        seen = computes.visible_gpus() if gpus or self._pool is None else []
+        self._check(wanted, gpus, cpus, tasks, seen if among is None else among)
+        if self._pool is None:
+            self._pool = CallPool(Places(1, computes.cores(), seen, wanted.get("runs_per_gpu", 1)))
+        most = wanted.get("max_parallel")
+        self._pool.places.limit(most or sys.maxsize, None if most else computes.cores())
+        if not self._pool.places.carries(cpus * tasks, gpus):
+            raise ValueError(f"gpus_per_node={gpus}: more than were visible when this executor began")
+        is_told = "cpus_per_task" in wanted or VARIABLES[0] not in os.environ
+        path = calls.import_path(self.imports_from_cwd)
+        origin = calls.origin_here(path, wanted.get("modules", ()), wanted.get("setup", ()), self.python)
+        submissions = list(delayed_submissions)
+        made: list[Call] = []
+        jobs: list[LabrunJob] = []
+        for delayed in submissions:
+            delayed.set_timeout(minutes if minutes is not None else math.inf, self.max_num_timeout)
+            job = LabrunJob(folder=self.folder, job_id=uuid.uuid4().hex[:12], tasks=range(tasks))
+            job.paths.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            delayed.dump(job.paths.submitted_pickle)
+            if not jobs:
+                self._check_size(job.paths.submitted_pickle, len(submissions))
+            made.append(
+                Call(
+                    self.folder,
+                    job.job_id,
+                    origin,
+                    tasks,
+                    wanted.get("name", "submitit"),
+                    timeout_s=None if minutes is None else 60 * minutes,
+                    signal_delay_s=wanted.get("signal_delay_s", SIGNAL_DELAY_S),
+                    mem_gb=wanted.get("mem_gb"),
+                    cpus=cpus,
+                    threads=cpus if is_told else None,
+                    gpus=gpus,
+                    among=among,
+                    joined=wanted.get("stderr_to_stdout", False),
+                )
+            )
+            jobs.append(job)
+        self._pool.submit(made)
+        return jobs
+
+    @staticmethod
+    def _check(wanted: Mapping[str, Any], gpus: int, cpus: int, tasks: int, seen: Sequence[str]) -> None:
+        """Whether this machine has what is asked for.
+
+        Raises:
+            ValueError: it has not; all of it.
+        """
+        problems = []
+        if gpus > len(seen):
+            problems.append(f"gpus_per_node={gpus}: visible here are {', '.join(seen) or 'none'}")
+        if cpus > computes.cores():
+            problems.append(f"cpus_per_task={cpus}: this machine has {computes.cores()} cores")
+        memory = wanted.get("mem_gb")
+        if memory is not None and memory > computes.memory_gb():
+            problems.append(f"mem_gb={memory:g}: this machine has {computes.memory_gb():.1f} GB of memory")
+        if problems:
+            raise ValueError("\n".join(problems))
+
+    def _check_size(self, pickled: Path, count: int) -> None:
+        """Refuse a submission of too much.
+
+        Raises:
+            RuntimeError: as submitit's own executors raise it.
+        """
+        size_gb = pickled.stat().st_size / 1024**3
+        if count * size_gb > self.max_pickle_size_gb:
+            pickled.unlink()
+            raise RuntimeError(
+                f"{count} submissions of {size_gb:.2g} GB each (function and arguments) are more than "
+                f"max_pickle_size_gb={self.max_pickle_size_gb:g}; give them file names, or allow more"
+            )
+
+    def close(self) -> None:
+        """End the pool and what still runs in it."""
+        if self._pool is not None:
+            self._pool.close()
+
+    def _num_tasks(self) -> int:
+        return int(self.parameters.get("tasks_per_node") or 1)
+
+    def _make_submission_file_text(self, command: str, uid: str) -> str:
+        return ""
+
+    def _make_submission_command(self, submission_file_path: Path) -> list[str]:
+        return []
+
+    @staticmethod
+    def _get_job_id_from_submission_command(string: bytes | str) -> str:
+        return "0"
+
+
+def _why_unknown(key: str) -> str:
+    from submitit.slurm.slurm import SlurmExecutor
+
+    if key in SlurmExecutor._valid_parameters():
+        return 'Slurm alone knows it (cluster="slurm"); this pool is this machine'
+    return "no such parameter"

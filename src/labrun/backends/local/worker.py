@@ -1,0 +1,150 @@
+"""What a forked process does: import ahead, keep to its threads, execute its run."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from labrun import building, execute, masking, schema
+from labrun.backends.local import threads as limits
+from labrun.data import ahead
+from labrun.data.mount import local_root, references
+from labrun.data.reader import Reader
+from labrun.errors import ConfigError, LabrunError
+from labrun.runs import record as records
+from labrun.runs.recording import Preempted
+from labrun.tasks.threads import wait_asleep
+
+
+def preload(targets: Sequence[str]) -> None:
+    """Import what runs of these models and data sets will need. Nothing is computed: threads do not survive a fork.
+
+    A target that cannot be imported is left to its run, which says why: so is one whose module ends the process.
+    """
+    models = []
+    for name in targets:
+        with contextlib.suppress(ConfigError, SystemExit, KeyboardInterrupt):
+            target = schema.locate(name, "model")
+            building.signature(target)
+            if isinstance(target, type) and issubclass(target, Reader):
+                target.warm()
+            elif _is_file_system(target):
+                continue
+            else:
+                models.append(target)
+    import psutil  # noqa: F401 - each run says what process it is
+
+    import labrun.config.hydra_job  # what stands around each run
+
+    torch = sys.modules.get("torch")
+    networks = [torch is not None and isinstance(m, type) and issubclass(m, torch.nn.Module) for m in models]
+    if torch is not None:
+        import labrun.tasks.lightning  # noqa: F401
+    if not all(networks):
+        from labrun.tasks import estimator
+
+        estimator.warm()
+
+
+def _is_file_system(target: object) -> bool:
+    """Whether it is one of fsspec's, which a remote datastore needs."""
+    return isinstance(target, type) and any(base.__module__.startswith("fsspec.") for base in target.__mro__)
+
+
+def hold(data: Mapping[str, Any]) -> None:
+    """Read a data set for the runs that are forked from here on.
+
+    Args:
+        data: the nodes `dataset` and `datastore` of their config.
+
+    Raises:
+        DataError, ConfigError: it cannot be read.
+    """
+    config = execute.here(data)
+    root = local_root(config["datastore"], config["dataset"])
+    if root is not None and not any(references(config["dataset"])):
+        ahead.hold(config["dataset"], root)
+
+
+def run(run_dir: str, pictures: bool) -> int:
+    """Execute one run; the exit code: 0 completed, 1 failed, 130 canceled. Its record says the rest.
+
+    The pool forces the record to the disk, while the next run has this one's place already.
+    """
+    from labrun.config import hydra_job
+
+    return _reported(
+        lambda: execute.execute(Path(run_dir), capture=False, pictures=pictures, to_disk=False, around=hydra_job.around)
+    )
+
+
+def assist(run_dir: str, threads: int) -> int:
+    """Train along in a run of several processes; the exit code."""
+    from labrun.config import hydra_job
+
+    wait_asleep()
+    record = records.read(run_dir)
+    limits.limit_run(threads, limits.own_variables(record.config["compute"]))
+
+    def work() -> None:
+        with hydra_job.along(record, Path(run_dir)):
+            execute.assist(Path(run_dir))
+
+    return _reported(work)
+
+
+def gather(run_dir: str, file: str) -> int:
+    """Write what a finished run's pictures show to a file; the exit code: 0, or 1 where its log says why not."""
+
+    def work() -> None:
+        with _as_its_job(Path(run_dir)):
+            execute.pictures_of(Path(run_dir)).save(Path(file))
+
+    return _reported(work)
+
+
+def _as_its_job(run_dir: Path) -> contextlib.AbstractContextManager[None]:
+    """Inside, a finished run's model finds what it found in the run: Hydra's config, the folder."""
+    from labrun.config import hydra_job
+
+    return hydra_job.along(records.read(run_dir), run_dir)
+
+
+def draw_quietly(run_dir: Path) -> bool:
+    """Draw a finished run's pictures in this process, without telling how; whether it worked."""
+    ours = logging.getLogger("labrun")
+    before = ours.level
+    ours.setLevel(logging.WARNING)
+    try:
+        with _as_its_job(run_dir):
+            execute.redraw(run_dir)
+    finally:
+        ours.setLevel(before)
+    return True
+
+
+def _reported(work: Callable[[], object]) -> int:
+    faulthandler.enable()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+    try:
+        work()
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except Preempted:
+        return 0
+    except LabrunError as error:
+        sys.stderr.write(f"labrun: {masking.masked(str(error))}\n")
+        return 1
+    except BaseException:  # noqa: BLE001 - recorded; a forked process must not return into the server's code
+        sys.stderr.write(masking.masked(traceback.format_exc()))
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()

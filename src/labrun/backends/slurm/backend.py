@@ -1,0 +1,476 @@
+"""Runs as Slurm jobs, submitted through submitit: arrays, several runs in one job, and what Slurm says of them.
+
+A job executes `job.py` on a manifest in JSON; nothing is pickled. Which run went into which job stands in
+`jobs.jsonl`, written before and after each sbatch, so that another controller finds its jobs again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import secrets
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+from submitit.slurm.slurm import SlurmExecutor
+
+from labrun.backends import compute as computes
+from labrun.backends.compute import Needs
+from labrun.backends.local import worker
+from labrun.backends.local.pool import frozen_file
+from labrun.backends.slurm.queue import ASK_S, OVER, append, known_jobs, last_lines, refusal, scancel, states
+from labrun.errors import LabrunError
+from labrun.runs import record as records
+from labrun.runs.finalize import (
+    JOB_ENDED,
+    close,
+    close_asked,
+    close_unrun,
+    is_asked_to_end,
+    note_interrupted,
+    request,
+    requeue,
+)
+from labrun.runs.record import Record, RunPaths
+from labrun.tasks import task as tasks
+
+log = logging.getLogger(__name__)
+
+SETTLE_S = 5.0
+"""How long a job may be gone before the record of its run is closed from here."""
+SBATCH_VARIABLES = {
+    "job_name": ("JOB_NAME",),
+    "time": ("TIMELIMIT",),
+    "mem": ("MEM_PER_CPU", "MEM_PER_GPU", "MEM_PER_NODE"),
+    "gpus_per_node": ("GPUS", "GPUS_PER_NODE", "GPUS_PER_TASK"),
+    "partition": ("PARTITION",),
+    "account": ("ACCOUNT",),
+    "qos": ("QOS",),
+    "signal_delay_s": (
+        "SIGNAL",
+        "OPEN_MODE",
+        "NO_REQUEUE",
+        "REQUEUE",
+        "ARRAY_INX",
+        "WAIT",
+        "OUTPUT",
+        "ERROR",
+        "COMMENT",
+    ),
+}
+"""Which of sbatch's own variables would say otherwise than a parameter."""
+
+
+class _Batch(SlurmExecutor):  # type: ignore[misc]
+    """submitit's sbatch files and submission, around a command of ours."""
+
+    def submit_command(self, command: str, count: int) -> str:
+        """Submit; returns the job's id, of an array's if `count` is above 1."""
+        if count > 1:
+            self.parameters["map_count"] = count
+        return str(self._submit_command(command).job_id)
+
+
+@dataclass
+class _Active:
+    run_dir: Path
+    needs: Needs
+    job: str
+    gone_since: float | None = None
+    canceled: bool = False
+
+
+@dataclass
+class Settings:
+    """What a sweep's jobs have in common.
+
+    Args:
+        state: the sweep's own state folder.
+        name: shown in squeue.
+        path: where the runs' processes import from.
+        preload: what a job's pool imports ahead.
+        cwd: the working folder of the jobs.
+    """
+
+    state: Path
+    name: str
+    path: Sequence[str]
+    preload: Sequence[str]
+    cwd: str
+    python: str | None = None
+    jobs: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.jobs = self.state / "jobs.jsonl"
+
+
+class SlurmPool:
+    """Runs submitted runs on a Slurm cluster; the same interface as `LocalPool`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._waiting: list[tuple[Path, Needs]] = []
+        self._active: dict[Path, _Active] = {}
+        self._closed: list[Path] = []
+        self._next_ask = 0.0
+        self._stamps: dict[Path, int] = {}
+        self._known = known_jobs(settings.jobs)
+        self._limits: dict[str, int] = {}
+        """How many runs of each array run at once."""
+        self._full_at = 0
+        """So many runs were with Slurm when others had to wait for them."""
+        self._tries: dict[Path, int] = {}
+        """How often each run of several processes was tried again in this session."""
+
+    def submit(self, run_dir: Path, needs: Needs) -> None:
+        """Put a run, whose record is written, among those that the next poll submits; or take up its job again."""
+        job = self._known.pop(run_dir, None)
+        state = states([job]).get(job, "GONE") if job else "GONE"
+        if job and state not in OVER:
+            log.info("Run %s is in Slurm job %s (%s) already", run_dir.name, job, state.lower())
+            self._active[run_dir] = _Active(run_dir, needs, job)
+            return
+        record = records.read(run_dir)
+        if record.status in (records.RUNNING, records.PREEMPTED):
+            why = f"its Slurm job {job} is gone ({state})" if job else "its controller ended"
+            note_interrupted(run_dir, record, why)
+        self._waiting.append((run_dir, needs))
+        self._full_at = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether any run is waiting or under way."""
+        return bool(self._waiting or self._active or self._closed)
+
+    def poll(self, timeout_s: float = 0.5) -> list[Path]:
+        """Submit what waits, then look what has ended.
+
+        Raises:
+            LabrunError: sbatch refuses the jobs; its words are in the message.
+        """
+        if self._waiting and not (self._full_at and len(self._active) == self._full_at):
+            waiting, self._waiting = self._waiting, []
+            self._submit_all(waiting)
+        if self._active:
+            time.sleep(timeout_s)
+        ended, self._closed = self._closed, []
+        for active in list(self._active.values()):
+            if self._changed(active.run_dir) and (record := records.read(active.run_dir)).finished:
+                if self._has_tries_left(active, record):  # once its job is over, which may still write
+                    continue
+                ended.append(active.run_dir)
+                del self._active[active.run_dir]
+        if time.monotonic() >= self._next_ask and self._active:
+            self._next_ask = time.monotonic() + ASK_S
+            ended += self._ask()
+        return ended
+
+    def _has_tries_left(self, active: _Active, record: Record) -> bool:
+        """Whether a failed run of several processes is tried again, in another job: none of them can do so alone."""
+        several = tasks.ranks(record.config["compute"]) > 1
+        tries = self._tries.get(active.run_dir, 0)
+        return record.status == records.FAILED and several and not active.canceled and tries < active.needs.retries
+
+    def cancel(self, run_dir: Path, why: str = "canceled before it began") -> None:
+        """Ask a run to stop; one that waits is canceled at once."""
+        active = self._active.get(run_dir)
+        if active is None:
+            for entry in [entry for entry in self._waiting if entry[0] == run_dir]:
+                self._waiting.remove(entry)
+                close_unrun(run_dir, why)
+                self._closed.append(run_dir)
+            return
+        active.canceled = True
+        if not is_asked_to_end(run_dir):
+            request(run_dir)
+        self._drop_pending(why)
+
+    def cancel_all(self, at_once: bool = False, why: str = "canceled before it began") -> None:
+        """Cancel what waits, and ask what runs to stop; or end it at once."""
+        for run_dir, _ in list(self._waiting):
+            self.cancel(run_dir, why)
+        for active in self._active.values():
+            active.canceled = True
+            request(active.run_dir, why.replace(" before it began", ""))
+        if at_once:
+            scancel({active.job for active in self._active.values()})
+        else:
+            self._drop_pending(why)
+
+    def draw(self, run_dir: Path) -> bool:
+        """Draw a finished run's pictures, here: this machine sees the folder, but may lack what the nodes have."""
+        return worker.draw_quietly(run_dir)
+
+    def close(self) -> None:
+        """Nothing to give back: the jobs live with Slurm."""
+
+    def _drop_pending(self, why: str) -> None:
+        """Cancel the jobs that have not begun and whose runs are all canceled."""
+        present = states({active.job for active in self._active.values()})
+        by_job: dict[str, list[_Active]] = {}
+        for active in self._active.values():
+            by_job.setdefault(active.job, []).append(active)
+        for job, members in by_job.items():
+            if present.get(job) == "PENDING" and all(member.canceled for member in members):
+                scancel([job])
+                for member in members:
+                    del self._active[member.run_dir]
+                    record = records.read(member.run_dir)
+                    if not record.finished:
+                        close_asked(member.run_dir, record, why)
+                    self._closed.append(member.run_dir)
+
+    def _changed(self, run_dir: Path) -> bool:
+        try:
+            stamp = RunPaths(run_dir).record.stat().st_mtime_ns
+        except OSError:
+            return False
+        before, self._stamps[run_dir] = self._stamps.get(run_dir), stamp
+        return before != stamp
+
+    def _ask(self) -> list[Path]:
+        """Close the records of runs whose job is gone without having closed them."""
+        present = states({active.job for active in self._active.values()})
+        ended: list[Path] = []
+        for active in list(self._active.values()):
+            if not active.canceled and is_asked_to_end(active.run_dir):
+                self.cancel(active.run_dir)
+            state = present.get(active.job, "GONE")
+            if active.run_dir not in self._active:
+                continue
+            if state not in OVER:
+                active.gone_since = None
+                continue
+            active.gone_since = active.gone_since or time.monotonic()
+            if time.monotonic() - active.gone_since >= SETTLE_S:
+                ended += self._settle(active, state)
+        return ended
+
+    def _settle(self, active: _Active, state: str) -> list[Path]:
+        del self._active[active.run_dir]
+        record = records.read(active.run_dir)
+        if self._has_tries_left(active, record):
+            self._tries[active.run_dir] = self._tries.get(active.run_dir, 0) + 1
+            log.info("Run %s failed (%s); again", record.id, record.reason)
+            requeue(active.run_dir, record)
+            self._waiting.append((active.run_dir, active.needs))
+            return []
+        if record.finished:
+            return [active.run_dir]
+        told = f"its Slurm job {active.job} ended as {state}"
+        if state == "GONE" and not record.attempts:  # a waiting part of an array that is canceled leaves no trace
+            told = f"Slurm does not know its job {active.job} any more, and it never began"
+            active.canceled = True
+        if active.canceled or state == "CANCELLED":
+            close_asked(active.run_dir, record, told)
+            return [active.run_dir]
+        again = record.status == records.PREEMPTED or (len(record.attempts) <= active.needs.retries and record.attempts)
+        if again:
+            log.info("Run %s: %s; again", record.id, told)
+            note_interrupted(active.run_dir, record, told)
+            self._waiting.append((active.run_dir, active.needs))
+            return []
+        output = self._settings.state / "slurm" / f"{active.job}_0_log.err"
+        said = ""
+        if not record.attempts:
+            words = last_lines(output)
+            said = f": {words} ({output})" if words else ", and it printed nothing: was it a line of compute.setup?"
+        close(active.run_dir, record, records.FAILED, JOB_ENDED, f"{told} before the run was done{said}")
+        return [active.run_dir]
+
+    def _submit_all(self, waiting: Sequence[tuple[Path, Needs]]) -> None:
+        """One array for all runs that ask for the same."""
+        groups: dict[str, list[tuple[Path, Needs, dict[str, Any]]]] = {}
+        most = computes.largest_array()
+        for run_dir, needs in waiting:
+            record = records.read(run_dir)
+            key = json.dumps([record.config["compute"], sorted(needs.environment.items())], sort_keys=True)
+            groups.setdefault(key, []).append((run_dir, needs, record.config["compute"]))
+        for group in groups.values():
+            compute = self._share(group[0][2], len(group))
+            if compute is None:
+                self._waiting += [(run_dir, needs) for run_dir, needs, _ in group]
+                continue
+            size = compute["runs_per_job"]
+            jobs = [[(run_dir, needs) for run_dir, needs, _ in group[i : i + size]] for i in range(0, len(group), size)]
+            if compute["max_parallel"] is not None and len(jobs) > most:  # one array at a time
+                self._waiting += [entry for members in jobs[most:] for entry in members]
+                jobs = jobs[:most]
+            for start in range(0, len(jobs), most):
+                self._submit_array(jobs[start : start + most], compute)
+        self._full_at = len(self._active) if self._waiting else 0
+
+    def _share(self, compute: Mapping[str, Any], runs: int) -> dict[str, Any] | None:
+        """A group's part of `max_parallel`, which is one for the whole sweep; None: it waits until others end."""
+        own, most = dict(compute), compute["max_parallel"]
+        if most is None:
+            return own
+        taken: dict[str, int] = {}
+        for active in self._active.values():
+            array = active.job.partition("_")[0]
+            taken[array] = min(taken.get(array, 0) + 1, self._limits.get(array, most))
+        left = most - sum(taken.values())
+        return None if left < 1 else {**own, "max_parallel": min(left, runs)}
+
+    def _submit_array(self, jobs: list[list[tuple[Path, Needs]]], compute: Mapping[str, Any]) -> None:
+        settings, token = self._settings, secrets.token_hex(6)
+        folder = settings.state / "slurm"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        slots = _slots(compute, max(len(members) for members in jobs))
+        runs = [[str(run_dir) for run_dir, _ in members] for members in jobs]
+        manifest = folder / f"{token}.json"
+        parameters = _parameters(compute, len(jobs), max(map(len, jobs)), slots, settings, token)
+        content = {
+            "token": token,
+            "jobs": runs,
+            "path": list(settings.path),
+            "preload": list(settings.preload),
+            "own_python": settings.python is not None,
+            "parallel": slots,
+            "ledger": str(settings.jobs),
+            "signal_delay_s": parameters["signal_delay_s"],
+            "timeout_min": compute["timeout_min"],
+            "gpus_per_run": compute["gpus_per_run"],
+            "runs_per_gpu": compute["runs_per_gpu"],
+        }
+        records.replace_text(manifest, json.dumps(content) + "\n")
+        append(settings.jobs, {"token": token, "jobs": runs})
+        batch = _Batch(folder=folder)
+        batch.update_parameters(**parameters)
+        script = frozen_file(settings.path, "slurm/job.py")
+        python = shlex.quote(settings.python or sys.executable)
+        command = f"{python} -P -u {shlex.quote(str(script))} {shlex.quote(str(manifest))}"
+        # submitit prints what sbatch says against it, and the error holds it too
+        variables = {**jobs[0][0][1].environment, "PYTHONSAFEPATH": "1"}
+        with submitting(variables, parameters), contextlib.redirect_stderr(io.StringIO()):
+            try:
+                job = batch.submit_command(command, len(jobs))
+            except (FailedJobError, FailedSubmissionError, OSError) as error:
+                raise LabrunError(refusal(error)) from error
+        append(settings.jobs, {"token": token, "job": job, "array": len(jobs) > 1})
+        if compute["max_parallel"] is not None:
+            self._limits[job] = compute["max_parallel"]
+        shown = f"{len(jobs)} jobs ({sum(map(len, jobs))} runs)" if len(jobs) > 1 else "one job"
+        log.info("Submitted Slurm job %s: %s", job, shown)
+        for index, members in enumerate(jobs):
+            for run_dir, needs in members:
+                self._active[run_dir] = _Active(run_dir, needs, f"{job}_{index}" if len(jobs) > 1 else job)
+
+
+def _slots(compute: Mapping[str, Any], runs: int) -> int:
+    """How many runs of a job run at once."""
+    if runs == 1:
+        return 1
+    cpus = int(compute["cpus_per_run"])
+    partition = computes.chosen_partition(compute)
+    there = partition.cpus if partition is not None else cpus
+    slots = max(1, int(compute["cpus_per_job"] or min(runs * cpus, there)) // cpus)
+    if compute["gpus_per_run"]:
+        gpus = partition.gpus if partition is not None else compute["gpus_per_run"]
+        share = compute["runs_per_gpu"] if compute["gpus_per_run"] == 1 else 1
+        slots = min(slots, max(1, gpus * share // compute["gpus_per_run"]))
+    if compute["mem_gb"] and partition is not None:
+        slots = min(slots, max(1, int(partition.memory_gb // compute["mem_gb"])))
+    return min(slots, runs, int(compute["max_parallel"] or runs))
+
+
+def signal_delay_s(compute: Mapping[str, Any]) -> int:
+    """How long before its time is up a job begins to save. Slurm may tell it up to a minute earlier than that."""
+    limit = compute["timeout_min"] or computes.longest_min(compute)
+    return int(min(90, max(10, 15 * limit)))
+
+
+def minutes_asked(compute: Mapping[str, Any], rounds: int) -> int:
+    """A job's limit: what its runs may take, and, unless that is forbidden, the time to begin and to save beyond it.
+
+    Args:
+        compute: the runs' `compute`, with `timeout_min`.
+        rounds: runs one after the other.
+    """
+    least_s = 60 * compute["timeout_min"] * rounds
+    least, wanted = computes.whole_minutes(least_s), computes.whole_minutes(least_s + 60 + signal_delay_s(compute))
+    walls = [wall for wall in computes.walls_min(compute) if least <= wall < wanted]
+    return int(min([wanted, *walls, computes.longest_min(compute)]))
+
+
+def _parameters(
+    compute: Mapping[str, Any], jobs: int, runs: int, slots: int, settings: Settings, token: str
+) -> dict[str, Any]:
+    """What submitit's executor is told."""
+    own: dict[str, Any] = {"chdir": settings.cwd, "requeue": True, **computes.sbatch_options(compute["extra"])}
+    if compute["environment"] and str(own.get("export", "ALL")).upper() != "ALL":  # the run's variables are let through
+        kept = [] if str(own["export"]).upper() in ("NONE", "NIL") else str(own["export"]).split(",")
+        own["export"] = ",".join([*kept, *compute["environment"]])
+    per_job = max(1, (compute["max_parallel"] or jobs * slots) // slots)
+    parameters: dict[str, Any] = {
+        "job_name": settings.name,
+        "comment": token,
+        "nodes": compute["nodes"],
+        "ntasks_per_node": compute["tasks_per_node"],
+        "cpus_per_task": compute["cpus_per_run"] * slots,
+        "array_parallelism": min(jobs, per_job),
+        "signal_delay_s": signal_delay_s(compute),
+        "time": None,
+        "additional_parameters": own,
+        "wckey": None,
+        "setup": list(compute["setup"]) or None,
+        "srun_args": [
+            f"--cpus-per-task={compute['cpus_per_run'] * slots}",
+            "--kill-on-bad-exit=1",
+            *compute["srun_args"],
+        ],
+    }
+    if compute["timeout_min"] is not None:
+        parameters["time"] = minutes_asked(compute, -(-runs // slots))
+    if compute["mem_gb"] is not None:
+        parameters["mem"] = f"{round(compute['mem_gb'] * 1024 * slots)}MB"
+    if compute["gpus_per_run"]:
+        shared = -(-slots // compute["runs_per_gpu"]) if compute["gpus_per_run"] == 1 else slots
+        parameters["gpus_per_node"] = compute["gpus_per_run"] * shared
+    for key in ("partition", "account", "qos"):
+        if compute[key] is not None:
+            parameters[key] = compute[key]
+    for key in ("mem", "gpus_per_node", "cpus_per_task"):  # sbatch would take the last one that it is told: ours
+        if key.replace("_", "-") in own:
+            parameters.pop(key, None)
+    if "cpus-per-task" in own:
+        parameters["srun_args"][0] = f"--cpus-per-task={own['cpus-per-task']}"
+    return parameters
+
+
+@contextlib.contextmanager
+def submitting(variables: Mapping[str, str], parameters: Mapping[str, Any]) -> Iterator[None]:
+    """Inside, sbatch passes this process's environment on to the job; no variable stands in a file.
+
+    Args:
+        variables: the job's own.
+        parameters: what submitit is told: sbatch would put variables such as SBATCH_PARTITION before the file's lines.
+    """
+    before = dict(os.environ)
+    told = {
+        "SBATCH_EXPORT",
+        *(
+            f"SBATCH_{name}"
+            for key, value in parameters.items()
+            if value is not None
+            for name in SBATCH_VARIABLES.get(key, ())
+        ),
+    }
+    for name in before:
+        if name in told or computes.is_of_a_job(name):
+            del os.environ[name]
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

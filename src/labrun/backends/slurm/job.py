@@ -1,0 +1,297 @@
+"""What a Slurm job executes: the same local pool, inside the job's allocation, over the runs that it was given.
+
+Started by path with the standard library alone; the manifest says where to import from (the frozen code). The first
+process of a job supervises: it holds the runs to their limits, and when Slurm takes the job's place (preemption, time
+limit) it has the runs save their state and puts the job back in the queue. The other processes of a run over several
+nodes or tasks train along.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+SAVE_S = 25.0
+"""How long a run has for saving its state, at most."""
+
+
+def main(manifest_path: str) -> int:
+    """Carry out this job's part of the manifest; the exit code."""
+    manifest = json.loads(Path(manifest_path).read_text(encoding="utf-8"))
+    sys.path[:] = [*manifest["path"], *sys.path] if manifest["own_python"] else manifest["path"]
+    runs = manifest["jobs"][int(os.environ["SLURM_ARRAY_TASK_ID"]) if len(manifest["jobs"]) > 1 else 0]
+    ranks, rank = int(os.environ.get("SLURM_NTASKS", "1")), int(os.environ.get("SLURM_PROCID", "0"))
+    if ranks > 1:
+        meet(rank, ranks)
+        if rank:
+            return take_part(runs[0], rank)
+    return Supervisor(manifest, [Path(run) for run in runs], ranks).supervise()
+
+
+def job_id() -> str:
+    """This job's id, as squeue shows it."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
+
+
+def ask(*command: str) -> str:
+    """What a command prints; nothing if it fails."""
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return answer.stdout if answer.returncode == 0 else ""
+
+
+def meet(rank: int, ranks: int) -> None:
+    """Say to torch who the processes of this run are and where they meet. A node's name need not resolve."""
+    first = (ask("scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]).split() or ["localhost"])[0]
+    address = re.search(r"NodeAddr=(\S+)", ask("scontrol", "show", "node", first))
+    os.environ.update(
+        MASTER_ADDR=address.group(1) if address else first,
+        MASTER_PORT=str(20000 + int(os.environ["SLURM_JOB_ID"]) % 20000),
+        RANK=str(rank),
+        WORLD_SIZE=str(ranks),
+        LOCAL_RANK=os.environ["SLURM_LOCALID"],
+        NODE_RANK=os.environ["SLURM_NODEID"],
+    )
+
+
+def take_part(run_dir: str, rank: int) -> int:
+    """Be one of the other processes of a run: train along; its log is `driver.<rank>.log`."""
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    log = os.open(os.path.join(run_dir, f"driver.{rank}.log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    for standard in (1, 2):
+        os.dup2(log, standard)
+    from labrun.backends.local import worker
+
+    code = worker.assist(run_dir, int(os.environ.get("SLURM_CPUS_PER_TASK", "1")))
+    os._exit(code)  # at once, as the first process's child does: nothing is left to be tidied up
+
+
+class Supervisor:
+    """The first process of a job.
+
+    Args:
+        manifest: what the submitter wrote.
+        runs: this job's runs.
+        ranks: the processes of its run, if it has several.
+    """
+
+    def __init__(self, manifest: dict[str, Any], runs: list[Path], ranks: int = 1) -> None:
+        self.manifest, self.runs, self.ranks, self.job = manifest, runs, ranks, job_id()
+        self.signaled: signal.Signals | None = None
+        self.began = time.time()
+        self.due: float | None = None
+        """When the runs have had their time (seconds since the epoch), as soon as that is known."""
+
+    def supervise(self) -> int:
+        """Run the runs; returns 0, or 1 if one of them failed, or if its other processes would wait for ever."""
+        from labrun.backends.compute import needs, visible_gpus
+        from labrun.backends.local.pool import LocalPool
+        from labrun.backends.local.slots import Places
+        from labrun.backends.slurm.queue import newest_submission
+        from labrun.runs import others
+        from labrun.runs import record as records
+        from labrun.runs.recording import JOB_VARIABLE
+
+        for number in (signal.SIGUSR2, signal.SIGTERM):
+            signal.signal(number, self._note)
+        here = {
+            "cluster": "slurm",
+            "id": self.job,
+            "node": os.environ.get("SLURMD_NODENAME"),
+            "restarts": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+        }
+        os.environ[JOB_VARIABLE] = json.dumps(here)
+        newest = newest_submission(Path(self.manifest["ledger"]))
+        mine = [run for run in self.runs if self._is_mine(run, newest)]
+        if not mine:
+            return int(self.ranks > 1)  # srun ends the others then
+        alone, limit = len(self.runs) == 1, self.manifest["timeout_min"]
+        gpus = visible_gpus() if self.manifest["gpus_per_run"] and len(self.runs) > 1 else None
+        places = Places(self.manifest["parallel"], gpus=gpus, share=self.manifest["runs_per_gpu"])
+        if self.ranks > 1:
+            others.note(mine[0])
+        pool = LocalPool(
+            self.manifest["path"],
+            self.manifest["preload"],
+            places,
+            python=sys.executable if self.manifest["own_python"] else None,
+            in_job=True,
+        )
+        for run in mine:
+            # a run that has the job to itself is not killed at its limit by the pool, but goes on from its checkpoint
+            pool.submit(run, needs(records.read(run), alone=alone, once=self.ranks > 1))
+        while pool.busy:
+            if alone and limit is not None and self.due is None and records.read(mine[0]).status == records.RUNNING:
+                self.due = time.time() + 60 * limit
+            why = self._asked_for_room()
+            if why is not None:
+                self._make_room(pool, mine, why)
+                break
+            for ended in pool.poll():
+                print(f"{ended}: {records.read(ended).status}", flush=True)
+        pool.close()
+        if self.ranks > 1 and others.add_words(mine[0], record := records.read(mine[0])):
+            records.write(mine[0], record)
+        left = {records.read(run).status for run in mine}
+        return int(records.FAILED in left or (self.ranks > 1 and left != {records.COMPLETED}))
+
+    def _note(self, number: int, frame: object) -> None:
+        self.signaled = signal.Signals(number)
+
+    def _is_mine(self, run: Path, newest: Mapping[Path, str]) -> bool:
+        """Whether this job is the one to run it: not done, not canceled, not submitted again since, not running.
+
+        Args:
+            run: its folder.
+            newest: the token of each run's newest submission.
+        """
+        from labrun.runs import record as records
+        from labrun.runs.finalize import close_unrun, is_asked_to_end, note_interrupted
+
+        record = records.read(run)
+        if record.finished:
+            return False
+        if newest.get(run) != self.manifest["token"]:
+            print(f"{run} was submitted again since; this job leaves it alone", flush=True)
+            return False
+        if record.status == records.RUNNING and (record.job or {}).get("id") != self.job:
+            age = records.heartbeat_age_s(run)
+            if records.process_lives(record.process) or (age is not None and age < records.UNREACHABLE_AFTER_S):
+                print(f"{run} is running elsewhere; this job leaves it alone", flush=True)
+                return False
+        if is_asked_to_end(run):
+            close_unrun(run, "canceled before it began")
+            return False
+        if record.status in (records.RUNNING, records.PREEMPTED):
+            note_interrupted(run, record, "its Slurm job was requeued")
+        return True
+
+    def _asked_for_room(self) -> str | None:
+        """Why the runs must leave now, if they must (see `why_signaled`): Slurm warns of the time limit early."""
+        if self.signaled is not None:
+            number, self.signaled = self.signaled, None
+            shown = shown_job(self.job)
+            why = why_signaled(number, shown)
+            if (
+                why == "canceled"
+                and int(os.environ.get("SLURM_NTASKS", "1")) > 1
+                and shown.get("JobState") == "RUNNING"
+            ):
+                why = "broken"  # nobody canceled the job: srun ends the other processes when one has failed
+            print(f"signal {number.name}: {why}", flush=True)
+            if why != "timeout" or number != signal.SIGUSR2:
+                return why
+            self.due = min(self.due or math.inf, time_of(shown.get("EndTime")) - self.manifest["signal_delay_s"])
+        return None if self.due is None or time.time() < self.due else "timeout"
+
+    def _make_room(self, pool: Any, mine: list[Path], why: str) -> None:
+        """Slurm wants the place, or the time is up: save and go back in the queue, or end for good."""
+        from labrun.runs import record as records
+        from labrun.runs.finalize import close
+        from labrun.runs.record import RunPaths
+
+        if why == "canceled":
+            for run in mine:
+                if not records.read(run).finished:
+                    (RunPaths(run).requests / "cancel").write_text(f"Slurm job {self.job} was canceled\n")
+            pool.cancel_all()
+            while pool.busy:
+                pool.poll()
+            return
+        if why == "broken":
+            for run in {*pool.drop(), *mine}:
+                record = records.read(run)
+                if not record.finished:
+                    close(run, record, records.FAILED, "ProcessFailed", "another process of the run ended it")
+            return
+        pool.leave()
+        end = time.monotonic() + min(SAVE_S, max(3.0, self.manifest["signal_delay_s"] - 3.0))
+        while pool.busy and time.monotonic() < end:
+            pool.poll(0.1)
+        for run in pool.drop():
+            self._put_back(run, why)
+        if why == "timeout":
+            for run in mine:
+                record = records.read(run)
+                if record.status == records.PREEMPTED and not self._has_advanced(run, mine):
+                    self._over_time(run, record)
+        if any(not records.read(run).finished for run in mine) and why != "requeued":
+            ask("scontrol", "requeue", self.job)
+
+    def _put_back(self, run: Path, why: str) -> None:
+        """A run that did not leave by itself was killed: it starts again, or from its last checkpoint."""
+        from labrun.runs import record as records
+
+        record = records.read(run)
+        if not record.finished and record.attempts:
+            record.status, record.error = records.PREEMPTED, None
+            record.attempts[-1] |= {"ended": records.now(), "status": records.PREEMPTED, "reason": why}
+            records.write(run, record)
+
+    def _has_advanced(self, run: Path, mine: list[Path]) -> bool:
+        """Whether another round makes sense: it saved a state in this one, or other runs of the job were done."""
+        from labrun.runs import record as records
+        from labrun.runs.record import RunPaths
+
+        for saved in RunPaths(run).checkpoints.glob("*"):  # ours, or a script's own
+            with contextlib.suppress(OSError):
+                if saved.stat().st_mtime > self.began - 5:
+                    return True
+        return len(mine) > 1 and any(records.read(other).status == records.COMPLETED for other in mine)
+
+    def _over_time(self, run: Path, record: Any) -> None:
+        from labrun.runs import record as records
+        from labrun.runs.finalize import close
+
+        limit = record.config["compute"]["timeout_min"]
+        told = f"compute.timeout_min={limit:g}" if limit is not None else "the job's time limit"
+        record.attempts[-1] |= {"status": records.FAILED, "reason": told}
+        close(run, record, records.FAILED, "LimitExceeded", f"ended by {told}; it had no checkpoint to go on from")
+
+
+def shown_job(job: str) -> dict[str, str]:
+    """What scontrol shows of a job; nothing if it does not answer."""
+    return dict(re.findall(r"(\w+)=(\S+)", ask("scontrol", "show", "job", job)))
+
+
+def why_signaled(number: signal.Signals, shown: Mapping[str, str]) -> str:
+    """What a signal means: `preempted`, `timeout`, `requeued` by somebody, or `canceled`.
+
+    Args:
+        number: the signal.
+        shown: what scontrol shows of the job (`shown_job`).
+    """
+    if int(shown.get("Restarts", "0")) > int(os.environ.get("SLURM_RESTART_COUNT", "0")):
+        return "requeued"
+    if shown.get("JobState") == "PREEMPTED" or shown.get("PreemptTime", "None") not in ("None", "Unknown"):
+        return "preempted"
+    if number == signal.SIGUSR2 or shown.get("JobState") == "TIMEOUT":
+        return "timeout"
+    return "canceled"
+
+
+def time_of(shown: str | None) -> float:
+    """A moment as scontrol shows it, in seconds since the epoch; 0 if it shows none."""
+    try:
+        return datetime.datetime.fromisoformat(shown or "").timestamp()
+    except ValueError:
+        return 0.0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

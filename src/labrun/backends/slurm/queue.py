@@ -1,0 +1,158 @@
+"""What Slurm says of jobs, and the journal of which run went into which job."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from labrun.backends import compute as computes
+from labrun.errors import LabrunError, RecordError
+from labrun.runs import context
+
+ASK_S = 5.0
+"""How often squeue is asked."""
+OVER = frozenset(
+    {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
+    | {"PREEMPTED", "REVOKED", "GONE"}
+)
+"""States after which Slurm does nothing more with a job (GONE: it does not know it any more)."""
+
+
+FOLLOWING = re.compile(r"slurmstepd|srun: (error: .*[Ee]xited with|launch/slurm|got |Terminating|Job step|Force)")
+"""Lines of Slurm's own programs that only say that a job's process has ended."""
+
+
+def is_job(job: object) -> bool:
+    """Whether that is a job's id, or one of an array: it becomes a word of a command."""
+    return isinstance(job, str) and re.fullmatch(r"[0-9]+([_+][0-9]+)?", job) is not None
+
+
+def append(path: Path, line: Mapping[str, Any]) -> None:
+    """Add a line of JSON to a journal, in one write."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(descriptor, (json.dumps(line) + "\n").encode())
+    finally:
+        os.close(descriptor)
+
+
+def read_journal(ledger: Path) -> tuple[dict[str, list[list[str]]], dict[str, tuple[str, bool]]]:
+    """What a journal holds, by the submissions' tokens, oldest first; a torn line is left out.
+
+    Returns:
+        The runs of each submission, job by job; and its id, and whether that is an array's, where it was written.
+    """
+    intents: dict[str, list[list[str]]] = {}
+    ids: dict[str, tuple[str, bool]] = {}
+    try:
+        text = context.content(ledger)
+    except FileNotFoundError:
+        return intents, ids
+    except OSError as error:
+        raise RecordError(f"{ledger} cannot be read: {error.strerror or error}") from error
+    for raw in text.splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+            line = json.loads(raw)
+            token = str(line["token"])
+            if "jobs" in line:
+                intents[token] = [[str(run) for run in members] for members in line["jobs"]]
+            elif is_job(line["job"]):
+                ids[token] = (line["job"], bool(line["array"]))
+    return intents, ids
+
+
+def newest_submission(ledger: Path) -> dict[Path, str]:
+    """The token of the newest submission of each run."""
+    intents, _ = read_journal(ledger)
+    return {Path(run): token for token, jobs in intents.items() for members in jobs for run in members}
+
+
+def known_jobs(ledger: Path) -> dict[Path, str]:
+    """The newest job of each run, by the journal; a submission whose id was never written is looked for in squeue."""
+    intents, ids = read_journal(ledger)
+    if set(intents) - set(ids):
+        for found in (computes.ask(["squeue", "-h", "-t", "all", "-o", "%A|%F|%k"]) or "").splitlines():
+            single, array, token = (part.strip() for part in found.split("|"))
+            if token in intents and token not in ids:
+                ids[token] = (array or single, len(intents[token]) > 1)
+    known = {}
+    for token, jobs in intents.items():
+        for index, members in enumerate(jobs if token in ids else []):
+            number, is_array = ids[token]
+            known.update({Path(run): f"{number}_{index}" if is_array else number for run in members})
+    return known
+
+
+def states(jobs: Iterable[str]) -> dict[str, str]:
+    """What Slurm says of jobs: squeue first, then, for those that it has forgotten, sacct where there is accounting.
+
+    Returns:
+        The state of each; a job that nobody knows is left out. Empty where the cluster does not answer at all: every
+        job then counts as unknown, not as gone, so the caller gets `UNKNOWN` for each.
+    """
+    wanted = set(filter(is_job, jobs))
+    if not wanted:
+        return {}
+    answer = computes.ask(["squeue", "-h", "-r", "-t", "all", "-u", str(os.getuid()), "-o", "%i|%T"])
+    if answer is None:
+        return dict.fromkeys(wanted, "UNKNOWN")
+    found = {}
+    for line in answer.splitlines():
+        job, _, state = line.strip().partition("|")
+        if job in wanted:
+            found[job] = state
+    missing = wanted - set(found)
+    if missing:
+        tops = sorted({job.partition("_")[0] for job in missing})
+        listed = computes.ask(["sacct", "-n", "-X", "-P", "-o", "JobID,State", "-j", ",".join(tops)])
+        for line in (listed or "").splitlines():
+            job, _, state = line.strip().partition("|")
+            if job in missing:
+                found[job] = state.split(" ")[0]
+    return found
+
+
+def last_lines(output: Path) -> str:
+    """The last two lines of what a job printed; what Slurm says of its end only where there is nothing else."""
+    lines: list[str] = []
+    with contextlib.suppress(OSError):
+        lines = [line.strip() for line in output.read_text(encoding="utf-8", errors="replace").splitlines()]
+    lines = [line for line in lines if line]
+    return "; ".join(([line for line in lines if not FOLLOWING.match(line)] or lines)[-2:])
+
+
+def refusal(error: Exception) -> str:
+    """Why sbatch did not take a job, in its own words where it has any."""
+    said = " ".join(line for line in str(error).splitlines() if "sbatch: error" in line)
+    return f"Slurm refused the jobs: {(said or str(error)).strip()}"
+
+
+def end_jobs(jobs: Iterable[str], patience_s: float = 60.0) -> set[str]:
+    """Cancel those jobs that are not over, and wait until they are.
+
+    Returns:
+        Those that were canceled.
+
+    Raises:
+        LabrunError: some are still there after a minute.
+    """
+    wanted = {job for job, state in states(jobs).items() if state not in OVER}
+    scancel(wanted)
+    end = time.monotonic() + patience_s
+    while left := {job for job, state in states(wanted).items() if state not in OVER}:
+        if time.monotonic() > end:
+            raise LabrunError(f"Slurm does not end the jobs {', '.join(sorted(left))}; their runs cannot go elsewhere")
+        time.sleep(1.0)
+    return wanted
+
+
+def scancel(jobs: Iterable[str]) -> None:
+    """Cancel jobs; those that are gone already do not matter."""
+    for job in filter(is_job, jobs):
+        computes.ask(["scancel", job])

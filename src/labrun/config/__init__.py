@@ -1,0 +1,1 @@
+"""The configuration: where its files are, and what Hydra does around a job."""

@@ -1,0 +1,213 @@
+"""What Hydra has composed, as plain values: resolved for a run, or as a record keeps it.
+
+A record resolves all interpolations but two kinds: references to the environment (`${oc.env:...}`), which may be
+secrets and are kept as references, and mounts, which belong to the place of execution.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.resolvers import oc
+
+from labrun import exact, execute, masking, schema
+from labrun.config.hydra_files import quoted
+from labrun.errors import ConfigError
+
+
+def resolved(config: DictConfig, keep_environment: bool) -> dict[str, Any]:
+    """A config as plain dicts and lists, interpolations resolved.
+
+    Args:
+        config: as Hydra composed it; its `hydra` node is left out.
+        keep_environment: leave `${oc.env:...}` as text, for records.
+
+    Raises:
+        ConfigError: an interpolation leads nowhere, or a value is still missing (`???`).
+    """
+    left_out = {"hydra", *own_nodes(config)}
+    with _resolving(keep_environment):
+        found = {
+            str(key): without_spaces(OmegaConf.to_container(value, resolve=True, throw_on_missing=True))
+            if OmegaConf.is_config(value := config[key])
+            else value
+            for key in config
+            if key not in left_out
+        }
+    problems = [
+        f"{where}, which no record can hold: give text, a number, true, false, null, or a list or mapping of those"
+        for key, value in found.items()
+        for where in exact.unfit(value, key)
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return {key: _as_text(value) for key, value in found.items()} if keep_environment else found
+
+
+def own_nodes(config: DictConfig) -> set[str]:
+    """A person's own nodes at the top of a config: `vars`, and what another value refers to; a mistyped key is neither.
+
+    They hold values for interpolation. What they come to stands where they are used: no record holds the nodes.
+    """
+    unknown = {str(key) for key in config} - schema.KEYS - {"hydra"}
+    if not unknown:
+        return set()
+    from hydra.core.hydra_config import HydraConfig
+
+    texts = list(_references(OmegaConf.to_container(config, resolve=False)))
+    if "hydra" not in config and HydraConfig.initialized():
+        texts += _references(OmegaConf.to_container(HydraConfig.get(), resolve=False))
+    found = {key for key in unknown if key == schema.OPEN}
+    for key in unknown - found:
+        refers = re.compile(rf"\$\{{(?:\.*|[^{{}}]*[^\w.{{}}]){re.escape(key)}(?!\w)")
+        found |= {key} if any(map(refers.search, texts)) else set()
+    return found
+
+
+def _references(value: Any) -> Iterator[str]:
+    """Every text in a config that refers to something."""
+    if isinstance(value, Mapping):
+        for item in value.values():
+            yield from _references(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _references(item)
+    elif isinstance(value, str) and "${" in value:
+        yield value
+
+
+@contextlib.contextmanager
+def _resolving(keep_environment: bool) -> Iterator[None]:
+    """Inside, interpolations can be resolved; what is wrong with one is a `ConfigError`."""
+    execute.keep_mounts()
+    masking.register()
+    if keep_environment:
+        OmegaConf.register_new_resolver("mount", _mount_reference, replace=True)
+        OmegaConf.register_new_resolver("oc.env", _env_reference, replace=True)
+        OmegaConf.register_new_resolver("oc.decode", _decode_unless_reference, replace=True)
+    try:
+        yield
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key} has no value yet: say {error.full_key}=...") from error
+    except OmegaConfBaseException as error:
+        reason = str(error.__cause__ or error).splitlines()[0].strip("\"'")
+        if unknown := re.fullmatch(r"Interpolation key '(.+)' not found", reason):
+            name = unknown[1]
+            also = f"; a variable of the environment is ${{oc.env:{name}}}" if re.fullmatch(r"\w+", name) else ""
+            reason = f"${{{name}}} stands for the key {name} of the config, and there is none{also}"
+        raise ConfigError(f"{getattr(error, 'full_key', None) or 'the configuration'}: {reason}") from error
+    finally:
+        if keep_environment:
+            execute.keep_mounts()
+            masking.register()
+            OmegaConf.register_new_resolver("oc.decode", oc.decode, replace=True)
+
+
+def kept(node: Any) -> Any:
+    """A node of a composed config as records keep values: resolved, but for references to the environment.
+
+    Raises:
+        ConfigError: an interpolation leads nowhere, or a value is still missing (`???`).
+    """
+    with _resolving(keep_environment=True):
+        found = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    problems = list(exact.unfit(found, node._get_full_key(None)))
+    if problems:
+        raise ConfigError([f"{where}, which no record can hold" for where in problems])
+    return _as_text(found)
+
+
+def without_spaces(value: Any) -> Any:
+    """Values without any component's `search_space`: it is the sweep's, and no part of what is built or signed."""
+    if isinstance(value, dict):
+        return {key: without_spaces(item) for key, item in value.items() if key != "search_space"}
+    return value
+
+
+REFERENCE_BEGINS = "\0reference{"
+"""What stands for the `${` of a reference while the rest is resolved: it tells it from a `${` that is meant as text."""
+SIMPLE = re.compile(r"[A-Za-z_/][A-Za-z0-9_/.:@-]*", re.ASCII)
+"""What OmegaConf's grammar takes for text without quotes, unless it is one of the words below."""
+WORDS = frozenset({"null", "true", "false", "nan", "inf"})
+
+
+def _env_reference(*arguments: Any) -> str:
+    """What stays of `${oc.env:...}`; its default as it was meant, quoted where that is needed."""
+    return f"{REFERENCE_BEGINS}oc.env:{','.join(map(_argument, arguments))}}}"
+
+
+def _argument(value: Any) -> str:
+    if not isinstance(value, str):
+        return "null" if value is None else str(value)
+    if value.startswith(REFERENCE_BEGINS) or (SIMPLE.fullmatch(value) and value.lower() not in WORDS):
+        return value
+    return quoted(value)
+
+
+def _mount_reference(*parts: Any) -> str:
+    return f"{REFERENCE_BEGINS}mount:{','.join(str(part) for part in parts)}}}"
+
+
+def _decode_unless_reference(text: str | None, *, _parent_: Any, _node_: Any) -> Any:
+    if text is not None and text.startswith(f"{REFERENCE_BEGINS}oc.env:"):
+        return f"{REFERENCE_BEGINS}oc.decode:{text}}}"
+    return oc.decode(text, _parent_, _node_)
+
+
+def _as_text(value: Any) -> Any:
+    """Resolved values as a record keeps them: references as they were, any other `${` marked as text."""
+    if isinstance(value, str):
+        if REFERENCE_BEGINS not in value:
+            return exact.escaped(value)
+        return BEGINNING.sub(lambda found: found[1] * 2 + ("${" if found[2] != "${" else "\\${"), value)
+    if isinstance(value, Mapping):
+        return {key: _as_text(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_text(item) for item in value]
+    return value
+
+
+BEGINNING = re.compile(r"(\\*)(\$\{|" + re.escape(REFERENCE_BEGINS) + ")")
+
+
+def validated(config: DictConfig) -> dict[str, Any]:
+    """Resolve a config fully and hold it against the schema.
+
+    Raises:
+        ConfigError: with every mistake in it.
+    """
+    values = resolved(config, keep_environment=False)
+    schema.validate(values)
+    return values
+
+
+def validated_and_kept(config: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The config as the run will see it, held against the schema, and as its record keeps it."""
+    kept = resolved(config, keep_environment=True)
+    if "${" in repr(kept):
+        return validated(config), kept
+    schema.validate(kept)
+    return kept, kept
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """The config without Hydra's own node."""
+    kept = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    assert isinstance(kept, DictConfig)
+    return kept
+
+
+def task_overrides(hydra_config: Any) -> list[str]:
+    """What the person typed, as typed: a reference to the environment stays a reference.
+
+    Args:
+        hydra_config: the `hydra` node.
+    """
+    typed = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
+    assert isinstance(typed, list)
+    return [str(override) for override in typed]

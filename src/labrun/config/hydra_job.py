@@ -1,0 +1,331 @@
+"""What Hydra's manual says of a job, for a run that another process carries out: callbacks, logging, folder, variables.
+
+In a single run in its own process Hydra sees to all of it. What a job was given stands in its record (`Record.hydra`),
+so that a repetition of the run has it too. Its variables (`hydra.job.env_set`) are the run's own, as those of
+`compute.environment` are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging.config
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra._internal.callbacks import Callbacks
+from hydra.conf import HydraConf
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from labrun import building, execute
+from labrun.config import composed, hydra_files, paths
+from labrun.errors import ConfigError
+from labrun.runs import context, store
+from labrun.runs.record import Record
+
+GATE = "labrun.app.Gate"
+"""The callback that is labrun's own."""
+
+
+@functools.cache
+def plain_logging() -> dict[str, Any]:
+    """The job logging that labrun ships: its words as they are, on standard output."""
+    path = paths.conf_dir() / "hydra" / "job_logging" / "labrun.yaml"
+    return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def settings(hydra: DictConfig) -> dict[str, Any] | None:
+    """What a job's Hydra node asks for beside the call, as the record keeps it; None where that is nothing.
+
+    Args:
+        hydra: the node, in its config; `hydra.runtime.output_dir` is the run's folder.
+
+    Raises:
+        ConfigError: an interpolation in it leads nowhere; a handler of its logging does not exist.
+    """
+    found: dict[str, Any] = {}
+    callbacks = {
+        name: composed.kept(node)
+        for name, node in (hydra.callbacks or {}).items()
+        if node is not None and node.get("_target_") != GATE
+    }
+    if callbacks:
+        found["callbacks"] = callbacks
+    if has_own_logging(hydra):
+        check_logging(hydra)
+        found["job_logging"] = composed.kept(hydra.job_logging)
+    if hydra.verbose:
+        found["verbose"] = composed.kept(hydra.verbose) if OmegaConf.is_config(hydra.verbose) else hydra.verbose
+    if hydra.job.chdir:
+        found["chdir"] = True
+    return found or None
+
+
+def has_own_logging(hydra: DictConfig) -> bool:
+    """Whether a job logs otherwise than labrun's own do."""
+    return bool(OmegaConf.to_container(hydra.job_logging, resolve=False) != plain_logging())
+
+
+def check_logging(hydra: DictConfig) -> None:
+    """Whether what a job logging names exists: told before anything runs.
+
+    Raises:
+        ConfigError: a handler's or a formatter's class cannot be imported, or a name leads nowhere.
+    """
+    given: Any = OmegaConf.to_container(hydra.job_logging, resolve=False)
+    maker = logging.config.DictConfigurator({})
+    handlers, formatters = given.get("handlers") or {}, given.get("formatters") or {}
+    for kind, nodes in (("handlers", handlers), ("formatters", formatters)):
+        for name, node in nodes.items():
+            for target in (node.get("class"), node.get("()")):
+                try:
+                    if isinstance(target, str):
+                        maker.resolve(target)
+                except (ValueError, ImportError, AttributeError) as error:
+                    raise ConfigError(f"hydra.job_logging.{kind}.{name}: {error}") from error
+            if kind == "handlers" and node.get("formatter") not in (None, *formatters):
+                raise ConfigError(f"hydra.job_logging.handlers.{name}: there is no formatter {node['formatter']!r}")
+    for name, node in {"root": given.get("root"), **(given.get("loggers") or {})}.items():
+        for handler in (node or {}).get("handlers") or ():
+            if handler not in handlers:
+                raise ConfigError(f"hydra.job_logging: {name} names the handler {handler!r}, and there is none")
+    for name, path in _log_files(composed.kept(hydra.job_logging)):
+        own = Path(hydra.runtime.output_dir).absolute()
+        if not path.is_relative_to(own) and not path.parent.is_dir():
+            raise ConfigError(f"hydra.job_logging.handlers.{name}: there is no folder {path.parent}")
+
+
+def make_log_folders(wanted: Mapping[str, Any], run_dir: Path) -> None:
+    """Make the folders of log files that are to lie in a run's own folder.
+
+    Args:
+        wanted: a job logging, resolved.
+        run_dir: the run's.
+    """
+    for _, path in _log_files(wanted):
+        if path.is_relative_to(run_dir):
+            path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _log_files(wanted: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
+    """The files that the handlers of a job logging write, by the handlers' names."""
+    for name, node in (wanted.get("handlers") or {}).items():
+        if isinstance(node.get("filename"), str) and "${" not in node["filename"]:
+            yield name, Path(node["filename"]).absolute()
+
+
+def configure_own_log(hydra: DictConfig) -> None:
+    """Have a sweep's own words shown as labrun shows them: `hydra.job_logging` is for its jobs, each in its folder.
+
+    Nothing is shown where the person wants none of it (`hydra/hydra_logging=none`, `disabled`).
+    """
+    own = OmegaConf.select(hydra, "hydra_logging.root")
+    if own is not None and own.get("handlers"):
+        configure_log(OmegaConf.create(plain_logging()), hydra.verbose)
+
+
+@contextlib.contextmanager
+def given_variables(config: DictConfig, hydra: DictConfig) -> Iterator[None]:
+    """Inside, `hydra.job.env_set` is part of `compute.environment`, which counts where both name a variable."""
+    own = OmegaConf.to_container(hydra.job.env_set, resolve=False) if hydra.job.env_set else None
+    if not isinstance(own, dict) or not own or "compute" not in config:
+        yield
+        return
+    references = {
+        str(name): text if hydra_files.REFERENCE.fullmatch(str(text)) else str(hydra.job.env_set[name])
+        for name, text in own.items()
+    } | {str(name): f"${{oc.env:{name}}}" for name in hydra.job.env_copy or ()}
+    compute = config.compute
+    before = compute.get("environment")
+    given = OmegaConf.to_container(before, resolve=False) if before else {}
+    assert isinstance(given, dict)
+    with open_dict(config), read_write(config):
+        compute["environment"] = {**references, **given}
+    try:
+        yield
+    finally:
+        with open_dict(config), read_write(config):
+            compute["environment"] = before
+
+
+@contextlib.contextmanager
+def around(record: Record, run_dir: Path) -> Iterator[None]:
+    """Inside, a run goes on as a job of Hydra's does; for one that another process was to carry out.
+
+    Raises:
+        ConfigError: its logging or a callback of its own cannot be had here.
+    """
+    told = record.hydra or {}
+    config = _Lazily(record, run_dir)
+    with config.published(), folder(told, run_dir), _logging(told, run_dir), _callbacks(told, config):
+        yield
+
+
+@contextlib.contextmanager
+def along(record: Record, run_dir: Path) -> Iterator[None]:
+    """Inside, a process trains along in a run that another one supervises."""
+    with _Lazily(record, run_dir).published(), folder(record.hydra or {}, run_dir):
+        yield
+
+
+@contextlib.contextmanager
+def folder(told: Mapping[str, Any], run_dir: Path) -> Iterator[None]:
+    """Inside, the person's code works in the run's folder, if `hydra.job.chdir` says so; the workspace stays."""
+    if not told.get("chdir"):
+        yield
+        return
+    before, root = os.getcwd(), os.environ.get(store.ROOT_VARIABLE)
+    os.environ[store.ROOT_VARIABLE] = str(store.workspace())
+    os.chdir(run_dir)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+        if root is None:
+            os.environ.pop(store.ROOT_VARIABLE, None)
+        else:
+            os.environ[store.ROOT_VARIABLE] = root
+
+
+@contextlib.contextmanager
+def _logging(told: Mapping[str, Any], run_dir: Path) -> Iterator[None]:
+    """Inside, the loggers are as the job wants them."""
+    wanted, verbose = told.get("job_logging"), told.get("verbose", False)
+    if wanted is None and not verbose:
+        yield
+        return
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    enabled = [name for name, one in root.manager.loggerDict.items() if not getattr(one, "disabled", True)]
+    made: Any = OmegaConf.create(execute.here({"job_logging": wanted or plain_logging()}))
+    if made.job_logging.get("root") is None:  # Hydra leaves all as it was then: here, as in a new interpreter
+        root.handlers, root.level = [], logging.WARNING
+    make_log_folders(made.job_logging, run_dir)
+    try:
+        configure_log(made.job_logging, OmegaConf.create(verbose) if isinstance(verbose, list) else verbose)
+    except (ValueError, OSError, TypeError, AttributeError, ImportError) as error:
+        raise ConfigError(f"hydra.job_logging: {error.__cause__ or error}") from error
+    try:
+        yield
+    finally:
+        for handler in set(root.handlers) - set(handlers):
+            handler.close()
+        root.handlers, root.level = handlers, level
+        for name in enabled:
+            logging.getLogger(name).disabled = False
+
+
+@contextlib.contextmanager
+def _callbacks(told: Mapping[str, Any], config: _Lazily) -> Iterator[None]:
+    """Inside is what the callbacks' `on_job_start` and `on_job_end` stand around; one that fails is a warning."""
+    nodes = execute.here(told["callbacks"]) if told.get("callbacks") else {}
+    if not nodes:
+        yield
+        return
+    callbacks = Callbacks()
+    callbacks.callbacks = [building.build(node, f"hydra.callbacks.{name}") for name, node in nodes.items()]
+    composed = config.composed
+    callbacks.on_job_start(config=composed, task_function=run)
+    try:
+        yield
+    except Exception as error:
+        callbacks.on_job_end(config=composed, job_return=returned(composed, JobStatus.FAILED, error))
+        raise
+    now = context.current()
+    metrics = {} if now is None else dict(now.summary)
+    callbacks.on_job_end(config=composed, job_return=returned(composed, JobStatus.COMPLETED, metrics))
+
+
+def run(config: DictConfig) -> None:
+    """What callbacks are told as the task function: the run is carried out from its record."""
+
+
+def returned(config: DictConfig, status: JobStatus, value: Any) -> JobReturn:
+    """What a callback is told of a job's end.
+
+    Args:
+        config: the whole config, Hydra's node too.
+        status: how it ended.
+        value: its metrics, or its error.
+    """
+    found = JobReturn()
+    found.overrides = composed.task_overrides(config.hydra)
+    found.cfg, found.hydra_cfg = composed.without_hydra(config), OmegaConf.masked_copy(config, "hydra")
+    found.working_dir, found.task_name = os.getcwd(), str(config.hydra.job.name)
+    found.status, found.return_value = status, value
+    return found
+
+
+class _Lazily:
+    """The config of a job, Hydra's node too; it is put together when somebody asks for it.
+
+    Args:
+        record: the run's.
+        run_dir: its folder.
+    """
+
+    def __init__(self, record: Record, run_dir: Path) -> None:
+        self._record, self._run_dir = record, run_dir.resolve()
+
+    @functools.cached_property
+    def composed(self) -> DictConfig:
+        """The whole config: the task's as its record has it, Hydra's as it was saved."""
+        setup_globals()
+        execute.keep_mounts()
+        record, hydra = self._record, OmegaConf.structured(HydraConf)
+        for name, value in (
+            ("id", record.id),
+            ("name", record.name),
+            ("groups", ""),
+            ("cpus", record.config["compute"]["cpus_per_run"]),
+        ):
+            if not OmegaConf.has_resolver(f"labrun_{name}"):  # in a process that composes nothing itself
+                OmegaConf.register_new_resolver(f"labrun_{name}", lambda value=value: value)
+        saved = hydra_files.of_run(self._run_dir) / "hydra.yaml"
+        with open_dict(hydra):
+            with contextlib.suppress(OSError, yaml.YAMLError):
+                hydra = OmegaConf.merge(hydra, OmegaConf.load(saved).hydra)
+            hydra.runtime.output_dir = hydra.run.dir = str(self._run_dir)
+            if record.sweep is not None:
+                hydra.sweep.dir = str(record.sweep.get("folder"))
+        config = OmegaConf.create({**record.config, "hydra": hydra})
+        OmegaConf.set_struct(config, True)
+        OmegaConf.set_readonly(config.hydra, True)
+        return config
+
+    @contextlib.contextmanager
+    def published(self) -> Iterator[None]:
+        """Inside, `HydraConfig.get()` gives the job's own node."""
+        instances: dict[type, Any] = Singleton._instances
+        before = HydraConfig.instance()
+        instances[HydraConfig] = _Published(self)
+        try:
+            yield
+        finally:
+            instances[HydraConfig] = before
+
+
+class _Published:
+    """What stands in for the one instance of `HydraConfig`."""
+
+    def __init__(self, lazily: _Lazily) -> None:
+        self._lazily = lazily
+
+    @functools.cached_property
+    def cfg(self) -> Any:
+        config = self._lazily.composed
+        hydra = OmegaConf.masked_copy(config, "hydra")
+        hydra.hydra._set_parent(config)
+        return hydra
+
+    def set_config(self, config: DictConfig) -> None:
+        """As Hydra's own: the person's code may compose something of its own."""
+        real = object.__new__(HydraConfig)
+        real.set_config(config)
+        self.cfg = real.cfg

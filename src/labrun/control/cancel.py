@@ -1,0 +1,49 @@
+"""Ending runs by request, whoever controls them, or nobody."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from labrun.backends.slurm import queue
+from labrun.control import controller, lease, owned
+from labrun.control.query import Shown
+from labrun.runs import finalize
+from labrun.runs import record as records
+from labrun.runs.record import Record
+
+POLL_S = 0.5
+CANCEL_S = 20.0
+"""How long the runs may take to stop before it is said that they still do."""
+
+
+def end_runs(unfinished: Sequence[Path], patience_s: float = CANCEL_S) -> list[Path]:
+    """Ask runs to stop, and wait; those that still have not."""
+    shown = Shown()
+    for run_dir in unfinished:
+        finalize.request(run_dir)
+        record = records.read(run_dir)
+        home = controller.state_folder(records.sweep_folder(run_dir, record) or run_dir)
+        if lease.living(home) is None:
+            _end_uncontrolled(run_dir, record, shown, home)
+    end = time.monotonic() + patience_s
+    while (left := [d for d in unfinished if not records.read(d).finished]) and time.monotonic() < end:
+        time.sleep(POLL_S)
+    return left
+
+
+def _end_uncontrolled(run_dir: Path, record: Record, shown: Shown, home: Path) -> None:
+    """What no controller will cancel: a run that waits for nobody, in a job that waits, or that is lost."""
+    ledger = home / "jobs.jsonl"
+    # Whoever else writes there could name any job of the person's.
+    job = queue.known_jobs(ledger).get(run_dir) if owned.others([ledger]) is None else None
+    if job is not None and queue.states([job]).get(job) == "PENDING":
+        queue.scancel([job])
+    elif job is not None or shown(run_dir, record) in (records.RUNNING, records.UNREACHABLE):
+        return  # its own supervisor obeys
+    record = records.read(run_dir)
+    if not record.finished:
+        finalize.close(
+            run_dir, record, records.CANCELED, "Canceled", "canceled before it ended, with nobody in control"
+        )

@@ -1,0 +1,77 @@
+"""The controller of detached runs: a process of its own that survives the terminal. Usage: detached FOLDER"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from labrun import masking
+from labrun.control import controller, monitor, results
+from labrun.errors import LabrunError
+from labrun.runs import store
+from labrun.runs.record import Record
+from labrun.runs.recording import terminating_politely
+from labrun.runs.tracking import follow
+
+
+class _Begun:
+    """A view that also says, once, that the runs are on their way."""
+
+    def __init__(self, folder: Path, view: controller.View) -> None:
+        self._flag, self._view = controller.state_folder(folder) / "begun", view
+
+    def update(self, running: bool = True) -> None:
+        if self._flag is not None and not self._flag.exists():
+            self._flag.touch()
+        self._view.update(running)
+
+    def ended(self, run_dir: Path, record: Record) -> None:
+        self._view.ended(run_dir, record)
+
+
+def main() -> None:
+    """Take up the runs of the folder that is named, and see them through."""
+    folder = Path(sys.argv[1])
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    environment = {Path(run): values for run, values in json.load(sys.stdin).items()}
+    try:
+        take_over(folder, environment, _Begun(folder, monitor.Lines(folder)))
+    except LabrunError as error:
+        sys.stderr.write(f"labrun: {masking.masked(str(error))}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def take_over(folder: Path, environment: Mapping[Path, Mapping[str, str]], view: controller.View) -> list[Record]:
+    """Control a folder's runs from here, and do the book-keeping at the end.
+
+    Raises:
+        LabrunError: see `controller.conduct`.
+    """
+    plan = controller.read_plan(folder)
+    with _in(plan.cwd), follow(store.workspace(), plan.tracking), terminating_politely():
+        runner = controller.conduct(folder, view, environment)
+        try:
+            view.update(running=False)
+            return results.tell(folder, controller.run_dirs(folder, plan), runner.draw)
+        finally:
+            runner.close()
+
+
+@contextlib.contextmanager
+def _in(cwd: str) -> Iterator[None]:
+    before = os.getcwd()
+    with contextlib.suppress(OSError):
+        os.chdir(cwd)
+    try:
+        yield
+    finally:
+        os.chdir(before)

@@ -1,0 +1,55 @@
+"""Whether what lies in a folder is the person's own: only that is carried out because it lies there."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from labrun.control import controller
+from labrun.errors import ConfigError
+from labrun.runs.record import Record
+
+
+def others(paths: Sequence[Path]) -> str | None:
+    """Who else may have written one of some files; None if nobody else may."""
+    for path in paths:
+        try:
+            found = os.stat(path)
+        except OSError:
+            continue
+        if found.st_uid != os.geteuid():
+            return f"{path} belongs to {_name(found.st_uid)}"
+        if found.st_mode & stat.S_IWOTH:
+            return f"everybody may write to {path}"
+    return None
+
+
+def check_plan(folder: Path, unfinished: Sequence[tuple[Path, Record]]) -> None:
+    """Whether a folder's plan and the runs that are left of it may be carried out here.
+
+    A plan names an interpreter, modules and folders that code comes from, and a record what is built: whoever wrote
+    them decides what runs.
+
+    Raises:
+        ConfigError: somebody else may have written them.
+    """
+    state = controller.state_folder(folder)
+    why = others([state, state / "plan.json", *(run_dir / "run.json" for run_dir, _ in unfinished)])
+    if why is None and any(record.imported for _, record in unfinished):
+        why = "they came from an archive"
+    if why is not None:
+        raise ConfigError(
+            f"nobody controls the runs in {folder} any more, and to go on with them here runs what is written there, "
+            f"in your name: {why}. Look at them first, then say --take-over"
+        )
+
+
+def _name(uid: int) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"the user {uid}"

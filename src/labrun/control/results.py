@@ -1,0 +1,117 @@
+"""What a sweep leaves at its end: the table, best first, `results.csv`, and the best run's pictures."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from labrun import terminal
+from labrun.control import objective
+from labrun.errors import LabrunError
+from labrun.runs import comparable, report, store
+from labrun.runs.record import Record
+
+log = logging.getLogger(__name__)
+
+
+def tell(
+    folder: Path,
+    run_dirs: Sequence[Path],
+    draw: Callable[[Path], object] | None,
+    wanted: objective.Objective | None = None,
+) -> list[Record]:
+    """Print the table, write the file, draw the pictures.
+
+    Args:
+        folder: the sweep, or a single run: then nothing is to be told.
+        run_dirs: the runs, in their order.
+        draw: draws one run's pictures; may say False for "could not". None: there is nobody to do it.
+        wanted: what they are compared by; None: what they have in common.
+
+    Returns:
+        The records.
+    """
+    there = store.readable(run_dirs)
+    run_dirs, finished = [run_dir for run_dir, _ in there], [record for _, record in there]
+    if not finished or finished[0].sweep is None:
+        return finished
+    wanted = wanted or objective.common(finished)
+    order = sorted(range(len(finished)), key=lambda i: -objective.rank(finished[i], wanted))
+    by = wanted.metric
+    rows = [("run", f"status      {by:<8}  overrides")]
+    overrides, common = report.differing([record.overrides for record in finished])
+    for place in order:
+        record = finished[place]
+        value = record.metrics.get(by)
+        shown = report.number(value) if isinstance(value, float) else "-"
+        reason = record.reason or report.trouble(record.training)
+        if not record.finished and not os.access(run_dirs[place], os.W_OK):
+            reason = "its folder cannot be written"
+        number = str((record.sweep or {}).get("number"))
+        output = run_dirs[place] / "driver.log"
+        where = f"  ({output})" if output.exists() else ""
+        why = f"   {reason}{where}" if reason else ""
+        rows.append((number, f"{record.status:<10}  {shown:<{max(8, len(by))}}  {' '.join(overrides[place])}{why}"))
+    rows += [("all", f"{'':<10}  {'':<{max(8, len(by))}}  {' '.join(common)}")] if common else []
+    try:
+        write_csv(finished, folder / "results.csv")
+    except OSError as error:
+        log.warning("results.csv cannot be written: %s", error)
+    say(report.table(rows))
+    best = finished[order[0]]
+    if (mixture := comparable.mixture(finished, by)) is not None:
+        log.warning("%s", mixture)
+    if objective.rank(best, wanted) == -math.inf:
+        say(f"{objective.no_best(finished, by)}\nfolder: {folder}   (results.csv)")
+        return finished
+    best_dir = run_dirs[order[0]]
+    if best.config["report"] == "auto" and draw is not None:
+        _draw_best(best_dir, draw)
+    drawn = any((best_dir / "outputs").glob("*.png"))
+    say(f"folder: {folder}   (results.csv{f'; pictures of the best run: {best_dir}/outputs' if drawn else ''})")
+    return finished
+
+
+def say(text: str) -> None:
+    """Print; a reader who has gone (`labrun ... | head`), or a disk that is full, ends nothing."""
+    try:
+        print(terminal.lines(text), flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if not isinstance(error, BrokenPipeError):
+            sys.stderr.write(f"labrun: standard output cannot be written: {error.strerror}\n")
+
+
+def _draw_best(run_dir: Path, draw: Callable[[Path], object]) -> None:
+    if any((run_dir / "outputs" / name).exists() for name in ("confusion_matrix.png", "predictions.png")):
+        return
+    try:
+        drawn = draw(run_dir)
+    except (LabrunError, OSError, ValueError) as error:
+        log.warning("The best run's pictures could not be drawn: %s", error)
+    else:
+        if drawn is False:
+            log.warning("The best run's pictures could not be drawn; %s says why", run_dir / "driver.log")
+
+
+def write_csv(finished: Sequence[Record], path: Path) -> None:
+    """A line per run: its last metrics, and its overrides."""
+    names = sorted({name for record in finished for name in record.metrics})
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["number", "id", "status", "duration_s", *names, "overrides"])
+        for record in finished:
+            values: list[Any] = [record.metrics.get(name, "") for name in names]
+            number = (record.sweep or {}).get("number")
+            writer.writerow([number, record.id, record.status, record.duration_s, *values, " ".join(record.overrides)])
+
+
+def failure(record: Record) -> str:
+    """Why a run did not complete, in one line."""
+    return f"{record.status}: {record.reason}"

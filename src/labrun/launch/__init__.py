@@ -1,1 +1,0 @@
-"""From a composed config to runs that are under way."""

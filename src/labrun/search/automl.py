@@ -1,0 +1,259 @@
+"""What is special about a search over pipelines: their names, and what is made of the best."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from labrun.backends import compute as computes
+from labrun.config import hydra_files
+from labrun.control import results
+from labrun.control.controller import Executor
+from labrun.control.objective import Objective
+from labrun.runs import finalize, report
+from labrun.runs import record as records
+from labrun.runs.record import Record, RunPaths
+from labrun.search.ending import Tried, file_command, gather
+from labrun.submit import submission
+
+if TYPE_CHECKING:
+    from labrun.search.search import Search
+    from labrun.search.trials import Trials
+
+log = logging.getLogger(__name__)
+
+PIPELINE = "labrun.models.pipeline.pipeline"
+ENSEMBLE = "labrun.models.pipeline.ensemble"
+CANDIDATES = 12
+"""Pipelines that an ensemble is chosen from."""
+ROUNDS = 20
+BEST, VOTE = "best", "ensemble"
+"""The folders of the last two runs."""
+
+
+def is_pipeline(config: Mapping[str, Any]) -> bool:
+    """Whether a run's model is a pipeline."""
+    return bool((config.get("model") or {}).get("_target_") == PIPELINE)
+
+
+def pipeline_name(record: Record) -> str | None:
+    """`StandardScaler SGD`; None if the run's model is no pipeline."""
+    if not is_pipeline(record.config):
+        return None
+    model = record.config["model"]
+    last = dict(model["estimator"])
+    if record.config["dataset"].get("regression") and last.get("regressor"):
+        last = last["regressor"] if isinstance(last["regressor"], dict) else {"_target_": last["regressor"]}
+    return " ".join(name for name in (_short(model["preprocessor"]), _short(last)) if name)
+
+
+def _short(node: Mapping[str, Any]) -> str:
+    """`SGD` for SGDClassifier."""
+    name = str(node.get("_target_") or "").rpartition(".")[2]
+    for ending in ("Classifier", "Regressor", "Transformer"):
+        name = name.removesuffix(ending)
+    return name
+
+
+@dataclass
+class _Vote:
+    """An ensemble: places among the candidates, how often each was chosen, and its score in cross-validation."""
+
+    chosen: dict[int, int]
+    value: float
+
+
+def finish(search: Search, runner: Executor, folder: Path) -> None:
+    """Fit the best pipeline to all training data and test it; the same with an ensemble, where it is better.
+
+    Args:
+        search: the search, at its end.
+        runner: the executor of its trials.
+        folder: the sweep's.
+    """
+    tried = [one for one in gather(search) if one.values is not None and is_pipeline(one.record.config)]
+    if not tried or tried[0].record.config["model"]["refit"]:
+        return
+    best, objective = tried[0], search.objectives[0]
+    made = {BEST: _refit(search, best, folder / BEST, dict(best.record.config["model"]))}
+    vote, single = _chosen(tried, folder, objective)
+    if vote is not None:
+        members = [
+            {part: tried[place].record.config["model"][part] for part in ("preprocessor", "estimator")}
+            for place in vote.chosen
+        ]
+        own = best.record.config["model"]
+        node = {
+            "_target_": ENSEMBLE,
+            "_recursive_": False,
+            "name": VOTE,
+            "members": members,
+            "weights": [float(count) for count in vote.chosen.values()],
+            "preprocess": own["preprocess"],
+            "metric": own["metric"],
+        }
+        made[VOTE] = _refit(search, best, folder / VOTE, node)
+        _write_vote(made[VOTE], folder, search.trials)
+    for job in made.values():
+        _submit(job, runner)
+    while runner.busy:
+        runner.poll()
+    _tell(best, vote, single, objective, tried, folder)
+    runner.draw(folder / BEST)
+
+
+def _refit(search: Search, best: Tried, run_dir: Path, model: dict[str, Any]) -> submission.Job:
+    overrides = [text for text in best.record.overrides if text not in search.trials.space.fixed]
+    job = search.trials.job(overrides, 0, run_dir.name)
+    record = job.record
+    record.sweep = {"folder": str(run_dir.parent), "number": run_dir.name}
+    record.config["model"] = {**model, "folds": 0, "refit": True}
+    if run_dir.name == BEST:
+        again = ["model.folds=0", "model.refit=true"]
+        record.overrides = [*record.overrides, *again]
+        record.command = " ".join([record.command, *again])
+    return job
+
+
+def _submit(job: submission.Job, runner: Executor) -> None:
+    """Have it run, unless it was done before the search was gone on with."""
+    if (job.run_dir / "run.json").exists():
+        record = records.read(job.run_dir)
+        if record.status == records.COMPLETED:
+            return
+        finalize.requeue(job.run_dir, record)
+    else:
+        submission.write(job)
+    runner.submit(job.run_dir, computes.needs(job.record, job.environment))
+
+
+def _write_vote(job: submission.Job, folder: Path, trials: Trials) -> None:
+    """A config file that stands for the ensemble's command."""
+    record, config = job.record, job.record.config
+    record.overrides = [text for text in record.overrides if not text.startswith("model")]
+    record.command = file_command(folder, VOTE, trials)
+    groups = {"dataset": config["dataset"], "datastore": config["datastore"]}
+    head = [
+        "# @package _global_",
+        f"# The ensemble of {folder}.",
+        f"#   {record.command}",
+        "defaults:",
+        f"  - {trials.origin.primary}",
+        "  - override model: ensemble",
+        "  - _self_",
+    ]
+    body = {
+        **groups,
+        "model": {key: value for key, value in config["model"].items() if not key.startswith("_")},
+        "seed": config["seed"],
+        "name": config["name"],
+        **({"hydra": {"searchpath": list(trials.origin.searchpath)}} if trials.origin.searchpath else {}),
+    }
+    text = hydra_files.as_yaml(body)
+    (folder / f"{VOTE}.yaml").write_text("\n".join(head) + "\n" + text, encoding="utf-8")
+
+
+def _chosen(tried: Sequence[Tried], folder: Path, objective: Objective) -> tuple[_Vote | None, float]:
+    """The ensemble that is best in cross-validation, or None if no ensemble beats the best pipeline; and that one's.
+
+    Pipelines are added one by one, the same ones more than once, as long as the average of what they said of the
+    samples that they had not seen gets better.
+
+    Source: R. Caruana et al., "Ensemble Selection from Libraries of Models", ICML 2004.
+    """
+    from labrun.tasks.pipeline import OUT_OF_FOLD
+
+    heard: list[npt.NDArray[np.float64]] = []
+    places: list[int] = []
+    y: npt.NDArray[Any] | None = None
+    for place, one in enumerate(tried[:CANDIDATES]):
+        try:
+            with np.load(RunPaths(folder / one.run).outputs / OUT_OF_FOLD, allow_pickle=False) as content:
+                said, y = content["said"].astype(np.float64), content["y"]
+        except (OSError, ValueError, KeyError) as error:
+            log.warning("Left out of the ensemble: run %s: %s", one.run, error)
+            continue
+        if np.isfinite(said).all():
+            heard.append(said)
+            places.append(place)
+    if y is None or not heard or places[0] != 0:
+        return None, float("nan")
+
+    def score(said: npt.NDArray[np.float64]) -> float:
+        return objective.score(_measure(y, said, objective.metric))
+
+    single = score(heard[0])
+    total, counts = heard[0].copy(), {0: 1}
+    reached, kept = single, dict(counts)
+    for _ in range(ROUNDS):
+        size = sum(counts.values())
+        scores = [score((total + one) / (size + 1)) for one in heard]
+        place = int(np.argmax(scores))
+        counts[place] = counts.get(place, 0) + 1
+        total = total + heard[place]
+        if scores[place] > reached + 1e-9:
+            reached, kept = scores[place], dict(counts)
+    value = single if objective.maximize else -single
+    if len(kept) < 2 or reached <= single:
+        return None, value
+    return _Vote({places[i]: count for i, count in kept.items()}, reached if objective.maximize else -reached), value
+
+
+def _measure(y: npt.NDArray[Any], said: npt.NDArray[np.float64], metric: str) -> float:
+    """A metric of probabilities, or of values, over all training samples at once.
+
+    Shapes:
+        y: (N,).
+        said: (N, classes), or (N, 1) values.
+    """
+    from labrun.tasks import scoring
+
+    classes = 0 if said.shape[1] == 1 else said.shape[1]
+    predicted = said[:, 0] if not classes else said.argmax(axis=1)
+    if metric in (scoring.STANDARD if classes else scoring.QUANTITIES):
+        return scoring.one(metric, y, predicted, said if classes else None, classes)
+    scorer = scoring.scorers([metric], bool(classes))[metric]
+    return float(scorer(scoring.heard(said, classes), np.arange(len(y))[:, None], y))
+
+
+def _tell(
+    best: Tried, vote: _Vote | None, single: float, objective: Objective, tried: Sequence[Tried], folder: Path
+) -> None:
+    from labrun.tasks.scoring import QUANTITIES
+
+    assert best.values is not None
+    rows = [("best pipeline", f"run {best.run}: {pipeline_name(best.record)}")]
+    rows += [("  in cross-validation", f"{objective.metric} {report.number(best.values[0])}")]
+    rows += _tested(folder / BEST, objective, QUANTITIES)
+    if vote is None:
+        rows.append(("ensemble", "none of them is better in cross-validation"))
+    else:
+        total = sum(vote.chosen.values())
+        members = ", ".join(
+            f"{count / total:.2f} {pipeline_name(tried[place].record)} ({tried[place].run})"
+            for place, count in sorted(vote.chosen.items(), key=lambda pair: -pair[1])
+        )
+        rows.append(("ensemble", members))
+        shown = f"{objective.metric} {report.number(vote.value)} ({report.number(single)} of the best alone)"
+        rows.append(("  over all folds at once", shown))
+        rows += _tested(folder / VOTE, objective, QUANTITIES)
+    results.say(report.table(rows))
+
+
+def _tested(run_dir: Path, objective: Objective, quantities: Sequence[str]) -> list[tuple[str, str]]:
+    record = records.read(run_dir)
+    if record.status != records.COMPLETED:
+        return [("  fitted to all", results.failure(record))]
+    found = {
+        name.removeprefix("test_"): report.number(record.metrics[name])
+        for name in (f"test_{objective.metric}", "accuracy", *quantities)
+        if name in record.metrics
+    }
+    listed = ", ".join(f"{name} {value}" for name, value in found.items())
+    return [("  on the test part", listed), ("  model", str(RunPaths(run_dir).outputs / "model.skops"))]

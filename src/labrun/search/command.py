@@ -1,0 +1,214 @@
+"""Seeing a search through: checks before anything runs, the controller, and what is left at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from labrun.config.hydra_files import hide_environment
+from labrun.control import controller, objective, results
+from labrun.control.monitor import Live
+from labrun.errors import ConfigError
+from labrun.runs import record as records
+from labrun.runs import report, store
+from labrun.runs.record import Record
+from labrun.runs.recording import terminating_politely
+from labrun.runs.tracking import follow
+from labrun.search import automl, ending, takeover
+from labrun.search.search import Search, check_fresh, policy, room
+from labrun.search.study import Study
+from labrun.search.trials import Trials
+from labrun.submit import snapshot, submission
+from labrun.submit.publish import announce
+
+log = logging.getLogger(__name__)
+
+
+WIDEST = 90
+"""What a trial's parameters may take of a line before the columns after them are no longer below each other."""
+
+
+class Table:
+    """A line for each trial that ends, with the best so far; on a terminal also what is running, below.
+
+    Args:
+        search: the sweep's.
+        folder: its folder.
+    """
+
+    def __init__(self, search: Search, folder: Path) -> None:
+        self._search, self._folder = search, folder
+        self._best: float | None = None
+        self._live: Live | None = None
+        self._is_headed = False
+        self._runs: list[Path] = []
+        self._width = 0
+        self.told: set[str] = set()
+        """The runs that have their line."""
+        if sys.stdout.isatty():
+            self._live = Live(folder, self._runs)
+
+    def update(self, running: bool = True) -> None:
+        """Draw what is running."""
+        if self._live is not None:
+            self._runs[:] = [self._folder / run for run in self._search.plan.runs]
+            if self._runs or not running:
+                self._live.update(running)
+
+    def ended(self, run_dir: Path, record: Record) -> None:
+        """Tell it in a line."""
+        one = self._search.objectives[0]
+        score = objective.rank(record)
+        if score > float("-inf"):
+            self._best = score if self._best is None else max(self._best, score)
+        best = "" if self._best is None else report.number(self._best if one.maximize else -self._best)
+        value = record.metrics.get(one.metric)
+        shown = report.number(float(value)) if isinstance(value, int | float) else "-"
+        what = automl.pipeline_name(record) or " ".join(ending.varied(record, self._search.trials.space)) or "-"
+        if not self._is_headed:
+            self._is_headed = True
+            first = "ITERATION" if automl.is_pipeline(record.config) else "TRIAL"
+            head = "PIPELINE" if automl.is_pipeline(record.config) else "PARAMETERS"
+            self._width = max(36, min(len(what) + 4, WIDEST))
+            results.say(
+                f"{first:>9}  {head:<{self._width}}  {'DURATION':>8}  {'METRIC':>8}  {'BEST':>8}  ({one.metric})"
+            )
+        mark = "" if record.status == records.COMPLETED else f"  {record.status}: {record.reason}"
+        took = "-" if record.duration_s is None else f"{record.duration_s:.1f}"
+        results.say(f"{run_dir.name:>9}  {what:<{self._width}}  {took:>8}  {shown:>8}  {best:>8}{mark}")
+        self.told.add(run_dir.name)
+
+
+def run(
+    trials: Trials,
+    settings: Mapping[str, Any],
+    arguments: Sequence[str],
+    freezer: submission.Freezer,
+    resumed: bool,
+    prepare: Callable[[], None],
+) -> list[Record]:
+    """Check everything, then search to the end.
+
+    Args:
+        trials: makes the trials.
+        settings: the config's `sweep`, as it was composed.
+        arguments: the command's own, for whoever takes the search over.
+        freezer: freezes, and holds the pool's server.
+        resumed: whether the folder's own search goes on.
+        prepare: makes the folder, once there is nothing to refuse.
+
+    Returns:
+        The runs' records; with `compute.detach` none: the search goes on elsewhere.
+
+    Raises:
+        ConfigError, DataError, RecordError: mistakes; nothing has run then.
+        SystemExit: after Ctrl-C (130).
+    """
+    folder = trials.folder
+    if settings["sampler"] is not None:
+        Study.check(settings["sampler"], len(settings["metric"]) if isinstance(settings["metric"], list) else 1)
+    policy(settings)
+    if resumed:
+        first = next(iter(sorted(folder.glob("*/run.json"))), None)
+        if first is not None and settings["resume_code"] == "frozen":
+            trials.code = records.read(first.parent).code
+    probes = trials.probes()
+    if not probes:
+        raise ConfigError(
+            "there is nothing to search: give a key several values ('model.lr=tag(log,interval(1e-4,1e-1))'), name "
+            "them under sweep.space, or choose a component whose file has a search_space"
+        )
+    where = submission.check(probes)
+    if where == "inline" and (settings["trial_timeout_min"] is not None or settings["early_termination"]):
+        key = "trial_timeout_min" if settings["trial_timeout_min"] is not None else "early_termination"
+        raise ConfigError(f"sweep.{key}: an inline run has no supervisor that could end it; choose compute=local")
+    config = probes[0].record.config
+    with submission.in_charge(folder, where) if resumed else contextlib.nullcontext():
+        if not resumed:
+            check_fresh(folder)
+        prepare()
+        plan = submission.make_plan(probes, folder, [], where)
+        plan.command = hide_environment([text for text in arguments if not _is_own(text)])
+        if trials.code is not None:
+            plan.path = snapshot.import_path(trials.code, own=config["compute"]["python"] is None)
+        plan.write(folder)
+        announce(folder, [os.path.relpath(job.run_dir, folder) for job in probes])
+        if not config["compute"]["detach"]:
+            search = Search(
+                trials,
+                {**settings, **config["sweep"]},
+                objective.of(config),
+                plan,
+                room(settings, plan, config["compute"]),
+            )
+            search.begin(trials.space.dimensions)
+            takeover.begin(folder)
+    if config["compute"]["detach"]:
+        controller.detach(
+            folder, {}, [*(text for text in arguments if not _is_own(text)), *_elsewhere(folder, resumed)]
+        )
+        results.say(f"On its way: a search in {folder}\n  lab runs watch {folder}")
+        return []
+    return _attended(search, folder, plan, freezer)
+
+
+def _is_own(text: str) -> bool:
+    """Whether an argument says how this very controller goes about it."""
+    return bool(re.match(r"^[+~]*(compute\.detach|sweep\.resume|hydra\.sweep\.dir)=", text))
+
+
+def _elsewhere(folder: Path, resumed: bool) -> list[str]:
+    return [f"sweep.resume={folder}" if resumed else f"hydra.sweep.dir={folder}"]
+
+
+def _attended(search: Search, folder: Path, plan: controller.Plan, freezer: submission.Freezer) -> list[Record]:
+    goals = ", ".join(f"{o.metric} ({'max' if o.maximize else 'min'})" for o in search.objectives)
+    left = search.budget - search.study.counted()
+    log.info("Searching for %s: %d trials, %d at once, in %s", goals, left, search.room, folder)
+    with follow(store.workspace(), plan.tracking), terminating_politely():
+        table = Table(search, folder)
+        try:
+            try:
+                runner = controller.conduct(folder, table, search.variables, freezer.server, search)
+            finally:
+                search.rest()
+                table.update(running=False)
+        except KeyboardInterrupt:
+            controller.cancel_rest(folder, controller.read_plan(folder), "the sweep was canceled before it began")
+            _say_canceled(folder)
+        try:
+            with takeover.ending(folder):
+                canceled = search.is_canceled or not _finished(search, runner, folder)
+                ending.tell(search, folder, runner.draw, table.told)
+        finally:
+            runner.close()
+    if canceled:
+        _say_canceled(folder)
+    return [records.read(folder / run) for run in plan.runs]
+
+
+def _finished(search: Search, runner: controller.Executor, folder: Path) -> bool:
+    """Make what is made of the best; False if that was interrupted: its runs are canceled then."""
+    try:
+        automl.finish(search, runner, folder)
+        return True
+    except KeyboardInterrupt:
+        runner.cancel_all(why="canceled")
+        while runner.busy:
+            runner.poll()
+        return False
+
+
+def _say_canceled(folder: Path) -> NoReturn:
+    where = shlex.quote(str(folder))
+    sys.stderr.write(
+        f"labrun: canceled; the records are in {folder}, and sweep.resume={where} goes on with the search\n"
+    )
+    sys.exit(submission.CANCELED)

@@ -1,0 +1,255 @@
+"""What a search leaves: the table, `results.csv`, the best configuration to be run again, and a report to look at."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+import shlex
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optuna.trial import TrialState
+
+from labrun.config import hydra_files
+from labrun.control import results
+from labrun.errors import LabrunError
+from labrun.runs import comparable, report
+from labrun.runs import record as records
+from labrun.runs.record import Record
+from labrun.search.space import Space, plain_key
+from labrun.search.study import LABELS, RUN, WHY
+
+if TYPE_CHECKING:
+    from labrun.search.search import Search
+    from labrun.search.trials import Trials
+
+log = logging.getLogger(__name__)
+
+SHOWN = 20
+"""Trials that the table lists."""
+
+
+@dataclass
+class Tried:
+    """One trial, as its journal entry and its run's record tell it."""
+
+    run: str
+    record: Record
+    parameters: dict[str, Any] = field(default_factory=dict)
+    values: list[float] | None = None
+    """Its final metrics; None where it has none that count."""
+    why: str = ""
+    on_front: bool = False
+    """With several metrics: no other trial is at least as good in all of them."""
+
+
+def gather(search: Search) -> list[Tried]:
+    """Every trial that has a run, the best first."""
+    study = search.study
+    front = {trial.number for trial in study.optuna.best_trials} if _is_any_complete(search) else set()
+    several = len(search.objectives) > 1
+    found = []
+    for trial in study.trials():
+        folder = search.trials.folder / trial.user_attrs[RUN]
+        if not (folder / "run.json").exists():
+            continue
+        record = records.read(folder)
+        why = trial.user_attrs.get(WHY) or record.reason
+        values = list(trial.values) if trial.state == TrialState.COMPLETE and trial.values else None
+        labels = dict(trial.user_attrs.get(LABELS, {}))
+        on_front = several and trial.number in front
+        found.append(Tried(trial.user_attrs[RUN], record, labels, values, why, on_front))
+    first = search.objectives[0]
+    return sorted(
+        found,
+        key=lambda one: (not one.on_front, -first.score(one.values[0]) if one.values else math.inf, _doubt(one)),
+    )
+
+
+def _doubt(one: Tried) -> float:
+    """What decides between trials that are equally good: how sure of the truth their models are."""
+    loss = _last(one, "log_loss")
+    return loss if loss is not None and math.isfinite(loss) else math.inf
+
+
+def _is_any_complete(search: Search) -> bool:
+    return any(trial.state == TrialState.COMPLETE for trial in search.study.trials())
+
+
+def tell(search: Search, folder: Path, draw: Callable[[Path], object], told: Collection[str] = ()) -> None:
+    """Print the table, write the files, draw the pictures.
+
+    Args:
+        search: the search, at its end.
+        folder: the sweep's.
+        draw: draws one run's pictures.
+        told: runs that a person has seen the result of; if that is all of them, they are not listed once more.
+    """
+    tried = gather(search)
+    if not tried:
+        results.say("no trial was run")
+        return
+    if len(search.objectives) > 1 or not {one.run for one in tried} <= set(told):
+        results.say(_table(search, tried))
+    best = tried[0] if tried[0].values is not None else None
+    try:
+        write_csv(search, tried, folder / "results.csv")
+        if best is not None and not unwritable(best, search.trials):
+            write_best(best, folder, search.trials)
+    except OSError as error:
+        log.warning("results.csv and best.yaml cannot be written: %s", error)
+    if best is None:
+        results.say(f"no trial has a result; results.csv says why of each\nfolder: {folder}")
+        return
+    if (mixture := comparable.mixture([one.record for one in tried], search.objectives[0].metric)) is not None:
+        log.warning("%s", mixture)
+    _report(search, tried, folder)
+    if best.record.config["report"] == "auto" and (folder / best.run / "outputs" / "model.json").exists():
+        try:
+            draw(folder / best.run)
+        except (LabrunError, OSError, ValueError) as error:
+            log.warning("The best run's pictures could not be drawn: %s", error)
+    several = " (the first of the Pareto front)" if len(search.objectives) > 1 else ""
+    value = "" if best.values is None else f", {search.objectives[0].metric} {report.number(best.values[0])}"
+    results.say(f"best{several}: run {best.run}{value}\n  {best.record.command}")
+    has_file = not unwritable(best, search.trials)
+    if has_file:
+        results.say(f"  the same from a file: {file_command(folder, 'best', search.trials)}")
+    else:
+        why = "the config sets hydra.searchpath itself" if search.trials.origin.is_closed else "it takes a key away (~)"
+        results.say(f"  no config file can say the same: {why}")
+    results.say(f"folder: {folder}   (results.csv, report.html{', best.yaml' if has_file else ''})")
+
+
+def file_command(folder: Path, name: str, trials: Trials) -> str:
+    """The command that composes a config file of a sweep's folder."""
+    main = [] if trials.origin.main is None else ["--config-path", trials.origin.main]
+    return shlex.join(["labrun", *main, "--config-dir", str(folder), "--config-name", name])
+
+
+def unwritable(best: Tried, trials: Trials) -> bool:
+    """Whether no config file can say what the best run is: something is taken away, or its own file is closed."""
+    typed = (*trials.origin.overrides, *best.record.overrides)
+    return trials.origin.is_closed or any(override.startswith("~") for override in typed)
+
+
+def _report(search: Search, tried: Sequence[Tried], folder: Path) -> None:
+    from labrun.search import pictures
+
+    try:
+        pictures.write_report(search.study.optuna, search.objectives, tried, folder)
+    except (OSError, ValueError, RuntimeError) as error:
+        log.warning("report.html could not be written: %s", error)
+
+
+def _table(search: Search, tried: Sequence[Tried]) -> str:
+    metrics = [one.metric for one in search.objectives]
+    widths = [max(10, len(metric) + 2) for metric in metrics]
+    head = "".join(f"{metric:<{width}}" for metric, width in zip(metrics, widths, strict=True))
+    several = len(metrics) > 1
+    rows = [("run", f"{'status':<10}  {head}{'front  ' if several else ''}parameters")]
+    for one in tried[:SHOWN]:
+        values: list[float | None] = [*one.values] if one.values else [_last(one, metric) for metric in metrics]
+        numbers = ["-" if value is None else report.number(value) for value in values]
+        cells = "".join(f"{text:<{width}}" for text, width in zip(numbers, widths, strict=True))
+        mark = f"{'*' if one.on_front else '':<7}" if several else ""
+        why = "" if one.values is not None else f"   ({one.why})"
+        listed = " ".join(f"{name}={shown(value)}" for name, value in one.parameters.items())
+        rows.append((one.run, f"{one.record.status:<10}  {cells}{mark}{listed}{why}"))
+    if len(tried) > SHOWN:
+        rows.append(("...", f"{len(tried) - SHOWN} more in results.csv"))
+    return report.table(rows)
+
+
+def _last(one: Tried, metric: str) -> float | None:
+    value = one.record.metrics.get(metric)
+    return float(value) if isinstance(value, int | float) else None
+
+
+def shown(value: Any) -> str:
+    """A parameter's value for a table."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def varied(record: Record, space: Space) -> list[str]:
+    """A run's overrides that differ between the trials."""
+    fixed = {plain_key(text.partition("=")[0]) for text in space.fixed}
+    return [_short(text) for text in record.overrides if plain_key(text.partition("=")[0]) not in fixed]
+
+
+def _short(override: str) -> str:
+    key, _, value = override.partition("=")
+    try:
+        value = f"{float(value):.4g}" if "." in value or "e" in value else value
+    except ValueError:
+        pass
+    return f"{key}={value}"
+
+
+def write_csv(search: Search, tried: Sequence[Tried], path: Path) -> None:
+    """A line per trial, best first: its metrics, its parameters, and why it was not completed."""
+    metrics = sorted({name for one in tried for name in one.record.metrics})
+    parameters = list(dict.fromkeys(name for one in tried for name in one.parameters))
+    front = ["pareto"] if len(search.objectives) > 1 else []
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["number", "id", "status", "duration_s", *front, *metrics, *parameters, "why", "overrides"])
+        for one in tried:
+            record = one.record
+            cells: list[Any] = [one.run, record.id, record.status, record.duration_s]
+            cells += [int(one.on_front)] if front else []
+            cells += [record.metrics.get(name, "") for name in metrics]
+            cells += [one.parameters.get(name, "") for name in parameters]
+            writer.writerow([*cells, one.why, " ".join(record.overrides)])
+
+
+def write_best(best: Tried, folder: Path, trials: Trials) -> None:
+    """The best configuration as a config file that stands for the whole command.
+
+    `labrun --config-dir FOLDER --config-name best` composes labrun's own `config` with it. Choices of groups stand in
+    its defaults list, values below.
+    """
+    lines = [
+        "# @package _global_",
+        f"# The best of {folder}: run {best.run}.",
+        f"#   {best.record.command}",
+        f"#   {file_command(folder, 'best', trials)}",
+        "defaults:",
+        f"  - {trials.origin.primary}",
+    ]
+    values: dict[str, Any] = {}
+    chosen: list[str] = []
+    for override in hydra_files.by_reference([*trials.origin.overrides, *best.record.overrides]):
+        key, equals, text = override.partition("=")
+        name = key.lstrip("+")
+        if equals and trials.is_group(name):
+            chosen.append(
+                f"  - override {'/' if '/' in name else ''}{name}: {text}"
+                if not key.startswith("+")
+                else f"  - {name}: {text}"
+            )
+        elif equals:
+            _put(values, name.split("."), _value(text))
+    if best.record.command.endswith(" hydra.mode=RUN"):
+        _put(values, ["hydra", "mode"], "RUN")
+    if trials.origin.searchpath:
+        _put(values, ["hydra", "searchpath"], list(trials.origin.searchpath))
+    lines += [*chosen, "  - _self_"]
+    body = hydra_files.as_yaml(values) if values else ""
+    (folder / "best.yaml").write_text("\n".join(lines) + "\n" + body, encoding="utf-8")
+
+
+def _put(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    for key in path[:-1]:
+        values = values.setdefault(key, {})
+    values[path[-1]] = value
+
+
+def _value(text: str) -> Any:
+    """An override's value: Hydra's own parser reads it, so quotes and lists mean what they meant."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    return OverridesParser.create().parse_override(f"x={text}").value()

@@ -1,0 +1,431 @@
+"""A search: asks for trials one by one, has them run, ends those that are not worth it, and tells what came of them.
+
+It is a feed of `controller.conduct`: as one trial ends the next begins. Between the runs and the search there are files
+alone: metrics and records one way, requests to stop the other way.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from labrun import errors
+from labrun.building import build
+from labrun.control import controller, objective
+from labrun.control.objective import Objective
+from labrun.errors import ConfigError, RecordError
+from labrun.runs import context, finalize
+from labrun.runs import record as records
+from labrun.runs.record import Record, RunPaths
+from labrun.search import space as spaces
+from labrun.search import takeover
+from labrun.search.policies import Curve, Policy
+from labrun.search.reports import Reports
+from labrun.search.space import Choice, Dimension
+from labrun.search.study import OVERRIDES, RUN, Study
+from labrun.search.trials import Trials
+from labrun.submit import submission
+from labrun.submit.submission import Job
+
+log = logging.getLogger(__name__)
+
+JOURNAL = "study.journal"
+STATE = "search.json"
+TRIALS = 20
+"""How many trials a search has that was not told."""
+CLOCK_S = 5.0
+CANCELED = "canceled"
+LARGEST_GRID = 100_000
+
+
+@dataclass
+class _Trial:
+    number: int
+    """In the study."""
+    run_dir: Path
+    reports: Reports
+    begun: float | None = None
+    stop: str | None = None
+    """Why it was asked to stop."""
+
+
+@dataclass
+class Search:
+    """The feed of a search.
+
+    Args:
+        trials: makes them.
+        settings: the config's `sweep`, its metric and goal settled.
+        objectives: what is searched for.
+        plan: the folder's; every new run is added to it.
+        room: how many run at once.
+    """
+
+    trials: Trials
+    settings: Mapping[str, Any]
+    objectives: Sequence[Objective]
+    plan: controller.Plan
+    room: int
+    study: Study = field(init=False)
+    budget: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        state = controller.state_folder(self.trials.folder)
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.study = Study(
+            state / JOURNAL, self.settings["sampler"], int(self.settings["seed"]), [o.maximize for o in self.objectives]
+        )
+        self._state = state / STATE
+        self._policy = policy(self.settings)
+        self._trials: dict[Path, _Trial] = {}
+        self._curves: dict[int, Curve] = {}
+        self.variables: dict[Path, Mapping[str, str]] = {}
+        """Those of runs that an earlier controller had asked for and not begun."""
+        self._closed: str | None = None
+        self._is_measured = self._is_begun = False
+        self._began, self._used_s, self._next_clock = time.monotonic(), 0.0, 0.0
+        self.budget = self.settings["max_trials"] or TRIALS
+
+    # ---- beginning, and going on
+
+    def begin(self, dimensions: Sequence[Dimension]) -> None:
+        """Begin, or take up what an earlier controller left.
+
+        Args:
+            dimensions: what varies, for the check that it is the same search.
+
+        Raises:
+            ConfigError: the folder's search is another one.
+        """
+        told = {
+            "fixed": _lasting(self.trials.space.fixed),
+            "space": [repr(one) for one in dimensions],
+            "metric": [one.metric for one in self.objectives],
+        }
+        if self._state.exists():
+            then = self._read_state()
+            self._used_s = float(then.get("used_s", 0.0))
+            changed = [name for name in told if then.get(name) != told[name]]
+            if changed:
+                lines = [f"{name}: then {then.get(name)}, now {told[name]}" for name in changed]
+                raise ConfigError(
+                    f"the search in {self.trials.folder} had another configuration, and a search goes on as it began. "
+                    + "; ".join(lines)
+                )
+        self._told = told
+        self._write_state()
+        self.study.settle()
+        if not self.settings["sampler"]:
+            self._enqueue_grid()
+        else:
+            self._enqueue_portfolio()
+        self._take_up()
+
+    def _read_state(self) -> dict[str, Any]:
+        try:
+            then = dict(json.loads(context.content(self._state)))
+        except (OSError, ValueError, TypeError) as error:
+            raise RecordError(f"{self._state} is damaged or cannot be read: {error}") from error
+        known = {trial.user_attrs[RUN] for trial in self.study.trials()}
+        there = {path.parent.name for path in self.trials.folder.glob("*/run.json") if path.parent.name.isdecimal()}
+        if there - known:
+            raise RecordError(
+                f"{self._state.with_name(JOURNAL)} is damaged or gone: it knows {len(known)} trials, and the folder "
+                f"has {len(there)}. Put the journal back, or begin a new search"
+            )
+        return then
+
+    def _enqueue_portfolio(self) -> None:
+        """The trials to begin with, as far as they lie in the space: part of it may be fixed, or narrowed."""
+        left_out = []
+        whole = []
+        for parameters in self.settings["portfolio"]:
+            try:
+                whole.append(self.trials.complete(parameters))
+            except ConfigError as error:
+                left_out.append(str(error))
+        if left_out:
+            log.info("Left out of sweep.portfolio, as they do not fit: %d (%s)", len(left_out), left_out[0])
+        self.study.enqueue_missing(whole)
+
+    def _enqueue_grid(self) -> None:
+        import itertools
+
+        lists = [
+            one.labels if isinstance(one, Choice) else spaces.values_of(one) for one in self.trials.space.dimensions
+        ]
+        names = [one.name for one in self.trials.space.dimensions]
+        total = 1
+        for values in lists:
+            total *= len(values)
+        if total > LARGEST_GRID:
+            raise ConfigError(
+                f"the grid has {total:,} combinations; sweep=random with sweep.max_trials tries some of them"
+            )
+        self.budget = min(total, self.settings["max_trials"] or total)
+        combinations = itertools.islice(itertools.product(*lists), self.budget)
+        self.study.enqueue_missing([dict(zip(names, one, strict=True)) for one in combinations])
+
+    def _take_up(self) -> None:
+        """What an earlier controller left: told if it has ended since, run again if not."""
+        for trial in self.study.trials():
+            run_dir = self.trials.folder / trial.user_attrs[RUN]
+            if (run_dir / "run.json").exists():
+                self._curve(run_dir, trial.number)
+        for trial in self.study.open():
+            run_dir = self.trials.folder / trial.user_attrs[RUN]
+            if not (run_dir / "run.json").exists():
+                made = self._made(trial.user_attrs[OVERRIDES], trial.number, run_dir)
+                if made is not None:
+                    self.variables[run_dir] = made.environment
+                continue
+            record = records.read(run_dir)
+            self._trials[run_dir] = self._trial(run_dir, trial.number)
+            if record.status == records.CANCELED or finalize.was_killed(record):
+                finalize.requeue(run_dir, record)
+            elif record.finished:
+                self.ended(run_dir, record)
+        runs = [trial.user_attrs[RUN] for trial in self.study.trials()]
+        self.plan.runs = [run for run in runs if (self.trials.folder / run / "run.json").exists()]
+        self.plan.write(self.trials.folder)
+
+    # ---- the feed
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is more to come."""
+        left = self.study.waiting() if not self.settings["sampler"] else 1
+        return self._closed is None and bool(left) and self.study.counted() < self.budget
+
+    @property
+    def patience_s(self) -> float:
+        """How long it may take until it looks again: a trial that is not worth it should end soon."""
+        return 0.5 if self._policy is None else 0.1
+
+    def more(self) -> list[tuple[Path, Mapping[str, str]]]:
+        """As many trials as there is room for."""
+        begun: list[tuple[Path, Mapping[str, str]]] = []
+        if not self._is_begun:
+            self._is_begun = True
+            # A run of an earlier controller may have ended since it was looked at: nobody else would tell.
+            for run_dir in list(self._trials):
+                if (record := records.read(run_dir)).finished:
+                    self.ended(run_dir, record)
+        while self._closed is None and len(self._trials) < self.room and self.is_open:
+            run = self._next_folder()
+            asked = self.study.ask(self.trials.dimensions, run)
+            run_dir = self.trials.folder / run
+            made = self._made(asked.overrides, asked.number, run_dir)
+            if made is None:
+                continue
+            self.plan.runs.append(run)
+            self.plan.write(self.trials.folder)
+            begun.append((run_dir, made.environment))
+        return begun
+
+    def _next_folder(self) -> str:
+        number = len(self.study.trials())
+        while (self.trials.folder / str(number)).exists():
+            number += 1
+        return str(number)
+
+    def _made(self, overrides: Sequence[str], number: int, run_dir: Path) -> Job | None:
+        try:
+            made = self.trials.job(overrides, int(run_dir.name))
+        except ConfigError as error:
+            why = str(error).splitlines()[0]
+            log.error("Trial %s cannot be run (%s): %s", run_dir.name, " ".join(overrides), why)
+            self.study.fail(number, why)
+            return None
+        submission.write(made)
+        self._trials[run_dir] = self._trial(run_dir, number)
+        return made
+
+    def _trial(self, run_dir: Path, number: int) -> _Trial:
+        one = _Trial(number, run_dir, Reports(run_dir, number, self.objectives[0]))
+        self._curves[number] = one.reports.curve
+        return one
+
+    def _curve(self, run_dir: Path, number: int) -> None:
+        reports = Reports(run_dir, number, self.objectives[0])
+        reports.read()
+        reports.curve.running = False
+        self._curves[number] = reports.curve
+
+    def ended(self, run_dir: Path, record: Record) -> None:
+        """Tell the study."""
+        one = self._trials.pop(run_dir, None)
+        if one is None:
+            return
+        one.reports.read()
+        one.reports.curve.running = False
+        if record.status == records.COMPLETED:
+            self._tell(one, record)
+        elif record.status == records.STOPPED:
+            self.study.stop(one.number, one.reports.values, record.reason)
+        elif record.status == records.CANCELED:
+            if self._closed is None:
+                self.study.fail(one.number, "canceled", replaced=bool(self.settings["replace_canceled"]))
+        elif finalize.was_killed(record):  # it stays open, as a run of a grid does
+            log.warning("Trial %s: %s. sweep.resume=last tries it again", run_dir.name, record.reason)
+        else:
+            self.study.fail(one.number, record.reason)
+            self._look_at_failure(record)
+
+    def _look_at_failure(self, record: Record) -> None:
+        """End a search whose very data or configuration cannot be used: every trial would say the same.
+
+        Raises:
+            ConfigError: with what the run said.
+        """
+        kind = str((record.error or {}).get("type"))
+        told = {name for name in vars(errors) if name.endswith("Error")}
+        if kind in told and not self._is_measured and not any(trial.values for trial in self.study.trials()):
+            raise ConfigError(str((record.error or {}).get("message")))
+
+    def _tell(self, one: _Trial, record: Record) -> None:
+        values = objective.values(record)
+        if values is not None:
+            self._is_measured = True
+            self.study.tell(one.number, values)
+            return
+        missing = [o.metric for o in self.objectives if o.metric not in record.metrics]
+        logged = ", ".join(record.metrics) or "nothing"
+        self.study.fail(one.number, f"it logged no {' and no '.join(missing)}")
+        if not self._is_measured and not any(trial.values for trial in self.study.trials()):
+            raise ConfigError(
+                f"sweep.metric={missing[0]}: run {record.id} completed and logged no such metric. It logged: {logged}"
+            )
+
+    def look(self) -> None:
+        """End what is not worth going on, and what has had its time."""
+        for one in list(self._trials.values()):
+            if one.stop is None:
+                self._hold_to_time(one)
+            if one.stop is None and self._policy is not None:
+                one.reports.read()
+                self._judge(one, self._policy)
+        now = time.monotonic()
+        if self._closed is None and takeover.is_canceled(self.trials.folder):
+            log.info("Canceled: no more trials are begun")
+            self.close(CANCELED)
+        limit = self.settings["timeout_min"]
+        if limit is not None and self._closed is None and self._elapsed_s() > 60 * limit:
+            why = f"sweep.timeout_min={limit:g}"
+            log.info("%s: no more trials are begun, and those that run are stopped", why)
+            self.close(why)
+            for one in self._trials.values():
+                self._stop(one, why)
+        if now >= self._next_clock:
+            self._next_clock = now + CLOCK_S
+            self._write_state()
+
+    def _hold_to_time(self, one: _Trial) -> None:
+        limit = self.settings["trial_timeout_min"]
+        if limit is None:
+            return
+        if one.begun is None and RunPaths(one.run_dir).attempts.is_dir():
+            one.begun = time.monotonic()
+        if one.begun is not None and time.monotonic() - one.begun > 60 * limit:
+            self._stop(one, f"sweep.trial_timeout_min={limit:g}")
+
+    def _judge(self, one: _Trial, judge: Policy) -> None:
+        others = [curve for number, curve in self._curves.items() if number != one.number and curve.scores]
+        while one.reports.judged < len(one.reports.values):
+            one.reports.judged += 1
+            count = one.reports.judged
+            if not judge.is_due(count):
+                continue
+            reason = judge.verdict(one.reports.curve, others, count, self.objectives[0].maximize)
+            if reason is not None:
+                value = one.reports.values[count - 1]
+                metric = self.objectives[0].metric
+                self._stop(one, f"{type(judge).__name__} at report {count} of {metric} ({value:.6g}): {reason}")
+                return
+
+    def _stop(self, one: _Trial, why: str) -> None:
+        one.stop = why
+        finalize.request(one.run_dir, why, "stop")
+
+    def close(self, why: str) -> None:
+        """Nothing more is to begin."""
+        self._closed = why
+
+    def rest(self) -> None:
+        """Note how much of the time is used."""
+        self._write_state()
+
+    @property
+    def is_canceled(self) -> bool:
+        """Whether somebody asked that the search end."""
+        return self._closed == CANCELED
+
+    # ---- time
+
+    def _elapsed_s(self) -> float:
+        return self._used_s + time.monotonic() - self._began
+
+    def _write_state(self) -> None:
+        content = {**self._told, "used_s": round(self._elapsed_s(), 1)}
+        records.replace_text(self._state, json.dumps(content) + "\n", to_disk=False)
+
+
+def _lasting(fixed: Sequence[str]) -> list[str]:
+    """The overrides that say what is searched for, not how or where."""
+    ways = ("sweep", "compute", "tracking", "hydra", "report", "notes", "tags", "name")
+    return sorted(text for text in fixed if spaces.plain_key(text.partition("=")[0]).split(".")[0] not in ways)
+
+
+def policy(settings: Mapping[str, Any]) -> Policy | None:
+    """The rule by which running trials are ended early, if there is one.
+
+    Raises:
+        ConfigError: it cannot be built, or there are several metrics.
+    """
+    node = settings["early_termination"]
+    if not node:
+        return None
+    if isinstance(settings["metric"], list) and len(settings["metric"]) > 1:
+        raise ConfigError(
+            "sweep.early_termination judges by one metric, and sweep.metric names "
+            f"{', '.join(settings['metric'])}: leave one of the two out"
+        )
+    made = build(node, "sweep.early_termination")
+    if not isinstance(made, Policy):
+        raise ConfigError(f"sweep.early_termination._target_={node['_target_']!r} is no labrun.search.policies.Policy")
+    return made
+
+
+def room(settings: Mapping[str, Any], plan: controller.Plan, compute: Mapping[str, Any]) -> int:
+    """How many trials run at once: the smaller of what the sweep and what the machine or the cluster allows."""
+    wanted = settings["max_concurrent"]
+    if plan.target == "inline":
+        return 1
+    if plan.target == "slurm":
+        return int(min(wanted or 10, compute["max_parallel"] or wanted or 10))
+    if wanted is not None and wanted > plan.parallel and compute["max_parallel"] is None:
+        log.info(
+            "%d at once: sweep.max_concurrent=%d, and this machine carries %d; compute.max_parallel=%d asks for more",
+            plan.parallel,
+            wanted,
+            plan.parallel,
+            wanted,
+        )
+    return int(min(wanted or plan.parallel, plan.parallel))
+
+
+def check_fresh(folder: Path) -> None:
+    """Whether a new search's folder holds no runs yet.
+
+    Raises:
+        RecordError: it does.
+    """
+    if any(folder.glob("*/run.json")) or (controller.state_folder(folder) / JOURNAL).exists():
+        raise RecordError(
+            f"{folder} holds a sweep already; a new one needs a folder of its own, or sweep.resume=FOLDER"
+        )

@@ -1,0 +1,96 @@
+"""How far a search is, told by files beside it, and going on with one whose controller is gone. Needs no Optuna."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from labrun.config.hydra_files import quoted, with_variables
+from labrun.control import controller
+from labrun.errors import ConfigError
+from labrun.runs import context
+from labrun.runs import record as records
+from labrun.runs.record import HIDDEN
+
+OVER, ENDING, BEGUN, CANCELED = "over", "ending", "begun", "cancel"
+"""Files in the folder's state: the search is at its end and its books are written; who writes them; a controller has
+taken it up; somebody asks that no more trials begin."""
+
+
+def begin(folder: Path) -> None:
+    """A controller takes the search up."""
+    state = controller.state_folder(folder)
+    (state / OVER).unlink(missing_ok=True)
+    (state / CANCELED).unlink(missing_ok=True)
+    (state / BEGUN).touch()
+
+
+@contextlib.contextmanager
+def ending(folder: Path) -> Iterator[None]:
+    """Inside, the trials are over and what is left of them is made."""
+    state = controller.state_folder(folder)
+    records.replace_text(state / ENDING, json.dumps(records.process_identity()), to_disk=False)
+    try:
+        yield
+        (state / OVER).touch()
+    finally:
+        (state / ENDING).unlink(missing_ok=True)
+
+
+def cancel(folder: Path) -> None:
+    """Ask that no more trials begin."""
+    (controller.state_folder(folder) / CANCELED).touch()
+
+
+def is_canceled(folder: Path) -> bool:
+    """Whether somebody asked for that."""
+    return (controller.state_folder(folder) / CANCELED).exists()
+
+
+def is_over(folder: Path) -> bool:
+    """Whether a search has come to its end."""
+    return (controller.state_folder(folder) / OVER).exists()
+
+
+def is_ending(folder: Path) -> bool:
+    """Whether a living process is writing the books."""
+    try:
+        process = json.loads(context.content(controller.state_folder(folder) / ENDING))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(process, dict) and records.process_lives(process) is not False
+
+
+def take_over(folder: Path) -> int:
+    """Go on with a search whose controller is gone, from here: by its own command.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        ConfigError: it gave its runs a variable, and that is not set here.
+    """
+    plan = controller.read_plan(folder)
+    arguments = [with_variables(text, _value_here) for text in plan.command or ()]
+    command = [sys.executable, "-P", "-c", "from labrun.app import main; main()", *arguments, f"sweep.resume={folder}"]
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    return subprocess.call(command, cwd=plan.cwd, env={**os.environ, "PYTHONPATH": path})
+
+
+def _value_here(name: str, value: str) -> str:
+    """The value of a variable that the search gave its runs: its record has only the name."""
+    if value != HIDDEN:
+        return value
+    if not name:
+        raise ConfigError(
+            "the search gave its runs several variables as one ({...}), and its record holds none of them: its own "
+            "command with sweep.resume=FOLDER goes on with it"
+        )
+    if name not in os.environ:
+        raise ConfigError(f"the search gave its runs the variable {name}, and it is not set here: set it first")
+    return quoted(os.environ[name])

@@ -1,0 +1,214 @@
+"""Making trials: what is left to choose, what a choice means as a command line, and the frozen job for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from labrun.config.hydra_files import Origin
+from labrun.errors import ConfigError, LabrunError
+from labrun.search import space as spaces
+from labrun.search.space import Choice, Dimension, Space
+from labrun.submit import submission
+from labrun.submit.submission import Job
+from labrun.tasks import task as tasks
+
+
+class Trials:
+    """Makes trials of overrides: composes, freezes, writes.
+
+    Args:
+        compose: gives the config of a job, from its overrides and its number.
+        loader: Hydra's, which knows the groups.
+        freezer: freezes.
+        space: what varies.
+        folder: the sweep's.
+    """
+
+    def __init__(
+        self,
+        compose: Callable[[Sequence[str], int], DictConfig],
+        loader: ConfigLoader,
+        freezer: submission.Freezer,
+        space: Space,
+        folder: Path,
+        with_components: bool,
+    ) -> None:
+        self._compose, self._loader, self._freezer = compose, loader, freezer
+        self.space, self.folder, self._with_components = space, folder, with_components
+        self._parser = OverridesParser.create(config_loader=loader)
+        self._given = space.given()
+        self._groups: dict[str, bool] = {}
+        self._known: dict[tuple[str, ...], list[Dimension]] = {}
+        self._parts: dict[tuple[str, str], list[Dimension]] = {}
+        self._configs: dict[tuple[str, ...], Any] = {}
+        self.is_chosen: Callable[[str], bool] = lambda group: bool(loader.get_group_options(group))
+        """Whether a name is a config group's."""
+        self.origin = Origin()
+        self.code: dict[str, Any] | None = None
+        """What runs are to import, where it is not the code of now."""
+
+    def dimensions(self, overrides: list[str]) -> list[Dimension]:
+        """What is left to choose, given what is chosen."""
+        chosen = {spaces.plain_key(text.partition("=")[0]) for text in overrides}
+        if not overrides and self.space.dimensions:
+            return list(self.space.dimensions)
+        found = self._of_components(overrides) if self._with_components else []
+        return [one for one in found if one.name not in chosen | self._given]
+
+    def _of_components(self, overrides: list[str]) -> list[Dimension]:
+        """The search spaces of the components that are chosen now, without those of parts that are still to be."""
+        groups = [text for text in overrides if self.is_group(text.partition("=")[0])]
+        key = tuple(groups)
+        if key not in self._known:
+            found: dict[str, Dimension] = {}
+            for path, node in spaces.components(self._config(groups)):
+                spot = (path, repr(node))
+                if spot not in self._parts:
+                    self._parts[spot] = list(spaces.of_component(node, path, self._parser, self._loader))
+                for one in self._parts[spot]:
+                    # What stands further out knows more of the whole: it counts.
+                    found.setdefault(one.name, one)
+            self._known[key] = list(found.values())
+        chosen = {spaces.plain_key(text.partition("=")[0]) for text in overrides} | self._given
+        open_ = [
+            one.name
+            for one in self._known[key]
+            if isinstance(one, Choice) and one.name not in chosen and any(map(self.is_group, one.keys))
+        ]
+        return [one for one in self._known[key] if not any(one.name.startswith(f"{name}.") for name in open_)]
+
+    def _config(self, groups: Sequence[str]) -> Any:
+        """The configuration with these choices, references unresolved, as plain dicts."""
+        key = tuple(groups)
+        if key not in self._configs:
+            config = self._compose([*self.space.fixed, *groups], 0)
+            self._configs[key] = OmegaConf.to_container(config, resolve=False)
+        return self._configs[key]
+
+    def complete(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """A portfolio's entry with the values that its components have by default for what it leaves out.
+
+        Raises:
+            ConfigError: it names what is not searched, or a value that is not in the space.
+        """
+        whole: dict[str, Any] = {}
+        left = dict(parameters)
+        overrides: list[str] = []
+        while more := self.dimensions(overrides):
+            config = self._config([text for text in overrides if self.is_group(text.partition("=")[0])])
+            for one in more:
+                value = left.pop(one.name, _at(config, one.name))
+                found = _within(one, value)
+                if found is None:
+                    found = _within(one, one.labels[0] if isinstance(one, Choice) else one.low)
+                    if one.name in parameters:
+                        raise ConfigError(f"sweep.portfolio: {one.name}={value!r} does not lie in the search space")
+                whole[one.name] = found
+                overrides += one.overrides(found)
+        fixed = {spaces.plain_key(text.partition("=")[0]): text.partition("=")[2] for text in self.space.fixed}
+        for name, value in left.items():
+            if name not in fixed:
+                raise ConfigError(f"sweep.portfolio: {name} is not searched: there are {', '.join(whole)}")
+            if str(value) != fixed[name]:
+                raise ConfigError(f"sweep.portfolio: {name}={value}, and it is fixed as {fixed[name]}")
+        return whole
+
+    def is_group(self, key: str) -> bool:
+        """Whether a key chooses an option of a config group."""
+        name = key.lstrip("+~").partition("@")[0]
+        if name not in self._groups:
+            self._groups[name] = self.is_chosen(name)
+        return self._groups[name]
+
+    def job(self, overrides: Sequence[str], number: int, name: str | None = None) -> Job:
+        """Compose and freeze the job of a trial.
+
+        Args:
+            overrides: what it chose.
+            number: its place in the search.
+            name: of its folder; by default the number.
+
+        Raises:
+            ConfigError, RecordError: see `freeze.freeze`.
+        """
+        config = self._compose([*self.space.fixed, *overrides], number)
+        made = self._freezer.freeze(config, self.folder / (name or str(number)))
+        if self.code is not None:
+            made.record.code = self.code
+        # A search of pipelines looks at them in cross-validation; the best alone is fitted to everything, at the end.
+        model = made.record.config.get("model") or {}
+        if tasks.is_pipeline(model) and model["folds"]:
+            model["refit"] = False
+        return made
+
+    def probes(self) -> list[Job]:
+        """A job for the space's first values, and for every option of a group: mistakes are told before anything runs.
+
+        Raises:
+            ConfigError: with all of them.
+        """
+        problems: list[str] = []
+        first = self._probed([], problems)
+        if first is None:
+            raise ConfigError(problems)
+        if not first:
+            return []
+        jobs_ = [first[-1]]
+        for one in first[:-1]:
+            if isinstance(one, Choice) and any(self.is_group(key) for key in one.keys):
+                for label in one.labels[1:]:
+                    probed = self._probed([(one.name, label)], problems)
+                    jobs_ += probed[-1:] if probed else []
+        if problems:
+            raise ConfigError(list(dict.fromkeys(problems)))
+        return jobs_
+
+    def _probed(self, wanted: Sequence[tuple[str, str]], problems: list[str]) -> list[Any] | None:
+        """The dimensions of a trial of first values, but for those that are wanted, and last its job."""
+        chosen = dict(wanted)
+        overrides: list[str] = []
+        seen: list[Any] = []
+        try:
+            while more := self.dimensions(overrides):
+                for one in more:
+                    overrides += (
+                        one.overrides(chosen[one.name])
+                        if isinstance(one, Choice) and one.name in chosen
+                        else _first(one)
+                    )
+                seen += more
+            return [*seen, self.job(overrides, 0)] if seen else []
+        except LabrunError as error:
+            which = "".join(f"{name}={label}: " for name, label in wanted)
+            problems.append(f"{which}{error}")
+            return None
+
+
+def _at(config: Any, name: str) -> Any:
+    for key in name.split("."):
+        config = config.get(key) if isinstance(config, Mapping) else None
+    return config
+
+
+def _within(one: Dimension, value: Any) -> Any:
+    """A value as the study has it, or None where it lies outside of the dimension."""
+    if isinstance(one, Choice):
+        texts = [str(value), spaces.element(value)]
+        if isinstance(value, list):
+            texts.append("[" + ",".join(str(item) for item in value) + "]")
+        return next((label for label in one.labels if label in texts), None)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not one.low <= value <= one.high:
+        return None
+    if one.step is not None:
+        value = one.low + round((value - one.low) / one.step) * one.step
+    return int(value) if one.whole else float(value)
+
+
+def _first(one: Dimension) -> list[str]:
+    return one.overrides(one.labels[0]) if isinstance(one, Choice) else one.overrides(one.low)

@@ -1,0 +1,432 @@
+"""Freezing: what a run is, fixed at the moment it is submitted, so that later edits change nothing.
+
+Resolved are all interpolations but two kinds: references to the environment (`${oc.env:...}`), which may be secrets
+and are kept as references, and mounts, which belong to the place of execution.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import os
+import secrets
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from labrun import exact, execute, schema, targets, trust
+from labrun.config.composed import (
+    validated_and_kept,
+)
+from labrun.config.hydra_files import by_name, hide_environment, top_key
+from labrun.control import objective
+from labrun.errors import ConfigError, RecordError
+from labrun.runs import cards, recording, report, seals, store
+from labrun.runs import record as records
+from labrun.runs.record import HIDDEN, Record, RunPaths
+from labrun.submit import environments, inherited, inputs, scripts, snapshot
+from labrun.tasks import loading, monitored
+from labrun.tasks import task as tasks
+from labrun.tasks.packages import Package
+
+log = logging.getLogger(__name__)
+
+ID_BYTES = 4
+
+
+def new_id() -> str:
+    """A run's random id: eight hexadecimal digits, the first a letter, so that no part of it reads as a number."""
+    return secrets.choice("abcdef") + secrets.token_hex(ID_BYTES)[1:]
+
+
+def prepare(values: Mapping[str, Any]) -> None:
+    """Bring the data where they are absent and may be fetched: once, before anything fans out.
+
+    Args:
+        values: a settled config.
+
+    Raises:
+        MissingDataError: they are absent and cannot be fetched.
+    """
+    from labrun.data import mount, reader
+
+    if values.get("script"):
+        environments.prepare(values["script"])
+        return
+    there = execute.here({key: values[key] for key in ("dataset", "datastore")})
+    root = mount.local_root(there["datastore"], there["dataset"])
+    if root is not None and not any(mount.references(there["dataset"])):
+        reader.prepare(there["dataset"], root)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What does not change between the runs of one command."""
+
+    git: dict[str, Any] | None
+    code: dict[str, Any]
+    packages: dict[str, str] = field(default_factory=dict)
+    host: dict[str, Any] | None = None
+    pinned: dict[str, Any] = field(default_factory=dict)
+    """Versions of assets, as they were looked up for the first run that reads them."""
+
+
+def look_around(root: Path, all_of_it: bool = False) -> Surroundings:
+    """Gather it: the git state and a snapshot of the code; with `all_of_it` also packages and host.
+
+    Raises:
+        ConfigError, RecordError: see `snapshot.take`.
+    """
+    git, code = git_state(Path.cwd(), root), snapshot.take(Path.cwd(), root)
+    if not all_of_it:
+        return Surroundings(git, code)
+    return Surroundings(git, code, records.installed_packages(), records.describe_host())
+
+
+def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, around: Surroundings) -> Record:
+    """The record of a run that is about to be submitted.
+
+    Args:
+        config: the composed config, without the `hydra` node.
+        run_id: the new run's id.
+        overrides: what the person typed, task overrides only.
+        root: the workspace.
+        around: what does not change between the runs of one command.
+
+    Raises:
+        ConfigError, RecordError: mistakes in the config; a run it refers to does not exist.
+    """
+    kept, parent = settled(config, overrides, root, around.pinned)
+    variables = kept["compute"]["environment"]
+    if hidden := [str(name) for name, value in variables.items() if value == HIDDEN]:
+        raise ConfigError(
+            f"{', '.join(hidden)}={HIDDEN}: that stands in records in the place of a variable's value. Give the value, "
+            f"or take it from where you type: ${{oc.env:{hidden[0]}}}"
+        )
+    kept["compute"]["environment"] = by_name(variables)
+    # How the sweep went on is no part of the run: the command that repeats it must not go on with a sweep.
+    overrides = [override for override in hide_environment(overrides) if top_key(override) != "sweep"]
+    code = around.code
+    if kept["task"] == "script" and "script" not in code:  # a run that is repeated as it was brings its own
+        code = {**code, **scripts.code(kept["script"], root)}
+    return Record(
+        id=run_id,
+        name=exact.shown(kept["name"]),
+        task=kept["task"],
+        status=records.QUEUED,
+        created=records.now(),
+        config=kept,
+        overrides=overrides,
+        command=shlex.join(["labrun", *overrides]),
+        settings=_settings(kept, environment(config)),
+        parent=parent,
+        tags=_tags(kept["tags"]),
+        notes=exact.shown(kept["notes"]),
+        code=code,
+        git=around.git,
+        directions=objective.told(kept),
+        packages=around.packages,
+        host=around.host,
+    )
+
+
+def _settings(kept: Mapping[str, Any], variables: Mapping[str, str]) -> str | None:
+    """See `execute.settings_digest`; with the run's own variables, which come before this process's."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        return execute.settings_digest(kept)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def environment(config: DictConfig) -> dict[str, str]:
+    """The variables that a run is given, with their values: for its process alone, never for a record."""
+    node = OmegaConf.select(config, "compute.environment")
+    return {str(name): str(value) for name, value in node.items()} if node else {}
+
+
+def settled(
+    config: DictConfig, overrides: list[str], root: Path, pinned: dict[str, Any] | None = None
+) -> tuple[dict[str, Any], str | None]:
+    """The config as the record keeps it, and the id of the run that it goes on from or scores.
+
+    Args:
+        config: the composed config, without the `hydra` node.
+        overrides: what the person typed, task overrides only.
+        root: the workspace.
+        pinned: versions of assets that this command has looked up already; it adds those that it looks up.
+
+    Raises:
+        ConfigError, RecordError: see `freeze`.
+    """
+    values, kept = validated_and_kept(config)
+    for group in ("dataset", "model"):
+        if values.get(group):
+            targets.check_module(str(values[group]["_target_"]), group)
+    for group, defaults in (("compute", schema.Compute(target="auto")), ("sweep", schema.Sweep())):
+        kept[group] = {**dataclasses.asdict(defaults), **kept.get(group, {})}
+    monitored.settle(kept)
+    objective.settle(kept)
+    schema.check_secrets(kept["datastore"])
+    if kept["datastore"].get("_target_", schema.LOCAL_DATASTORE) == schema.LOCAL_DATASTORE:
+        kept["datastore"]["root"] = str(_absolute(kept["datastore"]["root"]))
+        if kept.get("dataset"):
+            inputs.settle_files(kept["dataset"], values["datastore"])
+    compute = kept["compute"]
+    if kept["task"] != "fit":
+        tasks.refuse_ranks(compute, f"task={kept['task']}")
+    elif tasks.ranks(compute) > 1 and not _is_network(str(values["model"]["_target_"])):
+        tasks.refuse_ranks(compute, f"model={tasks.model_name(values['model'])}")
+    if kept["task"] == "script":
+        scripts.settle(kept["script"], values["script"])
+    # Which run is meant is known now, also where the environment names it.
+    kept["from"], kept["trainer"]["resume"] = values.get("from"), values["trainer"].get("resume")
+    parent = _settle_references(kept, overrides, root)
+    inputs.settle(kept, pinned)
+    return kept, parent
+
+
+NETWORKS = ("torch", "torchvision", "pytorch_lightning", "lightning")
+"""Packages that networks are made with."""
+
+
+def _is_network(target: str) -> bool:
+    """Whether a target may be a network: the class says it; of a function, what its module has imported.
+
+    Not whether torch is loaded: in a process that has carried out other runs it is.
+    """
+    found = schema.locate(target, "model")
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return False
+    if isinstance(found, type):
+        return issubclass(found, torch.nn.Module)
+    module = sys.modules.get(getattr(found, "__module__", None) or "")
+    return module is None or _uses_networks(module, 1)
+
+
+def _uses_networks(module: ModuleType, depth: int) -> bool:
+    """Whether a module, or one that it has something of, has something of the packages of networks."""
+    named = {
+        value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+        for value in vars(module).values()
+    }
+    names = {name for name in named if isinstance(name, str)} - {module.__name__}
+    if any(name.partition(".")[0] in NETWORKS for name in names):
+        return True
+    others = (sys.modules.get(name) for name in names if depth)
+    return any(_uses_networks(other, depth - 1) for other in others if other is not None)
+
+
+def check_targets(values: Mapping[str, Any]) -> None:
+    """Whether what a config names can be there: told before anything is imported, which takes seconds.
+
+    For code as it is now: what is frozen may differ from it.
+
+    Raises:
+        ConfigError: see `targets.check`.
+    """
+    nodes = {group: values.get(group) for group in ("dataset", "model")}
+    for group in ("callbacks", "logger"):
+        nodes |= {f"{group}.{name}": node for name, node in (values.get(group) or {}).items()}
+    model = values.get("model") or {}
+    nodes |= {f"model.{part}": model.get(part) for part in ("optimizer", "scheduler")}
+    for key, node in nodes.items():
+        if isinstance(node, Mapping) and isinstance(node.get("_target_"), str):
+            # Lightning's own callbacks and loggers are those of the package that trains, whichever is named.
+            is_lightnings = key.partition(".")[0] in ("callbacks", "logger")
+            targets.check(Package().target(node["_target_"]) if is_lightnings else node["_target_"], key)
+
+
+def _absolute(path: str) -> str | Path:
+    if "${" in path:
+        return path
+    return Path(path).expanduser().resolve()
+
+
+def _tags(tags: Any) -> dict[str, str]:
+    if isinstance(tags, Mapping):
+        return {str(key): "" if value is None else exact.shown(str(value)) for key, value in tags.items()}
+    return {exact.shown(str(tag)): "" for tag in tags or ()}
+
+
+def _settle_references(config: dict[str, Any], overrides: list[str], root: Path) -> str | None:
+    """Turn `last` and the like into one run, and take over what the new run inherits from it; returns its id."""
+    if config["task"] == "evaluate":
+        run_dir, source = store.find(
+            root, str(config["from"]), suitable=_has_model, wanted="a finished run with a model"
+        )
+        card = tasks.load_card(RunPaths(run_dir), source.id)
+        is_proven = not source.imported and seals.has_read(root, card, source.id, source.config)
+        _inherit(config, source, overrides, is_proven)
+        if card.get("kind") != "estimator":  # what an estimator's file holds, its loading tells
+            node = {**tasks.card_arguments(card), "_target_": cards.target(card)}
+
+            def check(names: Sequence[str] | None) -> None:
+                if names is not None:
+                    trust.check_model(node, "model", names, may_import=False)
+
+            why = functools.partial(seals.refusal, root, card, source.id, bool(source.imported))
+            loading.proven(check, list(config["trusted"]), why, f"run {source.id}", log.warning)
+        config["from"] = {"id": source.id, "path": str(run_dir)}
+        return source.id
+    resume = config["trainer"].get("resume")
+    if resume is None:
+        return None
+    if config["task"] == "script":
+        raise ConfigError("trainer.resume: a script goes on by itself, from what it left in ./checkpoints")
+    run_dir, source = store.find(root, str(resume), suitable=_has_checkpoint, wanted="a run with a checkpoint")
+    parts = [("model", source.config["model"], config["model"])]
+    parts += [("dataset", _what_is_read(source.config["dataset"]), _what_is_read(config["dataset"]))]
+    changed = sorted(change for group, old, new in parts for change in _differences(old, new, group))
+    if changed:
+        raise ConfigError(
+            f"trainer.resume={resume}: a run goes on with the model, optimizer and data it began with, and these "
+            f"differ from run {source.id}: {', '.join([*changed[:SHOWN], *(['...'] if changed[SHOWN:] else [])])}. "
+            f"Repeat its own values, or start a new run. Type: {report.going_on(source)}"
+        )
+    edited = _edited_code(source, config["model"])
+    if edited and config["trainer"].get("resume_code", "same") == "same":
+        raise ConfigError(
+            f"trainer.resume={resume}: the model's code has changed since run {source.id} began ({', '.join(edited)}), "
+            "and its weights and best epoch are of the old code. Bring that back (it lies in "
+            f"{(source.code or {}).get('folder', 'its snapshot')}), say trainer.resume_code=new to go on with the "
+            "weights and the new code, or start a new run"
+        )
+    if edited:
+        log.warning(
+            "Going on from run %s with changed code (%s): with its weights, but not with its best epoch",
+            source.id,
+            ", ".join(edited),
+        )
+    config["trainer"]["resume"] = {
+        "id": source.id,
+        "path": str(run_dir / "checkpoints" / "last.ckpt"),
+        **({"edited": edited} if edited else {}),
+    }
+    return source.id
+
+
+def _edited_code(source: Record, model: Mapping[str, Any]) -> list[str]:
+    """The modules of a model that are not what a run trained with; empty where its record does not tell."""
+    then = seals.noted(source.attempts)
+    now = seals.code_of(seals.foreign(model))
+    return [] if then is None or now is None else seals.changed(then, now)
+
+
+SHOWN = 4
+"""So many differences are listed."""
+
+
+def _differences(old: Any, new: Any, key: str) -> Iterator[str]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for name in {*old, *new}:
+            yield from _differences(old.get(name), new.get(name), f"{key}.{name}")
+    elif not exact.same(old, new):
+        yield f"{key} (then {old}, now {new})"
+
+
+def _what_is_read(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in dataset.items() if key not in ("download", "verify", "asset", "version")}
+
+
+SPLIT_KEYS = ("split_seed", "test_size", "validation_size")
+
+
+def _inherit(config: dict[str, Any], scored: Record, overrides: list[str], is_proven: bool) -> None:
+    """Fill a scoring run's config from the run that it scores: its model, and its data unless others are chosen.
+
+    Args:
+        config: the scoring run's; changed.
+        scored: the other run's record.
+        overrides: what was typed.
+        is_proven: see `inherited.check`.
+
+    Raises:
+        ConfigError: an override would change the model, or which samples are the test part; what reads the data is
+            nobody's that is trusted.
+        RecordError: the run's config is not a run's.
+    """
+    source = scored.config
+    for key in ("model", "dataset", "datastore"):
+        if not isinstance(source.get(key), Mapping):
+            raise RecordError(f"run {scored.id} has no {key} in its config: it cannot be scored")
+    if not isinstance(source["model"].get("_target_"), str):
+        raise RecordError(f"run {scored.id} does not say what its model is: it cannot be scored")
+    typed = [override.lstrip("+").split("=")[0].split("@")[0] for override in overrides]
+    own_model = [key for key in typed if key.partition(".")[0] == "model"]
+    if own_model:
+        raise ConfigError(f"task=evaluate scores the model of run {config['from']} as it is: leave out {own_model}")
+    scaled = [key for key in typed if key in ("dataset.mean", "dataset.std", "dataset.scale")]
+    if scaled:
+        raise ConfigError(f"task=evaluate scales the data as the model was trained: leave out {scaled}")
+    for key in ("model", "seed"):
+        config[key] = source.get(key, config.get(key))
+    if "dataset" in typed or "experiment" in typed:
+        if config["dataset"]["name"] == source["dataset"].get("name"):
+            _refuse_other_split(config["dataset"], source["dataset"])
+        return
+    changed = {
+        key.partition(".")[2]: config["dataset"].get(key.partition(".")[2]) for key in typed if "dataset." in key
+    }
+    inherited.check(scored, "dataset", config["trusted"], is_proven)
+    config["dataset"] = {**source["dataset"], **changed}
+    _refuse_other_split(config["dataset"], source["dataset"])
+    if not any(key.partition(".")[0] == "datastore" for key in typed):
+        inherited.check(scored, "datastore", config["trusted"], is_proven)
+        config["datastore"] = source["datastore"]
+
+
+def _refuse_other_split(new: Mapping[str, Any], old: Mapping[str, Any]) -> None:
+    for key in SPLIT_KEYS:
+        if new.get(key) != old.get(key):
+            raise ConfigError(
+                f"dataset.{key}={new.get(key)}: the run that is scored had {old.get(key)}; with another split its test "
+                f"score would be of images it was trained on. Say dataset.{key}={old.get(key)}, or leave it out"
+            )
+
+
+def _has_model(run_dir: Path, record: Record) -> bool:
+    return record.status == records.COMPLETED and (RunPaths(run_dir).outputs / "model.json").is_file()
+
+
+def _has_checkpoint(run_dir: Path, record: Record) -> bool:
+    return (RunPaths(run_dir).checkpoints / "last.ckpt").is_file()
+
+
+def git_state(folder: Path, root: Path) -> dict[str, Any] | None:
+    """Commit, branch and whether anything is changed; None outside git. No address of a remote: it may hold a token."""
+
+    def ask(*arguments: str) -> str | None:
+        try:
+            answer = subprocess.run(
+                ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return answer.stdout.strip() if answer.returncode == 0 else None
+
+    commit = ask("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return {
+        "commit": commit,
+        "branch": ask("rev-parse", "--abbrev-ref", "HEAD"),
+        "dirty": snapshot.is_changed(folder, root),
+    }
+
+
+def submit(record: Record, run_dir: Path) -> None:
+    """Write a frozen run into its folder; from then on the folder alone says what is to be done."""
+    recording.create(run_dir, record)
+    store.keep_out_of_git(store.workspace())

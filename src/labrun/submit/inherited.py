@@ -1,0 +1,92 @@
+"""What a run takes over from another run's record: a record may be anybody's, so what it names is not built unasked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from labrun import building, schema, trust
+from labrun.config import paths
+from labrun.errors import BY_OVERRIDE, TRUSTING, ConfigError
+from labrun.runs.record import Record
+
+RUNS_CODE = frozenset({"labrun.data.readers.GetData"})
+"""Readers of labrun's own that execute a file which the record names."""
+READERS = frozenset(name for name in schema.TARGETS if name.startswith("labrun.data.readers.")) - RUNS_CODE
+FOR_TRAINING = frozenset({"augmentation", "search_space"})
+"""Of a data set's node, what scoring builds nothing of."""
+
+
+def check(source: Record, group: str, trusted: Sequence[str], is_proven: bool) -> None:
+    """Whether a group of another run's config may be taken over: its readers, its datastore.
+
+    Labrun's own readers and kinds of datastore may, what the person's own `conf/` names, what `trusted` names, and all
+    that this user has run in this workspace. What executes a file that the record names is in no `conf/` enough.
+
+    Args:
+        source: the other run.
+        group: `dataset` or `datastore`.
+        trusted: further targets, as the record spells them.
+        is_proven: whether the run's seal says that this user has run that very config here.
+
+    Raises:
+        ConfigError: it may not; the message says what to choose instead.
+    """
+    node = {key: value for key, value in source.config[group].items() if key not in FOR_TRAINING}
+    building.check_references(node)
+    if is_proven:
+        return
+    known = {*(READERS if group == "dataset" else schema.DATASTORES), *trusted}
+    unknown = [target for _, target in trust.named_targets(node, group) if target not in known]
+    own = set(_own_targets()) - RUNS_CODE if unknown else set()
+    unknown = [target for target in dict.fromkeys(unknown) if target not in own]
+    if unknown:
+        runs_file = [target for target in unknown if target in RUNS_CODE]
+        what = (
+            f"{', '.join(runs_file)}, which executes the file {node.get('script')!r}, and nothing proves that you have "
+            "run that here"
+            if runs_file
+            else f"{', '.join(unknown)}, which is not labrun's own, and nothing in your conf/ names it: it would run "
+            "code that the record names"
+        )
+        raise ConfigError(
+            f"run {source.id} has in its {group} {what}. Choose the data yourself ({group}=...), or, if you trust "
+            f"whoever made the run, name it: {TRUSTING[BY_OVERRIDE]([*trusted, *unknown])}"
+        )
+    if (
+        group == "datastore"
+        and source.imported
+        and node.get("_target_", schema.LOCAL_DATASTORE)
+        not in (
+            schema.LOCAL_DATASTORE,
+            *trusted,
+        )
+    ):
+        raise ConfigError(
+            f"run {source.id} came from an archive, and its record names a server, which would be told secrets of "
+            "yours: choose the datastore yourself (datastore=...)"
+        )
+
+
+def _own_targets() -> Iterator[str]:
+    """Every `_target_` in the person's own configs."""
+    import yaml
+
+    folder = paths.user_conf_dir()
+    for path in sorted(folder.rglob("*.yaml")) if folder else ():
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            continue
+        yield from _targets(content)
+
+
+def _targets(node: Any) -> Iterator[str]:
+    if isinstance(node, Mapping):
+        if isinstance(node.get("_target_"), str):
+            yield node["_target_"]
+        for value in node.values():
+            yield from _targets(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _targets(value)

@@ -1,0 +1,181 @@
+"""What a run will read, settled when it is submitted: which datastores it names, and which version of each asset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from labrun import exact, execute, masking, schema
+from labrun.checking import suggest
+from labrun.config import paths
+from labrun.errors import ConfigError
+
+OWN = "datastore"
+
+
+def settle(config: dict[str, Any], pinned: dict[str, Any] | None = None) -> None:
+    """Name the newest version of each asset that a config mounts, and keep the datastores that its mounts name.
+
+    A run that waits in a queue then reads what was there when it was submitted.
+
+    Args:
+        config: as a record keeps it; changed in place.
+        pinned: what was looked up already.
+
+    Raises:
+        ConfigError: a mount names nothing.
+        DataError: a datastore cannot be reached, or has no such asset or folder.
+    """
+    from labrun.data import datastore, mount, reader
+
+    pinned = {} if pinned is None else pinned
+    texts = list(dict.fromkeys(mount.references(mount.guarded(config))))
+    names = paths.groups().get(OWN, {}) if any("/" in text for text in texts) else {}
+    others = {}
+    for text in texts:
+        if not text:
+            raise ConfigError("${mount:} names nothing: give an asset, a folder, or DATASTORE/folder")
+        first, slash, _ = text.partition("/")
+        if slash and first in names and first != config[OWN]["name"]:
+            others[first] = load(first, keep_environment=True)
+    if others:
+        config["datastores"] = others
+    there = execute.here({OWN: config[OWN], "datastores": others, "dataset": config.get("dataset")})
+    new = {text: _pin(text, there, pinned) for text in texts}
+    config.update(mount.resolved(mount.guarded(config), lambda text: "${mount:" + new[text] + "}"))
+    if not there["dataset"]:
+        return
+    made = None if datastore.is_local(there[OWN]) else reader.make_reader(there["dataset"])
+    if made is None or made.places() is not None or there["dataset"].get("asset"):
+        looked = _look(there[OWN], there["dataset"], made, pinned)
+        if looked is not None:
+            config["dataset"]["version"] = looked
+
+
+def settle_files(dataset: dict[str, Any], node: Mapping[str, Any]) -> None:
+    """A person's own file that is not in the datastore, and lies in the working folder: that one is meant.
+
+    Args:
+        dataset: the data set's node; changed in place.
+        node: its datastore's, resolved.
+    """
+    if not str(dataset.get("_target_", "")).startswith("labrun.data.readers."):
+        return
+    if dataset.get("asset") or dataset.get("version") is not None:
+        return
+    given = {key: str(dataset[key]) for key in ("path", "test_path") if isinstance(dataset.get(key), str)}
+    here = {key: Path.cwd() / path for key, path in given.items() if "${" not in path and Path(path).is_file()}
+    if not here or node.get("_target_", schema.LOCAL_DATASTORE) != schema.LOCAL_DATASTORE:
+        return
+    from labrun.data import asset, datastore
+
+    root = Path(str(node["root"])).expanduser()
+    if asset.find(datastore.make({**node, "root": str(root.resolve())}), str(dataset["name"])) is not None:
+        return
+    dataset.update({key: str(path) for key, path in here.items() if not (root / given[key]).exists()})
+
+
+def _look(node: dict[str, Any], dataset: dict[str, Any], made: Any, pinned: dict[str, Any]) -> int | None:
+    from labrun.data import mount
+
+    name = str(dataset.get("asset") or dataset["name"])
+    key = exact.canonical([node, name, dataset.get("version"), dataset.get("path")])
+    if key not in pinned:
+        places = [name, *((made.places() or ()) if made is not None else ())]
+        wanted = mount.Mounting(
+            node, name, dataset.get("version"), places, bool(dataset.get("asset")), of_data_set=True
+        )
+        asset = wanted.find_asset()
+        if asset is None:
+            wanted.look()
+        pinned[key] = None if asset is None else asset.number
+    number = pinned[key]
+    return None if number is None else int(number)
+
+
+def _pin(text: str, there: dict[str, Any], pinned: dict[str, Any]) -> str:
+    """The same mount, with the version of its asset."""
+    from labrun.data import mount
+
+    key = exact.canonical([there[OWN], there["datastores"], text])
+    if key not in pinned:
+        wanted = mount.referred(text, there[OWN], there["datastores"])
+        asset = wanted.find_asset()
+        wanted.look()
+        pinned[key] = text if asset is None else f"{text.partition('@')[0]}@{asset.number}"
+    return str(pinned[key])
+
+
+def load(name: str, keep_environment: bool = False, changes: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The node of a datastore, from its file alone.
+
+    Args:
+        name: the option of the group `datastore`.
+        keep_environment: leave references to the environment as they stand.
+        changes: `key=value` for its keys.
+
+    Raises:
+        ConfigError: there is no such datastore, or its keys are not what they may be.
+    """
+    path = next(
+        (
+            p
+            for folder in (paths.user_conf_dir(), paths.conf_dir())
+            if folder and (p := folder / OWN / f"{name}.yaml").is_file()
+        ),
+        None,
+    )
+    if path is None:
+        there = list(paths.groups().get(OWN, {}))
+        raise ConfigError(f"there is no datastore '{name}'.{suggest(name, there)} There are: {', '.join(there)}")
+    try:
+        node = OmegaConf.load(path)
+        assert isinstance(node, DictConfig)
+        if "defaults" in node:
+            raise ConfigError(f"{path}: a datastore's file is read alone here, so it cannot have a list of defaults")
+        known = [str(key) for key in node]
+        for change in changes:
+            key, equals, _ = change.partition("=")
+            if not equals or (key.partition(".")[0] not in known and node.get("_target_") in schema.DATASTORES):
+                raise ConfigError(f"{change!r} is no key=value of datastore '{name}'. Its keys: {', '.join(known)}")
+        node = OmegaConf.merge(node, OmegaConf.from_dotlist(list(changes)))
+        plain = OmegaConf.to_container(node, resolve=False)
+        assert isinstance(plain, dict)
+        missing = [str(key) for key, value in plain.items() if value == "???"]
+        if missing:
+            raise ConfigError(f"datastore.{missing[0]} has no value yet: {path} leaves it to you")
+        kept = {str(key): value for key, value in plain.items()}
+        schema.check_secrets(kept)
+        masking.register()
+        values = OmegaConf.to_container(OmegaConf.create(kept), resolve=True)
+        assert isinstance(values, dict)
+    except OmegaConfBaseException as error:
+        reason = str(error.__cause__ or error).splitlines()[0].strip("\"'")
+        raise ConfigError(f"{path}, {getattr(error, 'full_key', None) or 'a key'}: {reason}") from error
+    problems = list(schema.check_datastore(values))
+    if problems:
+        raise ConfigError(problems)
+    if values.get("_target_", schema.LOCAL_DATASTORE) == schema.LOCAL_DATASTORE:
+        is_typed = any(change.partition("=")[0] == "root" for change in changes)
+        root = Path(values["root"]).expanduser()
+        kept["root"] = values["root"] = str((root if is_typed else paths.home() / root).resolve())
+    return kept if keep_environment else {str(key): value for key, value in values.items()}
+
+
+def default_name() -> str:
+    """The datastore that runs have by default: the person's own config's choice, or ours."""
+    for folder in (paths.user_conf_dir(), paths.conf_dir()):
+        path = folder / "config.yaml" if folder else None
+        if path is None or not path.is_file():
+            continue
+        defaults = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        for entry in defaults.get("defaults", []) if isinstance(defaults, dict) else []:
+            if isinstance(entry, dict):
+                for key, value in entry.items():
+                    if str(key).removeprefix("override ").lstrip("/") == OWN and isinstance(value, str):
+                        return value
+    return "local"

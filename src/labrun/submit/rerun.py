@@ -1,0 +1,236 @@
+"""Running a run again: from its frozen config and code, with overrides on top."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from labrun import checking, execute
+from labrun.backends import compute as computes
+from labrun.config import hydra_files, paths
+from labrun.errors import ConfigError, RecordError
+from labrun.runs import files, store
+from labrun.runs import record as records
+from labrun.runs.record import Record
+from labrun.submit import freeze, snapshot, submission
+
+
+@dataclass
+class Again:
+    """A run that is to be repeated, ready to be submitted."""
+
+    job: submission.Job
+
+    @property
+    def run_dir(self) -> Path:
+        """The new run's folder."""
+        return self.job.run_dir
+
+    def carry_out(self) -> Record:
+        """Submit and execute it: in the pool where it ran inline, since only there the frozen code is imported."""
+        return submission.carry_out([self.job], self.job.run_dir)[0]
+
+
+def prepare(run_dir: Path, overrides: Sequence[str], new_code: bool = False) -> Again:
+    """Freeze a run's repetition; nothing is written yet.
+
+    Args:
+        run_dir: the run that is repeated.
+        overrides: on top of its config, in Hydra's grammar.
+        new_code: take the code as it is now.
+
+    Raises:
+        ConfigError: an override is none, or the config does not hold any more.
+        RecordError: the frozen code is gone.
+    """
+    root, old = store.workspace(), records.read(run_dir)
+    _check(old)
+    composed = dict(old.config)
+    for name in ("from", "sweep"):
+        if isinstance(composed.get(name), Mapping):
+            composed[name] = _as_typed(name, composed[name])
+    if isinstance(composed["trainer"].get("resume"), Mapping):
+        composed["trainer"] = {**composed["trainer"], "resume": composed["trainer"]["resume"]["id"]}
+    compute = {**composed["compute"], "environment": _environment(composed["compute"]["environment"], overrides)}
+    if compute["target"] in ("auto", "inline"):
+        compute |= {"target": "local", "cpus_per_run": min(compute["cpus_per_run"], computes.cores())}
+    composed["compute"] = compute
+    script = (old.code or {}).get("script")
+    if script and not new_code:
+        # Its frozen copy, wherever the folder is now.
+        composed["script"] = {**composed["script"], "source": str(_kept(script, root, old))}
+    composed.pop("datastores", None)
+    around = freeze.look_around(root, all_of_it=True) if new_code else _as_it_was(old, root)
+    config = OmegaConf.create(composed)
+    apply(config, overrides)
+    typed = [*old.overrides, *overrides]
+    with contextlib.nullcontext() if new_code else _importing(around.code):
+        record = freeze.freeze(config, freeze.new_id(), typed, root, around)
+    if script and not new_code:
+        record.config["script"]["source"] = script["base"]
+    record.tags, record.notes = {**record.tags, "rerun_of": old.id}, record.notes or old.notes
+    if not new_code:
+        record.git = old.git
+    record.packages, record.host = records.installed_packages(), records.describe_host()
+    computes.check(record.config["compute"], sweep=False)
+    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+    target = root / "outputs" / record.name / f"{stamp}-{record.id}"
+    record.command = shlex.join(["lab", "runs", "rerun", old.id, *overrides])
+    record.hydra = old.hydra
+    files = hydra_files.plain(record.config, typed, hydra_files.of_run(run_dir))
+    return Again(submission.Job(record, target, files, freeze.environment(config)))
+
+
+@contextlib.contextmanager
+def _importing(code: Mapping[str, Any]) -> Iterator[None]:
+    """Inside, modules are found in the frozen code: what lies here now may be other code, or none."""
+    before = list(sys.path)
+    sys.path[:] = snapshot.import_path(code)
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _check(old: Record) -> None:
+    """Whether a record's config is one of a run, as far as the schema does not look at it.
+
+    Raises:
+        RecordError: it is not.
+    """
+    trainer, compute, script = (old.config.get(name) for name in ("trainer", "compute", "script"))
+    is_sound = (
+        isinstance(trainer, Mapping)
+        and isinstance(compute, Mapping)
+        and isinstance(compute.get("environment"), Mapping)
+        and isinstance(compute.get("target"), str)
+        and isinstance(compute.get("cpus_per_run"), int)
+        and isinstance(script, Mapping | None)
+        and isinstance((old.code or {}).get("script"), Mapping | None)
+        and (not isinstance(trainer.get("resume"), Mapping) or "id" in trainer["resume"])
+        and bool(script) == bool((old.code or {}).get("script"))
+    )
+    if not is_sound:
+        raise RecordError(f"the config of run {old.id} is not a run's, so it cannot be run again")
+
+
+def _as_typed(name: str, node: Mapping[str, Any]) -> Any:
+    return node.get("id") if name == "from" else {**node, "resume": None}
+
+
+def _environment(names: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The values of the run's variables: records have only their names; those of this process stand in.
+
+    Args:
+        names: with what the record holds of each.
+        overrides: what is typed on top.
+    """
+    typed = [text.lstrip("+~").partition("=")[0] for text in overrides]
+    prefix = "compute.environment"
+    given = set(names) if prefix in typed else {key.removeprefix(f"{prefix}.") for key in typed if prefix in key}
+    names = {name: "" if name in given else value for name, value in names.items()}  # its place, for what is typed
+    missing = computes.missing_variables(names)
+    if missing:
+        raise ConfigError(
+            f"the run was given variables that its record does not hold: set {', '.join(missing)} here first"
+        )
+    return {name: os.environ[name] if value == records.HIDDEN else value for name, value in names.items()}
+
+
+def _as_it_was(old: Record, root: Path) -> freeze.Surroundings:
+    code = dict(old.code or {})
+    return freeze.Surroundings(old.git, {**code, "folder": str(_kept(code, root, old))})
+
+
+def _kept(code: Mapping[str, Any], root: Path, old: Record) -> Path:
+    """Where a snapshot lies: in this workspace, or in the one that the record names, if it is what its digest says."""
+    digest, told = str(code.get("digest")), Path(str(code.get("folder") or ""))
+    if checking.is_sha256(digest):
+        own = store.state_folder(root) / "code" / digest
+        if own.is_dir():
+            return own
+        if told.is_absolute() and told.is_dir() and files.is_tree(told, digest):
+            return told
+    raise RecordError(
+        f"the code of run {old.id} is gone ({code.get('folder', 'none was kept')}): say --code new to run it with the "
+        "code as it is now"
+    )
+
+
+def apply(config: Any, overrides: Sequence[str]) -> None:
+    """Put overrides on top of a composed config, as Hydra does: `key=value`, `+key=value`, `~key`, `group=option`.
+
+    Raises:
+        ConfigError: an override is none, sweeps, or names no key.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        from labrun import mistakes
+
+        raise ConfigError(mistakes.unreadable(overrides, error)) from error
+    groups = paths.groups()
+    for one in parsed:
+        if one.is_sweep_override():
+            raise ConfigError(f"{one.input_line}: a rerun is one run; a sweep is submitted by labrun -m")
+        key, value = str(one.key_or_group), one.value()
+        try:
+            if key in ("experiment", "debug"):
+                raise ConfigError(f"{one.input_line}: it composes everything anew, and that is a run of labrun's own")
+            if key in groups and isinstance(value, str | list):
+                node = _option(key, one.input_line or key)
+                OmegaConf.update(config, key.replace("/", "."), node, merge=False, force_add=True)
+            elif one.is_delete():
+                _delete(config, key)
+            else:
+                known = OmegaConf.select(config, key, throw_on_missing=False, default="\0") != "\0"
+                if not known and not (one.is_add() or one.is_force_add()):
+                    near = checking.suggest(key, list(checking.dotted(OmegaConf.to_container(config))))
+                    raise ConfigError(f"{key}: no such key in the run's config.{near} To add it: +{one.input_line}")
+                OmegaConf.update(config, key, value, merge=False, force_add=True)
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{one.input_line}: {str(error).splitlines()[0]}") from error
+
+
+def _delete(config: Any, key: str) -> None:
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else config
+    if node is None or name not in node:
+        raise ConfigError(f"~{key}: no such key in the run's config")
+    del node[name]
+
+
+def _option(group: str, override: str) -> Any:
+    """The node that an option of a group gives, composed as `labrun` would, resolved."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+
+    GlobalHydra.instance().clear()
+    own = paths.user_conf_dir()
+    path = [f"hydra.searchpath=[file://{own}]"] if own else []
+    try:
+        with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
+            composed = compose("config", [override, "name=rerun", "compute.cpus_per_run=1", *path])
+    except HydraException as error:
+        from labrun import mistakes
+
+        raise ConfigError(f"{override}: {mistakes.in_short(error)}") from error
+    execute.keep_mounts()
+    found: Any = composed.resolved(composed.without_hydra(composed), keep_environment=True)
+    for part in group.split("/"):
+        found = found[part]
+    return found

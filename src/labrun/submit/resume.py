@@ -1,0 +1,242 @@
+"""Going on with a sweep: which of its runs are done, by signature, and which are to be run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from labrun import checking, execute, masking
+from labrun.config.hydra_files import top_key
+from labrun.control import controller
+from labrun.data import reader
+from labrun.data.mount import local_root, mount
+from labrun.errors import DataError, RecordError
+from labrun.runs import elsewhere, store
+from labrun.runs import record as records
+from labrun.runs.record import Record
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Earlier:
+    """A run of the sweep that is gone on with."""
+
+    run_dir: Path
+    record: Record
+
+
+def find_sweep(root: Path, reference: str, name: str, composed: Path | None = None) -> Path:
+    """The folder of the sweep that a person names.
+
+    Args:
+        root: the workspace.
+        reference: `last` (of this name), or a folder.
+        name: the sweep's `name`.
+        composed: where a sweep of this command would lie (`hydra.sweep.dir`): if there is one, it is the last.
+
+    Raises:
+        RecordError: there is none.
+    """
+    if reference != "last":
+        for folder in (Path(reference).expanduser(), root / reference):
+            if (folder / "run.json").is_file():
+                raise RecordError(
+                    f"sweep.resume={reference}: that is a single run, and no sweep: 'lab runs rerun' repeats it"
+                )
+            if (controller.state_folder(folder) / "plan.json").is_file():
+                return folder.resolve()
+        raise RecordError(f"sweep.resume={reference}: no sweep lies there (it would hold .launch/plan.json)")
+    if composed is not None and _is_sweep(composed):
+        return composed.resolve()
+    folders = [plan.parents[1] for plan in (root / "multirun" / name).glob("*/.launch/plan.json")]
+    others = [folder for folder in elsewhere.noted(store.state_folder(root)) if folder not in folders]
+    folders += [folder for folder in others if _is_sweep(folder) and _name(folder) == name]
+    if not folders:
+        raise RecordError(f"sweep.resume=last: there is no sweep called {name!r} in {root / 'multirun'} yet")
+    return max(folders, key=lambda folder: (_begun(folder), folder.name)).resolve()
+
+
+def _is_sweep(folder: Path) -> bool:
+    return (folder / elsewhere.PLAN).is_file() and not (folder / "run.json").exists()
+
+
+def _name(folder: Path) -> str | None:
+    """Of which name a sweep's runs are; None where that cannot be read."""
+    with contextlib.suppress(RecordError):
+        return next((one.record.name for one in earlier(folder)), None)
+    return None
+
+
+def _begun(folder: Path) -> str:
+    """When a sweep was submitted, in UTC: its folder's name is of the local clock, which may be set, or travel."""
+    with contextlib.suppress(RecordError):
+        for name in controller.read_plan(folder).runs:
+            with contextlib.suppress(RecordError):
+                return records.read(folder / name).created
+    changed = (controller.state_folder(folder) / "plan.json").stat().st_mtime
+    return datetime.fromtimestamp(changed, UTC).isoformat()
+
+
+def earlier(folder: Path) -> list[Earlier]:
+    """The runs that a sweep has so far."""
+    return [Earlier(run_dir, record) for run_dir, record in controller.readable(folder, controller.read_plan(folder))]
+
+
+def match(new: Sequence[Record], old: Sequence[Earlier], path: Sequence[str] | None = None) -> list[Earlier | None]:
+    """For each new run the old one that it repeats, if any; each old one is taken once.
+
+    The model's code does not count here: what is completed stays, whatever has been edited since. Data count.
+
+    Args:
+        new: the runs of the command.
+        old: those that the sweep has.
+        path: where the runs import from that are still to be done; None: as this process does.
+    """
+    digests: dict[str, list[dict[str, Any]]] = {}
+    by_signature: dict[str, list[Earlier]] = {}
+    for one in old:
+        if one.record.imported and one.record.status != records.COMPLETED:
+            continue  # its record would say what is run: the command's own run is begun anew
+        if one.record.finished and one.record.status == records.COMPLETED:
+            data = [entry for entry in one.record.data if "digest" in entry]
+        else:
+            data = _data_now(one.record.config, digests, path)
+        by_signature.setdefault(_signature(one.record, data), []).append(one)
+    found: list[Earlier | None] = []
+    for record in new:
+        data = _data_now(record.config, digests, path)
+        candidates = by_signature.get(_signature(record, data)) or by_signature.get(_of_before(record, data), [])
+        candidates.sort(key=lambda one: one.record.status != records.COMPLETED)
+        found.append(candidates.pop(0) if candidates else None)
+    taken = {one.run_dir for one in found if one is not None}
+    left = Counter(
+        _signature(one.record, []) for one in old if one.record.status == records.COMPLETED and one.run_dir not in taken
+    )
+    again = Counter(_signature(record, []) for record, one in zip(new, found, strict=True) if one is None)
+    if stale := (left & again).total():
+        log.warning(
+            "The data have changed, or cannot be read, since %s read them: they run again. The old results stay in the "
+            "table",
+            checking.counted(stale, "completed run"),
+        )
+    return found
+
+
+def with_compute(old: Sequence[str], new: Sequence[str]) -> list[str]:
+    """A run's overrides, those of `compute` as they are now: it is gone on with under these."""
+    return [text for text in old if top_key(text) != "compute"] + [text for text in new if top_key(text) == "compute"]
+
+
+def _signature(record: Record, data: list[dict[str, Any]]) -> str:
+    """What two runs have in common that repeat each other; of the environment, what it gave when each was submitted."""
+    settings = record.settings or execute.signature(execute.here(record.config), [], None)
+    return " ".join([settings, *(str(entry.get("content") or entry["digest"]) for entry in data)])
+
+
+def _of_before(record: Record, data: list[dict[str, Any]]) -> str:
+    """The signature of older versions, whose records have no digest of what a person's own code gave."""
+    return _signature(record, [{"digest": entry["digest"]} for entry in data])
+
+
+def _data_now(
+    config: Mapping[str, Any], known: dict[str, list[dict[str, Any]]], path: Sequence[str] | None
+) -> list[dict[str, Any]]:
+    """The digest of what a run would read now."""
+    if not config.get("dataset"):
+        return []
+    there = execute.here({key: config[key] for key in ("dataset", "datastore", "datastores") if key in config})
+    key = repr(there)
+    if key not in known:
+        try:
+            there, _ = execute.mount_inputs(there)
+            made = reader.make_reader(there["dataset"])
+            root = local_root(there["datastore"], there["dataset"])
+            place = root or mount(there["datastore"], there["dataset"], made).path
+            known[key] = [
+                _made(there["dataset"], place, path or sys.path)
+                if made.is_own_code
+                else {"digest": reader.manifest_digest(reader.manifest(made.files(place)))}
+            ]
+        except (DataError, OSError):
+            known[key] = []
+    return known[key]
+
+
+MAKE = """
+import json, os, pathlib, sys
+answer = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)  # what the code prints is no answer
+sys.path[:], dataset, place = json.load(sys.stdin)
+from labrun.data import reader
+found = reader.read(dataset, pathlib.Path(place), tables=True, sparse=True)
+digest = reader.manifest_digest(reader.manifest(found.files))
+answer.write(json.dumps({"digest": digest, "content": found.content}))
+answer.close()
+"""
+LONGEST_S = 900.0
+"""So long a person's own code may take to give its data."""
+
+
+def _made(dataset: Mapping[str, Any], place: Path, path: Sequence[str]) -> dict[str, Any]:
+    """The digests of what a person's own code gives, in a process that imports the code that the runs will have.
+
+    Raises:
+        DataError: it gives nothing; the runs that need the data say why.
+    """
+    given = json.dumps([[*path], dataset, str(place)])  # by a pipe: values of variables are in it
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", MAKE], input=given, capture_output=True, text=True, timeout=LONGEST_S, check=False
+        )
+        why = next(iter(done.stderr.strip().splitlines()[-1:]), f"exit code {done.returncode}")
+        found: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {}
+    except (subprocess.TimeoutExpired, ValueError) as error:
+        found, why = {}, str(error)
+    if not found:
+        log.warning("dataset=%s cannot be read now: %s", dataset.get("name"), masking.masked(why))
+        raise DataError(why)
+    return found
+
+
+def tell_changes(new: Sequence[Record], old: Sequence[Earlier], fresh_code: bool) -> None:
+    """Say what is different from when the sweep was submitted: code, packages, machine."""
+    if not new or not old:
+        return
+    then, now = old[0].record, new[0]
+    if (then.code or {}).get("sources") != (now.code or {}).get("sources"):
+        names = ", ".join(_changed_files(then.code or {}, now.code or {})[:5]) or "some files"
+        how = (
+            "the new code is used"
+            if fresh_code
+            else "the code as it was submitted is used; sweep.resume_code=new takes the new"
+        )
+        log.warning("The code has changed since (%s): %s", names, how)
+    differing = sorted(
+        name for name in {*then.packages, *now.packages} if then.packages.get(name) != now.packages.get(name)
+    )
+    if differing:
+        listed = ", ".join(f"{n} {then.packages.get(n)} -> {now.packages.get(n)}" for n in differing[:5])
+        log.warning("Other package versions than then: %s%s", listed, ", ..." if len(differing) > 5 else "")
+    before, present = ((record.host or {}) for record in (then, now))
+    if (before.get("machine"), before.get("gpus")) != (present.get("machine"), present.get("gpus")):
+        log.warning("Another kind of machine than then: %s, now %s", before.get("name"), present.get("name"))
+
+
+def _changed_files(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Python and YAML files that differ between two snapshots."""
+    texts: list[dict[str, bytes]] = []
+    for code in (then, now):
+        top = Path(str(code.get("folder", "/nowhere")))
+        files = [path for pattern in ("*.py", "*.yaml", "*.yml") for path in top.rglob(pattern)] if top.is_dir() else []
+        texts.append({path.relative_to(top).as_posix(): path.read_bytes() for path in files})
+    return sorted(name for name in {*texts[0], *texts[1]} if texts[0].get(name) != texts[1].get(name))

@@ -1,0 +1,104 @@
+"""A script, settled when it is submitted: where it lies, what it needs, and a copy of its folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from labrun.errors import ConfigError
+from labrun.submit import environments, snapshot
+
+NO_SOURCES = frozenset(map(Path, ("/", "/etc", "/home", "/opt", "/root", "/tmp", "/usr", "/usr/bin", "/var", "/bin")))
+"""Folders that a script may lie in, and that nobody wants copied."""
+
+
+def settle(kept: dict[str, Any], values: Mapping[str, Any]) -> None:
+    """Make the paths of a script's config absolute, the script's own relative to its source folder.
+
+    Args:
+        kept: the node `script` as the record keeps it; changed in place.
+        values: the same, resolved.
+
+    Raises:
+        ConfigError: a file is not there, or is not what it should be.
+    """
+    problems = []
+    source = Path(values["source"]).expanduser().resolve() if values.get("source") else None
+    places = [*([source / values["path"]] if source else []), Path(values["path"]).expanduser()]
+    script = next((path.resolve() for path in places if path.is_file()), None)
+    if source is not None and not source.is_dir():
+        problems.append(f"script.source={values['source']}: there is no such folder")
+    elif script is None:
+        problems.append(f"script.path={values['path']}: there is no such file below {source or Path.cwd()}")
+    else:
+        source = source or script.parent
+        if source in NO_SOURCES or source == Path.home():
+            problems.append(
+                f"script.source={source} is no folder of sources: each run gets a copy of it. Put the script in a "
+                "folder of its own, or name one with script.source"
+            )
+        if not script.is_relative_to(source):
+            problems.append(f"script.path={values['path']} does not lie in script.source={source}")
+        else:
+            kept["path"], kept["source"] = script.relative_to(source).as_posix(), str(source)
+    if values.get("python"):
+        python = interpreter(str(values["python"]))
+        if python is None:
+            problems.append(
+                f"script.python={values['python']}: neither an interpreter nor the folder of a virtual environment"
+            )
+        kept["python"] = python
+    if values.get("requirements"):
+        file = Path(values["requirements"]).expanduser()
+        if not file.is_file():
+            problems.append(f"script.requirements={values['requirements']}: there is no such file")
+        else:
+            kept["requirements"] = str(file.resolve())
+            kept["environment"] = environments.digest_of(file)
+    for name, value in {**(values.get("arguments") or {})}.items():
+        if not str(name).strip() or any(c.isspace() or c == "\0" for c in str(name)):
+            problems.append(f"script.arguments: {name!r} is no name of an argument")
+        if any("\0" in str(word) for word in (value if isinstance(value, list) else [value])):
+            problems.append(f"script.arguments.{name}: a command line cannot hold a null character")
+    if problems:
+        raise ConfigError(problems)
+
+
+def interpreter(name: str) -> str | None:
+    """The interpreter that a path, a folder or a command's name means; None if it is none."""
+    place = Path(name).expanduser()
+    for path in (place / "bin" / "python", place):
+        if path.is_file() and os.access(path, os.X_OK):
+            return os.path.abspath(path)  # not resolved: a virtual environment's is a link to another
+    return shutil.which(name) if os.sep not in name else None
+
+
+def code(kept: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    """What the record's `code` says of a script: its folder's snapshot, its environment.
+
+    Raises:
+        ConfigError, RecordError: see `snapshot.take_folder`.
+    """
+    told: dict[str, Any] = {"script": snapshot.take_folder(Path(kept["source"]), root)}
+    if kept.get("environment"):
+        told["environment"] = kept["environment"]
+    return told
+
+
+def check_interpreter(python: str) -> None:
+    """Whether an interpreter starts.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    try:
+        answer = subprocess.run([python, "-c", "import sys"], capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ConfigError(f"script.python={python} does not start: {error}") from error
+    if answer.returncode:
+        last = (answer.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ConfigError(f"script.python={python} is no Python interpreter: {last}")

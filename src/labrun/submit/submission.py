@@ -1,0 +1,444 @@
+"""Submitting: the runs of a sweep, or a single run that does not stay in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from omegaconf import DictConfig, open_dict, read_write
+
+from labrun import checking, exact, terminal, trust
+from labrun.backends import compute as computes
+from labrun.backends.local.pool import Server
+from labrun.backends.local.slots import Places
+from labrun.config import composed, hydra_files, hydra_job
+from labrun.control import controller, lease, monitor, objective, results
+from labrun.errors import ConfigError, RecordError
+from labrun.runs import finalize, store
+from labrun.runs import record as records
+from labrun.runs.record import Record
+from labrun.runs.recording import terminating_politely
+from labrun.runs.tracking import follow
+from labrun.schema import LOCAL_DATASTORE
+from labrun.submit import freeze, resume, snapshot
+from labrun.submit.publish import announce
+
+log = logging.getLogger(__name__)
+
+CANCELED = 130
+
+
+@dataclass
+class Job:
+    """A run that is about to be submitted: its record, its folder, what Hydra saves beside it, its variables."""
+
+    record: Record
+    run_dir: Path
+    hydra: dict[str, str]
+    environment: dict[str, str] = field(default_factory=dict)
+    subfolder: str | None = hydra_files.SUBFOLDER
+    """Where in its folder what Hydra saves goes (`hydra.output_subdir`)."""
+    is_done: bool = False
+    """It completed in an earlier session of this sweep."""
+
+
+class Freezer:
+    """Freezes the jobs of a sweep, while the pool's server, started with the first of them, imports what they need.
+
+    Args:
+        sweep_dir: the sweep's folder.
+    """
+
+    def __init__(self, sweep_dir: Path) -> None:
+        self._sweep_dir = sweep_dir
+        self._around = freeze.look_around(store.workspace(), all_of_it=True)
+        self.server: Server | None = None
+
+    def __enter__(self) -> Freezer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self.server is not None:
+            self.server.close(at_once=kind is not None)
+
+    def state(self) -> object:
+        """What one job leaves for those that are frozen after it."""
+        return self._around.pinned, self.server is None
+
+    def freeze(self, config: DictConfig, run_dir: Path | None = None) -> Job:
+        """Freeze one composed job; `HydraConfig` must hold it.
+
+        Args:
+            config: the whole config, Hydra's node too.
+            run_dir: its folder; by default what `hydra.sweep.subdir` says.
+
+        Raises:
+            ConfigError, RecordError: see `freeze.freeze`.
+        """
+        hydra = config.hydra
+        run_dir = run_dir or self._sweep_dir / str(hydra.sweep.subdir)
+        records.check_place(run_dir)
+        with open_dict(hydra), read_write(hydra):
+            hydra.runtime.output_dir = str(run_dir)
+        overrides = composed.task_overrides(hydra)
+        with hydra_job.given_variables(config, hydra):
+            record = freeze.freeze(config, freeze.new_id(), overrides, store.workspace(), self._around)
+            variables = freeze.environment(config)
+        record.sweep = {"folder": str(self._sweep_dir), "number": hydra.job.num}
+        record.hydra = hydra_job.settings(hydra)
+        record.command = hydra_files.command(hydra, record.overrides)
+        job = Job(record, run_dir, hydra_files.texts(config), variables, hydra.output_subdir)
+        compute = record.config["compute"]
+        early = self.server is None and record.config["sweep"]["resume"] is None and not compute["detach"]
+        if early and computes.target(compute, sweep=True) == "local":
+            computes.check(compute, sweep=True)
+            path = snapshot.import_path(record.code or {}, own=compute["python"] is None)
+            self.server = Server(path, targets([job]), compute["python"], os.getcwd(), threads=compute["cpus_per_run"])
+        return job
+
+
+def targets(submitted: Sequence[Job]) -> list[str]:
+    """What the runs' processes need imported."""
+    configs = [job.record.config for job in submitted]
+    nodes = [config.get(group) for config in configs for group in ("dataset", "datastore")]
+    nodes += [config.get("model") for config in configs if config["task"] != "evaluate" or _is_models(config)]
+    named = {str(node.get("_target_", LOCAL_DATASTORE)) for node in nodes if node}
+    return sorted(named - {LOCAL_DATASTORE})
+
+
+def _is_models(config: Mapping[str, Any]) -> bool:
+    """Whether a scored model's class may be imported ahead: its name comes from another run's record."""
+    target = str((config.get("model") or {}).get("_target_"))
+    return target in config["trusted"] or not trust.refusal(target, may_import=False)
+
+
+def carry_out(
+    submitted: Sequence[Job], folder: Path, server: Server | None = None, prepare: Callable[[], None] | None = None
+) -> list[Record]:
+    """Submit and execute every job; whatever one of them does, the others run.
+
+    Args:
+        submitted: the jobs, frozen.
+        folder: the sweep's, or the run's own if it is no sweep.
+        server: a fork server of the local pool that is importing already; the caller closes it.
+        prepare: writes what lies in the folder beside the runs, once nothing is refused any more.
+
+    Returns:
+        The records, in the order of the jobs; with `compute.detach` as they are once the runs are on their way.
+
+    Raises:
+        DataError, RecordError: the data are absent, or the folder cannot be written; nothing has run then.
+        ConfigError: `compute` asks for what cannot be had.
+        SystemExit: after Ctrl-C (130).
+    """
+    config = submitted[0].record.config
+    asked = {objective.of(job.record.config)[0] for job in submitted}  # before older records take their place
+    is_sweep = submitted[0].record.sweep is not None
+    where = check(submitted)
+    wanted = config["sweep"]["resume"] is not None and is_sweep
+    if not wanted:
+        _check_folders(submitted, fresh=True)
+    with in_charge(folder, where, fresh=not wanted):
+        runs = _resume(submitted, folder, where) if wanted else [job.run_dir for job in submitted]
+        if wanted:
+            _check_folders([job for job in submitted if not job.is_done], fresh=False)
+        if prepare is not None:
+            prepare()
+        plan = make_plan(submitted, folder, runs, where)
+        plan.write(folder)
+        try:
+            for job in submitted:
+                if not (job.run_dir / "run.json").exists():
+                    write(job)
+        except KeyboardInterrupt:
+            _cancel(folder, plan)
+        controller.note_submitted(folder)
+    announce(folder, plan.runs)
+    environment = {job.run_dir: job.environment for job in submitted}
+    if config["compute"]["detach"]:
+        controller.detach(folder, environment)
+        print(f"On their way: {len(runs)} run(s) in {folder}\n  lab runs watch {folder}")
+    else:
+        _attached(folder, runs, environment, plan, server, next(iter(asked)) if len(asked) == 1 else None)
+    return [_as_it_is(job) for job in submitted]
+
+
+def _as_it_is(job: Job) -> Record:
+    """A run's record now; as it was submitted if somebody has removed the run since."""
+    try:
+        return records.read(job.run_dir)
+    except RecordError:
+        return job.record
+
+
+def write(job: Job) -> None:
+    """Put a frozen run in its folder: from then on it alone says what is to be done."""
+    freeze.submit(job.record, job.run_dir)
+    hydra_files.save_of_run(job.hydra, job.run_dir, job.subfolder)
+
+
+def check(submitted: Sequence[Job]) -> str:
+    """Whether what the runs of a sweep ask for can be had, and goes together.
+
+    Returns:
+        Where they go: `inline`, `local` or `slurm`.
+
+    Raises:
+        DataError, ConfigError: see `carry_out`.
+    """
+    is_sweep = submitted[0].record.sweep is not None
+    for record in (job.record for job in submitted if is_sweep):
+        objective.check(record.config)
+    once = ["target", "detach", "python", "max_parallel", "max_failures"]
+    where = computes.target(submitted[0].record.config["compute"], is_sweep)
+    if where != "slurm":
+        once.append("runs_per_gpu")  # on Slurm, each job has its own
+    for group, keys in (("compute", once), ("tracking", submitted[0].record.config["tracking"])):
+        for key in keys:
+            found = sorted({str(job.record.config[group].get(key)) for job in submitted})
+            if len(found) > 1:
+                raise ConfigError(f"{group}.{key} is one for a whole sweep, and here it is {' and '.join(found)}")
+    if where == "slurm" and "%" in str(submitted[0].run_dir):
+        raise ConfigError(f"{submitted[0].run_dir}: Slurm takes a % in the path of a job's files for a pattern")
+    computed = [job.record.config["compute"] for job in submitted]
+    for compute in {exact.canonical(one): one for one in computed}.values():
+        computes.check(compute, is_sweep)
+    read = [{key: job.record.config.get(key) for key in ("dataset", "datastore", "script")} for job in submitted]
+    for data in {exact.canonical(one): one for one in read}.values():
+        freeze.prepare(data)
+    return where
+
+
+def _attached(
+    folder: Path,
+    runs: Sequence[Path],
+    environment: Mapping[Path, Mapping[str, str]],
+    plan: controller.Plan,
+    server: Server | None,
+    wanted: objective.Objective | None,
+) -> None:
+    with follow(store.workspace(), plan.tracking), terminating_politely():
+        try:
+            with monitor.shown(folder, list(runs)) as view:
+                runner = controller.conduct(folder, view, environment, server)
+        except KeyboardInterrupt:
+            _cancel(folder, plan, runs)
+        try:
+            results.tell(folder, runs, runner.draw, wanted)
+        except KeyboardInterrupt:
+            if not (folder / "results.csv").exists():
+                results.tell(folder, runs, None, wanted)
+            sys.stderr.write(f"labrun: interrupted, but the runs are over; their records are in {folder}\n")
+            sys.exit(CANCELED)
+        finally:
+            runner.close()
+
+
+def _cancel(folder: Path, plan: controller.Plan, runs: Sequence[Path] = ()) -> NoReturn:
+    """After Ctrl-C: close what has not begun, show what there is, and end."""
+    controller.cancel_rest(folder, plan, "the sweep was canceled before it began")
+    if runs:
+        results.tell(folder, runs, None)
+    sys.stderr.write(f"labrun: canceled; the records are in {folder}\n")
+    sys.exit(CANCELED)
+
+
+def make_plan(submitted: Sequence[Job], folder: Path, runs: Sequence[Path], where: str) -> controller.Plan:
+    """What the controller of a sweep's folder must know.
+
+    Args:
+        submitted: the jobs, frozen.
+        folder: the sweep's.
+        runs: every run of it.
+        where: the target.
+    """
+    config = submitted[0].record.config
+    compute = config["compute"]
+    needs = [(one["cpus_per_run"], one["gpus_per_run"]) for one in (job.record.config["compute"] for job in submitted)]
+    cores = computes.cores() if where == "local" and compute["max_parallel"] is None else None
+    gpus = computes.visible_gpus() if where == "local" and any(count for _, count in needs) else None
+    there = Places(sys.maxsize, computes.cores(), gpus, compute["runs_per_gpu"])
+    without_gpu, with_gpu = ([there.carries(*one) for one in set(needs) if bool(one[1]) == is_one] for is_one in (0, 1))
+    most = compute["max_parallel"] or max(without_gpu, default=0) + max(with_gpu, default=0)
+    if where == "local" and cores is None and most * compute["cpus_per_run"] > computes.cores():
+        log.info("%d runs of %d cores at once, on %d cores", most, compute["cpus_per_run"], computes.cores())
+    record = next((job.record for job in submitted if not job.is_done), submitted[0].record)
+    frozen = snapshot.import_path(record.code or {}, own=compute["python"] is None)
+    return controller.Plan(
+        target=where,
+        runs=[os.path.relpath(run_dir, folder) for run_dir in runs],
+        path=frozen,
+        preload=targets(submitted),
+        cwd=os.getcwd(),
+        name=f"{config['name']}-{folder.name.rpartition('-')[2]}",
+        tracking=config["tracking"],
+        parallel=most,
+        cores=cores,
+        python=compute["python"],
+        gpus_per_run=max(count for _, count in needs),
+        runs_per_gpu=compute["runs_per_gpu"],
+        max_failures=compute["max_failures"],
+        draws=record.sweep is not None and config["report"] == "auto",
+        is_marked=True,
+    )
+
+
+def _check_folders(submitted: Sequence[Job], fresh: bool) -> None:
+    folders = [job.run_dir for job in submitted]
+    taken = [d for d in folders if fresh and (d / "run.json").exists()]
+    if taken:
+        raise RecordError(
+            f"{taken[0]} holds a run already; a new sweep needs a folder of its own, or sweep.resume=FOLDER"
+        )
+    twice = {str(d) for d in folders if folders.count(d) > 1}
+    if twice:
+        raise RecordError(
+            f"hydra.sweep.dir and hydra.sweep.subdir give more than one run the folder {min(twice)}; each needs its own"
+        )
+
+
+@contextlib.contextmanager
+def in_charge(folder: Path, where: str, fresh: bool = False) -> Iterator[None]:
+    """Inside, nobody else goes on with a sweep; see `check_left`. A fresh one has nobody yet."""
+    if not fresh:
+        check_left(folder, where)
+    own = lease.Lease(controller.state_folder(folder))
+    try:
+        yield
+    finally:
+        own.release()
+
+
+def _resume(submitted: Sequence[Job], folder: Path, where: str) -> list[Path]:
+    """Give each job the run that it repeats, and put what is not completed back in the queue.
+
+    Returns:
+        Every run of the sweep: those that it had, then the new ones.
+    """
+    old = resume.earlier(folder)
+    _check_same(submitted, old, folder)
+    fresh_code = submitted[0].record.config["sweep"]["resume_code"] == "new"
+    resume.tell_changes([job.record for job in submitted], old, fresh_code)
+    runs, taken = [one.run_dir for one in old], 0
+    held = _with_slurm(folder) if where == "slurm" else set()
+    frozen = None if fresh_code or not old else snapshot.import_path(old[0].record.code or {})
+    matched = resume.match([job.record for job in submitted], old, frozen)
+    for job, one in zip(submitted, matched, strict=True):
+        if one is None:
+            number = len(runs)
+            while (folder / str(number)).exists() or folder / str(number) in runs:
+                number += 1
+            _move(job.record, job.run_dir, folder / str(number))
+            job.run_dir, job.record.sweep = folder / str(number), {"folder": str(folder), "number": number}
+            if old and not fresh_code:
+                job.record.code = old[0].record.code
+            runs.append(job.run_dir)
+            continue
+        # Read again: looking at the data took its time, and a run with Slurm may have ended since.
+        job.run_dir, then = one.run_dir, records.read(one.run_dir)
+        job.is_done = then.status in (records.COMPLETED, records.STOPPED)
+        taken += job.is_done
+        if not (job.is_done or (one.run_dir in held and not then.finished)):
+            if then.finished:
+                finalize.requeue(one.run_dir, then)
+            finalize.forget_requests(one.run_dir)
+            then.config["compute"] = job.record.config["compute"]
+            then.overrides = resume.with_compute(then.overrides, job.record.overrides)
+            then.code = job.record.code if fresh_code else then.code
+            records.write(one.run_dir, then)
+        job.record = then
+    log.info("Going on with %s: %d of %d runs are done", folder, taken, len(submitted))
+    asked = {job.run_dir for job in submitted}
+    others = sum(not one.record.finished and one.run_dir not in asked for one in old)
+    if others:
+        log.info("%s of it that this command does not name go on too", checking.counted(others, "run"))
+    return runs
+
+
+def _move(record: Record, old: Path, new: Path) -> None:
+    """Have a frozen run's configuration name another folder of its own (`${hydra:runtime.output_dir}`)."""
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: moved(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [moved(item) for item in value]
+        is_own = isinstance(value, str) and (value == str(old) or f"{old}/" in value)
+        return value.replace(str(old), str(new)) if is_own else value
+
+    record.config, record.hydra = moved(record.config), moved(record.hydra)
+
+
+def _check_same(submitted: Sequence[Job], old: Sequence[resume.Earlier], folder: Path) -> None:
+    names = {one.record.name for one in old}
+    if names and not names & {job.record.name for job in submitted}:
+        raise RecordError(
+            f"sweep.resume: the sweep in {folder} is of {', '.join(sorted(names))}, and this command's runs are of "
+            f"{submitted[0].record.name}: leave sweep.resume out, or say name={min(names)} if they belong to it"
+        )
+
+
+def check_left(folder: Path, where: str) -> None:
+    """Whether a sweep has been left, so that it can be gone on with; jobs that Slurm may still run are ended.
+
+    Args:
+        folder: the sweep's.
+        where: the target that it goes on at.
+
+    Raises:
+        RecordError: another controller is at it.
+    """
+    holder = lease.living(controller.state_folder(folder))
+    if holder is not None:
+        raise RecordError(
+            f"the sweep in {folder} is still going on, under process {holder['pid']} on {holder['host']}: "
+            f"'lab runs watch {folder}' shows it"
+        )
+    if where != "slurm":
+        _cancel_jobs(folder)
+
+
+def _with_slurm(folder: Path) -> set[Path]:
+    """The runs whose jobs of an earlier session wait or run."""
+    from labrun.backends.slurm import queue
+
+    known = queue.known_jobs(controller.state_folder(folder) / "jobs.jsonl")
+    states = queue.states(known.values())
+    return {run for run, job in known.items() if states.get(job, "GONE") not in queue.OVER}
+
+
+def _cancel_jobs(folder: Path) -> None:
+    """Jobs of an earlier session that Slurm may still run, or requeue by itself: their runs go elsewhere now."""
+    ledger = controller.state_folder(folder) / "jobs.jsonl"
+    if not ledger.exists():
+        return
+    from labrun.backends.slurm import queue
+
+    unfinished = {one.run_dir for one in resume.earlier(folder) if not one.record.finished}
+    ended = queue.end_jobs({job for run, job in queue.known_jobs(ledger).items() if run in unfinished})
+    if ended:
+        log.info("Slurm jobs %s were canceled: their runs go on here", ", ".join(sorted(ended)))
+
+
+def answer(record: Record, run_dir: Path) -> None:
+    """Say how a single run that went elsewhere ended.
+
+    Raises:
+        SystemExit: it failed (1) or was canceled (130).
+    """
+    if record.status == records.FAILED:
+        error = record.error or {}
+        reason = next(iter(str(error.get("message")).splitlines()), "?")
+        output = run_dir / "driver.log"
+        where = f"  log: {output}\n" if output.exists() else ""
+        sys.stderr.write(terminal.lines(f"labrun: the run failed: {error.get('type')}: {reason}\n{where}"))
+        sys.exit(1)
+    if record.status == records.CANCELED:
+        sys.stderr.write(f"labrun: canceled; the record is in {run_dir}\n")
+        sys.exit(CANCELED)

@@ -1,0 +1,121 @@
+"""What a run needs, what there is, and the refusal of what cannot be had."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import Command, Refused
+from helpers import devices, write_device_model
+from labrun.backends import compute
+from labrun.errors import ConfigError
+from labrun.schema import Compute
+
+
+def wish(**values: Any) -> dict[str, Any]:
+    return dataclasses.asdict(Compute(**{"target": "local", **values}))
+
+
+@pytest.mark.parametrize(
+    ("limit", "minutes"),
+    [("infinite", None), ("30:00", 30), ("1:30:00", 90), ("2-00:00:00", 2880), ("0:30", 0.5), ("n/a", None)],
+)
+def test_time_limits_as_slurm_writes_them(limit: str, minutes: float | None) -> None:
+    assert compute._minutes(limit) == minutes
+
+
+@pytest.mark.parametrize(
+    ("gres", "count"), [("(null)", 0), ("gpu:2", 2), ("gpu:a100:4(S:0-1)", 4), ("gpu", 1), ("nvme:1,gpu:v100:8", 8)]
+)
+def test_gpus_as_slurm_writes_them(gres: str, count: int) -> None:
+    assert compute._gpus_of(gres) == count
+
+
+def test_the_callers_devices_are_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert compute.visible_gpus() == ["3", "5"]
+    compute.check(wish(gpus_per_run=2), sweep=True)
+    with pytest.raises(ConfigError, match=r"gpus_per_run=3: 2 GPUs are visible here \(CUDA_VISIBLE_DEVICES='3,5'\)"):
+        compute.check(wish(gpus_per_run=3), sweep=True)
+    for nothing in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", nothing)
+        with pytest.raises(ConfigError, match="no GPU is visible here"):
+            compute.check(wish(gpus_per_run=1), sweep=True)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"cpus_per_run": 4096}, "this machine has .* cores"),
+        ({"mem_gb": 1e6}, "GB of memory"),
+        ({"nodes": 2}, "only compute=slurm"),
+        ({"partition": "main"}, "only compute=slurm"),
+        ({"python": "/no/such/python"}, "no such program"),
+        ({"target": "inline", "detach": True}, "an inline run has no supervisor"),
+    ],
+)
+def test_what_cannot_be_had_is_refused_with_what_is_there(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        compute.check(wish(**values), sweep=True)
+
+
+def test_without_slurm_the_message_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match="there is no sbatch on this machine"):
+        compute.check(wish(target="slurm"), sweep=True)
+    (tmp_path / "sbatch").touch(mode=0o755)
+    (tmp_path / "sinfo").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "sinfo").chmod(0o755)
+    with pytest.raises(ConfigError, match="no cluster answers"):
+        compute.check(wish(target="slurm"), sweep=True)
+
+
+def test_gpu_is_refused_before_anything_is_written(refused_here: Refused) -> None:
+    for arguments in (("compute=gpu",), ("-m", "compute=gpu", "seed=1,2")):
+        for visible in ("", "NoDevFiles"):
+            assert "no GPU is visible here" in refused_here(*arguments, CUDA_VISIBLE_DEVICES=visible)
+
+
+def test_only_own_files_are_trusted(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.touch(mode=0o600)
+    assert compute.same_owner(own)
+    own.chmod(0o662)
+    assert not compute.same_owner(own)
+    if os.getuid() == 0:
+        own.chmod(0o600)
+        os.chown(own, 12345, 12345)
+        assert not compute.same_owner(own)
+
+
+def test_each_run_sees_a_gpu_of_its_own(labrun: Command, workspace: Path) -> None:
+    """The devices are names here; which run is told which is what is tested."""
+    write_device_model(workspace)
+    done = labrun(
+        "-m",
+        "model=shows",
+        "model.number=1,2,3,4",
+        "compute=gpu",
+        "tracking=none",
+        "report=none",
+        CUDA_VISIBLE_DEVICES="3,5",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = devices(workspace)
+    assert sorted(found) == ["3", "3", "5", "5"] and found[:2] != ["3", "3"] and found[:2] != ["5", "5"]
+
+
+def test_another_interpreter_runs_the_runs(labrun: Command, workspace: Path) -> None:
+    """One that is started through a script of its own, so that it can be told from this one."""
+    import sys
+
+    other = workspace / "other-python"
+    other.write_text(f'#!/bin/sh\ntouch {workspace}/was-used\nexec {sys.executable} "$@"\n')
+    other.chmod(0o755)
+    done = labrun("-m", "seed=1,2", f"compute.python={other}", "tracking=none", "report=none")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (workspace / "was-used").exists()

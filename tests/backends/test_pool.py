@@ -1,0 +1,315 @@
+"""The pool under real faults: each ends in a true record, and the neighbours never notice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from helpers import submitted
+from labrun.backends.local.pool import LocalPool, Needs
+from labrun.backends.local.slots import Places
+from labrun.config import composed, paths
+from labrun.runs import record as records
+from labrun.runs.finalize import close_ended
+from labrun.runs.record import Record
+from labrun.submit import freeze
+
+MODEL = '''
+import os, signal, sys, time
+import numpy as np
+
+class Odd:
+    """Does what its name says, then predicts nought."""
+
+    def __init__(self, act="fits", seconds=0.0, once=None):
+        self.act, self.seconds, self.once = act, seconds, once
+
+    def fit(self, x, y):
+        print("acting:", self.act, flush=True)
+        first = self.once is None or not os.path.exists(self.once)
+        if self.once:
+            open(self.once, "a").write("x")
+        if first:
+            getattr(self, self.act)()
+        time.sleep(self.seconds)
+        return self
+
+    def predict(self, x):
+        return np.zeros(len(x), int)
+
+    def fits(self):
+        pass
+
+    def raises(self):
+        raise ValueError("an odd thing")
+
+    def exits(self):
+        sys.exit(3)
+
+    def leaves(self):
+        os._exit(4)
+
+    def crashes(self):
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+    def leaks(self):
+        self.held = [bytearray(os.urandom(1024) * 1024) for _ in range(400)]
+        time.sleep(60)
+
+    def resists(self):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        time.sleep(60)
+'''
+
+
+@pytest.fixture
+def submit(workspace: Path, registered: None) -> Callable[..., Path]:
+    """Writes a run of the odd model; returns its folder."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.hydra_config import HydraConfig
+
+    with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
+        config = compose("config", ["tracking=none", "report=none", "dataset.max_samples=30"], return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    plain = composed.resolved(composed.without_hydra(config), keep_environment=True)
+
+    def write(act: str = "fits", **arguments: object) -> Path:
+        values = OmegaConf.to_container(OmegaConf.create(plain))
+        values["model"] = {"_target_": "odd.Odd", "act": act, **arguments}
+        return submitted(workspace, freeze.new_id(), config=values)
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def module_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the odd model lies."""
+    folder = tmp_path_factory.mktemp("odd")
+    (folder / "odd.py").write_text(MODEL)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shared(module_folder: Path) -> Iterator[LocalPool]:
+    """One pool for all tests that leave its server alive."""
+    made = LocalPool(
+        [*sys.path, str(module_folder)], ["odd.Odd", "labrun.data.readers.Digits"], Places(2), cwd=str(module_folder)
+    )
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def pool(shared: LocalPool) -> Iterator[LocalPool]:
+    yield shared
+    assert not shared.busy
+
+
+@pytest.fixture
+def own_pool(module_folder: Path) -> Iterator[LocalPool]:
+    """A pool whose server may be killed."""
+    made = LocalPool(
+        [*sys.path, str(module_folder)], ["odd.Odd", "labrun.data.readers.Digits"], Places(2), cwd=str(module_folder)
+    )
+    yield made
+    made.close()
+
+
+def until_done(pool: LocalPool, timeout_s: float = 60) -> None:
+    end = time.monotonic() + timeout_s
+    while pool.busy:
+        pool.poll(0.1)
+        assert time.monotonic() < end, "the pool did not finish"
+
+
+def until(pool: LocalPool, condition: Callable[[], bool], timeout_s: float = 60) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        pool.poll(0.05)
+        assert time.monotonic() < end, "waited in vain"
+
+
+def status(run_dir: Path) -> str:
+    return records.read(run_dir).status
+
+
+def error(run_dir: Path) -> dict[str, str]:
+    found = records.read(run_dir).error
+    assert found is not None
+    return found
+
+
+def acting(run_dir: Path) -> bool:
+    log = run_dir / "driver.log"
+    return log.exists() and "acting" in log.read_text()
+
+
+def test_runs_are_isolated_and_logged(pool: LocalPool, submit: Callable[..., Path]) -> None:
+    runs = [submit("fits", seconds=0.05) for _ in range(6)]
+    for run in runs:
+        pool.submit(run, Needs())
+    until_done(pool)
+    found = [records.read(run) for run in runs]
+    assert {record.status for record in found} == {"completed"}
+    assert len({record.process["pid"] for record in found if record.process}) == 6
+    assert all("acting: fits" in (run / "driver.log").read_text() for run in runs)
+    assert all((run / "heartbeat").exists() for run in runs)
+
+
+FAULTS = {
+    "raises": ("failed", "ValueError", "an odd thing"),
+    "exits": ("failed", "SystemExit", "exit code 3"),
+    "leaves": ("failed", "Exited", "exit code 4"),
+    "crashes": ("failed", "Crashed", "SIGSEGV"),
+}
+
+
+def test_every_fault_is_its_own_and_said(pool: LocalPool, submit: Callable[..., Path]) -> None:
+    runs = {act: submit(act) for act in FAULTS}
+    neighbours = [submit("fits", seconds=0.2) for _ in range(3)]
+    for run in [*runs.values(), *neighbours]:
+        pool.submit(run, Needs())
+    until_done(pool)
+    for act, (end, kind, words) in FAULTS.items():
+        assert status(runs[act]) == end
+        assert error(runs[act])["type"] == kind and words in error(runs[act])["message"]
+    assert [status(run) for run in neighbours] == ["completed"] * 3
+
+
+def test_kill_9_of_a_run_fails_that_run_alone(pool: LocalPool, submit: Callable[..., Path]) -> None:
+    victim, neighbour = submit("fits", seconds=60), submit("fits", seconds=0.5)
+    pool.submit(victim, Needs())
+    pool.submit(neighbour, Needs())
+    until(pool, lambda: acting(victim))
+    os.kill(records.read(victim).process["pid"], signal.SIGKILL)  # type: ignore[index]
+    until_done(pool)
+    assert status(victim) == "failed" and "SIGKILL" in error(victim)["message"]
+    assert status(neighbour) == "completed"
+
+
+def test_a_run_over_its_time_or_memory_is_ended_and_says_so(pool: LocalPool, submit: Callable[..., Path]) -> None:
+    slow, leaky = submit("fits", seconds=60), submit("leaks")
+    pool.submit(slow, Needs(timeout_s=2))
+    pool.submit(leaky, Needs(mem_gb=0.3))
+    until_done(pool)
+    assert status(slow) == "failed" and "compute.timeout_min" in error(slow)["message"]
+    assert status(leaky) == "failed" and "compute.mem_gb=0.3" in error(leaky)["message"]
+
+
+def test_the_server_is_started_again_and_its_runs_with_it(
+    own_pool: LocalPool, submit: Callable[..., Path], tmp_path: Path
+) -> None:
+    runs = [submit("fits", seconds=1.0) for _ in range(4)]
+    for run in runs:
+        own_pool.submit(run, Needs())
+    until(own_pool, lambda: acting(runs[0]) and acting(runs[1]))
+    assert own_pool._process is not None
+    own_pool._process.kill()
+    until_done(own_pool)
+    found = [records.read(run) for run in runs]
+    assert [record.status for record in found] == ["completed"] * 4
+    assert [len(record.attempts) for record in found] == [2, 2, 1, 1]
+    assert found[0].attempts[0]["reason"] == "the fork server died"
+
+
+def test_an_interrupt_while_an_end_is_dealt_with_loses_nothing(
+    pool: LocalPool, submit: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, interrupted = close_ended, []
+
+    def once(*arguments: Any) -> Record:
+        if not interrupted:
+            interrupted.append(True)
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr("labrun.backends.local.pool.close_ended", once)
+    run = submit("crashes")
+    pool.submit(run, Needs())
+    with pytest.raises(KeyboardInterrupt):
+        until_done(pool)
+    until_done(pool)
+    assert interrupted and status(run) == "failed"
+
+
+def test_a_failed_run_is_tried_again_and_keeps_the_reason(
+    pool: LocalPool, submit: Callable[..., Path], tmp_path: Path
+) -> None:
+    once, always = submit("crashes", once=str(tmp_path / "mark")), submit("raises")
+    for run in (once, always):
+        pool.submit(run, Needs(retries=2))
+    until_done(pool)
+    first, second = records.read(once), records.read(always)
+    assert first.status == "completed" and len(first.attempts) == 2 and "SIGSEGV" in first.attempts[0]["reason"]
+    assert second.status == "failed" and len(second.attempts) == 3
+
+
+def test_a_request_cancels_one_and_the_others_go_on(pool: LocalPool, submit: Callable[..., Path]) -> None:
+    one, other, waiting = submit("fits", seconds=60), submit("fits", seconds=3), submit("fits")
+    for run in (one, other, waiting):
+        pool.submit(run, Needs())
+    (waiting / "requests" / "cancel").touch()
+    until(pool, lambda: acting(one))
+    (one / "requests" / "cancel").touch()
+    until_done(pool, 30)
+    assert [status(one), status(other), status(waiting)] == ["canceled", "completed", "canceled"]
+    assert records.read(waiting).attempts == []
+
+
+def test_cancel_all_then_at_once_for_one_that_resists(pool: LocalPool, submit: Callable[..., Path]) -> None:
+    polite, stubborn, waiting = submit("fits", seconds=60), submit("resists"), submit("fits")
+    for run in (polite, stubborn, waiting):
+        pool.submit(run, Needs())
+    until(pool, lambda: acting(polite) and acting(stubborn))
+    pool.cancel_all()
+    until(pool, lambda: status(polite) == "canceled", 20)
+    pool.cancel_all(at_once=True)
+    until_done(pool, 20)
+    assert [status(run) for run in (polite, stubborn, waiting)] == ["canceled"] * 3
+
+
+def test_a_server_that_hangs_holds_nobody_up(own_pool: LocalPool, submit: Callable[..., Path]) -> None:
+    """Over 15 s: the pool gives it seconds before it calls that hanging."""
+    first, second = submit("fits"), submit("fits")
+    own_pool.submit(first, Needs())
+    until_done(own_pool)
+    assert own_pool._process is not None
+    os.kill(own_pool._process.pid, signal.SIGSTOP)
+    own_pool.submit(second, Needs())
+    own_pool.poll(0.1)
+    own_pool.cancel_all()
+    until_done(own_pool)
+    assert [status(first), status(second)] == ["completed", "canceled"]
+
+
+def test_children_die_with_their_supervisor(own_pool: LocalPool, submit: Callable[..., Path]) -> None:
+    run = submit("fits", seconds=60)
+    own_pool.submit(run, Needs())
+    until(own_pool, lambda: acting(run))
+    process = records.read(run).process
+    own_pool.close()
+    end = time.monotonic() + 10
+    while records.process_lives(process):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    record: Record = records.read(run)
+    assert record.status == "running" and records.shown_status(run, record) == "lost"
+
+
+def test_each_slot_has_its_own_device(workspace: Path, submit: Callable[..., Path]) -> None:
+    (workspace / "odd.py").write_text(MODEL.replace("pass", 'print("device", os.environ["CUDA_VISIBLE_DEVICES"])'))
+    pool = LocalPool([*sys.path, str(workspace)], ["odd.Odd", "labrun.data.readers.Digits"], Places(2, gpus=["3", "5"]))
+    runs = [submit("fits", seconds=1) for _ in range(2)]
+    for run in runs:
+        pool.submit(run, Needs(gpus=1))
+    until_done(pool)
+    pool.close()
+    assert {(run / "driver.log").read_text().split("device ")[1][0] for run in runs} == {"3", "5"}

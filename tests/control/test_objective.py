@@ -1,0 +1,105 @@
+"""What a sweep's runs are compared by, where the command does not say it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers import new
+from labrun.control import objective, results
+from labrun.errors import ConfigError
+from labrun.runs import record as records
+from labrun.runs import recording
+from labrun.tasks import monitored
+
+NETWORK = "labrun.models.mnist_dnn.MnistDNN"
+
+
+def settled(target: str = NETWORK, metric: Any = "auto", goal: Any = "auto", **trainer: str) -> dict[str, Any]:
+    """A config with its metrics and goals."""
+    config: dict[str, Any] = {
+        "task": "fit",
+        "model": {"_target_": target},
+        "dataset": {"validation_size": 0.2},
+        "callbacks": None,
+        "trainer": {"monitor": "auto", "monitor_mode": "auto", **trainer},
+        "sweep": {"metric": metric, "goal": goal},
+    }
+    monitored.settle(config)
+    objective.settle(config)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("config", "metric", "goal"),
+    [
+        (settled(), "val_accuracy", "maximize"),
+        (settled(monitor="val/acc"), "val/acc", "maximize"),
+        (settled(monitor="val/wer"), "val/wer", "minimize"),
+        (settled(monitor="odd", monitor_mode="min"), "odd", "minimize"),
+        (settled(monitor="odd"), "odd", "auto"),
+        (settled(monitor="val/acc", metric="fid"), "fid", "minimize"),
+        (settled("sklearn.svm.SVC", monitor="val/acc"), "val_accuracy", "maximize"),
+        (settled(metric=["acc", "odd"], goal=["auto", "minimize"]), ["acc", "odd"], ["maximize", "minimize"]),
+    ],
+)
+def test_the_metric_that_is_watched_and_its_direction(config: dict[str, Any], metric: Any, goal: Any) -> None:
+    assert (config["sweep"]["metric"], config["sweep"]["goal"]) == (metric, goal)
+
+
+def test_a_sweep_needs_a_direction_and_its_record_remembers_what_was_said() -> None:
+    with pytest.raises(ConfigError, match=r"sweep.metric=odd.*sweep.goal=minimize \(or trainer.monitor_mode=max\|min"):
+        objective.check(settled(monitor="odd"))
+    objective.check(settled(monitor="odd", monitor_mode="max"))
+    assert objective.told(settled(monitor="odd", monitor_mode="min")) == {"odd": "min"}
+    assert objective.told(settled(metric="acc", goal="minimize")) == {"acc": "min"}
+    assert objective.told(settled(monitor="val/acc")) == {}
+
+
+def with_metric(run: str, metric: str, **metrics: float) -> records.Record:
+    """A completed run whose own objective is a metric."""
+    config = {"sweep": {"metric": metric, "goal": "maximize"}, "report": "none"}
+    return new(run, status=records.COMPLETED, metrics=metrics, config=config)
+
+
+def test_runs_of_several_objectives_are_compared_by_what_all_have() -> None:
+    """`auto` stands for AUC_weighted with model.folds, and for accuracy without."""
+    folded = with_metric("a0000000", "AUC_weighted", AUC_weighted=0.99, accuracy=0.7)
+    plain = with_metric("b0000000", "accuracy", accuracy=0.8)
+    assert objective.common([folded, plain]).metric == objective.common([plain, folded]).metric == "accuracy"
+    by = objective.common([folded, plain])
+    assert max([folded, plain], key=lambda record: objective.rank(record, by)) is plain
+    assert objective.common([folded]).metric == "AUC_weighted"
+    odd = with_metric("c0000000", "odd", odd=1.0)
+    assert objective.common([folded, odd]).metric == "AUC_weighted"
+    assert objective.rank(odd, objective.common([folded, odd])) == float("-inf")
+
+
+def test_the_metric_that_is_typed_on_resume_orders_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dirs = []
+    for number, (accuracy, loss) in enumerate(((0.9, 0.5), (0.8, 0.1))):
+        record = with_metric(f"a000000{number}", "accuracy", accuracy=accuracy, test_loss=loss)
+        record.sweep = {"folder": str(tmp_path), "number": number}
+        run_dirs.append(tmp_path / str(number))
+        recording.create(run_dirs[-1], record)
+        records.write(run_dirs[-1], record)
+    for wanted, first in ((None, "0"), (objective.Objective("test_loss", False), "1")):
+        results.tell(tmp_path, run_dirs, None, wanted)
+        rows = [line.split() for line in capsys.readouterr().out.splitlines() if "completed" in line]
+        assert rows[0][0] == first
+
+
+def test_why_there_is_no_best_run() -> None:
+    config = {"sweep": {"metric": "val/acc", "goal": "maximize"}}
+    runs = [new("a0000000", status=records.COMPLETED, metrics={"accuracy": 1.0}, config=config)]
+    told = "no best run: none logged val/acc. They logged accuracy: say sweep.metric=NAME"
+    assert objective.no_best(runs, "val/acc") == told
+    runs[0].metrics["val/acc"] = float("nan")
+    assert objective.no_best(runs, "val/acc") == "no best run: no completed run has a finite value of val/acc"
+    runs[0].status = records.FAILED
+    assert objective.no_best(runs, "val/acc") == "no best run: none is completed"
+    assert objective.rank(runs[0]) == float("-inf")

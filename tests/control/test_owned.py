@@ -1,0 +1,84 @@
+"""What somebody else may have written in a shared folder is not carried out because it lies there."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from conftest import Command
+from helpers import new, submitted
+from labrun.backends.slurm import queue
+from labrun.cli import acting
+from labrun.control import cancel, controller, detached, owned
+from labrun.runs import record as records
+from labrun.runs import recording
+from labrun.search import takeover
+
+
+@pytest.fixture
+def shared(workspace: Path) -> Path:
+    """A sweep that nobody controls, with one run that waits."""
+    folder = workspace / "multirun" / "test" / "now-5eed5eed"
+    recording.create(folder / "0", new("abcd1234", config={"trainer": {}, "compute": {"environment": {}}}))
+    controller.Plan("local", ["0"], [], ["antigravity"], str(workspace), "test", {}).write(folder)
+    return folder
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The folders whose runs were gone on with."""
+    found: list[Path] = []
+
+    def take(folder: Path, *rest: object) -> int:
+        found.append(folder)
+        return 0
+
+    monkeypatch.setattr(detached, "take_over", take)
+    monkeypatch.setattr(takeover, "take_over", take)
+    monkeypatch.setattr(acting, "POLL_S", 0.0)
+    return found
+
+
+def as_somebody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+
+
+@pytest.mark.parametrize("is_search", [False, True])
+@pytest.mark.parametrize("how", ["owner", "plan is open", "record is open", "imported"])
+def test_only_ones_own_runs_are_gone_on_with(
+    shared: Path, lab_here: Command, taken: list[Path], monkeypatch: pytest.MonkeyPatch, how: str, is_search: bool
+) -> None:
+    if is_search:
+        path = controller.state_folder(shared) / "plan.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "command": ["model._target_=os.system"]}))
+    assert lab_here("runs", "watch", str(shared)).returncode in (0, 1) and len(taken) == 1, "it is one's own"
+    if how == "owner":
+        as_somebody_else(monkeypatch)
+    elif how == "imported":
+        text = json.loads((shared / "0" / "run.json").read_text())
+        (shared / "0" / "run.json").write_text(json.dumps({**text, "imported": {"time": records.now()}}))
+    else:
+        (controller.state_folder(shared) / "plan.json" if how == "plan is open" else shared / "0" / "run.json").chmod(
+            0o666
+        )
+    done = lab_here("runs", "watch", str(shared))
+    assert done.returncode == 2 and "--take-over" in done.stderr and len(taken) == 1, done.stderr
+    assert lab_here("runs", "watch", str(shared), "--take-over").returncode in (0, 1) and len(taken) == 2
+
+
+def test_a_job_that_somebody_else_names_is_not_canceled(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_dir = submitted(workspace)
+    ledger = controller.state_folder(run_dir) / "jobs.jsonl"
+    ledger.parent.mkdir()
+    ended: list[str] = []
+    monkeypatch.setattr(queue, "known_jobs", lambda path: {run_dir: "7"} if path == ledger else {})
+    monkeypatch.setattr(queue, "states", lambda jobs: dict.fromkeys(jobs, "PENDING"))
+    monkeypatch.setattr(queue, "scancel", ended.extend)
+    ledger.write_text("")
+    ledger.chmod(0o666)
+    assert owned.others([ledger]) is not None
+    assert cancel.end_runs([run_dir]) == [] and ended == []
+    assert records.read(run_dir).status == records.CANCELED

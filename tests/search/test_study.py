@@ -1,0 +1,114 @@
+"""The study: what is journaled, what a kill leaves, and that nothing is asked twice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from labrun.errors import ConfigError
+from labrun.search.space import Choice, Dimension, Numbers
+from labrun.search.study import OVERRIDES, Study
+
+KIND = Choice("kind", ("kind",), (("a",), ("b",)))
+SIZE = Numbers("size", "size", 0.0, 1.0)
+RANDOM = {"_target_": "optuna.samplers.RandomSampler"}
+
+
+def conditional(overrides: list[str]) -> Sequence[Dimension]:
+    """`size` belongs to kind a alone."""
+    if not overrides:
+        return [KIND]
+    return [SIZE] if overrides == ["kind=a"] else []
+
+
+def flat(overrides: list[str]) -> Sequence[Dimension]:
+    return [] if overrides else [SIZE]
+
+
+def opened(path: Path, maximize: Sequence[bool] = (True,), seed: int = 0) -> Study:
+    return Study(path, RANDOM, seed, maximize)
+
+
+def test_conditional_dimensions(tmp_path: Path) -> None:
+    study = opened(tmp_path / "journal")
+    asked = [study.ask(conditional, str(number)) for number in range(12)]
+    assert {len(one.overrides) for one in asked} == {1, 2}
+    assert all((len(one.overrides) == 2) == (one.overrides[0] == "kind=a") for one in asked)
+
+
+def test_another_controller_knows_what_was_asked_and_does_not_ask_it_again(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    study = opened(path)
+    first = [study.ask(flat, str(number)).parameters["size"] for number in range(4)]
+    study.tell(0, [0.5])
+    again = opened(path)
+    assert [trial.number for trial in again.open()] == [1, 2, 3] and again.counted() == 4
+    assert again.trials()[1].user_attrs[OVERRIDES] == [f"size={first[1]!r}"]
+    assert again.ask(flat, "4").parameters["size"] not in first
+    repeated = opened(tmp_path / "other")
+    assert [repeated.ask(flat, str(number)).parameters["size"] for number in range(4)] == first, "a seed is a seed"
+
+
+def test_a_torn_last_line_is_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    study = opened(path)
+    for number in range(3):
+        study.ask(flat, str(number))
+    content = path.read_bytes()
+    path.write_bytes(content[:-20])
+    again = opened(path)
+    assert again.counted() == 2, "the third was never given its run"
+    again.settle()
+    assert [trial.number for trial in again.open()] == [0, 1]
+    assert again.ask(flat, "2").number == 3
+
+
+def test_each_ending_of_a_trial_is_told_to_the_study(tmp_path: Path) -> None:
+    study = opened(tmp_path / "journal")
+    for number in range(5):
+        study.ask(flat, str(number))
+    assert study.tell(0, [0.5]) and not study.tell(1, [math.nan])
+    study.stop(2, [0.1, 0.2, math.nan], "a rule")
+    study.fail(3, "it broke")
+    study.fail(4, "canceled", replaced=True)
+    states = [trial.state.name for trial in study.trials()]
+    assert states == ["COMPLETE", "FAIL", "PRUNED", "FAIL", "FAIL"] and study.counted() == 4
+    assert study.trials()[2].value == 0.2 and study.trials()[2].last_step == 2 and study.open() == []
+
+
+def test_what_is_enqueued_comes_first(tmp_path: Path) -> None:
+    study = Study(tmp_path / "journal", None, 0, [True])
+    study.enqueue({"size": 0.25})
+    study.enqueue({"size": 0.75})
+    assert study.waiting() == 2
+    assert [study.ask(flat, str(n)).overrides for n in range(2)] == [["size=0.25"], ["size=0.75"]]
+    assert study.waiting() == 0
+
+
+def test_what_a_killed_controller_did_not_enqueue_is_enqueued(tmp_path: Path) -> None:
+    wanted = [{"size": number / 8} for number in range(5)]
+    study = Study(tmp_path / "journal", None, 0, [True])
+    study.enqueue_missing(wanted[:3])
+    study.tell(study.ask(flat, "0").number, [0.0])
+    study.optuna.ask()  # and killed before its run was named
+    again = Study(tmp_path / "journal", None, 0, [True])
+    again.settle()
+    again.enqueue_missing(wanted)
+    assert again.waiting() == 4
+    asked = {again.ask(flat, str(number)).overrides[0] for number in range(1, 5)}
+    assert asked == {f"size={number / 8!r}" for number in range(1, 5)}
+
+
+def test_mistakes_of_a_study_are_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is no sampler of Optuna"):
+        Study.check({"_target_": "collections.OrderedDict"}, 1)
+    with pytest.raises(ConfigError, match="takes no such argument"):
+        Study.check({**RANDOM, "wrong": 1}, 1)
+    with pytest.raises(ConfigError, match="one metric"):
+        Study.check({"_target_": "optuna.samplers.CmaEsSampler"}, 2)
+    opened(tmp_path / "journal")
+    with pytest.raises(ConfigError, match="other metrics or goals"):
+        opened(tmp_path / "journal", [True, False])
