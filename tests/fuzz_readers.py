@@ -35,7 +35,7 @@ from typing import Any
 
 from labrun import cli, handles, notebook, sweeps
 from labrun.backends.slurm import queue
-from labrun.control import controller, lease, monitor, query, results
+from labrun.control import lease, monitor, query, results
 from labrun.data import asset as assets
 from labrun.data.asset import Entry
 from labrun.data.cache import Cache, Wanted
@@ -52,10 +52,12 @@ from labrun.runs import (
     registry,
     removing,
     store,
+    sweep_state,
     viewing,
 )
 from labrun.runs import record as records
 from labrun.runs.record import Record
+from labrun.runs.sweep_state import SweepState
 from labrun.search import takeover
 from labrun.submit import rerun
 from labrun.tasks import saved
@@ -244,17 +246,17 @@ def make(place: Place) -> None:
         }
         (run_dir / "outputs" / cards.NAME).write_text(json.dumps(card))
     folder = root / "multirun/test/s-b2222222"
-    plan = controller.Plan(
+    plan = sweep_state.Plan(
         "local", ["0", "1"], ["/x"], ["sklearn"], str(root), "test", {"kind": "none"}, is_marked=True
     )
     plan.write(folder)
-    controller.note_submitted(folder)
-    controllers = controller.state_folder(folder) / "controllers"
+    sweep_state.note_submitted(folder)
+    controllers = SweepState(folder).controllers
     controllers.mkdir()
     (controllers / "1").write_text(json.dumps(records.process_identity()))
-    (controller.state_folder(folder) / takeover.ENDING).write_text(json.dumps(records.process_identity()))
-    queue.append(controller.state_folder(folder) / "jobs.jsonl", {"token": "t", "jobs": [[str(folder / "0")]]})
-    queue.append(controller.state_folder(folder) / "jobs.jsonl", {"token": "t", "job": "17", "array": False})
+    SweepState(folder).search_ending.write_text(json.dumps(records.process_identity()))
+    queue.append(SweepState(folder).jobs, {"token": "t", "jobs": [[str(folder / "0")]]})
+    queue.append(SweepState(folder).jobs, {"token": "t", "job": "17", "array": False})
     (folder / "0" / "requests" / "cancel").write_text("why")
     registry.register(root, root / ids["a1111111"], "model")
     registry.alias(root, "model/1", "champion")
@@ -451,10 +453,10 @@ def readers(place: Place) -> Iterator[tuple[str, Callable[[], Any]]]:
         )
         yield "viewing", lambda d=run_dir: (viewing.page(root, d), viewing.mlflow_id(root, d), viewing.ui_process(root))
         yield "rerun", lambda d=run_dir: rerun._check(records.read(d))
-    yield "plan", lambda: controller.readable(folder, controller.read_plan(folder))
-    yield "plan", lambda: controller.never_submitted(folder, controller.read_plan(folder))
-    yield "plan", lambda: (lease.living(controller.state_folder(folder)), takeover.is_ending(folder))
-    yield "plan", lambda: queue.known_jobs(controller.state_folder(folder) / "jobs.jsonl")
+    yield "plan", lambda: sweep_state.readable(folder, sweep_state.read_plan(folder))
+    yield "plan", lambda: sweep_state.never_submitted(folder, sweep_state.read_plan(folder))
+    yield "plan", lambda: (lease.living(SweepState(folder)), takeover.is_ending(folder))
+    yield "plan", lambda: queue.known_jobs(SweepState(folder).jobs)
     yield "sweep", lambda: (sweeps.Sweep(folder).status, sweeps.Sweep(folder).get_children())
     yield "sweep", lambda: results.write_csv([r for _, r in store.readable(run_dirs)], folder / "results.csv")
     yield "sweep", lambda: query.named(root, str(folder))

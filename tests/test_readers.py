@@ -15,7 +15,6 @@ import fuzz_readers
 from conftest import Command
 from helpers import new, submitted
 from labrun.backends.slurm import queue
-from labrun.control import controller
 from labrun.data import asset as assets
 from labrun.data import cache as caches
 from labrun.data.asset import Entry
@@ -23,8 +22,9 @@ from labrun.data.cache import Cache, Wanted
 from labrun.data.datastore import STATE, LocalDatastore
 from labrun.data.remote import RemoteDatastore
 from labrun.errors import CorruptDataError, LabrunError, RecordError
-from labrun.runs import context, elsewhere, files, journal, recording, removing, shown_run, store
+from labrun.runs import context, elsewhere, files, journal, recording, removing, shown_run, store, sweep_state
 from labrun.runs import record as records
+from labrun.runs.sweep_state import SweepState
 from labrun.submit import rerun
 
 
@@ -75,24 +75,24 @@ def test_a_sweeps_folder_is_one_that_the_run_lies_in(tmp_path: Path) -> None:
     ],
 )
 def test_a_plan_names_runs_of_its_folder(tmp_path: Path, values: dict[str, Any]) -> None:
-    plan = controller.Plan("local", ["0", "a/../b"], [], [], str(tmp_path), "test", {})
+    plan = sweep_state.Plan("local", ["0", "a/../b"], [], [], str(tmp_path), "test", {})
     plan.write(tmp_path)
-    assert controller.read_plan(tmp_path) == plan
-    path = controller.state_folder(tmp_path) / "plan.json"
+    assert sweep_state.read_plan(tmp_path) == plan
+    path = SweepState(tmp_path).plan
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
     with pytest.raises(RecordError, match="is damaged"):
-        controller.read_plan(tmp_path)
+        sweep_state.read_plan(tmp_path)
 
 
 def test_names_that_no_file_can_have(workspace: Path, lab_here: Command) -> None:
     submitted(workspace, "a1111111")
     long = "x" * 300
-    plan = controller.Plan("local", [long, "now-a1111111"], [], [], str(workspace), "test", {}, is_marked=True)
+    plan = sweep_state.Plan("local", [long, "now-a1111111"], [], [], str(workspace), "test", {}, is_marked=True)
     folder = workspace / "outputs" / "test"
     plan.write(folder)
     assert (
-        len(controller.readable(folder, controller.read_plan(folder))) == 1
-        and controller.never_submitted(folder, plan) == 1
+        len(sweep_state.readable(folder, sweep_state.read_plan(folder))) == 1
+        and sweep_state.never_submitted(folder, plan) == 1
     )
     (store.state_folder(workspace) / "elsewhere.jsonl").parent.mkdir(parents=True, exist_ok=True)
     (store.state_folder(workspace) / "elsewhere.jsonl").write_text(json.dumps({"folder": f"/{long}"}) + "\n")
@@ -166,16 +166,16 @@ def test_pipes_in_the_place_of_files_are_not_waited_for(workspace: Path, lab_her
         run_dir / "annotations.jsonl",
         run_dir / "metrics.jsonl",
         run_dir / "outputs" / "model.json",
-        controller.state_folder(folder) / "plan.json",
-        controller.state_folder(folder) / "controllers" / "1",
-        controller.state_folder(folder) / "jobs.jsonl",
+        SweepState(folder).plan,
+        SweepState(folder).controllers / "1",
+        SweepState(folder).jobs,
     ):
         path.parent.mkdir(parents=True, exist_ok=True)
         os.mkfifo(path)
     assert recording.stop_reason(records.RunPaths(run_dir)) is None
     for read in (
-        lambda: controller.read_plan(folder),
-        lambda: queue.known_jobs(controller.state_folder(folder) / "jobs.jsonl"),
+        lambda: sweep_state.read_plan(folder),
+        lambda: queue.known_jobs(SweepState(folder).jobs),
     ):
         with pytest.raises(RecordError):
             read()
@@ -213,7 +213,7 @@ def test_bad_lines_of_metrics_are_counted(workspace: Path, lab_here: Command) ->
 
 def test_words_of_commands_are_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[str]] = []
-    monkeypatch.setattr(queue.computes, "ask", asked.append)
+    monkeypatch.setattr(queue, "run_command", asked.append)
     queue.scancel(["17", "17_3", "--user=me", "17;ls", "", "-1"])
     assert asked == [["scancel", "17"], ["scancel", "17_3"]]
     ledger = tmp_path / "jobs.jsonl"

@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labrun.control import controller, query
+from labrun.control import query
 from labrun.control.query import Shown
 from labrun.errors import ConfigError, LabrunError, RecordError
 from labrun.handles import Model, Run, Submission
 from labrun.runs import context, store
+from labrun.runs.sweep_state import SweepState
 from labrun.submit import publish
 from labrun.sweeps import Sweep
 
@@ -131,7 +132,7 @@ def get_run(reference: str | os.PathLike[str] = "last", root: str | os.PathLike[
     """
     workspace = store.workspace() if root is None else Path(root).expanduser().resolve()
     for folder in (Path(reference).expanduser(), workspace / reference):
-        if not (folder / "run.json").is_file() and controller.state_folder(folder).is_dir():
+        if not (folder / "run.json").is_file() and SweepState(folder).root.is_dir():
             return Sweep(folder)
     return Run(store.find(workspace, os.fspath(reference))[0])
 

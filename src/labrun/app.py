@@ -36,7 +36,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from labrun import masking, new, terminal, version
-from labrun.backends import compute as computes
+from labrun.backends import machine, registry
 from labrun.config import composed, hydra_files, hydra_job, paths
 from labrun.errors import ConfigError, LabrunError, RecordError, RunFailedError
 from labrun.runs import elsewhere, recording, store
@@ -75,12 +75,12 @@ class Gate(Callback):
             plain = composed.without_hydra(config)
             values, _ = freeze.settled(plain, composed.task_overrides(config.hydra), store.workspace())
             freeze.check_targets(values)
-            computes.check(values["compute"], sweep=False)
+            registry.check(values["compute"], sweep=False)
             with read_write(config.hydra), open_dict(config.hydra):
                 config.hydra.runtime.output_dir = os.path.abspath(config.hydra.run.dir)
             if hydra_job.has_own_logging(config.hydra):
                 hydra_job.check_logging(config.hydra)
-            JobCallbacks.is_elsewhere = computes.target(values["compute"], sweep=False) != "inline"
+            JobCallbacks.is_elsewhere = not registry.chosen(values["compute"], sweep=False).in_process
             if values["sweep"]["resume"] is not None:
                 raise ConfigError("sweep.resume goes on with a sweep: it wants -m. A single run: trainer.resume=last")
             freeze.prepare(values)
@@ -233,7 +233,7 @@ def default_name(root: DictConfig) -> str:
 def default_cpus() -> int:
     """The resolver `labrun_cpus`: the cores of a run that says nothing of them and is not sent elsewhere."""
     in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    return 1 if in_sweep else computes.cores()
+    return 1 if in_sweep else machine.cores()
 
 
 def groups_text(root: DictConfig) -> str:
@@ -282,7 +282,7 @@ def _run(config: DictConfig, hydra_config: Any) -> dict[str, Any]:
             variables = freeze.environment(config)
         record.hydra = hydra_job.settings(hydra_config)
         record.command = hydra_files.command(hydra_config, record.overrides)
-        if computes.target(record.config["compute"], sweep=False) != "inline":
+        if not registry.chosen(record.config["compute"], sweep=False).in_process:
             from labrun.submit import submission
 
             job = submission.Job(record, run_dir, files, variables, hydra_config.output_subdir)
@@ -326,7 +326,7 @@ def carry_out(record: Record, run_dir: Path, root: Path) -> Record:
     wait_asleep()
     config = record.config
     own = threads.own_variables(config["compute"])
-    if own or config["compute"]["cpus_per_run"] < computes.cores():
+    if own or config["compute"]["cpus_per_run"] < machine.cores():
         threads.limit_run(config["compute"]["cpus_per_run"], own)
     with follow(root, config["tracking"]):
         try:

@@ -295,7 +295,7 @@ class Trainer:
 class Compute:
     """What a run needs, and where it goes (`conf/compute/`)."""
 
-    target: Literal["auto", "inline", "local", "slurm"]
+    target: str
     cpus_per_run: Count = 1
     gpus_per_run: CountOrZero = 0
     mem_gb: Positive | None = None
@@ -319,7 +319,7 @@ class Compute:
     srun_args: list[str] = field(default_factory=list)
 
 
-SLURM_ONLY = (
+SPECIAL = (
     "nodes",
     "tasks_per_node",
     "runs_per_job",
@@ -331,7 +331,7 @@ SLURM_ONLY = (
     "extra",
     "srun_args",
 )
-"""Keys of `compute` that say something to Slurm alone."""
+"""Keys of `compute` that only some backends know."""
 
 
 Goal = Literal["auto", "maximize", "minimize"]

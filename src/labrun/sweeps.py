@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labrun.control import cancel, controller, objective
+from labrun.control import cancel, objective
 from labrun.errors import RecordError
 from labrun.handles import Run, Submission, Work
 from labrun.runs import record as records
-from labrun.runs import store
+from labrun.runs import store, sweep_state
 from labrun.runs.record import Record
+from labrun.runs.sweep_state import SweepState
 
 if TYPE_CHECKING:
     import pandas
@@ -39,7 +40,7 @@ class Sweep(Work):
 
     def __init__(self, folder: str | os.PathLike[str], submission: Submission | None = None) -> None:
         super().__init__(folder, submission)
-        if not controller.state_folder(self.folder).is_dir() and not any(self.folder.glob("*/run.json")):
+        if not SweepState(self.folder).root.is_dir() and not any(self.folder.glob("*/run.json")):
             raise RecordError(f"{folder} holds no sweep: labrun.get_run finds one by its folder")
 
     def __repr__(self) -> str:
@@ -78,12 +79,12 @@ class Sweep(Work):
         from labrun.control import lease
         from labrun.search import takeover
 
-        state = controller.state_folder(self.folder)
+        state = SweepState(self.folder)
         if lease.living(state) is not None or (self.submission and self.submission.process.poll() is None):
             return False
         over = {*records.FINISHED, records.LOST}
         with contextlib.suppress(RecordError):
-            plan = controller.read_plan(self.folder)
+            plan = sweep_state.read_plan(self.folder)
             if plan.command is not None and not takeover.is_over(self.folder):
                 return bool(states) and all(state in over for state in states)
             if len(states) < len(plan.runs):
@@ -164,13 +165,13 @@ class Sweep(Work):
         from labrun.search import takeover
 
         with contextlib.suppress(RecordError):
-            if controller.read_plan(self.folder).command is not None:
+            if sweep_state.read_plan(self.folder).command is not None:
                 takeover.cancel(self.folder)
         cancel.end_runs([run.folder for run in self.get_children() if not run.record.finished])
 
     def log_file(self) -> Path | None:
         """Where what its controller prints is kept."""
-        return self.submission.log if self.submission else controller.state_folder(self.folder) / "controller.log"
+        return self.submission.log if self.submission else SweepState(self.folder).controller_log
 
     def failure(self) -> str | None:
         """How many of its runs failed, if any did, and why the first."""

@@ -11,7 +11,8 @@ import pytest
 
 from conftest import Command, Refused
 from helpers import devices, write_device_model
-from labrun.backends import compute
+from labrun.backends import machine, registry
+from labrun.backends.slurm import partitions
 from labrun.errors import ConfigError
 from labrun.schema import Compute
 
@@ -25,26 +26,26 @@ def wish(**values: Any) -> dict[str, Any]:
     [("infinite", None), ("30:00", 30), ("1:30:00", 90), ("2-00:00:00", 2880), ("0:30", 0.5), ("n/a", None)],
 )
 def test_time_limits_as_slurm_writes_them(limit: str, minutes: float | None) -> None:
-    assert compute._minutes(limit) == minutes
+    assert partitions._minutes(limit) == minutes
 
 
 @pytest.mark.parametrize(
     ("gres", "count"), [("(null)", 0), ("gpu:2", 2), ("gpu:a100:4(S:0-1)", 4), ("gpu", 1), ("nvme:1,gpu:v100:8", 8)]
 )
 def test_gpus_as_slurm_writes_them(gres: str, count: int) -> None:
-    assert compute._gpus_of(gres) == count
+    assert partitions._gpus_of(gres) == count
 
 
 def test_the_callers_devices_are_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    assert compute.visible_gpus() == ["3", "5"]
-    compute.check(wish(gpus_per_run=2), sweep=True)
+    assert machine.visible_gpus() == ["3", "5"]
+    registry.check(wish(gpus_per_run=2), sweep=True)
     with pytest.raises(ConfigError, match=r"gpus_per_run=3: 2 GPUs are visible here \(CUDA_VISIBLE_DEVICES='3,5'\)"):
-        compute.check(wish(gpus_per_run=3), sweep=True)
+        registry.check(wish(gpus_per_run=3), sweep=True)
     for nothing in ("", "-1"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", nothing)
         with pytest.raises(ConfigError, match="no GPU is visible here"):
-            compute.check(wish(gpus_per_run=1), sweep=True)
+            registry.check(wish(gpus_per_run=1), sweep=True)
 
 
 @pytest.mark.parametrize(
@@ -60,18 +61,18 @@ def test_the_callers_devices_are_honoured(monkeypatch: pytest.MonkeyPatch) -> No
 )
 def test_what_cannot_be_had_is_refused_with_what_is_there(values: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        compute.check(wish(**values), sweep=True)
+        registry.check(wish(**values), sweep=True)
 
 
 def test_without_slurm_the_message_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match="there is no sbatch on this machine"):
-        compute.check(wish(target="slurm"), sweep=True)
+        registry.check(wish(target="slurm"), sweep=True)
     (tmp_path / "sbatch").touch(mode=0o755)
     (tmp_path / "sinfo").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "sinfo").chmod(0o755)
     with pytest.raises(ConfigError, match="no cluster answers"):
-        compute.check(wish(target="slurm"), sweep=True)
+        registry.check(wish(target="slurm"), sweep=True)
 
 
 def test_gpu_is_refused_before_anything_is_written(refused_here: Refused) -> None:
@@ -83,13 +84,13 @@ def test_gpu_is_refused_before_anything_is_written(refused_here: Refused) -> Non
 def test_only_own_files_are_trusted(tmp_path: Path) -> None:
     own = tmp_path / "own"
     own.touch(mode=0o600)
-    assert compute.same_owner(own)
+    assert machine.same_owner(own)
     own.chmod(0o662)
-    assert not compute.same_owner(own)
+    assert not machine.same_owner(own)
     if os.getuid() == 0:
         own.chmod(0o600)
         os.chown(own, 12345, 12345)
-        assert not compute.same_owner(own)
+        assert not machine.same_owner(own)
 
 
 def test_each_run_sees_a_gpu_of_its_own(labrun: Command, workspace: Path) -> None:

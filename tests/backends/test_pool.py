@@ -14,7 +14,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from helpers import submitted
-from labrun.backends.local.pool import LocalPool, Needs
+from labrun.backends.base import Resources
+from labrun.backends.local.pool import LocalPool
 from labrun.backends.local.slots import Places
 from labrun.config import composed, paths
 from labrun.runs import record as records
@@ -155,7 +156,7 @@ def acting(run_dir: Path) -> bool:
 def test_runs_are_isolated_and_logged(pool: LocalPool, submit: Callable[..., Path]) -> None:
     runs = [submit("fits", seconds=0.05) for _ in range(6)]
     for run in runs:
-        pool.submit(run, Needs())
+        pool.submit(run, Resources())
     until_done(pool)
     found = [records.read(run) for run in runs]
     assert {record.status for record in found} == {"completed"}
@@ -176,7 +177,7 @@ def test_every_fault_is_its_own_and_said(pool: LocalPool, submit: Callable[..., 
     runs = {act: submit(act) for act in FAULTS}
     neighbours = [submit("fits", seconds=0.2) for _ in range(3)]
     for run in [*runs.values(), *neighbours]:
-        pool.submit(run, Needs())
+        pool.submit(run, Resources())
     until_done(pool)
     for act, (end, kind, words) in FAULTS.items():
         assert status(runs[act]) == end
@@ -186,8 +187,8 @@ def test_every_fault_is_its_own_and_said(pool: LocalPool, submit: Callable[..., 
 
 def test_kill_9_of_a_run_fails_that_run_alone(pool: LocalPool, submit: Callable[..., Path]) -> None:
     victim, neighbour = submit("fits", seconds=60), submit("fits", seconds=0.5)
-    pool.submit(victim, Needs())
-    pool.submit(neighbour, Needs())
+    pool.submit(victim, Resources())
+    pool.submit(neighbour, Resources())
     until(pool, lambda: acting(victim))
     os.kill(records.read(victim).process["pid"], signal.SIGKILL)  # type: ignore[index]
     until_done(pool)
@@ -197,8 +198,8 @@ def test_kill_9_of_a_run_fails_that_run_alone(pool: LocalPool, submit: Callable[
 
 def test_a_run_over_its_time_or_memory_is_ended_and_says_so(pool: LocalPool, submit: Callable[..., Path]) -> None:
     slow, leaky = submit("fits", seconds=60), submit("leaks")
-    pool.submit(slow, Needs(timeout_s=2))
-    pool.submit(leaky, Needs(mem_gb=0.3))
+    pool.submit(slow, Resources(timeout_s=2))
+    pool.submit(leaky, Resources(mem_gb=0.3))
     until_done(pool)
     assert status(slow) == "failed" and "compute.timeout_min" in error(slow)["message"]
     assert status(leaky) == "failed" and "compute.mem_gb=0.3" in error(leaky)["message"]
@@ -209,7 +210,7 @@ def test_the_server_is_started_again_and_its_runs_with_it(
 ) -> None:
     runs = [submit("fits", seconds=1.0) for _ in range(4)]
     for run in runs:
-        own_pool.submit(run, Needs())
+        own_pool.submit(run, Resources())
     until(own_pool, lambda: acting(runs[0]) and acting(runs[1]))
     assert own_pool._process is not None
     own_pool._process.kill()
@@ -233,7 +234,7 @@ def test_an_interrupt_while_an_end_is_dealt_with_loses_nothing(
 
     monkeypatch.setattr("labrun.backends.local.pool.close_ended", once)
     run = submit("crashes")
-    pool.submit(run, Needs())
+    pool.submit(run, Resources())
     with pytest.raises(KeyboardInterrupt):
         until_done(pool)
     until_done(pool)
@@ -245,7 +246,7 @@ def test_a_failed_run_is_tried_again_and_keeps_the_reason(
 ) -> None:
     once, always = submit("crashes", once=str(tmp_path / "mark")), submit("raises")
     for run in (once, always):
-        pool.submit(run, Needs(retries=2))
+        pool.submit(run, Resources(retries=2))
     until_done(pool)
     first, second = records.read(once), records.read(always)
     assert first.status == "completed" and len(first.attempts) == 2 and "SIGSEGV" in first.attempts[0]["reason"]
@@ -255,7 +256,7 @@ def test_a_failed_run_is_tried_again_and_keeps_the_reason(
 def test_a_request_cancels_one_and_the_others_go_on(pool: LocalPool, submit: Callable[..., Path]) -> None:
     one, other, waiting = submit("fits", seconds=60), submit("fits", seconds=3), submit("fits")
     for run in (one, other, waiting):
-        pool.submit(run, Needs())
+        pool.submit(run, Resources())
     (waiting / "requests" / "cancel").touch()
     until(pool, lambda: acting(one))
     (one / "requests" / "cancel").touch()
@@ -267,7 +268,7 @@ def test_a_request_cancels_one_and_the_others_go_on(pool: LocalPool, submit: Cal
 def test_cancel_all_then_at_once_for_one_that_resists(pool: LocalPool, submit: Callable[..., Path]) -> None:
     polite, stubborn, waiting = submit("fits", seconds=60), submit("resists"), submit("fits")
     for run in (polite, stubborn, waiting):
-        pool.submit(run, Needs())
+        pool.submit(run, Resources())
     until(pool, lambda: acting(polite) and acting(stubborn))
     pool.cancel_all()
     until(pool, lambda: status(polite) == "canceled", 20)
@@ -279,11 +280,11 @@ def test_cancel_all_then_at_once_for_one_that_resists(pool: LocalPool, submit: C
 def test_a_server_that_hangs_holds_nobody_up(own_pool: LocalPool, submit: Callable[..., Path]) -> None:
     """Over 15 s: the pool gives it seconds before it calls that hanging."""
     first, second = submit("fits"), submit("fits")
-    own_pool.submit(first, Needs())
+    own_pool.submit(first, Resources())
     until_done(own_pool)
     assert own_pool._process is not None
     os.kill(own_pool._process.pid, signal.SIGSTOP)
-    own_pool.submit(second, Needs())
+    own_pool.submit(second, Resources())
     own_pool.poll(0.1)
     own_pool.cancel_all()
     until_done(own_pool)
@@ -292,7 +293,7 @@ def test_a_server_that_hangs_holds_nobody_up(own_pool: LocalPool, submit: Callab
 
 def test_children_die_with_their_supervisor(own_pool: LocalPool, submit: Callable[..., Path]) -> None:
     run = submit("fits", seconds=60)
-    own_pool.submit(run, Needs())
+    own_pool.submit(run, Resources())
     until(own_pool, lambda: acting(run))
     process = records.read(run).process
     own_pool.close()
@@ -309,7 +310,7 @@ def test_each_slot_has_its_own_device(workspace: Path, submit: Callable[..., Pat
     pool = LocalPool([*sys.path, str(workspace)], ["odd.Odd", "labrun.data.readers.Digits"], Places(2, gpus=["3", "5"]))
     runs = [submit("fits", seconds=1) for _ in range(2)]
     for run in runs:
-        pool.submit(run, Needs(gpus=1))
+        pool.submit(run, Resources(gpus=1))
     until_done(pool)
     pool.close()
     assert {(run / "driver.log").read_text().split("device ")[1][0] for run in runs} == {"3", "5"}

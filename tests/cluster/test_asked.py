@@ -14,9 +14,10 @@ import pytest
 
 from conftest import Refused
 from helpers import submitted
-from labrun.backends import compute as computes
-from labrun.backends.slurm import backend
+from labrun.backends.base import resources
+from labrun.backends.slurm import backend, partitions
 from labrun.runs import record as records
+from labrun.runs.sweep_state import SweepState
 from labrun.schema import Compute
 from slurm_jobs import SLURM, squeue
 
@@ -27,11 +28,11 @@ Submit = Callable[..., list[dict[str, str]]]
 @pytest.fixture(autouse=True)
 def nothing_known() -> Iterator[None]:
     """What a process asks the cluster once, it asks anew."""
-    computes._accounting.cache_clear()
-    computes.largest_array.cache_clear()
+    partitions._accounting.cache_clear()
+    partitions.largest_array.cache_clear()
     yield
-    computes._accounting.cache_clear()
-    computes.largest_array.cache_clear()
+    partitions._accounting.cache_clear()
+    partitions.largest_array.cache_clear()
 
 
 @pytest.fixture
@@ -49,11 +50,11 @@ def submit(fake_slurm: Path, workspace: Path) -> Submit:
     """Submits runs that ask for these things, all at once; the options in the batch file of each array or job."""
 
     def run(*wishes: dict[str, Any]) -> list[dict[str, str]]:
-        pool = backend.SlurmPool(backend.Settings(workspace / ".launch", "nice", [], [], str(workspace)))
+        pool = backend.SlurmJobs(backend.Settings(SweepState(workspace), "nice", [], [], str(workspace)))
         for number, wish in enumerate(wishes):
             compute = {**dataclasses.asdict(Compute(target="slurm")), **wish}
             run_dir = submitted(workspace, f"a000000{number}", config={"compute": compute, "report": "none"})
-            pool.submit(run_dir, computes.needs(records.read(run_dir), compute["environment"]))
+            pool.submit(run_dir, resources(records.read(run_dir), compute["environment"]))
         pool.poll(0)
         found = []
         for path in sorted(fake_slurm.glob("*.sh")):

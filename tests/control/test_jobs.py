@@ -11,11 +11,12 @@ import pytest
 
 from conftest import Command
 from helpers import PLAIN, SLEEPER, copy_database, lab, start, statuses, sweep_dir, wait_for, write_model
-from labrun.control import controller, lease
+from labrun.control import lease
 from labrun.errors import RecordError
 from labrun.runs import record as records
 from labrun.runs import tracking
 from labrun.runs.context import read_metrics
+from labrun.runs.sweep_state import SweepState
 
 
 def attempts(workspace: Path) -> list[int]:
@@ -23,7 +24,7 @@ def attempts(workspace: Path) -> list[int]:
 
 
 def test_one_controller_at_a_time(tmp_path: Path) -> None:
-    state = tmp_path / ".launch"
+    state = SweepState(tmp_path)
     first = lease.Lease(state)
     with pytest.raises(RecordError, match=f"controlled by process {os.getpid()}"):
         lease.Lease(state)
@@ -37,7 +38,7 @@ def test_one_controller_at_a_time(tmp_path: Path) -> None:
 
 
 def test_a_dead_controller_is_overtaken(tmp_path: Path) -> None:
-    state = tmp_path / ".launch"
+    state = SweepState(tmp_path)
     (state / "controllers").mkdir(parents=True)
     gone = {**records.process_identity(), "pid": 2**22 - 1}
     (state / "controllers" / "1").write_text(json.dumps(gone))
@@ -145,7 +146,7 @@ def test_watch_takes_over_from_a_dead_controller(workspace: Path, labrun: Comman
     values = ("model=sleeper", "model.number=1,2,3,4", "model.seconds=2", *PLAIN, "compute.max_parallel=1")
     assert labrun("-m", *values, "compute.detach=true").returncode == 0
     wait_for(lambda: "completed" in statuses(workspace))
-    holder = lease.living(controller.state_folder(sweep_dir(workspace)))
+    holder = lease.living(SweepState(sweep_dir(workspace)))
     assert holder is not None
     refused = lab(workspace, "runs", "rm", str(sweep_dir(workspace) / "0"), "--yes")
     assert refused.returncode == 1 and "its sweep is still going on" in refused.stderr

@@ -12,9 +12,10 @@ from conftest import Command
 from helpers import new, submitted
 from labrun.backends.slurm import queue
 from labrun.cli import acting
-from labrun.control import cancel, controller, detached, owned
+from labrun.control import cancel, detached
+from labrun.runs import owned, recording, sweep_state
 from labrun.runs import record as records
-from labrun.runs import recording
+from labrun.runs.sweep_state import SweepState
 from labrun.search import takeover
 
 
@@ -23,7 +24,7 @@ def shared(workspace: Path) -> Path:
     """A sweep that nobody controls, with one run that waits."""
     folder = workspace / "multirun" / "test" / "now-5eed5eed"
     recording.create(folder / "0", new("abcd1234", config={"trainer": {}, "compute": {"environment": {}}}))
-    controller.Plan("local", ["0"], [], ["antigravity"], str(workspace), "test", {}).write(folder)
+    sweep_state.Plan("local", ["0"], [], ["antigravity"], str(workspace), "test", {}).write(folder)
     return folder
 
 
@@ -52,7 +53,7 @@ def test_only_ones_own_runs_are_gone_on_with(
     shared: Path, lab_here: Command, taken: list[Path], monkeypatch: pytest.MonkeyPatch, how: str, is_search: bool
 ) -> None:
     if is_search:
-        path = controller.state_folder(shared) / "plan.json"
+        path = SweepState(shared).plan
         path.write_text(json.dumps({**json.loads(path.read_text()), "command": ["model._target_=os.system"]}))
     assert lab_here("runs", "watch", str(shared)).returncode in (0, 1) and len(taken) == 1, "it is one's own"
     if how == "owner":
@@ -61,9 +62,7 @@ def test_only_ones_own_runs_are_gone_on_with(
         text = json.loads((shared / "0" / "run.json").read_text())
         (shared / "0" / "run.json").write_text(json.dumps({**text, "imported": {"time": records.now()}}))
     else:
-        (controller.state_folder(shared) / "plan.json" if how == "plan is open" else shared / "0" / "run.json").chmod(
-            0o666
-        )
+        (SweepState(shared).plan if how == "plan is open" else shared / "0" / "run.json").chmod(0o666)
     done = lab_here("runs", "watch", str(shared))
     assert done.returncode == 2 and "--take-over" in done.stderr and len(taken) == 1, done.stderr
     assert lab_here("runs", "watch", str(shared), "--take-over").returncode in (0, 1) and len(taken) == 2
@@ -71,7 +70,7 @@ def test_only_ones_own_runs_are_gone_on_with(
 
 def test_a_job_that_somebody_else_names_is_not_canceled(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_dir = submitted(workspace)
-    ledger = controller.state_folder(run_dir) / "jobs.jsonl"
+    ledger = SweepState(run_dir).jobs
     ledger.parent.mkdir()
     ended: list[str] = []
     monkeypatch.setattr(queue, "known_jobs", lambda path: {run_dir: "7"} if path == ledger else {})

@@ -20,7 +20,9 @@ from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.labrun_launcher import _main
-from hydra_plugins.labrun_launcher._job import LEAVING_S, Ended, OneClusterJob, restore, run_elsewhere, run_one
+from hydra_plugins.labrun_launcher._job import Ended, restore, run_elsewhere, run_one
+from labrun.backends import registry
+from labrun.backends.base import Calls
 from labrun.errors import ConfigError, LabrunError
 
 if TYPE_CHECKING:
@@ -28,10 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-REQUEUES = 1000
-"""How often a cluster may take a job's place away."""
-RESULT_S = 15.0
-"""How long after a job's end its result may take to be seen through a network file system."""
 CANCELED = 130
 SUBMITIT = re.compile(rb"submitit (INFO|WARNING|ERROR) \(|\[[^]]*\]\[submitit\]\[INFO\] - ")
 """Lines of a job's log that submitit writes about itself."""
@@ -79,21 +77,17 @@ class Jobs:
         assert launcher.hydra_context is not None and launcher.task_function is not None
         assert launcher.config is not None
         self.settings = checked(launcher.settings)
-        self.target = str(self.settings["target"])
+        self._backend = registry.get(str(self.settings["target"]))
         self._context, self._function = launcher.hydra_context, launcher.task_function
         self._folder = Path(str(launcher.config.hydra.sweep.dir)).resolve() / ".submitit"
         self._state = Singleton.get_state()
-        self._main = None if self.target == "inline" else _main.capture()
-        self._shows_next = shows_all or self.target != "inline"
-        self._executor: Any = None
+        self._main = None if self._backend.in_process else _main.capture()
+        self._shows_next = shows_all or not self._backend.in_process
+        self._calls: Calls | None = None
         self._open: dict[int, Any] = {}
         """submitit's jobs, by their numbers."""
         self._configs: dict[int, DictConfig] = {}
         self._done: dict[int, JobReturn] = {}
-        self._since: dict[int, float] = {}
-        """When a job that left no result yet was first seen to have ended."""
-        self._states: dict[str, str] = {}
-        self._next_look = 0.0
         self._outputs: dict[int, _Output] = {}
         self._told: dict[str, int] = {}
         """Tracebacks that were shown, and of which job."""
@@ -107,22 +101,18 @@ class Jobs:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
-        from submitit.core.utils import FailedJobError, FailedSubmissionError
-
-        from labrun.backends.slurm.queue import refusal
-
         try:
             if kind is not None and self._open:
                 self.cancel()
             self._politely.__exit__(kind, *rest)
         finally:
-            if self.target == "local" and self._executor is not None:
-                self._executor.close()
-        if kind is not None and issubclass(kind, KeyboardInterrupt) and self.target != "inline":
+            if self._calls is not None:
+                self._calls.close()
+        if kind is not None and issubclass(kind, KeyboardInterrupt) and not self._backend.in_process:
             sys.stderr.write("labrun: the sweep was canceled\n")
             raise SystemExit(CANCELED) from None
-        if kind is not None and issubclass(kind, FailedJobError | FailedSubmissionError):
-            raise CompactHydraException(f"labrun: {refusal(rest[0])}") from rest[0]
+        if kind is not None and issubclass(kind, LabrunError):
+            raise CompactHydraException(f"labrun: {rest[0]}") from rest[0]
 
     @property
     def busy(self) -> bool:
@@ -132,20 +122,12 @@ class Jobs:
     @property
     def room(self) -> int:
         """How many jobs can go on at once."""
-        if self.target == "inline":
-            return 1
-        if self.target == "slurm":
-            return int(self.settings["max_parallel"] or 10)
-        from labrun.backends import compute
-
-        cpus, gpus = self.settings["cpus_per_run"], self.settings["gpus_per_run"]
-        carried = len(compute.visible_gpus()) // gpus if gpus else compute.cores() // cpus
-        return max(1, int(self.settings["max_parallel"] or carried))
+        return self._backend.room(self.settings)
 
     def submit(self, composed: Mapping[int, DictConfig]) -> None:
         """Hand over jobs: their configs, by their numbers. Inline they are carried out now."""
         self._configs.update(composed)
-        if self.target == "inline":
+        if self._backend.in_process:
             for number, config in composed.items():
                 ended = run_one(self._context, self._function, config)
                 restore(self._state)
@@ -157,13 +139,12 @@ class Jobs:
             return
         if not composed:
             return
-        if self._executor is None:
+        if self._calls is None:
             modules = _modules(self._function, self._main)
-            self._executor = _executor(self.target, self._folder, self.settings, modules)
+            self._calls = self._backend.calls(self._folder, self.settings, modules)
         payloads = [self._payload(config) for config in composed.values()]
-        one = OneClusterJob(self.settings["timeout_min"]) if self.target == "slurm" else run_elsewhere
-        with _importable(), _away(self.target, self._executor):
-            submitted = self._executor.map_array(one, payloads)
+        with _importable():
+            submitted = self._calls.submit(run_elsewhere, payloads)
         self._open.update(zip(composed, submitted, strict=True))
         if self.settings["show_output"]:
             self._outputs.update((number, _Output(number, self._open[number])) for number in composed)
@@ -186,7 +167,8 @@ class Jobs:
             found, self._done = self._done, {}
             return found
         found = {}
-        for number, state in list(self._ends()):
+        ends = {} if self._calls is None else self._calls.ends(self._open)
+        for number, state in ends.items():
             job, config = self._open.pop(number), self._configs.pop(number)
             ended = _ended(job, config, number, state)
             output = self._outputs.pop(number, None)
@@ -198,33 +180,9 @@ class Jobs:
             found[number] = ended
         for output in self._outputs.values():
             output.show()
-        if not found:
-            time.sleep(0.5 if self.target == "slurm" else 0.02)
+        if not found and self._calls is not None:
+            time.sleep(self._calls.poll_s)
         return found
-
-    def _ends(self) -> Iterator[tuple[int, str | None]]:
-        """Jobs that have ended, with the state that they ended in, if they left no result.
-
-        Where there is no accounting, submitit learns only from its result that a job has ended.
-        """
-        from labrun.backends.slurm.queue import ASK_S, OVER, states
-
-        on_slurm = self.target == "slurm"
-        if on_slurm and time.monotonic() >= self._next_look:
-            self._next_look = time.monotonic() + ASK_S
-            self._states = states({job.job_id for job in self._open.values()})
-        for number, job in self._open.items():
-            state: str | None = self._states.get(job.job_id, "GONE") if on_slurm else None
-            if all(job.task(task).paths.result_pickle.exists() for task in range(job.num_tasks)):
-                state = None
-            elif not (state in OVER if on_slurm else job.done()):
-                self._since.pop(number, None)
-                continue
-            elif on_slurm and time.monotonic() - self._since.setdefault(number, time.monotonic()) < RESULT_S:
-                continue
-            else:
-                state = state or job.end
-            yield number, state
 
     def _say(self, number: int, result: JobReturn, more: str) -> None:
         typed = " ".join(result.overrides or ())
@@ -242,14 +200,8 @@ class Jobs:
 
     def cancel(self) -> None:
         """Ask the jobs to stop; those here are waited for, unless Ctrl-C comes again."""
-        jobs = list(self._open.values())
-        for job in jobs:
-            job.cancel(check=False)
-        if self.target == "local" and not all(job.done() for job in jobs):
-            log.info("Asking the jobs to stop; Ctrl-C ends them at once")
-            with suppress(KeyboardInterrupt):
-                for job in jobs:
-                    job.wait()
+        if self._calls is not None:
+            self._calls.cancel(list(self._open.values()))
         self._open.clear()
 
 
@@ -296,15 +248,6 @@ def _is_fine(result: JobReturn) -> bool:
     return result.status == JobStatus.COMPLETED
 
 
-def _away(target: str, executor: Any) -> AbstractContextManager[None]:
-    """Inside, jobs may be submitted: see `backend.submitting`."""
-    if target != "slurm":
-        return nullcontext()
-    from labrun.backends.slurm.backend import submitting
-
-    return submitting({}, executor.parameters)
-
-
 @contextmanager
 def _importable() -> Iterator[None]:
     """Inside, what is started from here finds the modules that this process finds."""
@@ -327,14 +270,14 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     from dataclasses import asdict
 
-    from labrun.backends import compute
     from labrun.checking import check_fields
     from labrun.schema import Compute
 
     given = {key: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for key, v in settings.items()}
     shows = given.pop("show_output", False)
-    if given["target"] not in ("local", "slurm", "inline"):
-        problems = [f"hydra.launcher.target={given['target']!r}: allowed are local, slurm and inline"]
+    if given["target"] not in registry.names():
+        *names, last = registry.names()
+        problems = [f"hydra.launcher.target={given['target']!r}: allowed are {', '.join(names)} and {last}"]
     else:
         problems = list(check_fields(given, Compute, "hydra.launcher"))
         problems += [
@@ -346,7 +289,7 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
         problems.append(f"hydra.launcher.show_output={shows!r}: expected true or false")
     if not problems:
         try:
-            compute.check({**asdict(Compute(target="local")), **given}, sweep=True)
+            registry.check({**asdict(Compute(target="local")), **given}, sweep=True)
         except ConfigError as error:
             problems = [_in_its_words(problem) for problem in error.problems]
     if problems:
@@ -406,52 +349,6 @@ def _ended(job: Any, config: DictConfig, number: int, state: str | None) -> Ende
 def _told(number: int, overrides: Sequence[str], why: str) -> CompactHydraException:
     """A job's failure, which Hydra shows without its own frames."""
     return CompactHydraException(f"job {number} ({', '.join(overrides)}): {why}")
-
-
-def _executor(target: str, folder: Path, settings: dict[str, Any], modules: list[str]) -> Any:
-    if target == "local":
-        from labrun.backends.local.executor import LabrunExecutor
-
-        executor = LabrunExecutor(folder)
-        executor.imports_from_cwd = False  # as the application itself
-        executor.update_parameters(
-            timeout_min=settings["timeout_min"],
-            mem_gb=settings["mem_gb"],
-            cpus_per_task=settings["cpus_per_run"],
-            gpus_per_node=settings["gpus_per_run"],
-            max_parallel=settings["max_parallel"],
-            modules=modules,
-            signal_delay_s=0,
-        )
-        return executor
-    from labrun.backends import compute
-    from labrun.backends.local.call import CallExecutor
-    from labrun.backends.local.executor import check_own
-    from labrun.backends.slurm import backend
-
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    check_own(folder / "any")
-    cluster = CallExecutor(folder=folder, max_num_timeout=REQUEUES)
-    is_limited = settings["timeout_min"] is not None
-    given = {
-        "job_name": folder.parent.name,
-        "signal_delay_s": LEAVING_S,
-        "time": backend.minutes_asked(settings, 1) if is_limited else int(compute.longest_min(settings)),
-        "mem": None if settings["mem_gb"] is None else f"{round(1024 * settings['mem_gb'])}MB",
-        "cpus_per_task": settings["cpus_per_run"],
-        "gpus_per_node": settings["gpus_per_run"] or None,
-        "nodes": settings["nodes"],
-        "ntasks_per_node": settings["tasks_per_node"],
-        "partition": settings["partition"],
-        "account": settings["account"],
-        "qos": settings["qos"],
-        "array_parallelism": settings["max_parallel"] or 1000,
-        "setup": settings["setup"] or None,
-        "srun_args": [f"--cpus-per-task={settings['cpus_per_run']}", *settings["srun_args"]],
-        "additional_parameters": compute.sbatch_options(settings["extra"]) or None,
-    }
-    cluster.update_parameters(**{key: value for key, value in given.items() if value is not None})
-    return cluster
 
 
 def _modules(function: Callable[..., Any], main: _main.MainModule | None) -> list[str]:

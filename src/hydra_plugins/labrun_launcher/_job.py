@@ -6,9 +6,6 @@ import functools
 import logging
 import os
 import pickle
-import signal
-import threading
-import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,9 +20,6 @@ from omegaconf import DictConfig
 # Each new instance executes Hydra's own plug-ins again, and so replaces their classes: a config that was unpickled
 # before that could not be pickled any more. So there is one, from the start.
 Plugins.instance()
-
-LEAVING_S = 10
-"""How long before its time is up a job is ended, so that it can say so."""
 
 
 class JobExitError(RuntimeError):
@@ -139,64 +133,3 @@ def _survives(value: Any) -> bool:
     except Exception:  # noqa: BLE001
         return False
     return True
-
-
-class OneClusterJob:
-    """`run_elsewhere`, which begins anew where the cluster took its place away, and ends when its time is up.
-
-    Args:
-        timeout_min: how long it may take; None: as long as the cluster gives it.
-    """
-
-    def __init__(self, timeout_min: float | None) -> None:
-        self.timeout_min = timeout_min
-
-    def __call__(self, payload: bytes) -> Ended:
-        from labrun.backends.slurm.job import job_id, shown_job, time_of, why_signaled
-
-        leave: Any = signal.getsignal(signal.SIGUSR2)
-        timers: list[threading.Timer] = []
-        is_due = threading.Event()
-
-        def end() -> None:
-            is_due.set()
-            os.kill(os.getpid(), signal.SIGUSR2)
-
-        def due_in(seconds: float) -> None:
-            timers.append(threading.Timer(seconds, end))
-            timers[-1].daemon = True
-            timers[-1].start()
-
-        def on_signal(number: int, frame: Any) -> None:
-            shown = shown_job(job_id())
-            if why_signaled(signal.SIGUSR2, shown) == "timeout" and not is_due.is_set():
-                left_s = time_of(shown.get("EndTime")) - LEAVING_S - time.time()  # Slurm's warning comes early
-                if left_s > 0:
-                    due_in(left_s)
-                    return
-            leave(number, frame)
-
-        if callable(leave):
-            signal.signal(signal.SIGUSR2, on_signal)
-        if self.timeout_min is not None:
-            due_in(60 * self.timeout_min)
-        try:
-            return run_elsewhere(payload)
-        finally:
-            for timer in timers:
-                timer.cancel()
-
-    def checkpoint(self, payload: bytes) -> Any:
-        """What submitit puts back in the queue; it takes short jobs that were preempted for late ones: Slurm knows.
-
-        Raises:
-            TimeoutError: its time is up.
-        """
-        from submitit.helpers import DelayedSubmission
-
-        from labrun.backends.slurm.job import job_id, shown_job, why_signaled
-
-        if why_signaled(signal.SIGUSR2, shown_job(job_id())) == "timeout":
-            limit = "its partition's time limit" if self.timeout_min is None else f"timeout_min={self.timeout_min:g}"
-            raise TimeoutError(f"ended by {limit}")
-        return DelayedSubmission(self, payload)

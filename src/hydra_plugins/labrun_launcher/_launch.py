@@ -92,7 +92,7 @@ def _own(
                     hydra_files.save(hydra_files.texts(master, of_sweep=True), sweep_dir)
 
             hydra_job.configure_own_log(master.hydra)
-            records = submission.carry_out(jobs, sweep_dir, freezer.server, save_config)
+            records = submission.carry_out(jobs, sweep_dir, freezer.head, save_config)
     except LabrunError as error:
         if os.environ.get("LABRUN_DEBUG") == "1":
             raise

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from labrun.backends import compute as computes
+from labrun.backends import variables
 from labrun.cli import reading, selecting
-from labrun.control import controller, detached, lease, monitor, owned, results
+from labrun.control import detached, lease, monitor, results
 from labrun.control.cancel import end_runs
 from labrun.errors import ConfigError, RecordError
+from labrun.runs import owned, store, sweep_state
 from labrun.runs import record as records
-from labrun.runs import store
+from labrun.runs.sweep_state import SweepState
 from labrun.search import takeover
 
 POLL_S = 0.5
@@ -30,7 +31,7 @@ def folder_of(reference: str) -> Path:
     """
     root = store.workspace()
     for folder in (Path(reference).expanduser(), root / reference):
-        if os.path.isfile(controller.state_folder(folder) / "plan.json"):
+        if os.path.isfile(SweepState(folder).plan):
             return folder.resolve()
     run_dir, record = store.find(root, reference)
     sweep = records.sweep_folder(run_dir, record)
@@ -48,12 +49,12 @@ def watch(options: argparse.Namespace) -> int:
 
 
 def _watch(folder: Path, is_trusted: bool) -> int:
-    if not (controller.state_folder(folder) / "plan.json").is_file():
+    if not SweepState(folder).plan.is_file():
         return reading.logs(argparse.Namespace(run=[str(folder)], follow=True), is_raw=False)
-    plan = controller.read_plan(folder)
+    plan = sweep_state.read_plan(folder)
     if plan.command is not None:
         return _watch_search(folder, is_trusted)
-    lacking = controller.never_submitted(folder, plan) if lease.living(controller.state_folder(folder)) is None else 0
+    lacking = sweep_state.never_submitted(folder, plan) if lease.living(SweepState(folder)) is None else 0
     if lacking:
         sys.stderr.write(
             f"lab: {lacking} of its {len(plan.runs)} runs were never submitted: the command was killed before; the "
@@ -63,14 +64,14 @@ def _watch(folder: Path, is_trusted: bool) -> int:
     return max(_watch_runs(folder, plan, is_trusted), int(lacking > 0))
 
 
-def _watch_runs(folder: Path, plan: controller.Plan, is_trusted: bool) -> int:
-    run_dirs = controller.run_dirs(folder, plan)
+def _watch_runs(folder: Path, plan: sweep_state.Plan, is_trusted: bool) -> int:
+    run_dirs = sweep_state.run_dirs(folder, plan)
     if not run_dirs:
         return 0
     with monitor.shown(folder, run_dirs) as view:
         told: set[Path] = set()
         while not _over(run_dirs, view, told):
-            if lease.living(controller.state_folder(folder)) is None:
+            if lease.living(SweepState(folder)) is None:
                 if _over(run_dirs, view, told):
                     break
                 if not is_trusted:
@@ -85,18 +86,18 @@ def _watch_runs(folder: Path, plan: controller.Plan, is_trusted: bool) -> int:
     return _code(run_dirs)
 
 
-def _unfinished(folder: Path, plan: controller.Plan) -> list[tuple[Path, records.Record]]:
-    return [(run_dir, record) for run_dir, record in controller.readable(folder, plan) if not record.finished]
+def _unfinished(folder: Path, plan: sweep_state.Plan) -> list[tuple[Path, records.Record]]:
+    return [(run_dir, record) for run_dir, record in sweep_state.readable(folder, plan) if not record.finished]
 
 
-def _check_variables(folder: Path, plan: controller.Plan) -> None:
+def _check_variables(folder: Path, plan: sweep_state.Plan) -> None:
     """Whoever goes on with runs must have the variables that their records name.
 
     Raises:
         ConfigError: they are not set here.
     """
     left = _unfinished(folder, plan)
-    missing = sorted({name for _, r in left for name in computes.missing_variables(r.config["compute"]["environment"])})
+    missing = sorted({name for _, r in left for name in variables.missing(r.config["compute"]["environment"])})
     if missing:
         raise ConfigError(
             f"nobody controls these runs any more, and they were given variables that records do not hold: set "
@@ -110,14 +111,14 @@ def _watch_search(folder: Path, is_trusted: bool) -> int:
     view = monitor.Lines(folder)
     while True:
         is_over = takeover.is_over(folder)
-        plan = controller.read_plan(folder)
-        run_dirs = controller.run_dirs(folder, plan)
+        plan = sweep_state.read_plan(folder)
+        run_dirs = sweep_state.run_dirs(folder, plan)
         _over(run_dirs, view, told)
         if is_over:
             break
-        if lease.living(controller.state_folder(folder)) is None and not takeover.is_ending(folder):
+        if lease.living(SweepState(folder)) is None and not takeover.is_ending(folder):
             if not is_trusted:
-                owned.check_plan(folder, controller.readable(folder, plan))
+                owned.check_plan(folder, sweep_state.readable(folder, plan))
             sys.stderr.write("lab: nobody conducts this search any more; going on with it from here\n")
             return takeover.take_over(folder)
         time.sleep(POLL_S)
@@ -136,7 +137,7 @@ def _over(run_dirs: Sequence[Path], view: Any, told: set[Path]) -> bool:
 def _wait_for_books(folder: Path, run_dirs: Sequence[Path], patience_s: float = 60.0) -> None:
     """Show the table; the controller, if it still lives, writes it, else it is written here."""
     end = time.monotonic() + patience_s
-    while lease.living(controller.state_folder(folder)) is not None and time.monotonic() < end:
+    while lease.living(SweepState(folder)) is not None and time.monotonic() < end:
         time.sleep(POLL_S)
     results.tell(folder, run_dirs, lambda run_dir: True)
 
@@ -169,12 +170,12 @@ def cancel(options: argparse.Namespace) -> int:
 def _meant(name: str) -> list[Path]:
     """The runs that a name means; a whole search is told to begin no more."""
     folder = folder_of(name) if name != "last" else store.find(store.workspace(), "last")[0]
-    if not (controller.state_folder(folder) / "plan.json").is_file():
+    if not SweepState(folder).plan.is_file():
         return [folder]
-    plan = controller.read_plan(folder)
+    plan = sweep_state.read_plan(folder)
     if plan.command is not None:
         takeover.cancel(folder)
-    return controller.run_dirs(folder, plan)
+    return sweep_state.run_dirs(folder, plan)
 
 
 def rerun(options: argparse.Namespace) -> int:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import psutil
 
-from labrun.backends import compute as computes
+from labrun.backends import machine, registry
+from labrun.backends.machine import DEFAULTS
 from labrun.config import paths
 from labrun.errors import ConfigError
 from labrun.runs import record as records
@@ -30,22 +31,16 @@ def add(nouns: Any) -> None:
 def ls(options: argparse.Namespace) -> int:
     """The choices of `compute=`, and what each finds here."""
     for name, comment in paths.groups().get("compute", {}).items():
-        print(f"{name:<12}{comment} Here: {_found(paths.option('compute', name))}")
+        print(f"{name:<12}{comment} Here: {_summary(paths.option('compute', name))}")
     return 0
 
 
-def _found(choice: Mapping[str, Any]) -> str:
-    """What a target would run on."""
-    if choice.get("target") == "slurm":
-        try:
-            there = "; ".join(computes.describe(one) for one in computes.partitions())
-        except ConfigError as error:
-            return str(error.problems[0]).partition(": ")[2].partition(". ")[0]
-        return f"partitions {there}"
-    gpus = computes.visible_gpus() if choice.get("gpus_per_run") else []
-    if choice.get("gpus_per_run"):
-        return f"{len(gpus)} GPUs ({', '.join(gpus)})" if gpus else "no GPU is visible"
-    return f"{computes.cores()} cores, {computes.memory_gb():.1f} GB of memory"
+def _summary(choice: Mapping[str, Any]) -> str:
+    """What a choice would run on; `auto` stays on this machine."""
+    try:
+        return registry.chosen({**asdict(DEFAULTS), **choice}, sweep=False).summary(choice)
+    except ConfigError as error:
+        return str(error)
 
 
 def status(options: argparse.Namespace) -> int:
@@ -53,49 +48,32 @@ def status(options: argparse.Namespace) -> int:
     memory = psutil.virtual_memory()
     load = os.getloadavg()[0]
     print("this machine")
-    print(f"  cores    {computes.cores()}, load {load:.1f} (mean of the last minute)")
+    print(f"  cores    {machine.cores()}, load {load:.1f} (mean of the last minute)")
     print(f"  memory   {memory.total / 2**30:.1f} GB, {memory.available / 2**30:.1f} GB free")
     print(f"  GPUs     {_gpus()}")
     running = [record for _, record in store.runs(store.workspace()) if record.status == records.RUNNING]
     here = [record for record in running if record.job is None and records.process_lives(record.process)]
     print(f"  runs     {len(here)} of this workspace running")
-    print("Slurm")
-    for line in _slurm():
-        print(f"  {line}")
+    for backend in registry.all_known():
+        for line in backend.status():
+            print(line)
     return 0
 
 
 def _gpus() -> str:
-    names = computes.gpu_names()
+    names = machine.gpu_names()
     if not names:
         return "none"
-    used = computes.ask(
+    used = machine.run_command(
         ["nvidia-smi", "--query-gpu=index,memory.used,memory.total,utilization.gpu", "--format=csv,noheader,nounits"]
     )
     shown = {}
     for line in (used or "").splitlines():
         index, taken, total, busy = (part.strip() for part in line.split(","))
         shown[index] = f"{int(taken) / 1024:.1f} of {int(total) / 1024:.1f} GB used, {busy} % busy"
-    visible = computes.visible_gpus()
+    visible = machine.visible_gpus()
     lines = [
         f"{index}: {name} ({shown.get(index, '?')}{'' if index in visible else '; not in CUDA_VISIBLE_DEVICES'})"
         for index, name in names
     ]
     return "\n           ".join(lines)
-
-
-def _slurm() -> list[str]:
-    if shutil.which("sinfo") is None:
-        return ["none: there is no sinfo on this machine"]
-    answer = computes.ask(["sinfo", "-h", "-o", "%P|%a|%D|%T|%C|%m|%G|%l"])
-    if answer is None:
-        return ["the cluster does not answer (sinfo failed)"]
-    lines = [f"{'partition':<14}{'nodes':<18}{'cores: used/free/other/all':<30}{'GB':<8}{'GPUs':<10}time limit"]
-    for line in answer.splitlines():
-        name, up, nodes, state, cpus, memory, gres, limit = (part.strip() for part in line.split("|"))
-        which = f"{nodes} {state}" if up == "up" else f"{nodes} {up}"
-        gpus = "-" if gres in ("(null)", "") else gres
-        lines.append(f"{name:<14}{which:<18}{cpus:<30}{float(memory.rstrip('+')) / 1024:<8.1f}{gpus:<10}{limit}")
-    jobs = (computes.ask(["squeue", "-h", "-r", "-u", str(os.getuid()), "-o", "%T"]) or "").split()
-    counted = ", ".join(f"{jobs.count(state)} {state.lower()}" for state in sorted(set(jobs)))
-    return [*lines, f"your jobs: {counted or 'none'}"]

@@ -13,11 +13,12 @@ from pathlib import Path
 
 from labrun import checking
 from labrun.cli import bars, selecting
-from labrun.control import cancel, controller, lease, query
+from labrun.control import cancel, lease, query
 from labrun.control.query import Pair, Shown
 from labrun.errors import RecordError
 from labrun.runs import archives, arriving, context, files, journal, moving, removing, report, store, tracking
 from labrun.runs import record as records
+from labrun.runs.sweep_state import SweepState
 
 NAMED = 20
 """Runs and models that MLflow lacks something of and that are named; the others are counted."""
@@ -94,7 +95,7 @@ def _registered(root: Path) -> dict[str, list[str]]:
 
 @functools.cache
 def _is_conducted(sweep_dir: Path) -> bool:
-    return lease.living(controller.state_folder(sweep_dir)) is not None
+    return lease.living(SweepState(sweep_dir)) is not None
 
 
 def _is_link(root: Path, name: str) -> bool:

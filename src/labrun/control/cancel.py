@@ -6,12 +6,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from labrun.backends.slurm import queue
-from labrun.control import controller, lease, owned
+from labrun.backends import registry
+from labrun.backends.base import Backend
+from labrun.control import lease
 from labrun.control.query import Shown
+from labrun.errors import LabrunError
 from labrun.runs import finalize
 from labrun.runs import record as records
 from labrun.runs.record import Record
+from labrun.runs.sweep_state import SweepState, read_plan
 
 POLL_S = 0.5
 CANCEL_S = 20.0
@@ -24,7 +27,7 @@ def end_runs(unfinished: Sequence[Path], patience_s: float = CANCEL_S) -> list[P
     for run_dir in unfinished:
         finalize.request(run_dir)
         record = records.read(run_dir)
-        home = controller.state_folder(records.sweep_folder(run_dir, record) or run_dir)
+        home = SweepState(records.sweep_folder(run_dir, record) or run_dir)
         if lease.living(home) is None:
             _end_uncontrolled(run_dir, record, shown, home)
     end = time.monotonic() + patience_s
@@ -33,14 +36,15 @@ def end_runs(unfinished: Sequence[Path], patience_s: float = CANCEL_S) -> list[P
     return left
 
 
-def _end_uncontrolled(run_dir: Path, record: Record, shown: Shown, home: Path) -> None:
+def _end_uncontrolled(run_dir: Path, record: Record, shown: Shown, home: SweepState) -> None:
     """What no controller will cancel: a run that waits for nobody, in a job that waits, or that is lost."""
-    ledger = home / "jobs.jsonl"
-    # Whoever else writes there could name any job of the person's.
-    job = queue.known_jobs(ledger).get(run_dir) if owned.others([ledger]) is None else None
-    if job is not None and queue.states([job]).get(job) == "PENDING":
-        queue.scancel([job])
-    elif job is not None or shown(run_dir, record) in (records.RUNNING, records.UNREACHABLE):
+    backend: Backend | None
+    try:
+        backend = registry.get(read_plan(home.folder).target)
+    except LabrunError:  # no plan: a run of the process that composed it
+        backend = registry.of_job(record.job)
+    is_gone = None if backend is None else backend.cancel_unpolled(home.folder, run_dir)
+    if is_gone is False or (is_gone is None and shown(run_dir, record) in (records.RUNNING, records.UNREACHABLE)):
         return  # its own supervisor obeys
     record = records.read(run_dir)
     if not record.finished:

@@ -14,9 +14,10 @@ from pathlib import Path
 from labrun import masking
 from labrun.control import controller, monitor, results
 from labrun.errors import LabrunError
-from labrun.runs import store
+from labrun.runs import store, sweep_state
 from labrun.runs.record import Record
 from labrun.runs.recording import terminating_politely
+from labrun.runs.sweep_state import SweepState
 from labrun.runs.tracking import follow
 
 
@@ -24,7 +25,7 @@ class _Begun:
     """A view that also says, once, that the runs are on their way."""
 
     def __init__(self, folder: Path, view: controller.View) -> None:
-        self._flag, self._view = controller.state_folder(folder) / "begun", view
+        self._flag, self._view = SweepState(folder).begun, view
 
     def update(self, running: bool = True) -> None:
         if self._flag is not None and not self._flag.exists():
@@ -56,12 +57,12 @@ def take_over(folder: Path, environment: Mapping[Path, Mapping[str, str]], view:
     Raises:
         LabrunError: see `controller.conduct`.
     """
-    plan = controller.read_plan(folder)
+    plan = sweep_state.read_plan(folder)
     with _in(plan.cwd), follow(store.workspace(), plan.tracking), terminating_politely():
         runner = controller.conduct(folder, view, environment)
         try:
             view.update(running=False)
-            return results.tell(folder, controller.run_dirs(folder, plan), runner.draw)
+            return results.tell(folder, sweep_state.run_dirs(folder, plan), runner.draw)
         finally:
             runner.close()
 

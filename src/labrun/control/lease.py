@@ -11,12 +11,12 @@ import contextlib
 import json
 import os
 import time
-from pathlib import Path
 from typing import Any
 
 from labrun.errors import RecordError
 from labrun.runs import context
 from labrun.runs import record as records
+from labrun.runs.sweep_state import SweepState
 
 BEAT_S = 5.0
 STALE_S = 60.0
@@ -30,31 +30,31 @@ class Lease:
     """The right to control the runs of a folder.
 
     Args:
-        state: the folder's own state folder (`.launch`).
+        state: of the folder.
 
     Raises:
         RecordError: another controller holds it, alive.
     """
 
-    def __init__(self, state: Path) -> None:
-        self._folder = state / "controllers"
+    def __init__(self, state: SweepState) -> None:
+        self._folder = state.controllers
         try:
-            state.mkdir(parents=True, exist_ok=True, mode=0o700)
+            state.make()
             self._folder.mkdir(exist_ok=True)
         except OSError as error:
-            raise RecordError(records.cannot_write(state.parent, error)) from error
+            raise RecordError(records.cannot_write(state.folder, error)) from error
         holder = living(state)
         if holder is not None:
             raise RecordError(
-                f"the runs in {state.parent} are controlled by process {holder['pid']} on {holder['host']}; "
-                f"'lab runs watch {state.parent}' shows them"
+                f"the runs in {state.folder} are controlled by process {holder['pid']} on {holder['host']}; "
+                f"'lab runs watch {state.folder}' shows them"
             )
         self.number = 1 + newest(state)
         try:
             with open(self._folder / str(self.number), "x", encoding="utf-8") as file:
                 json.dump(records.process_identity(), file)
         except FileExistsError:
-            raise RecordError(f"another controller has just taken over the runs in {state.parent}") from None
+            raise RecordError(f"another controller has just taken over the runs in {state.folder}") from None
         except OSError as error:
             raise RecordError(records.cannot_write(self._folder, error)) from error
         self._state = state
@@ -72,7 +72,7 @@ class Lease:
         self._next_beat = time.monotonic() + BEAT_S
         if newest(self._state) != self.number:
             raise OvertakenError(
-                f"another controller has taken over the runs in {self._state.parent}; this one lets go"
+                f"another controller has taken over the runs in {self._state.folder}; this one lets go"
             )
         with contextlib.suppress(OSError):
             os.utime(self._folder / str(self.number))
@@ -83,18 +83,18 @@ class Lease:
             os.replace(self._folder / str(self.number), self._folder / f"{self.number}.ended")
 
 
-def newest(state: Path) -> int:
+def newest(state: SweepState) -> int:
     """The newest controller's number, ended or not; 0 before the first."""
     try:
-        names = [path.name.partition(".")[0] for path in (state / "controllers").iterdir()]
+        names = [path.name.partition(".")[0] for path in state.controllers.iterdir()]
     except (FileNotFoundError, NotADirectoryError):
         return 0
     return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
-def living(state: Path) -> dict[str, Any] | None:
+def living(state: SweepState) -> dict[str, Any] | None:
     """The process that controls the runs now; None if none does, or if it is this one's own past."""
-    path = state / "controllers" / str(newest(state))
+    path = state.controllers / str(newest(state))
     try:
         holder: dict[str, Any] = json.loads(context.content(path))
         age = records.file_age_s(path)

@@ -6,8 +6,7 @@ import logging
 import operator
 import os
 import re
-import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from labrun.errors import RecordError
 from labrun.runs import record as records
 from labrun.runs import store
 from labrun.runs.record import Record
+from labrun.runs.sweep_state import SweepState
 
 log = logging.getLogger(__name__)
 
@@ -120,14 +120,14 @@ def _text(value: Any) -> str:
 
 
 class Shown:
-    """Statuses as readers show them; the cluster is asked once, and only if a run needs it."""
+    """Statuses as readers show them; a backend is asked once for each job, and only if a run needs it."""
 
     def __init__(self) -> None:
-        self._states: dict[str, str] | None = None
+        self._over: dict[tuple[str, str], bool | None] = {}
         self._known: dict[Path, str] = {}
 
     def __call__(self, run_dir: Path, record: Record) -> str:
-        return records.shown_status(run_dir, record, self._is_gone)
+        return records.shown_status(run_dir, record, self._is_over)
 
     def once(self, run_dir: Path, record: Record) -> str:
         """The status as it was shown first."""
@@ -137,20 +137,18 @@ class Shown:
             self._known[run_dir] = self(run_dir, record)
         return self._known[run_dir]
 
-    def _is_gone(self, job: str) -> bool | None:
-        if shutil.which("squeue") is None:
-            return None
-        from labrun.backends.slurm import queue
+    def _is_over(self, job: Mapping[str, Any]) -> bool | None:
+        from labrun.backends import registry
 
-        if self._states is None or job not in self._states:
-            self._states = {**(self._states or {}), **queue.states([job])}
-        state = self._states.get(job, "GONE")
-        return None if state == "UNKNOWN" else state in queue.OVER
+        key = str(job.get("cluster")), str(job.get("id"))
+        if key not in self._over:
+            backend = registry.of_job(job)
+            self._over[key] = None if backend is None else backend.is_over(key[1])
+        return self._over[key]
 
 
 def named(root: Path, name: str) -> list[Pair]:
     """The runs that one name means: one, or all of a sweep's folder."""
-    from labrun.control import controller
 
     for folder in (Path(name).expanduser(), root / name):
         if os.path.isfile(folder / "run.json"):  # False too of a name that no file can have
@@ -158,7 +156,7 @@ def named(root: Path, name: str) -> list[Pair]:
         if not os.path.isdir(folder):
             continue
         below = sorted(folder.glob("*/run.json"), key=lambda path: (len(path.parent.name), path.parent.name))
-        marks = (controller.state_folder(folder) / "plan.json", folder / "results.csv")
+        marks = (SweepState(folder).plan, folder / "results.csv")
         if below and any(map(os.path.isfile, marks)):
             return [(path.parent.resolve(), records.read(path.parent)) for path in below]
     return [store.find(root, name)]

@@ -17,7 +17,7 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -533,7 +533,9 @@ def process_lives(process: object) -> bool | None:
 
 
 def shown_status(
-    run_dir: str | os.PathLike[str], record: Record, job_is_gone: Callable[[str], bool | None] | None = None
+    run_dir: str | os.PathLike[str],
+    record: Record,
+    job_is_over: Callable[[Mapping[str, Any]], bool | None] | None = None,
 ) -> str:
     """The status as a reader shows it: as written, unless the run's process or its heartbeat is gone.
 
@@ -542,15 +544,16 @@ def shown_status(
     Args:
         run_dir: the run.
         record: its record.
-        job_is_gone: whether a cluster's job is over; None: it cannot be told. Without it, no cluster is asked.
+        job_is_over: whether a cluster's job (`Record.job`) is over; None: it cannot be told. Without it, no cluster is
+            asked.
     """
     if record.status not in (RUNNING, PREEMPTED):
         return record.status
     lives = process_lives(record.process)
     age = heartbeat_age_s(run_dir)
     if record.job is not None:
-        gone = job_is_gone(str(record.job.get("id"))) if job_is_gone is not None else None
-        if gone and not lives:
+        is_over = job_is_over(record.job) if job_is_over is not None else None
+        if is_over and not lives:
             return LOST
         if record.status == PREEMPTED:
             return PREEMPTED

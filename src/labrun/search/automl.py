@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from labrun.backends import compute as computes
+from labrun.backends.base import Executor, resources
 from labrun.config import hydra_files
 from labrun.control import results
-from labrun.control.controller import Executor
 from labrun.control.objective import Objective
 from labrun.runs import finalize, report
 from labrun.runs import record as records
@@ -130,7 +129,7 @@ def _submit(job: submission.Job, runner: Executor) -> None:
         finalize.requeue(job.run_dir, record)
     else:
         submission.write(job)
-    runner.submit(job.run_dir, computes.needs(job.record, job.environment))
+    runner.submit(job.run_dir, resources(job.record, job.environment))
 
 
 def _write_vote(job: submission.Job, folder: Path, trials: Trials) -> None:

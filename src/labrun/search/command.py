@@ -12,12 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from labrun.backends.base import Executor
 from labrun.config.hydra_files import hide_environment
 from labrun.control import controller, objective, results
 from labrun.control.monitor import Live
 from labrun.errors import ConfigError
 from labrun.runs import record as records
-from labrun.runs import report, store
+from labrun.runs import report, store, sweep_state
 from labrun.runs.record import Record
 from labrun.runs.recording import terminating_politely
 from labrun.runs.tracking import follow
@@ -125,16 +126,18 @@ def run(
             "there is nothing to search: give a key several values ('model.lr=tag(log,interval(1e-4,1e-1))'), name "
             "them under sweep.space, or choose a component whose file has a search_space"
         )
-    where = submission.check(probes)
-    if where == "inline" and (settings["trial_timeout_min"] is not None or settings["early_termination"]):
+    backend = submission.check(probes)
+    if not backend.supervises and (settings["trial_timeout_min"] is not None or settings["early_termination"]):
         key = "trial_timeout_min" if settings["trial_timeout_min"] is not None else "early_termination"
-        raise ConfigError(f"sweep.{key}: an inline run has no supervisor that could end it; choose compute=local")
+        raise ConfigError(
+            f"sweep.{key}: an {backend.name} run has no supervisor that could end it; choose compute=local"
+        )
     config = probes[0].record.config
-    with submission.in_charge(folder, where) if resumed else contextlib.nullcontext():
+    with submission.in_charge(folder, backend) if resumed else contextlib.nullcontext():
         if not resumed:
             check_fresh(folder)
         prepare()
-        plan = submission.make_plan(probes, folder, [], where)
+        plan = submission.make_plan(probes, folder, [], backend)
         plan.command = hide_environment([text for text in arguments if not _is_own(text)])
         if trials.code is not None:
             plan.path = snapshot.import_path(trials.code, own=config["compute"]["python"] is None)
@@ -168,7 +171,7 @@ def _elsewhere(folder: Path, resumed: bool) -> list[str]:
     return [f"sweep.resume={folder}" if resumed else f"hydra.sweep.dir={folder}"]
 
 
-def _attended(search: Search, folder: Path, plan: controller.Plan, freezer: submission.Freezer) -> list[Record]:
+def _attended(search: Search, folder: Path, plan: sweep_state.Plan, freezer: submission.Freezer) -> list[Record]:
     goals = ", ".join(f"{o.metric} ({'max' if o.maximize else 'min'})" for o in search.objectives)
     left = search.budget - search.study.counted()
     log.info("Searching for %s: %d trials, %d at once, in %s", goals, left, search.room, folder)
@@ -176,12 +179,12 @@ def _attended(search: Search, folder: Path, plan: controller.Plan, freezer: subm
         table = Table(search, folder)
         try:
             try:
-                runner = controller.conduct(folder, table, search.variables, freezer.server, search)
+                runner = controller.conduct(folder, table, search.variables, freezer.head, search)
             finally:
                 search.rest()
                 table.update(running=False)
         except KeyboardInterrupt:
-            controller.cancel_rest(folder, controller.read_plan(folder), "the sweep was canceled before it began")
+            controller.cancel_rest(folder, sweep_state.read_plan(folder), "the sweep was canceled before it began")
             _say_canceled(folder)
         try:
             with takeover.ending(folder):
@@ -194,7 +197,7 @@ def _attended(search: Search, folder: Path, plan: controller.Plan, freezer: subm
     return [records.read(folder / run) for run in plan.runs]
 
 
-def _finished(search: Search, runner: controller.Executor, folder: Path) -> bool:
+def _finished(search: Search, runner: Executor, folder: Path) -> bool:
     """Make what is made of the best; False if that was interrupted: its runs are canceled then."""
     try:
         automl.finish(search, runner, folder)

@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from labrun import errors
+from labrun.backends import registry
 from labrun.building import build
-from labrun.control import controller, objective
+from labrun.control import objective
 from labrun.control.objective import Objective
 from labrun.errors import ConfigError, RecordError
-from labrun.runs import context, finalize
+from labrun.runs import context, finalize, sweep_state
 from labrun.runs import record as records
 from labrun.runs.record import Record, RunPaths
+from labrun.runs.sweep_state import SweepState
 from labrun.search import space as spaces
 from labrun.search import takeover
 from labrun.search.policies import Curve, Policy
@@ -34,8 +36,6 @@ from labrun.submit.submission import Job
 
 log = logging.getLogger(__name__)
 
-JOURNAL = "study.journal"
-STATE = "search.json"
 TRIALS = 20
 """How many trials a search has that was not told."""
 CLOCK_S = 5.0
@@ -69,18 +69,18 @@ class Search:
     trials: Trials
     settings: Mapping[str, Any]
     objectives: Sequence[Objective]
-    plan: controller.Plan
+    plan: sweep_state.Plan
     room: int
     study: Study = field(init=False)
     budget: int = field(init=False)
 
     def __post_init__(self) -> None:
-        state = controller.state_folder(self.trials.folder)
-        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        state = SweepState(self.trials.folder)
+        state.make()
         self.study = Study(
-            state / JOURNAL, self.settings["sampler"], int(self.settings["seed"]), [o.maximize for o in self.objectives]
+            state.study, self.settings["sampler"], int(self.settings["seed"]), [o.maximize for o in self.objectives]
         )
-        self._state = state / STATE
+        self._state = state.search
         self._policy = policy(self.settings)
         self._trials: dict[Path, _Trial] = {}
         self._curves: dict[int, Curve] = {}
@@ -135,8 +135,8 @@ class Search:
         there = {path.parent.name for path in self.trials.folder.glob("*/run.json") if path.parent.name.isdecimal()}
         if there - known:
             raise RecordError(
-                f"{self._state.with_name(JOURNAL)} is damaged or gone: it knows {len(known)} trials, and the folder "
-                f"has {len(there)}. Put the journal back, or begin a new search"
+                f"{SweepState(self.trials.folder).study} is damaged or gone: it knows {len(known)} trials, "
+                f"and the folder has {len(there)}. Put the journal back, or begin a new search"
             )
         return then
 
@@ -401,22 +401,20 @@ def policy(settings: Mapping[str, Any]) -> Policy | None:
     return made
 
 
-def room(settings: Mapping[str, Any], plan: controller.Plan, compute: Mapping[str, Any]) -> int:
-    """How many trials run at once: the smaller of what the sweep and what the machine or the cluster allows."""
+def room(settings: Mapping[str, Any], plan: sweep_state.Plan, compute: Mapping[str, Any]) -> int:
+    """How many trials run at once: the smaller of what the sweep and what the backend allows."""
     wanted = settings["max_concurrent"]
-    if plan.target == "inline":
-        return 1
-    if plan.target == "slurm":
-        return int(min(wanted or 10, compute["max_parallel"] or wanted or 10))
-    if wanted is not None and wanted > plan.parallel and compute["max_parallel"] is None:
+    backend = registry.get(plan.target)
+    allowed = backend.trials(wanted, plan, compute)
+    if wanted is not None and wanted > allowed and compute["max_parallel"] is None and not backend.in_process:
         log.info(
             "%d at once: sweep.max_concurrent=%d, and this machine carries %d; compute.max_parallel=%d asks for more",
-            plan.parallel,
+            allowed,
             wanted,
-            plan.parallel,
+            allowed,
             wanted,
         )
-    return int(min(wanted or plan.parallel, plan.parallel))
+    return allowed
 
 
 def check_fresh(folder: Path) -> None:
@@ -425,7 +423,7 @@ def check_fresh(folder: Path) -> None:
     Raises:
         RecordError: it does.
     """
-    if any(folder.glob("*/run.json")) or (controller.state_folder(folder) / JOURNAL).exists():
+    if any(folder.glob("*/run.json")) or SweepState(folder).study.exists():
         raise RecordError(
             f"{folder} holds a sweep already; a new one needs a folder of its own, or sweep.resume=FOLDER"
         )

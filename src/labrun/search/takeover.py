@@ -11,56 +11,52 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from labrun.config.hydra_files import quoted, with_variables
-from labrun.control import controller
 from labrun.errors import ConfigError
-from labrun.runs import context
+from labrun.runs import context, sweep_state
 from labrun.runs import record as records
 from labrun.runs.record import HIDDEN
-
-OVER, ENDING, BEGUN, CANCELED = "over", "ending", "begun", "cancel"
-"""Files in the folder's state: the search is at its end and its books are written; who writes them; a controller has
-taken it up; somebody asks that no more trials begin."""
+from labrun.runs.sweep_state import SweepState
 
 
 def begin(folder: Path) -> None:
     """A controller takes the search up."""
-    state = controller.state_folder(folder)
-    (state / OVER).unlink(missing_ok=True)
-    (state / CANCELED).unlink(missing_ok=True)
-    (state / BEGUN).touch()
+    state = SweepState(folder)
+    state.search_over.unlink(missing_ok=True)
+    state.search_canceled.unlink(missing_ok=True)
+    state.begun.touch()
 
 
 @contextlib.contextmanager
 def ending(folder: Path) -> Iterator[None]:
     """Inside, the trials are over and what is left of them is made."""
-    state = controller.state_folder(folder)
-    records.replace_text(state / ENDING, json.dumps(records.process_identity()), to_disk=False)
+    state = SweepState(folder)
+    records.replace_text(state.search_ending, json.dumps(records.process_identity()), to_disk=False)
     try:
         yield
-        (state / OVER).touch()
+        state.search_over.touch()
     finally:
-        (state / ENDING).unlink(missing_ok=True)
+        state.search_ending.unlink(missing_ok=True)
 
 
 def cancel(folder: Path) -> None:
     """Ask that no more trials begin."""
-    (controller.state_folder(folder) / CANCELED).touch()
+    SweepState(folder).search_canceled.touch()
 
 
 def is_canceled(folder: Path) -> bool:
     """Whether somebody asked for that."""
-    return (controller.state_folder(folder) / CANCELED).exists()
+    return SweepState(folder).search_canceled.exists()
 
 
 def is_over(folder: Path) -> bool:
     """Whether a search has come to its end."""
-    return (controller.state_folder(folder) / OVER).exists()
+    return SweepState(folder).search_over.exists()
 
 
 def is_ending(folder: Path) -> bool:
     """Whether a living process is writing the books."""
     try:
-        process = json.loads(context.content(controller.state_folder(folder) / ENDING))
+        process = json.loads(context.content(SweepState(folder).search_ending))
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(process, dict) and records.process_lives(process) is not False
@@ -75,7 +71,7 @@ def take_over(folder: Path) -> int:
     Raises:
         ConfigError: it gave its runs a variable, and that is not set here.
     """
-    plan = controller.read_plan(folder)
+    plan = sweep_state.read_plan(folder)
     arguments = [with_variables(text, _value_here) for text in plan.command or ()]
     command = [sys.executable, "-P", "-c", "from labrun.app import main; main()", *arguments, f"sweep.resume={folder}"]
     path = os.pathsep.join(entry for entry in sys.path if entry)

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from labrun import checking, execute
-from labrun.backends import compute as computes
+from labrun.backends import machine, registry, variables
 from labrun.config import hydra_files, paths
 from labrun.errors import ConfigError, RecordError
 from labrun.runs import files, store
@@ -63,7 +63,7 @@ def prepare(run_dir: Path, overrides: Sequence[str], new_code: bool = False) -> 
         composed["trainer"] = {**composed["trainer"], "resume": composed["trainer"]["resume"]["id"]}
     compute = {**composed["compute"], "environment": _environment(composed["compute"]["environment"], overrides)}
     if compute["target"] in ("auto", "inline"):
-        compute |= {"target": "local", "cpus_per_run": min(compute["cpus_per_run"], computes.cores())}
+        compute |= {"target": "local", "cpus_per_run": min(compute["cpus_per_run"], machine.cores())}
     composed["compute"] = compute
     script = (old.code or {}).get("script")
     if script and not new_code:
@@ -82,7 +82,7 @@ def prepare(run_dir: Path, overrides: Sequence[str], new_code: bool = False) -> 
     if not new_code:
         record.git = old.git
     record.packages, record.host = records.installed_packages(), records.describe_host()
-    computes.check(record.config["compute"], sweep=False)
+    registry.check(record.config["compute"], sweep=False)
     stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
     target = root / "outputs" / record.name / f"{stamp}-{record.id}"
     record.command = shlex.join(["lab", "runs", "rerun", old.id, *overrides])
@@ -139,7 +139,7 @@ def _environment(names: Mapping[str, Any], overrides: Sequence[str]) -> dict[str
     prefix = "compute.environment"
     given = set(names) if prefix in typed else {key.removeprefix(f"{prefix}.") for key in typed if prefix in key}
     names = {name: "" if name in given else value for name, value in names.items()}  # its place, for what is typed
-    missing = computes.missing_variables(names)
+    missing = variables.missing(names)
     if missing:
         raise ConfigError(
             f"the run was given variables that its record does not hold: set {', '.join(missing)} here first"

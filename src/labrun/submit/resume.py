@@ -16,13 +16,13 @@ from typing import Any
 
 from labrun import checking, execute, masking
 from labrun.config.hydra_files import top_key
-from labrun.control import controller
 from labrun.data import reader
 from labrun.data.mount import local_root, mount
 from labrun.errors import DataError, RecordError
-from labrun.runs import elsewhere, store
+from labrun.runs import elsewhere, store, sweep_state
 from labrun.runs import record as records
 from labrun.runs.record import Record
+from labrun.runs.sweep_state import SweepState
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def find_sweep(root: Path, reference: str, name: str, composed: Path | None = No
                 raise RecordError(
                     f"sweep.resume={reference}: that is a single run, and no sweep: 'lab runs rerun' repeats it"
                 )
-            if (controller.state_folder(folder) / "plan.json").is_file():
+            if SweepState(folder).plan.is_file():
                 return folder.resolve()
         raise RecordError(f"sweep.resume={reference}: no sweep lies there (it would hold .launch/plan.json)")
     if composed is not None and _is_sweep(composed):
@@ -80,16 +80,16 @@ def _name(folder: Path) -> str | None:
 def _begun(folder: Path) -> str:
     """When a sweep was submitted, in UTC: its folder's name is of the local clock, which may be set, or travel."""
     with contextlib.suppress(RecordError):
-        for name in controller.read_plan(folder).runs:
+        for name in sweep_state.read_plan(folder).runs:
             with contextlib.suppress(RecordError):
                 return records.read(folder / name).created
-    changed = (controller.state_folder(folder) / "plan.json").stat().st_mtime
+    changed = SweepState(folder).plan.stat().st_mtime
     return datetime.fromtimestamp(changed, UTC).isoformat()
 
 
 def earlier(folder: Path) -> list[Earlier]:
     """The runs that a sweep has so far."""
-    return [Earlier(run_dir, record) for run_dir, record in controller.readable(folder, controller.read_plan(folder))]
+    return [Earlier(run_dir, record) for run_dir, record in sweep_state.readable(folder, sweep_state.read_plan(folder))]
 
 
 def match(new: Sequence[Record], old: Sequence[Earlier], path: Sequence[str] | None = None) -> list[Earlier | None]:

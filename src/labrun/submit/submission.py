@@ -14,16 +14,16 @@ from typing import Any, NoReturn
 from omegaconf import DictConfig, open_dict, read_write
 
 from labrun import checking, exact, terminal, trust
-from labrun.backends import compute as computes
-from labrun.backends.local.pool import Server
-from labrun.backends.local.slots import Places
+from labrun.backends import registry
+from labrun.backends.base import Backend, Head
 from labrun.config import composed, hydra_files, hydra_job
 from labrun.control import controller, lease, monitor, objective, results
 from labrun.errors import ConfigError, RecordError
-from labrun.runs import finalize, store
+from labrun.runs import finalize, store, sweep_state
 from labrun.runs import record as records
 from labrun.runs.record import Record
 from labrun.runs.recording import terminating_politely
+from labrun.runs.sweep_state import SweepState
 from labrun.runs.tracking import follow
 from labrun.schema import LOCAL_DATASTORE
 from labrun.submit import freeze, resume, snapshot
@@ -58,18 +58,18 @@ class Freezer:
     def __init__(self, sweep_dir: Path) -> None:
         self._sweep_dir = sweep_dir
         self._around = freeze.look_around(store.workspace(), all_of_it=True)
-        self.server: Server | None = None
+        self.head: Head | None = None
 
     def __enter__(self) -> Freezer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self.server is not None:
-            self.server.close(at_once=kind is not None)
+        if self.head is not None:
+            self.head.close(at_once=kind is not None)
 
     def state(self) -> object:
         """What one job leaves for those that are frozen after it."""
-        return self._around.pinned, self.server is None
+        return self._around.pinned, self.head is None
 
     def freeze(self, config: DictConfig, run_dir: Path | None = None) -> Job:
         """Freeze one composed job; `HydraConfig` must hold it.
@@ -95,11 +95,10 @@ class Freezer:
         record.command = hydra_files.command(hydra, record.overrides)
         job = Job(record, run_dir, hydra_files.texts(config), variables, hydra.output_subdir)
         compute = record.config["compute"]
-        early = self.server is None and record.config["sweep"]["resume"] is None and not compute["detach"]
-        if early and computes.target(compute, sweep=True) == "local":
-            computes.check(compute, sweep=True)
+        if self.head is None and record.config["sweep"]["resume"] is None and not compute["detach"]:
+            registry.check(compute, sweep=True)
             path = snapshot.import_path(record.code or {}, own=compute["python"] is None)
-            self.server = Server(path, targets([job]), compute["python"], os.getcwd(), threads=compute["cpus_per_run"])
+            self.head = registry.chosen(compute, sweep=True).start_ahead(compute, path, targets([job]))
         return job
 
 
@@ -119,14 +118,14 @@ def _is_models(config: Mapping[str, Any]) -> bool:
 
 
 def carry_out(
-    submitted: Sequence[Job], folder: Path, server: Server | None = None, prepare: Callable[[], None] | None = None
+    submitted: Sequence[Job], folder: Path, head: Head | None = None, prepare: Callable[[], None] | None = None
 ) -> list[Record]:
     """Submit and execute every job; whatever one of them does, the others run.
 
     Args:
         submitted: the jobs, frozen.
         folder: the sweep's, or the run's own if it is no sweep.
-        server: a fork server of the local pool that is importing already; the caller closes it.
+        head: what the backend has started ahead; the caller closes it.
         prepare: writes what lies in the folder beside the runs, once nothing is refused any more.
 
     Returns:
@@ -140,17 +139,17 @@ def carry_out(
     config = submitted[0].record.config
     asked = {objective.of(job.record.config)[0] for job in submitted}  # before older records take their place
     is_sweep = submitted[0].record.sweep is not None
-    where = check(submitted)
+    backend = check(submitted)
     wanted = config["sweep"]["resume"] is not None and is_sweep
     if not wanted:
         _check_folders(submitted, fresh=True)
-    with in_charge(folder, where, fresh=not wanted):
-        runs = _resume(submitted, folder, where) if wanted else [job.run_dir for job in submitted]
+    with in_charge(folder, backend, fresh=not wanted):
+        runs = _resume(submitted, folder, backend) if wanted else [job.run_dir for job in submitted]
         if wanted:
             _check_folders([job for job in submitted if not job.is_done], fresh=False)
         if prepare is not None:
             prepare()
-        plan = make_plan(submitted, folder, runs, where)
+        plan = make_plan(submitted, folder, runs, backend)
         plan.write(folder)
         try:
             for job in submitted:
@@ -158,14 +157,14 @@ def carry_out(
                     write(job)
         except KeyboardInterrupt:
             _cancel(folder, plan)
-        controller.note_submitted(folder)
+        sweep_state.note_submitted(folder)
     announce(folder, plan.runs)
     environment = {job.run_dir: job.environment for job in submitted}
     if config["compute"]["detach"]:
         controller.detach(folder, environment)
         print(f"On their way: {len(runs)} run(s) in {folder}\n  lab runs watch {folder}")
     else:
-        _attached(folder, runs, environment, plan, server, next(iter(asked)) if len(asked) == 1 else None)
+        _attached(folder, runs, environment, plan, head, next(iter(asked)) if len(asked) == 1 else None)
     return [_as_it_is(job) for job in submitted]
 
 
@@ -183,11 +182,11 @@ def write(job: Job) -> None:
     hydra_files.save_of_run(job.hydra, job.run_dir, job.subfolder)
 
 
-def check(submitted: Sequence[Job]) -> str:
+def check(submitted: Sequence[Job]) -> Backend:
     """Whether what the runs of a sweep ask for can be had, and goes together.
 
     Returns:
-        Where they go: `inline`, `local` or `slurm`.
+        Where they go.
 
     Raises:
         DataError, ConfigError: see `carry_out`.
@@ -195,38 +194,36 @@ def check(submitted: Sequence[Job]) -> str:
     is_sweep = submitted[0].record.sweep is not None
     for record in (job.record for job in submitted if is_sweep):
         objective.check(record.config)
-    once = ["target", "detach", "python", "max_parallel", "max_failures"]
-    where = computes.target(submitted[0].record.config["compute"], is_sweep)
-    if where != "slurm":
-        once.append("runs_per_gpu")  # on Slurm, each job has its own
+    backend = registry.chosen(submitted[0].record.config["compute"], is_sweep)
+    once = ("target", "detach", "python", "max_parallel", "max_failures", *backend.once_per_sweep)
     for group, keys in (("compute", once), ("tracking", submitted[0].record.config["tracking"])):
         for key in keys:
             found = sorted({str(job.record.config[group].get(key)) for job in submitted})
             if len(found) > 1:
                 raise ConfigError(f"{group}.{key} is one for a whole sweep, and here it is {' and '.join(found)}")
-    if where == "slurm" and "%" in str(submitted[0].run_dir):
-        raise ConfigError(f"{submitted[0].run_dir}: Slurm takes a % in the path of a job's files for a pattern")
+    if (why := backend.folder_problem(submitted[0].run_dir)) is not None:
+        raise ConfigError(why)
     computed = [job.record.config["compute"] for job in submitted]
     for compute in {exact.canonical(one): one for one in computed}.values():
-        computes.check(compute, is_sweep)
+        registry.check(compute, is_sweep)
     read = [{key: job.record.config.get(key) for key in ("dataset", "datastore", "script")} for job in submitted]
     for data in {exact.canonical(one): one for one in read}.values():
         freeze.prepare(data)
-    return where
+    return backend
 
 
 def _attached(
     folder: Path,
     runs: Sequence[Path],
     environment: Mapping[Path, Mapping[str, str]],
-    plan: controller.Plan,
-    server: Server | None,
+    plan: sweep_state.Plan,
+    head: Head | None,
     wanted: objective.Objective | None,
 ) -> None:
     with follow(store.workspace(), plan.tracking), terminating_politely():
         try:
             with monitor.shown(folder, list(runs)) as view:
-                runner = controller.conduct(folder, view, environment, server)
+                runner = controller.conduct(folder, view, environment, head)
         except KeyboardInterrupt:
             _cancel(folder, plan, runs)
         try:
@@ -240,7 +237,7 @@ def _attached(
             runner.close()
 
 
-def _cancel(folder: Path, plan: controller.Plan, runs: Sequence[Path] = ()) -> NoReturn:
+def _cancel(folder: Path, plan: sweep_state.Plan, runs: Sequence[Path] = ()) -> NoReturn:
     """After Ctrl-C: close what has not begun, show what there is, and end."""
     controller.cancel_rest(folder, plan, "the sweep was canceled before it began")
     if runs:
@@ -249,37 +246,31 @@ def _cancel(folder: Path, plan: controller.Plan, runs: Sequence[Path] = ()) -> N
     sys.exit(CANCELED)
 
 
-def make_plan(submitted: Sequence[Job], folder: Path, runs: Sequence[Path], where: str) -> controller.Plan:
+def make_plan(submitted: Sequence[Job], folder: Path, runs: Sequence[Path], backend: Backend) -> sweep_state.Plan:
     """What the controller of a sweep's folder must know.
 
     Args:
         submitted: the jobs, frozen.
         folder: the sweep's.
         runs: every run of it.
-        where: the target.
+        backend: where they go.
     """
     config = submitted[0].record.config
     compute = config["compute"]
     needs = [(one["cpus_per_run"], one["gpus_per_run"]) for one in (job.record.config["compute"] for job in submitted)]
-    cores = computes.cores() if where == "local" and compute["max_parallel"] is None else None
-    gpus = computes.visible_gpus() if where == "local" and any(count for _, count in needs) else None
-    there = Places(sys.maxsize, computes.cores(), gpus, compute["runs_per_gpu"])
-    without_gpu, with_gpu = ([there.carries(*one) for one in set(needs) if bool(one[1]) == is_one] for is_one in (0, 1))
-    most = compute["max_parallel"] or max(without_gpu, default=0) + max(with_gpu, default=0)
-    if where == "local" and cores is None and most * compute["cpus_per_run"] > computes.cores():
-        log.info("%d runs of %d cores at once, on %d cores", most, compute["cpus_per_run"], computes.cores())
+    capacity = backend.capacity(needs, compute)
     record = next((job.record for job in submitted if not job.is_done), submitted[0].record)
     frozen = snapshot.import_path(record.code or {}, own=compute["python"] is None)
-    return controller.Plan(
-        target=where,
+    return sweep_state.Plan(
+        target=backend.name,
         runs=[os.path.relpath(run_dir, folder) for run_dir in runs],
         path=frozen,
         preload=targets(submitted),
         cwd=os.getcwd(),
         name=f"{config['name']}-{folder.name.rpartition('-')[2]}",
         tracking=config["tracking"],
-        parallel=most,
-        cores=cores,
+        parallel=capacity.parallel,
+        cores=capacity.cores,
         python=compute["python"],
         gpus_per_run=max(count for _, count in needs),
         runs_per_gpu=compute["runs_per_gpu"],
@@ -304,18 +295,18 @@ def _check_folders(submitted: Sequence[Job], fresh: bool) -> None:
 
 
 @contextlib.contextmanager
-def in_charge(folder: Path, where: str, fresh: bool = False) -> Iterator[None]:
+def in_charge(folder: Path, backend: Backend, fresh: bool = False) -> Iterator[None]:
     """Inside, nobody else goes on with a sweep; see `check_left`. A fresh one has nobody yet."""
     if not fresh:
-        check_left(folder, where)
-    own = lease.Lease(controller.state_folder(folder))
+        check_left(folder, backend)
+    own = lease.Lease(SweepState(folder))
     try:
         yield
     finally:
         own.release()
 
 
-def _resume(submitted: Sequence[Job], folder: Path, where: str) -> list[Path]:
+def _resume(submitted: Sequence[Job], folder: Path, backend: Backend) -> list[Path]:
     """Give each job the run that it repeats, and put what is not completed back in the queue.
 
     Returns:
@@ -326,7 +317,7 @@ def _resume(submitted: Sequence[Job], folder: Path, where: str) -> list[Path]:
     fresh_code = submitted[0].record.config["sweep"]["resume_code"] == "new"
     resume.tell_changes([job.record for job in submitted], old, fresh_code)
     runs, taken = [one.run_dir for one in old], 0
-    held = _with_slurm(folder) if where == "slurm" else set()
+    held = backend.attached(folder)
     frozen = None if fresh_code or not old else snapshot.import_path(old[0].record.code or {})
     matched = resume.match([job.record for job in submitted], old, frozen)
     for job, one in zip(submitted, matched, strict=True):
@@ -384,46 +375,35 @@ def _check_same(submitted: Sequence[Job], old: Sequence[resume.Earlier], folder:
         )
 
 
-def check_left(folder: Path, where: str) -> None:
-    """Whether a sweep has been left, so that it can be gone on with; jobs that Slurm may still run are ended.
+def check_left(folder: Path, backend: Backend) -> None:
+    """Whether a sweep has been left, so that it can be gone on with; what runs elsewhere of it is ended.
 
     Args:
         folder: the sweep's.
-        where: the target that it goes on at.
+        backend: where it goes on.
 
     Raises:
         RecordError: another controller is at it.
     """
-    holder = lease.living(controller.state_folder(folder))
+    holder = lease.living(SweepState(folder))
     if holder is not None:
         raise RecordError(
             f"the sweep in {folder} is still going on, under process {holder['pid']} on {holder['host']}: "
             f"'lab runs watch {folder}' shows it"
         )
-    if where != "slurm":
-        _cancel_jobs(folder)
+    _end_elsewhere(folder, backend)
 
 
-def _with_slurm(folder: Path) -> set[Path]:
-    """The runs whose jobs of an earlier session wait or run."""
-    from labrun.backends.slurm import queue
-
-    known = queue.known_jobs(controller.state_folder(folder) / "jobs.jsonl")
-    states = queue.states(known.values())
-    return {run for run, job in known.items() if states.get(job, "GONE") not in queue.OVER}
-
-
-def _cancel_jobs(folder: Path) -> None:
-    """Jobs of an earlier session that Slurm may still run, or requeue by itself: their runs go elsewhere now."""
-    ledger = controller.state_folder(folder) / "jobs.jsonl"
-    if not ledger.exists():
-        return
-    from labrun.backends.slurm import queue
-
-    unfinished = {one.run_dir for one in resume.earlier(folder) if not one.record.finished}
-    ended = queue.end_jobs({job for run, job in queue.known_jobs(ledger).items() if run in unfinished})
-    if ended:
-        log.info("Slurm jobs %s were canceled: their runs go on here", ", ".join(sorted(ended)))
+def _end_elsewhere(folder: Path, backend: Backend) -> None:
+    """What other backends may still run of a sweep, or begin again by themselves: its runs go on here now."""
+    unfinished: set[Path] | None = None
+    for other in registry.all_known():
+        if other is backend or not other.outlives_controller:
+            continue
+        if unfinished is None:
+            unfinished = {one.run_dir for one in resume.earlier(folder) if not one.record.finished}
+        if ended := other.release(folder, unfinished):
+            log.info("%s jobs %s were canceled: their runs go on here", other.name.capitalize(), ", ".join(ended))
 
 
 def answer(record: Record, run_dir: Path) -> None:

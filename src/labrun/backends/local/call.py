@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 import time
 from pathlib import Path
 
 from submitit.core.job_environment import JobEnvironment
 from submitit.core.submission import process_job
-from submitit.slurm.slurm import SlurmExecutor
 
 from labrun.backends.local.executor import check_own
 from labrun.errors import LabrunError
 
 SEEN_S = 60.0
 """How long a pickle that was just written may take to be seen through a network file system."""
-
-
-class CallExecutor(SlurmExecutor):  # type: ignore[misc]
-    """submitit's, but for what its jobs execute."""
-
-    @property
-    def _submitit_command_str(self) -> str:
-        return f"{self.python} -u -m labrun.backends.local.call {shlex.quote(str(self.folder))}"
 
 
 def main(folder: str) -> None:

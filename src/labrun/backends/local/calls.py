@@ -24,7 +24,7 @@ from typing import Any
 
 from submitit.core import utils
 
-from labrun.backends import compute as computes
+from labrun.backends import machine
 from labrun.backends.local.slots import Place
 from labrun.runs import record as records
 
@@ -189,7 +189,7 @@ def visible(numbers: Sequence[int]) -> tuple[str, ...]:
     Raises:
         ValueError: there are not so many.
     """
-    there = computes.visible_gpus()
+    there = machine.visible_gpus()
     if any(number >= len(there) for number in numbers):
         raise ValueError(f"visible_gpus={list(numbers)}: visible here are {', '.join(there) or 'none'}")
     return tuple(there[number] for number in numbers)

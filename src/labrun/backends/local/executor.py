@@ -19,7 +19,7 @@ from typing import Any
 from submitit.core import core, utils
 from submitit.core.job_environment import JobEnvironment
 
-from labrun.backends import compute as computes
+from labrun.backends import machine
 from labrun.backends.local import call_pool, calls
 from labrun.backends.local.call_pool import CallPool
 from labrun.backends.local.calls import FINISHED, OPEN, Call
@@ -39,14 +39,14 @@ def check_own(path: Path) -> None:
         LabrunError: it, or its folder, is not this user's own, or others may write it.
     """
     for place in (path.parent, path):
-        if place.exists() and not computes.same_owner(place) and not (place == path and _is_out_of_reach(path)):
+        if place.exists() and not machine.same_owner(place) and not (place == path and _is_out_of_reach(path)):
             raise LabrunError(f"{place} is not loaded: it is not your own, or others may write it (chmod go-w)")
 
 
 def _is_out_of_reach(path: Path) -> bool:
     """Whether a file that its group may write, as most systems' umask leaves it, lies where nobody else comes."""
     status = path.stat()
-    return status.st_uid == os.getuid() and not status.st_mode & 0o002 and computes.is_private(path.parent)
+    return status.st_uid == os.getuid() and not status.st_mode & 0o002 and machine.is_private(path.parent)
 
 
 class LabrunJob(core.Job[Any]):  # type: ignore[misc]
@@ -249,12 +249,12 @@ class LabrunExecutor(core.PicklingExecutor):  # type: ignore[misc]
         gpus, cpus, tasks = (wanted.get(key, 0) for key in ("gpus_per_node", "cpus_per_task", "tasks_per_node"))
         cpus, tasks, minutes = cpus or 1, tasks or 1, wanted.get("timeout_min")
         among = calls.visible(wanted["visible_gpus"]) if wanted.get("visible_gpus") else None
-        seen = computes.visible_gpus() if gpus or self._pool is None else []
+        seen = machine.visible_gpus() if gpus or self._pool is None else []
         self._check(wanted, gpus, cpus, tasks, seen if among is None else among)
         if self._pool is None:
-            self._pool = CallPool(Places(1, computes.cores(), seen, wanted.get("runs_per_gpu", 1)))
+            self._pool = CallPool(Places(1, machine.cores(), seen, wanted.get("runs_per_gpu", 1)))
         most = wanted.get("max_parallel")
-        self._pool.places.limit(most or sys.maxsize, None if most else computes.cores())
+        self._pool.places.limit(most or sys.maxsize, None if most else machine.cores())
         if not self._pool.places.carries(cpus * tasks, gpus):
             raise ValueError(f"gpus_per_node={gpus}: more than were visible when this executor began")
         is_told = "cpus_per_task" in wanted or VARIABLES[0] not in os.environ
@@ -301,11 +301,11 @@ class LabrunExecutor(core.PicklingExecutor):  # type: ignore[misc]
         problems = []
         if gpus > len(seen):
             problems.append(f"gpus_per_node={gpus}: visible here are {', '.join(seen) or 'none'}")
-        if cpus > computes.cores():
-            problems.append(f"cpus_per_task={cpus}: this machine has {computes.cores()} cores")
+        if cpus > machine.cores():
+            problems.append(f"cpus_per_task={cpus}: this machine has {machine.cores()} cores")
         memory = wanted.get("mem_gb")
-        if memory is not None and memory > computes.memory_gb():
-            problems.append(f"mem_gb={memory:g}: this machine has {computes.memory_gb():.1f} GB of memory")
+        if memory is not None and memory > machine.memory_gb():
+            problems.append(f"mem_gb={memory:g}: this machine has {machine.memory_gb():.1f} GB of memory")
         if problems:
             raise ValueError("\n".join(problems))
 

@@ -24,7 +24,7 @@ from pathlib import Path
 import psutil
 
 from labrun import masking, targets
-from labrun.backends.compute import Needs
+from labrun.backends.base import Resources
 from labrun.backends.local.forkserver import Channel
 from labrun.backends.local.slots import Place, Places
 from labrun.errors import LabrunError, RecordError
@@ -60,7 +60,7 @@ SUSPECT = 3
 @dataclass
 class _Running:
     run_dir: Path
-    needs: Needs
+    needs: Resources
     place: Place | None
     """None once its process has ended."""
     pid: int | None = None
@@ -190,7 +190,7 @@ class LocalPool:
         """How often each run has ended here, for its retries: what an earlier session tried does not count."""
         self._canceled: list[Path] = []
         """Runs that ended without having begun, to be told at the next poll."""
-        self._queue: deque[tuple[Path, Needs]] = deque()
+        self._queue: deque[tuple[Path, Resources]] = deque()
         self._running: dict[Path, _Running] = {}
         self._held: list[Mapping[str, object]] = []
         """Data that the server was told to read for several runs."""
@@ -202,7 +202,7 @@ class LocalPool:
         self._process: Process | None = None
         self._channel: Channel | None = None
 
-    def submit(self, run_dir: Path, needs: Needs) -> None:
+    def submit(self, run_dir: Path, needs: Resources) -> None:
         """Put a run, whose record is written, in the queue."""
         self._queue.append((run_dir, needs))
         if self._channel is None:

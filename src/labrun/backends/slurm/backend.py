@@ -13,22 +13,23 @@ import logging
 import os
 import secrets
 import shlex
+import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmExecutor
 
-from labrun.backends import compute as computes
-from labrun.backends.compute import Needs
+from labrun.backends.base import Backend, Calls, Capacity, Head, Resources
 from labrun.backends.local import worker
 from labrun.backends.local.pool import frozen_file
-from labrun.backends.slurm.queue import ASK_S, OVER, append, known_jobs, last_lines, refusal, scancel, states
-from labrun.errors import LabrunError
+from labrun.backends.slurm import partitions
+from labrun.backends.slurm.queue import ASK_S, OVER, append, end_jobs, known_jobs, last_lines, refusal, scancel, states
+from labrun.errors import ConfigError, LabrunError
 from labrun.runs import record as records
 from labrun.runs.finalize import (
     JOB_ENDED,
@@ -40,11 +41,16 @@ from labrun.runs.finalize import (
     request,
     requeue,
 )
+from labrun.runs.owned import others
 from labrun.runs.record import Record, RunPaths
+from labrun.runs.sweep_state import Plan, SweepState
+from labrun.schema import SPECIAL
 from labrun.tasks import task as tasks
 
 log = logging.getLogger(__name__)
 
+TRIALS = 10
+"""How many trials of a search, or calls of an application, are with Slurm at once unless somebody says it."""
 SETTLE_S = 5.0
 """How long a job may be gone before the record of its run is closed from here."""
 SBATCH_VARIABLES = {
@@ -83,7 +89,7 @@ class _Batch(SlurmExecutor):  # type: ignore[misc]
 @dataclass
 class _Active:
     run_dir: Path
-    needs: Needs
+    needs: Resources
     job: str
     gone_since: float | None = None
     canceled: bool = False
@@ -94,36 +100,32 @@ class Settings:
     """What a sweep's jobs have in common.
 
     Args:
-        state: the sweep's own state folder.
+        state: the folder's.
         name: shown in squeue.
         path: where the runs' processes import from.
         preload: what a job's pool imports ahead.
         cwd: the working folder of the jobs.
     """
 
-    state: Path
+    state: SweepState
     name: str
     path: Sequence[str]
     preload: Sequence[str]
     cwd: str
     python: str | None = None
-    jobs: Path = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.jobs = self.state / "jobs.jsonl"
 
 
-class SlurmPool:
-    """Runs submitted runs on a Slurm cluster; the same interface as `LocalPool`."""
+class SlurmJobs:
+    """Runs submitted runs on a Slurm cluster; see `Executor`."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._waiting: list[tuple[Path, Needs]] = []
+        self._waiting: list[tuple[Path, Resources]] = []
         self._active: dict[Path, _Active] = {}
         self._closed: list[Path] = []
         self._next_ask = 0.0
         self._stamps: dict[Path, int] = {}
-        self._known = known_jobs(settings.jobs)
+        self._known = known_jobs(settings.state.jobs)
         self._limits: dict[str, int] = {}
         """How many runs of each array run at once."""
         self._full_at = 0
@@ -131,7 +133,7 @@ class SlurmPool:
         self._tries: dict[Path, int] = {}
         """How often each run of several processes was tried again in this session."""
 
-    def submit(self, run_dir: Path, needs: Needs) -> None:
+    def submit(self, run_dir: Path, needs: Resources) -> None:
         """Put a run, whose record is written, among those that the next poll submits; or take up its job again."""
         job = self._known.pop(run_dir, None)
         state = states([job]).get(job, "GONE") if job else "GONE"
@@ -279,7 +281,7 @@ class SlurmPool:
             note_interrupted(active.run_dir, record, told)
             self._waiting.append((active.run_dir, active.needs))
             return []
-        output = self._settings.state / "slurm" / f"{active.job}_0_log.err"
+        output = self._settings.state.slurm / f"{active.job}_0_log.err"
         said = ""
         if not record.attempts:
             words = last_lines(output)
@@ -287,10 +289,10 @@ class SlurmPool:
         close(active.run_dir, record, records.FAILED, JOB_ENDED, f"{told} before the run was done{said}")
         return [active.run_dir]
 
-    def _submit_all(self, waiting: Sequence[tuple[Path, Needs]]) -> None:
+    def _submit_all(self, waiting: Sequence[tuple[Path, Resources]]) -> None:
         """One array for all runs that ask for the same."""
-        groups: dict[str, list[tuple[Path, Needs, dict[str, Any]]]] = {}
-        most = computes.largest_array()
+        groups: dict[str, list[tuple[Path, Resources, dict[str, Any]]]] = {}
+        most = partitions.largest_array()
         for run_dir, needs in waiting:
             record = records.read(run_dir)
             key = json.dumps([record.config["compute"], sorted(needs.environment.items())], sort_keys=True)
@@ -321,9 +323,9 @@ class SlurmPool:
         left = most - sum(taken.values())
         return None if left < 1 else {**own, "max_parallel": min(left, runs)}
 
-    def _submit_array(self, jobs: list[list[tuple[Path, Needs]]], compute: Mapping[str, Any]) -> None:
+    def _submit_array(self, jobs: list[list[tuple[Path, Resources]]], compute: Mapping[str, Any]) -> None:
         settings, token = self._settings, secrets.token_hex(6)
-        folder = settings.state / "slurm"
+        folder = settings.state.slurm
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         slots = _slots(compute, max(len(members) for members in jobs))
         runs = [[str(run_dir) for run_dir, _ in members] for members in jobs]
@@ -336,14 +338,14 @@ class SlurmPool:
             "preload": list(settings.preload),
             "own_python": settings.python is not None,
             "parallel": slots,
-            "ledger": str(settings.jobs),
+            "ledger": str(settings.state.jobs),
             "signal_delay_s": parameters["signal_delay_s"],
             "timeout_min": compute["timeout_min"],
             "gpus_per_run": compute["gpus_per_run"],
             "runs_per_gpu": compute["runs_per_gpu"],
         }
         records.replace_text(manifest, json.dumps(content) + "\n")
-        append(settings.jobs, {"token": token, "jobs": runs})
+        append(settings.state.jobs, {"token": token, "jobs": runs})
         batch = _Batch(folder=folder)
         batch.update_parameters(**parameters)
         script = frozen_file(settings.path, "slurm/job.py")
@@ -356,7 +358,7 @@ class SlurmPool:
                 job = batch.submit_command(command, len(jobs))
             except (FailedJobError, FailedSubmissionError, OSError) as error:
                 raise LabrunError(refusal(error)) from error
-        append(settings.jobs, {"token": token, "job": job, "array": len(jobs) > 1})
+        append(settings.state.jobs, {"token": token, "job": job, "array": len(jobs) > 1})
         if compute["max_parallel"] is not None:
             self._limits[job] = compute["max_parallel"]
         shown = f"{len(jobs)} jobs ({sum(map(len, jobs))} runs)" if len(jobs) > 1 else "one job"
@@ -371,7 +373,7 @@ def _slots(compute: Mapping[str, Any], runs: int) -> int:
     if runs == 1:
         return 1
     cpus = int(compute["cpus_per_run"])
-    partition = computes.chosen_partition(compute)
+    partition = partitions.chosen_partition(compute)
     there = partition.cpus if partition is not None else cpus
     slots = max(1, int(compute["cpus_per_job"] or min(runs * cpus, there)) // cpus)
     if compute["gpus_per_run"]:
@@ -385,7 +387,7 @@ def _slots(compute: Mapping[str, Any], runs: int) -> int:
 
 def signal_delay_s(compute: Mapping[str, Any]) -> int:
     """How long before its time is up a job begins to save. Slurm may tell it up to a minute earlier than that."""
-    limit = compute["timeout_min"] or computes.longest_min(compute)
+    limit = compute["timeout_min"] or partitions.longest_min(compute)
     return int(min(90, max(10, 15 * limit)))
 
 
@@ -397,16 +399,16 @@ def minutes_asked(compute: Mapping[str, Any], rounds: int) -> int:
         rounds: runs one after the other.
     """
     least_s = 60 * compute["timeout_min"] * rounds
-    least, wanted = computes.whole_minutes(least_s), computes.whole_minutes(least_s + 60 + signal_delay_s(compute))
-    walls = [wall for wall in computes.walls_min(compute) if least <= wall < wanted]
-    return int(min([wanted, *walls, computes.longest_min(compute)]))
+    least, wanted = partitions.whole_minutes(least_s), partitions.whole_minutes(least_s + 60 + signal_delay_s(compute))
+    walls = [wall for wall in partitions.walls_min(compute) if least <= wall < wanted]
+    return int(min([wanted, *walls, partitions.longest_min(compute)]))
 
 
 def _parameters(
     compute: Mapping[str, Any], jobs: int, runs: int, slots: int, settings: Settings, token: str
 ) -> dict[str, Any]:
     """What submitit's executor is told."""
-    own: dict[str, Any] = {"chdir": settings.cwd, "requeue": True, **computes.sbatch_options(compute["extra"])}
+    own: dict[str, Any] = {"chdir": settings.cwd, "requeue": True, **partitions.sbatch_options(compute["extra"])}
     if compute["environment"] and str(own.get("export", "ALL")).upper() != "ALL":  # the run's variables are let through
         kept = [] if str(own["export"]).upper() in ("NONE", "NIL") else str(own["export"]).split(",")
         own["export"] = ",".join([*kept, *compute["environment"]])
@@ -466,7 +468,7 @@ def submitting(variables: Mapping[str, str], parameters: Mapping[str, Any]) -> I
         ),
     }
     for name in before:
-        if name in told or computes.is_of_a_job(name):
+        if name in told or partitions.is_of_a_job(name):
             del os.environ[name]
     os.environ.update(variables)
     try:
@@ -474,3 +476,86 @@ def submitting(variables: Mapping[str, str], parameters: Mapping[str, Any]) -> I
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+class Slurm(Backend):
+    """Jobs on the cluster that this machine is part of."""
+
+    name = "slurm"
+    outlives_controller = True
+    settings = frozenset(SPECIAL)
+    once_per_sweep = ()  # each job has its own
+
+    def problems(self, compute: Mapping[str, Any]) -> Iterable[str]:
+        """What no partition, or not the one that is named, can give, and what sbatch refuses."""
+        return partitions.problems(compute)
+
+    def folder_problem(self, run_dir: Path) -> str | None:
+        """A per cent sign is a pattern to Slurm."""
+        return f"{run_dir}: Slurm takes a % in the path of a job's files for a pattern" if "%" in str(run_dir) else None
+
+    def summary(self, compute: Mapping[str, Any]) -> str:
+        """The partitions; why there are none."""
+        try:
+            there = "; ".join(partitions.describe(one) for one in partitions.partitions())
+        except ConfigError as error:
+            return str(error.problems[0]).partition(": ")[2].partition(". ")[0]
+        return f"partitions {there}"
+
+    def status(self) -> list[str]:
+        """The partitions, their nodes, and this user's jobs."""
+        return ["Slurm", *(f"  {line}" for line in partitions.status())]
+
+    def capacity(self, needs: Sequence[tuple[int, int]], compute: Mapping[str, Any]) -> Capacity:
+        """As many as the cluster carries: nothing here counts them."""
+        return Capacity(int(compute["max_parallel"] or len(needs)))
+
+    def trials(self, wanted: int | None, plan: Plan, compute: Mapping[str, Any]) -> int:
+        """Ten, unless the sweep or `max_parallel` says otherwise: what is submitted early is asked for early."""
+        return int(min(wanted or TRIALS, compute["max_parallel"] or wanted or TRIALS))
+
+    def executor(self, folder: Path, plan: Plan, count: int, head: Head | None = None) -> SlurmJobs:
+        """See `Backend.executor`."""
+        return SlurmJobs(Settings(SweepState(folder), plan.name, plan.path, plan.preload, plan.cwd, plan.python))
+
+    def attached(self, folder: Path) -> set[Path]:
+        """The runs whose jobs of an earlier session wait or run."""
+        known = known_jobs(SweepState(folder).jobs)
+        found = states(known.values())
+        return {run for run, job in known.items() if found.get(job, "GONE") not in OVER}
+
+    def release(self, folder: Path, unfinished: set[Path]) -> list[str]:
+        """Cancel jobs of an earlier session, which Slurm may still run, or requeue by itself."""
+        ledger = SweepState(folder).jobs
+        if not ledger.exists():
+            return []
+        return sorted(end_jobs({job for run, job in known_jobs(ledger).items() if run in unfinished}))
+
+    def is_over(self, job: str) -> bool | None:
+        """As squeue, or the accounting, has it."""
+        if shutil.which("squeue") is None:
+            return None
+        state = states([job]).get(job, "GONE")
+        return None if state == "UNKNOWN" else state in OVER
+
+    def cancel_unpolled(self, folder: Path, run_dir: Path) -> bool | None:
+        """A job that waits is canceled; one that runs has a supervisor that obeys the request."""
+        ledger = SweepState(folder).jobs
+        # Whoever else writes there could name any job of the person's.
+        job = known_jobs(ledger).get(run_dir) if others([ledger]) is None else None
+        if job is None:
+            return None
+        if states([job]).get(job) != "PENDING":
+            return False
+        scancel([job])
+        return True
+
+    def room(self, settings: Mapping[str, Any]) -> int:
+        """As many calls as are asked for, else ten."""
+        return int(settings["max_parallel"] or TRIALS)
+
+    def calls(self, folder: Path, settings: Mapping[str, Any], modules: Sequence[str]) -> Calls:
+        """See `Backend.calls`."""
+        from labrun.backends.slurm.calls import SlurmCalls
+
+        return SlurmCalls(folder, settings)

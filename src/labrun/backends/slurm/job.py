@@ -99,9 +99,10 @@ class Supervisor:
 
     def supervise(self) -> int:
         """Run the runs; returns 0, or 1 if one of them failed, or if its other processes would wait for ever."""
-        from labrun.backends.compute import needs, visible_gpus
+        from labrun.backends.base import resources
         from labrun.backends.local.pool import LocalPool
         from labrun.backends.local.slots import Places
+        from labrun.backends.machine import visible_gpus
         from labrun.backends.slurm.queue import newest_submission
         from labrun.runs import others
         from labrun.runs import record as records
@@ -134,7 +135,7 @@ class Supervisor:
         )
         for run in mine:
             # a run that has the job to itself is not killed at its limit by the pool, but goes on from its checkpoint
-            pool.submit(run, needs(records.read(run), alone=alone, once=self.ranks > 1))
+            pool.submit(run, resources(records.read(run), alone=alone, once=self.ranks > 1))
         while pool.busy:
             if alone and limit is not None and self.due is None and records.read(mine[0]).status == records.RUNNING:
                 self.due = time.time() + 60 * limit

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from labrun.backends import compute as computes
+from labrun.backends.machine import run_command
 from labrun.errors import LabrunError, RecordError
 from labrun.runs import context
 
@@ -77,7 +77,7 @@ def known_jobs(ledger: Path) -> dict[Path, str]:
     """The newest job of each run, by the journal; a submission whose id was never written is looked for in squeue."""
     intents, ids = read_journal(ledger)
     if set(intents) - set(ids):
-        for found in (computes.ask(["squeue", "-h", "-t", "all", "-o", "%A|%F|%k"]) or "").splitlines():
+        for found in (run_command(["squeue", "-h", "-t", "all", "-o", "%A|%F|%k"]) or "").splitlines():
             single, array, token = (part.strip() for part in found.split("|"))
             if token in intents and token not in ids:
                 ids[token] = (array or single, len(intents[token]) > 1)
@@ -99,7 +99,7 @@ def states(jobs: Iterable[str]) -> dict[str, str]:
     wanted = set(filter(is_job, jobs))
     if not wanted:
         return {}
-    answer = computes.ask(["squeue", "-h", "-r", "-t", "all", "-u", str(os.getuid()), "-o", "%i|%T"])
+    answer = run_command(["squeue", "-h", "-r", "-t", "all", "-u", str(os.getuid()), "-o", "%i|%T"])
     if answer is None:
         return dict.fromkeys(wanted, "UNKNOWN")
     found = {}
@@ -110,7 +110,7 @@ def states(jobs: Iterable[str]) -> dict[str, str]:
     missing = wanted - set(found)
     if missing:
         tops = sorted({job.partition("_")[0] for job in missing})
-        listed = computes.ask(["sacct", "-n", "-X", "-P", "-o", "JobID,State", "-j", ",".join(tops)])
+        listed = run_command(["sacct", "-n", "-X", "-P", "-o", "JobID,State", "-j", ",".join(tops)])
         for line in (listed or "").splitlines():
             job, _, state = line.strip().partition("|")
             if job in missing:
@@ -155,4 +155,4 @@ def end_jobs(jobs: Iterable[str], patience_s: float = 60.0) -> set[str]:
 def scancel(jobs: Iterable[str]) -> None:
     """Cancel jobs; those that are gone already do not matter."""
     for job in filter(is_job, jobs):
-        computes.ask(["scancel", job])
+        run_command(["scancel", job])

@@ -7,9 +7,9 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from labrun.control import controller
 from labrun.errors import ConfigError
 from labrun.runs.record import Record
+from labrun.runs.sweep_state import SweepState
 
 
 def others(paths: Sequence[Path]) -> str | None:
@@ -35,8 +35,8 @@ def check_plan(folder: Path, unfinished: Sequence[tuple[Path, Record]]) -> None:
     Raises:
         ConfigError: somebody else may have written them.
     """
-    state = controller.state_folder(folder)
-    why = others([state, state / "plan.json", *(run_dir / "run.json" for run_dir, _ in unfinished)])
+    state = SweepState(folder)
+    why = others([state.root, state.plan, *(run_dir / "run.json" for run_dir, _ in unfinished)])
     if why is None and any(record.imported for _, record in unfinished):
         why = "they came from an archive"
     if why is not None:

@@ -1,4 +1,4 @@
-"""What runs need of a machine or a cluster, what is there, and the refusal of what cannot be had."""
+"""What a Slurm cluster offers, by partition, and what it refuses."""
 
 from __future__ import annotations
 
@@ -10,189 +10,12 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-import psutil
-
+from labrun.backends import machine
+from labrun.backends.machine import run_command
 from labrun.errors import ConfigError
-from labrun.runs.record import HIDDEN, Record
-from labrun.schema import SLURM_ONLY, Compute
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What one run needs of the machine (from the config's `compute`)."""
-
-    cpus: int = 1
-    gpus: int = 0
-    timeout_s: float | None = None
-    mem_gb: float | None = None
-    retries: int = 0
-    environment: Mapping[str, str] = field(default_factory=dict)
-    pictures: bool = False
-    data: Mapping[str, Any] | None = None
-    """The nodes `dataset` and `datastore` of its config, by which a pool sees that several runs read the same."""
-
-
-def needs(
-    record: Record, environment: Mapping[str, str] | None = None, alone: bool = False, once: bool = False
-) -> Needs:
-    """What one run needs, from its config.
-
-    Args:
-        record: the run's.
-        environment: its variables; records do not hold them. By default they are looked up, by name, in this process.
-        alone: it has a cluster's job to itself, which the cluster ends in time.
-        once: whoever carries it out cannot try it again by itself.
-    """
-    compute = record.config["compute"]
-    if environment is None:
-        environment = _known_here(compute["environment"])
-    report = record.config["report"]
-    return Needs(
-        cpus=compute["cpus_per_run"],
-        gpus=compute["gpus_per_run"],
-        timeout_s=None if alone or compute["timeout_min"] is None else 60 * compute["timeout_min"],
-        mem_gb=compute["mem_gb"],
-        retries=0 if once else compute["retries"],
-        environment=environment,
-        pictures=report == "all" or (report == "auto" and record.sweep is None),
-        data={key: record.config[key] for key in ("dataset", "datastore")} if record.config.get("dataset") else None,
-    )
-
-
-def _has_labrun(python: str) -> bool:
-    """Whether an interpreter finds labrun: among its packages, or in the code of the working folder."""
-    found = "import importlib.util as u, sys; sys.exit(u.find_spec('labrun') is None)"
-    where = os.pathsep.join(filter(None, [os.getcwd(), os.path.join(os.getcwd(), "src"), os.environ.get("PYTHONPATH")]))
-    try:
-        answer = subprocess.run(
-            [python, "-c", found], env={**os.environ, "PYTHONPATH": where}, capture_output=True, timeout=60, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return answer.returncode == 0
-
-
-def _known_here(names: Mapping[str, Any]) -> dict[str, str]:
-    """Variables of which a record has only the names, or references, with their values in this process."""
-    from labrun import execute
-
-    found = {name: os.environ.get(name) if value == HIDDEN else value for name, value in names.items()}
-    return {name: str(value) for name, value in execute.here(found).items() if value is not None}
-
-
-def missing_variables(names: Mapping[str, Any]) -> list[str]:
-    """Variables of a run whose values nobody here knows."""
-    return [name for name, value in names.items() if value == HIDDEN and name not in os.environ]
-
-
-def target(compute: Mapping[str, Any], sweep: bool) -> str:
-    """Where runs go: `inline`, `local` or `slurm`."""
-    if compute["target"] == "auto":
-        held = any(compute[key] != getattr(DEFAULTS, key) for key in POOL_ONLY)
-        return "local" if sweep or held else "inline"
-    return str(compute["target"])
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def memory_gb() -> float:
-    """This machine's memory."""
-    return psutil.virtual_memory().total / 2**30
-
-
-def visible_gpus() -> list[str]:
-    """The GPUs that the caller may use, as CUDA_VISIBLE_DEVICES names them; found without loading torch."""
-    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if listed is None:
-        return [index for index, _ in gpu_names()]
-    found = []
-    there = {index for index, _ in gpu_names()}
-    for entry in map(str.strip, listed.split(",")):
-        # As CUDA reads it: what is no device ends the list. Names other than numbers are looked up by CUDA alone.
-        if entry.lower() in ("", "-1", "nodevfiles", "none", "void") or (
-            there and entry.isdigit() and entry not in there
-        ):
-            break
-        found.append(entry)
-    return found
-
-
-def gpu_names() -> list[tuple[str, str]]:
-    """Index and name of each NVIDIA GPU of this machine."""
-    if shutil.which("nvidia-smi") is None:
-        return []
-    query = ["nvidia-smi", "--query-gpu=index,name", "--format=csv,noheader"]
-    lines = (ask(query) or "").splitlines()
-    pairs = [line.split(",", 1) for line in lines if "," in line]
-    return [(index.strip(), name.strip()) for index, name in pairs]
-
-
-def ask(command: list[str], timeout_s: float = 20.0) -> str | None:
-    """What a command prints, or None if it fails."""
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout if answer.returncode == 0 else None
-
-
-def check(compute: Mapping[str, Any], sweep: bool) -> None:
-    """Whether what a run asks for can be had.
-
-    Raises:
-        ConfigError: it cannot; the message says what is there.
-    """
-    where = target(compute, sweep)
-    problems = list(_slurm_problems(compute) if where == "slurm" else _local_problems(compute, where))
-    if compute["python"] is not None and not (where == "inline" or shutil.which(compute["python"])):
-        problems.append(f"compute.python={compute['python']!r}: there is no such program")
-    elif compute["python"] is not None and where != "inline" and not _has_labrun(compute["python"]):
-        problems.append(
-            f"compute.python={compute['python']!r} has no labrun, which carries out the runs there: install labrun "
-            "with that interpreter's pip"
-        )
-    if problems:
-        raise ConfigError(problems)
-
-
-def _local_problems(compute: Mapping[str, Any], where: str) -> Iterable[str]:
-    if compute["cpus_per_run"] > cores():
-        yield f"compute.cpus_per_run={compute['cpus_per_run']}: this machine has {cores()} cores"
-    if compute["mem_gb"] is not None and compute["mem_gb"] > memory_gb():
-        yield f"compute.mem_gb={compute['mem_gb']:g}: this machine has {memory_gb():.1f} GB of memory"
-    gpus = visible_gpus() if compute["gpus_per_run"] else []
-    if compute["gpus_per_run"] > len(gpus):
-        listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-        because = "" if listed is None else f" (CUDA_VISIBLE_DEVICES={listed!r})"
-        there = f"{len(gpus)} GPUs are" if len(gpus) > 1 else "one GPU is" if gpus else "no GPU is"
-        yield (
-            f"compute.gpus_per_run={compute['gpus_per_run']}: {there} visible here{because}. compute=local runs on the "
-            f"processor's {cores()} cores; 'lab compute status' shows what is there"
-        )
-    yield from _shared_gpus(compute)
-    for key in SLURM_ONLY:
-        if compute[key] != getattr(DEFAULTS, key):
-            yield f"compute.{key}={compute[key]}: only compute=slurm and compute=slurm_gpu know it"
-    for key in (*POOL_ONLY, "max_parallel") if where == "inline" else ():
-        if compute[key] != getattr(DEFAULTS, key):
-            yield f"compute.{key}={compute[key]}: an inline run has no supervisor; choose compute=local"
-
-
-def _shared_gpus(compute: Mapping[str, Any]) -> Iterable[str]:
-    if compute["gpus_per_run"] > 1 and compute["runs_per_gpu"] > 1:
-        yield f"compute.runs_per_gpu={compute['runs_per_gpu']}: runs of more than one GPU do not share them"
-
-
-DEFAULTS = Compute(target="local")
-POOL_ONLY = ("timeout_min", "mem_gb", "retries", "python", "detach", "gpus_per_run")
-"""What only a supervisor beside the run can see to."""
 
 
 @dataclass(frozen=True)
@@ -219,9 +42,9 @@ def partitions() -> list[Partition]:
         if shutil.which(program) is None:
             raise ConfigError(
                 f"compute=slurm: there is no {program} on this machine, so it is no part of a Slurm cluster. Start "
-                f"the command where there is one, or choose compute=local (here: {cores()} cores)"
+                f"the command where there is one, or choose compute=local (here: {machine.cores()} cores)"
             )
-    answer = ask(["sinfo", "-h", "-e", "-o", "%P|%a|%D|%c|%m|%G|%l"])
+    answer = run_command(["sinfo", "-h", "-e", "-o", "%P|%a|%D|%c|%m|%G|%l"])
     if answer is None:
         raise ConfigError("compute=slurm: sbatch is there, but no cluster answers (sinfo failed). Is slurmctld up?")
     found: dict[str, Partition] = {}
@@ -316,7 +139,9 @@ def walls_min(compute: Mapping[str, Any]) -> set[float]:
     named = {compute["qos"]} if compute["qos"] is not None else {row[3] for row in mine if row[1]} - {""} or {"normal"}
     partition = chosen_partition(compute)
     if partition is not None:
-        found = re.search(r"\bQoS=(\S+)", ask(["scontrol", "show", "partition", partition.name.split(",")[0]]) or "")
+        found = re.search(
+            r"\bQoS=(\S+)", run_command(["scontrol", "show", "partition", partition.name.split(",")[0]]) or ""
+        )
         named |= {found[1]} if found else set()
     limits = [qualities.get(name, "") for name in named] + [row[2] for row in mine]
     return {limit for limit in map(_minutes, limits) if limit}
@@ -326,20 +151,25 @@ def walls_min(compute: Mapping[str, Any]) -> set[float]:
 def _accounting() -> tuple[dict[str, str], list[list[str]]]:
     """Each quality of service with its limit of time; account, user, limit and default quality of each association."""
     asked = ["sacctmgr", "-n", "-P", "show"]
-    listed = (ask([*asked, "qos", "format=Name,MaxWall"]) or "").splitlines()
+    listed = (run_command([*asked, "qos", "format=Name,MaxWall"]) or "").splitlines()
     qualities = dict(line.strip().split("|") for line in listed if line.count("|") == 1)
-    listed = (ask([*asked, "assoc", "format=Account,User,MaxWall,DefaultQOS"]) or "").splitlines()
+    listed = (run_command([*asked, "assoc", "format=Account,User,MaxWall,DefaultQOS"]) or "").splitlines()
     return qualities, [line.strip().split("|") for line in listed if line.count("|") == 3]
 
 
 @functools.cache
 def largest_array() -> int:
     """How many jobs an array may have, at most 1,000."""
-    found = re.search(r"MaxArraySize\s*=\s*(\d+)", ask(["scontrol", "show", "config"]) or "")
+    found = re.search(r"MaxArraySize\s*=\s*(\d+)", run_command(["scontrol", "show", "config"]) or "")
     return max(1, min(1000, int(found[1]) if found else 1000))
 
 
-def _slurm_problems(compute: Mapping[str, Any]) -> Iterable[str]:
+def problems(compute: Mapping[str, Any]) -> Iterable[str]:
+    """What the cluster cannot give, or refuses, of what a run asks for.
+
+    Raises:
+        ConfigError: there is no cluster.
+    """
     there = partitions()
     listed = "; ".join(describe(one) for one in there)
     if compute["partition"] is None and "partition" in compute["extra"]:
@@ -369,7 +199,6 @@ def _slurm_problems(compute: Mapping[str, Any]) -> Iterable[str]:
     if compute["timeout_min"] is not None and one.limit_min is not None and compute["timeout_min"] > one.limit_min:
         most = f"partition {one.name} ends jobs after {one.limit_min:g} minutes"
         yield f"compute.timeout_min={compute['timeout_min']:g}: {most}"
-    yield from _shared_gpus(compute)
     if (compute["nodes"] > 1 or ranks > 1) and compute["runs_per_job"] > 1:
         yield "compute.runs_per_job: a run over several nodes or tasks has a job of its own"
     own = {"job-name", "array", "output", "error", "signal", "comment", "open-mode", "nodes", "time", "requeue"}
@@ -453,7 +282,7 @@ def _refusal(compute: Mapping[str, Any], options: Mapping[str, Any]) -> str:
 def _all_up(compute: Mapping[str, Any]) -> bool:
     """Whether no node of the partition is down: what is not to be had then will never be."""
     one = chosen_partition(compute)
-    states = (ask(["sinfo", "-h", "-N", "-o", "%T", "-p", one.name]) or "").split() if one is not None else []
+    states = (run_command(["sinfo", "-h", "-N", "-o", "%T", "-p", one.name]) or "").split() if one is not None else []
     return bool(states) and all(state in ("idle", "mixed", "allocated", "completing") for state in states)
 
 
@@ -477,13 +306,19 @@ def whole_minutes(seconds: float) -> int:
     return max(1, math.ceil(seconds / 60))
 
 
-def is_private(folder: Path) -> bool:
-    """Whether a folder is this user's own, and nobody else may look into it."""
-    status = folder.stat()
-    return status.st_uid == os.getuid() and not status.st_mode & 0o077
-
-
-def same_owner(path: Path) -> bool:
-    """Whether a file or folder is this user's own, and nobody else may write it."""
-    status = path.stat()
-    return status.st_uid == os.getuid() and not status.st_mode & 0o022
+def status() -> list[str]:
+    """The partitions with their nodes, cores and GPUs, and this user's jobs, in lines."""
+    if shutil.which("sinfo") is None:
+        return ["none: there is no sinfo on this machine"]
+    answer = run_command(["sinfo", "-h", "-o", "%P|%a|%D|%T|%C|%m|%G|%l"])
+    if answer is None:
+        return ["the cluster does not answer (sinfo failed)"]
+    lines = [f"{'partition':<14}{'nodes':<18}{'cores: used/free/other/all':<30}{'GB':<8}{'GPUs':<10}time limit"]
+    for line in answer.splitlines():
+        name, up, nodes, state, cpus, memory, gres, limit = (part.strip() for part in line.split("|"))
+        which = f"{nodes} {state}" if up == "up" else f"{nodes} {up}"
+        gpus = "-" if gres in ("(null)", "") else gres
+        lines.append(f"{name:<14}{which:<18}{cpus:<30}{float(memory.rstrip('+')) / 1024:<8.1f}{gpus:<10}{limit}")
+    jobs = (run_command(["squeue", "-h", "-r", "-u", str(os.getuid()), "-o", "%T"]) or "").split()
+    counted = ", ".join(f"{jobs.count(state)} {state.lower()}" for state in sorted(set(jobs)))
+    return [*lines, f"your jobs: {counted or 'none'}"]

@@ -1,0 +1,117 @@
+"""Runs in the process that composes them, one after another: for debugging, and for a single run at a prompt."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from labrun import execute
+from labrun.backends import machine
+from labrun.backends.base import Backend, Capacity, Head, Resources
+from labrun.backends.local import threads, worker
+from labrun.backends.machine import DEFAULTS
+from labrun.runs import finalize, recording
+from labrun.runs import record as records
+from labrun.runs.sweep_state import Plan
+from labrun.tasks.threads import wait_asleep
+
+log = logging.getLogger(__name__)
+
+SUPERVISED = ("timeout_min", "mem_gb", "retries", "python", "detach", "gpus_per_run")
+"""What only a supervisor beside the run can see to."""
+
+
+class Inline(Backend):
+    """This process."""
+
+    name = "inline"
+    in_process = True
+    supervises = False
+
+    def problems(self, compute: Mapping[str, Any]) -> Iterator[str]:
+        """What this machine lacks, and what needs a supervisor."""
+        yield from machine.problems(compute)
+        for key in (*SUPERVISED, "max_parallel"):
+            if compute[key] != getattr(DEFAULTS, key):
+                yield f"compute.{key}={compute[key]}: an inline run has no supervisor; choose compute=local"
+
+    def summary(self, compute: Mapping[str, Any]) -> str:
+        """Cores and memory, or GPUs."""
+        return machine.summary(compute)
+
+    def capacity(self, needs: Sequence[tuple[int, int]], compute: Mapping[str, Any]) -> Capacity:
+        """One run after another."""
+        return Capacity(1)
+
+    def executor(self, folder: Path, plan: Plan, count: int, head: Head | None = None) -> InlineExecutor:
+        """See `Backend.executor`."""
+        return InlineExecutor(plan)
+
+
+class InlineExecutor:
+    """See `Executor`: `poll` carries out the next run, whole."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._queue: list[tuple[Path, Resources]] = []
+        self._canceled: list[Path] = []
+        self._warm = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether any run waits."""
+        return bool(self._queue or self._canceled)
+
+    def submit(self, run_dir: Path, needs: Resources) -> None:
+        """Put a run in the queue."""
+        self._queue.append((run_dir, needs))
+
+    def poll(self, timeout_s: float = 0.5) -> list[Path]:
+        """Carry out the next run."""
+        ended, self._canceled = self._canceled, []
+        if not self._queue:
+            return ended
+        run_dir, needs = self._queue.pop(0)
+        if finalize.is_asked_to_end(run_dir):
+            finalize.close_unrun(run_dir, "canceled before it began")
+            return [*ended, run_dir]
+        from labrun.config import hydra_job
+
+        if not self._warm:
+            wait_asleep()
+            worker.preload(self._plan.preload)
+            self._warm = True
+        record = records.read(run_dir)
+        log.info("[%s] %s", (record.sweep or {}).get("number"), " ".join(record.overrides))
+        before = dict(os.environ)
+        # As many threads as in the pool: sums in another order round otherwise, and the results would differ.
+        threads.limit_run(needs.cpus, needs.environment)
+        try:
+            execute.execute(run_dir, pictures=needs.pictures, around=hydra_job.around)
+        except KeyboardInterrupt:
+            if not finalize.is_asked_to_end(run_dir):
+                raise
+            log.info("This run was canceled; the others go on")
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - its record holds it; the others go on
+            log.error("This run failed: %s", recording.first_line(error))
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+        return [*ended, run_dir]
+
+    def cancel_all(self, at_once: bool = False, why: str = "canceled before it began") -> None:
+        """Cancel what waits."""
+        for run_dir, _ in self._queue:
+            finalize.close_unrun(run_dir, why)
+            self._canceled.append(run_dir)
+        self._queue.clear()
+
+    def draw(self, run_dir: Path) -> bool:
+        """Draw a finished run's pictures."""
+        return worker.draw_quietly(run_dir)
+
+    def close(self) -> None:
+        """Nothing is held."""

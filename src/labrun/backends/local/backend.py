@@ -1,0 +1,118 @@
+"""This machine's pool as a backend."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from labrun.backends import machine
+from labrun.backends.base import Backend, Calls, Capacity, Head
+from labrun.backends.local.pool import LocalPool, Server
+from labrun.backends.local.slots import Places
+from labrun.runs.sweep_state import Plan
+
+log = logging.getLogger(__name__)
+
+
+class Local(Backend):
+    """A pool of processes on this machine, forked from one that has imported everything."""
+
+    name = "local"
+
+    def problems(self, compute: Mapping[str, Any]) -> Iterator[str]:
+        """What this machine lacks."""
+        return machine.problems(compute)
+
+    def summary(self, compute: Mapping[str, Any]) -> str:
+        """Cores and memory, or GPUs."""
+        return machine.summary(compute)
+
+    def capacity(self, needs: Sequence[tuple[int, int]], compute: Mapping[str, Any]) -> Capacity:
+        """As many as the cores and the GPUs carry, unless `max_parallel` says it."""
+        cores = machine.cores() if compute["max_parallel"] is None else None
+        gpus = machine.visible_gpus() if any(count for _, count in needs) else None
+        there = Places(sys.maxsize, machine.cores(), gpus, compute["runs_per_gpu"])
+        without_gpu, with_gpu = (
+            [there.carries(*one) for one in set(needs) if bool(one[1]) == is_one] for is_one in (False, True)
+        )
+        most = compute["max_parallel"] or max(without_gpu, default=0) + max(with_gpu, default=0)
+        if cores is None and most * compute["cpus_per_run"] > machine.cores():
+            log.info("%d runs of %d cores at once, on %d cores", most, compute["cpus_per_run"], machine.cores())
+        return Capacity(most, cores)
+
+    def start_ahead(self, compute: Mapping[str, Any], path: Sequence[str], targets: Sequence[str]) -> Server:
+        """The fork server, which imports while the runs are being frozen."""
+        return Server(path, targets, compute["python"], os.getcwd(), threads=compute["cpus_per_run"])
+
+    def executor(self, folder: Path, plan: Plan, count: int, head: Head | None = None) -> LocalPool:
+        """See `Backend.executor`."""
+        assert head is None or isinstance(head, Server)
+        gpus = machine.visible_gpus() if plan.gpus_per_run else None
+        places = Places(min(plan.parallel, count), plan.cores, gpus, plan.runs_per_gpu)
+        return LocalPool(
+            plan.path, plan.preload, places, python=plan.python, cwd=plan.cwd, server=head, draws=plan.draws
+        )
+
+    def room(self, settings: Mapping[str, Any]) -> int:
+        """As many calls as the cores or the GPUs carry."""
+        cpus, gpus = settings["cpus_per_run"], settings["gpus_per_run"]
+        carried = len(machine.visible_gpus()) // gpus if gpus else machine.cores() // cpus
+        return max(1, int(settings["max_parallel"] or carried))
+
+    def calls(self, folder: Path, settings: Mapping[str, Any], modules: Sequence[str]) -> Calls:
+        """See `Backend.calls`."""
+        return LocalCalls(folder, settings, modules)
+
+
+class LocalCalls:
+    """Calls of an application, forked from a server that has imported its modules; see `Calls`."""
+
+    poll_s = 0.02
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], modules: Sequence[str]) -> None:
+        from labrun.backends.local.executor import LabrunExecutor
+
+        self._executor = LabrunExecutor(folder)
+        self._executor.imports_from_cwd = False  # as the application itself
+        self._executor.update_parameters(
+            timeout_min=settings["timeout_min"],
+            mem_gb=settings["mem_gb"],
+            cpus_per_task=settings["cpus_per_run"],
+            gpus_per_node=settings["gpus_per_run"],
+            max_parallel=settings["max_parallel"],
+            modules=list(modules),
+            signal_delay_s=0,
+        )
+
+    def submit(self, function: Callable[[bytes], Any], payloads: Sequence[bytes]) -> list[Any]:
+        """Put the calls in the pool's queue."""
+        return list(self._executor.map_array(function, payloads))
+
+    def ends(self, jobs: Mapping[int, Any]) -> dict[int, str | None]:
+        """The jobs that have ended: the pool knows."""
+        found: dict[int, str | None] = {}
+        for number, job in jobs.items():
+            if all(job.task(task).paths.result_pickle.exists() for task in range(job.num_tasks)):
+                found[number] = None
+            elif job.done():
+                found[number] = job.end
+        return found
+
+    def cancel(self, jobs: Sequence[Any]) -> None:
+        """Ask the jobs to stop, and wait for them, unless Ctrl-C comes again."""
+        for job in jobs:
+            job.cancel(check=False)
+        if not all(job.done() for job in jobs):
+            log.info("Asking the jobs to stop; Ctrl-C ends them at once")
+            with suppress(KeyboardInterrupt):
+                for job in jobs:
+                    job.wait()
+
+    def close(self) -> None:
+        """End the pool."""
+        self._executor.close()

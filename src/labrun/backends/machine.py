@@ -1,0 +1,99 @@
+"""What this machine has, and what it can be asked: cores, memory, GPUs, commands."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from labrun.schema import Compute
+
+DEFAULTS = Compute(target="local")
+
+
+def run_command(command: list[str], timeout_s: float = 20.0) -> str | None:
+    """What a command prints, or None if it fails."""
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout if answer.returncode == 0 else None
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_gb() -> float:
+    """This machine's memory."""
+    return psutil.virtual_memory().total / 2**30
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that the caller may use, as CUDA_VISIBLE_DEVICES names them; found without loading torch."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is None:
+        return [index for index, _ in gpu_names()]
+    found = []
+    there = {index for index, _ in gpu_names()}
+    for entry in map(str.strip, listed.split(",")):
+        # As CUDA reads it: what is no device ends the list. Names other than numbers are looked up by CUDA alone.
+        if entry.lower() in ("", "-1", "nodevfiles", "none", "void") or (
+            there and entry.isdigit() and entry not in there
+        ):
+            break
+        found.append(entry)
+    return found
+
+
+def gpu_names() -> list[tuple[str, str]]:
+    """Index and name of each NVIDIA GPU of this machine."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    query = ["nvidia-smi", "--query-gpu=index,name", "--format=csv,noheader"]
+    lines = (run_command(query) or "").splitlines()
+    pairs = [line.split(",", 1) for line in lines if "," in line]
+    return [(index.strip(), name.strip()) for index, name in pairs]
+
+
+def problems(compute: Mapping[str, Any]) -> Iterator[str]:
+    """What a run asks for that this machine does not have."""
+    if compute["cpus_per_run"] > cores():
+        yield f"compute.cpus_per_run={compute['cpus_per_run']}: this machine has {cores()} cores"
+    if compute["mem_gb"] is not None and compute["mem_gb"] > memory_gb():
+        yield f"compute.mem_gb={compute['mem_gb']:g}: this machine has {memory_gb():.1f} GB of memory"
+    gpus = visible_gpus() if compute["gpus_per_run"] else []
+    if compute["gpus_per_run"] > len(gpus):
+        listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+        because = "" if listed is None else f" (CUDA_VISIBLE_DEVICES={listed!r})"
+        there = f"{len(gpus)} GPUs are" if len(gpus) > 1 else "one GPU is" if gpus else "no GPU is"
+        yield (
+            f"compute.gpus_per_run={compute['gpus_per_run']}: {there} visible here{because}. compute=local runs on the "
+            f"processor's {cores()} cores; 'lab compute status' shows what is there"
+        )
+
+
+def summary(compute: Mapping[str, Any]) -> str:
+    """What runs that ask for this would find here, in a few words."""
+    if not compute.get("gpus_per_run"):
+        return f"{cores()} cores, {memory_gb():.1f} GB of memory"
+    gpus = visible_gpus()
+    return f"{len(gpus)} GPUs ({', '.join(gpus)})" if gpus else "no GPU is visible"
+
+
+def is_private(folder: Path) -> bool:
+    """Whether a folder is this user's own, and nobody else may look into it."""
+    status = folder.stat()
+    return status.st_uid == os.getuid() and not status.st_mode & 0o077
+
+
+def same_owner(path: Path) -> bool:
+    """Whether a file or folder is this user's own, and nobody else may write it."""
+    status = path.stat()
+    return status.st_uid == os.getuid() and not status.st_mode & 0o022

@@ -1,0 +1,173 @@
+"""Calls of an application as Slurm jobs, through submitit."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+from submitit.slurm.slurm import SlurmExecutor
+
+from labrun.backends.local.executor import check_own
+from labrun.backends.slurm import partitions
+from labrun.backends.slurm.backend import minutes_asked, submitting
+from labrun.backends.slurm.queue import ASK_S, OVER, refusal, states
+from labrun.errors import LabrunError
+
+LEAVING_S = 10
+"""How long before its time is up a job is ended, so that it can say so."""
+REQUEUES = 1000
+"""How often a cluster may take a job's place away."""
+RESULT_S = 15.0
+"""How long after a job's end its result may take to be seen through a network file system."""
+
+
+class CallExecutor(SlurmExecutor):  # type: ignore[misc]
+    """submitit's, but for what its jobs execute."""
+
+    @property
+    def _submitit_command_str(self) -> str:
+        return f"{self.python} -u -m labrun.backends.local.call {shlex.quote(str(self.folder))}"
+
+
+class OnCluster:
+    """`run_elsewhere`, which begins anew where the cluster took its place away, and ends when its time is up.
+
+    Args:
+        timeout_min: how long it may take; None: as long as the cluster gives it.
+    """
+
+    def __init__(self, function: Callable[[bytes], Any], timeout_min: float | None) -> None:
+        self.function, self.timeout_min = function, timeout_min
+
+    def __call__(self, payload: bytes) -> Any:
+        from labrun.backends.slurm.job import job_id, shown_job, time_of, why_signaled
+
+        leave: Any = signal.getsignal(signal.SIGUSR2)
+        timers: list[threading.Timer] = []
+        is_due = threading.Event()
+
+        def end() -> None:
+            is_due.set()
+            os.kill(os.getpid(), signal.SIGUSR2)
+
+        def due_in(seconds: float) -> None:
+            timers.append(threading.Timer(seconds, end))
+            timers[-1].daemon = True
+            timers[-1].start()
+
+        def on_signal(number: int, frame: Any) -> None:
+            shown = shown_job(job_id())
+            if why_signaled(signal.SIGUSR2, shown) == "timeout" and not is_due.is_set():
+                left_s = time_of(shown.get("EndTime")) - LEAVING_S - time.time()  # Slurm's warning comes early
+                if left_s > 0:
+                    due_in(left_s)
+                    return
+            leave(number, frame)
+
+        if callable(leave):
+            signal.signal(signal.SIGUSR2, on_signal)
+        if self.timeout_min is not None:
+            due_in(60 * self.timeout_min)
+        try:
+            return self.function(payload)
+        finally:
+            for timer in timers:
+                timer.cancel()
+
+    def checkpoint(self, payload: bytes) -> Any:
+        """What submitit puts back in the queue; it takes short jobs that were preempted for late ones: Slurm knows.
+
+        Raises:
+            TimeoutError: its time is up.
+        """
+        from submitit.helpers import DelayedSubmission
+
+        from labrun.backends.slurm.job import job_id, shown_job, why_signaled
+
+        if why_signaled(signal.SIGUSR2, shown_job(job_id())) == "timeout":
+            limit = "its partition's time limit" if self.timeout_min is None else f"timeout_min={self.timeout_min:g}"
+            raise TimeoutError(f"ended by {limit}")
+        return DelayedSubmission(self, payload)
+
+
+class SlurmCalls:
+    """See `Calls`."""
+
+    poll_s = 0.5
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self._timeout_min = settings["timeout_min"]
+        self._since: dict[int, float] = {}
+        """When a job that left no result yet was first seen to have ended."""
+        self._states: dict[str, str] = {}
+        self._next_look = 0.0
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        check_own(folder / "any")
+        self._executor = CallExecutor(folder=folder, max_num_timeout=REQUEUES)
+        given = _parameters(folder, settings)
+        self._executor.update_parameters(**{key: value for key, value in given.items() if value is not None})
+
+    def submit(self, function: Callable[[bytes], Any], payloads: Sequence[bytes]) -> list[Any]:
+        """An array of jobs.
+
+        Raises:
+            LabrunError: sbatch refuses them, in its words.
+        """
+        try:
+            with submitting({}, self._executor.parameters):
+                return list(self._executor.map_array(OnCluster(function, self._timeout_min), payloads))
+        except (FailedJobError, FailedSubmissionError) as error:
+            raise LabrunError(refusal(error)) from error
+
+    def ends(self, jobs: Mapping[int, Any]) -> dict[int, str | None]:
+        """The jobs that have ended. Without accounting, submitit learns only from its result that a job has."""
+        if time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + ASK_S
+            self._states = states({job.job_id for job in jobs.values()})
+        found: dict[int, str | None] = {}
+        for number, job in jobs.items():
+            state = self._states.get(job.job_id, "GONE")
+            if all(job.task(task).paths.result_pickle.exists() for task in range(job.num_tasks)):
+                found[number] = None
+            elif state not in OVER:
+                self._since.pop(number, None)
+            elif time.monotonic() - self._since.setdefault(number, time.monotonic()) >= RESULT_S:
+                found[number] = state
+        return found
+
+    def cancel(self, jobs: Sequence[Any]) -> None:
+        """Cancel the jobs; Slurm ends them by itself."""
+        for job in jobs:
+            job.cancel(check=False)
+
+    def close(self) -> None:
+        """Nothing to give back: the jobs live with Slurm."""
+
+
+def _parameters(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What submitit's executor is told."""
+    is_limited = settings["timeout_min"] is not None
+    return {
+        "job_name": folder.parent.name,
+        "signal_delay_s": LEAVING_S,
+        "time": minutes_asked(settings, 1) if is_limited else int(partitions.longest_min(settings)),
+        "mem": None if settings["mem_gb"] is None else f"{round(1024 * settings['mem_gb'])}MB",
+        "cpus_per_task": settings["cpus_per_run"],
+        "gpus_per_node": settings["gpus_per_run"] or None,
+        "nodes": settings["nodes"],
+        "ntasks_per_node": settings["tasks_per_node"],
+        "partition": settings["partition"],
+        "account": settings["account"],
+        "qos": settings["qos"],
+        "array_parallelism": settings["max_parallel"] or 1000,
+        "setup": settings["setup"] or None,
+        "srun_args": [f"--cpus-per-task={settings['cpus_per_run']}", *settings["srun_args"]],
+        "additional_parameters": partitions.sbatch_options(settings["extra"]) or None,
+    }
