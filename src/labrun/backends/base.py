@@ -61,7 +61,6 @@ def resources(
     compute = record.config["compute"]
     if environment is None:
         environment = known_here(compute["environment"])
-    report = record.config["report"]
     return Resources(
         cpus=compute["cpus_per_run"],
         gpus=compute["gpus_per_run"],
@@ -69,9 +68,15 @@ def resources(
         mem_gb=compute["mem_gb"],
         retries=0 if once else compute["retries"],
         environment=environment,
-        pictures=report == "all" or (report == "auto" and record.sweep is None),
+        pictures=draws_pictures(record),
         data={key: record.config[key] for key in ("dataset", "datastore")} if record.config.get("dataset") else None,
     )
+
+
+def draws_pictures(record: Record) -> bool:
+    """Whether a run draws its pictures itself; a sweep's best run is drawn in the end."""
+    report = record.config["report"]
+    return bool(report == "all" or (report == "auto" and record.sweep is None))
 
 
 class Executor(Protocol):

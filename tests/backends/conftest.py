@@ -1,0 +1,38 @@
+"""The backends that keep the contract; `toy/` is somebody else's, installed as a package of its own."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from labrun.backends import registry
+from labrun.backends.base import Backend
+
+TOY = Path(__file__).with_name("toy")
+
+
+@pytest.fixture
+def toy(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The package of another backend is installed, and a `conf/compute/` of the person's names it."""
+    shutil.copytree(TOY / "conf", workspace / "conf", dirs_exist_ok=True)
+    monkeypatch.syspath_prepend(str(TOY))
+    monkeypatch.setenv("PYTHONPATH", str(TOY), prepend=":")
+    registry._others.cache_clear()
+    registry.get.cache_clear()
+    yield
+    registry._others.cache_clear()
+    registry.get.cache_clear()
+
+
+@pytest.fixture(
+    params=["inline", "local", pytest.param("slurm", marks=pytest.mark.cluster), "one_process_each"],
+)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Each backend in turn. One of your own: its name here, and a fixture for what it needs."""
+    needs = {"slurm": "cluster", "one_process_each": "toy"}
+    if request.param in needs:
+        request.getfixturevalue(needs[request.param])
+    return registry.get(request.param)

@@ -1,0 +1,259 @@
+"""What every backend promises (`labrun.backends.base`), on real machinery: processes, kills, a Slurm cluster."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+
+from conftest import Command
+from helpers import PLAIN, wait_for
+from labrun.backends import registry
+from labrun.backends.base import Backend, resources
+from labrun.config import composed, paths
+from labrun.control import controller
+from labrun.control.cancel import end_runs
+from labrun.control.query import Shown
+from labrun.errors import ConfigError
+from labrun.runs import finalize
+from labrun.runs import record as records
+from labrun.runs.record import Record
+from labrun.runs.sweep_state import read_plan
+from labrun.schema import Compute
+from labrun.submit import freeze, submission
+
+MODEL = """
+import os, time
+import numpy as np
+from labrun.runs import context
+
+class Sleeper:
+    def __init__(self, seconds=0.0, ends="well"):
+        self.seconds, self.ends = seconds, ends
+    def fit(self, x, y):
+        print("VARIABLE", os.environ.get("OWN"), flush=True)
+        time.sleep(self.seconds)
+        if self.ends == "raises":
+            raise ValueError("as it was told to")
+        if self.ends == "killed":
+            os.kill(os.getpid(), 9)
+        if self.ends == "second" and os.environ["LABRUN_ATTEMPT"] == "1":
+            raise ValueError("the first attempt")
+        return self
+    def predict(self, x):
+        return np.zeros(len(x), int)
+"""
+
+
+class Seen:
+    """A view that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.ends: list[tuple[Path, str]] = []
+
+    def update(self, running: bool = True) -> None:
+        pass
+
+    def ended(self, run_dir: Path, record: Record) -> None:
+        self.ends.append((run_dir, record.status))
+
+
+@pytest.fixture
+def model(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(workspace))
+    monkeypatch.delitem(sys.modules, "sleeper", raising=False)
+    (workspace / "sleeper.py").write_text(MODEL)
+    (workspace / "conf" / "model").mkdir(parents=True, exist_ok=True)
+    (workspace / "conf" / "model" / "sleeper.yaml").write_text("_target_: sleeper.Sleeper\nseconds: 0.0\nends: well\n")
+
+
+pytestmark = pytest.mark.usefixtures("workspace", "registered", "model")
+
+
+def sweep(backend: Backend, folder: Path, runs: Sequence[Mapping[str, Any]], *compute: str) -> list[Path]:
+    """Write the records and the plan of a sweep, as `labrun -m` does; the runs' folders."""
+    jobs = []
+    for number, values in enumerate(runs):
+        overrides = [f"model.{key}={value}" for key, value in values.items()]
+        plain = ("tracking=none", "report=none", "dataset.max_samples=50", "dataset=digits", "model=sleeper")
+        search_path = f"hydra.searchpath=[file://{Path.cwd()}/conf]"
+        with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
+            typed = [search_path, f"compute={backend.name}", *plain, *overrides, *compute]
+            config = compose("config", typed, return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        record = freeze.freeze(
+            composed.without_hydra(config), freeze.new_id(), overrides, Path.cwd(), freeze.look_around(Path.cwd())
+        )
+        record.sweep = {"folder": str(folder), "number": number}
+        jobs.append(submission.Job(record, folder / str(number), {}, freeze.environment(config)))
+    assert submission.check(jobs) is backend
+    run_dirs = [job.run_dir for job in jobs]
+    submission.make_plan(jobs, folder, run_dirs, backend).write(folder)
+    for job in jobs:
+        freeze.submit(job.record, job.run_dir)
+    return run_dirs
+
+
+def conduct(folder: Path) -> Seen:
+    """Carry the sweep out, to its end."""
+    seen = Seen()
+    controller.conduct(folder, seen).close()
+    return seen
+
+
+def composed_compute(backend: Backend, **values: Any) -> dict[str, Any]:
+    option = paths.option("compute", backend.name)
+    return {**asdict(Compute(target=backend.name)), **option, "cpus_per_run": 1, **values}
+
+
+def test_all_that_cannot_be_had_is_refused_at_once(backend: Backend) -> None:
+    with pytest.raises(ConfigError) as refused:
+        registry.check(composed_compute(backend, cpus_per_run=4096, mem_gb=1e6), sweep=True)
+    text = "\n".join(refused.value.problems)
+    assert "compute.cpus_per_run=4096" in text and "compute.mem_gb=1e+06" in text
+    if not backend.settings:
+        with pytest.raises(ConfigError, match=r"compute.nodes=2: only compute=slurm and compute=slurm_gpu know it"):
+            registry.check(composed_compute(backend, nodes=2), sweep=True)
+    registry.check(composed_compute(backend), sweep=True)
+
+
+def test_what_is_there_is_told_in_a_line(backend: Backend) -> None:
+    assert backend.summary(composed_compute(backend)).strip() and "\n" not in backend.summary(composed_compute(backend))
+    assert backend.capacity([(1, 0)] * 3, composed_compute(backend)).parallel >= 1
+    limited = composed_compute(backend) if backend.in_process else composed_compute(backend, max_parallel=2)
+    assert backend.capacity([(1, 0)] * 3, limited).parallel <= 2
+
+
+def test_each_run_is_carried_out_once_and_a_failure_is_its_own(backend: Backend, workspace: Path) -> None:
+    """Takes over 15 s on Slurm, whose jobs begin when its scheduler looks."""
+    folder = workspace / "multirun" / "test" / "first"
+    runs: list[dict[str, Any]] = [{}, {"ends": "raises"}, {"seconds": 0.1}]
+    if not backend.in_process:
+        runs.append({"ends": "killed"})
+    run_dirs = sweep(backend, folder, runs, "+compute.environment.OWN=mine")
+    os.environ["OWN"] = "mine"
+    seen = conduct(folder)
+    assert sorted(run_dir for run_dir, _ in seen.ends) == sorted(path.resolve() for path in run_dirs)
+    found = [records.read(run_dir) for run_dir in run_dirs]
+    assert [one.status for one in found][:3] == ["completed", "failed", "completed"]
+    assert found[1].error is not None and "as it was told to" in found[1].error["message"]
+    assert all(len(one.attempts) == 1 for one in found)
+    assert "VARIABLE mine" in (run_dirs[0] / "driver.log").read_text() or backend.in_process
+    if not backend.in_process:
+        assert found[3].status == "failed" and found[3].error is not None and found[3].error["type"] == "Killed"
+    again = conduct(folder)
+    assert again.ends == [] and all(len(records.read(run_dir).attempts) == 1 for run_dir in run_dirs)
+
+
+def test_requests_are_obeyed(backend: Backend, workspace: Path) -> None:
+    """Takes over 15 s on Slurm, whose jobs begin when its scheduler looks."""
+    folder = workspace / "multirun" / "test" / "second"
+    runs = [{"seconds": 0.0 if backend.in_process else 90.0}, {}]
+    run_dirs = sweep(backend, folder, runs, *([] if backend.in_process else ["compute.max_parallel=1"]))
+
+    def ask() -> None:
+        finalize.request(run_dirs[1], "nobody wants it")
+        if not backend.in_process:
+            wait_for(lambda: records.read(run_dirs[0]).status == records.RUNNING)
+            finalize.request(run_dirs[0], "nobody wants it")
+
+    if backend.in_process:
+        ask()
+    asking = threading.Thread(target=ask)
+    asking.start()
+    began = time.monotonic()
+    conduct(folder)
+    asking.join()
+    first, second = (records.read(run_dir) for run_dir in run_dirs)
+    assert second.status == "canceled" and not second.attempts
+    assert first.status == ("completed" if backend.in_process else "canceled")
+    assert time.monotonic() - began < 80
+
+
+def test_a_failed_run_is_tried_again_as_often_as_is_asked_for(backend: Backend, workspace: Path) -> None:
+    folder = workspace / "multirun" / "test" / "third"
+    if not backend.supervises:
+        with pytest.raises(ConfigError, match="no supervisor"):
+            sweep(backend, folder, [{}], "compute.retries=1")
+        return
+    (run_dir,) = sweep(backend, folder, [{"ends": "second"}], "compute.retries=1")
+    conduct(folder)
+    record = records.read(run_dir)
+    assert record.status == "completed" and len(record.attempts) == 2
+
+
+def test_when_the_controller_dies_each_run_is_done_once_all_the_same(backend: Backend, workspace: Path) -> None:
+    """Takes over 15 s: a controller of its own imports, is killed, and another one finds what is left."""
+    folder = workspace / "multirun" / "test" / "fourth"
+    run_dirs = sweep(backend, folder, [{"seconds": 4.0}, {"seconds": 0.1}])
+    code = (
+        "import sys; from pathlib import Path; from labrun.control import controller\n"
+        "class View:\n    def update(self, running=True): pass\n    def ended(self, run_dir, record): pass\n"
+        "controller.conduct(Path(sys.argv[1]), View())"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(folder)], start_new_session=True)
+    wait_for(lambda: records.read(run_dirs[0]).status == records.RUNNING)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    attached = {path.resolve() for path in backend.attached(folder)}
+    assert (run_dirs[0].resolve() in attached) == backend.outlives_controller
+    shown = Shown()(run_dirs[0], records.read(run_dirs[0]))
+    assert shown in (records.RUNNING, records.UNREACHABLE) if backend.outlives_controller else shown
+    conduct(folder)
+    found = [records.read(run_dir) for run_dir in run_dirs]
+    assert [one.status for one in found] == ["completed", "completed"]
+    ends = [[attempt.get("status") for attempt in one.attempts] for one in found]
+    assert all(one.count("completed") == 1 for one in ends)
+    assert len(ends[0]) == (1 if backend.outlives_controller else 2)
+
+
+def test_runs_that_nobody_polls_are_ended_and_told(backend: Backend, workspace: Path) -> None:
+    """Takes over 15 s on Slurm, whose jobs begin when its scheduler looks."""
+    folder = workspace / "multirun" / "test" / "fifth"
+    (run_dir,) = sweep(backend, folder, [{"seconds": 90.0}])
+    assert backend.is_over("0") in (None, True) and backend.release(folder, set()) == []
+    if not backend.outlives_controller:
+        assert backend.cancel_unpolled(folder, run_dir) is None and backend.attached(folder) == set()
+        assert end_runs([run_dir], patience_s=5.0) == [] and records.read(run_dir).status == "canceled"
+        return
+    executor = backend.executor(folder, read_plan(folder), 1)
+    executor.submit(run_dir, resources(records.read(run_dir)))
+    executor.poll(0)
+    wait_for(lambda: records.read(run_dir).status == records.RUNNING)
+    job = records.read(run_dir).job
+    assert job is not None and registry.of_job(job) is backend and backend.is_over(job["id"]) is False
+    assert backend.attached(folder) == {run_dir}
+    assert end_runs([run_dir], patience_s=60.0) == [] and records.read(run_dir).status == "canceled"
+    wait_for(lambda: backend.is_over(job["id"]) is True)
+    assert backend.attached(folder) == set()
+
+
+def test_a_package_brings_a_backend_and_one_word_sends_the_work_there(
+    toy: None, labrun: Command, lab_here: Command, workspace: Path
+) -> None:
+    """Takes over 15 s: a command, and two runs that import everything for themselves."""
+    assert "An interpreter of its own for each run. Here: " in lab_here("compute", "ls").stdout
+    assert labrun("-m", "model=sleeper", "model.seconds=0,0.1", "compute=one_process_each", *PLAIN).returncode == 0
+    found = [records.read(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")]
+    assert [one.status for one in found] == ["completed"] * 2
+    assert {one.config["compute"]["target"] for one in found} == {"one_process_each"}
+    refused = labrun("-m", "model=sleeper", "compute=one_process_each", "compute.timeout_min=1,2", *PLAIN)
+    assert refused.returncode == 2 and "compute.timeout_min=1.0: one_process_each does not hold runs" in refused.stderr
+
+
+def test_a_backend_that_is_not_there_is_a_mistake_with_those_that_are(toy: None) -> None:
+    with pytest.raises(
+        ConfigError, match=r"compute.target='slrum': expected one of auto, inline, local, slurm, one_process"
+    ):
+        registry.get("slrum")

@@ -1,0 +1,119 @@
+"""A backend of somebody else's: an interpreter of its own for each run. What docs/architecture.md says, carried out."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from labrun.backends import machine
+from labrun.backends.base import Backend, Capacity, Head, Resources
+from labrun.runs import finalize
+from labrun.runs import record as records
+from labrun.runs.sweep_state import Plan
+
+
+class OneProcessEach(Backend):
+    """This machine, without a pool."""
+
+    name = "one_process_each"
+
+    def problems(self, compute: Mapping[str, Any]) -> Iterator[str]:
+        """What this machine lacks, and what this backend does not do."""
+        yield from machine.problems(compute)
+        for key, plain in (("mem_gb", None), ("timeout_min", None), ("gpus_per_run", 0)):
+            if compute[key] != plain:
+                yield f"compute.{key}={compute[key]}: {self.name} does not hold runs to it"
+
+    def summary(self, compute: Mapping[str, Any]) -> str:
+        """Cores and memory."""
+        return machine.summary(compute)
+
+    def capacity(self, needs: Sequence[tuple[int, int]], compute: Mapping[str, Any]) -> Capacity:
+        """As many as the cores carry."""
+        return Capacity(compute["max_parallel"] or max(1, machine.cores() // max(cpus for cpus, _ in needs)))
+
+    def executor(self, folder: Path, plan: Plan, count: int, head: Head | None = None) -> Processes:
+        """See `Backend.executor`."""
+        return Processes(plan)
+
+
+class Processes:
+    """See `labrun.backends.base.Executor`."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._queue: deque[tuple[Path, Resources]] = deque()
+        self._running: dict[Path, tuple[subprocess.Popen[bytes], Resources]] = {}
+        self._canceled: list[Path] = []
+        self._tries: dict[Path, int] = {}
+
+    @property
+    def busy(self) -> bool:
+        """Whether any run is waiting or under way."""
+        return bool(self._queue or self._running or self._canceled)
+
+    def submit(self, run_dir: Path, needs: Resources) -> None:
+        """Put a run in the queue."""
+        self._queue.append((run_dir, needs))
+
+    def poll(self, timeout_s: float = 0.5) -> list[Path]:
+        """Begin what there is room for; the runs that have ended."""
+        ended, self._canceled = self._canceled, []
+        while self._queue and len(self._running) < self._plan.parallel:
+            run_dir, needs = self._queue.popleft()
+            if finalize.is_asked_to_end(run_dir):
+                finalize.close_unrun(run_dir, "canceled before it began")
+                ended.append(run_dir)
+                continue
+            variables = {**os.environ, **needs.environment, "PYTHONPATH": os.pathsep.join(self._plan.path)}
+            python = self._plan.python or sys.executable
+            command = [python, "-m", "labrun.backends.one_run", str(run_dir)]
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, env=variables, cwd=self._plan.cwd)
+            self._running[run_dir] = process, needs
+        time.sleep(0 if ended else timeout_s)
+        for run_dir, (process, needs) in list(self._running.items()):
+            is_canceled = finalize.is_asked_to_end(run_dir)
+            if process.poll() is None:
+                records.RunPaths(run_dir).heartbeat.write_text("")
+                if is_canceled:
+                    process.send_signal(signal.SIGINT)
+                continue
+            del self._running[run_dir]
+            process.communicate()
+            status = -process.returncode if process.returncode < 0 else process.returncode << 8  # as waitpid has it
+            record = finalize.close_ended(run_dir, status, None, is_canceled)
+            self._tries[run_dir] = self._tries.get(run_dir, 0) + 1
+            if record.status == records.FAILED and self._tries[run_dir] <= needs.retries:
+                finalize.requeue(run_dir, record)
+                self._queue.append((run_dir, needs))
+            else:
+                ended.append(run_dir)
+        return ended
+
+    def cancel_all(self, at_once: bool = False, why: str = "canceled before it began") -> None:
+        """Cancel what waits, and ask what runs to stop; or end it at once."""
+        for run_dir, _ in self._queue:
+            finalize.close_unrun(run_dir, why)
+            self._canceled.append(run_dir)
+        self._queue.clear()
+        for run_dir, (process, _) in self._running.items():
+            finalize.request(run_dir, why)
+            if at_once:
+                process.kill()
+
+    def draw(self, run_dir: Path) -> bool:
+        """Pictures are drawn by the runs themselves, or not."""
+        return False
+
+    def close(self) -> None:
+        """End what still runs."""
+        for process, _ in self._running.values():
+            process.kill()
+            process.wait()
