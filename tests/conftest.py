@@ -24,9 +24,9 @@ import servers
 from helpers import Completed, Program, call_here, forget_hydra, run_labrun
 from labrun import app, cli, execute
 from labrun.config import composed, paths
-from labrun.runs import tracking
 from labrun.runs.record import Record
 from labrun.submit import freeze
+from labrun.tracking.mlflow import client
 from servers import Server
 
 # With it, each process that a test starts would compile torch anew.
@@ -126,14 +126,14 @@ def azurite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]
 def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database with nothing in it, to copy: making one takes three seconds of processor time."""
     root = tmp_path_factory.mktemp("mlflow")
-    tracking.connect(root, tracking.database_uri(root))
-    return tracking.database_path(root)
+    client.connect(root, client.database_uri(root))
+    return client.database_path(root)
 
 
 @pytest.fixture(scope="session")
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Iterator[str]:
     """The address of an MLflow server. The tests share it: each has runs and models of its own there."""
-    tracking.quiet()
+    client.quiet()
     with servers.mlflow(tmp_path_factory.mktemp("server"), empty_mlflow) as address:
         yield address
 

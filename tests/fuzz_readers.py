@@ -41,26 +41,15 @@ from labrun.data.asset import Entry
 from labrun.data.cache import Cache, Wanted
 from labrun.data.datastore import STATE, LocalDatastore
 from labrun.errors import LabrunError
-from labrun.runs import (
-    archives,
-    cards,
-    context,
-    elsewhere,
-    journal,
-    moving,
-    recording,
-    registry,
-    removing,
-    store,
-    sweep_state,
-    viewing,
-)
+from labrun.registry import journal, models
+from labrun.runs import archives, cards, context, elsewhere, moving, recording, removing, store, sweep_state
 from labrun.runs import record as records
 from labrun.runs.record import Record
 from labrun.runs.sweep_state import SweepState
 from labrun.search import takeover
 from labrun.submit import rerun
 from labrun.tasks import saved
+from labrun.tracking.mlflow import ui_state
 
 HANG_S = 20
 OBEYED = frozenset("\x1b\x07\x08\x7f\x9b\u202e\u2066\r")
@@ -258,8 +247,8 @@ def make(place: Place) -> None:
     queue.append(SweepState(folder).jobs, {"token": "t", "jobs": [[str(folder / "0")]]})
     queue.append(SweepState(folder).jobs, {"token": "t", "job": "17", "array": False})
     (folder / "0" / "requests" / "cancel").write_text("why")
-    registry.register(root, root / ids["a1111111"], "model")
-    registry.alias(root, "model/1", "champion")
+    models.register(root, root / ids["a1111111"], "model")
+    models.alias(root, "model/1", "champion")
     removing.note(root, [("c4444444", root / "outputs/test/gone")])
     elsewhere_dir = root / "mine"
     shutil.copytree(root / ids["a1111111"], elsewhere_dir)
@@ -267,8 +256,8 @@ def make(place: Place) -> None:
     (state / "elsewhere.jsonl").write_text(
         json.dumps({"folder": str(elsewhere_dir)}) + "\n" + json.dumps({"folder": str(folder)}) + "\n"
     )
-    viewing.announce(root, "http://127.0.0.1:1")
-    viewing.notes(root).write_text(
+    ui_state.announce(root, "http://127.0.0.1:1")
+    ui_state.notes(root).write_text(
         json.dumps({"runs": {str(root / ids["a1111111"]): {"experiment": "1", "mlflow_id": "2"}}})
     )
     place.data.mkdir()
@@ -444,14 +433,17 @@ def readers(place: Place) -> Iterator[tuple[str, Callable[[], Any]]]:
         yield "metrics", lambda d=run_dir: (context.read_metrics(d), context.bad_lines(d), monitor.progress(d))
         yield "record", lambda d=run_dir: monitor.ending(records.read(d))
         yield "card", lambda d=run_dir: cards.read(d / "outputs", "it")
-        yield "card", lambda d=run_dir: registry.described(d, records.read(d), None)
+        yield "card", lambda d=run_dir: models.described(d, records.read(d), None)
         yield "record", lambda d=run_dir: records.sweep_folder(d, records.read(d))
         yield "requests", lambda d=run_dir: (records.newest_attempt(d), recording.stop_reason(records.RunPaths(d)))
         yield (
             "python",
             lambda d=run_dir: (repr(handles.Run(d)), handles.Run(d).get_details(), handles.Run(d).log_text()),
         )
-        yield "viewing", lambda d=run_dir: (viewing.page(root, d), viewing.mlflow_id(root, d), viewing.ui_process(root))
+        yield (
+            "viewing",
+            lambda d=run_dir: (ui_state.page(root, d), ui_state.mlflow_id(root, d), ui_state.ui_process(root)),
+        )
         yield "rerun", lambda d=run_dir: rerun._check(records.read(d))
     yield "plan", lambda: sweep_state.readable(folder, sweep_state.read_plan(folder))
     yield "plan", lambda: sweep_state.never_submitted(folder, sweep_state.read_plan(folder))
@@ -468,7 +460,7 @@ def readers(place: Place) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "listing", lambda: store.find(root, "best:accuracy")
     yield "journal", lambda: (journal.read(root), journal.registered_runs(root))
     yield "journal", lambda: journal.check(root, journal.find(root, "model@champion"))
-    yield "journal", lambda: registry.is_loadable(root, journal.find(root, "model"))
+    yield "journal", lambda: models.is_loadable(root, journal.find(root, "model"))
     yield "removing", lambda: removing.noted(root, 0)
     yield "removing", lambda: removing.garbage(root, store.listing(root))
     yield "removing", lambda: removing.reasons(root, listed, records.shown_status, {}, lambda sweep: False)

@@ -22,8 +22,12 @@ from hydra.core.singleton import Singleton
 from hydra.version import VersionBase
 
 from labrun.runs import record as records
-from labrun.runs import recording, tracking
+from labrun.runs import recording
 from labrun.runs.record import Record
+from labrun.tracking import feed
+from labrun.tracking.base import Fed
+from labrun.tracking.mlflow import client
+from labrun.tracking.mlflow.tracker import MLflow
 
 Completed = subprocess.CompletedProcess[str]
 Program = Literal["labrun", "lab"]
@@ -238,7 +242,7 @@ def lab(workspace: Path, *arguments: str, timeout: float = 400) -> Completed:
 
 def copy_database(empty_mlflow: Path, workspace: Path) -> None:
     """Give a workspace an MLflow database without waiting for it to be made."""
-    place = tracking.database_path(workspace)
+    place = client.database_path(workspace)
     place.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(empty_mlflow, place)
 
@@ -308,3 +312,8 @@ def write_climber(workspace: Path) -> None:
     (workspace / "conf" / "model" / "climber.yaml").write_text(
         "_target_: climber.Climber\nquality: 0.5\nseconds: 0.0\nsteps: 5\nway: climb\nword: ''\ndepth: 0\n"
     )
+
+
+def mlflow_sync(root: Path, uri: str | None = None, **options: Any) -> Fed:
+    """Bring MLflow's view up to date: the workspace's own, or that of a server."""
+    return feed.sync(root, MLflow(), uri or client.database_uri(root), **options)

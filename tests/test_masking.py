@@ -17,11 +17,12 @@ import yaml
 from omegaconf import OmegaConf
 
 from conftest import Command
-from helpers import copy_database, run_labrun
+from helpers import copy_database, mlflow_sync, run_labrun
 from labrun import building, masking
 from labrun.errors import ConfigError
-from labrun.runs import recording, store, tracking
+from labrun.runs import recording, store
 from labrun.runs.record import RunPaths
+from labrun.tracking.mlflow import client
 
 
 @pytest.fixture(autouse=True)
@@ -225,8 +226,8 @@ def test_no_error_of_a_run_leaves_one(
     )
     assert swept.returncode == 1, swept.stderr
     assert len([one for _, one in store.listing(workspace).runs if one.status == "failed"]) == 6
-    tracking.sync(workspace)
-    with sqlite3.connect(tracking.database_path(workspace)) as connection:
+    mlflow_sync(workspace)
+    with sqlite3.connect(client.database_path(workspace)) as connection:
         dump = "\n".join(connection.iterdump())
     assert "***" in dump
     texts = {

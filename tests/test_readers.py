@@ -22,10 +22,12 @@ from labrun.data.cache import Cache, Wanted
 from labrun.data.datastore import STATE, LocalDatastore
 from labrun.data.remote import RemoteDatastore
 from labrun.errors import CorruptDataError, LabrunError, RecordError
-from labrun.runs import context, elsewhere, files, journal, recording, removing, shown_run, store, sweep_state
+from labrun.registry import journal
+from labrun.runs import context, elsewhere, files, recording, removing, store, sweep_state
 from labrun.runs import record as records
 from labrun.runs.sweep_state import SweepState
 from labrun.submit import rerun
+from labrun.tracking.mlflow import shown_run
 
 
 def test_a_short_fuzz(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,8 @@ from labrun.control import monitor, results
 from labrun.data import asset as assets
 from labrun.data.asset import Entry
 from labrun.data.datastore import STATE, LocalDatastore
-from labrun.runs import context, journal
+from labrun.registry import journal
+from labrun.runs import context
 from labrun.runs import record as records
 
 EVIL = "\x1b]0;PWN\x07\x1b[31mRED\x9b31m\x7f\u202egnp\u2066x\u200ey\r\b"

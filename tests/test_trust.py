@@ -20,7 +20,8 @@ from conftest import Command, Runner
 from labrun import building, trust
 from labrun.errors import ConfigError, DataError, LabrunError, UntrustedError
 from labrun.handles import Model
-from labrun.runs import cards, registry, seals
+from labrun.registry import models
+from labrun.runs import cards, seals
 from labrun.runs import record as records
 from labrun.tasks import loading, saved
 
@@ -338,10 +339,10 @@ def test_what_this_user_trained_here_is_trusted_by_itself(own: Path, run_here: R
     """Until its code changes: it, or what it imports; a run in an archive never is."""
     assert saved.load_model(own).predict_numbers(np.zeros((2, 1, 8, 8))).shape == (2,)
     assert run_here("task=evaluate", "from=last")[0].status == records.COMPLETED
-    version, _ = registry.register(workspace, own, "net")
+    version, _ = models.register(workspace, own, "net")
     assert "net/1, trusted=['own_net.Net'] where" in repr(Model("net", 1, workspace))
     assert saved.load_model("net").title == "model net/1"
-    assert registry.needed(workspace, version) == ["own_net.Net"] and not registry.untrusted(workspace, version)
+    assert models.needed(workspace, version) == ["own_net.Net"] and not models.untrusted(workspace, version)
     for name in ("own_part.py", "own_net.py"):
         before = (workspace / name).read_text()
         (workspace / name).write_text(f"{before}# changed\n")
@@ -356,8 +357,8 @@ def test_what_this_user_trained_here_is_trusted_by_itself(own: Path, run_here: R
     assert seals.FROM_ARCHIVE in refused(own)
     with pytest.raises(UntrustedError, match=seals.FROM_ARCHIVE):
         run_here("task=evaluate", f"from={own}")
-    again, _ = registry.register(workspace, own, "taken")
-    assert seals.UNPROVEN in refused("taken") and registry.untrusted(workspace, again)
+    again, _ = models.register(workspace, own, "taken")
+    assert seals.UNPROVEN in refused("taken") and models.untrusted(workspace, again)
 
 
 def test_what_is_forged_or_foreign_is_not_trusted(
@@ -442,8 +443,8 @@ def test_an_estimator_of_ones_own(workspace: Path, monkeypatch: pytest.MonkeyPat
     (workspace / "own_most.py").write_text(OWN_ESTIMATOR)
     try:
         run_dir = run_here("~model", "+model={_target_: own_most.Most}", "dataset.max_samples=100")[1]
-        version, _ = registry.register(workspace, run_dir, "most")
-        assert registry.needed(workspace, version) == ["own_most.Most", "own_most.Steps"]
+        version, _ = models.register(workspace, run_dir, "most")
+        assert models.needed(workspace, version) == ["own_most.Most", "own_most.Steps"]
         assert len(saved.load_model("most").predict_numbers(np.zeros((2, 1, 8, 8)))) == 2
         (workspace / "own_most.py").write_text(OWN_ESTIMATOR + "# changed")
         assert refused("most").endswith("name it: trusted=['own_most.Most', 'own_most.Steps']")

@@ -44,6 +44,7 @@ from labrun.runs import record as records
 from labrun.runs.record import Record
 from labrun.submit import freeze
 from labrun.submit.publish import announce
+from labrun.tracking import registry as trackers
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ class Gate(Callback):
             values, _ = freeze.settled(plain, composed.task_overrides(config.hydra), store.workspace())
             freeze.check_targets(values)
             registry.check(values["compute"], sweep=False)
+            trackers.check(values["tracking"])
             with read_write(config.hydra), open_dict(config.hydra):
                 config.hydra.runtime.output_dir = os.path.abspath(config.hydra.run.dir)
             if hydra_job.has_own_logging(config.hydra):
@@ -320,8 +322,8 @@ def carry_out(record: Record, run_dir: Path, root: Path) -> Record:
     from labrun.backends.local import threads
     from labrun.execute import execute
     from labrun.runs import recording
-    from labrun.runs.tracking import follow
     from labrun.tasks.threads import wait_asleep
+    from labrun.tracking.feed import follow
 
     wait_asleep()
     config = record.config

@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -26,7 +25,7 @@ from labrun.data import ahead, reader
 from labrun.data.arrays import Arrays
 from labrun.data.mount import guarded, local_root, mount, mount_reference, references, resolved
 from labrun.errors import DataError
-from labrun.runs import cards, context, report, seals, store, tracking, viewing
+from labrun.runs import cards, context, report, seals, store
 from labrun.runs import record as records
 from labrun.runs.pictures import Pictures
 from labrun.runs.record import Record, RunPaths
@@ -34,6 +33,7 @@ from labrun.runs.recording import Recording, red
 from labrun.tasks import loading, script, threads
 from labrun.tasks import task as tasks
 from labrun.tasks.task import Scores, Task
+from labrun.tracking import registry as trackers
 
 log = logging.getLogger(__name__)
 
@@ -416,21 +416,10 @@ def _tell(record: Record, paths: RunPaths, about: list[tuple[str, str]], took: s
         ("time", took),
         ("folder", str(paths.root)),
     ]
-    if record.config["tracking"]["kind"] == "mlflow":
-        rows += [("MLflow", _seen(record, paths))]
+    tracker = trackers.named(record.config["tracking"])
+    if tracker is not None:
+        rows += [(tracker.label, tracker.shown(store.workspace(), record, paths.root))]
     print(report.table(rows))
     trouble = report.trouble(record.training)
     if trouble is not None:
         print(red(trouble))
-
-
-def _seen(record: Record, paths: RunPaths) -> str:
-    """What shows the run: its own page where that is known by now, else what to type."""
-    root = store.workspace()
-    uri = tracking.address(root, record.config["tracking"])
-    if uri != tracking.database_uri(root):
-        return f"mlflow ui --backend-store-uri {shlex.quote(uri)}" if tracking.is_database(uri) else uri
-    address = viewing.ui_address(root)
-    if address is None:
-        return "lab ui shows it"
-    return viewing.page(root, paths.root) or f"{address}   (its own page in a moment: lab runs show {record.id})"

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 from labrun.control import cancel
 from labrun.control.query import Shown
 from labrun.errors import ConfigError, RecordError, RunFailedError
-from labrun.runs import context, files, store, viewing
+from labrun.runs import context, files, store
 from labrun.runs import record as records
 from labrun.runs.record import Record
+from labrun.tracking.mlflow import ui_state
 
 if TYPE_CHECKING:
     import pandas
@@ -128,7 +129,7 @@ class Work:
 
     def get_portal_url(self) -> str:
         """Its page: MLflow's where `lab ui` is up, else its folder's address."""
-        return viewing.page(root_of(self.folder), self.folder) or self.folder.as_uri()
+        return ui_state.page(root_of(self.folder), self.folder) or self.folder.as_uri()
 
 
 class Run(Work):
@@ -364,13 +365,13 @@ class Run(Work):
         Raises:
             LabrunError: the name will not do, or there is no such file.
         """
-        from labrun.runs import registry
+        from labrun.registry import models
 
         chosen = model_name or name
         if not chosen:
             raise ConfigError("register_model: give the model a name: model_name='mnist'")
         root = root_of(self.folder)
-        version, _is_new = registry.register(root, self.folder, chosen, model_path or path, tags)
+        version, _is_new = models.register(root, self.folder, chosen, model_path or path, tags)
         return Model(version.name, version.number, root)
 
     def log_file(self) -> Path | None:
@@ -405,10 +406,10 @@ class Model:
     @property
     def needs_trusted(self) -> list[str]:
         """What `load` has to be told to trust, elsewhere or once its code has changed; empty where nothing is."""
-        from labrun.runs import journal, registry
+        from labrun.registry import journal, models
 
         try:
-            return registry.needed(self._root, journal.find(self._root, self.id))
+            return models.needed(self._root, journal.find(self._root, self.id))
         except RecordError:  # it was removed
             return []
 

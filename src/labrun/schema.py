@@ -380,7 +380,7 @@ class Script:
 class Tracking:
     """Where runs are shown (`conf/tracking/`)."""
 
-    kind: Literal["mlflow", "none"]
+    kind: str
     uri: str | None = None
     wait: bool = False
 

@@ -20,8 +20,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers import copy_database, imported, lab, processes_of, run_labrun
-from labrun.runs import journal, store, tracking
+from helpers import copy_database, imported, lab, mlflow_sync, processes_of, run_labrun
+from labrun.registry import journal
+from labrun.runs import store
+from labrun.tracking.mlflow import client as mlflow_client
 
 
 def labrun(workspace: Path, *arguments: str) -> str:
@@ -91,7 +93,7 @@ def test_the_registry_answers_without_any_heavy_import(place: Path) -> None:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert done.returncode == 0 and not heavy & imported(done.stderr), (arguments, heavy & imported(done.stderr))
         assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1, arguments
-    assert not tracking.database_path(place).exists() and processes_of(place) == []
+    assert not mlflow_client.database_path(place).exists() and processes_of(place) == []
 
 
 def test_python_registers_and_loads_without_mlflow(place: Path) -> None:
@@ -212,11 +214,11 @@ def test_a_life(place: Path, tmp_path: Path) -> None:
 def test_mlflow_has_them_once_somebody_looks(place: Path, empty_mlflow: Path) -> None:
     for _ in range(2):  # also once more, where another database is in the place of the first
         copy_database(empty_mlflow, place / "another")
-        os.replace(tracking.database_path(place / "another"), tracking.database_path(place))
-        assert tracking.sync(place).left_out == []
-        client = tracking.connect(place, tracking.database_uri(place))
+        os.replace(mlflow_client.database_path(place / "another"), mlflow_client.database_path(place))
+        assert mlflow_sync(place).left_out == []
+        client = mlflow_client.connect(place, mlflow_client.database_uri(place))
         assert int(client.get_model_version_by_alias("digits", "champion").version) == 1
-    tracking.database_path(place).unlink()
+    mlflow_client.database_path(place).unlink()
     assert "digits" in said(place, "ls")
 
 
@@ -237,7 +239,7 @@ def test_the_command_that_is_printed_serves_the_model(place: Path, model: str) -
     run = next(record.id for _, record in store.runs(place) if record.name == model)
     told = said(place, "register", run, "--name", f"served-{model}", "--alias", "live")
     command = re.search(r"serve it: +(.*)", told)
-    assert command is not None and not tracking.database_path(place).exists(), "it works before anybody looks"
+    assert command is not None and not mlflow_client.database_path(place).exists(), "it works before anybody looks"
     port = free_port()
     with open(place / f"{model}.log", "wb") as output:
         server = subprocess.Popen(

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from helpers import copy_database, lab, processes_of, run_labrun, start_lab, wait_for
-from labrun.runs import store, tracking, viewing
+from labrun.runs import store
+from labrun.tracking.mlflow import client, ui_state
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -74,8 +75,8 @@ def test_the_pages_are_there_in_a_browser(shown: tuple[Path, str], tmp_path: Pat
 
     workspace, address = shown
     (run_dir,) = store.run_dirs(workspace)
-    wait_for(lambda: viewing.page(workspace, run_dir) is not None, 60)
-    page = viewing.page(workspace, run_dir)
+    wait_for(lambda: ui_state.page(workspace, run_dir) is not None, 60)
+    page = ui_state.page(workspace, run_dir)
     assert page is not None and page.startswith(f"{address}/#/experiments/")
     own = page.partition("?")[0]
     with sync_playwright() as playwright:
@@ -99,7 +100,7 @@ def test_the_pages_are_there_in_a_browser(shown: tuple[Path, str], tmp_path: Pat
         picture.wait_for(timeout=30_000)
         assert picture.evaluate("image => image.complete && image.naturalWidth") > 100
         (record,) = [record for _, record in store.runs(workspace) if record.name == "digits"]
-        first = viewing.first_page(workspace, address, run_dir)
+        first = ui_state.first_page(workspace, address, run_dir)
         look("runs", first, "Model registry", f"model=mnist_dnn max_epochs=3 ({record.id})")
         assert view.get_by_text("Prompts", exact=True).count() == 0, "that is for language models"
         look("models", f"{address}/#/models", "digits-net", "champion")
@@ -113,8 +114,8 @@ def test_a_run_that_goes_on_meanwhile_is_fed_and_prints_its_page(shown: tuple[Pa
     printed = labrun(workspace, "report=none", "name=meanwhile", "notes=seen")
     assert re.search(rf"MLflow +{re.escape(address)}", printed)
     run_dir = next(d for d, r in store.runs(workspace) if r.name == "meanwhile")
-    wait_for(lambda: viewing.page(workspace, run_dir) is not None, 60)
-    page = str(viewing.page(workspace, run_dir))
+    wait_for(lambda: ui_state.page(workspace, run_dir) is not None, 60)
+    page = str(ui_state.page(workspace, run_dir))
     mlflow_id = page.partition("?")[0].rsplit("/", 1)[1]
 
     def status() -> str:
@@ -142,7 +143,7 @@ def test_it_ends_and_leaves_no_process_and_a_free_port(tmp_path: Path, empty_mlf
     copy_database(empty_mlflow, workspace)
     port = free_port()
     process, address = start_ui(workspace, "--port", str(port))
-    assert address == f"http://127.0.0.1:{port}" and viewing.ui_address(workspace) == address
+    assert address == f"http://127.0.0.1:{port}" and ui_state.ui_address(workspace) == address
     with urllib.request.urlopen(f"{address}/version", timeout=30) as answer:
         assert answer.status == 200
     memory = sum(one.memory_info().rss for one in processes_of(workspace))
@@ -153,7 +154,7 @@ def test_it_ends_and_leaves_no_process_and_a_free_port(tmp_path: Path, empty_mlf
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", port))
-    assert viewing.ui_address(workspace) is None
+    assert ui_state.ui_address(workspace) is None
 
 
 def test_a_taken_port_is_told_and_without_a_wish_the_next_is_taken(tmp_path: Path) -> None:
@@ -166,7 +167,7 @@ def test_a_taken_port_is_told_and_without_a_wish_the_next_is_taken(tmp_path: Pat
         began = time.monotonic()
         done = lab(workspace, "ui", "--port", str(port))
         assert done.returncode == 2 and f"--port {port} is taken" in done.stderr
-        assert time.monotonic() - began < 5 and not tracking.database_path(workspace).exists()
+        assert time.monotonic() - began < 5 and not client.database_path(workspace).exists()
     bad = lab(workspace, "ui", "--port", "99999999")
     assert bad.returncode == 2 and "is no port" in bad.stderr
     from labrun.cli import ui

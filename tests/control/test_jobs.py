@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from conftest import Command
-from helpers import PLAIN, SLEEPER, copy_database, lab, start, statuses, sweep_dir, wait_for, write_model
+from helpers import PLAIN, SLEEPER, copy_database, lab, mlflow_sync, start, statuses, sweep_dir, wait_for, write_model
 from labrun.control import lease
 from labrun.errors import RecordError
 from labrun.runs import record as records
-from labrun.runs import tracking
 from labrun.runs.context import read_metrics
 from labrun.runs.sweep_state import SweepState
 
@@ -187,7 +186,7 @@ def test_variables_reach_the_runs_and_are_recorded_by_name_only(
         assert done.returncode == 0, done.stdout + done.stderr
     detached = labrun("-m", "model.number=1,2", "model=shows", secret, *PLAIN, "compute.detach=true")
     assert detached.returncode == 0 and lab(workspace, "runs", "watch").returncode == 0
-    tracking.sync(workspace)
+    mlflow_sync(workspace)
     holding = [path for path in workspace.rglob("*") if path.is_file() and b"sesame-42" in path.read_bytes()]
     assert holding == []
     assert "TOKEN" in records.read(next(iter(workspace.glob("multirun/*/*/0")))).config["compute"]["environment"]

@@ -17,11 +17,13 @@ import numpy as np
 import pytest
 import yaml
 
-from helpers import copy_database, submitted
+from helpers import copy_database, mlflow_sync, submitted
 from labrun.errors import ConfigError, CorruptDataError, LabrunError, RecordError
-from labrun.runs import context, journal, model_folder, registry, store, tracking
+from labrun.registry import journal, model_folder, models
+from labrun.runs import context, store
 from labrun.runs import record as records
 from labrun.runs.recording import Recording
+from labrun.tracking.mlflow import client as mlflow_client
 
 DATA = [{"name": "digits", "digest": "d" * 64, "asset": "numbers", "version": "v" * 64}]
 
@@ -42,20 +44,20 @@ def run_with(root: Path, run_id: str, content: bytes = b"weights", **config: Any
             "file": "model.skops",
             "input_shape": [4],
             "class_names": ["a", "b"],
-            "sha256": registry._digest(outputs / "model.skops"),
+            "sha256": models._digest(outputs / "model.skops"),
         }
         (outputs / "model.json").write_text(json.dumps(card))
     return run_dir
 
 
 def client(root: Path, uri: str | None = None) -> Any:
-    return tracking.connect(root, uri or tracking.database_uri(root))
+    return mlflow_client.connect(root, uri or mlflow_client.database_uri(root))
 
 
 def in_mlflow(root: Path, uri: str | None = None) -> dict[str, dict[int, str]]:
     """Names, numbers and runs, as MLflow has them once somebody looks."""
     if uri is None:
-        assert tracking.sync(root).left_out == []
+        assert mlflow_sync(root).left_out == []
     found: dict[str, dict[int, str]] = {}
     for model in client(root, uri).search_registered_models():
         versions = client(root, uri).search_model_versions(f"name='{model.name}'")
@@ -75,9 +77,9 @@ def root(tmp_path: Path, empty_mlflow: Path) -> Path:
 
 
 def test_versions_count_up_and_know_their_run_metrics_and_data(root: Path) -> None:
-    first, is_new = registry.register(root, run_with(root, "aaaa0000"), "net", tags={"team": "a"})
-    second, _ = registry.register(root, run_with(root, "bbbb0000", b"others"), "net")
-    other, _ = registry.register(root, run_with(root, "cccc0000"), "other", "outputs/trained.pkl")
+    first, is_new = models.register(root, run_with(root, "aaaa0000"), "net", tags={"team": "a"})
+    second, _ = models.register(root, run_with(root, "bbbb0000", b"others"), "net")
+    other, _ = models.register(root, run_with(root, "cccc0000"), "other", "outputs/trained.pkl")
     assert is_new and [one.title for one in (first, second, other)] == ["net/1", "net/2", "other/1"]
     assert client(root).search_registered_models() == []
     assert in_mlflow(root) == {"net": {1: "aaaa0000", 2: "bbbb0000"}, "other": {1: "cccc0000"}}
@@ -97,7 +99,7 @@ def test_a_versions_folder_is_what_mlflow_would_write(root: Path) -> None:
     from mlflow.types import ColSpec, Schema, TensorSpec
     from mlflow.types.schema import AnyType
 
-    version, _ = registry.register(root, run_with(root, "aaaa0000"), "net")
+    version, _ = models.register(root, run_with(root, "aaaa0000"), "net")
     ours, theirs = journal.folder(root, "net", 1), root / "theirs"
     pins = (ours / "requirements.txt").read_text().split()
     assert [pin.partition("==")[0] for pin in pins] == ["mlflow", "labrun", "numpy", "pandas", "scikit-learn", "skops"]
@@ -128,53 +130,53 @@ def test_a_versions_folder_is_what_mlflow_would_write(root: Path) -> None:
 
 def test_the_same_file_is_told_and_registered_once(root: Path) -> None:
     run_dir = run_with(root, "aaaa0000")
-    registry.register(root, run_dir, "net")
-    again, is_new = registry.register(root, run_dir, "net")
+    models.register(root, run_dir, "net")
+    again, is_new = models.register(root, run_dir, "net")
     assert again.number == 1 and not is_new
-    assert registry.register(root, run_dir, "another")[1]
-    assert registry.register(root, run_dir, "net", "outputs/trained.pkl")[0].number == 2
+    assert models.register(root, run_dir, "another")[1]
+    assert models.register(root, run_dir, "net", "outputs/trained.pkl")[0].number == 2
 
 
 def test_a_version_survives_its_run(root: Path) -> None:
     run_dir = run_with(root, "aaaa0000")
-    version, _ = registry.register(root, run_dir, "net")
+    version, _ = models.register(root, run_dir, "net")
     shutil.rmtree(run_dir)
-    tracking.database_path(root).unlink()
+    mlflow_client.database_path(root).unlink()
     assert journal.check(root, version).joinpath("model.skops").read_bytes() == b"weights"
     assert in_mlflow(root) == {"net": {1: "aaaa0000"}}
 
 
 def test_aliases_move_and_go(root: Path) -> None:
-    registry.register(root, run_with(root, "aaaa0000"), "net")
-    registry.register(root, run_with(root, "bbbb0000", b"others"), "net")
-    registry.alias(root, "net/1", "champion")
-    registry.alias(root, "net/1", "first")
-    registry.alias(root, "net/2", "champion")
-    tracking.sync(root)
+    models.register(root, run_with(root, "aaaa0000"), "net")
+    models.register(root, run_with(root, "bbbb0000", b"others"), "net")
+    models.alias(root, "net/1", "champion")
+    models.alias(root, "net/1", "first")
+    models.alias(root, "net/2", "champion")
+    mlflow_sync(root)
     assert journal.find(root, "net@champion").number == 2 and aliases(root, "net") == {"champion": 2, "first": 1}
-    registry.unalias(root, "net@first")
-    tracking.sync(root)
+    models.unalias(root, "net@first")
+    mlflow_sync(root)
     assert aliases(root, "net") == {"champion": 2}
     with pytest.raises(RecordError, match="no alias 'first'"):
-        registry.unalias(root, "net@first")
+        models.unalias(root, "net@first")
 
 
 def test_a_deleted_database_comes_back_with_the_same_numbers_and_aliases(root: Path) -> None:
     for place, content in enumerate((b"a", b"b", b"c", b"d")):
-        registry.register(root, run_with(root, f"{place}aaa0000", content), "net")
-    registry.register(root, run_with(root, "eeee0000"), "gone")
-    registry.alias(root, "net/2", "champion")
-    registry.alias(root, "net/4", "challenger")
-    registry.remove(root, [journal.find(root, "net/1"), journal.find(root, "net/3")])
-    registry.remove(root, [journal.find(root, "gone")])
+        models.register(root, run_with(root, f"{place}aaa0000", content), "net")
+    models.register(root, run_with(root, "eeee0000"), "gone")
+    models.alias(root, "net/2", "champion")
+    models.alias(root, "net/4", "challenger")
+    models.remove(root, [journal.find(root, "net/1"), journal.find(root, "net/3")])
+    models.remove(root, [journal.find(root, "gone")])
     before = in_mlflow(root)
     assert before == {"net": {2: "1aaa0000", 4: "3aaa0000"}}
-    tracking.database_path(root).unlink()
-    assert tracking.sync(root).news == 5
+    mlflow_client.database_path(root).unlink()
+    assert mlflow_sync(root).news == 5
     assert in_mlflow(root) == before and aliases(root, "net") == {"champion": 2, "challenger": 4}
     assert client(root).get_run(client(root).get_model_version("net", "2").run_id).data.tags["labrun.id"] == "1aaa0000"
     # Numbers of what was removed are not given again.
-    assert registry.register(root, run_with(root, "ffff0000", b"f"), "gone")[0].number == 2
+    assert models.register(root, run_with(root, "ffff0000", b"f"), "gone")[0].number == 2
     assert in_mlflow(root)["gone"] == {2: "ffff0000"}
     assert sorted(path.name for path in journal.folder(root, "net", 0).parent.iterdir()) == ["2", "4"]
 
@@ -182,10 +184,10 @@ def test_a_deleted_database_comes_back_with_the_same_numbers_and_aliases(root: P
 def test_what_is_changed_in_mlflows_pages_comes_back(root: Path) -> None:
     """Also where the journal has changed since somebody last looked; what both have changed stays as it is here."""
     for place, content in enumerate((b"a", b"b", b"c")):
-        registry.register(root, run_with(root, f"{place}aaa0000", content), "net")
+        models.register(root, run_with(root, f"{place}aaa0000", content), "net")
     for title, alias in (("net/1", "champion"), ("net/1", "both"), ("net/1", "first"), ("net/2", "old")):
-        registry.alias(root, title, alias)
-    tracking.sync(root)
+        models.alias(root, title, alias)
+    mlflow_sync(root)
     pages = client(root)
     pages.set_registered_model_alias("net", "champion", "2")
     pages.set_registered_model_alias("net", "fresh", "2")
@@ -193,43 +195,43 @@ def test_what_is_changed_in_mlflows_pages_comes_back(root: Path) -> None:
     pages.delete_registered_model_alias("net", "old")
     pages.delete_model_version("net", "1")
     pages.delete_model_version("net", "3")
-    registry.alias(root, "net/3", "both")
-    registry.alias(root, "net/2", "meanwhile")
-    tracking.sync(root)
-    tracking.sync(root)
+    models.alias(root, "net/3", "both")
+    models.alias(root, "net/2", "meanwhile")
+    mlflow_sync(root)
+    mlflow_sync(root)
     assert journal.read(root).aliases["net"] == {"champion": 2, "fresh": 2, "both": 3, "meanwhile": 2, "first": 1}
     # A version deleted there stays deleted there, and stays here; later numbers are not disturbed.
     assert in_mlflow(root) == {"net": {2: "1aaa0000"}} and journal.find(root, "net/1").run == "0aaa0000"
     assert aliases(root, "net") == {"champion": 2, "fresh": 2, "meanwhile": 2, "both": 2}
-    assert registry.register(root, run_with(root, "3aaa0000", b"d"), "net")[0].number == 4
+    assert models.register(root, run_with(root, "3aaa0000", b"d"), "net")[0].number == 4
     assert in_mlflow(root) == {"net": {2: "1aaa0000", 4: "3aaa0000"}}
 
 
 def test_versions_that_people_make_in_mlflow_are_theirs(root: Path) -> None:
-    registry.register(root, run_with(root, "aaaa0000"), "net")
-    tracking.sync(root)
+    models.register(root, run_with(root, "aaaa0000"), "net")
+    mlflow_sync(root)
     pages = client(root)
     pages.create_model_version("net", "file:///somewhere/else")
     pages.set_registered_model_alias("net", "theirs", "2")
-    assert registry.register(root, run_with(root, "bbbb0000", b"b"), "net")[0].number == 2
-    fed = tracking.sync(root)
+    assert models.register(root, run_with(root, "bbbb0000", b"b"), "net")[0].number == 2
+    fed = mlflow_sync(root)
     assert fed.left_out == ["model net/2: there is another version of that number, which is not labrun's"]
-    assert registry.register(root, run_with(root, "cccc0000", b"c"), "net")[0].number == 3
-    tracking.sync(root)
+    assert models.register(root, run_with(root, "cccc0000", b"c"), "net")[0].number == 3
+    mlflow_sync(root)
     there = {int(one.version): one.tags.get("labrun.run") for one in pages.search_model_versions("name='net'")}
     assert there == {1: "aaaa0000", 2: None, 3: "cccc0000"}
     assert aliases(root, "net") == {"theirs": 2} and journal.read(root).aliases["net"] == {}
-    registry.remove(root, journal.chosen(root, "net"))
-    tracking.sync(root)
+    models.remove(root, journal.chosen(root, "net"))
+    mlflow_sync(root)
     assert [int(one.version) for one in pages.search_model_versions("name='net'")] == [2]
-    assert registry.register(root, run_with(root, "dddd0000", b"d"), "net")[0].number == 4
+    assert models.register(root, run_with(root, "dddd0000", b"d"), "net")[0].number == 4
 
 
 REGISTER = """
 import sys
 from pathlib import Path
-from labrun.runs import registry
-version, is_new = registry.register(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+from labrun.registry import models
+version, is_new = models.register(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
 print(version.number, is_new)
 """
 
@@ -270,38 +272,38 @@ def test_a_kill_at_any_moment_leaves_nothing_that_does_not_fit(root: Path) -> No
         for version in journal.every(journal.read(root)):
             journal.check(root, version)
     assert killed
-    tracking.sync(root)
+    mlflow_sync(root)
     said = {number: one.run for number, one in journal.read(root).versions["net"].items()}
     assert in_mlflow(root) == {"net": said}
-    last, _ = registry.register(root, run_with(root, "ffff0000", b"last"), "net")
+    last, _ = models.register(root, run_with(root, "ffff0000", b"last"), "net")
     assert last.number == max(said) + 1 and in_mlflow(root)["net"] == {**said, last.number: "ffff0000"}
     left = sorted(path.name for path in journal.folder(root, "net", 0).parent.iterdir())
     assert left == sorted(str(number) for number in [*said, last.number])
 
 
 def test_lines_are_told_to_mlflow_and_torn_ones_left_out(root: Path) -> None:
-    registry.register(root, run_with(root, "aaaa0000"), "net")
-    registry.register(root, run_with(root, "bbbb0000", b"others"), "net")
+    models.register(root, run_with(root, "aaaa0000"), "net")
+    models.register(root, run_with(root, "bbbb0000", b"others"), "net")
     journal.append(root, journal.ALIASED, "net", 2, alias="champion")
     with open(journal.path(root), "ab") as file:
         file.write(b'{"event": "alias", "name": "net", "numb')  # torn
-    tracking.sync(root)
+    mlflow_sync(root)
     assert in_mlflow(root) == {"net": {1: "aaaa0000", 2: "bbbb0000"}} and aliases(root, "net") == {"champion": 2}
-    registry.alias(root, "net/1", "old")
+    models.alias(root, "net/1", "old")
     assert journal.read(root).aliases["net"] == {"champion": 2, "old": 1}
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "-x", "a b", "models:x", "x" * 101, "ä", "a@b"])
 def test_names_that_cannot_be(root: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="cannot name a model"):
-        registry.register(root, run_with(root, "aaaa0000"), name)
+        models.register(root, run_with(root, "aaaa0000"), name)
     assert not journal.path(root).exists()
 
 
 @pytest.mark.parametrize("name", ["latest", "v1", "V22", "1", "a/b", "", "a b"])
 def test_aliases_that_cannot_be(root: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="cannot be an alias"):
-        registry.alias(root, "net/1", name)
+        models.alias(root, "net/1", name)
 
 
 @pytest.mark.parametrize(
@@ -318,16 +320,16 @@ def test_files_that_are_not_the_runs(root: Path, file: str, message: str) -> Non
     run_dir = run_with(root, "aaaa0000")
     (run_dir / "outputs" / "link").symlink_to("/etc/passwd")
     with pytest.raises(LabrunError, match=message):
-        registry.register(root, run_dir, "net", file)
+        models.register(root, run_dir, "net", file)
     assert not journal.path(root).exists()
 
 
 def test_a_model_that_was_changed_is_not_registered_and_a_version_that_was_is_told(root: Path) -> None:
     run_dir = run_with(root, "aaaa0000")
-    version, _ = registry.register(root, run_dir, "net")
+    version, _ = models.register(root, run_dir, "net")
     (run_dir / "outputs" / "model.skops").write_bytes(b"other")
     with pytest.raises(CorruptDataError, match="was changed since it was saved"):
-        registry.register(root, run_dir, "net")
+        models.register(root, run_dir, "net")
     (journal.content(root, version) / "model.skops").write_bytes(b"other")
     with pytest.raises(CorruptDataError, match="was changed since it was registered"):
         journal.check(root, version)
@@ -336,11 +338,11 @@ def test_a_model_that_was_changed_is_not_registered_and_a_version_that_was_is_to
 def test_a_run_that_goes_on_and_one_without_a_model_are_told(root: Path) -> None:
     run_dir = submitted(root, "aaaa0000", config={})
     with pytest.raises(RecordError, match="its files may still change"):
-        registry.register(root, run_dir, "net")
+        models.register(root, run_dir, "net")
     with Recording(run_dir, capture=False):
         pass
     with pytest.raises(RecordError, match="has saved no model with a card"):
-        registry.register(root, run_dir, "net")
+        models.register(root, run_dir, "net")
 
 
 def test_unknown_models_are_told_with_what_there_is(root: Path) -> None:
@@ -348,7 +350,7 @@ def test_unknown_models_are_told_with_what_there_is(root: Path) -> None:
         journal.find(root, "net")
     with pytest.raises(RecordError, match="A run's own model is run:last"):
         journal.find(root, "last")
-    registry.register(root, run_with(root, "aaaa0000"), "mnist-net")
+    models.register(root, run_with(root, "aaaa0000"), "mnist-net")
     for reference, message in (
         ("mnist-nett", "Did you mean 'mnist-net'"),
         ("mnist-net/2", "no version '2'. Its versions: 1"),
@@ -369,13 +371,13 @@ def test_the_journal_is_read_without_mlflow() -> None:
 def test_a_runs_own_server_has_its_models(root: Path, mlflow_server: str) -> None:
     server = mlflow_server
     run_dir = run_with(root, "aaaa0000", tracking={"kind": "mlflow", "uri": server})
-    version, is_new = registry.register(root, run_dir, "net", tags={"team": "a"})
+    version, is_new = models.register(root, run_dir, "net", tags={"team": "a"})
     assert (version.number, version.uri, is_new) == (1, server, True)
-    assert not registry.register(root, run_dir, "net")[1]
+    assert not models.register(root, run_dir, "net")[1]
     assert in_mlflow(root, server) == {"net": {1: "aaaa0000"}}
     there = client(root, server).get_model_version("net", "1")
     assert there.tags["team"] == "a" and client(root, server).get_run(there.run_id).info.status == "FINISHED"
-    registry.alias(root, "net/1", "champion")
+    models.alias(root, "net/1", "champion")
     assert client(root, server).get_model_version_by_alias("net", "champion").version in ("1", 1)
     import mlflow.artifacts
 
@@ -383,12 +385,12 @@ def test_a_runs_own_server_has_its_models(root: Path, mlflow_server: str) -> Non
     fetched = mlflow.artifacts.download_artifacts("models:/net@champion", dst_path=str(root / "fetched"))
     assert Path(fetched, "data", "model", "model.skops").read_bytes() == b"weights"
     with pytest.raises(ConfigError, match="choose another name"):
-        registry.register(root, run_with(root, "bbbb0000", b"own"), "net")
+        models.register(root, run_with(root, "bbbb0000", b"own"), "net")
     # Killed before its line was written: the server's version is found again.
     journal.path(root).unlink()
     shutil.rmtree(journal.folder(root, "net", 0).parent)
-    assert registry.register(root, run_dir, "net")[0].number == 1
-    registry.remove(root, [journal.find(root, "net")])
+    assert models.register(root, run_dir, "net")[0].number == 1
+    models.remove(root, [journal.find(root, "net")])
     assert in_mlflow(root, server).get("net", {}) == {}
 
 
@@ -398,12 +400,12 @@ def test_a_database_of_ones_own_has_the_models_of_its_runs(root: Path, empty_mlf
     client(root, own).create_registered_model("net")
     client(root, own).create_model_version("net", "file:///by/hand")
     config = {"tracking": {"kind": "mlflow", "uri": own}}
-    assert registry.register(root, run_with(root, "aaaa0000", **config), "net")[0].number == 2
-    registry.alias(root, "net/2", "champion")
+    assert models.register(root, run_with(root, "aaaa0000", **config), "net")[0].number == 2
+    models.alias(root, "net/2", "champion")
     there = {int(one.version): one.tags.get("labrun.run") for one in client(root, own).search_model_versions()}
     assert there == {1: None, 2: "aaaa0000"} and in_mlflow(root) == {}
     assert {a: int(n) for a, n in client(root, own).get_registered_model("net").aliases.items()} == {"champion": 2}
-    registry.remove(root, [journal.find(root, "net")])
+    models.remove(root, [journal.find(root, "net")])
     assert [int(one.version) for one in client(root, own).search_model_versions()] == [1]
 
 
@@ -413,6 +415,6 @@ def test_a_server_that_does_not_answer_is_one_message(root: Path) -> None:
         dead = f"http://127.0.0.1:{probe.getsockname()[1]}"
     run_dir = run_with(root, "aaaa0000", tracking={"kind": "mlflow", "uri": dead})
     with pytest.raises(RecordError, match=f"MLflow at {dead} refused"):
-        registry.register(root, run_dir, "net")
+        models.register(root, run_dir, "net")
     assert not journal.path(root).exists() and records.read(run_dir).status == records.COMPLETED
     assert list(store.state_folder(root).glob("models/*/*")) == []

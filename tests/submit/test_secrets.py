@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Command
-from helpers import copy_database, lab, statuses, wait_for
-from labrun.runs import tracking
+from helpers import copy_database, lab, mlflow_sync, statuses, wait_for
 
 PLANTED = {
     "environment": "env-7h3secret",
@@ -52,7 +51,7 @@ def planted(workspace: Path, monkeypatch: pytest.MonkeyPatch, empty_mlflow: Path
 
 def holding(workspace: Path) -> list[str]:
     """What, below outputs/ and multirun/, holds a planted secret; MLflow's view of it, too."""
-    tracking.sync(workspace)
+    mlflow_sync(workspace)
     found = []
     for top in ("outputs", "multirun"):
         for path in (workspace / top).rglob("*"):

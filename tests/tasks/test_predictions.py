@@ -14,7 +14,8 @@ from PIL import Image
 
 from conftest import Command, Runner
 from labrun.errors import DataError, UnfitError
-from labrun.runs import journal, registry, store
+from labrun.registry import journal, models
+from labrun.runs import store
 from labrun.tasks.saved import _load_pyfunc, load_model
 
 COUNT = 120
@@ -54,7 +55,7 @@ def test_labels_ids_and_inputs_of_a_registered_classifier(run_here: Runner, lab_
     assert record.data[0]["class_names"] == ["No", "Yes"]
     assert record.data[0]["table"]["left_out"] == {"customerID": "looks like an id"}
     assert "dates: since (as days since 2020-01-11)" in record.data[0]["notes"][0]
-    registry.register(store.workspace(), run_dir, "churn")
+    models.register(store.workspace(), run_dir, "churn")
     new = [
         {"contract": "Year", "charges": "$2,000", "customerID": "b", "since": "2020-03-01", "note": "second"},
         {"contract": "Month", "charges": "", "customerID": "a", "since": "", "note": "first"},
@@ -179,7 +180,7 @@ def test_classes_of_images_are_counted_by_their_names(run_here: Runner, lab_here
     assert record.metrics["accuracy"] == 1 and record.data[0]["class_names"] == ["a", "b", "c"]
     record, _ = run_here("task=evaluate", f"from={run_dir}", *common, "dataset.path=later", "dataset.name=later")
     assert record.metrics["accuracy"] == 1, "'c' is the third class, though the second here"
-    registry.register(store.workspace(), run_dir, "pictures")
+    models.register(store.workspace(), run_dir, "pictures")
     done = lab_here("models", "predict", "pictures", "pictures/later", "-o", "out.csv")
     assert done.returncode == 0, done.stderr
     assert [row["prediction"] for row in rows_of(workspace / "out.csv")] == ["a"] * 12 + ["c"] * 12
@@ -193,7 +194,7 @@ def test_how_a_later_table_is_written_is_told_and_can_be_said(
         row["label"] = "ja" if row["kind"] == "ä" else "nein"
     write(workspace / "rows.csv", rows)
     _, run_dir = run_here(*PIPELINE, f"dataset.path={workspace}/rows.csv", "dataset.target=label")
-    registry.register(store.workspace(), run_dir, "m")
+    models.register(store.workspace(), run_dir, "m")
     text = write(workspace / "new.csv", [{**row, "a": row["a"].replace(".", ",")} for row in rows], ";").read_text()
     (workspace / "new.csv").write_text(text, encoding="cp1252")
     told = lab_here("models", "predict", "m", "new.csv")
@@ -255,7 +256,7 @@ def test_what_a_later_table_has_that_training_had_not_is_told(
     ]
     write(workspace / "rows.csv", rows, ";")
     _, run_dir = run_here(*PIPELINE, f"dataset.path={workspace}/rows.csv")
-    registry.register(store.workspace(), run_dir, "m")
+    models.register(store.workspace(), run_dir, "m")
     new = [
         {"day": "2020-03-05", "kind": "u\u0308", "a": "1,5", "prediction": "n"},
         {"day": "2020-03-06", "kind": "A", "a": "n/a", "prediction": "p"},

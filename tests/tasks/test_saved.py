@@ -15,8 +15,9 @@ import pytest
 
 from helpers import run_labrun
 from labrun.errors import ConfigError, CorruptDataError, DataError, RecordError, UnfitError
-from labrun.runs import journal, registry, store
+from labrun.registry import journal, models
 from labrun.runs import record as records
+from labrun.runs import store
 from labrun.tasks.saved import load_model
 
 Ran = Callable[[str], Path]
@@ -179,9 +180,9 @@ def test_samples_that_do_not_fit_are_one_message(ran: Ran, x: Any, message: str)
 
 def test_by_name_number_alias_and_run(root: Path, ran: Ran, digits: tuple[Any, Any]) -> None:
     x, _ = digits
-    first, _ = registry.register(root, ran("lr"), "by-name")
-    second, _ = registry.register(root, ran("dnn"), "by-name", "outputs/model.npz")
-    registry.alias(root, "by-name/1", "champion")
+    first, _ = models.register(root, ran("lr"), "by-name")
+    second, _ = models.register(root, ran("dnn"), "by-name", "outputs/model.npz")
+    models.alias(root, "by-name/1", "champion")
     assert (first.number, second.number) == (1, 2)
     linear = load_model("by-name@champion", root=root)
     assert (linear.predict(x) == load_model("models:/by-name/1", root=root).predict(x)).all()
@@ -195,7 +196,7 @@ def test_by_name_number_alias_and_run(root: Path, ran: Ran, digits: tuple[Any, A
 
 
 def test_a_changed_file_is_told_before_anything_is_loaded(root: Path, ran: Ran, tmp_path: Path) -> None:
-    version, _ = registry.register(root, ran("dnn"), "changed")
+    version, _ = models.register(root, ran("dnn"), "changed")
     place = journal.content(root, version)
     for name in ("model.pt", "model.json"):
         before = (place / name).read_bytes()
@@ -220,7 +221,7 @@ def test_a_model_of_tables_answers_mlflow_by_the_names_of_its_columns(root: Path
     import pandas as pd
     from mlflow.pyfunc import scoring_server
 
-    registry.register(root, ran("table"), "table")
+    models.register(root, ran("table"), "table")
     model = mlflow.pyfunc.load_model(str(journal.model_folder(root, "table")))
     schema = model.metadata.get_input_schema()
     assert schema.input_names() == ["age", "town", "income"]
@@ -257,7 +258,7 @@ def test_pickles_are_loaded_only_when_asked_for(
 ) -> None:
     monkeypatch.setenv("BOMB", str(tmp_path / "went-off"))
     run_dir = other_file(root, ran("lr"), "sklearn_mnist_model.pkl", pickle.dumps(Bomb()))
-    registry.register(root, run_dir, "bomb", "outputs/sklearn_mnist_model.pkl")
+    models.register(root, run_dir, "bomb", "outputs/sklearn_mnist_model.pkl")
     with pytest.raises(DataError, match="is a pickle, and loading one can run any code"):
         load_model("bomb", root=root)
     assert not (tmp_path / "went-off").exists()
@@ -269,11 +270,11 @@ def test_pickles_are_loaded_only_when_asked_for(
 
     own = LogisticRegression(max_iter=50).fit(x / 16, y)
     run_dir = other_file(root, ran("lr"), "own.pkl", pickle.dumps(own))
-    registry.register(root, run_dir, "pickled", "outputs/own.pkl")
+    models.register(root, run_dir, "pickled", "outputs/own.pkl")
     model = load_model("pickled", root=root, allow_pickle=True)
     assert (model.predict(x / 16) == own.predict(x / 16)).all() and model.predict_proba(x[:2]).shape == (2, 10)
     # What labrun itself exports beside its model scales as the model does.
-    registry.register(root, ran("lr"), "exported", "outputs/model.pkl")
+    models.register(root, ran("lr"), "exported", "outputs/model.pkl")
     exported = load_model("exported", root=root, allow_pickle=True)
     assert (exported.predict(x) == load_model(ran("lr")).predict(x)).all()
 
@@ -288,7 +289,7 @@ def test_chainers_files_of_a_script_are_perceptrons(root: Path, ran: Ran) -> Non
     path = root / "chainer.npz"
     np.savez(path, **weights)  # type: ignore[arg-type]
     run_dir = other_file(root, ran("lr"), "chainer-dnn.npz", path.read_bytes())
-    registry.register(root, run_dir, "chainer", "outputs/chainer-dnn.npz")
+    models.register(root, run_dir, "chainer", "outputs/chainer-dnn.npz")
     x = draw.uniform(size=(5, 784)).astype(np.float32)
     hidden = x
     for layer in ("l1", "l2"):
@@ -297,7 +298,7 @@ def test_chainers_files_of_a_script_are_perceptrons(root: Path, ran: Ran) -> Non
     assert (load_model("chainer", root=root).predict(x) == wanted).all()
     np.savez(path, W=np.array([Bomb], dtype=object), l1=np.zeros(3))
     run_dir = other_file(root, ran("lr"), "other.npz", path.read_bytes())
-    registry.register(root, run_dir, "other-npz", "outputs/other.npz")
+    models.register(root, run_dir, "other-npz", "outputs/other.npz")
     with pytest.raises(DataError, match=r"other\.npz"):
         load_model("other-npz", root=root)
 
@@ -308,7 +309,7 @@ def test_weights_without_a_card_and_other_files_say_what_to_do(root: Path, ran: 
         ("notes.txt", "is nothing that labrun loads.*lab models download"),
     ):
         run_dir = other_file(root, ran("lr"), name, b"content")
-        registry.register(root, run_dir, f"of-{name}", f"outputs/{name}")
+        models.register(root, run_dir, f"of-{name}", f"outputs/{name}")
         with pytest.raises(DataError, match=message):
             load_model(f"of-{name}", root=root)
 
@@ -326,7 +327,7 @@ def test_classes_of_ones_own_are_built_only_when_named(root: Path, ran: Ran, tmp
     class_of_ours = np.random.default_rng  # a function that skops does not know
     skops.io.dump({"model": class_of_ours}, tmp_path / "own.skops")
     run_dir = other_file(root, ran("lr"), "own.skops", (tmp_path / "own.skops").read_bytes())
-    registry.register(root, run_dir, "own-skops", "outputs/own.skops")
+    models.register(root, run_dir, "own-skops", "outputs/own.skops")
     with pytest.raises((ConfigError, DataError), match=r"own\.skops"):
         load_model("own-skops", root=root)
 
@@ -334,6 +335,6 @@ def test_classes_of_ones_own_are_built_only_when_named(root: Path, ran: Ran, tmp
 def test_damaged_files_are_one_message(root: Path, ran: Ran) -> None:
     for place, name in enumerate(("a.skops", "b.npz", "c.pkl")):
         run_dir = other_file(root, ran("lr"), name, b"no model at all")
-        registry.register(root, run_dir, f"damaged-{place}", f"outputs/{name}")
+        models.register(root, run_dir, f"damaged-{place}", f"outputs/{name}")
         with pytest.raises(DataError, match="cannot be (read|loaded)"):
             load_model(f"damaged-{place}", root=root, allow_pickle=True)

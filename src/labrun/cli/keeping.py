@@ -15,10 +15,13 @@ from labrun import checking
 from labrun.cli import bars, selecting
 from labrun.control import cancel, lease, query
 from labrun.control.query import Pair, Shown
-from labrun.errors import RecordError
-from labrun.runs import archives, arriving, context, files, journal, moving, removing, report, store, tracking
+from labrun.errors import ConfigError, RecordError
+from labrun.registry import journal
+from labrun.runs import archives, arriving, context, files, moving, removing, report, store
 from labrun.runs import record as records
 from labrun.runs.sweep_state import SweepState
+from labrun.tracking import feed
+from labrun.tracking import registry as trackers
 
 NAMED = 20
 """Runs and models that MLflow lacks something of and that are named; the others are counted."""
@@ -139,7 +142,7 @@ def _remove(root: Path, going: Sequence[Pair]) -> None:
             gone.append((record.id, run_dir))
     finally:
         if gone:
-            tracking.forget(root, gone)
+            feed.forget(root, gone)
             print(f"removed {len(gone)} {'run' if len(gone) == 1 else 'runs'}")
 
 
@@ -206,19 +209,22 @@ def _usual(own: Sequence[Pair]) -> str | None:
 
 
 def sync(options: argparse.Namespace) -> int:
-    """Bring MLflow up to date with the records."""
+    """Bring a view up to date with the records: MLflow's, unless another tracker is named."""
     root = store.workspace()
+    tracker, settings = trackers.get(options.tracker), {"kind": options.tracker, "uri": options.uri}
+    if problems := list(tracker.problems(settings)):
+        raise ConfigError(problems)
+    address = tracker.address(root, settings)
     began = time.monotonic()
     with bars.Bar("runs") as bar:
-        fed = tracking.sync(root, options.uri, heard=bar.heard)
+        fed = feed.sync(root, tracker, address, progress=bar.heard, everything=options.all)
     for line in fed.left_out[:NAMED]:
         sys.stderr.write(f"lab: left out: {line}\n")
     if len(fed.left_out) > NAMED:
         sys.stderr.write(f"lab: left out: something of {len(fed.left_out) - NAMED} more\n")
-    uri = options.uri or tracking.database_uri(root)
     took = f"{time.monotonic() - began:.1f} s"
     rest = f"; something was left out of {len(fed.left_out)}" if fed.left_out else ""
-    print(f"{checking.counted(fed.news, 'run')} with news, now in MLflow at {uri} ({took}){rest}")
+    print(f"{checking.counted(fed.news, 'run')} with news, now in {tracker.label} at {address} ({took}){rest}")
     return 0
 
 

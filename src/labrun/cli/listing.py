@@ -17,10 +17,11 @@ from labrun import checking, exact, garbage, terminal
 from labrun.cli import selecting
 from labrun.control import query
 from labrun.control.query import Pair, Shown
-from labrun.runs import comparable, report, store, viewing
+from labrun.runs import comparable, report, store
 from labrun.runs import record as records
 from labrun.runs.record import Record
 from labrun.tasks import threads
+from labrun.tracking.mlflow import ui_state
 
 USUAL = ("accuracy", "r2", "AUC_weighted", "val_accuracy", "val_loss", "test_loss", "loss", "score")
 """The metrics that the table looks for, in this order, where none is named."""
@@ -199,7 +200,7 @@ def _rows(run_dir: Path, record: Record, status: str) -> Iterator[tuple[str, str
         yield "go on", _going_on(run_dir, record)
     yield "again", f"{record.command}   (or, as it was: lab runs rerun {record.id})"
     yield "folder", str(run_dir)
-    page = viewing.page(store.workspace(), run_dir)
+    page = ui_state.page(store.workspace(), run_dir)
     if page is not None:
         yield "page", page
 

@@ -27,8 +27,10 @@ from labrun.errors import (
     RecordError,
     UntrustedError,
 )
-from labrun.runs import files, journal, registry, report, store, viewing
-from labrun.runs.journal import Version
+from labrun.registry import journal, models
+from labrun.registry.journal import Version
+from labrun.runs import files, report, store
+from labrun.tracking.mlflow import ui_state
 
 WHICH = "name, name/version or name@alias"
 FORM = ("separator", "encoding", "sheet", "skip_rows")
@@ -137,17 +139,17 @@ def register(options: argparse.Namespace) -> int:
         suitable=lambda _, one: options.run != "last" or one.task != "evaluate",
         wanted="a run that trained a model",
     )
-    version, is_new = registry.register(root, run_dir, options.name, options.file, tags)
+    version, is_new = models.register(root, run_dir, options.name, options.file, tags)
     if not is_new:
         print(f"registered already: {version.file} of run {record.id} is {version.title}, since {version.time[:16]}")
     else:
         print(f"registered {version.title}: {version.file} of run {record.id} ({record.name})")
     for name in options.alias:
-        registry.alias(root, version.title, name)
+        models.alias(root, version.title, name)
         print(f"  {version.name}@{name} is version {version.number}")
     for line in trusting(root, version, bool(record.imported)):
         print(f"  {line}")
-    if registry.is_loadable(root, version):
+    if models.is_loadable(root, version):
         print(f"  in Python: labrun.load_model({version.title!r})")
         print(f"  serve it:  {serve_command(root, version)}")
     else:
@@ -157,10 +159,10 @@ def register(options: argparse.Namespace) -> int:
 
 def trusting(root: Path, version: Version, imported: bool = False) -> list[str]:
     """What a person has to know of a version with classes that are not built unasked; nothing for others."""
-    names = registry.needed(root, version)
+    names = models.needed(root, version)
     if not names:
         return []
-    reason = registry.untrusted(root, version, imported)
+    reason = models.untrusted(root, version, imported)
     ways = f"{TRUSTING[BY_ARGUMENT](names)} in Python, {TRUSTING[BY_OPTION](names)} for lab models predict"
     if reason:
         return [f"not trusted by itself: {reason}", f"loading it needs {ways}"]
@@ -179,7 +181,7 @@ def serve_command(root: Path, version: Version) -> str:
     words = [
         *([] if is_found else [f"PATH={shlex.quote(str(folder))}:$PATH"]),
         *(["LABRUN_ALLOW_PICKLE=1"] if pickled else []),
-        *([TRUSTING[BY_VARIABLE](names)] if (names := registry.needed(root, version)) else []),
+        *([TRUSTING[BY_VARIABLE](names)] if (names := models.needed(root, version)) else []),
         f"mlflow models serve -m {shlex.quote(str(journal.folder(root, version.name, version.number)))}",
         "--env-manager local --port 5001",
     ]
@@ -241,7 +243,7 @@ def show(options: argparse.Namespace) -> int:
         return 0
     runs = {record.id: run_dir for run_dir, record in store.listing(root).runs}
     numbers = sorted(shelf.versions[version.name])
-    mlflow_run = version.mlflow_run or viewing.mlflow_id(root, runs.get(version.run))
+    mlflow_run = version.mlflow_run or ui_state.mlflow_id(root, runs.get(version.run))
     rows = [
         ("model", version.title),
         ("aliases", ", ".join(shelf.aliases_of(version)) or "none"),
@@ -288,12 +290,12 @@ def alias(options: argparse.Namespace) -> int:
     root = store.workspace()
     if options.remove:
         model = options.model if "@" in options.model or not options.alias else f"{options.model}@{options.alias}"
-        version = registry.unalias(root, model)
+        version = models.unalias(root, model)
         print(f"{version.name}@{journal.parts(model)[2]} is no more; it was version {version.number}")
         return 0
     if options.alias is None:
         raise ConfigError(f"which alias is {options.model} to have? lab models alias {options.model} ALIAS")
-    version = registry.alias(root, options.model, options.alias)
+    version = models.alias(root, options.model, options.alias)
     print(f"{version.name}@{options.alias} is version {version.number}")
     return 0
 
@@ -386,6 +388,6 @@ def remove(options: argparse.Namespace) -> int:
             raise ConfigError(f"this would remove {what}: say --yes")
         if input(f"Remove {what}? [y/N] ").strip().lower() not in ("y", "yes"):
             return 1
-    registry.remove(root, chosen)
+    models.remove(root, chosen)
     print(f"removed {what}")
     return 0

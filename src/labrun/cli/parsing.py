@@ -250,7 +250,8 @@ class Words:
 def _is_there(noun: str, word: str) -> bool:
     """Whether a word names a run or a registered model."""
     from labrun.control import query
-    from labrun.runs import journal, store
+    from labrun.registry import journal
+    from labrun.runs import store
 
     try:
         if noun == "runs":

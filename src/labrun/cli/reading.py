@@ -19,9 +19,9 @@ from labrun.cli import selecting
 from labrun.control import monitor
 from labrun.control.query import Pair, Shown
 from labrun.errors import RecordError
-from labrun.runs import context, files, report, store, tracking
+from labrun.runs import context, files, report, store
 from labrun.runs import record as records
-from labrun.runs.record import Record, RunPaths
+from labrun.runs.record import Record, RunPaths, flat_config
 
 POLL_S = 0.5
 
@@ -237,7 +237,7 @@ def _short(cell: str) -> str:
 
 def _differences(chosen: Sequence[Pair]) -> Iterator[tuple[str, ...]]:
     """Keys of the config, and what else a run depends on, that not all runs have alike."""
-    found = [dict(tracking.flat(record.config)) for _, record in chosen]
+    found = [dict(flat_config(record.config)) for _, record in chosen]
     keys = list(dict.fromkeys(key for config in found for key in config))
     rows = [(key, *(config.get(key, "-") for config in found)) for key in keys if is_compared(key)]
     rows = [row for row in rows if not _repeats(row, rows)]

@@ -114,8 +114,12 @@ def _add_keeping(verbs: Any) -> None:
         help="but not those that a registered model was made of (they always stay)",
     )
     verb.add_argument("-y", "--yes", action="store_true", help="do not ask")
-    verb = _verb(verbs, "sync", "keeping.sync", "bring MLflow up to date with the records", filters=False)
-    verb.add_argument("--uri", metavar="URI", help="another MLflow server or database")
+    verb = _verb(
+        verbs, "sync", "keeping.sync", "bring MLflow, or another view, up to date with the records", filters=False
+    )
+    verb.add_argument("--tracker", default="mlflow", metavar="KIND", help="mlflow (default), wandb, or a package's own")
+    verb.add_argument("--uri", metavar="URI", help="another MLflow server or database; wandb: the offline runs' folder")
+    verb.add_argument("--all", action="store_true", help="wandb: runs too that were made with another tracking=...")
     verb = _verb(verbs, "export", "keeping.export", "write runs, and their code, to an archive", names="*")
     verb.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: labrun-<id>.tar.gz")
     verb = _verb(verbs, "import", "keeping.import_", "take runs in from an archive", filters=False)

@@ -19,7 +19,11 @@ from typing import Any
 
 from labrun.cli import bars
 from labrun.errors import ConfigError, RecordError
-from labrun.runs import store, tracking, viewing
+from labrun.runs import store
+from labrun.tracking import feed
+from labrun.tracking.base import Fed
+from labrun.tracking.mlflow import client, ui_state
+from labrun.tracking.mlflow.tracker import MLflow
 
 HOST = "127.0.0.1"
 FIRST_PORT, TRIED = 5000, 100
@@ -52,7 +56,7 @@ class _EndError(BaseException):
 def ui(options: argparse.Namespace) -> int:
     """Show MLflow until Ctrl-C or SIGTERM."""
     root = store.workspace()
-    shown = viewing.ui_address(root)
+    shown = ui_state.ui_address(root)
     if shown is not None:
         if options.port is not None and not shown.endswith(f":{options.port}"):
             raise RecordError(f"another 'lab ui' shows this workspace at {shown}: end it first")
@@ -64,11 +68,11 @@ def ui(options: argparse.Namespace) -> int:
         signal.signal(number, _end)
     try:
         print(f"starting MLflow for {root} ...", flush=True)
-        if not tracking.database_path(root).exists():
-            tracking.connect(root, tracking.database_uri(root))
+        if not client.database_path(root).exists():
+            client.connect(root, client.database_uri(root))
         with _server(root, port) as process, _fed(root):
             _wait_until_up(process, address, root)
-            viewing.announce(root, address)
+            ui_state.announce(root, address)
             page = _first_page(root, address)
             print(f"MLflow: {page}\n  (Ctrl-C ends it; a run's own page: lab runs show RUN)", flush=True)
             if options.open:
@@ -78,7 +82,7 @@ def ui(options: argparse.Namespace) -> int:
             try:
                 code = process.wait()
             finally:
-                viewing.withdraw(root)
+                ui_state.withdraw(root)
             raise RecordError(f"MLflow's server ended by itself (exit code {code}): see {_log(root)}")
     except _EndError:
         print("\nended", flush=True)
@@ -90,9 +94,9 @@ def _first_page(root: Path, address: str) -> str:
     newest = max(store.listing(root).runs, key=lambda pair: pair[1].created, default=None)
     run_dir = None if newest is None else newest[0]
     end = time.monotonic() + FED_S
-    while run_dir is not None and viewing.mlflow_id(root, run_dir) is None and time.monotonic() < end:
+    while run_dir is not None and ui_state.mlflow_id(root, run_dir) is None and time.monotonic() < end:
         threading.Event().wait(0.2)
-    return viewing.first_page(root, address, run_dir)
+    return ui_state.first_page(root, address, run_dir)
 
 
 def _end(number: int, frame: Any) -> None:
@@ -139,19 +143,20 @@ def _fed(root: Path) -> Iterator[None]:
             told.add(text)
             sys.stderr.write(f"lab: {text}\n")
 
-    def done(fed: tracking.Fed) -> None:
+    def done(fed: Fed) -> None:
         bar.end()
         for line in fed.left_out:
             tell(f"left out: {line}")
 
-    def feed() -> None:
+    def work() -> None:
         try:
-            tracking.feed(
+            feed.feed(
                 root,
-                tracking.database_uri(root),
+                MLflow(),
+                client.database_uri(root),
                 ended,
                 failed=lambda error: tell(str(error)),
-                heard=bar.heard,
+                progress=bar.heard,
                 done=done,
                 last_s=LAST_S,
             )
@@ -159,7 +164,7 @@ def _fed(root: Path) -> Iterator[None]:
             tell(str(error))
 
     with bars.Bar("runs") as bar:
-        thread = threading.Thread(target=feed, daemon=True)
+        thread = threading.Thread(target=work, daemon=True)
         thread.start()
         try:
             yield
@@ -191,12 +196,12 @@ def _server(root: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
         "--workers",
         "1",
         "--backend-store-uri",
-        tracking.database_uri(root),
+        client.database_uri(root),
         "--default-artifact-root",
         artifacts,
         "--no-serve-artifacts",
     ]
-    environment = {**os.environ, **tracking.SURROUNDINGS, "MLFLOW_TRACKING_URI": ""}
+    environment = {**os.environ, **client.SURROUNDINGS, "MLFLOW_TRACKING_URI": ""}
     with open(_log(root), "wb") as output:
         process = subprocess.Popen(
             command,

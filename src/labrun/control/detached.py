@@ -18,7 +18,7 @@ from labrun.runs import store, sweep_state
 from labrun.runs.record import Record
 from labrun.runs.recording import terminating_politely
 from labrun.runs.sweep_state import SweepState
-from labrun.runs.tracking import follow
+from labrun.tracking.feed import follow
 
 
 class _Begun:

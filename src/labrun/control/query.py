@@ -15,7 +15,7 @@ from labrun import checking, direction
 from labrun.errors import RecordError
 from labrun.runs import record as records
 from labrun.runs import store
-from labrun.runs.record import Record
+from labrun.runs.record import Record, flat_config
 from labrun.runs.sweep_state import SweepState
 
 log = logging.getLogger(__name__)
@@ -200,9 +200,8 @@ def _in_configs(chosen: Sequence[Pair], key: str) -> list[Any]:
     Raises:
         RecordError: none has.
     """
-    from labrun.runs import tracking
 
-    configs = [dict(tracking.flat(records.read(run_dir).config)) for run_dir, _ in chosen]
+    configs = [dict(flat_config(records.read(run_dir).config)) for run_dir, _ in chosen]
     values = [config.get(key) for config in configs]
     if all(found is None for found in values):
         raise RecordError(_no_such(key, chosen, sorted({name for config in configs for name in config})))

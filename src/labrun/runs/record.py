@@ -17,7 +17,7 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -634,3 +634,12 @@ def installed_packages() -> dict[str, str]:
 
 def _is_identity(line: str) -> bool:
     return line.startswith(("Name: ", "Version: "))
+
+
+def flat_config(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every value of a config under its dotted key."""
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from flat_config(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", str(value)

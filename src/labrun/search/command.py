@@ -21,13 +21,13 @@ from labrun.runs import record as records
 from labrun.runs import report, store, sweep_state
 from labrun.runs.record import Record
 from labrun.runs.recording import terminating_politely
-from labrun.runs.tracking import follow
 from labrun.search import automl, ending, takeover
 from labrun.search.search import Search, check_fresh, policy, room
 from labrun.search.study import Study
 from labrun.search.trials import Trials
 from labrun.submit import snapshot, submission
 from labrun.submit.publish import announce
+from labrun.tracking.feed import follow
 
 log = logging.getLogger(__name__)
 

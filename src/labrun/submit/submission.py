@@ -24,10 +24,11 @@ from labrun.runs import record as records
 from labrun.runs.record import Record
 from labrun.runs.recording import terminating_politely
 from labrun.runs.sweep_state import SweepState
-from labrun.runs.tracking import follow
 from labrun.schema import LOCAL_DATASTORE
 from labrun.submit import freeze, resume, snapshot
 from labrun.submit.publish import announce
+from labrun.tracking import registry as trackers
+from labrun.tracking.feed import follow
 
 log = logging.getLogger(__name__)
 
@@ -203,6 +204,7 @@ def check(submitted: Sequence[Job]) -> Backend:
                 raise ConfigError(f"{group}.{key} is one for a whole sweep, and here it is {' and '.join(found)}")
     if (why := backend.folder_problem(submitted[0].run_dir)) is not None:
         raise ConfigError(why)
+    trackers.check(submitted[0].record.config["tracking"])
     computed = [job.record.config["compute"] for job in submitted]
     for compute in {exact.canonical(one): one for one in computed}.values():
         registry.check(compute, is_sweep)

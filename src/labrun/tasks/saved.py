@@ -23,7 +23,8 @@ from labrun.data.readers.amounts import DECIMALS
 from labrun.data.readers.columns import Understood
 from labrun.data.readers.later import applied
 from labrun.errors import BY_ARGUMENT, BY_VARIABLE, DataError, DoubtfulDecimalError, UnfitError, UntrustedError
-from labrun.runs import cards, journal, registry, seals, store
+from labrun.registry import journal, models
+from labrun.runs import cards, seals, store
 from labrun.runs.record import RunPaths
 from labrun.tasks import loading, scoring
 from labrun.tasks import task as tasks
@@ -320,7 +321,7 @@ def load_model(
     if text.startswith(RUN) or (Path(text) / "run.json").is_file():
         run_dir, record = store.find(place, text.removeprefix(RUN))
         title = f"the model of run {record.id}"
-        _, card = registry.described(run_dir, record, None)
+        _, card = models.described(run_dir, record, None)
         why = functools.partial(seals.refusal, place, run_id=record.id, imported=bool(record.imported))
         return load(RunPaths(run_dir).outputs, title, trusted, allow_pickle, card, why)
     version = journal.find(place, text)

@@ -15,13 +15,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from labrun.errors import RecordError
-from labrun.runs import context, removing, sending, shown_run, store, tracking
-from labrun.runs import mlflow_names as names
+from labrun.runs import context, removing, store
 from labrun.runs import record as records
-from labrun.runs.record import Record, RunPaths
+from labrun.runs.record import Record
 from labrun.runs.run_names import RunNames
-from labrun.runs.sending import LeftOut
-from labrun.runs.shown_run import GoneError, Sent, ShownRun
+from labrun.tracking.base import LeftOut, ProgressCallback, stamp_of
+from labrun.tracking.mlflow import client, names, registry_sync, sending, shown_run
+from labrun.tracking.mlflow.shown_run import GoneError, Sent, ShownRun
 
 SAVE_S = 2.0
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
@@ -37,8 +37,6 @@ STATUS = {
     records.LOST: "FAILED",
     records.UNREACHABLE: "RUNNING",
 }
-Heard = Callable[[int, int], None]
-"""Is told how many runs are done, of how many."""
 
 
 class Ingester:
@@ -52,13 +50,13 @@ class Ingester:
     def __init__(self, root: Path, uri: str) -> None:
         self._root = root
         self.uri = uri
-        self.client = tracking.connect(root, uri)
+        self.client = client.connect(root, uri)
         self.left_out = LeftOut()
-        self._local = tracking.is_database(uri)
+        self._local = client.is_database(uri)
         self._database = _identity_of(uri)
         self.identity = [self._created(), *self._database]
         """Tells a database from the one that was in its place before it."""
-        self._notes = tracking.kept(root, "tracking", uri)
+        self._notes = client.kept(root, "tracking", uri)
         self._experiments: dict[str, str] = {}
         self._fresh: dict[str, set[str]] = {}
         """The ids of runs in experiments that were made here, and hold no others."""
@@ -70,11 +68,18 @@ class Ingester:
         self._saved = time.monotonic()
         self._load()
 
-    def ingest(self, heard: Heard | None = None, must_end: Callable[[], bool] = lambda: False) -> int:
+    def send(self, progress: ProgressCallback | None, must_end: Callable[[], bool]) -> int:
+        """All that is new of the runs, then of the models; see `Session`."""
+        news = self.ingest(progress, must_end)
+        if not must_end():
+            registry_sync.restore(self._root, self)
+        return news
+
+    def ingest(self, progress: ProgressCallback | None = None, must_end: Callable[[], bool] = lambda: False) -> int:
         """Send all that is new.
 
         Args:
-            heard: is told how far it is.
+            progress: is told how far it is.
             must_end: asked before each run; what was sent by then is noted.
 
         Returns:
@@ -93,8 +98,8 @@ class Ingester:
             for done, run_dir in enumerate(waiting):
                 if must_end():
                     break
-                if heard is not None:
-                    heard(done, len(waiting))
+                if progress is not None:
+                    progress(done, len(waiting))
                 changed += self._ingest(run_dir)
                 self._save_in_time()
         finally:
@@ -137,7 +142,7 @@ class Ingester:
 
     def _has_news(self, run_dir: Path) -> bool:
         sent = self._sent.get(str(run_dir))
-        if sent is None or sent.stamp != _stamp(run_dir) or sent.size != shown_run.metrics_size(run_dir):
+        if sent is None or sent.stamp != stamp_of(run_dir) or sent.size != shown_run.metrics_size(run_dir):
             return True
         try:  # one that goes on may be lost by now
             return not sent.ended and records.read(run_dir).status == records.RUNNING
@@ -166,7 +171,7 @@ class Ingester:
         Raises:
             GoneError: it was deleted in MLflow.
         """
-        stamp, key = _stamp(run_dir), str(run_dir)
+        stamp, key = stamp_of(run_dir), str(run_dir)
         record = records.read(run_dir)
         status = STATUS[records.shown_status(run_dir, record)]
         is_over = status not in ("RUNNING", "SCHEDULED")
@@ -207,7 +212,7 @@ class Ingester:
 
     def _run(self, record: Record, run_dir: Path) -> Sent:
         """The run as MLflow has it; made there if it is not, by one process only."""
-        with tracking.making(self._root):
+        with client.making(self._root):
             experiment = self._experiment(record.name)
             fresh = self._fresh.get(experiment)
             is_new = fresh is not None and record.id not in fresh
@@ -324,15 +329,3 @@ def _identity_of(uri: str) -> tuple[int, int]:
         return (status.st_ino, status.st_dev) if status.st_size else (0, 0)
     except OSError:
         return (0, 0)
-
-
-def _stamp(run_dir: Path) -> str:
-    """What changes when a run's record does, or what is said of it."""
-    found = []
-    for path in (RunPaths(run_dir).record, run_dir / context.ANNOTATIONS_FILE):
-        try:
-            status = path.stat()
-            found.append(f"{status.st_mtime_ns}-{status.st_size}-{status.st_ino}")
-        except OSError:
-            found.append("0")
-    return ":".join(found)

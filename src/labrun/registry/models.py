@@ -1,10 +1,10 @@
 """Registered models: versions of a run's files under a name, kept in the workspace and shown by MLflow's registry.
 
 A version's files are copied to `outputs/.labrun/models/<name>/<number>/`, an MLflow model directory, so that it
-outlives its run. The order is: the folder, whole and in place; then the journal's line (see `labrun.runs.journal`).
+outlives its run. The order is: the folder, whole and in place; then the journal's line (see `labrun.registry.journal`).
 A kill in between leaves a folder that no line names, which the next registration replaces. Numbers are given under a
-lock. MLflow is told when somebody looks (see `labrun.runs.restoring`), and nothing here imports it, but for models of
-runs that have a server of their own: that one gives the numbers, and is told at once.
+lock. MLflow is told when somebody looks (see `labrun.tracking.mlflow.registry_sync`), and nothing here imports it, but
+for models of runs that have a server of their own: that one gives the numbers, and is told at once.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labrun.errors import ConfigError, CorruptDataError, DataError, MissingDataError, RecordError
-from labrun.runs import cards, journal, model_folder, restoring, seals, tracking
+from labrun.registry import journal, model_folder
+from labrun.registry.journal import Version
+from labrun.runs import cards, seals
 from labrun.runs import record as records
-from labrun.runs.journal import Version
 from labrun.runs.record import Record
+from labrun.tracking.mlflow import client, registry_sync
 
 if TYPE_CHECKING:
-    from labrun.runs.ingesting import Ingester
+    from labrun.tracking.mlflow.ingester import Ingester
 
 CARD = cards.NAME
 KINDS = {
@@ -67,9 +69,9 @@ def register(
     if records.shown_status(run_dir, record) in ONGOING:
         raise RecordError(f"run {record.id} is {record.status}: its files may still change; register it when it ended")
     source, card = described(run_dir, record, file)
-    uri = tracking.address(root, record.config.get("tracking") or {})
-    server = "" if uri == tracking.database_uri(root) else uri
-    with restoring.alone(root):
+    uri = client.address(root, record.config.get("tracking") or {})
+    server = "" if uri == client.database_uri(root) else uri
+    with registry_sync.alone(root):
         known = _known(root, name, record, card["sha256"], server)
         if known is not None:
             return known, False
@@ -82,7 +84,7 @@ def register(
             whole = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".new-", dir=base))) / "whole"
             files = _copy(source, card, whole / model_folder.DATA)
             model_folder.describe(whole, card, record)
-            if there and not tracking.is_database(uri):
+            if there and not client.is_database(uri):
                 number = _number_there(there, name, f"{record.id}-{card['sha256']}", mlflow_run, whole)
             else:
                 number = _next_number(root, uri, name, there)
@@ -108,13 +110,13 @@ def register(
 @contextlib.contextmanager
 def _on_server(root: Path, uri: str) -> Iterator[Ingester]:
     """For a change of what a server has: first hear what was changed there, and tell it in the end."""
-    with tracking.told(uri):
-        from labrun.runs.ingesting import Ingester
+    with client.told(uri):
+        from labrun.tracking.mlflow.ingester import Ingester
 
         ingester = Ingester(root, uri)
-        restoring.restore(root, ingester, is_alone=True)
+        registry_sync.restore(root, ingester, is_alone=True)
         yield ingester
-        restoring.restore(root, ingester, is_alone=True)
+        registry_sync.restore(root, ingester, is_alone=True)
 
 
 def _known(root: Path, name: str, record: Record, sha256: str, server: str) -> Version | None:
@@ -217,7 +219,7 @@ def _next_number(root: Path, uri: str, name: str, there: Ingester | None) -> int
     """
     found = there.client.search_model_versions(f"name='{name}'") if there else []
     given = journal.read(root).highest.get(name, 0)
-    return 1 + max(given, restoring.highest_seen(root, uri, name), *(int(one.version) for one in found))
+    return 1 + max(given, registry_sync.highest_seen(root, uri, name), *(int(one.version) for one in found))
 
 
 def _number_there(there: Ingester, name: str, key: str, mlflow_run: str, whole: Path) -> int:
@@ -225,12 +227,12 @@ def _number_there(there: Ingester, name: str, key: str, mlflow_run: str, whole: 
     client = there.client
     _ensure_model(client, name)
     for one in client.search_model_versions(f"name='{name}'"):
-        if one.tags.get(restoring.KEY) == key:  # made by a registration that was killed before its line was written
+        if one.tags.get(registry_sync.KEY) == key:  # made by a registration that was killed before its line was written
             return int(one.version)
     below = f"registered/{name}/{key}"
     client.log_artifacts(mlflow_run, str(whole), below)
     source = f"{client.get_run(mlflow_run).info.artifact_uri}/{below}"
-    return int(client.create_model_version(name, source, mlflow_run, tags={restoring.KEY: key}).version)
+    return int(client.create_model_version(name, source, mlflow_run, tags={registry_sync.KEY: key}).version)
 
 
 def _ensure_model(client: Any, name: str) -> None:
@@ -334,5 +336,5 @@ def is_loadable(root: Path, version: Version) -> bool:
 @contextlib.contextmanager
 def _changing(root: Path, version: Version) -> Iterator[None]:
     """Alone; where a server has the model, with what was changed there, and with word of it."""
-    with restoring.alone(root), _on_server(root, version.uri) if version.uri else contextlib.nullcontext():
+    with registry_sync.alone(root), _on_server(root, version.uri) if version.uri else contextlib.nullcontext():
         yield

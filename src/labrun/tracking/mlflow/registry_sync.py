@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labrun.errors import RecordError
-from labrun.runs import context, journal, sending, store, tracking
-from labrun.runs import mlflow_names as names
+from labrun.registry import journal
+from labrun.registry.journal import Shelf, Version
+from labrun.runs import context, store
 from labrun.runs import record as records
-from labrun.runs.journal import Shelf, Version
+from labrun.tracking.mlflow import client, names, sending
 
 if TYPE_CHECKING:
-    from labrun.runs.ingesting import Ingester
+    from labrun.tracking.mlflow.ingester import Ingester
 
 PLACEHOLDER = "labrun.placeholder"
 """A tag of versions that are made only for the numbers after them, and of a version that is being made."""
@@ -48,7 +49,7 @@ def alone(root: Path) -> Iterator[None]:
 
 def kept_at(root: Path, version: Version) -> str:
     """MLflow's database or server that has a version in its registry."""
-    return version.uri or tracking.database_uri(root)
+    return version.uri or client.database_uri(root)
 
 
 @dataclass
@@ -75,7 +76,7 @@ class _Told:
     @classmethod
     def load(cls, root: Path, uri: str, database: str) -> _Told:
         try:
-            content = json.loads(context.content(tracking.kept(root, "registry.told", uri)))
+            content = json.loads(context.content(client.kept(root, "registry.told", uri)))
             models = {name: _Model(**one) for name, one in content.pop("models").items()}
             found = cls(**content, models=models)
             return found if database in (found.database, "") else cls(database)
@@ -83,7 +84,7 @@ class _Told:
             return cls(database)
 
     def save(self, root: Path, uri: str) -> None:
-        records.replace_text(tracking.kept(root, "registry.told", uri), json.dumps(asdict(self)))
+        records.replace_text(client.kept(root, "registry.told", uri), json.dumps(asdict(self)))
 
 
 def highest_seen(root: Path, uri: str, name: str) -> int:
@@ -103,7 +104,7 @@ def restore(root: Path, ingester: Ingester, is_alone: bool = False) -> None:
     if not journal.path(root).exists():
         return
     # Nobody who registers waits for the workspace's own database; any other is asked by them, too.
-    is_own = ingester.uri == tracking.database_uri(root)
+    is_own = ingester.uri == client.database_uri(root)
     with contextlib.nullcontext() if is_alone or is_own else alone(root):
         _restore(root, ingester, is_alone or not is_own)
 
@@ -134,7 +135,7 @@ def _restore(root: Path, ingester: Ingester, is_alone: bool) -> None:
 def _places(root: Path, shelf: Shelf, name: str) -> set[str]:
     """The databases and servers that have a model's versions, or had."""
     uris = [*(one.uri for one in shelf.versions.get(name, {}).values()), *shelf.removed.get(name, {}).values()]
-    return {uri or tracking.database_uri(root) for uri in uris}
+    return {uri or client.database_uri(root) for uri in uris}
 
 
 def _models(client: Any) -> dict[str, Any]:
@@ -184,12 +185,12 @@ class _Side:
         self._root, self._ingester, self._client = root, ingester, ingester.client
         self._name, self._shelf, self._model, self._told = name, shelf, model, told
         self._runs, self._is_alone = runs, is_alone
-        self._is_database = tracking.is_database(ingester.uri)
+        self._is_database = client.is_database(ingester.uri)
         """It has what the journal says; a server gives the numbers itself, and is shared."""
         versions = shelf.versions.get(name, {})
         self._own = {n: one for n, one in versions.items() if kept_at(root, one) == ingester.uri}
         removed = shelf.removed.get(name, {})
-        self._gone = {n for n, uri in removed.items() if (uri or tracking.database_uri(root)) == ingester.uri}
+        self._gone = {n for n, uri in removed.items() if (uri or client.database_uri(root)) == ingester.uri}
         self._there: dict[int, Any] = {}
         """MLflow's versions that are labrun's."""
         self._others: set[int] = set()

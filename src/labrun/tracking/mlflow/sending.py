@@ -2,50 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 Item = TypeVar("Item")
 
-NAMED = 20
-"""Things that are named; the others are counted."""
 REASON_LENGTH = 300
 BROKEN = frozenset({"OperationalError", "InterfaceError", "DatabaseError"})
 """What SQLAlchemy and sqlite3 call a database that is locked, full, damaged or gone. A value that it refuses is another
 class of error."""
-
-
-@dataclass
-class LeftOut:
-    """What MLflow does not show, by the run or model that it belongs to."""
-
-    found: dict[str, dict[str, int]] = field(default_factory=dict)
-
-    def add(self, whose: str, what: Mapping[str, int] | None = None) -> None:
-        """Note a run or model; nothing where `what` is empty.
-
-        Args:
-            whose: says which, and, without `what`, why it is left out as a whole.
-            what: what of it, and how often.
-        """
-        if what is None:
-            self.found[whose] = {}
-        for one, count in (what or {}).items():
-            own = self.found.setdefault(whose, {})
-            own[one] = own.get(one, 0) + count
-
-    def taken(self) -> list[str]:
-        """A line for each run or model; they are forgotten then."""
-        lines = [f"{whose}: {listed(own)}" if own else whose for whose, own in self.found.items()]
-        self.found = {}
-        return lines
-
-
-def listed(found: Mapping[str, int]) -> str:
-    """`2 x a; b`, the first ones of many."""
-    parts = [what if count == 1 else f"{count} x {what}" for what, count in found.items()]
-    return "; ".join(parts[:NAMED] + ([f"and {len(parts) - NAMED} more"] if len(parts) > NAMED else []))
 
 
 def reason(error: BaseException) -> str:

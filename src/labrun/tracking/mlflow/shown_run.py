@@ -11,9 +11,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from labrun.runs import context, sending, tracking
-from labrun.runs import mlflow_names as names
-from labrun.runs.record import Record, RunPaths
+from labrun.runs import context
+from labrun.runs.record import Record, RunPaths, flat_config
+from labrun.tracking.base import listed
+from labrun.tracking.mlflow import names, sending
 
 BATCH = 1000
 PER_CALL = {"params": 100, "metrics": BATCH, "tags": 100}
@@ -153,7 +154,7 @@ class ShownRun:
 
         if self._sent.params:
             return
-        flat = dict(tracking.flat(self._record.config))
+        flat = dict(flat_config(self._record.config))
         originals = {names.allowed(key): key for key in flat}
         self._waiting["params"] += [
             Param(key, names.text(flat[name], names.PARAM_LENGTH)) for key, name in originals.items()
@@ -267,7 +268,7 @@ class ShownRun:
 
     def tell_left_out(self) -> None:
         """Say on the run's page what is not shown there."""
-        self._client.set_tag(self._sent.mlflow_id, LEFT_OUT, names.text(sending.listed(self._sent.left_out)))
+        self._client.set_tag(self._sent.mlflow_id, LEFT_OUT, names.text(listed(self._sent.left_out)))
 
 
 def is_there(client: Any, mlflow_id: str, must_stop: Callable[[Exception], bool]) -> bool:

@@ -1,4 +1,4 @@
-"""The process that feeds a server while runs go on: `python -m labrun.runs.feeder WORKSPACE URI`.
+"""The process that feeds a server while runs go on: `python -m labrun.tracking.feeder WORKSPACE KIND ADDRESS`.
 
 It ends when its standard input does, after all has been sent.
 """
@@ -13,23 +13,24 @@ import threading
 from pathlib import Path
 
 from labrun.errors import RecordError
-from labrun.runs import tracking
+from labrun.tracking import feed, registry
+from labrun.tracking.base import Fed
 
 log = logging.getLogger(__name__)
 
 
-def main(root: Path, uri: str) -> None:
-    """Feed MLflow until standard input ends, then once more."""
+def main(root: Path, kind: str, address: str) -> None:
+    """Feed a view until standard input ends, then once more."""
     _stand_back(True)
     ended = threading.Event()
     threading.Thread(target=_come_forward_in_the_end, args=(ended,), daemon=True).start()
     try:
-        tracking.feed(root, uri, ended, failed=lambda error: log.warning("%s", error), done=_tell)
+        feed.feed(root, registry.get(kind), address, ended, failed=lambda error: log.warning("%s", error), done=_tell)
     except RecordError as error:
         sys.exit(f"{error}")
 
 
-def _tell(fed: tracking.Fed) -> None:
+def _tell(fed: Fed) -> None:
     for line in fed.left_out:
         log.warning("left out: %s", line)
 
@@ -58,4 +59,4 @@ def _come_forward_in_the_end(ended: threading.Event) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3])

@@ -23,13 +23,17 @@ import psutil
 import pytest
 from mlflow.tracking import MlflowClient
 
-from helpers import copy_database, submitted, wait_for
+from helpers import copy_database, mlflow_sync, submitted, wait_for
 from labrun.errors import RecordError
-from labrun.runs import context, store, tracking, viewing
+from labrun.runs import context, store
 from labrun.runs import record as records
 from labrun.runs.context import RunContext
-from labrun.runs.ingesting import Ingester
 from labrun.runs.recording import Recording
+from labrun.tracking import feed
+from labrun.tracking.mlflow import client as mlflow_client
+from labrun.tracking.mlflow import ui_state
+from labrun.tracking.mlflow.ingester import Ingester
+from labrun.tracking.mlflow.tracker import MLflow
 from servers import free_port
 
 
@@ -43,7 +47,7 @@ def finished(root: Path, run_id: str, values: list[float]) -> Path:
 
 
 def client(root: Path):  # type: ignore[no-untyped-def]
-    return MlflowClient(tracking_uri=tracking.database_uri(root))
+    return MlflowClient(tracking_uri=mlflow_client.database_uri(root))
 
 
 def runs_of(root: Path):  # type: ignore[no-untyped-def]
@@ -60,7 +64,7 @@ def root(tmp_path: Path, empty_mlflow: Path) -> Path:
 
 def test_a_run_is_shown_whole_and_sending_twice_changes_nothing(root: Path) -> None:
     finished(root, "aaaa0000", [3.0, 2.0, 1.0])
-    uri = tracking.database_uri(root)
+    uri = mlflow_client.database_uri(root)
     assert Ingester(root, uri).ingest() == 1
     assert Ingester(root, uri).ingest() == 0
     (root / "outputs" / ".labrun" / "tracking.json").unlink()
@@ -78,7 +82,7 @@ def test_only_whole_new_lines_are_sent(root: Path) -> None:
     run_dir = submitted(root, config={})
     run = RunContext(run_dir)
     run.log("loss", 1.0)
-    ingester = Ingester(root, tracking.database_uri(root))
+    ingester = Ingester(root, mlflow_client.database_uri(root))
     with open(run_dir / "metrics.jsonl", "a") as file:
         file.write('{"time": 1.0, "step": 1, ')
         file.flush()
@@ -94,7 +98,7 @@ def test_only_whole_new_lines_are_sent(root: Path) -> None:
 def test_the_view_is_rebuilt_from_the_folders(root: Path) -> None:
     finished(root, "aaaa0000", [1.0])
     finished(root, "bbbb0000", [2.0])
-    uri = tracking.database_uri(root)
+    uri = mlflow_client.database_uri(root)
     Ingester(root, uri).ingest()
     (root / "outputs" / ".labrun" / "mlflow.db").unlink()
     Ingester(root, uri).ingest()
@@ -106,7 +110,7 @@ def test_a_damaged_record_does_not_stop_the_others(root: Path) -> None:
     bad = finished(root, "aaaa0000", [1.0])
     finished(root, "bbbb0000", [2.0])
     (bad / "run.json").write_text("{")
-    Ingester(root, tracking.database_uri(root)).ingest()
+    Ingester(root, mlflow_client.database_uri(root)).ingest()
     _, runs = runs_of(root)
     assert [run.data.tags["labrun.id"] for run in runs] == ["bbbb0000"]
 
@@ -114,10 +118,10 @@ def test_a_damaged_record_does_not_stop_the_others(root: Path) -> None:
 def test_two_who_feed_at_once_send_everything_once(root: Path) -> None:
     for number in range(3):
         finished(root, f"{number}aaa0000", [1.0, 0.5])
-    ended, uri = threading.Event(), tracking.database_uri(root)
+    ended, uri = threading.Event(), mlflow_client.database_uri(root)
     ended.set()
     mistakes: list[Exception] = []
-    both = [threading.Thread(target=tracking.feed, args=(root, uri, ended, mistakes.append)) for _ in range(2)]
+    both = [threading.Thread(target=feed.feed, args=(root, MLflow(), uri, ended, mistakes.append)) for _ in range(2)]
     for thread in both:
         thread.start()
     for thread in both:
@@ -132,7 +136,7 @@ def test_a_lost_run_is_shown_as_failed(root: Path) -> None:
     record = records.read(run_dir)
     record.status, record.process = records.RUNNING, {**records.process_identity(), "boot_id": "another"}
     records.write(run_dir, record)
-    Ingester(root, tracking.database_uri(root)).ingest()
+    Ingester(root, mlflow_client.database_uri(root)).ingest()
     _, (run,) = runs_of(root)
     assert run.info.status == "FAILED"
 
@@ -157,7 +161,7 @@ def test_what_a_newer_attempt_did_again_is_shown_once(root: Path) -> None:
     first = RunContext(run_dir, attempt=1)
     for step in range(6):
         first.log("loss", 10.0 - step, step)
-    ingester = Ingester(root, tracking.database_uri(root))
+    ingester = Ingester(root, mlflow_client.database_uri(root))
     ingester.ingest()
     second = RunContext(run_dir, attempt=2)
     for step in range(3, 8):
@@ -173,7 +177,7 @@ def test_what_a_newer_attempt_did_again_is_shown_once(root: Path) -> None:
         history = shown.get_metric_history(run.info.run_id, "loss")
         assert sorted((point.step, point.value) for point in history) == wanted
         again.unlink()
-        Ingester(root, tracking.database_uri(root)).ingest()
+        Ingester(root, mlflow_client.database_uri(root)).ingest()
 
 
 def test_what_was_overtaken_before_it_was_sent_is_never_sent(root: Path) -> None:
@@ -181,7 +185,7 @@ def test_what_was_overtaken_before_it_was_sent_is_never_sent(root: Path) -> None
     for attempt, steps in ((1, range(4)), (2, range(2, 5))):
         for step in steps:
             RunContext(run_dir, attempt).log("loss", 10.0 * attempt + step, step)
-    Ingester(root, tracking.database_uri(root)).ingest()
+    Ingester(root, mlflow_client.database_uri(root)).ingest()
     shown, (run,) = runs_of(root)
     history = shown.get_metric_history(run.info.run_id, "loss")
     assert sorted((p.step, p.value) for p in history) == [(0, 10.0), (1, 11.0), (2, 22.0), (3, 23.0), (4, 24.0)]
@@ -189,7 +193,7 @@ def test_what_was_overtaken_before_it_was_sent_is_never_sent(root: Path) -> None
 
 def test_tags_and_notes_given_after_the_end_are_shown_and_those_taken_away_are_not(root: Path) -> None:
     run_dir = finished(root, "aaaa0000", [1.0])
-    ingester = Ingester(root, tracking.database_uri(root))
+    ingester = Ingester(root, mlflow_client.database_uri(root))
     ingester.ingest()
     context.annotate(run_dir, tags={"kind": "paper"}, untag=["team"], note="table 2")
     assert ingester.ingest() == 1 and ingester.ingest() == 0
@@ -201,26 +205,26 @@ def test_tags_and_notes_given_after_the_end_are_shown_and_those_taken_away_are_n
 def test_a_removed_run_is_deleted_in_mlflow_and_one_that_comes_back_is_new(root: Path) -> None:
     run_dir = finished(root, "aaaa0000", [1.0])
     finished(root, "bbbb0000", [1.0])
-    assert tracking.sync(root).news == 2
+    assert mlflow_sync(root).news == 2
     shutil.copytree(run_dir, root / "kept")
     shutil.rmtree(run_dir)
-    tracking.forget(root, [("aaaa0000", run_dir)])
-    tracking.sync(root)
+    feed.forget(root, [("aaaa0000", run_dir)])
+    mlflow_sync(root)
     assert [run.data.tags["labrun.id"] for run in runs_of(root)[1]] == ["bbbb0000"]
     shutil.copytree(root / "kept", run_dir)
-    tracking.sync(root)
+    mlflow_sync(root)
     assert sorted(run.data.tags["labrun.id"] for run in runs_of(root)[1]) == ["aaaa0000", "bbbb0000"]
 
 
 def test_forgetting_without_a_database_notes_nothing(root: Path) -> None:
-    tracking.database_path(root).unlink()
-    tracking.forget(root, [("aaaa0000", root / "outputs" / "test" / "now-aaaa0000")])
+    mlflow_client.database_path(root).unlink()
+    feed.forget(root, [("aaaa0000", root / "outputs" / "test" / "now-aaaa0000")])
     assert list(store.state_folder(root).iterdir()) == []
 
 
 def test_a_run_deleted_in_mlflow_stays_so_until_it_has_news(root: Path) -> None:
     run_dir = finished(root, "aaaa0000", [1.0])
-    ingester = Ingester(root, tracking.database_uri(root))
+    ingester = Ingester(root, mlflow_client.database_uri(root))
     ingester.ingest()
     shown, (run,) = runs_of(root)
     shown.delete_run(run.info.run_id)
@@ -235,10 +239,10 @@ def test_a_run_deleted_in_mlflow_stays_so_until_it_has_news(root: Path) -> None:
 def test_sync_counts_news_and_makes_a_deleted_database_anew(root: Path) -> None:
     finished(root, "aaaa0000", [1.0])
     finished(root, "bbbb0000", [2.0])
-    assert tracking.sync(root).news == 2
-    assert tracking.sync(root).news == 0
-    tracking.database_path(root).unlink()
-    assert tracking.sync(root).news == 2 and len(runs_of(root)[1]) == 2
+    assert mlflow_sync(root).news == 2
+    assert mlflow_sync(root).news == 0
+    mlflow_client.database_path(root).unlink()
+    assert mlflow_sync(root).news == 2 and len(runs_of(root)[1]) == 2
 
 
 @contextlib.contextmanager
@@ -246,11 +250,11 @@ def fed(root: Path) -> Iterator[None]:
     """The view is fed meanwhile, as by `lab ui`."""
     ended, mistakes = threading.Event(), []
     feeding = threading.Thread(
-        target=tracking.feed, args=(root, tracking.database_uri(root), ended, mistakes.append), daemon=True
+        target=feed.feed, args=(root, MLflow(), mlflow_client.database_uri(root), ended, mistakes.append), daemon=True
     )
     feeding.start()
     try:
-        wait_for(lambda: viewing.notes(root).exists(), 120)
+        wait_for(lambda: ui_state.notes(root).exists(), 120)
         yield
     finally:
         ended.set()
@@ -261,9 +265,9 @@ def fed(root: Path) -> Iterator[None]:
 def test_a_database_that_is_deleted_while_it_is_fed_is_made_anew(root: Path) -> None:
     finished(root, "aaaa0000", [1.0])
     with fed(root):
-        before = viewing.notes(root).stat().st_mtime_ns
-        tracking.database_path(root).unlink()
-        wait_for(lambda: viewing.notes(root).stat().st_mtime_ns != before, 120)
+        before = ui_state.notes(root).stat().st_mtime_ns
+        mlflow_client.database_path(root).unlink()
+        wait_for(lambda: ui_state.notes(root).stat().st_mtime_ns != before, 120)
         assert len(runs_of(root)[1]) == 1
 
 
@@ -271,14 +275,16 @@ def test_sync_leaves_it_to_the_process_that_feeds_mlflow_already(root: Path) -> 
     finished(root, "aaaa0000", [1.0])
     with fed(root):
         finished(root, "bbbb0000", [2.0])
-        assert tracking.sync(root).news == 1
+        assert mlflow_sync(root).news == 1
         assert len(runs_of(root)[1]) == 2
         enough = threading.Event()
         enough.set()
-        tracking.feed(root, tracking.database_uri(root), enough, failed=pytest.fail)  # nor does another wait its turn
-    lock = tracking._lock(root, "sqlite:////nowhere/else.db")
+        feed.feed(
+            root, MLflow(), mlflow_client.database_uri(root), enough, failed=pytest.fail
+        )  # nor does another wait its turn
+    lock = feed._lock(root, MLflow(), "sqlite:////nowhere/else.db")
     with lock, pytest.raises(RecordError, match="another process of this workspace feeds MLflow"):
-        tracking.sync(root, "sqlite:////nowhere/else.db", patience_s=0.5)
+        mlflow_sync(root, "sqlite:////nowhere/else.db", patience_s=0.5)
 
 
 def of_server(address: str, run_id: str):  # type: ignore[no-untyped-def]
@@ -291,7 +297,7 @@ def of_server(address: str, run_id: str):  # type: ignore[no-untyped-def]
 def test_a_server_has_a_run_when_its_command_ends(root: Path, mlflow_server: str) -> None:
     """Where that is wanted. Meanwhile the feeder stands back, for minutes on a busy machine: that is not waited for."""
     run_dir = running(root, "5e70aaaa")
-    with tracking.follow(root, {"kind": "mlflow", "uri": mlflow_server, "wait": True}):
+    with feed.follow(root, {"kind": "mlflow", "uri": mlflow_server, "wait": True}):
         run = RunContext(run_dir)
         run.log("loss", 1.0)
         run.log("odd@name", 2.0)
@@ -311,12 +317,12 @@ def test_a_server_has_a_run_when_its_command_ends(root: Path, mlflow_server: str
 
 def test_a_server_that_is_down_neither_delays_a_run_nor_loses_it(root: Path, mlflow_server: str) -> None:
     began = time.monotonic()
-    with tracking.follow(root, {"kind": "mlflow", "uri": f"http://127.0.0.1:{free_port()}", "wait": False}):
+    with feed.follow(root, {"kind": "mlflow", "uri": f"http://127.0.0.1:{free_port()}", "wait": False}):
         finished(root, "d077aaaa", [1.0])
     assert time.monotonic() - began < 5
-    assert tracking.sync(root, mlflow_server).news == 1 and tracking.sync(root, mlflow_server).news == 0
+    assert mlflow_sync(root, mlflow_server).news == 1 and mlflow_sync(root, mlflow_server).news == 0
     assert of_server(mlflow_server, "d077aaaa").info.status == "FINISHED"
-    assert tracking.sync(root).news == 1, "what one of them has says nothing of the other"
+    assert mlflow_sync(root).news == 1, "what one of them has says nothing of the other"
 
 
 class Relay:
@@ -362,8 +368,8 @@ def test_a_server_that_goes_away_meanwhile_refuses_nothing(root: Path, mlflow_se
             relay.cut()
 
     with pytest.raises(RecordError, match=f"MLflow at {relay.address} refused"):
-        tracking.sync(root, relay.address, heard=heard)
-    notes = json.loads(tracking.kept(root, "tracking", relay.address).read_text())
+        mlflow_sync(root, relay.address, progress=heard)
+    notes = json.loads(mlflow_client.kept(root, "tracking", relay.address).read_text())
     assert len(notes["runs"]) == 2 and not any(one["left_out"] for one in notes["runs"].values())
     there = [of_server(mlflow_server, f"5e77{number:04d}") for number in range(5)]
     assert [run.info.status for run in there if run] == ["FINISHED"] * 2
@@ -380,7 +386,9 @@ def test_a_database_that_cannot_be_used_now_is_tried_again(root: Path, empty_mlf
         shutil.copy(empty_mlflow, own)
 
     feeding = threading.Thread(
-        target=tracking.feed, args=(root, f"sqlite:///{own}", ended, failed), kwargs={"done": lambda fed: done.set()}
+        target=feed.feed,
+        args=(root, MLflow(), f"sqlite:///{own}", ended, failed),
+        kwargs={"done": lambda fed: done.set()},
     )
     feeding.start()
     assert done.wait(120)
@@ -393,7 +401,7 @@ def test_a_database_that_cannot_be_used_now_is_tried_again(root: Path, empty_mlf
 def test_nothing_is_started_for_the_view_of_the_workspace(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     before, children = sorted(root.rglob("*")), psutil.Process().children()
     for settings in ({"kind": "mlflow", "uri": None}, {"kind": "none"}, {"kind": "mlflow", "uri": None, "wait": True}):
-        with tracking.follow(root, settings):
+        with feed.follow(root, settings):
             assert psutil.Process().children() == children
     assert sorted(root.rglob("*")) == before and "tracking.wait=true waits for the server" in caplog.text
 
@@ -401,55 +409,55 @@ def test_nothing_is_started_for_the_view_of_the_workspace(root: Path, caplog: py
 OPEN = """
 import sys
 from pathlib import Path
-from labrun.runs import tracking
-tracking.connect(Path(sys.argv[1]), sys.argv[2])
+from labrun.tracking.mlflow import client
+client.connect(Path(sys.argv[1]), sys.argv[2])
 """
 
 
 def test_many_processes_that_open_a_fresh_database_make_one(root: Path) -> None:
     """Over 15 s: each of the processes imports MLflow."""
-    uri = tracking.database_uri(root)
+    uri = mlflow_client.database_uri(root)
     store.state_folder(root).joinpath(".mlflow.db.new").write_bytes(b"half a database, from a process that was killed")
     many = [subprocess.Popen([sys.executable, "-c", OPEN, str(root), uri], stderr=subprocess.PIPE) for _ in range(8)]
     told = [(process.communicate(timeout=300)[1], process.returncode) for process in many]
     assert told == [(b"", 0)] * 8  # and MLflow says nothing
     finished(root, "aaaa0000", [1.0])
-    assert tracking.sync(root).news == 1 and len(runs_of(root)[1]) == 1
+    assert mlflow_sync(root).news == 1 and len(runs_of(root)[1]) == 1
 
 
 def test_a_damaged_database_is_one_message(root: Path) -> None:
-    tracking.database_path(root).write_bytes(b"no database at all" * 1000)
+    mlflow_client.database_path(root).write_bytes(b"no database at all" * 1000)
     with pytest.raises(RecordError, match=r"(?s)mlflow\.db refused: .*lab runs sync"):
-        tracking.sync(root)
+        mlflow_sync(root)
 
 
 def test_a_workspace_that_is_not_utf8_has_no_view() -> None:
     root = Path("/tmp/caf\udce9")
     with pytest.raises(RecordError, match=r"the workspace /tmp/caf\\udce9: this is not UTF-8"):
-        tracking.connect(root, tracking.database_uri(root))
+        mlflow_client.connect(root, mlflow_client.database_uri(root))
 
 
 def test_the_page_of_a_run_is_known_while_a_ui_is_up(root: Path) -> None:
     run_dir = finished(root, "aaaa0000", [1.0])
-    tracking.sync(root)
-    assert viewing.ui_address(root) is None and viewing.page(root, run_dir) is None
-    viewing.announce(root, "http://127.0.0.1:5999")
+    mlflow_sync(root)
+    assert ui_state.ui_address(root) is None and ui_state.page(root, run_dir) is None
+    ui_state.announce(root, "http://127.0.0.1:5999")
     _, (run,) = runs_of(root)
-    wanted = f"http://127.0.0.1:5999/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}?{viewing.TRAINING}"
-    assert viewing.page(root, run_dir) == wanted
+    wanted = f"http://127.0.0.1:5999/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}?{ui_state.TRAINING}"
+    assert ui_state.page(root, run_dir) == wanted
     state = json.loads((store.state_folder(root) / "ui.json").read_text())
     state["process"]["start_time"] -= 100  # a process of the same number, but not the same
     (store.state_folder(root) / "ui.json").write_text(json.dumps(state))
-    assert viewing.ui_address(root) is None
-    viewing.announce(root, "http://127.0.0.1:5999")
-    viewing.withdraw(root)
-    assert viewing.ui_address(root) is None
+    assert ui_state.ui_address(root) is None
+    ui_state.announce(root, "http://127.0.0.1:5999")
+    ui_state.withdraw(root)
+    assert ui_state.ui_address(root) is None
 
 
 def test_the_ui_shows_the_run(root: Path) -> None:
     """`mlflow ui` with the address that a run prints: parameters, curve, and the files of `outputs/`."""
     finished(root, "aaaa0000", [3.0, 2.0])
-    uri = tracking.database_uri(root)
+    uri = mlflow_client.database_uri(root)
     Ingester(root, uri).ingest()
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(port), "--workers", "1"]
@@ -487,7 +495,7 @@ def test_the_ui_shows_the_run(root: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this kernel does not share cores by session")
 def test_the_feeder_is_polite_only_while_runs_go_on(root: Path) -> None:
-    command = [sys.executable, "-m", "labrun.runs.feeder", str(root), tracking.database_uri(root)]
+    command = [sys.executable, "-m", "labrun.tracking.feeder", str(root), "mlflow", mlflow_client.database_uri(root)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as process:
         assert process.stdin is not None
         own = Path(f"/proc/{process.pid}/autogroup")

@@ -16,11 +16,15 @@ from typing import Any
 
 import pytest
 
-from helpers import copy_database, submitted, wait_for
+from helpers import copy_database, mlflow_sync, submitted, wait_for
 from labrun.cli import bars, keeping
-from labrun.runs import context, ingesting, mlflow_names, store, tracking
+from labrun.runs import context, store
 from labrun.runs import record as records
 from labrun.runs.context import RunContext
+from labrun.tracking import feed
+from labrun.tracking.mlflow import client as mlflow_client
+from labrun.tracking.mlflow import ingester as ingesting
+from labrun.tracking.mlflow import names as mlflow_names
 
 OK = {"time": 1.0, "step": 0, "name": "loss", "value": 0.5, "attempt": 1}
 BACKSLASH = "C:\\loss"
@@ -233,7 +237,7 @@ POISONS = {
 EXPERIMENTS = ["", " ", "x" * 1000, "a\nb", "\ud800", "a/b", "it's", "Default", "DEFAULT", "experiment--0123abcd", "%s"]
 
 
-Shown = tuple[Path, dict[str, Any], tracking.Fed, dict[str, str]]
+Shown = tuple[Path, dict[str, Any], feed.Fed, dict[str, str]]
 """The workspace, its runs as MLflow has them, what was said of them, and the id of each poison's run."""
 
 
@@ -249,8 +253,8 @@ def shown(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Shown
         changed(made(root, f"e{number:07x}", [{}]), name=name)
     for number, run_id in enumerate(("it's", "", "x" * 300, "a b")):
         changed(made(root, f"f{number:07x}", [{}]), id=run_id)
-    fed = tracking.sync(root)
-    client = tracking.connect(root, tracking.database_uri(root))
+    fed = mlflow_sync(root)
+    client = mlflow_client.connect(root, mlflow_client.database_uri(root))
     runs: dict[str, Any] = {}
     experiments = [one.experiment_id for one in client.search_experiments()]
     for run in client.search_runs(experiments, max_results=1000):
@@ -260,7 +264,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Shown
 
 def history(root: Path, run: Any) -> dict[str, list[float]]:
     """The values of each metric, by its own name."""
-    client = tracking.connect(root, tracking.database_uri(root))
+    client = mlflow_client.connect(root, mlflow_client.database_uri(root))
     found = {}
     for key in run.data.metrics:
         name = run.data.tags.get(f"labrun.name.{key}", key)
@@ -311,7 +315,7 @@ def test_names_of_parameters_and_tags_are_found_again(
 
 def test_experiments_and_ids_of_any_name(shown: Shown) -> None:
     root, runs, _, _ = shown
-    client = tracking.connect(root, tracking.database_uri(root))
+    client = mlflow_client.connect(root, mlflow_client.database_uri(root))
     found = {}
     for number, name in enumerate(EXPERIMENTS):
         experiment = client.get_experiment(runs[f"e{number:07x}"].info.experiment_id)
@@ -325,7 +329,7 @@ def test_a_second_time_sends_nothing_but_what_failed(
     shown: Shown,
 ) -> None:
     root, _, first, ids = shown
-    again = tracking.sync(root)
+    again = mlflow_sync(root)
     failing = [name for name, poison in POISONS.items() if not poison.is_shown or poison.told.startswith("its ")]
     named = {name for name in POISONS for line in again.left_out if ids[name] in line}
     assert named == set(failing) and len(first.left_out) > len(again.left_out)
@@ -339,7 +343,7 @@ def root(tmp_path: Path, empty_mlflow: Path) -> Path:
 
 
 def in_mlflow(root: Path) -> list[Any]:
-    client = tracking.connect(root, tracking.database_uri(root))
+    client = mlflow_client.connect(root, mlflow_client.database_uri(root))
     return list(client.search_runs([one.experiment_id for one in client.search_experiments()]))
 
 
@@ -350,9 +354,9 @@ def test_what_mlflow_refuses_for_a_reason_of_its_own_costs_only_itself(
     monkeypatch.setattr(mlflow_names, "allowed", lambda name: name)
     lines = [{"step": step, "name": "a@b" if step in (3, 500) else "loss"} for step in range(1000)]
     made(root, "aaaa0000", lines, config={"good": 1, "b@d": 2})
-    fed = tracking.sync(root)
+    fed = mlflow_sync(root)
     (run,) = in_mlflow(root)
-    client = tracking.connect(root, tracking.database_uri(root))
+    client = mlflow_client.connect(root, mlflow_client.database_uri(root))
     assert len(client.get_metric_history(run.info.run_id, "loss")) == 998 and run.data.params == {"good": "1"}
     (line,) = fed.left_out
     assert "2 x a value of 'a@b': " in line and "the parameter 'b@d': " in line and run.info.status == "FINISHED"
@@ -362,28 +366,28 @@ def test_what_mlflow_refuses_for_a_reason_of_its_own_costs_only_itself(
 def test_a_run_that_was_deleted_in_mlflow_is_made_again_where_it_has_news(root: Path) -> None:
     run_dir = made(root, "aaaa0000", [{}])
     made(root, "bbbb0000", [{}])
-    tracking.sync(root)
-    client = tracking.connect(root, tracking.database_uri(root))
+    mlflow_sync(root)
+    client = mlflow_client.connect(root, mlflow_client.database_uri(root))
     deleted = next(run for run in in_mlflow(root) if run.data.tags["labrun.id"] == "aaaa0000")
     client.delete_run(deleted.info.run_id)
     client._tracking_client.store._hard_delete_run(deleted.info.run_id)
     with open(run_dir / context.METRICS_FILE, "ab") as file:
         file.write(json.dumps({**OK, "step": 1}).encode() + b"\n")
-    fed = tracking.sync(root)
+    fed = mlflow_sync(root)
     assert fed.left_out == [] and fed.news == 1
     assert sorted(run.data.tags["labrun.id"] for run in in_mlflow(root)) == ["aaaa0000", "bbbb0000"]
 
 
 def test_a_copy_of_a_run_is_another_and_a_moved_one_is_the_same(root: Path) -> None:
     run_dir = made(root, "aaaa0000", [{}])
-    tracking.sync(root)
+    mlflow_sync(root)
     shutil.copytree(run_dir, run_dir.with_name("copy"))
     with open(run_dir.with_name("copy") / context.METRICS_FILE, "ab") as file:
         file.write(json.dumps({**OK, "step": 1, "value": 7}).encode() + b"\n")
-    tracking.sync(root)
+    mlflow_sync(root)
     assert sorted(run.data.metrics["loss"] for run in in_mlflow(root)) == [0.5, 7.0]
     run_dir.rename(run_dir.with_name("moved"))
-    tracking.sync(root)
+    mlflow_sync(root)
     assert len(in_mlflow(root)) == 2
 
 
@@ -401,11 +405,11 @@ def test_an_interrupted_sync_goes_on_where_it_was(root: Path, monkeypatch: pytes
 
     child = os.fork()
     if child == 0:
-        tracking.sync(root, heard=heard)
+        mlflow_sync(root, progress=heard)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     assert len(in_mlflow(root)) == 3
-    assert tracking.sync(root, heard=heard).news == 1 and calls == 1
+    assert mlflow_sync(root, progress=heard).news == 1 and calls == 1
     assert len(in_mlflow(root)) == 4
 
 
@@ -414,7 +418,7 @@ def test_a_run_that_goes_on_is_followed_in_chunks(root: Path) -> None:
     record = records.read(run_dir)
     record.status, record.process = records.RUNNING, records.process_identity()
     records.write(run_dir, record)
-    ingester = ingesting.Ingester(root, tracking.database_uri(root))
+    ingester = ingesting.Ingester(root, mlflow_client.database_uri(root))
     run = RunContext(run_dir)
     for step in range(2300):
         run.log("loss", step, step)
@@ -433,7 +437,7 @@ def test_the_command_names_what_is_left_out_once(
     for number in range(25):
         (made(root, f"{number:08x}") / "run.json").write_text("{")
     for news, again in ((1, 26), (0, 25)):
-        assert keeping.sync(argparse.Namespace(uri=None)) == 0
+        assert keeping.sync(argparse.Namespace(uri=None, tracker="mlflow", all=False)) == 0
         said = capsys.readouterr()
         assert f"{news} run{'' if news == 1 else 's'} with news, now in MLflow at sqlite:///" in said.out
         assert said.out.endswith(f"something was left out of {again}\n")
@@ -464,20 +468,20 @@ def test_the_bar_is_shown_at_a_terminal_once_it_takes_longer(
 
 
 def test_a_model_that_cannot_be_shown_does_not_stop_the_others(root: Path) -> None:
-    from labrun.runs import journal, registry
+    from labrun.registry import journal, models
 
     for number, name in enumerate(("good", "bad", "fine")):
         run_dir = made(root, f"{number}aaa0000", [{}])
         (run_dir / "outputs").mkdir(exist_ok=True)
         (run_dir / "outputs" / "model.pkl").write_bytes(b"model")
-        registry.register(root, run_dir, name, "outputs/model.pkl", {"odd@tag": "x" * 20_000, "labrun.run": "other"})
+        models.register(root, run_dir, name, "outputs/model.pkl", {"odd@tag": "x" * 20_000, "labrun.run": "other"})
     lines = journal.path(root).read_text().splitlines()
     far, none = {**json.loads(lines[1]), "number": 10**9}, {**json.loads(lines[1]), "name": "none"}
     bad = [{**none, **odd} for odd in ({"data": [7]}, {"files": 7}, {"tags": {"a": 1}}, {"file": "x"}, {"run": None})]
     texts = [lines[0], json.dumps(far), *map(json.dumps, bad), lines[2], "[1]", '{"event": 7}', "[" * 100_000, ""]
     journal.path(root).write_text("\n".join(texts))
-    fed = tracking.sync(root)
-    client = tracking.connect(root, tracking.database_uri(root))
+    fed = mlflow_sync(root)
+    client = mlflow_client.connect(root, mlflow_client.database_uri(root))
     versions = {one.name: one for one in client.search_model_versions()}
     assert set(versions) == {"good", "fine"}
     assert fed.left_out == ["model bad/1000000000: MLflow only counts up, and the highest number there is 0"]

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from labrun.errors import RecordError
-from labrun.runs import mlflow_names
 from labrun.runs import record as records
 from labrun.runs.record import Record
+from labrun.tracking.mlflow import names
 
 LOADER = "labrun.tasks.saved"
 """The module whose `_load_pyfunc` MLflow calls; what it loads is checked, and nothing is unpickled unasked."""
@@ -95,8 +95,8 @@ def _ml_model(folder: Path, card: Mapping[str, Any], record: Record, python: str
         },
         "is_signature_from_type_hint": False,
         "metadata": {
-            "labrun.run": mlflow_names.text(record.id),
-            "labrun.experiment": mlflow_names.text(record.name),
+            "labrun.run": names.text(record.id),
+            "labrun.experiment": names.text(record.name),
             "labrun.sha256": str(card["sha256"]),
         },
         "mlflow_version": _installed("mlflow"),

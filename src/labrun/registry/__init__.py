@@ -1,0 +1,1 @@
+"""Registered models: their journal is the truth, and MLflow follows."""

@@ -1,0 +1,248 @@
+"""Feeding views of the records: when somebody looks, or while runs go on; by one process at a time, idempotently.
+
+`lab ui` and `lab runs sync` read the run directories and send what is new; a lock decides who does, the others wait.
+A tracker that follows (`Tracker.follows`) is fed while runs go on by a small process of its own, so that neither its
+imports nor a server that is down stand in a run's way. What was sent is noted in `outputs/.labrun` and can be lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from labrun.errors import RecordError
+from labrun.runs import record as records
+from labrun.runs import removing, store
+from labrun.tracking import registry
+from labrun.tracking.base import Fed, ProgressCallback, Session, Tracker
+
+log = logging.getLogger(__name__)
+
+INTERVAL_S, LONGEST_S = 2.0, 15.0
+"""Between two rounds, the least and the most."""
+PATIENCE_S = 60.0
+"""How long `sync` leaves it to another process before it gives up."""
+
+
+@contextlib.contextmanager
+def follow(root: Path, settings: Mapping[str, Any]) -> Iterator[None]:
+    """Feed the view that a config names while the work inside goes on, and once more after it.
+
+    One that does not follow is not fed: nobody looks at it now, and who does brings it up to date.
+
+    Args:
+        root: the workspace.
+        settings: the config's `tracking`.
+    """
+    tracker = registry.named(settings)
+    if tracker is None or not tracker.follows(settings):
+        if settings.get("wait"):
+            log.warning("tracking.wait=true waits for the server of tracking.uri, and there is none: lab runs sync")
+        yield
+        return
+    address = tracker.address(root, settings)
+    process, output = _start(root, tracker, address)
+    try:
+        yield
+    finally:
+        # The end of its standard input tells the feeder that the runs are over; a kill of this process does too.
+        if process.stdin is not None:
+            process.stdin.close()
+        if settings.get("wait") and process.wait() != 0:
+            log.warning("%s at %s could not be fed; %s says why. The records are whole", tracker.label, address, output)
+
+
+def _start(root: Path, tracker: Tracker, address: str) -> tuple[subprocess.Popen[bytes], Path]:
+    """A feeder, a process of its own; its standard input is open, what it says goes to a file."""
+    folder = store.state_folder(root)
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "labrun.tracking.feeder", str(root), tracker.kind, address]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("LABRUN_RUN")}
+    with open(folder / "tracking.log", "ab") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True, env=environment
+        )
+    return process, folder / "tracking.log"
+
+
+def sync(
+    root: Path,
+    tracker: Tracker,
+    address: str,
+    patience_s: float = PATIENCE_S,
+    progress: ProgressCallback | None = None,
+    everything: bool = False,
+) -> Fed:
+    """Bring a view up to date with the records.
+
+    Args:
+        root: the workspace.
+        tracker: the view's kind.
+        address: the view's.
+        patience_s: how long to leave it to another process that feeds it now.
+        progress: is told how many runs are done, of how many.
+        everything: see `Tracker.open`.
+
+    Raises:
+        RecordError: the view refused, or another process that feeds it has not got to it.
+    """
+    began = time.time()
+    lock = _lock(root, tracker, address)
+    while not _taken(lock):
+        fed = _fed_since(root, tracker, address, began)
+        if fed is not None:
+            return fed
+        if time.time() - began > patience_s:
+            raise RecordError(
+                f"another process of this workspace feeds {tracker.label} at {address}, and has not come to what is "
+                f"new within {patience_s:.0f} s: wait until its runs, or 'lab ui', have ended"
+            )
+        time.sleep(0.2)
+    try:
+        with tracker.translate_errors(address):
+            return _round(root, tracker, address, tracker.open(root, address, everything), progress)
+    finally:
+        lock.release()
+
+
+def feed(
+    root: Path,
+    tracker: Tracker,
+    address: str,
+    ended: threading.Event,
+    failed: Callable[[Exception], None],
+    progress: ProgressCallback | None = None,
+    done: Callable[[Fed], None] | None = None,
+    last_s: float = float("inf"),
+) -> None:
+    """Feed a view until somebody says that it is enough, then once more; one process at a time.
+
+    Args:
+        root: the workspace.
+        tracker: the view's kind.
+        address: the view's.
+        ended: it is enough.
+        failed: is told of a round that failed; the next one may not.
+        progress: is told how many runs are done, of how many.
+        done: is told what came of each round.
+        last_s: how long the last round may take.
+
+    Raises:
+        RecordError, OSError: the last round failed.
+    """
+    lock = _lock(root, tracker, address)
+    since: float | None = None
+    while not _taken(lock):
+        if not ended.wait(1.0):
+            continue
+        since = since or time.time()
+        if _fed_since(root, tracker, address, since) is not None or time.time() - since > last_s:
+            return
+        time.sleep(0.5)
+    try:
+        _feed(root, tracker, address, ended, failed, progress, done, last_s)
+    finally:
+        lock.release()
+
+
+def _feed(
+    root: Path,
+    tracker: Tracker,
+    address: str,
+    ended: threading.Event,
+    failed: Callable[[Exception], None],
+    progress: ProgressCallback | None,
+    done: Callable[[Fed], None] | None,
+    last_s: float,
+) -> None:
+    session: Session | None = None
+    while True:
+        is_last, began = ended.is_set(), time.monotonic()
+
+        def must_end(is_last: bool = is_last, began: float = began) -> bool:
+            return time.monotonic() - began > last_s if is_last else ended.is_set()
+
+        try:
+            with tracker.translate_errors(address):
+                session = tracker.open(root, address) if session is None or session.is_lost else session
+                fed = _round(root, tracker, address, session, progress, must_end)
+            if done is not None:
+                done(fed)
+        except Exception as error:  # a server that was down, a full disk: the next round may go better
+            session = None
+            if is_last:
+                raise
+            failed(error)
+        if is_last:
+            return
+        ended.wait(min(max(INTERVAL_S, 10 * (time.monotonic() - began)), LONGEST_S))
+
+
+def forget(root: Path, gone: Sequence[tuple[str, Path]]) -> None:
+    """Have whoever feeds a view next take runs away there.
+
+    Args:
+        root: the workspace.
+        gone: the id and the folder of each.
+    """
+    state = store.state_folder(root)
+    if (state / "mlflow.db").exists() or any(state.glob("tracking*.json")) or any(state.glob("round*.json")):
+        removing.note(root, gone)
+
+
+def _state(root: Path, name: str, tracker: Tracker, address: str, suffix: str = ".json") -> Path:
+    return store.state_folder(root) / f"{name}{tracker.key(root, address)}{suffix}"
+
+
+def _lock(root: Path, tracker: Tracker, address: str) -> Any:
+    from filelock import FileLock
+
+    store.state_folder(root).mkdir(parents=True, exist_ok=True)
+    return FileLock(_state(root, "tracking", tracker, address, ".lock"))
+
+
+def _taken(lock: Any) -> bool:
+    from filelock import Timeout
+
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    return True
+
+
+def _round(
+    root: Path,
+    tracker: Tracker,
+    address: str,
+    session: Session,
+    progress: ProgressCallback | None = None,
+    must_end: Callable[[], bool] = lambda: False,
+) -> Fed:
+    """All that is new; then say so to those who wait."""
+    began = time.time()
+    news = session.send(progress, must_end)
+    fed = Fed(news, session.left_out.taken())
+    if not must_end():
+        content = json.dumps({"began": began, **asdict(fed)})
+        records.replace_text(_state(root, "round", tracker, address), content, to_disk=False)
+    return fed
+
+
+def _fed_since(root: Path, tracker: Tracker, address: str, time_s: float) -> Fed | None:
+    """What came of a round that another process began after that time; None: there was none yet."""
+    try:
+        content = json.loads(_state(root, "round", tracker, address).read_text(encoding="utf-8"))
+        return Fed(int(content["news"]), list(content["left_out"])) if content["began"] >= time_s else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,52 @@
+"""MLflow as a tracker. Imports MLflow only where its view is opened."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from labrun.runs.record import Record
+from labrun.tracking.base import Session, Tracker
+from labrun.tracking.mlflow import client, ui_state
+
+
+class MLflow(Tracker):
+    """The workspace's own database, which `lab ui` shows, or a server that `tracking.uri` names."""
+
+    kind = "mlflow"
+    label = "MLflow"
+
+    def address(self, root: Path, settings: Mapping[str, Any]) -> str:
+        """The database's, or the server's."""
+        return client.address(root, settings)
+
+    def key(self, root: Path, address: str) -> str:
+        """None for the workspace's own database."""
+        return client.key(root, address)
+
+    def follows(self, settings: Mapping[str, Any]) -> bool:
+        """Only a server: whoever looks at the workspace's own view brings it up to date."""
+        return bool(settings.get("uri"))
+
+    def open(self, root: Path, address: str, everything: bool = False) -> Session:
+        """See `Tracker.open`."""
+        from labrun.tracking.mlflow.ingester import Ingester
+
+        return Ingester(root, address)
+
+    def translate_errors(self, address: str) -> AbstractContextManager[None]:
+        """See `Tracker.translate_errors`."""
+        return client.told(address)
+
+    def shown(self, root: Path, record: Record, run_dir: Path) -> str:
+        """The run's own page where that is known by now, else what to type."""
+        uri = client.address(root, record.config["tracking"])
+        if uri != client.database_uri(root):
+            return f"mlflow ui --backend-store-uri {shlex.quote(uri)}" if client.is_database(uri) else uri
+        address = ui_state.ui_address(root)
+        if address is None:
+            return "lab ui shows it"
+        return ui_state.page(root, run_dir) or f"{address}   (its own page in a moment: lab runs show {record.id})"

@@ -1,0 +1,210 @@
+"""Weights & Biases as a tracker: each run that has ended becomes an offline run, made of its record alone.
+
+Offline runs are folders; `wandb sync` sends them, on whatever machine may reach a server. wandb writes a run once, from
+its beginning to its end, so a run is shown when it has ended, and made anew when its record changes afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from labrun.errors import RecordError
+from labrun.runs import context, removing, store
+from labrun.runs import record as records
+from labrun.runs.record import Record, RunPaths
+from labrun.runs.run_names import RunNames
+from labrun.tracking.base import LeftOut, ProgressCallback, Session, Tracker, stamp_of
+
+ENDED = frozenset({*records.FINISHED, records.LOST})
+TAG_LENGTH = 64
+"""Characters that wandb takes in a tag."""
+
+
+class Wandb(Tracker):
+    """Offline runs in a folder of the workspace."""
+
+    kind = "wandb"
+    label = "wandb"
+
+    def problems(self, settings: Mapping[str, Any]) -> Iterable[str]:
+        """Whether wandb is here, and `tracking.uri` no server."""
+        if importlib.util.find_spec("wandb") is None:
+            yield "tracking=wandb: the package wandb is not installed: uv sync --extra wandb, or pip install wandb"
+        if "://" in str(settings.get("uri") or ""):
+            yield (
+                f"tracking.uri={settings['uri']}: tracking=wandb writes offline runs to a folder; 'wandb sync' sends "
+                "them to a server"
+            )
+
+    def address(self, root: Path, settings: Mapping[str, Any]) -> str:
+        """The folder of the offline runs."""
+        named = settings.get("uri")
+        return str((root / str(named)).resolve() if named else store.state_folder(root))
+
+    def follows(self, settings: Mapping[str, Any]) -> bool:
+        """Offline runs are there when the command is over."""
+        return True
+
+    def open(self, root: Path, address: str, everything: bool = False) -> Session:
+        """See `Tracker.open`."""
+        return OfflineRuns(root, Path(address), self.key(root, address), everything)
+
+    def shown(self, root: Path, record: Record, run_dir: Path) -> str:
+        """What sends the offline runs."""
+        return f"wandb sync {Path(self.address(root, record.config['tracking']), 'wandb')}/offline-run-*-{record.id}"
+
+
+class OfflineRuns:
+    """The offline runs of a workspace; see `Session`.
+
+    Args:
+        root: the workspace.
+        folder: they lie in its `wandb/`.
+        key: of the notes on what was sent.
+        everything: show runs whose record names another tracker too.
+    """
+
+    is_lost = False
+
+    def __init__(self, root: Path, folder: Path, key: str, everything: bool) -> None:
+        self._root, self._folder, self._everything = root, folder, everything
+        self._notes = store.state_folder(root) / f"tracking{key}.json"
+        self._names = RunNames()
+        self.left_out = LeftOut()
+        self._sent: dict[str, dict[str, str]] = {}
+        """Of each run: its stamp when it was last sent, and the offline run that was made of it."""
+        self._removed = 0
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            content = json.loads(context.content(self._notes))
+            self._sent = {str(key): dict(value) for key, value in content["runs"].items()}
+            self._removed = int(content["removed"])
+
+    def send(self, progress: ProgressCallback | None, must_end: Callable[[], bool]) -> int:
+        """See `Session.send`."""
+        news = self._take_away()
+        waiting = [
+            (d, stamp)
+            for d in store.run_dirs(self._root)
+            if (stamp := stamp_of(d, context.METRICS_FILE)) != self._noted(d)
+        ]
+        for done, (run_dir, stamp) in enumerate(waiting):
+            if must_end():
+                break
+            if progress is not None:
+                progress(done, len(waiting))
+            news += self._send(run_dir, stamp)
+        return news
+
+    def _noted(self, run_dir: Path) -> str | None:
+        sent = self._sent.get(str(run_dir), {})
+        return sent.get("stamp") if (self._folder / "wandb" / sent.get("folder", "")).is_dir() else None
+
+    def _send(self, run_dir: Path, stamp: str) -> bool:
+        name = os.path.relpath(run_dir, self._root)
+        try:
+            record = records.read(run_dir)
+            if not self._everything and record.config["tracking"]["kind"] != Wandb.kind:
+                return False
+            if (status := records.shown_status(run_dir, record)) not in ENDED:
+                return False
+            self._drop(str(run_dir), record.id)
+            made = self._write(record, run_dir, status, name)
+        except RecordError as error:
+            self.left_out.add(str(error))
+            return False
+        except Exception as error:  # noqa: BLE001 - the other runs are sent
+            self.left_out.add(name, {f"{type(error).__name__}: {str(error).strip().splitlines()[:1]}": 1})
+            return False
+        self._sent[str(run_dir)] = {"stamp": stamp, "folder": made}
+        self._save()
+        return True
+
+    def _write(self, record: Record, run_dir: Path, status: str, shown: str) -> str:
+        """Make the offline run; returns its folder's name."""
+        import wandb
+
+        self._folder.mkdir(parents=True, exist_ok=True)
+        settings = wandb.Settings(
+            console="off",
+            silent=True,
+            disable_git=True,
+            disable_code=True,
+            x_disable_stats=True,
+            x_disable_meta=True,
+            x_disable_machine_info=True,
+        )
+        tags = [f"{key}={value}" if value else key for key, value in record.tags.items()]
+        run = wandb.init(
+            project=record.name,
+            id=record.id,
+            name=self._names.name(record, run_dir),
+            group=Path(str(record.sweep["folder"])).name if record.sweep else None,
+            job_type=record.task,
+            config=_plain(record.config),
+            tags=[tag[:TAG_LENGTH] for tag in tags] or None,
+            notes=record.notes or None,
+            dir=str(self._folder),
+            mode="offline",
+            reinit="finish_previous",
+            settings=settings,
+        )
+        try:
+            for step, values in self._history(run_dir, shown):
+                run.log(values, step=step)
+            run.summary.update({**record.metrics, "labrun/status": status, "labrun/folder": str(run_dir)})
+        finally:
+            run.finish(exit_code=0 if status in (records.COMPLETED, records.STOPPED) else 1)
+        return Path(run.dir).parent.name
+
+    def _history(self, run_dir: Path, shown: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The metrics by step, which wandb wants to rise; what has none is left out."""
+        by_step: dict[int, dict[str, Any]] = {}
+        for line in context.read_metrics(run_dir):
+            if line["step"] < 0:
+                self.left_out.add(shown, {f"a value of {line['name']!r:.60} at a step below zero": 1})
+                continue
+            row = by_step.setdefault(line["step"], {})
+            row[line["name"]] = line["value"]
+            row["_timestamp"] = line["time"]
+            if line.get("epoch") is not None:
+                row["epoch"] = line["epoch"]
+        yield from sorted(by_step.items())
+
+    def _take_away(self) -> int:
+        """Delete the offline runs of what was removed here since it was last done."""
+        removed, end = removing.noted(self._root, self._removed)
+        gone = 0
+        for run_id, folder in removed:
+            if not RunPaths(Path(folder)).record.exists():  # else it came back
+                gone += folder in self._sent
+                self._drop(folder, run_id)
+        if end != self._removed:
+            self._removed = end
+            self._save()
+        return gone
+
+    def _drop(self, key: str, run_id: str) -> None:
+        """Delete what was made of a run, whether or not that is noted."""
+        self._sent.pop(key, None)
+        if not records.is_id(run_id):
+            return
+        for made in (self._folder / "wandb").glob(f"offline-run-*-{run_id}"):
+            shutil.rmtree(made, ignore_errors=True)
+
+    def _save(self) -> None:
+        content = {"removed": self._removed, "runs": self._sent}
+        records.replace_text(self._notes, json.dumps(content), to_disk=False)
+
+
+def _plain(value: Any) -> Any:
+    """A config with keys that are text: wandb keeps JSON."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

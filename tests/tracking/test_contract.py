@@ -1,0 +1,221 @@
+"""What every tracker promises (`labrun.tracking.base`): a database, offline runs, a package of somebody else's."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+import offline_runs
+from conftest import Command, Refused
+from helpers import copy_database, submitted
+from labrun.errors import ConfigError
+from labrun.runs import context, store
+from labrun.runs import record as records
+from labrun.runs.context import RunContext
+from labrun.runs.recording import Recording
+from labrun.tracking import feed, registry
+from labrun.tracking.base import Fed, Tracker
+from labrun.tracking.mlflow import client as mlflow_client
+
+TOY = Path(__file__).with_name("toy")
+Run = dict[str, Any]
+"""What a view shows of a run: id, status, metrics, tags."""
+CODES = {0: "completed", 1: "failed"}
+STATUSES = {"FINISHED": "completed", "FAILED": "failed", "RUNNING": "running"}
+
+
+@dataclass
+class View:
+    """A tracker and how to see what it shows."""
+
+    root: Path
+    tracker: Tracker
+    read: Callable[[], list[Run]]
+
+    def sync(self) -> Fed:
+        address = self.tracker.address(self.root, {"kind": self.tracker.kind, "uri": None})
+        return feed.sync(self.root, self.tracker, address, everything=True)
+
+    def runs(self) -> dict[str, Run]:
+        found = self.read()
+        assert len({run["id"] for run in found}) == len(found), "each run is shown once"
+        return {run["id"]: run for run in found}
+
+
+def _mlflow(root: Path) -> list[Run]:
+    client = MlflowClient(tracking_uri=mlflow_client.database_uri(root))
+    found = client.search_runs([one.experiment_id for one in client.search_experiments()])
+    return [
+        {
+            "id": run.data.tags["labrun.id"],
+            "status": STATUSES[run.info.status],
+            "metrics": dict(run.data.metrics),
+            "tags": {key: value for key, value in run.data.tags.items() if key == "team"},
+        }
+        for run in found
+    ]
+
+
+def _wandb(root: Path) -> list[Run]:
+    found = [offline_runs.read(path) for path in (store.state_folder(root) / "wandb").glob("offline-run-*/*.wandb")]
+    return [
+        {
+            "id": run["id"],
+            "status": CODES[run["code"]],
+            "metrics": {key: value for key, value in run["summary"].items() if key in ("loss", "accuracy")},
+            "tags": dict(tag.split("=") for tag in run["tags"]),
+        }
+        for run in found
+    ]
+
+
+def _json_lines(root: Path) -> list[Run]:
+    return [json.loads(line) for line in (root / "runs.jsonl").read_text().splitlines()]
+
+
+READERS = {"mlflow": _mlflow, "wandb": _wandb, "json_lines": _json_lines}
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The package of another tracker is installed."""
+    monkeypatch.syspath_prepend(str(TOY))
+    monkeypatch.setenv("PYTHONPATH", str(TOY), prepend=":")
+    registry._others.cache_clear()
+    registry.get.cache_clear()
+    yield
+    registry._others.cache_clear()
+    registry.get.cache_clear()
+
+
+@pytest.fixture(params=list(READERS))
+def view(request: pytest.FixtureRequest, workspace: Path, toy: None, empty_mlflow: Path) -> View:
+    """Each tracker in turn. One of your own: its kind here, with what reads its view."""
+    copy_database(empty_mlflow, workspace)
+    tracker = registry.get(request.param)
+    assert list(tracker.problems({"kind": tracker.kind, "uri": None})) == []
+    return View(workspace, tracker, lambda: READERS[request.param](workspace))
+
+
+def run(root: Path, run_id: str, *values: float, fails: bool = False) -> Path:
+    run_dir = submitted(
+        root, run_id, config={"tracking": {"kind": "none"}, "model": {"lr": 0.1}}, tags={"team": "vision"}
+    )
+    try:
+        with Recording(run_dir, capture=False):
+            for step, value in enumerate(values):
+                RunContext(run_dir).log("loss", value, step=step)
+            if fails:
+                raise ValueError("as it was told to")
+    except ValueError:
+        pass
+    return run_dir
+
+
+def test_runs_are_shown_once_as_their_records_have_them(view: View) -> None:
+    run(view.root, "aaaa0000", 3.0, 2.0, 1.0)
+    run(view.root, "bbbb0000", 4.0, fails=True)
+    assert view.sync() == Fed(2, [])
+    shown = view.runs()
+    assert {key: (one["status"], one["metrics"], one["tags"]) for key, one in shown.items()} == {
+        "aaaa0000": ("completed", {"loss": 1.0}, {"team": "vision"}),
+        "bbbb0000": ("failed", {"loss": 4.0}, {"team": "vision"}),
+    }
+    assert view.sync() == Fed(0, []) and view.runs() == shown
+
+
+def test_what_was_noted_may_be_lost(view: View) -> None:
+    run(view.root, "aaaa0000", 1.0)
+    view.sync()
+    shown = view.runs()
+    for path in store.state_folder(view.root).glob("tracking*.json"):
+        path.unlink()
+    view.sync()
+    assert view.runs() == shown
+
+
+def test_what_changes_afterwards_is_shown(view: View) -> None:
+    run_dir = run(view.root, "aaaa0000", 1.0)
+    run(view.root, "bbbb0000", 2.0)
+    view.sync()
+    context.annotate(run_dir, tags={"team": "speech"})
+    assert view.sync().news == 1
+    assert {key: one["tags"] for key, one in view.runs().items()} == {
+        "aaaa0000": {"team": "speech"},
+        "bbbb0000": {"team": "vision"},
+    }
+
+
+def test_one_record_never_keeps_the_others_back(view: View) -> None:
+    bad = run(view.root, "aaaa0000", 1.0)
+    (bad / "run.json").write_text("{")
+    run(view.root, "bbbb0000", 2.0)
+    fed = view.sync()
+    assert fed.news == 1 and set(view.runs()) == {"bbbb0000"}
+    assert any("aaaa0000" in line for line in fed.left_out)
+
+
+def test_a_sync_that_was_ended_goes_on_later(view: View) -> None:
+    for number in range(3):
+        run(view.root, f"aaaa000{number}", 1.0)
+    address = view.tracker.address(view.root, {"kind": view.tracker.kind, "uri": None})
+    session = view.tracker.open(view.root, address, everything=True)
+    asked = iter([False, True, True, True])
+    session.send(None, lambda: next(asked, True))
+    view.sync()
+    assert set(view.runs()) == {"aaaa0000", "aaaa0001", "aaaa0002"}
+    assert view.sync().news == 0
+
+
+def test_removed_runs_go(view: View) -> None:
+    gone = run(view.root, "aaaa0000", 1.0)
+    run(view.root, "bbbb0000", 2.0)
+    view.sync()
+    shutil.rmtree(gone)
+    feed.forget(view.root, [("aaaa0000", gone)])
+    view.sync()
+    assert set(view.runs()) == {"bbbb0000"}
+
+
+def test_a_kind_that_is_not_there_is_a_mistake_with_those_that_are(toy: None) -> None:
+    with pytest.raises(ConfigError, match=r"'wadb': expected one of mlflow, wandb, json_lines, none. Did you mean"):
+        registry.get("wadb")
+
+
+def test_a_package_brings_a_tracker(toy: None, lab_here: Command, workspace: Path) -> None:
+    run(workspace, "aaaa0000", 1.0)
+    done = lab_here("runs", "sync", "--tracker", "json_lines")
+    assert done.returncode == 0 and f"1 run with news, now in JSON lines at {workspace}/runs.jsonl" in done.stdout
+    assert [one["id"] for one in _json_lines(workspace)] == ["aaaa0000"]
+
+
+def test_wandb_shows_the_whole_history_and_only_runs_that_name_it(
+    labrun: Command, lab_here: Command, workspace: Path
+) -> None:
+    """Takes over 15 s: two commands, and the process that writes the offline run while the second one ends."""
+    plain = ("dataset.max_samples=50", "report=none")
+    assert labrun(*plain, "tracking=none").returncode == 0
+    done = labrun(*plain, "tracking=wandb", "tracking.wait=true", "name=shown", "tags={kind: a}")
+    assert done.returncode == 0 and "wandb sync" in done.stdout, done.stderr
+    (path,) = (workspace / "outputs" / ".labrun" / "wandb").glob("offline-run-*/*.wandb")
+    shown = offline_runs.read(path)
+    (run_dir,) = workspace.glob("outputs/shown/*/run.json")
+    record = records.read(run_dir.parent)
+    assert (shown["id"], shown["project"], shown["code"], shown["tags"]) == (record.id, "shown", 0, ["kind=a"])
+    assert shown["config"]["model"] == json.loads(json.dumps(record.config["model"]))
+    assert shown["summary"]["accuracy"] == record.metrics["accuracy"]
+    logged = {line["name"] for line in context.read_metrics(run_dir.parent)}
+    assert logged <= {key for row in shown["history"] for key in row}
+    assert lab_here("runs", "sync", "--tracker", "wandb", "--all").stdout.startswith("1 run with news")
+
+
+def test_wandb_is_no_server(refused_here: Refused) -> None:
+    said = refused_here("tracking=wandb", "tracking.uri=https://api.wandb.ai")
+    assert "writes offline runs to a folder" in said

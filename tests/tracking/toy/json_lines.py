@@ -1,0 +1,73 @@
+"""A tracker of somebody else's: a line of JSON for each run. What docs/architecture.md says, carried out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from labrun.errors import RecordError
+from labrun.runs import record as records
+from labrun.runs import store
+from labrun.runs.record import Record
+from labrun.tracking.base import LeftOut, ProgressCallback, Session, Tracker
+
+
+class JsonLines(Tracker):
+    """A file of one line for each run, made anew where something has changed."""
+
+    kind = "json_lines"
+    label = "JSON lines"
+
+    def address(self, root: Path, settings: Mapping[str, Any]) -> str:
+        """The file."""
+        return str(settings.get("uri") or root / "runs.jsonl")
+
+    def follows(self, settings: Mapping[str, Any]) -> bool:
+        """It is made when somebody looks."""
+        return False
+
+    def open(self, root: Path, address: str, everything: bool = False) -> Session:
+        """See `Tracker.open`."""
+        return Lines(root, Path(address))
+
+    def shown(self, root: Path, record: Record, run_dir: Path) -> str:
+        """What to type."""
+        return f"lab runs sync --tracker {self.kind}"
+
+
+class Lines:
+    """See `labrun.tracking.base.Session`."""
+
+    is_lost = False
+
+    def __init__(self, root: Path, file: Path) -> None:
+        self._root, self._file, self.left_out = root, file, LeftOut()
+
+    def send(self, progress: ProgressCallback | None, must_end: Callable[[], bool]) -> int:
+        """Write the file again if any run has news."""
+        lines = self._file.read_text(encoding="utf-8").splitlines() if self._file.exists() else []
+        old = {entry["folder"]: entry for entry in map(json.loads, lines)}
+        new: dict[str, Any] = {}
+        for run_dir in store.run_dirs(self._root):
+            key = str(run_dir)
+            if must_end():
+                new |= {key: old[key]} if key in old else {}
+                continue
+            try:
+                record = records.read(run_dir)
+            except RecordError as error:
+                self.left_out.add(str(error))
+                continue
+            status = records.shown_status(run_dir, record)
+            new[key] = {
+                "folder": key,
+                "id": record.id,
+                "status": status,
+                "metrics": record.metrics,
+                "tags": record.tags,
+            }
+        text = "".join(json.dumps(entry) + "\n" for entry in new.values())
+        records.replace_text(self._file, text)
+        return sum(old.get(key) != entry for key, entry in new.items()) + len(set(old) - set(new))
