@@ -29,7 +29,7 @@ from pathlib import Path
 kind, verb, folder, root, workers = sys.argv[1:]
 from labrun.data import asset, datastore, transfer
 from labrun.data.progress import Quiet
-from labrun.submit import inputs
+from labrun.submission import inputs
 store = datastore.make(inputs.load(kind, changes=(f"root={root}",)))
 store.find("x")  # imports and opens
 began = time.perf_counter()

@@ -25,7 +25,7 @@ from helpers import Completed, Program, call_here, forget_hydra, run_labrun
 from labrun import app, cli, execute
 from labrun.config import composed, paths
 from labrun.runs.record import Record
-from labrun.submit import freeze
+from labrun.submission import freeze
 from labrun.tracking.mlflow import client
 from servers import Server
 

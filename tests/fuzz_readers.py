@@ -47,7 +47,7 @@ from labrun.runs import record as records
 from labrun.runs.record import Record
 from labrun.runs.sweep_state import SweepState
 from labrun.search import takeover
-from labrun.submit import rerun
+from labrun.submission import rerun
 from labrun.tasks import saved
 from labrun.tracking.mlflow import ui_state
 

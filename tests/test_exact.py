@@ -19,7 +19,7 @@ from labrun.config import composed, hydra_files
 from labrun.errors import ConfigError, RecordError
 from labrun.runs import record as records
 from labrun.search import ending
-from labrun.submit import rerun
+from labrun.submission import rerun
 from labrun.tasks.saved import load_model
 
 ODD = r"""

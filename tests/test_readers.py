@@ -26,7 +26,7 @@ from labrun.registry import journal
 from labrun.runs import context, elsewhere, files, recording, removing, store, sweep_state
 from labrun.runs import record as records
 from labrun.runs.sweep_state import SweepState
-from labrun.submit import rerun
+from labrun.submission import rerun
 from labrun.tracking.mlflow import shown_run
 
 

@@ -18,7 +18,7 @@ from labrun.errors import ConfigError, LabrunError, RecordError
 from labrun.handles import Model, Run, Submission
 from labrun.runs import context, store
 from labrun.runs.sweep_state import SweepState
-from labrun.submit import publish
+from labrun.submission import publish
 from labrun.sweeps import Sweep
 
 
@@ -46,7 +46,7 @@ def samples(
     Raises:
         ConfigError, DataError: there is no such data set or datastore, or it cannot be read.
     """
-    from labrun.submit import inputs, preview
+    from labrun.submission import inputs, preview
 
     node = inputs.load(datastore or inputs.default_name(), changes=tuple(settings))
     return preview.samples(name, node, count, seed, keys)

@@ -42,8 +42,8 @@ from labrun.errors import ConfigError, LabrunError, RecordError, RunFailedError
 from labrun.runs import elsewhere, recording, store
 from labrun.runs import record as records
 from labrun.runs.record import Record
-from labrun.submit import freeze
-from labrun.submit.publish import announce
+from labrun.submission import freeze
+from labrun.submission.publish import announce
 from labrun.tracking import registry as trackers
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class Gate(Callback):
         with TellingErrors():
             check_choices(config)
             if OmegaConf.select(config, "sweep.resume") is not None:
-                from labrun.submit import resume
+                from labrun.submission import resume
 
                 typed = Path(config.hydra.sweep.dir)
                 found = resume.find_sweep(store.workspace(), str(config.sweep.resume), str(config.name), typed)
@@ -285,11 +285,11 @@ def _run(config: DictConfig, hydra_config: Any) -> dict[str, Any]:
         record.hydra = hydra_job.settings(hydra_config)
         record.command = hydra_files.command(hydra_config, record.overrides)
         if not registry.chosen(record.config["compute"], sweep=False).in_process:
-            from labrun.submit import submission
+            from labrun.submission import submit
 
-            job = submission.Job(record, run_dir, files, variables, hydra_config.output_subdir)
-            ended = submission.carry_out([job], run_dir)[0]
-            submission.answer(ended, run_dir)
+            job = submit.Job(record, run_dir, files, variables, hydra_config.output_subdir)
+            ended = submit.carry_out([job], run_dir)[0]
+            submit.answer(ended, run_dir)
             return ended.metrics
         freeze.submit(record, run_dir)
         announce(run_dir)

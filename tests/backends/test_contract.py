@@ -31,7 +31,7 @@ from labrun.runs import record as records
 from labrun.runs.record import Record
 from labrun.runs.sweep_state import read_plan
 from labrun.schema import Compute
-from labrun.submit import freeze, submission
+from labrun.submission import freeze, submit
 
 MODEL = """
 import os, time
@@ -96,10 +96,10 @@ def sweep(backend: Backend, folder: Path, runs: Sequence[Mapping[str, Any]], *co
             composed.without_hydra(config), freeze.new_id(), overrides, Path.cwd(), freeze.look_around(Path.cwd())
         )
         record.sweep = {"folder": str(folder), "number": number}
-        jobs.append(submission.Job(record, folder / str(number), {}, freeze.environment(config)))
-    assert submission.check(jobs) is backend
+        jobs.append(submit.Job(record, folder / str(number), {}, freeze.environment(config)))
+    assert submit.check(jobs) is backend
     run_dirs = [job.run_dir for job in jobs]
-    submission.make_plan(jobs, folder, run_dirs, backend).write(folder)
+    submit.make_plan(jobs, folder, run_dirs, backend).write(folder)
     for job in jobs:
         freeze.submit(job.record, job.run_dir)
     return run_dirs

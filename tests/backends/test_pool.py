@@ -21,7 +21,7 @@ from labrun.config import composed, paths
 from labrun.runs import record as records
 from labrun.runs.finalize import close_ended
 from labrun.runs.record import Record
-from labrun.submit import freeze
+from labrun.submission import freeze
 
 MODEL = '''
 import os, signal, sys, time

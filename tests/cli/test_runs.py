@@ -345,7 +345,7 @@ def test_an_exported_run_is_whole_where_it_is_imported(
     all_kinds: Path, run: Lab, tmp_path_factory: pytest.TempPathFactory, monkeypatch: Patch
 ) -> None:
     (all_kinds / "a.py").write_text("x = 1\n")
-    from labrun.submit import snapshot
+    from labrun.submission import snapshot
 
     code = snapshot.take(all_kinds, all_kinds)
     run_dir = all_kinds / "outputs/test/now-a1111111"

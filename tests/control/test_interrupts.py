@@ -18,7 +18,7 @@ from labrun.runs import record as records
 HELD = """
 import os, time
 from labrun.control import results
-from labrun.submit import submission
+from labrun.submission import submit
 
 def held(real, name):
     def wait(*arguments, **options):
@@ -29,11 +29,11 @@ def held(real, name):
     return wait
 
 if os.environ["HOLD"] == "record":
-    real, count = submission.write, [0]
+    real, count = submit.write, [0]
     def write(job):
         count[0] += 1
         (held(real, "record") if count[0] == 3 else real)(job)
-    submission.write = write
+    submit.write = write
 else:
     results.tell = held(results.tell, "table")
 from labrun.app import main

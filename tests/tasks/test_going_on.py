@@ -16,7 +16,7 @@ from labrun import execute
 from labrun.errors import ConfigError
 from labrun.runs import others, recording
 from labrun.runs import record as records
-from labrun.submit import resume
+from labrun.submission import resume
 
 NET = """
 from torch import nn

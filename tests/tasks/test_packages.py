@@ -16,7 +16,7 @@ import pytest
 import pytorch_lightning
 
 from conftest import Command, Runner
-from labrun.submit import freeze
+from labrun.submission import freeze
 from labrun.tasks.packages import Package, spare_clouds
 
 SITE = Path(pytorch_lightning.__file__).parents[1]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
 
     from hydra_plugins.labrun_launcher.launcher import LabrunLauncher
-    from labrun.submit import submission
+    from labrun.submission import submit
 
 
 def launch(launcher: LabrunLauncher, job_overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
@@ -74,7 +74,7 @@ def _own(
 ) -> list[JobReturn]:
     from labrun.config import hydra_files, hydra_job
     from labrun.control import results as ends
-    from labrun.submit import submission
+    from labrun.submission import submit
 
     assert launcher.config is not None
     try:
@@ -83,7 +83,7 @@ def _own(
             if OmegaConf.select(launcher.config, f"sweep.{key}"):  # labrun's own sweeper does not come here then
                 raise ConfigError(f"sweep.{key}: only hydra/sweeper=labrun searches; leave hydra/sweeper out")
         sweep_dir = Path(str(launcher.config.hydra.sweep.dir)).resolve()
-        with submission.Freezer(sweep_dir) as freezer:
+        with submit.Freezer(sweep_dir) as freezer:
             jobs = _frozen(freezer, composer, job_overrides, first)
             master = launcher.config
 
@@ -92,7 +92,7 @@ def _own(
                     hydra_files.save(hydra_files.texts(master, of_sweep=True), sweep_dir)
 
             hydra_job.configure_own_log(master.hydra)
-            records = submission.carry_out(jobs, sweep_dir, freezer.head, save_config)
+            records = submit.carry_out(jobs, sweep_dir, freezer.head, save_config)
     except LabrunError as error:
         if os.environ.get("LABRUN_DEBUG") == "1":
             raise
@@ -124,7 +124,7 @@ def _of(runs: Sequence[str]) -> str:
 class _Part:
     """Some of a sweep's runs, frozen or refused."""
 
-    jobs: list[submission.Job] = field(default_factory=list)
+    jobs: list[submit.Job] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)
     """What is wrong, and with which run."""
     not_composed: list[HydraException] = field(default_factory=list)
@@ -132,15 +132,15 @@ class _Part:
 
 
 def _frozen(
-    freezer: submission.Freezer, composer: Composer, job_overrides: Sequence[Sequence[str]], first: int
-) -> list[submission.Job]:
+    freezer: submit.Freezer, composer: Composer, job_overrides: Sequence[Sequence[str]], first: int
+) -> list[submit.Job]:
     """Freeze every job before the first one starts; mistakes of all are told together.
 
     Raises:
         ConfigError: mistakes in some runs.
         HydraException: no run can be composed.
     """
-    from labrun.submit.sharing_out import shared_out
+    from labrun.submission.sharing_out import shared_out
 
     def work(some: Sequence[tuple[int, Sequence[str]]]) -> _Part:
         return _part(freezer, composer, some, first)
@@ -161,11 +161,9 @@ def _frozen(
     return [job for part in parts for job in part.jobs]
 
 
-def _part(
-    freezer: submission.Freezer, composer: Composer, some: Sequence[tuple[int, Sequence[str]]], first: int
-) -> _Part:
+def _part(freezer: submit.Freezer, composer: Composer, some: Sequence[tuple[int, Sequence[str]]], first: int) -> _Part:
     from labrun.config import hydra_files
-    from labrun.submit import once
+    from labrun.submission import once
 
     part = _Part()
     for number, overrides in some:

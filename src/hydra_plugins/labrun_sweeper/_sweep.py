@@ -160,8 +160,8 @@ def _own(sweeper: LabrunSweeper, settings: dict[str, Any], arguments: list[str])
     from labrun.runs import record as records
     from labrun.search import command
     from labrun.search.trials import Trials
-    from labrun.submit import once
-    from labrun.submit.submission import Freezer
+    from labrun.submission import once
+    from labrun.submission.submit import Freezer
 
     setup_globals()
     hydra_job.configure_own_log(master.hydra)

@@ -180,7 +180,7 @@ def _meant(name: str) -> list[Path]:
 
 def rerun(options: argparse.Namespace) -> int:
     """Run runs again, from their frozen config and code, with overrides on top."""
-    from labrun.submit import rerun as again
+    from labrun.submission import rerun as again
 
     names = [word for word in options.words if "=" not in word.lstrip("~+") and not word.startswith("~")]
     overrides = [word for word in options.words if word not in names]

@@ -19,7 +19,7 @@ from labrun.data.datastore import Datastore, clean
 from labrun.data.progress import Shown
 from labrun.errors import ConfigError, CorruptDataError, MissingDataError
 from labrun.runs import report, store
-from labrun.submit import inputs
+from labrun.submission import inputs
 from labrun.terminal import plain
 
 SHOWN = 20
@@ -333,7 +333,7 @@ def rm(options: argparse.Namespace) -> int:
 
 def samples(options: argparse.Namespace) -> int:
     """A picture of random samples, class counts, shapes and range."""
-    from labrun.submit import preview
+    from labrun.submission import preview
 
     output = options.output or Path(f"{options.name.replace('/', '-').replace('@', '-')}-samples.png")
     found = preview.samples(options.name, node_of(options), options.count, options.seed, options.key)

@@ -19,7 +19,7 @@ from labrun.runs import finalize, report
 from labrun.runs import record as records
 from labrun.runs.record import Record, RunPaths
 from labrun.search.ending import Tried, file_command, gather
-from labrun.submit import submission
+from labrun.submission import submit
 
 if TYPE_CHECKING:
     from labrun.search.search import Search
@@ -107,7 +107,7 @@ def finish(search: Search, runner: Executor, folder: Path) -> None:
     runner.draw(folder / BEST)
 
 
-def _refit(search: Search, best: Tried, run_dir: Path, model: dict[str, Any]) -> submission.Job:
+def _refit(search: Search, best: Tried, run_dir: Path, model: dict[str, Any]) -> submit.Job:
     overrides = [text for text in best.record.overrides if text not in search.trials.space.fixed]
     job = search.trials.job(overrides, 0, run_dir.name)
     record = job.record
@@ -120,7 +120,7 @@ def _refit(search: Search, best: Tried, run_dir: Path, model: dict[str, Any]) ->
     return job
 
 
-def _submit(job: submission.Job, runner: Executor) -> None:
+def _submit(job: submit.Job, runner: Executor) -> None:
     """Have it run, unless it was done before the search was gone on with."""
     if (job.run_dir / "run.json").exists():
         record = records.read(job.run_dir)
@@ -128,11 +128,11 @@ def _submit(job: submission.Job, runner: Executor) -> None:
             return
         finalize.requeue(job.run_dir, record)
     else:
-        submission.write(job)
+        submit.write(job)
     runner.submit(job.run_dir, resources(job.record, job.environment))
 
 
-def _write_vote(job: submission.Job, folder: Path, trials: Trials) -> None:
+def _write_vote(job: submit.Job, folder: Path, trials: Trials) -> None:
     """A config file that stands for the ensemble's command."""
     record, config = job.record, job.record.config
     record.overrides = [text for text in record.overrides if not text.startswith("model")]

@@ -25,8 +25,8 @@ from labrun.search import automl, ending, takeover
 from labrun.search.search import Search, check_fresh, policy, room
 from labrun.search.study import Study
 from labrun.search.trials import Trials
-from labrun.submit import snapshot, submission
-from labrun.submit.publish import announce
+from labrun.submission import snapshot, submit
+from labrun.submission.publish import announce
 from labrun.tracking.feed import follow
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def run(
     trials: Trials,
     settings: Mapping[str, Any],
     arguments: Sequence[str],
-    freezer: submission.Freezer,
+    freezer: submit.Freezer,
     resumed: bool,
     prepare: Callable[[], None],
 ) -> list[Record]:
@@ -126,18 +126,18 @@ def run(
             "there is nothing to search: give a key several values ('model.lr=tag(log,interval(1e-4,1e-1))'), name "
             "them under sweep.space, or choose a component whose file has a search_space"
         )
-    backend = submission.check(probes)
+    backend = submit.check(probes)
     if not backend.supervises and (settings["trial_timeout_min"] is not None or settings["early_termination"]):
         key = "trial_timeout_min" if settings["trial_timeout_min"] is not None else "early_termination"
         raise ConfigError(
             f"sweep.{key}: an {backend.name} run has no supervisor that could end it; choose compute=local"
         )
     config = probes[0].record.config
-    with submission.in_charge(folder, backend) if resumed else contextlib.nullcontext():
+    with submit.in_charge(folder, backend) if resumed else contextlib.nullcontext():
         if not resumed:
             check_fresh(folder)
         prepare()
-        plan = submission.make_plan(probes, folder, [], backend)
+        plan = submit.make_plan(probes, folder, [], backend)
         plan.command = hide_environment([text for text in arguments if not _is_own(text)])
         if trials.code is not None:
             plan.path = snapshot.import_path(trials.code, own=config["compute"]["python"] is None)
@@ -171,7 +171,7 @@ def _elsewhere(folder: Path, resumed: bool) -> list[str]:
     return [f"sweep.resume={folder}" if resumed else f"hydra.sweep.dir={folder}"]
 
 
-def _attended(search: Search, folder: Path, plan: sweep_state.Plan, freezer: submission.Freezer) -> list[Record]:
+def _attended(search: Search, folder: Path, plan: sweep_state.Plan, freezer: submit.Freezer) -> list[Record]:
     goals = ", ".join(f"{o.metric} ({'max' if o.maximize else 'min'})" for o in search.objectives)
     left = search.budget - search.study.counted()
     log.info("Searching for %s: %d trials, %d at once, in %s", goals, left, search.room, folder)
@@ -214,4 +214,4 @@ def _say_canceled(folder: Path) -> NoReturn:
     sys.stderr.write(
         f"labrun: canceled; the records are in {folder}, and sweep.resume={where} goes on with the search\n"
     )
-    sys.exit(submission.CANCELED)
+    sys.exit(submit.CANCELED)

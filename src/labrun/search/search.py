@@ -31,8 +31,8 @@ from labrun.search.reports import Reports
 from labrun.search.space import Choice, Dimension
 from labrun.search.study import OVERRIDES, RUN, Study
 from labrun.search.trials import Trials
-from labrun.submit import submission
-from labrun.submit.submission import Job
+from labrun.submission import submit
+from labrun.submission.submit import Job
 
 log = logging.getLogger(__name__)
 
@@ -242,7 +242,7 @@ class Search:
             log.error("Trial %s cannot be run (%s): %s", run_dir.name, " ".join(overrides), why)
             self.study.fail(number, why)
             return None
-        submission.write(made)
+        submit.write(made)
         self._trials[run_dir] = self._trial(run_dir, number)
         return made
 

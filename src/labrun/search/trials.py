@@ -14,8 +14,8 @@ from labrun.config.hydra_files import Origin
 from labrun.errors import ConfigError, LabrunError
 from labrun.search import space as spaces
 from labrun.search.space import Choice, Dimension, Space
-from labrun.submit import submission
-from labrun.submit.submission import Job
+from labrun.submission import submit
+from labrun.submission.submit import Job
 from labrun.tasks import task as tasks
 
 
@@ -34,7 +34,7 @@ class Trials:
         self,
         compose: Callable[[Sequence[str], int], DictConfig],
         loader: ConfigLoader,
-        freezer: submission.Freezer,
+        freezer: submit.Freezer,
         space: Space,
         folder: Path,
         with_components: bool,

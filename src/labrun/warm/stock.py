@@ -89,7 +89,7 @@ def begin(
 
     Args:
         keeper: `LIGHT` or `FULL`.
-        path: `sys.path` with the frozen code in it, entry by entry (`labrun.submit.snapshot.import_path`).
+        path: `sys.path` with the frozen code in it, entry by entry (`labrun.submission.snapshot.import_path`).
         environment: its variables.
         folder: its working folder; None: this process's.
 
@@ -121,7 +121,7 @@ def frozen_folders(path: Sequence[str], imported: Fingerprint) -> dict[str, str]
     """The frozen copy of each folder that modules were imported from; None: what is loaded is not what is frozen.
 
     Args:
-        path: `sys.path` with the frozen code in it, entry by entry (`labrun.submit.snapshot.import_path`).
+        path: `sys.path` with the frozen code in it, entry by entry (`labrun.submission.snapshot.import_path`).
         imported: the files that are loaded.
     """
     if len(path) != len(sys.path):

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from labrun.errors import RecordError
+from labrun.runs import context, store
 from labrun.runs import record as records
-from labrun.runs import store
 from labrun.runs.record import Record
 from labrun.tracking.base import LeftOut, ProgressCallback, Session, Tracker
 
@@ -65,7 +65,7 @@ class Lines:
                 "folder": key,
                 "id": record.id,
                 "status": status,
-                "metrics": record.metrics,
+                "metrics": record.metrics or context.last_values(run_dir),
                 "tags": record.tags,
             }
         text = "".join(json.dumps(entry) + "\n" for entry in new.values())

@@ -22,14 +22,14 @@ from labrun.errors import ConfigError, RecordError
 from labrun.runs import files, store
 from labrun.runs import record as records
 from labrun.runs.record import Record
-from labrun.submit import freeze, snapshot, submission
+from labrun.submission import freeze, snapshot, submit
 
 
 @dataclass
 class Again:
     """A run that is to be repeated, ready to be submitted."""
 
-    job: submission.Job
+    job: submit.Job
 
     @property
     def run_dir(self) -> Path:
@@ -38,7 +38,7 @@ class Again:
 
     def carry_out(self) -> Record:
         """Submit and execute it: in the pool where it ran inline, since only there the frozen code is imported."""
-        return submission.carry_out([self.job], self.job.run_dir)[0]
+        return submit.carry_out([self.job], self.job.run_dir)[0]
 
 
 def prepare(run_dir: Path, overrides: Sequence[str], new_code: bool = False) -> Again:
@@ -88,7 +88,7 @@ def prepare(run_dir: Path, overrides: Sequence[str], new_code: bool = False) -> 
     record.command = shlex.join(["lab", "runs", "rerun", old.id, *overrides])
     record.hydra = old.hydra
     files = hydra_files.plain(record.config, typed, hydra_files.of_run(run_dir))
-    return Again(submission.Job(record, target, files, freeze.environment(config)))
+    return Again(submit.Job(record, target, files, freeze.environment(config)))
 
 
 @contextlib.contextmanager

@@ -47,7 +47,7 @@ def prepare(script: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: it cannot be built; the message says why, and where the log is.
     """
-    from labrun.submit import scripts
+    from labrun.submission import scripts
 
     if script.get("python"):
         scripts.check_interpreter(scripts.interpreter(str(script["python"])) or str(script["python"]))

@@ -25,8 +25,8 @@ from labrun.runs.record import Record
 from labrun.runs.recording import terminating_politely
 from labrun.runs.sweep_state import SweepState
 from labrun.schema import LOCAL_DATASTORE
-from labrun.submit import freeze, resume, snapshot
-from labrun.submit.publish import announce
+from labrun.submission import freeze, resume, snapshot
+from labrun.submission.publish import announce
 from labrun.tracking import registry as trackers
 from labrun.tracking.feed import follow
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun.errors import ConfigError
-from labrun.submit import environments, snapshot
+from labrun.submission import environments, snapshot
 
 NO_SOURCES = frozenset(map(Path, ("/", "/etc", "/home", "/opt", "/root", "/tmp", "/usr", "/usr/bin", "/var", "/bin")))
 """Folders that a script may lie in, and that nobody wants copied."""

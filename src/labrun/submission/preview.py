@@ -23,7 +23,7 @@ from labrun.data.arrays import AnyArray, Arrays, Part
 from labrun.data.readers import contents
 from labrun.errors import ConfigError, DataError, MissingDataError
 from labrun.runs import report
-from labrun.submit import inputs
+from labrun.submission import inputs
 
 KINDS = ("Mnist", "Cifar10", "Npz", "Csv", "ImageFolder")
 """The readers that are tried for an asset that no data set is named after."""

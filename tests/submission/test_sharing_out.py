@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import psutil
 import pytest
 
-from labrun.submit.sharing_out import shared_out
+from labrun.submission.sharing_out import shared_out
 
 HERE = os.getpid()
 

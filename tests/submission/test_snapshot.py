@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from conftest import Runner
 from labrun.config import composed
 from labrun.errors import ConfigError
-from labrun.submit import freeze, snapshot
+from labrun.submission import freeze, snapshot
 
 
 def git(folder: Path, *arguments: str) -> None:

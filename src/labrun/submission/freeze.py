@@ -32,7 +32,7 @@ from labrun.errors import ConfigError, RecordError
 from labrun.runs import cards, recording, report, seals, store
 from labrun.runs import record as records
 from labrun.runs.record import HIDDEN, Record, RunPaths
-from labrun.submit import environments, inherited, inputs, scripts, snapshot
+from labrun.submission import environments, inherited, inputs, scripts, snapshot
 from labrun.tasks import loading, monitored
 from labrun.tasks import task as tasks
 from labrun.tasks.packages import Package
