@@ -145,6 +145,14 @@ def test_a_command_that_is_offered_composes_in_a_persons_own_conf_too(labrun_her
     assert "Did you mean 'mine'?" in done.stderr and "Type: labrun model=mine model.units=4" in done.stderr, done.stderr
 
 
+def test_an_argument_that_the_file_does_not_list_is_offered_with_a_plus(labrun_here: Command, workspace: Path) -> None:
+    (workspace / "mine.py").write_text("class Net:\n    def __init__(self, learning_rate=0.1):\n        pass\n")
+    (workspace / "conf" / "model").mkdir(parents=True)
+    (workspace / "conf" / "model" / "mine.yaml").write_text("_target_: mine.Net\n")
+    done = labrun_here("model=mine", "model.learning_rate=0.02")
+    assert "model=mine takes it" in done.stderr and "'+model.learning_rate=0.02'" in done.stderr, done.stderr
+
+
 def test_a_config_of_a_folder_above_is_named(
     labrun_here: Command, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

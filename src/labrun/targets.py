@@ -116,6 +116,27 @@ def locate(target: str) -> Named:
     return Named(".".join(parts[:depth]), source, tuple(parts[depth:]))
 
 
+def takes(target: str, name: str) -> bool:
+    """Whether a class, or a function, has an argument of that name, as far as its source says so by itself."""
+    found = locate(target)
+    if found.source is None or len(found.names) != 1:
+        return False
+    try:
+        tree = ast.parse(found.source.read_text(encoding="utf-8"))
+    except (OSError, ValueError, SyntaxError):
+        return False
+    for node in tree.body:
+        if getattr(node, "name", None) != found.names[0]:
+            continue
+        inner = node.body if isinstance(node, ast.ClassDef) else [node]
+        for one in inner:
+            if isinstance(one, ast.FunctionDef) and one.name in ("__init__", found.names[0]):
+                return name in {arg.arg for arg in (*one.args.args[1:], *one.args.args[:1], *one.args.kwonlyargs)} - {
+                    "self"
+                }
+    return False
+
+
 def _module_in(places: list[Path], name: str) -> tuple[Path | None, list[Path]] | None:
     for place in places:
         if (place / name / "__init__.py").is_file():

@@ -16,6 +16,7 @@ from conftest import Command, Runner
 from labrun.errors import DataError, UnfitError
 from labrun.registry import journal, models
 from labrun.runs import store
+from labrun.tasks import feeding
 from labrun.tasks.saved import _load_pyfunc, load_model
 
 COUNT = 120
@@ -121,6 +122,18 @@ def test_the_keys_are_typed_as_they_are_told(run_here: Runner, workspace: Path) 
         "dataset.header=true",
     )
     assert [one["kind"] for one in record.data[0]["table"]["columns"]] == ["category"]
+
+
+def test_an_id_that_was_settled_as_one_goes_beside_the_predictions(run_here: Runner, workspace: Path) -> None:
+    rows = [
+        {"customer": f"C{100 + i}", "plan": "xy"[i % 3 > 0], "n": f"{i % 7}.5", "kind": "ab"[i % 2]}
+        for i in range(COUNT)
+    ]
+    path = write(workspace / "people.csv", rows)
+    for settled in ((), ("dataset.ignore=[customer,plan]",)):
+        _, run_dir = run_here(*PIPELINE, f"dataset.path={path}", *settled)
+        saved = load_model(str(run_dir))
+        assert feeding.read(path, saved).identifiers(saved) == ["customer"]
 
 
 def test_a_model_of_numbers_takes_columns_by_their_names(run_here: Runner, workspace: Path) -> None:

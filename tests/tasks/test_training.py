@@ -572,11 +572,36 @@ def test_averaged_weights_are_those_that_are_tested(run_here: Runner) -> None:
 def test_options_that_labruns_own_keys_say_are_refused(run_here: Runner) -> None:
     for option, words in (
         ("max_epochs=2", "trainer.options.max_epochs: labrun has a key"),
-        ("enable_checkpointing=false", "Lightning's Trainer refused: .*ModelCheckpoint"),
+        ("enable_checkpointing=false", "trainer.options.enable_checkpointing: .*callbacks=none"),
+        ("logger=false", "trainer.options.logger: .*the record's own stays"),
         ("nonsense=1", "Lightning's Trainer refused: .*nonsense"),
     ):
         with pytest.raises(ConfigError, match=words):
             run_here(*SMALL, f"+trainer.options.{option}")
+
+
+def test_several_checkpoints_that_are_kept_have_files_of_their_own(run_here: Runner) -> None:
+    common = (*SMALL, VALIDATED, "trainer.max_epochs=5", "model.lr=0.5", "trainer.evaluate=best")
+    one, _ = run_here(*common)
+    record, run_dir = run_here(*common, "callbacks.checkpoint.save_top_k=3")
+    assert record.training == one.training and record.metrics == one.metrics
+    files = {path.name for path in (run_dir / "checkpoints").iterdir()}
+    assert len(files) == 4 and {name for name in files if not name.startswith("best-epoch=")} == {"last.ckpt"}
+
+
+def test_an_end_after_the_first_epoch_is_told(run_here: Runner, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        record, _ = run_here(
+            *SMALL, VALIDATED, "trainer.max_epochs=9", "model.lr=1e9", "callbacks=early_stopping", "trainer.on_nan=warn"
+        )
+    assert any("Stopped early, after epoch 1 of 9" in text for text in caplog.messages)
+    assert record.training is not None and record.training["stopped_early"]["epoch"] == 1
+
+
+def test_what_says_nothing_to_a_model_without_epochs_is_told(labrun_here: Command) -> None:
+    done = labrun_here("trainer.max_epochs=3", "logger=csv", "dataset.max_samples=50", "tracking=none", "report=none")
+    assert done.returncode == 0
+    assert "trainer.max_epochs, logger: no effect with model=logistic_regression" in done.stderr
 
 
 class Stops(Linear):

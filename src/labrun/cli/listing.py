@@ -15,11 +15,12 @@ from typing import Any
 
 from labrun import checking, exact, garbage, terminal
 from labrun.cli import selecting
-from labrun.control import query
+from labrun.control import lease, query
 from labrun.control.query import Pair, Shown
 from labrun.runs import comparable, report, store
 from labrun.runs import record as records
 from labrun.runs.record import Record
+from labrun.runs.sweep_state import SweepState
 from labrun.tasks import threads
 from labrun.tracking.mlflow import ui_state
 
@@ -196,13 +197,19 @@ def _rows(run_dir: Path, record: Record, status: str) -> Iterator[tuple[str, str
         commit, branch = str(git.get("commit"))[:12], git.get("branch")
         yield "git", f"{commit} ({branch}){', with changes' if git.get('dirty') else ''}"
     yield "code", f"{str(code.get('digest', '-'))[:12]}  {code.get('folder', '')}"
-    if status == records.LOST:
+    if status == records.LOST or (status == records.QUEUED and _is_left(run_dir, record)):
         yield "go on", _going_on(run_dir, record)
     yield "again", f"{record.command}   (or, as it was: lab runs rerun {record.id})"
     yield "folder", str(run_dir)
     page = ui_state.page(store.workspace(), run_dir)
     if page is not None:
         yield "page", page
+
+
+def _is_left(run_dir: Path, record: Record) -> bool:
+    """Whether nobody controls a run that waits: its controller was killed, say."""
+    state = SweepState(records.sweep_folder(run_dir, record) or run_dir)
+    return state.plan.is_file() and lease.living(state) is None
 
 
 def _going_on(run_dir: Path, record: Record) -> str:

@@ -17,6 +17,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from labrun import targets
 from labrun.checking import pairs
 from labrun.config import composed, paths
 from labrun.errors import ConfigError
@@ -353,6 +354,15 @@ class _Search:
                     f"that has one: {above}={options[0]} {new}",
                     self._with_choice(place, above, options[0], [new]),
                 )
+        above, _, name = key.rpartition(".")
+        target = OmegaConf.select(config, f"{above}._target_") if above and one.type != OverrideType.DEL else None
+        if isinstance(target, str) and targets.takes(target, name):
+            new = f"+{fixed(key).lstrip('+')}"
+            return Mistake(
+                f"{said}, and {above}={self._choice(above)} takes it: a key that its file does not list begins with "
+                f"'+'. Type {new!r}, or add {name} to the file",
+                {place: [new]},
+            )
         found = _nearby(key, known)
         tops = [group for group in self.there.groups if "/" not in group]
         meant = None if "." in key or one.type == OverrideType.DEL else _nearest(key, tops, cutoff=0.75)

@@ -175,7 +175,7 @@ def settled(
             targets.check_module(str(values[group]["_target_"]), group)
     for group, defaults in (("compute", schema.Compute(target="auto")), ("sweep", schema.Sweep())):
         kept[group] = {**dataclasses.asdict(defaults), **kept.get(group, {})}
-    monitored.settle(kept)
+    monitored.settle(kept, overrides)
     objective.settle(kept)
     schema.check_secrets(kept["datastore"])
     if kept["datastore"].get("_target_", schema.LOCAL_DATASTORE) == schema.LOCAL_DATASTORE:

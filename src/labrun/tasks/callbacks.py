@@ -228,6 +228,8 @@ class Keeper:
             if not isinstance(state, dict):
                 continue
             state.update(patience=callback.patience, stopped_epoch=0)
+            if "stopping_reason_message" in state:
+                state.update(stopping_reason_message=None, stopping_reason=0)
             if not self.keeps_count:
                 state.update(best_score=callback.best_score, wait_count=0)
             elif state["wait_count"] >= callback.patience:
@@ -235,7 +237,12 @@ class Keeper:
                 log.info("Early stopping by %s counts anew: it had ended the training before", callback.monitor)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        ended = [callback for callback in trainer.early_stopping_callbacks if callback.stopped_epoch]
+        # `stopped_epoch` is 0 after the first epoch, and also where nothing was stopped; older versions give no reason.
+        ended = [
+            callback
+            for callback in trainer.early_stopping_callbacks
+            if callback.stopped_epoch or getattr(callback, "stopping_reason_message", None)
+        ]
         for callback in ended if self.epochs < (trainer.max_epochs or 0) else []:
             self.stopped = {"epoch": self.epochs, "monitor": callback.monitor, "patience": callback.patience}
             why = str(callback.stopping_reason_message or f"{callback.monitor} was watched").partition(" Signaling")[0]

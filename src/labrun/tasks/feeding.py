@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from labrun.checking import shape_text
 from labrun.data.readers import contents, delimited
-from labrun.data.readers.columns import GAPS, ID_NAME, LOOKS_LIKE_ID
+from labrun.data.readers.columns import GAPS, ID_NAME, IGNORED_ID, LOOKS_LIKE_ID
 from labrun.errors import ConfigError, CorruptDataError, DataError, MissingDataError, UnfitError
 from labrun.tasks.saved import Saved
 
@@ -46,7 +46,7 @@ class Fed:
         return [
             name
             for name in self.inputs.columns
-            if name not in taken and (left_out.get(name) == LOOKS_LIKE_ID or ID_NAME.search(str(name)))
+            if name not in taken and (left_out.get(name) in (LOOKS_LIKE_ID, IGNORED_ID) or ID_NAME.search(str(name)))
         ]
 
 

@@ -412,11 +412,6 @@ class NetworkTask(Task):
 
     def _trainer(self, paths: RunPaths, has_validation: bool) -> Any:
         settings, lightning = self._settings, self._package.part()
-        twice = sorted(set(settings["options"]) & set(OWN_KEYS))
-        if twice:
-            raise ConfigError(
-                f"trainer.options.{twice[0]}: labrun has a key for it, and goes by that: trainer.{twice[0]}"
-            )
         packages.spare_clouds(self._package)
         loggers, record = self._loggers(paths)
         callbacks = self._callbacks(paths, has_validation)
@@ -470,9 +465,13 @@ class NetworkTask(Task):
                 ValueError,
                 self._package.part("utilities.exceptions").MisconfigurationException,
             ) as error:
-                raise ConfigError(
-                    f"trainer.options: Lightning's Trainer refused: {' '.join(str(error).split())}"
-                ) from error
+                said = " ".join(str(error).split())
+                if "backend" in said and settings["accelerator"] not in ("auto", "cpu"):
+                    raise ConfigError(
+                        f"trainer.accelerator={settings['accelerator']}: Lightning finds none here ({said}). Leave the "
+                        "key out to train on what there is"
+                    ) from error
+                raise ConfigError(f"trainer.options: Lightning's Trainer refused: {said}") from error
 
     def _loader(self, part: Part, arrays: Arrays, train: bool, shared: bool = True) -> BatchLoader:
         node = self._config["dataset"].get("augmentation")
@@ -607,16 +606,6 @@ QUIET = (
 
 AVERAGING = "StochasticWeightAveraging"
 """Lightning's callback whose weights are there at the end of the training, and in no checkpoint."""
-OWN_KEYS = (
-    "max_epochs",
-    "gradient_clip_val",
-    "accumulate_grad_batches",
-    "deterministic",
-    "precision",
-    "limit_train_batches",
-    "limit_val_batches",
-)
-"""Arguments of the Trainer that go by keys of `trainer`: a record would tell them wrongly otherwise."""
 NO_LOSS = r".*could not find the monitored key in the returned metrics.*"
 """With `trainer.monitor=auto` a module of a person's own need not log what labrun's networks do."""
 UNUSED = ("train_dataloader", "val_dataloader", "test_dataloader", "test_step")

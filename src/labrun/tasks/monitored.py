@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from labrun import direction
@@ -15,21 +17,55 @@ WATCHERS = ("ModelCheckpoint", "EarlyStopping")
 _WITHOUT_TRAINER = ("labrun.models.logistic_regression.", "labrun.models.pipeline.", "sklearn.")
 
 
+OWN_KEYS = {
+    "max_epochs": "trainer.max_epochs",
+    "gradient_clip_val": "trainer.gradient_clip_val",
+    "accumulate_grad_batches": "trainer.accumulate_grad_batches",
+    "deterministic": "trainer.deterministic",
+    "precision": "trainer.precision",
+    "limit_train_batches": "trainer.limit_train_batches",
+    "limit_val_batches": "trainer.limit_val_batches",
+    "log_every_n_steps": "trainer.log_every_n_batches",
+    "logger": "logger=csv, tensorboard or wandb adds one, and the record's own stays",
+    "callbacks": "callbacks=... and callbacks.NAME",
+    "enable_checkpointing": "callbacks=none leaves checkpoints out",
+    "default_root_dir": "it is the run's folder",
+}
+"""Arguments of the Trainer that go by keys of labrun's: a record would tell them wrongly, or lack values, otherwise."""
+READS_NOTHING = ("callbacks", "logger", "trainer")
+"""Groups that say nothing to a model which Lightning does not train."""
+
+
 def reads_trainer(config: Mapping[str, Any]) -> bool:
     """Whether a config may train a network: scikit-learn's models and scripts read nothing of `trainer`."""
     target = (config.get("model") or {}).get("_target_")
     return config.get("task") == "fit" and target is not None and not str(target).startswith(_WITHOUT_TRAINER)
 
 
-def settle(config: dict[str, Any]) -> None:
+def settle(config: dict[str, Any], overrides: Sequence[str] = ()) -> None:
     """Put the direction of `trainer.monitor` into a config; changes it.
 
+    Args:
+        config: the run's.
+        overrides: what the person typed; what of it has no effect is told, once.
+
     Raises:
-        ConfigError: a callback compares values of a metric whose name does not tell whether it is to be large.
+        ConfigError: a callback compares values of a metric whose name does not tell whether it is to be large; an
+            option of the Trainer has a key of its own.
     """
     if not reads_trainer(config):
+        if config.get("task") == "fit" and (idle := _without_effect(overrides)):
+            _warn(
+                f"{', '.join(idle)}: no effect with model={str(config['model']['_target_']).rpartition('.')[2]}, which "
+                "Lightning does not train: it has no epochs, callbacks or loggers"
+            )
         return
     trainer = config["trainer"]
+    for name in trainer.get("options") or {}:
+        if name in OWN_KEYS:
+            raise ConfigError(f"trainer.options.{name}: labrun has a key for it, and goes by that: {OWN_KEYS[name]}")
+    for node in (config.get("callbacks") or {}).values():
+        _name_each(node)
     monitor, mode = trainer["monitor"], trainer.get("monitor_mode", AUTO)
     if monitor == AUTO and mode == direction.MAX:
         raise ConfigError(
@@ -40,6 +76,28 @@ def settle(config: dict[str, Any]) -> None:
         trainer["monitor_mode"] = direction.of(monitor) or AUTO
     for name, node in _watchers(config):
         watched(node, name, trainer)
+
+
+def _without_effect(overrides: Sequence[str]) -> list[str]:
+    """The keys of what was typed that only a training by Lightning reads."""
+    keys = [text.lstrip("+~").partition("=")[0] for text in overrides]
+    return [key for key in keys if key.partition(".")[0] in READS_NOTHING and not key.startswith("trainer.resume")]
+
+
+@functools.cache
+def _warn(text: str) -> None:
+    """Say it once, and not for each run of a sweep."""
+    sys.stderr.write(f"labrun: {text}\n")
+
+
+def _name_each(node: Any) -> None:
+    """Give each checkpoint a file of its own where several are kept: the newest would take the best one's place."""
+    if not (isinstance(node, dict) and str(node.get("_target_", "")).rpartition(".")[2] == "ModelCheckpoint"):
+        return
+    filename = str(node.get("filename") or "")
+    overwrites = filename and "{" not in filename and node.get("enable_version_counter") is False
+    if overwrites and node.get("save_top_k", 1) not in (0, 1):
+        node["filename"] = f"{filename}-{{epoch}}"
 
 
 def _watchers(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -118,6 +118,10 @@ class Tracker(ABC):
         """What tells the files that labrun keeps of this view from those of others, as a part of their names."""
         return f"-{self.kind}-{hashlib.sha256(address.encode()).hexdigest()[:12]}"
 
+    def silence(self, address: str) -> str | None:
+        """Why a view that is to be fed while runs go on cannot be reached now; None: it can, or that cannot be told."""
+        return None
+
     @abstractmethod
     def follows(self, settings: Mapping[str, Any]) -> bool:
         """Whether it is fed while runs go on; else it is brought up to date when somebody looks."""

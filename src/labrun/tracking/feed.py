@@ -51,6 +51,15 @@ def follow(root: Path, settings: Mapping[str, Any]) -> Iterator[None]:
         yield
         return
     address = tracker.address(root, settings)
+    if (why := tracker.silence(address)) is not None:
+        log.warning(
+            "%s at %s does not answer (%s). The runs go on and their records are whole: 'lab runs sync --uri %s' sends "
+            "them later",
+            tracker.label,
+            address,
+            why,
+            address,
+        )
     process, output = _start(root, tracker, address)
     try:
         yield

@@ -74,6 +74,8 @@ FEWEST = 10
 """In a table of fewer rows nothing is taken for an identifier."""
 SHOWN = 8
 IGNORED, LOOKS_LIKE_ID, EMPTY = "ignored", "looks like an id", "without any value"
+IGNORED_ID = "ignored, an id"
+"""A column that somebody has left out, and that would look like an id: it goes beside predictions all the same."""
 """Why a column is not used."""
 ID_NAME = re.compile(
     r"(?i:(?:^|[\s_.-])(?:id|uid|uuid|guid|pk|idx|index|rowid|row[ _]?(?:number|num|no|nr)|unnamed: ?\d+)$)"
@@ -245,7 +247,11 @@ def understand(table: Any, said: Settings, where: object, first: int | None = No
     decimal = found or "."
     train = table if first is None else table.iloc[:first]
     columns: list[Column] = []
-    left_out: dict[str, str] = dict.fromkeys(said.ignore, IGNORED)
+    left_out: dict[str, str] = {
+        name: IGNORED_ID if _tells_rows_apart(name, train[name], _values(table[name])[1]) else IGNORED
+        for name in said.ignore
+        if name in table.columns
+    }
     notes: list[str] = []
     problems: list[str] = [] if asked is None else [str(DoubtfulDecimalError(asked))]
     for name, values in uniques.items():

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import shlex
+import socket
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from labrun.runs.record import Record
 from labrun.tracking.base import Session, Tracker
 from labrun.tracking.mlflow import client, ui_state
+
+ANSWER_S = 2.0
 
 
 class MLflow(Tracker):
@@ -30,6 +35,18 @@ class MLflow(Tracker):
     def follows(self, settings: Mapping[str, Any]) -> bool:
         """Only a server: whoever looks at the workspace's own view brings it up to date."""
         return bool(settings.get("uri"))
+
+    def silence(self, address: str) -> str | None:
+        """Whether something listens there; behind a proxy only the proxy knows."""
+        parts = urlsplit(address)
+        if parts.scheme not in ("http", "https") or not parts.hostname or getproxies().get(parts.scheme):
+            return None
+        try:
+            port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+            socket.create_connection((parts.hostname, port), timeout=ANSWER_S).close()
+        except (OSError, ValueError) as error:
+            return str(getattr(error, "strerror", None) or error)
+        return None
 
     def open(self, root: Path, address: str, everything: bool = False) -> Session:
         """See `Tracker.open`."""
