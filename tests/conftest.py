@@ -213,7 +213,7 @@ def run_here(workspace: Path, registered: None) -> Runner:
             config = compose("config", ["tracking=none", *overrides], return_hydra_config=True)
         HydraConfig.instance().set_config(config)
         run_dir = workspace / "outputs" / "test" / f"now-{run_id}"
-        plain, around = composed.without_hydra(config), freeze.look_around(workspace)
+        plain, around = composed.without_hydra(config), freeze.capture_provenance(workspace)
         record = freeze.freeze(plain, run_id, list(overrides), workspace, around)
         freeze.submit(record, run_dir)
         return execute.execute(run_dir, capture=False, pictures=pictures), run_dir

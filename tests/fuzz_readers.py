@@ -42,7 +42,17 @@ from labrun.data.cache import Cache, Wanted
 from labrun.data.datastore import STATE, LocalDatastore
 from labrun.errors import LabrunError
 from labrun.registry import journal, models
-from labrun.runs import archives, cards, context, elsewhere, moving, recording, removing, store, sweep_state
+from labrun.runs import (
+    archive_export,
+    archive_format,
+    cards,
+    context,
+    custom_locations,
+    recording,
+    removing,
+    store,
+    sweep_state,
+)
 from labrun.runs import record as records
 from labrun.runs.record import Record
 from labrun.runs.sweep_state import SweepState
@@ -268,7 +278,7 @@ def make(place: Place) -> None:
     cache = Cache(root / "cache", None)
     cache.view("k" * 32, [Wanted("a.csv", "files/a.csv", 4, entries[0].sha256)], shop, 1)
     chosen = [(root / ids[one], records.read(root / ids[one])) for one in ids]
-    moving.export(root, chosen, place.top / "deep" / "all.tar")
+    archive_export.export(root, chosen, place.top / "deep" / "all.tar")
     store.listing(root)
 
 
@@ -397,7 +407,7 @@ def change_archive(path: Path, draw: random.Random) -> str:
         manifest["files"][entry.name] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
     partial = path.with_suffix(".new")
     with contextlib.suppress(ValueError, OSError, UnicodeError), tarfile.open(partial, "w") as archive:
-        for one, content in [*entries, (tarfile.TarInfo(archives.MANIFEST), json.dumps(manifest).encode())]:
+        for one, content in [*entries, (tarfile.TarInfo(archive_format.MANIFEST), json.dumps(manifest).encode())]:
             one.size = len(content) if one.isreg() else 0
             archive.addfile(one, io.BytesIO(content))
         partial.replace(path)
@@ -452,7 +462,7 @@ def readers(place: Place) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "sweep", lambda: (sweeps.Sweep(folder).status, sweeps.Sweep(folder).get_children())
     yield "sweep", lambda: results.write_csv([r for _, r in store.readable(run_dirs)], folder / "results.csv")
     yield "sweep", lambda: query.named(root, str(folder))
-    yield "listing", lambda: (store.listing(root), list(store.runs(root)), list(elsewhere.run_dirs(state)))
+    yield "listing", lambda: (store.listing(root), list(store.runs(root)), list(custom_locations.run_dirs(state)))
     yield (
         "listing",
         lambda: [query.ordered(list(listed), key, query.Shown()) for key in ("accuracy", "created", "notes")],
@@ -475,8 +485,14 @@ def readers(place: Place) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "cache", lambda: Cache(root / "cache", 1.0).view("k" * 32, wanted, shop, 1)
     yield "cache", lambda: Cache(root / "cache", 1e-9).view("l" * 32, wanted, shop, 1)
     target = place.top / "deep" / "other"
-    yield "import", lambda: (target.mkdir(exist_ok=True), moving.import_(target, place.top / "deep" / "all.tar"))
-    yield "export", lambda: moving.export(root, [(d, records.read(d)) for d in run_dirs[:3]], root / "out.tar")
+    yield (
+        "import",
+        lambda: (
+            target.mkdir(exist_ok=True),
+            archive_export.import_(target, place.top / "deep" / "all.tar"),
+        ),
+    )
+    yield "export", lambda: archive_export.export(root, [(d, records.read(d)) for d in run_dirs[:3]], root / "out.tar")
     at = ("--set", f"root={place.data}")
     for words in (
         ["runs"],

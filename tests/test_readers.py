@@ -23,7 +23,7 @@ from labrun.data.datastore import STATE, LocalDatastore
 from labrun.data.remote import RemoteDatastore
 from labrun.errors import CorruptDataError, LabrunError, RecordError
 from labrun.registry import journal
-from labrun.runs import context, elsewhere, files, recording, removing, store, sweep_state
+from labrun.runs import context, custom_locations, files, recording, removing, store, sweep_state
 from labrun.runs import record as records
 from labrun.runs.sweep_state import SweepState
 from labrun.submission import rerun
@@ -109,7 +109,7 @@ def test_rests_are_taken_only_where_a_person_put_runs(tmp_path: Path) -> None:
     (shared / f"{removing.REMOVED}ours").mkdir(parents=True)
     (shared / ".launch").mkdir()
     (shared / ".launch" / "plan.json").write_text(json.dumps({"runs": ["../victim/x", "0", str(victim / "y")]}))
-    elsewhere.note(root, store.state_folder(root), shared, ["0"])
+    custom_locations.note(root, store.state_folder(root), shared, ["0"])
     listed = removing.garbage(root, store.listing(root))
     assert [item.path.name for item in listed] == [f"{removing.REMOVED}ours"]
 

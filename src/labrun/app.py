@@ -39,7 +39,7 @@ from labrun import masking, new, terminal, version
 from labrun.backends import machine, registry
 from labrun.config import composed, hydra_files, hydra_job, paths
 from labrun.errors import ConfigError, LabrunError, RecordError, RunFailedError
-from labrun.runs import elsewhere, recording, store
+from labrun.runs import custom_locations, recording, store
 from labrun.runs import record as records
 from labrun.runs.record import Record
 from labrun.submission import freeze
@@ -65,13 +65,13 @@ class UserConf(SearchPathPlugin):
             search_path.prepend("labrun-user", f"file://{own}", anchor="main")
 
 
-class Gate(Callback):
+class Preflight(Callback):
     """Answers mistakes before anything is written: Hydra calls it before it makes the run's folder."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Validate the config, bring the data, and try whether the run's folder can be made."""
         HydraConfig.instance().set_config(config)
-        with TellingErrors():
+        with UserErrors():
             check_choices(config)
             plain = composed.without_hydra(config)
             values, _ = freeze.settled(plain, composed.task_overrides(config.hydra), store.workspace())
@@ -95,7 +95,7 @@ class Gate(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Try whether the sweep's folder can be made; its runs are validated before the first one starts."""
         HydraConfig.instance().set_config(config)
-        with TellingErrors():
+        with UserErrors():
             check_choices(config)
             if OmegaConf.select(config, "sweep.resume") is not None:
                 from labrun.submission import resume
@@ -160,7 +160,7 @@ def _may_be_a_choice(override: str) -> bool:
     return "." in key and value[:1] not in ("", "{", "$") and value != "null" and paths.is_group(key.replace(".", "/"))
 
 
-class TellingErrors:
+class UserErrors:
     """Shows a `LabrunError` as one message and ends with exit code 2; LABRUN_DEBUG=1 or --debug shows the traceback."""
 
     def __enter__(self) -> None:
@@ -273,10 +273,10 @@ def _where_it_was_typed(folder: str) -> Iterator[None]:
 def _run(config: DictConfig, hydra_config: Any) -> dict[str, Any]:
     run_dir = Path(hydra_config.runtime.output_dir)
     root = store.workspace()
-    with TellingErrors(), _taken_back(run_dir, hydra_config.output_subdir):
+    with UserErrors(), _taken_back(run_dir, hydra_config.output_subdir):
         suffix = run_dir.name.rsplit("-", 1)[-1]
         run_id = suffix if re.fullmatch("[0-9a-f]{8}", suffix) else freeze.new_id()
-        around = freeze.look_around(root)
+        around = freeze.capture_provenance(root)
         files = hydra_files.texts(_whole(config))
         hydra_files.save_of_run(files, run_dir, hydra_config.output_subdir)
         with hydra_job.given_variables(config, hydra_config):
@@ -390,7 +390,7 @@ def check_yaml(arguments: Sequence[str] = ()) -> dict[Path, str]:
     texts = {}
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     extra = config_dir(arguments)
-    if extra is not None and elsewhere.is_of_runs(extra):  # of what a run wrote there, Hydra reads what is asked for
+    if extra is not None and custom_locations.is_of_runs(extra):  # Hydra reads what is asked for of a run's own
         extra = None
     for folder in (paths.conf_dir(), paths.user_conf_dir(), extra):
         for path in sorted(folder.rglob("*.yaml")) if folder else []:
@@ -654,7 +654,7 @@ def main() -> None:
     try:
         check_encoding()
         check_flags(sys.argv[1:])
-        with TellingErrors():
+        with UserErrors():
             texts = check_yaml(sys.argv[1:])
         command = hydra.main(version_base="1.3", config_path=str(paths.conf_dir()), config_name="config")(run)
         asking = contextlib.nullcontext() if may_set_mode(sys.argv[1:], texts) else without_asking_for_mode()

@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 
 from labrun import checking, continuing, exact, targets
 from labrun.building import looked_up
-from labrun.data import ahead, reader
+from labrun.data import reader, shared_cache
 from labrun.data.arrays import Arrays
 from labrun.data.mount import guarded, local_root, mount, mount_reference, references, resolved
 from labrun.errors import DataError
@@ -106,7 +106,9 @@ def _carry_out(recording: Recording, record: Record, paths: RunPaths, pictures: 
             return
         targets.announce(*(str(node["_target_"]) for node in (config["dataset"], config["model"]) if node))
         mounted = mount(config["datastore"], config["dataset"], reader.make_reader(config["dataset"]))
-        arrays, manifest = ahead.read(config["dataset"], mounted.path, known=_known_table(config), **taken(config))
+        arrays, manifest = shared_cache.read(
+            config["dataset"], mounted.path, known=_known_table(config), **taken(config)
+        )
         _tell_data(arrays)
         record.data = [{**describe_data(arrays, manifest), **mounted.described()}, *inputs]
         record.signature = signature(signed, record.data, record.code)
@@ -153,10 +155,10 @@ def _known_table(config: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _is_at_hand(config: Mapping[str, Any]) -> bool:
     """Whether all that a run reads is in memory: one writing of its record, a moment later, will do then."""
-    if config["task"] == "script" or ahead.is_empty() or any(references(config)):
+    if config["task"] == "script" or shared_cache.is_empty() or any(references(config)):
         return False
     root = local_root(config["datastore"], config["dataset"])
-    return root is not None and ahead.is_held(config["dataset"], root)
+    return root is not None and shared_cache.is_held(config["dataset"], root)
 
 
 def taken(config: Mapping[str, Any]) -> dict[str, Any]:

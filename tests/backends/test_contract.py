@@ -93,7 +93,11 @@ def sweep(backend: Backend, folder: Path, runs: Sequence[Mapping[str, Any]], *co
             config = compose("config", typed, return_hydra_config=True)
         HydraConfig.instance().set_config(config)
         record = freeze.freeze(
-            composed.without_hydra(config), freeze.new_id(), overrides, Path.cwd(), freeze.look_around(Path.cwd())
+            composed.without_hydra(config),
+            freeze.new_id(),
+            overrides,
+            Path.cwd(),
+            freeze.capture_provenance(Path.cwd()),
         )
         record.sweep = {"folder": str(folder), "number": number}
         jobs.append(submit.Job(record, folder / str(number), {}, freeze.environment(config)))

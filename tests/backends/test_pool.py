@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from helpers import submitted
 from labrun.backends.base import Resources
 from labrun.backends.local.pool import LocalPool
-from labrun.backends.local.slots import Places
+from labrun.backends.local.slots import Slots
 from labrun.config import composed, paths
 from labrun.runs import record as records
 from labrun.runs.finalize import close_ended
@@ -102,7 +102,7 @@ def module_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shared(module_folder: Path) -> Iterator[LocalPool]:
     """One pool for all tests that leave its server alive."""
     made = LocalPool(
-        [*sys.path, str(module_folder)], ["odd.Odd", "labrun.data.readers.Digits"], Places(2), cwd=str(module_folder)
+        [*sys.path, str(module_folder)], ["odd.Odd", "labrun.data.readers.Digits"], Slots(2), cwd=str(module_folder)
     )
     yield made
     made.close()
@@ -118,7 +118,7 @@ def pool(shared: LocalPool) -> Iterator[LocalPool]:
 def own_pool(module_folder: Path) -> Iterator[LocalPool]:
     """A pool whose server may be killed."""
     made = LocalPool(
-        [*sys.path, str(module_folder)], ["odd.Odd", "labrun.data.readers.Digits"], Places(2), cwd=str(module_folder)
+        [*sys.path, str(module_folder)], ["odd.Odd", "labrun.data.readers.Digits"], Slots(2), cwd=str(module_folder)
     )
     yield made
     made.close()
@@ -307,7 +307,7 @@ def test_children_die_with_their_supervisor(own_pool: LocalPool, submit: Callabl
 
 def test_each_slot_has_its_own_device(workspace: Path, submit: Callable[..., Path]) -> None:
     (workspace / "odd.py").write_text(MODEL.replace("pass", 'print("device", os.environ["CUDA_VISIBLE_DEVICES"])'))
-    pool = LocalPool([*sys.path, str(workspace)], ["odd.Odd", "labrun.data.readers.Digits"], Places(2, gpus=["3", "5"]))
+    pool = LocalPool([*sys.path, str(workspace)], ["odd.Odd", "labrun.data.readers.Digits"], Slots(2, gpus=["3", "5"]))
     runs = [submit("fits", seconds=1) for _ in range(2)]
     for run in runs:
         pool.submit(run, Resources(gpus=1))

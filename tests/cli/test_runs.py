@@ -20,9 +20,9 @@ from PIL import Image
 from conftest import Command, Runner
 from helpers import PLAIN, Completed, lab, new, run_labrun, submitted
 from labrun import cli
-from labrun.cli import reading
+from labrun.cli.runs import inspect
 from labrun.errors import RecordError
-from labrun.runs import index, moving, recording, removing, store
+from labrun.runs import archive_export, index, recording, removing, store
 from labrun.runs import record as records
 from labrun.runs.context import RunContext, annotate
 
@@ -252,8 +252,8 @@ def test_compare_leaves_out_what_is_no_experiments(workspace: Path, run: Lab) ->
     found = json.loads(run("runs", "compare", "a1", "a2", "--json")[1])["differences"]
     assert set(found) == {"model.lr", "script.path", "trainer.resume.id"}
     compared = [records.read(path) for path in sorted((workspace / "outputs/test").iterdir())]
-    assert reading._called(compared) == ["model.lr=1", "model.lr=2"]
-    assert reading._called([compared[0], compared[0]]) == ["test a1111111"] * 2
+    assert inspect._called(compared) == ["model.lr=1", "model.lr=2"]
+    assert inspect._called([compared[0], compared[0]]) == ["test a1111111"] * 2
 
 
 def test_tags_and_notes_while_a_run_goes_on(all_kinds: Path, run: Lab) -> None:
@@ -459,7 +459,7 @@ def test_what_is_no_runs_folder_is_not_removed(workspace: Path) -> None:
     with pytest.raises(RecordError, match="no run's folder"):
         removing.remove(workspace, workspace / "outputs/a")
     with pytest.raises(RecordError, match="outside of the workspace"):
-        moving.export(workspace, [(Path("/tmp"), new())], workspace / "x.tar")
+        archive_export.export(workspace, [(Path("/tmp"), new())], workspace / "x.tar")
 
 
 @pytest.mark.parametrize(

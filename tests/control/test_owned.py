@@ -11,7 +11,7 @@ import pytest
 from conftest import Command
 from helpers import new, submitted
 from labrun.backends.slurm import queue
-from labrun.cli import acting
+from labrun.cli.runs import control
 from labrun.control import cancel, detached
 from labrun.runs import owned, recording, sweep_state
 from labrun.runs import record as records
@@ -39,7 +39,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
     monkeypatch.setattr(detached, "take_over", take)
     monkeypatch.setattr(takeover, "take_over", take)
-    monkeypatch.setattr(acting, "POLL_S", 0.0)
+    monkeypatch.setattr(control, "POLL_S", 0.0)
     return found
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from helpers import submitted
 from labrun.errors import RecordError
-from labrun.runs import archives, arriving, files, moving, removing, store
+from labrun.runs import archive_export, archive_format, archive_import, files, removing, store
 from labrun.runs import record as records
 
 PLACE = "outputs/x/2026-01-01_00-00-00-"
@@ -31,7 +31,7 @@ def record(run_id: str, **values: Any) -> bytes:
 def write(
     path: Path, content: Mapping[str, bytes], runs: list[dict[str, Any]], change: Callable[[Any], None] | None = None
 ) -> Path:
-    """An archive as `labrun.runs.moving` writes one, or nearly."""
+    """An archive as `labrun.runs.archive_export` writes one, or nearly."""
     digests = {name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in content.items()}
     told = {"format": 1, "runs": runs, "files": digests}
     with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as archive:
@@ -42,7 +42,7 @@ def write(
                 change(entry)
             archive.addfile(entry, io.BytesIO(data))
         text = json.dumps(told).encode()
-        entry = tarfile.TarInfo(archives.MANIFEST)
+        entry = tarfile.TarInfo(archive_format.MANIFEST)
         entry.size = len(text)
         archive.addfile(entry, io.BytesIO(text))
     return path
@@ -62,9 +62,9 @@ def root(tmp_path: Path) -> Path:
     return root.resolve()
 
 
-def refused(root: Path, source: Path, limits: archives.Limits | None = None) -> str:
+def refused(root: Path, source: Path, limits: archive_format.Limits | None = None) -> str:
     with pytest.raises(RecordError) as caught:
-        moving.import_(root, source, limits)
+        archive_export.import_(root, source, limits)
     assert list(root.rglob("run.json")) == []
     state = store.state_folder(root)
     assert {path.name for path in state.iterdir()} <= {"import.lock", "index.json"}
@@ -116,10 +116,10 @@ def test_what_labrun_exports_labrun_imports(root: Path, tmp_path: Path) -> None:
         found.process = {**records.process_identity(), "host": "elsewhere"}
         records.write(run_dir, found)
     runs = [(d, records.read(d)) for d in store.run_dirs(root)]
-    moving.export(root, runs, tmp_path / "x.tar.gz")
+    archive_export.export(root, runs, tmp_path / "x.tar.gz")
     other = tmp_path / "other"
     other.mkdir()
-    new, known = moving.import_(other, tmp_path / "x.tar.gz")
+    new, known = archive_export.import_(other, tmp_path / "x.tar.gz")
     assert sorted(new) == ["aaaaaaa1", "aaaaaaa2", "aaaaaaa3"] and known == []
     for run_dir, before in runs:
         came = other / run_dir.relative_to(root)
@@ -129,12 +129,12 @@ def test_what_labrun_exports_labrun_imports(root: Path, tmp_path: Path) -> None:
         assert after.status == ("failed" if before.status == "running" else before.status)
         assert after.code and Path(after.code["folder"]).is_relative_to(other) and after.imported
         assert sorted(p.name for p in Path(after.code["folder"]).iterdir()) == [".labignore", "a.py", "requests"]
-    assert moving.import_(other, tmp_path / "x.tar.gz")[1] == new
+    assert archive_export.import_(other, tmp_path / "x.tar.gz")[1] == new
     # And what came in goes out again.
-    moving.export(other, [(d, records.read(d)) for d in store.run_dirs(other)], tmp_path / "y.tar")
+    archive_export.export(other, [(d, records.read(d)) for d in store.run_dirs(other)], tmp_path / "y.tar")
     third = tmp_path / "third"
     third.mkdir()
-    assert len(moving.import_(third, tmp_path / "y.tar")[0]) == 3
+    assert len(archive_export.import_(third, tmp_path / "y.tar")[0]) == 3
 
 
 OTHER = "b" * 64
@@ -170,8 +170,8 @@ def test_values_that_labrun_never_makes(root: Path, tmp_path: Path, values: dict
 
 def test_a_digest_that_is_no_folders_makes_none(root: Path, tmp_path: Path) -> None:
     """A folder of another digest's name, without its files, would be taken for that code by every later run."""
-    moving.import_(root, one(tmp_path / "a.tar", code={"digest": OTHER, "files": 0}))
-    moving.import_(root, one(tmp_path / "a.tar", "aaaaaaa2", code={"digest": files.EMPTY, "files": 0}))
+    archive_export.import_(root, one(tmp_path / "a.tar", code={"digest": OTHER, "files": 0}))
+    archive_export.import_(root, one(tmp_path / "a.tar", "aaaaaaa2", code={"digest": files.EMPTY, "files": 0}))
     assert [path.name for path in (store.state_folder(root) / "code").iterdir()] == [files.EMPTY]
 
 
@@ -224,10 +224,10 @@ def test_no_repository_comes_in_and_none_goes_out(root: Path, tmp_path: Path) ->
     for name in ("outputs/clone/.git/config", "outputs/worktree/.git", "outputs/clone/weights.pt", "outputs/HEAD"):
         (run_dir / name).parent.mkdir(parents=True, exist_ok=True)
         (run_dir / name).write_text("x")
-    moving.export(root, [(run_dir, records.read(run_dir))], tmp_path / "b.tar.gz")
+    archive_export.export(root, [(run_dir, records.read(run_dir))], tmp_path / "b.tar.gz")
     other = tmp_path / "other"
     other.mkdir()
-    moving.import_(other, tmp_path / "b.tar.gz")
+    archive_export.import_(other, tmp_path / "b.tar.gz")
     (came,) = other.glob("outputs/*/*/outputs")
     assert sorted(path.name for path in came.rglob("*")) == ["HEAD", "clone", "weights.pt"]
 
@@ -298,9 +298,9 @@ def test_limits_name_the_option_that_moves_them(root: Path, tmp_path: Path) -> N
     big = {f"{PLACE}aaaaaaa1/outputs/zeros": bytes(80 * 2**20)}
     path = one(tmp_path / "a.tar.gz", more=big)
     assert "--max-ratio" in refused(root, path)
-    assert "--max-gb" in refused(root, path, archives.Limits(gb=0.01, ratio=1e9))
-    assert "--max-files" in refused(root, path, archives.Limits(files=2, ratio=1e9))
-    assert moving.import_(root, path, archives.Limits(ratio=1e9))[0] == ["aaaaaaa1"]
+    assert "--max-gb" in refused(root, path, archive_format.Limits(gb=0.01, ratio=1e9))
+    assert "--max-files" in refused(root, path, archive_format.Limits(files=2, ratio=1e9))
+    assert archive_export.import_(root, path, archive_format.Limits(ratio=1e9))[0] == ["aaaaaaa1"]
 
 
 def test_a_name_of_gigabytes_is_not_read(root: Path, tmp_path: Path) -> None:
@@ -345,7 +345,7 @@ def test_code_that_is_not_what_its_name_says(root: Path, tmp_path: Path) -> None
     good = {f"code/{digest}/a.py": b"x"}
     assert "is other code" in refused(root, one(tmp_path / "a.tar", more={f"code/{digest}/a.py": b"y"}))
     compiled = {**good, f"code/{digest}/__pycache__/a.cpython-311.pyc": b"evil"}
-    moving.import_(root, one(tmp_path / "a.tar", more=compiled, code={"digest": digest}))
+    archive_export.import_(root, one(tmp_path / "a.tar", more=compiled, code={"digest": digest}))
     kept = store.state_folder(root) / "code" / digest
     assert [path.name for path in kept.iterdir()] == ["a.py"], (
         "Python would run the compiled file in the source's place"
@@ -376,7 +376,7 @@ def killed_at(monkeypatch: pytest.MonkeyPatch, root: Path, source: Path, renames
         patch.setattr(Path, "rename", one_less)
         patch.setattr("shutil.rmtree", lambda *_, **__: None)
         with pytest.raises(Killed):
-            moving.import_(root, source)
+            archive_export.import_(root, source)
 
 
 @pytest.mark.parametrize("renames", [0, 1, 7, 19])
@@ -387,9 +387,9 @@ def test_what_a_killed_import_left_is_finished(
     killed_at(monkeypatch, root, source, renames)
     assert len(list(store.state_folder(root).glob("import-*"))) == 1
     if renames == 7:
-        assert arriving.left(root, finish=True) == []  # as `lab runs gc` does
+        assert archive_import.left(root, finish=True) == []  # as `lab runs gc` does
     else:
-        moving.import_(root, source)
+        archive_export.import_(root, source)
     assert len(list(store.run_dirs(root))) == 20 and not list(store.state_folder(root).glob("import-*"))
 
 
@@ -402,7 +402,7 @@ def test_what_was_killed_before_it_was_unpacked_is_taken_away(root: Path, tmp_pa
     removing.clear(garbage)
     assert not (store.state_folder(root) / "import-0123").exists()
     rest.mkdir(parents=True)
-    moving.import_(root, many(tmp_path / "a.tar"))
+    archive_export.import_(root, many(tmp_path / "a.tar"))
     assert not (store.state_folder(root) / "import-0123").exists()
 
 
@@ -431,10 +431,10 @@ def test_export_packs_nothing_that_a_record_points_to(root: Path, tmp_path: Path
     content = json.loads((run_dir / "run.json").read_text())
     content |= {"status": "completed", "code": {"digest": "../../../../outside", "script": {"digest": str(outside)}}}
     (run_dir / "run.json").write_text(json.dumps(content))
-    moving.export(root, [(run_dir, records.read(run_dir))], tmp_path / "a.tar")
+    archive_export.export(root, [(run_dir, records.read(run_dir))], tmp_path / "a.tar")
     with tarfile.open(tmp_path / "a.tar") as archive:
         assert not [name for name in archive.getnames() if "secret" in name or "link" in name]
     for values in ({"name": "../../x"}, {"id": "../../x"}):
         (run_dir / "run.json").write_text(json.dumps({**content, **values}))
         with pytest.raises(RecordError, match="labrun gives no such"):
-            moving.export(root, [(run_dir, records.read(run_dir))], tmp_path / "b.tar")
+            archive_export.export(root, [(run_dir, records.read(run_dir))], tmp_path / "b.tar")

@@ -13,7 +13,7 @@ from labrun.control.objective import Objective
 from labrun.runs import record as records
 from labrun.runs.record import RunPaths
 from labrun.search import automl
-from labrun.search.ending import Tried
+from labrun.search.ending import TrialResult
 from labrun.tasks import estimator, scoring
 from labrun.tasks.pipeline import OUT_OF_FOLD
 
@@ -123,11 +123,11 @@ def test_an_ensemble_is_chosen_only_where_it_is_better(tmp_path: Path) -> None:
         chance = 1 / (1 + np.exp(-2 * score))
         return np.stack([1 - chance, chance], axis=1)
 
-    def put(name: str, values: np.ndarray) -> Tried:
+    def put(name: str, values: np.ndarray) -> TrialResult:
         folder = RunPaths(tmp_path / name).outputs
         folder.mkdir(parents=True)
         np.savez(folder / OUT_OF_FOLD, said=values.astype(np.float32), y=y)
-        return Tried(name, records.Record("a", "b", "fit", "completed", records.now(), {}), values=[0.0])
+        return TrialResult(name, records.Record("a", "b", "fit", "completed", records.now(), {}), values=[0.0])
 
     goal = Objective("AUC_weighted", True)
     alike = [put(str(number), said(1.0)) for number in range(3)]

@@ -157,7 +157,7 @@ def test_the_frozen_script_tells_whether_a_sweeps_data_changed(run_here: Runner,
     (workspace / "frozen").mkdir()
     (workspace / "get_data.py").rename(workspace / "frozen" / "get_data.py")
     (workspace / "get_data.py").write_text(DATA.replace("size=(300, 4)", "size=(200, 4)"))
-    old = [resume.Earlier(run_dir, first)]
+    old = [resume.PreviousRun(run_dir, first)]
     assert resume.match([again], old, [str(workspace / "frozen"), *sys.path]) == old
     assert resume.match([again], old) == [None]
     first.data = [{key: value for key, value in first.data[0].items() if key != "content"}]
@@ -171,9 +171,9 @@ def test_a_sweep_that_goes_on_takes_no_score_of_other_data(
     values = ("dataset=get_data", "model.regularization=1")
     (first, run_dir), (again, _) = run_here(*values), run_here(*values)
     assert first.data[0]["digest"] == again.data[0]["digest"] and first.data[0]["content"] == again.data[0]["content"]
-    assert resume.match([again], [resume.Earlier(run_dir, first)]) == [resume.Earlier(run_dir, first)]
+    assert resume.match([again], [resume.PreviousRun(run_dir, first)]) == [resume.PreviousRun(run_dir, first)]
     (workspace / "draw").write_text("2")
-    assert resume.match([again], [resume.Earlier(run_dir, first)]) == [None]
+    assert resume.match([again], [resume.PreviousRun(run_dir, first)]) == [None]
     assert "have changed, or cannot be read, since 1 completed run read them: they run again" in caplog.text
 
 

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from helpers import copy_database, mlflow_sync, submitted, wait_for
-from labrun.cli import bars, keeping
+from labrun.cli import bars
+from labrun.cli.runs import maintain
 from labrun.runs import context, store
 from labrun.runs import record as records
 from labrun.runs.context import RunContext
@@ -437,7 +438,7 @@ def test_the_command_names_what_is_left_out_once(
     for number in range(25):
         (made(root, f"{number:08x}") / "run.json").write_text("{")
     for news, again in ((1, 26), (0, 25)):
-        assert keeping.sync(argparse.Namespace(uri=None, tracker="mlflow", all=False)) == 0
+        assert maintain.sync(argparse.Namespace(uri=None, tracker="mlflow", all=False)) == 0
         said = capsys.readouterr()
         assert f"{news} run{'' if news == 1 else 's'} with news, now in MLflow at sqlite:///" in said.out
         assert said.out.endswith(f"something was left out of {again}\n")

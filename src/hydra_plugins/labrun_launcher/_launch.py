@@ -28,7 +28,7 @@ def launch(launcher: LabrunLauncher, job_overrides: Sequence[Sequence[str]], fir
     """See `LabrunLauncher.launch`."""
     config = launcher.config
     assert config is not None and launcher.hydra_context is not None
-    if OmegaConf.select(config, "hydra.callbacks.labrun._target_") == "labrun.app.Gate":
+    if OmegaConf.select(config, "hydra.callbacks.labrun._target_") == "labrun.app.Preflight":
         setup_globals()
         configure_log(config.hydra.hydra_logging, config.hydra.verbose)
         composer = Composer(launcher.hydra_context.config_loader, config, in_place=True)

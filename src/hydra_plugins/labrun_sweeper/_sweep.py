@@ -36,7 +36,7 @@ def settings_of(config: DictConfig) -> dict[str, Any] | None:
     Raises:
         ConfigError: with every mistake in it.
     """
-    if OmegaConf.select(config, "hydra.callbacks.labrun._target_") != "labrun.app.Gate":
+    if OmegaConf.select(config, "hydra.callbacks.labrun._target_") != "labrun.app.Preflight":
         return None
     from dataclasses import asdict
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun import checking
-from labrun.cli import selecting
+from labrun.cli.runs import filters
 from labrun.errors import (
     BY_ARGUMENT,
     BY_OPTION,
@@ -96,7 +96,7 @@ def add(nouns: Any) -> None:
         "--decimal", choices=("point", "comma", ".", ","), help="the decimal sign of a table (default: found out)"
     )
     verb.add_argument("--sheet", metavar="NAME", help="of an Excel file (default: the only one with values)")
-    verb.add_argument("--skip-rows", type=selecting.count, metavar="N", help="lines above a table (default: none)")
+    verb.add_argument("--skip-rows", type=filters.count, metavar="N", help="lines above a table (default: none)")
     verb.add_argument("--allow-pickle", action="store_true", help="load .pkl and .joblib: they can run any code")
     _trusted(verb)
     verb = _verb(verbs, "rm", remove, "remove a version, or all of a model")

@@ -29,7 +29,7 @@ from labrun.errors import ConfigError
 from labrun.runs import context, store
 from labrun.runs.record import Record
 
-GATE = "labrun.app.Gate"
+GATE = "labrun.app.Preflight"
 """The callback that is labrun's own."""
 
 

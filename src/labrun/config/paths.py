@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from labrun.runs import elsewhere
+from labrun.runs import custom_locations
 
 _home: ContextVar[Path | None] = ContextVar("home", default=None)
 
@@ -42,7 +42,7 @@ def groups(more: Sequence[Path] = ()) -> dict[str, dict[str, str]]:
     """
     found: dict[str, dict[str, str]] = {}
     known = (conf_dir(), user_conf_dir())
-    others = [one for one in more if one not in known and one.is_dir() and not elsewhere.is_of_runs(one)]
+    others = [one for one in more if one not in known and one.is_dir() and not custom_locations.is_of_runs(one)]
     for folder in (*others, conf_dir(), user_conf_dir()):
         for path in sorted(folder.rglob("*.yaml")) if folder else []:
             group = path.parent.relative_to(folder).as_posix() if folder else ""

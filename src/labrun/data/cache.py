@@ -26,7 +26,7 @@ from typing import Any
 
 from labrun.checking import is_sha256, size_text
 from labrun.data import digests, transfer
-from labrun.data.datastore import Datastore, Heard, is_inside
+from labrun.data.datastore import Datastore, ProgressCallback, is_inside
 from labrun.data.progress import Quiet
 from labrun.errors import CorruptDataError, DataError
 from labrun.runs import record as records
@@ -102,7 +102,7 @@ class Cache:
         found: dict[str, str] = {}
         moved = Quiet()
 
-        def bring(item: transfer.Item, heard: Heard) -> None:
+        def bring(item: transfer.Item, heard: ProgressCallback) -> None:
             wanted = by_name[item.name]
             found[wanted.path], came = self._object(wanted, store, heard)
             if came:
@@ -116,7 +116,7 @@ class Cache:
                 self._build(key, {wanted.path: found[wanted.path] for wanted in files})
         return moved.bytes
 
-    def _object(self, wanted: Wanted, store: Datastore, heard: Heard) -> tuple[str, bool]:
+    def _object(self, wanted: Wanted, store: Datastore, heard: ProgressCallback) -> tuple[str, bool]:
         """The digest of a file that lies in the cache afterwards, and whether it had to be fetched."""
         index = None if wanted.sha256 else self._index(wanted)
         with self._lock(f"object-{(wanted.sha256 or digest_of(wanted))[:3]}"):

@@ -29,7 +29,7 @@ STATE = ".labrun"
 """The folder below a datastore's root where its assets are registered; in no listing."""
 LOCAL_TARGET = "labrun.data.datastore.LocalDatastore"
 
-Heard = Callable[[int], None]
+ProgressCallback = Callable[[int], None]
 """Is told of bytes that have moved; may raise to end a transfer."""
 
 
@@ -82,7 +82,7 @@ class Datastore(ABC):
         """The names of what lies directly in a folder; folders end with a slash."""
 
     @abstractmethod
-    def send(self, source: Path, name: str, heard: Heard, only_new: bool = False) -> Found:
+    def send(self, source: Path, name: str, heard: ProgressCallback, only_new: bool = False) -> Found:
         """Put a local file there, over one that is there already; what is there afterwards.
 
         Raises:
@@ -91,7 +91,7 @@ class Datastore(ABC):
         """
 
     @abstractmethod
-    def fetch(self, name: str, target: BinaryIO, heard: Heard) -> None:
+    def fetch(self, name: str, target: BinaryIO, heard: ProgressCallback) -> None:
         """Write a file's content to an open local file.
 
         Raises:
@@ -165,7 +165,7 @@ class LocalDatastore(Datastore):
             if entry.name != STATE and not entry.name.endswith(PARTIAL)
         )
 
-    def send(self, source: Path, name: str, heard: Heard, only_new: bool = False) -> Found:
+    def send(self, source: Path, name: str, heard: ProgressCallback, only_new: bool = False) -> Found:
         path = self.path(name)
         with _telling(f"cannot write {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -173,7 +173,7 @@ class LocalDatastore(Datastore):
                 copy(content, file, heard)
         return _of(path)
 
-    def fetch(self, name: str, target: BinaryIO, heard: Heard) -> None:
+    def fetch(self, name: str, target: BinaryIO, heard: ProgressCallback) -> None:
         with _telling(f"cannot read {self.path(name)}"), _plain(self.path(name)) as content:
             copy(content, target, heard)
 
@@ -241,7 +241,7 @@ def clean(name: str) -> str:
     return "/".join(part for part in name.split("/") if part not in ("", "."))
 
 
-def copy(source: BinaryIO, target: BinaryIO, heard: Heard) -> None:
+def copy(source: BinaryIO, target: BinaryIO, heard: ProgressCallback) -> None:
     """Copy an open file chunk by chunk."""
     while chunk := source.read(CHUNK_BYTES):
         target.write(chunk)

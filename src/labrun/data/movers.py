@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, Protocol
 
-from labrun.data.datastore import CHUNK_BYTES, Heard
+from labrun.data.datastore import CHUNK_BYTES, ProgressCallback
 from labrun.errors import DataError
 
 RANGE_BYTES = 4 * CHUNK_BYTES
@@ -26,10 +26,10 @@ CHANGED, EMPTY = 412, 416
 class Mover(Protocol):
     """Moves one file; safe to be used from several threads."""
 
-    def send(self, source: str, path: str, streams: int, heard: Heard, only_new: bool) -> None:
+    def send(self, source: str, path: str, streams: int, heard: ProgressCallback, only_new: bool) -> None:
         """Put a local file there: it comes to be once all of it has arrived; with `only_new` if no other is there."""
 
-    def fetch(self, path: str, target: BinaryIO, streams: int, heard: Heard) -> None:
+    def fetch(self, path: str, target: BinaryIO, streams: int, heard: ProgressCallback) -> None:
         """Write a file's content to an open local one."""
 
 
@@ -53,14 +53,14 @@ class AzureMover:
         else:
             self._client = BlobServiceClient(fs.account_url, credential=fs.account_key or fs.sync_credential, **sizes)
 
-    def send(self, source: str, path: str, streams: int, heard: Heard, only_new: bool) -> None:
+    def send(self, source: str, path: str, streams: int, heard: ProgressCallback, only_new: bool) -> None:
         """As `Mover.send`."""
         with open(source, "rb") as file:
             self._blob(path).upload_blob(
                 file, overwrite=not only_new, max_concurrency=streams, progress_hook=Since(heard)
             )
 
-    def fetch(self, path: str, target: BinaryIO, streams: int, heard: Heard) -> None:
+    def fetch(self, path: str, target: BinaryIO, streams: int, heard: ProgressCallback) -> None:
         """As `Mover.fetch`. What comes goes to the disk as it comes; the library's own way keeps it three times."""
         fetching = _Fetching(self._blob(path), target.fileno(), heard)
         if streams <= 1:
@@ -85,7 +85,7 @@ class _Fetching:
         heard: is told how many bytes have come.
     """
 
-    def __init__(self, blob: Any, descriptor: int, heard: Heard) -> None:
+    def __init__(self, blob: Any, descriptor: int, heard: ProgressCallback) -> None:
         # The generated client: `download_blob` reads whole chunks into memory before it gives them away.
         self._download = blob._client.blob.download
         self._name, self._descriptor, self._heard = blob.blob_name, descriptor, heard
@@ -178,13 +178,13 @@ class S3Mover:
         for operation in ("PutObject", "CompleteMultipartUpload"):
             self._careful.meta.events.register(f"provide-client-params.s3.{operation}", _if_new)
 
-    def send(self, source: str, path: str, streams: int, heard: Heard, only_new: bool) -> None:
+    def send(self, source: str, path: str, streams: int, heard: ProgressCallback, only_new: bool) -> None:
         """As `Mover.send`."""
         bucket, _, key = path.partition("/")
         client = self._careful if only_new else self._client
         client.upload_file(source, bucket, key, Callback=heard, Config=_chunked(streams))
 
-    def fetch(self, path: str, target: BinaryIO, streams: int, heard: Heard) -> None:
+    def fetch(self, path: str, target: BinaryIO, streams: int, heard: ProgressCallback) -> None:
         """As `Mover.fetch`."""
         bucket, _, key = path.partition("/")
         self._client.download_fileobj(bucket, key, target, Callback=heard, Config=_chunked(streams))
@@ -193,7 +193,7 @@ class S3Mover:
 class Since:
     """Passes on what has moved since it was last called with the sum."""
 
-    def __init__(self, heard: Heard) -> None:
+    def __init__(self, heard: ProgressCallback) -> None:
         self._heard, self._before = heard, 0
 
     def __call__(self, current: int, total: int | None) -> None:

@@ -16,7 +16,17 @@ from typing import Any, BinaryIO
 
 from labrun import building
 from labrun.checking import is_secret
-from labrun.data.datastore import CHUNK_BYTES, PARTIAL, STATE, Datastore, Found, Heard, clean, copy, is_inside
+from labrun.data.datastore import (
+    CHUNK_BYTES,
+    PARTIAL,
+    STATE,
+    Datastore,
+    Found,
+    ProgressCallback,
+    clean,
+    copy,
+    is_inside,
+)
 from labrun.data.movers import AzureMover, Mover, S3Mover
 from labrun.errors import ConfigError, DataError, LabrunError, MissingDataError, MissingExtraError
 
@@ -209,7 +219,7 @@ class RemoteDatastore(Datastore):
                 names[name] = f"{name}/" if is_folder else name
         return sorted(names.values())
 
-    def send(self, source: Any, name: str, heard: Heard, only_new: bool = False) -> Found:
+    def send(self, source: Any, name: str, heard: ProgressCallback, only_new: bool = False) -> Found:
         self._refuse_read_only()
         path = self.path(name)
         with self._telling(f"cannot write {path}"):
@@ -224,7 +234,7 @@ class RemoteDatastore(Datastore):
             raise DataError(f"{path} was written to datastore '{self.name}', and is not there")
         return found
 
-    def fetch(self, name: str, target: BinaryIO, heard: Heard) -> None:
+    def fetch(self, name: str, target: BinaryIO, heard: ProgressCallback) -> None:
         path = self.path(name)
         with self._telling(f"cannot read {path}"):
             if self._kind in (AZURE, S3):
@@ -382,7 +392,7 @@ class RemoteDatastore(Datastore):
         return text
 
 
-def _copy_ahead(content: Any, target: BinaryIO, heard: Heard) -> None:
+def _copy_ahead(content: Any, target: BinaryIO, heard: ProgressCallback) -> None:
     """Write a file of SFTP's to a local one; the pieces of a chunk are asked for all at once.
 
     paramiko's own `getfo` asks for the whole file, keeps whatever comes faster than it is written, and searches all of

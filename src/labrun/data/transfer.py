@@ -18,7 +18,7 @@ from typing import BinaryIO
 from labrun.checking import size_text
 from labrun.data import digests
 from labrun.data.asset import Entry
-from labrun.data.datastore import PARTIAL, Datastore, Found, Heard, free_bytes
+from labrun.data.datastore import PARTIAL, Datastore, Found, ProgressCallback, free_bytes
 from labrun.data.progress import View
 from labrun.errors import CorruptDataError, DataError, MissingDataError
 from labrun.runs.record import process_start
@@ -81,7 +81,11 @@ class _Over(Exception):  # noqa: N818 - no error: another transfer has failed, o
 
 
 def each(
-    store: Datastore, items: Sequence[Item], work: Callable[[Item, Heard], None], view: View, workers: int = WORKERS
+    store: Datastore,
+    items: Sequence[Item],
+    work: Callable[[Item, ProgressCallback], None],
+    view: View,
+    workers: int = WORKERS,
 ) -> None:
     """Do something with each file of a datastore, a few at a time; the first error ends it, and is raised.
 
@@ -210,7 +214,7 @@ def upload(
         )
     names = {full[name]: name for name in files}
 
-    def send(item: Item, heard: Heard) -> None:
+    def send(item: Item, heard: ProgressCallback) -> None:
         before = digests.stamp(item.local)
         sha256 = digest(item.local)
         try:
@@ -277,7 +281,7 @@ def download(store: Datastore, entries: Sequence[Item], overwrite: bool, view: V
     if wanted and needed > (free := free_bytes(wanted[0].local.parent)):
         raise DataError(f"{size_text(needed)} are to be fetched, and {size_text(free)} are free there")
 
-    def fetch(item: Item, heard: Heard) -> None:
+    def fetch(item: Item, heard: ProgressCallback) -> None:
         item.local.parent.mkdir(parents=True, exist_ok=True)
         with arriving(item.local) as file:
             store.fetch(item.name, file, heard)
@@ -333,7 +337,7 @@ def check(path: Path, item: Item, store: Datastore) -> str:
     return found
 
 
-def remote_sha256(store: Datastore, name: str, heard: Heard = lambda count: None) -> str:
+def remote_sha256(store: Datastore, name: str, heard: ProgressCallback = lambda count: None) -> str:
     """The SHA-256 of a file of a datastore, read through once."""
     import tempfile
 

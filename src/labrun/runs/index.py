@@ -16,7 +16,7 @@ from typing import Any
 
 from labrun import garbage
 from labrun.errors import RecordError
-from labrun.runs import context, elsewhere
+from labrun.runs import context, custom_locations
 from labrun.runs import record as records
 from labrun.runs.record import Record
 
@@ -85,7 +85,7 @@ def scan(root: Path, state: Path) -> Iterator[tuple[str, Stamp]]:
         for top, depth in (("outputs", 2), ("multirun", 3))
         for folder in _folders(os.path.join(root, top), depth)
     }
-    others = dict.fromkeys(map(str, elsewhere.run_dirs(state)))
+    others = dict.fromkeys(map(str, custom_locations.run_dirs(state)))
     for top in ("outputs", "multirun") if others else ():  # noted are folders without links
         link = os.path.join(root, top)
         if (real := os.path.realpath(link)) != link:

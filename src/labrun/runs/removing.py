@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labrun.errors import RecordError
-from labrun.runs import context, elsewhere, index, store
+from labrun.runs import context, custom_locations, index, store
 from labrun.runs import record as records
 from labrun.runs.record import Record
 
@@ -85,7 +85,7 @@ def is_ours(root: Path, run_dir: Path) -> bool:
         return False
     parts = inside.relative_to(top).parts
     record = inside / "run.json"
-    usual = elsewhere.is_usual(parts) or elsewhere.is_alone(store.state_folder(top), inside)
+    usual = custom_locations.is_usual(parts) or custom_locations.is_alone(store.state_folder(top), inside)
     return usual and record.is_file() and not record.is_symlink()
 
 
@@ -98,7 +98,7 @@ def remove(root: Path, run_dir: Path) -> None:
     if not is_ours(root, run_dir):
         raise RecordError(f"{run_dir} is no run's folder below {root}/outputs or {root}/multirun")
     parent = run_dir.parent
-    chosen = run_dir in set(elsewhere.run_dirs(store.state_folder(root)))
+    chosen = run_dir in set(custom_locations.run_dirs(store.state_folder(root)))
     _take_away(run_dir)
     if chosen:  # nor is what lies around it ours
         return
@@ -171,11 +171,11 @@ def garbage(root: Path, found: index.Listing, leaving: Sequence[Path] = ()) -> l
         found: its runs.
         leaving: runs that are about to be removed.
     """
-    from labrun.runs import arriving
+    from labrun.runs import archive_import
 
     rests = [path for path in _rests(root) if path.is_dir() and not path.is_symlink()]
     listed = [Garbage(path, "the rest of a removal", folder_size(path)) for path in rests]
-    listed += [Garbage(path, "the rest of an import", folder_size(path)) for path in arriving.left(root)]
+    listed += [Garbage(path, "the rest of an import", folder_size(path)) for path in archive_import.left(root)]
     if found.damaged:
         return listed  # what a damaged record names cannot be known
     kept: set[str] = set()
@@ -195,8 +195,8 @@ def _rests(root: Path) -> Iterator[Path]:
     for pattern in (f"outputs/*/{REMOVED}*", f"multirun/*/{REMOVED}*", f"multirun/*/*/{REMOVED}*"):
         yield from root.glob(pattern)
     # Beside runs in a folder of a person's choice; never where only a plan leads, which others may have written.
-    for noted in elsewhere.noted(store.state_folder(root)):
-        parents = {run_dir.parent for run_dir in elsewhere.runs_in(noted) if run_dir.is_relative_to(noted)}
+    for noted in custom_locations.noted(store.state_folder(root)):
+        parents = {run_dir.parent for run_dir in custom_locations.runs_in(noted) if run_dir.is_relative_to(noted)}
         for parent in parents | ({noted.parent} if os.path.isfile(noted / "run.json") else set()):
             yield from parent.glob(f"{REMOVED}*")
 

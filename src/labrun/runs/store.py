@@ -12,7 +12,7 @@ from pathlib import Path
 from labrun import checking, direction
 from labrun.direction import Direction
 from labrun.errors import RecordError
-from labrun.runs import comparable, elsewhere, index
+from labrun.runs import comparable, custom_locations, index
 from labrun.runs import record as records
 from labrun.runs.record import Record
 
@@ -36,7 +36,7 @@ def state_folder(root: Path) -> Path:
 
 def above(folder: Path) -> Path | None:
     """The workspace that a folder lies in, where it is none itself: the nearest one that holds runs."""
-    if any((folder / name).is_dir() for name in PLACES) and not elsewhere.is_of_runs(folder):
+    if any((folder / name).is_dir() for name in PLACES) and not custom_locations.is_of_runs(folder):
         return None
     return next((one for one in folder.parents if (one / "outputs" / ".labrun").is_dir()), None)
 
@@ -69,9 +69,9 @@ def run_dirs(root: Path) -> Iterator[Path]:
 
 
 def note(folder: Path, runs: Sequence[str]) -> None:
-    """Remember where runs lie that were just submitted; see `elsewhere.note`."""
+    """Remember where runs lie that were just submitted; see `custom_locations.note`."""
     root = workspace()
-    elsewhere.note(root, state_folder(root), folder.resolve(), runs)
+    custom_locations.note(root, state_folder(root), folder.resolve(), runs)
 
 
 def runs(root: Path) -> Iterator[tuple[Path, Record]]:

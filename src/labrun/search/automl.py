@@ -18,7 +18,7 @@ from labrun.control.objective import Objective
 from labrun.runs import finalize, report
 from labrun.runs import record as records
 from labrun.runs.record import Record, RunPaths
-from labrun.search.ending import Tried, file_command, gather
+from labrun.search.ending import TrialResult, file_command, gather
 from labrun.submission import submit
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def finish(search: Search, runner: Executor, folder: Path) -> None:
     runner.draw(folder / BEST)
 
 
-def _refit(search: Search, best: Tried, run_dir: Path, model: dict[str, Any]) -> submit.Job:
+def _refit(search: Search, best: TrialResult, run_dir: Path, model: dict[str, Any]) -> submit.Job:
     overrides = [text for text in best.record.overrides if text not in search.trials.space.fixed]
     job = search.trials.job(overrides, 0, run_dir.name)
     record = job.record
@@ -158,7 +158,7 @@ def _write_vote(job: submit.Job, folder: Path, trials: Trials) -> None:
     (folder / f"{VOTE}.yaml").write_text("\n".join(head) + "\n" + text, encoding="utf-8")
 
 
-def _chosen(tried: Sequence[Tried], folder: Path, objective: Objective) -> tuple[_Vote | None, float]:
+def _chosen(tried: Sequence[TrialResult], folder: Path, objective: Objective) -> tuple[_Vote | None, float]:
     """The ensemble that is best in cross-validation, or None if no ensemble beats the best pipeline; and that one's.
 
     Pipelines are added one by one, the same ones more than once, as long as the average of what they said of the
@@ -222,7 +222,12 @@ def _measure(y: npt.NDArray[Any], said: npt.NDArray[np.float64], metric: str) ->
 
 
 def _tell(
-    best: Tried, vote: _Vote | None, single: float, objective: Objective, tried: Sequence[Tried], folder: Path
+    best: TrialResult,
+    vote: _Vote | None,
+    single: float,
+    objective: Objective,
+    tried: Sequence[TrialResult],
+    folder: Path,
 ) -> None:
     from labrun.tasks.scoring import QUANTITIES
 

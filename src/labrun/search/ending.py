@@ -33,7 +33,7 @@ SHOWN = 20
 
 
 @dataclass
-class Tried:
+class TrialResult:
     """One trial, as its journal entry and its run's record tell it."""
 
     run: str
@@ -46,7 +46,7 @@ class Tried:
     """With several metrics: no other trial is at least as good in all of them."""
 
 
-def gather(search: Search) -> list[Tried]:
+def gather(search: Search) -> list[TrialResult]:
     """Every trial that has a run, the best first."""
     study = search.study
     front = {trial.number for trial in study.optuna.best_trials} if _is_any_complete(search) else set()
@@ -61,7 +61,7 @@ def gather(search: Search) -> list[Tried]:
         values = list(trial.values) if trial.state == TrialState.COMPLETE and trial.values else None
         labels = dict(trial.user_attrs.get(LABELS, {}))
         on_front = several and trial.number in front
-        found.append(Tried(trial.user_attrs[RUN], record, labels, values, why, on_front))
+        found.append(TrialResult(trial.user_attrs[RUN], record, labels, values, why, on_front))
     first = search.objectives[0]
     return sorted(
         found,
@@ -69,7 +69,7 @@ def gather(search: Search) -> list[Tried]:
     )
 
 
-def _doubt(one: Tried) -> float:
+def _doubt(one: TrialResult) -> float:
     """What decides between trials that are equally good: how sure of the truth their models are."""
     loss = _last(one, "log_loss")
     return loss if loss is not None and math.isfinite(loss) else math.inf
@@ -130,13 +130,13 @@ def file_command(folder: Path, name: str, trials: Trials) -> str:
     return shlex.join(["labrun", *main, "--config-dir", str(folder), "--config-name", name])
 
 
-def unwritable(best: Tried, trials: Trials) -> bool:
+def unwritable(best: TrialResult, trials: Trials) -> bool:
     """Whether no config file can say what the best run is: something is taken away, or its own file is closed."""
     typed = (*trials.origin.overrides, *best.record.overrides)
     return trials.origin.is_closed or any(override.startswith("~") for override in typed)
 
 
-def _report(search: Search, tried: Sequence[Tried], folder: Path) -> None:
+def _report(search: Search, tried: Sequence[TrialResult], folder: Path) -> None:
     from labrun.search import pictures
 
     try:
@@ -145,7 +145,7 @@ def _report(search: Search, tried: Sequence[Tried], folder: Path) -> None:
         log.warning("report.html could not be written: %s", error)
 
 
-def _table(search: Search, tried: Sequence[Tried]) -> str:
+def _table(search: Search, tried: Sequence[TrialResult]) -> str:
     metrics = [one.metric for one in search.objectives]
     widths = [max(10, len(metric) + 2) for metric in metrics]
     head = "".join(f"{metric:<{width}}" for metric, width in zip(metrics, widths, strict=True))
@@ -164,7 +164,7 @@ def _table(search: Search, tried: Sequence[Tried]) -> str:
     return report.table(rows)
 
 
-def _last(one: Tried, metric: str) -> float | None:
+def _last(one: TrialResult, metric: str) -> float | None:
     value = one.record.metrics.get(metric)
     return float(value) if isinstance(value, int | float) else None
 
@@ -189,7 +189,7 @@ def _short(override: str) -> str:
     return f"{key}={value}"
 
 
-def write_csv(search: Search, tried: Sequence[Tried], path: Path) -> None:
+def write_csv(search: Search, tried: Sequence[TrialResult], path: Path) -> None:
     """A line per trial, best first: its metrics, its parameters, and why it was not completed."""
     metrics = sorted({name for one in tried for name in one.record.metrics})
     parameters = list(dict.fromkeys(name for one in tried for name in one.parameters))
@@ -206,7 +206,7 @@ def write_csv(search: Search, tried: Sequence[Tried], path: Path) -> None:
             writer.writerow([*cells, one.why, " ".join(record.overrides)])
 
 
-def write_best(best: Tried, folder: Path, trials: Trials) -> None:
+def write_best(best: TrialResult, folder: Path, trials: Trials) -> None:
     """The best configuration as a config file that stands for the whole command.
 
     `labrun --config-dir FOLDER --config-name best` composes labrun's own `config` with it. Choices of groups stand in

@@ -21,7 +21,7 @@ from labrun.runs.report import number
 from labrun.terminal import plain
 
 if TYPE_CHECKING:
-    from labrun.search.ending import Tried
+    from labrun.search.ending import TrialResult
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,9 @@ PARTS = {"train": "training", "validation": "validation", "test": "test"}
 """A data set's parts as a record calls them, and as people do."""
 
 
-def write_report(study: optuna.Study, objectives: Sequence[Objective], tried: Sequence[Tried], folder: Path) -> Path:
+def write_report(
+    study: optuna.Study, objectives: Sequence[Objective], tried: Sequence[TrialResult], folder: Path
+) -> Path:
     """Write `report.html`.
 
     Args:
@@ -78,13 +80,13 @@ def write_report(study: optuna.Study, objectives: Sequence[Objective], tried: Se
     return path
 
 
-def _varies(name: str, done: Sequence[Tried]) -> bool:
+def _varies(name: str, done: Sequence[TrialResult]) -> bool:
     """Whether trials differ in a parameter, or in whether they have it."""
     values = {str(one.parameters.get(name, _varies)) for one in done}
     return len(values) > 1
 
 
-def scales_of(study: optuna.Study, done: Sequence[Tried]) -> dict[str, bool]:
+def scales_of(study: optuna.Study, done: Sequence[TrialResult]) -> dict[str, bool]:
     """Whether the axis of each parameter is logarithmic: as it was searched; of a list of numbers, as they lie."""
     searched: dict[str, bool] = {}
     for trial in study.trials:
@@ -146,7 +148,7 @@ def _text(value: object, most: int = 40) -> str:
     return text.replace("$", r"\$")
 
 
-def _history(objectives: Sequence[Objective], tried: Sequence[Tried]) -> str:
+def _history(objectives: Sequence[Objective], tried: Sequence[TrialResult]) -> str:
     ordered = sorted(tried, key=lambda one: int(one.run))
     figure = _figure(8.5 if len(ordered) > FEW else 5.5, (3.2 if len(ordered) > FEW else 2.4) * len(objectives))
     for place, one in enumerate(objectives):
@@ -176,7 +178,7 @@ def _history(objectives: Sequence[Objective], tried: Sequence[Tried]) -> str:
     return _image(figure)
 
 
-def _front(objectives: Sequence[Objective], done: Sequence[Tried]) -> str:
+def _front(objectives: Sequence[Objective], done: Sequence[TrialResult]) -> str:
     pairs = [(i, j) for i in range(len(objectives)) for j in range(i + 1, len(objectives))]
     figure = _figure(8.5, 4.0 * len(pairs))
     for place, (i, j) in enumerate(pairs):
@@ -233,7 +235,9 @@ def _axis(values: Sequence[Any], is_log: bool = False) -> tuple[list[float], lis
     return [float(place) for place in (scaled - scaled.min()) / span], marks
 
 
-def _parallel(objective: Objective, done: Sequence[Tried], order: Sequence[str], scales: Mapping[str, bool]) -> str:
+def _parallel(
+    objective: Objective, done: Sequence[TrialResult], order: Sequence[str], scales: Mapping[str, bool]
+) -> str:
     from matplotlib import colormaps
 
     names = list(order[:LINES])
@@ -276,7 +280,7 @@ def _parallel(objective: Objective, done: Sequence[Tried], order: Sequence[str],
     return _image(figure)
 
 
-def _slices(objective: Objective, done: Sequence[Tried], order: Sequence[str], scales: Mapping[str, bool]) -> str:
+def _slices(objective: Objective, done: Sequence[TrialResult], order: Sequence[str], scales: Mapping[str, bool]) -> str:
     from matplotlib.ticker import LogFormatterSciNotation, MaxNLocator, NullFormatter
 
     names = list(order[:SLICES])
@@ -323,7 +327,7 @@ def _slices(objective: Objective, done: Sequence[Tried], order: Sequence[str], s
 def _page(
     title: str,
     objectives: Sequence[Objective],
-    tried: Sequence[Tried],
+    tried: Sequence[TrialResult],
     sections: Sequence[tuple[str, str]],
     folder: Path,
 ) -> str:

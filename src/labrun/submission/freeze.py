@@ -68,7 +68,7 @@ def prepare(values: Mapping[str, Any]) -> None:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class Provenance:
     """What does not change between the runs of one command."""
 
     git: dict[str, Any] | None
@@ -79,7 +79,7 @@ class Surroundings:
     """Versions of assets, as they were looked up for the first run that reads them."""
 
 
-def look_around(root: Path, all_of_it: bool = False) -> Surroundings:
+def capture_provenance(root: Path, all_of_it: bool = False) -> Provenance:
     """Gather it: the git state and a snapshot of the code; with `all_of_it` also packages and host.
 
     Raises:
@@ -87,11 +87,11 @@ def look_around(root: Path, all_of_it: bool = False) -> Surroundings:
     """
     git, code = git_state(Path.cwd(), root), snapshot.take(Path.cwd(), root)
     if not all_of_it:
-        return Surroundings(git, code)
-    return Surroundings(git, code, records.installed_packages(), records.describe_host())
+        return Provenance(git, code)
+    return Provenance(git, code, records.installed_packages(), records.describe_host())
 
 
-def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, around: Surroundings) -> Record:
+def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, around: Provenance) -> Record:
     """The record of a run that is about to be submitted.
 
     Args:

@@ -26,7 +26,7 @@ from labrun.submission import freeze, snapshot, submit
 
 
 @dataclass
-class Again:
+class Rerun:
     """A run that is to be repeated, ready to be submitted."""
 
     job: submit.Job
@@ -41,7 +41,7 @@ class Again:
         return submit.carry_out([self.job], self.job.run_dir)[0]
 
 
-def prepare(run_dir: Path, overrides: Sequence[str], new_code: bool = False) -> Again:
+def prepare(run_dir: Path, overrides: Sequence[str], new_code: bool = False) -> Rerun:
     """Freeze a run's repetition; nothing is written yet.
 
     Args:
@@ -70,7 +70,7 @@ def prepare(run_dir: Path, overrides: Sequence[str], new_code: bool = False) -> 
         # Its frozen copy, wherever the folder is now.
         composed["script"] = {**composed["script"], "source": str(_kept(script, root, old))}
     composed.pop("datastores", None)
-    around = freeze.look_around(root, all_of_it=True) if new_code else _as_it_was(old, root)
+    around = freeze.capture_provenance(root, all_of_it=True) if new_code else _as_it_was(old, root)
     config = OmegaConf.create(composed)
     apply(config, overrides)
     typed = [*old.overrides, *overrides]
@@ -88,7 +88,7 @@ def prepare(run_dir: Path, overrides: Sequence[str], new_code: bool = False) -> 
     record.command = shlex.join(["lab", "runs", "rerun", old.id, *overrides])
     record.hydra = old.hydra
     files = hydra_files.plain(record.config, typed, hydra_files.of_run(run_dir))
-    return Again(submit.Job(record, target, files, freeze.environment(config)))
+    return Rerun(submit.Job(record, target, files, freeze.environment(config)))
 
 
 @contextlib.contextmanager
@@ -147,9 +147,9 @@ def _environment(names: Mapping[str, Any], overrides: Sequence[str]) -> dict[str
     return {name: os.environ[name] if value == records.HIDDEN else value for name, value in names.items()}
 
 
-def _as_it_was(old: Record, root: Path) -> freeze.Surroundings:
+def _as_it_was(old: Record, root: Path) -> freeze.Provenance:
     code = dict(old.code or {})
-    return freeze.Surroundings(old.git, {**code, "folder": str(_kept(code, root, old))})
+    return freeze.Provenance(old.git, {**code, "folder": str(_kept(code, root, old))})
 
 
 def _kept(code: Mapping[str, Any], root: Path, old: Record) -> Path:

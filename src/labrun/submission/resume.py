@@ -19,7 +19,7 @@ from labrun.config.hydra_files import top_key
 from labrun.data import reader
 from labrun.data.mount import local_root, mount
 from labrun.errors import DataError, RecordError
-from labrun.runs import elsewhere, store, sweep_state
+from labrun.runs import custom_locations, store, sweep_state
 from labrun.runs import record as records
 from labrun.runs.record import Record
 from labrun.runs.sweep_state import SweepState
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Earlier:
+class PreviousRun:
     """A run of the sweep that is gone on with."""
 
     run_dir: Path
@@ -59,7 +59,7 @@ def find_sweep(root: Path, reference: str, name: str, composed: Path | None = No
     if composed is not None and _is_sweep(composed):
         return composed.resolve()
     folders = [plan.parents[1] for plan in (root / "multirun" / name).glob("*/.launch/plan.json")]
-    others = [folder for folder in elsewhere.noted(store.state_folder(root)) if folder not in folders]
+    others = [folder for folder in custom_locations.noted(store.state_folder(root)) if folder not in folders]
     folders += [folder for folder in others if _is_sweep(folder) and _name(folder) == name]
     if not folders:
         raise RecordError(f"sweep.resume=last: there is no sweep called {name!r} in {root / 'multirun'} yet")
@@ -67,7 +67,7 @@ def find_sweep(root: Path, reference: str, name: str, composed: Path | None = No
 
 
 def _is_sweep(folder: Path) -> bool:
-    return (folder / elsewhere.PLAN).is_file() and not (folder / "run.json").exists()
+    return (folder / custom_locations.PLAN).is_file() and not (folder / "run.json").exists()
 
 
 def _name(folder: Path) -> str | None:
@@ -87,12 +87,16 @@ def _begun(folder: Path) -> str:
     return datetime.fromtimestamp(changed, UTC).isoformat()
 
 
-def earlier(folder: Path) -> list[Earlier]:
+def earlier(folder: Path) -> list[PreviousRun]:
     """The runs that a sweep has so far."""
-    return [Earlier(run_dir, record) for run_dir, record in sweep_state.readable(folder, sweep_state.read_plan(folder))]
+    return [
+        PreviousRun(run_dir, record) for run_dir, record in sweep_state.readable(folder, sweep_state.read_plan(folder))
+    ]
 
 
-def match(new: Sequence[Record], old: Sequence[Earlier], path: Sequence[str] | None = None) -> list[Earlier | None]:
+def match(
+    new: Sequence[Record], old: Sequence[PreviousRun], path: Sequence[str] | None = None
+) -> list[PreviousRun | None]:
     """For each new run the old one that it repeats, if any; each old one is taken once.
 
     The model's code does not count here: what is completed stays, whatever has been edited since. Data count.
@@ -103,7 +107,7 @@ def match(new: Sequence[Record], old: Sequence[Earlier], path: Sequence[str] | N
         path: where the runs import from that are still to be done; None: as this process does.
     """
     digests: dict[str, list[dict[str, Any]]] = {}
-    by_signature: dict[str, list[Earlier]] = {}
+    by_signature: dict[str, list[PreviousRun]] = {}
     for one in old:
         if one.record.imported and one.record.status != records.COMPLETED:
             continue  # its record would say what is run: the command's own run is begun anew
@@ -112,7 +116,7 @@ def match(new: Sequence[Record], old: Sequence[Earlier], path: Sequence[str] | N
         else:
             data = _data_now(one.record.config, digests, path)
         by_signature.setdefault(_signature(one.record, data), []).append(one)
-    found: list[Earlier | None] = []
+    found: list[PreviousRun | None] = []
     for record in new:
         data = _data_now(record.config, digests, path)
         candidates = by_signature.get(_signature(record, data)) or by_signature.get(_of_before(record, data), [])
@@ -208,7 +212,7 @@ def _made(dataset: Mapping[str, Any], place: Path, path: Sequence[str]) -> dict[
     return found
 
 
-def tell_changes(new: Sequence[Record], old: Sequence[Earlier], fresh_code: bool) -> None:
+def tell_changes(new: Sequence[Record], old: Sequence[PreviousRun], fresh_code: bool) -> None:
     """Say what is different from when the sweep was submitted: code, packages, machine."""
     if not new or not old:
         return

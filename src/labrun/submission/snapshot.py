@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from labrun.errors import ConfigError, RecordError
-from labrun.runs import elsewhere, store
+from labrun.runs import custom_locations, store
 from labrun.runs import record as records
 from labrun.runs.files import tree_digest
 
@@ -90,7 +90,7 @@ def _all_files(folder: Path) -> Iterator[Path]:
     for top, names, files in os.walk(folder):
         names[:] = [name for name in names if name not in SKIPPED_FOLDERS and not name.startswith(".")]
         names[:] = [name for name in names if not (Path(top) / name / "pyvenv.cfg").exists()]
-        names[:] = [name for name in names if not elsewhere.is_of_runs(Path(top) / name)]
+        names[:] = [name for name in names if not custom_locations.is_of_runs(Path(top) / name)]
         yield from ((Path(top) / name).relative_to(folder) for name in files if not name.endswith(".pyc"))
 
 
@@ -232,12 +232,12 @@ def without_runs(base: Path, listed: Iterable[Path]) -> list[Path]:
     def is_of_runs(folder: Path) -> bool:
         if folder not in known:
             above = is_of_runs(folder.parent)
-            known[folder] = above or folder.name == ".labrun" or elsewhere.is_of_runs(base / folder)
+            known[folder] = above or folder.name == ".labrun" or custom_locations.is_of_runs(base / folder)
         return known[folder]
 
     found = [path for path in listed if not is_of_runs(path.parent)]
-    if elsewhere.is_of_runs(base):  # `hydra.run.dir=.`
-        own = (elsewhere.RUN_ENTRIES, elsewhere.SWEEP_ENTRIES)
+    if custom_locations.is_of_runs(base):  # `hydra.run.dir=.`
+        own = (custom_locations.RUN_ENTRIES, custom_locations.SWEEP_ENTRIES)
         found = [path for path in found if not any(names.fullmatch(path.parts[0]) for names in own)]
     return found
 

@@ -58,7 +58,7 @@ class Freezer:
 
     def __init__(self, sweep_dir: Path) -> None:
         self._sweep_dir = sweep_dir
-        self._around = freeze.look_around(store.workspace(), all_of_it=True)
+        self._around = freeze.capture_provenance(store.workspace(), all_of_it=True)
         self.head: Head | None = None
 
     def __enter__(self) -> Freezer:
@@ -368,7 +368,7 @@ def _move(record: Record, old: Path, new: Path) -> None:
     record.config, record.hydra = moved(record.config), moved(record.hydra)
 
 
-def _check_same(submitted: Sequence[Job], old: Sequence[resume.Earlier], folder: Path) -> None:
+def _check_same(submitted: Sequence[Job], old: Sequence[resume.PreviousRun], folder: Path) -> None:
     names = {one.record.name for one in old}
     if names and not names & {job.record.name for job in submitted}:
         raise RecordError(

@@ -13,7 +13,7 @@ from typing import Any
 from labrun.backends import machine
 from labrun.backends.base import Backend, Calls, Capacity, Head
 from labrun.backends.local.pool import LocalPool, Server
-from labrun.backends.local.slots import Places
+from labrun.backends.local.slots import Slots
 from labrun.runs.sweep_state import Plan
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class Local(Backend):
         """As many as the cores and the GPUs carry, unless `max_parallel` says it."""
         cores = machine.cores() if compute["max_parallel"] is None else None
         gpus = machine.visible_gpus() if any(count for _, count in needs) else None
-        there = Places(sys.maxsize, machine.cores(), gpus, compute["runs_per_gpu"])
+        there = Slots(sys.maxsize, machine.cores(), gpus, compute["runs_per_gpu"])
         without_gpu, with_gpu = (
             [there.carries(*one) for one in set(needs) if bool(one[1]) == is_one] for is_one in (False, True)
         )
@@ -53,7 +53,7 @@ class Local(Backend):
         """See `Backend.executor`."""
         assert head is None or isinstance(head, Server)
         gpus = machine.visible_gpus() if plan.gpus_per_run else None
-        places = Places(min(plan.parallel, count), plan.cores, gpus, plan.runs_per_gpu)
+        places = Slots(min(plan.parallel, count), plan.cores, gpus, plan.runs_per_gpu)
         return LocalPool(
             plan.path, plan.preload, places, python=plan.python, cwd=plan.cwd, server=head, draws=plan.draws
         )

@@ -23,7 +23,7 @@ from typing import Any
 from labrun.backends.local.calls import CANCELLED, FINISHED, PENDING, RUNNING, Call, Origin, cancel_file, state_file
 from labrun.backends.local.forkserver import REQUEUE, Channel
 from labrun.backends.local.pool import RESTARTS, memory_gb
-from labrun.backends.local.slots import Places
+from labrun.backends.local.slots import Slots
 from labrun.runs import record as records
 from labrun.runs import recording
 
@@ -112,7 +112,7 @@ class CallPool:
         places: what the calls share.
     """
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: Slots) -> None:
         self.places = places
         self.servers: dict[tuple[Any, ...], Server] = {}
         self._calls: dict[str, Call] = {}

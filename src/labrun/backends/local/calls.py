@@ -25,7 +25,7 @@ from typing import Any
 from submitit.core import utils
 
 from labrun.backends import machine
-from labrun.backends.local.slots import Place
+from labrun.backends.local.slots import Slot
 from labrun.runs import record as records
 
 PENDING, RUNNING, FINISHED, CANCELLED = "PENDING", "RUNNING", "FINISHED", "CANCELLED"
@@ -85,7 +85,7 @@ class Call:
     """Whether its standard error goes where its standard output does."""
     state: str = PENDING
     reason: str = ""
-    place: Place | None = None
+    place: Slot | None = None
     began: float = 0.0
     warned: bool = False
     """Whether it was asked to save its state."""

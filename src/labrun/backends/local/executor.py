@@ -24,7 +24,7 @@ from labrun.backends.local import call_pool, calls
 from labrun.backends.local.call_pool import CallPool
 from labrun.backends.local.calls import FINISHED, OPEN, Call
 from labrun.backends.local.forkserver import REQUEUE
-from labrun.backends.local.slots import Places
+from labrun.backends.local.slots import Slots
 from labrun.errors import LabrunError
 from labrun.tasks.threads import VARIABLES
 
@@ -252,7 +252,7 @@ class LabrunExecutor(core.PicklingExecutor):  # type: ignore[misc]
         seen = machine.visible_gpus() if gpus or self._pool is None else []
         self._check(wanted, gpus, cpus, tasks, seen if among is None else among)
         if self._pool is None:
-            self._pool = CallPool(Places(1, machine.cores(), seen, wanted.get("runs_per_gpu", 1)))
+            self._pool = CallPool(Slots(1, machine.cores(), seen, wanted.get("runs_per_gpu", 1)))
         most = wanted.get("max_parallel")
         self._pool.places.limit(most or sys.maxsize, None if most else machine.cores())
         if not self._pool.places.carries(cpus * tasks, gpus):

@@ -26,7 +26,7 @@ import psutil
 from labrun import masking, targets
 from labrun.backends.base import Resources
 from labrun.backends.local.forkserver import Channel
-from labrun.backends.local.slots import Place, Places
+from labrun.backends.local.slots import Slot, Slots
 from labrun.errors import LabrunError, RecordError
 from labrun.runs import context, pictures, recording, report
 from labrun.runs import record as records
@@ -61,7 +61,7 @@ SUSPECT = 3
 class _Running:
     run_dir: Path
     needs: Resources
-    place: Place | None
+    place: Slot | None
     """None once its process has ended."""
     pid: int | None = None
     began: float = field(default_factory=time.monotonic)
@@ -171,7 +171,7 @@ class LocalPool:
         self,
         path: Sequence[str],
         preload: Sequence[str],
-        places: Places,
+        places: Slots,
         python: str | None = None,
         in_job: bool = False,
         cwd: str | None = None,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Place:
+class Slot:
     """What one run has while it goes on."""
 
     cores: int = 0
@@ -21,7 +21,7 @@ class Place:
         return {} if self.gpus is None else {"CUDA_VISIBLE_DEVICES": ",".join(self.gpus)}
 
 
-class Places:
+class Slots:
     """Hands out what is there, in the order of asking.
 
     Args:
@@ -37,10 +37,10 @@ class Places:
         self._share = share
         self.limit(parallel, cores)
         self._users: dict[str, int] | None = None if gpus is None else dict.fromkeys(gpus, 0)
-        self._taken: list[Place] = []
+        self._taken: list[Slot] = []
 
     def limit(self, parallel: int, cores: int | None) -> None:
-        """From now on; see `Places`."""
+        """From now on; see `Slots`."""
         self._parallel, self._cores = parallel, cores
 
     def carries(self, cpus: int, gpus: int) -> int:
@@ -49,7 +49,7 @@ class Places:
             return min(self._parallel, len(self._users) // gpus * (self._share if gpus == 1 else 1))
         return self._parallel if self._cores is None else min(self._parallel, max(1, self._cores // cpus))
 
-    def take(self, cpus: int, gpus: int, among: Sequence[str] | None = None) -> Place | None:
+    def take(self, cpus: int, gpus: int, among: Sequence[str] | None = None) -> Slot | None:
         """A place for a run; None: it must wait until another has left.
 
         Args:
@@ -71,16 +71,16 @@ class Places:
                 return None
             for name in chosen:
                 self._users[name] += 1 if gpus == 1 else self._share
-            place = Place(gpus=tuple(sorted(chosen, key=list(self._users).index)))
+            place = Slot(gpus=tuple(sorted(chosen, key=list(self._users).index)))
         else:
             used = sum(place.cores for place in self._taken)
             if self._cores is not None and used and used + cpus > self._cores:
                 return None
-            place = Place(cores=0 if self._cores is None else cpus)
+            place = Slot(cores=0 if self._cores is None else cpus)
         self._taken.append(place)
         return place
 
-    def leave(self, place: Place) -> None:
+    def leave(self, place: Slot) -> None:
         """Give it back."""
         self._taken.remove(place)
         for name in place.gpus or ():

@@ -13,7 +13,7 @@ from typing import Any
 
 from labrun import building, execute, masking, schema
 from labrun.backends.local import threads as limits
-from labrun.data import ahead
+from labrun.data import shared_cache
 from labrun.data.mount import local_root, references
 from labrun.data.reader import Reader
 from labrun.errors import ConfigError, LabrunError
@@ -69,7 +69,7 @@ def hold(data: Mapping[str, Any]) -> None:
     config = execute.here(data)
     root = local_root(config["datastore"], config["dataset"])
     if root is not None and not any(references(config["dataset"])):
-        ahead.hold(config["dataset"], root)
+        shared_cache.hold(config["dataset"], root)
 
 
 def run(run_dir: str, pictures: bool) -> int:

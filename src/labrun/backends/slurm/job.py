@@ -101,7 +101,7 @@ class Supervisor:
         """Run the runs; returns 0, or 1 if one of them failed, or if its other processes would wait for ever."""
         from labrun.backends.base import resources
         from labrun.backends.local.pool import LocalPool
-        from labrun.backends.local.slots import Places
+        from labrun.backends.local.slots import Slots
         from labrun.backends.machine import visible_gpus
         from labrun.backends.slurm.queue import newest_submission
         from labrun.runs import others
@@ -123,7 +123,7 @@ class Supervisor:
             return int(self.ranks > 1)  # srun ends the others then
         alone, limit = len(self.runs) == 1, self.manifest["timeout_min"]
         gpus = visible_gpus() if self.manifest["gpus_per_run"] and len(self.runs) > 1 else None
-        places = Places(self.manifest["parallel"], gpus=gpus, share=self.manifest["runs_per_gpu"])
+        places = Slots(self.manifest["parallel"], gpus=gpus, share=self.manifest["runs_per_gpu"])
         if self.ranks > 1:
             others.note(mine[0])
         pool = LocalPool(

@@ -24,9 +24,9 @@ from typing import IO, Any
 
 from labrun import checking
 from labrun.errors import RecordError
-from labrun.runs import context, elsewhere, files, store
+from labrun.runs import context, custom_locations, files, store
 from labrun.runs import record as records
-from labrun.runs.archives import FORMAT, MANIFEST, NOT_TAKEN, REPOSITORY, SWEEP_FILES, Limits
+from labrun.runs.archive_format import FORMAT, MANIFEST, NOT_TAKEN, REPOSITORY, SWEEP_FILES, Limits
 from labrun.runs.record import Record
 
 LARGEST_MANIFEST = 2**28
@@ -238,7 +238,7 @@ class _Arrival:
         top = name.parts[0]
         if entry.name != MANIFEST and (top not in ("outputs", "multirun", "code") or len(name.parts) < 3):
             raise self._refused(f"holds {entry.name!r:.200}, which is no part of a run")
-        if any(part.startswith(".") for part in name.parts[: elsewhere.DEPTHS.get(top, 0)]):
+        if any(part.startswith(".") for part in name.parts[: custom_locations.DEPTHS.get(top, 0)]):
             raise self._refused(f"holds {entry.name!r:.200}, in a hidden folder such as labrun's own")
         return str(name)
 
@@ -289,7 +289,7 @@ class _Arrival:
                 continue
             if path.parent in sweeps and path.name in SWEEP_FILES:
                 continue
-            depth = elsewhere.DEPTHS[path.parts[0]]
+            depth = custom_locations.DEPTHS[path.parts[0]]
             if PurePosixPath(*path.parts[:depth]) not in folders or len(path.parts) <= depth:
                 raise self._refused(f"holds {name!r:.200}, which belongs to none of its runs")
             if path.parts[depth].casefold() in NOT_TAKEN:
@@ -430,7 +430,7 @@ def _is_place(folder: object) -> bool:
     path = PurePosixPath(folder)
     if str(path) != folder or ".." in path.parts or any(part.startswith(".") for part in path.parts):
         return False
-    return elsewhere.is_usual(path.parts)
+    return custom_locations.is_usual(path.parts)
 
 
 class _WriteError(RecordError):

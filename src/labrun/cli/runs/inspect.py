@@ -15,7 +15,7 @@ from typing import Any
 
 from labrun import checking, terminal
 from labrun.checking import suggest
-from labrun.cli import selecting
+from labrun.cli.runs import filters
 from labrun.control import monitor
 from labrun.control.query import Pair, Shown
 from labrun.errors import RecordError
@@ -29,7 +29,7 @@ POLL_S = 0.5
 def logs(options: argparse.Namespace, is_raw: bool = True) -> int:
     """What runs printed, as they printed it; with --follow until each has ended."""
     shown = Shown()
-    chosen = selecting.select(options, shown=shown)
+    chosen = filters.select(options, shown=shown)
     for run_dir, record in chosen:
         if len(chosen) > 1:
             print(f"== {record.name}  {record.id}")
@@ -54,7 +54,7 @@ def _log(run_dir: Path, follow: bool, shown: Shown, is_raw: bool) -> None:
 
 def metrics(options: argparse.Namespace) -> int:
     """The metrics of runs: a line each, all values, or curves."""
-    chosen = selecting.select(options)
+    chosen = filters.select(options)
     writer = csv.writer(terminal.raw(sys.stdout), lineterminator="\n") if options.csv else None
     if writer:
         writer.writerow(["run", "name", "step", "value", "time"])
@@ -115,7 +115,7 @@ def _plot(run_dir: Path, record: Record, lines: Sequence[dict[str, Any]], output
 
 def list_files(options: argparse.Namespace) -> int:
     """The files of runs, with their sizes."""
-    chosen = selecting.select(options)
+    chosen = filters.select(options)
     for run_dir, record in chosen:
         found = files.of(run_dir)
         if options.json:
@@ -130,8 +130,8 @@ def list_files(options: argparse.Namespace) -> int:
 
 def download(options: argparse.Namespace) -> int:
     """Copy files of runs to a folder."""
-    meant, patterns = selecting.split_words(options)
-    chosen = selecting.select(meant)
+    meant, patterns = filters.split_words(options)
+    chosen = filters.select(meant)
     for run_dir, record in chosen:
         several = options.output is not None and len(chosen) > 1
         target = options.output if options.output and not several else (options.output or Path()) / _own_name(record)
@@ -156,7 +156,7 @@ def _own_name(record: Record) -> str:
 
 def compare(options: argparse.Namespace) -> int:
     """Runs side by side: where their configs differ, their metrics, their curves in one picture."""
-    chosen = [(run_dir, records.read(run_dir)) for run_dir, _ in selecting.select(options, default=None)]
+    chosen = [(run_dir, records.read(run_dir)) for run_dir, _ in filters.select(options, default=None)]
     if len(chosen) < 2:
         raise RecordError(f"to compare takes two runs or more, and only {chosen[0][1].id} was chosen")
     head = ("", *(record.id for _, record in chosen))

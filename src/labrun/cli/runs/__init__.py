@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from labrun.cli import selecting
-from labrun.runs.archives import Limits
+from labrun.cli.runs import filters
+from labrun.runs.archive_format import Limits
 
 Act = Callable[[argparse.Namespace], int]
 
@@ -23,9 +23,9 @@ def add(nouns: Any) -> None:
         "first; or, with a verb, what that does. Filters go with every verb: lab runs cancel --status queued",
     )
     _table_options(noun, top=True)
-    noun.set_defaults(act=_later("listing.ls"))
+    noun.set_defaults(act=_later("list.ls"))
     verbs = noun.add_subparsers(title="verbs", metavar="VERB")
-    _table_options(_verb(verbs, "ls", "listing.ls", "the table of runs (also without the word)"), top=False)
+    _table_options(_verb(verbs, "ls", "list.ls", "the table of runs (also without the word)"), top=False)
     _add_reading(verbs)
     _add_acting(verbs)
     _add_keeping(verbs)
@@ -34,7 +34,7 @@ def add(nouns: Any) -> None:
 def _table_options(parser: argparse.ArgumentParser, top: bool) -> None:
     default = False if top else argparse.SUPPRESS
     if top:
-        selecting.add_filters(parser, top=True)
+        filters.add_filters(parser, top=True)
     parser.add_argument(
         "--metric",
         metavar="NAME",
@@ -46,45 +46,45 @@ def _table_options(parser: argparse.ArgumentParser, top: bool) -> None:
 
 
 def _add_reading(verbs: Any) -> None:
-    verb = _verb(verbs, "show", "listing.show", "all of one run", names="*")
+    verb = _verb(verbs, "show", "list.show", "all of one run", names="*")
     verb.add_argument("--json", action="store_true", help="the record as it is")
     verb.add_argument("--error", action="store_true", help="the traceback of a failure")
-    verb = _verb(verbs, "logs", "reading.logs", "what a run printed", names="*")
+    verb = _verb(verbs, "logs", "inspect.logs", "what a run printed", names="*")
     verb.add_argument("-f", "--follow", action="store_true", help="go on until it ends")
-    verb = _verb(verbs, "metrics", "reading.metrics", "the metrics of a run", names="*")
+    verb = _verb(verbs, "metrics", "inspect.metrics", "the metrics of a run", names="*")
     verb.add_argument("--name", action="append", metavar="METRIC", help="only this one (or a pattern); may be repeated")
     verb.add_argument("--plot", action="store_true", help="curves here in the terminal, and in a picture")
     verb.add_argument("--json", action="store_true", help="every value, one JSON object a line")
     verb.add_argument("--csv", action="store_true", help="every value, as a table")
     verb.add_argument("-o", "--output", type=Path, metavar="PNG", help="where the picture goes")
-    verb = _verb(verbs, "files", "reading.list_files", "the files of a run", names="*")
+    verb = _verb(verbs, "files", "inspect.list_files", "the files of a run", names="*")
     verb.add_argument("--json", action="store_true", help="one JSON object a line")
-    verb = _verb(verbs, "download", "reading.download", "copy files of a run to a folder")
+    verb = _verb(verbs, "download", "inspect.download", "copy files of a run to a folder")
     verb.add_argument(
         "words",
         nargs="*",
         metavar="RUN [FILE ...]",
-        help=f"a run: {selecting.NAMES}; then files, folders, patterns (default: all)",
+        help=f"a run: {filters.NAMES}; then files, folders, patterns (default: all)",
     )
     verb.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="default: ./<experiment>-<id>")
     verb.add_argument("--force", action="store_true", help="overwrite what is there")
-    verb = _verb(verbs, "compare", "reading.compare", "runs side by side: config, metrics, curves", names="*")
+    verb = _verb(verbs, "compare", "inspect.compare", "runs side by side: config, metrics, curves", names="*")
     verb.add_argument("--json", action="store_true", help="differences and metrics as JSON")
     verb.add_argument("-o", "--output", type=Path, metavar="PNG", help="where the picture of the curves goes")
 
 
 def _add_acting(verbs: Any) -> None:
     verb = _verb(
-        verbs, "watch", "acting.watch", "follow a sweep or a run; go on with one whose controller is gone", names="*"
+        verbs, "watch", "control.watch", "follow a sweep or a run; go on with one whose controller is gone", names="*"
     )
     verb.add_argument("--take-over", action="store_true", help="go on also with what somebody else has written")
-    _verb(verbs, "cancel", "acting.cancel", "ask runs to stop", names="*")
-    verb = _verb(verbs, "rerun", "acting.rerun", "run a run again, from its frozen config and code")
+    _verb(verbs, "cancel", "control.cancel", "ask runs to stop", names="*")
+    verb = _verb(verbs, "rerun", "control.rerun", "run a run again, from its frozen config and code")
     verb.add_argument(
         "words",
         nargs="*",
         metavar="RUN ... [KEY=VALUE ...]",
-        help=f"runs: {selecting.NAMES}; then overrides to put on top of its config",
+        help=f"runs: {filters.NAMES}; then overrides to put on top of its config",
     )
     verb.add_argument(
         "--code",
@@ -95,18 +95,18 @@ def _add_acting(verbs: Any) -> None:
 
 
 def _add_keeping(verbs: Any) -> None:
-    verb = _verb(verbs, "tag", "keeping.tag", "set tags")
+    verb = _verb(verbs, "tag", "maintain.tag", "set tags")
     verb.add_argument("words", nargs="*", metavar="RUN TAG[=VALUE] ...", help="with filters: tags only")
     verb.add_argument("--remove", action="append", metavar="TAG", help="take a tag away; may be repeated")
-    verb = _verb(verbs, "note", "keeping.note", "set the notes of a run")
+    verb = _verb(verbs, "note", "maintain.note", "set the notes of a run")
     verb.add_argument("words", nargs="*", metavar="RUN TEXT", help="with filters: the text only")
     verb.add_argument("--append", action="store_true", help="below the notes that are there")
-    verb = _verb(verbs, "rm", "keeping.remove", "remove runs, after asking", names="*")
+    verb = _verb(verbs, "rm", "maintain.remove", "remove runs, after asking", names="*")
     verb.add_argument("-y", "--yes", action="store_true", help="do not ask")
     verb.add_argument("--force", action="store_true", help="runs too that are live, registered, or gone on from")
-    verb = _verb(verbs, "gc", "keeping.gc", "clear up: old runs, and what no run needs; lists first, then asks")
-    verb.add_argument("--older-than", type=selecting.age, metavar="AGE", help="runs that ended so long ago: 30d, 12h")
-    verb.add_argument("--keep-best", type=selecting.count, metavar="N", help="but not the best N of each experiment")
+    verb = _verb(verbs, "gc", "maintain.gc", "clear up: old runs, and what no run needs; lists first, then asks")
+    verb.add_argument("--older-than", type=filters.age, metavar="AGE", help="runs that ended so long ago: 30d, 12h")
+    verb.add_argument("--keep-best", type=filters.count, metavar="N", help="but not the best N of each experiment")
     verb.add_argument("--metric", metavar="NAME", help="what best means (default: accuracy, else what the runs have)")
     verb.add_argument(
         "--keep-registered",
@@ -115,33 +115,33 @@ def _add_keeping(verbs: Any) -> None:
     )
     verb.add_argument("-y", "--yes", action="store_true", help="do not ask")
     verb = _verb(
-        verbs, "sync", "keeping.sync", "bring MLflow, or another view, up to date with the records", filters=False
+        verbs, "sync", "maintain.sync", "bring MLflow, or another view, up to date with the records", filtered=False
     )
     verb.add_argument("--tracker", default="mlflow", metavar="KIND", help="mlflow (default), wandb, or a package's own")
     verb.add_argument("--uri", metavar="URI", help="another MLflow server or database; wandb: the offline runs' folder")
     verb.add_argument("--all", action="store_true", help="wandb: runs too that were made with another tracking=...")
-    verb = _verb(verbs, "export", "keeping.export", "write runs, and their code, to an archive", names="*")
+    verb = _verb(verbs, "export", "maintain.export", "write runs, and their code, to an archive", names="*")
     verb.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: labrun-<id>.tar.gz")
-    verb = _verb(verbs, "import", "keeping.import_", "take runs in from an archive", filters=False)
+    verb = _verb(verbs, "import", "maintain.import_", "take runs in from an archive", filtered=False)
     verb.add_argument("archive", nargs="+", type=Path, metavar="FILE")
     limits = Limits()
     verb.add_argument(
         "--max-gb",
-        type=selecting.limit,
+        type=filters.limit,
         default=limits.gb,
         metavar="N",
         help="refuse an archive that holds more, unpacked (default: %(default)g)",
     )
     verb.add_argument(
         "--max-ratio",
-        type=selecting.limit,
+        type=filters.limit,
         default=limits.ratio,
         metavar="N",
         help="refuse one that holds so many times its own size (default: %(default)g)",
     )
     verb.add_argument(
         "--max-files",
-        type=selecting.count,
+        type=filters.count,
         default=limits.files,
         metavar="N",
         help="refuse one that holds more files (default: %(default)s)",
@@ -153,17 +153,19 @@ def _later(name: str) -> Act:
     module, _, function = name.partition(".")
 
     def act(options: argparse.Namespace) -> int:
-        done: int = getattr(importlib.import_module(f"labrun.cli.{module}"), function)(options)
+        done: int = getattr(importlib.import_module(f"labrun.cli.runs.{module}"), function)(options)
         return done
 
     return act
 
 
-def _verb(verbs: Any, name: str, act: str, text: str, names: str = "", filters: bool = True) -> argparse.ArgumentParser:
+def _verb(
+    verbs: Any, name: str, act: str, text: str, names: str = "", filtered: bool = True
+) -> argparse.ArgumentParser:
     verb: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:])
     verb.set_defaults(act=_later(act))
     if names:
-        verb.add_argument("run", nargs=names, metavar="RUN", help=selecting.NAMES)
-    if filters:
-        selecting.add_filters(verb)
+        verb.add_argument("run", nargs=names, metavar="RUN", help=filters.NAMES)
+    if filtered:
+        filters.add_filters(verb)
     return verb

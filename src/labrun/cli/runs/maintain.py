@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from labrun import checking
-from labrun.cli import bars, selecting
+from labrun.cli import bars
+from labrun.cli.runs import filters
 from labrun.control import cancel, lease, query
 from labrun.control.query import Pair, Shown
 from labrun.errors import ConfigError, RecordError
 from labrun.registry import journal
-from labrun.runs import archives, arriving, context, files, moving, removing, report, store
+from labrun.runs import archive_export, archive_format, archive_import, context, files, removing, report, store
 from labrun.runs import record as records
 from labrun.runs.sweep_state import SweepState
 from labrun.tracking import feed
@@ -29,14 +30,14 @@ NAMED = 20
 
 def tag(options: argparse.Namespace) -> int:
     """Set and remove tags; without any, show them."""
-    chosen, words = selecting.split_words(options)
+    chosen, words = filters.split_words(options)
     wanted = {}
     for word in words:
         key, _, value = word.partition("=")
         if not key.strip() or not word.isprintable():
             raise RecordError(f"{word!r} is no tag: say NAME or NAME=VALUE")
         wanted[key] = value
-    for run_dir, record in selecting.select(chosen, default=None):
+    for run_dir, record in filters.select(chosen, default=None):
         if wanted or options.remove:
             _annotate(run_dir, tags=wanted, untag=list(options.remove or []))
             record = records.read(run_dir)
@@ -46,9 +47,9 @@ def tag(options: argparse.Namespace) -> int:
 
 def note(options: argparse.Namespace) -> int:
     """Set the notes of runs; without a text, show them."""
-    chosen, words = selecting.split_words(options)
+    chosen, words = filters.split_words(options)
     text = " ".join(words)
-    for run_dir, record in selecting.select(chosen, default=None):
+    for run_dir, record in filters.select(chosen, default=None):
         if words:
             new = f"{record.notes}\n{text}" if options.append and record.notes else text
             _annotate(run_dir, note=new)
@@ -67,12 +68,12 @@ def _annotate(run_dir: Path, **what: object) -> None:
 def remove(options: argparse.Namespace) -> int:
     """Remove runs, after asking."""
     root, shown = store.workspace(), Shown()
-    chosen = selecting.select(options, default=None, shown=shown)
+    chosen = filters.select(options, default=None, shown=shown)
     linked = [name for name in options.run if _is_link(root, name)]
     if linked:
         raise RecordError(f"{linked[0]} is a link, or leads through one: name the run's own folder, or its id")
     kept = removing.reasons(root, chosen, shown, _registered(root), _is_conducted)
-    if options.force and selecting.is_filtered(options):
+    if options.force and filters.is_filtered(options):
         raise RecordError("--force is for runs that are named one by one, not for what filters choose")
     forced = [run_dir for run_dir, why in kept.items() if options.force and why.forceable]
     going = [pair for pair in chosen if pair[0] not in kept or pair[0] in forced]
@@ -149,8 +150,8 @@ def _remove(root: Path, going: Sequence[Pair]) -> None:
 def gc(options: argparse.Namespace) -> int:
     """Remove what is old, but for the best and the registered; and what no run names any more."""
     root, shown = store.workspace(), Shown()
-    arriving.left(root, finish=True)
-    listing = selecting.listed(root)
+    archive_import.left(root, finish=True)
+    listing = filters.listed(root)
     going = _old(options, listing.runs, shown)
     kept = removing.reasons(root, going, shown, _registered(root), _is_conducted)
     going = [pair for pair in going if pair[0] not in kept]
@@ -176,18 +177,18 @@ def gc(options: argparse.Namespace) -> int:
 
 def _old(options: argparse.Namespace, found: Sequence[Pair], shown: Shown) -> list[Pair]:
     """The runs that are old enough, but for the best of each experiment."""
-    if options.older_than is None and not selecting.is_filtered(options):
+    if options.older_than is None and not filters.is_filtered(options):
         if options.keep_best:
             raise RecordError("--keep-best says which runs stay: say with --older-than (or a filter) which are to go")
         return []
     now = records.now()
-    chosen = query.filtered(found, selecting.filters(options), shown)
+    chosen = query.filtered(found, filters.filters(options), shown)
     if options.older_than is not None:
         chosen = [(d, r) for d, r in chosen if records.seconds_between(r.ended or r.created, now) > options.older_than]
     chosen = [(d, r) for d, r in chosen if shown.once(d, r) not in removing.LIVE]
     best: set[Path] = set()
     named, _ = store.asked(options.metric or "", [record for _, record in found])
-    selecting.check_metric(named, found)
+    filters.check_metric(named, found)
     for name in sorted({record.name for _, record in chosen}) if options.keep_best else ():
         own = [(d, r) for d, r in found if r.name == name and r.status == records.COMPLETED]
         metric, wanted = store.asked(options.metric or _usual(own) or "", [r for _, r in own])
@@ -203,7 +204,7 @@ def _old(options: argparse.Namespace, found: Sequence[Pair], shown: Shown) -> li
 
 
 def _usual(own: Sequence[Pair]) -> str | None:
-    from labrun.cli.listing import USUAL
+    from labrun.cli.runs.list import USUAL
 
     return next((name for name in USUAL if any(name in record.metrics for _, record in own)), None)
 
@@ -231,23 +232,23 @@ def sync(options: argparse.Namespace) -> int:
 def export(options: argparse.Namespace) -> int:
     """Write runs, and their code, to an archive."""
     shown = Shown()
-    chosen = selecting.select(options, default=None, shown=shown)
+    chosen = filters.select(options, default=None, shown=shown)
     live = [record.id for run_dir, record in chosen if shown.once(run_dir, record) in removing.LIVE]
     if live:
         raise RecordError(f"run {', '.join(live)} has not ended: wait (lab runs watch), or leave it out")
     target = options.output or Path(
         f"labrun-{chosen[0][1].id}{'' if len(chosen) == 1 else f'-and-{len(chosen) - 1}'}.tar.gz"
     )
-    count = moving.export(store.workspace(), chosen, files.ready(target))
+    count = archive_export.export(store.workspace(), chosen, files.ready(target))
     print(f"{_count(chosen)}, {checking.counted(count, 'file')}, {checking.size_text(target.stat().st_size)}: {target}")
     return 0
 
 
 def import_(options: argparse.Namespace) -> int:
     """Take runs in from an archive."""
-    limits = archives.Limits(options.max_gb, options.max_ratio, options.max_files)
+    limits = archive_format.Limits(options.max_gb, options.max_ratio, options.max_files)
     for source in options.archive:
-        new, known = moving.import_(store.workspace(), source, limits)
+        new, known = archive_export.import_(store.workspace(), source, limits)
         print(
             f"{source}: {len(new)} {'run' if len(new) == 1 else 'runs'} came in"
             + (f": {', '.join(new)}" if new else "")

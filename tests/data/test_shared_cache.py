@@ -12,7 +12,7 @@ import pytest
 
 from conftest import Command
 from helpers import sweep_dir
-from labrun.data import ahead
+from labrun.data import shared_cache
 
 CONFIG = {"_target_": "labrun.data.readers.Npz", "name": "own", "scale": 1.0, "path": "a.npz"}
 
@@ -26,36 +26,36 @@ def save(folder: Path, value: float) -> None:
 @pytest.fixture(autouse=True)
 def forget() -> Any:
     yield
-    ahead._held.clear()
+    shared_cache._held.clear()
 
 
 def test_what_is_held_is_not_read_again(tmp_path: Path) -> None:
     save(tmp_path, 1.0)
-    assert ahead.hold(CONFIG, tmp_path)
-    first, manifest = ahead.read(CONFIG, tmp_path)
-    again, _ = ahead.read(CONFIG, tmp_path)
+    assert shared_cache.hold(CONFIG, tmp_path)
+    first, manifest = shared_cache.read(CONFIG, tmp_path)
+    again, _ = shared_cache.read(CONFIG, tmp_path)
     assert again is first and [entry["path"] for entry in manifest] == ["a.npz"]
-    assert ahead.read({**CONFIG, "split_seed": 1}, tmp_path)[0] is not first
+    assert shared_cache.read({**CONFIG, "split_seed": 1}, tmp_path)[0] is not first
 
 
 def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
     save(tmp_path, 1.0)
-    ahead.hold(CONFIG, tmp_path)
-    _, before = ahead.read(CONFIG, tmp_path)
+    shared_cache.hold(CONFIG, tmp_path)
+    _, before = shared_cache.read(CONFIG, tmp_path)
     save(tmp_path, 5.0)
     os.utime(tmp_path / "a.npz", ns=(1, 1))
-    arrays, after = ahead.read(CONFIG, tmp_path)
+    arrays, after = shared_cache.read(CONFIG, tmp_path)
     assert arrays.train.x.max() == 6.0 and after != before
 
 
 def test_what_is_too_large_or_unknown_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "get_data.py").write_text("def get_data():\n    raise ValueError\n")
     script = {"_target_": "labrun.data.readers.GetData", "name": "own", "script": "get_data.py"}
-    assert not ahead.hold(script, tmp_path), "code of the user's must not run in the server"
-    assert not ahead.hold(CONFIG, tmp_path), "absent: each run says so"
+    assert not shared_cache.hold(script, tmp_path), "code of the user's must not run in the server"
+    assert not shared_cache.hold(CONFIG, tmp_path), "absent: each run says so"
     save(tmp_path, 1.0)
-    monkeypatch.setattr(ahead, "HELD_BYTES", 100)
-    assert not ahead.hold(CONFIG, tmp_path), "too large"
+    monkeypatch.setattr(shared_cache, "HELD_BYTES", 100)
+    assert not shared_cache.hold(CONFIG, tmp_path), "too large"
 
 
 def test_a_file_that_changes_while_a_sweep_goes_on_is_seen_by_the_later_runs(labrun: Command, tmp_path: Path) -> None:

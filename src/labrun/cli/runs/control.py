@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun.backends import variables
-from labrun.cli import reading, selecting
+from labrun.cli.runs import filters, inspect
 from labrun.control import detached, lease, monitor, results
 from labrun.control.cancel import end_runs
 from labrun.errors import ConfigError, RecordError
@@ -40,8 +40,8 @@ def folder_of(reference: str) -> Path:
 
 def watch(options: argparse.Namespace) -> int:
     """Follow; and control from here what nobody controls."""
-    if selecting.is_filtered(options):
-        chosen = selecting.select(options)
+    if filters.is_filtered(options):
+        chosen = filters.select(options)
         folders = list(dict.fromkeys(records.sweep_folder(run_dir, r) or run_dir for run_dir, r in chosen))
     else:
         folders = [folder_of(name) for name in options.run or ["last"]]
@@ -50,7 +50,7 @@ def watch(options: argparse.Namespace) -> int:
 
 def _watch(folder: Path, is_trusted: bool) -> int:
     if not SweepState(folder).plan.is_file():
-        return reading.logs(argparse.Namespace(run=[str(folder)], follow=True), is_raw=False)
+        return inspect.logs(argparse.Namespace(run=[str(folder)], follow=True), is_raw=False)
     plan = sweep_state.read_plan(folder)
     if plan.command is not None:
         return _watch_search(folder, is_trusted)
@@ -148,8 +148,8 @@ def _code(run_dirs: Sequence[Path]) -> int:
 
 def cancel(options: argparse.Namespace) -> int:
     """Ask runs to stop, and wait until they have."""
-    if selecting.is_filtered(options) or not options.run:
-        chosen = [run_dir for run_dir, _ in selecting.select(options, default=None)]
+    if filters.is_filtered(options) or not options.run:
+        chosen = [run_dir for run_dir, _ in filters.select(options, default=None)]
     else:
         chosen = [run_dir for name in options.run for run_dir in _meant(name)]
     unfinished = [run_dir for run_dir in dict.fromkeys(chosen) if not records.read(run_dir).finished]
@@ -184,7 +184,7 @@ def rerun(options: argparse.Namespace) -> int:
 
     names = [word for word in options.words if "=" not in word.lstrip("~+") and not word.startswith("~")]
     overrides = [word for word in options.words if word not in names]
-    chosen = selecting.select(argparse.Namespace(**{**vars(options), "run": names}), default=None)
+    chosen = filters.select(argparse.Namespace(**{**vars(options), "run": names}), default=None)
     plans = [again.prepare(run_dir, overrides, new_code=options.code == "new") for run_dir, _ in chosen]
     worst = 0
     for one in plans:

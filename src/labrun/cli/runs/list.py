@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun import checking, exact, garbage, terminal
-from labrun.cli import selecting
+from labrun.cli.runs import filters
 from labrun.control import lease, query
 from labrun.control.query import Pair, Shown
 from labrun.runs import comparable, report, store
@@ -41,8 +41,8 @@ def ls(options: argparse.Namespace) -> int:
 
 def _list(options: argparse.Namespace) -> int:
     root, shown = store.workspace(), Shown()
-    found = selecting.listed(root).runs
-    rows = query.filtered(found, selecting.filters(options), shown) if found else []
+    found = filters.listed(root).runs
+    rows = query.filtered(found, filters.filters(options), shown) if found else []
     if options.json:
         for pair in rows:
             print(json.dumps(_summary(pair, shown), default=str))
@@ -66,7 +66,7 @@ def _metric(options: argparse.Namespace, rows: Sequence[Pair]) -> str | None:
     usual = [name for name in USUAL if any(name in record.metrics for _, record in rows)]
     having = [record.metrics for _, record in rows if record.metrics]
     if rows:
-        selecting.check_metric(options.metric, rows)
+        filters.check_metric(options.metric, rows)
     if names:
         return str(names[0])
     if not having:
@@ -139,7 +139,7 @@ def _value(record: Record, metric: str | None) -> str:
 def show(options: argparse.Namespace) -> int:
     """All of a run, or of each that the filters choose."""
     shown, code = Shown(), 0
-    for run_dir, _ in selecting.select(options, shown=shown):
+    for run_dir, _ in filters.select(options, shown=shown):
         record = records.read(run_dir)
         error = record.error or {}
         if options.json:

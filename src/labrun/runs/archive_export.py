@@ -1,7 +1,7 @@
 """Moving runs between machines: an archive of their folders and of their code, each file with its digest.
 
-This module writes archives; `labrun.runs.arriving` reads them, and holds every name and value in them against what
-this one writes.
+This module writes archives; `labrun.runs.archive_import` reads them, and holds every name and value in them against
+what this one writes.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import IO, Any
 
 from labrun import checking
 from labrun.errors import RecordError
-from labrun.runs import elsewhere, store
+from labrun.runs import custom_locations, store
 from labrun.runs import record as records
-from labrun.runs.archives import FORMAT, MANIFEST, NOT_TAKEN, REPOSITORY, SWEEP_FILES
-from labrun.runs.arriving import import_ as import_
+from labrun.runs.archive_format import FORMAT, MANIFEST, NOT_TAKEN, REPOSITORY, SWEEP_FILES
+from labrun.runs.archive_import import import_ as import_
 from labrun.runs.files import COMPILED, tree_digest
 from labrun.runs.record import Record
 
@@ -94,9 +94,9 @@ def _place(root: Path, run_dir: Path, record: Record) -> str:
             "no such, so it is not exported"
         )
     name = _relative(root, run_dir)
-    if elsewhere.is_usual(PurePosixPath(name).parts):
+    if custom_locations.is_usual(PurePosixPath(name).parts):
         return name
-    if not elsewhere.is_alone(store.state_folder(root), run_dir):
+    if not custom_locations.is_alone(store.state_folder(root), run_dir):
         raise RecordError(f"{run_dir} holds more than run {record.id}: it cannot be told what belongs to the run")
     stamp = datetime.fromisoformat(record.created).strftime("%Y-%m-%d_%H-%M-%S")
     return f"outputs/{record.name}/{stamp}-{record.id}"
@@ -110,7 +110,7 @@ def _files(root: Path, chosen: Sequence[tuple[Path, Record]]) -> Iterator[tuple[
         script = code.get("script")
         codes |= {str(one.get("digest")) for one in (code, script) if isinstance(one, dict)}
         parts = PurePosixPath(_relative(root, run_dir)).parts
-        if record.sweep and parts[0] == "multirun" and elsewhere.is_usual(parts):
+        if record.sweep and parts[0] == "multirun" and custom_locations.is_usual(parts):
             sweeps.add(run_dir.parent)
     for sweep in sorted(sweeps):
         for name in SWEEP_FILES:
