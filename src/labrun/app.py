@@ -643,7 +643,7 @@ def main() -> None:
         sys.argv.remove("--debug")
         os.environ["LABRUN_DEBUG"] = os.environ["HYDRA_FULL_ERROR"] = "1"
         # Hydra's own word of an error that is shown anyway, and masked then.
-        warnings.filterwarnings("ignore", message=r"Callback Gate\.", category=UserWarning)
+        warnings.filterwarnings("ignore", message=r"Callback Preflight\.", category=UserWarning)
     open_standard_streams()
     if "--version" in sys.argv[1:]:
         print(version.text())
