@@ -298,6 +298,42 @@ def test_every_link_of_the_pages_leads_somewhere() -> None:
                 assert (DOCS / page).parent.joinpath(target).is_file(), f"{page}: {target}"
 
 
+def _defined() -> set[str]:
+    """Every name that the sources define: `room.module.name`, `Class.member`, and each end of them."""
+    found: set[str] = set()
+    for path in (TOP / "src").rglob("*.py"):
+        module = ".".join(path.relative_to(TOP / "src").with_suffix("").parts).removesuffix(".__init__")
+        names = {module}
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                inner = [node.name]
+                if isinstance(node, ast.ClassDef):
+                    fields = [one.target for one in node.body if isinstance(one, ast.AnnAssign)]
+                    members = [one.name for one in node.body if isinstance(one, ast.FunctionDef)]
+                    inner += [f"{node.name}.{name}" for name in (*members, *(getattr(f, "id", "") for f in fields))]
+                else:
+                    inner += [argument.arg for argument in node.args.args]
+                names |= {f"{module}.{name}" for name in inner}
+            elif isinstance(node, ast.Assign | ast.AnnAssign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                names |= {f"{module}.{one.id}" for one in targets if isinstance(one, ast.Name)}
+        for name in names:
+            parts = name.split(".")
+            found |= {".".join(parts[start:]) for start in range(len(parts))}
+    return found
+
+
+def test_the_architecture_names_what_is_there() -> None:
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    spans = {re.sub(r"\(.*\)", "", span) for span in re.findall(r"`([^`\n]+)`", text)}
+    dotted = {span for span in spans if re.fullmatch(r"[a-z]\w*(\.\w+)+", span)}
+    files = {span for span in dotted if span.endswith((".py", ".json", ".jsonl", ".toml", ".db", ".csv", ".yaml"))}
+    theirs = {"hydra.main", "torch.nn.Module", "labrun.trackers", "compute.target"}
+    assert dotted - files - theirs - _defined() == set()
+    paths = {span for span in spans if "NAME" not in span and re.fullmatch(r"(src|tests|hydra_plugins|docs)/[\w./-]+", span)}
+    assert {path for path in paths if not any((TOP / root / path).exists() for root in ("", "src"))} == set()
+
+
 def test_every_page_is_in_the_navigation() -> None:
     def pages(node: object) -> Iterator[str]:
         for item in node.values() if isinstance(node, dict) else node if isinstance(node, list) else [node]:

@@ -112,7 +112,7 @@ class JobCallbacks(Callbacks):
 
     current: JobCallbacks | None = None
     is_elsewhere = False
-    """Whether the single run that is about to begin goes to another process (`launch.hydra_job.around`)."""
+    """Whether the single run that is about to begin goes to another process (`config.hydra_job.around`)."""
 
     def __init__(self, config: DictConfig | None = None) -> None:
         super().__init__(config)

@@ -15,6 +15,7 @@ from hydra.errors import CompactHydraException, HydraException
 from omegaconf import OmegaConf
 
 from hydra_plugins.labrun_launcher._compose import Composer
+from labrun.config.paths import PREFLIGHT
 from labrun.errors import ConfigError, LabrunError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def launch(launcher: LabrunLauncher, job_overrides: Sequence[Sequence[str]], fir
     """See `LabrunLauncher.launch`."""
     config = launcher.config
     assert config is not None and launcher.hydra_context is not None
-    if OmegaConf.select(config, "hydra.callbacks.labrun._target_") == "labrun.app.Preflight":
+    if OmegaConf.select(config, "hydra.callbacks.labrun._target_") == PREFLIGHT:
         setup_globals()
         configure_log(config.hydra.hydra_logging, config.hydra.verbose)
         composer = Composer(launcher.hydra_context.config_loader, config, in_place=True)

@@ -16,6 +16,7 @@ from hydra.errors import CompactHydraException, HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from labrun.checking import check_fields
+from labrun.config.paths import PREFLIGHT
 from labrun.errors import ConfigError, LabrunError
 from labrun.schema import Sweep
 
@@ -36,7 +37,7 @@ def settings_of(config: DictConfig) -> dict[str, Any] | None:
     Raises:
         ConfigError: with every mistake in it.
     """
-    if OmegaConf.select(config, "hydra.callbacks.labrun._target_") != "labrun.app.Preflight":
+    if OmegaConf.select(config, "hydra.callbacks.labrun._target_") != PREFLIGHT:
         return None
     from dataclasses import asdict
 

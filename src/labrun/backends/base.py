@@ -154,7 +154,7 @@ class Backend(ABC):
     outlives_controller: ClassVar[bool] = False
     """Whether a run goes on when its controller has died."""
     settings: ClassVar[frozenset[str]] = frozenset()
-    """Keys of `compute` that not every backend knows, and this one does (`registry.SPECIAL`)."""
+    """Keys of `compute` that not every backend knows, and this one does (`labrun.schema.SPECIAL`)."""
     once_per_sweep: ClassVar[tuple[str, ...]] = ("runs_per_gpu",)
     """Keys of `compute` that must not differ between the runs of a sweep, beside those of every backend."""
 

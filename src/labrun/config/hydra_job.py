@@ -25,12 +25,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from labrun import building, execute
 from labrun.config import composed, hydra_files, paths
+from labrun.config.paths import PREFLIGHT
 from labrun.errors import ConfigError
 from labrun.runs import context, store
 from labrun.runs.record import Record
-
-GATE = "labrun.app.Preflight"
-"""The callback that is labrun's own."""
 
 
 @functools.cache
@@ -53,7 +51,7 @@ def settings(hydra: DictConfig) -> dict[str, Any] | None:
     callbacks = {
         name: composed.kept(node)
         for name, node in (hydra.callbacks or {}).items()
-        if node is not None and node.get("_target_") != GATE
+        if node is not None and node.get("_target_") != PREFLIGHT
     }
     if callbacks:
         found["callbacks"] = callbacks

@@ -9,6 +9,8 @@ from typing import Any
 
 from labrun.runs import custom_locations
 
+PREFLIGHT = "labrun.app.Preflight"
+"""The callback by which a config shows that it is labrun's, and not another application's."""
 _home: ContextVar[Path | None] = ContextVar("home", default=None)
 
 

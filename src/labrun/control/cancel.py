@@ -13,7 +13,7 @@ from labrun.control.query import Shown
 from labrun.errors import LabrunError
 from labrun.runs import finalize
 from labrun.runs import record as records
-from labrun.runs.record import Record
+from labrun.runs.record import EndReason, Record
 from labrun.runs.sweep_state import SweepState, read_plan
 
 POLL_S = 0.5
@@ -49,5 +49,5 @@ def _end_uncontrolled(run_dir: Path, record: Record, shown: Shown, home: SweepSt
     record = records.read(run_dir)
     if not record.finished:
         finalize.close(
-            run_dir, record, records.CANCELED, "Canceled", "canceled before it ended, with nobody in control"
+            run_dir, record, records.CANCELED, EndReason.CANCELED, "canceled before it ended, with nobody in control"
         )

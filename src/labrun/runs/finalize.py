@@ -10,19 +10,20 @@ from pathlib import Path
 
 from labrun.runs import context, recording
 from labrun.runs import record as records
-from labrun.runs.record import Record, RunPaths
+from labrun.runs.record import EndReason, Record, RunPaths, Status
 
 OWN_FAULTS = frozenset(
     {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGSYS, signal.SIGTRAP}
 )
 """Signals that a process gets for what it has done itself."""
-KILLED, JOB_ENDED = "Killed", "JobEnded"
 
 
 def was_killed(record: Record) -> bool:
     """Whether a run failed because somebody, or Slurm, has ended it: it may do well when it is tried again."""
     kind = (record.error or {}).get("type")
-    return record.status == records.FAILED and (kind == KILLED or (kind == JOB_ENDED and bool(record.attempts)))
+    return record.status == records.FAILED and (
+        kind == EndReason.KILLED or (kind == EndReason.JOB_ENDED and bool(record.attempts))
+    )
 
 
 def close_ended(run_dir: Path, status: int, reason: str | None, canceled: bool) -> Record:
@@ -40,14 +41,14 @@ def close_ended(run_dir: Path, status: int, reason: str | None, canceled: bool) 
     if canceled:
         return close_asked(run_dir, record, _why_canceled(run_dir))
     if reason is not None:
-        kind, message, end = "LimitExceeded", reason, records.FAILED
+        kind, message, end = EndReason.LIMIT_EXCEEDED, reason, records.FAILED
     elif os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
-        kind, end = "Crashed" if number in OWN_FAULTS else KILLED, records.FAILED
+        kind, end = EndReason.CRASHED if number in OWN_FAULTS else EndReason.KILLED, records.FAILED
         message = f"the run's process was ended by {recording.signal_name(number)}"
     else:
         message = f"the run's process ended with exit code {os.waitstatus_to_exitcode(status)} before it was done"
-        kind, end = "Exited", records.FAILED
+        kind, end = EndReason.EXITED, records.FAILED
     return close(run_dir, record, end, kind, message)
 
 
@@ -67,11 +68,11 @@ def close_asked(run_dir: Path, record: Record, why: str) -> Record:
     """
     stopped = recording.stop_reason(RunPaths(run_dir))
     if stopped is not None and not (RunPaths(run_dir).requests / "cancel").exists():
-        return close(run_dir, record, records.STOPPED, "Stopped", stopped)
-    return close(run_dir, record, records.CANCELED, "Canceled", why)
+        return close(run_dir, record, records.STOPPED, EndReason.STOPPED, stopped)
+    return close(run_dir, record, records.CANCELED, EndReason.CANCELED, why)
 
 
-def close(run_dir: Path, record: Record, status: str, kind: str, message: str) -> Record:
+def close(run_dir: Path, record: Record, status: Status, kind: EndReason, message: str) -> Record:
     """Write how a run ended that cannot write it itself."""
     records.note_claimed(run_dir, record)
     record.status, record.ended = status, records.now()
@@ -93,7 +94,7 @@ def close_unrun(run_dir: Path, why: str) -> None:
         return
     stopped = recording.stop_reason(RunPaths(run_dir))
     record.status, record.ended = records.CANCELED if stopped is None else records.STOPPED, records.now()
-    kind = "Canceled" if stopped is None else "Stopped"
+    kind = EndReason.CANCELED if stopped is None else EndReason.STOPPED
     record.error = {"type": kind, "message": stopped or why, "traceback": ""}
     records.write(run_dir, record)
 

@@ -31,7 +31,7 @@ def add_words(run_dir: Path, record: Record) -> bool:
     """
     if VARIABLE not in os.environ or record.status != records.FAILED or record.error is None:
         return False
-    if record.error["type"] == "LimitExceeded" or "; process " in record.error["message"]:
+    if record.error["type"] == records.EndReason.LIMIT_EXCEEDED or "; process " in record.error["message"]:
         return False
     found = None
     with contextlib.suppress(OSError, ValueError):  # whatever is wrong with a log, the record is written

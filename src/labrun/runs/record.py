@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,44 @@ from labrun.runs import context
 FORMAT = 2
 """Since 2, `config` is written as `labrun.exact` says; before, keys that were no text and NaN had become text."""
 
-QUEUED, RUNNING, PREEMPTED = "queued", "running", "preempted"
-COMPLETED, FAILED, CANCELED, STOPPED = "completed", "failed", "canceled", "stopped"
+
+class Status(StrEnum):
+    """What has become of a run."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PREEMPTED = "preempted"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    STOPPED = "stopped"
+    LOST = "lost"
+    """Shown by readers, never written: the process is gone."""
+    UNREACHABLE = "unreachable"
+    """Shown by readers, never written: no sign of life for a while."""
+
+
+class EndReason(StrEnum):
+    """The type of a run's error where it is none of its own code's."""
+
+    CANCELED = "Canceled"
+    STOPPED = "Stopped"
+    KILLED = "Killed"
+    """By a signal from outside."""
+    CRASHED = "Crashed"
+    """By a signal that is the process's own fault."""
+    EXITED = "Exited"
+    LIMIT_EXCEEDED = "LimitExceeded"
+    JOB_ENDED = "JobEnded"
+    NO_DEVICE = "NoDevice"
+    PROCESS_FAILED = "ProcessFailed"
+    """Another process of a run of several."""
+
+
+QUEUED, RUNNING, PREEMPTED = Status.QUEUED, Status.RUNNING, Status.PREEMPTED
+COMPLETED, FAILED, CANCELED, STOPPED = Status.COMPLETED, Status.FAILED, Status.CANCELED, Status.STOPPED
+LOST, UNREACHABLE = Status.LOST, Status.UNREACHABLE
 FINISHED = frozenset({COMPLETED, FAILED, CANCELED, STOPPED})
-LOST, UNREACHABLE = "lost", "unreachable"
-"""Shown by readers, never written."""
 
 UNREACHABLE_AFTER_S = 60.0
 LOST_ELSEWHERE_AFTER_S = 600.0
@@ -95,8 +129,8 @@ class Record:
     name: str
     """The experiment's name: the folder that holds its runs."""
     task: str
-    """`fit` or `evaluate`."""
-    status: str
+    """`fit`, `evaluate` or `script`."""
+    status: Status
     created: str
     """When it was submitted; ISO 8601, UTC, as all times here."""
     config: dict[str, Any]
@@ -292,6 +326,7 @@ def _check(record: Record) -> None:
                 raise ValueError(f"{name} is {getattr(record, name)!r:.60}")
     if record.status not in STATUSES:
         raise ValueError(f"status is {record.status!r}, and must be one of {', '.join(sorted(STATUSES))}")
+    record.status = Status(record.status)
     for name in ("created", "started", "ended"):
         time_text = getattr(record, name)
         if time_text is not None and datetime.fromisoformat(time_text).tzinfo is None:
@@ -536,7 +571,7 @@ def shown_status(
     run_dir: str | os.PathLike[str],
     record: Record,
     job_is_over: Callable[[Mapping[str, Any]], bool | None] | None = None,
-) -> str:
+) -> Status:
     """The status as a reader shows it: as written, unless the run's process or its heartbeat is gone.
 
     A run in a cluster's job is lost only once the cluster says that the job is over: until then it may requeue it.

@@ -237,7 +237,7 @@ def terminating_politely() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def outcome(error: BaseException | None, paths: RunPaths) -> tuple[str, dict[str, Any] | None]:
+def outcome(error: BaseException | None, paths: RunPaths) -> tuple[records.Status, dict[str, Any] | None]:
     """The status that an ending means, and what the record says of it."""
     if error is None:
         return records.COMPLETED, None
@@ -246,7 +246,7 @@ def outcome(error: BaseException | None, paths: RunPaths) -> tuple[str, dict[str
     if isinstance(error, KeyboardInterrupt):
         why = stop_reason(paths)
         if why is not None and not (paths.requests / "cancel").exists():
-            return records.STOPPED, {"type": "Stopped", "message": why, "traceback": ""}
+            return records.STOPPED, {"type": records.EndReason.STOPPED, "message": why, "traceback": ""}
         try:
             why = asked(paths, "cancel") or "asked by requests/cancel"
         except OSError:

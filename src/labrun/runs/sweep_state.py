@@ -106,7 +106,7 @@ class Plan:
     """What the controller of a folder must know that stands in no single record; `.launch/plan.json`."""
 
     target: str
-    """`inline`, `local` or `slurm`."""
+    """The backend's name."""
     runs: list[str]
     """The runs' folders, relative to this one; `.` where it is a run itself."""
     path: list[str]

@@ -40,7 +40,7 @@ from labrun.runs.finalize import (
     requeue,
     wait_gone,
 )
-from labrun.runs.record import RunPaths
+from labrun.runs.record import EndReason, RunPaths
 from labrun.warm import stock
 
 Process = subprocess.Popen[bytes] | stock.Child
@@ -52,9 +52,9 @@ GRACE_S = 10.0
 MANY = 50
 """So many waiting runs are worth the second that it takes to make each fork cheaper."""
 RESTARTS = 5
+"""How often the server is started again without a single run completed in between."""
 SUSPECT = 3
 """After so many deaths of the fork server a run that was under way at each is run alone; at one more it has failed."""
-"""How often the server is started again without a single run completed in between."""
 
 
 @dataclass
@@ -183,11 +183,11 @@ class LocalPool:
         self._python, self._in_job, self._cwd = python, in_job, cwd
         self._leaving = False
         self._tries: dict[Path, int] = {}
+        """How often each run has ended here, for its retries: what an earlier session tried does not count."""
         self._unready = 0
         """How often, one after the other, the server died before it was ready."""
         self._deaths: dict[Path, int] = {}
         """How often the server died while a run was under way."""
-        """How often each run has ended here, for its retries: what an earlier session tried does not count."""
         self._canceled: list[Path] = []
         """Runs that ended without having begun, to be told at the next poll."""
         self._queue: deque[tuple[Path, Resources]] = deque()
@@ -347,7 +347,7 @@ class LocalPool:
             if not self._places.carries(needs.cpus, needs.gpus):
                 self._queue.popleft()
                 why = f"it needs {needs.gpus} GPUs, and so many are not visible here"
-                close(run_dir, records.read(run_dir), records.FAILED, "NoDevice", why)
+                close(run_dir, records.read(run_dir), records.FAILED, EndReason.NO_DEVICE, why)
                 self._canceled.append(run_dir)
                 continue
             if self._running and any(self._is_suspect(one) for one in (*self._running, run_dir)):
@@ -465,7 +465,7 @@ class LocalPool:
                 deaths = self._deaths[running.run_dir] = self._deaths.get(running.run_dir, 0) + 1
                 if deaths > SUSPECT and len(interrupted) == 1:
                     why = f"the pool's fork server died {deaths} times while this run was under way, in the end alone"
-                    close(running.run_dir, record, records.FAILED, "Crashed", why)
+                    close(running.run_dir, record, records.FAILED, EndReason.CRASHED, why)
                     self._restarts = 0
                     ended.append(running.run_dir)
                     continue

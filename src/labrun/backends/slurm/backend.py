@@ -32,7 +32,6 @@ from labrun.backends.slurm.queue import ASK_S, OVER, append, end_jobs, known_job
 from labrun.errors import ConfigError, LabrunError
 from labrun.runs import record as records
 from labrun.runs.finalize import (
-    JOB_ENDED,
     close,
     close_asked,
     close_unrun,
@@ -42,7 +41,7 @@ from labrun.runs.finalize import (
     requeue,
 )
 from labrun.runs.owned import others
-from labrun.runs.record import Record, RunPaths
+from labrun.runs.record import EndReason, Record, RunPaths
 from labrun.runs.sweep_state import Plan, SweepState
 from labrun.schema import SPECIAL
 from labrun.tasks import task as tasks
@@ -286,7 +285,7 @@ class SlurmJobs:
         if not record.attempts:
             words = last_lines(output)
             said = f": {words} ({output})" if words else ", and it printed nothing: was it a line of compute.setup?"
-        close(active.run_dir, record, records.FAILED, JOB_ENDED, f"{told} before the run was done{said}")
+        close(active.run_dir, record, records.FAILED, EndReason.JOB_ENDED, f"{told} before the run was done{said}")
         return [active.run_dir]
 
     def _submit_all(self, waiting: Sequence[tuple[Path, Resources]]) -> None:

@@ -218,7 +218,8 @@ class Supervisor:
             for run in {*pool.drop(), *mine}:
                 record = records.read(run)
                 if not record.finished:
-                    close(run, record, records.FAILED, "ProcessFailed", "another process of the run ended it")
+                    why = "another process of the run ended it"
+                    close(run, record, records.FAILED, records.EndReason.PROCESS_FAILED, why)
             return
         pool.leave()
         end = time.monotonic() + min(SAVE_S, max(3.0, self.manifest["signal_delay_s"] - 3.0))
@@ -262,7 +263,13 @@ class Supervisor:
         limit = record.config["compute"]["timeout_min"]
         told = f"compute.timeout_min={limit:g}" if limit is not None else "the job's time limit"
         record.attempts[-1] |= {"status": records.FAILED, "reason": told}
-        close(run, record, records.FAILED, "LimitExceeded", f"ended by {told}; it had no checkpoint to go on from")
+        close(
+            run,
+            record,
+            records.FAILED,
+            records.EndReason.LIMIT_EXCEEDED,
+            f"ended by {told}; it had no checkpoint to go on from",
+        )
 
 
 def shown_job(job: str) -> dict[str, str]:

@@ -44,7 +44,7 @@ class Wandb(Tracker):
             )
 
     def address(self, root: Path, settings: Mapping[str, Any]) -> str:
-        """The folder of the offline runs."""
+        """The folder in whose `wandb/` the offline runs lie."""
         named = settings.get("uri")
         return str((root / str(named)).resolve() if named else store.state_folder(root))
 
