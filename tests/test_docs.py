@@ -330,7 +330,9 @@ def test_the_architecture_names_what_is_there() -> None:
     files = {span for span in dotted if span.endswith((".py", ".json", ".jsonl", ".toml", ".db", ".csv", ".yaml"))}
     theirs = {"hydra.main", "torch.nn.Module", "labrun.trackers", "compute.target"}
     assert dotted - files - theirs - _defined() == set()
-    paths = {span for span in spans if "NAME" not in span and re.fullmatch(r"(src|tests|hydra_plugins|docs)/[\w./-]+", span)}
+    paths = {
+        span for span in spans if "NAME" not in span and re.fullmatch(r"(src|tests|hydra_plugins|docs)/[\w./-]+", span)
+    }
     assert {path for path in paths if not any((TOP / root / path).exists() for root in ("", "src"))} == set()
 
 
