@@ -68,7 +68,7 @@ def test_ls_shows_each_run_with_its_status_and_result(runs: Path, capsys: Captur
     assert "b2222222" not in run(capsys, monkeypatch, "runs", "ls", "--experiment", "test")[1]
     rows = [json.loads(line) for line in run(capsys, monkeypatch, "runs", "ls", "--json")[1].splitlines()]
     assert rows[1]["accuracy"] == 0.91 and rows[0]["status"] == "failed"
-    assert "no run is like that" in run(capsys, monkeypatch, "runs", "ls", "--status", "queued")[1]
+    assert "no runs match" in run(capsys, monkeypatch, "runs", "ls", "--status", "queued")[1]
 
 
 def test_show_and_logs_tell_of_one_run(runs: Path, capsys: Capture, monkeypatch: Patch) -> None:

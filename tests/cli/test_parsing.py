@@ -20,7 +20,7 @@ MISTAKES = {
     "register last": "Did you mean 'lab models register last --name NAME'?",
     "model=mnist_dnn -m": "Did you mean 'labrun model=mnist_dnn -m'?",
     "frobnicate": "there is no 'lab frobnicate'. There are lab runs, lab data, lab compute",
-    "runs log": "Did you mean 'lab runs logs'? Verbs: ls, show, logs",
+    "runs log": "Did you mean 'lab runs logs'? Actions: ls, show, logs",
     "runs delete abc": "Did you mean 'lab runs rm abc'?",
     "runs --foo": "lab runs: there is no option --foo. Options: --help, --experiment",
     "runs ls --statsu failed": "Did you mean '--status'?",
@@ -31,7 +31,7 @@ MISTAKES = {
     "data ls a b": "'b' is too much. Say lab data ls [FOLDER]",
     "models register": "RUN, --name is missing. Say lab models register RUN [FILE] --name NAME",
     "models list": "Did you mean 'lab models ls'?",
-    "compute foo": "there is no 'lab compute foo'. Verbs: ls, status",
+    "compute foo": "there is no 'lab compute foo'. Actions: ls, status",
     "ui --port": "--port wants a value: --port N",
     "--foo": "lab: there is no option --foo",
 }

@@ -32,13 +32,27 @@ NOUNS = {
 """Each noun's module, and what it is for."""
 
 
+EXAMPLES = """examples:
+  lab runs                            the runs of this workspace, newest first
+  lab runs show last                  all of the newest run
+  lab runs compare last best:accuracy two runs side by side
+  lab runs watch                      follow the newest sweep, or go on with it
+  lab ui                              every run in the browser, with plots
+  lab compute status                  what is free here, and on the cluster
+
+'lab COMMAND --help' lists the actions of a command. The documentation is in docs/: uv run mkdocs serve
+"""
+
+
 def parser(noun: str | None = None) -> argparse.ArgumentParser:
     """The command line.
 
     Args:
         noun: the only one whose verbs are wanted, and whose module is loaded; None: all.
     """
-    top = parsing.Parser(prog="lab", description="Look at runs, data and machines, and act on them.")
+    top = parsing.Parser(
+        prog="lab", description="Look at runs, data, models and machines, and act on them.", epilog=EXAMPLES
+    )
     top.add_argument("--version", action="store_true", help="which labrun this is")
     top.add_argument(
         "--root",
@@ -47,7 +61,7 @@ def parser(noun: str | None = None) -> argparse.ArgumentParser:
         "(default: LABRUN_ROOT, or the current folder, or the nearest above with runs)",
     )
     top.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
-    nouns = top.add_subparsers(title="nouns", metavar="NOUN")
+    nouns = top.add_subparsers(title="commands", metavar="COMMAND")
     for name, text in NOUNS.items():
         if noun in (None, name):
             importlib.import_module(f"labrun.cli.{name}").add(nouns)

@@ -21,7 +21,7 @@ from labrun.runs import store
 def add(nouns: Any) -> None:
     """Add the noun to the command line."""
     noun = nouns.add_parser("compute", help="where runs can go, and what is free there")
-    verbs = noun.add_subparsers(title="verbs", metavar="VERB", required=True)
+    verbs = noun.add_subparsers(title="actions", metavar="ACTION", required=True)
     verb = verbs.add_parser("ls", help="the targets, for compute=...")
     verb.set_defaults(act=ls)
     verb = verbs.add_parser("status", help="what this machine and the cluster hold now")

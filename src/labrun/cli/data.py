@@ -29,7 +29,7 @@ SHOWN = 20
 def add(nouns: Any) -> None:
     """Add the noun to the command line."""
     noun = nouns.add_parser("data", help="send, fetch and look at data; datastores and assets")
-    verbs = noun.add_subparsers(title="verbs", metavar="VERB", required=True)
+    verbs = noun.add_subparsers(title="actions", metavar="ACTION", required=True)
 
     verb = _verb(verbs, "upload", upload, "send a folder or a file to a datastore")
     verb.add_argument("source", type=Path, metavar="SRC", help="the folder, or the file")

@@ -46,7 +46,7 @@ def add(nouns: Any) -> None:
         description="Registered models: versions of runs' files under a name, which outlive their runs.",
     )
     noun.set_defaults(act=ls, name=None, json=False)
-    verbs = noun.add_subparsers(title="verbs", metavar="VERB")
+    verbs = noun.add_subparsers(title="actions", metavar="ACTION")
     verb = _verb(verbs, "register", register, "make a run's model the next version of a registered one")
     verb.add_argument(
         "run",

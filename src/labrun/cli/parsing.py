@@ -33,8 +33,20 @@ FIRST = ("runs", "data", "models", "compute", "warm")
 """Whose verb is meant where several have it."""
 
 
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Lists commands without a word above them that stands for any of them."""
+
+    def _format_action(self, action: argparse.Action) -> str:
+        if not isinstance(action, argparse._SubParsersAction):
+            return super()._format_action(action)
+        return "".join(super(Help, self)._format_action(one) for one in action._get_subactions())
+
+
 class Parser(argparse.ArgumentParser):
     """Answers a mistake in one message. Its subparsers are of the same kind."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"formatter_class": Help, **options})
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and end with exit code 2.
@@ -125,9 +137,9 @@ class Words:
 
     def told(self, parser: argparse.ArgumentParser, message: str) -> str:
         """One message for what argparse says."""
-        if match := re.match(r"argument (NOUN|VERB): invalid choice: '(.*?)' \(choose from", message, re.DOTALL):
-            return self._noun(match[2]) if match[1] == "NOUN" else self._verb(parser, match[2])
-        if message.startswith("the following arguments are required: VERB"):
+        if match := re.match(r"argument (COMMAND|ACTION): invalid choice: '(.*?)' \(choose from", message, re.DOTALL):
+            return self._noun(match[2]) if match[1] == "COMMAND" else self._verb(parser, match[2])
+        if message.startswith("the following arguments are required: ACTION"):
             return f"say what to do: {self._listed(parser)}. {parser.prog} --help tells more"
         if match := re.match(r"the following arguments are required: (.*)", message):
             return f"{parser.prog}: {match[1]} is missing. {_usage(parser)}"
@@ -212,12 +224,12 @@ class Words:
         near = verb if verb in verbs else next(iter(difflib.get_close_matches(word, verbs, 1, 0.6)), None)
         if near is not None:
             command = self._command(word, [noun, near, *self._rest(word)])
-            return f"{said}. Did you mean {_without_noun_twice(command, noun)!r}? Verbs: {', '.join(verbs)}"
+            return f"{said}. Did you mean {_without_noun_twice(command, noun)!r}? Actions: {', '.join(verbs)}"
         if "show" in verbs and _is_there(noun, word):
-            return f"{said}. Did you mean 'lab {noun} show {word}'? Verbs: {', '.join(verbs)}"
+            return f"{said}. Did you mean 'lab {noun} show {word}'? Actions: {', '.join(verbs)}"
         elsewhere = [one for one in FIRST if word in self.verbs.get(one, ())]
         hint = f" Did you mean 'lab {elsewhere[0]} {word}'?" if elsewhere else ""
-        return f"{said}.{hint} Verbs: {', '.join(verbs)}"
+        return f"{said}.{hint} Actions: {', '.join(verbs)}"
 
     def _listed(self, parser: argparse.ArgumentParser) -> str:
         return ", ".join(f"{parser.prog} {verb}" for verb in subparsers(parser))

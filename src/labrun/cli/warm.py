@@ -26,7 +26,7 @@ def add(nouns: Any) -> None:
     text = "the warm interpreter, which makes commands start faster"
     noun = nouns.add_parser("warm", help=text, description=f"{text}. It ends by itself after ten idle minutes.")
     noun.set_defaults(act=status)
-    verbs = noun.add_subparsers(title="verbs", metavar="VERB")
+    verbs = noun.add_subparsers(title="actions", metavar="ACTION")
     for name, act, help_text in (
         ("status", status, "the warm interpreters of this user (also without the word)"),
         ("stop", stop, "end them; commands that they have started go on"),

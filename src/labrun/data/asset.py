@@ -29,7 +29,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 SHORT = 12
 """So many digits of a version are shown."""
 SHORTEST = 6
-"""So many at least name one."""
+"""Shortest accepted digest prefix, characters."""
 
 
 @dataclass(frozen=True)

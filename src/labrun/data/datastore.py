@@ -30,7 +30,7 @@ STATE = ".labrun"
 LOCAL_TARGET = "labrun.data.datastore.LocalDatastore"
 
 ProgressCallback = Callable[[int], None]
-"""Is told of bytes that have moved; may raise to end a transfer."""
+"""Progress callback: bytes moved since the last call; may raise to abort."""
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ MASKED = 6
 REACH_S = 15
 """So long a server has to answer at all."""
 PATIENCE_S = 60
-"""So long nothing may come of a file from the web."""
+"""HTTP read timeout, seconds."""
 PIECE_BYTES = 2**15
 """What SFTP gives for one request."""
 

@@ -70,7 +70,7 @@ def gather(search: Search) -> list[TrialResult]:
 
 
 def _doubt(one: TrialResult) -> float:
-    """What decides between trials that are equally good: how sure of the truth their models are."""
+    """Tie-breaker between equally good trials: lower log loss."""
     loss = _last(one, "log_loss")
     return loss if loss is not None and math.isfinite(loss) else math.inf
 

@@ -37,7 +37,7 @@ from labrun.submission.submit import Job
 log = logging.getLogger(__name__)
 
 TRIALS = 20
-"""How many trials a search has that was not told."""
+"""Default trial budget."""
 CLOCK_S = 5.0
 CANCELED = "canceled"
 LARGEST_GRID = 100_000

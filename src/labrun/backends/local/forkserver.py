@@ -98,7 +98,7 @@ class Spare:
         self._channel = Channel(ours)
 
     def become(self, message: dict[str, Any]) -> bool:
-        """Have it be a run; False: it is no more."""
+        """Assign a run; False if the spare process died."""
         try:
             self._channel.send(message)
         except OSError:

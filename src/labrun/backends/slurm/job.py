@@ -201,7 +201,7 @@ class Supervisor:
         return None if self.due is None or time.time() < self.due else "timeout"
 
     def _make_room(self, pool: Any, mine: list[Path], why: str) -> None:
-        """Slurm wants the place, or the time is up: save and go back in the queue, or end for good."""
+        """Checkpoint and requeue on preemption or timeout, or end for good."""
         from labrun.runs import record as records
         from labrun.runs.finalize import close
         from labrun.runs.record import RunPaths

@@ -24,7 +24,7 @@ def add(nouns: Any) -> None:
     )
     _table_options(noun, top=True)
     noun.set_defaults(act=_later("list.ls"))
-    verbs = noun.add_subparsers(title="verbs", metavar="VERB")
+    verbs = noun.add_subparsers(title="actions", metavar="ACTION")
     _table_options(_verb(verbs, "ls", "list.ls", "the table of runs (also without the word)"), top=False)
     _add_reading(verbs)
     _add_acting(verbs)

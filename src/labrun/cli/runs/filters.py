@@ -143,7 +143,7 @@ def select(options: argparse.Namespace, default: str | None = "last", shown: Sho
         shown: remembers the statuses.
 
     Raises:
-        RecordError: a name leads to nothing, nothing was said, or no run is like that.
+        RecordError: a name leads to nothing, no name or filter was given, or no run matches.
     """
     root, names = store.workspace(), list(getattr(options, "run", None) or [])
     if not names and not is_filtered(options):

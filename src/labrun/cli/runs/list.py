@@ -49,7 +49,7 @@ def _list(options: argparse.Namespace) -> int:
     elif options.csv:
         _write_csv(rows, shown)
     elif not rows:
-        print(f"no runs in {root}" if not found else "no run is like that")
+        print(f"no runs in {root}" if not found else "no runs match")
     else:
         metric = _metric(options, rows)
         print("\n".join(_table(rows, metric, shown)))

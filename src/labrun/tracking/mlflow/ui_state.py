@@ -29,7 +29,7 @@ def announce(root: Path, address: str) -> None:
 
 
 def withdraw(root: Path) -> None:
-    """Say that it does no longer."""
+    """Record that `lab ui` has stopped."""
     if ui_process(root) == records.process_identity()["pid"]:
         _state(root).unlink(missing_ok=True)
 
