@@ -1,7 +1,7 @@
-"""docs/reference.md: every config group, verb and public name, taken from the code, so that the page cannot lie.
+"""docs/reference/: every config group, command and public name, taken from the code, so that the pages cannot lie.
 
-    python scripts/reference.py           check that the page is what the code says
-    python scripts/reference.py --write   write the page
+    python scripts/reference.py           check that the pages are what the code says
+    python scripts/reference.py --write   write the pages
 
 Options and comments come from conf/, types from schema.py, verbs from the parser of `lab`, the rest from docstrings.
 """
@@ -25,7 +25,7 @@ from labrun import checking, cli, schema
 
 TOP = Path(__file__).parents[1]
 CONF = TOP / "conf"
-PAGE = TOP / "docs" / "reference.md"
+FOLDER = TOP / "docs" / "reference"
 CLASSES: dict[str, type] = {
     "": schema.Config,
     "dataset": schema.Dataset,
@@ -58,8 +58,8 @@ PUBLIC = ("submit", "runs", "get_run", "load_model", "samples", "show", "log", "
 LINE = re.compile(r"(?P<indent> *)(?P<key>[\w.]+):(?: (?P<value>[^#\n]*?(?:\"[^\"]*\")?))?(?: +# (?P<comment>.*))?$")
 HEAD = """# Reference
 
-Everything that can be chosen, typed or called. This page is made from the code by `scripts/reference.py`, and a test
-holds it against the code: it is not edited by hand. `labrun --help` prints the same groups, your own files among them.
+Everything that can be chosen, typed or called. These pages are made from the code by `scripts/reference.py`, and a test
+holds them against the code: they are not edited by hand. `labrun --help` prints the same groups, your own files among them.
 
 """
 
@@ -229,11 +229,11 @@ def _keys_of(option: Option, searched: bool) -> str:
 
 
 def commands() -> Iterator[str]:
-    """`lab`, verb by verb."""
+    """`lab`, action by action."""
     top = cli.parser()
     yield "## lab"
     yield ""
-    yield f"{top.description} Options before the noun:"
+    yield f"{top.description} Options before the command:"
     yield ""
     yield from _options([action for action in top._actions if action.option_strings])
     for noun, parser in _below(top).items():
@@ -247,7 +247,7 @@ def commands() -> Iterator[str]:
         own = [group for group in parser._action_groups if group.title == FILTERS]
         filters = [action for group in own for action in group._group_actions]
         if filters:
-            yield "The filters, for `lab runs` itself and for every verb that takes runs:"
+            yield "The filters, for `lab runs` itself and for every action that takes runs:"
             yield ""
             yield from _options(filters)
         for name, verb in verbs.items():
@@ -398,29 +398,56 @@ def _doc(thing: Any) -> Iterator[str]:
         yield ""
 
 
-def page() -> str:
-    """The whole page."""
+def pages() -> dict[str, str]:
+    """Each page by its file's name: one for each group, with the groups below it, one for each command, one for Python."""
     os.environ["COLUMNS"] = "120"
-    lines = [*configuration(), *commands(), *python()]
-    return HEAD + "\n".join(lines).rstrip() + "\n"
+    found: dict[str, list[str]] = {}
+    name = "index"
+    for line in configuration():
+        if match := re.fullmatch(r"### ([\w/]+)", line):
+            name = match[1].partition("/")[0]
+            line = line.removeprefix("##" if match[1] == name else "#")
+        elif name != "index" and line.startswith("####"):
+            line = line.removeprefix("#")
+        found.setdefault(name, []).append(line)
+    for line in commands():
+        if match := re.fullmatch(r"### lab (\w+)", line):
+            name = f"lab-{match[1]}"
+        elif line == "## lab":
+            name = "index"
+        found.setdefault(name, []).append(line.removeprefix("##") if line.startswith("###") else line)
+    found["python"] = [line.removeprefix("#") if line.startswith("##") else line for line in python()]
+    listed = [f"- [`{key}`]({key}.md)" for key in found if key != "index" and not key.startswith(("lab-", "python"))]
+    verbs = [f"- [`{key.replace('-', ' ')}`]({key}.md)" for key in found if key.startswith("lab-")]
+    at = found["index"].index("## lab")
+    found["index"][at:at] = ["A page for each group:", "", *listed, ""]
+    found["index"] += ["A page for each command:", "", *verbs, "", "## Python", "", "[Functions and classes](python.md)"]
+    return {key: f"{HEAD if key == 'index' else ''}{chr(10).join(lines).strip()}\n" for key, lines in found.items()}
 
 
-def stale(now: str, then: str) -> str:
+def stale(now: dict[str, str]) -> str:
     """What differs, for a person; nothing where nothing does."""
-    found = difflib.unified_diff(then.splitlines(), now.splitlines(), "docs/reference.md", "the code", "", "", 0, "")
-    return "\n".join(list(found)[:40])
+    lines: list[str] = []
+    then = {path.stem: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.md")}
+    for name in sorted({*now, *then}):
+        old, new = (texts.get(name, "").splitlines() for texts in (then, now))
+        lines += difflib.unified_diff(old, new, f"docs/reference/{name}.md", "the code", "", "", 0, "")
+    return "\n".join(lines[:40])
 
 
 def main(arguments: Sequence[str] = ()) -> int:
     """Check or write; the exit code."""
-    now = page()
+    now = pages()
     if "--write" in arguments:
-        PAGE.parent.mkdir(exist_ok=True)
-        PAGE.write_text(now, encoding="utf-8")
+        FOLDER.mkdir(exist_ok=True)
+        for path in FOLDER.glob("*.md"):
+            path.unlink()
+        for name, text in now.items():
+            (FOLDER / f"{name}.md").write_text(text, encoding="utf-8")
         return 0
-    difference = stale(now, PAGE.read_text(encoding="utf-8") if PAGE.exists() else "")
+    difference = stale(now)
     if difference:
-        sys.stderr.write(f"{difference}\nThe page is stale: python scripts/reference.py --write\n")
+        sys.stderr.write(f"{difference}\nThe pages are stale: python scripts/reference.py --write\n")
     return int(bool(difference))
 
 
