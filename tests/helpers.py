@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psutil
+import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
@@ -317,3 +318,19 @@ def write_climber(workspace: Path) -> None:
 def mlflow_sync(root: Path, uri: str | None = None, **options: Any) -> Fed:
     """Bring MLflow's view up to date: the workspace's own, or that of a server."""
     return feed.sync(root, MLflow(), uri or client.database_uri(root), **options)
+
+
+@contextlib.contextmanager
+def installed(folder: Path, forget: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Inside, a folder with a package and its `.dist-info` counts as installed, here and in processes that start.
+
+    Args:
+        folder: it lies there.
+        forget: has a registry look its entry points up anew.
+        monkeypatch: pytest's.
+    """
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=":")
+    forget()
+    yield
+    forget()

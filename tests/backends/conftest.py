@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers import installed
 from labrun.backends import registry
 from labrun.backends.base import Backend
 
@@ -18,13 +19,8 @@ TOY = Path(__file__).with_name("toy")
 def toy(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The package of another backend is installed, and a `conf/compute/` of the person's names it."""
     shutil.copytree(TOY / "conf", workspace / "conf", dirs_exist_ok=True)
-    monkeypatch.syspath_prepend(str(TOY))
-    monkeypatch.setenv("PYTHONPATH", str(TOY), prepend=":")
-    registry._others.cache_clear()
-    registry.get.cache_clear()
-    yield
-    registry._others.cache_clear()
-    registry.get.cache_clear()
+    with installed(TOY, registry.forget, monkeypatch):
+        yield
 
 
 @pytest.fixture(

@@ -112,7 +112,7 @@ def sweep(backend: Backend, folder: Path, runs: Sequence[Mapping[str, Any]], *co
 def conduct(folder: Path) -> Seen:
     """Carry the sweep out, to its end."""
     seen = Seen()
-    controller.conduct(folder, seen).close()
+    controller.run(folder, seen).close()
     return seen
 
 
@@ -204,7 +204,7 @@ def test_when_the_controller_dies_each_run_is_done_once_all_the_same(backend: Ba
     code = (
         "import sys; from pathlib import Path; from labrun.control import controller\n"
         "class View:\n    def update(self, running=True): pass\n    def ended(self, run_dir, record): pass\n"
-        "controller.conduct(Path(sys.argv[1]), View())"
+        "controller.run(Path(sys.argv[1]), View())"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(folder)], start_new_session=True)
     wait_for(lambda: records.read(run_dirs[0]).status == records.RUNNING)

@@ -14,7 +14,7 @@ from mlflow.tracking import MlflowClient
 
 import offline_runs
 from conftest import Command, Refused
-from helpers import copy_database, submitted
+from helpers import copy_database, installed, submitted
 from labrun.errors import ConfigError
 from labrun.runs import context, store
 from labrun.runs import record as records
@@ -86,13 +86,8 @@ READERS = {"mlflow": _mlflow, "wandb": _wandb, "json_lines": _json_lines}
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The package of another tracker is installed."""
-    monkeypatch.syspath_prepend(str(TOY))
-    monkeypatch.setenv("PYTHONPATH", str(TOY), prepend=":")
-    registry._others.cache_clear()
-    registry.get.cache_clear()
-    yield
-    registry._others.cache_clear()
-    registry.get.cache_clear()
+    with installed(TOY, registry.forget, monkeypatch):
+        yield
 
 
 @pytest.fixture(params=list(READERS))
@@ -185,7 +180,7 @@ def test_removed_runs_go(view: View) -> None:
 
 
 def test_a_kind_that_is_not_there_is_a_mistake_with_those_that_are(toy: None) -> None:
-    with pytest.raises(ConfigError, match=r"'wadb': expected one of mlflow, wandb, json_lines, none. Did you mean"):
+    with pytest.raises(ConfigError, match=r"'wadb': expected one of none, mlflow, wandb, json_lines. Did you mean"):
         registry.get("wadb")
 
 

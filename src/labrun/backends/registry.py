@@ -2,65 +2,31 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
-from importlib import metadata
+from collections.abc import Mapping
 from typing import Any
 
-from labrun import checking
 from labrun.backends.base import Backend
 from labrun.backends.machine import DEFAULTS
 from labrun.config import paths
 from labrun.errors import ConfigError
+from labrun.plugins import Plugins
 from labrun.schema import SPECIAL
 
-GROUP = "labrun.backends"
-OWN = {
-    "inline": "labrun.backends.inline:Inline",
-    "local": "labrun.backends.local.backend:Local",
-    "slurm": "labrun.backends.slurm.backend:Slurm",
-}
-
-
-@functools.cache
-def _others() -> dict[str, metadata.EntryPoint]:
-    """Those of installed packages; looked up only where a name is none of ours."""
-    return {entry.name: entry for entry in metadata.entry_points(group=GROUP)}
-
-
-def names() -> list[str]:
-    """Every backend's name."""
-    return [*OWN, *sorted(set(_others()) - set(OWN))]
-
-
-@functools.cache
-def get(name: str) -> Backend:
-    """The backend of that name.
-
-    Raises:
-        ConfigError: there is none, or its package cannot be imported.
-    """
-    if name in OWN:
-        module, _, attribute = OWN[name].partition(":")
-        backend: type[Backend] = getattr(importlib.import_module(module), attribute)
-        return backend()
-    if name not in _others():
-        raise ConfigError(
-            f"compute.target={name!r}: expected one of auto, {', '.join(names())}.{checking.suggest(name, names())}"
-        )
-    try:
-        loaded = _others()[name].load()
-    except Exception as error:
-        raise ConfigError(f"compute.target={name!r}: its package fails: {type(error).__name__}: {error}") from error
-    if not (isinstance(loaded, type) and issubclass(loaded, Backend)):
-        raise ConfigError(
-            f"compute.target={name!r}: {_others()[name].value} is no class of labrun.backends.base.Backend"
-        )
-    return loaded()
+_BACKENDS = Plugins(
+    Backend,  # type: ignore[type-abstract]
+    "labrun.backends",
+    {
+        "inline": "labrun.backends.inline:Inline",
+        "local": "labrun.backends.local.backend:Local",
+        "slurm": "labrun.backends.slurm.backend:Slurm",
+    },
+    key="compute.target",
+    also=["auto"],
+)
+names, get, all_known, forget = _BACKENDS.names, _BACKENDS.get, _BACKENDS.all_known, _BACKENDS.forget
 
 
 def chosen(compute: Mapping[str, Any], sweep: bool) -> Backend:
@@ -107,7 +73,9 @@ def check(compute: Mapping[str, Any], sweep: bool) -> None:
 def _who_knows(key: str) -> str:
     """The choices of `compute=` whose backend knows a key."""
     targets = {name: str(paths.option("compute", name).get("target")) for name in paths.groups().get("compute", {})}
-    knowing = [f"compute={name}" for name, target in targets.items() if target in OWN and key in get(target).settings]
+    knowing = [
+        f"compute={name}" for name, target in targets.items() if target in names() and key in get(target).settings
+    ]
     return " and ".join(knowing)
 
 
@@ -130,12 +98,3 @@ def of_job(job: Mapping[str, Any] | None) -> Backend | None:
         return None if job is None else get(str(job.get("cluster")))
     except ConfigError:
         return None
-
-
-def all_known() -> Iterable[Backend]:
-    """Every backend that can be imported."""
-    for name in names():
-        try:
-            yield get(name)
-        except ConfigError:  # it is told where somebody names it
-            continue

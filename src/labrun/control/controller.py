@@ -61,7 +61,7 @@ class Feed(Protocol):
         """Nothing more is to begin."""
 
 
-def conduct(
+def run(
     folder: Path,
     view: View,
     environment: Mapping[Path, Mapping[str, str]] | None = None,
@@ -92,7 +92,7 @@ def conduct(
         count = plan.parallel if feed else len(pending)
         runner = registry.get(plan.target).executor(folder, plan, count, head)
         try:
-            _conduct(runner, folder, plan, pending, view, lease, environment or {}, feed)
+            _drive(runner, folder, plan, pending, view, lease, environment or {}, feed)
         except BaseException:
             runner.close()
             raise
@@ -123,7 +123,7 @@ def _pending(folder: Path, plan: Plan) -> list[Path]:
     return pending
 
 
-def _conduct(
+def _drive(
     runner: Executor,
     folder: Path,
     plan: Plan,

@@ -55,11 +55,11 @@ def take_over(folder: Path, environment: Mapping[Path, Mapping[str, str]], view:
     """Control a folder's runs from here, and do the book-keeping at the end.
 
     Raises:
-        LabrunError: see `controller.conduct`.
+        LabrunError: see `controller.run`.
     """
     plan = sweep_state.read_plan(folder)
     with _in(plan.cwd), follow(store.workspace(), plan.tracking), terminating_politely():
-        runner = controller.conduct(folder, view, environment)
+        runner = controller.run(folder, view, environment)
         try:
             view.update(running=False)
             return results.tell(folder, sweep_state.run_dirs(folder, plan), runner.draw)

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from labrun._io import file_sha256
 from labrun.checking import is_sha256, size_text
 from labrun.data import digests, transfer
 from labrun.data.datastore import Datastore, ProgressCallback, is_inside
@@ -129,7 +130,7 @@ class Cache:
                     store.fetch(wanted.source, file, heard)
                     file.flush()
                     os.fsync(file.fileno())
-                size, sha256 = incoming.stat().st_size, digests.sha256(incoming)
+                size, sha256 = incoming.stat().st_size, file_sha256(incoming)
                 if size != wanted.size or (wanted.sha256 and sha256 != wanted.sha256):
                     raise CorruptDataError(
                         f"{wanted.source} is not what was registered: expected {wanted.size:,} bytes"
@@ -153,7 +154,7 @@ class Cache:
             status = path.stat()
         except FileNotFoundError:
             return False
-        if status.st_size == size and (status.st_mtime == STILL or digests.sha256(path) == sha256):
+        if status.st_size == size and (status.st_mtime == STILL or file_sha256(path) == sha256):
             return True
         path.unlink()
         return False

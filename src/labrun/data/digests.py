@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from labrun._io import file_sha256
 from labrun.runs import store
 
 SETTLED_NS = 2 * 10**9
@@ -52,7 +53,7 @@ def remembered(files: Sequence[Path], afresh: bool = False) -> Iterator[Callable
         entry = known.get(name)
         if entry is None or entry[:-1] != now:
             read_at = time.time_ns()
-            entry = [*now, sha256(path)]
+            entry = [*now, file_sha256(path)]
             if stamp(path) == now and read_at - int(now[1]) > SETTLED_NS:
                 new[name] = entry
         return str(entry[-1])
@@ -62,12 +63,6 @@ def remembered(files: Sequence[Path], afresh: bool = False) -> Iterator[Callable
     finally:
         if new and memory is not None and len(files) <= LIMIT:
             _save(memory, {**known, **new})
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of one file, read now."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def stamp(path: Path) -> list[int | str]:

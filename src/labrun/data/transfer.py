@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from labrun._io import file_sha256
 from labrun.checking import size_text
 from labrun.data import digests
 from labrun.data.asset import Entry
@@ -327,7 +328,7 @@ def check(path: Path, item: Item, store: Datastore) -> str:
     Raises:
         CorruptDataError: it is not the one that it should be.
     """
-    size, found = path.stat().st_size, digests.sha256(path)
+    size, found = path.stat().st_size, file_sha256(path)
     if size != item.size or (item.sha256 and found != item.sha256):
         raise CorruptDataError(
             f"{item.name} in datastore '{store.name}' is not what was registered: expected {item.size:,} bytes"
@@ -342,11 +343,11 @@ def remote_sha256(store: Datastore, name: str, heard: ProgressCallback = lambda 
     import tempfile
 
     if store.is_local:
-        return digests.sha256(Path(store.root) / name)
+        return file_sha256(Path(store.root) / name)
     with tempfile.NamedTemporaryFile(prefix="labrun-") as file:
         store.fetch(name, file, heard)  # type: ignore[arg-type]
         file.flush()
-        return digests.sha256(Path(file.name))
+        return file_sha256(Path(file.name))
 
 
 def _same(store: Datastore, name: str, found: Found, sha256: str, memory: Memory | None) -> bool:

@@ -10,7 +10,6 @@ for models of runs that have a server of their own: that one gives the numbers, 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from labrun._io import file_sha256
 from labrun.errors import ConfigError, CorruptDataError, DataError, MissingDataError, RecordError
 from labrun.registry import journal, model_folder
 from labrun.registry.journal import Version
@@ -161,7 +161,7 @@ def described(run_dir: Path, record: Record, file: str | None) -> tuple[Path, di
     if not path.is_file():
         raise MissingDataError(f"run {record.id} has no file {path.relative_to(run_dir)}: 'lab runs files' lists them")
     own = path.parent == outputs and path.name == card.get("file")
-    sha256 = _digest(path)
+    sha256 = file_sha256(path)
     if own and sha256 != card.get("sha256"):
         raise CorruptDataError(f"{path} was changed since it was saved: expected {card.get('sha256')}, found {sha256}")
     if not own:
@@ -184,11 +184,6 @@ def _inside(run_dir: Path, record: Record, file: str) -> Path:
     return path
 
 
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _data(record: Record) -> list[dict[str, Any]]:
     kept = ("name", "input", "digest", "asset", "version", "number", "datastore")
     return [{key: entry[key] for key in kept if entry.get(key) is not None} for entry in record.data]
@@ -202,7 +197,7 @@ def _copy(source: Path, card: Mapping[str, Any], target: Path) -> dict[str, str]
         (target / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise RecordError(records.cannot_write(target, error)) from error
-    files = {name: _digest(target / name) for name in (source.name, CARD)}
+    files = {name: file_sha256(target / name) for name in (source.name, CARD)}
     if files[source.name] != card["sha256"]:
         raise RecordError(f"{source} changed while it was copied: register it when nothing writes to it any more")
     return files

@@ -179,7 +179,7 @@ def _attended(search: Search, folder: Path, plan: sweep_state.Plan, freezer: sub
         table = Table(search, folder)
         try:
             try:
-                runner = controller.conduct(folder, table, search.variables, freezer.head, search)
+                runner = controller.run(folder, table, search.variables, freezer.head, search)
             finally:
                 search.rest()
                 table.update(running=False)

@@ -1,6 +1,6 @@
 """A search: asks for trials one by one, has them run, ends those that are not worth it, and tells what came of them.
 
-It is a feed of `controller.conduct`: as one trial ends the next begins. Between the runs and the search there are files
+It is a feed of `controller.run`: as one trial ends the next begins. Between the runs and the search there are files
 alone: metrics and records one way, requests to stop the other way.
 """
 

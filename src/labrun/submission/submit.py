@@ -225,7 +225,7 @@ def _attached(
     with follow(store.workspace(), plan.tracking), terminating_politely():
         try:
             with monitor.shown(folder, list(runs)) as view:
-                runner = controller.conduct(folder, view, environment, head)
+                runner = controller.run(folder, view, environment, head)
         except KeyboardInterrupt:
             _cancel(folder, plan, runs)
         try:

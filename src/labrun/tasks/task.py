@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import sys
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labrun import checking, exact, schema, targets
+from labrun._io import file_sha256
 from labrun.building import looked_up, must_be_given
 from labrun.data.arrays import Arrays, Part, Scaling
 from labrun.errors import ConfigError, DataError, UnfitError
@@ -342,12 +342,6 @@ def write_card(
     sealed = card if seal is None else {**card, seals.FIELD: seal}
     (paths.outputs / MODEL_CARD).write_text(json.dumps(sealed, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return card
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_card(card: Mapping[str, Any], arrays: Arrays, run_id: str) -> Arrays:
