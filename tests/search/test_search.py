@@ -393,7 +393,7 @@ def test_detached_and_watched_and_taken_over(workspace: Path, labrun: Command) -
     subprocess.run(["kill", "-9", str(holder["pid"])], check=True)
     watched = lab(workspace, "runs", "watch", str(folder))
     assert watched.returncode == 0, watched.stderr
-    assert "nobody conducts this search any more" in watched.stderr
+    assert "this search has no controller any more" in watched.stderr
     assert statuses(workspace) == ["completed"] * 6 and (folder / "best.yaml").exists()
     again = lab(workspace, "runs", "watch", str(folder))
     assert again.returncode == 0 and "The search is over" in again.stdout

@@ -40,7 +40,7 @@ def reasons(
     chosen: Sequence[tuple[Path, Record]],
     shown: Callable[[Path, Record], str],
     registered: Mapping[str, Sequence[str]],
-    is_conducted: Callable[[Path], bool],
+    has_controller: Callable[[Path], bool],
 ) -> dict[Path, Reason]:
     """Why some of the chosen runs must stay.
 
@@ -49,7 +49,7 @@ def reasons(
         chosen: the runs that are to go.
         shown: the status as readers see it.
         registered: run ids and the model versions that were made of them.
-        is_conducted: whether a sweep's folder has a controller, who would miss its runs.
+        has_controller: whether a sweep's folder has a controller, who would miss its runs.
     """
     leaving = {record.id for _, record in chosen}
     children: dict[str, list[str]] = {}
@@ -65,7 +65,7 @@ def reasons(
             found[run_dir] = Reason(record, f"{run_dir} is no run's folder below {where}, without links", False)
         elif status in LIVE:
             found[run_dir] = Reason(record, f"it is {status}: lab runs cancel {record.id}")
-        elif record.sweep is not None and is_conducted(sweep_dir):
+        elif record.sweep is not None and has_controller(sweep_dir):
             found[run_dir] = Reason(record, f"its sweep is still going on: lab runs watch {sweep_dir}")
         elif record.id in registered:
             found[run_dir] = Reason(record, f"it is registered as {', '.join(registered[record.id])}")

@@ -106,7 +106,7 @@ def _check_variables(folder: Path, plan: sweep_state.Plan) -> None:
 
 
 def _watch_search(folder: Path, is_trusted: bool) -> int:
-    """Tell each trial as it ends; go on with a search that nobody conducts any more."""
+    """Tell each trial as it ends; resume a search whose controller is gone."""
     told: set[Path] = set()
     view = monitor.Lines(folder)
     while True:
@@ -119,7 +119,7 @@ def _watch_search(folder: Path, is_trusted: bool) -> int:
         if lease.living(SweepState(folder)) is None and not takeover.is_ending(folder):
             if not is_trusted:
                 owned.check_plan(folder, sweep_state.readable(folder, plan))
-            sys.stderr.write("lab: nobody conducts this search any more; going on with it from here\n")
+            sys.stderr.write("lab: this search has no controller any more; it is resumed here\n")
             return takeover.take_over(folder)
         time.sleep(POLL_S)
     print(f"The search is over: {folder} (results.csv, report.html, best.yaml)")

@@ -72,7 +72,7 @@ def remove(options: argparse.Namespace) -> int:
     linked = [name for name in options.run if _is_link(root, name)]
     if linked:
         raise RecordError(f"{linked[0]} is a link, or leads through one: name the run's own folder, or its id")
-    kept = removing.reasons(root, chosen, shown, _registered(root), _is_conducted)
+    kept = removing.reasons(root, chosen, shown, _registered(root), _has_controller)
     if options.force and filters.is_filtered(options):
         raise RecordError("--force is for runs that are named one by one, not for what filters choose")
     forced = [run_dir for run_dir, why in kept.items() if options.force and why.forceable]
@@ -98,7 +98,7 @@ def _registered(root: Path) -> dict[str, list[str]]:
 
 
 @functools.cache
-def _is_conducted(sweep_dir: Path) -> bool:
+def _has_controller(sweep_dir: Path) -> bool:
     return lease.living(SweepState(sweep_dir)) is not None
 
 
@@ -153,7 +153,7 @@ def gc(options: argparse.Namespace) -> int:
     archive_import.left(root, finish=True)
     listing = filters.listed(root)
     going = _old(options, listing.runs, shown)
-    kept = removing.reasons(root, going, shown, _registered(root), _is_conducted)
+    kept = removing.reasons(root, going, shown, _registered(root), _has_controller)
     going = [pair for pair in going if pair[0] not in kept]
     _list(going, shown)
     for why in kept.values():
