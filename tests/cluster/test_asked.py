@@ -15,7 +15,7 @@ import pytest
 from conftest import Refused
 from helpers import submitted
 from labrun.backends.base import resources
-from labrun.backends.slurm import backend, partitions
+from labrun.backends.slurm import backend, partitions, sbatch
 from labrun.runs import record as records
 from labrun.runs.sweep_state import SweepState
 from labrun.schema import Compute
@@ -163,6 +163,6 @@ def test_limits_of_time_are_read_from_the_cluster(cluster: None, by: str) -> Non
     subprocess.run(made, check=True, capture_output=True)
     try:
         compute = {**dataclasses.asdict(Compute(target="slurm", timeout_min=1)), by: name}
-        assert backend.minutes_asked(compute, 1) == 1
+        assert sbatch.minutes_asked(compute, 1) == 1
     finally:
         subprocess.run(gone, check=True, capture_output=True)

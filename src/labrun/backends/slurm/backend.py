@@ -10,13 +10,12 @@ import contextlib
 import io
 import json
 import logging
-import os
 import secrets
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from labrun.backends.local import worker
 from labrun.backends.local.pool import frozen_file
 from labrun.backends.slurm import partitions
 from labrun.backends.slurm.queue import ASK_S, OVER, append, end_jobs, known_jobs, last_lines, refusal, scancel, states
+from labrun.backends.slurm.sbatch import minutes_asked, signal_delay_s, submitting
 from labrun.errors import ConfigError, LabrunError
 from labrun.runs import record as records
 from labrun.runs.finalize import (
@@ -52,27 +52,6 @@ TRIALS = 10
 """How many trials of a search, or calls of an application, are with Slurm at once unless somebody says it."""
 SETTLE_S = 5.0
 """How long a job may be gone before the record of its run is closed from here."""
-SBATCH_VARIABLES = {
-    "job_name": ("JOB_NAME",),
-    "time": ("TIMELIMIT",),
-    "mem": ("MEM_PER_CPU", "MEM_PER_GPU", "MEM_PER_NODE"),
-    "gpus_per_node": ("GPUS", "GPUS_PER_NODE", "GPUS_PER_TASK"),
-    "partition": ("PARTITION",),
-    "account": ("ACCOUNT",),
-    "qos": ("QOS",),
-    "signal_delay_s": (
-        "SIGNAL",
-        "OPEN_MODE",
-        "NO_REQUEUE",
-        "REQUEUE",
-        "ARRAY_INX",
-        "WAIT",
-        "OUTPUT",
-        "ERROR",
-        "COMMENT",
-    ),
-}
-"""Which of sbatch's own variables would say otherwise than a parameter."""
 
 
 class _Batch(SlurmExecutor):  # type: ignore[misc]
@@ -384,25 +363,6 @@ def _slots(compute: Mapping[str, Any], runs: int) -> int:
     return min(slots, runs, int(compute["max_parallel"] or runs))
 
 
-def signal_delay_s(compute: Mapping[str, Any]) -> int:
-    """How long before its time is up a job begins to save. Slurm may tell it up to a minute earlier than that."""
-    limit = compute["timeout_min"] or partitions.longest_min(compute)
-    return int(min(90, max(10, 15 * limit)))
-
-
-def minutes_asked(compute: Mapping[str, Any], rounds: int) -> int:
-    """A job's limit: what its runs may take, and, unless that is forbidden, the time to begin and to save beyond it.
-
-    Args:
-        compute: the runs' `compute`, with `timeout_min`.
-        rounds: runs one after the other.
-    """
-    least_s = 60 * compute["timeout_min"] * rounds
-    least, wanted = partitions.whole_minutes(least_s), partitions.whole_minutes(least_s + 60 + signal_delay_s(compute))
-    walls = [wall for wall in partitions.walls_min(compute) if least <= wall < wanted]
-    return int(min([wanted, *walls, partitions.longest_min(compute)]))
-
-
 def _parameters(
     compute: Mapping[str, Any], jobs: int, runs: int, slots: int, settings: Settings, token: str
 ) -> dict[str, Any]:
@@ -446,35 +406,6 @@ def _parameters(
     if "cpus-per-task" in own:
         parameters["srun_args"][0] = f"--cpus-per-task={own['cpus-per-task']}"
     return parameters
-
-
-@contextlib.contextmanager
-def submitting(variables: Mapping[str, str], parameters: Mapping[str, Any]) -> Iterator[None]:
-    """Inside, sbatch passes this process's environment on to the job; no variable stands in a file.
-
-    Args:
-        variables: the job's own.
-        parameters: what submitit is told: sbatch would put variables such as SBATCH_PARTITION before the file's lines.
-    """
-    before = dict(os.environ)
-    told = {
-        "SBATCH_EXPORT",
-        *(
-            f"SBATCH_{name}"
-            for key, value in parameters.items()
-            if value is not None
-            for name in SBATCH_VARIABLES.get(key, ())
-        ),
-    }
-    for name in before:
-        if name in told or partitions.is_of_a_job(name):
-            del os.environ[name]
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 class Slurm(Backend):

@@ -16,8 +16,8 @@ from submitit.slurm.slurm import SlurmExecutor
 
 from labrun.backends.local.executor import check_own
 from labrun.backends.slurm import partitions
-from labrun.backends.slurm.backend import minutes_asked, submitting
 from labrun.backends.slurm.queue import ASK_S, OVER, refusal, states
+from labrun.backends.slurm.sbatch import minutes_asked, submitting
 from labrun.errors import LabrunError
 
 LEAVING_S = 10
