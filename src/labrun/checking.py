@@ -146,7 +146,7 @@ def fits(value: Any, hint: Any) -> bool:
         return True
     if origin is Annotated:
         base, *marks = typing.get_args(hint)
-        return fits(value, base) and all(mark.holds(value) for mark in marks if isinstance(mark, Range))
+        return fits(value, base) and all(mark.holds(value) for mark in marks if hasattr(mark, "holds"))
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, option) for option in typing.get_args(hint))
     if origin is Literal:
@@ -170,6 +170,9 @@ def _expectation(hint: Any) -> str:
     origin = typing.get_origin(hint)
     if origin is Annotated:
         base, *marks = typing.get_args(hint)
+        for mark in marks:
+            if hasattr(mark, "values"):
+                return "one of " + ", ".join(mark.values())
         return ", ".join([_expectation(base), *(str(mark) for mark in marks if isinstance(mark, Range))])
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_expectation(option) for option in typing.get_args(hint))

@@ -418,9 +418,10 @@ def _tell(record: Record, paths: RunPaths, about: list[tuple[str, str]], took: s
         ("time", took),
         ("folder", str(paths.root)),
     ]
-    tracker = trackers.named(record.config["tracking"])
-    if tracker is not None:
-        rows += [(tracker.label, tracker.shown(store.workspace(), record, paths.root))]
+    with contextlib.suppress(Exception):  # a view that is not to be had here is no failure of the run
+        tracker = trackers.named(record.config["tracking"])
+        if tracker is not None:
+            rows += [(tracker.label, tracker.shown(store.workspace(), record, paths.root))]
     print(report.table(rows))
     trouble = report.trouble(record.training)
     if trouble is not None:

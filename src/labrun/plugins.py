@@ -6,30 +6,26 @@ import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib import metadata
-from typing import Generic, TypeVar
+from typing import Any
 
 from labrun import checking
 from labrun.errors import ConfigError
 
-Kind = TypeVar("Kind")
 
-
-class Plugins(Generic[Kind]):
+class Plugins:
     """One object for each name, made when it is first asked for.
 
     Args:
-        base: the class that all derive from.
         group: of entry points.
-        own: labrun's, `module:Class` by name.
+        base: the class that all derive from, as `module:Class`.
+        own: labrun's, as `module:Class` by name.
         key: the config's key that holds a name, for messages.
         also: values of the key that name no class.
     """
 
-    def __init__(
-        self, base: type[Kind], group: str, own: Mapping[str, str], key: str, also: Sequence[str] = ()
-    ) -> None:
-        self._base, self._group, self._own, self._key, self._also = base, group, own, key, also
-        self._made: dict[str, Kind] = {}
+    def __init__(self, group: str, base: str, own: Mapping[str, str], key: str, also: Sequence[str] = ()) -> None:
+        self._group, self._base, self._own, self.key, self._also = group, base, own, key, also
+        self._made: dict[str, Any] = {}
 
     @cached_property
     def _others(self) -> dict[str, metadata.EntryPoint]:
@@ -40,37 +36,45 @@ class Plugins(Generic[Kind]):
         """Every name: labrun's own first."""
         return [*self._own, *sorted(set(self._others) - set(self._own))]
 
-    def get(self, name: str) -> Kind:
+    def values(self) -> list[str]:
+        """All that the key may hold."""
+        return [*self._also, *self.names()]
+
+    def holds(self, value: Any) -> bool:
+        """Whether the key may hold a value; packages are looked up only for what is none of ours."""
+        return isinstance(value, str) and (value in self._own or value in self._also or value in self._others)
+
+    def refusal(self, name: Any, key: str) -> str:
+        """What is said of a value that the key cannot hold."""
+        known = self.values()
+        return f"{key}={name!r}: expected one of {', '.join(known)}.{checking.suggest(str(name), known)}"
+
+    def get(self, name: str) -> Any:
         """The object of that name.
 
         Raises:
-            ConfigError: there is none, or its package cannot be imported.
+            ConfigError: there is none, or its package cannot be used.
         """
         if name not in self._made:
-            self._made[name] = self._class(name)()
+            self._made[name] = self._make(name)
         return self._made[name]
 
-    def _class(self, name: str) -> type[Kind]:
-        if name in self._own:
-            module, _, attribute = self._own[name].partition(":")
-            ours: type[Kind] = getattr(importlib.import_module(module), attribute)
-            return ours
-        if name not in self._others:
-            known = [*self._also, *self.names()]
-            raise ConfigError(
-                f"{self._key}={name!r}: expected one of {', '.join(known)}.{checking.suggest(name, known)}"
-            )
+    def _make(self, name: str) -> Any:
+        if not self.holds(name) or name in self._also:
+            raise ConfigError(self.refusal(name, self.key))
         try:
-            loaded = self._others[name].load()
+            made = (_load(self._own[name]) if name in self._own else self._others[name].load())()
         except Exception as error:  # whatever a package of somebody else's does
-            raise ConfigError(f"{self._key}={name!r}: its package fails: {type(error).__name__}: {error}") from error
-        if not (isinstance(loaded, type) and issubclass(loaded, self._base)):
-            base = f"{self._base.__module__}.{self._base.__qualname__}"
-            raise ConfigError(f"{self._key}={name!r}: {self._others[name].value} is no class of {base}")
-        return loaded
+            if name in self._own:
+                raise
+            raise ConfigError(f"{self.key}={name!r}: its package fails: {type(error).__name__}: {error}") from error
+        if not isinstance(made, _load(self._base)):
+            base = self._base.replace(":", ".")
+            raise ConfigError(f"{self.key}={name!r}: {self._others[name].value} is no class of {base}")
+        return made
 
-    def all_known(self) -> Iterator[Kind]:
-        """Every object whose package can be imported."""
+    def all_known(self) -> Iterator[Any]:
+        """Every object whose package can be used."""
         for name in self.names():
             try:
                 yield self.get(name)
@@ -81,3 +85,30 @@ class Plugins(Generic[Kind]):
         """Look everything up anew: packages were installed, or taken away."""
         self._made.clear()
         self.__dict__.pop("_others", None)
+
+
+def _load(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+BACKENDS = Plugins(
+    "labrun.backends",
+    "labrun.backends.base:Backend",
+    {
+        "inline": "labrun.backends.inline:Inline",
+        "local": "labrun.backends.local.backend:Local",
+        "slurm": "labrun.backends.slurm.backend:Slurm",
+    },
+    key="compute.target",
+    also=["auto"],
+)
+"""Where runs go: see `labrun.backends.registry`."""
+TRACKERS = Plugins(
+    "labrun.trackers",
+    "labrun.tracking.base:Tracker",
+    {"mlflow": "labrun.tracking.mlflow.tracker:MLflow", "wandb": "labrun.tracking.wandb.tracker:Wandb"},
+    key="tracking.kind",
+    also=["none"],
+)
+"""Views of the records: see `labrun.tracking.registry`."""

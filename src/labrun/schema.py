@@ -20,6 +20,7 @@ from labrun.building import locate as locate
 from labrun.building import parameters as parameters
 from labrun.checking import Range, SecretMark, check_fields, literal_secrets, names_a_folder
 from labrun.errors import ConfigError
+from labrun.plugins import BACKENDS, TRACKERS
 
 LOCAL_DATASTORE = "labrun.data.datastore.LocalDatastore"
 
@@ -295,7 +296,7 @@ class Trainer:
 class Compute:
     """What a run needs, and where it goes (`conf/compute/`)."""
 
-    target: str
+    target: Annotated[str, BACKENDS]
     cpus_per_run: Count = 1
     gpus_per_run: CountOrZero = 0
     mem_gb: Positive | None = None
@@ -380,7 +381,7 @@ class Script:
 class Tracking:
     """Where runs are shown (`conf/tracking/`)."""
 
-    kind: str
+    kind: Annotated[str, TRACKERS]
     uri: str | None = None
     wait: bool = False
 

@@ -18,9 +18,10 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
 from conftest import Command
-from helpers import PLAIN, wait_for
+from helpers import PLAIN, installed, wait_for
 from labrun.backends import registry
 from labrun.backends.base import Backend, resources
+from labrun.backends.local import pool
 from labrun.config import composed, paths
 from labrun.control import controller
 from labrun.control.cancel import end_runs
@@ -226,7 +227,7 @@ def test_runs_that_nobody_polls_are_ended_and_told(backend: Backend, workspace: 
     """Takes over 15 s on Slurm, whose jobs begin when its scheduler looks."""
     folder = workspace / "multirun" / "test" / "fifth"
     (run_dir,) = sweep(backend, folder, [{"seconds": 90.0}])
-    assert backend.is_over("0") in (None, True) and backend.release(folder, set()) == []
+    assert backend.is_over("0") in (None, True) and backend.release(folder, set) == []
     if not backend.outlives_controller:
         assert backend.cancel_unpolled(folder, run_dir) is None and backend.attached(folder) == set()
         assert end_runs([run_dir], patience_s=5.0) == [] and records.read(run_dir).status == "canceled"
@@ -253,7 +254,54 @@ def test_a_package_brings_a_backend_and_one_word_sends_the_work_there(
     assert [one.status for one in found] == ["completed"] * 2
     assert {one.config["compute"]["target"] for one in found} == {"one_process_each"}
     refused = labrun("-m", "model=sleeper", "compute=one_process_each", "compute.timeout_min=1,2", *PLAIN)
-    assert refused.returncode == 2 and "compute.timeout_min=1.0: one_process_each does not hold runs" in refused.stderr
+    assert refused.returncode == 2 and "compute.timeout_min=1: one_process_each does not hold runs" in refused.stderr
+
+
+def test_a_package_that_is_broken_is_told_where_it_is_named_and_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "half.py").write_text(
+        "from labrun.backends.base import Backend\nclass Half(Backend):\n    name = 'half'\n"
+    )
+    (tmp_path / "half-1.0.dist-info").mkdir()
+    (tmp_path / "half-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: half\nVersion: 1.0\n")
+    (tmp_path / "half-1.0.dist-info" / "entry_points.txt").write_text("[labrun.backends]\nhalf = half:Half\n")
+    with installed(tmp_path, registry.forget, monkeypatch):
+        with pytest.raises(ConfigError, match="its package fails: TypeError: Can't instantiate abstract class Half"):
+            registry.get("half")
+        assert [one.name for one in registry.all_known()] == ["inline", "local", "slurm"]
+
+
+def test_only_what_starts_ahead_is_checked_ahead(
+    workspace: Path, registered: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cluster is asked once for a whole sweep, and a trial does not fail because a partition is down for a moment."""
+    asked: list[str] = []
+    monkeypatch.setattr(registry, "check", lambda compute, sweep: asked.append(str(compute["target"])))
+    for target, count in (("slurm", 0), ("inline", 0), ("local", 1)):
+        with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
+            typed = [
+                f"compute={target}",
+                "tracking=none",
+                "hydra.sweep.dir=sweep",
+                "hydra.sweep.subdir=0",
+                "hydra.job.num=0",
+            ]
+            config = compose("config", typed, return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        asked.clear()
+        with submit.Freezer(workspace / "sweep") as freezer:
+            for _ in range(2):
+                freezer.freeze(config)
+        assert len(asked) == count, target
+
+
+def test_code_that_was_frozen_in_the_old_layout_is_found(tmp_path: Path) -> None:
+    old = tmp_path / "labrun" / "launch" / "forkserver.py"
+    old.parent.mkdir(parents=True)
+    old.touch()
+    assert pool.frozen_file([str(tmp_path)], "local/forkserver.py") == old
+    assert pool.frozen_file([], "local/forkserver.py").is_file() and pool.frozen_file([], "slurm/job.py").is_file()
 
 
 def test_a_backend_that_is_not_there_is_a_mistake_with_those_that_are(toy: None) -> None:

@@ -226,7 +226,7 @@ def test_a_job_that_dies_harms_no_other(application: Path) -> None:
 
 def test_a_wrong_target_is_refused(application: Path) -> None:
     done = call(application, "-m", "hydra/launcher=labrun", "hydra.launcher.target=moon", "+x=1")
-    assert done.returncode == 1 and "allowed are local, slurm and inline" in done.stderr
+    assert done.returncode == 1 and "allowed are inline, local and slurm" in done.stderr
 
 
 def test_a_bare_application_sees_none_of_our_groups(application: Path) -> None:

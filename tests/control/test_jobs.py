@@ -30,7 +30,7 @@ def test_one_controller_at_a_time(tmp_path: Path) -> None:
     first.release()
     second = lease.Lease(state)
     assert second.number == 2
-    (state / "controllers" / "3").write_text(json.dumps(records.process_identity()))
+    (state.controllers / "3").write_text(json.dumps(records.process_identity()))
     second._next_beat = 0.0
     with pytest.raises(lease.OvertakenError, match="this one lets go"):
         second.beat()
@@ -38,9 +38,9 @@ def test_one_controller_at_a_time(tmp_path: Path) -> None:
 
 def test_a_dead_controller_is_overtaken(tmp_path: Path) -> None:
     state = SweepState(tmp_path)
-    (state / "controllers").mkdir(parents=True)
+    (state.controllers).mkdir(parents=True)
     gone = {**records.process_identity(), "pid": 2**22 - 1}
-    (state / "controllers" / "1").write_text(json.dumps(gone))
+    (state.controllers / "1").write_text(json.dumps(gone))
     assert lease.Lease(state).number == 2
 
 

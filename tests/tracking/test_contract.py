@@ -13,9 +13,10 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 import offline_runs
-from conftest import Command, Refused
+from conftest import Command, Refused, Runner
 from helpers import copy_database, installed, submitted
 from labrun.errors import ConfigError
+from labrun.registry import models
 from labrun.runs import context, store
 from labrun.runs import record as records
 from labrun.runs.context import RunContext
@@ -23,6 +24,7 @@ from labrun.runs.recording import Recording
 from labrun.tracking import feed, registry
 from labrun.tracking.base import Fed, Tracker
 from labrun.tracking.mlflow import client as mlflow_client
+from labrun.tracking.mlflow.tracker import MLflow
 
 TOY = Path(__file__).with_name("toy")
 Run = dict[str, Any]
@@ -209,6 +211,20 @@ def test_wandb_shows_the_whole_history_and_only_runs_that_name_it(
     logged = {line["name"] for line in context.read_metrics(run_dir.parent)}
     assert logged <= {key for row in shown["history"] for key in row}
     assert lab_here("runs", "sync", "--tracker", "wandb", "--all").stdout.startswith("1 run with news")
+
+
+def test_a_view_that_fails_is_no_failure_of_the_run(run_here: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*arguments: Any) -> str:
+        raise RuntimeError("no view here")
+
+    monkeypatch.setattr(MLflow, "shown", fails)
+    record, _ = run_here("tracking=mlflow", "dataset.max_samples=50")
+    assert record.status == "completed"
+
+
+def test_the_folder_of_offline_runs_is_no_server_of_models(run_here: Runner, workspace: Path) -> None:
+    _, run_dir = run_here("tracking=wandb", "tracking.uri=here", "dataset.max_samples=50")
+    assert models.register(workspace, run_dir, "digits")[0].number == 1
 
 
 def test_wandb_is_no_server(refused_here: Refused) -> None:

@@ -22,7 +22,7 @@ from labrun.cli.runs import maintain
 from labrun.runs import context, store
 from labrun.runs import record as records
 from labrun.runs.context import RunContext
-from labrun.tracking import feed
+from labrun.tracking.base import Fed
 from labrun.tracking.mlflow import client as mlflow_client
 from labrun.tracking.mlflow import ingester as ingesting
 from labrun.tracking.mlflow import names as mlflow_names
@@ -238,7 +238,7 @@ POISONS = {
 EXPERIMENTS = ["", " ", "x" * 1000, "a\nb", "\ud800", "a/b", "it's", "Default", "DEFAULT", "experiment--0123abcd", "%s"]
 
 
-Shown = tuple[Path, dict[str, Any], feed.Fed, dict[str, str]]
+Shown = tuple[Path, dict[str, Any], Fed, dict[str, str]]
 """The workspace, its runs as MLflow has them, what was said of them, and the id of each poison's run."""
 
 

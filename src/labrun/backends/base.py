@@ -149,6 +149,8 @@ class Backend(ABC):
     """As `compute.target` has it."""
     in_process: ClassVar[bool] = False
     """Whether a single run stays in the process that composes it."""
+    starts_ahead: ClassVar[bool] = False
+    """Whether `start_ahead` begins anything."""
     supervises: ClassVar[bool] = True
     """Whether something beside a run can hold it to its limits, and end it."""
     outlives_controller: ClassVar[bool] = False
@@ -216,8 +218,16 @@ class Backend(ABC):
         """The runs of a folder that go on, or wait for their turn, though nobody controls them."""
         return set()
 
-    def release(self, folder: Path, unfinished: set[Path]) -> list[str]:
-        """End what still runs or waits of these runs: they go elsewhere now. The jobs that were ended."""
+    def release(self, folder: Path, unfinished: Callable[[], set[Path]]) -> list[str]:
+        """End what still runs or waits of a folder's runs: they go elsewhere now.
+
+        Args:
+            folder: the sweep's.
+            unfinished: gives its runs that are not done; asked only where there are jobs.
+
+        Returns:
+            The jobs that were ended.
+        """
         return []
 
     def is_over(self, job: str) -> bool | None:

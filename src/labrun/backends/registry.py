@@ -5,28 +5,32 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from labrun.backends.base import Backend
 from labrun.backends.machine import DEFAULTS
 from labrun.config import paths
 from labrun.errors import ConfigError
-from labrun.plugins import Plugins
+from labrun.plugins import BACKENDS
 from labrun.schema import SPECIAL
 
-_BACKENDS = Plugins(
-    Backend,  # type: ignore[type-abstract]
-    "labrun.backends",
-    {
-        "inline": "labrun.backends.inline:Inline",
-        "local": "labrun.backends.local.backend:Local",
-        "slurm": "labrun.backends.slurm.backend:Slurm",
-    },
-    key="compute.target",
-    also=["auto"],
-)
-names, get, all_known, forget = _BACKENDS.names, _BACKENDS.get, _BACKENDS.all_known, _BACKENDS.forget
+names, forget = BACKENDS.names, BACKENDS.forget
+
+
+def get(name: str) -> Backend:
+    """The backend of that name.
+
+    Raises:
+        ConfigError: there is none, or its package cannot be used.
+    """
+    backend: Backend = BACKENDS.get(name)
+    return backend
+
+
+def all_known() -> Iterator[Backend]:
+    """Every backend whose package can be used."""
+    yield from BACKENDS.all_known()
 
 
 def chosen(compute: Mapping[str, Any], sweep: bool) -> Backend:
@@ -54,7 +58,7 @@ def check(compute: Mapping[str, Any], sweep: bool) -> None:
     problems = list(backend.problems(compute))
     for key in SPECIAL:
         if key not in backend.settings and compute[key] != getattr(DEFAULTS, key):
-            problems.append(f"compute.{key}={compute[key]}: only {_who_knows(key)} know it")
+            problems.append(f"compute.{key}={compute[key]}: {_who_knows(key)}")
     if compute["gpus_per_run"] > 1 and compute["runs_per_gpu"] > 1:
         problems.append(f"compute.runs_per_gpu={compute['runs_per_gpu']}: runs of more than one GPU do not share them")
     python = compute["python"]
@@ -71,12 +75,14 @@ def check(compute: Mapping[str, Any], sweep: bool) -> None:
 
 
 def _who_knows(key: str) -> str:
-    """The choices of `compute=` whose backend knows a key."""
+    """Which choices of `compute=` have a backend that knows a key."""
     targets = {name: str(paths.option("compute", name).get("target")) for name in paths.groups().get("compute", {})}
-    knowing = [
-        f"compute={name}" for name, target in targets.items() if target in names() and key in get(target).settings
-    ]
-    return " and ".join(knowing)
+    knowing = [f"compute={name}" for name, target in targets.items() if BACKENDS.holds(target) and _knows(target, key)]
+    return f"only {' and '.join(knowing)} know it" if knowing else "no choice of compute= knows it"
+
+
+def _knows(target: str, key: str) -> bool:
+    return target != "auto" and key in get(target).settings
 
 
 def _has_labrun(python: str) -> bool:

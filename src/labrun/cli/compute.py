@@ -55,7 +55,11 @@ def status(options: argparse.Namespace) -> int:
     here = [record for record in running if record.job is None and records.process_lives(record.process)]
     print(f"  runs     {len(here)} of this workspace running")
     for backend in registry.all_known():
-        for line in backend.status():
+        try:
+            lines = backend.status()
+        except Exception as error:  # noqa: BLE001 - of a package of somebody else's; the others are told
+            lines = [f"{backend.name}: its status fails: {type(error).__name__}: {error}"]
+        for line in lines:
             print(line)
     return 0
 

@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from labrun.backends import registry
-from labrun.backends.base import Backend
 from labrun.control import lease
 from labrun.control.query import Shown
-from labrun.errors import LabrunError
 from labrun.runs import finalize
 from labrun.runs import record as records
 from labrun.runs.record import EndReason, Record
-from labrun.runs.sweep_state import SweepState, read_plan
+from labrun.runs.sweep_state import SweepState
 
 POLL_S = 0.5
 CANCEL_S = 20.0
@@ -38,12 +36,8 @@ def end_runs(unfinished: Sequence[Path], patience_s: float = CANCEL_S) -> list[P
 
 def _end_uncontrolled(run_dir: Path, record: Record, shown: Shown, home: SweepState) -> None:
     """What no controller will cancel: a run that waits for nobody, in a job that waits, or that is lost."""
-    backend: Backend | None
-    try:
-        backend = registry.get(read_plan(home.folder).target)
-    except LabrunError:  # no plan: a run of the process that composed it
-        backend = registry.of_job(record.job)
-    is_gone = None if backend is None else backend.cancel_unpolled(home.folder, run_dir)
+    found = [one.cancel_unpolled(home.folder, run_dir) for one in registry.all_known() if one.outlives_controller]
+    is_gone = False if False in found else True if True in found else None
     if is_gone is False or (is_gone is None and shown(run_dir, record) in (records.RUNNING, records.UNREACHABLE)):
         return  # its own supervisor obeys
     record = records.read(run_dir)

@@ -69,7 +69,8 @@ def register(
     if records.shown_status(run_dir, record) in ONGOING:
         raise RecordError(f"run {record.id} is {record.status}: its files may still change; register it when it ended")
     source, card = described(run_dir, record, file)
-    uri = client.address(root, record.config.get("tracking") or {})
+    settings = record.config.get("tracking") or {}  # another tracker's address is no server of MLflow's
+    uri = client.address(root, settings if settings.get("kind") in (None, "mlflow", "none") else {})
     server = "" if uri == client.database_uri(root) else uri
     with registry_sync.alone(root):
         known = _known(root, name, record, card["sha256"], server)

@@ -408,7 +408,7 @@ def room(settings: Mapping[str, Any], plan: sweep_state.Plan, compute: Mapping[s
     allowed = backend.trials(wanted, plan, compute)
     if wanted is not None and wanted > allowed and compute["max_parallel"] is None and not backend.in_process:
         log.info(
-            "%d at once: sweep.max_concurrent=%d, and this machine carries %d; compute.max_parallel=%d asks for more",
+            "%d at once: sweep.max_concurrent=%d, and there is room for %d; compute.max_parallel=%d asks for more",
             allowed,
             wanted,
             allowed,

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from labrun import checking, execute
 from labrun.backends import machine, registry, variables
-from labrun.config import hydra_files, paths
+from labrun.config import composed, hydra_files, paths
 from labrun.errors import ConfigError, RecordError
 from labrun.runs import files, store
 from labrun.runs import record as records
@@ -224,13 +224,13 @@ def _option(group: str, override: str) -> Any:
     path = [f"hydra.searchpath=[file://{own}]"] if own else []
     try:
         with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
-            composed = compose("config", [override, "name=rerun", "compute.cpus_per_run=1", *path])
+            config = compose("config", [override, "name=rerun", "compute.cpus_per_run=1", *path])
     except HydraException as error:
         from labrun import mistakes
 
         raise ConfigError(f"{override}: {mistakes.in_short(error)}") from error
     execute.keep_mounts()
-    found: Any = composed.resolved(composed.without_hydra(composed), keep_environment=True)
+    found: Any = composed.resolved(composed.without_hydra(config), keep_environment=True)
     for part in group.split("/"):
         found = found[part]
     return found

@@ -96,10 +96,12 @@ class Freezer:
         record.command = hydra_files.command(hydra, record.overrides)
         job = Job(record, run_dir, hydra_files.texts(config), variables, hydra.output_subdir)
         compute = record.config["compute"]
-        if self.head is None and record.config["sweep"]["resume"] is None and not compute["detach"]:
+        backend = registry.chosen(compute, sweep=True)
+        early = self.head is None and record.config["sweep"]["resume"] is None and not compute["detach"]
+        if early and backend.starts_ahead:
             registry.check(compute, sweep=True)
             path = snapshot.import_path(record.code or {}, own=compute["python"] is None)
-            self.head = registry.chosen(compute, sweep=True).start_ahead(compute, path, targets([job]))
+            self.head = backend.start_ahead(compute, path, targets([job]))
         return job
 
 
@@ -398,12 +400,13 @@ def check_left(folder: Path, backend: Backend) -> None:
 
 def _end_elsewhere(folder: Path, backend: Backend) -> None:
     """What other backends may still run of a sweep, or begin again by themselves: its runs go on here now."""
-    unfinished: set[Path] | None = None
+
+    def unfinished() -> set[Path]:
+        return {one.run_dir for one in resume.earlier(folder) if not one.record.finished}
+
     for other in registry.all_known():
         if other is backend or not other.outlives_controller:
             continue
-        if unfinished is None:
-            unfinished = {one.run_dir for one in resume.earlier(folder) if not one.record.finished}
         if ended := other.release(folder, unfinished):
             log.info("%s jobs %s were canceled: their runs go on here", other.name.capitalize(), ", ".join(ended))
 

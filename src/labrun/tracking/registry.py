@@ -6,19 +6,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from labrun.errors import ConfigError
-from labrun.plugins import Plugins
+from labrun.plugins import TRACKERS
 from labrun.tracking.base import Tracker
 
 NONE = "none"
 """The run directories alone."""
-_TRACKERS = Plugins(
-    Tracker,  # type: ignore[type-abstract]
-    "labrun.trackers",
-    {"mlflow": "labrun.tracking.mlflow.tracker:MLflow", "wandb": "labrun.tracking.wandb.tracker:Wandb"},
-    key="tracking.kind",
-    also=[NONE],
-)
-get, forget = _TRACKERS.get, _TRACKERS.forget
+names, forget = TRACKERS.names, TRACKERS.forget
+
+
+def get(kind: str) -> Tracker:
+    """The tracker of that kind.
+
+    Raises:
+        ConfigError: there is none, or its package cannot be used.
+    """
+    tracker: Tracker = TRACKERS.get(kind)
+    return tracker
 
 
 def named(settings: Mapping[str, Any]) -> Tracker | None:

@@ -23,6 +23,7 @@ class Local(Backend):
     """A pool of processes on this machine, forked from one that has imported everything."""
 
     name = "local"
+    starts_ahead = True
 
     def problems(self, compute: Mapping[str, Any]) -> Iterator[str]:
         """What this machine lacks."""

@@ -1,4 +1,4 @@
-"""What a Slurm job of a plain application executes: submitit's own work, once it is sure whose the pickle is."""
+"""What an interpreter of its own, or a Slurm job, executes of a plain application: submitit's work on our pickle."""
 
 from __future__ import annotations
 

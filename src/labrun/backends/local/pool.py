@@ -548,9 +548,17 @@ class LocalPool:
             _signal(running, signal.SIGINT, alone=self._in_job)
 
 
+BEFORE = {"local/forkserver.py": "forkserver.py", "slurm/job.py": "cluster_job.py"}
+"""Where code that was frozen before the backends had a room of their own has these files, in `launch/`."""
+
+
 def frozen_file(path: Sequence[str], name: str) -> Path:
     """A file of `labrun.backends`: its frozen copy, where the path has one."""
-    copies = (Path(entry, "labrun", "backends", name) for entry in path)
+    copies = (
+        Path(entry, "labrun", room, file)
+        for entry in path
+        for room, file in (("backends", name), ("launch", BEFORE.get(name, name)))
+    )
     return next((copy for copy in copies if copy.is_file()), Path(__file__).parents[1] / name)
 
 

@@ -6,8 +6,6 @@ A job executes `job.py` on a manifest in JSON; nothing is pickled. Which run wen
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import logging
 import secrets
@@ -15,21 +13,18 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from submitit.core.utils import FailedJobError, FailedSubmissionError
-from submitit.slurm.slurm import SlurmExecutor
 
 from labrun.backends.base import Backend, Calls, Capacity, Head, Resources
 from labrun.backends.local import worker
 from labrun.backends.local.pool import frozen_file
 from labrun.backends.slurm import partitions
-from labrun.backends.slurm.queue import ASK_S, OVER, append, end_jobs, known_jobs, last_lines, refusal, scancel, states
-from labrun.backends.slurm.sbatch import minutes_asked, signal_delay_s, submitting
-from labrun.errors import ConfigError, LabrunError
+from labrun.backends.slurm.queue import ASK_S, OVER, append, end_jobs, known_jobs, last_lines, scancel, states
+from labrun.backends.slurm.sbatch import minutes_asked, signal_delay_s
+from labrun.errors import ConfigError
 from labrun.runs import record as records
 from labrun.runs.finalize import (
     close,
@@ -52,16 +47,6 @@ TRIALS = 10
 """How many trials of a search, or calls of an application, are with Slurm at once unless somebody says it."""
 SETTLE_S = 5.0
 """How long a job may be gone before the record of its run is closed from here."""
-
-
-class _Batch(SlurmExecutor):  # type: ignore[misc]
-    """submitit's sbatch files and submission, around a command of ours."""
-
-    def submit_command(self, command: str, count: int) -> str:
-        """Submit; returns the job's id, of an array's if `count` is above 1."""
-        if count > 1:
-            self.parameters["map_count"] = count
-        return str(self._submit_command(command).job_id)
 
 
 @dataclass
@@ -145,8 +130,8 @@ class SlurmJobs:
         ended, self._closed = self._closed, []
         for active in list(self._active.values()):
             if self._changed(active.run_dir) and (record := records.read(active.run_dir)).finished:
-                if self._has_tries_left(active, record):  # once its job is over, which may still write
-                    continue
+                if self._has_tries_left(active, record) or _is_tried_again(active, record):
+                    continue  # its job may still write; once that is over, `_ask` looks at it
                 ended.append(active.run_dir)
                 del self._active[active.run_dir]
         if time.monotonic() >= self._next_ask and self._active:
@@ -324,18 +309,13 @@ class SlurmJobs:
         }
         records.replace_text(manifest, json.dumps(content) + "\n")
         append(settings.state.jobs, {"token": token, "jobs": runs})
-        batch = _Batch(folder=folder)
-        batch.update_parameters(**parameters)
         script = frozen_file(settings.path, "slurm/job.py")
         python = shlex.quote(settings.python or sys.executable)
         command = f"{python} -P -u {shlex.quote(str(script))} {shlex.quote(str(manifest))}"
-        # submitit prints what sbatch says against it, and the error holds it too
         variables = {**jobs[0][0][1].environment, "PYTHONSAFEPATH": "1"}
-        with submitting(variables, parameters), contextlib.redirect_stderr(io.StringIO()):
-            try:
-                job = batch.submit_command(command, len(jobs))
-            except (FailedJobError, FailedSubmissionError, OSError) as error:
-                raise LabrunError(refusal(error)) from error
+        from labrun.backends.slurm.batch import submit  # submitit takes a while to import
+
+        job = submit(folder, command, len(jobs), parameters, variables)
         append(settings.state.jobs, {"token": token, "job": job, "array": len(jobs) > 1})
         if compute["max_parallel"] is not None:
             self._limits[job] = compute["max_parallel"]
@@ -408,6 +388,14 @@ def _parameters(
     return parameters
 
 
+def _is_tried_again(active: _Active, record: Record) -> bool:
+    """Whether a failed run is about to be tried again by the pool in its own job, which counts the tries by itself."""
+    if record.status != records.FAILED or active.canceled or tasks.ranks(record.config["compute"]) > 1:
+        return False
+    jobs = [attempt.get("job") or {} for attempt in record.attempts]
+    return bool(jobs) and sum(job == jobs[-1] for job in jobs) <= active.needs.retries
+
+
 class Slurm(Backend):
     """Jobs on the cluster that this machine is part of."""
 
@@ -454,12 +442,13 @@ class Slurm(Backend):
         found = states(known.values())
         return {run for run, job in known.items() if found.get(job, "GONE") not in OVER}
 
-    def release(self, folder: Path, unfinished: set[Path]) -> list[str]:
+    def release(self, folder: Path, unfinished: Callable[[], set[Path]]) -> list[str]:
         """Cancel jobs of an earlier session, which Slurm may still run, or requeue by itself."""
         ledger = SweepState(folder).jobs
         if not ledger.exists():
             return []
-        return sorted(end_jobs({job for run, job in known_jobs(ledger).items() if run in unfinished}))
+        left = unfinished()
+        return sorted(end_jobs({job for run, job in known_jobs(ledger).items() if run in left}))
 
     def is_over(self, job: str) -> bool | None:
         """As squeue, or the accounting, has it."""
@@ -475,10 +464,11 @@ class Slurm(Backend):
         job = known_jobs(ledger).get(run_dir) if others([ledger]) is None else None
         if job is None:
             return None
-        if states([job]).get(job) != "PENDING":
-            return False
-        scancel([job])
-        return True
+        state = states([job]).get(job, "GONE")
+        if state == "PENDING":
+            scancel([job])
+            return True
+        return None if state in OVER else False
 
     def room(self, settings: Mapping[str, Any]) -> int:
         """As many calls as are asked for, else ten."""

@@ -37,7 +37,7 @@ class CallExecutor(SlurmExecutor):  # type: ignore[misc]
 
 
 class OnCluster:
-    """`run_elsewhere`, which begins anew where the cluster took its place away, and ends when its time is up.
+    """A function that begins anew where the cluster took its place away, and ends when its time is up.
 
     Args:
         timeout_min: how long it may take; None: as long as the cluster gives it.

@@ -119,7 +119,11 @@ def _add_keeping(verbs: Any) -> None:
     )
     verb.add_argument("--tracker", default="mlflow", metavar="KIND", help="mlflow (default), wandb, or a package's own")
     verb.add_argument("--uri", metavar="URI", help="another MLflow server or database; wandb: the offline runs' folder")
-    verb.add_argument("--all", action="store_true", help="wandb: runs too that were made with another tracking=...")
+    verb.add_argument(
+        "--all",
+        action="store_true",
+        help="runs too that were made with another tracking=..., where the tracker leaves these out (wandb)",
+    )
     verb = _verb(verbs, "export", "maintain.export", "write runs, and their code, to an archive", names="*")
     verb.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: labrun-<id>.tar.gz")
     verb = _verb(verbs, "import", "maintain.import_", "take runs in from an archive", filtered=False)

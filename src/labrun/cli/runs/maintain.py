@@ -212,6 +212,8 @@ def _usual(own: Sequence[Pair]) -> str | None:
 def sync(options: argparse.Namespace) -> int:
     """Bring a view up to date with the records: MLflow's, unless another tracker is named."""
     root = store.workspace()
+    if options.tracker not in trackers.names():
+        raise ConfigError(f"--tracker {options.tracker}: expected one of {', '.join(trackers.names())}")
     tracker, settings = trackers.get(options.tracker), {"kind": options.tracker, "uri": options.uri}
     if problems := list(tracker.problems(settings)):
         raise ConfigError(problems)

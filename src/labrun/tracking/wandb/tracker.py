@@ -10,6 +10,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -49,7 +50,7 @@ class Wandb(Tracker):
         return str((root / str(named)).resolve() if named else store.state_folder(root))
 
     def follows(self, settings: Mapping[str, Any]) -> bool:
-        """Offline runs are there when the command is over."""
+        """Offline runs are made as runs end; with `tracking.wait` the command waits for the last."""
         return True
 
     def open(self, root: Path, address: str, everything: bool = False) -> Session:
@@ -58,7 +59,8 @@ class Wandb(Tracker):
 
     def shown(self, root: Path, record: Record, run_dir: Path) -> str:
         """What sends the offline runs."""
-        return f"wandb sync {Path(self.address(root, record.config['tracking']), 'wandb')}/offline-run-*-{record.id}"
+        folder = Path(self.address(root, record.config["tracking"]), "wandb")
+        return f"wandb sync {shlex.quote(str(folder))}/offline-run-*-{record.id}"
 
 
 class OfflineRuns:
@@ -80,6 +82,8 @@ class OfflineRuns:
         self.left_out = LeftOut()
         self._sent: dict[str, dict[str, str]] = {}
         """Of each run: its stamp when it was last sent, and the offline run that was made of it."""
+        self._others: dict[Path, str] = {}
+        """Runs that name another tracker, and their stamps."""
         self._removed = 0
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             content = json.loads(context.content(self._notes))
@@ -92,7 +96,7 @@ class OfflineRuns:
         waiting = [
             (d, stamp)
             for d in store.run_dirs(self._root)
-            if (stamp := stamp_of(d, context.METRICS_FILE)) != self._noted(d)
+            if (stamp := stamp_of(d, context.METRICS_FILE)) not in (self._noted(d), self._others.get(d))
         ]
         for done, (run_dir, stamp) in enumerate(waiting):
             if must_end():
@@ -111,6 +115,7 @@ class OfflineRuns:
         try:
             record = records.read(run_dir)
             if not self._everything and record.config["tracking"]["kind"] != Wandb.kind:
+                self._others[run_dir] = stamp
                 return False
             if (status := records.shown_status(run_dir, record)) not in ENDED:
                 return False
@@ -195,8 +200,10 @@ class OfflineRuns:
         self._sent.pop(key, None)
         if not records.is_id(run_id):
             return
+        others = {sent["folder"] for sent in self._sent.values()}  # of a copy of the run, say
         for made in (self._folder / "wandb").glob(f"offline-run-*-{run_id}"):
-            shutil.rmtree(made, ignore_errors=True)
+            if made.name not in others:
+                shutil.rmtree(made, ignore_errors=True)
 
     def _save(self) -> None:
         content = {"removed": self._removed, "runs": self._sent}
