@@ -421,7 +421,15 @@ def pages() -> dict[str, str]:
     verbs = [f"- [`{key.replace('-', ' ')}`]({key}.md)" for key in found if key.startswith("lab-")]
     at = found["index"].index("## lab")
     found["index"][at:at] = ["A page for each group:", "", *listed, ""]
-    found["index"] += ["A page for each command:", "", *verbs, "", "## Python", "", "[Functions and classes](python.md)"]
+    found["index"] += [
+        "A page for each command:",
+        "",
+        *verbs,
+        "",
+        "## Python",
+        "",
+        "[Functions and classes](python.md)",
+    ]
     return {key: f"{HEAD if key == 'index' else ''}{chr(10).join(lines).strip()}\n" for key, lines in found.items()}
 
 
