@@ -59,7 +59,8 @@ LINE = re.compile(r"(?P<indent> *)(?P<key>[\w.]+):(?: (?P<value>[^#\n]*?(?:\"[^\
 HEAD = """# Reference
 
 Everything that can be chosen, typed or called. These pages are made from the code by `scripts/reference.py`, and a test
-holds them against the code: they are not edited by hand. `labrun --help` prints the same groups, your own files among them.
+holds them against the code: they are not edited by hand. `labrun --help` prints the same groups, your own files
+among them.
 
 """
 
@@ -399,7 +400,7 @@ def _doc(thing: Any) -> Iterator[str]:
 
 
 def pages() -> dict[str, str]:
-    """Each page by its file's name: one for each group, with the groups below it, one for each command, one for Python."""
+    """Each page by its file's name: one for each group, with those below it, one for each command, one for Python."""
     os.environ["COLUMNS"] = "120"
     found: dict[str, list[str]] = {}
     name = "index"
