@@ -105,7 +105,7 @@ def test_a_mistake_ends_the_process_with_exit_code_2(labrun: Command) -> None:
 
 def test_debug_shows_the_traceback(labrun: Command) -> None:
     done = labrun("--debug", "model.regularization=-1")
-    assert done.returncode != 0 and "Traceback" in done.stderr
+    assert done.returncode == 2 and "Traceback" in done.stderr
 
 
 def test_an_unfit_pair_names_both_shapes_and_claims_nothing(labrun: Command, workspace: Path) -> None:

@@ -672,7 +672,7 @@ def main() -> None:
         if os.environ.get("LABRUN_DEBUG") != "1":
             raise
         sys.stderr.write(shown("".join(traceback.format_exception(error))))
-        sys.exit(1)
+        sys.exit(USER_ERROR if isinstance(error, LabrunError) else 1)
     finally:
         _tidy()
         if not RUN_HERE & set(sys.modules):

@@ -136,11 +136,11 @@ def test_a_table_is_read_with_its_columns_and_target(tmp_path: Path, separator: 
     ("change", "config", "words"),
     [
         (("5.1,", ","), {}, r"missing in the columns sepal length \("),
-        (("5.1,", "tall,"), {}, r"sepal length hold text \(such as 'tall'.*dataset.ignore=\[sepal length\]"),
+        (("5.1,", "tall,"), {}, r"sepal length holds? text \(such as 'tall'.*dataset.ignore=\[sepal length\]"),
         (("", ""), {"target": "specis"}, "no such column. Did you mean 'species'"),
         (("", ""), {"ignore": ["colour"]}, "dataset.ignore='colour'"),
         (("", ""), {"separator": ";"}, "no column but the class"),
-        (("", ""), {"target": "sepal length"}, "a quantity, not a class|hold text"),
+        (("", ""), {"target": "sepal length"}, "a quantity, not a class|holds? text"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_refused(

@@ -143,7 +143,7 @@ def test_a_table_from_a_file(run_here: Runner, workspace: Path) -> None:
     )
     (workspace / "own.csv").write_text("size,colour,bought\n" + rows + "\n")
     own = ("dataset=csv", "dataset.path=own.csv", f"datastore.root={workspace}", "model=pipeline", "model.folds=3")
-    with pytest.raises(DataError, match="the columns colour hold text"):
+    with pytest.raises(DataError, match="the column colour holds text"):
         run_here(*own)
     record, _ = run_here(*own, "model.preprocess=true")
     assert record.metrics["accuracy"] > 0.8

@@ -73,7 +73,7 @@ def test_another_metric_tables_and_an_ensemble(workspace: Path, labrun: Command)
     )
     refused = labrun(*own)
     assert (
-        refused.returncode == 2 and "the columns word hold text" in refused.stderr and "Traceback" not in refused.stderr
+        refused.returncode == 2 and "the column word holds text" in refused.stderr and "Traceback" not in refused.stderr
     )
     assert len(statuses(workspace)) <= 3, "the first that say so end the search"
     done = labrun(*own, "model.preprocess=true", "sweep.metric=balanced_accuracy", "name=second")

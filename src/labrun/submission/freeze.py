@@ -293,7 +293,7 @@ def _settle_references(config: dict[str, Any], overrides: list[str], root: Path)
         raise ConfigError(
             f"trainer.resume={resume}: a run goes on with the model, optimizer and data it began with, and these "
             f"differ from run {source.id}: {', '.join([*changed[:SHOWN], *(['...'] if changed[SHOWN:] else [])])}. "
-            f"Repeat its own values, or start a new run. Type: {report.going_on(source)}"
+            f"To go on with its own values: {report.going_on(source)}. A new run: leave trainer.resume out"
         )
     edited = _edited_code(source, config["model"])
     if edited and config["trainer"].get("resume_code", "same") == "same":

@@ -425,7 +425,7 @@ def _guessed(
         others = [value for value in kept if value not in set(numbers)]
         what = f"such as {others[0]!r} in {name!r}" if others else f"with {' and '.join(sorted(units))}"
         problems.append(
-            f"{where}: the columns {name} hold text ({what}) beside numbers. Say {option('numbers', [name])} to read "
+            f"{where}: the column {name} holds text ({what}) beside numbers. Say {option('numbers', [name])} to read "
             f"the rest as gaps, {option('categories', [name])} if these are no numbers, or {option('ignore', [name])}"
         )
         return

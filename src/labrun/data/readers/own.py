@@ -390,10 +390,12 @@ def not_numbers(table: Any, features: Sequence[str], where: object) -> str | Non
         values = pd.Series(table[text[0]].dropna().unique(), dtype=object)
         bad = values[pd.to_numeric(values, errors="coerce").isna()]
         example = str(next(iter(bad if len(bad) else values), ""))
+        many = len(text) > 1
+        which, them = (f"the columns {_few(text)} hold", "them") if many else (f"the column {_few(text)} holds", "it")
         return (
-            f"{where}: the columns {_few(text)} hold text (such as {example!r} in {text[0]!r}); a model needs numbers. "
-            f"Leave them out with {option('ignore', text[:SHOWN])}, make numbers of them, or choose a model "
-            "that does: model=pipeline model.preprocess=true"
+            f"{where}: {which} text (such as {example!r} in {text[0]!r}); a model needs numbers. Leave {them} out with "
+            f"{option('ignore', text[:SHOWN])}, make numbers of {them}, or choose a model that does: model=pipeline "
+            "model.preprocess=true"
         )
     gaps = {name: int(table[name].isna().sum()) for name in features if table[name].isna().any()}
     if gaps:
