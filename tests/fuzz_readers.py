@@ -439,7 +439,10 @@ def readers(place: Place) -> Iterator[tuple[str, Callable[[], Any]]]:
     shop = LocalDatastore("local", str(place.data))
     listed = store.listing(root).runs
     for run_dir in run_dirs:
-        yield "record", lambda d=run_dir: query.filtered([(d, records.read(d))], query.Filters(), query.Shown())
+        yield (
+            "record",
+            lambda d=run_dir: query.filtered([(d, records.read(d))], query.Filters(), query.StatusResolver()),
+        )
         yield "metrics", lambda d=run_dir: (context.read_metrics(d), context.bad_lines(d), monitor.progress(d))
         yield "record", lambda d=run_dir: monitor.ending(records.read(d))
         yield "card", lambda d=run_dir: cards.read(d / "outputs", "it")
@@ -465,7 +468,7 @@ def readers(place: Place) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "listing", lambda: (store.listing(root), list(store.runs(root)), list(custom_locations.run_dirs(state)))
     yield (
         "listing",
-        lambda: [query.ordered(list(listed), key, query.Shown()) for key in ("accuracy", "created", "notes")],
+        lambda: [query.ordered(list(listed), key, query.StatusResolver()) for key in ("accuracy", "created", "notes")],
     )
     yield "listing", lambda: store.find(root, "best:accuracy")
     yield "journal", lambda: (journal.read(root), journal.registered_runs(root))

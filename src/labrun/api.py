@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun.control import query
-from labrun.control.query import Shown
+from labrun.control.query import StatusResolver
 from labrun.errors import ConfigError, LabrunError, RecordError
 from labrun.handles import Model, Run, Submission
 from labrun.runs import context, store
@@ -168,7 +168,7 @@ def runs(
         tags = [f"{key}={value}" for key, value in tags.items()]
     wanted = query.Filters(experiment, status, conditions, [tags] if isinstance(tags, str) else tags, sort, limit)
     found = store.listing(workspace).runs
-    return [Run(run_dir) for run_dir, _ in query.filtered(found, wanted, Shown())] if found else []
+    return [Run(run_dir) for run_dir, _ in query.filtered(found, wanted, StatusResolver())] if found else []
 
 
 def load_model(

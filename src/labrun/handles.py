@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labrun.control import cancel
-from labrun.control.query import Shown
+from labrun.control.query import StatusResolver
 from labrun.errors import ConfigError, RecordError, RunFailedError
 from labrun.runs import context, files, store
 from labrun.runs import record as records
@@ -51,7 +51,7 @@ class Submission:
             return ""
 
 
-class Work:
+class Handle:
     """What a run and a sweep have in common."""
 
     def __init__(self, folder: str | os.PathLike[str], submission: Submission | None = None) -> None:
@@ -132,7 +132,7 @@ class Work:
         return ui_state.page(root_of(self.folder), self.folder) or self.folder.as_uri()
 
 
-class Run(Work):
+class Run(Handle):
     """One run, read anew at each look.
 
     Args:
@@ -172,7 +172,7 @@ class Run(Work):
     @property
     def status(self) -> str:
         """`queued`, `running`, `completed`, `failed`, `canceled`, `stopped`, `preempted`, `lost` or `unreachable`."""
-        return Shown()(self.folder, self.record)
+        return StatusResolver()(self.folder, self.record)
 
     @property
     def is_over(self) -> bool:

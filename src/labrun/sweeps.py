@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from labrun.control import cancel, objective
 from labrun.errors import RecordError
-from labrun.handles import Run, Submission, Work
+from labrun.handles import Handle, Run, Submission
 from labrun.runs import record as records
 from labrun.runs import store, sweep_state
 from labrun.runs.record import Record
@@ -27,7 +27,7 @@ def _place(record: Record) -> tuple[int, str]:
     return (number, "") if isinstance(number, int) else (sys.maxsize, str(number))
 
 
-class Sweep(Work):
+class Sweep(Handle):
     """The runs of one sweep or search.
 
     Args:

@@ -25,7 +25,7 @@ from labrun.backends.local import pool
 from labrun.config import composed, paths
 from labrun.control import controller
 from labrun.control.cancel import end_runs
-from labrun.control.query import Shown
+from labrun.control.query import StatusResolver
 from labrun.errors import ConfigError
 from labrun.runs import finalize
 from labrun.runs import record as records
@@ -213,7 +213,7 @@ def test_when_the_controller_dies_each_run_is_done_once_all_the_same(backend: Ba
     process.wait()
     attached = {path.resolve() for path in backend.attached(folder)}
     assert (run_dirs[0].resolve() in attached) == backend.outlives_controller
-    shown = Shown()(run_dirs[0], records.read(run_dirs[0]))
+    shown = StatusResolver()(run_dirs[0], records.read(run_dirs[0]))
     assert shown in (records.RUNNING, records.UNREACHABLE) if backend.outlives_controller else shown
     conduct(folder)
     found = [records.read(run_dir) for run_dir in run_dirs]

@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from helpers import copy_database, mlflow_sync, submitted
+from labrun._io import file_sha256
 from labrun.errors import ConfigError, CorruptDataError, LabrunError, RecordError
 from labrun.registry import journal, model_folder, models
 from labrun.runs import context, store
@@ -44,7 +45,7 @@ def run_with(root: Path, run_id: str, content: bytes = b"weights", **config: Any
             "file": "model.skops",
             "input_shape": [4],
             "class_names": ["a", "b"],
-            "sha256": models._digest(outputs / "model.skops"),
+            "sha256": file_sha256(outputs / "model.skops"),
         }
         (outputs / "model.json").write_text(json.dumps(card))
     return run_dir

@@ -126,7 +126,7 @@ def upload(options: argparse.Namespace) -> int:
     if options.target is None and options.name is None and source.is_file():
         target = ""
     with Shown("uploaded") as view:
-        memory = transfer.Memory(place)
+        memory = transfer.DigestCache(place)
         entries, tokens, there = transfer.upload(
             place, source, target, options.overwrite, view, _number(options, node), memory
         )
@@ -288,7 +288,7 @@ def verify(options: argparse.Namespace) -> int:
     entries = assets.manifest(place, asset)
     items = [transfer.Item(f"{asset.path}/{e.path}".strip("/"), Path(), e.size, e.sha256) for e in entries]
     with Shown("read") as view:
-        transfer.each(place, items, check, view, _number(options, node))
+        transfer.transfer_all(place, items, check, view, _number(options, node))
         print(view.summary)
     if bad:
         raise CorruptDataError(f"asset {asset.title} is not what was registered:\n  " + "\n  ".join(sorted(bad)))

@@ -228,7 +228,7 @@ def _metrics(version: Version, count: int | None = None) -> str:
     return ", ".join(f"{n} {report.number(v) if isinstance(v, int | float) else v}" for n, v in values.items()) or "-"
 
 
-def _told(shelf: journal.Shelf, version: Version) -> dict[str, Any]:
+def _told(shelf: journal.RegistryState, version: Version) -> dict[str, Any]:
     return {**vars(version), "aliases": shelf.aliases_of(version)}
 
 

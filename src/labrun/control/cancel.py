@@ -8,7 +8,7 @@ from pathlib import Path
 
 from labrun.backends import registry
 from labrun.control import lease
-from labrun.control.query import Shown
+from labrun.control.query import StatusResolver
 from labrun.runs import finalize
 from labrun.runs import record as records
 from labrun.runs.record import EndReason, Record
@@ -21,7 +21,7 @@ CANCEL_S = 20.0
 
 def end_runs(unfinished: Sequence[Path], patience_s: float = CANCEL_S) -> list[Path]:
     """Ask runs to stop, and wait; those that still have not."""
-    shown = Shown()
+    shown = StatusResolver()
     for run_dir in unfinished:
         finalize.request(run_dir)
         record = records.read(run_dir)
@@ -34,7 +34,7 @@ def end_runs(unfinished: Sequence[Path], patience_s: float = CANCEL_S) -> list[P
     return left
 
 
-def _end_uncontrolled(run_dir: Path, record: Record, shown: Shown, home: SweepState) -> None:
+def _end_uncontrolled(run_dir: Path, record: Record, shown: StatusResolver, home: SweepState) -> None:
     """What no controller will cancel: a run that waits for nobody, in a job that waits, or that is lost."""
     found = [one.cancel_unpolled(home.folder, run_dir) for one in registry.all_known() if one.outlives_controller]
     is_gone = False if False in found else True if True in found else None

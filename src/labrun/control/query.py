@@ -119,7 +119,7 @@ def _text(value: Any) -> str:
     return {"True": "true", "False": "false", "None": "null", "none": "null"}.get(str(value), str(value))
 
 
-class Shown:
+class StatusResolver:
     """Statuses as readers show them; a backend is asked once for each job, and only if a run needs it."""
 
     def __init__(self) -> None:
@@ -162,7 +162,7 @@ def named(root: Path, name: str) -> list[Pair]:
     return [store.find(root, name)]
 
 
-def filtered(found: Sequence[Pair], filters: Filters, shown: Shown, in_order: bool = False) -> list[Pair]:
+def filtered(found: Sequence[Pair], filters: Filters, shown: StatusResolver, in_order: bool = False) -> list[Pair]:
     """Those of the runs that every filter leaves, in the order that was asked for: newest first by itself.
 
     Args:
@@ -187,7 +187,7 @@ def filtered(found: Sequence[Pair], filters: Filters, shown: Shown, in_order: bo
     return chosen[: filters.n]
 
 
-def _held(chosen: list[Pair], one: Condition, shown: Shown, all_of_them: Sequence[Pair]) -> list[Pair]:
+def _held(chosen: list[Pair], one: Condition, shown: StatusResolver, all_of_them: Sequence[Pair]) -> list[Pair]:
     values = [value(pair, one.key, shown) for pair in chosen]
     if chosen and all(found is None for found in values) and not _is_known(one.key, all_of_them):
         values = _in_configs(chosen, one.key)
@@ -221,7 +221,7 @@ def _no_such(key: str, chosen: Sequence[Pair], more: Sequence[str] = ()) -> str:
     )
 
 
-def value(pair: Pair, key: str, shown: Shown) -> Any:
+def value(pair: Pair, key: str, shown: StatusResolver) -> Any:
     """A metric or a field of a run, or None."""
     run_dir, record = pair
     if key in record.metrics:
@@ -235,7 +235,7 @@ def value(pair: Pair, key: str, shown: Shown) -> Any:
     return record.tags.get(key.removeprefix("tags.")) if key.startswith("tags.") else None
 
 
-def ordered(chosen: list[Pair], key: str, shown: Shown) -> list[Pair]:
+def ordered(chosen: list[Pair], key: str, shown: StatusResolver) -> list[Pair]:
     """By a metric the best first, by a time the newest first, by other fields and keys of the config from small to
     large.
 

@@ -111,7 +111,7 @@ class Cache:
 
         by_name = {wanted.source: wanted for wanted in files}
         items = [transfer.Item(wanted.source, self.root, wanted.size, wanted.sha256) for wanted in files]
-        transfer.each(store, items, bring, Quiet(), workers)
+        transfer.transfer_all(store, items, bring, Quiet(), workers)
         with self._lock(f"view-{key}"):
             if not self._holds(key):
                 self._build(key, {wanted.path: found[wanted.path] for wanted in files})

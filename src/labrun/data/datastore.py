@@ -34,7 +34,7 @@ ProgressCallback = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class Found:
+class FileInfo:
     """A file of a datastore."""
 
     size: int
@@ -66,7 +66,7 @@ class Datastore(ABC):
         """
 
     @abstractmethod
-    def files(self, folder: str = "") -> dict[str, Found]:
+    def files(self, folder: str = "") -> dict[str, FileInfo]:
         """Every file below a folder, by its name (relative to the root); nothing where there is no such folder.
 
         Raises:
@@ -74,7 +74,7 @@ class Datastore(ABC):
         """
 
     @abstractmethod
-    def find(self, name: str) -> Found | None:
+    def find(self, name: str) -> FileInfo | None:
         """One file, or None."""
 
     @abstractmethod
@@ -82,7 +82,7 @@ class Datastore(ABC):
         """The names of what lies directly in a folder; folders end with a slash."""
 
     @abstractmethod
-    def send(self, source: Path, name: str, heard: ProgressCallback, only_new: bool = False) -> Found:
+    def send(self, source: Path, name: str, heard: ProgressCallback, only_new: bool = False) -> FileInfo:
         """Put a local file there, over one that is there already; what is there afterwards.
 
         Raises:
@@ -138,7 +138,7 @@ class LocalDatastore(Datastore):
         """
         return self.folder / clean(name)
 
-    def files(self, folder: str = "") -> dict[str, Found]:
+    def files(self, folder: str = "") -> dict[str, FileInfo]:
         top = self.path(folder)
         found = {}
         for place, folders, names in os.walk(top, followlinks=True):
@@ -151,7 +151,7 @@ class LocalDatastore(Datastore):
                     found[path.relative_to(self.folder).as_posix()] = _of(path)
         return found
 
-    def find(self, name: str) -> Found | None:
+    def find(self, name: str) -> FileInfo | None:
         path = self.path(name)
         return _of(path) if path.is_file() else None
 
@@ -165,7 +165,7 @@ class LocalDatastore(Datastore):
             if entry.name != STATE and not entry.name.endswith(PARTIAL)
         )
 
-    def send(self, source: Path, name: str, heard: ProgressCallback, only_new: bool = False) -> Found:
+    def send(self, source: Path, name: str, heard: ProgressCallback, only_new: bool = False) -> FileInfo:
         path = self.path(name)
         with _telling(f"cannot write {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -248,9 +248,9 @@ def copy(source: BinaryIO, target: BinaryIO, heard: ProgressCallback) -> None:
         heard(len(chunk))
 
 
-def _of(path: Path) -> Found:
+def _of(path: Path) -> FileInfo:
     status = path.stat()
-    return Found(status.st_size, f"{status.st_mtime_ns}-{status.st_ino}")
+    return FileInfo(status.st_size, f"{status.st_mtime_ns}-{status.st_ino}")
 
 
 @contextlib.contextmanager

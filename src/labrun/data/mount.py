@@ -28,7 +28,7 @@ from labrun.data import datastore as datastores
 from labrun.data import digests
 from labrun.data.asset import Asset, Entry
 from labrun.data.cache import Cache, Wanted
-from labrun.data.datastore import Datastore, Found, clean
+from labrun.data.datastore import Datastore, FileInfo, clean
 from labrun.data.reader import Reader
 from labrun.data.transfer import WORKERS
 from labrun.errors import CorruptDataError, MissingDataError
@@ -279,7 +279,7 @@ class Mounting:
         path, moved = cache.view(hashlib.sha256(listed.encode()).hexdigest()[:32], wanted, self.store, workers)
         return Mounted(path if self._of_data_set else path / place, None, moved, self.store.name)
 
-    def _place(self) -> tuple[str, dict[str, Found]]:
+    def _place(self) -> tuple[str, dict[str, FileInfo]]:
         """The first of the places that has files, and what it has."""
         for place in self._places:
             files = self.store.files(clean(place))
@@ -313,11 +313,11 @@ class Mounting:
             if found.token != seen.get(entry.path, found.token):
                 self._check_content(asset, entry, name, found)
 
-    def _check_content(self, asset: Asset, entry: Entry, name: str, found: Found) -> None:
+    def _check_content(self, asset: Asset, entry: Entry, name: str, found: FileInfo) -> None:
         """A file that the place says is another than at registration: read it, once for as long as it stays so."""
-        from labrun.data.transfer import Memory, remote_sha256
+        from labrun.data.transfer import DigestCache, remote_sha256
 
-        memory = Memory(self.store)
+        memory = DigestCache(self.store)
         sha256 = memory.known(name, found) or remote_sha256(self.store, name)
         memory.note(name, found, sha256)
         if sha256 != entry.sha256:

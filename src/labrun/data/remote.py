@@ -21,7 +21,7 @@ from labrun.data.datastore import (
     PARTIAL,
     STATE,
     Datastore,
-    Found,
+    FileInfo,
     ProgressCallback,
     clean,
     copy,
@@ -173,7 +173,7 @@ class RemoteDatastore(Datastore):
             name = urllib.parse.quote(name)
         return f"{self.root}/{name}" if name else self.root
 
-    def files(self, folder: str = "") -> dict[str, Found]:
+    def files(self, folder: str = "") -> dict[str, FileInfo]:
         top = self.path(folder)
         with self._telling(f"cannot list {top}"):
             self._fs.invalidate_cache()
@@ -194,7 +194,7 @@ class RemoteDatastore(Datastore):
                     log.warning("Left out of datastore '%s': %r leads out of it", self.name, name)
         return found
 
-    def find(self, name: str) -> Found | None:
+    def find(self, name: str) -> FileInfo | None:
         with self._telling(f"cannot look for {self.path(name)}"):
             self._fs.invalidate_cache()
             try:
@@ -219,7 +219,7 @@ class RemoteDatastore(Datastore):
                 names[name] = f"{name}/" if is_folder else name
         return sorted(names.values())
 
-    def send(self, source: Any, name: str, heard: ProgressCallback, only_new: bool = False) -> Found:
+    def send(self, source: Any, name: str, heard: ProgressCallback, only_new: bool = False) -> FileInfo:
         self._refuse_read_only()
         path = self.path(name)
         with self._telling(f"cannot write {path}"):
@@ -284,7 +284,7 @@ class RemoteDatastore(Datastore):
             return path.removeprefix(urllib.parse.unquote(self.root)).strip("/")
         return path.lstrip("/").removeprefix(self._fs._strip_protocol(self.root).lstrip("/")).lstrip("/")
 
-    def _found(self, name: str, info: Mapping[str, Any]) -> Found:
+    def _found(self, name: str, info: Mapping[str, Any]) -> FileInfo:
         if info.get("size") is None:  # a web server's listing
             info = self._fs.info(self.path(name))
         return _told(info)
@@ -445,9 +445,9 @@ def _answers(address: str | None) -> None:
         socket.create_connection((parts.hostname, port), timeout=REACH_S).close()
 
 
-def _told(info: Mapping[str, Any]) -> Found:
+def _told(info: Mapping[str, Any]) -> FileInfo:
     token = next((str(info[key]) for key in TOKENS if info.get(key) is not None), "")
-    return Found(int(info.get("size") or 0), token)
+    return FileInfo(int(info.get("size") or 0), token)
 
 
 def _reason(error: BaseException) -> str:

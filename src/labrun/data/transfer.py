@@ -19,7 +19,7 @@ from labrun._io import file_sha256
 from labrun.checking import size_text
 from labrun.data import digests
 from labrun.data.asset import Entry
-from labrun.data.datastore import PARTIAL, Datastore, Found, ProgressCallback, free_bytes
+from labrun.data.datastore import PARTIAL, Datastore, FileInfo, ProgressCallback, free_bytes
 from labrun.data.progress import View
 from labrun.errors import CorruptDataError, DataError, MissingDataError
 from labrun.runs.record import process_start
@@ -45,7 +45,7 @@ class Item:
     sha256: str = ""
 
 
-class Memory:
+class DigestCache:
     """The SHA-256 of files of a datastore, as this workspace has sent or read them; each lasts while its token does.
 
     Args:
@@ -62,11 +62,11 @@ class Memory:
                     name, token, size, sha256 = json.loads(line)
                     self._known[name, token, size] = sha256
 
-    def known(self, name: str, found: Found) -> str | None:
+    def known(self, name: str, found: FileInfo) -> str | None:
         """The SHA-256 of a file as it is now, if it is known."""
         return self._known.get((name, found.token, found.size)) if found.token else None
 
-    def note(self, name: str, found: Found, sha256: str) -> None:
+    def note(self, name: str, found: FileInfo, sha256: str) -> None:
         """Remember it, for other processes too."""
         if not found.token or self.known(name, found) == sha256:
             return
@@ -81,7 +81,7 @@ class _Over(Exception):  # noqa: N818 - no error: another transfer has failed, o
     """The rest need not go on."""
 
 
-def each(
+def transfer_all(
     store: Datastore,
     items: Sequence[Item],
     work: Callable[[Item, ProgressCallback], None],
@@ -175,7 +175,7 @@ def upload(
     overwrite: bool,
     view: View,
     workers: int = WORKERS,
-    memory: Memory | None = None,
+    memory: DigestCache | None = None,
 ) -> tuple[list[Entry], dict[str, str], int]:
     """Send a folder's files, or one file.
 
@@ -235,7 +235,7 @@ def upload(
             memory.note(item.name, found, sha256)
 
     with digests.remembered([item.local for item in items]) as digest:
-        each(store, items, send, view, workers)
+        transfer_all(store, items, send, view, workers)
     return [Entry(name, sizes[name], sums[name]) for name in files], tokens, len(files) - len(items)
 
 
@@ -289,7 +289,7 @@ def download(store: Datastore, entries: Sequence[Item], overwrite: bool, view: V
             file.flush()
             check(Path(file.name), item, store)
 
-    each(store, wanted, fetch, view, workers)
+    transfer_all(store, wanted, fetch, view, workers)
     return len(entries) - len(wanted)
 
 
@@ -350,7 +350,7 @@ def remote_sha256(store: Datastore, name: str, heard: ProgressCallback = lambda 
         return file_sha256(Path(file.name))
 
 
-def _same(store: Datastore, name: str, found: Found, sha256: str, memory: Memory | None) -> bool:
+def _same(store: Datastore, name: str, found: FileInfo, sha256: str, memory: DigestCache | None) -> bool:
     known = memory.known(name, found) if memory is not None else None
     return (known or remote_sha256(store, name)) == sha256
 

@@ -63,7 +63,7 @@ class Version:
 
 
 @dataclass
-class Shelf:
+class RegistryState:
     """What the journal says, all lines taken together."""
 
     versions: dict[str, dict[int, Version]] = field(default_factory=dict)
@@ -96,13 +96,13 @@ def content(root: Path, version: Version) -> Path:
     return folder(root, version.name, version.number) / "data" / "model"
 
 
-def read(root: Path) -> Shelf:
+def read(root: Path) -> RegistryState:
     """What is registered; a torn line is left out.
 
     Raises:
         RecordError: the journal cannot be read.
     """
-    shelf = Shelf()
+    shelf = RegistryState()
     try:
         raw = context.content(path(root))
     except FileNotFoundError:
@@ -118,7 +118,7 @@ def read(root: Path) -> Shelf:
     return shelf
 
 
-def _apply(shelf: Shelf, line: Mapping[str, Any]) -> None:
+def _apply(shelf: RegistryState, line: Mapping[str, Any]) -> None:
     kind, name, number = line["event"], line["name"], line["number"]
     if not NAME.fullmatch(name) or type(number) is not int or not 0 < number < MOST:
         raise ValueError(f"it is about no version that there can be: {line!r:.100}")
@@ -297,7 +297,7 @@ def registered_runs(root: Path) -> dict[str, list[str]]:
     return found
 
 
-def every(shelf: Shelf) -> Iterator[Version]:
+def every(shelf: RegistryState) -> Iterator[Version]:
     """Every version, by name and number."""
     for name in sorted(shelf.versions):
         for number in sorted(shelf.versions[name]):

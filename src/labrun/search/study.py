@@ -34,7 +34,7 @@ parameters as a person reads them, whether another trial took its place, and why
 
 
 @dataclass
-class Asked:
+class PendingTrial:
     """A trial that is to be run."""
 
     number: int
@@ -136,7 +136,7 @@ class Study:
         """How many enqueued trials have not been asked for."""
         return len(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
-    def ask(self, dimensions: Callable[[list[str]], Sequence[Dimension]], run: str) -> Asked:
+    def ask(self, dimensions: Callable[[list[str]], Sequence[Dimension]], run: str) -> PendingTrial:
         """The next trial.
 
         Args:
@@ -144,7 +144,7 @@ class Study:
             run: the folder of the trial's run.
         """
         trial = self._study.ask()
-        asked = Asked(trial.number, [])
+        asked = PendingTrial(trial.number, [])
         while more := dimensions(asked.overrides):
             for one in more:
                 value = suggest(trial, one)

@@ -40,7 +40,7 @@ class Endpoint:
 
     def __init__(self, run_id: str, experiment: str, run_dir: Path) -> None:
         self._token = secrets.token_hex(16)
-        self._book = Book(run_id, experiment, run_dir)
+        self._book = ScriptRunState(run_id, experiment, run_dir)
         endpoint = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -116,7 +116,7 @@ class Endpoint:
             request.wfile.write(data)
 
 
-class Book:
+class ScriptRunState:
     """What a script says of its run, and of runs that it begins itself: they are all the one run of the record."""
 
     def __init__(self, run_id: str, experiment: str, run_dir: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from labrun import checking
 from labrun.control import query
-from labrun.control.query import Pair, Shown
+from labrun.control.query import Pair, StatusResolver
 from labrun.errors import RecordError
 from labrun.runs import index, store
 
@@ -134,7 +134,9 @@ def split_words(options: argparse.Namespace) -> tuple[argparse.Namespace, list[s
     return argparse.Namespace(**{**vars(options), "run": options.words[:names]}), options.words[names:]
 
 
-def select(options: argparse.Namespace, default: str | None = "last", shown: Shown | None = None) -> list[Pair]:
+def select(
+    options: argparse.Namespace, default: str | None = "last", shown: StatusResolver | None = None
+) -> list[Pair]:
     """The runs that a command line means; records without configs where filters chose them.
 
     Args:
@@ -152,7 +154,7 @@ def select(options: argparse.Namespace, default: str | None = "last", shown: Sho
         names = [default]
     found = [pair for name in names for pair in query.named(root, name)] if names else listed(root).runs
     found = list({pair[0]: pair for pair in found}.values())
-    chosen = query.filtered(found, filters(options), shown or Shown(), in_order=bool(names))
+    chosen = query.filtered(found, filters(options), shown or StatusResolver(), in_order=bool(names))
     if not chosen:
         raise RecordError(f"no run in {root} is like that" if found else f"there are no runs in {root} yet")
     return chosen

@@ -17,7 +17,7 @@ from labrun import checking, terminal
 from labrun.checking import suggest
 from labrun.cli.runs import filters
 from labrun.control import monitor
-from labrun.control.query import Pair, Shown
+from labrun.control.query import Pair, StatusResolver
 from labrun.errors import RecordError
 from labrun.runs import context, files, report, store
 from labrun.runs import record as records
@@ -28,7 +28,7 @@ POLL_S = 0.5
 
 def logs(options: argparse.Namespace, is_raw: bool = True) -> int:
     """What runs printed, as they printed it; with --follow until each has ended."""
-    shown = Shown()
+    shown = StatusResolver()
     chosen = filters.select(options, shown=shown)
     for run_dir, record in chosen:
         if len(chosen) > 1:
@@ -37,7 +37,7 @@ def logs(options: argparse.Namespace, is_raw: bool = True) -> int:
     return 0
 
 
-def _log(run_dir: Path, follow: bool, shown: Shown, is_raw: bool) -> None:
+def _log(run_dir: Path, follow: bool, shown: StatusResolver, is_raw: bool) -> None:
     view = monitor.Follow(run_dir, is_raw)
     if not follow and not RunPaths(run_dir).log.exists():
         raise RecordError(
@@ -160,7 +160,7 @@ def compare(options: argparse.Namespace) -> int:
     if len(chosen) < 2:
         raise RecordError(f"to compare takes two runs or more, and only {chosen[0][1].id} was chosen")
     head = ("", *(record.id for _, record in chosen))
-    shown = Shown()
+    shown = StatusResolver()
     about = [
         ("experiment", *(record.name for _, record in chosen)),
         ("status", *(shown(*pair) for pair in chosen)),

@@ -16,7 +16,7 @@ from typing import Any
 from labrun import checking, exact, garbage, terminal
 from labrun.cli.runs import filters
 from labrun.control import lease, query
-from labrun.control.query import Pair, Shown
+from labrun.control.query import Pair, StatusResolver
 from labrun.runs import comparable, report, store
 from labrun.runs import record as records
 from labrun.runs.record import Record
@@ -40,7 +40,7 @@ def ls(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    root, shown = store.workspace(), Shown()
+    root, shown = store.workspace(), StatusResolver()
     found = filters.listed(root).runs
     rows = query.filtered(found, filters.filters(options), shown) if found else []
     if options.json:
@@ -74,7 +74,7 @@ def _metric(options: argparse.Namespace, rows: Sequence[Pair]) -> str | None:
     return usual[0] if usual and all(usual[0] in metrics for metrics in having) else None
 
 
-def _summary(pair: Pair, shown: Shown) -> dict[str, Any]:
+def _summary(pair: Pair, shown: StatusResolver) -> dict[str, Any]:
     run_dir, record = pair
     return {
         "id": record.id,
@@ -95,7 +95,7 @@ def _summary(pair: Pair, shown: Shown) -> dict[str, Any]:
     }
 
 
-def _write_csv(rows: Sequence[Pair], shown: Shown) -> None:
+def _write_csv(rows: Sequence[Pair], shown: StatusResolver) -> None:
     metrics = sorted({name for _, record in rows for name in record.metrics})
     fields = ["id", "name", "status", "created", "duration_s", "tags", "overrides", "folder"]
     writer = csv.writer(terminal.raw(sys.stdout), lineterminator="\n")
@@ -110,7 +110,7 @@ def _write_csv(rows: Sequence[Pair], shown: Shown) -> None:
         writer.writerow(map(terminal.cell, told))
 
 
-def _table(rows: Sequence[Pair], metric: str | None, shown: Shown) -> Iterator[str]:
+def _table(rows: Sequence[Pair], metric: str | None, shown: StatusResolver) -> Iterator[str]:
     shown_overrides, common = report.differing([record.overrides for _, record in rows])
     cells: list[tuple[str, ...]] = [("id", "experiment", "status", "age", "duration", metric or "metric", "overrides")]
     now = records.now()
@@ -138,7 +138,7 @@ def _value(record: Record, metric: str | None) -> str:
 
 def show(options: argparse.Namespace) -> int:
     """All of a run, or of each that the filters choose."""
-    shown, code = Shown(), 0
+    shown, code = StatusResolver(), 0
     for run_dir, _ in filters.select(options, shown=shown):
         record = records.read(run_dir)
         error = record.error or {}

@@ -15,7 +15,7 @@ from labrun import checking
 from labrun.cli import bars
 from labrun.cli.runs import filters
 from labrun.control import cancel, lease, query
-from labrun.control.query import Pair, Shown
+from labrun.control.query import Pair, StatusResolver
 from labrun.errors import ConfigError, RecordError
 from labrun.registry import journal
 from labrun.runs import archive_export, archive_format, archive_import, context, files, removing, report, store
@@ -67,7 +67,7 @@ def _annotate(run_dir: Path, **what: object) -> None:
 
 def remove(options: argparse.Namespace) -> int:
     """Remove runs, after asking."""
-    root, shown = store.workspace(), Shown()
+    root, shown = store.workspace(), StatusResolver()
     chosen = filters.select(options, default=None, shown=shown)
     linked = [name for name in options.run if _is_link(root, name)]
     if linked:
@@ -116,7 +116,7 @@ def _count(going: Sequence[Pair]) -> str:
     return checking.counted(len(going), "run")
 
 
-def _list(going: Sequence[Pair], shown: Shown) -> None:
+def _list(going: Sequence[Pair], shown: StatusResolver) -> None:
     rows = []
     for run_dir, record in going:
         old = report.duration(records.seconds_between(record.created, records.now()))
@@ -149,7 +149,7 @@ def _remove(root: Path, going: Sequence[Pair]) -> None:
 
 def gc(options: argparse.Namespace) -> int:
     """Remove what is old, but for the best and the registered; and what no run names any more."""
-    root, shown = store.workspace(), Shown()
+    root, shown = store.workspace(), StatusResolver()
     archive_import.left(root, finish=True)
     listing = filters.listed(root)
     going = _old(options, listing.runs, shown)
@@ -175,7 +175,7 @@ def gc(options: argparse.Namespace) -> int:
     return 0
 
 
-def _old(options: argparse.Namespace, found: Sequence[Pair], shown: Shown) -> list[Pair]:
+def _old(options: argparse.Namespace, found: Sequence[Pair], shown: StatusResolver) -> list[Pair]:
     """The runs that are old enough, but for the best of each experiment."""
     if options.older_than is None and not filters.is_filtered(options):
         if options.keep_best:
@@ -233,7 +233,7 @@ def sync(options: argparse.Namespace) -> int:
 
 def export(options: argparse.Namespace) -> int:
     """Write runs, and their code, to an archive."""
-    shown = Shown()
+    shown = StatusResolver()
     chosen = filters.select(options, default=None, shown=shown)
     live = [record.id for run_dir, record in chosen if shown.once(run_dir, record) in removing.LIVE]
     if live:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from labrun.errors import RecordError
 from labrun.registry import journal
-from labrun.registry.journal import Shelf, Version
+from labrun.registry.journal import RegistryState, Version
 from labrun.runs import context, store
 from labrun.runs import record as records
 from labrun.tracking.mlflow import client, names, sending
@@ -132,7 +132,7 @@ def _restore(root: Path, ingester: Ingester, is_alone: bool) -> None:
     told.save(root, ingester.uri)
 
 
-def _places(root: Path, shelf: Shelf, name: str) -> set[str]:
+def _places(root: Path, shelf: RegistryState, name: str) -> set[str]:
     """The databases and servers that have a model's versions, or had."""
     uris = [*(one.uri for one in shelf.versions.get(name, {}).values()), *shelf.removed.get(name, {}).values()]
     return {uri or client.database_uri(root) for uri in uris}
@@ -175,7 +175,7 @@ class _Side:
         self,
         root: Path,
         ingester: Ingester,
-        shelf: Shelf,
+        shelf: RegistryState,
         name: str,
         model: Any,
         told: _Model | None,
