@@ -13,7 +13,7 @@ from labrun.control.objective import Objective
 from labrun.runs import record as records
 from labrun.runs.record import RunPaths
 from labrun.search import automl
-from labrun.search.ending import TrialResult
+from labrun.search.trial_result import TrialResult
 from labrun.tasks import estimator, scoring
 from labrun.tasks.pipeline import OUT_OF_FOLD
 

@@ -7,7 +7,6 @@ import logging
 import math
 import shlex
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from labrun.runs import record as records
 from labrun.runs.record import Record
 from labrun.search.space import Space, plain_key
 from labrun.search.study import LABELS, RUN, WHY
+from labrun.search.trial_result import TrialResult
 
 if TYPE_CHECKING:
     from labrun.search.search import Search
@@ -30,20 +30,6 @@ log = logging.getLogger(__name__)
 
 SHOWN = 20
 """Trials that the table lists."""
-
-
-@dataclass
-class TrialResult:
-    """One trial, as its journal entry and its run's record tell it."""
-
-    run: str
-    record: Record
-    parameters: dict[str, Any] = field(default_factory=dict)
-    values: list[float] | None = None
-    """Its final metrics; None where it has none that count."""
-    why: str = ""
-    on_front: bool = False
-    """With several metrics: no other trial is at least as good in all of them."""
 
 
 def gather(search: Search) -> list[TrialResult]:

@@ -21,7 +21,7 @@ from labrun.runs.report import number
 from labrun.terminal import plain
 
 if TYPE_CHECKING:
-    from labrun.search.ending import TrialResult
+    from labrun.search.trial_result import TrialResult
 
 log = logging.getLogger(__name__)
 

@@ -47,10 +47,8 @@ def prepare(script: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: it cannot be built; the message says why, and where the log is.
     """
-    from labrun.submission import scripts
-
     if script.get("python"):
-        scripts.check_interpreter(scripts.interpreter(str(script["python"])) or str(script["python"]))
+        check_interpreter(interpreter(str(script["python"])) or str(script["python"]))
     if not script.get("requirements"):
         return
     from filelock import FileLock
@@ -96,3 +94,27 @@ def _build(requirements: Path, target: Path, output: Path) -> None:
                     f"script.requirements={requirements}: its environment could not be built. The last lines of "
                     f"{output}:\n" + "\n".join(f"  {line}" for line in lines[-6:])
                 )
+
+
+def interpreter(name: str) -> str | None:
+    """The interpreter that a path, a folder or a command's name means; None if it is none."""
+    place = Path(name).expanduser()
+    for path in (place / "bin" / "python", place):
+        if path.is_file() and os.access(path, os.X_OK):
+            return os.path.abspath(path)  # not resolved: a virtual environment's is a link to another
+    return shutil.which(name) if os.sep not in name else None
+
+
+def check_interpreter(python: str) -> None:
+    """Whether an interpreter starts.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    try:
+        answer = subprocess.run([python, "-c", "import sys"], capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ConfigError(f"script.python={python} does not start: {error}") from error
+    if answer.returncode:
+        last = (answer.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ConfigError(f"script.python={python} is no Python interpreter: {last}")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,7 +43,7 @@ def settle(kept: dict[str, Any], values: Mapping[str, Any]) -> None:
         else:
             kept["path"], kept["source"] = script.relative_to(source).as_posix(), str(source)
     if values.get("python"):
-        python = interpreter(str(values["python"]))
+        python = environments.interpreter(str(values["python"]))
         if python is None:
             problems.append(
                 f"script.python={values['python']}: neither an interpreter nor the folder of a virtual environment"
@@ -68,15 +65,6 @@ def settle(kept: dict[str, Any], values: Mapping[str, Any]) -> None:
         raise ConfigError(problems)
 
 
-def interpreter(name: str) -> str | None:
-    """The interpreter that a path, a folder or a command's name means; None if it is none."""
-    place = Path(name).expanduser()
-    for path in (place / "bin" / "python", place):
-        if path.is_file() and os.access(path, os.X_OK):
-            return os.path.abspath(path)  # not resolved: a virtual environment's is a link to another
-    return shutil.which(name) if os.sep not in name else None
-
-
 def code(kept: Mapping[str, Any], root: Path) -> dict[str, Any]:
     """What the record's `code` says of a script: its folder's snapshot, its environment.
 
@@ -87,18 +75,3 @@ def code(kept: Mapping[str, Any], root: Path) -> dict[str, Any]:
     if kept.get("environment"):
         told["environment"] = kept["environment"]
     return told
-
-
-def check_interpreter(python: str) -> None:
-    """Whether an interpreter starts.
-
-    Raises:
-        ConfigError: it does not.
-    """
-    try:
-        answer = subprocess.run([python, "-c", "import sys"], capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise ConfigError(f"script.python={python} does not start: {error}") from error
-    if answer.returncode:
-        last = (answer.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ConfigError(f"script.python={python} is no Python interpreter: {last}")
