@@ -146,15 +146,15 @@ def test_each_run_is_carried_out_once_and_a_failure_is_its_own(backend: Backend,
     runs: list[dict[str, Any]] = [{}, {"ends": "raises"}, {"seconds": 0.1}]
     if not backend.in_process:
         runs.append({"ends": "killed"})
-    run_dirs = sweep(backend, folder, runs, "+compute.environment.OWN=mine")
-    os.environ["OWN"] = "mine"
+    run_dirs = sweep(backend, folder, runs, "+compute.environment.OWN=zq-of-its-own")
+    os.environ["OWN"] = "zq-of-its-own"
     seen = conduct(folder)
     assert sorted(run_dir for run_dir, _ in seen.ends) == sorted(path.resolve() for path in run_dirs)
     found = [records.read(run_dir) for run_dir in run_dirs]
     assert [one.status for one in found][:3] == ["completed", "failed", "completed"]
     assert found[1].error is not None and "as it was told to" in found[1].error["message"]
     assert all(len(one.attempts) == 1 for one in found)
-    assert "VARIABLE mine" in (run_dirs[0] / "driver.log").read_text() or backend.in_process
+    assert "VARIABLE zq-of-its-own" in (run_dirs[0] / "driver.log").read_text() or backend.in_process
     if not backend.in_process:
         assert found[3].status == "failed" and found[3].error is not None and found[3].error["type"] == "Killed"
     again = conduct(folder)

@@ -130,7 +130,7 @@ def run(
     if not backend.supervises and (settings["trial_timeout_min"] is not None or settings["early_termination"]):
         key = "trial_timeout_min" if settings["trial_timeout_min"] is not None else "early_termination"
         raise ConfigError(
-            f"sweep.{key}: compute={backend.name} has no supervisor that could end a run; choose compute=local"
+            f"sweep.{key}: a run of compute={backend.name} has no supervisor that could end it; choose compute=local"
         )
     config = probes[0].record.config
     with submit.in_charge(folder, backend) if resumed else contextlib.nullcontext():

@@ -12,6 +12,7 @@ import json
 import os
 import shlex
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -98,12 +99,16 @@ class OfflineRuns:
             for d in store.run_dirs(self._root)
             if (stamp := stamp_of(d, context.METRICS_FILE)) not in (self._noted(d), self._others.get(d))
         ]
-        for done, (run_dir, stamp) in enumerate(waiting):
-            if must_end():
-                break
-            if progress is not None:
-                progress(done, len(waiting))
-            news += self._send(run_dir, stamp)
+        try:
+            for done, (run_dir, stamp) in enumerate(waiting):
+                if must_end():
+                    break
+                if progress is not None:
+                    progress(done, len(waiting))
+                news += self._send(run_dir, stamp)
+        finally:
+            if (wandb := sys.modules.get("wandb")) is not None:
+                wandb.teardown()  # its own process: whatever ends that meanwhile, the next round begins a new one
         return news
 
     def _noted(self, run_dir: Path) -> str | None:
@@ -120,7 +125,11 @@ class OfflineRuns:
             if (status := records.shown_status(run_dir, record)) not in ENDED:
                 return False
             self._drop(str(run_dir), record.id)
-            made = self._write(record, run_dir, status, name)
+            try:
+                made = self._write(record, run_dir, status, name)
+            except BaseException:
+                self._drop(str(run_dir), record.id)  # half of an offline run would be sent by `wandb sync`
+                raise
         except RecordError as error:
             self.left_out.add(str(error))
             return False
