@@ -153,7 +153,7 @@ def test_a_traceback_that_is_asked_for_has_none(
 ) -> None:
     monkeypatch.setenv("TOKEN", "S3CR3T-ENV")
     done = labrun_here("--debug", "model=mnist_dnn", "trainer.max_epochs=${oc.env:TOKEN}")
-    assert done.returncode == 1 and "Traceback" in done.stderr and "***" in done.stderr, done.stderr
+    assert done.returncode == 2 and "Traceback" in done.stderr and "***" in done.stderr, done.stderr
     shown = lab_here("--debug", "runs", "show", "S3CR3T-ENV")
     assert shown.returncode == 2 and "Traceback" in shown.stderr
     assert "S3CR3T" not in done.stdout + done.stderr + shown.stdout + shown.stderr

@@ -132,8 +132,9 @@ def test_early_stopping_stops_and_scores_the_best(run_here: Runner) -> None:
     [("csv", "csv/metrics.csv"), ("tensorboard", "tensorboard/events*"), ("wandb", "wandb/offline-run*")],
 )
 def test_loggers_write_below_logs(run_here: Runner, choice: str, pattern: str) -> None:
-    _, run_dir = run_here(*QUICK, f"logger={choice}")
-    assert list((run_dir / "logs").glob(pattern))
+    for _ in range(2):  # in one process, as in an inline sweep: each has its own
+        _, run_dir = run_here(*QUICK, f"logger={choice}")
+        assert list((run_dir / "logs").glob(pattern))
 
 
 def test_running_mean_loss_as_the_tutorial_prints_it(run_here: Runner, caplog: pytest.LogCaptureFixture) -> None:

@@ -11,8 +11,9 @@ import logging
 import os
 import re
 import signal
+import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -333,6 +334,7 @@ class NetworkTask(Task):
             raise
         finally:
             signal.signal(signal.SIGINT, before)
+            _end_wandb(trainer.loggers)
         module.eval()
 
     def _check_resume(self, checkpoint: Path, own: bool, max_steps: int) -> None:
@@ -588,6 +590,16 @@ def _processes(compute: Mapping[str, Any], package: Package, files: PlainCheckpo
     if compute.get("gpus_per_run", 0) > 1:
         return own | {"strategy": "ddp_fork", "devices": compute["gpus_per_run"]}
     return own | {"devices": 1}
+
+
+def _end_wandb(loggers: Sequence[Any]) -> None:
+    """End wandb's run with the training: the next one in this process, of an inline sweep say, would go on with it."""
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and any(type(one).__name__ == "WandbLogger" for one in loggers):
+        try:
+            wandb.finish(exit_code=int(sys.exc_info()[0] is not None))
+        except Exception as error:  # noqa: BLE001 - a logger beside the record is no reason for a run to fail
+            log.warning("wandb could not end its run: %s", recording.first_line(error))
 
 
 LIMITS = ("limit_train_batches", "limit_val_batches")
