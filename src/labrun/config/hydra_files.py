@@ -17,7 +17,7 @@ from omegaconf import Container, DictConfig, Node, OmegaConf
 from omegaconf._utils import OmegaConfDumper
 
 from labrun.errors import RecordError
-from labrun.runs import context
+from labrun.runs import context, custom_locations
 from labrun.runs import record as records
 from labrun.runs.record import HIDDEN
 
@@ -29,7 +29,7 @@ VARIABLES = (("compute", "environment"), ("hydra", "job", "env_set"))
 """Nodes that give a run variables: labrun's own, and Hydra's."""
 SUBFOLDER = ".hydra"
 """Where Hydra's files of a run lie, unless `hydra.output_subdir` says otherwise."""
-KEPT = Path(".launch", "hydra")
+KEPT = Path(custom_locations.LAUNCH, "hydra")
 """Where they lie for labrun's own use then."""
 
 

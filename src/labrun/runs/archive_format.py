@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from labrun.runs.custom_locations import LAUNCH
+
 MANIFEST = "labrun-export.json"
 FORMAT = 1
-NOT_TAKEN = frozenset({".launch", "heartbeat", "requests"})
+NOT_TAKEN = frozenset({LAUNCH, "heartbeat", "requests"})
 """At the top of a run's folder, what says something of the machine that it was on, and nothing of the run."""
 REPOSITORY = ".git"
 """Left out wherever it lies: git runs what the configuration of a repository says, as soon as somebody is in it."""

@@ -14,7 +14,9 @@ from pathlib import Path
 
 from labrun.runs import context
 
-PLAN = Path(".launch", "plan.json")
+LAUNCH = ".launch"
+"""What labrun keeps of the launch of a folder's runs lies in this folder below it (`sweep_state.SweepState`)."""
+PLAN = Path(LAUNCH, "plan.json")
 """What the controller of a sweep's folder keeps there (`launch.jobs.Plan`)."""
 
 

@@ -12,13 +12,14 @@ from pathlib import Path
 from labrun.checking import suggest
 from labrun.errors import RecordError
 from labrun.runs import store
+from labrun.runs.custom_locations import LAUNCH
 from labrun.runs.record import Record
 
 EMPTY = hashlib.sha256().hexdigest()
 """Of a folder without files."""
 COMPILED = "__pycache__"
 """The folder where Python keeps what it has compiled."""
-OURS = frozenset({"attempts", "requests", "heartbeat", ".hydra", ".launch", "work"})
+OURS = frozenset({"attempts", "requests", "heartbeat", ".hydra", LAUNCH, "work"})
 """What is kept for labrun's own sake, and a script's working folder: none of what the run was to make."""
 
 

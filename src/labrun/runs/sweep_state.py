@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from labrun.errors import RecordError
-from labrun.runs import context, store
+from labrun.runs import context, custom_locations, store
 from labrun.runs import record as records
 from labrun.runs.record import Record
-
-NAME = ".launch"
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class SweepState:
     @property
     def root(self) -> Path:
         """The folder of all of it: private, since its files say what runs in this person's name."""
-        return self.folder / NAME
+        return self.folder / custom_locations.LAUNCH
 
     def make(self) -> None:
         """Make the folder if it is not there."""
@@ -43,7 +41,7 @@ class SweepState:
     @property
     def plan(self) -> Path:
         """What the controller must know (`Plan`)."""
-        return self.root / "plan.json"
+        return self.folder / custom_locations.PLAN
 
     @property
     def submitted(self) -> Path:

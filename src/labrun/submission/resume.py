@@ -55,10 +55,10 @@ def find_sweep(root: Path, reference: str, name: str, composed: Path | None = No
                 )
             if SweepState(folder).plan.is_file():
                 return folder.resolve()
-        raise RecordError(f"sweep.resume={reference}: no sweep lies there (it would hold .launch/plan.json)")
+        raise RecordError(f"sweep.resume={reference}: no sweep lies there (it would hold {custom_locations.PLAN})")
     if composed is not None and _is_sweep(composed):
         return composed.resolve()
-    folders = [plan.parents[1] for plan in (root / "multirun" / name).glob("*/.launch/plan.json")]
+    folders = [plan.parents[1] for plan in (root / "multirun" / name).glob(f"*/{custom_locations.PLAN}")]
     others = [folder for folder in custom_locations.noted(store.state_folder(root)) if folder not in folders]
     folders += [folder for folder in others if _is_sweep(folder) and _name(folder) == name]
     if not folders:
