@@ -223,8 +223,8 @@ def default_name(root: DictConfig) -> str:
         key, _, value = override.partition("=")
         if key in ("experiment", "dataset", "model") and "," in value:
             choices[key] = value.replace(",", "+")
-    if root.task == "evaluate":
-        return "evaluate"
+    if root.task in ("evaluate", "predict"):
+        return str(root.task)
     if choices.get("experiment") == "script" and not OmegaConf.is_missing(root.script, "path"):
         return Path(str(root.script.path)).stem or "script"
     if choices.get("experiment"):

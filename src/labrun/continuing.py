@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from labrun import exact
-from labrun.data.arrays import Arrays
 from labrun.errors import ConfigError
 from labrun.runs import record as records
 from labrun.runs import seals
@@ -20,6 +19,8 @@ log = logging.getLogger(__name__)
 
 NOTED = ("name", "digest", "content", "train", "validation", "test")
 """What an attempt notes of the data that it trains with."""
+READ_FROM = {"fingerprint()": "the fingerprint", "config and code": "config or code"}
+"""What the digest of a data set with loaders of its own is of, where not of its files."""
 NOT_READ = frozenset({"name", "download", "verify", "validation_size", "max_samples", "scale", "mean", "std"}) | {
     "augmentation",
     "search_space",
@@ -93,8 +94,13 @@ def check_training(config: Mapping[str, Any], record: Record, code: Mapping[str,
         )
 
 
-def check_scoring(config: Mapping[str, Any], record: Record, arrays: Arrays) -> None:
+def check_scoring(config: Mapping[str, Any], record: Record, is_split: bool) -> None:
     """Whether the test part of what a model was trained on is still the one that it never saw.
+
+    Args:
+        config: resolved.
+        record: the scoring run's, with what it has read.
+        is_split: whether labrun takes the test part off the data.
 
     Raises:
         ConfigError: the data have changed, and labrun would split them anew.
@@ -105,7 +111,7 @@ def check_scoring(config: Mapping[str, Any], record: Record, arrays: Arrays) -> 
         return  # the person chose other data
     differing = what_differs(trained.data, record.data) if trained.data else ""
     is_same_place = _place(trained.config.get("datastore")) == _place(record.config["datastore"])
-    if differing and arrays.is_split and is_same_place:
+    if differing and is_split and is_same_place:
         raise ConfigError(
             f"task=evaluate: the data have changed since run {source['id']} was trained ({differing}), and labrun "
             "splits the test part off them: it would hold samples that the model was trained on. Bring the data back, "
@@ -143,5 +149,5 @@ def what_differs(then: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, A
             if old["content"] != new["content"]:
                 return "; ".join([f"{new.get('name')} gives other arrays", *sizes])
         elif old.get("digest") != new.get("digest"):
-            return "; ".join([f"files of {new.get('name')}", *sizes])
+            return "; ".join([f"{READ_FROM.get(str(new.get('signed_by')), 'files')} of {new.get('name')}", *sizes])
     return "" if len(then) == len(now) else "their number"

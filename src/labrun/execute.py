@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -19,18 +20,18 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from labrun import checking, continuing, exact, targets
+from labrun import checking, continuing, exact, schema, targets
 from labrun.building import looked_up
 from labrun.data import reader, shared_cache
 from labrun.data.arrays import Arrays
 from labrun.data.mount import guarded, local_root, mount, mount_reference, references, resolved
-from labrun.errors import DataError
+from labrun.errors import BY_OVERRIDE, DataError, UnfitError
 from labrun.runs import cards, context, report, seals, store
 from labrun.runs import record as records
 from labrun.runs.pictures import Pictures
 from labrun.runs.record import Record, RunPaths
 from labrun.runs.recording import Recording, red
-from labrun.tasks import loading, script, threads
+from labrun.tasks import loaded, loading, script, threads
 from labrun.tasks import task as tasks
 from labrun.tasks.task import Scores, Task
 from labrun.tracking import registry as trackers
@@ -105,6 +106,12 @@ def _carry_out(recording: Recording, record: Record, paths: RunPaths, pictures: 
             _finish_script(record, paths, pictures)
             return
         targets.announce(*(str(node["_target_"]) for node in (config["dataset"], config["model"]) if node))
+        if schema.has_loaders(config["dataset"]):
+            _with_loaders(recording, signed, config, inputs)
+            return
+        if config["task"] == "predict":
+            _predict(recording, signed, config, inputs)
+            return
         mounted = mount(config["datastore"], config["dataset"], reader.make_reader(config["dataset"]))
         arrays, manifest = shared_cache.read(
             config["dataset"], mounted.path, known=_known_table(config), **taken(config)
@@ -116,7 +123,7 @@ def _carry_out(recording: Recording, record: Record, paths: RunPaths, pictures: 
 
         began = time.monotonic()
         if config["task"] == "evaluate":
-            continuing.check_scoring(config, record, arrays)
+            continuing.check_scoring(config, record, arrays.is_split)
             work, arrays = _evaluate(config, arrays)
         else:
             work = _make(config, arrays)
@@ -133,20 +140,98 @@ def _carry_out(recording: Recording, record: Record, paths: RunPaths, pictures: 
             record.training = work.training
         recording.leave_if_forked()
         if work.is_final:
-            scores = work.score(arrays.test, arrays)
-            tasks.log_scores(scores)
+            scores = work.test(arrays, paths)
+            if scores is not None:
+                tasks.log_scores(scores, work.tested)
             if config["task"] == "fit":
-                record.model = tasks.write_card(paths, work, config, arrays, record.config["model"], proof)
-            _write_confusion(scores, arrays, paths)
+                paths.outputs.mkdir(parents=True, exist_ok=True)
+                saved, about = work.save(arrays, paths), tasks.taken_by(arrays)
+                record.model = tasks.write_card(paths, saved, config, about, record.config["model"], proof)
+            if scores is not None:
+                _write_confusion(scores, arrays, paths)
             wanted = config["report"]
             if wanted == "all" or (wanted == "auto" and pictures):
                 gather(work, scores, arrays, record).draw(paths.root)
-        _tell_result(record, arrays, time.monotonic() - began, paths)
+        _tell_result(record, _data_line(arrays), time.monotonic() - began, paths)
+
+
+def _with_loaders(
+    recording: Recording, signed: Mapping[str, Any], config: Mapping[str, Any], inputs: list[dict[str, Any]]
+) -> None:
+    """The rest of a run whose data set brings its own loaders: Lightning carries out the module's own steps."""
+    record, paths = recording.record, recording.paths
+    feed = loaded.make_feed(config, paths.root)
+    record.data = [loaded.described(signed, feed, inputs), *inputs]
+    record.signature = signature(signed, record.data, record.code)
+    recording.write()
+
+    began = time.monotonic()
+    if config["task"] == "fit":
+        work, offered = loaded.make(config, feed)
+        proof = seals.Proof(store.workspace(), record.id, record.config)
+        continuing.begin(config, record, proof.code, paths)
+        record.threads = work.threads
+        recording.write()
+        work.train(paths, _resumed(config, paths))
+        record.training = work.training
+    else:
+        continuing.check_scoring(config, record, is_split=False)
+        work = loaded.wrap(_saved_model(config), config, feed)
+    recording.leave_if_forked()
+    if config["task"] == "predict":
+        from labrun.tasks import predicting
+
+        card = tasks.load_card(RunPaths(Path(config["from"]["path"])), config["from"]["id"])
+        table = predicting.of_loaders(work, feed, card, paths)
+        _tell_result(record, feed.told, time.monotonic() - began, paths, _written(table, config, paths))
+        return
+    work.test_steps(paths)
+    if config["task"] == "fit":
+        paths.outputs.mkdir(parents=True, exist_ok=True)
+        saved, about = work.save_network(paths), loaded.taken_by(feed, offered)
+        record.model = tasks.write_card(paths, saved, config, about, record.config["model"], proof)
+    _tell_result(record, feed.told, time.monotonic() - began, paths)
+
+
+def _predict(
+    recording: Recording, signed: Mapping[str, Any], config: Mapping[str, Any], inputs: list[dict[str, Any]]
+) -> None:
+    """The rest of a run that writes what a finished run's model says of a data set which is read into arrays."""
+    from labrun.tasks import predicting, saved  # which the other tasks need not wait for
+
+    record, paths, dataset = recording.record, recording.paths, config["dataset"]
+    mounted = mount(config["datastore"], dataset, made := reader.make_reader(dataset))
+    source = config["from"]
+    folder, title = RunPaths(Path(source["path"])), f"the model of run {source['id']}"
+    is_foreign = bool(records.read(folder.root).imported)
+    why = functools.partial(seals.refusal, store.workspace(), run_id=source["id"], imported=is_foreign)
+    model = saved.load(folder.outputs, title, config["trusted"], why=why, way=BY_OVERRIDE)
+    began = time.monotonic()
+    if dataset["_target_"] in predicting.FILES:
+        files = [predicting.file_of(dataset, mounted.path)]
+        table = predicting.of_file(model, dataset, mounted.path)
+        entry: dict[str, Any] = {"name": dataset["name"], "digest": reader.manifest_digest(reader.manifest(files))}
+    else:
+        arrays = reader.read(dataset, mounted.path, **taken(config), known=_known_table(config))
+        table, entry = predicting.of_arrays(model, arrays), _described(arrays)
+    record.data = [{**entry, **mounted.described()}, *inputs]
+    record.signature = signature(signed, record.data, record.code)
+    recording.write()
+    what = f"{dataset['name']} ({type(made).__name__})"
+    _tell_result(record, what, time.monotonic() - began, paths, _written(table, config, paths))
+
+
+def _written(table: Any, config: Mapping[str, Any], paths: RunPaths) -> str:
+    """The predictions as a file; how many there are, and where."""
+    from labrun.tasks import predicting
+
+    path = predicting.write(table, paths.outputs, config["predictions"])
+    return f"{len(table):,} in {path.relative_to(paths.root)}"
 
 
 def _known_table(config: Mapping[str, Any]) -> dict[str, Any] | None:
     """Of a model that is to be scored: how its table was read, and its classes; None where it is none of a table."""
-    if config["task"] != "evaluate":
+    if config["task"] not in ("evaluate", "predict"):
         return None
     source = config["from"]
     card = cards.read(RunPaths(Path(source["path"])).outputs, f"run {source['id']}")  # `_evaluate` checks its file
@@ -214,32 +299,59 @@ def _make(config: Mapping[str, Any], arrays: Arrays) -> Task:
 
 
 def _fit(work: Task, config: Mapping[str, Any], arrays: Arrays, paths: RunPaths) -> None:
+    work.fit(arrays, paths, _resumed(config, paths))
+
+
+def _resumed(config: Mapping[str, Any], paths: RunPaths) -> Path | None:
+    """The checkpoint that a training goes on from; None where it begins."""
     resume = config["trainer"].get("resume")
     # An earlier attempt of this very run comes before the run that it was to go on from.
     own = paths.checkpoints / "last.ckpt"
-    work.fit(arrays, paths, own if own.is_file() else Path(resume["path"]) if resume else None)
+    return own if own.is_file() else Path(resume["path"]) if resume else None
 
 
 def assist(run_dir: Path) -> None:
     """Take part in a run of several processes, as one that is not the first: train along, and record nothing."""
     config, _ = mount_inputs(here(records.read(run_dir).config))
-    if config["task"] == "fit":
-        arrays = arrays_of(config)
-        _fit(_make(config, arrays), config, arrays, RunPaths(run_dir))
+    if config["task"] != "fit":
+        return
+    paths = RunPaths(run_dir)
+    if schema.has_loaders(config["dataset"]):
+        work, _ = loaded.make(config, loaded.make_feed(config, run_dir))
+        work.train(paths, _resumed(config, paths))
+        work.test_steps(paths)
+        return
+    arrays = arrays_of(config)
+    made = _make(config, arrays)
+    _fit(made, config, arrays, paths)
+    made.assist_test(paths)
 
 
 def _evaluate(config: Mapping[str, Any], arrays: Arrays, own_file: bool = False) -> tuple[Task, Arrays]:
-    """The task around a finished run's model, and the data scaled as that model was trained.
+    """The task around a finished run's model, and the data scaled as that model was trained; see `_saved_model`."""
+    source = config["from"]
+    card = tasks.load_card(RunPaths(Path(source["path"])), source["id"])
+    if card.get("feed"):
+        raise UnfitError(
+            f"model '{card.get('name')}' of run {source['id']} takes the batches of a data module, and data set "
+            f"'{arrays.name}' is read into arrays: choose a data set with loaders (dataset=...)"
+        )
+    arrays = tasks.check_card(card, arrays, source["id"])
+    arrays = dataclasses.replace(arrays, scaling=tasks.card_scaling(card, arrays.scaling))
+    log.info("Scoring %s of run %s on %s test samples", card.get("name"), source["id"], f"{len(arrays.test):,}")
+    return tasks.wrap(_saved_model(config, own_file), config, arrays), arrays
 
-    The model is loaded without running anything that its files may carry; `own_file` says that this command has
-    just written it.
+
+def _saved_model(config: Mapping[str, Any], own_file: bool = False) -> Any:
+    """A finished run's model, loaded without running anything that its files may carry.
+
+    Args:
+        config: the run's; `from` says which other run is meant.
+        own_file: this command has just written it.
     """
     source = config["from"]
     paths = RunPaths(Path(source["path"]))
     card = tasks.load_card(paths, source["id"])
-    arrays = tasks.check_card(card, arrays, source["id"])
-    arrays = dataclasses.replace(arrays, scaling=tasks.card_scaling(card, arrays.scaling))
-    log.info("Scoring %s of run %s on %s test samples", card.get("name"), source["id"], f"{len(arrays.test):,}")
     file = paths.outputs / str(card["file"])
 
     def load(names: Sequence[str] | None) -> Any:
@@ -252,12 +364,9 @@ def _evaluate(config: Mapping[str, Any], arrays: Arrays, own_file: bool = False)
     def why() -> str:
         return seals.refusal(store.workspace(), card, source["id"], bool(records.read(paths.root).imported))
 
-    model = (
-        load(None)
-        if own_file
-        else loading.proven(load, list(config["trusted"]), why, f"run {source['id']}", log.warning)
-    )
-    return tasks.wrap(model, config, arrays), arrays
+    if own_file:
+        return load(None)
+    return loading.proven(load, list(config["trusted"]), why, f"run {source['id']}", log.warning)
 
 
 def redraw(run_dir: Path) -> None:
@@ -276,6 +385,8 @@ def pictures_of(run_dir: Path) -> Pictures:
     """
     record = records.read(run_dir)
     if record.task == "script":
+        return Pictures(_title(record))
+    if schema.has_loaders(record.config.get("dataset")):
         return Pictures(_title(record))
     if record.imported:
         raise DataError(f"run {record.id} came from an archive: what its record names is not built for pictures")
@@ -346,12 +457,14 @@ def settings_digest(config: Mapping[str, Any]) -> str | None:
     return signature(here(config), [], None)
 
 
-def gather(work: Task, scores: Scores, arrays: Arrays, record: Record) -> Pictures:
+def gather(work: Task, scores: Scores | None, arrays: Arrays, record: Record) -> Pictures:
     """What the pictures of one run show."""
     shown = Pictures(_title(record), arrays.name, tuple(arrays.class_names), arrays.scaling.scale)
     if arrays.are_images and arrays.num_classes:
         order = report.shown_samples(arrays.train.y)
         shown.samples, shown.labels = arrays.train.x[order], arrays.train.y[order]
+    if scores is None:
+        return shown
     if scores.confusion is not None and scores.accuracy is not None:
         shown.confusion, shown.accuracy = scores.confusion, float(scores.accuracy)
     if scores.predicted is not None:
@@ -400,9 +513,13 @@ def _finish_script(record: Record, paths: RunPaths, pictures: bool) -> None:
     _tell(record, paths, [("script", record.config["script"]["path"])], f"{took:.1f} s")
 
 
-def _tell_result(record: Record, arrays: Arrays, seconds: float, paths: RunPaths) -> None:
+def _tell_result(record: Record, data: str, seconds: float, paths: RunPaths, predictions: str = "") -> None:
     total = records.seconds_between(str(record.started), records.now())
-    about = [("data", _data_line(arrays)), ("model", tasks.model_name(record.config["model"]))]
+    about = [
+        *([("predictions", predictions)] if predictions else []),
+        ("data", data),
+        ("model", tasks.model_name(record.config["model"])),
+    ]
     whole = "in all" if len(record.attempts) < 2 else f"in attempt {len(record.attempts)}"
     _tell(record, paths, about, f"{seconds:.1f} s for the task, {total:.1f} s {whole}")
 

@@ -15,14 +15,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
 
+from labrun import targets
 from labrun.building import build as build
 from labrun.building import locate as locate
 from labrun.building import parameters as parameters
-from labrun.checking import Range, SecretMark, check_fields, literal_secrets, names_a_folder
+from labrun.checking import Range, SecretMark, check_fields, fits, literal_secrets, names_a_folder
 from labrun.errors import ConfigError
 from labrun.plugins import BACKENDS, TRACKERS
 
 LOCAL_DATASTORE = "labrun.data.datastore.LocalDatastore"
+DATASETS = "labrun.data.datasets.Datasets"
+"""The data set that is made of `torch.utils.data.Dataset`s."""
 
 Component = dict[str, Any]
 """A node that names what to build: `_target_` and the arguments for it."""
@@ -116,6 +119,34 @@ class GetData(Dataset):
 
 
 @dataclass(frozen=True)
+class DataModule:
+    """What labrun reads of a data set that brings its own loaders: a `LightningDataModule`. The rest is its own."""
+
+    _target_: str
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class TorchDatasets(DataModule):
+    """`torch.utils.data.Dataset`s, one for each part, and how they are batched (`conf/dataset/torch.yaml`)."""
+
+    train: Component | None = None
+    validation: Component | None = None
+    test: Component | None = None
+    predict: Component | None = None
+    batch_size: Count = 128
+    eval_batch_size: Count = 1000
+    num_workers: CountOrZero = 0
+    shuffle: bool | None = None
+    drop_last: bool = False
+    pin_memory: bool = False
+    collate_fn: Component | str | None = None
+    sampler: Component | None = None
+    batch_sampler: Component | None = None
+    seed: CountOrZero = 0
+
+
+@dataclass(frozen=True)
 class Datastore:
     """Where the data are (`conf/datastore/`): here a folder of this machine."""
 
@@ -191,6 +222,10 @@ class Model:
     lr: Positive | None = None
     optimizer: Component | None = None
     scheduler: Component | None = None
+    loss: Any = None
+    metrics: Any = None
+    class_weight: Any = None
+    target: Any = None
     search_space: dict[str, Any] | None = None
 
 
@@ -399,13 +434,14 @@ class Config:
     model: Component | None = None
     script: Script | None = None
     sweep: Sweep = field(default_factory=Sweep)
-    task: Literal["fit", "evaluate", "script"] = "fit"
+    task: Literal["fit", "evaluate", "predict", "script"] = "fit"
     from_: str | None = None
     seed: Annotated[int, Range(at_least=0, at_most=2**32 - 1)] = 42
     tags: list[str] | dict[str, Any] | None = None
     notes: str = ""
     report: Literal["auto", "all", "none"] = "auto"
     export: list[Literal["pkl"]] = field(default_factory=list)
+    predictions: Literal["csv", "parquet"] = "csv"
     trusted: list[str] = field(default_factory=list)
     callbacks: dict[str, Component | None] | None = None
     logger: dict[str, Component | None] | None = None
@@ -426,6 +462,7 @@ TARGETS: dict[str, type] = {
     "labrun.data.readers.Npz": Npz,
     "labrun.data.readers.Csv": Csv,
     "labrun.data.readers.GetData": GetData,
+    DATASETS: TorchDatasets,
     "labrun.models.logistic_regression.logistic_regression": LogisticRegression,
     "labrun.models.pipeline.pipeline": Pipeline,
     "labrun.models.pipeline.ensemble": Ensemble,
@@ -442,6 +479,12 @@ DATASTORES: dict[str, type] = {
     "fsspec.implementations.http.HTTPFileSystem": Http,
 }
 """The kinds of datastore that are known; any other file system of fsspec may stand there, with its own arguments."""
+
+
+def has_loaders(dataset: Mapping[str, Any] | None) -> bool:
+    """Whether a data set brings its own loaders of batches: then it is not read into arrays."""
+    target = str((dataset or {}).get("_target_"))
+    return target == DATASETS or (not target.startswith("labrun.") and targets.is_data_module(target))
 
 
 DEFAULTS = {"dataset": "digits", "model": "logistic_regression"}
@@ -464,7 +507,8 @@ def validate(config: Mapping[str, Any]) -> None:
             problems.append(f"{group} is missing: choose one, as in {group}={DEFAULTS[group]}")
         if isinstance(node, Mapping) and isinstance(node.get("_target_"), str):
             target = TARGETS.get(node["_target_"])
-            problems += check_fields(node, target or general, group, open_ended=target is None)
+            usual = DataModule if group == "dataset" and has_loaders(node) else general
+            problems += check_fields(node, target or usual, group, open_ended=target is None)
         elif isinstance(node, Mapping):
             problems.append(f"{group}._target_ is missing: it names the Python class or function to use")
     problems += list(check_datastore(config.get("datastore")))
@@ -481,10 +525,37 @@ def validate(config: Mapping[str, Any]) -> None:
             problems.append("model.folds=1: a cross-validation has at least 2 folds; 0 leaves it out")
         if not model.get("folds") and not model.get("refit", True):
             problems.append("model.folds=0 model.refit=false: nothing would be fitted; leave one of the two out")
-    if config.get("task") == "evaluate" and not config.get("from"):
-        problems.append("task=evaluate needs the run whose model is to be scored: from=last, or from=<run id>")
+    for task, what in (("evaluate", "is to be scored"), ("predict", "is to predict")):
+        if config.get("task") == task and not config.get("from"):
+            problems.append(f"task={task} needs the run whose model {what}: from=last, or from=<run id>")
+    if isinstance(model, Mapping):
+        problems += list(_check_learning(model))
     if problems:
         raise ConfigError(problems)
+
+
+LEARNING = ("loss", "metrics", "class_weight", "target")
+"""Keys of a model's node that say what a plain network learns; of a class that has such arguments they are its own."""
+
+
+def _check_learning(node: Mapping[str, Any]) -> Iterator[str]:
+    """Every mistake in what a plain network is to learn. What a class takes itself is left to it."""
+    target = str(node.get("_target_"))
+    own = {key for key in LEARNING if node.get(key) is not None and targets.takes(target, key)}
+    parts = {"model.loss": node.get("loss")} if "loss" not in own else {}
+    metrics = node.get("metrics") if "metrics" not in own else None
+    if metrics is not None and not isinstance(metrics, Mapping):
+        yield "model.metrics: name each, as in model.metrics.f1._target_=torchmetrics.classification.MulticlassF1Score"
+    elif metrics is not None:
+        parts |= {f"model.metrics.{name}": one for name, one in metrics.items()}
+    for key, one in parts.items():
+        if one is not None and not (isinstance(one, Mapping) and isinstance(one.get("_target_"), str)):
+            yield f"{key}={one}: say which class it is, as in {key}._target_=torch.nn.MSELoss"
+    weights = node.get("class_weight") if "class_weight" not in own else None
+    if not (weights in (None, "balanced") or (isinstance(weights, list) and fits(weights, list[Positive]))):
+        yield f"model.class_weight={weights}: expected balanced, or a list of a weight above 0 for each class"
+    if "target" not in own and node.get("target") not in (None, "data", "input"):
+        yield f"model.target={node['target']}: expected data, or input for a network that is to give back its input"
 
 
 def _check_threads(config: Mapping[str, Any]) -> Iterator[str]:

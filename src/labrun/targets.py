@@ -137,6 +137,84 @@ def takes(target: str, name: str) -> bool:
     return False
 
 
+def ancestors(target: str) -> frozenset[str]:
+    """The names of the classes that a class is derived from, itself first; of a function, of what it says it returns.
+
+    Read from the sources, so that nothing is imported. Where a class comes from a package of PyTorch's, its name is
+    enough; what the sources do not tell is left out.
+
+    Args:
+        target: dotted.
+
+    Returns:
+        Dotted names, as the modules import them: `lightning.LightningDataModule`, `torch.utils.data.Dataset`.
+    """
+    found: set[str] = set()
+    waiting = [target]
+    while waiting and len(found) < MOST_READ:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found.add(name)
+        if name.partition(".")[0] not in {*PYTORCH, *LIBRARIES}:
+            waiting += _bases(name)
+    return frozenset(found)
+
+
+def is_data_module(target: str) -> bool:
+    """Whether a `_target_` is, or says that it returns, a `LightningDataModule`."""
+    return any(name.rpartition(".")[2] == "LightningDataModule" for name in ancestors(target))
+
+
+def _bases(target: str) -> list[str]:
+    named = locate(target)
+    if named.source is None or len(named.names) > 1:
+        return []
+    try:
+        body = ast.parse(named.source.read_text(encoding="utf-8")).body
+    except (OSError, ValueError, SyntaxError):
+        return []
+    known = _names(body, named.source, named.module)
+    if not named.names:
+        return []
+    if named.names[0] in known:  # a package that hands on what a module of its own has
+        return [known[named.names[0]]]
+    wanted: list[ast.expr] = []
+    for one in body:
+        if isinstance(one, ast.ClassDef) and one.name == named.names[0]:
+            wanted = one.bases
+        elif isinstance(one, ast.FunctionDef) and one.name == named.names[0] and one.returns is not None:
+            wanted = [one.returns]
+    texts = [ast.unparse(base).strip("'\"") for base in wanted]
+    own = {one.name for one in body if isinstance(one, ast.ClassDef)}
+    return [
+        f"{named.module}.{text}" if text in own else ".".join(filter(None, [known.get(first, first), rest]))
+        for text in texts
+        for first, _, rest in [text.partition(".")]
+    ]
+
+
+def _names(body: list[ast.stmt], source: Path, module: str) -> dict[str, str]:
+    """What each name that a module imports stands for, dotted."""
+    found = {}
+    for one in body:
+        if isinstance(one, ast.Import):
+            for alias in one.names:
+                found[alias.asname or alias.name.partition(".")[0]] = (
+                    alias.name if alias.asname else alias.name.partition(".")[0]
+                )
+        elif isinstance(one, ast.ImportFrom):
+            beside = _beside(one, source, module)
+            found |= {alias.asname or alias.name: f"{beside}.{alias.name}".lstrip(".") for alias in one.names}
+    return found
+
+
+def _beside(one: ast.ImportFrom, source: Path, module: str) -> str:
+    """The module that a `from ... import` names, dotted; relative ones counted from where it stands."""
+    above = module.split(".") if source.name == "__init__.py" else module.split(".")[:-1]
+    return ".".join(filter(None, [*(above[: len(above) - one.level + 1] if one.level else []), one.module]))
+
+
 def _module_in(places: list[Path], name: str) -> tuple[Path | None, list[Path]] | None:
     for place in places:
         if (place / name / "__init__.py").is_file():
@@ -221,9 +299,8 @@ def _imported(source: Path, module: str = "") -> set[str]:
     except (OSError, ValueError, SyntaxError):
         return set()
     found = {alias.name for one in body if isinstance(one, ast.Import) for alias in one.names}
-    above = module.split(".") if source.name == "__init__.py" else module.split(".")[:-1]
     for one in body:
         if isinstance(one, ast.ImportFrom):
-            beside = ".".join(above[: len(above) - one.level + 1] if one.level else [])
-            found |= {".".join(filter(None, [beside, one.module, alias.name])) for alias in one.names}
+            beside = _beside(one, source, module)
+            found |= {f"{beside}.{alias.name}".lstrip(".") for alias in one.names}
     return found

@@ -4,6 +4,8 @@
     kind                     how the file is read: `estimator`, `network`, `chainer`, `pickle`, `tensors`, `file`
     target, arguments        of a network: its class, and what it was built with
     input_shape, class_names, scaling, columns   what it takes
+    feed, offered            `loaders` of a model that takes the batches of a data module, and what that one gave it
+    learns                   of a plain network with such batches or a loss of its own: `classes`, `labels`, `quantity`
     seal                     proof of who trained it, see `seals`
 
 A card travels with its run, so whoever reads one reads what others may have written: here every value is held against
@@ -74,6 +76,9 @@ def check(card: Any) -> dict[str, Any]:
         ("dataset", dict),
         ("scaling", dict),
         ("seal", dict),
+        ("feed", str),
+        ("learns", str),
+        ("offered", dict),
     ):
         if card.get(key) is not None and not isinstance(card[key], kind):
             raise ValueError(f"{key} is {card[key]!r:.100}")

@@ -61,6 +61,8 @@ def prepare(values: Mapping[str, Any]) -> None:
     if values.get("script"):
         environments.prepare(values["script"])
         return
+    if schema.has_loaders(values["dataset"]):
+        return  # a data module prepares its data itself, where the run is
     there = execute.here({key: values[key] for key in ("dataset", "datastore")})
     root = mount.local_root(there["datastore"], there["dataset"])
     if root is not None and not any(mount.references(there["dataset"])):
@@ -173,6 +175,8 @@ def settled(
     for group in ("dataset", "model"):
         if values.get(group):
             targets.check_module(str(values[group]["_target_"]), group)
+    if schema.has_loaders(kept.get("dataset")) and not kept["dataset"].get("name"):
+        kept["dataset"]["name"] = str(kept["dataset"]["_target_"]).rpartition(".")[2]
     for group, defaults in (("compute", schema.Compute(target="auto")), ("sweep", schema.Sweep())):
         kept[group] = {**dataclasses.asdict(defaults), **kept.get(group, {})}
     monitored.settle(kept, overrides)
@@ -262,7 +266,7 @@ def _tags(tags: Any) -> dict[str, str]:
 
 def _settle_references(config: dict[str, Any], overrides: list[str], root: Path) -> str | None:
     """Turn `last` and the like into one run, and take over what the new run inherits from it; returns its id."""
-    if config["task"] == "evaluate":
+    if config["task"] in ("evaluate", "predict"):
         run_dir, source = store.find(
             root, str(config["from"]), suitable=_has_model, wanted="a finished run with a model"
         )
@@ -366,14 +370,17 @@ def _inherit(config: dict[str, Any], scored: Record, overrides: list[str], is_pr
     typed = [override.lstrip("+").split("=")[0].split("@")[0] for override in overrides]
     own_model = [key for key in typed if key.partition(".")[0] == "model"]
     if own_model:
-        raise ConfigError(f"task=evaluate scores the model of run {config['from']} as it is: leave out {own_model}")
+        raise ConfigError(
+            f"task={config['task']} takes the model of run {config['from']} as it is: leave out {own_model}"
+        )
     scaled = [key for key in typed if key in ("dataset.mean", "dataset.std", "dataset.scale")]
     if scaled:
-        raise ConfigError(f"task=evaluate scales the data as the model was trained: leave out {scaled}")
+        raise ConfigError(f"task={config['task']} scales the data as the model was trained: leave out {scaled}")
+    inherited.check_learning(scored, config["trusted"])
     for key in ("model", "seed"):
         config[key] = source.get(key, config.get(key))
     if "dataset" in typed or "experiment" in typed:
-        if config["dataset"]["name"] == source["dataset"].get("name"):
+        if config["task"] == "evaluate" and config["dataset"]["name"] == source["dataset"].get("name"):
             _refuse_other_split(config["dataset"], source["dataset"])
         return
     changed = {

@@ -17,6 +17,29 @@ FOR_TRAINING = frozenset({"augmentation", "search_space"})
 """Of a data set's node, what scoring builds nothing of."""
 
 
+LEARNED_WITH = ("torch.nn.", "torchmetrics.")
+"""Packages whose losses and metrics are built unasked."""
+
+
+def check_learning(source: Record, trusted: Sequence[str]) -> None:
+    """Whether the loss and the metrics of another run's model may be built again: torch's, or named by the person.
+
+    Raises:
+        ConfigError: the record names something else.
+    """
+    node = {key: source.config["model"].get(key) for key in ("loss", "metrics")}
+    building.check_references(node)
+    named = dict.fromkeys(target for _, target in trust.named_targets({"_target_": "torch.nn.Module", **node}, "model"))
+    unknown = [target for target in named if not target.startswith(LEARNED_WITH) and target not in trusted]
+    own = set(_own_targets()) if unknown else set()
+    unknown = [target for target in unknown if target not in own]
+    if unknown:
+        raise ConfigError(
+            f"run {source.id} has in its model {', '.join(unknown)}, which is neither torch's nor named in your conf/. "
+            f"If you trust whoever made the run, name it: {TRUSTING[BY_OVERRIDE]([*trusted, *unknown])}"
+        )
+
+
 def check(source: Record, group: str, trusted: Sequence[str], is_proven: bool) -> None:
     """Whether a group of another run's config may be taken over: its readers, its datastore.
 

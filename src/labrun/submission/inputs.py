@@ -47,7 +47,7 @@ def settle(config: dict[str, Any], pinned: dict[str, Any] | None = None) -> None
     there = execute.here({OWN: config[OWN], "datastores": others, "dataset": config.get("dataset")})
     new = {text: _pin(text, there, pinned) for text in texts}
     config.update(mount.resolved(mount.guarded(config), lambda text: "${mount:" + new[text] + "}"))
-    if not there["dataset"]:
+    if not there["dataset"] or schema.has_loaders(there["dataset"]):  # what that one reads, its mounts say
         return
     made = None if datastore.is_local(there[OWN]) else reader.make_reader(there["dataset"])
     if made is None or made.places() is not None or there["dataset"].get("asset"):

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from labrun import checking, execute, masking
+from labrun import checking, execute, masking, schema
 from labrun.config.hydra_files import top_key
 from labrun.data import reader
 from labrun.data.mount import local_root, mount
@@ -160,6 +160,11 @@ def _data_now(
         return []
     there = execute.here({key: config[key] for key in ("dataset", "datastore", "datastores") if key in config})
     key = repr(there)
+    if key not in known and schema.has_loaders(there["dataset"]):
+        try:
+            known[key] = [_answered(MAKE_LOADED, there, path or sys.path)]
+        except DataError:
+            known[key] = []
     if key not in known:
         try:
             there, _ = execute.mount_inputs(there)
@@ -167,7 +172,7 @@ def _data_now(
             root = local_root(there["datastore"], there["dataset"])
             place = root or mount(there["datastore"], there["dataset"], made).path
             known[key] = [
-                _made(there["dataset"], place, path or sys.path)
+                _answered(MAKE, [there["dataset"], str(place)], path or sys.path)
                 if made.is_own_code
                 else {"digest": reader.manifest_digest(reader.manifest(made.files(place)))}
             ]
@@ -176,32 +181,49 @@ def _data_now(
     return known[key]
 
 
-MAKE = """
+FRAME = """
 import json, os, pathlib, sys
 answer = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)  # what the code prints is no answer
-sys.path[:], dataset, place = json.load(sys.stdin)
-from labrun.data import reader
-found = reader.read(dataset, pathlib.Path(place), tables=True, sparse=True)
-digest = reader.manifest_digest(reader.manifest(found.files))
-answer.write(json.dumps({"digest": digest, "content": found.content}))
+sys.path[:], given = json.load(sys.stdin)
+{}
+answer.write(json.dumps(found))
 answer.close()
+"""
+MAKE = """
+from labrun.data import reader
+dataset, place = given
+made = reader.read(dataset, pathlib.Path(place), tables=True, sparse=True)
+digest = reader.manifest_digest(reader.manifest(made.files))
+found = {"digest": digest, "content": made.content}
+"""
+MAKE_LOADED = """
+from labrun import execute
+from labrun.tasks import feeds, loaded
+config, inputs = execute.mount_inputs(given)
+feed = feeds.ModuleFeed(feeds.make_module(config["dataset"]), str(config["dataset"]["name"]))
+found = {"digest": loaded.described(given, feed, inputs)["digest"]}
 """
 LONGEST_S = 900.0
 """So long a person's own code may take to give its data."""
 
 
-def _made(dataset: Mapping[str, Any], place: Path, path: Sequence[str]) -> dict[str, Any]:
+def _answered(work: str, given: Any, path: Sequence[str]) -> dict[str, Any]:
     """The digests of what a person's own code gives, in a process that imports the code that the runs will have.
+
+    Args:
+        work: makes `found` of `given`.
+        given: plain values.
+        path: what that process imports from.
 
     Raises:
         DataError: it gives nothing; the runs that need the data say why.
     """
-    given = json.dumps([[*path], dataset, str(place)])  # by a pipe: values of variables are in it
+    written = json.dumps([[*path], given])  # by a pipe: values of variables are in it
+    command = [sys.executable, "-c", FRAME.format(work)]
+    dataset = given["dataset"] if isinstance(given, dict) else given[0]
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", MAKE], input=given, capture_output=True, text=True, timeout=LONGEST_S, check=False
-        )
+        done = subprocess.run(command, input=written, capture_output=True, text=True, timeout=LONGEST_S, check=False)
         why = next(iter(done.stderr.strip().splitlines()[-1:]), f"exit code {done.returncode}")
         found: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {}
     except (subprocess.TimeoutExpired, ValueError) as error:

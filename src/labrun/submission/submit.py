@@ -105,11 +105,15 @@ class Freezer:
         return job
 
 
+SCORING = ("evaluate", "predict")
+"""Tasks whose model is another run's."""
+
+
 def targets(submitted: Sequence[Job]) -> list[str]:
     """What the runs' processes need imported."""
     configs = [job.record.config for job in submitted]
     nodes = [config.get(group) for config in configs for group in ("dataset", "datastore")]
-    nodes += [config.get("model") for config in configs if config["task"] != "evaluate" or _is_models(config)]
+    nodes += [config.get("model") for config in configs if config["task"] not in SCORING or _is_models(config)]
     named = {str(node.get("_target_", LOCAL_DATASTORE)) for node in nodes if node}
     return sorted(named - {LOCAL_DATASTORE})
 

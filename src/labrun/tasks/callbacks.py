@@ -191,6 +191,14 @@ def _is_plain(value: Any) -> bool:
     return value is None or type(value) in (str, int, float, bool, torch.Tensor)
 
 
+LONGEST = 200
+"""So much of a hyperparameter that is no plain value is kept, as text."""
+
+
+def _is_json(value: Any) -> bool:
+    return not isinstance(value, torch.Tensor) and _is_plain(value)
+
+
 class Keeper:
     """Keeps the state of each epoch that ended, looks whether it is still made of numbers, and leaves when asked to.
 
@@ -359,6 +367,7 @@ class RecordLogger(pl.loggers.logger.Logger):
         self._units: dict[str, bool] = {}
         self._logged: dict[str, tuple[int, Any]] = {}
         self._refused: set[str] = set()
+        self.hyperparameters: dict[str, Any] = {}
         self.place = Place()
 
     @property
@@ -379,7 +388,12 @@ class RecordLogger(pl.loggers.logger.Logger):
         return Experiment(self)
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """The record holds the whole config already."""
+        """What a module and a data module have noted of themselves (`save_hyperparameters`), for the record."""
+        found = OmegaConf.to_container(params, resolve=True) if isinstance(params, Container) else params
+        given = dict(found) if isinstance(found, Mapping) else vars(found)
+        self.hyperparameters |= {
+            str(name): value if _is_json(value) else str(value)[:LONGEST] for name, value in given.items()
+        }
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:

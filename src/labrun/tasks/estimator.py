@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,8 +15,8 @@ from labrun.data.arrays import Arrays, Part, float_rows
 from labrun.errors import ConfigError, LabrunError, UnfitError, UntrustedError
 from labrun.runs import context
 from labrun.runs.record import RunPaths
-from labrun.tasks import scoring
-from labrun.tasks.task import Scores, Task, confusion
+from labrun.tasks import scoring, skops_io
+from labrun.tasks.task import Scores, Task, confusion, quantities
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +128,7 @@ class EstimatorTask(Task):
 
         model = portable(self.model)
         try:
-            skops_io().dump(model, paths.outputs / "model.skops")
+            skops_io.load().dump(model, paths.outputs / "model.skops")
         except Exception as error:  # a value of any kind may be in it
             raise UnfitError(
                 f"model '{self._name}' is trained, and cannot be saved: skops takes no such value as it holds "
@@ -147,24 +146,6 @@ class EstimatorTask(Task):
         return np.asarray(weights) if weights is not None and np.ndim(weights) == 2 else None
 
 
-def quantities(y: npt.NDArray[Any], predicted: npt.NDArray[Any], name: str) -> Scores:
-    """How well quantities are predicted: `r2`, `rmse` and `mae`.
-
-    Shapes:
-        y, predicted: (N,).
-
-    Raises:
-        UnfitError: the model does not predict one number per sample.
-    """
-    if predicted.shape != y.shape or predicted.dtype.kind not in "biuf" or not np.isfinite(predicted).all():
-        raise UnfitError(f"model '{name}' does not predict one number per sample, but the shape {predicted.shape}")
-    errors = predicted - y
-    spread = float(((y - y.mean()) ** 2).sum())
-    r2 = 1 - float((errors**2).sum()) / spread if spread else 0.0
-    more = {"r2": r2, "rmse": float(np.sqrt((errors**2).mean())), "mae": float(np.abs(errors).mean())}
-    return Scores(None, None, None, more, predicted)
-
-
 def load(path: Path, trusted: list[str] | None) -> Any:
     """Load a model that skops saved, building scikit-learn's own types and those named, and nothing else.
 
@@ -176,7 +157,7 @@ def load(path: Path, trusted: list[str] | None) -> Any:
         UntrustedError: it holds other types; the message names them.
         LabrunError: the file cannot be read.
     """
-    io = skops_io()
+    io = skops_io.load()
     try:
         found = io.get_untrusted_types(file=path)
         allowed = found if trusted is None else [*trusted, *SAFE_INTERNALS]
@@ -202,25 +183,6 @@ def warm() -> None:
     import sklearn.exceptions  # noqa: F401
     from sklearn.preprocessing import StandardScaler
 
-    skops_io()
+    skops_io.load()
     # The first look at an array searches the installed packages for data frames. No thread is started by this.
     StandardScaler().fit([[0.0], [1.0]])
-
-
-def skops_io() -> Any:
-    """skops' reader and writer, imported without torch and pytest.
-
-    skops walks through all of scikit-learn's modules to list its estimators, and the walk would import torch (two
-    seconds) for the sake of one compatibility shim that no estimator lives in, and pytest for scikit-learn's own tests.
-    """
-    if "skops.io" in sys.modules:
-        return sys.modules["skops.io"]
-    shims = {"sklearn.externals.array_api_compat.torch": "torch", "pytest": "pytest"}
-    blocked = [name for name, package in shims.items() if name not in sys.modules and package not in sys.modules]
-    sys.modules.update(dict.fromkeys(blocked))  # type: ignore[arg-type]
-    try:
-        import skops.io
-    finally:
-        for name in blocked:
-            sys.modules.pop(name, None)
-    return skops.io

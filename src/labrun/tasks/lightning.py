@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from labrun import checking, direction, schema
 from labrun.data.arrays import Arrays, Part
-from labrun.data.loading import BatchLoader
 from labrun.errors import ConfigError, DataError, UnfitError
 from labrun.models.network import Network
 from labrun.runs import context, recording
@@ -43,16 +42,14 @@ from labrun.tasks.callbacks import (
     unusual,
     validates_by_epoch,
 )
+from labrun.tasks.feeds import ArraysFeed, Feed, overrides
+from labrun.tasks.learner import Learner, Lesson, optimizers
 from labrun.tasks.packages import Package
-from labrun.tasks.task import Scores, Task, confusion, is_named
+from labrun.tasks.task import Scores, Task, confusion, is_named, quantities
 from labrun.tasks.threads import Threads, Work, choose, from_environment
 from labrun.tasks.work import try_out
 
 log = logging.getLogger(__name__)
-
-DEFAULT_OPTIMIZER = {"_target_": "torch.optim.Adam", "_partial_": True}
-DEFAULT_LR = 1e-3
-
 
 OWN = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 """What a `Classifier` puts into the record by itself, since Lightning would round it."""
@@ -132,15 +129,7 @@ class Classifier(pl.LightningModule):
                 context.log(name, value, self.current_epoch + 1 if step is None else step, self.current_epoch + 1)
 
     def configure_optimizers(self) -> Any:
-        lr = self._model_node.get("lr")
-        node = self._model_node.get("optimizer") or {**DEFAULT_OPTIMIZER, "lr": lr or DEFAULT_LR}
-        optimizer = tasks.optimizer_of(node)(self.parameters())
-        scheduler = self._model_node.get("scheduler")
-        made = tasks.scheduler_of(scheduler, self._max_epochs)
-        if made is None:
-            return optimizer
-        interval = scheduler.get("interval", "epoch")
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": made(optimizer), "interval": interval}}
+        return optimizers(self.parameters(), self._model_node, self._max_epochs)
 
 
 class _Running:
@@ -176,24 +165,73 @@ class _Running:
 
 
 class NetworkTask(Task):
-    """A torch module, trained by Lightning on batches from memory."""
+    """A torch module, trained by Lightning.
+
+    Args:
+        network: a plain one, or a LightningModule of either package.
+        config: the run's.
+        feed: its batches.
+        name: what it is called in messages.
+
+    Raises:
+        UnfitError: network and data do not go together.
+        ConfigError: the config says of a LightningModule what only it can say.
+    """
 
     is_shared = True
 
-    def __init__(self, network: nn.Module, config: Mapping[str, Any], arrays: Arrays, name: str) -> None:
+    def __init__(self, network: nn.Module, config: Mapping[str, Any], feed: Feed, name: str) -> None:
         own = packages.of(network, name)
         self.network = network
         self._package, self._is_own = own or Package(), own is not None
-        self._config = config
+        self._config, self._feed, self._name = config, feed, name
         self._settings = config["trainer"]
-        self._name = name
+        self._learning = {
+            key: config["model"][key]
+            for key in schema.LEARNING
+            if config["model"].get(key) is not None
+            and key not in schema.parameters(schema.locate(str(config["model"]["_target_"]), "model"))
+        }
+        if self._is_own and self._learning:
+            raise ConfigError(
+                f"{', '.join(f'model.{key}' for key in self._learning)}: {name} is a LightningModule, whose own steps "
+                "say what it learns and how it is measured; these keys are for plain networks"
+            )
         self._training_done: dict[str, Any] | None = None
+        self._trainer_made: tuple[Any, RecordLogger] | None = None
         self._allowed = min(int(config["compute"]["cpus_per_run"]), torch.get_num_threads())
-        work = self._try_out(arrays)
+        work, self._reports = self._try_out(feed.arrays) if isinstance(feed, ArraysFeed) else (None, None)
+        is_classifier = self._reports == "classes" and not self._learning
+        self._module = self._made_module(is_classifier)
         self._training = self._threads(work, "batch_size")
         self._scoring = self._threads(work, "eval_batch_size")
         if not trains_on_processor(self._settings):
             self._training = Threads(self._allowed, "it trains on an accelerator")
+
+    def _made_module(self, is_classifier: bool) -> Any:
+        if self._is_own:
+            return self.network
+        if is_classifier:
+            return Classifier(self.network, self._config)
+        classes = self._feed.arrays.num_classes if isinstance(self._feed, ArraysFeed) else None
+        lesson = Lesson(self._config["model"], classes or None, self._class_weights())
+        return Learner(self.network, self._config, lesson)
+
+    def _class_weights(self) -> Tensor | None:
+        wanted = self._learning.get("class_weight")
+        if wanted is None:
+            return None
+        counts = self._feed.class_counts()
+        if isinstance(wanted, list):
+            if counts is not None and len(wanted) != len(counts):
+                raise ConfigError(f"model.class_weight has {len(wanted)} weights, and there are {len(counts)} classes")
+            return torch.tensor(wanted, dtype=torch.float32)
+        if counts is None or not all(counts):
+            raise UnfitError(
+                "model.class_weight=balanced: nothing tells how many samples of each class there are (a data set's "
+                "`targets` or `labels` would): give a weight for each class, model.class_weight=[1.0,2.5]"
+            )
+        return torch.tensor([sum(counts) / (len(counts) * count) for count in counts], dtype=torch.float32)
 
     def _threads(self, work: Work | None, size: str) -> Threads:
         environment = from_environment(self._config["compute"]["environment"], self._allowed)
@@ -209,31 +247,29 @@ class NetworkTask(Task):
         return self._training_done
 
     def fit(self, arrays: Arrays, paths: RunPaths, resume_from: Path | None) -> None:
-        with limited(self._training.count):
-            self._fit(arrays, paths, resume_from)
+        self.train(paths, resume_from)
 
-    def _fit(self, arrays: Arrays, paths: RunPaths, resume_from: Path | None) -> None:
-        module: Any = self.network if self._is_own else Classifier(self.network, self._config)
-        train = self._loader(arrays.train, arrays, train=True)
-        validation = None if arrays.validation is None else self._loader(arrays.validation, arrays, train=False)
-        if (self._is_own and not self._overrides("validation_step")) or self._settings.get("limit_val_batches") == 0:
-            validation = None
-        trainer = self._trainer(paths, has_validation=validation is not None)
-        unused = [name for name in UNUSED if self._is_own and self._overrides(name)]
+    def train(self, paths: RunPaths, resume_from: Path | None) -> None:
+        """Train on what the network is fed with; see `Task.fit`."""
+        with limited(self._training.count):
+            self._train(paths, resume_from)
+
+    def _train(self, paths: RunPaths, resume_from: Path | None) -> None:
+        module = self._module
+        has_validation = self._validates()
+        trainer = self._trainer(paths, has_validation)
+        unused = [name for name in UNUSED if self._is_own and overrides(module, name, "LightningModule")]
         if unused:
             log.warning(
-                "%s has a %s of its own, and labrun does not call it: batches come from the config's data set, and the "
-                "test part is scored by what forward() gives",
+                "%s has a %s of its own, and labrun does not call it: batches come from the config's data set",
                 self._name,
                 " and a ".join(unused),
             )
         log.info(
-            "Training %s (%s parameters) on %s samples: %d epochs of %d batches, on %s",
+            "Training %s (%s parameters) on %s, on %s",
             self._name,
             f"{sum(p.numel() for p in module.parameters()):,}",
-            f"{len(arrays.train):,}",
-            self._settings["max_epochs"],
-            len(train),
+            self._feed.told,
             type(trainer.accelerator).__name__,
         )
         wanted = self._config["compute"].get("gpus_per_run", 0)
@@ -241,8 +277,13 @@ class NetworkTask(Task):
             log.warning("compute.gpus_per_run=%d, but torch finds no GPU here: training on the processor", wanted)
         if resume_from is not None:
             self._check_resume(resume_from, resume_from.parent == paths.checkpoints, int(trainer.max_steps))
-        self._run(trainer, module, train, validation, resume_from)
-        self._choose(trainer, module, has_validation=validation is not None)
+        self._run(trainer, module, has_validation, resume_from)
+        self._choose(trainer, module, has_validation)
+
+    def _validates(self) -> bool:
+        if self._settings.get("limit_val_batches") == 0 or not self._feed.has("validation"):
+            return False
+        return not self._is_own or overrides(self._module, "validation_step", "LightningModule")
 
     def _choose(self, trainer: Any, module: Any, has_validation: bool) -> None:
         """Which epoch's weights are tested, and what is said of the training."""
@@ -257,6 +298,8 @@ class NetworkTask(Task):
             done["not_finite"] = own.not_finite
         if own.stopped is not None:
             done["stopped_early"] = own.stopped
+        if self._trainer_made is not None and self._trainer_made[1].hyperparameters:
+            done["hyperparameters"] = self._trainer_made[1].hyperparameters
         wanted = self._settings.get("evaluate", "auto")
         if wanted == "auto" and any(base.__name__ == AVERAGING for c in trainer.callbacks for base in type(c).__mro__):
             done["why"] = f"averaged by {AVERAGING}"
@@ -294,7 +337,7 @@ class NetworkTask(Task):
         found.sort(key=lambda c: c.monitor != self._settings["monitor"])
         return next(iter(found), None)
 
-    def _run(self, trainer: Any, module: Any, train: Any, validation: Any, resume_from: Path | None) -> None:
+    def _run(self, trainer: Any, module: Any, has_validation: bool, resume_from: Path | None) -> None:
         before = signal.getsignal(signal.SIGINT)
         try:
             with warnings.catch_warnings(), recording.leaving_by_itself():
@@ -302,8 +345,7 @@ class NetworkTask(Task):
                     warnings.filterwarnings("ignore", message=pattern)
                 trainer.fit(
                     module,
-                    train,
-                    validation,
+                    **self._feed.given("train", has_validation),
                     ckpt_path=None if resume_from is None else str(resume_from),
                     weights_only=True if resume_from is not None else None,
                 )
@@ -319,7 +361,7 @@ class NetworkTask(Task):
             logged = ", ".join(sorted(map(str, trainer.callback_metrics))) or "nothing"
             missing = next(iter(re.findall(r"monitor='([^']*)'|metric `([^`]*)`", str(error))), ("", ""))
             named = "".join(missing) or self._settings["monitor"]
-            more = "" if validation is not None else "; what is logged in validation needs dataset.validation_size"
+            more = "" if has_validation else "; what is logged in validation needs dataset.validation_size"
             raise ConfigError(
                 f"trainer.monitor={self._settings['monitor']}: a callback watches {named!r}, which the model does not "
                 f"log. It logs {logged}: name one of these (trainer.monitor=NAME, or where the callback is made), or "
@@ -360,9 +402,6 @@ class NetworkTask(Task):
     @property
     def _names_monitor(self) -> bool:
         return bool(self._settings["monitor"] != monitored.AUTO)
-
-    def _overrides(self, method: str) -> bool:
-        return getattr(type(self.network), method) is not getattr(self._package.part().LightningModule, method)
 
     def _callbacks(self, paths: RunPaths, has_validation: bool) -> list[Any]:
         """What the config names, of the package that trains; each with the metric that it is to watch."""
@@ -405,7 +444,7 @@ class NetworkTask(Task):
 
     def _loggers(self, paths: RunPaths) -> tuple[list[Any], RecordLogger]:
         """The person's own, then the record's."""
-        own = RecordLogger(paths.logs, () if self._is_own else OWN)
+        own = RecordLogger(paths.logs, OWN if isinstance(self._module, Classifier) else ())
         named = {name: node for name, node in (self._config.get("logger") or {}).items() if is_named(node)}
         nodes = {
             name: {**node, "_target_": self._package.target(str(node["_target_"]))} for name, node in named.items()
@@ -431,7 +470,7 @@ class NetworkTask(Task):
                 checkpoint.dirpath
             ):
                 checkpoint.save_last = False
-        if self._is_own or any(not _is_quiet(callback) for callback in callbacks):
+        if not isinstance(self._module, Classifier) or any(not _is_quiet(callback) for callback in callbacks):
             callbacks.insert(0, Pulse(record))
         last = paths.checkpoints / "last.ckpt"
         callbacks.append(keeper(self._package, keeps, last, files, settings.get("on_nan", "warn"), same))
@@ -452,7 +491,7 @@ class NetworkTask(Task):
             "enable_progress_bar": any(isinstance(c, lightning.callbacks.ProgressBar) for c in callbacks),
             "enable_model_summary": any(isinstance(c, lightning.callbacks.ModelSummary) for c in callbacks),
             "num_sanity_val_steps": 0,
-            "use_distributed_sampler": False,
+            "use_distributed_sampler": self._feed.uses_samplers,
         }
         for name in packages.NAMES:
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -461,7 +500,9 @@ class NetworkTask(Task):
                 warnings.filterwarnings("ignore", message=pattern)
             own = _processes(self._config["compute"], self._package, files)
             try:
-                return lightning.Trainer(**{**arguments, **own, **limits, **settings["options"]})
+                made = lightning.Trainer(**{**arguments, **own, **limits, **settings["options"]})
+                self._trainer_made = made, record
+                return made
             except (
                 TypeError,
                 ValueError,
@@ -475,59 +516,117 @@ class NetworkTask(Task):
                     ) from error
                 raise ConfigError(f"trainer.options: Lightning's Trainer refused: {said}") from error
 
-    def _loader(self, part: Part, arrays: Arrays, train: bool, shared: bool = True) -> BatchLoader:
-        node = self._config["dataset"].get("augmentation")
-        augmentation = schema.build(node, "dataset.augmentation") if train and is_named(node) else None
-        size = int(self._settings["batch_size" if train else "eval_batch_size"])
-        return BatchLoader(
-            part,
-            arrays.scaling,
-            size,
-            shuffle=train,
-            seed=int(self._config["seed"]),
-            augmentation=augmentation,
-            ranks=None if shared else 1,
-        )
+    def _try_out(self, arrays: Arrays) -> tuple[Work | None, str | None]:
+        """One sample of zeros through the network, so that an unfit pair is told before any training.
 
-    def _try_out(self, arrays: Arrays) -> Work | None:
-        """One sample of zeros through the network, so that an unfit pair is told before any training; its work."""
+        Returns:
+            Its work, and what labrun can report of its test (`_report_of`).
+        """
         sample = torch.zeros(1, *arrays.input_shape)
         shape = checking.shape_text(arrays.input_shape)
         self.network.eval()
         try:
             with limited(1):
                 scores, work = try_out(self.network, sample)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
+            if self._is_own:  # its steps need not call forward()
+                return None, None
             raise UnfitError(
                 f"model '{self._name}' does not fit data set '{arrays.name}', whose samples are {shape}: {error}"
             ) from error
         finally:
             self.network.train()
-        if tuple(scores.shape) != (1, arrays.num_classes):
+        reports = self._report_of(scores, arrays)
+        if reports is None and not self._is_own and not self._learning:
+            wanted = (
+                f"(1, {arrays.num_classes}) are wanted, one per class"
+                if arrays.num_classes
+                else "(1,) is wanted: the quantity"
+            )
             raise UnfitError(
                 f"model '{self._name}' does not fit data set '{arrays.name}': for one sample of {shape} it gives "
-                f"{tuple(scores.shape)} scores, and (1, {arrays.num_classes}) are wanted, one per class"
+                f"{tuple(scores.shape)} scores, and {wanted}"
             )
-        return work
+        return work, reports
+
+    def _report_of(self, scores: Any, arrays: Arrays) -> str | None:
+        """What labrun itself can report of a network's test: `classes`, a `quantity`, or nothing."""
+        if not isinstance(scores, Tensor) or self._learning.get("target") == "input":
+            return None
+        if arrays.num_classes:
+            return "classes" if tuple(scores.shape) == (1, arrays.num_classes) else None
+        return "quantity" if scores.numel() == 1 else None
+
+    def test(self, arrays: Arrays, paths: RunPaths) -> Scores | None:
+        self.test_steps(paths)
+        return self.score(arrays.test, arrays) if self._reports is not None else None
+
+    def assist_test(self, paths: RunPaths) -> None:
+        self.test_steps(paths)
+
+    def test_steps(self, paths: RunPaths) -> None:
+        """Have the module's own `test_step` go over the test part; what it logs is in the record."""
+        if isinstance(self._module, Classifier):
+            return
+        has_step = not self._is_own or overrides(self._module, "test_step", "LightningModule")
+        if not has_step or not self._feed.has("test"):
+            if self._reports is None:
+                missing = "test_step" if not has_step else "test part"
+                log.warning("Nothing scores the test part: there is no %s", missing)
+            return
+        if self._trainer_made is None:
+            self._trainer(paths, has_validation=False)
+        assert self._trainer_made is not None
+        trainer, record = self._trainer_made
+        record.place.epoch = max(1, (self._training_done or {}).get("tested", 1))
+        with warnings.catch_warnings(), limited(self._scoring.count), recording.leaving_by_itself():
+            for pattern in QUIET:
+                warnings.filterwarnings("ignore", message=pattern)
+            trainer.test(self._module, **self._feed.given("test"), verbose=False)
+        self._module.eval()
+        self.tested = {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+    def predict_steps(self, part: str, paths: RunPaths) -> list[list[Any]]:
+        """What `predict_step` gives for each batch of each loader of a part."""
+        if self._trainer_made is None:
+            self._trainer(paths, has_validation=False)
+        assert self._trainer_made is not None
+        with warnings.catch_warnings(), limited(self._scoring.count), recording.leaving_by_itself():
+            for pattern in QUIET:
+                warnings.filterwarnings("ignore", message=pattern)
+            found = self._trainer_made[0].predict(self._module, **self._feed.given(part))
+        return [list(one) for one in found] if found and isinstance(found[0], list) else [list(found or [])]
 
     def score(self, part: Part, arrays: Arrays) -> Scores:
+        assert isinstance(self._feed, ArraysFeed)
         self.network.eval()
         device = next((p.device for p in self.network.parameters()), torch.device("cpu"))
-        predicted, losses = [], 0.0
+        found, losses = [], 0.0
         with torch.inference_mode(), limited(self._scoring.count):
-            for x, y in self._loader(part, arrays, train=False, shared=False):
+            for x, y in self._feed.loader(part, train=False, shared=False):
                 scores = self.network(x.to(device)).float().cpu()
-                losses += float(nn.functional.cross_entropy(scores, y, reduction="sum"))
-                predicted.append(scores.argmax(1).numpy())
-        guesses = np.concatenate(predicted)
+                if arrays.num_classes:
+                    losses += float(nn.functional.cross_entropy(scores, y, reduction="sum"))
+                    found.append(scores.argmax(1).numpy())
+                else:
+                    found.append(scores.reshape(len(y)).double().numpy())
+        guesses = np.concatenate(found)
+        if not arrays.num_classes:
+            return quantities(part.y, guesses, self._name)
         accuracy = float((guesses == part.y).mean())
-        return Scores(accuracy, losses / len(part), confusion(part.y, guesses, arrays.num_classes))
+        loss = losses / len(part) if "loss" not in self._learning else None
+        return Scores(accuracy, loss, confusion(part.y, guesses, arrays.num_classes))
 
     def save(self, arrays: Arrays, paths: RunPaths) -> dict[str, Any]:
+        return self.save_network(paths)
+
+    def save_network(self, paths: RunPaths) -> dict[str, Any]:
+        """Write the weights into the run's `outputs/`; see `Task.save`."""
         state = {name: value.detach().cpu() for name, value in self.network.state_dict().items()}
         torch.save(state, paths.outputs / "model.pt")
         extra = self.network.export(paths.outputs) if isinstance(self.network, Network) else []
-        return {"kind": "network", "file": "model.pt", "also": [path.name for path in extra]}
+        about = {"learns": self._module.learns} if isinstance(self._module, Learner) else {}
+        return {"kind": "network", "file": "model.pt", "also": [path.name for path in extra], **about}
 
 
 @contextlib.contextmanager
@@ -620,7 +719,7 @@ AVERAGING = "StochasticWeightAveraging"
 """Lightning's callback whose weights are there at the end of the training, and in no checkpoint."""
 NO_LOSS = r".*could not find the monitored key in the returned metrics.*"
 """With `trainer.monitor=auto` a module of a person's own need not log what labrun's networks do."""
-UNUSED = ("train_dataloader", "val_dataloader", "test_dataloader", "test_step")
+UNUSED = ("train_dataloader", "val_dataloader", "test_dataloader")
 """Hooks of a module that are not called."""
 
 

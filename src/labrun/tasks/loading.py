@@ -86,8 +86,7 @@ def network(file: Path, card: Mapping[str, Any], trusted: Sequence[str] | None) 
     if "lr" not in schema.parameters(target):
         node.pop("lr", None)
     offered = {
-        "input_shape": tuple(card.get("input_shape") or ()),
-        "num_classes": len(card.get("class_names") or ()),
+        **_offered(card),
         **{part: None for part in ("optimizer", "scheduler") if must_be_given(target, part)},  # for training alone
     }
     if trusted is None:
@@ -98,6 +97,14 @@ def network(file: Path, card: Mapping[str, Any], trusted: Sequence[str] | None) 
         raise DataError(f"the card's {node['_target_']} gave a {type(network).__name__}, which is no network")
     load_weights(network, file)
     return network.eval()
+
+
+def _offered(card: Mapping[str, Any]) -> dict[str, Any]:
+    """What a network was given of its data, beside its own arguments."""
+    if card.get("feed") is not None:
+        return dict(card.get("offered") or {})
+    classes = len(card.get("class_names") or ()) or 1
+    return {"input_shape": tuple(card.get("input_shape") or ()), "num_classes": classes}
 
 
 def chainer(file: Path) -> Any:

@@ -70,7 +70,7 @@ class Saved:
         classes = f"{len(self.class_names)} classes" if self.class_names else "no class names"
         return f"<{self.title}: {self.card.get('name')}, {classes}>"
 
-    def predict(self, x: Any) -> npt.NDArray[Any]:
+    def predict(self, x: Any) -> Any:
         """What the model says of samples.
 
         Args:
@@ -78,11 +78,14 @@ class Saved:
 
         Returns:
             (N,) labels, as `class_names` has them: text, or whole numbers where all of them are some (`7`, and not
-            `07`); quantities where it predicts those.
+            `07`); quantities where it predicts those. A model that was trained on a data module's batches takes one of
+            those, and gives what its `predict_step` gives, or its `forward`.
 
         Raises:
             UnfitError: the samples are not of the model's kind.
         """
+        if self.card.get("feed"):
+            return self._answer(x)
         found = self.predict_numbers(x)
         if not self.class_names:
             return found
@@ -95,7 +98,9 @@ class Saved:
         """As `predict`, with the place of each label in `class_names`: (N,) whole numbers."""
         rows = self._rows(x)
         if tasks.is_network(self.model):
-            return np.asarray(self._scores(rows).argmax(axis=1))
+            scores = self._scores(rows)
+            is_quantity = not self.class_names and scores.size == len(scores)
+            return scores.reshape(-1) if is_quantity else np.asarray(scores.argmax(axis=1))
         return np.asarray(self._call("predict", rows))
 
     def predict_proba(self, x: Any) -> npt.NDArray[Any]:
@@ -126,7 +131,29 @@ class Saved:
     @property
     def has_chances(self) -> bool:
         """Whether there is a `predict_proba`."""
-        return tasks.is_network(self.model) or hasattr(self.model, "predict_proba")
+        if tasks.is_network(self.model):
+            return bool(self.class_names) and not self.card.get("feed")
+        return hasattr(self.model, "predict_proba")
+
+    def _answer(self, batch: Any) -> Any:
+        """What a model that takes a data module's batches says of one: by its `predict_step`, else by `forward`."""
+        import torch
+
+        def tensors(value: Any) -> Any:
+            if isinstance(value, Mapping):
+                return {key: tensors(one) for key, one in value.items()}
+            if isinstance(value, tuple):
+                return tuple(map(tensors, value))
+            return torch.as_tensor(value) if isinstance(value, np.ndarray | list) else value
+
+        given, own = tensors(batch), getattr(self.model, "predict_step", None)
+        self.model.eval()
+        with torch.inference_mode():
+            if own is not None:
+                found = own(given, 0)
+            else:
+                found = self.model(**given) if isinstance(given, dict) else self.model(given)
+        return found.float().cpu().numpy() if isinstance(found, torch.Tensor) else found
 
     def _call(self, method: str, rows: Any) -> Any:
         try:

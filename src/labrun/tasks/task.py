@@ -7,9 +7,10 @@ import json
 import logging
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import numpy as np
@@ -32,7 +33,7 @@ optimizer and a scheduler come to, too.)"""
 MODEL_CARD = cards.NAME
 CARD_FORMAT = 2
 """Since 2, `arguments` are written as `labrun.exact` says, `_args_` and the like among them."""
-QUANTITY = "model=pipeline and scikit-learn's regressors predict quantities"
+QUANTITY = "networks, model=pipeline and scikit-learn's regressors predict quantities"
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,16 @@ class Task(ABC):
     def score(self, part: Part, arrays: Arrays) -> Scores:
         """Score the model on a part of the data."""
 
+    tested: Mapping[str, float] = MappingProxyType({})
+    """What the model's own test steps have logged."""
+
+    def test(self, arrays: Arrays, paths: RunPaths) -> Scores | None:
+        """Carry out the model's own test steps, if it has some, and score the test part; None where only they can."""
+        return self.score(arrays.test, arrays)
+
+    def assist_test(self, paths: RunPaths) -> None:  # noqa: B027 - most have none
+        """Take part in the test steps, as one of several processes that is not the first."""
+
     @abstractmethod
     def save(self, arrays: Arrays, paths: RunPaths) -> dict[str, Any]:
         """Write the model into the run's `outputs/`; returns what its card says of it."""
@@ -87,6 +98,13 @@ class Task(ABC):
     def weight_images(self) -> npt.NDArray[Any] | None:
         """(classes, features) weights that can be looked at as images, for linear models."""
         return None
+
+
+def own_arguments(node: Mapping[str, Any], target: Callable[..., Any]) -> dict[str, Any]:
+    """What of a model's node goes to the class that it names; the rest says how it is trained."""
+    known = schema.parameters(target)
+    left = {key for key in ("lr", *schema.LEARNING) if key not in known}
+    return {key: value for key, value in node.items() if key not in TRAINING_KEYS and key not in left}
 
 
 def make(config: Mapping[str, Any], arrays: Arrays) -> Task:
@@ -98,26 +116,25 @@ def make(config: Mapping[str, Any], arrays: Arrays) -> Task:
     """
     node = config["model"]
     target = schema.locate(str(node["_target_"]), "model")
-    own = {key: value for key, value in node.items() if key not in TRAINING_KEYS}
-    if "lr" not in schema.parameters(target):
-        own.pop("lr", None)
+    own = own_arguments(node, target)
     seed_everything(int(config["seed"]))
     _check_fit(target, own, arrays, model_name(node))
     model = schema.build(
         own,
         "model",
         input_shape=arrays.input_shape,
-        num_classes=arrays.num_classes,
+        # A network gives one number where a quantity is to be predicted.
+        num_classes=arrays.num_classes or (1 if is_network_class(target) else 0),
         seed=int(config["seed"]),
         is_regression=arrays.num_classes == 0,
         is_sparse=hasattr(arrays.train.x, "toarray"),
         columns=_columns(arrays),
-        **_training_parts(target, config),
+        **training_parts(target, config),
     )
     return wrap(model, config, arrays)
 
 
-def _training_parts(target: Callable[..., Any], config: Mapping[str, Any]) -> dict[str, Any]:
+def training_parts(target: Callable[..., Any], config: Mapping[str, Any]) -> dict[str, Any]:
     """For a module that trains by itself, and asks for them: the optimizer and the scheduler of its config."""
     known, node = schema.parameters(target), config["model"]
     parts: dict[str, Any] = {"scheduler": None} if must_be_given(target, "scheduler") else {}
@@ -185,16 +202,13 @@ def wrap(model: Any, config: Mapping[str, Any], arrays: Arrays) -> Task:
     """The task for a model that is built already."""
     name = model_name(config["model"])
     if is_network(model):
-        if not arrays.num_classes:
-            raise UnfitError(
-                f"data set '{arrays.name}' has a quantity, and networks (here model '{name}') learn classes alone: "
-                f"{QUANTITY}, and so does a script of your own (experiment=script script.path=train.py)"
-            )
         if "pytorch_lightning" not in sys.modules:
             targets.say("Lightning")
+        from labrun.tasks.feeds import ArraysFeed
         from labrun.tasks.lightning import NetworkTask
 
-        return NetworkTask(model, config, arrays, name)
+        return NetworkTask(model, config, ArraysFeed(arrays, config), name)
+    _refuse_learning(config["model"], name)
     if arrays.num_classes:
         reason = _not_a_classifier(model)
         if reason:
@@ -213,6 +227,26 @@ def wrap(model: Any, config: Mapping[str, Any], arrays: Arrays) -> Task:
         f"model._target_={config['model']['_target_']!r} gave a {type(model).__name__}; labrun trains torch modules "
         "(torch.nn.Module, LightningModule) and scikit-learn estimators (fit and predict)"
     )
+
+
+def _refuse_learning(node: Mapping[str, Any], name: str) -> None:
+    """Answer keys that say what a network learns, for a model that is none.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    known = schema.parameters(schema.locate(str(node["_target_"]), "model"))
+    idle = [key for key in schema.LEARNING if node.get(key) is not None and key not in known]
+    if idle:
+        raise ConfigError(
+            f"{', '.join(f'model.{key}' for key in idle)}: only networks have that, and {name} takes no such argument"
+        )
+
+
+def is_network_class(target: Callable[..., Any]) -> bool:
+    """Whether a target is a class of torch modules; never imports torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(target, type) and issubclass(target, torch.nn.Module)
 
 
 def _not_a_classifier(model: Any) -> str | None:
@@ -260,14 +294,20 @@ def _check_fit(target: Any, own: Mapping[str, Any], arrays: Arrays, name: str) -
         raise UnfitError(f"model '{name}' does not fit data set '{arrays.name}': {reason}")
 
 
-def log_scores(scores: Scores) -> None:
-    """Every classifier logs its final test value as `accuracy`, every regressor as `r2`."""
+def log_scores(scores: Scores, tested: Collection[str] = ()) -> None:
+    """Every classifier logs its final test value as `accuracy`, every regressor as `r2`.
+
+    Args:
+        scores: of the test part.
+        tested: what the model's own test steps have logged under these names stays.
+    """
     found: dict[str, float] = {}
     if scores.accuracy is not None:
         found[f"{scores.prefix}accuracy"] = scores.accuracy
     if scores.loss is not None:
         found["test_loss"] = scores.loss
     found |= scores.more
+    found = {name: value for name, value in found.items() if name not in tested}
     run = context.current()
     shared = [name for name in found if run is not None and run.has_logged(name)]
     if shared:
@@ -291,30 +331,47 @@ def confusion(y_true: npt.NDArray[Any], y_pred: npt.NDArray[Any], classes: int) 
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
+def quantities(y: npt.NDArray[Any], predicted: npt.NDArray[Any], name: str) -> Scores:
+    """How well quantities are predicted: `r2`, `rmse` and `mae`.
+
+    Shapes:
+        y, predicted: (N,).
+
+    Raises:
+        UnfitError: the model does not predict one number per sample.
+    """
+    if predicted.shape != y.shape or predicted.dtype.kind not in "biuf" or not np.isfinite(predicted).all():
+        raise UnfitError(f"model '{name}' does not predict one number per sample, but the shape {predicted.shape}")
+    errors = predicted - y
+    spread = float(((y - y.mean()) ** 2).sum())
+    r2 = 1 - float((errors**2).sum()) / spread if spread else 0.0
+    more = {"r2": r2, "rmse": float(np.sqrt((errors**2).mean())), "mae": float(np.abs(errors).mean())}
+    return Scores(None, None, None, more, predicted)
+
+
 def write_card(
     paths: RunPaths,
-    task: Task,
+    saved: Mapping[str, Any],
     config: Mapping[str, Any],
-    arrays: Arrays,
+    about: Mapping[str, Any],
     kept: Mapping[str, Any],
     proof: seals.Proof | None = None,
 ) -> dict[str, Any]:
-    """Save the model and, beside it, the card that tells how to load and feed it.
+    """Write, beside a saved model, the card that tells how to load and feed it.
 
     Args:
         paths: the run's.
-        task: has the model.
+        saved: what saving the model has returned.
         config: the run's, with nothing left to resolve.
-        arrays: what the model takes.
+        about: what the model takes (`taken_by`).
         kept: the record's `model`, with its references to the environment: those stay what they are.
         proof: seals the card.
 
     Returns:
         The card, without its seal.
     """
-    paths.outputs.mkdir(parents=True, exist_ok=True)
-    saved = task.save(arrays, paths)
     node = config["model"]
+    own = own_arguments(node, schema.locate(str(node["_target_"]), "model"))
     card = {
         "format": CARD_FORMAT,
         "name": model_name(node),
@@ -324,10 +381,21 @@ def write_card(
         "arguments": exact.encoded(
             {
                 key: kept[key] if "${oc." in repr(kept.get(key)) else exact.escaped(value)
-                for key, value in node.items()
-                if key not in (*TRAINING_KEYS, "_target_")
+                for key, value in own.items()
+                if key != "_target_"
             }
         ),
+        **about,
+    }
+    seal = None if proof is None else proof.seal(card)
+    sealed = card if seal is None else {**card, seals.FIELD: seal}
+    (paths.outputs / MODEL_CARD).write_text(json.dumps(sealed, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return card
+
+
+def taken_by(arrays: Arrays) -> dict[str, Any]:
+    """What a card says of the samples that a model takes."""
+    return {
         "input_shape": list(arrays.input_shape),
         "class_names": list(arrays.class_names),
         "scaling": {
@@ -338,10 +406,6 @@ def write_card(
         "data": arrays.name,
         **({"table": dict(arrays.table)} if arrays.table is not None else {}),
     }
-    seal = None if proof is None else proof.seal(card)
-    sealed = card if seal is None else {**card, seals.FIELD: seal}
-    (paths.outputs / MODEL_CARD).write_text(json.dumps(sealed, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return card
 
 
 def check_card(card: Mapping[str, Any], arrays: Arrays, run_id: str) -> Arrays:
@@ -419,6 +483,6 @@ def load_card(paths: RunPaths, run_id: str) -> dict[str, Any]:
     title = f"run {run_id}"
     card = cards.read(paths.outputs, title)
     cards.file(paths.outputs, card, title)
-    if card.get("scaling") is None or card.get("input_shape") is None:
+    if card.get("feed") is None and (card.get("scaling") is None or card.get("input_shape") is None):
         raise DataError(f"{title} holds no model that can be loaded: its card does not say what the model takes")
     return card

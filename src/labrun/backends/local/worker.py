@@ -66,6 +66,8 @@ def hold(data: Mapping[str, Any]) -> None:
     Raises:
         DataError, ConfigError: it cannot be read.
     """
+    if schema.has_loaders(data["dataset"]):
+        return
     config = execute.here(data)
     root = local_root(config["datastore"], config["dataset"])
     if root is not None and not any(references(config["dataset"])):

@@ -1,0 +1,164 @@
+"""`torch.utils.data.Dataset`s from a config, one for each part, behind the loaders that Lightning takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, Sampler
+
+from labrun import schema
+from labrun.errors import ConfigError, UnfitError
+
+PARTS = ("train", "validation", "test", "predict")
+
+
+class Datasets(pl.LightningDataModule):
+    """Map-style and iterable data sets, batched as the config says.
+
+    Args:
+        train: `_target_` and arguments of the data set to train with; None where a model is only scored.
+        validation: of the one that picks the best epoch.
+        test: of the one that is tested on in the end.
+        predict: of the one that `task=predict` reads; None: the test part.
+        batch_size: samples per step.
+        eval_batch_size: samples per step of validation, test and prediction.
+        num_workers: processes that load; 0: the run's own.
+        shuffle: draw a new order each epoch; None: where the data set is map-style and no sampler is given.
+        drop_last: leave out a last training batch that is not full.
+        pin_memory: see `torch.utils.data.DataLoader`.
+        collate_fn: makes a batch of samples; a function's dotted name, or `_target_` and arguments.
+        sampler: chooses the training samples; given the data set as `data_source` or `dataset`, if it takes one.
+        batch_sampler: the same, a batch at a time; takes `sampler`, if it has such an argument.
+        seed: of the order.
+    """
+
+    def __init__(
+        self,
+        train: Mapping[str, Any] | None = None,
+        validation: Mapping[str, Any] | None = None,
+        test: Mapping[str, Any] | None = None,
+        predict: Mapping[str, Any] | None = None,
+        batch_size: int = 128,
+        eval_batch_size: int = 1000,
+        num_workers: int = 0,
+        shuffle: bool | None = None,
+        drop_last: bool = False,
+        pin_memory: bool = False,
+        collate_fn: Mapping[str, Any] | str | None = None,
+        sampler: Mapping[str, Any] | None = None,
+        batch_sampler: Mapping[str, Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.nodes: dict[str, Mapping[str, Any] | None] = dict(
+            zip(PARTS, (train, validation, test, predict or test), strict=True)
+        )
+        self._sizes = (batch_size, eval_batch_size)
+        self._shuffle, self._drop_last, self._seed = shuffle, drop_last, seed
+        self._sampler, self._batch_sampler = sampler, batch_sampler
+        self._common: dict[str, Any] = {
+            "num_workers": num_workers,
+            "pin_memory": pin_memory,
+            "persistent_workers": num_workers > 0,
+            "collate_fn": _collate(collate_fn),
+        }
+        self._made: dict[str, Any] = {}
+
+    def dataset(self, part: str) -> Any:
+        """The data set of a part, built once.
+
+        Raises:
+            ConfigError: the config names none, or what it names is no data set.
+        """
+        node = self.nodes[part]
+        if node is None:
+            raise ConfigError(f"dataset.{part} is missing: say dataset.{part}._target_=...")
+        if part not in self._made:
+            made = schema.build(node, f"dataset.{part}")
+            if not isinstance(made, Dataset) and not (hasattr(made, "__getitem__") and hasattr(made, "__len__")):
+                raise ConfigError(
+                    f"dataset.{part}._target_={node['_target_']!r} gives a {type(made).__name__}, and neither a "
+                    "torch.utils.data.Dataset nor anything with a length and an index"
+                )
+            self._made[part] = made
+        return self._made[part]
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        data = self.dataset("train")
+        streams = isinstance(data, IterableDataset)
+        chosen: dict[str, Any] = {}
+        if self._sampler is not None or self._batch_sampler is not None:
+            if streams:
+                raise UnfitError("dataset.sampler: dataset.train is iterable, and gives its samples in its own order")
+            chosen = self._samplers(data)
+        elif not streams and self._shuffle is not False:
+            chosen["sampler"] = ShuffledByEpoch(len(data), self._seed)
+        elif self._shuffle:
+            raise UnfitError("dataset.shuffle=true: dataset.train is iterable, and gives its samples in its own order")
+        if "batch_sampler" not in chosen:
+            chosen |= {"batch_size": self._sizes[0], "drop_last": self._drop_last}
+        # The workers' seeds come from it.
+        generator = torch.Generator().manual_seed(self._seed)
+        return DataLoader(data, generator=generator, **chosen, **self._common)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self._plain("validation")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return self._plain("test")
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        return self._plain("predict")
+
+    def _plain(self, part: str) -> DataLoader[Any]:
+        return DataLoader(self.dataset(part), batch_size=self._sizes[1], **self._common)
+
+    def _samplers(self, data: Any) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        if self._sampler is not None:
+            found["sampler"] = schema.build(self._sampler, "dataset.sampler", data_source=data, dataset=data)
+        if self._batch_sampler is not None:
+            sampler = found.pop("sampler", None) or RandomSampler(data)
+            found["batch_sampler"] = schema.build(
+                self._batch_sampler, "dataset.batch_sampler", sampler=sampler, data_source=data, dataset=data
+            )
+        return found
+
+
+class ShuffledByEpoch(Sampler[int]):
+    """A new order each epoch, which the seed and the epoch alone decide: a run that is resumed sees the same.
+
+    Args:
+        count: how many samples there are.
+        seed: of the order.
+    """
+
+    def __init__(self, count: int, seed: int) -> None:
+        self._count, self._seed, self._epoch = count, seed, 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch comes next, from 0 on: Lightning does."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(hash((self._seed, self._epoch)) % 2**63)
+        yield from torch.randperm(self._count, generator=generator).tolist()
+
+
+def _collate(node: Mapping[str, Any] | str | None) -> Any:
+    """What makes a batch of samples: a function as it is, an object of a class."""
+    if node is None:
+        return None
+    given = {"_target_": node} if isinstance(node, str) else dict(node)
+    found = schema.locate(str(given["_target_"]), "dataset.collate_fn")
+    if isinstance(found, type):
+        return schema.build(given, "dataset.collate_fn")
+    if set(given) <= {"_target_", "_partial_"}:
+        return found
+    return schema.build({"_partial_": True, **given}, "dataset.collate_fn")

@@ -1,0 +1,225 @@
+"""What a network is fed with: batches cut from arrays in memory, or the loaders that a data set brings."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from labrun import schema
+from labrun.data.arrays import Arrays, Part
+from labrun.data.loading import BatchLoader
+from labrun.errors import ConfigError
+from labrun.runs import custom_locations
+from labrun.tasks import packages
+from labrun.tasks.packages import Package
+from labrun.tasks.task import is_named
+
+log = logging.getLogger(__name__)
+
+
+class Feed(ABC):
+    """Where a network's batches come from."""
+
+    uses_samplers = False
+    """Whether Lightning shares the samples out among several processes."""
+
+    @property
+    @abstractmethod
+    def told(self) -> str:
+        """What there is to train on, for the log."""
+
+    @abstractmethod
+    def has(self, part: str) -> bool:
+        """Whether there is a `train`, `validation`, `test` or `predict` part."""
+
+    @abstractmethod
+    def given(self, part: str, with_validation: bool = False) -> dict[str, Any]:
+        """What Trainer's `fit` (part `train`), `test` or `predict` takes for a part."""
+
+    def class_counts(self) -> Sequence[int] | None:
+        """How many training samples there are of each class; None where nothing tells without reading them all."""
+        return None
+
+
+class ArraysFeed(Feed):
+    """Batches from memory.
+
+    Args:
+        arrays: the data.
+        config: the run's.
+    """
+
+    def __init__(self, arrays: Arrays, config: Mapping[str, Any]) -> None:
+        self.arrays = arrays
+        self._settings, self._seed = config["trainer"], int(config["seed"])
+        self._augmentation = (config.get("dataset") or {}).get("augmentation")
+
+    @property
+    def told(self) -> str:
+        size = int(self._settings["batch_size"])
+        batches = -(-len(self.arrays.train) // size)
+        return f"{len(self.arrays.train):,} samples: {self._settings['max_epochs']} epochs of {batches} batches"
+
+    def has(self, part: str) -> bool:
+        return part in ("train", "test") or (part == "validation" and self.arrays.validation is not None)
+
+    def given(self, part: str, with_validation: bool = False) -> dict[str, Any]:
+        if part != "train":
+            return {"dataloaders": self.loader(self.arrays.test, train=False)}
+        validation = self.arrays.validation if with_validation else None
+        return {
+            "train_dataloaders": self.loader(self.arrays.train, train=True),
+            "val_dataloaders": None if validation is None else self.loader(validation, train=False),
+        }
+
+    def loader(self, part: Part, train: bool, shared: bool = True) -> BatchLoader:
+        """A part in batches.
+
+        Args:
+            part: the samples.
+            train: shuffled and augmented, in batches of `trainer.batch_size`.
+            shared: each of several processes gets its own.
+        """
+        node = self._augmentation
+        return BatchLoader(
+            part,
+            self.arrays.scaling,
+            int(self._settings["batch_size" if train else "eval_batch_size"]),
+            shuffle=train,
+            seed=self._seed,
+            augmentation=schema.build(node, "dataset.augmentation") if train and node and is_named(node) else None,
+            ranks=None if shared else 1,
+        )
+
+    def class_counts(self) -> Sequence[int] | None:
+        import numpy as np
+
+        classes = self.arrays.num_classes
+        return np.bincount(self.arrays.train.y, minlength=classes).tolist() if classes else None
+
+
+HOOKS = {
+    "train": "train_dataloader",
+    "validation": "val_dataloader",
+    "test": "test_dataloader",
+    "predict": "predict_dataloader",
+}
+
+
+class ModuleFeed(Feed):
+    """The loaders of a `LightningDataModule`.
+
+    Args:
+        module: a data module of either package of Lightning's.
+        name: what the data set is called.
+    """
+
+    uses_samplers = True
+
+    def __init__(self, module: Any, name: str) -> None:
+        self.module, self.name = module, name
+
+    @property
+    def told(self) -> str:
+        return f"{self.name} ({type(self.module).__name__})"
+
+    @property
+    def parts(self) -> Mapping[str, Any]:
+        """The nodes of labrun's own `Datasets`, by part; nothing for a data module of a person's own."""
+        from labrun.data.datasets import Datasets
+
+        return self.module.nodes if isinstance(self.module, Datasets) else {}
+
+    def has(self, part: str) -> bool:
+        if self.parts:
+            return self.parts[part] is not None
+        return overrides(self.module, HOOKS[part], "LightningDataModule")
+
+    def given(self, part: str, with_validation: bool = False) -> dict[str, Any]:
+        return {"datamodule": self.module}
+
+    def prepared(self, run_dir: Path) -> None:
+        """Have `prepare_data` done: once on this machine for a whole sweep, or for all processes of a run.
+
+        Args:
+            run_dir: the run's.
+        """
+        work, self.module.prepare_data = self.module.prepare_data, _nothing
+        with _alone(run_dir) as mark:
+            if not mark.exists():
+                work()
+                mark.touch()
+
+    def class_counts(self) -> Sequence[int] | None:
+        """Of the labels that the training data set has as `targets` or `labels`, as torchvision's have."""
+        import numpy as np
+
+        if not self.parts.get("train"):
+            return None
+        found = self.module.dataset("train")
+        known = (getattr(found, name, None) for name in ("targets", "labels"))
+        labels = next((one for one in known if one is not None), None)
+        return None if labels is None else np.bincount(np.asarray(labels)).tolist()
+
+
+def _nothing() -> None:
+    """In the place of a `prepare_data` that is done."""
+
+
+@contextlib.contextmanager
+def _alone(run_dir: Path) -> Iterator[Path]:
+    """One process of this machine at a time, of a sweep or of a run; the file that says that the work is done."""
+    shared = run_dir.parent / custom_locations.LAUNCH
+    folder = shared if shared.is_dir() else run_dir / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    mark = folder / f".prepared-{os.uname().nodename}"
+    with open(mark.with_name(f"{mark.name}.lock"), "ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield mark
+
+
+def make_module(dataset: Mapping[str, Any]) -> Any:
+    """The data module that a `dataset` node names.
+
+    Raises:
+        ConfigError: it cannot be built, or is none.
+    """
+    target = str(dataset["_target_"])
+    found = schema.locate(target, "dataset")
+    known = schema.parameters(found)
+    own = {key: value for key, value in dataset.items() if key not in ("name", "search_space") or key in known}
+    if target == schema.DATASETS:  # it builds each part when it is asked for
+        own["_recursive_"] = False
+    made = schema.build(own, "dataset")
+    if package_of(made, "LightningDataModule") is None:
+        raise ConfigError(f"dataset._target_={target!r} gives a {type(made).__name__}, and no LightningDataModule")
+    return made
+
+
+def package_of(found: Any, kind: str) -> Package | None:
+    """The package of Lightning's whose class of that name an object is derived from; None: neither."""
+    for base in type(found).__mro__:
+        name = next((name for name in packages.NAMES if base.__module__.startswith(f"{name}.")), None)
+        if name is not None and base.__name__ == kind:
+            return Package(name)
+    return None
+
+
+def overrides(found: Any, method: str, kind: str) -> bool:
+    """Whether an object of a class of Lightning's has a method of its own.
+
+    Args:
+        found: a module, or a data module.
+        method: the hook's name.
+        kind: `LightningModule` or `LightningDataModule`.
+    """
+    package = package_of(found, kind)
+    if package is None:
+        return False
+    return getattr(type(found), method, None) is not getattr(getattr(package.part(), kind), method, None)

@@ -1,0 +1,394 @@
+"""Training a plain network of any kind: what it is fed with, what its loss is, and how it is measured.
+
+A network that classifies labrun's own arrays is trained by `labrun.tasks.lightning.Classifier`, which is faster. This
+one takes batches of any structure, any loss and any metrics, and chooses them by the first batch where the config says
+nothing; what it has chosen is in the log.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torchmetrics
+from torch import Tensor, nn
+from torchmetrics import classification, regression
+
+from labrun import schema
+from labrun.errors import ConfigError, UnfitError
+from labrun.tasks import task as tasks
+from labrun.tasks.task import is_named
+
+log = logging.getLogger(__name__)
+
+TARGET_KEYS = ("labels", "label", "targets", "target", "y")
+"""What the target may be called in a batch that is a dict."""
+IGNORED = -100
+"""The class number that torch's cross-entropy leaves out."""
+OF_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
+"""Losses whose target holds class numbers."""
+DEFAULT_OPTIMIZER = {"_target_": "torch.optim.Adam", "_partial_": True}
+DEFAULT_LR = 1e-3
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch taken apart: what the network is called with, and what it is to give."""
+
+    args: tuple[Any, ...]
+    named: Mapping[str, Any]
+    target: Tensor
+
+    @property
+    def size(self) -> int:
+        """How many samples it has."""
+        return len(self.target)
+
+
+def taken_apart(batch: Any, network: nn.Module, target: str | None) -> Batch:
+    """A batch of any structure, as inputs and a target.
+
+    Args:
+        batch: a tuple `(input, ..., target)`, a dict with the target under one of `TARGET_KEYS`, or a tensor.
+        network: takes the inputs; of a dict those that its `forward` names.
+        target: `input`: the network is to give back its (first) input.
+
+    Raises:
+        UnfitError: there is no target, or nothing of a dict is what the network takes.
+    """
+    if isinstance(batch, Tensor):
+        return Batch((batch,), {}, batch)
+    if isinstance(batch, Mapping):
+        return _of_dict(batch, network, target)
+    if not isinstance(batch, Sequence) or not batch or not all(isinstance(one, Tensor | Mapping) for one in batch):
+        raise UnfitError(
+            f"a batch is a {type(batch).__name__}, and a plain network takes a tensor, a tuple (input, ..., target) or "
+            "a dict: give dataset.collate_fn, or a LightningModule with a training_step of its own"
+        )
+    first = batch[0]
+    if len(batch) == 1 or target == "input":
+        if not isinstance(first, Tensor):
+            raise UnfitError("model.target=input: the first part of a batch is no tensor")
+        return Batch((first,), {}, first)
+    if not isinstance(batch[-1], Tensor):
+        raise UnfitError("the last part of a batch is to be the target, and it is a dict")
+    return Batch(tuple(batch[:-1]), {}, batch[-1])
+
+
+def _of_dict(batch: Mapping[str, Any], network: nn.Module, wanted: str | None) -> Batch:
+    key = next((name for name in TARGET_KEYS if name in batch), None)
+    inputs = {name: value for name, value in batch.items() if name != key}
+    known = inspect.signature(network.forward).parameters
+    takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in known.values())
+    named = {name: value for name, value in inputs.items() if takes_all or name in known}
+    args: tuple[Any, ...] = ()
+    if not named and len(inputs) == 1:
+        args = tuple(inputs.values())
+    elif not named:
+        raise UnfitError(
+            f"a batch has {', '.join(batch)}, and the network's forward() takes {', '.join(known) or 'nothing'}: give "
+            "its arguments the names of the batch's parts"
+        )
+    if wanted == "input" or key is None:
+        value = next(iter([*args, *named.values()]))
+        if key is None and wanted != "input":
+            raise UnfitError(
+                f"a batch has {', '.join(batch)}, and none of {', '.join(TARGET_KEYS)}, which are the names of a "
+                "target. A network that is to give back its input: model.target=input"
+            )
+        return Batch(args, named, value)
+    if key in known:  # a network that computes its own loss
+        named = {**named, key: batch[key]}
+    return Batch(args, named, batch[key])
+
+
+def scores_of(output: Any) -> Tensor:
+    """The tensor of scores in what a network gives.
+
+    Raises:
+        UnfitError: it gives none.
+    """
+    if isinstance(output, Mapping) and "logits" in output:
+        output = output["logits"]
+    elif not isinstance(output, Tensor | Mapping) and isinstance(getattr(output, "logits", None), Tensor):
+        output = output.logits
+    elif isinstance(output, tuple | list) and output:
+        output = output[0]
+    if not isinstance(output, Tensor):
+        raise UnfitError(f"the network gives a {type(output).__name__}, and a tensor of scores is wanted")
+    return output
+
+
+def classes_second(scores: Tensor, target: Tensor) -> Tensor:
+    """Scores of classes as torch's losses take them.
+
+    Shapes:
+        scores: (N, C, ...), or (N, ..., C) as sequence models give them.
+        target: (N, ...).
+        returns: (N, C, ...).
+
+    Raises:
+        UnfitError: they do not go together.
+    """
+    last, second = scores.shape[:-1] == target.shape, (scores.shape[:1] + scores.shape[2:]) == target.shape
+    if last and (scores.ndim <= 3 or not second):
+        return scores.movedim(-1, 1)
+    if second:
+        return scores
+    raise UnfitError(
+        f"the network gives {tuple(scores.shape)} for a target of {tuple(target.shape)} class numbers; wanted are the "
+        "scores of each class, (N, classes, ...) or (N, ..., classes)"
+    )
+
+
+class Lesson:
+    """A plain network's loss and metrics: the config's, or by the first batch.
+
+    Args:
+        node: the config's `model`, without the keys that the network takes itself.
+        classes: how many classes the data have, where that is known.
+        weights: of each class in the loss; None: all count alike.
+    """
+
+    def __init__(self, node: Mapping[str, Any], classes: int | None, weights: Tensor | None) -> None:
+        self._node, self._classes, self._weights = node, classes, weights
+        self.is_settled = False
+        self.loss: Any = None
+        self.metrics: dict[str, Any] = {}
+        self.kind = ""
+
+    def settle(self, scores: Tensor, target: Tensor, computes_own: bool) -> None:
+        """Choose what the config leaves open.
+
+        Raises:
+            UnfitError: nothing tells what the loss is to be.
+            ConfigError: what the config names cannot be built.
+        """
+        known, why = self._kind_of(scores, target)
+        self.kind, self.is_settled = known, True
+        node = self._node.get("loss")
+        if node is not None and is_named(node):
+            self.loss = self._built(node, "model.loss", scores, target)
+        elif not computes_own:
+            self.loss = self._default(known)
+            log.info("Loss: %s, by the first batch (%s)", type(self.loss).__name__, why)
+        if isinstance(self.loss, nn.Module):
+            self.loss.to(scores.device)
+        given = self._node.get("metrics")
+        if given:
+            self.metrics = {
+                str(name): self._built(one, f"model.metrics.{name}", scores, target)
+                for name, one in given.items()
+                if is_named(one)
+            }
+        else:
+            self.metrics = self._default_metrics(known, scores, target)
+
+    def _kind_of(self, scores: Tensor, target: Tensor) -> tuple[str, str]:
+        if not target.is_floating_point() and scores.ndim == target.ndim + 1:
+            return "classes", "its target holds class numbers"
+        if not target.is_floating_point() and scores.shape == target.shape and scores.ndim > 1:
+            return "labels", "its target holds a 0 or 1 for each label"
+        if target.is_floating_point():
+            return "quantity", "its target holds quantities"
+        if is_named(self._node.get("loss")):
+            return "other", ""
+        raise UnfitError(
+            f"the network gives {tuple(scores.shape)} for a target of {tuple(target.shape)} {target.dtype}, and "
+            "nothing tells which loss is meant: say model.loss._target_=torch.nn...."
+        )
+
+    def _default(self, kind: str) -> Any:
+        if kind == "classes":
+            return nn.CrossEntropyLoss(weight=self._weights, ignore_index=IGNORED)
+        if self._weights is not None:
+            raise UnfitError("model.class_weight: the target holds no class numbers, so there are no classes to weigh")
+        return nn.BCEWithLogitsLoss() if kind == "labels" else nn.MSELoss()
+
+    def _default_metrics(self, kind: str, scores: Tensor, target: Tensor) -> dict[str, Any]:
+        if kind == "classes":
+            count = classes_second(scores, target).shape[1]
+            return {"accuracy": classification.MulticlassAccuracy(count, average="micro", ignore_index=IGNORED)}
+        if kind == "labels":
+            count = scores.shape[1]
+            return {
+                "accuracy": classification.MultilabelAccuracy(num_labels=count),
+                "f1": classification.MultilabelF1Score(num_labels=count),
+            }
+        if kind == "quantity":
+            return {
+                "rmse": regression.MeanSquaredError(squared=False),
+                "mae": regression.MeanAbsoluteError(),
+                **({"r2": regression.R2Score()} if target.numel() == len(target) else {}),
+            }
+        return {}
+
+    def _built(self, node: Mapping[str, Any], key: str, scores: Tensor, target: Tensor) -> Any:
+        count = self._classes or (scores.shape[1] if scores.ndim > 1 else 1)
+        if self.kind == "classes":
+            count = classes_second(scores, target).shape[1]
+        offered: dict[str, Any] = {"num_classes": count, "num_labels": count}
+        if key == "model.loss":
+            offered["weight"] = self._weights
+            if self._weights is not None and "weight" not in schema.parameters(schema.locate(node["_target_"], key)):
+                raise ConfigError(f"model.class_weight: {node['_target_']} takes no weights of classes")
+        found = schema.locate(str(node["_target_"]), key)
+        if not isinstance(found, type):
+            return schema.build({"_partial_": True, **node}, key)  # a function, such as those of torch.nn.functional
+        made = schema.build(node, key, **{name: value for name, value in offered.items() if value is not None})
+        if key != "model.loss" and not isinstance(made, torchmetrics.Metric):
+            raise ConfigError(
+                f"{key}._target_={node['_target_']!r} gives a {type(made).__name__}, no torchmetrics.Metric"
+            )
+        return made
+
+    def loss_of(self, scores: Tensor, target: Tensor) -> Tensor:
+        """The loss of a batch.
+
+        Raises:
+            UnfitError: shapes that do not go together, which torch would stretch to fit.
+        """
+        if isinstance(self.loss, OF_CLASSES) or (self.kind == "classes" and not isinstance(self.loss, nn.Module)):
+            scores = classes_second(scores, target) if scores.ndim == target.ndim + 1 else scores
+            found: Tensor = self.loss(scores, target)
+            return found
+        pair = _alike(scores, target) if self.kind != "classes" else (scores, target)
+        found = self.loss(*pair)
+        if found.ndim:
+            raise ConfigError(f"model.loss gives {tuple(found.shape)}, and one number is wanted: say reduction=mean")
+        return found
+
+    def measured(self, metric: Any, scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """What a metric is given: classes second for those of classification, equal shapes for those of quantities."""
+        if type(metric).__module__.startswith("torchmetrics.classification") and self.kind == "classes":
+            return classes_second(scores, target), target
+        if self.kind == "quantity":
+            first, second = _alike(scores, target)
+            is_flat = type(metric).__module__.startswith("torchmetrics.regression") and first.ndim > 2
+            return (first.flatten(), second.flatten()) if is_flat else (first.contiguous(), second.contiguous())
+        return scores, target.int() if self.kind == "labels" else target
+
+
+def _alike(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores in the shape of their target, which has the scores' type."""
+    if scores.shape != target.shape:
+        if scores.numel() != target.numel():
+            raise UnfitError(
+                f"the network gives {tuple(scores.shape)} for a target of {tuple(target.shape)}: as many values are "
+                "wanted as the target has"
+            )
+        scores = scores.reshape(target.shape)
+    return scores, target if target.dtype == scores.dtype or scores.dtype == torch.long else target.to(scores.dtype)
+
+
+class Learner(pl.LightningModule):
+    """Trains a plain network by its `Lesson`.
+
+    Logs `train_loss` and `val_loss`, the metrics as `train_NAME` and `val_NAME` (step: the epoch), and of the test
+    part `test_loss` and the metrics under their own names; with `trainer.log_every_n_batches` also `loss`.
+    """
+
+    def __init__(self, network: nn.Module, config: Mapping[str, Any], lesson: Lesson) -> None:
+        super().__init__()
+        self.network = network
+        self._node, self._trainer_node = config["model"], config["trainer"]
+        self._target = self._node.get("target")
+        self._lesson = lesson
+        self._metrics: dict[str, dict[str, Any]] = {}
+
+    @property
+    def learns(self) -> str:
+        """What its target holds: `classes`, `labels`, a `quantity`; empty where no batch has been seen."""
+        return self._lesson.kind
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.network(*args, **kwargs)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = self._step(batch, "train")
+        if self._trainer_node["log_every_n_batches"]:
+            self.log("loss", loss.detach(), on_step=True, on_epoch=False)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._step(batch, "val")
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._step(batch, "test")
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        is_whole = isinstance(batch, Tensor) or (isinstance(batch, Mapping) and not set(batch) & set(TARGET_KEYS))
+        if is_whole:
+            named = batch if isinstance(batch, Mapping) else {}
+            return scores_of(self.network(**named) if named else self.network(batch))
+        parts = taken_apart(batch, self.network, self._target)
+        return scores_of(self.network(*parts.args, **parts.named))
+
+    def _step(self, batch: Any, stage: str) -> Tensor:
+        parts = taken_apart(batch, self.network, self._target)
+        output = self.network(*parts.args, **parts.named)
+        scores, own = scores_of(output), _own_loss(output)
+        if not self._lesson.is_settled:
+            self._lesson.settle(scores.detach(), parts.target, own is not None)
+        loss = self._lesson.loss_of(scores, parts.target) if self._lesson.loss is not None else own
+        assert loss is not None
+        together = self.trainer.world_size > 1
+        name = f"{stage}_loss"
+        self.log(name, loss.detach(), on_step=False, on_epoch=True, batch_size=parts.size, sync_dist=together)
+        for metric in self._of(stage).values():
+            metric.update(*self._lesson.measured(metric, scores.detach(), parts.target))
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        self._tell("train")
+
+    def on_validation_epoch_end(self) -> None:
+        self._tell("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._tell("test")
+
+    def _tell(self, stage: str) -> None:
+        """Log an epoch's metrics, of all processes together: they agree on them by themselves."""
+        for name, metric in self._metrics.get(stage, {}).items():
+            value = metric.compute()
+            metric.reset()
+            if not isinstance(value, Tensor) or value.numel() != 1:
+                raise ConfigError(
+                    f"model.metrics.{name}: {type(metric).__name__} gives more than one number, and a metric of the "
+                    "record is one (average=macro, or another class)"
+                )
+            self.log(name if stage == "test" else f"{stage}_{name}", value)
+
+    def _of(self, stage: str) -> dict[str, Any]:
+        if stage not in self._metrics:
+            self._metrics[stage] = {
+                name: metric.clone().to(self.device) for name, metric in self._lesson.metrics.items()
+            }
+        return self._metrics[stage]
+
+    def configure_optimizers(self) -> Any:
+        return optimizers(self.parameters(), self._node, int(self._trainer_node["max_epochs"]))
+
+
+def optimizers(parameters: Any, node: Mapping[str, Any], max_epochs: int) -> Any:
+    """The optimizer and the scheduler that a model's config names, as Lightning takes them."""
+    lr = node.get("lr")
+    optimizer = tasks.optimizer_of(node.get("optimizer") or {**DEFAULT_OPTIMIZER, "lr": lr or DEFAULT_LR})(parameters)
+    scheduler = node.get("scheduler")
+    made = tasks.scheduler_of(scheduler, max_epochs)
+    if made is None or scheduler is None:
+        return optimizer
+    interval = scheduler.get("interval", "epoch")
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": made(optimizer), "interval": interval}}
+
+
+def _own_loss(output: Any) -> Tensor | None:
+    """The loss that a network has computed itself, as those of Hugging Face do."""
+    found = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    return found if isinstance(found, Tensor) else None

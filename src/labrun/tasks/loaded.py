@@ -1,0 +1,160 @@
+"""A run whose data set brings its own loaders: the model built for it, what the record says of the data, the card."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labrun import exact, schema, targets
+from labrun.data import reader
+from labrun.data.mount import references
+from labrun.errors import ConfigError
+from labrun.runs import seals
+from labrun.tasks import task as tasks
+
+if TYPE_CHECKING:
+    from labrun.tasks.feeds import ModuleFeed
+    from labrun.tasks.lightning import NetworkTask
+
+UNSIGNED = ("name", "num_workers", "pin_memory", "persistent_workers", "prefetch_factor")
+"""Arguments of a data module, or of loaders, that change no sample."""
+LOADERS = "loaders"
+"""Stands in a card for a model that takes the batches of a data module."""
+OFFERED = ("num_classes", "input_shape", "vocab_size", "input_size", "output_size")
+"""What a model may ask for by an argument of that name, and the data module has as an attribute."""
+
+
+def make_feed(config: Mapping[str, Any], run_dir: Path) -> ModuleFeed:
+    """The data module that a config names, its data prepared.
+
+    Raises:
+        ConfigError: it cannot be built.
+    """
+    if "pytorch_lightning" not in sys.modules:
+        targets.say("Lightning")
+    from labrun.tasks.feeds import ModuleFeed, make_module
+
+    tasks.seed_everything(int(config["seed"]))
+    feed = ModuleFeed(make_module(config["dataset"]), str(config["dataset"]["name"]))
+    feed.prepared(run_dir)
+    return feed
+
+
+def make(config: Mapping[str, Any], feed: ModuleFeed) -> tuple[NetworkTask, dict[str, Any]]:
+    """Build the model that a config names.
+
+    Returns:
+        The task, and what the model was given of the data module's attributes.
+
+    Raises:
+        ConfigError: it cannot be built, or is no torch module.
+    """
+    node = config["model"]
+    target = schema.locate(str(node["_target_"]), "model")
+    offered = _offered(target, node, feed)
+    tasks.seed_everything(int(config["seed"]))
+    model = schema.build(
+        tasks.own_arguments(node, target),
+        "model",
+        seed=int(config["seed"]),
+        **offered,
+        **tasks.training_parts(target, config),
+    )
+    return wrap(model, config, feed), offered
+
+
+def wrap(model: Any, config: Mapping[str, Any], feed: ModuleFeed) -> NetworkTask:
+    """The task for a model that is built already.
+
+    Raises:
+        ConfigError: it is no torch module, or of the other package of Lightning's than the data module.
+    """
+    from labrun.tasks import packages
+    from labrun.tasks.feeds import package_of
+    from labrun.tasks.lightning import NetworkTask
+
+    name = tasks.model_name(config["model"])
+    if not tasks.is_network(model):
+        raise ConfigError(
+            f"model '{name}' is a {type(model).__name__}, and dataset={feed.name} brings loaders of its own, which "
+            "torch modules alone take: choose a network, or a data set that is read into arrays"
+        )
+    own, of_data = packages.of(model, name), package_of(feed.module, "LightningDataModule")
+    if own is not None and of_data is not None and own != of_data:
+        raise ConfigError(
+            f"model '{name}' is a LightningModule of {own.name}, and dataset={feed.name} a LightningDataModule of "
+            f"{of_data.name}: a Trainer knows those of its own package alone. Derive both from one of the two"
+        )
+    return NetworkTask(model, config, feed, name)
+
+
+def _offered(target: Any, node: Mapping[str, Any], feed: ModuleFeed) -> dict[str, Any]:
+    wanted = [name for name in OFFERED if name in schema.parameters(target) and node.get(name) is None]
+    if wanted and any(getattr(feed.module, name, None) is None for name in wanted):
+        feed.module.setup("fit")  # some know it only then
+    found = {name: getattr(feed.module, name, None) for name in wanted}
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in found.items()
+        if isinstance(value, int | tuple | list) and not isinstance(value, bool)
+    }
+
+
+def described(signed: Mapping[str, Any], feed: ModuleFeed, inputs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the record says of the data: above all a digest, and what it is of.
+
+    Args:
+        signed: the run's config, its mounts unresolved.
+        feed: the data module.
+        inputs: what the record says of each mount.
+    """
+    node = signed["dataset"]
+    prints = {name: str(one.fingerprint()) for name, one in _printed(feed)}
+    mounted = [one for one in inputs if one["input"] in set(references(node))]
+    if prints:
+        signed_by, digest = "fingerprint()", _digest(prints)
+    elif mounted:
+        signed_by, digest = "files", _digest([_content(one) for one in mounted])
+    else:
+        signed_by, digest = "config and code", of_config(node)
+    return {"name": feed.name, "kind": str(node["_target_"]), "digest": digest, "signed_by": signed_by}
+
+
+def of_config(node: Mapping[str, Any]) -> str:
+    """SHA-256 over a data set's config and the source of the classes that it names."""
+    kept = {key: value for key, value in node.items() if key not in UNSIGNED}
+    own = [target for target in seals.foreign(node) if not target.startswith("labrun.")]
+    return _digest([exact.canonical(kept), seals.code_of(own)])
+
+
+def _printed(feed: ModuleFeed) -> list[tuple[str, Any]]:
+    parts = [(part, feed.module.dataset(part)) for part in ("train", "validation", "test") if feed.parts.get(part)]
+    return [(name, one) for name, one in [("", feed.module), *parts] if callable(getattr(one, "fingerprint", None))]
+
+
+def _content(entry: Mapping[str, Any]) -> str:
+    if entry.get("version"):
+        return str(entry["version"])
+    path = Path(str(entry["path"]))
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    return reader.manifest_digest(reader.manifest(files)) if files else "nothing"
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(exact.canonical(value).encode()).hexdigest()
+
+
+def taken_by(feed: ModuleFeed, offered: Mapping[str, Any]) -> dict[str, Any]:
+    """What a card says of what a model takes."""
+    names = next((v for v in (getattr(feed.module, name, None) for name in ("class_names", "classes")) if v), ())
+    listed = list(names) if isinstance(names, list | tuple) else []
+    is_text = all(isinstance(name, str) for name in listed)
+    return {
+        "feed": LOADERS,
+        "offered": dict(offered),
+        "class_names": listed if is_text else [],
+        "data": feed.name,
+    }

@@ -1,0 +1,205 @@
+"""`task=predict`: what a finished run's model says of a data set, in a table with a row for each sample."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from labrun.data.arrays import Arrays, Part
+from labrun.data.readers.own import place_of
+from labrun.errors import UnfitError
+from labrun.runs.record import RunPaths
+from labrun.tasks import feeding, saved
+from labrun.tasks.saved import Saved
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from labrun.tasks.feeds import ModuleFeed
+    from labrun.tasks.lightning import NetworkTask
+
+log = logging.getLogger(__name__)
+
+NAME = "predictions"
+FILES = frozenset({"labrun.data.readers.Csv", "labrun.data.readers.Npz"})
+"""Readers of a single file: all of it is predicted, and it needs no target."""
+FORM = ("separator", "encoding", "sheet", "skip_rows")
+
+
+def file_of(dataset: Mapping[str, Any], root: Path) -> Path:
+    """The file that a data set of a single one names."""
+    return place_of(root, str(dataset["path"]))
+
+
+def of_file(model: Saved, dataset: Mapping[str, Any], root: Path) -> pd.DataFrame:
+    """Predictions for all rows of a table, or all samples of an `.npz`; its target need not be there.
+
+    Args:
+        model: as it was saved.
+        dataset: the config's node, resolved.
+        root: the mounted folder.
+
+    Returns:
+        A row for each sample: the table's columns that tell rows apart (else `row`), `prediction`, and
+        `probability_<class>` where the model gives some.
+
+    Raises:
+        DataError: the file cannot be read, or holds nothing that the model takes.
+    """
+    told: list[str] = []
+    model.tell = told.append
+    if dataset.get("decimal"):
+        model.decimal = str(dataset["decimal"])
+    form = {key: dataset[key] for key in FORM if dataset.get(key) is not None}
+    fed = feeding.read(file_of(dataset, root), model, form)
+    table = saved.answers(model, fed.samples)
+    names = fed.identifiers(model)
+    for place, name in enumerate(names):
+        table.insert(place, name if name not in table.columns else f"input_{name}", fed.inputs[name].to_numpy())
+    if not names:
+        table.insert(0, "row", np.arange(len(table)))
+    for note in dict.fromkeys([*fed.notes, *told]):
+        log.info("Data: %s", note)
+    return table
+
+
+def of_arrays(model: Saved, arrays: Arrays) -> pd.DataFrame:
+    """Predictions for every sample of a data set, beside what the data say.
+
+    Returns:
+        A row for each sample: `part`, `row` (its place in that part), `target`, `prediction`, `probability_<class>`.
+
+    Raises:
+        UnfitError: the samples are not of the model's kind.
+    """
+    import pandas as pd
+
+    parts = {"train": arrays.train, "validation": arrays.validation, "test": arrays.test}
+    found = []
+    for name, part in parts.items():
+        if part is None or not len(part):
+            continue
+        table = saved.answers(model, _scaled_alike(model, arrays, part))
+        target = part.y if not arrays.class_names else np.array(arrays.class_names)[part.y]
+        for place, (column, values) in enumerate((("part", name), ("row", np.arange(len(part))), ("target", target))):
+            table.insert(place, column, values)
+        found.append(table)
+    return pd.concat(found, ignore_index=True)
+
+
+def _scaled_alike(model: Saved, arrays: Arrays, part: Part) -> Any:
+    """Samples in the range of stored values that the model's own data have."""
+    wanted = float((model.card.get("scaling") or {}).get("scale", arrays.scaling.scale))
+    if wanted == arrays.scaling.scale or arrays.is_table or hasattr(part.x, "toarray"):
+        return part.x
+    return part.x.astype(np.float32) * np.float32(wanted / arrays.scaling.scale)
+
+
+def of_loaders(work: NetworkTask, feed: ModuleFeed, card: Mapping[str, Any], paths: RunPaths) -> pd.DataFrame:
+    """Predictions for the batches of a data module, as the module's own `predict_step` gives them.
+
+    Args:
+        work: has the model.
+        feed: the data module.
+        card: the model's.
+        paths: of the run that predicts.
+
+    Returns:
+        A row for each sample: `row` (and `loader`, where there are several), and what was given for it: `prediction`;
+        of scores of classes the class and `probability_<class>`; of a dict its keys.
+
+    Raises:
+        UnfitError: there are neither predict nor test batches, or a batch's answers have no row for each sample.
+    """
+    import pandas as pd
+
+    part = "predict" if feed.has("predict") else "test"
+    if not feed.has(part):
+        raise UnfitError(f"dataset={feed.name} has neither a predict_dataloader nor a test_dataloader")
+    if part == "test":
+        log.info("Data: %s has no predict_dataloader: predicting for the test part", feed.name)
+    tables = [
+        pd.concat([pd.DataFrame(_columns(answer, card)) for answer in answers], ignore_index=True)
+        for answers in work.predict_steps(part, paths)
+        if answers
+    ]
+    for number, table in enumerate(tables):
+        table.insert(0, "row", np.arange(len(table)))
+        if len(tables) > 1:
+            table.insert(0, "loader", number)
+    if not tables:
+        raise UnfitError("predict_step has given nothing")
+    return pd.concat(tables, ignore_index=True)
+
+
+def _columns(answer: Any, card: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer for one batch, by column, with a row for each sample."""
+    if isinstance(answer, Mapping):
+        columns = [part for name, value in answer.items() for part in _named(str(name), value)]
+        found = dict(columns)
+    elif isinstance(answer, tuple) and len(answer) > 1 and len({_length(one) for one in answer}) == 1:
+        found = dict(part for place, value in enumerate(answer) for part in _named(f"prediction_{place}", value))
+    else:
+        values = _plain(answer)
+        is_scores = card.get("learns") == "classes" and isinstance(values, np.ndarray) and values.ndim == 2
+        found = _of_classes(values, card.get("class_names") or ()) if is_scores else dict(_named("prediction", answer))
+    lengths = {name: len(values) for name, values in found.items()}
+    if len(set(lengths.values())) != 1:
+        raise UnfitError(f"predict_step gives columns of other lengths: {lengths}; wanted is a row for each sample")
+    return found
+
+
+def _of_classes(scores: Any, class_names: Sequence[str]) -> dict[str, Any]:
+    shifted = np.exp(scores.astype(np.float64) - scores.max(axis=1, keepdims=True))
+    chances = shifted / shifted.sum(axis=1, keepdims=True)
+    names = list(class_names) if len(class_names) == scores.shape[1] else list(map(str, range(scores.shape[1])))
+    found: dict[str, Any] = {"prediction": np.array(names)[scores.argmax(axis=1)]}
+    return found | {f"probability_{name}": chances[:, place] for place, name in enumerate(names)}
+
+
+def _named(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    values = _plain(value)
+    if isinstance(values, np.ndarray) and values.ndim == 2 and values.shape[1] <= WIDEST:
+        if values.shape[1] == 1:
+            yield name, values[:, 0]
+        else:
+            yield from ((f"{name}_{place}", values[:, place]) for place in range(values.shape[1]))
+    elif isinstance(values, np.ndarray) and values.ndim > 1:
+        yield name, [one.tolist() for one in values]
+    else:
+        yield name, values
+
+
+WIDEST = 100
+"""With more values than this a sample's answer is one cell that holds a list."""
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "detach"):
+        value = value.detach().float().cpu().numpy() if value.is_floating_point() else value.detach().cpu().numpy()
+    if isinstance(value, np.ndarray):
+        return value.reshape(1) if value.ndim == 0 else value
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _length(value: Any) -> int:
+    return len(_plain(value))
+
+
+def write(table: pd.DataFrame, folder: Path, kind: str) -> Path:
+    """The table as a file of the run's `outputs/`: `csv`, or `parquet`; lists are JSON in a CSV."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{NAME}.{kind}"
+    if kind == "parquet":
+        table.to_parquet(path, index=False)
+        return path
+    for name in table.columns:
+        if table[name].map(lambda one: isinstance(one, list)).any():
+            table[name] = table[name].map(json.dumps)
+    table.to_csv(path, index=False)
+    return path
