@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from conftest import Runner
 from labrun.errors import ConfigError, LabrunError, MissingExtraError, UnfitError
 from labrun.runs import context
-from labrun.tasks import estimator
+from labrun.tasks import estimator, skops_io
 
 
 def test_inverse_regularization_and_metrics(run_here: Runner) -> None:
@@ -84,7 +84,7 @@ def test_a_pickle_under_the_models_name_is_not_loaded(tmp_path: Path) -> None:
 
 def test_types_beyond_scikit_learn_are_named_and_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.skops"
-    estimator.skops_io().dump({"a": Path("x")}, path)
+    skops_io.load().dump({"a": Path("x")}, path)
     with pytest.raises(ConfigError, match="trusted=.*pathlib"):
         estimator.load(path, [])
 
