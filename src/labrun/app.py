@@ -469,6 +469,10 @@ def without_asking_for_mode() -> Iterator[None]:
         Hydra.get_mode = before  # type: ignore[method-assign]
 
 
+OPEN = {"script": ("arguments", "metrics"), "dataset": ("train", "validation", "test", "predict")}
+"""Of each group, the keys below which a person names what a component of their own takes."""
+
+
 def register() -> None:
     """Make known to Hydra, in this process, what our configs refer to."""
     masking.register()
@@ -480,7 +484,8 @@ def register() -> None:
         # Last, so that a person's module is found and never hides an installed package.
         sys.path.append(str(Path.cwd()))
     Plugins.instance().register(UserConf)  # which looks for a person's own plug-ins, too
-    ConfigStore.instance().store(name="_open", node=open_node("arguments", "metrics"), group="script")
+    for group, keys in OPEN.items():
+        ConfigStore.instance().store(name="_open", node=open_node(*keys), group=group)
 
 
 @contextlib.contextmanager

@@ -525,6 +525,7 @@ def validate(config: Mapping[str, Any]) -> None:
             problems.append("model.folds=1: a cross-validation has at least 2 folds; 0 leaves it out")
         if not model.get("folds") and not model.get("refit", True):
             problems.append("model.folds=0 model.refit=false: nothing would be fitted; leave one of the two out")
+    problems += list(_check_parts(config))
     for task, what in (("evaluate", "is to be scored"), ("predict", "is to predict")):
         if config.get("task") == task and not config.get("from"):
             problems.append(f"task={task} needs the run whose model {what}: from=last, or from=<run id>")
@@ -532,6 +533,20 @@ def validate(config: Mapping[str, Any]) -> None:
         problems += list(_check_learning(model))
     if problems:
         raise ConfigError(problems)
+
+
+def _check_parts(config: Mapping[str, Any]) -> Iterator[str]:
+    """Every mistake in which data sets of torch's there are."""
+    node = config.get("dataset")
+    if not isinstance(node, Mapping) or node.get("_target_") != DATASETS:
+        return
+    wanted = {"fit": "train", "evaluate": "test"}.get(str(config.get("task")))
+    for part in ("train", "validation", "test", "predict", "sampler", "batch_sampler"):
+        given = node.get(part)
+        if given and not isinstance(given.get("_target_"), str):
+            yield f"dataset.{part} names no class: say dataset.{part}._target_=my_data.MyDataset"
+        elif not given and part == wanted:
+            yield f"dataset.{part} is missing: say dataset.{part}._target_=my_data.MyDataset"
 
 
 LEARNING = ("loss", "metrics", "class_weight", "target")

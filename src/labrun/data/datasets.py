@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from types import MethodType
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,7 +13,13 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 from labrun import schema
 from labrun.errors import ConfigError, UnfitError
 
-PARTS = ("train", "validation", "test", "predict")
+HOOKS = {
+    "train": "train_dataloader",
+    "validation": "val_dataloader",
+    "test": "test_dataloader",
+    "predict": "predict_dataloader",
+}
+"""The parts of a data set, and where Lightning asks for their batches."""
 
 
 class Datasets(pl.LightningDataModule):
@@ -53,9 +60,11 @@ class Datasets(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.nodes: dict[str, Mapping[str, Any] | None] = dict(
-            zip(PARTS, (train, validation, test, predict or test), strict=True)
-        )
+        given = (train or None, validation or None, test or None, predict or test or None)
+        self.nodes: dict[str, Mapping[str, Any] | None] = dict(zip(HOOKS, given, strict=True))
+        for part, hook in HOOKS.items():
+            if self.nodes[part] is None:  # Lightning asks for what is its own method: then there are no such loaders
+                setattr(self, hook, MethodType(getattr(pl.LightningDataModule, hook), self))
         self._sizes = (batch_size, eval_batch_size)
         self._shuffle, self._drop_last, self._seed = shuffle, drop_last, seed
         self._sampler, self._batch_sampler = sampler, batch_sampler

@@ -17,7 +17,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from labrun import targets
+from labrun import schema, targets
 from labrun.checking import pairs
 from labrun.config import composed, paths
 from labrun.errors import ConfigError
@@ -361,6 +361,13 @@ class _Search:
             return Mistake(
                 f"{said}, and {above}={self._choice(above)} takes it: a key that its file does not list begins with "
                 f"'+'. Type {new!r}, or add {name} to the file",
+                {place: [new]},
+            )
+        if key.split(".")[:1] == ["model"] and one.type == OverrideType.CHANGE and key.split(".")[1] in schema.LEARNING:
+            new = f"+{fixed(key)}"
+            return Mistake(
+                f"{said} in the file of model={self._choice('model')}, and networks have it: a key that the file does "
+                f"not list begins with '+'. Did you mean {new!r}?",
                 {place: [new]},
             )
         found = _nearby(key, known)

@@ -243,13 +243,22 @@ def check_targets(values: Mapping[str, Any]) -> None:
     nodes = {group: values.get(group) for group in ("dataset", "model")}
     for group in ("callbacks", "logger"):
         nodes |= {f"{group}.{name}": node for name, node in (values.get(group) or {}).items()}
+    data = values.get("dataset") or {}
+    if data.get("_target_") == schema.DATASETS:
+        nodes |= {f"dataset.{part}": data.get(part) for part in ("train", "validation", "test", "predict", "sampler")}
     model = values.get("model") or {}
+    nodes |= {f"model.{part}": model.get(part) for part in ("loss",)}
+    nodes |= {f"model.metrics.{name}": one for name, one in _nodes(model.get("metrics")).items()}
     nodes |= {f"model.{part}": model.get(part) for part in ("optimizer", "scheduler")}
     for key, node in nodes.items():
         if isinstance(node, Mapping) and isinstance(node.get("_target_"), str):
             # Lightning's own callbacks and loggers are those of the package that trains, whichever is named.
             is_lightnings = key.partition(".")[0] in ("callbacks", "logger")
             targets.check(Package().target(node["_target_"]) if is_lightnings else node["_target_"], key)
+
+
+def _nodes(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _absolute(path: str) -> str | Path:

@@ -528,8 +528,8 @@ class NetworkTask(Task):
         try:
             with limited(1):
                 scores, work = try_out(self.network, sample)
-        except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
-            if self._is_own:  # its steps need not call forward()
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            if self._is_own and isinstance(error, NotImplementedError | TypeError):  # its steps need no such forward()
                 return None, None
             raise UnfitError(
                 f"model '{self._name}' does not fit data set '{arrays.name}', whose samples are {shape}: {error}"

@@ -146,7 +146,7 @@ def _columns(answer: Any, card: Mapping[str, Any]) -> dict[str, Any]:
         found = dict(part for place, value in enumerate(answer) for part in _named(f"prediction_{place}", value))
     else:
         values = _plain(answer)
-        is_scores = card.get("learns") == "classes" and isinstance(values, np.ndarray) and values.ndim == 2
+        is_scores = card.get("learns") == "classes" and isinstance(values, np.ndarray) and values.ndim > 1
         found = _of_classes(values, card.get("class_names") or ()) if is_scores else dict(_named("prediction", answer))
     lengths = {name: len(values) for name, values in found.items()}
     if len(set(lengths.values())) != 1:
@@ -155,6 +155,13 @@ def _columns(answer: Any, card: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_classes(scores: Any, class_names: Sequence[str]) -> dict[str, Any]:
+    """The class, with the probability of each; of scores for each place of a sequence or an image, the classes alone.
+
+    Shapes:
+        scores: (N, classes), (N, places, classes), or (N, classes, height, width).
+    """
+    if scores.ndim > 2:
+        return {"prediction": [one.tolist() for one in scores.argmax(axis=2 if scores.ndim == 3 else 1)]}
     shifted = np.exp(scores.astype(np.float64) - scores.max(axis=1, keepdims=True))
     chances = shifted / shifted.sum(axis=1, keepdims=True)
     names = list(class_names) if len(class_names) == scores.shape[1] else list(map(str, range(scores.shape[1])))
