@@ -508,6 +508,8 @@ def validate(config: Mapping[str, Any]) -> None:
         if isinstance(node, Mapping) and isinstance(node.get("_target_"), str):
             target = TARGETS.get(node["_target_"])
             usual = DataModule if group == "dataset" and has_loaders(node) else general
+            if group == "dataset" and "name" not in node and target is None and usual is Dataset:
+                problems += list(_not_there(node["_target_"]))  # whoever names a data module need not name the set
             problems += check_fields(node, target or usual, group, open_ended=target is None)
         elif isinstance(node, Mapping):
             problems.append(f"{group}._target_ is missing: it names the Python class or function to use")
@@ -533,6 +535,13 @@ def validate(config: Mapping[str, Any]) -> None:
         problems += list(_check_learning(model))
     if problems:
         raise ConfigError(problems)
+
+
+def _not_there(target: str) -> Iterator[str]:
+    try:
+        targets.check(target, "dataset")
+    except ConfigError as error:
+        yield str(error)
 
 
 def _check_parts(config: Mapping[str, Any]) -> Iterator[str]:

@@ -166,6 +166,17 @@ def is_data_module(target: str) -> bool:
     return any(name.rpartition(".")[2] == "LightningDataModule" for name in ancestors(target))
 
 
+def quoted(target: str, names: tuple[str, ...]) -> str | None:
+    """The first of some names that stands in quotes in the source of a class and of those it is derived from."""
+    sources = {named.source for name in ancestors(target) if (named := locate(name)).source is not None}
+    text = ""
+    for source in sources:
+        if source is not None and not any(part in PYTORCH for part in source.parts):
+            with contextlib.suppress(OSError, ValueError):
+                text += source.read_text(encoding="utf-8")
+    return next((name for name in names if f'"{name}"' in text or f"'{name}'" in text), None)
+
+
 def _bases(target: str) -> list[str]:
     named = locate(target)
     if named.source is None or len(named.names) > 1:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from labrun import direction
+from labrun import direction, schema
 from labrun.errors import ConfigError
 from labrun.runs import record as records
 from labrun.runs.record import Record
@@ -99,6 +99,8 @@ def _usual(config: Mapping[str, Any]) -> str:
         return "r2" if config["dataset"].get("regression") else "AUC_weighted"
     if monitored.reads_trainer(config) and config["trainer"]["monitor"] != "auto":
         return str(config["trainer"]["monitor"])
+    if schema.has_loaders(config.get("dataset")):
+        return monitored.loss_of(str(model["_target_"]), has_validation=True)
     return "val_accuracy" if config["dataset"].get("validation_size") else "accuracy"
 
 

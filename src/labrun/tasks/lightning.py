@@ -417,7 +417,7 @@ class NetworkTask(Task):
                 if "mode" in known:
                     _, mode = monitored.watched(node, name, self._settings)
                 if monitor == monitored.AUTO:
-                    monitor = "val_loss" if has_validation else "train_loss"
+                    monitor = self._auto_monitor(has_validation)
                 elif mode is not None:
                     watched[monitor] = direction.words(mode)
                 offered |= {"monitor": monitor, **({} if mode is None else {"mode": mode})}
@@ -426,6 +426,13 @@ class NetworkTask(Task):
         for monitor, words in watched.items():
             log.info("Watching %s: %s", monitor, words)
         return made
+
+    def _auto_monitor(self, has_validation: bool) -> str:
+        if not self._is_own:
+            return "val_loss" if has_validation else "train_loss"
+        found = monitored.loss_of(str(self._config["model"]["_target_"]), has_validation)
+        log.info("Watching %s (trainer.monitor=auto)", found)
+        return found
 
     def _of_the_package(self, callback: Any, key: str) -> Any:
         """A callback, which the package's Trainer must know for what it is.
@@ -611,6 +618,8 @@ class NetworkTask(Task):
                 else:
                     found.append(scores.reshape(len(y)).double().numpy())
         guesses = np.concatenate(found)
+        if not arrays.num_classes and not np.isfinite(guesses).all():  # the training has said why
+            return Scores(None, None, None, dict.fromkeys(("r2", "rmse", "mae"), float("nan")))
         if not arrays.num_classes:
             return quantities(part.y, guesses, self._name)
         accuracy = float((guesses == part.y).mean())

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from labrun import direction
+from labrun import direction, targets
 from labrun.direction import Direction
 from labrun.errors import ConfigError
 
@@ -15,6 +15,21 @@ AUTO = "auto"
 WATCHERS = ("ModelCheckpoint", "EarlyStopping")
 """Lightning's callbacks that compare values of a metric."""
 _WITHOUT_TRAINER = ("labrun.models.logistic_regression.", "labrun.models.pipeline.", "sklearn.")
+
+
+VALIDATION = ("val_loss", "val/loss", "valid_loss", "valid/loss", "validation_loss", "validation/loss", "loss/val")
+TRAINING = ("train_loss", "train/loss", "training_loss", "loss/train")
+
+
+def loss_of(target: str, has_validation: bool) -> str:
+    """The loss that `trainer.monitor=auto` stands for: as labrun's networks call it, or as a module of one's own does.
+
+    Args:
+        target: the model's.
+        has_validation: there is a validation part.
+    """
+    names = VALIDATION if has_validation else TRAINING
+    return targets.quoted(target, names) or names[0]
 
 
 OWN_KEYS = {

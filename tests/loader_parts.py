@@ -1,0 +1,231 @@
+"""Data modules, data sets and networks as people have them, small."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, random_split
+
+NOTES = "LOADER_PARTS_NOTES"
+"""Names a file that `prepare_data` writes a line to."""
+
+
+def digits() -> TensorDataset:
+    x, y = load_digits(return_X_y=True)
+    return TensorDataset(torch.tensor(x, dtype=torch.float32) / 16, torch.tensor(y))
+
+
+class DigitsModule(pl.LightningDataModule):
+    """As lightning-hydra-template has its own, without a name, with a state."""
+
+    def __init__(self, batch_size: int = 32, sizes: tuple[int, int, int] = (300, 100, 100)) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        self.parts: list[Any] = []
+        self.state = {"seen": 0}
+
+    @property
+    def num_classes(self) -> int:
+        return 10
+
+    def prepare_data(self) -> None:
+        if os.environ.get(NOTES):
+            with open(os.environ[NOTES], "a", encoding="utf-8") as file:
+                file.write("prepared\n")
+
+    def setup(self, stage: str | None = None) -> None:
+        if not self.parts:
+            sizes = [*self.hparams["sizes"]]
+            whole = torch.utils.data.Subset(digits(), range(sum(sizes)))
+            self.parts = list(random_split(whole, sizes, torch.Generator().manual_seed(0)))
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(self.parts[0], batch_size=self.hparams["batch_size"], shuffle=True)
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(self.parts[1], batch_size=50)
+
+    def test_dataloader(self) -> Any:
+        return [DataLoader(self.parts[2], batch_size=50), DataLoader(self.parts[1], batch_size=50)]
+
+    def predict_dataloader(self) -> Any:
+        return DataLoader(self.parts[2], batch_size=30)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"seen": 7}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.state = state_dict
+
+
+class Lit(pl.LightningModule):
+    """A module with all of its own steps."""
+
+    def __init__(self, num_classes: int, width: int = 32, lr: float = 0.01) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, num_classes))
+
+    def forward(self, x: Tensor) -> Any:
+        return self.net(x)
+
+    def step(self, batch: Any) -> tuple[Tensor, Tensor]:
+        x, y = batch
+        scores = self(x)
+        return nn.functional.cross_entropy(scores, y), (scores.argmax(1) == y).float().mean()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss, _ = self.step(batch)
+        self.log("train/loss", loss, on_step=True, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        loss, accuracy = self.step(batch)
+        self.log_dict({"val/loss": loss, "val/acc": accuracy})
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        loss, accuracy = self.step(batch)
+        self.log_dict({"test/loss": loss, "test/acc": accuracy})
+
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        scores = self(batch[0])
+        return {"digit": scores.argmax(1), "sure": scores.softmax(1).amax(1)}
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), lr=self.hparams["lr"])
+
+
+class Dicts(Dataset[Any]):
+    """Samples as Hugging Face has them, with labels that labrun can count."""
+
+    def __init__(self, first: int, last: int, path: str | None = None) -> None:
+        x, y = digits()[first:last]
+        self.x, self.targets = x, y
+        if path is not None:
+            self.x = self.x + len(Path(path).read_bytes())
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, place: int) -> Any:
+        return {"pixels": self.x[place], "label": self.targets[place]}
+
+
+class Printed(Dicts):
+    def fingerprint(self) -> str:
+        return "as it is today"
+
+
+class TakesPixels(nn.Module):
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, num_classes)
+
+    def forward(self, pixels: Tensor) -> Any:
+        return self.layer(pixels)
+
+
+class Text(Dataset[Any]):
+    """Tokens and the same, one later; three tenths of the targets are left out."""
+
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, place: int) -> Any:
+        tokens = (torch.arange(7) + place) % 5
+        target = tokens[1:].clone()
+        target[:2] = -100
+        return tokens[:-1], target
+
+
+class NextToken(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(5, 5)
+
+    def forward(self, tokens: Tensor) -> Any:
+        return self.table(tokens)
+
+
+class Stream(IterableDataset[Any]):
+    """Two inputs, and their sum."""
+
+    def __init__(self, count: int = 96) -> None:
+        self.count = count
+
+    def __iter__(self) -> Any:
+        generator = torch.Generator().manual_seed(1)
+        for _ in range(self.count):
+            x = torch.rand(2, 3, generator=generator)
+            yield x[0], x[1], x.sum()
+
+
+class TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 1)
+
+    def forward(self, one: Tensor, other: Tensor) -> Any:
+        return self.layer(torch.cat([one, other], 1))
+
+
+class Masks(Dataset[Any]):
+    """Images and the class of each pixel."""
+
+    def __len__(self) -> int:
+        return 32
+
+    def __getitem__(self, place: int) -> Any:
+        image = torch.rand(1, 4, 4, generator=torch.Generator().manual_seed(place))
+        return image, (image[0] > 0.5).long()
+
+
+class Segments(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(1, 2, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.layer(x)
+
+
+class Labels(Dataset[Any]):
+    """Several labels for each sample."""
+
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, place: int) -> Any:
+        x = torch.rand(3, generator=torch.Generator().manual_seed(place))
+        return x, (x > 0.5).long()
+
+
+class Linear(nn.Module):
+    def __init__(self, size: int = 3, outputs: int = 3) -> None:
+        super().__init__()
+        self.layer = nn.Linear(size, outputs)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.layer(x)
+
+
+class AutoEncoder(nn.Module):
+    def __init__(self, input_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        size = torch.Size(input_shape).numel()
+        self.shape = tuple(input_shape)
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(size, 4), nn.Linear(4, size))
+
+    def forward(self, x: Tensor) -> Any:
+        return self.layers(x).reshape(len(x), *self.shape)
+
+
+def pairs(samples: list[Any]) -> Any:
+    """A batch of `Dicts` as a tuple."""
+    return torch.stack([one["pixels"] for one in samples]), torch.stack([one["label"] for one in samples])

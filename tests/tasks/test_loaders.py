@@ -1,0 +1,307 @@
+"""Data sets with loaders of their own, and networks that learn anything: what Lightning's users have, as it is."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+
+import labrun
+import loader_parts
+from conftest import Command, Refused, Runner
+from labrun.errors import ConfigError, UnfitError
+from labrun.runs import context
+from labrun.runs import record as records
+from labrun.submission import resume
+
+LIT = ("dataset=mine", "model=lit", "trainer.max_epochs=2")
+DICTS = ("dataset=dicts", "model=pixels", "trainer.max_epochs=2")
+TORCH = ("dataset=torch", "trainer.max_epochs=2", "trainer.batch_size=16")
+
+
+def told(run_dir: Path, name: str) -> list[tuple[int, float]]:
+    return [(line["step"], line["value"]) for line in context.read_metrics(run_dir) if line["name"] == name]
+
+
+def predictions(run_dir: Path) -> list[dict[str, str]]:
+    with open(run_dir / "outputs" / "predictions.csv", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def mine(workspace: Path) -> Path:
+    """A project's own configs."""
+    files = {
+        "dataset/mine": "_target_: loader_parts.DigitsModule\nbatch_size: 32\n",
+        "model/lit": "_target_: loader_parts.Lit\nwidth: 32\nlr: 0.01\n",
+        "model/pixels": "_target_: loader_parts.TakesPixels\n",
+        "dataset/dicts": (
+            "defaults: [torch, _self_]\nname: dicts\n"
+            "train: {_target_: loader_parts.Dicts, first: 0, last: 300}\n"
+            "validation: {_target_: loader_parts.Dicts, first: 300, last: 400}\n"
+            "test: {_target_: loader_parts.Dicts, first: 400, last: 500}\n"
+        ),
+    }
+    for name, text in files.items():
+        path = workspace / "conf" / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return workspace / "conf"
+
+
+@pytest.fixture
+def network(mine: Path) -> None:
+    """A model's config for each plain network of `loader_parts`."""
+    for name in ("NextToken", "TwoInputs", "Segments", "Linear", "AutoEncoder"):
+        (mine / "model" / f"{name.lower()}.yaml").write_text(f"_target_: loader_parts.{name}\n")
+
+
+def torch_sets(name: str, *parts: str) -> list[str]:
+    return [f"dataset.{part}._target_=loader_parts.{name}" for part in parts or ("train", "validation", "test")]
+
+
+def test_a_modules_own_steps_are_carried_out_and_all_that_they_log_is_recorded(run_here: Runner, mine: Path) -> None:
+    record, run_dir = run_here(*LIT, "trainer.monitor=val/acc", "trainer.log_every_n_batches=5")
+    assert set(record.metrics) == {
+        "train/loss", "train/loss_step", "val/loss", "val/acc",
+        *(f"test/{name}/dataloader_idx_{place}" for name in ("loss", "acc") for place in (0, 1)),
+    }  # fmt: skip
+    assert [step for step, _ in told(run_dir, "val/acc")] == [1, 2]
+    assert [step for step, _ in told(run_dir, "train/loss_step")] == [5, 10, 15, 20]
+    # The second test loader is the validation part: it is scored with the weights that were the best there.
+    assert record.metrics["test/acc/dataloader_idx_1"] == pytest.approx(max(v for _, v in told(run_dir, "val/acc")))
+    assert record.training is not None and record.training["hyperparameters"] == {
+        "num_classes": 10, "width": 32, "lr": 0.01
+    }  # fmt: skip
+    assert record.data[0]["name"] == "DigitsModule" and record.data[0]["signed_by"] == "config and code"
+
+
+def test_the_numbers_are_those_of_a_plain_trainer(run_here: Runner, mine: Path) -> None:
+    record, _ = run_here(*LIT, "callbacks=none")
+    pl.seed_everything(42)
+    data = loader_parts.DigitsModule(batch_size=32)
+    model = loader_parts.Lit(num_classes=10, width=32, lr=0.01)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = pl.Trainer(
+        max_epochs=2, accelerator="cpu", devices=1, deterministic=True, num_sanity_val_steps=0,
+        enable_model_summary=False, **quiet,
+    )  # fmt: skip
+    trainer.fit(model, datamodule=data)
+    first, _ = trainer.test(model, datamodule=data, verbose=False)
+    assert record.metrics["test/loss/dataloader_idx_0"] == pytest.approx(first["test/loss/dataloader_idx_0"], abs=1e-6)
+
+
+def test_a_training_with_loaders_goes_on_where_it_ended(run_here: Runner, mine: Path) -> None:
+    unbroken, _ = run_here(*DICTS, "trainer.max_epochs=4")
+    half, _ = run_here(*DICTS)
+    rest, rest_dir = run_here(*DICTS, "trainer.max_epochs=4", "trainer.resume=last")
+    assert rest.parent == half.id and rest.signature == unbroken.signature
+    assert [step for step, _ in told(rest_dir, "train_loss")] == [3, 4]
+    assert rest.metrics == pytest.approx(unbroken.metrics)
+    module, _ = run_here(*LIT)
+    on, _ = run_here(*LIT, "trainer.max_epochs=3", "trainer.resume=last")
+    assert on.parent == module.id
+
+
+def test_evaluate_and_predict_with_a_module(run_here: Runner, mine: Path) -> None:
+    trained, run_dir = run_here(*LIT)
+    scored, _ = run_here("task=evaluate", f"from={trained.id}")
+    tests = {name: value for name, value in trained.metrics.items() if name.startswith("test/")}
+    assert scored.metrics == pytest.approx(tests) and scored.parent == trained.id
+    _, predicted = run_here("task=predict", f"from={trained.id}")
+    rows = predictions(predicted)
+    assert len(rows) == 100 and set(rows[0]) == {"row", "digit", "sure"}
+    hits = [int(row["digit"]) == int(y) for row, (_, y) in zip(rows, _test_part(), strict=True)]
+    assert np.mean(hits) == pytest.approx(trained.metrics["test/acc/dataloader_idx_0"])
+    saved = labrun.load_model(run_dir)
+    x = torch.stack([x for x, _ in _test_part()])
+    assert saved.predict((x,))["digit"].tolist() == [int(row["digit"]) for row in rows]
+    with pytest.raises(UnfitError, match="takes the batches of a data module.*digits"):
+        run_here("task=evaluate", f"from={trained.id}", "dataset=digits")
+
+
+def _test_part() -> list[tuple[torch.Tensor, int]]:
+    module = loader_parts.DigitsModule()
+    module.setup()
+    return list(module.parts[2])
+
+
+def test_a_plain_network_learns_from_batches_that_are_dicts(run_here: Runner, mine: Path) -> None:
+    record, _ = run_here(*DICTS, "trainer.max_epochs=8", "+model.lr=0.05", "predictions=parquet")
+    assert {"train_loss", "val_loss", "val_accuracy", "test_loss", "accuracy"} <= set(record.metrics)
+    assert record.metrics["accuracy"] > 0.6
+    scored, _ = run_here("task=evaluate", "from=last")
+    assert scored.metrics["accuracy"] == record.metrics["accuracy"]
+    _, predicted = run_here("task=predict", f"from={record.id}", "predictions=parquet")
+    import pandas as pd
+
+    table = pd.read_parquet(predicted / "outputs" / "predictions.parquet")
+    true = loader_parts.Dicts(400, 500).targets.numpy()
+    assert (table["prediction"].astype(int).to_numpy() == true).mean() == pytest.approx(record.metrics["accuracy"])
+    assert table.filter(like="probability_").sum(axis=1).to_numpy() == pytest.approx(np.ones(100))
+
+
+def test_a_collate_function_and_a_sampler_of_ones_own(run_here: Runner, mine: Path) -> None:
+    record, _ = run_here(
+        *DICTS,
+        "dataset.collate_fn=loader_parts.pairs",
+        "dataset.sampler={_target_:torch.utils.data.RandomSampler,replacement:true,num_samples:64}",
+        "dataset.num_workers=1",
+    )
+    assert record.status == records.COMPLETED and record.metrics["accuracy"] is not None
+
+
+def test_next_tokens_are_learned_and_ignored_places_are_left_out(run_here: Runner, network: None) -> None:
+    record, run_dir = run_here(
+        *TORCH, *torch_sets("Text"), "model=nexttoken", "+model.lr=0.1", "trainer.max_epochs=10",
+        "+model.metrics.perplexity={_target_:torchmetrics.text.Perplexity,ignore_index:-100}",
+    )  # fmt: skip
+    assert record.metrics["perplexity"] == pytest.approx(np.exp(record.metrics["test_loss"]), rel=1e-4)
+    assert record.metrics["perplexity"] < 1.5
+    card = json.loads((run_dir / "outputs" / "model.json").read_text())
+    assert card["learns"] == "classes" and card["feed"] == "loaders"
+
+
+def test_several_inputs_and_a_quantity_from_a_stream(run_here: Runner, network: None) -> None:
+    record, _ = run_here(*TORCH, *torch_sets("Stream"), "model=twoinputs", "+model.lr=0.1", "trainer.max_epochs=15")
+    assert {"val_rmse", "rmse", "mae", "r2", "test_loss"} <= set(record.metrics)
+    assert record.metrics["r2"] > 0.9 and record.metrics["rmse"] ** 2 == pytest.approx(record.metrics["test_loss"])
+
+
+def test_segmentation_multi_label_and_a_loss_of_ones_choice(run_here: Runner, network: None) -> None:
+    masks, _ = run_here(
+        *TORCH, *torch_sets("Masks"), "model=segments", "+model.lr=0.5", "trainer.max_epochs=10",
+        "+model.metrics.iou={_target_:torchmetrics.classification.MulticlassJaccardIndex}",
+    )  # fmt: skip
+    assert masks.metrics["iou"] > 0.6
+    labels, _ = run_here(*TORCH, *torch_sets("Labels"), "model=linear", "+model.lr=0.5", "trainer.max_epochs=15")
+    assert labels.metrics["accuracy"] > 0.8 and labels.metrics["f1"] > 0.7
+    chosen, _ = run_here(
+        *TORCH, *torch_sets("Labels"), "model=linear", "+model.loss._target_=torch.nn.MultiLabelSoftMarginLoss"
+    )
+    assert chosen.metrics["test_loss"] != labels.metrics["test_loss"]
+
+
+def test_an_autoencoder_gives_back_its_input(run_here: Runner, network: None) -> None:
+    record, run_dir = run_here("model=autoencoder", "+model.target=input", "trainer.max_epochs=2")
+    assert {"rmse", "mae", "test_loss"} <= set(record.metrics) and "accuracy" not in record.metrics
+    assert not (run_dir / "outputs" / "confusion_matrix.json").exists()
+
+
+def test_networks_predict_quantities_of_tables_and_of_images(run_here: Runner, workspace: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(300, 3))
+    lines = [",".join(map(str, [*row, row.sum()])) for row in x.round(4)]
+    Path("t.csv").write_text("a,b,c,y\n" + "\n".join(lines) + "\n")
+    table, run_dir = run_here(
+        "dataset=csv", "dataset.path=t.csv", "dataset.regression=true", "dataset.validation_size=50",
+        "model=mnist_dnn", "trainer.max_epochs=20", "trainer.batch_size=16",
+    )  # fmt: skip
+    assert table.metrics["r2"] > 0.9 and "val_r2" in table.metrics
+    saved = labrun.load_model(run_dir)
+    assert saved.predict(x[:5]) == pytest.approx(x[:5].sum(axis=1), abs=0.6)
+    images = np.random.default_rng(0).integers(0, 255, (200, 6, 6)).astype(np.uint8)
+    np.savez("i.npz", X=images, y=images.mean(axis=(1, 2)) / 255)
+    of_images = ("dataset=npz", "dataset.path=i.npz", "dataset.regression=true", "model=mnist_dnn")
+    scaled, _ = run_here(*of_images, "dataset.scale=255")
+    assert scaled.metrics["rmse"] < 1
+    unscaled, _ = run_here(*of_images)  # too large a step for values up to 255
+    assert np.isnan(unscaled.metrics["rmse"]) and unscaled.training is not None and "not_finite" in unscaled.training
+
+
+def test_predictions_for_a_file_need_no_target_and_keep_what_tells_rows_apart(
+    run_here: Runner, workspace: Path
+) -> None:
+    x = np.random.default_rng(0).normal(size=(120, 2))
+    lines = [f"p{place},{a:.3f},{b:.3f},{'yes' if a > b else 'no'}" for place, (a, b) in enumerate(x)]
+    Path("t.csv").write_text("patient_id,a,b,ill\n" + "\n".join(lines) + "\n")
+    Path("new.csv").write_text("patient_id,a,b\nx1,2,-2\nx2,-2,2\n")
+    run_here("dataset=csv", "dataset.path=t.csv", "dataset.target=ill", "dataset.ignore=[patient_id]")
+    record, run_dir = run_here("task=predict", "from=last", "dataset=csv", "dataset.path=new.csv")
+    rows = predictions(run_dir)
+    assert [(row["patient_id"], row["prediction"]) for row in rows] == [("x1", "yes"), ("x2", "no")]
+    assert float(rows[0]["probability_yes"]) > 0.5 and record.data[0]["digest"]
+
+
+def test_predictions_for_a_data_set_stand_beside_what_it_says(run_here: Runner, workspace: Path) -> None:
+    trained, _ = run_here()
+    _, run_dir = run_here("task=predict", "from=last")
+    rows = predictions(run_dir)
+    test = [row["prediction"] == row["target"] for row in rows if row["part"] == "test"]
+    assert len(rows) == 1797 and np.mean(test) == pytest.approx(trained.metrics["accuracy"])
+
+
+def test_what_the_record_signs_of_a_data_module(run_here: Runner, mine: Path) -> None:
+    plain, _ = run_here(*DICTS)
+    more, _ = run_here(*DICTS, "dataset.num_workers=1")
+    other, _ = run_here(*DICTS, "dataset.train.last=299")
+    assert plain.data[0]["digest"] == more.data[0]["digest"] != other.data[0]["digest"]
+    Path("data").mkdir()
+    Path("data/offset.bin").write_bytes(b"ab")
+    mounted = ("+dataset.train.path='${mount:offset.bin}'", "datastore.root=data")
+    first, _ = run_here(*DICTS, *mounted)
+    Path("data/offset.bin").write_bytes(b"abc")
+    second, _ = run_here(*DICTS, *mounted)
+    assert first.data[0]["signed_by"] == "files" and first.data[0]["digest"] != second.data[0]["digest"]
+    printed, _ = run_here(*DICTS, "dataset.train._target_=loader_parts.Printed")
+    assert printed.data[0]["signed_by"] == "fingerprint()"
+    with pytest.raises(ConfigError, match="the data have changed since that run read them"):
+        Path("data/offset.bin").write_bytes(b"abcd")
+        run_here(*DICTS, *mounted, "trainer.max_epochs=3", f"trainer.resume={second.id}")
+
+
+def test_a_sweep_that_goes_on_takes_completed_runs_with_the_same_loaders(run_here: Runner, mine: Path) -> None:
+    done, run_dir = run_here(*DICTS)
+    new = dataclasses.replace(done, id="new", status=records.QUEUED, data=[], attempts=[])
+    old = [resume.PreviousRun(run_dir, done)]
+    assert resume.match([new], old) == old
+    dataset = {**done.config["dataset"], "train": {**done.config["dataset"]["train"], "last": 200}}
+    assert resume.match([dataclasses.replace(new, config={**done.config, "dataset": dataset})], old) == [None]
+
+
+def test_class_weights_of_networks(run_here: Runner, mine: Path) -> None:
+    plain, _ = run_here("model=mnist_dnn", "trainer.max_epochs=1")
+    even, _ = run_here("model=mnist_dnn", "trainer.max_epochs=1", "+model.class_weight=balanced")
+    told_so, _ = run_here(*DICTS, "+model.class_weight=balanced")
+    uneven, _ = run_here("model=mnist_dnn", "trainer.max_epochs=1", "+model.class_weight=[1,1,1,1,1,1,1,1,1,9]")
+    assert len({one.metrics["train_loss"] for one in (plain, even, uneven)}) == 3
+    assert told_so.status == records.COMPLETED
+    with pytest.raises(ConfigError, match="has 2 weights, and there are 10 classes"):
+        run_here("model=mnist_dnn", "+model.class_weight=[1,2]")
+
+
+def test_what_does_not_go_together_is_told_before_anything_is_trained(
+    run_here: Runner, refused_here: Refused, mine: Path, network: None
+) -> None:
+    assert "dataset.train is missing: say dataset.train._target_=" in refused_here("dataset=torch", "model=pixels")
+    assert "there is no module 'nowhere'" in refused_here(
+        "dataset=torch", "dataset.train._target_=nowhere.Dicts", "model=pixels"
+    )
+    assert "'+model.target=input'" in refused_here("model=autoencoder", "model.target=input")
+    assert "model.target=labels: expected data, or input" in refused_here("model=mnist_dnn", "+model.target=labels")
+    assert "model.class_weight=equal: expected balanced" in refused_here("model=mnist_dnn", "+model.class_weight=equal")
+    assert "task=predict needs the run whose model is to predict" in refused_here("task=predict")
+    for overrides, error, why in (
+        ((*LIT, "+model.loss._target_=torch.nn.MSELoss"), ConfigError, "model.loss: Lit is a LightningModule"),
+        (("+model.loss._target_=torch.nn.MSELoss",), ConfigError, "model.loss: only networks have that"),
+        (("dataset=mine", "model=logistic_regression"), ConfigError, "torch modules alone take"),
+        ((*TORCH, *torch_sets("Stream"), "model=linear"), UnfitError, "gives .* for a target of|shapes cannot|takes"),
+    ):
+        with pytest.raises((error, TypeError, RuntimeError), match=why):
+            run_here(*overrides)
+
+
+def test_a_sweep_prepares_the_data_once_and_its_runs_are_evaluated(labrun: Command, mine: Path, tmp_path: Path) -> None:
+    """On the pool, where each run is a process of its own: that is why it takes its time."""
+    notes = tmp_path / "notes"
+    environment = {loader_parts.NOTES: str(notes), "PYTHONPATH": str(Path(loader_parts.__file__).parent)}
+    done = labrun("-m", *LIT, "model.width=8,16", "trainer.monitor=val/acc", **environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert notes.read_text() == "prepared\n"
+    found = [json.loads(path.read_text()) for path in Path("multirun").glob("*/*/*/run.json")]
+    assert [one["status"] for one in found] == ["completed"] * 2
