@@ -101,3 +101,22 @@ def test_what_is_loaded_is_not_announced(capsys: pytest.CaptureFixture[str]) -> 
 
     targets.announce("torch.nn.Linear")
     assert torch.nn and capsys.readouterr().out == ""
+
+
+def test_a_data_module_is_known_by_its_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also behind a base class in another module, under another name, and as what a function says it returns."""
+    package = tmp_path / "sources_of_mine"
+    package.mkdir()
+    (package / "__init__.py").write_text("from .late import Late\n")
+    (package / "base.py").write_text("import lightning as L\nclass Base(L.LightningDataModule): ...\n")
+    (package / "late.py").write_text(
+        "import pytorch_lightning as pl\nfrom torch.utils.data import Dataset\n"
+        "from sources_of_mine.base import Base as B\n"
+        "class Late(B): ...\nclass Plain(Dataset): ...\nclass LightningDataModule: ...\n"
+        "class Own(LightningDataModule): ...\ndef made(size: int) -> 'pl.LightningDataModule': ...\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    there = {name: targets.is_data_module(f"sources_of_mine.{name}") for name in ("Late", "late.Late", "late.made")}
+    assert there == dict.fromkeys(there, True)
+    assert not any(targets.is_data_module(f"sources_of_mine.late.{name}") for name in ("Plain", "Own", "Nothing"))
+    assert not targets.is_data_module("no_such_package.Mine")

@@ -163,7 +163,8 @@ def ancestors(target: str) -> frozenset[str]:
 
 def is_data_module(target: str) -> bool:
     """Whether a `_target_` is, or says that it returns, a `LightningDataModule`."""
-    return any(name.rpartition(".")[2] == "LightningDataModule" for name in ancestors(target))
+    found = (name.split(".") for name in ancestors(target))
+    return any(parts[0] in PYTORCH and parts[-1] == "LightningDataModule" for parts in found)
 
 
 def quoted(target: str, names: tuple[str, ...]) -> str | None:

@@ -298,10 +298,11 @@ def test_what_is_no_reader_leads_somewhere(
     )
     monkeypatch.syspath_prepend(str(workspace))
     monkeypatch.delitem(sys.modules, "kinds_of_mine", raising=False)
-    with pytest.raises(ConfigError, match="dataset=get_data dataset.script=get_data.py") as caught:
+    way = "dataset=torch dataset.train._target_=kinds_of_mine.Mine" if name == "Dataset" else "dataset=get_data dataset"
+    with pytest.raises(ConfigError, match=way) as caught:
         reader.make_reader({"_target_": "kinds_of_mine.Mine", "name": "mine", "root": "x"})
     assert what in str(caught.value)
-    assert ("experiment=script" in str(caught.value)) == (name != "Other")
+    assert ("experiment=script" in str(caught.value)) == (name == "LightningDataModule")
 
 
 class Mine(reader.Reader):

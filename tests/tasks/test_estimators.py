@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from conftest import Runner
 from labrun.errors import ConfigError, LabrunError, MissingExtraError, UnfitError
 from labrun.runs import context
+from labrun.runs import record as records
 from labrun.tasks import estimator, skops_io
 
 
@@ -165,3 +166,15 @@ def test_a_model_that_cannot_be_saved_is_told_in_a_message(run_here: Runner, wor
         )
     (run_dir,) = workspace.glob("outputs/test/*")
     assert context.read_metrics(run_dir), "its scores are kept"
+
+
+def test_class_weights_reach_the_estimator_wherever_it_stands(run_here: Runner) -> None:
+    plain, _ = run_here()
+    weighed, _ = run_here("+model.class_weight=[1,1,1,1,1,1,1,1,1,50]")
+    assert weighed.metrics["accuracy"] < plain.metrics["accuracy"]
+    piped, _ = run_here("model=pipeline", "+model.class_weight=balanced", "model.folds=0")
+    assert piped.status == records.COMPLETED
+    with pytest.raises(UnfitError, match=r"model\.class_weight: .* cannot weigh classes"):
+        run_here("model=pipeline", "model/estimator=knn", "+model.class_weight=balanced")
+    with pytest.raises(UnfitError, match="has 2 weights, and there are 10 classes"):
+        run_here("+model.class_weight=[1,2]")

@@ -149,7 +149,12 @@ def _no_reader(named: str, kind: type, is_made: bool = False) -> str:
         "return its samples as arrays from a function get_data() (dataset=get_data dataset.script=get_data.py), or "
         "derive a labrun.data.reader.Reader"
     )
-    if what is not None and ("Lightning" in what or "Loader" in what or "Dataset" in what):
+    if what is not None and "Dataset" in what:
+        return (
+            f"dataset._target_={named!r} {is_what}: say which part it is, dataset=torch dataset.train._target_={named} "
+            "(and dataset.test, dataset.validation). docs/howto/data-modules.md shows how"
+        )
+    if what is not None and ("Lightning" in what or "Loader" in what):
         ways += "; or run the script that trains with it as it is (experiment=script script.path=train.py)"
     return (
         f"dataset._target_={named!r} {is_what}, and a data set of labrun is read into arrays, which labrun splits, "

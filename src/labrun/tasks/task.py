@@ -209,6 +209,8 @@ def wrap(model: Any, config: Mapping[str, Any], arrays: Arrays) -> Task:
 
         return NetworkTask(model, config, ArraysFeed(arrays, config), name)
     _refuse_learning(config["model"], name)
+    if config["task"] == "fit":
+        _weigh_classes(model, config["model"], arrays, name)
     if arrays.num_classes:
         reason = _not_a_classifier(model)
         if reason:
@@ -236,11 +238,34 @@ def _refuse_learning(node: Mapping[str, Any], name: str) -> None:
         ConfigError: there is one.
     """
     known = schema.parameters(schema.locate(str(node["_target_"]), "model"))
-    idle = [key for key in schema.LEARNING if node.get(key) is not None and key not in known]
+    of_networks = [key for key in schema.LEARNING if key != "class_weight"]
+    idle = [key for key in of_networks if node.get(key) is not None and key not in known]
     if idle:
         raise ConfigError(
             f"{', '.join(f'model.{key}' for key in idle)}: only networks have that, and {name} takes no such argument"
         )
+
+
+def _weigh_classes(model: Any, node: Mapping[str, Any], arrays: Arrays, name: str) -> None:
+    """Have each part of an estimator that can weigh classes do so, where the config says it.
+
+    Raises:
+        UnfitError: there are no classes, no such part, or another number of weights.
+    """
+    wanted = node.get("class_weight")
+    own = schema.parameters(schema.locate(str(node["_target_"]), "model"))
+    if wanted is None or "class_weight" in own:
+        return
+    if not arrays.num_classes:
+        raise UnfitError(f"model.class_weight: data set '{arrays.name}' has a quantity, and no classes to weigh")
+    if isinstance(wanted, list) and len(wanted) != arrays.num_classes:
+        raise UnfitError(f"model.class_weight has {len(wanted)} weights, and there are {arrays.num_classes} classes")
+    params = model.get_params(deep=True) if hasattr(model, "get_params") else {}
+    places = [key for key in params if key.rpartition("__")[2] == "class_weight"]
+    if not places:
+        raise UnfitError(f"model.class_weight: {name} ({type(model).__name__}) cannot weigh classes; others can")
+    value = wanted if wanted == "balanced" else dict(enumerate(wanted))
+    model.set_params(**dict.fromkeys(places, value))
 
 
 def is_network_class(target: Callable[..., Any]) -> bool:
