@@ -107,7 +107,7 @@ def _carry_out(recording: Recording, record: Record, paths: RunPaths, pictures: 
             return
         targets.announce(*(str(node["_target_"]) for node in (config["dataset"], config["model"]) if node))
         if schema.has_loaders(config["dataset"]):
-            _with_loaders(recording, signed, config, inputs)
+            _with_loaders(recording, signed, config, inputs, pictures)
             return
         if config["task"] == "predict":
             _predict(recording, signed, config, inputs)
@@ -156,7 +156,11 @@ def _carry_out(recording: Recording, record: Record, paths: RunPaths, pictures: 
 
 
 def _with_loaders(
-    recording: Recording, signed: Mapping[str, Any], config: Mapping[str, Any], inputs: list[dict[str, Any]]
+    recording: Recording,
+    signed: Mapping[str, Any],
+    config: Mapping[str, Any],
+    inputs: list[dict[str, Any]],
+    pictures: bool,
 ) -> None:
     """The rest of a run whose data set brings its own loaders: Lightning carries out the module's own steps."""
     record, paths = recording.record, recording.paths
@@ -170,10 +174,10 @@ def _with_loaders(
         work, offered = loaded.make(config, feed)
         proof = seals.Proof(store.workspace(), record.id, record.config)
         continuing.begin(config, record, proof.code, paths)
-        record.threads = work.threads
         recording.write()
         work.train(paths, _resumed(config, paths))
-        record.training = work.training
+        record.training, record.threads = work.training, work.threads  # which the first batch decides
+        log.info("Threads: %s", threads.describe(work.threads))
     else:
         continuing.check_scoring(config, record, is_split=False)
         work = loaded.wrap(_saved_model(config), config, feed)
@@ -190,6 +194,9 @@ def _with_loaders(
         paths.outputs.mkdir(parents=True, exist_ok=True)
         saved, about = work.save_network(paths), loaded.taken_by(feed, offered)
         record.model = tasks.write_card(paths, saved, config, about, record.config["model"], proof)
+    wanted = config["report"]
+    if wanted == "all" or (wanted == "auto" and pictures):
+        Pictures(_title(record)).draw(paths.root)
     _tell_result(record, feed.told, time.monotonic() - began, paths)
 
 

@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +18,8 @@ from pytorch_lightning.utilities import rank_zero_only
 from labrun.errors import RunFailedError
 from labrun.runs import context, recording
 from labrun.tasks.packages import Package
+from labrun.tasks.threads import Work
+from labrun.tasks.work import Watch
 
 log = logging.getLogger(__name__)
 
@@ -470,6 +472,32 @@ def validates_by_epoch(trainer: Any) -> bool:
     interval = trainer.val_check_interval  # a whole number counts batches
     is_whole = interval is None or (isinstance(interval, float) and interval == 1.0)
     return is_whole and trainer.check_val_every_n_epoch is not None
+
+
+class FirstBatch(pl.Callback):
+    """Watches the first batch that a network computes, and tells its work before the next.
+
+    Args:
+        told: called once with the work of that whole batch, None where it cannot be counted.
+    """
+
+    def __init__(self, told: Callable[[Work | None], None]) -> None:
+        self._told: Callable[[Work | None], None] | None = told
+        self._watch: Watch | None = None
+
+    def _begin(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        if self._told is not None and self._watch is None:
+            self._watch = Watch(pl_module)
+
+    def _end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        if self._told is not None and self._watch is not None:
+            told, self._told = self._told, None
+            told(self._watch.end())
+
+    on_train_batch_start = on_test_batch_start = on_predict_batch_start = _begin  # type: ignore[assignment]
+    # Before the backward pass, so that it has its threads too; a module that optimizes by hand may have none there.
+    on_before_backward = on_train_batch_end = _end  # type: ignore[assignment]
+    on_test_batch_end = on_predict_batch_end = _end  # type: ignore[assignment]
 
 
 class Pulse(pl.Callback):

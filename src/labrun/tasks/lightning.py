@@ -14,6 +14,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -32,6 +33,7 @@ from labrun.runs.record import RunPaths
 from labrun.tasks import monitored, packages
 from labrun.tasks import task as tasks
 from labrun.tasks.callbacks import (
+    FirstBatch,
     Keeper,
     PlainCheckpoints,
     Pulse,
@@ -236,6 +238,14 @@ class NetworkTask(Task):
     def _threads(self, work: Work | None, size: str) -> Threads:
         environment = from_environment(self._config["compute"]["environment"], self._allowed)
         return choose(self._settings["threads"], environment, self._allowed, work, int(self._settings[size]))
+
+    def _weighed(self, work: Work | None) -> None:
+        """Compute on with as many threads as the first batch of a data module deserves."""
+        environment = from_environment(self._config["compute"]["environment"], self._allowed)
+        found = choose(self._settings["threads"], environment, self._allowed, work, 1)
+        found = replace(found, why=found.why.replace("at batch size 1", "in the first batch"))
+        self._training = self._scoring = found
+        torch.set_num_threads(self._training.count)
 
     @property
     def threads(self) -> dict[str, Any]:
@@ -479,6 +489,8 @@ class NetworkTask(Task):
                 checkpoint.save_last = False
         if not isinstance(self._module, Classifier) or any(not _is_quiet(callback) for callback in callbacks):
             callbacks.insert(0, Pulse(record))
+        if not isinstance(self._feed, ArraysFeed) and trains_on_processor(settings):
+            callbacks.insert(0, FirstBatch(self._weighed))
         last = paths.checkpoints / "last.ckpt"
         callbacks.append(keeper(self._package, keeps, last, files, settings.get("on_nan", "warn"), same))
         limits = {k: settings[k] for k in LIMITS if settings.get(k) is not None}

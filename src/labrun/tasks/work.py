@@ -47,6 +47,50 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return Work(self.flops // 2, self.products) if self.products else None
 
 
+class Watch:
+    """Counts the products of a network's layers while it computes, by hooks on them: nothing else is changed.
+
+    For networks whose batches nobody can make up. Only torch's own layers are seen; a product that a network computes
+    by itself is not.
+
+    Args:
+        network: may be compiled inside; a module that is compiled itself is not watched.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.multiply_adds = self.products = 0
+        self._handles = [
+            layer.register_forward_hook(self._note)
+            for layer in network.modules()
+            if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd | nn.RNNBase | nn.MultiheadAttention)
+        ]
+
+    def end(self) -> Work | None:
+        """Take the hooks away; the work of what was computed, None if nothing was seen."""
+        for handle in self._handles:
+            handle.remove()
+        return Work(self.multiply_adds, self.products) if self.products else None
+
+    def _note(self, layer: nn.Module, inputs: Any, output: Any) -> None:
+        first = output[0] if isinstance(output, tuple) else output
+        if not isinstance(first, Tensor):
+            return
+        if isinstance(layer, nn.RNNBase):
+            weights = sum(parameter.numel() for parameter in layer.parameters() if parameter.ndim > 1)
+            places = first.numel() // first.shape[-1]  # samples times places of the sequence
+            steps = first.shape[1 if layer.batch_first else 0] if first.ndim == 3 else first.shape[0]
+            self._add(places * weights, steps * layer.num_layers)
+        elif isinstance(layer, nn.MultiheadAttention):
+            self._add(4 * first.numel() * first.shape[-1], 4)
+        else:
+            weight: Any = layer.weight
+            self._add(first.numel() * (weight.numel() // weight.shape[0]), 1)
+
+    def _add(self, multiply_adds: int, products: int) -> None:
+        self.multiply_adds += multiply_adds
+        self.products += products
+
+
 def try_out(network: nn.Module, sample: Tensor) -> tuple[Tensor, Work | None]:
     """Compute the scores of one sample, and count the work.
 
