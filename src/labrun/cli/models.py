@@ -29,7 +29,7 @@ from labrun.errors import (
 )
 from labrun.registry import journal, models
 from labrun.registry.journal import Version
-from labrun.runs import files, report, store
+from labrun.runs import cards, files, report, store
 from labrun.tracking.mlflow import ui_state
 
 WHICH = "name, name/version or name@alias"
@@ -151,7 +151,8 @@ def register(options: argparse.Namespace) -> int:
         print(f"  {line}")
     if models.is_loadable(root, version):
         print(f"  in Python: labrun.load_model({version.title!r})")
-        print(f"  serve it:  {serve_command(root, version)}")
+        if takes_files(root, version):
+            print(f"  serve it:  {serve_command(root, version)}")
     else:
         print(f"  kept as a file: labrun loads no {Path(version.file).suffix or 'such'} file by itself")
     return 0
@@ -170,6 +171,14 @@ def trusting(root: Path, version: Version, imported: bool = False) -> list[str]:
         f"trusted by itself, as you trained it here, while the code of {', '.join(names)} stays as it is",
         f"elsewhere, or with other code, loading it needs {ways}",
     ]
+
+
+def takes_files(root: Path, version: Version) -> bool:
+    """Whether a version predicts for tables and arrays: one that takes a data module's batches cannot be served."""
+    try:
+        return cards.read(journal.folder(root, version.name, version.number), version.title).get("feed") is None
+    except DataError:
+        return True
 
 
 def serve_command(root: Path, version: Version) -> str:
@@ -259,7 +268,7 @@ def show(options: argparse.Namespace) -> int:
         ("folder", str(folder)),
         *(("trusted" if place == 0 else "", line) for place, line in enumerate(trusting(root, version))),
         ("in Python", f"labrun.load_model({version.title!r})"),
-        ("serve it", serve_command(root, version)),
+        *([("serve it", serve_command(root, version))] if takes_files(root, version) else []),
     ]
     print(report.table(rows))
     return 0

@@ -426,6 +426,11 @@ def answers(saved: Saved, x: Any) -> Any:
     """Predictions as a pandas.DataFrame: `prediction`, and `probability_<class>` where there are any."""
     import pandas as pd
 
+    if saved.card.get("feed"):
+        raise UnfitError(
+            f"{saved.title} takes the batches of a data module, and no files: labrun task=predict from=RUN "
+            "dataset=..., or labrun.load_model(...).predict(batch) in Python"
+        )
     table: dict[str, Any] = {"prediction": saved.predict(x)}
     if saved.has_chances and (saved.class_names or tasks.is_network(saved.model) or hasattr(saved.model, "classes_")):
         chances = saved.predict_proba(x)
