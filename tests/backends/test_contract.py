@@ -21,7 +21,7 @@ from conftest import Command
 from helpers import PLAIN, installed, wait_for
 from labrun.backends import registry
 from labrun.backends.base import Backend, resources
-from labrun.backends.local import pool
+from labrun.backends.local.server import frozen_file
 from labrun.config import composed, paths
 from labrun.control import controller
 from labrun.control.cancel import end_runs
@@ -300,8 +300,8 @@ def test_code_that_was_frozen_in_the_old_layout_is_found(tmp_path: Path) -> None
     old = tmp_path / "labrun" / "launch" / "forkserver.py"
     old.parent.mkdir(parents=True)
     old.touch()
-    assert pool.frozen_file([str(tmp_path)], "local/forkserver.py") == old
-    assert pool.frozen_file([], "local/forkserver.py").is_file() and pool.frozen_file([], "slurm/job.py").is_file()
+    assert frozen_file([str(tmp_path)], "local/forkserver.py") == old
+    assert frozen_file([], "local/forkserver.py").is_file() and frozen_file([], "slurm/job.py").is_file()
 
 
 def test_a_backend_that_is_not_there_is_a_mistake_with_those_that_are(toy: None) -> None:

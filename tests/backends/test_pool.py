@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from helpers import submitted
 from labrun.backends.base import Resources
 from labrun.backends.local.pool import LocalPool
+from labrun.backends.local.server import Server
 from labrun.backends.local.slots import Slots
 from labrun.config import composed, paths
 from labrun.runs import record as records
@@ -98,12 +99,22 @@ def module_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def starting(folder: Path) -> Callable[[int], Server]:
+    """Starts a server that has the odd model of a folder."""
+    path = [*sys.path, str(folder)]
+    return lambda threads: Server(path, ["odd.Odd", "labrun.data.readers.Digits"], cwd=str(folder), threads=threads)
+
+
+def process_of(pool: LocalPool) -> Any:
+    """Its server's."""
+    (server,) = pool.servers.values()
+    return server.process
+
+
 @pytest.fixture(scope="module")
 def shared(module_folder: Path) -> Iterator[LocalPool]:
     """One pool for all tests that leave its server alive."""
-    made = LocalPool(
-        [*sys.path, str(module_folder)], ["odd.Odd", "labrun.data.readers.Digits"], Slots(2), cwd=str(module_folder)
-    )
+    made = LocalPool(starting(module_folder), Slots(2))
     yield made
     made.close()
 
@@ -117,9 +128,7 @@ def pool(shared: LocalPool) -> Iterator[LocalPool]:
 @pytest.fixture
 def own_pool(module_folder: Path) -> Iterator[LocalPool]:
     """A pool whose server may be killed."""
-    made = LocalPool(
-        [*sys.path, str(module_folder)], ["odd.Odd", "labrun.data.readers.Digits"], Slots(2), cwd=str(module_folder)
-    )
+    made = LocalPool(starting(module_folder), Slots(2))
     yield made
     made.close()
 
@@ -212,8 +221,7 @@ def test_the_server_is_started_again_and_its_runs_with_it(
     for run in runs:
         own_pool.submit(run, Resources())
     until(own_pool, lambda: acting(runs[0]) and acting(runs[1]))
-    assert own_pool._process is not None
-    own_pool._process.kill()
+    process_of(own_pool).kill()
     until_done(own_pool)
     found = [records.read(run) for run in runs]
     assert [record.status for record in found] == ["completed"] * 4
@@ -282,8 +290,7 @@ def test_a_server_that_hangs_holds_nobody_up(own_pool: LocalPool, submit: Callab
     first, second = submit("fits"), submit("fits")
     own_pool.submit(first, Resources())
     until_done(own_pool)
-    assert own_pool._process is not None
-    os.kill(own_pool._process.pid, signal.SIGSTOP)
+    os.kill(process_of(own_pool).pid, signal.SIGSTOP)
     own_pool.submit(second, Resources())
     own_pool.poll(0.1)
     own_pool.cancel_all()
@@ -307,7 +314,7 @@ def test_children_die_with_their_supervisor(own_pool: LocalPool, submit: Callabl
 
 def test_each_slot_has_its_own_device(workspace: Path, submit: Callable[..., Path]) -> None:
     (workspace / "odd.py").write_text(MODEL.replace("pass", 'print("device", os.environ["CUDA_VISIBLE_DEVICES"])'))
-    pool = LocalPool([*sys.path, str(workspace)], ["odd.Odd", "labrun.data.readers.Digits"], Slots(2, gpus=["3", "5"]))
+    pool = LocalPool(starting(workspace), Slots(2, gpus=["3", "5"]))
     runs = [submit("fits", seconds=1) for _ in range(2)]
     for run in runs:
         pool.submit(run, Resources(gpus=1))

@@ -17,7 +17,7 @@ import pytest
 
 from conftest import Command, Refused
 from helpers import PLAIN, SLEEPER, program, start, start_labrun, statuses, sweep_dir, wait_for, write_model
-from labrun.backends.local.pool import GRACE_S
+from labrun.backends.local.supervisor import GRACE_S
 from labrun.runs import record as records
 
 

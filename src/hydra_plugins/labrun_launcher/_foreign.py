@@ -319,7 +319,7 @@ def _ended(job: Any, config: DictConfig, number: int, state: str | None) -> Ende
         number: in the sweep.
         state: in which it ended without a result; None: it left one.
     """
-    from labrun.backends.local.executor import check_own
+    from labrun.backends.local.pickling import check_own
     from labrun.backends.slurm.queue import last_lines
 
     typed: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)

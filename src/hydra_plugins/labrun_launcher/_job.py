@@ -101,7 +101,7 @@ def run_elsewhere(payload: bytes) -> Ended:
         payload: a pickle of the application's main module, or None; Hydra's context; the function; the job's config;
             the state of Hydra's singletons.
     """
-    from labrun.backends.local.forkserver import let_workers_be_ended
+    from labrun.backends.local.call import let_workers_be_ended
 
     main, context, function, config, state = pickle.loads(payload)  # noqa: S301 - it came in submitit's, which was checked
     if main is not None:

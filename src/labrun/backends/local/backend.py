@@ -12,7 +12,8 @@ from typing import Any
 
 from labrun.backends import machine
 from labrun.backends.base import Backend, Calls, Capacity, Head
-from labrun.backends.local.pool import LocalPool, Server
+from labrun.backends.local.pool import LocalPool
+from labrun.backends.local.server import Server
 from labrun.backends.local.slots import Slots
 from labrun.runs.sweep_state import Plan
 
@@ -53,11 +54,17 @@ class Local(Backend):
     def executor(self, folder: Path, plan: Plan, count: int, head: Head | None = None) -> LocalPool:
         """See `Backend.executor`."""
         assert head is None or isinstance(head, Server)
+
+        def start(threads: int) -> Server:
+            if head is None:
+                return Server(plan.path, plan.preload, plan.python, plan.cwd, threads=threads)
+            if set(plan.preload) - set(head.preload):
+                head.import_ahead(plan.preload)
+            return head
+
         gpus = machine.visible_gpus() if plan.gpus_per_run else None
-        places = Slots(min(plan.parallel, count), plan.cores, gpus, plan.runs_per_gpu)
-        return LocalPool(
-            plan.path, plan.preload, places, python=plan.python, cwd=plan.cwd, server=head, draws=plan.draws
-        )
+        places = Slots(max(1, min(plan.parallel, count)), plan.cores, gpus, plan.runs_per_gpu)
+        return LocalPool(start, places, plan.draws)
 
     def room(self, settings: Mapping[str, Any]) -> int:
         """As many calls as the cores or the GPUs carry."""

@@ -1,7 +1,7 @@
-"""Calls of pickled functions on this machine: what submitit's executor hands over, and `call_pool.py` carries out.
+"""Calls of pickled functions on this machine, as payloads of a supervisor: what submitit's executor hands over.
 
 A call is one function in one or more tasks. Each task is forked from a server that has imported what was asked for
-(`forkserver.py`), or starts an interpreter of its own where `setup` or `python` ask for that. It runs with the
+(`call.carry_out`), or becomes an interpreter of its own where `setup` or `python` ask for that. It runs with the
 variables, the folder and the import path that the process had when it submitted the call.
 
 Beside each call lies `<id>_state.json` (its state, its processes, and which process looks after it), so that any
@@ -13,20 +13,27 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
+import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from submitit.core import utils
+from submitit.core.job_environment import JobEnvironment
 
 from labrun.backends import machine
-from labrun.backends.local.slots import Slot
+from labrun.backends.local.call import REQUEUE
+from labrun.backends.local.forkserver import CALL, PROGRAM
+from labrun.backends.local.server import Server
+from labrun.backends.local.supervisor import Again, Payload
 from labrun.runs import record as records
+from labrun.runs import recording
 
 PENDING, RUNNING, FINISHED, CANCELLED = "PENDING", "RUNNING", "FINISHED", "CANCELLED"
 OPEN = (PENDING, RUNNING)
@@ -54,67 +61,160 @@ class Origin:
         """Whether each task needs an interpreter of its own."""
         return bool(self.setup) or self.python is not None
 
-    @cached_property
+    @property
     def key(self) -> tuple[Any, ...]:
         """Calls with the same key may be forked from the same server."""
+        if self.starts_interpreter:
+            return (PROGRAM,)
         told = [(name, value) for name, value in self.environment.items() if self.modules or name.startswith(AT_START)]
         return self.path, self.modules, tuple(sorted(told))
 
+    def server(self) -> Server:
+        """A new server for such calls.
 
-@dataclass
-class Call:
-    """One call, and what it may use."""
+        Raises:
+            OSError: it does not start.
+        """
+        if self.starts_interpreter:  # the variables may be meant for another Python
+            plain = {name: value for name, value in self.environment.items() if not name.startswith("PYTHON")}
+            return Server([], [], kind=PROGRAM, environment=plain)
+        return Server(self.path, self.modules, cwd=self.cwd, kind=CALL, environment=self.environment)
+
+    def command(self, folder: Path) -> list[str]:
+        """What starts an interpreter for a task of a call in that folder."""
+        if self.python is None:
+            command = [sys.executable, "-u", "-m", "labrun.backends.local.call", str(folder)]
+        else:
+            command = [*shlex.split(self.python), "-u", "-m", "submitit.core._submit", str(folder)]
+        return ["/bin/sh", "-c", " && ".join([*self.setup, f"exec {shlex.join(command)}"])] if self.setup else command
+
+
+@dataclass(eq=False, kw_only=True)
+class Call(Payload):
+    """One call: its result lies in a file, its state in another, and here."""
 
     folder: Path
-    job_id: str
     origin: Origin
-    tasks: int = 1
     name: str = "submitit"
-    timeout_s: float | None = None
     signal_delay_s: float = 30.0
     """So long before its time is up it is asked to save its state (SIGUSR2)."""
-    mem_gb: float | None = None
-    cpus: int = 1
-    """Of each task."""
     threads: int | None = None
     """What the libraries may use; None: what its variables say."""
-    gpus: int = 0
-    among: tuple[str, ...] | None = None
-    """The GPUs that it may have; None: any."""
     joined: bool = False
     """Whether its standard error goes where its standard output does."""
     state: str = PENDING
-    reason: str = ""
-    place: Slot | None = None
-    began: float = 0.0
     warned: bool = False
     """Whether it was asked to save its state."""
-    asked_at: float | None = None
-    """When it was asked to end."""
-    pids: dict[int, int] = field(default_factory=dict)
-    """The processes of its tasks that have not ended, by rank."""
-    statuses: dict[int, int] = field(default_factory=dict)
-    """Wait statuses of tasks that have."""
     done: threading.Event = field(default_factory=threading.Event)
 
     def paths(self, rank: int = 0) -> utils.JobPaths:
         """Where a task's files are."""
-        return utils.JobPaths(self.folder, self.job_id, rank)
+        return utils.JobPaths(self.folder, self.id, rank)
 
-    def variables(self, rank: int) -> dict[str, str]:
+    def message(self, rank: int) -> dict[str, Any]:
+        """See `call.carry_out`, and `forkserver.child`."""
+        origin, paths = self.origin, self.paths(rank)
+        place = self.place.environment if self.place else {}
+        message: dict[str, Any] = {
+            "call": str(self.folder),
+            "variables": {**origin.environment, **place, **self._variables(rank)},
+            "cwd": origin.cwd,
+            "threads": self.threads,
+            "out": str(paths.stdout),
+            "err": str(paths.stdout if self.joined else paths.stderr),
+        }
+        if origin.starts_interpreter:
+            message["command"] = origin.command(self.folder)
+        return message
+
+    def _variables(self, rank: int) -> dict[str, str]:
         """What tells a task which one it is: submitit's own names where the interpreter is another one."""
         kind = "labrun" if self.origin.python is None else "local"
         prefix = f"SUBMITIT_{kind.upper()}_"
+        is_ours = self.origin.starts_interpreter and self.origin.python is None
         return {
+            **({"PYTHONPATH": os.pathsep.join(self.origin.path)} if is_ours else {}),
             "SUBMITIT_EXECUTOR": kind,
             "SUBMITIT_FOLDER": str(self.folder),
-            f"{prefix}JOB_ID": self.job_id,
+            f"{prefix}JOB_ID": self.id,
             f"{prefix}NTASKS": str(self.tasks),
             f"{prefix}JOB_NUM_NODES": "1",
             f"{prefix}NODEID": "0",
             f"{prefix}GLOBALID": str(rank),
             f"{prefix}LOCALID": str(rank),
         }
+
+    def is_asked_to_end(self) -> bool:
+        """Whether another process asks for its end."""
+        return cancel_file(self.paths()).exists()
+
+    def beat(self) -> None:
+        """Note its processes; have it save its state shortly before its time is up."""
+        if self.state == PENDING and len(self.pids) == self.tasks:
+            self.state, self.warned = RUNNING, False
+            self.note()
+        if self.reason is not None or self.canceled or self.state == PENDING:
+            return
+        if REQUEUE in self.codes:  # it goes on with all its tasks
+            self.kill()
+        seconds, limit_s = time.monotonic() - self.began, self.needs.timeout_s
+        if limit_s is not None and not self.warned and 0 < limit_s - self.signal_delay_s < seconds <= limit_s:
+            self.warned = True
+            self.signal(save_signal(), alone=True)
+
+    @property
+    def codes(self) -> list[int]:
+        """The exit codes of tasks that have ended; below zero: the signal that ended it."""
+        return [os.waitstatus_to_exitcode(status) for status in self.statuses.values()]
+
+    def ended(self) -> Again:
+        """Say how; one that has saved its state goes on from there when its turn comes."""
+        if self.server is not None:
+            self.server.deaths = 0
+        if self.reason is None and not self.canceled and REQUEUE in self.codes:
+            self.state = PENDING
+            self.note()
+            return "last"
+        reason = self.reason or next((_why(code) for code in self.codes if code), None)
+        if reason is None and not all(self.paths(rank).result_pickle.exists() for rank in range(self.tasks)):
+            reason = "its process ended before it was done"
+        self.close(FINISHED if reason is None else f"FAILED ({reason})")
+        return None
+
+    def lost(self, is_guilty: bool) -> Again:
+        """It has failed: what it has done already is unknown."""
+        self.close("FAILED (its fork server died)")
+        return None
+
+    def unrun(self, why: str, is_refused: bool) -> None:
+        """Say so."""
+        self.close(f"FAILED ({why})" if is_refused else CANCELLED)
+
+    def close(self, state: str) -> None:
+        """It has ended, or will not begin; a call that was canceled is that, however it has ended."""
+        self.state = CANCELLED if self.canceled else state
+        self.note()
+        self.done.set()
+
+    def note(self) -> None:
+        """Write its state beside it."""
+        file, owner = state_file(self.paths()), records.process_identity()
+        processes = [{**owner, "pid": pid, "start_time": records.process_start(pid)} for pid in self.living]
+        noted = {"state": self.state, "name": self.name, "owner": owner, "processes": processes}
+        with contextlib.suppress(OSError):  # who waits in this process does not need it
+            temporary = file.with_name(f".{file.name}")
+            temporary.write_text(json.dumps(noted), encoding="utf-8")
+            temporary.replace(file)
+
+
+def _why(code: int) -> str:
+    """What ended a process."""
+    return f"ended by {recording.signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
+
+
+def save_signal() -> signal.Signals:
+    """What has a call save its state; submitit lets a variable choose."""
+    return signal.Signals(JobEnvironment._usr_sig())
 
 
 def state_file(paths: utils.JobPaths) -> Path:
@@ -151,20 +251,6 @@ def tail(file: Path, lines: int = 40) -> str:
     with contextlib.suppress(OSError):
         return "\n".join(file.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
     return ""
-
-
-def origin_here(
-    path: Sequence[str], modules: Sequence[str] = (), setup: Sequence[str] = (), python: str | None = None
-) -> Origin:
-    """What this process is now.
-
-    Args:
-        path: where calls are to import from.
-        modules: see `Origin`; so `setup` and `python`.
-        setup: shell commands before each task.
-        python: a command that starts another interpreter.
-    """
-    return Origin(os.getcwd(), tuple(path), dict(os.environ), tuple(modules), tuple(setup), python)
 
 
 def import_path(with_cwd: bool) -> list[str]:

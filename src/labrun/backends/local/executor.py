@@ -20,33 +20,17 @@ from submitit.core import core, utils
 from submitit.core.job_environment import JobEnvironment
 
 from labrun.backends import machine
+from labrun.backends.base import Resources
 from labrun.backends.local import call_pool, calls
+from labrun.backends.local.call import REQUEUE
 from labrun.backends.local.call_pool import CallPool
-from labrun.backends.local.calls import FINISHED, OPEN, Call
-from labrun.backends.local.forkserver import REQUEUE
+from labrun.backends.local.calls import FINISHED, OPEN, Call, Origin
+from labrun.backends.local.pickling import check_own
 from labrun.backends.local.slots import Slots
-from labrun.errors import LabrunError
 from labrun.tasks.threads import VARIABLES
 
 POLL_S = 0.2
 """How often a process that does not look after a call asks for its state."""
-
-
-def check_own(path: Path) -> None:
-    """Refuse a pickle that somebody else could have written.
-
-    Raises:
-        LabrunError: it, or its folder, is not this user's own, or others may write it.
-    """
-    for place in (path.parent, path):
-        if place.exists() and not machine.same_owner(place) and not (place == path and _is_out_of_reach(path)):
-            raise LabrunError(f"{place} is not loaded: it is not your own, or others may write it (chmod go-w)")
-
-
-def _is_out_of_reach(path: Path) -> bool:
-    """Whether a file that its group may write, as most systems' umask leaves it, lies where nobody else comes."""
-    status = path.stat()
-    return status.st_uid == os.getuid() and not status.st_mode & 0o002 and machine.is_private(path.parent)
 
 
 class LabrunJob(core.Job[Any]):  # type: ignore[misc]
@@ -107,7 +91,7 @@ class LabrunJob(core.Job[Any]):  # type: ignore[misc]
         pool = call_pool.pool_of(self.job_id)
         if pool is None:
             raise RuntimeError(f"job {self.job_id}: only the process that submitted it can interrupt it")
-        pool.interrupt(self.job_id, signal.Signals(JobEnvironment._usr_sig()))
+        pool.interrupt(self.job_id)
 
     def submission(self) -> utils.DelayedSubmission:
         """What was submitted, with `function`, `args` and `kwargs`.
@@ -259,7 +243,8 @@ class LabrunExecutor(core.PicklingExecutor):  # type: ignore[misc]
             raise ValueError(f"gpus_per_node={gpus}: more than were visible when this executor began")
         is_told = "cpus_per_task" in wanted or VARIABLES[0] not in os.environ
         path = calls.import_path(self.imports_from_cwd)
-        origin = calls.origin_here(path, wanted.get("modules", ()), wanted.get("setup", ()), self.python)
+        modules, setup = (tuple(wanted.get(key, ())) for key in ("modules", "setup"))
+        origin = Origin(os.getcwd(), tuple(path), dict(os.environ), modules, setup, self.python)
         submissions = list(delayed_submissions)
         made: list[Call] = []
         jobs: list[LabrunJob] = []
@@ -272,18 +257,18 @@ class LabrunExecutor(core.PicklingExecutor):  # type: ignore[misc]
                 self._check_size(job.paths.submitted_pickle, len(submissions))
             made.append(
                 Call(
-                    self.folder,
-                    job.job_id,
-                    origin,
-                    tasks,
-                    wanted.get("name", "submitit"),
-                    timeout_s=None if minutes is None else 60 * minutes,
-                    signal_delay_s=wanted.get("signal_delay_s", SIGNAL_DELAY_S),
-                    mem_gb=wanted.get("mem_gb"),
-                    cpus=cpus,
-                    threads=cpus if is_told else None,
-                    gpus=gpus,
+                    id=job.job_id,
+                    needs=Resources(
+                        cpus * tasks, gpus, None if minutes is None else 60 * minutes, wanted.get("mem_gb")
+                    ),
+                    key=origin.key,
+                    tasks=tasks,
                     among=among,
+                    folder=self.folder,
+                    origin=origin,
+                    name=wanted.get("name", "submitit"),
+                    signal_delay_s=wanted.get("signal_delay_s", SIGNAL_DELAY_S),
+                    threads=cpus if is_told else None,
                     joined=wanted.get("stderr_to_stdout", False),
                 )
             )

@@ -1,15 +1,14 @@
-"""The fork server: imports what the runs need, once, computes nothing, and forks a process for each run.
+"""The fork server: imports what runs or calls need, once, computes nothing, and forks a process for each task.
 
 Started by path in a fresh interpreter, with the standard library alone; the first message says where to import from
 (the frozen code), so that edits made while runs wait change nothing.
 
-Messages are lines of JSON over a socket. To the server: `{"path": [...], "preload": [...]}` once, then
-`{"run": folder, "environment": {...}, "threads": n, "pictures": bool}` for each run (with `"gather": file`: only what
-the pictures of a finished one show; with `"data": {...}`: data that later runs read too); `{"many": true}` before
-many of them. From it: `{"ready": seconds}`, `{"run": folder, "pid": n}`, `{"pid": n, "status": wait status}`. When the
-socket closes, every child is killed. With `"call"` it is a task of a call of any function (see `call`).
+Messages are lines of JSON over a socket. To the server: `{"path": [...], "preload": [...]}` (see `preload`), then
+`{"run": id, "rank": n, "out": file, "err": file, ...}` for each task (see `child`; with `"data": {...}`: data that
+later runs read too); `{"many": true}` before many of them. From it: `{"ready": seconds}`,
+`{"run": id, "rank": n, "pid": n}`, `{"pid": n, "status": wait status}`. When the socket closes, every child is killed.
 
-While there is nothing else to do, a process is forked ahead (`Spare`): the next run finds it made.
+While there is nothing else to do, a process is forked ahead: the next task finds it made.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import importlib
 import json
 import os
 import select
@@ -32,8 +30,8 @@ from typing import Any
 PR_SET_PDEATHSIG = 1
 MADV_COLLAPSE = 25
 LARGE_PAGE = 2**21
-REQUEUE = 144
-"""Exit code of a call that has saved its state and is to go on from there."""
+RUN, CALL, PROGRAM = "run", "call", "program"
+"""What the children of a server do: runs of labrun's own, calls of any function, programs with nothing imported."""
 
 
 class Channel:
@@ -71,51 +69,8 @@ def die_with_parent(parent: int) -> None:
             os._exit(1)
 
 
-class Spare:
-    """A process that was forked ahead, and waits to be told which run it is.
-
-    Args:
-        own_group: see `fork`.
-        closed: what is the server's alone.
-    """
-
-    def __init__(self, own_group: bool, closed: Sequence[int]) -> None:
-        ours, theirs = socket.socketpair()
-
-        def wait() -> dict[str, Any]:
-            channel = Channel(theirs)
-            messages: list[dict[str, Any]] = []
-            while not messages:  # a long one comes in parts
-                received = channel.receive()
-                if received is None:
-                    os._exit(0)
-                messages = received
-            theirs.close()
-            return messages[0]
-
-        self.pid = fork(wait, own_group, [*closed, ours.fileno()])
-        theirs.close()
-        self._channel = Channel(ours)
-
-    def become(self, message: dict[str, Any]) -> bool:
-        """Assign a run; False if the spare process died."""
-        try:
-            self._channel.send(message)
-        except OSError:
-            return False
-        finally:
-            self._channel.connection.close()
-        return True
-
-    def end(self) -> None:
-        """It is not wanted."""
-        self._channel.connection.close()
-        os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
-
-
 class Children:
-    """The server's processes: one for each run, and one to spare.
+    """The server's processes: one for each task, and one to spare, which waits to be told which task it is.
 
     Args: see `fork`.
     """
@@ -123,7 +78,7 @@ class Children:
     def __init__(self, own_group: bool, closed: Sequence[int]) -> None:
         self._own_group, self._closed = own_group, closed
         self._pids: set[int] = set()
-        self._spare: Spare | None = None
+        self._spare: tuple[int, Channel] | None = None
 
     @property
     def has_spare(self) -> bool:
@@ -131,29 +86,43 @@ class Children:
         return self._spare is not None
 
     def fork_ahead(self) -> None:
-        """Make the next run's process."""
-        self._spare = Spare(self._own_group, self._closed)
+        """Make the next task's process."""
+        ours, theirs = socket.socketpair()
+        pid = fork(lambda: first_message(theirs), self._own_group, [*self._closed, ours.fileno()])
+        theirs.close()
+        self._spare = pid, Channel(ours)
 
     def forget_spare(self) -> None:
-        """The server has changed since it was forked: the next run is not to be the one that it was then."""
+        """The server has changed since it was forked: the next task is not to be the one that it was then."""
         if self._spare is not None:
-            self._spare.end()
+            pid, channel = self._spare
             self._spare = None
+            channel.connection.close()
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
     def start(self, message: dict[str, Any]) -> int:
-        """Have a process for a run; its pid."""
-        spare, self._spare = self._spare, None
-        if spare is not None and spare.become(message):
-            pid = spare.pid
-        else:
-            if spare is not None:  # somebody has ended it
-                os.waitpid(spare.pid, 0)
-            pid = fork(lambda: message, self._own_group, self._closed)
+        """Have a process for a task; its pid."""
+        pid = self._use_spare(message) or fork(lambda: message, self._own_group, self._closed)
         self._pids.add(pid)
         return pid
 
+    def _use_spare(self, message: dict[str, Any]) -> int | None:
+        if self._spare is None:
+            return None
+        pid, channel = self._spare
+        self._spare = None
+        try:
+            channel.send(message)
+        except OSError:  # somebody has ended it
+            os.waitpid(pid, 0)
+            return None
+        finally:
+            channel.connection.close()
+        return pid
+
     def reap(self) -> list[tuple[int, int]]:
-        """Every run's process that has ended since, with its wait status."""
+        """Every task's process that has ended since, with its wait status."""
         ended = []
         for pid in list(self._pids):
             found, status = os.waitpid(pid, os.WNOHANG)
@@ -167,6 +136,18 @@ class Children:
         self.forget_spare()
         for pid in self._pids:
             os.kill(pid, signal.SIGKILL)
+
+
+def first_message(connection: socket.socket) -> dict[str, Any]:
+    """Wait for a message; if the other side goes, this process ends."""
+    with connection:
+        channel = Channel(connection)
+        while True:  # a long one comes in parts
+            received = channel.receive()
+            if received is None:
+                os._exit(0)
+            if received:
+                return received[0]
 
 
 def serve(channel: Channel, parent: int | None, own_group: bool = True) -> None:
@@ -214,24 +195,21 @@ def serve(channel: Channel, parent: int | None, own_group: bool = True) -> None:
                 else:
                     if message.get("data"):
                         hold(message["data"])
-                    channel.send({"run": message["run"], "pid": children.start(message)})
+                    names = {"run": message["run"], "rank": message["rank"]}
+                    channel.send({**names, "pid": children.start(message)})
 
 
 def preload(
-    path: list[str],
-    preload: list[str],
-    keep: bool = False,
-    modules: list[str] | None = None,
-    threads: int | None = None,
+    path: list[str], preload: list[str], keep: bool = False, threads: int | None = None, kind: str = RUN
 ) -> float:
-    """Import what will be needed. What cannot be imported is left to its run, which says why.
+    """Import what will be needed. What cannot be imported is left to whoever needs it, who says why.
 
     Args:
         path: where to import from.
-        preload: targets of labrun's own runs.
+        preload: targets of runs, or modules of calls.
         keep: this interpreter's own packages come after `path`, which is then the frozen code alone.
-        modules: for calls of any function: modules by name, and nothing of labrun.
         threads: how many threads the libraries may use, told before they are loaded: then a run need not tell them.
+        kind: what the children do.
 
     Returns:
         Seconds.
@@ -243,38 +221,21 @@ def preload(
 
         set_variables(threads)
         wait_asleep()
-    if modules is None:
+    if kind == RUN:
         from labrun.backends.local import worker
 
         worker.preload(preload)
-    else:
-        for name in ("submitit.core.submission", "labrun.backends.local.executor", "labrun.backends.local.threads"):
-            importlib.import_module(name)
-        drawn = random_state()
-        for name in modules:
-            # A module's own errors, sys.exit in it too: the call that needs it meets them again, and tells them.
-            with contextlib.suppress(BaseException):
-                importlib.import_module(name)
-        global _is_seeded
-        _is_seeded = random_state() != drawn
+    elif kind == CALL:
+        from labrun.backends.local import call
+
+        call.preload(preload)
     if threads is not None and "threadpoolctl" in sys.modules:  # forked from a warm interpreter, which has them all
-        importlib.import_module("labrun.backends.local.threads").limit_threads(threads)
+        from labrun.backends.local.threads import limit_threads
+
+        limit_threads(threads)
     gc.collect()
     gc.freeze()
     return round(time.monotonic() - began, 3)
-
-
-_is_seeded = False
-"""Whether what was imported has seeded numpy's own generator: each call goes on from there then."""
-
-
-def random_state() -> bytes | None:
-    """What numpy's own generator would draw next; None without numpy."""
-    if "numpy" not in sys.modules:
-        return None
-    import numpy.random
-
-    return bytes(numpy.random.get_state(legacy=False)["state"]["key"])
 
 
 def use_large_pages() -> None:
@@ -311,10 +272,10 @@ def hold(data: dict[str, Any]) -> None:
 
 
 def fork(said: Callable[[], dict[str, Any]], own_group: bool, closed: Sequence[int]) -> int:
-    """Fork one run's process; returns its pid, in the server.
+    """Fork one task's process; returns its pid, in the server.
 
     Args:
-        said: gives the message that says which run it is, in the new process; may wait for it.
+        said: gives the message that says which task it is, in the new process; may wait for it.
         own_group: with a process group of its own; in a cluster's job, which signals all of its processes, without.
         closed: what is the server's alone.
     """
@@ -350,19 +311,35 @@ def fork(said: Callable[[], dict[str, Any]], own_group: bool, closed: Sequence[i
 
 
 def child(message: dict[str, Any]) -> int:
-    """One run, in a process of its own; what it prints goes to its `driver.log`."""
-    set_before = os.environ.get("OMP_NUM_THREADS")
-    os.environ.update(message["environment"])
-    if "call" in message:
-        return call(message)
-    run_dir = message["run"]
-    print_to(*[os.path.join(run_dir, "driver.log")] * 2)
-    from labrun.backends.local import threads, worker
+    """One task, in a process of its own; the exit code.
 
-    threads.limit_run(int(message["threads"]), message["environment"], set_before)
-    if message.get("gather"):
-        return worker.gather(run_dir, str(message["gather"]))
-    return worker.run(run_dir, bool(message["pictures"]))
+    Args:
+        message: `out` and `err`: files for what it prints. With `command`: the program that this process becomes, and
+            its `variables` and `cwd`; with `call`: see `call.carry_out`; else: see `worker.carry_out`.
+    """
+    print_to(message["out"], message["err"])
+    if "command" in message:
+        return become(message["command"], message["variables"], message["cwd"])
+    if "call" in message:
+        from labrun.backends.local import call
+
+        return call.carry_out(message)
+    from labrun.backends.local import worker
+
+    return worker.carry_out(message)
+
+
+def become(command: list[str], variables: dict[str, str], cwd: str) -> int:
+    """Execute another program in this process; returns only where it cannot be started."""
+    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)  # what is ignored would be ignored by the program, too
+    try:
+        os.chdir(cwd)
+        os.execvpe(command[0], command, variables)
+    except OSError as error:
+        sys.stderr.write(f"labrun: {command[0]} does not start: {error}\n")
+        sys.stderr.flush()
+        return 127
 
 
 def print_to(out: str, err: str) -> None:
@@ -374,55 +351,6 @@ def print_to(out: str, err: str) -> None:
         if getattr(sys, name) is None:  # the caller had closed it
             setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-
-
-def call(message: dict[str, Any]) -> int:
-    """One task of a call of a pickled function, as submitit's own executors do it; the exit code.
-
-    Args:
-        message: `call`: the executor's folder; `job`: its id; `rank`: of the task; `variables`: all that the task has;
-            `cwd`: its folder; `threads`: how many the libraries may use (None: as its variables say); `joined`:
-            standard error goes where standard output does.
-    """
-    os.environ.clear()
-    os.environ.update(message["variables"])
-    time.tzset()
-    from submitit.core.submission import process_job
-    from submitit.core.utils import JobPaths
-
-    from labrun.backends.local import threads as limits
-    from labrun.backends.local.executor import LabrunJobEnvironment, check_own
-    from labrun.tasks.threads import number
-
-    # Kept back until there is a handler for it: importing what the function needs may take its time.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {LabrunJobEnvironment._usr_sig()})
-    paths = JobPaths(message["call"], message["job"], message["rank"])
-    print_to(str(paths.stdout), str(paths.stdout if message["joined"] else paths.stderr))
-    os.chdir(message["cwd"])
-    check_own(paths.submitted_pickle)
-    limits.limit_threads(message["threads"] or number(os.environ.get("OMP_NUM_THREADS")) or 1)
-    if "numpy.random" in sys.modules and not _is_seeded:  # each draws its own, as in an interpreter of its own
-        sys.modules["numpy.random"].seed()
-    let_workers_be_ended()
-    try:
-        process_job(message["call"])
-    except Exception:  # noqa: BLE001 - submitit has put it in the result
-        return 1
-    except SystemExit as end:
-        if end.code == REQUEUE:
-            return REQUEUE
-        sys.stderr.write(f"the function ended the process: {end!r}\n")
-        return end.code if isinstance(end.code, int) and end.code else 1
-    return 0
-
-
-def let_workers_be_ended() -> None:
-    """Have processes that a call forks obey SIGTERM.
-
-    submitit has its jobs pass that signal by, their workers inherit this, and `multiprocessing`, which ends its workers
-    so, then waits for one for ever.
-    """
-    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 if __name__ == "__main__":

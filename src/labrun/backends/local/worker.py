@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -72,6 +73,21 @@ def hold(data: Mapping[str, Any]) -> None:
     root = local_root(config["datastore"], config["dataset"])
     if root is not None and not any(references(config["dataset"])):
         shared_cache.hold(config["dataset"], root)
+
+
+def carry_out(message: Mapping[str, Any]) -> int:
+    """Do what a forked process of the pool is told to; the exit code.
+
+    Args:
+        message: `run`: the run's folder; `environment`: its variables; `threads`: how many the libraries may use;
+            `pictures`: whether it draws them. With `gather`: only write what its pictures show to that file.
+    """
+    set_before = os.environ.get("OMP_NUM_THREADS")
+    os.environ.update(message["environment"])
+    limits.limit_run(int(message["threads"]), message["environment"], set_before)
+    if message.get("gather"):
+        return gather(message["run"], str(message["gather"]))
+    return run(message["run"], bool(message["pictures"]))
 
 
 def run(run_dir: str, pictures: bool) -> int:

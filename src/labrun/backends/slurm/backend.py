@@ -20,7 +20,7 @@ from typing import Any
 
 from labrun.backends.base import Backend, Calls, Capacity, Head, Resources
 from labrun.backends.local import worker
-from labrun.backends.local.pool import frozen_file
+from labrun.backends.local.server import frozen_file
 from labrun.backends.slurm import partitions
 from labrun.backends.slurm.queue import ASK_S, OVER, append, end_jobs, known_jobs, last_lines, scancel, states
 from labrun.backends.slurm.sbatch import minutes_asked, signal_delay_s

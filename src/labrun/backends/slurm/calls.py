@@ -14,7 +14,7 @@ from typing import Any
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmExecutor
 
-from labrun.backends.local.executor import check_own
+from labrun.backends.local.pickling import check_own
 from labrun.backends.slurm import partitions
 from labrun.backends.slurm.queue import ASK_S, OVER, refusal, states
 from labrun.backends.slurm.sbatch import minutes_asked, submitting

@@ -101,6 +101,7 @@ class Supervisor:
         """Run the runs; returns 0, or 1 if one of them failed, or if its other processes would wait for ever."""
         from labrun.backends.base import resources
         from labrun.backends.local.pool import LocalPool
+        from labrun.backends.local.server import Server
         from labrun.backends.local.slots import Slots
         from labrun.backends.machine import visible_gpus
         from labrun.backends.slurm.queue import newest_submission
@@ -126,13 +127,12 @@ class Supervisor:
         places = Slots(self.manifest["parallel"], gpus=gpus, share=self.manifest["runs_per_gpu"])
         if self.ranks > 1:
             others.note(mine[0])
-        pool = LocalPool(
-            self.manifest["path"],
-            self.manifest["preload"],
-            places,
-            python=sys.executable if self.manifest["own_python"] else None,
-            in_job=True,
-        )
+        python = sys.executable if self.manifest["own_python"] else None
+
+        def start(threads: int) -> Server:
+            return Server(self.manifest["path"], self.manifest["preload"], python, in_job=True, threads=threads)
+
+        pool = LocalPool(start, places)
         for run in mine:
             # a run that has the job to itself is not killed at its limit by the pool, but goes on from its checkpoint
             pool.submit(run, resources(records.read(run), alone=alone, once=self.ranks > 1))

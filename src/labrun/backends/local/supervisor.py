@@ -1,0 +1,375 @@
+"""The supervisor: carries out payloads, at most so many at once, in processes that are forked from servers.
+
+It owns the life of these processes: it forks one for each task of a payload as soon as there is a slot, beats their
+hearts, obeys requests, holds them to their limits, ends what they left behind, and starts a server again that has died.
+When it ends, they end. What a process does, and what becomes of it, is its payload's to say: a run (`pool.py`) has a
+record, a call (`calls.py`) a result and a file with its state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+import psutil
+
+from labrun.backends.base import Resources
+from labrun.backends.local.server import Server
+from labrun.backends.local.slots import Slot, Slots
+
+GRACE_S = 10.0
+"""How long after it was asked to stop a payload is killed."""
+
+
+SUSPECT = 3
+"""After so many deaths of its server what was under way at each of them is run alone: it may be what ends it."""
+
+Again = Literal["first", "last"] | None
+"""Whether a payload whose processes have ended runs again: before, or after, all that wait."""
+
+
+@dataclass(eq=False, kw_only=True)
+class Payload(ABC):
+    """What a supervisor carries out, in one process or several."""
+
+    id: str
+    needs: Resources
+    """Of all its tasks together."""
+    key: Hashable = ""
+    """Payloads with the same key are forked from the same server."""
+    tasks: int = 1
+    among: tuple[str, ...] | None = None
+    """The GPUs that it may have; None: any."""
+    server: Server | None = None
+    place: Slot | None = None
+    """What it has of the machine; None while it waits, and once its processes have ended."""
+    pids: dict[int, int] = field(default_factory=dict)
+    """The processes of its tasks, by rank."""
+    statuses: dict[int, int] = field(default_factory=dict)
+    """What `waitpid` gave for those that have ended, by rank, in the order of their ends."""
+    deaths: int = 0
+    """How often its server died while it was under way."""
+    began: float = 0.0
+    asked_at: float | None = None
+    """When it was asked to stop."""
+    reason: str | None = None
+    """Why it was ended, if by its supervisor."""
+    canceled: bool = False
+    is_leaving: bool = False
+    """It was asked to make room: it does not go on here."""
+
+    settings: ClassVar[str] = ""
+    """What stands before the names of its limits, in messages."""
+
+    # ---- what it does, and what becomes of it
+
+    @abstractmethod
+    def message(self, rank: int) -> dict[str, Any]:
+        """What the process of a task is told (`forkserver.child`)."""
+
+    def is_asked_to_end(self) -> bool:
+        """Whether another process has left a request to end it."""
+        return False
+
+    def beat(self) -> None:  # noqa: B027 - nothing need be done
+        """Its processes are known, or go on: called at first, and every few moments."""
+
+    def ended(self) -> Again:
+        """All its processes have ended: close its books. May be done again: Ctrl-C may come at any moment."""
+        return None
+
+    def lost(self, is_guilty: bool) -> Again:
+        """Its processes have ended with their server.
+
+        Args:
+            is_guilty: it was alone, and has been there often enough.
+        """
+        return None
+
+    def unrun(self, why: str, is_refused: bool) -> None:  # noqa: B027 - nothing need be done
+        """It will not begin: it is refused, or canceled."""
+
+    # ---- its processes
+
+    @property
+    def living(self) -> list[int]:
+        """Those that have not ended."""
+        return [pid for rank, pid in self.pids.items() if rank not in self.statuses]
+
+    @property
+    def in_job(self) -> bool:
+        """Whether they have no process groups (see `Server`)."""
+        return self.server is not None and self.server.in_job
+
+    def signal(self, number: signal.Signals, alone: bool = False) -> None:
+        """Signal its processes, and what they started unless `alone`."""
+        for pid in self.living:
+            for send in (os.kill,) if alone else (os.killpg, os.kill):  # a new process has no group for a moment
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    send(pid, number)
+                    break
+
+    def ask(self) -> None:
+        """Ask it to stop."""
+        if self.asked_at is None:
+            self.asked_at = time.monotonic()
+            self.signal(signal.SIGINT, alone=self.in_job)
+
+    def kill(self) -> None:
+        """End its processes at once, and what they started."""
+        started: list[psutil.Process] = []
+        for pid in self.living if self.in_job else ():
+            with contextlib.suppress(psutil.Error):
+                started += psutil.Process(pid).children(recursive=True)
+        self.signal(signal.SIGKILL, alone=self.in_job)
+        for process in started:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+
+    def hold_to_limits(self) -> None:
+        """End it if it takes more than it may."""
+        if len(self.pids) < self.tasks or self.reason is not None:
+            return
+        seconds, limit_s, limit_gb = time.monotonic() - self.began, self.needs.timeout_s, self.needs.mem_gb
+        if limit_s is not None and seconds > limit_s:
+            self.reason = f"ended after {seconds:.0f} s: {self.settings}timeout_min={limit_s / 60:g}"
+        elif limit_gb is not None and (used := sum(map(memory_gb, self.living))) > limit_gb:
+            self.reason = f"ended at {used:.2f} GB of memory of its own: {self.settings}mem_gb={limit_gb:g}"
+        if self.reason is not None:
+            self.kill()
+
+    def reset(self) -> None:
+        """It waits again."""
+        self.pids.clear()
+        self.statuses.clear()
+        self.asked_at, self.reason, self.canceled = None, None, False
+
+
+P = TypeVar("P", bound=Payload)
+
+
+class Supervisor(Generic[P]):
+    """Carries out payloads.
+
+    Args:
+        places: what the payloads share.
+        start: starts a server for payloads like this one; may raise OSError.
+    """
+
+    every_s: ClassVar[float] = 2.0
+    """How often hearts are beaten, and limits and the requests to what waits are looked at."""
+
+    def __init__(self, places: Slots, start: Callable[[P], Server]) -> None:
+        self.places, self._start = places, start
+        self.servers: dict[Hashable, Server] = {}
+        self._queue: deque[P] = deque()
+        self._running: dict[str, P] = {}
+        self._over: list[P] = []
+        """What has ended, or will not begin, and was not told yet."""
+        self._unheard: deque[tuple[Server, Mapping[str, Any] | None]] = deque()
+        self._next_look = 0.0
+
+    @property
+    def busy(self) -> bool:
+        """Whether any payload is waiting or under way."""
+        return bool(self._queue or self._running or self._over)
+
+    def step(self, timeout_s: float) -> list[P]:
+        """Let the payloads go on for a while; those that have ended since, their books closed."""
+        self._begin()
+        self._listen(0.0 if self._over else timeout_s)
+        return self._settle()
+
+    def _begin(self) -> None:
+        """Begin what there are slots for, and obey requests: what is ended early should end at once."""
+        self._fill()
+        for payload in self._running.values():
+            if not payload.canceled and payload.is_asked_to_end():
+                self._cancel(payload)
+
+    def _listen(self, timeout_s: float, *others: int) -> bool:
+        """Wait until a server answers; whether there is something to be read from one of the others."""
+        channels = {
+            server.channel.connection.fileno(): server for server in self.servers.values() if not server.is_broken
+        }
+        ready = select.select([*channels, *others], [], [], timeout_s)[0]
+        for server in (channels[number] for number in ready if number in channels):
+            messages = server.channel.receive()
+            self._unheard.extend((server, message) for message in ([None] if messages is None else messages))
+        return any(other in ready for other in others)
+
+    def _settle(self) -> list[P]:
+        """Deal with what was heard; the payloads that are over."""
+        while self._unheard:  # each is taken off once it is dealt with: Ctrl-C may come at any moment
+            self._hear(*self._unheard[0])
+            self._unheard.popleft()
+        ended = [payload for payload in self._running.values() if len(payload.statuses) == payload.tasks]
+        for payload in ended:
+            self._free(payload)
+        self._fill()  # before their book-keeping, which waits for the disk
+        for payload in ended:
+            self._put(payload, payload.ended())
+        if time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + self.every_s
+            self._look()
+        self._fill()
+        over, self._over = self._over, []
+        return over
+
+    def _fill(self) -> None:
+        """Begin payloads, in their order, as long as there is a slot for the next."""
+        while self._queue:
+            payload = self._queue[0]
+            try:
+                server = self._server(payload)
+            except OSError as error:
+                self._unrun(payload, f"its fork server does not start: {error}", is_refused=True)
+                continue
+            if server.is_broken:
+                self._unrun(payload, "its fork server died", is_refused=True)
+                continue
+            if not server.is_ready:
+                return
+            if payload.is_asked_to_end():
+                self._cancel(payload)
+                continue
+            if not self.places.carries(payload.needs.cpus, payload.needs.gpus):
+                why = f"it needs {payload.needs.gpus} GPUs, and so many are not visible here"
+                self._unrun(payload, why, is_refused=True)
+                continue
+            if self._running and any(one.deaths >= SUSPECT for one in (*self._running.values(), payload)):
+                return
+            place = self.places.take(payload.needs.cpus, payload.needs.gpus, payload.among)
+            if place is None:
+                return
+            self._queue.popleft()
+            self._fork(payload, server, place)
+
+    def _server(self, payload: P) -> Server:
+        if payload.key not in self.servers:
+            self.servers[payload.key] = self._start(payload)
+        self.servers[payload.key].used = time.monotonic()
+        return self.servers[payload.key]
+
+    def _fork(self, payload: P, server: Server, place: Slot) -> None:
+        payload.server, payload.place, payload.began = server, place, time.monotonic()
+        self._running[payload.id] = payload
+        data = {"data": payload.needs.data} if self._is_shared(server, payload.needs.data) else {}
+        for rank in range(payload.tasks):
+            server.send({**payload.message(rank), **data, "run": payload.id, "rank": rank})
+
+    def _is_shared(self, server: Server, data: Mapping[str, Any] | None) -> bool:
+        """Whether the server should read these data now, since payloads that wait read them too; it is told once."""
+        is_new = data is not None and data not in server.held and any(one.needs.data == data for one in self._queue)
+        if is_new:
+            server.held.append(data or {})
+        return is_new
+
+    def _unrun(self, payload: P, why: str, is_refused: bool) -> None:
+        self._queue.remove(payload)
+        payload.unrun(why, is_refused)
+        self._over.append(payload)
+
+    def _cancel(self, payload: P, why: str = "canceled before it began") -> None:
+        """Ask a payload to stop; one that waits is canceled at once."""
+        if payload.id in self._running:
+            payload.canceled = True
+            payload.ask()
+        elif payload in self._queue:
+            self._unrun(payload, why, is_refused=False)
+
+    def _hear(self, server: Server, message: Mapping[str, Any] | None) -> None:
+        """Deal with a server's message; None: it is dead."""
+        if message is None:
+            self._died(server)
+        elif "ready" in message:
+            self._ready(server, message["ready"])
+        elif "run" in message:
+            payload = self._running.get(message["run"])
+            if payload is not None:
+                self._forked(payload, message.get("rank", 0), message["pid"])
+        elif "status" in message:
+            self._task_ended(server, message["pid"], message["status"])
+
+    def _ready(self, server: Server, seconds: float) -> None:
+        """A server has imported what it was told to."""
+        server.is_ready = True
+
+    def _forked(self, payload: P, rank: int, pid: int) -> None:
+        payload.pids[rank] = pid
+        if len(payload.pids) == payload.tasks:
+            payload.beat()
+        if payload.asked_at is not None:  # before its process was known
+            payload.signal(signal.SIGINT, alone=payload.in_job)
+
+    def _task_ended(self, server: Server, pid: int, status: int) -> None:
+        if not server.in_job:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)  # what it started and left behind
+        for payload in self._running.values():
+            for rank, one in payload.pids.items() if payload.server is server else ():
+                if one == pid and rank not in payload.statuses:
+                    payload.statuses[rank] = status
+                    return
+
+    def _free(self, payload: P) -> None:
+        """A payload's processes are no more: its place is free."""
+        if payload.place is not None:
+            self.places.leave(payload.place)
+            payload.place = None
+
+    def _put(self, payload: P, again: Again) -> None:
+        """A payload that is not under way any more is over, or waits again."""
+        del self._running[payload.id]
+        if again is None:
+            self._over.append(payload)
+            return
+        payload.reset()
+        (self._queue.appendleft if again == "first" else self._queue.append)(payload)
+
+    def _died(self, server: Server) -> None:
+        """Start a server again."""
+        lost = [payload for payload in self._running.values() if payload.server is server]
+        server.bury()
+        for payload in lost:
+            payload.kill()
+            self._free(payload)
+            payload.deaths += 1
+            self._put(payload, payload.lost(is_guilty=payload.deaths > SUSPECT and len(lost) == 1))
+        server.start_again()
+
+    def _look(self) -> None:
+        for payload in list(self._running.values()):
+            payload.beat()
+            payload.hold_to_limits()
+            if payload.asked_at is not None and time.monotonic() - payload.asked_at > GRACE_S:
+                payload.kill()
+                # Not even forked yet: the server hangs, or reads data. It may be ended if nothing else ends with it.
+                if not payload.pids and payload.server is not None and not self._has_others(payload.server):
+                    payload.server.process.kill()
+        for payload in list(self._queue):
+            if payload.is_asked_to_end():
+                self._cancel(payload)
+
+    def _has_others(self, server: Server) -> bool:
+        return any(one.server is server and one.pids and one.asked_at is None for one in self._running.values())
+
+
+def memory_gb(pid: int) -> float:
+    """Memory of a process and its children: shared pages, which forks have many of, count by their share."""
+    total = 0
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        for member in [process, *process.children(recursive=True)]:
+            with contextlib.suppress(psutil.Error):
+                info = member.memory_full_info()
+                total += getattr(info, "pss", info.uss)
+    return total / 2**30
