@@ -175,7 +175,10 @@ class Call(Payload):
             self.state = PENDING
             self.note()
             return "last"
-        reason = self.reason or next((_why(code) for code in self.codes if code), None)
+        code = next((code for code in self.codes if code), 0)
+        reason = self.reason
+        if reason is None and code:
+            reason = f"ended by {recording.signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
         if reason is None and not all(self.paths(rank).result_pickle.exists() for rank in range(self.tasks)):
             reason = "its process ended before it was done"
         self.close(FINISHED if reason is None else f"FAILED ({reason})")
@@ -205,11 +208,6 @@ class Call(Payload):
             temporary = file.with_name(f".{file.name}")
             temporary.write_text(json.dumps(noted), encoding="utf-8")
             temporary.replace(file)
-
-
-def _why(code: int) -> str:
-    """What ended a process."""
-    return f"ended by {recording.signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
 
 
 def save_signal() -> signal.Signals:

@@ -78,25 +78,19 @@ class Children:
     def __init__(self, own_group: bool, closed: Sequence[int]) -> None:
         self._own_group, self._closed = own_group, closed
         self._pids: set[int] = set()
-        self._spare: tuple[int, Channel] | None = None
-
-    @property
-    def has_spare(self) -> bool:
-        """Whether a process was forked ahead."""
-        return self._spare is not None
+        self.spare: tuple[int, Channel] | None = None
 
     def fork_ahead(self) -> None:
         """Make the next task's process."""
         ours, theirs = socket.socketpair()
         pid = fork(lambda: first_message(theirs), self._own_group, [*self._closed, ours.fileno()])
         theirs.close()
-        self._spare = pid, Channel(ours)
+        self.spare = pid, Channel(ours)
 
     def forget_spare(self) -> None:
         """The server has changed since it was forked: the next task is not to be the one that it was then."""
-        if self._spare is not None:
-            pid, channel = self._spare
-            self._spare = None
+        if self.spare is not None:
+            (pid, channel), self.spare = self.spare, None
             channel.connection.close()
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
@@ -108,10 +102,9 @@ class Children:
         return pid
 
     def _use_spare(self, message: dict[str, Any]) -> int | None:
-        if self._spare is None:
+        if self.spare is None:
             return None
-        pid, channel = self._spare
-        self._spare = None
+        (pid, channel), self.spare = self.spare, None
         try:
             channel.send(message)
         except OSError:  # somebody has ended it
@@ -171,7 +164,7 @@ def serve(channel: Channel, parent: int | None, own_group: bool = True) -> None:
     children, is_ready = Children(own_group, (channel.connection.fileno(), wake_read, wake_write)), False
     watched: list[Any] = [channel.connection, wake_read]
     while True:
-        idle = is_ready and not children.has_spare
+        idle = is_ready and children.spare is None
         ready = select.select(watched, [], [], 0 if idle else None)[0]
         if not ready:
             children.fork_ahead()
@@ -195,8 +188,8 @@ def serve(channel: Channel, parent: int | None, own_group: bool = True) -> None:
                 else:
                     if message.get("data"):
                         hold(message["data"])
-                    names = {"run": message["run"], "rank": message["rank"]}
-                    channel.send({**names, "pid": children.start(message)})
+                    pid = children.start(message)
+                    channel.send({"run": message["run"], "rank": message["rank"], "pid": pid})
 
 
 def preload(

@@ -57,14 +57,9 @@ class Run(Payload):
 
     def message(self, rank: int) -> dict[str, Any]:
         """See `worker.carry_out`."""
-        place = self.place.environment if self.place else {}
-        environment = {**self.needs.environment, **place}
-        return {
-            **printing_to_log(self.run_dir),
-            "environment": environment,
-            "threads": self.needs.cpus,
-            "pictures": self.needs.pictures,
-        }
+        environment = {**self.needs.environment, **(self.place.environment if self.place else {})}
+        told = {"environment": environment, "threads": self.needs.cpus, "pictures": self.needs.pictures}
+        return printing_to_log(self.run_dir) | told
 
     def is_asked_to_end(self) -> bool:
         """Whether a request lies in its folder."""
@@ -135,10 +130,10 @@ class Gathering(Payload):
 
     def message(self, rank: int) -> dict[str, Any]:
         """See `worker.carry_out`."""
-        return {**printing_to_log(self.run_dir), "environment": {}, "threads": 1, "gather": str(self.file)}
+        return printing_to_log(self.run_dir) | {"environment": {}, "threads": 1, "gather": str(self.file)}
 
 
-def printing_to_log(run_dir: Path) -> dict[str, str]:
+def printing_to_log(run_dir: Path) -> dict[str, Any]:
     """Where a run's process prints."""
     return dict.fromkeys(("out", "err"), str(run_dir / "driver.log"))
 
@@ -180,10 +175,10 @@ class LocalPool(Supervisor[Run | Gathering]):
         """Draw a finished run's pictures; whether it worked: else the run's log says why not."""
         file = run_dir / ".pictures.npz"
         try:
-            if not self._gather(run_dir, file, timeout_s):
-                return False
-            pictures.load(file).draw(run_dir)
-            return True
+            is_gathered = self._gather(run_dir, file, timeout_s)
+            if is_gathered:
+                pictures.load(file).draw(run_dir)
+            return is_gathered
         except Exception:  # noqa: BLE001 - a sweep's end must not hang on matplotlib's settings
             with contextlib.suppress(OSError), open(run_dir / "driver.log", "a", encoding="utf-8") as output:
                 output.write(masking.masked(traceback.format_exc()))
@@ -240,12 +235,9 @@ class LocalPool(Supervisor[Run | Gathering]):
         super()._ready(server, seconds)
         if len(self._queue) >= MANY:
             server.send({"many": True})
-        log.info("Imported what the runs need, once, in %s s%s", seconds, self._at_once())
-
-    def _at_once(self) -> str:
-        """How many of the runs that wait there are at once, unless their needs differ."""
         counts = {self.places.carries(run.needs.cpus, run.needs.gpus) for run in self._queue}
-        return f"; {counts.pop()} at once" if len(counts) == 1 else ""
+        at_once = f"; {counts.pop()} at once" if len(counts) == 1 else ""
+        log.info("Imported what the runs need, once, in %s s%s", seconds, at_once)
 
     def _died(self, server: Server) -> None:
         waiting = len(self._queue)

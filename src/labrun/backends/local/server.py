@@ -73,16 +73,25 @@ class Server:
         self.is_ready = False
         self.held.clear()
         variables = {**os.environ, "PYTHONSAFEPATH": "1"} if self.environment is None else dict(self.environment)
-        warm = None
-        if self.kind == RUN and self.python is None and not self.in_job:
-            warm = _from_stock(self.path, self.preload, variables, self.cwd)
-        if warm is None and self.kind == RUN and not self.in_job:
-            targets.announce(*self.preload)
-        self.process, self.channel = warm or self._interpreter(variables)
+        self.process, connection = self._from_stock(variables) or self._interpreter(variables)
+        self.channel = Channel(connection)
         self.import_ahead(self.preload)
 
-    def _interpreter(self, variables: Mapping[str, str]) -> tuple[Process, Channel]:
+    def _from_stock(self, variables: Mapping[str, str]) -> tuple[Process, socket.socket] | None:
+        """A fork of the warm interpreter; None where there is none, or other code was frozen than it has imported."""
+        if self.kind != RUN or self.python is not None or self.in_job:
+            return None
+        keeper = stock.FULL if any(map(targets.needs_torch, self.preload)) else stock.LIGHT
+        try:
+            return stock.begin(keeper, self.path, variables, self.cwd)
+        except OSError as error:
+            log.info("The warm interpreter could not be forked for the pool (%s): another one starts", error)
+            return None
+
+    def _interpreter(self, variables: Mapping[str, str]) -> tuple[Process, socket.socket]:
         """A new one."""
+        if self.kind == RUN and not self.in_job:
+            targets.announce(*self.preload)
         ours, theirs = socket.socketpair()
         script = frozen_file(self.path, "local/forkserver.py")
         command = [self.python or sys.executable, str(script), str(theirs.fileno())]
@@ -100,7 +109,7 @@ class Server:
             raise
         finally:
             theirs.close()
-        return process, Channel(ours)
+        return process, ours
 
     def import_ahead(self, preload: Sequence[str]) -> None:
         """Have it import these."""
@@ -144,19 +153,6 @@ class Server:
                 return
         self.process.kill()
         self.process.wait()
-
-
-def _from_stock(
-    path: Sequence[str], preload: Sequence[str], environment: Mapping[str, str], cwd: str | None
-) -> tuple[Process, Channel] | None:
-    """A fork of the warm interpreter; None where the frozen code is not what that has imported, or there is none."""
-    keeper = stock.FULL if any(map(targets.needs_torch, preload)) else stock.LIGHT
-    try:
-        found = stock.begin(keeper, path, environment, cwd)
-    except OSError as error:
-        log.info("The warm interpreter could not be forked for the pool (%s): another one starts", error)
-        return None
-    return None if found is None else (found[0], Channel(found[1]))
 
 
 BEFORE = {"local/forkserver.py": "forkserver.py", "slurm/job.py": "cluster_job.py"}

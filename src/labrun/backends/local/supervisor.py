@@ -27,8 +27,6 @@ from labrun.backends.local.slots import Slot, Slots
 
 GRACE_S = 10.0
 """How long after it was asked to stop a payload is killed."""
-
-
 SUSPECT = 3
 """After so many deaths of its server what was under way at each of them is run alone: it may be what ends it."""
 
@@ -146,12 +144,6 @@ class Payload(ABC):
         if self.reason is not None:
             self.kill()
 
-    def reset(self) -> None:
-        """It waits again."""
-        self.pids.clear()
-        self.statuses.clear()
-        self.asked_at, self.reason, self.canceled = None, None, False
-
 
 P = TypeVar("P", bound=Payload)
 
@@ -197,9 +189,8 @@ class Supervisor(Generic[P]):
 
     def _listen(self, timeout_s: float, *others: int) -> bool:
         """Wait until a server answers; whether there is something to be read from one of the others."""
-        channels = {
-            server.channel.connection.fileno(): server for server in self.servers.values() if not server.is_broken
-        }
+        alive = [server for server in self.servers.values() if not server.is_broken]
+        channels = {server.channel.connection.fileno(): server for server in alive}
         ready = select.select([*channels, *others], [], [], timeout_s)[0]
         for server in (channels[number] for number in ready if number in channels):
             messages = server.channel.receive()
@@ -262,16 +253,12 @@ class Supervisor(Generic[P]):
     def _fork(self, payload: P, server: Server, place: Slot) -> None:
         payload.server, payload.place, payload.began = server, place, time.monotonic()
         self._running[payload.id] = payload
-        data = {"data": payload.needs.data} if self._is_shared(server, payload.needs.data) else {}
+        data, more = payload.needs.data, {}
+        if data is not None and data not in server.held and any(one.needs.data == data for one in self._queue):
+            server.held.append(data)  # it reads them now, since what waits reads them too
+            more = {"data": data}
         for rank in range(payload.tasks):
-            server.send({**payload.message(rank), **data, "run": payload.id, "rank": rank})
-
-    def _is_shared(self, server: Server, data: Mapping[str, Any] | None) -> bool:
-        """Whether the server should read these data now, since payloads that wait read them too; it is told once."""
-        is_new = data is not None and data not in server.held and any(one.needs.data == data for one in self._queue)
-        if is_new:
-            server.held.append(data or {})
-        return is_new
+            server.send({**payload.message(rank), **more, "run": payload.id, "rank": rank})
 
     def _unrun(self, payload: P, why: str, is_refused: bool) -> None:
         self._queue.remove(payload)
@@ -332,7 +319,8 @@ class Supervisor(Generic[P]):
         if again is None:
             self._over.append(payload)
             return
-        payload.reset()
+        payload.pids, payload.statuses = {}, {}
+        payload.asked_at, payload.reason, payload.canceled = None, None, False
         (self._queue.appendleft if again == "first" else self._queue.append)(payload)
 
     def _died(self, server: Server) -> None:
@@ -352,15 +340,13 @@ class Supervisor(Generic[P]):
             payload.hold_to_limits()
             if payload.asked_at is not None and time.monotonic() - payload.asked_at > GRACE_S:
                 payload.kill()
+                beside = [one for one in self._running.values() if one.server is payload.server and one.pids]
                 # Not even forked yet: the server hangs, or reads data. It may be ended if nothing else ends with it.
-                if not payload.pids and payload.server is not None and not self._has_others(payload.server):
+                if payload.server and not payload.pids and all(one.asked_at is not None for one in beside):
                     payload.server.process.kill()
         for payload in list(self._queue):
             if payload.is_asked_to_end():
                 self._cancel(payload)
-
-    def _has_others(self, server: Server) -> bool:
-        return any(one.server is server and one.pids and one.asked_at is None for one in self._running.values())
 
 
 def memory_gb(pid: int) -> float:
