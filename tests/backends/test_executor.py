@@ -433,6 +433,17 @@ def test_a_job_whose_supervisor_is_gone_has_failed(tmp_path: Path) -> None:
         job.result()
 
 
+def test_an_interpreter_of_its_own_ends_with_the_supervisor_too(tmp_path: Path) -> None:
+    script = f"from labrun.backends.local.executor import *; e = LabrunExecutor({str(tmp_path)!r})\n"
+    script += "e.update_parameters(setup=['true']); j = e.submit(time.sleep, 60)\n"
+    script += "while not e._pool.call(j.job_id).pids: time.sleep(0.05)\n"
+    script += "print(j.job_id, e._pool.call(j.job_id).pids[0], flush=True); os.kill(os.getpid(), 9)"
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    job_id, pid = told.stdout.split()
+    wait_for(lambda: not psutil.pid_exists(int(pid)) or psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE)
+    assert LabrunJob(tmp_path, job_id).done()
+
+
 def test_a_script_that_ends_waits_for_its_jobs(tmp_path: Path) -> None:
     script = (
         f"from labrun.backends.local.executor import *; j = LabrunExecutor({str(tmp_path)!r}).submit(time.sleep, 1)\n"
