@@ -42,6 +42,8 @@ def test_every_option_composes_and_is_valid(group: str, option: str) -> None:
         overrides.append("datastore.root=.")
     if group == "dataset" and option in ("npz", "csv"):
         overrides.append("dataset.path=data")
+    if (group, option) == ("dataset", "torch"):
+        overrides.append("dataset.train._target_=mine.Train")
     if "script" in (group, option):
         overrides += ["experiment=script", "script.path=train.py", "name=mine"]
     if group == "datastore" and option == "http":
