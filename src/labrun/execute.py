@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,21 +19,20 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from labrun import checking, continuing, exact, schema, targets
+from labrun import continuing, exact, schema, summary, targets
 from labrun.building import looked_up
 from labrun.data import reader, shared_cache
 from labrun.data.arrays import Arrays
 from labrun.data.mount import guarded, local_root, mount, mount_reference, references, resolved
 from labrun.errors import BY_OVERRIDE, DataError, UnfitError
-from labrun.runs import cards, context, report, seals, store
+from labrun.runs import cards, seals, store
 from labrun.runs import record as records
 from labrun.runs.pictures import Pictures
 from labrun.runs.record import Record, RunPaths
-from labrun.runs.recording import Recording, red
+from labrun.runs.recording import Recording
 from labrun.tasks import loaded, loading, script, threads
 from labrun.tasks import task as tasks
-from labrun.tasks.task import Scores, Task
-from labrun.tracking import registry as trackers
+from labrun.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +48,6 @@ LATER = ("numbers", "categories", "dates", "decimal", "encoding", "header", "she
 """Keys of data sets that came later: where they say nothing, what was signed before them stays valid."""
 NAMED = 1000
 """The record names so many classes."""
-SHOWN = 10
-"""And the log so many."""
 UNSIGNED = ("source", "python", "requirements")
 """Of a script's node: where things lie. What is in them is in digests."""
 
@@ -103,7 +99,7 @@ def _carry_out(recording: Recording, record: Record, paths: RunPaths, pictures: 
             recording.write()
             script.run(config, inputs, record, paths)
             recording.leave_if_forked()
-            _finish_script(record, paths, pictures)
+            summary.finish_script(record, paths, pictures)
             return
         targets.announce(*(str(node["_target_"]) for node in (config["dataset"], config["model"]) if node))
         if schema.has_loaders(config["dataset"]):
@@ -116,7 +112,7 @@ def _carry_out(recording: Recording, record: Record, paths: RunPaths, pictures: 
         arrays, manifest = shared_cache.read(
             config["dataset"], mounted.path, known=_known_table(config), **taken(config)
         )
-        _tell_data(arrays)
+        summary.tell_data(arrays)
         record.data = [{**describe_data(arrays, manifest), **mounted.described()}, *inputs]
         record.signature = signature(signed, record.data, record.code)
         recording.write()
@@ -148,11 +144,11 @@ def _carry_out(recording: Recording, record: Record, paths: RunPaths, pictures: 
                 saved, about = work.save(arrays, paths), tasks.taken_by(arrays)
                 record.model = tasks.write_card(paths, saved, config, about, record.config["model"], proof)
             if scores is not None:
-                _write_confusion(scores, arrays, paths)
+                summary.write_confusion(scores, arrays, paths)
             wanted = config["report"]
             if wanted == "all" or (wanted == "auto" and pictures):
-                gather(work, scores, arrays, record).draw(paths.root)
-        _tell_result(record, _data_line(arrays), time.monotonic() - began, paths)
+                summary.gather(work, scores, arrays, record).draw(paths.root)
+        summary.tell_result(record, summary.data_line(arrays), time.monotonic() - began, paths)
 
 
 def _with_loaders(
@@ -187,7 +183,7 @@ def _with_loaders(
 
         card = tasks.load_card(RunPaths(Path(config["from"]["path"])), config["from"]["id"])
         table = predicting.of_loaders(work, feed, card, paths)
-        _tell_result(record, feed.told, time.monotonic() - began, paths, _written(table, config, paths))
+        summary.tell_result(record, feed.told, time.monotonic() - began, paths, _written(table, config, paths))
         return
     work.test_steps(paths)
     if config["task"] == "fit":
@@ -196,8 +192,8 @@ def _with_loaders(
         record.model = tasks.write_card(paths, saved, config, about, record.config["model"], proof)
     wanted = config["report"]
     if wanted == "all" or (wanted == "auto" and pictures):
-        Pictures(_title(record)).draw(paths.root)
-    _tell_result(record, feed.told, time.monotonic() - began, paths)
+        Pictures(summary.title(record)).draw(paths.root)
+    summary.tell_result(record, feed.told, time.monotonic() - began, paths)
 
 
 def _predict(
@@ -225,7 +221,7 @@ def _predict(
     record.signature = signature(signed, record.data, record.code)
     recording.write()
     what = f"{dataset['name']} ({type(made).__name__})"
-    _tell_result(record, what, time.monotonic() - began, paths, _written(table, config, paths))
+    summary.tell_result(record, what, time.monotonic() - began, paths, _written(table, config, paths))
 
 
 def _written(table: Any, config: Mapping[str, Any], paths: RunPaths) -> str:
@@ -392,9 +388,9 @@ def pictures_of(run_dir: Path) -> Pictures:
     """
     record = records.read(run_dir)
     if record.task == "script":
-        return Pictures(_title(record))
+        return Pictures(summary.title(record))
     if schema.has_loaders(record.config.get("dataset")):
-        return Pictures(_title(record))
+        return Pictures(summary.title(record))
     if record.imported:
         raise DataError(f"run {record.id} came from an archive: what its record names is not built for pictures")
     config, _ = mount_inputs(here(record.config))
@@ -403,7 +399,7 @@ def pictures_of(run_dir: Path) -> Pictures:
         raise DataError(f"the data of run {record.id} have changed since ({differing})")
     source = {"from": {"id": record.id, "path": str(run_dir)}}
     work, arrays = _evaluate({**config, **source}, arrays, own_file=True)
-    return gather(work, work.score(arrays.test, arrays), arrays, record)
+    return summary.gather(work, work.score(arrays.test, arrays), arrays, record)
 
 
 def _described(arrays: Arrays) -> dict[str, Any]:
@@ -462,91 +458,3 @@ def settings_digest(config: Mapping[str, Any]) -> str | None:
     if "${oc." not in exact.canonical(signed):
         return None
     return signature(here(config), [], None)
-
-
-def gather(work: Task, scores: Scores | None, arrays: Arrays, record: Record) -> Pictures:
-    """What the pictures of one run show."""
-    shown = Pictures(_title(record), arrays.name, tuple(arrays.class_names), arrays.scaling.scale)
-    if arrays.are_images and arrays.num_classes:
-        order = report.shown_samples(arrays.train.y)
-        shown.samples, shown.labels = arrays.train.x[order], arrays.train.y[order]
-    if scores is None:
-        return shown
-    if scores.confusion is not None and scores.accuracy is not None:
-        shown.confusion, shown.accuracy = scores.confusion, float(scores.accuracy)
-    if scores.predicted is not None:
-        shown.true, shown.predicted = arrays.test.y, scores.predicted
-        shown.quantity = str((arrays.table or {}).get("target") or "")
-    weights = work.weight_images()
-    if weights is not None and len(arrays.input_shape) == 3 and arrays.input_shape[0] == 1:
-        shown.weights, shown.image_shape = weights, tuple(arrays.input_shape)
-    return shown
-
-
-def _write_confusion(scores: Scores, arrays: Arrays, paths: RunPaths) -> None:
-    paths.outputs.mkdir(parents=True, exist_ok=True)
-    if scores.confusion is None:
-        return
-    content = {"class_names": list(arrays.class_names), "counts": scores.confusion.tolist()}
-    (paths.outputs / "confusion_matrix.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
-
-
-def _tell_data(arrays: Arrays) -> None:
-    names = list(arrays.class_names)
-    shown = names if len(names) <= SHOWN else [*names[: SHOWN - 2], "...", names[-1]]
-    log.info("Data: %s%s", _data_line(arrays), f": {', '.join(shown)}" if names else "")
-    for note in arrays.notes:
-        log.info("Data: %s: %s", arrays.name, note)
-
-
-def _data_line(arrays: Arrays) -> str:
-    held = "" if arrays.validation is None else f"{len(arrays.validation):,} validation, "
-    aim = f"{arrays.num_classes} classes" if arrays.num_classes else "a quantity"
-    return (
-        f"{arrays.name}: {len(arrays.train):,} train, {held}{len(arrays.test):,} test; "
-        f"{checking.shape_text(arrays.input_shape)}, {aim}"
-    )
-
-
-def _title(record: Record) -> str:
-    return f"{record.name} ({record.id})"
-
-
-def _finish_script(record: Record, paths: RunPaths, pictures: bool) -> None:
-    wanted = record.config["report"]
-    if wanted == "all" or (wanted == "auto" and pictures):
-        Pictures(_title(record)).draw(paths.root)
-    took = records.seconds_between(str(record.started), records.now())
-    _tell(record, paths, [("script", record.config["script"]["path"])], f"{took:.1f} s")
-
-
-def _tell_result(record: Record, data: str, seconds: float, paths: RunPaths, predictions: str = "") -> None:
-    total = records.seconds_between(str(record.started), records.now())
-    about = [
-        *([("predictions", predictions)] if predictions else []),
-        ("data", data),
-        ("model", tasks.model_name(record.config["model"])),
-    ]
-    whole = "in all" if len(record.attempts) < 2 else f"in attempt {len(record.attempts)}"
-    _tell(record, paths, about, f"{seconds:.1f} s for the task, {total:.1f} s {whole}")
-
-
-def _tell(record: Record, paths: RunPaths, about: list[tuple[str, str]], took: str) -> None:
-    run = context.current()
-    metrics = {} if run is None else run.summary
-    rows = [
-        ("run", f"{record.name}  {record.id}"),
-        *about,
-        *([("epoch", report.tested(record.training))] if record.training else []),
-        *((name, report.number(value)) for name, value in metrics.items()),
-        ("time", took),
-        ("folder", str(paths.root)),
-    ]
-    with contextlib.suppress(Exception):  # a view that is not to be had here is no failure of the run
-        tracker = trackers.named(record.config["tracking"])
-        if tracker is not None:
-            rows += [(tracker.label, tracker.shown(store.workspace(), record, paths.root))]
-    print(report.table(rows))
-    trouble = report.trouble(record.training)
-    if trouble is not None:
-        print(red(trouble))

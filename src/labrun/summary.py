@@ -1,0 +1,125 @@
+"""What a run shows of itself: the lines on its data, its pictures, the table at its end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+
+from labrun import checking
+from labrun.data.arrays import Arrays
+from labrun.runs import context, report, store
+from labrun.runs import record as records
+from labrun.runs.pictures import Pictures
+from labrun.runs.record import Record, RunPaths
+from labrun.runs.recording import red
+from labrun.tasks import task as tasks
+from labrun.tasks.task import Scores, Task
+from labrun.tracking import registry as trackers
+
+log = logging.getLogger(__name__)
+
+SHOWN = 10
+"""So many classes are named in the log."""
+
+
+def tell_data(arrays: Arrays) -> None:
+    """Log what a data set holds, and what a person should know of it."""
+    names = list(arrays.class_names)
+    shown = names if len(names) <= SHOWN else [*names[: SHOWN - 2], "...", names[-1]]
+    log.info("Data: %s%s", data_line(arrays), f": {', '.join(shown)}" if names else "")
+    for note in arrays.notes:
+        log.info("Data: %s: %s", arrays.name, note)
+
+
+def data_line(arrays: Arrays) -> str:
+    """A data set in a line: its parts, the shape of a sample, its classes."""
+    held = "" if arrays.validation is None else f"{len(arrays.validation):,} validation, "
+    aim = f"{arrays.num_classes} classes" if arrays.num_classes else "a quantity"
+    return (
+        f"{arrays.name}: {len(arrays.train):,} train, {held}{len(arrays.test):,} test; "
+        f"{checking.shape_text(arrays.input_shape)}, {aim}"
+    )
+
+
+def gather(work: Task, scores: Scores | None, arrays: Arrays, record: Record) -> Pictures:
+    """What the pictures of one run show."""
+    shown = Pictures(title(record), arrays.name, tuple(arrays.class_names), arrays.scaling.scale)
+    if arrays.are_images and arrays.num_classes:
+        order = report.shown_samples(arrays.train.y)
+        shown.samples, shown.labels = arrays.train.x[order], arrays.train.y[order]
+    if scores is None:
+        return shown
+    if scores.confusion is not None and scores.accuracy is not None:
+        shown.confusion, shown.accuracy = scores.confusion, float(scores.accuracy)
+    if scores.predicted is not None:
+        shown.true, shown.predicted = arrays.test.y, scores.predicted
+        shown.quantity = str((arrays.table or {}).get("target") or "")
+    weights = work.weight_images()
+    if weights is not None and len(arrays.input_shape) == 3 and arrays.input_shape[0] == 1:
+        shown.weights, shown.image_shape = weights, tuple(arrays.input_shape)
+    return shown
+
+
+def write_confusion(scores: Scores, arrays: Arrays, paths: RunPaths) -> None:
+    """Write the counts of true and predicted classes to the run's `outputs/`, where there are classes."""
+    paths.outputs.mkdir(parents=True, exist_ok=True)
+    if scores.confusion is None:
+        return
+    content = {"class_names": list(arrays.class_names), "counts": scores.confusion.tolist()}
+    (paths.outputs / "confusion_matrix.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+
+def title(record: Record) -> str:
+    """A run in the titles of its pictures."""
+    return f"{record.name} ({record.id})"
+
+
+def finish_script(record: Record, paths: RunPaths, pictures: bool) -> None:
+    """Draw and print what there is to show of a script."""
+    wanted = record.config["report"]
+    if wanted == "all" or (wanted == "auto" and pictures):
+        Pictures(title(record)).draw(paths.root)
+    took = records.seconds_between(str(record.started), records.now())
+    _tell(record, paths, [("script", record.config["script"]["path"])], f"{took:.1f} s")
+
+
+def tell_result(record: Record, data: str, seconds: float, paths: RunPaths, predictions: str = "") -> None:
+    """Print the table at a run's end.
+
+    Args:
+        record: the run's.
+        data: what it read, in a line.
+        seconds: how long the task took.
+        paths: the run's.
+        predictions: how many there are, and where; empty where the task was another.
+    """
+    total = records.seconds_between(str(record.started), records.now())
+    about = [
+        *([("predictions", predictions)] if predictions else []),
+        ("data", data),
+        ("model", tasks.model_name(record.config["model"])),
+    ]
+    whole = "in all" if len(record.attempts) < 2 else f"in attempt {len(record.attempts)}"
+    _tell(record, paths, about, f"{seconds:.1f} s for the task, {total:.1f} s {whole}")
+
+
+def _tell(record: Record, paths: RunPaths, about: list[tuple[str, str]], took: str) -> None:
+    run = context.current()
+    metrics = {} if run is None else run.summary
+    rows = [
+        ("run", f"{record.name}  {record.id}"),
+        *about,
+        *([("epoch", report.tested(record.training))] if record.training else []),
+        *((name, report.number(value)) for name, value in metrics.items()),
+        ("time", took),
+        ("folder", str(paths.root)),
+    ]
+    with contextlib.suppress(Exception):  # a view that is not to be had here is no failure of the run
+        tracker = trackers.named(record.config["tracking"])
+        if tracker is not None:
+            rows += [(tracker.label, tracker.shown(store.workspace(), record, paths.root))]
+    print(report.table(rows))
+    trouble = report.trouble(record.training)
+    if trouble is not None:
+        print(red(trouble))
