@@ -229,3 +229,12 @@ class AutoEncoder(nn.Module):
 def pairs(samples: list[Any]) -> Any:
     """A batch of `Dicts` as a tuple."""
     return torch.stack([one["pixels"] for one in samples]), torch.stack([one["label"] for one in samples])
+
+
+class BreaksElsewhere(TakesPixels):
+    """Fails in the second of several processes."""
+
+    def forward(self, pixels: Tensor) -> Any:
+        if os.environ.get("RANK") == "1":
+            raise ValueError("the second one is broken")
+        return super().forward(pixels)

@@ -22,6 +22,7 @@ from labrun.submission import resume
 
 LIT = ("dataset=mine", "model=lit", "trainer.max_epochs=2")
 DICTS = ("dataset=dicts", "model=pixels", "trainer.max_epochs=2")
+IMPORTABLE = {"PYTHONPATH": str(Path(loader_parts.__file__).parent)}
 TORCH = ("dataset=torch", "trainer.max_epochs=2", "trainer.batch_size=16")
 
 
@@ -299,9 +300,24 @@ def test_what_does_not_go_together_is_told_before_anything_is_trained(
 def test_a_sweep_prepares_the_data_once_and_its_runs_are_evaluated(labrun: Command, mine: Path, tmp_path: Path) -> None:
     """On the pool, where each run is a process of its own: that is why it takes its time."""
     notes = tmp_path / "notes"
-    environment = {loader_parts.NOTES: str(notes), "PYTHONPATH": str(Path(loader_parts.__file__).parent)}
-    done = labrun("-m", *LIT, "model.width=8,16", "trainer.monitor=val/acc", **environment)
+    done = labrun(
+        "-m", *LIT, "model.width=8,16", "trainer.monitor=val/acc", **IMPORTABLE, **{loader_parts.NOTES: str(notes)}
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert notes.read_text() == "prepared\n"
     found = [json.loads(path.read_text()) for path in Path("multirun").glob("*/*/*/run.json")]
     assert [one["status"] for one in found] == ["completed"] * 2
+
+
+def test_two_processes_train_each_run_of_a_sweep(labrun: Command, mine: Path) -> None:
+    """Four processes that train, and one whose partner fails: that is why it takes its time."""
+    (mine / "model" / "broken.yaml").write_text("_target_: loader_parts.BreaksElsewhere\n")
+    two = ("compute.tasks_per_node=2", "compute.cpus_per_run=1", "tracking=none", "callbacks=none")
+    done = labrun("-m", *DICTS, "seed=1,2", *two, **IMPORTABLE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = [json.loads(path.read_text()) for path in Path("multirun").glob("*/*/*/run.json")]
+    assert [one["status"] for one in found] == ["completed"] * 2
+    assert all("accuracy" in one["metrics"] for one in found)
+    assert len(list(Path("multirun").glob("*/*/*/driver.1.log"))) == 2
+    broken = labrun("dataset=dicts", "model=broken", *two, **IMPORTABLE)
+    assert broken.returncode == 1 and "process 1: ValueError: the second one is broken" in broken.stderr

@@ -37,7 +37,10 @@ class Resources:
     """What one run needs of the machine (from the config's `compute`)."""
 
     cpus: int = 1
+    """Of all its processes together."""
     gpus: int = 0
+    ranks: int = 1
+    """How many processes train it together, for whoever begins them on one machine."""
     timeout_s: float | None = None
     mem_gb: float | None = None
     retries: int = 0
@@ -56,13 +59,15 @@ def resources(
         record: the run's.
         environment: its variables; records do not hold them. By default they are looked up, by name, in this process.
         alone: it has a cluster's job to itself, which the cluster ends in time.
-        once: whoever carries it out cannot try it again by itself.
+        once: whoever carries it out cannot try it again by itself, and has begun its processes.
     """
     compute = record.config["compute"]
     if environment is None:
         environment = known_here(compute["environment"])
+    ranks = 1 if once else compute.get("nodes", 1) * compute.get("tasks_per_node", 1)
     return Resources(
-        cpus=compute["cpus_per_run"],
+        cpus=compute["cpus_per_run"] * ranks,
+        ranks=ranks,
         gpus=compute["gpus_per_run"],
         timeout_s=None if alone or compute["timeout_min"] is None else 60 * compute["timeout_min"],
         mem_gb=compute["mem_gb"],

@@ -44,7 +44,7 @@ def chosen(compute: Mapping[str, Any], sweep: bool) -> Backend:
         return get(name)
     from labrun.backends.inline import SUPERVISED
 
-    held = any(compute[key] != getattr(DEFAULTS, key) for key in SUPERVISED)
+    held = any(compute[key] != getattr(DEFAULTS, key) for key in (*SUPERVISED, "tasks_per_node"))
     return get("local" if sweep or held else "inline")
 
 

@@ -25,6 +25,7 @@ class Local(Backend):
 
     name = "local"
     starts_ahead = True
+    settings = frozenset({"tasks_per_node"})
 
     def problems(self, compute: Mapping[str, Any]) -> Iterator[str]:
         """What this machine lacks."""

@@ -259,7 +259,10 @@ class LabrunExecutor(core.PicklingExecutor):  # type: ignore[misc]
                 Call(
                     id=job.job_id,
                     needs=Resources(
-                        cpus * tasks, gpus, None if minutes is None else 60 * minutes, wanted.get("mem_gb")
+                        cpus * tasks,
+                        gpus,
+                        timeout_s=None if minutes is None else 60 * minutes,
+                        mem_gb=wanted.get("mem_gb"),
                     ),
                     key=origin.key,
                     tasks=tasks,

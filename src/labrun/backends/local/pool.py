@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import time
 import traceback
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from labrun.backends.local.server import Server
 from labrun.backends.local.slots import Slots
 from labrun.backends.local.supervisor import Again, Payload, Supervisor
 from labrun.errors import LabrunError, RecordError
-from labrun.runs import context, pictures, recording, report
+from labrun.runs import context, others, pictures, recording, report
 from labrun.runs import record as records
 from labrun.runs.finalize import (
     close,
@@ -54,12 +55,20 @@ class Run(Payload):
     run_dir: Path
     tries: int = 0
     """How often it has ended here, for its retries: what an earlier session tried does not count."""
+    port: int = 0
+    """Where its processes meet, if it has several."""
+    broken_at: float | None = None
+    """When one of several processes had failed."""
 
     def message(self, rank: int) -> dict[str, Any]:
         """See `worker.carry_out`."""
         environment = {**self.needs.environment, **(self.place.environment if self.place else {})}
-        told = {"environment": environment, "threads": self.needs.cpus, "pictures": self.needs.pictures}
-        return printing_to_log(self.run_dir) | told
+        if self.tasks > 1:
+            self.port = self.port if rank else free_port()
+            environment |= meeting(rank, self.tasks, self.port)
+        threads = self.needs.cpus // self.tasks
+        told = {"environment": environment, "threads": threads, "pictures": self.needs.pictures, "ranks": self.tasks}
+        return printing_to_log(self.run_dir, rank) | told
 
     def is_asked_to_end(self) -> bool:
         """Whether a request lies in its folder."""
@@ -72,12 +81,22 @@ class Run(Payload):
         if self.is_leaving:  # again: one that was just beginning may not have heard it
             self.signal(recording.LEAVE_SIGNAL, alone=True)
 
+    def hold_to_limits(self) -> None:
+        """End it if it takes more than it may, or if one of its processes has failed: the others wait for it."""
+        super().hold_to_limits()
+        if self.tasks == 1 or not self.living or not any(self.statuses.values()):
+            return
+        self.broken_at = self.broken_at or time.monotonic()
+        if time.monotonic() - self.broken_at > others.TELL_S:
+            self.kill()
+
     def ended(self) -> Again:
         """Close its record, if it could not do so itself; once more where it has retries left."""
         if self.in_job:
             _end_programs_of(self.run_dir)
+        self.broken_at = None
         try:
-            record = close_ended(self.run_dir, self.statuses[0], self.reason, self.canceled)
+            record = self._closed()
             records.force_to_disk(self.run_dir)
         except RecordError as error:
             log.error("Run %s: %s", self.run_dir.name, error)
@@ -92,6 +111,23 @@ class Run(Payload):
             requeue(self.run_dir, record)
             return "first"
         return None
+
+    def _closed(self) -> records.Record:
+        """Its record, closed; of several processes the first to fail is why."""
+        failed = next((rank for rank, status in self.statuses.items() if status), 0)
+        record = records.read(self.run_dir)
+        if (
+            failed
+            and self.reason is None
+            and not (self.canceled or record.finished or record.status == records.PREEMPTED)
+        ):
+            status, log_file = self.statuses[failed], self.run_dir / f"driver.{failed}.log"
+            how = f"ended with exit code {os.waitstatus_to_exitcode(status)}"
+            if os.WIFSIGNALED(status):
+                how = f"was ended by {recording.signal_name(os.WTERMSIG(status))}"
+            why = f"process {failed} of the run {how}; its log is {log_file}"
+            return close(self.run_dir, record, records.FAILED, EndReason.PROCESS_FAILED, why)
+        return close_ended(self.run_dir, self.statuses[0], self.reason, self.canceled)
 
     def lost(self, is_guilty: bool) -> Again:
         """It died with its server, through no fault of its own, and runs again; unless it always does."""
@@ -133,9 +169,22 @@ class Gathering(Payload):
         return printing_to_log(self.run_dir) | {"environment": {}, "threads": 1, "gather": str(self.file)}
 
 
-def printing_to_log(run_dir: Path) -> dict[str, Any]:
+def printing_to_log(run_dir: Path, rank: int = 0) -> dict[str, Any]:
     """Where a run's process prints."""
-    return dict.fromkeys(("out", "err"), str(run_dir / "driver.log"))
+    return dict.fromkeys(("out", "err"), str(run_dir / (f"driver.{rank}.log" if rank else "driver.log")))
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def meeting(rank: int, ranks: int, port: int) -> dict[str, str]:
+    """What torch reads of the processes that train together on one machine."""
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
+    return place | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
 
 
 class LocalPool(Supervisor[Run | Gathering]):
@@ -148,12 +197,12 @@ class LocalPool(Supervisor[Run | Gathering]):
     """
 
     def __init__(self, start: Callable[[int], Server], places: Slots, draws: bool = False) -> None:
-        super().__init__(places, lambda run: start(run.needs.cpus))
+        super().__init__(places, lambda run: start(run.needs.cpus // run.needs.ranks))
         self._draws = draws
 
     def submit(self, run_dir: Path, needs: Resources) -> None:
         """Put a run, whose record is written, in the queue."""
-        self._queue.append(Run(id=str(run_dir), run_dir=run_dir, needs=needs))
+        self._queue.append(Run(id=str(run_dir), run_dir=run_dir, needs=needs, tasks=needs.ranks))
         self._server(self._queue[0])
 
     def poll(self, timeout_s: float = 0.5) -> list[Path]:

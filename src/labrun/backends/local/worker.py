@@ -18,6 +18,7 @@ from labrun.data import shared_cache
 from labrun.data.mount import local_root, references
 from labrun.data.reader import Reader
 from labrun.errors import ConfigError, LabrunError
+from labrun.runs import others
 from labrun.runs import record as records
 from labrun.runs.recording import Preempted
 from labrun.tasks.threads import wait_asleep
@@ -80,11 +81,16 @@ def carry_out(message: Mapping[str, Any]) -> int:
 
     Args:
         message: `run`: the run's folder; `environment`: its variables; `threads`: how many the libraries may use;
-            `pictures`: whether it draws them. With `gather`: only write what its pictures show to that file.
+            `pictures`: whether it draws them; `rank` and `ranks`: which of the run's processes this is, of how many.
+            With `gather`: only write what its pictures show to that file.
     """
     set_before = os.environ.get("OMP_NUM_THREADS")
     os.environ.update(message["environment"])
     limits.limit_run(int(message["threads"]), message["environment"], set_before)
+    if message.get("rank"):
+        return assist(message["run"], int(message["threads"]))
+    if message.get("ranks", 1) > 1:
+        others.note(Path(message["run"]))
     if message.get("gather"):
         return gather(message["run"], str(message["gather"]))
     return run(message["run"], bool(message["pictures"]))
