@@ -27,10 +27,10 @@ OWN = """
 import json, os, sys, time
 from pathlib import Path
 kind, verb, folder, root, workers = sys.argv[1:]
-from labrun.data import asset, datastore, transfer
+from labrun.data import asset, stores, transfer
 from labrun.data.progress import Quiet
 from labrun.submission import inputs
-store = datastore.make(inputs.load(kind, changes=(f"root={root}",)))
+store = stores.make(inputs.load(kind, changes=(f"root={root}",)))
 store.find("x")  # imports and opens
 began = time.perf_counter()
 if verb == "upload":

@@ -39,7 +39,8 @@ from labrun.control import lease, monitor, query, results
 from labrun.data import asset as assets
 from labrun.data.asset import Entry
 from labrun.data.cache import Cache, Wanted
-from labrun.data.datastore import STATE, LocalDatastore
+from labrun.data.stores.base import STATE
+from labrun.data.stores.local import LocalDatastore
 from labrun.errors import LabrunError
 from labrun.registry import journal, models
 from labrun.runs import (

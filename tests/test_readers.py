@@ -19,8 +19,9 @@ from labrun.data import asset as assets
 from labrun.data import cache as caches
 from labrun.data.asset import Entry
 from labrun.data.cache import Cache, Wanted
-from labrun.data.datastore import STATE, LocalDatastore
-from labrun.data.remote import RemoteDatastore
+from labrun.data.stores.base import STATE
+from labrun.data.stores.local import LocalDatastore
+from labrun.data.stores.remote import RemoteDatastore
 from labrun.errors import CorruptDataError, LabrunError, RecordError
 from labrun.registry import journal
 from labrun.runs import context, custom_locations, files, recording, removing, store, sweep_state

@@ -19,7 +19,8 @@ from labrun import masking, terminal
 from labrun.control import monitor, results
 from labrun.data import asset as assets
 from labrun.data.asset import Entry
-from labrun.data.datastore import STATE, LocalDatastore
+from labrun.data.stores.base import STATE
+from labrun.data.stores.local import LocalDatastore
 from labrun.registry import journal
 from labrun.runs import context
 from labrun.runs import record as records

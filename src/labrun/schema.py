@@ -23,7 +23,9 @@ from labrun.checking import Range, SecretMark, check_fields, fits, literal_secre
 from labrun.errors import ConfigError
 from labrun.plugins import BACKENDS, TRACKERS
 
-LOCAL_DATASTORE = "labrun.data.datastore.LocalDatastore"
+LOCAL_DATASTORE = "labrun.data.stores.local.LocalDatastore"
+FORMER_DATASTORES = {"labrun.data.datastore.LocalDatastore": LOCAL_DATASTORE}
+"""Names of kinds of datastore that records and configs of earlier versions hold."""
 DATASETS = "labrun.data.datasets.Datasets"
 """The data set that is made of `torch.utils.data.Dataset`s."""
 
@@ -621,12 +623,22 @@ def _check_script(config: Mapping[str, Any]) -> Iterator[str]:
         yield "script.requirements builds an environment of its own: leave out script.python"
 
 
+def datastore_target(node: Mapping[str, Any]) -> str:
+    """The kind that a node `datastore` names, by its present name."""
+    target = str(node.get("_target_", LOCAL_DATASTORE))
+    return FORMER_DATASTORES.get(target, target)
+
+
+def is_local_datastore(node: Mapping[str, Any]) -> bool:
+    """Whether a node `datastore` is a folder of this machine."""
+    return datastore_target(node) == LOCAL_DATASTORE
+
+
 def check_datastore(node: Any) -> Iterator[str]:
     """Every mistake in a resolved node `datastore`."""
     if not isinstance(node, Mapping):
         return
-    target = node.get("_target_", LOCAL_DATASTORE)
-    known = DATASTORES.get(str(target))
+    known = DATASTORES.get(datastore_target(node))
     yield from check_fields(node, known or RemoteDatastore, "datastore", open_ended=known is None)
 
 
@@ -636,7 +648,7 @@ def check_secrets(node: Mapping[str, Any], path: str = "datastore") -> None:
     Raises:
         ConfigError: one is written out, or a reference has one for its default; the message does not repeat it.
     """
-    known = DATASTORES.get(str(node.get("_target_", LOCAL_DATASTORE)))
+    known = DATASTORES.get(datastore_target(node))
     problems = list(literal_secrets(node, known, path))
     if problems:
         raise ConfigError(problems)

@@ -10,8 +10,8 @@ import pytest
 
 from labrun.data import asset as assets
 from labrun.data.asset import Entry
-from labrun.data.datastore import LocalDatastore
 from labrun.data.reader import manifest_digest
+from labrun.data.stores.local import LocalDatastore
 from labrun.errors import MissingDataError
 
 

@@ -17,8 +17,8 @@ from conftest import Command, Runner
 from labrun.data import asset as assets
 from labrun.data import reader, transfer
 from labrun.data.arrays import Arrays, Part, RawData
-from labrun.data.datastore import LocalDatastore
 from labrun.data.progress import Quiet
+from labrun.data.stores.local import LocalDatastore
 from labrun.errors import ConfigError, DataError, MissingDataError
 
 RNG = np.random.default_rng(0)

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from labrun.data import asset as assets
-from labrun.data import datastore as datastores
-from labrun.data import transfer
-from labrun.data.datastore import Datastore
+from labrun.data import stores, transfer
 from labrun.data.progress import Quiet
+from labrun.data.stores.base import Datastore
 from labrun.errors import ConfigError, CorruptDataError, DataError, MissingDataError
 from servers import Server
 
@@ -34,7 +33,7 @@ ODD = [
 
 @pytest.fixture
 def store(server: Server) -> Datastore:
-    return datastores.make(server.node)
+    return stores.make(server.node)
 
 
 @pytest.fixture
@@ -131,7 +130,7 @@ def test_sending_twice_nests_nothing(store: Datastore, source: Path) -> None:
 def test_a_listing_is_never_an_old_one(server: Server, store: Datastore, source: Path) -> None:
     send(store, source)
     assert len(store.files("set")) == 4 and store.folders("set")
-    other = datastores.make(server.node)
+    other = stores.make(server.node)
     other.write("set/from elsewhere", b"1")
     other.remove("set/empty")
     assert "set/from elsewhere" in store.files("set") and "set/empty" not in store.files("set")

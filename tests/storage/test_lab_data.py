@@ -20,7 +20,7 @@ import pytest
 from conftest import Command
 from helpers import PLAIN, call_here, run_labrun, start_lab, wait_for
 from labrun import cli
-from labrun.data import datastore as datastores
+from labrun.data import stores
 from servers import AZURITE_KEY, Server
 
 MB = 2**20
@@ -218,7 +218,7 @@ def test_kill_9_of_an_upload_of_large_files_and_on_it_goes(data: Lab, workspace:
     with open(folder / "big.bin", "wb") as file:
         for place in range(240):
             file.write(place.to_bytes(2, "big") + block[2:])
-    store = datastores.make(data.server.node)
+    store = stores.make(data.server.node)
     sizes = {f"large/{p.name}": p.stat().st_size for p in folder.iterdir()}
     process = data.start("upload", "large", "--workers", "2")
     wait_for(lambda: len(store.files("large")) >= 2 or process.poll() is not None, 100)
@@ -256,7 +256,7 @@ def test_ctrl_c_ends_at_once(azure: Server, workspace: Path) -> None:
     began = time.monotonic()
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130 and time.monotonic() - began < 8 and b"Traceback" not in err
-    assert datastores.make(azure.node).files() == {}
+    assert stores.make(azure.node).files() == {}
 
 
 def test_samples_describe_a_table(data: Lab, workspace: Path) -> None:

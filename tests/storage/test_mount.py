@@ -20,8 +20,7 @@ import pytest
 from conftest import Command
 from helpers import wait_for
 from labrun.data import asset as assets
-from labrun.data import datastore as datastores
-from labrun.data import mount, transfer
+from labrun.data import mount, stores, transfer
 from labrun.data.progress import Quiet
 from labrun.errors import ConfigError, CorruptDataError, DataError, MissingDataError
 from servers import Server, web
@@ -70,7 +69,7 @@ def send(workspace: Path) -> Send:
     """Send a folder and register it."""
 
     def to(server: Server, folder: Path, name: str = "set") -> assets.Asset:
-        store = datastores.make(server.node)
+        store = stores.make(server.node)
         entries, tokens, _ = transfer.upload(store, folder, name, True, Quiet())
         return assets.register(store, name, name, entries, tokens)[0]
 
@@ -139,7 +138,7 @@ def test_a_change_under_a_registered_asset_is_noticed(
     server: Server, source: Path, send: Send, workspace: Path, how: str
 ) -> None:
     send(server, source)
-    store = datastores.make(server.node)
+    store = stores.make(server.node)
     mount.mount(server.node, {"name": "set"})
     time.sleep(1.1 if server.kind == "sftp" else 0)  # its times have whole seconds
     size = (source / "sub/3.bin").stat().st_size
@@ -154,7 +153,7 @@ def test_a_change_under_a_registered_asset_is_noticed(
 
 def test_what_came_to_lie_there_later_is_left_out(server: Server, source: Path, send: Send, workspace: Path) -> None:
     send(server, source)
-    store = datastores.make(server.node)
+    store = stores.make(server.node)
     for path in (source / "sub/0.bin", source / "twice.bin"):
         store.write(f"set/later/{path.name}", path.read_bytes())
     for _ in range(2):
@@ -175,7 +174,7 @@ def test_odd_files_in_a_folder_are_mounted_or_named(workspace: Path) -> None:
 def test_equal_content_written_again_is_no_change(azure: Server, source: Path, send: Send, workspace: Path) -> None:
     send(azure, source)
     mount.mount(azure.node, {"name": "set"})
-    datastores.make(azure.node).write("set/sub/3.bin", (source / "sub/3.bin").read_bytes())
+    stores.make(azure.node).write("set/sub/3.bin", (source / "sub/3.bin").read_bytes())
     assert mount.mount(azure.node, {"name": "set"}).moved == 0
 
 
@@ -194,7 +193,7 @@ def test_a_damaged_cache_is_mended(azure: Server, source: Path, send: Send, work
 def test_a_mount_gives_the_version_that_is_asked_for(azure: Server, source: Path, send: Send, workspace: Path) -> None:
     send(azure, source)
     (source / "sub/0.bin").write_bytes(b"new")
-    store = datastores.make(azure.node)
+    store = stores.make(azure.node)
     entries, tokens, _ = transfer.upload(store, source, "set-2", False, Quiet())
     assets.register(store, "set", "set-2", entries, tokens)
     newest, first = (mount.mount(azure.node, {"name": "set", "version": v}) for v in (None, 1))
@@ -248,7 +247,7 @@ def test_the_limit_of_the_cache(azure: Server, tmp_path: Path, send: Send, works
 
 def test_what_a_killed_process_left_gives_room(azure: Server, tmp_path: Path, workspace: Path) -> None:
     """Files of a plain folder, of which three of four had come: they are taken, or make room; never in the way."""
-    store = datastores.make(azure.node)
+    store = stores.make(azure.node)
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
         for number in range(4):
@@ -279,7 +278,7 @@ def test_hosts_that_are_known(
     key = (home / ("user.pub" if known == "another key" else "host.pub")).read_text()
     if known != "no key":
         (workspace / ".ssh/known_hosts").write_text(f"[127.0.0.1]:{sftp_server.node['port']} {key}")
-    strict = datastores.make({**sftp_server.node, "host_key_policy": "reject"})
+    strict = stores.make({**sftp_server.node, "host_key_policy": "reject"})
     if known == "this key":
         strict.files()
         return
@@ -287,11 +286,11 @@ def test_hosts_that_are_known(
         strict.files()
     if known == "another key":  # whatever the policy for hosts that are not known
         with pytest.raises(DataError):
-            datastores.make(sftp_server.node).files()
+            stores.make(sftp_server.node).files()
 
 
 def test_what_is_not_registered(server: Server, source: Path, workspace: Path) -> None:
-    store = datastores.make(server.node)
+    store = stores.make(server.node)
     transfer.upload(store, source, "plain", False, Quiet())
     found = mount.mount_reference("plain", server.node, {})
     assert digest_of(found.path) == digest_of(source) and found.asset is None
@@ -316,12 +315,12 @@ def test_a_web_server(source: Path, workspace: Path, tmp_path: Path, monkeypatch
     answer = SimpleHTTPRequestHandler.do_GET
     monkeypatch.setattr(SimpleHTTPRequestHandler, "do_GET", lambda self: (asked.append(self.path), answer(self)))
     folder = tmp_path / "served"
-    local = datastores.make({"name": "local", "root": str(folder)})
+    local = stores.make({"name": "local", "root": str(folder)})
     odd = source / "with space #1.txt"
     odd.write_text("odd")
     entries, tokens, _ = transfer.upload(local, source, "set", False, Quiet())
     with web(folder) as server:
-        place = datastores.make(server.node)
+        place = stores.make(server.node)
         assert sorted(place.files("set")) == sorted(f"set/{entry.path}" for entry in entries)
         assert place.folders() == ["set/"] and place.read("set/with space #1.txt") == b"odd"
         assert digest_of(mount.mount_reference("set", server.node, {}).path) == digest_of(source)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from labrun.data import datastore
+from labrun.data import stores
 from servers import Server
 
 MB = 2**20
@@ -72,10 +72,10 @@ def cutting(server: Server, after: int, cuts: int) -> Iterator[tuple[Cutting, di
 def test_a_download_goes_on_where_it_broke_off(azure: Server, tmp_path: Path, streams: int) -> None:
     content = os.urandom(40 * MB)
     (tmp_path / "sent").write_bytes(content)
-    datastore.make(azure.node).send(tmp_path / "sent", "file", lambda moved: None)
+    stores.make(azure.node).send(tmp_path / "sent", "file", lambda moved: None)
     with cutting(azure, after=MB, cuts=12) as (proxy, node), open(tmp_path / "back", "wb") as target:
         heard: list[int] = []
-        store = datastore.make(node)
+        store = stores.make(node)
         store.streams = streams
         store.fetch("file", target, heard.append)
         assert proxy.cuts == 0

@@ -12,11 +12,10 @@ from typing import Any
 from labrun.checking import counted, size_text
 from labrun.config import paths
 from labrun.data import asset as assets
-from labrun.data import datastore as datastores
-from labrun.data import transfer
+from labrun.data import stores, transfer
 from labrun.data.asset import SHORT, Asset, Entry
-from labrun.data.datastore import Datastore, clean
 from labrun.data.progress import Shown
+from labrun.data.stores.base import Datastore, clean
 from labrun.errors import ConfigError, CorruptDataError, MissingDataError
 from labrun.runs import report, store
 from labrun.submission import inputs
@@ -116,7 +115,7 @@ def node_of(options: argparse.Namespace) -> dict[str, Any]:
 def upload(options: argparse.Namespace) -> int:
     """Send files, and register them as an asset if a name is given."""
     node = node_of(options)
-    place = datastores.make(node)
+    place = stores.make(node)
     if place.is_read_only:
         raise ConfigError(f"datastore '{place.name}' can only be read")
     source = options.source.expanduser()
@@ -170,7 +169,7 @@ def _how_to_read(asset: Asset, entries: Sequence[Entry], options: argparse.Names
 def download(options: argparse.Namespace) -> int:
     """Fetch an asset, checked file by file; or a folder or file."""
     node = node_of(options)
-    place = datastores.make(node)
+    place = stores.make(node)
     asset, path, entries = _content(place, options.what)
     base = options.target or Path(asset.name if asset is not None else Path(path).name or place.name)
     items = [transfer.Item(f"{path}/{e.path}".strip("/"), base / e.path, e.size, e.sha256) for e in entries]
@@ -186,7 +185,7 @@ def download(options: argparse.Namespace) -> int:
 
 def ls(options: argparse.Namespace) -> int:
     """The assets of a datastore, or the content of a folder."""
-    place = datastores.make(node_of(options))
+    place = stores.make(node_of(options))
     if options.folder is None:
         rows = [("asset", "version", "digest", "files", "size", "registered", "folder")]
         for name in assets.names(place):
@@ -229,7 +228,7 @@ def ls(options: argparse.Namespace) -> int:
 
 def show(options: argparse.Namespace) -> int:
     """An asset, whole."""
-    place = datastores.make(node_of(options))
+    place = stores.make(node_of(options))
     name, _, version = options.what.partition("@")
     asset = assets.get(place, name, version or None)
     entries = assets.manifest(place, asset)
@@ -271,7 +270,7 @@ def show(options: argparse.Namespace) -> int:
 def verify(options: argparse.Namespace) -> int:
     """Read every byte of an asset."""
     node = node_of(options)
-    place = datastores.make(node)
+    place = stores.make(node)
     name, _, version = options.what.partition("@")
     asset = assets.get(place, name, version or None)
     bad: list[str] = []
@@ -298,7 +297,7 @@ def verify(options: argparse.Namespace) -> int:
 
 def rm(options: argparse.Namespace) -> int:
     """Forget an asset, or remove files."""
-    place = datastores.make(node_of(options))
+    place = stores.make(node_of(options))
     name, _, version = options.what.partition("@")
     found = assets.find(place, name, version or None)
     if found is None and version:

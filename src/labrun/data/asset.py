@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from labrun.checking import is_sha256, suggest
-from labrun.data.datastore import STATE, Datastore, clean, is_inside
 from labrun.data.reader import manifest_digest
+from labrun.data.stores.base import STATE, Datastore, clean, is_inside
 from labrun.errors import ConfigError, CorruptDataError, DataError, MissingDataError
 from labrun.runs import record as records
 

@@ -27,8 +27,8 @@ from typing import Any
 from labrun._io import file_sha256
 from labrun.checking import is_sha256, size_text
 from labrun.data import digests, transfer
-from labrun.data.datastore import Datastore, ProgressCallback, is_inside
 from labrun.data.progress import Quiet
+from labrun.data.stores.base import Datastore, ProgressCallback, is_inside
 from labrun.errors import CorruptDataError, DataError
 from labrun.runs import record as records
 

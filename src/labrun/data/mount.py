@@ -22,14 +22,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from labrun import schema
 from labrun.checking import counted, size_text
 from labrun.data import asset as assets
-from labrun.data import datastore as datastores
-from labrun.data import digests
+from labrun.data import digests, stores
 from labrun.data.asset import Asset, Entry
 from labrun.data.cache import Cache, Wanted
-from labrun.data.datastore import Datastore, FileInfo, clean
 from labrun.data.reader import Reader
+from labrun.data.stores.base import Datastore, FileInfo, clean
+from labrun.data.stores.local import LocalDatastore
 from labrun.data.transfer import WORKERS
 from labrun.errors import CorruptDataError, MissingDataError
 from labrun.runs import store as workspaces
@@ -76,8 +77,8 @@ def mount(datastore: Mapping[str, Any], dataset: Mapping[str, Any], reader: Read
     known = reader.places() if reader is not None else ()
     if known is None and not dataset.get("asset") and dataset.get("version") is None:
         # Nothing of the datastore is read, unless an asset has the data set's own name.
-        store = datastores.make(datastore)
-        if isinstance(store, datastores.LocalDatastore):
+        store = stores.make(datastore)
+        if isinstance(store, LocalDatastore):
             wanted = Mounting(datastore, name, None, [], of_data_set=True)
             return Mounted(store.folder, None, 0, store.name) if wanted.find_asset() is None else wanted.carry_out()
         return Mounted(Path.cwd(), None, 0, str(datastore["name"]))
@@ -112,10 +113,10 @@ def referred(text: str, datastore: Mapping[str, Any], others: Mapping[str, Mappi
 
 def local_root(datastore: Mapping[str, Any], dataset: Mapping[str, Any]) -> Path | None:
     """As `mount`, for a folder of this machine, without a look at its files; None for a remote datastore."""
-    if not datastores.is_local(datastore):
+    if not schema.is_local_datastore(datastore):
         return None
     name = str(dataset.get("asset") or dataset["name"])
-    store = datastores.LocalDatastore(str(datastore["name"]), str(datastore["root"]))
+    store = LocalDatastore(str(datastore["name"]), str(datastore["root"]))
     asset = Mounting(datastore, name, dataset.get("version"), [], bool(dataset.get("asset"))).find_asset()
     return store.folder if asset is None else store.path(asset.path)
 
@@ -183,7 +184,7 @@ class Mounting:
     ) -> None:
         self._node, self._name, self._version, self._places = node, name, version, list(dict.fromkeys(places))
         self._must_be_asset, self._of_data_set = must_be_asset, of_data_set
-        self.store = datastores.make(node)
+        self.store = stores.make(node)
 
     def carry_out(self) -> Mounted:
         """Mount it, and say so."""
@@ -192,7 +193,7 @@ class Mounting:
         if not self.store.is_local:  # which may take a while
             log.info(what)
         asset = self.find_asset()
-        if isinstance(self.store, datastores.LocalDatastore):
+        if isinstance(self.store, LocalDatastore):
             found = Mounted(self._in_place(self.store, asset), asset, 0, self.store.name)
         else:
             found = self._cached(asset)
@@ -220,12 +221,12 @@ class Mounting:
         """
         if self.find_asset() is not None:
             return
-        if not isinstance(self.store, datastores.LocalDatastore):
+        if not isinstance(self.store, LocalDatastore):
             self._place()
         elif not self._of_data_set:
             self._in_place(self.store, None)
 
-    def _in_place(self, store: datastores.LocalDatastore, asset: Asset | None) -> Path:
+    def _in_place(self, store: LocalDatastore, asset: Asset | None) -> Path:
         if asset is not None:
             return self._exactly(store, asset, *check_local(store, asset))
         if self._of_data_set:
@@ -235,9 +236,7 @@ class Mounting:
             raise MissingDataError(f"datastore '{store.name}' ({store.root}) has neither an asset nor a file '{place}'")
         return store.path(place)
 
-    def _exactly(
-        self, store: datastores.LocalDatastore, asset: Asset, entries: Sequence[Entry], more: set[str]
-    ) -> Path:
+    def _exactly(self, store: LocalDatastore, asset: Asset, entries: Sequence[Entry], more: set[str]) -> Path:
         """The asset's folder; where more has come to lie in it, a folder of links to what was registered."""
         if not more:
             return store.path(asset.path)
@@ -324,7 +323,7 @@ class Mounting:
             raise changed(asset, self.store, name, "has other content")
 
 
-def check_local(store: datastores.LocalDatastore, asset: Asset, afresh: bool = False) -> tuple[list[Entry], set[str]]:
+def check_local(store: LocalDatastore, asset: Asset, afresh: bool = False) -> tuple[list[Entry], set[str]]:
     """Hold a local asset's files against its manifest.
 
     Args:

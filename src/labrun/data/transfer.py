@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import queue
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,8 +20,8 @@ from labrun._io import file_sha256
 from labrun.checking import size_text
 from labrun.data import digests
 from labrun.data.asset import Entry
-from labrun.data.datastore import PARTIAL, Datastore, FileInfo, ProgressCallback, free_bytes
 from labrun.data.progress import View
+from labrun.data.stores.base import PARTIAL, Datastore, FileInfo, ProgressCallback
 from labrun.errors import CorruptDataError, DataError, MissingDataError
 from labrun.runs.record import process_start
 from labrun.runs.store import state_folder, workspace
@@ -279,7 +280,7 @@ def download(store: Datastore, entries: Sequence[Item], overwrite: bool, view: V
             "puts the new ones in their place; or name another folder"
         )
     needed = sum(item.size for item in wanted)
-    if wanted and needed > (free := free_bytes(wanted[0].local.parent)):
+    if wanted and needed > (free := _free_bytes(wanted[0].local.parent)):
         raise DataError(f"{size_text(needed)} are to be fetched, and {size_text(free)} are free there")
 
     def fetch(item: Item, heard: ProgressCallback) -> None:
@@ -358,3 +359,10 @@ def _same(store: Datastore, name: str, found: FileInfo, sha256: str, memory: Dig
 def _few(names: Sequence[str]) -> str:
     shown = ", ".join(names[:SHOWN])
     return shown + (f", and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def _free_bytes(folder: Path) -> int:
+    """The space that is left where a folder lies."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free

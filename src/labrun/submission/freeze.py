@@ -182,7 +182,7 @@ def settled(
     monitored.settle(kept, overrides)
     objective.settle(kept)
     schema.check_secrets(kept["datastore"])
-    if kept["datastore"].get("_target_", schema.LOCAL_DATASTORE) == schema.LOCAL_DATASTORE:
+    if schema.is_local_datastore(kept["datastore"]):
         kept["datastore"]["root"] = str(_absolute(kept["datastore"]["root"]))
         if kept.get("dataset"):
             inputs.settle_files(kept["dataset"], values["datastore"])

@@ -13,6 +13,8 @@ from labrun.runs.record import Record
 RUNS_CODE = frozenset({"labrun.data.readers.GetData"})
 """Readers of labrun's own that execute a file which the record names."""
 READERS = frozenset(name for name in schema.TARGETS if name.startswith("labrun.data.readers.")) - RUNS_CODE
+DATASTORES = frozenset(schema.DATASTORES) | frozenset(schema.FORMER_DATASTORES)
+"""Kinds of datastore of labrun's own."""
 FOR_TRAINING = frozenset({"augmentation", "search_space"})
 """Of a data set's node, what scoring builds nothing of."""
 
@@ -59,7 +61,7 @@ def check(source: Record, group: str, trusted: Sequence[str], is_proven: bool) -
     building.check_references(node)
     if is_proven:
         return
-    known = {*(READERS if group == "dataset" else schema.DATASTORES), *trusted}
+    known = {*(READERS if group == "dataset" else DATASTORES), *trusted}
     unknown = [target for _, target in trust.named_targets(node, group) if target not in known]
     own = set(_own_targets()) - RUNS_CODE if unknown else set()
     unknown = [target for target in dict.fromkeys(unknown) if target not in own]
@@ -76,15 +78,8 @@ def check(source: Record, group: str, trusted: Sequence[str], is_proven: bool) -
             f"run {source.id} has in its {group} {what}. Choose the data yourself ({group}=...), or, if you trust "
             f"whoever made the run, name it: {TRUSTING[BY_OVERRIDE]([*trusted, *unknown])}"
         )
-    if (
-        group == "datastore"
-        and source.imported
-        and node.get("_target_", schema.LOCAL_DATASTORE)
-        not in (
-            schema.LOCAL_DATASTORE,
-            *trusted,
-        )
-    ):
+    is_server = group == "datastore" and not schema.is_local_datastore(node)
+    if is_server and source.imported and node["_target_"] not in trusted:
         raise ConfigError(
             f"run {source.id} came from an archive, and its record names a server, which would be told secrets of "
             "yours: choose the datastore yourself (datastore=...)"

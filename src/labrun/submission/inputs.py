@@ -30,7 +30,7 @@ def settle(config: dict[str, Any], pinned: dict[str, Any] | None = None) -> None
         ConfigError: a mount names nothing.
         DataError: a datastore cannot be reached, or has no such asset or folder.
     """
-    from labrun.data import datastore, mount, reader
+    from labrun.data import mount, reader
 
     pinned = {} if pinned is None else pinned
     texts = list(dict.fromkeys(mount.references(mount.guarded(config))))
@@ -49,7 +49,7 @@ def settle(config: dict[str, Any], pinned: dict[str, Any] | None = None) -> None
     config.update(mount.resolved(mount.guarded(config), lambda text: "${mount:" + new[text] + "}"))
     if not there["dataset"] or schema.has_loaders(there["dataset"]):  # what that one reads, its mounts say
         return
-    made = None if datastore.is_local(there[OWN]) else reader.make_reader(there["dataset"])
+    made = None if schema.is_local_datastore(there[OWN]) else reader.make_reader(there["dataset"])
     if made is None or made.places() is not None or there["dataset"].get("asset"):
         looked = _look(there[OWN], there["dataset"], made, pinned)
         if looked is not None:
@@ -69,12 +69,12 @@ def settle_files(dataset: dict[str, Any], node: Mapping[str, Any]) -> None:
         return
     given = {key: str(dataset[key]) for key in ("path", "test_path") if isinstance(dataset.get(key), str)}
     here = {key: Path.cwd() / path for key, path in given.items() if "${" not in path and Path(path).is_file()}
-    if not here or node.get("_target_", schema.LOCAL_DATASTORE) != schema.LOCAL_DATASTORE:
+    if not here or not schema.is_local_datastore(node):
         return
-    from labrun.data import asset, datastore
+    from labrun.data import asset, stores
 
     root = Path(str(node["root"])).expanduser()
-    if asset.find(datastore.make({**node, "root": str(root.resolve())}), str(dataset["name"])) is not None:
+    if asset.find(stores.make({**node, "root": str(root.resolve())}), str(dataset["name"])) is not None:
         return
     dataset.update({key: str(path) for key, path in here.items() if not (root / given[key]).exists()})
 
@@ -138,9 +138,10 @@ def load(name: str, keep_environment: bool = False, changes: tuple[str, ...] = (
         if "defaults" in node:
             raise ConfigError(f"{path}: a datastore's file is read alone here, so it cannot have a list of defaults")
         known = [str(key) for key in node]
+        is_ours = "_target_" in node and schema.datastore_target(node) in schema.DATASTORES
         for change in changes:
             key, equals, _ = change.partition("=")
-            if not equals or (key.partition(".")[0] not in known and node.get("_target_") in schema.DATASTORES):
+            if not equals or (key.partition(".")[0] not in known and is_ours):
                 raise ConfigError(f"{change!r} is no key=value of datastore '{name}'. Its keys: {', '.join(known)}")
         node = OmegaConf.merge(node, OmegaConf.from_dotlist(list(changes)))
         plain = OmegaConf.to_container(node, resolve=False)
@@ -151,19 +152,20 @@ def load(name: str, keep_environment: bool = False, changes: tuple[str, ...] = (
         kept = {str(key): value for key, value in plain.items()}
         schema.check_secrets(kept)
         masking.register()
-        values = OmegaConf.to_container(OmegaConf.create(kept), resolve=True)
-        assert isinstance(values, dict)
+        found = OmegaConf.to_container(OmegaConf.create(kept), resolve=True)
+        assert isinstance(found, dict)
     except OmegaConfBaseException as error:
         reason = str(error.__cause__ or error).splitlines()[0].strip("\"'")
         raise ConfigError(f"{path}, {getattr(error, 'full_key', None) or 'a key'}: {reason}") from error
+    values = {str(key): value for key, value in found.items()}
     problems = list(schema.check_datastore(values))
     if problems:
         raise ConfigError(problems)
-    if values.get("_target_", schema.LOCAL_DATASTORE) == schema.LOCAL_DATASTORE:
+    if schema.is_local_datastore(values):
         is_typed = any(change.partition("=")[0] == "root" for change in changes)
         root = Path(values["root"]).expanduser()
         kept["root"] = values["root"] = str((root if is_typed else paths.home() / root).resolve())
-    return kept if keep_environment else {str(key): value for key, value in values.items()}
+    return kept if keep_environment else values
 
 
 def default_name() -> str:

@@ -17,8 +17,7 @@ from omegaconf import OmegaConf
 from labrun import building, checking, execute, schema
 from labrun.config import paths
 from labrun.data import asset as assets
-from labrun.data import datastore as datastores
-from labrun.data import mount, reader
+from labrun.data import mount, reader, stores
 from labrun.data.arrays import AnyArray, Arrays, Part
 from labrun.data.readers import contents
 from labrun.errors import ConfigError, DataError, MissingDataError
@@ -158,7 +157,7 @@ def _read(name: str, datastore: Mapping[str, Any], keys: Sequence[str]) -> Array
 
 def _asset(name: str, version: str, datastore: Mapping[str, Any]) -> Arrays:
     """An asset, read by the first reader that knows such files."""
-    store = datastores.make(datastore)
+    store = stores.make(datastore)
     asset = assets.find(store, name, version or None)
     if asset is None:
         options = [option for option in paths.groups().get("dataset", {}) if "/" not in option]

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from omegaconf import DictConfig, open_dict, read_write
 
-from labrun import checking, exact, terminal, trust
+from labrun import checking, exact, schema, terminal, trust
 from labrun.backends import registry
 from labrun.backends.base import Backend, Head
 from labrun.config import composed, hydra_files, hydra_job
@@ -24,7 +24,6 @@ from labrun.runs import record as records
 from labrun.runs.record import Record
 from labrun.runs.recording import terminating_politely
 from labrun.runs.sweep_state import SweepState
-from labrun.schema import LOCAL_DATASTORE
 from labrun.submission import freeze, resume, snapshot
 from labrun.submission.publish import announce
 from labrun.tracking import registry as trackers
@@ -112,10 +111,10 @@ SCORING = ("evaluate", "predict")
 def targets(submitted: Sequence[Job]) -> list[str]:
     """What the runs' processes need imported."""
     configs = [job.record.config for job in submitted]
-    nodes = [config.get(group) for config in configs for group in ("dataset", "datastore")]
+    nodes = [config.get("dataset") for config in configs]
+    nodes += [node for config in configs if not schema.is_local_datastore(node := config.get("datastore") or {})]
     nodes += [config.get("model") for config in configs if config["task"] not in SCORING or _is_models(config)]
-    named = {str(node.get("_target_", LOCAL_DATASTORE)) for node in nodes if node}
-    return sorted(named - {LOCAL_DATASTORE})
+    return sorted({str(node["_target_"]) for node in nodes if node})
 
 
 def _is_models(config: Mapping[str, Any]) -> bool:

@@ -1,19 +1,24 @@
-"""Moving whole files with the vendors' own libraries: threads of theirs, chunks of ours, so that memory stays flat.
+"""Azure Blob Storage: containers, through adlfs; whole files through Azure's own library.
 
-fsspec's file systems for Azure and S3 do everything in one thread, and are half as fast with several files at a time.
+adlfs does everything in one thread, and is half as fast with several files at a time.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, BinaryIO, Protocol
+from pathlib import Path
+from typing import Any, BinaryIO
 
-from labrun.data.datastore import CHUNK_BYTES, ProgressCallback
+from labrun.data.stores.base import CHUNK_BYTES, ProgressCallback
+from labrun.data.stores.objects import ObjectDatastore
+from labrun.data.stores.remote import RemoteDatastore
 from labrun.errors import DataError
 
+CREDENTIALS = ("account_key", "connection_string", "sas_token", "credential")
 RANGE_BYTES = 4 * CHUNK_BYTES
 """What is asked for in one request where a file is read in ranges."""
 TRIES = 4
@@ -23,57 +28,68 @@ CHANGED, EMPTY = 412, 416
 """What a server answers if a file is another one now, or has not the bytes that are asked for."""
 
 
-class Mover(Protocol):
-    """Moves one file; safe to be used from several threads."""
+class AzureBlobDatastore(ObjectDatastore):
+    """A container of Azure Blob Storage, or a folder in it."""
 
-    def send(self, source: str, path: str, streams: int, heard: ProgressCallback, only_new: bool) -> None:
-        """Put a local file there: it comes to be once all of it has arrived; with `only_new` if no other is there."""
+    package, extra = "adlfs", "azure"
+    tokens = ("etag", "last_modified")
+    talkative = (*RemoteDatastore.talkative, "azure", "adlfs")
+    top_is = "container"
 
-    def fetch(self, path: str, target: BinaryIO, streams: int, heard: ProgressCallback) -> None:
-        """Write a file's content to an open local one."""
+    def _connected(self, arguments: dict[str, Any]) -> Any:
+        if not any(arguments.get(key) for key in CREDENTIALS):
+            arguments.setdefault("anon", False)  # the vendor's own chain: az login, a managed identity
+        return super()._connected(arguments)
 
+    def _address(self, fs: Any) -> str | None:
+        return str(fs.service_client.url)
 
-class AzureMover:
-    """Azure's library.
-
-    Args:
-        fs: adlfs's file system, which has found out how to authenticate.
-    """
-
-    def __init__(self, fs: Any) -> None:
-        from azure.storage.blob import BlobServiceClient
-
-        sizes = dict.fromkeys(
-            ("max_single_put_size", "max_block_size", "max_single_get_size", "max_chunk_get_size"), CHUNK_BYTES
-        )
-        if fs.connection_string is not None:
-            self._client = BlobServiceClient.from_connection_string(fs.connection_string, **sizes)
-        elif fs.sas_token is not None:
-            self._client = BlobServiceClient(fs.account_url + fs.sas_token, **sizes)
-        else:
-            self._client = BlobServiceClient(fs.account_url, credential=fs.account_key or fs.sync_credential, **sizes)
-
-    def send(self, source: str, path: str, streams: int, heard: ProgressCallback, only_new: bool) -> None:
-        """As `Mover.send`."""
+    def _send(self, source: Path, path: str, heard: ProgressCallback, only_new: bool) -> None:
+        self._make_top()
         with open(source, "rb") as file:
             self._blob(path).upload_blob(
-                file, overwrite=not only_new, max_concurrency=streams, progress_hook=Since(heard)
+                file, overwrite=not only_new, max_concurrency=self.streams, progress_hook=_Since(heard)
             )
 
-    def fetch(self, path: str, target: BinaryIO, streams: int, heard: ProgressCallback) -> None:
-        """As `Mover.fetch`. What comes goes to the disk as it comes; the library's own way keeps it three times."""
+    def _fetch(self, path: str, target: BinaryIO, heard: ProgressCallback) -> None:
+        """What comes goes to the disk as it comes; the library's own way keeps it three times."""
         fetching = _Fetching(self._blob(path), target.fileno(), heard)
-        if streams <= 1:
+        if self.streams <= 1:
             fetching.move(0, None)
             return
         fetching.move(0, RANGE_BYTES)
-        with ThreadPoolExecutor(streams) as pool:
+        with ThreadPoolExecutor(self.streams) as pool:
             starts = range(RANGE_BYTES, fetching.size, RANGE_BYTES)
             list(pool.map(lambda start: fetching.move(start, min(fetching.size, start + RANGE_BYTES)), starts))
+
+    def _is_missing(self, error: Exception) -> bool:
+        from azure.core.exceptions import ResourceNotFoundError
+
+        return isinstance(error, ResourceNotFoundError)
+
+    def _is_taken(self, error: Exception) -> bool:
+        from azure.core.exceptions import ResourceExistsError
+
+        return isinstance(error, ResourceExistsError)
 
     def _blob(self, path: str) -> Any:
         container, _, name = path.partition("/")
         return self._client.get_blob_client(container, name)
+
+    @functools.cached_property
+    def _client(self) -> Any:
+        """Azure's own client, authenticated as adlfs has found out how to; safe to be used from several threads."""
+        from azure.storage.blob import BlobServiceClient
+
+        fs = self._fs
+        sizes = dict.fromkeys(
+            ("max_single_put_size", "max_block_size", "max_single_get_size", "max_chunk_get_size"), CHUNK_BYTES
+        )
+        if fs.connection_string is not None:
+            return BlobServiceClient.from_connection_string(fs.connection_string, **sizes)
+        if fs.sas_token is not None:
+            return BlobServiceClient(fs.account_url + fs.sas_token, **sizes)
+        return BlobServiceClient(fs.account_url, credential=fs.account_key or fs.sync_credential, **sizes)
 
 
 class _Fetching:
@@ -151,46 +167,7 @@ class _Fetching:
             rest, place = rest[written:], place + written
 
 
-class S3Mover:
-    """boto3.
-
-    Args:
-        settings: the datastore's keys: `endpoint_url`, `region`, `profile`, `key`, `secret`, `token`, `anon`.
-    """
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        import boto3
-        from botocore import UNSIGNED
-        from botocore.config import Config
-
-        session = boto3.Session(
-            aws_access_key_id=settings.get("key"),
-            aws_secret_access_key=settings.get("secret"),
-            aws_session_token=settings.get("token"),
-            profile_name=settings.get("profile"),
-            region_name=settings.get("region"),
-        )
-        signature = {"signature_version": UNSIGNED} if settings.get("anon") else {}
-        config = Config(max_pool_connections=32, **signature)
-        self._client, self._careful = (
-            session.client("s3", endpoint_url=settings.get("endpoint_url"), config=config) for _ in range(2)
-        )
-        for operation in ("PutObject", "CompleteMultipartUpload"):
-            self._careful.meta.events.register(f"provide-client-params.s3.{operation}", _if_new)
-
-    def send(self, source: str, path: str, streams: int, heard: ProgressCallback, only_new: bool) -> None:
-        """As `Mover.send`."""
-        bucket, _, key = path.partition("/")
-        client = self._careful if only_new else self._client
-        client.upload_file(source, bucket, key, Callback=heard, Config=_chunked(streams))
-
-    def fetch(self, path: str, target: BinaryIO, streams: int, heard: ProgressCallback) -> None:
-        """As `Mover.fetch`."""
-        bucket, _, key = path.partition("/")
-        self._client.download_fileobj(bucket, key, target, Callback=heard, Config=_chunked(streams))
-
-
-class Since:
+class _Since:
     """Passes on what has moved since it was last called with the sum."""
 
     def __init__(self, heard: ProgressCallback) -> None:
@@ -199,19 +176,3 @@ class Since:
     def __call__(self, current: int, total: int | None) -> None:
         self._heard(max(0, current - self._before))
         self._before = max(current, self._before)
-
-
-def _if_new(params: dict[str, Any], **_: Any) -> dict[str, Any]:
-    """What a request that is to put a file in place says, so that nobody else's is put away by it."""
-    return {**params, "IfNoneMatch": "*"}
-
-
-def _chunked(streams: int) -> Any:
-    from boto3.s3.transfer import TransferConfig
-
-    return TransferConfig(
-        multipart_threshold=CHUNK_BYTES,
-        multipart_chunksize=CHUNK_BYTES,
-        max_concurrency=streams,
-        use_threads=streams > 1,
-    )

@@ -1,0 +1,59 @@
+"""A folder of a web server, read only."""
+
+from __future__ import annotations
+
+import urllib.parse
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+
+from labrun.data.stores.base import ProgressCallback, clean, copy
+from labrun.data.stores.remote import REACH_S, RemoteDatastore
+from labrun.errors import ConfigError
+
+PATIENCE_S = 60
+"""Read timeout, seconds."""
+
+
+class HTTPDatastore(RemoteDatastore):
+    """What a web server gives below an address, and the pages in which it lists that.
+
+    Raises:
+        ConfigError: the address has parameters.
+    """
+
+    package, extra = "aiohttp", "http"
+    tokens = ("ETag", "Last-Modified")
+    is_read_only = True
+
+    def __init__(self, node: Mapping[str, Any]) -> None:
+        super().__init__(node)
+        if "?" in self.root:
+            raise ConfigError(
+                f"datastore '{self.name}': its root has parameters (?...), and a folder's address has none"
+            )
+
+    def _connected(self, arguments: dict[str, Any]) -> Any:
+        import aiohttp
+
+        # Of its own it gives up on a file after five minutes, however well it comes.
+        patience = aiohttp.ClientTimeout(total=None, sock_connect=REACH_S, sock_read=PATIENCE_S)
+        arguments["client_kwargs"] = {"timeout": patience, **(arguments.get("client_kwargs") or {})}
+        if token := arguments.pop("token", None):
+            arguments["client_kwargs"]["headers"] = {"Authorization": f"Bearer {token}"}
+        return super()._connected(arguments)
+
+    def path(self, name: str) -> str:
+        """The address of a file of ours."""
+        name = urllib.parse.quote(clean(name))
+        return f"{self.root}/{name}" if name else self.root
+
+    def _name(self, path: str) -> str:
+        return urllib.parse.unquote(path).removeprefix(urllib.parse.unquote(self.root)).strip("/")
+
+    def _entries(self, top: str) -> Any:
+        return super()._entries(f"{top}/")
+
+    def _fetch(self, path: str, target: BinaryIO, heard: ProgressCallback) -> None:
+        # block_size=0: as one stream. Not every web server gives parts of a file.
+        with self._fs.open(path, "rb", block_size=0) as content:
+            copy(content, target, heard)

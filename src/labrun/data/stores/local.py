@@ -1,0 +1,151 @@
+"""A folder of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from labrun.data.stores.base import PARTIAL, STATE, Datastore, FileInfo, ProgressCallback, clean, copy
+from labrun.errors import DataError, MissingDataError
+from labrun.runs import context
+
+
+class LocalDatastore(Datastore):
+    """A folder of this machine."""
+
+    is_local = True
+
+    def __init__(self, name: str, root: str) -> None:
+        super().__init__(name, str(Path(root).expanduser().resolve()))
+        self.folder = Path(self.root)
+
+    def path(self, name: str) -> Path:
+        """Where a file lies.
+
+        Raises:
+            ConfigError: the name leads out of the datastore.
+        """
+        return self.folder / clean(name)
+
+    def files(self, folder: str = "") -> dict[str, FileInfo]:
+        top = self.path(folder)
+        found = {}
+        for place, folders, names in os.walk(top, followlinks=True):
+            folders[:] = [name for name in folders if not _leads_back(place, name)]
+            if Path(place) == self.folder and STATE in folders:
+                folders.remove(STATE)
+            for name in names:
+                path = Path(place) / name
+                if not name.endswith(PARTIAL) and path.is_file():
+                    found[path.relative_to(self.folder).as_posix()] = _of(path)
+        return found
+
+    def find(self, name: str) -> FileInfo | None:
+        path = self.path(name)
+        return _of(path) if path.is_file() else None
+
+    def folders(self, folder: str = "") -> list[str]:
+        place = self.path(folder)
+        if not place.is_dir():
+            return []
+        return sorted(
+            f"{entry.name}/" if entry.is_dir() else entry.name
+            for entry in place.iterdir()
+            if entry.name != STATE and not entry.name.endswith(PARTIAL)
+        )
+
+    def send(self, source: Path, name: str, heard: ProgressCallback, only_new: bool = False) -> FileInfo:
+        path = self.path(name)
+        with _telling(f"cannot write {path}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(source, "rb") as content, _in_one_step(path, only_new) as file:
+                copy(content, file, heard)
+        return _of(path)
+
+    def fetch(self, name: str, target: BinaryIO, heard: ProgressCallback) -> None:
+        with _telling(f"cannot read {self.path(name)}"), _plain(self.path(name)) as content:
+            copy(content, target, heard)
+
+    def read(self, name: str) -> bytes:
+        with _telling(f"cannot read {self.path(name)}"), _plain(self.path(name)) as content:
+            return content.read()
+
+    def write(self, name: str, content: bytes, only_new: bool = False) -> bool:
+        path = self.path(name)
+        try:
+            with _telling(f"cannot write {path}"):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with _in_one_step(path, only_new) as file:
+                    file.write(content)
+        except FileExistsError:
+            return False
+        return True
+
+    def remove(self, name: str) -> None:
+        with _telling(f"cannot remove {self.path(name)}"):
+            self.path(name).unlink(missing_ok=True)
+            for folder in self.path(name).parents:
+                if folder == self.folder or any(folder.iterdir()):
+                    break
+                folder.rmdir()
+
+
+def _leads_back(place: str, name: str) -> bool:
+    """Whether a folder is a link to one that it lies in: a walk would never end."""
+    path = os.path.join(place, name)
+    return os.path.islink(path) and Path(os.path.realpath(place)).is_relative_to(os.path.realpath(path))
+
+
+def _of(path: Path) -> FileInfo:
+    status = path.stat()
+    return FileInfo(status.st_size, f"{status.st_mtime_ns}-{status.st_ino}")
+
+
+@contextlib.contextmanager
+def _in_one_step(path: Path, only_new: bool = False) -> Iterator[BinaryIO]:
+    """Write a file under another name, then put it in place.
+
+    Raises:
+        FileExistsError: it was to be new, and is there.
+    """
+    partial = path.with_name(f"{path.name[:100]}.{os.getpid()}-{os.urandom(3).hex()}{PARTIAL}")
+    try:
+        with open(partial, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if only_new:
+            os.link(partial, path)
+        else:
+            os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _telling(what: str) -> Iterator[None]:
+    """Turn the system's errors into ours; that a new file is there already is for the caller to see."""
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise MissingDataError(f"{what}: {error.strerror or error}") from error
+    except OSError as error:
+        raise DataError(f"{what}: {error.strerror or error}") from error
+
+
+def _plain(path: Path) -> BinaryIO:
+    """A file, open for reading; nobody may ever write to a pipe that lies in its place.
+
+    Raises:
+        MissingDataError: what lies there is no plain file.
+        OSError: it cannot be opened.
+    """
+    file = context.opened(path)
+    if file is None:
+        raise MissingDataError(f"cannot read {path}: it is no plain file")
+    return file

@@ -1,0 +1,124 @@
+"""A folder of a machine that answers SSH."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import random
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO
+
+from labrun.data.stores.base import CHUNK_BYTES, ProgressCallback
+from labrun.data.stores.remote import RemoteDatastore
+from labrun.errors import DataError
+
+PIECE_BYTES = 2**15
+"""What SFTP gives for one request."""
+TRIES = 6
+WAIT_S = 0.5
+
+
+class SFTPDatastore(RemoteDatastore):
+    """Files of another machine; each thread has a connection of its own, as paramiko's are not made to be shared."""
+
+    package, extra = "paramiko", "sftp"
+    tokens = ("mtime",)
+    talkative = (*RemoteDatastore.talkative, "paramiko")
+
+    def __init__(self, node: Mapping[str, Any]) -> None:
+        super().__init__(node)
+        self._of_thread = threading.local()
+
+    @property
+    def _fs(self) -> Any:
+        if not hasattr(self._of_thread, "fs"):
+            self._of_thread.fs = self._open()
+        return self._of_thread.fs
+
+    def _connected(self, arguments: dict[str, Any]) -> Any:
+        return _file_system()(**arguments, skip_instance_cache=True)
+
+    def _fetch(self, path: str, target: BinaryIO, heard: ProgressCallback) -> None:
+        with self._fs.ftp.open(path, "rb") as content:
+            _copy_ahead(content, target, heard)
+
+    @contextlib.contextmanager
+    def _writing(self, partial: str, path: str) -> Iterator[Any]:
+        with self._fs.open(partial, "wb") as file:
+            file.set_pipelined(True)
+            yield file
+            sent = file.tell()
+        kept = int(self._fs.ftp.stat(partial).st_size or 0)
+        if kept != sent:
+            raise DataError(f"{path}: the host kept {kept:,} of {sent:,} bytes. Is its disk full, or a quota reached?")
+
+    def _put_in_place(self, partial: str, path: str, only_new: bool) -> None:
+        if not only_new:
+            self._fs.ftp.posix_rename(partial, path)
+            return
+        try:
+            self._fs.ftp.rename(partial, path)  # fails where the name is taken
+        except OSError as error:
+            if not self._fs.exists(path):
+                raise
+            raise FileExistsError(path) from error
+
+    def _drop_empty(self, folder: str) -> None:
+        """Folders are real ones there; an empty one would be listed."""
+        while folder and not self._fs.ls(self.path(folder), detail=False):
+            self._fs.rmdir(self.path(folder))
+            folder = folder.rpartition("/")[0]
+
+
+@functools.cache
+def _file_system() -> Any:
+    """fsspec's class, which knows the hosts that this machine's `ssh` knows, and tries again at a busy one.
+
+    Made when it is needed: paramiko may not be installed.
+    """
+    import paramiko
+    from fsspec.implementations.sftp import SFTPFileSystem
+
+    class KnowingSFTP(SFTPFileSystem):  # type: ignore[misc]
+        """As fsspec's, whose `host_key_policy` would hold for every host: it loads no known ones."""
+
+        def _connect(self) -> None:
+            for left in reversed(range(TRIES)):
+                self.client = paramiko.SSHClient()
+                self.client.load_system_host_keys()
+                self.client.set_missing_host_key_policy(self.host_key_policy)
+                try:
+                    self.client.connect(self.host, **self.ssh_kwargs)
+                    break
+                except (paramiko.AuthenticationException, paramiko.BadHostKeyException):
+                    raise
+                except (paramiko.SSHException, EOFError, ConnectionResetError):
+                    # A server drops some of many connections that come at once (sshd's MaxStartups).
+                    if not left:
+                        raise
+                    time.sleep(random.uniform(0.5, 1.5) * WAIT_S)
+            self.ftp = self.client.open_sftp()
+
+    return KnowingSFTP
+
+
+def _copy_ahead(content: Any, target: BinaryIO, heard: ProgressCallback) -> None:
+    """Write a file of SFTP's to a local one; the pieces of a chunk are asked for all at once.
+
+    paramiko's own `getfo` asks for the whole file, keeps whatever comes faster than it is written, and searches all of
+    that for each piece.
+
+    Raises:
+        DataError: it became shorter meanwhile.
+    """
+    size = int(content.stat().st_size or 0)
+    for start in range(0, size, CHUNK_BYTES):
+        end = min(size, start + CHUNK_BYTES)
+        pieces = [(place, min(PIECE_BYTES, end - place)) for place in range(start, end, PIECE_BYTES)]
+        for (place, length), piece in zip(pieces, content.readv(pieces), strict=True):
+            if len(piece) != length:
+                raise DataError(f"a file ended at {place + len(piece):,} of {size:,} bytes: was it changed meanwhile?")
+            target.write(piece)
+            heard(length)

@@ -1,0 +1,45 @@
+"""Which class a config's node becomes; nothing is connected to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from labrun import schema
+from labrun.data import stores
+from labrun.data.stores.local import LocalDatastore
+from labrun.data.stores.remote import RemoteDatastore
+from labrun.errors import ConfigError
+
+
+@pytest.mark.parametrize("target", sorted(stores.KINDS))
+def test_a_kind_of_its_own_is_described_by_the_schema(target: str) -> None:
+    made = stores.make({"_target_": target, "name": "there", "root": "top/"})
+    assert type(made) is not RemoteDatastore and isinstance(made, RemoteDatastore)
+    assert target in schema.DATASTORES and made.package and made.extra
+    assert (made.name, made.root, made.identity) == ("there", "top", f"{target}:::::top")
+
+
+def test_any_other_file_system_will_do() -> None:
+    made = stores.make({"_target_": "fsspec.implementations.memory.MemoryFileSystem", "name": "m", "root": "/x"})
+    assert type(made) is RemoteDatastore
+
+
+@pytest.mark.parametrize("target", [None, schema.LOCAL_DATASTORE, *schema.FORMER_DATASTORES])
+def test_a_folder_goes_by_its_former_name_too(target: str | None, tmp_path: Path) -> None:
+    node = {"name": "mine", "root": str(tmp_path)} | ({} if target is None else {"_target_": target})
+    assert schema.is_local_datastore(node) and list(schema.check_datastore(node)) == []
+    assert isinstance(stores.make(node), LocalDatastore)
+    assert list(schema.check_datastore(node | {"rot": "x"})) != []
+
+
+def test_an_address_of_the_web_is_held_together() -> None:
+    http = "fsspec.implementations.http.HTTPFileSystem"
+    made = stores.make({"_target_": http, "name": "web", "root": "https://example.org/a"})
+    assert isinstance(made, RemoteDatastore) and made.path("b c/d?.txt") == "https://example.org/a/b%20c/d%3F.txt"
+    for name in ("../x", "\\x", "/x", "a\0b"):
+        with pytest.raises(ConfigError, match="no name inside a datastore"):
+            made.path(name)
+    with pytest.raises(ConfigError, match="has parameters"):
+        stores.make({"_target_": http, "name": "web", "root": "https://example.org/a?sig=1"})
