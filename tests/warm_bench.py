@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from labrun.warm import client, identity
+from labrun.warm import identity, wire
 
 APP = """
 import json, os, resource, signal, sys, threading, time
@@ -128,7 +128,7 @@ class Bench:
         server.stdin.close()
         name = identity.name_of(facts)
         end = time.monotonic() + 60
-        while (connection := client.connect(place, name)) is None:
+        while (connection := wire.connect(place, name)) is None:
             assert time.monotonic() < end and server.poll() is None, (self.folder / "log").read_text()
             time.sleep(0.02)
         connection.close()
@@ -156,11 +156,11 @@ class Bench:
     def served(self) -> int:
         """How many commands its server has forked."""
         (path,) = self.place.glob("*.sock")
-        connection = client.connect(str(self.place), path.stem)
+        connection = wire.connect(str(self.place), path.stem)
         assert connection is not None
         with connection:
-            client.send(connection, {"ask": "status"})
-            answer = client.receive(connection)
+            wire.send(connection, {"ask": "status"})
+            answer = wire.receive(connection)
         assert answer is not None
         return int(str(answer[0]["served"]))
 

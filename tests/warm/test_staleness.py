@@ -14,7 +14,7 @@ import pytest
 
 import labrun
 from helpers import wait_for
-from labrun.warm import client, identity
+from labrun.warm import client, identity, wire
 from labrun.warm.fingerprint import CLOCK_S
 from warm_bench import Bench
 
@@ -202,9 +202,9 @@ def test_two_servers_of_one_kind_become_one(bench: Bench) -> None:
 def test_a_client_that_says_nothing_or_nonsense_harms_nobody(bench: Bench) -> None:
     bench.start_server()
     (path,) = bench.place.glob("*.sock")
-    silent = client.connect(str(bench.place), path.stem)
+    silent = wire.connect(str(bench.place), path.stem)
     for data in (b"", b"\x00\x00\x00\x04abcd", b"\x00\x00\x00\x01N", b"\xff" * 9):
-        odd = client.connect(str(bench.place), path.stem)
+        odd = wire.connect(str(bench.place), path.stem)
         assert odd is not None and silent is not None
         odd.sendall(data)
         odd.close()

@@ -14,7 +14,7 @@ import psutil
 from labrun import checking
 from labrun.errors import RecordError
 from labrun.runs import report
-from labrun.warm import client, identity
+from labrun.warm import client, identity, wire
 
 START_S = 180.0
 ANSWER_S = 10.0
@@ -80,7 +80,7 @@ def start(options: argparse.Namespace) -> int:
         raise RecordError("there is no private folder for a warm interpreter: name one in LABRUN_WARM_DIR (mode 0700)")
     facts, began = client.started_with(), time.monotonic()
     name, process = identity.name_of(facts), None
-    while (connection := client.connect(place, name)) is None:
+    while (connection := wire.connect(place, name)) is None:
         if time.monotonic() - began > START_S:
             raise RecordError(f"no warm interpreter within {START_S:.0f} s: {place}/{name}.log says why")
         if process is None or process.poll() is not None:  # a file that it imported had only just been changed, say
@@ -98,14 +98,14 @@ def _asked(what: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """What each server that listens answers."""
     place = identity.folder()
     for path in sorted(Path(place).glob("*.sock")) if place else []:
-        connection = client.connect(str(path.parent), path.stem)
+        connection = wire.connect(str(path.parent), path.stem)
         if connection is None:
             continue
         with connection:
             connection.settimeout(ANSWER_S)
             try:
-                client.send(connection, {"ask": what})
-                answer = client.receive(connection)
+                wire.send(connection, {"ask": what})
+                answer = wire.receive(connection)
             except OSError:
                 continue
             if answer is not None:

@@ -9,11 +9,10 @@ Imports as little as possible: a person waits for it at each command.
 
 from __future__ import annotations
 
-import marshal
 import os
 import sys
 
-from labrun.warm import identity
+from labrun.warm import identity, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 COLD = frozenset({"warm", "ui"})
 """Verbs of `lab` that are not for a warm interpreter: one controls it, the other is a server itself."""
 CANCELED = 130
-MOST_DESCRIPTORS = 200
 ANSWER_S = 20.0
 """How long a server may take until the command is carried out here instead."""
 
@@ -138,70 +136,9 @@ def _is_terminal(descriptor: int) -> bool:
         return False
 
 
-def connect(place: str, name: str) -> socket.socket | None:
-    """A connection to the server of that name; None where none listens."""
-    import socket
-
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        connection.connect(f"{place}/{name}.sock")
-    except OSError:
-        connection.close()
-        return None
-    return connection
-
-
-def send(connection: socket.socket, message: dict[str, object], descriptors: list[int] | None = None) -> None:
-    """Send one message: its length, then its content. `marshal`, since both sides are one interpreter.
-
-    Raises:
-        OSError: the other side is gone.
-    """
-    import array
-    import socket
-
-    data = marshal.dumps(message, 2)
-    data = len(data).to_bytes(4, "big") + data
-    ancillary = []
-    if descriptors:
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
-    sent = connection.sendmsg([data], ancillary)
-    if sent < len(data):  # else the other side may have answered, and gone, by now
-        connection.sendall(data[sent:])
-
-
-def receive(connection: socket.socket) -> tuple[dict[str, object], list[int]] | None:
-    """One message, and the descriptors that came with it; None once the other side is gone.
-
-    Raises:
-        TimeoutError: nothing came within the connection's time.
-    """
-    import array
-    import socket
-
-    descriptors = array.array("i")
-    data, length = b"", 4
-    while len(data) < length:
-        try:
-            part, ancillary, _, _ = connection.recvmsg(length - len(data), socket.CMSG_SPACE(4 * MOST_DESCRIPTORS))
-        except ConnectionError:
-            part, ancillary = b"", []
-        for level, kind, content in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                descriptors.frombytes(content[: len(content) - len(content) % 4])
-        if not part:
-            for descriptor in descriptors:
-                os.close(descriptor)
-            return None
-        data += part
-        if length == 4 and len(data) == 4:
-            length += int.from_bytes(data, "big")
-    return marshal.loads(data[4:]), list(descriptors)
-
-
 def _ask(place: str, facts: dict[str, object], module: str) -> tuple[socket.socket, int, int] | None:
     """Ask the server for a process: its connection, pid and pidfd once it is ready. None: it is not to be had."""
-    connection = connect(place, identity.name_of(facts))
+    connection = wire.connect(place, identity.name_of(facts))
     if connection is None:
         return None
     connection.settimeout(ANSWER_S)
@@ -215,13 +152,13 @@ def _ask(place: str, facts: dict[str, object], module: str) -> tuple[socket.sock
         "descriptors": descriptors,
     }
     try:
-        if len(descriptors) < MOST_DESCRIPTORS:
+        if len(descriptors) < wire.MOST_DESCRIPTORS:
             here = os.open(".", os.O_PATH)
             try:
-                send(connection, message, [here, *descriptors])
+                wire.send(connection, message, [here, *descriptors])
             finally:
                 os.close(here)
-            answer = receive(connection)
+            answer = wire.receive(connection)
             if answer is not None and "pid" in answer[0]:
                 connection.settimeout(None)
                 return connection, int(str(answer[0]["pid"])), answer[1][0]
@@ -271,7 +208,7 @@ def _follow(connection: socket.socket, pid: int, pidfd: int) -> None:
     except OSError:  # it was killed while it waited
         pass
     code = status = None
-    while (answer := receive(connection)) is not None:
+    while (answer := wire.receive(connection)) is not None:
         code = answer[0].get("code", code)
         status = answer[0].get("status", status)
         if code is not None or status is not None:

@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from labrun.warm import client, identity, session, stock
+from labrun.warm import identity, session, stock, wire
 from labrun.warm.fingerprint import Fingerprint, Reads, surroundings
 from labrun.warm.session import RefusedError
 
@@ -269,7 +269,7 @@ class Server:
             if found:
                 command = self._commands.pop(pid)
                 with contextlib.suppress(OSError):  # the client may be gone
-                    client.send(command.connection, {"status": status})
+                    wire.send(command.connection, {"status": status})
                 command.connection.close()
 
     def _accept(self) -> None:
@@ -278,7 +278,7 @@ class Server:
         try:
             connection.settimeout(PATIENCE_S)
             peer, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-            received = client.receive(connection) if uid == os.getuid() else None
+            received = wire.receive(connection) if uid == os.getuid() else None
             if received is None:
                 return
             request, descriptors = received
@@ -286,13 +286,13 @@ class Server:
                 self._check(request, peer)
                 self._fork(connection, request, descriptors, peer)
                 return
-            client.send(connection, self._state())
+            wire.send(connection, self._state())
             if request["ask"] == "stop":
                 self._end()
         except RefusedError as error:
             log.info("Refused: %s", error)
             with contextlib.suppress(OSError):
-                client.send(connection, {"refused": str(error)})
+                wire.send(connection, {"refused": str(error)})
         except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
             log.info("A client went wrong: %r", error)
         finally:

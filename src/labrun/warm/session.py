@@ -20,7 +20,7 @@ import threading
 import types
 from typing import Any, NoReturn
 
-from labrun.warm import client
+from labrun.warm import wire
 from labrun.warm.identity import read
 
 F_SETSIG = 10
@@ -97,7 +97,7 @@ def become(
     take_descriptors(descriptors, list(request["descriptors"]))
     _take_place(request, peer, limits)
     pidfd = os.pidfd_open(os.getpid())
-    client.send(connection, {"pid": os.getpid()}, [pidfd])
+    wire.send(connection, {"pid": os.getpid()}, [pidfd])
     os.close(pidfd)
     connection.settimeout(None)
     if connection.recv(1) != b"!":
@@ -105,7 +105,7 @@ def become(
     die_with(connection)
     code = _carry_out(str(request["module"]))
     with contextlib.suppress(OSError):
-        client.send(connection, {"code": code})
+        wire.send(connection, {"code": code})
     os._exit(code)
 
 

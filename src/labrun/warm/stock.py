@@ -20,7 +20,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from labrun.warm import client, session
+from labrun.warm import session, wire
 from labrun.warm.fingerprint import Fingerprint
 from labrun.warm.identity import read, stamp
 
@@ -109,9 +109,9 @@ def begin(
         end.close()
     os.close(here)
     told: dict[str, object] = {"environment": dict(environment), "folder": folder or os.getcwd(), "frozen": frozen}
-    client.send(ours, told)
+    wire.send(ours, told)
     life.settimeout(PATIENCE_S)
-    answer = client.receive(life)
+    answer = wire.receive(life)
     if answer is None:
         raise ConnectionError("the keeper's fork went wrong")
     return Child(answer[1][0], life), ours
@@ -160,7 +160,7 @@ def _answer(connection: socket.socket) -> None:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     while True:
-        question, descriptors, _, _ = socket.recv_fds(connection, MOST, client.MOST_DESCRIPTORS)
+        question, descriptors, _, _ = socket.recv_fds(connection, MOST, wire.MOST_DESCRIPTORS)
         if not question:
             return
         if os.fork() == 0:
@@ -184,10 +184,10 @@ def _serve(question: dict[str, Any], descriptors: list[int]) -> None:
     session.take_limits(question["peer"], session.limits_of(question["peer"]))
     session.forget_main()
     pidfd = os.pidfd_open(os.getpid())
-    client.send(life, {}, [pidfd])
+    wire.send(life, {}, [pidfd])
     os.close(pidfd)
     session.die_with(life)
-    received = client.receive(channel)
+    received = wire.receive(channel)
     if received is None:
         os._exit(0)
     told: dict[str, Any] = received[0]
