@@ -16,6 +16,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from labrun.compat.azureml.notice import warn
+
 MODULES = {
     "sklearn.externals.joblib": ("joblib", "scikit-learn 0.23", "the package joblib"),
     "sklearn.externals.six": ("six", "scikit-learn 0.23", "the package six"),
@@ -64,11 +66,6 @@ def install() -> None:
     for name, extend in EXTENDED.items():
         if name in sys.modules:
             extend(sys.modules[name])
-
-
-def warn(message: str) -> None:
-    """One line to the person who reads the log."""
-    sys.stderr.write(f"labrun: {message}\n")
 
 
 class _GoneModules(MetaPathFinder, Loader):

@@ -10,7 +10,7 @@ import inspect
 from types import ModuleType
 from typing import Any
 
-from labrun.compat.azureml.legacy import warn
+from labrun.compat.azureml.notice import warn
 
 
 def extend(module: ModuleType) -> None:
