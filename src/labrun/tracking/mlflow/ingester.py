@@ -20,7 +20,7 @@ from labrun.runs import record as records
 from labrun.runs.record import Record
 from labrun.runs.run_names import RunNames
 from labrun.tracking.base import LeftOut, ProgressCallback, stamp_of
-from labrun.tracking.mlflow import client, names, registry_sync, sending, shown_run
+from labrun.tracking.mlflow import client, names, sending, shown_run
 from labrun.tracking.mlflow.shown_run import GoneError, Sent, ShownRun
 
 SAVE_S = 2.0
@@ -67,13 +67,6 @@ class Ingester:
         self._sent: dict[str, Sent] = {}
         self._saved = time.monotonic()
         self._load()
-
-    def send(self, progress: ProgressCallback | None, must_end: Callable[[], bool]) -> int:
-        """All that is new of the runs, then of the models; see `Session`."""
-        news = self.ingest(progress, must_end)
-        if not must_end():
-            registry_sync.restore(self._root, self)
-        return news
 
     def ingest(self, progress: ProgressCallback | None = None, must_end: Callable[[], bool] = lambda: False) -> int:
         """Send all that is new.

@@ -50,9 +50,9 @@ class MLflow(Tracker):
 
     def open(self, root: Path, address: str, everything: bool = False) -> Session:
         """See `Tracker.open`."""
-        from labrun.tracking.mlflow.ingester import Ingester
+        from labrun.tracking.mlflow.session import MLflowSession
 
-        return Ingester(root, address)
+        return MLflowSession(root, address)
 
     def translate_errors(self, address: str) -> AbstractContextManager[None]:
         """See `Tracker.translate_errors`."""
