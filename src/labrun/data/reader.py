@@ -16,6 +16,7 @@ import numpy as np
 from labrun import schema
 from labrun.data import digests
 from labrun.data.arrays import Arrays, Part, RawData, Scaling, stratified_split
+from labrun.data.numeric import unfit
 from labrun.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
@@ -267,7 +268,7 @@ def _checked(raw: RawData, origin: str) -> RawData:
             raise DataError(f"{origin}: {name}: a sample is {part.x.shape[1:]}, and one of train {shape}")
     if names and len(np.unique(parts["train"].y)) < 2:
         raise DataError(f"{origin}: train: all samples are of one class; a classifier needs two")
-    refusal = raw.refusal or next(filter(None, (_unfit(part.x, origin) for part in parts.values())), None)
+    refusal = raw.refusal or next(filter(None, (unfit(part.x, origin) for part in parts.values())), None)
     return replace(
         raw,
         train=parts["train"],
@@ -313,18 +314,6 @@ def _checked_part(part: Any, names: Sequence[str], what: str) -> Part:
             f"{what}.y is to be a quantity (class_names is empty), and has values that are no finite numbers"
         )
     return Part(x, y.astype(np.int64 if classes else np.float64, copy=False))
-
-
-def _unfit(x: Any, origin: str) -> str | None:
-    """Why models that take numbers alone cannot be given these samples; None where they can."""
-    if hasattr(x, "iloc"):
-        from labrun.data.readers.own import not_numbers  # its readers are made of what is here
-
-        return not_numbers(x, list(x.columns), origin)
-    values = x.data if hasattr(x, "indptr") else x
-    if values.dtype.kind != "f" or np.isfinite(values).all():
-        return None
-    return f"{origin}: the samples hold NaN or infinity. Fill them, or leave them out"
 
 
 def _dense(raw: RawData) -> RawData:

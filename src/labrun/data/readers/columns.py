@@ -29,6 +29,7 @@ from labrun.data.readers.amounts import (
     unit_of,
 )
 from labrun.data.readers.dates import ISO, ISO_DAY, MAY_BE_DATE, form_of, times_of
+from labrun.data.wording import few, option
 from labrun.errors import ConfigError, DataError, DoubtfulDecimalError
 
 NUMBER, CATEGORY, DATE = "number", "category", "date"
@@ -669,16 +670,3 @@ def _days(values: Any, column: Column, where: object) -> Any:
                 f"{wrong.iloc[0]!r} is none"
             )
     return (times - pd.Timestamp(str(column.start), tz="UTC")) / pd.Timedelta(days=1)
-
-
-def option(key: str, names: Sequence[str]) -> str:
-    """What is typed for a key of the data set that lists columns."""
-    words = [name if re.fullmatch(r"[A-Za-z_][\w ]*", name, re.ASCII) else f'"{name}"' for name in names]
-    text = f"dataset.{key}=[{','.join(words)}]"
-    return text if re.fullmatch(r"[\w.=,[\]]*", text) else f"'{text}'"
-
-
-def few(values: Any, count: int = 5) -> str:
-    """The first of a list, and how many there are."""
-    listed = [str(value) for value in values]
-    return ", ".join(listed[:count]) + (f", ... ({len(listed)} in all)" if len(listed) > count else "")

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from labrun.data.arrays import AnyArray, Part, RawData
+from labrun.data.numeric import not_numbers, too_close
 from labrun.data.reader import Reader
 from labrun.data.readers.checks import is_absolute
-from labrun.data.readers.columns import few as _few
-from labrun.data.readers.columns import of_frame, option
+from labrun.data.readers.columns import of_frame
 from labrun.data.readers.delimited import is_number
+from labrun.data.wording import FILLED, QUANTITY, few
 from labrun.errors import ConfigError, CorruptDataError, DataError, MissingDataError
 
 NAMES = {
@@ -30,9 +31,6 @@ NAMES = {
     "y_test": ("y_test", "Y_test", "test_labels"),
 }
 """What the arrays may be called."""
-SHOWN = 5
-FILLED = "Fill them, leave the columns out, or choose a model that fills them: model=pipeline model.preprocess=true"
-QUANTITY = "A quantity is predicted with dataset.regression=true model=pipeline"
 
 
 class Npz(Reader):
@@ -159,7 +157,7 @@ def from_arrays(
     for key in keys:
         if found[key] is None:
             raise DataError(
-                f"{origin} has no {' or '.join(NAMES[key][:2])}. It has: {_few(arrays) or 'nothing'}. "
+                f"{origin} has no {' or '.join(NAMES[key][:2])}. It has: {few(arrays) or 'nothing'}. "
                 "Wanted: X and y, or X_train, y_train, X_test and y_test"
             )
     if (found["x_test"] is None) != (found["y_test"] is None):
@@ -189,7 +187,7 @@ def from_arrays(
     if x_test is not None and y_test is not None:
         strange = sorted(set(y_test.tolist()) - set(y.tolist()), key=str)
         if strange:
-            raise DataError(f"{origin}: y_test has classes that y_train has not: {_few(strange)}")
+            raise DataError(f"{origin}: y_test has classes that y_train has not: {few(strange)}")
     classes, codes = in_order(y)
     if len(classes) < 2:
         raise DataError(f"{origin}: all {len(y)} samples are of one class, {str(classes[0])!r}; a classifier needs two")
@@ -205,10 +203,6 @@ def from_arrays(
     return RawData(
         Part(x, codes), test, tuple(map(str, classes)), files, notes=tuple(notes), refusal=refusal, table=table
     )
-
-
-COARSE = 1e-4
-"""A larger share of a column's range that float32 does not tell apart is worth a word."""
 
 
 def in_order(y: AnyArray) -> tuple[list[Any], AnyArray]:
@@ -238,7 +232,7 @@ def _samples(value: Any, what: str) -> tuple[AnyArray, list[str], str | None]:
         value = value.set_axis([str(name) for name in value.columns], axis=1).infer_objects()
         twice = value.columns[value.columns.duplicated()]
         if len(twice):
-            raise DataError(f"{what} has more than one column of the name {_few(map(repr, twice))}")
+            raise DataError(f"{what} has more than one column of the name {few(map(repr, twice))}")
         refusal = not_numbers(value, list(value.columns), what)
         if refusal is not None:
             return value.reset_index(drop=True), [], refusal
@@ -255,7 +249,7 @@ def _samples(value: Any, what: str) -> tuple[AnyArray, list[str], str | None]:
         wrong = ~np.isfinite(x.reshape(len(x), -1))
         if wrong.any():
             columns = np.flatnonzero(wrong.any(axis=0))
-            told = f"{what} holds NaN or infinity: {int(wrong.sum())} values, in columns {_few(columns.tolist())}"
+            told = f"{what} holds NaN or infinity: {int(wrong.sum())} values, in columns {few(columns.tolist())}"
             if x.ndim > 2 or np.isinf(x).any():
                 raise DataError(told)
             return _as_table(x), [], f"{told}. {FILLED}"
@@ -271,27 +265,6 @@ def _samples(value: Any, what: str) -> tuple[AnyArray, list[str], str | None]:
     if x.ndim == 2 and (coarse := too_close(x, [str(place) for place in range(x.shape[1])])):
         notes.append(f"{what}: {coarse}")
     return (x if x.dtype == np.uint8 else x.astype(np.float32)), notes, None
-
-
-def too_close(x: AnyArray, names: Sequence[str]) -> str | None:
-    """Which columns hold values that are hardly told apart once they are float32; None where none does.
-
-    Shapes:
-        x: (N, F) finite numbers.
-    """
-    if x.dtype.itemsize < 8:
-        return None
-    found = []
-    for name, column in zip(names, x.T, strict=True):
-        lost = float(np.abs(column - column.astype(np.float32)).max())
-        if lost > COARSE * float(column.max() - column.min()) > 0:
-            found.append(f"{name} (to within {lost:.2g})")
-    if not found:
-        return None
-    return (
-        f"models see single precision, which hardly tells the values apart of {_few(found)}: subtract a start, such as "
-        "the smallest value"
-    )
 
 
 def samples_of(value: Any, what: str) -> tuple[AnyArray, str | None]:
@@ -379,29 +352,6 @@ def _labels(value: Any, count: int, what: str) -> AnyArray:
     if y.dtype.kind not in "biuUS":
         raise DataError(f"{what} holds {y.dtype}; labels are whole numbers or text")
     return y
-
-
-def not_numbers(table: Any, features: Sequence[str], where: object) -> str | None:
-    """What makes columns more than numbers: text, or gaps; None where nothing does."""
-    text = [name for name in features if table[name].dtype.kind not in "biuf"]
-    if text:
-        import pandas as pd
-
-        values = pd.Series(table[text[0]].dropna().unique(), dtype=object)
-        bad = values[pd.to_numeric(values, errors="coerce").isna()]
-        example = str(next(iter(bad if len(bad) else values), ""))
-        many = len(text) > 1
-        which, them = (f"the columns {_few(text)} hold", "them") if many else (f"the column {_few(text)} holds", "it")
-        return (
-            f"{where}: {which} text (such as {example!r} in {text[0]!r}); a model needs numbers. Leave {them} out with "
-            f"{option('ignore', text[:SHOWN])}, make numbers of {them}, or choose a model that does: model=pipeline "
-            "model.preprocess=true"
-        )
-    gaps = {name: int(table[name].isna().sum()) for name in features if table[name].isna().any()}
-    if gaps:
-        listed = _few([f"{name} ({count})" for name, count in gaps.items()])
-        return f"{where}: gaps: values are missing in the columns {listed}. {FILLED}"
-    return None
 
 
 def place_of(root: Path, path: str) -> Path:

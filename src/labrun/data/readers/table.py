@@ -13,14 +13,16 @@ import numpy as np
 
 from labrun.checking import counted, suggest
 from labrun.data.arrays import AnyArray, Part, RawData
+from labrun.data.numeric import not_numbers, too_close
 from labrun.data.reader import Reader
 from labrun.data.readers import columns as kinds
 from labrun.data.readers import delimited, sheets
 from labrun.data.readers.amounts import DECIMALS, number
 from labrun.data.readers.checks import is_absolute
-from labrun.data.readers.columns import Settings, Understood, few
+from labrun.data.readers.columns import Settings, Understood
 from labrun.data.readers.later import NAMES, applied
-from labrun.data.readers.own import QUANTITY, from_arrays, must_exist, not_numbers, place_of, too_close
+from labrun.data.readers.own import from_arrays, must_exist, place_of
+from labrun.data.wording import QUANTITY, few
 from labrun.errors import ConfigError, DataError
 
 TOTALS = frozenset({"total", "totals", "sum", "grand total", "summe", "gesamt", "gesamtsumme", "somme", "totale"})
