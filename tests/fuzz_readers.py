@@ -33,7 +33,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from labrun import cli, handles, notebook, sweeps
+from labrun import cli, handles, notebook
 from labrun.backends.slurm import queue
 from labrun.control import lease, monitor, query, results
 from labrun.data import asset as assets
@@ -463,7 +463,7 @@ def readers(place: Place) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "plan", lambda: sweep_state.never_submitted(folder, sweep_state.read_plan(folder))
     yield "plan", lambda: (lease.living(SweepState(folder)), takeover.is_ending(folder))
     yield "plan", lambda: queue.known_jobs(SweepState(folder).jobs)
-    yield "sweep", lambda: (sweeps.Sweep(folder).status, sweeps.Sweep(folder).get_children())
+    yield "sweep", lambda: (handles.Sweep(folder).status, handles.Sweep(folder).get_children())
     yield "sweep", lambda: results.write_csv([r for _, r in store.readable(run_dirs)], folder / "results.csv")
     yield "sweep", lambda: query.named(root, str(folder))
     yield "listing", lambda: (store.listing(root), list(store.runs(root)), list(custom_locations.run_dirs(state)))
@@ -600,7 +600,7 @@ def _call_all(place: Place, report: Report, told: str, heavy: bool, draw: random
     called = [one for one in called if one[0] != "lab"] + draw.sample(verbs, min(len(verbs), 6))
     if heavy:
         run_dir = place.root / "outputs/test/one-a1111111"
-        called.append(("notebook", lambda: notebook.page(handles.Run(run_dir))))
+        called.append(("notebook", lambda: notebook.run_page(handles.Run(run_dir))))
         called.append(("load", lambda: saved.load_model(run_dir)))
     for kind, call in called:
         _guarded(report, told, kind, call)

@@ -174,7 +174,7 @@ def test_names_are_escaped_in_the_page(workspace: Path) -> None:
         file.write("\nprint('<script>alert(1)</script>')\n")
     run = labrun.submit(["model=climber", "notes='<b>bold</b>'", *PLAIN])
     run.wait_for_completion()
-    page = notebook.page(run)
+    page = notebook.run_page(run)
     assert "<script>alert" not in page and "<b>bold</b>" not in page and "&lt;script&gt;alert" in page
 
 

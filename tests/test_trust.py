@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from conftest import Command, Runner
 from labrun import building, trust
 from labrun.errors import ConfigError, DataError, LabrunError, UntrustedError
-from labrun.handles import Model
+from labrun.registered import Model
 from labrun.registry import models
 from labrun.runs import cards, seals
 from labrun.runs import record as records

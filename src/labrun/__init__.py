@@ -4,25 +4,24 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # `typing` itself takes longer to import than all that a console script needs
-    from labrun.api import get_run, load_model, samples, submit
+    from labrun.api import get_run, load_model, samples, show, submit
     from labrun.errors import LabrunError
-    from labrun.handles import Model, Run
-    from labrun.notebook import show
+    from labrun.handles import Run, Sweep
+    from labrun.registered import Model
     from labrun.runs.context import log
-    from labrun.sweeps import Sweep
 
 __all__ = ["LabrunError", "Model", "Run", "Sweep", "get_run", "load_model", "log", "runs", "samples", "show", "submit"]
 
 _PLACES = {
     "LabrunError": "errors",
-    "Model": "handles",
+    "Model": "registered",
     "Run": "handles",
-    "Sweep": "sweeps",
+    "Sweep": "handles",
     "get_run": "api",
     "load_model": "api",
     "log": "runs.context",
     "samples": "api",
-    "show": "notebook",
+    "show": "api",
     "submit": "api",
 }
 

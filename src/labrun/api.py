@@ -1,4 +1,4 @@
-"""labrun from Python: submit runs, list them, find one, load a model."""
+"""labrun from Python: submit runs, list them, find one, show it, load a model."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from typing import Any
 from labrun.control import query
 from labrun.control.query import StatusResolver
 from labrun.errors import ConfigError, LabrunError, RecordError
-from labrun.handles import Model, Run, Submission
+from labrun.handle import Submission
+from labrun.handles import Run, Sweep
+from labrun.registered import Model
 from labrun.runs import context, store
 from labrun.runs.sweep_state import SweepState
 from labrun.submission import publish
-from labrun.sweeps import Sweep
+
+EVERY_S = 3.0
 
 
 def samples(
@@ -107,6 +110,47 @@ def submit(
     folder = Path(told.read_text(encoding="utf-8"))
     told.unlink()
     return _work(folder, None if detach else submission)
+
+
+def show(work: Run | Sweep | str, every_s: float = EVERY_S, wait: bool = True) -> None:
+    """Show a run or a sweep in the notebook, refreshed until it has ended; outside of one, as text.
+
+    An interrupt ends the showing, and not the run.
+
+    Args:
+        work: what `submit` or `get_run` gave, or a run's name as `get_run` takes it.
+        every_s: seconds between two looks.
+        wait: follow it to its end; False: show it once.
+
+    Raises:
+        RecordError: nothing goes by that name.
+    """
+    if isinstance(work, str):
+        return show(get_run(work), every_s, wait)
+    ipython = sys.modules.get("IPython")
+    if ipython is None or ipython.get_ipython() is None:
+        work.wait_for_completion(show_output=True, raise_on_error=False) if wait else None
+        print(repr(work))
+        return
+    from IPython.display import HTML, display
+
+    from labrun import notebook
+
+    mark = notebook.new_mark()
+    view = display(HTML(_page(work, mark)), display_id=True)
+    try:
+        while wait and not work.is_over:
+            time.sleep(every_s)
+            view.update(HTML(_page(work, mark)))
+    except KeyboardInterrupt:
+        pass
+    view.update(HTML(_page(work, mark)))
+
+
+def _page(work: Run | Sweep, mark: str) -> str:
+    from labrun import notebook
+
+    return notebook.run_page(work, mark) if isinstance(work, Run) else notebook.sweep_page(work, mark)
 
 
 def _message(output: str) -> str:
@@ -198,4 +242,4 @@ def load_model(
     return load(reference, root=root, trusted=trusted, allow_pickle=allow_pickle)
 
 
-__all__ = ["LabrunError", "Model", "Run", "Sweep", "get_run", "load_model", "runs", "submit"]
+__all__ = ["LabrunError", "Model", "Run", "Sweep", "get_run", "load_model", "runs", "show", "submit"]

@@ -1,135 +1,29 @@
-"""Runs, sweeps and models as Python sees them: read anew at each look; with the names that Azure's users type too."""
+"""Runs and sweeps as Python sees them: read anew at each look; with the names that Azure's users type too.
+
+A run names its sweep, and a sweep its runs: so both are here.
+"""
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labrun.control import cancel
+from labrun.control import cancel, objective
 from labrun.control.query import StatusResolver
-from labrun.errors import ConfigError, RecordError, RunFailedError
-from labrun.runs import context, files, store
+from labrun.errors import ConfigError, RecordError
+from labrun.handle import Handle, Submission, root_of
+from labrun.registered import Model
+from labrun.runs import context, files, store, sweep_state
 from labrun.runs import record as records
 from labrun.runs.record import Record
-from labrun.tracking.mlflow import ui_state
+from labrun.runs.sweep_state import SweepState
 
 if TYPE_CHECKING:
     import pandas
-
-    from labrun.sweeps import Sweep
-
-POLL_S = 0.5
-
-
-class Submission:
-    """The process that carries out what was submitted from here; it ends with this Python, unless detached."""
-
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
-        self.process, self.log = process, log
-        atexit.register(self.end)
-
-    def end(self) -> None:
-        """Ask it to end, and wait."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(timeout=15)
-
-    def output(self) -> str:
-        """What it has printed."""
-        try:
-            return self.log.read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return ""
-
-
-class Handle:
-    """What a run and a sweep have in common."""
-
-    def __init__(self, folder: str | os.PathLike[str], submission: Submission | None = None) -> None:
-        self.folder = Path(folder).resolve()
-        self.submission = submission
-
-    @property
-    def status(self) -> str:
-        """As readers see it."""
-        raise NotImplementedError
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it has ended."""
-        raise NotImplementedError
-
-    def get_status(self) -> str:
-        """As `status`."""
-        return self.status
-
-    def log_file(self) -> Path | None:
-        """Where what it prints is kept."""
-        raise NotImplementedError
-
-    def failure(self) -> str | None:
-        """Why it failed, if it did."""
-        raise NotImplementedError
-
-    def get_details(self) -> dict[str, Any]:
-        """All there is to know of it."""
-        raise NotImplementedError
-
-    def wait_for_completion(
-        self, show_output: bool = False, raise_on_error: bool = True, timeout_s: float | None = None, **_: Any
-    ) -> dict[str, Any]:
-        """Wait until it has ended.
-
-        Args:
-            show_output: print what it prints, as it comes.
-            raise_on_error: raise if it failed.
-            timeout_s: wait no longer than this, in seconds.
-
-        Returns:
-            As `get_details`.
-
-        Raises:
-            RunFailedError: it failed.
-            TimeoutError: it has not ended in time; it goes on.
-        """
-        end = None if timeout_s is None else time.monotonic() + timeout_s
-        shown, over = 0, False
-        while True:
-            over = self.is_over and (self.submission is None or self.submission.process.poll() is not None)
-            log = self.log_file() if show_output else None
-            if log is not None and log.exists():
-                file = context.opened(log)
-                if file is None:  # nobody may ever write to a pipe
-                    data = b""
-                else:
-                    with file:
-                        file.seek(shown)
-                        data = file.read()
-                shown += len(data)
-                sys.stdout.write(data.decode(errors="replace"))
-                sys.stdout.flush()
-            if over:
-                break
-            if end is not None and time.monotonic() > end:
-                raise TimeoutError(f"{self!r} has not ended within {timeout_s:g} s; it goes on")
-            time.sleep(POLL_S)
-        failure = self.failure()
-        if failure is not None and raise_on_error:
-            raise RunFailedError(failure)
-        return self.get_details()
-
-    def get_portal_url(self) -> str:
-        """Its page: MLflow's where `lab ui` is up, else its folder's address."""
-        return ui_state.page(root_of(self.folder), self.folder) or self.folder.as_uri()
 
 
 class Run(Handle):
@@ -197,8 +91,6 @@ class Run(Handle):
     @property
     def parent(self) -> Run | Sweep | None:
         """The sweep that it belongs to, or the run that it went on from."""
-        from labrun.sweeps import Sweep
-
         record = self.record
         sweep = records.sweep_folder(self.folder, record)
         if sweep is not None:
@@ -389,45 +281,169 @@ class Run(Handle):
     def _repr_html_(self) -> str:
         from labrun import notebook
 
-        return notebook.page(self)
+        return notebook.run_page(self)
 
 
-class Model:
-    """A version of a registered model."""
+class Sweep(Handle):
+    """The runs of one sweep or search.
 
-    def __init__(self, name: str, version: int, root: Path) -> None:
-        self.name, self.version, self._root = name, version, root
+    Args:
+        folder: the sweep's.
+        submission: the process that carries it out, if it was started from here.
+
+    Raises:
+        RecordError: no sweep lies there.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], submission: Submission | None = None) -> None:
+        super().__init__(folder, submission)
+        if not SweepState(self.folder).root.is_dir() and not any(self.folder.glob("*/run.json")):
+            raise RecordError(f"{folder} holds no sweep: labrun.get_run finds one by its folder")
 
     def __repr__(self) -> str:
-        names = self.needs_trusted
-        told = f", trusted={names!r} where it is not trusted by itself" if names else ""
-        return f"Model({self.name}/{self.version}{told})"
-
-    @property
-    def needs_trusted(self) -> list[str]:
-        """What `load` has to be told to trust, elsewhere or once its code has changed; empty where nothing is."""
-        from labrun.registry import journal, models
-
-        try:
-            return models.needed(self._root, journal.find(self._root, self.id))
-        except RecordError:  # it was removed
-            return []
+        return f"Sweep({self.folder.parent.name}, {self.status}, {len(self.get_children())} runs)"
 
     @property
     def id(self) -> str:
-        """`name/version`, as `load_model` takes it."""
-        return f"{self.name}/{self.version}"
+        """The last part of its folder's name."""
+        return self.folder.name.rpartition("-")[2]
 
-    def load(self, trusted: Sequence[str] = (), allow_pickle: bool = False) -> Any:
-        """See `labrun.load_model`."""
-        from labrun.tasks.saved import load_model
+    @property
+    def name(self) -> str:
+        """The experiment's name."""
+        return self.folder.parent.name
 
-        return load_model(self.id, root=self._root, trusted=trusted, allow_pickle=allow_pickle)
+    def get_children(self, **_: Any) -> list[Run]:
+        """Its runs, in their order."""
+        found = []
+        for path in self.folder.glob("*/run.json"):
+            with contextlib.suppress(RecordError):
+                found.append(Run(path.parent))
+        return sorted(found, key=lambda run: (*_place(run.record), run.folder.name))
+
+    @property
+    def status(self) -> str:
+        """`running` while anything of it goes on; then `completed`, `failed` if any run failed, or `canceled`."""
+        states = [run.status for run in self.get_children()]
+        if not self._has_ended(states):
+            return records.RUNNING if states else records.QUEUED
+        for status in (records.FAILED, records.LOST, records.CANCELED):
+            if status in states:
+                return records.FAILED if status == records.LOST else status
+        return records.COMPLETED
+
+    def _has_ended(self, states: Sequence[str]) -> bool:
+        from labrun.control import lease
+        from labrun.search import takeover
+
+        state = SweepState(self.folder)
+        if lease.living(state) is not None or (self.submission and self.submission.process.poll() is None):
+            return False
+        over = {*records.FINISHED, records.LOST}
+        with contextlib.suppress(RecordError):
+            plan = sweep_state.read_plan(self.folder)
+            if plan.command is not None and not takeover.is_over(self.folder):
+                return bool(states) and all(state in over for state in states)
+            if len(states) < len(plan.runs):
+                return False
+        return all(state in over for state in states)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended."""
+        return self._has_ended([run.status for run in self.get_children()])
+
+    @property
+    def metric(self) -> str:
+        """The metric that its runs are compared by."""
+        children = self.get_children()
+        return objective.common([child.record for child in children]).metric if children else "accuracy"
+
+    def get_best_child(self, metric: str | None = None, **_: Any) -> Run:
+        """The completed run with the best value.
+
+        Args:
+            metric: None: the sweep's own.
+
+        Raises:
+            RecordError: no completed run has it.
+        """
+        pairs = [(run.folder, run.record) for run in self.get_children()]
+        if metric is None:
+            wanted = objective.common([record for _, record in pairs]) if pairs else None
+            ranked = sorted(pairs, key=lambda pair: -objective.rank(pair[1], wanted))
+            if ranked and objective.rank(ranked[0][1], wanted) > float("-inf"):
+                return Run(ranked[0][0])
+        return Run(store.best(pairs, metric or self.metric, lambda run_dir, record: True, self.folder)[0])
+
+    get_best_run_by_primary_metric = get_best_child
+
+    def get_metrics(self, name: str | None = None, **_: Any) -> dict[str, dict[str, float]]:
+        """The last values of each run's metrics, by the run's id.
+
+        Args:
+            name: only this one.
+        """
+        return {run.id: {k: v for k, v in run.metrics.items() if name in (None, k)} for run in self.get_children()}
+
+    def to_frame(self) -> pandas.DataFrame:
+        """A row for each run: its number, id, status, duration, swept keys and metrics."""
+        import pandas
+
+        rows = []
+        for run in self.get_children():
+            record = run.record
+            given = dict(text.lstrip("+").partition("=")[::2] for text in record.overrides)
+            rows.append(
+                {
+                    "number": (record.sweep or {}).get("number"),
+                    "id": run.id,
+                    "status": run.status,
+                    "duration_s": record.duration_s,
+                    **given,
+                    **record.metrics,
+                }
+            )
+        return pandas.DataFrame(rows)
+
+    def get_details(self) -> dict[str, Any]:
+        """What it is, and its runs."""
+        children = self.get_children()
+        return {
+            "runId": self.id,
+            "experiment": self.name,
+            "status": self.status,
+            "folder": str(self.folder),
+            "children": [{"runId": r.id, "status": r.status, "metrics": r.metrics} for r in children],
+        }
+
+    def cancel(self) -> None:
+        """Ask all of it to stop, and wait until it has, 20 seconds at most."""
+        from labrun.search import takeover
+
+        with contextlib.suppress(RecordError):
+            if sweep_state.read_plan(self.folder).command is not None:
+                takeover.cancel(self.folder)
+        cancel.end_runs([run.folder for run in self.get_children() if not run.record.finished])
+
+    def log_file(self) -> Path | None:
+        """Where what its controller prints is kept."""
+        return self.submission.log if self.submission else SweepState(self.folder).controller_log
+
+    def failure(self) -> str | None:
+        """How many of its runs failed, if any did, and why the first."""
+        failed = [run for run in self.get_children() if run.status in (records.FAILED, records.LOST)]
+        if not failed:
+            return None
+        return f"{len(failed)} of {len(self.get_children())} runs failed; the first: {failed[0].failure()}"
+
+    def _repr_html_(self) -> str:
+        from labrun import notebook
+
+        return notebook.sweep_page(self)
 
 
-def root_of(folder: Path) -> Path:
-    """The workspace that a run's or a sweep's folder lies in."""
-    for parent in folder.parents:
-        if parent.name in ("outputs", "multirun"):
-            return parent.parent
-    return store.workspace()
+def _place(record: Record) -> tuple[int, str]:
+    """Where a run stands among its sweep's: by its number, or by the name in its place."""
+    number = (record.sweep or {}).get("number", 0)
+    return (number, "") if isinstance(number, int) else (sys.maxsize, str(number))

@@ -8,23 +8,18 @@ from __future__ import annotations
 
 import base64
 import html
-import sys
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
-from labrun.api import get_run
-from labrun.handles import Run
 from labrun.runs import context, report, store
 from labrun.runs import record as records
-from labrun.sweeps import Sweep
+from labrun.runs.record import Record
 
-EVERY_S = 3.0
 LOG_LINES = 30
 DETAILED = 60
 """So many runs of a sweep are shown with their config and log."""
@@ -41,48 +36,62 @@ COLOURS = {
 }
 
 
-def show(work: Run | Sweep | str, every_s: float = EVERY_S, wait: bool = True) -> None:
-    """Show a run or a sweep in the notebook, refreshed until it has ended; outside of one, as text.
+class ShownRun(Protocol):
+    """What a page says of a run; `labrun.Run` has it."""
 
-    An interrupt ends the showing, and not the run.
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def id(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def record(self) -> Record: ...
+    @property
+    def config(self) -> dict[str, Any]: ...
+    @property
+    def metrics(self) -> dict[str, float]: ...
+    def log_text(self) -> str: ...
+
+
+class ShownSweep(Protocol):
+    """What a page says of a sweep; `labrun.Sweep` has it."""
+
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def metric(self) -> str: ...
+    def get_children(self) -> Sequence[ShownRun]: ...
+
+
+def run_page(run: ShownRun, mark: str | None = None) -> str:
+    """A run as HTML.
 
     Args:
-        work: what `submit` or `get_run` gave, or a run's name as `get_run` takes it.
-        every_s: seconds between two looks.
-        wait: follow it to its end; False: show it once.
-
-    Raises:
-        RecordError: nothing goes by that name.
-    """
-    if isinstance(work, str):
-        return show(get_run(work), every_s, wait)
-    ipython = sys.modules.get("IPython")
-    if ipython is None or ipython.get_ipython() is None:
-        work.wait_for_completion(show_output=True, raise_on_error=False) if wait else None
-        print(repr(work))
-        return
-    from IPython.display import HTML, display
-
-    mark = f"labrun-{uuid.uuid4().hex[:8]}"
-    view = display(HTML(page(work, mark)), display_id=True)
-    try:
-        while wait and not work.is_over:
-            time.sleep(every_s)
-            view.update(HTML(page(work, mark)))
-    except KeyboardInterrupt:
-        pass
-    view.update(HTML(page(work, mark)))
-
-
-def page(work: Run | Sweep, mark: str | None = None) -> str:
-    """A run or a sweep as HTML.
-
-    Args:
-        work: what is shown.
+        run: what is shown.
         mark: the page's own name among the others of its notebook.
     """
-    mark = mark or f"labrun-{uuid.uuid4().hex[:8]}"
-    inner = _run(work) if isinstance(work, Run) else _sweep(work, mark)
+    return _page(_run(run), mark or new_mark())
+
+
+def sweep_page(sweep: ShownSweep, mark: str | None = None) -> str:
+    """A sweep as HTML; see `run_page`."""
+    mark = mark or new_mark()
+    return _page(_sweep(sweep, mark), mark)
+
+
+def new_mark() -> str:
+    """A name for a page that no other one has."""
+    return f"labrun-{uuid.uuid4().hex[:8]}"
+
+
+def _page(inner: str, mark: str) -> str:
     return f'<div id="{mark}" class="labrun">{STYLE}{inner}</div>{REMEMBER.replace("MARK", mark)}'
 
 
@@ -119,7 +128,7 @@ def _table(rows: Sequence[Sequence[str]], head: Sequence[str] = ()) -> str:
     return f"<table>{top}{''.join('<tr>' + ''.join(f'<td>{c}</td>' for c in row) + '</tr>' for row in rows)}</table>"
 
 
-def _run(run: Run) -> str:
+def _run(run: ShownRun) -> str:
     record, status = run.record, run.status
     took = record.duration_s if record.duration_s is not None else None
     if took is None and record.started:
@@ -140,7 +149,7 @@ def _number(value: Any) -> str:
     return report.number(value) if isinstance(value, int | float) else html.escape(str(value))
 
 
-def _details(run: Run, with_config: bool = True) -> str:
+def _details(run: ShownRun, with_config: bool = True) -> str:
     config = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True) if with_config else ""
     lines = run.log_text().splitlines()[-LOG_LINES:]
     shown = f"<details><summary>configuration</summary><pre>{html.escape(config)}</pre></details>" if config else ""
@@ -148,7 +157,7 @@ def _details(run: Run, with_config: bool = True) -> str:
     return f"{_curves(run)}{shown}<details open><summary>log</summary><pre>{text}</pre></details>"
 
 
-def _curves(run: Run) -> str:
+def _curves(run: ShownRun) -> str:
     lines = context.read_metrics(run.folder)
     if not report.curves_of(lines):
         return ""
@@ -164,7 +173,7 @@ def _picture(draw: Any) -> str:
     return f'<img alt="curves" src="data:image/png;base64,{encoded}">'
 
 
-def _sweep(sweep: Sweep, mark: str) -> str:
+def _sweep(sweep: ShownSweep, mark: str) -> str:
     children = sweep.get_children()
     states = [run.status for run in children]
     counted = ", ".join(f"{states.count(state)} {_status(state)}" for state in dict.fromkeys(states)) or "no runs yet"
@@ -187,13 +196,13 @@ def _sweep(sweep: Sweep, mark: str) -> str:
     return head + chosen + _picture_of(children) + _chooser(f"{mark}-c", details, "run: ") + more
 
 
-def _best_first(children: Sequence[Run], metric: str) -> Sequence[Run]:
+def _best_first(children: Sequence[ShownRun], metric: str) -> Sequence[ShownRun]:
     """Runs by their values; as they come where nothing tells which are good."""
     _, wanted = store.asked(metric, [run.record for run in children])
     return children if wanted is None else sorted(children, key=lambda run: -store.score(run.record, metric, wanted))
 
 
-def _picture_of(children: Sequence[Run]) -> str:
+def _picture_of(children: Sequence[ShownRun]) -> str:
     """Curves of the runs together, of at most a dozen."""
     shown = children[:12]
     differing, _ = report.differing([run.record.overrides for run in shown])
@@ -206,11 +215,11 @@ def _picture_of(children: Sequence[Run]) -> str:
     return _picture(lambda path: report.compared_curves(found, path))
 
 
-def _count(run: Run) -> str:
+def _count(run: ShownRun) -> str:
     return str((run.record.sweep or {}).get("number", run.id))
 
 
-def _children(children: Sequence[Run], states: Sequence[str], metric: str) -> str:
+def _children(children: Sequence[ShownRun], states: Sequence[str], metric: str) -> str:
     state_of = dict(zip((run.id for run in children), states, strict=True))
     rows = []
     for run in _best_first(children, metric):
@@ -232,7 +241,7 @@ def _children(children: Sequence[Run], states: Sequence[str], metric: str) -> st
     return _table(rows, ("", "id", "status", "duration", html.escape(metric), "overrides"))
 
 
-def _child(run: Run) -> str:
+def _child(run: ShownRun) -> str:
     why = f"<p>{html.escape(run.record.reason)}</p>" if run.record.reason else ""
     head = " &nbsp; ".join([f"run {html.escape(_count(run))}", html.escape(run.id), _status(run.status)])
     return f"<p>{head}</p>{why}{_details(run)}"

@@ -1,0 +1,42 @@
+"""A registered model as Python sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from labrun.errors import RecordError
+
+
+class Model:
+    """A version of a registered model."""
+
+    def __init__(self, name: str, version: int, root: Path) -> None:
+        self.name, self.version, self._root = name, version, root
+
+    def __repr__(self) -> str:
+        names = self.needs_trusted
+        told = f", trusted={names!r} where it is not trusted by itself" if names else ""
+        return f"Model({self.name}/{self.version}{told})"
+
+    @property
+    def needs_trusted(self) -> list[str]:
+        """What `load` has to be told to trust, elsewhere or once its code has changed; empty where nothing is."""
+        from labrun.registry import journal, models
+
+        try:
+            return models.needed(self._root, journal.find(self._root, self.id))
+        except RecordError:  # it was removed
+            return []
+
+    @property
+    def id(self) -> str:
+        """`name/version`, as `load_model` takes it."""
+        return f"{self.name}/{self.version}"
+
+    def load(self, trusted: Sequence[str] = (), allow_pickle: bool = False) -> Any:
+        """See `labrun.load_model`."""
+        from labrun.tasks.saved import load_model
+
+        return load_model(self.id, root=self._root, trusted=trusted, allow_pickle=allow_pickle)
