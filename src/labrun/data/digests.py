@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from labrun._io import file_sha256
+from labrun._io import atomic_write, file_sha256
 from labrun.runs import store
 
 SETTLED_NS = 2 * 10**9
@@ -87,8 +87,7 @@ def _load(memory: Path) -> Known:
 
 def _save(memory: Path, known: Known) -> None:
     """Where it cannot be kept it is worked out again the next time."""
-    partial = memory.with_name(f"{memory.name}.{os.getpid()}-{os.urandom(3).hex()}.partial")
     with contextlib.suppress(OSError):
         memory.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(known), encoding="utf-8")
-        os.replace(partial, memory)
+        with atomic_write(memory) as file:
+            file.write(json.dumps(known).encode())

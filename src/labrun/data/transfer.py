@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from labrun._io import file_sha256
+from labrun._io import append_line, atomic_write, file_sha256, partial_of
 from labrun.checking import size_text
 from labrun.data import digests
 from labrun.data.asset import Entry
@@ -74,8 +74,7 @@ class DigestCache:
         self._known[name, found.token, found.size] = sha256
         with contextlib.suppress(OSError):  # then the file is read again the next time
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self._path, "ab", buffering=0) as file:
-                file.write(json.dumps([name, found.token, found.size, sha256]).encode() + b"\n")
+            append_line(self._path, json.dumps([name, found.token, found.size, sha256]), mode=0o666)
 
 
 class _Over(Exception):  # noqa: N818 - no error: another transfer has failed, or a person has stopped them all
@@ -297,16 +296,12 @@ def download(store: Datastore, entries: Sequence[Item], overwrite: bool, view: V
 @contextlib.contextmanager
 def arriving(path: Path) -> Iterator[BinaryIO]:
     """An open file that comes to be under its name only if all goes well."""
-    partial = path.with_name(f"{path.name[:100]}.{os.getpid()}-{os.urandom(3).hex()}{PARTIAL}")
     drop_left(path)
     try:
-        with open(partial, "wb") as file:
+        with atomic_write(path, partial=partial_of(path, PARTIAL, prefix="")) as file:
             yield file
-        os.replace(partial, path)
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def drop_left(path: Path) -> None:

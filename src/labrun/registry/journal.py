@@ -8,9 +8,7 @@ Imports no MLflow, so that what only reads it starts fast.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun import checking
+from labrun._io import append_line, sha256_of
 from labrun.checking import suggest
 from labrun.errors import ConfigError, CorruptDataError, RecordError
 from labrun.runs import context, store
@@ -173,19 +172,9 @@ def append(root: Path, event: str, name: str, number: int, **more: Any) -> None:
         RecordError: the journal cannot be written.
     """
     line = {"event": event, "time": records.now(), "name": name, "number": number, **more}
-    data = (json.dumps(line, ensure_ascii=False, default=str) + "\n").encode()
     try:
         path(root).parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(path(root), os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            size = os.fstat(fd).st_size
-            if size and os.pread(fd, 1, size - 1) != b"\n":  # torn by a power failure
-                data = b"\n" + data
-            if os.write(fd, data) != len(data):
-                raise OSError(28, "No space left on device")
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        append_line(path(root), json.dumps(line, ensure_ascii=False, default=str), durable=True)
     except OSError as error:
         raise RecordError(records.cannot_write(path(root).parent, error)) from error
 
@@ -317,7 +306,7 @@ def check(root: Path, version: Version) -> Path:
             if file is None:
                 raise OSError(errno.EINVAL, "it is no plain file")
             with file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+                found = sha256_of(file)
         except OSError as error:
             raise CorruptDataError(
                 f"model {version.title} is not whole: {place / name}: {error.strerror or error}. Register it again "

@@ -14,9 +14,10 @@ import tarfile
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from labrun import checking
+from labrun._io import atomic_write
 from labrun.errors import RecordError
 from labrun.runs import custom_locations, store
 from labrun.runs import record as records
@@ -42,11 +43,11 @@ def export(root: Path, chosen: Sequence[tuple[Path, Record]], target: Path) -> i
     """
     if target.exists():
         raise RecordError(f"{target} is there already: choose another file with -o")
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     files = dict(_files(root, chosen))
     told: dict[str, Any] = {}
     try:
-        with tarfile.open(partial, "w:gz" if target.suffix in (".gz", ".tgz") else "w") as archive:
+        mode: Literal["w:gz", "w"] = "w:gz" if target.suffix in (".gz", ".tgz") else "w"
+        with atomic_write(target) as output, tarfile.open(fileobj=output, mode=mode) as archive:
             for name, path in files.items():
                 with open(path, "rb") as file:
                     size = os.fstat(file.fileno()).st_size
@@ -60,9 +61,7 @@ def export(root: Path, chosen: Sequence[tuple[Path, Record]], target: Path) -> i
             entry = tarfile.TarInfo(MANIFEST)
             entry.size = len(text)
             archive.addfile(entry, io.BytesIO(text))
-        os.replace(partial, target)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise RecordError(f"cannot write {target}: {error.strerror or error}") from error
     return len(files)
 

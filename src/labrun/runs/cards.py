@@ -14,7 +14,6 @@ its type. What a card names is built by `labrun.trust` alone.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun import checking
+from labrun._io import file_sha256
 from labrun.errors import CorruptDataError, DataError
 from labrun.runs import context
 
@@ -123,8 +123,7 @@ def file(folder: Path, card: Mapping[str, Any], title: str) -> Path:
     path = folder / str(card["file"])
     if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
         raise CorruptDataError(f"{title}: {path} is gone, or is no plain file. Nothing of it was loaded")
-    with open(path, "rb") as opened:
-        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    found = file_sha256(path)
     if found != card["sha256"]:
         raise CorruptDataError(
             f"{title}: {path} was changed since it was saved: expected SHA-256 {card['sha256']}, found {found}. "

@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO, SupportsFloat
 
+from labrun._io import append_line, write_line
+
 RUN_DIR_VARIABLE = "LABRUN_RUN_DIR"
 ATTEMPT_VARIABLE = "LABRUN_ATTEMPT"
 METRICS_FILE = "metrics.jsonl"
@@ -65,7 +67,7 @@ class RunContext:
         if self._fd is None:
             path = self.run_dir / METRICS_FILE
             self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        os.write(self._fd, (json.dumps(line, allow_nan=False, ensure_ascii=False) + "\n").encode())
+        write_line(self._fd, json.dumps(line, allow_nan=False, ensure_ascii=False))
 
     def has_logged(self, name: str) -> bool:
         """Whether this process has logged that metric."""
@@ -133,11 +135,7 @@ def annotate(
     """
     said = {"tags": tags, "untag": untag, "note": note, "properties": properties}
     line = {"time": time.time(), **{key: value for key, value in said.items() if value is not None}}
-    fd = os.open(Path(run_dir) / ANNOTATIONS_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        os.write(fd, (json.dumps(line, ensure_ascii=False) + "\n").encode())
-    finally:
-        os.close(fd)
+    append_line(Path(run_dir) / ANNOTATIONS_FILE, json.dumps(line, ensure_ascii=False))
 
 
 def annotated(run_dir: str | os.PathLike[str], content: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from labrun._io import append_line
 from labrun.runs import context
 
 LAUNCH = ".launch"
@@ -55,8 +56,7 @@ def note(root: Path, state: Path, folder: Path, runs: Sequence[str]) -> None:
         return
     with contextlib.suppress(OSError):  # a listing will not show it; the run itself is whole
         state.mkdir(parents=True, exist_ok=True)
-        with open(state / "elsewhere.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps({"folder": str(folder)}) + "\n")
+        append_line(state / "elsewhere.jsonl", json.dumps({"folder": str(folder)}), mode=0o666)
 
 
 def noted(state: Path) -> list[Path]:

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from labrun._io import file_sha256
 from labrun.checking import suggest
 from labrun.errors import RecordError
 from labrun.runs import store
@@ -95,9 +96,7 @@ def tree_digest(base: Path, names: Sequence[Path]) -> str:
     """
     total = hashlib.sha256()
     for name in names:
-        with open(base / name, "rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(os.fsencode(f"{name.as_posix()}\0{content}\n"))
+        total.update(os.fsencode(f"{name.as_posix()}\0{file_sha256(base / name)}\n"))
     return total.hexdigest()
 
 

@@ -8,6 +8,7 @@ import signal
 import time
 from pathlib import Path
 
+from labrun._io import atomic_write
 from labrun.runs import context, recording
 from labrun.runs import record as records
 from labrun.runs.record import EndReason, Record, RunPaths, Status
@@ -142,10 +143,8 @@ def request(run_dir: Path, why: str = "", name: str = "cancel") -> None:
     folder = RunPaths(run_dir).requests
     with contextlib.suppress(OSError):
         folder.mkdir(exist_ok=True)
-        # In one step: whoever finds it finds its reason.
-        partial = folder / f".{name}.{os.getpid()}"
-        partial.write_text(why, encoding="utf-8")
-        os.replace(partial, folder / name)
+        with atomic_write(folder / name) as file:  # whoever finds it finds its reason
+            file.write(why.encode())
 
 
 def is_asked_to_end(run_dir: Path) -> bool:

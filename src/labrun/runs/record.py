@@ -6,7 +6,6 @@ replaced whole, so a reader sees the old record or the new one, never a mixture,
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import functools
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun import checking, exact
+from labrun._io import atomic_write
 from labrun.errors import RecordError
 from labrun.runs import context
 
@@ -408,18 +408,11 @@ def replace_text(path: Path, text: str, to_disk: bool = True) -> None:
     Raises:
         RecordError: the folder cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        # Halves of characters, which no encoding has, as JSON has them.
-        with open(partial, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-            if to_disk:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(partial, path)
+        with atomic_write(path, to_disk) as file:
+            # Halves of characters, which no encoding has, as JSON has them.
+            file.write(text.encode("utf-8", "backslashreplace"))
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
         raise RecordError(cannot_write(path.parent, error)) from error
 
 

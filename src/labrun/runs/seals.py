@@ -16,19 +16,20 @@ sealed: then a person names what is trusted.
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import hmac
 import json
 import os
 import stat
 import sysconfig
-import uuid
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from labrun import exact, targets, trust
+from labrun._io import atomic_write, file_sha256
 from labrun.errors import ConfigError
 
 FIELD = "seal"
@@ -177,17 +178,8 @@ def _key(make: bool) -> bytes | None:
 def _make_key(path: Path) -> None:
     """Put a new key in place, whole; who comes second takes the first one's."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    new = path.with_name(f".{uuid.uuid4().hex}")
-    try:
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(os.urandom(KEY_BYTES))
-        try:
-            os.link(new, path)
-        except FileExistsError:
-            pass
-    finally:
-        new.unlink(missing_ok=True)
+    with contextlib.suppress(FileExistsError), atomic_write(path, only_new=True, mode=0o600) as file:
+        file.write(os.urandom(KEY_BYTES))
 
 
 def code_of(named: Sequence[str]) -> dict[str, str] | None:
@@ -232,7 +224,7 @@ def _package_of(module: targets.Named) -> dict[str, str]:
     base = module.source.parents[depth - 1]
     digest = hashlib.sha256()
     for path in sorted(base.rglob("*.py")):
-        digest.update(f"{path.relative_to(base)}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\0".encode())
+        digest.update(f"{path.relative_to(base)}\0{file_sha256(path)}\0".encode())
     return {f"{top}.*": digest.hexdigest()}
 
 

@@ -27,6 +27,7 @@ from typing import Any
 from submitit.core import utils
 from submitit.core.job_environment import JobEnvironment
 
+from labrun._io import atomic_write
 from labrun.backends import machine
 from labrun.backends.local.call import REQUEUE
 from labrun.backends.local.forkserver import CALL, PROGRAM
@@ -204,10 +205,8 @@ class Call(Payload):
         file, owner = state_file(self.paths()), records.process_identity()
         processes = [{**owner, "pid": pid, "start_time": records.process_start(pid)} for pid in self.living]
         noted = {"state": self.state, "name": self.name, "owner": owner, "processes": processes}
-        with contextlib.suppress(OSError):  # who waits in this process does not need it
-            temporary = file.with_name(f".{file.name}")
-            temporary.write_text(json.dumps(noted), encoding="utf-8")
-            temporary.replace(file)
+        with contextlib.suppress(OSError), atomic_write(file) as written:  # who waits in this process does not need it
+            written.write(json.dumps(noted).encode())
 
 
 def save_signal() -> signal.Signals:

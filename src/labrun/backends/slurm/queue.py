@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from labrun._io import append_line
 from labrun.backends.machine import run_command
 from labrun.errors import LabrunError, RecordError
 from labrun.runs import context
@@ -35,11 +36,7 @@ def is_job(job: object) -> bool:
 
 def append(path: Path, line: Mapping[str, Any]) -> None:
     """Add a line of JSON to a journal, in one write."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        os.write(descriptor, (json.dumps(line) + "\n").encode())
-    finally:
-        os.close(descriptor)
+    append_line(path, json.dumps(line), mode=0o600)
 
 
 def read_journal(ledger: Path) -> tuple[dict[str, list[list[str]]], dict[str, tuple[str, bool]]]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
 
+from labrun._io import atomic_write, partial_of
 from labrun.data.stores.base import PARTIAL, STATE, Datastore, FileInfo, ProgressCallback, clean, copy
 from labrun.errors import DataError, MissingDataError
 from labrun.runs import context
@@ -61,7 +63,7 @@ class LocalDatastore(Datastore):
         path = self.path(name)
         with _telling(f"cannot write {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(source, "rb") as content, _in_one_step(path, only_new) as file:
+            with open(source, "rb") as content, _arriving(path, only_new) as file:
                 copy(content, file, heard)
         return _of(path)
 
@@ -78,7 +80,7 @@ class LocalDatastore(Datastore):
         try:
             with _telling(f"cannot write {path}"):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                with _in_one_step(path, only_new) as file:
+                with _arriving(path, only_new) as file:
                     file.write(content)
         except FileExistsError:
             return False
@@ -104,25 +106,9 @@ def _of(path: Path) -> FileInfo:
     return FileInfo(status.st_size, f"{status.st_mtime_ns}-{status.st_ino}")
 
 
-@contextlib.contextmanager
-def _in_one_step(path: Path, only_new: bool = False) -> Iterator[BinaryIO]:
-    """Write a file under another name, then put it in place.
-
-    Raises:
-        FileExistsError: it was to be new, and is there.
-    """
-    partial = path.with_name(f"{path.name[:100]}.{os.getpid()}-{os.urandom(3).hex()}{PARTIAL}")
-    try:
-        with open(partial, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if only_new:
-            os.link(partial, path)
-        else:
-            os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+def _arriving(path: Path, only_new: bool) -> AbstractContextManager[BinaryIO]:
+    """A file that comes to be in one step; see `atomic_write`."""
+    return atomic_write(path, to_disk=True, only_new=only_new, partial=partial_of(path, PARTIAL, prefix=""))
 
 
 @contextlib.contextmanager

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from labrun._io import atomic_write
 
 from .exceptions import UserErrorException
 
@@ -35,25 +37,20 @@ def upload(run_dir: Path, name: str, source: Any) -> None:
         raise UserErrorException(f"upload_file({name!r}): the run has a file of this name already: {target}")
     target.parent.mkdir(parents=True, exist_ok=True)
     # Under a name of its own first: whoever reads the run never sees half a file.
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        _copy(source, partial)
-        os.replace(str(partial), str(target))
-    finally:
-        if partial.exists():
-            partial.unlink()
+    with atomic_write(target) as file:
+        if isinstance(source, Path):
+            with open(source, "rb") as content:
+                _copy(content, file)
+        else:
+            _copy(source, file)
 
 
-def _copy(source: Any, target: Path) -> None:
-    if isinstance(source, Path):
-        shutil.copyfile(str(source), str(target))
-        return
-    with open(target, "wb") as file:
-        while True:
-            chunk = source.read(1 << 20)
-            if not chunk:
-                return
-            file.write(chunk.encode() if isinstance(chunk, str) else chunk)
+def _copy(source: Any, target: BinaryIO) -> None:
+    while True:
+        chunk = source.read(1 << 20)
+        if not chunk:
+            return
+        target.write(chunk.encode() if isinstance(chunk, str) else chunk)
 
 
 def upload_folder(run_dir: Path, name: str, folder: Any) -> None:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from labrun._io import append_line
 from labrun.runs import context
 from labrun.runs.context import RunContext
 
@@ -102,7 +103,7 @@ class Metrics:
 
     def _write(self, name: Any, content: Any) -> None:
         target = self._outputs() / f"{_values.file_name(name)}.json"
-        target.write_text(_values.json_line(content), encoding="utf-8")
+        target.write_text(f"{_values.json_text(content)}\n", encoding="utf-8")
 
     def _outputs(self) -> Path:
         folder = self._run.run_dir / "outputs"
@@ -115,11 +116,7 @@ class Metrics:
         path = self._run.run_dir / relative
         path.parent.mkdir(parents=True, exist_ok=True)
         line = {"time": time.time(), "name": str(name), "attempt": self._run.attempt, **content}
-        fd = os.open(str(path), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            os.write(fd, _values.json_line(line).encode())
-        finally:
-            os.close(fd)
+        append_line(path, _values.json_text(line))
         return relative
 
     def read(self) -> dict[str, Any]:

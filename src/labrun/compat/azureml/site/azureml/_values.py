@@ -54,9 +54,9 @@ def as_json(value: Any) -> Any:
     return str(value)
 
 
-def json_line(value: Any) -> str:
+def json_text(value: Any) -> str:
     """One line of JSON, valid whatever the script gave."""
-    return json.dumps(as_json(value), ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(as_json(value), ensure_ascii=False, allow_nan=False)
 
 
 def metric_name(name: Any) -> str:
