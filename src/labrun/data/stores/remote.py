@@ -43,8 +43,8 @@ REACH_S = 15
 class RemoteDatastore(Datastore):
     """Files behind one of fsspec's file systems.
 
-    A kind of datastore derives from this class, and says what is special to it by the names below that have no
-    leading underscore or are called a hook.
+    A kind of datastore derives from this class: it sets the attributes below, and overrides the methods that are called
+    hooks.
 
     Args:
         node: the config's `datastore`, resolved: `_target_` (the file system's class), `name`, `root` and the class's
