@@ -82,7 +82,7 @@ class RemoteDatastore(Datastore):
         self._node = dict(node)
         self._secrets = [str(v) for k, v in node.items() if is_secret(k) and len(str(v)) >= MASKED]
         self._opening = threading.Lock()
-        self._opened: Any = None
+        self._shared: Any = None
 
     @property
     def identity(self) -> str:
@@ -94,9 +94,9 @@ class RemoteDatastore(Datastore):
     def _fs(self) -> Any:
         """The file system, opened when it is first needed."""
         with self._opening:
-            if self._opened is None:
-                self._opened = self._open()
-        return self._opened
+            if self._shared is None:
+                self._shared = self._open()
+        return self._shared
 
     def _open(self) -> Any:
         self._check_package()
