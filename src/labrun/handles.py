@@ -17,7 +17,7 @@ from labrun.control.query import StatusResolver
 from labrun.errors import ConfigError, RecordError
 from labrun.handle import Handle, Submission, root_of
 from labrun.registered import Model
-from labrun.runs import context, files, store, sweep_state
+from labrun.runs import context, files, repeats, store, sweep_state
 from labrun.runs import record as records
 from labrun.runs.record import Record
 from labrun.runs.sweep_state import SweepState
@@ -386,10 +386,19 @@ class Sweep(Handle):
         """
         return {run.id: {k: v for k, v in run.metrics.items() if name in (None, k)} for run in self.get_children()}
 
-    def to_frame(self) -> pandas.DataFrame:
-        """A row for each run: its number, id, status, duration, swept keys and metrics."""
+    def to_frame(self, over: str | Sequence[str] | None = None) -> pandas.DataFrame:
+        """A row for each run: its number, id, status, duration, swept keys and metrics.
+
+        Args:
+            over: a key, or several, to take means over, as in `seed`: a row for each setting without them, with its
+                keys, how many `runs` it has, and `accuracy_mean`, `accuracy_std` (of the sample; NaN of a single run)
+                and `accuracy_n` (completed runs with a finite value) of each metric.
+        """
         import pandas
 
+        if over is not None:
+            keys = [over] if isinstance(over, str) else list(over)
+            return pandas.DataFrame(repeats.table(repeats.group([run.record for run in self.get_children()], keys)))
         rows = []
         for run in self.get_children():
             record = run.record

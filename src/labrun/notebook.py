@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import yaml
 
-from labrun.runs import context, report, store
+from labrun.runs import context, mean_curves, repeats, report, store
 from labrun.runs import record as records
 from labrun.runs.record import Record
 
@@ -203,7 +203,11 @@ def _best_first(children: Sequence[ShownRun], metric: str) -> Sequence[ShownRun]
 
 
 def _picture_of(children: Sequence[ShownRun]) -> str:
-    """Curves of the runs together, of at most a dozen."""
+    """Curves of the runs together, of at most a dozen; where settings have several seeds, their means."""
+    if settings := repeats.of_seeds([run.record for run in children]):
+        folders = {run.id: run.folder for run in children}
+        means, _ = mean_curves.of(settings[:12], lambda record: context.read_metrics(folders[record.id]))
+        return _picture(lambda path: report.compared_curves(means, path, "mean and standard deviation over seed"))
     shown = children[:12]
     differing, _ = report.differing([run.record.overrides for run in shown])
     found = {
@@ -238,7 +242,23 @@ def _children(children: Sequence[ShownRun], states: Sequence[str], metric: str) 
                 html.escape(" ".join(record.overrides)),
             )
         )
-    return _table(rows, ("", "id", "status", "duration", html.escape(metric), "overrides"))
+    return _over_seed(children, metric) + _table(
+        rows, ("", "id", "status", "duration", html.escape(metric), "overrides")
+    )
+
+
+def _over_seed(children: Sequence[ShownRun], metric: str) -> str:
+    """The means over the seeds, where a setting has several."""
+    settings = repeats.of_seeds([run.record for run in children])
+    if not settings:
+        return ""
+    rows = []
+    for one, label in zip(settings, repeats.labels(settings), strict=True):
+        found = one.summary(metric)
+        shown = ["" if value is None else _number(value) for value in (found.mean, found.std)]
+        rows.append((html.escape(label), *shown, found.count))
+    notes = "".join(f"<p>{html.escape(note)}</p>" for note in repeats.notes(settings, [metric]))
+    return _table(rows, ("over seed", *(html.escape(f"{metric}_{what}") for what in ("mean", "std")), "n")) + notes
 
 
 def _child(run: ShownRun) -> str:

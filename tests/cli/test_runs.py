@@ -20,7 +20,7 @@ from PIL import Image
 from conftest import Command, Runner
 from helpers import PLAIN, Completed, lab, new, run_labrun, submitted
 from labrun import cli
-from labrun.cli.runs import inspect
+from labrun.cli.runs import compare
 from labrun.errors import RecordError
 from labrun.runs import archive_export, index, recording, removing, store
 from labrun.runs import record as records
@@ -213,6 +213,36 @@ def test_compare_shows_what_differs_and_draws_the_curves(all_kinds: Path, run: L
     assert found["differences"]["model.name"] == {"a1111111": "small", "a2222222": "large"}
 
 
+def test_compare_over_a_key_has_a_column_for_each_setting(workspace: Path, run: Lab) -> None:
+    for number, (seed, lr) in enumerate(((1, 0.1), (2, 0.1), (1, 0.3))):
+        run_dir = make(
+            workspace,
+            f"a{number}000000",
+            metrics={"accuracy": 0.2 * seed},
+            overrides=[f"model.lr={lr}", f"seed={seed}"],
+            config={"model": {"lr": lr}, "seed": seed, "trainer": {}},
+        )
+        context = RunContext(run_dir)
+        for step in range(3):
+            context.log("loss", step * seed, step)
+        context.close()
+    code, out, err = run("runs", "compare", "a0", "a1", "a2", "--over", "seed", "-o", "over.png")
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.startswith("  ")}
+    assert code == 0 and err == "" and Image.open("over.png").size[0] > 300
+    assert rows["model.lr"] == ["0.1", "0.3"] and rows["seed"] == ["1", "2", "1"]
+    assert rows["accuracy_mean"] == ["0.3000", "0.2000"] and rows["accuracy_std"] == ["0.1414", "-"]
+    assert rows["accuracy_n"] == ["2", "1"] and "curves: over.png" in out
+    found = json.loads(run("runs", "compare", "a0", "a1", "a2", "--over", "seed", "--over", "model.lr", "--json")[1])
+    assert found["over"] == ["seed", "model.lr"] and found["settings"][0]["runs"] == [
+        "a0000000",
+        "a1000000",
+        "a2000000",
+    ]
+    assert found["settings"][0]["metrics"]["accuracy"]["n"] == found["settings"][0]["metrics"]["accuracy"]["of"] == 3
+    code, _, err = run("runs", "compare", "a0", "a1", "--over", "sed")
+    assert code == 2 and "Did you mean 'seed'?" in err
+
+
 def test_compare_leaves_out_a_key_that_takes_another_ones_value(workspace: Path, run: Lab) -> None:
     for number in (1, 2):
         model = {"lr": number / 10, "optimizer": {"lr": number / 10, "momentum": number}, "head": {"units": number}}
@@ -252,8 +282,8 @@ def test_compare_leaves_out_what_is_no_experiments(workspace: Path, run: Lab) ->
     found = json.loads(run("runs", "compare", "a1", "a2", "--json")[1])["differences"]
     assert set(found) == {"model.lr", "script.path", "trainer.resume.id"}
     compared = [records.read(path) for path in sorted((workspace / "outputs/test").iterdir())]
-    assert inspect._called(compared) == ["model.lr=1", "model.lr=2"]
-    assert inspect._called([compared[0], compared[0]]) == ["test a1111111"] * 2
+    assert compare._called(compared) == ["model.lr=1", "model.lr=2"]
+    assert compare._called([compared[0], compared[0]]) == ["test a1111111"] * 2
 
 
 def test_tags_and_notes_while_a_run_goes_on(all_kinds: Path, run: Lab) -> None:

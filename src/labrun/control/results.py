@@ -1,4 +1,7 @@
-"""What a sweep leaves at its end: the table, best first, `results.csv`, and the best run's pictures."""
+"""What a sweep leaves at its end: the table, best first, `results.csv`, and the best run's pictures.
+
+Where it has several seeds of a setting, also a table of the means, and `results_over_seed.csv`.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from typing import Any
 from labrun import terminal
 from labrun.control import objective
 from labrun.errors import LabrunError
-from labrun.runs import comparable, report, store
+from labrun.runs import comparable, repeats, report, store
 from labrun.runs.record import Record
 
 log = logging.getLogger(__name__)
@@ -64,18 +67,52 @@ def tell(
     except OSError as error:
         log.warning("results.csv cannot be written: %s", error)
     say(report.table(rows))
+    files = f"results.csv{tell_over_seed(finished, wanted, folder)}"
     best = finished[order[0]]
     if (mixture := comparable.mixture(finished, by)) is not None:
         log.warning("%s", mixture)
     if objective.rank(best, wanted) == -math.inf:
-        say(f"{objective.no_best(finished, by)}\nfolder: {folder}   (results.csv)")
+        say(f"{objective.no_best(finished, by)}\nfolder: {folder}   ({files})")
         return finished
     best_dir = run_dirs[order[0]]
     if best.config["report"] == "auto" and draw is not None:
         _draw_best(best_dir, draw)
     drawn = any((best_dir / "outputs").glob("*.png"))
-    say(f"folder: {folder}   (results.csv{f'; pictures of the best run: {best_dir}/outputs' if drawn else ''})")
+    say(f"folder: {folder}   ({files}{f'; pictures of the best run: {best_dir}/outputs' if drawn else ''})")
     return finished
+
+
+def tell_over_seed(finished: Sequence[Record], wanted: objective.Objective, folder: Path) -> str:
+    """Print the means over the seeds, the best first, and write their file, where a setting has several seeds.
+
+    Returns:
+        What the list of the sweep's files has to say of it.
+    """
+    settings = repeats.of_seeds(finished)
+    if not settings:
+        return ""
+    by, found = wanted.metric, [one.summary(wanted.metric) for one in settings]
+    scores = [-math.inf if one.mean is None else wanted.score(one.mean) for one in found]
+    own, _ = report.differing([record.overrides for record in finished])
+    varied = {text for texts in own for text in texts}
+    cells = [("n", f"{by}_mean", f"{by}_std", "overrides")]
+    for place in sorted(range(len(settings)), key=lambda i: -scores[i]):
+        numbers = ["-" if value is None else report.number(value) for value in (found[place].mean, found[place].std)]
+        overrides = " ".join(text for text in settings[place].overrides if text in varied)
+        cells.append((found[place].count, numbers[0], numbers[1], overrides))
+    lines = list(report.columns([line[1:] for line in cells]))
+    rows = [(line[0], text) for line, text in zip(cells, lines, strict=True)]
+    say(report.table([("over seed", "mean and standard deviation of n runs"), *rows]))
+    for note in repeats.notes(settings, [by]):
+        log.warning("%s", note)
+    try:
+        write_over_csv(settings, folder / OVER_SEED)
+    except OSError as error:
+        log.warning("%s cannot be written: %s", OVER_SEED, error)
+    return f", {OVER_SEED}"
+
+
+OVER_SEED = "results_over_seed.csv"
 
 
 def say(text: str) -> None:
@@ -110,6 +147,16 @@ def write_csv(finished: Sequence[Record], path: Path) -> None:
             values: list[Any] = [record.metrics.get(name, "") for name in names]
             number = (record.sweep or {}).get("number")
             writer.writerow([number, record.id, record.status, record.duration_s, *values, " ".join(record.overrides)])
+
+
+def write_over_csv(settings: Sequence[repeats.Setting], path: Path) -> None:
+    """A line per setting: how many runs it has; mean, standard deviation and number of each metric; its overrides."""
+    names, rows = repeats.rows(settings)
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*names, "overrides"])
+        for one, row in zip(settings, rows, strict=True):
+            writer.writerow([*("" if cell is None else cell for cell in row), " ".join(one.overrides)])
 
 
 def failure(record: Record) -> str:

@@ -18,7 +18,7 @@ NOT_TAKEN = frozenset({LAUNCH, "heartbeat", "requests"})
 """At the top of a run's folder, what says something of the machine that it was on, and nothing of the run."""
 REPOSITORY = ".git"
 """Left out wherever it lies: git runs what the configuration of a repository says, as soon as somebody is in it."""
-SWEEP_FILES = ("results.csv", "report.html", "best.yaml", "multirun.yaml")
+SWEEP_FILES = ("results.csv", "results_over_seed.csv", "report.html", "best.yaml", "multirun.yaml")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""Whether values of one metric compare: scores of other data, or scored in another way, do not."""
+"""What of two runs compares: which keys of their configs, and whether their values of one metric do."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from labrun.runs.record import COMPLETED, Record
@@ -9,6 +10,33 @@ from labrun.runs.record import COMPLETED, Record
 SHOWN = 3
 PARTS = ("test_", "val_", "train_")
 """How metrics begin whose names say what they were measured on."""
+
+
+NOT_COMPARED = frozenset(
+    {
+        "name",
+        "tags",
+        "notes",
+        "compute",
+        "sweep",
+        "tracking",
+        "logger",
+        "report",
+        "datastore",
+        "export",
+        "trusted",
+    }
+)
+"""Nodes of a config that say where a run goes, how it is called and shown, and not what is tried in it."""
+DERIVED = re.compile(
+    r"(.*\.)?(from|resume|script)\.(path|source|python)|script\.(source|python|environment)|.*\.dirpath"
+)
+"""Keys that labrun fills in: where things lie that other keys name."""
+
+
+def is_compared(key: str) -> bool:
+    """Whether a key of the config is an experiment's own."""
+    return key.partition(".")[0] not in NOT_COMPARED and (key == "script.path" or not DERIVED.fullmatch(key))
 
 
 def mixture(found: Sequence[Record], metric: str) -> str | None:

@@ -392,7 +392,8 @@ def compared_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path,
     """The curves of several runs, a frame for each metric that any of them has, a line for each run.
 
     Args:
-        runs: lines of `metrics.jsonl`, by what is to be said of their run.
+        runs: lines of `metrics.jsonl`, by what is to be said of their run; or those of a mean (`mean_curves.of`), with
+            their standard deviation as a band.
         path: the picture's file.
         title: stands above it; by default what the runs are called, or how many they are.
 
@@ -429,6 +430,7 @@ def compared_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path,
                 marker = "o" if len(at) <= 30 else None
                 (line,) = axes.plot(at, values, marker=marker, markersize=3, color=colour, linewidth=1.2)
                 drawn.setdefault(run, line)
+                _draw_band(axes, at, curves[name], colour)
         axes.set_xlabel(counted)
         axes.set_ylabel(_short(name, 32))
         _fit_scale(axes, [line["value"] for lines in own.values() for line in lines])
@@ -438,6 +440,13 @@ def compared_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path,
     figure.legend(shown, said, loc="outside lower center", fontsize=8, ncols=beside, frameon=False)
     some = f", of which {len(named)} are named" if step > 1 else ""
     return _save(figure, path, title or f"{len(runs)} runs{some}")
+
+
+def _draw_band(axes: Any, at: Sequence[float], lines: Sequence[Mapping[str, Any]], colour: Any) -> None:
+    """One standard deviation on both sides of a mean; nothing around a single run's curve."""
+    if all("std" in line for line in lines):
+        low, high = zip(*((line["value"] - line["std"], line["value"] + line["std"]) for line in lines), strict=True)
+        axes.fill_between(at, low, high, color=colour, alpha=0.2, linewidth=0)
 
 
 POINTS = 5000

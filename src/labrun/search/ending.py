@@ -92,6 +92,7 @@ def tell(search: Search, folder: Path, draw: Callable[[Path], object], told: Col
         return
     if (mixture := comparable.mixture([one.record for one in tried], search.objectives[0].metric)) is not None:
         log.warning("%s", mixture)
+    over_seed = results.tell_over_seed([one.record for one in tried], search.objectives[0], folder)
     _report(search, tried, folder)
     if best.record.config["report"] == "auto" and (folder / best.run / "outputs" / "model.json").exists():
         try:
@@ -107,7 +108,7 @@ def tell(search: Search, folder: Path, draw: Callable[[Path], object], told: Col
     else:
         why = "the config sets hydra.searchpath itself" if search.trials.origin.is_closed else "it takes a key away (~)"
         results.say(f"  no config file can say the same: {why}")
-    results.say(f"folder: {folder}   (results.csv, report.html{', best.yaml' if has_file else ''})")
+    results.say(f"folder: {folder}   (results.csv{over_seed}, report.html{', best.yaml' if has_file else ''})")
 
 
 def file_command(folder: Path, name: str, trials: Trials) -> str:

@@ -68,7 +68,13 @@ def _add_reading(verbs: Any) -> None:
     )
     verb.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="default: ./<experiment>-<id>")
     verb.add_argument("--force", action="store_true", help="overwrite what is there")
-    verb = _verb(verbs, "compare", "inspect.compare", "runs side by side: config, metrics, curves", names="*")
+    verb = _verb(verbs, "compare", "compare.compare", "runs side by side: config, metrics, curves", names="*")
+    verb.add_argument(
+        "--over",
+        action="append",
+        metavar="KEY",
+        help="means over this key, as in --over seed: a column for each setting without it; may be repeated",
+    )
     verb.add_argument("--json", action="store_true", help="differences and metrics as JSON")
     verb.add_argument("-o", "--output", type=Path, metavar="PNG", help="where the picture of the curves goes")
 

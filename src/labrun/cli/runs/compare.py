@@ -1,0 +1,190 @@
+"""Runs side by side: `compare`; with `--over`, settings side by side, each with the mean of its runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from labrun.cli.runs import filters
+from labrun.control.query import Pair, StatusResolver
+from labrun.errors import RecordError
+from labrun.runs import comparable, context, files, mean_curves, repeats, report, store
+from labrun.runs import record as records
+from labrun.runs.record import Record, flat_config
+from labrun.runs.repeats import Setting
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Runs side by side: where their configs differ, their metrics, their curves in one picture."""
+    chosen = [(run_dir, records.read(run_dir)) for run_dir, _ in filters.select(options, default=None)]
+    if len(chosen) < 2:
+        raise RecordError(f"to compare takes two runs or more, and only {chosen[0][1].id} was chosen")
+    if options.over:
+        return _over(chosen, options)
+    head = ("", *(record.id for _, record in chosen))
+    shown = StatusResolver()
+    about = [
+        ("experiment", *(record.name for _, record in chosen)),
+        ("status", *(shown(*pair) for pair in chosen)),
+        ("duration", *(report.duration(record.duration_s or 0) for _, record in chosen)),
+    ]
+    differing = list(_differences(chosen))
+    values = list(_values(chosen))
+    if options.json:
+        ids = [record.id for _, record in chosen]
+        named = {name: dict(zip(ids, row, strict=True)) for name, *row in (*differing, *values)}
+        print(
+            json.dumps(
+                {
+                    "runs": ids,
+                    "differences": {n[0]: named[n[0]] for n in differing},
+                    "metrics": {n[0]: named[n[0]] for n in values},
+                }
+            )
+        )
+        return 0
+    _side_by_side(head, (("runs", about), ("configuration, where it differs", differing), ("metrics", values)))
+    called = _called([record for _, record in chosen])
+    curves = {name: context.read_metrics(run_dir) for name, (run_dir, _) in zip(called, chosen, strict=True)}
+    drawn = report.compared_curves(curves, _picture(chosen, options))
+    print(f"curves: {drawn}" if drawn else "curves: no metric of these runs has more than one step")
+    return 0
+
+
+def _over(chosen: Sequence[Pair], options: argparse.Namespace) -> int:
+    """Settings side by side: the means of their runs, the curves with a band of one standard deviation."""
+    settings = repeats.group([record for _, record in chosen], options.over)
+    firsts = [next(pair for pair in chosen if pair[1] is one.runs[0]) for one in settings]
+    differing = list(_differences(firsts, [one.config for one in settings]))
+    metrics = list(dict.fromkeys(name for one in settings for name in one.metrics))
+    notes = repeats.notes(settings, metrics)
+    if options.json:
+        print(json.dumps(_over_as_json(settings, differing, metrics, options.over, notes)))
+        return 0
+    head = ("", *(str(place) for place in range(1, len(settings) + 1)))
+    parts = (
+        (f"settings, over {', '.join(options.over)}", list(_about(settings, options.over))),
+        ("configuration, where it differs", differing),
+        ("metrics", list(_means(settings, metrics))),
+    )
+    _side_by_side(head, parts)
+    folders = {id(record): run_dir for run_dir, record in chosen}
+    curves, left_out = mean_curves.of(settings, lambda record: context.read_metrics(folders[id(record)]))
+    title = f"{len(settings)} settings, mean and standard deviation over {', '.join(options.over)}"
+    drawn = report.compared_curves(curves, _picture(chosen, options, "over"), title)
+    for note in [*notes, *left_out]:
+        print(f"note: {note}", file=sys.stderr)
+    print(f"curves: {drawn}" if drawn else "curves: no metric of these runs has more than one step")
+    return 0
+
+
+def _about(settings: Sequence[Setting], over: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    yield "experiment", *(", ".join(dict.fromkeys(record.name for record in one.runs)) for one in settings)
+    yield "runs", *(str(len(one.runs)) for one in settings)
+    for key in over:
+        yield key, *(" ".join(repeats.values(one, key)) for one in settings)
+
+
+def _means(settings: Sequence[Setting], metrics: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    for name in metrics:
+        found = [one.summary(name) for one in settings]
+        yield f"{name}_mean", *("-" if one.mean is None else report.number(one.mean) for one in found)
+        yield f"{name}_std", *("-" if one.std is None else report.number(one.std) for one in found)
+        yield f"{name}_n", *(one.count for one in found)
+
+
+def _over_as_json(
+    settings: Sequence[Setting],
+    differing: Sequence[tuple[str, ...]],
+    metrics: Sequence[str],
+    over: Sequence[str],
+    notes: Sequence[str],
+) -> dict[str, Any]:
+    told = []
+    for place, one in enumerate(settings, start=1):
+        found = {name: one.summary(name) for name in metrics}
+        told.append(
+            {
+                "setting": {row[0]: row[place] for row in differing},
+                "runs": [record.id for record in one.runs],
+                "metrics": {name: {"mean": s.mean, "std": s.std, "n": s.n, "of": s.of} for name, s in found.items()},
+            }
+        )
+    return {"over": list(over), "settings": told, "notes": list(notes)}
+
+
+def _side_by_side(head: Sequence[str], parts: Iterable[tuple[str, Sequence[Sequence[str]]]]) -> None:
+    """Print tables that have the same columns, each below its title."""
+    for title, rows in parts:
+        print(title if rows else f"{title}: nothing")
+        cells = [tuple(_short(cell) for cell in row) for row in (head, *rows)]
+        print("\n".join(f"  {line}" for line in report.columns(cells)) if rows else "", end="\n" if rows else "")
+
+
+def _picture(chosen: Sequence[Pair], options: argparse.Namespace, kind: str = "compare") -> Path:
+    """Where the picture of several runs goes."""
+    ids = "-".join(record.id for _, record in chosen)[:80]
+    return files.ready(options.output or files.pictures(store.workspace()) / f"{kind}-{ids}.png")
+
+
+def _called(compared: Sequence[Record]) -> list[str]:
+    """What each run is called beside the others: by the overrides that tell it from them; no two alike."""
+    overrides, _ = report.differing([record.overrides for record in compared])
+    names = {record.name for record in compared}
+    said = [
+        " ".join([*([record.name] if len(names) > 1 else []), *own]) or record.name
+        for record, own in zip(compared, overrides, strict=True)
+    ]
+    return [text if said.count(text) == 1 else f"{text} {one.id}" for text, one in zip(said, compared, strict=True)]
+
+
+def _short(cell: str) -> str:
+    return cell if len(cell) <= 60 else cell[:57] + "..."
+
+
+def _differences(
+    chosen: Sequence[Pair], configs: Sequence[Mapping[str, str]] | None = None
+) -> Iterator[tuple[str, ...]]:
+    """Keys of the config, and what else a run depends on, that not all runs have alike.
+
+    Args:
+        chosen: the runs.
+        configs: what is compared in place of their own.
+    """
+    found = configs or [dict(flat_config(record.config)) for _, record in chosen]
+    keys = list(dict.fromkeys(key for config in found for key in config))
+    rows = [(key, *(config.get(key, "-") for config in found)) for key in keys if comparable.is_compared(key)]
+    rows = [row for row in rows if not _repeats(row, rows)]
+    rows.append(("code", *(str((record.code or {}).get("sources", "-"))[:12] for _, record in chosen)))
+    rows.append(
+        ("script", *(str(((record.code or {}).get("script") or {}).get("digest", "-"))[:12] for _, record in chosen))
+    )
+    rows.append(("git commit", *(str((record.git or {}).get("commit", "-"))[:12] for _, record in chosen)))
+    rows.append(("data", *(" ".join(_read(d) for d in r.data) or "-" for _, r in chosen)))
+    packages = [record.packages for _, record in chosen]
+    for name in sorted({name for one in packages for name in one}):
+        rows.append((f"package {name}", *(one.get(name, "-") for one in packages)))
+    yield from (row for row in rows if len(set(row[1:])) > 1)
+
+
+def _repeats(row: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> bool:
+    """Whether a key has the values of one of the same name above it: `model.optimizer.lr` takes `model.lr`."""
+    above, _, name = row[0].rpartition(".")
+    places = above.split(".")
+    others = {".".join([*places[:depth], name]) for depth in range(1, len(places))}
+    return any(other[0] in others and other[1:] == row[1:] for other in rows)
+
+
+def _read(entry: Mapping[str, Any]) -> str:
+    """The digest of the data that a run read, and of what code made of them."""
+    return "/".join(str(entry[key])[:12] for key in ("digest", "content") if entry.get(key))
+
+
+def _values(chosen: Sequence[Pair]) -> Iterator[tuple[str, ...]]:
+    for name in dict.fromkeys(name for _, record in chosen for name in record.metrics):
+        cells = [record.metrics.get(name) for _, record in chosen]
+        yield name, *(report.number(v) if isinstance(v, int | float) else "-" if v is None else str(v) for v in cells)

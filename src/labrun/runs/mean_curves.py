@@ -1,0 +1,85 @@
+"""The curves of runs with the same setting as one: their mean at each step, and how far they lie around it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from labrun.runs import repeats, report
+from labrun.runs.record import COMPLETED, Record
+from labrun.runs.repeats import Setting
+
+Line = Mapping[str, Any]
+"""Of `metrics.jsonl`."""
+ByStep = dict[int, Line]
+
+
+def of(
+    settings: Sequence[Setting], read: Callable[[Record], Sequence[Line]]
+) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
+    """A curve of each metric for each setting, of its completed runs.
+
+    Args:
+        settings: whose runs are averaged.
+        read: gives a run's metrics.
+
+    Returns:
+        Lines as `report.compared_curves` takes them, by what is said of the setting and `(n=3)`; and what could not be
+        drawn, and why.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    notes: list[str] = []
+    for one, label in zip(settings, repeats.labels(settings), strict=True):
+        lines, why = _of_one(one, read)
+        notes += [f"{label}: {text}" for text in why]
+        counts = sorted({line["n"] for line in lines})
+        if counts:
+            n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+            found[f"{label} (n={n})"] = lines
+    return found, notes
+
+
+def _of_one(one: Setting, read: Callable[[Record], Sequence[Line]]) -> tuple[list[dict[str, Any]], list[str]]:
+    logged = {record.id: read(record) for record in one.runs if record.status == COMPLETED}
+    curves = {run: _by_step(lines) for run, lines in logged.items()}
+    found: list[dict[str, Any]] = []
+    notes = []
+    for name in dict.fromkeys(name for own in curves.values() for name in own):
+        odd = [run for run, lines in logged.items() if any(_is_odd(line, name) for line in lines)]
+        if odd:
+            notes.append(f"{name} is not finite at some steps of {', '.join(odd)}: no mean is drawn there")
+        if one.summary(name).mixture is not None:
+            continue
+        runs = [own[name] for own in curves.values() if name in own]
+        mean = _mean(name, runs)
+        found += mean
+        if not mean:
+            notes.append(f"no curve of {name}: its {len(runs)} runs have less than two steps in common")
+    return found, notes
+
+
+def _is_odd(line: Line, name: str) -> bool:
+    return bool(line["name"] == name and not math.isfinite(line["value"]))
+
+
+def _by_step(lines: Sequence[Line]) -> dict[str, ByStep]:
+    """The finite values of each metric that has a curve; of several at a step the last."""
+    return {name: {int(line["step"]): line for line in own} for name, own in report.curves_of(lines).items()}
+
+
+def _mean(name: str, runs: Sequence[ByStep]) -> list[dict[str, Any]]:
+    """The mean where all the runs have a value: elsewhere it would be of others, and jump; nothing of a single step."""
+    shared = sorted(set.intersection(*(set(run) for run in runs)))
+    if len(shared) < 2:
+        return []
+    found = []
+    for step in shared:
+        at = [run[step] for run in runs]
+        own = repeats.Summary(tuple(line["value"] for line in at), len(runs), {}, None)
+        point: dict[str, Any] = {"name": name, "step": step, "value": own.mean, "n": own.n}
+        epochs = {line.get("epoch") for line in at}
+        if len(epochs) == 1 and None not in epochs:
+            point["epoch"] = epochs.pop()
+        found.append(point if own.std is None else {**point, "std": own.std})
+    return found
