@@ -102,10 +102,10 @@ class Run(Handle):
         """The metrics: a number for what was logged once, a list of numbers for what was logged again and again.
 
         Args:
-            name: only this one.
+            name: only this one; also one of those that its supervisor measured (`system/cpu`).
         """
         found: dict[str, list[float]] = {}
-        for line in context.read_metrics(self.folder):
+        for line in context.read_metrics(self.folder, system=name is not None):
             if name in (None, line["name"]):
                 found.setdefault(line["name"], []).append(line["value"])
         return {key: values if len(values) > 1 else values[0] for key, values in found.items()}

@@ -421,6 +421,8 @@ class Tracking:
     kind: Annotated[str, TRACKERS]
     uri: str | None = None
     wait: bool = False
+    system: bool = False
+    system_every_s: Annotated[float, Range(at_least=1)] = 10
 
 
 @dataclass(frozen=True)

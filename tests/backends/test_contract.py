@@ -27,7 +27,7 @@ from labrun.control import controller
 from labrun.control.cancel import end_runs
 from labrun.control.query import StatusResolver
 from labrun.errors import ConfigError
-from labrun.runs import finalize
+from labrun.runs import context, finalize
 from labrun.runs import record as records
 from labrun.runs.record import Record
 from labrun.runs.sweep_state import read_plan
@@ -159,6 +159,23 @@ def test_each_run_is_carried_out_once_and_a_failure_is_its_own(backend: Backend,
         assert found[3].status == "failed" and found[3].error is not None and found[3].error["type"] == "Killed"
     again = conduct(folder)
     assert again.ends == [] and all(len(records.read(run_dir).attempts) == 1 for run_dir in run_dirs)
+
+
+def test_what_a_run_uses_is_measured_from_beside_it(backend: Backend, workspace: Path) -> None:
+    """Also of a run that has ended before the first value is due. Takes over 15 s on Slurm, as above."""
+    folder = workspace / "multirun" / "test" / "measured"
+    run_dirs = sweep(backend, folder, [{"seconds": 2.5}, {}], "tracking.system=true", "tracking.system_every_s=1")
+    conduct(folder)
+    for run_dir, least in zip(run_dirs, (2, 1), strict=True):
+        found = context.system_values(run_dir)
+        assert len(found["system/memory_gb"]) >= least and found["system/memory_gb"][0] > 0.01
+        assert len(found["system/disk_free_gb"]) == len(found["system/disk_gb"]) >= least
+        assert all(0 <= cores < 64 for cores in found.get("system/cpu", []))
+        record = records.read(run_dir)
+        assert record.status == "completed" and not any(name.startswith("system/") for name in record.metrics)
+        lines = [line for line in context.read_metrics(run_dir, system=True) if context.is_system(line)]
+        assert {line["attempt"] for line in lines} == {1} and context.bad_lines(run_dir) == 0
+        assert [line["step"] for line in lines] == sorted(line["step"] for line in lines)
 
 
 def test_requests_are_obeyed(backend: Backend, workspace: Path) -> None:

@@ -78,6 +78,17 @@ def test_a_run_is_shown_whole_and_sending_twice_changes_nothing(root: Path) -> N
     assert [file.path for file in store.list_artifacts(run.info.run_id)] == ["curves.png"]
 
 
+def test_what_a_run_uses_is_shown_of_every_attempt(root: Path) -> None:
+    run_dir = finished(root, "aaaa0000", [3.0])
+    RunContext(run_dir, attempt=2).log("loss", 2.0, step=1)
+    for attempt, step in ((1, 1), (1, 11), (2, 21)):
+        context.log_system(run_dir, attempt, step, {"system/cpu": 0.5})
+    uri = mlflow_client.database_uri(root)
+    assert Ingester(root, uri).ingest() == 1 and Ingester(root, uri).ingest() == 0
+    store, (run,) = runs_of(root)
+    assert [point.step for point in store.get_metric_history(run.info.run_id, "system/cpu")] == [1, 11, 21]
+
+
 def test_only_whole_new_lines_are_sent(root: Path) -> None:
     run_dir = submitted(root, config={})
     run = RunContext(run_dir)

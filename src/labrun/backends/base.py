@@ -14,6 +14,7 @@ What every backend must do, and `tests/backends/test_contract.py` checks of each
 6. *Outlive the controller, or say that it does not*: where `outlives_controller`, a later executor of the same folder
    takes up what still runs; elsewhere the runs end with their controller, and the next one begins them again.
 7. *Answer for runs that nobody polls*: `is_over` says whether a job has ended; `cancel_unpolled` ends one.
+8. *Measure what a run uses*, from beside it, where `Resources.measured_every_s` says so: `runs.system_metrics`.
 
 A backend that is not labrun's own is found by its entry point in the group `labrun.backends` (`registry.py`).
 """
@@ -29,6 +30,7 @@ from typing import Any, ClassVar, Protocol
 from labrun.backends.variables import known_here
 from labrun.errors import ConfigError
 from labrun.runs.record import Record
+from labrun.runs.recording import measured_every_s
 from labrun.runs.sweep_state import Plan
 
 
@@ -48,6 +50,8 @@ class Resources:
     pictures: bool = False
     data: Mapping[str, Any] | None = None
     """The nodes `dataset` and `datastore` of its config, by which a pool sees that several runs read the same."""
+    measured_every_s: float | None = None
+    """How often what it uses of the machine is to be measured (`runs.system_metrics`); None: never."""
 
 
 def resources(
@@ -75,6 +79,7 @@ def resources(
         environment=environment,
         pictures=draws_pictures(record),
         data={key: record.config[key] for key in ("dataset", "datastore")} if record.config.get("dataset") else None,
+        measured_every_s=measured_every_s(record),
     )
 
 

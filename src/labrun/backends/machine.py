@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from labrun.runs import nvml
 from labrun.schema import Compute
 
 DEFAULTS = Compute(target="local")
@@ -42,11 +43,9 @@ def visible_gpus() -> list[str]:
         return [index for index, _ in gpu_names()]
     found = []
     there = {index for index, _ in gpu_names()}
-    for entry in map(str.strip, listed.split(",")):
-        # As CUDA reads it: what is no device ends the list. Names other than numbers are looked up by CUDA alone.
-        if entry.lower() in ("", "-1", "nodevfiles", "none", "void") or (
-            there and entry.isdigit() and entry not in there
-        ):
+    for entry in nvml.listed(listed):
+        # As CUDA reads it, so does a number that is none. Names other than numbers are looked up by CUDA alone.
+        if there and entry.isdigit() and entry not in there:
             break
         found.append(entry)
     return found

@@ -236,7 +236,7 @@ def progress(run_dir: Path) -> tuple[str, str]:
     epoch, metric = "", ""
     for raw in lines:
         line = context.metric(raw)
-        if line is None:
+        if line is None or context.is_system(line):
             continue
         metric = f"{line['name']} {report.number(line['value'])}"
         if "epoch" in line:

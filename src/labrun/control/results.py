@@ -102,7 +102,8 @@ def tell_over_seed(finished: Sequence[Record], wanted: objective.Objective, fold
         cells.append((found[place].count, numbers[0], numbers[1], overrides))
     lines = list(report.columns([line[1:] for line in cells]))
     rows = [(line[0], text) for line, text in zip(cells, lines, strict=True)]
-    say(report.table([("over seed", "mean and standard deviation of n runs"), *rows]))
+    if max(scores) > -math.inf:
+        say(report.table([("over seed", "mean and standard deviation of n runs"), *rows]))
     for note in repeats.notes(settings, [by]):
         log.warning("%s", note)
     try:

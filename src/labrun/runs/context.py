@@ -1,7 +1,8 @@
 """Logging from inside a run: standard library only, so that any interpreter can use it.
 
 A metric is one JSON line, appended with one `write` to `metrics.jsonl`. Lines of processes that write at the same
-time therefore never mix, and a kill leaves at most one torn line, the last.
+time therefore never mix, and a kill leaves at most one torn line, the last. The run's supervisor appends lines too, of
+what it measures (`log_system`): they are marked, and nobody reads them but who asks for them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import stat
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, SupportsFloat
 
@@ -65,8 +67,7 @@ class RunContext:
         if epoch is not None:
             line["epoch"] = int(epoch)
         if self._fd is None:
-            path = self.run_dir / METRICS_FILE
-            self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._fd = _opened_to_append(self.run_dir)
         write_line(self._fd, json.dumps(line, allow_nan=False, ensure_ascii=False))
 
     def has_logged(self, name: str) -> bool:
@@ -78,6 +79,44 @@ class RunContext:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+
+def log_system(run_dir: str | os.PathLike[str], attempt: int, step: int, values: dict[str, float]) -> None:
+    """Append what a run's supervisor has measured of it, in one write: the run itself may write at the same time.
+
+    Args:
+        run_dir: the run.
+        attempt: the number of its attempt.
+        step: whole seconds since the run first began.
+        values: finite ones, by their names.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    head = {"time": time.time(), "step": step}
+    lines = [{**head, "name": name, "value": one, "attempt": attempt, SYSTEM: True} for name, one in values.items()]
+    fd = _opened_to_append(run_dir)
+    try:
+        os.write(fd, b"".join(map(_encoded, lines)))
+    finally:
+        os.close(fd)
+
+
+SYSTEM = "system"
+"""Marks the lines that are not the run's own; a run may log a metric of any name."""
+
+
+def is_system(line: Mapping[str, Any]) -> bool:
+    """Whether a line of the metrics is the supervisor's."""
+    return line.get(SYSTEM) is True
+
+
+def _opened_to_append(run_dir: str | os.PathLike[str]) -> int:
+    return os.open(Path(run_dir) / METRICS_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+
+def _encoded(line: dict[str, Any]) -> bytes:
+    return (json.dumps(line, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
 def _spelled(number: float) -> str:
@@ -204,11 +243,15 @@ def metric(text: bytes) -> dict[str, Any] | None:
         return None
 
 
-def read_metrics(run_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+def read_metrics(run_dir: str | os.PathLike[str], system: bool = False) -> list[dict[str, Any]]:
     """All lines of a run's metrics that hold one, oldest first, values as floats.
 
     A line of an older attempt counts only up to the step where the newer attempt resumed: what the older one wrote
     beyond that was done again.
+
+    Args:
+        run_dir: the run.
+        system: those too that its supervisor wrote (`log_system`).
     """
     try:
         file = opened(Path(run_dir) / METRICS_FILE)
@@ -219,7 +262,8 @@ def read_metrics(run_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     if file is None:
         return []
     with file:
-        return _without_overtaken([line for text in file.read().split(b"\n") if (line := metric(text)) is not None])
+        found = [line for text in file.read().split(b"\n") if (line := metric(text)) is not None]
+    return _without_overtaken([line for line in found if system or not is_system(line)])
 
 
 def bad_lines(run_dir: str | os.PathLike[str]) -> int:
@@ -236,8 +280,17 @@ def bad_lines(run_dir: str | os.PathLike[str]) -> int:
 
 
 def last_values(run_dir: str | os.PathLike[str]) -> dict[str, float]:
-    """The last value of each metric that a run logged."""
+    """The last value of each metric that a run logged itself."""
     return {line["name"]: line["value"] for line in read_metrics(run_dir)}
+
+
+def system_values(run_dir: str | os.PathLike[str]) -> dict[str, list[float]]:
+    """What a run's supervisor measured, by name, oldest first."""
+    found: dict[str, list[float]] = {}
+    for line in read_metrics(run_dir, system=True):
+        if is_system(line):
+            found.setdefault(line["name"], []).append(line["value"])
+    return found
 
 
 def _without_overtaken(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

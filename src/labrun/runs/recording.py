@@ -115,7 +115,7 @@ class Recording:
         self.record: Record = records.read(run_dir)
         masking.note_config(self.record.config)
         self.attempt = 0
-        self._capture = Capture(self.paths.root) if capture else None
+        self._capture = Capture(self.paths.root, measured_every_s(self.record)) if capture else None
         self._announced, self._to_disk = announced, to_disk
         self._politely = contextlib.ExitStack()
         self._before: Any = None
@@ -324,11 +324,22 @@ def disk_trouble(error: BaseException | None) -> OSError | None:
     return None
 
 
-class Capture:
-    """Sends everything that this process prints, native code included, through the sidecar to `driver.log`."""
+def measured_every_s(record: Record) -> float | None:
+    """How often a run's supervisor measures what it uses of the machine; None: never."""
+    tracking = record.config.get("tracking") or {}
+    return float(tracking.get("system_every_s", 10)) if tracking.get("system") else None
 
-    def __init__(self, run_dir: Path) -> None:
-        self._run_dir = run_dir
+
+class Capture:
+    """Sends everything that this process prints, native code included, through the sidecar to `driver.log`.
+
+    Args:
+        run_dir: the run.
+        measured_every_s: see the function of that name.
+    """
+
+    def __init__(self, run_dir: Path, measured_every_s: float | None = None) -> None:
+        self._run_dir, self._measured_every_s = run_dir, measured_every_s
         self._saved: tuple[int, int] | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -349,6 +360,7 @@ class Capture:
             str(out_read),
             str(err_read),
             str(attempt),
+            str(self._measured_every_s or 0),
         ]
         self._process = subprocess.Popen(command, pass_fds=(out_read, err_read), stdin=subprocess.DEVNULL)
         self._saved = (os.dup(1), os.dup(2))

@@ -4,8 +4,9 @@ Started by path under a bare interpreter (`python -IS sidecar.py ...`), so it im
 It is a process of its own so that what the run printed reaches `driver.log` even when the run is killed, and so
 that a run that holds the interpreter lock for minutes still has a heartbeat.
 
-Usage: sidecar.py RUN_DIR PARENT_PID OUT_FD ERR_FD ATTEMPT
-Both descriptors are the reading ends of the run's standard output and standard error.
+Usage: sidecar.py RUN_DIR PARENT_PID OUT_FD ERR_FD ATTEMPT EVERY_S
+Both descriptors are the reading ends of the run's standard output and standard error. What the run uses of the machine
+is measured every EVERY_S seconds (`system_metrics.py`); 0: never.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ import selectors
 import signal
 import sys
 import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from labrun.runs.system_metrics import SystemMetrics
 
 HEARTBEAT_S = 2.0
 
@@ -29,7 +34,7 @@ def _ignores_interrupts(pid: int) -> bool:
     return bool(int(ignored, 16) >> (signal.SIGINT - 1) & 1)
 
 
-def main(run_dir: str, parent: int, out_fd: int, err_fd: int, attempt: int) -> None:
+def main(run_dir: str, parent: int, out_fd: int, err_fd: int, attempt: int, every_s: float) -> None:
     """Copy both streams to the log and to the terminal until the run is gone."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
@@ -37,6 +42,7 @@ def main(run_dir: str, parent: int, out_fd: int, err_fd: int, attempt: int) -> N
     streams = selectors.DefaultSelector()
     streams.register(out_fd, selectors.EVENT_READ, 1)
     streams.register(err_fd, selectors.EVENT_READ, 2)
+    measured = _measured(run_dir, parent, attempt, every_s) if every_s else None
     next_beat = 0.0
     asked = False
     while streams.get_map():
@@ -62,6 +68,20 @@ def main(run_dir: str, parent: int, out_fd: int, err_fd: int, attempt: int) -> N
             _write(key.data, data)
         if not ready and not alive:
             break
+    if measured is not None:
+        measured.close()
+
+
+def _measured(run_dir: str, parent: int, attempt: int, every_s: float) -> SystemMetrics:
+    """Have the run measured by a thread: the driver of a GPU may take its time."""
+    from pathlib import Path
+
+    sys.path.append(str(Path(__file__).resolve().parents[2]))  # last: the standard library comes first
+    from labrun.runs.system_metrics import SystemMetrics
+
+    measured = SystemMetrics()
+    measured.watch(Path(run_dir), parent, every_s, attempt=attempt)
+    return measured
 
 
 def _asked_to_end(run_dir: str) -> bool:
@@ -92,4 +112,4 @@ def _write(fd: int, data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]), float(sys.argv[6]))

@@ -17,6 +17,7 @@ from labrun.backends.base import Backend, Capacity, Head, Resources
 from labrun.runs import finalize
 from labrun.runs import record as records
 from labrun.runs.sweep_state import Plan
+from labrun.runs.system_metrics import SystemMetrics
 
 
 class OneProcessEach(Backend):
@@ -53,6 +54,7 @@ class Processes:
         self._running: dict[Path, tuple[subprocess.Popen[bytes], Resources]] = {}
         self._canceled: list[Path] = []
         self._tries: dict[Path, int] = {}
+        self._system = SystemMetrics()
 
     @property
     def busy(self) -> bool:
@@ -77,6 +79,8 @@ class Processes:
             command = [python, "-m", "labrun.backends.one_run", str(run_dir)]
             process = subprocess.Popen(command, stdin=subprocess.PIPE, env=variables, cwd=self._plan.cwd)
             self._running[run_dir] = process, needs
+            if needs.measured_every_s is not None:
+                self._system.watch(run_dir, process.pid, needs.measured_every_s)
         time.sleep(0 if ended else timeout_s)
         for run_dir, (process, needs) in list(self._running.items()):
             is_canceled = finalize.is_asked_to_end(run_dir)
@@ -86,6 +90,7 @@ class Processes:
                     process.send_signal(signal.SIGINT)
                 continue
             del self._running[run_dir]
+            self._system.forget(run_dir)
             process.communicate()
             status = -process.returncode if process.returncode < 0 else process.returncode << 8  # as waitpid has it
             record = finalize.close_ended(run_dir, status, None, is_canceled)
@@ -114,6 +119,7 @@ class Processes:
 
     def close(self) -> None:
         """End what still runs."""
+        self._system.close()
         for process, _ in self._running.values():
             process.kill()
             process.wait()

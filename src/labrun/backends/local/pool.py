@@ -39,6 +39,7 @@ from labrun.runs.finalize import (
     wait_gone,
 )
 from labrun.runs.record import EndReason, RunPaths
+from labrun.runs.system_metrics import SystemMetrics
 
 log = logging.getLogger(__name__)
 
@@ -199,6 +200,7 @@ class LocalPool(Supervisor[Run | Gathering]):
     def __init__(self, start: Callable[[int], Server], places: Slots, draws: bool = False) -> None:
         super().__init__(places, lambda run: start(run.needs.cpus // run.needs.ranks))
         self._draws = draws
+        self._system = SystemMetrics()
 
     def submit(self, run_dir: Path, needs: Resources) -> None:
         """Put a run, whose record is written, in the queue."""
@@ -277,8 +279,19 @@ class LocalPool(Supervisor[Run | Gathering]):
 
     def close(self) -> None:
         """End the server and everything that still runs."""
+        self._system.close()
         for server in self.servers.values():
             server.close()
+
+    def _forked(self, payload: Run | Gathering, rank: int, pid: int) -> None:
+        super()._forked(payload, rank, pid)
+        if isinstance(payload, Run) and rank == 0 and payload.needs.measured_every_s is not None:
+            gpus = payload.place.gpus if payload.place is not None and payload.needs.gpus else None
+            self._system.watch(payload.run_dir, pid, payload.needs.measured_every_s, gpus)
+
+    def _free(self, payload: Run | Gathering) -> None:
+        self._system.forget(payload.run_dir)
+        super()._free(payload)
 
     def _ready(self, server: Server, seconds: float) -> None:
         super()._ready(server, seconds)

@@ -87,7 +87,7 @@ def _jsonable(value: float) -> Any:
 
 
 def _lines(run_dir: Path, record: Record, names: Sequence[str] | None) -> list[dict[str, Any]]:
-    lines = context.read_metrics(run_dir)
+    lines = context.read_metrics(run_dir, system=bool(names))
     there = list(dict.fromkeys(line["name"] for line in lines))
     for name in names or []:
         if not fnmatch.filter(there, name):

@@ -17,7 +17,7 @@ from labrun import checking, exact, garbage, terminal
 from labrun.cli.runs import filters
 from labrun.control import lease, query
 from labrun.control.query import Pair, StatusResolver
-from labrun.runs import comparable, report, store
+from labrun.runs import comparable, context, report, store
 from labrun.runs import record as records
 from labrun.runs.record import Record
 from labrun.runs.sweep_state import SweepState
@@ -183,6 +183,8 @@ def _rows(run_dir: Path, record: Record, status: str) -> Iterator[tuple[str, str
         yield "data", _data(data)
     for name, value in record.metrics.items():
         yield name, report.number(value) if isinstance(value, int | float) else str(value)
+    for name, values in context.system_values(run_dir).items():
+        yield name, _measured(name, values)
     error = record.error or {}
     if error:
         yield "error", f"{error.get('type')}: {record.reason}   (lab runs show {record.id} --error)"
@@ -204,6 +206,16 @@ def _rows(run_dir: Path, record: Record, status: str) -> Iterator[tuple[str, str
     page = ui_state.page(store.workspace(), run_dir)
     if page is not None:
         yield "page", page
+
+
+def _measured(name: str, values: Sequence[float]) -> str:
+    """The last of the values, and the one that matters beside it: the largest, or of what is left the smallest."""
+    extreme = (
+        f"at least {report.number(min(values))}"
+        if name.endswith("_free_gb")
+        else f"at most {report.number(max(values))}"
+    )
+    return f"{report.number(values[-1])}, {extreme}"
 
 
 def _is_left(run_dir: Path, record: Record) -> bool:

@@ -303,7 +303,7 @@ class Ingester:
 
 def _holds_overtaken(sent: Sent, run_dir: Path) -> bool:
     """Whether values were sent that a newer attempt has overtaken since."""
-    counted = context.read_metrics(run_dir)
+    counted = context.read_metrics(run_dir, system=True)
     if all(line["attempt"] == 1 for line in counted):
         return False
     there = {shown_run.mark(line) for line in counted}

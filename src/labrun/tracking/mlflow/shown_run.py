@@ -198,7 +198,7 @@ class ShownRun:
             for lines, end in _batches(file):
                 found = self._metrics(lines)
                 if any(line["attempt"] > 1 for line in found):
-                    counted = counted or {mark(line) for line in context.read_metrics(self._run_dir)}
+                    counted = counted or {mark(line) for line in context.read_metrics(self._run_dir, system=True)}
                     found = [line for line in found if mark(line) in counted]
                 self._add_metrics(found)
                 self._then.offset = end

@@ -1,0 +1,96 @@
+"""How busy NVIDIA's GPUs are, from the driver's own library: a call takes microseconds, `nvidia-smi` half a second.
+
+Standard library alone: whoever measures may be a bare interpreter (`sidecar.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+LIBRARY = "libnvidia-ml.so.1"
+NO_DEVICE = ("", "-1", "nodevfiles", "none", "void")
+"""What ends the list in CUDA_VISIBLE_DEVICES."""
+
+
+class _Utilization(ctypes.Structure):
+    _fields_ = (("gpu", ctypes.c_uint), ("memory", ctypes.c_uint))
+
+
+class _Memory(ctypes.Structure):
+    _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a GPU does now, for all who use it."""
+
+    busy: float | None
+    """Part of the time, 0 to 1; None where the device does not tell (a part of a GPU, for one)."""
+    memory: int | None
+    """Bytes in use."""
+
+
+def listed(text: str) -> Iterator[str]:
+    """The devices of CUDA_VISIBLE_DEVICES; as CUDA reads it, what is no device ends the list."""
+    for entry in map(str.strip, text.split(",")):
+        if entry.lower() in NO_DEVICE:
+            return
+        yield entry
+
+
+class Gpus:
+    """Some of this machine's GPUs.
+
+    Args:
+        names: as CUDA_VISIBLE_DEVICES has them; None: all.
+        library: in place of the driver's.
+    """
+
+    def __init__(self, names: Sequence[str] | None, library: Any = None) -> None:
+        self._library = library
+        self._handles: list[ctypes.c_void_p | None] = []
+        if names is not None and not names:
+            return
+        try:
+            self._library = library or ctypes.CDLL(LIBRARY)
+            if self._library.nvmlInit_v2():
+                return
+            self._handles = [self._handle(name) for name in (self._all() if names is None else names)]
+        except (OSError, AttributeError):  # no driver, or one that is older than these calls
+            self._handles = []
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    def read(self) -> list[Load]:
+        """What each does now, in their order."""
+        return [Load(None, None) if handle is None else self._load(handle) for handle in self._handles]
+
+    def _all(self) -> list[str]:
+        count = ctypes.c_uint()
+        return [] if self._library.nvmlDeviceGetCount_v2(ctypes.byref(count)) else list(map(str, range(count.value)))
+
+    def _handle(self, name: str) -> ctypes.c_void_p | None:
+        handle = ctypes.c_void_p()
+        if name.isdecimal():
+            failed = self._library.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(int(name)), ctypes.byref(handle))
+        else:
+            failed = self._library.nvmlDeviceGetHandleByUUID(name.encode(), ctypes.byref(handle))
+        return None if failed else handle
+
+    def _load(self, handle: ctypes.c_void_p) -> Load:
+        rates, memory = _Utilization(), _Memory()
+        has_rates = not self._library.nvmlDeviceGetUtilizationRates(handle, ctypes.byref(rates))
+        has_memory = not self._library.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory))
+        return Load(rates.gpu / 100 if has_rates else None, int(memory.used) if has_memory else None)
+
+    def close(self) -> None:
+        """Let go of the driver."""
+        if self._handles:
+            self._handles = []
+            with contextlib.suppress(OSError, AttributeError):
+                self._library.nvmlShutdown()

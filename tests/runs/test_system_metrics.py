@@ -1,0 +1,313 @@
+"""What runs use of their machine: measured from beside them, in lines of their own, and cheaply."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from helpers import Completed, new, submitted, wait_for
+from labrun.handles import Run
+from labrun.runs import context, finalize, nvml, processes, recording, system_metrics
+from labrun.runs import record as records
+from labrun.runs.context import RunContext
+from labrun.runs.system_metrics import Cpu, SystemMetrics, Watched
+
+BUSY = """
+import subprocess, sys, time
+BURN = "import time\\nwhile time.process_time() < {}: pass"
+subprocess.run([sys.executable, "-c", BURN.format(0.2)])  # one that has ended
+children = [subprocess.Popen([sys.executable, "-c", "x = bytearray(50 * 2**20)\\n" + BURN.format(60)])]
+print("there", flush=True)
+time.sleep(60)
+"""
+
+
+@contextlib.contextmanager
+def running(code: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that says `there` once it is as it is to be; it ends with all that it started."""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "there\n"
+        yield process
+    finally:
+        for one in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+            with contextlib.suppress(psutil.Error):
+                one.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def busy() -> Iterator[int]:
+    """A process that sleeps, and has a busy child."""
+    with running(BUSY) as process:
+        yield process.pid
+
+
+def a_run(tmp_path: Path, pid: int = 0) -> Path:
+    """A run, the first attempt of which that process has claimed."""
+    run_dir = submitted(tmp_path)
+    (run_dir / "attempts").mkdir()
+    (run_dir / "attempts" / "1").write_text(json.dumps({"pid": pid or os.getpid()}))
+    return run_dir
+
+
+def test_a_tree_is_measured_with_its_children_and_those_that_have_ended(busy: int) -> None:
+    own = psutil.Process(busy)
+    tree = [own, *own.children(recursive=True)]
+    assert sorted(processes.tree(busy)) == sorted(processes._tree_of_all(busy, None)) == sorted(p.pid for p in tree)
+    assert list(processes.tree(busy, without=tree[1].pid)) == [busy]
+    start = processes.stat(busy)
+    assert start is not None
+    used = processes.usage(busy, start.start)
+    assert used is not None and used.cpu_s >= 0.2
+    assert used.memory == pytest.approx(sum(p.memory_info().rss for p in tree), rel=0.05)
+    before, began = sum(sum(p.cpu_times()[:4]) for p in tree), time.monotonic()
+    cpu = Cpu(used.cpu_s, began)
+    time.sleep(1.0)
+    again = processes.usage(busy, start.start)
+    now, after = time.monotonic(), sum(sum(p.cpu_times()[:4]) for p in tree)
+    assert again is not None
+    assert cpu.cores(again.cpu_s, now) == pytest.approx((after - before) / (now - began), abs=0.1)
+
+
+def test_a_process_that_has_the_number_now_is_another_one(busy: int) -> None:
+    assert processes.usage(busy, start=1) is None and processes.stat(2**22 + 1) is None
+
+
+def test_open_files_of_a_tree_are_seen(busy: int) -> None:
+    assert processes.has_open(busy, "/dev/null") or processes.has_open(busy, "pipe:")
+    assert not processes.has_open(busy, "/dev/nvidia")
+
+
+def test_processor_time_that_is_in_no_process_for_a_moment_is_no_peak() -> None:
+    cpu = Cpu(10.0, 0.0)
+    assert cpu.cores(10.01, 0.05) is None  # too soon to tell
+    assert cpu.cores(20.0, 10.0) == pytest.approx(1.0)
+    assert cpu.cores(15.0, 20.0) is None  # a child is dead, and not waited for
+    assert cpu.cores(40.0, 30.0) == pytest.approx(1.0)  # over both
+    assert cpu.cores(5.0, 40.0) is None and cpu.cores(6.0, 50.0) == 0.0  # nobody ever waits for it
+    assert cpu.cores(16.0, 60.0) == pytest.approx(1.0)
+
+
+class Driver:
+    """Stands in for NVIDIA's library: two devices, the second of which tells of its memory alone."""
+
+    def __init__(self, fails: bool = False) -> None:
+        self.asked: list[Any] = []
+        self._fails = fails
+
+    def nvmlInit_v2(self) -> int:
+        return int(self._fails)
+
+    def nvmlShutdown(self) -> int:
+        self.asked.append("shutdown")
+        return 0
+
+    def nvmlDeviceGetCount_v2(self, count: Any) -> int:
+        count._obj.value = 2
+        return 0
+
+    def nvmlDeviceGetHandleByIndex_v2(self, index: Any, handle: Any) -> int:
+        self.asked.append(index.value)
+        handle._obj.value = 1 + index.value
+        return int(index.value > 1)
+
+    def nvmlDeviceGetHandleByUUID(self, name: bytes, handle: Any) -> int:
+        self.asked.append(name)
+        handle._obj.value = 1
+        return 0
+
+    def nvmlDeviceGetUtilizationRates(self, handle: Any, rates: Any) -> int:
+        rates._obj.gpu = 75
+        return 0 if handle.value == 1 else 3
+
+    def nvmlDeviceGetMemoryInfo(self, handle: Any, memory: Any) -> int:
+        memory._obj.used = handle.value * 2**30
+        return 0
+
+
+def test_gpus_are_read_from_the_driver_in_the_order_of_the_run() -> None:
+    driver = Driver()
+    gpus = nvml.Gpus(["1", "GPU-abc", "7"], driver)
+    assert [(one.busy, one.memory) for one in gpus.read()] == [(None, 2 * 2**30), (0.75, 2**30), (None, None)]
+    assert driver.asked == [1, b"GPU-abc", 7]
+    assert len(nvml.Gpus(None, Driver()).read()) == 2
+    assert (
+        len(nvml.Gpus([], driver)) == len(nvml.Gpus(None, Driver(fails=True))) == len(nvml.Gpus(["0"], object())) == 0
+    )
+    gpus.close()
+    assert driver.asked[-1] == "shutdown"
+    assert [list(nvml.listed(text)) for text in ("0, 2", "", "1,-1,2", "NoDevFiles")] == [["0", "2"], [], ["1"], []]
+
+
+class OneGpu:
+    """As `nvml.Gpus`."""
+
+    def read(self) -> list[nvml.Load]:
+        return [nvml.Load(0.5, 2**30)]
+
+
+def test_a_run_without_a_gpu_has_no_values_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Any] = []
+    monkeypatch.setattr(system_metrics.nvml, "Gpus", lambda names: opened.append(names) or OneGpu())
+    assert system_metrics.Gpus(os.getpid(), None).read() == {} and opened == []
+    given = system_metrics.Gpus(os.getpid(), ["3"])
+    assert given.read() == {"gpu0": 0.5, "gpu0_memory_gb": 1.0} and opened == [["3"]]
+    monkeypatch.setattr(system_metrics, "DRIVER", os.devnull)  # there are some, and the process has one open
+    monkeypatch.setattr(system_metrics, "DEVICES", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    unsaid = system_metrics.Gpus(os.getpid(), None)
+    assert unsaid.read() == {}
+    with open(tmp_path / "nvidia0", "w"):
+        assert unsaid.read() == {"gpu0": 0.5, "gpu0_memory_gb": 1.0} and opened[-1] == ["2", "5"]
+
+
+def test_lines_of_the_supervisor_are_read_by_who_asks_for_them(tmp_path: Path) -> None:
+    run_dir = a_run(tmp_path)
+    run = RunContext(run_dir)
+    run.log("system/cpu", 7.0)  # a run may have a metric of any name
+    context.log_system(run_dir, 1, 3, {"system/cpu": 0.5, "system/memory_gb": 1.5})
+    context.log_system(run_dir, 2, 13, {"system/cpu": 0.25})
+    run.close()
+    assert [(line["name"], line["value"]) for line in context.read_metrics(run_dir)] == [("system/cpu", 7.0)]
+    assert context.last_values(run_dir) == {"system/cpu": 7.0}
+    assert context.system_values(run_dir) == {"system/cpu": [0.5, 0.25], "system/memory_gb": [1.5]}
+    assert len(context.read_metrics(run_dir, system=True)) == 4
+    assert Run(run_dir).get_metrics() == {"system/cpu": 7.0} and Run(run_dir).get_metrics("system/memory_gb") == {
+        "system/memory_gb": 1.5
+    }
+
+
+def test_a_killed_runs_record_has_its_own_metrics_alone(tmp_path: Path) -> None:
+    run_dir = a_run(tmp_path)
+    RunContext(run_dir).log("loss", 1.0)
+    context.log_system(run_dir, 1, 3, {"system/cpu": 0.5})
+    record = finalize.close(run_dir, records.read(run_dir), records.FAILED, records.EndReason.KILLED, "killed")
+    assert record.metrics == {"loss": 1.0} and records.read(run_dir).metrics == {"loss": 1.0}
+
+
+def test_run_and_supervisor_write_at_the_same_time(tmp_path: Path) -> None:
+    run_dir = a_run(tmp_path)
+    code = f"""
+from labrun.runs.context import RunContext
+run = RunContext({str(run_dir)!r})
+for step in range(20_000):
+    run.log("loss", step, step)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code])
+    count = 0
+    while process.poll() is None:
+        context.log_system(run_dir, 1, count, {"system/cpu": 0.5, "system/memory_gb": 1.0})
+        count += 1
+    assert context.bad_lines(run_dir) == 0 and count > 10
+    assert [line["value"] for line in context.read_metrics(run_dir)] == list(range(20_000))
+    assert len(context.system_values(run_dir)["system/cpu"]) == count
+
+
+def test_a_run_that_ends_at_once_has_one_sample(tmp_path: Path) -> None:
+    run_dir = a_run(tmp_path)
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    (run_dir / "attempts" / "1").write_text(json.dumps({"pid": process.pid}))
+    system = SystemMetrics()
+    system.watch(run_dir, process.pid, 10)
+    process.communicate(b"\n")
+    system.forget(run_dir)
+    found = context.system_values(run_dir)
+    assert len(found["system/memory_gb"]) == len(found["system/disk_free_gb"]) == 1
+    system.close()
+    assert context.system_values(run_dir) == found
+
+
+def test_a_long_run_is_measured_until_it_is_gone(tmp_path: Path, busy: int) -> None:
+    run_dir, system = a_run(tmp_path, busy), SystemMetrics()
+    (run_dir / "outputs" / "file").write_bytes(b"x" * 2**20)
+    system.watch(run_dir, busy, 1)
+    wait_for(lambda: len(context.system_values(run_dir).get("system/cpu", [])) > 1)
+    found = context.system_values(run_dir)
+    assert found["system/cpu"][0] > 0.01 and found["system/memory_gb"][0] > 50 / 1024
+    assert found["system/disk_gb"][0] >= 2**20 / 2**30
+    system.close()
+    count = len(found["system/cpu"])
+    time.sleep(1.5)
+    assert len(context.system_values(run_dir)["system/cpu"]) <= count + 1
+
+
+def test_the_values_wait_for_the_attempt_and_end_with_it(tmp_path: Path) -> None:
+    """Before the process has claimed its attempt, and when another one has the run, nothing is written."""
+    run_dir = a_run(tmp_path, pid=1)
+    watched = Watched(run_dir, os.getpid(), 10)
+    watched._next, watched._times = system_metrics.FIRST_S, iter((11.0, 21.0, 31.0, 41.0))
+    assert watched.measure() and context.system_values(run_dir) == {}
+    (run_dir / "attempts" / "2").write_text(json.dumps({"pid": os.getpid()}))
+    assert watched.measure()
+    assert {line["attempt"] for line in context.read_metrics(run_dir, system=True)} == {2}
+    (run_dir / "attempts" / "3").write_text(json.dumps({"pid": 1}))
+    before = (run_dir / "metrics.jsonl").read_bytes()
+    assert watched.measure() and (run_dir / "metrics.jsonl").read_bytes() == before
+
+
+def test_it_costs_less_than_half_a_hundredth_of_a_core(tmp_path: Path, busy: int) -> None:
+    """At a value every ten seconds: 50 ms of processor time for each."""
+    watched = Watched(a_run(tmp_path, busy), busy, 10)
+    began = time.thread_time()
+    for _ in range(20):
+        watched._take(watched._usage())
+        watched._write(1)
+    assert (time.thread_time() - began) / 20 < 0.005 * 10
+
+
+def test_a_large_folder_is_walked_the_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    walks: list[Path] = []
+
+    def slow(folder: Path) -> int:
+        walks.append(folder)
+        time.sleep(0.02)
+        return 2**30
+
+    monkeypatch.setattr(system_metrics, "_size", slow)
+    disk = system_metrics.Disk(tmp_path)
+    assert [disk.read()["disk_gb"] for _ in range(3)] == [1.0] * 3 and len(walks) == 1
+    assert disk._next - time.monotonic() > 0.02 * system_metrics.WALK_SHARE / 2
+    assert "disk_free_gb" not in system_metrics.Disk(tmp_path / "none").read()
+
+
+def test_how_often_is_asked_for(refused_here: Any) -> None:
+    config: dict[str, Any] = {"tracking": {"kind": "none", "system": True, "system_every_s": 2}}
+    assert recording.measured_every_s(new(config=config)) == 2.0
+    assert recording.measured_every_s(new(config={"tracking": {"system": False}})) is None
+    assert recording.measured_every_s(new()) is None  # of an older version
+    assert "tracking.system_every_s=0.5" in refused_here("tracking.system=true", "tracking.system_every_s=0.5")
+
+
+def test_a_script_is_measured_with_its_children_and_shown(labrun: Any, lab_here: Any, workspace: Path) -> None:
+    """Inline, through the process beside the run; the views show it where it is asked for."""
+    (workspace / "train.py").write_text(
+        "import subprocess, sys, labrun\nlabrun.log('loss', 1.0, 0)\nlabrun.log('loss', 0.5, 1)\n"
+        "burn = 'import time\\nx = bytearray(100 * 2**20)\\nwhile time.process_time() < 1.5: pass\\ntime.sleep(1)'\n"
+        "subprocess.run([sys.executable, '-c', burn], check=True)\n"
+    )
+    words = ("experiment=script", "script.path=train.py", "tracking.system=true", "tracking.system_every_s=1")
+    done: Completed = labrun(*words, "report=none")
+    assert done.returncode == 0, done.stderr
+    (run_dir,) = (workspace / "outputs" / "train").iterdir()
+    found = context.system_values(run_dir)
+    assert max(found["system/memory_gb"]) > 0.1 and max(found["system/cpu"]) > 0.01
+    assert records.read(run_dir).metrics == {"loss": 0.5}
+    shown = lab_here("runs", "show", "last").stdout
+    row = next(line.split() for line in shown.splitlines() if line.startswith("  system/memory_gb"))
+    assert row[2:4] == ["at", "most"] and float(row[4]) == pytest.approx(max(found["system/memory_gb"]), abs=1e-3)
+    assert "at least" in next(line for line in shown.splitlines() if "system/disk_free_gb" in line)
+    assert "system/" not in lab_here("runs", "metrics", "last").stdout
+    assert "system/cpu" in lab_here("runs", "metrics", "last", "--name", "system/*").stdout
+    assert "system/" not in lab_here("runs", "--csv").stdout.replace("tracking.system", "")
