@@ -19,6 +19,7 @@ import yaml
 from labrun.runs import context, mean_curves, repeats, report, store
 from labrun.runs import record as records
 from labrun.runs.record import Record
+from labrun.runs.repeats import Setting
 
 LOG_LINES = 30
 DETAILED = 60
@@ -188,12 +189,16 @@ def _sweep(sweep: ShownSweep, mark: str) -> str:
     usual = sweep.metric
     names = list(dict.fromkeys(name for run in children for name in run.metrics))
     names.sort(key=lambda name: name != usual)
-    tables = [(html.escape(name), _children(children, states, name)) for name in names or ["metric"]]
+    settings = repeats.of_seeds([run.record for run in children])
+    tables = [
+        (html.escape(name), _over_seed(settings, name) + _children(children, states, name))
+        for name in names or ["metric"]
+    ]
     chosen = _chooser(f"{mark}-m", tables, "metric: ")
     order = _best_first(children, names[0]) if names else children
     details = [(html.escape(f"{_count(run)}"), _child(run)) for run in order[:DETAILED]]
     more = f"<p>The first {DETAILED} of {len(order)} runs.</p>" if len(order) > DETAILED else ""
-    return head + chosen + _picture_of(children) + _chooser(f"{mark}-c", details, "run: ") + more
+    return head + chosen + _picture_of(children, settings) + _chooser(f"{mark}-c", details, "run: ") + more
 
 
 def _best_first(children: Sequence[ShownRun], metric: str) -> Sequence[ShownRun]:
@@ -202,9 +207,9 @@ def _best_first(children: Sequence[ShownRun], metric: str) -> Sequence[ShownRun]
     return children if wanted is None else sorted(children, key=lambda run: -store.score(run.record, metric, wanted))
 
 
-def _picture_of(children: Sequence[ShownRun]) -> str:
+def _picture_of(children: Sequence[ShownRun], settings: Sequence[Setting]) -> str:
     """Curves of the runs together, of at most a dozen; where settings have several seeds, their means."""
-    if settings := repeats.of_seeds([run.record for run in children]):
+    if settings:
         folders = {run.id: run.folder for run in children}
         means, _ = mean_curves.of(settings[:12], lambda record: context.read_metrics(folders[record.id]))
         return _picture(lambda path: report.compared_curves(means, path, "mean and standard deviation over seed"))
@@ -242,14 +247,11 @@ def _children(children: Sequence[ShownRun], states: Sequence[str], metric: str) 
                 html.escape(" ".join(record.overrides)),
             )
         )
-    return _over_seed(children, metric) + _table(
-        rows, ("", "id", "status", "duration", html.escape(metric), "overrides")
-    )
+    return _table(rows, ("", "id", "status", "duration", html.escape(metric), "overrides"))
 
 
-def _over_seed(children: Sequence[ShownRun], metric: str) -> str:
+def _over_seed(settings: Sequence[Setting], metric: str) -> str:
     """The means over the seeds, where a setting has several."""
-    settings = repeats.of_seeds([run.record for run in children])
     if not settings:
         return ""
     rows = []

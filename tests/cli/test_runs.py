@@ -22,7 +22,7 @@ from helpers import PLAIN, Completed, lab, new, run_labrun, submitted
 from labrun import cli
 from labrun.cli.runs import compare
 from labrun.errors import RecordError
-from labrun.runs import archive_export, index, recording, removing, store
+from labrun.runs import archive_export, context, index, recording, removing, store
 from labrun.runs import record as records
 from labrun.runs.context import RunContext, annotate
 
@@ -76,11 +76,11 @@ def all_kinds(workspace: Path) -> Path:
         config={"model": {"name": "large", "lr": 0.1}, "trainer": {}},
     )
     for run_dir, factor in ((good, 1.0), (better, 1.2)):
-        context = RunContext(run_dir)
+        logged = RunContext(run_dir)
         for step in range(5):
-            context.log("loss", factor * 0.5**step, step)
-        context.log("accuracy", 0.9)
-        context.close()
+            logged.log("loss", factor * 0.5**step, step)
+        logged.log("accuracy", 0.9)
+        logged.close()
         (run_dir / "outputs" / "model.bin").write_bytes(b"x" * 1000)
         (run_dir / "driver.log").write_text(f"what {run_dir.name[-8:]} printed\n")
     error = {"type": "ValueError", "message": "no\nreally", "traceback": "Traceback: here\n"}
@@ -222,10 +222,10 @@ def test_compare_over_a_key_has_a_column_for_each_setting(workspace: Path, run: 
             overrides=[f"model.lr={lr}", f"seed={seed}"],
             config={"model": {"lr": lr}, "seed": seed, "trainer": {}},
         )
-        context = RunContext(run_dir)
+        logged = RunContext(run_dir)
         for step in range(3):
-            context.log("loss", step * seed, step)
-        context.close()
+            logged.log("loss", step * seed, step)
+        logged.close()
     code, out, err = run("runs", "compare", "a0", "a1", "a2", "--over", "seed", "-o", "over.png")
     rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.startswith("  ")}
     assert code == 0 and err == "" and Image.open("over.png").size[0] > 300
@@ -241,6 +241,29 @@ def test_compare_over_a_key_has_a_column_for_each_setting(workspace: Path, run: 
     assert found["settings"][0]["metrics"]["accuracy"]["n"] == found["settings"][0]["metrics"]["accuracy"]["of"] == 3
     code, _, err = run("runs", "compare", "a0", "a1", "--over", "sed")
     assert code == 2 and "Did you mean 'seed'?" in err
+
+
+def test_what_runs_use_is_shown_where_it_is_asked_for(workspace: Path, run: Lab) -> None:
+    for run_id, values in (("a1000000", (1.0, 3.0)), ("a2000000", (9.0, 2.0)), ("a3000000", ())):
+        run_dir = make(workspace, run_id, metrics={"accuracy": 0.5})
+        for step, value in enumerate(values):
+            context.log_system(run_dir, 1, step, {"system/memory_gb": value, "system/disk_free_gb": 10 * value})
+
+    def ids(*words: str) -> list[str]:
+        return [line.split()[0] for line in run("runs", *words)[1].splitlines()[1:]]
+
+    assert (
+        ids("--where", "system/memory_gb>4") == ["a2000000"] and "9" in run("runs", "--metric", "system/memory_gb")[1]
+    )
+    assert ids("--sort", "system/memory_gb") == ["a2000000", "a1000000", "a3000000"]
+    assert "none of these runs has it" in run("runs", "--metric", "system/gpu0")[2]
+    assert (
+        "system/gpu0: no metric" in run("runs", "--where", "system/gpu0>1")[2] + run("runs", "--sort", "system/gpu0")[2]
+    )
+    both = ("runs", "compare", "a1", "a2")
+    assert "system/" not in run(*both)[1] + run("runs")[1] + run("runs", "--csv")[1] + run(*both, "--json")[1]
+    rows = {line.split()[0]: line.split()[1:] for line in run(*both, "--system")[1].splitlines() if line}
+    assert rows["system/memory_gb"] == ["3", "9"] and rows["system/disk_free_gb"] == ["10", "20"]
 
 
 def test_compare_leaves_out_a_key_that_takes_another_ones_value(workspace: Path, run: Lab) -> None:

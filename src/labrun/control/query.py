@@ -13,8 +13,8 @@ from typing import Any
 
 from labrun import checking, direction
 from labrun.errors import RecordError
+from labrun.runs import context, store
 from labrun.runs import record as records
-from labrun.runs import store
 from labrun.runs.record import Record, flat_config
 from labrun.runs.sweep_state import SweepState
 
@@ -221,11 +221,20 @@ def _no_such(key: str, chosen: Sequence[Pair], more: Sequence[str] = ()) -> str:
     )
 
 
+def metric_of(pair: Pair, name: str) -> Any:
+    """A metric of a run, or None; what its supervisor measured (`system/memory_gb`) at its largest."""
+    run_dir, record = pair
+    if name in record.metrics or not context.is_system_name(name):
+        return record.metrics.get(name)
+    values = context.system_values(run_dir).get(name)
+    return None if values is None else context.system_extreme(name, values)
+
+
 def value(pair: Pair, key: str, shown: StatusResolver) -> Any:
     """A metric or a field of a run, or None."""
     run_dir, record = pair
-    if key in record.metrics:
-        return record.metrics[key]
+    if key in record.metrics or context.is_system_name(key):
+        return metric_of(pair, key)
     if key == "status":
         return shown.once(run_dir, record)
     if key == "age_s":
@@ -236,8 +245,8 @@ def value(pair: Pair, key: str, shown: StatusResolver) -> Any:
 
 
 def ordered(chosen: list[Pair], key: str, shown: StatusResolver) -> list[Pair]:
-    """By a metric the best first, by a time the newest first, by other fields and keys of the config from small to
-    large.
+    """By a metric the best first, by a time the newest, by what was measured the largest, by other fields and keys of
+    the config from small to large.
 
     Raises:
         RecordError: no run has such a thing.
@@ -247,7 +256,7 @@ def ordered(chosen: list[Pair], key: str, shown: StatusResolver) -> list[Pair]:
         if wanted is None:
             log.warning("%s: the name does not tell which values are good: largest first (%s:min turns it)", key, key)
         return sorted(chosen, key=lambda pair: -store.score(pair[1], metric, wanted or direction.MAX))
-    if chosen and key not in FIELDS and not key.startswith("tags."):
+    if chosen and key not in FIELDS and not key.startswith("tags.") and not context.is_system_name(key):
         found = _in_configs(chosen, key)
         numbers = [None if one is None else _number(one) for one in found]
         are_numbers = all((one is None) == (number is None) for one, number in zip(found, numbers, strict=True))
@@ -255,6 +264,8 @@ def ordered(chosen: list[Pair], key: str, shown: StatusResolver) -> list[Pair]:
     else:
         values = [(value(pair, key, shown), pair) for pair in chosen]
     having = [(found, pair) for found, pair in values if found is not None]
-    newest_first = key in ("created", "started", "ended")
-    having.sort(key=lambda entry: entry[0], reverse=newest_first)  # each key's values are of one kind
+    if context.is_system_name(key) and chosen and not having:
+        raise RecordError(_no_such(key, chosen))
+    largest_first = key in TIMES or context.is_system_name(key)
+    having.sort(key=lambda entry: entry[0], reverse=largest_first)  # each key's values are of one kind
     return [pair for _, pair in having] + [pair for found, pair in values if found is None]

@@ -293,6 +293,16 @@ def system_values(run_dir: str | os.PathLike[str]) -> dict[str, list[float]]:
     return found
 
 
+def is_system_name(name: str) -> bool:
+    """Whether a name is one of those that supervisors measure."""
+    return name.startswith(f"{SYSTEM}/")
+
+
+def system_extreme(name: str, values: list[float]) -> float:
+    """Of what was measured the value that tells most: the largest, of what is left the smallest."""
+    return min(values) if name.endswith("_free_gb") else max(values)
+
+
 def _without_overtaken(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if len({line["attempt"] for line in lines}) <= 1:
         return lines

@@ -75,6 +75,7 @@ def _add_reading(verbs: Any) -> None:
         metavar="KEY",
         help="means over this key, as in --over seed: a column for each setting without it; may be repeated",
     )
+    verb.add_argument("--system", action="store_true", help="also what they used at most (tracking.system=true)")
     verb.add_argument("--json", action="store_true", help="differences and metrics as JSON")
     verb.add_argument("-o", "--output", type=Path, metavar="PNG", help="where the picture of the curves goes")
 

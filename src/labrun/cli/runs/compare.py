@@ -33,7 +33,7 @@ def compare(options: argparse.Namespace) -> int:
         ("duration", *(report.duration(record.duration_s or 0) for _, record in chosen)),
     ]
     differing = list(_differences(chosen))
-    values = list(_values(chosen))
+    values = [*_values(chosen), *(_measured(chosen) if options.system else ())]
     if options.json:
         ids = [record.id for _, record in chosen]
         named = {name: dict(zip(ids, row, strict=True)) for name, *row in (*differing, *values)}
@@ -182,6 +182,14 @@ def _repeats(row: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> bool:
 def _read(entry: Mapping[str, Any]) -> str:
     """The digest of the data that a run read, and of what code made of them."""
     return "/".join(str(entry[key])[:12] for key in ("digest", "content") if entry.get(key))
+
+
+def _measured(chosen: Sequence[Pair]) -> Iterator[tuple[str, ...]]:
+    """What the runs' supervisors measured, at its largest."""
+    found = [context.system_values(run_dir) for run_dir, _ in chosen]
+    for name in sorted({name for own in found for name in own}):
+        values = [own.get(name) for own in found]
+        yield name, *("-" if one is None else report.number(context.system_extreme(name, one)) for one in values)
 
 
 def _values(chosen: Sequence[Pair]) -> Iterator[tuple[str, ...]]:

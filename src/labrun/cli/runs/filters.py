@@ -119,7 +119,7 @@ def check_metric(metric: str | None, found: Sequence[Pair]) -> None:
         RecordError: none has.
     """
     there = sorted({name for _, record in found for name in record.metrics})
-    if metric and metric not in there:
+    if metric and metric not in there and all(query.metric_of(pair, metric) is None for pair in found):
         near = checking.suggest(metric, there)
         raise RecordError(f"--metric {metric}: none of these runs has it.{near} Metrics: {', '.join(there)}")
 

@@ -62,7 +62,8 @@ def _metric(options: argparse.Namespace, rows: Sequence[Pair]) -> str | None:
     """The metric that was asked about, or the usual one where all runs that have any have it."""
     sort = store.asked(options.sort, [record for _, record in rows])[0] if options.sort else None
     asked = [options.metric, sort, *(one.key for one in options.where or [])]
-    names = [name for name in asked if name and any(name in record.metrics for _, record in rows)]
+    there = {name for _, record in rows for name in record.metrics}
+    names = [name for name in asked if name and (name in there or context.is_system_name(name))]
     usual = [name for name in USUAL if any(name in record.metrics for _, record in rows)]
     having = [record.metrics for _, record in rows if record.metrics]
     if rows:
@@ -117,7 +118,7 @@ def _table(rows: Sequence[Pair], metric: str | None, shown: StatusResolver) -> I
     for (run_dir, record), own in zip(rows, shown_overrides, strict=True):
         took = "" if record.duration_s is None else report.duration(record.duration_s)
         age = report.duration(max(0.0, records.seconds_between(record.created, now)))
-        value = _value(record, metric)
+        value = _value((run_dir, record), metric)
         overrides = " ".join(own) + (f"  [{report.tags(record.tags)}]" if record.tags else "")
         cells.append((record.id, record.name, shown.once(run_dir, record), age, took, value, overrides))
     lines = itertools.chain(report.columns(cells), [f"all of them: {' '.join(common)}"] if common else [])
@@ -127,9 +128,10 @@ def _table(rows: Sequence[Pair], metric: str | None, shown: StatusResolver) -> I
     return (line if len(line) <= width else line[: width - 3] + "..." for line in lines)
 
 
-def _value(record: Record, metric: str | None) -> str:
+def _value(pair: Pair, metric: str | None) -> str:
+    record = pair[1]
     name = metric or next((name for name in USUAL if name in record.metrics), next(iter(record.metrics), None))
-    found = record.metrics.get(name) if name is not None else None
+    found = None if name is None else query.metric_of(pair, name)
     if found is None:
         return ""
     text = report.number(found) if isinstance(found, int | float) else str(found)
@@ -208,14 +210,10 @@ def _rows(run_dir: Path, record: Record, status: str) -> Iterator[tuple[str, str
         yield "page", page
 
 
-def _measured(name: str, values: Sequence[float]) -> str:
-    """The last of the values, and the one that matters beside it: the largest, or of what is left the smallest."""
-    extreme = (
-        f"at least {report.number(min(values))}"
-        if name.endswith("_free_gb")
-        else f"at most {report.number(max(values))}"
-    )
-    return f"{report.number(values[-1])}, {extreme}"
+def _measured(name: str, values: list[float]) -> str:
+    """The last of the values, and the one that tells most beside it."""
+    bound = "at least" if name.endswith("_free_gb") else "at most"
+    return f"{report.number(values[-1])}, {bound} {report.number(context.system_extreme(name, values))}"
 
 
 def _is_left(run_dir: Path, record: Record) -> bool:
