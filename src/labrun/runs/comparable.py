@@ -41,9 +41,14 @@ def is_compared(key: str) -> bool:
 
 def mixture(found: Sequence[Record], metric: str) -> str | None:
     """Why the values that runs have of a metric do not compare; None where they do, as far as the records tell."""
+    told = reason(found, metric)
+    return f"{metric} does not compare between these runs: {told}" if told else None
+
+
+def reason(found: Sequence[Record], metric: str) -> str:
+    """As `mixture`, without the metric's name; nothing where the values compare."""
     having = [record for record in found if record.status == COMPLETED and metric in record.metrics]
-    told = [*_several_data(having, metric), *_several_ways(having, metric)]
-    return f"{metric} does not compare between these runs: {'; and '.join(told)}" if told else None
+    return "; and ".join([*_several_data(having, metric), *_several_ways(having, metric)])
 
 
 def _several_data(found: Sequence[Record], metric: str) -> list[str]:

@@ -49,7 +49,7 @@ def _of_one(one: Setting, read: Callable[[Record], Sequence[Line]]) -> tuple[lis
         odd = [run for run, lines in logged.items() if any(_is_odd(line, name) for line in lines)]
         if odd:
             notes.append(f"{name} is not finite at some steps of {', '.join(odd)}: no mean is drawn there")
-        if one.summary(name).mixture is not None:
+        if one.summary(name).mixture:
             continue
         runs = [own[name] for own in curves.values() if name in own]
         mean = _mean(name, runs)
@@ -76,7 +76,7 @@ def _mean(name: str, runs: Sequence[ByStep]) -> list[dict[str, Any]]:
     found = []
     for step in shared:
         at = [run[step] for run in runs]
-        own = repeats.Summary(tuple(line["value"] for line in at), len(runs), {}, None)
+        own = repeats.Summary(tuple(line["value"] for line in at), len(runs), {}, "")
         point: dict[str, Any] = {"name": name, "step": step, "value": own.mean, "n": own.n}
         epochs = {line.get("epoch") for line in at}
         if len(epochs) == 1 and None not in epochs:

@@ -34,7 +34,7 @@ class Summary:
     """Runs of the setting."""
     not_finite: Mapping[str, str]
     """What else completed runs have, by their ids: `NaN`, `Infinity`."""
-    mixture: str | None
+    mixture: str
     """Why the values do not compare, where they do not: there is no mean then."""
 
     @property
@@ -88,7 +88,7 @@ class Setting:
         there = {run: value for run, value in found.items() if value is not None}
         finite = tuple(value for value in there.values() if math.isfinite(value))
         odd = {run: _spelled(value) for run, value in there.items() if not math.isfinite(value)}
-        mixture = comparable.mixture(self.runs, metric) if len(finite) > 1 else None
+        mixture = comparable.reason(self.runs, metric) if len(finite) > 1 else ""
         return Summary(() if mixture else finite, len(self.runs), odd, mixture)
 
 
@@ -280,14 +280,17 @@ def notes(settings: Sequence[Setting], metrics: Sequence[str]) -> list[str]:
             found[f"{label}: not counted, since {same}: {_named(one.doubles)}"] = None
         if len({_code(record) for record in one.runs}) > 1:
             found[f"{label}: the code was not the same in all runs (lab runs compare shows where)"] = None
+        mixed: dict[str, list[str]] = {}
         for metric in metrics:
             own = one.summary(metric)
             if own.not_finite:
                 listed = ", ".join(f"{value} in run {run}" for run, value in list(own.not_finite.items())[:NAMED])
                 more = f", and in {len(own.not_finite) - NAMED} more" if len(own.not_finite) > NAMED else ""
                 found[f"{label}: {metric} is {listed}{more}: left out of the mean"] = None
-            if own.mixture is not None:
-                found[f"{label}: no mean of {metric}. {own.mixture}"] = None
+            if own.mixture:
+                mixed.setdefault(own.mixture, []).append(metric)
+        for why, names in mixed.items():
+            found[f"{label}: no mean of {', '.join(names)}: the values do not compare: {why}"] = None
     return list(found)
 
 
