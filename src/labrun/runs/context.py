@@ -253,6 +253,11 @@ def read_metrics(run_dir: str | os.PathLike[str], system: bool = False) -> list[
         run_dir: the run.
         system: those too that its supervisor wrote (`log_system`).
     """
+    found = [line for text in _texts(run_dir) if (line := metric(text)) is not None]
+    return _without_overtaken([line for line in found if system or not is_system(line)])
+
+
+def _texts(run_dir: str | os.PathLike[str]) -> list[bytes]:
     try:
         file = opened(Path(run_dir) / METRICS_FILE)
     except OSError as error:
@@ -262,8 +267,7 @@ def read_metrics(run_dir: str | os.PathLike[str], system: bool = False) -> list[
     if file is None:
         return []
     with file:
-        found = [line for text in file.read().split(b"\n") if (line := metric(text)) is not None]
-    return _without_overtaken([line for line in found if system or not is_system(line)])
+        return file.read().split(b"\n")
 
 
 def bad_lines(run_dir: str | os.PathLike[str]) -> int:
@@ -286,10 +290,11 @@ def last_values(run_dir: str | os.PathLike[str]) -> dict[str, float]:
 
 def system_values(run_dir: str | os.PathLike[str]) -> dict[str, list[float]]:
     """What a run's supervisor measured, by name, oldest first."""
+    mark = b'"' + SYSTEM.encode() + b'"'  # a run may have logged millions of lines, which need not be parsed
+    lines = [line for text in _texts(run_dir) if mark in text and (line := metric(text)) is not None]
     found: dict[str, list[float]] = {}
-    for line in read_metrics(run_dir, system=True):
-        if is_system(line):
-            found.setdefault(line["name"], []).append(line["value"])
+    for line in filter(is_system, lines):
+        found.setdefault(line["name"], []).append(line["value"])
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import dataclasses
 import itertools
@@ -185,8 +186,7 @@ def _rows(run_dir: Path, record: Record, status: str) -> Iterator[tuple[str, str
         yield "data", _data(data)
     for name, value in record.metrics.items():
         yield name, report.number(value) if isinstance(value, int | float) else str(value)
-    for name, values in context.system_values(run_dir).items():
-        yield name, _measured(name, values)
+    yield from _measured(run_dir)
     error = record.error or {}
     if error:
         yield "error", f"{error.get('type')}: {record.reason}   (lab runs show {record.id} --error)"
@@ -210,10 +210,13 @@ def _rows(run_dir: Path, record: Record, status: str) -> Iterator[tuple[str, str
         yield "page", page
 
 
-def _measured(name: str, values: list[float]) -> str:
-    """The last of the values, and the one that tells most beside it."""
-    bound = "at least" if name.endswith("_free_gb") else "at most"
-    return f"{report.number(values[-1])}, {bound} {report.number(context.system_extreme(name, values))}"
+def _measured(run_dir: Path) -> Iterator[tuple[str, str]]:
+    """What the run's supervisor measured: the last value, and the one that tells most."""
+    with contextlib.suppress(OSError):  # the record can be shown all the same
+        for name, values in context.system_values(run_dir).items():
+            bound = "at least" if name.endswith("_free_gb") else "at most"
+            extreme = context.system_extreme(name, values)
+            yield name, f"{report.number(values[-1])}, {bound} {report.number(extreme)}"
 
 
 def _is_left(run_dir: Path, record: Record) -> bool:
