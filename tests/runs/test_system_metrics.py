@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -26,24 +27,22 @@ BUSY = """
 import subprocess, sys, time
 BURN = "import time\\nwhile time.process_time() < {}: pass"
 subprocess.run([sys.executable, "-c", BURN.format(0.2)])  # one that has ended
-children = [subprocess.Popen([sys.executable, "-c", "x = bytearray(50 * 2**20)\\n" + BURN.format(60)])]
+children = [subprocess.Popen([sys.executable, "-c", "x = bytearray(50 * 2**20)\\n" + BURN.format(3600)])]
 print("there", flush=True)
-time.sleep(60)
+time.sleep(3600)
 """
 
 
 @contextlib.contextmanager
 def running(code: str) -> Iterator[subprocess.Popen[str]]:
     """A process that says `there` once it is as it is to be; it ends with all that it started."""
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdout is not None
     try:
         assert process.stdout.readline() == "there\n"
         yield process
     finally:
-        for one in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
-            with contextlib.suppress(psutil.Error):
-                one.kill()
+        os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
 
 
