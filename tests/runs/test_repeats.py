@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from labrun.sweeps import Sweep
 
 from helpers import new
 from labrun import notebook
@@ -17,7 +18,6 @@ from labrun.runs import mean_curves, recording, repeats, report
 from labrun.runs import record as records
 from labrun.runs.context import RunContext
 from labrun.runs.record import Record
-from labrun.sweeps import Sweep
 
 Values = Sequence[tuple[int, float | str | None]]
 SWEEP = {"folder": "/sweep", "number": 0}
