@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from labrun.sweeps import Sweep
 
 from helpers import new
 from labrun import notebook
 from labrun.control import objective, results
 from labrun.errors import RecordError
+from labrun.handles import Sweep
 from labrun.runs import mean_curves, recording, repeats, report
 from labrun.runs import record as records
 from labrun.runs.context import RunContext

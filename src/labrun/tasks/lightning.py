@@ -493,15 +493,15 @@ class NetworkTask(Task):
         self._module.eval()
         self.tested = {name: float(value) for name, value in trainer.callback_metrics.items()}
 
-    def predict_steps(self, part: str, paths: RunPaths) -> list[list[Any]]:
-        """What `predict_step` gives for each batch of each loader of a part."""
+    def predict_steps(self, paths: RunPaths) -> list[list[Any]]:
+        """What `predict_step` gives for each batch of each loader."""
         if self._trainer_made is None:
             self._trainer(paths, has_validation=False)
         assert self._trainer_made is not None
         with warnings.catch_warnings(), limited(self._scoring.count), recording.leaving_by_itself():
             for pattern in QUIET:
                 warnings.filterwarnings("ignore", message=pattern)
-            found = self._trainer_made[0].predict(self._module, **self._feed.given(part))
+            found = self._trainer_made[0].predict(self._module, **self._feed.given("predict"))
         return [list(one) for one in found] if found and isinstance(found[0], list) else [list(found or [])]
 
     def score(self, part: Part, arrays: Arrays) -> Scores:

@@ -123,9 +123,11 @@ def of_loaders(work: NetworkTask, feed: ModuleFeed, card: Mapping[str, Any], pat
         raise UnfitError(f"dataset={feed.name} has neither a predict_dataloader nor a test_dataloader")
     if part == "test":
         log.info("Data: %s has no predict_dataloader: predicting for the test part", feed.name)
+        feed.module.setup("test")  # Lightning itself sets up what it asks for, and it asks for `predict`
+        feed.module.predict_dataloader = feed.module.test_dataloader
     tables = [
         pd.concat([pd.DataFrame(_columns(answer, card)) for answer in answers], ignore_index=True)
-        for answers in work.predict_steps(part, paths)
+        for answers in work.predict_steps(paths)
         if answers
     ]
     for number, table in enumerate(tables):
