@@ -207,8 +207,11 @@ NETWORKS = ("torch", "torchvision", "pytorch_lightning", "lightning")
 def _is_network(target: str) -> bool:
     """Whether a target may be a network: the class says it; of a function, what its module has imported.
 
-    Not whether torch is loaded: in a process that has carried out other runs it is.
+    Not whether torch is loaded: in a process that has carried out other runs it is. Where the sources tell, nothing is
+    imported.
     """
+    if any(name.partition(".")[0] in NETWORKS for name in targets.ancestors(target)):
+        return True
     found = schema.locate(target, "model")
     torch = sys.modules.get("torch")
     if torch is None:
