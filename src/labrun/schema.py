@@ -126,6 +126,8 @@ class DataModule:
 
     _target_: str
     name: str | None = None
+    max_samples: Any = None
+    validation_size: Any = None
 
 
 @dataclass(frozen=True)
@@ -569,6 +571,10 @@ LEARNING = ("loss", "metrics", "class_weight", "target")
 def _check_learning(node: Mapping[str, Any]) -> Iterator[str]:
     """Every mistake in what a plain network is to learn. What a class takes itself is left to it."""
     target = str(node.get("_target_"))
+    idle = [key for key in LEARNING if node.get(key) is not None and key != "class_weight"]
+    if idle and TARGETS.get(target) in (LogisticRegression, Pipeline, Ensemble):
+        yield f"{', '.join(f'model.{key}' for key in idle)}: only networks have that, and this model is none"
+        return
     own = {key for key in LEARNING if node.get(key) is not None and targets.takes(target, key)}
     parts = {"model.loss": node.get("loss")} if "loss" not in own else {}
     metrics = node.get("metrics") if "metrics" not in own else None

@@ -256,6 +256,13 @@ def test_what_the_record_signs_of_a_data_module(run_here: Runner, mine: Path) ->
         run_here(*DICTS, *mounted, "trainer.max_epochs=3", f"trainer.resume={second.id}")
 
 
+def test_debugging_limits_the_batches_of_loaders(run_here: Runner, mine: Path) -> None:
+    fast, _ = run_here("dataset=mine", "model=lit", "debug=fast")
+    assert fast.config["trainer"]["limit_train_batches"] == 1 and "max_samples" not in fast.config["dataset"]
+    overfitted, _ = run_here("dataset=dicts", "model=pixels", "debug=overfit", "trainer.max_epochs=60", "+model.lr=0.1")
+    assert overfitted.metrics["train_loss"] < 0.5 and not any(name.startswith("val_") for name in overfitted.metrics)
+
+
 def test_a_sweep_that_goes_on_takes_completed_runs_with_the_same_loaders(run_here: Runner, mine: Path) -> None:
     done, run_dir = run_here(*DICTS)
     new = dataclasses.replace(done, id="new", status=records.QUEUED, data=[], attempts=[])
@@ -286,10 +293,10 @@ def test_what_does_not_go_together_is_told_before_anything_is_trained(
     assert "'+model.target=input'" in refused_here("model=autoencoder", "model.target=input")
     assert "model.target=labels: expected data, or input" in refused_here("model=mnist_dnn", "+model.target=labels")
     assert "model.class_weight=equal: expected balanced" in refused_here("model=mnist_dnn", "+model.class_weight=equal")
+    assert "model.loss: only networks have that" in refused_here("+model.loss._target_=torch.nn.MSELoss")
     assert "task=predict needs the run whose model is to predict" in refused_here("task=predict")
     for overrides, error, why in (
         ((*LIT, "+model.loss._target_=torch.nn.MSELoss"), ConfigError, "model.loss: Lit is a LightningModule"),
-        (("+model.loss._target_=torch.nn.MSELoss",), ConfigError, "model.loss: only networks have that"),
         (("dataset=mine", "model=logistic_regression"), ConfigError, "torch modules alone take"),
         ((*TORCH, *torch_sets("Stream"), "model=linear"), UnfitError, "gives .* for a target of|shapes cannot|takes"),
     ):

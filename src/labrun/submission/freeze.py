@@ -175,8 +175,8 @@ def settled(
     for group in ("dataset", "model"):
         if values.get(group):
             targets.check_module(str(values[group]["_target_"]), group)
-    if schema.has_loaders(kept.get("dataset")) and not kept["dataset"].get("name"):
-        kept["dataset"]["name"] = str(kept["dataset"]["_target_"]).rpartition(".")[2]
+    if schema.has_loaders(kept.get("dataset")):
+        _settle_loaders(kept, values)
     for group, defaults in (("compute", schema.Compute(target="auto")), ("sweep", schema.Sweep())):
         kept[group] = {**dataclasses.asdict(defaults), **kept.get(group, {})}
     monitored.settle(kept, overrides)
@@ -198,6 +198,25 @@ def settled(
     parent = _settle_references(kept, overrides, root)
     inputs.settle(kept, pinned)
     return kept, parent
+
+
+def _settle_loaders(kept: dict[str, Any], values: Mapping[str, Any]) -> None:
+    """Name a data set that brings its own loaders, and have `debug=...` limit its batches: it cuts no samples."""
+    dataset, trainer = kept["dataset"], kept["trainer"]
+    target = str(dataset["_target_"])
+    dataset["name"] = dataset.get("name") or target.rpartition(".")[2]
+    for key in ("max_samples", "validation_size"):
+        if key not in dataset or targets.takes(target, key):
+            continue
+        wanted = values["dataset"].get(key)
+        del dataset[key]
+        if key == "max_samples" and wanted:
+            count = max(1, int(wanted) // int(values["trainer"]["batch_size"]))
+            trainer["options"] = {"limit_test_batches": count, **trainer["options"]}
+            for part in ("limit_train_batches", "limit_val_batches"):
+                trainer[part] = count if trainer.get(part) is None else trainer[part]
+        elif key == "validation_size" and wanted == 0:
+            trainer["limit_val_batches"] = 0
 
 
 NETWORKS = ("torch", "torchvision", "pytorch_lightning", "lightning")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from labrun import direction, targets
+from labrun import direction, schema, targets
 from labrun.direction import Direction
 from labrun.errors import ConfigError
 
@@ -75,6 +75,10 @@ def settle(config: dict[str, Any], overrides: Sequence[str] = ()) -> None:
                 "Lightning does not train: it has no epochs, callbacks or loggers"
             )
         return
+    dataset = config.get("dataset") or {}
+    sizes = [key for key in _keys(overrides) if key in ("trainer.batch_size", "trainer.eval_batch_size")]
+    if sizes and dataset.get("_target_") != schema.DATASETS and schema.has_loaders(dataset):
+        _warn(f"{', '.join(sizes)}: no effect with dataset={dataset.get('name')}, which brings its own loaders")
     trainer = config["trainer"]
     for name in trainer.get("options") or {}:
         if name in OWN_KEYS:
@@ -95,8 +99,15 @@ def settle(config: dict[str, Any], overrides: Sequence[str] = ()) -> None:
 
 def _without_effect(overrides: Sequence[str]) -> list[str]:
     """The keys of what was typed that only a training by Lightning reads."""
-    keys = [text.lstrip("+~").partition("=")[0] for text in overrides]
-    return [key for key in keys if key.partition(".")[0] in READS_NOTHING and not key.startswith("trainer.resume")]
+    return [
+        key
+        for key in _keys(overrides)
+        if key.partition(".")[0] in READS_NOTHING and not key.startswith("trainer.resume")
+    ]
+
+
+def _keys(overrides: Sequence[str]) -> list[str]:
+    return [text.lstrip("+~").partition("=")[0] for text in overrides]
 
 
 @functools.cache

@@ -43,6 +43,8 @@ from labrun.runs.system_metrics import SystemMetrics
 
 log = logging.getLogger(__name__)
 
+PARTING_S = 30.0
+"""How long the other processes of a run may go on when the first one, which writes the record, is done."""
 MANY = 50
 """So many waiting runs are worth the second that it takes to make each fork cheaper."""
 
@@ -59,7 +61,7 @@ class Run(Payload):
     port: int = 0
     """Where its processes meet, if it has several."""
     broken_at: float | None = None
-    """When one of several processes had failed."""
+    """When the first of several processes had ended, or any had failed."""
 
     def message(self, rank: int) -> dict[str, Any]:
         """See `worker.carry_out`."""
@@ -83,12 +85,13 @@ class Run(Payload):
             self.signal(recording.LEAVE_SIGNAL, alone=True)
 
     def hold_to_limits(self) -> None:
-        """End it if it takes more than it may, or if one of its processes has failed: the others wait for it."""
+        """End it if it takes more than it may, and what is left of several processes: they may wait for ever."""
         super().hold_to_limits()
-        if self.tasks == 1 or not self.living or not any(self.statuses.values()):
+        has_failed = any(self.statuses.values())
+        if self.tasks == 1 or not self.living or not (has_failed or 0 in self.statuses):
             return
         self.broken_at = self.broken_at or time.monotonic()
-        if time.monotonic() - self.broken_at > others.TELL_S:
+        if time.monotonic() - self.broken_at > (others.TELL_S if has_failed else PARTING_S):
             self.kill()
 
     def ended(self) -> Again:
