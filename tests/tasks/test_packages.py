@@ -57,6 +57,14 @@ class Theirs(pytorch_lightning.Callback):
 
 class Stop(pytorch_lightning.callbacks.EarlyStopping):
     pass
+
+
+class Pairs(torch.utils.data.Dataset):
+    def __len__(self):
+        return 60
+
+    def __getitem__(self, place):
+        return torch.rand(4), place % 3
 """
 
 
@@ -86,6 +94,7 @@ def test_a_module_of_the_other_package_is_trained_by_its_own_trainer(
     (workspace / "mine.py").write_text(MODULE)
     (workspace / "conf" / "model").mkdir(parents=True)
     (workspace / "conf" / "model" / "mine.yaml").write_text("# Mine.\n_target_: mine.Mine\n")
+    (workspace / "conf" / "model" / "three.yaml").write_text("# Mine.\n_target_: mine.Mine\nnum_classes: 3\n")
     common = (
         "model=mine",
         "dataset.max_samples=120",
@@ -116,6 +125,9 @@ def test_a_module_of_the_other_package_is_trained_by_its_own_trainer(
     refused = labrun(*common, "+callbacks.stop={_target_: mine.Stop}", cold=True, **environment)
     assert refused.returncode == 2 and "Stop is derived from the EarlyStopping of another package" in refused.stderr
     assert "Traceback" not in refused.stderr
+    sets = [f"dataset.{part}._target_=mine.Pairs" for part in ("train", "validation")]
+    paired = labrun("model=three", "dataset=torch", *sets, *common[4:7], "callbacks=none", cold=True, **environment)
+    assert paired.returncode == 0 and "trained by lightning.pytorch" in paired.stdout, paired.stdout + paired.stderr
 
 
 def test_names_of_one_package_stand_for_the_other(run_here: Runner) -> None:

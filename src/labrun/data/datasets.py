@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Mapping
 from types import MethodType
 from typing import Any
@@ -22,7 +23,7 @@ HOOKS = {
 """The parts of a data set, and where Lightning asks for their batches."""
 
 
-class Datasets(pl.LightningDataModule):
+class Parts:
     """Map-style and iterable data sets, batched as the config says.
 
     Args:
@@ -62,9 +63,10 @@ class Datasets(pl.LightningDataModule):
         super().__init__()
         given = (train or None, validation or None, test or None, predict or test or None)
         self.nodes: dict[str, Mapping[str, Any] | None] = dict(zip(HOOKS, given, strict=True))
+        base = next(one for one in type(self).__mro__ if one.__name__ == "LightningDataModule")
         for part, hook in HOOKS.items():
             if self.nodes[part] is None:  # Lightning asks for what is its own method: then there are no such loaders
-                setattr(self, hook, MethodType(getattr(pl.LightningDataModule, hook), self))
+                setattr(self, hook, MethodType(getattr(base, hook), self))
         self._sizes = (batch_size, eval_batch_size)
         self._shuffle, self._drop_last, self._seed = shuffle, drop_last, seed
         self._sampler, self._batch_sampler = sampler, batch_sampler
@@ -135,6 +137,20 @@ class Datasets(pl.LightningDataModule):
                 self._batch_sampler, "dataset.batch_sampler", sampler=sampler, data_source=data, dataset=data
             )
         return found
+
+
+class Datasets(Parts, pl.LightningDataModule):
+    """`Parts` for a Trainer of `pytorch_lightning`."""
+
+
+def of_lightning(**given: Any) -> Any:
+    """`Parts` for a Trainer of the package `lightning`.
+
+    Args:
+        given: as `Parts` takes them.
+    """
+    base = importlib.import_module("lightning.pytorch").LightningDataModule
+    return type("Datasets", (Parts, base), {})(**given)
 
 
 class ShuffledByEpoch(Sampler[int]):

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labrun import schema
+from labrun import schema, targets
 from labrun.data.arrays import Arrays, Part
 from labrun.data.loading import BatchLoader
 from labrun.errors import ConfigError
@@ -132,9 +132,9 @@ class ModuleFeed(Feed):
     @property
     def parts(self) -> Mapping[str, Any]:
         """The nodes of labrun's own `Datasets`, by part; nothing for a data module of a person's own."""
-        from labrun.data.datasets import Datasets
+        from labrun.data.datasets import Parts
 
-        return self.module.nodes if isinstance(self.module, Datasets) else {}
+        return self.module.nodes if isinstance(self.module, Parts) else {}
 
     def has(self, part: str) -> bool:
         if self.parts:
@@ -184,8 +184,12 @@ def _alone(run_dir: Path) -> Iterator[Path]:
         yield mark
 
 
-def make_module(dataset: Mapping[str, Any]) -> Any:
+def make_module(dataset: Mapping[str, Any], model: str = "") -> Any:
     """The data module that a `dataset` node names.
+
+    Args:
+        dataset: the node, resolved.
+        model: the `_target_` of the model that it is for: its package of Lightning's is that of torch's data sets.
 
     Raises:
         ConfigError: it cannot be built, or is none.
@@ -194,8 +198,10 @@ def make_module(dataset: Mapping[str, Any]) -> Any:
     found = schema.locate(target, "dataset")
     known = schema.parameters(found)
     own = {key: value for key, value in dataset.items() if key not in ("name", "search_space") or key in known}
-    if target == schema.DATASETS:  # it builds each part when it is asked for
-        own["_recursive_"] = False
+    if target == schema.DATASETS:
+        own["_recursive_"] = False  # it builds each part when it is asked for
+        if any(name.startswith("lightning.") for name in targets.ancestors(model)):
+            own["_target_"] = "labrun.data.datasets.of_lightning"
     made = schema.build(own, "dataset")
     if package_of(made, "LightningDataModule") is None:
         raise ConfigError(f"dataset._target_={target!r} gives a {type(made).__name__}, and no LightningDataModule")

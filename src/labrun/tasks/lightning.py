@@ -166,7 +166,7 @@ class NetworkTask(Task):
         log.info(
             "Training %s (%s parameters) on %s, on %s",
             self._name,
-            f"{sum(p.numel() for p in module.parameters()):,}",
+            f"{sum(p.numel() for p in module.parameters() if not nn.parameter.is_lazy(p)):,}",
             self._feed.told,
             type(trainer.accelerator).__name__,
         )

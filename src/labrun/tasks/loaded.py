@@ -38,7 +38,8 @@ def make_feed(config: Mapping[str, Any], run_dir: Path) -> ModuleFeed:
     from labrun.tasks.feeds import ModuleFeed, make_module
 
     tasks.seed_everything(int(config["seed"]))
-    feed = ModuleFeed(make_module(config["dataset"]), str(config["dataset"]["name"]))
+    made = make_module(config["dataset"], str(config["model"]["_target_"]))
+    feed = ModuleFeed(made, str(config["dataset"]["name"]))
     feed.prepared(run_dir)
     return feed
 
