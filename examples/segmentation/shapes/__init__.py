@@ -1,0 +1,1 @@
+"""Which pixels of a noisy picture belong to a digit."""

@@ -1,0 +1,1 @@
+"""A transformer that writes Python, a character at a time."""

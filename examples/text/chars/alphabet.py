@@ -1,0 +1,25 @@
+"""The characters that the model knows, and their numbers."""
+
+from __future__ import annotations
+
+import string
+
+import torch
+from torch import Tensor
+
+CHARACTERS = "".join(character for character in string.printable if character not in "\r\v\f")
+UNKNOWN = len(CHARACTERS)
+"""The number of every other character."""
+SIZE = len(CHARACTERS) + 1
+
+_NUMBERS = {character: number for number, character in enumerate(CHARACTERS)}
+
+
+def encoded(text: str) -> Tensor:
+    """A text as numbers: (characters,) int64."""
+    return torch.tensor([_NUMBERS.get(character, UNKNOWN) for character in text], dtype=torch.long)
+
+
+def decoded(numbers: Tensor) -> str:
+    """The text of such numbers."""
+    return "".join(CHARACTERS[number] if number < UNKNOWN else "?" for number in numbers.tolist())

@@ -1,0 +1,1 @@
+"""Forecasts of the yearly number of sunspots."""
