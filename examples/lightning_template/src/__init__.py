@@ -1,0 +1,1 @@
+"""The project's code, in the template's layout."""

@@ -1,0 +1,35 @@
+"""A network of three hidden layers."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class SimpleDenseNet(nn.Module):
+    """Linear layers with batch normalization and ReLU between them.
+
+    Args:
+        input_size: pixels of an image.
+        lin1_size, lin2_size, lin3_size: sizes of the hidden layers.
+        output_size: classes.
+    """
+
+    def __init__(
+        self,
+        input_size: int = 64,
+        lin1_size: int = 256,
+        lin2_size: int = 256,
+        lin3_size: int = 256,
+        output_size: int = 10,
+    ) -> None:
+        super().__init__()
+        sizes = (input_size, lin1_size, lin2_size, lin3_size)
+        layers: list[nn.Module] = [nn.Flatten()]
+        for before, after in zip(sizes, sizes[1:], strict=False):
+            layers += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU()]
+        self.model = nn.Sequential(*layers, nn.Linear(lin3_size, output_size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores, (N, output_size), of images, (N, 1, height, width)."""
+        scores: Tensor = self.model(x)
+        return scores

@@ -1,0 +1,101 @@
+"""`examples/text`: an iterable data set, a LightningModule's own steps, text from `predict_step`, going on after a kill."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import labrun
+from example_projects import Project
+from helpers import start_labrun, wait_for
+from labrun.runs.context import read_metrics
+from labrun.runs.record import Record
+
+TINY = (
+    "experiment=chars",
+    "dataset.train.files=8",
+    "dataset.train.length=32",
+    "model.width=16",
+    "model.layers=1",
+    "model.dropout=0",
+    "model.new=5",
+    "trainer.limit_train_batches=4",
+    "trainer.limit_val_batches=2",
+    "+trainer.options.limit_test_batches=2",
+)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return Project("text", tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="module")
+def trained(project: Project) -> tuple[Record, Path]:
+    return project.run(*TINY, "trainer.max_epochs=3")
+
+
+def test_it_learns_and_says_how_well(trained: tuple[Record, Path]) -> None:
+    record, run_dir = trained
+    assert 1 < record.metrics["test/perplexity"] < 101, "better than each of the characters alike"
+    assert record.training is not None and "the best by val/perplexity" in record.training["why"]
+    losses = [line["value"] for line in read_metrics(run_dir) if line["name"] == "train/loss"]
+    assert len(losses) == 3 and losses[-1] < losses[0]
+    assert record.data[0]["signed_by"] == "fingerprint()"
+
+
+def test_its_score_comes_again_and_it_writes(project: Project, trained: tuple[Record, Path]) -> None:
+    record, _ = trained
+    again, _ = project.run("task=evaluate", f"from={record.id}", "experiment=chars", *TINY[1:3], *TINY[-1:])
+    assert again.metrics["test/perplexity"] == pytest.approx(record.metrics["test/perplexity"])
+    _, run_dir = project.run("task=predict", f"from={record.id}", "experiment=chars", 'dataset.predict.texts=["if "]')
+    table = pd.read_csv(run_dir / "outputs" / "predictions.csv")
+    assert table["beginning"].tolist() == ["if "]
+    assert table["text"][0].startswith("if ") and len(table["text"][0]) == 8
+    with project.script():
+        model = labrun.load_model(f"run:{record.id}").model
+        assert model.write("if ") == table["text"][0]
+
+
+def test_two_learning_rates_on_the_pool(project: Project) -> None:
+    project.labrun("-m", *TINY, "trainer.max_epochs=1", "model.lr=0.001,0.01")
+    found = [record["metrics"]["val/perplexity"] for record in project.swept()]
+    assert len(set(found)) == 2
+
+
+def test_killed_it_goes_on_as_if_nothing_had_been(project: Project, trained: tuple[Record, Path]) -> None:
+    undisturbed, _ = trained
+    slow = "+callbacks.wait={_target_: chars.waiting.Wait, epoch: 1}"
+    (project.folder / "chars" / "waiting.py").write_text(WAITING)
+    before = set(project.folder.glob("outputs/*/*/run.json"))
+    begun = start_labrun(*TINY, "trainer.max_epochs=3", slow, "tracking=none", cwd=project.folder, cold=True)
+    wait_for(lambda: bool(list(project.folder.glob("waits"))))
+    os.kill(int((project.folder / "waits").read_text()), signal.SIGKILL)
+    begun.wait()
+    (killed,) = {path.parent for path in set(project.folder.glob("outputs/*/*/run.json")) - before}
+    assert (killed / "checkpoints" / "last.ckpt").is_file()
+    record, run_dir = project.run(*TINY, "trainer.max_epochs=3", f"trainer.resume={killed}")
+    epochs = {line["step"] for line in read_metrics(run_dir) if line["name"] == "train/loss"}
+    assert epochs == {2, 3}, "the first epoch was done"
+    assert record.metrics["test/perplexity"] == pytest.approx(undisturbed.metrics["test/perplexity"], rel=1e-5)
+
+
+WAITING = '''
+import os, pathlib, time
+import pytorch_lightning as pl
+
+
+class Wait(pl.Callback):
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if trainer.current_epoch == self.epoch:
+            pathlib.Path("waits.part").write_text(str(os.getpid()))
+            os.rename("waits.part", "waits")
+            time.sleep(600)
+'''
