@@ -1,0 +1,106 @@
+"""`examples/lightning_template`: the template's configs and modules as they are, with the numbers that its loop gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+import labrun
+from example_projects import Project
+from labrun.runs.context import read_metrics
+from labrun.runs.record import Record
+
+QUIET = ("experiment=example", "~callbacks.rich_progress_bar", "~callbacks.model_summary", "trainer.max_epochs=3")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return Project("lightning_template", tmp_path_factory.mktemp("lightning_template"))
+
+
+@pytest.fixture(scope="module")
+def trained(project: Project) -> tuple[Record, Path]:
+    return project.run(*QUIET, "trainer.threads=1")
+
+
+def test_everything_that_the_module_logs_is_recorded(trained: tuple[Record, Path]) -> None:
+    record, run_dir = trained
+    parts = {f"{part}/{what}" for part in ("train", "val", "test") for what in ("loss", "acc")}
+    assert set(record.metrics) == parts | {"val/acc_best"}
+    lines = read_metrics(run_dir)
+    known = {name: [line["value"] for line in lines if line["name"] == name] for name in ("val/acc", "val/acc_best")}
+    assert known["val/acc_best"] == [max(known["val/acc"][: epoch + 1]) for epoch in range(3)]
+    assert sorted(path.name for path in (run_dir / "checkpoints").iterdir())[-1] == "last.ckpt"
+
+
+def test_the_templates_own_loop_gives_the_same_numbers(project: Project, trained: tuple[Record, Path]) -> None:
+    with project.script():
+        expected = _template_loop(project.folder)
+    for name in ("val/acc", "val/acc_best", "test/acc", "test/loss"):
+        assert trained[0].metrics[name] == expected[name], name
+
+
+def _template_loop(folder: Path) -> dict[str, float]:
+    """Train and test as the template's train.py does."""
+    import pytorch_lightning as pl
+    from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    pl.seed_everything(12345, workers=True)
+    data = instantiate(_config(folder, "dataset", data_dir="elsewhere/", batch_size=64))
+    sizes = {"lin1_size": 128, "lin2_size": 256, "lin3_size": 64}
+    module = instantiate(_config(folder, "model", optimizer={"lr": 0.002}, net=sizes))
+    keep = ModelCheckpoint("elsewhere/", "epoch_{epoch:03d}", "val/acc", mode="max", auto_insert_metric_name=False)
+    trainer = pl.Trainer(
+        max_epochs=3,
+        gradient_clip_val=0.5,
+        accelerator="cpu",
+        devices=1,
+        callbacks=[keep, EarlyStopping("val/acc", patience=100, mode="max")],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    try:
+        trainer.fit(module, datamodule=data)
+        trained = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        trainer.test(module, datamodule=data, ckpt_path=keep.best_model_path, weights_only=False, verbose=False)
+    finally:
+        torch.set_num_threads(before)
+    return trained | {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def _config(folder: Path, group: str, **changes: Any) -> Any:
+    return OmegaConf.merge(OmegaConf.load(folder / "conf" / group / "mnist.yaml"), changes)
+
+
+def test_it_is_scored_again_and_predicts(project: Project, trained: tuple[Record, Path]) -> None:
+    record, _ = trained
+    scored = ("experiment=example", f"from={record.id}")
+    again, _ = project.run("task=evaluate", *scored)
+    assert again.metrics["test/loss"] == pytest.approx(record.metrics["test/loss"], rel=1e-6)
+    _, run_dir = project.run("task=predict", *scored)
+    table = pd.read_csv(run_dir / "outputs" / "predictions.csv")
+    assert len(table) == 300
+    with project.script():
+        from src.data.mnist_datamodule import MNISTDataModule
+
+        data = MNISTDataModule()
+        data.setup()
+        images, labels = data.data_test[:][0], data.data_test[:][1]
+        scores = torch.as_tensor(labrun.load_model(f"run:{record.id}").predict((images, labels)))
+    assert (scores.argmax(1) == labels).float().mean() == pytest.approx(record.metrics["test/acc"])
+    assert table[[f"prediction_{place}" for place in range(10)]].to_numpy() == pytest.approx(scores.numpy(), abs=1e-4)
+
+
+def test_a_sweep_as_in_the_template(project: Project) -> None:
+    project.labrun("-m", *QUIET, "trainer.max_epochs=1", "model.optimizer.lr=0.001,0.01")
+    found = [record["metrics"]["val/acc_best"] for record in project.swept()]
+    assert len(set(found)) == 2

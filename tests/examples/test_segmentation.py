@@ -1,0 +1,64 @@
+"""`examples/segmentation`: a class for each pixel, by a plain network on a map-style data set; on Slurm, too."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import labrun
+from example_projects import Project
+from labrun.runs import record as records
+from labrun.runs.context import read_metrics
+from labrun.runs.record import Record
+
+TINY = ("experiment=pixels", "dataset.train.count=64", "trainer.max_epochs=2", "trainer.batch_size=16", "model.width=4")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return Project("segmentation", tmp_path_factory.mktemp("segmentation"))
+
+
+@pytest.fixture(scope="module")
+def trained(project: Project) -> tuple[Record, Path]:
+    return project.run(*TINY)
+
+
+def test_it_is_measured_as_the_config_says(project: Project, trained: tuple[Record, Path]) -> None:
+    record, run_dir = trained
+    assert {name for name in record.metrics if not name.startswith(("train", "val"))} == {"test_loss", "iou", "accuracy"}
+    losses = [line["value"] for line in read_metrics(run_dir) if line["name"] == "train_loss"]
+    assert losses[1] < losses[0]
+    again, _ = project.run("task=evaluate", f"from={record.id}", "dataset=noisy_digits", "dataset.test.count=64")
+    assert again.metrics["iou"] == pytest.approx(record.metrics["iou"])
+
+
+def test_a_prediction_is_a_class_for_each_pixel(project: Project, trained: tuple[Record, Path]) -> None:
+    record, _ = trained
+    _, run_dir = project.run(
+        "task=predict", f"from={record.id}", "dataset=noisy_digits", "dataset.test.count=2"
+    )
+    table = pd.read_csv(run_dir / "outputs" / "predictions.csv")
+    pixels = json.loads(table["prediction"][0])
+    assert len(table) == 2 and len(pixels) == 16 and {len(row) for row in pixels} == {16}
+    with project.script():
+        from shapes.data import NoisyDigits  # type: ignore[import-not-found]
+
+        picture, _ = NoisyDigits("test")[0]
+        scores = labrun.load_model(f"run:{record.id}").predict(picture[None])
+    assert scores[0].argmax(axis=0).tolist() == pixels
+
+
+def test_two_weights_of_ink_on_the_pool(project: Project) -> None:
+    project.labrun("-m", *TINY, "model.class_weight=[1,1],[1,3]")
+    assert len({record["metrics"]["test_loss"] for record in project.swept()}) == 2
+
+
+def test_it_trains_on_slurm(tmp_path: Path, cluster: None) -> None:
+    """Over 15 s: the job is a new interpreter, which imports Lightning."""
+    project = Project("segmentation", tmp_path)
+    record, _ = project.run(*TINY, "compute=slurm")
+    assert record.status == records.COMPLETED and record.job is not None and "iou" in record.metrics

@@ -1,0 +1,62 @@
+"""`examples/time_series`: a LightningDataModule, a picture of the module's own, and the same network without a module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import labrun
+from example_projects import Project
+from labrun.runs.record import Record
+
+TINY = ("experiment=sunspots", "trainer.max_epochs=2", "model.hidden=8")
+PLAIN = (*TINY, "model=gru", "trainer.monitor=val_mae")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    pytest.importorskip("statsmodels")
+    return Project("time_series", tmp_path_factory.mktemp("time_series"))
+
+
+@pytest.fixture(scope="module")
+def trained(project: Project) -> tuple[Record, Path]:
+    return project.run(*TINY)
+
+
+def test_it_forecasts_and_draws(project: Project, trained: tuple[Record, Path]) -> None:
+    record, run_dir = trained
+    assert 0 < record.metrics["test/mae"] < record.metrics["test/rmse"] < 200
+    assert (run_dir / "outputs" / "forecasts.png").stat().st_size > 10_000
+    again, evaluated = project.run("task=evaluate", f"from={record.id}", "dataset=sunspots")
+    assert again.metrics["test/mae"] == pytest.approx(record.metrics["test/mae"])
+    assert (evaluated / "outputs" / "forecasts.png").is_file(), "beside the scores, not in the first run's folder"
+
+
+def test_predictions_have_a_column_for_each_year(project: Project, trained: tuple[Record, Path]) -> None:
+    record, _ = trained
+    _, run_dir = project.run("task=predict", f"from={record.id}", "dataset=sunspots", "predictions=parquet")
+    table = pd.read_parquet(run_dir / "outputs" / "predictions.parquet")
+    assert [name for name in table if name.startswith("forecast")] == [f"forecast_{year}" for year in range(5)]
+    assert table["true_4"].tolist() == pytest.approx([2.9]), "2008"
+    with project.script():
+        from forecast.data import Sunspots  # type: ignore[import-not-found]
+
+        data = Sunspots()
+        data.setup("predict")
+        batch = tuple(next(iter(data.predict_dataloader())))
+        forecast = labrun.load_model(f"run:{record.id}").predict(batch)["forecast"]
+    assert forecast[0].tolist() == pytest.approx([table[f"forecast_{year}"][0] for year in range(5)], rel=1e-5)
+
+
+def test_the_network_alone_learns_the_same(project: Project, trained: tuple[Record, Path]) -> None:
+    record, _ = project.run(*PLAIN)
+    assert set(record.metrics) >= {"train_loss", "val_mae", "val_rmse", "test_loss", "mae", "rmse"}
+    assert record.metrics["mae"] == pytest.approx(trained[0].metrics["test/mae"], rel=1e-4)
+
+
+def test_two_sizes_on_the_pool(project: Project) -> None:
+    project.labrun("-m", *PLAIN[:-1], "trainer.monitor=val_mae", "model.hidden=4,8")
+    assert len({record["metrics"]["mae"] for record in project.swept()}) == 2
