@@ -1,8 +1,8 @@
 .PHONY: check quick test bench pins
 
 check:  ## lint, types, import contracts
-	uv run ruff format --check src tests benchmarks scripts
-	uv run ruff check src tests benchmarks scripts
+	uv run ruff format --check src tests benchmarks scripts examples
+	uv run ruff check src tests benchmarks scripts examples
 	uv run mypy
 	uv run lint-imports
 

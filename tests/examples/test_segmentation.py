@@ -29,7 +29,11 @@ def trained(project: Project) -> tuple[Record, Path]:
 
 def test_it_is_measured_as_the_config_says(project: Project, trained: tuple[Record, Path]) -> None:
     record, run_dir = trained
-    assert {name for name in record.metrics if not name.startswith(("train", "val"))} == {"test_loss", "iou", "accuracy"}
+    assert {name for name in record.metrics if not name.startswith(("train", "val"))} == {
+        "test_loss",
+        "iou",
+        "accuracy",
+    }
     losses = [line["value"] for line in read_metrics(run_dir) if line["name"] == "train_loss"]
     assert losses[1] < losses[0]
     again, _ = project.run("task=evaluate", f"from={record.id}", "dataset=noisy_digits", "dataset.test.count=64")
@@ -38,9 +42,7 @@ def test_it_is_measured_as_the_config_says(project: Project, trained: tuple[Reco
 
 def test_a_prediction_is_a_class_for_each_pixel(project: Project, trained: tuple[Record, Path]) -> None:
     record, _ = trained
-    _, run_dir = project.run(
-        "task=predict", f"from={record.id}", "dataset=noisy_digits", "dataset.test.count=2"
-    )
+    _, run_dir = project.run("task=predict", f"from={record.id}", "dataset=noisy_digits", "dataset.test.count=2")
     table = pd.read_csv(run_dir / "outputs" / "predictions.csv")
     pixels = json.loads(table["prediction"][0])
     assert len(table) == 2 and len(pixels) == 16 and {len(row) for row in pixels} == {16}

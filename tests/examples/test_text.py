@@ -1,4 +1,4 @@
-"""`examples/text`: an iterable data set, a LightningModule's own steps, text from `predict_step`, going on after a kill."""
+"""`examples/text`: an iterable data set, a LightningModule's own steps, text from `predict_step`, a kill."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_killed_it_goes_on_as_if_nothing_had_been(project: Project, trained: tup
     assert record.metrics["test/perplexity"] == pytest.approx(undisturbed.metrics["test/perplexity"], rel=1e-5)
 
 
-WAITING = '''
+WAITING = """
 import os, pathlib, time
 import pytorch_lightning as pl
 
@@ -98,4 +98,4 @@ class Wait(pl.Callback):
             pathlib.Path("waits.part").write_text(str(os.getpid()))
             os.rename("waits.part", "waits")
             time.sleep(600)
-'''
+"""

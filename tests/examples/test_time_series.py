@@ -1,4 +1,4 @@
-"""`examples/time_series`: a LightningDataModule, a picture of the module's own, and the same network without a module."""
+"""`examples/time_series`: a LightningDataModule, the module's own picture, the network alone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from torch import Tensor
 
 import labrun
 from example_projects import Project
@@ -41,14 +42,28 @@ def test_predictions_have_a_column_for_each_year(project: Project, trained: tupl
     table = pd.read_parquet(run_dir / "outputs" / "predictions.parquet")
     assert [name for name in table if name.startswith("forecast")] == [f"forecast_{year}" for year in range(5)]
     assert table["true_4"].tolist() == pytest.approx([2.9]), "2008"
+    known, coming = _last_years(project)
+    with project.script():
+        forecast = labrun.load_model(f"run:{record.id}").predict((known, coming))["forecast"]
+    assert forecast[0].tolist() == pytest.approx([table[f"forecast_{year}"][0] for year in range(5)], rel=1e-5)
+
+
+@pytest.mark.xfail(reason="a list is taken for one tensor, and a DataLoader's batches are lists", strict=True)
+def test_a_model_takes_what_a_loader_gives(project: Project, trained: tuple[Record, Path]) -> None:
+    batch = _last_years(project)
+    with project.script():
+        assert labrun.load_model(f"run:{trained[0].id}").predict(batch)["forecast"].shape == (1, 5)
+
+
+def _last_years(project: Project) -> list[Tensor]:
+    """The batch that `task=predict` is given, as a DataLoader makes it."""
     with project.script():
         from forecast.data import Sunspots  # type: ignore[import-not-found]
 
         data = Sunspots()
         data.setup("predict")
-        batch = tuple(next(iter(data.predict_dataloader())))
-        forecast = labrun.load_model(f"run:{record.id}").predict(batch)["forecast"]
-    assert forecast[0].tolist() == pytest.approx([table[f"forecast_{year}"][0] for year in range(5)], rel=1e-5)
+        batch: list[Tensor] = next(iter(data.predict_dataloader()))
+    return batch
 
 
 def test_the_network_alone_learns_the_same(project: Project, trained: tuple[Record, Path]) -> None:

@@ -53,8 +53,7 @@ class Sunspots(pl.LightningDataModule):
             "predict": first == years[-1] - self.hparams["horizon"] + 1,
         }
         self.parts = {
-            part: TensorDataset(windows[mask, :history, None], windows[mask, history:])
-            for part, mask in chosen.items()
+            part: TensorDataset(windows[mask, :history, None], windows[mask, history:]) for part, mask in chosen.items()
         }
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 
@@ -25,7 +27,7 @@ class SimpleDenseNet(nn.Module):
         super().__init__()
         sizes = (input_size, lin1_size, lin2_size, lin3_size)
         layers: list[nn.Module] = [nn.Flatten()]
-        for before, after in zip(sizes, sizes[1:], strict=False):
+        for before, after in pairwise(sizes):
             layers += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU()]
         self.model = nn.Sequential(*layers, nn.Linear(lin3_size, output_size))
 
