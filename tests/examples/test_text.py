@@ -57,7 +57,7 @@ def test_its_score_comes_again_and_it_writes(project: Project, trained: tuple[Re
     assert table["beginning"].tolist() == ["if "]
     assert table["text"][0].startswith("if ") and len(table["text"][0]) == 8
     with project.script():
-        model = labrun.load_model(f"run:{record.id}").model
+        model = labrun.load_model("run:best:val/perplexity").model
         assert model.write("if ") == table["text"][0]
 
 

@@ -73,5 +73,7 @@ def test_the_network_alone_learns_the_same(project: Project, trained: tuple[Reco
 
 
 def test_two_sizes_on_the_pool(project: Project) -> None:
-    project.labrun("-m", *PLAIN[:-1], "trainer.monitor=val_mae", "model.hidden=4,8")
+    project.labrun("-m", *PLAIN, "model.hidden=4,8")
     assert len({record["metrics"]["mae"] for record in project.swept()}) == 2
+    with project.script():
+        assert "GRUNetwork" in repr(labrun.load_model("run:last"))

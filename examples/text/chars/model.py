@@ -33,7 +33,7 @@ class CharTransformer(pl.LightningModule):
         heads: int = 4,
         layers: int = 2,
         dropout: float = 0.1,
-        lr: float = 3e-3,
+        lr: float = 5e-3,
         new: int = 80,
         temperature: float = 0.7,
     ) -> None:
