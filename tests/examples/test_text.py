@@ -25,7 +25,7 @@ TINY = (
     "model.new=5",
     "trainer.limit_train_batches=4",
     "trainer.limit_val_batches=2",
-    "+trainer.options.limit_test_batches=2",
+    "trainer.options.limit_test_batches=2",
 )
 
 
@@ -72,7 +72,7 @@ def test_killed_it_goes_on_as_if_nothing_had_been(project: Project, trained: tup
     slow = "+callbacks.wait={_target_: chars.waiting.Wait, epoch: 1}"
     (project.folder / "chars" / "waiting.py").write_text(WAITING)
     before = set(project.folder.glob("outputs/*/*/run.json"))
-    begun = start_labrun(*TINY, "trainer.max_epochs=3", slow, "tracking=none", cwd=project.folder, cold=True)
+    begun = start_labrun(*TINY, "trainer.max_epochs=3", slow, "tracking=none", cwd=project.folder)
     wait_for(lambda: bool(list(project.folder.glob("waits"))))
     os.kill(int((project.folder / "waits").read_text()), signal.SIGKILL)
     begun.wait()
