@@ -534,6 +534,17 @@ def validate(config: Mapping[str, Any]) -> None:
         if not model.get("folds") and not model.get("refit", True):
             problems.append("model.folds=0 model.refit=false: nothing would be fitted; leave one of the two out")
     problems += list(_check_parts(config))
+    if isinstance(model, Mapping) and TARGETS.get(str(model.get("_target_"))) in (
+        LogisticRegression,
+        Pipeline,
+        Ensemble,
+    ):
+        node = config.get("dataset")
+        if isinstance(node, Mapping) and has_loaders(node):
+            problems.append(
+                f"dataset={node.get('name') or node['_target_']} brings loaders of its own, which torch modules "
+                "take: choose a network, or a data set that is read into arrays"
+            )
     for task, what in (("evaluate", "is to be scored"), ("predict", "is to predict")):
         if config.get("task") == task and not config.get("from"):
             problems.append(f"task={task} needs the run whose model {what}: from=last, or from=<run id>")
@@ -548,6 +559,17 @@ def _not_there(target: str) -> Iterator[str]:
         targets.check(target, "dataset")
     except ConfigError as error:
         yield str(error)
+
+
+def _check_pair(dataset: Any, model: Any) -> Iterator[str]:
+    """Why a data set with loaders of its own does not go with a model that is known to be no network."""
+    if not (isinstance(dataset, Mapping) and isinstance(model, Mapping) and has_loaders(dataset)):
+        return
+    if TARGETS.get(str(model.get("_target_"))) in (LogisticRegression, Pipeline, Ensemble):
+        yield (
+            f"dataset={dataset.get('name') or dataset['_target_']} brings loaders of its own, which torch modules "
+            "alone take: choose a network, or a data set that is read into arrays"
+        )
 
 
 def _check_parts(config: Mapping[str, Any]) -> Iterator[str]:

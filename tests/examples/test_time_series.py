@@ -48,7 +48,6 @@ def test_predictions_have_a_column_for_each_year(project: Project, trained: tupl
     assert forecast[0].tolist() == pytest.approx([table[f"forecast_{year}"][0] for year in range(5)], rel=1e-5)
 
 
-@pytest.mark.xfail(reason="a list is taken for one tensor, and a DataLoader's batches are lists", strict=True)
 def test_a_model_takes_what_a_loader_gives(project: Project, trained: tuple[Record, Path]) -> None:
     batch = _last_years(project)
     with project.script():

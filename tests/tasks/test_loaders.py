@@ -16,7 +16,7 @@ import labrun
 import loader_parts
 from conftest import Command, Refused, Runner
 from labrun.errors import ConfigError, UnfitError
-from labrun.runs import context
+from labrun.runs import comparable, context
 from labrun.runs import record as records
 from labrun.submission import resume
 
@@ -122,7 +122,9 @@ def test_evaluate_and_predict_with_a_module(run_here: Runner, mine: Path) -> Non
     assert np.mean(hits) == pytest.approx(trained.metrics["test/acc/dataloader_idx_0"])
     saved = labrun.load_model(run_dir)
     x = torch.stack([x for x, _ in _test_part()])
-    assert saved.predict((x,))["digit"].tolist() == [int(row["digit"]) for row in rows]
+    for batch in ((x,), [x, torch.zeros(len(x))], [x.numpy()]):
+        assert saved.predict(batch)["digit"].tolist() == [int(row["digit"]) for row in rows]
+    assert labrun.load_model("run:last").card == saved.card
     with pytest.raises(UnfitError, match="takes the batches of a data module.*digits"):
         run_here("task=evaluate", f"from={trained.id}", "dataset=digits")
 
@@ -272,6 +274,14 @@ def test_a_sweep_that_goes_on_takes_completed_runs_with_the_same_loaders(run_her
     assert resume.match([dataclasses.replace(new, config={**done.config, "dataset": dataset})], old) == [None]
 
 
+def test_scores_compare_whatever_the_loaders_settings_are(run_here: Runner, mine: Path) -> None:
+    one, _ = run_here(*DICTS)
+    other, _ = run_here(*DICTS, "dataset.batch_size=50", "dataset.num_workers=1")
+    assert comparable.mixture([one, other], "accuracy") is None
+    fewer, _ = run_here(*DICTS, "dataset.test.last=450")
+    assert "was not the same in all of them" in str(comparable.mixture([one, fewer], "accuracy"))
+
+
 def test_class_weights_of_networks(run_here: Runner, mine: Path) -> None:
     plain, _ = run_here("model=mnist_dnn", "trainer.max_epochs=1")
     even, _ = run_here("model=mnist_dnn", "trainer.max_epochs=1", "+model.class_weight=balanced")
@@ -293,11 +303,11 @@ def test_what_does_not_go_together_is_told_before_anything_is_trained(
     assert "'+model.target=input'" in refused_here("model=autoencoder", "model.target=input")
     assert "model.target=labels: expected data, or input" in refused_here("model=mnist_dnn", "+model.target=labels")
     assert "model.class_weight=equal: expected balanced" in refused_here("model=mnist_dnn", "+model.class_weight=equal")
+    assert "which torch modules alone take" in refused_here("dataset=mine", "model=logistic_regression")
     assert "model.loss: only networks have that" in refused_here("+model.loss._target_=torch.nn.MSELoss")
     assert "task=predict needs the run whose model is to predict" in refused_here("task=predict")
     for overrides, error, why in (
         ((*LIT, "+model.loss._target_=torch.nn.MSELoss"), ConfigError, "model.loss: Lit is a LightningModule"),
-        (("dataset=mine", "model=logistic_regression"), ConfigError, "torch modules alone take"),
         ((*TORCH, *torch_sets("Stream"), "model=linear"), UnfitError, "gives .* for a target of|shapes cannot|takes"),
     ):
         with pytest.raises((error, TypeError, RuntimeError), match=why):

@@ -127,7 +127,8 @@ class ModuleFeed(Feed):
 
     @property
     def told(self) -> str:
-        return f"{self.name} ({type(self.module).__name__})"
+        kind = type(self.module).__name__
+        return kind if self.name == kind else f"{self.name} ({kind})"
 
     @property
     def parts(self) -> Mapping[str, Any]:

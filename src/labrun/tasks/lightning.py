@@ -321,7 +321,7 @@ class NetworkTask(Task):
                 offered |= {"monitor": monitor, **({} if mode is None else {"mode": mode})}
                 node = {key: value for key, value in node.items() if (key, value) != ("monitor", monitored.AUTO)}
             made.append(self._of_the_package(schema.build(node, key, **offered), key))
-        for monitor, words in watched.items():
+        for monitor, words in watched.items() if self._config["task"] == "fit" else ():
             log.info("Watching %s: %s", monitor, words)
         return made
 
@@ -329,7 +329,8 @@ class NetworkTask(Task):
         if not self._is_own:
             return "val_loss" if has_validation else "train_loss"
         found = monitored.loss_of(str(self._config["model"]["_target_"]), has_validation)
-        log.info("Watching %s (trainer.monitor=auto)", found)
+        if self._config["task"] == "fit":
+            log.info("Watching %s (trainer.monitor=auto)", found)
         return found
 
     def _of_the_package(self, callback: Any, key: str) -> Any:

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from labrun.tasks.feeds import ModuleFeed
     from labrun.tasks.lightning import NetworkTask
 
-UNSIGNED = ("name", "num_workers", "pin_memory", "persistent_workers", "prefetch_factor")
+UNSIGNED = frozenset({"name", "num_workers", "pin_memory", "persistent_workers", "prefetch_factor", "seed"}) | {
+    *("batch_size", "eval_batch_size", "shuffle", "drop_last", "sampler", "batch_sampler"),
+}
 """Arguments of a data module, or of loaders, that change no sample."""
 LOADERS = "loaders"
 """Stands in a card for a model that takes the batches of a data module."""

@@ -25,7 +25,7 @@ from labrun.data.readers.later import applied
 from labrun.errors import BY_ARGUMENT, BY_VARIABLE, DataError, DoubtfulDecimalError, UnfitError, UntrustedError
 from labrun.registry import journal, models
 from labrun.runs import cards, seals, store
-from labrun.runs.record import RunPaths
+from labrun.runs.record import Record, RunPaths
 from labrun.tasks import loading, scoring
 from labrun.tasks import task as tasks
 
@@ -142,9 +142,12 @@ class Saved:
         def tensors(value: Any) -> Any:
             if isinstance(value, Mapping):
                 return {key: tensors(one) for key, one in value.items()}
-            if isinstance(value, tuple):
-                return tuple(map(tensors, value))
-            return torch.as_tensor(value) if isinstance(value, np.ndarray | list) else value
+            if isinstance(value, list | tuple) and any(
+                hasattr(one, "shape") or isinstance(one, Mapping) for one in value
+            ):
+                return type(value)(map(tensors, value))  # the parts of a batch, as a DataLoader gives them
+            is_numbers = isinstance(value, np.ndarray) or (isinstance(value, list) and _holds_numbers(value))
+            return torch.as_tensor(value) if is_numbers else value
 
         given, own = tensors(batch), getattr(self.model, "predict_step", None)
         self.model.eval()
@@ -285,6 +288,20 @@ class Saved:
         return x[list(self.columns)]
 
 
+def _has_card(run_dir: Path, record: Record) -> bool:
+    return (RunPaths(run_dir).outputs / cards.NAME).is_file()
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "shape")
+
+
+def _holds_numbers(value: Any) -> bool:
+    while isinstance(value, list | tuple) and value:
+        value = value[0]
+    return isinstance(value, int | float)
+
+
 def _warn_of_table(note: str) -> None:
     warnings.warn(f"the table: {note}", stacklevel=6)
 
@@ -346,7 +363,12 @@ def load_model(
     place = store.workspace() if root is None else Path(root).resolve()
     text = os.fspath(reference)
     if text.startswith(RUN) or (Path(text) / "run.json").is_file():
-        run_dir, record = store.find(place, text.removeprefix(RUN))
+        reference = text.removeprefix(RUN)
+        # Nobody means the model of a run that only predicts.
+        if reference == "last":
+            run_dir, record = store.find(place, reference, _has_card, "a run with a model")
+        else:
+            run_dir, record = store.find(place, reference)
         title = f"the model of run {record.id}"
         _, card = models.described(run_dir, record, None)
         why = functools.partial(seals.refusal, place, run_id=record.id, imported=bool(record.imported))
