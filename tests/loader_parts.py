@@ -206,6 +206,12 @@ class Labels(Dataset[Any]):
         return x, (x > 0.5).long()
 
 
+class FloatLabels(Labels):
+    def __getitem__(self, place: int) -> Any:
+        x, y = super().__getitem__(place)
+        return x, y.float()
+
+
 class Linear(nn.Module):
     def __init__(self, size: int = 3, outputs: int = 3) -> None:
         super().__init__()

@@ -185,6 +185,11 @@ def test_segmentation_multi_label_and_a_loss_of_ones_choice(run_here: Runner, ne
     assert masks.metrics["iou"] > 0.6
     labels, _ = run_here(*TORCH, *torch_sets("Labels"), "model=linear", "+model.lr=0.5", "trainer.max_epochs=15")
     assert labels.metrics["accuracy"] > 0.8 and labels.metrics["f1"] > 0.7
+    floats = (*TORCH, *torch_sets("FloatLabels"), "model=linear", "+model.lr=0.5", "trainer.max_epochs=15")
+    with pytest.raises(UnfitError, match="may be labels or quantities: say model.loss._target_=torch.nn.BCEWithLogits"):
+        run_here(*floats)
+    said, _ = run_here(*floats, "+model.loss._target_=torch.nn.BCEWithLogitsLoss")
+    assert said.metrics["accuracy"] > 0.8 and said.metrics["test_loss"] == pytest.approx(labels.metrics["test_loss"])
     chosen, _ = run_here(
         *TORCH, *torch_sets("Labels"), "model=linear", "+model.loss._target_=torch.nn.MultiLabelSoftMarginLoss"
     )

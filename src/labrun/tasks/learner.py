@@ -32,6 +32,15 @@ IGNORED = -100
 """The class number that torch's cross-entropy leaves out."""
 OF_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
 """Losses whose target holds class numbers."""
+OF_LABELS = (
+    "BCEWithLogitsLoss",
+    "BCELoss",
+    "MultiLabelSoftMarginLoss",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "multilabel_soft_margin_loss",
+)
+"""Losses whose target holds a 0 or 1 for each label, as floats."""
 DEFAULT_OPTIMIZER = {"_target_": "torch.optim.Adam", "_partial_": True}
 DEFAULT_LR = 1e-3
 
@@ -192,8 +201,14 @@ class Lesson:
     def _kind_of(self, scores: Tensor, target: Tensor) -> tuple[str, str]:
         if not target.is_floating_point() and scores.ndim == target.ndim + 1:
             return "classes", "its target holds class numbers"
-        if not target.is_floating_point() and scores.shape == target.shape and scores.ndim > 1:
+        named = str((self._node.get("loss") or {}).get("_target_")).rpartition(".")[2]
+        if named in OF_LABELS or (not target.is_floating_point() and scores.shape == target.shape and scores.ndim > 1):
             return "labels", "its target holds a 0 or 1 for each label"
+        if target.is_floating_point() and named == "None" and bool(((target == 0) | (target == 1)).all()):
+            raise UnfitError(
+                f"the target of the first batch, {tuple(target.shape)} {target.dtype}, holds 0 and 1 alone, which may "
+                "be labels or quantities: say model.loss._target_=torch.nn.BCEWithLogitsLoss, or torch.nn.MSELoss"
+            )
         if target.is_floating_point():
             return "quantity", "its target holds quantities"
         if is_named(self._node.get("loss")):
@@ -215,7 +230,9 @@ class Lesson:
             count = classes_second(scores, target).shape[1]
             return {"accuracy": classification.MulticlassAccuracy(count, average="micro", ignore_index=IGNORED)}
         if kind == "labels":
-            count = scores.shape[1]
+            count = scores.shape[1] if scores.ndim > 1 else 1
+            if count == 1:
+                return {"accuracy": classification.BinaryAccuracy(), "f1": classification.BinaryF1Score()}
             return {
                 "accuracy": classification.MultilabelAccuracy(num_labels=count),
                 "f1": classification.MultilabelF1Score(num_labels=count),
@@ -271,7 +288,11 @@ class Lesson:
             first, second = _alike(scores, target)
             is_flat = type(metric).__module__.startswith("torchmetrics.regression") and first.ndim > 2
             return (first.flatten(), second.flatten()) if is_flat else (first.contiguous(), second.contiguous())
-        return scores, target.int() if self.kind == "labels" else target
+        if self.kind == "labels":
+            first, second = _alike(scores, target)
+            is_binary = type(metric).__name__.startswith("Binary")
+            return (first.flatten(), second.flatten().int()) if is_binary else (first, second.int())
+        return scores, target
 
 
 def _alike(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
