@@ -534,17 +534,7 @@ def validate(config: Mapping[str, Any]) -> None:
         if not model.get("folds") and not model.get("refit", True):
             problems.append("model.folds=0 model.refit=false: nothing would be fitted; leave one of the two out")
     problems += list(_check_parts(config))
-    if isinstance(model, Mapping) and TARGETS.get(str(model.get("_target_"))) in (
-        LogisticRegression,
-        Pipeline,
-        Ensemble,
-    ):
-        node = config.get("dataset")
-        if isinstance(node, Mapping) and has_loaders(node):
-            problems.append(
-                f"dataset={node.get('name') or node['_target_']} brings loaders of its own, which torch modules "
-                "take: choose a network, or a data set that is read into arrays"
-            )
+    problems += list(_check_pair(config.get("dataset"), model))
     for task, what in (("evaluate", "is to be scored"), ("predict", "is to predict")):
         if config.get("task") == task and not config.get("from"):
             problems.append(f"task={task} needs the run whose model {what}: from=last, or from=<run id>")
@@ -593,13 +583,19 @@ LEARNING = ("loss", "metrics", "class_weight", "target")
 def _check_learning(node: Mapping[str, Any]) -> Iterator[str]:
     """Every mistake in what a plain network is to learn. What a class takes itself is left to it."""
     target = str(node.get("_target_"))
+    is_torchs = any(name.partition(".")[0] in targets.PYTORCH for name in targets.ancestors(target))
+    if target not in TARGETS and not is_torchs:
+        return  # an estimator, say, whose `loss` and `class_weight` are its own: building it tells
     idle = [key for key in LEARNING if node.get(key) is not None and key != "class_weight"]
     if idle and TARGETS.get(target) in (LogisticRegression, Pipeline, Ensemble):
         yield f"{', '.join(f'model.{key}' for key in idle)}: only networks have that, and this model is none"
         return
-    own = {key for key in LEARNING if node.get(key) is not None and targets.takes(target, key)}
-    parts = {"model.loss": node.get("loss")} if "loss" not in own else {}
-    metrics = node.get("metrics") if "metrics" not in own else None
+    yield from learning_mistakes({key: node.get(key) for key in LEARNING if not targets.takes(target, key)})
+
+
+def learning_mistakes(node: Mapping[str, Any]) -> Iterator[str]:
+    """Every mistake in `loss`, `metrics`, `class_weight` and `target` of a plain network."""
+    parts, metrics = {"model.loss": node.get("loss")}, node.get("metrics")
     if metrics is not None and not isinstance(metrics, Mapping):
         yield "model.metrics: name each, as in model.metrics.f1._target_=torchmetrics.classification.MulticlassF1Score"
     elif metrics is not None:
@@ -607,10 +603,10 @@ def _check_learning(node: Mapping[str, Any]) -> Iterator[str]:
     for key, one in parts.items():
         if one is not None and not (isinstance(one, Mapping) and isinstance(one.get("_target_"), str)):
             yield f"{key}={one}: say which class it is, as in {key}._target_=torch.nn.MSELoss"
-    weights = node.get("class_weight") if "class_weight" not in own else None
+    weights = node.get("class_weight")
     if not (weights in (None, "balanced") or (isinstance(weights, list) and fits(weights, list[Positive]))):
         yield f"model.class_weight={weights}: expected balanced, or a list of a weight above 0 for each class"
-    if "target" not in own and node.get("target") not in (None, "data", "input"):
+    if node.get("target") not in (None, "data", "input"):
         yield f"model.target={node['target']}: expected data, or input for a network that is to give back its input"
 
 

@@ -164,7 +164,9 @@ def test_each_run_is_carried_out_once_and_a_failure_is_its_own(backend: Backend,
 def test_what_a_run_uses_is_measured_from_beside_it(backend: Backend, workspace: Path) -> None:
     """Also of a run that has ended before the first value is due. Takes over 15 s on Slurm, as above."""
     folder = workspace / "multirun" / "test" / "measured"
-    run_dirs = sweep(backend, folder, [{"seconds": 2.5}, {}], "tracking.system=true", "tracking.system_every_s=1")
+    run_dirs = sweep(
+        backend, folder, [{"seconds": 2.5}, {"seconds": 0.4}], "tracking.system=true", "tracking.system_every_s=1"
+    )
     conduct(folder)
     for run_dir, least in zip(run_dirs, (2, 1), strict=True):
         found = context.system_values(run_dir)

@@ -286,6 +286,6 @@ def test_python_and_the_notebook_have_the_means(sweep: list[Path], tmp_path: Pat
     assert len(found.to_frame(over=["seed", "model.lr"])) == 1 and len(found.to_frame()) == 6
     with pytest.raises(RecordError, match="no mean over what"):
         found.to_frame(over="what")
-    page = notebook.page(found)
+    page = notebook.sweep_page(found)
     assert "<th>accuracy_mean</th>" in page and "<td>2 of 3</td>" in page and page.count("<img") >= 1
     assert "accuracy is NaN in run" in page

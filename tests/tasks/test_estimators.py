@@ -174,6 +174,10 @@ def test_class_weights_reach_the_estimator_wherever_it_stands(run_here: Runner) 
     assert weighed.metrics["accuracy"] < plain.metrics["accuracy"]
     piped, _ = run_here("model=pipeline", "+model.class_weight=balanced", "model.folds=0")
     assert piped.status == records.COMPLETED
+    drop = [f"~model.{key}" for key in ("regularization", "solver", "backend")]
+    sgd = ("model._target_=sklearn.linear_model.SGDClassifier", "+model.loss=log_loss", *drop)
+    own, _ = run_here(*sgd, "+model.class_weight={0:1,1:5}")
+    assert own.status == records.COMPLETED
     with pytest.raises(UnfitError, match=r"model\.class_weight: .* cannot weigh classes"):
         run_here("model=pipeline", "model/estimator=knn", "+model.class_weight=balanced")
     with pytest.raises(UnfitError, match="has 2 weights, and there are 10 classes"):

@@ -197,7 +197,8 @@ class Watched:
         return None if self._start is None else processes.usage(self._pid, self._start, without=os.getpid())
 
     def _memory(self, usage: Usage | None) -> dict[str, float]:
-        return {} if usage is None else {"memory_gb": usage.memory / GB}
+        # What has ended, and nobody has waited for yet, has no memory: that is no value of the run's.
+        return {} if usage is None or not usage.memory else {"memory_gb": usage.memory / GB}
 
     def _take(self, usage: Usage | None) -> None:
         cores = None if usage is None else self._cpu.cores(usage.cpu_s, time.monotonic())

@@ -87,6 +87,8 @@ class NetworkTask(Task):
                 f"{', '.join(f'model.{key}' for key in self._learning)}: {name} is a LightningModule, whose own steps "
                 "say what it learns and how it is measured; these keys are for plain networks"
             )
+        if mistakes := list(schema.learning_mistakes(self._learning)):
+            raise ConfigError(mistakes)
         self._training_done: dict[str, Any] | None = None
         self._trainer_made: tuple[Any, RecordLogger] | None = None
         self._allowed = min(int(config["compute"]["cpus_per_run"]), torch.get_num_threads())
