@@ -43,7 +43,7 @@ def test_every_option_composes_and_is_valid(group: str, option: str) -> None:
     if group == "dataset" and option in ("npz", "csv"):
         overrides.append("dataset.path=data")
     if (group, option) == ("dataset", "torch"):
-        overrides.append("dataset.train._target_=mine.Train")
+        overrides += ["dataset.train._target_=mine.Train", "model=mnist_dnn"]
     if "script" in (group, option):
         overrides += ["experiment=script", "script.path=train.py", "name=mine"]
     if group == "datastore" and option == "http":

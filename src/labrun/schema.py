@@ -534,7 +534,8 @@ def validate(config: Mapping[str, Any]) -> None:
         if not model.get("folds") and not model.get("refit", True):
             problems.append("model.folds=0 model.refit=false: nothing would be fitted; leave one of the two out")
     problems += list(_check_parts(config))
-    problems += list(_check_pair(config.get("dataset"), model))
+    if config.get("task") == "fit":  # else the model is another run's, and what stands there is nothing yet
+        problems += list(_check_pair(config.get("dataset"), model))
     for task, what in (("evaluate", "is to be scored"), ("predict", "is to predict")):
         if config.get("task") == task and not config.get("from"):
             problems.append(f"task={task} needs the run whose model {what}: from=last, or from=<run id>")

@@ -113,6 +113,7 @@ def test_a_training_with_loaders_goes_on_where_it_ended(run_here: Runner, mine: 
 def test_evaluate_and_predict_with_a_module(run_here: Runner, mine: Path) -> None:
     trained, run_dir = run_here(*LIT)
     scored, _ = run_here("task=evaluate", f"from={trained.id}")
+    run_here("task=evaluate", f"from={trained.id}", "dataset=mine")
     tests = {name: value for name, value in trained.metrics.items() if name.startswith("test/")}
     assert scored.metrics == pytest.approx(tests) and scored.parent == trained.id
     _, predicted = run_here("task=predict", f"from={trained.id}")
