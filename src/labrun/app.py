@@ -223,7 +223,7 @@ def default_name(root: DictConfig) -> str:
         key, _, value = override.partition("=")
         if key in ("experiment", "dataset", "model") and "," in value:
             choices[key] = value.replace(",", "+")
-    if root.task in ("evaluate", "predict"):
+    if root.task in records.SCORING:
         return str(root.task)
     if choices.get("experiment") == "script" and not OmegaConf.is_missing(root.script, "path"):
         return Path(str(root.script.path)).stem or "script"

@@ -145,8 +145,7 @@ def _carry_out(recording: Recording, record: Record, paths: RunPaths, pictures: 
                 record.model = tasks.write_card(paths, saved, config, about, record.config["model"], proof)
             if scores is not None:
                 summary.write_confusion(scores, arrays, paths)
-            wanted = config["report"]
-            if wanted == "all" or (wanted == "auto" and pictures):
+            if summary.draws(config, pictures):
                 summary.gather(work, scores, arrays, record).draw(paths.root)
         summary.tell_result(record, summary.data_line(arrays), time.monotonic() - began, paths)
 
@@ -190,8 +189,7 @@ def _with_loaders(
         paths.outputs.mkdir(parents=True, exist_ok=True)
         saved, about = work.save_network(paths), loaded.taken_by(feed, offered)
         record.model = tasks.write_card(paths, saved, config, about, record.config["model"], proof)
-    wanted = config["report"]
-    if wanted == "all" or (wanted == "auto" and pictures):
+    if summary.draws(config, pictures):
         Pictures(summary.title(record)).draw(paths.root)
     summary.tell_result(record, feed.told, time.monotonic() - began, paths)
 
@@ -234,7 +232,7 @@ def _written(table: Any, config: Mapping[str, Any], paths: RunPaths) -> str:
 
 def _known_table(config: Mapping[str, Any]) -> dict[str, Any] | None:
     """Of a model that is to be scored: how its table was read, and its classes; None where it is none of a table."""
-    if config["task"] not in ("evaluate", "predict"):
+    if config["task"] not in records.SCORING:
         return None
     source = config["from"]
     card = cards.read(RunPaths(Path(source["path"])).outputs, f"run {source['id']}")  # `_evaluate` checks its file

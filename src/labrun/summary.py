@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 from labrun import checking
 from labrun.data.arrays import Arrays
@@ -70,6 +72,11 @@ def write_confusion(scores: Scores, arrays: Arrays, paths: RunPaths) -> None:
     (paths.outputs / "confusion_matrix.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
+def draws(config: Mapping[str, Any], pictures: bool) -> bool:
+    """Whether a run draws its pictures: `auto` leaves it to whoever carries it out."""
+    return bool(config["report"] == "all" or (config["report"] == "auto" and pictures))
+
+
 def title(record: Record) -> str:
     """A run in the titles of its pictures."""
     return f"{record.name} ({record.id})"
@@ -77,8 +84,7 @@ def title(record: Record) -> str:
 
 def finish_script(record: Record, paths: RunPaths, pictures: bool) -> None:
     """Draw and print what there is to show of a script."""
-    wanted = record.config["report"]
-    if wanted == "all" or (wanted == "auto" and pictures):
+    if draws(record.config, pictures):
         Pictures(title(record)).draw(paths.root)
     took = records.seconds_between(str(record.started), records.now())
     _tell(record, paths, [("script", record.config["script"]["path"])], f"{took:.1f} s")

@@ -30,6 +30,7 @@ from labrun.errors import (
 from labrun.registry import journal, models
 from labrun.registry.journal import Version
 from labrun.runs import cards, files, report, store
+from labrun.runs import record as records
 from labrun.tracking.mlflow import ui_state
 
 WHICH = "name, name/version or name@alias"
@@ -136,7 +137,7 @@ def register(options: argparse.Namespace) -> int:
     run_dir, record = store.find(
         root,
         options.run,
-        suitable=lambda _, one: options.run != "last" or one.task not in ("evaluate", "predict"),
+        suitable=lambda _, one: options.run != "last" or one.task not in records.SCORING,
         wanted="a run that trained a model",
     )
     version, is_new = models.register(root, run_dir, options.name, options.file, tags)

@@ -68,7 +68,7 @@ class RunContext:
             line["epoch"] = int(epoch)
         if self._fd is None:
             self._fd = _opened_to_append(self.run_dir)
-        write_line(self._fd, json.dumps(line, allow_nan=False, ensure_ascii=False))
+        write_line(self._fd, _as_json(line))
 
     def has_logged(self, name: str) -> bool:
         """Whether this process has logged that metric."""
@@ -97,7 +97,7 @@ def log_system(run_dir: str | os.PathLike[str], attempt: int, step: int, values:
     lines = [{**head, "name": name, "value": one, "attempt": attempt, SYSTEM: True} for name, one in values.items()]
     fd = _opened_to_append(run_dir)
     try:
-        os.write(fd, b"".join(map(_encoded, lines)))
+        os.write(fd, "".join(f"{_as_json(line)}\n" for line in lines).encode())
     finally:
         os.close(fd)
 
@@ -115,8 +115,8 @@ def _opened_to_append(run_dir: str | os.PathLike[str]) -> int:
     return os.open(Path(run_dir) / METRICS_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
 
-def _encoded(line: dict[str, Any]) -> bytes:
-    return (json.dumps(line, allow_nan=False, ensure_ascii=False) + "\n").encode()
+def _as_json(line: dict[str, Any]) -> str:
+    return json.dumps(line, allow_nan=False, ensure_ascii=False)
 
 
 def _spelled(number: float) -> str:

@@ -269,9 +269,8 @@ def check_targets(values: Mapping[str, Any]) -> None:
     if data.get("_target_") == schema.DATASETS:
         nodes |= {f"dataset.{part}": data.get(part) for part in ("train", "validation", "test", "predict", "sampler")}
     model = values.get("model") or {}
-    nodes |= {f"model.{part}": model.get(part) for part in ("loss",)}
     nodes |= {f"model.metrics.{name}": one for name, one in _nodes(model.get("metrics")).items()}
-    nodes |= {f"model.{part}": model.get(part) for part in ("optimizer", "scheduler")}
+    nodes |= {f"model.{part}": model.get(part) for part in ("optimizer", "scheduler", "loss")}
     for key, node in nodes.items():
         if isinstance(node, Mapping) and isinstance(node.get("_target_"), str):
             # Lightning's own callbacks and loggers are those of the package that trains, whichever is named.
@@ -297,7 +296,7 @@ def _tags(tags: Any) -> dict[str, str]:
 
 def _settle_references(config: dict[str, Any], overrides: list[str], root: Path) -> str | None:
     """Turn `last` and the like into one run, and take over what the new run inherits from it; returns its id."""
-    if config["task"] in ("evaluate", "predict"):
+    if config["task"] in records.SCORING:
         run_dir, source = store.find(
             root, str(config["from"]), suitable=_has_model, wanted="a finished run with a model"
         )

@@ -13,11 +13,11 @@ from typing import Any
 
 from labrun import schema, targets
 from labrun.data.arrays import Arrays, Part
+from labrun.data.datasets import HOOKS, Parts
 from labrun.data.loading import BatchLoader
 from labrun.errors import ConfigError
 from labrun.runs import custom_locations
 from labrun.tasks import packages
-from labrun.tasks.packages import Package
 from labrun.tasks.task import is_named
 
 log = logging.getLogger(__name__)
@@ -104,14 +104,6 @@ class ArraysFeed(Feed):
         return np.bincount(self.arrays.train.y, minlength=classes).tolist() if classes else None
 
 
-HOOKS = {
-    "train": "train_dataloader",
-    "validation": "val_dataloader",
-    "test": "test_dataloader",
-    "predict": "predict_dataloader",
-}
-
-
 class ModuleFeed(Feed):
     """The loaders of a `LightningDataModule`.
 
@@ -133,8 +125,6 @@ class ModuleFeed(Feed):
     @property
     def parts(self) -> Mapping[str, Any]:
         """The nodes of labrun's own `Datasets`, by part; nothing for a data module of a person's own."""
-        from labrun.data.datasets import Parts
-
         return self.module.nodes if isinstance(self.module, Parts) else {}
 
     def has(self, part: str) -> bool:
@@ -204,18 +194,9 @@ def make_module(dataset: Mapping[str, Any], model: str = "") -> Any:
         if any(name.startswith("lightning.") for name in targets.ancestors(model)):
             own["_target_"] = "labrun.data.datasets.of_lightning"
     made = schema.build(own, "dataset")
-    if package_of(made, "LightningDataModule") is None:
+    if packages.derived(made, "LightningDataModule") is None:
         raise ConfigError(f"dataset._target_={target!r} gives a {type(made).__name__}, and no LightningDataModule")
     return made
-
-
-def package_of(found: Any, kind: str) -> Package | None:
-    """The package of Lightning's whose class of that name an object is derived from; None: neither."""
-    for base in type(found).__mro__:
-        name = next((name for name in packages.NAMES if base.__module__.startswith(f"{name}.")), None)
-        if name is not None and base.__name__ == kind:
-            return Package(name)
-    return None
 
 
 def overrides(found: Any, method: str, kind: str) -> bool:
@@ -226,7 +207,7 @@ def overrides(found: Any, method: str, kind: str) -> bool:
         method: the hook's name.
         kind: `LightningModule` or `LightningDataModule`.
     """
-    package = package_of(found, kind)
+    package = packages.derived(found, kind)
     if package is None:
         return False
     return getattr(type(found), method, None) is not getattr(getattr(package.part(), kind), method, None)

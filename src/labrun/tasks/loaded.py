@@ -76,7 +76,6 @@ def wrap(model: Any, config: Mapping[str, Any], feed: ModuleFeed) -> NetworkTask
         ConfigError: it is no torch module, or of the other package of Lightning's than the data module.
     """
     from labrun.tasks import packages
-    from labrun.tasks.feeds import package_of
     from labrun.tasks.lightning import NetworkTask
 
     name = tasks.model_name(config["model"])
@@ -85,7 +84,7 @@ def wrap(model: Any, config: Mapping[str, Any], feed: ModuleFeed) -> NetworkTask
             f"model '{name}' is a {type(model).__name__}, and dataset={feed.name} brings loaders of its own, which "
             "torch modules alone take: choose a network, or a data set that is read into arrays"
         )
-    own, of_data = packages.of(model, name), package_of(feed.module, "LightningDataModule")
+    own, of_data = packages.of(model, name), packages.derived(feed.module, "LightningDataModule")
     if own is not None and of_data is not None and own != of_data:
         raise ConfigError(
             f"model '{name}' is a LightningModule of {own.name}, and dataset={feed.name} a LightningDataModule of "

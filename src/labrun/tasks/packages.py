@@ -58,6 +58,15 @@ def spare_clouds(package: Package) -> None:
     cloud_io.module_available = there  # type: ignore[attr-defined]
 
 
+def derived(found: Any, kind: str) -> Package | None:
+    """The package of Lightning's whose class of that name an object is derived from; None: neither."""
+    for base in type(found).__mro__:
+        name = next((name for name in NAMES if base.__module__.startswith(f"{name}.")), None)
+        if name is not None and base.__name__ == kind:
+            return Package(name)
+    return None
+
+
 def of(model: Any, title: str) -> Package | None:
     """The package whose LightningModule a model is; None for a plain network.
 
@@ -68,10 +77,8 @@ def of(model: Any, title: str) -> Package | None:
     Raises:
         ConfigError: it looks like one and is none: it would be trained as what it is not.
     """
-    for base in type(model).__mro__:
-        name = next((name for name in NAMES if base.__module__.startswith(f"{name}.")), None)
-        if name is not None and base.__name__ == "LightningModule":
-            return Package(name)
+    if (found := derived(model, "LightningModule")) is not None:
+        return found
     wrapped = type(model).__module__.startswith(_FABRIC)
     has = [step for step in _STEPS if callable(getattr(model, step, None))]
     if wrapped or has:

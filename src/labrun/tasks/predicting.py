@@ -14,7 +14,7 @@ from labrun.data.arrays import Arrays, Part
 from labrun.data.readers.own import place_of
 from labrun.errors import UnfitError
 from labrun.runs.record import RunPaths
-from labrun.tasks import feeding, saved
+from labrun.tasks import feeding, saved, scoring
 from labrun.tasks.saved import Saved
 
 if TYPE_CHECKING:
@@ -164,8 +164,7 @@ def _of_classes(scores: Any, class_names: Sequence[str]) -> dict[str, Any]:
     """
     if scores.ndim > 2:
         return {"prediction": [one.tolist() for one in scores.argmax(axis=2 if scores.ndim == 3 else 1)]}
-    shifted = np.exp(scores.astype(np.float64) - scores.max(axis=1, keepdims=True))
-    chances = shifted / shifted.sum(axis=1, keepdims=True)
+    chances = scoring.softmax(scores)
     names = list(class_names) if len(class_names) == scores.shape[1] else list(map(str, range(scores.shape[1])))
     found: dict[str, Any] = {"prediction": np.array(names)[scores.argmax(axis=1)]}
     return found | {f"probability_{name}": chances[:, place] for place, name in enumerate(names)}

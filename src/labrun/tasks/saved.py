@@ -119,9 +119,7 @@ class Saved:
             raise UnfitError(f"{self.title} ({self.card.get('name')}) gives no probabilities: use predict")
         rows = self._rows(x)
         if tasks.is_network(self.model):
-            scores = self._scores(rows).astype(np.float64)
-            chances = np.exp(scores - scores.max(axis=1, keepdims=True))
-            return np.asarray(chances / chances.sum(axis=1, keepdims=True))
+            return scoring.softmax(self._scores(rows))
         if not self.class_names:
             return np.asarray(self._call("predict_proba", rows))
         found = scoring.chances_of(self.model, rows, len(self.class_names))

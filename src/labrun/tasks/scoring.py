@@ -72,6 +72,17 @@ def chances_of(model: Any, rows: Any, classes: int) -> npt.NDArray[np.float64] |
     return chances
 
 
+def softmax(scores: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Probabilities of classes from a network's scores, in double precision.
+
+    Shapes:
+        scores, returns: (N, classes).
+    """
+    raised = scores.astype(np.float64)
+    chances = np.exp(raised - raised.max(axis=1, keepdims=True))
+    return np.asarray(chances / chances.sum(axis=1, keepdims=True))
+
+
 def measure(
     y: npt.NDArray[Any], predicted: npt.NDArray[Any], chances: npt.NDArray[np.float64] | None, classes: int
 ) -> dict[str, float]:
