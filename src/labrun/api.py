@@ -137,17 +137,18 @@ def show(work: Run | Sweep | str, every_s: float = EVERY_S, wait: bool = True) -
     from labrun import notebook
 
     mark = notebook.new_mark()
-    view = display(HTML(_page(work, mark)), display_id=True)
+    view = display(HTML(page(work, mark)), display_id=True)
     try:
         while wait and not work.is_over:
             time.sleep(every_s)
-            view.update(HTML(_page(work, mark)))
+            view.update(HTML(page(work, mark)))
     except KeyboardInterrupt:
         pass
-    view.update(HTML(_page(work, mark)))
+    view.update(HTML(page(work, mark)))
 
 
-def _page(work: Run | Sweep, mark: str) -> str:
+def page(work: Run | Sweep, mark: str) -> str:
+    """A run or a sweep as a page of HTML, by the mark that its notebook knows it by."""
     from labrun import notebook
 
     return notebook.run_page(work, mark) if isinstance(work, Run) else notebook.sweep_page(work, mark)

@@ -189,7 +189,7 @@ def test_inputs_are_the_paths_that_were_mounted(bench: Any, well: Any, tmp_path:
         "frame = TabularDatasetFactory.from_delimited_files(os.path.join(one, 'table.csv')).to_pandas_dataframe()\n"
         "assert frame.shape == (2, 2) and Dataset.get_by_id(ws, id=str(one)) == one\n"
         "store = ws.get_default_datastore(); print(store.name)\n"
-        "for call in (lambda: run.input_datasets['dogs'], lambda: store.upload('x'), lambda: Workspace.create('x'),\n"
+        "for call in (lambda: run.input_datasets['dogs'], lambda: store.upload('x'), lambda: ws.delete(),\n"
         "             lambda: Dataset.Tabular.from_delimited_files((store, 'x.csv'))):\n"
         "    try: call()\n"
         "    except Exception as error: print(type(error).__name__, error)\n"
@@ -231,18 +231,21 @@ def test_what_labrun_has_not_imports_and_tells_the_way_when_used(bench: Any, wel
     script = bench.write(
         "from typing import Optional\n"
         "import azureml.core\n"
-        "from azureml.core import Environment, ScriptRunConfig, Experiment, Run, Workspace\n"
-        "from azureml.core.compute import ComputeTarget, AmlCompute\n"
-        "from azureml.train.hyperdrive import HyperDriveConfig, choice\n"
-        "from azureml.widgets import RunDetails\n"
+        "from azureml.core import Environment, Image, Webservice, Run, Workspace\n"
+        "from azureml.core.compute import AksCompute\n"
+        "from azureml.core.model import InferenceConfig\n"
+        "from azureml.core.webservice.webservice import WebserviceException as first\n"
+        "from azureml.core.webservice import WebserviceException\n"
         "import azureml.pipeline.steps\n"
         "from azureml.exceptions import UserErrorException\n"
-        "def f(x: Optional[Environment]): return isinstance(x, Environment)\n"
+        "def f(x: Optional[Image]): return isinstance(x, Image)\n"
         "assert f(3) is False and azureml.core.VERSION\n"
         "run = Run.get_context()\n"
-        "for call in (lambda: Environment('x'), lambda: Environment.get, lambda: ComputeTarget(None, 'cpu'),\n"
-        "             lambda: choice(1, 2), lambda: Experiment(Workspace(), 'x').submit(None),\n"
-        "             lambda: run.child_run(), lambda: run.get_environment(),\n"
+        "try: raise ValueError('x')\n"
+        "except (WebserviceException, ValueError): assert first is WebserviceException\n"
+        "for call in (lambda: Webservice('x'), lambda: Image.create, lambda: AksCompute(None, 'cpu'),\n"
+        "             lambda: InferenceConfig(1, 2), lambda: Workspace().delete(),\n"
+        "             lambda: run.wait_for_completion(), lambda: run.get_environment(),\n"
         "             lambda: run.get_secret('NO_SUCH'), lambda: run.unheard_of,\n"
         "             lambda: azureml.pipeline.steps.PythonScriptStep()):\n"
         "    try: call()\n"
@@ -254,7 +257,7 @@ def test_what_labrun_has_not_imports_and_tells_the_way_when_used(bench: Any, wel
     )
     done = well(bench.run(script))
     assert done.stdout.count("TOLD") == 10 and "no private parts\nno plug-in of MLflow" in done.stdout
-    for way in ("compute=slurm", "labrun -m", "script.azureml=true", "lab compute ls"):
+    for way in ("compute=slurm", "lab models predict", "script.azureml=true", "lab compute ls"):
         assert way in done.stdout
 
 

@@ -26,6 +26,7 @@ NOUNS = {
     "data": "send, fetch and look at data; datastores and assets",
     "compute": "where runs can go, and what is free there",
     "models": "registered models: versions, aliases, predictions",
+    "azureml": "scripts and notebooks of the Azure ML SDK v1 that submit runs",
     "warm": "the warm interpreter, which makes commands start faster",
     "ui": "MLflow's pages of the runs and models, fed while they are open",
 }

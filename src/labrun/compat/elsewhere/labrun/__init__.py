@@ -15,6 +15,9 @@ from labrun.runs.context import log
 
 __all__ = ["log"]
 
+ELSEWHERE = True
+"""This is not the whole package."""
+
 
 def __getattr__(name: str) -> Any:
     raise AttributeError(

@@ -6,8 +6,8 @@ import sys
 import uuid
 from typing import Any
 
-from . import _values
-from ._base import RunBase
+from labrun.compat.azureml.training import values
+from labrun.compat.azureml.training.base import RunBase
 
 
 def _tell(text: str) -> None:
@@ -43,7 +43,7 @@ class _OfflineRun(RunBase):
         return {"runId": self.id, "status": self.status, "properties": {}, "inputDatasets": [], "logFiles": {}}
 
     def _keep(self, kind: str, name: str, value: Any) -> None:
-        number = _values.as_number(value)
+        number = values.as_number(value)
         _tell(f"log {kind} metric {name}: {value if number is None or isinstance(value, (bool, int)) else number}")
         if kind == "scalar" and name in self._metrics:
             before = self._metrics[name]
@@ -114,7 +114,7 @@ class _OfflineRun(RunBase):
 
     def remove_tags(self, tags: Any) -> None:
         """Forget tags."""
-        for key in _values.as_list(tags):
+        for key in values.as_list(tags):
             self.tags.pop(str(key), None)
 
     def add_properties(self, properties: dict[str, Any]) -> None:

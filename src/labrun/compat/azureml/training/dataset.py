@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import _absent
-from ..data import InputDataset, Inputs
-from ..data.dataset_factory import FileDatasetFactory, TabularDatasetFactory
+from labrun.compat.azureml import absent
+from labrun.compat.azureml.training.data import InputDataset, Inputs
+from labrun.compat.azureml.training.factories import FileDatasetFactory, TabularDatasetFactory
 
 
 class Dataset:
@@ -43,4 +43,4 @@ class Dataset:
         return Inputs()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        _absent.datastore_way("Dataset(...)")
+        absent.datastore_way("Dataset(...)")

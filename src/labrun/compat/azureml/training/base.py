@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import _absent
-from ._absent import not_here
-from .exceptions import NotInLabrun
+from labrun.compat.azureml import absent
+from labrun.compat.azureml.absent import not_here
+from labrun.compat.azureml.exceptions import NotInLabrun
+from labrun.compat.azureml.training.keyvault import secret_of
 
 if TYPE_CHECKING:
-    from .core.experiment import Experiment
-    from .data import Inputs
+    from labrun.compat.azureml.training.data import Inputs
+    from labrun.compat.azureml.training.experiment import Experiment
 
 Self = TypeVar("Self", bound="RunBase")
 
@@ -36,19 +36,19 @@ class RunBase:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        raise _NoSuchAttributeError(f"run.{name} is not in labrun: {_absent.GENERAL}")
+        raise _NoSuchAttributeError(f"run.{name} is not in labrun: {absent.GENERAL}")
 
     @property
     def experiment(self) -> Experiment:
         """The experiment that the run belongs to."""
-        from .core.experiment import Experiment
+        from labrun.compat.azureml.training.experiment import Experiment
 
         return Experiment()
 
     @property
     def input_datasets(self) -> Inputs:
         """The inputs that the run's config mounted, by their names."""
-        from .data import Inputs
+        from labrun.compat.azureml.training.data import Inputs
 
         return Inputs()
 
@@ -67,20 +67,15 @@ class RunBase:
         Raises:
             NotInLabrun: no such variable is set.
         """
-        value = os.environ.get(name)
-        if value is None:
-            not_here(
-                f"run.get_secret({name!r})", f"give the secret as a variable of the environment: export {name}=..."
-            )
-        return value
+        return secret_of(f"run.get_secret({name!r})", name)
 
     def child_run(self, *args: Any, **kwargs: Any) -> Any:
         """Not in labrun: one run has no runs inside."""
-        _absent.sweep_way("run.child_run()")
+        absent.sweep_way("run.child_run()")
 
     def create_children(self, *args: Any, **kwargs: Any) -> Any:
         """Not in labrun: one run has no runs inside."""
-        _absent.sweep_way("run.create_children()")
+        absent.sweep_way("run.create_children()")
 
     def get_children(self, *args: Any, **kwargs: Any) -> Any:
         """Not in labrun: one run has no runs inside."""
@@ -88,7 +83,7 @@ class RunBase:
 
     def submit_child(self, *args: Any, **kwargs: Any) -> Any:
         """Not in labrun: a script does not start runs."""
-        _absent.submit_way("run.submit_child()")
+        absent.submit_way("run.submit_child()")
 
     def wait_for_completion(self, *args: Any, **kwargs: Any) -> Any:
         """Not in labrun: the script is the run that would be waited for."""

@@ -7,8 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from .. import _absent, _place
-from ..exceptions import ModelNotFoundException
+from labrun.compat.azureml import absent
+from labrun.compat.azureml.exceptions import ModelNotFoundException
+from labrun.compat.azureml.training import place
 
 SHELF = ("outputs", ".labrun", "models")
 """Below the workspace: `<name>/<version>/` with the files of a registered model."""
@@ -74,22 +75,22 @@ class Model:
     @staticmethod
     def register(*args: Any, **kwargs: Any) -> Any:
         """Not in labrun: models are registered from finished runs."""
-        _absent.models_way("Model.register()")
+        absent.models_way("Model.register()")
 
     @staticmethod
     def deploy(*args: Any, **kwargs: Any) -> Any:
         """Not in labrun: there are no web services."""
-        _absent.not_here("Model.deploy()", _absent.INSTEAD["Webservice"])
+        absent.not_here("Model.deploy()", absent.INSTEAD["Webservice"])
 
     @staticmethod
     def list(*args: Any, **kwargs: Any) -> Any:
         """Not in labrun: the registry is `lab`'s."""
-        _absent.not_here("Model.list()", "`lab models ls`")
+        absent.not_here("Model.list()", "`lab models ls`")
 
 
 def _find(name: str, version: Any) -> Path:
     """The folder of a model's version."""
-    shelf = _place.workspace().joinpath(*SHELF)
+    shelf = place.workspace().joinpath(*SHELF)
     if version is None and ":" in name:
         name, version = name.rsplit(":", 1)
     names = sorted(path.name for path in shelf.iterdir() if path.is_dir()) if shelf.is_dir() else []

@@ -46,9 +46,18 @@ class ProjectSystemException(AzureMLException):
     """No workspace's configuration was found."""
 
 
-class WebserviceException(AzureMLException):
-    """A web service failed; labrun has none, so this is never raised."""
+class ActivityFailedException(AzureMLException):
+    """A run that was waited for failed.
+
+    Args:
+        message: why.
+        error_details: the same, under the SDK's name.
+    """
+
+    def __init__(self, message: str = "", error_details: str = "", **kwargs: object) -> None:
+        super().__init__(message)
+        self.error_details = error_details or message
 
 
 class ComputeTargetException(AzureMLException):
-    """A compute target failed; labrun's are chosen by config, so this is never raised."""
+    """There is no such compute target."""

@@ -9,15 +9,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from labrun.compat.azureml import finder
+from labrun.compat.azureml.absent import not_here
+from labrun.compat.azureml.exceptions import RunEnvironmentException
+from labrun.compat.azureml.training import files, place, values
+from labrun.compat.azureml.training.base import RunBase
+from labrun.compat.azureml.training.metrics import FOLDER, Metrics, read
+from labrun.compat.azureml.training.offline import _OfflineRun
 from labrun.runs import context
 from labrun.runs.context import RunContext
-
-from .. import _files, _place, _values
-from .._absent import not_here
-from .._base import RunBase
-from .._metrics import FOLDER, Metrics
-from .._offline import _OfflineRun
-from ..exceptions import RunEnvironmentException
 
 __all__ = ["Run", "_OfflineRun", "_SubmittedRun"]
 
@@ -29,14 +29,21 @@ class Run(RunBase):
     """A run that is recorded.
 
     Args:
-        experiment: not used.
-        run_id: this run's own id; a script sees no other run.
+        experiment: that another run belongs to; not used for this one.
+        run_id: this run's own id, or another's, where the script's interpreter has labrun.
         **kwargs: whatever else the SDK's constructor takes; not used.
 
     Raises:
-        NotInLabrun: another run is asked for.
+        NotInLabrun: another run is asked for, and the interpreter has no labrun.
         RunEnvironmentException: the script does not belong to a run.
     """
+
+    def __new__(cls, experiment: Any = None, run_id: str | None = None, **kwargs: Any) -> Any:
+        run = context.current()
+        whole = finder.whole()
+        if run is None or run_id is None or whole is None or run_id == _id(run):
+            return super().__new__(cls)
+        return whole.find("azureml.core", "Run")(experiment, run_id)
 
     def __init__(self, experiment: Any = None, run_id: str | None = None, **kwargs: Any) -> None:
         run = context.current()
@@ -82,11 +89,11 @@ class Run(RunBase):
 
     @property
     def _record(self) -> dict[str, Any]:
-        return _place.record(self._run.run_dir)
+        return place.record(self._run.run_dir)
 
     @property
     def id(self) -> str:
-        return str(self._record.get("id") or self._run.run_dir.name)
+        return _id(self._run)
 
     @property
     def number(self) -> int:
@@ -180,23 +187,23 @@ class Run(RunBase):
 
     def get_metrics(self, name: str | None = None, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """What was logged: a value for each name, a list where there were several, columns for a table."""
-        return {key: value for key, value in self._metrics.read().items() if name in (None, key)}
+        return {key: value for key, value in read(self._run.run_dir, self._run.attempt).items() if name in (None, key)}
 
     def upload_file(self, name: str, path_or_stream: Any, datastore_name: str | None = None) -> None:
-        """Copy a file into the run's folder, under a name as `outputs/model.pkl`; see `_files.upload`."""
-        _files.upload(self._run.run_dir, name, path_or_stream)
+        """Copy a file into the run's folder, under a name as `outputs/model.pkl`; see `files.upload`."""
+        files.upload(self._run.run_dir, name, path_or_stream)
 
     def upload_folder(self, name: str, path: Any, datastore_name: str | None = None) -> None:
         """Copy a folder into the run's folder."""
-        _files.upload_folder(self._run.run_dir, name, path)
+        files.upload_folder(self._run.run_dir, name, path)
 
     def download_file(self, name: str, output_file_path: Any = None, **kwargs: Any) -> None:
         """Copy one of the run's files to somewhere else."""
-        _files.download(self._run.run_dir, name, output_file_path)
+        files.download(self._run.run_dir, name, output_file_path)
 
     def get_file_names(self) -> list[str]:
         """The files that the run wrote, and its log."""
-        return _files.listing(self._run.run_dir)
+        return files.listing(self._run.run_dir)
 
     def tag(self, key: str, value: Any = None) -> None:
         """Set a tag."""
@@ -208,7 +215,7 @@ class Run(RunBase):
 
     def remove_tags(self, tags: Any) -> None:
         """Take tags away, by their keys."""
-        context.annotate(self._run.run_dir, untag=[str(key) for key in _values.as_list(tags)])
+        context.annotate(self._run.run_dir, untag=[str(key) for key in values.as_list(tags)])
 
     def add_properties(self, properties: dict[str, Any]) -> None:
         """Set properties; one that is set is never changed."""
@@ -242,6 +249,10 @@ class Run(RunBase):
         requests = self._run.run_dir / "requests"
         requests.mkdir(exist_ok=True)
         (requests / "cancel").write_text("the script canceled its own run\n", encoding="utf-8")
+
+
+def _id(run: RunContext) -> str:
+    return str(place.record(run.run_dir).get("id") or run.run_dir.name)
 
 
 class _SubmittedRun(Run):

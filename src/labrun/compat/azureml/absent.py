@@ -5,14 +5,9 @@ A script often imports more than it needs, so an import alone must not fail; and
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
-from types import ModuleType
 from typing import Any, NoReturn
 
-from .exceptions import NotInLabrun
+from labrun.compat.azureml.exceptions import AzureMLException, NotInLabrun
 
 _WATCH = "watch it with `lab runs watch`, or open `lab ui`"
 _COMPUTE = "choose the machine on the command line: compute=local, compute=gpu, compute=slurm (see `lab compute ls`)"
@@ -68,9 +63,6 @@ INSTEAD = {
 }
 """A class or function of the SDK, and what to do here."""
 
-MISSING = {"mlflow"}
-"""Not even a stand-in: MLflow loads this plug-in of its own accord, and goes on without it if it cannot be imported."""
-
 GENERAL = "training scripts have Run, Dataset and Model.get_model_path; for the rest see `labrun --help`, `lab --help`"
 
 
@@ -122,37 +114,21 @@ class _Absent(type):
         not_here(what, INSTEAD.get(cls.__name__, GENERAL))
 
 
+_made: dict[str, type] = {}
+
+
 def stand_in(module: str, name: str) -> Any:
-    """What `from azureml.core import Name` gives where labrun has no such name.
+    """What `from azureml.core import Name` gives where labrun has no such name: always the same class for one name.
+
+    The name of an error gives an error, so that `except Name:` is valid; nothing raises it.
 
     Raises:
-        AttributeError: the name is special to Python, so that its absence means something.
+        AttributeError: the name is private, so that its absence means something.
     """
     if name.startswith("_"):
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
-    return _Absent(name, (), {"__module__": module, "__doc__": "Not in labrun."})
-
-
-class _AbsentModules(MetaPathFinder, Loader):
-    """Finds the modules of the SDK that labrun has not, as empty packages of stand-ins."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        top, *below = fullname.split(".")
-        if top != "azureml" or not below or below[0] in MISSING or any(part.startswith("_") for part in below):
-            return None
-        return ModuleSpec(fullname, self, is_package=True)
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return None
-
-    def exec_module(self, module: ModuleType) -> None:
-        name = module.__name__
-        module.__dict__["__getattr__"] = lambda attribute: stand_in(name, attribute)
-
-
-def install() -> None:
-    """Answer, after every other finder, for modules of `azureml` that are not here."""
-    if not any(isinstance(finder, _AbsentModules) for finder in sys.meta_path):
-        sys.meta_path.append(_AbsentModules())
+    if name not in _made:
+        members = {"__module__": module, "__doc__": "Not in labrun."}
+        is_error = name.endswith(("Exception", "Error"))
+        _made[name] = type(name, (AzureMLException,), members) if is_error else _Absent(name, (), members)
+    return _made[name]

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from labrun._io import append_line
+from labrun.compat.azureml.exceptions import UserErrorException
+from labrun.compat.azureml.training import values
 from labrun.runs import context
 from labrun.runs.context import RunContext
-
-from . import _values
-from .exceptions import UserErrorException
 
 FOLDER = os.path.join("logs", "azureml")
 
@@ -29,18 +28,22 @@ class Metrics:
 
     def scalar(self, name: Any, value: Any, step: Any = None) -> None:
         """One number; anything else goes, as it is, into a file of JSON lines."""
-        number = _values.as_number(value)
+        number = values.as_number(value)
         if number is not None:
-            self._run.log(_values.metric_name(name), number, None if step is None else int(step))
+            self._run.log(values.metric_name(name), number, None if step is None else int(step))
             return
         path = self._append(name, {"value": value} if step is None else {"value": value, "step": step})
         text = " ".join(str(value).split())
         sys.stdout.write(f"{name}: {text[:100]} (no number: kept in {path})\n")
 
-    def series(self, name: Any, values: Any) -> None:
-        """A list: its numbers become the metric's steps from 0 on."""
-        for step, value in enumerate(_values.as_list(values)):
-            self.scalar(name, value, step)
+    def series(self, name: Any, items: Any) -> None:
+        """A list, kept as it is; its numbers become the metric's steps from 0 on."""
+        listed = values.as_list(items)
+        self._append(name, {"list": listed})
+        for step, value in enumerate(listed):
+            number = values.as_number(value)
+            if number is not None:
+                self._run.log(values.metric_name(name), number, step)
 
     def row(self, name: Any, row: dict[str, Any]) -> None:
         """One more row of a table, as `name/column` at the row's number."""
@@ -49,18 +52,18 @@ class Metrics:
 
     def table(self, name: Any, table: dict[str, Any]) -> None:
         """A table of columns, all of its rows at once."""
-        columns = {str(column): _values.as_list(values) for column, values in dict(table).items()}
+        columns = {str(column): values.as_list(cells) for column, cells in dict(table).items()}
         self._append(name, {"table": columns})
         for number in range(max(map(len, columns.values()), default=0)):
-            self._numbers_of(name, {c: values[number] for c, values in columns.items() if number < len(values)})
+            self._numbers_of(name, {c: cells[number] for c, cells in columns.items() if number < len(cells)})
 
     def _numbers_of(self, name: Any, row: dict[str, Any]) -> None:
         step = self._rows.get(str(name), 0)
         self._rows[str(name)] = step + 1
         for column, value in row.items():
-            number = _values.as_number(value)
+            number = values.as_number(value)
             if number is not None:
-                self._run.log(_values.metric_name(f"{name}/{column}"), number, step)
+                self._run.log(values.metric_name(f"{name}/{column}"), number, step)
 
     def image(self, name: Any, path: Any = None, plot: Any = None) -> None:
         """A picture into `outputs/`: a file of the script's, or something with matplotlib's `savefig`.
@@ -72,7 +75,7 @@ class Metrics:
         if (path is None) == (plot is None):
             raise UserErrorException(f"log_image({name!r}): give either a path or a plot")
         suffix = ".png" if path is None else Path(path).suffix or ".png"
-        target = self._free(_values.file_name(name), suffix)
+        target = self._free(values.file_name(name), suffix)
         if path is not None:
             shutil.copyfile(str(path), str(target))
         else:
@@ -93,7 +96,7 @@ class Metrics:
         content = _loaded(name, value)
         data = content.get("data") if isinstance(content, dict) else None
         if isinstance(data, dict) and "class_labels" in data and "matrix" in data:
-            labels, matrix = _values.as_list(data["class_labels"]), _values.as_json(data["matrix"])
+            labels, matrix = values.as_list(data["class_labels"]), values.as_json(data["matrix"])
             content = {"class_names": [str(label) for label in labels], "counts": matrix}
         self._write(name, content)
 
@@ -102,8 +105,8 @@ class Metrics:
         self._write(name, _loaded(name, value))
 
     def _write(self, name: Any, content: Any) -> None:
-        target = self._outputs() / f"{_values.file_name(name)}.json"
-        target.write_text(f"{_values.json_text(content)}\n", encoding="utf-8")
+        target = self._outputs() / f"{values.file_name(name)}.json"
+        target.write_text(f"{values.json_text(content)}\n", encoding="utf-8")
 
     def _outputs(self) -> Path:
         folder = self._run.run_dir / "outputs"
@@ -112,51 +115,64 @@ class Metrics:
 
     def _append(self, name: Any, content: dict[str, Any]) -> str:
         """Add a line to the name's own file, in one write; returns the file's path in the run."""
-        relative = os.path.join(FOLDER, f"{_values.file_name(name)}.jsonl")
+        relative = os.path.join(FOLDER, f"{values.file_name(name)}.jsonl")
         path = self._run.run_dir / relative
         path.parent.mkdir(parents=True, exist_ok=True)
         line = {"time": time.time(), "name": str(name), "attempt": self._run.attempt, **content}
-        append_line(path, _values.json_text(line))
+        append_line(path, values.json_text(line))
         return relative
 
-    def read(self) -> dict[str, Any]:
-        """What was logged, as the SDK's `get_metrics` gives it: a value, a list of them, or a table's columns."""
-        numbers: dict[str, list[Any]] = {}
-        for line in context.read_metrics(self._run.run_dir):
-            numbers.setdefault(line["name"], []).append(line["value"])
-        found: dict[str, Any] = {name: values[0] if len(values) == 1 else values for name, values in numbers.items()}
-        for name, lines in self._kept().items():
-            found[name] = _as_logged(lines)
-            for column in found[name] if isinstance(found[name], dict) else ():
-                found.pop(_values.metric_name(f"{name}/{column}"), None)
-        return found
 
-    def _kept(self) -> dict[str, list[dict[str, Any]]]:
-        kept: dict[str, list[dict[str, Any]]] = {}
-        for path in sorted((self._run.run_dir / FOLDER).glob("*.jsonl")):
-            for text in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    line = json.loads(text)
-                except ValueError:
-                    continue  # the last line of a process that was killed
-                if line.get("attempt", 1) == self._run.attempt:
-                    kept.setdefault(line["name"], []).append(line)
-        return kept
+def read(run_dir: Path, attempt: int) -> dict[str, Any]:
+    """What a run logged, as the SDK's `get_metrics` gives it: a value, a list of them, or a table's columns.
+
+    Args:
+        run_dir: the run.
+        attempt: the one whose tables and texts count.
+    """
+    numbers: dict[str, list[Any]] = {}
+    for line in context.read_metrics(run_dir):
+        numbers.setdefault(line["name"], []).append(line["value"])
+    found: dict[str, Any] = {name: one_or_all(several) for name, several in numbers.items()}
+    for name, lines in _kept(run_dir, attempt).items():
+        found[name] = _as_logged(lines)
+        for column in found[name] if isinstance(found[name], dict) else ():
+            found.pop(values.metric_name(f"{name}/{column}"), None)
+    return found
+
+
+def _kept(run_dir: Path, attempt: int) -> dict[str, list[dict[str, Any]]]:
+    kept: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted((run_dir / FOLDER).glob("*.jsonl")):
+        for text in path.read_text(encoding="utf-8").splitlines():
+            try:
+                line = json.loads(text)
+            except ValueError:
+                continue  # the last line of a process that was killed
+            if line.get("attempt", 1) == attempt:
+                kept.setdefault(line["name"], []).append(line)
+    return kept
 
 
 def _as_logged(lines: list[dict[str, Any]]) -> Any:
     columns: dict[str, list[Any]] = {}
-    values = []
+    single, listed = [], []
     for line in lines:
         if "value" in line:
-            values.append(line["value"])
+            single.append(line["value"])
+        listed += line.get("list", [])
         for column, value in line.get("row", {}).items():
             columns.setdefault(column, []).append(value)
         for column, several in line.get("table", {}).items():
             columns.setdefault(column, []).extend(several)
     if columns:
-        return {column: several[0] if len(several) == 1 else several for column, several in columns.items()}
-    return values[0] if len(values) == 1 else values
+        return {column: one_or_all(several) for column, several in columns.items()}
+    return [*single, *listed] if listed else one_or_all(single)
+
+
+def one_or_all(items: list[Any]) -> Any:
+    """The single item of a list, or the list: as the SDK gives what was logged once, or more often."""
+    return items[0] if len(items) == 1 else items
 
 
 def _loaded(name: Any, value: Any) -> Any:

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .. import _absent, _place
-from .._absent import not_here
+from labrun.compat.azureml import absent
+from labrun.compat.azureml.absent import not_here
+from labrun.compat.azureml.training import place
 
 if TYPE_CHECKING:
-    from ..data import Inputs
-    from .datastore import Datastore
+    from labrun.compat.azureml.training.data import Inputs
+    from labrun.compat.azureml.training.datastore import Datastore
 
 
 class Workspace:
     """The one workspace; the arguments that name one in Azure are accepted and not used."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.name = _place.workspace().name
+        self.name = place.workspace().name
         self.subscription_id = ""
         self.resource_group = ""
         self.location = "local"
 
     def __repr__(self) -> str:
-        return f"Workspace(Name: {self.name}, Folder: {_place.workspace()})"
+        return f"Workspace(Name: {self.name}, Folder: {place.workspace()})"
 
     @classmethod
     def from_config(cls, *args: Any, **kwargs: Any) -> Workspace:
@@ -41,34 +42,34 @@ class Workspace:
 
     def get_default_datastore(self) -> Datastore:
         """The run's datastore, by name."""
-        from .datastore import Datastore
+        from labrun.compat.azureml.training.datastore import Datastore
 
         return Datastore()
 
     @property
     def datasets(self) -> Inputs:
         """The inputs that the run's config mounted, by their names."""
-        from ..data import Inputs
+        from labrun.compat.azureml.training.data import Inputs
 
         return Inputs()
 
     def get_details(self) -> dict[str, str]:
         """Name and place."""
-        return {"name": self.name, "location": self.location, "id": str(_place.workspace())}
+        return {"name": self.name, "location": self.location, "id": str(place.workspace())}
 
     def get_default_keyvault(self) -> Any:
         """Not in labrun: secrets come from the environment."""
-        not_here("Workspace.get_default_keyvault()", _absent.INSTEAD["Keyvault"])
+        not_here("Workspace.get_default_keyvault()", absent.INSTEAD["Keyvault"])
 
     @property
     def compute_targets(self) -> Any:
         """Not in labrun: the command line chooses the machine."""
-        not_here("Workspace.compute_targets", _absent.INSTEAD["ComputeTarget"])
+        not_here("Workspace.compute_targets", absent.INSTEAD["ComputeTarget"])
 
     @property
     def environments(self) -> Any:
         """Not in labrun: environments are interpreters."""
-        not_here("Workspace.environments", _absent.INSTEAD["Environment"])
+        not_here("Workspace.environments", absent.INSTEAD["Environment"])
 
     @property
     def models(self) -> Any:

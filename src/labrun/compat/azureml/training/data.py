@@ -9,9 +9,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from .. import _absent, _place
-from .._absent import not_here
-from ..exceptions import UserErrorException
+from labrun.compat.azureml.absent import not_here
+from labrun.compat.azureml.exceptions import UserErrorException
+from labrun.compat.azureml.training import place
 
 if TYPE_CHECKING:
     _Mapping = Mapping[str, "InputDataset"]
@@ -153,7 +153,7 @@ class Inputs(_Mapping):
     """The inputs of this run by name."""
 
     def __init__(self) -> None:
-        self._paths = _place.inputs()
+        self._paths = place.inputs()
 
     def __getitem__(self, name: str) -> InputDataset:
         if name not in self._paths:
@@ -177,7 +177,3 @@ class Inputs(_Mapping):
 
 def _files(root: Path) -> list[Path]:
     return [root] if root.is_file() else [path for path in sorted(root.rglob("*")) if path.is_file()]
-
-
-def __getattr__(name: str) -> Any:
-    return _absent.stand_in(__name__, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import _absent
+from labrun.compat.azureml import absent
 
 
 class Datastore:
@@ -31,4 +31,4 @@ class Datastore:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(f"'Datastore' object has no attribute {name!r}")
-        _absent.datastore_way(f"Datastore.{name}")
+        absent.datastore_way(f"Datastore.{name}")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from labrun.compat.azureml import absent
+from labrun.compat.azureml.absent import not_here
+from labrun.compat.azureml.training import place
+from labrun.compat.azureml.training.workspace import Workspace
 from labrun.runs import context
 
-from .. import _absent, _place
-from .._absent import not_here
-from .workspace import Workspace
-
 if TYPE_CHECKING:
-    from .._base import RunBase
+    from labrun.compat.azureml.training.base import RunBase
 
 
 class Experiment:
@@ -25,11 +25,7 @@ class Experiment:
     """
 
     def __init__(self, workspace: Any = None, name: str | None = None, **kwargs: Any) -> None:
-        run = context.current()
-        own = os.environ.get(_place.EXPERIMENT_VARIABLE) or (
-            "offline" if run is None else str(_place.record(run.run_dir).get("name") or "")
-        )
-        self.name = name or own
+        self.name = name or own_name()
         self.workspace = Workspace()
 
     def __repr__(self) -> str:
@@ -37,15 +33,23 @@ class Experiment:
 
     def start_logging(self, *args: Any, **kwargs: Any) -> RunBase:
         """The run that this script belongs to: labrun has started it already."""
-        from .run import Run
+        from labrun.compat.azureml.training.run import Run
 
         run: RunBase = Run.get_context()
         return run
 
     def submit(self, *args: Any, **kwargs: Any) -> Any:
         """Not in labrun: a script does not start runs."""
-        _absent.submit_way("experiment.submit()")
+        absent.submit_way("experiment.submit()")
 
     def get_runs(self, *args: Any, **kwargs: Any) -> Any:
         """Not in labrun: a script sees its own run."""
         not_here("experiment.get_runs()", "`lab runs`, or labrun.runs() in Python")
+
+
+def own_name() -> str:
+    """The name of the experiment that the script's run belongs to; `offline` outside of a run."""
+    run = context.current()
+    return os.environ.get(place.EXPERIMENT_VARIABLE) or (
+        "offline" if run is None else str(place.record(run.run_dir).get("name") or "")
+    )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from .. import _absent, _values
-from . import InputDataset, TabularDataset
+from labrun.compat.azureml import absent
+from labrun.compat.azureml.training import values
+from labrun.compat.azureml.training.data import InputDataset, TabularDataset
 
 
 def _local(call: str, path: Any) -> list[str]:
@@ -15,7 +16,7 @@ def _local(call: str, path: Any) -> list[str]:
     found = []
     for one in paths:
         if not isinstance(one, (str, os.PathLike)):
-            _absent.datastore_way(f"{call} of a path in a datastore")
+            absent.datastore_way(f"{call} of a path in a datastore")
         found.append(os.fsdecode(one))
     return found
 
@@ -36,7 +37,7 @@ class TabularDatasetFactory:
             encoding: of the text.
             **kwargs: the SDK's other options; pandas works these out by itself.
         """
-        options = {"sep": separator, "encoding": encoding, "header": None if _values.as_number(header) == 0 else 0}
+        options = {"sep": separator, "encoding": encoding, "header": None if values.as_number(header) == 0 else 0}
         return TabularDataset(_local("Dataset.Tabular.from_delimited_files()", path), **options)
 
     @staticmethod
@@ -47,7 +48,7 @@ class TabularDatasetFactory:
     @staticmethod
     def register_pandas_dataframe(*args: Any, **kwargs: Any) -> Any:
         """Not in labrun: a run writes into its own folder."""
-        _absent.datastore_way("Dataset.Tabular.register_pandas_dataframe()")
+        absent.datastore_way("Dataset.Tabular.register_pandas_dataframe()")
 
 
 class FileDatasetFactory:
@@ -61,4 +62,4 @@ class FileDatasetFactory:
     @staticmethod
     def upload_directory(*args: Any, **kwargs: Any) -> Any:
         """Not in labrun: data are brought by `lab data upload`."""
-        _absent.datastore_way("Dataset.File.upload_directory()")
+        absent.datastore_way("Dataset.File.upload_directory()")

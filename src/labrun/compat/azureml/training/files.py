@@ -8,10 +8,19 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from labrun._io import atomic_write
+from labrun.compat.azureml.exceptions import UserErrorException
 
-from .exceptions import UserErrorException
-
-OWN = {".hydra", "attempts", "requests", "run.json", "metrics.jsonl", "annotations.jsonl", "heartbeat", "driver.log"}
+OWN = {
+    ".hydra",
+    "attempts",
+    "requests",
+    "work",
+    "run.json",
+    "metrics.jsonl",
+    "annotations.jsonl",
+    "heartbeat",
+    "driver.log",
+}
 """What labrun itself keeps in a run's folder: no script writes there."""
 
 
@@ -85,7 +94,7 @@ def listing(run_dir: Path) -> list[str]:
     found = []
     for path in sorted(run_dir.rglob("*")):
         parts = path.relative_to(run_dir).parts
-        ours = parts[0] in OWN or parts[0].startswith(".")
+        ours = parts[0] in OWN or parts[0].startswith(".") or parts[:2] == ("logs", "azureml")
         if path.is_file() and (not ours or parts[0] == "driver.log"):
             found.append("/".join(parts))
     return found

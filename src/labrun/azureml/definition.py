@@ -1,0 +1,82 @@
+"""What a run's record says, in the form of the SDK's `get_details`."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from labrun import exact
+from labrun.runs import files
+from labrun.tasks.script import command_line
+
+
+def details(run: Any) -> dict[str, Any]:
+    """All there is to know of a run, under the SDK's names.
+
+    Args:
+        run: a `labrun.azureml.run.Run`.
+    """
+    work = run._work
+    if run._is_sweep:
+        children = work.get_children()
+        first = children[0].record.config if children else {}
+        return {
+            "runId": run.id,
+            "target": (first.get("compute") or {}).get("target"),
+            "status": run.get_status(),
+            "startTimeUtc": min((c.record.started for c in children if c.record.started), default=None),
+            "endTimeUtc": max((c.record.ended for c in children if c.record.ended), default=None),
+            "properties": run.properties,
+            "inputDatasets": [],
+            "outputDatasets": [],
+            "logFiles": {work.log_file().name: str(work.log_file())} if work.log_file().exists() else {},
+            "submittedBy": None,
+        }
+    record = work.record
+    return {
+        "runId": run.id,
+        "target": (record.config.get("compute") or {}).get("target"),
+        "status": run.get_status(),
+        "startTimeUtc": record.started,
+        "endTimeUtc": record.ended,
+        "error": {"error": {"message": record.reason}} if record.reason else None,
+        "properties": run.properties,
+        "tags": run.tags,
+        "inputDatasets": record.data,
+        "outputDatasets": [],
+        "runDefinition": run_definition(record.config),
+        "logFiles": {name: str(work.folder / name) for name in files.of(work.folder) if name.endswith(".log")},
+        "submittedBy": None,
+    }
+
+
+def run_definition(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's config in the form of the SDK's `runDefinition`."""
+    script = config.get("script") or {}
+    words = command_line(script.get("positional") or [], script.get("arguments") or {}) if script else []
+    words = [exact.shown(word) for word in words]
+    return {
+        "script": script.get("path"),
+        "arguments": words,
+        "sourceDirectoryDataStore": None,
+        "framework": "Python",
+        "communicator": "None",
+        "target": (config.get("compute") or {}).get("target"),
+        "environment": {"name": script.get("requirements") or script.get("python") or "labrun"},
+        "maxRunDurationSeconds": 60 * config["compute"]["timeout_min"]
+        if (config.get("compute") or {}).get("timeout_min")
+        else None,
+        "nodeCount": (config.get("compute") or {}).get("nodes", 1),
+    }
+
+
+def restore(run: Any, target: Path) -> str:
+    """Copy the frozen code of a run's script into a folder; returns the folder."""
+    folder = ((run._work.record.code or {}).get("script") or {}).get("folder")
+    place = target / f"snapshot_{run.id}"
+    if folder and Path(folder).is_dir():
+        shutil.copytree(folder, place, dirs_exist_ok=True)
+    else:
+        place.mkdir(parents=True, exist_ok=True)
+    return str(place)

@@ -1,0 +1,190 @@
+"""`Experiment`: the name that runs have in common, and what submits runs under it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from labrun import api
+from labrun.azureml import folder
+from labrun.azureml.run import Run, wrapped
+from labrun.azureml.submitting import Config
+from labrun.azureml.workspace import Workspace
+from labrun.compat.azureml.exceptions import UserErrorException
+from labrun.compat.azureml.training.experiment import own_name
+from labrun.errors import LabrunError
+from labrun.runs import context, store
+
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,255}")
+
+
+class Experiment:
+    """Runs of one name.
+
+    Args:
+        workspace: where they lie; None: the current one.
+        name: letters, digits, `_` and `-`, as in Azure; None: inside a run, that run's.
+        **kwargs: whatever else the SDK's constructor takes; not used.
+
+    Raises:
+        UserErrorException: the name has other characters, or there is none.
+    """
+
+    def __init__(self, workspace: Any = None, name: str | None = None, **kwargs: Any) -> None:
+        self.workspace: Workspace = workspace if isinstance(workspace, Workspace) else Workspace()
+        self.name = own_name() if name is None else str(name)
+        if not kwargs.get("_skip_name_validation") and not NAME.fullmatch(self.name):
+            raise UserErrorException(
+                f"Experiment name {self.name!r} is invalid: it has 1 to 256 letters, digits, '_' and '-', and begins "
+                "with none of '-'"
+            )
+
+    def __repr__(self) -> str:
+        return f"Experiment(Name: {self.name},\nWorkspace: {self.workspace.name})"
+
+    def _repr_html_(self) -> str:
+        from labrun.azureml import widgets
+
+        rows = {"Name": self.name, "Workspace": self.workspace.name, "Report Page": self.get_portal_url()}
+        return widgets.table([rows])
+
+    @property
+    def id(self) -> str:
+        """Its name."""
+        return self.name
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """As they were set on the experiment."""
+        return dict(folder.read_table(self.workspace.folder, "experiments").get(self.name, {}).get("tags") or {})
+
+    @property
+    def properties(self) -> dict[str, str]:
+        """None."""
+        return {}
+
+    def submit(self, config: Any, tags: Mapping[str, Any] | None = None, **kwargs: Any) -> Any:
+        """Start what a configuration describes; it goes on when this program ends.
+
+        Args:
+            config: a `ScriptRunConfig`, an estimator, a `HyperDriveConfig`, an `AutoMLConfig`.
+            tags: for the run.
+            **kwargs: what the configuration takes besides.
+
+        Returns:
+            The run.
+
+        Raises:
+            UserErrorException: labrun refuses the configuration; the message is its own.
+        """
+        if not isinstance(config, Config):
+            raise UserErrorException(
+                f"experiment.submit({type(config).__name__}): submit a ScriptRunConfig, an Estimator, a "
+                "HyperDriveConfig or an AutoMLConfig"
+            )
+        run = config.submitted(self, {str(k): str(v) for k, v in (tags or {}).items()}, **kwargs)
+        return run
+
+    def get_runs(
+        self,
+        type: str | None = None,
+        tags: Any = None,
+        properties: Any = None,
+        include_children: bool = False,
+        **kwargs: Any,
+    ) -> Iterator[Run]:
+        """Its runs, the newest first.
+
+        Args:
+            type: only those of this type, as `azureml.scriptrun`.
+            tags: only those with this tag, or these tags with their values.
+            properties: only those with these properties.
+            include_children: the runs of sweeps and of other runs too.
+            **kwargs: not used.
+        """
+        found = runs_of(self.workspace, self.name, include_children)
+        for run in (wrapped(self, work) for work in found):
+            if type is not None and run.type != type:
+                continue
+            if has_all(run.tags, tags) and has_all(run.properties, properties):
+                yield run
+
+    @staticmethod
+    def list(workspace: Any, experiment_name: str | None = None, **kwargs: Any) -> list[Experiment]:
+        """The experiments that have runs, or have been made."""
+        made = workspace if isinstance(workspace, Workspace) else Workspace()
+        names = {record.name for _, record in store.listing(made.folder).runs}
+        names |= set(folder.read_table(made.folder, "experiments"))
+        return [
+            Experiment(made, name, _skip_name_validation=True)
+            for name in sorted(names)
+            if experiment_name in (None, name)
+        ]
+
+    def start_logging(self, *args: Any, **kwargs: Any) -> Any:
+        """A run without a script: what this program logs; inside of a run, that run."""
+        if context.current() is not None:
+            return Run.get_context()
+        from labrun.azureml import interactive
+
+        return interactive.start(self, *args, **kwargs)
+
+    def get_portal_url(self) -> str:
+        """The address of `lab ui` while that is up; else the folder with its runs."""
+        address = self.workspace.get_mlflow_tracking_uri()
+        return address if address.startswith("http") else (self.workspace.folder / "outputs" / self.name).as_uri()
+
+    def get_docs_url(self) -> str:
+        """Where the SDK's pages are explained here."""
+        return "docs/coming-from-azureml.md"
+
+    def tag(self, key: str, value: Any = None) -> None:
+        """Set a tag of the experiment."""
+        self.set_tags({key: value})
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        """Set tags of the experiment."""
+        new = {**self.tags, **{str(k): "" if v is None else str(v) for k, v in tags.items()}}
+        folder.put(self.workspace.folder, "experiments", self.name, {"tags": new})
+
+    def remove_tags(self, tags: Any) -> None:
+        """Take tags of the experiment away."""
+        left = {key: value for key, value in self.tags.items() if key not in tags}
+        folder.put(self.workspace.folder, "experiments", self.name, {"tags": left})
+
+    def refresh(self) -> None:
+        """Nothing: everything is read when it is asked for."""
+
+
+def runs_of(workspace: Workspace, name: str | None, children: bool = False) -> list[Any]:
+    """The runs and sweeps of an experiment, the newest first.
+
+    Args:
+        workspace: where.
+        name: the experiment's; None: all.
+        children: also those that belong to a sweep or to another run.
+    """
+    found: dict[Any, Any] = {}
+    for run in api.runs(root=workspace.folder):
+        if name not in (None, run.name):
+            continue
+        parent = None
+        try:
+            parent = run.parent
+        except LabrunError:  # the run that it came from was removed
+            parent = None
+        if children or parent is None:
+            found.setdefault(run.folder, run)
+        if isinstance(parent, api.Sweep):
+            found.setdefault(parent.folder, parent)
+    return list(found.values())
+
+
+def has_all(there: Mapping[str, str], wanted: Any) -> bool:
+    """Whether tags or properties are those that are wanted: a name, or names with their values."""
+    if wanted is None:
+        return True
+    if isinstance(wanted, Mapping):
+        return all(there.get(str(key)) == str(value) for key, value in wanted.items())
+    return all(name in there for name in ([wanted] if isinstance(wanted, str) else wanted))

@@ -1,0 +1,50 @@
+"""Where a workspace of the SDK lies on the disk, and the small tables that labrun keeps for it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from labrun._io import atomic_write
+from labrun.runs import store
+
+WORKSPACE_VARIABLE = "LABRUN_WORKSPACE"
+"""Set for a script inside of a run."""
+
+
+def root() -> Path:
+    """The workspace: the run's own inside of one; else LABRUN_ROOT, or the current folder."""
+    inside = os.environ.get(WORKSPACE_VARIABLE)
+    return Path(inside).resolve() if inside else store.workspace()
+
+
+def table_path(folder: Path, name: str) -> Path:
+    """The file of a table."""
+    return store.state_folder(folder) / "azureml" / f"{name}.json"
+
+
+def read_table(folder: Path, name: str) -> dict[str, Any]:
+    """A table by its keys; empty while there is none."""
+    try:
+        found = json.loads(table_path(folder, name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def put(folder: Path, name: str, key: str, value: Mapping[str, Any] | None) -> None:
+    """Set an entry of a table, or take it away; several processes may do so at once."""
+    path = table_path(folder, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        table = read_table(folder, name)
+        table.pop(key, None)
+        if value is not None:
+            table[key] = dict(value)
+        with atomic_write(path) as file:
+            file.write((json.dumps(table, indent=2, sort_keys=True, default=str) + "\n").encode())

@@ -1,0 +1,11 @@
+"""The kernel of `lab azureml kernel`: IPython's own, with `azureml` importable from the first cell on."""
+
+from __future__ import annotations
+
+from labrun.azureml import ways
+
+if __name__ == "__main__":
+    ways.install()
+    from ipykernel.kernelapp import IPKernelApp
+
+    IPKernelApp.launch_instance()

@@ -1,0 +1,41 @@
+"""Every name of the SDK that labrun carries out beyond a training script's own, and the module here that has it."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+PLACES = {
+    # runs and what starts them
+    "Workspace": "workspace",
+    "Experiment": "experiment",
+    "Run": "run",
+    "ScriptRun": "run",
+    "ScriptRunConfig": "script_run_config",
+    "RunConfiguration": "run_configuration",
+    "RunDetails": "widgets",
+    # machines
+    "AmlCompute": "compute",
+    "BatchAiCompute": "compute",
+    "ComputeInstance": "compute",
+    "ComputeTarget": "compute",
+    "DsvmCompute": "compute",
+    "RemoteCompute": "compute",
+    # accepted, without effect: there is nobody to sign in to
+    "AzureCliAuthentication": "authentication",
+    "InteractiveLoginAuthentication": "authentication",
+    "MsiAuthentication": "authentication",
+    "ServicePrincipalAuthentication": "authentication",
+    "TokenAuthentication": "authentication",
+    "set_diagnostics_collection": "authentication",
+}
+
+
+def has(module: str, name: str) -> bool:
+    """Whether a module of the SDK has a name here."""
+    return name in PLACES
+
+
+def find(module: str, name: str) -> Any:
+    """What a module of the SDK has under a name that `has` knows."""
+    return getattr(importlib.import_module(f"labrun.azureml.{PLACES[name]}"), name)

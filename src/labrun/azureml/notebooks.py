@@ -1,0 +1,96 @@
+"""Notebooks: carried out and saved with their outputs; and a kernel in which `azureml` can be imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from labrun.errors import ConfigError, RunFailedError
+
+MODULE = "labrun.azureml.kernel"
+
+
+def execute(path: Path, target: Path) -> int:
+    """Carry out a notebook from its first cell to its last, in its own folder, and save it with its outputs.
+
+    Args:
+        path: the notebook.
+        target: where it is saved, also when a cell fails.
+
+    Returns:
+        0.
+
+    Raises:
+        ConfigError: it is none, or what carries notebooks out is not installed.
+        RunFailedError: a cell failed; the message is its error.
+    """
+    try:
+        import nbformat
+        from jupyter_client.kernelspec import KernelSpecManager
+        from jupyter_client.manager import AsyncKernelManager
+        from nbclient import NotebookClient
+        from nbclient.exceptions import CellExecutionError
+    except ImportError as error:
+        raise ConfigError(
+            f"notebooks need packages that are not here ({error.name}): pip install nbclient ipykernel"
+        ) from error
+    try:
+        notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} is no notebook: {error}") from error
+    with tempfile.TemporaryDirectory() as folder:
+        _write_spec(Path(folder) / "kernels" / "labrun-azureml")
+        specs = KernelSpecManager(kernel_dirs=[str(Path(folder) / "kernels")])
+        manager = AsyncKernelManager(kernel_name="labrun-azureml", kernel_spec_manager=specs)
+        client = NotebookClient(
+            notebook, km=manager, timeout=None, resources={"metadata": {"path": str(path.absolute().parent)}}
+        )
+        client.on_cell_executed = lambda cell, cell_index, execute_reply: _show(cell)
+        try:
+            client.execute()
+        except CellExecutionError as error:
+            raise RunFailedError(f"{path}: a cell failed: {error.ename}: {error.evalue}", str(error)) from error
+        finally:
+            nbformat.write(notebook, target)  # type: ignore[no-untyped-call]
+    print(f"saved {target}")
+    return 0
+
+
+def _show(cell: Any) -> None:
+    """What a cell printed, as it ends."""
+    for output in cell.get("outputs", ()):
+        text = output.get("text") or (output.get("data") or {}).get("text/plain") or ""
+        sys.stdout.write(text if text.endswith("\n") or not text else f"{text}\n")
+    sys.stdout.flush()
+
+
+def _write_spec(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    spec = {
+        "argv": [sys.executable, "-m", MODULE, "-f", "{connection_file}"],
+        "display_name": "Azure ML SDK v1 (labrun)",
+        "language": "python",
+        "metadata": {"debugger": True},
+    }
+    (folder / "kernel.json").write_text(json.dumps(spec, indent=1) + "\n", encoding="utf-8")
+
+
+def install_kernel(name: str) -> str:
+    """Install a kernel for this user in which `azureml` can be imported; returns a line that says where.
+
+    Raises:
+        ConfigError: what Jupyter needs is not installed.
+    """
+    try:
+        import ipykernel  # noqa: F401
+        from jupyter_client.kernelspec import KernelSpecManager
+    except ImportError as error:
+        raise ConfigError(f"a kernel needs packages that are not here ({error.name}): pip install ipykernel") from error
+    with tempfile.TemporaryDirectory() as folder:
+        _write_spec(Path(folder) / name)
+        place = KernelSpecManager().install_kernel_spec(os.path.join(folder, name), name, user=True)
+    return f'installed the kernel {name} in {place}: choose "Azure ML SDK v1 (labrun)" in Jupyter'

@@ -1,0 +1,91 @@
+"""`RunConfiguration`: where a script runs, and in which environment."""
+
+from __future__ import annotations
+
+import importlib
+from types import SimpleNamespace
+from typing import Any
+
+
+class RunConfiguration:
+    """The settings of a run that are not the script's own.
+
+    Args:
+        script: kept.
+        arguments: kept.
+        framework: kept; the script says itself what it imports.
+        communicator: kept.
+        conda_dependencies: packages; the same as `environment.python.conda_dependencies`.
+    """
+
+    def __init__(
+        self,
+        script: str | None = None,
+        arguments: Any = None,
+        framework: str | None = None,
+        communicator: str | None = None,
+        conda_dependencies: Any = None,
+        _history_enabled: Any = None,
+        _path: Any = None,
+        _name: Any = None,
+    ) -> None:
+        self.script, self.arguments = script, list(arguments or [])
+        self.framework, self.communicator = framework or "Python", communicator
+        self.target: Any = "local"
+        self.command: Any = None
+        self.auto_prepare_environment = True
+        self.node_count = 1
+        self.max_run_duration_seconds: float | None = None
+        self.data: dict[str, Any] = {}
+        self.data_references: dict[str, Any] = {}
+        self.output_data: dict[str, Any] = {}
+        self.source_directory_data_store: str | None = None
+        self.docker = SimpleNamespace(use_docker=True, shm_size=None, arguments=[])
+        self.history = SimpleNamespace(output_collection=True, snapshot_project=True, directories_to_watch=["logs"])
+        self.amlcompute = SimpleNamespace(
+            vm_size=None, vm_priority=None, retain_cluster=False, _cluster_max_node_count=1
+        )
+        self.mpi = SimpleNamespace(process_count_per_node=1, node_count=1)
+        self.tensorflow = SimpleNamespace(worker_count=1, parameter_server_count=0)
+        self.spark = SimpleNamespace(configuration={})
+        self.hdi = SimpleNamespace(yarn_deploy_mode="cluster")
+        self.credential_passthrough = False
+        self._environment: Any = None
+        if conda_dependencies is not None:
+            self.environment.python.conda_dependencies = conda_dependencies
+
+    def __repr__(self) -> str:
+        return f"RunConfiguration(target={getattr(self.target, 'name', self.target)}, framework={self.framework})"
+
+    @property
+    def environment(self) -> Any:
+        """The environment; made when it is first looked at."""
+        if self._environment is None:
+            self._environment = importlib.import_module("labrun.azureml.environment").Environment("labrun-default")
+        return self._environment
+
+    @environment.setter
+    def environment(self, value: Any) -> None:
+        self._environment = value
+
+    @property
+    def environment_variables(self) -> dict[str, str]:
+        """Variables for the script: the environment's."""
+        found: dict[str, str] = self.environment.environment_variables
+        return found
+
+    @environment_variables.setter
+    def environment_variables(self, value: dict[str, str]) -> None:
+        self.environment.environment_variables = dict(value)
+
+    def save(self, path: Any = None, name: str | None = None, separate_environment_yaml: bool = False) -> None:
+        """Not kept: what is submitted is in the run's own record."""
+
+    @staticmethod
+    def load(path: Any, name: str | None = None) -> RunConfiguration:
+        """A fresh one: labrun reads no `.runconfig` files."""
+        from labrun.compat.azureml.absent import not_here
+
+        not_here(
+            f"RunConfiguration.load({str(path)!r})", "say it in Python: RunConfiguration(), or a YAML file in conf/"
+        )

@@ -1,0 +1,122 @@
+"""`ScriptRunConfig`: a script, its arguments, where it runs and in which environment."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labrun.azureml import compute
+from labrun.azureml.run_configuration import RunConfiguration
+from labrun.azureml.submitting import Config
+from labrun.azureml.words import Reference, word
+from labrun.compat.azureml.exceptions import UserErrorException
+
+if TYPE_CHECKING:
+    from labrun.azureml.experiment import Experiment
+
+
+class ScriptRunConfig(Config):
+    """What `Experiment.submit` takes to run a script.
+
+    Args:
+        source_directory: the folder that the run gets a copy of; None: the current one.
+        script: the script, below that folder.
+        arguments: its words; a data set or a reference to data becomes a path.
+        run_config: where it runs, and in which environment.
+        compute_target: where it runs, in place of what `run_config` says.
+        environment: in place of what `run_config` says.
+        distributed_job_config: not carried out: labrun's own networks train on several machines.
+        resume_from: a run; its `outputs` is the argument `--resume_from`.
+        max_run_duration_seconds: a limit.
+        command: `python SCRIPT ARGUMENTS ...`, as a text or as words, in place of script and arguments.
+        docker_runtime_config: not used: labrun has no containers.
+
+    Raises:
+        UserErrorException: there is neither a script nor a command, or there is no such script.
+    """
+
+    def __init__(
+        self,
+        source_directory: Any = None,
+        script: str | None = None,
+        arguments: Sequence[Any] | None = None,
+        run_config: RunConfiguration | None = None,
+        _telemetry_values: Any = None,
+        compute_target: Any = None,
+        environment: Any = None,
+        distributed_job_config: Any = None,
+        resume_from: Any = None,
+        max_run_duration_seconds: float | None = None,
+        command: Any = None,
+        docker_runtime_config: Any = None,
+    ) -> None:
+        self.source_directory = os.fspath(source_directory or ".")
+        self.script, self.arguments, self.command = script, list(arguments or []), command
+        self.run_config = run_config if run_config is not None else RunConfiguration()
+        if compute_target is not None:
+            self.run_config.target = compute_target
+        if environment is not None:
+            self.run_config.environment = environment
+        self.distributed_job_config, self.resume_from = distributed_job_config, resume_from
+        self.max_run_duration_seconds = max_run_duration_seconds
+        if (script is None) == (command is None):
+            raise UserErrorException("ScriptRunConfig: give either script= and arguments=, or command=")
+
+    def words(self, experiment: Experiment) -> list[str]:
+        """What is typed after `labrun`."""
+        script, given = self._script()
+        inputs: dict[str, str] = {}
+        arguments = [self._argument(value, inputs) for value in given]
+        for name, item in {**self.run_config.data_references, **self.run_config.data}.items():
+            if hasattr(item, "labrun_mount"):
+                inputs.setdefault(str(name), item.labrun_mount())
+        limit = self.max_run_duration_seconds or self.run_config.max_run_duration_seconds
+        return [
+            "experiment=script",
+            "script.azureml=true",
+            word("script.source", self.source_directory),
+            word("script.path", os.path.join(self.source_directory, script)),
+            word("script.positional", arguments),
+            *(word(f"script.inputs.{alias}", Reference(mount)) for alias, mount in inputs.items()),
+            *compute.words(self.run_config.target, experiment.workspace),
+            *([word("compute.timeout_min", limit / 60)] if limit else []),
+            *self._environment_words(experiment),
+        ]
+
+    def _script(self) -> tuple[str, list[Any]]:
+        """The script and its words."""
+        if self.command is None:
+            script, given = str(self.script), list(self.arguments)
+        else:
+            several = isinstance(self.command, (list, tuple))
+            given = list(self.command) if several else shlex.split(str(self.command))
+            if len(given) < 2 or not str(given[0]).startswith("python") or not str(given[1]).endswith(".py"):
+                raise UserErrorException(
+                    f"ScriptRunConfig(command={self.command!r}): labrun runs `python SCRIPT.py ARGUMENTS ...`; "
+                    "put other commands into a Python script"
+                )
+            script, given = str(given[1]), given[2:]
+        if not Path(self.source_directory, script).is_file():
+            raise UserErrorException(
+                f"ScriptRunConfig: there is no script {script} in the source directory {self.source_directory} "
+                f"(the working folder is {Path.cwd()})"
+            )
+        return script, given
+
+    @staticmethod
+    def _argument(value: Any, inputs: dict[str, str]) -> Any:
+        """A word for the script; data become their path, and an input if they have a name of their own."""
+        if not hasattr(value, "labrun_mount"):
+            return str(value)
+        mount = value.labrun_mount()
+        alias = getattr(value, "labrun_alias", None)
+        if alias:
+            inputs[alias] = mount
+        return Reference(mount)
+
+    def _environment_words(self, experiment: Experiment) -> list[str]:
+        environment = self.run_config._environment
+        return [] if environment is None else list(environment.labrun_words(experiment.workspace))

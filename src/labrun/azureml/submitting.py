@@ -1,0 +1,71 @@
+"""What every configuration that can be submitted has, and how it becomes a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labrun import api
+from labrun.azureml.words import word
+from labrun.compat.azureml.exceptions import UserErrorException
+from labrun.errors import ConfigError
+from labrun.runs import context
+
+if TYPE_CHECKING:
+    from labrun.azureml.experiment import Experiment
+
+TYPE_TAG = "azureml.type"
+"""The property of a record that tells which kind of the SDK's runs it is."""
+
+
+class Config:
+    """Something that `Experiment.submit` takes."""
+
+    run_type = "azureml.scriptrun"
+
+    def words(self, experiment: Experiment) -> list[str]:
+        """What is typed after `labrun`, without the experiment's name and the tags.
+
+        Raises:
+            UserErrorException: it cannot be carried out.
+        """
+        raise NotImplementedError
+
+    def variables(self) -> dict[str, str]:
+        """Variables for the command, beside this process's."""
+        return {}
+
+    def submitted(self, experiment: Experiment, tags: Mapping[str, str], **kwargs: Any) -> Any:
+        """Submit it, and give its run."""
+        from labrun.azureml.run import wrapped
+
+        work = submit(experiment, self.words(experiment), tags, self.variables())
+        return wrapped(experiment, work, self.run_type)
+
+
+def submit(
+    experiment: Experiment, words: Sequence[str], tags: Mapping[str, str], variables: Mapping[str, str] | None = None
+) -> Any:
+    """Hand words to labrun, detached: the run goes on when this program ends.
+
+    Raises:
+        UserErrorException: labrun refuses them; the message is its own.
+    """
+    sweep = ["-m"] if words and words[0] == "-m" else []
+    rest = list(words[len(sweep) :])
+    tagged = [word("tags", dict(tags))] if tags else []
+    try:
+        return api.submit(
+            [*sweep, *rest, word("name", experiment.name), *tagged],
+            detach=True,
+            root=experiment.workspace.folder,
+            environment=variables,
+        )
+    except ConfigError as error:
+        raise UserErrorException(str(error)) from error
+
+
+def note_type(folder: Path, run_type: str) -> None:
+    """Keep which kind of the SDK's runs a run is."""
+    context.annotate(folder, properties={TYPE_TAG: run_type})

@@ -1,0 +1,78 @@
+"""How runs show themselves: `RunDetails(run).show()`, live in a notebook, and the small tables of `display(run)`."""
+
+from __future__ import annotations
+
+import html
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from labrun import api
+
+EVERY_S = 3.0
+
+
+class RunDetails:
+    """A run's page in a notebook.
+
+    Args:
+        run_instance: a run that was submitted.
+    """
+
+    def __init__(self, run_instance: Any, **kwargs: Any) -> None:
+        self._run = run_instance
+
+    def show(self, render_lib: Any = None, widget_settings: Any = None) -> None:
+        """Show the run; the page follows it while the notebook goes on. Outside of a notebook, one look as text."""
+        work = getattr(self._run, "_work", None)
+        if work is None:  # the run of the script itself
+            print(repr(self._run))
+            return
+        ipython = sys.modules.get("IPython")
+        if ipython is None or ipython.get_ipython() is None:
+            api.show(work, wait=False)
+            return
+        _Live(work).start()
+
+    def get_widget_data(self, widget_settings: Any = None) -> dict[str, Any]:
+        """What the page shows."""
+        return {"run_properties": self._run.get_details(), "status": self._run.get_status()}
+
+
+class _Live:
+    """A page that is drawn anew until its run has ended; the cell that shows it is over at once."""
+
+    def __init__(self, work: Any) -> None:
+        from IPython.display import HTML, display
+
+        from labrun import notebook
+
+        self._work, self._html, self._mark = work, HTML, notebook.new_mark()
+        self._view = display(HTML(api.page(work, self._mark)), display_id=True)
+
+    def start(self) -> None:
+        """Follow the run, beside whatever the notebook does."""
+        threading.Thread(target=self._follow, daemon=True, name="RunDetails").start()
+
+    def _follow(self) -> None:
+        over = False
+        while not over:
+            time.sleep(EVERY_S)
+            over = self._work.is_over
+            self._view.update(self._html(api.page(self._work, self._mark)))
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as HTML; addresses are links."""
+    heads = "".join(f"<th>{html.escape(str(name))}</th>" for name in rows[0])
+    lines = "".join("<tr>" + "".join(f"<td>{_cell(value)}</td>" for value in row.values()) + "</tr>" for row in rows)
+    return f'<table style="width:100%"><tr>{heads}</tr>{lines}</table>'
+
+
+def _cell(value: Any) -> str:
+    text = html.escape(str(value))
+    if str(value).startswith(("http://", "https://", "file://")):
+        return f'<a href="{text}" target="_blank" rel="noopener">{text}</a>'
+    return text

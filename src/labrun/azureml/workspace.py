@@ -1,0 +1,259 @@
+"""`Workspace`: the folder that holds `outputs/`, under the names that the SDK gives to what is in it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from labrun.azureml import folder
+from labrun.azureml.telling import once
+from labrun.compat.azureml import absent
+from labrun.compat.azureml.training.keyvault import Keyvault
+
+CONFIGS = (".azureml/config.json", "aml_config/config.json", "config.json")
+
+
+class Workspace:
+    """A workspace; the ids that name one in Azure are kept as text, and not used.
+
+    Args:
+        subscription_id: text.
+        resource_group: text.
+        workspace_name: what `name` says; None: the folder's name.
+        **kwargs: whatever else the SDK's constructor takes; not used.
+    """
+
+    DEFAULT_CPU_CLUSTER_CONFIGURATION: ClassVar[Any] = None
+    DEFAULT_GPU_CLUSTER_CONFIGURATION: ClassVar[Any] = None
+
+    def __init__(
+        self,
+        subscription_id: str | None = None,
+        resource_group: str | None = None,
+        workspace_name: str | None = None,
+        auth: Any = None,
+        _location: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.folder = folder.root()
+        self.name = workspace_name or self.folder.name
+        self.subscription_id = subscription_id or ""
+        self.resource_group = resource_group or ""
+        self.location = _location or kwargs.get("location") or "local"
+        self.sku = "Basic"
+        self.tags: dict[str, str] = dict(kwargs.get("tags") or {})
+
+    def __repr__(self) -> str:
+        return (
+            f"Workspace.create(name='{self.name}', subscription_id='{self.subscription_id}', "
+            f"resource_group='{self.resource_group}')"
+        )
+
+    @property
+    def id(self) -> str:
+        """The folder."""
+        return str(self.folder)
+
+    @property
+    def workspace_name(self) -> str:
+        return self.name
+
+    @property
+    def discovery_url(self) -> str:
+        return self.folder.as_uri()
+
+    # Ways to get one
+
+    @classmethod
+    def from_config(
+        cls, path: Any = None, auth: Any = None, _logger: Any = None, _file_name: str | None = None
+    ) -> Workspace:
+        """The workspace of the current folder, with the names of its `config.json` where there is one.
+
+        Args:
+            path: the file, or where to begin to look for it: there, in `.azureml` and `aml_config` below it, and in the
+                folders above.
+            auth: not used.
+            _logger: not used.
+            _file_name: the file's name, where it is another.
+        """
+        content = _config(Path(path or "."), _file_name)
+        return cls(content.get("subscription_id"), content.get("resource_group"), content.get("workspace_name"))
+
+    @classmethod
+    def get(
+        cls,
+        name: str | None = None,
+        auth: Any = None,
+        subscription_id: str | None = None,
+        resource_group: str | None = None,
+        **kwargs: Any,
+    ) -> Workspace:
+        """The workspace, with the names that are given."""
+        return cls(subscription_id, resource_group, name)
+
+    @classmethod
+    def create(
+        cls,
+        name: str | None = None,
+        auth: Any = None,
+        subscription_id: str | None = None,
+        resource_group: str | None = None,
+        location: str | None = None,
+        **kwargs: Any,
+    ) -> Workspace:
+        """As `get`: a folder needs no creation."""
+        made = cls(subscription_id, resource_group, name, _location=location, **kwargs)
+        once(f"Workspace.create: the workspace {made.name} is the folder {made.folder}")
+        return made
+
+    setup = create
+
+    @classmethod
+    def list(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The one that there is, by its name, in a list as the SDK has it."""
+        made = cls()
+        return {made.name: [made]}
+
+    def write_config(self, path: Any = None, file_name: str | None = None) -> None:
+        """Write the names for `from_config`."""
+        target = Path(path or ".") / ".azureml" / (file_name or "config.json")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(
+            json.dumps(
+                {
+                    "subscription_id": self.subscription_id,
+                    "resource_group": self.resource_group,
+                    "workspace_name": self.name,
+                },
+                indent=4,
+            )
+            + "\n",
+            encoding="utf-8",
+        )
+
+    def delete(self, *args: Any, **kwargs: Any) -> None:
+        """Not in labrun: a folder full of records is not removed by a script."""
+        absent.not_here("Workspace.delete()", f"remove the folder {self.folder} by hand, or runs with `lab runs rm`")
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: there is nothing to be updated."""
+
+    # What is in it
+
+    @property
+    def experiments(self) -> dict[str, Any]:
+        """All experiments by name."""
+        return {one.name: one for one in _module("experiment").Experiment.list(self)}
+
+    @property
+    def compute_targets(self) -> dict[str, Any]:
+        """All compute targets by name."""
+        return {one.name: one for one in _module("compute").ComputeTarget.list(self)}
+
+    @property
+    def datastores(self) -> dict[str, Any]:
+        """All datastores by name."""
+        return _named(_find("Datastore").list(self))
+
+    @property
+    def datasets(self) -> Mapping[str, Any]:
+        """All registered data sets by name."""
+        found: Mapping[str, Any] = _find("Dataset").get_all(self)
+        return found
+
+    @property
+    def environments(self) -> dict[str, Any]:
+        """All registered environments by name."""
+        found: dict[str, Any] = _find("Environment").list(self)
+        return found
+
+    @property
+    def models(self) -> dict[str, Any]:
+        """The newest version of each registered model, by name."""
+        return {one.name: one for one in reversed(_find("Model").list(self))}
+
+    @property
+    def webservices(self) -> dict[str, Any]:
+        """None: labrun has no web services."""
+        return {}
+
+    @property
+    def images(self) -> dict[str, Any]:
+        """None: labrun has no images."""
+        return {}
+
+    def get_default_datastore(self) -> Any:
+        """The datastore that runs use when none is named."""
+        return _find("Datastore").get_default(self)
+
+    def set_default_datastore(self, name: str) -> None:
+        """Have `get_default_datastore` give another."""
+        _find("Datastore").set_default(self, name)
+
+    def get_default_compute_target(self, type: str = "CPU") -> Any:
+        """None: none is the default."""
+
+    def get_default_keyvault(self) -> Keyvault:
+        """Secrets: variables of the environment."""
+        return Keyvault()
+
+    def get_run(self, run_id: str) -> Any:
+        """A run by its id."""
+        return _module("run").Run.get(self, run_id)
+
+    def get_details(self) -> dict[str, Any]:
+        """Name and place."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "location": self.location,
+            "workspaceid": self.name,
+            "friendlyName": self.name,
+            "provisioningState": "Succeeded",
+            "sku": self.sku,
+            "tags": self.tags,
+        }
+
+    def get_mlflow_tracking_uri(self, with_auth: bool = False) -> str:
+        """The address of `lab ui`, while that is up; else the folder's."""
+        from labrun.tracking.mlflow import ui_state
+
+        return ui_state.ui_address(self.folder) or self.folder.as_uri()
+
+    def get_portal_url(self) -> str:
+        """As `get_mlflow_tracking_uri`."""
+        return self.get_mlflow_tracking_uri()
+
+
+def _config(path: Path, name: str | None) -> dict[str, Any]:
+    """The nearest `config.json`; empty where there is none."""
+    names = (name, f".azureml/{name}") if name else CONFIGS
+    start = path.expanduser().absolute()
+    files = [start] if start.is_file() else [above / one for above in (start, *start.parents) for one in names]
+    for file in files:
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(found, dict) and "workspace_name" in found:
+            return found
+    return {}
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"labrun.azureml.{name}")
+
+
+def _find(name: str) -> Any:
+    """A class of the SDK, wherever labrun has it."""
+    from labrun.compat.azureml import finder
+
+    return finder.find("azureml.core", name)
+
+
+def _named(found: Any) -> dict[str, Any]:
+    return dict(found) if isinstance(found, Mapping) else {one.name: one for one in found}

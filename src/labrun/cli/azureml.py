@@ -1,0 +1,50 @@
+"""`lab azureml`: scripts and notebooks of the Azure ML SDK v1 that submit runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from labrun.azureml import compute, notebooks, ways
+from labrun.errors import ConfigError
+
+
+def add(nouns: Any) -> None:
+    """Add the noun to the command line."""
+    text = "scripts and notebooks of the Azure ML SDK v1 that submit runs"
+    noun = nouns.add_parser("azureml", help=text, description=f"Carry out {text}.")
+    verbs = noun.add_subparsers(title="actions", metavar="ACTION", required=True)
+    verb = verbs.add_parser("run", help="carry out a script, or a notebook from its first cell to its last")
+    verb.add_argument("file", type=Path, metavar="FILE", help="FILE.py, or FILE.ipynb")
+    verb.add_argument("words", nargs=argparse.REMAINDER, metavar="ARGUMENTS", help="the script's own")
+    verb.add_argument("--compute", metavar="NAME", help="what its compute targets stand for (default: local)")
+    verb.add_argument("--output", type=Path, metavar="FILE", help="where the notebook is saved (default: in its place)")
+    verb.set_defaults(act=run)
+    verb = verbs.add_parser("kernel", help="install a kernel for Jupyter in which azureml can be imported")
+    verb.add_argument("--name", default="labrun-azureml", help="its name (default: labrun-azureml)")
+    verb.set_defaults(act=kernel)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Carry out one file."""
+    if options.compute:
+        os.environ[compute.VARIABLE] = options.compute
+    if not options.file.is_file():
+        what = "is a folder" if options.file.is_dir() else "does not exist"
+        raise ConfigError(f"lab azureml run: {options.file} {what}: give a .py or .ipynb file")
+    if options.file.suffix == ".ipynb":
+        if options.words:
+            raise ConfigError(f"lab azureml run: a notebook takes no arguments, and was given {options.words}")
+        return notebooks.execute(options.file, options.output or options.file)
+    if options.output:
+        raise ConfigError("lab azureml run: --output is for notebooks; a script writes its own files")
+    ways.run_script(options.file, options.words)
+    return 0
+
+
+def kernel(options: argparse.Namespace) -> int:
+    """Install the kernel for this user."""
+    print(notebooks.install_kernel(options.name))
+    return 0

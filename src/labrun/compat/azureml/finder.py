@@ -1,0 +1,111 @@
+"""The modules `azureml.*`: made when they are imported, their names looked up when they are used.
+
+A name is first looked for in `labrun.azureml`, which an interpreter without labrun does not have, then among those of
+`training`; what neither has is a stand-in. An import alone never fails.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+import labrun
+from labrun.compat.azureml import absent
+from labrun.runs import context
+
+TRAINING = {
+    "Dataset": "dataset",
+    "Datastore": "datastore",
+    "Experiment": "experiment",
+    "FileDataset": "data",
+    "FileDatasetFactory": "factories",
+    "Inputs": "data",
+    "Model": "model",
+    "Run": "run",
+    "TabularDataset": "data",
+    "TabularDatasetFactory": "factories",
+    "Workspace": "workspace",
+    "_OfflineRun": "offline",
+    "_SubmittedRun": "run",
+}
+"""Names that every interpreter has, and their modules in `training`."""
+
+VERSION = "1.60.0"
+"""The last release of the SDK: scripts print it, and some compare it."""
+
+CONSTANTS = {"VERSION": VERSION, "__version__": VERSION}
+
+MISSING = {"mlflow"}
+"""Not even a stand-in: MLflow loads this plug-in of its own accord, and goes on without it if it cannot be imported."""
+
+
+def find(module: str, name: str) -> Any:
+    """What a module of the SDK has under a name.
+
+    Raises:
+        AttributeError: the name is private, and labrun has none like it.
+    """
+    if name in CONSTANTS and module.count(".") <= 1:
+        return CONSTANTS[name]
+    if name.startswith("__"):
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    full = whole()
+    if full is not None and full.has(module, name) and not _is_own(name):
+        return full.find(module, name)
+    if name in TRAINING:
+        return getattr(importlib.import_module(f"labrun.compat.azureml.training.{TRAINING[name]}"), name)
+    exceptions = importlib.import_module("labrun.compat.azureml.exceptions")
+    if name[0].isupper() and hasattr(exceptions, name):
+        return getattr(exceptions, name)
+    if name.islower() and not name.startswith("_"):
+        # `import azureml.core` gave all of the SDK's modules below it.
+        return importlib.import_module(f"{module}.{name}")
+    return absent.stand_in(module, name)
+
+
+def whole() -> Any:
+    """The table of what `labrun.azureml` has; None where labrun is not installed, as in a script's own interpreter."""
+    return None if hasattr(labrun, "ELSEWHERE") else importlib.import_module("labrun.azureml.names")
+
+
+def _is_own(name: str) -> bool:
+    """Whether a script inside of a run asks for `Run`: its own needs no library, and nothing is imported before it."""
+    return name == "Run" and context.current() is not None
+
+
+class _Module(ModuleType):
+    """A module of the SDK."""
+
+    def __getattr__(self, name: str) -> Any:
+        return find(self.__name__, name)
+
+
+class _Modules(MetaPathFinder, Loader):
+    """Finds every module of the SDK; each is a package, since it may have others below it."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        top, *below = fullname.split(".")
+        if top != "azureml" or not below or below[0] in MISSING:
+            return None
+        if any(part.startswith("_") and part != "_common" for part in below):
+            return None
+        return ModuleSpec(fullname, self, is_package=True)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return _Module(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Nothing: see `_Module`."""
+
+
+def install() -> None:
+    """Answer for modules of `azureml`, after every other finder."""
+    if not any(isinstance(finder, _Modules) for finder in sys.meta_path):
+        sys.meta_path.append(_Modules())

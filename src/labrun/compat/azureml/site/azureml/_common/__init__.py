@@ -1,1 +1,0 @@
-"""Old addresses of the SDK's own parts."""
