@@ -14,7 +14,6 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-import labrun
 from labrun.compat.azureml import absent
 from labrun.runs import context
 
@@ -70,7 +69,7 @@ def find(module: str, name: str) -> Any:
 
 def whole() -> Any:
     """The table of what `labrun.azureml` has; None where labrun is not installed, as in a script's own interpreter."""
-    return None if hasattr(labrun, "ELSEWHERE") else importlib.import_module("labrun.azureml.names")
+    return None if hasattr(sys.modules["labrun"], "ELSEWHERE") else importlib.import_module("labrun.azureml.names")
 
 
 def _is_own(name: str) -> bool:
