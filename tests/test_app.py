@@ -13,10 +13,20 @@ from pathlib import Path
 import pytest
 
 from conftest import Command, Refused, Runner
-from helpers import imported, processes_of, program, start_labrun
+from helpers import imported, processes_of, program, start_labrun, submitted
 from labrun import app
 
 HEAVY = ("torch", "pytorch_lightning", "sklearn", "matplotlib", "mlflow", "pandas")
+
+
+def test_a_run_that_is_interrupted_before_it_begins_is_canceled(tmp_path: Path) -> None:
+    run_dir = submitted(tmp_path)
+    for end in (KeyboardInterrupt(), SystemExit(130)):
+        with pytest.raises(type(end)), app._taken_back(run_dir, None):
+            raise end
+        record = json.loads((run_dir / "run.json").read_text())
+        assert record["status"] == "canceled" and record["error"]["message"] == "canceled before it began"
+        (run_dir / "run.json").write_text(json.dumps({**record, "status": "queued", "ended": None, "error": None}))
 
 
 def test_default_run_is_complete_and_starts_nothing_of_mlflow(workspace: Path) -> None:

@@ -299,12 +299,19 @@ def _run(config: DictConfig, hydra_config: Any) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _taken_back(run_dir: Path, subfolder: str | None) -> Iterator[None]:
-    """Where inside a run is refused, what Hydra has put into its folder is taken away again."""
+    """Where a run is refused or interrupted inside: what Hydra has put into its folder is taken away again.
+
+    A record that is there already is closed: nobody would ever begin that run.
+    """
     try:
         yield
-    except LabrunError:
+    except (LabrunError, KeyboardInterrupt, SystemExit) as end:
         if not (run_dir / "run.json").exists():
             hydra_files.remove_of_run(run_dir, subfolder)
+        elif not isinstance(end, LabrunError) and records.read(run_dir).status == records.QUEUED:
+            from labrun.runs import finalize
+
+            finalize.close_unrun(run_dir, "canceled before it began")
         raise
 
 

@@ -17,7 +17,7 @@ from labrun.control.query import StatusResolver
 from labrun.errors import ConfigError, RecordError
 from labrun.handle import Handle, Submission, root_of
 from labrun.registered import Model
-from labrun.runs import context, files, repeats, store, sweep_state
+from labrun.runs import context, definition, files, repeats, store, sweep_state
 from labrun.runs import record as records
 from labrun.runs.record import Record
 from labrun.runs.sweep_state import SweepState
@@ -122,6 +122,7 @@ class Run(Handle):
     def get_details(self) -> dict[str, Any]:
         """All there is to know of it, under Azure's names: `runId`, `status`, `startTimeUtc`, `runDefinition`, ..."""
         record = self.record
+        own = {"arguments": definition.arguments(record.config)} if record.config.get("script") else {}
         return {
             "runId": record.id,
             "experiment": record.name,
@@ -132,7 +133,7 @@ class Run(Handle):
             "properties": record.properties,
             "tags": record.tags,
             "inputDatasets": record.data,
-            "runDefinition": record.config,
+            "runDefinition": {**record.config, **own},
             "overrides": record.overrides,
             "error": record.error,
             "metrics": self.metrics,

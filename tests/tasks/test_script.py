@@ -15,10 +15,10 @@ import pytest
 
 from conftest import Command, Refused
 from helpers import lab, start_labrun, statuses, sweep_dir, wait_for
-from labrun.runs import context, store
+from labrun.runs import context, definition, store
 from labrun.runs import record as records
 from labrun.tasks import script
-from labrun.tasks.script import Ended, command_line
+from labrun.tasks.script import Ended
 
 TRAIN = """
 import argparse, os, sys, time
@@ -64,7 +64,7 @@ def source(workspace: Path) -> Path:
 
 def test_arguments_become_a_command_line() -> None:
     given = {"lr": 0.1, "C": 3, "names": ["a b", "c"], "flag": True, "off": False, "none": None, "-z": 1}
-    assert command_line(["one", 2], given) == [
+    assert definition.words(["one", 2], given) == [
         "one",
         "2",
         "--lr",
@@ -78,7 +78,7 @@ def test_arguments_become_a_command_line() -> None:
         "-z",
         "1",
     ]
-    assert command_line([], {"text": "$(rm -rf /); `x`"}) == ["--text", "$(rm -rf /); `x`"]
+    assert definition.words([], {"text": "$(rm -rf /); `x`"}) == ["--text", "$(rm -rf /); `x`"]
 
 
 def test_how_a_script_ended_is_told() -> None:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from labrun.azureml import folder
+from labrun.azureml.advice import Advising
 from labrun.azureml.telling import once
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml.exceptions import ComputeTargetException, UserErrorException
@@ -72,7 +73,7 @@ class Configuration:
         """Nothing: everything is accepted."""
 
 
-class ComputeTarget:
+class ComputeTarget(Advising):
     """A compute target that exists.
 
     Args:

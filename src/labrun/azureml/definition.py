@@ -6,9 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from labrun import exact
-from labrun.runs import files
-from labrun.tasks.script import command_line
+from labrun.runs import definition, files
 
 
 def details(run: Any) -> dict[str, Any]:
@@ -45,29 +43,9 @@ def details(run: Any) -> dict[str, Any]:
         "tags": run.tags,
         "inputDatasets": record.data,
         "outputDatasets": [],
-        "runDefinition": run_definition(record.config),
+        "runDefinition": definition.of(record.config),
         "logFiles": {name: str(work.folder / name) for name in files.of(work.folder) if name.endswith(".log")},
         "submittedBy": None,
-    }
-
-
-def run_definition(config: dict[str, Any]) -> dict[str, Any]:
-    """A run's config in the form of the SDK's `runDefinition`."""
-    script = config.get("script") or {}
-    words = command_line(script.get("positional") or [], script.get("arguments") or {}) if script else []
-    words = [exact.shown(word) for word in words]
-    return {
-        "script": script.get("path"),
-        "arguments": words,
-        "sourceDirectoryDataStore": None,
-        "framework": "Python",
-        "communicator": "None",
-        "target": (config.get("compute") or {}).get("target"),
-        "environment": {"name": script.get("requirements") or script.get("python") or "labrun"},
-        "maxRunDurationSeconds": 60 * config["compute"]["timeout_min"]
-        if (config.get("compute") or {}).get("timeout_min")
-        else None,
-        "nodeCount": (config.get("compute") or {}).get("nodes", 1),
     }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from labrun import api
 from labrun.azureml import folder
+from labrun.azureml.advice import Advising
 from labrun.azureml.run import Run, wrapped
 from labrun.azureml.submitting import Config
 from labrun.azureml.workspace import Workspace
@@ -19,7 +20,7 @@ from labrun.runs import context, store
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,255}")
 
 
-class Experiment:
+class Experiment(Advising):
     """Runs of one name.
 
     Args:

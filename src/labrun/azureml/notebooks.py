@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -12,6 +13,7 @@ from typing import Any
 from labrun.errors import ConfigError, RunFailedError
 
 MODULE = "labrun.azureml.kernel"
+NAME = "labrun-azureml"
 
 
 def execute(path: Path, target: Path) -> int:
@@ -30,30 +32,37 @@ def execute(path: Path, target: Path) -> int:
     """
     try:
         import nbformat
-        from jupyter_client.kernelspec import KernelSpecManager
-        from jupyter_client.manager import AsyncKernelManager
         from nbclient import NotebookClient
         from nbclient.exceptions import CellExecutionError
+        from traitlets.config import Config
     except ImportError as error:
         raise ConfigError(
             f"notebooks need packages that are not here ({error.name}): pip install nbclient ipykernel"
         ) from error
+    logging.getLogger("traitlets").setLevel(logging.WARNING)
     try:
         notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is no notebook: {error}") from error
     with tempfile.TemporaryDirectory() as folder:
-        _write_spec(Path(folder) / "kernels" / "labrun-azureml")
-        specs = KernelSpecManager(kernel_dirs=[str(Path(folder) / "kernels")])
-        manager = AsyncKernelManager(kernel_name="labrun-azureml", kernel_spec_manager=specs)
+        _write_spec(Path(folder) / "kernels" / NAME)
+        os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [folder, os.environ.get("JUPYTER_PATH")]))
         client = NotebookClient(
-            notebook, km=manager, timeout=None, resources={"metadata": {"path": str(path.absolute().parent)}}
+            notebook,
+            kernel_name=NAME,
+            timeout=None,
+            resources={"metadata": {"path": str(path.absolute().parent)}},
+            # Sockets in a folder of this user: other users of the machine could send code to a port.
+            config=Config({"KernelManager": {"transport": "ipc"}}),
         )
+        failed: list[int] = []
+        client.on_cell_error = lambda cell, cell_index, execute_reply: failed.append(cell_index + 1)
         client.on_cell_executed = lambda cell, cell_index, execute_reply: _show(cell)
         try:
             client.execute()
         except CellExecutionError as error:
-            raise RunFailedError(f"{path}: a cell failed: {error.ename}: {error.evalue}", str(error)) from error
+            which = f"cell {failed[-1]}" if failed else "a cell"
+            raise RunFailedError(f"{path}: {which} failed: {error.ename}: {error.evalue}", str(error)) from error
         finally:
             nbformat.write(notebook, target)  # type: ignore[no-untyped-call]
     print(f"saved {target}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from labrun import api
 from labrun.azureml import definition
+from labrun.azureml.advice import Advising
 from labrun.azureml.submitting import TYPE_TAG
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml.exceptions import ActivityFailedException, UserErrorException
@@ -47,7 +48,7 @@ class _AnyRun(type):
         return super().__instancecheck__(instance)
 
 
-class Run(metaclass=_AnyRun):
+class Run(Advising, metaclass=_AnyRun):
     """A run, or a sweep, that was submitted.
 
     Args:

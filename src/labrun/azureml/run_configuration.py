@@ -6,8 +6,10 @@ import importlib
 from types import SimpleNamespace
 from typing import Any
 
+from labrun.azureml.advice import Advising
 
-class RunConfiguration:
+
+class RunConfiguration(Advising):
     """The settings of a run that are not the script's own.
 
     Args:

@@ -80,7 +80,7 @@ class ScriptRunConfig(Config):
             word("script.source", self.source_directory),
             word("script.path", os.path.join(self.source_directory, script)),
             word("script.positional", arguments),
-            *(word(f"script.inputs.{alias}", Reference(mount)) for alias, mount in inputs.items()),
+            *([word("script.inputs", {k: Reference(v) for k, v in inputs.items()})] if inputs else []),
             *compute.words(self.run_config.target, experiment.workspace),
             *([word("compute.timeout_min", limit / 60)] if limit else []),
             *self._environment_words(experiment),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labrun import api
 from labrun.azureml.words import word
+from labrun.compat.azureml import runner
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.errors import ConfigError
 from labrun.runs import context
@@ -54,16 +56,26 @@ def submit(
     """
     sweep = ["-m"] if words and words[0] == "-m" else []
     rest = list(words[len(sweep) :])
-    tagged = [word("tags", dict(tags))] if tags else []
+    # A run's tags may have any names; those of the runs to come of a sweep are put into their config.
+    tagged = [word("tags", dict(tags))] if tags and sweep else []
     try:
-        return api.submit(
+        work = api.submit(
             [*sweep, *rest, word("name", experiment.name), *tagged],
             detach=True,
             root=experiment.workspace.folder,
-            environment=variables,
+            environment={"PYTHONPATH": _own_path(), **(variables or {})},
         )
     except ConfigError as error:
         raise UserErrorException(str(error)) from error
+    if tags and not sweep:
+        work.set_tags(tags)
+    return work
+
+
+def _own_path() -> str:
+    """This process's PYTHONPATH without `azureml`: of what is submitted only scripts are given that."""
+    parts = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return os.pathsep.join(part for part in parts if part != runner.SITE)
 
 
 def note_type(folder: Path, run_type: str) -> None:

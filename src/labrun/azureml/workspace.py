@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from labrun.azureml import folder
+from labrun.azureml.advice import Advising
 from labrun.azureml.telling import once
 from labrun.compat.azureml import absent
 from labrun.compat.azureml.training.keyvault import Keyvault
@@ -16,7 +17,7 @@ from labrun.compat.azureml.training.keyvault import Keyvault
 CONFIGS = (".azureml/config.json", "aml_config/config.json", "config.json")
 
 
-class Workspace:
+class Workspace(Advising):
     """A workspace; the ids that name one in Azure are kept as text, and not used.
 
     Args:

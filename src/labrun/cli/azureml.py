@@ -35,13 +35,25 @@ def run(options: argparse.Namespace) -> int:
         what = "is a folder" if options.file.is_dir() else "does not exist"
         raise ConfigError(f"lab azureml run: {options.file} {what}: give a .py or .ipynb file")
     if options.file.suffix == ".ipynb":
-        if options.words:
-            raise ConfigError(f"lab azureml run: a notebook takes no arguments, and was given {options.words}")
+        _take_options(options)
         return notebooks.execute(options.file, options.output or options.file)
     if options.output:
         raise ConfigError("lab azureml run: --output is for notebooks; a script writes its own files")
     ways.run_script(options.file, options.words)
     return 0
+
+
+def _take_options(options: argparse.Namespace) -> None:
+    """Options behind a notebook's name are ours: a notebook has no arguments of its own."""
+    rest = argparse.ArgumentParser(prog="lab azureml run", add_help=False, exit_on_error=False)
+    rest.add_argument("--compute")
+    rest.add_argument("--output", type=Path)
+    found, unknown = rest.parse_known_args(options.words)
+    if unknown:
+        raise ConfigError(f"lab azureml run: a notebook takes no arguments, and was given {' '.join(unknown)}")
+    options.output = found.output or options.output
+    if found.compute:
+        os.environ[compute.VARIABLE] = found.compute
 
 
 def kernel(options: argparse.Namespace) -> int:

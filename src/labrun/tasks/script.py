@@ -20,7 +20,7 @@ from typing import Any
 
 from labrun import exact
 from labrun.errors import ConfigError, RunFailedError
-from labrun.runs import context, store
+from labrun.runs import context, definition, store
 from labrun.runs.record import Record, RunPaths
 from labrun.runs.recording import Preempted, signal_name
 from labrun.tasks import threads
@@ -56,12 +56,12 @@ def run(config: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]], record: 
     script = config["script"]
     code = (record.code or {}).get("script") or {}
     work = make_work_folder(paths, Path(str(code.get("folder"))), Path(str(code.get("base"))))
-    words = command_line(script["positional"], script["arguments"])
+    words = definition.words(script["positional"], script["arguments"])
     frozen = dict(record.config["script"])  # references to the environment stay references in what is told
     frozen["positional"] = [_as_meant(value) for value in frozen["positional"]]
     frozen["arguments"] = {name: _as_meant(value) for name, value in frozen["arguments"].items()}
-    before = command_line(frozen["positional"], frozen["arguments"])
-    shown = command_line(
+    before = definition.words(frozen["positional"], frozen["arguments"])
+    shown = definition.words(
         [_shown(*pair) for pair in zip(frozen["positional"], script["positional"], strict=True)],
         {name: _shown(value, script["arguments"][name]) for name, value in frozen["arguments"].items()},
     )
@@ -176,23 +176,6 @@ def _link_rest(source: Path, work: Path, below: str = "") -> Iterator[str]:
         elif not os.path.lexists(target):
             target.symlink_to(entry.resolve(), target_is_directory=entry.is_dir())
             yield name
-
-
-def command_line(positional: Sequence[Any], arguments: Mapping[str, Any]) -> list[str]:
-    """Arguments as a script takes them: `--name value`, several values after one name, a flag alone; `-n` as given."""
-    words = [_word(value) for value in positional if value is not None]
-    for name, value in arguments.items():
-        option = name if name.startswith("-") else f"--{name}"
-        if value is None or value is False:
-            continue
-        words.append(option)
-        if value is not True:
-            words += [_word(item) for item in value] if isinstance(value, list) else [_word(value)]
-    return words
-
-
-def _word(value: Any) -> str:
-    return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
 
 
 def interpreter(script: Mapping[str, Any]) -> str:

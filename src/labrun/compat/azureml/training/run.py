@@ -16,7 +16,7 @@ from labrun.compat.azureml.training import files, place, values
 from labrun.compat.azureml.training.base import RunBase
 from labrun.compat.azureml.training.metrics import FOLDER, Metrics, read
 from labrun.compat.azureml.training.offline import _OfflineRun
-from labrun.runs import context
+from labrun.runs import context, definition
 from labrun.runs.context import RunContext
 
 __all__ = ["Run", "_OfflineRun", "_SubmittedRun"]
@@ -141,7 +141,7 @@ class Run(RunBase):
             "startTimeUtc": record.get("started"),
             "properties": self.properties,
             "inputDatasets": list(self.input_datasets),
-            "runDefinition": record.get("config"),
+            "runDefinition": definition.of(record.get("config") or {}),
             "logFiles": {"driver.log": str(self._run.run_dir / "driver.log")},
         }
 

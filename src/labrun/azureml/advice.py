@@ -1,0 +1,22 @@
+"""What objects of the SDK answer for the members that labrun does not have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from labrun.compat.azureml.exceptions import NotInLabrun
+
+PAGE = "docs/coming-from-azureml.md lists what labrun has"
+
+
+class NoSuchMemberError(NotInLabrun, AttributeError):
+    """Also an AttributeError, so that `hasattr` is answered."""
+
+
+class Advising:
+    """Refuses unknown members with advice in place of a bare AttributeError."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # what notebooks and copies ask every object for
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        raise NoSuchMemberError(f"{type(self).__name__}.{name} is part of Azure ML and not of labrun: {PAGE}")

@@ -1,0 +1,248 @@
+"""Control scripts and notebooks of the SDK: what they submit, by each way in."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+import labrun
+from helpers import lab
+from labrun.azureml import compute, names, words
+from labrun.azureml.compute import AmlCompute, ComputeTarget
+from labrun.azureml.experiment import Experiment
+from labrun.azureml.run import Run
+from labrun.azureml.script_run_config import ScriptRunConfig
+from labrun.azureml.workspace import Workspace
+from labrun.compat.azureml import runner
+from labrun.compat.azureml.exceptions import ComputeTargetException, NotInLabrun, UserErrorException
+
+TRAIN = """
+import argparse
+from azureml.core import Run
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--rate", type=float)
+parser.add_argument("--text")
+args = parser.parse_args()
+run = Run.get_context()
+run.log("rate", args.rate)
+run.log_list("list", [1])
+run.log_row("table", x=1, y=2.5)
+run.log_row("table", x=3, y=4.5)
+run.log("text", args.text)
+with open("outputs/model.txt", "w") as file:
+    file.write("model")
+print("inside", run.get_metrics())
+"""
+SUBMIT = """
+from azureml.core import Experiment, Run, ScriptRunConfig, Workspace
+from azureml.core.compute import AmlCompute, ComputeTarget
+from azureml.core.compute_target import ComputeTargetException
+
+ws = Workspace.from_config()
+try:
+    target = ComputeTarget(workspace=ws, name="cpu-cluster")
+except ComputeTargetException:
+    settings = AmlCompute.provisioning_configuration(vm_size="STANDARD_D2_V2", max_nodes=4)
+    target = ComputeTarget.create(ws, "cpu-cluster", settings)
+target.wait_for_completion(show_output=True)
+text = "${x} it's, [a]"
+config = ScriptRunConfig("src", "train.py", ["--rate", 0.5, "--text", text], compute_target=target)
+run = Experiment(ws, "day1").submit(config, tags={"mine": "1"})
+"""
+LOOK_BACK = """
+import json
+
+run.wait_for_completion(show_output=True)
+run.download_file("outputs/model.txt", "copy.txt")
+model = run.register_model(model_name="day1", model_path="outputs/model.txt", tags={"a": "b"})
+facts = {
+    "metrics": run.get_metrics(),
+    "status": [run.status, run.get_status(), run.get_details()["status"]],
+    "arguments": run.get_details()["runDefinition"]["arguments"],
+    "files": run.get_file_names(),
+    "tags": run.tags,
+    "type": run.type,
+    "number": run.number,
+    "model": [model.name, model.version],
+    "again": Run.get(ws, run.id) == run and Run(run.experiment, run.id) == run,
+    "isinstance": isinstance(run, Run),
+    "all": [one.id == run.id for one in run.experiment.get_runs()],
+    "nodes": target.get_status().serialize()["scaleSettings"]["maxNodeCount"],
+}
+json.dump(facts, open("facts.json", "w"))
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A control script's folder."""
+    folder = tmp_path_factory.mktemp("control")
+    (folder / "src").mkdir()
+    (folder / "src" / "train.py").write_text(TRAIN)
+    return folder
+
+
+def facts(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "facts.json").read_text())
+    (folder / "facts.json").unlink()
+    return found
+
+
+def check(found: dict[str, Any]) -> None:
+    table = {"x": [1, 3], "y": [2.5, 4.5]}
+    assert found["metrics"] == {"rate": 0.5, "list": [1], "table": table, "text": "${x} it's, [a]"}
+    assert found["status"] == ["Completed"] * 3 and found["tags"] == {"mine": "1"}
+    assert found["arguments"] == ["--rate", "0.5", "--text", "${x} it's, [a]"]
+    assert {"driver.log", "outputs/model.txt"} <= set(found["files"]) and "run.json" not in found["files"]
+    assert found["type"] == "azureml.scriptrun" and found["again"] and found["isinstance"]
+    assert found["model"][0] == "day1" and found["nodes"] == 4 and found["all"][0]
+
+
+def test_a_control_script_from_start_to_end(project: Path) -> None:
+    (project / "go.py").write_text(SUBMIT + LOOK_BACK)
+    done = lab(project, "azureml", "run", "go.py")
+    assert done.returncode == 0, done.stderr
+    found = facts(project)
+    check(found)
+    assert found["number"] == 1 and found["model"] == ["day1", 1] and (project / "copy.txt").read_text() == "model"
+    assert f"inside {found['metrics']}" in done.stdout, "inside and outside, the metrics are the same"
+    assert done.stderr.count("stands for compute=local, 4 runs at once at most") == 1
+    record = labrun.get_run("last", root=project).record
+    assert record.config["compute"]["max_parallel"] == 4 and record.config["compute"]["target"] == "local"
+
+
+def test_a_script_that_submits_and_ends_leaves_its_run_going(project: Path) -> None:
+    (project / "leave.py").write_text(SUBMIT)
+    done = lab(project, "azureml", "run", "leave.py")
+    assert done.returncode == 0 and "stands for" not in done.stderr, "the target is in the table by now"
+    run = labrun.get_run("last", root=project)
+    assert run.wait_for_completion(timeout_s=120)["status"] == "completed"
+
+
+def test_a_control_script_on_slurm(project: Path, cluster: None) -> None:
+    (project / "go.py").write_text(SUBMIT + LOOK_BACK)
+    done = lab(project, "azureml", "run", "--compute", "slurm", "go.py")
+    assert done.returncode == 0, done.stderr
+    check(facts(project))
+    assert labrun.get_run("last", root=project).config["compute"]["target"] == "slurm"
+
+
+@pytest.fixture(scope="module")
+def cells() -> list[str]:
+    return [SUBMIT, "from azureml.widgets import RunDetails\nRunDetails(run).show()\nrun", LOOK_BACK]
+
+
+def test_a_notebook_is_carried_out_and_saved(project: Path, cells: list[str]) -> None:
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in [*cells, "1 / 0"]])
+    nbformat.write(notebook, project / "book.ipynb")
+    done = lab(project, "azureml", "run", "book.ipynb", "--output", "done.ipynb")
+    assert done.returncode != 0 and "book.ipynb: cell 4 failed: ZeroDivisionError" in done.stderr
+    check(facts(project))
+    saved = nbformat.read(project / "done.ipynb", as_version=4)
+    shown, table = (output["data"]["text/html"] for output in saved.cells[1].outputs)
+    assert ("day1" in shown and "Completed" in shown + table) or "Running" in table or "Queued" in table
+    assert "Streaming driver.log" in saved.cells[2].outputs[0]["text"]
+    assert nbformat.read(project / "book.ipynb", as_version=4).cells[0].execution_count is None
+
+
+def test_the_extension_makes_a_plain_kernel_one_of_ours(project: Path, cells: list[str]) -> None:
+    first = "try:\n    import azureml\nexcept ImportError:\n    print('none')"
+    texts = [first, "%load_ext labrun.azureml", *cells]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in texts])
+    NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(project)}}).execute()
+    assert notebook.cells[0].outputs[0]["text"] == "none\n"
+    check(facts(project))
+
+
+# In this process
+
+
+@pytest.fixture
+def ws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LABRUN_ROOT", str(tmp_path))
+    monkeypatch.delenv("LABRUN_WORKSPACE", raising=False)
+    return Workspace.from_config()
+
+
+def test_a_workspace_has_the_names_of_its_config_and_the_folder_of_the_command(ws: Workspace, tmp_path: Path) -> None:
+    assert (ws.name, ws.folder) == (tmp_path.name, tmp_path)
+    Workspace("an-id", "a-group", "mine").write_config()
+    (tmp_path / "below").mkdir()
+    os.chdir(tmp_path / "below")
+    found = Workspace.from_config()
+    assert (found.name, found.resource_group, found.subscription_id) == ("mine", "a-group", "an-id")
+    assert found.folder == tmp_path and "mine" in repr(found) and list(Workspace.list()) == [tmp_path.name]
+    assert found.get_details()["name"] == "mine" and found.webservices == {}
+    with pytest.raises(NotInLabrun, match="lab runs rm"):
+        found.delete()
+    with pytest.raises(NotInLabrun, match="Workspace.diagnose is part of Azure ML"):
+        found.diagnose()
+    assert not hasattr(found, "private_endpoints")
+
+
+def test_compute_targets_are_looked_up_in_the_config_and_in_the_table(
+    ws: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ComputeTargetException, match="name nobody not found"):
+        ComputeTarget(workspace=ws, name="nobody")
+    made = ComputeTarget.create(ws, "cluster", AmlCompute.provisioning_configuration("STANDARD_D2", max_nodes=3))
+    again = AmlCompute(ws, "cluster")
+    assert type(ComputeTarget(ws, "cluster")) is AmlCompute and again.vm_size == made.vm_size == "STANDARD_D2"
+    assert made.provisioning_state == "Succeeded" and list(ws.compute_targets) == ["cluster"]
+    assert compute.words(made, ws) == compute.words("cluster", ws) == ["compute=local", "compute.max_parallel=3"]
+    assert compute.words(None, ws) == compute.words("local", ws) == ["compute=local"]
+    made.update(max_nodes=2)
+    assert compute.words("cluster", ws)[1] == "compute.max_parallel=2"
+    monkeypatch.setenv(compute.VARIABLE, "slurm")
+    assert compute.words("cluster", ws)[0] == compute.words("unheard-of", ws)[0] == "compute=slurm"
+    assert compute.words("gpu", ws) == ["compute=gpu"], "a choice of conf/compute is what it says"
+    made.delete()
+    assert ws.compute_targets == {}
+    with pytest.raises(ComputeTargetException, match="give what AmlCompute.provisioning_configuration"):
+        ComputeTarget.create(ws, "cluster", None)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda ws: Experiment(ws, "a b"), "'a b' is invalid"),
+        (lambda ws: Experiment(ws, "x").submit(3), "submit a ScriptRunConfig"),
+        (lambda ws: ScriptRunConfig("."), "give either script= and arguments=, or command="),
+        (lambda ws: Experiment(ws, "x").submit(ScriptRunConfig(".", "no.py")), "there is no script no.py"),
+        (lambda ws: Run(Experiment(ws, "x"), "nobody"), "no run is called 'nobody'"),
+    ],
+)
+def test_mistakes_are_told(ws: Workspace, call: Any, message: str) -> None:
+    with pytest.raises(UserErrorException, match=message):
+        call(ws)
+
+
+@pytest.mark.parametrize("text", ["plain", "a'b", "\\", "[1,2]", "1e-3", "null", "${x}", "a=b", "", "ä b\tc", "true"])
+def test_words_keep_their_texts(text: str) -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    from labrun import exact
+
+    (parsed,) = OverridesParser.create().parse_overrides([words.word("key", [text, 0.5, None, {"a: k=(1)": text}])])
+    found: Any = parsed.value()
+    assert [exact.shown(str(found[0])), *found[1:3], exact.shown(str(found[3]["a: k=(1)"]))] == [text, 0.5, None, text]
+
+
+def test_every_name_of_the_table_is_there() -> None:
+    for name in names.PLACES:
+        assert names.find("azureml.core", name) is not None
+
+
+def test_nothing_called_azureml_is_importable_elsewhere() -> None:
+    assert runner.SITE not in sys.path
+    with pytest.raises(ImportError):
+        __import__("azureml")
