@@ -1,4 +1,4 @@
-"""What several rooms do with files, each once. Scripts' own interpreters import it too: Python 3.8, no library."""
+"""What several rooms do with files, each once. Scripts' own interpreters import it too: Python 3.6, no library."""
 
 from __future__ import annotations
 
@@ -70,13 +70,18 @@ def append_line(path: str | os.PathLike[str], text: str, mode: int = 0o644, dura
     access = os.O_RDWR if durable else os.O_WRONLY
     descriptor = os.open(path, access | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, mode)
     try:
-        if durable and (size := os.fstat(descriptor).st_size) and os.pread(descriptor, 1, size - 1) != b"\n":
+        if durable and _is_torn(descriptor):
             text = f"\n{text}"
         write_line(descriptor, text)
         if durable:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _is_torn(descriptor: int) -> bool:
+    size = os.fstat(descriptor).st_size
+    return size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
 
 
 def write_line(descriptor: int, text: str) -> None:

@@ -253,7 +253,7 @@ def read_metrics(run_dir: str | os.PathLike[str], system: bool = False) -> list[
         run_dir: the run.
         system: those too that its supervisor wrote (`log_system`).
     """
-    found = [line for text in _texts(run_dir) if (line := metric(text)) is not None]
+    found = [line for line in map(metric, _texts(run_dir)) if line is not None]
     return _without_overtaken([line for line in found if system or not is_system(line)])
 
 
@@ -291,9 +291,10 @@ def last_values(run_dir: str | os.PathLike[str]) -> dict[str, float]:
 def system_values(run_dir: str | os.PathLike[str]) -> dict[str, list[float]]:
     """What a run's supervisor measured, by name, oldest first."""
     mark = b'"' + SYSTEM.encode() + b'"'  # a run may have logged millions of lines, which need not be parsed
-    lines = [line for text in _texts(run_dir) if mark in text and (line := metric(text)) is not None]
     found: dict[str, list[float]] = {}
-    for line in filter(is_system, lines):
+    for line in [metric(text) for text in _texts(run_dir) if mark in text]:
+        if line is None or not is_system(line):
+            continue
         found.setdefault(line["name"], []).append(line["value"])
     return found
 

@@ -58,7 +58,14 @@ INSTEAD = {
     "TruncationSelectionPolicy": _SWEEP,
     "Webservice": _SERVE,
     "choice": _SWEEP,
+    "lognormal": _SWEEP,
     "loguniform": _SWEEP,
+    "normal": _SWEEP,
+    "qlognormal": _SWEEP,
+    "qloguniform": _SWEEP,
+    "qnormal": _SWEEP,
+    "quniform": _SWEEP,
+    "randint": _SWEEP,
     "uniform": _SWEEP,
 }
 """A class or function of the SDK, and what to do here."""

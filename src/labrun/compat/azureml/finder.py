@@ -61,7 +61,7 @@ def find(module: str, name: str) -> Any:
     exceptions = importlib.import_module("labrun.compat.azureml.exceptions")
     if name[0].isupper() and hasattr(exceptions, name):
         return getattr(exceptions, name)
-    if name.islower() and not name.startswith("_"):
+    if name.islower() and not name.startswith("_") and name not in absent.INSTEAD:
         # `import azureml.core` gave all of the SDK's modules below it.
         return importlib.import_module(f"{module}.{name}")
     return absent.stand_in(module, name)

@@ -1,10 +1,8 @@
 """Run one script as `python script.py` would, with `azureml` importable and calls long gone supplied.
 
 Started as `python runner.py script.py arguments...` by the interpreter of the script, which may have no labrun and may
-be as old as Python 3.8.
+be as old as Python 3.6. That reads this file as it is: annotations are plain names here.
 """
-
-from __future__ import annotations
 
 import builtins
 import importlib.machinery
@@ -12,7 +10,8 @@ import importlib.util
 import json
 import os
 import sys
-from types import ModuleType, TracebackType
+from types import ModuleType
+from typing import Any
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SITE = os.path.join(HERE, "site")
@@ -27,7 +26,7 @@ In a run, with everything recorded:
 """
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: "list[str]") -> None:
     """Run the script that the first argument names, with the others as its own.
 
     Raises:
@@ -85,7 +84,7 @@ def _prepare_path(script: str) -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join([*added, before] if before else added)
 
 
-def _show_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _show_error(kind: Any, error: BaseException, trace: Any) -> None:
     """The script's own traceback: without the frames that lead to its first line."""
     inner = trace
     while inner is not None and inner.tb_frame.f_code is not run_as_main.__code__:

@@ -1,9 +1,8 @@
 """Runs at the start of each Python that a script starts: spawned workers need the calls long gone as their parent.
 
 Python runs only the first `sitecustomize` on its path, so this one then runs the next.
+Python 3.6 reads this file as it is.
 """
-
-from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
