@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import azureml_page
+
 import labrun
 from labrun import checking, cli, schema
 
@@ -417,8 +419,13 @@ def pages() -> dict[str, str]:
         elif line == "## lab":
             name = "index"
         found.setdefault(name, []).append(line.removeprefix("##") if line.startswith("###") else line)
+    found["azureml"] = azureml_page.page().splitlines()
     found["python"] = [line.removeprefix("#") if line.startswith("##") else line for line in python()]
-    listed = [f"- [`{key}`]({key}.md)" for key in found if key != "index" and not key.startswith(("lab-", "python"))]
+    listed = [
+        f"- [`{key}`]({key}.md)"
+        for key in found
+        if key != "index" and not key.startswith(("lab-", "python", "azureml"))
+    ]
     verbs = [f"- [`{key.replace('-', ' ')}`]({key}.md)" for key in found if key.startswith("lab-")]
     at = found["index"].index("## lab")
     found["index"][at:at] = ["A page for each group:", "", *listed, ""]
@@ -430,6 +437,8 @@ def pages() -> dict[str, str]:
         "## Python",
         "",
         "[Functions and classes](python.md)",
+        "",
+        "[Names of the Azure ML SDK v1](azureml.md)",
     ]
     return {key: f"{HEAD if key == 'index' else ''}{chr(10).join(lines).strip()}\n" for key, lines in found.items()}
 

@@ -10,6 +10,7 @@ PLACES = {
     "Workspace": "workspace",
     "Experiment": "experiment",
     "Run": "run",
+    "get_run": "run",
     "ScriptRun": "run",
     "ScriptRunConfig": "script_run_config",
     "RunConfiguration": "run_configuration",

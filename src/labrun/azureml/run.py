@@ -473,6 +473,11 @@ ScriptRun = Run
 """The SDK's class of a run that was made by a `ScriptRunConfig`."""
 
 
+def get_run(experiment: Any, run_id: str, **kwargs: Any) -> Any:
+    """A run by its id."""
+    return Run.get(experiment.workspace, run_id)
+
+
 def find(workspace: Workspace, run_id: str | None) -> Any:
     """labrun's run or sweep of an id.
 

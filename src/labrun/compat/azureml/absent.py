@@ -106,7 +106,7 @@ def models_way(what: str) -> NoReturn:
     not_here(what, _MODELS)
 
 
-class _Absent(type):
+class Absent(type):
     """The type of stand-ins: classes, so that annotations and `isinstance` work; any other use is refused."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
@@ -137,5 +137,5 @@ def stand_in(module: str, name: str) -> Any:
     if name not in _made:
         members = {"__module__": module, "__doc__": "Not in labrun."}
         is_error = name.endswith(("Exception", "Error"))
-        _made[name] = type(name, (AzureMLException,), members) if is_error else _Absent(name, (), members)
+        _made[name] = type(name, (AzureMLException,), members) if is_error else Absent(name, (), members)
     return _made[name]

@@ -83,6 +83,11 @@ class _Module(ModuleType):
     def __getattr__(self, name: str) -> Any:
         return find(self.__name__, name)
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What was taken for a module is a function that labrun does not have."""
+        name = self.__name__.rpartition(".")[2]
+        absent.not_here(f"{name}()", absent.INSTEAD.get(name, absent.GENERAL))
+
 
 class _Modules(MetaPathFinder, Loader):
     """Finds every module of the SDK; each is a package, since it may have others below it."""

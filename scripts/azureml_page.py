@@ -1,0 +1,111 @@
+"""docs/reference/azureml.md: every public name of the Azure ML SDK v1, and what labrun does for it.
+
+`azureml_names.txt` has the names: of the classes and functions of azureml-core 1.61, azureml-train-core,
+azureml-train-automl-client, azureml-widgets, azureml-pipeline-core and -steps 1.62, a line for each: its module, its
+name, the public members of a class. What labrun does is found by asking the modules that scripts import.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from labrun.compat.azureml import absent, finder, runner
+
+sys.path.append(runner.SITE)
+NAMES = Path(__file__).with_name("azureml_names.txt")
+HEAD = """# Names of the Azure ML SDK v1
+
+Every public class and function of the SDK. **Here**: it is carried out; members that are not are named, and say so when
+they are used. **Accepted**: it may be called, and has no effect. **Not here**: it can be imported; using it says what
+labrun has instead. Errors can always be caught. [Coming from the Azure ML SDK v1](../coming-from-azureml.md) says how
+it is used.
+"""
+
+
+@dataclass(frozen=True)
+class Name:
+    """A name of the SDK."""
+
+    module: str
+    name: str
+    members: tuple[str, ...]
+
+
+def names() -> list[Name]:
+    """All of them, in their order."""
+    found = []
+    for line in NAMES.read_text(encoding="utf-8").splitlines():
+        place, _, members = line.partition(": ")
+        module, name = place.split(" ")
+        found.append(Name(module, name, tuple(members.split())))
+    return found
+
+
+def state(name: Name) -> tuple[str, str]:
+    """What labrun does for a name, and what there is to say of it."""
+    thing = finder.find(name.module, name.name)
+    if isinstance(thing, ModuleType):  # a function: what is unknown and in small letters is taken for a module
+        return "Not here", absent.INSTEAD.get(name.name, "")
+    if isinstance(thing, type) and issubclass(thing, BaseException):
+        return "Here", ""
+    if isinstance(thing, absent.Absent):
+        return "Not here", absent.INSTEAD.get(name.name, "")
+    if (thing.__doc__ or "").startswith("Accepted"):
+        return "Accepted", ""
+    missing = [member for member in name.members if not member.isupper() and not has(thing, member)]
+    return "Here", f"without {', '.join(f'`{member}`' for member in missing)}" if missing else ""
+
+
+def has(thing: Any, member: str) -> bool:
+    """Whether a class has a member that it carries out."""
+    return member in _set_when_made(thing) or inspect.getattr_static(thing, member, None) is not None
+
+
+@cache
+def _set_when_made(thing: Any) -> frozenset[str]:
+    """What the methods of a class, and of those that it derives from, assign to `self`."""
+    found = set()
+    for cls in getattr(thing, "__mro__", (thing,)):
+        if cls.__module__ == "builtins":
+            continue
+        tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+        found |= {
+            node.attr
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self"
+        }
+    return frozenset(found)
+
+
+def page() -> str:
+    """The page."""
+    return "\n".join(_lines()) + "\n"
+
+
+def _lines() -> Iterator[str]:
+    yield HEAD.rstrip()
+    module = ""
+    counts: dict[str, int] = {}
+    rows = [(name, *state(name)) for name in names()]
+    for _, what, _ in rows:
+        counts[what] = counts.get(what, 0) + 1
+    yield ""
+    yield ", ".join(f"{what.lower()}: {count}" for what, count in sorted(counts.items())).capitalize() + "."
+    for name, what, more in rows:
+        if name.module != module:
+            module = name.module
+            yield from ["", f"## {module}", "", "| Name | State | |", "| --- | --- | --- |"]
+        yield f"| `{name.name}` | {what} | {more} |"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())
