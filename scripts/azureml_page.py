@@ -53,12 +53,12 @@ def names() -> list[Name]:
 def state(name: Name) -> tuple[str, str]:
     """What labrun does for a name, and what there is to say of it."""
     thing = finder.find(name.module, name.name)
-    if isinstance(thing, ModuleType):  # a function: what is unknown and in small letters is taken for a module
-        return "Not here", absent.INSTEAD.get(name.name, "")
     if isinstance(thing, type) and issubclass(thing, BaseException):
         return "Here", ""
-    if isinstance(thing, absent.Absent):
-        return "Not here", absent.INSTEAD.get(name.name, "")
+    # A function is taken for a module: what is unknown, and in small letters.
+    if isinstance(thing, absent.Absent | ModuleType):
+        advice = absent.advice(name.module, name.name)
+        return "Not here", "" if advice == absent.GENERAL else advice
     if (thing.__doc__ or "").startswith("Accepted"):
         return "Accepted", ""
     missing = [member for member in name.members if not member.isupper() and not has(thing, member)]

@@ -19,6 +19,14 @@ class Authentication:
         """None: there is no token."""
 
 
+class ArmTokenAuthentication(Authentication):
+    """Accepted, without effect."""
+
+
+class AzureMLTokenAuthentication(Authentication):
+    """Accepted, without effect."""
+
+
 class AzureCliAuthentication(Authentication):
     """Accepted, without effect."""
 
@@ -40,4 +48,4 @@ class TokenAuthentication(Authentication):
 
 
 def set_diagnostics_collection(send_diagnostics: bool = True, verbosity: Any = None) -> None:
-    """Nothing: labrun reports to nobody."""
+    """Accepted, without effect: labrun reports to nobody."""

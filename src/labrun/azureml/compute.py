@@ -176,6 +176,23 @@ class ComputeTarget(Advising):
             },
         }
 
+    def get_active_runs(self, *args: Any, **kwargs: Any) -> Any:
+        """The runs that go on on it, each as a `Run`."""
+        from labrun import api
+        from labrun.azureml.run import wrapped
+
+        found = [run for run in api.runs(root=self.workspace.folder) if not run.is_over]
+        return iter([wrapped(None, run) for run in found])
+
+    def get_credentials(self) -> dict[str, Any]:
+        """Empty: nothing is kept."""
+        return {}
+
+    def add_identity(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: access is the file system's."""
+
+    remove_identity = add_identity
+
     def refresh_state(self) -> None:
         """Nothing: everything is read when it is asked for."""
 

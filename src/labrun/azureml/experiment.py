@@ -12,6 +12,7 @@ from labrun.azureml.advice import Advising
 from labrun.azureml.run import Run, wrapped
 from labrun.azureml.submitting import Config
 from labrun.azureml.workspace import Workspace
+from labrun.compat.azureml import absent
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compat.azureml.training.experiment import own_name
 from labrun.errors import LabrunError
@@ -153,6 +154,29 @@ class Experiment(Advising):
         """Take tags of the experiment away."""
         left = {key: value for key, value in self.tags.items() if key not in tags}
         folder.put(self.workspace.folder, "experiments", self.name, {"tags": left})
+
+    @property
+    def archived_time(self) -> None:
+        """None: an experiment is not archived."""
+        return None
+
+    def archive(self) -> None:
+        """Nothing: the records stay where they are."""
+
+    reactivate = archive
+
+    def delete(self, *args: Any, **kwargs: Any) -> None:
+        """Not in labrun: records are not removed by a script."""
+        absent.not_here("Experiment.delete()", f"remove its runs: `lab runs rm --experiment {self.name}`")
+
+    @property
+    def workspace_object(self) -> Workspace:
+        """The workspace."""
+        return self.workspace
+
+    @property
+    def portal_url(self) -> str:
+        return self.get_portal_url()
 
     def refresh(self) -> None:
         """Nothing: everything is read when it is asked for."""

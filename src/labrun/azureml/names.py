@@ -29,6 +29,16 @@ PLACES = {
     "ServicePrincipalAuthentication": "authentication",
     "TokenAuthentication": "authentication",
     "set_diagnostics_collection": "authentication",
+    "AmlComputeConfiguration": "accepted",
+    "ArmTokenAuthentication": "authentication",
+    "AzureMLTokenAuthentication": "authentication",
+    "ContainerRegistry": "accepted",
+    "HdiConfiguration": "accepted",
+    "HistoryConfiguration": "accepted",
+    "Keyvault": "workspace",
+    "KubernetesComputeConfiguration": "accepted",
+    "ResourceConfiguration": "accepted",
+    "SparkConfiguration": "accepted",
 }
 
 

@@ -16,6 +16,7 @@ from labrun.compat.azureml.exceptions import ActivityFailedException, UserErrorE
 from labrun.compat.azureml.training import files, metrics
 from labrun.compat.azureml.training import run as training
 from labrun.compat.azureml.training.base import RunBase
+from labrun.compat.azureml.training.keyvault import secret_of
 from labrun.errors import LabrunError
 from labrun.runs import context
 
@@ -293,6 +294,37 @@ class Run(Advising, metaclass=_AnyRun):
         details["logFiles"] = {name: Path(path).read_text(errors="replace") for name, path in names.items()}
         return details
 
+    def get_detailed_status(self) -> dict[str, Any]:
+        """The status, and why it is so."""
+        return {"status": self.get_status(), "details": [self._work.failure()] if self._work.failure() else []}
+
+    def get_docs_url(self) -> str:
+        """Where the SDK's names are explained here."""
+        return "docs/coming-from-azureml.md"
+
+    @property
+    def portal_url(self) -> str:
+        return self.get_portal_url()
+
+    @property
+    def identity(self) -> str:
+        return self.id
+
+    def get_secret(self, name: str) -> str:
+        """A secret: a variable of the environment."""
+        return secret_of(f"run.get_secret({name!r})", name)
+
+    def get_secrets(self, secrets: Any) -> dict[str, str]:
+        """Several secrets by name."""
+        return {name: self.get_secret(name) for name in secrets}
+
+    def clean(self) -> None:
+        """Nothing: a run's working folder is part of its record."""
+
+    def take_snapshot(self, *args: Any, **kwargs: Any) -> str:
+        """Its id: the code was frozen when it was submitted."""
+        return self.id
+
     def get_logs(self) -> dict[str, str]:
         """The paths of its logs, by name."""
         found: dict[str, str] = self.get_details()["logFiles"]
@@ -349,6 +381,13 @@ class Run(Advising, metaclass=_AnyRun):
     def upload_file(self, name: str, path_or_stream: Any, datastore_name: str | None = None) -> None:
         """Copy a file into the run's folder, under a name as `outputs/model.pkl`."""
         files.upload(self._folder, name, path_or_stream)
+
+    def upload_files(
+        self, names: Any, paths: Any, return_artifacts: bool = False, timeout_seconds: Any = None, **_: Any
+    ) -> None:
+        """Copy several files into the run's folder."""
+        for name, path in zip(names, paths, strict=True):
+            self.upload_file(name, path)
 
     def upload_folder(self, name: str, path: Any, datastore_name: str | None = None) -> None:
         """Copy a folder into the run's folder."""

@@ -178,6 +178,23 @@ class Workspace(Advising):
         return {one.name: one for one in reversed(_find("Model").list(self))}
 
     @property
+    def linked_services(self) -> dict[str, Any]:
+        """None: labrun has no linked services."""
+        return {}
+
+    @property
+    def service_context(self) -> Any:
+        """None: there is no service."""
+        return None
+
+    def sync_keys(self) -> None:
+        """Nothing: there are no keys."""
+
+    def get_docs_url(self) -> str:
+        """Where the SDK's names are explained here."""
+        return "docs/coming-from-azureml.md"
+
+    @property
     def webservices(self) -> dict[str, Any]:
         """None: labrun has no web services."""
         return {}

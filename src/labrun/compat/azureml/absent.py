@@ -44,10 +44,7 @@ INSTEAD = {
     "LocalWebservice": _SERVE,
     "MedianStoppingPolicy": _SWEEP,
     "PyTorch": _SUBMIT,
-    "Pipeline": _SUBMIT,
-    "PipelineData": _SUBMIT,
     "PrimaryMetricGoal": _SWEEP,
-    "PythonScriptStep": _SUBMIT,
     "RandomParameterSampling": _SWEEP,
     "RunConfiguration": _SUBMIT,
     "RunDetails": _WATCH,
@@ -69,6 +66,27 @@ INSTEAD = {
     "uniform": _SWEEP,
 }
 """A class or function of the SDK, and what to do here."""
+
+BY_MODULE = {
+    "azureml.pipeline": "labrun has no pipelines yet: submit one run after another, run.wait_for_completion() between them",
+    "azureml.core.webservice": _SERVE,
+    "azureml.core.image": _SERVE,
+    "azureml.core.model": _SERVE,
+    "azureml.core.compute": _COMPUTE,
+    "azureml.core.databricks": _COMPUTE,
+    "azureml.core.linked_service": _DATASTORE,
+    "azureml.core.private_endpoint": "access to a workspace is the file system's",
+    "azureml.data": _DATASTORE,
+    "azureml.explain": "explain a model with the packages shap or interpret, and `run.upload_file` what they give",
+    "azureml.interpret": "explain a model with the packages shap or interpret, and `run.upload_file` what they give",
+    "azureml.contrib": "it was never part of the SDK proper",
+    "azureml.datadrift": "compare two versions of a data set in a script of one's own",
+    "azureml.opendatasets": "download the data once, and register them: Dataset.File.from_files(...).register(...)",
+    "azureml.train.automl.runtime": "AutoMLConfig is here",
+    "azureml.train": _SUBMIT,
+    "azureml.monitoring": _SERVE,
+}
+"""The beginning of a module's name, and what to do here in place of anything in it."""
 
 GENERAL = "training scripts have Run, Dataset and Model.get_model_path; for the rest see `labrun --help`, `lab --help`"
 
@@ -118,7 +136,15 @@ class Absent(type):
         cls._refuse(f"{cls.__name__}.{name}")
 
     def _refuse(cls, what: str) -> NoReturn:
-        not_here(what, INSTEAD.get(cls.__name__, GENERAL))
+        not_here(what, advice(cls.__module__, cls.__name__))
+
+
+def advice(module: str, name: str) -> str:
+    """What to do in place of a name of the SDK."""
+    if name in INSTEAD:
+        return INSTEAD[name]
+    fitting = [start for start in BY_MODULE if module == start or module.startswith(start + ".")]
+    return BY_MODULE[max(fitting, key=len)] if fitting else GENERAL
 
 
 _made: dict[str, type] = {}

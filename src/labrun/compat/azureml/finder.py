@@ -86,7 +86,7 @@ class _Module(ModuleType):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What was taken for a module is a function that labrun does not have."""
         name = self.__name__.rpartition(".")[2]
-        absent.not_here(f"{name}()", absent.INSTEAD.get(name, absent.GENERAL))
+        absent.not_here(f"{name}()", absent.advice(self.__name__, name))
 
 
 class _Modules(MetaPathFinder, Loader):
