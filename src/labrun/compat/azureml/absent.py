@@ -68,7 +68,7 @@ INSTEAD = {
 """A class or function of the SDK, and what to do here."""
 
 BY_MODULE = {
-    "azureml.pipeline": "labrun has no pipelines yet: submit one run after another, run.wait_for_completion() between them",
+    "azureml.pipeline": "labrun has no pipelines yet: submit one run after another, and wait_for_completion() between",
     "azureml.core.webservice": _SERVE,
     "azureml.core.image": _SERVE,
     "azureml.core.model": _SERVE,
