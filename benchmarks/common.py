@@ -84,10 +84,14 @@ def in_fresh_process(function: Callable[..., T], *args: Any) -> T:
     with ProcessPoolExecutor(
         max_workers=1,
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=multiprocessing.set_start_method,
-        initargs=(None, True),
+        initializer=_start_as_usual,
     ) as pool:
         return pool.submit(function, *args).result()
+
+
+def _start_as_usual() -> None:
+    """Undo in this process what `spawn` has set. (A bound method would be sent along with a copy of its object.)"""
+    multiprocessing.set_start_method(None, force=True)
 
 
 @dataclass

@@ -21,7 +21,9 @@ NOTED = ("name", "digest", "content", "train", "validation", "test")
 """What an attempt notes of the data that it trains with."""
 READ_FROM = {"fingerprint()": "the fingerprint", "config and code": "config or code"}
 """What the digest of a data set with loaders of its own is of, where not of its files."""
-NOT_READ = frozenset({"name", "download", "verify", "validation_size", "max_samples", "scale", "mean", "std"}) | {
+NOT_READ = frozenset(
+    {"name", "download", "verify", "in_memory", "num_workers", "validation_size", "max_samples", "scale", "mean", "std"}
+) | {
     "augmentation",
     "search_space",
 }

@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 
 from labrun import continuing, exact, schema, summary, targets
 from labrun.building import looked_up
-from labrun.data import reader, shared_cache
+from labrun.data import memory, reader, shared_cache
 from labrun.data.arrays import Arrays
 from labrun.data.mount import guarded, local_root, mount, mount_reference, references, resolved
 from labrun.errors import BY_OVERRIDE, DataError, UnfitError
@@ -42,8 +42,8 @@ SIGNED = ("dataset", "model", "trainer", "callbacks", "script", "seed")
 
 UNSIGNED_TRAINER = ("resume", "resume_code", "threads")
 """Of a trainer's node, what changes no result but by the rounding of sums."""
-UNSIGNED_DATASET = ("asset", "version")
-"""Which version of an asset it was, and where it lay, is in the data's digest."""
+UNSIGNED_DATASET = ("asset", "version", "in_memory", "num_workers")
+"""Which version of an asset it was, and where it lay, is in the data's digest. How it is read changes no sample."""
 LATER = ("numbers", "categories", "dates", "decimal", "encoding", "header", "sheet", "skip_rows", "parts")
 """Keys of data sets that came later: where they say nothing, what was signed before them stays valid."""
 NAMED = 1000
@@ -210,7 +210,11 @@ def _predict(
     began = time.monotonic()
     if dataset["_target_"] in predicting.FILES:
         files = [predicting.file_of(dataset, mounted.path)]
-        table = predicting.of_file(model, dataset, mounted.path)
+        reading = reader.reading(made, dataset, mounted.path, taken(config)["limit"])
+        if reading is None or reading.in_memory:
+            table = predicting.of_file(model, dataset, mounted.path)
+        else:
+            table = predicting.of_stored(model, files[0])
         entry: dict[str, Any] = {"name": dataset["name"], "digest": reader.manifest_digest(reader.manifest(files))}
     else:
         arrays = reader.read(dataset, mounted.path, **taken(config), known=_known_table(config))
@@ -248,10 +252,12 @@ def _is_at_hand(config: Mapping[str, Any]) -> bool:
 
 
 def taken(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run's model takes beside arrays of numbers: tables, sparse matrices."""
+    """What a run's model takes beside arrays of numbers in memory: tables, sparse matrices, samples on the disk."""
     model = config.get("model") or {}  # whoever only looks at the data has none
     own = tasks.is_pipeline(model)
-    return {"tables": own and bool(model.get("preprocess")), "sparse": own}
+    streams = bool(model) and not schema.is_estimator(str(model.get("_target_")))
+    limit = memory.limit(config["compute"]) if streams else None
+    return {"tables": own and bool(model.get("preprocess")), "sparse": own, "limit": limit}
 
 
 def keep_mounts() -> None:
@@ -420,6 +426,7 @@ def describe_data(arrays: Arrays, manifest: Sequence[Mapping[str, Any]]) -> dict
         **({"table": dict(arrays.table)} if arrays.table is not None else {}),
         **({"notes": list(arrays.notes)} if arrays.notes else {}),
         **({"content": arrays.content} if arrays.content else {}),
+        **({"reading": arrays.reading.recorded()} if arrays.reading is not None else {}),
         "own_test": not arrays.is_split,
     }
 

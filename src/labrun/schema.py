@@ -79,6 +79,8 @@ class ImageFolder(Dataset):
     parts: dict[str, str] | Literal[False] | None = None
     image_size: Count | list[Count] | None = None
     channels: Literal[1, 3] | None = None
+    in_memory: bool | Literal["auto"] = "auto"
+    num_workers: CountOrZero | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ class Npz(Dataset):
     path: str = ""
     test_size: Fraction = 0.2
     regression: bool = False
+    in_memory: bool | Literal["auto"] = "auto"
+    num_workers: CountOrZero | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,8 @@ class Csv(Dataset):
     skip_rows: Count | None = None
     test_size: Fraction = 0.2
     regression: bool = False
+    in_memory: bool | Literal["auto"] = "auto"
+    num_workers: CountOrZero | None = None
 
 
 @dataclass(frozen=True)
@@ -493,6 +499,13 @@ def has_loaders(dataset: Mapping[str, Any] | None) -> bool:
     return target == DATASETS or (not target.startswith("labrun.") and targets.is_data_module(target))
 
 
+def is_estimator(target: str) -> bool:
+    """Whether a model's `_target_` is known to be no network, as far as the sources tell."""
+    if TARGETS.get(target) in (LogisticRegression, Pipeline, Ensemble):
+        return True
+    return any(name.partition(".")[0] == "sklearn" for name in targets.ancestors(target))
+
+
 DEFAULTS = {"dataset": "digits", "model": "logistic_regression"}
 
 
@@ -536,6 +549,7 @@ def validate(config: Mapping[str, Any]) -> None:
     problems += list(_check_parts(config))
     if config.get("task") == "fit":  # else the model is another run's, and what stands there is nothing yet
         problems += list(_check_pair(config.get("dataset"), model))
+        problems += list(_check_memory(config.get("dataset"), model))
     for task, what in (("evaluate", "is to be scored"), ("predict", "is to predict")):
         if config.get("task") == task and not config.get("from"):
             problems.append(f"task={task} needs the run whose model {what}: from=last, or from=<run id>")
@@ -561,6 +575,21 @@ def _check_pair(dataset: Any, model: Any) -> Iterator[str]:
             f"dataset={dataset.get('name') or dataset['_target_']} brings loaders of its own, which torch modules "
             "alone take: choose a network, or a data set that is read into arrays"
         )
+
+
+def _check_memory(dataset: Any, model: Any) -> Iterator[str]:
+    """Why a model that is known to take arrays in memory alone is not given samples from the disk."""
+    if not (isinstance(dataset, Mapping) and isinstance(model, Mapping)) or dataset.get("in_memory") is not False:
+        return
+    target = str(model.get("_target_"))
+    if not has_loaders(dataset) and is_estimator(target):
+        yield IN_MEMORY_ALONE.format(model.get("name") or target.rpartition(".")[2])
+
+
+IN_MEMORY_ALONE = (
+    "dataset.in_memory=false: {} takes arrays in memory, and networks alone take samples from the disk. Choose a "
+    "network, say dataset.in_memory=true, or take fewer samples (dataset.max_samples)"
+)
 
 
 def _check_parts(config: Mapping[str, Any]) -> Iterator[str]:

@@ -32,6 +32,9 @@ def tell_data(arrays: Arrays) -> None:
     log.info("Data: %s%s", data_line(arrays), f": {', '.join(shown)}" if names else "")
     for note in arrays.notes:
         log.info("Data: %s: %s", arrays.name, note)
+    if arrays.reading is not None:
+        where = "held in memory" if arrays.reading.in_memory else "streamed from the disk"
+        log.info("Data: %s: %s: %s", arrays.name, where, arrays.reading.why)
 
 
 def data_line(arrays: Arrays) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from labrun.data.memory import Reading
 from labrun.errors import DataError
 
 AnyArray = npt.NDArray[Any]
@@ -24,7 +25,7 @@ class Part:
 
     Shapes:
         x: (N, C, H, W) uint8 for images, (N, F) float32 for tables. For models that take more than numbers also a
-            pandas.DataFrame of F columns, or a sparse matrix.
+            pandas.DataFrame of F columns, or a sparse matrix; `labrun.data.streamed.Rows` where they stay on the disk.
         y: (N,) int64, class numbers from 0 on; float64 where a quantity is to be predicted.
     """
 
@@ -96,6 +97,8 @@ class Arrays:
     """See `RawData.table`."""
     is_split: bool = False
     """Whether labrun took the test part off the samples: the data came without one."""
+    reading: Reading | None = None
+    """Whether the samples are in memory, and why; None where they can only be there."""
     content: str | None = None
     """`RawData.digest`, where a person's own code makes the data: its files need not say what it gives."""
 
@@ -113,6 +116,11 @@ class Arrays:
     def are_images(self) -> bool:
         """Whether the samples are grey or colour images."""
         return len(self.input_shape) == 3 and self.input_shape[0] in (1, 3)
+
+    @property
+    def are_streamed(self) -> bool:
+        """Whether the samples stay on the disk."""
+        return hasattr(self.train.x, "pick")
 
     @property
     def is_table(self) -> bool:
@@ -139,7 +147,9 @@ def _pieces(values: Any) -> Iterator[AnyArray]:
 
 
 def rows_at(x: Any, index: Any) -> Any:
-    """Rows by position, of an array, a sparse matrix or a pandas.DataFrame."""
+    """Rows by position, of an array, a sparse matrix or a pandas.DataFrame; of samples on the disk unread."""
+    if hasattr(x, "pick"):
+        return x.pick(index)
     return x.iloc[index] if hasattr(x, "iloc") else x[index]
 
 

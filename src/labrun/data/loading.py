@@ -1,4 +1,4 @@
-"""Batches cut from tensors in memory, instead of assembled image by image in worker processes.
+"""Batches cut from tensors in memory, instead of assembled image by image in worker processes; or from the disk.
 
 The whole part lies in memory as it was stored (uint8 for images). A few batches at a time are gathered by index,
 converted and normalised in one go, and then cut into views: small batches share the cost of the conversion, large
@@ -7,18 +7,28 @@ ones stay in the processor's cache.
 
 from __future__ import annotations
 
+import itertools
 import math
+import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from labrun.data.arrays import Part, Scaling
+from labrun.data.streamed import Rows
+from labrun.errors import LabrunError
 
 CHUNK_BYTES = 4 * 2**20
 """How much float32 is converted at a time; about the size of a core's cache."""
+PIECE_BYTES = 2**20
+"""How much of what is stored on the disk a process reads at a time."""
+AHEAD = 4
+"""So many pieces each process has read before they are asked for."""
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 """Takes float images (N, C, H, W) and a generator, gives images of the same shape."""
@@ -56,13 +66,9 @@ class BatchLoader:
         rank: int = 0,
         ranks: int | None = 1,
     ) -> None:
-        with warnings.catch_warnings():
-            # Arrays that were read from a file may be read-only; nothing here writes to them.
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            self._x = torch.from_numpy(part.x)
-            self._y = torch.from_numpy(part.y)
+        self._x, self._y = self._samples(part.x), _tensor(part.y)
         self._divisor = scaling.scale
-        channels = (1, -1, *([1] * (self._x.ndim - 2)))
+        channels = (1, -1, *([1] * (part.x.ndim - 2)))
         self._mean = torch.tensor(scaling.mean, dtype=torch.float32).reshape(channels)
         self._std = torch.tensor(scaling.std, dtype=torch.float32).reshape(channels)
         self._plain = not any(scaling.mean) and all(value == 1 for value in scaling.std)
@@ -76,7 +82,7 @@ class BatchLoader:
         self._resumed: dict[str, int] | None = None
         self.batch_sampler = SimpleNamespace(sampler=self)
         """Lightning tells the epoch to whatever stands here."""
-        per_batch = max(1, self._x[0].numel() * 4 * batch_size)
+        per_batch = max(1, math.prod(part.x.shape[1:]) * 4 * batch_size)
         self._batches_per_chunk = max(1, CHUNK_BYTES // per_batch)
 
     def __len__(self) -> int:
@@ -110,15 +116,22 @@ class BatchLoader:
         order = torch.randperm(total, generator=generator) if self._shuffle else None
         if self._place[1] > 1:
             order = self._share(torch.arange(total) if order is None else order)
-        step = self._batches_per_chunk * self.batch_size
-        for start in range(0, self._count(), step):
-            stop = start + step
-            chosen = slice(start, stop) if order is None else order[start:stop]
-            x = self._converted(self._x[chosen])
+        step, count = self._batches_per_chunk * self.batch_size, self._count()
+        spans = [slice(start, min(count, start + step)) for start in range(0, count, step)]
+        chunks: list[slice | Tensor] = [*spans] if order is None else [order[span] for span in spans]
+        for chosen, stored in zip(chunks, self._stored(chunks), strict=True):
+            x = self._converted(stored)
             y = self._y[chosen]
             if self._augmentation is not None:
                 x = self._augmentation(x, generator)
             yield from zip(torch.split(x, self.batch_size), torch.split(y, self.batch_size), strict=True)
+
+    def _samples(self, x: Any) -> Any:
+        return _tensor(x)
+
+    def _stored(self, chunks: Sequence[slice | Tensor]) -> Iterator[Tensor]:
+        """The samples of each chunk, as they are stored."""
+        return (self._x[chosen] for chosen in chunks)
 
     @property
     def _place(self) -> tuple[int, int]:
@@ -139,6 +152,90 @@ class BatchLoader:
     def _converted(self, x: Tensor) -> Tensor:
         values = x.to(torch.float32, copy=True).div_(self._divisor)
         return values if self._plain else values.sub_(self._mean).div_(self._std)
+
+
+class StreamedLoader(BatchLoader):
+    """The same batches, to the last bit, of samples that stay on the disk.
+
+    Processes read some pieces of chunks ahead, as they are stored; the rest is done here. They live for one iteration.
+
+    Args:
+        part: its samples are `labrun.data.streamed.Rows`.
+        scaling, batch_size: and the rest, see `BatchLoader`.
+        workers: how many processes read; 0: this one.
+    """
+
+    def __init__(self, part: Part, scaling: Scaling, batch_size: int, *, workers: int = 0, **given: Any) -> None:
+        super().__init__(part, scaling, batch_size, **given)
+        self._workers = workers
+        self._per_piece = max(1, PIECE_BYTES * len(part) // max(1, part.x.nbytes))
+
+    def _samples(self, x: Any) -> Any:
+        return x
+
+    def _stored(self, chunks: Sequence[slice | Tensor]) -> Iterator[Tensor]:
+        pieces = [list(torch.split(_positions(chosen), self._per_piece)) for chosen in chunks]
+        loader = DataLoader(
+            _Pieces(self._x),
+            sampler=[piece.numpy() for piece in itertools.chain(*pieces)],
+            batch_size=None,
+            collate_fn=_tensor_or_error,
+            num_workers=self._workers,
+            prefetch_factor=AHEAD if self._workers else None,
+            worker_init_fn=_leave_interrupts,
+            generator=torch.Generator(),  # else the workers' seeds would be drawn from the training's
+        )
+        read = iter(loader)
+        for of_one in pieces:
+            found = [_given(next(read)) for _ in of_one]
+            yield found[0] if len(found) == 1 else torch.cat(found)
+
+
+class _Pieces(Dataset[Any]):
+    """Samples by arrays of positions; an error of labrun's is given, and not raised: it passes as it is."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+
+    def __getitem__(self, positions: Any) -> Any:
+        try:
+            return self._rows[positions]
+        except LabrunError as error:
+            return error
+
+
+def _tensor_or_error(found: Any) -> Any:
+    return found if isinstance(found, LabrunError) else torch.from_numpy(found)
+
+
+def _given(found: Any) -> Tensor:
+    if isinstance(found, LabrunError):
+        raise found
+    assert isinstance(found, Tensor)
+    return found
+
+
+def _positions(chosen: slice | Tensor) -> Tensor:
+    return torch.arange(chosen.start, chosen.stop) if isinstance(chosen, slice) else chosen
+
+
+def _leave_interrupts(_: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the run's own ends those that read for it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _tensor(values: Any) -> Tensor:
+    with warnings.catch_warnings():
+        # Arrays that were read from a file may be read-only; nothing here writes to them.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(values)
+
+
+def make_loader(part: Part, scaling: Scaling, batch_size: int, *, workers: int = 0, **given: Any) -> BatchLoader:
+    """Batches of a part, wherever its samples are; see `BatchLoader` and `StreamedLoader`."""
+    if isinstance(part.x, Rows):
+        return StreamedLoader(part, scaling, batch_size, workers=workers, **given)
+    return BatchLoader(part, scaling, batch_size, **given)
 
 
 class RandomFlip:

@@ -54,16 +54,40 @@ def too_close(x: AnyArray, names: Sequence[str]) -> str | None:
     Shapes:
         x: (N, F) finite numbers.
     """
-    if x.dtype.itemsize < 8:
-        return None
-    found = []
-    for name, column in zip(names, x.T, strict=True):
-        lost = float(np.abs(column - column.astype(np.float32)).max())
-        if lost > COARSE * float(column.max() - column.min()) > 0:
-            found.append(f"{name} (to within {lost:.2g})")
-    if not found:
-        return None
-    return (
-        f"models see single precision, which hardly tells the values apart of {few(found)}: subtract a start, such as "
-        "the smallest value"
-    )
+    found = Closeness()
+    found.add(x)
+    return found.told(names)
+
+
+class Closeness:
+    """As `too_close`, of samples that come in blocks."""
+
+    def __init__(self) -> None:
+        self._lost: list[float] = []
+        self._low: list[float] = []
+        self._high: list[float] = []
+
+    def add(self, x: AnyArray) -> None:
+        """Look at further samples: (N, F)."""
+        if x.dtype.itemsize < 8 or not len(x):
+            return
+        width = x.shape[1]
+        if not self._lost:
+            self._lost, self._low, self._high = [0.0] * width, [float("inf")] * width, [float("-inf")] * width
+        for place, column in enumerate(x.T):
+            self._lost[place] = max(self._lost[place], float(np.abs(column - column.astype(np.float32)).max()))
+            self._low[place] = min(self._low[place], float(column.min()))
+            self._high[place] = max(self._high[place], float(column.max()))
+
+    def told(self, names: Sequence[str]) -> str | None:
+        """What a person should be told; None where nothing is to tell."""
+        found = []
+        for name, lost, low, high in zip(names, self._lost, self._low, self._high, strict=False):
+            if lost > COARSE * (high - low) > 0:
+                found.append(f"{name} (to within {lost:.2g})")
+        if not found:
+            return None
+        return (
+            f"models see single precision, which hardly tells the values apart of {few(found)}: subtract a start, such "
+            "as the smallest value"
+        )

@@ -16,6 +16,7 @@ import numpy as np
 from labrun import schema
 from labrun.data import digests
 from labrun.data.arrays import Arrays, Part, RawData, Scaling, stratified_split
+from labrun.data.memory import Limit, Reading, decide
 from labrun.data.numeric import unfit
 from labrun.errors import ConfigError, DataError
 
@@ -38,6 +39,12 @@ GENERAL_KEYS = frozenset(
     | {"augmentation", "search_space"}
 )
 """Keys of a data set that labrun itself acts on; all others go to the reader."""
+STREAMING = frozenset({"in_memory", "num_workers"})
+"""The same, but of readers that have such arguments they are theirs."""
+
+
+AUTO = "auto"
+"""`dataset.in_memory`, where labrun decides."""
 
 
 class Reader(ABC):
@@ -68,6 +75,22 @@ class Reader(ABC):
         Raises:
             MissingDataError, CorruptDataError, DataError: the files are absent, damaged or of another kind.
         """
+
+    def needed(self, root: Path) -> int | None:
+        """How many bytes the arrays would take that `read` gives; None where `stream` is not to be had.
+
+        Raises:
+            DataError: as `read`.
+        """
+        return None
+
+    def stream(self, root: Path) -> RawData:
+        """As `read`, with samples that stay on the disk (`labrun.data.streamed.Rows`).
+
+        Raises:
+            DataError: as `read`, or these files cannot be streamed; the message says what to do.
+        """
+        raise DataError(f"dataset.in_memory=false: {type(self).__name__} reads into memory alone: leave it out")
 
     def files(self, root: Path) -> Sequence[Path]:
         """The files that `read` reads, without reading them where that can be told.
@@ -110,8 +133,9 @@ def make_reader(dataset: Mapping[str, Any]) -> Reader:
     Raises:
         ConfigError: it cannot be built, or is no `Reader`.
     """
-    own = {key: value for key, value in dataset.items() if key not in GENERAL_KEYS}
     target = schema.locate(str(dataset["_target_"]), "dataset")
+    left = GENERAL_KEYS | (STREAMING - set(schema.parameters(target)))
+    own = {key: value for key, value in dataset.items() if key not in left}
     if isinstance(target, type) and not issubclass(target, Reader):
         raise ConfigError(_no_reader(str(dataset["_target_"]), target))
     if isinstance(target, type) and (missing := getattr(target, "__abstractmethods__", None)):
@@ -183,6 +207,7 @@ def read(
     tables: bool = False,
     sparse: bool = False,
     known: Mapping[str, Any] | None = None,
+    limit: Limit | None = None,
 ) -> Arrays:
     """Read a data set and split it as its config says.
 
@@ -192,6 +217,7 @@ def read(
         tables: whoever asks takes columns of text, and gaps.
         sparse: and sparse matrices.
         known: what a model's card says of the table that it was trained on; this one is read in the same way.
+        limit: of the run's memory, where whoever asks takes samples that stay on the disk; see `labrun.data.memory`.
 
     Raises:
         DataError, ConfigError: see `Reader.read`; a split leaves nothing; mean or std do not fit the channels.
@@ -199,7 +225,8 @@ def read(
     reader = make_reader(dataset)
     if known is not None:
         reader.known = known
-    raw = reader.read(root)
+    how = reading(reader, dataset, root, limit)
+    raw = _read(reader, root) if how is None or how.in_memory else reader.stream(root)
     content = None
     if reader.is_own_code:
         raw = _checked(raw, f"dataset={dataset['name']}: {type(reader).__name__}.read()")
@@ -237,8 +264,43 @@ def read(
         raw.notes,
         raw.table,
         is_split=raw.test is None,
+        reading=how,
         content=content,
     )
+
+
+def reading(reader: Reader, dataset: Mapping[str, Any], root: Path, limit: Limit | None) -> Reading | None:
+    """Whether a data set is held in memory; None where there is no other way, and nobody has asked for one.
+
+    Args:
+        reader: of the data set.
+        dataset: the config's node, resolved.
+        root: the mounted folder.
+        limit: see `read`.
+    """
+    setting = dataset.get("in_memory", AUTO)
+    if limit is None:
+        return None
+    if setting is False:
+        return decide(setting, 0, limit)
+    needed = reader.needed(root)
+    return None if needed is None else decide(setting, needed, limit)
+
+
+def _read(reader: Reader, root: Path) -> RawData:
+    """Everything, into memory.
+
+    Raises:
+        DataError: it does not fit.
+    """
+    try:
+        return reader.read(root)
+    except MemoryError as error:
+        raise DataError(
+            f"the data do not fit in memory ({' '.join(str(error).split()) or 'MemoryError'}). Image folders and .npz "
+            "files may stay on the disk, for networks (dataset.in_memory=false); dataset.max_samples takes fewer of "
+            "what is read already"
+        ) from error
 
 
 def _checked(raw: RawData, origin: str) -> RawData:

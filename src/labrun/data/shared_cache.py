@@ -14,6 +14,7 @@ from typing import Any
 from labrun import exact
 from labrun.data import reader
 from labrun.data.arrays import Arrays, Part
+from labrun.data.memory import Limit
 
 HELD_BYTES = 512 * 2**20
 """At most so much is held, of files and of arrays; what was read first goes first."""
@@ -43,10 +44,10 @@ def hold(dataset: Mapping[str, Any], root: Path) -> bool:
         DataError, ConfigError: as `reader.read`; each run that needs the data will say so.
     """
     made = reader.make_reader(dataset)
-    if not made.may_be_held or not made.find(root):
+    if not made.may_be_held or dataset.get("in_memory") is False or not made.find(root):
         return False
     stamps = _stamps(made.files(root))
-    if sum(size for _, size, _, _ in stamps) > HELD_BYTES:
+    if max(sum(size for _, size, _, _ in stamps), made.needed(root) or 0) > HELD_BYTES:
         return False
     arrays = reader.read(dataset, root)
     found = _Held(arrays, reader.manifest(arrays.files), _stamps(arrays.files))
@@ -74,6 +75,7 @@ def read(
     tables: bool = False,
     sparse: bool = False,
     known: Mapping[str, Any] | None = None,
+    limit: Limit | None = None,
 ) -> tuple[Arrays, list[dict[str, Any]]]:
     """A data set and its manifest: what is held of it, or else read now.
 
@@ -85,7 +87,7 @@ def read(
     held = _held.get(_key(dataset, root))
     if held is not None and known is None and _still(held.stamps):
         return held.arrays, held.manifest
-    arrays = reader.read(dataset, root, tables, sparse, known)
+    arrays = reader.read(dataset, root, tables, sparse, known, limit)
     return arrays, reader.manifest(arrays.files)
 
 

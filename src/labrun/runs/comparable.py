@@ -76,7 +76,9 @@ def _as_in(found: Sequence[Record], before: str) -> str:
     return f"{before}{found[0].id}{f' and {len(found) - 1} more' if found[1:] else ''}"
 
 
-UNSCORED = frozenset({"name", "download", "verify", "asset", "version", "path", "test_path", "script"}) | {
+UNSCORED = frozenset(
+    {"name", "download", "verify", "in_memory", "num_workers", "asset", "version", "path", "test_path", "script"}
+) | {
     "scale",
     "mean",
     "std",

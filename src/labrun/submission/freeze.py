@@ -370,8 +370,12 @@ def _differences(old: Any, new: Any, key: str) -> Iterator[str]:
         yield f"{key} (then {old}, now {new})"
 
 
+UNREAD = frozenset({"download", "verify", "asset", "version", "in_memory", "num_workers"})
+"""Keys of a data set that change no sample."""
+
+
 def _what_is_read(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in dataset.items() if key not in ("download", "verify", "asset", "version")}
+    return {key: value for key, value in dataset.items() if key not in UNREAD}
 
 
 SPLIT_KEYS = ("split_seed", "test_size", "validation_size")

@@ -14,7 +14,7 @@ from typing import Any
 from labrun import schema, targets
 from labrun.data.arrays import Arrays, Part
 from labrun.data.datasets import HOOKS, Parts
-from labrun.data.loading import BatchLoader
+from labrun.data.loading import BatchLoader, make_loader
 from labrun.errors import ConfigError
 from labrun.runs import custom_locations
 from labrun.tasks import packages
@@ -48,7 +48,7 @@ class Feed(ABC):
 
 
 class ArraysFeed(Feed):
-    """Batches from memory.
+    """Batches of arrays in memory, or of samples on the disk.
 
     Args:
         arrays: the data.
@@ -58,7 +58,10 @@ class ArraysFeed(Feed):
     def __init__(self, arrays: Arrays, config: Mapping[str, Any]) -> None:
         self.arrays = arrays
         self._settings, self._seed = config["trainer"], int(config["seed"])
-        self._augmentation = (config.get("dataset") or {}).get("augmentation")
+        dataset, cores = config.get("dataset") or {}, int(config["compute"]["cpus_per_run"])
+        self._augmentation = dataset.get("augmentation")
+        asked = dataset.get("num_workers")
+        self._workers = int(asked) if asked is not None else cores if cores > 1 else 0
 
     @property
     def told(self) -> str:
@@ -87,7 +90,7 @@ class ArraysFeed(Feed):
             shared: each of several processes gets its own.
         """
         node = self._augmentation
-        return BatchLoader(
+        return make_loader(
             part,
             self.arrays.scaling,
             int(self._settings["batch_size" if train else "eval_batch_size"]),
@@ -95,6 +98,7 @@ class ArraysFeed(Feed):
             seed=self._seed,
             augmentation=schema.build(node, "dataset.augmentation") if train and node and is_named(node) else None,
             ranks=None if shared else 1,
+            workers=self._workers,
         )
 
     def class_counts(self) -> Sequence[int] | None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labrun.data.arrays import Arrays, Part
+from labrun.data.arrays import Arrays
+from labrun.data.readers import archive
 from labrun.data.readers.own import place_of
 from labrun.errors import UnfitError
 from labrun.runs.record import RunPaths
@@ -68,6 +69,21 @@ def of_file(model: Saved, dataset: Mapping[str, Any], root: Path) -> pd.DataFram
     return table
 
 
+def of_stored(model: Saved, path: Path) -> pd.DataFrame:
+    """As `of_file`, of an `.npz` whose samples stay on the disk."""
+    import pandas as pd
+
+    known = archive.arrays(path, feeding.ARRAYS)
+    name = next((one for one in feeding.ARRAYS if isinstance(known.get(one), archive.Stored)), "")
+    samples = known.get(name)
+    if not isinstance(samples, archive.Stored):
+        raise UnfitError(f"{path} has the arrays {', '.join(known)}: call the samples X")
+    told = [saved.answers(model, block) for block in samples.rows().blocks(saved.BATCH)]
+    table = pd.concat(told, ignore_index=True)
+    table.insert(0, "row", np.arange(len(table)))
+    return table
+
+
 def of_arrays(model: Saved, arrays: Arrays) -> pd.DataFrame:
     """Predictions for every sample of a data set, beside what the data say.
 
@@ -84,7 +100,10 @@ def of_arrays(model: Saved, arrays: Arrays) -> pd.DataFrame:
     for name, part in parts.items():
         if part is None or not len(part):
             continue
-        table = saved.answers(model, _scaled_alike(model, arrays, part))
+        x: Any = part.x
+        blocks = x.blocks(saved.BATCH) if arrays.are_streamed else [x]
+        told = [saved.answers(model, _scaled_alike(model, arrays, block)) for block in blocks]
+        table = pd.concat(told, ignore_index=True)
         target = part.y if not arrays.class_names else np.array(arrays.class_names)[part.y]
         for place, (column, values) in enumerate((("part", name), ("row", np.arange(len(part))), ("target", target))):
             table.insert(place, column, values)
@@ -92,12 +111,12 @@ def of_arrays(model: Saved, arrays: Arrays) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)
 
 
-def _scaled_alike(model: Saved, arrays: Arrays, part: Part) -> Any:
+def _scaled_alike(model: Saved, arrays: Arrays, x: Any) -> Any:
     """Samples in the range of stored values that the model's own data have."""
     wanted = float((model.card.get("scaling") or {}).get("scale", arrays.scaling.scale))
-    if wanted == arrays.scaling.scale or arrays.is_table or hasattr(part.x, "toarray"):
-        return part.x
-    return part.x.astype(np.float32) * np.float32(wanted / arrays.scaling.scale)
+    if wanted == arrays.scaling.scale or arrays.is_table or hasattr(x, "toarray"):
+        return x
+    return x.astype(np.float32) * np.float32(wanted / arrays.scaling.scale)
 
 
 def of_loaders(work: NetworkTask, feed: ModuleFeed, card: Mapping[str, Any], paths: RunPaths) -> pd.DataFrame:

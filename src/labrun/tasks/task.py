@@ -208,6 +208,9 @@ def wrap(model: Any, config: Mapping[str, Any], arrays: Arrays) -> Task:
         from labrun.tasks.lightning import NetworkTask
 
         return NetworkTask(model, config, ArraysFeed(arrays, config), name)
+    if arrays.are_streamed:
+        why = "" if arrays.reading is None else f" ({arrays.reading.why})"
+        raise ConfigError(f"{schema.IN_MEMORY_ALONE.format(name)}{why}")
     _refuse_learning(config["model"], name)
     if config["task"] == "fit":
         _weigh_classes(model, config["model"], arrays, name)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +17,7 @@ from labrun.data.arrays import AnyArray, Part, RawData
 from labrun.data.reader import Reader
 from labrun.data.readers.checks import is_absolute
 from labrun.data.readers.parts import SUFFIXES, images, layout, subfolders
+from labrun.data.streamed import Files, Rows
 from labrun.errors import CorruptDataError, DataError, MissingDataError
 from labrun.runs.recording import storable
 
@@ -23,6 +27,7 @@ GREY_MODES = frozenset({"1", "L", "LA"})
 DEEP_MODES = ("RGB;16", "RGBA;16", "RGBX;16", "LA;16")  # Pillow would take their upper bytes without a word
 COLOUR_MODES = frozenset({"RGB", "RGBA", "P", "CMYK", "YCbCr"})
 MEMORY_SHARE = 0.6
+Found = tuple[tuple[str, ...], dict[str, list[tuple[Path, int]]], list[str]]
 
 
 class ImageFolder(Reader):
@@ -56,6 +61,7 @@ class ImageFolder(Reader):
         if len(self.size) not in (0, 2):
             raise DataError(f"dataset.image_size={image_size}: expected a number, or two: [height, width]")
         self.channels = channels
+        self._found: dict[Path, Found] = {}
 
     @staticmethod
     def warm() -> None:
@@ -71,12 +77,25 @@ class ImageFolder(Reader):
         _, files, _ = self._listed(root)
         return [path for part in files.values() for path, _ in part]
 
+    def needed(self, root: Path) -> int | None:
+        paths = self.files(root)
+        size, mode = _header(paths[0])
+        channels = self.channels or (1 if mode in GREY_MODES else 3)
+        return len(paths) * math.prod(self.size or size) * channels
+
     def read(self, root: Path) -> RawData:
+        return self._raw(root, self._load)
+
+    def stream(self, root: Path) -> RawData:
+        return self._raw(root, self._unread)
+
+    def _raw(self, root: Path, load: Callable[[list[tuple[Path, int]]], Part]) -> RawData:
         names, files, told = self._listed(root)
         everything = [path for part in files.values() for path, _ in part]
         notes = self._decide(everything)
-        self._check_memory(len(everything))
-        parts = {part: self._load(entries) for part, entries in files.items()}
+        if load == self._load:
+            self._check_memory(len(everything))
+        parts = {part: load(entries) for part, entries in files.items()}
         return RawData(
             parts["train"],
             parts.get("test"),
@@ -86,8 +105,13 @@ class ImageFolder(Reader):
             (*notes, *told),
         )
 
-    def _listed(self, root: Path) -> tuple[tuple[str, ...], dict[str, list[tuple[Path, int]]], list[str]]:
-        """The classes, each part's files with their class, and what to tell of where they lie."""
+    def _listed(self, root: Path) -> Found:
+        """The classes, each part's files with their class, and what to tell of where they lie; listed once."""
+        if root not in self._found:
+            self._found[root] = self._list(root)
+        return self._found[root]
+
+    def _list(self, root: Path) -> Found:
         folder = self._folder(root)
         if not folder.is_dir():
             raise MissingDataError(
@@ -147,27 +171,35 @@ class ImageFolder(Reader):
         if needed > MEMORY_SHARE * free:
             raise DataError(
                 f"{count:,} images of {self.size[0]}x{self.size[1]} take {needed / 2**30:.1f} GB in memory, and "
-                f"{free / 2**30:.1f} GB are free: choose a smaller dataset.image_size"
+                f"{free / 2**30:.1f} GB are free: choose a smaller dataset.image_size; a network also takes them from "
+                "the disk, with dataset.in_memory=auto or false"
             )
 
     def _load(self, entries: list[tuple[Path, int]]) -> Part:
         x = np.empty((len(entries), self.channels or 1, *self.size), np.uint8)
         for place, (path, _) in enumerate(entries):
-            x[place] = self._pixels(path)
+            x[place] = _pixels(path, self.size, self.channels == 1)
         return Part(x, np.array([label for _, label in entries], np.int64))
 
-    def _pixels(self, path: Path) -> AnyArray:
-        from PIL import Image
+    def _unread(self, entries: list[tuple[Path, int]]) -> Part:
+        shape = (self.channels or 1, *self.size)
+        load = functools.partial(_pixels, size=self.size, is_grey=self.channels == 1)
+        rows: Any = Rows(Files([path for path, _ in entries], shape, np.uint8, load))
+        return Part(rows, np.array([label for _, label in entries], np.int64))
 
-        try:
-            with Image.open(path) as opened:
-                image = opened.convert("L" if self.channels == 1 else "RGB")
-                if (image.height, image.width) != self.size:
-                    image = image.resize((self.size[1], self.size[0]), Image.Resampling.BILINEAR)
-                pixels = np.asarray(image, np.uint8)
-        except (OSError, ValueError, SyntaxError) as error:
-            raise CorruptDataError(f"{path} cannot be read as an image: {error}") from error
-        return pixels[None] if self.channels == 1 else pixels.transpose(2, 0, 1)
+
+def _pixels(path: Path, size: tuple[int, ...], is_grey: bool) -> AnyArray:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as opened:
+            image = opened.convert("L" if is_grey else "RGB")
+            if (image.height, image.width) != size:
+                image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+            pixels = np.asarray(image, np.uint8)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise CorruptDataError(f"{path} cannot be read as an image: {error}") from error
+    return pixels[None] if is_grey else pixels.transpose(2, 0, 1)
 
 
 def _as_option(size: tuple[int, int]) -> str:

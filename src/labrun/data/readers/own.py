@@ -16,6 +16,7 @@ import numpy as np
 from labrun.data.arrays import AnyArray, Part, RawData
 from labrun.data.numeric import not_numbers, too_close
 from labrun.data.reader import Reader
+from labrun.data.readers import archive
 from labrun.data.readers.checks import is_absolute
 from labrun.data.readers.columns import of_frame
 from labrun.data.readers.delimited import is_number
@@ -31,6 +32,8 @@ NAMES = {
     "y_test": ("y_test", "Y_test", "test_labels"),
 }
 """What the arrays may be called."""
+AS_IT_IS, GREY, CHANNELS_LAST = "as it is", "grey", "channels last"
+"""How samples lie in an array."""
 
 
 class Npz(Reader):
@@ -57,6 +60,14 @@ class Npz(Reader):
 
     def files(self, root: Path) -> Sequence[Path]:
         return (must_exist(place_of(root, self.path), "dataset.path"),)
+
+    def needed(self, root: Path) -> int | None:
+        return archive.needed(self.files(root)[0])
+
+    def stream(self, root: Path) -> RawData:
+        (path,) = self.files(root)
+        names = [name for key, given in NAMES.items() if key.startswith("x") for name in given]
+        return from_arrays(archive.arrays(path, names), str(path), (path,), self.regression)
 
     def read(self, root: Path) -> RawData:
         (path,) = self.files(root)
@@ -226,6 +237,8 @@ def _samples(value: Any, what: str) -> tuple[AnyArray, list[str], str | None]:
     Returns:
         The samples, notes for the person, and why they cannot be given to models that take numbers alone.
     """
+    if isinstance(value, archive.Stored):
+        return _streamed(value, what)
     if hasattr(value, "toarray") and hasattr(value, "tocsr"):
         return _sparse(value, what), [], None
     if hasattr(value, "iloc") and getattr(value, "ndim", 0) == 2:
@@ -248,23 +261,49 @@ def _samples(value: Any, what: str) -> tuple[AnyArray, list[str], str | None]:
     if x.dtype.kind == "f":
         wrong = ~np.isfinite(x.reshape(len(x), -1))
         if wrong.any():
-            columns = np.flatnonzero(wrong.any(axis=0))
-            told = f"{what} holds NaN or infinity: {int(wrong.sum())} values, in columns {few(columns.tolist())}"
+            told = _not_finite(what, int(wrong.sum()), np.flatnonzero(wrong.any(axis=0)).tolist())
             if x.ndim > 2 or np.isinf(x).any():
                 raise DataError(told)
             return _as_table(x), [], f"{told}. {FILLED}"
-    notes = []
-    if x.ndim == 3:
+    layout, notes = _layout(x.shape, what)
+    if layout == GREY:
         x = x[:, None]
-        notes.append(f"{what}: read as grey images of {x.shape[2]}x{x.shape[3]}")
-    elif x.ndim == 4 and x.shape[3] in (1, 3) and x.shape[1] not in (1, 3):
+    elif layout == CHANNELS_LAST:
         x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
-        notes.append(f"{what}: read as images of {x.shape[2]}x{x.shape[3]} with {x.shape[1]} channels")
-    elif x.ndim > 4 or (x.ndim == 4 and x.shape[1] not in (1, 3)):
-        raise DataError(f"{what} has the shape {x.shape}; images are (N, H, W), (N, H, W, C) or (N, C, H, W), C 1 or 3")
     if x.ndim == 2 and (coarse := too_close(x, [str(place) for place in range(x.shape[1])])):
         notes.append(f"{what}: {coarse}")
     return (x if x.dtype == np.uint8 else x.astype(np.float32)), notes, None
+
+
+def _streamed(value: archive.Stored, what: str) -> tuple[Any, list[str], str | None]:
+    """As `_samples`, of an array that stays on the disk."""
+    scan = value.scan
+    if scan.wrong:
+        told = _not_finite(what, scan.wrong, scan.columns)
+        raise DataError(told if value.ndim > 2 or scan.has_infinity else f"{told}. {FILLED}")
+    layout, notes = _layout(value.shape, what)
+    if scan.closeness is not None and (coarse := scan.closeness.told([str(p) for p in range(value.shape[1])])):
+        notes.append(f"{what}: {coarse}")
+    return value.rows(channels_last=layout == CHANNELS_LAST), notes, None
+
+
+def _not_finite(what: str, count: int, columns: list[int]) -> str:
+    return f"{what} holds NaN or infinity: {count} values, in columns {few(columns)}"
+
+
+def _layout(shape: tuple[int, ...], what: str) -> tuple[str, list[str]]:
+    """How samples lie in an array of this shape, and what to tell of it.
+
+    Raises:
+        DataError: they are neither rows nor images.
+    """
+    if len(shape) == 3:
+        return GREY, [f"{what}: read as grey images of {shape[1]}x{shape[2]}"]
+    if len(shape) == 4 and shape[3] in (1, 3) and shape[1] not in (1, 3):
+        return CHANNELS_LAST, [f"{what}: read as images of {shape[1]}x{shape[2]} with {shape[3]} channels"]
+    if len(shape) > 4 or (len(shape) == 4 and shape[1] not in (1, 3)):
+        raise DataError(f"{what} has the shape {shape}; images are (N, H, W), (N, H, W, C) or (N, C, H, W), C 1 or 3")
+    return AS_IT_IS, []
 
 
 def samples_of(value: Any, what: str) -> tuple[AnyArray, str | None]:

@@ -1,0 +1,124 @@
+"""Whether a data set is held in memory, or its samples stay on the disk: a rule, and the memory that it goes by.
+
+The rule reads limits, never how much memory is free at the moment: the same run at the same place decides alike.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SHARE = 0.5
+"""Of a run's memory, at most so much is taken by arrays: while they are split they are there twice."""
+ENDLESS = 2**60
+"""What some cgroups say where they set no limit."""
+GROUPS = Path("/sys/fs/cgroup")
+OWN_GROUPS = Path("/proc/self/cgroup")
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How much memory a run may use, and what says so."""
+
+    bytes: int
+    why: str
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Whether samples are in memory, and why."""
+
+    in_memory: bool
+    why: str
+
+    def recorded(self) -> dict[str, Any]:
+        """As a run's record holds it."""
+        return {"in_memory": self.in_memory, "why": self.why}
+
+
+def limit(compute: Mapping[str, Any]) -> Limit:
+    """The least of all that limits one run's memory here.
+
+    The machine's memory, a cgroup's and Slurm's are shared by the runs beside it: a run has as large a part of them as
+    it has of the cores. `compute.mem_gb` and the limits of a process (`ulimit -v`, `-d`) are its own.
+
+    Args:
+        compute: the config's node.
+    """
+    found = [Limit(round(one.bytes * _part(compute)), one.why) for one in _shared()]
+    if compute.get("mem_gb"):
+        found.append(Limit(round(float(compute["mem_gb"]) * 2**30), "compute.mem_gb"))
+    for name, words in (("RLIMIT_AS", "ulimit -v"), ("RLIMIT_DATA", "ulimit -d")):
+        soft, _ = resource.getrlimit(getattr(resource, name))
+        if soft != resource.RLIM_INFINITY:
+            found.append(Limit(soft, words))
+    return min(found, key=lambda one: one.bytes)
+
+
+def decide(setting: bool | str, needed: int, limit: Limit) -> Reading:
+    """Whether a data set is held in memory.
+
+    Args:
+        setting: `dataset.in_memory`.
+        needed: bytes of its arrays.
+        limit: of the run.
+    """
+    if isinstance(setting, bool):
+        return Reading(setting, f"dataset.in_memory={str(setting).lower()}")
+    most = round(limit.bytes * SHARE)
+    takes = f"its arrays take {amount(needed)}, and {amount(most)} are allowed, half of the run's memory ({limit.why})"
+    return Reading(needed <= most, takes)
+
+
+def amount(count: float) -> str:
+    """A number of bytes, in words."""
+    value = float(count)
+    for unit in ("bytes", "KB", "MB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1024
+    return f"{value:,.1f} GB"
+
+
+def _part(compute: Mapping[str, Any]) -> float:
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = int(os.environ.get("SLURM_CPUS_ON_NODE") or here)
+    return min(1.0, int(compute["cpus_per_run"]) / cores)
+
+
+def _shared() -> Iterator[Limit]:
+    yield Limit(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "the machine's")
+    yield from (Limit(found, "its cgroup's limit") for found in _of_cgroups() if found < ENDLESS)
+    megabytes = os.environ.get("SLURM_MEM_PER_NODE", "")
+    per_core = os.environ.get("SLURM_MEM_PER_CPU", "")
+    if megabytes.isdigit() and int(megabytes):
+        yield Limit(int(megabytes) * 2**20, "Slurm's limit")
+    elif per_core.isdigit() and int(per_core):
+        yield Limit(int(per_core) * 2**20 * int(os.environ.get("SLURM_CPUS_ON_NODE") or 1), "Slurm's limit")
+
+
+def _of_cgroups() -> Iterator[int]:
+    """The limits of the cgroups that this process is in, of version 2 and 1, from its own up to the root."""
+    try:
+        lines = OWN_GROUPS.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        number, kinds, path = line.split(":", 2)
+        if number != "0" and "memory" not in kinds.split(","):
+            continue
+        top, name = (GROUPS, "memory.max") if number == "0" else (GROUPS / "memory", "memory.limit_in_bytes")
+        own = top / path.lstrip("/")
+        for folder in (own, *own.parents):
+            try:
+                text = (folder / name).read_text(encoding="utf-8").strip()
+            except OSError:  # a container may not see the groups above its own
+                text = ""
+            if text.isdigit():
+                yield int(text)
+            if folder == top:
+                break

@@ -1,0 +1,223 @@
+"""Samples that stay on the disk: they stand where arrays do, and are read a block at a time.
+
+`Rows` knows positions alone, so that what is split, limited or shared out costs no memory; its `Source` reads them.
+A source may be read in several processes at once.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from labrun.data.arrays import AnyArray
+from labrun.data.memory import amount
+from labrun.errors import CorruptDataError, DataError
+from labrun.runs import store
+
+BLOCK_BYTES = 8 * 2**20
+"""So much is read at a time where all samples are looked at."""
+FOLDER_VARIABLE = "TMPDIR"
+
+
+class Source(ABC):
+    """Reads samples of one shape by their positions.
+
+    Args:
+        count: how many there are.
+        shape: of one sample.
+        dtype: of its values.
+    """
+
+    def __init__(self, count: int, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
+        self.count, self.shape, self.dtype = count, shape, np.dtype(dtype)
+
+    @abstractmethod
+    def read(self, positions: npt.NDArray[np.int64]) -> AnyArray:
+        """The samples at these positions: (N, *shape).
+
+        Raises:
+            DataError: one cannot be read.
+        """
+
+
+class Rows:
+    """Samples of a source, in an order. `rows[index]` reads them; `pick` only chooses."""
+
+    def __init__(self, source: Source, order: npt.NDArray[np.int64] | None = None) -> None:
+        self._source, self._order = source, order
+
+    def __len__(self) -> int:
+        return self._source.count if self._order is None else len(self._order)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As an array has it: (N, ...)."""
+        return (len(self), *self._source.shape)
+
+    @property
+    def ndim(self) -> int:
+        """How many dimensions there are, the samples' own included."""
+        return 1 + len(self._source.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the values."""
+        return self._source.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """What they would take in memory."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def __getitem__(self, index: Any) -> AnyArray:
+        return self._source.read(self._positions(index))
+
+    def pick(self, index: Any) -> Rows:
+        """The samples at these places, unread."""
+        return Rows(self._source, self._positions(index))
+
+    def blocks(self, size: int | None = None) -> Iterator[AnyArray]:
+        """All samples, so many at a time.
+
+        Args:
+            size: None: about `BLOCK_BYTES`.
+        """
+        each = max(1, math.prod(self._source.shape) * self.dtype.itemsize)
+        step = size or max(1, BLOCK_BYTES // each)
+        for start in range(0, len(self), step):
+            yield self[start : start + step]
+
+    def _positions(self, index: Any) -> npt.NDArray[np.int64]:
+        if self._order is not None:
+            return np.atleast_1d(self._order[index])
+        if isinstance(index, slice):
+            return np.arange(*index.indices(len(self)), dtype=np.int64)
+        return np.atleast_1d(np.arange(len(self))[index] if np.asarray(index).dtype == bool else np.asarray(index))
+
+
+class Files(Source):
+    """Samples that are a file each.
+
+    Args:
+        paths: the files.
+        shape, dtype: see `Source`.
+        load: reads one.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], shape: tuple[int, ...], dtype: npt.DTypeLike, load: Callable[[Path], AnyArray]
+    ) -> None:
+        super().__init__(len(paths), shape, dtype)
+        # One array, and not an object for each: processes that are forked share it, and count no references in it.
+        self._paths = np.array([os.fsencode(path) for path in paths])
+        self._load = load
+
+    def read(self, positions: npt.NDArray[np.int64]) -> AnyArray:
+        found = np.empty((len(positions), *self.shape), self.dtype)
+        for place, position in enumerate(positions):
+            found[place] = self._load(Path(os.fsdecode(self._paths[position])))
+        return found
+
+
+class Kept:
+    """A file that stays open as long as something reads it, in processes that are forked, too.
+
+    Args:
+        file: open for reading; it is closed.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.number = os.dup(file.fileno())
+        file.close()
+        weakref.finalize(self, os.close, self.number)
+
+
+class Records(Source):
+    """Samples that lie one after another in a file, as NumPy has them in an array.
+
+    Args:
+        file: holds them.
+        offset: where the first one begins.
+        count: how many there are.
+        stored: the shape of one.
+        dtype: of its values in the file. All but uint8 become float32.
+        channels_last: they are images (H, W, C), and become (C, H, W); those of (H, W) become (1, H, W).
+        name: of the file, for messages.
+    """
+
+    def __init__(
+        self,
+        file: Kept,
+        offset: int,
+        count: int,
+        stored: tuple[int, ...],
+        dtype: npt.DTypeLike,
+        channels_last: bool = False,
+        name: object = "",
+    ) -> None:
+        self.stored, self.stored_dtype = stored, np.dtype(dtype)
+        shape = (1, *stored) if len(stored) == 2 else (stored[2], *stored[:2]) if channels_last else stored
+        super().__init__(count, shape, np.uint8 if self.stored_dtype == np.uint8 else np.float32)
+        self._file, self._offset, self._last, self._name = file, offset, channels_last, name
+        self._each = math.prod(stored) * self.stored_dtype.itemsize
+
+    def read(self, positions: npt.NDArray[np.int64]) -> AnyArray:
+        found = self.read_stored(positions)
+        if len(self.stored) == 2:
+            found = found[:, None]
+        elif self._last:
+            found = np.ascontiguousarray(found.transpose(0, 3, 1, 2))
+        return found if found.dtype == np.uint8 else found.astype(np.float32)
+
+    def read_stored(self, positions: npt.NDArray[np.int64]) -> AnyArray:
+        """The samples as they are in the file: what lies together is read together."""
+        raw = np.empty((len(positions), self._each), np.uint8)
+        breaks = np.flatnonzero(np.diff(positions) != 1) + 1
+        for start, stop in zip([0, *breaks], [*breaks, len(positions)], strict=True):
+            if stop > start:
+                self._fill(raw[start:stop].data.cast("B"), self._offset + int(positions[start]) * self._each)
+        return raw.view(self.stored_dtype).reshape(len(positions), *self.stored)
+
+    def _fill(self, view: memoryview, place: int) -> None:
+        while view:
+            count = os.preadv(self._file.number, [view], place)
+            if not count:
+                raise CorruptDataError(f"{self._name} ends before its last sample: it was cut off while it was read")
+            view, place = view[count:], place + count
+
+
+def spool(needed: int, what: str) -> BinaryIO:
+    """An empty file for samples that cannot be read where they lie; gone as soon as nobody has it open.
+
+    It lies in TMPDIR where that is set, else in the workspace: `/tmp` may be memory.
+
+    Args:
+        needed: how many bytes it will hold.
+        what: will be in it, for messages.
+
+    Raises:
+        DataError: there is no room.
+    """
+    given = os.environ.get(FOLDER_VARIABLE)
+    folder = Path(given) if given else store.state_folder(store.workspace())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        status = os.statvfs(folder)
+        free = status.f_bavail * status.f_frsize
+        if free < needed:
+            raise DataError(
+                f"{what} takes {amount(needed)} on the disk while the run goes on, and {folder} has {amount(free)}: "
+                f"say another folder with {FOLDER_VARIABLE}"
+            )
+        return tempfile.TemporaryFile(dir=folder, prefix="streamed-")
+    except OSError as error:
+        raise DataError(f"{what} cannot be written to {folder}: {error}. {FOLDER_VARIABLE} names another") from error

@@ -1,0 +1,125 @@
+"""Runs on samples that stay on the disk: the same numbers as in memory, in all that is done with a run."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+import labrun
+from conftest import Refused, Runner
+from helpers import start_labrun, wait_for
+from labrun.data import memory
+from labrun.errors import ConfigError, DataError
+from labrun.runs import comparable
+
+FOLDER = ("dataset=image_folder", "datastore.root=p", "dataset.validation_size=0.2")
+PICTURES = (*FOLDER, "model=mnist_dnn")
+LEARNING = ("trainer.max_epochs=2", "trainer.batch_size=16", "dataset/augmentation=flip")
+STREAMED, HELD = "dataset.in_memory=false", "dataset.in_memory=true"
+
+
+@pytest.fixture
+def pictures(workspace: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for name, light in (("dark", 60), ("light", 200)):
+        (workspace / "p" / name).mkdir(parents=True)
+        for number in range(60):
+            pixels = rng.normal(light, 60, (8, 8, 3)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(workspace / "p" / name / f"{number}.png")
+    return workspace / "p"
+
+
+def predictions(run_dir: Path) -> list[dict[str, str]]:
+    with open(run_dir / "outputs" / "predictions.csv", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_streamed_run_is_the_run_in_memory(run_here: Runner, pictures: Path) -> None:
+    held, held_dir = run_here(*PICTURES, *LEARNING, HELD)
+    streamed, run_dir = run_here(*PICTURES, *LEARNING, STREAMED, "dataset.num_workers=1", pictures=True)
+    assert streamed.metrics == held.metrics and streamed.signature == held.signature
+    assert streamed.data[0]["reading"] == {"in_memory": False, "why": "dataset.in_memory=false"}
+    assert {**streamed.data[0], "reading": 0} == {**held.data[0], "reading": 0}
+    assert comparable.mixture([held, streamed], "accuracy") is None
+    for name in ("confusion_matrix.json", "model.pt"):
+        assert (run_dir / "outputs" / name).read_bytes() == (held_dir / "outputs" / name).read_bytes()
+    assert (run_dir / "outputs" / "samples.png").is_file()
+
+    on, _ = run_here(*PICTURES, *LEARNING, STREAMED, "trainer.max_epochs=3", f"trainer.resume={held.id}")
+    whole, _ = run_here(*PICTURES, *LEARNING, HELD, "trainer.max_epochs=3")
+    assert on.metrics == whole.metrics
+    scored, _ = run_here("task=evaluate", f"from={held.id}", *FOLDER, STREAMED)
+    assert scored.metrics["accuracy"] == held.metrics["accuracy"] and not scored.data[0]["reading"]["in_memory"]
+    _, one = run_here("task=predict", f"from={streamed.id}", *FOLDER, HELD)
+    _, other = run_here("task=predict", f"from={held.id}", *FOLDER, STREAMED)
+    assert predictions(one) == predictions(other) and len(predictions(one)) == 120
+    x = np.asarray(Image.open(pictures / "dark" / "0.png"))[None]
+    assert labrun.load_model(run_dir).predict_proba(x) == pytest.approx(labrun.load_model(held_dir).predict_proba(x))
+
+
+def test_the_rule_decides_for_arrays_and_quantities(
+    run_here: Runner, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = np.random.default_rng(0).normal(size=(200, 3))
+    np.savez_compressed("t.npz", X=x, y=x.sum(axis=1))
+    table = ("dataset=npz", "dataset.path=t.npz", "datastore.root=.", "dataset.regression=true", "model=mnist_dnn")
+    few = (*table, "trainer.max_epochs=2", "dataset.validation_size=50")
+    held, _ = run_here(*few)
+    assert held.data[0]["reading"]["in_memory"]
+    monkeypatch.setattr(memory, "limit", lambda compute: memory.Limit(5000, "its cgroup's limit"))
+    streamed, _ = run_here(*few)
+    assert streamed.metrics == held.metrics
+    assert streamed.data[0]["reading"] == {
+        "in_memory": False,
+        "why": "its arrays take 9.38 KB, and 2.44 KB are allowed, half of the run's memory (its cgroup's limit)",
+    }
+    _, one = run_here("task=predict", f"from={held.id}", *table[:-1], HELD)
+    _, other = run_here("task=predict", f"from={held.id}", *table[:-1], STREAMED)
+    assert predictions(one) == predictions(other) and len(predictions(one)) == 200
+
+
+def test_what_takes_arrays_alone_is_refused(run_here: Runner, refused_here: Refused, pictures: Path) -> None:
+    few = ("dataset=image_folder", "datastore.root=p", STREAMED)
+    for model in ("logistic_regression", "pipeline"):
+        told = refused_here(*few, f"model={model}")
+        assert "takes arrays in memory, and networks alone take samples from the disk" in told
+    (pictures.parent / "made.py").write_text(
+        "def forest(num_classes):\n    from sklearn.ensemble import RandomForestClassifier\n\n"
+        "    return RandomForestClassifier()\n"
+    )
+    Path("conf/model").mkdir(parents=True)
+    Path("conf/model/forest.yaml").write_text("_target_: made.forest\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(pictures.parent))
+        with pytest.raises(ConfigError, match="forest takes arrays in memory"):
+            run_here(*few, "model=forest")
+    Path("t.csv").write_text("a,b\n" + "1,x\n2,y\n" * 10)
+    with pytest.raises(DataError, match="dataset.in_memory=false"):
+        run_here("dataset=csv", "dataset.path=t.csv", "datastore.root=.", "model=mnist_dnn", STREAMED)
+    assert "expected true or false or one of auto" in refused_here(*PICTURES, "dataset.in_memory=maybe")
+
+
+def test_after_kill_9_nothing_reads_on(pictures: Path) -> None:
+    """Over 15 s: a new process imports Lightning, and torch's loaders look after their parent every five seconds."""
+    begun = start_labrun(
+        *PICTURES, STREAMED, "dataset.num_workers=2", "trainer.max_epochs=100000", "tracking=none", "callbacks=none",
+        cwd=pictures.parent, cold=True,
+    )  # fmt: skip
+    found: list[psutil.Process] = []
+
+    def reads() -> bool:
+        found[:] = psutil.Process(begun.pid).children(recursive=True)
+        return len(found) >= 3  # the sidecar, and two that read
+
+    wait_for(reads)
+    os.kill(begun.pid, signal.SIGKILL)
+    begun.wait()
+    _, alive = psutil.wait_procs(found, timeout=20)
+    assert not alive
