@@ -217,7 +217,8 @@ def memory_part(data: str) -> list[str]:
     rows = [[name, one.status, f"{one.peak_mb:,.0f}"] for name, one in found.items()]
     holds = found[STREAMED].status == "completed" and found[MEMORY].status == "failed"
     return [
-        f"## A set {TIMES} times the limit\n\n{DISTINCT * links:,} images of {SIZE}x{SIZE}: {amount:,.0f} MB of "
+        f"## A set {TIMES} times the limit\n\n"
+        f"{DISTINCT * links:,} images of {SIZE}x{SIZE}: {amount:,.0f} MB of "
         f"arrays. A process may take {LIMIT_MB:,} MB (RLIMIT_DATA: private memory that it may write to), of which PyTorch and "
         "Lightning take about half before anything is read. `labrun model=mnist_dnn` trains for one epoch in batches "
         "of 32. The height is the private memory of the process and of those that read for it together, looked at "
