@@ -218,11 +218,10 @@ def memory_part(data: str) -> list[str]:
     holds = found[STREAMED].status == "completed" and found[MEMORY].status == "failed"
     return [
         f"## A set {TIMES} times the limit\n\n"
-        f"{DISTINCT * links:,} images of {SIZE}x{SIZE}: {amount:,.0f} MB of "
-        f"arrays. A process may take {LIMIT_MB:,} MB (RLIMIT_DATA: private memory that it may write to), of which PyTorch and "
-        "Lightning take about half before anything is read. `labrun model=mnist_dnn` trains for one epoch in batches "
-        "of 32. The height is the private memory of the process and of those that read for it together, looked at "
-        "twice a second.",
+        f"{DISTINCT * links:,} images of {SIZE}x{SIZE}: {amount:,.0f} MB of arrays. A process may take {LIMIT_MB:,} MB "
+        "(RLIMIT_DATA: private memory that it may write to), of which PyTorch and Lightning take about half before "
+        "anything is read. `labrun model=mnist_dnn` trains for one epoch in batches of 32. The height is the private "
+        "memory of the process and of those that read for it together, looked at twice a second.",
         common.table(["", "ended as", "height, MB"], rows),
         f"Claim: streamed it trains, in memory it cannot. **{'Holds' if holds else 'Missed'}.**",
     ]
