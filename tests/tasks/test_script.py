@@ -17,6 +17,7 @@ from conftest import Command, Refused
 from helpers import lab, start_labrun, statuses, sweep_dir, wait_for
 from labrun.runs import context, definition, store
 from labrun.runs import record as records
+from labrun.submission import pythons
 from labrun.tasks import script
 from labrun.tasks.script import Ended
 
@@ -262,6 +263,21 @@ def test_requirements_are_built_once(source: Path, labrun: Command) -> None:
     assert len(list(source.glob("multirun/*/*"))) <= 3 and not [
         record for _, record in store.runs(source) if record.status == "queued"
     ]
+
+
+def test_a_conda_file_is_built_for_the_python_that_it_names(source: Path, labrun: Command) -> None:
+    """The oldest one that is here; in Azure's samples most are 3.6."""
+    python = next(filter(None, (pythons.find(f"3.{minor}") for minor in range(6, 11))), None)
+    if python is None:
+        pytest.skip("there is no Python 3.6 to 3.10 here (pyenv install 3.6, or uv python install 3.9)")
+    minor = Path(python).resolve().name.removeprefix("python")
+    (source / "env.yml").write_text(f"dependencies: [python={minor}, pip: [azureml-sdk, six]]\n")
+    text = "import six, sys\nfrom azureml.core import Run\nRun.get_context().log('minor', sys.version_info[1])\n"
+    (source / "src/train.py").write_text(text)
+    done = labrun(*SCRIPT, "script.azureml=true", "script.requirements=env.yml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"env.yml for {python}, once" in done.stdout
+    assert f"3.{store.find(source, 'last')[1].metrics['minor']:.0f}" == minor
 
 
 def test_mlflow_of_the_script(source: Path, labrun: Command) -> None:

@@ -1,4 +1,7 @@
-"""Environments of scripts: built once for each requirements file's content, before any run begins."""
+"""Environments of scripts: built once for the content of each file that asks for one, before any run begins.
+
+A file is one of pip's, or one of conda's; see `conda`.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +9,98 @@ import hashlib
 import logging
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from labrun.errors import ConfigError
 from labrun.runs import store
+from labrun.submission import conda, pythons
 
 log = logging.getLogger(__name__)
 
 COMPLETE = ".complete"
 
 
-def digest_of(requirements: Path) -> str:
-    """What an environment is called: SHA-256 over the file, what it includes, and the interpreter it is built for."""
-    total = hashlib.sha256(f"{platform.python_implementation()} {platform.python_version()}\n".encode())
-    for path in _included(requirements.resolve(), []):
-        total.update(path.read_bytes())
-    return total.hexdigest()
+@dataclass(frozen=True)
+class Plan:
+    """What an environment is built from.
+
+    Args:
+        file: as it was named.
+        python: the interpreter that it is built for.
+        lines: the requirements; None: the file itself is pip's.
+        told: what is other than the file says.
+    """
+
+    file: Path
+    python: str
+    lines: tuple[str, ...] | None = None
+    told: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """What it is called: SHA-256 over what is asked for, what that includes, and the interpreter."""
+        total = hashlib.sha256(f"{_python_name(self.python)}\n".encode())
+        if self.lines is None:
+            included = _included(self.file.resolve(), [])
+        else:
+            total.update("\n".join(self.lines).encode())
+            included = [
+                path
+                for line in self.lines
+                if line.startswith(("-r ", "-c "))
+                for path in _included(Path(line[3:].strip()), [])
+            ]
+        for path in included:
+            total.update(path.read_bytes())
+        return total.hexdigest()
+
+
+def plan(file: Path, azureml: bool = False) -> Plan:
+    """What is to be built for a file.
+
+    Args:
+        file: one of pip's or of conda's.
+        azureml: leave Azure's own packages out: labrun supplies them.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    if not conda.is_conda(file) and not (azureml and "azureml" in file.read_text(encoding="utf-8", errors="replace")):
+        return Plan(file, sys.executable)
+    wanted = conda.read(file, azureml)
+    python = pythons.find(wanted.python) if wanted.python else sys.executable
+    told = []
+    if python is None:
+        minor = ".".join(re.findall(r"\d+", wanted.python or "")[:2])
+        told.append(
+            f"python{wanted.python} is not on this machine, so it is built for {platform.python_version()} "
+            f"(pyenv install {minor}, or uv python install {minor})"
+        )
+    if wanted.left_out:
+        told.append(f"left out, as they are no packages of PyPI: {', '.join(wanted.left_out)}")
+    return Plan(file, python or sys.executable, tuple(wanted.lines), tuple(told))
+
+
+def _python_name(python: str) -> str:
+    if python == sys.executable:
+        return f"{platform.python_implementation()} {platform.python_version()}"
+    return os.path.realpath(python)
+
+
+def digest_of(file: Path, azureml: bool = False) -> str:
+    """What the environment of a file is called.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    return plan(file, azureml).digest
 
 
 def _included(file: Path, known: list[Path]) -> list[Path]:
@@ -51,47 +125,61 @@ def prepare(script: Mapping[str, Any]) -> None:
         check_interpreter(interpreter(str(script["python"])) or str(script["python"]))
     if not script.get("requirements"):
         return
+    build(plan(Path(str(script["requirements"])).expanduser().resolve(), bool(script.get("azureml"))))
+
+
+def build(wanted: Plan) -> Path:
+    """Build an environment, unless it is there; returns its folder.
+
+    Raises:
+        ConfigError: it cannot be built; the message says why, and where the log is.
+    """
     from filelock import FileLock
 
-    file = Path(str(script["requirements"])).expanduser().resolve()
-    digest = digest_of(file)
-    target = store.environment_folder(digest)
+    target = store.environment_folder(wanted.digest)
     output = target.with_suffix(".log")
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_suffix(".lock")):
         if (target / COMPLETE).exists():
             os.utime(target)  # in use: a clean-up leaves it alone
-            return
-        log.info("Building the environment of %s, once: %s", file, output)
+            return target
+        for line in wanted.told:
+            log.warning("%s: %s", wanted.file.name, line)
+        for_ = "" if wanted.python == sys.executable else f" for {wanted.python}"
+        log.info("Building the environment of %s%s, once: %s", wanted.file, for_, output)
         shutil.rmtree(target, ignore_errors=True)
-        _build(file, target, output)
+        _build(wanted, target, output)
         (target / COMPLETE).touch()
+    return target
 
 
-def _build(requirements: Path, target: Path, output: Path) -> None:
-    python = str(target / "bin" / "python")
+def _build(wanted: Plan, target: Path, output: Path) -> None:
+    python, requirements = str(target / "bin" / "python"), wanted.file
+    if wanted.lines is not None:
+        requirements = target.with_suffix(".txt")
+        requirements.write_text("".join(f"{line}\n" for line in wanted.lines), encoding="utf-8")
     uv = shutil.which("uv")
     if uv is not None:
         steps = [
-            [uv, "venv", "--python", sys.executable, str(target)],
+            [uv, "venv", "--python", wanted.python, str(target)],
             [uv, "pip", "install", "--python", python, "-r", str(requirements)],
         ]
     else:
-        steps = [[sys.executable, "-m", "venv", str(target)], [python, "-m", "pip", "install", "-r", str(requirements)]]
+        steps = [[wanted.python, "-m", "venv", str(target)], [python, "-m", "pip", "install", "-r", str(requirements)]]
     environment = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONSAFEPATH")}
     with open(output, "wb") as file:
         for step in steps:
             try:
                 done = subprocess.run(
-                    step, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=requirements.parent, check=False
+                    step, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=wanted.file.parent, check=False
                 )
             except OSError as error:
-                raise ConfigError(f"script.requirements={requirements}: {step[0]} does not start: {error}") from error
+                raise ConfigError(f"script.requirements={wanted.file}: {step[0]} does not start: {error}") from error
             if done.returncode:
                 shutil.rmtree(target, ignore_errors=True)
                 lines = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
                 raise ConfigError(
-                    f"script.requirements={requirements}: its environment could not be built. The last lines of "
+                    f"script.requirements={wanted.file}: its environment could not be built. The last lines of "
                     f"{output}:\n" + "\n".join(f"  {line}" for line in lines[-6:])
                 )
 

@@ -13,23 +13,47 @@ from pathlib import Path
 
 Version = tuple[int, ...]
 
+MINORS = range(6, 16)
+"""Of Python 3: those that are looked for when a range is asked for."""
 
-def find(version: str) -> str | None:
-    """An interpreter of a version, such as `3.6` or `3.6.2`: that one, else the newest of the same minor version.
+
+def find(wanted: str) -> str | None:
+    """An interpreter of a version.
+
+    Args:
+        wanted: `3.6`, or `3.6.2` and `==3.6.2.*`: that one, else the newest 3.6; or a range as `>=3.6,<3.9`: this
+            interpreter where it lies in it, else the newest that does.
 
     Returns:
         Its path; None where there is none.
     """
-    wanted = parsed(version)
-    found = {path: _version_of(path) for path in dict.fromkeys(_places(wanted[:2]))}
-    same = {path: one for path, one in found.items() if one is not None and one[:2] == wanted[:2]}
-    exact = [path for path, one in same.items() if one[: len(wanted)] == wanted]
-    return max(exact or same, key=lambda path: same[path], default=None)
+    exact = re.fullmatch(r"=*([\d.]+?)(\.\*)?", wanted)
+    if exact is None:
+        return _within(wanted)
+    version = tuple(map(int, exact[1].split(".")))
+    same = _of_minor(version[:2])
+    first = [path for path, one in same.items() if one[: len(version)] == version]
+    return max(first or same, key=lambda path: same[path], default=None)
 
 
-def parsed(version: str) -> Version:
-    """The numbers of a version: `3.6.*` is (3, 6)."""
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+def _within(wanted: str) -> str | None:
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    try:
+        range_ = SpecifierSet(wanted)
+    except InvalidSpecifier:
+        return None
+    if range_.contains(".".join(map(str, sys.version_info[:3]))):
+        return sys.executable
+    there = {path: one for minor in MINORS for path, one in _of_minor((3, minor)).items()}
+    fitting = [path for path, one in there.items() if range_.contains(".".join(map(str, one)))]
+    return max(fitting, key=lambda path: there[path], default=None)
+
+
+def _of_minor(minor: Version) -> dict[str, Version]:
+    """The interpreters of a minor version, with their own."""
+    found = {path: _version_of(path) for path in dict.fromkeys(_places(minor))}
+    return {path: one for path, one in found.items() if one is not None and one[:2] == minor}
 
 
 def _places(minor: Version) -> Iterator[str]:

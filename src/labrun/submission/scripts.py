@@ -55,7 +55,7 @@ def settle(kept: dict[str, Any], values: Mapping[str, Any]) -> None:
             problems.append(f"script.requirements={values['requirements']}: there is no such file")
         else:
             kept["requirements"] = str(file.resolve())
-            kept["environment"] = environments.digest_of(file)
+            kept["environment"] = environments.digest_of(file, bool(values.get("azureml")))
     for name, value in {**(values.get("arguments") or {})}.items():
         if not str(name).strip() or any(c.isspace() or c == "\0" for c in str(name)):
             problems.append(f"script.arguments: {name!r} is no name of an argument")
