@@ -223,7 +223,7 @@ class ComputeTarget(Advising):
             folder.put(self.workspace.folder, TABLE, self.name, changed)
             self._entry = changed
 
-    def delete(self) -> None:
+    def delete(self, wait_for_completion: bool = False, show_output: bool = False) -> None:
         """Take it out of the workspace's table; what `conf/compute` has stays."""
         if self.name in _choices():
             once(f"the compute target {self.name} is conf/compute/{self.name}.yaml, which stays")
@@ -369,6 +369,14 @@ class RemoteCompute(ComputeTarget):
     """A machine of one's own that SSH reaches."""
 
     kind = "VirtualMachine"
+
+    @staticmethod
+    def attach(workspace: Any, name: str, username: Any = None, address: Any = None, *_: Any, **kwargs: Any) -> Any:
+        """As `ComputeTarget.attach`; the way of 2018 gives user name and address in its own arguments."""
+        if isinstance(username, Configuration):
+            return ComputeTarget.attach(workspace, name, username)
+        settings = RemoteCompute.attach_configuration(username=username, address=address, **kwargs)
+        return ComputeTarget.attach(workspace, name, kwargs.get("attach_configuration", settings))
 
 
 KINDS: dict[str, type[ComputeTarget]] = {

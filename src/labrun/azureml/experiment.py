@@ -163,7 +163,8 @@ class Experiment(Advising):
     def archive(self) -> None:
         """Nothing: the records stay where they are."""
 
-    reactivate = archive
+    def reactivate(self, new_name: str | None = None) -> None:
+        """Nothing: see `archive`."""
 
     def delete(self, *args: Any, **kwargs: Any) -> None:
         """Not in labrun: records are not removed by a script."""

@@ -69,15 +69,14 @@ class Run(Advising, metaclass=_AnyRun):
                 return inside
         return super().__new__(cls)
 
-    def __init__(
-        self, experiment: Any = None, run_id: str | None = None, work: Any = None, run_type: str | None = None, **_: Any
-    ) -> None:
+    def __init__(self, experiment: Any = None, run_id: str | None = None, outputs: Any = None, **kwargs: Any) -> None:
+        work = kwargs.get("work")
         if work is None:
             root = getattr(experiment, "workspace", None) or Workspace()
             work = find(root, run_id)
         self._work = work
         self._experiment = experiment
-        self._type = run_type
+        self._type = kwargs.get("run_type")
 
     # Ways to get one
 

@@ -30,11 +30,12 @@ class RunConfiguration(Advising):
         _history_enabled: Any = None,
         _path: Any = None,
         _name: Any = None,
+        command: Any = None,
     ) -> None:
         self.script, self.arguments = script, list(arguments or [])
         self.framework, self.communicator = framework or "Python", communicator
         self.target: Any = "local"
-        self.command: Any = None
+        self.command: Any = command
         self.auto_prepare_environment = True
         self.node_count = 1
         self.max_run_duration_seconds: float | None = None

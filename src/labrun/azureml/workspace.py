@@ -187,7 +187,7 @@ class Workspace(Advising):
         """None: there is no service."""
         return None
 
-    def sync_keys(self) -> None:
+    def sync_keys(self, no_wait: bool = False) -> None:
         """Nothing: there are no keys."""
 
     def get_docs_url(self) -> str:
@@ -236,7 +236,7 @@ class Workspace(Advising):
             "tags": self.tags,
         }
 
-    def get_mlflow_tracking_uri(self, with_auth: bool = False) -> str:
+    def get_mlflow_tracking_uri(self, _with_auth: bool = False) -> str:
         """The address of `lab ui`, while that is up; else the folder's."""
         from labrun.tracking.mlflow import ui_state
 

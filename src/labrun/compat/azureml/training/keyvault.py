@@ -45,7 +45,7 @@ class Keyvault:
         """Several secrets by name."""
         return {name: self.get_secret(name) for name in secrets}
 
-    def set_secret(self, name: str, value: str) -> None:
+    def set_secret(self, name: str, value: str, content_type: str | None = None) -> None:
         """Set a secret for this process and for the runs that it starts; it is written nowhere."""
         os.environ[names_of(name)[-1]] = value
 
