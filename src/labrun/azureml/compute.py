@@ -101,6 +101,10 @@ class ComputeTarget(Advising):
         self._entry = _entry(self.workspace, self.name) or {}
         self.tags = dict(self._entry.get("tags") or {})
 
+    def __getnewargs__(self) -> tuple[Any, str]:
+        """What copies are made with."""
+        return self.workspace, self.name
+
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}(workspace={self.workspace!r}, name={self.name}, id={self.name}, "
@@ -371,7 +375,9 @@ class RemoteCompute(ComputeTarget):
     kind = "VirtualMachine"
 
     @staticmethod
-    def attach(workspace: Any, name: str, username: Any = None, address: Any = None, *_: Any, **kwargs: Any) -> Any:
+    def attach(  # type: ignore[override]
+        workspace: Any, name: str, username: Any = None, address: Any = None, *_: Any, **kwargs: Any
+    ) -> Any:
         """As `ComputeTarget.attach`; the way of 2018 gives user name and address in its own arguments."""
         if isinstance(username, Configuration):
             return ComputeTarget.attach(workspace, name, username)

@@ -122,6 +122,10 @@ class Run(Advising, metaclass=_AnyRun):
     def __hash__(self) -> int:
         return hash(self.id)
 
+    def __getnewargs_ex__(self) -> tuple[tuple[()], dict[str, Any]]:
+        """What copies are made with: inside of a run, too, this is not that run."""
+        return (), {"work": self._work}
+
     def __enter__(self) -> Run:
         return self
 
@@ -166,7 +170,7 @@ class Run(Advising, metaclass=_AnyRun):
     def type(self) -> str:
         """`azureml.scriptrun`, `hyperdrive`, `automl`, ..."""
         if self._type:
-            return self._type
+            return str(self._type)
         if self._is_sweep:
             return "hyperdrive"
         return self.properties.get(TYPE_TAG) or "azureml.scriptrun"
