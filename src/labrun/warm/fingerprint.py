@@ -6,7 +6,8 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.machinery import PathFinder
 from typing import Any
 
 from labrun.warm.identity import counts, read, stamp
@@ -21,21 +22,44 @@ CLOCK_S = 2.0
 class Fingerprint:
     """What a process's imports came from: files, installed distributions, folders that are searched.
 
-    Made in two steps: what is searched before the imports, what was found after them.
+    Made in two steps: what is searched before the imports, what was found after them. It is open while they go on.
     """
 
     def __init__(self) -> None:
         self._began_ns = time.time_ns() - int(CLOCK_S * 1e9)
         self._searched = _searched()
         self._files: dict[str, Stamp] = {}
+        self._sightings = Sightings()
+        for path in _loaded_files():  # seen after their import: nothing of theirs has changed since it began
+            if _touched_ns(path) < self._began_ns:
+                self._sightings.note(path)
+
+    def __enter__(self) -> Fingerprint:
+        sys.meta_path.insert(0, self._sightings)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.meta_path.remove(self._sightings)
 
     def close(self) -> str | None:
         """Take in what has been imported by now; says what changed meanwhile, and None if nothing did."""
         self._files = {path: stamp(path) for path in _loaded_files()}
-        for path in self._files:
-            if _touched_ns(path) >= self._began_ns:
+        for path, now in self._files.items():
+            if self._has_changed(path, now):
                 return path
         return self._changed_place()
+
+    def _has_changed(self, path: str, now: Stamp) -> bool:
+        """Whether a file may be another than the one that was imported; yes, when in doubt.
+
+        A file that was seen before its import, and is still the same file of the same size and time, has not changed:
+        the time of its last change of any kind does not count, since installing a package elsewhere links its files.
+        """
+        if now is None:
+            return True
+        if path in self._sightings.stamps:
+            return now != self._sightings.stamps[path] or now[0] >= self._began_ns
+        return _touched_ns(path) >= self._began_ns
 
     def changed(self) -> str | None:
         """What is no longer as it was imported; None if all is."""
@@ -52,6 +76,27 @@ class Fingerprint:
     def _changed_place(self) -> str | None:
         now = _searched()
         return next((place for place in {**now, **self._searched} if now.get(place) != self._searched.get(place)), None)
+
+
+class Sightings:
+    """Stamps each module's file just before it is imported. First among the finders; finds nothing itself."""
+
+    def __init__(self) -> None:
+        self.stamps: dict[str, Stamp] = {}
+        """By path: the stamp before the first import from it."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> None:
+        """Called by the import of each module."""
+        spec = PathFinder.find_spec(name, path)
+        if spec is None or spec.origin is None or not os.path.isabs(spec.origin):
+            return
+        self.note(spec.origin)
+        if name == "matplotlib":
+            self.note(os.path.join(os.path.dirname(spec.origin), "mpl-data", "matplotlibrc"))
+
+    def note(self, path: str) -> None:
+        """Take in a file as it is now, unless it was seen before."""
+        self.stamps.setdefault(path, stamp(path))
 
 
 def _touched_ns(path: str) -> int:

@@ -109,15 +109,19 @@ def main() -> None:
     os.dup2(empty, 0)
     os.close(empty)
     fingerprint, reads, niceness = Fingerprint(), Reads(), int(given.get("nice", 0))
-    with reads:
-        if given.get("modules") is None:
-            _nicely(_import_light, niceness)
-            keepers = {stock.LIGHT: stock.keep([lock])}
-            _nicely(_import_all, niceness)
-            keepers[stock.FULL] = stock.keep([lock, keepers[stock.LIGHT].fileno()])
-        else:
-            keepers = {}
-            _nicely(functools.partial(_import, given["modules"]), niceness)
+
+    def watch(work: Callable[[], None]) -> None:
+        with reads, fingerprint:  # closed before a keeper is forked
+            _nicely(work, niceness)
+
+    keepers = {}
+    if given.get("modules") is None:
+        watch(_import_light)
+        keepers[stock.LIGHT] = stock.keep([lock])
+        watch(_import_all)
+        keepers[stock.FULL] = stock.keep([lock, keepers[stock.LIGHT].fileno()])
+    else:
+        watch(functools.partial(_import, given["modules"]))
     changed = fingerprint.close()
     if changed is not None or _has_device():
         log.info("Not used: %s changed meanwhile", changed or "a GPU's state")
