@@ -18,6 +18,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from xdist.scheduler import LoadScopeScheduling
 
+import far
 import helpers
 import kinds
 import servers
@@ -112,6 +113,22 @@ def cluster() -> None:
     """A Slurm cluster that answers. Tests that submit jobs to it are named for that: see `kinds.takes_the_cluster`."""
     if shutil.which("sinfo") is None or subprocess.run(["sinfo"], capture_output=True, check=False).returncode:
         pytest.skip("needs a Slurm cluster: tests/cluster/start-slurm starts one")
+
+
+@pytest.fixture(scope="session")
+def far_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[far.Far]:
+    """Another machine, with a real sshd: see `far`."""
+    if (why := far.can_be_had()) is not None:
+        pytest.skip(why)
+    with far.machine(tmp_path_factory.mktemp("far")) as machine:
+        yield machine
+
+
+@pytest.fixture
+def box(workspace: Path, far_machine: far.Far, monkeypatch: pytest.MonkeyPatch) -> far.Far:
+    """The other machine, known as `box`; `compute=remote` is the pool there."""
+    far_machine.make_known(workspace, monkeypatch)
+    return far_machine
 
 
 @pytest.fixture(scope="session")

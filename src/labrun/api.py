@@ -18,6 +18,7 @@ from labrun.errors import ConfigError, LabrunError, RecordError
 from labrun.handle import Submission
 from labrun.handles import Run, Sweep
 from labrun.registered import Model
+from labrun.remote import mirror
 from labrun.runs import context, store
 from labrun.runs.sweep_state import SweepState
 from labrun.submission import publish
@@ -211,6 +212,7 @@ def runs(
     conditions = [query.condition(text) for text in ([where] if isinstance(where, str) else where)]
     if isinstance(tags, Mapping):
         tags = [f"{key}={value}" for key, value in tags.items()]
+    mirror.refresh(workspace)
     wanted = query.Filters(experiment, status, conditions, [tags] if isinstance(tags, str) else tags, sort, limit)
     found = store.listing(workspace).runs
     return [Run(run_dir) for run_dir, _ in query.filtered(found, wanted, StatusResolver())] if found else []

@@ -82,10 +82,12 @@ class Preflight(Callback):
                 config.hydra.runtime.output_dir = os.path.abspath(config.hydra.run.dir)
             if hydra_job.has_own_logging(config.hydra):
                 hydra_job.check_logging(config.hydra)
-            JobCallbacks.is_elsewhere = not registry.chosen(values["compute"], sweep=False).in_process
+            backend = registry.chosen(values["compute"], sweep=False)
+            JobCallbacks.is_elsewhere = not backend.in_process
             if values["sweep"]["resume"] is not None:
                 raise ConfigError("sweep.resume goes on with a sweep: it wants -m. A single run: trainer.resume=last")
-            freeze.prepare(values)
+            if not backend.is_elsewhere:
+                freeze.prepare(values)
             check_writable(Path(config.hydra.run.dir))
             if hydra_job.has_own_logging(config.hydra):
                 hydra_job.make_log_folders(
@@ -232,10 +234,19 @@ def default_name(root: DictConfig) -> str:
     return f"{choices.get('dataset')}-{choices.get('model')}".replace("/", "-")
 
 
-def default_cpus() -> int:
-    """The resolver `labrun_cpus`: the cores of a run that says nothing of them and is not sent elsewhere."""
-    in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    return 1 if in_sweep else machine.cores()
+def default_cpus(_parent_: Any = None) -> int:
+    """The resolver `labrun_cpus`: all cores for a run that says nothing of them; those of `compute.host`, if it is set.
+
+    In a sweep one.
+    """
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        return 1
+    host = None if _parent_ is None else _parent_.get("host")
+    if host is None:
+        return machine.cores()
+    from labrun.remote import backend, remotes
+
+    return int(backend.facts(remotes.get(str(host)))["cores"])
 
 
 def groups_text(root: DictConfig) -> str:

@@ -17,6 +17,7 @@ from labrun.control.query import StatusResolver
 from labrun.errors import ConfigError, RecordError
 from labrun.handle import Handle, Submission, root_of
 from labrun.registered import Model
+from labrun.remote import mirror
 from labrun.runs import context, definition, files, repeats, store, sweep_state
 from labrun.runs import record as records
 from labrun.runs.record import Record
@@ -49,6 +50,7 @@ class Run(Handle):
     @property
     def record(self) -> Record:
         """Its record, as it is now."""
+        mirror.refresh(root_of(self.folder))
         with contextlib.suppress(RecordError):
             self._last = records.read(self.folder)
         return self._last

@@ -21,9 +21,19 @@ class Plugins:
         own: labrun's, as `module:Class` by name.
         key: the config's key that holds a name, for messages.
         also: values of the key that name no class.
+        hidden: names of labrun's own that the key may not hold: another key chooses them.
     """
 
-    def __init__(self, group: str, base: str, own: Mapping[str, str], key: str, also: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        group: str,
+        base: str,
+        own: Mapping[str, str],
+        key: str,
+        also: Sequence[str] = (),
+        hidden: Sequence[str] = (),
+    ) -> None:
+        self._hidden = frozenset(hidden)
         self._group, self._base, self._own, self.key, self._also = group, base, own, key, also
         self._made: dict[str, Any] = {}
 
@@ -38,11 +48,13 @@ class Plugins:
 
     def values(self) -> list[str]:
         """All that the key may hold."""
-        return [*self._also, *self.names()]
+        return [*self._also, *(name for name in self.names() if name not in self._hidden)]
 
     def holds(self, value: Any) -> bool:
         """Whether the key may hold a value; packages are looked up only for what is none of ours."""
-        return isinstance(value, str) and (value in self._own or value in self._also or value in self._others)
+        if not isinstance(value, str) or value in self._hidden:
+            return False
+        return value in self._own or value in self._also or value in self._others
 
     def refusal(self, name: Any, key: str) -> str:
         """What is said of a value that the key cannot hold."""
@@ -60,7 +72,7 @@ class Plugins:
         return self._made[name]
 
     def _make(self, name: str) -> Any:
-        if not self.holds(name) or name in self._also:
+        if not (self.holds(name) or name in self._hidden) or name in self._also:
             raise ConfigError(self.refusal(name, self.key))
         try:
             made = (_load(self._own[name]) if name in self._own else self._others[name].load())()
@@ -99,9 +111,11 @@ BACKENDS = Plugins(
         "inline": "labrun.backends.inline:Inline",
         "local": "labrun.backends.local.backend:Local",
         "slurm": "labrun.backends.slurm.backend:Slurm",
+        "remote": "labrun.remote.backend:Elsewhere",
     },
     key="compute.target",
     also=["auto"],
+    hidden=["remote"],
 )
 """Where runs go: see `labrun.backends.registry`."""
 TRACKERS = Plugins(

@@ -342,6 +342,7 @@ class Compute:
     """What a run needs, and where it goes (`conf/compute/`)."""
 
     target: Annotated[str, BACKENDS]
+    host: str | None = None
     cpus_per_run: Count = 1
     gpus_per_run: CountOrZero = 0
     mem_gb: Positive | None = None

@@ -24,11 +24,11 @@ def toy(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture(
-    params=["inline", "local", pytest.param("slurm", marks=pytest.mark.cluster), "one_process_each"],
+    params=["inline", "local", pytest.param("slurm", marks=pytest.mark.cluster), "one_process_each", "remote"],
 )
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Each backend in turn. One of your own: its name here, and a fixture for what it needs."""
-    needs = {"slurm": "cluster", "one_process_each": "toy"}
+    needs = {"slurm": "cluster", "one_process_each": "toy", "remote": "box"}
     if request.param in needs:
         request.getfixturevalue(needs[request.param])
     return registry.get(request.param)

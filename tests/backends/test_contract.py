@@ -254,7 +254,8 @@ def test_runs_that_nobody_polls_are_ended_and_told(backend: Backend, workspace: 
     executor = backend.executor(folder, read_plan(folder), 1)
     executor.submit(run_dir, resources(records.read(run_dir)))
     executor.poll(0)
-    wait_for(lambda: records.read(run_dir).status == records.RUNNING)
+    wait_for(lambda: executor.poll(0) == [] and records.read(run_dir).status == records.RUNNING)
+    executor.close()
     job = records.read(run_dir).job
     assert job is not None and registry.of_job(job) is backend and backend.is_over(job["id"]) is False
     assert backend.attached(folder) == {run_dir}
@@ -288,7 +289,7 @@ def test_a_package_that_is_broken_is_told_where_it_is_named_and_nowhere_else(
     with installed(tmp_path, registry.forget, monkeypatch):
         with pytest.raises(ConfigError, match="its package fails: TypeError: Can't instantiate abstract class Half"):
             registry.get("half")
-        assert [one.name for one in registry.all_known()] == ["inline", "local", "slurm"]
+        assert [one.name for one in registry.all_known()] == ["inline", "local", "slurm", "remote"]
 
 
 def test_only_what_starts_ahead_is_checked_ahead(

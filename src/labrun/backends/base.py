@@ -165,6 +165,8 @@ class Backend(ABC):
     """Whether something beside a run can hold it to its limits, and end it."""
     outlives_controller: ClassVar[bool] = False
     """Whether a run goes on when its controller has died."""
+    is_elsewhere: ClassVar[bool] = False
+    """Whether the runs are on another machine, whose programs and data cannot be looked at from here."""
     settings: ClassVar[frozenset[str]] = frozenset()
     """Keys of `compute` that not every backend knows, and this one does (`labrun.schema.SPECIAL`)."""
     once_per_sweep: ClassVar[tuple[str, ...]] = ("runs_per_gpu",)

@@ -36,9 +36,13 @@ def all_known() -> Iterator[Backend]:
 def chosen(compute: Mapping[str, Any], sweep: bool) -> Backend:
     """The backend that runs go to; `auto` is this process for one run, the pool where it takes a supervisor.
 
+    With `compute.host` it is that machine, whose own controller chooses among its own.
+
     Raises:
         ConfigError: see `get`.
     """
+    if compute.get("host") is not None:
+        return get("remote")
     name = str(compute["target"])
     if name != "auto":
         return get(name)
@@ -62,7 +66,7 @@ def check(compute: Mapping[str, Any], sweep: bool) -> None:
     if compute["gpus_per_run"] > 1 and compute["runs_per_gpu"] > 1:
         problems.append(f"compute.runs_per_gpu={compute['runs_per_gpu']}: runs of more than one GPU do not share them")
     python = compute["python"]
-    if python is not None and backend.supervises:
+    if python is not None and backend.supervises and not backend.is_elsewhere:
         if not shutil.which(python):
             problems.append(f"compute.python={python!r}: there is no such program")
         elif not _has_labrun(python):

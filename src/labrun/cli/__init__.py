@@ -25,6 +25,7 @@ NOUNS = {
     "runs": "the record of what ran, and the runs that go on",
     "data": "send, fetch and look at data; datastores and assets",
     "compute": "where runs can go, and what is free there",
+    "remote": "machines that SSH reaches, for compute.host",
     "models": "registered models: versions, aliases, predictions",
     "azureml": "scripts and notebooks of the Azure ML SDK v1 that submit runs",
     "warm": "the warm interpreter, which makes commands start faster",

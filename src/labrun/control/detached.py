@@ -21,7 +21,7 @@ from labrun.runs.sweep_state import SweepState
 from labrun.tracking.feed import follow
 
 
-class _Begun:
+class Begun:
     """A view that also says, once, that the runs are on their way."""
 
     def __init__(self, folder: Path, view: controller.View) -> None:
@@ -43,7 +43,7 @@ def main() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     environment = {Path(run): values for run, values in json.load(sys.stdin).items()}
     try:
-        take_over(folder, environment, _Begun(folder, monitor.Lines(folder)))
+        take_over(folder, environment, Begun(folder, monitor.Lines(folder)))
     except LabrunError as error:
         sys.stderr.write(f"labrun: {masking.masked(str(error))}\n")
         sys.exit(2)

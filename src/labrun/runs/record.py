@@ -352,7 +352,7 @@ def write(run_dir: str | os.PathLike[str], record: Record, to_disk: bool | None 
         RecordError: the folder cannot be written (full disk, read-only).
     """
     path = RunPaths(Path(run_dir)).record
-    replace_text(path, _text(record), to_disk=record.finished if to_disk is None else to_disk)
+    replace_text(path, text(record), to_disk=record.finished if to_disk is None else to_disk)
 
 
 def force_to_disk(run_dir: str | os.PathLike[str]) -> None:
@@ -373,7 +373,7 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, default=str, allow_nan=False)
 _LINES = json.JSONEncoder(ensure_ascii=False, separators=(",\n  ", ": "))
 
 
-def _text(record: Record) -> str:
+def text(record: Record) -> str:
     """A record as JSON, its keys, and the keys below them, a line each: json's own indentation is ten times as slow."""
     lines = []
     for entry in dataclasses.fields(record):

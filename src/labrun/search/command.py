@@ -127,6 +127,11 @@ def run(
             "them under sweep.space, or choose a component whose file has a search_space"
         )
     backend = submit.check(probes)
+    if backend.is_elsewhere:
+        raise ConfigError(
+            "a search does not go to another machine yet: leave compute.host out, or run a grid there (values without "
+            "interval or range, sweep=grid)"
+        )
     if not backend.supervises and (settings["trial_timeout_min"] is not None or settings["early_termination"]):
         key = "trial_timeout_min" if settings["trial_timeout_min"] is not None else "early_termination"
         raise ConfigError(

@@ -197,7 +197,7 @@ def check(submitted: Sequence[Job]) -> Backend:
     for record in (job.record for job in submitted if is_sweep):
         objective.check(record.config)
     backend = registry.chosen(submitted[0].record.config["compute"], is_sweep)
-    once = ("target", "detach", "python", "max_parallel", "max_failures", *backend.once_per_sweep)
+    once = ("target", "host", "detach", "python", "max_parallel", "max_failures", *backend.once_per_sweep)
     for group, keys in (("compute", once), ("tracking", submitted[0].record.config["tracking"])):
         for key in keys:
             found = sorted({str(job.record.config[group].get(key)) for job in submitted})
@@ -210,7 +210,7 @@ def check(submitted: Sequence[Job]) -> Backend:
     for compute in {exact.canonical(one): one for one in computed}.values():
         registry.check(compute, is_sweep)
     read = [{key: job.record.config.get(key) for key in ("dataset", "datastore", "script")} for job in submitted]
-    for data in {exact.canonical(one): one for one in read}.values():
+    for data in {exact.canonical(one): one for one in read}.values() if not backend.is_elsewhere else ():
         freeze.prepare(data)
     return backend
 

@@ -13,6 +13,7 @@ from labrun import checking
 from labrun.control import query
 from labrun.control.query import Pair, StatusResolver
 from labrun.errors import RecordError
+from labrun.remote import mirror
 from labrun.runs import index, store
 
 NAMES = "'last', 'best:METRIC', the beginning of a run's id, its folder, or a sweep's folder"
@@ -101,6 +102,7 @@ def filters(options: argparse.Namespace) -> query.Filters:
 
 def listed(root: Path) -> index.Listing:
     """All runs; those whose record is damaged are named, and left out."""
+    mirror.refresh(root)
     found = store.listing(root)
     for _, why in found.damaged:
         sys.stderr.write(f"lab: left out: {why}\n")
@@ -148,6 +150,7 @@ def select(
         RecordError: a name leads to nothing, no name or filter was given, or no run matches.
     """
     root, names = store.workspace(), list(getattr(options, "run", None) or [])
+    mirror.refresh(root)
     if not names and not is_filtered(options):
         if default is None:
             raise RecordError(f"say which runs: {NAMES}; or filters (--status, --experiment, --where, --tag)")

@@ -18,6 +18,7 @@ from labrun.cli.runs import filters
 from labrun.control import monitor
 from labrun.control.query import StatusResolver
 from labrun.errors import RecordError
+from labrun.remote import mirror
 from labrun.runs import context, files, report, store
 from labrun.runs import record as records
 from labrun.runs.record import Record, RunPaths
@@ -43,6 +44,7 @@ def _log(run_dir: Path, follow: bool, shown: StatusResolver, is_raw: bool) -> No
             f"run {records.read(run_dir).id} has printed nothing yet: there is no {RunPaths(run_dir).log}"
         )
     while follow:
+        mirror.refresh(store.workspace())
         record = records.read(run_dir)
         view.update()
         if record.finished or shown(run_dir, record) == records.LOST:

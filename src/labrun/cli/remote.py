@@ -1,0 +1,145 @@
+"""`lab remote`: machines that SSH reaches, for `compute.host`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from labrun.cli.runs import filters
+from labrun.errors import ConfigError, RecordError
+from labrun.remote import channel, doctor, mirror, remotes, ssh
+from labrun.remote import link as links
+from labrun.runs import record as records
+from labrun.runs import report, store
+
+Act = Callable[[argparse.Namespace], int]
+
+
+def add(nouns: Any) -> None:
+    """Add the noun to the command line."""
+    text = "machines that SSH reaches, for compute.host"
+    noun = nouns.add_parser("remote", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    noun.set_defaults(act=ls)
+    verbs = noun.add_subparsers(title="actions", metavar="ACTION")
+    verb = _verb(verbs, "add", add_one, "make a machine known, or change what is known of it", named=True)
+    verb.add_argument("address", metavar="ADDRESS", help="what 'ssh ADDRESS' reaches: HOST, USER@HOST or an alias")
+    verb.add_argument("--folder", metavar="PATH", help="where everything goes there (default: ~/.labrun)")
+    verb.add_argument("--python", metavar="PATH", help="an interpreter there that has the packages; else one is built")
+    verb.add_argument("--ssh-config", metavar="FILE", help="a configuration for ssh -F")
+    verb.add_argument(
+        "--data", action="append", metavar="HERE=THERE", help="a folder there that holds what one here holds"
+    )
+    _verb(verbs, "ls", ls, "the machines that are known (also without the word)")
+    _verb(verbs, "rm", remove, "forget a machine; nothing is removed there", named=True)
+    _verb(verbs, "connect", connect, "log in once, by hand; commands share the connection", named=True)
+    _verb(verbs, "doctor", examine, "what is there, what will be used, and what is missing", named=True)
+    verb = _verb(verbs, "pull", pull, "bring more files of a run: checkpoints")
+    verb.add_argument(
+        "words", nargs="+", metavar="RUN [FILE ...]", help=f"a run: {filters.NAMES}; then files or folders"
+    )
+
+
+def _verb(verbs: Any, name: str, act: Act, text: str, named: bool = False) -> argparse.ArgumentParser:
+    verb: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    verb.set_defaults(act=act)
+    if named:
+        verb.add_argument("name", metavar="NAME", help="as compute.host has it")
+    return verb
+
+
+def add_one(options: argparse.Namespace) -> int:
+    """Make a machine known."""
+    config = options.ssh_config
+    if config is not None and not Path(config).expanduser().is_file():
+        raise ConfigError(f"--ssh-config {config}: there is no such file")
+    data = {}
+    for pair in options.data or ():
+        here, equals, there = pair.partition("=")
+        if not equals or not here or not there.startswith("/"):
+            raise ConfigError(f"--data {pair}: give HERE=THERE, as in --data data=/scratch/data; THERE begins with /")
+        data[str(Path(here).expanduser().resolve())] = there
+    given = {
+        "folder": options.folder,
+        "python": options.python,
+        "ssh_config": None if config is None else str(Path(config).expanduser().resolve()),
+        "data": data,
+    }
+    remotes.put(remotes.Remote(options.name, options.address, **{key: value for key, value in given.items() if value}))
+    print(f"{options.name} is {options.address}. Next: lab remote doctor {options.name}")
+    return 0
+
+
+def ls(options: argparse.Namespace) -> int:
+    """The machines that are known."""
+    found = remotes.known()
+    if not found:
+        print("no machine is known: 'lab remote add NAME ADDRESS' makes one known, for compute.host=NAME")
+        return 0
+    rows = [("name", "address", "connected", "what it had when it was last asked")]
+    for name, one in found.items():
+        shown = doctor.in_a_line(one.facts) if one.facts else f"not asked yet: lab remote doctor {name}"
+        rows.append((name, one.address, "yes" if ssh.is_connected(one) else "no", shown))
+    print("\n".join(report.columns(rows)))
+    return 0
+
+
+def remove(options: argparse.Namespace) -> int:
+    """Forget a machine."""
+    live = [folder for folder in links.live(store.workspace()) if _is_of(folder, options.name)]
+    if live:
+        raise RecordError(f"{options.name} has live runs of this workspace: {live[0]}. Let them end, or cancel them")
+    ssh.close(remotes.get(options.name))
+    remotes.forget(options.name)
+    print(f"{options.name} is forgotten")
+    return 0
+
+
+def _is_of(folder: Path, name: str) -> bool:
+    link = links.read(folder)
+    return link is not None and link.remote == name and link.state in (links.STARTING, links.STARTED)
+
+
+def connect(options: argparse.Namespace) -> int:
+    """Log in once."""
+    remote = remotes.get(options.name)
+    code = ssh.connect(remote)
+    if code:
+        raise ConfigError(f"ssh {remote.address} ended with exit code {code}")
+    print(f"connected to {options.name} ({remote.address}); the connection stays for 12 hours after its last use")
+    return 0
+
+
+def examine(options: argparse.Namespace) -> int:
+    """What is there, and what is missing."""
+    remote = remotes.get(options.name)
+    facts = channel.facts(remote, full=True)
+    lines, is_fit = doctor.report(dataclasses.replace(remote, facts=dict(facts)))
+    print("\n".join(lines))
+    return 0 if is_fit else 1
+
+
+def pull(options: argparse.Namespace) -> int:
+    """Bring more files of a run."""
+    name, parts = options.words[0], options.words[1:] or ["checkpoints"]
+    run_dir, record = store.find(store.workspace(), name)
+    folder = records.sweep_folder(run_dir, record) or run_dir
+    link = links.read(folder)
+    if link is None:
+        raise RecordError(f"run {record.id} ran on this machine: its files are in {run_dir}")
+    total = 0
+
+    def count(size: int) -> None:
+        nonlocal total
+        total += size
+
+    with channel.Channel(link.machine) as conversation:
+        there = f"{link.folder}/{run_dir.relative_to(folder).as_posix()}"
+        names = mirror.pull(conversation, run_dir, there, parts, count)
+    for one in names:
+        print(run_dir / one)
+    if not names:
+        print(f"nothing new of {', '.join(parts)} on {link.remote}")
+    return 0

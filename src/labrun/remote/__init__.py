@@ -1,0 +1,1 @@
+"""Runs on another machine that SSH reaches: carried there as frozen folders, and mirrored back."""

@@ -1,0 +1,368 @@
+"""Another machine as a backend: `compute.host`. Its own controller carries the runs out; here they are mirrored."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from labrun.backends.base import Backend, Capacity, Head, Resources
+from labrun.errors import ConfigError, LabrunError, RecordError
+from labrun.remote import carry, channel, mirror, remotes
+from labrun.remote import link as links
+from labrun.remote.channel import Channel, persistent
+from labrun.remote.link import Link
+from labrun.remote.remotes import Remote
+from labrun.remote.ssh import LoginError, UnreachableError
+from labrun.runs import finalize
+from labrun.runs import record as records
+from labrun.runs.sweep_state import Plan
+from labrun.schema import SPECIAL
+
+log = logging.getLogger(__name__)
+
+FAST_S, SLOW_S = 0.5, 5.0
+"""Between two looks: while runs end often, and else."""
+SENDING_S = 120.0
+"""How long a machine may be out of reach before the runs are on their way."""
+ENDING_S = 20.0
+"""How long a run may take to stop that nobody here controls."""
+LOOKS_ALONE = 3
+"""How many looks must find a controller dead."""
+TAKEN_UP = 5
+"""How often a controller there is started again that has died."""
+LONGEST_PAUSE_S = 60.0
+
+
+def facts(remote: Remote) -> Mapping[str, Any]:
+    """What a machine has, as far as it is known; asked once where it is not."""
+    return remote.facts or channel.facts(remote)
+
+
+class Elsewhere(Backend):
+    """A machine that SSH reaches."""
+
+    name = "remote"
+    outlives_controller = True
+    is_elsewhere = True
+    settings = frozenset(SPECIAL)
+
+    def problems(self, compute: Mapping[str, Any]) -> Iterator[str]:
+        """What that machine lacks, as far as it can be told from here; its own controller checks the rest."""
+        host = compute["host"]
+        if host is None:
+            raise ConfigError("compute.target=remote: name the machine instead, as in compute.host=NAME")
+        if compute["target"] == "inline":
+            raise ConfigError("compute=inline is this process: compute.host wants compute=local, gpu or slurm")
+        found = facts(remotes.get(host))
+        if compute["target"] in ("slurm",):
+            if not found["sbatch"]:
+                yield f"compute.target=slurm: {host} has no sbatch on its PATH ('lab remote doctor {host}' looks again)"
+            return
+        cores, memory, gpus = found["cores"], found["memory_gb"], len(found["gpus"])
+        if compute["cpus_per_run"] > cores:
+            yield f"compute.cpus_per_run={compute['cpus_per_run']}: {host} has {cores} cores"
+        if compute["mem_gb"] is not None and memory is not None and compute["mem_gb"] > memory:
+            yield f"compute.mem_gb={compute['mem_gb']:g}: {host} has {memory:.1f} GB of memory"
+        if compute["gpus_per_run"] > gpus:
+            yield f"compute.gpus_per_run={compute['gpus_per_run']}: {host} has {gpus or 'no'} GPU{'s' * (gpus > 1)}"
+
+    def folder_problem(self, run_dir: Path) -> str | None:
+        """A sweep that was carried cannot be carried again."""
+        found = next(filter(None, (links.read(folder) for folder in (run_dir.parent, run_dir))), None)
+        if found is None:
+            return None
+        return (
+            f"{run_dir.parent} is on {found.remote} already: sweep.resume does not go with compute.host. "
+            "'lab runs watch' goes on with what is unfinished there; without compute.host it goes on here"
+        )
+
+    def summary(self, compute: Mapping[str, Any]) -> str:
+        """The machine, and what it had when it was last asked."""
+        host = compute.get("host")
+        if host is None:
+            return "no compute.host"
+        found = remotes.get(str(host)).facts
+        return f"{host}: {_shown(found)}" if found else f"{host}: not asked yet ('lab remote doctor {host}')"
+
+    def status(self) -> list[str]:
+        """The machines, and what they had when they were last asked."""
+        known = remotes.known()
+        lines = [f"  {name:<9}{_shown(one.facts) if one.facts else 'not asked yet'}" for name, one in known.items()]
+        return ["machines that SSH reaches (when they were last asked)", *lines] if lines else []
+
+    def capacity(self, needs: Sequence[tuple[int, int]], compute: Mapping[str, Any]) -> Capacity:
+        """As many as its cores carry, as far as it can be told from here."""
+        cores = facts(remotes.get(compute["host"]))["cores"]
+        most = max((max(1, cores // max(1, cpus)) for cpus, _ in needs), default=1)
+        return Capacity(compute["max_parallel"] or most)
+
+    def executor(self, folder: Path, plan: Plan, count: int, head: Head | None = None) -> Carried:
+        """See `Backend.executor`."""
+        return Carried(folder, plan)
+
+    def attached(self, folder: Path) -> set[Path]:
+        """Those that were carried and have not ended, as far as it is known here."""
+        found = links.read(folder)
+        if found is None or found.state not in (links.STARTING, links.STARTED):
+            return set()
+        return {(folder / run).resolve() for run in set(found.runs or ()) - set(found.pulled)}
+
+    def release(self, folder: Path, unfinished: Callable[[], set[Path]]) -> list[str]:
+        """End there what still runs of a folder: its runs go elsewhere now."""
+        found = links.read(folder)
+        if found is None:
+            return []
+        left = self.attached(folder) & {path.resolve() for path in unfinished()}
+        for run_dir in left:
+            finalize.request(run_dir, "its sweep goes on elsewhere")
+        if left and not _follow(folder, found, lambda: not any(_is_live(run_dir) for run_dir in left), 60.0):
+            raise RecordError(
+                f"runs of {folder} still go on on {found.remote}, which must end before they go on here: "
+                f"{found.why or 'they have not stopped yet'}"
+            )
+        links.drop(folder)
+        return [found.remote] if left else []
+
+    def is_over(self, job: str) -> bool | None:
+        """As far as it was mirrored: what cannot be reached is not lost."""
+        run_dir = Path(job.partition(":")[2])
+        try:
+            return records.read(run_dir).finished if run_dir.is_absolute() else None
+        except RecordError:
+            return None
+
+    def cancel_unpolled(self, folder: Path, run_dir: Path) -> bool | None:
+        """Pass the request on, and see what comes of it."""
+        found = links.read(folder)
+        if found is None or found.state not in (links.STARTING, links.STARTED):
+            return None
+        try:
+            _follow(folder, found, lambda: records.read(run_dir).finished, ENDING_S)
+        except UnreachableError as error:
+            raise UnreachableError(
+                f"{error}. The request lies in {run_dir}/requests, and is passed on once the machine answers"
+            ) from error
+        return False
+
+
+def _is_live(run_dir: Path) -> bool:
+    return not records.read(run_dir).finished
+
+
+def _follow(folder: Path, link: Link, is_done: Callable[[], bool], patience_s: float) -> bool:
+    """Bring a folder's news until something is so; False: it is not so yet."""
+    end = time.monotonic() + patience_s
+    with links.locked(folder, wait=True), Channel(link.machine) as conversation:
+        link = links.read(folder) or link
+        while True:
+            mirror.bring(conversation, folder, link)
+            if is_done() or link.state == links.OVER:
+                return is_done()
+            if time.monotonic() > end:
+                return False
+            time.sleep(FAST_S)
+
+
+def _shown(found: Mapping[str, Any]) -> str:
+    gpus = f", {len(found['gpus'])} GPUs ({', '.join(sorted(set(found['gpus'])))})" if found["gpus"] else ""
+    memory = f", {found['memory_gb']:.1f} GB of memory" if found.get("memory_gb") else ""
+    return f"{found['cores']} cores{memory}{gpus}{', Slurm' if found['sbatch'] else ''}"
+
+
+class Carried:
+    """The runs of a folder, there; see `Executor`.
+
+    Args:
+        folder: the sweep's, or the run's.
+        plan: the folder's.
+    """
+
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        self._folder, self._plan = folder, plan
+        self._runs: dict[str, Path] = {}
+        self._environment: dict[Path, Mapping[str, str]] = {}
+        self._link = links.read(folder)
+        self._channel: Channel | None = None
+        self._next = 0.0
+        self._pause = FAST_S
+        self._missed: float | None = None
+        self._told: set[str] = set()
+        self._taken_up = self._alone = 0
+        self._is_given_up = False
+        self._lock = links.locked(folder, wait=True)
+        self._lock.__enter__()
+
+    @property
+    def busy(self) -> bool:
+        """Whether any run has not been told as ended."""
+        return bool(self._runs) and not self._is_given_up
+
+    def submit(self, run_dir: Path, needs: Resources) -> None:
+        """Take a run; it is carried with the others, at the next `poll`."""
+        self._runs[os.path.relpath(run_dir, self._folder)] = run_dir
+        if needs.environment:
+            self._environment[run_dir] = needs.environment
+
+    def poll(self, timeout_s: float = 0.5) -> list[Path]:
+        """Carry what was not carried yet; bring what is new."""
+        if self._link is None or self._link.state in (links.CARRYING, links.STARTING):
+            self._send()
+        wait_s = self._next - time.monotonic()
+        if wait_s > 0:
+            time.sleep(min(wait_s, timeout_s))
+            if wait_s > timeout_s:
+                return []
+        try:
+            self._look()
+        except UnreachableError as error:
+            self._miss(error)
+        return self._ended()
+
+    def _ended(self) -> list[Path]:
+        link = self._link
+        ended = [run for run in self._runs if link is not None and run in link.pulled]
+        return [self._runs.pop(run) for run in ended]
+
+    def _send(self) -> None:
+        """Carry everything, and start the controller there.
+
+        Raises:
+            LabrunError: nothing has begun.
+        """
+        name = records.read(next(iter(self._runs.values()))).config["compute"]["host"]
+        remote = remotes.get(name)
+
+        def attempt() -> None:
+            with Channel(remote) as conversation:
+                self._carry(conversation, name)
+
+        try:
+            persistent(attempt, SENDING_S, self._tell)
+        except UnreachableError:
+            if self._link is None or self._link.state != links.STARTING:
+                raise
+            self._missed = time.monotonic()  # it may have begun there: the next look tells
+
+    def _carry(self, conversation: Channel, name: str) -> None:
+        link = self._link or carry.fresh(self._folder, name, conversation)
+        link.runs = sorted({*(link.runs or ()), *self._runs})
+        if self._link is None:
+            links.write(self._folder, link)
+            self._link = link
+        run_dirs = list(self._runs.values())
+        interpreter = carry.send(conversation, self._folder, link, self._plan, run_dirs)
+        link.state = links.STARTING
+        links.write(self._folder, link)
+        try:
+            carry.start(conversation, self._folder, link, interpreter, self._environment)
+        except UnreachableError:
+            raise
+        except LabrunError:
+            conversation.call("remove", folder=link.folder)  # nothing has begun
+            links.drop(self._folder)
+            self._link = None
+            raise
+        link.state, link.reached = links.STARTED, time.time()
+        links.write(self._folder, link)
+
+    def _look(self) -> None:
+        """Bring what is new.
+
+        Raises:
+            UnreachableError: the machine does not answer.
+        """
+        assert self._link is not None
+        if self._channel is None:
+            self._channel = Channel(self._link.machine)
+        try:
+            changed, lives = mirror.bring(self._channel, self._folder, self._link)
+        except UnreachableError:
+            self._drop_channel()
+            raise
+        if self._missed is not None:
+            self._tell(f"{self._link.remote} answers again", once=False)
+            self._missed, self._pause = None, FAST_S
+        self._see_through(lives)
+        self._pause = FAST_S if changed else min(SLOW_S, 1.3 * self._pause)
+        self._next = time.monotonic() + self._pause
+
+    def _see_through(self, lives: bool) -> None:
+        """Start the controller there again if it has died before its runs were done."""
+        assert self._link is not None
+        is_left = not lives and self._link.state == links.STARTED and bool(set(self._runs) - set(self._link.pulled))
+        self._alone = self._alone + 1 if is_left else 0
+        if self._alone < LOOKS_ALONE:
+            return
+        self._alone, self._taken_up = 0, self._taken_up + 1
+        if self._taken_up > TAKEN_UP:
+            raise LabrunError(
+                f"the controller on {self._link.remote} has died {TAKEN_UP} times: see "
+                f"{self._folder}/.launch/controller.log"
+            )
+        self._tell(f"the controller on {self._link.remote} has ended before its runs: it is started again", once=False)
+        self._send()
+
+    def _miss(self, error: UnreachableError) -> None:
+        assert self._link is not None
+        if self._missed is None:
+            self._missed = time.monotonic()
+            self._tell(f"{error}; the runs go on there", once=False)
+        if isinstance(error, LoginError):
+            self._tell(str(error))
+        self._link.why, self._link.tried = str(error), time.time()
+        links.write(self._folder, self._link)
+        self._pause = min(LONGEST_PAUSE_S, 2 * max(1.0, self._pause))
+        self._next = time.monotonic() + self._pause
+
+    def _tell(self, text: str, once: bool = True) -> None:
+        if not once or text not in self._told:
+            self._told.add(text)
+            sys.stderr.write(f"labrun: {text}\n")
+
+    def cancel_all(self, at_once: bool = False, why: str = "canceled before it began") -> None:
+        """Ask the runs there to stop; at once: wait no longer for them."""
+        if self._link is None or self._link.state == links.CARRYING:
+            for run_dir in self._runs.values():
+                if not records.read(run_dir).finished:
+                    finalize.close_unrun(run_dir, why)
+            self._runs.clear()
+            return
+        for run_dir in self._runs.values():
+            finalize.request(run_dir, why.removesuffix(" before it began"))
+        self._next = 0.0
+        if at_once:
+            self._is_given_up = True
+            sys.stderr.write(
+                f"labrun: the runs on {self._link.remote} were not waited for; 'lab runs' tells when they have ended\n"
+            )
+
+    def draw(self, run_dir: Path) -> bool:
+        """Its controller there draws the pictures: bring them."""
+        link, end = self._link, time.monotonic() + ENDING_S
+        if link is None:
+            return False
+        try:
+            conversation = self._channel = self._channel or Channel(link.machine)
+            while link.state != links.OVER and time.monotonic() < end:
+                mirror.bring(conversation, self._folder, link)
+                time.sleep(FAST_S if link.state != links.OVER else 0)
+            mirror.pull(conversation, run_dir, f"{link.folder}/{os.path.relpath(run_dir, self._folder)}", ("outputs",))
+        except UnreachableError as error:
+            log.warning("The pictures were not brought: %s", error)
+            return True
+        return any((run_dir / "outputs").glob("*.png"))
+
+    def _drop_channel(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    def close(self) -> None:
+        """End the conversation; the runs go on."""
+        self._drop_channel()
+        self._lock.__exit__(None, None, None)

@@ -1,0 +1,226 @@
+"""Carrying a folder of frozen runs to another machine, and starting its controller there. Each step may be repeated.
+
+1. Code, labrun itself and the environment, each by its digest, unless they are there.
+2. The folder, whole, by one rename: from then on it is there, or it is not.
+3. The controller, a process of its own. It takes the folder's lease, so that there is one, and begins what has not
+   ended; a run's attempts are claimed by exclusive creation. So an answer that was lost is asked for again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from labrun.errors import ConfigError
+from labrun.remote import environment, packed
+from labrun.remote import link as links
+from labrun.remote.channel import Channel, RefusedError
+from labrun.remote.link import Link
+from labrun.runs import record as records
+from labrun.runs import store
+from labrun.runs.record import Record
+from labrun.runs.sweep_state import Plan
+from labrun.submission import snapshot
+
+log = logging.getLogger(__name__)
+
+BEGIN_S = 600.0
+"""How long the controller there may take to look at everything, data fetched included."""
+
+
+def fresh(folder: Path, name: str, channel: Channel) -> Link:
+    """The link of a folder that was never carried."""
+    root = store.workspace()
+    workspace = links.workspace_there(root)
+    return Link(name, workspace, links.folder_there(folder, root, workspace), str(root), channel.root)
+
+
+def refusals(record: Record) -> list[str]:
+    """What a run names that is on this machine alone, and is not carried."""
+    config, found = record.config, []
+    if isinstance(config.get("from"), Mapping):
+        found.append(f"task={config['task']} scores run {config['from']['id']}, whose model lies on this machine")
+    if isinstance(config["trainer"].get("resume"), Mapping):
+        found.append(f"trainer.resume={config['trainer']['resume']['id']}: its checkpoints lie on this machine")
+    script = config.get("script") or {}
+    for key in ("python", "requirements"):
+        if script.get(key):
+            found.append(f"script.{key}={script[key]} lies on this machine")
+    return found
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """What controls the runs there, and where they import from before its own folders."""
+
+    python: str
+    path: list[str]
+
+
+def send(channel: Channel, folder: Path, link: Link, plan: Plan, run_dirs: Sequence[Path]) -> Interpreter:
+    """Have everything there that the runs need, and the folder.
+
+    Raises:
+        LabrunError: it cannot be had there.
+    """
+    found = [(run_dir, records.read(run_dir)) for run_dir in run_dirs]
+    problems = sorted({why for _, record in found for why in refusals(record)})
+    if problems:
+        raise ConfigError([f"{why}: leave compute.host={link.remote} out" for why in problems])
+    interpreter = send_code(channel, link, [record for _, record in found], plan)
+    _send_folder(channel, folder, link, plan, found)
+    return interpreter
+
+
+def send_code(channel: Channel, link: Link, found: Sequence[Record], plan: Plan) -> Interpreter:
+    """Have labrun, the code of the runs and the environment there."""
+    path, outside = _import_path(plan, link)
+    trees: dict[str, Path | None] = {_labrun_there(): None}
+    trees |= {f"{link.workspace}/{_relative(one)}": one for one in {*_code(found), *outside}}
+    have = set(channel.call("have", paths=list(trees))["have"])
+    for there, here in trees.items():
+        if there not in have:
+            files = packed.labrun_files() if here is None else packed.folder(here)
+            file, size = packed.archive(files)
+            with file:
+                channel.send("put", file, size, to=there)
+    return Interpreter(environment.ensure(channel), path)
+
+
+def _labrun_there() -> str:
+    return f"labrun/{packed.labrun_digest()}"
+
+
+def _relative(path: Path) -> str:
+    return path.relative_to(store.workspace()).as_posix()
+
+
+def _code(found: Sequence[Record]) -> list[Path]:
+    """The code that was frozen for the runs."""
+    folders = {str((record.code or {}).get("folder")) for record in found}
+    folders |= {str(record.code["script"]["folder"]) for record in found if record.code and "script" in record.code}
+    return [Path(one) for one in sorted(folders) if one != "None"]
+
+
+def _import_path(plan: Plan, link: Link) -> tuple[list[str], list[Path]]:
+    """Where the runs import from there, before the interpreter's own folders.
+
+    What neither lies in the frozen code nor belongs to this interpreter is frozen, too: a package that is installed as
+    a folder, say.
+
+    Returns:
+        The folders there; and what was frozen for it here.
+    """
+    root, path, frozen = store.workspace(), [], []
+    code = store.state_folder(root) / "code"
+    own = [*map(Path, {sys.prefix, sys.base_prefix, sys.exec_prefix}), *(top.parent for _, top in packed.packages())]
+    for place in (Path(entry).resolve() for entry in plan.path):
+        if place.is_relative_to(code):
+            path.append(f"{link.root}/{link.workspace}/{_relative(place)}")
+        elif place.is_dir() and not any(place.is_relative_to(top.resolve()) for top in own):
+            taken = snapshot.take(place, root)
+            frozen.append(Path(taken["folder"]))
+            path.append(os.path.normpath(f"{link.root}/{link.workspace}/{_relative(frozen[-1])}/{taken['working']}"))
+    return path, frozen
+
+
+def _send_folder(channel: Channel, folder: Path, link: Link, plan: Plan, found: Sequence[tuple[Path, Record]]) -> None:
+    parts: dict[str, Any] = {}
+    for run_dir, record in found:
+        name = os.path.relpath(run_dir, folder)
+        parts |= packed.under(name, packed.run_files(run_dir, _record_there(record, folder, link)))
+    there = dataclasses.replace(plan, cwd=link.there(plan.cwd, folder), path=[], python=plan.python)
+    parts[".launch/plan.json"] = (json.dumps(dataclasses.asdict(there), indent=1) + "\n").encode()
+    parts[".launch/submitted"] = b""
+    for name in ("multirun.yaml",):
+        if (folder / name).is_file():
+            parts[name] = folder / name
+    file, size = packed.archive(parts)
+    with file:
+        channel.send("put", file, size, to=link.folder)
+
+
+def _record_there(record: Record, folder: Path, link: Link) -> bytes:
+    """A record with the paths of there."""
+    copy = dataclasses.replace(
+        record,
+        config=link.there(record.config, folder),
+        sweep=link.there(record.sweep, folder),
+        hydra=link.there(record.hydra, folder),
+        code=_code_there(record.code, folder, link),
+    )
+    script = copy.config.get("script")
+    if script and copy.code and "script" in copy.code:
+        copy.config["script"] = {**script, "source": copy.code["script"]["folder"]}
+    return records.text(copy).encode()
+
+
+def _code_there(code: Mapping[str, Any] | None, folder: Path, link: Link) -> dict[str, Any] | None:
+    if code is None:
+        return None
+    there: dict[str, Any] = link.there(code, folder)
+    return {**there, "base": code["base"]} if "base" in code else there
+
+
+def start(
+    channel: Channel, folder: Path, link: Link, there: Interpreter, variables: Mapping[Path, Mapping[str, str]]
+) -> None:
+    """Start the controller there, unless one is at it; returns once it has taken the runs up.
+
+    Raises:
+        RefusedError: it says that it cannot; nothing has run then.
+        UnreachableError: the connection is gone; whether it was started is not known.
+    """
+    begin(
+        channel,
+        link,
+        [there.python, "-P", "-c", "from labrun.remote.far import main; main()", f"{{root}}/{link.folder}"],
+        {
+            "PYTHONPATH": f"{{root}}/{_labrun_there()}",
+            links.CARRIED_PATH: os.pathsep.join(there.path),
+            store.ROOT_VARIABLE: f"{{root}}/{link.workspace}",
+        },
+        json.dumps({os.path.relpath(run_dir, folder): dict(values) for run_dir, values in variables.items()}),
+    )
+
+
+def begin(channel: Channel, link: Link, command: Sequence[str], variables: Mapping[str, str], stdin: str) -> None:
+    """Start a process that controls a folder there, and wait until it has begun; see `start`."""
+    claim, output = f"{link.folder}/.launch/far", f"{link.folder}/.launch/controller.log"
+    state = channel.call(
+        "spawn",
+        claim=claim,
+        log=output,
+        command=list(command),
+        environment=dict(variables),
+        cwd=link.workspace,
+        stdin=stdin,
+    )["state"]
+    seen, text, end = 0, "", time.monotonic() + BEGIN_S
+    while state == "started" and time.monotonic() < end:
+        told = channel.call(
+            "wait", claim=claim, file=f"{link.folder}/.launch/begun", log=output, seen=seen, patience_s=10.0
+        )
+        seen, text = told["seen"], text + told["log"]
+        if told["there"]:
+            return
+        if not told["lives"]:
+            reason = _reason(text)
+            if "are controlled by process" in reason or "another controller has" in reason:
+                return  # an earlier try has come through
+            raise RefusedError(f"{link.remote}: {reason}")
+
+
+def _reason(text: str) -> str:
+    """What a controller said last: its message of several lines, or the last one."""
+    _, mark, message = f"\n{text}".rpartition("\nlabrun: ")
+    lines = [line for line in text.splitlines() if line.strip()]
+    return message.strip() if mark else lines[-1] if lines else "its controller ended at once, and said nothing"

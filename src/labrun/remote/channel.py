@@ -1,0 +1,258 @@
+"""One conversation with the helper on another machine (`helper.py`), over one channel of the shared connection."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, TypeVar
+
+from labrun.errors import LabrunError
+from labrun.remote import remotes, ssh
+from labrun.remote.remotes import Remote
+from labrun.remote.ssh import UnreachableError
+
+CHUNK = 1 << 16
+QUIET_S = 60.0
+"""How long the other side may be silent while it owes an answer."""
+PYTHONS = "python3 /usr/bin/python3 /usr/local/bin/python3 python3.12 python3.11 python3.10 python3.9 python3.8 python"
+REACH = (
+    "for p in {pythons}; do if command -v $p >/dev/null 2>&1 && "
+    '$p -c "import sys; sys.exit(sys.version_info < (3, 8))" 2>/dev/null; then '
+    'exec $p -c "import sys; exec(sys.stdin.buffer.read({count}))"; fi; done; echo labrun-no-python >&2; exit 96'
+)
+"""For `sh -c`, in single quotes: the first Python that is new enough reads the helper, and becomes it."""
+
+Progress = Callable[[int], None]
+Result = TypeVar("Result")
+
+
+class RefusedError(LabrunError):
+    """The other side cannot do what it was asked to."""
+
+
+class Channel:
+    """A helper there, and what it is asked.
+
+    Args:
+        remote: the machine.
+        quiet_s: see `QUIET_S`.
+
+    Raises:
+        UnreachableError: there is no connection.
+        RefusedError: there is no Python.
+    """
+
+    def __init__(self, remote: Remote, quiet_s: float = QUIET_S) -> None:
+        self.remote, self._quiet_s = remote, quiet_s
+        self._errors: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - ssh's master keeps it open, so no pipe
+        source = (Path(__file__).parent / "helper.py").read_bytes()
+        script = REACH.format(pythons=PYTHONS, count=len(source))
+        words = [*ssh.command(remote), remote.address, f"exec sh -c '{script}'"]
+        try:
+            self._process = subprocess.Popen(
+                words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, start_new_session=True
+            )
+        except OSError as error:
+            raise UnreachableError(f"ssh cannot be started: {error}") from error
+        self.sent = self.received = 0
+        self._left = b""
+        nonce = uuid.uuid4().hex
+        try:
+            self._write(source + json.dumps({"nonce": nonce}).encode() + b"\n")
+            self._wait_for(f"\n#labrun {nonce}#\n".encode())
+            hello = self.call("hello", root=remote.folder)
+        except BaseException:
+            self.close()
+            raise
+        self.root: str = hello["root"]
+
+    def __enter__(self) -> Channel:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the conversation; the shared connection stays."""
+        with contextlib.suppress(OSError):
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+        try:
+            self._process.wait(1)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._errors.close()
+
+    def call(self, do: str, quiet_s: float | None = None, **arguments: Any) -> dict[str, Any]:
+        """Ask, and wait for the answer, which has no bytes of its own.
+
+        Raises:
+            UnreachableError: the connection is gone.
+            RefusedError: it cannot be done.
+        """
+        answer, count = self.ask(do, quiet_s, **arguments)
+        self._read(count)
+        return answer
+
+    def ask(self, do: str, quiet_s: float | None = None, **arguments: Any) -> tuple[dict[str, Any], int]:
+        """Ask; the answer, and how many bytes come after it (`read`)."""
+        self._write(json.dumps({"do": do, "bytes": 0, **arguments}).encode() + b"\n")
+        return self._answer(quiet_s)
+
+    def send(
+        self, do: str, file: BinaryIO, size: int, progress: Progress | None = None, **arguments: Any
+    ) -> dict[str, Any]:
+        """Ask, with bytes of a file after it."""
+        self._write(json.dumps({"do": do, "bytes": size, **arguments}).encode() + b"\n")
+        left = size
+        while left:
+            data = file.read(min(CHUNK, left))
+            if not data:
+                raise LabrunError("a file changed while it was sent")
+            self._write(data)
+            left -= len(data)
+            if progress is not None:
+                progress(len(data))
+        answer, count = self._answer(None)
+        self._read(count)
+        return answer
+
+    def read(self, count: int) -> bytes:
+        """Bytes after an answer."""
+        return self._read(count)
+
+    def read_into(self, file: BinaryIO, count: int) -> None:
+        """Bytes after an answer, into a file."""
+        while count:
+            data = self._some(min(CHUNK, count), self._quiet_s)
+            file.write(data)
+            count -= len(data)
+
+    def _answer(self, quiet_s: float | None) -> tuple[dict[str, Any], int]:
+        answer: dict[str, Any] = json.loads(self._line(quiet_s or self._quiet_s))
+        if not answer["ok"]:
+            full = f"the disk of {self.remote.name} is full: " if answer["kind"] == "full" else ""
+            raise RefusedError(f"{self.remote.name}: {full}{answer['why']}")
+        return answer, answer["bytes"]
+
+    def _write(self, data: bytes) -> None:
+        assert self._process.stdin is not None
+        view, descriptor = memoryview(data), self._process.stdin.fileno()
+        os.set_blocking(descriptor, False)
+        self.sent += len(data)
+        while view:
+            if not select.select([], [descriptor], [], self._quiet_s)[1]:
+                raise self._silent()
+            try:
+                view = view[os.write(descriptor, view) :]
+            except BlockingIOError:
+                continue
+            except OSError:
+                raise self._gone() from None
+
+    def _some(self, count: int, quiet_s: float) -> bytes:
+        if self._left:
+            data, self._left = self._left[:count], self._left[count:]
+            return data
+        assert self._process.stdout is not None
+        descriptor = self._process.stdout.fileno()
+        if not select.select([descriptor], [], [], quiet_s)[0]:
+            raise self._silent()
+        data = os.read(descriptor, count)
+        if not data:
+            raise self._gone()
+        self.received += len(data)
+        return data
+
+    def _read(self, count: int) -> bytes:
+        parts = []
+        while count:
+            parts.append(self._some(min(CHUNK, count), self._quiet_s))
+            count -= len(parts[-1])
+        return b"".join(parts)
+
+    def _line(self, quiet_s: float) -> bytes:
+        data = b""
+        while b"\n" not in data:
+            data += self._some(CHUNK, quiet_s)
+        line, _, self._left = data.partition(b"\n")
+        return line
+
+    def _wait_for(self, mark: bytes) -> None:
+        """Let pass what the login shell prints."""
+        data, end = b"", time.monotonic() + 2 * self._quiet_s
+        while mark not in data:
+            data = data[-(1 << 16) :] + self._some(CHUNK, self._quiet_s)
+            if time.monotonic() > end:
+                raise self._silent()
+        self._left = data.partition(mark)[2]
+
+    def _silent(self) -> UnreachableError:
+        return UnreachableError(f"{self.remote.name} ({self.remote.address}) does not answer")
+
+    def _gone(self) -> LabrunError:
+        try:
+            code: int | None = self._process.wait(2)
+        except subprocess.TimeoutExpired:
+            code = None
+        self._errors.seek(0)
+        text = self._errors.read().decode(errors="replace")
+        if code == 96 or "labrun-no-python" in text:
+            return RefusedError(
+                f"{self.remote.name} has no Python 3.8 or later on its PATH: install python3 there, or load its module "
+                "in the login shell's profile"
+            )
+        return ssh.error_of(self.remote, text, code)
+
+
+def persistent(action: Callable[[], Result], patience_s: float, tell: Callable[[str], None]) -> Result:
+    """Call a function again while the machine cannot be reached, for a while; a login that has expired ends it.
+
+    Args:
+        action: may be called any number of times.
+        patience_s: for how long.
+        tell: is told why, each time.
+
+    Raises:
+        UnreachableError: it still cannot be.
+    """
+    end, pause = time.monotonic() + patience_s, 1.0
+    while True:
+        try:
+            return action()
+        except ssh.LoginError:
+            raise
+        except UnreachableError as error:
+            if time.monotonic() + pause > end:
+                raise
+            tell(str(error))
+            time.sleep(pause)
+            pause = min(30.0, 2 * pause)
+
+
+def facts(remote: Remote, full: bool = False) -> Mapping[str, Any]:
+    """What a machine has, asked anew; in full with what `remote.python` has, and the cluster.
+
+    Raises:
+        LabrunError: it cannot be reached, or used.
+    """
+    with Channel(remote) as channel:
+        found: dict[str, Any] = channel.call("hello", root=remote.folder, facts=True, full=full, python=remote.python)[
+            "facts"
+        ]
+    remotes.note_facts(remote.name, found)
+    return found

@@ -1,0 +1,219 @@
+"""The environment that runs have there: this one's packages, built once with uv; or an interpreter that is there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from labrun.errors import ConfigError, LabrunError
+from labrun.remote import packed
+from labrun.remote.channel import Channel
+from labrun.runs import record as records
+
+log = logging.getLogger(__name__)
+
+BUILD = """
+set -eu
+umask 077
+mkdir -p "{root}/env" "{root}/cache"
+cat > "{root}/env/{key}.txt"
+rm -rf "{root}/env/{key}.partial"
+"{uv}" venv --quiet --relocatable --python {version} "{root}/env/{key}.partial"
+"{uv}" pip install --no-deps --python "{root}/env/{key}.partial/bin/python" -r "{root}/env/{key}.txt"
+mv "{root}/env/{key}.partial" "{root}/env/{key}"
+touch "{root}/env/{key}.build.done"
+"""
+"""For `sh -c` there; the packages come over standard input."""
+BUILD_S = 3600.0
+PASSED_ON = ("UV_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_INDEX_STRATEGY", "UV_FIND_LINKS",
+             "UV_OFFLINE", "UV_PYTHON_DOWNLOADS")  # fmt: skip
+"""Variables of uv that a build there has too: over the connection, in no file."""
+TELLING = ("hydra-core", "numpy", "omegaconf", "pytorch-lightning", "scikit-learn", "scipy", "submitit", "torch")
+"""Packages whose versions change results."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Packages by which a run there has what it has here."""
+
+    version: str
+    """Python's, as `3.11`."""
+    requirements: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """What it is called there."""
+        content = "\n".join([self.version, platform.system(), platform.machine(), *self.requirements])
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def present() -> Environment:
+    """This interpreter's packages; without labrun, which is sent by itself, and without what is a folder of code.
+
+    Raises:
+        ConfigError: a package comes from a file that is nowhere else.
+    """
+    found, problems = [], []
+    for one in metadata.distributions():
+        name = one.metadata["Name"]
+        if not name or name.lower() == "labrun":
+            continue
+        told = json.loads(one.read_text("direct_url.json") or "{}")
+        url = str(told.get("url", ""))
+        if "dir_info" in told:
+            if not told["dir_info"].get("editable"):
+                problems.append(f"{name} was installed from the folder {url.removeprefix('file://')}")
+            continue
+        if "vcs_info" in told:
+            vcs = told["vcs_info"]
+            found.append(f"{name} @ {vcs['vcs']}+{url}@{vcs['commit_id']}")
+        elif url.startswith("file://"):
+            problems.append(f"{name} was installed from the file {url.removeprefix('file://')}")
+        elif url:
+            found.append(f"{name} @ {url}")
+        else:
+            found.append(f"{name}=={one.version}")
+    if problems:
+        raise ConfigError(
+            f"an environment with these packages cannot be built on another machine: {'; '.join(sorted(problems))}. "
+            "Name an interpreter that has them there: lab remote add NAME ADDRESS --python PATH"
+        )
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return Environment(version, tuple(sorted(set(found), key=str.lower)))
+
+
+def ensure(channel: Channel) -> str:
+    """Have the environment there, and give its interpreter's path.
+
+    Raises:
+        LabrunError: it cannot be had; the message says why, and where the log is.
+    """
+    remote = channel.remote
+    if remote.python is not None:
+        return (
+            remote.python.replace("~", channel.root.rpartition("/.labrun")[0], 1)
+            if remote.python[0] == "~"
+            else remote.python
+        )
+    wanted = present()
+    python = f"env/{wanted.key}/bin/python"
+    if channel.call("have", paths=[python])["have"]:
+        return f"{channel.root}/{python}"
+    facts = channel.call("hello", root=remote.folder, facts=True)["facts"]
+    check_platform(remote.name, facts)
+    uv = facts["uv"] or _send_uv(channel)
+    log.info("Building the environment on %s, once: %d packages", remote.name, len(wanted.requirements))
+    _build(channel, wanted, uv)
+    return f"{channel.root}/{python}"
+
+
+def check_platform(name: str, facts: Mapping[str, Any]) -> None:
+    """Whether what is installed here can be installed there.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    here, there = (platform.system(), platform.machine()), (facts["system"], facts["machine"])
+    if here != there:
+        raise ConfigError(
+            f"{name} is {' '.join(there)}, and this machine {' '.join(here)}: the packages of here are not those of "
+            f"there. Make an environment there by hand, and name its interpreter: "
+            f"lab remote add {name} ADDRESS --python PATH"
+        )
+
+
+def _build(channel: Channel, wanted: Environment, uv: str) -> None:
+    script = BUILD.format(root=channel.root, key=wanted.key, uv=uv, version=wanted.version)
+    claim = f"env/{wanted.key}.build"
+    output = f"env/{wanted.key}.log"
+    variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    variables |= {"UV_CACHE_DIR": "{root}/cache/uv"}
+    channel.call(
+        "spawn",
+        claim=claim,
+        log=output,
+        command=["sh", "-c", script],
+        environment=variables,
+        stdin="\n".join(wanted.requirements) + "\n",
+    )
+    seen, text = 0, ""
+    while True:
+        state = channel.call("wait", claim=claim, file=f"{claim}.done", log=output, seen=seen, patience_s=10.0)
+        seen, text = state["seen"], (text + state["log"])[-4000:]
+        if state["there"]:
+            return
+        if not state["lives"]:
+            lines = [line for line in text.strip().splitlines() if line.strip()][-6:]
+            said = "\n".join(f"  {line}" for line in lines)
+            raise LabrunError(
+                f"the environment could not be built on {channel.remote.name}. The last lines of "
+                f"{channel.root}/{output} "
+                f"there:\n{said}\nNo way out to a package index there? Name an interpreter that has the packages: "
+                "lab remote add NAME ADDRESS --python PATH"
+            )
+
+
+def uv_here() -> Path | None:
+    """uv's own program; None if it is not here."""
+    found = shutil.which("uv")
+    candidates = [Path(found)] if found else []
+    try:
+        import uv  # type: ignore[import-not-found]
+
+        candidates.append(Path(uv.find_uv_bin()))
+    except (ImportError, OSError):
+        pass
+    try:
+        answer = subprocess.run(["pyenv", "which", "uv"], capture_output=True, text=True, timeout=10, check=False)
+        candidates += [Path(answer.stdout.strip())] if answer.returncode == 0 else []
+    except (OSError, subprocess.TimeoutExpired):
+        pass
+    return next((path for path in candidates if _is_program(path)), None)
+
+
+def _is_program(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(4) in (b"\x7fELF", b"\xcf\xfa\xed\xfe")
+    except OSError:
+        return False
+
+
+def _send_uv(channel: Channel) -> str:
+    """Send uv; its path there.
+
+    Raises:
+        LabrunError: it is not here either.
+    """
+    path = uv_here()
+    if path is None:
+        raise LabrunError(
+            f"{channel.remote.name} has no uv, and none was found here to send: install it "
+            "there (see 'lab remote doctor')"
+        )
+    file, size = packed.archive({"uv": path})
+    with file:
+        channel.send("put", file, size, to="bin")
+    return f"{channel.root}/bin/uv"
+
+
+def differences(there: Mapping[str, str]) -> list[str]:
+    """Packages whose other version there may change results."""
+    here = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in records.installed_packages().items()}
+    found = []
+    for name in TELLING:
+        if name in here and there.get(name) != here[name]:
+            found.append(f"{name} {there.get(name, 'missing')} (here {here[name]})")
+    return found

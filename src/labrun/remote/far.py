@@ -1,0 +1,102 @@
+"""The controller of runs that were carried here from another machine. Usage: far FOLDER; see `carry`.
+
+It is the detached controller, but for what only this machine knows: which cores and GPUs there are, where packages
+lie, and whether the data can be had. What cannot be had is refused before anything runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from labrun import exact, masking
+from labrun.backends import registry
+from labrun.backends.base import Backend
+from labrun.control import detached, monitor
+from labrun.errors import LabrunError
+from labrun.remote.link import CARRIED_PATH
+from labrun.runs import store, sweep_state
+from labrun.runs.record import Record
+from labrun.runs.sweep_state import Plan
+from labrun.submission import freeze
+
+
+def main() -> None:
+    """Carry out the runs of the folder that is named, here."""
+    folder = Path(sys.argv[1])
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    given: dict[str, dict[str, str]] = json.load(sys.stdin)
+    environment = {folder / name: values for name, values in given.items()}
+    try:
+        settle(folder)
+        detached.take_over(folder, environment, detached.Begun(folder, monitor.Lines(folder)))
+    except LabrunError as error:
+        sys.stderr.write(f"labrun: {masking.masked(str(error))}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def settle(folder: Path) -> None:
+    """Check what the runs ask for, and write the plan anew, for this machine.
+
+    Raises:
+        ConfigError, DataError: they cannot have it here.
+    """
+    plan = sweep_state.read_plan(folder)
+    found = [record for _, record in sweep_state.readable(folder, plan)]
+    left = [record for record in found if not record.finished]
+    if not left:
+        return
+    backend = check(left)
+    here(plan, left, backend).write(folder)
+    sweep_state.note_submitted(folder)
+
+
+def own_compute(record: Record) -> dict[str, Any]:
+    """What a run asks for, as this machine has to see to it."""
+    return {**record.config["compute"], "host": None}
+
+
+def check(left: list[Record]) -> Backend:
+    """Whether what runs ask for can be had here; fetches their data. Where they go.
+
+    Raises:
+        ConfigError, DataError: it cannot.
+    """
+    is_sweep = left[0].sweep is not None
+    backend = registry.chosen(own_compute(left[0]), is_sweep)
+    if backend.in_process:  # nobody sits here
+        backend = registry.get("local")
+    computed = {exact.canonical(one): one for one in map(own_compute, left)}
+    for compute in computed.values():
+        registry.check({**compute, "target": backend.name}, is_sweep)
+    read = [{key: record.config.get(key) for key in ("dataset", "datastore", "script")} for record in left]
+    for data in {exact.canonical(one): one for one in read}.values():
+        freeze.prepare(data)
+    return backend
+
+
+def here(plan: Plan, left: list[Record], backend: Backend) -> Plan:
+    """A plan, for this machine."""
+    computed: list[Mapping[str, Any]] = [own_compute(record) for record in left]
+    needs = [(one["cpus_per_run"] * one.get("tasks_per_node", 1), one["gpus_per_run"]) for one in computed]
+    capacity = backend.capacity(needs, computed[0])
+    carried = [entry for entry in os.environ.get(CARRIED_PATH, "").split(os.pathsep) if os.path.isdir(entry)]
+    own = [] if plan.python else [entry for entry in sys.path if entry]
+    return dataclasses.replace(
+        plan,
+        target=backend.name,
+        parallel=capacity.parallel,
+        cores=capacity.cores,
+        path=[*carried, *own],
+        cwd=plan.cwd if os.path.isdir(plan.cwd) else str(store.workspace()),
+    )

@@ -1,0 +1,185 @@
+"""What ties a folder of runs here to its double there: `.launch/remote.json`; and the paths of the one in the other."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from labrun.errors import RecordError
+from labrun.remote import remotes
+from labrun.remote.remotes import Remote
+from labrun.runs import context, store
+from labrun.runs import record as records
+from labrun.runs.sweep_state import SweepState
+
+CARRYING, STARTING, STARTED, OVER = "carrying", "starting", "started", "over"
+"""How far a folder is: on its way there; perhaps begun there; begun there; all of it is here again."""
+CARRIED_PATH = "LABRUN_CARRIED_PATH"
+"""The variable that names, there, the folders that runs import from before the interpreter's own."""
+CLUSTER = "remote"
+"""What `Record.job` of a mirrored run names: no reader of here may judge its process."""
+
+
+@dataclass
+class Link:
+    """A folder here, and its double there."""
+
+    remote: str
+    workspace: str
+    """The double of this workspace, relative to the remote's folder."""
+    folder: str
+    """The double of the folder, relative to the remote's folder."""
+    home: str = ""
+    """This workspace."""
+    root: str = ""
+    """The remote's folder, as an absolute path there."""
+    state: str = CARRYING
+    runs: list[str] | None = field(default_factory=list)
+    """The runs that were carried; None: those that lie there (a search)."""
+    marks: dict[str, Any] = field(default_factory=dict)
+    """By run: which `run.json` of there was seen last."""
+    pulled: list[str] = field(default_factory=list)
+    """The runs whose files are here."""
+    left: list[str] = field(default_factory=list)
+    """The requests that were passed on."""
+    reached: float = 0.0
+    """When the machine last answered (seconds since the epoch)."""
+    tried: float = 0.0
+    why: str = ""
+    """Why it was not reached, if it was not."""
+
+    @property
+    def machine(self) -> Remote:
+        """The machine.
+
+        Raises:
+            ConfigError: it is not known any more.
+        """
+        return remotes.get(self.remote)
+
+    def pairs(self, folder: Path) -> list[tuple[str, str]]:
+        """Folders here and their doubles there, the longest first."""
+        found = [(self.home, f"{self.root}/{self.workspace}"), (str(folder), f"{self.root}/{self.folder}")]
+        found += list(self.machine.data.items())
+        return sorted(found, key=lambda pair: -len(pair[0]))
+
+    def there(self, value: Any, folder: Path) -> Any:
+        """A value with the paths of there in place of those of here."""
+        return moved(value, self.pairs(folder))
+
+    def here(self, value: Any, folder: Path) -> Any:
+        """A value with the paths of here in place of those of there."""
+        back = [(there, here) for here, there in self.pairs(folder)]
+        return moved(value, sorted(back, key=lambda pair: -len(pair[0])))
+
+
+def moved(value: Any, pairs: Sequence[tuple[str, str]]) -> Any:
+    """A value of JSON in which paths have another beginning."""
+    if isinstance(value, Mapping):
+        return {key: moved(item, pairs) for key, item in value.items()}
+    if isinstance(value, list):
+        return [moved(item, pairs) for item in value]
+    if not isinstance(value, str) or "/" not in value:
+        return value
+    for old, new in pairs:
+        if value == old or value.startswith(f"{old}/"):
+            return new + value[len(old) :]
+    return value
+
+
+def file(folder: Path) -> Path:
+    """Where a folder's link is kept."""
+    return SweepState(folder).root / "remote.json"
+
+
+def read(folder: Path) -> Link | None:
+    """The link of a folder; None if its runs are no other machine's.
+
+    Raises:
+        RecordError: it is damaged.
+    """
+    try:
+        content = json.loads(context.content(file(folder)))
+        names = {entry.name for entry in dataclasses.fields(Link)}
+        return Link(**{key: value for key, value in content.items() if key in names})
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise RecordError(f"{file(folder)} is damaged or cannot be read: {error}") from error
+
+
+def write(folder: Path, link: Link) -> None:
+    """Keep a folder's link, and note in the workspace whether it is live."""
+    SweepState(folder).make()
+    records.replace_text(file(folder), json.dumps(dataclasses.asdict(link)) + "\n", to_disk=False)
+    mark = _mark(folder, link)
+    with contextlib.suppress(OSError):
+        if link.state == OVER:
+            mark.unlink(missing_ok=True)
+        elif not mark.exists():
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.write_text(str(folder), encoding="utf-8")
+
+
+def drop(folder: Path) -> None:
+    """The folder's runs are no other machine's any more."""
+    file(folder).unlink(missing_ok=True)  # its mark goes with the next look at all of them
+
+
+def live(root: Path) -> list[Path]:
+    """The folders of a workspace whose runs may go on elsewhere."""
+    found = []
+    with contextlib.suppress(OSError):
+        for mark in sorted((store.state_folder(root) / "remote").iterdir()):
+            folder = Path(mark.read_text(encoding="utf-8"))
+            if file(folder).is_file():
+                found.append(folder)
+            else:
+                mark.unlink(missing_ok=True)
+    return found
+
+
+def _mark(folder: Path, link: Link) -> Path:
+    digest = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+    return store.state_folder(Path(link.home)) / "remote" / digest
+
+
+def workspace_there(root: Path) -> str:
+    """The double of a workspace, relative to the remote's folder: another for each workspace of each machine."""
+    try:
+        machine = Path("/etc/machine-id").read_text(encoding="utf-8").strip()
+    except OSError:
+        machine = ""
+    digest = hashlib.sha256(f"{machine} {socket.gethostname()} {os.getuid()} {root}".encode()).hexdigest()[:10]
+    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in root.name)[:40].lstrip(".")
+    return f"workspaces/{name or 'root'}-{digest}"
+
+
+def folder_there(folder: Path, root: Path, workspace: str) -> str:
+    """The double of a folder, relative to the remote's folder."""
+    if folder.is_relative_to(root):
+        return f"{workspace}/{folder.relative_to(root).as_posix()}"
+    digest = hashlib.sha256(str(folder).encode()).hexdigest()[:10]
+    return f"{workspace}/elsewhere/{digest}/{folder.name}"
+
+
+@contextlib.contextmanager
+def locked(folder: Path, wait: bool = False) -> Iterator[bool]:
+    """Inside, nobody else brings a folder's news; False: somebody else does."""
+    SweepState(folder).make()
+    with open(SweepState(folder).root / "mirror.lock", "w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError:
+            yield False
+            return
+        yield True

@@ -1,0 +1,333 @@
+"""Bringing what is new of runs on another machine, so that their folders here are ordinary ones.
+
+What grows there is added here: the size of the file here says where to go on, so nothing is lost or doubled by a
+process that ends in between. A run's record comes last, after the files of a run that has ended: a run that is shown as
+completed is here as a whole, but for its checkpoints (`lab remote pull`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from labrun._io import append_line, atomic_write
+from labrun.errors import LabrunError, RecordError
+from labrun.remote import link as links
+from labrun.remote.channel import Channel
+from labrun.remote.link import Link
+from labrun.remote.ssh import UnreachableError
+from labrun.runs import context
+from labrun.runs import record as records
+from labrun.runs.record import Record, RunPaths
+
+log = logging.getLogger(__name__)
+
+FROZEN = (
+    "id",
+    "name",
+    "task",
+    "created",
+    "config",
+    "overrides",
+    "command",
+    "parent",
+    "sweep",
+    "hydra",
+    "settings",
+    "code",
+)
+"""What of a record does not change once the run is submitted: it stays as it is here."""
+PARTS = ("outputs", "logs", "attempts")
+"""What comes of a run that has ended; with `driver.log` and `metrics.jsonl`, which have come already."""
+TOP = ("results.csv", "results_over_seed.csv", "report.html", "best.yaml", "ensemble.yaml", ".launch/study.journal",
+       ".launch/search.json")  # fmt: skip
+"""What a sweep leaves beside its runs."""
+EVERY_S = 5.0
+RETRY_S = 30.0
+QUIET_S = 6.0
+"""How long a command that only looks waits for a machine."""
+
+
+def bring(channel: Channel, folder: Path, link: Link) -> tuple[list[str], bool]:
+    """One look: pass on requests, and bring what is new. The lock must be held (`link.locked`).
+
+    Returns:
+        The runs whose record has changed; and whether the controller there lives.
+    """
+    changed: list[str] = []
+    while True:
+        asked, passed = _requests(folder, link)
+        seen = _seen(folder, link)
+        request = {link.folder: {"runs": link.runs, "seen": seen}}
+        answer, _ = channel.ask("news", folders=request, leave={link.folder: asked} if asked else {})
+        link.left += passed
+        news = answer["folders"][link.folder]
+        finished = _apply(channel, folder, link, news, changed)
+        for run, record, mark in finished:
+            _finish(channel, folder, link, run, record, mark)
+        if not answer["more"]:
+            break
+    link.reached, link.why = time.time(), ""
+    link.state = links.STARTED if link.state == links.STARTING and news["living"] else link.state
+    _close(channel, folder, link, news)
+    links.write(folder, link)
+    return changed, bool(news["living"])
+
+
+def _seen(folder: Path, link: Link) -> dict[str, dict[str, Any]]:
+    """How far each file is here."""
+    found: dict[str, dict[str, Any]] = {"": {".launch/controller.log": _size(folder / ".launch" / "controller.log")}}
+    for run in link.runs if link.runs is not None else _runs_here(folder):
+        if run in link.pulled:
+            continue
+        run_dir = folder / run
+        sizes: dict[str, Any] = {"metrics.jsonl": _size(run_dir / "metrics.jsonl")}
+        sizes |= {path.name: _size(path) for path in run_dir.glob("driver*.log")}
+        if run in link.marks:
+            sizes["run.json"] = link.marks[run]
+        found[run] = sizes
+    if link.runs is None:  # a search: those that are done are done
+        found |= {run: {"run.json": link.marks.get(run)} for run in link.pulled}
+    return found
+
+
+def _runs_here(folder: Path) -> list[str]:
+    return sorted(path.parent.name for path in folder.glob("*/run.json"))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _requests(folder: Path, link: Link) -> tuple[dict[str, str], list[str]]:
+    """Requests that were not passed on yet: by their path in the folder; and their marks."""
+    asked, passed = {}, []
+    for run in link.runs if link.runs is not None else _runs_here(folder):
+        for path in (folder / run / "requests").glob("*") if run not in link.pulled else ():
+            with contextlib.suppress(OSError):
+                mark = f"{run}/{path.name}/{path.stat().st_mtime_ns}"
+                if mark not in link.left and not path.name.startswith("."):
+                    asked[f"{run}/requests/{path.name}"] = path.read_text(encoding="utf-8", errors="replace")
+                    passed.append(mark)
+    canceled = folder / ".launch" / "cancel"
+    if link.runs is None and canceled.exists() and "cancel" not in link.left:
+        asked[".launch/cancel"] = ""
+        passed.append("cancel")
+    return asked, passed
+
+
+def _apply(
+    channel: Channel, folder: Path, link: Link, news: Mapping[str, Any], changed: list[str]
+) -> list[tuple[str, Record, Any]]:
+    """Write what has come; the runs that have ended, whose other files are still to come."""
+    finished = []
+    for run, one in news["runs"].items():
+        run_dir = _inside(folder, run)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        for name, (start, count) in one["files"].items():
+            _add(_inside(run_dir, name), start, channel.read(count))
+        if one["age"] is not None:
+            _beat(run_dir, one["age"])
+        if "record" in one:
+            record = _record(channel.read(one["record"]), run_dir, folder, link)
+            changed.append(run)
+            if record.finished:
+                finished.append((run, record, one["mark"]))
+            else:
+                records.write(run_dir, record)
+                link.marks[run] = one["mark"]
+    for name, (start, count) in news["files"].items():
+        _add(_inside(folder, name), start, channel.read(count))
+    return finished
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """A path that the other side names.
+
+    Raises:
+        RecordError: it leads out of the folder.
+    """
+    parts = PurePosixPath(name)
+    if parts.is_absolute() or ".." in parts.parts or "\0" in name:
+        raise RecordError(f"the other machine names {name!r:.100}, which does not lie in {folder}")
+    return folder / name
+
+
+def _add(path: Path, start: int, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "r+b" if path.exists() else "wb") as file:
+        file.truncate(start)
+        file.seek(start)
+        file.write(data)
+
+
+def _beat(run_dir: Path, age_s: float) -> None:
+    """Give the heartbeat here the age that it has there."""
+    heartbeat, moment = RunPaths(run_dir).heartbeat, time.time() - age_s
+    heartbeat.touch()
+    os.utime(heartbeat, (moment, moment))
+
+
+def _record(raw: bytes, run_dir: Path, folder: Path, link: Link) -> Record:
+    """A record of there, as it is to be here.
+
+    Raises:
+        RecordError: it is none.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        Path(place, "run.json").write_bytes(raw)
+        record = records.read(place)
+    record.data, record.model, record.error = (
+        link.here(value, folder) for value in (record.data, record.model, record.error)
+    )
+    node = (record.job or {}).get("node") or (record.process or {}).get("host")
+    record.job = {"cluster": links.CLUSTER, "id": f"{link.remote}:{run_dir}", "node": node}
+    try:
+        frozen = records.read(run_dir)
+    except RecordError:  # a search's, which was made there
+        for name in ("config", "sweep", "code", "hydra"):
+            setattr(record, name, link.here(getattr(record, name), folder))
+        return record
+    if frozen.id != record.id:
+        raise RecordError(f"{run_dir} holds run {frozen.id} here, and run {record.id} on {link.remote}")
+    for name in FROZEN:
+        setattr(record, name, getattr(frozen, name))
+    return record
+
+
+def _finish(channel: Channel, folder: Path, link: Link, run: str, record: Record, mark: Any) -> None:
+    """Bring the files of a run that has ended, then its record."""
+    run_dir = folder / run
+    there = f"{link.folder}/{run}"
+    pull(channel, run_dir, there, PARTS)
+    _annotate(channel, run_dir, there)
+    records.write(run_dir, record)
+    link.marks[run] = mark
+    if run not in link.pulled:
+        link.pulled.append(run)
+    links.write(folder, link)
+
+
+def _annotate(channel: Channel, run_dir: Path, there: str) -> None:
+    """Add the tags that the run's own code has set."""
+    answer, count = channel.ask("pull", folder=there, parts=[context.ANNOTATIONS_FILE], known={})
+    lines, place = channel.read(count).decode(errors="replace").splitlines(), run_dir / context.ANNOTATIONS_FILE
+    known = set(context.content(place).decode(errors="replace").splitlines()) if place.exists() else set()
+    for line in lines if answer["files"] else ():
+        if line not in known:
+            append_line(place, line)
+
+
+def _close(channel: Channel, folder: Path, link: Link, news: Mapping[str, Any]) -> None:
+    """Note that all of it is over, and bring what lies beside the runs."""
+    if link.state != links.STARTED or news["living"]:
+        return
+    if link.runs is None:
+        if not news["over"]:
+            return
+    elif set(link.runs) - set(link.pulled):
+        return
+    pull(channel, folder, link.folder, TOP)
+    if link.runs is None:
+        for run in _runs_here(folder):
+            pull(channel, folder / run, f"{link.folder}/{run}", ("outputs",))
+        (folder / ".launch" / "over").touch()
+    link.state = links.OVER
+
+
+def pull(
+    channel: Channel,
+    here: Path,
+    there: str,
+    parts: Sequence[str],
+    progress: Callable[[int], None] | None = None,
+) -> list[str]:
+    """Bring files below a folder that are not here, or other than there.
+
+    Returns:
+        Their names.
+    """
+    known = {}
+    for part in parts:
+        for path in [here / part, *(here / part).rglob("*")]:
+            if path.is_file():
+                stat = path.stat()
+                known[path.relative_to(here).as_posix()] = [stat.st_size, int(stat.st_mtime)]
+    answer, _ = channel.ask("pull", folder=there, parts=list(parts), known=known)
+    for name, size, moment in answer["files"]:
+        place = _inside(here, name)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(place) as file:
+            channel.read_into(file, size)
+        os.utime(place, (moment, moment))
+        if progress is not None:
+            progress(size)
+    return [name for name, _, _ in answer["files"]]
+
+
+def refresh(root: Path) -> None:
+    """Bring what is new of a workspace's live runs elsewhere, for a command that looks at them.
+
+    Not more often than every few seconds; a machine that cannot be reached is told, and its runs stay as they were.
+    """
+    folders = links.live(root)
+    if not folders:
+        return
+    by_machine: dict[str, list[Path]] = {}
+    for folder in folders:
+        with contextlib.suppress(RecordError):
+            found = links.read(folder)
+            if found is not None and found.state in (links.STARTING, links.STARTED):
+                by_machine.setdefault(found.remote, []).append(folder)
+    for name, those in by_machine.items():
+        _refresh(name, those)
+
+
+def _refresh(name: str, folders: Sequence[Path]) -> None:
+    late: list[Link] = []
+    with contextlib.ExitStack() as stack:
+        channel: Channel | None = None
+        why = ""
+        for folder in folders:
+            if not stack.enter_context(links.locked(folder)):
+                continue  # a command at work brings them
+            found = links.read(folder)
+            if found is None or time.time() - found.reached < EVERY_S:
+                continue
+            if found.why and time.time() - found.tried < RETRY_S:
+                late.append(found)
+                continue
+            try:
+                if why:
+                    raise UnreachableError(why)
+                channel = channel or stack.enter_context(Channel(found.machine, quiet_s=QUIET_S))
+                bring(channel, folder, found)
+            except LabrunError as error:
+                why = str(error)
+                found.why, found.tried = why, time.time()
+                links.write(folder, found)
+                late.append(found)
+    if late:
+        oldest = min(found.reached for found in late)
+        since = f"{_minutes(time.time() - oldest)} ago" if oldest else "when they were submitted"
+        sys.stderr.write(f"lab: {late[0].why}; its runs are shown as they were {since}\n")
+
+
+def _minutes(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )

@@ -1,0 +1,113 @@
+"""What is sent, as archives: labrun itself, code that was frozen, folders of runs. Each is named by its content."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import os
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import BinaryIO
+
+from labrun.config import paths
+
+Files = Mapping[str, Path | bytes]
+"""By the name in the archive: a file, or its content."""
+
+
+def digest(files: Files) -> str:
+    """SHA-256 over names and contents."""
+    total = hashlib.sha256()
+    for name, source in sorted(files.items()):
+        content = source if isinstance(source, bytes) else source.read_bytes()
+        total.update(f"{name}\0{len(content)}\0".encode())
+        total.update(content)
+    return total.hexdigest()
+
+
+def archive(files: Files) -> tuple[BinaryIO, int]:
+    """A compressed archive in a file that goes away by itself; and its size."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+    with tarfile.open(fileobj=file, mode="w:gz", compresslevel=1) as target:
+        for name, source in sorted(files.items()):
+            if isinstance(source, bytes):
+                info = tarfile.TarInfo(name)
+                info.size, info.mode = len(source), 0o600
+                target.addfile(info, io.BytesIO(source))
+            else:
+                target.add(source, name, recursive=False, filter=_plain)
+    size = file.tell()
+    file.seek(0)
+    return file, size
+
+
+def _plain(info: tarfile.TarInfo) -> tarfile.TarInfo:
+    info.uid = info.gid = 0
+    info.uname = info.gname = ""
+    return info
+
+
+def folder(top: Path, wanted: Callable[[Path], bool] = lambda path: True) -> dict[str, Path]:
+    """The plain files below a folder."""
+    found = {}
+    for place, names, files in os.walk(top):
+        names.sort()
+        for name in files:
+            path = Path(place, name)
+            if path.is_file() and not path.is_symlink() and wanted(path):
+                found[path.relative_to(top).as_posix()] = path
+    return found
+
+
+def _is_source(path: Path) -> bool:
+    return path.suffix not in (".pyc", ".pyo")
+
+
+@functools.cache
+def labrun_files() -> dict[str, Path | bytes]:
+    """labrun as it is here, as an installation has it: packages, configs, and what its metadata say."""
+    found: dict[str, Path | bytes] = {}
+    for package, top in packages():
+        found |= {f"{package}/{name}": path for name, path in folder(top, _is_source).items()}
+    found |= {f"labrun/conf/{name}": path for name, path in folder(paths.conf_dir()).items()}
+    told = metadata.distribution("labrun")
+    for name in ("METADATA", "entry_points.txt"):
+        text = told.read_text(name)
+        if text is not None:
+            found[f"labrun-{told.version}.dist-info/{name}"] = text.encode()
+    return found
+
+
+def packages() -> Iterable[tuple[str, Path]]:
+    """labrun's packages, and where they lie."""
+    yield "labrun", Path(__file__).parents[1]
+    for name in ("labrun_launcher", "labrun_sweeper"):
+        module = sys.modules.get(f"hydra_plugins.{name}") or __import__(f"hydra_plugins.{name}", fromlist=["_"])
+        yield f"hydra_plugins/{name}", Path(str(module.__file__)).parent
+
+
+@functools.cache
+def labrun_digest() -> str:
+    """What labrun as it is here is called there."""
+    return digest(labrun_files())[:16]
+
+
+def run_files(run_dir: Path, record: bytes) -> dict[str, Path | bytes]:
+    """A run that has not begun: its record, what Hydra saved, requests and notes that were left."""
+    found: dict[str, Path | bytes] = {
+        name: path
+        for name, path in folder(run_dir).items()
+        if name.split("/")[0] not in (".launch", "outputs", "checkpoints", "logs") and ".partial" not in name
+    }
+    found["run.json"] = record
+    return found
+
+
+def under(name: str, files: Files) -> dict[str, Path | bytes]:
+    """Files in a folder of an archive."""
+    return {f"{name}/{entry}" if name != "." else entry: source for entry, source in files.items()}

@@ -1,0 +1,125 @@
+"""The system's `ssh`, with one shared connection for each address. It never asks anything, but for `connect`."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+from labrun.errors import LabrunError
+from labrun.remote.remotes import Remote
+
+CONNECT_S = 15
+ALIVE_S = 15
+ALIVE_COUNT = 4
+KEPT = "10m"
+"""How long a connection stays when nobody uses it."""
+KEPT_CONNECTED = "12h"
+"""The same, of one that a person made (`lab remote connect`)."""
+SOCKET_VARIABLE = "LABRUN_SSH_DIR"
+LONGEST = 40
+"""Bytes of the sockets' folder: ssh adds a name of 41, and one of its own of 17, and a path may have 107."""
+
+
+class UnreachableError(LabrunError):
+    """The machine cannot be reached now; it may be later."""
+
+
+class LoginError(UnreachableError):
+    """It asks for a login that nobody here can answer."""
+
+
+def sockets() -> Path:
+    """The folder of the connections' sockets: private, on a local disk, with a short path.
+
+    Raises:
+        LabrunError: it is somebody else's.
+    """
+    uid = os.getuid()
+    runtime = f"{os.environ.get('XDG_RUNTIME_DIR', '')}/labrun-ssh"
+    usual = runtime if runtime.startswith("/") and len(runtime) <= LONGEST else f"/tmp/labrun-ssh-{uid}"
+    folder = Path(os.environ.get(SOCKET_VARIABLE) or usual)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        stat = folder.lstat()
+    except OSError:
+        folder = Path(tempfile.mkdtemp(prefix="labrun-"))
+        stat = folder.lstat()
+    if stat.st_uid != uid or stat.st_mode & 0o077 or folder.is_symlink():
+        raise LabrunError(f"{folder} is not this user's alone: remove it, or set {SOCKET_VARIABLE} to another folder")
+    return folder
+
+
+def command(remote: Remote, asks: bool = False, kept: str = KEPT) -> list[str]:
+    """`ssh` with all options, up to the address.
+
+    Args:
+        remote: the machine.
+        asks: it may ask the person at the terminal.
+        kept: see `KEPT`.
+    """
+    options = {
+        "ControlMaster": "auto",
+        "ControlPath": f"{sockets()}/%C",
+        "ControlPersist": kept,
+        "ConnectTimeout": CONNECT_S,
+        "ServerAliveInterval": ALIVE_S,
+        "ServerAliveCountMax": ALIVE_COUNT,
+        "BatchMode": "no" if asks else "yes",
+        "ClearAllForwardings": "yes",
+        "ForwardAgent": "no",
+        "RequestTTY": "no",
+        "LogLevel": "ERROR",
+    }
+    config = [] if remote.ssh_config is None else ["-F", str(Path(remote.ssh_config).expanduser())]
+    return ["ssh", *config, *(word for name, value in options.items() for word in ("-o", f"{name}={value}"))]
+
+
+def connect(remote: Remote) -> int:
+    """Make the shared connection; ssh may ask here. Its exit code."""
+    close(remote)  # one that stopped answering, or that nobody but ssh could log in with
+    words = [*command(remote, asks=True, kept=KEPT_CONNECTED), "-o", "LogLevel=INFO", remote.address, "true"]
+    return subprocess.run(words, check=False).returncode
+
+
+def is_connected(remote: Remote) -> bool:
+    """Whether there is a shared connection; the network is not asked."""
+    words = [*command(remote), "-O", "check", remote.address]
+    try:
+        return subprocess.run(words, capture_output=True, timeout=5, check=False).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def close(remote: Remote) -> None:
+    """End the shared connection, if there is one."""
+    words = [*command(remote), "-O", "exit", remote.address]
+    try:
+        subprocess.run(words, capture_output=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return
+
+
+REFUSALS = (
+    (r"Permission denied|Too many authentication failures|No more authentication methods", LoginError,
+     "the login has expired, or was never made: 'lab remote connect {name}'"),
+    (r"Host key verification failed|REMOTE HOST IDENTIFICATION HAS CHANGED", LoginError,
+     "its host key is not known, or has changed: 'ssh {address}' asks, and says more"),
+    (r"Could not resolve hostname|Name or service not known", UnreachableError, "no host has that name: {text}"),
+    (r"Connection timed out|Operation timed out|No route to host|Network is unreachable", UnreachableError,
+     "it does not answer ({text})"),
+    (r"Connection refused", UnreachableError, "nothing listens there for ssh ({text})"),
+)  # fmt: skip
+
+
+def error_of(remote: Remote, text: str, code: int | None) -> UnreachableError:
+    """What ssh's own words mean."""
+    last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+    for pattern, kind, words in REFUSALS:
+        if re.search(pattern, text):
+            said = words.format(name=remote.name, address=remote.address, text=last)
+            return kind(f"{remote.name} ({remote.address}) cannot be reached: {said}")
+    why = last or (f"ssh ended with exit code {code}" if code is not None else "the connection is gone")
+    return UnreachableError(f"{remote.name} ({remote.address}) cannot be reached: {why}")

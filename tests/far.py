@@ -1,0 +1,257 @@
+"""Another machine for the tests: a real sshd in a network, mount, process and host-name namespace of its own.
+
+Another user with an empty home. What is the laptop's (the clone, this user's home, /tmp) cannot be seen there. The
+packages of the environment are bound read-only at /opt/env, so that not each test builds 5 GB; labrun is not among
+what can be imported there. Needs root, iproute2, unshare and sshd (`tests/storage/install`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import site
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from labrun.remote import remotes, ssh
+from servers import sshd_command
+
+USER = "far"
+PYTHON = "/opt/env/bin/python"
+
+SETUP = r"""
+set -eu
+hostname {host}
+mount --make-rprivate /
+mount -t proc proc /proc
+mkdir -p {stage}/opt/env/bin {stage}/opt/env/{site} {stage}/opt/python {stage}/opt/ssh {stage}/etc
+mount --bind {base} {stage}/opt/python
+mount --bind {packages} {stage}/opt/env/{site}
+mount -o remount,bind,ro {stage}/opt/env/{site}
+ln -sfn /opt/python/bin/{python} {stage}/opt/env/bin/python
+printf 'home = /opt/python/bin\ninclude-system-site-packages = false\n' > {stage}/opt/env/pyvenv.cfg
+cp {stage}/host {stage}/authorized {stage}/sshd_config {stage}/opt/ssh/
+cp {stage}/banner {stage}/opt/ssh/
+mount --rbind {stage}/opt /opt
+grep -v '^{user}:' /etc/passwd > {stage}/etc/passwd || true
+echo '{user}:x:{uid}:{uid}::/home/{user}:{shell}' >> {stage}/etc/passwd
+grep -v '^{user}:' /etc/group > {stage}/etc/group || true
+echo '{user}:x:{uid}:' >> {stage}/etc/group
+chmod 644 {stage}/etc/passwd {stage}/etc/group
+mount --bind {stage}/etc/passwd /etc/passwd
+mount --bind {stage}/etc/group /etc/group
+mkdir -p /run/sshd
+mount -t tmpfs -o size={home_size} tmpfs /home
+mkdir /home/{user}
+chown {uid}:{uid} /home/{user}
+{more}
+for hidden in {hidden}; do mount -t tmpfs -o mode=1777 tmpfs $hidden; done
+for name in {leftovers}; do mount -t tmpfs tmpfs /opt/env/{site}/$name; done
+cd /
+exec {sshd} -D -e -f /opt/ssh/sshd_config
+"""
+CONFIG = """Port 22
+ListenAddress {address}
+HostKey /opt/ssh/host
+PidFile none
+StrictModes no
+AuthorizedKeysFile /opt/ssh/authorized
+PasswordAuthentication no
+UsePAM no
+Subsystem sftp internal-sftp
+Banner /opt/ssh/banner
+{more}
+"""
+
+
+@dataclass
+class Far:
+    """A machine that is up.
+
+    Args:
+        folder: for keys, logs and the like, on this side.
+        number: of its network.
+        shell: the user's login shell.
+        sshd: more lines of its configuration.
+        profile: lines for the user's `.bashrc`.
+        home_size: of the home's disk.
+    """
+
+    folder: Path
+    number: int
+    shell: str = "/bin/bash"
+    sshd: str = ""
+    profile: str = ""
+    home_size: str = "4g"
+    more: str = ""
+    process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+
+    @property
+    def namespace(self) -> str:
+        return f"lr{os.getpid() % 100000}n{self.number}"
+
+    @property
+    def link(self) -> str:
+        return f"lr{os.getpid() % 100000}v{self.number}"
+
+    @property
+    def address(self) -> str:
+        return f"10.77.{self.number}.2"
+
+    @property
+    def ssh_config(self) -> Path:
+        return self.folder / "ssh_config"
+
+    def _make_keys(self) -> None:
+        for name in ("host", "user"):
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / name)], check=True)
+        shutil.copy(self.folder / "user.pub", self.folder / "authorized")
+        public = (self.folder / "host.pub").read_text().split()
+        (self.folder / "known_hosts").write_text(f"{self.address} {public[0]} {public[1]}\n")
+        self.ssh_config.write_text(
+            f"Host box\n  HostName {self.address}\n  User {USER}\n  IdentityFile {self.folder}/user\n"
+            f"  IdentitiesOnly yes\n  UserKnownHostsFile {self.folder}/known_hosts\n  StrictHostKeyChecking yes\n"
+        )
+
+    def make(self) -> None:
+        """Its network and keys, once."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._make_keys()
+        (self.folder / "sshd_config").write_text(CONFIG.format(address=self.address, more=self.sshd))
+        (self.folder / "banner").write_text("This machine is for tests alone.\n")
+        for words in (
+            f"netns add {self.namespace}",
+            f"link add {self.link} type veth peer name eth0 netns {self.namespace}",
+            f"addr add 10.77.{self.number}.1/30 dev {self.link}",
+            f"link set {self.link} up",
+            f"-n {self.namespace} addr add {self.address}/30 dev eth0",
+            f"-n {self.namespace} link set eth0 up",
+            f"-n {self.namespace} link set lo up",
+        ):
+            subprocess.run(["ip", *words.split()], check=True)
+
+    def start(self) -> None:
+        """Boot it: its home is empty then."""
+        top = f"/{Path(__file__).resolve().parts[1]}"
+        hidden = {"/tmp", top, f"/{Path.home().parts[1]}"} - {"/home", "/usr", "/opt"}
+        stage = self.folder / "stage"
+        stage.mkdir(exist_ok=True)
+        for name in ("host", "authorized", "sshd_config", "banner"):
+            shutil.copy(self.folder / name, stage / name)
+        (stage / "host").chmod(0o600)
+        setup = SETUP.format(
+            host=f"box{self.number}",
+            stage=stage,
+            base=sys.base_prefix,
+            packages=site.getsitepackages()[0],
+            site=Path(sysconfig.get_path("purelib")).relative_to(sys.prefix),
+            python=f"python3.{sys.version_info.minor}",
+            user=USER,
+            uid=4242,
+            shell=self.shell,
+            home_size=self.home_size,
+            hidden=" ".join(sorted(hidden)),
+            sshd=sshd_command(),
+            leftovers=" ".join(p.name for p in Path(site.getsitepackages()[0]).glob("labrun*") if p.is_dir()),
+            more=self.more,
+        )
+        script = self.folder / "setup.sh"
+        script.write_text(setup)
+        if self.profile:
+            (stage / "profile").write_text(self.profile)
+            text = script.read_text().replace("for hidden", f"cp {stage}/profile /home/{USER}/.bashrc\nfor hidden")
+            script.write_text(text)
+        unshare = ["unshare", "--mount", "--uts", "--pid", "--ipc", "--fork", "--kill-child"]
+        with open(self.folder / "sshd.log", "ab") as log:
+            self.process = subprocess.Popen(
+                ["ip", "netns", "exec", self.namespace, *unshare, "sh", str(script)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError), socket.create_connection((self.address, 22), 1):
+                return
+            assert self.process.poll() is None, (self.folder / "sshd.log").read_text()
+            time.sleep(0.05)
+        raise AssertionError((self.folder / "sshd.log").read_text())
+
+    def stop(self) -> None:
+        """Pull the plug."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+    def make_known(self, workspace: Path, monkeypatch: pytest.MonkeyPatch, **settings: str) -> None:
+        """Tell labrun of it, in a workspace of the laptop's."""
+        monkeypatch.setenv(remotes.VARIABLE, str(self.folder / "remotes.json"))
+        monkeypatch.setenv(ssh.SOCKET_VARIABLE, f"/tmp/lr{os.getpid()}n{self.number}")
+        known = {"python": PYTHON, "ssh_config": str(self.ssh_config), **settings}
+        remotes.put(remotes.Remote("box", "box", **known))  # type: ignore[arg-type]
+        choice = workspace / "conf" / "compute" / "remote.yaml"
+        choice.parent.mkdir(parents=True, exist_ok=True)
+        choice.write_text("# The pool of the box.\ndefaults:\n  - local\n  - _self_\ntarget: local\nhost: box\n")
+
+    def set_link(self, up: bool) -> None:
+        """Cut the connection, or mend it."""
+        subprocess.run(["ip", "link", "set", self.link, "up" if up else "down"], check=True)
+
+    def close(self) -> None:
+        """Nothing of it is left."""
+        self.stop()
+        subprocess.run(["ip", "netns", "del", self.namespace], check=False)
+
+    def inside(self, command: str) -> str:
+        """What a shell command prints there, as root."""
+        assert self.process is not None
+        words = ["nsenter", "--target", str(self._init()), "--all", "sh", "-c", command]
+        return subprocess.run(words, capture_output=True, text=True, check=False).stdout
+
+    def _init(self) -> int:
+        """The first process of its namespaces, as this side numbers it."""
+        assert self.process is not None
+        found = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=True)
+        return int(found.stdout.split()[0])
+
+
+def can_be_had() -> str | None:
+    """Why there can be no such machine here."""
+    if os.getuid() != 0:
+        return "needs root, for namespaces"
+    if sshd_command() is None or not all(map(shutil.which, ("ip", "unshare", "nsenter"))):
+        return "needs sshd, iproute2 and util-linux: tests/storage/install"
+    done = subprocess.run(["unshare", "--mount", "--uts", "--pid", "--fork", "true"], capture_output=True, check=False)
+    return None if done.returncode == 0 else "namespaces are not allowed here"
+
+
+def free_number() -> int:
+    """Of a network that nobody on this machine has."""
+    taken = subprocess.run(["ip", "-o", "addr"], capture_output=True, text=True, check=True).stdout
+    return next(n for n in random.sample(range(1, 250), 249) if f"10.77.{n}." not in taken)
+
+
+@contextlib.contextmanager
+def machine(folder: Path, **settings: str) -> Iterator[Far]:
+    """A machine, up; nothing is left of it in the end."""
+    far = Far(folder, free_number(), **settings)
+    try:
+        far.make()
+        far.start()
+        yield far
+    finally:
+        far.close()

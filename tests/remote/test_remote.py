@@ -1,0 +1,225 @@
+"""Runs on another machine, over a real sshd in namespaces of its own (`far`)."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import far
+from conftest import Command
+from helpers import PLAIN, wait_for
+from labrun.control import lease
+from labrun.remote import channel, environment, helper, mirror, packed, remotes, ssh
+from labrun.remote import link as links
+from labrun.runs import record as records
+from labrun.runs.sweep_state import SweepState
+
+MODEL = """
+import os, time
+import numpy as np
+
+class Sleeper:
+    def __init__(self, seconds=0.0):
+        self.seconds = seconds
+    def fit(self, x, y):
+        print("VARIABLE", len(os.environ.get("OWN", "")), flush=True)
+        time.sleep(self.seconds)
+        return self
+    def predict(self, x):
+        return np.zeros(len(x), int)
+"""
+SMALL = ("model=sleeper", "dataset.max_samples=50", "compute=remote", *PLAIN)
+
+
+@pytest.fixture
+def model(workspace: Path) -> None:
+    (workspace / "sleeper.py").write_text(MODEL)
+    (workspace / "conf" / "model").mkdir(parents=True, exist_ok=True)
+    (workspace / "conf" / "model" / "sleeper.yaml").write_text("_target_: sleeper.Sleeper\nseconds: 0.0\n")
+
+
+def runs_of(workspace: Path) -> list[records.Record]:
+    found = [*workspace.glob("outputs/*/*/run.json"), *workspace.glob("multirun/*/*/*/run.json")]
+    return [records.read(path.parent) for path in found]
+
+
+def test_a_machine_is_made_known_examined_and_forgotten(box: far.Far, lab_here: Command) -> None:
+    """Takes over 15 s: the packages of an interpreter there are listed from a cold disk."""
+    told = lab_here("remote", "doctor", "box")
+    assert told.returncode == 0 and "use       compute.host=box" in told.stdout and "Linux" in told.stdout
+    assert f"{far.PYTHON}, Python 3.{sys.version_info.minor}" in told.stdout and "other versions" not in told.stdout
+    assert "yes" in lab_here("remote", "ls").stdout.splitlines()[1].split()
+    assert lab_here("remote", "add", "bad name", "x").stderr.startswith("lab: 'bad name' cannot be a name")
+    assert "is no address" in lab_here("remote", "add", "other", "user@host -oProxyCommand=x").stderr
+    assert lab_here("remote", "add", "other", "nowhere.invalid").returncode == 0
+    assert "no host has that name" in lab_here("remote", "doctor", "other").stderr
+    assert lab_here("remote", "rm", "other").returncode == 0
+    unknown = lab_here("remote", "doctor", "bxo")
+    assert unknown.returncode == 2 and "no machine is known by that name (box)" in unknown.stderr
+
+
+def test_from_nothing_to_records_here(
+    box: far.Far, model: None, labrun: Command, lab_here: Command, workspace: Path
+) -> None:
+    """Takes over 15 s: two commands, and the first use of a machine."""
+    secret = "zq-9f3-of-the-laptop"
+    done = labrun("-m", "model.seconds=0,0.1,0.2", *SMALL, f"+compute.environment.OWN={secret}")
+    assert done.returncode == 0, done.stderr
+    found = runs_of(workspace)
+    assert [one.status for one in found] == ["completed"] * 3 and all(len(one.attempts) == 1 for one in found)
+    assert {one.process["host"] for one in found if one.process} == {f"box{box.number}"}
+    folder = next(workspace.glob("multirun/*/*"))
+    for run_dir in (folder / str(number) for number in range(3)):
+        assert f"VARIABLE {len(secret)}" in (run_dir / "driver.log").read_text()
+        assert {"model.json", "confusion_matrix.json"} & {path.name for path in (run_dir / "outputs").iterdir()}
+    assert (folder / "results.csv").is_file() and links.live(workspace) == []
+    assert box.inside(f"grep -rl {secret} /home/{far.USER} || true") == ""
+    assert "completed" in lab_here("runs", "ls").stdout
+    again = labrun("-m", "model.seconds=0,0.1,0.2", *SMALL, f"sweep.resume={folder}")
+    assert again.returncode == 2 and "compute.host" in again.stderr, again.stderr
+    refused = labrun(*SMALL, "compute.cpus_per_run=999", "compute.gpus_per_run=9")
+    assert "box has no GPU" in refused.stderr and "compute.cpus_per_run=999: box has" in refused.stderr
+
+
+def test_a_cut_connection_a_dead_laptop_and_a_dead_controller_lose_nothing(
+    box: far.Far, model: None, labrun: Command, lab_here: Command, workspace: Path
+) -> None:
+    """Takes over 15 s: a link is down for longer than a command waits."""
+    done = labrun("-m", "model.seconds=9,9.1", *SMALL, "compute.detach=true")
+    assert done.returncode == 0, done.stderr
+    folder = next(workspace.glob("multirun/*/*"))
+    wait_for(lambda: records.read(folder / "0").status == records.RUNNING)
+    holder = lease.living(SweepState(folder))
+    assert holder is not None
+    os.kill(holder["pid"], 9)
+    box.set_link(up=False)
+    try:
+        link = links.read(folder)
+        assert link is not None
+        link.reached = 0.0
+        links.write(folder, link)
+        shown = lab_here("runs", "ls")
+        assert "does not answer" in shown.stderr and "lost" not in shown.stdout and "running" in shown.stdout
+    finally:
+        box.set_link(up=True)
+    pids = box.inside("pgrep -f labrun.remote.far").split()
+    for pid in pids:
+        box.inside(f"kill -9 {pid}")
+    watched = lab_here("runs", "watch", str(folder))
+    assert watched.returncode == 0, watched.stderr
+    found = runs_of(workspace)
+    assert [one.status for one in found] == ["completed"] * 2
+    ends = [[attempt.get("status") for attempt in one.attempts] for one in found]
+    assert all(one.count("completed") == 1 for one in ends)
+
+
+@pytest.fixture
+def rough(
+    tmp_path_factory: pytest.TempPathFactory, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[far.Far]:
+    """A machine whose shell is chatty, and that allows two channels a connection."""
+    if (why := far.can_be_had()) is not None:
+        pytest.skip(why)
+    profile = "echo 'Welcome to the cluster'; echo '#labrun ' ; printf 'no newline'\n"
+    with far.machine(tmp_path_factory.mktemp("rough"), profile=profile, sshd="MaxSessions 2") as machine:
+        machine.make_known(workspace, monkeypatch)
+        yield machine
+
+
+def test_a_chatty_shell_few_channels_and_an_expired_login(
+    rough: far.Far, model: None, labrun: Command, lab_here: Command, workspace: Path
+) -> None:
+    """Takes over 15 s: a machine of its own."""
+    remote = remotes.get("box")
+    with channel.Channel(remote) as first, channel.Channel(remote) as second, channel.Channel(remote) as third:
+        assert len({one.call("hello", root=remote.folder)["root"] for one in (first, second, third)}) == 1
+    assert labrun(*SMALL).returncode == 0
+    (rough.folder / "stage" / "opt" / "ssh" / "authorized").write_text("")
+    rough.inside("printf '' > /opt/ssh/authorized")
+    ssh.close(remote)
+    told = lab_here("remote", "doctor", "box")
+    assert told.returncode == 2 and "the login has expired, or was never made: 'lab remote connect box'" in told.stderr
+    refused = labrun(*SMALL)
+    assert refused.returncode == 2 and "lab remote connect box" in refused.stderr
+
+
+def test_a_small_environment_is_built_there_once(
+    box: far.Far, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workspace: Path
+) -> None:
+    """Takes over 15 s: uv is sent, and a wheel made here is installed from a folder there."""
+    if environment.uv_here() is None:
+        pytest.skip("needs uv")
+    wheel = tmp_path / "wheels" / "tinything-1.0-py3-none-any.whl"
+    wheel.parent.mkdir()
+    import zipfile
+
+    with zipfile.ZipFile(wheel, "w") as file:
+        file.writestr("tinything.py", "ANSWER = 42\n")
+        file.writestr("tinything-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tinything\nVersion: 1.0\n")
+        file.writestr("tinything-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\nRoot-Is-Purelib: true\n")
+        file.writestr("tinything-1.0.dist-info/RECORD", "")
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    wanted = environment.Environment(version, ("tinything==1.0",))
+    monkeypatch.setattr(environment, "present", lambda: wanted)
+    remote = remotes.Remote("box", "box", ssh_config=str(box.ssh_config))
+    with channel.Channel(remote) as conversation:
+        sent, size = packed.archive({wheel.name: wheel})
+        conversation.send("put", sent, size, to="wheels")
+        monkeypatch.setenv("UV_FIND_LINKS", f"{conversation.root}/wheels")
+        monkeypatch.setenv("UV_OFFLINE", "1")
+        monkeypatch.setenv("UV_PYTHON_DOWNLOADS", "never")
+        python = environment.ensure(conversation)
+        said = box.inside(f"{python} -c 'import tinything; print(tinything.ANSWER)'")
+        assert said.strip() == "42"
+        before = box.inside(f"stat -c %Y {python.rpartition('/bin')[0]}")
+        assert environment.ensure(conversation) == python
+        assert box.inside(f"stat -c %Y {python.rpartition('/bin')[0]}") == before
+        broken = environment.Environment(version, ("nosuchthing==1.0",))
+        monkeypatch.setattr(environment, "present", lambda: broken)
+        with pytest.raises(Exception, match="could not be built on box"):
+            environment.ensure(conversation)
+
+
+def test_the_helper_is_python_3_8() -> None:
+    source = Path(helper.__file__).read_text()
+    ast.parse(source, feature_version=(3, 8))
+    versions = Path("~/.pyenv/versions").expanduser()
+    old = next(map(str, versions.glob("3.8*/bin/python")), None) or shutil.which("python3.8")
+    if old is None:
+        pytest.skip("the syntax is; no Python 3.8 is here to run it")
+    asked = b'{"nonce": "n"}\n{"do": "hello", "root": "/tmp/lr-helper", "facts": true}\n'
+    done = subprocess.run([old, "-c", source], input=asked, capture_output=True, check=True)
+    assert b"#labrun n#" in done.stdout and json.loads(done.stdout.splitlines()[-1])["facts"]["cores"] > 0
+
+
+def test_paths_of_here_and_there() -> None:
+    pairs = [("/home/me/lab", "/far/ws"), ("/data", "/scratch/data")]
+    value = {"a": "/home/me/lab/x", "b": ["/home/me/lab", "/home/me/labor"], "c": "x /data", "d": "/data/mnist"}
+    assert links.moved(value, pairs) == {
+        "a": "/far/ws/x",
+        "b": ["/far/ws", "/home/me/labor"],
+        "c": "x /data",
+        "d": "/scratch/data/mnist",
+    }
+    with pytest.raises(Exception, match="does not lie in"):
+        mirror._inside(Path("/x"), "../y")
+
+
+def test_what_an_ssh_says_is_told_in_a_line() -> None:
+    remote = remotes.Remote("box", "me@host")
+    for text, kind, words in (
+        ("me@host: Permission denied (publickey).", ssh.LoginError, "lab remote connect box"),
+        ("ssh: connect to host host port 22: Connection timed out", ssh.UnreachableError, "it does not answer"),
+        ("Host key verification failed.", ssh.LoginError, "'ssh me@host' asks"),
+        ("strange words", ssh.UnreachableError, "strange words"),
+    ):
+        error = ssh.error_of(remote, text, 255)
+        assert type(error) is kind and words in str(error) and "\n" not in str(error)
