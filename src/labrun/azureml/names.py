@@ -15,6 +15,15 @@ PLACES = {
     "ScriptRunConfig": "script_run_config",
     "RunConfiguration": "run_configuration",
     "RunDetails": "widgets",
+    # environments
+    "CondaDependencies": "conda_dependencies",
+    "DEFAULT_CPU_IMAGE": "docker",
+    "DEFAULT_GPU_IMAGE": "docker",
+    "DockerConfiguration": "docker",
+    "DockerSection": "docker",
+    "Environment": "environment",
+    "EnvironmentDefinition": "environment",
+    "PythonSection": "environment",
     # machines
     "AmlCompute": "compute",
     "BatchAiCompute": "compute",

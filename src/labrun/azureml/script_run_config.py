@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from labrun.azureml import compute
 from labrun.azureml.run_configuration import RunConfiguration
 from labrun.azureml.submitting import Config
+from labrun.azureml.telling import once
 from labrun.azureml.words import Reference, word
 from labrun.compat.azureml.exceptions import UserErrorException
 
@@ -62,6 +63,8 @@ class ScriptRunConfig(Config):
             self.run_config.environment = environment
         self.distributed_job_config, self.resume_from = distributed_job_config, resume_from
         self.max_run_duration_seconds = max_run_duration_seconds
+        if getattr(docker_runtime_config, "use_docker", False):
+            once("DockerConfiguration(use_docker=True) is not used: labrun runs Python without containers")
         if (script is None) == (command is None):
             raise UserErrorException("ScriptRunConfig: give either script= and arguments=, or command=")
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from labrun.azureml import compute, notebooks, ways
+from labrun.azureml import compute, environment, notebooks, ways
 from labrun.errors import ConfigError
 
 
@@ -20,6 +20,11 @@ def add(nouns: Any) -> None:
     verb.add_argument("file", type=Path, metavar="FILE", help="FILE.py, or FILE.ipynb")
     verb.add_argument("words", nargs=argparse.REMAINDER, metavar="ARGUMENTS", help="the script's own")
     verb.add_argument("--compute", metavar="NAME", help="what its compute targets stand for (default: local)")
+    verb.add_argument(
+        "--environments",
+        choices=[environment.CURRENT, environment.BUILD],
+        help="the interpreter of its runs: this one (default), or one that is built as their Environment asks",
+    )
     verb.add_argument("--output", type=Path, metavar="FILE", help="where the notebook is saved (default: in its place)")
     verb.set_defaults(act=run)
     verb = verbs.add_parser("kernel", help="install a kernel for Jupyter in which azureml can be imported")
@@ -31,6 +36,8 @@ def run(options: argparse.Namespace) -> int:
     """Carry out one file."""
     if options.compute:
         os.environ[compute.VARIABLE] = options.compute
+    if options.environments:
+        os.environ[environment.VARIABLE] = options.environments
     if not options.file.is_file():
         what = "is a folder" if options.file.is_dir() else "does not exist"
         raise ConfigError(f"lab azureml run: {options.file} {what}: give a .py or .ipynb file")

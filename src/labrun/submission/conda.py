@@ -103,7 +103,7 @@ def read(file: Path, azureml: bool = False) -> Wanted:
         wanted = Wanted()
         for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
             if line.split(" #")[0].strip() and not line.lstrip().startswith("#"):
-                wanted.add(_absolute(line.split(" #")[0].strip(), file.parent), azureml)
+                wanted.add(absolute(line.split(" #")[0].strip(), file.parent), azureml)
         return wanted
     import yaml
 
@@ -130,7 +130,7 @@ def of(dependencies: Sequence[Any], azureml: bool = False, folder: Path | None =
     for one in dependencies:
         if isinstance(one, Mapping):
             for line in one.get("pip") or []:
-                wanted.add(_absolute(str(line).strip(), folder or Path.cwd()), azureml)
+                wanted.add(absolute(str(line).strip(), folder or Path.cwd()), azureml)
             continue
         name, version = split(str(one))
         if name == "python":
@@ -167,7 +167,7 @@ def name_of(line: str) -> str | None:
     return re.sub(r"[-_.]+", "-", found[1]).lower() if found else None
 
 
-def _absolute(line: str, folder: Path) -> str:
+def absolute(line: str, folder: Path) -> str:
     """A line of requirements whose path, if it has one, does not depend on where it stands."""
     found = re.match(r"(-r|-c|-e|-f|--requirement|--constraint|--editable|--find-links)[ =]\s*(\S+)(.*)", line)
     if found and (folder / found[2].partition("[")[0]).exists():

@@ -1,0 +1,51 @@
+"""Docker's settings: kept as they are given, and not used. labrun runs scripts in Python environments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from labrun.azureml.accepted import ContainerRegistry
+
+DEFAULT_CPU_IMAGE = "azureml/openmpi4.1.0-ubuntu20.04"
+DEFAULT_GPU_IMAGE = "azureml/openmpi4.1.0-cuda11.1-cudnn8-ubuntu20.04"
+
+
+class DockerSection:
+    """The settings of an environment."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.enabled = False
+        self.base_image: str | None = DEFAULT_CPU_IMAGE
+        self.base_dockerfile: str | None = None
+        self.base_image_registry = ContainerRegistry()
+        self.platform: Any = None
+        self.gpu_support = False
+        self.shared_volumes = True
+        self.arguments: list[str] = []
+        self.shm_size: str | None = None
+        self.build_context: Any = None
+        for name, value in kwargs.items():
+            setattr(self, name, value)
+
+    def wish(self) -> str | None:
+        """What would be used in Azure, in words; None where nothing was asked for."""
+        if self.base_dockerfile or self.build_context:
+            return "a Dockerfile"
+        if self.base_image and self.base_image != DEFAULT_CPU_IMAGE and self.base_image != DEFAULT_GPU_IMAGE:
+            return f"the image {self.base_image}"
+        return "docker" if self.enabled else None
+
+
+class DockerConfiguration:
+    """The settings of a run."""
+
+    def __init__(
+        self,
+        use_docker: bool = False,
+        shared_volumes: bool = True,
+        arguments: Sequence[str] | None = None,
+        shm_size: str | None = None,
+    ) -> None:
+        self.use_docker, self.shared_volumes = use_docker, shared_volumes
+        self.arguments, self.shm_size = list(arguments or []), shm_size

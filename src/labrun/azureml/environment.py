@@ -1,0 +1,396 @@
+"""`Environment`: what a script's interpreter has installed.
+
+A run has the present interpreter, or one that is built as the environment asks: `LABRUN_AZUREML_ENVIRONMENTS`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from labrun.azureml import curated, folder, installed
+from labrun.azureml.accepted import ContainerRegistry
+from labrun.azureml.conda_dependencies import CondaDependencies, from_pip_requirements
+from labrun.azureml.docker import DockerSection
+from labrun.azureml.telling import once
+from labrun.azureml.words import word
+from labrun.azureml.workspace import Workspace
+from labrun.compat.azureml.absent import not_here
+from labrun.compat.azureml.exceptions import UserErrorException
+from labrun.errors import ConfigError
+from labrun.submission import conda, environments
+
+VARIABLE = "LABRUN_AZUREML_ENVIRONMENTS"
+CURRENT, BUILD = "current", "build"
+TABLE = "environments"
+DEFINITION = "azureml_environment.json"
+
+
+def way() -> str:
+    """Whether runs have the present interpreter, or one that is built.
+
+    Raises:
+        UserErrorException: the variable says something else.
+    """
+    found = os.environ.get(VARIABLE) or CURRENT
+    if found not in (CURRENT, BUILD):
+        raise UserErrorException(f"{VARIABLE}={found}: there are {CURRENT} (the present interpreter) and {BUILD}")
+    return found
+
+
+class PythonSection:
+    """An environment's interpreter and packages."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.user_managed_dependencies = False
+        self.interpreter_path: str | None = "python"
+        self.conda_dependencies_file: Any = None
+        self.base_conda_environment: Any = None
+        self._dependencies: CondaDependencies | None = None
+        for name, value in kwargs.items():
+            setattr(self, name, value)
+
+    @property
+    def conda_dependencies(self) -> CondaDependencies:
+        """The packages; made when they are first looked at."""
+        if self._dependencies is None:
+            self._dependencies = CondaDependencies(self.conda_dependencies_file)
+        return self._dependencies
+
+    @conda_dependencies.setter
+    def conda_dependencies(self, value: CondaDependencies) -> None:
+        self._dependencies = value
+
+
+class Environment:
+    """An environment by its name.
+
+    Args:
+        name: its name.
+        **kwargs: attributes, such as `environment_variables`.
+    """
+
+    def __init__(self, name: str | None = None, **kwargs: Any) -> None:
+        self.name = name
+        self.version: str | None = None
+        self.python = PythonSection()
+        self.docker = DockerSection()
+        self.environment_variables: dict[str, str] = {}
+        self.inferencing_stack_version: str | None = None
+        self.spark: Any = None
+        self.r: Any = None
+        for key, value in kwargs.items():
+            setattr(self, key, value)
+
+    def __repr__(self) -> str:
+        return f"Environment(Name: {self.name},\nVersion: {self.version})"
+
+    # Ways to get one
+
+    @staticmethod
+    def get(workspace: Any, name: str, version: str | None = None, label: str | None = None) -> Environment:
+        """A registered environment, or one of Azure's curated ones.
+
+        Raises:
+            UserErrorException: there is none of this name and version.
+        """
+        versions = _versions(workspace, name)
+        if versions:
+            found = (
+                versions[-1] if version is None else next((v for v in versions if v["version"] == str(version)), None)
+            )
+            if found is not None:
+                return _from_dict(found)
+        elif (made := _curated(name)) is not None:
+            return made
+        there = ", ".join(folder.read_table(_folder(workspace), TABLE)) or "none"
+        which = f"{name!r}" if version is None or not versions else f"{name!r} of version {version}"
+        raise UserErrorException(f"Environment.get: there is no environment {which}. Registered here: {there}")
+
+    @staticmethod
+    def list(workspace: Any) -> dict[str, Environment]:
+        """The registered environments, and some of Azure's curated ones, by their names."""
+        own = {name: _from_dict(entry["versions"][-1]) for name, entry in _table(workspace).items()}
+        return {**{name: made for name in curated.KNOWN if (made := _curated(name))}, **own}
+
+    @staticmethod
+    def from_conda_specification(name: str, file_path: Any) -> Environment:
+        """The environment of a conda file."""
+        made = Environment(name)
+        made.python.conda_dependencies = CondaDependencies(file_path)
+        return made
+
+    @staticmethod
+    def from_pip_requirements(name: str, file_path: Any, pip_version: str | None = None) -> Environment:
+        """The environment of a requirements file."""
+        made = Environment(name)
+        made.python.conda_dependencies = from_pip_requirements(Path(file_path))
+        return made
+
+    @staticmethod
+    def from_existing_conda_environment(name: str, conda_environment_name: str) -> Environment:
+        """Not in labrun, which asks conda nothing."""
+        not_here(
+            "Environment.from_existing_conda_environment()",
+            f"env = Environment({name!r}); env.python.user_managed_dependencies = True; "
+            f"env.python.interpreter_path = '/path/to/envs/{conda_environment_name}/bin/python'",
+        )
+
+    @staticmethod
+    def from_docker_image(
+        name: str,
+        image: str,
+        container_registry: ContainerRegistry | None = None,
+        conda_specification: Any = None,
+        pip_requirements: Any = None,
+    ) -> Environment:
+        """The packages that are named; the image is not used."""
+        made = _with_files(name, conda_specification, pip_requirements)
+        made.docker.base_image = image
+        made.docker.base_image_registry = container_registry or ContainerRegistry()
+        return made
+
+    @staticmethod
+    def from_dockerfile(
+        name: str, dockerfile: Any, conda_specification: Any = None, pip_requirements: Any = None
+    ) -> Environment:
+        """The packages that are named; the Dockerfile is not used."""
+        made = _with_files(name, conda_specification, pip_requirements)
+        made.docker.base_image, made.docker.base_dockerfile = None, str(dockerfile)
+        return made
+
+    @staticmethod
+    def from_docker_build_context(name: str, docker_build_context: Any) -> Environment:
+        """No packages: they are the Dockerfile's, which is not used."""
+        made = Environment(name)
+        made.docker.base_image, made.docker.build_context = None, docker_build_context
+        return made
+
+    @staticmethod
+    def load_from_directory(path: Any) -> Environment:
+        """What `save_to_directory` wrote.
+
+        Raises:
+            UserErrorException: there is nothing of the kind.
+        """
+        file = Path(path) / DEFINITION
+        try:
+            return _from_dict(json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserErrorException(f"Environment.load_from_directory: {file} cannot be read: {error}") from error
+
+    @staticmethod
+    def add_private_pip_wheel(workspace: Any, file_path: Any, exist_ok: bool = False) -> str:
+        """What `add_pip_package` takes for a wheel on this machine: its path.
+
+        Raises:
+            UserErrorException: there is no such file.
+        """
+        if not Path(file_path).is_file():
+            raise UserErrorException(f"Environment.add_private_pip_wheel: there is no file {file_path}")
+        return str(Path(file_path).resolve())
+
+    # What it offers
+
+    def clone(self, new_name: str) -> Environment:
+        """A copy of it, without a version."""
+        return _from_dict({**self._to_dict(), "name": new_name, "version": None})
+
+    def register(self, workspace: Any) -> Environment:
+        """Keep it under its name; a version is added where something has changed.
+
+        Raises:
+            UserErrorException: the name is of Azure's own.
+        """
+        if not self.name or self.name.lower().startswith(("azureml", "microsoft")):
+            raise UserErrorException(
+                f"Environment name {self.name!r} can not start with the prefix Microsoft or AzureML: "
+                "register a clone, env.clone('my-name')"
+            )
+        versions, content = _versions(workspace, self.name), self._to_dict()
+        if not versions or {**versions[-1], "version": None} != {**content, "version": None}:
+            versions = [*versions, {**content, "version": str(len(versions) + 1)}]
+            folder.put(_folder(workspace), TABLE, self.name, {"versions": versions})
+        self.version = versions[-1]["version"]
+        return _from_dict(versions[-1])
+
+    def build(self, workspace: Any, image_build_compute: Any = None) -> ImageBuildDetails:
+        """Build it, unless the present interpreter is used; it is there when this returns.
+
+        Raises:
+            UserErrorException: it cannot be built.
+        """
+        if way() == BUILD and not self.python.user_managed_dependencies:
+            try:
+                environments.build(environments.plan(self._file(workspace), azureml=True))
+            except ConfigError as error:
+                raise UserErrorException(str(error)) from error
+        else:
+            self._check()
+        return ImageBuildDetails(self)
+
+    build_local = build
+
+    def get_image_details(self, workspace: Any) -> dict[str, Any]:
+        """There are no images."""
+        return {
+            "dockerImage": {"name": None},
+            "ingredients": {"condaSpecification": str(self.python.conda_dependencies)},
+        }
+
+    def save_to_directory(self, path: Any, overwrite: bool = False) -> None:
+        """Write it into a folder, with its packages as a conda file beside it.
+
+        Raises:
+            UserErrorException: the folder is there, and is not to be overwritten.
+        """
+        target = Path(path)
+        if target.exists() and not overwrite:
+            raise UserErrorException(f"Environment.save_to_directory: {target} is there: overwrite=True replaces it")
+        target.mkdir(parents=True, exist_ok=True)
+        (target / DEFINITION).write_text(json.dumps(self._to_dict(), indent=4) + "\n", encoding="utf-8")
+        self.python.conda_dependencies.save(target / "conda_dependencies.yml")
+
+    # How labrun carries it out
+
+    def labrun_words(self, workspace: Workspace) -> list[str]:  # type: ignore[valid-type]
+        """It, as words of labrun's command line.
+
+        Raises:
+            UserErrorException: its interpreter is not there.
+        """
+        self._tell_docker()
+        variables = [word(f"+compute.environment.{key}", str(v)) for key, v in self.environment_variables.items()]
+        python = self.python
+        if python.user_managed_dependencies:
+            if python.interpreter_path in (None, "", "python", "python3"):
+                return variables
+            return [word("script.python", str(python.interpreter_path)), *variables]
+        if way() == BUILD and self._wanted():
+            return [word("script.requirements", str(self._file(workspace))), *variables]
+        self._check()
+        return variables
+
+    def _wanted(self) -> conda.Wanted | None:
+        """Its packages; None where it names none, and no Python."""
+        found = self.python.conda_dependencies.wanted()
+        return found if found.lines or found.python else None
+
+    def _file(self, workspace: Any) -> Path:
+        """Its conda file, for `script.requirements`."""
+        text = self.python.conda_dependencies.serialize_to_string()
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in str(self.name))
+        target = folder.table_path(_folder(workspace), TABLE).parent / TABLE / f"{name}-{digest}.yml"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+        return target
+
+    def _tell_docker(self) -> None:
+        wish = self.docker.wish()
+        if wish is not None:
+            once(f"{wish}, as the environment {self.name!r} has it, is not used: labrun runs Python without containers")
+
+    def _check(self) -> None:
+        """Say, once, what the present interpreter has otherwise than the environment asks."""
+        wanted = self._wanted()
+        if wanted is None:
+            return
+        missing, others = installed.compared(wanted)
+        how = f"{VARIABLE}={BUILD} (lab azureml run --environments {BUILD}) builds it as asked"
+        if missing:
+            once(
+                f"the environment {self.name!r} names {', '.join(missing)}, which {sys.executable} does not have. "
+                f"If the script needs that: uv pip install {' '.join(missing)}; or {how}"
+            )
+        if others:
+            once(f"the environment {self.name!r} runs with the present interpreter: {', '.join(others)}; {how}")
+
+    def _to_dict(self) -> dict[str, Any]:
+        python, docker = self.python, self.docker
+        return {
+            "name": self.name,
+            "version": self.version,
+            "environmentVariables": dict(self.environment_variables),
+            "python": {
+                "userManagedDependencies": python.user_managed_dependencies,
+                "interpreterPath": python.interpreter_path,
+                "condaDependencies": python.conda_dependencies.as_dict(),
+            },
+            "docker": {
+                "enabled": docker.enabled,
+                "baseImage": docker.base_image,
+                "baseDockerfile": docker.base_dockerfile,
+            },
+            "inferencingStackVersion": self.inferencing_stack_version,
+        }
+
+
+EnvironmentDefinition = Environment
+"""The name of 2018."""
+
+
+class ImageBuildDetails:
+    """What `build` gives; it is over."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.environment, self.status, self.log = environment, "Succeeded", ""
+
+    def wait_for_completion(self, show_output: bool = True) -> None:
+        """It is there."""
+        if show_output:
+            python = "built" if way() == BUILD else f"the present interpreter, {sys.executable}"
+            print(f"Environment {self.environment.name}: {python}")
+
+
+def _curated(name: str) -> Environment | None:
+    found = curated.dependencies(name)
+    if found is None:
+        return None
+    made = Environment(name)
+    made.version = "1"
+    made.python.conda_dependencies = CondaDependencies.create(
+        pip_packages=["azureml-defaults", *found[0]], python_version=found[1]
+    )
+    return made
+
+
+def _with_files(name: str, conda_specification: Any, pip_requirements: Any) -> Environment:
+    if conda_specification is not None:
+        return Environment.from_conda_specification(name, conda_specification)
+    if pip_requirements is not None:
+        return Environment.from_pip_requirements(name, pip_requirements)
+    return Environment(name)
+
+
+def _from_dict(content: Mapping[str, Any]) -> Environment:
+    made = Environment(content["name"])
+    made.version = content.get("version")
+    made.environment_variables = dict(content.get("environmentVariables") or {})
+    python, docker = content.get("python") or {}, content.get("docker") or {}
+    made.python.user_managed_dependencies = bool(python.get("userManagedDependencies"))
+    made.python.interpreter_path = python.get("interpreterPath") or "python"
+    made.python.conda_dependencies = CondaDependencies(_underlying_structure=python.get("condaDependencies"))
+    made.docker.enabled = bool(docker.get("enabled"))
+    made.docker.base_image, made.docker.base_dockerfile = docker.get("baseImage"), docker.get("baseDockerfile")
+    made.inferencing_stack_version = content.get("inferencingStackVersion")
+    return made
+
+
+def _folder(workspace: Any) -> Path:
+    found: Path = workspace.folder if isinstance(workspace, Workspace) else Workspace().folder
+    return found
+
+
+def _table(workspace: Any) -> dict[str, Any]:
+    return folder.read_table(_folder(workspace), TABLE)
+
+
+def _versions(workspace: Any, name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = (_table(workspace).get(name) or {}).get("versions") or []
+    return found

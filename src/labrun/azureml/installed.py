@@ -1,0 +1,49 @@
+"""What the present interpreter has installed, held against what an environment asks for."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+from labrun.submission import conda
+
+SAME = {
+    "opencv-python-headless": ("opencv-python", "opencv-contrib-python"),
+    "tensorflow": ("tensorflow-cpu", "tensorflow-gpu"),
+    "mlflow-skinny": ("mlflow",),
+}
+"""Packages of the same modules."""
+
+
+def compared(wanted: conda.Wanted) -> tuple[list[str], list[str]]:
+    """What the present interpreter does not have, and what it has otherwise, in words."""
+    here = ".".join(map(str, sys.version_info[:3]))
+    missing, others = [], []
+    try:
+        if wanted.python and here not in SpecifierSet(wanted.python):
+            others.append(f"Python {here} for python{wanted.python}")
+    except InvalidSpecifier:
+        pass
+    for name, line in wanted.names.items():
+        there = next(filter(None, map(_installed, (name, *SAME.get(name, ())))), None)
+        try:
+            asked = Requirement(line)
+        except InvalidRequirement:
+            continue
+        if asked.marker is not None and not asked.marker.evaluate():
+            continue
+        if there is None:
+            missing.append(name)
+        elif not asked.specifier.contains(there, prereleases=True):
+            others.append(f"{name} {there} for {name}{asked.specifier}")
+    return missing, others
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,168 @@
+"""Environments of control scripts: the present interpreter held against what they ask for, or built as they ask."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import labrun
+from helpers import lab
+from labrun.azureml import environment, installed
+from labrun.azureml.conda_dependencies import CondaDependencies
+from labrun.azureml.environment import Environment
+from labrun.azureml.workspace import Workspace
+from labrun.compat.azureml.exceptions import NotInLabrun, UserErrorException
+from labrun.submission import conda
+
+
+@pytest.fixture
+def ws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LABRUN_ROOT", str(tmp_path))
+    monkeypatch.delenv("LABRUN_WORKSPACE", raising=False)
+    monkeypatch.delenv(environment.VARIABLE, raising=False)
+    return Workspace.from_config()
+
+
+def test_packages_are_added_changed_and_written_as_a_conda_file(tmp_path: Path) -> None:
+    made = (
+        CondaDependencies.create(["--no-deps"], None, ["scikit-learn=0.20"], python_version="3.6.2") if False else None
+    )
+    made = CondaDependencies.create(pip_packages=["azureml-sdk", "six==1.0"], conda_packages=["scikit-learn=0.20"])
+    assert made.python_version is None
+    made.set_python_version("3.6.2")
+    made.set_python_version("3.7")
+    for one in ("six==1.1", "Six==1.2"):
+        made.add_pip_package(one)
+    made.add_conda_package("scikit-learn")
+    made.add_channel("pytorch")
+    made.set_pip_index_url("https://example.org")
+    assert list(made.conda_packages) == ["python=3.7", "scikit-learn"] and made.get_python_version() == "3.7"
+    assert list(made.pip_packages) == ["azureml-sdk", "Six==1.2"] and list(made.conda_channels)[-1] == "pytorch"
+    assert made.save_to_file(tmp_path, "mine.yml") == "mine.yml"
+    again = CondaDependencies(tmp_path / "mine.yml")
+    assert again.as_dict() == made.as_dict() and again.serialize_to_string() == made.serialize_to_string()
+    assert again.wanted() == conda.Wanted("==3.7.*", ["scikit-learn", "--index-url https://example.org", "Six==1.2"])
+    again.remove_pip_package("six")
+    again.remove_conda_package("scikit-learn")
+    assert list(again.pip_packages) == ["azureml-sdk"] and list(again.conda_packages) == ["python=3.7"]
+    (tmp_path / "list.yml").write_text("- six\n")
+    with pytest.raises(UserErrorException, match="is no conda file"):
+        CondaDependencies(tmp_path / "list.yml")
+
+
+def test_environments_are_registered_with_versions(ws: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text("# ours\nsix==1.17.0  # pinned\n")
+    made = Environment.from_pip_requirements("mine", "requirements.txt")
+    made.environment_variables["A"] = "1"
+    assert made.register(ws).version == made.register(ws).version == "1"
+    made.python.conda_dependencies.add_pip_package("attrs")
+    assert made.register(ws).version == made.version == "2"
+    first, newest = Environment.get(ws, "mine", version="1"), Environment.get(ws, name="mine")
+    assert [list(one.python.conda_dependencies.pip_packages) for one in (first, newest)] == [
+        ["six==1.17.0"],
+        ["six==1.17.0", "attrs"],
+    ]
+    assert newest.environment_variables == {"A": "1"} and ws.environments["mine"].version == "2"
+    copy = newest.clone("other")
+    copy.environment_variables["A"] = "2"
+    assert (copy.name, copy.version, newest.environment_variables["A"]) == ("other", None, "1")
+    newest.save_to_directory("saved")
+    assert Environment.load_from_directory("saved").environment_variables == {"A": "1"}
+    with pytest.raises(UserErrorException, match=r"'mine' of version 3. Registered here: mine"):
+        Environment.get(ws, "mine", "3")
+    with pytest.raises(UserErrorException, match="can not start with the prefix"):
+        Environment("AzureML-mine").register(ws)
+    with pytest.raises(NotInLabrun, match="interpreter_path = '/path/to/envs/base/bin/python'"):
+        Environment.from_existing_conda_environment("x", "base")
+
+
+@pytest.mark.parametrize(
+    ("name", "packages", "python"),
+    [
+        ("AzureML-Minimal", [], None),
+        ("AzureML-sklearn-0.24-ubuntu18.04-py37-cpu", ["scikit-learn==0.24.*"], "3.7"),
+        ("AzureML-Scikit-learn-0.20.3", ["scikit-learn==0.20.3.*"], None),
+        ("AzureML-ACPT-pytorch-1.11-py38-cuda11.3-gpu", ["torch==1.11.*", "torchvision"], "3.8"),
+        ("AzureML-Tutorial", ["scikit-learn", "pandas"], None),
+    ],
+)
+def test_curated_environments_are_what_their_names_say(
+    ws: Workspace, name: str, packages: list[str], python: str | None
+) -> None:
+    found = Environment.get(ws, name).python.conda_dependencies
+    theirs = list(found.pip_packages)
+    assert set(packages) <= set(theirs) and theirs[0] == "azureml-defaults" and found.python_version == python
+
+
+def test_what_the_present_interpreter_has_otherwise_is_told_once(ws: Workspace, capsys: Any) -> None:
+    made = Environment("told")
+    made.docker.enabled = True
+    made.python.conda_dependencies = CondaDependencies.create(
+        pip_packages=["no-such-package-of-labrun==1", "hydra-core==0.1", "pytest", "azureml-defaults"],
+        conda_packages=["scikit-learn"],
+        python_version="3.6",
+    )
+    assert made.labrun_words(ws) == made.labrun_words(ws) == []
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3, lines
+    assert lines[0].startswith("labrun: docker, as the environment 'told' has it, is not used")
+    assert "names no-such-package-of-labrun, which" in lines[1] and sys.executable in lines[1]
+    present = f"Python {'.'.join(map(str, sys.version_info[:3]))} for python==3.6.*"
+    assert present in lines[2] and "for hydra-core==0.1;" in lines[2] and "pytest" not in lines[2]
+    assert installed.compared(conda.Wanted(None, ["pytest>=1", "x ; python_version<'3'", "-r a.txt"])) == ([], [])
+
+
+def test_an_environment_as_words(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Environment("words")
+    made.environment_variables = {"A": "b c"}
+    variable = ["+compute.environment.A='b c'"]
+    assert made.labrun_words(ws) == variable
+    monkeypatch.setenv(environment.VARIABLE, "build")
+    assert made.labrun_words(ws) == variable, "it names no packages"
+    made.python.conda_dependencies.add_pip_package("six")
+    (built, *rest) = made.labrun_words(ws)
+    file = Path(built.partition("=")[2].strip("'"))
+    assert rest == variable and conda.read(file, azureml=True).lines == ["six"]
+    made.python.user_managed_dependencies = True
+    assert made.labrun_words(ws) == variable
+    made.python.interpreter_path = "/usr/bin/python3"
+    assert made.labrun_words(ws) == ["script.python='/usr/bin/python3'", *variable]
+    monkeypatch.setenv(environment.VARIABLE, "any")
+    with pytest.raises(UserErrorException, match=f"{environment.VARIABLE}=any: there are current"):
+        environment.way()
+
+
+GO = """
+from azureml.core import Environment, Experiment, ScriptRunConfig, Workspace
+
+ws = Workspace.from_config()
+env = Environment.from_conda_specification("mine", "environment.yml")
+env.environment_variables = {"SETTING": "a secret"}
+env.register(ws)
+env.build(ws).wait_for_completion(show_output=True)
+config = ScriptRunConfig("src", "train.py", environment=Environment.get(ws, "mine"))
+run = Experiment(ws, "built").submit(config)
+run.wait_for_completion()
+print(run.get_metrics())
+"""
+TRAIN = """
+import os, six
+from azureml.core import Run
+
+Run.get_context().log_list("found", [six.__version__, len(os.environ["SETTING"])])
+"""
+
+
+def test_a_run_in_an_environment_that_is_built(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "train.py").write_text(TRAIN)
+    (tmp_path / "environment.yml").write_text("dependencies: [six=1.16, {pip: [azureml-defaults]}]\n")
+    (tmp_path / "go.py").write_text(GO)
+    done = lab(tmp_path, "azureml", "run", "--environments", "build", "go.py")
+    assert done.returncode == 0, done.stderr
+    assert "Environment mine: built\n{'found': ['1.16.0', 8]}\n" in done.stdout
+    assert "a secret" not in (labrun.get_run("last", root=tmp_path).folder / "run.json").read_text()
