@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import random
+import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, random_split
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, TensorDataset, random_split
 
 NOTES = "LOADER_PARTS_NOTES"
 """Names a file that `prepare_data` writes a line to."""
@@ -244,3 +247,118 @@ class BreaksElsewhere(TakesPixels):
         if os.environ.get("RANK") == "1":
             raise ValueError("the second one is broken")
         return super().forward(pixels)
+
+
+class Noisy(Dataset[Any]):
+    """Digits that each generator of random numbers changes a little."""
+
+    def __init__(self, count: int = 200) -> None:
+        self.x, self.y = digits()[:count]
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def noise(self) -> Tensor:
+        return torch.rand(64) * 0.1 + np.random.rand() * 0.1 + random.random() * 0.1
+
+    def __getitem__(self, place: int) -> Any:
+        return self.x[place] + self.noise(), self.y[place]
+
+
+class NoisyStream(IterableDataset[Any]):
+    """The same as a stream, which knows where it is and what epoch it is; `StreamWithoutState` does not."""
+
+    def __init__(self, count: int = 200) -> None:
+        self.data, self.place, self.epoch = Noisy(count), 0, -1
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Any:
+        order = torch.randperm(len(self.data), generator=torch.Generator().manual_seed(self.epoch)).tolist()
+        while self.place < len(order):
+            self.place += 1
+            yield self.data[order[self.place - 1]]
+        self.place = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"place": self.place}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.place = state["place"]
+
+
+class StreamWithoutState(IterableDataset[Any]):
+    def __init__(self, count: int = 200) -> None:
+        self.data = Noisy(count)
+
+    def __iter__(self) -> Any:
+        yield from (self.data[place] for place in range(len(self.data)))
+
+
+class NoisyModule(pl.LightningDataModule):
+    """Plain loaders of somebody who never thought of going on."""
+
+    num_classes = 10
+
+    def __init__(self, kind: str = "map", num_workers: int = 0, own_generator: bool = False) -> None:
+        super().__init__()
+        self.kind, self.workers, self.own = kind, num_workers, own_generator
+
+    def train_dataloader(self) -> Any:
+        if self.kind == "stream":
+            return DataLoader(NoisyStream(), batch_size=16)
+        if self.kind == "listens":
+            return DataLoader(Listens(), batch_size=50)
+        if self.kind == "lost":
+            return DataLoader(StreamWithoutState(), batch_size=16)
+        generator = torch.Generator().manual_seed(3) if self.own else None
+        return DataLoader(Noisy(), batch_size=16, shuffle=True, num_workers=self.workers, generator=generator)
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(Noisy(40), batch_size=20)
+
+    def test_dataloader(self) -> Any:
+        return DataLoader(Noisy(40), batch_size=20)
+
+
+class DropNet(nn.Module):
+    """A network that draws."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Dropout(0.5), nn.Linear(16, num_classes))
+
+    def forward(self, x: Tensor) -> Any:
+        return self.layers(x)
+
+
+class Crash(pl.Callback):
+    """Ends the training once, after so many steps: with an error, or when asked to make room."""
+
+    armed = False
+
+    def __init__(self, step: int, leaves: bool = False) -> None:
+        self.step, self.leaves = step, leaves
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if Crash.armed and trainer.global_step == self.step:
+            Crash.armed = False
+            if not self.leaves:
+                raise RuntimeError("crashed")
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+
+class Listens(Noisy):
+    """Notes which epoch it is told."""
+
+    told: ClassVar[list[tuple[str, int]]] = []
+
+    def set_epoch(self, epoch: int) -> None:
+        Listens.told.append(("data", epoch))
+
+
+class ListensToo(BatchSampler):
+    def set_epoch(self, epoch: int) -> None:
+        Listens.told.append(("batches", epoch))

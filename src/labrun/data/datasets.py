@@ -9,9 +9,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, Sampler
+from torch.utils.data import Dataset, IterableDataset, RandomSampler, Sampler
 
 from labrun import schema
+from labrun.data.loaders import Loader
 from labrun.errors import ConfigError, UnfitError
 
 HOOKS = {
@@ -97,7 +98,7 @@ class Parts:
             self._made[part] = made
         return self._made[part]
 
-    def train_dataloader(self) -> DataLoader[Any]:
+    def train_dataloader(self) -> Loader:
         data = self.dataset("train")
         streams = isinstance(data, IterableDataset)
         chosen: dict[str, Any] = {}
@@ -111,21 +112,27 @@ class Parts:
             raise UnfitError("dataset.shuffle=true: dataset.train is iterable, and gives its samples in its own order")
         if "batch_sampler" not in chosen:
             chosen |= {"batch_size": self._sizes[0], "drop_last": self._drop_last}
-        # The workers' seeds come from it.
-        generator = torch.Generator().manual_seed(self._seed)
-        return DataLoader(data, generator=generator, **chosen, **self._common)
+        common = dict(self._common)
+        if callable(getattr(data, "set_epoch", None)):
+            common["persistent_workers"] = False  # their copies would not hear of it
+            data.set_epoch(0)
+        return self._loader(data, **chosen, **common)
 
-    def val_dataloader(self) -> DataLoader[Any]:
+    def val_dataloader(self) -> Loader:
         return self._plain("validation")
 
-    def test_dataloader(self) -> DataLoader[Any]:
+    def test_dataloader(self) -> Loader:
         return self._plain("test")
 
-    def predict_dataloader(self) -> DataLoader[Any]:
+    def predict_dataloader(self) -> Loader:
         return self._plain("predict")
 
-    def _plain(self, part: str) -> DataLoader[Any]:
-        return DataLoader(self.dataset(part), batch_size=self._sizes[1], **self._common)
+    def _plain(self, part: str) -> Loader:
+        return self._loader(self.dataset(part), batch_size=self._sizes[1], **self._common)
+
+    def _loader(self, data: Any, **settings: Any) -> Loader:
+        # Its generator is its own: torch draws from it, and a loader that is made later in a training changes no other.
+        return Loader(data, generator=torch.Generator().manual_seed(self._seed), seed=self._seed, **settings)
 
     def _samplers(self, data: Any) -> dict[str, Any]:
         found: dict[str, Any] = {}

@@ -15,6 +15,7 @@ import torch
 from omegaconf import Container, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
+from labrun.data import loaders, random_states
 from labrun.errors import RunFailedError
 from labrun.runs import context, recording
 from labrun.tasks.packages import Package
@@ -90,6 +91,8 @@ class PlainCheckpoints:
     """Whether the best of a run that this one goes on with counts here, too."""
     newest: tuple[Path, int] | None = None
     """The file of the last whole state that was saved at an epoch's end, and its step."""
+    midway: tuple[Path, int] | None = None
+    """The same of a state that was saved in the middle of an epoch; None once it is old."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """As Lightning's own; a kill leaves the file that was there before."""
@@ -100,7 +103,7 @@ class PlainCheckpoints:
                 values = OmegaConf.to_container(values, resolve=True)
             if isinstance(values, Mapping):
                 checkpoint[part] = {key: value for key, value in values.items() if _is_plain(value)}
-        self.newest = None
+        self.newest = self.midway = None
         if "://" in str(path) or storage_options is not None:
             super().save_checkpoint(checkpoint, path, storage_options)  # type: ignore[misc]
             return
@@ -114,8 +117,10 @@ class PlainCheckpoints:
         except BaseException:
             partial.unlink(missing_ok=True)  # on a full disk the record needs the space
             raise
-        if _is_of_an_epochs_end(checkpoint):
+        if is_of_an_epochs_end(checkpoint):
             self.newest = file, int(checkpoint["global_step"])
+        elif checkpoint.get("optimizer_states") is not None:
+            self.midway = file, int(checkpoint["global_step"])
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As Lightning's own; the best checkpoints that it knows of come along, where it was written elsewhere."""
@@ -176,7 +181,7 @@ def _bring(state: dict[str, Any], source: Path, home: Path) -> None:
         state[key] = moved.get(str(state.get(key, "")), "")
 
 
-def _is_of_an_epochs_end(checkpoint: Mapping[str, Any]) -> bool:
+def is_of_an_epochs_end(checkpoint: Mapping[str, Any]) -> bool:
     """Whether a checkpoint is a whole state to go on from, with all of its epoch done."""
     try:
         epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
@@ -228,6 +233,7 @@ class Keeper:
         """How many have ended."""
         self.not_finite: dict[str, Any] | None = None
         """Since which epoch, and what, is NaN or infinite; None where all is well again."""
+        self._ended_midway = self._leaves = False
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Early stopping counts on from the run that this one goes on with, by the settings that the config has now."""
@@ -262,34 +268,72 @@ class Keeper:
         self._loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if self._fails and trainer.world_size == 1 and (what := unusual("the loss", self._loss)):
             self._end(f"{what} in epoch {trainer.current_epoch + 1}, batch {batch_idx + 1}")
+        if self._agreed_to_leave(trainer, batch_idx) and not trainer.fit_loop._should_accumulate():
+            self._make_room(trainer)  # after a step of the optimizer, since gradients are in no checkpoint
+        if self.keeps and not trainer.is_last_batch:
+            self._keep_midway(trainer)
+
+    def _agreed_to_leave(self, trainer: Any, batch_idx: int) -> bool:
         asked = recording.asked_to_leave()
-        if trainer.world_size > 1:
-            if batch_idx % self.EVERY:
-                return
-            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
-        if asked:
+        if trainer.world_size == 1:
+            return asked
+        if batch_idx % self.EVERY and not self._leaves:
+            return False
+        self._leaves = self._leaves or trainer.strategy.reduce_boolean_decision(asked, all=False)
+        return self._leaves
+
+    def _make_room(self, trainer: Any) -> None:
+        if trainer.is_last_batch or can_go_on_midway(trainer):
             trainer.save_checkpoint(self._path)
             log.info("Asked to make room: saved after step %d", trainer.global_step)
-            raise recording.Preempted("asked to make room")
+        else:
+            log.warning("Asked to make room: %s", self._begins_again(trainer))
+        raise recording.Preempted("asked to make room")
+
+    def _keep_midway(self, trainer: Any) -> None:
+        """Have another callback's checkpoint be the last, too, and keep where the time or the steps are up."""
+        found = None if self._files is None else self._files.midway
+        is_new = found is not None and found[1] == trainer.global_step and found[0] != self._path
+        if found is not None and is_new and not trainer.fit_loop._should_accumulate() and can_go_on_midway(trainer):
+            self._link(found[0])
+        is_asked = trainer.should_stop and trainer.fit_loop._can_stop_early
+        if is_asked or 0 < trainer.max_steps <= trainer.global_step:
+            self._ended_midway = can_go_on_midway(trainer) or self._path.is_file()
+            if can_go_on_midway(trainer):
+                trainer.save_checkpoint(self._path)
+            else:
+                log.warning("The training ends here: %s", self._begins_again(trainer))
+
+    def _begins_again(self, trainer: Any) -> str:
+        return (
+            f"whatever goes on from it begins epoch {trainer.current_epoch + 1} again, since its loader has no "
+            "state_dict and load_state_dict to go on in the middle"
+        )
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self.epochs = trainer.current_epoch + 1
         self._look(trainer)
-        if self.keeps:
+        if self.keeps and not self._ended_midway:
             self._keep(trainer)
 
     def _keep(self, trainer: Any) -> None:
         newest = None if self._files is None or trainer.world_size > 1 else self._files.newest
-        if newest is not None and newest[1] == trainer.global_step and newest[0].is_file() and newest[0] != self._path:
-            partial = self._path.with_name(f"{self._path.name}.partial")
-            partial.unlink(missing_ok=True)
-            try:  # the best is the last, too: the same state need not be written twice
-                os.link(newest[0], partial)
-                os.replace(partial, self._path)
-                return
-            except OSError:
-                log.debug("no hard links here")
-        trainer.save_checkpoint(self._path)
+        is_new = newest is not None and newest[1] == trainer.global_step and newest[0] != self._path
+        # The best is the last, too: the same state need not be written twice.
+        if newest is None or not is_new or not self._link(newest[0]):
+            trainer.save_checkpoint(self._path)
+
+    def _link(self, file: Path) -> bool:
+        """Give a checkpoint the name of the last one, too; whether that worked."""
+        partial = self._path.with_name(f"{self._path.name}.partial")
+        partial.unlink(missing_ok=True)
+        try:
+            os.link(file, partial)
+            os.replace(partial, self._path)
+            return True
+        except OSError:
+            log.debug("no hard links here")
+            return False
 
     def _look(self, trainer: Any) -> None:
         logged = {name: value for name, value in trainer.callback_metrics.items() if "loss" in name.lower()}
@@ -327,6 +371,102 @@ def keeper(
     base = callbacks.Checkpoint if keeps else callbacks.Callback
     made = type("Keeper", (Keeper, base), {"keeps": keeps, "keeps_count": keeps_count})
     return made(path, files, on_nan)
+
+
+def can_go_on_midway(trainer: Any) -> bool:
+    """Whether the loaders of a training can go on in the middle of an epoch."""
+    return all(loaders.resumes(one, trainer.world_size) for one in train_loaders(trainer))
+
+
+def train_loaders(trainer: Any) -> list[Any]:
+    """Those of the training, whatever structure they came in."""
+    combined = trainer.fit_loop._combined_loader
+    return [] if combined is None else list(combined.flattened)
+
+
+class RandomStates(pl.Callback):
+    """Keeps the random states of every process in the checkpoints, and tells loaders and data sets the epoch.
+
+    A training that goes on then draws what it would have drawn without the break: dropout, augmentation, orders. It is
+    the first of all callbacks, so that the others draw after it.
+
+    Args:
+        seed: the run's; a training that goes on with another one draws by that.
+    """
+
+    KEY = "labrun"
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._loaded: dict[str, Any] | None = None
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        own, used = random_states.capture(self._generators(trainer)), trainer.fit_loop.epoch_loop.batch_progress
+        states = [own] * trainer.world_size
+        if trainer.world_size > 1:
+            torch.distributed.all_gather_object(states, own)
+        checkpoint[self.KEY] = {"seed": self._seed, "random_states": states}
+        kept = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader") or []
+        stateful = [one for one in train_loaders(trainer) if loaders.is_stateful(one)]
+        for place, loader in enumerate(stateful):
+            if isinstance(loader, loaders.Loader):
+                kept[place] = loader.state_dict(used.current.ready)
+
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        found = checkpoint.get(self.KEY)
+        if isinstance(found, dict) and found["seed"] == self._seed:
+            self._loaded = found
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        if any(map(loaders.keeps_old_copies, train_loaders(trainer))):
+            log.warning(
+                "The data set's set_epoch(): its loader has persistent_workers=True, whose copies of the data set do "
+                "not hear of the epoch"
+            )
+        loop = trainer.fit_loop
+        if self._loaded is None:
+            return
+        in_use = train_loaders(trainer)
+        if any(loaders.draws_anew(one, loop.restarted_mid_epoch and one in in_use) for one in self._loaders(trainer)):
+            log.warning(
+                "The loader's workers had drawn random numbers before the break: those that they draw %s are not the "
+                "ones of a training without it",
+                "in the rest of this epoch" if loop.restarted_mid_epoch else "from here on (persistent_workers)",
+            )
+        if loop.restarted_mid_epoch:
+            self._restore(trainer)
+        else:
+            # Lightning has made the iterator already, before the epoch was known: let it make the epoch's own.
+            loop._resuming_from_checkpoint = False
+            for loader in in_use:
+                if isinstance(loader, loaders.Loader):
+                    loader.rewind()
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        self._restore(trainer)
+        for loader in train_loaders(trainer):
+            loaders.tell_epoch(loader, trainer.current_epoch)
+
+    def _restore(self, trainer: Any) -> None:
+        found, self._loaded = self._loaded, None
+        if found is None:
+            return
+        states = found["random_states"]
+        if len(states) != trainer.world_size:
+            log.warning(
+                "The checkpoint is of %d processes, and this training has %d: they draw other random numbers",
+                len(states),
+                trainer.world_size,
+            )
+            return
+        random_states.restore(states[trainer.global_rank], self._generators(trainer))
+
+    def _loaders(self, trainer: Any) -> list[Any]:
+        validation = trainer.fit_loop.epoch_loop.val_loop._combined_loader
+        return [*train_loaders(trainer), *([] if validation is None else validation.flattened)]
+
+    def _generators(self, trainer: Any) -> list[Any]:
+        return [one for loader in self._loaders(trainer) for one in random_states.generators_of(loader)]
 
 
 def finite_alone(checkpoint: Any) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from labrun import schema, targets
 from labrun.data.arrays import Arrays, Part
 from labrun.data.datasets import HOOKS, Parts
+from labrun.data.loaders import adopted
 from labrun.data.loading import BatchLoader, make_loader
 from labrun.errors import ConfigError
 from labrun.runs import custom_locations
@@ -120,6 +121,9 @@ class ModuleFeed(Feed):
 
     def __init__(self, module: Any, name: str) -> None:
         self.module, self.name = module, name
+        if self.has("train"):
+            asked = module.train_dataloader
+            module.train_dataloader = lambda: adopted(asked())
 
     @property
     def told(self) -> str:

@@ -37,8 +37,10 @@ from labrun.tasks.callbacks import (
     Keeper,
     PlainCheckpoints,
     Pulse,
+    RandomStates,
     RecordLogger,
     finite_alone,
+    is_of_an_epochs_end,
     keeper,
     plain_checkpoints,
     unusual,
@@ -282,10 +284,9 @@ class NetworkTask(Task):
     def _check_resume(self, checkpoint: Path, own: bool, max_steps: int) -> None:
         content = read_tensors(checkpoint)
         done = _epochs_in(content)
+        where = f"after epoch {done}" if is_of_an_epochs_end(content) else _midway(content)
         if own:
-            log.info(
-                "Going on from the last attempt's checkpoint, after epoch %d, step %d", done, content["global_step"]
-            )
+            log.info("Going on from the last attempt's checkpoint, %s, step %d", where, content["global_step"])
             return
         if done >= int(self._settings["max_epochs"]):
             raise ConfigError(
@@ -297,7 +298,7 @@ class NetworkTask(Task):
                 f"nothing is left to train: the checkpoint {checkpoint} has {content['global_step']} steps, and this "
                 f"training has {max_steps} at most, counted from the very beginning. Raise trainer.options.max_steps"
             )
-        log.info("Going on from %s, after epoch %d", checkpoint, done)
+        log.info("Going on from %s, %s", checkpoint, where)
 
     @property
     def _names_monitor(self) -> bool:
@@ -382,6 +383,7 @@ class NetworkTask(Task):
             callbacks.insert(0, Pulse(record))
         if not isinstance(self._feed, ArraysFeed) and trains_on_processor(settings):
             callbacks.insert(0, FirstBatch(self._weighed))
+        callbacks.insert(0, RandomStates(int(self._config["seed"])))
         last = paths.checkpoints / "last.ckpt"
         callbacks.append(keeper(self._package, keeps, last, files, settings.get("on_nan", "warn"), same))
         limits = {k: settings[k] for k in LIMITS if settings.get(k) is not None}
@@ -648,6 +650,15 @@ def _epochs_in(checkpoint: Mapping[str, Any]) -> int:
         return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
     except (KeyError, TypeError, ValueError):
         return int(checkpoint["epoch"]) + 1
+
+
+def _midway(checkpoint: Mapping[str, Any]) -> str:
+    """Where in which epoch a checkpoint was written."""
+    try:
+        batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["ready"]
+    except (KeyError, TypeError):
+        return f"after epoch {_epochs_in(checkpoint)}"
+    return f"in epoch {_epochs_in(checkpoint) + 1}, after {batches} of its batches"
 
 
 class _NoProfiler(pl.profilers.PassThroughProfiler):

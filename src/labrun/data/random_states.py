@@ -1,0 +1,91 @@
+"""The states of the random number generators: Python's, NumPy's, torch's, and those that loaders have of their own.
+
+They are kept as plain values and tensors, so that a checkpoint with them is read without unpickling any class.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def capture(generators: Sequence[torch.Generator] = ()) -> dict[str, Any]:
+    """The states as they are now.
+
+    Args:
+        generators: beside the global ones.
+    """
+    found: dict[str, Any] = {
+        "python": random.getstate(),
+        "torch": torch.get_rng_state(),
+        "generators": [one.get_state() for one in generators],
+    }
+    numpy: Any = np.random.get_state()
+    if isinstance(numpy, tuple):  # else it was exchanged for a generator of another kind
+        name, keys, *rest = numpy
+        found["numpy"] = (str(name), torch.from_numpy(keys.astype(np.int64)), *rest)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        found["cuda"] = torch.cuda.get_rng_state_all()
+    return found
+
+
+def restore(state: dict[str, Any], generators: Sequence[torch.Generator] = ()) -> None:
+    """Have the generators go on from what `capture` found.
+
+    Args:
+        state: from `capture`.
+        generators: as they were given there; left alone where their number is another one.
+    """
+    version, keys, gauss = state["python"]
+    random.setstate((version, tuple(keys), gauss))
+    torch.set_rng_state(state["torch"].cpu())
+    if "numpy" in state:
+        name, words, *rest = state["numpy"]
+        np.random.set_state((name, words.cpu().numpy().astype(np.uint32), *rest))
+    if len(state.get("cuda") or ()) == torch.cuda.device_count() > 0:
+        torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
+    if len(state["generators"]) == len(generators):
+        for generator, one in zip(generators, state["generators"], strict=True):
+            generator.set_state(one.cpu())
+
+
+@contextlib.contextmanager
+def isolated(state: dict[str, Any] | None, generators: Sequence[torch.Generator] = ()) -> Iterator[None]:
+    """Inside, the generators go on from a state; afterwards from where they were before.
+
+    Args:
+        state: from `capture`; None: inside, they are as outside, and what is drawn counts.
+        generators: see `restore`.
+    """
+    if state is None:
+        yield
+        return
+    before = capture(generators)
+    restore(state, generators)
+    try:
+        yield
+    finally:
+        restore(before, generators)
+
+
+def generators_of(loader: Any) -> list[torch.Generator]:
+    """The generators that a loader, and what chooses its samples, draw from instead of the global one."""
+    sampler, batches = getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)
+    found: dict[int, torch.Generator] = {}
+    for one in (loader, sampler, batches, getattr(batches, "sampler", None)):
+        generator = getattr(one, "generator", None)
+        if isinstance(generator, torch.Generator):
+            found[id(generator)] = generator
+    return list(found.values())
+
+
+def seed_worker(seed: int) -> None:
+    """Seed a worker's generators."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)

@@ -1,0 +1,128 @@
+"""A training that was broken off ends with the weights of one that was not: it draws the same random numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import loader_parts
+from conftest import Runner
+from labrun import execute
+from labrun.errors import LabrunError
+from labrun.runs import record as records
+from labrun.runs.recording import Preempted
+
+NET = ("model=dropnet", "trainer.batch_size=16", "trainer.max_epochs=3", "report=none")
+NOISY = (*NET, "dataset=noisy")
+SETS = (
+    *NET,
+    "dataset=torch",
+    "dataset.train={_target_: loader_parts.Noisy}",
+    "dataset.validation={_target_: loader_parts.Noisy, count: 40}",
+    "dataset.test={_target_: loader_parts.Noisy, count: 40}",
+)
+STREAM = (*SETS, "dataset.train._target_=loader_parts.NoisyStream")
+STEPS = (
+    "+callbacks.steps={_target_: pytorch_lightning.callbacks.ModelCheckpoint, every_n_train_steps: 4, save_top_k: 1}"
+)
+
+
+@pytest.fixture
+def noisy(workspace: Path) -> Path:
+    for name, text in {
+        "dataset/noisy": "_target_: loader_parts.NoisyModule\n",
+        "model/dropnet": "_target_: loader_parts.DropNet\nlr: 0.1\n",
+    }.items():
+        path = workspace / "conf" / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return workspace
+
+
+def weights(run_dir: Path) -> dict[str, torch.Tensor]:
+    loaded: dict[str, torch.Tensor] = torch.load(run_dir / "outputs" / "model.pt", weights_only=True)
+    return loaded
+
+
+def broken_off(run_here: Runner, *overrides: str, step: int, leaves: bool = False) -> Path:
+    """The folder of a run that was broken off at a step, and then carried out again."""
+    loader_parts.Crash.armed = True
+    crash = f"+callbacks.crash={{_target_: loader_parts.Crash, step: {step}, leaves: {str(leaves).lower()}}}"
+    before = set(Path("outputs").glob("*/*/run.json"))
+    with pytest.raises(Preempted if leaves else (RuntimeError, LabrunError), match="crashed|make room"):
+        run_here(*overrides, crash)
+    (run_dir,) = {path.parent for path in set(Path("outputs").glob("*/*/run.json")) - before}
+    record = records.read(run_dir)
+    record.status, record.ended, record.error = records.QUEUED, None, None
+    records.write(run_dir, record)
+    execute.execute(run_dir.absolute(), capture=False, pictures=False)
+    return run_dir
+
+
+def same(one: Path, other: Path) -> bool:
+    return all(torch.equal(value, weights(other)[name]) for name, value in weights(one).items())
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (*NET, "dataset=digits", "+dataset.augmentation={_target_: labrun.data.loading.RandomFlip}"),
+        NOISY,
+        (*NOISY, "+dataset.own_generator=true"),
+        SETS,
+        (*SETS, "dataset.num_workers=2", "dataset.batch_size=50"),
+        STREAM,
+    ],
+    ids=["own data", "module", "module with a generator", "data sets", "workers", "stream"],
+)
+def test_broken_off_anywhere_it_ends_with_the_same_weights(
+    run_here: Runner, noisy: Path, caplog: pytest.LogCaptureFixture, overrides: tuple[str, ...]
+) -> None:
+    caplog.set_level("INFO")
+    _, whole = run_here(*overrides)
+    batches = torch.load(whole / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] // 3
+    assert same(whole, broken_off(run_here, *overrides, step=batches + 2))
+    assert f"after epoch 1, step {batches}" in caplog.text
+    assert same(whole, broken_off(run_here, *overrides, step=batches + 2, leaves=True))
+    assert "in epoch 2, after 3 of its batches" in caplog.text
+    assert same(whole, broken_off(run_here, *overrides, STEPS, step=batches + 2))
+
+
+def test_a_loader_that_cannot_go_on_begins_its_epoch_again(
+    run_here: Runner, noisy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    lost = (*NOISY, "+dataset.kind=lost")
+    _, whole = run_here(*lost)
+    assert same(whole, broken_off(run_here, *lost, STEPS, step=18, leaves=True))
+    assert "begins epoch 2 again, since its loader has no state_dict" in caplog.text
+    assert "Going on from the last attempt's checkpoint, after epoch 1, step 13" in caplog.text
+
+
+def test_steps_or_time_that_are_up_end_in_the_middle_of_an_epoch(
+    run_here: Runner, noisy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    for overrides in (NOISY, STREAM):
+        _, whole = run_here(*overrides)
+        run_here(*overrides, "+trainer.options.max_steps=18")
+        _, more = run_here(*overrides, "trainer.resume=last")
+        assert "in epoch 2, after 5 of its batches" in caplog.text
+        assert same(whole, more)
+
+
+def test_the_epoch_is_told_to_data_sets_and_samplers(run_here: Runner, noisy: Path) -> None:
+    told = loader_parts.Listens.told
+    module, sets = (*NOISY, "+dataset.kind=listens"), (*SETS, "dataset.train._target_=loader_parts.Listens")
+    sampler = "dataset.batch_sampler={_target_: loader_parts.ListensToo, batch_size: 50, drop_last: false}"
+    for overrides in (module, (*sets, sampler), (*sets, "dataset.num_workers=1")):
+        told.clear()
+        run_here(*overrides)
+        for who in {name for name, _ in told}:
+            assert list(dict.fromkeys(epoch for name, epoch in told if name == who)) == [0, 1, 2], who
+        assert {name for name, _ in told} == {"data", *(["batches"] if sampler in overrides else [])}
+    told.clear()
+    run_here(*sets, "dataset.num_workers=1", "trainer.max_epochs=4", "trainer.resume=last")
+    assert told[-1] == ("data", 3)
