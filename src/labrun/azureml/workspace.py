@@ -121,7 +121,8 @@ class Workspace(Advising):
 
     def write_config(self, path: Any = None, file_name: str | None = None) -> None:
         """Write the names for `from_config`."""
-        target = Path(path or ".") / ".azureml" / (file_name or "config.json")
+        place = Path(path or ".")
+        target = (place if place.name == ".azureml" else place / ".azureml") / (file_name or "config.json")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(
             json.dumps(

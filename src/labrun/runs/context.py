@@ -61,7 +61,7 @@ class RunContext:
             "time": time.time(),
             "step": int(step),
             "name": name,
-            "value": number if math.isfinite(number) else _spelled(number),
+            "value": value if type(value) is int else number if math.isfinite(number) else _spelled(number),
             "attempt": self.attempt,
         }
         if epoch is not None:
@@ -231,14 +231,18 @@ def content(path: str | os.PathLike[str], largest: int = 2**30) -> bytes:
 
 
 def metric(text: bytes) -> dict[str, Any] | None:
-    """One line of the metrics file, its value as a float; None where it holds no metric, torn or not."""
+    """One line of the metrics file, its value as a float; None where it holds no metric, torn or not.
+
+    `is_whole` says that the value was logged as an int.
+    """
     try:
         line = json.loads(text)
         step = int(line["step"])
         if not isinstance(line["name"], str) or step != line["step"]:
             return None
         numbers = {"value": float(line["value"]), "time": float(line["time"]), "attempt": int(line.get("attempt", 1))}
-        return {**line, "step": step, **numbers}
+        is_whole = {"is_whole": True} if type(line["value"]) is int else {}
+        return {**line, "step": step, **numbers, **is_whole}
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
 

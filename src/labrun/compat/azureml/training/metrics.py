@@ -132,7 +132,8 @@ def read(run_dir: Path, attempt: int) -> dict[str, Any]:
     """
     numbers: dict[str, list[Any]] = {}
     for line in context.read_metrics(run_dir):
-        numbers.setdefault(line["name"], []).append(line["value"])
+        number = int(line["value"]) if line.get("is_whole") else line["value"]
+        numbers.setdefault(line["name"], []).append(number)
     found: dict[str, Any] = {name: one_or_all(several) for name, several in numbers.items()}
     for name, lines in _kept(run_dir, attempt).items():
         found[name] = _as_logged(lines)

@@ -9,7 +9,7 @@ from typing import Any
 
 
 def as_number(value: Any) -> float | None:
-    """A value as a number, or None if it is none.
+    """A value as a number, a whole one as an int, or None if it is none.
 
     Args:
         value: a number, or an array or tensor (NumPy, torch, TensorFlow) of one element. Text is never a number.
@@ -19,7 +19,10 @@ def as_number(value: Any) -> float | None:
     try:
         # First: float() of an array of one element is deprecated in NumPy.
         value = value.item() if hasattr(value, "item") else value
-        return None if isinstance(value, (str, bytes, complex)) else float(value)
+        if isinstance(value, (str, bytes, complex)):
+            return None
+        number = float(value)
+        return value if type(value) is int else number
     except (TypeError, ValueError, OverflowError, RuntimeError):
         # What torch raises for a tensor of several elements is a RuntimeError.
         return None
