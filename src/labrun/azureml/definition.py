@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from labrun.azureml.submitting import ENVIRONMENT_TAG, TARGET_TAG
 from labrun.runs import definition, files
 
 
@@ -34,7 +35,7 @@ def details(run: Any) -> dict[str, Any]:
     record = work.record
     return {
         "runId": run.id,
-        "target": (record.config.get("compute") or {}).get("target"),
+        "target": record.properties.get(TARGET_TAG) or (record.config.get("compute") or {}).get("target"),
         "status": run.get_status(),
         "startTimeUtc": record.started,
         "endTimeUtc": record.ended,
@@ -43,9 +44,19 @@ def details(run: Any) -> dict[str, Any]:
         "tags": run.tags,
         "inputDatasets": record.data,
         "outputDatasets": [],
-        "runDefinition": definition.of(record.config),
+        "runDefinition": named(definition.of(record.config), record.properties),
         "logFiles": {name: str(work.folder / name) for name in files.of(work.folder) if name.endswith(".log")},
         "submittedBy": None,
+    }
+
+
+def named(found: dict[str, Any], properties: dict[str, str]) -> dict[str, Any]:
+    """A definition with the names that the control script gave."""
+    target, environment = properties.get(TARGET_TAG), properties.get(ENVIRONMENT_TAG)
+    return {
+        **found,
+        **({"target": target} if target else {}),
+        **({"environment": {"name": environment}} if environment else {}),
     }
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from labrun import api
 from labrun.azureml import definition
 from labrun.azureml.advice import Advising
-from labrun.azureml.submitting import TYPE_TAG
+from labrun.azureml.submitting import OWN, TYPE_TAG
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml.exceptions import ActivityFailedException, UserErrorException
 from labrun.compat.azureml.training import files, metrics
@@ -173,7 +173,7 @@ class Run(Advising, metaclass=_AnyRun):
             return str(self._type)
         if self._is_sweep:
             return "hyperdrive"
-        return self.properties.get(TYPE_TAG) or "azureml.scriptrun"
+        return self._shared("properties").get(TYPE_TAG) or "azureml.scriptrun"
 
     @property
     def name(self) -> str:
@@ -476,7 +476,8 @@ class Run(Advising, metaclass=_AnyRun):
 
     def get_properties(self) -> dict[str, str]:
         """The properties as they are now."""
-        return {"ContentSnapshotId": self.id, **self._shared("properties")}
+        found = {key: value for key, value in self._shared("properties").items() if key not in OWN}
+        return {"ContentSnapshotId": self.id, **found}
 
     def _shared(self, what: str) -> dict[str, str]:
         """Tags or properties; of a sweep those that all of its runs have."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labrun import api
@@ -19,6 +18,9 @@ if TYPE_CHECKING:
 
 TYPE_TAG = "azureml.type"
 """The property of a record that tells which kind of the SDK's runs it is."""
+TARGET_TAG, ENVIRONMENT_TAG = "azureml.target", "azureml.environment"
+"""The names that the control script gave."""
+OWN = (TYPE_TAG, TARGET_TAG, ENVIRONMENT_TAG)
 
 
 class Config:
@@ -43,7 +45,16 @@ class Config:
         from labrun.azureml.run import wrapped
 
         work = submit(experiment, self.words(experiment), tags, self.variables())
+        if isinstance(work, api.Run):
+            context.annotate(work.folder, properties=self._notes())
         return wrapped(experiment, work, self.run_type)
+
+    def _notes(self) -> dict[str, str]:
+        """What the SDK tells of a run and labrun's config does not: its type, and the names that its script gave."""
+        settings = getattr(self, "run_config", None)
+        target, environment = getattr(settings, "target", None), getattr(settings, "_environment", None)
+        names = {TARGET_TAG: getattr(target, "name", target), ENVIRONMENT_TAG: getattr(environment, "name", None)}
+        return {TYPE_TAG: self.run_type, **{key: str(name) for key, name in names.items() if name}}
 
 
 def submit(
@@ -76,8 +87,3 @@ def _own_path() -> str:
     """This process's PYTHONPATH without `azureml`: of what is submitted only scripts are given that."""
     parts = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     return os.pathsep.join(part for part in parts if part != runner.SITE)
-
-
-def note_type(folder: Path, run_type: str) -> None:
-    """Keep which kind of the SDK's runs a run is."""
-    context.annotate(folder, properties={TYPE_TAG: run_type})
