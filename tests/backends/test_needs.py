@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from conftest import Command, Refused
 from helpers import PLAIN
 from labrun.runs import record as records
@@ -87,3 +89,52 @@ def test_a_run_uses_as_many_threads_as_it_has_cores(labrun: Command, workspace: 
 
 def test_inline_runs_are_one_at_a_time(refused_here: Refused) -> None:
     assert "compute.max_parallel=2" in refused_here("-m", "seed=1,2", "compute=inline", "compute.max_parallel=2")
+
+
+RANKS = """
+import os
+import torch
+from torch import nn
+
+class Ranks(nn.Linear):
+    told = False
+    def __init__(self, input_shape, num_classes):
+        super().__init__(torch.Size(input_shape).numel(), num_classes)
+    def forward(self, x):
+        if self.training and not Ranks.told and torch.distributed.is_initialized():
+            Ranks.told = True
+            names = ("CUDA_VISIBLE_DEVICES", "LOCAL_RANK", "RANK", "WORLD_SIZE")
+            print("SEEN", *(os.environ[name] for name in names), flush=True)
+        return super().forward(x.flatten(1))
+"""
+
+
+def test_a_process_for_each_gpu_of_a_run(labrun: Command, refused_here: Refused, workspace: Path) -> None:
+    """Two runs of two GPUs each, at once: what the four processes are told. They train on the processor, by gloo.
+
+    Over 15 s: they import PyTorch and train.
+    """
+    write(workspace)
+    (workspace / "ranks.py").write_text(RANKS)
+    (workspace / "conf" / "model" / "ranks.yaml").write_text("_target_: ranks.Ranks\n")
+    two = ("model=ranks", "compute=gpu", "compute.gpus_per_run=2", "trainer.accelerator=cpu", "callbacks=none")
+    done = labrun("-m", *two, "trainer.max_epochs=1", "seed=1,2", *PLAIN, CUDA_VISIBLE_DEVICES="4,5,6,7")
+    assert done.returncode == 0, done.stdout + done.stderr
+    logs = [sorted(folder.glob("driver*.log")) for folder in sorted(workspace.glob("multirun/*/*/[0-9]"))]
+    found = [
+        [line.split()[1:] for log in run for line in log.read_text().splitlines() if "SEEN" in line] for run in logs
+    ]
+    pairs = sorted(run[0][0] for run in found)
+    assert pairs == ["4,5", "6,7"] and all(one[0] == run[0][0] for run in found for one in run)
+    assert [sorted(line[1:] for line in run) for run in found] == [[["0", "0", "2"], ["1", "1", "2"]]] * 2
+    assert records.read(logs[0][0].parent).config["compute"]["tasks_per_node"] == 2
+    done = labrun("model=shows", "compute=gpu", "compute.gpus_per_run=2", *PLAIN, CUDA_VISIBLE_DEVICES="4,5")
+    assert done.returncode == 0 and seen(workspace)[0][0] == "4,5", "what is no network has one process"
+
+
+def test_more_processes_than_gpus_are_refused(
+    refused_here: Refused, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    wish = ("model=mnist_dnn", "compute=gpu", "compute.gpus_per_run=2", "compute.tasks_per_node=3")
+    assert "each process of a run needs a GPU of its own" in refused_here(*wish)

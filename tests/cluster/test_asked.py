@@ -85,6 +85,11 @@ def test_several_runs_of_a_job_share_what_they_ask_for(submit: Submit) -> None:
     assert (asked["cpus-per-task"], asked["mem"], asked["gpus-per-node"]) == ("2", "2048MB", "1")
 
 
+def test_processes_of_a_run_share_its_gpus(submit: Submit) -> None:
+    (asked,) = submit({"gpus_per_run": 2, "tasks_per_node": 2})
+    assert (asked["gpus-per-node"], asked["ntasks-per-node"]) == ("2", "2")
+
+
 def test_more_time_than_a_run_may_take_is_asked_for(submit: Submit) -> None:
     """The time to begin and to save comes on top, since Slurm warns up to a minute early."""
     (asked,) = submit({"timeout_min": 1})

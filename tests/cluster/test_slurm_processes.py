@@ -7,7 +7,7 @@ from pathlib import Path
 from conftest import Command
 from helpers import lab, wait_for
 from labrun.runs.context import read_metrics
-from slurm_jobs import NETWORK, SLURM, begin, finished, no_jobs_left, single, squeue, write_failing
+from slurm_jobs import NETWORK, SLURM, all_records, begin, finished, no_jobs_left, single, squeue, write_failing
 
 __all__ = ["no_jobs_left"]
 
@@ -60,3 +60,18 @@ def test_a_run_of_two_nodes_that_is_canceled_before_it_trains_leaves_none(worksp
     finished(run)
     assert run.returncode == 130 and single(workspace).status == "canceled"
     wait_for(lambda: not squeue(), 60)
+
+
+def test_two_processes_train_each_run_of_a_sweep(workspace: Path, labrun: Command) -> None:
+    """Over 15 s: four processes import PyTorch on the machine's cores."""
+    values = (*NETWORK, "trainer.max_epochs=2", "compute.tasks_per_node=2", "compute.timeout_min=5")
+    done = labrun("-m", *values, "seed=1,2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = all_records(workspace)
+    assert [record.status for record in found] == ["completed"] * 2
+    assert all("accuracy" in record.metrics and record.config["compute"]["tasks_per_node"] == 2 for record in found)
+    for folder in workspace.glob("multirun/*/*/[0-9]"):
+        assert "MEMBER: 1/2" in (folder / "driver.log").read_text()
+        assert "MEMBER: 2/2" in (folder / "driver.1.log").read_text()
+        lines = [(line["name"], line["step"]) for line in read_metrics(folder)]
+        assert len(lines) == len(set(lines)), "both processes wrote"

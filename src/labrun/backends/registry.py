@@ -65,6 +65,11 @@ def check(compute: Mapping[str, Any], sweep: bool) -> None:
             problems.append(f"compute.{key}={compute[key]}: {_who_knows(key)}")
     if compute["gpus_per_run"] > 1 and compute["runs_per_gpu"] > 1:
         problems.append(f"compute.runs_per_gpu={compute['runs_per_gpu']}: runs of more than one GPU do not share them")
+    if compute["tasks_per_node"] > compute["gpus_per_run"] > 0:
+        problems.append(
+            f"compute.tasks_per_node={compute['tasks_per_node']}, compute.gpus_per_run={compute['gpus_per_run']}: each "
+            "process of a run needs a GPU of its own; leave tasks_per_node out, and there is one for each GPU"
+        )
     python = compute["python"]
     if python is not None and backend.supervises and not backend.is_elsewhere:
         if not shutil.which(python):

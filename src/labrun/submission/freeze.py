@@ -23,6 +23,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from labrun import exact, execute, schema, targets, trust
+from labrun.backends import registry
 from labrun.config.composed import (
     validated_and_kept,
 )
@@ -187,6 +188,8 @@ def settled(
         if kept.get("dataset"):
             inputs.settle_files(kept["dataset"], values["datastore"])
     compute = kept["compute"]
+    if _has_a_process_for_each_gpu(kept):
+        compute["tasks_per_node"] = compute["gpus_per_run"]
     if kept["task"] != "fit":
         tasks.refuse_ranks(compute, f"task={kept['task']}")
     elif tasks.ranks(compute) > 1 and not _is_network(str(values["model"]["_target_"])):
@@ -217,6 +220,23 @@ def _settle_loaders(kept: dict[str, Any], values: Mapping[str, Any]) -> None:
                 trainer[part] = count if trainer.get(part) is None else trainer[part]
         elif key == "validation_size" and wanted == 0:
             trainer["limit_val_batches"] = 0
+
+
+OWN_LAUNCHERS = ("spawn", "fork", "notebook", "auto", "dp")
+"""In names of Lightning's strategies: those that begin their processes themselves, or need but one."""
+
+
+def _has_a_process_for_each_gpu(kept: Mapping[str, Any]) -> bool:
+    """Whether a run's GPUs get a process each: a network is trained on several, and nobody has said it otherwise."""
+    compute, options = kept["compute"], kept["trainer"].get("options") or {}
+    if compute["gpus_per_run"] < 2 or compute["tasks_per_node"] > 1 or kept["task"] != "fit":
+        return False
+    if "tasks_per_node" not in registry.chosen(compute, sweep=True).settings or "devices" in options:
+        return False
+    strategy = options.get("strategy", "ddp")
+    if isinstance(strategy, str) and any(name in strategy.split("_") for name in OWN_LAUNCHERS):
+        return False
+    return _is_network(str(kept["model"]["_target_"]))
 
 
 NETWORKS = ("torch", "torchvision", "pytorch_lightning", "lightning")

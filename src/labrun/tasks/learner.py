@@ -384,7 +384,7 @@ class Learner(pl.LightningModule):
                     f"model.metrics.{name}: {type(metric).__name__} gives more than one number, and a metric of the "
                     "record is one (average=macro, or another class)"
                 )
-            self.log(name if stage == "test" else f"{stage}_{name}", value)
+            self.log(name if stage == "test" else f"{stage}_{name}", value, sync_dist=self.trainer.world_size > 1)
 
     def _of(self, stage: str) -> dict[str, Any]:
         if stage not in self._metrics:
