@@ -613,9 +613,13 @@ LEARNING = ("loss", "metrics", "class_weight", "target")
 
 def _check_learning(node: Mapping[str, Any]) -> Iterator[str]:
     """Every mistake in what a plain network is to learn. What a class takes itself is left to it."""
+    if all(node.get(key) is None for key in LEARNING):
+        return
     target = str(node.get("_target_"))
-    is_torchs = any(name.partition(".")[0] in targets.PYTORCH for name in targets.ancestors(target))
-    if target not in TARGETS and not is_torchs:
+    is_torchs = target in TARGETS or any(
+        name.partition(".")[0] in targets.PYTORCH for name in targets.ancestors(target)
+    )
+    if not is_torchs:
         return  # an estimator, say, whose `loss` and `class_weight` are its own: building it tells
     idle = [key for key in LEARNING if node.get(key) is not None and key != "class_weight"]
     if idle and TARGETS.get(target) in (LogisticRegression, Pipeline, Ensemble):

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,22 +119,8 @@ def locate(target: str) -> Named:
 def takes(target: str, name: str) -> bool:
     """Whether a class, or a function, has an argument of that name, as far as its source says so by itself."""
     found = locate(target)
-    if found.source is None or len(found.names) != 1:
-        return False
-    try:
-        tree = ast.parse(found.source.read_text(encoding="utf-8"))
-    except (OSError, ValueError, SyntaxError):
-        return False
-    for node in tree.body:
-        if getattr(node, "name", None) != found.names[0]:
-            continue
-        inner = node.body if isinstance(node, ast.ClassDef) else [node]
-        for one in inner:
-            if isinstance(one, ast.FunctionDef) and one.name in ("__init__", found.names[0]):
-                return name in {arg.arg for arg in (*one.args.args[1:], *one.args.args[:1], *one.args.kwonlyargs)} - {
-                    "self"
-                }
-    return False
+    source = _read(found) if len(found.names) == 1 else None
+    return source is not None and name in source.arguments.get(found.names[0], ())
 
 
 def ancestors(target: str) -> frozenset[str]:
@@ -178,30 +164,76 @@ def quoted(target: str, names: tuple[str, ...]) -> str | None:
     return next((name for name in names if f'"{name}"' in text or f"'{name}'" in text), None)
 
 
+@dataclass(frozen=True)
+class Source:
+    """What a module's source says at its top.
+
+    Args:
+        imported: what each name that it imports stands for, dotted.
+        bases: of each class what it is derived from, of each function what it says it returns, as it stands there.
+        arguments: of each class and function those that it takes.
+        classes: the names of its classes.
+    """
+
+    imported: Mapping[str, str]
+    bases: Mapping[str, list[str]]
+    arguments: Mapping[str, frozenset[str]]
+    classes: frozenset[str]
+
+
+def _read(named: Named) -> Source | None:
+    """What the source of a module says; None where there is none to be read."""
+    if named.source is None:
+        return None
+    try:
+        found = named.source.stat()
+        return _parsed(named.source, named.module, (found.st_mtime_ns, found.st_size, found.st_ino))
+    except (OSError, ValueError, SyntaxError):
+        return None
+
+
+@functools.lru_cache(maxsize=256)
+def _parsed(source: Path, module: str, stamp: tuple[int, int, int]) -> Source:
+    """Read once, as long as the stamp of the file is the same: a sweep asks again for each of its runs.
+
+    Raises:
+        OSError, ValueError, SyntaxError: it cannot be read.
+    """
+    body = ast.parse(source.read_text(encoding="utf-8")).body
+    tops = [one for one in reversed(body) if isinstance(one, ast.ClassDef | ast.FunctionDef)]
+    return Source(
+        _names(body, source, module),
+        {one.name: [ast.unparse(base).strip("'\"") for base in _derived_from(one)] for one in reversed(tops)},
+        {one.name: _arguments(one) for one in tops},  # of two with one name, the first
+        frozenset(one.name for one in tops if isinstance(one, ast.ClassDef)),
+    )
+
+
+def _derived_from(node: ast.ClassDef | ast.FunctionDef) -> list[ast.expr]:
+    if isinstance(node, ast.ClassDef):
+        return node.bases
+    return [node.returns] if node.returns is not None else []
+
+
+def _arguments(node: ast.ClassDef | ast.FunctionDef) -> frozenset[str]:
+    inner = node.body if isinstance(node, ast.ClassDef) else [node]
+    for one in inner:
+        if isinstance(one, ast.FunctionDef) and one.name in ("__init__", node.name):
+            return frozenset(arg.arg for arg in (*one.args.args, *one.args.kwonlyargs)) - {"self"}
+    return frozenset()
+
+
 def _bases(target: str) -> list[str]:
     named = locate(target)
-    if named.source is None or len(named.names) > 1:
+    if len(named.names) != 1 or (source := _read(named)) is None:
         return []
-    try:
-        body = ast.parse(named.source.read_text(encoding="utf-8")).body
-    except (OSError, ValueError, SyntaxError):
-        return []
-    known = _names(body, named.source, named.module)
-    if not named.names:
-        return []
-    if named.names[0] in known:  # a package that hands on what a module of its own has
-        return [known[named.names[0]]]
-    wanted: list[ast.expr] = []
-    for one in body:
-        if isinstance(one, ast.ClassDef) and one.name == named.names[0]:
-            wanted = one.bases
-        elif isinstance(one, ast.FunctionDef) and one.name == named.names[0] and one.returns is not None:
-            wanted = [one.returns]
-    texts = [ast.unparse(base).strip("'\"") for base in wanted]
-    own = {one.name for one in body if isinstance(one, ast.ClassDef)}
+    if named.names[0] in source.imported:  # a package that hands on what a module of its own has
+        return [source.imported[named.names[0]]]
     return [
-        f"{named.module}.{text}" if text in own else ".".join(filter(None, [known.get(first, first), rest]))
-        for text in texts
+        f"{named.module}.{text}"
+        if text in source.classes
+        else ".".join(filter(None, [source.imported.get(first, first), rest]))
+        for text in source.bases.get(named.names[0], [])
         for first, _, rest in [text.partition(".")]
     ]
 
