@@ -211,10 +211,8 @@ def _predict(
     if dataset["_target_"] in predicting.FILES:
         files = [predicting.file_of(dataset, mounted.path)]
         reading = reader.reading(made, dataset, mounted.path, taken(config)["limit"])
-        if reading is None or reading.in_memory:
-            table = predicting.of_file(model, dataset, mounted.path)
-        else:
-            table = predicting.of_stored(model, files[0])
+        streams = reading is not None and not reading.in_memory
+        table = predicting.of_file(model, dataset, mounted.path, streams)
         entry: dict[str, Any] = {"name": dataset["name"], "digest": reader.manifest_digest(reader.manifest(files))}
     else:
         arrays = reader.read(dataset, mounted.path, **taken(config), known=_known_table(config))

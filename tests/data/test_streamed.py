@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import resource
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
 from labrun.data import loading, memory, reader, streamed
 from labrun.data.arrays import Arrays, Part, Scaling
-from labrun.errors import CorruptDataError, DataError
+from labrun.errors import ConfigError, CorruptDataError, DataError
 
 MUCH = memory.Limit(2**40, "the machine's")
 READERS = "labrun.data.readers"
@@ -129,6 +131,68 @@ def test_what_is_wrong_with_a_file_is_told_as_in_memory(tmp_path: Path) -> None:
     (tmp_path / "hit.npz").write_bytes(whole[:700] + bytes([whole[700] ^ 1]) + whole[701:])
     with pytest.raises(CorruptDataError, match="no readable .npz file: Bad CRC-32"):
         read("Npz", tmp_path, False, path="hit.npz")
+
+
+def assert_same_table(held: Arrays, streams: Arrays) -> None:
+    read_as = "read as Parquet"
+    assert streams.notes == tuple(note for note in held.notes if not note.startswith(read_as))
+    assert streams.table == held.table
+    assert_alike(dataclasses.replace(held, notes=()), dataclasses.replace(streams, notes=()))
+
+
+def test_a_parquet_table_is_read_as_in_memory(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(
+        {
+            "patient_id": rng.permutation(300) + 5000,
+            "count": rng.integers(0, 9, 300),
+            "size": rng.normal(size=300).astype(np.float32),
+            "time": 1.7e9 + np.arange(300) / 7,
+            "smokes": rng.random(300) < 0.5,
+            "always": 1,
+            "row": np.arange(300),
+            "gone": np.full(300, np.nan),
+            "site": ["a", "b", "c"] * 100,
+            "label": np.where(np.arange(300) % 50 == 7, None, np.array(["10", "9", "x"])[rng.integers(0, 3, 300)]),
+            "dose": np.where(np.arange(300) % 60 == 7, np.nan, rng.normal(size=300)),
+        }
+    )
+    table.to_parquet(tmp_path / "t.parquet", row_group_size=64)
+    given = {"path": "t.parquet", "ignore": ["site", "dose"], "target": "label", "validation_size": 0.1}
+    held, streams = both("Csv", tmp_path, **given)
+    assert_same_table(held, streams)
+    assert streams.class_names == ("10", "9", "x") and list(held.table["left_out"]) == list(streams.table["left_out"])
+    assert {"looks like an id", "without any value", "ignored"} == set(streams.table["left_out"].values())
+    quantity = {"path": "t.parquet", "ignore": ["site", "label"], "target": "dose", "regression": True}
+    assert_same_table(*both("Csv", tmp_path, **quantity))
+    table[:200].to_parquet(tmp_path / "a.parquet")
+    table[200:].to_parquet(tmp_path / "b.parquet")
+    parts = {**given, "path": "a.parquet", "test_path": "b.parquet"}
+    assert_same_table(*both("Csv", tmp_path, **parts))
+    whole = {"path": "n.parquet", "target": "count", "ignore": []}
+    table[["count", "size"]].to_parquet(tmp_path / "n.parquet")
+    assert_same_table(*both("Csv", tmp_path, **whole))
+
+
+def test_what_a_streamed_table_may_not_hold_is_named(tmp_path: Path) -> None:
+    table = pd.DataFrame({"a": np.arange(30) % 7, "word": ["u", "v", "w"] * 10, "y": ["p", "q"] * 15})
+    table.to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=r"the columns word hold text.*dataset.ignore=\[word\]"):
+        read("Csv", tmp_path, False, path="t.parquet")
+    table["a"] = table["a"].where(table.index != 3)
+    table[["a", "y"]].to_parquet(tmp_path / "gap.parquet")
+    told = []
+    for in_memory in (True, False):
+        with pytest.raises(DataError) as caught:
+            read("Csv", tmp_path, in_memory, path="gap.parquet")
+        told.append(str(caught.value))
+    assert told[0] == told[1] and "values are missing in the columns a (1)" in told[0]
+    table.drop(columns=["word"]).fillna(0).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(DataError, match=r"t.csv is no Parquet file, and any other table is read as a whole"):
+        read("Csv", tmp_path, False, path="t.csv")
+    with pytest.raises(ConfigError, match="dataset.separator: .* is a Parquet file"):
+        read("Csv", tmp_path, False, path="t.parquet", separator=",")
+    assert read("Csv", tmp_path, "auto", path="t.csv", target="y").reading is None
 
 
 def test_a_damaged_image_is_named_by_whichever_process_reads_it(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 from PIL import Image
@@ -78,11 +79,28 @@ def test_the_rule_decides_for_arrays_and_quantities(
     assert streamed.metrics == held.metrics
     assert streamed.data[0]["reading"] == {
         "in_memory": False,
-        "why": "its arrays take 9.38 KB, and 2.44 KB are allowed, half of the run's memory (its cgroup's limit)",
+        "why": "its arrays take 9.4 KB, and 2.4 KB are allowed, half of the run's memory (its cgroup's limit)",
     }
     _, one = run_here("task=predict", f"from={held.id}", *table[:-1], HELD)
     _, other = run_here("task=predict", f"from={held.id}", *table[:-1], STREAMED)
     assert predictions(one) == predictions(other) and len(predictions(one)) == 200
+
+
+def test_a_table_is_scored_and_predicted_as_in_memory(run_here: Runner, workspace: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(300, 2))
+    table = pd.DataFrame({"patient_id": np.arange(300) + 70, "a": x[:, 0], "b": x[:, 1]})
+    table.assign(ill=np.where(x[:, 0] > x[:, 1], "yes", "no")).to_parquet("t.parquet")
+    table.to_parquet("new.parquet")
+    source = ("dataset=csv", "dataset.path=t.parquet", "datastore.root=.")
+    held, _ = run_here(*source, "model=mnist_dnn", "trainer.max_epochs=2", HELD)
+    streamed, _ = run_here(*source, "model=mnist_dnn", "trainer.max_epochs=2", STREAMED)
+    assert streamed.metrics == held.metrics and streamed.signature == held.signature
+    scored, _ = run_here("task=evaluate", f"from={held.id}", *source, STREAMED)
+    assert scored.metrics["accuracy"] == held.metrics["accuracy"]
+    new = ("dataset=csv", "dataset.path=new.parquet", "datastore.root=.")
+    _, one = run_here("task=predict", f"from={held.id}", *new, HELD)
+    _, other = run_here("task=predict", f"from={held.id}", *new, STREAMED)
+    assert predictions(one) == predictions(other) and predictions(one)[0]["patient_id"] == "70"
 
 
 def test_what_takes_arrays_alone_is_refused(run_here: Runner, refused_here: Refused, pictures: Path) -> None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from labrun.checking import size_text
+
 SHARE = 0.5
 """Of a run's memory, at most so much is taken by arrays: while they are split they are there twice."""
 ENDLESS = 2**60
@@ -70,18 +72,8 @@ def decide(setting: bool | str, needed: int, limit: Limit) -> Reading:
     if isinstance(setting, bool):
         return Reading(setting, f"dataset.in_memory={str(setting).lower()}")
     most = round(limit.bytes * SHARE)
-    takes = f"its arrays take {amount(needed)}, and {amount(most)} are allowed, half of the run's memory ({limit.why})"
-    return Reading(needed <= most, takes)
-
-
-def amount(count: float) -> str:
-    """A number of bytes, in words."""
-    value = float(count)
-    for unit in ("bytes", "KB", "MB"):
-        if value < 1000:
-            return f"{value:.3g} {unit}"
-        value /= 1024
-    return f"{value:,.1f} GB"
+    allowed = f"{size_text(most)} are allowed, half of the run's memory ({limit.why})"
+    return Reading(needed <= most, f"its arrays take {size_text(needed)}, and {allowed}")
 
 
 def _part(compute: Mapping[str, Any]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,16 @@ class Closeness:
         self._lost: list[float] = []
         self._low: list[float] = []
         self._high: list[float] = []
+
+    @classmethod
+    def of(cls, parts: Iterable[Closeness]) -> Closeness:
+        """Of columns that were looked at one by one."""
+        made = cls()
+        for one in parts:
+            made._lost += one._lost or [0.0]
+            made._low += one._low or [0.0]
+            made._high += one._high or [0.0]
+        return made
 
     def add(self, x: AnyArray) -> None:
         """Look at further samples: (N, F)."""

@@ -18,8 +18,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from labrun.checking import size_text
 from labrun.data.arrays import AnyArray
-from labrun.data.memory import amount
 from labrun.errors import CorruptDataError, DataError
 from labrun.runs import store
 
@@ -215,8 +215,8 @@ def spool(needed: int, what: str) -> BinaryIO:
         free = status.f_bavail * status.f_frsize
         if free < needed:
             raise DataError(
-                f"{what} takes {amount(needed)} on the disk while the run goes on, and {folder} has {amount(free)}: "
-                f"say another folder with {FOLDER_VARIABLE}"
+                f"{what} takes {size_text(needed)} on the disk while the run goes on, and {folder} has "
+                f"{size_text(free)}: say another folder with {FOLDER_VARIABLE}"
             )
         return tempfile.TemporaryFile(dir=folder, prefix="streamed-")
     except OSError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from labrun.checking import shape_text
-from labrun.data.readers import contents, delimited
+from labrun.data.readers import archive, columnar, contents, delimited
 from labrun.data.readers.columns import GAPS, ID_NAME, IGNORED_ID, LOOKS_LIKE_ID
 from labrun.errors import ConfigError, CorruptDataError, DataError, MissingDataError, UnfitError
-from labrun.tasks.saved import Saved
+from labrun.tasks.saved import BATCH, Saved
 
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 ARRAYS = ("X", "x", "data", "images", "X_test", "x_test", "test_images", "test_data")
@@ -85,6 +85,28 @@ def read(path: Path, saved: Saved, form: Mapping[str, Any] | None = None) -> Fed
     )
 
 
+def blocks(path: Path, saved: Saved) -> Iterator[Fed]:
+    """The samples of a Parquet or an `.npz` file that stay on the disk, some at a time; see `read`.
+
+    Raises:
+        DataError: as `read`.
+    """
+    if columnar.is_parquet(path):
+        file = columnar.Parquet(path)
+        for cells in file.texts(file.columns):
+            yield _of_cells(cells, [], path, saved, has_header=True)
+        return
+    if contents.is_table(path):
+        raise DataError(f"dataset.in_memory=false: {path} is read as a whole: leave it out, or write it as Parquet")
+    found = archive.arrays(path, ARRAYS)
+    stored = {name: one for name, one in found.items() if isinstance(one, archive.Stored)}
+    name = next((one for one in ARRAYS if one in stored), None)
+    if name is None:
+        raise DataError(f"{path} has the arrays {', '.join(found)}: call the samples X")
+    for block in stored[name].rows().blocks(BATCH):
+        yield Fed(block)
+
+
 def _array(path: Path) -> npt.NDArray[Any]:
     try:
         content = np.load(path, allow_pickle=False)
@@ -147,6 +169,11 @@ def _table(path: Path, saved: Saved, form: Mapping[str, Any]) -> Fed:
     names = [" ".join(cell.split()) for cell in delimited.first_row(path, **form)]
     has_header = bool(set(names) & set(known)) if known else any(not delimited.is_number(name) for name in names)
     cells, notes = delimited.read(path, **form, header=has_header)
+    return _of_cells(cells, notes, path, saved, has_header)
+
+
+def _of_cells(cells: Any, notes: list[str], path: Path, saved: Saved, has_header: bool) -> Fed:
+    known = list(saved.table.names if saved.table is not None else saved.columns or ())
     if saved.table is not None:
         samples, told = (cells, []) if has_header else _features(cells, saved, has_header)
         if not has_header:

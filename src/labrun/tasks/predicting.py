@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labrun.data.arrays import Arrays
-from labrun.data.readers import archive
 from labrun.data.readers.own import place_of
 from labrun.errors import UnfitError
 from labrun.runs.record import RunPaths
@@ -37,13 +36,14 @@ def file_of(dataset: Mapping[str, Any], root: Path) -> Path:
     return place_of(root, str(dataset["path"]))
 
 
-def of_file(model: Saved, dataset: Mapping[str, Any], root: Path) -> pd.DataFrame:
+def of_file(model: Saved, dataset: Mapping[str, Any], root: Path, streams: bool = False) -> pd.DataFrame:
     """Predictions for all rows of a table, or all samples of an `.npz`; its target need not be there.
 
     Args:
         model: as it was saved.
         dataset: the config's node, resolved.
         root: the mounted folder.
+        streams: read some samples at a time.
 
     Returns:
         A row for each sample: the table's columns that tell rows apart (else `row`), `prediction`, and
@@ -52,35 +52,27 @@ def of_file(model: Saved, dataset: Mapping[str, Any], root: Path) -> pd.DataFram
     Raises:
         DataError: the file cannot be read, or holds nothing that the model takes.
     """
+    import pandas as pd
+
     told: list[str] = []
     model.tell = told.append
     if dataset.get("decimal"):
         model.decimal = str(dataset["decimal"])
     form = {key: dataset[key] for key in FORM if dataset.get(key) is not None}
-    fed = feeding.read(file_of(dataset, root), model, form)
-    table = saved.answers(model, fed.samples)
-    names = fed.identifiers(model)
-    for place, name in enumerate(names):
-        table.insert(place, name if name not in table.columns else f"input_{name}", fed.inputs[name].to_numpy())
+    path = file_of(dataset, root)
+    tables, notes = [], list[str]()
+    for fed in feeding.blocks(path, model) if streams else [feeding.read(path, model, form)]:
+        one = saved.answers(model, fed.samples)
+        names = fed.identifiers(model)
+        for place, name in enumerate(names):
+            one.insert(place, name if name not in one.columns else f"input_{name}", fed.inputs[name].to_numpy())
+        tables.append(one)
+        notes += fed.notes
+    table = pd.concat(tables, ignore_index=True) if streams else tables[0]
     if not names:
         table.insert(0, "row", np.arange(len(table)))
-    for note in dict.fromkeys([*fed.notes, *told]):
+    for note in dict.fromkeys([*notes, *told]):
         log.info("Data: %s", note)
-    return table
-
-
-def of_stored(model: Saved, path: Path) -> pd.DataFrame:
-    """As `of_file`, of an `.npz` whose samples stay on the disk."""
-    import pandas as pd
-
-    known = archive.arrays(path, feeding.ARRAYS)
-    name = next((one for one in feeding.ARRAYS if isinstance(known.get(one), archive.Stored)), "")
-    samples = known.get(name)
-    if not isinstance(samples, archive.Stored):
-        raise UnfitError(f"{path} has the arrays {', '.join(known)}: call the samples X")
-    told = [saved.answers(model, block) for block in samples.rows().blocks(saved.BATCH)]
-    table = pd.concat(told, ignore_index=True)
-    table.insert(0, "row", np.arange(len(table)))
     return table
 
 

@@ -234,7 +234,7 @@ def understand(table: Any, said: Settings, where: object, first: int | None = No
         ConfigError: a key names no column, or one twice.
         DataError: it is doubtful what a column holds: asked, with the keys that say it.
     """
-    _check_keys(table, said, where)
+    check_keys(table, said, where)
     uniques: dict[str, list[str]] = {}
     plain: dict[str, npt.NDArray[np.float64] | None] = {}
     for name in table.columns:
@@ -323,7 +323,12 @@ def of_frame(frame: Any) -> Understood:
     return Understood(columns, {}, notes=notes)
 
 
-def _check_keys(table: Any, said: Settings, where: object) -> None:
+def check_keys(table: Any, said: Settings, where: object) -> None:
+    """Whether what a person says of columns names some, and each once.
+
+    Raises:
+        ConfigError: it does not.
+    """
     from labrun.checking import suggest
 
     columns = list(table.columns)

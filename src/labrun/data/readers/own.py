@@ -200,13 +200,7 @@ def from_arrays(
         if strange:
             raise DataError(f"{origin}: y_test has classes that y_train has not: {few(strange)}")
     classes, codes = in_order(y)
-    if len(classes) < 2:
-        raise DataError(f"{origin}: all {len(y)} samples are of one class, {str(classes[0])!r}; a classifier needs two")
-    if len(classes) > 2 and 2 * len(classes) > len(y):
-        raise DataError(
-            f"{origin}: {len(classes)} different values in {len(y)} labels, from {str(classes[0])!r} to "
-            f"{str(classes[-1])!r}: that is a quantity or an identifier, not a class. {QUANTITY}"
-        )
+    check_classes(classes, len(y), origin)
     place = {label: number for number, label in enumerate(classes)}
     test = None
     if x_test is not None and y_test is not None:
@@ -214,6 +208,26 @@ def from_arrays(
     return RawData(
         Part(x, codes), test, tuple(map(str, classes)), files, notes=tuple(notes), refusal=refusal, table=table
     )
+
+
+def check_classes(classes: Sequence[Any], count: int, origin: str) -> None:
+    """Whether the values of a target are classes.
+
+    Args:
+        classes: the different ones, in order.
+        count: how many labels there are.
+        origin: where they come from, for messages.
+
+    Raises:
+        DataError: they are not.
+    """
+    if len(classes) < 2:
+        raise DataError(f"{origin}: all {count} samples are of one class, {str(classes[0])!r}; a classifier needs two")
+    if len(classes) > 2 and 2 * len(classes) > count:
+        raise DataError(
+            f"{origin}: {len(classes)} different values in {count} labels, from {str(classes[0])!r} to "
+            f"{str(classes[-1])!r}: that is a quantity or an identifier, not a class. {QUANTITY}"
+        )
 
 
 def in_order(y: AnyArray) -> tuple[list[Any], AnyArray]:

@@ -48,7 +48,7 @@ def parquet(content: bytes, path: Path) -> Cells:
             left_out.append(f"{name} (the index of pandas)")
         else:
             names.append(name)
-            columns.append([_text(value) for value in column.to_pylist()])
+            columns.append([text(value) for value in column.to_pylist()])
     if not columns:
         raise DataError(f"{path} has no column of numbers, text or dates: {', '.join(left_out[:5]) or 'it is empty'}")
     rows = [names, *map(list, zip(*columns, strict=True))]
@@ -142,7 +142,7 @@ def _named(sheet: str | int | None, names: list[str], path: Path) -> str | None:
 
 
 def _rows(sheet: Any) -> list[list[str]]:
-    rows = [[ERROR if cell.data_type == "e" else _text(cell.value) for cell in row] for row in sheet.iter_rows()]
+    rows = [[ERROR if cell.data_type == "e" else text(cell.value) for cell in row] for row in sheet.iter_rows()]
     while rows and not any(rows[-1]):
         rows.pop()
     return rows
@@ -168,7 +168,7 @@ def _check_formulas(content: bytes, path: Path, name: str, rows: list[list[str]]
                 )
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
     """A cell's value as text; nothing for what is missing."""
     if value is None or value != value:
         return ""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 
@@ -15,13 +16,13 @@ from labrun.checking import counted, suggest
 from labrun.data.arrays import AnyArray, Part, RawData
 from labrun.data.numeric import not_numbers, too_close
 from labrun.data.reader import Reader
+from labrun.data.readers import columnar, delimited, sheets
 from labrun.data.readers import columns as kinds
-from labrun.data.readers import delimited, sheets
 from labrun.data.readers.amounts import DECIMALS, number
 from labrun.data.readers.checks import is_absolute
 from labrun.data.readers.columns import Settings, Understood
 from labrun.data.readers.later import NAMES, applied
-from labrun.data.readers.own import from_arrays, must_exist, place_of
+from labrun.data.readers.own import check_classes, from_arrays, in_order, must_exist, place_of
 from labrun.data.wording import QUANTITY, few
 from labrun.errors import ConfigError, DataError
 
@@ -107,6 +108,81 @@ class Csv(Reader):
             paths.append(must_exist(place_of(root, self.test_path), "dataset.test_path"))
         return paths
 
+    def needed(self, root: Path) -> int | None:
+        paths = self.files(root)
+        return sum(map(columnar.needed, paths)) if all(map(columnar.is_parquet, paths)) else None
+
+    def stream(self, root: Path) -> RawData:
+        paths = self.files(root)
+        self._check_streams(paths)
+        parts = [columnar.Parquet(path) for path in paths]
+        tables = [SimpleNamespace(columns=one.columns) for one in parts]
+        target = self._target(tables, paths)
+        kinds.check_keys(SimpleNamespace(columns=[n for n in parts[0].columns if n != target]), self.settings, paths[0])
+        known = None if self.known is None else Understood.of(self.known)
+        known, targets, notes = columnar.understand(parts, target, self.regression, self.settings, known)
+        if not known.columns:
+            raise DataError(f"{paths[0]} has no column but the class that may be learned from ({known.line()})")
+        for one, found in zip(parts, targets, strict=True):
+            notes += [f"left out, as no values of a table: {', '.join(one.left_out[:10])}"] if one.left_out else []
+            lost = f"left out: {counted(found.lost, 'row')} without a value of {target}, the target"
+            notes += [f"{lost}{f' ({one.path.name})' if len(parts) > 1 else ''}"] if found.lost else []
+        y, classes = self._coded(targets, target, paths)
+        if classes:
+            notes += _doubts(Counter(targets[0].counts), target)
+        made = [
+            Part(cast(Any, columnar.rows(one, known.names, target, self.regression)), labels)
+            for one, labels in zip(parts, y, strict=True)
+        ]
+        content = {**known.content(), "target": target}
+        test = made[1] if len(made) > 1 else None
+        return RawData(made[0], test, classes, tuple(paths), notes=tuple(notes), table=content)
+
+    def _check_streams(self, paths: Sequence[Path]) -> None:
+        for path in paths:
+            if not columnar.is_parquet(path):
+                raise DataError(
+                    f"dataset.in_memory=false: {path} is no Parquet file, and any other table is read as a whole, to "
+                    "find out what its columns hold: leave it out, or write the table as Parquet "
+                    "(docs/howto/larger-than-memory.md)"
+                )
+            for key in ("separator", "encoding", "sheet", "skip_rows"):
+                if self._form[key] is not None:
+                    raise ConfigError(f"dataset.{key}: {path} is a Parquet file, which has none: leave it out")
+
+    def _coded(
+        self, targets: Sequence[columnar.Target], target: str, paths: Sequence[Path]
+    ) -> tuple[list[AnyArray], tuple[str, ...]]:
+        """The target of each part, and the names of its classes; see `from_arrays`.
+
+        Raises:
+            DataError: it is of the other kind, or has a single class.
+        """
+        for found, path in zip(targets, paths, strict=True):
+            if not len(found):
+                raise DataError(f"{path}: the column {target!r}, which is to be predicted, has no value in any row")
+        if self.regression:
+            return [
+                found.quantities
+                if found.quantities is not None
+                else self._labels(_Named(target, found.texts), path, ".")[found.codes]
+                for found, path in zip(targets, paths, strict=True)
+            ], ()
+        labels = [self._labels(_Named(target, found.texts), p, ".") for found, p in zip(targets, paths, strict=True)]
+        if self.known is not None and self.known.get("classes"):
+            classes = [str(one) for one in self.known["classes"]]
+        else:
+            classes, _ = in_order(labels[0])
+            check_classes(classes, len(targets[0]), str(paths[0]))
+        place = {label: number for number, label in enumerate(classes)}
+        strange = sorted({label for part in labels for label in part.tolist()} - set(place))
+        if strange:
+            raise DataError(
+                f"{paths[-1]}: {few(map(repr, strange))} are no classes of the training part: {few(classes)}"
+            )
+        ranks = [np.array([place[label] for label in part.tolist()], np.int64) for part in labels]
+        return [one[found.codes] for one, found in zip(ranks, targets, strict=True)], tuple(map(str, classes))
+
     def read(self, root: Path) -> RawData:
         import pandas as pd
 
@@ -159,7 +235,7 @@ class Csv(Reader):
         if refusal is None:
             coarse = too_close(arrays["X_train"].to_numpy(np.float64), known.names)
             arrays |= {name: value.to_numpy(np.float64) for name, value in arrays.items() if name.startswith("X_")}
-        doubts = [] if self.regression else _doubts(arrays["y_train"], target)
+        doubts = [] if self.regression else _doubts(Counter(arrays["y_train"].tolist()), target)
         notes = [known.line(), *known.notes, *([coarse] if coarse else []), *notes, *doubts]
         content = {**known.content(), "target": target}
         if self.known is not None and self.known.get("classes") and not self.regression:
@@ -238,9 +314,19 @@ def _without_features(rows: Any, path: Path) -> str:
     return f"left out: {counted(len(rows), 'row')} without a value in any column to learn from{such} ({path.name})"
 
 
-def _doubts(labels: AnyArray, target: str) -> list[str]:
+@dataclass(frozen=True)
+class _Named:
+    """Values under a column's name."""
+
+    name: str
+    values: list[str]
+
+    def tolist(self) -> list[str]:
+        return self.values
+
+
+def _doubts(counts: Counter[str], target: str) -> list[str]:
     """What may be wrong with the labels of a classifier."""
-    counts = Counter(labels.tolist())
     notes = []
     gaps = [label for label in counts if label.lower() in kinds.GAPS]
     if gaps:

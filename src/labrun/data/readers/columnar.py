@@ -1,0 +1,353 @@
+"""Tables in Parquet files whose rows stay on the disk: columns of numbers, understood as `columns` understands them.
+
+A file is read twice, a block of rows at a time: first to learn what its columns hold, then to write its numbers, row by
+row, where they can be read in any order. Text and dates cannot be told apart in blocks: they are asked to be left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from labrun.data.numeric import Closeness
+from labrun.data.readers import sheets
+from labrun.data.readers.columns import (
+    EMPTY,
+    FEWEST,
+    GAPS,
+    ID_NAME,
+    IGNORED,
+    IGNORED_ID,
+    LOOKS_LIKE_ID,
+    NUMBER,
+    Column,
+    Settings,
+    Understood,
+)
+from labrun.data.streamed import Kept, Records, Rows, spool
+from labrun.data.wording import FILLED, few, option
+from labrun.errors import CorruptDataError, DataError
+
+MAGIC = b"PAR1"
+BLOCK_ROWS = 2**15
+CELL_BYTES = 120
+"""What a cell takes while a table is read into memory: it is text before it is a number."""
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether a file is one, by its first bytes."""
+    with open(path, "rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
+class Numbers:
+    """What the values of one column of numbers are like, found out in blocks.
+
+    Args:
+        name: the column's.
+        is_whole: they are integers.
+    """
+
+    def __init__(self, name: str, is_whole: bool) -> None:
+        self.name, self.count, self.gaps, self.infinite = name, 0, 0, 0
+        self.closeness = Closeness()
+        self._first: float | None = None
+        self.is_same = True
+        self.counts_on, self._last = is_whole, np.zeros(0)
+
+    def add(self, values: npt.NDArray[np.float64], is_training: bool) -> None:
+        """Further values, NaN for a gap; those of the training part come first."""
+        if not len(values):
+            return
+        absent = np.isnan(values)
+        self.gaps += int(absent.sum())
+        self.infinite += int(np.isinf(values).sum())
+        self._first = float(values[0]) if self._first is None else self._first
+        self.is_same = self.is_same and bool((values == self._first).all())
+        if is_training:
+            self.closeness.add(values[~absent][:, None])
+            self._count_on(values)
+        self.count += len(values)
+
+    def _count_on(self, values: npt.NDArray[np.float64]) -> None:
+        """Whether each value is one more than that before, from 0 or 1 on."""
+        if self.counts_on:
+            begins = self.count > 0 or values[0] in (0, 1)
+            steps = np.diff(np.concatenate([self._last, values]))
+            self.counts_on, self._last = begins and bool((steps == 1).all()), values[-1:]
+
+
+class Parquet:
+    """A Parquet file, a block of rows at a time.
+
+    Args:
+        path: the file.
+
+    Raises:
+        MissingExtraError: pyarrow is not installed.
+        CorruptDataError: it cannot be read.
+        DataError: it has no column that a table may have.
+    """
+
+    def __init__(self, path: Path) -> None:
+        sheets.check_package(path)
+        import pyarrow as arrow
+        import pyarrow.parquet
+
+        self.path, self._arrow = path, arrow
+        try:
+            self._file = arrow.parquet.ParquetFile(path, pre_buffer=False)  # else it keeps all that it has read
+        except (arrow.ArrowException, OSError, ValueError) as error:
+            raise CorruptDataError(f"{path} is no readable Parquet file: {' '.join(str(error).split())}") from error
+        self.rows = int(self._file.metadata.num_rows)
+        self.columns: list[str] = []
+        """Their names, as `delimited` has them."""
+        self.left_out: list[str] = []
+        self._types: dict[str, Any] = {}
+        self._own: dict[str, str] = {}
+        for one in self._file.schema_arrow:
+            kind = one.type.value_type if arrow.types.is_dictionary(one.type) else one.type
+            if arrow.types.is_nested(kind) or arrow.types.is_binary(kind) or arrow.types.is_large_binary(kind):
+                self.left_out.append(f"{one.name} ({kind})")
+            elif re.fullmatch(r"__index_level_\d+__", one.name):
+                self.left_out.append(f"{one.name} (the index of pandas)")
+            else:
+                name = " ".join(one.name.split())
+                self.columns.append(name)
+                self._types[name], self._own[name] = one.type, one.name
+        if len(set(self.columns)) < len(self.columns) or not self.columns:
+            raise DataError(f"{path} has no column of numbers, or two of the same name: {few(self.columns)}")
+
+    def is_number(self, name: str) -> bool:
+        """Whether a column holds numbers, or true and false."""
+        types, kind = self._arrow.types, self._types[name]
+        return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind))
+
+    def is_whole(self, name: str) -> bool:
+        """Whether it holds integers."""
+        return bool(self._arrow.types.is_integer(self._types[name]))
+
+    def has_no_twin(self, name: str) -> bool:
+        """Whether each row has a value of its own in a column, which is read as a whole."""
+        from pyarrow import compute
+
+        column = self._file.read(columns=[self._own[name]]).column(0)
+        return not column.null_count and compute.count_distinct(column).as_py() == len(column)
+
+    def blocks(self, numbers: Sequence[str], target: str | None = None, is_quantity: bool = False) -> Iterator[Any]:
+        """Values by column, some rows at a time: (N,) float64 with NaN for a gap; lists of text.
+
+        Args:
+            numbers: columns of numbers.
+            target: the column that is to be predicted: text, unless it is a quantity in a column of numbers.
+            is_quantity: see there.
+        """
+        as_text = target is not None and not (is_quantity and self.is_number(target))
+        for columns in self._columns([*numbers, *([] if target is None or target in numbers else [target])]):
+            yield {
+                name: _texts(column) if name == target and as_text else self._numbers(column)
+                for name, column in columns.items()
+            }
+
+    def texts(self, names: Sequence[str]) -> Iterator[Any]:
+        """Some columns as pandas.DataFrames of text, as `delimited` gives the whole."""
+        import pandas as pd
+
+        for columns in self._columns(names):
+            yield pd.DataFrame({name: pd.Series(_texts(one), dtype=object) for name, one in columns.items()})
+
+    def _columns(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        try:
+            for batch in self._file.iter_batches(BLOCK_ROWS, columns=[self._own[name] for name in names]):
+                yield {name: batch.column(batch.schema.names.index(self._own[name])) for name in names}
+        except (self._arrow.ArrowException, OSError) as error:
+            raise CorruptDataError(
+                f"{self.path} is no readable Parquet file: {' '.join(str(error).split())}"
+            ) from error
+
+    def _numbers(self, column: Any) -> Any:
+        return column.cast(self._arrow.float64(), safe=False).to_numpy(zero_copy_only=False)
+
+
+def _texts(column: Any) -> list[str]:
+    return [sheets.text(value) for value in column.to_pylist()]
+
+
+class Target:
+    """The column that is to be predicted, found out in blocks: a code for each row, and what the codes stand for.
+
+    Args:
+        is_quantity: it is one, and no class.
+    """
+
+    def __init__(self, is_quantity: bool) -> None:
+        self._is_quantity = is_quantity
+        self._codes: dict[str, int] = {}
+        self._parts: list[npt.NDArray[Any]] = []
+        self._numbers = False
+        self.lost = 0
+
+    def add(self, values: Any) -> npt.NDArray[np.bool_]:
+        """Further values; which of them are there."""
+        if self._is_quantity and isinstance(values, np.ndarray):
+            there = ~np.isnan(values)
+            self._numbers = True
+            self._parts.append(values[there])
+        else:
+            there = np.array([bool(text) and not (self._is_quantity and text.lower() in GAPS) for text in values], bool)
+            found = [
+                self._codes.setdefault(text, len(self._codes))
+                for text, is_one in zip(values, there, strict=True)
+                if is_one
+            ]
+            self._parts.append(np.array(found, np.int32))
+        self.lost += int(len(there) - there.sum())
+        return there
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many rows have each text."""
+        found = np.bincount(self.codes, minlength=len(self._codes))
+        return dict(zip(self._codes, found.tolist(), strict=True))
+
+    @property
+    def texts(self) -> list[str]:
+        """What the codes stand for."""
+        return list(self._codes)
+
+    @property
+    def codes(self) -> npt.NDArray[np.int32]:
+        """(N,) of each row that has a value."""
+        return np.concatenate(self._parts)
+
+    @property
+    def quantities(self) -> npt.NDArray[np.float64] | None:
+        """(N,) where the file has them as numbers."""
+        return np.concatenate(self._parts).astype(np.float64) if self._numbers else None
+
+
+def needed(path: Path) -> int:
+    """How many bytes reading a file into memory takes at its height."""
+    found = Parquet(path)
+    return found.rows * len(found.columns) * CELL_BYTES
+
+
+def understand(
+    files: Sequence[Parquet], target: str, is_quantity: bool, said: Settings, known: Understood | None
+) -> tuple[Understood, list[Target], list[str]]:
+    """Find out what the columns of a table's parts hold; the first part is that of training.
+
+    Args:
+        files: the parts.
+        target: the column that is to be predicted.
+        is_quantity: it is one, and no class.
+        said: by a person.
+        known: how a model's own table was read: this one is read alike.
+
+    Returns:
+        How the table is read; the target of each part; what a person should be told.
+
+    Raises:
+        DataError: it has columns of text or dates, or gaps.
+    """
+    first = files[0]
+    names = known.names if known is not None else [n for n in first.columns if n not in (target, *said.ignore)]
+    _check_numbers(files, names, said)
+    looked = list(dict.fromkeys([*names, *(n for n in said.ignore if n in first.columns and first.is_number(n))]))
+    found = {name: Numbers(name, first.is_whole(name)) for name in looked}
+    ids: set[str] = set()
+    targets = [Target(is_quantity) for _ in files]
+    for place, file in enumerate(files):
+        for block in file.blocks(looked, target, is_quantity):
+            there = targets[place].add(block[target])
+            for name in looked:
+                found[name].add(block[name][there], is_training=not place)
+        if not place:
+            ids = {name for name in looked if found[name].count >= FEWEST and _tells_rows_apart(found[name], file)}
+    _check_finite([found[name] for name in names], first.path)
+    if known is None:
+        known = _understood(first, names, found, ids, said)
+    coarse = Closeness.of(found[name].closeness for name in known.names).told(known.names)
+    return known, targets, [known.line(), *known.notes, *([coarse] if coarse else [])]
+
+
+def _tells_rows_apart(column: Numbers, file: Parquet) -> bool:
+    """Whether a column numbers the rows; see `columns`."""
+    return column.counts_on or bool(
+        ID_NAME.search(column.name) and file.is_whole(column.name) and file.has_no_twin(column.name)
+    )
+
+
+def _check_numbers(files: Sequence[Parquet], names: Sequence[str], said: Settings) -> None:
+    for file in files:
+        others = [name for name in names if name not in file.columns]
+        if others:
+            raise DataError(f"{file.path} has no column {few(map(repr, others))}; it has {few(file.columns, 20)}")
+        odd = [name for name in names if not file.is_number(name) or name in said.categories or name in said.dates]
+        if odd:
+            raise DataError(
+                f"{file.path}: the columns {few(odd)} hold text, categories or dates, and a table that stays on the "
+                f"disk is of numbers. Leave them out with {option('ignore', odd)}, make numbers of them, or say "
+                "dataset.in_memory=true"
+            )
+
+
+def _check_finite(found: Sequence[Numbers], where: Path) -> None:
+    gaps = {one.name: one.gaps for one in found if one.gaps and one.gaps < one.count}
+    if gaps:
+        listed = few([f"{name} ({count})" for name, count in gaps.items()])
+        raise DataError(f"{where}: gaps: values are missing in the columns {listed}. {FILLED}")
+    infinite = [f"{one.name} ({one.infinite})" for one in found if one.infinite]
+    if infinite:
+        raise DataError(
+            f"{where}: infinity in the columns {few(infinite)}: correct these values, or leave the columns out"
+        )
+
+
+def _understood(
+    first: Parquet, names: Sequence[str], found: Mapping[str, Numbers], ids: set[str], said: Settings
+) -> Understood:
+    left_out = {
+        name: IGNORED_ID if name in ids or (name not in found and ID_NAME.search(name)) else IGNORED
+        for name in said.ignore
+        if name in first.columns
+    }
+    free = [name for name in names if name not in said.numbers]
+    reasons = {
+        name: EMPTY if found[name].gaps == found[name].count else LOOKS_LIKE_ID
+        for name in free
+        if name in ids or found[name].gaps == found[name].count
+    }
+    if not set(names) - set(reasons):  # there is nothing else to learn from
+        reasons = {name: why for name, why in reasons.items() if why == EMPTY}
+    left_out |= reasons
+    columns = [Column(name, NUMBER, lenient=name in said.numbers) for name in names if name not in reasons]
+    same = [one.name for one in columns if found[one.name].is_same]
+    notes = [f"the same in every row: {few(same)}"] if same else []
+    return Understood(columns, left_out, ".", said.decimal is not None, notes)
+
+
+def rows(file: Parquet, names: Sequence[str], target: str, is_quantity: bool) -> Rows:
+    """The numbers of a table's rows that have a target, in a file that is gone with the run.
+
+    Raises:
+        DataError: there is no room for it.
+    """
+    seen, count = Target(is_quantity), 0
+    # What lies there row by row is read in any order; a Parquet file lies there by columns.
+    with spool(file.rows * len(names) * 4, f"{file.path.name}, unpacked,") as unpacked:
+        for block in file.blocks(names, target, is_quantity):
+            there = seen.add(block[target])
+            values = np.column_stack([block[name][there] for name in names]).astype(np.float32)
+            unpacked.write(np.ascontiguousarray(values).data.cast("B"))
+            count += len(values)
+        unpacked.flush()
+        return Rows(Records(Kept(unpacked), 0, count, (len(names),), np.float32, name=file.path))
