@@ -227,7 +227,7 @@ def default_name(root: DictConfig) -> str:
             choices[key] = value.replace(",", "+")
     if root.task in records.SCORING:
         return str(root.task)
-    if choices.get("experiment") == "script" and not OmegaConf.is_missing(root.script, "path"):
+    if choices.get("experiment") == "script" and root.script.path:
         return Path(str(root.script.path)).stem or "script"
     if choices.get("experiment"):
         return str(choices["experiment"]).replace("/", "-")

@@ -50,6 +50,8 @@ NAMED = 1000
 """The record names so many classes."""
 UNSIGNED = ("source", "python", "requirements")
 """Of a script's node: where things lie. What is in them is in digests."""
+LATER_OF_SCRIPTS = ("command", "processes")
+"""Keys of scripts that came later, as `LATER`."""
 
 
 Around = Callable[[Record, Path], AbstractContextManager[None]]
@@ -442,7 +444,11 @@ def signature(config: Mapping[str, Any], data: list[dict[str, Any]], code: Mappi
     signed["data"] = [entry.get("content") or entry["digest"] for entry in data if "digest" in entry]
     signed["code"] = (code or {}).get("sources")
     if config.get("script"):  # its own folder is all the code there is
-        signed["script"] = {key: value for key, value in config["script"].items() if key not in UNSIGNED}
+        signed["script"] = {
+            key: value
+            for key, value in config["script"].items()
+            if key not in UNSIGNED and not (key in LATER_OF_SCRIPTS and value in (None, 1))
+        }
         signed["code"] = ((code or {}).get("script") or {}).get("digest")
         signed["trainer"] = {}
     signed["ranks"] = tasks.ranks(config["compute"])

@@ -412,8 +412,10 @@ Word = str | int | float | bool | None
 class Script:
     """A training script of a person's own (`conf/script/`)."""
 
-    path: str
+    path: str | None = None
+    command: str | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
+    processes: Annotated[int, Range(at_least=1)] = 1
     positional: list[Word] = field(default_factory=list)
     source: str | None = None
     python: str | None = None
@@ -666,6 +668,9 @@ def _check_script(config: Mapping[str, Any]) -> Iterator[str]:
     if not isinstance(node, Mapping):
         yield "task=script needs the script: say experiment=script script.path=train.py"
         return
+    if bool(node.get("path")) == bool(node.get("command")):
+        given = "both are given" if node.get("path") else "nothing is given"
+        yield f"script: say what to run, script.path=train.py or script.command='bash train.sh', and {given}"
     for group in ("dataset", "model"):
         if config.get(group):
             how = " Its path is passed by script.arguments.NAME='${mount:NAME}'" if group == "dataset" else ""

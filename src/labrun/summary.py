@@ -10,7 +10,7 @@ from typing import Any
 
 from labrun import checking
 from labrun.data.arrays import Arrays
-from labrun.runs import context, report, store
+from labrun.runs import context, definition, report, store
 from labrun.runs import record as records
 from labrun.runs.pictures import Pictures
 from labrun.runs.record import Record, RunPaths
@@ -90,7 +90,7 @@ def finish_script(record: Record, paths: RunPaths, pictures: bool) -> None:
     if draws(record.config, pictures):
         Pictures(title(record)).draw(paths.root)
     took = records.seconds_between(str(record.started), records.now())
-    _tell(record, paths, [("script", record.config["script"]["path"])], f"{took:.1f} s")
+    _tell(record, paths, [("script", definition.shown_name(record.config["script"]))], f"{took:.1f} s")
 
 
 def tell_result(record: Record, data: str, seconds: float, paths: RunPaths, predictions: str = "") -> None:

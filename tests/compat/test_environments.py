@@ -1,4 +1,4 @@
-"""Environments of control scripts: the present interpreter held against what they ask for, or built as they ask."""
+"""What control scripts run, and in what: commands, processes, environments of this interpreter or built ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ import labrun
 from helpers import lab
 from labrun.azureml import environment, installed
 from labrun.azureml.conda_dependencies import CondaDependencies
+from labrun.azureml.distributed import MpiConfiguration, PyTorchConfiguration
 from labrun.azureml.environment import Environment
+from labrun.azureml.experiment import Experiment
+from labrun.azureml.script_run_config import ScriptRunConfig
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml.exceptions import NotInLabrun, UserErrorException
 from labrun.submission import conda
@@ -166,3 +169,45 @@ def test_a_run_in_an_environment_that_is_built(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "Environment mine: built\n{'found': ['1.16.0', 8]}\n" in done.stdout
     assert "a secret" not in (labrun.get_run("last", root=tmp_path).folder / "run.json").read_text()
+
+
+class Data:
+    """As a data set has it."""
+
+    labrun_alias = "rows"
+
+    def labrun_mount(self) -> str:
+        return "${mount:rows@1}"
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("python train.py --rate 0.5", ["script.path='./train.py'", "script.positional=['--rate','0.5']"]),
+        (
+            ["python", "train.py", "--d", Data()],
+            ["script.path='./train.py'", "script.positional=['--d','${mount:rows@1}']"],
+        ),
+        ("echo $A && python train.py", ["script.command='echo $A && python train.py'"]),
+        ("bash run.sh ${A}", [r"script.command='bash run.sh \${A}'"]),
+        (["bash", "run.sh", Data(), 3], [r"script.command='bash run.sh \'${mount:rows@1}\' 3'"]),
+    ],
+)
+def test_a_command_as_words(ws: Workspace, tmp_path: Path, command: Any, words: list[str]) -> None:
+    (tmp_path / "train.py").touch()
+    config = ScriptRunConfig(command=command)
+    assert config.words(Experiment(ws, "x"))[3 : 3 + len(words)] == words
+
+
+@pytest.mark.parametrize(
+    ("config", "words", "told"),
+    [
+        (PyTorchConfiguration(process_count=2, node_count=2), ["script.processes=2"], "node_count=2: a script has one"),
+        (MpiConfiguration(3), ["script.processes=3"], "mpirun -n 3 python SCRIPT.py"),
+        (PyTorchConfiguration(), [], ""),
+    ],
+)
+def test_processes_as_words(ws: Workspace, config: Any, words: list[str], told: str, capsys: Any) -> None:
+    (ws.folder / "train.py").touch()
+    found = ScriptRunConfig(script="train.py", distributed_job_config=config).words(Experiment(ws, "x"))
+    assert [word for word in found if "processes" in word] == words and told in capsys.readouterr().err

@@ -18,7 +18,7 @@ from helpers import lab, start_labrun, statuses, sweep_dir, wait_for
 from labrun.runs import context, definition, store
 from labrun.runs import record as records
 from labrun.submission import pythons
-from labrun.tasks import script
+from labrun.tasks import ranks, script
 from labrun.tasks.script import Ended
 
 TRAIN = """
@@ -278,6 +278,34 @@ def test_a_conda_file_is_built_for_the_python_that_it_names(source: Path, labrun
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"env.yml for {python}, once" in done.stdout
     assert f"3.{store.find(source, 'last')[1].metrics['minor']:.0f}" == minor
+
+
+RANK = """
+import os, sys, labrun
+labrun.log("rank" + os.environ["RANK"], float(os.environ["WORLD_SIZE"]))
+assert os.environ["MASTER_PORT"] and os.environ["LOCAL_RANK"] == os.environ["RANK"] and sys.argv[1:] == ["--lr", "0.1"]
+"""
+
+
+def test_a_command_in_place_of_a_script(source: Path, labrun: Command) -> None:
+    (source / "src/rank.py").write_text(RANK)
+    (source / "src/has space").mkdir()
+    command = "script.command='test -d \"has space\" && false || python rank.py'"
+    told = labrun("experiment=script", "script.source=src", command, "script.arguments.lr=0.1", "script.processes=2")
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert 'Script: test -d "has space" && false || python rank.py --lr 0.1' in told.stdout
+    _, record = store.find(source, "last")
+    assert record.metrics == {"rank0": 2.0, "rank1": 2.0} and record.name == "script"
+    again = lab(source, "runs", "rerun", "last")
+    assert again.returncode == 0 and len(list(store.runs(source))) == 2, again.stdout + again.stderr
+
+
+def test_processes_end_together_with_the_code_of_the_first_that_failed() -> None:
+    code = "import os, sys, time; time.sleep(0 if os.environ['RANK'] == '1' else 60); sys.exit(7)"
+    begun = time.monotonic()
+    done = subprocess.run([sys.executable, ranks.__file__, "3", sys.executable, "-c", code], capture_output=True)
+    assert done.returncode == 7 and time.monotonic() - begun < 30
+    assert done.stderr == b"labrun: process 1 of 3 ended with exit code 7; the others are ended\n"
 
 
 def test_mlflow_of_the_script(source: Path, labrun: Command) -> None:

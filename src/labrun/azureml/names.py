@@ -15,6 +15,9 @@ PLACES = {
     "ScriptRunConfig": "script_run_config",
     "RunConfiguration": "run_configuration",
     "RunDetails": "widgets",
+    "MpiConfiguration": "distributed",
+    "PyTorchConfiguration": "distributed",
+    "TensorflowConfiguration": "distributed",
     # environments
     "CondaDependencies": "conda_dependencies",
     "DEFAULT_CPU_IMAGE": "docker",

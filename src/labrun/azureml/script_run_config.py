@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labrun.azureml import compute
+from labrun import exact
+from labrun.azureml import compute, distributed
 from labrun.azureml.run_configuration import RunConfiguration
 from labrun.azureml.submitting import Config
 from labrun.azureml.telling import once
@@ -17,6 +17,11 @@ from labrun.compat.azureml.exceptions import UserErrorException
 
 if TYPE_CHECKING:
     from labrun.azureml.experiment import Experiment
+
+
+PYTHONS = ("python", "python3")
+SHELL = ("&", "|", ";", "<", ">", "$", "`", "'", '"', "\\", "*", " ")
+"""In the words of a command, what means something to a shell."""
 
 
 class ScriptRunConfig(Config):
@@ -29,10 +34,10 @@ class ScriptRunConfig(Config):
         run_config: where it runs, and in which environment.
         compute_target: where it runs, in place of what `run_config` says.
         environment: in place of what `run_config` says.
-        distributed_job_config: not carried out: labrun's own networks train on several machines.
+        distributed_job_config: how many processes, on one machine; see `distributed`.
         resume_from: a run; its `outputs` is the argument `--resume_from`.
         max_run_duration_seconds: a limit.
-        command: `python SCRIPT ARGUMENTS ...`, as a text or as words, in place of script and arguments.
+        command: in place of script and arguments; a text, or words that are put together with blanks, for a shell.
         docker_runtime_config: not used: labrun has no containers.
 
     Raises:
@@ -70,44 +75,45 @@ class ScriptRunConfig(Config):
 
     def words(self, experiment: Experiment) -> list[str]:
         """What is typed after `labrun`."""
-        script, given = self._script()
         inputs: dict[str, str] = {}
-        arguments = [self._argument(value, inputs) for value in given]
+        run = self._run_words(inputs)
         for name, item in {**self.run_config.data_references, **self.run_config.data}.items():
             if hasattr(item, "labrun_mount"):
                 inputs.setdefault(str(name), item.labrun_mount())
         limit = self.max_run_duration_seconds or self.run_config.max_run_duration_seconds
+        target = compute.words(self.run_config.target, experiment.workspace)
         return [
             "experiment=script",
             "script.azureml=true",
             word("script.source", self.source_directory),
-            word("script.path", os.path.join(self.source_directory, script)),
-            word("script.positional", arguments),
+            *run,
             *([word("script.inputs", {k: Reference(v) for k, v in inputs.items()})] if inputs else []),
-            *compute.words(self.run_config.target, experiment.workspace),
+            *target,
+            *distributed.words(self.distributed_job_config, self.run_config, target),
             *([word("compute.timeout_min", limit / 60)] if limit else []),
             *self._environment_words(experiment),
         ]
 
-    def _script(self) -> tuple[str, list[Any]]:
-        """The script and its words."""
-        if self.command is None:
-            script, given = str(self.script), list(self.arguments)
-        else:
-            several = isinstance(self.command, (list, tuple))
-            given = list(self.command) if several else shlex.split(str(self.command))
-            if len(given) < 2 or not str(given[0]).startswith("python") or not str(given[1]).endswith(".py"):
-                raise UserErrorException(
-                    f"ScriptRunConfig(command={self.command!r}): labrun runs `python SCRIPT.py ARGUMENTS ...`; "
-                    "put other commands into a Python script"
-                )
-            script, given = str(given[1]), given[2:]
-        if not Path(self.source_directory, script).is_file():
+    def _run_words(self, inputs: dict[str, str]) -> list[str]:
+        """What is run: a script with its arguments, or a command."""
+        several = isinstance(self.command, (list, tuple))
+        given = list(self.command) if several else str(self.command or "").split()
+        is_script = len(given) > 1 and str(given[0]) in PYTHONS and str(given[1]).endswith(".py")
+        plain = [str(value) for value in given if not hasattr(value, "labrun_mount")]
+        if self.command is not None and (not is_script or any(mark in text for text in plain for mark in SHELL)):
+            texts = [self._argument(value, inputs) for value in given] if several else [str(self.command)]
+            quoted = [f"'{text}'" if isinstance(text, Reference) else exact.escaped(text) for text in texts]
+            return [word("script.command", Reference(" ".join(quoted)))]
+        script, arguments = (given[1], given[2:]) if self.command is not None else (self.script, self.arguments)
+        if not Path(self.source_directory, str(script)).is_file():
             raise UserErrorException(
                 f"ScriptRunConfig: there is no script {script} in the source directory {self.source_directory} "
                 f"(the working folder is {Path.cwd()})"
             )
-        return script, given
+        return [
+            word("script.path", os.path.join(self.source_directory, str(script))),
+            word("script.positional", [self._argument(value, inputs) for value in arguments]),
+        ]
 
     @staticmethod
     def _argument(value: Any, inputs: dict[str, str]) -> Any:

@@ -25,6 +25,11 @@ def _word(value: Any) -> str:
     return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
 
 
+def shown_name(script: Mapping[str, Any]) -> str:
+    """What a script is called: its path, or the command in its place."""
+    return str(script.get("path") or exact.shown(str(script.get("command"))))
+
+
 def arguments(config: Mapping[str, Any]) -> list[str]:
     """The words of a config's script, as a record keeps them; none where it has no script."""
     script = config.get("script") or {}
@@ -37,6 +42,7 @@ def of(config: Mapping[str, Any]) -> dict[str, Any]:
     limit = compute.get("timeout_min")
     return {
         "script": script.get("path"),
+        "command": exact.shown(script.get("command") or ""),
         "arguments": arguments(config),
         "sourceDirectoryDataStore": None,
         "framework": "Python",

@@ -25,23 +25,24 @@ def settle(kept: dict[str, Any], values: Mapping[str, Any]) -> None:
     """
     problems = []
     source = Path(values["source"]).expanduser().resolve() if values.get("source") else None
-    places = [*([source / values["path"]] if source else []), Path(values["path"]).expanduser()]
-    script = next((path.resolve() for path in places if path.is_file()), None)
-    if source is not None and not source.is_dir():
-        problems.append(f"script.source={values['source']}: there is no such folder")
-    elif script is None:
-        problems.append(f"script.path={values['path']}: there is no such file below {source or Path.cwd()}")
+    if values.get("command"):
+        source = source or Path.cwd()
+        kept["source"] = str(source)
+        problems += _problems_of_source(source, values)
     else:
-        source = source or script.parent
-        if source in NO_SOURCES or source == Path.home():
-            problems.append(
-                f"script.source={source} is no folder of sources: each run gets a copy of it. Put the script in a "
-                "folder of its own, or name one with script.source"
-            )
-        if not script.is_relative_to(source):
-            problems.append(f"script.path={values['path']} does not lie in script.source={source}")
+        places = [*([source / values["path"]] if source else []), Path(values["path"]).expanduser()]
+        script = next((path.resolve() for path in places if path.is_file()), None)
+        if source is not None and not source.is_dir():
+            problems += _problems_of_source(source, values)
+        elif script is None:
+            problems.append(f"script.path={values['path']}: there is no such file below {source or Path.cwd()}")
         else:
-            kept["path"], kept["source"] = script.relative_to(source).as_posix(), str(source)
+            source = source or script.parent
+            problems += _problems_of_source(source, values)
+            if not script.is_relative_to(source):
+                problems.append(f"script.path={values['path']} does not lie in script.source={source}")
+            else:
+                kept["path"], kept["source"] = script.relative_to(source).as_posix(), str(source)
     if values.get("python"):
         python = environments.interpreter(str(values["python"]))
         if python is None:
@@ -63,6 +64,18 @@ def settle(kept: dict[str, Any], values: Mapping[str, Any]) -> None:
             problems.append(f"script.arguments.{name}: a command line cannot hold a null character")
     if problems:
         raise ConfigError(problems)
+
+
+def _problems_of_source(source: Path, values: Mapping[str, Any]) -> list[str]:
+    """Why a folder cannot be the one that each run gets a copy of."""
+    if not source.is_dir():
+        return [f"script.source={values['source']}: there is no such folder"]
+    if source in NO_SOURCES or source == Path.home():
+        return [
+            f"script.source={source} is no folder of sources: each run gets a copy of it. Put the script in a "
+            "folder of its own, or name one with script.source"
+        ]
+    return []
 
 
 def code(kept: Mapping[str, Any], root: Path) -> dict[str, Any]:

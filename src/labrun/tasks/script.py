@@ -65,14 +65,15 @@ def run(config: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]], record: 
         [_shown(*pair) for pair in zip(frozen["positional"], script["positional"], strict=True)],
         {name: _shown(value, script["arguments"][name]) for name, value in frozen["arguments"].items()},
     )
-    log.info("Script: %s", shlex.join([script["path"], *before]))
-    if before != shown:
-        log.info("Expanded: %s", shlex.join([script["path"], *shown]))
+    name = definition.shown_name(frozen)
+    log.info("Script: %s", _line(name, before))
+    expanded = _shown(name, script["command"]) if script.get("command") else name
+    if (name, before) != (expanded, shown):
+        log.info("Expanded: %s", _line(expanded, shown))
     if script.get("environment"):
         _keep_build_log(str(script["environment"]), paths)
     with Endpoint(record.id, record.name, paths.root) as endpoint:
-        command = [interpreter(script), *([str(COMPAT / "azureml" / "runner.py")] if script["azureml"] else [])]
-        command += [str(work / script["path"]), *words]
+        command = command_of(script, work, words)
         environment = variables(config, record, paths, inputs, endpoint)
         try:
             ended = Watched(command, work, environment, script["metrics"]).wait()
@@ -81,7 +82,43 @@ def run(config: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]], record: 
             if run_context is not None:
                 run_context.summary.update(context.last_values(paths.root))
     if ended.code != 0:
-        raise RunFailedError(f"{ended.message(script['path'])}{_way_out(ended, script)}", ended.trace)
+        raise RunFailedError(f"{ended.message(name)}{_way_out(ended, script)}", ended.trace)
+    if script.get("command") and (told := _told_failure(paths)):
+        raise RunFailedError(told)
+
+
+def _line(name: str, words: Sequence[str]) -> str:
+    """A script or a command, with its arguments, as it would be typed."""
+    return " ".join([name, *([shlex.join(words)] if words else [])])
+
+
+def command_of(script: Mapping[str, Any], work: Path, words: Sequence[str]) -> list[str]:
+    """What is started: the script by its interpreter, or a shell with its command, so many times as it is to be.
+
+    Args:
+        script: the config's node, mounts carried out.
+        work: where its files are.
+        words: its arguments; they come after a command, too.
+    """
+    if script.get("command"):
+        found = [shutil.which("bash") or "sh", "-c", _line(script["command"], words)]
+    else:
+        found = [interpreter(script), *([str(COMPAT / "azureml" / "runner.py")] if script["azureml"] else [])]
+        found += [str(work / script["path"]), *words]
+    if (script.get("processes") or 1) == 1:
+        return found
+    return [sys.executable, "-IS", str(Path(__file__).with_name("ranks.py")), str(script["processes"]), *found]
+
+
+def _told_failure(paths: RunPaths) -> str | None:
+    """What a script of Azure gave to `run.fail()` in this attempt; with a path, its runner looks for that."""
+    run_context = context.current()
+    try:
+        found = json.loads((paths.logs / "azureml" / "failed.json").read_text(encoding="utf-8"))
+        is_new = run_context is None or found.get("attempt") == run_context.attempt
+        return str(found.get("message")) if is_new else None
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def _way_out(ended: Ended, script: Mapping[str, Any]) -> str:
@@ -200,8 +237,12 @@ def variables(
     own = found.pop("LABRUN_PYTHONPATH", None)  # a detached controller's is not the script's
     path = [] if own is not None and not own else [own if own is not None else found.pop("PYTHONPATH", "")]
     found.pop("PYTHONPATH", None)
-    if config["script"].get("python") or config["script"].get("environment"):
+    script = config["script"]
+    if script.get("python") or script.get("environment"):
         path = [str(COMPAT / "elsewhere"), *path]
+    if script.get("command"):  # its `python` is the script's interpreter, and has what the runner would give
+        path = [str(COMPAT / "azureml" / "site"), *path] if script["azureml"] else path
+        found["PATH"] = os.pathsep.join([os.path.dirname(interpreter(script)), found.get("PATH") or os.defpath])
     if any(path):
         found["PYTHONPATH"] = os.pathsep.join(part for part in path if part)
     threads.keep_user_variable(found)

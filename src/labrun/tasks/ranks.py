@@ -1,0 +1,88 @@
+"""Processes of one script side by side on this machine, each told which it is as torchrun and MPI tell it.
+
+Started by path under a bare interpreter (`python -IS ranks.py COUNT COMMAND ...`), with the standard library alone. It
+ends as the first process that failed; the others are ended then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+POLL_S = 0.05
+PATIENCE_S = 5.0
+"""How long those that are left may take to end, when one has failed."""
+
+
+def variables(rank: int, count: int, port: int) -> dict[str, str]:
+    """What one process is told."""
+    host = "127.0.0.1"
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "NODE_RANK": "0",
+        "MASTER_ADDR": host,
+        "MASTER_PORT": str(port),
+        "OMPI_COMM_WORLD_RANK": str(rank),
+        "OMPI_COMM_WORLD_LOCAL_RANK": str(rank),
+        "OMPI_COMM_WORLD_SIZE": str(count),
+        "OMPI_COMM_WORLD_LOCAL_SIZE": str(count),
+        "AZ_BATCH_MASTER_NODE": f"{host}:{port}",
+        "AZ_BATCHAI_MPI_MASTER_NODE": host,
+    }
+
+
+def main(count: int, command: list[str]) -> int:
+    """Start them, and wait; the exit code is the first that is not 0."""
+    # The guard passes signals to the whole group: the scripts hear them, and this process waits for what comes of it.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, lambda number, frame: None)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = []
+    for rank in range(count):
+        environment = {**os.environ, **variables(rank, count, port)}
+        processes.append(subprocess.Popen(command, env=environment, restore_signals=True))
+    failed = _first_failure(processes)
+    if failed is None:
+        return 0
+    rank, code = failed
+    how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    sys.stderr.write(f"labrun: process {rank} of {count} {how}; the others are ended\n")
+    _end(processes)
+    return code if code > 0 else 128 - code
+
+
+def _first_failure(processes: list[subprocess.Popen[bytes]]) -> tuple[int, int] | None:
+    while True:
+        codes = [process.poll() for process in processes]
+        for rank, code in enumerate(codes):
+            if code:
+                return rank, code
+        if None not in codes:
+            return None
+        time.sleep(POLL_S)
+
+
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+    until = time.monotonic() + PATIENCE_S
+    for process in processes:
+        try:
+            process.wait(max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), sys.argv[2:]))
