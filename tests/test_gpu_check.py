@@ -1,0 +1,38 @@
+"""The script that is prepared for a machine with a GPU."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "scripts" / "gpu_check.sh"
+PAGE = ROOT / "benchmarks" / "results" / "gpu.md"
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "LABRUN_PYTHON": sys.executable}
+    return subprocess.run([str(SCRIPT), *arguments], env=environment, capture_output=True, text=True, check=False)
+
+
+def test_without_a_gpu_it_measures_nothing_and_its_page_says_so() -> None:
+    assert run("--nonsense").returncode == 2
+    if torch.cuda.is_available():
+        pytest.skip("needs a machine without a GPU")
+    before = PAGE.read_text()
+    done = run()
+    assert done.returncode == 1 and "torch finds no GPU here" in done.stderr
+    assert PAGE.read_text() == before
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_with_a_gpu_everything_is_carried_out() -> None:
+    """Over 15 s: it is the whole check, of up to eight minutes."""
+    done = run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "**failed**" not in PAGE.read_text()
