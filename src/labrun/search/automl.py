@@ -218,7 +218,8 @@ def _measure(y: npt.NDArray[Any], said: npt.NDArray[np.float64], metric: str) ->
     predicted = said[:, 0] if not classes else said.argmax(axis=1)
     if metric in (scoring.STANDARD if classes else scoring.QUANTITIES):
         return scoring.one(metric, y, predicted, said if classes else None, classes)
-    scorer = scoring.scorers([metric], bool(classes))[metric]
+    span = float("nan") if classes else float(np.ptp(y))
+    scorer = scoring.scorers([metric], classes, span)[metric]
     return float(scorer(scoring.heard(said, classes), np.arange(len(y))[:, None], y))
 
 

@@ -34,7 +34,7 @@ from labrun.runs import cards, recording, report, seals, store
 from labrun.runs import record as records
 from labrun.runs.record import HIDDEN, Record, RunPaths
 from labrun.submission import environments, inherited, inputs, scripts, snapshot
-from labrun.tasks import loading, monitored
+from labrun.tasks import loading, monitored, scoring
 from labrun.tasks import task as tasks
 from labrun.tasks.packages import Package
 
@@ -182,6 +182,7 @@ def settled(
         kept[group] = {**dataclasses.asdict(defaults), **kept.get(group, {})}
     monitored.settle(kept, overrides)
     objective.settle(kept)
+    _check_metrics(kept)
     schema.check_secrets(kept["datastore"])
     if schema.is_local_datastore(kept["datastore"]):
         kept["datastore"]["root"] = str(_absolute(kept["datastore"]["root"]))
@@ -201,6 +202,20 @@ def settled(
     parent = _settle_references(kept, overrides, root)
     inputs.settle(kept, pinned)
     return kept, parent
+
+
+def _check_metrics(kept: Mapping[str, Any]) -> None:
+    """Refuse a metric that no pipeline has, before a search of many begins.
+
+    Raises:
+        ConfigError: see `scoring.check`.
+    """
+    model, dataset = kept.get("model"), kept.get("dataset") or {}
+    if kept["task"] != "fit" or not model or not tasks.is_pipeline(model):
+        return
+    metric = kept["sweep"]["metric"]
+    named = [model.get("metric"), *(metric if isinstance(metric, list) else [metric])]
+    scoring.check([str(one) for one in named if one not in (None, "auto")], not dataset.get("regression"))
 
 
 def _settle_loaders(kept: dict[str, Any], values: Mapping[str, Any]) -> None:

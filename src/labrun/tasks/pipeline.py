@@ -16,7 +16,7 @@ from labrun.data.arrays import Arrays, Part, float_rows, rows_at, stratified_spl
 from labrun.errors import ConfigError, UnfitError
 from labrun.runs import context, recording
 from labrun.runs.record import RunPaths
-from labrun.tasks import scoring
+from labrun.tasks import automl_metrics, scoring
 from labrun.tasks.estimator import EstimatorTask
 from labrun.tasks.task import Scores
 
@@ -49,7 +49,8 @@ class PipelineTask(EstimatorTask):
     def fit(self, arrays: Arrays, paths: RunPaths, resume_from: Path | None) -> None:
         if resume_from is not None:
             raise ConfigError("trainer.resume works for networks; a pipeline has no checkpoint: run it again")
-        scorers = scoring.scorers(self._wanted, bool(arrays.num_classes))
+        span = float("nan") if arrays.num_classes else float(np.ptp(arrays.train.y))
+        scorers = scoring.scorers(self._wanted, arrays.num_classes, span)
         if self._folds:
             self._cross_validate(arrays, paths, scorers)
         if self.is_final:
@@ -138,6 +139,10 @@ class PipelineTask(EstimatorTask):
         base = self.scores(part, predicted, chances, arrays)
         more = scoring.measure(part.y, predicted, chances, arrays.num_classes)
         prefix = "test_" if self._folds else ""
+        span = float("nan") if arrays.num_classes else float(np.ptp(arrays.train.y))
+        for name in self._wanted:
+            if name in (automl_metrics.CLASSES if arrays.num_classes else automl_metrics.QUANTITIES):
+                more[name] = automl_metrics.one(name, part.y, predicted, chances, arrays.num_classes, span)
         further = {f"test_{name}": value for name, value in more.items() if name != "accuracy"}
         if not arrays.num_classes and not self._folds:
             further |= base.more

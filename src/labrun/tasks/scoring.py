@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labrun.errors import ConfigError
+from labrun.tasks import automl_metrics
 
 STANDARD = (
     "AUC_weighted",
@@ -28,27 +29,66 @@ STANDARD = (
 QUANTITIES = ("r2", "rmse", "mae")
 
 
-def scorers(names: Sequence[str], has_classes: bool) -> dict[str, Any]:
-    """The scorers of scikit-learn that are asked for beside the standard metrics.
+def check(names: Sequence[str], has_classes: bool) -> None:
+    """Refuse names that no metric of pipelines has.
+
+    Raises:
+        ConfigError: there is no such metric, or it is one of the other kind of task.
+    """
+    known = [*STANDARD, *automl_metrics.CLASSES] if has_classes else [*QUANTITIES, *automl_metrics.QUANTITIES]
+    unknown = [name for name in names if name not in known]
+    others = [*QUANTITIES, *automl_metrics.QUANTITIES, *STANDARD, *automl_metrics.CLASSES]
+    for name in (name for name in unknown if name in others):
+        kind = "quantities: say dataset.regression=true" if has_classes else "classes: leave dataset.regression out"
+        raise ConfigError(f"the metric {name!r} is one of {kind}, or choose one of {', '.join(known)}")
+    if not unknown:
+        return
+    from sklearn.metrics import get_scorer_names
+
+    for name in (name for name in unknown if name not in get_scorer_names()):
+        near = difflib.get_close_matches(name, known, n=1) or difflib.get_close_matches(name, get_scorer_names(), n=1)
+        raise ConfigError(
+            f"there is no metric {name!r}.{f' Did you mean {near[0]!r}?' if near else ''} There are "
+            f"{', '.join(known)}, and scikit-learn's scorers"
+        )
+
+
+def scorers(names: Sequence[str], classes: int, span: float = float("nan")) -> dict[str, Any]:
+    """What computes the metrics that are asked for beside the standard ones, called with a model, rows and targets.
+
+    Args:
+        names: as `check` takes them.
+        classes: how many there are; 0: quantities.
+        span: the range of the training part's quantities.
 
     Raises:
         ConfigError: there is no such metric.
     """
-    from sklearn.metrics import get_scorer, get_scorer_names
-
-    known = STANDARD if has_classes else QUANTITIES
+    check(names, bool(classes))
+    more = automl_metrics.CLASSES if classes else automl_metrics.QUANTITIES
     found = {}
     for name in names:
-        if name in known:
-            continue
-        if name not in get_scorer_names():
-            near = difflib.get_close_matches(name, [*known, *get_scorer_names()], n=1)
-            raise ConfigError(
-                f"there is no metric {name!r}.{f' Did you mean {near[0]!r}?' if near else ''} There are "
-                f"{', '.join(known)}, and scikit-learn's scorers"
-            )
-        found[name] = get_scorer(name)
+        if name in more:
+            found[name] = _Scorer(name, classes, span)
+        elif name not in (STANDARD if classes else QUANTITIES):
+            from sklearn.metrics import get_scorer
+
+            found[name] = get_scorer(name)
     return found
+
+
+class _Scorer:
+    """One of AutoML's further metrics, called as scikit-learn's scorers are."""
+
+    def __init__(self, name: str, classes: int, span: float) -> None:
+        self._name, self._classes, self._span = name, classes, span
+
+    def __call__(self, model: Any, rows: Any, y: npt.NDArray[Any]) -> float:
+        predicted, chances = said(model, rows, self._classes)
+        try:
+            return automl_metrics.one(self._name, y, predicted, chances, self._classes, self._span)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
 
 
 def said(model: Any, rows: Any, classes: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64] | None]:
