@@ -121,6 +121,34 @@ def test_a_cut_connection_a_dead_laptop_and_a_dead_controller_lose_nothing(
     assert all(one.count("completed") == 1 for one in ends)
 
 
+def test_a_search_and_a_script_run_there(
+    box: far.Far, model: None, labrun: Command, lab_here: Command, workspace: Path
+) -> None:
+    """Takes over 15 s: two commands; the search goes on while nobody looks."""
+    secret = "zq-8a1-of-the-search"
+    words = ("-m", "sweep=random", "sweep.max_trials=4", "model.seconds=interval(0.3,0.6)", "compute.detach=true")
+    done = labrun(*words, *SMALL, f"+compute.environment.OWN={secret}")
+    assert done.returncode == 0, done.stderr
+    folder = next(workspace.glob("multirun/*/*"))
+    assert secret not in box.inside("cat /proc/*/cmdline | tr '\\0' ' '")
+    watched = lab_here("runs", "watch", str(folder))
+    assert watched.returncode == 0 and "The search is over" in watched.stdout, watched.stderr
+    found = runs_of(workspace)
+    assert len(found) == 4 and {one.status for one in found} == {"completed"}
+    assert all("compute.host=box" in one.overrides and "compute.host=null" not in one.command for one in found)
+    assert f"VARIABLE {len(secret)}" in (folder / "0" / "driver.log").read_text()
+    assert {"results.csv", "report.html", "best.yaml"} <= {path.name for path in folder.iterdir()}
+    code = found[0].code
+    assert code is not None and Path(code["folder"]).is_dir() and Path(code["folder"]).is_relative_to(workspace)
+    (workspace / "train.py").write_text(
+        "import labrun, os\nlabrun.log('loss', 0.5)\nopen('outputs/x', 'w').write('1')\n"
+    )
+    script = labrun("experiment=script", "script.path=train.py", "compute.host=box", "tracking=none")
+    assert script.returncode == 0, script.stderr
+    run_dir = next(workspace.glob("outputs/train/*"))
+    assert records.read(run_dir).metrics["loss"] == 0.5 and (run_dir / "outputs" / "x").read_text() == "1"
+
+
 @pytest.fixture
 def rough(
     tmp_path_factory: pytest.TempPathFactory, workspace: Path, monkeypatch: pytest.MonkeyPatch

@@ -110,7 +110,8 @@ class Elsewhere(Backend):
         found = links.read(folder)
         if found is None or found.state not in (links.STARTING, links.STARTED):
             return set()
-        return {(folder / run).resolve() for run in set(found.runs or ()) - set(found.pulled)}
+        runs = mirror.runs_of(folder, found)
+        return {(folder / run).resolve() for run in set(runs) - set(found.pulled)}
 
     def release(self, folder: Path, unfinished: Callable[[], set[Path]]) -> list[str]:
         """End there what still runs of a folder: its runs go elsewhere now."""
@@ -348,9 +349,8 @@ class Carried:
             return False
         try:
             conversation = self._channel = self._channel or Channel(link.machine)
-            while link.state != links.OVER and time.monotonic() < end:
-                mirror.bring(conversation, self._folder, link)
-                time.sleep(FAST_S if link.state != links.OVER else 0)
+            while mirror.bring(conversation, self._folder, link)[1] and time.monotonic() < end:
+                time.sleep(FAST_S)
             mirror.pull(conversation, run_dir, f"{link.folder}/{os.path.relpath(run_dir, self._folder)}", ("outputs",))
         except UnreachableError as error:
             log.warning("The pictures were not brought: %s", error)

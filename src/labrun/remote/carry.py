@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from labrun import masking
 from labrun.errors import ConfigError
 from labrun.remote import environment, packed
 from labrun.remote import link as links
@@ -155,7 +156,7 @@ def _record_there(record: Record, folder: Path, link: Link) -> bytes:
         config=link.there(record.config, folder),
         sweep=link.there(record.sweep, folder),
         hydra=link.there(record.hydra, folder),
-        code=_code_there(record.code, folder, link),
+        code=code_there(record.code, folder, link),
     )
     script = copy.config.get("script")
     if script and copy.code and "script" in copy.code:
@@ -163,7 +164,8 @@ def _record_there(record: Record, folder: Path, link: Link) -> bytes:
     return records.text(copy).encode()
 
 
-def _code_there(code: Mapping[str, Any] | None, folder: Path, link: Link) -> dict[str, Any] | None:
+def code_there(code: Mapping[str, Any] | None, folder: Path, link: Link) -> dict[str, Any] | None:
+    """What a record says of its code, with the paths of there."""
     if code is None:
         return None
     there: dict[str, Any] = link.there(code, folder)
@@ -171,7 +173,7 @@ def _code_there(code: Mapping[str, Any] | None, folder: Path, link: Link) -> dic
 
 
 def start(
-    channel: Channel, folder: Path, link: Link, there: Interpreter, variables: Mapping[Path, Mapping[str, str]]
+    channel: Channel, folder: Path, link: Link, there: Interpreter, own: Mapping[Path, Mapping[str, str]]
 ) -> None:
     """Start the controller there, unless one is at it; returns once it has taken the runs up.
 
@@ -179,20 +181,36 @@ def start(
         RefusedError: it says that it cannot; nothing has run then.
         UnreachableError: the connection is gone; whether it was started is not known.
     """
+    found = [records.read(folder / run) for run in link.runs or ()]
     begin(
         channel,
         link,
         [there.python, "-P", "-c", "from labrun.remote.far import main; main()", f"{{root}}/{link.folder}"],
-        {
-            "PYTHONPATH": f"{{root}}/{_labrun_there()}",
-            links.CARRIED_PATH: os.pathsep.join(there.path),
-            store.ROOT_VARIABLE: f"{{root}}/{link.workspace}",
-        },
-        json.dumps({os.path.relpath(run_dir, folder): dict(values) for run_dir, values in variables.items()}),
+        variables(link, there, found),
+        json.dumps({os.path.relpath(run_dir, folder): dict(values) for run_dir, values in own.items()}),
     )
 
 
-def begin(channel: Channel, link: Link, command: Sequence[str], variables: Mapping[str, str], stdin: str) -> None:
+def variables(link: Link, there: Interpreter, found: Sequence[Record]) -> dict[str, str]:
+    """The variables of the process there: where it imports from, and those that the runs' configs refer to."""
+    text = "".join(json.dumps([record.config, record.overrides], default=str) for record in found)
+    named = {name for name in masking.REFERENCE.findall(text) if name not in masking.OPEN and name in os.environ}
+    return {
+        **{name: os.environ[name] for name in named},
+        "PYTHONPATH": os.pathsep.join([f"{{root}}/{_labrun_there()}", *there.path]),
+        links.CARRIED_PATH: os.pathsep.join(there.path),
+        store.ROOT_VARIABLE: f"{{root}}/{link.workspace}",
+    }
+
+
+def begin(
+    channel: Channel,
+    link: Link,
+    command: Sequence[str],
+    variables: Mapping[str, str],
+    stdin: str,
+    cwd: str | None = None,
+) -> None:
     """Start a process that controls a folder there, and wait until it has begun; see `start`."""
     claim, output = f"{link.folder}/.launch/far", f"{link.folder}/.launch/controller.log"
     state = channel.call(
@@ -201,7 +219,7 @@ def begin(channel: Channel, link: Link, command: Sequence[str], variables: Mappi
         log=output,
         command=list(command),
         environment=dict(variables),
-        cwd=link.workspace,
+        cwd=cwd or link.workspace,
         stdin=stdin,
     )["state"]
     seen, text, end = 0, "", time.monotonic() + BEGIN_S

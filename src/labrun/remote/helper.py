@@ -260,7 +260,7 @@ class Helper:
         room = MOST
         for name, known in request["folders"].items():
             folder = self.path(name)
-            one: dict[str, Any] = {"runs": {}, "there": os.path.isdir(folder), "living": controller_lives(folder)}
+            one: dict[str, Any] = {"runs": {}, "there": os.path.isdir(folder), "living": is_controlled(folder)}
             names = known["runs"] if known["runs"] is not None else runs_in(folder)
             for run in names:
                 news, room = self.run_news(os.path.join(folder, run), known["seen"].get(run, {}), files, room)
@@ -368,6 +368,11 @@ def process_lives(claim: str) -> bool:
         return False
     start = start_of(process["pid"])
     return process["host"] == socket.gethostname() and start is not None and start == process["start"]
+
+
+def is_controlled(folder: str) -> bool:
+    """Whether the process that was started for a folder lives, or another one holds its lease."""
+    return process_lives(os.path.join(folder, ".launch", "far")) or controller_lives(folder)
 
 
 def controller_lives(folder: str) -> bool:

@@ -23,7 +23,7 @@ from labrun.remote import link as links
 from labrun.remote.channel import Channel
 from labrun.remote.link import Link
 from labrun.remote.ssh import UnreachableError
-from labrun.runs import context
+from labrun.runs import context, sweep_state
 from labrun.runs import record as records
 from labrun.runs.record import Record, RunPaths
 
@@ -49,6 +49,8 @@ PARTS = ("outputs", "logs", "attempts")
 TOP = ("results.csv", "results_over_seed.csv", "report.html", "best.yaml", "ensemble.yaml", ".launch/study.journal",
        ".launch/search.json")  # fmt: skip
 """What a sweep leaves beside its runs."""
+HERE_THERE = "compute.host=null"
+"""What a search that was carried says last."""
 EVERY_S = 5.0
 RETRY_S = 30.0
 QUIET_S = 6.0
@@ -75,6 +77,8 @@ def bring(channel: Channel, folder: Path, link: Link) -> tuple[list[str], bool]:
         if not answer["more"]:
             break
     link.reached, link.why = time.time(), ""
+    if link.runs is None:
+        note_runs(folder)
     link.state = links.STARTED if link.state == links.STARTING and news["living"] else link.state
     _close(channel, folder, link, news)
     links.write(folder, link)
@@ -84,7 +88,7 @@ def bring(channel: Channel, folder: Path, link: Link) -> tuple[list[str], bool]:
 def _seen(folder: Path, link: Link) -> dict[str, dict[str, Any]]:
     """How far each file is here."""
     found: dict[str, dict[str, Any]] = {"": {".launch/controller.log": _size(folder / ".launch" / "controller.log")}}
-    for run in link.runs if link.runs is not None else _runs_here(folder):
+    for run in runs_of(folder, link):
         if run in link.pulled:
             continue
         run_dir = folder / run
@@ -96,6 +100,11 @@ def _seen(folder: Path, link: Link) -> dict[str, dict[str, Any]]:
     if link.runs is None:  # a search: those that are done are done
         found |= {run: {"run.json": link.marks.get(run)} for run in link.pulled}
     return found
+
+
+def runs_of(folder: Path, link: Link) -> list[str]:
+    """The runs of a folder that are there, as far as it is known here."""
+    return link.runs if link.runs is not None else _runs_here(folder)
 
 
 def _runs_here(folder: Path) -> list[str]:
@@ -112,7 +121,7 @@ def _size(path: Path) -> int:
 def _requests(folder: Path, link: Link) -> tuple[dict[str, str], list[str]]:
     """Requests that were not passed on yet: by their path in the folder; and their marks."""
     asked, passed = {}, []
-    for run in link.runs if link.runs is not None else _runs_here(folder):
+    for run in runs_of(folder, link):
         for path in (folder / run / "requests").glob("*") if run not in link.pulled else ():
             with contextlib.suppress(OSError):
                 mark = f"{run}/{path.name}/{path.stat().st_mtime_ns}"
@@ -197,6 +206,10 @@ def _record(raw: bytes, run_dir: Path, folder: Path, link: Link) -> Record:
     except RecordError:  # a search's, which was made there
         for name in ("config", "sweep", "code", "hydra"):
             setattr(record, name, link.here(getattr(record, name), folder))
+        host = f"compute.host={link.remote}"  # it was composed there, where that machine is this one
+        record.overrides = [host if text == HERE_THERE else text for text in record.overrides]
+        record.command = record.command.replace(HERE_THERE, host)
+        record.config["compute"]["host"] = link.remote
         return record
     if frozen.id != record.id:
         raise RecordError(f"{run_dir} holds run {frozen.id} here, and run {record.id} on {link.remote}")
@@ -209,7 +222,7 @@ def _finish(channel: Channel, folder: Path, link: Link, run: str, record: Record
     """Bring the files of a run that has ended, then its record."""
     run_dir = folder / run
     there = f"{link.folder}/{run}"
-    pull(channel, run_dir, there, PARTS)
+    pull(channel, run_dir, there, PARTS if link.runs is not None else (*PARTS, ".hydra"))
     _annotate(channel, run_dir, there)
     records.write(run_dir, record)
     link.marks[run] = mark
@@ -228,14 +241,21 @@ def _annotate(channel: Channel, run_dir: Path, there: str) -> None:
             append_line(place, line)
 
 
+def note_runs(folder: Path) -> None:
+    """Have a search's plan here name the trials that have come."""
+    plan, names = sweep_state.read_plan(folder), _runs_here(folder)
+    names.sort(key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
+    if names != plan.runs:
+        plan.runs = names
+        plan.write(folder)
+
+
 def _close(channel: Channel, folder: Path, link: Link, news: Mapping[str, Any]) -> None:
     """Note that all of it is over, and bring what lies beside the runs."""
-    if link.state != links.STARTED or news["living"]:
+    if link.state != links.STARTED:
         return
-    if link.runs is None:
-        if not news["over"]:
-            return
-    elif set(link.runs) - set(link.pulled):
+    is_over = news["over"] and not news["living"] if link.runs is None else not set(link.runs) - set(link.pulled)
+    if not is_over:
         return
     pull(channel, folder, link.folder, TOP)
     if link.runs is None:

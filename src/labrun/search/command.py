@@ -15,8 +15,9 @@ from typing import Any, NoReturn
 from labrun.backends.base import Executor
 from labrun.config.hydra_files import hide_environment
 from labrun.control import controller, objective, results
-from labrun.control.monitor import Live
+from labrun.control.monitor import Lines, Live
 from labrun.errors import ConfigError
+from labrun.remote import searching
 from labrun.runs import record as records
 from labrun.runs import report, store, sweep_state
 from labrun.runs.record import Record
@@ -120,6 +121,7 @@ def run(
         first = next(iter(sorted(folder.glob("*/run.json"))), None)
         if first is not None and settings["resume_code"] == "frozen":
             trials.code = records.read(first.parent).code
+    trials.code = trials.code or searching.carried_code()
     probes = trials.probes()
     if not probes:
         raise ConfigError(
@@ -127,11 +129,6 @@ def run(
             "them under sweep.space, or choose a component whose file has a search_space"
         )
     backend = submit.check(probes)
-    if backend.is_elsewhere:
-        raise ConfigError(
-            "a search does not go to another machine yet: leave compute.host out, or run a grid there (values without "
-            "interval or range, sweep=grid)"
-        )
     if not backend.supervises and (settings["trial_timeout_min"] is not None or settings["early_termination"]):
         key = "trial_timeout_min" if settings["trial_timeout_min"] is not None else "early_termination"
         raise ConfigError(
@@ -148,7 +145,10 @@ def run(
             plan.path = snapshot.import_path(trials.code, own=config["compute"]["python"] is None)
         plan.write(folder)
         announce(folder, [os.path.relpath(job.run_dir, folder) for job in probes])
-        if not config["compute"]["detach"]:
+        if backend.is_elsewhere:
+            words = [text for text in arguments if not _is_own(text)]
+            searching.begin(folder, probes[0].record, plan, words)
+        elif not config["compute"]["detach"]:
             search = Search(
                 trials,
                 {**settings, **config["sweep"]},
@@ -158,6 +158,8 @@ def run(
             )
             search.begin(trials.space.dimensions)
             takeover.begin(folder)
+    if backend.is_elsewhere:
+        return _elsewhere_attended(folder, config["compute"]["detach"])
     if config["compute"]["detach"]:
         controller.detach(
             folder, {}, [*(text for text in arguments if not _is_own(text)), *_elsewhere(folder, resumed)]
@@ -174,6 +176,21 @@ def _is_own(text: str) -> bool:
 
 def _elsewhere(folder: Path, resumed: bool) -> list[str]:
     return [f"sweep.resume={folder}" if resumed else f"hydra.sweep.dir={folder}"]
+
+
+def _elsewhere_attended(folder: Path, is_detached: bool) -> list[Record]:
+    if is_detached:
+        results.say(f"On its way: a search in {folder}\n  lab runs watch {folder}")
+        return []
+    if searching.follow(folder, Lines(folder)):
+        _say_canceled(folder)
+    found = {run: records.read(folder / run) for run in sweep_state.read_plan(folder).runs}
+    best = max(found, key=lambda run: objective.rank(found[run]), default=None)
+    if best is not None and objective.rank(found[best]) > float("-inf"):
+        metric = objective.of(found[best].config)[0].metric
+        results.say(f"best: run {best}, {metric} {found[best].metrics.get(metric)}")
+    results.say(f"The search is over: {folder} (results.csv, report.html, best.yaml)")
+    return list(found.values())
 
 
 def _attended(search: Search, folder: Path, plan: sweep_state.Plan, freezer: submit.Freezer) -> list[Record]:

@@ -15,6 +15,8 @@ from labrun.cli.runs import filters, inspect
 from labrun.control import detached, lease, monitor, results
 from labrun.control.cancel import end_runs
 from labrun.errors import ConfigError, RecordError
+from labrun.remote import link as links
+from labrun.remote import searching
 from labrun.runs import owned, store, sweep_state
 from labrun.runs import record as records
 from labrun.runs.sweep_state import SweepState
@@ -109,6 +111,9 @@ def _watch_search(folder: Path, is_trusted: bool) -> int:
     """Tell each trial as it ends; resume a search whose controller is gone."""
     told: set[Path] = set()
     view = monitor.Lines(folder)
+    if links.read(folder) is not None:
+        searching.follow(folder, view)
+        return _tell_search(folder)
     while True:
         is_over = takeover.is_over(folder)
         plan = sweep_state.read_plan(folder)
@@ -122,6 +127,11 @@ def _watch_search(folder: Path, is_trusted: bool) -> int:
             sys.stderr.write("lab: this search has no controller any more; it is resumed here\n")
             return takeover.take_over(folder)
         time.sleep(POLL_S)
+    return _tell_search(folder)
+
+
+def _tell_search(folder: Path) -> int:
+    run_dirs = sweep_state.run_dirs(folder, sweep_state.read_plan(folder))
     print(f"The search is over: {folder} (results.csv, report.html, best.yaml)")
     return int(any(records.read(run_dir).status == records.FAILED for run_dir in run_dirs))
 
