@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from labrun.errors import ConfigError
+from labrun.search import space as spaces
 from labrun.search.space import Choice, Dimension, Numbers
 from labrun.search.study import OVERRIDES, Study
 
@@ -112,3 +113,25 @@ def test_mistakes_of_a_study_are_told(tmp_path: Path) -> None:
     opened(tmp_path / "journal")
     with pytest.raises(ConfigError, match="other metrics or goals"):
         opened(tmp_path / "journal", [True, False])
+
+
+def test_no_combination_is_asked_for_twice(tmp_path: Path) -> None:
+    steps = Numbers("steps", "steps", 0.0, 2.0, step=1.0, whole=True)
+    both = [KIND, steps]
+    whole = list(spaces.combinations(both))
+    assert spaces.size(both) == len(whole) == 6 and spaces.size([KIND, SIZE]) is None
+    study = opened(tmp_path / "journal")
+
+    def dimensions(overrides: list[str]) -> Sequence[Dimension]:
+        return [] if overrides else both
+
+    def spare() -> dict[str, object] | None:
+        left = study.untried(whole)
+        return left[0] if left else None
+
+    asked = [study.ask(dimensions, str(number), spare) for number in range(6)]
+    assert {tuple(one.overrides) for one in asked} == {(f"kind={k}", f"steps={n}") for k in "ab" for n in range(3)}
+    assert study.untried(whole) == [] and study.counted() == 6
+    study.fail(asked[2].number, "canceled", replaced=True)
+    assert study.untried(whole) == [asked[2].parameters]
+    assert study.ask(dimensions, "6", spare).overrides == asked[2].overrides, "another takes its place"

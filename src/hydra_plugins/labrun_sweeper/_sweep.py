@@ -195,8 +195,22 @@ def _own(sweeper: LabrunSweeper, settings: dict[str, Any], arguments: list[str])
     if failed:
         raise CompactHydraException(f"{failed} of {len(found)} runs failed; the table above names them")
     if found and not any(math.isfinite(rank(record)) for record in found):
-        raise CompactHydraException("no trial has a result; the table above says why of each")
+        raise CompactHydraException(_without_result(found))
     return None
+
+
+def _without_result(found: Sequence[Any]) -> str:
+    """Why a search has nothing to show, although no run failed."""
+    metrics = found[0].config["sweep"]["metric"]
+    wanted = [metrics] if isinstance(metrics, str) else list(metrics)
+    missing = [name for name in wanted if not any(name in record.metrics for record in found)]
+    if not missing:
+        return "no trial has a result; the table above says why of each"
+    logged = sorted({name for record in found for name in record.metrics})
+    return (
+        f"no trial has a result: none logged {' or '.join(missing)}. sweep.metric is one of what they log: "
+        f"{', '.join(logged) or 'nothing'}"
+    )
 
 
 def _searches_itself(loader: Any, master: DictConfig) -> bool:

@@ -6,8 +6,10 @@ alone: metrics and records one way, requests to stop the other way.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
+import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +30,7 @@ from labrun.search import space as spaces
 from labrun.search import takeover
 from labrun.search.policies import Curve, Policy
 from labrun.search.reports import Reports
-from labrun.search.space import Choice, Dimension
+from labrun.search.space import Dimension
 from labrun.search.study import OVERRIDES, RUN, Study
 from labrun.search.trials import Trials
 from labrun.submission import submit
@@ -87,7 +89,9 @@ class Search:
         self.variables: dict[Path, Mapping[str, str]] = {}
         """Those of runs that an earlier controller had asked for and not begun."""
         self._closed: str | None = None
-        self._is_measured = self._is_begun = False
+        self._is_finite = False
+        """Whether what can be tried has an end, and is known."""
+        self._is_measured = self._is_begun = self._is_warned = False
         self._began, self._used_s, self._next_clock = time.monotonic(), 0.0, 0.0
         self.budget = self.settings["max_trials"] or TRIALS
 
@@ -124,6 +128,7 @@ class Search:
             self._enqueue_grid()
         else:
             self._enqueue_portfolio()
+            self._hold_to_space()
         self._take_up()
 
     def _read_state(self) -> dict[str, Any]:
@@ -154,22 +159,31 @@ class Search:
         self.study.enqueue_missing(whole)
 
     def _enqueue_grid(self) -> None:
-        import itertools
-
-        lists = [
-            one.labels if isinstance(one, Choice) else spaces.values_of(one) for one in self.trials.space.dimensions
-        ]
-        names = [one.name for one in self.trials.space.dimensions]
-        total = 1
-        for values in lists:
-            total *= len(values)
+        total = spaces.size(self.trials.space.dimensions)
+        assert total is not None, "an interval was refused when the space was read"
         if total > LARGEST_GRID:
             raise ConfigError(
                 f"the grid has {total:,} combinations; sweep=random with sweep.max_trials tries some of them"
             )
         self.budget = min(total, self.settings["max_trials"] or total)
-        combinations = itertools.islice(itertools.product(*lists), self.budget)
-        self.study.enqueue_missing([dict(zip(names, one, strict=True)) for one in combinations])
+        combinations = spaces.combinations(self.trials.space.dimensions)
+        self.study.enqueue_missing(list(itertools.islice(combinations, self.budget)))
+
+    def _hold_to_space(self) -> None:
+        """No more trials than a space of single values has combinations: none is tried twice."""
+        total = spaces.size(self.trials.space.dimensions) if self.trials.is_whole else None
+        if total is not None and total <= LARGEST_GRID:
+            self._is_finite = True
+            if total < self.budget:
+                log.info("The space has %d combinations: so many trials, and no more", total)
+                self.budget = total
+
+    def _untried(self) -> dict[str, Any] | None:
+        """A combination that no trial has, by chance; None where the space has no end of them, or none is left."""
+        if not self._is_finite:
+            return None
+        left = self.study.untried(list(spaces.combinations(self.trials.space.dimensions)))
+        return random.Random(f"{self.settings['seed']} {len(left)}").choice(left) if left else None
 
     def _take_up(self) -> None:
         """What an earlier controller left: told if it has ended since, run again if not."""
@@ -218,7 +232,8 @@ class Search:
                     self.ended(run_dir, record)
         while self._closed is None and len(self._trials) < self.room and self.is_open:
             run = self._next_folder()
-            asked = self.study.ask(self.trials.dimensions, run)
+            untried = self._untried if self.settings["sampler"] else None
+            asked = self.study.ask(self.trials.dimensions, run, untried)
             run_dir = self.trials.folder / run
             made = self._made(asked.overrides, asked.number, run_dir)
             if made is None:
@@ -294,12 +309,24 @@ class Search:
             self._is_measured = True
             self.study.tell(one.number, values)
             return
-        missing = [o.metric for o in self.objectives if o.metric not in record.metrics]
+        missing = " and no ".join(o.metric for o in self.objectives if o.metric not in record.metrics)
+        self.study.fail(one.number, f"it logged no {missing}")
+        if self._is_measured or any(trial.values for trial in self.study.trials()):
+            return
         logged = ", ".join(record.metrics) or "nothing"
-        self.study.fail(one.number, f"it logged no {' and no '.join(missing)}")
-        if not self._is_measured and not any(trial.values for trial in self.study.trials()):
+        if record.config["task"] != "script":  # all trials of a model log the same
             raise ConfigError(
-                f"sweep.metric={missing[0]}: run {record.id} completed and logged no such metric. It logged: {logged}"
+                f"sweep.metric={self.objectives[0].metric}: run {record.id} completed and logged no such metric. "
+                f"It logged: {logged}"
+            )
+        if not self._is_warned:
+            self._is_warned = True
+            log.warning(
+                "Run %s logged no %s, so it is out of the ranking. It logged: %s. If all are like it, end the search "
+                "(Ctrl-C) and name a metric that they log by sweep.metric",
+                record.id,
+                missing,
+                logged,
             )
 
     def look(self) -> None:

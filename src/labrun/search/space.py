@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -335,8 +336,6 @@ def grid(space: Space) -> list[list[str]]:
     Raises:
         ConfigError: a dimension is an interval.
     """
-    import itertools
-
     lists: list[list[list[str]]] = []
     for one in space.dimensions:
         if isinstance(one, Choice):
@@ -344,6 +343,27 @@ def grid(space: Space) -> list[list[str]]:
         else:
             lists.append([one.overrides(value) for value in values_of(one)])
     return [[*space.fixed, *itertools.chain(*combination)] for combination in itertools.product(*lists)]
+
+
+def size(dimensions: Sequence[Dimension]) -> int | None:
+    """How many combinations there are; None where an interval has no end of values."""
+    total = 1
+    for one in dimensions:
+        if isinstance(one, Numbers) and one.step is None and not one.whole:
+            return None
+        total *= len(one.values) if isinstance(one, Choice) else round((one.high - one.low) / (one.step or 1.0)) + 1
+    return total
+
+
+def combinations(dimensions: Sequence[Dimension]) -> Iterator[dict[str, Any]]:
+    """Every combination, by the dimensions' names, as a study has its values; the last one varies fastest."""
+    lists = [one.labels if isinstance(one, Choice) else _counted(one) for one in dimensions]
+    for values in itertools.product(*lists):
+        yield dict(zip((one.name for one in dimensions), values, strict=True))
+
+
+def _counted(one: Numbers) -> list[float]:
+    return [int(value) if one.whole else value for value in values_of(one)]
 
 
 def values_of(one: Numbers) -> list[float]:

@@ -19,7 +19,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from labrun.building import build
 from labrun.errors import ConfigError, RecordError
@@ -31,6 +31,10 @@ NAME = "labrun"
 RUN, OVERRIDES, LABELS, REPLACED, WHY = "run", "overrides", "parameters", "replaced", "why"
 """What a trial's journal entry holds beside Optuna's own: its run's folder, what was put on its command line, its
 parameters as a person reads them, whether another trial took its place, and why it failed."""
+
+
+ATTEMPTS = 8
+"""How often a sampler is asked for something that was not tried yet."""
 
 
 @dataclass
@@ -121,28 +125,62 @@ class Study:
 
     def enqueue_missing(self, wanted: Sequence[Mapping[str, Any]]) -> None:
         """Enqueue those that are neither enqueued nor have a run: a killed controller may have got but so far."""
+        told = {_key(parameters) for parameters in self._known()}
+        for parameters in wanted:
+            if _key(parameters) not in told:
+                self.enqueue(parameters)
+
+    def _known(self, replaced: bool = True) -> list[dict[str, Any]]:
+        """The parameters of every trial that is enqueued or has a run; also of those whose place another has taken?"""
         known = []
         for trial in self._study.get_trials(deepcopy=False):
             if trial.state == TrialState.WAITING:
                 known.append(dict(trial.system_attrs.get("fixed_params", {})))
-            elif RUN in trial.user_attrs:
+            elif RUN in trial.user_attrs and (replaced or not trial.user_attrs.get(REPLACED)):
                 known.append(dict(trial.user_attrs.get(LABELS, {})))
-        told = {_key(parameters) for parameters in known}
-        for parameters in wanted:
-            if _key(parameters) not in told:
-                self.enqueue(parameters)
+        return known
 
     def waiting(self) -> int:
         """How many enqueued trials have not been asked for."""
         return len(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
-    def ask(self, dimensions: Callable[[list[str]], Sequence[Dimension]], run: str) -> PendingTrial:
+    def untried(self, wanted: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Those combinations that no trial has, nor is to have."""
+        tried = {_key(parameters) for parameters in self._known(replaced=False)}
+        return [dict(one) for one in wanted if _key(one) not in tried]
+
+    def ask(
+        self,
+        dimensions: Callable[[list[str]], Sequence[Dimension]],
+        run: str,
+        untried: Callable[[], Mapping[str, Any] | None] | None = None,
+    ) -> PendingTrial:
         """The next trial.
 
         Args:
             dimensions: given the overrides so far, what else there is to choose; asked until it gives nothing.
             run: the folder of the trial's run.
+            untried: gives what takes the place of a combination that was tried; None: it is tried again.
         """
+        trial, asked = self._suggested(dimensions)
+        attempts = 0
+        while untried is not None and attempts < ATTEMPTS and asked.overrides in self._tried():
+            attempts += 1
+            # The sampler may think of another one; in the end chance does, where the space is known.
+            spare = untried() if attempts == ATTEMPTS else None
+            self._study.tell(trial.number, state=TrialState.FAIL)
+            if spare is not None:
+                self.enqueue(spare)
+            trial, asked = self._suggested(dimensions)
+        trial.set_user_attr(LABELS, asked.parameters)
+        trial.set_user_attr(OVERRIDES, asked.overrides)
+        trial.set_user_attr(RUN, run)
+        return asked
+
+    def _tried(self) -> list[list[str]]:
+        return [trial.user_attrs[OVERRIDES] for trial in self.trials() if not trial.user_attrs.get(REPLACED)]
+
+    def _suggested(self, dimensions: Callable[[list[str]], Sequence[Dimension]]) -> tuple[Trial, PendingTrial]:
         trial = self._study.ask()
         asked = PendingTrial(trial.number, [])
         while more := dimensions(asked.overrides):
@@ -150,10 +188,7 @@ class Study:
                 value = suggest(trial, one)
                 asked.parameters[one.name] = value
                 asked.overrides += one.overrides(value)
-        trial.set_user_attr(LABELS, asked.parameters)
-        trial.set_user_attr(OVERRIDES, asked.overrides)
-        trial.set_user_attr(RUN, run)
-        return asked
+        return trial, asked
 
     def tell(self, number: int, values: Sequence[float]) -> bool:
         """A trial is done; whether its values can be learned from (NaN and infinities cannot)."""

@@ -61,6 +61,12 @@ class Trials:
         found = self._of_components(overrides) if self._with_components else []
         return [one for one in found if one.name not in chosen | self._given]
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the space is all that varies, whatever is chosen: no component brings a space of its own."""
+        groups = [key for one in self.space.dimensions if isinstance(one, Choice) for key in one.keys]
+        return not any(map(self.is_group, groups)) and not (self._with_components and self._of_components([]))
+
     def _of_components(self, overrides: list[str]) -> list[Dimension]:
         """The search spaces of the components that are chosen now, without those of parts that are still to be."""
         groups = [text for text in overrides if self.is_group(text.partition("=")[0])]

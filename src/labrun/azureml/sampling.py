@@ -1,0 +1,291 @@
+"""What HyperDrive's `choice`, `uniform` and so on, its samplers and its policies are in labrun's words."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+from labrun.azureml.telling import once
+from labrun.azureml.words import literal
+from labrun.compat.azureml.exceptions import UserErrorException
+
+QUANTILES = 100
+"""A distribution that labrun's searches do not have is drawn as so many of its quantiles, each as likely as another."""
+NAME = re.compile(r"-{0,2}[A-Za-z_][A-Za-z0-9_-]*")
+
+
+@dataclass(frozen=True)
+class Expression:
+    """How a hyperparameter varies.
+
+    Args:
+        kind: the SDK's name.
+        given: its arguments.
+        text: in Hydra's grammar.
+    """
+
+    kind: str
+    given: tuple[Any, ...]
+    text: str
+
+    def __repr__(self) -> str:
+        return f"{self.kind}({', '.join(map(repr, self.given))})"
+
+    def __iter__(self) -> Any:
+        """As the SDK has it: a pair of the kind and its arguments."""
+        return iter([self.kind, [list(self.given)]])
+
+
+def choice(*options: Any) -> Expression:
+    """One of several values: `choice(1, 2)`, `choice([1, 2])`, `choice(range(3))`.
+
+    Raises:
+        UserErrorException: there are none.
+    """
+    values = list(options)
+    if len(options) == 1 and not isinstance(options[0], (str, bytes, Mapping)) and hasattr(options[0], "__iter__"):
+        values = list(options[0])
+    if not values:
+        raise UserErrorException("choice(): there is nothing to choose from")
+    return Expression("choice", tuple(values), ",".join(_value(value) for value in values))
+
+
+def uniform(min_value: float, max_value: float) -> Expression:
+    """Any number between two bounds."""
+    low, high = _bounds("uniform", min_value, max_value)
+    return Expression("uniform", (min_value, max_value), f"interval({low!r},{high!r})")
+
+
+def quniform(min_value: float, max_value: float, q: float) -> Expression:
+    """Multiples of q between two bounds."""
+    low, high = _bounds("quniform", min_value, max_value)
+    first, last = (round(bound / _step("quniform", q)) for bound in (low, high))
+    if all(float(one).is_integer() for one in (q, min_value, max_value)):
+        step = int(q)
+        return Expression("quniform", (min_value, max_value, q), f"range({first * step},{last * step + 1},{step})")
+    return _listed("quniform", (min_value, max_value, q), [place * q for place in range(first, last + 1)])
+
+
+def loguniform(min_value: float, max_value: float) -> Expression:
+    """A number whose logarithm is uniform; the bounds are exponents of e."""
+    low, high = (math.exp(bound) for bound in _bounds("loguniform", min_value, max_value))
+    return Expression("loguniform", (min_value, max_value), f"tag(log,interval({low!r},{high!r}))")
+
+
+def qloguniform(min_value: float, max_value: float, q: float) -> Expression:
+    """Multiples of q, between two exponents of e."""
+    low, high = _bounds("qloguniform", min_value, max_value)
+    spread = [math.exp(low + (high - low) * part) for part in _parts()]
+    return _rounded("qloguniform", (min_value, max_value, q), spread, q)
+
+
+def normal(mu: float, sigma: float) -> Expression:
+    """A number of a normal distribution."""
+    return _drawn("normal", (mu, sigma), _normal("normal", mu, sigma))
+
+
+def qnormal(mu: float, sigma: float, q: float) -> Expression:
+    """Multiples of q, of a normal distribution."""
+    return _rounded("qnormal", (mu, sigma, q), _normal("qnormal", mu, sigma), q)
+
+
+def lognormal(mu: float, sigma: float) -> Expression:
+    """A number whose logarithm is of a normal distribution."""
+    return _drawn("lognormal", (mu, sigma), [math.exp(one) for one in _normal("lognormal", mu, sigma)])
+
+
+def qlognormal(mu: float, sigma: float, q: float) -> Expression:
+    """Multiples of q, whose logarithm is of a normal distribution."""
+    return _rounded("qlognormal", (mu, sigma, q), [math.exp(one) for one in _normal("qlognormal", mu, sigma)], q)
+
+
+def randint(upper: int) -> Expression:
+    """A whole number from 0 on, below the bound."""
+    if int(upper) < 1:
+        raise UserErrorException(f"randint({upper}): the upper bound is at least 1")
+    return Expression("randint", (upper,), f"range(0,{int(upper)})")
+
+
+def _parts() -> list[float]:
+    return [(place + 0.5) / QUANTILES for place in range(QUANTILES)]
+
+
+def _normal(kind: str, mu: float, sigma: float) -> list[float]:
+    if not sigma > 0:
+        raise UserErrorException(f"{kind}({mu}, {sigma}): sigma is above 0")
+    return [NormalDist(float(mu), float(sigma)).inv_cdf(part) for part in _parts()]
+
+
+def _drawn(kind: str, given: tuple[Any, ...], values: Sequence[float]) -> Expression:
+    once(f"{kind}(...) is drawn as {QUANTILES} of its quantiles, each as likely as another")
+    return _listed(kind, given, values)
+
+
+def _rounded(kind: str, given: tuple[Any, ...], values: Sequence[float], q: float) -> Expression:
+    step = _step(kind, q)
+    once(f"{kind}(...) is drawn from the multiples of q that it reaches, each as likely as another")
+    return _listed(kind, given, [round(value / step) * step for value in values])
+
+
+def _listed(kind: str, given: tuple[Any, ...], values: Sequence[float]) -> Expression:
+    texts = dict.fromkeys(repr(float(f"{value:.12g}")) for value in values)
+    return Expression(kind, given, ",".join(texts))
+
+
+def _bounds(kind: str, low: float, high: float) -> tuple[float, float]:
+    if not float(low) < float(high):
+        raise UserErrorException(f"{kind}({low}, {high}): the lower bound is below the upper one")
+    return float(low), float(high)
+
+
+def _step(kind: str, q: float) -> float:
+    if not q > 0:
+        raise UserErrorException(f"{kind}(..., q={q}): q is above 0")
+    return q
+
+
+def _value(value: Any) -> str:
+    """One value of a choice; True and False are words for the script, as in Azure."""
+    value = value.item() if hasattr(value, "item") else value  # of NumPy
+    return literal(value if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value))
+
+
+class HyperParameterSampling:
+    """Hyperparameters, and how they are chosen.
+
+    Args:
+        parameter_space: by their names, as `--learning-rate`.
+        properties: not used.
+
+    Raises:
+        UserErrorException: a name will not do, or something is no expression.
+    """
+
+    sweep = "random"
+    only: tuple[str, ...] = ()
+    """Expressions that it takes; none: all."""
+
+    def __init__(self, parameter_space: Mapping[str, Any], properties: Any = None, **kwargs: Any) -> None:
+        kind = type(self).__name__
+        if not isinstance(parameter_space, Mapping) or not parameter_space:
+            raise UserErrorException(f"{kind}: give a dictionary of names and choice(...), uniform(...), ...")
+        for name, value in parameter_space.items():
+            if not NAME.fullmatch(str(name)):
+                raise UserErrorException(f"{kind}: {name!r} is no name of an argument that labrun can pass")
+            if not isinstance(value, Expression):
+                raise UserErrorException(f"{kind}: {name}={value!r} is none of choice(...), uniform(...), ...")
+            if self.only and value.kind not in self.only:
+                raise UserErrorException(f"{kind}: {name}={value!r}, and it takes {', '.join(self.only)} alone")
+        self.parameter_space = self._parameter_space = dict(parameter_space)
+
+    def words(self) -> list[str]:
+        """The space, as words of labrun's command line."""
+        return [
+            f"sweep={self.sweep}",
+            *(f"script.arguments.{key(name)}={value.text}" for name, value in self.parameter_space.items()),
+        ]
+
+
+class GridParameterSampling(HyperParameterSampling):
+    """Every combination."""
+
+    sweep = "grid"
+    only = ("choice",)
+
+
+class RandomParameterSampling(HyperParameterSampling):
+    """Combinations by chance."""
+
+
+class BayesianParameterSampling(HyperParameterSampling):
+    """Combinations by what was found so far: labrun's `sweep=tpe`."""
+
+    sweep = "tpe"
+    only = ("choice", "uniform", "quniform")
+
+
+def key(name: str) -> str:
+    """A hyperparameter's key below `script.arguments`, which puts two dashes before it."""
+    return name.removeprefix("--")
+
+
+class EarlyTerminationPolicy:
+    """Which running trials are ended.
+
+    Args:
+        choice: the option of labrun's `sweep/early_termination`.
+        **settings: its keys.
+    """
+
+    def __init__(self, choice: str | None, **settings: Any) -> None:
+        self._choice, self._settings = choice, {key: value for key, value in settings.items() if value is not None}
+        vars(self).update(settings)
+
+    def words(self) -> list[str]:
+        """As words of labrun's command line."""
+        if self._choice is None:
+            return []
+        settings = (f"sweep.early_termination.{key}={literal(value)}" for key, value in self._settings.items())
+        return [f"sweep/early_termination={self._choice}", *settings]
+
+
+class BanditPolicy(EarlyTerminationPolicy):
+    """Ends what is further from the best than the slack allows.
+
+    Raises:
+        UserErrorException: not one of `slack_factor` and `slack_amount` is given.
+    """
+
+    def __init__(
+        self,
+        evaluation_interval: int = 1,
+        slack_factor: float | None = None,
+        slack_amount: float | None = None,
+        delay_evaluation: int = 0,
+    ) -> None:
+        if (slack_factor is None) == (slack_amount is None):
+            raise UserErrorException("BanditPolicy: give one of slack_factor and slack_amount")
+        super().__init__(
+            "bandit",
+            evaluation_interval=evaluation_interval,
+            slack_factor=slack_factor,
+            slack_amount=slack_amount,
+            delay_evaluation=delay_evaluation,
+        )
+
+
+class MedianStoppingPolicy(EarlyTerminationPolicy):
+    """Ends what is below the median of the others' averages."""
+
+    def __init__(self, evaluation_interval: int = 1, delay_evaluation: int = 0) -> None:
+        super().__init__("median", evaluation_interval=evaluation_interval, delay_evaluation=delay_evaluation)
+
+
+class TruncationSelectionPolicy(EarlyTerminationPolicy):
+    """Ends the lowest part of those that have come as far."""
+
+    def __init__(
+        self,
+        truncation_percentage: int,
+        evaluation_interval: int = 1,
+        delay_evaluation: int = 0,
+        exclude_finished_jobs: bool = False,
+    ) -> None:
+        super().__init__(
+            "truncation",
+            truncation_percentage=truncation_percentage,
+            evaluation_interval=evaluation_interval,
+            delay_evaluation=delay_evaluation,
+            exclude_finished=exclude_finished_jobs,
+        )
+
+
+class NoTerminationPolicy(EarlyTerminationPolicy):
+    """Ends nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(None)

@@ -1,0 +1,180 @@
+"""HyperDrive's searches as labrun carries them out."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from helpers import lab
+from labrun.azureml import sampling
+from labrun.azureml.experiment import Experiment
+from labrun.azureml.hyperdrive import HyperDriveConfig, PrimaryMetricGoal
+from labrun.azureml.sampling import (
+    BanditPolicy,
+    BayesianParameterSampling,
+    GridParameterSampling,
+    NoTerminationPolicy,
+    RandomParameterSampling,
+    TruncationSelectionPolicy,
+)
+from labrun.azureml.script_run_config import ScriptRunConfig
+from labrun.azureml.workspace import Workspace
+from labrun.compat.azureml.exceptions import NotInLabrun, UserErrorException
+from labrun.search import space
+
+
+@pytest.fixture
+def ws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LABRUN_ROOT", str(tmp_path))
+    monkeypatch.delenv("LABRUN_WORKSPACE", raising=False)
+    (tmp_path / "train.py").touch()
+    return Workspace.from_config()
+
+
+def read(expression: sampling.Expression) -> space.Dimension:
+    """An expression as labrun's search reads it."""
+    (override,) = OverridesParser.create().parse_overrides([f"a={expression.text}"])
+    return space.dimension(override)
+
+
+def test_expressions_are_what_labrun_searches() -> None:
+    assert read(sampling.choice("a b", 1, 0.5, True)) == space.Choice(
+        "a", ("a",), (("'a b'",), ("1",), ("0.5",), ("'True'",))
+    )
+    assert [len(read(one).values) for one in (sampling.choice(range(3)), sampling.choice([16]))] == [3, 1]  # type: ignore[union-attr]
+    assert read(sampling.uniform(0, 1)) == space.Numbers("a", "a", 0.0, 1.0)
+    assert read(sampling.quniform(1, 9, 2)) == space.Numbers("a", "a", 0.0, 8.0, step=2.0, whole=True)
+    assert read(sampling.randint(4)) == space.Numbers("a", "a", 0.0, 3.0, step=1.0, whole=True)
+    log = read(sampling.loguniform(-3, 0))
+    assert log == space.Numbers("a", "a", math.exp(-3), 1.0, log=True), "the bounds are exponents of e"
+    thirds: Any = read(sampling.quniform(0, 1, 0.25))
+    assert [float(label) for label in thirds.labels] == [0, 0.25, 0.5, 0.75, 1]
+    bell: Any = read(sampling.normal(10, 2))
+    values = [float(label) for label in bell.labels]
+    assert len(values) == 100 and abs(sum(values) / 100 - 10) < 1e-6 and sum(8 < one < 12 for one in values) == 68
+    steps: Any = read(sampling.qlognormal(0, 1, 0.5))
+    assert all(float(label) * 2 == int(float(label) * 2) for label in steps.labels)
+
+
+def test_a_search_as_words(ws: Workspace) -> None:
+    script = ScriptRunConfig(script="train.py", arguments=["--fixed", 1])
+    varied = RandomParameterSampling({"--learning-rate": sampling.uniform(0, 1), "batch": sampling.choice(1, 2)})
+    config = HyperDriveConfig(
+        run_config=script,
+        hyperparameter_sampling=varied,
+        policy=TruncationSelectionPolicy(20, evaluation_interval=2, exclude_finished_jobs=True),
+        primary_metric_name="my metric",
+        primary_metric_goal=PrimaryMetricGoal.MINIMIZE,
+        max_total_runs=4,
+        max_concurrent_runs=2,
+        max_duration_minutes=30,
+    )
+    first, *words = config.words(Experiment(ws, "x"))
+    assert first == "-m" and words[: len(script.words(Experiment(ws, "x")))] == script.words(Experiment(ws, "x"))
+    assert words[len(script.words(Experiment(ws, "x"))) :] == [
+        "sweep=random",
+        "script.arguments.learning-rate=interval(0.0,1.0)",
+        "script.arguments.batch=1,2",
+        "sweep/early_termination=truncation",
+        "sweep.early_termination.truncation_percentage=20",
+        "sweep.early_termination.evaluation_interval=2",
+        "sweep.early_termination.delay_evaluation=0",
+        "sweep.early_termination.exclude_finished=true",
+        "sweep.metric='my metric'",
+        "sweep.goal=minimize",
+        "sweep.max_trials=4",
+        "sweep.max_concurrent=2",
+        "sweep.timeout_min=30",
+    ]
+    assert NoTerminationPolicy().words() == [] and PrimaryMetricGoal.from_str("maximize") is PrimaryMetricGoal.MAXIMIZE
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: GridParameterSampling({"a": sampling.uniform(0, 1)}), r"a=uniform\(0, 1\), and it takes choice alone"),
+        (lambda: BayesianParameterSampling({"a": sampling.normal(0, 1)}), "takes choice, uniform, quniform alone"),
+        (lambda: RandomParameterSampling({"a": [1, 2]}), "is none of choice"),
+        (lambda: RandomParameterSampling({"a.b": sampling.choice(1)}), "'a.b' is no name of an argument"),
+        (lambda: RandomParameterSampling({}), "give a dictionary"),
+        (lambda: sampling.choice([]), "nothing to choose from"),
+        (lambda: sampling.uniform(1, 0), "the lower bound is below"),
+        (BanditPolicy, "give one of slack_factor and slack_amount"),
+        (HyperDriveConfig, "give run_config="),
+    ],
+)
+def test_mistakes_are_told(call: Any, message: str) -> None:
+    with pytest.raises(UserErrorException, match=message):
+        call()
+    with pytest.raises(NotInLabrun, match="give the script itself"):
+        HyperDriveConfig(pipeline=3)
+
+
+GO = """
+import json
+from azureml.core import Experiment, ScriptRunConfig, Workspace
+from azureml.core.run import Run
+from azureml.train.hyperdrive import BanditPolicy, HyperDriveConfig, HyperDriveRun, PrimaryMetricGoal
+from azureml.train.hyperdrive import RandomParameterSampling, choice, randint
+
+exp = Experiment(Workspace.from_config(), "search")
+script = ScriptRunConfig("src", "train.py", ["--fixed", "x y"])
+varied = RandomParameterSampling({"--n-steps": randint(3), "--kind": choice("a", "b")})
+config = HyperDriveConfig(run_config=script, hyperparameter_sampling=varied, policy=BanditPolicy(slack_factor=0.9),
+    primary_metric_name="Score reached", primary_metric_goal=PrimaryMetricGoal.MAXIMIZE, max_total_runs=20)
+run = exp.submit(config)
+run.wait_for_completion(show_output=True)
+again = HyperDriveRun(exp, run.id)
+best = again.get_best_run_by_primary_metric()
+children = run.get_children_sorted_by_primary_metric()
+facts = {
+    "children": children,
+    "worst": run.get_children_sorted_by_primary_metric(top=1, reverse=True) == [children[3]],
+    "best": [best.id, best.get_details()["runDefinition"]["arguments"], best.get_metrics()],
+    "metrics": run.get_metrics(),
+    "parent": [best.parent.id == run.id, run.type, run.status, type(Run.get(exp.workspace, run.id)).__name__],
+    "hyperparameters": run.get_hyperparameters(),
+    "diagnostics": run.get_diagnostics(),
+}
+json.dump(facts, open("facts.json", "w"))
+"""
+TRAIN = """
+import argparse
+from azureml.core import Run
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--fixed")
+parser.add_argument("--n-steps", type=int)
+parser.add_argument("--kind")
+args = parser.parse_args()
+assert args.fixed == "x y"
+for step in range(args.n_steps):
+    Run.get_context().log("Score reached", args.n_steps + (args.kind == "b") / 2 - step)
+"""
+
+
+def test_a_search_from_start_to_end(tmp_path: Path) -> None:
+    """Over 15 s on a busy machine: six scripts, two of which log no metric."""
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "train.py").write_text(TRAIN)
+    (tmp_path / "go.py").write_text(GO)
+    done = lab(tmp_path, "azureml", "run", "go.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    facts = json.loads((tmp_path / "facts.json").read_text())
+    chosen = [json.loads(row["hyperparameters"]) for row in facts["children"]]
+    pairs = [(one["--n-steps"], one["--kind"]) for one in chosen]
+    assert pairs[:4] == [(2, "b"), (2, "a"), (1, "b"), (1, "a")] and set(pairs[4:]) == {(0, "a"), (0, "b")}
+    assert [row["best_primary_metric"] for row in facts["children"]] == [2.5, 2.0, 1.5, 1.0, None, None]
+    best = facts["children"][0]["run_id"]
+    assert facts["best"][0] == best and facts["best"][2] == facts["metrics"][best] == {"Score reached": [2.5, 1.5]}
+    assert facts["best"][1][:2] == ["--fixed", "x y"] and {"--n-steps", "2", "--kind", "b"} <= set(facts["best"][1])
+    assert facts["parent"] == [True, "hyperdrive", "Completed", "HyperDriveRun"] and facts["worst"]
+    assert facts["hyperparameters"][best] == facts["children"][0]["hyperparameters"]
+    assert facts["diagnostics"]["best_child_by_primary_metric"] == best
+    assert done.stdout.count("script.arguments.n-steps=0 ") == 2, "the table has those without a metric, too"
