@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from labrun.azureml.submitting import TYPE_TAG
+from labrun.search import automl as search
 
 CLASSES = {
     "hyperdrive": ("hyperdrive", "HyperDriveRun"),
@@ -21,8 +21,8 @@ def of(experiment: Any, work: Any, run_type: str | None) -> Any:
 
     if run_type is None and isinstance(work, api.Sweep):
         children = work.get_children()
-        run_type = (children[0].record.properties.get(TYPE_TAG) if children else None) or "hyperdrive"
-        run_type = run_type.partition("/")[0]
+        is_automl = bool(children) and search.is_pipeline(children[0].record.config)
+        run_type = "automl" if is_automl else "hyperdrive"
     place = CLASSES.get(run_type or "")
     try:
         made = getattr(importlib.import_module(f"labrun.azureml.{place[0]}"), place[1]) if place else Run

@@ -51,6 +51,9 @@ PLACES = {
     "Environment": "environment",
     "EnvironmentDefinition": "environment",
     "PythonSection": "environment",
+    # searches for a model
+    "AutoMLConfig": "automl",
+    "AutoMLRun": "automl",
     # machines
     "AmlCompute": "compute",
     "BatchAiCompute": "compute",

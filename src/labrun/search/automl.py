@@ -50,10 +50,10 @@ def pipeline_name(record: Record) -> str | None:
     last = dict(model["estimator"])
     if record.config["dataset"].get("regression") and last.get("regressor"):
         last = last["regressor"] if isinstance(last["regressor"], dict) else {"_target_": last["regressor"]}
-    return " ".join(name for name in (_short(model["preprocessor"]), _short(last)) if name)
+    return " ".join(name for name in (short(model["preprocessor"]), short(last)) if name)
 
 
-def _short(node: Mapping[str, Any]) -> str:
+def short(node: Mapping[str, Any]) -> str:
     """`SGD` for SGDClassifier."""
     name = str(node.get("_target_") or "").rpartition(".")[2]
     for ending in ("Classifier", "Regressor", "Transformer"):

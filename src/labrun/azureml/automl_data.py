@@ -1,0 +1,200 @@
+"""The data of an `AutoMLConfig`: kept in the workspace, and given to labrun by a `get_data()` of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from labrun._io import atomic_write
+from labrun.azureml import folder
+from labrun.compat.azureml.exceptions import UserErrorException
+
+SCRIPT = '''"""Written by labrun: the data of an AutoMLConfig."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).parent
+
+
+def get_data():
+    parts = json.loads((HERE / "parts.json").read_text(encoding="utf-8"))
+    return {name: read(name, columns) for name, columns in parts.items()}
+
+
+def read(name, columns):
+    with np.load(HERE / f"{name}.npz", allow_pickle=False) as content:
+        if columns is None:
+            return content["values"]
+        import pandas as pd
+
+        found = {}
+        for place, column in enumerate(columns):
+            values = content[f"c{place}"]
+            if values.dtype.kind == "U":
+                values = pd.Series(values.astype(object)).where(values != "", None)
+            found[column] = values
+        return pd.DataFrame(found)
+'''
+NAMES = {
+    "X": ("X", "x", "X_train"),
+    "y": ("y", "Y", "y_train"),
+    "X_valid": ("X_valid", "X_test"),
+    "y_valid": ("y_valid", "y_test"),
+}
+
+
+class Data:
+    """Samples and targets, and where they are kept.
+
+    Args:
+        parts: `X` and `y`, and `X_valid` and `y_valid` where there are any: arrays or data frames.
+        is_regression: y is a quantity.
+
+    Raises:
+        UserErrorException: X or y is missing, or they do not go together.
+    """
+
+    def __init__(self, parts: Mapping[str, Any], is_regression: bool) -> None:
+        given = {key: _value(parts, names) for key, names in NAMES.items()}
+        if given["X"] is None or given["y"] is None:
+            raise UserErrorException(
+                "AutoMLConfig: give training_data= and label_column_name=, or X= and y=, or data_script=; there is "
+                f"{', '.join(key for key, value in given.items() if value is not None) or 'none of them'}"
+            )
+        self.parts = {key: _plain(value, key) for key, value in given.items() if value is not None}
+        if len(self.parts["X"]) != len(self.parts["y"]):
+            raise UserErrorException(
+                f"AutoMLConfig: X has {len(self.parts['X'])} rows, and y has {len(self.parts['y'])}"
+            )
+        labels = self.parts["y"]
+        self.labels = [] if is_regression else [label.item() for label in np.unique(labels)]
+        """The classes as they were given, for what a fitted model predicts."""
+
+    def keep(self, workspace: Path) -> Path:
+        """Write them below the workspace, under their digest; returns the file with `get_data()`."""
+        texts = {name: _columns(value) for name, value in self.parts.items()}
+        digest = hashlib.sha256(json.dumps(texts).encode())
+        arrays = {name: _arrays(value) for name, value in self.parts.items()}
+        for name in sorted(arrays):
+            for key, array in arrays[name].items():
+                digest.update(f"{name} {key} {array.dtype} {array.shape}".encode())
+                digest.update(np.ascontiguousarray(array).tobytes())
+        place = folder.table_path(workspace, "automl").with_suffix("") / digest.hexdigest()[:16]
+        script = place / "get_data.py"
+        if not script.exists():
+            place.mkdir(parents=True, exist_ok=True)
+            names = {"X_valid": "X_test", "y_valid": "y_test"}
+            if "X_valid" in self.parts:
+                names |= {"X": "X_train", "y": "y_train"}
+            for name, own in arrays.items():
+                with atomic_write(place / f"{names.get(name, name)}.npz") as file:
+                    np.savez_compressed(file, **own)
+            listed = {names.get(name, name): columns for name, columns in texts.items()}
+            (place / "parts.json").write_text(json.dumps(listed), encoding="utf-8")
+            with atomic_write(script) as file:  # last: with it the data are whole
+                file.write(SCRIPT.encode())
+        return script
+
+
+def _value(parts: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+    return next((parts[name] for name in names if parts.get(name) is not None), None)
+
+
+def _plain(value: Any, key: str) -> Any:
+    """An array, or a data frame: of the SDK's data sets, of lists and of series."""
+    if hasattr(value, "to_pandas_dataframe"):
+        value = value.to_pandas_dataframe()
+    if key.startswith("y"):
+        found = np.asarray(value.to_numpy() if hasattr(value, "to_numpy") else value)
+        found = found.ravel()
+        return found.astype(str) if found.dtype.kind == "O" else found
+    if hasattr(value, "columns"):
+        return value
+    found = np.asarray(value.to_numpy() if hasattr(value, "to_numpy") else value)
+    if found.dtype.kind == "O":
+        import pandas
+
+        return pandas.DataFrame(found, columns=[f"column{place}" for place in range(found.shape[1])])
+    return found
+
+
+def _columns(value: Any) -> list[str] | None:
+    return [str(name) for name in value.columns] if hasattr(value, "columns") else None
+
+
+def _arrays(value: Any) -> dict[str, Any]:
+    """What an `.npz` file holds without pickles: numbers as they are, all else as text."""
+    if not hasattr(value, "columns"):
+        return {"values": value}
+    found = {}
+    for place, name in enumerate(value.columns):
+        column = value[name]
+        if column.dtype.kind in "biuf":
+            found[f"c{place}"] = column.to_numpy()
+        else:
+            found[f"c{place}"] = np.asarray(
+                ["" if one is None or one != one else str(one) for one in column], dtype=str
+            )
+    return found
+
+
+def of_table(table: Any, label: str, what: str) -> tuple[Any, Any]:
+    """Samples and targets of a table.
+
+    Raises:
+        UserErrorException: it has no such column.
+    """
+    frame = table.to_pandas_dataframe() if hasattr(table, "to_pandas_dataframe") else table
+    if label not in frame.columns:
+        raise UserErrorException(
+            f"AutoMLConfig: {what} has no column {label!r} (label_column_name); it has: "
+            f"{', '.join(map(str, frame.columns))}"
+        )
+    return frame.drop(columns=[label]), frame[label]
+
+
+def of_script(script: Path, path: Path) -> dict[str, Any]:
+    """What the `get_data()` of a script returns; it runs in the project's folder, as the SDK has it.
+
+    Raises:
+        UserErrorException: there is no such script, or it has no `get_data()` that returns a dictionary.
+    """
+    found = next((one for one in (script, path / script, path / script.name) if one.is_file()), None)
+    if found is None:
+        raise UserErrorException(f"AutoMLConfig: there is no data_script {script} (working folder: {Path.cwd()})")
+    found = found.resolve()
+    specification = importlib.util.spec_from_file_location("labrun_get_data", found)
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    with _at(found.parent):
+        specification.loader.exec_module(module)
+        get_data = getattr(module, "get_data", None)
+        arrays = get_data() if callable(get_data) else None
+    if not isinstance(arrays, Mapping):
+        raise UserErrorException(f'{found} must have a function get_data() that returns {{"X": ..., "y": ...}}')
+    return dict(arrays)
+
+
+@contextmanager
+def _at(place: Path) -> Any:
+    """Inside, the working folder is another, and its modules can be imported."""
+    before = os.getcwd()
+    os.chdir(place)
+    sys.path.insert(0, str(place))
+    try:
+        yield
+    finally:
+        os.chdir(before)
+        sys.path.remove(str(place))
