@@ -158,6 +158,8 @@ class AutoMLConfig(Config):
             once("AutoMLConfig: the pipelines are compared by cross-validation; the validation data test the best one")
         else:
             once("AutoMLConfig: a fifth of the data is held out, and tests the best pipeline")
+        if given.get("validation_size") is not None and given.get("n_cross_validations") is None:
+            once("AutoMLConfig: validation_size is not used: the pipelines are compared by 5-fold cross-validation")
         preprocess = bool(given.get("preprocess")) or str(given.get("featurization", "auto")) != "off"
         folds = int(given.get("n_cross_validations") or 5) if str(given.get("n_cross_validations")) != "auto" else 5
         target = given.get("compute_target") or getattr(self.run_config, "target", None)

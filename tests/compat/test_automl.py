@@ -1,0 +1,104 @@
+"""`AutoMLConfig`: what its words become, in this process. A whole search is in test_tutorials.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from labrun.azureml import automl, automl_data, telling
+from labrun.azureml.automl import AutoMLConfig
+from labrun.azureml.experiment import Experiment
+from labrun.azureml.workspace import Workspace
+from labrun.compat.azureml.exceptions import NotInLabrun, UserErrorException
+
+X, Y = np.arange(12.0).reshape(6, 2), np.array([3, 3, 7, 7, 3, 7])
+FRAME = pd.DataFrame({"number": [1.5, 2, 3, None], "word": ["a", None, "b", "a"], "label": [True, False, True, False]})
+
+
+@pytest.fixture
+def experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LABRUN_ROOT", str(tmp_path))
+    monkeypatch.delenv("LABRUN_WORKSPACE", raising=False)
+    monkeypatch.setattr(telling, "_told", set())
+    return Experiment(Workspace.from_config(), "automl")
+
+
+def read_back(words: list[str]) -> dict[str, Any]:
+    (script,) = (word.partition("=")[2].strip("'") for word in words if word.startswith("dataset.script="))
+    return automl_data.of_script(Path(script), Path(script).parent)
+
+
+def test_settings_become_words(experiment: Experiment) -> None:
+    config = AutoMLConfig(
+        "classification", X=X, y=Y, primary_metric="norm_macro_recall", iterations=7, max_concurrent_iterations=3,
+        n_cross_validations=3, experiment_timeout_hours=0.5, iteration_timeout_minutes=2, blocked_models=["SVM", "KNN"],
+    )  # fmt: skip
+    words = config.words(experiment)
+    assert words[0] == "-m" and "dataset.regression=true" not in words
+    wanted = {"model.folds=3", "model.preprocess=false", "sweep=automl", "sweep.metric=norm_macro_recall"}
+    wanted |= {"sweep.max_trials=7", "sweep.max_concurrent=3", "sweep.timeout_min=30", "sweep.trial_timeout_min=2"}
+    assert wanted <= set(words)
+    (chosen,) = (word for word in words if word.startswith("model/estimator="))
+    assert "svm_rbf" not in chosen and "knn" not in chosen and "random_forest" in chosen
+    found = read_back(words)
+    assert np.array_equal(found["X"], X) and np.array_equal(found["y"], Y)
+    assert config.words(experiment) == words, "the same data are kept once"
+
+
+def test_words_of_2018_and_a_project_folder(experiment: Experiment, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("project").mkdir()
+    Path("project/helper.py").write_text("ROWS = 4\n")
+    Path("project/get_data.py").write_text(
+        "import helper\nimport numpy as np\n\n\ndef get_data():\n"
+        "    return {'X': np.ones((helper.ROWS, 2)), 'y': [0.5, 1, 2, 3]}\n"
+    )
+    config = AutoMLConfig(
+        "regression", path="project", data_script="get_data.py", max_time_sec=120, concurrent_iterations=2,
+        whitelist_models=["ElasticNet", "RandomForest"], debug_log="x.log", unheard_of=1,
+    )  # fmt: skip
+    words = config.words(experiment)
+    assert {"sweep.trial_timeout_min=2", "sweep.max_concurrent=2", "dataset.regression=true"} <= set(words)
+    assert "sweep.metric=spearman_correlation" in words and f"sweep.max_trials={automl.DEFAULT_ITERATIONS}" in words
+    assert "model/estimator=logistic_regression,random_forest" in words
+    told = capsys.readouterr().err
+    assert "ElasticNet stands for labrun's logistic_regression" in told and "unheard_of is not known" in told
+    assert "debug_log" not in told and read_back(words)["X"].shape == (4, 2)
+
+
+def test_tables_keep_their_gaps_and_their_words(experiment: Experiment) -> None:
+    config = AutoMLConfig("classification", training_data=FRAME, label_column_name="label", validation_data=FRAME)
+    words = config.words(experiment)
+    assert "model.preprocess=true" in words
+    found = read_back(words)
+    assert set(found) == {"X_train", "y_train", "X_test", "y_test"} and list(found["X_train"]) == ["number", "word"]
+    assert found["X_train"].isna().sum().tolist() == [1, 1]
+    assert found["X_train"]["word"].dropna().tolist() == ["a", "b", "a"]
+    assert found["y_train"].tolist() == [True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"X": X}, "give training_data= and label_column_name=, or X= and y=.*there is X"),
+        ({"X": X, "y": Y[:2]}, "X has 6 rows, and y has 2"),
+        ({"training_data": FRAME, "label_column_name": "no"}, "has no column 'no'.*number, word, label"),
+        ({"data_script": "no.py"}, "there is no data_script no.py"),
+        ({"X": X, "y": Y, "allowed_models": ["Forest"]}, "'Forest' is none of .*RandomForest"),
+        ({"X": X, "y": Y, "allowed_models": ["KNN"], "blocked_models": ["KNN"]}, "leave no model over"),
+    ],
+)
+def test_mistakes_are_told(experiment: Experiment, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserErrorException, match=message):
+        AutoMLConfig("classification", **settings).words(experiment)
+
+
+def test_other_tasks_and_metrics_are_refused() -> None:
+    with pytest.raises(UserErrorException, match="'r2_score' is none of AUC_weighted"):
+        AutoMLConfig("classification", primary_metric="r2_score", X=X, y=Y)
+    with pytest.raises(NotInLabrun, match="task='forecasting'"):
+        AutoMLConfig("forecasting", X=X, y=Y)
