@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
 from labrun import checking, schema
 from labrun.config import paths
@@ -131,3 +134,16 @@ def test_a_target_that_is_not_there_is_named() -> None:
 def thing(hidden: int, classes: int = 10) -> tuple[int, int]:
     """Something to build."""
     return hidden, classes
+
+
+def test_what_is_composed_leaves_hydras_store_as_it_is(registered: None) -> None:
+    """Hydra's copies of its sources share the store of configs; each config that is loaded from it is a copy."""
+    store = ConfigStore.instance()
+    assert copy.deepcopy(store) is store
+    overrides = ["dataset=torch", "dataset.train._target_=a.B"]
+    for _ in range(2):
+        with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
+            config = compose("config", overrides)
+        assert OmegaConf.to_container(config.dataset.train) == {"_target_": "a.B"}
+        config.dataset.test.changed = True
+    assert store.load("dataset/_open.yaml").node.test == {}

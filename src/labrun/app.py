@@ -502,6 +502,9 @@ def register() -> None:
         # Last, so that a person's module is found and never hides an installed package.
         sys.path.append(str(Path.cwd()))
     Plugins.instance().register(UserConf)  # which looks for a person's own plug-ins, too
+    # For each look at a group Hydra copies its sources, this store of all configs among them: 150 times for `--help`.
+    # Nothing is put into such a copy, and what is loaded from it is copied by itself.
+    ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
     for group, keys in OPEN.items():
         ConfigStore.instance().store(name="_open", node=open_node(*keys), group=group)
 

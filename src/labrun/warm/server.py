@@ -38,6 +38,17 @@ IDLE_S = 600.0
 IDLE_VARIABLE = "LABRUN_WARM_IDLE_S"
 PATIENCE_S = 2.0
 """How long a client that has connected may take to say what it wants."""
+HYDRAS_OWN = (
+    "bash_completion",
+    "basic_launcher",
+    "basic_sweeper",
+    "file_config_source",
+    "fish_completion",
+    "importlib_resources_config_source",
+    "structured_config_source",
+    "zsh_completion",
+)
+"""The plug-ins that come with Hydra; others are a person's own, and imported by each command."""
 LIBRARIES = (
     "torch",
     "torchvision",
@@ -54,11 +65,17 @@ LIBRARIES = (
     "filelock",
     "fsspec",
     "hydra.core.plugins",
+    *(f"hydra._internal.core_plugins.{name}" for name in HYDRAS_OWN),
+    "antlr4.LL1Analyzer",
+    "omegaconf._impl",
+    "torch.utils.serialization.config",
+    "pytorch_lightning.plugins.environments",
 )
 """What commands import sooner or later, beside `LIGHT`. MLflow is not among them: what needs it runs for long; and
 plotext asks for the terminal's width when it is imported, which is another for each command."""
 LIGHT = (
     "labrun.backends.local.worker",
+    "sklearn.datasets",
     "sklearn.linear_model",
     "sklearn.pipeline",
     "sklearn.metrics",
