@@ -110,11 +110,45 @@ def check_fields(node: Mapping[str, Any], cls: type, path: str, open_ended: bool
             yield f"{key}: the file chosen for it must begin with the line '# @package _global_' and hold keys"
         elif not open_ended:
             own = "" if path else " Values of your own, for '${vars.NAME}', stand below vars"
+            if (led := _led(full_key)) is not None:
+                yield f"{full_key}: {led}"
+                continue
             yield f"{full_key}: no such key.{suggest(str(key), known)} Keys here: {', '.join(sorted(known))}.{own}"
     for key, f in known.items():
         required = f.default is MISSING and f.default_factory is MISSING
         if required and key not in node:
             yield f"{path + '.' if path else ''}{key} is missing"
+
+
+OF_TRAINER = frozenset(
+    (
+        *("strategy", "devices", "num_nodes", "fast_dev_run", "min_epochs", "max_steps", "min_steps", "max_time"),
+        *("limit_test_batches", "limit_predict_batches", "overfit_batches", "val_check_interval", "plugins"),
+        *("check_val_every_n_epoch", "num_sanity_val_steps", "gradient_clip_algorithm", "benchmark", "barebones"),
+        *("inference_mode", "use_distributed_sampler", "detect_anomaly", "sync_batchnorm"),
+        "reload_dataloaders_every_n_epochs",
+    )
+)
+"""Arguments of Lightning's Trainer that `trainer` has no key for."""
+LED = {
+    "trainer._target_": "labrun makes Lightning's Trainer itself: leave _target_ out",
+    "trainer.default_root_dir": "everything goes to the run's folder: leave it out",
+    "trainer.logger": "loggers have a group of their own: logger=tensorboard",
+    "trainer.callbacks": "callbacks have a group of their own: +callbacks.NAME._target_=...",
+    "trainer.log_every_n_steps": "it is called trainer.log_every_n_batches here",
+    "trainer.enable_checkpointing": "callbacks=none keeps no checkpoints",
+    "trainer.enable_progress_bar": "a line per epoch takes its place: see callbacks.print_report",
+    "trainer.enable_model_summary": "+callbacks.summary._target_=pytorch_lightning.callbacks.ModelSummary shows one",
+}
+"""Where a key of lightning-hydra-template's `trainer` has gone."""
+
+
+def _led(key: str) -> str | None:
+    """Where a key of Lightning's Trainer belongs; None: it is none."""
+    name = key.removeprefix("trainer.")
+    if key in LED or name == key or name not in OF_TRAINER:
+        return LED.get(key)
+    return f"Lightning's Trainer takes it, by way of trainer.options: '+trainer.options.{name}=...', or below options:"
 
 
 @functools.cache

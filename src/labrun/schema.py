@@ -154,6 +154,7 @@ class TorchDatasets(DataModule):
     sampler: Component | None = None
     batch_sampler: Component | None = None
     seed: CountOrZero = 0
+    vars: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

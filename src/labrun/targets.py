@@ -10,7 +10,7 @@ import contextlib
 import functools
 import importlib.util
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,6 +123,24 @@ def takes(target: str, name: str) -> bool:
     return source is not None and name in source.arguments.get(found.names[0], ())
 
 
+def unknown_arguments(target: str, given: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Arguments that a class or a function does not take, and those that it takes, as far as its source tells.
+
+    Args:
+        target: dotted.
+        given: names of arguments.
+
+    Returns:
+        Two empty lists where the source does not tell: it takes any name, or inherits its arguments.
+    """
+    found = locate(target)
+    source = _read(found) if len(found.names) == 1 else None
+    known = None if source is None else source.signatures.get(found.names[0])
+    if known is None:
+        return [], []
+    return [name for name in given if name not in known], list(known)
+
+
 def ancestors(target: str) -> frozenset[str]:
     """The names of the classes that a class is derived from, itself first; of a function, of what it says it returns.
 
@@ -173,12 +191,14 @@ class Source:
         bases: of each class what it is derived from, of each function what it says it returns, as it stands there.
         arguments: of each class and function those that it takes.
         classes: the names of its classes.
+        signatures: the arguments again, in their order; None where there may be others.
     """
 
     imported: Mapping[str, str]
     bases: Mapping[str, list[str]]
     arguments: Mapping[str, frozenset[str]]
     classes: frozenset[str]
+    signatures: Mapping[str, tuple[str, ...] | None]
 
 
 def _read(named: Named) -> Source | None:
@@ -206,6 +226,7 @@ def _parsed(source: Path, module: str, stamp: tuple[int, int, int]) -> Source:
         {one.name: [ast.unparse(base).strip("'\"") for base in _derived_from(one)] for one in reversed(tops)},
         {one.name: _arguments(one) for one in tops},  # of two with one name, the first
         frozenset(one.name for one in tops if isinstance(one, ast.ClassDef)),
+        {one.name: _signature(one) for one in tops},
     )
 
 
@@ -221,6 +242,18 @@ def _arguments(node: ast.ClassDef | ast.FunctionDef) -> frozenset[str]:
         if isinstance(one, ast.FunctionDef) and one.name in ("__init__", node.name):
             return frozenset(arg.arg for arg in (*one.args.args, *one.args.kwonlyargs)) - {"self"}
     return frozenset()
+
+
+def _signature(node: ast.ClassDef | ast.FunctionDef) -> tuple[str, ...] | None:
+    inner = node.body if isinstance(node, ast.ClassDef) else [node]
+    made = next(
+        (one for one in inner if isinstance(one, ast.FunctionDef) and one.name in ("__init__", node.name)), None
+    )
+    if made is None or node.decorator_list or made.decorator_list or made.args.kwarg is not None:
+        return None
+    if isinstance(node, ast.ClassDef) and node.keywords:  # of another metaclass
+        return None
+    return tuple(arg.arg for arg in (*made.args.args, *made.args.kwonlyargs) if arg.arg != "self")
 
 
 def _bases(target: str) -> list[str]:

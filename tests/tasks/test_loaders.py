@@ -15,7 +15,8 @@ import torch
 import labrun
 import loader_parts
 from conftest import Command, Refused, Runner
-from labrun.errors import ConfigError, UnfitError
+from labrun.errors import ConfigError, RecordError, UnfitError
+from labrun.registry import models
 from labrun.runs import comparable, context
 from labrun.runs import record as records
 from labrun.submission import resume
@@ -344,3 +345,60 @@ def test_two_processes_train_each_run_of_a_sweep(labrun: Command, mine: Path) ->
     assert len(list(Path("multirun").glob("*/*/*/driver.1.log"))) == 2
     broken = labrun("dataset=dicts", "model=broken", *two, **IMPORTABLE)
     assert broken.returncode == 1 and "process 1: ValueError: the second one is broken" in broken.stderr
+
+
+def test_own_values_of_a_data_set_and_arguments_that_a_part_does_not_take(
+    run_here: Runner, refused_here: Refused, mine: Path
+) -> None:
+    dicts = (mine / "dataset" / "dicts.yaml").read_text()
+    (mine / "dataset" / "shared.yaml").write_text(
+        dicts.replace("last: 300", "last: '${dataset.vars.count}'") + "vars: {count: 200}\n"
+    )
+    shared, _ = run_here("dataset=shared", "model=pixels", "trainer.max_epochs=1", "dataset.vars.count=150")
+    assert shared.config["dataset"]["train"]["last"] == 150
+    said = refused_here(*DICTS, "+dataset.train.frist=3", "+dataset.test.size=1")
+    assert (
+        "dataset.train.frist: Dicts takes no such argument. Did you mean 'first'? It takes: first, last, path" in said
+    )
+    assert "dataset.test.size: Dicts takes no such argument" in said
+
+
+def test_a_part_that_is_never_validated_is_told(
+    run_here: Runner, mine: Path, network: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    stream = (*TORCH, *torch_sets("Stream"), "model=twoinputs", "trainer.max_epochs=1")
+    for wish in ("+trainer.options.val_check_interval=50", "trainer.limit_train_batches=50"):
+        caplog.clear()
+        run_here(*stream, wish)
+        assert f"never used: an epoch had 6 batches, and {wish.lstrip('+')} waits for more" in caplog.text
+    caplog.clear()
+    run_here(*stream, "trainer.limit_train_batches=4")
+    assert "never used" not in caplog.text
+
+
+def test_keys_of_lightnings_trainer_are_led_to_where_they_belong(refused_here: Refused, workspace: Path) -> None:
+    (workspace / "conf" / "trainer").mkdir(parents=True)
+    (workspace / "conf" / "trainer" / "theirs.yaml").write_text(
+        "defaults: [default, _self_]\n_target_: lightning.pytorch.trainer.Trainer\nmin_epochs: 1\ndevices: 1\n"
+        "default_root_dir: here\ncheck_val_every_n_epoch: 1\n"
+    )
+    said = refused_here("trainer=theirs")
+    for name in ("min_epochs", "devices", "check_val_every_n_epoch"):
+        assert (
+            f"trainer.{name}: Lightning's Trainer takes it, by way of trainer.options: '+trainer.options.{name}" in said
+        )
+    assert "leave _target_ out" in said and "run's folder: leave it out" in said
+
+
+def test_the_model_of_a_registered_name_predicts(run_here: Runner, workspace: Path) -> None:
+    trained, run_dir = run_here()
+    models.register(workspace, run_dir, "digits")
+    models.alias(workspace, "digits/1", "best")
+    run_here("model.regularization=3")
+    for name in ("digits", "digits/1", "digits@best", "models:/digits@best"):
+        record, _ = run_here("task=evaluate", f"from='{name}'")
+        assert record.parent == trained.id and record.metrics == pytest.approx(
+            {name: trained.metrics[name] for name in record.metrics}
+        )
+    with pytest.raises(RecordError, match="has no alias 'worst'"):
+        run_here("task=predict", "from=digits@worst")

@@ -42,6 +42,7 @@ class Parts:
         sampler: chooses the training samples; given the data set as `data_source` or `dataset`, if it takes one.
         batch_sampler: the same, a batch at a time; takes `sampler`, if it has such an argument.
         seed: of the order.
+        vars: values of one's own, which the other keys refer to.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Parts:
         sampler: Mapping[str, Any] | None = None,
         batch_sampler: Mapping[str, Any] | None = None,
         seed: int = 0,
+        vars: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         given = (train or None, validation or None, test or None, predict or test or None)

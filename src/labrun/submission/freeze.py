@@ -23,13 +23,16 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from labrun import exact, execute, schema, targets, trust
+from labrun._io import file_sha256
 from labrun.backends import registry
+from labrun.checking import suggest
 from labrun.config.composed import (
     validated_and_kept,
 )
 from labrun.config.hydra_files import by_name, hide_environment, top_key
 from labrun.control import objective
 from labrun.errors import ConfigError, RecordError
+from labrun.registry import journal
 from labrun.runs import cards, recording, report, seals, store
 from labrun.runs import record as records
 from labrun.runs.record import HIDDEN, Record, RunPaths
@@ -303,6 +306,7 @@ def check_targets(values: Mapping[str, Any]) -> None:
     data = values.get("dataset") or {}
     if data.get("_target_") == schema.DATASETS:
         nodes |= {f"dataset.{part}": data.get(part) for part in ("train", "validation", "test", "predict", "sampler")}
+        _check_arguments({key: node for key, node in nodes.items() if key.startswith("dataset.")})
     model = values.get("model") or {}
     nodes |= {f"model.metrics.{name}": one for name, one in _nodes(model.get("metrics")).items()}
     nodes |= {f"model.{part}": model.get(part) for part in ("optimizer", "scheduler", "loss")}
@@ -311,6 +315,31 @@ def check_targets(values: Mapping[str, Any]) -> None:
             # Lightning's own callbacks and loggers are those of the package that trains, whichever is named.
             is_lightnings = key.partition(".")[0] in ("callbacks", "logger")
             targets.check(Package().target(node["_target_"]) if is_lightnings else node["_target_"], key)
+
+
+OF_HYDRA = frozenset({"_target_", "_args_", "_partial_", "_recursive_", "_convert_"})
+
+
+def _check_arguments(nodes: Mapping[str, Any]) -> None:
+    """Whether what builds each part of a data set takes the arguments that it is given, as far as its source tells.
+
+    Raises:
+        ConfigError: one does not.
+    """
+    problems = []
+    for key, node in nodes.items():
+        if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
+            continue
+        unknown, known = targets.unknown_arguments(
+            node["_target_"], [str(name) for name in node if name not in OF_HYDRA]
+        )
+        problems += [
+            f"{key}.{name}: {node['_target_'].rpartition('.')[2]} takes no such argument.{suggest(name, known)} It "
+            f"takes: {', '.join(known) or 'none'}"
+            for name in unknown
+        ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _nodes(value: Any) -> Mapping[str, Any]:
@@ -332,9 +361,7 @@ def _tags(tags: Any) -> dict[str, str]:
 def _settle_references(config: dict[str, Any], overrides: list[str], root: Path) -> str | None:
     """Turn `last` and the like into one run, and take over what the new run inherits from it; returns its id."""
     if config["task"] in records.SCORING:
-        run_dir, source = store.find(
-            root, str(config["from"]), suitable=_has_model, wanted="a finished run with a model"
-        )
+        run_dir, source = _scored(root, str(config["from"]))
         card = tasks.load_card(RunPaths(run_dir), source.id)
         is_proven = not source.imported and seals.has_read(root, card, source.id, source.config)
         _inherit(config, source, overrides, is_proven)
@@ -384,6 +411,34 @@ def _settle_references(config: dict[str, Any], overrides: list[str], root: Path)
         **({"edited": edited} if edited else {}),
     }
     return source.id
+
+
+def _scored(root: Path, reference: str) -> tuple[Path, Record]:
+    """The run whose model a reference means: a run's, or that of a registered model (`name/3`, `name@alias`).
+
+    Raises:
+        RecordError: there is none.
+    """
+    suitable, wanted = _has_model, "a finished run with a model"
+    is_name = reference.startswith("models:") or journal.parts(reference)[0] in journal.read(root).versions
+    if not is_name or os.path.isdir(reference):
+        return store.find(root, reference, suitable=suitable, wanted=wanted)
+    version = journal.find(root, reference)
+    try:
+        run_dir, record = store.find(root, version.run, suitable=suitable, wanted=wanted)
+    except RecordError as error:
+        raise RecordError(
+            f"from={reference}: model {version.title} is of run {version.run}, which is not here any more, and a task "
+            f"needs its record: lab models predict {version.title} does without"
+        ) from error
+    card = tasks.load_card(RunPaths(run_dir), record.id)
+    if version.file != f"outputs/{card.get('file')}" or file_sha256(run_dir / version.file) != version.sha256:
+        raise RecordError(
+            f"from={reference}: model {version.title} is the file {version.file} of run {record.id} as it was then, "
+            f"and not the model that the run has: lab models predict {version.title} takes it"
+        )
+    log.info("Model %s is that of run %s", version.title, record.id)
+    return run_dir, record
 
 
 def _edited_code(source: Record, model: Mapping[str, Any]) -> list[str]:
@@ -452,15 +507,24 @@ def _inherit(config: dict[str, Any], scored: Record, overrides: list[str], is_pr
         if config["task"] == "evaluate" and config["dataset"]["name"] == source["dataset"].get("name"):
             _refuse_other_split(config["dataset"], source["dataset"])
         return
-    changed = {
-        key.partition(".")[2]: config["dataset"].get(key.partition(".")[2]) for key in typed if "dataset." in key
-    }
     inherited.check(scored, "dataset", config["trusted"], is_proven)
-    config["dataset"] = {**source["dataset"], **changed}
+    changed = [key.split(".")[1:] for key in typed if key.startswith("dataset.")]
+    config["dataset"] = _with_values(source["dataset"], changed, config["dataset"])
     _refuse_other_split(config["dataset"], source["dataset"])
     if not any(key.partition(".")[0] == "datastore" for key in typed):
         inherited.check(scored, "datastore", config["trusted"], is_proven)
         config["datastore"] = source["datastore"]
+
+
+def _with_values(node: Mapping[str, Any], places: Sequence[Sequence[str]], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A node in which the values at some dotted places are those of another."""
+    result = dict(node)
+    for first, *rest in places:
+        if rest:
+            result[first] = _with_values(_nodes(result.get(first)), [rest], _nodes(values.get(first)))
+        else:
+            result[first] = values.get(first)
+    return result
 
 
 def _refuse_other_split(new: Mapping[str, Any], old: Mapping[str, Any]) -> None:

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class PrintReport(pl.Callback):
-    """After each epoch one line: what labrun's networks log under the titles of Chainer's `PrintReport`, and the rest.
+    """After each epoch one line, under the titles of Chainer's `PrintReport`, or under their own names if it has none.
 
     Args:
         columns: no more metrics than these are shown.
@@ -63,8 +63,10 @@ class PrintReport(pl.Callback):
         values = trainer.callback_metrics
         row: dict[str, str] = {"epoch": str(self._epoch)}
         names = [*(name for name in self.TITLES if name in values), *(n for n in values if n not in self.TITLES)]
-        for name in [name for name in names if not is_fork(name, values)][: self._columns]:
-            row[self.TITLES.get(name, name)] = f"{float(values[name]):.6g}"
+        shown = [name for name in names if not is_fork(name, values)][: self._columns]
+        titles = self.TITLES if set(shown) <= set(self.TITLES) else {}
+        for name in shown:
+            row[titles.get(name, name)] = f"{float(values[name]):.6g}"
         row["elapsed_time"] = f"{time.monotonic() - self._begun:.6g}"
         if list(row) != self._header:
             self._header = list(row)
@@ -233,7 +235,7 @@ class Keeper:
         """How many have ended."""
         self.not_finite: dict[str, Any] | None = None
         """Since which epoch, and what, is NaN or infinite; None where all is well again."""
-        self._ended_midway = self._leaves = False
+        self._ended_midway = self._leaves = self._validated = False
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Early stopping counts on from the run that this one goes on with, by the settings that the config has now."""
@@ -253,6 +255,7 @@ class Keeper:
                 log.info("Early stopping by %s counts anew: it had ended the training before", callback.monitor)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self._tell_unvalidated(trainer)
         # `stopped_epoch` is 0 after the first epoch, and also where nothing was stopped; older versions give no reason.
         ended = [
             callback
@@ -308,6 +311,24 @@ class Keeper:
         return (
             f"whatever goes on from it begins epoch {trainer.current_epoch + 1} again, since its loader has no "
             "state_dict and load_state_dict to go on in the middle"
+        )
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        self._validated = True
+
+    def _tell_unvalidated(self, trainer: Any) -> None:
+        """Say that the validation part was never looked at, where it was meant to be."""
+        every, batches = trainer.check_val_every_n_epoch, trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        if self._validated or not trainer.enable_validation or every is None or self.epochs < every:
+            return
+        asked = {"trainer.options.val_check_interval": trainer.val_check_interval}
+        asked |= {"trainer.limit_train_batches": trainer.limit_train_batches}
+        longer = [f"{key}={value}" for key, value in asked.items() if isinstance(value, int) and value > batches]
+        log.warning(
+            "The validation part was never used%s",
+            f": an epoch had {batches} batches, and {' and '.join(longer)} waits for more. Say no more than there are"
+            if longer
+            else "",
         )
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
