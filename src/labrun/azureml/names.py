@@ -18,6 +18,16 @@ PLACES = {
     "MpiConfiguration": "distributed",
     "PyTorchConfiguration": "distributed",
     "TensorflowConfiguration": "distributed",
+    # estimators
+    "Chainer": "estimators",
+    "Estimator": "estimators",
+    "Gloo": "estimators",
+    "Mpi": "estimators",
+    "Nccl": "estimators",
+    "ParameterServer": "estimators",
+    "PyTorch": "estimators",
+    "SKLearn": "estimators",
+    "TensorFlow": "estimators",
     # searches
     "BanditPolicy": "sampling",
     "BayesianParameterSampling": "sampling",
