@@ -258,6 +258,11 @@ def is_file_name(text: object) -> bool:
     return isinstance(text, str) and text not in ("", ".", "..") and "\0" not in text and PurePath(text).name == text
 
 
+def is_below(text: object) -> bool:
+    """Whether that names a file in a folder or in one below it, with `/` between, and leads nowhere else."""
+    return isinstance(text, str) and bool(text) and all(is_file_name(part) for part in text.split("/"))
+
+
 def is_sha256(text: object) -> bool:
     """Whether that is a SHA-256 digest as labrun writes it: 64 hexadecimal digits."""
     return isinstance(text, str) and SHA256.fullmatch(text) is not None

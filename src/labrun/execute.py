@@ -30,7 +30,7 @@ from labrun.runs import record as records
 from labrun.runs.pictures import Pictures
 from labrun.runs.record import Record, RunPaths
 from labrun.runs.recording import Recording
-from labrun.tasks import loaded, loading, script, threads
+from labrun.tasks import loaded, loading, registering, script, threads
 from labrun.tasks import task as tasks
 from labrun.tasks.task import Task
 
@@ -101,6 +101,7 @@ def _carry_out(recording: Recording, record: Record, paths: RunPaths, pictures: 
             recording.write()
             script.run(config, inputs, record, paths)
             recording.leave_if_forked()
+            registering.of_script(record, paths, recording.attempt)
             summary.finish_script(record, paths, pictures)
             return
         targets.announce(*(str(node["_target_"]) for node in (config["dataset"], config["model"]) if node))

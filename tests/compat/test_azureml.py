@@ -282,14 +282,21 @@ def test_a_script_fails_or_cancels_its_own_run(bench: Any) -> None:
     assert bench.run(quiet, LABRUN_ATTEMPT="2").returncode == 0
 
 
-def test_a_model_is_not_registered_by_the_script_and_the_run_goes_on(bench: Any, well: Any) -> None:
+def test_a_model_is_promised_and_word_of_it_is_left(bench: Any, well: Any) -> None:
     script = bench.write(
-        "from azureml.core import Run\n"
-        "model = Run.get_context().register_model(model_name='digits', model_path='outputs/m.pkl')\n"
-        "print(model.name, model.version)\n"
+        "import json\n"
+        "from azureml.core import Model, Run\n"
+        "run = Run.get_context()\n"
+        "open('outputs/m.pkl', 'w').write('m')\n"
+        "print([run.register_model(model_name='digits', model_path='outputs/m.pkl').version for _ in 'ab'])\n"
+        "open('m.bin', 'w').write('beside')\n"
+        "model = Model.register(None, 'm.bin', 'net', {'a': 1}); print(model.id, model.tags)\n"
     )
-    done = well(bench.run(script))
-    assert "lab models register" in done.stderr and "digits None" in done.stdout
+    done = well(bench.run(script, LABRUN_WORKSPACE=str(bench.folder.parent)))
+    assert "[1, 2]" in done.stdout and "net:1 {'a': '1'}" in done.stdout and "when this run completes" in done.stderr
+    left = (bench.run_dir / "logs" / "azureml" / "register.jsonl").read_text().splitlines()
+    assert [json.loads(line)["version"] for line in left] == [1, 2, 1]
+    assert (bench.run_dir / json.loads(left[2])["path"]).read_text() == "beside", "kept, wherever it was"
 
 
 @pytest.mark.parametrize("name", ["a/b", "../up", ".hidden", "x" * 300, "a\nb", 7])

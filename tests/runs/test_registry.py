@@ -313,7 +313,7 @@ def test_aliases_that_cannot_be(root: Path, name: str) -> None:
         ("outputs/absent.npz", "has no file outputs/absent.npz"),
         ("../../../etc/passwd", "is no file of run"),
         ("/etc/passwd", "is no file of run"),
-        ("outputs", "has no file outputs"),
+        ("outputs", "leads out of the run.s folder"),
         ("outputs/link", "is no file of run"),
     ],
 )

@@ -52,6 +52,8 @@ PLACES = {
     "quniform": "sampling",
     "randint": "sampling",
     "uniform": "sampling",
+    # models
+    "Model": "model",
     # environments
     "CondaDependencies": "conda_dependencies",
     "DEFAULT_CPU_IMAGE": "docker",

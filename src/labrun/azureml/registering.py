@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from labrun.compat.azureml import finder
+from labrun.azureml.model import Model
 from labrun.compat.azureml.exceptions import UserErrorException
+from labrun.compat.azureml.training import registered
 from labrun.errors import LabrunError
+from labrun.registry import models
 
 KEPT = ("description", "model_framework", "model_framework_version")
-"""Words of the SDK that a version keeps as tags."""
 
 
 def of_run(
@@ -26,10 +27,12 @@ def of_run(
     Raises:
         UserErrorException: the name will not do, or there is no such file.
     """
-    own = {name: kwargs[name] for name in KEPT if kwargs.get(name) is not None}
-    noted = {str(key): str(value) for key, value in {**own, **(properties or {}), **(tags or {})}.items()}
+    about = registered.about(tags, properties, *[kwargs.get(name) for name in KEPT])
+    root = run.experiment.workspace
     try:
-        version = run._work.register_model(model_name=model_name, model_path=model_path, tags=noted)
+        # As in the SDK: without a path it is all that the run has put into `outputs`, or the model that labrun saved.
+        path = model_path or (None if run._work.record.model else "outputs")
+        version, _ = models.register(root.folder, run._folder, model_name, path, about=models.About(**about))
     except LabrunError as error:
         raise UserErrorException(f"register_model({model_name!r}, {model_path!r}): {error}") from error
-    return finder.find("azureml.core", "Model")(run.experiment.workspace, version.name, version=version.version)
+    return Model(root, version.name, version=version.number)

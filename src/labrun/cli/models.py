@@ -226,7 +226,9 @@ def ls(options: argparse.Namespace) -> int:
             shelf.aliases_of(one) if options.name else (f"{alias}: {number}" for alias, number in sorted(every.items()))
         )
         time = one.time[:16].replace("T", " ")
-        rows.append((one.name, str(one.number), shown or "-", one.run, one.experiment, _metrics(one, 2), time))
+        rows.append(
+            (one.name, str(one.number), shown or "-", one.origin, one.experiment or "-", _metrics(one, 2), time)
+        )
     print("\n".join(report.columns([head, *rows])))
     return 0
 
@@ -259,13 +261,14 @@ def show(options: argparse.Namespace) -> int:
         ("aliases", ", ".join(shelf.aliases_of(version)) or "none"),
         ("versions", ", ".join(map(str, numbers))),
         ("registered", version.time),
-        ("run", f"{version.experiment}  {version.run}"),
-        ("", str(runs.get(version.run, "(removed)"))),
+        *_origin(version, runs),
         *((("MLflow run", mlflow_run),) if mlflow_run else ()),
         ("file", f"{version.file}  SHA-256 {version.sha256}"),
         *((f"data {one.get('asset') or one.get('name') or one.get('input')}", _data(one)) for one in version.data),
         *((name, report.number(v) if isinstance(v, int | float) else str(v)) for name, v in version.metrics.items()),
         *((f"tag {key}", value) for key, value in version.tags.items()),
+        *((f"property {key}", value) for key, value in version.properties.items()),
+        *([("description", version.description)] if version.description else []),
         ("folder", str(folder)),
         *(("trusted" if place == 0 else "", line) for place, line in enumerate(trusting(root, version))),
         ("in Python", f"labrun.load_model({version.title!r})"),
@@ -273,6 +276,12 @@ def show(options: argparse.Namespace) -> int:
     ]
     print(report.table(rows))
     return 0
+
+
+def _origin(version: Version, runs: dict[str, Path]) -> list[tuple[str, str]]:
+    if not version.run:
+        return [("run", "none: a local file was registered")]
+    return [("run", f"{version.experiment}  {version.run}"), ("", str(runs.get(version.run, "(removed)")))]
 
 
 def _data(entry: dict[str, Any]) -> str:
@@ -291,7 +300,8 @@ def download(options: argparse.Namespace) -> int:
         raise RecordError(f"{there[0]} is there already: choose another folder with -o")
     for name in version.files:
         shutil.copyfile(place / name, files.ready(target / name))
-    print(f"{version.title}: {', '.join(version.files)} in {target}")
+    names = list(version.files) if len(version.files) < 6 else [checking.counted(len(version.files), "file")]
+    print(f"{version.title}: {', '.join(names)} in {target}")
     return 0
 
 

@@ -8,10 +8,11 @@ Imports no MLflow, so that what only reads it starts fast.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 ALIAS = re.compile(r"(?!latest$|v\d+$)[A-Za-z][A-Za-z0-9_-]{0,99}", re.I)
 MOST = 2**31
 """Numbers of versions are below it."""
-REGISTER, REMOVE, ALIASED, UNALIASED = "register", "remove", "alias", "unalias"
+REGISTER, REMOVE, ALIASED, UNALIASED, DESCRIBED = "register", "remove", "alias", "unalias", "describe"
+LOCAL = "local file"
+"""What a version tells as its run that was registered outside of one."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,12 @@ class Version:
     name: str
     number: int
     run: str
-    """The id of the run that it was made of."""
+    """The id of the run that it was made of; empty: a local file or folder was registered."""
     experiment: str
     file: str
-    """The registered file, relative to the run's folder."""
+    """The registered file or folder, relative to the run's folder; of a local one its name."""
     files: dict[str, str]
-    """SHA-256 of each file in the version's `content`, by name; the registered one is among them."""
+    """SHA-256 of each file in the version's `content`, by its path there; the registered one is among them."""
     uri: str
     """The MLflow server that has it in its registry; empty: the workspace's own database."""
     time: str
@@ -49,6 +52,13 @@ class Version:
     metrics: dict[str, Any] = field(default_factory=dict)
     data: list[dict[str, Any]] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
+    properties: dict[str, str] = field(default_factory=dict)
+    description: str = ""
+
+    @property
+    def origin(self) -> str:
+        """The id of its run, or `local file`."""
+        return self.run or LOCAL
 
     @property
     def title(self) -> str:
@@ -57,8 +67,25 @@ class Version:
 
     @property
     def sha256(self) -> str:
-        """Of the registered file."""
-        return self.files[Path(self.file).name]
+        """Of the registered file; of a folder, of the digests of its files."""
+        name = Path(self.file).name
+        return self.files[name] if name in self.files else tree_digest(below(self.files, name))
+
+
+def below(files: Mapping[str, str], folder: str) -> dict[str, str]:
+    """The files of a folder, by their paths in it."""
+    return {name[len(folder) + 1 :]: sha256 for name, sha256 in files.items() if name.startswith(f"{folder}/")}
+
+
+def tree_digest(files: Mapping[str, str]) -> str:
+    """SHA-256 over the paths and digests of a folder's files.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not files:
+        raise ValueError("a folder without files has no digest")
+    return hashlib.sha256("".join(f"{files[name]}  {name}\n" for name in sorted(files)).encode()).hexdigest()
 
 
 @dataclass
@@ -135,9 +162,24 @@ def _apply(shelf: RegistryState, line: Mapping[str, Any]) -> None:
     elif kind == ALIASED:
         aliases[str(line["alias"])] = number
         shelf.unaliased.setdefault(name, set()).discard(str(line["alias"]))
+    elif kind == DESCRIBED:
+        if number in versions:
+            versions[number] = _described(versions[number], line)
     elif kind == UNALIASED:
         aliases.pop(str(line["alias"]), None)
         shelf.unaliased.setdefault(name, set()).add(str(line["alias"]))
+
+
+def _described(version: Version, line: Mapping[str, Any]) -> Version:
+    """A version with the tags, properties and description that a line gives it.
+
+    Raises:
+        ValueError: they are no texts.
+    """
+    tags, properties, description = line["tags"], line["properties"], line["description"]
+    if not all(isinstance(one, str) for one in (description, *tags.values(), *properties.values())):
+        raise ValueError(f"it describes no version: {line!r:.100}")
+    return replace(version, tags=dict(tags), properties=dict(properties), description=description)
 
 
 def _version(line: Mapping[str, Any]) -> Version:
@@ -147,11 +189,19 @@ def _version(line: Mapping[str, Any]) -> Version:
         ValueError, KeyError, TypeError: it is not of the kinds that readers rely on.
     """
     version = Version(**{f.name: line[f.name] for f in fields(Version) if f.name in line})
-    texts = (version.run, version.experiment, version.file, version.uri, version.time, version.mlflow_run)
-    mappings = (version.files, version.metrics, version.tags)
+    texts = (
+        version.run,
+        version.experiment,
+        version.file,
+        version.uri,
+        version.time,
+        version.mlflow_run,
+        version.description,
+    )
+    mappings = (version.files, version.metrics, version.tags, version.properties)
     if not (
         all(isinstance(one, dict) for one in (*mappings, *version.data))
-        and all(isinstance(one, str) for one in (*texts, *version.tags.values()))
+        and all(isinstance(one, str) for one in (*texts, *version.tags.values(), *version.properties.values()))
         and all(map(_is_file, version.files.items()))
         and version.sha256
     ):
@@ -160,9 +210,9 @@ def _version(line: Mapping[str, Any]) -> Version:
 
 
 def _is_file(item: tuple[Any, Any]) -> bool:
-    """Whether that is a file of a version, and its digest: the name becomes a path, in one folder."""
+    """Whether that is a file of a version, and its digest: the name becomes a path, below one folder."""
     name, sha256 = item
-    return checking.is_file_name(name) and checking.is_sha256(sha256)
+    return checking.is_below(name) and checking.is_sha256(sha256)
 
 
 def append(root: Path, event: str, name: str, number: int, **more: Any) -> None:
@@ -282,7 +332,8 @@ def registered_runs(root: Path) -> dict[str, list[str]]:
     """The runs that registered models were made of, by id, and the versions of each."""
     found: dict[str, list[str]] = {}
     for version in every(read(root)):
-        found.setdefault(version.run, []).append(version.title)
+        if version.run:
+            found.setdefault(version.run, []).append(version.title)
     return found
 
 
@@ -310,7 +361,7 @@ def check(root: Path, version: Version) -> Path:
         except OSError as error:
             raise CorruptDataError(
                 f"model {version.title} is not whole: {place / name}: {error.strerror or error}. Register it again "
-                f"from run {version.run}"
+                f"from {f'run {version.run}' if version.run else 'where it came from'}"
             ) from error
         if found != wanted:
             raise CorruptDataError(

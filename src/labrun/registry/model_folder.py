@@ -33,22 +33,23 @@ NEEDED = {
 """What loads a kind of model, beside labrun."""
 
 
-def describe(folder: Path, card: Mapping[str, Any], record: Record) -> None:
+def describe(folder: Path, card: Mapping[str, Any], record: Record | None) -> None:
     """Make an MLflow model directory of a folder that has the files in `data/model/`.
 
     Args:
         folder: the version's.
         card: says how the model is loaded, and what it takes.
-        record: the run's that it is of.
+        record: the run's that it is of; None: it is of none.
 
     Raises:
         RecordError: the folder cannot be written.
     """
     import yaml
 
+    packages = record.packages if record else {}
     needed = ["mlflow", "labrun", "numpy", "pandas", *NEEDED.get(str(card.get("kind")), ())]
-    pins = [f"{name}=={version}" for name in needed if (version := record.packages.get(name) or _installed(name))]
-    python = str((record.host or {}).get("python") or platform.python_version())
+    pins = [f"{name}=={version}" for name in needed if (version := packages.get(name) or _installed(name))]
+    python = str(((record.host if record else None) or {}).get("python") or platform.python_version())
     tools = [f"{name}=={version}" if (version := _installed(name)) else name for name in ("pip", "setuptools", "wheel")]
     files = {
         "MLmodel": yaml.safe_dump(_ml_model(folder, card, record, python), allow_unicode=True),
@@ -79,7 +80,7 @@ def _installed(name: str) -> str | None:
         return None
 
 
-def _ml_model(folder: Path, card: Mapping[str, Any], record: Record, python: str) -> dict[str, Any]:
+def _ml_model(folder: Path, card: Mapping[str, Any], record: Record | None, python: str) -> dict[str, Any]:
     inputs = _inputs(card)
     signature = {} if inputs is None else {"signature": {"inputs": inputs, "outputs": None, "params": None}}
     return {
@@ -95,13 +96,12 @@ def _ml_model(folder: Path, card: Mapping[str, Any], record: Record, python: str
         },
         "is_signature_from_type_hint": False,
         "metadata": {
-            "labrun.run": names.text(record.id),
-            "labrun.experiment": names.text(record.name),
+            **({"labrun.run": names.text(record.id), "labrun.experiment": names.text(record.name)} if record else {}),
             "labrun.sha256": str(card["sha256"]),
         },
         "mlflow_version": _installed("mlflow"),
         "model_id": None,
-        "model_size_bytes": sum(path.stat().st_size for path in (folder / DATA).iterdir()),
+        "model_size_bytes": sum(path.stat().st_size for path in (folder / DATA).rglob("*") if path.is_file()),
         "model_uuid": uuid.uuid4().hex,
         "prompts": None,
         **signature,

@@ -14,7 +14,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from labrun._io import file_sha256
 from labrun.errors import ConfigError, CorruptDataError, DataError, MissingDataError, RecordError
 from labrun.registry import journal, model_folder
 from labrun.registry.journal import Version
-from labrun.runs import cards, seals
+from labrun.runs import cards, context, seals
 from labrun.runs import record as records
 from labrun.runs.record import Record
 from labrun.tracking.mlflow import client, registry_sync
@@ -46,10 +47,50 @@ LOADABLE = frozenset({"estimator", "network", "chainer", "pickle"})
 ONGOING = frozenset({records.QUEUED, records.RUNNING, records.PREEMPTED, records.UNREACHABLE})
 
 
+@dataclass
+class Origin:
+    """Where the files of a version come from.
+
+    Attributes:
+        path: the file or folder.
+        file: what the version tells of it.
+        card: says how it is loaded.
+        record: of the run that it is of; None: it was registered outside of one.
+        run_dir: that run's folder.
+        metrics: what it was worth.
+    """
+
+    path: Path
+    file: str
+    card: dict[str, Any]
+    record: Record | None = None
+    run_dir: Path | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def run(self) -> str:
+        return self.record.id if self.record else ""
+
+
+@dataclass(frozen=True)
+class About:
+    """What is told of a version."""
+
+    tags: Mapping[str, str] = field(default_factory=dict)
+    properties: Mapping[str, str] = field(default_factory=dict)
+    description: str = ""
+
+
 def register(
-    root: Path, run_dir: Path, name: str, file: str | None = None, tags: Mapping[str, str] | None = None
+    root: Path,
+    run_dir: Path,
+    name: str,
+    file: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    about: About | None = None,
+    by_itself: bool = False,
 ) -> tuple[Version, bool]:
-    """Make a file of a run the next version of a registered model.
+    """Make a file or a folder of a run the next version of a registered model.
 
     Args:
         root: the workspace.
@@ -57,6 +98,8 @@ def register(
         name: the model's name.
         file: relative to the run's folder; None: the model that its card names.
         tags: of the version.
+        about: the same, and what else is told of it.
+        by_itself: the run does it, at its very end.
 
     Returns:
         The version, and whether it is new: the same file of the same run is registered once under a name.
@@ -66,46 +109,118 @@ def register(
     """
     journal.check_name(name)
     record = records.read(run_dir)
-    if records.shown_status(run_dir, record) in ONGOING:
+    if not by_itself and records.shown_status(run_dir, record) in ONGOING:
         raise RecordError(f"run {record.id} is {record.status}: its files may still change; register it when it ended")
-    source, card = described(run_dir, record, file)
+    path, card = described(run_dir, record, file)
+    metrics = context.last_values(run_dir) if by_itself else record.metrics
+    origin = Origin(path, path.relative_to(run_dir).as_posix(), card, record, run_dir, metrics)
     settings = record.config.get("tracking") or {}  # another tracker's address is no server of MLflow's
     uri = client.address(root, settings if settings.get("kind") in (None, "mlflow", "none") else {})
+    return _add(root, name, origin, uri, about or About(tags or {}))
+
+
+def register_local(root: Path, path: Path, name: str, about: About | None = None) -> Version:
+    """Make a file or a folder that belongs to no run the next version of a registered model.
+
+    Raises:
+        ConfigError, RecordError, DataError: the name or the file will not do.
+    """
+    journal.check_name(name)
+    path = Path(os.path.abspath(path.expanduser()))
+    if not path.exists():
+        raise MissingDataError(f"there is no file or folder {path} to register as {name}")
+    card = {"format": 1, "name": path.stem, "kind": _kind(path), "file": path.name, "sha256": _digest(path)}
+    return _add(root, name, Origin(path, path.name, card), client.database_uri(root), about or About())[0]
+
+
+def _add(root: Path, name: str, origin: Origin, uri: str, about: About) -> tuple[Version, bool]:
     server = "" if uri == client.database_uri(root) else uri
+    if origin.path.is_file() and origin.path.name == CARD and not origin.card.get("target"):
+        raise RecordError(f"a file that is called {CARD} cannot be registered by itself: register its folder")
     with registry_sync.alone(root):
-        known = _known(root, name, record, card["sha256"], server)
+        known = _known(root, name, origin, server)
         if known is not None:
             return known, False
         with contextlib.ExitStack() as stack:
             there = stack.enter_context(_on_server(root, server)) if server else None
-            mlflow_run = there.one(run_dir) if there else ""
+            mlflow_run = there.one(origin.run_dir) if there and origin.run_dir else ""
             base = journal.folder(root, name, 0).parent
             base.mkdir(parents=True, exist_ok=True)
             _tidy(root, name)
             whole = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".new-", dir=base))) / "whole"
-            files = _copy(source, card, whole / model_folder.DATA)
-            model_folder.describe(whole, card, record)
+            files = _copy(origin.path, origin.card, whole / model_folder.DATA)
+            model_folder.describe(whole, origin.card, origin.record)
             if there and not client.is_database(uri):
-                number = _number_there(there, name, f"{record.id}-{card['sha256']}", mlflow_run, whole)
+                number = _number_there(there, name, f"{origin.run}-{origin.card['sha256']}", mlflow_run, whole)
             else:
                 number = _next_number(root, uri, name, there)
+            record = origin.record
             version = Version(
                 name,
                 number,
-                record.id,
-                record.name,
-                source.relative_to(run_dir).as_posix(),
+                origin.run,
+                record.name if record else "",
+                origin.file,
                 files,
                 server,
                 records.now(),
                 mlflow_run,
-                dict(record.metrics),
-                _data(record),
-                dict(tags or {}),
+                dict(origin.metrics),
+                _data(record) if record else [],
+                dict(about.tags),
+                dict(about.properties),
+                about.description,
             )
             _settle(whole, journal.folder(root, name, number))
             journal.add(root, version)
     return version, True
+
+
+def describe(root: Path, reference: str, change: Callable[[About], About]) -> Version:
+    """Change what is told of a version.
+
+    Args:
+        root: the workspace.
+        reference: the version's.
+        change: gives what is to be told in place of what is.
+
+    Raises:
+        RecordError: there is no such model.
+    """
+    version = journal.find(root, reference)
+    with _changing(root, version):
+        version = journal.find(root, reference)
+        new = change(About(version.tags, version.properties, version.description))
+        told = {"tags": dict(new.tags), "properties": dict(new.properties), "description": new.description}
+        journal.append(root, journal.DESCRIBED, version.name, version.number, **told)
+    return journal.find(root, version.title)
+
+
+def _kind(path: Path) -> str:
+    return "folder" if path.is_dir() else KINDS.get(path.suffix.lower(), "file")
+
+
+def _digest(path: Path, inside: Path | None = None) -> str:
+    """SHA-256 of a file, or of a folder's files."""
+    if path.is_file():
+        return file_sha256(path)
+    return journal.tree_digest({name: file_sha256(path / name) for name in _files(path, inside)})
+
+
+def _files(folder: Path, inside: Path | None = None) -> list[str]:
+    """The files below a folder, by their paths in it.
+
+    Raises:
+        MissingDataError: there are none.
+        RecordError: one leads out of the folder that it has to be in.
+    """
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    if not found:
+        raise MissingDataError(f"the folder {folder} has no files to register")
+    for path in found:
+        if inside is not None and not path.resolve().is_relative_to(inside.resolve()):
+            raise RecordError(f"{path} leads out of the run's folder, to {path.resolve()}: nothing was registered")
+    return [path.relative_to(folder).as_posix() for path in found]
 
 
 @contextlib.contextmanager
@@ -120,8 +235,8 @@ def _on_server(root: Path, uri: str) -> Iterator[Ingester]:
         registry_sync.restore(root, ingester, is_alone=True)
 
 
-def _known(root: Path, name: str, record: Record, sha256: str, server: str) -> Version | None:
-    """The version that this file of this run is already.
+def _known(root: Path, name: str, origin: Origin, server: str) -> Version | None:
+    """The version that this file of this run is already; a local file is a new one each time.
 
     Raises:
         ConfigError: the name belongs to another MLflow server.
@@ -130,11 +245,15 @@ def _known(root: Path, name: str, record: Record, sha256: str, server: str) -> V
     for version in versions.values():
         if version.uri != server:
             here = "this workspace's own registry"
+            what = f"run {origin.run}" if origin.run else "a local file"
             raise ConfigError(
-                f"model {name} is kept at {version.uri or here}, and run {record.id} belongs to {server or here}: "
+                f"model {name} is kept at {version.uri or here}, and {what} belongs to {server or here}: "
                 "choose another name"
             )
-    return next((one for one in versions.values() if one.run == record.id and one.sha256 == sha256), None)
+    if not origin.run:
+        return None
+    wanted = (origin.run, origin.card["sha256"])
+    return next((one for one in versions.values() if (one.run, one.sha256) == wanted), None)
 
 
 def described(run_dir: Path, record: Record, file: str | None) -> tuple[Path, dict[str, Any]]:
@@ -159,17 +278,16 @@ def described(run_dir: Path, record: Record, file: str | None) -> tuple[Path, di
     path = outputs / card["file"] if file is None else _inside(run_dir, record, file)
     if file is None and path.exists() and not path.resolve().is_relative_to(outputs.resolve()):
         raise CorruptDataError(f"{path} is no plain file: it leads to {path.resolve()}. Nothing of it was taken")
-    if not path.is_file():
+    if not path.is_file() and (file is None or not path.is_dir() or path == run_dir):
         raise MissingDataError(f"run {record.id} has no file {path.relative_to(run_dir)}: 'lab runs files' lists them")
     own = path.parent == outputs and path.name == card.get("file")
-    sha256 = file_sha256(path)
+    sha256 = _digest(path, run_dir)
     if own and sha256 != card.get("sha256"):
         raise CorruptDataError(f"{path} was changed since it was saved: expected {card.get('sha256')}, found {sha256}")
     if not own:
         # What a run of labrun's own exports beside its model takes the same samples.
         base = card if path.parent == outputs and path.name in [*(card.get("also") or []), "model.pkl"] else {}
-        kind = KINDS.get(path.suffix.lower(), "file")
-        card = {"format": 1, "name": path.stem, **base, "kind": kind, "file": path.name, "sha256": sha256}
+        card = {"format": 1, "name": path.stem, **base, "kind": _kind(path), "file": path.name, "sha256": sha256}
     if record.imported:  # what is registered outlives the record, which says so
         card.pop(seals.FIELD, None)
     dataset = record.config.get("dataset") or {}
@@ -191,15 +309,20 @@ def _data(record: Record) -> list[dict[str, Any]]:
 
 
 def _copy(source: Path, card: Mapping[str, Any], target: Path) -> dict[str, str]:
-    """The file and its card, copied; the digest of each."""
+    """The file or folder and its card, copied; the digest of each file."""
     try:
         target.mkdir(parents=True)
-        shutil.copyfile(source, target / source.name)
+        if source.is_dir():
+            shutil.copytree(source, target / source.name)
+            names = [f"{source.name}/{name}" for name in _files(target / source.name)]
+        else:
+            shutil.copyfile(source, target / source.name)
+            names = [source.name]
         (target / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise RecordError(records.cannot_write(target, error)) from error
-    files = {name: file_sha256(target / name) for name in (source.name, CARD)}
-    if files[source.name] != card["sha256"]:
+    files = {name: file_sha256(target / name) for name in (*names, CARD)}
+    if _digest(target / source.name) != card["sha256"]:
         raise RecordError(f"{source} changed while it was copied: register it when nothing writes to it any more")
     return files
 
@@ -318,7 +441,7 @@ def untrusted(root: Path, version: Version, imported: bool = False) -> str:
         card = cards.read(journal.content(root, version), version.title)
     except DataError:
         return seals.UNPROVEN
-    return seals.refusal(root, card, version.run, imported)
+    return seals.refusal(root, card, version.origin, imported)
 
 
 def is_loadable(root: Path, version: Version) -> bool:

@@ -18,14 +18,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from labrun._io import append_line, atomic_write
+from labrun.compat.azureml.training import promises
 from labrun.errors import LabrunError, RecordError
 from labrun.remote import link as links
 from labrun.remote.channel import Channel
 from labrun.remote.link import Link
 from labrun.remote.ssh import UnreachableError
-from labrun.runs import context, sweep_state
+from labrun.runs import context, store, sweep_state
 from labrun.runs import record as records
 from labrun.runs.record import Record, RunPaths
+from labrun.tasks import registering
 
 log = logging.getLogger(__name__)
 
@@ -225,6 +227,8 @@ def _finish(channel: Channel, folder: Path, link: Link, run: str, record: Record
     pull(channel, run_dir, there, PARTS if link.runs is not None else (*PARTS, ".hydra"))
     _annotate(channel, run_dir, there)
     records.write(run_dir, record)
+    if record.status == records.COMPLETED and run not in link.pulled:
+        registering.register(store.workspace(), run_dir, promises.read(run_dir, len(record.attempts)))
     link.marks[run] = mark
     if run not in link.pulled:
         link.pulled.append(run)

@@ -372,7 +372,7 @@ def load_model(
         why = functools.partial(seals.refusal, place, run_id=record.id, imported=bool(record.imported))
         return load(RunPaths(run_dir).outputs, title, trusted, allow_pickle, card, why)
     version = journal.find(place, text)
-    why = functools.partial(seals.refusal, place, run_id=version.run)
+    why = functools.partial(seals.refusal, place, run_id=version.origin)
     return load(journal.check(place, version), f"model {version.title}", trusted, allow_pickle, why=why)
 
 
@@ -400,8 +400,13 @@ def load(
         DataError, ConfigError: see `load_model`.
     """
     card = cards.read(folder, title) if card is None else card
-    file = cards.file(folder, card, title)
     kind = str(card.get("kind"))
+    if kind == "folder":
+        raise DataError(
+            f"{title} is the folder {card['file']}, which labrun does not load: 'lab models download' gives it, and "
+            "Model.get_model_path its path in a script"
+        )
+    file = cards.file(folder, card, title)
     if kind in ("estimator", "network"):
         known = card
 

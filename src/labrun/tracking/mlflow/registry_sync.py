@@ -228,7 +228,7 @@ class _Side:
     def _show(self, number: int) -> None:
         version = self._own[number]
         if number in self._there:
-            if self._there[number].tags.get(RUN) != version.run:
+            if self._there[number].tags.get(RUN) != version.origin:
                 for key, value in _tags(version).items():
                     self._client.set_model_version_tag(self._name, str(number), key, value)
         elif number in self._others:
@@ -308,7 +308,7 @@ class _Side:
 
 def _tags(version: Version) -> dict[str, str]:
     """What MLflow's page of a version shows."""
-    tags = {RUN: version.run, "labrun.experiment": version.experiment, "labrun.file": version.file}
+    tags = {RUN: version.origin, "labrun.experiment": version.experiment, "labrun.file": version.file}
     tags |= {"labrun.sha256": version.sha256}
     for entry in version.data:
         kind = entry.get("asset") or entry.get("name") or entry.get("input") or "data"

@@ -1,18 +1,35 @@
-"""Registered models, as far as a script reads them."""
+"""Registered models as a script sees them."""
 
 from __future__ import annotations
 
-import os
+import json
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from labrun.compat.azureml import absent
-from labrun.compat.azureml.exceptions import ModelNotFoundException
-from labrun.compat.azureml.training import place
+from labrun.compat.azureml.exceptions import ModelNotFoundException, UserErrorException
+from labrun.compat.azureml.training import place, promises, registered
+from labrun.runs import context
+
+CARD = "model.json"
+"""What labrun writes beside a model: it names the file or folder that was registered."""
 
 SHELF = ("outputs", ".labrun", "models")
 """Below the workspace: `<name>/<version>/` with the files of a registered model."""
+
+
+class _Framework:
+    """`Model.Framework`."""
+
+    CUSTOM = "Custom"
+    MULTI = "Multi"
+    ONNX = "Onnx"
+    SCIKITLEARN = "ScikitLearn"
+    TENSORFLOW = "TensorFlow"
+    TFKERAS = "TfKeras"
+    PYTORCH = "PyTorch"
 
 
 class Model:
@@ -22,22 +39,81 @@ class Model:
         workspace: whatever the script gives; there is one workspace.
         name: the model's name; `name:version` too.
         id: the same as `name:version`.
-        version: None: the newest.
+        tags: only a version with this tag, or these; `[["key", "value"], "name"]`.
+        properties: the same of properties.
+        version: None: the newest that fits.
+        run_id: only a version of this run.
+        model_framework: only a version of this framework.
         **kwargs: whatever else the SDK's constructor takes; not used.
 
     Raises:
         ModelNotFoundException: no such model.
     """
 
+    Framework = _Framework
+
     def __init__(
-        self, workspace: Any = None, name: str | None = None, id: str | None = None, version: Any = None, **kwargs: Any
+        self,
+        workspace: Any = None,
+        name: str | None = None,
+        id: str | None = None,
+        tags: Any = None,
+        properties: Any = None,
+        version: Any = None,
+        run_id: str | None = None,
+        model_framework: str | None = None,
+        **kwargs: Any,
     ) -> None:
+        wanted = {"tags": tags, "properties": properties, "run_id": run_id, "framework": model_framework}
+        if version is None and name and ":" not in name and any(wanted.values()):
+            found = [one for one in registered.versions() if one.get("name") == name and _fits(one, **wanted)]
+            if not found:
+                given = ", ".join(f"{key}={value!r}" for key, value in wanted.items() if value)
+                raise ModelNotFoundException(f"no version of a model {name!r} has {given}: `lab models ls {name}`")
+            version = max(one["number"] for one in found)
         folder = _find(name or id or "", version)
-        self.name, self.version, self.id = folder.parent.name, int(folder.name), f"{folder.parent.name}:{folder.name}"
+        self.workspace = workspace
         self._folder = folder
+        self._settle(folder.parent.name, int(folder.name), registered.of(folder.parent.name, int(folder.name)))
+
+    def _settle(self, name: str, version: int, told: dict[str, Any]) -> None:
+        """Take over what is told of a version."""
+        self.name, self.version, self.id = name, version, f"{name}:{version}"
+        own = dict(told.get("properties") or {})
+        self.model_framework = own.pop(registered.FRAMEWORK, "Custom")
+        self.model_framework_version = own.pop(registered.FRAMEWORK_VERSION, None)
+        self.tags, self.properties = dict(told.get("tags") or {}), own
+        self.description = told.get("description") or None
+        self.run_id = told.get("run") or None
+        self.experiment_name = told.get("experiment") or None
+        self.created_time = _time(told.get("time"))
+        self.created_by = None
+        self.resource_configuration = None
+        self.url = f"aml-model:{name}:{version}"
 
     def __repr__(self) -> str:
-        return f"Model(name={self.name}, version={self.version})"
+        return (
+            f"Model(workspace={self.workspace!r}, name={self.name}, id={self.id}, version={self.version}, "
+            f"tags={self.tags}, properties={self.properties})"
+        )
+
+    def serialize(self) -> dict[str, Any]:
+        """All that is known of it."""
+        return {
+            "createdTime": str(self.created_time) if self.created_time else None,
+            "createdBy": None,
+            "description": self.description,
+            "experimentName": self.experiment_name,
+            "framework": self.model_framework,
+            "frameworkVersion": self.model_framework_version,
+            "id": self.id,
+            "name": self.name,
+            "properties": self.properties,
+            "runId": self.run_id,
+            "tags": self.tags,
+            "url": self.url,
+            "version": self.version,
+        }
 
     @staticmethod
     def get_model_path(model_name: str, version: Any = None, _workspace: Any = None) -> str:
@@ -73,9 +149,47 @@ class Model:
         return str(target)
 
     @staticmethod
-    def register(*args: Any, **kwargs: Any) -> Any:
-        """Not in labrun: models are registered from finished runs."""
-        absent.models_way("Model.register()")
+    def register(
+        workspace: Any = None,
+        model_path: Any = None,
+        model_name: str | None = None,
+        tags: Any = None,
+        properties: Any = None,
+        description: str | None = None,
+        datasets: Any = None,
+        model_framework: str | None = None,
+        model_framework_version: str | None = None,
+        child_paths: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Register a file or a folder of the working folder, when the run of this script completes.
+
+        Args:
+            workspace: whatever the script gives; there is one workspace.
+            model_path: the file or the folder.
+            model_name: the model's name.
+            tags: of the version.
+            properties: of the version.
+            description: of the version.
+            datasets: not kept: the run's record has the data that it read.
+            model_framework: kept.
+            model_framework_version: kept.
+            child_paths: not used.
+            **kwargs: whatever else the SDK takes; not used.
+
+        Raises:
+            UserErrorException: there is no such file, or the script belongs to no run.
+        """
+        run = context.current()
+        if not model_name or model_path is None:
+            raise UserErrorException("Model.register: give model_path= and model_name=")
+        if run is None:
+            raise UserErrorException(
+                "Model.register: this script is tried without a run, and registers nothing. Run it: "
+                "labrun experiment=script script.azureml=true script.path=SCRIPT.py"
+            )
+        about = registered.about(tags, properties, description, model_framework, model_framework_version)
+        return promised(run, model_name, model_path, about, local=True)
 
     @staticmethod
     def deploy(*args: Any, **kwargs: Any) -> Any:
@@ -83,9 +197,82 @@ class Model:
         absent.not_here("Model.deploy()", absent.INSTEAD["Webservice"])
 
     @staticmethod
-    def list(*args: Any, **kwargs: Any) -> Any:
-        """Not in labrun: the registry is `lab`'s."""
-        absent.not_here("Model.list()", "`lab models ls`")
+    def list(
+        workspace: Any = None,
+        name: str | None = None,
+        tags: Any = None,
+        properties: Any = None,
+        run_id: str | None = None,
+        latest: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """The registered versions, the newest first.
+
+        Args:
+            workspace: whatever the script gives; there is one workspace.
+            name: only this model's.
+            tags: only those with this tag, or these.
+            properties: the same of properties.
+            run_id: only those of this run.
+            latest: only the newest version of each model.
+            **kwargs: not used.
+        """
+        return [
+            Model(workspace, one["name"], version=one["number"])
+            for one in listed(name, latest, tags, properties, run_id)
+        ]
+
+
+class Promised(Model):
+    """A model that is registered when the run of the script completes."""
+
+    def __init__(self, name: str, version: int, path: Path, about: dict[str, Any], run_id: str) -> None:
+        self.workspace, self._path = None, path
+        self._settle(name, version, {**about, "run": run_id})
+
+    def download(self, target_dir: str = ".", exist_ok: bool = False, **kwargs: Any) -> str:
+        """The file itself: it is not registered yet."""
+        return str(self._path)
+
+
+def promised(run: Any, name: str, path: Any, about: dict[str, Any], local: bool) -> Promised:
+    """Have a model registered when the script's run completes; see `promises.leave`."""
+    number = promises.leave(run, name, path, about, local)
+    return Promised(
+        name, number, Path("outputs" if path is None else path), about, place.record(run.run_dir).get("id", "")
+    )
+
+
+def listed(name: Any, latest: bool, tags: Any, properties: Any, run_id: Any) -> Any:
+    """What the journal says of the versions that are asked for, the newest first."""
+    found = [
+        one
+        for one in registered.versions()
+        if name in (None, one.get("name")) and _fits(one, tags=tags, properties=properties, run_id=run_id)
+    ]
+    if latest:
+        found = list({one["name"]: one for one in sorted(found, key=lambda one: one["number"])}.values())
+    return sorted(found, key=lambda one: str(one.get("time")), reverse=True)
+
+
+def _fits(
+    told: dict[str, Any], tags: Any = None, properties: Any = None, run_id: Any = None, framework: Any = None
+) -> bool:
+    own = told.get("properties") or {}
+    return (
+        registered.fits(told.get("tags"), tags)
+        and registered.fits(own, properties)
+        and run_id in (None, told.get("run"))
+        and framework in (None, own.get(registered.FRAMEWORK))
+    )
+
+
+def _time(text: Any) -> Any:
+    """When a version was registered, in UTC."""
+    try:
+        return datetime.strptime(str(text)[:19], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=UTC)
+    except ValueError:
+        return None
 
 
 def _find(name: str, version: Any) -> Path:
@@ -97,7 +284,7 @@ def _find(name: str, version: Any) -> Path:
     if name not in names:
         raise ModelNotFoundException(
             f"no model {name!r} is registered in {shelf} (there is: {', '.join(names) or 'none'}). "
-            "`lab models register` puts a finished run's model there"
+            "`lab models register` and Model.register put models there"
         )
     versions = sorted(int(path.name) for path in (shelf / name).iterdir() if path.name.isdigit() and path.is_dir())
     if not versions or (version is not None and str(version) not in map(str, versions)):
@@ -110,7 +297,10 @@ def _content(folder: Path) -> Path:
     """The one file of a version, or its folder: what was registered lies in it below what MLflow needs."""
     own = folder / "data" / "model"
     folder = own if own.is_dir() else folder
-    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
-    # The card that labrun writes beside a model tells of it and is no part of it.
-    models = [path for path in files if os.path.basename(str(path)) != "model.json"]
-    return models[0] if len(models) == 1 else folder
+    try:
+        return folder / str(json.loads((folder / CARD).read_text(encoding="utf-8"))["file"])
+    except (OSError, ValueError, KeyError, TypeError):
+        # A folder of an older version, or one whose card says nothing.
+        every = (path for path in folder.rglob("*") if path.is_file() and path.name != CARD)
+        files = [path for path in every if not path.name.startswith(".")]
+        return files[0] if len(files) == 1 else folder

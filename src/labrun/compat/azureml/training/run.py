@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +11,7 @@ from typing import Any
 from labrun.compat.azureml import finder
 from labrun.compat.azureml.absent import not_here
 from labrun.compat.azureml.exceptions import RunEnvironmentException
-from labrun.compat.azureml.training import files, place, values
+from labrun.compat.azureml.training import files, model, place, registered, values
 from labrun.compat.azureml.training.base import RunBase
 from labrun.compat.azureml.training.metrics import FOLDER, Metrics, read
 from labrun.compat.azureml.training.offline import _OfflineRun
@@ -230,12 +229,17 @@ class Run(RunBase):
         return dict(self._record.get("properties") or {})
 
     def register_model(self, model_name: str, model_path: str | None = None, **kwargs: Any) -> Any:
-        """Tell how the model is registered once the run has ended: a run that may still fail registers nothing."""
-        sys.stderr.write(
-            f"labrun: the model {model_name!r} ({model_path or 'outputs'}) is not registered by the script: when the "
-            f"run has ended, register it with `lab models register` and the run's id, {self.id}\n"
-        )
-        return SimpleNamespace(name=model_name, version=None, id=model_name)
+        """Register a file or folder of the run when it completes: a run that fails registers nothing.
+
+        Args:
+            model_name: the model's name.
+            model_path: in the run's folder, as `outputs/model.pkl`, else in the working folder; None: `outputs`.
+            **kwargs: `tags`, `properties`, `description`, `model_framework`, `model_framework_version`; the SDK's
+                other words are not used.
+        """
+        words = ("tags", "properties", "description", "model_framework", "model_framework_version")
+        about = registered.about(*[kwargs.get(name) for name in words])
+        return model.promised(self._run, model_name, model_path, about, local=False)
 
     def fail(self, error_details: Any = None, error_code: Any = None, _set_status: bool = True) -> None:
         """Have the run end as failed, once its script has returned."""

@@ -73,5 +73,7 @@ class Workspace:
 
     @property
     def models(self) -> Any:
-        """Not in labrun: the registry is `lab`'s."""
-        not_here("Workspace.models", "`lab models ls`, or Model.get_model_path(name) for one of them")
+        """The newest version of each registered model, by name."""
+        from labrun.compat.azureml.training.model import Model
+
+        return {one.name: one for one in Model.list(self, latest=True)}

@@ -1,0 +1,170 @@
+"""`Model`: registered models as a control script sees them, and registers more."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from labrun.azureml.advice import Advising
+from labrun.azureml.telling import once
+from labrun.azureml.workspace import Workspace
+from labrun.compat.azureml.exceptions import ModelNotFoundException, UserErrorException
+from labrun.compat.azureml.training import model as training
+from labrun.compat.azureml.training import registered
+from labrun.errors import LabrunError
+from labrun.registry import journal, models
+from labrun.registry.models import About
+from labrun.runs import context
+
+Models = list["Model"]
+
+
+class Model(training.Model, Advising):
+    """A registered model; see `labrun.compat.azureml.training.model.Model`."""
+
+    def __init__(self, workspace: Any = None, name: str | None = None, id: str | None = None, **kwargs: Any) -> None:
+        self._root = _root(workspace)
+        super().__init__(workspace, name, id, **kwargs)
+
+    @staticmethod
+    def register(  # type: ignore[override]
+        workspace: Any = None,
+        model_path: Any = None,
+        model_name: str | None = None,
+        tags: Any = None,
+        properties: Any = None,
+        description: str | None = None,
+        datasets: Any = None,
+        model_framework: str | None = None,
+        model_framework_version: str | None = None,
+        child_paths: Any = None,
+        sample_input_dataset: Any = None,
+        sample_output_dataset: Any = None,
+        resource_configuration: Any = None,
+    ) -> Any:
+        """Register a local file or folder; inside of a run, when that run completes.
+
+        Args:
+            workspace: where.
+            model_path: the file or the folder.
+            model_name: the model's name.
+            tags: of the version.
+            properties: of the version.
+            description: of the version.
+            datasets: not kept.
+            model_framework: kept.
+            model_framework_version: kept.
+            child_paths: not used.
+            sample_input_dataset: not kept.
+            sample_output_dataset: not kept.
+            resource_configuration: not kept.
+
+        Raises:
+            UserErrorException: the name will not do, or there is no such file.
+        """
+        unused = {"datasets": datasets, "child_paths": child_paths, "resource_configuration": resource_configuration}
+        unused |= {"sample_input_dataset": sample_input_dataset, "sample_output_dataset": sample_output_dataset}
+        given = [name for name, value in unused.items() if value is not None]
+        if given:
+            once(f"Model.register: not kept: {', '.join(given)}")
+        words = (tags, properties, description, model_framework, model_framework_version)
+        if context.current() is not None:
+            return training.Model.register(workspace, model_path, model_name, *words[:3], None, *words[3:])
+        if not model_name or model_path is None:
+            raise UserErrorException("Model.register: give model_path= and model_name=")
+        about = About(**registered.about(*words))
+        print(f"Registering model {model_name}")
+        try:
+            version = models.register_local(_root(workspace), Path(model_path), model_name, about)
+        except LabrunError as error:
+            raise UserErrorException(f"Model.register({model_name!r}): {error}") from error
+        return Model(workspace, version.name, version=version.number)
+
+    @staticmethod
+    def list(
+        workspace: Any = None,
+        name: str | None = None,
+        tags: Any = None,
+        properties: Any = None,
+        run_id: str | None = None,
+        latest: bool = False,
+        **kwargs: Any,
+    ) -> Models:
+        """The registered versions, the newest first; see `labrun.compat.azureml.training.model.Model.list`."""
+        found = training.listed(name, latest, tags, properties, run_id)
+        return [Model(workspace, one["name"], version=one["number"]) for one in found]
+
+    @property
+    def run(self) -> Any:
+        """The run that it was made of; None of a local file."""
+        from labrun.azureml.run import Run
+
+        return Run.get(self.workspace, self.run_id) if self.run_id else None
+
+    @property
+    def datasets(self) -> dict[str, Any]:
+        """None: the record of its run has the data that it was trained on."""
+        return {}
+
+    def add_tags(self, tags: Any) -> None:
+        """Set tags; others stay."""
+        self._tell(lambda told: dataclasses.replace(told, tags={**told.tags, **registered.texts(tags)}))
+
+    def add_tag(self, key: str, value: Any = None) -> None:
+        """Set a tag."""
+        self.add_tags({key: value})
+
+    def remove_tags(self, tags: Any) -> None:
+        """Take tags away, by their keys."""
+        gone = [tags] if isinstance(tags, str) else [str(tag) for tag in tags]
+        kept = {key: value for key, value in self.tags.items() if key not in gone}
+        self._tell(lambda told: dataclasses.replace(told, tags=kept))
+
+    def add_properties(self, properties: Any) -> None:
+        """Set properties; one that is set is never changed."""
+        new = registered.texts(properties)
+        self._tell(lambda told: dataclasses.replace(told, properties={**new, **told.properties}))
+
+    def update(
+        self,
+        tags: Any = None,
+        description: str | None = None,
+        model_framework: str | None = None,
+        model_framework_version: str | None = None,
+        **_: Any,
+    ) -> None:
+        """Change what is told of it: tags in place of those that it has, description, framework."""
+        own = registered.about(tags, {}, description, model_framework, model_framework_version)
+        self._tell(
+            lambda told: About(
+                told.tags if tags is None else own["tags"],
+                {**told.properties, **own["properties"]},
+                told.description if description is None else own["description"],
+            )
+        )
+
+    def update_tags_properties(self, add_tags: Any = None, remove_tags: Any = None, add_properties: Any = None) -> None:
+        """Several changes at once."""
+        self.add_tags(add_tags or {})
+        self.remove_tags(remove_tags or [])
+        self.add_properties(add_properties or {})
+
+    def delete(self) -> None:
+        """Remove the version, files and all."""
+        try:
+            models.remove(self._root, [journal.find(self._root, f"{self.name}/{self.version}")])
+        except LabrunError as error:
+            raise ModelNotFoundException(f"Model.delete: {error}") from error
+
+    def _tell(self, change: Callable[[About], About]) -> None:
+        try:
+            models.describe(self._root, f"{self.name}/{self.version}", change)
+        except LabrunError as error:
+            raise ModelNotFoundException(f"{self.id}: {error}") from error
+        self._settle(self.name, self.version, registered.of(self.name, self.version))
+
+
+def _root(workspace: Any) -> Path:
+    return workspace.folder if isinstance(workspace, Workspace) else Workspace().folder

@@ -1,0 +1,86 @@
+"""Models that a script registers: it leaves word of them, and they are registered when its run completes.
+
+`logs/azureml/register.jsonl` has one line for each. What lies
+outside of the run's `outputs` and `logs` is copied there at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from labrun._io import append_line
+from labrun.compat.azureml.exceptions import UserErrorException
+from labrun.compat.azureml.training import registered
+from labrun.compat.azureml.training.metrics import FOLDER
+from labrun.runs.context import RunContext
+
+NAME = "register.jsonl"
+
+
+def leave(run: RunContext, name: str, path: Any, about: dict[str, Any], local: bool) -> int:
+    """Leave word of a model.
+
+    Args:
+        run: the script's.
+        name: the model's.
+        path: the file or folder; None: `outputs`.
+        about: its tags, properties and description.
+        local: relative paths are those of the working folder; else the run's folder comes first.
+
+    Returns:
+        The number that its version will have, unless another registers one before.
+
+    Raises:
+        UserErrorException: there is no such file or folder.
+    """
+    given = Path(os.path.expanduser(os.fspath("outputs" if path is None else path)))
+    places = [Path.cwd() / given] if local else [run.run_dir / given, Path.cwd() / given]
+    there = [one for one in places if one.exists()]
+    if not there:
+        raise UserErrorException(f"register {name!r}: there is no file or folder {given} (looked at {places[0]})")
+    folder = run.run_dir / FOLDER
+    before = [line for line in read(run.run_dir, run.attempt) if line.get("name") == name]
+    number = registered.highest(name) + len(before) + 1
+    found = Path(os.path.realpath(str(there[0])))
+    base = Path(os.path.realpath(str(run.run_dir)))
+    if not {base / "outputs", base / "logs"} & {found, *found.parents}:
+        found = _copied(found, base / FOLDER / "models" / f"{name}-{number}")
+    line = {**about, "name": name, "path": found.relative_to(base).as_posix(), "version": number}
+    folder.mkdir(parents=True, exist_ok=True)
+    append_line(str(folder / NAME), json.dumps({**line, "attempt": run.attempt}))
+    sys.stderr.write(f"labrun: the model {name!r} is registered as version {number} when this run completes\n")
+    return number
+
+
+def read(run_dir: Path, attempt: int) -> list[dict[str, Any]]:
+    """The models that an attempt left word of, in order."""
+    try:
+        text = (run_dir / FOLDER / NAME).read_text(encoding="utf-8")
+    except OSError:
+        return []
+    found = []
+    for line in text.splitlines():
+        try:
+            content = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(content, dict) and content.get("attempt") == attempt:
+            found.append(content)
+    return found
+
+
+def _copied(source: Path, folder: Path) -> Path:
+    target = folder / source.name
+    folder.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        if target.exists():
+            shutil.rmtree(str(target))
+        shutil.copytree(str(source), str(target))
+    else:
+        shutil.copyfile(str(source), str(target))
+    return target
