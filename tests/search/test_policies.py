@@ -17,6 +17,7 @@ from labrun.search.policies import (
     SuccessiveHalving,
     TruncationSelection,
 )
+from labrun.search.search import policy
 
 
 def judged(policy: Policy, scores: list[float], others: list[list[float]], maximize: bool = True, **more: Any) -> bool:
@@ -104,3 +105,8 @@ def test_hyperband() -> None:
 def test_settings_that_make_no_sense_are_refused(make: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+def test_none_is_none_whatever_a_sweeps_own_file_says_of_a_rule() -> None:
+    assert policy({"early_termination": {"slack_factor": 0.05}, "metric": "AUC_weighted"}) is None
+    assert policy({"early_termination": {}, "metric": "AUC_weighted"}) is None

@@ -129,7 +129,7 @@ def run(
             "them under sweep.space, or choose a component whose file has a search_space"
         )
     backend = submit.check(probes)
-    if not backend.supervises and (settings["trial_timeout_min"] is not None or settings["early_termination"]):
+    if not backend.supervises and (settings["trial_timeout_min"] is not None or policy(settings)):
         key = "trial_timeout_min" if settings["trial_timeout_min"] is not None else "early_termination"
         raise ConfigError(
             f"sweep.{key}: a run of compute={backend.name} has no supervisor that could end it; choose compute=local"
