@@ -246,7 +246,10 @@ def default_cpus(_parent_: Any = None) -> int:
         return machine.cores()
     from labrun.remote import backend, remotes
 
-    return int(backend.facts(remotes.get(str(host)))["cores"])
+    try:
+        return int(backend.facts(remotes.get(str(host)))["cores"])
+    except LabrunError:  # that it is not known, or cannot be reached, is told before anything runs
+        return 1
 
 
 def groups_text(root: DictConfig) -> str:

@@ -149,6 +149,24 @@ def test_a_search_and_a_script_run_there(
     assert records.read(run_dir).metrics["loss"] == 0.5 and (run_dir / "outputs" / "x").read_text() == "1"
 
 
+def test_data_of_here_are_sent_once_and_what_has_changed_again(box: far.Far, labrun: Command, workspace: Path) -> None:
+    """Takes over 15 s: three commands."""
+    table = workspace / "t.csv"
+    rows = [f"{i % 7},{i % 5},{i % 2}" for i in range(200)]
+    table.write_text("\n".join(["a,b,label", *rows]) + "\n")
+    words = ("dataset=csv", "dataset.path=t.csv", "dataset.target=label", "compute.host=box", "tracking=none")
+    assert "sending data to box: 1 file" in labrun(*words).stderr
+    assert "sending data" not in labrun(*words, "seed=2").stderr
+    rows[0], size = "6,4,0", table.stat().st_size
+    table.write_text("\n".join(["a,b,label", *rows]) + "\n")
+    assert table.stat().st_size == size
+    assert "sending data to box: 1 file" in labrun(*words, "seed=3").stderr
+    found = sorted(runs_of(workspace), key=lambda one: one.created)
+    assert [one.status for one in found] == ["completed"] * 3
+    first, second, third = (json.dumps([entry.get("digest") for entry in one.data]) for one in found)
+    assert first == second != third
+
+
 @pytest.fixture
 def rough(
     tmp_path_factory: pytest.TempPathFactory, workspace: Path, monkeypatch: pytest.MonkeyPatch

@@ -21,7 +21,7 @@ from typing import Any
 
 from labrun import masking
 from labrun.errors import ConfigError
-from labrun.remote import environment, packed
+from labrun.remote import data, environment, packed
 from labrun.remote import link as links
 from labrun.remote.channel import Channel, RefusedError
 from labrun.remote.link import Link
@@ -77,6 +77,7 @@ def send(channel: Channel, folder: Path, link: Link, plan: Plan, run_dirs: Seque
     if problems:
         raise ConfigError([f"{why}: leave compute.host={link.remote} out" for why in problems])
     interpreter = send_code(channel, link, [record for _, record in found], plan)
+    data.send(channel, link, [record for _, record in found])
     _send_folder(channel, folder, link, plan, found)
     return interpreter
 
@@ -153,7 +154,7 @@ def _record_there(record: Record, folder: Path, link: Link) -> bytes:
     """A record with the paths of there."""
     copy = dataclasses.replace(
         record,
-        config=link.there(record.config, folder),
+        config=link.there(record.config, folder, of_data=True),
         sweep=link.there(record.sweep, folder),
         hydra=link.there(record.hydra, folder),
         code=code_there(record.code, folder, link),

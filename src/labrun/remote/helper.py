@@ -150,7 +150,7 @@ class Helper:
             place = self.path(os.path.join(request["to"], name))
             os.makedirs(os.path.dirname(place), mode=0o700, exist_ok=True)
             source = os.path.join(store, digest[:2], digest)
-            if os.path.exists(place) and os.path.getsize(place) == os.path.getsize(source):
+            if os.path.exists(place) and os.path.samefile(place, source):
                 continue
             partial = f"{place}.partial-{os.getpid()}"
             try:

@@ -51,6 +51,8 @@ class Link:
     """The runs whose files are here."""
     left: list[str] = field(default_factory=list)
     """The requests that were passed on."""
+    datastores: dict[str, str] = field(default_factory=dict)
+    """Folders of data here, and their doubles relative to the remote's folder."""
     reached: float = 0.0
     """When the machine last answered (seconds since the epoch)."""
     tried: float = 0.0
@@ -66,19 +68,20 @@ class Link:
         """
         return remotes.get(self.remote)
 
-    def pairs(self, folder: Path) -> list[tuple[str, str]]:
-        """Folders here and their doubles there, the longest first."""
-        found = [(self.home, f"{self.root}/{self.workspace}"), (str(folder), f"{self.root}/{self.folder}")]
-        found += list(self.machine.data.items())
+    def pairs(self, folder: Path, of_data: bool = False) -> list[tuple[str, str]]:
+        """Folders here and their doubles there, the longest first; data may lie in a workspace's own folder."""
+        found = list(self.machine.data.items()) if of_data else []
+        found += [(here, f"{self.root}/{there}") for here, there in self.datastores.items()] if of_data else []
+        found += [(self.home, f"{self.root}/{self.workspace}"), (str(folder), f"{self.root}/{self.folder}")]
         return sorted(found, key=lambda pair: -len(pair[0]))
 
-    def there(self, value: Any, folder: Path) -> Any:
+    def there(self, value: Any, folder: Path, of_data: bool = False) -> Any:
         """A value with the paths of there in place of those of here."""
-        return moved(value, self.pairs(folder))
+        return moved(value, self.pairs(folder, of_data))
 
     def here(self, value: Any, folder: Path) -> Any:
         """A value with the paths of here in place of those of there."""
-        back = [(there, here) for here, there in self.pairs(folder)]
+        back = [(there, here) for here, there in self.pairs(folder, of_data=True)]
         return moved(value, sorted(back, key=lambda pair: -len(pair[0])))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from labrun.errors import LabrunError
-from labrun.remote import carry, mirror, packed, remotes
+from labrun.remote import carry, data, mirror, packed, remotes
 from labrun.remote import link as links
 from labrun.remote.channel import Channel, persistent
 from labrun.remote.link import Link
@@ -101,6 +101,7 @@ def _carry(channel: Channel, folder: Path, link: Link, record: Record, plan: Pla
 
 def _start(channel: Channel, folder: Path, link: Link, record: Record, plan: Plan, words: Sequence[str]) -> None:
     there = carry.send_code(channel, link, [record], plan)
+    data.send(channel, link, [record])
     link.state = links.STARTING
     links.write(folder, link)
     code = carry.code_there(record.code, folder, link) or {}
@@ -112,17 +113,29 @@ def _start(channel: Channel, folder: Path, link: Link, record: Record, plan: Pla
             **carry.variables(link, there, [record]),
             CODE_VARIABLE: json.dumps(code),
         },
-        json.dumps([*(_word_there(word, folder, link) for word in words), mirror.HERE_THERE]),
+        json.dumps(
+            [
+                *(_word_there(word, folder, link) for word in words),
+                *_data_there(link, (record.config.get("datastore") or {}).get("root")),
+                mirror.HERE_THERE,
+            ]
+        ),
         cwd=os.path.relpath(f"{code['folder']}/{code.get('working', '.')}", link.root),
     )
     link.state, link.reached = links.STARTED, time.time()
     links.write(folder, link)
 
 
+def _data_there(link: Link, root: Any) -> list[str]:
+    """Where the datastore's folder is there, if its data were sent."""
+    there = None if root is None else link.datastores.get(root)
+    return [] if there is None else [f"datastore.root={link.root}/{there}"]
+
+
 def _word_there(word: str, folder: Path, link: Link) -> str:
     """An override whose value, if it is a path of here, is one of there."""
     key, equals, value = word.partition("=")
-    return f"{key}{equals}{link.there(value, folder)}" if equals else word
+    return f"{key}{equals}{link.there(value, folder, of_data=True)}" if equals else word
 
 
 def follow(folder: Path, view: View) -> bool:
