@@ -16,6 +16,7 @@ bench:  ## every claim of benchmarks/, with the data of LABRUN_TEST_DATA
 	uv run python benchmarks/logistic_regression.py --save
 	uv run python benchmarks/start_up.py --save
 	uv run python benchmarks/cnn_throughput.py --save
+	uv run python benchmarks/loading.py --save
 	uv run python benchmarks/threads.py --save
 	uv run python benchmarks/sweep_throughput.py --long 1000 --save
 	uv run python benchmarks/slurm_packing.py --save

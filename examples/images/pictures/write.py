@@ -1,0 +1,50 @@
+"""Writes CIFAR-10 as a folder of PNG files, a folder per class: python -m pictures.write FOLDER
+
+FOLDER holds `cifar-10-batches-py`, as its authors publish it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from PIL import Image
+
+from labrun.data.arrays import Part
+from labrun.data.readers import Cifar10
+
+TARGET = Path("data", "cifar10_png")
+
+
+def write(folder: Path, target: Path, count: int | None = None) -> int:
+    """Write the pictures.
+
+    Args:
+        folder: holds CIFAR-10.
+        target: gets `train/CLASS/*.png` and `test/CLASS/*.png`.
+        count: so many of the training part, and a fifth of that of the test part; None: all.
+
+    Returns:
+        How many there are.
+    """
+    raw = Cifar10().read(folder)
+    assert raw.test is not None
+    parts = {"train": (raw.train, count), "test": (raw.test, None if count is None else count // 5)}
+    return sum(write_part(part, raw.class_names, target / name, most) for name, (part, most) in parts.items())
+
+
+def write_part(part: Part, class_names: tuple[str, ...], target: Path, most: int | None) -> int:
+    """Write the first pictures of a part; how many they were."""
+    for name in class_names:
+        (target / name).mkdir(parents=True, exist_ok=True)
+    for place, (pixels, label) in enumerate(zip(part.x[:most], part.y[:most], strict=True)):
+        Image.fromarray(pixels.transpose(1, 2, 0)).save(target / class_names[label] / f"{place:05}.png")
+    return len(part.y[:most])
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="holds cifar-10-batches-py")
+    parser.add_argument("--count", type=int, help="so many of the training part; all, where nothing is said")
+    options = parser.parse_args()
+    print(f"{write(options.folder, TARGET, options.count):,} pictures in {TARGET}")

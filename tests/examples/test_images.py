@@ -1,0 +1,79 @@
+"""`examples/images`: a folder of PNG files, streamed with augmentation and a schedule; on the pool and on Slurm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import labrun
+from example_projects import Project
+from labrun.runs import record as records
+from labrun.runs.record import Record
+
+TINY = (
+    "experiment=pictures",
+    "dataset.validation_size=50",
+    "trainer.max_epochs=2",
+    "trainer.batch_size=32",
+    "model.width=4",
+)
+
+
+def with_pictures(parent: Path, real_data: Path) -> Project:
+    project = Project("images", parent)
+    with project.script():
+        from pictures.write import TARGET, write  # type: ignore[import-not-found]
+
+        assert write(real_data, TARGET, 300) == 360
+    return project
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, real_data: Path) -> Project:
+    return with_pictures(tmp_path_factory.mktemp("images"), real_data)
+
+
+@pytest.fixture(scope="module")
+def trained(project: Project) -> tuple[Record, Path]:
+    return project.run(*TINY)
+
+
+def test_it_is_streamed_to_the_numbers_of_memory(project: Project, trained: tuple[Record, Path]) -> None:
+    record, _ = trained
+    assert not record.data[0]["reading"]["in_memory"] and (record.data[0]["train"], record.data[0]["test"]) == (250, 60)
+    held, _ = project.run(*TINY, "dataset.in_memory=true")
+    assert held.metrics == record.metrics and held.signature == record.signature
+
+
+def test_it_is_scored_and_predicts(project: Project, trained: tuple[Record, Path]) -> None:
+    record, _ = trained
+    again, _ = project.run("task=evaluate", f"from={record.id}")
+    assert again.metrics["accuracy"] == record.metrics["accuracy"]
+    _, run_dir = project.run("task=predict", f"from={record.id}")
+    table = pd.read_csv(run_dir / "outputs" / "predictions.csv")
+    test = table[table["part"] == "test"]
+    assert len(table) == 360 and (test["prediction"] == test["target"]).mean() == pytest.approx(
+        record.metrics["accuracy"]
+    )
+    with project.script():
+        first = sorted(Path("data/cifar10_png/test/airplane").glob("*.png"))[0]
+        found = labrun.load_model(f"run:{record.id}").predict(np.asarray(Image.open(first))[None])
+    assert found.tolist() == test["prediction"].tolist()[:1]
+
+
+def test_two_augmentations_on_the_pool(project: Project) -> None:
+    """Over 15 s where the machine is busy: the pool imports Lightning, and each run has a process that reads."""
+    project.labrun("-m", *TINY, "dataset/augmentation=none,flip", "dataset.num_workers=1")
+    assert len({record["metrics"]["test_loss"] for record in project.swept()}) == 2
+
+
+def test_it_trains_on_slurm(tmp_path: Path, real_data: Path, cluster: None) -> None:
+    """Over 15 s: the job is a new interpreter, which imports Lightning."""
+    project = with_pictures(tmp_path, real_data)
+    record, _ = project.run(*TINY, "compute=slurm", "dataset.num_workers=1")
+    assert record.status == records.COMPLETED and record.job is not None
+    assert not record.data[0]["reading"]["in_memory"]
