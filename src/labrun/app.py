@@ -490,7 +490,7 @@ def without_asking_for_mode() -> Iterator[None]:
         Hydra.get_mode = before  # type: ignore[method-assign]
 
 
-OPEN = {"script": ("arguments", "metrics"), "dataset": ("train", "validation", "test", "predict")}
+OPEN = {"script": ("arguments", "inputs", "metrics", "tables"), "dataset": ("train", "validation", "test", "predict")}
 """Of each group, the keys below which a person names what a component of their own takes."""
 
 

@@ -50,7 +50,7 @@ NAMED = 1000
 """The record names so many classes."""
 UNSIGNED = ("source", "python", "requirements")
 """Of a script's node: where things lie. What is in them is in digests."""
-LATER_OF_SCRIPTS = ("command", "processes")
+LATER_OF_SCRIPTS = ("command", "inputs", "processes", "tables")
 """Keys of scripts that came later, as `LATER`."""
 
 
@@ -448,7 +448,7 @@ def signature(config: Mapping[str, Any], data: list[dict[str, Any]], code: Mappi
         signed["script"] = {
             key: value
             for key, value in config["script"].items()
-            if key not in UNSIGNED and not (key in LATER_OF_SCRIPTS and value in (None, 1))
+            if key not in UNSIGNED and not (key in LATER_OF_SCRIPTS and value in (None, 1, {}))
         }
         signed["code"] = ((code or {}).get("script") or {}).get("digest")
         signed["trainer"] = {}

@@ -418,6 +418,8 @@ class Script:
     arguments: dict[str, Any] = field(default_factory=dict)
     processes: Annotated[int, Range(at_least=1)] = 1
     positional: list[Word] = field(default_factory=list)
+    inputs: dict[str, str] = field(default_factory=dict)
+    tables: dict[str, Any] = field(default_factory=dict)
     source: str | None = None
     python: str | None = None
     requirements: str | None = None
@@ -674,12 +676,14 @@ def _check_script(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"script: say what to run, script.path=train.py or script.command='bash train.sh', and {given}"
     for group in ("dataset", "model"):
         if config.get(group):
-            how = " Its path is passed by script.arguments.NAME='${mount:NAME}'" if group == "dataset" else ""
+            how = " It is read by script.inputs.NAME='${mount:NAME}'" if group == "dataset" else ""
             yield f"{group}: a script brings its own, so none is chosen with task=script.{how}"
     for name, value in (node.get("arguments") or {}).items():
         words = value if isinstance(value, list) else [value]
         if not all(word is None or isinstance(word, str | int | float) for word in words):
             yield f"script.arguments.{name}={value}: an argument is text, a number, true or false, or a list of those"
+    for name in (node.get("tables") or {}).keys() - (node.get("inputs") or {}).keys():
+        yield f"script.tables.{name}: there is no input of that name in script.inputs"
     for name, pattern in (node.get("metrics") or {}).items():
         try:
             if isinstance(pattern, str) and not re.compile(pattern).groups:

@@ -196,7 +196,8 @@ def test_inputs_are_the_paths_that_were_mounted(bench: Any, well: Any, tmp_path:
     )
     done = well(bench.run(script, LABRUN_INPUTS=json.dumps({"cats": str(data)})))
     assert "(it has: cats)" in done.stdout and "'script.arguments.data_path=${mount:dogs}'" in done.stdout
-    assert done.stdout.count("NotInLabrun") == 4 and "lab data upload" in done.stdout
+    assert done.stdout.count("NotInLabrun") == 2 and "'script.inputs.dogs=${mount:dogs}'" in done.stdout
+    assert "no files in the datastore local under x.csv" in done.stdout, "labrun is there, so datastores are"
 
 
 def test_registered_models_are_found(bench: Any, well: Any, tmp_path: Path) -> None:

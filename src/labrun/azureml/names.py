@@ -66,6 +66,17 @@ PLACES = {
     # searches for a model
     "AutoMLConfig": "automl",
     "AutoMLRun": "automl",
+    # data
+    "DataPath": "data_reference",
+    "DataReference": "data_reference",
+    "Dataset": "dataset",
+    "DatasetConsumptionConfig": "data_sets",
+    "Datastore": "datastore",
+    "FileDataset": "data_sets",
+    "FileDatasetFactory": "dataset_factories",
+    "OutputFileDatasetConfig": "data_reference",
+    "TabularDataset": "data_sets",
+    "TabularDatasetFactory": "dataset_factories",
     # machines
     "AmlCompute": "compute",
     "BatchAiCompute": "compute",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from labrun import exact
 from labrun.azureml import compute, distributed
 from labrun.azureml.run_configuration import RunConfiguration
+from labrun.azureml.script_inputs import ScriptInputs
 from labrun.azureml.submitting import Config
 from labrun.azureml.telling import once
 from labrun.azureml.words import Reference, word
@@ -75,11 +76,8 @@ class ScriptRunConfig(Config):
 
     def words(self, experiment: Experiment) -> list[str]:
         """What is typed after `labrun`."""
-        inputs: dict[str, str] = {}
+        inputs = ScriptInputs({**self.run_config.data_references, **self.run_config.data})
         run = self._run_words(inputs)
-        for name, item in {**self.run_config.data_references, **self.run_config.data}.items():
-            if hasattr(item, "labrun_mount"):
-                inputs.setdefault(str(name), item.labrun_mount())
         limit = self.max_run_duration_seconds or self.run_config.max_run_duration_seconds
         target = compute.words(self.run_config.target, experiment.workspace)
         return [
@@ -87,21 +85,21 @@ class ScriptRunConfig(Config):
             "script.azureml=true",
             word("script.source", self.source_directory),
             *run,
-            *([word("script.inputs", {k: Reference(v) for k, v in inputs.items()})] if inputs else []),
+            *inputs.words(),
             *target,
             *distributed.words(self.distributed_job_config, self.run_config, target),
             *([word("compute.timeout_min", limit / 60)] if limit else []),
             *self._environment_words(experiment),
         ]
 
-    def _run_words(self, inputs: dict[str, str]) -> list[str]:
+    def _run_words(self, inputs: ScriptInputs) -> list[str]:
         """What is run: a script with its arguments, or a command."""
         several = isinstance(self.command, (list, tuple))
         given = list(self.command) if several else str(self.command or "").split()
         is_script = len(given) > 1 and str(given[0]) in PYTHONS and str(given[1]).endswith(".py")
         plain = [str(value) for value in given if not hasattr(value, "labrun_mount")]
         if self.command is not None and (not is_script or any(mark in text for text in plain for mark in SHELL)):
-            texts = [self._argument(value, inputs) for value in given] if several else [str(self.command)]
+            texts = [inputs.argument(value) for value in given] if several else [str(self.command)]
             quoted = [f"'{text}'" if isinstance(text, Reference) else exact.escaped(text) for text in texts]
             return [word("script.command", Reference(" ".join(quoted)))]
         script, arguments = (given[1], given[2:]) if self.command is not None else (self.script, self.arguments)
@@ -112,19 +110,8 @@ class ScriptRunConfig(Config):
             )
         return [
             word("script.path", os.path.join(self.source_directory, str(script))),
-            word("script.positional", [self._argument(value, inputs) for value in arguments]),
+            word("script.positional", [inputs.argument(value) for value in arguments]),
         ]
-
-    @staticmethod
-    def _argument(value: Any, inputs: dict[str, str]) -> Any:
-        """A word for the script; data become their path, and an input if they have a name of their own."""
-        if not hasattr(value, "labrun_mount"):
-            return str(value)
-        mount = value.labrun_mount()
-        alias = getattr(value, "labrun_alias", None)
-        if alias:
-            inputs[alias] = mount
-        return Reference(mount)
 
     def _environment_words(self, experiment: Experiment) -> list[str]:
         environment = self.run_config._environment

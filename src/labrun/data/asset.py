@@ -68,9 +68,10 @@ def check_name(name: str) -> str:
         ConfigError: it cannot be one.
     """
     if not NAME.fullmatch(name):
+        written = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:100]
         raise ConfigError(
             f"{name!r} cannot be the name of an asset: letters, digits, '.', '_' and '-', at most 100, a letter or "
-            "digit first"
+            "digit first" + (f". Write {written}: an Azure script finds it by both names" if written else "")
         )
     return name
 

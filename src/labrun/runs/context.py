@@ -23,6 +23,8 @@ from labrun._io import append_line, write_line
 RUN_DIR_VARIABLE = "LABRUN_RUN_DIR"
 ATTEMPT_VARIABLE = "LABRUN_ATTEMPT"
 METRICS_FILE = "metrics.jsonl"
+INPUTS_FILE = "logs/azureml/inputs.log"
+"""What a script has read beside what its config mounted: a line of JSON for each, as the record's `data` has them."""
 ANNOTATIONS_FILE = "annotations.jsonl"
 """Tags, notes and properties given after the run was submitted, by anyone: `run.json` has one writer, this has many."""
 

@@ -57,6 +57,7 @@ def settle(kept: dict[str, Any], values: Mapping[str, Any]) -> None:
         else:
             kept["requirements"] = str(file.resolve())
             kept["environment"] = environments.digest_of(file, bool(values.get("azureml")))
+    kept["inputs"] = {name: _mounted(text) for name, text in (kept.get("inputs") or {}).items()}
     for name, value in {**(values.get("arguments") or {})}.items():
         if not str(name).strip() or any(c.isspace() or c == "\0" for c in str(name)):
             problems.append(f"script.arguments: {name!r} is no name of an argument")
@@ -76,6 +77,12 @@ def _problems_of_source(source: Path, values: Mapping[str, Any]) -> list[str]:
             "folder of its own, or name one with script.source"
         ]
     return []
+
+
+def _mounted(text: Any) -> str:
+    """An input's value: a name alone is that of an asset or folder of the datastore."""
+    plain = str(text)
+    return plain if "${" in plain or plain.startswith("/") else f"${{mount:{plain}}}"
 
 
 def code(kept: Mapping[str, Any], root: Path) -> dict[str, Any]:

@@ -81,6 +81,7 @@ def run(config: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]], record: 
             run_context = context.current()
             if run_context is not None:
                 run_context.summary.update(context.last_values(paths.root))
+            record.data += read_by_name(paths, record.data)
     if ended.code != 0:
         raise RunFailedError(f"{ended.message(name)}{_way_out(ended, script)}", ended.trace)
     if script.get("command") and (told := _told_failure(paths)):
@@ -119,6 +120,19 @@ def _told_failure(paths: RunPaths) -> str | None:
         return str(found.get("message")) if is_new else None
     except (OSError, ValueError, AttributeError):
         return None
+
+
+def read_by_name(paths: RunPaths, mounted: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the script has asked for by `Dataset.get_by_name` and was not mounted, as the record tells it."""
+    try:
+        lines = (paths.root / context.INPUTS_FILE).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    found = [json.loads(line) for line in lines if line.endswith("}")]
+    new = {(entry["datastore"], entry["asset"], entry["number"]): entry for entry in found}
+    for one in mounted:
+        new.pop((one.get("datastore"), one.get("asset"), one.get("number")), None)
+    return list(new.values())
 
 
 def _way_out(ended: Ended, script: Mapping[str, Any]) -> str:
@@ -250,13 +264,17 @@ def variables(
     for name in threads.VARIABLES:
         found.setdefault(name, str(config["compute"]["cpus_per_run"]))
     named = {str(entry["input"]).partition("@")[0].rpartition("/")[2]: str(entry["path"]) for entry in inputs}
+    named |= {name: str(path) for name, path in (config["script"].get("inputs") or {}).items()}
     found |= {
         "PYTHONUNBUFFERED": "1",
         "LABRUN_EXPERIMENT": record.name,
         "LABRUN_WORKSPACE": str(store.workspace()),
         "LABRUN_INPUTS": json.dumps(named),
+        "LABRUN_TABLES": json.dumps(config["script"].get("tables") or {}),
         "LABRUN_SEED": str(config["seed"]),
     }
+    if config["script"]["azureml"]:
+        found |= {f"AZUREML_DATAREFERENCE_{name}": path for name, path in named.items()}
     if "MLFLOW_TRACKING_URI" not in config["compute"]["environment"]:
         found |= endpoint.variables
     return found

@@ -18,6 +18,7 @@ from labrun.compat.azureml import absent
 from labrun.runs import context
 
 TRAINING = {
+    "DataType": "table_types",
     "Dataset": "dataset",
     "Datastore": "datastore",
     "Experiment": "experiment",
@@ -26,6 +27,7 @@ TRAINING = {
     "Inputs": "data",
     "Model": "model",
     "Run": "run",
+    "PromoteHeadersBehavior": "table_types",
     "TabularDataset": "data",
     "TabularDatasetFactory": "factories",
     "Workspace": "workspace",

@@ -1,9 +1,12 @@
-"""The inputs of a run: what its config mounted, as local paths."""
+"""The inputs of a run: what its config mounted, as local paths that answer as the SDK's data sets do."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import tempfile
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from labrun.compat.azureml.absent import not_here
 from labrun.compat.azureml.exceptions import UserErrorException
-from labrun.compat.azureml.training import place
+from labrun.compat.azureml.training import place, steps, tables, tabular
 
 if TYPE_CHECKING:
     _Mapping = Mapping[str, "InputDataset"]
@@ -20,20 +23,26 @@ else:
 
 __all__ = ["FileDataset", "InputDataset", "Inputs", "TabularDataset"]
 
+WAIT_S = 30
 
-class InputDataset(str):
+
+class InputDataset(tabular.Tabular, str):
     """An input's local path, which also answers as the SDK's data sets do.
 
     It is text because a script that got its input mounted in Azure gets the path, and one that did not gets a data set.
+    Where all of its files are tables, `take` and the like are about rows; else about files.
     """
 
     name = ""
+    version: Any = None
+    description: Any = None
+    _definition: Any = None
 
     @classmethod
-    def called(cls, name: str, path: str) -> InputDataset:
-        """An input with its name."""
+    def called(cls, name: str, path: str, definition: Any = None) -> InputDataset:
+        """An input with its name, and how it is read as a table."""
         made = cls(path)
-        made.name = name
+        made.name, made._definition = name, definition
         return made
 
     def __enter__(self) -> InputDataset:
@@ -43,6 +52,23 @@ class InputDataset(str):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """The mount stays: it belongs to the run."""
+
+    def __getattr__(self, name: str) -> Any:
+        return tabular.missing("Dataset", name)
+
+    def __getitem__(self, key: Any) -> Any:
+        """A letter of the path; with a text, the column of that name, for `filter`."""
+        return steps.Column(key) if isinstance(key, str) else str.__getitem__(self, key)
+
+    @property
+    def id(self) -> str:
+        """Name and version."""
+        return self.name if self.version is None else f"{self.name}:{self.version}"
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """None: they are kept in the workspace."""
+        return {}
 
     @property
     def mount_point(self) -> str:
@@ -96,57 +122,142 @@ class InputDataset(str):
             copies.append(str(copy))
         return copies
 
-    def to_pandas_dataframe(self, *args: Any, **kwargs: Any) -> Any:
-        """The table in it, with pandas.
+    # As a table
 
-        Raises:
-            UserErrorException: it holds no table, or several.
-        """
-        tables = [path for path in _files(Path(self)) if path.suffix.lower() in (".csv", ".tsv", ".parquet")]
-        if len(tables) != 1:
-            raise UserErrorException(
-                f"input {self.name}: {len(tables)} tables (.csv, .tsv, .parquet) in {self}, not one"
-            )
-        return read_table(str(tables[0]))
+    def _is_table(self) -> bool:
+        files = _files(Path(self))
+        return self._definition is not None or (bool(files) and all(tables.is_table(path.name) for path in files))
+
+    def _table(self) -> Any:
+        return self._definition or tables.ANY
+
+    def _table_files(self) -> Any:
+        root = Path(self)
+        files = _files(root)
+        if self._definition is None:
+            files = [path for path in files if tables.is_table(path.name)]
+            if not files:
+                raise UserErrorException(f"input {self.name}: no table (.csv, .tsv, .parquet, .jsonl) in {self}")
+        shown = [path.name if root.is_file() else path.relative_to(root).as_posix() for path in files]
+        return [(str(path), f"/{name}") for path, name in zip(files, shown)]  # noqa: B905
+
+    def _with_table(self, table: Any) -> Any:
+        made = InputDataset.called(self.name, str(self), table)
+        made.version = self.version
+        return made
+
+    def _of_folder(self, folder: str) -> Any:
+        return InputDataset.called(self.name, folder)
+
+    # Of files
+
+    def take(self, count: int) -> Any:
+        if self._is_table():
+            return super().take(count)
+        return self._selected(_files(Path(self))[: tabular.count_of("take", count)])
+
+    def skip(self, count: int) -> Any:
+        if self._is_table():
+            return super().skip(count)
+        return self._selected(_files(Path(self))[tabular.count_of("skip", count) :])
+
+    def sample(self, probability: float, seed: Any = None) -> Any:
+        return super().sample(probability, seed) if self._is_table() else self.random_split(probability, seed)[0]
+
+    def random_split(self, percentage: float, seed: Any = None) -> Any:
+        if self._is_table():
+            return super().random_split(percentage, seed)
+        files, part = _files(Path(self)), tabular.share("random_split", percentage)
+        first = steps.in_part(len(files), part, tabular.seed_of(seed), True)
+        return (
+            self._selected([path for path, taken in zip(files, first) if taken]),  # noqa: B905
+            self._selected([path for path, taken in zip(files, first) if not taken]),  # noqa: B905
+        )
+
+    def _selected(self, files: list[Path]) -> InputDataset:
+        """A folder of links to some of the files."""
+        root, folder = Path(self), Path(tempfile.mkdtemp(prefix="labrun-files-"))
+        for path in files:
+            link = folder / (path.name if root.is_file() else path.relative_to(root))
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path.absolute())
+        return InputDataset.called(self.name, str(folder))
 
 
 FileDataset = InputDataset
 
 
-class TabularDataset:
-    """Tables in local files, or at web addresses that pandas reads.
+class TabularDataset(tabular.Tabular):
+    """Tables in local files, or at web addresses.
 
     Args:
         paths: where they are.
-        **options: for the reader of pandas.
+        definition: how they are read; see `tables`.
     """
 
-    def __init__(self, paths: list[str], **options: Any) -> None:
+    name = None
+    version = None
+
+    def __init__(self, paths: list[str], definition: Any = None) -> None:
         self.paths = paths
-        self._options = options
-
-    def to_pandas_dataframe(self, *args: Any, **kwargs: Any) -> Any:
-        """All tables, one below the other."""
-        tables = [read_table(path, **self._options) for path in self.paths]
-        if len(tables) == 1:
-            return tables[0]
-        import pandas
-
-        return pandas.concat(tables, ignore_index=True)
+        self._definition = definition or tables.ANY
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(f"'TabularDataset' object has no attribute {name!r}")
-        not_here(f"TabularDataset.{name}", "the same on the data frame: .to_pandas_dataframe()")
+        return tabular.missing("TabularDataset", name)
+
+    def __getitem__(self, name: str) -> Any:
+        return steps.Column(name)
+
+    def _table(self) -> Any:
+        return self._definition
+
+    def _table_files(self) -> Any:
+        found = []
+        for path in self.paths:
+            if "://" in path:
+                found.append((fetched(path), path))
+            else:
+                root = Path(path)
+                found += [
+                    (str(one), "/" + (one.name if one == root else one.relative_to(root).as_posix()))
+                    for one in _files(root)
+                ]
+        return found
+
+    def _with_table(self, table: Any) -> Any:
+        return TabularDataset(self.paths, table)
+
+    def _of_folder(self, folder: str) -> Any:
+        return InputDataset.called("", folder)
 
 
-def read_table(path: str, **options: Any) -> Any:
-    """One table, by its file's kind."""
-    import pandas
+def fetched(address: str, folder: Any = None) -> str:
+    """A local copy of what lies at a web address.
 
-    if path.lower().endswith(".parquet"):
-        return pandas.read_parquet(path, **options)
-    return pandas.read_csv(path, **{"sep": "\t" if path.lower().endswith(".tsv") else ",", **options})
+    Args:
+        address: `http` or `https`.
+        folder: where to put it; None: a temporary one.
+
+    Raises:
+        UserErrorException: this machine cannot reach it.
+    """
+    target = Path(folder or tempfile.mkdtemp(prefix="labrun-web-")) / (
+        address.partition("?")[0].rpartition("/")[2] or "file"
+    )
+    if not address.startswith(("http://", "https://")):
+        raise UserErrorException(f"{address}: labrun reads web addresses that begin with http:// or https://")
+    partial = target.with_name(target.name + ".part")
+    try:
+        with urllib.request.urlopen(address, timeout=WAIT_S) as answer, open(str(partial), "wb") as file:
+            shutil.copyfileobj(answer, file)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise UserErrorException(
+            f"{address} cannot be reached from this machine ({reason}): bring the file by other means, and give its "
+            "local path, or upload it to a datastore"
+        ) from None
+    partial.replace(target)
+    return str(target)
 
 
 class Inputs(_Mapping):
@@ -154,16 +265,19 @@ class Inputs(_Mapping):
 
     def __init__(self) -> None:
         self._paths = place.inputs()
+        self._tables = place.tables()
 
     def __getitem__(self, name: str) -> InputDataset:
         if name not in self._paths:
             there = f"it has: {', '.join(sorted(self._paths))}" if self._paths else "it has none"
+            asset = place.asset_name(name)
             not_here(
                 f"The input {name!r}, which this run does not have ({there}),",
-                f"mount it by the command line: 'script.arguments.data_path=${{mount:{name}}}' (`lab data ls` shows "
-                "what there is), and the script gets its path",
+                f"mount it by the command line: 'script.inputs.{place.alias(name)}=${{mount:{asset}}}' (`lab data ls` "
+                "shows what there is); or, where it is also an argument of the script, "
+                f"'script.arguments.data_path=${{mount:{asset}}}'",
             )
-        return InputDataset.called(name, self._paths[name])
+        return InputDataset.called(name, self._paths[name], self._tables.get(name))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._paths)

@@ -31,11 +31,8 @@ class Dataset:
         Raises:
             NotInLabrun: the run has no such input.
         """
-        inputs = Inputs()
-        for name in inputs:
-            if id in (name, str(inputs[name])):
-                return inputs[name]
-        return inputs[id]
+        found = input_by_id(id)
+        return Inputs()[id] if found is None else found
 
     @classmethod
     def get_all(cls, workspace: Any = None) -> Inputs:
@@ -44,3 +41,12 @@ class Dataset:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         absent.datastore_way("Dataset(...)")
+
+
+def input_by_id(id: str) -> Any:
+    """The input of this run that has a name or a path; None where there is none."""
+    inputs = Inputs()
+    for name in reversed(list(inputs)):  # those with names of their own come last, and know how they are read
+        if id in (name, str(inputs[name])):
+            return inputs[name]
+    return None

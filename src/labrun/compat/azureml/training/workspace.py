@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from labrun.compat.azureml import absent
+from labrun.compat.azureml import absent, finder
 from labrun.compat.azureml.absent import not_here
 from labrun.compat.azureml.training import place
-
-if TYPE_CHECKING:
-    from labrun.compat.azureml.training.data import Inputs
-    from labrun.compat.azureml.training.datastore import Datastore
 
 
 class Workspace:
@@ -40,15 +36,21 @@ class Workspace:
         """Not in labrun: a folder needs no creation."""
         not_here("Workspace.create()", "any folder is a workspace: go there and run `labrun` (or set LABRUN_ROOT)")
 
-    def get_default_datastore(self) -> Datastore:
-        """The run's datastore, by name."""
+    def get_default_datastore(self) -> Any:
+        """The run's datastore; by name alone where labrun is not installed."""
+        whole = finder.whole()
+        if whole is not None:
+            return whole.find("azureml.core", "Datastore").get_default(None)
         from labrun.compat.azureml.training.datastore import Datastore
 
         return Datastore()
 
     @property
-    def datasets(self) -> Inputs:
-        """The inputs that the run's config mounted, by their names."""
+    def datasets(self) -> Any:
+        """The inputs that the run's config mounted, by their names; where labrun is installed, all that there is."""
+        whole = finder.whole()
+        if whole is not None:
+            return whole.find("azureml.core", "Dataset").get_all(None)
         from labrun.compat.azureml.training.data import Inputs
 
         return Inputs()

@@ -1,0 +1,181 @@
+"""`DataReference` and `DataPath`: a folder or file of a datastore; `OutputFileDatasetConfig`: one that a run writes."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labrun.azureml.advice import Advising
+from labrun.azureml.telling import once
+from labrun.compat.azureml.absent import not_here
+from labrun.compat.azureml.exceptions import UserErrorException
+from labrun.data.stores.local import LocalDatastore
+
+if TYPE_CHECKING:
+    from labrun.azureml.datastore import Datastore
+
+PREFIX = "$AZUREML_DATAREFERENCE_"
+"""How the text of a reference begins."""
+
+
+class DataPath(Advising):
+    """A folder or file of a datastore.
+
+    Args:
+        datastore: the datastore.
+        path_on_datastore: in it.
+        name: not used.
+    """
+
+    def __init__(self, datastore: Datastore, path_on_datastore: str | None = None, name: str | None = None) -> None:
+        self.datastore, self.name = datastore, name
+        self.path_on_datastore = datastore._clean(path_on_datastore)
+
+    def create_data_reference(
+        self, data_reference_name: str | None = None, datapath_compute_binding: Any = None
+    ) -> DataReference:
+        """The same, for a run."""
+        return DataReference(self.datastore, data_reference_name, self.path_on_datastore)
+
+
+class DataReference(Advising):
+    """A folder or file of a datastore, as a run gets it: among its arguments, in place of its text there, or by name.
+
+    Args:
+        datastore: the datastore.
+        data_reference_name: the input's name; None: made of the path.
+        path_on_datastore: in the datastore.
+        mode: `mount`, `download` or `upload`.
+        path_on_compute: not used: labrun says where it lies.
+        overwrite: not used.
+    """
+
+    def __init__(
+        self,
+        datastore: Datastore,
+        data_reference_name: str | None = None,
+        path_on_datastore: str | None = None,
+        mode: str = "mount",
+        path_on_compute: Any = None,
+        overwrite: bool = False,
+    ) -> None:
+        self.datastore, self.mode = datastore, mode
+        self.path_on_datastore = datastore._clean(path_on_datastore)
+        plain = re.sub(r"\W+", "_", f"{datastore.name}_{self.path_on_datastore}").strip("_")
+        self.data_reference_name = data_reference_name or plain
+        self.path_on_compute, self.overwrite = path_on_compute, overwrite
+
+    def __str__(self) -> str:
+        return f"{PREFIX}{self.data_reference_name}"
+
+    def __repr__(self) -> str:
+        return f"DataReference({self.datastore.name}/{self.path_on_datastore}, mode={self.mode})"
+
+    @property
+    def labrun_alias(self) -> str | None:
+        """The input's name."""
+        return None if self.mode == "upload" else self.data_reference_name
+
+    def labrun_mount(self) -> str:
+        """What its argument is."""
+        if self.mode == "upload":
+            return output_folder(self.datastore, self.path_on_datastore, f"{self!r}")
+        return reference(self.datastore, self.path_on_datastore)
+
+    def path(self, path: str | None = None, data_reference_name: str | None = None) -> DataReference:
+        """A folder or file below it."""
+        below = f"{self.path_on_datastore}/{path or ''}"
+        return DataReference(self.datastore, data_reference_name, below, self.mode)
+
+    def as_mount(self) -> DataReference:
+        """For a run to read."""
+        return self._with("mount")
+
+    def as_download(self, path_on_compute: Any = None, overwrite: bool = False) -> DataReference:
+        """For a run to read: also mounted."""
+        return self._with("download", path_on_compute)
+
+    def as_upload(self, path_on_compute: Any = None, overwrite: bool = False) -> DataReference:
+        """For a run to write."""
+        return self._with("upload", path_on_compute)
+
+    def _with(self, mode: str, path_on_compute: Any = None) -> DataReference:
+        return DataReference(self.datastore, self.data_reference_name, self.path_on_datastore, mode, path_on_compute)
+
+    def to_config(self) -> DataReference:
+        """Itself: `run_config.data_references` takes it."""
+        return self
+
+
+class OutputFileDatasetConfig(Advising):
+    """A folder that a run writes, and others read afterwards.
+
+    Args:
+        name: the output's name.
+        destination: a datastore and a path in it; None: `dataset/ID/NAME` in the default one.
+        source: not used: labrun says where it lies.
+        partition_format: not in labrun.
+    """
+
+    def __init__(
+        self, name: str | None = None, destination: Any = None, source: Any = None, partition_format: Any = None
+    ) -> None:
+        from labrun.azureml.datastore import Datastore
+
+        self.name = name or "output"
+        given = destination if isinstance(destination, tuple) else (destination or Datastore(), None)
+        if len(given) != 2 or not isinstance(given[0], Datastore):
+            raise UserErrorException(f"destination={destination!r}: give a datastore and a path: (datastore, 'folder')")
+        template = str(given[1] or "dataset/{run-id}/{output-name}")
+        self.datastore: Datastore = given[0]
+        self.path_on_datastore = self.datastore._clean(
+            template.replace("{run-id}", uuid.uuid4().hex[:8]).replace("{output-name}", self.name)
+        )
+
+    def labrun_mount(self) -> str:
+        """What its argument is."""
+        return output_folder(self.datastore, self.path_on_datastore, f"OutputFileDatasetConfig({self.name!r})")
+
+    def as_mount(self, *args: Any, **kwargs: Any) -> OutputFileDatasetConfig:
+        """Itself."""
+        return self
+
+    def as_upload(self, *args: Any, **kwargs: Any) -> OutputFileDatasetConfig:
+        """Itself: what the run writes is in the datastore at once."""
+        return self
+
+    def as_input(self, name: str | None = None) -> Any:
+        """What the run has written, as another run's input."""
+        return DataReference(self.datastore, name or self.name, self.path_on_datastore)
+
+    def register_on_complete(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Not in labrun: whoever waits for the run registers."""
+        not_here(
+            f"OutputFileDatasetConfig.register_on_complete({name!r})",
+            "when the run has completed: Dataset.File.from_files((datastore, path)).register(ws, name)",
+        )
+
+
+def reference(datastore: Datastore, path: str) -> str:
+    """`${mount:...}` for a folder or file of a datastore."""
+    return f"${{mount:{datastore.name}/{path or '.'}}}"
+
+
+def output_folder(datastore: Datastore, path: str, what: str) -> str:
+    """The local folder that a run may write to.
+
+    Raises:
+        NotInLabrun: the datastore is not this machine's.
+    """
+    if not isinstance(datastore.store, LocalDatastore):
+        not_here(
+            f"{what}, an output in the datastore {datastore.name},",
+            "have the script write to ./outputs, and upload that when the run has completed: run.download_files(), "
+            "datastore.upload()",
+        )
+    folder: Path = datastore.store.path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    once(f"{what}: the run writes to {folder} itself")
+    return str(folder)

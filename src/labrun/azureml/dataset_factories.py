@@ -1,0 +1,260 @@
+"""`Dataset.File` and `Dataset.Tabular`: data sets made of paths."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from labrun._io import file_sha256
+from labrun.azureml.content import MANAGED, Content
+from labrun.azureml.data_reference import DataPath, DataReference
+from labrun.azureml.data_sets import FileDataset, TabularDataset
+from labrun.azureml.datastore import Datastore
+from labrun.azureml.telling import once
+from labrun.azureml.workspace import Workspace
+from labrun.compat.azureml.absent import not_here
+from labrun.compat.azureml.exceptions import UserErrorException
+from labrun.compat.azureml.training.data import fetched
+from labrun.compat.azureml.training.table_types import common, delimited
+from labrun.runs import store as workspaces
+
+
+def content_of(call: str, path: Any, validate: bool = True) -> Content:
+    """The files that a call names.
+
+    Args:
+        call: for messages.
+        path: a local path, a web address, `(datastore, path)`, a `DataPath`, or a list of one of these kinds.
+        validate: look whether there are any.
+
+    Raises:
+        UserErrorException: there is nothing, or no such path.
+    """
+    given = path if isinstance(path, list) else [path]
+    if not given:
+        raise UserErrorException(f"{call}: the list of paths is empty")
+    pairs = [_place(call, one) for one in given]
+    if len({None if store is None else store.name for store, _ in pairs}) > 1:
+        not_here(f"{call} of several datastores", "one data set for each of them")
+    made = Content(pairs[0][0], tuple(dict.fromkeys(name for _, name in pairs)))
+    if validate:
+        _ = made.files
+    return made
+
+
+def _place(call: str, given: Any) -> tuple[Datastore | None, str]:
+    """A path's datastore, or None for this machine, and its name from the root."""
+    if isinstance(given, (DataPath, DataReference)):
+        return given.datastore, given.path_on_datastore
+    if isinstance(given, Datastore):
+        return given, ""
+    if isinstance(given, (tuple, list)) and len(given) == 2 and isinstance(given[0], Datastore):
+        return given[0], given[0]._clean(str(given[1]))
+    if not isinstance(given, (str, os.PathLike)):
+        raise UserErrorException(
+            f"{call}: {given!r} is no path: give (datastore, 'folder/file'), a local path or an address"
+        )
+    text = os.fsdecode(given)
+    if "://" in text:
+        return None, _from_web(text).strip("/")
+    local = Path(text).expanduser().absolute()
+    return None, os.path.normpath(local).strip("/")
+
+
+def _from_web(address: str) -> str:
+    """A local copy of a file of the web; an earlier one where it cannot be reached any more."""
+    key = hashlib.sha256(address.encode()).hexdigest()[:16]
+    folder = workspaces.state_folder(Workspace().folder) / "azureml" / "web" / key
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return fetched(address, folder)
+    except UserErrorException:
+        earlier = [path for path in folder.iterdir() if not path.name.endswith(".part")]
+        if not earlier:
+            raise
+        once(f"{address} cannot be reached now: the copy that was made before is used")
+        return str(earlier[0])
+
+
+class FileDatasetFactory:
+    """`Dataset.File`."""
+
+    @staticmethod
+    def from_files(
+        path: Any, validate: bool = True, partition_format: Any = None, is_file: bool = False
+    ) -> FileDataset:
+        """A data set of files.
+
+        Args:
+            path: as of `content_of`.
+            validate: look whether there are any.
+            partition_format: not in labrun.
+            is_file: not used: labrun looks.
+        """
+        common("from_files", None, False, partition_format)
+        return FileDataset(content_of("Dataset.File.from_files()", path, validate))
+
+    @staticmethod
+    def upload_directory(
+        src_dir: Any,
+        target: Any,
+        pattern: str | None = None,
+        overwrite: bool = False,
+        show_progress: bool = True,
+    ) -> FileDataset:
+        """Send a folder's files to a datastore, and give the data set of what lies there.
+
+        Args:
+            src_dir: the folder.
+            target: `(datastore, path)`, a `DataPath` or a datastore.
+            pattern: only files like it, as `*.csv`.
+            overwrite: put them over those that are there.
+            show_progress: print a line for each.
+        """
+        datastore, folder = _target("upload_directory", target)
+        if pattern is None:
+            datastore.upload(src_dir, folder, overwrite, show_progress)
+        else:
+            root = Path(os.fsdecode(src_dir)).expanduser()
+            found = sorted(str(one) for one in root.glob(pattern) if one.is_file())
+            datastore.upload_files(found, root, folder, overwrite, show_progress)
+        return FileDatasetFactory.from_files((datastore, folder))
+
+
+class TabularDatasetFactory:
+    """`Dataset.Tabular`."""
+
+    @staticmethod
+    def from_delimited_files(
+        path: Any,
+        validate: bool = True,
+        include_path: bool = False,
+        infer_column_types: bool = True,
+        set_column_types: Mapping[str, Any] | None = None,
+        separator: str = ",",
+        header: Any = True,
+        partition_format: Any = None,
+        support_multi_line: bool = False,
+        empty_as_string: bool = False,
+        encoding: str = "utf8",
+    ) -> TabularDataset:
+        """Rows of text files.
+
+        Args:
+            path: as of `content_of`.
+            validate: look whether there are any.
+            include_path: a column `Path`.
+            infer_column_types: False: every column is text.
+            set_column_types: a `DataType` by the column's name.
+            separator: between columns.
+            header: False, or one of `PromoteHeadersBehavior`.
+            partition_format: not in labrun.
+            support_multi_line: not needed: a value in quotes may go over several lines.
+            empty_as_string: in columns of text, an empty cell is an empty text, not None.
+            encoding: of the text.
+        """
+        definition = delimited(
+            separator,
+            header,
+            encoding,
+            infer_column_types,
+            set_column_types,
+            include_path,
+            partition_format,
+            empty_as_string,
+        )
+        return TabularDataset(content_of("Dataset.Tabular.from_delimited_files()", path, validate), definition)
+
+    @staticmethod
+    def from_parquet_files(
+        path: Any,
+        validate: bool = True,
+        include_path: bool = False,
+        set_column_types: Mapping[str, Any] | None = None,
+        partition_format: Any = None,
+    ) -> TabularDataset:
+        """Rows of Parquet files."""
+        told = common("from_parquet_files", set_column_types, include_path, partition_format)
+        content = content_of("Dataset.Tabular.from_parquet_files()", path, validate)
+        return TabularDataset(content, {"format": "parquet", **told})
+
+    @staticmethod
+    def from_json_lines_files(
+        path: Any,
+        validate: bool = True,
+        include_path: bool = False,
+        set_column_types: Mapping[str, Any] | None = None,
+        partition_format: Any = None,
+        invalid_lines: str = "error",
+        encoding: str = "utf8",
+    ) -> TabularDataset:
+        """Rows of files with a JSON object a line."""
+        told = common("from_json_lines_files", set_column_types, include_path, partition_format)
+        content = content_of("Dataset.Tabular.from_json_lines_files()", path, validate)
+        return TabularDataset(content, {"format": "json", "invalid_lines": invalid_lines, "encoding": encoding, **told})
+
+    @staticmethod
+    def from_sql_query(*args: Any, **kwargs: Any) -> Any:
+        """Not in labrun: there are no databases among its datastores."""
+        not_here("Dataset.Tabular.from_sql_query()", "pandas.read_sql, and register_pandas_dataframe() of the rows")
+
+    @staticmethod
+    def register_pandas_dataframe(
+        dataframe: Any,
+        target: Any,
+        name: str,
+        description: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        show_progress: bool = True,
+        **kwargs: Any,
+    ) -> TabularDataset:
+        """Write a data frame to a datastore as Parquet, and register it.
+
+        Args:
+            dataframe: the rows.
+            target: `(datastore, path)`, a `DataPath` or a datastore.
+            name: of the data set; one that is there gets a new version.
+            description: of the version.
+            tags: of the version.
+            show_progress: print the SDK's lines.
+            **kwargs: not used.
+        """
+        datastore, folder = _target("register_pandas_dataframe", target)
+        with tempfile.TemporaryDirectory(prefix="labrun-") as temporary:
+            file = Path(temporary, "part-00000.parquet")
+            dataframe.to_parquet(file, index=False)
+            place = f"{folder or MANAGED}/{file_sha256(file)[:12]}"
+            _say(show_progress, f"Uploading file to {place}")
+            datastore.upload_files([str(file)], target_path=place, overwrite=False, show_progress=False)
+        _say(show_progress, "Successfully uploaded file to datastore.")
+        _say(show_progress, "Creating and registering a new dataset.")
+        rows = TabularDatasetFactory.from_parquet_files((datastore, f"{place}/part-00000.parquet"))
+        made: TabularDataset = rows.register(datastore.workspace, name, description, tags, create_new_version=True)
+        _say(show_progress, "Successfully created and registered a new dataset.")
+        return made
+
+    @staticmethod
+    def register_dask_dataframe(*args: Any, **kwargs: Any) -> Any:
+        """Not in labrun."""
+        not_here("Dataset.Tabular.register_dask_dataframe()", "register_pandas_dataframe() of its compute()")
+
+    @staticmethod
+    def register_spark_dataframe(*args: Any, **kwargs: Any) -> Any:
+        """Not in labrun."""
+        not_here("Dataset.Tabular.register_spark_dataframe()", "register_pandas_dataframe() of its toPandas()")
+
+
+def _target(call: str, target: Any) -> tuple[Datastore, str]:
+    datastore, folder = _place(call, target)
+    if datastore is None:
+        raise UserErrorException(f"{call}: target={target!r}: give a datastore and a path: (datastore, 'folder')")
+    return datastore, folder
+
+
+def _say(show: bool, line: str) -> None:
+    if show:
+        print(line, flush=True)

@@ -1,0 +1,218 @@
+"""Registered data sets: versions of assets, with what the SDK knows of them besides.
+
+An asset is a name, a version and files, and lies in its datastore. The workspace's table adds, by the data set's own
+name (which may hold blanks), how each version is read, its description and tags. An asset that `lab data upload`
+registered is a data set, too: of tables if all of its files are some.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from labrun.azureml import folder
+from labrun.azureml.content import Content
+from labrun.azureml.datastore import Datastore
+from labrun.azureml.workspace import Workspace
+from labrun.compat.azureml.exceptions import UserErrorException
+from labrun.compat.azureml.training import place, tables
+from labrun.data import asset as assets
+from labrun.errors import DataError
+from labrun.runs import record as records
+
+TABLE = "datasets"
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a data set."""
+
+    name: str
+    number: int
+    content: Content
+    table: dict[str, Any] | None
+    """How it is read; None: it is of files."""
+    description: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}:{self.number}"
+
+
+def names(workspace: Workspace) -> list[str]:
+    """All data sets: those of the table, and assets of the default datastore."""
+    rows = {name: row for name, row in folder.read_table(workspace.folder, TABLE).items() if not row.get("hidden")}
+    taken = {row["asset"] for row in rows.values()}
+    try:
+        there = assets.names(Datastore(workspace).store)
+    except DataError as error:
+        raise UserErrorException(str(error)) from error
+    return sorted({*rows, *(name for name in there if name not in taken and not is_anonymous(name))})
+
+
+def is_anonymous(name: str) -> bool:
+    """Whether an asset was made of files that were given no name."""
+    return name.startswith("data-") and len(name) == 17 and all(c in "0123456789abcdef" for c in name[5:])
+
+
+def versions(workspace: Workspace, name: str) -> dict[int, Version]:
+    """The versions of a data set, the oldest first; none where there is no such data set.
+
+    Raises:
+        UserErrorException: its datastore cannot be reached.
+    """
+    row = folder.read_table(workspace.folder, TABLE).get(name)
+    found, seen = {}, set()
+    try:
+        for number, told in sorted(((int(key), one) for key, one in (row or {}).get("versions", {}).items())):
+            datastore = Datastore(workspace, told["datastore"])
+            seen.add((told["datastore"], told["number"]))
+            made = assets.find(datastore.store, row["asset"] if row else name, told["number"])
+            if made is not None:
+                content = Content(datastore, (made.path,), None, made, told.get("single", False))
+                tags = told.get("tags") or {}
+                found[number] = Version(name, number, content, told.get("table"), told.get("description") or "", tags)
+        _add_plain(workspace, name, row, found, seen)
+    except DataError as error:
+        raise UserErrorException(str(error)) from error
+    return dict(sorted(found.items()))
+
+
+def _add_plain(
+    workspace: Workspace, name: str, row: Mapping[str, Any] | None, found: dict[int, Version], seen: set[Any]
+) -> None:
+    """Versions that only their asset tells of."""
+    datastore = Datastore(workspace)
+    for made in assets.versions(datastore.store, row["asset"] if row else place.asset_name(name)):
+        if (datastore.name, made.number) in seen:
+            continue
+        number = made.number if made.number not in found else max(found) + 1
+        content = Content(datastore, (made.path,), None, made)
+        all_tables = all(tables.is_table(one) for one in content.files)
+        found[number] = Version(name, number, content, tables.ANY if all_tables else None)
+
+
+def get(workspace: Workspace, name: str, version: Any = "latest") -> Version:
+    """A version of a data set.
+
+    Raises:
+        UserErrorException: there is none like it; the message says what there is.
+    """
+    found = versions(workspace, name)
+    if not found:
+        there = ", ".join(names(workspace)) or "none"
+        raise UserErrorException(
+            f"Cannot find dataset registered with name {name!r} in the workspace. There are: {there}"
+        )
+    if version in (None, "latest"):
+        return found[max(found)]
+    try:
+        return found[int(version)]
+    except (KeyError, ValueError):
+        there = ", ".join(map(str, found))
+        message = f"Cannot find dataset {name!r} with version {version!r} in the workspace. There are: {there}"
+        raise UserErrorException(message) from None
+
+
+def add(
+    workspace: Workspace,
+    name: str,
+    content: Content,
+    table: Mapping[str, Any] | None,
+    description: str | None = None,
+    tags: Mapping[str, Any] | None = None,
+    new_version: bool = False,
+    hidden: bool = False,
+) -> Version:
+    """Register files under a name.
+
+    Args:
+        workspace: where.
+        name: the data set's.
+        content: the files.
+        table: how they are read; None: they are files.
+        description: of the version.
+        tags: of the version.
+        new_version: the name may have versions already.
+        hidden: no list shows it.
+
+    Raises:
+        UserErrorException: the name has other content, or is too near to another's.
+    """
+    asset_name = place.asset_name(name)
+    rows = folder.read_table(workspace.folder, TABLE)
+    near = [one for one, row in rows.items() if row["asset"] == asset_name and one != name]
+    if near:
+        raise UserErrorException(f"{name!r} and {near[0]!r} would both be {asset_name} here: give another name")
+    default = Datastore(workspace)
+    if content.datastore is None:
+        content = content.brought(default)
+    before = versions(workspace, name)
+    newest = before[max(before)] if before else None
+    if newest is not None and _is_same(newest, content, table):
+        number = newest.number
+        description, tags = description or newest.description, {**newest.tags, **(tags or {})}
+    elif newest is not None and not new_version:
+        raise UserErrorException(
+            f"There is already a dataset registered under name {name!r}. Specify `create_new_version=True` to register "
+            "the dataset as a new version."
+        )
+    else:
+        number = 0
+    made, _ = content.registered(asset_name, default)
+    assert made.asset is not None and made.datastore is not None
+    if not number:
+        number = max(made.asset.number, 1 + max(before, default=0)) if before else made.asset.number
+    told: dict[str, Any] = {
+        "datastore": made.datastore.name,
+        "number": made.asset.number,
+        "table": None if table is None else dict(table),
+        "single": made.is_single,
+        "description": description or "",
+        "tags": {str(key): str(value) for key, value in (tags or {}).items()},
+        "created": records.now(),
+    }
+    row = folder.read_table(workspace.folder, TABLE).get(name) or {"asset": asset_name, "versions": {}}
+    row["versions"][str(number)] = told
+    folder.put(workspace.folder, TABLE, name, {**row, "hidden": hidden})
+    return Version(name, number, made, told["table"], told["description"], told["tags"])
+
+
+def _is_same(version: Version, content: Content, table: Mapping[str, Any] | None) -> bool:
+    """Whether a version has these very files, read in the same way."""
+    asset = version.content.asset
+    same_table = version.table == (None if table is None else dict(table))
+    if asset is None or not same_table or asset.path != content.base:
+        return False
+    from labrun.data.reader import manifest_digest
+
+    return manifest_digest([vars(one) for one in content.entries()]) == asset.version
+
+
+def tell(workspace: Workspace, version: Version, description: str | None, tags: Mapping[str, Any]) -> Version:
+    """Change what the table says of a version."""
+    row = dict(folder.read_table(workspace.folder, TABLE).get(version.name) or {})
+    if str(version.number) not in row.get("versions", {}):
+        add(workspace, version.name, version.content, version.table)
+        row = dict(folder.read_table(workspace.folder, TABLE)[version.name])
+    told = row["versions"][str(version.number)]
+    told["description"] = version.description if description is None else description
+    told["tags"] = {str(key): str(value) for key, value in tags.items()}
+    folder.put(workspace.folder, TABLE, version.name, row)
+    return Version(version.name, version.number, version.content, version.table, told["description"], told["tags"])
+
+
+def forget(workspace: Workspace, name: str) -> None:
+    """Unregister all versions of a data set; its files stay."""
+    try:
+        registered = {
+            (one.content.store.identity, one.content.asset): one for one in versions(workspace, name).values()
+        }
+        for (_, asset), version in registered.items():
+            if asset is not None:
+                assets.unregister(version.content.store, asset)
+    except DataError as error:
+        raise UserErrorException(str(error)) from error
+    folder.put(workspace.folder, TABLE, name, None)

@@ -1,0 +1,57 @@
+"""The data of a script: what its arguments become, and the inputs that it finds by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from labrun.azureml.data_reference import PREFIX
+from labrun.azureml.words import Reference, word
+
+
+class ScriptInputs:
+    """The inputs of one run.
+
+    Args:
+        references: data by name, as a `RunConfiguration` has them in `data_references` and `data`.
+    """
+
+    def __init__(self, references: Mapping[str, Any]) -> None:
+        self._references = {str(name): item for name, item in references.items() if hasattr(item, "labrun_mount")}
+        self._mounts: dict[str, str] = {}
+        self._tables: dict[str, Any] = {}
+
+    def argument(self, value: Any) -> Any:
+        """A word for the script; data become their path, and an input if they have a name of their own."""
+        if hasattr(value, "labrun_mount"):
+            return Reference(self._add(getattr(value, "labrun_alias", None), value))
+        text = str(value)
+        name, slash, below = text.removeprefix(PREFIX).partition("/")
+        if text.startswith(PREFIX) and name in self._references:
+            return Reference(f"{self._add(name, self._references[name])}{slash}{below}")
+        return text
+
+    def add(self, name: str, item: Any) -> None:
+        """Data that are no argument."""
+        if hasattr(item, "labrun_mount"):
+            self._add(name, item)
+
+    def words(self) -> list[str]:
+        """What is typed after `labrun`."""
+        for name, item in self._references.items():
+            if name not in self._mounts:
+                self._add(name, item)
+        mounts = {name: Reference(mount) for name, mount in self._mounts.items()}
+        found = [word("script.inputs", mounts)] if mounts else []
+        return found + ([word("script.tables", self._tables)] if self._tables else [])
+
+    def _add(self, name: str | None, item: Any) -> str:
+        mount: str = item.labrun_mount()
+        if name:
+            self._mounts[name] = mount
+            # Also by the name that it is registered under: `Dataset.get_by_name` finds it then in any interpreter.
+            for one in filter(None, (name, getattr(item, "labrun_name", None))):
+                self._mounts.setdefault(one, mount)
+                if table := getattr(item, "labrun_table", None):
+                    self._tables[one] = table
+        return mount

@@ -1,0 +1,172 @@
+"""Columns of text as numbers, dates and truth values: where that loses nothing, as the SDK types them.
+
+    1, -2              int64; float64 where a cell is empty
+    0.5, 1e-3, NaN     float64
+    true, False        bool; None where a cell is empty
+    2019-07-14T10:00   datetime64[ns]; a time zone is converted to UTC
+    all else           text (object); None where a cell is empty
+
+All rows are looked at, where the SDK looks at the first 200. Text stays text that would lose something as a number:
+with a zero in front (`00501`), or too long for one. So do dates in which day and month could be swapped.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from labrun.compat.azureml import notice
+from labrun.compat.azureml.exceptions import UserErrorException
+
+INTEGER = r"[+-]?\d+$"
+NUMBER = r"(?:[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?:nan|NaN|NAN|inf|Inf|infinity|Infinity))$"
+ZERO_IN_FRONT = r"[+-]?0\d"
+DATE = r"\d{4}[-/]\d{1,2}[-/]\d{1,2}(?:[ T]\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?: ?(?:Z|[+-]\d{2}:?\d{2}))?)?$"
+DAY_AND_MONTH = r"\d{1,2}[-/.]\d{1,2}[-/.]\d{4}(?: .*)?$"
+ZONE = r"(?:Z|[+-]\d{2}:?\d{2})$"
+EXACT = 2**53
+"""Whole numbers beyond it are not exact as float64."""
+TRUE, FALSE = ("true",), ("false",)
+
+_told: set[str] = set()
+
+
+def inferred(column: Any, name: str, empty_as_string: bool = False) -> Any:
+    """A column of text in the type that its values have.
+
+    Args:
+        column: a pandas.Series of str; an empty cell is an empty text.
+        name: for messages.
+        empty_as_string: in a column of text, an empty cell is an empty text, not None.
+    """
+    full = column != ""
+    values = column[full].str.strip()
+    if not len(values):
+        return column.astype(object) if empty_as_string else column.where(full).astype("float64")
+    if bool(values.str.match(NUMBER).all()):
+        found = _number(values, name)
+        if found is not None:
+            return _spread(found, column, full)
+    elif set(values.str.lower().unique()[:3]) <= {"true", "false"}:
+        return _spread(values.str.lower() == "true", column, full)
+    elif bool(values.str.match(DATE).all()):
+        try:
+            return as_dates(column, name)
+        except UserErrorException:
+            pass
+    elif bool(values.str.match(DAY_AND_MONTH).all()):
+        _tell(name, values, "day and month could be swapped; set_column_types says which: DataType.to_datetime(format)")
+    return as_text(column, empty_as_string)
+
+
+def _number(values: Any, name: str) -> Any:
+    """Whole numbers or fractions; None where they would lose something."""
+    import pandas
+
+    if bool(values.str.match(ZERO_IN_FRONT).any()) and bool(values.str.match(INTEGER).all()):
+        return _tell(name, values[values.str.match(ZERO_IN_FRONT)], "a zero in front would be lost in a number")
+    if not bool(values.str.match(INTEGER).all()):
+        if not bool(values.str.match(r".*\d").any()):
+            return None  # only words such as NaN
+        return values.astype(object).astype("float64")
+    try:
+        found = pandas.to_numeric(values.astype(object))
+    except (OverflowError, ValueError, TypeError):
+        found = None
+    if found is None or str(found.dtype) != "int64":
+        return _tell(name, values, "too long for a whole number")
+    return found
+
+
+def _tell(name: str, values: Any, why: str) -> None:
+    message = f"column {name}: text, as {str(values.iloc[0])!r} ({why})"
+    if message not in _told:
+        _told.add(message)
+        notice.warn(message)
+
+
+def _spread(found: Any, column: Any, full: Any) -> Any:
+    """Values of the full cells, with what stands for the empty ones."""
+    if bool(full.all()):
+        return found
+    if str(found.dtype) == "bool":
+        return found.astype(object).reindex(column.index).where(full, None)
+    if str(found.dtype) == "int64" and int(found.abs().max()) > EXACT:
+        return as_text(column)  # float64, which empty cells need, would change the numbers
+    return found.astype("float64").reindex(column.index)
+
+
+def as_text(column: Any, empty_as_string: bool = False) -> Any:
+    """A column of objects: text, and None where a cell is empty."""
+    found = column.astype(object)
+    return found if empty_as_string else found.where(column != "", None)
+
+
+def as_dates(column: Any, name: str, formats: Any = None) -> Any:
+    """A column of dates, NaT where a cell is empty.
+
+    Args:
+        column: of text.
+        name: for messages.
+        formats: as `strptime` has them, tried one after the other; None: ISO 8601, with `-` or `/`.
+
+    Raises:
+        UserErrorException: a value is none.
+    """
+    import pandas
+
+    values = column[column != ""].str.strip()
+    major = int(pandas.__version__.partition(".")[0])
+    if not formats:
+        values = values.str.replace("/", "-", regex=False)
+        formats = ["ISO8601" if major >= 2 else None]
+    zoned = bool(values.str.contains(ZONE, regex=True).any())
+    for number, one in enumerate(formats):
+        try:
+            found = pandas.to_datetime(values.astype(object), format=one, utc=zoned or None)
+            found = found.dt.tz_localize(None) if zoned else found
+            return found.astype("datetime64[ns]").reindex(column.index)
+        except (ValueError, TypeError, OverflowError) as error:
+            if number == len(formats) - 1:
+                raise UserErrorException(f"column {name}: a value is no date: {error}") from None
+    return column
+
+
+def typed(column: Any, name: str, wanted: Any, empty_as_string: bool = False) -> Any:
+    """A column of text in a type that was asked for.
+
+    Args:
+        column: of text.
+        name: for messages.
+        wanted: what a `DataType` has in `labrun_type`.
+        empty_as_string: as in `inferred`.
+
+    Raises:
+        UserErrorException: a value is none of that type.
+    """
+    import pandas
+
+    kind = wanted["type"]
+    if kind == "string":
+        return as_text(column, empty_as_string)
+    if kind == "datetime":
+        return as_dates(column, name, wanted.get("formats"))
+    full = column != ""
+    values = column[full].str.strip()
+    if kind == "bool":
+        words = values.str.lower()
+        true, false = (
+            [one.lower() for one in wanted.get(key) or other] for key, other in (("true", TRUE), ("false", FALSE))
+        )
+        bad = ~words.isin([*true, *false])
+        if bool(bad.any()):
+            raise UserErrorException(f"column {name}: {values[bad].iloc[0]!r} is neither true nor false")
+        return _spread(words.isin(true), column, full)
+    try:
+        numbers = (
+            values.astype(object).astype("float64") if kind == "float" else pandas.to_numeric(values.astype(object))
+        )
+        if kind == "long" and not bool(values.str.match(INTEGER).all()):
+            raise ValueError(f"{values[~values.str.match(INTEGER)].iloc[0]!r} is no whole number")
+    except (ValueError, TypeError) as error:
+        raise UserErrorException(f"column {name}: {error}") from None
+    return _spread(numbers.astype("int64" if kind == "long" else "float64"), column, full)

@@ -1,0 +1,154 @@
+"""What a data set does with its rows once they are read: steps that JSON can hold, so that a run can be given them."""
+
+from __future__ import annotations
+
+import operator
+import random
+from typing import Any
+
+from labrun.compat.azureml.exceptions import UserErrorException
+
+
+def applied(frame: Any, steps: Any) -> Any:
+    """A data frame after all steps, its rows numbered anew.
+
+    Raises:
+        UserErrorException: a step names a column that is not there, or that cannot be compared so.
+    """
+    for name, *rest in steps:
+        frame = STEPS[name](frame, *rest)
+    return frame.reset_index(drop=True) if steps else frame
+
+
+def in_part(count: int, percentage: float, seed: int, first: bool) -> Any:
+    """Which of so many things are in one part of a random split; those of the other part are the rest."""
+    draw = random.Random(seed).random
+    return [(draw() < percentage) == first for _ in range(count)]
+
+
+def _split(frame: Any, percentage: float, seed: int, first: bool) -> Any:
+    return frame[in_part(len(frame), percentage, seed, first)]
+
+
+def _drop(frame: Any, names: Any) -> Any:
+    _check(frame, names)
+    return frame.drop(columns=names)
+
+
+def _keep(frame: Any, names: Any) -> Any:
+    _check(frame, names)
+    return frame[[name for name in frame.columns if name in names]]
+
+
+def _between(frame: Any, name: str, start: Any, end: Any, inclusive: bool) -> Any:
+    import pandas
+
+    _check(frame, [name])
+    column = frame[name]
+    if not str(column.dtype).startswith("datetime64"):
+        raise UserErrorException(
+            f"column {name} holds no dates that are sure: where the data set is made, say "
+            f"set_column_types={{{name!r}: DataType.to_datetime(format)}}"
+        )
+    kept = column.notna()
+    if start is not None:
+        kept &= (column >= pandas.Timestamp(start)) if inclusive else (column > pandas.Timestamp(start))
+    if end is not None:
+        kept &= (column <= pandas.Timestamp(end)) if inclusive else (column < pandas.Timestamp(end))
+    return frame[kept]
+
+
+def _filter(frame: Any, condition: Any) -> Any:
+    return frame[_truth(frame, condition)]
+
+
+def _truth(frame: Any, condition: Any) -> Any:
+    import pandas
+
+    name, *rest = condition
+    if name == "not":
+        return ~_truth(frame, rest[0])
+    if name in ("and", "or"):
+        return getattr(operator, name + "_")(_truth(frame, rest[0]), _truth(frame, rest[1]))
+    column, value = rest
+    _check(frame, [column])
+    if isinstance(value, dict):
+        value = pandas.Timestamp(value["date"])
+    try:
+        return getattr(operator, name)(frame[column], value) & (frame[column].notna() | (name == "ne"))
+    except TypeError as error:
+        raise UserErrorException(f"filter: column {column} cannot be compared with {value!r}: {error}") from None
+
+
+def _check(frame: Any, names: Any) -> None:
+    there = list(frame.columns)
+    missing = [name for name in names if name not in there]
+    if missing:
+        raise UserErrorException(
+            "there is no column {}; there are: {}".format(", ".join(map(str, missing)), ", ".join(map(str, there)))
+        )
+
+
+STEPS: dict[str, Any] = {
+    "take": lambda frame, count: frame.head(count),
+    "skip": lambda frame, count: frame.iloc[count:],
+    "split": _split,
+    "drop": _drop,
+    "keep": _keep,
+    "between": _between,
+    "filter": _filter,
+}
+
+
+class Column:
+    """A column by its name, to be compared: `data['age'] > 30`."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def _compared(self, how: str, value: Any) -> Condition:
+        if hasattr(value, "isoformat"):
+            value = {"date": value.isoformat()}
+        value = value.item() if hasattr(value, "item") else value
+        if not isinstance(value, (str, bool, int, float, dict)):
+            raise UserErrorException(f"filter: a column is compared with a number, a text or a date, not {value!r}")
+        return Condition([how, self.name, value])
+
+    def __lt__(self, other: Any) -> Condition:
+        return self._compared("lt", other)
+
+    def __le__(self, other: Any) -> Condition:
+        return self._compared("le", other)
+
+    def __gt__(self, other: Any) -> Condition:
+        return self._compared("gt", other)
+
+    def __ge__(self, other: Any) -> Condition:
+        return self._compared("ge", other)
+
+    def __eq__(self, other: Any) -> Any:
+        return self._compared("eq", other)
+
+    def __ne__(self, other: Any) -> Any:
+        return self._compared("ne", other)
+
+
+class Condition:
+    """A comparison, or several joined by `&`, `|` and `~`."""
+
+    def __init__(self, told: Any) -> None:
+        self.told = told
+
+    def __and__(self, other: Condition) -> Condition:
+        return Condition(["and", self.told, other.told])
+
+    def __or__(self, other: Condition) -> Condition:
+        return Condition(["or", self.told, other.told])
+
+    def __invert__(self) -> Condition:
+        return Condition(["not", self.told])
+
+    def __bool__(self) -> bool:
+        raise UserErrorException("filter: join comparisons by & and |, each in brackets")

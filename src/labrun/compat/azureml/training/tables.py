@@ -1,0 +1,217 @@
+"""Tables in files as one data frame, with pandas, and without what pandas guesses of its own.
+
+A definition, which JSON can hold, says how they are read:
+
+    format         delimited, parquet or json; None: by each file's name
+    separator, encoding, header (none, first, combine, same), infer, empty_as_string
+    types          the types of columns that were asked for
+    include_path   a column `Path`
+    steps          what is done with the rows afterwards; see `steps.py`
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from labrun.compat.azureml.exceptions import UserErrorException
+from labrun.compat.azureml.training import columns, steps
+from labrun.compat.azureml.training.table_types import delimited
+
+SUFFIXES = {
+    ".csv": "delimited",
+    ".tsv": "delimited",
+    ".tab": "delimited",
+    ".parquet": "parquet",
+    ".jsonl": "json",
+    ".ndjson": "json",
+}
+ENCODINGS = {
+    "utf8": "utf-8-sig",
+    "utf-8": "utf-8-sig",
+    "utf8bom": "utf-8-sig",
+    "iso88591": "iso-8859-1",
+    "windows1252": "cp1252",
+}
+"""The SDK's names of encodings that Python calls otherwise; a byte order mark is no part of the first name."""
+PATH = "Path"
+
+ANY = {**delimited(), "format": None}
+"""How files are read of which nothing was said."""
+
+
+def is_table(path: str) -> bool:
+    """Whether a file is a table, by its name."""
+    return os.path.splitext(path)[1].lower() in SUFFIXES
+
+
+def read(files: Any, definition: Any) -> Any:
+    """One data frame of all files, one below the other.
+
+    Args:
+        files: for each, its local path or web address, and its name as `Path` shows it.
+        definition: see the module.
+
+    Raises:
+        UserErrorException: there is no file; one cannot be read; their columns differ.
+    """
+    if not files:
+        raise UserErrorException("the data set has no files")
+    first = definition["format"] or SUFFIXES.get(os.path.splitext(files[0][0])[1].lower(), "delimited")
+    frame = {"delimited": _texts, "parquet": _parquet, "json": _json}[first](files, definition)
+    return steps.applied(frame, definition["steps"])
+
+
+def _texts(files: Any, definition: Any) -> Any:
+    header = definition["header"]
+    frames = []
+    for number, (path, _) in enumerate(files):
+        has_names = header in ("same", "combine") or (header == "first" and number == 0)
+        frames.append(_cells(path, definition, has_names))
+    if header == "none":
+        for frame in frames:
+            frame.columns = [f"Column{place + 1}" for place in range(len(frame.columns))]
+    elif header == "first":
+        for (path, _), frame in zip(files[1:], frames[1:]):  # noqa: B905
+            _check_width(path, frame, frames[0])
+            frame.columns = frames[0].columns
+    frame = _joined(frames, files, definition, free=header in ("combine", "none"))
+    found = {}
+    for name in frame.columns:
+        column = frame[name].fillna("")
+        wanted = definition["types"].get(str(name))
+        if wanted:
+            found[name] = columns.typed(column, str(name), wanted, definition["empty_as_string"])
+        elif definition["infer"] and name != PATH:
+            found[name] = columns.inferred(column, str(name), definition["empty_as_string"])
+        else:
+            found[name] = columns.as_text(column, definition["empty_as_string"])
+    _check_types(frame, definition)
+    return type(frame)(found, index=frame.index, columns=frame.columns)
+
+
+def _cells(path: str, definition: Any, has_names: bool) -> Any:
+    """A file's cells, all of them text; an empty one is an empty text."""
+    import pandas
+
+    separator = definition["separator"]
+    if definition["format"] is None and path.lower().endswith((".tsv", ".tab")):
+        separator = "\t"
+    encoding = definition["encoding"]
+    try:
+        frame = pandas.read_csv(
+            path,
+            sep=separator,
+            engine="c" if len(separator) == 1 else "python",
+            encoding=ENCODINGS.get(encoding.lower(), encoding),
+            header=0 if has_names else None,
+            dtype=str,
+            keep_default_na=False,
+            na_filter=False,
+        )
+    except pandas.errors.EmptyDataError:
+        return pandas.DataFrame()
+    except (pandas.errors.ParserError, UnicodeError, LookupError, OSError, ValueError) as error:
+        raise UserErrorException(f"{path}: no table that can be read: {_first_line(error)}") from error
+    if not isinstance(frame.index, pandas.RangeIndex):
+        raise UserErrorException(f"{path}: its lines have more values than the first line has names")
+    unnamed = {f"Unnamed: {place}": f"Column{place + 1}" for place in range(len(frame.columns))}
+    return frame.rename(columns=unnamed)
+
+
+def _parquet(files: Any, definition: Any) -> Any:
+    import pandas
+
+    frames = []
+    for path, _ in files:
+        try:
+            frames.append(pandas.read_parquet(path))
+        except ImportError:
+            raise
+        except Exception as error:
+            raise UserErrorException(f"{path}: no Parquet file: {_first_line(error)}") from error
+    return _plain(_joined(frames, files, definition), definition)
+
+
+def _json(files: Any, definition: Any) -> Any:
+    import pandas
+
+    frames = []
+    for path, _ in files:
+        rows = []
+        encoding = definition.get("encoding") or "utf8"
+        with open(path, encoding=ENCODINGS.get(encoding.lower(), encoding)) as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                    if not isinstance(row, dict):
+                        raise ValueError("no object")
+                except ValueError as error:
+                    if definition.get("invalid_lines") == "drop":
+                        continue
+                    message = "{}, line {}: {}; invalid_lines='drop' leaves such lines out"
+                    raise UserErrorException(message.format(path, number, error)) from None
+                rows.append(row)
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        frames.append(pandas.DataFrame.from_records([[row.get(name) for name in names] for row in rows], columns=names))
+    return _plain(_joined(frames, files, definition, free=True), definition)
+
+
+def _plain(frame: Any, definition: Any) -> Any:
+    """Texts as objects, whatever pandas keeps them in; the types that were asked for."""
+    _check_types(frame, definition)
+    for name in frame.columns:
+        wanted = definition["types"].get(str(name))
+        if wanted:
+            texts = frame[name].astype(object).where(frame[name].notna(), "").astype(str)
+            frame[name] = columns.typed(texts, str(name), wanted)
+        elif str(frame[name].dtype) in ("str", "string"):
+            frame[name] = frame[name].astype(object).where(frame[name].notna(), None)
+    return frame
+
+
+def _joined(frames: Any, files: Any, definition: Any, free: bool = False) -> Any:
+    """All frames below each other; unless `free`, they must have the same columns."""
+    import pandas
+
+    for (_, shown), frame in zip(files, frames):  # noqa: B905
+        if definition["include_path"]:
+            frame.insert(0, PATH, shown)
+    # An empty file says nothing of columns.
+    kept = [(path, frame) for (path, _), frame in zip(files, frames) if len(frame.columns)]  # noqa: B905
+    for path, frame in kept[1:]:
+        if not free and set(frame.columns) != set(kept[0][1].columns):
+            first, there = kept[0][0], _few(kept[0][1].columns)
+            raise UserErrorException(
+                f"{path} has the columns {_few(frame.columns)}, and {first} has {there}: give files with the "
+                "same ones, or header=PromoteHeadersBehavior.COMBINE_ALL_FILES_HEADERS"
+            )
+    if not kept:
+        return pandas.DataFrame()
+    return kept[0][1] if len(kept) == 1 else pandas.concat([frame for _, frame in kept], ignore_index=True)
+
+
+def _check_width(path: str, frame: Any, first: Any) -> None:
+    if len(frame.columns) != len(first.columns):
+        message = "{} has {} columns, and the first file has {}"
+        raise UserErrorException(message.format(path, len(frame.columns), len(first.columns)))
+
+
+def _check_types(frame: Any, definition: Any) -> None:
+    unknown = [name for name in definition["types"] if name not in {str(one) for one in frame.columns}]
+    if unknown and len(frame.columns):
+        raise UserErrorException(
+            "set_column_types: there is no column {}; there are: {}".format(", ".join(unknown), _few(frame.columns))
+        )
+
+
+def _few(names: Any) -> str:
+    shown = [str(name) for name in names]
+    return ", ".join(shown[:10]) + (", ..." if len(shown) > 10 else "")
+
+
+def _first_line(error: Any) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,212 @@
+"""What every table of the SDK can do: steps over rows and columns, carried out when the data frame is asked for."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import random
+import tempfile
+from typing import Any
+
+from labrun.compat.azureml.absent import not_here
+from labrun.compat.azureml.exceptions import NotInLabrun, UserErrorException
+from labrun.compat.azureml.training import steps, tables, values
+
+
+class NoSuchMemberError(NotInLabrun, AttributeError):
+    """Also an AttributeError, so that `hasattr` is answered."""
+
+
+FRAME = "the same on the data frame: .to_pandas_dataframe()"
+INSTEAD = {
+    "to_dask_dataframe": FRAME,
+    "to_spark_dataframe": FRAME,
+    "get_profile": "describe() of the data frame: .to_pandas_dataframe().describe()",
+    "submit_profile_run": "describe() of the data frame: .to_pandas_dataframe().describe()",
+    "partition_by": FRAME,
+    "get_partition_key_values": FRAME,
+    "as_hdfs": ".as_mount()",
+    "as_cache": ".as_mount(): labrun keeps what has come from elsewhere",
+    "as_stream": ".as_mount()",
+}
+
+
+def missing(kind: str, name: str) -> Any:
+    """Answer for a member that a data set does not have.
+
+    Raises:
+        AttributeError: always; with advice unless the name is private.
+    """
+    if name.startswith("_"):
+        raise AttributeError(f"{kind!r} object has no attribute {name!r}")
+    way = INSTEAD.get(name, "docs/coming-from-azureml.md lists what data sets do here")
+    raise NoSuchMemberError(f"{kind}.{name} is part of Azure ML and not of labrun. Instead: {way}")
+
+
+def seed_of(seed: Any) -> int:
+    """A seed; another one each time if none is given."""
+    return random.SystemRandom().randrange(2**31) if seed is None else int(seed)
+
+
+def share(call: str, value: Any) -> float:
+    """A share from 0 to 1.
+
+    Raises:
+        UserErrorException: it is none.
+    """
+    number = values.as_number(value)
+    if number is None or not 0 <= number <= 1:
+        raise UserErrorException(f"{call}: {value!r} is no share from 0 to 1")
+    return number
+
+
+def count_of(call: str, value: Any) -> int:
+    """A whole number from 0 on.
+
+    Raises:
+        UserErrorException: it is none.
+    """
+    number = values.as_number(value)
+    if number is None or number < 0 or number != int(number):
+        raise UserErrorException(f"{call}({value!r}): give a whole number from 0 on")
+    return int(number)
+
+
+class Tabular:
+    """The methods of a table; what has them says what its files are and how it is read."""
+
+    def _table(self) -> Any:
+        """How it is read; see `tables`."""
+        raise NotImplementedError
+
+    def _table_files(self) -> Any:
+        """For each file, where it can be read and its name as `Path` shows it."""
+        raise NotImplementedError
+
+    def _with_table(self, table: Any) -> Any:
+        """The same data, read in another way."""
+        raise NotImplementedError
+
+    def _step(self, *step: Any) -> Any:
+        table = self._table()
+        return self._with_table({**table, "steps": [*table["steps"], list(step)]})
+
+    def to_pandas_dataframe(self, on_error: str = "null", out_of_range_datetime: str = "null") -> Any:
+        """The rows as a pandas.DataFrame; `columns.py` says which types they have.
+
+        Raises:
+            UserErrorException: there are no tables, or they cannot be read as one.
+        """
+        return tables.read(self._table_files(), self._table())
+
+    def take(self, count: int) -> Any:
+        """The first rows."""
+        return self._step("take", count_of("take", count))
+
+    def skip(self, count: int) -> Any:
+        """Without the first rows."""
+        return self._step("skip", count_of("skip", count))
+
+    def sample(self, probability: float, seed: Any = None) -> Any:
+        """Each row with this probability."""
+        return self._step("split", share("sample", probability), seed_of(seed), True)
+
+    def random_split(self, percentage: float, seed: Any = None) -> Any:
+        """Two tables: each row is in the first with this probability, else in the second."""
+        part, seed = share("random_split", percentage), seed_of(seed)
+        return self._step("split", part, seed, True), self._step("split", part, seed, False)
+
+    def drop_columns(self, columns: Any) -> Any:
+        """Without these columns."""
+        return self._step("drop", _names(columns))
+
+    def keep_columns(self, columns: Any, validate: bool = False) -> Any:
+        """Only these columns."""
+        return self._step("keep", _names(columns))
+
+    def filter(self, expression: Any) -> Any:
+        """Only rows of which a comparison is true: `data.filter(data['age'] > 30)`."""
+        if not isinstance(expression, steps.Condition):
+            raise UserErrorException(f"filter({expression!r}): give a comparison, as data['age'] > 30")
+        return self._step("filter", expression.told)
+
+    def column(self, name: str) -> Any:
+        """A column, for `filter`."""
+        return steps.Column(name)
+
+    # Time series
+
+    def with_timestamp_columns(
+        self,
+        timestamp: Any = None,
+        partition_timestamp: Any = None,
+        validate: bool = False,
+        fine_grain_timestamp: Any = None,
+        coarse_grain_timestamp: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Say which column holds the time of a row, for `time_before` and the like."""
+        fine, coarse = timestamp or fine_grain_timestamp, partition_timestamp or coarse_grain_timestamp
+        return self._with_table({**self._table(), "timestamp": fine, "partition_timestamp": coarse})
+
+    @property
+    def timestamp_columns(self) -> Any:
+        """The columns that `with_timestamp_columns` named."""
+        table = self._table()
+        return table.get("timestamp"), table.get("partition_timestamp")
+
+    def _between(self, call: str, start: Any, end: Any, inclusive: bool) -> Any:
+        name = self._table().get("timestamp")
+        if not name:
+            raise UserErrorException(f"{call}: say first which column holds the time: with_timestamp_columns(name)")
+        texts = [None if one is None else one.isoformat() for one in (start, end)]
+        return self._step("between", name, *texts, bool(inclusive))
+
+    def time_before(self, end_time: Any, include_boundary: bool = True, validate: bool = True) -> Any:
+        """Rows up to a time."""
+        return self._between("time_before", None, end_time, include_boundary)
+
+    def time_after(self, start_time: Any, include_boundary: bool = True, validate: bool = True) -> Any:
+        """Rows from a time on."""
+        return self._between("time_after", start_time, None, include_boundary)
+
+    def time_between(self, start_time: Any, end_time: Any, include_boundary: bool = True, validate: bool = True) -> Any:
+        """Rows between two times."""
+        return self._between("time_between", start_time, end_time, include_boundary)
+
+    def time_recent(self, time_delta: Any, include_boundary: bool = True, validate: bool = True) -> Any:
+        """Rows of the time just gone by, in UTC."""
+        now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
+        return self._between("time_recent", now - time_delta, None, include_boundary)
+
+    # As files
+
+    @property
+    def partition_keys(self) -> Any:
+        """None: columns are not made of paths."""
+        return []
+
+    def to_csv_files(self, separator: str = ",") -> Any:
+        """The rows as a file of text, in a data set of files."""
+        return self._written("part-00000.csv", lambda frame, path: frame.to_csv(path, sep=separator, index=False))
+
+    def to_parquet_files(self) -> Any:
+        """The rows as a Parquet file, in a data set of files."""
+        return self._written("part-00000.parquet", lambda frame, path: frame.to_parquet(path, index=False))
+
+    def _written(self, name: str, write: Any) -> Any:
+        folder = tempfile.mkdtemp(prefix="labrun-table-")
+        write(self.to_pandas_dataframe(), os.path.join(folder, name))
+        return self._of_folder(folder)
+
+    def _of_folder(self, folder: str) -> Any:
+        """A data set of the files in a local folder."""
+        raise NotImplementedError
+
+    def show(self) -> Any:
+        """Not in labrun: the data frame is shown by whoever has it."""
+        not_here("TabularDataset.show()", FRAME)
+
+
+def _names(columns: Any) -> Any:
+    return [columns] if isinstance(columns, str) else [str(one) for one in columns]
