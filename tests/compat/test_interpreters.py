@@ -16,7 +16,7 @@ import azureml.core
 from azureml.core import Dataset, Environment, Experiment, Model, Run, Workspace
 from azureml.core.compute_target import ComputeTargetException
 from azureml.core.run import _OfflineRun
-from azureml.train.hyperdrive import choice
+from azureml.pipeline.core import Pipeline
 from azureml.data.dataset_factory import TabularDatasetFactory
 
 def scaled(x: int = 2) -> float:
@@ -35,7 +35,7 @@ run.upload_file("outputs/made.txt", "made.txt")
 assert run.get_metrics()["loss"] == 1.0 and run.get_tags()["kind"] == "old", run.get_metrics()
 assert "outputs/made.txt" in run.get_file_names()
 assert run.get_details()["runId"] == run.id and os.listdir(run.input_datasets["rows"]) == ["a.csv"]
-for wrong, argument, kind in ((choice, 1, "NotInLabrun"), (Model.get_model_path, "m", "ModelNotFoundException")):
+for wrong, argument, kind in ((Pipeline, 1, "NotInLabrun"), (Model.get_model_path, "m", "ModelNotFoundException")):
     try:
         wrong(argument)
     except Exception as error:
