@@ -58,7 +58,7 @@ class DigitsModule(pl.LightningDataModule):
         return [DataLoader(self.parts[2], batch_size=50), DataLoader(self.parts[1], batch_size=50)]
 
     def predict_dataloader(self) -> Any:
-        return DataLoader(self.parts[2], batch_size=30)
+        return DataLoader(self.parts[2], 30)  # as one may say it, too: Lightning alone stumbles over it
 
     def state_dict(self) -> dict[str, int]:
         return {"seen": 7}

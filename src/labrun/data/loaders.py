@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -225,10 +225,26 @@ def keeps_old_copies(loader: Any) -> bool:
     return is_asked and callable(getattr(told, "set_epoch", None)) and not shares
 
 
-def adopted(loaders: Any) -> Any:
+def adopted(loaders: Any, adopt: Callable[[Any], Any] = Loader.adopt) -> Any:
     """Plain DataLoaders, alone or in lists and dicts, as ones that can go on (`Loader.adopt`)."""
     if isinstance(loaders, dict):
-        return {name: adopted(one) for name, one in loaders.items()}
+        return {name: adopted(one, adopt) for name, one in loaders.items()}
     if isinstance(loaders, list | tuple) and type(loaders) in (list, tuple):
-        return type(loaders)(map(adopted, loaders))
-    return Loader.adopt(loaders)
+        return type(loaders)(adopted(one, adopt) for one in loaders)
+    return adopt(loaders)
+
+
+def copyable(loaders: Any) -> Any:
+    """DataLoaders that Lightning can make anew to predict with.
+
+    It would repeat the arguments that they were made with, and stumbles over a batch size that has no name,
+    `DataLoader(data, 100)`. Without that memory it takes their attributes.
+    """
+
+    def forget(loader: Any) -> Any:
+        if type(loader) in (DataLoader, Loader):
+            for name in ("__pl_saved_args", "__pl_saved_kwargs", "__pl_saved_arg_names"):
+                vars(loader).pop(name, None)
+        return loader
+
+    return adopted(loaders, forget)

@@ -14,7 +14,7 @@ from typing import Any
 from labrun import schema, targets
 from labrun.data.arrays import Arrays, Part
 from labrun.data.datasets import HOOKS, Parts
-from labrun.data.loaders import adopted
+from labrun.data.loaders import adopted, copyable
 from labrun.data.loading import BatchLoader, make_loader
 from labrun.errors import ConfigError
 from labrun.runs import custom_locations
@@ -141,6 +141,9 @@ class ModuleFeed(Feed):
         return overrides(self.module, HOOKS[part], "LightningDataModule")
 
     def given(self, part: str, with_validation: bool = False) -> dict[str, Any]:
+        if part == "predict":
+            asked = self.module.predict_dataloader
+            self.module.predict_dataloader = lambda: copyable(asked())
         return {"datamodule": self.module}
 
     def prepared(self, run_dir: Path) -> None:
