@@ -7,17 +7,20 @@ not too large. Before a run uses what is held, every file must still have the si
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from labrun import exact
 from labrun.data import reader
 from labrun.data.arrays import Arrays, Part
-from labrun.data.memory import Limit
+from labrun.data.memory import Limit, Reading
 
 HELD_BYTES = 512 * 2**20
 """At most so much is held, of files and of arrays; what was read first goes first."""
+
+SHARED = "read once for all runs of the sweep"
+"""Why what is held is in memory."""
 
 Stamp = tuple[str, int, int, int]
 
@@ -86,6 +89,8 @@ def read(
     """
     held = _held.get(_key(dataset, root))
     if held is not None and known is None and _still(held.stamps):
+        if limit is not None and "in_memory" in dataset:
+            return replace(held.arrays, reading=Reading(True, SHARED)), held.manifest
         return held.arrays, held.manifest
     arrays = reader.read(dataset, root, tables, sparse, known, limit)
     return arrays, reader.manifest(arrays.files)
