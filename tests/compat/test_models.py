@@ -152,6 +152,7 @@ def test_models_that_scripts_register(trained: Any, monkeypatch: pytest.MonkeyPa
     assert late.returncode == 1 and [model.version for model in Model.list(ws, "first")] == [1], "a failed run: none"
     told = lab(folder, "models").stdout
     assert "second" in told and last.id in told
+    assert "labrun does not load it" in lab(folder, "models", "show", "whole").stdout
 
 
 def test_a_control_script_registers_a_folder_of_a_run(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:

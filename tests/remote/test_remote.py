@@ -17,6 +17,7 @@ import far
 from conftest import Command
 from helpers import PLAIN, wait_for
 from labrun.control import lease
+from labrun.registry import journal
 from labrun.remote import channel, environment, helper, mirror, packed, remotes, ssh
 from labrun.remote import link as links
 from labrun.runs import record as records
@@ -141,12 +142,17 @@ def test_a_search_and_a_script_run_there(
     code = found[0].code
     assert code is not None and Path(code["folder"]).is_dir() and Path(code["folder"]).is_relative_to(workspace)
     (workspace / "train.py").write_text(
-        "import labrun, os\nlabrun.log('loss', 0.5)\nopen('outputs/x', 'w').write('1')\n"
+        "import labrun, os\nlabrun.log('loss', 0.5)\nopen('outputs/x', 'w').write('1')\nopen('y', 'w').write('2')\n"
+        "from azureml.core import Model\nModel.register(None, 'y', 'carried')\n"
     )
-    script = labrun("experiment=script", "script.path=train.py", "compute.host=box", "tracking=none")
+    words = ("experiment=script", "script.azureml=true", "script.path=train.py", "compute.host=box", "tracking=none")
+    script = labrun(*words)
     assert script.returncode == 0, script.stderr
     run_dir = next(workspace.glob("outputs/train/*"))
     assert records.read(run_dir).metrics["loss"] == 0.5 and (run_dir / "outputs" / "x").read_text() == "1"
+    version = journal.find(workspace, "carried")  # registered where the run came from
+    assert (version.run, version.number) == (records.read(run_dir).id, 1)
+    assert (journal.check(workspace, version) / "y").read_text() == "2"
 
 
 def test_data_of_here_are_sent_once_and_what_has_changed_again(box: far.Far, labrun: Command, workspace: Path) -> None:

@@ -92,6 +92,13 @@ def test_versions_count_up_and_know_their_run_metrics_and_data(root: Path) -> No
     assert journal.registered_runs(root) == {"aaaa0000": ["net/1"], "bbbb0000": ["net/2"], "cccc0000": ["other/1"]}
     assert (journal.model_folder(root, "net") / "MLmodel").is_file()
     assert journal.model_folder(root, "models:/net/1") == journal.model_folder(root, "net/1")
+    # What is told of a version later arrives too, and so does a file of no run.
+    models.describe(root, "net/1", lambda told: models.About({"team": "b"}, told.properties, "better"))
+    (root / "own.bin").write_bytes(b"own")
+    models.register_local(root, root / "own.bin", "own")
+    assert in_mlflow(root)["own"] == {1: "local file"}
+    assert client(root).get_model_version("net", "1").tags["team"] == "b"
+    assert journal.find(root, "net/1").description == "better" and "" not in journal.registered_runs(root)
 
 
 def test_a_versions_folder_is_what_mlflow_would_write(root: Path) -> None:

@@ -271,11 +271,18 @@ def show(options: argparse.Namespace) -> int:
         *([("description", version.description)] if version.description else []),
         ("folder", str(folder)),
         *(("trusted" if place == 0 else "", line) for place, line in enumerate(trusting(root, version))),
-        ("in Python", f"labrun.load_model({version.title!r})"),
-        *([("serve it", serve_command(root, version))] if takes_files(root, version) else []),
+        *_used(root, version),
     ]
     print(report.table(rows))
     return 0
+
+
+def _used(root: Path, version: Version) -> list[tuple[str, str]]:
+    """How a version is used, if labrun can load it."""
+    if not models.is_loadable(root, version):
+        return [("in Python", "labrun does not load it; lab models download gives it")]
+    serving = [("serve it", serve_command(root, version))] if takes_files(root, version) else []
+    return [("in Python", f"labrun.load_model({version.title!r})"), *serving]
 
 
 def _origin(version: Version, runs: dict[str, Path]) -> list[tuple[str, str]]:

@@ -228,8 +228,9 @@ class _Side:
     def _show(self, number: int) -> None:
         version = self._own[number]
         if number in self._there:
-            if self._there[number].tags.get(RUN) != version.origin:
-                for key, value in _tags(version).items():
+            there = self._there[number].tags
+            for key, value in _tags(version).items():
+                if there.get(key) != value:
                     self._client.set_model_version_tag(self._name, str(number), key, value)
         elif number in self._others:
             self._left_out(version, "there is another version of that number, which is not labrun's")
