@@ -110,6 +110,11 @@ class Far:
         return f"10.77.{self.number}.2"
 
     @property
+    def sockets(self) -> Path:
+        """Where ssh keeps its connections to it: a short path."""
+        return Path(f"/tmp/lr{os.getpid()}n{self.number}")
+
+    @property
     def ssh_config(self) -> Path:
         return self.folder / "ssh_config"
 
@@ -200,7 +205,7 @@ class Far:
     def make_known(self, workspace: Path, monkeypatch: pytest.MonkeyPatch, **settings: str) -> None:
         """Tell labrun of it, in a workspace of the laptop's."""
         monkeypatch.setenv(remotes.VARIABLE, str(self.folder / "remotes.json"))
-        monkeypatch.setenv(ssh.SOCKET_VARIABLE, f"/tmp/lr{os.getpid()}n{self.number}")
+        monkeypatch.setenv(ssh.SOCKET_VARIABLE, str(self.sockets))
         known = {"python": PYTHON, "ssh_config": str(self.ssh_config), **settings}
         remotes.put(remotes.Remote("box", "box", **known))  # type: ignore[arg-type]
         choice = workspace / "conf" / "compute" / "remote.yaml"
@@ -214,6 +219,7 @@ class Far:
     def close(self) -> None:
         """Nothing of it is left."""
         self.stop()
+        shutil.rmtree(self.sockets, ignore_errors=True)
         subprocess.run(["ip", "netns", "del", self.namespace], check=False)
 
     def inside(self, command: str) -> str:
