@@ -310,3 +310,12 @@ def test_strange_names_are_names_all_the_same(bench: Any, well: Any, name: objec
     well(bench.run(script))
     files = [path for path in bench.run_dir.rglob("*.json*") if path.name not in ("run.json", "metrics.jsonl")]
     assert sorted(path.parent.name for path in files) == ["azureml", "outputs"]
+
+
+def test_a_star_imports_what_the_sdk_has(bench: Any, well: Any) -> None:
+    script = bench.write(
+        "from azureml.core import *\nfrom azureml.train.hyperdrive import *\n"
+        "from azureml.train.hyperdrive import choice as again\n"
+        "print(Run.__name__, choice is again, RandomParameterSampling.__name__)\n"
+    )
+    assert "Run True RandomParameterSampling" in well(bench.run(script)).stdout

@@ -41,6 +41,23 @@ VERSION = "1.60.0"
 
 CONSTANTS = {"VERSION": VERSION, "__version__": VERSION}
 
+STARS = {
+    "azureml.core": (
+        "ComputeTarget ContainerRegistry Dataset Datastore Environment Experiment Image Keyvault Model Run "
+        "RunConfiguration ScriptRun ScriptRunConfig Webservice Workspace"
+    ),
+    "azureml.core.compute": "AksCompute AmlCompute ComputeInstance ComputeTarget DsvmCompute RemoteCompute",
+    "azureml.train.hyperdrive": (
+        "BanditPolicy BayesianParameterSampling GridParameterSampling HyperDriveConfig HyperDriveRun "
+        "HyperDriveRunConfig MedianStoppingPolicy NoTerminationPolicy PrimaryMetricGoal RandomParameterSampling "
+        "TruncationSelectionPolicy choice lognormal loguniform normal qlognormal qloguniform qnormal quniform randint "
+        "uniform"
+    ),
+    "azureml.train.dnn": "Chainer Gloo Mpi Nccl ParameterServer PyTorch TensorFlow",
+    "azureml.widgets": "RunDetails",
+}
+"""What `from azureml.train.hyperdrive import *` gives."""
+
 MISSING = {"mlflow"}
 """Not even a stand-in: MLflow loads this plug-in of its own accord, and goes on without it if it cannot be imported."""
 
@@ -53,6 +70,8 @@ def find(module: str, name: str) -> Any:
     """
     if name in CONSTANTS and module.count(".") <= 1:
         return CONSTANTS[name]
+    if name == "__all__" and module in STARS:
+        return STARS[module].split()
     if name.startswith("__"):
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
     full = whole()
