@@ -56,7 +56,21 @@ ORDER = (
 )
 COMPACT = ("model/estimator", "model/preprocessor")
 """Groups of many small files, whose keys are the target's own."""
-PUBLIC = ("submit", "runs", "get_run", "load_model", "samples", "show", "log", "Run", "Sweep", "Model", "LabrunError")
+PUBLIC = (
+    "submit",
+    "start_run",
+    "runs",
+    "get_run",
+    "load_model",
+    "samples",
+    "show",
+    "log",
+    "Run",
+    "ActiveRun",
+    "Sweep",
+    "Model",
+    "LabrunError",
+)
 LINE = re.compile(r"(?P<indent> *)(?P<key>[\w.]+):(?: (?P<value>[^#\n]*?(?:\"[^\"]*\")?))?(?: +# (?P<comment>.*))?$")
 HEAD = """# Reference
 

@@ -38,6 +38,7 @@ def test_importing_labrun_costs_nothing() -> None:
 def test_the_public_names() -> None:
     """What scripts and notebooks may rely on; adding to it is a decision."""
     assert sorted(labrun.__all__) == [
+        "ActiveRun",
         "LabrunError",
         "Model",
         "Run",
@@ -48,6 +49,7 @@ def test_the_public_names() -> None:
         "runs",
         "samples",
         "show",
+        "start_run",
         "submit",
     ]
     assert all(callable(getattr(labrun, name)) for name in labrun.__all__)

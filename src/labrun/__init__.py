@@ -7,12 +7,28 @@ if TYPE_CHECKING:  # `typing` itself takes longer to import than all that a cons
     from labrun.api import get_run, load_model, samples, show, submit
     from labrun.errors import LabrunError
     from labrun.handles import Run, Sweep
+    from labrun.program import ActiveRun, start_run
     from labrun.registered import Model
     from labrun.runs.context import log
 
-__all__ = ["LabrunError", "Model", "Run", "Sweep", "get_run", "load_model", "log", "runs", "samples", "show", "submit"]
+__all__ = [
+    "ActiveRun",
+    "LabrunError",
+    "Model",
+    "Run",
+    "Sweep",
+    "get_run",
+    "load_model",
+    "log",
+    "runs",
+    "samples",
+    "show",
+    "start_run",
+    "submit",
+]
 
 _PLACES = {
+    "ActiveRun": "program",
     "LabrunError": "errors",
     "Model": "registered",
     "Run": "handles",
@@ -22,6 +38,7 @@ _PLACES = {
     "log": "runs.context",
     "samples": "api",
     "show": "api",
+    "start_run": "program",
     "submit": "api",
 }
 

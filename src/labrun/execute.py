@@ -12,7 +12,7 @@ import functools
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from labrun.data import memory, reader, shared_cache
 from labrun.data.arrays import Arrays
 from labrun.data.mount import guarded, local_root, mount, mount_reference, references, resolved
 from labrun.errors import BY_OVERRIDE, DataError, UnfitError
-from labrun.runs import cards, seals, store
+from labrun.runs import cards, children, seals, store
 from labrun.runs import record as records
 from labrun.runs.pictures import Pictures
 from labrun.runs.record import Record, RunPaths
@@ -99,7 +99,8 @@ def _carry_out(recording: Recording, record: Record, paths: RunPaths, pictures: 
             record.data = inputs
             record.signature = signature(signed, record.data, record.code)
             recording.write()
-            script.run(config, inputs, record, paths)
+            with _with_children(paths):
+                script.run(config, inputs, record, paths)
             recording.leave_if_forked()
             registering.of_script(record, paths, recording.attempt)
             summary.finish_script(record, paths, pictures)
@@ -151,6 +152,19 @@ def _carry_out(recording: Recording, record: Record, paths: RunPaths, pictures: 
             if summary.draws(config, pictures):
                 summary.gather(work, scores, arrays, record).draw(paths.root)
         summary.tell_result(record, summary.data_line(arrays), time.monotonic() - began, paths)
+
+
+@contextlib.contextmanager
+def _with_children(paths: RunPaths) -> Iterator[None]:
+    """The runs that a script begins below its own end when it does."""
+    error: BaseException | None = None
+    try:
+        yield
+    except BaseException as ending:
+        error = ending
+        raise
+    finally:
+        children.end_open(store.workspace(), paths.root, error)
 
 
 def _with_loaders(

@@ -295,7 +295,7 @@ def test_a_model_is_promised_and_word_of_it_is_left(bench: Any, well: Any) -> No
     )
     done = well(bench.run(script, LABRUN_WORKSPACE=str(bench.folder.parent)))
     assert "[1, 2]" in done.stdout and "net:1 {'a': '1'}" in done.stdout and "when this run completes" in done.stderr
-    left = (bench.run_dir / "logs" / "azureml" / "register.jsonl").read_text().splitlines()
+    left = (bench.run_dir / "logs" / "azureml" / "models" / "register.jsonl").read_text().splitlines()
     assert [json.loads(line)["version"] for line in left] == [1, 2, 1]
     assert (bench.run_dir / json.loads(left[2])["path"]).read_text() == "beside", "kept, wherever it was"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from labrun.azureml.advice import Advising
 from labrun.azureml.submitting import OWN, TYPE_TAG
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml.exceptions import ActivityFailedException, UserErrorException
-from labrun.compat.azureml.training import files, metrics
+from labrun.compat.azureml.training import children, files, metrics
 from labrun.compat.azureml.training import run as training
 from labrun.compat.azureml.training.base import RunBase
 from labrun.compat.azureml.training.keyvault import secret_of
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 Paths = list[Path]
 Texts = list[str]
+Runs = list[Any]
 
 STATUSES = {
     "queued": "Queued",
@@ -436,9 +438,10 @@ class Run(Advising, metaclass=_AnyRun):
         **_: Any,
     ) -> Iterator[Run]:
         """The runs of a sweep; the runs that a run started as its children; the newest first."""
+        from labrun.azureml import interactive
         from labrun.azureml.experiment import has_all
 
-        for work in reversed(self._work.get_children()):
+        for work in reversed(self._work.get_children() if self._is_sweep else interactive.works_below(self)):
             child = wrapped(self._experiment, work)
             fits = type in (None, child.type) and status in (None, child.get_status())
             if fits and has_all(child.tags, tags) and has_all(child.properties, properties):
@@ -506,10 +509,43 @@ class Run(Advising, metaclass=_AnyRun):
         return definition.restore(self, Path(path or "."))
 
     def child_run(self, *args: Any, **kwargs: Any) -> Any:
-        """A run below this one; see `interactive`."""
+        """A run below this one; see `interactive.child`."""
         from labrun.azureml import interactive
 
         return interactive.child(self, *args, **kwargs)
+
+    def create_children(self, count: int | None = None, tag_key: Any = None, tag_values: Any = None) -> Runs:
+        """Begin several runs below this one: so many, or one for each value of a tag.
+
+        Raises:
+            UserErrorException: neither was given, or both.
+        """
+        return [self.child_run(tags=tags) for tags in children.tags_of(count, tag_key, tag_values)]
+
+    def submit_child(self, config: Any, tags: Any = None, **kwargs: Any) -> Any:
+        """Submit a configuration as a run below this one."""
+        from labrun.azureml import interactive
+
+        return interactive.submitted(self, config, tags, **kwargs)
+
+    # What it logs, or what is logged to it afterwards
+
+    @cached_property
+    def _metrics(self) -> metrics.Metrics:
+        if self._is_sweep:
+            raise UserErrorException("a sweep logs nothing: its runs do")
+        number = max(len(self._work.record.attempts), 1)
+        return metrics.Metrics(context.RunContext(self._folder, number))
+
+    log = training.Run.log
+    log_list = training.Run.log_list
+    log_row = training.Run.log_row
+    log_table = training.Run.log_table
+    log_image = training.Run.log_image
+    log_confusion_matrix = training.Run.log_confusion_matrix
+    log_accuracy_table = training.Run.log_accuracy_table
+    log_predictions = training.Run.log_predictions
+    log_residuals = training.Run.log_residuals
 
 
 ScriptRun = Run

@@ -142,12 +142,27 @@ def current() -> RunContext | None:
     return _current
 
 
+_entered: list[RunContext] = []
+"""Runs that this program has begun itself, the innermost last; unlike `current`, they are none of its children's."""
+
+
+def enter(run: RunContext) -> None:
+    """From now on `log` logs to a run that this program has begun."""
+    _entered.append(run)
+
+
+def leave(run: RunContext) -> None:
+    """No longer; see `enter`."""
+    if run in _entered:
+        _entered.remove(run)
+
+
 def log(name: str, value: SupportsFloat, step: int | None = None, epoch: int | None = None) -> None:
     """Log one value of a metric to the run that this process works for; outside a run, print it.
 
     Args and errors: as `RunContext.log`.
     """
-    run = current()
+    run = _entered[-1] if _entered else current()
     if run is None:
         at = "" if step is None else f" (step {step})"
         sys.stdout.write(f"{name}: {float(value):g}{at}\n")

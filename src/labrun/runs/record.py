@@ -72,6 +72,9 @@ FINISHED = frozenset({COMPLETED, FAILED, CANCELED, STOPPED})
 SCORING = ("evaluate", "predict")
 """Tasks whose model is another run's."""
 
+PROGRAM = "program"
+"""The task of a run that no command carries out: a program logs to it (`labrun.start_run`)."""
+
 UNREACHABLE_AFTER_S = 60.0
 LOST_ELSEWHERE_AFTER_S = 600.0
 HIDDEN = "***"
@@ -131,7 +134,7 @@ class Record:
     name: str
     """The experiment's name: the folder that holds its runs."""
     task: str
-    """`fit`, `evaluate` or `script`."""
+    """`fit`, `evaluate`, `predict`, `script`, or `program`."""
     status: Status
     created: str
     """When it was submitted; ISO 8601, UTC, as all times here."""

@@ -341,13 +341,20 @@ class Capture:
     def __init__(self, run_dir: Path, measured_every_s: float | None = None) -> None:
         self._run_dir, self._measured_every_s = run_dir, measured_every_s
         self._saved: tuple[int, int] | None = None
+        self._idle: tuple[int, ...] = ()
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, attempt: int) -> None:
-        """Start the sidecar and turn standard output and error to it."""
-        _flush()
-        global _is_watched
-        _is_watched = os.isatty(1)
+    def start(self, attempt: int, prints: bool = True) -> None:
+        """Start the sidecar and turn standard output and error to it.
+
+        Args:
+            attempt: the number of the attempt.
+            prints: False: leave both as they are; the sidecar then has only the heartbeat and the requests to see to.
+        """
+        if prints:
+            _flush()
+            global _is_watched
+            _is_watched = os.isatty(1)
         out_read, out_write = os.pipe()
         err_read, err_write = os.pipe()
         sidecar = Path(__file__).with_name("sidecar.py")
@@ -363,6 +370,11 @@ class Capture:
             str(self._measured_every_s or 0),
         ]
         self._process = subprocess.Popen(command, pass_fds=(out_read, err_read), stdin=subprocess.DEVNULL)
+        if not prints:
+            self._idle = (out_write, err_write)
+            os.close(out_read)
+            os.close(err_read)
+            return
         self._saved = (os.dup(1), os.dup(2))
         for write_end, standard in ((out_write, 1), (err_write, 2)):
             os.dup2(write_end, standard)
@@ -375,6 +387,9 @@ class Capture:
 
     def stop(self) -> None:
         """Give the terminal back, once the log has all that was printed."""
+        for descriptor in self._idle:
+            os.close(descriptor)
+        self._idle = ()
         if self._saved is None or self._process is None:
             return
         _flush()

@@ -108,6 +108,8 @@ def _check(old: Record) -> None:
     Raises:
         RecordError: it is not.
     """
+    if old.task == records.PROGRAM:
+        raise RecordError(f"run {old.id} was a program's own, which labrun did not start: run that again")
     trainer, compute, script = (old.config.get(name) for name in ("trainer", "compute", "script"))
     is_sound = (
         isinstance(trainer, Mapping)

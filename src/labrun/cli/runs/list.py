@@ -201,9 +201,12 @@ def _rows(run_dir: Path, record: Record, status: str) -> Iterator[tuple[str, str
         commit, branch = str(git.get("commit"))[:12], git.get("branch")
         yield "git", f"{commit} ({branch}){', with changes' if git.get('dirty') else ''}"
     yield "code", f"{str(code.get('digest', '-'))[:12]}  {code.get('folder', '')}"
-    if status == records.LOST or (status == records.QUEUED and _is_left(run_dir, record)):
-        yield "go on", _going_on(run_dir, record)
-    yield "again", f"{record.command}   (or, as it was: lab runs rerun {record.id})"
+    if record.task == records.PROGRAM:
+        yield "program", record.command or "a notebook, or a script's own run"
+    else:
+        if status == records.LOST or (status == records.QUEUED and _is_left(run_dir, record)):
+            yield "go on", _going_on(run_dir, record)
+        yield "again", f"{record.command}   (or, as it was: lab runs rerun {record.id})"
     yield "folder", str(run_dir)
     page = ui_state.page(store.workspace(), run_dir)
     if page is not None:

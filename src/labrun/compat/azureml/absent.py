@@ -114,11 +114,6 @@ def submit_way(what: str) -> NoReturn:
     not_here(what, _SUBMIT)
 
 
-def sweep_way(what: str) -> NoReturn:
-    """Refuse something that makes many runs out of one script."""
-    not_here(what, _SWEEP)
-
-
 def models_way(what: str) -> NoReturn:
     """Refuse something that changes the registry."""
     not_here(what, _MODELS)

@@ -69,22 +69,6 @@ class RunBase:
         """
         return secret_of(f"run.get_secret({name!r})", name)
 
-    def child_run(self, *args: Any, **kwargs: Any) -> Any:
-        """Not in labrun: one run has no runs inside."""
-        absent.sweep_way("run.child_run()")
-
-    def create_children(self, *args: Any, **kwargs: Any) -> Any:
-        """Not in labrun: one run has no runs inside."""
-        absent.sweep_way("run.create_children()")
-
-    def get_children(self, *args: Any, **kwargs: Any) -> Any:
-        """Not in labrun: one run has no runs inside."""
-        not_here("run.get_children()", "a sweep's runs: `lab runs`, or labrun.runs() in Python")
-
-    def submit_child(self, *args: Any, **kwargs: Any) -> Any:
-        """Not in labrun: a script does not start runs."""
-        absent.submit_way("run.submit_child()")
-
     def wait_for_completion(self, *args: Any, **kwargs: Any) -> Any:
         """Not in labrun: the script is the run that would be waited for."""
         not_here("run.wait_for_completion() inside the run itself", "`lab runs logs -f`, or the same call in Python")

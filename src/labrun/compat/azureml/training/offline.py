@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 import uuid
+from types import SimpleNamespace
 from typing import Any
 
+from labrun.compat.azureml import absent
 from labrun.compat.azureml.training import values
 from labrun.compat.azureml.training.base import RunBase
 
@@ -131,9 +133,29 @@ class _OfflineRun(RunBase):
         """The properties so far."""
         return dict(self.properties)
 
-    def register_model(self, model_name: str, model_path: str | None = None, **kwargs: Any) -> None:
+    def register_model(self, model_name: str, model_path: str | None = None, **kwargs: Any) -> Any:
         """Tell of a model."""
         _tell(f"register the model {model_name} from {model_path}")
+        return SimpleNamespace(name=model_name, version=None, id=model_name)
+
+    def child_run(self, name: Any = None, *args: Any, **kwargs: Any) -> _OfflineRun:
+        """One that prints, too."""
+        _tell(f"begin a child run {name or ''}".rstrip())
+        return _OfflineRun()
+
+    def create_children(
+        self, count: int | None = None, tag_key: Any = None, tag_values: Any = None
+    ) -> list[_OfflineRun]:
+        """Several that print, too."""
+        return [self.child_run() for _ in (range(count) if count is not None else tag_values or ())]
+
+    def get_children(self, *args: Any, **kwargs: Any) -> list[_OfflineRun]:
+        """None: nothing is kept."""
+        return []
+
+    def submit_child(self, *args: Any, **kwargs: Any) -> Any:
+        """Not by hand: a run that prints has no runs below it."""
+        absent.submit_way("run.submit_child() outside of a run")
 
     def fail(self, error_details: Any = None, error_code: Any = None, _set_status: bool = True) -> None:
         """Print why."""

@@ -1,6 +1,6 @@
 """Models that a script registers: it leaves word of them, and they are registered when its run completes.
 
-`logs/azureml/register.jsonl` has one line for each. What lies
+`logs/azureml/models/register.jsonl` has one line for each. What lies
 outside of the run's `outputs` and `logs` is copied there at once.
 """
 
@@ -19,7 +19,8 @@ from labrun.compat.azureml.training import registered
 from labrun.compat.azureml.training.metrics import FOLDER
 from labrun.runs.context import RunContext
 
-NAME = "register.jsonl"
+NAME = os.path.join("models", "register.jsonl")
+"""Not beside the metrics, whose files have the names of what was logged."""
 
 
 def leave(run: RunContext, name: str, path: Any, about: dict[str, Any], local: bool) -> int:
@@ -51,7 +52,7 @@ def leave(run: RunContext, name: str, path: Any, about: dict[str, Any], local: b
     if not {base / "outputs", base / "logs"} & {found, *found.parents}:
         found = _copied(found, base / FOLDER / "models" / f"{name}-{number}")
     line = {**about, "name": name, "path": found.relative_to(base).as_posix(), "version": number}
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / NAME).parent.mkdir(parents=True, exist_ok=True)
     append_line(str(folder / NAME), json.dumps({**line, "attempt": run.attempt}))
     sys.stderr.write(f"labrun: the model {name!r} is registered as version {number} when this run completes\n")
     return number

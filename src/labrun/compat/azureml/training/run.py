@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -240,6 +241,63 @@ class Run(RunBase):
         words = ("tags", "properties", "description", "model_framework", "model_framework_version")
         about = registered.about(*[kwargs.get(name) for name in words])
         return model.promised(self._run, model_name, model_path, about, local=False)
+
+    def child_run(self, name: Any = None, run_id: Any = None, outputs: Any = None, **kwargs: Any) -> Any:
+        """Begin a run below this one: it logs for itself, and ends by itself, or with this one.
+
+        Args:
+            name: how it is shown.
+            run_id: not used: labrun gives ids.
+            outputs: a folder whose files are the new run's, once they are there.
+            **kwargs: whatever else the SDK takes; not used.
+        """
+        from labrun.compat.azureml.training import children
+
+        child = children.begin(self, self._run.run_dir, name, kwargs.get("tags"))
+        if outputs is not None and os.path.isdir(os.fsdecode(outputs)):
+            child.upload_folder("outputs", outputs)
+        return child
+
+    def create_children(self, count: int | None = None, tag_key: Any = None, tag_values: Any = None) -> list[Any]:
+        """Begin several runs below this one: so many, or one for each value of a tag.
+
+        Raises:
+            UserErrorException: neither was given, or both.
+        """
+        from labrun.compat.azureml.training import children
+
+        return [self.child_run(tags=tags) for tags in children.tags_of(count, tag_key, tag_values)]
+
+    def get_children(self, recursive: bool = False, tags: Any = None, **kwargs: Any) -> Any:
+        """The runs below this one, the newest first.
+
+        Args:
+            recursive: those below them, too.
+            tags: only those with these tags: a name, or names with their values.
+            **kwargs: the SDK's other conditions: `status`.
+        """
+        from labrun.compat.azureml.training import children
+
+        for child in children.of(self._run.run_dir, self):
+            if registered.fits(child.get_tags(), tags) and kwargs.get("status") in (None, child.get_status()):
+                yield child
+            if recursive:
+                yield from child.get_children(True, tags, **kwargs)
+
+    def submit_child(self, config: Any, tags: Any = None, **kwargs: Any) -> Any:
+        """Submit a configuration as a run below this one, where the script's interpreter has labrun.
+
+        Raises:
+            NotInLabrun: it has not.
+        """
+        whole = finder.whole()
+        if whole is None:
+            not_here("run.submit_child() in an interpreter without labrun", "run.child_run(), or a control script")
+        from labrun.compat.azureml.training import children
+
+        child = whole.find("azureml.core", "Experiment")(None, self.experiment.name).submit(config, tags, **kwargs)
+        children.note(self._run.run_dir, child._folder)
+        return child
 
     def fail(self, error_details: Any = None, error_code: Any = None, _set_status: bool = True) -> None:
         """Have the run end as failed, once its script has returned."""

@@ -1,0 +1,193 @@
+"""Runs below the run of a script: records of their own, written by the script's process, which is their process too."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from datetime import datetime, timezone
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from labrun._io import append_line, atomic_write
+from labrun.compat.azureml.exceptions import UserErrorException
+from labrun.compat.azureml.training import place
+from labrun.compat.azureml.training.metrics import Metrics
+from labrun.compat.azureml.training.run import Run, _texts
+from labrun.runs import context
+from labrun.runs.context import RunContext
+
+DISPLAY_NAME = "display_name"
+"""The tag that holds a run's own name."""
+TASK = "program"
+FILE = os.path.join("requests", "children.jsonl")
+"""In a run's folder: the folders of the runs below it, a line each, relative to the workspace."""
+COPIED = ("name", "host", "packages", "git", "code", "job", "process", "format")
+"""Of a parent's record, what holds for its children."""
+
+
+class ChildRun(Run):
+    """A run below another; it ends with `complete`, `fail` or `cancel`, else as its parent does."""
+
+    def __new__(cls, run_dir: Path, parent: Any) -> ChildRun:
+        return object.__new__(cls)
+
+    def __init__(self, run_dir: Path, parent: Any) -> None:
+        self._run = RunContext(run_dir, 1)
+        self._metrics = Metrics(self._run)
+        self._parent = parent
+
+    def __enter__(self) -> ChildRun:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Complete it; where an error ends the block, it failed."""
+        if error is None:
+            self.complete()
+        elif isinstance(error, KeyboardInterrupt):
+            self.cancel()
+        else:
+            self.fail(f"{type(error).__name__}: {error}")
+
+    @property
+    def parent(self) -> Any:
+        return self._parent
+
+    @property
+    def display_name(self) -> str:
+        return self.get_tags().get(DISPLAY_NAME) or super().display_name
+
+    def complete(self, _set_status: bool = True) -> None:
+        """End it well."""
+        self._close("completed")
+
+    def fail(self, error_details: Any = None, error_code: Any = None, _set_status: bool = True) -> None:
+        """End it as failed; its parent goes on."""
+        self._close("failed", str(error_details if error_details is not None else "the script called run.fail()"))
+
+    def cancel(self) -> None:
+        """End it; its parent goes on."""
+        self._close("canceled", "canceled by the script")
+
+    def _close(self, status: str, message: str | None = None) -> None:
+        self.flush()
+        close(self._run.run_dir, status, message)
+
+
+def begin(parent: Any, run_dir: Path, name: Any = None, tags: Any = None) -> ChildRun:
+    """A new run below another.
+
+    Args:
+        parent: that one, as an object.
+        run_dir: its folder.
+        name: how the new one is shown.
+        tags: of the new one.
+    """
+    above = place.record(run_dir)
+    new = uuid.uuid4().hex
+    own = "abcdef"[int(new[0], 16) % 6] + new[1:8]
+    folder = place.workspace() / "outputs" / str(above.get("name")) / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{own}"
+    for below in ("outputs", "logs", "requests", "attempts"):
+        (folder / below).mkdir(parents=True)
+    (folder / "attempts" / "1").touch()
+    now = _now()
+    shown = {DISPLAY_NAME: str(name)} if name is not None else {}
+    record = {
+        **{key: above[key] for key in COPIED if key in above},
+        "id": own,
+        "task": TASK,
+        "status": "running",
+        "created": now,
+        "started": now,
+        "parent": above.get("id"),
+        "tags": {**shown, **_texts(tags or {})},
+        "config": {"task": TASK},
+        "attempts": [{"number": 1, "started": now, "status": "running", "process": above.get("process")}],
+    }
+    _write(folder, record)
+    note(run_dir, folder)
+    return ChildRun(folder, parent)
+
+
+def tags_of(count: Any, tag_key: Any, tag_values: Any) -> list[dict[str, Any]]:
+    """The tags of each of several new runs: so many, or one for each value of a tag.
+
+    Raises:
+        UserErrorException: neither was given, or both.
+    """
+    if (count is None) == (tag_key is None or tag_values is None):
+        raise UserErrorException("create_children: give either count, or tag_key and tag_values")
+    return [{}] * int(count) if count is not None else [{tag_key: value} for value in tag_values]
+
+
+def note(run_dir: Path, child: Path, workspace: Path | None = None) -> None:
+    """Keep with a run that another belongs to it."""
+    (run_dir / "requests").mkdir(exist_ok=True)
+    below = os.path.relpath(str(child), str(workspace or place.workspace()))
+    append_line(run_dir / FILE, json.dumps({"folder": below}))
+
+
+def close(run_dir: Path, status: str, message: str | None = None) -> None:
+    """Write how a run below another has ended; once it has, nothing is changed."""
+    record = _read(run_dir)
+    if record.get("status") != "running":
+        return
+    now = _now()
+    record["status"], record["ended"] = status, now
+    record["duration_s"] = max(0.0, (_time(now) - _time(record["started"])).total_seconds())
+    record["attempts"][-1].update(ended=now, status=status)
+    record["metrics"] = {
+        name: value if abs(value) < float("inf") else str(value) for name, value in context.last_values(run_dir).items()
+    }
+    if message is not None:
+        record["error"] = {"type": "RunFailedError", "message": message, "traceback": ""}
+    _write(run_dir, record)
+
+
+def folders(run_dir: Path, workspace: Path) -> list[Path]:
+    """The folders of the runs below one, the oldest first."""
+    named = []
+    for text in _content(run_dir / FILE).splitlines():
+        try:
+            named.append(str(json.loads(text)["folder"]))
+        except (ValueError, KeyError, TypeError):
+            continue  # half a line, of a process that was killed
+    return [workspace / name for name in named if (workspace / name / "run.json").is_file()]
+
+
+def of(run_dir: Path, parent: Any) -> list[ChildRun]:
+    """The runs below one, the newest first."""
+    return [ChildRun(folder, parent) for folder in reversed(folders(run_dir, place.workspace()))]
+
+
+def _content(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+def _read(run_dir: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write(run_dir: Path, record: dict[str, Any]) -> None:
+    with atomic_write(run_dir / "run.json") as file:
+        file.write((json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")  # noqa: UP017 (Python 3.6)
+
+
+def _time(text: str) -> datetime:
+    # `fromisoformat` came with Python 3.7.
+    return datetime.strptime(text[:23], "%Y-%m-%dT%H:%M:%S.%f")

@@ -1,0 +1,58 @@
+"""Runs that a script has begun below its own (`labrun.compat.azureml.training.children`)."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+from labrun.errors import RecordError
+from labrun.runs import context, finalize, recording
+from labrun.runs import record as records
+from labrun.runs.record import EndReason, RunPaths
+
+log = logging.getLogger(__name__)
+
+FILE = Path("requests", "children.jsonl")
+LARGEST = 2**24
+
+
+def folders(root: Path, run_dir: Path) -> list[Path]:
+    """The folders of the runs that a run has noted as its own, the oldest first."""
+    try:
+        raw = context.content(run_dir / FILE, LARGEST)
+    except OSError:
+        return []
+    found = []
+    for text in raw.splitlines():
+        try:
+            folder = root / str(json.loads(text)["folder"])
+        except (ValueError, KeyError, TypeError):
+            continue  # half a line, of a process that was killed
+        if (folder / "run.json").is_file():
+            found.append(folder)
+    return found
+
+
+def end_open(root: Path, run_dir: Path, error: BaseException | None) -> None:
+    """Close the records of those that the script has not ended: they ended as it did.
+
+    Args:
+        root: the workspace.
+        run_dir: the run of the script.
+        error: what ended it; None: it ended well.
+    """
+    status, _ = recording.outcome(error, RunPaths(run_dir))
+    if status == records.PREEMPTED:
+        status = records.CANCELED
+    for folder in folders(root, run_dir):
+        try:
+            record = records.read(folder)
+            if record.task != records.PROGRAM or record.status != records.RUNNING:
+                continue
+            closed = finalize.close(folder, record, status, EndReason.EXITED, "the run that it belongs to has ended so")
+            if status == records.COMPLETED:
+                closed.error = None
+                records.write(folder, closed)
+        except RecordError as trouble:
+            log.warning("A run below this one could not be closed: %s", trouble)

@@ -1,0 +1,107 @@
+"""Runs that a program is itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import labrun
+from labrun.runs import record as records
+
+PROGRAM = """
+import os, signal, sys
+import labrun
+
+run = labrun.start_run(sys.argv[1])
+run.log("loss", 1)
+print("begun")
+if sys.argv[1] == "raises":
+    raise ValueError("bad")
+if sys.argv[1] == "exits":
+    sys.exit(3)
+if sys.argv[1] == "goes_on":
+    try:
+        sys.exit(3)
+    except SystemExit:
+        run.log("loss", 2)
+if sys.argv[1] == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+if sys.argv[1] == "interrupted":
+    raise KeyboardInterrupt
+"""
+ENDS = {
+    "ends": "completed",
+    "raises": "failed",
+    "exits": "failed",
+    "goes_on": "completed",
+    "killed": "lost",
+    "interrupted": "canceled",
+}
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LABRUN_ROOT", str(tmp_path))
+    return tmp_path
+
+
+def test_a_program_that_does_not_end_its_run(workspace: Path) -> None:
+    """Takes up to 30 s: six programs, since each may end but once."""
+    (workspace / "program.py").write_text(PROGRAM)
+    programs = {name: subprocess.Popen([sys.executable, "program.py", name]) for name in ENDS}
+    for program in programs.values():
+        program.wait()
+    found = {run.name: run for run in labrun.runs()}
+    assert {name: run.status for name, run in found.items()} == ENDS
+    assert found["raises"].record.reason == "bad" and "ValueError: bad" in found["raises"].log_text()
+    assert "exit code 3" in found["exits"].record.reason
+    assert all(run.log_text().startswith("begun") for run in found.values() if run.name != "killed")
+    record = found["ends"].record
+    assert record.command.endswith("program.py ends") and (Path(record.code["folder"]) / "program.py").is_file()
+    assert (found["ends"].folder / "heartbeat").exists()
+
+
+def test_blocks_children_and_what_is_refused(workspace: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with labrun.start_run("outer", tags={"a": 1}) as run:
+        labrun.log("loss", 0.5)
+        with pytest.raises(ValueError, match="bad"), run.start_run("inner") as inner:
+            labrun.log("own", 1)
+            raise ValueError("bad")
+        labrun.log("loss", 0.25)
+        (run.outputs / "x.txt").write_text("x")
+        assert run.status == "running" and run.is_open and not inner.is_open
+        with pytest.raises(labrun.LabrunError, match="is running: its files may still change"):
+            run.register_model("early", "outputs/x.txt")
+    assert run.status == "completed" and run.tags == {"a": "1"} and run.get_metrics() == {"loss": [0.5, 0.25]}
+    assert run.record.metrics == {"loss": 0.25} and "outputs/x.txt" in run.get_file_names()
+    assert [child.id for child in run.get_children()] == [inner.id] and inner.parent.id == run.id
+    assert (inner.status, inner.get_metrics(), inner.record.reason) == ("failed", {"own": 1}, "bad")
+    with pytest.raises(labrun.LabrunError, match="has ended"):
+        run.log("loss", 1)
+    run.fail("too late")
+    assert run.status == "completed"
+    labrun.log("printed", 1)
+    assert "printed: 1" in capfd.readouterr().out
+    for name in ("", "a/b", ".hidden", "a\nb"):
+        with pytest.raises(labrun.LabrunError, match="becomes a folder"):
+            labrun.start_run(name)
+
+
+def test_a_folder_is_registered_whole(workspace: Path) -> None:
+    with labrun.start_run("net", capture=False) as run:
+        (run.outputs / "net" / "variables").mkdir(parents=True)
+        (run.outputs / "net" / "variables" / "a.bin").write_text("a")
+        (run.outputs / "net" / "b.txt").write_text("b")
+    model = run.register_model("net", "outputs/net")
+    again = run.register_model("net", "outputs/net")
+    content = workspace / "outputs" / ".labrun" / "models" / "net" / "1" / "data" / "model" / "net"
+    assert (model.version, again.version) == (1, 1)
+    assert (content / "variables" / "a.bin").read_text() == "a" and (content / "b.txt").read_text() == "b"
+    assert run.record.status == records.COMPLETED
+    (run.outputs / "empty").mkdir()
+    with pytest.raises(labrun.LabrunError, match="no files to register"):
+        run.register_model("net", "outputs/empty")
