@@ -319,3 +319,13 @@ def test_a_star_imports_what_the_sdk_has(bench: Any, well: Any) -> None:
         "print(Run.__name__, choice is again, RandomParameterSampling.__name__)\n"
     )
     assert "Run True RandomParameterSampling" in well(bench.run(script)).stdout
+
+
+def test_the_error_of_a_package_of_the_sdk_can_be_caught(bench: Any, well: Any) -> None:
+    script = bench.write(
+        "from msrest.exceptions import HttpOperationError\n"
+        "from azureml.core import Datastore, Workspace\n"
+        "try: Datastore.get(Workspace.from_config(), 'no such place')\n"
+        "except HttpOperationError: print('caught')\n"
+    )
+    assert "caught" in well(bench.run(script)).stdout

@@ -42,11 +42,22 @@ def details(run: Any) -> dict[str, Any]:
         "error": {"error": {"message": record.reason}} if record.reason else None,
         "properties": run.properties,
         "tags": run.tags,
-        "inputDatasets": record.data,
+        "inputDatasets": [_input(entry) for entry in record.data],
         "outputDatasets": [],
         "runDefinition": named(definition.of(record.config), record.properties),
         "logFiles": {name: str(work.folder / name) for name in files.of(work.folder) if name.endswith(".log")},
         "submittedBy": None,
+    }
+
+
+def _input(entry: dict[str, Any]) -> dict[str, Any]:
+    """What the record says of an input, in the SDK's form."""
+    name = str(entry.get("alias") or entry.get("name") or entry.get("input") or "")
+    version = f"@{entry['number']}" if entry.get("number") else ""
+    return {
+        "dataset": {"id": f"{entry.get('name') or entry.get('input') or name}{version}"},
+        "consumptionDetails": {"type": "RunInput", "inputName": name, "mechanism": "Mount"},
+        **entry,
     }
 
 

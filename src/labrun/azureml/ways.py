@@ -15,9 +15,10 @@ def install() -> None:
         sys.path.append(runner.SITE)
         before = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join([runner.SITE, before] if before else [runner.SITE])
-    from labrun.compat.azureml import legacy
+    from labrun.compat.azureml import finder, legacy
 
     legacy.install()
+    finder.install()
 
 
 def run_script(path: Path, arguments: list[str]) -> None:

@@ -58,6 +58,9 @@ STARS = {
 }
 """What `from azureml.train.hyperdrive import *` gives."""
 
+MSREST = ("msrest", "msrest.exceptions")
+"""A package of the SDK's, of which scripts import one error: the one that `Datastore.get` raises."""
+
 MISSING = {"mlflow"}
 """Not even a stand-in: MLflow loads this plug-in of its own accord, and goes on without it if it cannot be imported."""
 
@@ -72,6 +75,8 @@ def find(module: str, name: str) -> Any:
         return CONSTANTS[name]
     if name == "__all__" and module in STARS:
         return STARS[module].split()
+    if module in MSREST:
+        name = "UserErrorException" if name == "HttpOperationError" else name
     if name.startswith("__"):
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
     full = whole()
@@ -117,6 +122,8 @@ class _Modules(MetaPathFinder, Loader):
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         top, *below = fullname.split(".")
+        if fullname in MSREST:
+            return ModuleSpec(fullname, self, is_package=True)
         if top != "azureml" or not below or below[0] in MISSING:
             return None
         if any(part.startswith("_") and part != "_common" for part in below):

@@ -41,9 +41,10 @@ def main(arguments: "list[str]") -> None:
         sys.stderr.write(f"labrun: the script {script} {what} (the working folder is {os.getcwd()}): give a .py file\n")
         raise SystemExit(2)
     _prepare_path(script)
-    from labrun.compat.azureml import legacy
+    from labrun.compat.azureml import finder, legacy
 
     legacy.install()
+    finder.install()
     sys.argv = arguments
     sys.excepthook = _show_error
     try:
