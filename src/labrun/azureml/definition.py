@@ -42,7 +42,7 @@ def details(run: Any) -> dict[str, Any]:
         "error": {"error": {"message": record.reason}} if record.reason else None,
         "properties": run.properties,
         "tags": run.tags,
-        "inputDatasets": [_input(entry) for entry in record.data],
+        "inputDatasets": [_input(entry, record.config) for entry in record.data],
         "outputDatasets": [],
         "runDefinition": named(definition.of(record.config), record.properties),
         "logFiles": {name: str(work.folder / name) for name in files.of(work.folder) if name.endswith(".log")},
@@ -50,12 +50,13 @@ def details(run: Any) -> dict[str, Any]:
     }
 
 
-def _input(entry: dict[str, Any]) -> dict[str, Any]:
+def _input(entry: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     """What the record says of an input, in the SDK's form."""
-    name = str(entry.get("alias") or entry.get("name") or entry.get("input") or "")
-    version = f"@{entry['number']}" if entry.get("number") else ""
+    own = str(entry.get("input") or entry.get("asset") or "")
+    aliases = (config.get("script") or {}).get("inputs") or {}
+    name = next((alias for alias, mount in aliases.items() if own and own in str(mount)), own)
     return {
-        "dataset": {"id": f"{entry.get('name') or entry.get('input') or name}{version}"},
+        "dataset": {"id": own},
         "consumptionDetails": {"type": "RunInput", "inputName": name, "mechanism": "Mount"},
         **entry,
     }

@@ -1,0 +1,110 @@
+"""Control scripts in the manner of the SDK's tutorials, verbatim, by each way in, on the pool and on Slurm."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+import labrun
+from helpers import lab
+
+TUTORIALS = Path(__file__).parent / "tutorials"
+SCRIPTS = Path(__file__).parent / "scripts"
+DAY1 = ("01-create-workspace", "02-create-compute", "03-run-hello", "04-run-pytorch", "05-upload-data")
+ENDED = ("completed", "failed", "canceled", "lost")
+
+
+def lay_out(name: str, folder: Path, script: str | None = None, data: Path | None = None) -> Path:
+    """A tutorial's folder with its training script and its data."""
+    shutil.copytree(TUTORIALS / name, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    if script is not None:
+        shutil.copytree(
+            SCRIPTS / script, folder / "src", dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    if data is not None:
+        shutil.copytree(data, folder / "data", dirs_exist_ok=True)
+    return folder
+
+
+def run(folder: Path, file: str, *options: str) -> str:
+    done = lab(folder, "azureml", "run", *options, file)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("compute", ["local", "slurm"])
+def test_the_first_day(compute: str, tmp_path: Path, few_images: Path, request: pytest.FixtureRequest) -> None:
+    """Six programs, the last three of which train: each submits and ends. It takes half a minute."""
+    if compute == "slurm":
+        request.getfixturevalue("cluster")
+    folder = lay_out("day1", tmp_path / "project", "cifar10", few_images)
+    for name in [*DAY1, "06-run-pytorch-data"]:
+        printed = run(folder, f"{name}.py", "--compute", compute)
+    assert "Submitted to compute cluster" in printed
+    runs = {one.name: one for one in labrun.runs(root=folder)}
+    assert set(runs) == {"day1-experiment-hello", "day1-experiment-train", "day1-experiment-data"}
+    for one in runs.values():
+        details = one.wait_for_completion(timeout_s=240)
+        assert details["status"] == "completed", one.log_text()[-2000:]
+        assert one.config["compute"]["target"] == compute
+    assert "hello world!" in runs["day1-experiment-hello"].log_text()
+    assert len(runs["day1-experiment-train"].get_metrics()["loss"]) == 3
+    data = runs["day1-experiment-data"]
+    assert len(data.get_metrics()["loss"]) > 3 and data.record.data, "the record says what was read"
+    assert json.loads((folder / ".azureml" / "config.json").read_text())["workspace_name"] == "day-one"
+
+
+def test_images_are_uploaded_mounted_and_a_model_registered(tmp_path: Path, few_images: Path) -> None:
+    """Twice, for the second versions: two processes that import PyTorch."""
+    folder = lay_out("cifar10", tmp_path / "project", "cifar10", few_images)
+    printed = run(folder, "control.py")
+    assert "cifar images 1 2" in printed and "Completed" in printed and "train.py Completed inputs" in printed
+    assert "cifar10\t1\t{" in printed and "1 ['cifar10']" in printed
+    assert (folder / "model" / "outputs" / "cifar_net.pth").stat().st_size > 1000
+    record = labrun.get_run("last", root=folder).record
+    assert record.data[0]["version"] and record.tags == {"kind": "tutorial"}
+    again = run(folder, "control.py")
+    assert "cifar10\t2\t{" in again, "the second model is the second version"
+
+
+@pytest.mark.parametrize("way", ["script", "notebook"])
+def test_digits_of_2018_with_an_estimator_a_widget_and_a_search(way: str, tmp_path: Path, few_digits: Path) -> None:
+    """Three fits by scikit-learn and a search; the notebook is the same program, a cell for each paragraph."""
+    folder = lay_out("mnist", tmp_path / "project", "mnist", few_digits)
+    if way == "script":
+        printed = run(folder, "control.py")
+    else:
+        cells = ["%load_ext labrun.azureml", *(folder / "control.py").read_text().split("\n\n")]
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+        client = NotebookClient(notebook, kernel_name="python3", timeout=400)
+        client.execute(cwd=str(folder))
+        printed = "".join(o.get("text", "") for cell in notebook.cells for o in cell.outputs)
+        shown = [o.get("data", {}).get("text/html", "") for cell in notebook.cells for o in cell.outputs]
+        assert any("sklearn-mnist" in page for page in shown)
+    assert "2 runs" in printed, "the space has two values: none is tried twice"
+    assert "'accuracy': 0." in printed and "outputs/sklearn_mnist_model.pkl" in printed
+    assert "'--regularization', '0.1'" in printed or "'--regularization', '0.5'" in printed
+    assert "sklearn_mnist\tsklearn_mnist:1\t1" in printed
+
+
+def test_an_estimator_with_settings_of_its_own(tmp_path: Path) -> None:
+    folder = lay_out("chainer", tmp_path / "project")
+    printed = run(folder, "control.py")
+    assert "Creating a new compute target..." in printed and "Type: azureml.scriptrun" in printed
+    assert "{'Batch size': 64, 'Epochs': 3, 'Accuracy': [0.5, " in printed
+
+
+def test_automl_on_a_machine_of_ones_own(tmp_path: Path) -> None:
+    """Two iterations of two folds: the price of a search, which is most of a minute."""
+    folder = lay_out("automl", tmp_path / "project")
+    (folder / "project").mkdir()
+    (folder / "get_data.py").rename(folder / "project" / "get_data.py")
+    printed = run(folder, "control.py")
+    assert "ITERATION" in printed and "PREDICTED " in printed
+    assert float(printed.rpartition("PREDICTED ")[2].split()[0]) > 0.5
+    assert len(list(labrun.runs(root=folder))) >= 2
