@@ -246,3 +246,21 @@ def test_nothing_called_azureml_is_importable_elsewhere() -> None:
     assert runner.SITE not in sys.path
     with pytest.raises(ImportError):
         __import__("azureml")
+
+
+def test_mlflow_in_a_control_script_begins_runs_of_labrun(tmp_path: Path) -> None:
+    (tmp_path / "go.py").write_text(
+        "import mlflow\nfrom azureml.core import Experiment, Workspace\n"
+        "ws = Workspace.from_config()\nmlflow.set_tracking_uri(ws.get_mlflow_tracking_uri())\n"
+        "experiment = Experiment(workspace=ws, name='by-mlflow')\nmlflow.set_experiment(experiment.name)\n"
+        "with mlflow.start_run():\n    mlflow.log_metric('loss', 3.0, step=1)\n"
+        "    mlflow.log_metric('loss', 2.0, step=2)\n"
+        "    mlflow.log_param('rate', 0.1)\n    mlflow.set_tag('a', 'b')\n"
+        "    open('note.txt', 'w').write('x')\n    mlflow.log_artifact('note.txt')\n"
+        "try:\n    with mlflow.start_run():\n        1 / 0\nexcept ZeroDivisionError:\n    pass\n"
+        "failed, run = experiment.get_runs()\n"
+        "print(failed.status, run.status, run.get_metrics(), run.tags, run.get_file_names())\n"
+    )
+    done = lab(tmp_path, "azureml", "run", "go.py")
+    assert done.returncode == 0, done.stderr
+    assert "Failed Completed {'loss': [3.0, 2.0]} {'a': 'b'}" in done.stdout and "outputs/note.txt" in done.stdout

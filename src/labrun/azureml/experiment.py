@@ -134,7 +134,7 @@ class Experiment(Advising):
 
     def get_portal_url(self) -> str:
         """The address of `lab ui` while that is up; else the folder with its runs."""
-        address = self.workspace.get_mlflow_tracking_uri()
+        address = self.workspace.get_portal_url()
         return address if address.startswith("http") else (self.workspace.folder / "outputs" / self.name).as_uri()
 
     def get_docs_url(self) -> str:

@@ -238,14 +238,16 @@ class Workspace(Advising):
         }
 
     def get_mlflow_tracking_uri(self, _with_auth: bool = False) -> str:
+        """Where MLflow in this process begins runs of labrun; see `mlflow_address`."""
+        from labrun.azureml import mlflow_address
+
+        return mlflow_address.address(self.folder)
+
+    def get_portal_url(self) -> str:
         """The address of `lab ui`, while that is up; else the folder's."""
         from labrun.tracking.mlflow import ui_state
 
         return ui_state.ui_address(self.folder) or self.folder.as_uri()
-
-    def get_portal_url(self) -> str:
-        """As `get_mlflow_tracking_uri`."""
-        return self.get_mlflow_tracking_uri()
 
 
 def _config(path: Path, name: str | None) -> dict[str, Any]:

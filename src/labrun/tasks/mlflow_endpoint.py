@@ -12,9 +12,10 @@ import logging
 import secrets
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 from labrun.runs import context
@@ -29,18 +30,26 @@ class UnknownCallError(Exception):
     """A call that is not answered here."""
 
 
+class Book(Protocol):
+    """What an endpoint answers from."""
+
+    run_id: str | None
+    """The run that a script belongs to, by MLflow's 32 digits; None: runs are begun by who calls."""
+
+    def carry_out(self, name: str, content: Answer) -> Answer: ...
+    def keep(self) -> None: ...
+
+
 class Endpoint:
-    """The server of one run, as a context manager.
+    """A server for one process, as a context manager.
 
     Args:
-        run_id: the run's.
-        experiment: its experiment's name.
-        run_dir: its folder.
+        book: what is answered from.
     """
 
-    def __init__(self, run_id: str, experiment: str, run_dir: Path) -> None:
+    def __init__(self, book: Book) -> None:
         self._token = secrets.token_hex(16)
-        self._book = ScriptRunState(run_id, experiment, run_dir)
+        self._book = book
         endpoint = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -74,7 +83,7 @@ class Endpoint:
         return {
             "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{self._server.server_address[1]}",
             "MLFLOW_TRACKING_TOKEN": self._token,
-            "MLFLOW_RUN_ID": self._book.run_id,
+            **({"MLFLOW_RUN_ID": self._book.run_id} if self._book.run_id else {}),
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # nobody could open these addresses
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -117,24 +126,40 @@ class Endpoint:
 
 
 class ScriptRunState:
-    """What a script says of its run, and of runs that it begins itself: they are all the one run of the record."""
+    """What a script says of its run, and of runs that it begins itself: they are all the one run of the record.
 
-    def __init__(self, run_id: str, experiment: str, run_dir: Path) -> None:
-        self.run_id = run_id + secrets.token_hex(12)
+    Args:
+        run_id: the run's.
+        experiment: its experiment's name.
+        run_dir: its folder.
+        log: what takes a metric's name, value and step.
+        experiment_id: by which MLflow is to know the experiment.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        experiment: str,
+        run_dir: Path,
+        log: Callable[[str, float, int], None] = context.log,
+        experiment_id: str = EXPERIMENT_ID,
+    ) -> None:
+        self.run_id: str | None = run_id + secrets.token_hex(12)
         """32 digits, as MLflow's own."""
         self._experiment, self._run_dir = experiment, run_dir
+        self._log, self._experiment_id = log, experiment_id
         self._lock = threading.Lock()
         self._runs: dict[str, Answer] = {}
         self._params: dict[str, str] = {}
         self._models: dict[str, Answer] = {}
-        self._new(self.run_id, run_dir.name)
+        self._new(str(self.run_id), run_dir.name)
 
     def _new(self, run_id: str, name: str) -> Answer:
         info = {
             "run_id": run_id,
             "run_uuid": run_id,
             "run_name": name,
-            "experiment_id": EXPERIMENT_ID,
+            "experiment_id": self._experiment_id,
             "user_id": "labrun",
             "status": "RUNNING",
             "start_time": int(time.time() * 1000),
@@ -176,7 +201,7 @@ class ScriptRunState:
 
     def _of_experiment(self, verb: str) -> Answer:
         shown = {
-            "experiment_id": EXPERIMENT_ID,
+            "experiment_id": self._experiment_id,
             "name": self._experiment,
             "lifecycle_stage": "active",
             "artifact_location": (self._run_dir / "outputs").as_uri(),
@@ -184,7 +209,7 @@ class ScriptRunState:
         if verb in ("get", "get-by-name"):
             return {"experiment": shown}
         if verb == "create":
-            return {"experiment_id": EXPERIMENT_ID}
+            return {"experiment_id": self._experiment_id}
         if verb == "search":
             return {"experiments": [shown]}
         if verb == "set-experiment-tag":
@@ -219,7 +244,7 @@ class ScriptRunState:
 
     def _metric(self, own: Answer, metric: Answer) -> None:
         value, step = float(metric["value"]), int(metric.get("step") or 0)
-        context.log(str(metric["key"]), value, step)
+        self._log(str(metric["key"]), value, step)
         own["metrics"][metric["key"]] = {
             "key": metric["key"],
             "value": value,
@@ -237,6 +262,10 @@ class ScriptRunState:
         if mine:
             context.annotate(self._run_dir, tags=mine)
 
+    def has_model(self, model_id: str) -> bool:
+        """Whether the script has logged this model to this run."""
+        return model_id in self._models
+
     def _of_model(self, rest: str, content: Answer) -> Answer:
         """MLflow 3 makes an entity of each model that a script logs; its files go to the run's `outputs/`."""
         if not rest:
@@ -244,7 +273,7 @@ class ScriptRunState:
             place = self._run_dir / "outputs" / str(content.get("name") or "model")
             info = {
                 "model_id": model_id,
-                "experiment_id": EXPERIMENT_ID,
+                "experiment_id": self._experiment_id,
                 "name": content.get("name"),
                 "creation_timestamp_ms": int(time.time() * 1000),
                 "last_updated_timestamp_ms": int(time.time() * 1000),

@@ -24,7 +24,7 @@ from labrun.runs import context, definition, store
 from labrun.runs.record import Record, RunPaths
 from labrun.runs.recording import Preempted, signal_name
 from labrun.tasks import threads
-from labrun.tasks.mlflow_endpoint import Endpoint
+from labrun.tasks.mlflow_endpoint import Endpoint, ScriptRunState
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def run(config: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]], record: 
         log.info("Expanded: %s", _line(expanded, shown))
     if script.get("environment"):
         _keep_build_log(str(script["environment"]), paths)
-    with Endpoint(record.id, record.name, paths.root) as endpoint:
+    with Endpoint(ScriptRunState(record.id, record.name, paths.root)) as endpoint:
         command = command_of(script, work, words)
         environment = variables(config, record, paths, inputs, endpoint)
         try:
