@@ -176,7 +176,7 @@ class Tabular:
 
     def time_recent(self, time_delta: Any, include_boundary: bool = True, validate: bool = True) -> Any:
         """Rows of the time just gone by, in UTC."""
-        now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
+        now = datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)  # noqa: UP017 - UTC is of Python 3.11
         return self._between("time_recent", now - time_delta, None, include_boundary)
 
     # As files
