@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def test_from_nothing_to_records_here(
     box: far.Far, model: None, labrun: Command, lab_here: Command, workspace: Path
 ) -> None:
     """Takes over 15 s: two commands, and the first use of a machine."""
-    secret = "zq-9f3-of-the-laptop"
+    secret = f"zq-{uuid.uuid4().hex}"  # not in this file: the code of other tests' runs is carried there, too
     done = labrun("-m", "model.seconds=0,0.1,0.2", *SMALL, f"+compute.environment.OWN={secret}")
     assert done.returncode == 0, done.stderr
     found = runs_of(workspace)

@@ -228,7 +228,7 @@ def test_a_search_with_early_termination(source: Path, labrun: Command) -> None:
         "sweep.max_trials=6",
         "sweep.max_concurrent=2",
         "script.arguments.seconds=2",
-        "script.arguments.learning_rate=choice(0.01,1.0,0.8,0.9)",
+        "script.arguments.learning_rate=choice(0.01,1.0,0.8,0.9,0.7,0.95)",
     )
     assert done.returncode == 0, done.stderr
     assert len(statuses(source)) == 6 and set(statuses(source)) == {"completed", "stopped"}

@@ -275,8 +275,9 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
 
     given = {key: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for key, v in settings.items()}
     shows = given.pop("show_output", False)
-    if given["target"] not in registry.names():
-        *names, last = registry.names()
+    known = [name for name in registry.values() if name != "auto"]
+    if given["target"] not in known:
+        *names, last = known
         problems = [f"hydra.launcher.target={given['target']!r}: allowed are {', '.join(names)} and {last}"]
     else:
         problems = list(check_fields(given, Compute, "hydra.launcher"))

@@ -15,7 +15,7 @@ from labrun.errors import ConfigError
 from labrun.plugins import BACKENDS
 from labrun.schema import SPECIAL
 
-names, forget = BACKENDS.names, BACKENDS.forget
+names, values, forget = BACKENDS.names, BACKENDS.values, BACKENDS.forget
 
 
 def get(name: str) -> Backend:

@@ -95,8 +95,10 @@ def _usual(config: Mapping[str, Any]) -> str:
         return "accuracy"  # what a script logs is not known before it runs
     if isinstance(model.get("metric"), str):
         return str(model["metric"])
+    if model.get("folds") is not None and config["dataset"].get("regression"):
+        return "r2"
     if model.get("folds"):
-        return "r2" if config["dataset"].get("regression") else "AUC_weighted"
+        return "AUC_weighted"
     if monitored.reads_trainer(config) and config["trainer"]["monitor"] != "auto":
         return str(config["trainer"]["monitor"])
     if schema.has_loaders(config.get("dataset")):
