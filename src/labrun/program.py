@@ -20,9 +20,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, SupportsFloat
 
+from labrun.checking import is_secret
 from labrun.compat.azureml.training import promises
 from labrun.errors import ConfigError, LabrunError, RunFailedError
 from labrun.handles import Run
+from labrun.mistakes.mistake import masked_word
 from labrun.runs import context, recording, store
 from labrun.runs import record as records
 from labrun.runs.record import Record, RunPaths
@@ -46,7 +48,8 @@ def start_run(
 ) -> ActiveRun:
     """Begin a run of this program: it logs to it, and ends it with `complete()` or `fail()`, or by `with`.
 
-    A program that ends without either ends the run: completed if the program ended well, else failed or canceled.
+    A program that ends without either ends the run: completed if the program ended well, else failed or canceled. Its
+    exit code is known from `sys.exit`; `raise SystemExit(1)` without `with` cannot be seen.
 
     Args:
         name: the experiment's name: the folder below `outputs/` that holds the run.
@@ -119,8 +122,16 @@ def _snapshot(folder: Path, root: Path) -> dict[str, Any] | None:
 
 
 def _command() -> str:
-    """How this program was started."""
-    return "" if _in_notebook() else shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]])
+    """How this program was started, without the values of secrets."""
+    if _in_notebook():
+        return ""
+    words = [masked_word(word) for word in sys.orig_argv[1:]]
+    for place, word in enumerate(words[:-1]):
+        if word.startswith("-") and "=" not in word and is_secret(word.lstrip("-").replace("-", "_")):
+            words[place + 1] = "***"
+        if word == "-c":  # the whole program
+            words[place + 1] = "..."
+    return shlex.join([Path(sys.executable).name, *words])
 
 
 def _in_notebook() -> bool:

@@ -248,3 +248,12 @@ def test_rows_are_chosen_unread(tmp_path: Path) -> None:
     assert np.array_equal(chosen[:], rows[1:2]) and np.array_equal(rows[np.array([2])], rows[2])
     assert np.array_equal(np.concatenate(list(rows.blocks(3))), rows[:])
     assert Part(rows, np.arange(10)).take(np.array([5])).x.shape == (1, 2)
+
+
+def test_a_place_from_the_end_is_that_and_one_beyond_is_none(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", X=np.arange(40.0).reshape(20, 2), y=np.arange(20) % 2)
+    rows: Any = read("Npz", tmp_path, False, path="d.npz", test_size=0.5).train.x
+    for some in (rows, streamed.Rows(rows._source)):  # in an order, and as they lie in the file
+        assert np.array_equal(some[-1], some[len(some) - 1])
+        with pytest.raises(IndexError):
+            some[len(some)]

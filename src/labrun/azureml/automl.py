@@ -143,11 +143,15 @@ class AutoMLConfig(Config):
         if given.get("training_data") is None:
             return {name: given.get(name) for name in ("X", "y", "X_valid", "y_valid")}
         label = str(given.get("label_column_name") or "")
-        x, y = automl_data.of_table(given["training_data"], label, "training_data")
+        weights = given.get("weight_column_name")
+        without = [str(weights)] if weights else []
+        x, y = automl_data.of_table(given["training_data"], label, "training_data", without)
         parts = {"X": x, "y": y}
         for name in ("validation_data", "test_data"):
             if given.get(name) is not None and "X_valid" not in parts:
-                parts["X_valid"], parts["y_valid"] = automl_data.of_table(given[name], label, name)
+                parts["X_valid"], parts["y_valid"] = automl_data.of_table(given[name], label, name, without)
+            elif given.get(name) is not None:
+                once(f"AutoMLConfig: {name} is not used: validation_data tests the best pipeline")
         return parts
 
     def words(self, experiment: Experiment) -> list[str]:

@@ -7,7 +7,7 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 
 from labrun._io import atomic_write
 from labrun.azureml import folder
+from labrun.azureml.telling import once
 from labrun.compat.azureml.exceptions import UserErrorException
 
 SCRIPT = '''"""Written by labrun: the data of an AutoMLConfig."""
@@ -73,6 +74,8 @@ class Data:
                 "AutoMLConfig: give training_data= and label_column_name=, or X= and y=, or data_script=; there is "
                 f"{', '.join(key for key, value in given.items() if value is not None) or 'none of them'}"
             )
+        for x, y in (("X", "y"), ("X_valid", "y_valid")):
+            given[x], given[y] = _with_labels(given[x], given[y])
         self.parts = {key: _plain(value, key) for key, value in given.items() if value is not None}
         if len(self.parts["X"]) != len(self.parts["y"]):
             raise UserErrorException(
@@ -110,6 +113,21 @@ class Data:
 
 def _value(parts: Mapping[str, Any], names: tuple[str, ...]) -> Any:
     return next((parts[name] for name in names if parts.get(name) is not None), None)
+
+
+def _with_labels(x: Any, y: Any) -> tuple[Any, Any]:
+    """Samples without those that have no target, which the SDK leaves out, too; it is told."""
+    if x is None or y is None:
+        return x, y
+    import pandas
+
+    x, y = (one.to_pandas_dataframe() if hasattr(one, "to_pandas_dataframe") else one for one in (x, y))
+    y = np.asarray(y.to_numpy() if hasattr(y, "to_numpy") else y).ravel()
+    known = ~pandas.isna(y)
+    if known.all() or len(x) != len(y):
+        return x, y
+    once(f"AutoMLConfig: {int((~known).sum())} samples have no target, and are left out")
+    return (x[known] if hasattr(x, "columns") else np.asarray(x)[known]), y[known]
 
 
 def _plain(value: Any, key: str) -> Any:
@@ -150,8 +168,14 @@ def _arrays(value: Any) -> dict[str, Any]:
     return found
 
 
-def of_table(table: Any, label: str, what: str) -> tuple[Any, Any]:
+def of_table(table: Any, label: str, what: str, without: Sequence[str] = ()) -> tuple[Any, Any]:
     """Samples and targets of a table.
+
+    Args:
+        table: a data frame, or one of the SDK's tables.
+        label: the column of the targets.
+        what: what the table is called in messages.
+        without: columns that are no part of the samples.
 
     Raises:
         UserErrorException: it has no such column.
@@ -162,7 +186,7 @@ def of_table(table: Any, label: str, what: str) -> tuple[Any, Any]:
             f"AutoMLConfig: {what} has no column {label!r} (label_column_name); it has: "
             f"{', '.join(map(str, frame.columns))}"
         )
-    return frame.drop(columns=[label]), frame[label]
+    return frame.drop(columns=[label, *(name for name in without if name in frame.columns)]), frame[label]
 
 
 def of_script(script: Path, path: Path) -> dict[str, Any]:

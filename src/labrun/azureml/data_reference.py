@@ -128,14 +128,20 @@ class OutputFileDatasetConfig(Advising):
         given = destination if isinstance(destination, tuple) else (destination or Datastore(), None)
         if len(given) != 2 or not isinstance(given[0], Datastore):
             raise UserErrorException(f"destination={destination!r}: give a datastore and a path: (datastore, 'folder')")
-        template = str(given[1] or "dataset/{run-id}/{output-name}")
+        self._template = str(given[1] or "dataset/{run-id}/{output-name}")
         self.datastore: Datastore = given[0]
-        self.path_on_datastore = self.datastore._clean(
-            template.replace("{run-id}", uuid.uuid4().hex[:8]).replace("{output-name}", self.name)
-        )
+        self.path_on_datastore = self._drawn()
+        self._is_given = False
+
+    def _drawn(self) -> str:
+        text = self._template.replace("{run-id}", uuid.uuid4().hex[:8]).replace("{output-name}", self.name)
+        return str(self.datastore._clean(text))
 
     def labrun_mount(self) -> str:
-        """What its argument is."""
+        """What its argument is: with `{run-id}` in it another folder for each run that it is given to."""
+        if self._is_given:
+            self.path_on_datastore = self._drawn()
+        self._is_given = True
         return output_folder(self.datastore, self.path_on_datastore, f"OutputFileDatasetConfig({self.name!r})")
 
     def as_mount(self, *args: Any, **kwargs: Any) -> OutputFileDatasetConfig:

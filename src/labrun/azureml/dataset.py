@@ -79,7 +79,7 @@ class Registered(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         if name in _inputs():
-            return Inputs()[name]
+            return Dataset.get_by_name(self._workspace, name)
         found = dataset_table.versions(self._workspace, name)
         if not found:
             raise KeyError(name)

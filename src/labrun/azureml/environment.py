@@ -213,6 +213,11 @@ class Environment:
                 "register a clone, env.clone('my-name')"
             )
         versions, content = _versions(workspace, self.name), self._to_dict()
+        if self.environment_variables:
+            once(
+                f"the environment {self.name!r} is kept with the values of {', '.join(self.environment_variables)}, in "
+                f"{folder.table_path(_folder(workspace), TABLE)}, which only you may read: keep secrets out of it"
+            )
         if not versions or {**versions[-1], "version": None} != {**content, "version": None}:
             versions = [*versions, {**content, "version": str(len(versions) + 1)}]
             folder.put(_folder(workspace), TABLE, self.name, {"versions": versions})

@@ -48,3 +48,4 @@ def put(folder: Path, name: str, key: str, value: Mapping[str, Any] | None) -> N
             table[key] = dict(value)
         with atomic_write(path) as file:
             file.write((json.dumps(table, indent=2, sort_keys=True, default=str) + "\n").encode())
+        path.chmod(0o600)  # an environment's variables may be among it

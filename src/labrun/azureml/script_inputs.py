@@ -7,6 +7,7 @@ from typing import Any
 
 from labrun.azureml.data_reference import PREFIX
 from labrun.azureml.words import Reference, word
+from labrun.compat.azureml.exceptions import UserErrorException
 
 
 class ScriptInputs:
@@ -20,6 +21,7 @@ class ScriptInputs:
         self._references = {str(name): item for name, item in references.items() if hasattr(item, "labrun_mount")}
         self._mounts: dict[str, str] = {}
         self._tables: dict[str, Any] = {}
+        self._named: dict[str, tuple[str, Any]] = {}
 
     def argument(self, value: Any) -> Any:
         """A word for the script; data become their path, and an input if they have a name of their own."""
@@ -47,11 +49,20 @@ class ScriptInputs:
 
     def _add(self, name: str | None, item: Any) -> str:
         mount: str = item.labrun_mount()
-        if name:
-            self._mounts[name] = mount
-            # Also by the name that it is registered under: `Dataset.get_by_name` finds it then in any interpreter.
-            for one in filter(None, (name, getattr(item, "labrun_name", None))):
-                self._mounts.setdefault(one, mount)
-                if table := getattr(item, "labrun_table", None):
-                    self._tables[one] = table
+        if not name:
+            return mount
+        table = getattr(item, "labrun_table", None) or None
+        if name in self._named and self._named[name] != (mount, table):
+            raise UserErrorException(
+                f"two inputs of the script are called {name!r}: give each a name of its own, "
+                "data.as_named_input('NAME')"
+            )
+        self._named[name] = (mount, table)
+        # Also by the name that it is registered under: `Dataset.get_by_name` finds it then in any interpreter.
+        own = getattr(item, "labrun_name", None)
+        for one in (name, *([own] if own and own not in self._mounts else [])):
+            self._mounts[one] = mount
+            self._tables.pop(one, None)
+            if table is not None:
+                self._tables[one] = table
         return mount

@@ -36,7 +36,7 @@ class ScriptRunConfig(Config):
         compute_target: where it runs, in place of what `run_config` says.
         environment: in place of what `run_config` says.
         distributed_job_config: how many processes, on one machine; see `distributed`.
-        resume_from: a run; its `outputs` is the argument `--resume_from`.
+        resume_from: a `DataPath`: its folder is the argument `--resume-from`.
         max_run_duration_seconds: a limit.
         command: in place of script and arguments; a text, or words that are put together with blanks, for a shell.
         docker_runtime_config: not used: labrun has no containers.
@@ -71,8 +71,17 @@ class ScriptRunConfig(Config):
         self.max_run_duration_seconds = max_run_duration_seconds
         if getattr(docker_runtime_config, "use_docker", False):
             once("DockerConfiguration(use_docker=True) is not used: labrun runs Python without containers")
-        if (script is None) == (command is None):
+        if script is None and command is None:
+            self.script, self.command = self.run_config.script, self.run_config.command
+        self.arguments = self.arguments or list(self.run_config.arguments)
+        if (self.script is None) == (self.command is None):
             raise UserErrorException("ScriptRunConfig: give either script= and arguments=, or command=")
+        if resume_from is not None:
+            if not hasattr(resume_from, "create_data_reference"):
+                raise UserErrorException(
+                    f"resume_from={resume_from!r}: give a DataPath, as DataPath(datastore, 'checkpoints')"
+                )
+            self.arguments += ["--resume-from", resume_from.create_data_reference()]
 
     def words(self, experiment: Experiment) -> list[str]:
         """What is typed after `labrun`."""
@@ -98,7 +107,11 @@ class ScriptRunConfig(Config):
         given = list(self.command) if several else str(self.command or "").split()
         is_script = len(given) > 1 and str(given[0]) in PYTHONS and str(given[1]).endswith(".py")
         plain = [str(value) for value in given if not hasattr(value, "labrun_mount")]
-        if self.command is not None and (not is_script or any(mark in text for text in plain for mark in SHELL)):
+        raw = plain if several else [str(self.command or "")]  # splitting a text takes its lines apart
+        needs_shell = any(mark in text for text in plain for mark in SHELL) or any(
+            mark in text for text in raw for mark in "\n#~()?[]{}!"
+        )
+        if self.command is not None and (not is_script or needs_shell):
             texts = [inputs.argument(value) for value in given] if several else [str(self.command)]
             quoted = [f"'{text}'" if isinstance(text, Reference) else exact.escaped(text) for text in texts]
             return [word("script.command", Reference(" ".join(quoted)))]

@@ -101,7 +101,13 @@ class Rows:
             return np.atleast_1d(self._order[index])
         if isinstance(index, slice):
             return np.arange(*index.indices(len(self)), dtype=np.int64)
-        return np.atleast_1d(np.arange(len(self))[index] if np.asarray(index).dtype == bool else np.asarray(index))
+        if np.asarray(index).dtype == bool:
+            return np.atleast_1d(np.arange(len(self))[index])
+        found = np.atleast_1d(np.asarray(index, dtype=np.int64))
+        found = np.where(found < 0, found + len(self), found)
+        if ((found < 0) | (found >= len(self))).any():
+            raise IndexError(f"there are {len(self):,} samples, and {index!r} was asked for")
+        return found
 
 
 class Files(Source):

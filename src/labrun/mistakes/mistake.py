@@ -58,10 +58,11 @@ def _cut(text: str) -> str:
 
 def typed(words: Sequence[str], program: str = "labrun") -> str:
     """A command as a shell takes it; no secret is shown."""
-    return shlex.join([program, *(_masked(word) for word in words)])
+    return shlex.join([program, *(masked_word(word) for word in words)])
 
 
-def _masked(word: str) -> str:
+def masked_word(word: str) -> str:
+    """A word of a command, without the value of what is named as a secret."""
     key, equals, value = word.partition("=")
     hides = equals and value and not value.startswith("${") and is_secret(key.rpartition(".")[2])
     return f"{key}=***" if hides else word

@@ -250,6 +250,7 @@ class Carried:
             self._missed = time.monotonic()  # it may have begun there: the next look tells
 
     def _carry(self, conversation: Channel, name: str) -> None:
+        has_begun = self._link is not None and self._link.state != links.CARRYING
         link = self._link or carry.fresh(self._folder, name, conversation)
         link.runs = sorted({*(link.runs or ()), *self._runs})
         if self._link is None:
@@ -264,7 +265,9 @@ class Carried:
         except UnreachableError:
             raise
         except LabrunError:
-            conversation.call("remove", folder=link.folder)  # nothing has begun
+            if has_begun:  # what ended there, or goes on, stays
+                raise
+            conversation.call("remove", folder=link.folder)
             links.drop(self._folder)
             self._link = None
             raise

@@ -70,7 +70,8 @@ def _place(path: Path, store: LocalDatastore, link: Link) -> tuple[Path, str]:
     if not path.is_relative_to(store.folder) and path.is_relative_to(link.home):
         return Path(link.home), link.workspace
     base = store.folder if path.is_relative_to(store.folder) else path.parent
-    digest = hashlib.sha256(f"{link.workspace} {base}".encode()).hexdigest()[:16]
+    # One for each submission: files that are taken away or changed here later are not those of runs that wait there.
+    digest = hashlib.sha256(f"{link.folder} {base}".encode()).hexdigest()[:16]
     return base, link.datastores.setdefault(str(base), f"datastores/{digest}")
 
 

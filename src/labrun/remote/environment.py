@@ -102,11 +102,7 @@ def ensure(channel: Channel) -> str:
     """
     remote = channel.remote
     if remote.python is not None:
-        return (
-            remote.python.replace("~", channel.root.rpartition("/.labrun")[0], 1)
-            if remote.python[0] == "~"
-            else remote.python
-        )
+        return remote.python  # its ~ is that of the user there
     wanted = present()
     python = f"env/{wanted.key}/bin/python"
     if channel.call("have", paths=[python])["have"]:

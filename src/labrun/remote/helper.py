@@ -206,6 +206,7 @@ class Helper:
     def spawn(self, request: Request, claim: str, log: str) -> None:
         """Start a process, and note it."""
         words = [one.replace("{root}", self.root) for one in request["command"]]
+        words[0] = os.path.expanduser(words[0])
         variables = dict(os.environ)
         variables.update({name: value.replace("{root}", self.root) for name, value in request["environment"].items()})
         with open(log, "ab") as output:
@@ -390,8 +391,17 @@ def controller_lives(folder: str) -> bool:
     except (OSError, ValueError):
         return False
     if holder.get("host") == socket.gethostname() and os.path.isdir("/proc/self"):
-        return start_of(holder["pid"]) is not None
+        return boot_id() in (None, holder.get("boot_id")) and start_of(holder["pid"]) is not None
     return seconds is not None and seconds < 60
+
+
+def boot_id() -> str | None:
+    """What tells this start of the machine from others; None where it is not told."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    except OSError:
+        return None
 
 
 def age(place: str) -> float | None:

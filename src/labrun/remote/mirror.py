@@ -90,17 +90,13 @@ def bring(channel: Channel, folder: Path, link: Link) -> tuple[list[str], bool]:
 def _seen(folder: Path, link: Link) -> dict[str, dict[str, Any]]:
     """How far each file is here."""
     found: dict[str, dict[str, Any]] = {"": {".launch/controller.log": _size(folder / ".launch" / "controller.log")}}
-    for run in runs_of(folder, link):
-        if run in link.pulled:
-            continue
+    for run in runs_of(folder, link):  # those that are here whole as well: what is not told is sent again
         run_dir = folder / run
         sizes: dict[str, Any] = {"metrics.jsonl": _size(run_dir / "metrics.jsonl")}
         sizes |= {path.name: _size(path) for path in run_dir.glob("driver*.log")}
         if run in link.marks:
             sizes["run.json"] = link.marks[run]
         found[run] = sizes
-    if link.runs is None:  # a search: those that are done are done
-        found |= {run: {"run.json": link.marks.get(run)} for run in link.pulled}
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from labrun.compat.azureml import absent
+from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compat.azureml.training.data import InputDataset, Inputs
 from labrun.compat.azureml.training.factories import FileDatasetFactory, TabularDatasetFactory
 
@@ -46,7 +47,15 @@ class Dataset:
 def input_by_id(id: str) -> Any:
     """The input of this run that has a name or a path; None where there is none."""
     inputs = Inputs()
-    for name in reversed(list(inputs)):  # those with names of their own come last, and know how they are read
-        if id in (name, str(inputs[name])):
-            return inputs[name]
-    return None
+    # Those with names of their own come last, and know how they are read.
+    found = [inputs[name] for name in reversed(list(inputs)) if id in (name, str(inputs[name]))]
+    ways = []
+    for one in found:
+        if one._definition is not None and one._definition not in ways:
+            ways.append(one._definition)
+    if len(ways) > 1 and id not in inputs:
+        raise UserErrorException(
+            "several inputs of this run lie at {}, each with other rows or columns: take one by its name, "
+            "Run.get_context().input_datasets['NAME'] (there is: {})".format(id, ", ".join(inputs))
+        )
+    return found[0] if found else None

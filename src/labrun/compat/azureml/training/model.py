@@ -138,14 +138,16 @@ class Model:
         content = _content(self._folder)
         target = Path(target_dir) / (content.name if content.is_file() else self.name)
         if target.exists() and not exist_ok:
-            raise ModelNotFoundException(f"Model.download: {target} exists already; exist_ok=True replaces it")
+            raise ModelNotFoundException(f"Model.download: {target} exists already; exist_ok=True replaces its files")
         target.parent.mkdir(parents=True, exist_ok=True)
         if content.is_file():
             shutil.copyfile(str(content), str(target))
         else:
-            if target.exists():
-                shutil.rmtree(str(target))
-            shutil.copytree(str(content), str(target))
+            # File by file: a folder of this name may be the user's own, and hold more.
+            for path in [path for path in content.rglob("*") if path.is_file()]:
+                copy = target / path.relative_to(content)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(str(path), str(copy))
         return str(target)
 
     @staticmethod

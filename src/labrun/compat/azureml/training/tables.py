@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from typing import Any
 
 from labrun.compat.azureml.exceptions import UserErrorException
@@ -102,7 +103,7 @@ def _cells(path: str, definition: Any, has_names: bool) -> Any:
     try:
         frame = pandas.read_csv(
             path,
-            sep=separator,
+            sep=separator if len(separator) == 1 else re.escape(separator),  # pandas takes several for a pattern
             engine="c" if len(separator) == 1 else "python",
             encoding=ENCODINGS.get(encoding.lower(), encoding),
             header=0 if has_names else None,
