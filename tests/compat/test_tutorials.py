@@ -105,6 +105,7 @@ def test_automl_on_a_machine_of_ones_own(tmp_path: Path) -> None:
     (folder / "project").mkdir()
     (folder / "get_data.py").rename(folder / "project" / "get_data.py")
     printed = run(folder, "control.py")
-    assert "ITERATION" in printed and "PREDICTED " in printed
+    assert "ITERATION" in printed and "PREDICTED " in printed and "REGISTERED digits:1" in printed
+    assert "'norm_macro_recall'" in printed
     assert float(printed.rpartition("PREDICTED ")[2].split()[0]) > 0.5
     assert len(list(labrun.runs(root=folder))) >= 2

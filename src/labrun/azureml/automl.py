@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,8 @@ ESTIMATORS = {
 """The SDK's models, and what is nearest to each of labrun's `model/estimator`."""
 ALL = tuple(sorted({*ESTIMATORS.values()}))
 DEFAULT_ITERATIONS = 20
+PICKLE = "outputs/model.pkl"
+LAST_FIT_S, POLL_S = 600.0, 0.5
 OLD = {
     "max_time_sec": "iteration_timeout_seconds",
     "exit_score": "experiment_exit_score",
@@ -83,6 +86,22 @@ USED = frozenset(
 )
 PRIMARY = {"classification": "accuracy", "regression": "spearman_correlation"}
 """The SDK's primary metric where none is named."""
+SDK_METRICS = {
+    "classification": (
+        "AUC_weighted",
+        "accuracy",
+        "average_precision_score_weighted",
+        "norm_macro_recall",
+        "precision_score_weighted",
+    ),
+    "regression": (
+        "normalized_mean_absolute_error",
+        "normalized_root_mean_squared_error",
+        "r2_score",
+        "spearman_correlation",
+    ),
+}
+"""What the SDK offers for `primary_metric`."""
 ALIASES = {"r2": "r2_score", "rmse": "root_mean_squared_error", "mae": "mean_absolute_error"}
 """labrun's names of metrics, and the SDK's."""
 
@@ -247,6 +266,11 @@ def _estimators(names: Any, what: str) -> list[str]:
     return found
 
 
+def get_primary_metrics(task: str) -> list[str]:
+    """The primary metrics of a task, as the SDK lists them."""
+    return list(SDK_METRICS.get(task, ()))
+
+
 class IterationRun(Run):
     """One pipeline of a search."""
 
@@ -270,6 +294,23 @@ class IterationRun(Run):
             "primary_metric": str(metric),
             "score": str(record.metrics.get(metric, float("nan"))),
         }
+
+    def register_model(
+        self,
+        model_name: str,
+        model_path: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        properties: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Register its fitted pipeline, which the SDK has as `outputs/model.pkl`; or another of its files."""
+        if model_path not in (None, PICKLE) or model_path in self.get_file_names():
+            return super().register_model(model_name, model_path, tags, properties, **kwargs)
+        from labrun.azureml import registering
+
+        whole = AutoMLRun(self._experiment, work=self._work.parent, run_type="automl")
+        shown = Run(self._experiment, work=api.Run(whole._fitted(self)))
+        return registering.of_run(shown, model_name, None, tags, properties, **kwargs)
 
 
 class AutoMLRun(Run):
@@ -334,6 +375,7 @@ class AutoMLRun(Run):
 
     def _fitted(self, run: IterationRun) -> Path:
         """The folder of the run that has a pipeline's fitted model."""
+        self._wait_for_last_fit()
         best = Path(self._work.folder) / search.BEST
         is_best = run.id == self._best(None).id and (best / "run.json").is_file()
         if is_best and records.read(best).status == records.COMPLETED:
@@ -342,7 +384,7 @@ class AutoMLRun(Run):
             if child.status == records.COMPLETED:
                 return Path(child.folder)
         record = run._work.record
-        words = [text for text in record.overrides if not text.startswith(("sweep", "name=", "tags"))]
+        words = [text for text in record.overrides if not text.startswith(("sweep", "name=", "tags", "compute"))]
         again = [*words, "model.folds=0", "model.refit=true", "compute=inline", word("name", self._work.name)]
         work = api.submit([*again, word("tags", {"azureml.refit": run.id})], root=self.experiment.workspace.folder)
         try:
@@ -352,6 +394,19 @@ class AutoMLRun(Run):
                 f"AutoMLRun: iteration {record.sweep['number']} cannot be fitted: {error}"
             ) from error
         return Path(work.folder)
+
+    def _wait_for_last_fit(self) -> None:
+        """Until the best pipeline is fitted to all training data, which follows the last iteration."""
+        best, log = Path(self._work.folder) / search.BEST / "run.json", self._work.log_file()
+        end = time.monotonic() + LAST_FIT_S
+        while time.monotonic() < end and not (
+            log and log.is_file() and "\nfolder: " in log.read_text(errors="replace")
+        ):
+            if best.is_file() and records.read(best.parent).finished:
+                return
+            if self._work.is_over and not any(run.status == records.COMPLETED for run in self._trials()):
+                return
+            time.sleep(POLL_S)
 
     def register_model(  # type: ignore[override]
         self,
@@ -381,6 +436,7 @@ class AutoMLRun(Run):
             ActivityFailedException: no iteration completed.
         """
         details = super().wait_for_completion(show_output, wait_post_processing, raise_on_error=False)
+        self._wait_for_last_fit()
         failed = [run for run in self._trials() if run.status in (records.FAILED, records.LOST)]
         if len(failed) == len(self._trials()) and raise_on_error:
             super().wait_for_completion(False, wait_post_processing, raise_on_error=True)

@@ -66,6 +66,7 @@ PLACES = {
     # searches for a model
     "AutoMLConfig": "automl",
     "AutoMLRun": "automl",
+    "get_primary_metrics": "automl",
     # data
     "DataPath": "data_reference",
     "DataReference": "data_reference",

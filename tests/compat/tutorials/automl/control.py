@@ -61,8 +61,11 @@ for run in children:
 import pandas as pd
 print(pd.DataFrame(metricslist).sort_index(axis=1).shape)
 
+from azureml.train.automl import utilities as automl_utils
+print(automl_utils.get_primary_metrics('classification'))
 best_run, fitted_model = remote_run.get_output()
 print(best_run)
+print('REGISTERED', best_run.register_model(model_path='outputs/model.pkl', model_name='digits').id)
 lookup_metric = "accuracy"
 best_run, fitted_model = remote_run.get_output(metric=lookup_metric)
 third_run, third_model = remote_run.get_output(iteration=1)
