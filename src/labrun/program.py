@@ -72,18 +72,13 @@ def start_run(
     own = context.current()
     if parent is None and own is not None:
         parent = Run(own.run_dir)
-    workspace = Path(root).expanduser().resolve() if root is not None else _workspace()
+    workspace = Path(root).expanduser().resolve() if root is not None else store.workspace_here()
     record = _record(name, tags or {}, parent, workspace, code)
     folder = workspace / "outputs" / name / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{record.id}"
     recording.create(folder, record)
     store.keep_out_of_git(workspace)
     # A run of labrun's has a log already.
     return ActiveRun(folder, own is None and not _in_notebook() if capture is None else capture)
-
-
-def _workspace() -> Path:
-    inside = os.environ.get("LABRUN_WORKSPACE")
-    return Path(inside).resolve() if inside else store.workspace()
 
 
 def _record(

@@ -35,9 +35,17 @@ def read_back(words: list[str]) -> dict[str, Any]:
 
 def test_settings_become_words(experiment: Experiment) -> None:
     config = AutoMLConfig(
-        "classification", X=X, y=Y, primary_metric="norm_macro_recall", iterations=7, max_concurrent_iterations=3,
-        n_cross_validations=3, experiment_timeout_hours=0.5, iteration_timeout_minutes=2, blocked_models=["SVM", "KNN"],
-    )  # fmt: skip
+        "classification",
+        X=X,
+        y=Y,
+        primary_metric="norm_macro_recall",
+        iterations=7,
+        max_concurrent_iterations=3,
+        n_cross_validations=3,
+        experiment_timeout_hours=0.5,
+        iteration_timeout_minutes=2,
+        blocked_models=["SVM", "KNN"],
+    )
     words = config.words(experiment)
     assert words[0] == "-m" and "dataset.regression=true" not in words
     wanted = {"model.folds=3", "model.preprocess=false", "sweep=automl", "sweep.metric=norm_macro_recall"}
@@ -58,9 +66,15 @@ def test_words_of_2018_and_a_project_folder(experiment: Experiment, capsys: pyte
         "    return {'X': np.ones((helper.ROWS, 2)), 'y': [0.5, 1, 2, 3]}\n"
     )
     config = AutoMLConfig(
-        "regression", path="project", data_script="get_data.py", max_time_sec=120, concurrent_iterations=2,
-        whitelist_models=["ElasticNet", "RandomForest"], debug_log="x.log", unheard_of=1,
-    )  # fmt: skip
+        "regression",
+        path="project",
+        data_script="get_data.py",
+        max_time_sec=120,
+        concurrent_iterations=2,
+        whitelist_models=["ElasticNet", "RandomForest"],
+        debug_log="x.log",
+        unheard_of=1,
+    )
     words = config.words(experiment)
     assert {"sweep.trial_timeout_min=2", "sweep.max_concurrent=2", "dataset.regression=true"} <= set(words)
     assert "sweep.metric=spearman_correlation" in words and f"sweep.max_trials={automl.DEFAULT_ITERATIONS}" in words

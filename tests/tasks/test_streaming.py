@@ -127,9 +127,15 @@ def test_what_takes_arrays_alone_is_refused(run_here: Runner, refused_here: Refu
 def test_after_kill_9_nothing_reads_on(pictures: Path) -> None:
     """Over 15 s: a new process imports Lightning, and torch's loaders look after their parent every five seconds."""
     begun = start_labrun(
-        *PICTURES, STREAMED, "dataset.num_workers=2", "trainer.max_epochs=100000", "tracking=none", "callbacks=none",
-        cwd=pictures.parent, cold=True,
-    )  # fmt: skip
+        *PICTURES,
+        STREAMED,
+        "dataset.num_workers=2",
+        "trainer.max_epochs=100000",
+        "tracking=none",
+        "callbacks=none",
+        cwd=pictures.parent,
+        cold=True,
+    )
     found: list[psutil.Process] = []
 
     def reads() -> bool:

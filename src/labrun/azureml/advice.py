@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from labrun.compat.azureml.exceptions import NotInLabrun
+from labrun.compat.azureml.exceptions import NoSuchMemberError
 
 PAGE = "docs/coming-from-azureml.md lists what labrun has"
-
-
-class NoSuchMemberError(NotInLabrun, AttributeError):
-    """Also an AttributeError, so that `hasattr` is answered."""
 
 
 class Advising:

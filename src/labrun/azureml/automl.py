@@ -333,10 +333,6 @@ class AutoMLRun(Run):
         found: dict[str, Any] = self._best(None).get_metrics() if self._trials() else {}
         return found
 
-    @property
-    def _metric(self) -> str:
-        return str(self._trials()[0].record.config["sweep"]["metric"])
-
     def _best(self, metric: str | None) -> IterationRun:
         try:
             own = {sdk: ours for ours, sdk in ALIASES.items()}.get(str(metric), metric)

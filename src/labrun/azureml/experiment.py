@@ -14,6 +14,7 @@ from labrun.azureml.submitting import Config
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml import absent
 from labrun.compat.azureml.exceptions import UserErrorException
+from labrun.compat.azureml.training import registered
 from labrun.compat.azureml.training.experiment import own_name
 from labrun.errors import LabrunError
 from labrun.runs import context, store
@@ -109,7 +110,7 @@ class Experiment(Advising):
         for run in (wrapped(self, work) for work in found):
             if type is not None and run.type != type:
                 continue
-            if has_all(run.tags, tags) and has_all(run.properties, properties):
+            if registered.fits(run.tags, tags) and registered.fits(run.properties, properties):
                 yield run
 
     @staticmethod
@@ -205,12 +206,3 @@ def runs_of(workspace: Workspace, name: str | None, children: bool = False) -> l
         if isinstance(parent, api.Sweep):
             found.setdefault(parent.folder, parent)
     return list(found.values())
-
-
-def has_all(there: Mapping[str, str], wanted: Any) -> bool:
-    """Whether tags or properties are those that are wanted: a name, or names with their values."""
-    if wanted is None:
-        return True
-    if isinstance(wanted, Mapping):
-        return all(there.get(str(key)) == str(value) for key, value in wanted.items())
-    return all(name in there for name in ([wanted] if isinstance(wanted, str) else wanted))

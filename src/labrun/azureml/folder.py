@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,6 @@ from filelock import FileLock
 
 from labrun._io import atomic_write
 from labrun.runs import store
-
-WORKSPACE_VARIABLE = "LABRUN_WORKSPACE"
-"""Set for a script inside of a run."""
-
-
-def root() -> Path:
-    """The workspace: the run's own inside of one; else LABRUN_ROOT, or the current folder."""
-    inside = os.environ.get(WORKSPACE_VARIABLE)
-    return Path(inside).resolve() if inside else store.workspace()
 
 
 def table_path(folder: Path, name: str) -> Path:

@@ -24,8 +24,5 @@ def of(experiment: Any, work: Any, run_type: str | None) -> Any:
         is_automl = bool(children) and search.is_pipeline(children[0].record.config)
         run_type = "automl" if is_automl else "hyperdrive"
     place = CLASSES.get(run_type or "")
-    try:
-        made = getattr(importlib.import_module(f"labrun.azureml.{place[0]}"), place[1]) if place else Run
-    except ModuleNotFoundError:
-        made = Run
+    made = getattr(importlib.import_module(f"labrun.azureml.{place[0]}"), place[1]) if place else Run
     return made(experiment, work=work, run_type=run_type)

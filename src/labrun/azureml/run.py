@@ -14,7 +14,7 @@ from labrun.azureml.advice import Advising
 from labrun.azureml.submitting import OWN, TYPE_TAG
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml.exceptions import ActivityFailedException, UserErrorException
-from labrun.compat.azureml.training import children, files, metrics
+from labrun.compat.azureml.training import children, files, metrics, registered
 from labrun.compat.azureml.training import run as training
 from labrun.compat.azureml.training.base import RunBase
 from labrun.compat.azureml.training.keyvault import secret_of
@@ -439,12 +439,11 @@ class Run(Advising, metaclass=_AnyRun):
     ) -> Iterator[Run]:
         """The runs of a sweep; the runs that a run started as its children; the newest first."""
         from labrun.azureml import interactive
-        from labrun.azureml.experiment import has_all
 
         for work in reversed(self._work.get_children() if self._is_sweep else interactive.works_below(self)):
             child = wrapped(self._experiment, work)
             fits = type in (None, child.type) and status in (None, child.get_status())
-            if fits and has_all(child.tags, tags) and has_all(child.properties, properties):
+            if fits and registered.fits(child.tags, tags) and registered.fits(child.properties, properties):
                 yield child
             if recursive:
                 yield from child.get_children(True, tags, properties, type, status)

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from labrun.azureml import folder
 from labrun.azureml.advice import Advising
 from labrun.azureml.telling import once
 from labrun.compat.azureml import absent
 from labrun.compat.azureml.training.keyvault import Keyvault
+from labrun.runs import store
 
 CONFIGS = (".azureml/config.json", "aml_config/config.json", "config.json")
 
@@ -39,7 +39,7 @@ class Workspace(Advising):
         _location: str | None = None,
         **kwargs: Any,
     ) -> None:
-        self.folder = folder.root()
+        self.folder = store.workspace_here()
         self.name = workspace_name or self.folder.name
         self.subscription_id = subscription_id or ""
         self.resource_group = resource_group or ""

@@ -37,8 +37,16 @@ touch "{root}/env/{key}.build.done"
 """
 """For `sh -c` there; the packages come over standard input."""
 BUILD_S = 3600.0
-PASSED_ON = ("UV_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_INDEX_STRATEGY", "UV_FIND_LINKS",
-             "UV_OFFLINE", "UV_PYTHON_DOWNLOADS")  # fmt: skip
+PASSED_ON = (
+    "UV_INDEX_URL",
+    "UV_DEFAULT_INDEX",
+    "UV_INDEX",
+    "UV_EXTRA_INDEX_URL",
+    "UV_INDEX_STRATEGY",
+    "UV_FIND_LINKS",
+    "UV_OFFLINE",
+    "UV_PYTHON_DOWNLOADS",
+)
 """Variables of uv that a build there has too: over the connection, in no file."""
 TELLING = ("hydra-core", "numpy", "omegaconf", "pytorch-lightning", "scikit-learn", "scipy", "submitit", "torch")
 """Packages whose versions change results."""

@@ -48,8 +48,15 @@ FROZEN = (
 """What of a record does not change once the run is submitted: it stays as it is here."""
 PARTS = ("outputs", "logs", "attempts")
 """What comes of a run that has ended; with `driver.log` and `metrics.jsonl`, which have come already."""
-TOP = ("results.csv", "results_over_seed.csv", "report.html", "best.yaml", "ensemble.yaml", ".launch/study.journal",
-       ".launch/search.json")  # fmt: skip
+TOP = (
+    "results.csv",
+    "results_over_seed.csv",
+    "report.html",
+    "best.yaml",
+    "ensemble.yaml",
+    ".launch/study.journal",
+    ".launch/search.json",
+)
 """What a sweep leaves beside its runs."""
 HERE_THERE = "compute.host=null"
 """What a search that was carried says last."""

@@ -103,15 +103,24 @@ def close(remote: Remote) -> None:
 
 
 REFUSALS = (
-    (r"Permission denied|Too many authentication failures|No more authentication methods", LoginError,
-     "the login has expired, or was never made: 'lab remote connect {name}'"),
-    (r"Host key verification failed|REMOTE HOST IDENTIFICATION HAS CHANGED", LoginError,
-     "its host key is not known, or has changed: 'ssh {address}' asks, and says more"),
+    (
+        r"Permission denied|Too many authentication failures|No more authentication methods",
+        LoginError,
+        "the login has expired, or was never made: 'lab remote connect {name}'",
+    ),
+    (
+        r"Host key verification failed|REMOTE HOST IDENTIFICATION HAS CHANGED",
+        LoginError,
+        "its host key is not known, or has changed: 'ssh {address}' asks, and says more",
+    ),
     (r"Could not resolve hostname|Name or service not known", UnreachableError, "no host has that name: {text}"),
-    (r"Connection timed out|Operation timed out|No route to host|Network is unreachable", UnreachableError,
-     "it does not answer ({text})"),
+    (
+        r"Connection timed out|Operation timed out|No route to host|Network is unreachable",
+        UnreachableError,
+        "it does not answer ({text})",
+    ),
     (r"Connection refused", UnreachableError, "nothing listens there for ssh ({text})"),
-)  # fmt: skip
+)
 
 
 def error_of(remote: Remote, text: str, code: int | None) -> UnreachableError:

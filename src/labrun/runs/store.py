@@ -29,6 +29,12 @@ def workspace() -> Path:
     return Path(os.environ.get(ROOT_VARIABLE) or os.getcwd()).resolve()
 
 
+def workspace_here() -> Path:
+    """The workspace of this process: inside of a script's run that run's own, else `workspace`."""
+    inside = os.environ.get("LABRUN_WORKSPACE")
+    return Path(inside).resolve() if inside else workspace()
+
+
 def state_folder(root: Path) -> Path:
     """Where labrun keeps what is its own: code snapshots, caches, MLflow's database."""
     return root / "outputs" / ".labrun"

@@ -216,9 +216,7 @@ def _check_metrics(kept: Mapping[str, Any]) -> None:
     model, dataset = kept.get("model"), kept.get("dataset") or {}
     if kept["task"] != "fit" or not model or not tasks.is_pipeline(model):
         return
-    metric = kept["sweep"]["metric"]
-    named = [model.get("metric"), *(metric if isinstance(metric, list) else [metric])]
-    scoring.check([str(one) for one in named if one not in (None, "auto")], not dataset.get("regression"))
+    scoring.check(scoring.wanted(kept), not dataset.get("regression"))
 
 
 def _settle_loaders(kept: dict[str, Any], values: Mapping[str, Any]) -> None:

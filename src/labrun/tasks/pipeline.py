@@ -42,9 +42,7 @@ class PipelineTask(EstimatorTask):
         self.is_final = bool(config["model"].get("refit", True))
         self._most = config["model"].get("cv_samples")
         self._seed = int(config["dataset"].get("split_seed") or 0)
-        metric = config["sweep"]["metric"] if "sweep" in config else None
-        named = [config["model"].get("metric"), *(metric if isinstance(metric, list) else [metric])]
-        self._wanted = [str(one) for one in dict.fromkeys(named) if one not in (None, "auto")]
+        self._wanted = scoring.wanted(config)
 
     def fit(self, arrays: Arrays, paths: RunPaths, resume_from: Path | None) -> None:
         if resume_from is not None:

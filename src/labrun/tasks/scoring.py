@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,13 @@ STANDARD = (
 )
 """Of classifiers, by the names that Azure ML gave them; the first is what `auto` means."""
 QUANTITIES = ("r2", "rmse", "mae")
+
+
+def wanted(config: Mapping[str, Any]) -> list[str]:
+    """The metrics that a pipeline's config names, the primary one last; none where all are left to `auto`."""
+    metric = config["sweep"]["metric"] if "sweep" in config else None
+    named = [config["model"].get("metric"), *(metric if isinstance(metric, list) else [metric])]
+    return [str(one) for one in dict.fromkeys(named) if one not in (None, "auto")]
 
 
 def check(names: Sequence[str], has_classes: bool) -> None:

@@ -114,11 +114,6 @@ def submit_way(what: str) -> NoReturn:
     not_here(what, _SUBMIT)
 
 
-def models_way(what: str) -> NoReturn:
-    """Refuse something that changes the registry."""
-    not_here(what, _MODELS)
-
-
 class Absent(type):
     """The type of stand-ins: classes, so that annotations and `isinstance` work; any other use is refused."""
 

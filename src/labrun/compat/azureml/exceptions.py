@@ -22,6 +22,10 @@ class NotInLabrun(AzureMLException):
     """A part of the SDK that labrun does not have; the message says what to do instead."""
 
 
+class NoSuchMemberError(NotInLabrun, AttributeError):
+    """Also an AttributeError, so that `hasattr` is answered."""
+
+
 class UserErrorException(AzureMLException):
     """The call is wrong: a name, an argument, a path."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from labrun.compat.azureml import absent
 from labrun.compat.azureml.absent import not_here
-from labrun.compat.azureml.exceptions import NotInLabrun
+from labrun.compat.azureml.exceptions import NoSuchMemberError
 from labrun.compat.azureml.training.keyvault import secret_of
 
 if TYPE_CHECKING:
@@ -16,10 +16,6 @@ if TYPE_CHECKING:
     from labrun.compat.azureml.training.experiment import Experiment
 
 Self = TypeVar("Self", bound="RunBase")
-
-
-class _NoSuchAttributeError(NotInLabrun, AttributeError):
-    """Also an AttributeError, so that `hasattr(run, ...)` is answered."""
 
 
 class RunBase:
@@ -36,7 +32,7 @@ class RunBase:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        raise _NoSuchAttributeError(f"run.{name} is not in labrun: {absent.GENERAL}")
+        raise NoSuchMemberError(f"run.{name} is not in labrun: {absent.GENERAL}")
 
     @property
     def experiment(self) -> Experiment:

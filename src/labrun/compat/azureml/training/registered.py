@@ -64,7 +64,8 @@ def fits(there: Any, wanted: Any) -> bool:
         return wanted in there
     pairs = list(wanted.items()) if hasattr(wanted, "items") else list(wanted)
     return all(
-        one in there if isinstance(one, str) else str(there.get(str(one[0]), None)) == str(one[1]) for one in pairs
+        one in there if isinstance(one, str) else str(one[0]) in there and str(there[str(one[0])]) == str(one[1])
+        for one in pairs
     )
 
 

@@ -9,13 +9,8 @@ import tempfile
 from typing import Any
 
 from labrun.compat.azureml.absent import not_here
-from labrun.compat.azureml.exceptions import NotInLabrun, UserErrorException
+from labrun.compat.azureml.exceptions import NoSuchMemberError, UserErrorException
 from labrun.compat.azureml.training import steps, tables, values
-
-
-class NoSuchMemberError(NotInLabrun, AttributeError):
-    """Also an AttributeError, so that `hasattr` is answered."""
-
 
 FRAME = "the same on the data frame: .to_pandas_dataframe()"
 INSTEAD = {
