@@ -9,6 +9,7 @@ takes three times as long as without.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import marshal
 import os
@@ -128,9 +129,12 @@ def frozen_folders(path: Sequence[str], imported: Fingerprint) -> dict[str, str]
         return None
     pairs = zip(map(os.path.realpath, sys.path), map(os.path.realpath, path), strict=True)
     copies = {live: copy for live, copy in pairs if live != copy}
-    found = {}
+    found, real_folder = {}, functools.cache(os.path.realpath)
     for file, then in imported.files.items():
-        real = os.path.realpath(file)
+        folder, name = os.path.split(file)  # thousands of files lie in a few hundred folders
+        real = os.path.join(real_folder(folder), name)
+        if os.path.islink(real):
+            real = os.path.realpath(real)
         live = max((place for place in copies if real.startswith(f"{place}{os.sep}")), key=len, default=None)
         if live is None or _is_installed(real, live):
             continue

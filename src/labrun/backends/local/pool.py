@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 PARTING_S = 30.0
 """How long the other processes of a run may go on when the first one, which writes the record, is done."""
 MANY = 50
-"""So many waiting runs are worth the second that it takes to make each fork cheaper."""
+"""So many waiting runs are worth the second that it takes to make each fork cheaper. A warm interpreter has done so."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -298,7 +298,7 @@ class LocalPool(Supervisor[Run | Gathering]):
 
     def _ready(self, server: Server, seconds: float) -> None:
         super()._ready(server, seconds)
-        if len(self._queue) >= MANY:
+        if len(self._queue) >= MANY and not server.is_warm:
             server.send({"many": True})
         counts = {self.places.carries(run.needs.cpus, run.needs.gpus) for run in self._queue}
         at_once = f"; {counts.pop()} at once" if len(counts) == 1 else ""

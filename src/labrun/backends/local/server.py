@@ -118,6 +118,11 @@ class Server:
         message |= {"threads": self.threads} if self.kind == RUN else {"kind": self.kind}
         self.send(message)
 
+    @property
+    def is_warm(self) -> bool:
+        """Whether it is a fork of the warm interpreter."""
+        return isinstance(self.process, stock.Child)
+
     def send(self, message: dict[str, Any]) -> None:
         """Send a message; a dead server is noticed when its next answer is read."""
         with contextlib.suppress(OSError):
