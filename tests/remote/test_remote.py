@@ -85,8 +85,10 @@ def test_from_nothing_to_records_here(
     assert (folder / "results.csv").is_file() and links.live(workspace) == []
     assert box.inside(f"grep -rl {secret} /home/{far.USER} || true") == ""
     assert "completed" in lab_here("runs", "ls").stdout
-    again = labrun("-m", "model.seconds=0,0.1,0.2", *SMALL, f"sweep.resume={folder}")
-    assert again.returncode == 2 and "compute.host" in again.stderr, again.stderr
+    again = labrun("-m", "model.seconds=0,0.1,0.2,0.3", *SMALL, f"sweep.resume={folder}")
+    assert again.returncode == 0, again.stderr
+    assert [(one.status, len(one.attempts)) for one in runs_of(workspace)] == [("completed", 1)] * 4
+    assert box.inside(f"ls -d /home/{far.USER}/.labrun/workspaces/*/multirun/*/*/").count("multirun") == 1
     refused = labrun(*SMALL, "compute.cpus_per_run=999", "compute.gpus_per_run=9")
     assert "box has no GPU" in refused.stderr and "compute.cpus_per_run=999: box has" in refused.stderr
 

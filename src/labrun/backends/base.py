@@ -180,8 +180,8 @@ class Backend(ABC):
             ConfigError: nothing can be had here at all.
         """
 
-    def folder_problem(self, run_dir: Path) -> str | None:
-        """Why a run cannot lie in that folder."""
+    def folder_problem(self, run_dir: Path, compute: Mapping[str, Any]) -> str | None:
+        """Why a run that asks for this cannot lie in that folder."""
         return None
 
     @abstractmethod

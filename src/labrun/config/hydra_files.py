@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import re
 import shlex
 import sys
@@ -16,7 +17,7 @@ import yaml
 from omegaconf import Container, DictConfig, Node, OmegaConf
 from omegaconf._utils import OmegaConfDumper
 
-from labrun.errors import RecordError
+from labrun.errors import ConfigError, RecordError
 from labrun.runs import context, custom_locations
 from labrun.runs import record as records
 from labrun.runs.record import HIDDEN
@@ -293,3 +294,21 @@ def _yaml_of_key(key: str, kept: _Value, above: str | None = None) -> str:
     if above is None:
         return as_yaml({key: kept.value})
     return as_yaml({above: {key: kept.value}}).partition("\n")[2]
+
+
+def value_here(name: str, value: str) -> str:
+    """The value of a variable that the search gave its runs: its record has only the name.
+
+    Raises:
+        ConfigError: it is not set here.
+    """
+    if value != HIDDEN:
+        return value
+    if not name:
+        raise ConfigError(
+            "the search gave its runs several variables as one ({...}), and its record holds none of them: its own "
+            "command with sweep.resume=FOLDER goes on with it"
+        )
+    if name not in os.environ:
+        raise ConfigError(f"the search gave its runs the variable {name}, and it is not set here: set it first")
+    return quoted(os.environ[name])

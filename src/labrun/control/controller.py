@@ -22,7 +22,7 @@ from labrun.errors import LabrunError, RecordError
 from labrun.runs import finalize
 from labrun.runs import record as records
 from labrun.runs.record import Record
-from labrun.runs.sweep_state import Plan, SweepState, read_plan, readable
+from labrun.runs.sweep_state import Plan, SweepState, note_given_up, read_plan, readable
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +144,8 @@ def _drive(
             patience_s = 0.5 if feed is None else feed.patience_s
             for run_dir in runner.poll(patience_s) if runner.busy else ():
                 record = records.read(run_dir)
+                if record.status == records.FAILED and record.config["compute"]["retries"]:
+                    note_given_up(folder, record)
                 if feed is not None:
                     feed.ended(run_dir, record)
                 view.ended(run_dir, record)

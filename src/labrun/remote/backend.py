@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import logging
 import os
 import sys
@@ -12,10 +14,11 @@ from typing import Any
 
 from labrun.backends.base import Backend, Capacity, Head, Resources
 from labrun.errors import ConfigError, LabrunError, RecordError
-from labrun.remote import carry, channel, mirror, remotes
+from labrun.remote import carry, channel, ending, mirror, remotes
 from labrun.remote import link as links
 from labrun.remote.channel import Channel, persistent
 from labrun.remote.link import Link
+from labrun.remote.mirror import GoneError
 from labrun.remote.remotes import Remote
 from labrun.remote.ssh import LoginError, UnreachableError
 from labrun.runs import finalize
@@ -71,15 +74,23 @@ class Elsewhere(Backend):
         if compute["gpus_per_run"] > gpus:
             yield f"compute.gpus_per_run={compute['gpus_per_run']}: {host} has {gpus or 'no'} GPU{'s' * (gpus > 1)}"
 
-    def folder_problem(self, run_dir: Path) -> str | None:
-        """A sweep that was carried cannot be carried again."""
-        found = next(filter(None, (links.read(folder) for folder in (run_dir.parent, run_dir))), None)
-        if found is None:
-            return None
-        return (
-            f"{run_dir.parent} is on {found.remote} already: sweep.resume does not go with compute.host. "
-            "'lab runs watch' goes on with what is unfinished there; without compute.host it goes on here"
-        )
+    def folder_problem(self, run_dir: Path, compute: Mapping[str, Any]) -> str | None:
+        """A sweep goes on there where it was, once all that goes on of it is over."""
+        for folder in (run_dir.parent, run_dir):
+            link = links.read(folder)
+            if link is None:
+                continue
+            if link.state in (links.STARTING, links.STARTED):
+                return (
+                    f"{folder} goes on on {link.remote}: 'lab runs watch {folder}' follows it and sees it through; "
+                    f"without compute.host, what is not done of it is ended there and goes on here"
+                )
+            if link.remote != compute["host"] and link.state != links.CARRYING:
+                return (
+                    f"the runs of {folder} are on {link.remote}: compute.host={link.remote} goes on with them there, "
+                    "and without compute.host they go on here"
+                )
+        return None
 
     def summary(self, compute: Mapping[str, Any]) -> str:
         """The machine, and what it had when it was last asked."""
@@ -114,20 +125,13 @@ class Elsewhere(Backend):
         return {(folder / run).resolve() for run in set(runs) - set(found.pulled)}
 
     def release(self, folder: Path, unfinished: Callable[[], set[Path]]) -> list[str]:
-        """End there what still runs of a folder: its runs go elsewhere now."""
+        """End there what still runs of a folder, and bring it: its runs go elsewhere now."""
         found = links.read(folder)
         if found is None:
             return []
-        left = self.attached(folder) & {path.resolve() for path in unfinished()}
-        for run_dir in left:
-            finalize.request(run_dir, "its sweep goes on elsewhere")
-        if left and not _follow(folder, found, lambda: not any(_is_live(run_dir) for run_dir in left), 60.0):
-            raise RecordError(
-                f"runs of {folder} still go on on {found.remote}, which must end before they go on here: "
-                f"{found.why or 'they have not stopped yet'}"
-            )
-        links.drop(folder)
-        return [found.remote] if left else []
+        was_live = found.state in (links.STARTING, links.STARTED)
+        ending.release(folder, found, "its sweep goes on elsewhere")
+        return [found.remote] if was_live else []
 
     def is_over(self, job: str) -> bool | None:
         """As far as it was mirrored: what cannot be reached is not lost."""
@@ -143,30 +147,16 @@ class Elsewhere(Backend):
         if found is None or found.state not in (links.STARTING, links.STARTED):
             return None
         try:
-            _follow(folder, found, lambda: records.read(run_dir).finished, ENDING_S)
+            why = "canceled"
+            ending.follow(folder, found, lambda _: records.read(run_dir).finished, ENDING_S, why, only=[run_dir])
+        except GoneError:
+            mirror.give_up(folder, found, os.path.relpath(run_dir, folder))
+            return True
         except UnreachableError as error:
             raise UnreachableError(
                 f"{error}. The request lies in {run_dir}/requests, and is passed on once the machine answers"
             ) from error
         return False
-
-
-def _is_live(run_dir: Path) -> bool:
-    return not records.read(run_dir).finished
-
-
-def _follow(folder: Path, link: Link, is_done: Callable[[], bool], patience_s: float) -> bool:
-    """Bring a folder's news until something is so; False: it is not so yet."""
-    end = time.monotonic() + patience_s
-    with links.locked(folder, wait=True), Channel(link.machine) as conversation:
-        link = links.read(folder) or link
-        while True:
-            mirror.bring(conversation, folder, link)
-            if is_done() or link.state == links.OVER:
-                return is_done()
-            if time.monotonic() > end:
-                return False
-            time.sleep(FAST_S)
 
 
 def _shown(found: Mapping[str, Any]) -> str:
@@ -188,6 +178,7 @@ class Carried:
         self._runs: dict[str, Path] = {}
         self._environment: dict[Path, Mapping[str, str]] = {}
         self._link = links.read(folder)
+        self._before: Link | None = None
         self._channel: Channel | None = None
         self._next = 0.0
         self._pause = FAST_S
@@ -213,15 +204,15 @@ class Carried:
         """Carry what was not carried yet; bring what is new."""
         if self._link is None or self._link.state in (links.CARRYING, links.STARTING):
             self._send()
+        elif self._link.state == links.OVER and self._runs:
+            self._begin_anew(self._link)
+            self._send()
         wait_s = self._next - time.monotonic()
         if wait_s > 0:
             time.sleep(min(wait_s, timeout_s))
             if wait_s > timeout_s:
                 return []
-        try:
-            self._look()
-        except UnreachableError as error:
-            self._miss(error)
+        self._look()
         return self._ended()
 
     def _ended(self) -> list[Path]:
@@ -237,6 +228,8 @@ class Carried:
         """
         name = records.read(next(iter(self._runs.values()))).config["compute"]["host"]
         remote = remotes.get(name)
+        if self._link is not None and self._link.state == links.CARRYING and self._link.remote != name:
+            self._link = None  # nothing has begun on the other one
 
         def attempt() -> None:
             with Channel(remote) as conversation:
@@ -244,10 +237,29 @@ class Carried:
 
         try:
             persistent(attempt, SENDING_S, self._tell)
-        except UnreachableError:
-            if self._link is None or self._link.state != links.STARTING:
+        except LabrunError as error:
+            if self._link is not None and self._link.state == links.CARRYING:
+                self._forget()
+            if self._link is None or self._link.state != links.STARTING or not isinstance(error, UnreachableError):
                 raise
             self._missed = time.monotonic()  # it may have begun there: the next look tells
+
+    def _forget(self) -> None:
+        """Nothing of this has begun there; what was there before stays there."""
+        if self._before is None:
+            links.drop(self._folder)
+        else:
+            links.write(self._folder, self._before)
+        self._link, self._before = self._before, None
+
+    def _begin_anew(self, link: Link) -> None:
+        """All of it was over: what is to run again is carried again."""
+        self._before = copy.deepcopy(link)
+        link.state, link.left = links.CARRYING, []
+        for run in self._runs:
+            link.marks.pop(run, None)
+            if run in link.pulled:
+                link.pulled.remove(run)
 
     def _carry(self, conversation: Channel, name: str) -> None:
         has_begun = self._link is not None and self._link.state != links.CARRYING
@@ -267,30 +279,31 @@ class Carried:
         except LabrunError:
             if has_begun:  # what ended there, or goes on, stays
                 raise
-            conversation.call("remove", folder=link.folder)
-            links.drop(self._folder)
-            self._link = None
+            carry.take_back(conversation, link)
+            link.state = links.CARRYING
             raise
         link.state, link.reached = links.STARTED, time.time()
         links.write(self._folder, link)
 
     def _look(self) -> None:
-        """Bring what is new.
+        """Bring what is new. What keeps it from coming is told; the runs go on there.
 
         Raises:
-            UnreachableError: the machine does not answer.
+            LabrunError: the controller there dies again and again.
         """
         assert self._link is not None
-        if self._channel is None:
-            self._channel = Channel(self._link.machine)
         try:
+            self._channel = self._channel or Channel(self._link.machine)
             changed, lives = mirror.bring(self._channel, self._folder, self._link)
-        except UnreachableError:
+        except LabrunError as error:
             self._drop_channel()
-            raise
+            self._miss(error)
+            return
         if self._missed is not None:
             self._tell(f"{self._link.remote} answers again", once=False)
             self._missed, self._pause = None, FAST_S
+        if any(records.read(self._folder / run).finished for run in changed):
+            self._taken_up = 0  # it gets on
         self._see_through(lives)
         self._pause = FAST_S if changed else min(SLOW_S, 1.3 * self._pause)
         self._next = time.monotonic() + self._pause
@@ -311,15 +324,17 @@ class Carried:
         self._tell(f"the controller on {self._link.remote} has ended before its runs: it is started again", once=False)
         self._send()
 
-    def _miss(self, error: UnreachableError) -> None:
+    def _miss(self, error: LabrunError) -> None:
         assert self._link is not None
         if self._missed is None:
             self._missed = time.monotonic()
-            self._tell(f"{error}; the runs go on there", once=False)
+            goes_on = "" if isinstance(error, GoneError) else "; the runs go on there"
+            self._tell(f"{error}{goes_on}", once=False)
         if isinstance(error, LoginError):
             self._tell(str(error))
         self._link.why, self._link.tried = str(error), time.time()
-        links.write(self._folder, self._link)
+        with contextlib.suppress(RecordError):
+            links.write(self._folder, self._link)
         self._pause = min(LONGEST_PAUSE_S, 2 * max(1.0, self._pause))
         self._next = time.monotonic() + self._pause
 
@@ -330,7 +345,7 @@ class Carried:
 
     def cancel_all(self, at_once: bool = False, why: str = "canceled before it began") -> None:
         """Ask the runs there to stop; at once: wait no longer for them."""
-        if self._link is None or self._link.state == links.CARRYING:
+        if self._link is None or self._link.state not in (links.STARTING, links.STARTED):
             for run_dir in self._runs.values():
                 if not records.read(run_dir).finished:
                     finalize.close_unrun(run_dir, why)

@@ -21,40 +21,48 @@ from typing import Any
 
 from labrun import masking
 from labrun.errors import ConfigError
-from labrun.remote import data, environment, packed
+from labrun.remote import clocks, data, environment, inherited, packed
 from labrun.remote import link as links
 from labrun.remote.channel import Channel, RefusedError
 from labrun.remote.link import Link
 from labrun.runs import record as records
-from labrun.runs import store
+from labrun.runs import report, store
 from labrun.runs.record import Record
 from labrun.runs.sweep_state import Plan
-from labrun.submission import snapshot
+from labrun.submission import environments, snapshot
 
 log = logging.getLogger(__name__)
 
 BEGIN_S = 600.0
 """How long the controller there may take to look at everything, data fetched included."""
 
+ERRAND_S = 120.0
+"""How long it may take to end runs there that nobody controls."""
+
 
 def fresh(folder: Path, name: str, channel: Channel) -> Link:
     """The link of a folder that was never carried."""
     root = store.workspace()
     workspace = links.workspace_there(root)
-    return Link(name, workspace, links.folder_there(folder, root, workspace), str(root), channel.root)
+    link = Link(name, workspace, links.folder_there(folder, root, workspace), str(root), channel.root)
+    clocks.note(link, channel.ahead_s)
+    if link.ahead_s:
+        ahead = f"{report.duration(abs(link.ahead_s))} {'ahead of' if link.ahead_s > 0 else 'behind'}"
+        sys.stderr.write(f"labrun: the clock of {name} is {ahead} this machine's; records tell times by this one's\n")
+    return link
 
 
 def refusals(record: Record) -> list[str]:
     """What a run names that is on this machine alone, and is not carried."""
-    config, found = record.config, []
-    if isinstance(config.get("from"), Mapping):
-        found.append(f"task={config['task']} scores run {config['from']['id']}, whose model lies on this machine")
-    if isinstance(config["trainer"].get("resume"), Mapping):
-        found.append(f"trainer.resume={config['trainer']['resume']['id']}: its checkpoints lie on this machine")
-    script = config.get("script") or {}
-    for key in ("python", "requirements"):
-        if script.get(key):
-            found.append(f"script.{key}={script[key]} lies on this machine")
+    found, script = [], record.config.get("script") or {}
+    if script.get("python"):
+        found.append(f"script.python={script['python']} is an interpreter of this machine")
+    if script.get("requirements"):
+        file = Path(script["requirements"])
+        found += [
+            f"script.requirements: {file.name} names {line!r}, which lies on this machine"
+            for line in environments.local_lines(file, bool(script.get("azureml")))
+        ]
     return found
 
 
@@ -77,7 +85,8 @@ def send(channel: Channel, folder: Path, link: Link, plan: Plan, run_dirs: Seque
     if problems:
         raise ConfigError([f"{why}: leave compute.host={link.remote} out" for why in problems])
     interpreter = send_code(channel, link, [record for _, record in found], plan)
-    data.send(channel, link, [record for _, record in found])
+    data.send(channel, link, [record for _, record in found], keep=link.state != links.CARRYING)
+    inherited.send(channel, folder, link, [record for _, record in found])
     _send_folder(channel, folder, link, plan, found)
     return interpreter
 
@@ -93,8 +102,11 @@ def send_code(channel: Channel, link: Link, found: Sequence[Record], plan: Plan)
             files = packed.labrun_files() if here is None else packed.folder(here)
             file, size = packed.archive(files)
             with file:
-                channel.send("put", file, size, to=there)
-    return Interpreter(environment.ensure(channel), path)
+                channel.send("put", file, size, to=there, marked=True)
+    python = environment.ensure(channel)
+    if any((record.config.get("script") or {}).get("requirements") for record in found):
+        environment.ensure_uv(channel)
+    return Interpreter(python, path)
 
 
 def _labrun_there() -> str:
@@ -145,20 +157,46 @@ def _send_folder(channel: Channel, folder: Path, link: Link, plan: Plan, found: 
     for name in ("multirun.yaml",):
         if (folder / name).is_file():
             parts[name] = folder / name
+    put_folder(channel, link, parts, [os.path.relpath(run_dir, folder) for run_dir, _ in found])
+
+
+def put_folder(channel: Channel, link: Link, parts: Mapping[str, Any], runs: Sequence[str]) -> None:
+    """Have a folder there; one that nobody has begun yet, or whose runs are to begin again, has these runs then."""
     file, size = packed.archive(parts)
     with file:
-        channel.send("put", file, size, to=link.folder)
+        is_new = channel.send("put", file, size, to=link.folder)["new"]
+    link.is_new = link.is_new or is_new
+    if is_new or link.state != links.CARRYING:
+        return
+    old = [f".launch/{name}" for name in ("begun", "over", "cancel", "given_up")]
+    file, size = packed.archive(parts)
+    with file:
+        channel.send("renew", file, size, to=link.folder, without=[*old, *(f"{run}/requests" for run in runs)])
+
+
+def take_back(channel: Channel, link: Link) -> None:
+    """Take away a folder that was made there, and whose runs have not begun."""
+    if link.is_new:
+        channel.call("remove", folder=link.folder)
+
+
+def whole_run(folder: Path, link: Link, run_dir: Path) -> dict[str, Path | bytes]:
+    """A search's run, with what it has made: what ends a search reads that."""
+    made = packed.under("outputs", packed.folder(run_dir / "outputs"))
+    return {**made, **packed.run_files(run_dir, _record_there(records.read(run_dir), folder, link))}
 
 
 def _record_there(record: Record, folder: Path, link: Link) -> bytes:
     """A record with the paths of there."""
     copy = dataclasses.replace(
         record,
-        config=link.there(record.config, folder, of_data=True),
+        config=link.config_there(record.config, folder, data.settled(data.read_of(record))),
         sweep=link.there(record.sweep, folder),
         hydra=link.there(record.hydra, folder),
         code=code_there(record.code, folder, link),
     )
+    clocks.turn(copy, link.ahead_s)
+    copy.config["trusted"] = inherited.trusted_there(record)
     script = copy.config.get("script")
     if script and copy.code and "script" in copy.code:
         copy.config["script"] = {**script, "source": copy.code["script"]["folder"]}
@@ -197,7 +235,7 @@ def variables(link: Link, there: Interpreter, found: Sequence[Record]) -> dict[s
     text = "".join(json.dumps([record.config, record.overrides], default=str) for record in found)
     named = {name for name in masking.REFERENCE.findall(text) if name not in masking.OPEN and name in os.environ}
     return {
-        **{name: os.environ[name] for name in named},
+        **{name: os.environ[name] for name in {*named, *environment.PASSED_ON} if name in os.environ},
         "PYTHONPATH": os.pathsep.join([f"{{root}}/{_labrun_there()}", *there.path]),
         links.CARRIED_PATH: os.pathsep.join(there.path),
         store.ROOT_VARIABLE: f"{{root}}/{link.workspace}",
@@ -217,6 +255,7 @@ def begin(
     state = channel.call(
         "spawn",
         claim=claim,
+        fresh=f"{link.folder}/.launch/begun",
         log=output,
         command=list(command),
         environment=dict(variables),
@@ -224,7 +263,7 @@ def begin(
         stdin=stdin,
     )["state"]
     seen, text, end = 0, "", time.monotonic() + BEGIN_S
-    while state == "started" and time.monotonic() < end:
+    while state != "done" and time.monotonic() < end:
         told = channel.call(
             "wait", claim=claim, file=f"{link.folder}/.launch/begun", log=output, seen=seen, patience_s=10.0
         )
@@ -236,6 +275,28 @@ def begin(
             if "are controlled by process" in reason or "another controller has" in reason:
                 return  # an earlier try has come through
             raise RefusedError(f"{link.remote}: {reason}")
+
+
+def carry_out(channel: Channel, link: Link, command: Sequence[str], variables: Mapping[str, str], stdin: str) -> None:
+    """Have something done to a folder there, and wait until it is.
+
+    Raises:
+        RefusedError: it takes too long.
+    """
+    claim, output = f"{link.folder}/.launch/far-errand", f"{link.folder}/.launch/controller.log"
+    channel.call(
+        "spawn",
+        claim=claim,
+        log=output,
+        command=list(command),
+        environment=dict(variables),
+        cwd=link.workspace,
+        stdin=stdin,
+    )
+    end = time.monotonic() + ERRAND_S
+    while channel.call("wait", claim=claim, file=f"{claim}.never", log=output, seen=0, patience_s=10.0)["lives"]:
+        if time.monotonic() > end:
+            raise RefusedError(f"{link.remote}: it takes longer than {ERRAND_S:.0f} s; see {output} there")
 
 
 def _reason(text: str) -> str:

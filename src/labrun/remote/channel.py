@@ -23,6 +23,8 @@ from labrun.remote.ssh import UnreachableError
 CHUNK = 1 << 16
 QUIET_S = 60.0
 """How long the other side may be silent while it owes an answer."""
+LONGEST_PAUSE_S = 30.0
+"""Between two tries to reach a machine."""
 PYTHONS = "python3 /usr/bin/python3 /usr/local/bin/python3 python3.12 python3.11 python3.10 python3.9 python3.8 python"
 REACH = (
     "for p in {pythons}; do if command -v $p >/dev/null 2>&1 && "
@@ -44,15 +46,15 @@ class Channel:
 
     Args:
         remote: the machine.
-        quiet_s: see `QUIET_S`.
+        quiet_s: how long it may be silent while it owes an answer; None: `QUIET_S`.
 
     Raises:
         UnreachableError: there is no connection.
         RefusedError: there is no Python.
     """
 
-    def __init__(self, remote: Remote, quiet_s: float = QUIET_S) -> None:
-        self.remote, self._quiet_s = remote, quiet_s
+    def __init__(self, remote: Remote, quiet_s: float | None = None) -> None:
+        self.remote, self._quiet_s = remote, QUIET_S if quiet_s is None else quiet_s
         self._errors: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - ssh's master keeps it open, so no pipe
         source = (Path(__file__).parent / "helper.py").read_bytes()
         script = REACH.format(pythons=PYTHONS, count=len(source))
@@ -69,7 +71,11 @@ class Channel:
         try:
             self._write(source + json.dumps({"nonce": nonce}).encode() + b"\n")
             self._wait_for(f"\n#labrun {nonce}#\n".encode())
+            began = time.time()
             hello = self.call("hello", root=remote.folder)
+            took, ahead_s = time.time() - began, hello["now"] - (began + time.time()) / 2
+            self.ahead_s: float = ahead_s if abs(ahead_s) > took else 0.0
+            """By how much the clock there is ahead of the one here."""
         except BaseException:
             self.close()
             raise
@@ -241,7 +247,7 @@ def persistent(action: Callable[[], Result], patience_s: float, tell: Callable[[
                 raise
             tell(str(error))
             time.sleep(pause)
-            pause = min(30.0, 2 * pause)
+            pause = min(LONGEST_PAUSE_S, 2 * pause)
 
 
 def facts(remote: Remote, full: bool = False) -> Mapping[str, Any]:

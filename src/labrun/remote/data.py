@@ -6,8 +6,8 @@ A remote datastore is read there directly, and what a reader can fetch itself it
 
 from __future__ import annotations
 
-import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,63 +19,96 @@ from labrun.data import asset as assets
 from labrun.data import digests, mount, reader
 from labrun.data.asset import Asset
 from labrun.data.stores.local import LocalDatastore
+from labrun.remote import link as links
 from labrun.remote.channel import Channel
 from labrun.remote.link import Link
 from labrun.runs.record import Record
+from labrun.submission import environments
 
 STORE = "store"
 AT_ONCE = 200
 """So many digests are asked for in one request."""
 
 
-def send(channel: Channel, link: Link, found: Sequence[Record]) -> None:
+def send(channel: Channel, link: Link, found: Sequence[Record], keep: bool = False) -> None:
     """Have the data of runs there.
 
     Args:
         channel: to the machine.
-        link: of the runs' folder; is told where datastores lie there.
+        link: of the runs' folder; is told where datastores and files lie there.
         found: their records.
+        keep: runs may read them already: what is there stays as it was sent, whatever has become of it here.
 
     Raises:
         DataError: they are not here.
     """
-    configs = {exact.canonical(_read(record)): _read(record) for record in found}
+    if keep and link.datastores:
+        there = [link.double(Path(base)) for base in link.bases]
+        if set(channel.call("have", paths=there)["have"]) == set(there):
+            return
+    configs = {exact.canonical(read_of(record)): read_of(record) for record in found}
+    places: dict[Path, dict[str, str]] = {}
     for config in configs.values():
-        if schema.is_local_datastore(config["datastore"]):
-            _send_of(channel, link, config)
+        _send_of(channel, link, config, places)
+    for base, wanted in places.items():
+        channel.call("link", store=STORE, to=link.double(base), files=wanted)
+    link.bases = sorted({*link.bases, *map(str, places)})
 
 
-def _read(record: Record) -> dict[str, Any]:
-    return {key: record.config.get(key) for key in ("dataset", "datastore", "script")}
+def read_of(record: Record) -> dict[str, Any]:
+    """The nodes of a run's config that may name data."""
+    return {key: record.config[key] for key in links.OF_DATA if record.config.get(key)}
 
 
-def _send_of(channel: Channel, link: Link, config: Mapping[str, Any]) -> None:
-    there = execute.here({key: value for key, value in config.items() if key != "script"})
-    store = LocalDatastore(str(there["datastore"]["name"]), str(there["datastore"]["root"]))
+def settled(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, with the values of variables of here; a script's own stay as they are."""
+    return execute.here({key: value for key, value in config.items() if key != "script"})
+
+
+def _send_of(channel: Channel, link: Link, config: Mapping[str, Any], places: dict[Path, dict[str, str]]) -> None:
+    there = settled(config)
+    stores = _stores(there)
+    named = list(map(Path, links.absolute([there, config.get("script")])))
     own = [Path(sys.prefix), Path(sys.base_prefix), *map(Path, link.machine.data)]
-    found = dict.fromkeys(_files(store, there.get("dataset"), config))
+    found = dict.fromkeys(_files(stores, there, config))
     files = [path for path in found if not any(path.is_relative_to(place) for place in own)]
     sums = dict(zip(files, digests.of(files), strict=True))
-    _send_missing(channel, link.remote, {digest: path for path, digest in sums.items()})
-    places: dict[tuple[Path, str], dict[str, str]] = {}
+    send_missing(channel, link.remote, {digest: path for path, digest in sums.items()})
     for path, digest in sums.items():
-        base, root = _place(path, store, link)
-        places.setdefault((base, root), {})[path.relative_to(base).as_posix()] = digest
-    for (_, root), wanted in places.items():
-        channel.call("link", store=STORE, to=root, files=wanted)
+        base = _base(path, stores, named, link)
+        places.setdefault(base, {})[path.relative_to(base).as_posix()] = digest
+        if base != Path(link.home):
+            link.datastores[str(base)] = link.double(base)
+        for name in named:
+            if (path == name or path.is_relative_to(name)) and name.is_relative_to(base):
+                link.datastores[str(name)] = os.path.normpath(f"{link.double(base)}/{name.relative_to(base)}")
 
 
-def _place(path: Path, store: LocalDatastore, link: Link) -> tuple[Path, str]:
-    """The folder here that a file belongs to, and its double there: a datastore, this workspace, or its own folder."""
-    if not path.is_relative_to(store.folder) and path.is_relative_to(link.home):
-        return Path(link.home), link.workspace
-    base = store.folder if path.is_relative_to(store.folder) else path.parent
-    # One for each submission: files that are taken away or changed here later are not those of runs that wait there.
-    digest = hashlib.sha256(f"{link.folder} {base}".encode()).hexdigest()[:16]
-    return base, link.datastores.setdefault(str(base), f"datastores/{digest}")
+def _stores(there: Mapping[str, Any]) -> dict[str, LocalDatastore]:
+    """The datastores of a config that are folders of this machine; the run's own goes by no name, too."""
+    own = there["datastore"]
+    nodes = {**(there.get("datastores") or {}), str(own["name"]): own, "": own}
+    return {
+        name: LocalDatastore(str(node["name"]), str(node["root"]))
+        for name, node in nodes.items()
+        if schema.is_local_datastore(node)
+    }
 
 
-def _send_missing(channel: Channel, name: str, by_digest: Mapping[str, Path]) -> None:
+def _base(path: Path, stores: Mapping[str, LocalDatastore], named: Sequence[Path], link: Link) -> Path:
+    """The folder here that a file belongs to: a datastore, this workspace, or one that the config names.
+
+    Its double there is of this submission alone: what is changed here later is not what runs read that wait there.
+    """
+    inside = [store.folder for store in stores.values() if path.is_relative_to(store.folder)]
+    if not inside and path.is_relative_to(link.home):
+        return Path(link.home)
+    above = inside or [name for name in named if path != name and path.is_relative_to(name)] or [path.parent]
+    return max(above, key=lambda place: len(place.parts))
+
+
+def send_missing(channel: Channel, name: str, by_digest: Mapping[str, Path]) -> None:
+    """Have files in the store there, by their digests."""
     paths = {f"{STORE}/{digest[:2]}/{digest}": digest for digest in by_digest}
     have: set[str] = set()
     listed = list(paths)
@@ -90,12 +123,15 @@ def _send_missing(channel: Channel, name: str, by_digest: Mapping[str, Path]) ->
             channel.send("store", file, by_digest[digest].stat().st_size, store=STORE, digest=digest)
 
 
-def _files(store: LocalDatastore, dataset: Mapping[str, Any] | None, config: Mapping[str, Any]) -> Iterator[Path]:
+def _files(stores: Mapping[str, LocalDatastore], there: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[Path]:
     """The files of this machine that a run reads."""
     for reference in dict.fromkeys(mount.references(json.loads(json.dumps(config, default=str)))):
-        name, _, version = reference.partition("@")
-        yield from _named(store, name, version or None)
-    if not dataset or schema.has_loaders(dataset):
+        yield from _mounted(stores, reference, there.get("datastores") or {})
+    if (config.get("script") or {}).get("requirements"):
+        script = config["script"]
+        yield from environments.files(Path(script["requirements"]), bool(script.get("azureml")))
+    store, dataset = stores.get(""), there.get("dataset")
+    if store is None or not dataset or schema.has_loaders(dataset):
         return
     if dataset.get("asset") or dataset.get("version"):
         yield from _named(store, str(dataset.get("asset") or dataset["name"]), dataset.get("version"))
@@ -107,6 +143,17 @@ def _files(store: LocalDatastore, dataset: Mapping[str, Any] | None, config: Map
     reading = reader.make_reader(dataset)
     if reading.find(store.folder):
         yield from reading.files(store.folder)
+
+
+def _mounted(
+    stores: Mapping[str, LocalDatastore], reference: str, others: Mapping[str, Mapping[str, Any]]
+) -> Iterator[Path]:
+    """The files of `${mount:...}`; none where its datastore is no folder of this machine."""
+    first, slash, rest = reference.partition("/")
+    name = first if slash and (first in others or first in stores) else ""
+    if name in stores:
+        text, _, version = (rest if name else reference).partition("@")
+        yield from _named(stores[name], text, version or None)
 
 
 def _named(store: LocalDatastore, name: str, version: Any) -> Iterator[Path]:

@@ -28,14 +28,19 @@ BUILD = """
 set -eu
 umask 077
 mkdir -p "{root}/env" "{root}/cache"
-cat > "{root}/env/{key}.txt"
-rm -rf "{root}/env/{key}.partial"
-"{uv}" venv --quiet --relocatable --python {version} "{root}/env/{key}.partial"
-"{uv}" pip install --no-deps --python "{root}/env/{key}.partial/bin/python" -r "{root}/env/{key}.txt"
-mv "{root}/env/{key}.partial" "{root}/env/{key}"
-touch "{root}/env/{key}.build.done"
+own="{root}/env/.{key}.$(uname -n).$$"
+trap 'rm -rf "$own" "$own.txt"' EXIT
+(while kill -0 $$ 2>/dev/null; do touch "{root}/{claim}"; sleep 5; done) &
+cat > "$own.txt"
+"{uv}" venv --quiet --relocatable --python {version} "$own"
+"{uv}" pip install --no-deps --python "$own/bin/python" -r "$own.txt"
+[ -e "{root}/env/{key}" ] || mv "$own" "{root}/env/{key}"
 """
-"""For `sh -c` there; the packages come over standard input."""
+"""For `sh -c` there; the packages come over standard input.
+
+Each build has a folder of its own, and the first one takes the name: a cluster's login nodes, which share the disk, may
+build at once where its file system has no locks. While it lives, it touches its claim, which other hosts look at.
+"""
 BUILD_S = 3600.0
 PASSED_ON = (
     "UV_INDEX_URL",
@@ -113,7 +118,7 @@ def ensure(channel: Channel) -> str:
         return remote.python  # its ~ is that of the user there
     wanted = present()
     python = f"env/{wanted.key}/bin/python"
-    if channel.call("have", paths=[python])["have"]:
+    if channel.call("built", folder=f"env/{wanted.key}")["built"]:
         return f"{channel.root}/{python}"
     facts = channel.call("hello", root=remote.folder, facts=True)["facts"]
     check_platform(remote.name, facts)
@@ -139,14 +144,15 @@ def check_platform(name: str, facts: Mapping[str, Any]) -> None:
 
 
 def _build(channel: Channel, wanted: Environment, uv: str) -> None:
-    script = BUILD.format(root=channel.root, key=wanted.key, uv=uv, version=wanted.version)
     claim = f"env/{wanted.key}.build"
+    script = BUILD.format(root=channel.root, key=wanted.key, uv=uv, version=wanted.version, claim=claim)
     output = f"env/{wanted.key}.log"
     variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     variables |= {"UV_CACHE_DIR": "{root}/cache/uv"}
     channel.call(
         "spawn",
         claim=claim,
+        built=f"env/{wanted.key}",
         log=output,
         command=["sh", "-c", script],
         environment=variables,
@@ -154,9 +160,12 @@ def _build(channel: Channel, wanted: Environment, uv: str) -> None:
     )
     seen, text = 0, ""
     while True:
-        state = channel.call("wait", claim=claim, file=f"{claim}.done", log=output, seen=seen, patience_s=10.0)
+        state = channel.call(
+            "wait", claim=claim, file=f"env/{wanted.key}/bin/python", log=output, seen=seen, patience_s=10.0
+        )
         seen, text = state["seen"], (text + state["log"])[-4000:]
         if state["there"]:
+            channel.call("built", folder=f"env/{wanted.key}")  # notes what is in it, while all of it is
             return
         if not state["lives"]:
             lines = [line for line in text.strip().splitlines() if line.strip()][-6:]
@@ -195,6 +204,14 @@ def _is_program(path: Path) -> bool:
         return False
 
 
+def ensure_uv(channel: Channel) -> None:
+    """Have uv there for environments of scripts, if it is to be had; without it these are built with pip."""
+    facts = channel.call("hello", root=channel.remote.folder, facts=True)["facts"]
+    is_alike = (facts["system"], facts["machine"]) == (platform.system(), platform.machine())
+    if not facts["uv"] and is_alike and uv_here() is not None:
+        _send_uv(channel)
+
+
 def _send_uv(channel: Channel) -> str:
     """Send uv; its path there.
 
@@ -209,7 +226,7 @@ def _send_uv(channel: Channel) -> str:
         )
     file, size = packed.archive({"uv": path})
     with file:
-        channel.send("put", file, size, to="bin")
+        channel.send("put", file, size, to="bin", marked=True)
     return f"{channel.root}/bin/uv"
 
 

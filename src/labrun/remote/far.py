@@ -20,12 +20,14 @@ from labrun import exact, masking
 from labrun.backends import registry
 from labrun.backends.base import Backend
 from labrun.control import detached, monitor
+from labrun.control.cancel import end_runs
 from labrun.errors import LabrunError
 from labrun.remote.link import CARRIED_PATH
+from labrun.runs import record as records
 from labrun.runs import store, sweep_state
 from labrun.runs.record import Record
-from labrun.runs.sweep_state import Plan
-from labrun.submission import freeze
+from labrun.runs.sweep_state import Plan, SweepState
+from labrun.submission import environments, freeze
 
 
 def main() -> None:
@@ -45,6 +47,21 @@ def main() -> None:
         sys.exit(130)
 
 
+def end() -> None:
+    """End the runs of the folder that is named, which nobody controls; their names come over standard input.
+
+    A search is over then.
+    """
+    folder = Path(sys.argv[1])
+    try:
+        end_runs([folder / name for name in json.load(sys.stdin) if not records.read(folder / name).finished])
+        if sweep_state.read_plan(folder).command is not None:
+            SweepState(folder).search_over.touch()
+    except LabrunError as error:
+        sys.stderr.write(f"labrun: {masking.masked(str(error))}\n")
+        sys.exit(2)
+
+
 def settle(folder: Path) -> None:
     """Check what the runs ask for, and write the plan anew, for this machine.
 
@@ -56,9 +73,24 @@ def settle(folder: Path) -> None:
     left = [record for record in found if not record.finished]
     if not left:
         return
+    for run_dir, record in sweep_state.readable(folder, plan):
+        if record.status == records.QUEUED:
+            _settle_environment(run_dir, record)
     backend = check(left)
     here(plan, left, backend).write(folder)
     sweep_state.note_submitted(folder)
+
+
+def _settle_environment(run_dir: Path, record: Record) -> None:
+    """Name the environment of a script as it is called on this machine: its interpreter is another one."""
+    script = record.config.get("script") or {}
+    if not script.get("requirements"):
+        return
+    digest = environments.digest_of(Path(script["requirements"]), bool(script.get("azureml")))
+    if digest != script.get("environment"):
+        script["environment"] = digest
+        record.code = {**(record.code or {}), "environment": digest}
+        records.write(run_dir, record)
 
 
 def own_compute(record: Record) -> dict[str, Any]:

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import json
 import os
 import platform
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -29,6 +31,10 @@ CHUNK = 1 << 16
 MOST = 4 << 20
 """Bytes of news in one answer."""
 TAIL = 4000
+LEFT_S = 86400.0
+"""How old what is half there must be to be taken away."""
+STALE_S = 60.0
+"""How old the sign of life of a process on another host may be."""
 
 
 if TYPE_CHECKING:
@@ -105,59 +111,92 @@ class Helper:
         return answer, []
 
     def do_have(self, request: Request, payload: _Payload) -> Answer:
-        """Which of the paths are there."""
-        return {"have": [name for name in request["paths"] if os.path.exists(self.path(name))]}, []
+        """Which of the paths are there; a folder that was put there with a mark, whole."""
+        return {"have": [name for name in request["paths"] if is_whole(self.path(name))]}, []
+
+    def do_built(self, request: Request, payload: _Payload) -> Answer:
+        """Whether an environment is there, whole."""
+        return {"built": is_built(self.path(request["folder"]))}, []
 
     # What is sent
 
     def do_put(self, request: Request, payload: _Payload) -> Answer:
-        """Unpack an archive as a new folder; one that is there stays as it is."""
+        """Unpack an archive as a new folder; one that is there stays as it is.
+
+        With `marked`, the names of its files are kept beside it, and what somebody has removed of them is put back.
+        """
         target = self.path(request["to"])
-        if os.path.exists(target):
+        marked = request.get("marked", False)
+        if os.path.exists(target) and not (marked and not is_whole(target)):
             return {"new": False}, []
-        os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
-        partial = tempfile.mkdtemp(prefix=".partial-", dir=os.path.dirname(target))
+        partial = partial_beside(target)
         try:
-            with tarfile.open(fileobj=cast("BinaryIO", payload), mode="r|*") as archive:
-                for member in archive:
-                    place = os.path.normpath(os.path.join(partial, member.name))
-                    if not (member.isfile() or member.isdir()) or not (place + os.sep).startswith(partial + os.sep):
-                        raise RefusedError(f"the archive holds {member.name!r}")
-                    if member.isdir():
-                        os.makedirs(place, exist_ok=True)
-                        continue
-                    os.makedirs(os.path.dirname(place), exist_ok=True)
-                    with open(place, "wb") as file:
-                        shutil.copyfileobj(cast("BinaryIO", archive.extractfile(member)), file, CHUNK)
-                    os.chmod(place, member.mode & 0o755 | 0o600)
+            unpack(payload, partial)
             payload.skip()
             if payload.is_short:
                 raise RefusedError("the connection ended before the archive did")
+            if marked:
+                names = sorted(os.path.relpath(place, partial) for place in walk(partial))
+                write(target + ".files", "\n".join(names).encode("utf-8"))
             try:
                 os.rename(partial, target)
             except OSError:
                 if not os.path.isdir(target):
                     raise
+                if marked:
+                    fill(partial, target)
                 return {"new": False}, []
             return {"new": True}, []
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
+    def do_renew(self, request: Request, payload: _Payload) -> Answer:
+        """Unpack an archive over a folder that is there: its files take the place of those of the same names.
+
+        For a folder that nobody controls. What it names in `without` is taken away first.
+        """
+        target = self.path(request["to"])
+        if is_controlled(target):
+            raise RefusedError(f"{target} is controlled by a process there")
+        partial = partial_beside(target)
+        try:
+            unpack(payload, partial)
+            payload.skip()
+            if payload.is_short:
+                raise RefusedError("the connection ended before the archive did")
+            for name in request["without"]:
+                place = self.path(os.path.join(request["to"], name))
+                if os.path.isdir(place):
+                    shutil.rmtree(place)
+                elif os.path.exists(place):
+                    os.unlink(place)
+            for place in sorted(walk(partial), key=lambda place: place.endswith("run.json")):
+                goal = os.path.join(target, os.path.relpath(place, partial))
+                os.makedirs(os.path.dirname(goal), exist_ok=True)
+                os.replace(place, goal)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return {}, []
+
     def do_link(self, request: Request, payload: _Payload) -> Answer:
-        """Make folders, each with its files by digest from a store of such files."""
-        store = self.path(request["store"])
-        for name, digest in request["files"].items():
-            place = self.path(os.path.join(request["to"], name))
-            os.makedirs(os.path.dirname(place), mode=0o700, exist_ok=True)
-            source = os.path.join(store, digest[:2], digest)
-            if os.path.exists(place) and os.path.samefile(place, source):
-                continue
-            partial = f"{place}.partial-{os.getpid()}"
-            try:
-                os.link(source, partial)
-            except OSError:
-                shutil.copyfile(source, partial)
-            os.replace(partial, place)
+        """Make a folder of files by digest from a store of such files; it takes the place of one that is there."""
+        store, target = self.path(request["store"]), self.path(request["to"])
+        partial = partial_beside(target)
+        try:
+            for name, digest in request["files"].items():
+                place = os.path.normpath(os.path.join(partial, name))
+                if not place.startswith(partial + os.sep):
+                    raise RefusedError(f"{name!r} leads out of its folder")
+                os.makedirs(os.path.dirname(place), exist_ok=True)
+                source = os.path.join(store, digest[:2], digest)
+                try:
+                    os.link(source, place)
+                except OSError:
+                    shutil.copyfile(source, place)
+            set_aside(target)
+            os.rename(partial, target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
         return {}, []
 
     def do_store(self, request: Request, payload: _Payload) -> Answer:
@@ -188,18 +227,28 @@ class Helper:
     # What runs there
 
     def do_spawn(self, request: Request, payload: _Payload) -> Answer:
-        """Start a process that outlives the connection, unless one with the same mark runs or has ended well.
+        """Start a process that outlives the connection, unless one with the same mark runs.
 
-        `claim` names a file: who makes it starts the process. A process writes `claim`.done when it has ended well.
+        `claim` names the file of that mark. `built` names the environment that the process builds: one that is there,
+        whole, needs no process, and what is left of one is taken away. `fresh` names a file that only the new process
+        is to make.
         """
         claim, log = self.path(request["claim"]), self.path(request["log"])
         os.makedirs(os.path.dirname(claim), mode=0o700, exist_ok=True)
         with open(claim + ".lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if os.path.exists(claim + ".done"):
+            try:  # a shared file system may have none: then a folder's lease, or a last rename, decides
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            except OSError:
+                pass
+            built = request.get("built")
+            if built is not None and is_built(self.path(built)):
                 return {"state": "done"}, []
             if process_lives(claim):
                 return {"state": "running"}, []
+            if built is not None:
+                clear_built(self.path(built))
+            if request.get("fresh") and os.path.exists(self.path(request["fresh"])):
+                os.unlink(self.path(request["fresh"]))
             self.spawn(request, claim, log)
         return {"state": "started"}, []
 
@@ -208,6 +257,7 @@ class Helper:
         words = [one.replace("{root}", self.root) for one in request["command"]]
         words[0] = os.path.expanduser(words[0])
         variables = dict(os.environ)
+        variables["PATH"] = os.pathsep.join([variables.get("PATH", os.defpath), os.path.join(self.root, "bin")])
         variables.update({name: value.replace("{root}", self.root) for name, value in request["environment"].items()})
         with open(log, "ab") as output:
             process = subprocess.Popen(
@@ -219,9 +269,13 @@ class Helper:
                 cwd=self.path(request.get("cwd", ".")),
                 start_new_session=True,
             )
-        with open(claim + ".partial", "w") as file:
-            json.dump({"pid": process.pid, "start": start_of(process.pid), "host": socket.gethostname()}, file)
-        os.replace(claim + ".partial", claim)
+        mark = {"pid": process.pid, "start": start_of(process.pid), "host": socket.gethostname(), "boot": boot_id()}
+        try:
+            write(claim, json.dumps({**mark, "beats": "built" in request}).encode("utf-8"))
+        except OSError:  # the disk is full, say: a process that nobody knows of must not go on
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
         try:
             pipe = cast("BinaryIO", process.stdin)
             pipe.write(request.get("stdin", "").encode("utf-8"))
@@ -238,11 +292,7 @@ class Helper:
             there, lives = os.path.exists(wanted), process_lives(claim)
             if there or not lives or time.time() > end:
                 log = self.path(request["log"])
-                size = os.path.getsize(log) if os.path.exists(log) else 0
-                start = max(request.get("seen", 0), size - TAIL)
-                with open(log, "rb") as file:
-                    file.seek(start)
-                    text = file.read().decode("utf-8", "replace")
+                text, size = added(log, request.get("seen", 0))
                 return {"there": os.path.exists(wanted), "lives": process_lives(claim), "log": text, "seen": size}, []
             time.sleep(0.03)
 
@@ -255,7 +305,7 @@ class Helper:
                 place = self.path(os.path.join(name, entry))
                 if os.path.isdir(os.path.dirname(os.path.dirname(place))):
                     os.makedirs(os.path.dirname(place), exist_ok=True)
-                    write(place, content.encode("utf-8"))
+                    leave(place, content.encode("utf-8"))
         answer: dict[str, Any] = {}
         files: list[Part] = []
         room = MOST
@@ -263,8 +313,10 @@ class Helper:
             folder = self.path(name)
             one: dict[str, Any] = {"runs": {}, "there": os.path.isdir(folder), "living": is_controlled(folder)}
             names = known["runs"] if known["runs"] is not None else runs_in(folder)
+            given_up = lines_of(os.path.join(folder, ".launch", "given_up")) if one["living"] else None
             for run in names:
-                news, room = self.run_news(os.path.join(folder, run), known["seen"].get(run, {}), files, room)
+                place, seen = os.path.join(folder, run), known["seen"].get(run, {})
+                news, room = self.run_news(place, seen, files, room, given_up)
                 if news is not None:
                     one["runs"][run] = news
             one["files"], room = grown(folder, known["seen"].get("", {}), files, room, top_files(folder))
@@ -272,8 +324,14 @@ class Helper:
             answer[name] = one
         return {"folders": answer, "more": room <= 0}, files
 
-    def run_news(self, folder: str, seen: Request, files: list[Part], room: int) -> tuple[dict[str, Any] | None, int]:
-        """What is new of one run; None if nothing is."""
+    def run_news(
+        self, folder: str, seen: Request, files: list[Part], room: int, given_up: set[str] | None
+    ) -> tuple[dict[str, Any] | None, int]:
+        """What is new of one run; None if nothing is.
+
+        A record that says "failed" is kept back while the controller may try the run again: until it is one of those
+        that are given up, or nobody controls them (None).
+        """
         if not os.path.isfile(os.path.join(folder, "run.json")):
             return None, room
         with open(os.path.join(folder, "run.json"), "rb") as file:  # its name may pass to another file any moment
@@ -281,7 +339,7 @@ class Helper:
             content, mark = file.read(), [stat.st_mtime_ns, stat.st_size, stat.st_ino]
         found, room = grown(folder, seen, files, room, run_files(folder))  # after it: of a run that has ended, all
         news: dict[str, Any] = {"files": found}
-        if mark != seen.get("run.json") and room > 0:
+        if mark != seen.get("run.json") and room > 0 and not is_tried_again(content, given_up):
             files.append(content)
             news["record"], news["mark"] = len(content), mark
         news["age"] = age(os.path.join(folder, "heartbeat"))
@@ -327,12 +385,138 @@ class _Payload:
             self.read(CHUNK)
 
 
+def partial_beside(target: str) -> str:
+    """A new folder beside one that is to come; those that a cut connection left there go."""
+    top = os.path.dirname(target)
+    os.makedirs(top, mode=0o700, exist_ok=True)
+    for name in os.listdir(top):
+        if name.startswith((".partial-", ".old-")):
+            seconds = age(os.path.join(top, name))
+            if seconds is not None and seconds > LEFT_S:
+                shutil.rmtree(os.path.join(top, name), ignore_errors=True)
+    return tempfile.mkdtemp(prefix=".partial-", dir=top)
+
+
+def unpack(payload: _Payload, folder: str) -> None:
+    """Unpack an archive: plain files and folders alone, none outside the folder."""
+    with tarfile.open(fileobj=cast("BinaryIO", payload), mode="r|*") as archive:
+        for member in archive:
+            place = os.path.normpath(os.path.join(folder, member.name))
+            if not (member.isfile() or member.isdir()) or not (place + os.sep).startswith(folder + os.sep):
+                raise RefusedError(f"the archive holds {member.name!r}")
+            if member.isdir():
+                os.makedirs(place, exist_ok=True)
+                continue
+            os.makedirs(os.path.dirname(place), exist_ok=True)
+            with open(place, "wb") as file:
+                shutil.copyfileobj(cast("BinaryIO", archive.extractfile(member)), file, CHUNK)
+            os.chmod(place, member.mode & 0o755 | 0o600)
+
+
+def is_whole(place: str) -> bool:
+    """Whether a path is there, and of a folder all files that were put there with a mark."""
+    if not os.path.exists(place):
+        return False
+    return all(os.path.exists(os.path.join(place, name)) for name in lines_of(place + ".files"))
+
+
+def fill(source: str, target: str) -> None:
+    """Put back what a folder lacks."""
+    for place in list(walk(source)):
+        goal = os.path.join(target, os.path.relpath(place, source))
+        if not os.path.exists(goal):
+            os.makedirs(os.path.dirname(goal), exist_ok=True)
+            os.replace(place, goal)
+
+
+def set_aside(place: str) -> None:
+    """Take away a folder, if it is there: at once by its name, then its files."""
+    if os.path.lexists(place):
+        aside = tempfile.mkdtemp(prefix=".old-", dir=os.path.dirname(place))
+        os.rename(place, os.path.join(aside, "it"))
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def is_built(folder: str) -> bool:
+    """Whether an environment is there, and all that it had when it was first found.
+
+    Looked at are its programs, and its packages to the second level: a folder that somebody has begun to remove lacks
+    some of them.
+    """
+    if not os.access(os.path.join(folder, "bin", "python"), os.X_OK):
+        return False
+    found = set(os.listdir(os.path.join(folder, "bin")))
+    for top in glob.glob(os.path.join(glob.escape(folder), "lib", "python*", "site-packages")):
+        for name in os.listdir(top):
+            found.add(name)
+            if os.path.isdir(os.path.join(top, name)):
+                found.update(f"{name}/{inner}" for inner in os.listdir(os.path.join(top, name)))
+    found = {name for name in found if not name.endswith("__pycache__")}
+    known = lines_of(folder + ".files")
+    if not known:
+        write(folder + ".files", "\n".join(sorted(found)).encode("utf-8"))
+    return known <= found
+
+
+def clear_built(folder: str) -> None:
+    """Take away what is left of an environment, and of tries to build it that have ended."""
+    set_aside(folder)
+    if os.path.exists(folder + ".files"):
+        os.unlink(folder + ".files")
+    top, name = os.path.split(folder)
+    for left in glob.glob(os.path.join(glob.escape(top), f".{name}.*")):
+        shutil.rmtree(left, ignore_errors=True) if os.path.isdir(left) else os.unlink(left)
+
+
+def lines_of(place: str) -> set[str]:
+    """The lines of a file; none if it is not there."""
+    try:
+        with open(place, "rb") as file:
+            return set(file.read().decode("utf-8").splitlines())
+    except OSError:
+        return set()
+
+
+def added(log: str, seen: int) -> tuple[str, int]:
+    """What a log has beyond what was seen of it, its end at most; and how long it is."""
+    size = os.path.getsize(log) if os.path.exists(log) else 0
+    if not size:
+        return "", 0
+    with open(log, "rb") as file:
+        file.seek(max(seen, size - TAIL))
+        return file.read().decode("utf-8", "replace"), size
+
+
+def is_tried_again(content: bytes, given_up: set[str] | None) -> bool:
+    """Whether a run's record says that it failed, and its controller may not be done with it."""
+    if given_up is None or b'"failed"' not in content:
+        return False
+    record = json.loads(content.decode("utf-8"))
+    if record["status"] != "failed" or not record["config"]["compute"].get("retries"):
+        return False
+    return f"{record['id']} {len(record['attempts'])}" not in given_up
+
+
 def write(place: str, content: bytes) -> None:
     """Write a file, whole or not at all."""
     partial = f"{place}.partial-{os.getpid()}"
-    with open(partial, "wb") as file:
-        file.write(content)
-    os.replace(partial, place)
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+        os.replace(partial, place)
+    except OSError:
+        if os.path.exists(partial):
+            os.unlink(partial)
+        raise
+
+
+def leave(place: str, content: bytes) -> None:
+    """Leave a request; on a full disk without its reason."""
+    try:
+        write(place, content)
+    except OSError:
+        with open(place, "wb"):
+            pass
 
 
 def start_of(pid: int) -> int | None:
@@ -361,14 +545,23 @@ def reap() -> None:
 
 
 def process_lives(claim: str) -> bool:
-    """Whether the process that a file names lives. Of another host (a cluster has several) it is not known: no."""
+    """Whether the process that a file names lives.
+
+    Of another host (a cluster has several) the age of the file tells it where the process touches that every few
+    seconds; of others it is not known: no.
+    """
     try:
         with open(claim) as file:
             process = json.load(file)
     except (OSError, ValueError):
         return False
+    if process["host"] != socket.gethostname():
+        seconds = age(claim)
+        return bool(process.get("beats")) and seconds is not None and seconds < STALE_S
+    if process.get("boot") not in (None, boot_id()):
+        return False
     start = start_of(process["pid"])
-    return process["host"] == socket.gethostname() and start is not None and start == process["start"]
+    return start is not None and start == process["start"]
 
 
 def is_controlled(folder: str) -> bool:
@@ -392,7 +585,7 @@ def controller_lives(folder: str) -> bool:
         return False
     if holder.get("host") == socket.gethostname() and os.path.isdir("/proc/self"):
         return boot_id() in (None, holder.get("boot_id")) and start_of(holder["pid"]) is not None
-    return seconds is not None and seconds < 60
+    return seconds is not None and seconds < STALE_S
 
 
 def boot_id() -> str | None:

@@ -25,6 +25,10 @@ CARRYING, STARTING, STARTED, OVER = "carrying", "starting", "started", "over"
 """How far a folder is: on its way there; perhaps begun there; begun there; all of it is here again."""
 CARRIED_PATH = "LABRUN_CARRIED_PATH"
 """The variable that names, there, the folders that runs import from before the interpreter's own."""
+OF_DATA = ("dataset", "datastore", "datastores", "script")
+"""The nodes of a config in which a path may be one of data."""
+CLOCKS_S = 5.0
+"""By how much clocks may differ before anybody minds."""
 CLUSTER = "remote"
 """What `Record.job` of a mirrored run names: no reader of here may judge its process."""
 
@@ -45,6 +49,10 @@ class Link:
     state: str = CARRYING
     runs: list[str] | None = field(default_factory=list)
     """The runs that were carried; None: those that lie there (a search)."""
+    is_new: bool = False
+    """Whether the folder there was made for this submission."""
+    ahead_s: float = 0.0
+    """By how much its clock is ahead of this machine's, where that is more than `CLOCKS_S`."""
     marks: dict[str, Any] = field(default_factory=dict)
     """By run: which `run.json` of there was seen last."""
     pulled: list[str] = field(default_factory=list)
@@ -52,7 +60,11 @@ class Link:
     left: list[str] = field(default_factory=list)
     """The requests that were passed on."""
     datastores: dict[str, str] = field(default_factory=dict)
-    """Folders of data here, and their doubles relative to the remote's folder."""
+    """Folders and files of data here, and their doubles relative to the remote's folder."""
+    bases: list[str] = field(default_factory=list)
+    """The folders here whose files were sent."""
+    inherited: dict[str, str] = field(default_factory=dict)
+    """Folders of other runs here, and their doubles relative to the remote's folder."""
     reached: float = 0.0
     """When the machine last answered (seconds since the epoch)."""
     tried: float = 0.0
@@ -68,6 +80,10 @@ class Link:
         """
         return remotes.get(self.remote)
 
+    def double(self, base: Path) -> str:
+        """Where the data of a folder here lie there, relative to the remote's folder: another for each submission."""
+        return f"datastores/{hashlib.sha256(f'{self.folder} {base}'.encode()).hexdigest()[:16]}"
+
     def pairs(self, folder: Path, of_data: bool = False) -> list[tuple[str, str]]:
         """Folders here and their doubles there, the longest first; data may lie in a workspace's own folder."""
         found = list(self.machine.data.items()) if of_data else []
@@ -79,10 +95,49 @@ class Link:
         """A value with the paths of there in place of those of here."""
         return moved(value, self.pairs(folder, of_data))
 
+    def config_there(self, config: Mapping[str, Any], folder: Path, settled: Mapping[str, Any]) -> dict[str, Any]:
+        """A run's config with the paths of there.
+
+        Args:
+            config: as its record has it.
+            folder: the link's, here.
+            settled: its nodes that may name data, with the values of variables: a path may stand in one.
+        """
+        moving, data = self.pairs(folder), self.pairs(folder, of_data=True)
+        moving += [(here, f"{self.root}/{there}") for here, there in self.inherited.items()]
+        moving.sort(key=lambda pair: -len(pair[0]))
+        return {
+            key: moved_with(value, settled.get(key, value), data) if key in OF_DATA else moved(value, moving)
+            for key, value in config.items()
+        }
+
     def here(self, value: Any, folder: Path) -> Any:
         """A value with the paths of here in place of those of there."""
         back = [(there, here) for here, there in self.pairs(folder, of_data=True)]
+        back += [(f"{self.root}/{self.double(Path(base))}", base) for base in self.bases]
         return moved(value, sorted(back, key=lambda pair: -len(pair[0])))
+
+
+def absolute(value: Any) -> list[str]:
+    """Every text of a value of JSON that is an absolute path."""
+    if isinstance(value, Mapping | list | tuple):
+        items = value.values() if isinstance(value, Mapping) else value
+        return [path for item in items for path in absolute(item)]
+    return [os.path.normpath(value)] if isinstance(value, str) and os.path.isabs(value) and "\0" not in value else []
+
+
+def moved_with(value: Any, settled: Any, pairs: Sequence[tuple[str, str]]) -> Any:
+    """As `moved`; a text that refers to a variable moves if what it stands for does."""
+    if isinstance(value, Mapping):
+        inner: Mapping[str, Any] = settled if isinstance(settled, Mapping) else {}
+        return {key: moved_with(item, inner.get(key, item), pairs) for key, item in value.items()}
+    if isinstance(value, list):
+        known = settled if isinstance(settled, list) and len(settled) == len(value) else value
+        return [moved_with(item, one, pairs) for item, one in zip(value, known, strict=True)]
+    if isinstance(value, str) and isinstance(settled, str) and "${" in value:
+        new = moved(settled, pairs)
+        return value if new == settled else new
+    return moved(value, pairs)
 
 
 def moved(value: Any, pairs: Sequence[tuple[str, str]]) -> Any:
@@ -96,6 +151,8 @@ def moved(value: Any, pairs: Sequence[tuple[str, str]]) -> Any:
     for old, new in pairs:
         if value == old or value.startswith(f"{old}/"):
             return new + value[len(old) :]
+        if os.path.isabs(value) and (plain := os.path.normpath(value)) != value and plain.startswith(old):
+            return moved(plain, pairs)
     return value
 
 

@@ -20,6 +20,7 @@ from typing import Any
 from labrun._io import append_line, atomic_write
 from labrun.compat.azureml.training import promises
 from labrun.errors import LabrunError, RecordError
+from labrun.remote import clocks
 from labrun.remote import link as links
 from labrun.remote.channel import Channel
 from labrun.remote.link import Link
@@ -66,13 +67,30 @@ QUIET_S = 6.0
 """How long a command that only looks waits for a machine."""
 
 
+class GoneError(RecordError):
+    """A folder is not on its machine any more."""
+
+
 def bring(channel: Channel, folder: Path, link: Link) -> tuple[list[str], bool]:
     """One look: pass on requests, and bring what is new. The lock must be held (`link.locked`).
 
     Returns:
         The runs whose record has changed; and whether the controller there lives.
+
+    Raises:
+        UnreachableError: the machine does not answer.
+        GoneError: the folder is not there any more.
+        RecordError: what comes cannot be written here, or is none.
     """
+    try:
+        return _bring(channel, folder, link)
+    except OSError as error:
+        raise RecordError(records.cannot_write(folder, error)) from error
+
+
+def _bring(channel: Channel, folder: Path, link: Link) -> tuple[list[str], bool]:
     changed: list[str] = []
+    clocks.note(link, channel.ahead_s)
     while True:
         asked, passed = _requests(folder, link)
         seen = _seen(folder, link)
@@ -80,6 +98,11 @@ def bring(channel: Channel, folder: Path, link: Link) -> tuple[list[str], bool]:
         answer, _ = channel.ask("news", folders=request, leave={link.folder: asked} if asked else {})
         link.left += passed
         news = answer["folders"][link.folder]
+        if not news["there"] and link.state == links.STARTED:
+            raise GoneError(
+                f"{link.root}/{link.folder} is not on {link.remote} any more: somebody has removed it, or its disk is "
+                f"not mounted. 'lab runs cancel {folder}' gives its runs up"
+            )
         finished = _apply(channel, folder, link, news, changed)
         for run, record, mark in finished:
             _finish(channel, folder, link, run, record, mark)
@@ -160,6 +183,8 @@ def _apply(
             else:
                 records.write(run_dir, record)
                 link.marks[run] = one["mark"]
+                if run in link.pulled:  # it runs again
+                    link.pulled.remove(run)
     for name, (start, count) in news["files"].items():
         _add(_inside(folder, name), start, channel.read(count))
     return finished
@@ -209,6 +234,7 @@ def _record(raw: bytes, run_dir: Path, folder: Path, link: Link) -> Record:
     try:
         frozen = records.read(run_dir)
     except RecordError:  # a search's, which was made there
+        clocks.turn(record, -link.ahead_s, created=True)
         for name in ("config", "sweep", "code", "hydra"):
             setattr(record, name, link.here(getattr(record, name), folder))
         host = f"compute.host={link.remote}"  # it was composed there, where that machine is this one
@@ -218,6 +244,7 @@ def _record(raw: bytes, run_dir: Path, folder: Path, link: Link) -> Record:
         return record
     if frozen.id != record.id:
         raise RecordError(f"{run_dir} holds run {frozen.id} here, and run {record.id} on {link.remote}")
+    clocks.turn(record, -link.ahead_s)
     for name in FROZEN:
         setattr(record, name, getattr(frozen, name))
     return record
@@ -246,6 +273,14 @@ def _annotate(channel: Channel, run_dir: Path, there: str) -> None:
     for line in lines if answer["files"] else ():
         if line not in known:
             append_line(place, line)
+
+
+def give_up(folder: Path, link: Link, run: str) -> None:
+    """Note that nothing more comes of a run; see `GoneError`."""
+    link.pulled.append(run)
+    if not set(runs_of(folder, link)) - set(link.pulled):
+        link.state = links.OVER
+    links.write(folder, link)
 
 
 def note_runs(folder: Path) -> None:
@@ -329,9 +364,9 @@ def _refresh(name: str, folders: Sequence[Path]) -> None:
             if not stack.enter_context(links.locked(folder)):
                 continue  # a command at work brings them
             found = links.read(folder)
-            if found is None or time.time() - found.reached < EVERY_S:
+            if found is None or _is_recent(found.reached, EVERY_S):
                 continue
-            if found.why and time.time() - found.tried < RETRY_S:
+            if found.why and _is_recent(found.tried, RETRY_S):
                 late.append(found)
                 continue
             try:
@@ -348,6 +383,11 @@ def _refresh(name: str, folders: Sequence[Path]) -> None:
         oldest = min(found.reached for found in late)
         since = f"{_minutes(time.time() - oldest)} ago" if oldest else "when they were submitted"
         sys.stderr.write(f"lab: {late[0].why}; its runs are shown as they were {since}\n")
+
+
+def _is_recent(moment: float, seconds: float) -> bool:
+    """Whether a moment is less than that ago; one to come is of a clock that has been set back, and says nothing."""
+    return 0 <= time.time() - moment < seconds
 
 
 def _minutes(seconds: float) -> str:

@@ -98,11 +98,11 @@ def labrun_digest() -> str:
 
 
 def run_files(run_dir: Path, record: bytes) -> dict[str, Path | bytes]:
-    """A run that has not begun: its record, what Hydra saved, requests and notes that were left."""
+    """A run that is to begin, or to go on: its record, what Hydra saved, notes that were left, its checkpoints."""
     found: dict[str, Path | bytes] = {
         name: path
         for name, path in folder(run_dir).items()
-        if name.split("/")[0] not in (".launch", "outputs", "checkpoints", "logs") and ".partial" not in name
+        if name.split("/")[0] not in (".launch", "outputs", "logs", "heartbeat") and ".partial" not in name
     }
     found["run.json"] = record
     return found

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from labrun.errors import LabrunError
-from labrun.remote import carry, data, mirror, packed, remotes
+from labrun.config.hydra_files import quoted, value_here, with_variables
+from labrun.errors import ConfigError, LabrunError, RecordError
+from labrun.remote import carry, data, inherited, mirror, packed, remotes
 from labrun.remote import link as links
 from labrun.remote.channel import Channel, persistent
 from labrun.remote.link import Link
@@ -53,89 +55,148 @@ def main() -> None:
     import_module("labrun.app").main()
 
 
-def begin(folder: Path, record: Record, plan: Plan, words: Sequence[str]) -> None:
+def begin(folder: Path, found: Sequence[Record], plan: Plan, words: Sequence[str], resumed: bool = False) -> None:
     """Carry a search, and start it there.
 
     Args:
         folder: the sweep's; its plan is written.
-        record: of a trial as it would be.
+        found: records of trials as they would be: one for each option of a group.
         plan: the folder's.
         words: the command's, without what says where it goes.
+        resumed: the folder's own search goes on.
 
     Raises:
         LabrunError: nothing has begun.
     """
-    name = record.config["compute"]["host"]
+    name = found[0].config["compute"]["host"]
     remote = remotes.get(name)
+    problems = sorted({why for record in found for why in (*carry.refusals(record), *_of_runs(record))})
+    if problems:
+        raise ConfigError([f"{why}: leave compute.host={name} out" for why in problems])
+    state, before = SweepState(folder), links.read(folder)
+    for mark in (state.search_over, state.search_canceled) if resumed else ():
+        mark.unlink(missing_ok=True)
 
     def attempt() -> None:
         with links.locked(folder, wait=True), Channel(remote) as conversation:
             link = links.read(folder) or carry.fresh(folder, name, conversation)
+            is_there = link.state == links.OVER
+            if link.state == links.OVER:
+                link.state, link.left = links.CARRYING, []
             link.runs = None
             links.write(folder, link)
-            _carry(conversation, folder, link, record, plan)
-            _start(conversation, folder, link, record, plan, [*words, f"hydra.sweep.dir={link.root}/{link.folder}"])
+            if not is_there:
+                _carry(conversation, folder, link, plan)
+            where = "sweep.resume" if resumed else "hydra.sweep.dir"
+            _start(conversation, folder, link, found, plan, [*words, f"{where}={link.root}/{link.folder}"])
 
     try:
         persistent(attempt, SENDING_S, _tell)
-    except UnreachableError:
-        found = links.read(folder)
-        if found is None or found.state != links.STARTING:
+    except LabrunError as error:
+        link = links.read(folder)
+        if link is not None and link.state == links.STARTING and isinstance(error, UnreachableError):
+            return  # it may have begun there: the next look tells
+        if before is not None and before.state == links.OVER:
+            links.write(folder, before)  # what is there stays there
+        elif link is not None and link.state == links.CARRYING:
             links.drop(folder)
-            raise
-    except LabrunError:
-        links.drop(folder)
         raise
 
 
-def _carry(channel: Channel, folder: Path, link: Link, record: Record, plan: Plan) -> None:
-    problems = carry.refusals(record)
-    if problems:
-        raise LabrunError(f"{problems[0]}: leave compute.host={link.remote} out")
+def _of_runs(record: Record) -> Iterator[str]:
+    for run_dir in inherited.of(record.config):
+        yield f"the trials go on from run {run_dir.name}, which lies on this machine"
+
+
+def _carry(channel: Channel, folder: Path, link: Link, plan: Plan) -> None:
+    """Have the folder there: the plan, and of a search that goes on all that it has."""
     there = dataclasses.replace(plan, cwd=f"{link.root}/{link.workspace}", path=[], command=list(plan.command or ()))
-    content = (json.dumps(dataclasses.asdict(there), indent=1) + "\n").encode()
-    file, size = packed.archive({".launch/plan.json": content})
-    with file:
-        channel.send("put", file, size, to=link.folder)
+    parts: dict[str, Any] = {".launch/plan.json": (json.dumps(dataclasses.asdict(there), indent=1) + "\n").encode()}
+    parts |= {name: folder / name for name in (".launch/study.journal", ".launch/search.json")}
+    runs = [path.parent for path in sorted(folder.glob("*/run.json"))]
+    for run_dir in runs:
+        parts |= packed.under(run_dir.name, carry.whole_run(folder, link, run_dir))
+    parts = {name: part for name, part in parts.items() if isinstance(part, bytes) or part.is_file()}
+    carry.put_folder(channel, link, parts, [run_dir.name for run_dir in runs])
 
 
-def _start(channel: Channel, folder: Path, link: Link, record: Record, plan: Plan, words: Sequence[str]) -> None:
-    there = carry.send_code(channel, link, [record], plan)
-    data.send(channel, link, [record])
+def _start(
+    channel: Channel, folder: Path, link: Link, found: Sequence[Record], plan: Plan, words: Sequence[str]
+) -> None:
+    has_begun, record = link.state != links.CARRYING, found[0]
+    there = carry.send_code(channel, link, found, plan)
+    data.send(channel, link, found, keep=has_begun)
+    words = [*_words_there(words, folder, link, found), mirror.HERE_THERE]
     link.state = links.STARTING
     links.write(folder, link)
     code = carry.code_there(record.code, folder, link) or {}
-    carry.begin(
-        channel,
-        link,
-        [there.python, "-P", "-c", "from labrun.remote.searching import main; main()"],
-        {
-            **carry.variables(link, there, [record]),
-            CODE_VARIABLE: json.dumps(code),
-        },
-        json.dumps(
-            [
-                *(_word_there(word, folder, link) for word in words),
-                *_data_there(link, (record.config.get("datastore") or {}).get("root")),
-                mirror.HERE_THERE,
-            ]
-        ),
-        cwd=os.path.relpath(f"{code['folder']}/{code.get('working', '.')}", link.root),
-    )
+    try:
+        carry.begin(
+            channel,
+            link,
+            [there.python, "-P", "-c", "from labrun.remote.searching import main; main()"],
+            {
+                **carry.variables(link, there, found),
+                CODE_VARIABLE: json.dumps(code),
+            },
+            json.dumps(words),
+            cwd=os.path.relpath(f"{code['folder']}/{code.get('working', '.')}", link.root),
+        )
+    except UnreachableError:
+        raise
+    except LabrunError:
+        if not has_begun:  # it says that it cannot, and has ended
+            link.state = links.CARRYING
+            links.write(folder, link)
+            carry.take_back(channel, link)
+        raise
     link.state, link.reached = links.STARTED, time.time()
     links.write(folder, link)
 
 
-def _data_there(link: Link, root: Any) -> list[str]:
-    """Where the datastore's folder is there, if its data were sent."""
-    there = None if root is None else link.datastores.get(root)
-    return [] if there is None else [f"datastore.root={link.root}/{there}"]
+def _words_there(words: Sequence[str], folder: Path, link: Link, found: Sequence[Record]) -> list[str]:
+    """The command's words, with the paths of there; those of data say in full where these lie.
+
+    Raises:
+        ConfigError: a key that names data of this machine is searched over.
+    """
+    placed = _placed(folder, link, found[0])
+    if any(_placed(folder, link, record) != placed for record in found[1:]):
+        raise ConfigError(
+            "the trials read files of this machine that lie outside the datastore, and not all read the same: make "
+            f"each a data set of the datastore, or leave compute.host={link.remote} out"
+        )
+    there = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        plain = key.lstrip("+~")
+        if equals and plain in placed:
+            if any(sign in value for sign in "(,"):
+                raise ConfigError(
+                    f"{key}: a search over data of this machine is not carried to another one: make each a data set "
+                    f"of the datastore, and search over dataset=..., or leave compute.host={link.remote} out"
+                )
+            continue
+        of_data = plain.partition(".")[0] in links.OF_DATA
+        there.append(f"{key}{equals}{link.there(value, folder, of_data)}" if equals else word)
+    return [*there, *(f"++{key}={value}" for key, value in placed.items())]
 
 
-def _word_there(word: str, folder: Path, link: Link) -> str:
-    """An override whose value, if it is a path of here, is one of there."""
-    key, equals, value = word.partition("=")
-    return f"{key}{equals}{link.there(value, folder, of_data=True)}" if equals else word
+def _placed(folder: Path, link: Link, record: Record) -> dict[str, str]:
+    """The keys that name data of this machine, and where these lie there."""
+    here = data.read_of(record)
+    if "script" in here:  # its source is code
+        here["script"] = {key: value for key, value in here["script"].items() if key == "requirements"}
+    return dict(_changed(here, link.config_there(here, folder, data.settled(here)), ""))
+
+
+def _changed(here: Any, there: Any, key: str) -> Iterator[tuple[str, str]]:
+    """The keys whose values differ."""
+    if isinstance(here, Mapping):
+        for name, value in here.items():
+            yield from _changed(value, there[name], f"{key}.{name}" if key else str(name))
+    elif isinstance(here, str) and here != there:
+        yield key, quoted(there)
 
 
 def follow(folder: Path, view: View) -> bool:
@@ -184,10 +245,7 @@ class _Look:
         if link is None:
             raise LabrunError(f"{self._folder} is on no other machine any more")
         if link.state != links.OVER:
-            try:
-                self._bring(link)
-            except UnreachableError as error:
-                self._miss(error, link)
+            self._bring(link)
         for name in sweep_state.read_plan(self._folder).runs:
             if name not in self._told and (record := records.read(self._folder / name)).finished:
                 self._told.add(name)
@@ -195,17 +253,22 @@ class _Look:
         return link.state == links.OVER
 
     def _bring(self, link: Link) -> None:
-        with links.locked(self._folder, wait=True), Channel(link.machine) as conversation:
-            changed, lives = mirror.bring(conversation, self._folder, link)
-            self._alone = 0 if lives or link.state == links.OVER else self._alone + 1
-            if self._alone >= LOOKS_ALONE:
-                self._take_up(conversation, link)
+        try:
+            with links.locked(self._folder, wait=True), Channel(link.machine) as conversation:
+                changed, lives = mirror.bring(conversation, self._folder, link)
+        except LabrunError as error:
+            self._miss(error, link)
+            return
+        self._alone = 0 if lives or link.state == links.OVER else self._alone + 1
+        if self._alone >= LOOKS_ALONE:
+            self._take_up(link)
         if self._is_missed:
             self._is_missed = False
             _tell(f"{link.remote} answers again")
+        self._taken_up = 0 if changed else self._taken_up
         self.pause_s = FAST_S if changed else min(SLOW_S, 1.3 * self.pause_s)
 
-    def _take_up(self, conversation: Channel, link: Link) -> None:
+    def _take_up(self, link: Link) -> None:
         """Start it again there: it has died."""
         self._alone, self._taken_up = 0, self._taken_up + 1
         plan = sweep_state.read_plan(self._folder)
@@ -213,15 +276,25 @@ class _Look:
             raise LabrunError(f"the search on {link.remote} has died: see {self._folder}/.launch/controller.log")
         _tell(f"the search on {link.remote} has ended before its time: it is started again")
         record = records.read(self._folder / plan.runs[0])
-        words = [*(plan.command or ()), f"sweep.resume={link.root}/{link.folder}"]
-        _start(conversation, self._folder, link, record, plan, words)
+        given = [with_variables(text, value_here) for text in plan.command or ()]
+        words = [*given, f"sweep.resume={link.root}/{link.folder}"]
 
-    def _miss(self, error: UnreachableError, link: Link) -> None:
+        def attempt() -> None:
+            with links.locked(self._folder, wait=True), Channel(link.machine) as conversation:
+                _start(conversation, self._folder, link, [record], plan, words)
+
+        try:
+            persistent(attempt, SENDING_S, _tell)
+        except UnreachableError as error:
+            self._miss(error, link)
+
+    def _miss(self, error: LabrunError, link: Link) -> None:
         if not self._is_missed:
             self._is_missed = True
-            _tell(f"{error}; the search goes on there")
+            _tell(f"{error}{'' if isinstance(error, mirror.GoneError) else '; the search goes on there'}")
         link.why, link.tried = str(error), time.time()
-        links.write(self._folder, link)
+        with contextlib.suppress(RecordError):
+            links.write(self._folder, link)
         self.pause_s = min(LONGEST_S, 2 * max(1.0, self.pause_s))
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from labrun._io import append_line
 from labrun.errors import RecordError
 from labrun.runs import context, custom_locations, store
 from labrun.runs import record as records
@@ -62,6 +63,11 @@ class SweepState:
     def begun(self) -> Path:
         """There once a controller has taken up the runs."""
         return self.root / "begun"
+
+    @property
+    def given_up(self) -> Path:
+        """Which failed runs are not tried again: a line each, with how many attempts they had."""
+        return self.root / "given_up"
 
     @property
     def jobs(self) -> Path:
@@ -145,6 +151,12 @@ def note_submitted(folder: Path) -> None:
     """Every run of the plan has its record now."""
     with contextlib.suppress(OSError):
         SweepState(folder).submitted.touch()
+
+
+def note_given_up(folder: Path, record: Record) -> None:
+    """A run that could be tried again has failed for good: whoever looks from elsewhere cannot tell otherwise."""
+    with contextlib.suppress(OSError):
+        append_line(SweepState(folder).given_up, f"{record.id} {len(record.attempts)}")
 
 
 def never_submitted(folder: Path, plan: Plan) -> int:

@@ -147,7 +147,7 @@ def run(
         announce(folder, [os.path.relpath(job.run_dir, folder) for job in probes])
         if backend.is_elsewhere:
             words = [text for text in arguments if not _is_own(text)]
-            searching.begin(folder, probes[0].record, plan, words)
+            searching.begin(folder, [job.record for job in probes], plan, words, resumed)
         elif not config["compute"]["detach"]:
             search = Search(
                 trials,

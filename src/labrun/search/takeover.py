@@ -10,11 +10,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from labrun.config.hydra_files import quoted, with_variables
-from labrun.errors import ConfigError
+from labrun.config.hydra_files import value_here, with_variables
 from labrun.runs import context, sweep_state
 from labrun.runs import record as records
-from labrun.runs.record import HIDDEN
 from labrun.runs.sweep_state import SweepState
 
 
@@ -72,21 +70,7 @@ def take_over(folder: Path) -> int:
         ConfigError: it gave its runs a variable, and that is not set here.
     """
     plan = sweep_state.read_plan(folder)
-    arguments = [with_variables(text, _value_here) for text in plan.command or ()]
+    arguments = [with_variables(text, value_here) for text in plan.command or ()]
     command = [sys.executable, "-P", "-c", "from labrun.app import main; main()", *arguments, f"sweep.resume={folder}"]
     path = os.pathsep.join(entry for entry in sys.path if entry)
     return subprocess.call(command, cwd=plan.cwd, env={**os.environ, "PYTHONPATH": path})
-
-
-def _value_here(name: str, value: str) -> str:
-    """The value of a variable that the search gave its runs: its record has only the name."""
-    if value != HIDDEN:
-        return value
-    if not name:
-        raise ConfigError(
-            "the search gave its runs several variables as one ({...}), and its record holds none of them: its own "
-            "command with sweep.resume=FOLDER goes on with it"
-        )
-    if name not in os.environ:
-        raise ConfigError(f"the search gave its runs the variable {name}, and it is not set here: set it first")
-    return quoted(os.environ[name])

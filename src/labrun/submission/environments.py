@@ -115,6 +115,37 @@ def _included(file: Path, known: list[Path]) -> list[Path]:
     return known
 
 
+def files(file: Path, azureml: bool = False) -> list[Path]:
+    """All files that an environment is built from: the one that is named, and those that it includes.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    lines = plan(file, azureml).lines or ()
+    others = [Path(line[3:].strip()) for line in lines if line.startswith(("-r ", "-c "))]
+    found = _included(file.resolve(), [])
+    for one in others:
+        _included(one.resolve(), found)
+    return found
+
+
+LOCAL = re.compile(
+    r"(-e|--editable|--find-links|-f)\b.*|(\.|/|~|file:).*|[^#\s]*@\s*file:.*|[^#\s]+\.(whl|tar\.gz|zip)\b.*"
+)
+
+
+def local_lines(file: Path, azureml: bool = False) -> list[str]:
+    """The requirements that name a folder or file of this machine.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    lines = list(plan(file, azureml).lines or ())
+    for one in files(file, azureml) if not lines else files(file, azureml)[1:]:
+        lines += one.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [line.strip() for line in lines if LOCAL.fullmatch(line.strip()) and "://" not in line]
+
+
 def prepare(script: Mapping[str, Any]) -> None:
     """Build the environment that a script asks for, unless it is there; and see whether its interpreter starts.
 

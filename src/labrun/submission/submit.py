@@ -203,7 +203,8 @@ def check(submitted: Sequence[Job]) -> Backend:
             found = sorted({str(job.record.config[group].get(key)) for job in submitted})
             if len(found) > 1:
                 raise ConfigError(f"{group}.{key} is one for a whole sweep, and here it is {' and '.join(found)}")
-    if (why := backend.folder_problem(submitted[0].run_dir)) is not None:
+    compute = submitted[0].record.config["compute"]
+    if (why := backend.folder_problem(submitted[0].run_dir, compute)) is not None:
         raise ConfigError(why)
     trackers.check(submitted[0].record.config["tracking"])
     computed = [job.record.config["compute"] for job in submitted]

@@ -408,7 +408,7 @@ class Slurm(Backend):
         """What no partition, or not the one that is named, can give, and what sbatch refuses."""
         return partitions.problems(compute)
 
-    def folder_problem(self, run_dir: Path) -> str | None:
+    def folder_problem(self, run_dir: Path, compute: Mapping[str, Any]) -> str | None:
         """A per cent sign is a pattern to Slurm."""
         return f"{run_dir}: Slurm takes a % in the path of a job's files for a pattern" if "%" in str(run_dir) else None
 
