@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +20,8 @@ import pytest
 
 import far
 from conftest import Command
+from helpers import PLAIN, call_here, wait_for
+from labrun import app, cli
 from labrun.errors import LabrunError
 from labrun.remote import backend, carry, channel, clocks, data, environment, helper, mirror, packed, remotes, searching
 from labrun.remote import link as links
@@ -255,7 +258,8 @@ def test_a_process_that_cannot_be_noted_does_not_go_on(there: helper.Helper, mon
 
 
 def _record(**config: Any) -> Record:
-    base = {"compute": {"host": "box", "environment": {}}, "trainer": {}, "task": "fit", **config}
+    store = {"_target_": "labrun.data.stores.local.LocalDatastore", "name": "local", "root": "/nowhere"}
+    base = {"compute": {"host": "box", "environment": {}}, "trainer": {}, "task": "fit", "datastore": store, **config}
     return Record(id="a1b2c3d4", name="x", task="fit", status=records.QUEUED, created=records.now(), config=base)
 
 
@@ -324,3 +328,162 @@ def test_times_of_a_machine_whose_clock_is_hours_ahead_are_told_by_the_one_here(
     clocks.note(link, 0.3)
     assert link.ahead_s == 0.0
     assert not mirror._is_recent(time.time() + 100, 5.0) and mirror._is_recent(time.time() - 1, 5.0)
+
+
+OWN = """
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+
+class Own(ClassifierMixin, BaseEstimator):
+    def fit(self, x, y):
+        self.classes_, self.most_ = np.unique(y), int(np.bincount(y).argmax())
+        return self
+    def predict(self, x):
+        return np.full(len(x), self.most_)
+"""
+
+
+def _make_wheel(folder: Path) -> Path:
+    import zipfile
+
+    wheel = folder / "tinything-1.0-py3-none-any.whl"
+    info = "tinything-1.0.dist-info"
+    with zipfile.ZipFile(wheel, "w") as file:
+        file.writestr("tinything.py", "ANSWER = 42\n")
+        file.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tinything\nVersion: 1.0\n")
+        file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\nRoot-Is-Purelib: true\n")
+        file.writestr(f"{info}/RECORD", "")
+    return wheel
+
+
+def test_models_and_checkpoints_of_here_are_scored_and_gone_on_with_there(
+    box: far.Far, labrun: Command, workspace: Path
+) -> None:
+    """Takes over 15 s: a network is trained in two places, and imports take their time."""
+    (workspace / "own.py").write_text(OWN)
+    (workspace / "conf" / "model").mkdir(parents=True)
+    (workspace / "conf" / "model" / "own.yaml").write_text("_target_: own.Own\n")
+    there = ("compute.host=box", *PLAIN)
+    assert labrun("model=own", *PLAIN).returncode == 0
+    trained = runs_of(workspace)[0]
+    for task in ("evaluate", "predict"):
+        done = labrun(f"task={task}", f"from={trained.id}", *there)
+        assert done.returncode == 0, done.stderr
+    scored, predicted = sorted(runs_of(workspace), key=lambda one: one.created)[1:]
+    assert scored.metrics == trained.metrics and scored.parent == trained.id
+    assert len(list(workspace.glob(f"outputs/*/*{predicted.id}/outputs/predictions.csv"))) == 1
+    assert {one.process["host"] for one in (scored, predicted) if one.process} == {f"box{box.number}"}
+    words = ("model=mnist_dnn", "dataset=digits", "trainer.batch_size=500", *PLAIN)
+    assert labrun(*words, "trainer.max_epochs=1").returncode == 0
+    begun = max(runs_of(workspace), key=lambda one: one.created)
+    resumed = labrun(*words, "trainer.max_epochs=2", "trainer.resume=last", "compute.host=box")
+    assert resumed.returncode == 0, resumed.stderr
+    went_on = max(runs_of(workspace), key=lambda one: one.created)
+    assert went_on.status == "completed" and went_on.parent == begun.id
+    steps = [metrics.read_text() for metrics in workspace.glob(f"outputs/*/*{went_on.id}/metrics.jsonl")]
+    assert '"epoch", "value": 0' not in steps[0] and len(went_on.attempts) == 1, steps
+
+
+def test_an_environment_of_a_script_is_built_there(
+    box: far.Far, labrun_here: Command, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if environment.uv_here() is None:
+        pytest.skip("needs uv")
+    (workspace / "train.py").write_text("import labrun, tinything\nlabrun.log('answer', tinything.ANSWER)\n")
+    (workspace / "more.txt").write_text("tinything==1.0\n")
+    (workspace / "requirements.txt").write_text("-r more.txt\n")
+    with channel.Channel(remotes.get("box")) as conversation:
+        wheel = _make_wheel(workspace)
+        sent, size = packed.archive({wheel.name: wheel})
+        conversation.send("put", sent, size, to="wheels", marked=True)
+        monkeypatch.setenv("UV_FIND_LINKS", f"{conversation.root}/wheels")
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    monkeypatch.setenv("UV_PYTHON_DOWNLOADS", "never")
+    words = ("experiment=script", "script.path=train.py", "script.requirements=requirements.txt", "compute.host=box")
+    done = labrun_here(*words, "tracking=none")
+    assert done.returncode == 0, done.stderr
+    assert runs_of(workspace)[0].metrics == {"answer": 42}
+    (workspace / "more.txt").write_text("./folder\n")
+    refused = labrun_here(*words, "tracking=none")
+    assert refused.returncode == 2 and "names './folder', which lies on this machine" in refused.stderr
+    assert len(runs_of(workspace)) == 1
+
+
+def test_a_search_that_goes_on_here_is_ended_there_first(
+    box: far.Far, labrun: Command, lab_here: Command, workspace: Path
+) -> None:
+    """Takes over 15 s: two commands that search."""
+    (workspace / "train.py").write_text(
+        "import os, sys, time, labrun\n"
+        "open(os.path.expanduser('~/ledger'), 'a').write(os.environ['LABRUN_RUN_DIR'] + '\\n')\n"
+        "time.sleep(0.5)\nlabrun.log('loss', float(sys.argv[1]))\n"
+    )
+    words = ("-m", "experiment=script", "script.path=train.py", "script.positional=[${seed}]", "sweep=random")
+    words += (
+        "seed=range(1,1000)",
+        "sweep.metric=loss",
+        "sweep.max_trials=8",
+        "sweep.max_concurrent=2",
+        "tracking=none",
+    )
+    begun = labrun(*words, "compute.host=box", "compute.detach=true")
+    assert begun.returncode == 0, begun.stderr
+    folder = next(workspace.glob("multirun/*/*"))
+    with channel.Channel(remotes.get("box")) as conversation:
+        link = links.read(folder)
+        assert link is not None
+        wait_for(lambda: bool(mirror.bring(conversation, folder, link)[0]) and bool(link.pulled))
+    done = labrun(*words, f"sweep.resume={folder}")
+    assert done.returncode == 0, done.stderr
+    assert box.inside("pgrep -f [l]abrun.remote.searching") == "" and links.read(folder) is None
+    found = runs_of(workspace)
+    assert [one.status for one in found] == ["completed"] * 8
+    assert {"box" in str(one.process["host"]) for one in found if one.process} == {True, False}
+    assert all(sum(one.get("status") == "completed" for one in record.attempts) == 1 for record in found)
+    left = box.inside(f"cat /home/{far.USER}/ledger; rm -f /home/{far.USER}/ledger").splitlines()
+    assert len(left) == len(set(left)) < 8
+
+
+def killed_at(phase: str, name: str, *words: str) -> None:
+    """A command in a process of its own, which is killed in a phase of a submit."""
+    pid = os.fork()
+    if pid:
+        status = os.waitpid(pid, 0)[1]
+        assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, (phase, status)
+        return
+    try:
+        write = channel.Channel._write
+        asked: list[str] = []
+
+        def write_or_die(conversation: channel.Channel, content: bytes) -> None:
+            is_request = content.startswith(b'{"do": "')
+            if is_request:
+                request = json.loads(content)
+                asked.append(f"{request['do']} {str(request.get('to', '')).count('multirun')}")
+            if asked and asked[-1].startswith(phase) and not (is_request and request["bytes"]):
+                if phase == "wait":
+                    time.sleep(0.3)
+                os.kill(os.getpid(), signal.SIGKILL)
+            write(conversation, content)
+
+        channel.Channel._write = write_or_die  # type: ignore[method-assign]
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(1, 2)
+        call_here(app.main if name == "labrun" else cli.main, name, *words)  # type: ignore[arg-type]
+    finally:
+        os._exit(0)
+
+
+def test_a_laptop_that_dies_in_each_phase_of_a_submit(
+    box: far.Far, script: None, labrun_here: Command, lab_here: Command, workspace: Path, registered: None
+) -> None:
+    box.inside(f"rm -rf /home/{far.USER}/.labrun")
+    ledger(box)
+    killed_at("put 0", "labrun", *WORDS, "seed=0,2,3")
+    folder = next(workspace.glob("multirun/*/*"))
+    for phase in ("store", "link", "put 1", "spawn", "wait", "news"):
+        killed_at(phase, "lab", "runs", "watch", str(folder))
+    watched = lab_here("runs", "watch", str(folder))
+    assert watched.returncode == 0, watched.stderr
+    assert [(one.status, len(one.attempts)) for one in runs_of(workspace)] == [("completed", 1)] * 3
+    assert ledger(box) == ["begun 0", "begun 2", "begun 3"]

@@ -184,6 +184,10 @@ class Backend(ABC):
         """Why a run that asks for this cannot lie in that folder."""
         return None
 
+    def run_problems(self, record: Record) -> Iterable[str]:
+        """What a run names that cannot be had here: a message for each."""
+        return ()
+
     @abstractmethod
     def summary(self, compute: Mapping[str, Any]) -> str:
         """What runs that ask for this would find, in a few words (`lab compute ls`)."""

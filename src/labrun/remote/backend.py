@@ -23,6 +23,7 @@ from labrun.remote.remotes import Remote
 from labrun.remote.ssh import LoginError, UnreachableError
 from labrun.runs import finalize
 from labrun.runs import record as records
+from labrun.runs.record import Record
 from labrun.runs.sweep_state import Plan
 from labrun.schema import SPECIAL
 
@@ -91,6 +92,11 @@ class Elsewhere(Backend):
                     "and without compute.host they go on here"
                 )
         return None
+
+    def run_problems(self, record: Record) -> Iterator[str]:
+        """What it names that lies on this machine alone, and is not carried."""
+        for why in carry.refusals(record):
+            yield f"{why}: leave compute.host={record.config['compute']['host']} out"
 
     def summary(self, compute: Mapping[str, Any]) -> str:
         """The machine, and what it had when it was last asked."""

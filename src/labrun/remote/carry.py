@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from labrun import masking
-from labrun.errors import ConfigError
 from labrun.remote import clocks, data, environment, inherited, packed
 from labrun.remote import link as links
 from labrun.remote.channel import Channel, RefusedError
@@ -81,9 +80,6 @@ def send(channel: Channel, folder: Path, link: Link, plan: Plan, run_dirs: Seque
         LabrunError: it cannot be had there.
     """
     found = [(run_dir, records.read(run_dir)) for run_dir in run_dirs]
-    problems = sorted({why for _, record in found for why in refusals(record)})
-    if problems:
-        raise ConfigError([f"{why}: leave compute.host={link.remote} out" for why in problems])
     interpreter = send_code(channel, link, [record for _, record in found], plan)
     data.send(channel, link, [record for _, record in found], keep=link.state != links.CARRYING)
     inherited.send(channel, folder, link, [record for _, record in found])

@@ -44,7 +44,7 @@ def release(folder: Path, link: Link, why: str) -> None:
             )
         if link.runs is None:  # what the search has learned
             with links.locked(folder, wait=True), Channel(link.machine) as conversation:
-                mirror.pull(conversation, folder, link.folder, mirror.TOP)
+                mirror.pull_top(conversation, folder, link)
     links.drop(folder)
 
 

@@ -63,6 +63,8 @@ class Link:
     """Folders and files of data here, and their doubles relative to the remote's folder."""
     bases: list[str] = field(default_factory=list)
     """The folders here whose files were sent."""
+    words: dict[str, str] = field(default_factory=dict)
+    """Of a search, by its words there: the words here; nothing where there is none."""
     inherited: dict[str, str] = field(default_factory=dict)
     """Folders of other runs here, and their doubles relative to the remote's folder."""
     reached: float = 0.0
@@ -79,6 +81,10 @@ class Link:
             ConfigError: it is not known any more.
         """
         return remotes.get(self.remote)
+
+    def added(self) -> list[str]:
+        """The words that a search has there alone."""
+        return [there for there, here in self.words.items() if not here]
 
     def double(self, base: Path) -> str:
         """Where the data of a folder here lie there, relative to the remote's folder: another for each submission."""

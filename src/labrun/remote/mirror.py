@@ -8,8 +8,10 @@ completed is here as a whole, but for its checkpoints (`lab remote pull`).
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -28,6 +30,7 @@ from labrun.remote.ssh import UnreachableError
 from labrun.runs import context, store, sweep_state
 from labrun.runs import record as records
 from labrun.runs.record import Record, RunPaths
+from labrun.runs.sweep_state import SweepState
 from labrun.tasks import registering
 
 log = logging.getLogger(__name__)
@@ -238,8 +241,10 @@ def _record(raw: bytes, run_dir: Path, folder: Path, link: Link) -> Record:
         for name in ("config", "sweep", "code", "hydra"):
             setattr(record, name, link.here(getattr(record, name), folder))
         host = f"compute.host={link.remote}"  # it was composed there, where that machine is this one
-        record.overrides = [host if text == HERE_THERE else text for text in record.overrides]
-        record.command = record.command.replace(HERE_THERE, host)
+        words = {**link.words, HERE_THERE: host}
+        own = (words.get(text, text) for text in record.overrides)
+        record.overrides = [text for text in own if text]
+        record.command = shlex.join(["labrun", *record.overrides])
         record.config["compute"]["host"] = link.remote
         return record
     if frozen.id != record.id:
@@ -299,12 +304,22 @@ def _close(channel: Channel, folder: Path, link: Link, news: Mapping[str, Any]) 
     is_over = news["over"] and not news["living"] if link.runs is None else not set(link.runs) - set(link.pulled)
     if not is_over:
         return
-    pull(channel, folder, link.folder, TOP)
+    pull_top(channel, folder, link)
     if link.runs is None:
         for run in _runs_here(folder):
             pull(channel, folder / run, f"{link.folder}/{run}", ("outputs",))
         (folder / ".launch" / "over").touch()
     link.state = links.OVER
+
+
+def pull_top(channel: Channel, folder: Path, link: Link) -> None:
+    """Bring what lies beside the runs; a search's words are those of here."""
+    pull(channel, folder, link.folder, TOP)
+    place = SweepState(folder).search
+    if link.words and place.is_file():
+        noted = json.loads(place.read_text(encoding="utf-8"))
+        own = (link.words.get(word, word) for word in noted["fixed"])
+        records.replace_text(place, json.dumps({**noted, "fixed": sorted(word for word in own if word)}), to_disk=False)
 
 
 def pull(

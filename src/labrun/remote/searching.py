@@ -70,7 +70,7 @@ def begin(folder: Path, found: Sequence[Record], plan: Plan, words: Sequence[str
     """
     name = found[0].config["compute"]["host"]
     remote = remotes.get(name)
-    problems = sorted({why for record in found for why in (*carry.refusals(record), *_of_runs(record))})
+    problems = sorted({why for record in found for why in _of_runs(record)})
     if problems:
         raise ConfigError([f"{why}: leave compute.host={name} out" for why in problems])
     state, before = SweepState(folder), links.read(folder)
@@ -85,10 +85,14 @@ def begin(folder: Path, found: Sequence[Record], plan: Plan, words: Sequence[str
                 link.state, link.left = links.CARRYING, []
             link.runs = None
             links.write(folder, link)
+            has_begun = link.state != links.CARRYING
+            there = carry.send_code(conversation, link, found, plan)
+            data.send(conversation, link, found, keep=has_begun)
+            own = _words_there(words, folder, link, found)
             if not is_there:
                 _carry(conversation, folder, link, plan)
             where = "sweep.resume" if resumed else "hydra.sweep.dir"
-            _start(conversation, folder, link, found, plan, [*words, f"{where}={link.root}/{link.folder}"])
+            _start(conversation, folder, link, found, there, [*own, f"{where}={link.root}/{link.folder}"])
 
     try:
         persistent(attempt, SENDING_S, _tell)
@@ -112,7 +116,9 @@ def _carry(channel: Channel, folder: Path, link: Link, plan: Plan) -> None:
     """Have the folder there: the plan, and of a search that goes on all that it has."""
     there = dataclasses.replace(plan, cwd=f"{link.root}/{link.workspace}", path=[], command=list(plan.command or ()))
     parts: dict[str, Any] = {".launch/plan.json": (json.dumps(dataclasses.asdict(there), indent=1) + "\n").encode()}
-    parts |= {name: folder / name for name in (".launch/study.journal", ".launch/search.json")}
+    parts[".launch/study.journal"] = folder / ".launch" / "study.journal"
+    if (settings := _settings_there(folder, link)) is not None:
+        parts[".launch/search.json"] = settings
     runs = [path.parent for path in sorted(folder.glob("*/run.json"))]
     for run_dir in runs:
         parts |= packed.under(run_dir.name, carry.whole_run(folder, link, run_dir))
@@ -120,13 +126,26 @@ def _carry(channel: Channel, folder: Path, link: Link, plan: Plan) -> None:
     carry.put_folder(channel, link, parts, [run_dir.name for run_dir in runs])
 
 
+def _settings_there(folder: Path, link: Link) -> bytes | None:
+    """What the search has noted of itself, with the words of there."""
+    try:
+        noted = json.loads((folder / ".launch" / "search.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    here = {own: there for there, own in link.words.items() if own}
+    noted["fixed"] = sorted([*(here.get(word, word) for word in noted["fixed"]), *link.added()])
+    return json.dumps(noted).encode()
+
+
 def _start(
-    channel: Channel, folder: Path, link: Link, found: Sequence[Record], plan: Plan, words: Sequence[str]
+    channel: Channel,
+    folder: Path,
+    link: Link,
+    found: Sequence[Record],
+    there: carry.Interpreter,
+    words: Sequence[str],
 ) -> None:
     has_begun, record = link.state != links.CARRYING, found[0]
-    there = carry.send_code(channel, link, found, plan)
-    data.send(channel, link, found, keep=has_begun)
-    words = [*_words_there(words, folder, link, found), mirror.HERE_THERE]
     link.state = links.STARTING
     links.write(folder, link)
     code = carry.code_there(record.code, folder, link) or {}
@@ -139,7 +158,7 @@ def _start(
                 **carry.variables(link, there, found),
                 CODE_VARIABLE: json.dumps(code),
             },
-            json.dumps(words),
+            json.dumps([*words, mirror.HERE_THERE]),
             cwd=os.path.relpath(f"{code['folder']}/{code.get('working', '.')}", link.root),
         )
     except UnreachableError:
@@ -166,20 +185,21 @@ def _words_there(words: Sequence[str], folder: Path, link: Link, found: Sequence
             "the trials read files of this machine that lie outside the datastore, and not all read the same: make "
             f"each a data set of the datastore, or leave compute.host={link.remote} out"
         )
-    there = []
+    there, link.words = [], {}
     for word in words:
         key, equals, value = word.partition("=")
         plain = key.lstrip("+~")
-        if equals and plain in placed:
-            if any(sign in value for sign in "(,"):
-                raise ConfigError(
-                    f"{key}: a search over data of this machine is not carried to another one: make each a data set "
-                    f"of the datastore, and search over dataset=..., or leave compute.host={link.remote} out"
-                )
-            continue
-        of_data = plain.partition(".")[0] in links.OF_DATA
-        there.append(f"{key}{equals}{link.there(value, folder, of_data)}" if equals else word)
-    return [*there, *(f"++{key}={value}" for key, value in placed.items())]
+        if equals and plain in placed and any(sign in value for sign in "(,"):
+            raise ConfigError(
+                f"{key}: a search over data of this machine is not carried to another one: make each a data set "
+                f"of the datastore, and search over dataset=..., or leave compute.host={link.remote} out"
+            )
+        own = link.there(value, folder, plain.partition(".")[0] in links.OF_DATA)
+        there.append(f"{key}={quoted(placed.pop(plain))}" if plain in placed else f"{key}{equals}{own}")
+        if there[-1] != word:
+            link.words[there[-1]] = word
+    link.words |= {f"++{key}={quoted(value)}": "" for key, value in placed.items()}
+    return [*there, *link.added()]
 
 
 def _placed(folder: Path, link: Link, record: Record) -> dict[str, str]:
@@ -196,7 +216,7 @@ def _changed(here: Any, there: Any, key: str) -> Iterator[tuple[str, str]]:
         for name, value in here.items():
             yield from _changed(value, there[name], f"{key}.{name}" if key else str(name))
     elif isinstance(here, str) and here != there:
-        yield key, quoted(there)
+        yield key, there
 
 
 def follow(folder: Path, view: View) -> bool:
@@ -277,11 +297,12 @@ class _Look:
         _tell(f"the search on {link.remote} has ended before its time: it is started again")
         record = records.read(self._folder / plan.runs[0])
         given = [with_variables(text, value_here) for text in plan.command or ()]
-        words = [*given, f"sweep.resume={link.root}/{link.folder}"]
 
         def attempt() -> None:
             with links.locked(self._folder, wait=True), Channel(link.machine) as conversation:
-                _start(conversation, self._folder, link, [record], plan, words)
+                there = carry.send_code(conversation, link, [record], plan)
+                words = [*_words_there(given, self._folder, link, [record]), f"sweep.resume={link.root}/{link.folder}"]
+                _start(conversation, self._folder, link, [record], there, words)
 
         try:
             persistent(attempt, SENDING_S, _tell)

@@ -206,6 +206,8 @@ def check(submitted: Sequence[Job]) -> Backend:
     compute = submitted[0].record.config["compute"]
     if (why := backend.folder_problem(submitted[0].run_dir, compute)) is not None:
         raise ConfigError(why)
+    if problems := dict.fromkeys(why for job in submitted for why in backend.run_problems(job.record)):
+        raise ConfigError(list(problems))
     trackers.check(submitted[0].record.config["tracking"])
     computed = [job.record.config["compute"] for job in submitted]
     for compute in {exact.canonical(one): one for one in computed}.values():
