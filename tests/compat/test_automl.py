@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.sparse import csr_matrix
 
 from labrun.azureml import automl, automl_data, telling
 from labrun.azureml.automl import AutoMLConfig
@@ -71,17 +72,30 @@ def test_words_of_2018_and_a_project_folder(experiment: Experiment, capsys: pyte
         data_script="get_data.py",
         max_time_sec=120,
         concurrent_iterations=2,
-        whitelist_models=["ElasticNet", "RandomForest"],
+        whitelist_models=["ElasticNet", "RF regressor"],
         debug_log="x.log",
         unheard_of=1,
     )
     words = config.words(experiment)
     assert {"sweep.trial_timeout_min=2", "sweep.max_concurrent=2", "dataset.regression=true"} <= set(words)
-    assert "sweep.metric=spearman_correlation" in words and f"sweep.max_trials={automl.DEFAULT_ITERATIONS}" in words
+    assert (
+        "sweep.metric=normalized_root_mean_squared_error" in words
+        and f"sweep.max_trials={automl.DEFAULT_ITERATIONS}" in words
+    )
     assert "model/estimator=logistic_regression,random_forest" in words
     told = capsys.readouterr().err
     assert "ElasticNet stands for labrun's logistic_regression" in told and "unheard_of is not known" in told
     assert "debug_log" not in told and read_back(words)["X"].shape == (4, 2)
+
+
+def test_sparse_samples_stay_sparse(experiment: Experiment) -> None:
+    rows = csr_matrix(np.eye(6, 40000))
+    config = AutoMLConfig("classification", X=rows, y=Y, blacklist_algos=["kNN", "LinearSVMWrapper"])
+    words = config.words(experiment)
+    found = read_back(words)["X"]
+    assert found.shape == rows.shape and found.nnz == 6 and (found != rows).nnz == 0
+    (models,) = (text for text in words if text.startswith("model/estimator="))
+    assert "knn" not in models and "linear_svm" not in models and "svm_rbf" in models
 
 
 def test_tables_keep_their_gaps_and_their_words(experiment: Experiment) -> None:

@@ -108,3 +108,20 @@ def test_a_programs_command_is_kept_without_secrets(monkeypatch: pytest.MonkeyPa
     assert program._command().endswith("train.py '--api-key=***' --password '***' --epochs 3")
     monkeypatch.setattr(sys, "orig_argv", ["python", "-c", "token = 'x'"])
     assert "token" not in program._command()
+
+
+def test_metrics_of_the_runs_below_are_told_by_run(ws: Workspace) -> None:
+    run = finder.find("azureml.core", "Experiment")(ws, "below").start_logging(snapshot_directory=None)
+    run.log("a", 1)
+    Path("roc.png").write_text("a picture")
+    run.log_image("roc", path="roc.png")
+    with run.child_run() as child:
+        child.log("a", 2)
+    with run.child_run():
+        pass
+    run.complete()
+    address = f"aml://artifactId/ExperimentRun/dcid.{run.id}/outputs/roc.png"
+    own = {"a": 1, "roc": address}
+    assert run.get_metrics() == own and "outputs/roc.png" in run.get_file_names()
+    assert run.get_metrics(recursive=True) == {run.id: own, child.id: {"a": 2}}
+    assert run.get_metrics("a", recursive=True) == {run.id: {"a": 1}, child.id: {"a": 2}}

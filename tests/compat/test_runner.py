@@ -49,6 +49,19 @@ def test_calls_that_libraries_have_dropped_still_work(bench: Any, well: Any) -> 
         "import joblib as itself\n"
         "assert joblib is itself and itself.__spec__.name == 'joblib'\n"
         "from sklearn.cross_validation import train_test_split\n"
+        "import pandas as pd\n"
+        "pd.set_option('display.max_colwidth', -1)\n"
+        "pd.options.display.max_colwidth = -1\n"
+        "assert pd.get_option('display.max_colwidth') is None\n"
+        "table = pd.DataFrame({2: [1.0, 2.0], 1: [3.0, 4.0]})\n"
+        "assert list(table.sort_index(1)) == [1, 2] and list(table.drop(2, 1)) == [1]\n"
+        "assert [name for name, _ in table.iteritems()] == [2, 1]\n"
+        "longer = table.append(pd.DataFrame({2: [5.0], 1: 6.0}), True)\n"
+        "assert table.append({2: 5.0, 1: 6.0}, ignore_index=True).equals(longer)\n"
+        "assert table[1].append(table[1]).tolist() == [3, 4, 3, 4] and table.drop(index=0).index.tolist() == [1]\n"
+        "try: table.drop(2, 1, axis=0)\n"
+        "except TypeError: pass\n"
+        "else: raise SystemExit('two axes')\n"
         "try: from sklearn.externals import nothing\n"
         "except ImportError: print('as ever')\n"
     )
@@ -56,6 +69,7 @@ def test_calls_that_libraries_have_dropped_still_work(bench: Any, well: Any) -> 
     told = [line.split()[1] for line in done.stderr.splitlines()]
     assert done.stdout == "as ever\n"
     assert sorted(told) == sorted({*told}) and {"np.int", "np.NaN", "sklearn.cross_validation"} <= {*told}
+    assert {"DataFrame.sort_index()", "DataFrame.drop()", "DataFrame.append()", "Series.append()"} <= {*told}
 
 
 @pytest.mark.parametrize("way", ["fork", "spawn", "forkserver"])

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from labrun import api
 from labrun.azureml import automl_data, compute
-from labrun.azureml.run import Run
+from labrun.azureml.automl_run import AutoMLRun
 from labrun.azureml.submitting import Config, submit
 from labrun.azureml.telling import once
 from labrun.azureml.words import word
 from labrun.compat.azureml import absent
 from labrun.compat.azureml.exceptions import UserErrorException
-from labrun.errors import LabrunError
-from labrun.runs import record as records
-from labrun.search import automl as search
 from labrun.tasks import automl_metrics, scoring
 
 if TYPE_CHECKING:
@@ -50,10 +43,27 @@ ESTIMATORS = {
     "XGBoostRegressor": "gradient_boosting",
 }
 """The SDK's models, and what is nearest to each of labrun's `model/estimator`."""
+FORMER = {
+    "bernoullinb": "BernoulliNaiveBayes",
+    "dt": "DecisionTree",
+    "extratrees": "ExtremeRandomTrees",
+    "kneighbors": "KNN",
+    "lgbm": "LightGBM",
+    "multinomialnb": "MultinomialNaiveBayes",
+    "nb": "MultinomialNaiveBayes",
+    "nimbusmlfastlinear": "FastLinearRegressor",
+    "nimbusmllinearsvm": "LinearSVM",
+    "nimbusmlonlinegradientdescent": "OnlineGradientDescentRegressor",
+    "rf": "RandomForest",
+    "svc": "SVM",
+    "tfdnn": "TensorFlowDNN",
+    "tflinear": "TensorFlowLinearClassifier",
+}
+"""Names that the models had in 2018, and those of their classes, as `_plain` writes them."""
+UNKNOWN = ("averagedperceptron", "prophet", "autoarima", "catboost", "tabnet")
+"""Models of the SDK that nothing of labrun's is near to."""
 ALL = tuple(sorted({*ESTIMATORS.values()}))
 DEFAULT_ITERATIONS = 20
-PICKLE = "outputs/model.pkl"
-LAST_FIT_S, POLL_S = 600.0, 0.5
 OLD = {
     "max_time_sec": "iteration_timeout_seconds",
     "exit_score": "experiment_exit_score",
@@ -84,7 +94,7 @@ USED = frozenset(
     validation_size
     """.split()  # noqa: SIM905
 )
-PRIMARY = {"classification": "accuracy", "regression": "spearman_correlation"}
+PRIMARY = {"classification": "accuracy", "regression": "normalized_root_mean_squared_error"}
 """The SDK's primary metric where none is named."""
 SDK_METRICS = {
     "classification": (
@@ -102,8 +112,6 @@ SDK_METRICS = {
     ),
 }
 """What the SDK offers for `primary_metric`."""
-ALIASES = {"r2": "r2_score", "rmse": "root_mean_squared_error", "mae": "mean_absolute_error"}
-"""labrun's names of metrics, and the SDK's."""
 
 
 class AutoMLConfig(Config):
@@ -254,9 +262,10 @@ def _estimators(names: Any, what: str) -> list[str]:
         UserErrorException: a name is not one of the SDK's.
     """
     found = []
+    known = {_plain(name): name for name in ESTIMATORS} | FORMER
     for name in [getattr(one, "name", one) for one in names or ()]:
-        own = ESTIMATORS.get(str(name)) or (str(name) if name in ALL else None)
-        if own is None and str(name) not in ("AveragedPerceptronClassifier", "Prophet", "AutoArima"):
+        own = ESTIMATORS.get(known.get(_plain(name), "")) or (str(name) if name in ALL else None)
+        if own is None and not _plain(name).startswith(UNKNOWN):
             raise UserErrorException(f"AutoMLConfig: {what}: {name!r} is none of {', '.join(sorted(ESTIMATORS))}")
         if own is None:
             once(f"AutoMLConfig: {what}: labrun has no {name}")
@@ -266,233 +275,12 @@ def _estimators(names: Any, what: str) -> list[str]:
     return found
 
 
+def _plain(name: Any) -> str:
+    """A model's name without what its forms differ in: `kNN regressor`, `KNeighborsRegressor`."""
+    letters = re.sub("[^a-z]", "", str(name).lower())
+    return re.sub("(wrapper|classifier|regressor)+$", "", letters)
+
+
 def get_primary_metrics(task: str) -> list[str]:
     """The primary metrics of a task, as the SDK lists them."""
     return list(SDK_METRICS.get(task, ()))
-
-
-class IterationRun(Run):
-    """One pipeline of a search."""
-
-    def get_metrics(self, name: str | None = None, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Its scores in cross-validation, under the SDK's names."""
-        found = dict(self._work.metrics)
-        found |= {ALIASES[own]: value for own, value in found.items() if own in ALIASES}
-        return {key: value for key, value in found.items() if name in (None, key)}
-
-    def get_properties(self) -> dict[str, str]:
-        """`iteration` from 0 on, `run_algorithm`, `run_preprocessor`, `score`, ..."""
-        record = self._work.record
-        model = record.config["model"]
-        parts = {part: search.short(model[part]) for part in ("preprocessor", "estimator")}
-        metric = record.config["sweep"]["metric"]
-        return {
-            **super().get_properties(),
-            "iteration": str(int(record.sweep["number"])),
-            "run_algorithm": parts["estimator"],
-            "run_preprocessor": parts["preprocessor"],
-            "primary_metric": str(metric),
-            "score": str(record.metrics.get(metric, float("nan"))),
-        }
-
-    def register_model(
-        self,
-        model_name: str,
-        model_path: str | None = None,
-        tags: Mapping[str, Any] | None = None,
-        properties: Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Register its fitted pipeline, which the SDK has as `outputs/model.pkl`; or another of its files."""
-        if model_path not in (None, PICKLE) or model_path in self.get_file_names():
-            return super().register_model(model_name, model_path, tags, properties, **kwargs)
-        from labrun.azureml import registering
-
-        whole = AutoMLRun(self._experiment, work=self._work.parent, run_type="automl")
-        shown = Run(self._experiment, work=api.Run(whole._fitted(self)))
-        return registering.of_run(shown, model_name, None, tags, properties, **kwargs)
-
-
-class AutoMLRun(Run):
-    """A search over pipelines."""
-
-    model_id: str | None = None
-
-    def _trials(self) -> list[Any]:
-        """labrun's runs of the pipelines, in their order; not the last fits of the best."""
-        children = self._work.get_children()
-        return [one for one in children if isinstance((one.record.sweep or {}).get("number"), int)]
-
-    def get_children(self, *args: Any, **kwargs: Any) -> Iterator[Run]:
-        """The iterations, the newest first."""
-        for work in reversed(self._trials()):
-            yield IterationRun(self._experiment, work=work, run_type="azureml.scriptrun")
-
-    def get_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The best pipeline's."""
-        found: dict[str, Any] = self._best(None).get_metrics() if self._trials() else {}
-        return found
-
-    def _best(self, metric: str | None) -> IterationRun:
-        try:
-            own = {sdk: ours for ours, sdk in ALIASES.items()}.get(str(metric), metric)
-            logged = {name for run in self._trials() for name in run.metrics}
-            work = self._work.get_best_child(None if metric is None else metric if metric in logged else own)
-        except LabrunError as error:
-            raise UserErrorException(f"AutoMLRun: {error}") from error
-        trials = {run.id: run for run in self._trials()}
-        return IterationRun(self._experiment, work=trials.get(work.id, work), run_type="azureml.scriptrun")
-
-    def get_best_child(self, metric: str | None = None, onnx_compatible: bool = False, **kwargs: Any) -> IterationRun:
-        """The best iteration by the primary metric, or by another."""
-        return self._best(metric)
-
-    def get_output(
-        self, iteration: int | None = None, metric: str | None = None, return_onnx_model: bool = False, **kwargs: Any
-    ) -> tuple[Run, FittedModel]:
-        """The best run and its fitted model, or those of an iteration, or by another metric.
-
-        A pipeline other than the best is fitted now: the search has cross-validated it alone.
-
-        Raises:
-            UserErrorException: there is no such iteration, or none has ended.
-        """
-        if return_onnx_model:
-            absent.not_here("get_output(return_onnx_model=True)", "get_output() gives a model of scikit-learn")
-        run = self._iteration(iteration) if iteration is not None else self._best(metric)
-        fitted = self._fitted(run)
-        return run, FittedModel(fitted)
-
-    def _iteration(self, number: int) -> IterationRun:
-        for run in self._trials():
-            if run.record.sweep["number"] == number:
-                return IterationRun(self._experiment, work=run, run_type="azureml.scriptrun")
-        raise UserErrorException(f"AutoMLRun {self.id}: there is no iteration {number}; it has {len(self._trials())}")
-
-    def _fitted(self, run: IterationRun) -> Path:
-        """The folder of the run that has a pipeline's fitted model."""
-        self._wait_for_last_fit()
-        best = Path(self._work.folder) / search.BEST
-        is_best = run.id == self._best(None).id and (best / "run.json").is_file()
-        if is_best and records.read(best).status == records.COMPLETED:
-            return best
-        for child in api.runs(root=self.experiment.workspace.folder, tags={"azureml.refit": run.id}):
-            if child.status == records.COMPLETED:
-                return Path(child.folder)
-        record = run._work.record
-        words = [text for text in record.overrides if not text.startswith(("sweep", "name=", "tags", "compute"))]
-        again = [*words, "model.folds=0", "model.refit=true", "compute=inline", word("name", self._work.name)]
-        work = api.submit([*again, word("tags", {"azureml.refit": run.id})], root=self.experiment.workspace.folder)
-        try:
-            work.wait_for_completion()
-        except LabrunError as error:
-            raise UserErrorException(
-                f"AutoMLRun: iteration {record.sweep['number']} cannot be fitted: {error}"
-            ) from error
-        return Path(work.folder)
-
-    def _wait_for_last_fit(self) -> None:
-        """Until the best pipeline is fitted to all training data, which follows the last iteration."""
-        best, log = Path(self._work.folder) / search.BEST / "run.json", self._work.log_file()
-        end = time.monotonic() + LAST_FIT_S
-        while time.monotonic() < end and not (
-            log and log.is_file() and "\nfolder: " in log.read_text(errors="replace")
-        ):
-            if best.is_file() and records.read(best.parent).finished:
-                return
-            if self._work.is_over and not any(run.status == records.COMPLETED for run in self._trials()):
-                return
-            time.sleep(POLL_S)
-
-    def register_model(  # type: ignore[override]
-        self,
-        model_name: str | None = None,
-        description: str | None = None,
-        tags: Mapping[str, Any] | None = None,
-        iteration: int | None = None,
-        metric: str | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Register the fitted model of the best iteration, or of another; its name is `model_id`, too."""
-        from labrun.azureml import registering
-
-        run = self._iteration(iteration) if iteration is not None else self._best(metric)
-        shown = Run(self._experiment, work=api.Run(self._fitted(run)))
-        name = model_name or f"AutoML{self.id}{'best' if iteration is None else iteration}"
-        made = registering.of_run(shown, name, None, tags, None, description=description)
-        self.model_id = name
-        return made
-
-    def wait_for_completion(
-        self, show_output: bool = False, wait_post_processing: bool = False, raise_on_error: bool = True, **_: Any
-    ) -> dict[str, Any]:
-        """Wait until the search has ended; the table of iterations is printed as it comes.
-
-        Raises:
-            ActivityFailedException: no iteration completed.
-        """
-        details = super().wait_for_completion(show_output, wait_post_processing, raise_on_error=False)
-        self._wait_for_last_fit()
-        failed = [run for run in self._trials() if run.status in (records.FAILED, records.LOST)]
-        if len(failed) == len(self._trials()) and raise_on_error:
-            super().wait_for_completion(False, wait_post_processing, raise_on_error=True)
-        return details
-
-    def get_guardrails(self, *args: Any, **kwargs: Any) -> list[Any]:
-        """None: the checks of the data are in the log."""
-        return []
-
-    def get_run_sdk_dependencies(self, *args: Any, **kwargs: Any) -> dict[str, str]:
-        """The packages that the search used."""
-        return dict(self._trials()[0].record.packages) if self._trials() else {}
-
-
-class FittedModel:
-    """A fitted pipeline, as `get_output` gives it: scikit-learn's, with the classes as they were given.
-
-    Args:
-        folder: of the run that saved it.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._saved = api.load_model(folder)
-        data = records.read(folder).config["dataset"]["script"]
-        parts = automl_data.of_script(Path(data), Path(data).parent)
-        labels = np.unique(np.asarray(parts.get("y", parts.get("y_train"))))
-        self._labels = {str(label): label.item() for label in labels} if self._saved.class_names else {}
-
-    def __repr__(self) -> str:
-        return repr(self._saved.model)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "_saved":
-            raise AttributeError(name)
-        return getattr(self._saved.model, name)
-
-    def predict(self, X: Any) -> Any:  # noqa: N803 - as scikit-learn calls it
-        """Labels, or quantities: (N,).
-
-        Args:
-            X: (N, F) numbers, or a data frame with the columns of the training data.
-        """
-        found = self._saved.predict(X)
-        if not self._labels:
-            return np.asarray(found)
-        return np.asarray([self._labels.get(str(label), label) for label in found])
-
-    def predict_proba(self, X: Any) -> Any:  # noqa: N803
-        """The probability of each class: (N, classes)."""
-        return self._saved.predict_proba(X)
-
-    @property
-    def classes_(self) -> Any:
-        """The classes, in the order of `predict_proba`."""
-        return np.asarray([self._labels.get(name, name) for name in self._saved.class_names])
-
-    def score(self, X: Any, y: Any) -> float:  # noqa: N803
-        """Accuracy, or R2."""
-        said, wanted = self.predict(X), np.asarray(y).ravel()
-        if self._labels:
-            return float(np.mean(said == wanted))
-        spread = float(np.sum((wanted - wanted.mean()) ** 2))
-        return 1 - float(np.sum((wanted - said) ** 2)) / spread if spread else math.nan

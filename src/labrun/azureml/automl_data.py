@@ -36,6 +36,10 @@ def get_data():
 
 def read(name, columns):
     with np.load(HERE / f"{name}.npz", allow_pickle=False) as content:
+        if "indptr" in content:
+            from scipy.sparse import csr_matrix
+
+            return csr_matrix((content["data"], content["indices"], content["indptr"]), content["shape"])
         if columns is None:
             return content["values"]
         import pandas as pd
@@ -77,10 +81,9 @@ class Data:
         for x, y in (("X", "y"), ("X_valid", "y_valid")):
             given[x], given[y] = _with_labels(given[x], given[y])
         self.parts = {key: _plain(value, key) for key, value in given.items() if value is not None}
-        if len(self.parts["X"]) != len(self.parts["y"]):
-            raise UserErrorException(
-                f"AutoMLConfig: X has {len(self.parts['X'])} rows, and y has {len(self.parts['y'])}"
-            )
+        rows, targets = self.parts["X"].shape[0], len(self.parts["y"])
+        if rows != targets:
+            raise UserErrorException(f"AutoMLConfig: X has {rows} rows, and y has {targets}")
         labels = self.parts["y"]
         self.labels = [] if is_regression else [label.item() for label in np.unique(labels)]
         """The classes as they were given, for what a fitted model predicts."""
@@ -124,20 +127,27 @@ def _with_labels(x: Any, y: Any) -> tuple[Any, Any]:
     x, y = (one.to_pandas_dataframe() if hasattr(one, "to_pandas_dataframe") else one for one in (x, y))
     y = np.asarray(y.to_numpy() if hasattr(y, "to_numpy") else y).ravel()
     known = ~pandas.isna(y)
-    if known.all() or len(x) != len(y):
+    rows = x.shape[0] if _is_sparse(x) else len(x)
+    if known.all() or rows != len(y):
         return x, y
     once(f"AutoMLConfig: {int((~known).sum())} samples have no target, and are left out")
-    return (x[known] if hasattr(x, "columns") else np.asarray(x)[known]), y[known]
+    return (x[known] if hasattr(x, "columns") or _is_sparse(x) else np.asarray(x)[known]), y[known]
+
+
+def _is_sparse(value: Any) -> bool:
+    return hasattr(value, "tocsr")
 
 
 def _plain(value: Any, key: str) -> Any:
-    """An array, or a data frame: of the SDK's data sets, of lists and of series."""
+    """An array, a sparse matrix or a data frame: of the SDK's data sets, of lists and of series."""
     if hasattr(value, "to_pandas_dataframe"):
         value = value.to_pandas_dataframe()
     if key.startswith("y"):
         found = np.asarray(value.to_numpy() if hasattr(value, "to_numpy") else value)
         found = found.ravel()
         return found.astype(str) if found.dtype.kind == "O" else found
+    if _is_sparse(value):
+        return value.tocsr()
     if hasattr(value, "columns"):
         return value
     found = np.asarray(value.to_numpy() if hasattr(value, "to_numpy") else value)
@@ -154,6 +164,9 @@ def _columns(value: Any) -> list[str] | None:
 
 def _arrays(value: Any) -> dict[str, Any]:
     """What an `.npz` file holds without pickles: numbers as they are, all else as text."""
+    if _is_sparse(value):
+        parts = {name: getattr(value, name) for name in ("data", "indices", "indptr")}
+        return {**parts, "shape": np.asarray(value.shape)}
     if not hasattr(value, "columns"):
         return {"values": value}
     found = {}

@@ -209,8 +209,9 @@ class HyperDriveRun(Run):
         return {child.id: json.dumps(self._hyperparameters(child.record.config)) for child in self._work.get_children()}
 
     def get_metrics(self, name: str | None = None, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """What each run logged, by the run's id."""
-        return {child.id: wrapped(self._experiment, child).get_metrics(name) for child in self._work.get_children()}
+        """What each run logged, by the run's id; without those that logged nothing."""
+        each = {child.id: wrapped(self._experiment, child).get_metrics(name) for child in self._work.get_children()}
+        return {run_id: found for run_id, found in each.items() if found}
 
     def get_diagnostics(self) -> dict[str, Any]:
         """How many runs there are of each status, and the best."""

@@ -9,7 +9,7 @@ from labrun.search import automl as search
 
 CLASSES = {
     "hyperdrive": ("hyperdrive", "HyperDriveRun"),
-    "automl": ("automl", "AutoMLRun"),
+    "automl": ("automl_run", "AutoMLRun"),
 }
 """A type, and the module and class that has it; every other type is a `Run`."""
 

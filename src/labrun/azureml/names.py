@@ -65,7 +65,7 @@ PLACES = {
     "PythonSection": "environment",
     # searches for a model
     "AutoMLConfig": "automl",
-    "AutoMLRun": "automl",
+    "AutoMLRun": "automl_run",
     "get_primary_metrics": "automl",
     # data
     "DataPath": "data_reference",

@@ -275,18 +275,16 @@ class Run(Advising, metaclass=_AnyRun):
 
         Args:
             name: only this one.
-            recursive: of its children too, by the metric's name and the child's id.
-            run_type: not used.
+            recursive: of the runs below it, too: what each logged, by the run's id.
+            run_type: of the runs below it, those of this type alone.
             populate: not used.
         """
         found = {} if self._is_sweep else metrics.read(self._folder, max(len(self._work.record.attempts), 1))
-        found = {key: value for key, value in found.items() if name in (None, key)}
-        if recursive:
-            for child in self.get_children(recursive=True):
-                for key, value in child.get_metrics(name).items():
-                    held = found.get(key)
-                    found[key] = {**(held if isinstance(held, dict) else {}), child.id: value}
-        return found
+        own = {key: value for key, value in found.items() if name in (None, key)}
+        if not recursive:
+            return own
+        below = {child.id: child.get_metrics(name) for child in self.get_children(recursive=True, type=run_type)}
+        return {run_id: found for run_id, found in {**below, self.id: own}.items() if found}
 
     def get_details(self) -> dict[str, Any]:
         """All there is to know of it, under the SDK's names."""

@@ -147,8 +147,15 @@ def _extend_logistic_regression(module: ModuleType) -> None:
     logistic.extend(module)
 
 
+def _extend_pandas(module: ModuleType) -> None:
+    from labrun.compat.azureml import tables_of_old
+
+    tables_of_old.extend(module)
+
+
 EXTENDED: dict[str, Callable[[ModuleType], None]] = {
     "numpy": _extend_numpy,
+    "pandas": _extend_pandas,
     "sklearn.linear_model._logistic": _extend_logistic_regression,
 }
 """What is done to a module as soon as it has been loaded."""

@@ -12,11 +12,13 @@ from typing import Any
 
 from labrun._io import append_line
 from labrun.compat.azureml.exceptions import UserErrorException
-from labrun.compat.azureml.training import values
+from labrun.compat.azureml.training import place, values
 from labrun.runs import context
 from labrun.runs.context import RunContext
 
 FOLDER = os.path.join("logs", "azureml")
+ARTIFACT = "aml://artifactId/ExperimentRun/dcid.{}/"
+"""What the SDK puts before the name of a run's file, by the run's id."""
 
 
 class Metrics:
@@ -80,6 +82,7 @@ class Metrics:
             shutil.copyfile(str(path), str(target))
         else:
             plot.savefig(str(target))
+        self._note(name, target)
 
     def _free(self, stem: str, suffix: str) -> Path:
         """A name that no file has: several pictures may be logged under one name."""
@@ -107,6 +110,11 @@ class Metrics:
     def _write(self, name: Any, content: Any) -> None:
         target = self._outputs() / f"{values.file_name(name)}.json"
         target.write_text(f"{values.json_text(content)}\n", encoding="utf-8")
+        self._note(name, target)
+
+    def _note(self, name: Any, file: Path) -> None:
+        """Keep with the metrics that there is a file of this name; `read` gives its address."""
+        self._append(name, {"artifact": file.relative_to(self._run.run_dir).as_posix()})
 
     def _outputs(self) -> Path:
         folder = self._run.run_dir / "outputs"
@@ -126,6 +134,8 @@ class Metrics:
 def read(run_dir: Path, attempt: int) -> dict[str, Any]:
     """What a run logged, as the SDK's `get_metrics` gives it: a value, a list of them, or a table's columns.
 
+    Of pictures and documents it gives addresses in the SDK's form, which end with the name of the run's file.
+
     Args:
         run_dir: the run.
         attempt: the one whose tables and texts count.
@@ -136,7 +146,7 @@ def read(run_dir: Path, attempt: int) -> dict[str, Any]:
         numbers.setdefault(line["name"], []).append(number)
     found: dict[str, Any] = {name: one_or_all(several) for name, several in numbers.items()}
     for name, lines in _kept(run_dir, attempt).items():
-        found[name] = _as_logged(lines)
+        found[name] = _as_logged(lines, ARTIFACT.format(place.record(run_dir).get("id")))
         for column in found[name] if isinstance(found[name], dict) else ():
             found.pop(values.metric_name(f"{name}/{column}"), None)
     return found
@@ -155,12 +165,14 @@ def _kept(run_dir: Path, attempt: int) -> dict[str, list[dict[str, Any]]]:
     return kept
 
 
-def _as_logged(lines: list[dict[str, Any]]) -> Any:
+def _as_logged(lines: list[dict[str, Any]], address: str) -> Any:
     columns: dict[str, list[Any]] = {}
     single, listed = [], []
     for line in lines:
         if "value" in line:
             single.append(line["value"])
+        if "artifact" in line:
+            single.append(address + line["artifact"])
         listed += line.get("list", [])
         for column, value in line.get("row", {}).items():
             columns.setdefault(column, []).append(value)

@@ -185,9 +185,20 @@ class Run(RunBase):
         """Keep residuals in `outputs/`."""
         self._metrics.document(name, value)
 
-    def get_metrics(self, name: str | None = None, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """What was logged: a value for each name, a list where there were several, columns for a table."""
-        return {key: value for key, value in read(self._run.run_dir, self._run.attempt).items() if name in (None, key)}
+    def get_metrics(self, name: str | None = None, recursive: bool = False, *args: Any, **kwargs: Any) -> Any:
+        """What was logged: a value for each name, a list where there were several, columns for a table.
+
+        Args:
+            name: only this one.
+            recursive: of the runs below it, too: what each logged, by the run's id.
+            *args: not used.
+            **kwargs: not used.
+        """
+        own = {key: value for key, value in read(self._run.run_dir, self._run.attempt).items() if name in (None, key)}
+        if not recursive:
+            return own
+        below = {child.id: child.get_metrics(name) for child in self.get_children(recursive=True)}
+        return {run_id: found for run_id, found in {**below, self.id: own}.items() if found}
 
     def upload_file(self, name: str, path_or_stream: Any, datastore_name: str | None = None) -> None:
         """Copy a file into the run's folder, under a name as `outputs/model.pkl`; see `files.upload`."""

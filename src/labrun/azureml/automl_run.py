@@ -1,0 +1,340 @@
+"""`AutoMLRun`, its iterations, and the fitted pipelines that they give."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from labrun import api, direction
+from labrun.azureml import automl_data
+from labrun.azureml.run import Run
+from labrun.azureml.words import word
+from labrun.compat.azureml import absent
+from labrun.compat.azureml.exceptions import UserErrorException
+from labrun.compat.azureml.training import registered
+from labrun.errors import LabrunError
+from labrun.runs import record as records
+from labrun.search import automl as search
+
+PICKLE = "outputs/model.pkl"
+PARTS = {"algorithm": "estimator", "preprocessor": "preprocessor"}
+"""The SDK's words for the parts of a pipeline, and labrun's."""
+LAST_FIT_S, POLL_S = 600.0, 0.5
+ALIASES = {"r2": "r2_score", "rmse": "root_mean_squared_error", "mae": "mean_absolute_error"}
+"""labrun's names of metrics, and the SDK's."""
+
+
+class IterationRun(Run):
+    """One pipeline of a search."""
+
+    def get_metrics(self, name: str | None = None, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Its scores in cross-validation, under the SDK's names."""
+        found = dict(self._work.metrics)
+        found |= {ALIASES[own]: value for own, value in found.items() if own in ALIASES}
+        return {key: value for key, value in found.items() if name in (None, key)}
+
+    def get_properties(self) -> dict[str, str]:
+        """`iteration` from 0 on, `run_algorithm`, `run_preprocessor`, `score`, ..."""
+        record = self._work.record
+        metric = str(record.config["sweep"]["metric"])
+        number = int(record.sweep["number"])
+        return {
+            **super().get_properties(),
+            **self._parts(),
+            "run_template": "automl_child",
+            "iteration": str(number),
+            "primary_metric": metric,
+            "goal": f"{metric}_{direction.of(metric) or direction.MAX}",
+            "score": str(record.metrics.get(metric, float("nan"))),
+            "model_name": f"AutoML{self._work.parent.id}{number}",
+        }
+
+    def get_tags(self) -> dict[str, str]:
+        """Those that were set, and `run_algorithm`, `run_preprocessor`."""
+        return {**self._parts(), **super().get_tags()}
+
+    def _parts(self) -> dict[str, str]:
+        model = self._work.record.config["model"]
+        return {f"run_{sdk}": search.short(model[own]) for sdk, own in PARTS.items()}
+
+    def get_file_names(self) -> list[str]:
+        """Its files; the SDK has the fitted pipeline of each iteration that completed as `outputs/model.pkl`."""
+        found = super().get_file_names()
+        return sorted({*found, PICKLE}) if self._work.status == records.COMPLETED else found
+
+    def download_file(self, name: str, output_file_path: Any = None, **_: Any) -> None:
+        """Copy one of its files; `outputs/model.pkl` is made when it is asked for, and joblib loads it."""
+        if name == PICKLE and name not in super().get_file_names():
+            import joblib
+
+            with tempfile.TemporaryDirectory() as folder:
+                made = os.path.join(folder, "model.pkl")
+                joblib.dump(FittedModel(self._search()._fitted(self)), made)
+                self.upload_file(name, made)
+        super().download_file(name, output_file_path)
+
+    def _search(self) -> AutoMLRun:
+        return AutoMLRun(self._experiment, work=self._work.parent, run_type="automl")
+
+    def register_model(
+        self,
+        model_name: str,
+        model_path: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        properties: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Register its fitted pipeline, which the SDK has as `outputs/model.pkl`; or another of its files."""
+        if model_path not in (None, PICKLE) or model_path in self.get_file_names():
+            return super().register_model(model_name, model_path, tags, properties, **kwargs)
+        from labrun.azureml import registering
+
+        shown = Run(self._experiment, work=api.Run(self._search()._fitted(self)))
+        return registering.of_run(shown, model_name, None, tags, properties, **kwargs)
+
+
+class AutoMLRun(Run):
+    """A search over pipelines."""
+
+    model_id: str | None = None
+
+    def _trials(self) -> list[Any]:
+        """labrun's runs of the pipelines, in their order; not the last fits of the best."""
+        children = self._work.get_children()
+        return [one for one in children if isinstance((one.record.sweep or {}).get("number"), int)]
+
+    def get_children(
+        self,
+        recursive: bool = False,
+        tags: Any = None,
+        properties: Any = None,
+        type: str | None = None,
+        status: str | None = None,
+        **_: Any,
+    ) -> Iterator[Run]:
+        """The iterations, the newest first: all, or those with these tags, these properties, this status."""
+        for work in reversed(self._trials()):
+            run = IterationRun(self._experiment, work=work, run_type="azureml.scriptrun")
+            fits = type in (None, run.type) and status in (None, run.get_status())
+            if fits and registered.fits(run.get_tags(), tags) and registered.fits(run.get_properties(), properties):
+                yield run
+
+    def get_properties(self) -> dict[str, str]:
+        """What was asked for: `primary_metric`, `num_iterations`, `AMLSettingsJsonString`, ..."""
+        first = self._trials()[0].record.config if self._trials() else {}
+        if not first:
+            return super().get_properties()
+        settings = {
+            "name": self._work.name,
+            "task_type": "regression" if first["dataset"].get("regression") else "classification",
+            "primary_metric": str(first["sweep"]["metric"]),
+            "iterations": int(first["sweep"].get("max_trials") or len(self._trials())),
+            "n_cross_validations": first["model"].get("folds"),
+            "max_concurrent_iterations": first["sweep"].get("max_concurrent"),
+            "compute_target": first["compute"]["target"],
+        }
+        return {
+            **super().get_properties(),
+            "run_template": "AutoML",
+            "task_type": settings["task_type"],
+            "primary_metric": settings["primary_metric"],
+            "num_iterations": str(settings["iterations"]),
+            "target": settings["compute_target"],
+            "AMLSettingsJsonString": json.dumps(settings),
+            "RawAMLSettingsString": repr(settings),
+        }
+
+    def get_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The best pipeline's."""
+        found: dict[str, Any] = self._best(None).get_metrics() if self._trials() else {}
+        return found
+
+    def _best(self, metric: str | None) -> IterationRun:
+        try:
+            own = {sdk: ours for ours, sdk in ALIASES.items()}.get(str(metric), metric)
+            logged = {name for run in self._trials() for name in run.metrics}
+            work = self._work.get_best_child(None if metric is None else metric if metric in logged else own)
+        except LabrunError as error:
+            raise UserErrorException(f"AutoMLRun: {error}") from error
+        trials = {run.id: run for run in self._trials()}
+        return IterationRun(self._experiment, work=trials.get(work.id, work), run_type="azureml.scriptrun")
+
+    def get_best_child(self, metric: str | None = None, onnx_compatible: bool = False, **kwargs: Any) -> IterationRun:
+        """The best iteration by the primary metric, or by another."""
+        return self._best(metric)
+
+    def get_output(
+        self, iteration: int | None = None, metric: str | None = None, return_onnx_model: bool = False, **kwargs: Any
+    ) -> tuple[Run, FittedModel]:
+        """The best run and its fitted model, or those of an iteration, or by another metric.
+
+        A pipeline other than the best is fitted now: the search has cross-validated it alone.
+
+        Raises:
+            UserErrorException: there is no such iteration, or none has ended.
+        """
+        if return_onnx_model:
+            absent.not_here("get_output(return_onnx_model=True)", "get_output() gives a model of scikit-learn")
+        run = self._iteration(iteration) if iteration is not None else self._best(metric)
+        fitted = self._fitted(run)
+        return run, FittedModel(fitted)
+
+    def _iteration(self, number: int) -> IterationRun:
+        for run in self._trials():
+            if run.record.sweep["number"] == number:
+                return IterationRun(self._experiment, work=run, run_type="azureml.scriptrun")
+        raise UserErrorException(f"AutoMLRun {self.id}: there is no iteration {number}; it has {len(self._trials())}")
+
+    def _fitted(self, run: IterationRun) -> Path:
+        """The folder of the run that has a pipeline's fitted model."""
+        self._wait_for_last_fit()
+        best = Path(self._work.folder) / search.BEST
+        is_best = run.id == self._best(None).id and (best / "run.json").is_file()
+        if is_best and records.read(best).status == records.COMPLETED:
+            return best
+        for child in api.runs(root=self.experiment.workspace.folder, tags={"azureml.refit": run.id}):
+            if child.status == records.COMPLETED:
+                return Path(child.folder)
+        record = run._work.record
+        words = [text for text in record.overrides if not text.startswith(("sweep", "name=", "tags", "compute"))]
+        again = [*words, "model.folds=0", "model.refit=true", "compute=inline", word("name", self._work.name)]
+        work = api.submit([*again, word("tags", {"azureml.refit": run.id})], root=self.experiment.workspace.folder)
+        try:
+            work.wait_for_completion()
+        except LabrunError as error:
+            raise UserErrorException(
+                f"AutoMLRun: iteration {record.sweep['number']} cannot be fitted: {error}"
+            ) from error
+        return Path(work.folder)
+
+    def _wait_for_last_fit(self) -> None:
+        """Until the best pipeline is fitted to all training data, which follows the last iteration."""
+        best, log = Path(self._work.folder) / search.BEST / "run.json", self._work.log_file()
+        end = time.monotonic() + LAST_FIT_S
+        while time.monotonic() < end and not (
+            log and log.is_file() and "\nfolder: " in log.read_text(errors="replace")
+        ):
+            if best.is_file() and records.read(best.parent).finished:
+                return
+            if self._work.is_over and not any(run.status == records.COMPLETED for run in self._trials()):
+                return
+            time.sleep(POLL_S)
+
+    def register_model(  # type: ignore[override]
+        self,
+        model_name: str | None = None,
+        description: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        iteration: int | None = None,
+        metric: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Register the fitted model of the best iteration, or of another; its name is `model_id`, too."""
+        from labrun.azureml import registering
+
+        run = self._iteration(iteration) if iteration is not None else self._best(metric)
+        shown = Run(self._experiment, work=api.Run(self._fitted(run)))
+        name = model_name or f"AutoML{self.id}{'best' if iteration is None else iteration}"
+        made = registering.of_run(shown, name, None, tags, None, description=description)
+        self.model_id = name
+        return made
+
+    def wait_for_completion(
+        self, show_output: bool = False, wait_post_processing: bool = False, raise_on_error: bool = True, **_: Any
+    ) -> dict[str, Any]:
+        """Wait until the search has ended; the table of iterations is printed as it comes.
+
+        Raises:
+            ActivityFailedException: no iteration completed.
+        """
+        details = super().wait_for_completion(show_output, wait_post_processing, raise_on_error=False)
+        self._wait_for_last_fit()
+        failed = [run for run in self._trials() if run.status in (records.FAILED, records.LOST)]
+        if len(failed) == len(self._trials()) and raise_on_error:
+            super().wait_for_completion(False, wait_post_processing, raise_on_error=True)
+        return details
+
+    def cancel_iteration(self, iteration: int) -> None:
+        """End one iteration; the search goes on."""
+        self._iteration(iteration).cancel()
+
+    def clean_preprocessor_cache(self) -> None:
+        """Nothing: labrun keeps none."""
+
+    def summary(self) -> list[list[Any]]:
+        """For each algorithm how often it was tried, and its best score; failed iterations are `Failed`, NaN."""
+        metric = self.get_properties().get("primary_metric", "")
+        best = min if direction.of(metric) == direction.MIN else max
+        scores: dict[str, list[float]] = {}
+        for run in self.get_children():
+            score = run.get_metrics().get(metric)
+            name = "Failed" if score is None else run.get_properties()["run_algorithm"]
+            scores.setdefault(name, []).append(math.nan if score is None else float(score))
+        return [[name, len(found), best(found)] for name, found in scores.items()]
+
+    def get_guardrails(self, *args: Any, **kwargs: Any) -> list[Any]:
+        """None: the checks of the data are in the log."""
+        return []
+
+    def get_run_sdk_dependencies(self, *args: Any, **kwargs: Any) -> dict[str, str]:
+        """The packages that the search used."""
+        return dict(self._trials()[0].record.packages) if self._trials() else {}
+
+
+class FittedModel:
+    """A fitted pipeline, as `get_output` gives it: scikit-learn's, with the classes as they were given.
+
+    Args:
+        folder: of the run that saved it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._saved = api.load_model(folder)
+        data = records.read(folder).config["dataset"]["script"]
+        parts = automl_data.of_script(Path(data), Path(data).parent)
+        labels = np.unique(np.asarray(parts.get("y", parts.get("y_train"))))
+        self._labels = {str(label): label.item() for label in labels} if self._saved.class_names else {}
+
+    def __repr__(self) -> str:
+        return repr(self._saved.model)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "_saved":
+            raise AttributeError(name)
+        return getattr(self._saved.model, name)
+
+    def predict(self, X: Any) -> Any:  # noqa: N803 - as scikit-learn calls it
+        """Labels, or quantities: (N,).
+
+        Args:
+            X: (N, F) numbers, or a data frame with the columns of the training data.
+        """
+        found = self._saved.predict(X)
+        if not self._labels:
+            return np.asarray(found)
+        return np.asarray([self._labels.get(str(label), label) for label in found])
+
+    def predict_proba(self, X: Any) -> Any:  # noqa: N803
+        """The probability of each class: (N, classes)."""
+        return self._saved.predict_proba(X)
+
+    @property
+    def classes_(self) -> Any:
+        """The classes, in the order of `predict_proba`."""
+        return np.asarray([self._labels.get(name, name) for name in self._saved.class_names])
+
+    def score(self, X: Any, y: Any) -> float:  # noqa: N803
+        """Accuracy, or R2."""
+        said, wanted = self.predict(X), np.asarray(y).ravel()
+        if self._labels:
+            return float(np.mean(said == wanted))
+        spread = float(np.sum((wanted - wanted.mean()) ** 2))
+        return 1 - float(np.sum((wanted - said) ** 2)) / spread if spread else math.nan
