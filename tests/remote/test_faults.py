@@ -413,10 +413,14 @@ def test_a_search_that_goes_on_here_is_ended_there_first(
     box: far.Far, labrun: Command, lab_here: Command, workspace: Path
 ) -> None:
     """Takes over 15 s: two commands that search."""
+    ledger(box)
     (workspace / "train.py").write_text(
         "import os, sys, time, labrun\n"
-        "open(os.path.expanduser('~/ledger'), 'a').write(os.environ['LABRUN_RUN_DIR'] + '\\n')\n"
-        "time.sleep(0.5)\nlabrun.log('loss', float(sys.argv[1]))\n"
+        "place = os.path.expanduser('~/ledger') if os.uname().nodename.startswith('box') else os.devnull\n"
+        "with open(place, 'a') as file:\n"
+        "    file.write(os.environ['LABRUN_RUN_DIR'] + '\\n')\n"
+        "is_late = len(open(place).readlines()) > 1\n"
+        "time.sleep(60 * is_late)\nlabrun.log('loss', float(sys.argv[1]))\n"
     )
     words = ("-m", "experiment=script", "script.path=train.py", "script.positional=[${seed}]", "sweep=random")
     words += (
@@ -440,7 +444,7 @@ def test_a_search_that_goes_on_here_is_ended_there_first(
     assert [one.status for one in found] == ["completed"] * 8
     assert {"box" in str(one.process["host"]) for one in found if one.process} == {True, False}
     assert all(sum(one.get("status") == "completed" for one in record.attempts) == 1 for record in found)
-    left = box.inside(f"cat /home/{far.USER}/ledger; rm -f /home/{far.USER}/ledger").splitlines()
+    left = ledger(box)
     assert len(left) == len(set(left)) < 8
 
 
