@@ -18,14 +18,18 @@ def add(nouns: Any) -> None:
     verbs = noun.add_subparsers(title="actions", metavar="ACTION", required=True)
     verb = verbs.add_parser("run", help="carry out a script, or a notebook from its first cell to its last")
     verb.add_argument("file", type=Path, metavar="FILE", help="FILE.py, or FILE.ipynb")
-    verb.add_argument("words", nargs=argparse.REMAINDER, metavar="ARGUMENTS", help="the script's own")
-    verb.add_argument("--compute", metavar="NAME", help="what its compute targets stand for (default: local)")
+    verb.add_argument("words", nargs=argparse.REMAINDER, metavar="ARGUMENTS", help="arguments of the script")
+    verb.add_argument(
+        "--compute", metavar="NAME", help="compute config to use for its compute targets (default: local)"
+    )
     verb.add_argument(
         "--environments",
         choices=[environment.CURRENT, environment.BUILD],
-        help="the interpreter of its runs: this one (default), or one that is built as their Environment asks",
+        help="interpreter of its runs: the current one (default), or one built from their Environment",
     )
-    verb.add_argument("--output", type=Path, metavar="FILE", help="where the notebook is saved (default: in its place)")
+    verb.add_argument(
+        "--output", type=Path, metavar="FILE", help="file for the executed notebook (default: overwrite it)"
+    )
     verb.set_defaults(act=run)
     verb = verbs.add_parser("kernel", help="install a kernel for Jupyter in which azureml can be imported")
     verb.add_argument("--name", default="labrun-azureml", help="its name (default: labrun-azureml)")

@@ -38,14 +38,14 @@ def add(nouns: Any) -> None:
         metavar="TARGET",
         help="the folder in the datastore (default: the asset's name, or the source's)",
     )
-    verb.add_argument("--name", metavar="ASSET", help="also register what was sent as a version of this asset")
-    verb.add_argument("--overwrite", action="store_true", help="put files over those of other content")
+    verb.add_argument("--name", metavar="ASSET", help="also register the upload as a version of this asset")
+    verb.add_argument("--overwrite", action="store_true", help="overwrite files that differ")
     _workers(verb)
 
     verb = _verb(verbs, "download", download, "fetch an asset, or a folder of a datastore")
     _what(verb)
     verb.add_argument("target", nargs="?", type=Path, metavar="TARGET", help="the local folder (default: the name)")
-    verb.add_argument("--overwrite", action="store_true", help="put files over those of other content")
+    verb.add_argument("--overwrite", action="store_true", help="overwrite files that differ")
     _workers(verb)
 
     verb = _verb(verbs, "ls", ls, "the assets of a datastore, or what lies in a folder of it")
@@ -61,7 +61,7 @@ def add(nouns: Any) -> None:
 
     verb = _verb(verbs, "rm", rm, "forget an asset, or one version of it; or remove a folder or file")
     _what(verb)
-    verb.add_argument("--files", action="store_true", help="of an asset: remove its files too")
+    verb.add_argument("--files", action="store_true", help="also remove the asset's files")
     verb.add_argument("--yes", action="store_true", help="do not ask")
 
     verb = _verb(verbs, "samples", samples, "a picture of random samples, and what the data hold")
@@ -74,7 +74,7 @@ def add(nouns: Any) -> None:
         help="a value of one of the data set's keys, for example path=table.csv",
     )
     verb.add_argument("-n", type=_count, default=30, dest="count", metavar="N", help="samples (default: %(default)s)")
-    verb.add_argument("--seed", type=int, default=None, help="of the choice; another one each time by default")
+    verb.add_argument("--seed", type=int, default=None, help="seed of the selection (default: a new one each time)")
     verb.add_argument("-o", "--output", type=Path, metavar="FILE", help="the picture (default: NAME-samples.png)")
 
 
@@ -97,7 +97,7 @@ def _what(verb: Any, metavar: str = "ASSET[@VERSION]|PATH") -> None:
 
 
 def _workers(verb: Any) -> None:
-    verb.add_argument("--workers", type=_count, default=None, metavar="N", help="files on their way at the same time")
+    verb.add_argument("--workers", type=_count, default=None, metavar="N", help="files to transfer at the same time")
 
 
 def _count(text: str) -> int:

@@ -52,20 +52,20 @@ def add(nouns: Any) -> None:
     verb.add_argument(
         "run",
         metavar="RUN",
-        help="'last' (but for task=evaluate), 'best:METRIC', the beginning of a run's id, or its folder",
+        help="'last' (except with task=evaluate), 'best:METRIC', the beginning of a run's id, or its folder",
     )
     verb.add_argument(
         "file",
         nargs="?",
         metavar="FILE",
-        help="a file of the run, such as outputs/model.npz (default: the model that its card names)",
+        help="a file of the run, such as outputs/model.npz (default: its model)",
     )
     verb.add_argument("--name", required=True, help="of the model")
     verb.add_argument("--tag", action="append", default=[], metavar="KEY=VALUE", help="may be repeated")
     verb.add_argument("--alias", action="append", default=[], metavar="ALIAS", help="also give it this alias")
     verb = _verb(verbs, "ls", ls, "the registered models (also without the word)")
-    verb.add_argument("name", nargs="?", metavar="NAME", help="only this one's versions")
-    verb.add_argument("--json", action="store_true", help="one JSON object a line")
+    verb.add_argument("name", nargs="?", metavar="NAME", help="only the versions of this model")
+    verb.add_argument("--json", action="store_true", help="one JSON object per line")
     verb = _verb(verbs, "show", show, "all of a version, or of a model")
     verb.add_argument("model", metavar="MODEL", help=WHICH)
     verb.add_argument("--json", action="store_true", help="as JSON")
@@ -74,8 +74,8 @@ def add(nouns: Any) -> None:
     verb.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="default: ./<name>-<version>")
     verb = _verb(verbs, "alias", alias, "have an alias mean a version")
     verb.add_argument("model", metavar="MODEL", help=f"{WHICH}; with --remove: name@alias")
-    verb.add_argument("alias", nargs="?", metavar="ALIAS", help="such as champion")
-    verb.add_argument("--remove", action="store_true", help="take the alias away")
+    verb.add_argument("alias", nargs="?", metavar="ALIAS", help="for example champion")
+    verb.add_argument("--remove", action="store_true", help="remove the alias")
     verb = _verb(verbs, "predict", predict, "what a model says of samples, as a CSV file")
     verb.add_argument("model", metavar="MODEL", help=f"{WHICH}; or run:ID")
     verb.add_argument(
@@ -85,25 +85,25 @@ def add(nouns: Any) -> None:
     verb.add_argument(
         "--inputs",
         action="store_true",
-        help="keep all columns of the table beside the predictions (default: what tells its rows apart, such as an id)",
+        help="keep all columns beside the predictions (default: only those that identify rows, such as an id)",
     )
     verb.add_argument(
         "--separator",
         metavar="SIGN",
-        help="between a table's columns: a character, or tab, comma, semicolon, pipe, blanks (default: found out)",
+        help="column separator: a character, or tab, comma, semicolon, pipe, blanks (default: detected)",
     )
-    verb.add_argument("--encoding", metavar="NAME", help="of a table, such as cp1252 (default: found out)")
+    verb.add_argument("--encoding", metavar="NAME", help="encoding of a table, such as cp1252 (default: detected)")
     verb.add_argument(
-        "--decimal", choices=("point", "comma", ".", ","), help="the decimal sign of a table (default: found out)"
+        "--decimal", choices=("point", "comma", ".", ","), help="decimal sign of a table (default: detected)"
     )
-    verb.add_argument("--sheet", metavar="NAME", help="of an Excel file (default: the only one with values)")
+    verb.add_argument("--sheet", metavar="NAME", help="a sheet of an Excel file (default: the only one with values)")
     verb.add_argument("--skip-rows", type=filters.count, metavar="N", help="lines above a table (default: none)")
-    verb.add_argument("--allow-pickle", action="store_true", help="load .pkl and .joblib: they can run any code")
+    verb.add_argument("--allow-pickle", action="store_true", help="load .pkl and .joblib files, which can run any code")
     _trusted(verb)
     verb = _verb(verbs, "rm", remove, "remove a version, or all of a model")
     verb.add_argument("model", metavar="MODEL", help=WHICH)
     verb.add_argument("-y", "--yes", action="store_true", help="do not ask")
-    verb.add_argument("--force", action="store_true", help="versions too that an alias means")
+    verb.add_argument("--force", action="store_true", help="also versions that an alias points to")
 
 
 def _verb(verbs: Any, name: str, act: Any, text: str) -> Any:
@@ -118,7 +118,7 @@ def _trusted(verb: Any) -> None:
         action="append",
         default=[],
         metavar="CLASS",
-        help="a class of your own, or a scikit-learn part, that may be built from the file; may be repeated",
+        help="a class of your own, or a scikit-learn class, that may be built from the file; may be repeated",
     )
 
 

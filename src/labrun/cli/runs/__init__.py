@@ -41,24 +41,24 @@ def _table_options(parser: argparse.ArgumentParser, top: bool) -> None:
         default=None if top else argparse.SUPPRESS,
         help="the metric to show (default: accuracy, else what the runs have)",
     )
-    parser.add_argument("--json", action="store_true", default=default, help="one JSON object a line")
+    parser.add_argument("--json", action="store_true", default=default, help="one JSON object per line")
     parser.add_argument("--csv", action="store_true", default=default, help="a table with every metric")
 
 
 def _add_reading(verbs: Any) -> None:
     verb = _verb(verbs, "show", "list.show", "all of one run", names="*")
-    verb.add_argument("--json", action="store_true", help="the record as it is")
-    verb.add_argument("--error", action="store_true", help="the traceback of a failure")
+    verb.add_argument("--json", action="store_true", help="the record as JSON")
+    verb.add_argument("--error", action="store_true", help="the traceback of a failed run")
     verb = _verb(verbs, "logs", "inspect.logs", "what a run printed", names="*")
-    verb.add_argument("-f", "--follow", action="store_true", help="go on until it ends")
+    verb.add_argument("-f", "--follow", action="store_true", help="follow it until it ends")
     verb = _verb(verbs, "metrics", "inspect.metrics", "the metrics of a run", names="*")
     verb.add_argument("--name", action="append", metavar="METRIC", help="only this one (or a pattern); may be repeated")
-    verb.add_argument("--plot", action="store_true", help="curves here in the terminal, and in a picture")
-    verb.add_argument("--json", action="store_true", help="every value, one JSON object a line")
+    verb.add_argument("--plot", action="store_true", help="draw the curves in the terminal and in a picture")
+    verb.add_argument("--json", action="store_true", help="every value, one JSON object per line")
     verb.add_argument("--csv", action="store_true", help="every value, as a table")
-    verb.add_argument("-o", "--output", type=Path, metavar="PNG", help="where the picture goes")
+    verb.add_argument("-o", "--output", type=Path, metavar="PNG", help="file for the picture")
     verb = _verb(verbs, "files", "inspect.list_files", "the files of a run", names="*")
-    verb.add_argument("--json", action="store_true", help="one JSON object a line")
+    verb.add_argument("--json", action="store_true", help="one JSON object per line")
     verb = _verb(verbs, "download", "inspect.download", "copy files of a run to a folder")
     verb.add_argument(
         "words",
@@ -67,69 +67,77 @@ def _add_reading(verbs: Any) -> None:
         help=f"a run: {filters.NAMES}; then files, folders, patterns (default: all)",
     )
     verb.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="default: ./<experiment>-<id>")
-    verb.add_argument("--force", action="store_true", help="overwrite what is there")
+    verb.add_argument("--force", action="store_true", help="overwrite existing files")
     verb = _verb(verbs, "compare", "compare.compare", "runs side by side: config, metrics, curves", names="*")
     verb.add_argument(
         "--over",
         action="append",
         metavar="KEY",
-        help="means over this key, as in --over seed: a column for each setting without it; may be repeated",
+        help="means over this key, for example --over seed: one column per setting; may be repeated",
     )
-    verb.add_argument("--system", action="store_true", help="also what they used at most (tracking.system=true)")
+    verb.add_argument("--system", action="store_true", help="also their peak resource usage (tracking.system=true)")
     verb.add_argument("--json", action="store_true", help="differences and metrics as JSON")
-    verb.add_argument("-o", "--output", type=Path, metavar="PNG", help="where the picture of the curves goes")
+    verb.add_argument("-o", "--output", type=Path, metavar="PNG", help="file for the picture of the curves")
 
 
 def _add_acting(verbs: Any) -> None:
     verb = _verb(
         verbs, "watch", "control.watch", "follow a sweep or a run; go on with one whose controller is gone", names="*"
     )
-    verb.add_argument("--take-over", action="store_true", help="go on also with what somebody else has written")
+    verb.add_argument("--take-over", action="store_true", help="also continue what somebody else has written")
     _verb(verbs, "cancel", "control.cancel", "ask runs to stop", names="*")
     verb = _verb(verbs, "rerun", "control.rerun", "run a run again, from its frozen config and code")
     verb.add_argument(
         "words",
         nargs="*",
         metavar="RUN ... [KEY=VALUE ...]",
-        help=f"runs: {filters.NAMES}; then overrides to put on top of its config",
+        help=f"runs: {filters.NAMES}; then overrides of its config",
     )
     verb.add_argument(
         "--code",
         choices=("frozen", "new"),
         default="frozen",
-        help="the code: as it was then (default), or as it is now",
+        help="code to use: frozen, as it was then (default), or new, as it is now",
     )
 
 
 def _add_keeping(verbs: Any) -> None:
     verb = _verb(verbs, "tag", "maintain.tag", "set tags")
-    verb.add_argument("words", nargs="*", metavar="RUN TAG[=VALUE] ...", help="with filters: tags only")
-    verb.add_argument("--remove", action="append", metavar="TAG", help="take a tag away; may be repeated")
+    verb.add_argument("words", nargs="*", metavar="RUN TAG[=VALUE] ...", help="with filters, give only tags")
+    verb.add_argument("--remove", action="append", metavar="TAG", help="remove a tag; may be repeated")
     verb = _verb(verbs, "note", "maintain.note", "set the notes of a run")
-    verb.add_argument("words", nargs="*", metavar="RUN TEXT", help="with filters: the text only")
-    verb.add_argument("--append", action="store_true", help="below the notes that are there")
+    verb.add_argument("words", nargs="*", metavar="RUN TEXT", help="with filters, give only the text")
+    verb.add_argument("--append", action="store_true", help="append to the existing notes")
     verb = _verb(verbs, "rm", "maintain.remove", "remove runs, after asking", names="*")
     verb.add_argument("-y", "--yes", action="store_true", help="do not ask")
-    verb.add_argument("--force", action="store_true", help="runs too that are live, registered, or gone on from")
+    verb.add_argument(
+        "--force", action="store_true", help="also runs that are live, registered, or continued by others"
+    )
     verb = _verb(verbs, "gc", "maintain.gc", "clear up: old runs, and what no run needs; lists first, then asks")
-    verb.add_argument("--older-than", type=filters.age, metavar="AGE", help="runs that ended so long ago: 30d, 12h")
-    verb.add_argument("--keep-best", type=filters.count, metavar="N", help="but not the best N of each experiment")
-    verb.add_argument("--metric", metavar="NAME", help="what best means (default: accuracy, else what the runs have)")
+    verb.add_argument(
+        "--older-than", type=filters.age, metavar="AGE", help="runs that ended at least this long ago: 30d, 12h"
+    )
+    verb.add_argument("--keep-best", type=filters.count, metavar="N", help="keep the best N of each experiment")
+    verb.add_argument(
+        "--metric", metavar="NAME", help="metric that decides what is best (default: accuracy, else what the runs have)"
+    )
     verb.add_argument(
         "--keep-registered",
         action="store_true",
-        help="but not those that a registered model was made of (they always stay)",
+        help="keep runs that a registered model came from (the default)",
     )
     verb.add_argument("-y", "--yes", action="store_true", help="do not ask")
     verb = _verb(
         verbs, "sync", "maintain.sync", "bring MLflow, or another view, up to date with the records", filtered=False
     )
-    verb.add_argument("--tracker", default="mlflow", metavar="KIND", help="mlflow (default), wandb, or a package's own")
+    verb.add_argument(
+        "--tracker", default="mlflow", metavar="KIND", help="mlflow (default), wandb, or one from another package"
+    )
     verb.add_argument("--uri", metavar="URI", help="another MLflow server or database; wandb: the offline runs' folder")
     verb.add_argument(
         "--all",
         action="store_true",
-        help="runs too that were made with another tracking=..., where the tracker leaves these out (wandb)",
+        help="also runs made with another tracking=..., if the tracker leaves these out (wandb)",
     )
     verb = _verb(verbs, "export", "maintain.export", "write runs, and their code, to an archive", names="*")
     verb.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: labrun-<id>.tar.gz")

@@ -31,13 +31,13 @@ def add_filters(parser: argparse.ArgumentParser, top: bool = False) -> None:
     """
     default = None if top else argparse.SUPPRESS
     group = parser.add_argument_group("which runs")
-    group.add_argument("--experiment", metavar="NAME", default=default, help="of this name")
+    group.add_argument("--experiment", metavar="NAME", default=default, help="only runs of this experiment")
     group.add_argument(
         "--status",
         choices=query.STATUSES,
         metavar="STATUS",
         default=default,
-        help="shown with this status: %(choices)s",
+        help="only runs with this status: %(choices)s",
     )
     group.add_argument(
         "--where",
@@ -46,14 +46,16 @@ def add_filters(parser: argparse.ArgumentParser, top: bool = False) -> None:
         type=condition,
         default=default,
         help="'accuracy>0.9', 'model.name=mnist_dnn', 'duration_s<60', 'tags.team=vision', 'name~mnist' "
-        "(metrics, fields of the record, keys of the config; may be given again)",
+        "(metrics, fields of the record, config keys; may be repeated)",
     )
-    group.add_argument("--tag", metavar="TAG", action="append", default=default, help="that have this tag (k or k=v)")
+    group.add_argument(
+        "--tag", metavar="TAG", action="append", default=default, help="only runs with this tag (k or k=v)"
+    )
     group.add_argument(
         "--sort",
         metavar="KEY",
         default=default,
-        help="by a metric (best first; METRIC:min or :max says which), or a field (created: newest first)",
+        help="by a metric (best first; METRIC:min or :max sets the direction), or a field (created: newest first)",
     )
     group.add_argument("-n", type=count, metavar="N", default=default, help="only the first N")
 
