@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,30 +46,30 @@ cp {stage}/host {stage}/authorized {stage}/sshd_config {stage}/opt/ssh/
 cp {stage}/banner {stage}/opt/ssh/
 mount --rbind {stage}/opt /opt
 grep -v '^{user}:' /etc/passwd > {stage}/etc/passwd || true
-echo '{user}:x:{uid}:{uid}::/home/{user}:{shell}' >> {stage}/etc/passwd
+echo '{user}:x:{uid}:{gid}::/home/{user}:{shell}' >> {stage}/etc/passwd
 grep -v '^{user}:' /etc/group > {stage}/etc/group || true
-echo '{user}:x:{uid}:' >> {stage}/etc/group
+echo '{user}:x:{gid}:' >> {stage}/etc/group
 chmod 644 {stage}/etc/passwd {stage}/etc/group
 mount --bind {stage}/etc/passwd /etc/passwd
 mount --bind {stage}/etc/group /etc/group
 mkdir -p /run/sshd
 mount -t tmpfs -o size={home_size} tmpfs /home
 mkdir /home/{user}
-chown {uid}:{uid} /home/{user}
+chown {uid}:{gid} /home/{user}
 {more}
 for hidden in {hidden}; do mount -t tmpfs -o mode=1777 tmpfs $hidden; done
 for name in {leftovers}; do mount -t tmpfs tmpfs /opt/env/{site}/$name; done
 cd /
 exec {sshd} -D -e -f /opt/ssh/sshd_config
 """
-CONFIG = """Port 22
+CONFIG = """Port {port}
 ListenAddress {address}
 HostKey /opt/ssh/host
 PidFile none
 StrictModes no
 AuthorizedKeysFile /opt/ssh/authorized
 PasswordAuthentication no
-UsePAM no
+UsePAM {pam}
 Subsystem sftp internal-sftp
 Banner /opt/ssh/banner
 {more}
@@ -86,6 +87,13 @@ class Far:
         sshd: more lines of its configuration.
         profile: lines for the user's `.bashrc`.
         home_size: of the home's disk.
+        more: further lines of its setup, a shell's.
+        uid: of its user.
+        gid: of its user's group.
+        port: of sshd.
+        uses_pam: sshd asks PAM.
+        is_login_node: it is one of the test Slurm, whose daemons listen on this machine's loopback alone: so it has no
+            network of its own.
     """
 
     folder: Path
@@ -95,6 +103,11 @@ class Far:
     profile: str = ""
     home_size: str = "4g"
     more: str = ""
+    uid: int = 4242
+    gid: int = 4242
+    port: int = 22
+    is_login_node: bool = False
+    uses_pam: bool = False
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     @property
@@ -107,7 +120,7 @@ class Far:
 
     @property
     def address(self) -> str:
-        return f"10.77.{self.number}.2"
+        return "127.0.0.1" if self.is_login_node else f"10.77.{self.number}.2"
 
     @property
     def sockets(self) -> Path:
@@ -123,9 +136,11 @@ class Far:
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / name)], check=True)
         shutil.copy(self.folder / "user.pub", self.folder / "authorized")
         public = (self.folder / "host.pub").read_text().split()
-        (self.folder / "known_hosts").write_text(f"{self.address} {public[0]} {public[1]}\n")
+        host = self.address if self.port == 22 else f"[{self.address}]:{self.port}"
+        (self.folder / "known_hosts").write_text(f"{host} {public[0]} {public[1]}\n")
         self.ssh_config.write_text(
-            f"Host box\n  HostName {self.address}\n  User {USER}\n  IdentityFile {self.folder}/user\n"
+            f"Host box\n  HostName {self.address}\n  Port {self.port}\n  User {USER}\n"
+            f"  IdentityFile {self.folder}/user\n"
             f"  IdentitiesOnly yes\n  UserKnownHostsFile {self.folder}/known_hosts\n  StrictHostKeyChecking yes\n"
         )
 
@@ -133,16 +148,22 @@ class Far:
         """Its network and keys, once."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._make_keys()
-        (self.folder / "sshd_config").write_text(CONFIG.format(address=self.address, more=self.sshd))
+        (self.folder / "sshd_config").write_text(
+            CONFIG.format(address=self.address, port=self.port, pam="yes" if self.uses_pam else "no", more=self.sshd)
+        )
         (self.folder / "banner").write_text("This machine is for tests alone.\n")
         for words in (
-            f"netns add {self.namespace}",
-            f"link add {self.link} type veth peer name eth0 netns {self.namespace}",
-            f"addr add 10.77.{self.number}.1/30 dev {self.link}",
-            f"link set {self.link} up",
-            f"-n {self.namespace} addr add {self.address}/30 dev eth0",
-            f"-n {self.namespace} link set eth0 up",
-            f"-n {self.namespace} link set lo up",
+            ()
+            if self.is_login_node
+            else (
+                f"netns add {self.namespace}",
+                f"link add {self.link} type veth peer name eth0 netns {self.namespace}",
+                f"addr add 10.77.{self.number}.1/30 dev {self.link}",
+                f"link set {self.link} up",
+                f"-n {self.namespace} addr add {self.address}/30 dev eth0",
+                f"-n {self.namespace} link set eth0 up",
+                f"-n {self.namespace} link set lo up",
+            )
         ):
             subprocess.run(["ip", *words.split()], check=True)
 
@@ -163,7 +184,8 @@ class Far:
             site=Path(sysconfig.get_path("purelib")).relative_to(sys.prefix),
             python=f"python3.{sys.version_info.minor}",
             user=USER,
-            uid=4242,
+            uid=self.uid,
+            gid=self.gid,
             shell=self.shell,
             home_size=self.home_size,
             hidden=" ".join(sorted(hidden)),
@@ -180,7 +202,7 @@ class Far:
         unshare = ["unshare", "--mount", "--uts", "--pid", "--ipc", "--fork", "--kill-child"]
         with open(self.folder / "sshd.log", "ab") as log:
             self.process = subprocess.Popen(
-                ["ip", "netns", "exec", self.namespace, *unshare, "sh", str(script)],
+                [*([] if self.is_login_node else ["ip", "netns", "exec", self.namespace]), *unshare, "sh", str(script)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -188,7 +210,7 @@ class Far:
             )
         end = time.monotonic() + 20
         while time.monotonic() < end:
-            with contextlib.suppress(OSError), socket.create_connection((self.address, 22), 1):
+            with contextlib.suppress(OSError), socket.create_connection((self.address, self.port), 1):
                 return
             assert self.process.poll() is None, (self.folder / "sshd.log").read_text()
             time.sleep(0.05)
@@ -220,7 +242,8 @@ class Far:
         """Nothing of it is left."""
         self.stop()
         shutil.rmtree(self.sockets, ignore_errors=True)
-        subprocess.run(["ip", "netns", "del", self.namespace], check=False)
+        if not self.is_login_node:
+            subprocess.run(["ip", "netns", "del", self.namespace], check=False)
 
     def inside(self, command: str) -> str:
         """What a shell command prints there, as root."""
@@ -233,6 +256,32 @@ class Far:
         assert self.process is not None
         found = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=True)
         return int(found.stdout.split()[0])
+
+
+@contextlib.contextmanager
+def shared_folder(number: int, far_user: tuple[int, int]) -> Iterator[Path]:
+    """A folder that a login node and the nodes of the test Slurm see: the nodes are this machine.
+
+    `home` is the user's, and `env/bin/python` has the packages.
+    """
+    top = Path(f"/srv/labrun-far-{os.getpid()}-{number}")
+    packages = top / "env" / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix)
+    mounts = {top / "python": sys.base_prefix, packages: site.getsitepackages()[0]}
+    try:
+        (top / "home").mkdir(parents=True)
+        os.chown(top / "home", *far_user)
+        for place, source in mounts.items():
+            place.mkdir(parents=True)
+            subprocess.run(["mount", "--bind", source, str(place)], check=True)
+        (top / "env" / "bin").mkdir()
+        (top / "env" / "bin" / "python").symlink_to(top / "python" / "bin" / f"python3.{sys.version_info.minor}")
+        (top / "env" / "pyvenv.cfg").write_text(f"home = {top}/python/bin\ninclude-system-site-packages = false\n")
+        yield top
+    finally:
+        for place in mounts:
+            subprocess.run(["umount", "--lazy", str(place)], check=False)
+        if not any(os.path.ismount(place) for place in mounts):
+            shutil.rmtree(top, ignore_errors=True)
 
 
 def can_be_had() -> str | None:
@@ -252,7 +301,7 @@ def free_number() -> int:
 
 
 @contextlib.contextmanager
-def machine(folder: Path, **settings: str) -> Iterator[Far]:
+def machine(folder: Path, **settings: Any) -> Iterator[Far]:
     """A machine, up; nothing is left of it in the end."""
     far = Far(folder, free_number(), **settings)
     try:

@@ -17,7 +17,7 @@ from labrun.control.query import StatusResolver
 from labrun.errors import ConfigError, RecordError
 from labrun.handle import Handle, Submission, root_of
 from labrun.registered import Model
-from labrun.remote import mirror
+from labrun.remote import mirror, notes
 from labrun.runs import context, definition, files, repeats, store, sweep_state
 from labrun.runs import record as records
 from labrun.runs.record import Record
@@ -220,6 +220,7 @@ class Run(Handle):
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags."""
         context.annotate(self.folder, tags={str(k): "" if v is None else str(v) for k, v in tags.items()})
+        notes.owe([(self.folder, self._last)])
 
     def get_tags(self) -> dict[str, str]:
         """As `tags`."""
@@ -318,6 +319,7 @@ class Sweep(Handle):
 
     def get_children(self, **_: Any) -> list[Run]:
         """Its runs, in their order."""
+        mirror.refresh(root_of(self.folder))
         found = []
         for path in self.folder.glob("*/run.json"):
             with contextlib.suppress(RecordError):

@@ -6,6 +6,9 @@ A name is first looked for in `conf/compute/NAME.yaml`, then in the workspace's 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -15,11 +18,15 @@ from labrun.azureml.telling import once
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml.exceptions import ComputeTargetException, UserErrorException
 from labrun.config import paths
+from labrun.remote import remotes
 
 TABLE = "compute"
 VARIABLE = "LABRUN_AZUREML_COMPUTE"
 """The choice of `compute=` that created targets stand for."""
 DEFAULT = "local"
+HOST = "host"
+"""What the table keeps of a machine that was attached: what `compute.host` calls it."""
+ADDRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]*")
 GPU_FAMILIES = ("standard_nc", "standard_nd", "standard_nv", "standard_ng")
 
 
@@ -51,8 +58,9 @@ def words(target: Any, workspace: Workspace) -> list[str]:
             f"(conf/compute/{name}.yaml, or {VARIABLE}, says otherwise)"
         )
         return [f"compute={stands_for()}"]
-    nodes = entry.get("max_nodes")
-    return [f"compute={stands_for()}", *([f"compute.max_parallel={nodes}"] if nodes else [])]
+    nodes, host = entry.get("max_nodes"), entry.get(HOST)
+    more = [f"compute.host={host}"] if host else []
+    return [f"compute={stands_for()}", *more, *([f"compute.max_parallel={nodes}"] if nodes else [])]
 
 
 def _choices() -> dict[str, str]:
@@ -414,6 +422,10 @@ def _put(workspace: Any, name: str, configuration: Any, argument: str) -> Any:
         once(f"the compute target {name} is conf/compute/{name}.yaml; what create() says of it is not used")
         return ComputeTarget(made, name)
     entry = {"kind": configuration.kind, **configuration.settings}
+    host = _attached(name, entry) if argument == "attach_configuration" else None
+    if host is not None:
+        folder.put(made.folder, TABLE, name, {**entry, HOST: host})
+        return ComputeTarget(made, name)
     folder.put(made.folder, TABLE, name, entry)
     size = str(entry.get("vm_size") or "")
     runs = f", {entry['max_nodes']} runs at once at most" if entry.get("max_nodes") else ""
@@ -421,6 +433,38 @@ def _put(workspace: Any, name: str, configuration: Any, argument: str) -> Any:
     if size.lower().startswith(GPU_FAMILIES):
         _tell_of_gpus(name, size)
     return ComputeTarget(made, name)
+
+
+def _attached(name: str, entry: Mapping[str, Any]) -> str | None:
+    """What `compute.host` calls a machine that is attached by its address; None where there is no such address.
+
+    One that `lab remote` knows by this name is taken; else it is made known by it.
+    """
+    address, user = str(entry.get("address") or ""), str(entry.get("username") or "")
+    if not ADDRESS.fullmatch(address) or not remotes.NAME.fullmatch(name):
+        return None
+    port, login = entry.get("ssh_port"), f"{user}@{address}" if user else address
+    wanted = login if port in (None, 22, "22") else f"ssh://{login}:{port}"
+    known = remotes.known().get(name)
+    if known is None:
+        key = entry.get("private_key_file")
+        known = remotes.Remote(name, wanted, ssh_config=None if key is None else str(_ssh_config(name, str(key))))
+        remotes.put(known)
+    other = f", not {wanted}" if known.address != wanted else ""
+    once(
+        f"the compute target {name} stands for compute={stands_for()} compute.host={name}: ssh {known.address}{other}. "
+        f"Where it asks for a password: lab remote connect {name}"
+    )
+    return name
+
+
+def _ssh_config(name: str, key: str) -> Path:
+    """A configuration for ssh that names a key, beside the person's own."""
+    file = remotes.file().parent / f"{name}.ssh_config"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    place = Path(key).expanduser().resolve()
+    file.write_text(f'Include ~/.ssh/config\nInclude /etc/ssh/ssh_config\nHost *\n  IdentityFile "{place}"\n')
+    return file
 
 
 def _tell_of_gpus(name: str, size: str) -> None:

@@ -19,6 +19,7 @@ from labrun.compat.azureml.training import run as training
 from labrun.compat.azureml.training.base import RunBase
 from labrun.compat.azureml.training.keyvault import secret_of
 from labrun.errors import LabrunError
+from labrun.remote import notes
 from labrun.runs import context
 
 if TYPE_CHECKING:
@@ -455,16 +456,19 @@ class Run(Advising, metaclass=_AnyRun):
         texts = {str(key): "" if value is None else str(value) for key, value in tags.items()}
         for run_dir in self._records():
             context.annotate(run_dir, tags=texts)
+        notes.owe_of(self._records())
 
     def remove_tags(self, tags: Any) -> None:
         """Take tags away, by their keys."""
         for run_dir in self._records():
             context.annotate(run_dir, untag=[tags] if isinstance(tags, str) else [str(tag) for tag in tags])
+        notes.owe_of(self._records())
 
     def add_properties(self, properties: Mapping[str, Any]) -> None:
         """Set properties; one that is set is never changed."""
         for run_dir in self._records():
             context.annotate(run_dir, properties={str(key): str(value) for key, value in properties.items()})
+        notes.owe_of(self._records())
 
     def _records(self) -> Paths:
         """The folders that carry its tags: a sweep's are those of its runs."""

@@ -26,12 +26,15 @@ NOUNS = {
     "data": "send, fetch and look at data; datastores and assets",
     "compute": "where runs can go, and what is free there",
     "remote": "machines that SSH reaches, for compute.host",
+    "shell": "a shell beside a run: its folder, its environment, its node; ports forwarded",
     "models": "registered models: versions, aliases, predictions",
     "azureml": "scripts and notebooks of the Azure ML SDK v1 that submit runs",
     "warm": "the warm interpreter, which makes commands start faster",
     "ui": "MLflow's pages of the runs and models, fed while they are open",
 }
 """Each noun's module, and what it is for."""
+TAKES_COMMAND = "shell"
+"""The noun after whose words a `--` begins a command of the person's own."""
 
 
 EXAMPLES = """examples:
@@ -79,7 +82,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         SystemExit: of a mistake, told in one message.
     """
     arguments = parsing.hoisted(arguments)
-    top = parser(next((word for word in arguments if word in NOUNS), None))
+    noun = next((word for word in arguments if word in NOUNS), None)
+    top, command = parser(noun), []
+    if noun == TAKES_COMMAND and "--" in arguments:
+        at = arguments.index("--")
+        arguments, command = arguments[:at], arguments[at + 1 :]
     try:
         options, rest = top.parse_known_args(arguments)
     except parsing.WrongError as error:
@@ -89,6 +96,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         parsing.refuse_rest(parser(), arguments, rest)
     if isinstance(words, list):
         words += rest
+    if command:
+        options.command = command
     return options
 
 

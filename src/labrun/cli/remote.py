@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from labrun.cli.runs import filters
 from labrun.errors import ConfigError, RecordError
-from labrun.remote import channel, doctor, mirror, remotes, ssh
+from labrun.remote import adopting, channel, doctor, mirror, remotes, ssh, wheels
 from labrun.remote import link as links
 from labrun.runs import record as records
 from labrun.runs import report, store
@@ -28,6 +29,14 @@ def add(nouns: Any) -> None:
     verb.add_argument("address", metavar="ADDRESS", help="what 'ssh ADDRESS' reaches: HOST, USER@HOST or an alias")
     verb.add_argument("--folder", metavar="PATH", help="where everything goes there (default: ~/.labrun)")
     verb.add_argument("--python", metavar="PATH", help="an interpreter there that has the packages; else one is built")
+    verb.add_argument(
+        "--build",
+        metavar="'slurm ...'",
+        help="build the environment in a Slurm job there, with these options of srun: 'slurm --partition=cpu'",
+    )
+    verb.add_argument(
+        "--wheelhouse", metavar="PATH", help="send the wheels of this folder, or 'auto': of wheels made here; no index"
+    )
     verb.add_argument("--ssh-config", metavar="FILE", help="a configuration for ssh -F")
     verb.add_argument(
         "--data", action="append", metavar="HERE=THERE", help="a folder there that holds what one here holds"
@@ -36,6 +45,9 @@ def add(nouns: Any) -> None:
     _verb(verbs, "rm", remove, "forget a machine; nothing is removed there", named=True)
     _verb(verbs, "connect", connect, "log in once, by hand; commands share the connection", named=True)
     _verb(verbs, "doctor", examine, "what is there, what will be used, and what is missing", named=True)
+    _verb(verbs, "runs", there, "what lies there, also of other laptops", named=True)
+    verb = _verb(verbs, "fetch", fetch, "have runs here that another laptop sent there", named=True)
+    verb.add_argument("folders", nargs="+", metavar="RUN", help="a folder as 'lab remote runs' has it, or a run's id")
     verb = _verb(verbs, "pull", pull, "bring more files of a run: checkpoints")
     verb.add_argument(
         "words", nargs="+", metavar="RUN [FILE ...]", help=f"a run: {filters.NAMES}; then files or folders"
@@ -61,8 +73,15 @@ def add_one(options: argparse.Namespace) -> int:
         if not equals or not here or not there.startswith("/"):
             raise ConfigError(f"--data {pair}: give HERE=THERE, as in --data data=/scratch/data; THERE begins with /")
         data[str(Path(here).expanduser().resolve())] = there
+    if options.build is not None and options.build.split()[:1] != ["slurm"]:
+        raise ConfigError(f"--build {options.build}: give slurm, or 'slurm' with options of srun")
+    house = options.wheelhouse
+    if house not in (None, wheels.AUTO) and not Path(house).expanduser().is_dir():
+        raise ConfigError(f"--wheelhouse {house}: there is no such folder; 'auto' makes the wheels here")
     given = {
         "folder": options.folder,
+        "build": options.build,
+        "wheelhouse": house if house in (None, wheels.AUTO) else str(Path(house).expanduser().resolve()),
         "python": options.python,
         "ssh_config": None if config is None else str(Path(config).expanduser().resolve()),
         "data": data,
@@ -119,6 +138,42 @@ def examine(options: argparse.Namespace) -> int:
     lines, is_fit = doctor.report(dataclasses.replace(remote, facts=dict(facts)))
     print("\n".join(lines))
     return 0 if is_fit else 1
+
+
+def there(options: argparse.Namespace) -> int:
+    """What lies there."""
+    root, remote = store.workspace(), remotes.get(options.name)
+    with channel.Channel(remote) as conversation:
+        found = adopting.folders(conversation)
+    if not found:
+        print(f"no runs lie on {options.name} in {remote.folder}")
+        return 0
+    rows = [("folder", "runs", "status", "submitted", "here", "workspace")]
+    for one in found:
+        states = Counter(str(status) for _, status, _ in one.runs.values())
+        shown = ", ".join(f"{count} {status}" if len(states) > 1 else status for status, count in states.items())
+        here = "yes" if adopting.is_here(one, root) else "no"
+        workspace = one.workspace.partition("/")[2]
+        rows.append((one.name, str(len(one.runs)), shown or "none yet", one.created[:19], here, workspace))
+    print("\n".join(report.columns(rows)))
+    return 0
+
+
+def fetch(options: argparse.Namespace) -> int:
+    """Have runs here that another laptop sent there."""
+    root = store.workspace()
+    with channel.Channel(remotes.get(options.name)) as conversation:
+        found = adopting.folders(conversation)
+        for name in options.folders:
+            meant = [one for one in found if one.is_called(name)]
+            if len(meant) != 1:
+                what = "no folder or run" if not meant else f"{len(meant)} folders"
+                raise RecordError(
+                    f"{what} on {options.name} goes by {name!r}: lab remote runs {options.name} lists them"
+                )
+            run_dirs = adopting.take(conversation, meant[0], root)
+            print(f"{root / meant[0].name}: {len(run_dirs)} {'run' if len(run_dirs) == 1 else 'runs'}")
+    return 0
 
 
 def pull(options: argparse.Namespace) -> int:

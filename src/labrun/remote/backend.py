@@ -14,7 +14,7 @@ from typing import Any
 
 from labrun.backends.base import Backend, Capacity, Head, Resources
 from labrun.errors import ConfigError, LabrunError, RecordError
-from labrun.remote import carry, channel, ending, mirror, remotes
+from labrun.remote import carry, channel, ending, environment, mirror, remotes
 from labrun.remote import link as links
 from labrun.remote.channel import Channel, persistent
 from labrun.remote.link import Link
@@ -62,7 +62,10 @@ class Elsewhere(Backend):
             raise ConfigError("compute.target=remote: name the machine instead, as in compute.host=NAME")
         if compute["target"] == "inline":
             raise ConfigError("compute=inline is this process: compute.host wants compute=local, gpu or slurm")
-        found = facts(remotes.get(host))
+        remote = remotes.get(host)
+        found = facts(remote)
+        if remote.python is None:
+            environment.check_platform(host, found)
         if compute["target"] in ("slurm",):
             if not found["sbatch"]:
                 yield f"compute.target=slurm: {host} has no sbatch on its PATH ('lab remote doctor {host}' looks again)"

@@ -99,10 +99,11 @@ def send_code(channel: Channel, link: Link, found: Sequence[Record], plan: Plan)
             file, size = packed.archive(files)
             with file:
                 channel.send("put", file, size, to=there, marked=True)
-    python = environment.ensure(channel)
+    link.python = environment.ensure(channel)
+    link.path = [f"{channel.root}/{_labrun_there()}", *path]
     if any((record.config.get("script") or {}).get("requirements") for record in found):
         environment.ensure_uv(channel)
-    return Interpreter(python, path)
+    return Interpreter(link.python, path)
 
 
 def _labrun_there() -> str:

@@ -6,8 +6,10 @@ A remote datastore is read there directly, and what a reader can fetch itself it
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +24,7 @@ from labrun.data.stores.local import LocalDatastore
 from labrun.remote import link as links
 from labrun.remote.channel import Channel
 from labrun.remote.link import Link
+from labrun.runs import store as runs
 from labrun.runs.record import Record
 from labrun.submission import environments
 
@@ -107,7 +110,7 @@ def _base(path: Path, stores: Mapping[str, LocalDatastore], named: Sequence[Path
     return max(above, key=lambda place: len(place.parts))
 
 
-def send_missing(channel: Channel, name: str, by_digest: Mapping[str, Path]) -> None:
+def send_missing(channel: Channel, name: str, by_digest: Mapping[str, Path], what: str = "data") -> None:
     """Have files in the store there, by their digests."""
     paths = {f"{STORE}/{digest[:2]}/{digest}": digest for digest in by_digest}
     have: set[str] = set()
@@ -117,7 +120,7 @@ def send_missing(channel: Channel, name: str, by_digest: Mapping[str, Path]) -> 
     missing = [paths[path] for path in listed if path not in have]
     total = sum(by_digest[digest].stat().st_size for digest in missing)
     if missing:
-        sys.stderr.write(f"labrun: sending data to {name}: {counted(len(missing), 'file')}, {size_text(total)}\n")
+        sys.stderr.write(f"labrun: sending {what} to {name}: {counted(len(missing), 'file')}, {size_text(total)}\n")
     for digest in missing:
         with open(by_digest[digest], "rb") as file:
             channel.send("store", file, by_digest[digest].stat().st_size, store=STORE, digest=digest)
@@ -142,7 +145,26 @@ def _files(stores: Mapping[str, LocalDatastore], there: Mapping[str, Any], confi
         return
     reading = reader.make_reader(dataset)
     if reading.find(store.folder):
-        yield from reading.files(store.folder)
+        for path in reading.files(store.folder):
+            yield from [path, *_beside(path)] if dataset.get("script") else [path]
+
+
+QUOTED = re.compile(r"""["']([^"'\n]+)["']""")
+
+
+def _beside(script: Path) -> Iterator[Path]:
+    """The files that a `get_data()` reads from its own folder, as far as they can be told: those that it names.
+
+    Beside one that labrun wrote (`azureml.automl_data`) lies nothing but its data.
+    """
+    if script.parent.parent.name == "automl" and script.parent.is_relative_to(runs.state_folder(runs.workspace())):
+        yield from (path for path in script.parent.iterdir() if path.is_file() and path != script)
+        return
+    for name in dict.fromkeys(QUOTED.findall(script.read_text(encoding="utf-8", errors="replace"))):
+        with contextlib.suppress(OSError):  # a text that no file can be called by
+            path = script.parent / name
+            if ".." not in path.parts and path.is_file() and not path.is_symlink() and path != script:
+                yield path
 
 
 def _mounted(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun.errors import ConfigError, LabrunError
-from labrun.remote import packed
+from labrun.remote import packed, wheels
 from labrun.remote.channel import Channel
 from labrun.runs import record as records
 
@@ -33,7 +33,7 @@ trap 'rm -rf "$own" "$own.txt"' EXIT
 (while kill -0 $$ 2>/dev/null; do touch "{root}/{claim}"; sleep 5; done) &
 cat > "$own.txt"
 "{uv}" venv --quiet --relocatable --python {version} "$own"
-"{uv}" pip install --no-deps --python "$own/bin/python" -r "$own.txt"
+"{uv}" pip install {wheels}--no-deps --python "$own/bin/python" -r "$own.txt"
 [ -e "{root}/env/{key}" ] || mv "$own" "{root}/env/{key}"
 """
 """For `sh -c` there; the packages come over standard input.
@@ -124,8 +124,44 @@ def ensure(channel: Channel) -> str:
     check_platform(remote.name, facts)
     uv = facts["uv"] or _send_uv(channel)
     log.info("Building the environment on %s, once: %d packages", remote.name, len(wanted.requirements))
-    _build(channel, wanted, uv)
+    wheelhouse = remote.wheelhouse
+    try:
+        _build(channel, wanted, uv, facts, wheelhouse)
+    except NoWayOutError as error:
+        if wheelhouse is not None or os.environ.get("UV_OFFLINE"):
+            raise
+        log.info("%s has no way to a package index: wheels are made here and sent", remote.name)
+        try:
+            _build(channel, wanted, uv, facts, wheels.AUTO)
+        except ConfigError as trouble:
+            raise LabrunError(f"{error}\nNor from here: {trouble}") from trouble
     return f"{channel.root}/{python}"
+
+
+class NoWayOutError(LabrunError):
+    """An environment could not be built where no package index can be reached."""
+
+
+NO_WAY_OUT = re.compile(
+    r"dns error|failed to lookup|error sending request|tcp connect error|Connection refused|Network is unreachable|"
+    r"No route to host|operation timed out|Failed to fetch|Could not connect",
+    re.IGNORECASE,
+)
+
+
+def _builder(channel: Channel, facts: Mapping[str, Any]) -> list[str]:
+    """What carries the build out there: nothing more, or Slurm.
+
+    Raises:
+        ConfigError: there is no Slurm.
+    """
+    build = channel.remote.build
+    if build is None:
+        return []
+    if not facts["sbatch"]:
+        raise ConfigError(f"--build slurm: {channel.remote.name} has no Slurm on its PATH")
+    own = build.split()[1:]
+    return [os.path.join(os.path.dirname(facts["sbatch"]), "srun"), "--ntasks=1", "--job-name=labrun-build", *own]
 
 
 def check_platform(name: str, facts: Mapping[str, Any]) -> None:
@@ -137,15 +173,21 @@ def check_platform(name: str, facts: Mapping[str, Any]) -> None:
     here, there = (platform.system(), platform.machine()), (facts["system"], facts["machine"])
     if here != there:
         raise ConfigError(
-            f"{name} is {' '.join(there)}, and this machine {' '.join(here)}: the packages of here are not those of "
-            f"there. Make an environment there by hand, and name its interpreter: "
+            f"compute.host={name}: {name} is {' '.join(there)}, and this machine {' '.join(here)}: the packages of "
+            f"here are not those of there. Make an environment there by hand, and name its interpreter: "
             f"lab remote add {name} ADDRESS --python PATH"
         )
 
 
-def _build(channel: Channel, wanted: Environment, uv: str) -> None:
+def _build(channel: Channel, wanted: Environment, uv: str, facts: Mapping[str, Any], wheelhouse: str | None) -> None:
+    more = ""
+    if wheelhouse is not None:
+        is_made = wheelhouse == wheels.AUTO
+        folder = wheels.made(wanted.key, wanted.requirements, uv_here()) if is_made else Path(wheelhouse).expanduser()
+        wheels.send(channel, folder, f"env/{wanted.key}.wheels")
+        more = f'--no-index --find-links "{channel.root}/env/{wanted.key}.wheels" '
     claim = f"env/{wanted.key}.build"
-    script = BUILD.format(root=channel.root, key=wanted.key, uv=uv, version=wanted.version, claim=claim)
+    script = BUILD.format(root=channel.root, key=wanted.key, uv=uv, version=wanted.version, claim=claim, wheels=more)
     output = f"env/{wanted.key}.log"
     variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     variables |= {"UV_CACHE_DIR": "{root}/cache/uv"}
@@ -154,7 +196,7 @@ def _build(channel: Channel, wanted: Environment, uv: str) -> None:
         claim=claim,
         built=f"env/{wanted.key}",
         log=output,
-        command=["sh", "-c", script],
+        command=[*_builder(channel, facts), "sh", "-c", script],
         environment=variables,
         stdin="\n".join(wanted.requirements) + "\n",
     )
@@ -170,11 +212,12 @@ def _build(channel: Channel, wanted: Environment, uv: str) -> None:
         if not state["lives"]:
             lines = [line for line in text.strip().splitlines() if line.strip()][-6:]
             said = "\n".join(f"  {line}" for line in lines)
-            raise LabrunError(
+            kind = NoWayOutError if NO_WAY_OUT.search(text) else LabrunError
+            raise kind(
                 f"the environment could not be built on {channel.remote.name}. The last lines of "
-                f"{channel.root}/{output} "
-                f"there:\n{said}\nNo way out to a package index there? Name an interpreter that has the packages: "
-                "lab remote add NAME ADDRESS --python PATH"
+                f"{channel.root}/{output} there:\n{said}\nNo way out to a package index there? Send wheels "
+                "(lab remote add NAME ADDRESS --wheelhouse auto), or name an interpreter that has the packages "
+                "(--python PATH)"
             )
 
 

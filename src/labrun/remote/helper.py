@@ -106,6 +106,8 @@ class Helper:
         self.root = os.path.realpath(os.path.expanduser(os.path.expandvars(request["root"])))
         os.makedirs(self.root, mode=0o700, exist_ok=True)
         answer = {"root": self.root, "now": time.time()}
+        if "programs" in request:
+            answer["programs"] = {name: shutil.which(name) for name in request["programs"]}
         if request.get("facts"):
             answer["facts"] = facts(self.root, request.get("python"), request.get("full", False))
         return answer, []
@@ -306,6 +308,9 @@ class Helper:
                 if os.path.isdir(os.path.dirname(os.path.dirname(place))):
                     os.makedirs(os.path.dirname(place), exist_ok=True)
                     leave(place, content.encode("utf-8"))
+        for name, said in request.get("said", {}).items():
+            for run, lines in said.items():
+                say(self.path(os.path.join(name, run)), lines)
         answer: dict[str, Any] = {}
         files: list[Part] = []
         room = MOST
@@ -342,8 +347,12 @@ class Helper:
         if mark != seen.get("run.json") and room > 0 and not is_tried_again(content, given_up):
             files.append(content)
             news["record"], news["mark"] = len(content), mark
+        said = said_of(folder)
+        if said is not None and said[1] != seen.get(ANNOTATIONS):
+            files.append(said[0])
+            news["said"], news["said_mark"] = len(said[0]), said[1]
         news["age"] = age(os.path.join(folder, "heartbeat"))
-        if not found and "record" not in news and news["age"] is None:
+        if not found and not {"record", "said"} & set(news) and news["age"] is None:
             return None, room
         return news, room
 
@@ -360,6 +369,33 @@ class Helper:
                     listed.append([name, stat.st_size, int(stat.st_mtime)])
                     files.append((place, 0, stat.st_size))
         return {"files": listed}, files
+
+    def do_folders(self, request: Request, payload: _Payload) -> Answer:
+        """The folders of runs that were carried here, from whatever machine."""
+        found = []
+        for plan in sorted(
+            glob.glob(os.path.join(self.root, "workspaces", "*", "*", "*", "*", ".launch", "plan.json"))
+        ):
+            folder = os.path.dirname(os.path.dirname(plan))
+            try:
+                with open(plan, "rb") as file:
+                    content = json.loads(file.read().decode("utf-8"))
+            except (OSError, ValueError):
+                continue
+            is_search = content.get("command") is not None
+            names = [one for one in content["runs"] if os.path.isfile(os.path.join(folder, one, "run.json"))]
+            names = runs_in(folder) if is_search else names
+            parts = os.path.relpath(folder, self.root).split(os.sep)
+            found.append(
+                {
+                    "workspace": "/".join(parts[:2]),
+                    "folder": "/".join(parts),
+                    "runs": {name: summary(os.path.join(folder, name)) for name in names},
+                    "search": is_search,
+                    "living": is_controlled(folder),
+                }
+            )
+        return {"folders": found}, []
 
     def do_remove(self, request: Request, payload: _Payload) -> Answer:
         """Remove a folder."""
@@ -497,6 +533,34 @@ def is_tried_again(content: bytes, given_up: set[str] | None) -> bool:
     return f"{record['id']} {len(record['attempts'])}" not in given_up
 
 
+ANNOTATIONS = "annotations.jsonl"
+
+
+def said_of(folder: str) -> tuple[bytes, list[int]] | None:
+    """What was said of a run, and a mark that changes with it; None if nothing was."""
+    try:
+        with open(os.path.join(folder, ANNOTATIONS), "rb") as file:
+            stat = os.fstat(file.fileno())
+            return file.read(), [stat.st_mtime_ns, stat.st_size]
+    except OSError:
+        return None
+
+
+def say(folder: str, lines: list[str]) -> None:
+    """Add what was said of a run elsewhere; each line once."""
+    if not os.path.isfile(os.path.join(folder, "run.json")):
+        return
+    here = said_of(folder)
+    known = set(here[0].decode("utf-8", "replace").splitlines()) if here is not None else set()
+    new = "".join(line + "\n" for line in lines if line not in known)
+    if new:
+        fd = os.open(os.path.join(folder, ANNOTATIONS), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(fd, new.encode("utf-8"))  # at once: the run itself may add lines
+        finally:
+            os.close(fd)
+
+
 def write(place: str, content: bytes) -> None:
     """Write a file, whole or not at all."""
     partial = f"{place}.partial-{os.getpid()}"
@@ -608,9 +672,19 @@ def age(place: str) -> float | None:
     return max(0.0, present - written)
 
 
+def summary(folder: str) -> list[str | None]:
+    """A run's id, status and time of submission, as far as its record can be read."""
+    try:
+        with open(os.path.join(folder, "run.json"), "rb") as file:
+            content = json.loads(file.read().decode("utf-8"))
+        return [content.get("id"), content.get("status"), content.get("created")]
+    except (OSError, ValueError):
+        return [None, None, None]
+
+
 def run_files(folder: str) -> list[str]:
     """The files of a run that grow."""
-    found = ["metrics.jsonl"]
+    found = ["metrics.jsonl", "requests/children.jsonl"]
     found += [name for name in os.listdir(folder) if name.startswith("driver") and name.endswith(".log")]
     return found
 

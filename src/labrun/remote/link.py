@@ -19,6 +19,7 @@ from labrun.remote import remotes
 from labrun.remote.remotes import Remote
 from labrun.runs import context, store
 from labrun.runs import record as records
+from labrun.runs.record import Record
 from labrun.runs.sweep_state import SweepState
 
 CARRYING, STARTING, STARTED, OVER = "carrying", "starting", "started", "over"
@@ -59,6 +60,16 @@ class Link:
     """The runs whose files are here."""
     left: list[str] = field(default_factory=list)
     """The requests that were passed on."""
+    python: str = ""
+    """The interpreter of the runs there."""
+    path: list[str] = field(default_factory=list)
+    """Where they import from before its own folders."""
+    said: dict[str, int] = field(default_factory=dict)
+    """By run: how long its annotations were here when they were passed on last."""
+    said_marks: dict[str, Any] = field(default_factory=dict)
+    """By run: which annotations of there were seen last."""
+    owed: bool = False
+    """Whether something was said of runs that are over, and was not passed on yet."""
     datastores: dict[str, str] = field(default_factory=dict)
     """Folders and files of data here, and their doubles relative to the remote's folder."""
     bases: list[str] = field(default_factory=list)
@@ -189,7 +200,7 @@ def write(folder: Path, link: Link) -> None:
     records.replace_text(file(folder), json.dumps(dataclasses.asdict(link)) + "\n", to_disk=False)
     mark = _mark(folder, link)
     with contextlib.suppress(OSError):
-        if link.state == OVER:
+        if link.state == OVER and not link.owed:
             mark.unlink(missing_ok=True)
         elif not mark.exists():
             mark.parent.mkdir(parents=True, exist_ok=True)
@@ -217,6 +228,12 @@ def live(root: Path) -> list[Path]:
 def _mark(folder: Path, link: Link) -> Path:
     digest = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
     return store.state_folder(Path(link.home)) / "remote" / digest
+
+
+def folder_of(run_dir: Path, record: Record) -> Path | None:
+    """The folder whose link a run has: its sweep's, or its own; None if it is no other machine's."""
+    found = {records.sweep_folder(run_dir, record) or run_dir, run_dir.resolve()}
+    return next((folder for folder in found if file(folder).is_file()), None)
 
 
 def workspace_there(root: Path) -> str:

@@ -19,15 +19,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from labrun._io import append_line, atomic_write
+from labrun._io import atomic_write
 from labrun.compat.azureml.training import promises
 from labrun.errors import LabrunError, RecordError
-from labrun.remote import clocks
+from labrun.remote import clocks, notes
 from labrun.remote import link as links
 from labrun.remote.channel import Channel
 from labrun.remote.link import Link
 from labrun.remote.ssh import UnreachableError
-from labrun.runs import context, store, sweep_state
+from labrun.runs import children, context, store, sweep_state
 from labrun.runs import record as records
 from labrun.runs.record import Record, RunPaths
 from labrun.runs.sweep_state import SweepState
@@ -98,8 +98,11 @@ def _bring(channel: Channel, folder: Path, link: Link) -> tuple[list[str], bool]
         asked, passed = _requests(folder, link)
         seen = _seen(folder, link)
         request = {link.folder: {"runs": link.runs, "seen": seen}}
-        answer, _ = channel.ask("news", folders=request, leave={link.folder: asked} if asked else {})
+        said, sizes = notes.unsent(folder, link, runs_of(folder, link))
+        leave, said_there = ({link.folder: one} if one else {} for one in (asked, said))
+        answer, _ = channel.ask("news", folders=request, leave=leave, said=said_there)
         link.left += passed
+        link.said |= sizes
         news = answer["folders"][link.folder]
         if not news["there"] and link.state == links.STARTED:
             raise GoneError(
@@ -111,7 +114,8 @@ def _bring(channel: Channel, folder: Path, link: Link) -> tuple[list[str], bool]
             _finish(channel, folder, link, run, record, mark)
         if not answer["more"]:
             break
-    link.reached, link.why = time.time(), ""
+    link.reached, link.why, link.owed = time.time(), "", False
+    _bring_children(channel, folder, link)
     if link.runs is None:
         note_runs(folder)
     link.state = links.STARTED if link.state == links.STARTING and news["living"] else link.state
@@ -124,13 +128,16 @@ def _seen(folder: Path, link: Link) -> dict[str, dict[str, Any]]:
     """How far each file is here."""
     found: dict[str, dict[str, Any]] = {"": {".launch/controller.log": _size(folder / ".launch" / "controller.log")}}
     for run in runs_of(folder, link):  # those that are here whole as well: what is not told is sent again
-        run_dir = folder / run
-        sizes: dict[str, Any] = {"metrics.jsonl": _size(run_dir / "metrics.jsonl")}
-        sizes |= {path.name: _size(path) for path in run_dir.glob("driver*.log")}
-        if run in link.marks:
-            sizes["run.json"] = link.marks[run]
-        found[run] = sizes
+        found[run] = _seen_of(folder / run, run, link)
     return found
+
+
+def _seen_of(run_dir: Path, key: str, link: Link) -> dict[str, Any]:
+    sizes: dict[str, Any] = {name: _size(run_dir / name) for name in ("metrics.jsonl", str(children.FILE))}
+    sizes |= {path.name: _size(path) for path in run_dir.glob("driver*.log")}
+    if key in link.marks:
+        sizes["run.json"] = link.marks[key]
+    return sizes | {context.ANNOTATIONS_FILE: link.said_marks.get(key)}
 
 
 def runs_of(folder: Path, link: Link) -> list[str]:
@@ -156,7 +163,7 @@ def _requests(folder: Path, link: Link) -> tuple[dict[str, str], list[str]]:
         for path in (folder / run / "requests").glob("*") if run not in link.pulled else ():
             with contextlib.suppress(OSError):
                 mark = f"{run}/{path.name}/{path.stat().st_mtime_ns}"
-                if mark not in link.left and not path.name.startswith("."):
+                if mark not in link.left and not path.name.startswith(".") and path.name != children.FILE.name:
                     asked[f"{run}/requests/{path.name}"] = path.read_text(encoding="utf-8", errors="replace")
                     passed.append(mark)
     canceled = folder / ".launch" / "cancel"
@@ -172,25 +179,61 @@ def _apply(
     """Write what has come; the runs that have ended, whose other files are still to come."""
     finished = []
     for run, one in news["runs"].items():
-        run_dir = _inside(folder, run)
-        run_dir.mkdir(parents=True, exist_ok=True)
-        for name, (start, count) in one["files"].items():
-            _add(_inside(run_dir, name), start, channel.read(count))
-        if one["age"] is not None:
-            _beat(run_dir, one["age"])
+        record = _take(channel, _inside(folder, run), run, folder, link, one)
         if "record" in one:
-            record = _record(channel.read(one["record"]), run_dir, folder, link)
             changed.append(run)
-            if record.finished:
-                finished.append((run, record, one["mark"]))
-            else:
-                records.write(run_dir, record)
-                link.marks[run] = one["mark"]
-                if run in link.pulled:  # it runs again
-                    link.pulled.remove(run)
+        if record is not None:
+            finished.append((run, record, one["mark"]))
     for name, (start, count) in news["files"].items():
         _add(_inside(folder, name), start, channel.read(count))
     return finished
+
+
+def _take(channel: Channel, run_dir: Path, key: str, folder: Path, link: Link, one: Mapping[str, Any]) -> Record | None:
+    """Write what has come of a run; its record, which is not written yet, if it has ended."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    for name, (start, count) in one["files"].items():
+        _add(_inside(run_dir, name), start, channel.read(count))
+    if one["age"] is not None:
+        _beat(run_dir, one["age"])
+    record = _record(channel.read(one["record"]), run_dir, folder, link) if "record" in one else None
+    if "said" in one:
+        notes.take(run_dir, key, link, channel.read(one["said"]))
+        link.said_marks[key] = one["said_mark"]
+    if record is None or record.finished:
+        return record
+    records.write(run_dir, record)
+    link.marks[key] = one["mark"]
+    if key in link.pulled:  # it runs again
+        link.pulled.remove(key)
+    return None
+
+
+def _bring_children(channel: Channel, folder: Path, link: Link) -> None:
+    """Bring the runs that scripts have begun below their own: they lie beside them, in the workspace."""
+    root = Path(link.home)
+    while True:
+        named = [name for run in runs_of(folder, link) for name in children.names(root, folder / run)]
+        there = {f"{link.workspace}/{name}": name for name in named if name not in link.pulled}
+        if not there:
+            return
+        request = {
+            place: {"runs": ["."], "seen": {".": _seen_of(root / name, name, link)}} for place, name in there.items()
+        }
+        answer, _ = channel.ask("news", folders=request)
+        finished = {}
+        for place, name in there.items():
+            one = answer["folders"][place]["runs"].get(".")
+            record = None if one is None else _take(channel, root / name, name, folder, link, one)
+            if one is not None and record is not None:
+                finished[place] = (record, one["mark"])
+        for place, (record, mark) in finished.items():
+            pull(channel, root / there[place], place, PARTS)
+            records.write(root / there[place], record)
+            link.marks[there[place]] = mark
+            link.pulled.append(there[place])
+        if not finished:  # a child may have children
+            return
 
 
 def _inside(folder: Path, name: str) -> Path:
@@ -241,6 +284,8 @@ def _record(raw: bytes, run_dir: Path, folder: Path, link: Link) -> Record:
         for name in ("config", "sweep", "code", "hydra"):
             setattr(record, name, link.here(getattr(record, name), folder))
         host = f"compute.host={link.remote}"  # it was composed there, where that machine is this one
+        if "compute" not in record.config:  # a run that a script has begun below its own
+            return record
         words = {**link.words, HERE_THERE: host}
         own = (words.get(text, text) for text in record.overrides)
         record.overrides = [text for text in own if text]
@@ -260,7 +305,6 @@ def _finish(channel: Channel, folder: Path, link: Link, run: str, record: Record
     run_dir = folder / run
     there = f"{link.folder}/{run}"
     pull(channel, run_dir, there, PARTS if link.runs is not None else (*PARTS, ".hydra"))
-    _annotate(channel, run_dir, there)
     records.write(run_dir, record)
     if record.status == records.COMPLETED and run not in link.pulled:
         registering.register(store.workspace(), run_dir, promises.read(run_dir, len(record.attempts)))
@@ -268,16 +312,6 @@ def _finish(channel: Channel, folder: Path, link: Link, run: str, record: Record
     if run not in link.pulled:
         link.pulled.append(run)
     links.write(folder, link)
-
-
-def _annotate(channel: Channel, run_dir: Path, there: str) -> None:
-    """Add the tags that the run's own code has set."""
-    answer, count = channel.ask("pull", folder=there, parts=[context.ANNOTATIONS_FILE], known={})
-    lines, place = channel.read(count).decode(errors="replace").splitlines(), run_dir / context.ANNOTATIONS_FILE
-    known = set(context.content(place).decode(errors="replace").splitlines()) if place.exists() else set()
-    for line in lines if answer["files"] else ():
-        if line not in known:
-            append_line(place, line)
 
 
 def give_up(folder: Path, link: Link, run: str) -> None:
@@ -364,7 +398,7 @@ def refresh(root: Path) -> None:
     for folder in folders:
         with contextlib.suppress(RecordError):
             found = links.read(folder)
-            if found is not None and found.state in (links.STARTING, links.STARTED):
+            if found is not None and (found.owed or found.state in (links.STARTING, links.STARTED)):
                 by_machine.setdefault(found.remote, []).append(folder)
     for name, those in by_machine.items():
         _refresh(name, those)
@@ -379,7 +413,7 @@ def _refresh(name: str, folders: Sequence[Path]) -> None:
             if not stack.enter_context(links.locked(folder)):
                 continue  # a command at work brings them
             found = links.read(folder)
-            if found is None or _is_recent(found.reached, EVERY_S):
+            if found is None or (_is_recent(found.reached, EVERY_S) and not found.owed):
                 continue
             if found.why and _is_recent(found.tried, RETRY_S):
                 late.append(found)

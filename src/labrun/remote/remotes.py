@@ -35,6 +35,10 @@ class Remote:
     """An interpreter there that has the packages; None: one is made from those that are here."""
     ssh_config: str | None = None
     """A file for `ssh -F`; None: ssh's own."""
+    build: str | None = None
+    """How an environment is built there: None, or `slurm` with options of `srun`, where login nodes forbid work."""
+    wheelhouse: str | None = None
+    """A folder here with wheels, which are sent instead of asking an index; `auto`: made here."""
     data: dict[str, str] = field(default_factory=dict)
     """Folders there that hold what folders here hold: here -> there."""
     facts: dict[str, Any] = field(default_factory=dict)

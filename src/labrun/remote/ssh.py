@@ -52,13 +52,14 @@ def sockets() -> Path:
     return folder
 
 
-def command(remote: Remote, asks: bool = False, kept: str = KEPT) -> list[str]:
+def command(remote: Remote, asks: bool = False, kept: str = KEPT, tty: bool = False) -> list[str]:
     """`ssh` with all options, up to the address.
 
     Args:
         remote: the machine.
         asks: it may ask the person at the terminal.
         kept: see `KEPT`.
+        tty: what is started there has a terminal.
     """
     options = {
         "ControlMaster": "auto",
@@ -70,7 +71,7 @@ def command(remote: Remote, asks: bool = False, kept: str = KEPT) -> list[str]:
         "BatchMode": "no" if asks else "yes",
         "ClearAllForwardings": "yes",
         "ForwardAgent": "no",
-        "RequestTTY": "no",
+        "RequestTTY": "force" if tty else "no",
         "LogLevel": "ERROR",
     }
     config = [] if remote.ssh_config is None else ["-F", str(Path(remote.ssh_config).expanduser())]

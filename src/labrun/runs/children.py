@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 from labrun.errors import RecordError
-from labrun.runs import context, finalize, recording
+from labrun.runs import context, custom_locations, finalize, recording
 from labrun.runs import record as records
 from labrun.runs.record import EndReason, RunPaths
 
@@ -19,6 +19,26 @@ LARGEST = 2**24
 
 def folders(root: Path, run_dir: Path) -> list[Path]:
     """The folders of the runs that a run has noted as its own, the oldest first."""
+    return [root / name for name in _noted(run_dir) if (root / name / "run.json").is_file()]
+
+
+def names(root: Path, run_dir: Path) -> list[str]:
+    """The folders of the runs below a run, and of those below these, relative to the workspace, here already or not."""
+    found: list[str] = []
+    left = [run_dir]
+    while left:
+        new = [name for name in _noted(left.pop()) if name not in found and _is_place(name)]
+        found += dict.fromkeys(new)
+        left += [root / name for name in new]
+    return found
+
+
+def _is_place(name: str) -> bool:
+    parts = Path(name).parts
+    return ".." not in parts and custom_locations.is_usual(parts)
+
+
+def _noted(run_dir: Path) -> list[str]:
     try:
         raw = context.content(run_dir / FILE, LARGEST)
     except OSError:
@@ -26,11 +46,9 @@ def folders(root: Path, run_dir: Path) -> list[Path]:
     found = []
     for text in raw.splitlines():
         try:
-            folder = root / str(json.loads(text)["folder"])
+            found.append(str(json.loads(text)["folder"]))
         except (ValueError, KeyError, TypeError):
             continue  # half a line, of a process that was killed
-        if (folder / "run.json").is_file():
-            found.append(folder)
     return found
 
 

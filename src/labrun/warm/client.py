@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
-COLD = frozenset({"warm", "ui"})
-"""Verbs of `lab` that are not for a warm interpreter: one controls it, the other is a server itself."""
+COLD = frozenset({"warm", "ui", "shell", "connect"})
+"""Words of `lab` that are not for a warm interpreter: one controls it, one is a server itself, and a shell, or what ssh
+asks, needs this terminal as its own, which no process of a warm interpreter has."""
 CANCELED = 130
 ANSWER_S = 20.0
 """How long a server may take until the command is carried out here instead."""

@@ -113,6 +113,7 @@ def _add_keeping(verbs: Any) -> None:
     verb.add_argument(
         "--force", action="store_true", help="also runs that are live, registered, or continued by others"
     )
+    verb.add_argument("--here", action="store_true", help="keep the copies on other machines (compute.host)")
     verb = _verb(verbs, "gc", "maintain.gc", "clear up: old runs, and what no run needs; lists first, then asks")
     verb.add_argument(
         "--older-than", type=filters.age, metavar="AGE", help="runs that ended at least this long ago: 30d, 12h"
@@ -127,6 +128,7 @@ def _add_keeping(verbs: Any) -> None:
         help="keep runs that a registered model came from (the default)",
     )
     verb.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    verb.add_argument("--here", action="store_true", help="keep the copies on other machines (compute.host)")
     verb = _verb(
         verbs, "sync", "maintain.sync", "bring MLflow, or another view, up to date with the records", filtered=False
     )

@@ -18,6 +18,8 @@ from labrun.control import cancel, lease, query
 from labrun.control.query import Pair, StatusResolver
 from labrun.errors import ConfigError, RecordError
 from labrun.registry import journal
+from labrun.remote import mirror, notes, removal
+from labrun.remote.ssh import UnreachableError
 from labrun.runs import archive_export, archive_format, archive_import, context, files, removing, report, store
 from labrun.runs import record as records
 from labrun.runs.sweep_state import SweepState
@@ -37,11 +39,14 @@ def tag(options: argparse.Namespace) -> int:
         if not key.strip() or not word.isprintable():
             raise RecordError(f"{word!r} is no tag: say NAME or NAME=VALUE")
         wanted[key] = value
+    said: list[Pair] = []
     for run_dir, record in filters.select(chosen, default=None):
         if wanted or options.remove:
             _annotate(run_dir, tags=wanted, untag=list(options.remove or []))
+            said.append((run_dir, record))
             record = records.read(run_dir)
         print(f"{record.id}  {report.tags(record.tags) or 'no tags'}")
+    _pass_on(said)
     return 0
 
 
@@ -49,13 +54,22 @@ def note(options: argparse.Namespace) -> int:
     """Set the notes of runs; without a text, show them."""
     chosen, words = filters.split_words(options)
     text = " ".join(words)
+    said: list[Pair] = []
     for run_dir, record in filters.select(chosen, default=None):
         if words:
             new = f"{record.notes}\n{text}" if options.append and record.notes else text
             _annotate(run_dir, note=new)
+            said.append((run_dir, record))
             record = records.read(run_dir)
         print(f"{record.id}  {record.notes or 'no notes'}")
+    _pass_on(said)
     return 0
+
+
+def _pass_on(said: Sequence[Pair]) -> None:
+    """Have the machines that runs lie on told what was said of them, now if they answer."""
+    if notes.owe(said):
+        mirror.refresh(store.workspace())
 
 
 def _annotate(run_dir: Path, **what: object) -> None:
@@ -86,11 +100,36 @@ def remove(options: argparse.Namespace) -> int:
         return 1
     if not _agreed(f"Remove {_count(going)}?", options.yes):
         return 1
+    there = {} if options.here else _agreed_there(going, options.yes)
     live = [d for d in forced if shown(d, records.read(d)) in removing.LIVE]
     if live and (left := cancel.end_runs(live)):
         raise RecordError(f"{len(left)} of the runs still run ({left[0]}); nothing was removed")
+    _remove_there(there)
     _remove(root, going)
     return int(len(going) < len(chosen))
+
+
+def _agreed_there(going: Sequence[Pair], yes: bool) -> removal.Places:
+    """Where the runs that are to go lie on other machines, and are to be removed, too."""
+    found = removal.places(going)
+    count = {name: sum(map(len, folders.values())) for name, folders in found.items()}
+    agreed = {
+        name: folders
+        for name, folders in found.items()
+        if _agreed(
+            f"Also on {name}, where {checking.counted(count[name], 'run')} of them lie{'s' * (count[name] == 1)}?", yes
+        )
+    }
+    return agreed
+
+
+def _remove_there(found: removal.Places) -> None:
+    try:
+        removal.remove(found)
+    except UnreachableError as error:
+        raise UnreachableError(f"{error}. Nothing was removed here; --here leaves what lies there") from error
+    for name, folders in found.items():
+        print(f"removed {checking.counted(sum(map(len, folders.values())), 'run')} on {name}")
 
 
 def _registered(root: Path) -> dict[str, list[str]]:
@@ -167,6 +206,7 @@ def gc(options: argparse.Namespace) -> int:
     parts = ([_count(going)] if going else []) + ([f"{len(waste)} other folders"] if waste else [])
     if not _agreed(f"Remove {' and '.join(parts)}?", options.yes):
         return 1
+    _remove_there({} if options.here else _agreed_there(going, options.yes))
     _remove(root, going)
     for item in waste:
         removing.clear(item)

@@ -1,0 +1,56 @@
+"""`lab shell`: a shell beside a run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from labrun.cli.runs import filters
+from labrun.control.query import StatusResolver
+from labrun.remote import mirror, shell
+from labrun.runs import store
+
+EXAMPLES = """examples:
+  lab shell last                      a shell in the run's folder, on its node or its machine
+  lab shell last -L 6006              the same; http://localhost:6006 leads to port 6006 of there
+  lab shell last -L 8080:8888 -L 6006 two ports, one under another number
+  lab shell last -- nvidia-smi        one command, without a terminal
+  lab shell last -- 'ls | wc -l'      one word with spaces goes to sh
+"""
+
+
+def add(nouns: Any) -> None:
+    """Add the noun to the command line."""
+    text = "a shell beside a run: its folder, its environment, its node; ports forwarded"
+    noun = nouns.add_parser("shell", help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=EXAMPLES)
+    noun.set_defaults(act=act, command=[])
+    noun.add_argument("run", nargs="?", default="last", metavar="RUN", help=f"{filters.NAMES} (default: last)")
+    noun.add_argument(
+        "-L",
+        dest="forward",
+        action="append",
+        metavar="[LOCAL:]REMOTE",
+        help="have a port of this machine lead to one of the run's; may be given again",
+    )
+
+
+def act(options: argparse.Namespace) -> int:
+    """A shell, or one command."""
+    forwards = [shell.forward(text) for text in options.forward or ()]
+    root = store.workspace()
+    mirror.refresh(root)
+    run_dir, record = store.find(root, options.run)
+    place = shell.beside(run_dir, record)
+    status = StatusResolver()(run_dir, record)
+    if not options.command:
+        sys.stderr.write(f"lab: run {record.id} ({status}) on {place.where}: {place.folder}\n")
+        if place.unset:
+            sys.stderr.write(f"lab: not set, as records hold no values: {', '.join(place.unset)}\n")
+    is_here = place.remote is None and place.job is None
+    for one in forwards:
+        if is_here:
+            sys.stderr.write(f"lab: port {one.remote} is one of this machine already: http://localhost:{one.remote}\n")
+        else:
+            sys.stderr.write(f"lab: http://localhost:{one.local} leads to port {one.remote} of {place.where}\n")
+    return shell.run(place, options.command, forwards)

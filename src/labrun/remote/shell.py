@@ -1,0 +1,284 @@
+"""A shell beside a run (`lab shell`): in its folder, with its interpreter, on its node, with ports of there.
+
+While a run goes on in a Slurm job, the shell is a step of that job (`srun --overlap`). Of a run that has ended it is a
+shell of the machine that the folder lies on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from labrun.backends import variables
+from labrun.errors import ConfigError, RecordError
+from labrun.remote import channel, relay, ssh
+from labrun.remote import link as links
+from labrun.remote.channel import Channel, RefusedError
+from labrun.remote.remotes import Remote
+from labrun.remote.ssh import UnreachableError
+from labrun.runs import record as records
+from labrun.runs import store, sweep_state
+from labrun.runs.record import Record
+
+RC = '[ -f ~/.bashrc ] && . ~/.bashrc; {exports}; PS1="(run {id}) $PS1"'
+"""What an interactive bash reads first; the person's own file may set PATH, so ours comes after it."""
+BASH = "exec bash -c 'exec bash --rcfile <(printf %s \"$1\") -i' labrun {rc}"
+INTERACTIVE = f"command -v bash >/dev/null 2>&1 && {BASH}; exec sh -i"
+READY_S = 60.0
+"""How long the way to a node may take to be there: Slurm has to start a step."""
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A port of this machine that leads to one of there."""
+
+    local: int
+    remote: int
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Where a run is, and what it has there."""
+
+    record: Record
+    folder: str
+    """Its folder there."""
+    variables: Mapping[str, str]
+    """Where its programs and modules are."""
+    remote: Remote | None = None
+    """None: this machine."""
+    job: str | None = None
+    """Its Slurm job, while it goes on."""
+    node: str | None = None
+    slurm: str = ""
+    """The folder of Slurm's programs, where it is known."""
+    unset: Sequence[str] = field(default_factory=tuple)
+    """Variables of the run whose values nobody here knows."""
+
+    @property
+    def where(self) -> str:
+        """The machine, for a person."""
+        machine = "this machine" if self.remote is None else self.remote.name
+        return machine if self.job is None else f"node {self.node or '?'} (job {self.job}) of {machine}"
+
+
+def forward(text: str) -> Forward:
+    """A port, or `LOCAL:REMOTE`.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    parts = text.split(":")
+    ports = [int(part) for part in parts if part.isascii() and part.isdigit() and 0 < int(part) < 65536]
+    if len(parts) > 2 or len(ports) != len(parts):
+        raise ConfigError(
+            f"-L {text}: give a port, or LOCAL:REMOTE, each from 1 to 65535, as in -L 6006 or -L 8080:6006"
+        )
+    return Forward(ports[0], ports[-1])
+
+
+def beside(run_dir: Path, record: Record) -> Beside:
+    """Where a run is.
+
+    Raises:
+        UnreachableError: its machine does not answer.
+        RecordError, ConfigError: its folder is not there any more; its machine is not known.
+    """
+    folder = links.folder_of(run_dir, record)
+    found = None if folder is None else links.read(folder)
+    if folder is None or found is None:
+        return _here(run_dir, record)
+    return _there(run_dir, record, folder, found)
+
+
+def _here(run_dir: Path, record: Record) -> Beside:
+    own = record.config.get("compute", {}).get("environment") or {}
+    known = variables.known_here(own)
+    script = record.config.get("script") or {}
+    python = sys.executable
+    with contextlib.suppress(RecordError):
+        built = store.environment_folder(str(script["environment"])) if script.get("environment") else None
+        python = str(built / "bin" / "python") if built is not None else str(script.get("python") or python)
+    job, node = _job(record, record.status)
+    path = [] if script.get("python") or script.get("environment") else _path(run_dir, record)
+    found = {**known, **_programs(python, path), store.ROOT_VARIABLE: str(store.workspace())}
+    return Beside(record, str(run_dir), found, None, job, node, "", variables.missing(own))
+
+
+def _path(run_dir: Path, record: Record) -> list[str]:
+    """Where a run imports from before its interpreter's own folders: its frozen code."""
+    with contextlib.suppress(RecordError):
+        plan = sweep_state.read_plan(records.sweep_folder(run_dir, record) or run_dir)
+        state = store.state_folder(store.workspace())
+        return [place for place in plan.path if Path(place).is_relative_to(state)]
+    return []
+
+
+def _there(run_dir: Path, record: Record, folder: Path, link: links.Link) -> Beside:
+    run = os.path.relpath(run_dir, folder)
+    there = os.path.normpath(f"{link.folder}/{run}")
+    with Channel(link.machine) as conversation:
+        answer, count = conversation.ask("pull", folder=there, parts=["run.json"], known={})
+        raw = conversation.read(count)
+        if not answer["files"]:
+            raise RecordError(
+                f"{conversation.root}/{there} is not on {link.remote} any more: run {record.id} is here only"
+            )
+        own = json.loads(raw)
+        sbatch = conversation.call("hello", root=link.machine.folder, programs=["sbatch"])["programs"]["sbatch"]
+    job, node = _job(own, str(own.get("status")))
+    script = record.config.get("script") or {}
+    environment = str(script.get("environment") or "")
+    python, path = link.python, link.path
+    if environment:
+        python, path = f"{link.root}/{link.workspace}/outputs/.labrun/environments/{environment}/bin/python", []
+    elif script.get("python"):
+        python, path = str(script["python"]), []
+    named = record.config.get("compute", {}).get("environment") or {}
+    found = {**_programs(python, path), store.ROOT_VARIABLE: f"{link.root}/{link.workspace}"}
+    programs = os.path.dirname(sbatch) if sbatch else ""
+    return Beside(record, f"{link.root}/{there}", found, link.machine, job, node, programs, sorted(named))
+
+
+def _job(record: Record | Mapping[str, Any], status: str) -> tuple[str | None, str | None]:
+    """A record's Slurm job and its node, while it goes on."""
+    job = (record.job if isinstance(record, Record) else record.get("job")) or {}
+    if job.get("cluster") != "slurm" or status != records.RUNNING:
+        return None, None
+    return str(job["id"]), job.get("node")
+
+
+def _programs(python: str, path: Sequence[str]) -> dict[str, str]:
+    found = {"PATH": f"{os.path.dirname(python)}:$PATH"} if python else {}
+    return found | ({"PYTHONPATH": os.pathsep.join(path)} if path else {})
+
+
+def script(place: Beside, command: Sequence[str], is_interactive: bool) -> str:
+    """What `sh -c` is given at the run's place."""
+    exports = "; ".join(f"export {name}={_quoted(value)}" for name, value in place.variables.items())
+    start = f"{exports}; cd {shlex.quote(place.folder)} || exit 1"
+    if len(command) == 1 and any(character.isspace() for character in command[0]):
+        return f"{start}; exec sh -c {shlex.quote(command[0])}"
+    if command:
+        return f"{start}; exec {shlex.join(command)}"
+    if not is_interactive:
+        return f"{start}; exec sh"
+    return f"{start}; {INTERACTIVE.format(rc=shlex.quote(RC.format(exports=exports, id=place.record.id)))}"
+
+
+def _quoted(value: str) -> str:
+    """A value for a shell, in which `$PATH` at the end stands for what it is there."""
+    front, mark, _ = value.partition(":$PATH")
+    return f'{shlex.quote(front)}:"$PATH"' if mark else shlex.quote(value)
+
+
+def reach(place: Beside, words: Sequence[str], tty: bool) -> list[str]:
+    """The command by which words are carried out where the run is."""
+    there = list(words)
+    if place.job is not None:
+        node = [f"--nodelist={place.node}"] if place.node else []
+        step = ["--overlap", f"--jobid={place.job}", *node, "--nodes=1", "--ntasks=1", "--quiet", *["--pty"] * tty]
+        there = [os.path.join(place.slurm, "srun"), *step, *there]
+    if place.remote is None:
+        return there
+    return [*ssh.command(place.remote, tty=tty), place.remote.address, f"exec {shlex.join(there)}"]
+
+
+def run(place: Beside, command: Sequence[str], forwards: Sequence[Forward]) -> int:
+    """The shell, or the command, to its end; its exit code.
+
+    Raises:
+        ConfigError: a port cannot be had.
+        UnreachableError: the machine does not answer.
+    """
+    is_interactive = not command and os.isatty(0)
+    words = reach(place, ["sh", "-c", script(place, command, is_interactive)], tty=is_interactive)
+    with contextlib.ExitStack() as stack:
+        if forwards and (place.remote is not None or place.job is not None):
+            stack.enter_context(forwarded(place, forwards))
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to the shell, too
+        stack.callback(signal.signal, signal.SIGINT, before)
+        try:
+            process = subprocess.Popen(words, preexec_fn=_interruptible)  # noqa: PLW1509 - no thread holds a lock then
+        except OSError as error:
+            raise ConfigError(f"{words[0]} cannot be started: {error.strerror or error}") from error
+        code = process.wait()
+    return 128 - code if code < 0 else code
+
+
+def _interruptible() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def forwarded(place: Beside, forwards: Sequence[Forward]) -> Iterator[None]:
+    """Inside, ports of this machine lead to those of the run's.
+
+    Raises:
+        ConfigError: one of them cannot be had.
+        UnreachableError, RefusedError: there is no way there.
+    """
+    with contextlib.ExitStack() as stack:
+        sockets = [(stack.enter_context(_listening(one)), one.remote) for one in forwards]
+        source, nonce = Path(relay.__file__).read_bytes(), uuid.uuid4().hex
+        script = channel.REACH.format(pythons=channel.PYTHONS, count=len(source))
+        process = subprocess.Popen(
+            reach(place, ["sh", "-c", script], tty=False),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        stack.callback(process.wait)
+        stack.callback(process.kill)
+        assert process.stdin is not None and process.stdout is not None
+        with contextlib.suppress(OSError):
+            process.stdin.write(source + json.dumps({"nonce": nonce}).encode() + b"\n")
+            process.stdin.flush()
+        end = relay.Relay(cast("BinaryIO", process.stdout), cast("BinaryIO", process.stdin))
+        ready = threading.Event()
+        threading.Thread(target=_serve, args=(end, f"#labrun {nonce}#".encode(), ready), daemon=True).start()
+        deadline = time.monotonic() + READY_S
+        while not ready.wait(0.05):
+            if process.poll() is not None:
+                raise RefusedError(f"ports of {place.where} cannot be reached: see 'lab shell {place.record.id}'")
+            if time.monotonic() > deadline:
+                raise UnreachableError(f"{place.where} does not answer")
+        for listening, port in sockets:
+            end.listen(listening, port)
+        yield
+
+
+def _serve(end: relay.Relay, mark: bytes, ready: threading.Event) -> None:
+    for line in end.source:
+        if line.strip() == mark:
+            ready.set()
+            break
+    else:
+        return
+    with contextlib.suppress(OSError, ValueError):
+        end.serve(lambda number, port: None)
+
+
+@contextlib.contextmanager
+def _listening(wanted: Forward) -> Iterator[socket.socket]:
+    try:
+        listening = socket.create_server(("127.0.0.1", wanted.local))
+    except OSError as error:
+        other = f"another one: -L {wanted.local + 1 if wanted.local < 65535 else 8080}:{wanted.remote}"
+        raise ConfigError(f"-L {wanted.local}: the port cannot be had here ({error.strerror}); {other}") from error
+    with listening:
+        yield listening
