@@ -230,10 +230,12 @@ class ComputeTarget(Advising):
 
     def update(self, **settings: Any) -> None:
         """Change what its configuration said, as `max_nodes`."""
-        changed = {**self._entry, **{key: value for key, value in settings.items() if value is not None}}
+        new = {key: value for key, value in settings.items() if value is not None}
         if self.name not in _choices():
-            folder.put(self.workspace.folder, TABLE, self.name, changed)
-            self._entry = changed
+            own = self._entry
+            self._entry = dict(
+                folder.change(self.workspace.folder, TABLE, self.name, lambda now: {**(now or own), **new})
+            )
 
     def delete(self, wait_for_completion: bool = False, show_output: bool = False) -> None:
         """Take it out of the workspace's table; what `conf/compute` has stays."""

@@ -57,34 +57,41 @@ def is_anonymous(name: str) -> bool:
     return name.startswith("data-") and len(name) == 17 and all(c in "0123456789abcdef" for c in name[5:])
 
 
-def versions(workspace: Workspace, name: str) -> dict[int, Version]:
+def versions(workspace: Workspace, name: str, default: Datastore | None = None) -> dict[int, Version]:
     """The versions of a data set, the oldest first; none where there is no such data set.
+
+    Args:
+        workspace: where.
+        name: the data set's.
+        default: the default datastore, where it is at hand: its name takes a composed config.
 
     Raises:
         UserErrorException: its datastore cannot be reached.
     """
     row = folder.read_table(workspace.folder, TABLE).get(name)
     found, seen = {}, set()
+    default = default or Datastore(workspace)
+    stores = {default.name: default}
     try:
         for number, told in sorted(((int(key), one) for key, one in (row or {}).get("versions", {}).items())):
-            datastore = Datastore(workspace, told["datastore"])
+            datastore = stores.get(told["datastore"]) or Datastore(workspace, told["datastore"])
+            stores[told["datastore"]] = datastore
             seen.add((told["datastore"], told["number"]))
             made = assets.find(datastore.store, row["asset"] if row else name, told["number"])
             if made is not None:
                 content = Content(datastore, (made.path,), None, made, told.get("single", False))
                 tags = told.get("tags") or {}
                 found[number] = Version(name, number, content, told.get("table"), told.get("description") or "", tags)
-        _add_plain(workspace, name, row, found, seen)
+        _add_plain(default, name, row, found, seen)
     except DataError as error:
         raise UserErrorException(str(error)) from error
     return dict(sorted(found.items()))
 
 
 def _add_plain(
-    workspace: Workspace, name: str, row: Mapping[str, Any] | None, found: dict[int, Version], seen: set[Any]
+    datastore: Datastore, name: str, row: Mapping[str, Any] | None, found: dict[int, Version], seen: set[Any]
 ) -> None:
     """Versions that only their asset tells of."""
-    datastore = Datastore(workspace)
     for made in assets.versions(datastore.store, row["asset"] if row else place.asset_name(name)):
         if (datastore.name, made.number) in seen:
             continue
@@ -141,15 +148,38 @@ def add(
     Raises:
         UserErrorException: the name has other content, or is too near to another's.
     """
+    _check_near(workspace, name)
+    default = Datastore(workspace)
+    if content.datastore is None:
+        content = content.brought(default)
+    _ = content.entries()  # hashed before others have to wait
+    with folder.locked(workspace.folder, TABLE):
+        _check_near(workspace, name)
+        return _added(workspace, name, content, table, description, tags, new_version, hidden, default)
+
+
+def _check_near(workspace: Workspace, name: str) -> None:
     asset_name = place.asset_name(name)
     rows = folder.read_table(workspace.folder, TABLE)
     near = [one for one, row in rows.items() if row["asset"] == asset_name and one != name]
     if near:
         raise UserErrorException(f"{name!r} and {near[0]!r} would both be {asset_name} here: give another name")
-    default = Datastore(workspace)
-    if content.datastore is None:
-        content = content.brought(default)
-    before = versions(workspace, name)
+
+
+def _added(
+    workspace: Workspace,
+    name: str,
+    content: Content,
+    table: Mapping[str, Any] | None,
+    description: str | None,
+    tags: Mapping[str, Any] | None,
+    new_version: bool,
+    hidden: bool,
+    default: Datastore,
+) -> Version:
+    """As `add`, for files in a datastore; nobody else changes the table meanwhile."""
+    asset_name = place.asset_name(name)
+    before = versions(workspace, name, default)
     newest = before[max(before)] if before else None
     if newest is not None and _is_same(newest, content, table):
         number = newest.number
@@ -161,7 +191,8 @@ def add(
         )
     else:
         number = 0
-    made, _ = content.registered(asset_name, default)
+    assert content.datastore is not None
+    made, _ = content.registered(asset_name, content.datastore)
     assert made.asset is not None and made.datastore is not None
     if not number:
         number = max(made.asset.number, 1 + max(before, default=0)) if before else made.asset.number
@@ -193,26 +224,28 @@ def _is_same(version: Version, content: Content, table: Mapping[str, Any] | None
 
 def tell(workspace: Workspace, version: Version, description: str | None, tags: Mapping[str, Any]) -> Version:
     """Change what the table says of a version."""
-    row = dict(folder.read_table(workspace.folder, TABLE).get(version.name) or {})
-    if str(version.number) not in row.get("versions", {}):
-        add(workspace, version.name, version.content, version.table)
-        row = dict(folder.read_table(workspace.folder, TABLE)[version.name])
-    told = row["versions"][str(version.number)]
-    told["description"] = version.description if description is None else description
-    told["tags"] = {str(key): str(value) for key, value in tags.items()}
-    folder.put(workspace.folder, TABLE, version.name, row)
+    with folder.locked(workspace.folder, TABLE):
+        row = dict(folder.read_table(workspace.folder, TABLE).get(version.name) or {})
+        if str(version.number) not in row.get("versions", {}):
+            add(workspace, version.name, version.content, version.table)
+            row = dict(folder.read_table(workspace.folder, TABLE)[version.name])
+        told = row["versions"][str(version.number)]
+        told["description"] = version.description if description is None else description
+        told["tags"] = {str(key): str(value) for key, value in tags.items()}
+        folder.put(workspace.folder, TABLE, version.name, row)
     return Version(version.name, version.number, version.content, version.table, told["description"], told["tags"])
 
 
 def forget(workspace: Workspace, name: str) -> None:
     """Unregister all versions of a data set; its files stay."""
     try:
-        registered = {
-            (one.content.store.identity, one.content.asset): one for one in versions(workspace, name).values()
-        }
-        for (_, asset), version in registered.items():
-            if asset is not None:
-                assets.unregister(version.content.store, asset)
+        with folder.locked(workspace.folder, TABLE):
+            registered = {
+                (one.content.store.identity, one.content.asset): one for one in versions(workspace, name).values()
+            }
+            for (_, asset), version in registered.items():
+                if asset is not None:
+                    assets.unregister(version.content.store, asset)
+            folder.put(workspace.folder, TABLE, name, None)
     except DataError as error:
         raise UserErrorException(str(error)) from error
-    folder.put(workspace.folder, TABLE, name, None)
