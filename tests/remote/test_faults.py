@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
+import queue
 import shutil
 import signal
 import socket
@@ -20,10 +22,23 @@ import pytest
 
 import far
 from conftest import Command
-from helpers import PLAIN, call_here, wait_for
+from helpers import PLAIN, call_here, program, wait_for
 from labrun import app, cli
 from labrun.errors import LabrunError
-from labrun.remote import backend, carry, channel, clocks, data, environment, helper, mirror, packed, remotes, searching
+from labrun.remote import (
+    backend,
+    carry,
+    channel,
+    clocks,
+    data,
+    environment,
+    helper,
+    mirror,
+    packed,
+    remotes,
+    searching,
+    ssh,
+)
 from labrun.remote import link as links
 from labrun.remote.ssh import UnreachableError
 from labrun.runs import record as records
@@ -63,9 +78,9 @@ def script(workspace: Path) -> None:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits long for a machine that does not answer."""
-    monkeypatch.setattr(channel, "QUIET_S", 1.5)
-    monkeypatch.setattr(channel, "LONGEST_PAUSE_S", 1.0)
-    monkeypatch.setattr(backend, "LONGEST_PAUSE_S", 1.0)
+    monkeypatch.setattr(channel, "QUIET_S", 1.0)
+    monkeypatch.setattr(channel, "LONGEST_PAUSE_S", 0.5)
+    monkeypatch.setattr(backend, "LONGEST_PAUSE_S", 0.5)
 
 
 def runs_of(workspace: Path) -> list[Record]:
@@ -117,13 +132,13 @@ class Cutting:
         if phase in self.PHASES and phase not in self.cut:
             self.cut.append(phase)
             self.box.set_link(up=False)
-            threading.Timer(2.0, self.box.set_link, [True]).start()
+            threading.Timer(1.2, self.box.set_link, [True]).start()
 
 
 def test_a_link_that_is_cut_in_each_phase_of_a_submit(
     box: far.Far, script: None, hasty: None, labrun_here: Command, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Takes over 15 s: the link is down for two seconds in each of eight phases."""
+    """Takes over 15 s: the link is down for a while in each of eight phases."""
     box.inside(f"rm -rf /home/{far.USER}/.labrun")
     cutting = Cutting(box, monkeypatch)
     done = labrun_here(*WORDS, "seed=0,1,2", "compute.retries=1")
@@ -491,3 +506,160 @@ def test_a_laptop_that_dies_in_each_phase_of_a_submit(
     assert watched.returncode == 0, watched.stderr
     assert [(one.status, len(one.attempts)) for one in runs_of(workspace)] == [("completed", 1)] * 3
     assert ledger(box) == ["begun 0", "begun 2", "begun 3"]
+
+
+@pytest.fixture
+def small(tmp_path_factory: pytest.TempPathFactory, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> far.Far:
+    """A machine whose disk is small."""
+    if (why := far.can_be_had()) is not None:
+        pytest.skip(why)
+    with far.machine(tmp_path_factory.mktemp("small"), home_size="48m") as machine:
+        machine.make_known(workspace, monkeypatch)
+        yield machine
+
+
+def test_a_full_disk_there_is_told_and_leaves_nothing_half(
+    small: far.Far, script: None, labrun_here: Command, lab_here: Command, workspace: Path
+) -> None:
+    """Takes over 15 s: a machine of its own, and runs whose disk is full for a while."""
+    home = f"/home/{far.USER}"
+    small.inside(f"dd if=/dev/zero of={home}/fill bs=4k count=11000; dd if=/dev/zero of={home}/rest bs=4k")
+    refused = labrun_here(*WORDS, "seed=0,2,3")
+    assert refused.returncode == 2 and "the disk of box is full" in refused.stderr, refused.stderr
+    assert {one.status for one in runs_of(workspace)} == {"canceled"} and ledger(small) == []
+    assert small.inside(f"find {home}/.labrun -name '*partial*'") == "" and links.live(workspace) == []
+    shutil.rmtree(workspace / "multirun")
+    small.inside(f"rm {home}/fill {home}/rest")
+    begun = labrun_here(*WORDS, "seed=0,2,3,4,5,6", "compute.detach=true", "compute.max_parallel=1")
+    assert begun.returncode == 0, begun.stderr
+    small.inside(f"dd if=/dev/zero of={home}/fill bs=4k")
+    time.sleep(3)
+    small.inside(f"rm {home}/fill")
+    watched = lab_here("runs", "watch", "last")
+    assert watched.returncode == 0, watched.stderr
+    found = runs_of(workspace)
+    assert [one.status for one in found] == ["completed"] * 6
+    assert all(sum(one["status"] == "completed" for one in record.attempts) == 1 for record in found)
+    assert set(ledger(small)) == {f"begun {number}" for number in (0, 2, 3, 4, 5, 6)}
+
+
+def test_a_clock_two_hours_ahead(
+    tmp_path_factory: pytest.TempPathFactory,
+    script: None,
+    labrun_here: Command,
+    lab_here: Command,
+    workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All that the user there starts has another time, its files' times included."""
+    if (why := far.can_be_had()) is not None:
+        pytest.skip(why)
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+    assert library is not None, "tests/storage/install fetches faketime"
+    set_clock = f"SetEnv LD_PRELOAD={library} FAKETIME=+2h"
+    with far.machine(tmp_path_factory.mktemp("ahead"), sshd=set_clock) as ahead:
+        ahead.make_known(workspace, monkeypatch)
+        began = records.now()
+        done = labrun_here(*WORDS, "seed=0,1,2", "compute.retries=1")
+        assert done.returncode == 0, done.stderr
+        assert "the clock of box is 2.0 h ahead of this machine's" in done.stderr
+        found = runs_of(workspace)
+        assert [one.status for one in found] == ["completed"] * 3
+        for one in found:
+            moments = [one.created, *(attempt[key] for attempt in one.attempts for key in ("started", "ended"))]
+            assert [began, *moments, records.now()] == sorted([began, *moments, records.now()]), one
+            assert one.duration_s is not None and 0 < one.duration_s < 60
+        assert "2.0 h" not in lab_here("runs", "ls").stdout
+
+
+class SlowLink:
+    """Takes connections for a machine, and has each byte come 200 ms late; now and then nothing comes for a second.
+
+    Args:
+        address: the machine's.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address, self._server = address, socket.create_server(("127.0.0.1", 0))
+        self.port, self.stalls = self._server.getsockname()[1], 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._server.accept()
+                distant = socket.create_connection((self._address, 22))
+                for source, target in ((near, distant), (distant, near)):
+                    late: queue.Queue[tuple[float, bytes]] = queue.Queue()
+                    threading.Thread(target=self._take, args=(source, late), daemon=True).start()
+                    threading.Thread(target=self._give, args=(target, late), daemon=True).start()
+
+    def _take(self, source: socket.socket, late: queue.Queue[tuple[float, bytes]]) -> None:
+        content = b"-"
+        while content:
+            try:
+                content = source.recv(1 << 16)
+            except OSError:
+                content = b""
+            late.put((time.monotonic() + 0.2, content))
+
+    def _give(self, target: socket.socket, late: queue.Queue[tuple[float, bytes]]) -> None:
+        given = 0
+        while True:
+            moment, content = late.get()
+            given += 1
+            if given % 50 == 0:
+                self.stalls += 1
+                moment += 1.0
+            time.sleep(max(0.0, moment - time.monotonic()))
+            with contextlib.suppress(OSError):
+                if not content:
+                    return target.shutdown(socket.SHUT_WR)
+                target.sendall(content)
+
+    def close(self) -> None:
+        self._server.close()
+
+
+def test_a_slow_link(
+    box: far.Far, script: None, labrun_here: Command, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Takes over 15 s: a fifth of a second each way for each request, and seconds in which nothing comes."""
+    box.inside(f"rm -rf /home/{far.USER}/.labrun")
+    link = SlowLink(box.address)
+    text = box.ssh_config.read_text().replace(f"HostName {box.address}", f"HostName 127.0.0.1\n  Port {link.port}")
+    (workspace / "ssh_config").write_text(f"{text}  HostKeyAlias {box.address}\n")
+    box.make_known(workspace, monkeypatch, ssh_config=str(workspace / "ssh_config"))
+    try:
+        done = labrun_here(*WORDS, "seed=0,1,2", "compute.retries=1")
+    finally:
+        ssh.close(remotes.get("box"))
+        link.close()
+        box.make_known(workspace, monkeypatch)
+    assert done.returncode == 0 and link.stalls, done.stderr
+    assert [(one.status, len(one.attempts)) for one in runs_of(workspace)] == [
+        ("completed", 1),
+        ("completed", 2),
+        ("completed", 1),
+    ]
+
+
+def test_two_laptops_on_one_machine(box: far.Far, script: None, workspace: Path, labrun: Command) -> None:
+    """Takes over 15 s: two commands at once, each in a workspace of its own; both send the same code and labrun."""
+    box.inside(f"rm -rf /home/{far.USER}/.labrun")
+    ledger(box)
+    laptops = []
+    for name in ("one", "two"):
+        folder = workspace / name
+        folder.mkdir()
+        for part in ("train.py", "data", "conf"):
+            target = folder / part
+            (shutil.copytree if (workspace / part).is_dir() else shutil.copy)(workspace / part, target)
+        words = program("labrun", *WORDS, "seed=0,1,2", "compute.retries=1")
+        laptops.append(subprocess.Popen(words, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL))
+    told = [process.communicate()[1] for process in laptops]
+    assert [process.returncode for process in laptops] == [0, 0], told
+    for name in ("one", "two"):
+        found = runs_of(workspace / name)
+        assert [(one.status, len(one.attempts)) for one in found] == [(records.COMPLETED, n) for n in (1, 2, 1)]
+    assert ledger(box) == sorted(["begun 0", "begun 1", "begun 1", "begun 2"] * 2)
