@@ -317,6 +317,12 @@ class Sweep(Handle):
         """The experiment's name."""
         return self.folder.parent.name
 
+    @property
+    def parent(self) -> Run | None:
+        """The run that it was submitted below, if any."""
+        found = sweep_state.parent_of(self.folder)
+        return Run(store.find(root_of(self.folder), found)[0]) if found else None
+
     def get_children(self, **_: Any) -> list[Run]:
         """Its runs, in their order."""
         mirror.refresh(root_of(self.folder))
@@ -348,6 +354,8 @@ class Sweep(Handle):
         with contextlib.suppress(RecordError):
             plan = sweep_state.read_plan(self.folder)
             if plan.command is not None and not takeover.is_over(self.folder):
+                if takeover.is_going_on(self.folder):  # an AutoML search fits its best pipeline to all data
+                    return False
                 return bool(states) and all(state in over for state in states)
             if len(states) < len(plan.runs):
                 return False
@@ -373,13 +381,18 @@ class Sweep(Handle):
         Raises:
             RecordError: no completed run has it.
         """
-        pairs = [(run.folder, run.record) for run in self.get_children()]
+        return self.best_of(self.get_children(), metric)
+
+    def best_of(self, children: Sequence[Run], metric: str | None = None) -> Run:
+        """As `get_best_child`, of some of its runs."""
+        pairs = [(run.folder, run.record) for run in children]
         if metric is None:
             wanted = objective.common([record for _, record in pairs]) if pairs else None
             ranked = sorted(pairs, key=lambda pair: -objective.rank(pair[1], wanted))
             if ranked and objective.rank(ranked[0][1], wanted) > float("-inf"):
                 return Run(ranked[0][0])
-        return Run(store.best(pairs, metric or self.metric, lambda run_dir, record: True, self.folder)[0])
+        wanted_metric = metric or (objective.common([record for _, record in pairs]).metric if pairs else "accuracy")
+        return Run(store.best(pairs, wanted_metric, lambda run_dir, record: True, self.folder)[0])
 
     get_best_run_by_primary_metric = get_best_child
 

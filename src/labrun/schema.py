@@ -394,6 +394,7 @@ class Sweep:
     max_concurrent: Count | None = None
     timeout_min: Positive | None = None
     trial_timeout_min: Positive | None = None
+    stop_at: float | None = None
     metric: str | list[str] = "auto"
     goal: Goal | list[Goal] = "auto"
     seed: CountOrZero = 0

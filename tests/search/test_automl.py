@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 from conftest import Command
 from helpers import lab, start, start_labrun, statuses, sweep_dir, wait_for, write_model
 from labrun.control.objective import Objective
+from labrun.errors import RecordError
+from labrun.handles import Sweep
 from labrun.runs import record as records
 from labrun.runs.record import RunPaths
 from labrun.search import automl
@@ -207,12 +210,17 @@ def test_an_interrupt_while_the_best_is_fitted(workspace: Path) -> None:
         cwd=workspace,
         cold=True,
     )
-    wait_for(
-        lambda: any(
-            records.read(path.parent).status == "running" for path in workspace.glob("multirun/*/*/best/run.json")
-        ),
-        180,
-    )
+    over = []
+
+    def is_fitted() -> bool:
+        for folder in workspace.glob("multirun/*/*"):
+            with contextlib.suppress(RecordError):
+                over.append(Sweep(folder).is_over)
+        found = workspace.glob("multirun/*/*/best/run.json")
+        return any(records.read(path.parent).status == "running" for path in found)
+
+    wait_for(is_fitted, 180)
+    assert over and not any(over), "a search is not over while its best pipeline is still to be fitted"
     search.terminate()
     out, err = search.communicate(timeout=120)
     assert search.returncode == 130 and "goes on with the search" in err and "Traceback" not in err

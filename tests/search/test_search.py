@@ -267,6 +267,16 @@ def test_a_trial_over_its_time_is_stopped(workspace: Path, labrun: Command) -> N
     assert (found[2].error or {})["message"] == "sweep.trial_timeout_min=0.03"
 
 
+def test_a_search_ends_once_a_trial_is_good_enough(workspace: Path, labrun: Command) -> None:
+    write_climber(workspace)
+    words = ("model.quality=0.1,0.2,0.9,0.3,0.4", "model.seconds=0", "sweep.max_concurrent=1", "sweep.metric=score")
+    done = labrun("-m", "sweep.stop_at=0.8", "sweep=grid", "model=climber", *words, *PLAIN)
+    assert done.returncode == 0, done.stderr
+    found = runs(workspace)
+    assert [round(float(found[number].metrics["score"]), 1) for number in sorted(found)] == [0.1, 0.2, 0.9]
+    assert "score=0.9 has reached sweep.stop_at=0.8: no more trials are begun" in done.stdout
+
+
 def test_a_sweep_over_its_time_begins_no_more_trials(workspace: Path, labrun: Command) -> None:
     """Over 15 s: that time itself."""
     write_climber(workspace)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from labrun.azureml import automl_data, compute
 from labrun.azureml.automl_run import AutoMLRun
+from labrun.azureml.featurization import FeaturizationConfig
 from labrun.azureml.submitting import Config, submit
 from labrun.azureml.telling import once
 from labrun.azureml.words import word
@@ -168,10 +169,12 @@ class AutoMLConfig(Config):
         if given.get("data_script"):
             return automl_data.of_script(Path(str(given["data_script"])), self.path)
         if given.get("training_data") is None:
+            if self._dropped():
+                once("AutoMLConfig: FeaturizationConfig.drop_columns is for training_data; X is taken whole")
             return {name: given.get(name) for name in ("X", "y", "X_valid", "y_valid")}
         label = str(given.get("label_column_name") or "")
         weights = given.get("weight_column_name")
-        without = [str(weights)] if weights else []
+        without = [*([str(weights)] if weights else []), *self._dropped()]
         x, y = automl_data.of_table(given["training_data"], label, "training_data", without)
         parts = {"X": x, "y": y}
         for name in ("validation_data", "test_data"):
@@ -180,6 +183,14 @@ class AutoMLConfig(Config):
             elif given.get(name) is not None:
                 once(f"AutoMLConfig: {name} is not used: validation_data tests the best pipeline")
         return parts
+
+    def _dropped(self) -> list[str]:
+        """The columns that a `FeaturizationConfig` leaves out; what else it says is told."""
+        config = self.user_settings.get("featurization")
+        if not isinstance(config, FeaturizationConfig):
+            return []
+        config.tell()
+        return [str(name) for name in config.drop_columns]
 
     def words(self, experiment: Experiment) -> list[str]:
         """What is typed after `labrun`."""
@@ -227,12 +238,12 @@ class AutoMLConfig(Config):
         if count is None and minutes is None:
             count = DEFAULT_ITERATIONS
             once(f"AutoMLConfig: neither iterations nor a timeout is given: {count} iterations")
-        if given.get("experiment_exit_score") is not None:
-            once("AutoMLConfig: experiment_exit_score is not used: the search goes on to its last iteration")
+        score = given.get("experiment_exit_score")
         return [
             f"sweep.max_trials={int(count) if count is not None else 1000}",
             *([f"sweep.timeout_min={float(minutes):g}"] if minutes is not None else []),
             *([f"sweep.trial_timeout_min={float(each):g}"] if each is not None else []),
+            *([f"sweep.stop_at={float(score)!r}"] if score is not None else []),
             *([f"sweep.max_concurrent={int(given.get('max_concurrent_iterations') or 1)}"]),
         ]
 

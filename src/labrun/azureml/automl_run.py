@@ -6,7 +6,6 @@ import json
 import math
 import os
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from labrun.azureml.words import word
 from labrun.compat.azureml import absent
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compat.azureml.training import registered
+from labrun.control import objective
 from labrun.errors import LabrunError
 from labrun.runs import record as records
 from labrun.search import automl as search
@@ -27,7 +27,6 @@ from labrun.search import automl as search
 PICKLE = "outputs/model.pkl"
 PARTS = {"algorithm": "estimator", "preprocessor": "preprocessor"}
 """The SDK's words for the parts of a pipeline, and labrun's."""
-LAST_FIT_S, POLL_S = 600.0, 0.5
 ALIASES = {"r2": "r2_score", "rmse": "root_mean_squared_error", "mae": "mean_absolute_error"}
 """labrun's names of metrics, and the SDK's."""
 
@@ -106,6 +105,25 @@ class AutoMLRun(Run):
 
     model_id: str | None = None
 
+    @property
+    def run_id(self) -> str:
+        """Its id."""
+        return self.id
+
+    def summary(self) -> list[list[Any]]:
+        """For each pipeline, how many iterations had it, and the best of their scores."""
+        trials = self._trials()
+        wanted = objective.common([run.record for run in trials])
+        scores: dict[str, list[float]] = {}
+        for run in trials:
+            name = search.pipeline_name(run.record) or ""
+            scores.setdefault(name, []).append(float(run.record.metrics.get(wanted.metric, math.nan)))
+        pick = max if wanted.maximize else min
+        return [
+            [name, len(found), pick((one for one in found if one == one), default=math.nan)]
+            for name, found in scores.items()
+        ]
+
     def _trials(self) -> list[Any]:
         """labrun's runs of the pipelines, in their order; not the last fits of the best."""
         children = self._work.get_children()
@@ -158,14 +176,14 @@ class AutoMLRun(Run):
         return found
 
     def _best(self, metric: str | None) -> IterationRun:
+        trials = self._trials()
         try:
             own = {sdk: ours for ours, sdk in ALIASES.items()}.get(str(metric), metric)
-            logged = {name for run in self._trials() for name in run.metrics}
-            work = self._work.get_best_child(None if metric is None else metric if metric in logged else own)
+            logged = metric is None or any(metric in run.record.metrics for run in trials)
+            work = self._work.best_of(trials, metric if logged else own)
         except LabrunError as error:
             raise UserErrorException(f"AutoMLRun: {error}") from error
-        trials = {run.id: run for run in self._trials()}
-        return IterationRun(self._experiment, work=trials.get(work.id, work), run_type="azureml.scriptrun")
+        return IterationRun(self._experiment, work=work, run_type="azureml.scriptrun")
 
     def get_best_child(self, metric: str | None = None, onnx_compatible: bool = False, **kwargs: Any) -> IterationRun:
         """The best iteration by the primary metric, or by another."""
@@ -184,20 +202,27 @@ class AutoMLRun(Run):
         if return_onnx_model:
             absent.not_here("get_output(return_onnx_model=True)", "get_output() gives a model of scikit-learn")
         run = self._iteration(iteration) if iteration is not None else self._best(metric)
-        fitted = self._fitted(run)
+        fitted = self._fitted(run, iteration is None and metric is None)
         return run, FittedModel(fitted)
 
     def _iteration(self, number: int) -> IterationRun:
-        for run in self._trials():
+        trials = self._trials()
+        for run in trials:
             if run.record.sweep["number"] == number:
                 return IterationRun(self._experiment, work=run, run_type="azureml.scriptrun")
-        raise UserErrorException(f"AutoMLRun {self.id}: there is no iteration {number}; it has {len(self._trials())}")
+        raise UserErrorException(f"AutoMLRun {self.id}: there is no iteration {number}; it has {len(trials)}")
 
-    def _fitted(self, run: IterationRun) -> Path:
-        """The folder of the run that has a pipeline's fitted model."""
-        self._wait_for_last_fit()
+    def _fitted(self, run: IterationRun, is_best: bool = False) -> Path:
+        """The folder of the run that has a pipeline's fitted model.
+
+        Args:
+            run: of the pipeline.
+            is_best: it is known to be the best.
+        """
+        if not self._work.is_over:  # the best is fitted when the search ends
+            self._work.wait_for_completion(raise_on_error=False)
         best = Path(self._work.folder) / search.BEST
-        is_best = run.id == self._best(None).id and (best / "run.json").is_file()
+        is_best = (best / "run.json").is_file() and (is_best or run.id == self._best(None).id)
         if is_best and records.read(best).status == records.COMPLETED:
             return best
         for child in api.runs(root=self.experiment.workspace.folder, tags={"azureml.refit": run.id}):
@@ -214,19 +239,6 @@ class AutoMLRun(Run):
                 f"AutoMLRun: iteration {record.sweep['number']} cannot be fitted: {error}"
             ) from error
         return Path(work.folder)
-
-    def _wait_for_last_fit(self) -> None:
-        """Until the best pipeline is fitted to all training data, which follows the last iteration."""
-        best, log = Path(self._work.folder) / search.BEST / "run.json", self._work.log_file()
-        end = time.monotonic() + LAST_FIT_S
-        while time.monotonic() < end and not (
-            log and log.is_file() and "\nfolder: " in log.read_text(errors="replace")
-        ):
-            if best.is_file() and records.read(best.parent).finished:
-                return
-            if self._work.is_over and not any(run.status == records.COMPLETED for run in self._trials()):
-                return
-            time.sleep(POLL_S)
 
     def register_model(  # type: ignore[override]
         self,
@@ -256,7 +268,6 @@ class AutoMLRun(Run):
             ActivityFailedException: no iteration completed.
         """
         details = super().wait_for_completion(show_output, wait_post_processing, raise_on_error=False)
-        self._wait_for_last_fit()
         failed = [run for run in self._trials() if run.status in (records.FAILED, records.LOST)]
         if len(failed) == len(self._trials()) and raise_on_error:
             super().wait_for_completion(False, wait_post_processing, raise_on_error=True)

@@ -60,6 +60,9 @@ class Feed(Protocol):
     def close(self, why: str) -> None:
         """Nothing more is to begin."""
 
+    def done(self) -> None:
+        """All runs have ended; the controller still holds its lease."""
+
 
 def run(
     folder: Path,
@@ -93,6 +96,8 @@ def run(
         runner = registry.get(plan.target).executor(folder, plan, count, head)
         try:
             _drive(runner, folder, plan, pending, view, lease, environment or {}, feed)
+            if feed is not None:
+                feed.done()
         except BaseException:
             runner.close()
             raise

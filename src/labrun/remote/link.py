@@ -83,6 +83,8 @@ class Link:
     tried: float = 0.0
     why: str = ""
     """Why it was not reached, if it was not."""
+    living: bool = False
+    """Whether its controller lived when the machine last answered."""
 
     @property
     def machine(self) -> Remote:

@@ -116,6 +116,7 @@ def _bring(channel: Channel, folder: Path, link: Link) -> tuple[list[str], bool]
             break
     link.reached, link.why, link.owed = time.time(), "", False
     _bring_children(channel, folder, link)
+    link.living = bool(news["living"])
     if link.runs is None:
         note_runs(folder)
     link.state = links.STARTED if link.state == links.STARTING and news["living"] else link.state

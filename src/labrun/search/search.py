@@ -308,6 +308,7 @@ class Search:
         if values is not None:
             self._is_measured = True
             self.study.tell(one.number, values)
+            self._look_whether_it_is_enough(values[0])
             return
         missing = " and no ".join(o.metric for o in self.objectives if o.metric not in record.metrics)
         self.study.fail(one.number, f"it logged no {missing}")
@@ -328,6 +329,17 @@ class Search:
                 missing,
                 logged,
             )
+
+    def _look_whether_it_is_enough(self, value: float) -> None:
+        """End the search once a trial is as good as `stop_at` asks."""
+        limit, first = self.settings.get("stop_at"), self.objectives[0]
+        if limit is None or self._closed is not None or not first.score(value) >= first.score(float(limit)):
+            return
+        why = f"{first.metric}={value:.6g} has reached sweep.stop_at={limit:g}"
+        log.info("%s: no more trials are begun, and those that run are stopped", why)
+        self.close(why)
+        for one in self._trials.values():
+            self._stop(one, why)
 
     def look(self) -> None:
         """End what is not worth going on, and what has had its time."""
@@ -382,6 +394,10 @@ class Search:
     def close(self, why: str) -> None:
         """Nothing more is to begin."""
         self._closed = why
+
+    def done(self) -> None:
+        """The trials are over, and what is made of them follows; readers are to see no gap between."""
+        takeover.mark_ending(self.trials.folder)
 
     def rest(self) -> None:
         """Note how much of the time is used."""

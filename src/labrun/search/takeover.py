@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from labrun.config.hydra_files import value_here, with_variables
+from labrun.remote import link as links
 from labrun.runs import context, sweep_state
 from labrun.runs import record as records
 from labrun.runs.sweep_state import SweepState
@@ -28,12 +29,18 @@ def begin(folder: Path) -> None:
 def ending(folder: Path) -> Iterator[None]:
     """Inside, the trials are over and what is left of them is made."""
     state = SweepState(folder)
-    records.replace_text(state.search_ending, json.dumps(records.process_identity()), to_disk=False)
+    mark_ending(folder)
     try:
         yield
         state.search_over.touch()
     finally:
         state.search_ending.unlink(missing_ok=True)
+
+
+def mark_ending(folder: Path) -> None:
+    """From now on this process makes what is left of the trials; inside `ending` it does."""
+    text = json.dumps(records.process_identity())
+    records.replace_text(SweepState(folder).search_ending, text, to_disk=False)
 
 
 def cancel(folder: Path) -> None:
@@ -58,6 +65,12 @@ def is_ending(folder: Path) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(process, dict) and records.process_lives(process) is not False
+
+
+def is_going_on(folder: Path) -> bool:
+    """Whether something is still made of a search's trials, here or on the machine that it was carried to."""
+    link = links.read(folder)
+    return is_ending(folder) or (link is not None and link.state == links.STARTED and link.living)
 
 
 def take_over(folder: Path) -> int:

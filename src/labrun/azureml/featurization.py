@@ -1,0 +1,72 @@
+"""`FeaturizationConfig`: what an `AutoMLConfig` is told of its columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from labrun.azureml.telling import once
+
+
+class FeaturizationConfig:
+    """How columns become features. labrun drops columns as it is told; of the rest it says once that it is not used.
+
+    Args:
+        blocked_transformers: told, and not used.
+        column_purposes: told, and not used.
+        transformer_params: told, and not used.
+        drop_columns: columns that are no part of the samples.
+        **kwargs: told, and not used.
+    """
+
+    def __init__(
+        self,
+        blocked_transformers: Sequence[str] | None = None,
+        column_purposes: dict[str, str] | None = None,
+        transformer_params: Any = None,
+        drop_columns: Sequence[str] | None = None,
+        dataset_language: str | None = None,
+        prediction_transform_type: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        self.blocked_transformers = list(blocked_transformers or [])
+        self.column_purposes = dict(column_purposes or {})
+        self.transformer_params: dict[str, Any] = dict(transformer_params or {})
+        self.drop_columns = list(drop_columns or [])
+        self.dataset_language, self.prediction_transform_type = dataset_language, prediction_transform_type
+
+    def add_blocked_transformers(self, transformers: str | Sequence[str]) -> None:
+        """Told, and not used."""
+        self.blocked_transformers += [transformers] if isinstance(transformers, str) else list(transformers)
+
+    def add_column_purpose(self, column_name: str, feature_type: str) -> None:
+        """Told, and not used."""
+        self.column_purposes[column_name] = feature_type
+
+    def add_drop_columns(self, drop_columns: str | Sequence[str]) -> None:
+        """Columns that are no part of the samples."""
+        self.drop_columns += [drop_columns] if isinstance(drop_columns, str) else list(drop_columns)
+
+    def add_transformer_params(self, transformer: str, cols: Sequence[str], params: dict[str, Any]) -> None:
+        """Told, and not used."""
+        self.transformer_params.setdefault(transformer, []).append((list(cols), dict(params)))
+
+    def remove_column_purpose(self, column_name: str) -> None:
+        """As if it had not been said."""
+        self.column_purposes.pop(column_name, None)
+
+    def tell(self) -> None:
+        """Say once what has no effect."""
+        parts = {
+            "blocked_transformers": self.blocked_transformers,
+            "column_purposes": self.column_purposes,
+            "transformer_params": self.transformer_params,
+            "dataset_language": self.dataset_language,
+            "prediction_transform_type": self.prediction_transform_type,
+        }
+        unused = [name for name, value in parts.items() if value]
+        if unused:
+            once(
+                f"FeaturizationConfig: {', '.join(unused)} is not used: gaps are filled and words are encoded "
+                "as model.preprocess does it"
+            )
