@@ -27,6 +27,21 @@ if sys.argv[1] == "goes_on":
         sys.exit(3)
     except SystemExit:
         run.log("loss", 2)
+def nested(code):
+    raise SystemExit(code)
+if sys.argv[1] == "raises_exit":
+    nested(4)
+if sys.argv[1] == "exits_well":
+    raise SystemExit(nested.__doc__)
+if sys.argv[1] == "caught":
+    try:
+        sys.exit(3)
+    except SystemExit:
+        pass
+if sys.argv[1] == "untold":
+    raise SystemExit(0)
+if sys.argv[1] == "at_once":
+    os._exit(0)
 if sys.argv[1] == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
 if sys.argv[1] == "interrupted":
@@ -37,6 +52,11 @@ ENDS = {
     "raises": "failed",
     "exits": "failed",
     "goes_on": "completed",
+    "raises_exit": "failed",
+    "exits_well": "completed",
+    "caught": "completed",
+    "untold": "lost",
+    "at_once": "lost",
     "killed": "lost",
     "interrupted": "canceled",
 }
@@ -50,16 +70,20 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_program_that_does_not_end_its_run(workspace: Path) -> None:
-    """Takes up to 30 s: six programs, since each may end but once."""
+    """Takes up to 40 s: eleven programs, since each may end but once. `-m` tells no exit code of `SystemExit`."""
     (workspace / "program.py").write_text(PROGRAM)
-    programs = {name: subprocess.Popen([sys.executable, "program.py", name]) for name in ENDS}
+    how = {name: ["-m", "program"] if name == "untold" else ["program.py"] for name in ENDS}
+    programs = {name: subprocess.Popen([sys.executable, *how[name], name]) for name in ENDS}
     for program in programs.values():
         program.wait()
     found = {run.name: run for run in labrun.runs()}
     assert {name: run.status for name, run in found.items()} == ENDS
     assert found["raises"].record.reason == "bad" and "ValueError: bad" in found["raises"].log_text()
     assert "exit code 3" in found["exits"].record.reason
-    assert all(run.log_text().startswith("begun") for run in found.values() if run.name != "killed")
+    assert "exit code 4" in found["raises_exit"].record.reason
+    assert "was not ended" in found["untold"].log_text()
+    quiet = ("killed", "at_once")
+    assert all(run.log_text().startswith("begun") for run in found.values() if run.name not in quiet)
     record = found["ends"].record
     assert record.command.endswith("program.py ends") and (Path(record.code["folder"]) / "program.py").is_file()
     assert (found["ends"].folder / "heartbeat").exists()

@@ -8,16 +8,20 @@ that readers show as `lost`.
 from __future__ import annotations
 
 import atexit
+import contextlib
+import dis
 import functools
+import gc
 import json
 import logging
 import os
 import shlex
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, NoReturn, SupportsFloat
 
 from labrun.checking import is_secret
@@ -48,8 +52,9 @@ def start_run(
 ) -> ActiveRun:
     """Begin a run of this program: it logs to it, and ends it with `complete()` or `fail()`, or by `with`.
 
-    A program that ends without either ends the run: completed if the program ended well, else failed or canceled. Its
-    exit code is known from `sys.exit`; `raise SystemExit(1)` without `with` cannot be seen.
+    A program that ends without either ends the run: completed if the program ended well, else failed, or canceled
+    (also where a notebook's kernel is restarted). A killed program's run is shown as lost; so is, without `with`, that
+    of `python -m` and `python -c` ended by `raise SystemExit`, whose exit code Python tells of scripts alone.
 
     Args:
         name: the experiment's name: the folder below `outputs/` that holds the run.
@@ -253,6 +258,9 @@ class _Ending:
     def __init__(self) -> None:
         self.runs: list[ActiveRun] = []
         self._error: BaseException | None = None
+        self._is_told = False
+        """Whether it is known how the program exits."""
+        self._frame: FrameType | None = None
         self._is_ready = False
 
     def add(self, run: ActiveRun) -> None:
@@ -265,13 +273,18 @@ class _Ending:
         sys.exit = self._exit
         if _in_notebook():
             sys.modules["IPython"].get_ipython().events.register("post_run_cell", self._after_cell)
+            return
+        self._frame = _outermost(sys._current_frames().get(threading.main_thread().ident or 0))
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(AttributeError, TypeError):  # no stream, or one that takes no attributes
+                vars(stream)["flush"] = self._flushing(stream.flush)
 
     def remove(self, run: ActiveRun) -> None:
         self.runs.remove(run)
 
     def forget(self) -> None:
         """The program goes on: what seemed to end it was caught."""
-        self._error = None
+        self._error, self._is_told = None, False
 
     def _noting(self, hook: Callable[..., Any]) -> Callable[..., Any]:
         def noted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -282,16 +295,80 @@ class _Ending:
 
     def _exit(self, code: Any = None, /) -> NoReturn:
         """`sys.exit`, which no hook is told of."""
-        self._error = None if code in (None, 0) else SystemExit(code)
+        self._error, self._is_told = None if code in (None, 0) else SystemExit(code), True
         raise SystemExit(code)
+
+    def _flushing(self, flush: Callable[[], Any]) -> Callable[[], Any]:
+        """What Python calls when a script has ended, a `SystemExit` still at hand: of `raise SystemExit(1)` nothing
+        else is told.
+        """
+
+        def flushed() -> Any:
+            frame = self._frame
+            if frame is not None and sys._getframe().f_back is None and not _has_returned(frame):
+                self._error, self._is_told = _leaving(frame) or (self._error, self._is_told)
+            return flush()
+
+        return flushed
 
     def _after_cell(self, result: Any) -> None:
         """Of a notebook's last cell."""
         self._error = result.error_before_exec or result.error_in_exec
 
     def _end(self) -> None:
-        for run in list(reversed(self.runs)):
+        runs = [run for run in reversed(self.runs) if run._pid == os.getpid()]
+        if _kernel_restarts():
+            self._error = KeyboardInterrupt("the notebook's kernel was restarted")
+        elif self._frame is not None and self._frame is not _outermost(sys._getframe()):
+            if _has_returned(self._frame):
+                self._error = None  # what seemed to end it was caught
+            elif self._error is None and not self._is_told:
+                self._leave_open(runs)
+                return
+        for run in runs:
             run._close(self._error)
+
+    def _leave_open(self, runs: Sequence[ActiveRun]) -> None:
+        """Nobody can tell whether the program did well: readers show its runs as lost."""
+        for run in runs:
+            sys.stderr.write(
+                f"labrun: run {run.id} was not ended: the program raised SystemExit, and Python does not say with "
+                "which exit code. Begin it with `with labrun.start_run(...)`, or end it with run.complete()\n"
+            )
+
+
+def _leaving(frame: FrameType) -> tuple[BaseException | None, bool] | None:
+    """The `SystemExit` that has just ended a frame, None in place of one that is no error; None: it is not sure.
+
+    Python 3.11 gives it a traceback only when it is caught; later ones do so at once.
+    """
+    # `isinstance` would ask proxies what they are.
+    found = [one for one in gc.get_objects() if issubclass(type(one), SystemExit)]
+    caught = [one for one in found if one.__traceback__ is not None and one.__traceback__.tb_frame is frame]
+    here = [one for one in caught if one.__traceback__.tb_lasti == frame.f_lasti]
+    fitting = [one for one in found if one.__traceback__ is None] or here or caught
+    if len({repr(one.code) for one in fitting}) != 1:
+        return None
+    return None if fitting[0].code in (None, 0) else fitting[0], True
+
+
+def _outermost(frame: FrameType | None) -> FrameType | None:
+    while frame is not None and frame.f_back is not None:
+        frame = frame.f_back
+    return frame
+
+
+def _has_returned(frame: FrameType) -> bool:
+    """Whether a frame that is over has returned; else an exception ended it."""
+    return dis.opname[frame.f_code.co_code[frame.f_lasti]].startswith("RETURN_")
+
+
+def _kernel_restarts() -> bool:
+    """Whether this is a notebook's kernel that was asked to make room for a new one."""
+    if not _in_notebook():
+        return False
+    asked = getattr(getattr(sys.modules["IPython"].get_ipython(), "kernel", None), "_shutdown_message", None) or {}
+    return bool((asked.get("content") or {}).get("restart"))
 
 
 _ending = _Ending()
