@@ -462,3 +462,149 @@ def test_inputs_without_an_argument_and_by_name_inside_of_a_run(ws: Any, tmp_pat
     }
     data = labrun.get_run(run.id, root=tmp_path).record.data
     assert [(one["asset"], one["number"]) for one in data] == [("observations", 1), ("few-rows", 1)]
+
+
+def test_rows_are_filtered_by_times_with_a_zone_and_without(ws: Any, tmp_path: Path) -> None:
+    text = "t,x\n2020-01-01T00:00:00Z,1\n2020-01-01T06:00:00Z,2\n2020-01-02T00:00:00Z,3\n"
+    (tmp_path / "times.csv").write_text(text)
+    rows = sdk("Dataset").Tabular.from_delimited_files("times.csv").with_timestamp_columns("t")
+    east = datetime.timezone(datetime.timedelta(hours=8))
+    naive, aware = datetime.datetime(2020, 1, 1, 6), datetime.datetime(2020, 1, 1, 14, tzinfo=east)
+    for moment in (naive, aware):
+        for found, x in (
+            (rows.time_after(moment), [2, 3]),
+            (rows.time_after(moment, include_boundary=False), [3]),
+            (rows.time_before(moment), [1, 2]),
+            (rows.time_between(moment, datetime.datetime(2020, 1, 1, 23, tzinfo=datetime.UTC)), [2]),
+            (rows.filter(rows["t"] == moment), [2]),
+        ):
+            assert found.to_pandas_dataframe()["x"].tolist() == x, (moment, found)
+    with pytest.raises(UserErrorException, match="give a datetime"):
+        rows.time_after("2020-01-01")
+    import pandas
+
+    frame = rows.to_pandas_dataframe().assign(t=lambda one: one["t"].dt.tz_localize("UTC").dt.tz_convert(east))
+    frame.to_parquet(tmp_path / "zoned.parquet")
+    zoned = sdk("Dataset").Tabular.from_parquet_files("zoned.parquet").with_timestamp_columns("t")
+    assert [len(zoned.time_after(one).to_pandas_dataframe()) for one in (naive, aware)] == [2, 2]
+    assert pandas.api.types.is_datetime64_any_dtype(zoned.to_pandas_dataframe()["t"])
+
+
+def test_values_of_another_type_and_dates_that_pandas_lacks(ws: Any, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "bad.csv").write_text("n,d,b\n1,1999-05-06,yes\ntwo,9999-12-31,no\n3,2001-01-01,perhaps\n")
+    kind = sdk("DataType", "azureml.data")
+    types = {"n": kind.to_long(), "b": kind.to_bool("yes", "no")}
+    rows = sdk("Dataset").Tabular.from_delimited_files("bad.csv", set_column_types=types)
+    frame = rows.to_pandas_dataframe()
+    assert frame["n"].isna().tolist() == [False, True, False] and frame["n"].dropna().tolist() == [1, 3]
+    assert frame["b"].tolist() == [True, False, None]
+    assert frame["d"].dt.year.fillna(0).tolist() == [1999, 0, 2001]
+    told = capsys.readouterr().err
+    assert "column n: 1 of 3 values are no long, as 'two'" in told and "before 1677 or after 2262" in told
+    with pytest.raises(UserErrorException, match="column n: .*two"):
+        rows.to_pandas_dataframe(on_error="fail")
+    dates = rows.keep_columns("d")
+    with pytest.raises(UserErrorException, match="column d: a date lies before 1677 or after 2262"):
+        dates.to_pandas_dataframe(out_of_range_datetime="fail")
+    with pytest.raises(UserErrorException, match="'null' or 'fail'"):
+        rows.to_pandas_dataframe(on_error="ignore")
+    (tmp_path / "no.csv").write_text("d\n2001-01-01\nnever\n")
+    types = {"d": kind.to_datetime("%Y-%m-%d")}
+    no = sdk("Dataset").Tabular.from_delimited_files("no.csv", set_column_types=types)
+    assert no.to_pandas_dataframe()["d"].isna().tolist() == [False, True]
+    with pytest.raises(UserErrorException, match="column d: a value is no date"):
+        no.to_pandas_dataframe(on_error="fail")
+
+
+def test_columns_are_made_of_paths(ws: Any, tmp_path: Path) -> None:
+    store = ws.get_default_datastore()
+    for team, day, x in (("Sales", "2019/01/31", 1), ("Sales", "2019/02/01", 2), ("R&D x", "2020/12/24", 3)):
+        path = tmp_path / "up" / team / day / "data.csv"
+        path.parent.mkdir(parents=True)
+        path.write_text(f"x\n{x}\n")
+    store.upload("up", "Accounts", show_progress=False)
+    made = sdk("Dataset").Tabular.from_delimited_files(
+        (store, "Accounts/**/*.csv"), partition_format="/{Team}/{Day:yyyy/MM/dd}/data.csv"
+    )
+    assert made.partition_keys == ["Team", "Day"]
+    frame = made.to_pandas_dataframe().sort_values("x")
+    assert list(frame.columns) == ["Team", "Day", "x"] and frame["Team"].tolist() == ["Sales", "Sales", "R&D x"]
+    assert frame["Day"].astype(str).tolist() == ["2019-01-31", "2019-02-01", "2020-12-24"]
+    assert made.get_partition_key_values(["Team"]) == [{"Team": "R&D x"}, {"Team": "Sales"}]
+    late = made.filter(made["Day"] > datetime.datetime(2019, 2, 1)).to_pandas_dataframe()
+    assert late["x"].tolist() == [3]
+    one = made.register(ws, "accounts")
+    assert (
+        sdk("Dataset").get_by_name(ws, "accounts").to_pandas_dataframe()["Team"].tolist()
+        == frame.sort_index()["Team"].tolist()
+    )
+    assert one.labrun_table["partition"] == {"format": "/{Team}/{Day:yyyy/MM/dd}/data.csv", "base": "Accounts"}
+    single = sdk("Dataset").Tabular.from_delimited_files(
+        "up/Sales/2019/01/31/data.csv", partition_format="{Year:yyyy}/{m}/*/*.csv", include_path=True
+    )
+    assert single.to_pandas_dataframe().astype(str).values.tolist()[0][1:] == ["2019-01-01", "01", "1"]
+    for text, message in (
+        ("/data.csv", "name parts of the path"),
+        ("/{a}/{a}/data.csv", "stands there twice"),
+        ("/{Day:dd.MM}/data.csv", "does not end like that"),
+    ):
+        with pytest.raises(UserErrorException, match=message):
+            sdk("Dataset").Tabular.from_delimited_files((store, "Accounts"), partition_format=text)
+
+
+def test_files_are_filtered_by_their_paths_and_by_what_is_known_of_them(ws: Any, tmp_path: Path) -> None:
+    (tmp_path / "raw" / "large.bin").write_bytes(bytes(5000))
+    files = sdk("Dataset").File.from_files("raw", partition_format="/{folder}/{name}")
+    assert files.partition_keys == ["folder", "name"] and {"folder": "more", "name": "b.csv"} in (
+        files.get_partition_key_values()
+    )
+    assert files.filter(files["folder"] == "more").to_path() == ["/more/b.csv"]
+    size, kind = files.file_metadata("Size"), files.file_metadata("Extension")
+    assert files.filter(size > 4000).to_path() == ["/large.bin"]
+    assert files.filter((size < 4000) & ~kind.starts_with("c")).to_path() == ["/note.txt"]
+    hour = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
+    assert len(files.filter(files.file_metadata("LastModifiedTime") > hour).to_path()) == 4
+    with pytest.raises(UserErrorException, match="there are Size"):
+        files.file_metadata("Colour")
+
+
+def test_secrets_have_no_case(ws: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    vault = ws.get_default_keyvault()
+    monkeypatch.setenv("My_Secret", "given")
+    assert vault.get_secret("my-secret") == vault.get_secret("MY-SECRET") == "given"
+    vault.set_secret("MY-Secret", "set")
+    assert {vault.get_secret(name) for name in ("my-secret", "My-Secret", "MY-SECRET")} == {"set"}
+    vault.set_secret("dbPass", "1")
+    vault.set_secret("DBPASS", "2")
+    assert vault.get_secrets(["dbpass", "dbPass"]) == {"dbpass": "2", "dbPass": "2"}
+    monkeypatch.setenv("to_ken", "a")
+    monkeypatch.setenv("To_Ken", "b")
+    with pytest.raises(UserErrorException, match="To_Ken, to_ken differ"):
+        vault.get_secret("TO-KEN")
+    assert vault.get_secret("to-ken") == "a"
+    vault.delete_secret("dbpass")
+    with pytest.raises(NotInLabrun, match="export DBPASS="):
+        vault.get_secret("dbPass")
+    for name, value in (("a=b", "x"), ("", "x"), ("a", 5)):
+        with pytest.raises(UserErrorException, match="a name has 1 to 127"):
+            vault.set_secret(name, value)
+    for name in ("My_Secret", "MY_SECRET"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_a_file_share_is_where_it_is_mounted(ws: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from labrun.azureml import datastore_files
+
+    call = sdk("Datastore").register_azure_file_share
+    with pytest.raises(NotInLabrun, match=r"mount -t cifs //acct.file.core.windows.net/share /mnt/share"):
+        call(ws, "shared", "share", "acct", account_key="k")
+    share = tmp_path / "mnt share"
+    share.mkdir()
+    (share / "x.txt").write_text("x")
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"//acct.file.core.windows.net/share {str(share).replace(' ', chr(92) + '040')} cifs rw 0 0\n")
+    monkeypatch.setattr(datastore_files, "MOUNTS", mounts)
+    store = call(ws, "shared", "share", "acct", account_key="k")
+    assert store.datastore_type == "Local" and store.download("got", show_progress=False) == 1
+    with pytest.raises(NotInLabrun, match=r"pandas.read_sql"):
+        sdk("Datastore").register_azure_sql_database(ws, "sql", "server", "db")

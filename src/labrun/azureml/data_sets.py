@@ -15,9 +15,13 @@ from labrun.azureml import dataset_table
 from labrun.azureml.content import Content
 from labrun.azureml.dataset_table import Version
 from labrun.azureml.datastore import Datastore
+from labrun.azureml.telling import once
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml.exceptions import UserErrorException
-from labrun.compat.azureml.training import steps, tabular
+from labrun.compat.azureml.training import partitions, steps, tabular
+from labrun.data.stores.local import LocalDatastore
+
+METADATA = ("Size", "LastModifiedTime", "CreationTime", "Extension", "CanSeek")
 
 
 class AbstractDataset:
@@ -33,6 +37,7 @@ class AbstractDataset:
         self, content: Content, table: Mapping[str, Any] | None = None, version: Version | None = None
     ) -> None:
         self._content, self._version = content, version
+        self._partition: dict[str, str] | None = None
         self._definition = None if table is None else dict(table)
 
     def __getattr__(self, name: str) -> Any:
@@ -96,6 +101,8 @@ class AbstractDataset:
             UserErrorException: the name has other content, and no new version is asked for.
         """
         place = workspace if isinstance(workspace, Workspace) else Workspace()
+        if self._partition:
+            once("register: partition_format is not kept with a data set of files: give it again to from_files()")
         made = dataset_table.add(place, name, self._content, self._definition, description, tags, create_new_version)
         return of(made)
 
@@ -235,7 +242,66 @@ class FileDataset(AbstractDataset):
 
     def _only(self, keep: Callable[[int], bool]) -> FileDataset:
         names = [name for place, name in enumerate(self._content.files) if keep(place)]
-        return FileDataset(self._content.only(names))
+        made = FileDataset(self._content.only(names))
+        made._partition = self._partition
+        return made
+
+    @property
+    def partition_keys(self) -> list[str]:
+        """The columns that `partition_format` makes of paths."""
+        return partitions.keys(self._partition["format"]) if self._partition else []
+
+    def get_partition_key_values(self, partition_keys: Any = None) -> list[dict[str, Any]]:
+        """The different values of these keys, or of all.
+
+        Raises:
+            UserErrorException: a name is none of them; a path is not like the format.
+        """
+        return partitions.different(self._partition, [(name, name) for name in self._content.files], partition_keys)
+
+    def __getitem__(self, name: str) -> steps.Column:
+        """A key of `partition_format`, for `filter`."""
+        return steps.Column(name)
+
+    def file_metadata(self, col: str) -> steps.Column:
+        """What is known of each file, for `filter`.
+
+        Args:
+            col: `Size` in bytes, `LastModifiedTime`, `CreationTime`, `Extension` or `CanSeek`.
+
+        Raises:
+            UserErrorException: it is none of these.
+        """
+        if col not in METADATA:
+            raise UserErrorException(f"file_metadata({col!r}): there are {', '.join(METADATA)}")
+        return steps.Column(f"file_metadata.{col}")
+
+    def filter(self, expression: Any) -> FileDataset:
+        """Only files of which a comparison is true: `files.filter(files.file_metadata('Size') > 1000)`.
+
+        Raises:
+            UserErrorException: it is no comparison, or names what is not known of the files.
+        """
+        if not isinstance(expression, steps.Condition):
+            raise UserErrorException(f"filter({expression!r}): give a comparison, as data.file_metadata('Size') > 1000")
+        taken = steps.truth(self._known_of_files(), expression.told)
+        return self._only(lambda place: bool(taken.iloc[place]))
+
+    def _known_of_files(self) -> Any:
+        """A row for each file: the keys of its path, its metadata."""
+        import pandas
+
+        files, store = self._content.files, self._content.store
+        pairs = [(name, name) for name in files]
+        told = partitions.of_files(self._partition, pairs) if self._partition else [{} for _ in files]
+        for row, (name, info) in zip(told, files.items(), strict=True):
+            row |= {"file_metadata.Size": info.size, "file_metadata.CanSeek": True}
+            row["file_metadata.Extension"] = name.rpartition("/")[2].rpartition(".")[2] if "." in name else ""
+            if isinstance(store, LocalDatastore):
+                stat = store.path(name).stat()
+                row["file_metadata.LastModifiedTime"] = pandas.Timestamp(stat.st_mtime, unit="s")
+                row["file_metadata.CreationTime"] = pandas.Timestamp(stat.st_ctime, unit="s")
+        return pandas.DataFrame(told, index=range(len(files)))
 
     def take(self, count: int) -> FileDataset:
         """The first files."""
@@ -256,10 +322,6 @@ class FileDataset(AbstractDataset):
         part = tabular.share("random_split", percentage)
         first = steps.in_part(len(self._content.files), part, tabular.seed_of(seed), True)
         return self._only(lambda place: first[place]), self._only(lambda place: not first[place])
-
-    def file_metadata(self, col: str) -> Any:
-        """Not in labrun: files are not filtered by what is known of them."""
-        return tabular.missing("FileDataset", "file_metadata")
 
     def to_pandas_dataframe(self, *args: Any, **kwargs: Any) -> Any:
         """The rows of its tables: for files that are some."""

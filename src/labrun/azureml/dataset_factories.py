@@ -18,8 +18,9 @@ from labrun.azureml.telling import once
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml.absent import not_here
 from labrun.compat.azureml.exceptions import UserErrorException
+from labrun.compat.azureml.training import partitions
 from labrun.compat.azureml.training.data import fetched
-from labrun.compat.azureml.training.table_types import common, delimited
+from labrun.compat.azureml.training.table_types import below, common, delimited
 from labrun.runs import store as workspaces
 
 
@@ -92,11 +93,15 @@ class FileDatasetFactory:
         Args:
             path: as of `content_of`.
             validate: look whether there are any.
-            partition_format: not in labrun.
+            partition_format: what the paths say, as `/{person}/{day:yyyy-MM-dd}/*.wav`; see `partitions.py`.
             is_file: not used: labrun looks.
         """
-        common("from_files", None, False, partition_format)
-        return FileDataset(content_of("Dataset.File.from_files()", path, validate))
+        content = content_of("Dataset.File.from_files()", path, validate)
+        made = FileDataset(content)
+        if partition_format:
+            made._partition = {"format": partitions.check(partition_format), "base": ""}
+            _ = made.get_partition_key_values() if validate else None
+        return made
 
     @staticmethod
     def upload_directory(
@@ -152,7 +157,7 @@ class TabularDatasetFactory:
             set_column_types: a `DataType` by the column's name.
             separator: between columns.
             header: False, or one of `PromoteHeadersBehavior`.
-            partition_format: not in labrun.
+            partition_format: columns that are made of the paths; see `partitions.py`.
             support_multi_line: not needed: a value in quotes may go over several lines.
             empty_as_string: in columns of text, an empty cell is an empty text, not None.
             encoding: of the text.
@@ -167,7 +172,7 @@ class TabularDatasetFactory:
             partition_format,
             empty_as_string,
         )
-        return TabularDataset(content_of("Dataset.Tabular.from_delimited_files()", path, validate), definition)
+        return _tabular(content_of("Dataset.Tabular.from_delimited_files()", path, validate), definition, validate)
 
     @staticmethod
     def from_parquet_files(
@@ -178,9 +183,9 @@ class TabularDatasetFactory:
         partition_format: Any = None,
     ) -> TabularDataset:
         """Rows of Parquet files."""
-        told = common("from_parquet_files", set_column_types, include_path, partition_format)
+        told = common(set_column_types, include_path, partition_format)
         content = content_of("Dataset.Tabular.from_parquet_files()", path, validate)
-        return TabularDataset(content, {"format": "parquet", **told})
+        return _tabular(content, {"format": "parquet", **told}, validate)
 
     @staticmethod
     def from_json_lines_files(
@@ -193,9 +198,10 @@ class TabularDatasetFactory:
         encoding: str = "utf8",
     ) -> TabularDataset:
         """Rows of files with a JSON object a line."""
-        told = common("from_json_lines_files", set_column_types, include_path, partition_format)
+        told = common(set_column_types, include_path, partition_format)
         content = content_of("Dataset.Tabular.from_json_lines_files()", path, validate)
-        return TabularDataset(content, {"format": "json", "invalid_lines": invalid_lines, "encoding": encoding, **told})
+        table = {"format": "json", "invalid_lines": invalid_lines, "encoding": encoding, **told}
+        return _tabular(content, table, validate)
 
     @staticmethod
     def from_sql_query(*args: Any, **kwargs: Any) -> Any:
@@ -246,6 +252,18 @@ class TabularDatasetFactory:
     def register_spark_dataframe(*args: Any, **kwargs: Any) -> Any:
         """Not in labrun."""
         not_here("Dataset.Tabular.register_spark_dataframe()", "register_pandas_dataframe() of its toPandas()")
+
+
+def _tabular(content: Content, table: dict[str, Any], validate: bool) -> TabularDataset:
+    """A data set of tables; where columns are made of paths, these are like the format.
+
+    Raises:
+        UserErrorException: one is not.
+    """
+    made = TabularDataset(content, below(table, content.base) if "partition" in table else table)
+    if made.partition_keys and validate:
+        made.get_partition_key_values()
+    return made
 
 
 def _target(call: str, target: Any) -> tuple[Datastore, str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from labrun import execute
 from labrun.azureml import folder
 from labrun.azureml.advice import Advising
-from labrun.azureml.datastore_files import registered, remove, shown_kind
+from labrun.azureml.datastore_files import LOCAL, mounted, registered, remove, shown_kind
 from labrun.azureml.moving import fetch_all, send_all
 from labrun.azureml.telling import once
 from labrun.azureml.workspace import Workspace
@@ -203,9 +203,31 @@ class Datastore(Advising):
         return cls(workspace, datastore_name)
 
     @classmethod
-    def register_azure_file_share(cls, *args: Any, **kwargs: Any) -> Any:
-        """Not in labrun."""
-        not_here("Datastore.register_azure_file_share()", "mount the share, and name the folder in conf/datastore")
+    def register_azure_file_share(
+        cls,
+        workspace: Any,
+        datastore_name: str,
+        file_share_name: str,
+        account_name: str,
+        *args: Any,
+        endpoint: str | None = None,
+        **kwargs: Any,
+    ) -> Datastore:
+        """Write conf/datastore/NAME.yaml for a share that this machine has mounted; its keys are the mount's.
+
+        Raises:
+            NotInLabrun: it is not mounted.
+        """
+        source = f"//{account_name}.file.{endpoint or 'core.windows.net'}/{file_share_name}"
+        folder = mounted(source)
+        if folder is None:
+            not_here(
+                f"Reading the file share {source} without mounting it",
+                f"mount it, sudo mount -t cifs {source} /mnt/share -o username={account_name},password=KEY, "
+                "and run this again",
+            )
+        registered(datastore_name, LOCAL, {"root": folder}, {})
+        return cls(workspace, datastore_name)
 
     @classmethod
     def register_azure_data_lake(cls, *args: Any, **kwargs: Any) -> Any:

@@ -22,6 +22,8 @@ from labrun.config import paths
 
 MARK = "# Written by Datastore.register_"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+LOCAL = "labrun.data.stores.local.LocalDatastore"
+MOUNTS = Path("/proc/mounts")
 KINDS = {
     "adlfs.AzureBlobFileSystem": "AzureBlob",
     "s3fs.S3FileSystem": "S3",
@@ -80,6 +82,16 @@ def remove(name: str) -> None:
     if not path.is_file() or not path.read_text(encoding="utf-8").startswith(MARK):
         raise UserErrorException(f"the datastore {name} was not registered by a script: remove its file by hand")
     path.unlink()
+
+
+def mounted(source: str) -> str | None:
+    """The folder where this machine has mounted a share, if it has."""
+    try:
+        lines = MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    found = [line.split(" ")[1] for line in lines if line.split(" ")[0].lower() == source.lower()]
+    return found[-1].replace("\\040", " ") if found else None
 
 
 def _path(name: str) -> Path:

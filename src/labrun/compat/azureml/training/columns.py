@@ -30,13 +30,21 @@ TRUE, FALSE = ("true",), ("false",)
 _told: set[str] = set()
 
 
-def inferred(column: Any, name: str, empty_as_string: bool = False) -> Any:
+class OutOfRangeError(UserErrorException):
+    """A date that pandas' dates cannot hold."""
+
+
+def inferred(column: Any, name: str, empty_as_string: bool = False, out_of_range: str = "null") -> Any:
     """A column of text in the type that its values have.
 
     Args:
         column: a pandas.Series of str; an empty cell is an empty text.
         name: for messages.
         empty_as_string: in a column of text, an empty cell is an empty text, not None.
+        out_of_range: what becomes of dates that pandas cannot hold: `null`: they become empty; `fail`: an error.
+
+    Raises:
+        OutOfRangeError: see above.
     """
     full = column != ""
     values = column[full].str.strip()
@@ -50,7 +58,9 @@ def inferred(column: Any, name: str, empty_as_string: bool = False) -> Any:
         return _spread(values.str.lower() == "true", column, full)
     elif bool(values.str.match(DATE).all()):
         try:
-            return as_dates(column, name)
+            return as_dates(column, name, None, out_of_range)
+        except OutOfRangeError:
+            raise
         except UserErrorException:
             pass
     elif bool(values.str.match(DAY_AND_MONTH).all()):
@@ -101,15 +111,17 @@ def as_text(column: Any, empty_as_string: bool = False) -> Any:
     return found if empty_as_string else found.where(column != "", None)
 
 
-def as_dates(column: Any, name: str, formats: Any = None) -> Any:
+def as_dates(column: Any, name: str, formats: Any = None, out_of_range: str = "null") -> Any:
     """A column of dates, NaT where a cell is empty.
 
     Args:
         column: of text.
         name: for messages.
         formats: as `strptime` has them, tried one after the other; None: ISO 8601, with `-` or `/`.
+        out_of_range: as in `inferred`.
 
     Raises:
+        OutOfRangeError: a date lies before 1677 or after 2262, and may not become empty.
         UserErrorException: a value is none.
     """
     import pandas
@@ -120,18 +132,54 @@ def as_dates(column: Any, name: str, formats: Any = None) -> Any:
         values = values.str.replace("/", "-", regex=False)
         formats = ["ISO8601" if major >= 2 else None]
     zoned = bool(values.str.contains(ZONE, regex=True).any())
+
+    def converted(texts: Any, how: Any) -> Any:
+        found = pandas.to_datetime(texts.astype(object), format=how, utc=zoned or None)
+        found = found.dt.tz_localize(None) if zoned else found
+        return found.astype("datetime64[ns]")
+
     for number, one in enumerate(formats):
         try:
-            found = pandas.to_datetime(values.astype(object), format=one, utc=zoned or None)
-            found = found.dt.tz_localize(None) if zoned else found
-            return found.astype("datetime64[ns]").reindex(column.index)
+            return converted(values, one).reindex(column.index)
+        except pandas.errors.OutOfBoundsDatetime as error:
+            if out_of_range == "fail":
+                message = (
+                    "column {}: a date lies before 1677 or after 2262: {}; out_of_range_datetime='null' leaves it empty"
+                )
+                raise OutOfRangeError(message.format(name, error)) from None
+            far = _refused(values, lambda texts, how=one: converted(texts, how), pandas.errors.OutOfBoundsDatetime)
+            _tell_empty(name, values, far, "before 1677 or after 2262", "out_of_range_datetime='fail' refuses them")
+            return as_dates(column.where(~column.str.strip().isin(far), ""), name, formats, out_of_range)
         except (ValueError, TypeError, OverflowError) as error:
             if number == len(formats) - 1:
                 raise UserErrorException(f"column {name}: a value is no date: {error}") from None
     return column
 
 
-def typed(column: Any, name: str, wanted: Any, empty_as_string: bool = False) -> Any:
+def _refused(values: Any, convert: Any, errors: Any) -> Any:
+    """The texts that cannot be converted."""
+    bad = []
+    for text in values.unique():
+        try:
+            convert(values[values == text].iloc[:1])
+        except errors:
+            bad.append(text)
+    return bad
+
+
+def _tell_empty(name: str, values: Any, bad: Any, why: str, way: str) -> None:
+    message = "column {}: {} of {} values are {}, as {!r}, and become empty; {}"
+    notice.warn(message.format(name, int(values.isin(bad).sum()), len(values), why, bad[0], way))
+
+
+def typed(
+    column: Any,
+    name: str,
+    wanted: Any,
+    empty_as_string: bool = False,
+    on_error: str = "null",
+    out_of_range: str = "null",
+) -> Any:
     """A column of text in a type that was asked for.
 
     Args:
@@ -139,6 +187,29 @@ def typed(column: Any, name: str, wanted: Any, empty_as_string: bool = False) ->
         name: for messages.
         wanted: what a `DataType` has in `labrun_type`.
         empty_as_string: as in `inferred`.
+        on_error: `null`: what is none of that type becomes empty, and that is told; `fail`: it is refused.
+        out_of_range: as in `inferred`.
+
+    Raises:
+        UserErrorException: a value is none of that type, and may not become empty.
+    """
+    try:
+        return _typed(column, name, wanted, empty_as_string, out_of_range)
+    except OutOfRangeError:
+        raise
+    except UserErrorException:
+        if on_error == "fail":
+            raise
+        values = column[column != ""]
+        bad = _refused(values, lambda texts: _typed(texts, name, wanted), UserErrorException)
+        if not bad:  # each by itself will do, and not all of them together
+            raise
+    _tell_empty(name, values, bad, f"no {wanted['type']}", "on_error='fail' refuses them")
+    return _typed(column.where(~column.isin(bad), ""), name, wanted, empty_as_string, out_of_range)
+
+
+def _typed(column: Any, name: str, wanted: Any, empty_as_string: bool = False, out_of_range: str = "null") -> Any:
+    """As `typed`, where nothing may become empty.
 
     Raises:
         UserErrorException: a value is none of that type.
@@ -149,7 +220,7 @@ def typed(column: Any, name: str, wanted: Any, empty_as_string: bool = False) ->
     if kind == "string":
         return as_text(column, empty_as_string)
     if kind == "datetime":
-        return as_dates(column, name, wanted.get("formats"))
+        return as_dates(column, name, wanted.get("formats"), out_of_range)
     full = column != ""
     values = column[full].str.strip()
     if kind == "bool":

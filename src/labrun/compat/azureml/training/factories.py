@@ -48,7 +48,7 @@ class TabularDatasetFactory:
             set_column_types: a `DataType` by the column's name.
             separator: between columns.
             header: False, or one of `PromoteHeadersBehavior`.
-            partition_format: not in labrun.
+            partition_format: columns that are made of the paths; see `partitions.py`.
             support_multi_line: not needed: a value in quotes may go over several lines.
             empty_as_string: in columns of text, an empty cell is an empty text, not None.
             encoding: of the text.
@@ -74,7 +74,7 @@ class TabularDatasetFactory:
         partition_format: Any = None,
     ) -> TabularDataset:
         """Tables of Apache Parquet."""
-        told = common("from_parquet_files", set_column_types, include_path, partition_format)
+        told = common(set_column_types, include_path, partition_format)
         return TabularDataset(_local("Dataset.Tabular.from_parquet_files()", path), {"format": "parquet", **told})
 
     @staticmethod
@@ -88,7 +88,7 @@ class TabularDatasetFactory:
         encoding: str = "utf8",
     ) -> TabularDataset:
         """Files with a JSON object a line."""
-        told = common("from_json_lines_files", set_column_types, include_path, partition_format)
+        told = common(set_column_types, include_path, partition_format)
         definition = {"format": "json", "invalid_lines": invalid_lines, "encoding": encoding, **told}
         return TabularDataset(_local("Dataset.Tabular.from_json_lines_files()", path), definition)
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from labrun.compat.azureml.absent import not_here
+from labrun.compat.azureml.exceptions import UserErrorException
 
 
 def names_of(secret: str) -> list[str]:
-    """The variables that a secret may be in: a name in a key vault may hold a `-`, which no shell can set."""
+    """The variables that a secret may be in: a name in a key vault may hold a `-`, which no shell can set.
+
+    Names of a key vault have no case. The last is the one that labrun sets itself.
+    """
     plain = secret.replace("-", "_")
-    return list(dict.fromkeys([secret, plain, plain.upper()]))
+    others = sorted(name for name in os.environ if name.replace("-", "_").upper() == plain.upper())
+    return list(dict.fromkeys([secret, plain, *others, plain.upper()]))
 
 
 def secret_of(call: str, name: str) -> str:
@@ -22,12 +28,16 @@ def secret_of(call: str, name: str) -> str:
         name: the secret's.
 
     Raises:
+        UserErrorException: several variables differ by their case alone, and none has the very name.
         NotInLabrun: no such variable is set.
     """
-    for variable in names_of(name):
-        if variable in os.environ:
-            return os.environ[variable]
-    not_here(call, f"give the secret as a variable of the environment: export {names_of(name)[-1]}=...")
+    found = [variable for variable in names_of(name) if variable in os.environ]
+    if not found:
+        not_here(call, f"give the secret as a variable of the environment: export {names_of(name)[-1]}=...")
+    if found[0] not in (name, name.replace("-", "_")) and len({os.environ[one] for one in found}) > 1:
+        message = "{}: names of secrets have no case, and the variables {} differ: keep one of them"
+        raise UserErrorException(message.format(call, ", ".join(found)))
+    return os.environ[found[0]]
 
 
 class Keyvault:
@@ -37,6 +47,7 @@ class Keyvault:
         """A secret.
 
         Raises:
+            UserErrorException: several variables may be meant.
             NotInLabrun: no such variable is set.
         """
         return secret_of(f"Keyvault.get_secret({name!r})", name)
@@ -46,8 +57,31 @@ class Keyvault:
         return {name: self.get_secret(name) for name in secrets}
 
     def set_secret(self, name: str, value: str, content_type: str | None = None) -> None:
-        """Set a secret for this process and for the runs that it starts; it is written nowhere."""
-        os.environ[names_of(name)[-1]] = value
+        """Set a secret for this process and for the runs that it starts; it is written nowhere.
+
+        Raises:
+            UserErrorException: name or value cannot be a secret's.
+        """
+        if not re.match(r"[0-9A-Za-z_-]{1,127}\Z", str(name)) or not isinstance(value, str) or "\0" in value:
+            raise UserErrorException(
+                f"Keyvault.set_secret({name!r}, ...): a name has 1 to 127 letters, digits and '-', and the value is a "
+                f"text; it was given a {type(value).__name__}"
+            )
+        *others, own = names_of(name)
+        for variable in others:
+            if variable in os.environ:  # the same secret under another spelling
+                os.environ[variable] = value
+        os.environ[own] = value
+
+    def delete_secret(self, name: str) -> None:
+        """Take a secret out of this process's environment."""
+        for variable in names_of(name):
+            os.environ.pop(variable, None)
+
+    def delete_secrets(self, secrets: Any) -> None:
+        """Take several away."""
+        for name in secrets:
+            self.delete_secret(name)
 
     def set_secrets(self, secrets_batch: Any) -> None:
         """Set several."""

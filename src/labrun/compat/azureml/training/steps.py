@@ -41,8 +41,6 @@ def _keep(frame: Any, names: Any) -> Any:
 
 
 def _between(frame: Any, name: str, start: Any, end: Any, inclusive: bool) -> Any:
-    import pandas
-
     _check(frame, [name])
     column = frame[name]
     if not str(column.dtype).startswith("datetime64"):
@@ -52,28 +50,47 @@ def _between(frame: Any, name: str, start: Any, end: Any, inclusive: bool) -> An
         )
     kept = column.notna()
     if start is not None:
-        kept &= (column >= pandas.Timestamp(start)) if inclusive else (column > pandas.Timestamp(start))
+        first = _moment(start, column)
+        kept &= (column >= first) if inclusive else (column > first)
     if end is not None:
-        kept &= (column <= pandas.Timestamp(end)) if inclusive else (column < pandas.Timestamp(end))
+        last = _moment(end, column)
+        kept &= (column <= last) if inclusive else (column < last)
     return frame[kept]
 
 
-def _filter(frame: Any, condition: Any) -> Any:
-    return frame[_truth(frame, condition)]
-
-
-def _truth(frame: Any, condition: Any) -> Any:
+def _moment(text: str, column: Any) -> Any:
+    """A time to compare a column with: in UTC, which a time without a zone is in, as are columns without one."""
     import pandas
 
+    found = pandas.Timestamp(text)
+    found = found.tz_localize("UTC") if found.tzinfo is None else found.tz_convert("UTC")
+    return found if getattr(column.dtype, "tz", None) is not None else found.tz_localize(None)
+
+
+def _filter(frame: Any, condition: Any) -> Any:
+    return frame[truth(frame, condition)]
+
+
+def truth(frame: Any, condition: Any) -> Any:
+    """Which rows a condition is true of."""
     name, *rest = condition
     if name == "not":
-        return ~_truth(frame, rest[0])
+        return ~truth(frame, rest[0])
     if name in ("and", "or"):
-        return getattr(operator, name + "_")(_truth(frame, rest[0]), _truth(frame, rest[1]))
+        return getattr(operator, name + "_")(truth(frame, rest[0]), truth(frame, rest[1]))
     column, value = rest
     _check(frame, [column])
-    if isinstance(value, dict):
-        value = pandas.Timestamp(value["date"])
+    if name == "is_null":
+        return frame[column].isna()
+    if name in TEXTS:
+        texts = frame[column].where(frame[column].notna(), "").astype(str)
+        return TEXTS[name](texts, value) & frame[column].notna()
+    if isinstance(value, dict) and "column" in value:
+        _check(frame, [value["column"]])
+        value = frame[value["column"]]
+    elif isinstance(value, dict):
+        is_date = str(frame[column].dtype).startswith("datetime64")
+        value = _moment(value["date"], frame[column]) if is_date else value["date"]
     try:
         return getattr(operator, name)(frame[column], value) & (frame[column].notna() | (name == "ne"))
     except TypeError as error:
@@ -100,6 +117,13 @@ STEPS: dict[str, Any] = {
 }
 
 
+TEXTS: dict[str, Any] = {
+    "starts_with": lambda texts, value: texts.str.startswith(value),
+    "ends_with": lambda texts, value: texts.str.endswith(value),
+    "contains": lambda texts, value: texts.str.contains(value, regex=False),
+}
+
+
 class Column:
     """A column by its name, to be compared: `data['age'] > 30`."""
 
@@ -111,10 +135,28 @@ class Column:
     def _compared(self, how: str, value: Any) -> Condition:
         if hasattr(value, "isoformat"):
             value = {"date": value.isoformat()}
+        value = {"column": value.name} if isinstance(value, Column) else value
         value = value.item() if hasattr(value, "item") else value
         if not isinstance(value, (str, bool, int, float, dict)):
             raise UserErrorException(f"filter: a column is compared with a number, a text or a date, not {value!r}")
         return Condition([how, self.name, value])
+
+    def _of_text(self, how: str, value: Any) -> Condition:
+        if not isinstance(value, str):
+            raise UserErrorException(f"filter: {how}({value!r}): give a text")
+        return Condition([how, self.name, value])
+
+    def starts_with(self, value: str) -> Condition:
+        return self._of_text("starts_with", value)
+
+    def ends_with(self, value: str) -> Condition:
+        return self._of_text("ends_with", value)
+
+    def contains(self, value: str) -> Condition:
+        return self._of_text("contains", value)
+
+    def is_null(self) -> Condition:
+        return Condition(["is_null", self.name, None])
 
     def __lt__(self, other: Any) -> Condition:
         return self._compared("lt", other)

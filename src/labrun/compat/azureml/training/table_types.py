@@ -6,6 +6,7 @@ from typing import Any
 
 from labrun.compat.azureml.absent import not_here
 from labrun.compat.azureml.exceptions import UserErrorException
+from labrun.compat.azureml.training import partitions
 
 
 class DataType:
@@ -111,25 +112,26 @@ def delimited(
         "encoding": encoding,
         "infer": bool(infer_column_types),
         "empty_as_string": bool(empty_as_string),
-        **common("from_delimited_files", set_column_types, include_path, partition_format),
+        **common(set_column_types, include_path, partition_format),
     }
 
 
-def common(call: str, set_column_types: Any = None, include_path: bool = False, partition_format: Any = None) -> Any:
+def common(set_column_types: Any = None, include_path: bool = False, partition_format: Any = None) -> Any:
     """What the definitions of all kinds of tables have.
 
     Raises:
-        UserErrorException: a type is none.
-        NotInLabrun: columns are to be made of paths.
+        UserErrorException: a type is none, or the format is none.
     """
-    if partition_format:
-        not_here(
-            f"{call}(partition_format={partition_format!r})",
-            "include_path=True gives the column Path; cut it apart in the data frame",
-        )
     types = {}
     for name, one in (set_column_types or {}).items():
         if not isinstance(one, DataType):
             raise UserErrorException(f"set_column_types: {name}={one!r} is no DataType, as DataType.to_long()")
         types[str(name)] = one.labrun_type
-    return {"types": types, "include_path": bool(include_path), "steps": []}
+    partition = {"partition": {"format": partitions.check(partition_format), "base": ""}} if partition_format else {}
+    return {"types": types, "include_path": bool(include_path), **partition, "steps": []}
+
+
+def below(table: Any, base: str) -> Any:
+    """A definition that knows below which folder its files' names are, where it makes columns of them."""
+    partition = (table or {}).get("partition")
+    return {**table, "partition": {**partition, "base": base}} if partition else table

@@ -6,6 +6,7 @@ A definition, which JSON can hold, says how they are read:
     separator, encoding, header (none, first, combine, same), infer, empty_as_string
     types          the types of columns that were asked for
     include_path   a column `Path`
+    partition      columns that are made of the files' paths; see `partitions.py`
     steps          what is done with the rows afterwards; see `steps.py`
 """
 
@@ -17,7 +18,7 @@ import re
 from typing import Any
 
 from labrun.compat.azureml.exceptions import UserErrorException
-from labrun.compat.azureml.training import columns, steps
+from labrun.compat.azureml.training import columns, partitions, steps
 from labrun.compat.azureml.training.table_types import delimited
 
 SUFFIXES = {
@@ -47,18 +48,24 @@ def is_table(path: str) -> bool:
     return os.path.splitext(path)[1].lower() in SUFFIXES
 
 
-def read(files: Any, definition: Any) -> Any:
+def read(files: Any, definition: Any, on_error: str = "null", out_of_range: str = "null") -> Any:
     """One data frame of all files, one below the other.
 
     Args:
         files: for each, its local path or web address, and its name as `Path` shows it.
         definition: see the module.
+        on_error: what becomes of a value that is none of the type that was asked for: `null`, or `fail`.
+        out_of_range: the same of a date that pandas' `datetime64[ns]` cannot hold.
 
     Raises:
         UserErrorException: there is no file; one cannot be read; their columns differ.
     """
+    for name, value in (("on_error", on_error), ("out_of_range_datetime", out_of_range)):
+        if value not in ("null", "fail"):
+            raise UserErrorException(f"to_pandas_dataframe({name}={value!r}): 'null' or 'fail'")
     if not files:
         raise UserErrorException("the data set has no files")
+    definition = {**definition, "on_error": on_error, "out_of_range": out_of_range}
     first = definition["format"] or SUFFIXES.get(os.path.splitext(files[0][0])[1].lower(), "delimited")
     frame = {"delimited": _texts, "parquet": _parquet, "json": _json}[first](files, definition)
     return steps.applied(frame, definition["steps"])
@@ -78,14 +85,19 @@ def _texts(files: Any, definition: Any) -> Any:
             _check_width(path, frame, frames[0])
             frame.columns = frames[0].columns
     frame = _joined(frames, files, definition, free=header in ("combine", "none"))
-    found = {}
+    found, empty, made = {}, definition["empty_as_string"], _made(definition)
     for name in frame.columns:
-        column = frame[name].fillna("")
         wanted = definition["types"].get(str(name))
+        if name in made and not wanted:
+            found[name] = frame[name]
+            continue
+        column = (frame[name].astype(str) if name in made else frame[name]).fillna("")
         if wanted:
-            found[name] = columns.typed(column, str(name), wanted, definition["empty_as_string"])
+            found[name] = columns.typed(
+                column, str(name), wanted, empty, on_error=definition["on_error"], **_range(definition)
+            )
         elif definition["infer"] and name != PATH:
-            found[name] = columns.inferred(column, str(name), definition["empty_as_string"])
+            found[name] = columns.inferred(column, str(name), empty, **_range(definition))
         else:
             found[name] = columns.as_text(column, definition["empty_as_string"])
     _check_types(frame, definition)
@@ -168,7 +180,7 @@ def _plain(frame: Any, definition: Any) -> Any:
         wanted = definition["types"].get(str(name))
         if wanted:
             texts = frame[name].astype(object).where(frame[name].notna(), "").astype(str)
-            frame[name] = columns.typed(texts, str(name), wanted)
+            frame[name] = columns.typed(texts, str(name), wanted, on_error=definition["on_error"], **_range(definition))
         elif str(frame[name].dtype) in ("str", "string"):
             frame[name] = frame[name].astype(object).where(frame[name].notna(), None)
     return frame
@@ -178,7 +190,11 @@ def _joined(frames: Any, files: Any, definition: Any, free: bool = False) -> Any
     """All frames below each other; unless `free`, they must have the same columns."""
     import pandas
 
-    for (_, shown), frame in zip(files, frames):  # noqa: B905
+    partition = definition.get("partition")
+    told = partitions.of_files(partition, files) if partition else [{}] * len(frames)
+    for (_, shown), frame, own in zip(files, frames, told):  # noqa: B905
+        if len(frame.columns):
+            partitions.add(frame, own)
         if definition["include_path"]:
             frame.insert(0, PATH, shown)
     # An empty file says nothing of columns.
@@ -207,6 +223,15 @@ def _check_types(frame: Any, definition: Any) -> None:
         raise UserErrorException(
             "set_column_types: there is no column {}; there are: {}".format(", ".join(unknown), _few(frame.columns))
         )
+
+
+def _made(definition: Any) -> Any:
+    """The columns that are made of paths."""
+    return partitions.keys(definition["partition"]["format"]) if definition.get("partition") else []
+
+
+def _range(definition: Any) -> Any:
+    return {"out_of_range": definition["out_of_range"]}
 
 
 def _few(names: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from labrun.compat.azureml.absent import not_here
 from labrun.compat.azureml.exceptions import NoSuchMemberError, UserErrorException
-from labrun.compat.azureml.training import steps, tables, values
+from labrun.compat.azureml.training import partitions, steps, tables, values
 
 FRAME = "the same on the data frame: .to_pandas_dataframe()"
 INSTEAD = {
@@ -19,7 +19,6 @@ INSTEAD = {
     "get_profile": "describe() of the data frame: .to_pandas_dataframe().describe()",
     "submit_profile_run": "describe() of the data frame: .to_pandas_dataframe().describe()",
     "partition_by": FRAME,
-    "get_partition_key_values": FRAME,
     "as_hdfs": ".as_mount()",
     "as_cache": ".as_mount(): labrun keeps what has come from elsewhere",
     "as_stream": ".as_mount()",
@@ -89,10 +88,15 @@ class Tabular:
     def to_pandas_dataframe(self, on_error: str = "null", out_of_range_datetime: str = "null") -> Any:
         """The rows as a pandas.DataFrame; `columns.py` says which types they have.
 
+        Args:
+            on_error: a value that is none of the type that was asked for becomes empty, and that is told (`null`), or
+                ends the reading (`fail`).
+            out_of_range_datetime: the same of a date before 1677 or after 2262, which pandas' dates cannot hold.
+
         Raises:
             UserErrorException: there are no tables, or they cannot be read as one.
         """
-        return tables.read(self._table_files(), self._table())
+        return tables.read(self._table_files(), self._table(), on_error, out_of_range_datetime)
 
     def take(self, count: int) -> Any:
         """The first rows."""
@@ -154,6 +158,9 @@ class Tabular:
         name = self._table().get("timestamp")
         if not name:
             raise UserErrorException(f"{call}: say first which column holds the time: with_timestamp_columns(name)")
+        strange = [one for one in (start, end) if one is not None and not hasattr(one, "isoformat")]
+        if strange:
+            raise UserErrorException(f"{call}({strange[0]!r}): give a datetime; one without a time zone is UTC")
         texts = [None if one is None else one.isoformat() for one in (start, end)]
         return self._step("between", name, *texts, bool(inclusive))
 
@@ -178,8 +185,17 @@ class Tabular:
 
     @property
     def partition_keys(self) -> Any:
-        """None: columns are not made of paths."""
-        return []
+        """The columns that `partition_format` makes of paths."""
+        partition = self._table().get("partition")
+        return partitions.keys(partition["format"]) if partition else []
+
+    def get_partition_key_values(self, partition_keys: Any = None) -> Any:
+        """The different values of these columns, or of all that are made of paths: a dictionary for each.
+
+        Raises:
+            UserErrorException: a name is none of them.
+        """
+        return partitions.different(self._table().get("partition"), self._table_files(), partition_keys)
 
     def to_csv_files(self, separator: str = ",") -> Any:
         """The rows as a file of text, in a data set of files."""

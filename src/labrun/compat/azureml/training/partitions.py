@@ -1,0 +1,134 @@
+"""Columns that are made of the paths of files: `partition_format='/{Department}/{Date:yyyy/MM/dd}/data.csv'`."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from typing import Any
+
+from labrun.compat.azureml.exceptions import UserErrorException
+
+PARTS = {"yyyy": "%Y", "MM": "%m", "dd": "%d", "HH": "%H", "mm": "%M", "ss": "%S"}
+"""Of a date, as the SDK writes them."""
+KEY = re.compile(r"\{([^{}:]+)(?::([^{}]*))?\}")
+DATE_PART = re.compile("|".join(PARTS))
+
+
+def check(text: Any) -> str:
+    """A format.
+
+    Raises:
+        UserErrorException: it names no key, names one twice, or has a date that cannot be read.
+    """
+    if not isinstance(text, str) or not KEY.search(text):
+        raise UserErrorException(
+            f"partition_format={text!r}: name parts of the path in braces, as '/{{Team}}/{{Date:yyyy/MM/dd}}/*.csv'"
+        )
+    names = keys(text)
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UserErrorException(f"partition_format={text!r}: {twice[0]} stands there twice")
+    for name, date in KEY.findall(text):
+        if date and not DATE_PART.search(date):
+            raise UserErrorException(f"partition_format={text!r}: {name}:{date} has none of {', '.join(PARTS)}")
+    return text
+
+
+def keys(text: str) -> list[str]:
+    """The columns' names."""
+    return [name for name, _ in KEY.findall(text)]
+
+
+def values(text: str, path: str) -> dict[str, Any]:
+    """What a path says of each column: a text, or a `datetime`.
+
+    Args:
+        text: the format; it describes the end of the path.
+        path: of a file, with slashes.
+
+    Raises:
+        UserErrorException: the path is not like the format.
+    """
+    found = re.search(_pattern(text), "/" + path.lstrip("/"))
+    if found is None:
+        raise UserErrorException(f"partition_format={text!r}: the path {path!r} does not end like that")
+    told: dict[str, Any] = {}
+    for place, (name, date) in enumerate(KEY.findall(text)):
+        part = found.group(f"g{place}")
+        told[name] = part if not date else _date(text, date, part)
+    return told
+
+
+def _pattern(text: str) -> str:
+    pattern, end = "", 0
+    for place, one in enumerate(KEY.finditer(text)):
+        pattern += _literal(text[end : one.start()])
+        inner = "[^/]+" if not one.group(2) else _digits(one.group(2))
+        pattern += f"(?P<g{place}>{inner})"
+        end = one.end()
+    return ("" if text.startswith("/") else "(?<=/)") + pattern + _literal(text[end:]) + "$"
+
+
+def _digits(date: str) -> str:
+    """A date's part of the pattern."""
+    found, end = "", 0
+    for one in DATE_PART.finditer(date):
+        found += re.escape(date[end : one.start()]) + (r"\d{4}" if one.group() == "yyyy" else r"\d{2}")
+        end = one.end()
+    return found + re.escape(date[end:])
+
+
+def _literal(text: str) -> str:
+    """What stands between the keys; `*` is any part of a name, `**` of several."""
+    return "".join({"**": ".*", "*": "[^/]*"}.get(part, re.escape(part)) for part in re.split(r"(\*\*|\*)", text))
+
+
+def _date(text: str, date: str, part: str) -> Any:
+    known = DATE_PART.sub(lambda one: PARTS[one.group()], date.replace("%", "%%"))
+    try:
+        return datetime.datetime.strptime(part, known)
+    except ValueError as error:
+        raise UserErrorException(f"partition_format={text!r}: {part!r} is no date: {error}") from None
+
+
+def of_files(partition: Any, files: Any) -> list[dict[str, Any]]:
+    """The values of each file.
+
+    Args:
+        partition: of a table's definition: `format`, and `base`, the folder that the files' names are below.
+        files: for each, its local path, and its name below that folder.
+    """
+    base = partition["base"].strip("/")
+    names = [f"{base}/{shown.lstrip('/')}" if base else path for path, shown in files]
+    return [values(partition["format"], name) for name in names]
+
+
+def add(frame: Any, told: Any) -> None:
+    """Put one file's values into its rows, before its own columns."""
+    import pandas
+
+    for place, (name, value) in enumerate(told.items()):
+        if name in frame.columns:
+            raise UserErrorException(f"partition_format: the files have a column {name} already")
+        is_date = isinstance(value, datetime.datetime)
+        column = pandas.Series([value] * len(frame), index=frame.index, dtype="datetime64[ns]" if is_date else object)
+        frame.insert(place, name, column)
+
+
+def different(partition: Any, files: Any, names: Any) -> list[dict[str, Any]]:
+    """The different values of some columns, in the order of the files.
+
+    Raises:
+        UserErrorException: a name is none of the format's.
+    """
+    there = keys(partition["format"]) if partition else []
+    wanted = list(names or there)
+    unknown = [name for name in wanted if name not in there]
+    if unknown or not there:
+        raise UserErrorException(
+            "get_partition_key_values: {} is no key of partition_format; there are: {}".format(
+                ", ".join(map(str, unknown)) or "nothing", ", ".join(there) or "none"
+            )
+        )
+    found = [{name: told[name] for name in wanted} for told in of_files(partition, files)]
+    return [one for place, one in enumerate(found) if one not in found[:place]]
