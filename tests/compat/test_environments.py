@@ -12,7 +12,7 @@ import labrun
 from helpers import lab
 from labrun.azureml import environment, installed
 from labrun.azureml.conda_dependencies import CondaDependencies
-from labrun.azureml.distributed import MpiConfiguration, PyTorchConfiguration
+from labrun.azureml.distributed import MpiConfiguration, PyTorchConfiguration, TensorflowConfiguration
 from labrun.azureml.environment import Environment
 from labrun.azureml.experiment import Experiment
 from labrun.azureml.script_run_config import ScriptRunConfig
@@ -211,3 +211,22 @@ def test_processes_as_words(ws: Workspace, config: Any, words: list[str], told: 
     (ws.folder / "train.py").touch()
     found = ScriptRunConfig(script="train.py", distributed_job_config=config).words(Experiment(ws, "x"))
     assert [word for word in found if "processes" in word] == words and told in capsys.readouterr().err
+
+
+def test_several_machines_are_refused_where_there_are_some_and_workers_of_tensorflow_are_told(ws: Workspace) -> None:
+    (ws.folder / "train.py").touch()
+    (ws.folder / "conf" / "compute").mkdir(parents=True)
+    (ws.folder / "conf" / "compute" / "mine.yaml").write_text("defaults:\n  - slurm\n  - _self_\npartition: x\n")
+
+    def words(config: Any, target: str) -> list[str]:
+        made = ScriptRunConfig(script="train.py", distributed_job_config=config, compute_target=target)
+        return made.words(Experiment(ws, "x"))
+
+    for target in ("slurm", "mine"):
+        with pytest.raises(UserErrorException, match=rf"node_count=2 on compute={target}: .*process_count_per_node=4"):
+            words(MpiConfiguration(2, node_count=2), target)
+        assert "script.processes=4" in words(MpiConfiguration(4), target)
+    found = words(TensorflowConfiguration(worker_count=3), "local")
+    assert "script.processes=3" in found and any(word.startswith("+compute.environment.LABRUN_TF") for word in found)
+    with pytest.raises(UserErrorException, match="no parameter servers"):
+        words(TensorflowConfiguration(worker_count=2, parameter_server_count=1), "local")

@@ -308,6 +308,16 @@ def test_processes_end_together_with_the_code_of_the_first_that_failed() -> None
     assert done.stderr == b"labrun: process 1 of 3 ended with exit code 7; the others are ended\n"
 
 
+def test_workers_of_tensorflow_find_each_other() -> None:
+    code = "import os; os.write(1, (os.environ.get('TF_CONFIG', 'none') + chr(10)).encode())"
+    command = [sys.executable, ranks.__file__, "2", sys.executable, "-c", code]
+    told = subprocess.run(command, capture_output=True, env={**os.environ, ranks.TF_VARIABLE: "worker"}, check=True)
+    found = [json.loads(line) for line in told.stdout.splitlines()]
+    assert sorted(one["task"]["index"] for one in found) == [0, 1] and found[0]["cluster"] == found[1]["cluster"]
+    assert len(set(found[0]["cluster"]["worker"])) == 2
+    assert subprocess.run(command, capture_output=True, check=True).stdout.split() == [b"none", b"none"]
+
+
 def test_mlflow_of_the_script(source: Path, labrun: Command) -> None:
     """Over 15 s: MLflow is imported by each of its runs."""
     (source / "src/train.py").write_text("""

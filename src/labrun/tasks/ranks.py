@@ -7,6 +7,7 @@ ends as the first process that failed; the others are ended then.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -17,6 +18,8 @@ import time
 POLL_S = 0.05
 PATIENCE_S = 5.0
 """How long those that are left may take to end, when one has failed."""
+TF_VARIABLE = "LABRUN_TF_CONFIG"
+"""Set for processes that find each other as TensorFlow's do, by TF_CONFIG."""
 
 
 def variables(rank: int, count: int, port: int) -> dict[str, str]:
@@ -44,12 +47,12 @@ def main(count: int, command: list[str]) -> int:
     # The guard passes signals to the whole group: the scripts hear them, and this process waits for what comes of it.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, lambda number, frame: None)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port, *others = free_ports(1 + (count if TF_VARIABLE in os.environ else 0))
     processes = []
     for rank in range(count):
         environment = {**os.environ, **variables(rank, count, port)}
+        if others:
+            environment["TF_CONFIG"] = tf_config(rank, others)
         processes.append(subprocess.Popen(command, env=environment, restore_signals=True))
     failed = _first_failure(processes)
     if failed is None:
@@ -59,6 +62,21 @@ def main(count: int, command: list[str]) -> int:
     sys.stderr.write(f"labrun: process {rank} of {count} {how}; the others are ended\n")
     _end(processes)
     return code if code > 0 else 128 - code
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine that nobody has."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+def tf_config(rank: int, ports: list[int]) -> str:
+    """What TensorFlow reads of the others, and of its own place among them."""
+    workers = [f"127.0.0.1:{port}" for port in ports]
+    return json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": rank}})
 
 
 def _first_failure(processes: list[subprocess.Popen[bytes]]) -> tuple[int, int] | None:
