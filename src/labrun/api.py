@@ -61,6 +61,7 @@ def submit(
     detach: bool = False,
     root: str | os.PathLike[str] | None = None,
     environment: Mapping[str, str] | None = None,
+    parent: Run | str | None = None,
 ) -> Any:
     """Submit what `labrun` would run with these words, and return as soon as its records are there.
 
@@ -70,6 +71,7 @@ def submit(
         detach: it goes on when this Python ends; else it is canceled then.
         root: the workspace; None: LABRUN_ROOT, or the current folder.
         environment: variables for the command, beside this process's.
+        parent: the run that it belongs to, or its id.
 
     Returns:
         A `Run`, or a `Sweep` for a sweep or search.
@@ -88,6 +90,9 @@ def submit(
     told, log = place / f"{uuid.uuid4().hex}.folder", place / f"{uuid.uuid4().hex}.log"
     detached = ["compute.detach=true"] if detach else []
     variables = {**os.environ, **(environment or {}), publish.VARIABLE: str(told), store.ROOT_VARIABLE: str(workspace)}
+    variables.pop(publish.PARENT, None)
+    if parent is not None:
+        variables[publish.PARENT] = parent.id if isinstance(parent, Run) else parent
     for name in (context.RUN_DIR_VARIABLE, context.ATTEMPT_VARIABLE, "MPLBACKEND"):  # a notebook's backend is its own
         variables.pop(name, None)
     with open(log, "wb") as output:

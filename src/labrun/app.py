@@ -42,7 +42,7 @@ from labrun.errors import ConfigError, LabrunError, RecordError, RunFailedError
 from labrun.runs import custom_locations, recording, store
 from labrun.runs import record as records
 from labrun.runs.record import Record
-from labrun.submission import freeze
+from labrun.submission import freeze, publish
 from labrun.submission.publish import announce
 from labrun.tracking import registry as trackers
 
@@ -296,6 +296,7 @@ def _run(config: DictConfig, hydra_config: Any) -> dict[str, Any]:
         with hydra_job.given_variables(config, hydra_config):
             record = freeze.freeze(config, run_id, composed.task_overrides(hydra_config), root, around)
             variables = freeze.environment(config)
+        record.parent = record.parent or publish.parent()
         record.hydra = hydra_job.settings(hydra_config)
         record.command = hydra_files.command(hydra_config, record.overrides)
         if not registry.chosen(record.config["compute"], sweep=False).in_process:

@@ -246,7 +246,7 @@ def test_what_labrun_has_not_imports_and_tells_the_way_when_used(bench: Any, wel
         "except (WebserviceException, ValueError): assert first is WebserviceException\n"
         "for call in (lambda: Webservice('x'), lambda: Image.create, lambda: AksCompute(None, 'cpu'),\n"
         "             lambda: InferenceConfig(1, 2), lambda: Workspace().delete(),\n"
-        "             lambda: run.wait_for_completion(), lambda: run.get_environment(),\n"
+        "             lambda: run.wait_for_completion(),\n"
         "             lambda: run.get_secret('NO_SUCH'), lambda: run.unheard_of,\n"
         "             lambda: azureml.pipeline.steps.PythonScriptStep()):\n"
         "    try: call()\n"
@@ -257,7 +257,7 @@ def test_what_labrun_has_not_imports_and_tells_the_way_when_used(bench: Any, wel
         "except ImportError: print('no plug-in of MLflow')\n"
     )
     done = well(bench.run(script))
-    assert done.stdout.count("TOLD") == 10 and "no private parts\nno plug-in of MLflow" in done.stdout
+    assert done.stdout.count("TOLD") == 9 and "no private parts\nno plug-in of MLflow" in done.stdout
     for way in ("compute=slurm", "lab models predict", "labrun has no pipelines yet", "lab compute ls"):
         assert way in done.stdout
 
@@ -329,3 +329,28 @@ def test_the_error_of_a_package_of_the_sdk_can_be_caught(bench: Any, well: Any) 
         "except HttpOperationError: print('caught')\n"
     )
     assert "caught" in well(bench.run(script)).stdout
+
+
+def test_errors_of_other_packages_and_of_the_sdks_client(bench: Any, well: Any) -> None:
+    script = bench.write(
+        "from azure.common import AzureException, AzureMissingResourceHttpError\n"
+        "from azureml._restclient.exceptions import ServiceException\n"
+        "from azureml._restclient.models.error_response import ErrorResponseException\n"
+        "from azureml.exceptions import AzureMLException, WebserviceException\n"
+        "import msrest, msrest.exceptions\n"
+        "from msrest.exceptions import AuthenticationError, ClientException, HttpOperationError\n"
+        "from azureml.core import Datastore, Model, Workspace\n"
+        "ws = Workspace.from_config()\n"
+        "def caught(call, *errors):\n"
+        "    for error in errors:\n"
+        "        try: call()\n"
+        "        except error: print('caught', error.__name__)\n"
+        "caught(lambda: Datastore.get(ws, 'no such place'), ClientException, HttpOperationError, AzureException,\n"
+        "       AzureMissingResourceHttpError, ServiceException, ErrorResponseException, AzureMLException)\n"
+        "caught(lambda: Model(ws, 'no-such-model'), WebserviceException)\n"
+        "import azure.core.exceptions\n"
+        "try: from azure.common import credentials\n"
+        "except ImportError as error: print('none', issubclass(AuthenticationError, Exception))\n"
+    )
+    told = well(bench.run(script)).stdout
+    assert told.count("caught") == 8 and "none True" in told

@@ -135,3 +135,62 @@ def test_start_logging(project: Path) -> None:
     assert found["status"] == ["Completed", "Completed", "Completed", "Failed"] and found["runs"] == 3
     assert found["files"] == ["driver.log", "outputs/m.pkl"] and found["children"] == [True] and found["parent"]
     assert found["models"] == [1, 1, "m"]
+
+
+BELOW = """
+import json
+from azureml.core import Environment, Experiment, Run, ScriptRunConfig, Workspace
+from azureml.train.hyperdrive import GridParameterSampling, HyperDriveConfig, PrimaryMetricGoal, choice
+
+ws = Workspace.from_config()
+experiment = Experiment(ws, "above")
+env = Environment("mine").register(ws)
+with experiment.start_logging(snapshot_directory=None) as run:
+    one = run.submit_child(ScriptRunConfig(".", "inner.py", environment=env), tags={"a": "b"})
+    search = run.submit_child(HyperDriveConfig(
+        GridParameterSampling({"--k": choice(1)}), "score", PrimaryMetricGoal.MAXIMIZE,
+        run_config=ScriptRunConfig(".", "inner.py", environment=env)))
+    details = one.wait_for_completion()
+    search.wait_for_completion()
+json.dump({
+    "parents": [one.parent == run, search.parent == run, [c.parent == search for c in search.get_children()]],
+    "children": sorted(c.id for c in run.get_children()) == sorted([one.id, search.id]),
+    "tops": [r.id for r in experiment.get_runs()] == [run.id],
+    "all": len(list(experiment.get_runs(include_children=True))),
+    "environment": [one.get_environment().name, one.get_environment().version, one.get_tags()],
+    "details": [details["startTimeUtc"][-1], details["runDefinition"]["environment"]],
+    "ids": [run.id, one.id],
+}, open("below.json", "w"))
+"""
+INNER = """
+import argparse
+from azureml.core import Run
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--k", type=int, default=0)
+run = Run.get_context()
+run.log("score", parser.parse_args().k)
+above = run.parent
+print("ABOVE", above.id, type(above).__name__, run.get_environment().name)
+above.log("from_below", 1) if not hasattr(above, "get_best_run_by_primary_metric") else None
+"""
+
+
+def test_runs_and_searches_that_are_submitted_below_a_run(project: Path) -> None:
+    """Over 15 s on a busy machine: a run and a search of one."""
+    (project / "inner.py").write_text(INNER)
+    (project / "below.py").write_text(BELOW)
+    done = lab(project, "azureml", "run", "below.py")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((project / "below.json").read_text())
+    assert found["parents"] == [True, True, [True]] and found["children"] and found["tops"] and found["all"] == 4
+    assert found["environment"] == ["mine", "1", {"a": "b"}]
+    assert found["details"][0] == "Z" and found["details"][1]["name"] == "mine"
+    above, one = found["ids"]
+    shown = lab(project, "runs", "show", one).stdout
+    assert above in next(line for line in shown.splitlines() if line.split()[:1] == ["parent"])
+    work = labrun.get_run(one, root=project)
+    assert work.parent.id == above and f"ABOVE {above}" in work.log_text() and "from_below" in work.parent.get_metrics()
+    (trial,) = [run for run in labrun.runs(experiment="above", root=project) if run.record.sweep]
+    assert trial.parent.parent.id == above and "HyperDriveRun" in trial.log_text()
+    assert above in lab(project, "runs", "show", trial.id).stdout

@@ -186,7 +186,7 @@ def test_a_workspace_has_the_names_of_its_config_and_the_folder_of_the_command(w
         found.delete()
     with pytest.raises(NotInLabrun, match="Workspace.diagnose is part of Azure ML"):
         found.diagnose()
-    assert not hasattr(found, "private_endpoints")
+    assert not hasattr(found, "connections")
 
 
 def test_compute_targets_are_looked_up_in_the_config_and_in_the_table(

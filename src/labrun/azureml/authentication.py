@@ -19,6 +19,10 @@ class Authentication:
         """None: there is no token."""
 
 
+AbstractAuthentication = Authentication
+"""The class that all of them are of."""
+
+
 class ArmTokenAuthentication(Authentication):
     """Accepted, without effect."""
 

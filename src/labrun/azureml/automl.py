@@ -256,10 +256,12 @@ class AutoMLConfig(Config):
             raise UserErrorException("AutoMLConfig: allowed_models and blocked_models leave no model over")
         return [] if set(chosen) == set(ALL) else [f"model/estimator={','.join(chosen)}"]
 
-    def submitted(self, experiment: Experiment, tags: Mapping[str, str], **kwargs: Any) -> AutoMLRun:
+    def submitted(
+        self, experiment: Experiment, tags: Mapping[str, str], parent: str | None = None, **kwargs: Any
+    ) -> AutoMLRun:
         """Search: on this machine the call ends with the search, as the SDK has it; elsewhere at once."""
         given = self.user_settings.get("compute_target")
-        work = submit(experiment, self.words(experiment), tags)
+        work = submit(experiment, self.words(experiment), tags, parent=parent)
         run = AutoMLRun(experiment, work=work, run_type=self.run_type)
         if given is None or kwargs.get("show_output"):
             run.wait_for_completion(show_output=bool(kwargs.get("show_output")))

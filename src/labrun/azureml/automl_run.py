@@ -19,7 +19,6 @@ from labrun.azureml.words import word
 from labrun.compat.azureml import absent
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compat.azureml.training import registered
-from labrun.control import objective
 from labrun.errors import LabrunError
 from labrun.runs import record as records
 from labrun.search import automl as search
@@ -109,20 +108,6 @@ class AutoMLRun(Run):
     def run_id(self) -> str:
         """Its id."""
         return self.id
-
-    def summary(self) -> list[list[Any]]:
-        """For each pipeline, how many iterations had it, and the best of their scores."""
-        trials = self._trials()
-        wanted = objective.common([run.record for run in trials])
-        scores: dict[str, list[float]] = {}
-        for run in trials:
-            name = search.pipeline_name(run.record) or ""
-            scores.setdefault(name, []).append(float(run.record.metrics.get(wanted.metric, math.nan)))
-        pick = max if wanted.maximize else min
-        return [
-            [name, len(found), pick((one for one in found if one == one), default=math.nan)]
-            for name, found in scores.items()
-        ]
 
     def _trials(self) -> list[Any]:
         """labrun's runs of the pipelines, in their order; not the last fits of the best."""

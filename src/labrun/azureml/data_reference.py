@@ -33,6 +33,16 @@ class DataPath(Advising):
         self.datastore, self.name = datastore, name
         self.path_on_datastore = datastore._clean(path_on_datastore)
 
+    @property
+    def datastore_name(self) -> str:
+        """The datastore's."""
+        return self.datastore.name
+
+    @staticmethod
+    def create_from_data_reference(data_reference: DataReference) -> DataPath:
+        """The same place."""
+        return DataPath(data_reference.datastore, data_reference.path_on_datastore)
+
     def create_data_reference(
         self, data_reference_name: str | None = None, datapath_compute_binding: Any = None
     ) -> DataReference:
@@ -66,6 +76,19 @@ class DataReference(Advising):
         plain = re.sub(r"\W+", "_", f"{datastore.name}_{self.path_on_datastore}").strip("_")
         self.data_reference_name = data_reference_name or plain
         self.path_on_compute, self.overwrite = path_on_compute, overwrite
+
+    @staticmethod
+    def create(
+        data_reference_name: str | None = None,
+        datastore: Datastore | None = None,
+        mode: str = "mount",
+        path_on_datastore: str | None = None,
+        **kwargs: Any,
+    ) -> DataReference:
+        """One in the default datastore, where none is given."""
+        from labrun.azureml.datastore import Datastore as Default
+
+        return DataReference(datastore or Default(), data_reference_name, path_on_datastore, mode, **kwargs)
 
     def __str__(self) -> str:
         return f"{PREFIX}{self.data_reference_name}"

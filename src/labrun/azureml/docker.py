@@ -37,6 +37,10 @@ class DockerSection:
         return "docker" if self.enabled else None
 
 
+DockerEnvironment = DockerSection
+"""The older name."""
+
+
 class DockerConfiguration:
     """The settings of a run."""
 

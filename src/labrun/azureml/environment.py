@@ -5,6 +5,7 @@ A run has the present interpreter, or one that is built as the environment asks:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ from labrun.azureml import curated, folder, installed
 from labrun.azureml.accepted import ContainerRegistry
 from labrun.azureml.conda_dependencies import CondaDependencies, from_pip_requirements
 from labrun.azureml.docker import DockerSection
+from labrun.azureml.submitting import ENVIRONMENT_TAG, VERSION_TAG
 from labrun.azureml.telling import once
 from labrun.azureml.words import word
 from labrun.azureml.workspace import Workspace
@@ -67,6 +69,10 @@ class PythonSection:
         self._dependencies = value
 
 
+PythonEnvironment = PythonSection
+"""The older name."""
+
+
 class Environment:
     """An environment by its name.
 
@@ -78,6 +84,7 @@ class Environment:
     def __init__(self, name: str | None = None, **kwargs: Any) -> None:
         self.name = name
         self.version: str | None = None
+        self.label: str | None = None
         self.python = PythonSection()
         self.docker = DockerSection()
         self.environment_variables: dict[str, str] = {}
@@ -212,17 +219,22 @@ class Environment:
                 f"Environment name {self.name!r} can not start with the prefix Microsoft or AzureML: "
                 "register a clone, env.clone('my-name')"
             )
-        versions, content = _versions(workspace, self.name), self._to_dict()
+        content = self._to_dict()
         if self.environment_variables:
             once(
                 f"the environment {self.name!r} is kept with the values of {', '.join(self.environment_variables)}, in "
                 f"{folder.table_path(_folder(workspace), TABLE)}, which only you may read: keep secrets out of it"
             )
-        if not versions or {**versions[-1], "version": None} != {**content, "version": None}:
-            versions = [*versions, {**content, "version": str(len(versions) + 1)}]
-            folder.put(_folder(workspace), TABLE, self.name, {"versions": versions})
-        self.version = versions[-1]["version"]
-        return _from_dict(versions[-1])
+
+        def changed(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+            versions = list(entry.get("versions") or [])
+            if not versions or {**versions[-1], "version": None} != {**content, "version": None}:
+                versions.append({**content, "version": str(len(versions) + 1)})
+            return {"versions": versions}
+
+        newest = folder.change(_folder(workspace), TABLE, self.name, changed)["versions"][-1]
+        self.version = newest["version"]
+        return _from_dict(newest)
 
     def build(self, workspace: Any, image_build_compute: Any = None) -> ImageBuildDetails:
         """Build it, unless the present interpreter is used; it is there when this returns.
@@ -371,6 +383,22 @@ def _with_files(name: str, conda_specification: Any, pip_requirements: Any) -> E
     if pip_requirements is not None:
         return Environment.from_pip_requirements(name, pip_requirements)
     return Environment(name)
+
+
+def of_run(workspace: Any, properties: Mapping[str, str]) -> Environment:
+    """The environment that a run's record names: as it was registered, else its name alone.
+
+    Args:
+        workspace: the run's.
+        properties: the record's.
+    """
+    name, version = properties.get(ENVIRONMENT_TAG) or "labrun", properties.get(VERSION_TAG)
+    if version or not _versions(workspace, name):
+        with contextlib.suppress(UserErrorException):
+            return Environment.get(workspace, name, version)
+    made = Environment(name)
+    made.version = version
+    return made
 
 
 def _from_dict(content: Mapping[str, Any]) -> Environment:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from labrun import api
@@ -20,6 +22,14 @@ from labrun.errors import LabrunError
 from labrun.runs import context, store
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,255}")
+
+
+class ViewType:
+    """Which experiments are listed; labrun archives none."""
+
+    All = "All"
+    ActiveOnly = "ActiveOnly"
+    ArchivedOnly = "ArchivedOnly"
 
 
 class Experiment(Advising):
@@ -56,6 +66,13 @@ class Experiment(Advising):
     def id(self) -> str:
         """Its name."""
         return self.name
+
+    identity = id
+
+    @classmethod
+    def from_directory(cls, path: Any, auth: Any = None) -> Experiment:
+        """The experiment that a folder is called after."""
+        return cls(Workspace.from_config(path), Path(os.fspath(path)).resolve().name)
 
     @property
     def tags(self) -> dict[str, str]:
@@ -114,8 +131,12 @@ class Experiment(Advising):
                 yield run
 
     @staticmethod
-    def list(workspace: Any, experiment_name: str | None = None, **kwargs: Any) -> list[Experiment]:
-        """The experiments that have runs, or have been made."""
+    def list(
+        workspace: Any, experiment_name: str | None = None, view_type: str = ViewType.ActiveOnly, **kwargs: Any
+    ) -> list[Experiment]:
+        """The experiments that have runs, or have been made; none of them is archived."""
+        if view_type == ViewType.ArchivedOnly:
+            return []
         made = workspace if isinstance(workspace, Workspace) else Workspace()
         names = {record.name for _, record in store.listing(made.folder).runs}
         names |= set(folder.read_table(made.folder, "experiments"))
@@ -148,13 +169,21 @@ class Experiment(Advising):
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags of the experiment."""
-        new = {**self.tags, **{str(k): "" if v is None else str(v) for k, v in tags.items()}}
-        folder.put(self.workspace.folder, "experiments", self.name, {"tags": new})
+        new = {str(k): "" if v is None else str(v) for k, v in tags.items()}
+        self._change_tags(lambda now: {**now, **new})
 
     def remove_tags(self, tags: Any) -> None:
         """Take tags of the experiment away."""
-        left = {key: value for key, value in self.tags.items() if key not in tags}
-        folder.put(self.workspace.folder, "experiments", self.name, {"tags": left})
+        gone = [tags] if isinstance(tags, str) else list(tags)
+        self._change_tags(lambda now: {key: value for key, value in now.items() if key not in gone})
+
+    def _change_tags(self, changed: Callable[[dict[str, str]], dict[str, str]]) -> None:
+        folder.change(
+            self.workspace.folder,
+            "experiments",
+            self.name,
+            lambda entry: {**entry, "tags": changed(dict(entry.get("tags") or {}))},
+        )
 
     @property
     def archived_time(self) -> None:
@@ -196,13 +225,17 @@ def runs_of(workspace: Workspace, name: str | None, children: bool = False) -> l
     for run in api.runs(root=workspace.folder):
         if name not in (None, run.name):
             continue
-        parent = None
-        try:
-            parent = run.parent
-        except LabrunError:  # the run that it came from was removed
-            parent = None
+        parent = _above(run)
         if children or parent is None:
             found.setdefault(run.folder, run)
-        if isinstance(parent, api.Sweep):
+        if isinstance(parent, api.Sweep) and (children or _above(parent) is None):
             found.setdefault(parent.folder, parent)
     return list(found.values())
+
+
+def _above(work: Any) -> Any:
+    """The sweep or run that one belongs to; None also where that was removed."""
+    try:
+        return work.parent
+    except LabrunError:
+        return None

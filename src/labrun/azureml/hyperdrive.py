@@ -130,9 +130,9 @@ class HyperDriveConfig(Config):
         """The script's."""
         return dict(self.run_config.variables())
 
-    def submitted(self, experiment: Experiment, tags: Any, **kwargs: Any) -> Any:
+    def submitted(self, experiment: Experiment, tags: Any, parent: str | None = None, **kwargs: Any) -> Any:
         """Submit it, and give its run."""
-        run = super().submitted(experiment, tags, **kwargs)
+        run = super().submitted(experiment, tags, parent, **kwargs)
         run.hyperdrive_config = self
         return run
 

@@ -135,7 +135,7 @@ def of(run: Run) -> list[Path]:
 
 def submitted(run: Run, config: Any, tags: Mapping[str, Any] | None = None, **kwargs: Any) -> Any:
     """Submit a configuration as a run below another."""
-    made = run.experiment.submit(config, tags, **kwargs)
+    made = run.experiment.submit(config, tags, parent=run.id, **kwargs)
     children_note(run, made)
     return made
 

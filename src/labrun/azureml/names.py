@@ -66,6 +66,8 @@ PLACES = {
     # searches for a model
     "AutoMLConfig": "automl",
     "AutoMLRun": "automl_run",
+    "Metric": "automl_constants",
+    "SupportedModels": "automl_constants",
     "get_primary_metrics": "automl",
     # data
     "DataPath": "data_reference",
@@ -85,6 +87,16 @@ PLACES = {
     "ComputeTarget": "compute",
     "DsvmCompute": "compute",
     "RemoteCompute": "compute",
+    "AbstractDataset": "data_sets",
+    "AbstractDatastore": "datastore_kinds",
+    "AzureBlobDatastore": "datastore_kinds",
+    "AzureDataLakeGen2Datastore": "datastore_kinds",
+    "AzureFileDatastore": "datastore_kinds",
+    "DockerEnvironment": "docker",
+    "FeaturizationConfig": "featurization",
+    "ImageBuildDetails": "environment",
+    "PythonEnvironment": "environment",
+    "ViewType": "experiment",
     # accepted, without effect: there is nobody to sign in to
     "AzureCliAuthentication": "authentication",
     "InteractiveLoginAuthentication": "authentication",
@@ -92,6 +104,7 @@ PLACES = {
     "ServicePrincipalAuthentication": "authentication",
     "TokenAuthentication": "authentication",
     "set_diagnostics_collection": "authentication",
+    "AbstractAuthentication": "authentication",
     "AmlComputeConfiguration": "accepted",
     "ArmTokenAuthentication": "authentication",
     "AzureMLTokenAuthentication": "authentication",

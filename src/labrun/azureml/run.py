@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from labrun import api
 from labrun.azureml import definition
 from labrun.azureml.advice import Advising
-from labrun.azureml.submitting import OWN, TYPE_TAG
+from labrun.azureml.submitting import OWN, TARGET_TAG, TYPE_TAG
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml.exceptions import ActivityFailedException, UserErrorException
 from labrun.compat.azureml.training import children, files, metrics, registered
@@ -107,6 +107,20 @@ class Run(Advising, metaclass=_AnyRun):
         """The runs of an experiment, the newest first; see `Experiment.get_runs`."""
         found: Iterator[Run] = experiment.get_runs(type=type, tags=tags, **kwargs)
         return found
+
+    @staticmethod
+    def list_by_compute(
+        compute: Any, type: str | None = None, tags: Any = None, properties: Any = None, status: Any = None
+    ) -> Iterator[Run]:
+        """The runs of a compute target, the newest first."""
+        from labrun.azureml.experiment import runs_of
+
+        for run in (wrapped(None, work) for work in runs_of(compute.workspace, None, children=True)):
+            if run._is_sweep or run._work.record.properties.get(TARGET_TAG) != compute.name:
+                continue
+            fits = type in (None, run.type) and status in (None, run.get_status())
+            if fits and registered.fits(run.tags, tags) and registered.fits(run.properties, properties):
+                yield run
 
     def __repr__(self) -> str:
         return (
@@ -209,8 +223,6 @@ class Run(Advising, metaclass=_AnyRun):
     @property
     def parent(self) -> Any:
         """The sweep or the run that it belongs to; None for a run by itself."""
-        if self._is_sweep:
-            return None
         try:
             origin = self._work.parent
         except LabrunError:
@@ -251,6 +263,9 @@ class Run(Advising, metaclass=_AnyRun):
         if failure is not None and raise_on_error:
             raise ActivityFailedException(failure, error_details=failure)
         return self.get_details()
+
+    def start(self) -> None:
+        """Nothing: a run has begun as soon as it is there."""
 
     def cancel(self) -> None:
         """Ask it to stop, and wait until it has, 20 seconds at most."""
@@ -496,10 +511,10 @@ class Run(Advising, metaclass=_AnyRun):
 
     def get_environment(self) -> Any:
         """The environment that it ran in, by the name that its config has."""
-        from labrun.compat.azureml import finder
+        from labrun.azureml import environment
 
-        name = (self.get_details()["runDefinition"].get("environment") or {}).get("name") or "labrun"
-        return finder.find("azureml.core", "Environment")(name)
+        record = self._work.get_children()[0].record if self._is_sweep else self._work.record
+        return environment.of_run(self.experiment.workspace, record.properties)
 
     def get_snapshot_id(self) -> str:
         """Its id: code and config are frozen with it."""

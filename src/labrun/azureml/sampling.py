@@ -225,6 +225,12 @@ class EarlyTerminationPolicy:
         self._choice, self._settings = choice, {key: value for key, value in settings.items() if value is not None}
         vars(self).update(settings)
 
+    def to_json(self) -> dict[str, Any]:
+        """As the SDK tells it."""
+        kind = type(self).__name__.removesuffix("Policy").removesuffix("Termination") or "No"
+        told = {"name": {"No": "Default"}.get(kind, kind), "properties": dict(self._settings)}
+        return {"policy": told}
+
     def words(self) -> list[str]:
         """As words of labrun's command line."""
         if self._choice is None:

@@ -20,7 +20,8 @@ TYPE_TAG = "azureml.type"
 """The property of a record that tells which kind of the SDK's runs it is."""
 TARGET_TAG, ENVIRONMENT_TAG = "azureml.target", "azureml.environment"
 """The names that the control script gave."""
-OWN = (TYPE_TAG, TARGET_TAG, ENVIRONMENT_TAG)
+VERSION_TAG = "azureml.environment_version"
+OWN = (TYPE_TAG, TARGET_TAG, ENVIRONMENT_TAG, VERSION_TAG)
 
 
 class Config:
@@ -40,11 +41,13 @@ class Config:
         """Variables for the command, beside this process's."""
         return {}
 
-    def submitted(self, experiment: Experiment, tags: Mapping[str, str], **kwargs: Any) -> Any:
-        """Submit it, and give its run."""
+    def submitted(
+        self, experiment: Experiment, tags: Mapping[str, str], parent: str | None = None, **kwargs: Any
+    ) -> Any:
+        """Submit it, below another run if one is named, and give its run."""
         from labrun.azureml.run import wrapped
 
-        work = submit(experiment, self.words(experiment), tags, self.variables())
+        work = submit(experiment, self.words(experiment), tags, self.variables(), parent)
         if isinstance(work, api.Run):
             context.annotate(work.folder, properties=self._notes())
         return wrapped(experiment, work, self.run_type)
@@ -53,12 +56,20 @@ class Config:
         """What the SDK tells of a run and labrun's config does not: its type, and the names that its script gave."""
         settings = getattr(self, "run_config", None)
         target, environment = getattr(settings, "target", None), getattr(settings, "_environment", None)
-        names = {TARGET_TAG: getattr(target, "name", target), ENVIRONMENT_TAG: getattr(environment, "name", None)}
+        names = {
+            TARGET_TAG: getattr(target, "name", target),
+            ENVIRONMENT_TAG: getattr(environment, "name", None),
+            VERSION_TAG: getattr(environment, "version", None),
+        }
         return {TYPE_TAG: self.run_type, **{key: str(name) for key, name in names.items() if name}}
 
 
 def submit(
-    experiment: Experiment, words: Sequence[str], tags: Mapping[str, str], variables: Mapping[str, str] | None = None
+    experiment: Experiment,
+    words: Sequence[str],
+    tags: Mapping[str, str],
+    variables: Mapping[str, str] | None = None,
+    parent: str | None = None,
 ) -> Any:
     """Hand words to labrun, detached: the run goes on when this program ends.
 
@@ -75,6 +86,7 @@ def submit(
             detach=True,
             root=experiment.workspace.folder,
             environment={"PYTHONPATH": _own_path(), **(variables or {})},
+            parent=parent,
         )
     except ConfigError as error:
         raise UserErrorException(str(error)) from error

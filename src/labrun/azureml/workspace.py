@@ -184,6 +184,15 @@ class Workspace(Advising):
         return {}
 
     @property
+    def private_endpoints(self) -> dict[str, Any]:
+        """None: access is the file system's."""
+        return {}
+
+    def list_connections(self) -> dict[str, Any]:
+        """None: labrun has no connections."""
+        return {}
+
+    @property
     def service_context(self) -> Any:
         """None: there is no service."""
         return None

@@ -52,3 +52,11 @@ def of(config: Mapping[str, Any]) -> dict[str, Any]:
         "maxRunDurationSeconds": 60 * limit if limit else None,
         "nodeCount": compute.get("nodes", 1),
     }
+
+
+def utc(text: str | None) -> str | None:
+    """A time of a record as the SDK has it: `2020-01-31T10:00:00.000000Z`, which scripts read by that very form."""
+    if not text or not text.endswith("+00:00"):
+        return text
+    moment, _, fraction = text[: -len("+00:00")].partition(".")
+    return f"{moment}.{fraction[:6]:<06}Z"

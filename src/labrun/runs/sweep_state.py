@@ -19,6 +19,8 @@ from labrun.runs import context, custom_locations, store
 from labrun.runs import record as records
 from labrun.runs.record import Record
 
+LONGEST_ID = 1000
+
 
 @dataclass(frozen=True)
 class SweepState:
@@ -43,6 +45,11 @@ class SweepState:
     def plan(self) -> Path:
         """What the controller must know (`Plan`)."""
         return self.folder / custom_locations.PLAN
+
+    @property
+    def parent(self) -> Path:
+        """The id of the run that the sweep belongs to; there is none otherwise."""
+        return self.root / "parent"
 
     @property
     def submitted(self) -> Path:
@@ -212,3 +219,12 @@ def readable(folder: Path, plan: Plan) -> list[tuple[Path, Record]]:
 def run_dirs(folder: Path, plan: Plan) -> list[Path]:
     """The folders of the runs that `readable` gives."""
     return [run_dir for run_dir, _ in readable(folder, plan)]
+
+
+def parent_of(folder: Path) -> str | None:
+    """The id of the run that a sweep belongs to."""
+    try:
+        found = context.content(SweepState(folder).parent, LONGEST_ID).decode(errors="replace").strip()
+    except OSError:
+        return None
+    return found if found.isalnum() else None

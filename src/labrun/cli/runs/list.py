@@ -18,7 +18,7 @@ from labrun import checking, exact, garbage, terminal
 from labrun.cli.runs import filters
 from labrun.control import lease, query
 from labrun.control.query import Pair, StatusResolver
-from labrun.runs import comparable, context, report, store
+from labrun.runs import comparable, context, report, store, sweep_state
 from labrun.runs import record as records
 from labrun.runs.record import Record
 from labrun.runs.sweep_state import SweepState
@@ -178,6 +178,8 @@ def _rows(run_dir: Path, record: Record, status: str) -> Iterator[tuple[str, str
         yield "attempt", text + (f" ({attempt['reason']})" if attempt.get("reason") else "")
     if record.sweep:
         yield "sweep", f"run {record.sweep.get('number')} of {record.sweep.get('folder')}"
+        if above := sweep_state.parent_of(run_dir.parent):
+            yield "  below", f"run {above}"
     if record.parent:
         yield "parent", record.parent
     if record.imported:

@@ -34,7 +34,20 @@ class RunEnvironmentException(AzureMLException):
     """The script asked for the run that it belongs to, and there is none."""
 
 
-class ModelNotFoundException(AzureMLException):
+class WebserviceException(AzureMLException):
+    """What the SDK raises of web services, and of models.
+
+    Args:
+        message: what is wrong.
+        status_code: kept.
+    """
+
+    def __init__(self, message: str = "", status_code: object = None, **kwargs: object) -> None:
+        super().__init__(message)
+        self.status_code = status_code
+
+
+class ModelNotFoundException(WebserviceException):
     """No such model is registered."""
 
 

@@ -58,8 +58,22 @@ STARS = {
 }
 """What `from azureml.train.hyperdrive import *` gives."""
 
-MSREST = ("msrest", "msrest.exceptions")
-"""A package of the SDK's, of which scripts import one error: the one that `Datastore.get` raises."""
+BESIDE = ("msrest", "msrest.exceptions", "azure", "azure.common")
+"""Packages that came with the SDK, of which scripts import the errors that they catch; one that is installed counts."""
+
+AS = {
+    "HttpOperationError": "UserErrorException",
+    "ClientException": "AzureMLException",
+    "AzureException": "AzureMLException",
+    "AzureHttpError": "UserErrorException",
+    "AzureMissingResourceHttpError": "UserErrorException",
+    "ServiceException": "UserErrorException",
+    "ErrorResponseException": "UserErrorException",
+}
+"""Errors of those packages and of the SDK's client, and what labrun raises where these raised them."""
+
+PRIVATE = ("_common", "_restclient")
+"""Private modules that scripts import errors from."""
 
 MISSING = {"mlflow"}
 """Not even a stand-in: MLflow loads this plug-in of its own accord, and goes on without it if it cannot be imported."""
@@ -75,10 +89,10 @@ def find(module: str, name: str) -> Any:
         return CONSTANTS[name]
     if name == "__all__" and module in STARS:
         return STARS[module].split()
-    if module in MSREST:
-        name = "UserErrorException" if name == "HttpOperationError" else name
     if name.startswith("__"):
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    if module in BESIDE or module.startswith("azureml._restclient"):
+        return _error(module, name)
     full = whole()
     if full is not None and full.has(module, name) and not _is_own(name):
         return full.find(module, name)
@@ -91,6 +105,18 @@ def find(module: str, name: str) -> Any:
         # `import azureml.core` gave all of the SDK's modules below it.
         return importlib.import_module(f"{module}.{name}")
     return absent.stand_in(module, name)
+
+
+def _error(module: str, name: str) -> Any:
+    """What a package beside the SDK has under a name: an error, or a module below it."""
+    exceptions = importlib.import_module("labrun.compat.azureml.exceptions")
+    if hasattr(exceptions, AS.get(name, name)):
+        return getattr(exceptions, AS.get(name, name))
+    if f"{module}.{name}" in BESIDE:
+        return importlib.import_module(f"{module}.{name}")
+    if name.endswith(("Error", "Exception")):
+        return absent.stand_in(module, name)
+    raise AttributeError(f"module {module!r} has no attribute {name!r}: labrun has its errors alone")
 
 
 def whole() -> Any:
@@ -122,11 +148,11 @@ class _Modules(MetaPathFinder, Loader):
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         top, *below = fullname.split(".")
-        if fullname in MSREST:
+        if fullname in BESIDE:
             return ModuleSpec(fullname, self, is_package=True)
         if top != "azureml" or not below or below[0] in MISSING:
             return None
-        if any(part.startswith("_") and part != "_common" for part in below):
+        if any(part.startswith("_") and part not in PRIVATE for part in below):
             return None
         return ModuleSpec(fullname, self, is_package=True)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from labrun.compat.azureml import absent
+from labrun.compat.azureml import absent, finder
 from labrun.compat.azureml.absent import not_here
 from labrun.compat.azureml.exceptions import NoSuchMemberError
 from labrun.compat.azureml.training.keyvault import secret_of
@@ -52,6 +53,9 @@ class RunBase:
         """Accepted and not needed: the run is completed when its script has ended without an error."""
         self.flush()
 
+    def start(self) -> None:
+        """Accepted and not needed: a run has begun as soon as its script has."""
+
     def flush(self, timeout_seconds: int = 300) -> None:
         """Hand on what was printed; metrics are on the disk as soon as they are logged."""
         sys.stdout.flush()
@@ -70,5 +74,11 @@ class RunBase:
         not_here("run.wait_for_completion() inside the run itself", "`lab runs logs -f`, or the same call in Python")
 
     def get_environment(self, *args: Any, **kwargs: Any) -> Any:
-        """Not in labrun: environments are interpreters."""
-        not_here("run.get_environment()", "the record lists the packages of the run: `lab runs show`")
+        """The environment of the run, by the name that its config has.
+
+        Raises:
+            NotInLabrun: the script's interpreter has no labrun.
+        """
+        if finder.whole() is None:
+            not_here("run.get_environment()", "the record lists the packages of the run: `lab runs show`")
+        return importlib.import_module("labrun.azureml.environment").of_run(None, self.properties)

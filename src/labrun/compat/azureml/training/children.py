@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from labrun._io import append_line, atomic_write
+from labrun.compat.azureml import finder
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compat.azureml.training import place
 from labrun.compat.azureml.training.metrics import Metrics
@@ -149,19 +150,28 @@ def close(run_dir: Path, status: str, message: str | None = None) -> None:
 
 
 def folders(run_dir: Path, workspace: Path) -> list[Path]:
-    """The folders of the runs below one, the oldest first."""
+    """The folders of the runs and sweeps below one, the oldest first."""
     named = []
     for text in _content(run_dir / FILE).splitlines():
         try:
             named.append(str(json.loads(text)["folder"]))
         except (ValueError, KeyError, TypeError):
             continue  # half a line, of a process that was killed
-    return [workspace / name for name in named if (workspace / name / "run.json").is_file()]
+    found = [workspace / name for name in named]
+    return [one for one in found if (one / "run.json").is_file() or (one / ".launch").is_dir()]
 
 
-def of(run_dir: Path, parent: Any) -> list[ChildRun]:
-    """The runs below one, the newest first."""
-    return [ChildRun(folder, parent) for folder in reversed(folders(run_dir, place.workspace()))]
+def of(run_dir: Path, parent: Any) -> list[Any]:
+    """The runs below one, the newest first; sweeps too, where the script's interpreter has labrun."""
+    found = reversed(folders(run_dir, place.workspace()))
+    return [made for made in (_below(folder, parent) for folder in found) if made is not None]
+
+
+def _below(folder: Path, parent: Any) -> Any:
+    if (folder / "run.json").is_file():
+        return ChildRun(folder, parent)
+    whole = finder.whole()
+    return None if whole is None else whole.find("azureml.core", "Run").get(None, folder.name.rpartition("-")[2])
 
 
 def _content(path: Path) -> str:

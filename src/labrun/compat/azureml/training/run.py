@@ -122,9 +122,16 @@ class Run(RunBase):
 
     @property
     def parent(self) -> Any:
-        """The sweep or the run that this one comes from, by its `id`; None for a run by itself."""
+        """The sweep or the run that this one comes from; None for a run by itself.
+
+        Where the script's interpreter has no labrun, it is its `id` and its `experiment` alone.
+        """
         record = self._record
-        origin = record.get("parent") or Path(str((record.get("sweep") or {}).get("folder") or "")).name
+        sweep = Path(str((record.get("sweep") or {}).get("folder") or "")).name.rpartition("-")[2]
+        origin = sweep or record.get("parent")
+        whole = finder.whole()
+        if origin and whole is not None:
+            return whole.find("azureml.core", "Run").get(None, str(origin))
         return SimpleNamespace(id=str(origin), experiment=self.experiment) if origin else None
 
     def get_status(self) -> str:
@@ -138,7 +145,7 @@ class Run(RunBase):
         return {
             "runId": self.id,
             "status": self.status,
-            "startTimeUtc": record.get("started"),
+            "startTimeUtc": definition.utc(record.get("started")),
             "properties": self.properties,
             "inputDatasets": list(self.input_datasets),
             "runDefinition": definition.of(record.get("config") or {}),
@@ -306,7 +313,8 @@ class Run(RunBase):
             not_here("run.submit_child() in an interpreter without labrun", "run.child_run(), or a control script")
         from labrun.compat.azureml.training import children
 
-        child = whole.find("azureml.core", "Experiment")(None, self.experiment.name).submit(config, tags, **kwargs)
+        experiment = whole.find("azureml.core", "Experiment")(None, self.experiment.name)
+        child = experiment.submit(config, tags, parent=self.id, **kwargs)
         children.note(self._run.run_dir, child._folder)
         return child
 
