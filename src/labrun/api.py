@@ -205,7 +205,7 @@ def runs(
         where: conditions, as in `accuracy>0.9` or `model.name=mnist_dnn`.
         tags: only those with these tags: `key`, `key=value`, or a mapping.
         sort: by a metric (best first), or a field.
-        limit: only so many.
+        limit: at most this many.
         root: the workspace.
 
     Raises:

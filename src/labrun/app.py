@@ -53,11 +53,11 @@ PROBE_BYTES = 2**18
 """What a run writes at the very least: configs, record, log."""
 CANCELED = 130
 RUN_HERE = {"labrun.tasks.estimator", "labrun.tasks.lightning"}
-"""What a process has loaded that has carried out a run itself, and with it a person's code."""
+"""What a process has loaded that has carried out a run itself, and with it the user's code."""
 
 
 class UserConf(SearchPathPlugin):
-    """Puts the person's own configs in front of ours. Registered in this process alone, by `main`."""
+    """Puts the user's own configs in front of ours. Registered in this process alone, by `main`."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         own = paths.user_conf_dir()
@@ -110,7 +110,7 @@ class Preflight(Callback):
 
 
 class JobCallbacks(Callbacks):
-    """Hydra's callbacks: of a job they are told where it is carried out, and of its end however it ends."""
+    """Hydra's callbacks: called in the process that executes a job, and at its end, however it ends."""
 
     current: JobCallbacks | None = None
     is_elsewhere = False
@@ -248,7 +248,7 @@ def default_cpus(_parent_: Any = None) -> int:
 
     try:
         return int(backend.facts(remotes.get(str(host)))["cores"])
-    except LabrunError:  # that it is not known, or cannot be reached, is told before anything runs
+    except LabrunError:  # an unknown or unreachable one is reported before anything runs
         return 1
 
 
@@ -492,7 +492,7 @@ def without_asking_for_mode() -> Iterator[None]:
 
 
 OPEN = {"script": ("arguments", "inputs", "metrics", "tables"), "dataset": ("train", "validation", "test", "predict")}
-"""Of each group, the keys below which a person names what a component of their own takes."""
+"""Of each group, the keys below which the user names what a component of their own takes."""
 
 
 def register() -> None:
@@ -503,9 +503,9 @@ def register() -> None:
     OmegaConf.register_new_resolver("labrun_groups", lambda *, _root_: groups_text(_root_), replace=True)
     OmegaConf.register_new_resolver("labrun_name", lambda *, _root_: default_name(_root_), replace=True)
     if str(Path.cwd()) not in sys.path:
-        # Last, so that a person's module is found and never hides an installed package.
+        # Last, so that the user's module is found and never hides an installed package.
         sys.path.append(str(Path.cwd()))
-    Plugins.instance().register(UserConf)  # which looks for a person's own plug-ins, too
+    Plugins.instance().register(UserConf)  # which looks for the user's own plug-ins, too
     # For each look at a group Hydra copies its sources, this store of all configs among them: 150 times for `--help`.
     # Nothing is put into such a copy, and what is loaded from it is copied by itself.
     ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
@@ -623,7 +623,7 @@ def refuse(text: str) -> NoReturn:
 
 
 def tell_hydras(error: Exception) -> NoReturn:
-    """Say what an error of Hydra's means; what a sweep ends with is told as it is.
+    """Explain an error of Hydra's; a sweep's final message is shown unchanged.
 
     Raises:
         SystemExit: always.

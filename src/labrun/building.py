@@ -19,7 +19,7 @@ from labrun.errors import ConfigError, LabrunError
 RESOLVERS = frozenset(
     {"oc.env", "oc.decode", "oc.select", "oc.create", "oc.deprecated", "oc.dict.keys", "oc.dict.values", "mount"}
 )
-"""What a frozen config may refer to. A person's code may make others known (`eval` is a popular one), and a config that
+"""What a frozen config may refer to. The user's code may make others known (`eval` is a popular one), and a config that
 somebody else wrote must not call them."""
 _REFERENCE = re.compile(r"(?<!\\)(?:\\\\)*\$\{([^:}]*)(:?)")
 KNOWN_PACKAGES = ("labrun.", "torch.", "torchvision.", "sklearn.", "pytorch_lightning.", "lightning.")
@@ -79,7 +79,7 @@ def locate(target: str, key: str) -> Callable[..., Any]:
     logging.getLogger("hydra._internal.utils").setLevel(logging.CRITICAL)
     try:
         found = get_object(target)
-    except Exception as error:  # importing a person's module can raise anything
+    except Exception as error:  # importing the user's module can raise anything
         cause = error.__cause__ or error
         reason = f"{type(cause).__name__}: {' '.join(str(cause).split())}"
         how = ""
@@ -175,7 +175,7 @@ def build(node: Mapping[str, Any], key: str, *args: Any, **offered: Any) -> Any:
         if isinstance(cause, LabrunError):
             raise cause from error
         if not str(node["_target_"]).startswith(KNOWN_PACKAGES):
-            raise cause from None  # a person's own code: its traceback says where
+            raise cause from None  # the user's own code: its traceback says where
         reason = " ".join(str(cause).split())
         raise ConfigError(f"{key}: {node['_target_']} could not be built: {type(cause).__name__}: {reason}") from error
 

@@ -63,7 +63,7 @@ def literal_secrets(node: Mapping[str, Any], cls: type | None, path: str) -> Ite
 
     Args:
         node: the keys and their values, references unresolved.
-        cls: the dataclass that marks the secret ones; None: they are told by their names, at any depth.
+        cls: the dataclass that marks the secret ones; None: recognized by name, at any depth.
         path: the group's own dotted key.
     """
     hints = {} if cls is None else typing.get_type_hints(cls, include_extras=True)

@@ -36,7 +36,7 @@ def begin(config: Mapping[str, Any], record: Record, code: Mapping[str, str] | N
     Args:
         config: resolved.
         record: the run's, with what this attempt has read; changed.
-        code: SHA-256 of each module of the model; None where that cannot be told.
+        code: SHA-256 of each module of the model; None if unknown.
         paths: the run's.
 
     Raises:
@@ -110,7 +110,7 @@ def check_scoring(config: Mapping[str, Any], record: Record, is_split: bool) -> 
     source = config["from"]
     trained = records.read(Path(source["path"]))
     if _source(trained.config.get("dataset")) != _source(record.config["dataset"]):
-        return  # the person chose other data
+        return  # the user chose other data
     differing = what_differs(trained.data, record.data) if trained.data else ""
     is_same_place = _place(trained.config.get("datastore")) == _place(record.config["datastore"])
     if differing and is_split and is_same_place:
@@ -138,7 +138,7 @@ def _place(datastore: Any) -> str:
 def what_differs(then: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> str:
     """In which way two runs read other data; empty where they read the same.
 
-    Where code of a person's own makes the data, what it gave counts, and not the file that it stands in. Records of
+    If the user's own code makes the data, its result counts, not the file that defines it. Records of
     older versions know nothing of that.
     """
     for old, new in zip(then, now, strict=False):

@@ -126,7 +126,7 @@ def opposite(one: Direction) -> Direction:
 
 
 def words(one: Direction) -> str:
-    """A direction as it is told."""
+    """A direction as text."""
     return "the larger the better" if one == MAX else "the smaller the better"
 
 

@@ -1,6 +1,6 @@
 """Every error that labrun raises on purpose.
 
-    LabrunError                 the root: a person can act on it; shown as one message, without a traceback
+    LabrunError                 the root: the user can act on it; shown as one message, without a traceback
     |-- ConfigError             the configuration asks for something that cannot be
     |   `-- UntrustedError      a saved model is of classes that are not built unasked
     |-- DataError               the data cannot be used
@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 
 class LabrunError(Exception):
-    """Root of all errors that a person can act on."""
+    """Root of all errors that the user can act on."""
 
 
 class ConfigError(LabrunError):
@@ -37,7 +37,7 @@ class ConfigError(LabrunError):
 
 
 BY_OVERRIDE, BY_OPTION, BY_ARGUMENT, BY_VARIABLE = "labrun", "lab", "Python", "mlflow models serve"
-"""Where a person names what is trusted."""
+"""Where the user names what is trusted."""
 TRUSTING: Mapping[str, Callable[[Sequence[str]], str]] = {
     BY_OVERRIDE: lambda names: shlex.quote(f"trusted=[{','.join(names)}]"),
     BY_OPTION: lambda names: " ".join(f"--trusted {shlex.quote(name)}" for name in names),
@@ -78,7 +78,7 @@ DECIMAL: Mapping[str, Callable[[str], str]] = {
     BY_OPTION: lambda word: f"--decimal {word}",
     BY_ARGUMENT: lambda word: f"model.decimal = {word!r}",
 }
-"""How a person says the decimal sign of a table, in words: point, comma."""
+"""How the user says the decimal sign of a table, in words: point, comma."""
 
 
 class DoubtfulDecimalError(DataError):

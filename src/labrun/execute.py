@@ -47,7 +47,7 @@ UNSIGNED_DATASET = ("asset", "version", "in_memory", "num_workers")
 LATER = ("numbers", "categories", "dates", "decimal", "encoding", "header", "sheet", "skip_rows", "parts")
 """Keys of data sets that came later: where they say nothing, what was signed before them stays valid."""
 NAMED = 1000
-"""The record names so many classes."""
+"""The record names at most this many classes."""
 UNSIGNED = ("source", "python", "requirements")
 """Of a script's node: where things lie. What is in them is in digests."""
 LATER_OF_SCRIPTS = ("command", "inputs", "processes", "tables")

@@ -4,7 +4,7 @@ A secret reaches a run by a reference, `${oc.env:NAME}`, and records keep the re
 value all the same: whoever was given it repeats it. So each value that was looked up in this process is noted, and
 `masked` puts `***` in its place before a text goes into a record, a log of labrun's own, or on the screen.
 
-Not every value can be masked, or a text would be all stars: see `is_masked`. What a person's code prints itself is
+Not every value can be masked, or a text would be all stars: see `is_masked`. What the user's code prints itself is
 none of labrun's, and stays as it is.
 """
 

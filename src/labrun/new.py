@@ -78,7 +78,7 @@ def make(folder: str) -> str:
     """Write a project.
 
     Args:
-        folder: where to, as a person typed it.
+        folder: where to, as the user typed it.
 
     Returns:
         What was written, and what to type next.

@@ -90,7 +90,7 @@ class Plugins:
         for name in self.names():
             try:
                 yield self.get(name)
-            except ConfigError:  # it is told where somebody names it
+            except ConfigError:  # reported when somebody names it
                 continue
 
     def forget(self) -> None:

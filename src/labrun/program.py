@@ -294,13 +294,13 @@ class _Ending:
         return noted
 
     def _exit(self, code: Any = None, /) -> NoReturn:
-        """`sys.exit`, which no hook is told of."""
+        """`sys.exit`, which calls no hook."""
         self._error, self._is_told = None if code in (None, 0) else SystemExit(code), True
         raise SystemExit(code)
 
     def _flushing(self, flush: Callable[[], Any]) -> Callable[[], Any]:
-        """What Python calls when a script has ended, a `SystemExit` still at hand: of `raise SystemExit(1)` nothing
-        else is told.
+        """Called by Python when a script has ended, while its `SystemExit` still exists: nothing else reveals a
+        `raise SystemExit(1)`.
         """
 
         def flushed() -> Any:

@@ -22,7 +22,7 @@ class Model:
 
     @property
     def needs_trusted(self) -> list[str]:
-        """What `load` has to be told to trust, elsewhere or once its code has changed; empty where nothing is."""
+        """Names that `load` must be told to trust, elsewhere or after a change of code; empty if none."""
         from labrun.registry import journal, models
 
         try:

@@ -4,7 +4,7 @@ Hydra composes the YAML files; `validate` then holds the composed config against
 every mistake at once. Only the standard library, Hydra's `instantiate` and OmegaConf are used here, so that a
 config is checked in milliseconds, before torch or scikit-learn are imported.
 
-A node with a `_target_` that is not ours (a person's own model, any optimizer of torch) is open: its keys are the
+A node with a `_target_` that is not ours (the user's own model, any optimizer of torch) is open: its keys are the
 target's own arguments, and `build` binds them against its signature before it calls it.
 """
 
@@ -412,7 +412,7 @@ Word = str | int | float | bool | None
 
 @dataclass(frozen=True)
 class Script:
-    """A training script of a person's own (`conf/script/`)."""
+    """The user's own training script (`conf/script/`)."""
 
     path: str | None = None
     command: str | None = None
@@ -469,7 +469,7 @@ class Config:
 KEYS = frozenset({*(f.name for f in fields(Config) if f.name != "from_"), "from"})
 """What may stand at the top of a configuration."""
 OPEN = "vars"
-"""The node at the top that holds what a person likes, for interpolation."""
+"""The node at the top that holds what the user likes, for interpolation."""
 
 
 TARGETS: dict[str, type] = {

@@ -26,7 +26,7 @@ SHOWN = 10
 
 
 def tell_data(arrays: Arrays) -> None:
-    """Log what a data set holds, and what a person should know of it."""
+    """Log what a data set holds, and what the user should know of it."""
     names = list(arrays.class_names)
     shown = names if len(names) <= SHOWN else [*names[: SHOWN - 2], "...", names[-1]]
     log.info("Data: %s%s", data_line(arrays), f": {', '.join(shown)}" if names else "")

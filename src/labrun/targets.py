@@ -1,6 +1,6 @@
 """What can be said of a `_target_` before anything is imported: from the module's source, as it lies on the disk.
 
-A person who has mistyped a class would else wait for PyTorch to be told so.
+Otherwise a user who mistyped a class would wait for PyTorch before hearing of it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Named:
 
     Args:
         module: the dotted name of the module that it leads to.
-        source: that module's file; None where it is not Python's source, or cannot be told.
+        source: that module's file; None if it is not Python source, or unknown.
         names: what is wanted of the module, from the outside in.
     """
 
@@ -304,7 +304,7 @@ def _module_in(places: list[Path], name: str) -> tuple[Path | None, list[Path]] 
 
 
 def _offered(source: Path) -> set[str] | None:
-    """The names that a module's source binds at its top; None where that cannot be told."""
+    """The names that a module's source binds at its top; None if unknown."""
     try:
         text = source.read_text(encoding="utf-8")
         tree = ast.parse(text)

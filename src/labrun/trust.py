@@ -3,7 +3,7 @@
 A model's card and a run's record name what is to be built, by `_target_`. Both travel: in archives, in shared folders.
 So a name is resolved first, and the object decides: a class of a network or of an estimator whose own module and name
 are labrun's, scikit-learn's or torch's. No function is called, whatever its name begins with, and the same holds for
-each node among the arguments. What else is to be built a person has to name (`trusted`).
+each node among the arguments. What else is to be built the user has to name (`trusted`).
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ def named_targets(node: Any, key: str, depth: int = 0) -> Iterator[tuple[str, st
 
 
 def check_model(node: Mapping[str, Any], key: str, trusted: Sequence[str], may_import: bool = True) -> None:
-    """Whether a saved model's node may be built: every target in it is a model's class, or one that a person names.
+    """Whether a saved model's node may be built: every target in it is a model's class, or one that the user names.
 
     Args:
         node: `_target_` and its arguments.
         key: where it stands, for messages.
-        trusted: targets that a person names, as the node spells them.
+        trusted: targets that the user names, as the node spells them.
         may_import: look at the objects themselves; else only at the names, as far as those tell.
 
     Raises:
@@ -74,7 +74,7 @@ def refusal(target: str, may_import: bool = True) -> str:
 
     Args:
         target: dotted.
-        may_import: import it and look; else what cannot be told without stays allowed.
+        may_import: import it to decide; otherwise allow what cannot be decided without.
     """
     if not _is_in(target, MODEL_PACKAGES):
         return f"no class of {', '.join(MODEL_PACKAGES)}"
@@ -216,6 +216,6 @@ def _built(node: Any, key: str, more: Mapping[str, Any] | None = None) -> Any:
         return functools.partial(target, *places, **given) if node.get("_partial_") else target(*places, **given)
     except Exception as error:
         if isinstance(error, LabrunError) or not _is_in(node["_target_"], MODEL_PACKAGES):
-            raise  # a person's own code: its traceback says where
+            raise  # the user's own code: its traceback says where
         reason = " ".join(str(error).split())
         raise ConfigError(f"{key}: {node['_target_']} could not be built: {type(error).__name__}: {reason}") from error

@@ -135,7 +135,7 @@ class _Part:
 def _frozen(
     freezer: submit.Freezer, composer: Composer, job_overrides: Sequence[Sequence[str]], first: int
 ) -> list[submit.Job]:
-    """Freeze every job before the first one starts; mistakes of all are told together.
+    """Freeze every job before the first one starts; report all mistakes together.
 
     Raises:
         ConfigError: mistakes in some runs.

@@ -44,7 +44,7 @@ NAMES = ("random", "tpe", "gp", "cmaes", "qmc")
 TRIALS = 20
 """Default trial budget."""
 HOPELESS = 3
-"""A search ends where so many trials have failed and none has a result."""
+"""A search ends when this many trials have failed and none has a result."""
 SEARCHING = ("max_trials", "max_concurrent", "timeout_min", "goal", "zip", "resume")
 """Keys that a plain grid has no use for."""
 FIELDS = ("max_trials", "max_concurrent", "timeout_min", "seed", "zip")

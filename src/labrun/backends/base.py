@@ -247,7 +247,7 @@ class Backend(ABC):
         return []
 
     def is_over(self, job: str) -> bool | None:
-        """Whether a run's job (`Record.job`) has ended; None: it cannot be told."""
+        """Whether a run's job (`Record.job`) has ended; None if unknown."""
         return None
 
     def cancel_unpolled(self, folder: Path, run_dir: Path) -> bool | None:

@@ -128,7 +128,7 @@ def _main() -> None:
     if not hasattr(options, "act"):
         parsing.refuse_nothing(NOUNS)
     with contextlib.suppress(OSError):  # the folder may be gone
-        if str(Path.cwd()) not in sys.path:  # last, as `labrun` has it: a rerun finds the person's modules there
+        if str(Path.cwd()) not in sys.path:  # last, as `labrun` has it: a rerun finds the user's modules there
             sys.path.append(str(Path.cwd()))
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     paths.set_home(None)

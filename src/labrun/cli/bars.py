@@ -49,7 +49,7 @@ class Bar:
             self._bar = None
 
     def heard(self, done: int, total: int) -> None:
-        """So many are done, of so many; from any thread."""
+        """Update the numbers done and in total; from any thread."""
         with self._lock:
             self._done, self._total = done, total
             self._update()

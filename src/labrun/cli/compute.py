@@ -57,7 +57,7 @@ def status(options: argparse.Namespace) -> int:
     for backend in registry.all_known():
         try:
             lines = backend.status()
-        except Exception as error:  # noqa: BLE001 - of a package of somebody else's; the others are told
+        except Exception as error:  # noqa: BLE001 - another package's; the others are reported
             lines = [f"{backend.name}: its status fails: {type(error).__name__}: {error}"]
         for line in lines:
             print(line)

@@ -160,7 +160,7 @@ def register(options: argparse.Namespace) -> int:
 
 
 def trusting(root: Path, version: Version, imported: bool = False) -> list[str]:
-    """What a person has to know of a version with classes that are not built unasked; nothing for others."""
+    """What the user has to know of a version with classes that are not built unasked; nothing for others."""
     names = models.needed(root, version)
     if not names:
         return []

@@ -160,7 +160,7 @@ def _fed(root: Path) -> Iterator[None]:
                 done=done,
                 last_s=LAST_S,
             )
-        except Exception as error:  # noqa: BLE001 - it is told; the pages stay what they are
+        except Exception as error:  # noqa: BLE001 - reported; the pages stay as they are
             tell(str(error))
 
     with bars.Bar("runs") as bar:

@@ -50,7 +50,7 @@ def resolved(config: DictConfig, keep_environment: bool) -> dict[str, Any]:
 
 
 def own_nodes(config: DictConfig) -> set[str]:
-    """A person's own nodes at the top of a config: `vars`, and what another value refers to; a mistyped key is neither.
+    """The user's own nodes at the top of a config: `vars`, and what another value refers to; a mistyped key is neither.
 
     They hold values for interpolation. What they come to stands where they are used: no record holds the nodes.
     """
@@ -203,7 +203,7 @@ def without_hydra(config: DictConfig) -> DictConfig:
 
 
 def task_overrides(hydra_config: Any) -> list[str]:
-    """What the person typed, as typed: a reference to the environment stays a reference.
+    """What the user typed, as typed: a reference to the environment stays a reference.
 
     Args:
         hydra_config: the `hydra` node.

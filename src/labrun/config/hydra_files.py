@@ -141,7 +141,7 @@ def save_of_run(files: Mapping[str, str], run_dir: Path, subfolder: str | None =
     Args:
         files: what `texts` gave.
         run_dir: the run's.
-        subfolder: the value of `hydra.output_subdir`; None: the person wants none.
+        subfolder: the value of `hydra.output_subdir`; None: the user wants none.
 
     Raises:
         RecordError: the folder cannot be written.
@@ -276,7 +276,7 @@ def as_yaml(content: Any) -> str:
 
 
 class _Value:
-    """A value that is told from others by what it shows."""
+    """A value that is distinguished by its text."""
 
     def __init__(self, value: Any) -> None:
         self.value, self._shown = value, repr(value)

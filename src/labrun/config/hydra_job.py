@@ -121,7 +121,7 @@ def _log_files(wanted: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
 def configure_own_log(hydra: DictConfig) -> None:
     """Have a sweep's own words shown as labrun shows them: `hydra.job_logging` is for its jobs, each in its folder.
 
-    Nothing is shown where the person wants none of it (`hydra/hydra_logging=none`, `disabled`).
+    Nothing is shown where the user wants none of it (`hydra/hydra_logging=none`, `disabled`).
     """
     own = OmegaConf.select(hydra, "hydra_logging.root")
     if own is not None and own.get("handlers"):
@@ -174,7 +174,7 @@ def along(record: Record, run_dir: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def folder(told: Mapping[str, Any], run_dir: Path) -> Iterator[None]:
-    """Inside, the person's code works in the run's folder, if `hydra.job.chdir` says so; the workspace stays."""
+    """Inside, the user's code works in the run's folder, if `hydra.job.chdir` says so; the workspace stays."""
     if not told.get("chdir"):
         yield
         return
@@ -241,11 +241,11 @@ def _callbacks(told: Mapping[str, Any], config: _Lazily) -> Iterator[None]:
 
 
 def run(config: DictConfig) -> None:
-    """What callbacks are told as the task function: the run is carried out from its record."""
+    """What callbacks receive as the task function: the run is executed from its record."""
 
 
 def returned(config: DictConfig, status: JobStatus, value: Any) -> JobReturn:
-    """What a callback is told of a job's end.
+    """What a callback receives when a job ends.
 
     Args:
         config: the whole config, Hydra's node too.
@@ -323,7 +323,7 @@ class _Published:
         return hydra
 
     def set_config(self, config: DictConfig) -> None:
-        """As Hydra's own: the person's code may compose something of its own."""
+        """As Hydra's own: the user's code may compose something of its own."""
         real = object.__new__(HydraConfig)
         real.set_config(config)
         self.cfg = real.cfg

@@ -1,4 +1,4 @@
-"""Where config files lie: those that labrun ships, and the person's own."""
+"""Where config files lie: those that labrun ships, and the user's own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _home: ContextVar[Path | None] = ContextVar("home", default=None)
 
 
 def home() -> Path:
-    """The folder that a person's `conf/` and relative datastores lie in: the working folder, but see `set_home`."""
+    """The folder that the user's `conf/` and relative datastores lie in: the working folder, but see `set_home`."""
     return _home.get() or Path.cwd()
 
 
@@ -31,13 +31,13 @@ def conf_dir() -> Path:
 
 
 def user_conf_dir() -> Path | None:
-    """The person's own `conf/`, unless that is ours."""
+    """The user's own `conf/`, unless that is ours."""
     own = home() / "conf"
     return own if own.is_dir() and not own.samefile(conf_dir()) else None
 
 
 def groups(more: Sequence[Path] = ()) -> dict[str, dict[str, str]]:
-    """Each config group, its options, and the first comment of each file; the person's own files come before ours.
+    """Each config group, its options, and the first comment of each file; the user's own files come before ours.
 
     Args:
         more: further folders of configs (`--config-dir`, `hydra.searchpath`).

@@ -75,7 +75,7 @@ def run(
 
     Args:
         folder: a sweep or a run, with its plan and its records.
-        view: is told what happens.
+        view: is notified of events.
         environment: the runs' own variables, which records do not hold.
         head: what the backend has started ahead (`Backend.start_ahead`).
         feed: brings further runs while these go on.

@@ -1,4 +1,4 @@
-"""What a person sees while runs go on: a live table on a terminal, plain lines elsewhere."""
+"""What the user sees while runs go on: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ class Live:
             self._live.stop()
 
     def ended(self, run_dir: Path, record: Record) -> None:
-        """Failures are told at once; the table has the rest."""
+        """Report failures at once; the table has the rest."""
         if record.status == records.FAILED:
             log.info("%s", ending(record))
 

@@ -115,7 +115,7 @@ def _number(value: Any) -> float | None:
 
 
 def _text(value: Any) -> str:
-    """As YAML has it, whether Python or a person wrote it."""
+    """As YAML has it, whether Python or the user wrote it."""
     return {"True": "true", "False": "false", "None": "null", "none": "null"}.get(str(value), str(value))
 
 

@@ -32,7 +32,7 @@ def tell(
     """Print the table, write the file, draw the pictures.
 
     Args:
-        folder: the sweep, or a single run: then nothing is to be told.
+        folder: of the sweep, or of a single run, which needs no table.
         run_dirs: the runs, in their order.
         draw: draws one run's pictures; may say False for "could not". None: there is nobody to do it.
         wanted: what they are compared by; None: what they have in common.

@@ -52,7 +52,7 @@ class RawData:
     """Every file that was read, for the record's digest."""
     validation: Part | None = None
     notes: tuple[str, ...] = ()
-    """What a person should be told: conversions made, checks that could not be."""
+    """Remarks for the user: conversions made, checks that were impossible."""
     refusal: str | None = None
     """Why models that take numbers alone cannot be given these samples: columns of text, gaps."""
     table: Mapping[str, Any] | None = None
@@ -100,7 +100,7 @@ class Arrays:
     reading: Reading | None = None
     """Whether the samples are in memory, and why; None where they can only be there."""
     content: str | None = None
-    """`RawData.digest`, where a person's own code makes the data: its files need not say what it gives."""
+    """`RawData.digest`, where the user's own code makes the data: its files need not say what it gives."""
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -35,9 +35,9 @@ from labrun.runs import record as records
 STILL = 946684800
 """Objects have this as their time of change (the year 2000), so that a later change shows."""
 MANY_USES = 200
-"""With so many marks of use, those of processes that are gone are taken away."""
+"""Number of usage marks at which those of dead processes are removed."""
 FOREIGN_USE_S = 14 * 24 * 3600
-"""A use by a process of another host, which cannot be asked whether it lives, counts for so long."""
+"""How long a usage mark from another host counts, since we cannot ask whether its process lives."""
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ class Mounting:
 
     Args:
         node: the config's `datastore`, resolved.
-        name: how the person calls it.
+        name: how the user calls it.
         version: of the asset; None: the newest.
         places: folders of the datastore where it may be, if no asset has the name.
         must_be_asset: a folder of that name will not do.

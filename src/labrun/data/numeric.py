@@ -90,7 +90,7 @@ class Closeness:
             self._high[place] = max(self._high[place], float(column.max()))
 
     def told(self, names: Sequence[str]) -> str | None:
-        """What a person should be told; None where nothing is to tell."""
+        """A remark for the user, or None."""
         found = []
         for name, lost, low, high in zip(names, self._lost, self._low, self._high, strict=False):
             if lost > COARSE * (high - low) > 0:

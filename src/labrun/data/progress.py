@@ -1,4 +1,4 @@
-"""What a person sees of a transfer: a bar at a terminal, else a line for each file."""
+"""What the user sees of a transfer: a bar at a terminal, else a line for each file."""
 
 from __future__ import annotations
 

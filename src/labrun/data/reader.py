@@ -61,7 +61,7 @@ class Reader(ABC):
 
     @property
     def is_own_code(self) -> bool:
-        """Whether a person's own code makes the data: then what it gives counts in a record, beside its files."""
+        """Whether the user's own code makes the data: then what it gives counts in a record, beside its files."""
         return not type(self).__module__.startswith("labrun.")
 
     @abstractmethod
@@ -93,7 +93,7 @@ class Reader(ABC):
         raise DataError(f"dataset.in_memory=false: {type(self).__name__} reads into memory alone: leave it out")
 
     def files(self, root: Path) -> Sequence[Path]:
-        """The files that `read` reads, without reading them where that can be told.
+        """The files that `read` reads, without reading them if possible.
 
         Raises:
             DataError: as `read`.
@@ -304,7 +304,7 @@ def _read(reader: Reader, root: Path) -> RawData:
 
 
 def _checked(raw: RawData, origin: str) -> RawData:
-    """What a person's own reader gives, if it is what labrun takes.
+    """What the user's own reader gives, if it is what labrun takes.
 
     Raises:
         DataError: it is not; the message says what is wrong.

@@ -86,7 +86,7 @@ class Rows:
         return Rows(self._source, self._positions(index))
 
     def blocks(self, size: int | None = None) -> Iterator[AnyArray]:
-        """All samples, so many at a time.
+        """All samples, in blocks of the given size.
 
         Args:
             size: None: about `BLOCK_BYTES`.

@@ -28,7 +28,7 @@ from labrun.runs.store import state_folder, workspace
 
 WORKERS = 8
 LEFT_S = 60
-"""A partial file that nothing was written to for so long may be one that was left."""
+"""Age from which an unchanged partial file counts as abandoned."""
 CHUNKS = 8
 """So many chunks, of all files together, are in memory at a time."""
 SHOWN = 10
@@ -77,7 +77,7 @@ class DigestCache:
             append_line(self._path, json.dumps([name, found.token, found.size, sha256]), mode=0o666)
 
 
-class _Over(Exception):  # noqa: N818 - no error: another transfer has failed, or a person has stopped them all
+class _Over(Exception):  # noqa: N818 - no error: another transfer has failed, or the user has stopped them all
     """The rest need not go on."""
 
 
@@ -184,7 +184,7 @@ def upload(
         source: the folder, or the file.
         target: the folder in the datastore.
         overwrite: put them over files of other content.
-        view: is told how it goes on.
+        view: is notified of progress.
         workers: files on their way at the same time.
         memory: what earlier uploads have sent, so that it need not be read to be known.
 

@@ -41,7 +41,7 @@ class Composable:
 
     @functools.cached_property
     def groups(self) -> dict[str, list[str]]:
-        """Each group of labrun's and of the person's own, and its options."""
+        """Each group of labrun's and of the user's own, and its options."""
         return {group: self.options(group) for group in self._below("") if self.options(group)}
 
     def _below(self, parent: str) -> Iterator[str]:

@@ -79,7 +79,7 @@ def split(words: Sequence[str]) -> Split:
 
 
 def check(words: Sequence[str]) -> list[Mistake]:
-    """Every mistake in the options of a command line: argparse judges, and what it refuses is told in our words."""
+    """Every mistake in the options of a command line: argparse decides, and we word its refusals."""
     found = split(words)
     complaint = _complaint(words)
     mistakes = list(_refused(words, found)) if complaint is not None else []

@@ -19,7 +19,7 @@ OWN_KEYS = ("search_space", "regressor", "dense", "sparse")
 """Keys of a part that say something about it, and are no arguments: its form for regression, whether it wants dense
 samples, and what takes its place where samples are sparse."""
 MOST_CATEGORIES = 50
-"""One column of a table becomes at most so many; rare values share one."""
+"""Maximum number of columns that one column becomes; rare values share one."""
 
 
 def pipeline(

@@ -1,7 +1,7 @@
 """The journal of registered models: which versions there are, of which runs, under which aliases.
 
 `outputs/.labrun/registry.jsonl` has one line for each registration, alias and removal, each written with one `write`
-before MLflow is told of it. The journal is what counts; MLflow's registry is a view of it and can be made anew.
+before MLflow hears of it. The journal is authoritative; MLflow's registry is a view that can be rebuilt.
 Imports no MLflow, so that what only reads it starts fast.
 """
 

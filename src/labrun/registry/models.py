@@ -3,8 +3,8 @@
 A version's files are copied to `outputs/.labrun/models/<name>/<number>/`, an MLflow model directory, so that it
 outlives its run. The order is: the folder, whole and in place; then the journal's line (see `labrun.registry.journal`).
 A kill in between leaves a folder that no line names, which the next registration replaces. Numbers are given under a
-lock. MLflow is told when somebody looks (see `labrun.tracking.mlflow.registry_sync`), and nothing here imports it, but
-for models of runs that have a server of their own: that one gives the numbers, and is told at once.
+lock. MLflow is updated on demand (see `labrun.tracking.mlflow.registry_sync`), and nothing here imports it, but
+for models of runs that have a server of their own: that server assigns the numbers, and is updated at once.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class About:
-    """What is told of a version."""
+    """What is known of a version."""
 
     tags: Mapping[str, str] = field(default_factory=dict)
     properties: Mapping[str, str] = field(default_factory=dict)
@@ -98,7 +98,7 @@ def register(
         name: the model's name.
         file: relative to the run's folder; None: the model that its card names.
         tags: of the version.
-        about: the same, and what else is told of it.
+        about: the same, and whatever else is known of it.
         by_itself: the run does it, at its very end.
 
     Returns:
@@ -177,12 +177,12 @@ def _add(root: Path, name: str, origin: Origin, uri: str, about: About) -> tuple
 
 
 def describe(root: Path, reference: str, change: Callable[[About], About]) -> Version:
-    """Change what is told of a version.
+    """Change the description of a version.
 
     Args:
         root: the workspace.
         reference: the version's.
-        change: gives what is to be told in place of what is.
+        change: maps the old description to the new.
 
     Raises:
         RecordError: there is no such model.

@@ -86,7 +86,7 @@ def _relative(root: Path, folder: Path) -> str:
 
 
 def _place(root: Path, run_dir: Path, record: Record) -> str:
-    """Where a run lies in an archive: as in the workspace; one in a folder of a person's choice, where runs lie."""
+    """Where a run lies in an archive: as in the workspace; one in a folder that the user chose, where runs lie."""
     if not records.is_named_safely(record):
         raise RecordError(
             f"{run_dir} holds a run whose id is {record.id!r:.60} and whose name is {record.name!r:.60}: labrun gives "

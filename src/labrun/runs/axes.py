@@ -1,4 +1,4 @@
-"""Where the values of a metric stand on a curve: in epochs, where that can be told, else in the steps logged."""
+"""The x-values of a metric's curve: epochs where known, otherwise the logged steps."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def reason(found: Sequence[Record], metric: str) -> str:
 
 def _several_data(found: Sequence[Record], metric: str) -> list[str]:
     having = [record for record in found if record.data]
-    # Records of older versions do not tell of their test part, nor what a person's own code gave.
+    # Records of older versions do not tell of their test part, nor what the user's own code gave.
     whole = {_files(record) for record in having if record.data[0].get("own_test")}
     untold = {record.data[0].get("name") for record in having if not record.data[0].get("content")}
     runs: dict[str, list[Record]] = {}
@@ -101,7 +101,7 @@ def _scored_on(record: Record, metric: str, is_split: bool, is_told: bool) -> st
         record: the run's.
         metric: its name.
         is_split: whether labrun took the test part off the data.
-        is_told: whether all runs on data of that name tell what code of a person's own gave.
+        is_told: whether all runs on data of that name tell what the user's own code returned.
     """
     if record.data[0].get("signed_by"):  # it brings its own loaders, and its digest is of all that it reads
         return repr((record.data[0].get("name"), record.data[0].get("digest")))

@@ -177,7 +177,7 @@ def annotate(
     note: str | None = None,
     properties: dict[str, str] | None = None,
 ) -> None:
-    """Add what a person, or the run itself, says of a run: one line, which every reader of its record applies.
+    """Add what the user, or the run itself, says of a run: one line, which every reader of its record applies.
 
     Args:
         run_dir: the run.

@@ -1,4 +1,4 @@
-"""Runs that lie where a person said (`hydra.sweep.dir`, `hydra.run.dir`, `hydra.sweep.subdir`), and not where runs lie.
+"""Runs that lie where the user said (`hydra.sweep.dir`, `hydra.run.dir`, `hydra.sweep.subdir`), and not where runs lie.
 
 Their folders are noted in `outputs/.labrun/elsewhere.jsonl` when they are submitted; a listing looks there too.
 """
@@ -26,7 +26,7 @@ def is_of_runs(folder: Path) -> bool:
     hydra = folder / ".hydra"
     if (folder / PLAN).is_file() or any((hydra / name).is_file() for name in ("hydra.yaml", "overrides.yaml")):
         return True
-    if (folder / "run.json").is_file():  # copied there, perhaps, or a person's own file of that name
+    if (folder / "run.json").is_file():  # copied there, perhaps, or the user's own file of that name
         return any((folder / name).exists() for name in ("metrics.jsonl", "driver.log", "attempts"))
     return (folder / "multirun.yaml").is_file() and any(folder.glob("*/.hydra"))
 
@@ -97,7 +97,7 @@ SWEEP_ENTRIES = re.compile(r"multirun\.yaml|results\.csv|(best|ensemble)\.yaml|r
 
 
 def is_alone(state: Path, folder: Path) -> bool:
-    """Whether a folder that was chosen for a run holds that run, and nothing else: not a person's files, nor others."""
+    """Whether a folder that was chosen for a run holds that run, and nothing else: not the user's files, nor others."""
     if folder not in set(run_dirs(state)) or not (folder / "run.json").is_file() or state.is_relative_to(folder):
         return False
     return all(RUN_ENTRIES.fullmatch(e.name) for e in folder.iterdir()) and not any(folder.glob("*/**/run.json"))

@@ -103,7 +103,7 @@ def scan(root: Path, state: Path) -> Iterator[tuple[str, Stamp]]:
 
 
 def _folders(top: str, depth: int) -> Iterator[str]:
-    """Folders so many levels below `top`; hidden ones and links are none of ours."""
+    """Folders this many levels below `top`, without hidden ones and links."""
     try:
         with os.scandir(top) as entries:
             names = [e.path for e in entries if not e.name.startswith(".") and e.is_dir(follow_symlinks=False)]

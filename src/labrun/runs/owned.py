@@ -1,4 +1,4 @@
-"""Whether what lies in a folder is the person's own: only that is carried out because it lies there."""
+"""Whether what lies in a folder is the user's own: only that is carried out because it lies there."""
 
 from __future__ import annotations
 

@@ -551,7 +551,7 @@ def process_identity() -> dict[str, Any]:
 
 
 def process_lives(process: object) -> bool | None:
-    """Whether a recorded process still lives; None if it cannot be told from this host."""
+    """Whether a recorded process still lives; None if that is unknown on this host."""
     if not isinstance(process, dict) or process.get("host") != socket.gethostname():
         return None
     if process.get("boot_id") != boot_id():
@@ -577,7 +577,7 @@ def shown_status(
     Args:
         run_dir: the run.
         record: its record.
-        job_is_over: whether a cluster's job (`Record.job`) is over; None: it cannot be told. Without it, no cluster is
+        job_is_over: whether a cluster's job (`Record.job`) is over; None: unknown. Without it, no cluster is
             asked.
     """
     if record.status not in (RUNNING, PREEMPTED):

@@ -287,7 +287,7 @@ def _trace(error: BaseException) -> str:
 
 
 def said(error: BaseException) -> str:
-    """An error's own words; one of a person's own may fail to have any."""
+    """An error's own words; one of the user's own may fail to have any."""
     try:
         return masking.masked(storable(str(error)))
     except Exception as other:  # noqa: BLE001 - any `__str__`

@@ -77,7 +77,7 @@ def reasons(
 def is_ours(root: Path, run_dir: Path) -> bool:
     """Whether a folder lies where runs lie, without a link on the way, and holds a record of ours.
 
-    Of one that a person chose, also whether nothing else lies in it.
+    Of one that the user chose, also whether nothing else lies in it.
     """
     inside = Path(os.path.abspath(run_dir))
     top = Path(os.path.realpath(root))
@@ -194,7 +194,7 @@ def garbage(root: Path, found: index.Listing, leaving: Sequence[Path] = ()) -> l
 def _rests(root: Path) -> Iterator[Path]:
     for pattern in (f"outputs/*/{REMOVED}*", f"multirun/*/{REMOVED}*", f"multirun/*/*/{REMOVED}*"):
         yield from root.glob(pattern)
-    # Beside runs in a folder of a person's choice; never where only a plan leads, which others may have written.
+    # Beside runs in a folder that the user chose; never where only a plan leads, which others may have written.
     for noted in custom_locations.noted(store.state_folder(root)):
         parents = {run_dir.parent for run_dir in custom_locations.runs_in(noted) if run_dir.is_relative_to(noted)}
         for parent in parents | ({noted.parent} if os.path.isfile(noted / "run.json") else set()):

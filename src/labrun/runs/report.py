@@ -1,4 +1,4 @@
-"""Tables and pictures that a person looks at. Matplotlib's object interface: no window, no global state."""
+"""Tables and pictures that the user looks at. Matplotlib's object interface: no window, no global state."""
 
 from __future__ import annotations
 

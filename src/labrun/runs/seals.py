@@ -6,11 +6,11 @@ therefore seals the card of its model: HMAC-SHA256 under a key of the user's own
 
 - where the workspace lies, and the run's id;
 - the card: the model's class, its arguments, the digest of its file;
-- the source, by digest, of the modules of a person's own that the classes come from, as the training began, and of all
+- the source, by digest, of the user's own modules that define the classes, as the training began, and of all
   that those import by a statement; of an installed package all of its sources.
 
 A run that came in an archive never counts, whatever its seal. Where there is no key (no home folder), nothing is
-sealed: then a person names what is trusted.
+sealed: then the user names what is trusted.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Proof:
         self._root, self._run, self._reads = root, run_id, _reading(config)
         self._targets = foreign(config["model"])
         self.code = code_of(self._targets)
-        """SHA-256 of each module that the model's code lies in; None where that cannot be told."""
+        """SHA-256 of each module that the model's code lies in; None if unknown."""
 
     def seal(self, card: Mapping[str, Any]) -> dict[str, Any] | None:
         """The seal of a card; None where nothing can be proven."""
@@ -183,7 +183,7 @@ def _make_key(path: Path) -> None:
 
 
 def code_of(named: Sequence[str]) -> dict[str, str] | None:
-    """SHA-256 of the modules that targets come from, and of a person's own modules that those import.
+    """SHA-256 of the modules that targets come from, and of the user's own modules that those import.
 
     Nothing is imported. None where a target's module has no source that can be found.
     """

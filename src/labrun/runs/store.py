@@ -95,7 +95,7 @@ def listing(root: Path) -> index.Listing:
 
 
 def asked(text: str, found: Iterable[Record]) -> tuple[str, Direction | None]:
-    """A metric as a person names it, and whether it is to be large or small; None where nothing tells.
+    """A metric as the user names it, and whether it is to be large or small; None where nothing tells.
 
     What the text says comes first (`NAME:max`, `NAME:min`), then what the runs' own configs say, then the name.
 
@@ -134,7 +134,7 @@ def find(
     suitable: Callable[[Path, Record], bool] = lambda run_dir, record: True,
     wanted: str = "a run",
 ) -> tuple[Path, Record]:
-    """The run that a person names.
+    """The run that the user names.
 
     Args:
         root: the workspace.
@@ -214,7 +214,7 @@ def _suitable(
 
 
 def readable(run_dirs: Sequence[Path]) -> list[tuple[Path, Record]]:
-    """The runs whose record can be read, with it; what is gone or damaged is told and left out."""
+    """The runs whose record can be read, with it; missing or damaged ones are reported and left out."""
     found, gone = [], []
     for run_dir in run_dirs:
         try:

@@ -34,7 +34,7 @@ class SweepState:
 
     @property
     def root(self) -> Path:
-        """The folder of all of it: private, since its files say what runs in this person's name."""
+        """The folder of all of it: private, since its files say what runs in this user's name."""
         return self.folder / custom_locations.LAUNCH
 
     def make(self) -> None:
@@ -212,7 +212,7 @@ def _check(plan: Plan) -> None:
 
 
 def readable(folder: Path, plan: Plan) -> list[tuple[Path, Record]]:
-    """The runs of a plan whose record can be read, with it; what is gone or damaged is told and left out."""
+    """The runs of a plan whose record can be read, with it; missing or damaged ones are reported and left out."""
     return store.readable([(folder / name).resolve() for name in plan.runs])
 
 

@@ -35,7 +35,7 @@ FIRST_S = 1.0
 SHORTEST_S = 0.1
 """Processor time is counted in hundredths of a second: over less, it says nothing."""
 WALK_SHARE = 500
-"""A folder is not walked again before so many times what it took: of ten thousand files less than 0.2 % of a core."""
+"""Pause between scans of a folder, in durations of a scan: below 0.2 % of a core for ten thousand files."""
 DEVICES, DRIVER = "/dev/nvidia", "/dev/nvidiactl"
 """How the devices begin that a process has open which uses a GPU; the one that is there where there are any."""
 
@@ -48,7 +48,7 @@ class Cpu:
         self._is_less = False
 
     def cores(self, used_s: float, now: float) -> float | None:
-        """Cores in use since the last answer; None where too little time has gone by, or it cannot be told.
+        """Cores in use since the last answer; None if too little time has passed, or unknown.
 
         Args:
             used_s: see `Usage.cpu_s`.

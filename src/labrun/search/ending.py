@@ -72,7 +72,7 @@ def tell(search: Search, folder: Path, draw: Callable[[Path], object], told: Col
         search: the search, at its end.
         folder: the sweep's.
         draw: draws one run's pictures.
-        told: runs that a person has seen the result of; if that is all of them, they are not listed once more.
+        told: runs that the user has seen the result of; if that is all of them, they are not listed once more.
     """
     tried = gather(search)
     if not tried:

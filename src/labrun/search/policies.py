@@ -36,8 +36,8 @@ class Policy(ABC):
     """Decides about one trial at a time.
 
     Args:
-        evaluation_interval: asked at every so many reports.
-        delay_evaluation: not asked before a trial has made so many.
+        evaluation_interval: reports between decisions.
+        delay_evaluation: reports of a trial before the first decision.
 
     Raises:
         ConfigError: a value is out of its range.
@@ -53,7 +53,7 @@ class Policy(ABC):
         return reports >= self.delay_evaluation and reports % self.evaluation_interval == 0
 
     def round(self, reports: int) -> int:
-        """How many times a trial has been looked at when it has made so many reports; the first time is 1."""
+        """Number of decisions on a trial that has made this many reports, from 1."""
         step = self.evaluation_interval
         first = max(1, -(-self.delay_evaluation // step))
         return reports // step - first + 1
@@ -76,7 +76,7 @@ class MedianStopping(Policy):
     Source: D. Golovin et al., "Google Vizier: A Service for Black-Box Optimization", KDD 2017, section 3.2.1.
 
     Args:
-        min_trials: nothing is ended before so many others have come as far.
+        min_trials: stop nothing before this many other trials have come as far.
     """
 
     def __init__(self, evaluation_interval: int = 1, delay_evaluation: int = 0, min_trials: int = 3) -> None:
@@ -173,7 +173,7 @@ class SuccessiveHalving(Policy):
 
     Args:
         min_reports: the first decision, counted in evaluations.
-        reduction_factor: one of so many goes on, and the next decision comes at so many times the reports.
+        reduction_factor: one in N trials continues, and the next decision comes after N times the reports.
     """
 
     def __init__(

@@ -175,7 +175,7 @@ class Search:
         if total is not None and total <= LARGEST_GRID:
             self._is_finite = True
             if total < self.budget:
-                log.info("The space has %d combinations: so many trials, and no more", total)
+                log.info("The space has %d combinations, so there are no more trials than that", total)
                 self.budget = total
 
     def _untried(self) -> dict[str, Any] | None:

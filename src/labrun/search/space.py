@@ -77,7 +77,7 @@ class Space:
     dimensions: tuple[Dimension, ...]
 
     def given(self) -> set[str]:
-        """The keys that the person has said something about."""
+        """The keys that the user has said something about."""
         keys = {plain_key(text.partition("=")[0]) for text in self.fixed}
         for one in self.dimensions:
             keys |= {plain_key(key) for key in (one.keys if isinstance(one, Choice) else (one.key,))}

@@ -1,7 +1,7 @@
 """The study: what has been asked and told, as an append-only journal in the sweep's folder, over Optuna.
 
 Optuna writes the journal, so Optuna's own tools can read it. Each trial's run is named in it before the run exists:
-whatever is killed, what was tried and what came of it can be told from the journal and the runs' records.
+whatever is killed, what was tried and what came of it is known from the journal and the runs' records.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 NAME = "labrun"
 RUN, OVERRIDES, LABELS, REPLACED, WHY = "run", "overrides", "parameters", "replaced", "why"
 """What a trial's journal entry holds beside Optuna's own: its run's folder, what was put on its command line, its
-parameters as a person reads them, whether another trial took its place, and why it failed."""
+parameters as the user reads them, whether another trial took its place, and why it failed."""
 
 
 ATTEMPTS = 8

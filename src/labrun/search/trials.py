@@ -154,7 +154,7 @@ class Trials:
         return made
 
     def probes(self) -> list[Job]:
-        """A job for the space's first values, and for every option of a group: mistakes are told before anything runs.
+        """A job for the space's first values, and for every option of a group: mistakes show before anything runs.
 
         Raises:
             ConfigError: with all of them.

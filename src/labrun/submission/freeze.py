@@ -103,7 +103,7 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, ar
     Args:
         config: the composed config, without the `hydra` node.
         run_id: the new run's id.
-        overrides: what the person typed, task overrides only.
+        overrides: what the user typed, task overrides only.
         root: the workspace.
         around: what does not change between the runs of one command.
 
@@ -168,7 +168,7 @@ def settled(
 
     Args:
         config: the composed config, without the `hydra` node.
-        overrides: what the person typed, task overrides only.
+        overrides: what the user typed, task overrides only.
         root: the workspace.
         pinned: versions of assets that this command has looked up already; it adds those that it looks up.
 

@@ -24,7 +24,7 @@ LEARNED_WITH = ("torch.nn.", "torchmetrics.")
 
 
 def check_learning(source: Record, trusted: Sequence[str]) -> None:
-    """Whether the loss and the metrics of another run's model may be built again: torch's, or named by the person.
+    """Whether the loss and the metrics of another run's model may be built again: torch's, or named by the user.
 
     Raises:
         ConfigError: the record names something else.
@@ -45,7 +45,7 @@ def check_learning(source: Record, trusted: Sequence[str]) -> None:
 def check(source: Record, group: str, trusted: Sequence[str], is_proven: bool) -> None:
     """Whether a group of another run's config may be taken over: its readers, its datastore.
 
-    Labrun's own readers and kinds of datastore may, what the person's own `conf/` names, what `trusted` names, and all
+    Labrun's own readers and kinds of datastore may, what the user's own `conf/` names, what `trusted` names, and all
     that this user has run in this workspace. What executes a file that the record names is in no `conf/` enough.
 
     Args:
@@ -87,7 +87,7 @@ def check(source: Record, group: str, trusted: Sequence[str], is_proven: bool) -
 
 
 def _own_targets() -> Iterator[str]:
-    """Every `_target_` in the person's own configs."""
+    """Every `_target_` in the user's own configs."""
     import yaml
 
     folder = paths.user_conf_dir()

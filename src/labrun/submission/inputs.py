@@ -57,7 +57,7 @@ def settle(config: dict[str, Any], pinned: dict[str, Any] | None = None) -> None
 
 
 def settle_files(dataset: dict[str, Any], node: Mapping[str, Any]) -> None:
-    """A person's own file that is not in the datastore, and lies in the working folder: that one is meant.
+    """The user's own file that is not in the datastore, and lies in the working folder: that one is meant.
 
     Args:
         dataset: the data set's node; changed in place.
@@ -169,7 +169,7 @@ def load(name: str, keep_environment: bool = False, changes: tuple[str, ...] = (
 
 
 def default_name() -> str:
-    """The datastore that runs have by default: the person's own config's choice, or ours."""
+    """The datastore that runs have by default: the user's own config's choice, or ours."""
     for folder in (paths.user_conf_dir(), paths.conf_dir()):
         path = folder / "config.yaml" if folder else None
         if path is None or not path.is_file():

@@ -36,7 +36,7 @@ class PreviousRun:
 
 
 def find_sweep(root: Path, reference: str, name: str, composed: Path | None = None) -> Path:
-    """The folder of the sweep that a person names.
+    """The folder of the sweep that the user names.
 
     Args:
         root: the workspace.
@@ -148,7 +148,7 @@ def _signature(record: Record, data: list[dict[str, Any]]) -> str:
 
 
 def _of_before(record: Record, data: list[dict[str, Any]]) -> str:
-    """The signature of older versions, whose records have no digest of what a person's own code gave."""
+    """The signature of older versions, whose records have no digest of what the user's own code gave."""
     return _signature(record, [{"digest": entry["digest"]} for entry in data])
 
 
@@ -205,11 +205,11 @@ feed = feeds.ModuleFeed(feeds.make_module(config["dataset"]), str(config["datase
 found = {"digest": loaded.described(given, feed, inputs)["digest"]}
 """
 LONGEST_S = 900.0
-"""So long a person's own code may take to give its data."""
+"""Time limit for the user's own code to produce its data, seconds."""
 
 
 def _answered(work: str, given: Any, path: Sequence[str]) -> dict[str, Any]:
-    """The digests of what a person's own code gives, in a process that imports the code that the runs will have.
+    """The digests of what the user's own code gives, in a process that imports the code that the runs will have.
 
     Args:
         work: makes `found` of `given`.

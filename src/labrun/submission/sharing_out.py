@@ -26,7 +26,7 @@ def shared_out(
 ) -> list[Result]:
     """What `work` gives for parts of the items, in their order; the last part is done by this process itself.
 
-    What a fork cannot do alone is done again here: where it says something to a person, where what others build on
+    What a fork cannot do alone is done again here: where it says something to the user, where what others build on
     changes in it, and where it fails.
 
     Args:

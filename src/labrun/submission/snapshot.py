@@ -155,10 +155,10 @@ def _chosen(base: Path, listed: list[Path]) -> tuple[list[Path], int]:
 
 
 def import_path(code: Mapping[str, Any], own: bool = True) -> list[str]:
-    """`sys.path` with every folder of the person's tree replaced by its copy in the snapshot.
+    """`sys.path` with every folder of the user's tree replaced by its copy in the snapshot.
 
     A run from elsewhere, and one that is repeated from another folder, has another tree than the one here: that counts
-    as the person's, too, so that no code of today takes the place of the frozen one.
+    as the user's, too, so that no code of today takes the place of the frozen one.
 
     Args:
         code: the record's.
@@ -219,7 +219,7 @@ def _git_files(base: Path, root: Path) -> Iterator[Path]:
 
 
 def without_runs(base: Path, listed: Iterable[Path]) -> list[Path]:
-    """Files without those of runs, sweeps and workspaces, wherever a person has put them.
+    """Files without those of runs, sweeps and workspaces, wherever the user has put them.
 
     Runs that hold the code that holds the earlier runs grow with every run.
 

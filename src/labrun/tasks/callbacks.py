@@ -224,7 +224,7 @@ class Keeper:
     keeps_count = True
     """Whether early stopping goes on from what it counted in the run that this one goes on with."""
     EVERY = 10
-    """Of several processes, so many batches pass between two agreements on whether to leave."""
+    """Batches between two agreements of several processes on whether to leave."""
 
     def __init__(self, path: Path, files: PlainCheckpoints | None, on_nan: str) -> None:
         self._path, self._files, self._fails = path, files, on_nan == "fail"

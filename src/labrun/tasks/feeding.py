@@ -29,7 +29,7 @@ class Fed:
         samples: as the model takes them.
         names: of each sample: an image's file; empty where they have none.
         inputs: a table as it stands in the file, text in every cell, a row for each sample.
-        notes: what a person should be told.
+        notes: remarks for the user.
     """
 
     samples: Any

@@ -132,7 +132,7 @@ class ModuleFeed(Feed):
 
     @property
     def parts(self) -> Mapping[str, Any]:
-        """The nodes of labrun's own `Datasets`, by part; nothing for a data module of a person's own."""
+        """The nodes of labrun's own `Datasets`, by part; nothing for the user's own data module."""
         return self.module.nodes if isinstance(self.module, Parts) else {}
 
     def has(self, part: str) -> bool:

@@ -352,7 +352,7 @@ class NetworkTask(Task):
         return callback
 
     def _loggers(self, paths: RunPaths) -> tuple[list[Any], RecordLogger]:
-        """The person's own, then the record's."""
+        """The user's own, then the record's."""
         own = RecordLogger(paths.logs, OWN if isinstance(self._module, Classifier) else ())
         named = {name: node for name, node in (self._config.get("logger") or {}).items() if is_named(node)}
         nodes = {
@@ -429,7 +429,7 @@ class NetworkTask(Task):
                 raise ConfigError(f"trainer.options: Lightning's Trainer refused: {said}") from error
 
     def _try_out(self, arrays: Arrays) -> tuple[Work | None, str | None]:
-        """One sample of zeros through the network, so that an unfit pair is told before any training.
+        """One sample of zeros through the network, so that a mismatch is reported before training.
 
         Returns:
             Its work, and what labrun can report of its test (`_report_of`).
@@ -545,7 +545,7 @@ class NetworkTask(Task):
 
 @contextlib.contextmanager
 def limited(count: int) -> Iterator[None]:
-    """Inside, torch computes with so many threads."""
+    """Context in which torch uses this many threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -555,7 +555,7 @@ def limited(count: int) -> Iterator[None]:
 
 
 def trains_on_processor(settings: Mapping[str, Any]) -> bool:
-    """Whether Lightning will train on the processor: it is told to, or `auto` finds nothing else."""
+    """Whether Lightning will train on the processor: it is configured to, or `auto` finds nothing else."""
     wanted = settings["options"].get("accelerator", settings["accelerator"])
     others = (XLAAccelerator, MPSAccelerator, CUDAAccelerator)
     return wanted == "cpu" or (wanted == "auto" and not any(other.is_available() for other in others))
@@ -632,7 +632,7 @@ QUIET = (
 AVERAGING = "StochasticWeightAveraging"
 """Lightning's callback whose weights are there at the end of the training, and in no checkpoint."""
 NO_LOSS = r".*could not find the monitored key in the returned metrics.*"
-"""With `trainer.monitor=auto` a module of a person's own need not log what labrun's networks do."""
+"""With `trainer.monitor=auto` the user's own module need not log what labrun's networks do."""
 UNUSED = ("train_dataloader", "val_dataloader", "test_dataloader")
 """Hooks of a module that are not called."""
 

@@ -1,4 +1,4 @@
-"""Model files of each kind, loaded so that nothing in them runs unless a person asked for it."""
+"""Model files of each kind, loaded so that nothing in them runs unless the user asked for it."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def proven(
 
     Args:
         load: takes what is trusted; None: all.
-        trusted: by a person.
+        trusted: by the user.
         why: gives the reason why it is not the user's own (`seals.refusal`); asked only where it matters.
         title: what the model is called.
-        warn: told where a person trusts other code than that which trained the model.
+        warn: told where the user trusts other code than that which trained the model.
 
     Raises:
         UntrustedError: neither.
@@ -129,7 +129,7 @@ def chainer(file: Path) -> Any:
 
 
 def pickled(file: Path, title: str, allow_pickle: bool) -> Any:
-    """What a pickle holds, if a person asked for it.
+    """What a pickle holds, if the user asked for it.
 
     Raises:
         DataError: nobody did; it cannot be loaded; it is no model.

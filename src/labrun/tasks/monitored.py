@@ -62,7 +62,7 @@ def settle(config: dict[str, Any], overrides: Sequence[str] = ()) -> None:
 
     Args:
         config: the run's.
-        overrides: what the person typed; what of it has no effect is told, once.
+        overrides: what the user typed; those without effect are reported, once.
 
     Raises:
         ConfigError: a callback compares values of a metric whose name does not tell whether it is to be large; an

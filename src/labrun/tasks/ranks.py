@@ -23,7 +23,7 @@ TF_VARIABLE = "LABRUN_TF_CONFIG"
 
 
 def variables(rank: int, count: int, port: int) -> dict[str, str]:
-    """What one process is told."""
+    """The message to one process."""
     host = "127.0.0.1"
     return {
         "RANK": str(rank),

@@ -19,7 +19,7 @@ ELSEWHERE = "LABRUN_CARRIED_PATH"
 
 
 def of_script(record: Record, paths: RunPaths, attempt: int) -> None:
-    """Register what the script left word of. A failure is told in the log; the training is done, and stays so."""
+    """Register what the script asked for. A failure is logged; the training has completed and stays so."""
     left = promises.read(paths.root, attempt)
     if left and ELSEWHERE in os.environ:
         log.info("Models are registered when the run is brought back: %d", len(left))

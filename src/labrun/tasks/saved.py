@@ -1,7 +1,7 @@
 """Saved models, loaded for use: what a run or the registry holds, behind `predict` and `predict_proba`.
 
 The order is always the same: first each file's digest, then whether its kind and its class are trusted, then the file
-itself. Nothing is unpickled unless a person asks for it.
+itself. Nothing is unpickled unless the user asks for it.
 """
 
 from __future__ import annotations
@@ -394,7 +394,7 @@ def load(
         allow_pickle: see `load_model`.
         card: None: the folder's own.
         why: gives the reason why a card's model is not the user's own; None: there is no workspace to tell.
-        way: how a person names here what is trusted, see `UntrustedError`.
+        way: how the user names here what is trusted, see `UntrustedError`.
 
     Raises:
         DataError, ConfigError: see `load_model`.

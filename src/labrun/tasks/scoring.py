@@ -199,7 +199,7 @@ def _area(y: npt.NDArray[Any], chances: npt.NDArray[np.float64], classes: int, a
 
 
 def heard(said: npt.NDArray[np.float64], classes: int) -> Any:
-    """Something that says what it is told to, for scorers that want a model; its samples are places in `said`.
+    """Repeats given predictions, for scorers that want a model; its samples are positions in `said`.
 
     Shapes:
         said: (N, classes) probabilities, or (N, 1) values.

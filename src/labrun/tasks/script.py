@@ -1,4 +1,4 @@
-"""A training script of a person's own: run as it is, in a folder of its own, watched and recorded."""
+"""The user's own training script: run unchanged, in its own folder, monitored and recorded."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def run(config: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]], record: 
     code = (record.code or {}).get("script") or {}
     work = make_work_folder(paths, Path(str(code.get("folder"))), Path(str(code.get("base"))))
     words = definition.words(script["positional"], script["arguments"])
-    frozen = dict(record.config["script"])  # references to the environment stay references in what is told
+    frozen = dict(record.config["script"])  # references to the environment stay references in messages
     frozen["positional"] = [_as_meant(value) for value in frozen["positional"]]
     frozen["arguments"] = {name: _as_meant(value) for name, value in frozen["arguments"].items()}
     before = definition.words(frozen["positional"], frozen["arguments"])
@@ -94,7 +94,7 @@ def _line(name: str, words: Sequence[str]) -> str:
 
 
 def command_of(script: Mapping[str, Any], work: Path, words: Sequence[str]) -> list[str]:
-    """What is started: the script by its interpreter, or a shell with its command, so many times as it is to be.
+    """The commands to start: the script by its interpreter, or a shell with its command, once per process.
 
     Args:
         script: the config's node, mounts carried out.
@@ -158,7 +158,7 @@ def _as_meant(value: Any) -> Any:
 
 
 def _shown(frozen: Any, expanded: Any) -> Any:
-    """An argument as it may be told: expanded, unless it refers to the environment."""
+    """An argument as it may be shown: expanded, unless it refers to the environment."""
     return frozen if "${oc." in str(frozen) else expanded
 
 

@@ -128,7 +128,7 @@ def number(text: str | None) -> int | None:
 
 
 def set_variables(count: int) -> None:
-    """Have libraries that are loaded from here on use so many threads; the user's own number is kept aside."""
+    """Limit libraries that are loaded later to this many threads, and remember the user's own number."""
     keep_user_variable(os.environ)
     os.environ.update(dict.fromkeys(VARIABLES, str(count)))
 

@@ -81,7 +81,7 @@ class Session(Protocol):
         """Show all that is new; how many runs had news.
 
         Args:
-            progress: is told how far it is.
+            progress: called with the progress.
             must_end: asked before each run; what was sent by then is noted.
 
         Raises:
@@ -119,7 +119,7 @@ class Tracker(ABC):
         return f"-{self.kind}-{hashlib.sha256(address.encode()).hexdigest()[:12]}"
 
     def silence(self, address: str) -> str | None:
-        """Why a view that is to be fed while runs go on cannot be reached now; None: it can, or that cannot be told."""
+        """Why a view that is fed during runs cannot be reached; None if it can be, or if unknown."""
         return None
 
     @abstractmethod
@@ -144,7 +144,7 @@ class Tracker(ABC):
 
     @abstractmethod
     def shown(self, root: Path, record: Record, run_dir: Path) -> str:
-        """Where a person sees a run: an address, or what to type."""
+        """Where the user sees a run: an address, or what to type."""
 
 
 def listed(found: Mapping[str, int]) -> str:

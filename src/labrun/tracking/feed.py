@@ -99,7 +99,7 @@ def sync(
         tracker: the view's kind.
         address: the view's.
         patience_s: how long to leave it to another process that feeds it now.
-        progress: is told how many runs are done, of how many.
+        progress: called with the numbers of runs done and in total.
         everything: see `Tracker.open`.
 
     Raises:
@@ -141,9 +141,9 @@ def feed(
         tracker: the view's kind.
         address: the view's.
         ended: it is enough.
-        failed: is told of a round that failed; the next one may not.
-        progress: is told how many runs are done, of how many.
-        done: is told what came of each round.
+        failed: called when a round fails; the next may succeed.
+        progress: called with the numbers of runs done and in total.
+        done: called with each round's result.
         last_s: how long the last round may take.
 
     Raises:

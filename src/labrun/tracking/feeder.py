@@ -40,7 +40,7 @@ def _stand_back(back: bool) -> None:
 
     Else whoever waits for the last round waits for minutes on a machine that others keep busy.
     """
-    # Linux may share the cores between sessions first; this is a session of its own, whose niceness is told here.
+    # Linux may share the cores between sessions first; this is a session of its own, whose niceness is set here.
     with contextlib.suppress(OSError):
         if Path("/proc/sys/kernel/sched_autogroup_enabled").read_text(encoding="ascii").strip() == "1":
             Path("/proc/self/autogroup").write_text("19" if back else "0", encoding="ascii")

@@ -4,7 +4,7 @@ A command is handed over in three steps: the request, with every open descriptor
 which is ready and has done nothing yet; the word to go. Until that word the command can still be carried out here;
 after it, it runs there, once, and this process only passes signals on and ends as the command ends.
 
-Imports as little as possible: a person waits for it at each command.
+Imports as little as possible: the user waits for it at each command.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def ended(work: Callable[[], None]) -> None:
 
 
 def _say_version() -> None:
-    """At once: nobody waits for Hydra to be told which labrun this is."""
+    """Immediately: nobody should wait for Hydra to learn labrun's version."""
     from labrun import version
 
     os.write(1, f"{version.text()}\n".encode())
@@ -115,7 +115,7 @@ def _here(module: str) -> None:
 
 
 def _wanted(module: str) -> bool:
-    """By itself for a person at a terminal; `LABRUN_WARM` says otherwise."""
+    """By itself for the user at a terminal; `LABRUN_WARM` says otherwise."""
     if module == "labrun.cli" and COLD.intersection(sys.argv):
         return False
     if module == "labrun.app" and sys.argv[1:2] == ["new"]:  # it imports nothing that is worth a warm interpreter

@@ -1,6 +1,6 @@
 """Which warm interpreter a command may use, and where it listens. Standard library only, and little of it.
 
-A server is found by its key: everything that shapes an interpreter before a line of the person's code runs. What is
+A server is found by its key: everything that shapes an interpreter before a line of the user's code runs. What is
 not in the key is either handed over with each command (arguments, environment, working folder, streams, limits) or
 compared by the server, which refuses when in doubt.
 """

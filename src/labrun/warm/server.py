@@ -48,7 +48,7 @@ HYDRAS_OWN = (
     "structured_config_source",
     "zsh_completion",
 )
-"""The plug-ins that come with Hydra; others are a person's own, and imported by each command."""
+"""The plug-ins that come with Hydra; others are the user's own, and imported by each command."""
 LIBRARIES = (
     "torch",
     "torchvision",

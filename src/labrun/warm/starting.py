@@ -17,7 +17,7 @@ TOLD = "told"
 
 
 def start(place: str, facts: dict[str, object], environment: dict[str, str]) -> None:
-    """Start a server with these facts in the background, unless one is there, and say so once to a person.
+    """Start a server with these facts in the background, unless one is there, and say so once to the user.
 
     Args:
         place: the private folder where servers listen.
@@ -54,7 +54,7 @@ def spawn(place: str, facts: dict[str, object], environment: dict[str, str], nic
 
 
 def _tell(place: str) -> None:
-    """Said once: a person should know what process of theirs that is."""
+    """Said once: the user should know what process of theirs that is."""
     if not os.isatty(2):
         return
     try:

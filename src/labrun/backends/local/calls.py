@@ -270,7 +270,7 @@ def visible(numbers: Sequence[int]) -> tuple[str, ...]:
     """The GPUs with these numbers, of those that this process may see.
 
     Raises:
-        ValueError: there are not so many.
+        ValueError: there are not that many.
     """
     there = machine.visible_gpus()
     if any(number >= len(there) for number in numbers):

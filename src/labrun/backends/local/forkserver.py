@@ -70,7 +70,7 @@ def die_with_parent(parent: int) -> None:
 
 
 class Children:
-    """The server's processes: one for each task, and one to spare, which waits to be told which task it is.
+    """The server's processes: one for each task, and a spare one, which waits to be assigned a task.
 
     Args: see `fork`.
     """

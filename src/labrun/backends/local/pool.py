@@ -221,7 +221,7 @@ class LocalPool(Supervisor[Run | Gathering]):
         """
         if self._draws and not any(server.is_ready for server in self.servers.values()):
             self._draws = False  # while the server imports, there is nothing else to do
-            with contextlib.suppress(Exception):  # what is wrong with matplotlib is told when pictures are drawn
+            with contextlib.suppress(Exception):  # problems with matplotlib are reported when pictures are drawn
                 report.warm()
         return [run.run_dir for run in self.step(timeout_s)]
 

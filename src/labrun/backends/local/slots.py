@@ -27,7 +27,7 @@ class Slots:
     Args:
         parallel: runs at once, at most.
         cores: those that runs without a GPU share; None: they are not counted.
-        gpus: those that may be used; None: no run is told any.
+        gpus: those that may be used; None: runs are assigned none.
         share: runs that share a GPU, where each needs one.
     """
 

@@ -1,4 +1,4 @@
-"""The supervisor: carries out payloads, at most so many at once, in processes that are forked from servers.
+"""The supervisor: executes payloads, a limited number at once, in processes forked from servers.
 
 It owns the life of these processes: it forks one for each task of a payload as soon as there is a slot, beats their
 hearts, obeys requests, holds them to their limits, ends what they left behind, and starts a server again that has died.
@@ -28,7 +28,7 @@ from labrun.backends.local.slots import Slot, Slots
 GRACE_S = 10.0
 """How long after it was asked to stop a payload is killed."""
 SUSPECT = 3
-"""After so many deaths of its server what was under way at each of them is run alone: it may be what ends it."""
+"""After this many deaths of a server, a payload that was running at each of them runs alone: it may be the cause."""
 
 Again = Literal["first", "last"] | None
 """Whether a payload whose processes have ended runs again: before, or after, all that wait."""
@@ -71,7 +71,7 @@ class Payload(ABC):
 
     @abstractmethod
     def message(self, rank: int) -> dict[str, Any]:
-        """What the process of a task is told (`forkserver.child`)."""
+        """The message to the process of a task (`forkserver.child`)."""
 
     def is_asked_to_end(self) -> bool:
         """Whether another process has left a request to end it."""

@@ -32,7 +32,7 @@ def own_variables(compute: Mapping[str, Any]) -> dict[str, str]:
 
 
 def limit_threads(count: int) -> None:
-    """Keep the libraries that are loaded by now to so many threads, and what is started from here too."""
+    """Limit the loaded libraries, and child processes, to this many threads."""
     set_variables(count)
     from threadpoolctl import threadpool_limits
 
@@ -41,7 +41,7 @@ def limit_threads(count: int) -> None:
 
 
 def limit_torch(count: int) -> None:
-    """Keep torch, if it is loaded, to so many threads."""
+    """Limit torch, if it is loaded, to this many threads."""
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(count)

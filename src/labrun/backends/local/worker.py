@@ -77,7 +77,7 @@ def hold(data: Mapping[str, Any]) -> None:
 
 
 def carry_out(message: Mapping[str, Any]) -> int:
-    """Do what a forked process of the pool is told to; the exit code.
+    """Execute the message sent to a forked process of the pool; returns the exit code.
 
     Args:
         message: `run`: the run's folder; `environment`: its variables; `threads`: how many the libraries may use;

@@ -346,7 +346,7 @@ def _slots(compute: Mapping[str, Any], runs: int) -> int:
 def _parameters(
     compute: Mapping[str, Any], jobs: int, runs: int, slots: int, settings: Settings, token: str
 ) -> dict[str, Any]:
-    """What submitit's executor is told."""
+    """Parameters for submitit's executor."""
     own: dict[str, Any] = {"chdir": settings.cwd, "requeue": True, **partitions.sbatch_options(compute["extra"])}
     if compute["environment"] and str(own.get("export", "ALL")).upper() != "ALL":  # the run's variables are let through
         kept = [] if str(own["export"]).upper() in ("NONE", "NIL") else str(own["export"]).split(",")
@@ -380,7 +380,7 @@ def _parameters(
     for key in ("partition", "account", "qos"):
         if compute[key] is not None:
             parameters[key] = compute[key]
-    for key in ("mem", "gpus_per_node", "cpus_per_task"):  # sbatch would take the last one that it is told: ours
+    for key in ("mem", "gpus_per_node", "cpus_per_task"):  # sbatch uses the last one given: ours
         if key.replace("_", "-") in own:
             parameters.pop(key, None)
     if "cpus-per-task" in own:
@@ -460,7 +460,7 @@ class Slurm(Backend):
     def cancel_unpolled(self, folder: Path, run_dir: Path) -> bool | None:
         """A job that waits is canceled; one that runs has a supervisor that obeys the request."""
         ledger = SweepState(folder).jobs
-        # Whoever else writes there could name any job of the person's.
+        # Whoever else writes there could name any of the user's jobs.
         job = known_jobs(ledger).get(run_dir) if others([ledger]) is None else None
         if job is None:
             return None

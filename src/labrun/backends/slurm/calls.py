@@ -152,7 +152,7 @@ class SlurmCalls:
 
 
 def _parameters(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What submitit's executor is told."""
+    """Parameters for submitit's executor."""
     is_limited = settings["timeout_min"] is not None
     return {
         "job_name": folder.parent.name,

@@ -246,7 +246,7 @@ def _refused_by_sbatch(compute: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _basic_options(compute: Mapping[str, Any]) -> dict[str, Any]:
-    """What sbatch is told of one run's needs, unless `extra` says it."""
+    """sbatch options for one run's needs, unless `extra` sets them."""
     options: dict[str, Any] = {
         "nodes": compute["nodes"],
         "ntasks-per-node": compute["tasks_per_node"],

@@ -1,4 +1,4 @@
-"""What sbatch is told: limits of time, and the environment that jobs take along."""
+"""Options for sbatch: time limits, and the environment of jobs."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def submitting(variables: Mapping[str, str], parameters: Mapping[str, Any]) -> I
 
     Args:
         variables: the job's own.
-        parameters: what submitit is told: sbatch would put variables such as SBATCH_PARTITION before the file's lines.
+        parameters: for submitit. sbatch would put variables such as SBATCH_PARTITION before the file's lines.
     """
     before = dict(os.environ)
     told = {

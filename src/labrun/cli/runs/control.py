@@ -178,7 +178,7 @@ def cancel(options: argparse.Namespace) -> int:
 
 
 def _meant(name: str) -> list[Path]:
-    """The runs that a name means; a whole search is told to begin no more."""
+    """The runs that a name means; a whole search begins no more."""
     folder = folder_of(name) if name != "last" else store.find(store.workspace(), "last")[0]
     if not SweepState(folder).plan.is_file():
         return [folder]

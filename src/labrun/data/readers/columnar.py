@@ -1,7 +1,7 @@
 """Tables in Parquet files whose rows stay on the disk: columns of numbers, understood as `columns` understands them.
 
 A file is read twice, a block of rows at a time: first to learn what its columns hold, then to write its numbers, row by
-row, where they can be read in any order. Text and dates cannot be told apart in blocks: they are asked to be left out.
+row, where they can be read in any order. Blocks do not tell text from dates: the user must leave both out.
 """
 
 from __future__ import annotations
@@ -249,11 +249,11 @@ def understand(
         files: the parts.
         target: the column that is to be predicted.
         is_quantity: it is one, and no class.
-        said: by a person.
+        said: by the user.
         known: how a model's own table was read: this one is read alike.
 
     Returns:
-        How the table is read; the target of each part; what a person should be told.
+        How the table is read; the target of each part; remarks for the user.
 
     Raises:
         DataError: it has columns of text or dates, or gaps.

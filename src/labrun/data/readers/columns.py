@@ -88,7 +88,7 @@ UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 
 @dataclass(frozen=True)
 class Settings:
-    """What a person says of a table's columns.
+    """What the user says of a table's columns.
 
     Args:
         ignore: left out.
@@ -112,7 +112,7 @@ class Column:
     Args:
         name: the column's.
         kind: `number`, `category` or `date`.
-        lenient: what is no number is a gap, since a person has said that these are numbers.
+        lenient: what is no number is a gap, since the user has said that these are numbers.
         form: of dates: `ISO8601`, or as for `strptime`.
         start: of dates: the day from which days are counted.
         levels: of a category: how many values there are.
@@ -134,7 +134,7 @@ class Understood:
     left_out: dict[str, str]
     decimal: str = "."
     marks_thousands: bool = False
-    """Whether the other sign marks thousands: it does in the table, or a person has said the decimal sign."""
+    """Whether the other sign marks thousands: it does in the table, or the user has said the decimal sign."""
     notes: list[str] = field(default_factory=list)
     looked_at: Any = field(default=None, repr=False, compare=False)
     """The table that was understood, and of it the columns of plain numbers: they need not be read twice."""
@@ -225,9 +225,9 @@ def understand(table: Any, said: Settings, where: object, first: int | None = No
 
     Args:
         table: a pandas.DataFrame of text, blanks around it left out; without the target.
-        said: by a person.
+        said: by the user.
         where: the table comes from, for messages.
-        first: so many rows are of the training part, which alone says whether a column tells rows apart.
+        first: number of rows of the training part, which alone decides whether a column identifies rows.
         quantity: the column that is to be predicted, if it is one of numbers: it has the same decimal sign.
 
     Raises:
@@ -324,7 +324,7 @@ def of_frame(frame: Any) -> Understood:
 
 
 def check_keys(table: Any, said: Settings, where: object) -> None:
-    """Whether what a person says of columns names some, and each once.
+    """Whether what the user says of columns names some, and each once.
 
     Raises:
         ConfigError: it does not.
@@ -534,7 +534,9 @@ def _decimal(
         if plain[name] is None:
             present = [bare_of(value)[0] for value in _present(values)]
             kept = [one for one in present if WITH_POINT.fullmatch(one) or WITH_COMMA.fullmatch(one)]
-            if len(kept) <= (0 if name in said.numbers else HALF) * len(present):  # text beside numbers is told later
+            if len(kept) <= (0 if name in said.numbers else HALF) * len(
+                present
+            ):  # text beside numbers is reported later
                 continue
             forms += [(comma, SURELY_COMMA), (either, EITHER)]
         elif not (plain[name] % 1 != 0).any():

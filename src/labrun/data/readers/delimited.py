@@ -52,14 +52,14 @@ def read(
     Args:
         path: the file: text, also packed, Parquet or Excel.
         separator: between the columns; None: found out. Also `\\t`, `\\s+`, and a word for it.
-        encoding: of the text; None: what a byte order mark says, UTF-8, UTF-16, or else cp1252, which is told.
+        encoding: of the text; None: what a byte order mark says, UTF-8, UTF-16, or else cp1252, with a remark.
         header: whether the first line names the columns; None: it does, unless it looks like the others: then it is
             asked.
         sheet: of an Excel file; None: the only one with values.
-        skip_rows: so many lines, or rows of an Excel file, stand above the table.
+        skip_rows: number of lines, or rows of an Excel file, above the table.
 
     Returns:
-        A pandas.DataFrame of text, empty where a cell is, its separator in `attrs`; what a person should be told.
+        A pandas.DataFrame of text, empty where a cell is, its separator in `attrs`; remarks for the user.
 
     Raises:
         CorruptDataError, DataError: it is no such file; its lines differ in length.
@@ -120,7 +120,7 @@ class _Cells:
         rows: of text, all equally long.
         kind: what they are kept in, see `contents`.
         sign: the separator; None where there is none.
-        notes: what a person should be told.
+        notes: remarks for the user.
     """
 
     rows: list[list[str]]

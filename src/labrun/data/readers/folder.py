@@ -36,7 +36,7 @@ class ImageFolder(Reader):
     The parts' folders may have other names (`Training`, `seg_train`, `valid`, ...) and lie a folder deeper; see
     `labrun.data.readers.parts`. Where it is doubtful what is a part and what a class, it is asked.
 
-    Sizes and colours are told, not guessed: images of one size and kind are taken as they are; mixed ones are
+    Sizes and colours are reported, not guessed: images of one size and kind are taken as they are; mixed ones are
     refused with the counts until the config says what they should become.
 
     Args:

@@ -23,7 +23,7 @@ def applied(known: Understood, table: Any, where: object, decimal: str | None = 
         decimal: its decimal sign, where that is known.
 
     Returns:
-        See `Understood.apply`; the decimal sign; what a person should be told.
+        See `Understood.apply`; the decimal sign; remarks for the user.
 
     Raises:
         DataError: see `Understood.apply`.

@@ -1,4 +1,4 @@
-"""A person's own data as arrays: an `.npz` file, or a Python file that makes them."""
+"""The user's own data as arrays: an `.npz` file, or a Python file that makes them."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ class GetData(Reader):
         given = Path(self.script).expanduser()
         if given.is_absolute():
             return given
-        interpreters = {str(path) for path in sysconfig.get_paths().values()}  # statistics.py is the person's own
+        interpreters = {str(path) for path in sysconfig.get_paths().values()}  # statistics.py is the user's own
         own = [entry for entry in sys.path if entry not in interpreters and "lib-dynload" not in entry]
         return next((Path(p, given) for p in [*own, "."] if Path(p, given).is_file()), given)
 
@@ -249,7 +249,7 @@ def _samples(value: Any, what: str) -> tuple[AnyArray, list[str], str | None]:
     """Samples as labrun holds them: (N, F) float32, or images (N, C, H, W); sparse ones stay so.
 
     Returns:
-        The samples, notes for the person, and why they cannot be given to models that take numbers alone.
+        The samples, notes for the user, and why they cannot be given to models that take numbers alone.
     """
     if isinstance(value, archive.Stored):
         return _streamed(value, what)

@@ -34,7 +34,7 @@ def layout(folder: Path, said: Mapping[str, str] | bool | None) -> Layout:
 
     Args:
         folder: the data set's.
-        said: the folders of the parts by a person, False if there are none; None: found out by their names.
+        said: the folders of the parts by the user, False if there are none; None: found out by their names.
 
     Raises:
         ConfigError: `said` is none of those.

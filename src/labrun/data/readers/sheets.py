@@ -23,7 +23,7 @@ Cells = tuple[list[list[str]], list[str]]
 
 
 def parquet(content: bytes, path: Path) -> Cells:
-    """The rows of a Parquet file, the names of its columns first; what a person should be told.
+    """The rows of a Parquet file, the names of its columns first; remarks for the user.
 
     Raises:
         MissingExtraError: pyarrow is not installed.
@@ -56,7 +56,7 @@ def parquet(content: bytes, path: Path) -> Cells:
 
 
 def excel(content: bytes, path: Path, sheet: str | int | None = None) -> Cells:
-    """The rows of a sheet of an Excel file, as wide as its widest one; what a person should be told.
+    """The rows of a sheet of an Excel file, as wide as its widest one; remarks for the user.
 
     Args:
         content: of the file.

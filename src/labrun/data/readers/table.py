@@ -29,7 +29,7 @@ from labrun.errors import ConfigError, DataError
 TOTALS = frozenset({"total", "totals", "sum", "grand total", "summe", "gesamt", "gesamtsumme", "somme", "totale"})
 """What stands beside a total, below a table."""
 SEVERAL = 3
-"""A row without a value in so many columns, which are all that there are, is no sample."""
+"""In a table of at least this many columns, a row without any value is not a sample."""
 MANY = 20
 """More classes than this, all of them numbers, may be a quantity."""
 

@@ -98,7 +98,7 @@ class _Fetching:
     Args:
         blob: the library's client of it.
         descriptor: of the file, open for writing.
-        heard: is told how many bytes have come.
+        heard: called with the number of bytes received.
     """
 
     def __init__(self, blob: Any, descriptor: int, heard: ProgressCallback) -> None:

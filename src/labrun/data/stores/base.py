@@ -48,7 +48,7 @@ class Datastore(ABC):
     """A place with files.
 
     Args:
-        name: how a person calls it.
+        name: how the user calls it.
         root: where in that place the names begin.
     """
 

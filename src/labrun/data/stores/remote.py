@@ -35,7 +35,7 @@ PLACE_KEYS = ("account_name", "endpoint_url", "host", "port")
 REFUSED = ("auth", "credential", "permission", "forbidden", "denied", "403", "401", "signing", "padding")
 """Words by which libraries say that it is the credentials."""
 MASKED = 6
-"""A secret of so many characters is taken out of messages; a shorter one would take other words with it."""
+"""Minimum length of a secret to mask in messages; masking shorter ones would hit other words."""
 REACH_S = 15
 """So long a server has to answer at all."""
 

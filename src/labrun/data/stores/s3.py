@@ -37,7 +37,7 @@ class S3Datastore(ObjectDatastore):
 
     def _new_top(self, top: str) -> None:
         if self._node.get("region") in (None, DEFAULT_REGION):
-            self._fs.call_s3("create_bucket", Bucket=top)  # S3 refuses to be told its default region
+            self._fs.call_s3("create_bucket", Bucket=top)  # S3 rejects its default region as a location
         else:
             super()._new_top(top)
 

@@ -72,7 +72,7 @@ class Ingester:
         """Send all that is new.
 
         Args:
-            progress: is told how far it is.
+            progress: called with the progress.
             must_end: asked before each run; what was sent by then is noted.
 
         Returns:

@@ -42,7 +42,7 @@ def replaced(name: str) -> str:
 
 
 def of_tag(name: str) -> str:
-    """A name for a person's tag: none of labrun's own, by which a run is found again."""
+    """A name for the user's tag: none of labrun's own, by which a run is found again."""
     return replaced(name) if name.startswith(RESERVED) else allowed(name)
 
 

@@ -30,7 +30,7 @@ def in_halves(
     Args:
         send: sends some.
         items: what is to be sent.
-        refused: is told of each that is left out, and why.
+        refused: called with each value that is left out, and why.
         must_stop: whether an error is of another kind than a refusal; it is raised then.
     """
     if not items:

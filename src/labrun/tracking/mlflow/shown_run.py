@@ -25,7 +25,7 @@ LINE_BYTES = 2**20
 LEAST, MOST = -(2**63), 2**63 - 1
 LEFT_OUT = "labrun.left_out"
 KINDS = 50
-"""Things that a run may lack and that are told apart."""
+"""Fields that a run may lack, distinguished from each other."""
 Line = dict[str, Any]
 
 
