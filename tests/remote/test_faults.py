@@ -229,7 +229,8 @@ def test_two_builds_at_once_leave_one_environment(tmp_path: Path) -> None:
         'else cat "$7" > "$(dirname "$(dirname "$5")")/packages"; fi\n'
     )
     (tmp_path / "uv").chmod(0o755)
-    script = environment.BUILD.format(root=tmp_path, key="k", uv=tmp_path / "uv", version="3.11", claim="env/k.build")
+    names = {"root": tmp_path, "key": "k", "uv": tmp_path / "uv", "version": "3.11", "claim": "env/k.build"}
+    script = environment.BUILD.format(**names, wheels="")
     (tmp_path / "env").mkdir()
     building = [subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE) for _ in range(2)]
     for process in building:
@@ -461,6 +462,11 @@ def test_a_search_that_goes_on_here_is_ended_there_first(
     assert all(sum(one.get("status") == "completed" for one in record.attempts) == 1 for record in found)
     left = ledger(box)
     assert len(left) == len(set(left)) < 8
+    more = labrun(*words, "sweep.max_trials=9", f"sweep.resume={folder}", "compute.host=box")  # and back
+    assert more.returncode == 0, more.stderr
+    again = runs_of(workspace)
+    assert [one.status for one in again] == ["completed"] * 9 and len(ledger(box)) == 1
+    assert {one.id: one.attempts for one in found}.items() <= {one.id: one.attempts for one in again}.items()
 
 
 def killed_at(phase: str, name: str, *words: str) -> None:
