@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import codecs
 import contextlib
 import os
 import signal
@@ -93,6 +94,8 @@ class Handle:
         """
         end = None if timeout_s is None else time.monotonic() + timeout_s
         shown, over = 0, False
+        # A read may end within a letter of several bytes.
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         while True:
             over = self.is_over and (self.submission is None or self.submission.process.poll() is not None)
             log = self.log_file() if show_output else None
@@ -105,7 +108,7 @@ class Handle:
                         file.seek(shown)
                         data = file.read()
                 shown += len(data)
-                sys.stdout.write(data.decode(errors="replace"))
+                sys.stdout.write(decoder.decode(data, final=over))
                 sys.stdout.flush()
             if over:
                 break

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,13 @@ from labrun.azureml.run import Run
 from labrun.azureml.script_run_config import ScriptRunConfig
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml import runner
-from labrun.compat.azureml.exceptions import ComputeTargetException, NotInLabrun, UserErrorException
+from labrun.compat.azureml.exceptions import (
+    ActivityFailedException,
+    ComputeTargetException,
+    ExperimentExecutionException,
+    NotInLabrun,
+    UserErrorException,
+)
 
 TRAIN = """
 import argparse
@@ -54,14 +62,18 @@ except ComputeTargetException:
     target = ComputeTarget.create(ws, "cpu-cluster", settings)
 target.wait_for_completion(show_output=True)
 text = "${x} it's, [a]"
-config = ScriptRunConfig("src", "train.py", ["--rate", 0.5, "--text", text], compute_target=target)
+config = ScriptRunConfig(".\\\\src", "train.py", ["--rate", 0.5, "--text", text], compute_target=target)
 run = Experiment(ws, "day1").submit(config, tags={"mine": "1"})
 """
 LOOK_BACK = """
-import json
+import json, os
 
 run.wait_for_completion(show_output=True)
 run.download_file("outputs/model.txt", "copy.txt")
+run.download_file("azureml-logs/70_driver_log.txt", "log.txt")
+run.download_files("user_logs", "logs")
+logs = [open("log.txt").read(), open("logs/user_logs/std_log.txt").read()]
+logs.append(run.get_details_with_logs()["logFiles"]["azureml-logs/70_driver_log.txt"])
 model = run.register_model(model_name="day1", model_path="outputs/model.txt", tags={"a": "b"})
 facts = {
     "metrics": run.get_metrics(),
@@ -75,6 +87,9 @@ facts = {
     "again": Run.get(ws, run.id) == run and Run(run.experiment, run.id) == run,
     "isinstance": isinstance(run, Run),
     "all": [one.id == run.id for one in run.experiment.get_runs()],
+    "logs": [logs[0] == text and "inside" in text for text in logs],
+    "error": "error" in run.get_details(),
+    "sockets": [name for name in os.listdir(".") if "ipc" in name],
     "nodes": target.get_status().serialize()["scaleSettings"]["maxNodeCount"],
 }
 json.dump(facts, open("facts.json", "w"))
@@ -104,6 +119,7 @@ def check(found: dict[str, Any]) -> None:
     assert {"driver.log", "outputs/model.txt"} <= set(found["files"]) and "run.json" not in found["files"]
     assert found["type"] == "azureml.scriptrun" and found["again"] and found["isinstance"]
     assert found["model"][0] == "day1" and found["nodes"] == 4 and found["all"][0]
+    assert found["logs"] == [True] * 3 and not found["error"] and not found["sockets"]
 
 
 def test_a_control_script_from_start_to_end(project: Path) -> None:
@@ -112,7 +128,7 @@ def test_a_control_script_from_start_to_end(project: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = facts(project)
     check(found)
-    assert found["number"] == 1 and found["model"] == ["day1", 1] and (project / "copy.txt").read_text() == "model"
+    assert found["model"] == ["day1", found["number"]] and (project / "copy.txt").read_text() == "model"
     assert f"inside {found['metrics']}" in done.stdout, "inside and outside, the metrics are the same"
     assert done.stderr.count("stands for compute=local, 4 runs at once at most") == 1
     record = labrun.get_run("last", root=project).record
@@ -209,6 +225,28 @@ def test_compute_targets_are_looked_up_in_the_config_and_in_the_table(
     assert ws.compute_targets == {}
     with pytest.raises(ComputeTargetException, match="give what AmlCompute.provisioning_configuration"):
         ComputeTarget.create(ws, "cluster", None)
+    with pytest.raises(ComputeTargetException, match="max_nodes is at least 1, and min_nodes"):
+        ComputeTarget.create(ws, "cluster", AmlCompute.provisioning_configuration(min_nodes=2, max_nodes="1"))
+    with pytest.raises(NotInLabrun, match=r"AmlCompute\.list_usages is part of Azure ML"):
+        AmlCompute.list_usages(ws)
+    assert not hasattr(Run, "no_such_thing") and ws.compute_targets == {}
+
+
+def test_a_run_that_fails_and_one_whose_output_is_interrupted(ws: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "train.py").write_text("import sys, time\ntime.sleep(60) if len(sys.argv) > 1 else 1 / 0\n")
+    slow = Experiment(ws, "x").submit(ScriptRunConfig("src", "train.py", ["slow"]))
+    bad = Experiment(ws, "x").submit(ScriptRunConfig("src", "train.py"))
+    threading.Timer(2, signal.raise_signal, [signal.SIGINT]).start()
+    with pytest.raises(ExperimentExecutionException, match="the run is still executing"):
+        slow.wait_for_completion(show_output=True)
+    assert slow.get_status() == "Running"
+    slow.cancel()
+    assert slow.wait_for_completion()["status"] == "Canceled" and "error" not in slow.get_details()
+    with pytest.raises(ActivityFailedException, match="ZeroDivisionError: division by zero"):
+        bad.wait_for_completion()
+    error = bad.wait_for_completion(raise_on_error=False)["error"]["error"]
+    assert bad.get_status() == "Failed" and error["code"] == "UserError" and "ZeroDivision" in error["message"]
 
 
 @pytest.mark.parametrize(

@@ -156,11 +156,13 @@ args = parser.parse_args()
 assert args.fixed == "x y"
 for step in range(args.n_steps):
     Run.get_context().log("Score reached", args.n_steps + (args.kind == "b") / 2 - step)
+if args.n_steps == 0 and args.kind == "b":
+    raise SystemExit("no step")
 """
 
 
 def test_a_search_from_start_to_end(tmp_path: Path) -> None:
-    """Over 15 s on a busy machine: six scripts, two of which log no metric."""
+    """Over 15 s on a busy machine: six scripts, two of which log no metric, one of which fails."""
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "train.py").write_text(TRAIN)
     (tmp_path / "go.py").write_text(GO)
@@ -175,6 +177,7 @@ def test_a_search_from_start_to_end(tmp_path: Path) -> None:
     assert facts["best"][0] == best and facts["best"][2] == facts["metrics"][best] == {"Score reached": [2.5, 1.5]}
     assert facts["best"][1][:2] == ["--fixed", "x y"] and {"--n-steps", "2", "--kind", "b"} <= set(facts["best"][1])
     assert facts["parent"] == [True, "hyperdrive", "Completed", "HyperDriveRun"] and facts["worst"]
+    assert {row["status"] for row in facts["children"]} == {"Completed", "Failed"}
     assert facts["hyperparameters"][best] == facts["children"][0]["hyperparameters"]
     assert facts["diagnostics"]["best_child_by_primary_metric"] == best
     assert done.stdout.count("script.arguments.n-steps=0 ") == 2, "the table has those without a metric, too"

@@ -14,7 +14,7 @@ from labrun.azureml.experiment import Experiment
 from labrun.azureml.model import Model
 from labrun.azureml.run import wrapped
 from labrun.azureml.workspace import Workspace
-from labrun.compat.azureml.exceptions import ModelNotFoundException, UserErrorException
+from labrun.compat.azureml.exceptions import ModelNotFoundException, UserErrorException, WebserviceException
 from labrun.compat.azureml.training import model as training
 from labrun.registry import journal, models
 
@@ -77,7 +77,7 @@ def test_a_local_file_and_a_local_folder(ws: Workspace, tmp_path: Path, monkeypa
     assert [model.id for model in Model.list(ws, latest=True)] == ["net:1", "one:2"]
     assert [model.id for model in Model.list(ws, name="one", tags=["a"])] == ["one:1"]
     assert {name: model.version for name, model in ws.models.items()} == {"one": 2, "net": 1}
-    with pytest.raises(ModelNotFoundException, match="no model 'absent'"):
+    with pytest.raises(WebserviceException, match="ModelNotFound: no model 'absent'"):
         Model(ws, "absent")
     with pytest.raises(ModelNotFoundException, match="tags="):
         Model(ws, "one", tags={"a": "other"})
@@ -91,7 +91,7 @@ def test_a_local_file_and_a_local_folder(ws: Workspace, tmp_path: Path, monkeypa
     assert Path(Model.get_model_path("one", _workspace=ws)).read_bytes() == b"weights"
     path = Path(net.download(target_dir="got"))
     assert path == Path("got/net") and (path / "variables" / "0").read_bytes() == b"numbers"
-    with pytest.raises(ModelNotFoundException, match="exist_ok"):
+    with pytest.raises(WebserviceException, match="exist_ok"):
         net.download(target_dir="got")
     net.download(target_dir="got", exist_ok=True)
     version = journal.find(tmp_path, "net")

@@ -11,7 +11,9 @@ from omegaconf import OmegaConf
 from conftest import Runner
 from labrun.config import composed
 from labrun.errors import ConfigError
+from labrun.runs import record as records
 from labrun.submission import freeze, snapshot
+from labrun.tasks import script as script_task
 
 
 def git(folder: Path, *arguments: str) -> None:
@@ -249,6 +251,29 @@ def test_outside_git_only_sources_are_code(tmp_path: Path) -> None:
     (base / "other-project").mkdir()
     (base / "other-project" / "stranger.py").write_text("")
     assert names(snapshot.take(base, tmp_path)) == {"net.py", "conf/model/net.yaml"}
+
+
+def test_a_scripts_folder_is_taken_but_for_what_its_amlignore_names(repository: Path, tmp_path: Path) -> None:
+    files = {
+        ".amlignore": "# no code\n*.tmp\n/raw/\nnotes/**\n!notes/keep.txt\n[ab].csv\n**/deeper/*.txt\n",
+        **dict.fromkeys(("train.py", "deep/raw/x", "data/load.py", "notes/keep.txt", "deeper/x.md"), "yes"),
+        **dict.fromkeys(("x.tmp", "deep/y.tmp", "raw/x", "notes/z", "a.csv", "deep/b.csv", "deeper/x.txt"), "no"),
+        **dict.fromkeys(("data/rows.csv", "data/raw/rows.csv"), "linked"),
+    }
+    script, ignored = tmp_path / "script", repository / "ignored"
+    (repository / ".gitignore").write_text("ignored/\n")
+    for base in (script, ignored):
+        for name, text in files.items():
+            (base / name).parent.mkdir(parents=True, exist_ok=True)
+            (base / name).write_text(text)
+        taken = snapshot.take_folder(base, tmp_path)
+        assert names(taken) == {name for name, text in files.items() if text == "yes"} | {".amlignore"}
+    paths = records.RunPaths(tmp_path / "run")
+    work = script_task.make_work_folder(paths, Path(taken["folder"]), script)
+    assert (work / "data" / "raw" / "rows.csv").read_text() == "linked" and not (work / "data" / "load.py").is_symlink()
+    there = {path.name for path in work.rglob("*")}
+    assert "keep.txt" in there and not there & {"x.tmp", "y.tmp", "z", "a.csv", "b.csv", "x.txt"}
+    assert not (work / "raw").exists()
 
 
 def test_environment_stays_a_reference_through_other_interpolations(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -417,6 +417,9 @@ def _put(workspace: Any, name: str, configuration: Any, argument: str) -> Any:
         raise ComputeTargetException(
             f"{argument} is {configuration!r}: give what AmlCompute.{argument}(vm_size=..., max_nodes=...) returns"
         )
+    fewest, most = (configuration.settings.get(key) for key in ("min_nodes", "max_nodes"))
+    if most is not None and not max(1, int(fewest or 0)) <= int(most):
+        raise ComputeTargetException(f"max_nodes={most} and min_nodes={fewest}: max_nodes is at least 1, and min_nodes")
     if not isinstance(name, str) or not name:
         raise UserErrorException(f"the compute target's name is {name!r}: give a text")
     made = workspace if isinstance(workspace, Workspace) else Workspace()

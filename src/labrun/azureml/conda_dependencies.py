@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from labrun.azureml.local_paths import local
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.submission import conda
 
@@ -33,7 +34,7 @@ class CondaDependencies:
     def __init__(self, conda_dependencies_file_path: Any = None, _underlying_structure: Any = None) -> None:
         self._content: dict[str, Any] = copy.deepcopy(_underlying_structure or START)
         if conda_dependencies_file_path is not None:
-            self._content = read(Path(conda_dependencies_file_path))
+            self._content = read(local(conda_dependencies_file_path))
 
     @classmethod
     def create(

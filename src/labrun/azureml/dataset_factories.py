@@ -14,6 +14,7 @@ from labrun.azureml.content import MANAGED, Content
 from labrun.azureml.data_reference import DataPath, DataReference
 from labrun.azureml.data_sets import FileDataset, TabularDataset
 from labrun.azureml.datastore import Datastore
+from labrun.azureml.local_paths import local
 from labrun.azureml.telling import once
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml.absent import not_here
@@ -62,8 +63,7 @@ def _place(call: str, given: Any) -> tuple[Datastore | None, str]:
     text = os.fsdecode(given)
     if "://" in text:
         return None, _from_web(text).strip("/")
-    local = Path(text).expanduser().absolute()
-    return None, os.path.normpath(local).strip("/")
+    return None, os.path.normpath(local(text).absolute()).strip("/")
 
 
 def _from_web(address: str) -> str:
@@ -124,7 +124,7 @@ class FileDatasetFactory:
         if pattern is None:
             datastore.upload(src_dir, folder, overwrite, show_progress)
         else:
-            root = Path(os.fsdecode(src_dir)).expanduser()
+            root = local(src_dir)
             found = sorted(str(one) for one in root.glob(pattern) if one.is_file())
             datastore.upload_files(found, root, folder, overwrite, show_progress)
         return FileDatasetFactory.from_files((datastore, folder))

@@ -11,6 +11,7 @@ from labrun import execute
 from labrun.azureml import folder
 from labrun.azureml.advice import Advising
 from labrun.azureml.datastore_files import LOCAL, mounted, registered, remove, shown_kind
+from labrun.azureml.local_paths import local, slashes
 from labrun.azureml.moving import fetch_all, send_all
 from labrun.azureml.telling import once
 from labrun.azureml.workspace import Workspace
@@ -262,7 +263,7 @@ class Datastore(Advising):
         Raises:
             UserErrorException: there is no such folder, or the datastore cannot be written.
         """
-        source = Path(os.fsdecode(src_dir)).expanduser()
+        source = local(src_dir)
         try:
             files = local_files(source)
         except LabrunError as error:
@@ -282,12 +283,12 @@ class Datastore(Advising):
         Raises:
             UserErrorException: one is no file, or the datastore cannot be written.
         """
-        given = [Path(os.fsdecode(one)).expanduser().absolute() for one in files]
+        given = [local(one).absolute() for one in files]
         absent = [str(path) for path in given if not path.is_file()]
         if absent or not given:
             raise UserErrorException(f"upload_files: no such file: {', '.join(absent) or 'the list is empty'}")
         common = os.path.commonpath([path.parent for path in given])
-        root = Path(os.fsdecode(relative_root)).expanduser().absolute() if relative_root is not None else Path(common)
+        root = local(relative_root).absolute() if relative_root is not None else Path(common)
         outside = [str(path) for path in given if not path.is_relative_to(root)]
         if outside:
             raise UserErrorException(f"upload_files: {', '.join(outside)} does not lie below relative_root={root}")
@@ -361,7 +362,7 @@ class Datastore(Advising):
 
     def _clean(self, path: str | None) -> str:
         try:
-            return clean(str(path or "").strip().lstrip("/"))
+            return clean(slashes(str(path or "")).strip().lstrip("/"))
         except ConfigError as error:
             raise UserErrorException(str(error)) from error
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun.azureml.submitting import ENVIRONMENT_TAG, TARGET_TAG
+from labrun.compat.azureml.training.files import LogFiles
 from labrun.runs import definition, files
 
 
@@ -39,15 +40,25 @@ def details(run: Any) -> dict[str, Any]:
         "status": run.get_status(),
         "startTimeUtc": definition.utc(record.started),
         "endTimeUtc": definition.utc(record.ended),
-        "error": {"error": {"message": record.reason}} if record.reason else None,
+        **_error(run),
         "properties": run.properties,
         "tags": run.tags,
         "inputDatasets": [_input(entry, record.config) for entry in record.data],
         "outputDatasets": [],
         "runDefinition": named(definition.of(record.config), record.properties),
-        "logFiles": {name: str(work.folder / name) for name in files.of(work.folder) if name.endswith(".log")},
+        "logFiles": LogFiles(
+            {name: str(work.folder / name) for name in files.of(work.folder) if name.endswith(".log")}
+        ),
         "submittedBy": None,
     }
+
+
+def _error(run: Any) -> dict[str, Any]:
+    """Why it failed, in the SDK's form. A run that did not has no such entry: scripts look for it with `in`."""
+    if run.get_status() != "Failed":
+        return {}
+    failure = (None if run._is_sweep else run._work.record.reason) or run._work.failure()
+    return {"error": {"error": {"code": "UserError", "message": failure, "details": []}}}
 
 
 def _input(entry: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:

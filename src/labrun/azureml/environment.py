@@ -18,6 +18,7 @@ from labrun.azureml import curated, folder, installed
 from labrun.azureml.accepted import ContainerRegistry
 from labrun.azureml.conda_dependencies import CondaDependencies, from_pip_requirements
 from labrun.azureml.docker import DockerSection
+from labrun.azureml.local_paths import local
 from labrun.azureml.submitting import ENVIRONMENT_TAG, VERSION_TAG
 from labrun.azureml.telling import once
 from labrun.azureml.words import word
@@ -136,7 +137,7 @@ class Environment:
     def from_pip_requirements(name: str, file_path: Any, pip_version: str | None = None) -> Environment:
         """The environment of a requirements file."""
         made = Environment(name)
-        made.python.conda_dependencies = from_pip_requirements(Path(file_path))
+        made.python.conda_dependencies = from_pip_requirements(local(file_path))
         return made
 
     @staticmethod

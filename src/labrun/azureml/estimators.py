@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from labrun.azureml.conda_dependencies import CondaDependencies, from_pip_requirements
 from labrun.azureml.distributed import MpiConfiguration, PyTorchConfiguration, TensorflowConfiguration
 from labrun.azureml.environment import Environment
+from labrun.azureml.local_paths import local
 from labrun.azureml.run_configuration import RunConfiguration
 from labrun.azureml.script_run_config import ScriptRunConfig
 from labrun.azureml.submitting import Config
@@ -86,8 +87,9 @@ class Estimator(Config):
     ) -> None:
         if entry_script is None:
             raise UserErrorException(f"{type(self).__name__}: entry_script= names the script")
-        self.source_directory = str(source_directory or ".")
-        self.entry_script, self.script_params = entry_script, dict(script_params or {})
+        self.source_directory = str(local(source_directory or "."))
+        self.entry_script = str(local(entry_script, self.source_directory))
+        self.script_params = dict(script_params or {})
         self.distributed_training = distributed_training or _processes(
             distributed_backend, node_count, process_count_per_node, kwargs
         )
@@ -137,8 +139,8 @@ class Estimator(Config):
 
     def _file(self, name: Any) -> Path:
         """A file that is named below the folder, or by a path of its own."""
-        below = Path(self.source_directory, name)
-        return below if below.is_file() else Path(name)
+        below = Path(self.source_directory, local(name, self.source_directory))
+        return below if below.is_file() else local(name)
 
     @property
     def conda_dependencies(self) -> CondaDependencies:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun.azureml.advice import Advising
+from labrun.azureml.local_paths import local
 from labrun.azureml.telling import once
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml.exceptions import ModelNotFoundException, UserErrorException
@@ -77,7 +78,7 @@ class Model(training.Model, Advising):
         about = About(**registered.about(*words))
         print(f"Registering model {model_name}")
         try:
-            version = models.register_local(_root(workspace), Path(model_path), model_name, about)
+            version = models.register_local(_root(workspace), local(model_path), model_name, about)
         except LabrunError as error:
             raise UserErrorException(f"Model.register({model_name!r}): {error}") from error
         return Model(workspace, version.name, version=version.number)

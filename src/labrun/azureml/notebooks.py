@@ -52,8 +52,8 @@ def execute(path: Path, target: Path) -> int:
             kernel_name=NAME,
             timeout=None,
             resources={"metadata": {"path": str(path.absolute().parent)}},
-            # Sockets in a folder of this user: other users of the machine could send code to a port.
-            config=Config({"KernelManager": {"transport": "ipc"}}),
+            # Sockets in a folder of this user, and not in the notebook's: other users could send code to a port.
+            config=Config({"KernelManager": {"transport": "ipc", "ip": str(Path(folder, "kernel"))}}),
         )
         failed: list[int] = []
         client.on_cell_error = lambda cell, cell_index, execute_reply: failed.append(cell_index + 1)

@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from labrun import api
 from labrun.azureml import definition
-from labrun.azureml.advice import Advising
+from labrun.azureml.advice import Advising, AdvisingType
 from labrun.azureml.submitting import OWN, TARGET_TAG, TYPE_TAG
 from labrun.azureml.workspace import Workspace
-from labrun.compat.azureml.exceptions import ActivityFailedException, UserErrorException
+from labrun.compat.azureml.exceptions import (
+    ActivityFailedException,
+    ExperimentExecutionException,
+    UserErrorException,
+)
 from labrun.compat.azureml.training import children, files, metrics, registered
 from labrun.compat.azureml.training import run as training
 from labrun.compat.azureml.training.base import RunBase
@@ -21,6 +25,7 @@ from labrun.compat.azureml.training.keyvault import secret_of
 from labrun.errors import LabrunError
 from labrun.remote import notes
 from labrun.runs import context
+from labrun.runs import record as records
 
 if TYPE_CHECKING:
     from labrun.azureml.experiment import Experiment
@@ -43,10 +48,10 @@ STATUSES = {
 """labrun's words for the SDK's. What ended may not be told as going on: scripts wait for it in loops."""
 
 
-class _AnyRun(type):
+class _AnyRun(AdvisingType):
     """Every run of the SDK is a `Run`, the one that a script belongs to as well."""
 
-    def __instancecheck__(cls, instance: Any) -> bool:
+    def __instancecheck__(cls, instance: Any) -> bool:  # noqa: N805 - of a type, its class
         if cls.__name__ == "Run" and isinstance(instance, RunBase):
             return True
         return super().__instancecheck__(instance)
@@ -232,8 +237,13 @@ class Run(Advising, metaclass=_AnyRun):
     # How it goes
 
     def get_status(self) -> str:
-        """In the SDK's words."""
-        return STATUSES.get(self._work.status, str(self._work.status).capitalize())
+        """In the SDK's words. A search of which some runs failed is `Completed` there, and those runs are `Failed`."""
+        status = str(self._work.status)
+        if self._is_sweep and status == records.FAILED:
+            states = {child.status for child in self._work.get_children()}
+            better = [state for state in (records.CANCELED, records.COMPLETED) if state in states]
+            status = better[0] if better else status
+        return STATUSES.get(status, status.capitalize())
 
     def wait_for_completion(
         self, show_output: bool = False, wait_post_processing: bool = False, raise_on_error: bool = True, **_: Any
@@ -250,17 +260,26 @@ class Run(Advising, metaclass=_AnyRun):
 
         Raises:
             ActivityFailedException: it failed.
+            ExperimentExecutionException: Ctrl-C ended the output; the run goes on.
         """
         if show_output:
             sys.stdout.write(f"RunId: {self.id}\nWeb View: {self.get_portal_url()}\n\n")
             sys.stdout.write("Streaming driver.log\n====================\n\n")
             sys.stdout.flush()
-        self._work.wait_for_completion(show_output=show_output, raise_on_error=False)
+        try:
+            self._work.wait_for_completion(show_output=show_output, raise_on_error=False)
+        except KeyboardInterrupt as error:
+            if not show_output:
+                raise
+            raise ExperimentExecutionException(
+                f"The output streaming for the run interrupted. But the run is still executing: run.cancel(), or "
+                f"`lab runs cancel {self.id}`, ends it"
+            ) from error
         if show_output:
             sys.stdout.write(f"\nExecution Summary\n=================\nRunId: {self.id}\nStatus: {self.status}\n\n")
             sys.stdout.flush()
         failure = self._work.failure()
-        if failure is not None and raise_on_error:
+        if failure is not None and raise_on_error and self.get_status() == "Failed":
             raise ActivityFailedException(failure, error_details=failure)
         return self.get_details()
 
@@ -310,7 +329,8 @@ class Run(Advising, metaclass=_AnyRun):
         """As `get_details`, with what the logs hold in place of their addresses."""
         details = self.get_details()
         names = details["logFiles"]
-        details["logFiles"] = {name: Path(path).read_text(errors="replace") for name, path in names.items()}
+        texts = {name: Path(path).read_text(errors="replace") for name, path in names.items()}
+        details["logFiles"] = files.LogFiles(texts)
         return details
 
     def get_detailed_status(self) -> dict[str, Any]:
@@ -391,7 +411,7 @@ class Run(Advising, metaclass=_AnyRun):
             append_prefix: False: the copies' names are without the prefix.
             timeout_seconds: not used.
         """
-        names = [name for name in self.get_file_names() if name.startswith(prefix or "")]
+        names = [] if self._is_sweep else files.beginning_with(self._folder, prefix)
         for number, name in enumerate(names):
             shown = name if append_prefix or not prefix else name[len(prefix) :].lstrip("/")
             own = output_paths[number] if output_paths else shown

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from labrun import exact
 from labrun.azureml import compute, distributed
+from labrun.azureml.local_paths import local
 from labrun.azureml.run_configuration import RunConfiguration
 from labrun.azureml.script_inputs import ScriptInputs
 from labrun.azureml.submitting import Config
@@ -60,8 +61,9 @@ class ScriptRunConfig(Config):
         command: Any = None,
         docker_runtime_config: Any = None,
     ) -> None:
-        self.source_directory = os.fspath(source_directory or ".")
-        self.script, self.arguments, self.command = script, list(arguments or []), command
+        self.source_directory = os.fspath(local(source_directory or "."))
+        self.script = None if script is None else str(local(script, self.source_directory))
+        self.arguments, self.command = list(arguments or []), command
         self.run_config = run_config if run_config is not None else RunConfiguration()
         if compute_target is not None:
             self.run_config.target = compute_target

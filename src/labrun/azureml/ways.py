@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 
 from labrun.compat.azureml import runner
@@ -15,6 +16,8 @@ def install() -> None:
         sys.path.append(runner.SITE)
         before = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join([runner.SITE, before] if before else [runner.SITE])
+    # What the packages that labrun needs say of ipywidgets is no output of the notebook's own.
+    warnings.filterwarnings("ignore", message="IProgress not found")
     from labrun.compat.azureml import finder, legacy
 
     legacy.install()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun.azureml import compute, environment, notebooks, ways
+from labrun.compat.azureml import notice
 from labrun.errors import ConfigError
 
 
@@ -38,33 +39,38 @@ def add(nouns: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Carry out one file."""
-    if options.compute:
-        os.environ[compute.VARIABLE] = options.compute
-    if options.environments:
-        os.environ[environment.VARIABLE] = options.environments
     if not options.file.is_file():
         what = "is a folder" if options.file.is_dir() else "does not exist"
         raise ConfigError(f"lab azureml run: {options.file} {what}: give a .py or .ipynb file")
     if options.file.suffix == ".ipynb":
         _take_options(options)
+    if options.compute:
+        os.environ[compute.VARIABLE] = options.compute
+    if options.environments:
+        os.environ[environment.VARIABLE] = options.environments
+    if options.file.suffix == ".ipynb":
         return notebooks.execute(options.file, options.output or options.file)
     if options.output:
         raise ConfigError("lab azureml run: --output is for notebooks; a script writes its own files")
+    for ours in ("--compute", "--environments"):
+        if any(word == ours or word.startswith(f"{ours}=") for word in options.words):
+            notice.warn(f"{ours} behind {options.file} is the script's own argument; lab's own stands before the file")
     ways.run_script(options.file, options.words)
     return 0
 
 
 def _take_options(options: argparse.Namespace) -> None:
     """Options behind a notebook's name are ours: a notebook has no arguments of its own."""
-    rest = argparse.ArgumentParser(prog="lab azureml run", add_help=False, exit_on_error=False)
+    rest = argparse.ArgumentParser(prog="lab azureml run", add_help=False, allow_abbrev=False)
     rest.add_argument("--compute")
+    rest.add_argument("--environments", choices=[environment.CURRENT, environment.BUILD])
     rest.add_argument("--output", type=Path)
     found, unknown = rest.parse_known_args(options.words)
     if unknown:
         raise ConfigError(f"lab azureml run: a notebook takes no arguments, and was given {' '.join(unknown)}")
-    options.output = found.output or options.output
-    if found.compute:
-        os.environ[compute.VARIABLE] = found.compute
+    for name, value in vars(found).items():
+        if value is not None:
+            setattr(options, name, value)
 
 
 def kernel(options: argparse.Namespace) -> int:

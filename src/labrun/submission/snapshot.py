@@ -2,7 +2,8 @@
 
 What is taken: in a git work tree the tracked files as they are now, those of its submodules too, and the untracked ones
 that git does not ignore; elsewhere the folder's own modules, packages and configs. What never is: secrets (by name, and
-private keys), links out of the tree, what `.labignore` names, and files too large to be code.
+private keys), links out of the tree, what `.labignore` names, and files too large to be code. Of a script's folder
+nothing is taken that its `.amlignore` names.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from labrun.errors import ConfigError, RecordError
-from labrun.runs import custom_locations, store
+from labrun.runs import custom_locations, ignore_rules, store
 from labrun.runs import record as records
 from labrun.runs.files import tree_digest
 
@@ -69,8 +70,10 @@ def take_folder(folder: Path, root: Path) -> dict[str, Any]:
     Raises:
         ConfigError, RecordError: see `take`.
     """
-    listed = list(_git_files(folder, root)) if _git_top(folder) else list(_all_files(folder))
-    files, total = _chosen(folder, listed)
+    # A folder that git ignores as a whole has its script, too.
+    listed = list(_git_files(folder, root) if _git_top(folder) else ()) or list(_all_files(folder))
+    is_ignored = ignore_rules.of(folder)
+    files, total = _chosen(folder, [path for path in listed if not is_ignored(path)])
     digest, target = _keep(folder, files, root)
     return {"digest": digest, "folder": str(target), "files": len(files), "bytes": total, "base": str(folder)}
 
@@ -88,10 +91,15 @@ def _keep(base: Path, files: list[Path], root: Path) -> tuple[str, Path]:
 
 def _all_files(folder: Path) -> Iterator[Path]:
     for top, names, files in os.walk(folder):
-        names[:] = [name for name in names if name not in SKIPPED_FOLDERS and not name.startswith(".")]
+        # A package may be called `data`: of it the modules are code.
+        in_data = "data" in Path(top).relative_to(folder).parts
+        packages = {name for name in names if (in_data or name == "data") and any(Path(top, name).glob("*.py"))}
+        names[:] = [name for name in names if name in packages or not (in_data or name in SKIPPED_FOLDERS)]
+        names[:] = [name for name in names if not name.startswith(".")]
         names[:] = [name for name in names if not (Path(top) / name / "pyvenv.cfg").exists()]
         names[:] = [name for name in names if not custom_locations.is_of_runs(Path(top) / name)]
-        yield from ((Path(top) / name).relative_to(folder) for name in files if not name.endswith(".pyc"))
+        taken = (name for name in files if name.endswith(".py") or not in_data)
+        yield from ((Path(top) / name).relative_to(folder) for name in taken if not name.endswith(".pyc"))
 
 
 def take(folder: Path, root: Path) -> dict[str, Any]:

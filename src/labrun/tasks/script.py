@@ -20,7 +20,7 @@ from typing import Any
 
 from labrun import exact
 from labrun.errors import ConfigError, RunFailedError
-from labrun.runs import context, definition, store
+from labrun.runs import context, definition, ignore_rules, store
 from labrun.runs.record import Record, RunPaths
 from labrun.runs.recording import Preempted, signal_name
 from labrun.tasks import threads
@@ -213,9 +213,12 @@ NEVER_LINKED = frozenset(
 
 def _link_rest(source: Path, work: Path, below: str = "") -> Iterator[str]:
     """Link what lies in the source folder and was not copied: data, large files. Hidden files and secrets are not."""
+    is_ignored = ignore_rules.of(source)
     for entry in sorted((source / below).iterdir()):
         name = f"{below}{entry.name}"
         target = work / name
+        if is_ignored(Path(name)) or is_ignored(Path(name, "any")):
+            continue
         if entry.name in NEVER_LINKED or entry.name.startswith(".") or entry.name.endswith((".pem", ".key", ".pyc")):
             continue
         if (entry / "pyvenv.cfg").exists():  # a virtual environment, whatever its name

@@ -30,19 +30,16 @@ class UserErrorException(AzureMLException):
     """The call is wrong: a name, an argument, a path."""
 
 
-class RunEnvironmentException(AzureMLException):
-    """The script asked for the run that it belongs to, and there is none."""
-
-
 class WebserviceException(AzureMLException):
-    """What the SDK raises of web services, and of models.
+    """What the SDK raises for models, and for web services.
 
     Args:
         message: what is wrong.
-        status_code: kept.
+        status_code: of the service that answered; labrun has none.
+        **kwargs: whatever else the SDK's constructor takes; not kept.
     """
 
-    def __init__(self, message: str = "", status_code: object = None, **kwargs: object) -> None:
+    def __init__(self, message: str = "", status_code: int | None = None, **kwargs: object) -> None:
         super().__init__(message)
         self.status_code = status_code
 
@@ -51,8 +48,16 @@ class ModelNotFoundException(WebserviceException):
     """No such model is registered."""
 
 
-class ExperimentExecutionException(AzureMLException):
-    """A run failed to execute."""
+class TrainingException(AzureMLException):
+    """A run cannot be started, or not be followed."""
+
+
+class RunEnvironmentException(TrainingException):
+    """The script asked for the run that it belongs to, and there is none."""
+
+
+class ExperimentExecutionException(TrainingException):
+    """A run failed to execute, or is no longer followed."""
 
 
 class ExperimentException(AzureMLException):

@@ -13,11 +13,12 @@ from typing import Any
 
 from labrun.compat.azureml.notice import warn
 
-ARGUMENTS = {
-    "drop": ("labels", "axis", "index", "columns", "level", "inplace", "errors"),
-    "sort_index": ("axis", "level", "ascending", "inplace", "kind", "na_position"),
-}
-"""Methods of tables that took their arguments by place, and the order that these had."""
+METHODS = (
+    *("all", "any", "max", "mean", "median", "min", "prod", "std", "sum", "var"),
+    *("drop", "drop_duplicates", "dropna", "reset_index", "set_index", "sort_index", "sort_values"),
+)
+"""Methods of tables that took their arguments by place, in the order that these still have."""
+FILLS = {"ffill": "ffill", "pad": "ffill", "bfill": "bfill", "backfill": "bfill"}
 
 
 def extend(pandas: ModuleType) -> None:
@@ -29,12 +30,18 @@ def extend(pandas: ModuleType) -> None:
     tell = functools.lru_cache(maxsize=None)(warn)
     _extend_options(pandas, tell)
     for kind in (pandas.DataFrame, pandas.Series):
-        for name, order in ARGUMENTS.items():
-            _extend_method(kind, name, order, tell)
+        for name in METHODS:
+            _extend_method(kind, name, tell)
+        _extend_fillna(kind, tell)
         if not hasattr(kind, "iteritems"):
             kind.iteritems = _renamed(kind.__name__, "iteritems", kind.items, tell)
         if not hasattr(kind, "append"):
             kind.append = _append(pandas, kind.__name__, tell)
+    if not hasattr(pandas.DataFrame, "applymap"):
+        pandas.DataFrame.applymap = _renamed("DataFrame", "applymap", pandas.DataFrame.map, tell)
+    if not hasattr(pandas.DataFrame, "as_matrix"):
+        pandas.DataFrame.as_matrix = _renamed("DataFrame", "as_matrix", pandas.DataFrame.to_numpy, tell)
+    _extend_method(pandas, "concat", tell)
 
 
 def _extend_options(pandas: Any, tell: Any) -> None:
@@ -57,31 +64,48 @@ def _extend_options(pandas: Any, tell: Any) -> None:
         config.__dict__["set_option"] = old
 
 
-def _extend_method(kind: Any, name: str, order: tuple[str, ...], tell: Any) -> None:
-    """Let a method take by place what has to be named today."""
-    method = getattr(kind, name)
-    listed = list(inspect.signature(method).parameters.values())[1:]
-    by_place = [one for one in listed if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
-    names = {one.name for one in listed}
-    if len(by_place) == len(listed):
+def _extend_method(kind: Any, name: str, tell: Any) -> None:
+    """Let a method, or a function of the package, take by place what has to be named today."""
+    method = getattr(kind, name, None)
+    listed = inspect.signature(method).parameters.values() if method is not None else ()
+    count = sum(one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD) for one in listed)
+    named = [one.name for one in listed if one.kind is one.KEYWORD_ONLY]
+    if not named:
         return
 
-    @functools.wraps(method)
-    def old(self: Any, *args: Any, **kwargs: Any) -> Any:
-        more = dict(zip(order[len(by_place) :], args[len(by_place) :]))  # noqa: B905 (Python 3.6)
-        if more and names.issuperset(more) and not kwargs.keys() & more.keys():
-            args, kwargs = args[: len(by_place)], {**kwargs, **more}
+    @functools.wraps(method)  # type: ignore[arg-type]
+    def old(*args: Any, **kwargs: Any) -> Any:
+        more = dict(zip(named, args[count:]))  # noqa: B905 (Python 3.6)
+        if more and len(more) == len(args) - count and not kwargs.keys() & more.keys():
+            args, kwargs = args[:count], {**kwargs, **more}
             told = ", ".join(f"{key}={value!r}" for key, value in more.items())
             tell(f"{kind.__name__}.{name}() takes its arguments by their names since pandas 2.0; {told} is given")
-        return method(self, *args, **kwargs)
+        return method(*args, **kwargs)  # type: ignore[misc]
 
     setattr(kind, name, old)
 
 
+def _extend_fillna(kind: Any, tell: Any) -> None:
+    """Let `fillna` take `method="ffill"`."""
+    fillna = kind.fillna
+    if "method" in inspect.signature(fillna).parameters:
+        return
+
+    @functools.wraps(fillna)
+    def old(self: Any, value: Any = None, *args: Any, **kwargs: Any) -> Any:
+        way = FILLS.get(kwargs.pop("method", None))
+        if way is None:
+            return fillna(self, value, *args, **kwargs)
+        tell(f"{kind.__name__}.fillna(method=) is gone since pandas 3.0; {way}() is given instead")
+        return getattr(self, way)(**kwargs)
+
+    kind.fillna = old
+
+
 def _renamed(kind: str, name: str, method: Any, tell: Any) -> Any:
-    def old(self: Any) -> Any:
+    def old(self: Any, *args: Any, **kwargs: Any) -> Any:
         tell(f"{kind}.{name}() is gone since pandas 2.0; {kind}.{method.__name__}() is given instead")
-        return method(self)
+        return method(self, *args, **kwargs)
 
     return old
 

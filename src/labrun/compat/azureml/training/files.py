@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,6 +23,11 @@ OWN = {
     "driver.log",
 }
 """What labrun itself keeps in a run's folder: no script writes there."""
+
+LOG = "driver.log"
+LOGS = re.compile(r"(?:azureml-logs/(?:\d+_)?driver_log|user_logs/std_log)(?:_(\d+))?\.txt")
+"""What the SDK called a run's log, in turn; at the end the rank of a process."""
+LOG_FOLDERS = {"azureml-logs": "azureml-logs/70_driver_log.txt", "user_logs": "user_logs/std_log.txt"}
 
 
 def upload(run_dir: Path, name: str, source: Any) -> None:
@@ -95,9 +101,34 @@ def listing(run_dir: Path) -> list[str]:
     for path in sorted(run_dir.rglob("*")):
         parts = path.relative_to(run_dir).parts
         ours = parts[0] in OWN or parts[0].startswith(".") or parts[:2] == ("logs", "azureml")
-        if path.is_file() and (not ours or parts[0] == "driver.log"):
+        if path.is_file() and (not ours or parts[0] == LOG):
             found.append("/".join(parts))
     return found
+
+
+def own_name(name: str) -> str:
+    """A name as `listing` has it: the log is found by the SDK's names for it, too."""
+    found = LOGS.fullmatch(name)
+    if found is None:
+        return name
+    return f"driver.{found[1]}.log" if int(found[1] or 0) else LOG
+
+
+def beginning_with(run_dir: Path, prefix: str | None) -> list[str]:
+    """The files whose names begin so; below the SDK's folders for logs there is the log."""
+    log = LOG_FOLDERS.get((prefix or "").partition("/")[0])
+    if log is not None and log.startswith(prefix or "") and LOG in listing(run_dir):
+        return [log]
+    return [name for name in listing(run_dir) if name.startswith(prefix or "")]
+
+
+class LogFiles(dict):  # type: ignore[type-arg]
+    """Paths, or contents, of logs by their names; also by those that the SDK has for them."""
+
+    def __missing__(self, name: str) -> Any:
+        if own_name(name) not in self:
+            raise KeyError(name)
+        return self[own_name(name)]
 
 
 def download(run_dir: Path, name: str, target: Any = None) -> None:
@@ -111,11 +142,12 @@ def download(run_dir: Path, name: str, target: Any = None) -> None:
     Raises:
         UserErrorException: the run has no such file.
     """
-    if name not in listing(run_dir):
+    own = own_name(name)
+    if own not in listing(run_dir):
         known = ", ".join(listing(run_dir)[:20]) or "none"
         raise UserErrorException(f"download_file({name!r}): the run has no such file; it has: {known}")
     path = Path(name).name if target is None else os.fsdecode(target)
     if path.endswith("/") or os.path.isdir(path):
         path = os.path.join(path, Path(name).name)
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    shutil.copyfile(str(run_dir / name), path)
+    shutil.copyfile(str(run_dir / own), path)

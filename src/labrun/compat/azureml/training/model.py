@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun.compat.azureml import absent
-from labrun.compat.azureml.exceptions import ModelNotFoundException, UserErrorException
+from labrun.compat.azureml.exceptions import ModelNotFoundException, UserErrorException, WebserviceException
 from labrun.compat.azureml.training import place, promises, registered
 from labrun.runs import context
 
@@ -69,7 +69,9 @@ class Model:
             found = [one for one in registered.versions() if one.get("name") == name and _fits(one, **wanted)]
             if not found:
                 given = ", ".join(f"{key}={value!r}" for key, value in wanted.items() if value)
-                raise ModelNotFoundException(f"no version of a model {name!r} has {given}: `lab models ls {name}`")
+                raise ModelNotFoundException(
+                    f"ModelNotFound: no version of a model {name!r} has {given}: `lab models ls {name}`"
+                )
             version = max(one["number"] for one in found)
         folder = _find(name or id or "", version)
         self.workspace = workspace
@@ -133,12 +135,12 @@ class Model:
         """Copy the model's file or folder; returns the copy's path.
 
         Raises:
-            ModelNotFoundException: something of this name is there, and `exist_ok` is not given.
+            WebserviceException: something of this name is there, and `exist_ok` is not given.
         """
         content = _content(self._folder)
         target = Path(target_dir) / (content.name if content.is_file() else self.name)
         if target.exists() and not exist_ok:
-            raise ModelNotFoundException(f"Model.download: {target} exists already; exist_ok=True replaces its files")
+            raise WebserviceException(f"Model.download: {target} exists already; exist_ok=True replaces its files")
         target.parent.mkdir(parents=True, exist_ok=True)
         if content.is_file():
             shutil.copyfile(str(content), str(target))
@@ -285,13 +287,15 @@ def _find(name: str, version: Any) -> Path:
     names = sorted(path.name for path in shelf.iterdir() if path.is_dir()) if shelf.is_dir() else []
     if name not in names:
         raise ModelNotFoundException(
-            f"no model {name!r} is registered in {shelf} (there is: {', '.join(names) or 'none'}). "
+            f"ModelNotFound: no model {name!r} is registered in {shelf} (there is: {', '.join(names) or 'none'}). "
             "`lab models register` and Model.register put models there"
         )
     versions = sorted(int(path.name) for path in (shelf / name).iterdir() if path.name.isdigit() and path.is_dir())
     if not versions or (version is not None and str(version) not in map(str, versions)):
         there = ", ".join(map(str, versions)) or "none"
-        raise ModelNotFoundException(f"the model {name!r} has no version {version or ''}; there is: {there}")
+        raise ModelNotFoundException(
+            f"ModelNotFound: the model {name!r} has no version {version or ''}; there is: {there}"
+        )
     return shelf / name / str(versions[-1] if version is None else version)
 
 
