@@ -251,6 +251,12 @@ class Far:
         words = ["nsenter", "--target", str(self._init()), "--all", "sh", "-c", command]
         return subprocess.run(words, capture_output=True, text=True, check=False).stdout
 
+    def as_user(self, command: str) -> list[str]:
+        """The words that run a shell command there, as its user, with nothing of this side's environment."""
+        as_user = ["setpriv", "--reuid=4242", "--regid=4242", "--clear-groups"]
+        own = ["env", "-i", f"HOME=/home/{USER}", f"USER={USER}", "PATH=/usr/local/bin:/usr/bin:/bin"]
+        return ["nsenter", "--target", str(self._init()), "--all", *as_user, *own, "sh", "-c", command]
+
     def _init(self) -> int:
         """The first process of its namespaces, as this side numbers it."""
         assert self.process is not None

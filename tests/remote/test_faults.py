@@ -100,7 +100,7 @@ class Cutting:
         monkeypatch: the test's.
     """
 
-    PHASES = ("have", "put labrun", "put workspaces", "store", "link", "spawn", "wait", "news")
+    PHASES = ("have", "put labrun", "put workspaces", "store", "link", "begin", "news")
 
     def __init__(self, box: far.Far, monkeypatch: pytest.MonkeyPatch) -> None:
         self.box, self.cut, self._phase = box, [], ""
@@ -111,15 +111,15 @@ class Cutting:
                 asked = json.loads(content)
                 to = str(asked.get("to", "")).partition("/")[0] if asked["do"] == "put" else ""
                 self._phase = f"{asked['do']} {to}".strip()
-                if not asked["bytes"] and self._phase != "spawn":
+                if not asked["bytes"] and self._phase != "begin":
                     self._pull(self._phase)
             elif self._phase:  # in the middle of a file
                 self._pull(self._phase)
             write(conversation, content)
 
         def answer_lost(conversation: channel.Channel, quiet_s: float | None) -> tuple[dict[str, Any], int]:
-            if self._phase == "spawn" and "spawn" not in self.cut:
-                self.cut.append("spawn")
+            if self._phase == "begin" and "begin" not in self.cut:
+                self.cut.append("begin")
                 found = answer(conversation, quiet_s)
                 assert found[0]["state"] == "started"
                 raise UnreachableError("the answer is lost")
@@ -138,7 +138,7 @@ class Cutting:
 def test_a_link_that_is_cut_in_each_phase_of_a_submit(
     box: far.Far, script: None, hasty: None, labrun_here: Command, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Takes over 15 s: the link is down for a while in each of eight phases."""
+    """Takes over 15 s: the link is down for a while in each of seven phases."""
     box.inside(f"rm -rf /home/{far.USER}/.labrun")
     cutting = Cutting(box, monkeypatch)
     done = labrun_here(*WORDS, "seed=0,1,2", "compute.retries=1")
@@ -477,7 +477,7 @@ def killed_at(phase: str, name: str, *words: str) -> None:
         assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, (phase, status)
         return
     try:
-        write = channel.Channel._write
+        write, answer = channel.Channel._write, channel.Channel._answer
         asked: list[str] = []
 
         def write_or_die(conversation: channel.Channel, content: bytes) -> None:
@@ -486,12 +486,17 @@ def killed_at(phase: str, name: str, *words: str) -> None:
                 request = json.loads(content)
                 asked.append(f"{request['do']} {str(request.get('to', '')).count('multirun')}")
             if asked and asked[-1].startswith(phase) and not (is_request and request["bytes"]):
-                if phase == "wait":
-                    time.sleep(0.3)
                 os.kill(os.getpid(), signal.SIGKILL)
             write(conversation, content)
 
+        def answer_or_die(conversation: channel.Channel, quiet_s: float | None) -> tuple[dict[str, Any], int]:
+            if phase == "wait" and asked and asked[-1].startswith("begin"):
+                time.sleep(0.3)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return answer(conversation, quiet_s)
+
         channel.Channel._write = write_or_die  # type: ignore[method-assign]
+        channel.Channel._answer = answer_or_die  # type: ignore[method-assign]
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(1, 2)
         call_here(app.main if name == "labrun" else cli.main, name, *words)  # type: ignore[arg-type]
@@ -506,7 +511,7 @@ def test_a_laptop_that_dies_in_each_phase_of_a_submit(
     ledger(box)
     killed_at("put 0", "labrun", *WORDS, "seed=0,2,3")
     folder = next(workspace.glob("multirun/*/*"))
-    for phase in ("store", "link", "put 1", "spawn", "wait", "news"):
+    for phase in ("store", "link", "put 1", "begin", "wait", "news"):
         killed_at(phase, "lab", "runs", "watch", str(folder))
     watched = lab_here("runs", "watch", str(folder))
     assert watched.returncode == 0, watched.stderr

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import far
 from conftest import Command
 from helpers import PLAIN, wait_for
-from labrun.control import lease
+from labrun.control import controller, lease
 from labrun.registry import journal
-from labrun.remote import channel, environment, helper, mirror, packed, remotes, ssh
+from labrun.remote import backend, channel, environment, helper, mirror, packed, remotes, ssh
 from labrun.remote import link as links
+from labrun.runs import files, sweep_state
 from labrun.runs import record as records
 from labrun.runs.sweep_state import SweepState
 
@@ -253,6 +257,53 @@ def test_the_helper_is_python_3_8() -> None:
     asked = b'{"nonce": "n"}\n{"do": "hello", "root": "/tmp/lr-helper", "facts": true}\n'
     done = subprocess.run([old, "-c", source], input=asked, capture_output=True, check=True)
     assert b"#labrun n#" in done.stdout and json.loads(done.stdout.splitlines()[-1])["facts"]["cores"] > 0
+
+
+def test_of_code_that_was_sent_before_only_the_change_is_sent(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    for folder, changed in ((old, "x = 1\n"), (new, "x = 2\n")):
+        for name, text in (("a.py", changed), ("b/c.py", "y = 3\n"), ("b.py", "z = 4\n"), ("b-c/d.py", "")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text)
+    (old / "gone.py").touch()
+    digest = files.tree_digest(new, sorted(path.relative_to(new) for path in new.rglob("*") if path.is_file()))
+    changed, gone = packed.changes(new, old)
+    assert (list(changed), gone) == (["a.py"], ["gone.py"])
+    shutil.copytree(old, tmp_path / "far" / "code" / "old")
+    more = {"base": "code/old", "gone": gone, "digest": digest, "marked": True}
+    assert _answers(tmp_path / "far", ("put", {"to": "code/new", **more}, changed))[0]["new"]
+    assert files.is_tree(tmp_path / "far" / "code" / "new", digest)
+    (tmp_path / "far" / "code" / "old" / "b.py").write_text("somebody has changed it")
+    refused = _answers(tmp_path / "far", ("put", {"to": "code/other", **more}, changed))[0]
+    assert not refused["ok"] and "has changed there" in refused["why"]
+    assert not (tmp_path / "far" / "code" / "other").exists()
+
+
+def _answers(root: Path, *asked: tuple[str, dict[str, Any], dict[str, Path]]) -> list[dict[str, Any]]:
+    """What a helper answers to requests with archives."""
+    source = json.dumps({"do": "hello", "root": str(root)}).encode() + b"\n"
+    for do, arguments, content in asked:
+        file, size = packed.archive(content)
+        with file:
+            source += json.dumps({"do": do, "bytes": size, **arguments}).encode() + b"\n" + file.read()
+    sink = io.BytesIO()
+    helper.Helper(io.BytesIO(source), sink).serve()
+    return [json.loads(line) for line in sink.getvalue().splitlines()][1:]
+
+
+def test_a_detached_controller_looks_seldom_until_somebody_looks(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(controller.DETACHED, "1")
+    folder = workspace / "multirun" / "x" / "y"
+    links.write(folder, links.Link("box", "workspaces/w", "workspaces/w/x", home=str(workspace)))
+    carried = backend.Carried(folder, sweep_state.Plan("remote", [], [], [], str(workspace), "x", {}))
+    now = time.monotonic()
+    assert carried._pause_s(now) == backend.FAST_S
+    assert carried._pause_s(now + 60) == backend.ALONE_S and carried._pause_s(now + 7200) == backend.LONGEST_PAUSE_S
+    links.ask(folder)
+    assert carried._pause_s(now + 7200) == backend.SLOW_S
+    carried.close()
 
 
 def test_paths_of_here_and_there() -> None:

@@ -26,6 +26,9 @@ from labrun.runs.sweep_state import Plan, SweepState, note_given_up, read_plan, 
 
 log = logging.getLogger(__name__)
 
+DETACHED = "LABRUN_DETACHED"
+"""A variable of detached controllers: nobody waits at a terminal for what they bring."""
+
 
 class View(Protocol):
     """What is shown of the runs while they go on."""
@@ -241,6 +244,7 @@ def detach(
             text=True,
             env={
                 **os.environ,
+                DETACHED: "1",
                 "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
                 "LABRUN_PYTHONPATH": os.environ.get("PYTHONPATH", ""),
             },

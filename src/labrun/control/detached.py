@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from labrun import masking
+from labrun.backends.base import Head
 from labrun.control import controller, monitor, results
 from labrun.errors import LabrunError
 from labrun.runs import store, sweep_state
@@ -51,15 +52,23 @@ def main() -> None:
         sys.exit(130)
 
 
-def take_over(folder: Path, environment: Mapping[Path, Mapping[str, str]], view: controller.View) -> list[Record]:
+def take_over(
+    folder: Path, environment: Mapping[Path, Mapping[str, str]], view: controller.View, head: Head | None = None
+) -> list[Record]:
     """Control a folder's runs from here, and do the book-keeping at the end.
+
+    Args:
+        folder: the runs'.
+        environment: the runs' own variables.
+        view: is told what happens.
+        head: see `controller.run`; the caller closes it.
 
     Raises:
         LabrunError: see `controller.run`.
     """
     plan = sweep_state.read_plan(folder)
     with _in(plan.cwd), follow(store.workspace(), plan.tracking), terminating_politely():
-        runner = controller.run(folder, view, environment)
+        runner = controller.run(folder, view, environment, head)
         try:
             view.update(running=False)
             return results.tell(folder, sweep_state.run_dirs(folder, plan), runner.draw)

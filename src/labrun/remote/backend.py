@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun.backends.base import Backend, Capacity, Head, Resources
+from labrun.control import controller
 from labrun.errors import ConfigError, LabrunError, RecordError
 from labrun.remote import carry, channel, ending, environment, mirror, remotes
 from labrun.remote import link as links
@@ -29,8 +30,12 @@ from labrun.schema import SPECIAL
 
 log = logging.getLogger(__name__)
 
-FAST_S, SLOW_S = 0.5, 5.0
+FAST_S, SLOW_S = 0.3, 5.0
 """Between two looks: while runs end often, and else."""
+LATE = 0.1
+"""How late a look may come, as a part of the time that nothing has changed."""
+ALONE_S, WATCHED_S = 30.0, 15.0
+"""Between two looks of a detached controller while nobody looks here; and how long somebody counts who has looked."""
 SENDING_S = 120.0
 """How long a machine may be out of reach before the runs are on their way."""
 ENDING_S = 20.0
@@ -191,6 +196,8 @@ class Carried:
         self._channel: Channel | None = None
         self._next = 0.0
         self._pause = FAST_S
+        self._begun = self._changed = self._looked = time.monotonic()
+        self._is_detached = controller.DETACHED in os.environ
         self._missed: float | None = None
         self._told: set[str] = set()
         self._taken_up = self._alone = 0
@@ -216,6 +223,8 @@ class Carried:
         elif self._link.state == links.OVER and self._runs:
             self._begin_anew(self._link)
             self._send()
+        if self._is_detached and links.asked_s(self._folder) < time.monotonic() - self._looked - FAST_S:
+            self._next = 0.0
         wait_s = self._next - time.monotonic()
         if wait_s > 0:
             time.sleep(min(wait_s, timeout_s))
@@ -241,8 +250,12 @@ class Carried:
             self._link = None  # nothing has begun on the other one
 
         def attempt() -> None:
-            with Channel(remote) as conversation:
-                self._carry(conversation, name)
+            try:
+                self._channel = self._channel or Channel(remote)
+                self._carry(self._channel, name)
+            except BaseException:
+                self._drop_channel()
+                raise
 
         try:
             persistent(attempt, SENDING_S, self._tell)
@@ -314,8 +327,16 @@ class Carried:
         if any(records.read(self._folder / run).finished for run in changed):
             self._taken_up = 0  # it gets on
         self._see_through(lives)
-        self._pause = FAST_S if changed else min(SLOW_S, 1.3 * self._pause)
-        self._next = time.monotonic() + self._pause
+        self._looked = now = time.monotonic()
+        self._changed = now if changed else self._changed
+        self._pause = self._pause_s(now)
+        self._next = now + self._pause
+
+    def _pause_s(self, now: float) -> float:
+        """Until the next look: a part of the time that nothing has changed; longer while nobody waits for it."""
+        is_alone = self._is_detached and now - self._begun > ALONE_S and links.asked_s(self._folder) > WATCHED_S
+        shortest, longest = (ALONE_S, LONGEST_PAUSE_S) if is_alone else (FAST_S, SLOW_S)
+        return min(longest, max(shortest, LATE * (now - self._changed)))
 
     def _see_through(self, lives: bool) -> None:
         """Start the controller there again if it has died before its runs were done."""

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -32,6 +33,8 @@ from labrun.submission import environments, snapshot
 
 log = logging.getLogger(__name__)
 
+EARLIER = 4
+"""How many earlier states of the code are looked at, for what has changed."""
 BEGIN_S = 600.0
 """How long the controller there may take to look at everything, data fetched included."""
 
@@ -90,20 +93,47 @@ def send(channel: Channel, folder: Path, link: Link, plan: Plan, run_dirs: Seque
 def send_code(channel: Channel, link: Link, found: Sequence[Record], plan: Plan) -> Interpreter:
     """Have labrun, the code of the runs and the environment there."""
     path, outside = _import_path(plan, link)
-    trees: dict[str, Path | None] = {_labrun_there(): None}
-    trees |= {f"{link.workspace}/{_relative(one)}": one for one in {*_code(found), *outside}}
-    have = set(channel.call("have", paths=list(trees))["have"])
+    trees = {f"{link.workspace}/{_relative(one)}": one for one in {*_code(found), *outside}}
+    earlier = {f"{link.workspace}/{_relative(one)}": one for one in _earlier_code()}
+    have = set(channel.call("have", paths=[*dict.fromkeys([_labrun_there(), *trees, *earlier])])["have"])
+    if _labrun_there() not in have:
+        _put(channel, packed.labrun_files(), _labrun_there(), marked=True)
     for there, here in trees.items():
         if there not in have:
-            files = packed.labrun_files() if here is None else packed.folder(here)
-            file, size = packed.archive(files)
-            with file:
-                channel.send("put", file, size, to=there, marked=True)
+            _send_tree(channel, here, there, {name: one for name, one in earlier.items() if name in have})
     link.python = environment.ensure(channel)
     link.path = [f"{channel.root}/{_labrun_there()}", *path]
     if any((record.config.get("script") or {}).get("requirements") for record in found):
         environment.ensure_uv(channel)
     return Interpreter(link.python, path)
+
+
+def _send_tree(channel: Channel, here: Path, there: str, bases: Mapping[str, Path]) -> None:
+    """Send frozen code: what has changed since it was sent in another state, if that is less."""
+    files: packed.Files = packed.folder(here)
+    found = [(name, *packed.changes(here, base)) for name, base in bases.items()]
+    name, new, gone = min(found, key=lambda one: _bytes(one[1]), default=("", {}, []))
+    if name and 2 * _bytes(new) < _bytes(files):
+        with contextlib.suppress(RefusedError):  # it is not what it was: then all of it
+            _put(channel, new, there, marked=True, base=name, gone=gone, digest=here.name)
+            return
+    _put(channel, files, there, marked=True)
+
+
+def _bytes(files: packed.Files) -> int:
+    return sum(len(one) if isinstance(one, bytes) else one.stat().st_size for one in files.values())
+
+
+def _put(channel: Channel, files: packed.Files, there: str, **arguments: Any) -> dict[str, Any]:
+    file, size = packed.archive(files)
+    with file:
+        return channel.send("put", file, size, to=there, **arguments)
+
+
+def _earlier_code() -> list[Path]:
+    """The states of the code that were frozen last."""
+    frozen = (store.state_folder(store.workspace()) / "code").glob("[!.]*")
+    return sorted(frozen, key=lambda path: -path.stat().st_mtime)[:EARLIER]
 
 
 def _labrun_there() -> str:
@@ -249,22 +279,24 @@ def begin(
 ) -> None:
     """Start a process that controls a folder there, and wait until it has begun; see `start`."""
     claim, output = f"{link.folder}/.launch/far", f"{link.folder}/.launch/controller.log"
-    state = channel.call(
-        "spawn",
-        claim=claim,
-        fresh=f"{link.folder}/.launch/begun",
-        log=output,
+    waiting: dict[str, Any] = {
+        "claim": claim,
+        "file": f"{link.folder}/.launch/begun",
+        "log": output,
+        "patience_s": 10.0,
+    }
+    told = channel.call(
+        "begin",
+        **waiting,
+        fresh=waiting["file"],
         command=list(command),
         environment=dict(variables),
         cwd=cwd or link.workspace,
         stdin=stdin,
-    )["state"]
-    seen, text, end = 0, "", time.monotonic() + BEGIN_S
-    while state != "done" and time.monotonic() < end:
-        told = channel.call(
-            "wait", claim=claim, file=f"{link.folder}/.launch/begun", log=output, seen=seen, patience_s=10.0
-        )
-        seen, text = told["seen"], text + told["log"]
+    )
+    text, end = "", time.monotonic() + BEGIN_S
+    while True:
+        text += told["log"]
         if told["there"]:
             return
         if not told["lives"]:
@@ -272,6 +304,9 @@ def begin(
             if "are controlled by process" in reason or "another controller has" in reason:
                 return  # an earlier try has come through
             raise RefusedError(f"{link.remote}: {reason}")
+        if time.monotonic() > end:
+            return
+        told = channel.call("wait", **waiting, seen=told["seen"])
 
 
 def carry_out(channel: Channel, link: Link, command: Sequence[str], variables: Mapping[str, str], stdin: str) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import time
 import uuid
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +30,8 @@ PYTHONS = "python3 /usr/bin/python3 /usr/local/bin/python3 python3.12 python3.11
 REACH = (
     "for p in {pythons}; do if command -v $p >/dev/null 2>&1 && "
     '$p -c "import sys; sys.exit(sys.version_info < (3, 8))" 2>/dev/null; then '
-    'exec $p -c "import sys; exec(sys.stdin.buffer.read({count}))"; fi; done; echo labrun-no-python >&2; exit 96'
+    'exec $p -c "import sys, zlib; exec(zlib.decompress(sys.stdin.buffer.read({count})))"; fi; done; '
+    "echo labrun-no-python >&2; exit 96"
 )
 """For `sh -c`, in single quotes: the first Python that is new enough reads the helper, and becomes it."""
 
@@ -39,6 +41,12 @@ Result = TypeVar("Result")
 
 class RefusedError(LabrunError):
     """The other side cannot do what it was asked to."""
+
+
+def streamed(program: Path) -> tuple[bytes, str]:
+    """A program's source, to be written to standard input there, and the script for `sh -c` that becomes it."""
+    source = zlib.compress(program.read_bytes())
+    return source, REACH.format(pythons=PYTHONS, count=len(source))
 
 
 class Channel:
@@ -56,8 +64,7 @@ class Channel:
     def __init__(self, remote: Remote, quiet_s: float | None = None) -> None:
         self.remote, self._quiet_s = remote, QUIET_S if quiet_s is None else quiet_s
         self._errors: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - ssh's master keeps it open, so no pipe
-        source = (Path(__file__).parent / "helper.py").read_bytes()
-        script = REACH.format(pythons=PYTHONS, count=len(source))
+        source, script = streamed(Path(__file__).parent / "helper.py")
         words = [*ssh.command(remote), remote.address, f"exec sh -c '{script}'"]
         try:
             self._process = subprocess.Popen(
@@ -69,12 +76,14 @@ class Channel:
         self._left = b""
         nonce = uuid.uuid4().hex
         try:
-            self._write(source + json.dumps({"nonce": nonce}).encode() + b"\n")
-            self._wait_for(f"\n#labrun {nonce}#\n".encode())
             began = time.time()
-            hello = self.call("hello", root=remote.folder)
-            took, ahead_s = time.time() - began, hello["now"] - (began + time.time()) / 2
-            self.ahead_s: float = ahead_s if abs(ahead_s) > took else 0.0
+            greeting = {"do": "hello", "bytes": 0, "root": remote.folder}  # at once: a round trip less
+            self._write(b"".join([source, *(json.dumps(one).encode() + b"\n" for one in ({"nonce": nonce}, greeting))]))
+            self._wait_for(f"\n#labrun {nonce}#\n".encode())
+            received = time.time()
+            hello, _ = self._answer(None)
+            ahead_s = hello["now"] - received
+            self.ahead_s: float = ahead_s if abs(ahead_s) > received - began else 0.0
             """By how much the clock there is ahead of the one here."""
         except BaseException:
             self.close()
@@ -120,7 +129,7 @@ class Channel:
         return self._answer(quiet_s)
 
     def send(
-        self, do: str, file: BinaryIO, size: int, progress: Progress | None = None, **arguments: Any
+        self, do: str, file: BinaryIO, size: int, progress: Progress | None = None, /, **arguments: Any
     ) -> dict[str, Any]:
         """Ask, with bytes of a file after it."""
         self._write(json.dumps({"do": do, "bytes": size, **arguments}).encode() + b"\n")

@@ -14,20 +14,21 @@ import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from labrun import exact, masking
-from labrun.backends import registry
-from labrun.backends.base import Backend
-from labrun.control import detached, monitor
-from labrun.control.cancel import end_runs
-from labrun.errors import LabrunError
+from labrun.backends.local.server import Server
+from labrun.errors import LabrunError, RecordError
 from labrun.remote.link import CARRIED_PATH
 from labrun.runs import record as records
 from labrun.runs import store, sweep_state
-from labrun.runs.record import Record
 from labrun.runs.sweep_state import Plan, SweepState
-from labrun.submission import environments, freeze
+
+if TYPE_CHECKING:  # what takes its time is imported while the pool's server imports what runs need
+    from labrun.backends.base import Backend
+    from labrun.runs.record import Record
+
+POOLED = ("auto", "inline", "local")
+"""Values of `compute.target` that mean the pool, here."""
 
 
 def main() -> None:
@@ -37,14 +38,34 @@ def main() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     given: dict[str, dict[str, str]] = json.load(sys.stdin)
     environment = {folder / name: values for name, values in given.items()}
+    head = start_ahead(folder)
+    from labrun import masking
+    from labrun.control import detached, monitor
+
     try:
         settle(folder)
-        detached.take_over(folder, environment, detached.Begun(folder, monitor.Lines(folder)))
+        detached.take_over(folder, environment, detached.Begun(folder, monitor.Lines(folder)), head)
     except LabrunError as error:
         sys.stderr.write(f"labrun: {masking.masked(str(error))}\n")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        if head is not None:
+            head.close(at_once=True)
+
+
+def start_ahead(folder: Path) -> Server | None:
+    """The pool's server, which imports while everything else is looked at; None where there is none to begin."""
+    try:
+        plan = sweep_state.read_plan(folder)
+        record = next((one for _, one in sweep_state.readable(folder, plan) if not one.finished), None)
+        if record is None or record.config["compute"]["target"] not in POOLED:
+            return None
+        threads = record.config["compute"]["cpus_per_run"]
+        return Server(path_here(plan), plan.preload, plan.python, cwd_here(plan), threads=threads)
+    except (OSError, RecordError):  # who needs it tells
+        return None
 
 
 def end() -> None:
@@ -52,6 +73,9 @@ def end() -> None:
 
     A search is over then.
     """
+    from labrun import masking
+    from labrun.control.cancel import end_runs
+
     folder = Path(sys.argv[1])
     try:
         end_runs([folder / name for name in json.load(sys.stdin) if not records.read(folder / name).finished])
@@ -86,6 +110,8 @@ def _settle_environment(run_dir: Path, record: Record) -> None:
     script = record.config.get("script") or {}
     if not script.get("requirements"):
         return
+    from labrun.submission import environments
+
     digest = environments.digest_of(Path(script["requirements"]), bool(script.get("azureml")))
     if digest != script.get("environment"):
         script["environment"] = digest
@@ -104,6 +130,10 @@ def check(left: list[Record]) -> Backend:
     Raises:
         ConfigError, DataError: it cannot.
     """
+    from labrun import exact
+    from labrun.backends import registry
+    from labrun.submission import freeze
+
     is_sweep = left[0].sweep is not None
     backend = registry.chosen(own_compute(left[0]), is_sweep)
     if backend.in_process:  # nobody sits here
@@ -122,13 +152,22 @@ def here(plan: Plan, left: list[Record], backend: Backend) -> Plan:
     computed: list[Mapping[str, Any]] = [own_compute(record) for record in left]
     needs = [(one["cpus_per_run"] * one.get("tasks_per_node", 1), one["gpus_per_run"]) for one in computed]
     capacity = backend.capacity(needs, computed[0])
-    carried = [entry for entry in os.environ.get(CARRIED_PATH, "").split(os.pathsep) if os.path.isdir(entry)]
-    own = [] if plan.python else [entry for entry in sys.path if entry]
     return dataclasses.replace(
         plan,
         target=backend.name,
         parallel=capacity.parallel,
         cores=capacity.cores,
-        path=[*carried, *own],
-        cwd=plan.cwd if os.path.isdir(plan.cwd) else str(store.workspace()),
+        path=path_here(plan),
+        cwd=cwd_here(plan),
     )
+
+
+def path_here(plan: Plan) -> list[str]:
+    """Where runs import from, here."""
+    carried = [entry for entry in os.environ.get(CARRIED_PATH, "").split(os.pathsep) if os.path.isdir(entry)]
+    return [*carried, *([] if plan.python else [entry for entry in sys.path if entry])]
+
+
+def cwd_here(plan: Plan) -> str:
+    """The runs' working folder, here."""
+    return plan.cwd if os.path.isdir(plan.cwd) else str(store.workspace())

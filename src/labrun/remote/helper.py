@@ -125,6 +125,8 @@ class Helper:
     def do_put(self, request: Request, payload: _Payload) -> Answer:
         """Unpack an archive as a new folder; one that is there stays as it is.
 
+        `base` names a folder that is there: its files are in the new one, too, but for those that the archive has
+        anew, and those that `gone` names. `digest` says what all of it must come to (`labrun.runs.files.tree_digest`).
         With `marked`, the names of its files are kept beside it, and what somebody has removed of them is put back.
         """
         target = self.path(request["to"])
@@ -133,10 +135,14 @@ class Helper:
             return {"new": False}, []
         partial = partial_beside(target)
         try:
+            if request.get("base"):
+                copy_files(self.path(request["base"]), partial, set(request["gone"]))
             unpack(payload, partial)
             payload.skip()
             if payload.is_short:
                 raise RefusedError("the connection ended before the archive did")
+            if request.get("base") and tree_digest(partial) != request["digest"]:
+                raise RefusedError(f"{request['base']} has changed there")
             if marked:
                 names = sorted(os.path.relpath(place, partial) for place in walk(partial))
                 write(target + ".files", "\n".join(names).encode("utf-8"))
@@ -285,6 +291,13 @@ class Helper:
         except OSError:  # it has ended; its log says why
             pass
 
+    def do_begin(self, request: Request, payload: _Payload) -> Answer:
+        """Start a process, as `do_spawn`, and wait for what it makes, as `do_wait`: in one call."""
+        answer, files = self.do_spawn(request, payload)
+        if answer["state"] != "done":
+            answer.update(self.do_wait(request, payload)[0])
+        return answer, files
+
     def do_wait(self, request: Request, payload: _Payload) -> Answer:
         """Wait a while for a file to come, or for a process that was spawned to end."""
         claim, wanted = self.path(request["claim"]), self.path(request["file"])
@@ -357,18 +370,18 @@ class Helper:
         return news, room
 
     def do_pull(self, request: Request, payload: _Payload) -> Answer:
-        """Files below a folder: those that the caller has not, or has otherwise."""
-        folder, known = self.path(request["folder"]), request["known"]
-        listed: list[list[Any]] = []
+        """Files below folders: those that the caller has not, or has otherwise."""
+        answer: dict[str, list[list[Any]]] = {}
         files: list[Part] = []
-        for top in request["parts"]:
-            for place in walk(os.path.join(folder, top)):
+        for name, known in request["folders"].items():
+            folder, answer[name] = self.path(name), []
+            for place in (place for top in request["parts"] for place in walk(os.path.join(folder, top))):
                 stat = os.stat(place)
-                name = os.path.relpath(place, folder)
-                if known.get(name) != [stat.st_size, int(stat.st_mtime)]:
-                    listed.append([name, stat.st_size, int(stat.st_mtime)])
+                entry = [os.path.relpath(place, folder), stat.st_size, int(stat.st_mtime)]
+                if known.get(entry[0]) != entry[1:]:
+                    answer[name].append(entry)
                     files.append((place, 0, stat.st_size))
-        return {"files": listed}, files
+        return {"folders": answer}, files
 
     def do_folders(self, request: Request, payload: _Payload) -> Answer:
         """The folders of runs that were carried here, from whatever machine."""
@@ -581,6 +594,28 @@ def leave(place: str, content: bytes) -> None:
     except OSError:
         with open(place, "wb"):
             pass
+
+
+def copy_files(source: str, target: str, without: set[str]) -> None:
+    """Copy the plain files of a folder, but for some, and for what Python has compiled."""
+    for place in walk(source):
+        name = os.path.relpath(place, source)
+        if name not in without and "__pycache__" not in name.split(os.sep):
+            os.makedirs(os.path.dirname(os.path.join(target, name)), exist_ok=True)
+            shutil.copyfile(place, os.path.join(target, name))
+            os.chmod(os.path.join(target, name), os.stat(place).st_mode & 0o755 | 0o600)
+
+
+def tree_digest(folder: str) -> str:
+    """SHA-256 over the names and contents of a folder's files, as `labrun.runs.files.tree_digest` has it."""
+    import hashlib
+
+    total = hashlib.sha256()
+    for place in sorted(walk(folder), key=lambda place: place.split(os.sep)):
+        with open(place, "rb") as file:
+            content = hashlib.sha256(file.read()).hexdigest()
+        total.update(os.fsencode(f"{os.path.relpath(place, folder)}\0{content}\n"))
+    return total.hexdigest()
 
 
 def start_of(pid: int) -> int | None:

@@ -7,8 +7,10 @@ import dataclasses
 import fcntl
 import hashlib
 import json
+import math
 import os
 import socket
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -255,6 +257,25 @@ def folder_there(folder: Path, root: Path, workspace: str) -> str:
         return f"{workspace}/{folder.relative_to(root).as_posix()}"
     digest = hashlib.sha256(str(folder).encode()).hexdigest()[:10]
     return f"{workspace}/elsewhere/{digest}/{folder.name}"
+
+
+def ask(folder: Path) -> None:
+    """Somebody looks at a folder's runs: a detached controller brings their news at once, and often for a while."""
+    if file(folder).is_file():
+        with contextlib.suppress(OSError):
+            _asked(folder).touch()
+
+
+def asked_s(folder: Path) -> float:
+    """How long ago somebody looked (`ask`), seconds."""
+    try:
+        return max(0.0, time.time() - _asked(folder).stat().st_mtime)
+    except OSError:
+        return math.inf
+
+
+def _asked(folder: Path) -> Path:
+    return SweepState(folder).root / "looked"
 
 
 @contextlib.contextmanager

@@ -66,6 +66,8 @@ HERE_THERE = "compute.host=null"
 """What a search that was carried says last."""
 EVERY_S = 5.0
 RETRY_S = 30.0
+ASKED_S = 2.0
+"""How long such a command waits for the news that a controller brings."""
 QUIET_S = 6.0
 """How long a command that only looks waits for a machine."""
 
@@ -110,8 +112,7 @@ def _bring(channel: Channel, folder: Path, link: Link) -> tuple[list[str], bool]
                 f"not mounted. 'lab runs cancel {folder}' gives its runs up"
             )
         finished = _apply(channel, folder, link, news, changed)
-        for run, record, mark in finished:
-            _finish(channel, folder, link, run, record, mark)
+        _finish(channel, folder, link, finished)
         if not answer["more"]:
             break
     link.reached, link.why, link.owed = time.time(), "", False
@@ -301,18 +302,19 @@ def _record(raw: bytes, run_dir: Path, folder: Path, link: Link) -> Record:
     return record
 
 
-def _finish(channel: Channel, folder: Path, link: Link, run: str, record: Record, mark: Any) -> None:
-    """Bring the files of a run that has ended, then its record."""
-    run_dir = folder / run
-    there = f"{link.folder}/{run}"
-    pull(channel, run_dir, there, PARTS if link.runs is not None else (*PARTS, ".hydra"))
-    records.write(run_dir, record)
-    if record.status == records.COMPLETED and run not in link.pulled:
-        registering.register(store.workspace(), run_dir, promises.read(run_dir, len(record.attempts)))
-    link.marks[run] = mark
-    if run not in link.pulled:
-        link.pulled.append(run)
-    links.write(folder, link)
+def _finish(channel: Channel, folder: Path, link: Link, finished: Sequence[tuple[str, Record, Any]]) -> None:
+    """Bring the files of runs that have ended, all of them in one answer; then their records."""
+    parts = PARTS if link.runs is not None else (*PARTS, ".hydra")
+    if finished:
+        _pull(channel, {f"{link.folder}/{run}": folder / run for run, _, _ in finished}, parts)
+    for run, record, mark in finished:
+        records.write(folder / run, record)
+        if record.status == records.COMPLETED and run not in link.pulled:
+            registering.register(store.workspace(), folder / run, promises.read(folder / run, len(record.attempts)))
+        link.marks[run] = mark
+        if run not in link.pulled:
+            link.pulled.append(run)
+        links.write(folder, link)
 
 
 def give_up(folder: Path, link: Link, run: str) -> None:
@@ -341,8 +343,7 @@ def _close(channel: Channel, folder: Path, link: Link, news: Mapping[str, Any]) 
         return
     pull_top(channel, folder, link)
     if link.runs is None:
-        for run in _runs_here(folder):
-            pull(channel, folder / run, f"{link.folder}/{run}", ("outputs",))
+        _pull(channel, {f"{link.folder}/{run}": folder / run for run in _runs_here(folder)}, ("outputs",))
         (folder / ".launch" / "over").touch()
     link.state = links.OVER
 
@@ -369,22 +370,37 @@ def pull(
     Returns:
         Their names.
     """
+    return _pull(channel, {there: here}, parts, progress)
+
+
+def _pull(
+    channel: Channel, places: Mapping[str, Path], parts: Sequence[str], progress: Callable[[int], None] | None = None
+) -> list[str]:
+    """As `pull`, of several folders: by the folder there, the one here. All come in one answer."""
+    known = {there: _known(here, parts) for there, here in places.items()}
+    answer, _ = channel.ask("pull", folders=known, parts=list(parts))
+    found = []
+    for there, files in answer["folders"].items():
+        for name, size, moment in files:
+            place = _inside(places[there], name)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(place) as file:
+                channel.read_into(file, size)
+            os.utime(place, (moment, moment))
+            found.append(name)
+            if progress is not None:
+                progress(size)
+    return found
+
+
+def _known(here: Path, parts: Sequence[str]) -> dict[str, list[int]]:
+    """The files that are here already."""
     known = {}
-    for part in parts:
-        for path in [here / part, *(here / part).rglob("*")]:
-            if path.is_file():
-                stat = path.stat()
-                known[path.relative_to(here).as_posix()] = [stat.st_size, int(stat.st_mtime)]
-    answer, _ = channel.ask("pull", folder=there, parts=list(parts), known=known)
-    for name, size, moment in answer["files"]:
-        place = _inside(here, name)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(place) as file:
-            channel.read_into(file, size)
-        os.utime(place, (moment, moment))
-        if progress is not None:
-            progress(size)
-    return [name for name, _, _ in answer["files"]]
+    for path in (path for part in parts for path in [here / part, *(here / part).rglob("*")]):
+        if path.is_file():
+            stat = path.stat()
+            known[path.relative_to(here).as_posix()] = [stat.st_size, int(stat.st_mtime)]
+    return known
 
 
 def refresh(root: Path) -> None:
@@ -412,7 +428,8 @@ def _refresh(name: str, folders: Sequence[Path]) -> None:
         why = ""
         for folder in folders:
             if not stack.enter_context(links.locked(folder)):
-                continue  # a command at work brings them
+                _ask(folder)  # a command at work brings them
+                continue
             found = links.read(folder)
             if found is None or (_is_recent(found.reached, EVERY_S) and not found.owed):
                 continue
@@ -438,6 +455,17 @@ def _refresh(name: str, folders: Sequence[Path]) -> None:
 def _is_recent(moment: float, seconds: float) -> bool:
     """Whether a moment is less than that ago; one to come is of a clock that has been set back, and says nothing."""
     return 0 <= time.time() - moment < seconds
+
+
+def _ask(folder: Path) -> None:
+    """Have a detached controller bring a folder's news now, and wait for them a moment."""
+    links.ask(folder)
+    end = time.monotonic() + ASKED_S
+    while time.monotonic() < end:
+        found = links.read(folder)
+        if found is None or _is_recent(found.reached, EVERY_S) or found.why:
+            return
+        time.sleep(0.05)
 
 
 def _minutes(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import functools
 import hashlib
 import io
@@ -62,6 +63,13 @@ def folder(top: Path, wanted: Callable[[Path], bool] = lambda path: True) -> dic
             if path.is_file() and not path.is_symlink() and wanted(path):
                 found[path.relative_to(top).as_posix()] = path
     return found
+
+
+def changes(top: Path, base: Path) -> tuple[dict[str, Path], list[str]]:
+    """What makes a folder of a frozen one: the files that are new or other, and the names of those that are gone."""
+    files, old = folder(top), folder(base)
+    new = {name: path for name, path in files.items() if name not in old or not filecmp.cmp(path, old[name], False)}
+    return new, sorted(set(old) - set(files))
 
 
 def _is_source(path: Path) -> bool:

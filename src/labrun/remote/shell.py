@@ -131,9 +131,9 @@ def _there(run_dir: Path, record: Record, folder: Path, link: links.Link) -> Bes
     run = os.path.relpath(run_dir, folder)
     there = os.path.normpath(f"{link.folder}/{run}")
     with Channel(link.machine) as conversation:
-        answer, count = conversation.ask("pull", folder=there, parts=["run.json"], known={})
+        answer, count = conversation.ask("pull", folders={there: {}}, parts=["run.json"])
         raw = conversation.read(count)
-        if not answer["files"]:
+        if not answer["folders"][there]:
             raise RecordError(
                 f"{conversation.root}/{there} is not on {link.remote} any more: run {record.id} is here only"
             )
@@ -233,8 +233,8 @@ def forwarded(place: Beside, forwards: Sequence[Forward]) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         sockets = [(stack.enter_context(_listening(one)), one.remote) for one in forwards]
-        source, nonce = Path(relay.__file__).read_bytes(), uuid.uuid4().hex
-        script = channel.REACH.format(pythons=channel.PYTHONS, count=len(source))
+        nonce = uuid.uuid4().hex
+        source, script = channel.streamed(Path(relay.__file__))
         process = subprocess.Popen(
             reach(place, ["sh", "-c", script], tty=False),
             stdin=subprocess.PIPE,

@@ -82,6 +82,7 @@ def _watch_runs(folder: Path, plan: sweep_state.Plan, is_trusted: bool) -> int:
                 sys.stderr.write("lab: nobody controls these runs any more; going on with them from here\n")
                 detached.take_over(folder, {}, view)
                 return _code(run_dirs)
+            links.ask(folder)
             view.update()
             time.sleep(POLL_S)
     _wait_for_books(folder, run_dirs)
