@@ -23,6 +23,7 @@ bench:  ## every claim of benchmarks/, with the data of LABRUN_TEST_DATA
 	uv run python benchmarks/transfer.py --save
 	uv run python benchmarks/listing.py --save
 	uv run python benchmarks/search.py --save
+	uv run python benchmarks/remote.py --save
 	uv run --group bench python benchmarks/automl.py --save
 
 pins:  ## take the exact versions from uv.lock
