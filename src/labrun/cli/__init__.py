@@ -22,15 +22,15 @@ CANCELED = 130
 
 
 NOUNS = {
-    "runs": "the record of what ran, and the runs that go on",
-    "data": "send, fetch and look at data; datastores and assets",
-    "compute": "where runs can go, and what is free there",
-    "remote": "machines that SSH reaches, for compute.host",
-    "shell": "a shell beside a run: its folder, its environment, its node; ports forwarded",
+    "runs": "list, inspect, compare and control runs",
+    "data": "upload, download and inspect data; datastores and assets",
+    "compute": "compute targets, and what is free on them",
+    "remote": "machines reached over SSH, for compute.host",
+    "shell": "open a shell beside a run: its folder, environment and node, with port forwarding",
     "models": "registered models: versions, aliases, predictions",
-    "azureml": "scripts and notebooks of the Azure ML SDK v1 that submit runs",
+    "azureml": "run scripts and notebooks of the Azure ML SDK v1 that submit runs",
     "warm": "the warm interpreter, which makes commands start faster",
-    "ui": "MLflow's pages of the runs and models, fed while they are open",
+    "ui": "show runs and models in MLflow's pages, updated live",
 }
 """Each noun's module, and what it is for."""
 TAKES_COMMAND = "shell"
@@ -39,11 +39,11 @@ TAKES_COMMAND = "shell"
 
 EXAMPLES = """examples:
   lab runs                            the runs of this workspace, newest first
-  lab runs show last                  all of the newest run
-  lab runs compare last best:accuracy two runs side by side
-  lab runs watch                      follow the newest sweep, or go on with it
+  lab runs show last                  everything about the newest run
+  lab runs compare last best:accuracy compare two runs
+  lab runs watch                      follow the newest sweep, or continue it
   lab ui                              every run in the browser, with plots
-  lab compute status                  what is free here, and on the cluster
+  lab compute status                  free resources here and on the cluster
 
 'lab COMMAND --help' lists the actions of a command. The documentation is in docs/: uv run mkdocs serve
 """
@@ -55,17 +55,15 @@ def parser(noun: str | None = None) -> argparse.ArgumentParser:
     Args:
         noun: the only one whose verbs are wanted, and whose module is loaded; None: all.
     """
-    top = parsing.Parser(
-        prog="lab", description="Look at runs, data, models and machines, and act on them.", epilog=EXAMPLES
-    )
-    top.add_argument("--version", action="store_true", help="which labrun this is")
+    top = parsing.Parser(prog="lab", description="Inspect and manage runs, data, models and machines.", epilog=EXAMPLES)
+    top.add_argument("--version", action="store_true", help="show labrun's version")
     top.add_argument(
         "--root",
         type=Path,
         help="the workspace: the folder that holds outputs/ and multirun/ "
         "(default: LABRUN_ROOT, or the current folder, or the nearest above with runs)",
     )
-    top.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
+    top.add_argument("--debug", action="store_true", help="show the traceback behind a message")
     nouns = top.add_subparsers(title="commands", metavar="COMMAND")
     for name, text in NOUNS.items():
         if noun in (None, name):

@@ -14,10 +14,10 @@ from labrun.errors import ConfigError
 
 def add(nouns: Any) -> None:
     """Add the noun to the command line."""
-    text = "scripts and notebooks of the Azure ML SDK v1 that submit runs"
+    text = "run scripts and notebooks of the Azure ML SDK v1 that submit runs"
     noun = nouns.add_parser("azureml", help=text, description=f"Carry out {text}.")
     verbs = noun.add_subparsers(title="actions", metavar="ACTION", required=True)
-    verb = verbs.add_parser("run", help="carry out a script, or a notebook from its first cell to its last")
+    verb = verbs.add_parser("run", help="run a script, or a notebook from first to last cell")
     verb.add_argument("file", type=Path, metavar="FILE", help="FILE.py, or FILE.ipynb")
     verb.add_argument("words", nargs=argparse.REMAINDER, metavar="ARGUMENTS", help="arguments of the script")
     verb.add_argument(
@@ -32,7 +32,7 @@ def add(nouns: Any) -> None:
         "--output", type=Path, metavar="FILE", help="file for the executed notebook (default: overwrite it)"
     )
     verb.set_defaults(act=run)
-    verb = verbs.add_parser("kernel", help="install a kernel for Jupyter in which azureml can be imported")
+    verb = verbs.add_parser("kernel", help="install a Jupyter kernel in which azureml can be imported")
     verb.add_argument("--name", default="labrun-azureml", help="its name (default: labrun-azureml)")
     verb.set_defaults(act=kernel)
 

@@ -20,11 +20,11 @@ from labrun.runs import store
 
 def add(nouns: Any) -> None:
     """Add the noun to the command line."""
-    noun = nouns.add_parser("compute", help="where runs can go, and what is free there")
+    noun = nouns.add_parser("compute", help="compute targets, and what is free on them")
     verbs = noun.add_subparsers(title="actions", metavar="ACTION", required=True)
-    verb = verbs.add_parser("ls", help="the targets, for compute=...")
+    verb = verbs.add_parser("ls", help="list the targets for compute=...")
     verb.set_defaults(act=ls)
-    verb = verbs.add_parser("status", help="what this machine and the cluster hold now")
+    verb = verbs.add_parser("status", help="show the load of this machine and the cluster")
     verb.set_defaults(act=status)
 
 

@@ -27,10 +27,10 @@ SHOWN = 20
 
 def add(nouns: Any) -> None:
     """Add the noun to the command line."""
-    noun = nouns.add_parser("data", help="send, fetch and look at data; datastores and assets")
+    noun = nouns.add_parser("data", help="upload, download and inspect data; datastores and assets")
     verbs = noun.add_subparsers(title="actions", metavar="ACTION", required=True)
 
-    verb = _verb(verbs, "upload", upload, "send a folder or a file to a datastore")
+    verb = _verb(verbs, "upload", upload, "upload a folder or a file to a datastore")
     verb.add_argument("source", type=Path, metavar="SRC", help="the folder, or the file")
     verb.add_argument(
         "target",
@@ -42,29 +42,29 @@ def add(nouns: Any) -> None:
     verb.add_argument("--overwrite", action="store_true", help="overwrite files that differ")
     _workers(verb)
 
-    verb = _verb(verbs, "download", download, "fetch an asset, or a folder of a datastore")
+    verb = _verb(verbs, "download", download, "download an asset, or a folder of a datastore")
     _what(verb)
     verb.add_argument("target", nargs="?", type=Path, metavar="TARGET", help="the local folder (default: the name)")
     verb.add_argument("--overwrite", action="store_true", help="overwrite files that differ")
     _workers(verb)
 
-    verb = _verb(verbs, "ls", ls, "the assets of a datastore, or what lies in a folder of it")
+    verb = _verb(verbs, "ls", ls, "list the assets of a datastore, or the contents of a folder")
     verb.add_argument("folder", nargs="?", metavar="FOLDER", help="a folder of the datastore; '/' is its root")
 
-    verb = _verb(verbs, "show", show, "an asset: versions, files, size, which runs have read it")
+    verb = _verb(verbs, "show", show, "show an asset: versions, files, size, runs that read it")
     _what(verb, "ASSET[@VERSION]")
     verb.add_argument("--all", action="store_true", help=f"every file, not only {SHOWN}")
 
-    verb = _verb(verbs, "verify", verify, "read every byte of an asset and hold it against the manifest")
+    verb = _verb(verbs, "verify", verify, "read every byte of an asset and check it against the manifest")
     _what(verb, "ASSET[@VERSION]")
     _workers(verb)
 
-    verb = _verb(verbs, "rm", rm, "forget an asset, or one version of it; or remove a folder or file")
+    verb = _verb(verbs, "rm", rm, "forget an asset or one of its versions; or remove a folder or file")
     _what(verb)
     verb.add_argument("--files", action="store_true", help="also remove the asset's files")
     verb.add_argument("--yes", action="store_true", help="do not ask")
 
-    verb = _verb(verbs, "samples", samples, "a picture of random samples, and what the data hold")
+    verb = _verb(verbs, "samples", samples, "draw random samples and describe the data")
     verb.add_argument("name", metavar="NAME", help="a data set (labrun --help lists them), or an asset")
     verb.add_argument(
         "--key",

@@ -44,11 +44,11 @@ def add(nouns: Any) -> None:
     noun = nouns.add_parser(
         "models",
         help="registered models",
-        description="Registered models: versions of runs' files under a name, which outlive their runs.",
+        description="Registered models: named, versioned copies of runs' models, which outlive their runs.",
     )
     noun.set_defaults(act=ls, name=None, json=False)
     verbs = noun.add_subparsers(title="actions", metavar="ACTION")
-    verb = _verb(verbs, "register", register, "make a run's model the next version of a registered one")
+    verb = _verb(verbs, "register", register, "register a run's model as the next version")
     verb.add_argument(
         "run",
         metavar="RUN",
@@ -63,20 +63,20 @@ def add(nouns: Any) -> None:
     verb.add_argument("--name", required=True, help="of the model")
     verb.add_argument("--tag", action="append", default=[], metavar="KEY=VALUE", help="may be repeated")
     verb.add_argument("--alias", action="append", default=[], metavar="ALIAS", help="also give it this alias")
-    verb = _verb(verbs, "ls", ls, "the registered models (also without the word)")
+    verb = _verb(verbs, "ls", ls, "list the registered models (the default)")
     verb.add_argument("name", nargs="?", metavar="NAME", help="only the versions of this model")
     verb.add_argument("--json", action="store_true", help="one JSON object per line")
-    verb = _verb(verbs, "show", show, "all of a version, or of a model")
+    verb = _verb(verbs, "show", show, "show a model or a version")
     verb.add_argument("model", metavar="MODEL", help=WHICH)
     verb.add_argument("--json", action="store_true", help="as JSON")
-    verb = _verb(verbs, "download", download, "copy the files of a version, each checked")
+    verb = _verb(verbs, "download", download, "download the files of a version and verify them")
     verb.add_argument("model", metavar="MODEL", help=WHICH)
     verb.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="default: ./<name>-<version>")
-    verb = _verb(verbs, "alias", alias, "have an alias mean a version")
+    verb = _verb(verbs, "alias", alias, "point an alias at a version")
     verb.add_argument("model", metavar="MODEL", help=f"{WHICH}; with --remove: name@alias")
     verb.add_argument("alias", nargs="?", metavar="ALIAS", help="for example champion")
     verb.add_argument("--remove", action="store_true", help="remove the alias")
-    verb = _verb(verbs, "predict", predict, "what a model says of samples, as a CSV file")
+    verb = _verb(verbs, "predict", predict, "predict samples with a model, into a CSV file")
     verb.add_argument("model", metavar="MODEL", help=f"{WHICH}; or run:ID")
     verb.add_argument(
         "file", type=Path, metavar="FILE", help=".csv, .parquet, .xlsx, .npz, .npy, an image, a folder of images"
@@ -100,7 +100,7 @@ def add(nouns: Any) -> None:
     verb.add_argument("--skip-rows", type=filters.count, metavar="N", help="lines above a table (default: none)")
     verb.add_argument("--allow-pickle", action="store_true", help="load .pkl and .joblib files, which can run any code")
     _trusted(verb)
-    verb = _verb(verbs, "rm", remove, "remove a version, or all of a model")
+    verb = _verb(verbs, "rm", remove, "remove a version, or a whole model")
     verb.add_argument("model", metavar="MODEL", help=WHICH)
     verb.add_argument("-y", "--yes", action="store_true", help="do not ask")
     verb.add_argument("--force", action="store_true", help="also versions that an alias points to")

@@ -21,11 +21,11 @@ Act = Callable[[argparse.Namespace], int]
 
 def add(nouns: Any) -> None:
     """Add the noun to the command line."""
-    text = "machines that SSH reaches, for compute.host"
+    text = "machines reached over SSH, for compute.host"
     noun = nouns.add_parser("remote", help=text, description=f"{text[0].upper()}{text[1:]}.")
     noun.set_defaults(act=ls)
     verbs = noun.add_subparsers(title="actions", metavar="ACTION")
-    verb = _verb(verbs, "add", add_one, "make a machine known, or change what is known of it", named=True)
+    verb = _verb(verbs, "add", add_one, "add a machine, or change its settings", named=True)
     verb.add_argument("address", metavar="ADDRESS", help="what 'ssh ADDRESS' reaches: HOST, USER@HOST or an alias")
     verb.add_argument("--folder", metavar="PATH", help="where everything goes there (default: ~/.labrun)")
     verb.add_argument("--python", metavar="PATH", help="an interpreter there that has the packages; else one is built")
@@ -41,14 +41,14 @@ def add(nouns: Any) -> None:
     verb.add_argument(
         "--data", action="append", metavar="HERE=THERE", help="a folder there that holds what one here holds"
     )
-    _verb(verbs, "ls", ls, "the machines that are known (also without the word)")
-    _verb(verbs, "rm", remove, "forget a machine; nothing is removed there", named=True)
-    _verb(verbs, "connect", connect, "log in once, by hand; commands share the connection", named=True)
-    _verb(verbs, "doctor", examine, "what is there, what will be used, and what is missing", named=True)
-    _verb(verbs, "runs", there, "what lies there, also of other laptops", named=True)
-    verb = _verb(verbs, "fetch", fetch, "have runs here that another laptop sent there", named=True)
+    _verb(verbs, "ls", ls, "list the machines (the default)")
+    _verb(verbs, "rm", remove, "forget a machine; removes nothing there", named=True)
+    _verb(verbs, "connect", connect, "log in once interactively; commands share the connection", named=True)
+    _verb(verbs, "doctor", examine, "check what is there, what will be used, and what is missing", named=True)
+    _verb(verbs, "runs", there, "list the runs there, including those of other laptops", named=True)
+    verb = _verb(verbs, "fetch", fetch, "mirror runs here that another laptop submitted", named=True)
     verb.add_argument("folders", nargs="+", metavar="RUN", help="a folder as 'lab remote runs' has it, or a run's id")
-    verb = _verb(verbs, "pull", pull, "bring more files of a run: checkpoints")
+    verb = _verb(verbs, "pull", pull, "download more files of a run, such as checkpoints")
     verb.add_argument(
         "words", nargs="+", metavar="RUN [FILE ...]", help=f"a run: {filters.NAMES}; then files or folders"
     )

@@ -22,7 +22,7 @@ EXAMPLES = """examples:
 
 def add(nouns: Any) -> None:
     """Add the noun to the command line."""
-    text = "a shell beside a run: its folder, its environment, its node; ports forwarded"
+    text = "open a shell beside a run: its folder, environment and node, with port forwarding"
     noun = nouns.add_parser("shell", help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=EXAMPLES)
     noun.set_defaults(act=act, command=[])
     noun.add_argument("run", nargs="?", default="last", metavar="RUN", help=f"{filters.NAMES} (default: last)")

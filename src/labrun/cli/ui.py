@@ -36,7 +36,7 @@ LAST_S = 5.0
 
 def add(nouns: Any) -> None:
     """Add the noun to the command line."""
-    text = "MLflow's pages of the runs and models, fed while they are open"
+    text = "show runs and models in MLflow's pages, updated live"
     noun = nouns.add_parser("ui", help=text, description=f"{text}. Ctrl-C ends it.")
     noun.add_argument("--port", type=_port, metavar="N", help=f"default: the first free one from {FIRST_PORT} on")
     noun.add_argument("--open", action="store_true", help="also open a browser")

@@ -28,8 +28,8 @@ def add(nouns: Any) -> None:
     noun.set_defaults(act=status)
     verbs = noun.add_subparsers(title="actions", metavar="ACTION")
     for name, act, help_text in (
-        ("status", status, "the warm interpreters of this user (also without the word)"),
-        ("stop", stop, "end them; commands that they have started go on"),
+        ("status", status, "list this user's warm interpreters (the default)"),
+        ("stop", stop, "stop them; commands that they have started continue"),
         ("start", start, "start one now, and wait until it is ready"),
     ):
         verbs.add_parser(name, help=help_text, description=help_text).set_defaults(act=act)

@@ -18,14 +18,14 @@ def add(nouns: Any) -> None:
     """Add the noun to the command line."""
     noun = nouns.add_parser(
         "runs",
-        help="the record of what ran, and the runs that go on",
+        help="list, inspect, compare and control runs",
         description="The runs of the workspace, newest "
         "first; or, with a verb, what that does. Filters go with every verb: lab runs cancel --status queued",
     )
     _table_options(noun, top=True)
     noun.set_defaults(act=_later("list.ls"))
     verbs = noun.add_subparsers(title="actions", metavar="ACTION")
-    _table_options(_verb(verbs, "ls", "list.ls", "the table of runs (also without the word)"), top=False)
+    _table_options(_verb(verbs, "ls", "list.ls", "list the runs (the default)"), top=False)
     _add_reading(verbs)
     _add_acting(verbs)
     _add_keeping(verbs)
@@ -46,18 +46,18 @@ def _table_options(parser: argparse.ArgumentParser, top: bool) -> None:
 
 
 def _add_reading(verbs: Any) -> None:
-    verb = _verb(verbs, "show", "list.show", "all of one run", names="*")
+    verb = _verb(verbs, "show", "list.show", "show everything about a run", names="*")
     verb.add_argument("--json", action="store_true", help="the record as JSON")
     verb.add_argument("--error", action="store_true", help="the traceback of a failed run")
-    verb = _verb(verbs, "logs", "inspect.logs", "what a run printed", names="*")
+    verb = _verb(verbs, "logs", "inspect.logs", "show the output of a run", names="*")
     verb.add_argument("-f", "--follow", action="store_true", help="follow it until it ends")
-    verb = _verb(verbs, "metrics", "inspect.metrics", "the metrics of a run", names="*")
+    verb = _verb(verbs, "metrics", "inspect.metrics", "show the metrics of a run", names="*")
     verb.add_argument("--name", action="append", metavar="METRIC", help="only this one (or a pattern); may be repeated")
     verb.add_argument("--plot", action="store_true", help="draw the curves in the terminal and in a picture")
     verb.add_argument("--json", action="store_true", help="every value, one JSON object per line")
     verb.add_argument("--csv", action="store_true", help="every value, as a table")
     verb.add_argument("-o", "--output", type=Path, metavar="PNG", help="file for the picture")
-    verb = _verb(verbs, "files", "inspect.list_files", "the files of a run", names="*")
+    verb = _verb(verbs, "files", "inspect.list_files", "list the files of a run", names="*")
     verb.add_argument("--json", action="store_true", help="one JSON object per line")
     verb = _verb(verbs, "download", "inspect.download", "copy files of a run to a folder")
     verb.add_argument(
@@ -68,7 +68,7 @@ def _add_reading(verbs: Any) -> None:
     )
     verb.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="default: ./<experiment>-<id>")
     verb.add_argument("--force", action="store_true", help="overwrite existing files")
-    verb = _verb(verbs, "compare", "compare.compare", "runs side by side: config, metrics, curves", names="*")
+    verb = _verb(verbs, "compare", "compare.compare", "compare runs: config, metrics, curves", names="*")
     verb.add_argument(
         "--over",
         action="append",
@@ -82,11 +82,11 @@ def _add_reading(verbs: Any) -> None:
 
 def _add_acting(verbs: Any) -> None:
     verb = _verb(
-        verbs, "watch", "control.watch", "follow a sweep or a run; go on with one whose controller is gone", names="*"
+        verbs, "watch", "control.watch", "follow a sweep or a run; continue one whose controller is gone", names="*"
     )
     verb.add_argument("--take-over", action="store_true", help="also continue what somebody else has written")
     _verb(verbs, "cancel", "control.cancel", "ask runs to stop", names="*")
-    verb = _verb(verbs, "rerun", "control.rerun", "run a run again, from its frozen config and code")
+    verb = _verb(verbs, "rerun", "control.rerun", "repeat a run from its frozen config and code")
     verb.add_argument(
         "words",
         nargs="*",
@@ -114,7 +114,7 @@ def _add_keeping(verbs: Any) -> None:
         "--force", action="store_true", help="also runs that are live, registered, or continued by others"
     )
     verb.add_argument("--here", action="store_true", help="keep the copies on other machines (compute.host)")
-    verb = _verb(verbs, "gc", "maintain.gc", "clear up: old runs, and what no run needs; lists first, then asks")
+    verb = _verb(verbs, "gc", "maintain.gc", "remove old runs and everything that no run needs; lists first, then asks")
     verb.add_argument(
         "--older-than", type=filters.age, metavar="AGE", help="runs that ended at least this long ago: 30d, 12h"
     )
@@ -129,9 +129,7 @@ def _add_keeping(verbs: Any) -> None:
     )
     verb.add_argument("-y", "--yes", action="store_true", help="do not ask")
     verb.add_argument("--here", action="store_true", help="keep the copies on other machines (compute.host)")
-    verb = _verb(
-        verbs, "sync", "maintain.sync", "bring MLflow, or another view, up to date with the records", filtered=False
-    )
+    verb = _verb(verbs, "sync", "maintain.sync", "update MLflow, or another view, from the records", filtered=False)
     verb.add_argument(
         "--tracker", default="mlflow", metavar="KIND", help="mlflow (default), wandb, or one from another package"
     )
