@@ -129,3 +129,25 @@ def test_a_folder_is_registered_whole(workspace: Path) -> None:
     (run.outputs / "empty").mkdir()
     with pytest.raises(labrun.LabrunError, match="no files to register"):
         run.register_model("net", "outputs/empty")
+
+
+def test_a_notebooks_kernel_that_is_restarted_and_one_that_ends(workspace: Path) -> None:
+    """Over 15 s on a busy machine: a kernel, twice."""
+    from jupyter_client.manager import start_new_kernel
+
+    begin = "import labrun\nrun = labrun.start_run('{}', code=None)\nrun.log('a', 1)"
+    manager, client = start_new_kernel(kernel_name="python3")
+    try:
+        client.execute_interactive(begin.format("restarted"), timeout=120)
+        client.stop_channels()
+        manager.restart_kernel(now=False)
+        client = manager.client()
+        client.start_channels()
+        client.wait_for_ready(timeout=120)
+        client.execute_interactive(begin.format("ended"), timeout=120)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=False)
+    found = {run.name: run for run in labrun.runs()}
+    assert {name: run.status for name, run in found.items()} == {"restarted": "canceled", "ended": "completed"}
+    assert found["restarted"].record.reason == "the notebook's kernel was restarted"

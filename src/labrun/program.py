@@ -272,7 +272,10 @@ class _Ending:
         sys.excepthook = self._noting(sys.excepthook)
         sys.exit = self._exit
         if _in_notebook():
-            sys.modules["IPython"].get_ipython().events.register("post_run_cell", self._after_cell)
+            ipython = sys.modules["IPython"].get_ipython()
+            ipython.events.register("post_run_cell", self._after_cell)
+            if (kernel := getattr(ipython, "kernel", None)) is not None:
+                kernel.do_shutdown = self._before(kernel.do_shutdown)
             return
         self._frame = _outermost(sys._current_frames().get(threading.main_thread().ident or 0))
         for stream in (sys.stdout, sys.stderr):
@@ -315,11 +318,20 @@ class _Ending:
         """Of a notebook's last cell."""
         self._error = result.error_before_exec or result.error_in_exec
 
+    def _before(self, shut_down: Callable[[bool], Any]) -> Callable[[bool], Any]:
+        """How a notebook's kernel ends: it may be killed before it has come to what `atexit` has."""
+
+        def ended(restart: bool) -> Any:
+            if restart:
+                self._error = KeyboardInterrupt("the notebook's kernel was restarted")
+            self._end()
+            return shut_down(restart)
+
+        return ended
+
     def _end(self) -> None:
         runs = [run for run in reversed(self.runs) if run._pid == os.getpid()]
-        if _kernel_restarts():
-            self._error = KeyboardInterrupt("the notebook's kernel was restarted")
-        elif self._frame is not None and self._frame is not _outermost(sys._getframe()):
+        if self._frame is not None and self._frame is not _outermost(sys._getframe()):
             if _has_returned(self._frame):
                 self._error = None  # what seemed to end it was caught
             elif self._error is None and not self._is_told:
@@ -361,14 +373,6 @@ def _outermost(frame: FrameType | None) -> FrameType | None:
 def _has_returned(frame: FrameType) -> bool:
     """Whether a frame that is over has returned; else an exception ended it."""
     return dis.opname[frame.f_code.co_code[frame.f_lasti]].startswith("RETURN_")
-
-
-def _kernel_restarts() -> bool:
-    """Whether this is a notebook's kernel that was asked to make room for a new one."""
-    if not _in_notebook():
-        return False
-    asked = getattr(getattr(sys.modules["IPython"].get_ipython(), "kernel", None), "_shutdown_message", None) or {}
-    return bool((asked.get("content") or {}).get("restart"))
 
 
 _ending = _Ending()

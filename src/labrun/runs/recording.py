@@ -369,7 +369,11 @@ class Capture:
             str(attempt),
             str(self._measured_every_s or 0),
         ]
-        self._process = subprocess.Popen(command, pass_fds=(out_read, err_read), stdin=subprocess.DEVNULL)
+        # A notebook's kernel ends its whole group before it ends itself, and is killed if that takes too long.
+        own_group = -1 if prints else 0
+        self._process = subprocess.Popen(
+            command, pass_fds=(out_read, err_read), stdin=subprocess.DEVNULL, process_group=own_group
+        )
         if not prints:
             self._idle = (out_write, err_write)
             os.close(out_read)
