@@ -403,6 +403,7 @@ class Sweep:
     early_termination: Component | None = None
     replace_canceled: bool = False
     portfolio: list[dict[str, Any]] = field(default_factory=list)
+    learn_from: list[str] = field(default_factory=list)
     resume: str | None = None
     resume_code: Literal["frozen", "new"] = "frozen"
 

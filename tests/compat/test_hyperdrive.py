@@ -142,6 +142,15 @@ facts = {
     "hyperparameters": run.get_hyperparameters(),
     "diagnostics": run.get_diagnostics(),
 }
+warm = exp.submit(HyperDriveConfig(run_config=script, hyperparameter_sampling=varied, max_total_runs=1,
+    primary_metric_name="Score reached", resume_from=run,
+    resume_child_runs=[r for r in run.get_children() if r.id == children[3]["run_id"]]))
+warm.wait_for_completion()
+facts["warm"] = [
+    warm.get_best_run_by_primary_metric().id == best.id,
+    warm.get_best_run_by_primary_metric(include_resume_from_runs=False).parent == warm,
+    list(map(json.loads, warm.get_hyperparameters().values())),
+]
 json.dump(facts, open("facts.json", "w"))
 """
 TRAIN = """
@@ -180,4 +189,7 @@ def test_a_search_from_start_to_end(tmp_path: Path) -> None:
     assert {row["status"] for row in facts["children"]} == {"Completed", "Failed"}
     assert facts["hyperparameters"][best] == facts["children"][0]["hyperparameters"]
     assert facts["diagnostics"]["best_child_by_primary_metric"] == best
+    assert facts["warm"][:2] == [True, True]
+    ((one,),) = [[(got["--n-steps"], got["--kind"]) for got in facts["warm"][2]]]
+    assert one == (1, "a"), "what resume_child_runs names is tried first"
     assert done.stdout.count("script.arguments.n-steps=0 ") == 2, "the table has those without a metric, too"

@@ -17,6 +17,8 @@ from conftest import Command, Refused
 from helpers import PLAIN, lab, start, statuses, sweep_dir, wait_for, write_climber
 from labrun.runs import record as records
 from labrun.runs.record import Record
+from labrun.runs.sweep_state import SweepState
+from labrun.search.study import Study
 
 TPE = ("model=climber", "sweep=tpe", "sweep.metric=score")
 
@@ -275,6 +277,31 @@ def test_a_search_ends_once_a_trial_is_good_enough(workspace: Path, labrun: Comm
     found = runs(workspace)
     assert [round(float(found[number].metrics["score"]), 1) for number in sorted(found)] == [0.1, 0.2, 0.9]
     assert "score=0.9 has reached sweep.stop_at=0.8: no more trials are begun" in done.stdout
+
+
+def test_a_search_learns_from_a_former_one(workspace: Path, labrun: Command, refused_here: Refused) -> None:
+    """Over 15 s on a busy machine: two searches."""
+    write_climber(workspace)
+    words = ("-m", *TPE, "model.seconds=0", *PLAIN)
+    done = labrun(*words, "model.quality=interval(0,1)", "sweep.max_trials=3")
+    assert done.returncode == 0, done.stderr
+    first = sweep_dir(workspace)
+    told = f"sweep.learn_from=[{first}]"
+    done = labrun(*words, "model.quality=interval(0,1)", "sweep.max_trials=2", told)
+    assert done.returncode == 0 and f"Learned from 3 trials of {first}" in done.stdout, done.stderr
+    (second,) = [path for path in workspace.glob("multirun/*/*") if path != first]
+    study = Study(SweepState(second).study, None, 0, [True])
+    assert len(study.trials()) == 2 and len(study.optuna.get_trials()) == 5
+    assert [trial.user_attrs.get("learned_from") for trial in study.optuna.get_trials()][:3] == [
+        str(first / str(number)) for number in range(3)
+    ]
+    assert len(table(second)) == 2
+    for more, message in (
+        (("model.quality=interval(0,2)", told), "in other bounds (model.quality)"),
+        (("model.quality=interval(0,1)", "sweep.metric=cost", told), "that search was for score, and this one is for"),
+        (("model.quality=interval(0,1)", "sweep.learn_from=[nowhere]"), "no search lies there"),
+    ):
+        assert message in refused_here(*words, *more)
 
 
 def test_a_sweep_over_its_time_begins_no_more_trials(workspace: Path, labrun: Command) -> None:

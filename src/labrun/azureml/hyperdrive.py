@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from labrun import api
 from labrun.azureml.run import Run, wrapped
 from labrun.azureml.sampling import EarlyTerminationPolicy, HyperParameterSampling, key
 from labrun.azureml.submitting import Config
@@ -49,8 +50,8 @@ class HyperDriveConfig(Config):
         policy: which runs are ended early.
         estimator: the script, or
         run_config: a `ScriptRunConfig`.
-        resume_from: not used.
-        resume_child_runs: not used.
+        resume_from: searches over the same space, whose results the sampling is told, and whose runs may be the best.
+        resume_child_runs: runs of those whose hyperparameters are tried first, from the beginning.
         pipeline: not in labrun.
 
     Raises:
@@ -92,8 +93,8 @@ class HyperDriveConfig(Config):
             raise UserErrorException(
                 "HyperDriveConfig: primary_metric_name is the name of a metric that the script logs"
             )
-        if resume_from is not None or resume_child_runs is not None:
-            once("HyperDriveConfig(resume_from=..., resume_child_runs=...) is not used: the search begins anew")
+        self.resume_from = _several(resume_from, "resume_from", sweeps=True)
+        self.resume_child_runs = _several(resume_child_runs, "resume_child_runs", sweeps=False)
         self.hyperparameter_sampling, self.policy = hyperparameter_sampling, policy
         self.primary_metric_name, self.primary_metric_goal = str(primary_metric_name), primary_metric_goal
         self.max_total_runs, self.max_concurrent_runs = max_total_runs, max_concurrent_runs
@@ -124,7 +125,28 @@ class HyperDriveConfig(Config):
             word("sweep.metric", self.primary_metric_name),
             f"sweep.goal={goal}",
             *(word(f"sweep.{name}", value) for name, value in limits.items() if value is not None),
+            *self._former(),
         ]
+
+    def _former(self) -> list[str]:
+        """What former searches give, as words of labrun's command line."""
+        sampling = self.hyperparameter_sampling
+        if sampling.sweep == "grid":
+            if self.resume_from or self.resume_child_runs:
+                once("HyperDriveConfig: a grid tries every combination, whatever former searches have found")
+            return []
+        found = [word("sweep.learn_from", [str(run._folder) for run in self.resume_from])] if self.resume_from else []
+        if self.resume_child_runs:
+            once(
+                "HyperDriveConfig: resume_child_runs are tried first, and begin anew: labrun keeps no state of scripts"
+            )
+            names = {key(name) for name in sampling.parameter_space}
+            each = [run._work.record.config["script"].get("arguments") or {} for run in self.resume_child_runs]
+            first = [
+                {f"script.arguments.{name}": value for name, value in given.items() if name in names} for given in each
+            ]
+            found.append(word("sweep.portfolio", first))
+        return found
 
     def variables(self) -> dict[str, str]:
         """The script's."""
@@ -135,6 +157,20 @@ class HyperDriveConfig(Config):
         run = super().submitted(experiment, tags, parent, **kwargs)
         run.hyperdrive_config = self
         return run
+
+
+def _several(given: Any, what: str, sweeps: bool) -> list[Run]:
+    """One run, or a list of them.
+
+    Raises:
+        UserErrorException: something is none.
+    """
+    found = [] if given is None else list(given) if isinstance(given, (list, tuple)) else [given]
+    for one in found:
+        if not isinstance(one, Run) or getattr(one, "_work", None) is None or one._is_sweep != sweeps:
+            kind = "HyperDriveRun" if sweeps else "run of a search"
+            raise UserErrorException(f"HyperDriveConfig: {what}={one!r} is no {kind}")
+    return found
 
 
 HyperDriveRunConfig = HyperDriveConfig
@@ -195,14 +231,28 @@ class HyperDriveRun(Run):
         Args:
             include_failed: also of those that failed.
             include_canceled: also of those that were canceled, or ended early.
-            include_resume_from_runs: not used.
+            include_resume_from_runs: also of the searches that it went on from.
         """
         left_out = {*([] if include_failed else ["Failed"]), *([] if include_canceled else ["Canceled"])}
-        for row in self.get_children_sorted_by_primary_metric(discard_no_metric=True):
-            if row["status"] not in left_out:
-                (work,) = (child for child in self._work.get_children() if child.id == row["run_id"])
-                return wrapped(self._experiment, work)
-        return None
+        found = []
+        for search in [self, *(self._went_on_from() if include_resume_from_runs else [])]:
+            rows = search.get_children_sorted_by_primary_metric(discard_no_metric=True)
+            found += [(row["best_primary_metric"], row, search) for row in rows if row["status"] not in left_out]
+        if not found:
+            return None
+        _, row, search = (max if self._objective[1] else min)(found, key=lambda one: one[0])
+        (work,) = (child for child in search._work.get_children() if child.id == row["run_id"])
+        return wrapped(search._experiment, work)
+
+    def _went_on_from(self) -> list[HyperDriveRun]:
+        """The searches that this one was told of, as far as they are still there; and those that these were told of."""
+        found: list[HyperDriveRun] = []
+        children = self._work.get_children()
+        for folder in (children[0].record.config["sweep"].get("learn_from") or []) if children else []:
+            if Path(folder).is_dir():
+                former = HyperDriveRun(None, work=api.Sweep(folder))
+                found += [former, *former._went_on_from()]
+        return found
 
     def get_hyperparameters(self) -> dict[str, str]:
         """Those of each run, as JSON, by the run's id."""

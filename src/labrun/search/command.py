@@ -22,7 +22,7 @@ from labrun.runs import record as records
 from labrun.runs import report, store, sweep_state
 from labrun.runs.record import Record
 from labrun.runs.recording import terminating_politely
-from labrun.search import automl, ending, takeover
+from labrun.search import automl, ending, former, takeover
 from labrun.search.search import Search, check_fresh, policy, room
 from labrun.search.study import Study
 from labrun.search.trials import Trials
@@ -135,6 +135,9 @@ def run(
             f"sweep.{key}: a run of compute={backend.name} has no supervisor that could end it; choose compute=local"
         )
     config = probes[0].record.config
+    if backend.is_elsewhere and settings.get("learn_from"):
+        raise ConfigError("sweep.learn_from: former searches lie on this machine; leave compute.host out")
+    former.check(settings, trials.space.dimensions, [one.metric for one in objective.of(config)])
     with submit.in_charge(folder, backend) if resumed else contextlib.nullcontext():
         if not resumed:
             check_fresh(folder)

@@ -28,6 +28,7 @@ from labrun.runs.record import Record, RunPaths
 from labrun.runs.sweep_state import SweepState
 from labrun.search import space as spaces
 from labrun.search import takeover
+from labrun.search.former import completed, folders
 from labrun.search.policies import Curve, Policy
 from labrun.search.reports import Reports
 from labrun.search.space import Dimension
@@ -127,6 +128,7 @@ class Search:
         if not self.settings["sampler"]:
             self._enqueue_grid()
         else:
+            self._learn()
             self._enqueue_portfolio()
             self._hold_to_space()
         self._take_up()
@@ -144,6 +146,12 @@ class Search:
                 f"and the folder has {len(there)}. Put the journal back, or begin a new search"
             )
         return then
+
+    def _learn(self) -> None:
+        """Tell the sampler what former searches have found."""
+        for folder in folders(self.settings):
+            count = self.study.learn(completed(folder, self.trials.space.dimensions))
+            log.info("Learned from %d trials of %s", count, folder)
 
     def _enqueue_portfolio(self) -> None:
         """The trials to begin with, as far as they lie in the space: part of it may be fixed, or narrowed."""

@@ -31,6 +31,8 @@ NAME = "labrun"
 RUN, OVERRIDES, LABELS, REPLACED, WHY = "run", "overrides", "parameters", "replaced", "why"
 """What a trial's journal entry holds beside Optuna's own: its run's folder, what was put on its command line, its
 parameters as the user reads them, whether another trial took its place, and why it failed."""
+ORIGIN = "learned_from"
+"""Of a trial of a former search: its run's folder."""
 
 
 ATTEMPTS = 8
@@ -47,7 +49,7 @@ class PendingTrial:
     parameters: dict[str, Any] = field(default_factory=dict)
 
 
-class _NoLock:
+class NoLock:
     """The sweep's lease sees to it that one process alone writes the journal."""
 
     def acquire(self) -> bool:
@@ -74,7 +76,7 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         _cut_torn_line(path)
-        backend: BaseJournalBackend = JournalFileBackend(str(path), lock_obj=_NoLock())  # type: ignore[arg-type]
+        backend: BaseJournalBackend = JournalFileBackend(str(path), lock_obj=NoLock())  # type: ignore[arg-type]
         directions: list[Any] = ["maximize" if one else "minimize" for one in maximize]
         try:
             self._study = optuna.create_study(
@@ -118,6 +120,25 @@ class Study:
         for trial in self._study.get_trials(deepcopy=False):
             if trial.state == TrialState.RUNNING and RUN not in trial.user_attrs:
                 self._study.tell(trial.number, state=TrialState.FAIL)
+
+    def learn(self, former: Sequence[tuple[str, FrozenTrial]]) -> int:
+        """Tell the sampler of trials of former searches; how many were new. They are no trials of this one.
+
+        Args:
+            former: for each, its run's folder, and the trial; see `former.completed`.
+        """
+        known = {trial.user_attrs.get(ORIGIN) for trial in self._study.get_trials(deepcopy=False)}
+        new = [(origin, trial) for origin, trial in former if origin not in known]
+        for origin, trial in new:
+            self._study.add_trial(
+                optuna.trial.create_trial(
+                    params=trial.params,
+                    distributions=trial.distributions,
+                    values=list(trial.values),
+                    user_attrs={ORIGIN: origin},
+                )
+            )
+        return len(new)
 
     def enqueue(self, parameters: Mapping[str, Any]) -> None:
         """Ask for this before anything that the sampler thinks of."""

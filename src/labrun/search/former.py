@@ -1,0 +1,81 @@
+"""Former searches that a search learns from: `sweep.learn_from`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from labrun.errors import ConfigError
+from labrun.runs import context
+from labrun.runs.sweep_state import SweepState
+from labrun.search.space import Dimension
+from labrun.search.study import NAME, RUN, NoLock, distribution
+
+
+def folders(settings: Mapping[str, Any]) -> list[Path]:
+    """Where the former searches lie."""
+    return [Path(str(one)).expanduser().resolve() for one in settings.get("learn_from") or []]
+
+
+def check(settings: Mapping[str, Any], dimensions: Sequence[Dimension], metrics: Sequence[str]) -> None:
+    """Whether a search can learn from those that it names.
+
+    Raises:
+        ConfigError: one is no search, is over another space, or was for other metrics.
+    """
+    for folder in folders(settings):
+        if settings["sampler"] is None:
+            raise ConfigError("sweep.learn_from: a grid tries every combination, and learns nothing; choose sweep=tpe")
+        completed(folder, dimensions)
+        try:
+            then = json.loads(context.content(SweepState(folder).search)).get("metric")
+        except (OSError, ValueError, AttributeError):
+            then = None
+        if then != list(metrics):
+            other = ", ".join(map(str, then or ["another metric"]))
+            raise ConfigError(
+                f"sweep.learn_from={folder}: that search was for {other}, and this one is for {', '.join(metrics)}"
+            )
+
+
+def completed(folder: Path, dimensions: Sequence[Dimension]) -> list[tuple[str, FrozenTrial]]:
+    """The completed trials of a former search, each with its run's folder.
+
+    Args:
+        folder: the search's.
+        dimensions: what this search varies.
+
+    Raises:
+        ConfigError: no search lies there, or its space is another.
+    """
+    told, path = f"sweep.learn_from={folder}", SweepState(folder).study
+    if not path.is_file():
+        raise ConfigError(f"{told}: no search lies there. Give the folder of one, as its last line names it")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    backend: BaseJournalBackend = JournalFileBackend(str(path), lock_obj=NoLock())  # type: ignore[arg-type]
+    try:
+        trials = optuna.load_study(study_name=NAME, storage=JournalStorage(backend)).get_trials(deepcopy=False)
+    except Exception as error:  # a damaged journal can raise anything
+        raise ConfigError(f"{told}: its journal cannot be read: {type(error).__name__}: {error}") from error
+    wanted = {one.name: distribution(one) for one in dimensions}
+    found = []
+    for trial in trials:
+        if trial.state != TrialState.COMPLETE or RUN not in trial.user_attrs:
+            continue
+        if trial.distributions != wanted:
+            differing = sorted(
+                name for name in {*wanted, *trial.distributions} if wanted.get(name) != trial.distributions.get(name)
+            )
+            raise ConfigError(
+                f"{told}: that search varied other keys, or in other bounds ({', '.join(differing)}); a search learns "
+                "from others over the same space"
+            )
+        found.append((str(folder / trial.user_attrs[RUN]), trial))
+    return found
