@@ -55,19 +55,36 @@ Refused = Callable[..., str]
 Runner = Callable[..., tuple[Record, Path]]
 
 
+GROUPS = {"tests/storage/": "stores", "tests/tracking/": "mlflow", "tests/remote/": "far", "[remote]": "far"}
+"""Tests that one worker takes, since they share servers, by a part of their ids. Each group lasts for minutes."""
+LONG = ("slurm", *dict.fromkeys(GROUPS.values()))
+
+
 class Together(LoadScopeScheduling):
-    """What one of several workers (`-n`) takes: a test, or all that share the cluster or a module's fixture."""
+    """What one of several workers (`-n`) takes: a test, or all that share a cluster, servers or a module's fixture."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.split("::")[0]
-        if kinds.takes_the_cluster(nodeid):
-            return "slurm"
-        return file if _shares(file) else nodeid
+        return _scope(nodeid)
+
+
+def _scope(nodeid: str) -> str:
+    file = nodeid.split("::")[0]
+    if kinds.takes_the_cluster(nodeid):
+        return "slurm"
+    group = next((group for part, group in GROUPS.items() if part in nodeid), None)
+    return group or (file if _shares(file) else nodeid)
 
 
 @functools.cache
 def _shares(file: str) -> bool:
     return 'scope="module"' in (Path(__file__).parent.parent / file).read_text(encoding="utf-8")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the warm interpreter of many tests at once: it loads while the workers (`-n`) collect."""
+    is_parallel = IS_FIRST and config.option.numprocesses
+    if is_parallel and config.option.markexpr != "unit" and all(Path(place).is_dir() for place in config.args):
+        helpers.start_warm(early=True)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -91,12 +108,24 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test with its kind; those that take longest come first, so that no worker has one left in the end."""
-    found = {item: kinds.kind(item) for item in items if isinstance(item, pytest.Function)}
+    found: dict[pytest.Item, str] = {item: kinds.kind(item) for item in items if isinstance(item, pytest.Function)}
     for item, kind in found.items():
         item.add_marker(kind)
     if sum(kind != "unit" for kind in found.values()) > MANY:  # else a test's own first command starts it
-        helpers.start_warm()
-    items.sort(key=lambda item: (kinds.KINDS.index(found.get(item, "unit")), not _shares(item.nodeid.split("::")[0])))
+        helpers.start_warm(early=True)
+
+    def place(item: pytest.Item) -> tuple[int, int, bool]:
+        scope = _scope(item.nodeid)
+        long = LONG.index(scope) if scope in LONG else len(LONG)
+        return long, kinds.KINDS.index(found.get(item, "unit")), not _shares(item.nodeid.split("::")[0])
+
+    items.sort(key=place)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Take back what importing the test files has set: with it, commands would need another warm interpreter."""
+    for name in set(os.environ) - set(helpers.START):
+        del os.environ[name]
 
 
 @pytest.fixture(scope="session")

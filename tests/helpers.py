@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import json
 import logging
@@ -11,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +34,9 @@ from labrun.tracking.mlflow.tracker import MLflow
 Completed = subprocess.CompletedProcess[str]
 Program = Literal["labrun", "lab"]
 WARM = Path(__file__).parent / "bin" / "warm.py"
+FORKS = Path(__file__).parent / "bin" / "forks.py"
+EARLY = "TESTS_BEGAN_WARM"
+"""Set in a session whose commands wait for the warm interpreter."""
 START: dict[str, str] = {}
 """The variables that tests begin with (`conftest`): a test's own would make an interpreter that no other can use."""
 
@@ -48,16 +52,23 @@ def program(name: Program, *arguments: str, cold: bool = False) -> list[str]:
     """
     if not cold:
         start_warm()
+        wait_until_warm()
         return [sys.executable, str(WARM), name, *arguments]
     start = {"labrun": ["-m", "labrun"], "lab": ["-c", "from labrun.cli import main; main()"]}
     return [sys.executable, *start[name], *arguments]
 
 
-def start_warm() -> None:
-    """Start the warm interpreter of all tests, once; until it is up, commands are cold."""
+def start_warm(early: bool = False) -> None:
+    """Start the warm interpreter of all tests, once; until it is up, commands are cold.
+
+    Args:
+        early: whether many commands are to come, so that the first of them wait for it.
+    """
     place = os.environ.get("LABRUN_WARM_DIR")
     if place is None:
         return
+    if early:
+        os.environ[EARLY] = START[EARLY] = "1"
     with contextlib.suppress(FileExistsError):
         os.close(os.open(f"{place}/asked", os.O_CREAT | os.O_EXCL))
         subprocess.Popen(
@@ -70,6 +81,15 @@ def start_warm() -> None:
         )
 
 
+@functools.cache
+def wait_until_warm() -> None:
+    """Where the session began with a warm interpreter: wait until it is up. A cold command would hold it up further."""
+    if EARLY in os.environ:
+        end = time.monotonic() + 120
+        while not any(Path(os.environ["LABRUN_WARM_DIR"]).glob("*.sock")) and time.monotonic() < end:
+            time.sleep(0.1)
+
+
 def run_labrun(
     *arguments: str,
     cwd: Path | None = None,
@@ -79,6 +99,31 @@ def run_labrun(
 ) -> Completed:
     """`labrun` in a process, to its end; `environment` comes on top of this process's."""
     return _run(program("labrun", *arguments, cold=cold), cwd, timeout, environment)
+
+
+def run_cold(
+    *commands: Sequence[str], imports: Sequence[str], cwd: Path, environment: Mapping[str, str] | None = None
+) -> list[Completed]:
+    """`labrun` several times, one after the other, in an interpreter that the warm one cannot stand in for.
+
+    Args:
+        commands: the arguments of each.
+        imports: what is imported once for all of them.
+        cwd: the working folder.
+        environment: variables on top of this process's.
+    """
+    done = subprocess.run(
+        [sys.executable, str(FORKS)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONSAFEPATH": "1", "LABRUN_WARM": "0", **(environment or {})},
+        input=json.dumps({"imports": imports, "commands": commands}),
+        timeout=600,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told = json.loads(done.stdout)
+    return [Completed(["labrun", *words], *one) for words, one in zip(commands, told, strict=True)]
 
 
 def run_lab(

@@ -36,6 +36,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import helpers
 from conftest import Command
 from labrun import cli
 from servers import Server, azurite, azurite_command, moto
@@ -119,6 +120,7 @@ def _is_setting(name: str) -> bool:
 
 def _prepare(page: str, folder: Path, labrun_here: Command, request: pytest.FixtureRequest) -> Place:
     """A workspace with what the page needs; the commands of this environment come first on the path."""
+    helpers.wait_until_warm()
     unwanted = ("PYTHONPATH", "MLFLOW_TRACKING_URI", "HYDRA_FULL_ERROR")
     variables = {k: v for k, v in os.environ.items() if not _is_setting(k) and k not in unwanted}
     variables |= {"COLUMNS": "120"}

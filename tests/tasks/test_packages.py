@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 import pytorch_lightning
 
-from conftest import Command, Runner
+from conftest import Runner
+from helpers import run_cold
 from labrun.submission import freeze
 from labrun.tasks.packages import Package, spare_clouds
 
@@ -87,9 +88,7 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield folder
 
 
-def test_a_module_of_the_other_package_is_trained_by_its_own_trainer(
-    workspace: Path, stand_in: Path, labrun: Command
-) -> None:
+def test_a_module_of_the_other_package_is_trained_by_its_own_trainer(workspace: Path, stand_in: Path) -> None:
     """Over 15 s: both packages are imported, in a process of its own."""
     (workspace / "mine.py").write_text(MODULE)
     (workspace / "conf" / "model").mkdir(parents=True)
@@ -105,28 +104,31 @@ def test_a_module_of_the_other_package_is_trained_by_its_own_trainer(
         "trainer.monitor=val/acc",
         "callbacks=early_stopping",
     )
-    environment = {"PYTHONPATH": str(stand_in), "LABRUN_WARM": "0"}
-    done = labrun(
-        *common,
-        "trainer.max_epochs=3",
-        "+callbacks.theirs={_target_: mine.Theirs}",
-        "logger=csv",
-        "+callbacks.lr={_target_: pytorch_lightning.callbacks.LearningRateMonitor}",
-        cold=True,
-        **environment,
+    sets = [f"dataset.{part}._target_=mine.Pairs" for part in ("train", "validation")]
+    done, refused, paired = run_cold(
+        (
+            *common,
+            "trainer.max_epochs=3",
+            "+callbacks.theirs={_target_: mine.Theirs}",
+            "logger=csv",
+            "+callbacks.lr={_target_: pytorch_lightning.callbacks.LearningRateMonitor}",
+            "name=first",
+        ),
+        (*common, "+callbacks.stop={_target_: mine.Stop}"),
+        ("model=three", "dataset=torch", *sets, *common[4:7], "callbacks=none"),
+        imports=["pytorch_lightning", "lightning.pytorch"],
+        cwd=workspace,
+        environment={"PYTHONPATH": str(stand_in)},
     )
     assert done.returncode == 0, done.stderr
     assert "trained by lightning.pytorch.trainer.trainer" in done.stdout
     assert done.stdout.count("theirs is called") == 3
     assert "Watching val/acc: the larger the better" in done.stdout
-    (run_dir,) = (path.parent for path in workspace.glob("outputs/*/*/run.json"))
+    (run_dir,) = (path.parent for path in workspace.glob("outputs/first/*/run.json"))
     assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert '"name": "train/loss"' in (run_dir / "metrics.jsonl").read_text()
-    refused = labrun(*common, "+callbacks.stop={_target_: mine.Stop}", cold=True, **environment)
     assert refused.returncode == 2 and "Stop is derived from the EarlyStopping of another package" in refused.stderr
     assert "Traceback" not in refused.stderr
-    sets = [f"dataset.{part}._target_=mine.Pairs" for part in ("train", "validation")]
-    paired = labrun("model=three", "dataset=torch", *sets, *common[4:7], "callbacks=none", cold=True, **environment)
     assert paired.returncode == 0 and "trained by lightning.pytorch" in paired.stdout, paired.stdout + paired.stderr
 
 
