@@ -12,19 +12,6 @@ from slurm_jobs import NETWORK, SLURM, all_records, begin, finished, no_jobs_lef
 __all__ = ["no_jobs_left"]
 
 
-def test_two_nodes_train_one_network(workspace: Path, labrun: Command) -> None:
-    """Over 15 s: two processes import PyTorch on the machine's cores."""
-    done = labrun(*NETWORK, "trainer.max_epochs=2", "compute.nodes=2")
-    assert done.returncode == 0, done.stderr
-    record = single(workspace)
-    (folder,) = workspace.glob("outputs/[!.]*/*")
-    assert record.status == "completed" and len(record.attempts) == 1
-    assert "MEMBER: 1/2" in (folder / "driver.log").read_text()
-    assert "MEMBER: 2/2" in (folder / "driver.1.log").read_text()
-    lines = [(line["name"], line["step"]) for line in read_metrics(folder)]
-    assert len(lines) == len(set(lines)), "both processes wrote"
-
-
 def test_an_error_of_another_process_is_told(workspace: Path, labrun: Command) -> None:
     """Over 15 s: two processes import PyTorch on the machine's cores."""
     write_failing(workspace, 'batch_idx == 3 and os.environ["SLURM_PROCID"] == "1"', "an error of rank one")
@@ -63,13 +50,15 @@ def test_a_run_of_two_nodes_that_is_canceled_before_it_trains_leaves_none(worksp
 
 
 def test_two_processes_train_each_run_of_a_sweep(workspace: Path, labrun: Command) -> None:
-    """Over 15 s: four processes import PyTorch on the machine's cores."""
-    values = (*NETWORK, "trainer.max_epochs=2", "compute.tasks_per_node=2", "compute.timeout_min=5")
-    done = labrun("-m", *values, "seed=1,2")
+    """On two nodes, and on one. Over 15 s: four processes import PyTorch on the machine's cores."""
+    kinds = ("compute.nodes=2,1", "compute.tasks_per_node=1,2", "sweep.zip=[[compute.nodes,compute.tasks_per_node]]")
+    done = labrun("-m", *NETWORK, "trainer.max_epochs=2", "compute.timeout_min=5", *kinds)
     assert done.returncode == 0, done.stdout + done.stderr
     found = all_records(workspace)
     assert [record.status for record in found] == ["completed"] * 2
-    assert all("accuracy" in record.metrics and record.config["compute"]["tasks_per_node"] == 2 for record in found)
+    assert all("accuracy" in record.metrics and len(record.attempts) == 1 for record in found)
+    asked = [[record.config["compute"][key] for key in ("nodes", "tasks_per_node")] for record in found]
+    assert asked == [[2, 1], [1, 2]]
     for folder in workspace.glob("multirun/*/*/[0-9]"):
         assert "MEMBER: 1/2" in (folder / "driver.log").read_text()
         assert "MEMBER: 2/2" in (folder / "driver.1.log").read_text()
