@@ -52,6 +52,8 @@ echo '{user}:x:{gid}:' >> {stage}/etc/group
 chmod 644 {stage}/etc/passwd {stage}/etc/group
 mount --bind {stage}/etc/passwd /etc/passwd
 mount --bind {stage}/etc/group /etc/group
+(cat /etc/hosts; echo '127.0.0.1 {host}') > {stage}/etc/hosts
+mount --bind {stage}/etc/hosts /etc/hosts
 mkdir -p /run/sshd
 mount -t tmpfs -o size={home_size} tmpfs /home
 mkdir /home/{user}
@@ -298,6 +300,12 @@ def can_be_had() -> str | None:
         return "needs sshd, iproute2 and util-linux: tests/storage/install"
     done = subprocess.run(["unshare", "--mount", "--uts", "--pid", "--fork", "true"], capture_output=True, check=False)
     return None if done.returncode == 0 else "namespaces are not allowed here"
+
+
+def free_port() -> int:
+    """Of this machine's loopback."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 def free_number() -> int:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+import zipfile
 from pathlib import Path
+
+import pytest
+
+from labrun.remote import environment
 
 SERVER = """
 import http.server, os, threading, time
@@ -32,3 +38,20 @@ def write_project(folder: Path) -> None:
     ):
         (folder / "conf" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "conf" / name).write_text(text)
+
+
+def only_tinything(folder: Path, monkeypatch: pytest.MonkeyPatch) -> environment.Environment:
+    """Have this machine's environment consist of one package, of which pip finds a wheel in a folder here alone."""
+    house = folder / "house"
+    house.mkdir()
+    with zipfile.ZipFile(house / "tinything-1.0-py3-none-any.whl", "w") as file:
+        file.writestr("tinything.py", "ANSWER = 42\n")
+        file.writestr("tinything-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tinything\nVersion: 1.0\n")
+        file.writestr("tinything-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\nRoot-Is-Purelib: true\n")
+        file.writestr("tinything-1.0.dist-info/RECORD", "")
+    wanted = environment.Environment(f"{sys.version_info.major}.{sys.version_info.minor}", ("tinything==1.0",))
+    monkeypatch.setattr(environment, "present", lambda: wanted)
+    for name, value in (("PIP_NO_INDEX", "1"), ("PIP_FIND_LINKS", str(house)), ("UV_PYTHON_DOWNLOADS", "never")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    return wanted

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -15,13 +14,14 @@ import pytest
 from nbclient import NotebookClient
 
 import far
+import far_project
 import labrun as api
-from conftest import Command
+from conftest import Command, Refused
 from far_project import write_project
 from helpers import PLAIN, program, submitted, wait_for
 from labrun.errors import ConfigError
+from labrun.remote import channel, environment, remotes, shell, ssh
 from labrun.remote import link as links
-from labrun.remote import remotes, shell, ssh
 from labrun.runs import record as records
 from pseudo_terminal import Terminal
 
@@ -35,35 +35,56 @@ def project(workspace: Path) -> Path:
     return workspace
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+def test_a_run_from_python_with_shells_beside_it_and_another_laptop(
+    box: far.Far, project: Path, lab_here: Command, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Takes over 15 s: a run there; all that is done beside a run is done beside this one."""
+    run = api.submit([*SMALL, "compute=local", "compute.host=box", "model.seconds=300", "model.port=6006"])
+    wait_for(lambda: run.status == records.RUNNING)
+    assert run.record.config["compute"]["host"] == "box"
 
-
-def test_a_shell_beside_a_run_with_ports(box: far.Far, project: Path, labrun: Command, lab_here: Command) -> None:
-    """Takes over 15 s: a run there, and two terminals."""
-    assert labrun(*SMALL, "model.seconds=60", "model.port=6006", "compute.detach=true").returncode == 0
-    run_dir = next(project.glob("outputs/[!.]*/*"))
-    wait_for(lambda: lab_here("runs", "show", "last").stdout.count("running") > 0)
-    run = records.read(run_dir)
-    assert lab_here("shell", "last", "--", "cat", "run.json").stdout.count(run.id) > 0
-    told = lab_here(
-        "shell", "last", "--", "python -c 'import labrun, sys; print(labrun.__file__, sys.executable)' | cat"
-    )
+    # Shells
+    assert run.id in lab_here("shell", "last", "--", "cat", "run.json").stdout
+    told = lab_here("shell", "--", "python -c 'import labrun, sys; print(labrun.__file__, sys.executable)' | cat")
     assert "/home/far/.labrun/labrun/" in told.stdout and far.PYTHON in told.stdout, told.stderr
     assert lab_here("shell", run.id, "--", "sh", "-c", "exit 7").returncode == 7
-    port = free_port()
+    port = far.free_port()
     terminal = Terminal(program("lab", "shell", "last", "-L", f"{port}:6006"), project)
     terminal.expect(f"(run {run.id})")
     shown = urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=20).read().decode()
     assert "Directory listing" in shown
-    terminal.type("echo $PWD; tty; exit 3\n")
+    terminal.type("tty; exit 3\n")
     assert "/dev/pts/" in terminal.expect("/dev/pts/") and terminal.end() == 3
-    taken = lab_here("shell", "last", "-L", f"{port}", "--", "true")
-    assert taken.returncode == 0, taken.stderr  # the port is free again
-    assert lab_here("runs", "cancel", "last").returncode == 0
-    assert lab_here("shell", "last", "--", "ls").stdout.count("run.json") == 1  # of an ended run, too
+    assert lab_here("shell", "last", "-L", f"{port}", "--", "true").returncode == 0, "the port is free again"
+
+    # Tags, and another laptop, which ends it
+    run.tag("mine", "1")
+    other = tmp_path_factory.mktemp("other")
+    away = ("--root", str(other))
+    where = Path(run.folder).relative_to(project)
+    listed = lab_here(*away, "remote", "runs", "box").stdout
+    assert where.as_posix() in listed and " no " in listed
+    assert lab_here(*away, "remote", "fetch", "box", run.id).returncode == 0
+    assert "no folder or run on box goes by 'nothing'" in lab_here(*away, "remote", "fetch", "box", "nothing").stderr
+    assert lab_here(*away, "runs", "tag", run.id, "yours=2").returncode == 0
+    assert lab_here(*away, "runs", "cancel", run.id).returncode == 0
+    assert run.wait_for_completion()["status"] == "canceled"
+    for folder in (run.folder, other / where):
+        found = records.read(folder)
+        assert (found.status, found.tags) == ("canceled", {"mine": "1", "yours": "2"})
+        assert found.code is not None and (Path(found.code["folder"]) / "served.py").is_file()
+    assert lab_here("shell", "last", "--", "ls").stdout.count("run.json") == 1, "of an ended run, too"
+
+    # What is said of it afterwards, and its removal
+    link = links.read(run.folder)
+    assert link is not None and lab_here("runs", "note", run.id, "late").returncode == 0
+    there = f"/home/{far.USER}/.labrun/{link.folder}"
+    assert '"late"' in box.inside(f"cat {there}/annotations.jsonl") and links.live(project) == []
+    assert "Nothing was done" in lab_here("runs", "rm", run.id).stdout
+    assert lab_here(*away, "runs", "rm", run.id, "--yes", "--here").stdout.endswith("removed 1 run\n")
+    assert "run.json" in box.inside(f"ls {there}")
+    gone = lab_here("runs", "rm", run.id, "--yes")
+    assert "removed 1 run on box\nremoved 1 run\n" in gone.stdout and box.inside(f"ls {there}") == "", gone.stderr
 
 
 def test_a_shell_beside_a_run_of_this_machine(workspace: Path, lab_here: Command) -> None:
@@ -119,46 +140,8 @@ def test_a_login_that_asks_passes_through_once(asking: far.Far, project: Path, l
     assert "lab remote connect box" in lab_here("remote", "runs", "box").stderr
 
 
-def test_tags_removal_and_another_laptop(
-    box: far.Far, project: Path, labrun: Command, lab_here: Command, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    """Takes over 15 s: three runs, and two workspaces that look at them."""
-    words = ("-m", "model.seconds=6,6.1,6.2", *SMALL, "compute.detach=true", "++tags.team=a")
-    assert labrun(*words).returncode == 0
-    folder = next(project.glob("multirun/*/*"))
-    first = records.read(folder / "0").id
-    assert lab_here("runs", "tag", first, "mine=1").returncode == 0
-    other = tmp_path_factory.mktemp("other")
-    listed = lab_here("--root", str(other), "remote", "runs", "box").stdout
-    assert folder.relative_to(project).as_posix() in listed and " no " in listed
-    assert lab_here("--root", str(other), "remote", "fetch", "box", first).returncode == 0
-    copy = other / folder.relative_to(project)
-    assert lab_here("--root", str(other), "runs", "tag", first, "yours=2").returncode == 0
-    watched = lab_here("--root", str(other), "runs", "watch", str(copy))
-    assert watched.returncode == 0, watched.stderr
-    assert lab_here("runs", "watch", str(folder)).returncode == 0
-    for one in (folder, copy):
-        found = [records.read(one / str(number)) for number in range(3)]
-        assert [run.status for run in found] == ["completed"] * 3
-        assert found[0].tags == {"team": "a", "mine": "1", "yours": "2"}
-        code = found[0].code
-        assert code is not None and (Path(code["folder"]) / "served.py").is_file()
-    assert lab_here("runs", "note", first, "late").returncode == 0
-    there = f"/home/{far.USER}/.labrun/{getattr(links.read(folder), 'folder', None)}"
-    assert '"late"' in box.inside(f"cat {there}/0/annotations.jsonl") and links.live(project) == []
-    assert "Nothing was done" in lab_here("runs", "rm", first).stdout
-    assert lab_here("runs", "rm", first, "--yes", "--here").returncode == 0
-    assert box.inside(f"ls {there}").split() == ["0", "1", "2"] or "0" in box.inside(f"ls {there}").split()
-    gone = lab_here("runs", "rm", str(folder), "--yes")
-    assert "removed 2 runs on box" in gone.stdout and "removed 2 runs" in gone.stdout, gone.stderr
-    assert set(box.inside(f"ls {there}").split()) & {"1", "2"} == set()
-
-
-def test_python_and_a_notebook_submit_there(box: far.Far, project: Path) -> None:
-    """Takes over 15 s: a kernel, and two runs there."""
-    run = api.submit([*SMALL, "compute=local", "compute.host=box"])
-    assert run.wait_for_completion()["status"] == "completed"
-    assert run.record.config["compute"]["host"] == "box"
+def test_a_notebook_submits_there_in_one_word(box: far.Far, project: Path) -> None:
+    """Takes over 15 s: a kernel, and a run there."""
     cells = [
         f"import labrun\nrun = labrun.submit({list(SMALL)!r})\nrun.wait_for_completion(show_output=True)",
         "run",
@@ -169,3 +152,25 @@ def test_python_and_a_notebook_submit_there(box: far.Far, project: Path) -> None
     status, host, metrics = json.loads(notebook.cells[2].outputs[0]["text"])
     assert (status, host) == ("completed", f"box{box.number}") and "accuracy" in metrics
     assert "completed" in notebook.cells[1].outputs[0]["data"]["text/html"]
+
+
+def test_wheels_are_made_here_where_there_is_no_way_out(
+    box: far.Far, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workspace: Path
+) -> None:
+    if environment.uv_here() is None:
+        pytest.skip("needs uv")
+    remote = remotes.Remote("box", "box", ssh_config=str(box.ssh_config), folder="~/without")
+    far_project.only_tinything(tmp_path, monkeypatch)
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    with channel.Channel(remote) as conversation:
+        python = environment.ensure(conversation)
+        log = box.inside(f"cat {conversation.root}/env/*.log")
+    assert box.inside(f"{python} -c 'import tinything; print(tinything.ANSWER)'").strip() == "42", log
+    assert "Failed to fetch" in log
+
+
+def test_another_processor_is_refused_at_once(box: far.Far, project: Path, refused_here: Refused) -> None:
+    facts = {**channel.facts(remotes.get("box")), "machine": "aarch64"}
+    settings = {"ssh_config": str(box.ssh_config), "facts": facts}
+    remotes.put(remotes.Remote("box", "box", **settings))  # type: ignore[arg-type]
+    assert "compute.host=box: box is Linux aarch64, and this machine Linux" in refused_here(*SMALL)

@@ -24,6 +24,7 @@ def add(nouns: Any) -> None:
     """Add the noun to the command line."""
     text = "open a shell beside a run: its folder, environment and node, with port forwarding"
     noun = nouns.add_parser("shell", help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=EXAMPLES)
+    noun.usage = "lab shell [-h] [-L [LOCAL:]REMOTE] [RUN] [-- COMMAND ...]"
     noun.set_defaults(act=act, command=[])
     noun.add_argument("run", nargs="?", default="last", metavar="RUN", help=f"{filters.NAMES} (default: last)")
     noun.add_argument(

@@ -43,9 +43,10 @@ class Folder:
         return min((str(created) for _, _, created in self.runs.values() if created), default="")
 
     def is_called(self, text: str) -> bool:
-        """Whether a person may mean it: by its path or the end of it, or by the beginning of a run's id."""
+        """Whether a person may mean it: by its path, the end or a part of it, or by the beginning of a run's id."""
         ids = [str(run_id) for run_id, _, _ in self.runs.values() if run_id]
-        return f"/{self.folder}".endswith(f"/{text.strip('/')}") or any(one.startswith(text) for one in ids)
+        is_part = text in self.name.split("/")
+        return is_part or f"/{self.folder}".endswith(f"/{text.strip('/')}") or any(one.startswith(text) for one in ids)
 
 
 def folders(channel: Channel) -> list[Folder]:

@@ -62,7 +62,7 @@ def _slurm(found: Mapping[str, Any]) -> str:
 
 
 def _slurm_use(remote: Remote) -> str:
-    return f", or compute=slurm compute.host={remote.name}" if remote.facts["sbatch"] else ""
+    return f", or compute=slurm compute.host={remote.name}" if remote.facts.get("partitions") else ""
 
 
 def _problems(remote: Remote) -> Iterator[str]:

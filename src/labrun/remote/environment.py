@@ -51,6 +51,8 @@ PASSED_ON = (
     "UV_FIND_LINKS",
     "UV_OFFLINE",
     "UV_PYTHON_DOWNLOADS",
+    "UV_HTTP_TIMEOUT",
+    "UV_HTTP_RETRIES",
 )
 """Variables of uv that a build there has too: over the connection, in no file."""
 TELLING = ("hydra-core", "numpy", "omegaconf", "pytorch-lightning", "scikit-learn", "scipy", "submitit", "torch")

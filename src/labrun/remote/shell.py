@@ -190,11 +190,20 @@ def reach(place: Beside, words: Sequence[str], tty: bool) -> list[str]:
     there = list(words)
     if place.job is not None:
         node = [f"--nodelist={place.node}"] if place.node else []
-        step = ["--overlap", f"--jobid={place.job}", *node, "--nodes=1", "--ntasks=1", "--quiet", *["--pty"] * tty]
-        there = [os.path.join(place.slurm, "srun"), *step, *there]
+        step = [*node, "--overlap", "--nodes=1", "--ntasks=1", "--quiet", *["--pty"] * tty]
+        there = [*_step_of(place.job, place.slurm), *step, *there]
     if place.remote is None:
         return there
     return [*ssh.command(place.remote, tty=tty), place.remote.address, f"exec {shlex.join(there)}"]
+
+
+def _step_of(job: str, programs: str) -> list[str]:
+    """The beginning of a command that is a step of a job; of a task of an array Slurm has to tell the job's number."""
+    srun, squeue = (os.path.join(programs, name) for name in ("srun", "squeue"))
+    if job.isdigit():
+        return [srun, f"--jobid={job}"]
+    ask = f"job=$({shlex.quote(squeue)} --noheader --jobs={shlex.quote(job)} --format=%A)"
+    return ["sh", "-c", f'{ask} && exec {shlex.quote(srun)} --jobid="$job" "$@"', "srun"]
 
 
 def run(place: Beside, command: Sequence[str], forwards: Sequence[Forward]) -> int:

@@ -1,0 +1,89 @@
+"""The test Slurm, as seen from its login node over a real sshd; the laptop's clone and home cannot be seen there."""
+
+from __future__ import annotations
+
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import far
+from conftest import Command
+from far_project import only_tinything, write_project
+from helpers import PLAIN, program, wait_for
+from labrun.remote import channel, environment, remotes
+from labrun.runs import record as records
+from pseudo_terminal import Terminal
+
+USER = (5, 60)
+"""One that this machine has, too: the nodes are this machine, and Slurm starts jobs there as that user."""
+SMALL = ("model=served", "dataset.max_samples=50", "compute=slurm", "compute.host=box", *PLAIN)
+
+
+@pytest.fixture(scope="module")
+def login_node(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> Iterator[tuple[far.Far, Path]]:
+    if (why := far.can_be_had()) is not None:
+        pytest.skip(why)
+    number, port = far.free_number(), far.free_port()
+    with far.shared_folder(number, USER) as shared:
+        settings = {"uid": USER[0], "gid": USER[1], "port": port, "is_login_node": True}
+        with far.machine(tmp_path_factory.mktemp("login"), **settings) as machine:
+            yield machine, shared
+
+
+@pytest.fixture
+def known(login_node: tuple[far.Far, Path], workspace: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[far.Far, Path]:
+    machine, shared = login_node
+    write_project(workspace)
+    machine.make_known(workspace, monkeypatch, python=f"{shared}/env/bin/python", folder=f"{shared}/home/lab")
+    return login_node
+
+
+def test_a_sweep_a_shell_and_a_cancel(
+    known: tuple[far.Far, Path], workspace: Path, labrun: Command, lab_here: Command
+) -> None:
+    """Takes over 15 s: jobs of Slurm."""
+    machine, _ = known
+    for hidden in (str(workspace), str(Path(__file__).parents[2]), str(Path.home())):
+        assert machine.inside(f"ls -A {hidden} 2>/dev/null") == ""
+    told = lab_here("remote", "doctor", "box")
+    assert told.returncode == 0 and "compute=slurm compute.host=box" in told.stdout, told.stdout + told.stderr
+    port, here = far.free_port(), far.free_port()
+    words = ("model.seconds=0,300", f"model.port=0,{port}", "sweep.zip=[[model.seconds,model.port]]")
+    done = labrun("-m", *words, *SMALL, "compute.detach=true")
+    assert done.returncode == 0, done.stderr
+    folder = next(workspace.glob("multirun/*/*"))
+    first, second = folder / "0", folder / "1"
+    wait_for(lambda: lab_here("runs").stdout.count("completed") == 1 and records.read(second).status == "running")
+    assert str((records.read(first).job or {}).get("node")).startswith("n")
+    beside = lab_here("shell", records.read(second).id, "--", "sh", "-c", "echo $SLURM_JOB_ID $SLURMD_NODENAME $PWD")
+    assert beside.returncode == 0, beside.stderr
+    job, node, place = beside.stdout.split()
+    assert job.isdigit() and node.startswith("n") and place.startswith("/srv/"), beside.stderr
+    terminal = Terminal(program("lab", "shell", records.read(second).id, "-L", f"{here}:{port}"), workspace)
+    terminal.expect(f"(run {records.read(second).id})")
+    shown = urllib.request.urlopen(f"http://127.0.0.1:{here}/", timeout=20).read().decode()
+    assert "Directory listing" in shown
+    terminal.type("echo node $SLURMD_NODENAME; exit\n")
+    assert f"node {node}" in terminal.expect(f"node {node}") and terminal.end() == 0
+    assert lab_here("runs", "cancel", records.read(second).id).returncode == 0
+    wait_for(lambda: "canceled" in lab_here("runs", "show", records.read(second).id).stdout)
+    assert records.read(second).status == "canceled"
+
+
+def test_an_environment_is_built_in_a_job_from_wheels(
+    known: tuple[far.Far, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Takes over 15 s: uv is sent, and a job of Slurm installs a wheel that was made here."""
+    if environment.uv_here() is None:
+        pytest.skip("needs uv")
+    machine, shared = known
+    wanted = only_tinything(tmp_path, monkeypatch)
+    settings = {"folder": f"{shared}/home/built", "ssh_config": str(machine.ssh_config)}
+    remote = remotes.Remote("box", "box", build="slurm --time=5", wheelhouse="auto", **settings)
+    with channel.Channel(remote) as conversation:
+        python = environment.ensure(conversation)
+        log = machine.inside(f"cat {conversation.root}/env/{wanted.key}.log")
+    assert machine.inside(f"{python} -c 'import tinything; print(tinything.ANSWER)'").strip() == "42", log
+    assert (tmp_path / "cache" / "labrun" / "wheels" / wanted.key / "tinything-1.0-py3-none-any.whl").is_file()
