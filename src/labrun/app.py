@@ -515,18 +515,19 @@ def register() -> None:
 
 @contextlib.contextmanager
 def leaving_keys_to_runs() -> Iterator[None]:
-    """Have a sweep over groups take keys that its options have, and the sweep's own config has not.
+    """Have a sweep over groups, or over runs to score, take keys that its own config has not, and its runs have.
 
     Hydra composes the sweep's own config without the groups that vary, and refuses a key below them there. Each run is
     composed with all that was typed before any starts: what none of its files has is refused then.
     """
     load, put = ConfigLoaderImpl._load_configuration_impl, ConfigLoaderImpl._apply_overrides_to_config
     is_sweep = varied = False
+    given: list[str] = []
 
     def loading(self: ConfigLoaderImpl, *args: Any, **kwargs: Any) -> DictConfig:
-        nonlocal is_sweep, varied
-        is_sweep = kwargs.get("run_mode") == RunMode.MULTIRUN
-        varied = is_sweep and any(_chooses_several(self, text) for text in kwargs["overrides"])
+        nonlocal is_sweep, varied, given
+        given, is_sweep = kwargs["overrides"], kwargs.get("run_mode") == RunMode.MULTIRUN
+        varied = is_sweep and any(_chooses_several(self, text) or text.startswith("from=") for text in given)
         try:
             return load(self, *args, **kwargs)
         except KeyError as error:
@@ -537,11 +538,12 @@ def leaving_keys_to_runs() -> Iterator[None]:
                 ) from None
             raise
         finally:
-            is_sweep = varied = False
+            is_sweep, varied, given = False, False, []
 
     def putting(overrides: list[Override], cfg: DictConfig) -> None:
         nonlocal varied
         varied = varied or (is_sweep and _has_space_of_groups(cfg))
+        _place_scored_data(overrides, cfg, given)
         for override in overrides:
             try:
                 put([override], cfg)
@@ -556,6 +558,14 @@ def leaving_keys_to_runs() -> Iterator[None]:
     finally:
         ConfigLoaderImpl._load_configuration_impl = load  # type: ignore[method-assign]
         ConfigLoaderImpl._apply_overrides_to_config = staticmethod(put)  # type: ignore[method-assign]
+
+
+def _place_scored_data(overrides: Sequence[Override], cfg: DictConfig, given: Sequence[str]) -> None:
+    """See `freeze.place_scored_data`."""
+    said = {one.key_or_group: one.value() for one in overrides if one.key_or_group in ("task", "from")}
+    if given and (said or "task" in cfg):
+        with UserErrors():
+            freeze.place_scored_data(cfg, said.get("task", cfg.get("task")), said.get("from", cfg.get("from")), given)
 
 
 def _chooses_several(loader: ConfigLoaderImpl, override: str) -> bool:
@@ -635,7 +645,9 @@ def tell_hydras(error: Exception) -> NoReturn:
         sys.exit(1)
     from labrun import mistakes
 
-    refuse(mistakes.explained(error, sys.argv[1:]))
+    with leaving_keys_to_runs():
+        said = mistakes.explained(error, sys.argv[1:])
+    refuse(said)
 
 
 def check_flags(words: Sequence[str]) -> None:

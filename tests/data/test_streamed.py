@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import resource
 from pathlib import Path
 from typing import Any
@@ -257,3 +258,21 @@ def test_a_place_from_the_end_is_that_and_one_beyond_is_none(tmp_path: Path) -> 
         assert np.array_equal(some[-1], some[len(some) - 1])
         with pytest.raises(IndexError):
             some[len(some)]
+
+
+def _read_elsewhere(rows: streamed.Rows, answers: Any) -> None:
+    answers.put(rows[[3, 1]].tolist())
+
+
+def test_samples_are_read_in_processes_that_are_spawned(tmp_path: Path) -> None:
+    """The file has no name any more: what is packed was unpacked into one that is gone."""
+    np.savez_compressed(tmp_path / "a.npz", X=np.arange(40, dtype=np.float32).reshape(10, 4), y=np.arange(10) % 2)
+    x = read("Npz", tmp_path, False, path="a.npz", test_size=0.2).train.x
+    assert isinstance(x, streamed.Rows)
+    context = multiprocessing.get_context("spawn")
+    answers = context.Queue()
+    process = context.Process(target=_read_elsewhere, args=(x, answers))
+    process.start()
+    found = answers.get(timeout=60)
+    process.join()
+    assert found == x[[3, 1]].tolist()

@@ -82,6 +82,8 @@ class Composer:
     def _from_last(self, overrides: list[str]) -> DictConfig | None:
         assert self._last is not None
         last, template = self._last
+        if any(text.startswith("from=") for text in overrides):
+            return None  # the data that it is composed with are those of the run that it names
         more = [self._parse(text) for text in overrides[len(last) :]]
         if len(last) > len(overrides) or not all(
             self._is_plain(one) and OmegaConf.select(template, one.key_or_group, default=...) is not ... for one in more

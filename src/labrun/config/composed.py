@@ -122,6 +122,18 @@ def kept(node: Any) -> Any:
     return _as_text(found)
 
 
+def kept_value(config: DictConfig, key: str) -> Any:
+    """The value of one dotted key, as records keep it.
+
+    Raises:
+        ConfigError: an interpolation leads nowhere.
+    """
+    with _resolving(keep_environment=True):
+        found = OmegaConf.select(config, key)
+        found = OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
+    return _as_text(found)
+
+
 def without_spaces(value: Any) -> Any:
     """Values without any component's `search_space`: it is the sweep's, and no part of what is built or signed."""
     if isinstance(value, dict):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -223,6 +225,37 @@ def keeps_old_copies(loader: Any) -> bool:
     shares = type(told).__module__.partition(".")[0] == "datasets"  # Hugging Face's keep it in shared memory
     is_asked = bool(getattr(loader, "num_workers", 0) and getattr(loader, "persistent_workers", False))
     return is_asked and callable(getattr(told, "set_epoch", None)) and not shares
+
+
+def read_more_than_once(loader: Any, ranks: int) -> list[str]:
+    """Who reads all of an iterable data set, each for itself, as far as its source tells: `workers`, `processes`.
+
+    Args:
+        loader: of the training.
+        ranks: processes that train together.
+    """
+    data = getattr(loader, "dataset", None)
+    if not isinstance(data, IterableDataset):
+        return []
+    text = _source(type(data))
+    if text is None:
+        return []
+    workers = getattr(loader, "num_workers", 0) > 1 and not getattr(loader, "worker_init_fn", None)
+    found = ["workers"] if workers and "worker_info" not in text else []
+    return found + (["processes"] if ranks > 1 and not re.search("rank|world_size|distributed", text, re.I) else [])
+
+
+def _source(kind: type) -> str | None:
+    """The source of the modules that a class and those above it are of; None where a library of data sets has it."""
+    found = []
+    for one in kind.__mro__:
+        if one.__module__.partition(".")[0] in ("builtins", "torch", "typing", "abc"):
+            continue
+        try:
+            found.append(inspect.getsource(inspect.getmodule(one) or one))
+        except (OSError, TypeError):
+            return None
+    return "\n".join(found)
 
 
 def adopted(loaders: Any, adopt: Callable[[Any], Any] = Loader.adopt) -> Any:

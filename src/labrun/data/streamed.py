@@ -135,16 +135,31 @@ class Files(Source):
 
 
 class Kept:
-    """A file that stays open as long as something reads it, in processes that are forked, too.
+    """A file that stays open as long as something reads it, also in processes that are forked, spawned or sent it.
 
     Args:
         file: open for reading; it is closed.
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        self.number = os.dup(file.fileno())
+        self._hold(os.dup(file.fileno()))
         file.close()
-        weakref.finalize(self, os.close, self.number)
+
+    def _hold(self, number: int) -> None:
+        self.number = number
+        weakref.finalize(self, os.close, number)
+
+    def __reduce__(self) -> tuple[Callable[[Any], Kept], tuple[Any]]:
+        """Another process gets the open file itself: it may have no name any more."""
+        from multiprocessing import reduction
+
+        return _received, (reduction.DupFd(self.number),)
+
+
+def _received(passed: Any) -> Kept:
+    found = Kept.__new__(Kept)
+    found._hold(passed.detach())
+    return found
 
 
 class Records(Source):

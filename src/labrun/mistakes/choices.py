@@ -114,7 +114,9 @@ class _Search:
         self, there: Composable, words: Sequence[str], parsed: Sequence[tuple[int, Override]], is_sweep: bool
     ) -> None:
         self.there, self.words, self.parsed, self.is_sweep = there, words, parsed, is_sweep
-        self.chosen: list[str] = []
+        # A run that scores another's model is composed with that run's data.
+        scoring = [one for _, one in parsed if one.key_or_group in ("task", "from") and not one.is_sweep_override()]
+        self.chosen: list[str] = [str(one.input_line) for one in scoring] if len(scoring) == 2 else []
         """The choices of groups that can be made together."""
         self.tried = 0
 

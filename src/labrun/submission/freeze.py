@@ -31,12 +31,12 @@ from labrun.config.composed import (
 )
 from labrun.config.hydra_files import by_name, hide_environment, top_key
 from labrun.control import objective
-from labrun.errors import ConfigError, RecordError
+from labrun.errors import ConfigError, LabrunError, RecordError
 from labrun.registry import journal
 from labrun.runs import cards, recording, report, seals, store
 from labrun.runs import record as records
 from labrun.runs.record import HIDDEN, Record, RunPaths
-from labrun.submission import environments, inherited, inputs, scripts, snapshot
+from labrun.submission import environments, inherited, inputs, scored_data, scripts, snapshot
 from labrun.tasks import loading, monitored, scoring
 from labrun.tasks import task as tasks
 from labrun.tasks.packages import Package
@@ -362,7 +362,7 @@ def _settle_references(config: dict[str, Any], overrides: list[str], root: Path)
         run_dir, source = _scored(root, str(config["from"]))
         card = tasks.load_card(RunPaths(run_dir), source.id)
         is_proven = not source.imported and seals.has_read(root, card, source.id, source.config)
-        _inherit(config, source, overrides, is_proven)
+        _inherit(config, source, overrides, is_proven, run_dir)
         if card.get("kind") != "estimator":  # what an estimator's file holds, its loading tells
             node = {**tasks.card_arguments(card), "_target_": cards.target(card)}
 
@@ -469,7 +469,29 @@ def _what_is_read(dataset: Mapping[str, Any]) -> dict[str, Any]:
 SPLIT_KEYS = ("split_seed", "test_size", "validation_size")
 
 
-def _inherit(config: dict[str, Any], scored: Record, overrides: list[str], is_proven: bool) -> None:
+def place_scored_data(config: DictConfig, task: Any, reference: Any, overrides: Sequence[str]) -> None:
+    """Have what was typed below `dataset` be composed with the data of the run that is to be scored.
+
+    Args:
+        config: as it is composed, before what was typed is applied; changed.
+        task: what it is to do.
+        reference: the run that it names.
+        overrides: all that was typed.
+
+    Raises:
+        RecordError: there is no such run, and something depends on it here; else that is told later.
+    """
+    if task not in records.SCORING or not isinstance(reference, str) or scored_data.chooses(overrides):
+        return
+    try:
+        run_dir, source = _scored(store.workspace(), reference)
+        scored_data.place(config, source.config, run_dir, overrides)
+    except LabrunError:
+        if any(scored_data.typed_below(overrides, group) for group in scored_data.GROUPS):
+            raise
+
+
+def _inherit(config: dict[str, Any], scored: Record, overrides: list[str], is_proven: bool, run_dir: Path) -> None:
     """Fill a scoring run's config from the run that it scores: its model, and its data unless others are chosen.
 
     Args:
@@ -477,6 +499,7 @@ def _inherit(config: dict[str, Any], scored: Record, overrides: list[str], is_pr
         scored: the other run's record.
         overrides: what was typed.
         is_proven: see `inherited.check`.
+        run_dir: the other run's folder.
 
     Raises:
         ConfigError: an override would change the model, or which samples are the test part; what reads the data is
@@ -506,12 +529,21 @@ def _inherit(config: dict[str, Any], scored: Record, overrides: list[str], is_pr
             _refuse_other_split(config["dataset"], source["dataset"])
         return
     inherited.check(scored, "dataset", config["trusted"], is_proven)
-    changed = [key.split(".")[1:] for key in typed if key.startswith("dataset.")]
-    config["dataset"] = _with_values(source["dataset"], changed, config["dataset"])
+    config["dataset"] = _with_typed(config, source, overrides, "dataset", run_dir)
     _refuse_other_split(config["dataset"], source["dataset"])
-    if not any(key.partition(".")[0] == "datastore" for key in typed):
+    if "datastore" not in typed:
         inherited.check(scored, "datastore", config["trusted"], is_proven)
-        config["datastore"] = source["datastore"]
+        config["datastore"] = _with_typed(config, source, overrides, "datastore", run_dir)
+
+
+def _with_typed(
+    config: Mapping[str, Any], source: Mapping[str, Any], overrides: Sequence[str], group: str, run_dir: Path
+) -> dict[str, Any]:
+    """A group of the scored run's config, with what was typed of it, and what refers to that; see `scored_data`."""
+    typed = scored_data.typed_below(overrides, group)
+    places = [one.lstrip("+").partition("=")[0].split(".")[1:] for one in typed if not one.startswith("~")]
+    further = scored_data.consequences(run_dir, group, typed)
+    return scored_data.with_further(_with_values(source[group], places, config[group]), further)
 
 
 def _with_values(node: Mapping[str, Any], places: Sequence[Sequence[str]], values: Mapping[str, Any]) -> dict[str, Any]:

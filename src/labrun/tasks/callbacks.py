@@ -48,6 +48,8 @@ class PrintReport(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._begun = time.monotonic()
+        if trainer.fit_loop.restarted_mid_epoch:  # it does not start any more
+            self._epoch = trainer.current_epoch + 1
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # A module logs its epoch's values after the callbacks' own turn, so the line comes as the next epoch begins.
@@ -444,6 +446,8 @@ class RandomStates(pl.Callback):
                 "The data set's set_epoch(): its loader has persistent_workers=True, whose copies of the data set do "
                 "not hear of the epoch"
             )
+        for loader in train_loaders(trainer):
+            self._tell_of_readers(loader, trainer.world_size)
         loop = trainer.fit_loop
         if self._loaded is None:
             return
@@ -462,6 +466,21 @@ class RandomStates(pl.Callback):
             for loader in in_use:
                 if isinstance(loader, loaders.Loader):
                     loader.rewind()
+
+    @staticmethod
+    def _tell_of_readers(loader: Any, ranks: int) -> None:
+        """Say where each sample of a stream is likely to be seen several times an epoch."""
+        for who in loaders.read_more_than_once(loader, ranks):
+            ways = {"workers": "torch.utils.data.get_worker_info()", "processes": "torch.distributed.get_rank()"}
+            count = loader.num_workers if who == "workers" else ranks
+            log.warning(
+                "%s is iterable, and %d %s read it: each gives all of its samples, unless it asks %s for its share, "
+                "which its source does not",
+                type(loader.dataset).__name__,
+                count,
+                who,
+                ways[who],
+            )
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         self._restore(trainer)
@@ -530,6 +549,8 @@ class RecordLogger(pl.loggers.logger.Logger):
         self._units: dict[str, bool] = {}
         self._logged: dict[str, tuple[int, Any]] = {}
         self._refused: set[str] = set()
+        self._forked: set[str] = set()
+        """What came as a batch's value: Lightning calls the epoch's `NAME_epoch` then."""
         self.hyperparameters: dict[str, Any] = {}
         self.place = Place()
 
@@ -564,9 +585,11 @@ class RecordLogger(pl.loggers.logger.Logger):
         for name, value in metrics.items():
             if name == "epoch" or name in self._skipped:
                 continue
+            if name.endswith("_step") and (place.in_batch or place.in_validation):
+                self._forked.add(name.removesuffix("_step"))
             if name.endswith("_step") and place.by_epoch and (place.in_validation or is_fork(name, place.logged)):
                 continue  # the epoch's own value comes as well
-            if is_fork(name, place.logged):
+            if is_fork(name, place.logged) or name.removesuffix("_epoch") in self._forked:
                 name = name.removesuffix("_epoch")
             by_epoch = place.by_epoch if is_lightnings else not place.in_batch
             by_epoch = self._units.setdefault(name, by_epoch or step is None)
@@ -591,6 +614,7 @@ class Place:
         self.by_epoch = True
         """Whether what Lightning logs now is the epoch's."""
         self.in_batch = self.in_validation = False
+        """Whether what is logged now is of a batch: of the training; of a validation or a test."""
         self.logged: Mapping[str, Any] = {}
         """What was logged so far, under all its names."""
 
@@ -701,6 +725,15 @@ class Pulse(pl.Callback):
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self._rest(trainer)
+
+    def on_test_start(self, trainer: Any, pl_module: Any) -> None:
+        self._rest(trainer)
+        self._place.in_validation = True
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self._place.in_validation = False  # what comes now is the epoch's
+
+    on_test_epoch_end = on_validation_epoch_end
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         self._rest(trainer)

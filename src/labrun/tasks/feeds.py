@@ -160,14 +160,38 @@ class ModuleFeed(Feed):
 
     def class_counts(self) -> Sequence[int] | None:
         """Of the labels that the training data set has as `targets` or `labels`, as torchvision's have."""
-        import numpy as np
-
-        if not self.parts.get("train"):
+        if self.parts.get("train"):
+            return _counted(self.module.dataset("train"))
+        if not self.has("train"):
             return None
-        found = self.module.dataset("train")
-        known = (getattr(found, name, None) for name in ("targets", "labels"))
-        labels = next((one for one in known if one is not None), None)
-        return None if labels is None else np.bincount(np.asarray(labels)).tolist()
+        self.module.setup("fit")
+        return _counted(getattr(self.module.train_dataloader(), "dataset", None))
+
+
+def _counted(found: Any) -> Sequence[int] | None:
+    """How many samples of each class a data set has; None where nothing tells."""
+    import numpy as np
+
+    if hasattr(found, "indices") and hasattr(found, "dataset"):  # a part of another, as `random_split` makes it
+        labels = _labels(found.dataset)
+        labels = None if labels is None else labels[np.asarray(found.indices, dtype=int)]
+    else:
+        labels = _labels(found)
+    return None if labels is None else np.bincount(labels).tolist()
+
+
+def _labels(found: Any) -> Any:
+    """The class number of each sample of a data set; None where it has none, or says them otherwise."""
+    import numpy as np
+
+    known = (getattr(found, name, None) for name in ("targets", "labels"))
+    given = next((one for one in known if one is not None), None)
+    try:
+        labels = np.asarray(given)
+    except (TypeError, ValueError):  # lists of several lengths
+        return None
+    fits = labels.ndim == 1 and labels.dtype.kind in "iu" and len(labels) and labels.min() >= 0
+    return labels if fits else None
 
 
 def _nothing() -> None:

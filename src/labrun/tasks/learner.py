@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from torchmetrics import classification, regression
 
 from labrun import schema
 from labrun.errors import ConfigError, UnfitError
+from labrun.tasks import learned
 from labrun.tasks import task as tasks
 from labrun.tasks.task import is_named
 
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 TARGET_KEYS = ("labels", "label", "targets", "target", "y")
 """What the target may be called in a batch that is a dict."""
+POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 IGNORED = -100
 """The class number that torch's cross-entropy leaves out."""
 OF_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
@@ -89,20 +91,30 @@ def taken_apart(batch: Any, network: nn.Module, target: str | None) -> Batch:
     return Batch(tuple(batch[:-1]), {}, batch[-1])
 
 
-def _of_dict(batch: Mapping[str, Any], network: nn.Module, wanted: str | None) -> Batch:
-    key = next((name for name in TARGET_KEYS if name in batch), None)
+def _target_key(batch: Mapping[str, Any]) -> str | None:
+    return next((name for name in TARGET_KEYS if name in batch), None)
+
+
+def _inputs_of_dict(batch: Mapping[str, Any], network: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What of a dict the network is called with: by place, and by name."""
+    key = _target_key(batch)
     inputs = {name: value for name, value in batch.items() if name != key}
     known = inspect.signature(network.forward).parameters
     takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in known.values())
     named = {name: value for name, value in inputs.items() if takes_all or name in known}
-    args: tuple[Any, ...] = ()
-    if not named and len(inputs) == 1:
-        args = tuple(inputs.values())
-    elif not named:
-        raise UnfitError(
-            f"a batch has {', '.join(batch)}, and the network's forward() takes {', '.join(known) or 'nothing'}: give "
-            "its arguments the names of the batch's parts"
-        )
+    if named:
+        return (), named
+    if len(inputs) == 1:
+        return tuple(inputs.values()), {}
+    raise UnfitError(
+        f"a batch has {', '.join(batch)}, and the network's forward() takes {', '.join(known) or 'nothing'}: give its "
+        "arguments the names of the batch's parts"
+    )
+
+
+def _of_dict(batch: Mapping[str, Any], network: nn.Module, wanted: str | None) -> Batch:
+    key, known = _target_key(batch), inspect.signature(network.forward).parameters
+    args, named = _inputs_of_dict(batch, network)
     if wanted == "input" or key is None:
         value = next(iter([*args, *named.values()]))
         if key is None and wanted != "input":
@@ -144,15 +156,46 @@ def classes_second(scores: Tensor, target: Tensor) -> Tensor:
     Raises:
         UnfitError: they do not go together.
     """
+    return scores.movedim(-1, 1) if classes_are_last(scores, target) else scores
+
+
+def classes_are_last(scores: Tensor, target: Tensor) -> bool:
+    """Whether scores of classes are (N, ..., C), and not (N, C, ...).
+
+    Raises:
+        UnfitError: they are neither.
+    """
     last, second = scores.shape[:-1] == target.shape, (scores.shape[:1] + scores.shape[2:]) == target.shape
-    if last and (scores.ndim <= 3 or not second):
-        return scores.movedim(-1, 1)
-    if second:
-        return scores
-    raise UnfitError(
-        f"the network gives {tuple(scores.shape)} for a target of {tuple(target.shape)} class numbers; wanted are the "
-        "scores of each class, (N, classes, ...) or (N, ..., classes)"
-    )
+    if not last and not second:
+        raise UnfitError(
+            f"the network gives {tuple(scores.shape)} for a target of {tuple(target.shape)} class numbers; wanted are "
+            "the scores of each class, (N, classes, ...) or (N, ..., classes)"
+        )
+    return last and (scores.ndim <= 3 or not second)
+
+
+def asked(network: nn.Module, batch: Any, target: str | None = None) -> Tensor:
+    """The scores that a network gives for a batch, with a target or without.
+
+    Args:
+        network: a plain one.
+        batch: as `taken_apart` takes it; a tuple of as many parts as `forward` has to be given is all input.
+        target: see `taken_apart`.
+
+    Raises:
+        UnfitError: the batch holds nothing that the network takes, or it gives no scores.
+    """
+    if isinstance(batch, Tensor):
+        return scores_of(network(batch))
+    if isinstance(batch, Mapping):
+        parts = _inputs_of_dict(batch, network)
+        return scores_of(network(*parts[0], **parts[1]))
+    known = inspect.signature(network.forward).parameters.values()
+    needed = [one for one in known if one.kind in POSITIONAL and one.default is one.empty]
+    if isinstance(batch, Sequence) and len(batch) == len(needed) > 1:
+        return scores_of(network(*batch))
+    found = taken_apart(batch, network, target)
+    return scores_of(network(*found.args, **found.named))
 
 
 class Lesson:
@@ -170,6 +213,7 @@ class Lesson:
         self.loss: Any = None
         self.metrics: dict[str, Any] = {}
         self.kind = ""
+        self.classes_last = False
 
     def settle(self, scores: Tensor, target: Tensor, computes_own: bool) -> None:
         """Choose what the config leaves open.
@@ -180,6 +224,7 @@ class Lesson:
         """
         known, why = self._kind_of(scores, target)
         self.kind, self.is_settled = known, True
+        self.classes_last = known == "classes" and classes_are_last(scores, target)
         node = self._node.get("loss")
         if node is not None and is_named(node):
             self.loss = self._built(node, "model.loss", scores, target)
@@ -202,9 +247,10 @@ class Lesson:
         if not target.is_floating_point() and scores.ndim == target.ndim + 1:
             return "classes", "its target holds class numbers"
         named = str((self._node.get("loss") or {}).get("_target_")).rpartition(".")[2]
-        if named in OF_LABELS or (not target.is_floating_point() and scores.shape == target.shape and scores.ndim > 1):
+        is_of_labels = named in OF_LABELS or (named != "None" and _are_bits(target) and self._has_metrics_of_labels())
+        if is_of_labels or (not target.is_floating_point() and scores.shape == target.shape and scores.ndim > 1):
             return "labels", "its target holds a 0 or 1 for each label"
-        if target.is_floating_point() and named == "None" and bool(((target == 0) | (target == 1)).all()):
+        if target.is_floating_point() and named == "None" and _are_bits(target):
             raise UnfitError(
                 f"the target of the first batch, {tuple(target.shape)} {target.dtype}, holds 0 and 1 alone, which may "
                 "be labels or quantities: say model.loss._target_=torch.nn.BCEWithLogitsLoss, or torch.nn.MSELoss"
@@ -217,6 +263,12 @@ class Lesson:
             f"the network gives {tuple(scores.shape)} for a target of {tuple(target.shape)} {target.dtype}, and "
             "nothing tells which loss is meant: say model.loss._target_=torch.nn...."
         )
+
+    def _has_metrics_of_labels(self) -> bool:
+        named = [
+            str((one or {}).get("_target_")).rpartition(".")[2] for one in (self._node.get("metrics") or {}).values()
+        ]
+        return any(one.startswith(("Multilabel", "Binary")) for one in named)
 
     def _default(self, kind: str) -> Any:
         if kind == "classes":
@@ -295,6 +347,10 @@ class Lesson:
         return scores, target
 
 
+def _are_bits(target: Tensor) -> bool:
+    return bool(((target == 0) | (target == 1)).all())
+
+
 def _alike(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Scores in the shape of their target, which has the scores' type."""
     if scores.shape != target.shape:
@@ -323,9 +379,11 @@ class Learner(pl.LightningModule):
         self._metrics: dict[str, dict[str, Any]] = {}
 
     @property
-    def learns(self) -> str:
-        """What its target holds: `classes`, `labels`, a `quantity`; empty where no batch has been seen."""
-        return self._lesson.kind
+    def learns(self) -> dict[str, Any]:
+        """What a card says of its target; nothing where no batch has been seen."""
+        lesson = self._lesson
+        named = getattr(lesson.loss, "__name__", type(lesson.loss).__name__)
+        return learned.described(lesson.kind, lesson.classes_last, named) if lesson.kind else {}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.network(*args, **kwargs)
@@ -343,12 +401,7 @@ class Learner(pl.LightningModule):
         self._step(batch, "test")
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        is_whole = isinstance(batch, Tensor) or (isinstance(batch, Mapping) and not set(batch) & set(TARGET_KEYS))
-        if is_whole:
-            named = batch if isinstance(batch, Mapping) else {}
-            return scores_of(self.network(**named) if named else self.network(batch))
-        parts = taken_apart(batch, self.network, self._target)
-        return scores_of(self.network(*parts.args, **parts.named))
+        return asked(self.network, batch, self._target)
 
     def _step(self, batch: Any, stage: str) -> Tensor:
         parts = taken_apart(batch, self.network, self._target)
@@ -379,12 +432,8 @@ class Learner(pl.LightningModule):
         for name, metric in self._metrics.get(stage, {}).items():
             value = metric.compute()
             metric.reset()
-            if not isinstance(value, Tensor) or value.numel() != 1:
-                raise ConfigError(
-                    f"model.metrics.{name}: {type(metric).__name__} gives more than one number, and a metric of the "
-                    "record is one (average=macro, or another class)"
-                )
-            self.log(name if stage == "test" else f"{stage}_{name}", value, sync_dist=self.trainer.world_size > 1)
+            for key, number in _numbers(name, value, type(metric).__name__):
+                self.log(key if stage == "test" else f"{stage}_{key}", number, sync_dist=self.trainer.world_size > 1)
 
     def _of(self, stage: str) -> dict[str, Any]:
         if stage not in self._metrics:
@@ -395,6 +444,28 @@ class Learner(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         return optimizers(self.parameters(), self._node, int(self._trainer_node["max_epochs"]))
+
+
+MOST = 100
+"""A metric gives no more numbers than these."""
+
+
+def _numbers(name: str, value: Any, kind: str) -> Iterator[tuple[str, Tensor]]:
+    """The numbers of a metric: one, one for each class or output (`NAME_0`), or those of a dict (`NAME_KEY`).
+
+    Raises:
+        ConfigError: it gives something else.
+    """
+    if isinstance(value, Tensor) and value.numel() == 1:
+        yield name, value
+    elif isinstance(value, Tensor) and value.ndim == 1 and 0 < len(value) <= MOST:
+        yield from ((f"{name}_{place}", one) for place, one in enumerate(value))
+    elif isinstance(value, Mapping) and value and all(isinstance(one, Tensor) for one in value.values()):
+        for key, one in value.items():
+            yield from _numbers(f"{name}_{key}", one, kind)
+    else:
+        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ConfigError(f"model.metrics.{name}: {kind} gives {shape}, and a record takes numbers: one, or a list")
 
 
 def optimizers(parameters: Any, node: Mapping[str, Any], max_epochs: int) -> Any:

@@ -539,7 +539,7 @@ class NetworkTask(Task):
         state = {name: value.detach().cpu() for name, value in self.network.state_dict().items()}
         torch.save(state, paths.outputs / "model.pt")
         extra = self.network.export(paths.outputs) if isinstance(self.network, Network) else []
-        about = {"learns": self._module.learns} if isinstance(self._module, Learner) else {}
+        about = self._module.learns if isinstance(self._module, Learner) else {}
         return {"kind": "network", "file": "model.pt", "also": [path.name for path in extra], **about}
 
 

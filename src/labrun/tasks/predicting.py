@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from labrun.data.arrays import Arrays
 from labrun.data.readers.own import place_of
 from labrun.errors import UnfitError
 from labrun.runs.record import RunPaths
-from labrun.tasks import feeding, saved, scoring
+from labrun.tasks import feeding, learned, saved
 from labrun.tasks.saved import Saved
 
 if TYPE_CHECKING:
@@ -142,8 +142,9 @@ def of_loaders(work: NetworkTask, feed: ModuleFeed, card: Mapping[str, Any], pat
         if answers
     ]
     for number, table in enumerate(tables):
-        table.insert(0, "row", np.arange(len(table)))
-        if len(tables) > 1:
+        if "row" not in table:
+            table.insert(0, "row", np.arange(len(table)))
+        if len(tables) > 1 and "loader" not in table:
             table.insert(0, "loader", number)
     if not tables:
         raise UnfitError("predict_step has given nothing")
@@ -153,61 +154,37 @@ def of_loaders(work: NetworkTask, feed: ModuleFeed, card: Mapping[str, Any], pat
 def _columns(answer: Any, card: Mapping[str, Any]) -> dict[str, Any]:
     """The answer for one batch, by column, with a row for each sample."""
     if isinstance(answer, Mapping):
-        columns = [part for name, value in answer.items() for part in _named(str(name), value)]
+        columns = [part for name, value in answer.items() for part in learned.columns(str(name), value)]
         found = dict(columns)
     elif isinstance(answer, tuple) and len(answer) > 1 and len({_length(one) for one in answer}) == 1:
-        found = dict(part for place, value in enumerate(answer) for part in _named(f"prediction_{place}", value))
+        found = dict(
+            part for place, value in enumerate(answer) for part in learned.columns(f"prediction_{place}", value)
+        )
     else:
-        values = _plain(answer)
-        is_scores = card.get("learns") == "classes" and isinstance(values, np.ndarray) and values.ndim > 1
-        found = _of_classes(values, card.get("class_names") or ()) if is_scores else dict(_named("prediction", answer))
+        values = learned.plain(answer)
+        is_scores = learned.has_chances(card) and isinstance(values, np.ndarray)
+        found = _of_scores(values, card) if is_scores else dict(learned.columns("prediction", answer))
     lengths = {name: len(values) for name, values in found.items()}
     if len(set(lengths.values())) != 1:
         raise UnfitError(f"predict_step gives columns of other lengths: {lengths}; wanted is a row for each sample")
     return found
 
 
-def _of_classes(scores: Any, class_names: Sequence[str]) -> dict[str, Any]:
-    """The class, with the probability of each; of scores for each place of a sequence or an image, the classes alone.
-
-    Shapes:
-        scores: (N, classes), (N, places, classes), or (N, classes, height, width).
-    """
-    if scores.ndim > 2:
-        return {"prediction": [one.tolist() for one in scores.argmax(axis=2 if scores.ndim == 3 else 1)]}
-    chances = scoring.softmax(scores)
-    names = list(class_names) if len(class_names) == scores.shape[1] else list(map(str, range(scores.shape[1])))
-    found: dict[str, Any] = {"prediction": np.array(names)[scores.argmax(axis=1)]}
-    return found | {f"probability_{name}": chances[:, place] for place, name in enumerate(names)}
-
-
-def _named(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    values = _plain(value)
-    if isinstance(values, np.ndarray) and values.ndim == 2 and values.shape[1] <= WIDEST:
-        if values.shape[1] == 1:
-            yield name, values[:, 0]
-        else:
-            yield from ((f"{name}_{place}", values[:, place]) for place in range(values.shape[1]))
-    elif isinstance(values, np.ndarray) and values.ndim > 1:
-        yield name, [one.tolist() for one in values]
-    else:
-        yield name, values
-
-
-WIDEST = 100
-"""With more values than this a sample's answer is one cell that holds a list."""
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "detach"):
-        value = value.detach().float().cpu().numpy() if value.is_floating_point() else value.detach().cpu().numpy()
-    if isinstance(value, np.ndarray):
-        return value.reshape(1) if value.ndim == 0 else value
-    return list(value) if isinstance(value, list | tuple) else [value]
+def _of_scores(scores: Any, card: Mapping[str, Any]) -> dict[str, Any]:
+    """What is predicted, and the probability of each class or label; of sequences and images the classes alone."""
+    said, likely = learned.predicted(scores, card), learned.chances(scores, card)
+    if likely.ndim > 2:  # one cell for a sample: the next batch may be longer
+        return {"prediction": [one.tolist() for one in said]}
+    found = dict(learned.columns("prediction", said))
+    names = list(card.get("class_names") or ())
+    if likely.ndim < 2 or likely.shape[1] == 1:
+        return found | {"probability": likely.reshape(-1)}
+    names = names if len(names) == likely.shape[1] else list(map(str, range(likely.shape[1])))
+    return found | {f"probability_{name}": likely[:, place] for place, name in enumerate(names)}
 
 
 def _length(value: Any) -> int:
-    return len(_plain(value))
+    return len(learned.plain(value))
 
 
 def write(table: pd.DataFrame, folder: Path, kind: str) -> Path:

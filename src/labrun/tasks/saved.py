@@ -26,7 +26,7 @@ from labrun.errors import BY_ARGUMENT, BY_VARIABLE, DataError, DoubtfulDecimalEr
 from labrun.registry import journal, models
 from labrun.runs import cards, seals, store
 from labrun.runs.record import Record, RunPaths
-from labrun.tasks import loading, scoring
+from labrun.tasks import learned, loading, scoring
 from labrun.tasks import task as tasks
 
 BATCH = 1000
@@ -79,7 +79,9 @@ class Saved:
         Returns:
             (N,) labels, as `class_names` has them: text, or whole numbers where all of them are some (`7`, and not
             `07`); quantities where it predicts those. A model that was trained on a data module's batches takes one of
-            those, and gives what its `predict_step` gives, or its `forward`.
+            those, with its target or without. A LightningModule gives what its `predict_step` gives, or its `forward`;
+            a plain network the class of each sample, or of each place of a sequence or an image, a 0 or 1 for each of
+            several labels, or quantities.
 
         Raises:
             UnfitError: the samples are not of the model's kind.
@@ -87,7 +89,7 @@ class Saved:
         if self.card.get("feed"):
             return self._answer(x)
         found = self.predict_numbers(x)
-        if not self.class_names:
+        if not self.class_names or self._gives_quantities:
             return found
         labels = np.array(self.class_names)
         if all(re.fullmatch(r"0|-?[1-9]\d{0,17}", name) for name in self.class_names):
@@ -99,6 +101,8 @@ class Saved:
         rows = self._rows(x)
         if tasks.is_network(self.model):
             scores = self._scores(rows)
+            if self._gives_quantities:
+                return learned.predicted(scores, self.card)
             is_quantity = not self.class_names and scores.size == len(scores)
             return scores.reshape(-1) if is_quantity else np.asarray(scores.argmax(axis=1))
         return np.asarray(self._call("predict", rows))
@@ -110,13 +114,15 @@ class Saved:
             x: as `predict` takes it.
 
         Returns:
-            (N, classes).
+            (N, classes); of sequences and images (N, ..., classes); of several labels (N, labels).
 
         Raises:
             UnfitError: the samples are not of the model's kind, or the model gives no probabilities.
         """
         if not self.has_chances:
             raise UnfitError(f"{self.title} ({self.card.get('name')}) gives no probabilities: use predict")
+        if self.card.get("feed"):
+            return learned.chances(self._asked(x), self.card)
         rows = self._rows(x)
         if tasks.is_network(self.model):
             return scoring.softmax(self._scores(rows))
@@ -130,24 +136,23 @@ class Saved:
     def has_chances(self) -> bool:
         """Whether there is a `predict_proba`."""
         if tasks.is_network(self.model):
-            return bool(self.class_names) and not self.card.get("feed")
+            if self.card.get("feed"):
+                return learned.has_chances(self.card)
+            return bool(self.class_names) and not self._gives_quantities
         return hasattr(self.model, "predict_proba")
+
+    @property
+    def _gives_quantities(self) -> bool:
+        """Whether it is a network that learned quantities: with `model.target=input` also of data with classes."""
+        return self.card.get("learns") == "quantity"
 
     def _answer(self, batch: Any) -> Any:
         """What a model that takes a data module's batches says of one: by its `predict_step`, else by `forward`."""
         import torch
 
-        def tensors(value: Any) -> Any:
-            if isinstance(value, Mapping):
-                return {key: tensors(one) for key, one in value.items()}
-            if isinstance(value, list | tuple) and any(
-                hasattr(one, "shape") or isinstance(one, Mapping) for one in value
-            ):
-                return type(value)(map(tensors, value))  # the parts of a batch, as a DataLoader gives them
-            is_numbers = isinstance(value, np.ndarray) or (isinstance(value, list) and _holds_numbers(value))
-            return torch.as_tensor(value) if is_numbers else value
-
-        given, own = tensors(batch), getattr(self.model, "predict_step", None)
+        if self.card.get("learns"):
+            return learned.predicted(self._asked(batch), self.card)
+        given, own = _tensors(batch), getattr(self.model, "predict_step", None)
         self.model.eval()
         with torch.inference_mode():
             if own is not None:
@@ -155,6 +160,16 @@ class Saved:
             else:
                 found = self.model(**given) if isinstance(given, dict) else self.model(given)
         return found.float().cpu().numpy() if isinstance(found, torch.Tensor) else found
+
+    def _asked(self, batch: Any) -> npt.NDArray[Any]:
+        """The scores of a plain network for a data module's batch."""
+        import torch
+
+        from labrun.tasks.learner import asked
+
+        self.model.eval()
+        with torch.inference_mode():
+            return asked(self.model, _tensors(batch)).float().cpu().numpy()
 
     def _call(self, method: str, rows: Any) -> Any:
         try:
@@ -290,8 +305,16 @@ def _has_card(run_dir: Path, record: Record) -> bool:
     return (RunPaths(run_dir).outputs / cards.NAME).is_file()
 
 
-def _is_array(value: Any) -> bool:
-    return hasattr(value, "shape")
+def _tensors(value: Any) -> Any:
+    """A batch as a DataLoader gives it, of arrays or lists of numbers."""
+    import torch
+
+    if isinstance(value, Mapping):
+        return {key: _tensors(one) for key, one in value.items()}
+    if isinstance(value, list | tuple) and any(hasattr(one, "shape") or isinstance(one, Mapping) for one in value):
+        return type(value)(map(_tensors, value))
+    is_numbers = isinstance(value, np.ndarray) or (isinstance(value, list) and _holds_numbers(value))
+    return torch.as_tensor(value) if is_numbers else value
 
 
 def _holds_numbers(value: Any) -> bool:
@@ -456,7 +479,7 @@ def answers(saved: Saved, x: Any) -> Any:
             f"{saved.title} takes the batches of a data module, and no files: labrun task=predict from=RUN "
             "dataset=..., or labrun.load_model(...).predict(batch) in Python"
         )
-    table: dict[str, Any] = {"prediction": saved.predict(x)}
+    table: dict[str, Any] = dict(learned.columns("prediction", saved.predict(x)))
     if saved.has_chances and (saved.class_names or tasks.is_network(saved.model) or hasattr(saved.model, "classes_")):
         chances = saved.predict_proba(x)
         labels = saved.class_names or [str(one) for one in getattr(saved.model, "classes_", range(chances.shape[1]))]

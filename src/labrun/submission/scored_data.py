@@ -1,0 +1,149 @@
+"""The data of a run that is scored, with some of their keys changed: `task=predict from=RUN dataset.path=new.csv`.
+
+What is typed below `dataset` and `datastore` is meant of that run's data, and not of those that the config has by
+default. So it is composed with what the run's record has; where a key is referred to by others in the run's own config
+(`${dataset.vars.path}`), those change as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from labrun import building, schema
+from labrun.config import composed
+from labrun.config.hydra_files import SUBFOLDER
+from labrun.errors import ConfigError
+
+GROUPS = ("dataset", "datastore")
+OPEN_PARTS = ("train", "validation", "test", "predict")
+"""Of PyTorch's data sets, the keys that take any name below them."""
+
+
+def chooses(overrides: Sequence[str], group: str = "dataset") -> bool:
+    """Whether other data than those of the scored run are chosen."""
+    return bool({"experiment", "dataset", group} & set(map(_key, overrides)))
+
+
+def typed_below(overrides: Sequence[str], group: str) -> list[str]:
+    """What was typed of the keys of a group that is that of the scored run; nothing where another one is chosen."""
+    if chooses(overrides, group):
+        return []
+    return [one for one in overrides if _key(one).startswith(f"{group}.")]
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0].partition("@")[0]
+
+
+def place(config: DictConfig, source: Mapping[str, Any], run_dir: Path, overrides: Sequence[str]) -> None:
+    """Put a run's data into a config that is composed, before what was typed is applied to it.
+
+    Args:
+        config: changed.
+        source: the scored run's config.
+        run_dir: its folder.
+        overrides: all that was typed.
+
+    Raises:
+        ConfigError: the run's config refers to what no record may refer to.
+    """
+    for group in GROUPS:
+        if chooses(overrides, group) or not isinstance(source.get(group), Mapping):
+            continue
+        building.check_references(source[group])
+        OmegaConf.set_struct(config, False)
+        config[group] = OmegaConf.create(dict(source[group]))
+        OmegaConf.set_struct(config, True)
+        _open(config, group)
+        for key, value in consequences(run_dir, group, typed_below(overrides, group)):
+            OmegaConf.update(config, f"{group}.{key}", value, force_add=True)
+
+
+def _open(config: DictConfig, group: str) -> None:
+    if config[group].get("_target_") == schema.DATASETS:
+        for part in OPEN_PARTS:
+            if OmegaConf.is_dict(config[group].get(part)):
+                OmegaConf.set_struct(config[group][part], False)
+
+
+def consequences(run_dir: Path, group: str, typed: Sequence[str]) -> list[tuple[str, Any]]:
+    """The keys of a run's data that refer to what was typed, and what they come to then.
+
+    Args:
+        run_dir: the scored run's folder.
+        group: `dataset` or `datastore`.
+        typed: overrides of its keys.
+
+    Returns:
+        Each key, without the group, and its value as a record keeps it.
+    """
+    file = run_dir / SUBFOLDER / "config.yaml"
+    if not typed or not file.is_file():
+        return []
+    before, after = _loaded(file), _loaded(file)
+    if before is None or after is None or not OmegaConf.is_dict(before.get(group)):
+        return []
+    keys = list(_referring(OmegaConf.to_container(before[group], resolve=False)))
+    parsed = OverridesParser.create().parse_overrides(list(typed))
+    try:
+        _apply(parsed, after, group)
+    except HydraException:  # told where the config itself is composed
+        return []
+    names = {one.key_or_group for one in parsed}
+    pairs = [(key, _value(before, f"{group}.{key}"), _value(after, f"{group}.{key}")) for key in keys]
+    return [(key, new) for key, old, new in pairs if old != new and f"{group}.{key}" not in names]
+
+
+def with_further(node: Mapping[str, Any], further: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """A node of a record with other values for some keys."""
+    if not further:
+        return dict(node)
+    found = OmegaConf.create(dict(node))
+    for key, value in further:
+        OmegaConf.update(found, key, value, force_add=True)
+    values = OmegaConf.to_container(found, resolve=False)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def _apply(overrides: Sequence[Override], config: DictConfig, group: str) -> None:
+    OmegaConf.set_struct(config, True)
+    _open(config, group)
+    ConfigLoaderImpl._apply_overrides_to_config(list(overrides), config)
+
+
+def _loaded(file: Path) -> DictConfig | None:
+    try:
+        found = OmegaConf.load(file)
+    except (OSError, ValueError, OmegaConfBaseException):
+        return None
+    return found if isinstance(found, DictConfig) else None
+
+
+def _referring(node: Any, above: str = "") -> Iterator[str]:
+    """The places of texts that refer to something."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _referring(value, f"{above}.{key}".lstrip("."))
+    elif isinstance(node, list):
+        for number, value in enumerate(node):
+            yield from _referring(value, f"{above}[{number}]")
+    elif isinstance(node, str) and "${" in node:
+        yield above
+
+
+def _value(config: DictConfig, key: str) -> Any:
+    """What a key comes to; nothing where that cannot be told here."""
+    try:
+        return composed.kept_value(config, key)
+    except ConfigError:
+        return None

@@ -1,0 +1,100 @@
+"""What the scores of a plain network say that was trained on batches of a data module's: by its card.
+
+A card's `learns` says what the target held: `classes`, `labels` (0 or 1 for each of several), a `quantity`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from labrun.tasks import scoring
+
+OF_PROBABILITIES = ("BCELoss", "binary_cross_entropy")
+"""Losses of networks whose last layer is a sigmoid: what they give are probabilities."""
+
+
+def described(kind: str, classes_last: bool, loss: str) -> dict[str, Any]:
+    """What a card says of it.
+
+    Args:
+        kind: what the target holds.
+        classes_last: the scores are (N, ..., classes), and not (N, classes, ...).
+        loss: the name of the loss.
+    """
+    about: dict[str, Any] = {"learns": kind}
+    if kind == "classes":
+        about["classes_last"] = classes_last
+    if kind == "labels" and loss in OF_PROBABILITIES:
+        about["gives"] = "probabilities"
+    return about
+
+
+def has_chances(card: Mapping[str, Any]) -> bool:
+    """Whether its scores are those of classes or labels."""
+    return card.get("learns") in ("classes", "labels")
+
+
+def chances(scores: npt.NDArray[Any], card: Mapping[str, Any]) -> npt.NDArray[np.float64]:
+    """The probability of each class, or of each label.
+
+    Shapes:
+        scores: (N, ..., classes) or (N, classes, ...), as the card says; (N, labels), or (N,).
+        returns: (N, ..., classes); (N, labels).
+    """
+    if card.get("learns") == "classes":
+        last = np.moveaxis(scores, 1 if not _classes_last(scores, card) else -1, -1)
+        return scoring.softmax(last.reshape(-1, last.shape[-1])).reshape(last.shape)
+    raised = scores.astype(np.float64)
+    return raised if card.get("gives") == "probabilities" else 1 / (1 + np.exp(-raised))
+
+
+def predicted(scores: npt.NDArray[Any], card: Mapping[str, Any]) -> npt.NDArray[Any]:
+    """The class of each sample, or of each place of a sequence or an image; 0 or 1 for each label; the quantity.
+
+    Shapes:
+        scores: see `chances`.
+        returns: (N, ...), names of classes where the card has them; (N, labels); quantities as the network gives them.
+    """
+    if not has_chances(card):
+        return scores.reshape(-1) if scores.size == len(scores) else scores
+    likely = chances(scores, card)
+    if card["learns"] == "labels":
+        return (likely > 0.5).astype(np.int64)
+    names, found = list(card.get("class_names") or ()), likely.argmax(axis=-1)
+    return np.asarray(np.array(names)[found] if len(names) == likely.shape[-1] else found)
+
+
+def _classes_last(scores: npt.NDArray[Any], card: Mapping[str, Any]) -> bool:
+    """Where a card of an older version does not say it: those of sequences are taken as (N, places, classes)."""
+    return bool(card.get("classes_last", scores.ndim <= 3))
+
+
+WIDEST = 100
+"""With more values than this a sample's answer is one cell that holds a list."""
+
+
+def columns(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """A batch's answers by column: one for each of several values of a sample, or one whose cells are lists."""
+    values = plain(value)
+    if isinstance(values, np.ndarray) and values.ndim == 2 and values.shape[1] <= WIDEST:
+        if values.shape[1] == 1:
+            yield name, values[:, 0]
+        else:
+            yield from ((f"{name}_{place}", values[:, place]) for place in range(values.shape[1]))
+    elif isinstance(values, np.ndarray) and values.ndim > 1:
+        yield name, [one.tolist() for one in values]
+    else:
+        yield name, values
+
+
+def plain(value: Any) -> Any:
+    """An answer as an array, or as a list."""
+    if hasattr(value, "detach"):
+        value = value.detach().float().cpu().numpy() if value.is_floating_point() else value.detach().cpu().numpy()
+    if isinstance(value, np.ndarray):
+        return value.reshape(1) if value.ndim == 0 else value
+    return list(value) if isinstance(value, list | tuple) else [value]

@@ -1,0 +1,128 @@
+"""What networks say that were trained on loaders: in files, in scripts; and of whose data."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+import labrun
+import loader_parts
+from conftest import Command
+from labrun.data import loaders
+from labrun.runs import context
+from labrun.runs import record as records
+from labrun.runs.record import Record
+from labrun.tasks import learned
+from labrun.tasks.callbacks import RecordLogger
+
+DATA = """
+defaults: [torch, _self_]
+name: dicts
+train: {_target_: loader_parts.Dicts, first: 0, last: 300}
+test: {_target_: loader_parts.Dicts, first: "${dataset.vars.begin}", last: 500}
+vars: {begin: 400}
+"""
+MODEL = """
+_target_: loader_parts.TakesPixels
+metrics:
+  each: {_target_: torchmetrics.classification.MulticlassAccuracy, average: none}
+  curve: {_target_: torchmetrics.classification.MulticlassF1Score}
+"""
+
+
+def newest() -> tuple[Record, Path]:
+    path = max(Path().glob("outputs/*/*/run.json"), key=lambda one: one.stat().st_mtime_ns)
+    return records.read(path.parent), path.parent
+
+
+def test_a_plain_classifier_gives_classes_and_its_data_may_be_changed_key_by_key(
+    labrun_here: Command, workspace: Path
+) -> None:
+    """Over 15 s on a busy machine: Lightning is imported, and six commands share one training."""
+    for name, text in (("dataset/dicts", DATA), ("model/pixels", MODEL)):
+        path = workspace / "conf" / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    quiet = ("tracking=none", "report=none")
+    done = labrun_here("dataset=dicts", "model=pixels", "trainer.max_epochs=2", *quiet)
+    assert done.returncode == 0, done.stderr
+    trained, run_dir = newest()
+    assert {"each_0", "each_9", "train_each_3", "curve"} <= set(trained.metrics), "a number for each class"
+
+    model, batch = labrun.load_model(run_dir), next(iter(DataLoader(loader_parts.Dicts(400, 410), 10)))
+    said = model.predict(batch)
+    assert said.shape == (10,) and said.tolist() == model.predict({"pixels": batch["pixels"]}).tolist()
+    assert model.predict_proba(batch).argmax(axis=1).tolist() == said.tolist()
+
+    # What refers to a changed key changes with it; the rest is the run's own, and not that of digits, the default.
+    done = labrun_here("task=predict", f"from={trained.id}", "dataset.vars.begin=490", *quiet)
+    assert done.returncode == 0, done.stderr
+    predicted, there = newest()
+    assert predicted.config["dataset"]["test"]["first"] == 490 and predicted.config["dataset"]["train"]["last"] == 300
+    with open(there / "outputs" / "predictions.csv", encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == 10
+    labrun_here("task=evaluate", f"from={trained.id}", "+dataset.test.path=conf/model/pixels.yaml", *quiet)
+    assert newest()[0].config["dataset"]["test"]["path"] == "conf/model/pixels.yaml"
+    done = labrun_here("task=evaluate", f"from={trained.id}", "dataset.bacth_size=3", *quiet)
+    assert done.returncode == 2 and "Did you mean 'dataset.batch_size'" in done.stderr, done.stderr
+    done = labrun_here("task=evaluate", "from=f0000000", "dataset.vars.begin=3", *quiet)
+    assert done.returncode == 2 and "no run is called 'f0000000'" in done.stderr, done.stderr
+    done = labrun_here("-m", "task=evaluate", f"from={trained.id}", "dataset.vars.begin=480,490", *quiet)
+    found = [records.read(path.parent) for path in sorted(Path().glob("multirun/*/*/*/run.json"))]
+    assert [one.config["dataset"]["test"]["first"] for one in found] == [480, 490], done.stderr
+
+
+def test_scores_are_read_along_the_axis_of_their_classes() -> None:
+    likely = np.array([[0.1, 0.9, 0.2, 0.3], [0.8, 0.2, 0.1, 0.9]])  # 2 classes at 4 places
+    second = {"learns": "classes", "classes_last": False}
+    assert learned.predicted(likely[None], second).tolist() == [[1, 0, 0, 1]]
+    assert learned.predicted(likely.T[None], {"learns": "classes", "classes_last": True}).tolist() == [[1, 0, 0, 1]]
+    assert learned.chances(likely[None], second).shape == (1, 4, 2)
+    named = {"learns": "classes", "classes_last": True, "class_names": ["no", "yes"]}
+    assert learned.predicted(np.array([[0.1, 2.0]]), named).tolist() == ["yes"]
+    scores = np.array([[-1.0, 0.6]])
+    assert learned.predicted(scores, {"learns": "labels"}).tolist() == [[0, 1]]
+    assert learned.chances(scores, {"learns": "labels"})[0, 0] == pytest.approx(0.2689, abs=1e-4)
+    sure = {"learns": "labels", "gives": "probabilities"}
+    assert learned.predicted(np.array([[0.4, 0.6]]), sure).tolist() == [[0, 1]]
+    assert learned.predicted(np.array([[1.5], [2.5]]), {"learns": "quantity"}).tolist() == [1.5, 2.5]
+
+
+def test_an_epochs_value_has_its_own_name_in_tests_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: dict[str, Any] = {}
+    monkeypatch.setattr(context, "log", lambda name, value, *_: found.update({name: value}))
+    logger = RecordLogger(tmp_path)
+    logger.place.in_validation = True
+    logger.log_metrics({"test/loss_step": 1.0, "epoch": 0}, 0)
+    logger.place.in_validation = False
+    logger.log_metrics({"test/loss_epoch": 2.0, "test/seconds_per_step": 3.0, "epoch": 0}, 0)
+    assert found == {"test/loss": 2.0, "test/seconds_per_step": 3.0}
+
+
+class Whole(IterableDataset[int]):
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(4))
+
+
+class Shared(IterableDataset[int]):
+    def __iter__(self) -> Iterator[int]:
+        place = get_worker_info()
+        return iter(range(place.id if place else 0, 4, place.num_workers if place else 1))
+
+
+def test_a_stream_that_each_worker_reads_whole_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {Whole: "class Whole: ...", Shared: "get_worker_info()"}
+    monkeypatch.setattr(loaders, "_source", texts.get)
+    assert loaders.read_more_than_once(DataLoader(Whole(), num_workers=2), 2) == ["workers", "processes"]
+    assert loaders.read_more_than_once(DataLoader(Shared(), num_workers=2), 2) == ["processes"]
+    assert loaders.read_more_than_once(DataLoader(Whole()), 1) == []
+    assert loaders.read_more_than_once(DataLoader(torch.arange(3), num_workers=2), 2) == []  # type: ignore[arg-type]
+    monkeypatch.undo()
+    assert loaders._source(Shared) is not None and "get_worker_info" in str(loaders._source(Shared))
