@@ -389,6 +389,9 @@ def test_models_and_checkpoints_of_here_are_scored_and_gone_on_with_there(
     assert scored.metrics == trained.metrics and scored.parent == trained.id
     assert len(list(workspace.glob(f"outputs/*/*{predicted.id}/outputs/predictions.csv"))) == 1
     assert {one.process["host"] for one in (scored, predicted) if one.process} == {f"box{box.number}"}
+    assert labrun("model=own", "seed=2", *there).returncode == 0  # and what was trained there is this user's here, too
+    back = labrun("task=evaluate", "from=last", *PLAIN)
+    assert back.returncode == 0, back.stderr
     words = ("model=mnist_dnn", "dataset=digits", "trainer.batch_size=500", *PLAIN)
     assert labrun(*words, "trainer.max_epochs=1").returncode == 0
     begun = max(runs_of(workspace), key=lambda one: one.created)

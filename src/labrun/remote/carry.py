@@ -47,6 +47,7 @@ def fresh(folder: Path, name: str, channel: Channel) -> Link:
     root = store.workspace()
     workspace = links.workspace_there(root)
     link = Link(name, workspace, links.folder_there(folder, root, workspace), str(root), channel.root)
+    link.is_own = True
     clocks.note(link, channel.ahead_s)
     if link.ahead_s:
         ahead = f"{report.duration(abs(link.ahead_s))} {'ahead of' if link.ahead_s > 0 else 'behind'}"

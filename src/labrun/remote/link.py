@@ -52,6 +52,8 @@ class Link:
     state: str = CARRYING
     runs: list[str] | None = field(default_factory=list)
     """The runs that were carried; None: those that lie there (a search)."""
+    is_own: bool = False
+    """Whether its runs were carried from here; False: they were taken in, as another laptop has sent them."""
     is_new: bool = False
     """Whether the folder there was made for this submission."""
     ahead_s: float = 0.0

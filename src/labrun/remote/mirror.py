@@ -22,7 +22,7 @@ from typing import Any
 from labrun._io import atomic_write
 from labrun.compat.azureml.training import promises
 from labrun.errors import LabrunError, RecordError
-from labrun.remote import clocks, notes
+from labrun.remote import clocks, notes, proofs
 from labrun.remote import link as links
 from labrun.remote.channel import Channel
 from labrun.remote.link import Link
@@ -308,6 +308,7 @@ def _finish(channel: Channel, folder: Path, link: Link, finished: Sequence[tuple
     if finished:
         _pull(channel, {f"{link.folder}/{run}": folder / run for run, _, _ in finished}, parts)
     for run, record, mark in finished:
+        proofs.seal(folder / run, record, link)
         records.write(folder / run, record)
         if record.status == records.COMPLETED and run not in link.pulled:
             registering.register(store.workspace(), folder / run, promises.read(folder / run, len(record.attempts)))

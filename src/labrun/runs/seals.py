@@ -70,6 +70,25 @@ class Proof:
         return {**content, "mac": _mac(key, self._root, card, content)}
 
 
+def sealed(
+    root: Path, run_id: str, config: Mapping[str, Any], card: Mapping[str, Any], code: Mapping[str, str]
+) -> dict[str, Any] | None:
+    """The seal of a card whose run was carried out elsewhere, as it was told to from here; None where there is no key.
+
+    Args:
+        root: the workspace.
+        run_id: of the run.
+        config: the run's, as its record here has it.
+        card: of its model.
+        code: SHA-256 of each module that the model's code lies in; whoever calls this has made sure of it.
+    """
+    key = _key(make=True)
+    if key is None:
+        return None
+    content = {"run": run_id, "targets": foreign(config["model"]), "code": dict(code), "reads": _reading(config)}
+    return {**content, "mac": _mac(key, root, card, content)}
+
+
 def foreign(node: Mapping[str, Any]) -> list[str]:
     """The targets in a model's node that are not built unasked."""
     try:

@@ -1,0 +1,73 @@
+"""A model that was trained on another machine, in this user's name, with code and settings that were sent from here.
+
+The machine there seals its card with a key of its own, which proves nothing here. So the card is sealed here as well,
+where all that it names is what was sent: its classes lie in the code that was frozen here, as it was frozen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from labrun._io import atomic_write, file_sha256
+from labrun.errors import DataError
+from labrun.remote.link import Link
+from labrun.runs import cards, seals, store
+from labrun.runs.record import Record, RunPaths
+from labrun.submission import snapshot
+
+
+def seal(run_dir: Path, record: Record, link: Link) -> None:
+    """Seal the card of a mirrored run's model, if it is such a one.
+
+    Args:
+        run_dir: the run, its outputs here.
+        record: as it is here: its config is the one that was sent.
+        link: of its folder.
+    """
+    outputs = RunPaths(run_dir).outputs
+    place = outputs / cards.NAME
+    if not link.is_own or not place.is_file():
+        return
+    with contextlib.suppress(DataError, OSError):
+        card = cards.read(outputs, f"run {record.id}")
+        of_there = card.get(seals.FIELD)
+        if isinstance(of_there, Mapping) and _is_ours(outputs, card, of_there, record):
+            _replace(place, card, seals.sealed(store.workspace(), record.id, record.config, card, of_there["code"]))
+
+
+def _is_ours(outputs: Path, card: Mapping[str, Any], of_there: Mapping[str, Any], record: Record) -> bool:
+    """Whether all that the card names was sent from here."""
+    code = of_there.get("code")
+    if not isinstance(code, Mapping) or of_there.get("run") != record.id:
+        return False
+    wanted = seals.foreign(record.config["model"])
+    if of_there.get("targets") != wanted or not all(_is_frozen(name, code[name], record) for name in code):
+        return False
+    if card.get("kind") == "network":
+        return set(seals.needed(outputs, card)) <= set(wanted)
+    return all(name.rpartition(".")[0] in code for name in seals.needed(outputs, card))
+
+
+def _is_frozen(module: str, sha256: Any, record: Record) -> bool:
+    """Whether a module is the one of the code that was sent."""
+    name = module.replace(".", "/")
+    for top in snapshot.import_path(record.code or {}, own=False):
+        for path in (Path(top, f"{name}.py"), Path(top, name, "__init__.py")):
+            if path.is_file():
+                return bool(file_sha256(path) == sha256)
+    return False
+
+
+def _replace(place: Path, card: Mapping[str, Any], new: Mapping[str, Any] | None) -> None:
+    """Put a seal in the place of another; of the same size and age, the file is not brought again."""
+    if new is None:
+        return
+    stat = place.stat()
+    with atomic_write(place) as file:
+        file.write((json.dumps({**card, seals.FIELD: new}, indent=1, ensure_ascii=False) + "\n").encode())
+    os.utime(place, (stat.st_mtime, stat.st_mtime))
