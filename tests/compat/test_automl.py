@@ -14,6 +14,7 @@ from labrun.azureml import automl, automl_data, telling
 from labrun.azureml.automl import AutoMLConfig
 from labrun.azureml.experiment import Experiment
 from labrun.azureml.workspace import Workspace
+from labrun.compat.azureml import finder
 from labrun.compat.azureml.exceptions import NotInLabrun, UserErrorException
 
 X, Y = np.arange(12.0).reshape(6, 2), np.array([3, 3, 7, 7, 3, 7])
@@ -130,3 +131,22 @@ def test_other_tasks_and_metrics_are_refused() -> None:
         AutoMLConfig("classification", primary_metric="r2_score", X=X, y=Y)
     with pytest.raises(NotInLabrun, match="task='forecasting'"):
         AutoMLConfig("forecasting", X=X, y=Y)
+
+
+def test_columns_that_a_featurization_drops(experiment: Experiment, capsys: pytest.CaptureFixture[str]) -> None:
+    made = finder.find("azureml.automl.core.featurization", "FeaturizationConfig")(drop_columns=["id"])
+    made.add_column_purpose("b", "Categorical")
+    frame = pd.DataFrame({"id": range(20), "a": range(20), "b": ["x", "y"] * 10, "y": [0, 1] * 10})
+    config = AutoMLConfig(
+        "classification",
+        training_data=frame,
+        label_column_name="y",
+        featurization=made,
+        experiment_exit_score=0.9,
+        iterations=3,
+    )
+    words = config.words(experiment)
+    assert list(config.data.parts["X"].columns) == ["a", "b"] and "sweep.stop_at=0.9" in words
+    assert "model.preprocess=true" in words
+    told = capsys.readouterr().err
+    assert "column_purposes is not used" in told and "exit_score" not in told

@@ -18,11 +18,12 @@ import labrun
 from helpers import lab
 from labrun.azureml import compute, names, words
 from labrun.azureml.compute import AmlCompute, ComputeTarget
+from labrun.azureml.environment import PythonSection
 from labrun.azureml.experiment import Experiment
 from labrun.azureml.run import Run
 from labrun.azureml.script_run_config import ScriptRunConfig
 from labrun.azureml.workspace import Workspace
-from labrun.compat.azureml import runner
+from labrun.compat.azureml import finder, runner
 from labrun.compat.azureml.exceptions import (
     ActivityFailedException,
     ComputeTargetException,
@@ -302,3 +303,41 @@ def test_mlflow_in_a_control_script_begins_runs_of_labrun(tmp_path: Path) -> Non
     done = lab(tmp_path, "azureml", "run", "go.py")
     assert done.returncode == 0, done.stderr
     assert "Failed Completed {'loss': [3.0, 2.0]} {'a': 'b'}" in done.stdout and "outputs/note.txt" in done.stdout
+
+
+def test_small_names_are_what_the_sdk_has(ws: Workspace, tmp_path: Path) -> None:
+    def sdk(name: str, module: str = "azureml.core") -> Any:
+        return finder.find(module, name)
+
+    store = ws.get_default_datastore()
+    assert isinstance(store, sdk("AbstractDatastore")) and not isinstance(store, sdk("AzureBlobDatastore"))
+    with pytest.raises(NotInLabrun, match="Datastore.get"):
+        sdk("AzureBlobDatastore")(ws, "x")
+    path = sdk("DataPath")(store, "a/b")
+    reference = sdk("DataReference").create("given", path_on_datastore="a")
+    assert path.datastore_name == store.name and reference.path_on_datastore == "a"
+    assert sdk("DataPath").create_from_data_reference(reference).path_on_datastore == "a"
+    (tmp_path / "a.csv").write_text("x\n1\n")
+    rows = sdk("Dataset").Tabular.from_delimited_files("a.csv")
+    assert isinstance(rows, sdk("AbstractDataset", "azureml.data.abstract_dataset"))
+    Experiment(ws, "named").tag("a", "b")
+    kinds = sdk("ViewType", "azureml.core.experiment")
+    assert [one.name for one in Experiment.list(ws, view_type=kinds.All)] == ["named"]
+    assert Experiment.list(ws, view_type=kinds.ArchivedOnly) == [] and Experiment(ws, "named").identity == "named"
+    assert Experiment.from_directory(".").name == tmp_path.name
+    Experiment(ws, "named").remove_tags("a")
+    assert Experiment(ws, "named").tags == {}
+    assert (ws.private_endpoints, ws.list_connections()) == ({}, {})
+    assert list(Run.list_by_compute(AmlCompute.create(ws, "box", AmlCompute.provisioning_configuration()))) == []
+    models = sdk("SupportedModels", "azureml.train.automl.constants")
+    assert (models.Classification.KNearestNeighborsClassifier, models.Regression.XGBRegressor) == (
+        "KNN",
+        "XGBoostRegressor",
+    )
+    assert sdk("Metric", "azureml.automl.core.shared.constants").AUCWeighted == "AUC_weighted"
+    told = sdk("BanditPolicy", "azureml.train.hyperdrive")(2, slack_factor=0.1).to_json()
+    assert told["policy"] == {
+        "name": "Bandit",
+        "properties": {"evaluation_interval": 2, "slack_factor": 0.1, "delay_evaluation": 0},
+    }
+    assert isinstance(sdk("PythonEnvironment", "azureml.core.environment")(), PythonSection)

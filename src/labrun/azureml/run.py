@@ -20,7 +20,7 @@ from labrun.compat.azureml.exceptions import (
 )
 from labrun.compat.azureml.training import children, files, metrics, registered
 from labrun.compat.azureml.training import run as training
-from labrun.compat.azureml.training.base import RunBase
+from labrun.compat.azureml.training.base import RunBase, RunFacts, sdk_status
 from labrun.compat.azureml.training.keyvault import secret_of
 from labrun.errors import LabrunError
 from labrun.remote import notes
@@ -34,19 +34,6 @@ Paths = list[Path]
 Texts = list[str]
 Runs = list[Any]
 
-STATUSES = {
-    "queued": "Queued",
-    "running": "Running",
-    "completed": "Completed",
-    "failed": "Failed",
-    "canceled": "Canceled",
-    "stopped": "Canceled",
-    "preempted": "Queued",
-    "lost": "Failed",
-    "unreachable": "NotResponding",
-}
-"""labrun's words for the SDK's. What ended may not be told as going on: scripts wait for it in loops."""
-
 
 class _AnyRun(AdvisingType):
     """Every run of the SDK is a `Run`, the one that a script belongs to as well."""
@@ -57,7 +44,7 @@ class _AnyRun(AdvisingType):
         return super().__instancecheck__(instance)
 
 
-class Run(Advising, metaclass=_AnyRun):
+class Run(RunFacts, Advising, metaclass=_AnyRun):
     """A run, or a sweep, that was submitted.
 
     Args:
@@ -198,10 +185,6 @@ class Run(Advising, metaclass=_AnyRun):
         return self._shared("properties").get(TYPE_TAG) or "azureml.scriptrun"
 
     @property
-    def name(self) -> str:
-        return self.display_name
-
-    @property
     def display_name(self) -> str:
         return self.tags.get("display_name") or str(self._work.name)
 
@@ -212,18 +195,6 @@ class Run(Advising, metaclass=_AnyRun):
     @property
     def description(self) -> str:
         return self.tags.get("description", "")
-
-    @property
-    def status(self) -> str:
-        return self.get_status()
-
-    @property
-    def tags(self) -> dict[str, str]:
-        return self.get_tags()
-
-    @property
-    def properties(self) -> dict[str, str]:
-        return self.get_properties()
 
     @property
     def parent(self) -> Any:
@@ -243,7 +214,7 @@ class Run(Advising, metaclass=_AnyRun):
             states = {child.status for child in self._work.get_children()}
             better = [state for state in (records.CANCELED, records.COMPLETED) if state in states]
             status = better[0] if better else status
-        return STATUSES.get(status, status.capitalize())
+        return sdk_status(status)
 
     def wait_for_completion(
         self, show_output: bool = False, wait_post_processing: bool = False, raise_on_error: bool = True, **_: Any

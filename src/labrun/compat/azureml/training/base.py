@@ -19,6 +19,47 @@ if TYPE_CHECKING:
 Self = TypeVar("Self", bound="RunBase")
 
 
+STATUSES = {"preempted": "Queued", "stopped": "Canceled", "lost": "Failed", "unreachable": "NotResponding"}
+"""labrun's words that the SDK has otherwise; the others differ by their first letter. What ended may not be told as
+going on: scripts wait for it in loops."""
+
+
+def sdk_status(status: str) -> str:
+    """A status in the SDK's words."""
+    return STATUSES.get(status, status.capitalize())
+
+
+class RunFacts:
+    """What a recorded run tells by attributes and by calls alike, seen by its script and by who submitted it."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def display_name(self) -> str: ...
+
+        def get_status(self) -> str: ...
+
+        def get_tags(self) -> dict[str, str]: ...
+
+        def get_properties(self) -> dict[str, str]: ...
+
+    @property
+    def name(self) -> str:
+        return self.display_name
+
+    @property
+    def status(self) -> str:
+        return self.get_status()
+
+    @property
+    def tags(self) -> dict[str, str]:
+        return self.get_tags()
+
+    @property
+    def properties(self) -> dict[str, str]:
+        return self.get_properties()
+
+
 class RunBase:
     """The parts of `Run` that record nothing."""
 

@@ -13,7 +13,7 @@ from labrun.compat.azureml import finder
 from labrun.compat.azureml.absent import not_here
 from labrun.compat.azureml.exceptions import RunEnvironmentException
 from labrun.compat.azureml.training import files, model, place, registered, values
-from labrun.compat.azureml.training.base import RunBase
+from labrun.compat.azureml.training.base import RunBase, RunFacts, sdk_status
 from labrun.compat.azureml.training.metrics import FOLDER, Metrics, read
 from labrun.compat.azureml.training.offline import _OfflineRun
 from labrun.runs import context, definition
@@ -21,11 +21,8 @@ from labrun.runs.context import RunContext
 
 __all__ = ["Run", "_OfflineRun", "_SubmittedRun"]
 
-STATUS = {"preempted": "Queued", "stopped": "Canceled"}
-"""Statuses that the SDK has under another name; the others differ by their first letter."""
 
-
-class Run(RunBase):
+class Run(RunFacts, RunBase):
     """A run that is recorded.
 
     Args:
@@ -101,24 +98,8 @@ class Run(RunBase):
         return int((self._record.get("sweep") or {}).get("number", 1))
 
     @property
-    def name(self) -> str:
-        return self.display_name
-
-    @property
     def display_name(self) -> str:
         return str(self._record.get("name") or "")
-
-    @property
-    def status(self) -> str:
-        return self.get_status()
-
-    @property
-    def tags(self) -> dict[str, str]:
-        return self.get_tags()
-
-    @property
-    def properties(self) -> dict[str, str]:
-        return self.get_properties()
 
     @property
     def parent(self) -> Any:
@@ -137,7 +118,7 @@ class Run(RunBase):
     def get_status(self) -> str:
         """The record's status in the SDK's words: `Running`."""
         status = str(self._record.get("status") or "running")
-        return STATUS.get(status, status.capitalize())
+        return sdk_status(status)
 
     def get_details(self) -> dict[str, Any]:
         """What the record says, under the SDK's names."""
