@@ -188,15 +188,25 @@ def test_inputs_are_the_paths_that_were_mounted(bench: Any, well: Any, tmp_path:
         "assert one.to_pandas_dataframe()['b'].tolist() == [2, 4]\n"
         "frame = TabularDatasetFactory.from_delimited_files(os.path.join(one, 'table.csv')).to_pandas_dataframe()\n"
         "assert frame.shape == (2, 2) and Dataset.get_by_id(ws, id=str(one)) == one\n"
+        "assert run.input_datasets.get('dogs') is None and list(run.input_datasets) == ['cats']\n"
+        "assert isinstance(ws.compute_targets, dict) and ws.get_default_keyvault().get_secret('a-b') == 'c'\n"
+        "assert run.get_secrets(['a-b']) == {'a-b': 'c'} and not hasattr(ws, 'no_such_thing')\n"
+        "from azureml._common._error_definition import AzureMLError\n"
+        "try: run.input_datasets['dogs']\n"
+        "except KeyError: pass\n"
         "store = ws.get_default_datastore(); print(store.name)\n"
         "for call in (lambda: run.input_datasets['dogs'], lambda: store.upload('x'), lambda: ws.delete(),\n"
         "             lambda: Dataset.Tabular.from_delimited_files((store, 'x.csv'))):\n"
         "    try: call()\n"
         "    except Exception as error: print(type(error).__name__, error)\n"
     )
-    done = well(bench.run(script, LABRUN_INPUTS=json.dumps({"cats": str(data)})))
+    done = well(bench.run(script, LABRUN_INPUTS=json.dumps({"cats": str(data)}), A_B="c"))
     assert "(it has: cats)" in done.stdout and "'script.arguments.data_path=${mount:dogs}'" in done.stdout
-    assert done.stdout.count("NotInLabrun") == 2 and "'script.inputs.dogs=${mount:dogs}'" in done.stdout
+    assert (
+        "NotInLabrun" in done.stdout
+        and "NoSuchInputError" in done.stdout
+        and "'script.inputs.dogs=${mount:dogs}'" in done.stdout
+    )
     assert "no files in the datastore local under x.csv" in done.stdout, "labrun is there, so datastores are"
 
 

@@ -100,7 +100,10 @@ json.dump(facts, open("facts.json", "w"))
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A control script's folder."""
-    folder = tmp_path_factory.mktemp("control")
+    return written(tmp_path_factory.mktemp("control"))
+
+
+def written(folder: Path) -> Path:
     (folder / "src").mkdir()
     (folder / "src" / "train.py").write_text(TRAIN)
     return folder
@@ -129,7 +132,7 @@ def test_a_control_script_from_start_to_end(project: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = facts(project)
     check(found)
-    assert found["model"] == ["day1", found["number"]] and (project / "copy.txt").read_text() == "model"
+    assert found["number"] == 1 and found["model"] == ["day1", 1] and (project / "copy.txt").read_text() == "model"
     assert f"inside {found['metrics']}" in done.stdout, "inside and outside, the metrics are the same"
     assert done.stderr.count("stands for compute=local, 4 runs at once at most") == 1
     record = labrun.get_run("last", root=project).record
@@ -144,7 +147,8 @@ def test_a_script_that_submits_and_ends_leaves_its_run_going(project: Path) -> N
     assert run.wait_for_completion(timeout_s=120)["status"] == "completed"
 
 
-def test_a_control_script_on_slurm(project: Path, cluster: None) -> None:
+def test_a_control_script_on_slurm(tmp_path: Path, cluster: None) -> None:
+    project = written(tmp_path)  # of its own: the target is created here, too
     (project / "go.py").write_text(SUBMIT + LOOK_BACK)
     done = lab(project, "azureml", "run", "--compute", "slurm", "go.py")
     assert done.returncode == 0, done.stderr

@@ -146,7 +146,13 @@ def works_below(run: Run) -> list[Any]:
     for folder in of(run):
         found.setdefault(folder.resolve(), None)
     made = [work or _work(folder) for folder, work in found.items()]
-    return sorted(made, key=lambda work: work.folder.name)
+    return sorted(made, key=_begun)
+
+
+def _begun(work: Any) -> tuple[str, str]:
+    """When a run, or the first run of a sweep, was made: two of one second have their order, too."""
+    runs = work.get_children() if isinstance(work, api.Sweep) else [work]
+    return min((str(run.record.created) for run in runs), default=""), work.folder.name
 
 
 def _work(folder: Path) -> Any:

@@ -26,6 +26,13 @@ class NoSuchMemberError(NotInLabrun, AttributeError):
     """Also an AttributeError, so that `hasattr` is answered."""
 
 
+class NoSuchInputError(NotInLabrun, KeyError):
+    """Also a KeyError: inputs are looked for by their names."""
+
+    def __str__(self) -> str:
+        return self.message
+
+
 class UserErrorException(AzureMLException):
     """The call is wrong: a name, an argument, a path."""
 

@@ -152,7 +152,7 @@ class _Modules(MetaPathFinder, Loader):
             return ModuleSpec(fullname, self, is_package=True)
         if top != "azureml" or not below or below[0] in MISSING:
             return None
-        if any(part.startswith("_") and part not in PRIVATE for part in below):
+        if below[0] not in PRIVATE and any(part.startswith("_") for part in below):
             return None
         return ModuleSpec(fullname, self, is_package=True)
 

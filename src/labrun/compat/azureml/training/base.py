@@ -110,6 +110,10 @@ class RunBase:
         """
         return secret_of(f"run.get_secret({name!r})", name)
 
+    def get_secrets(self, secrets: Any) -> dict[str, str]:
+        """Several secrets by name."""
+        return {name: self.get_secret(name) for name in secrets}
+
     def wait_for_completion(self, *args: Any, **kwargs: Any) -> Any:
         """Not in labrun: the script is the run that would be waited for."""
         not_here("run.wait_for_completion() inside the run itself", "`lab runs logs -f`, or the same call in Python")

@@ -12,8 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from labrun.compat.azureml.absent import not_here
-from labrun.compat.azureml.exceptions import UserErrorException
+from labrun.compat.azureml.exceptions import NoSuchInputError, UserErrorException
 from labrun.compat.azureml.training import place, steps, tables, tabular
 
 if TYPE_CHECKING:
@@ -271,11 +270,11 @@ class Inputs(_Mapping):
         if name not in self._paths:
             there = f"it has: {', '.join(sorted(self._paths))}" if self._paths else "it has none"
             asset = place.asset_name(name)
-            not_here(
-                f"The input {name!r}, which this run does not have ({there}),",
-                f"mount it by the command line: 'script.inputs.{place.alias(name)}=${{mount:{asset}}}' (`lab data ls` "
-                "shows what there is); or, where it is also an argument of the script, "
-                f"'script.arguments.data_path=${{mount:{asset}}}'",
+            raise NoSuchInputError(
+                f"The input {name!r}, which this run does not have ({there}), is part of Azure ML and not of labrun. "
+                f"Instead: mount it by the command line: 'script.inputs.{place.alias(name)}=${{mount:{asset}}}' (`lab "
+                "data ls` shows what there is); or, where it is also an argument of the script, "
+                f"'script.arguments.data_path=${{mount:{asset}}}'"
             )
         return InputDataset.called(name, self._paths[name], self._tables.get(name))
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from labrun.compat.azureml import absent, finder
 from labrun.compat.azureml.absent import not_here
+from labrun.compat.azureml.exceptions import NoSuchMemberError
 from labrun.compat.azureml.training import place
 
 
@@ -59,19 +60,22 @@ class Workspace:
         """Name and place."""
         return {"name": self.name, "location": self.location, "id": str(place.workspace())}
 
+    def __getattr__(self, name: str) -> Any:
+        """What control scripts ask a workspace for, where labrun is installed: `compute_targets`, `experiments`, ..."""
+        whole = None if name.startswith("_") else finder.whole()
+        if whole is not None:
+            return getattr(whole.find("azureml.core", "Workspace")(), name)
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise NoSuchMemberError(
+            f"Workspace.{name} is part of Azure ML and not of labrun in an interpreter without labrun: {absent.GENERAL}"
+        )
+
     def get_default_keyvault(self) -> Any:
-        """Not in labrun: secrets come from the environment."""
-        not_here("Workspace.get_default_keyvault()", absent.INSTEAD["Keyvault"])
+        """Secrets: variables of the environment."""
+        from labrun.compat.azureml.training.keyvault import Keyvault
 
-    @property
-    def compute_targets(self) -> Any:
-        """Not in labrun: the command line chooses the machine."""
-        not_here("Workspace.compute_targets", absent.INSTEAD["ComputeTarget"])
-
-    @property
-    def environments(self) -> Any:
-        """Not in labrun: environments are interpreters."""
-        not_here("Workspace.environments", absent.INSTEAD["Environment"])
+        return Keyvault()
 
     @property
     def models(self) -> Any:
