@@ -164,7 +164,8 @@ def cells() -> list[str]:
 def test_a_notebook_is_carried_out_and_saved(project: Path, cells: list[str]) -> None:
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in [*cells, "1 / 0"]])
     nbformat.write(notebook, project / "book.ipynb")
-    done = lab(project, "azureml", "run", "book.ipynb", "--output", "done.ipynb")
+    # From another folder than the notebook's, which is where its kernel works.
+    done = lab(project / "src", "azureml", "run", "../book.ipynb", "--output", "../done.ipynb")
     assert done.returncode != 0 and "book.ipynb: cell 4 failed: ZeroDivisionError" in done.stderr
     check(facts(project))
     saved = nbformat.read(project / "done.ipynb", as_version=4)

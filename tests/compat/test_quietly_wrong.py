@@ -125,3 +125,15 @@ def test_metrics_of_the_runs_below_are_told_by_run(ws: Workspace) -> None:
     assert run.get_metrics() == own and "outputs/roc.png" in run.get_file_names()
     assert run.get_metrics(recursive=True) == {run.id: own, child.id: {"a": 2}}
     assert run.get_metrics("a", recursive=True) == {run.id: {"a": 1}, child.id: {"a": 2}}
+
+
+def test_what_azure_had_by_hand_is_taken_for_granted_and_told(
+    ws: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "by-hand" not in ws.compute_targets and ws.compute_targets() == {} and ws.experiments() == {}
+    assert ws.compute_targets["by-hand"].get_status().provisioning_state == "Succeeded"
+    assert capsys.readouterr().err.count("the compute target 'by-hand' was never created") == 1
+    assert list(ws.compute_targets) == ["by-hand"]
+    assert ws.environments["AzureML-PyTorch-1.6-CPU"].name == "AzureML-PyTorch-1.6-CPU"
+    with pytest.raises(KeyError, match="there is no environment 'mine'"):
+        ws.environments["mine"]

@@ -24,6 +24,8 @@ from labrun.runs import record as records
 from labrun.search import automl as search
 
 PICKLE = "outputs/model.pkl"
+SOURCE = {"azureml.runsource": "automl"}
+"""The property by which notebooks find the searches among the runs of an experiment."""
 PARTS = {"algorithm": "estimator", "preprocessor": "preprocessor"}
 """The SDK's words for the parts of a pipeline, and labrun's."""
 ALIASES = {"r2": "r2_score", "rmse": "root_mean_squared_error", "mae": "mean_absolute_error"}
@@ -48,6 +50,7 @@ class IterationRun(Run):
             **super().get_properties(),
             **self._parts(),
             "run_template": "automl_child",
+            **SOURCE,
             "iteration": str(number),
             "primary_metric": metric,
             "goal": f"{metric}_{direction.of(metric) or direction.MAX}",
@@ -147,6 +150,7 @@ class AutoMLRun(Run):
         return {
             **super().get_properties(),
             "run_template": "AutoML",
+            **SOURCE,
             "task_type": settings["task_type"],
             "primary_metric": settings["primary_metric"],
             "num_iterations": str(settings["iterations"]),

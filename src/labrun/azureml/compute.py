@@ -53,14 +53,25 @@ def words(target: Any, workspace: Workspace) -> list[str]:
         return [f"compute={name}"]
     entry = folder.read_table(workspace.folder, TABLE).get(name)
     if entry is None:
-        once(
-            f"the compute target {name!r} was never created: it stands for compute={stands_for()} "
-            f"(conf/compute/{name}.yaml, or {VARIABLE}, says otherwise)"
-        )
+        _tell_assumed(name)
         return [f"compute={stands_for()}"]
     nodes, host = entry.get("max_nodes"), entry.get(HOST)
     more = [f"compute.host={host}"] if host else []
     return [f"compute={stands_for()}", *more, *([f"compute.max_parallel={nodes}"] if nodes else [])]
+
+
+def _tell_assumed(name: str) -> None:
+    once(
+        f"the compute target {name!r} was never created: it stands for compute={stands_for()} "
+        f"(conf/compute/{name}.yaml, or {VARIABLE}, says otherwise)"
+    )
+
+
+def assumed(workspace: Workspace, name: str) -> ComputeTarget:
+    """A target that a script takes for granted: in Azure somebody has created it by hand. It is put into the table."""
+    _tell_assumed(name)
+    folder.put(workspace.folder, TABLE, name, {"kind": AmlCompute.kind})
+    return ComputeTarget(workspace, name)
 
 
 def _choices() -> dict[str, str]:
@@ -98,7 +109,8 @@ class ComputeTarget(Advising):
         found = _entry(workspace, name)
         if found is None:
             raise ComputeTargetException(
-                f"ComputeTargetNotFound: Compute Target with name {name} not found in provided workspace"
+                f"ComputeTargetNotFound: Compute Target with name {name} not found in provided workspace: create it, "
+                f"or say in conf/compute/{name}.yaml what it stands for"
             )
         made = object.__new__(KINDS.get(str(found.get("kind")), cls) if cls is ComputeTarget else cls)
         return made

@@ -263,6 +263,17 @@ class HyperDriveRun(Run):
         each = {child.id: wrapped(self._experiment, child).get_metrics(name) for child in self._work.get_children()}
         return {run_id: found for run_id, found in each.items() if found}
 
+    def get_properties(self) -> dict[str, str]:
+        """`primary_metric_config`, and when the search is over `score` and `best_child_run_id`, ..."""
+        metric, maximize = self._objective
+        goal = {"name": metric, "goal": "maximize" if maximize else "minimize"}
+        about = {"azureml.runsource": "hyperdrive", "runTemplate": "HyperDrive"}
+        ranked = self.get_children_sorted_by_primary_metric(discard_no_metric=True) if self._work.is_over else []
+        best = (
+            {"score": str(ranked[0]["best_primary_metric"]), "best_child_run_id": ranked[0]["run_id"]} if ranked else {}
+        )
+        return {**super().get_properties(), **about, "primary_metric_config": json.dumps(goal), **best}
+
     def get_diagnostics(self) -> dict[str, Any]:
         """How many runs there are of each status, and the best."""
         best = self.get_best_run_by_primary_metric()

@@ -44,7 +44,7 @@ def execute(path: Path, target: Path) -> int:
         notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is no notebook: {error}") from error
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=_short_folder()) as folder:
         _write_spec(Path(folder) / "kernels" / NAME)
         os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [folder, os.environ.get("JUPYTER_PATH")]))
         client = NotebookClient(
@@ -52,7 +52,8 @@ def execute(path: Path, target: Path) -> int:
             kernel_name=NAME,
             timeout=None,
             resources={"metadata": {"path": str(path.absolute().parent)}},
-            # Sockets in a folder of this user, and not in the notebook's: other users could send code to a port.
+            # Sockets in a folder of this user: other users of the machine could send code to a port. By an absolute
+            # path: the kernel works in the notebook's folder, and this process in another.
             config=Config({"KernelManager": {"transport": "ipc", "ip": str(Path(folder, "kernel"))}}),
         )
         failed: list[int] = []
@@ -63,10 +64,17 @@ def execute(path: Path, target: Path) -> int:
         except CellExecutionError as error:
             which = f"cell {failed[-1]}" if failed else "a cell"
             raise RunFailedError(f"{path}: {which} failed: {error.ename}: {error.evalue}", str(error)) from error
+        except RuntimeError as error:  # no answer from the kernel, or it died
+            raise RunFailedError(f"{path}: {error}") from error
         finally:
             nbformat.write(notebook, target)  # type: ignore[no-untyped-call]
     print(f"saved {target}")
     return 0
+
+
+def _short_folder() -> str | None:
+    """Where temporary folders are made: the path of a socket has 107 bytes at most."""
+    return "/tmp" if len(os.fsencode(tempfile.gettempdir())) > 70 else None
 
 
 def _show(cell: Any) -> None:

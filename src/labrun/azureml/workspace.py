@@ -4,17 +4,42 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from labrun.azureml.advice import Advising
 from labrun.azureml.telling import once
 from labrun.compat.azureml import absent
+from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compat.azureml.training.keyvault import Keyvault
 from labrun.runs import store
 
 CONFIGS = (".azureml/config.json", "aml_config/config.json", "config.json")
+
+
+class ByName(dict[str, Any]):
+    """What a workspace has of a kind, by name; called, as in September 2018, it is the same.
+
+    Args:
+        found: all that there are.
+        find: gives what is asked for by a name that is not among them, or raises.
+    """
+
+    def __init__(self, found: Mapping[str, Any] | None = None, find: Callable[[str], Any] | None = None) -> None:
+        super().__init__(found or {})
+        self._find = find
+
+    def __call__(self) -> ByName:
+        return self
+
+    def __missing__(self, name: str) -> Any:
+        if self._find is None:
+            raise KeyError(name)
+        try:
+            return self._find(name)
+        except UserErrorException as error:
+            raise KeyError(str(error)) from error
 
 
 class Workspace(Advising):
@@ -149,17 +174,19 @@ class Workspace(Advising):
     @property
     def experiments(self) -> dict[str, Any]:
         """All experiments by name."""
-        return {one.name: one for one in _module("experiment").Experiment.list(self)}
+        return ByName({one.name: one for one in _module("experiment").Experiment.list(self)})
 
     @property
     def compute_targets(self) -> dict[str, Any]:
         """All compute targets by name."""
-        return {one.name: one for one in _module("compute").ComputeTarget.list(self)}
+        compute = _module("compute")
+        there = {one.name: one for one in compute.ComputeTarget.list(self)}
+        return ByName(there, lambda name: compute.assumed(self, name))
 
     @property
     def datastores(self) -> dict[str, Any]:
         """All datastores by name."""
-        return _named(_find("Datastore").list(self))
+        return ByName(_named(_find("Datastore").list(self)))
 
     @property
     def datasets(self) -> Mapping[str, Any]:
@@ -169,14 +196,14 @@ class Workspace(Advising):
 
     @property
     def environments(self) -> dict[str, Any]:
-        """All registered environments by name."""
-        found: dict[str, Any] = _find("Environment").list(self)
-        return found
+        """All registered environments by name, and Azure's curated ones."""
+        environments = _find("Environment")
+        return ByName(environments.list(self), lambda name: environments.get(self, name))
 
     @property
     def models(self) -> dict[str, Any]:
         """The newest version of each registered model, by name."""
-        return {one.name: one for one in reversed(_find("Model").list(self))}
+        return ByName({one.name: one for one in reversed(_find("Model").list(self))})
 
     @property
     def linked_services(self) -> dict[str, Any]:
@@ -207,12 +234,12 @@ class Workspace(Advising):
     @property
     def webservices(self) -> dict[str, Any]:
         """None: labrun has no web services."""
-        return {}
+        return ByName()
 
     @property
     def images(self) -> dict[str, Any]:
         """None: labrun has no images."""
-        return {}
+        return ByName()
 
     def get_default_datastore(self) -> Any:
         """The datastore that runs use when none is named."""

@@ -1,5 +1,16 @@
 """The Azure ML SDK v1, as far as labrun carries it out: see `labrun.compat.azureml.finder`."""
 
+import importlib
+from typing import Any
+
 from labrun.compat.azureml import finder
 
 finder.install()
+
+
+def __getattr__(name: str) -> Any:
+    """Its modules: `import azureml.core` gave all of them."""
+    try:
+        return importlib.import_module(f"{__name__}.{name}")
+    except ImportError as error:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from error
