@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import re
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -240,19 +241,23 @@ def read_more_than_once(loader: Any, ranks: int) -> list[str]:
     text = _source(type(data))
     if text is None:
         return []
-    workers = getattr(loader, "num_workers", 0) > 1 and not getattr(loader, "worker_init_fn", None)
-    found = ["workers"] if workers and "worker_info" not in text else []
+    begin = getattr(loader, "worker_init_fn", None)  # Lightning's own seeds them, another one may share them out
+    shares = begin is not None and getattr(begin, "func", begin).__name__ != "pl_worker_init_function"
+    is_whole = getattr(loader, "num_workers", 0) > 1 and "worker_info" not in text and not shares
+    found = ["workers"] if is_whole else []
     return found + (["processes"] if ranks > 1 and not re.search("rank|world_size|distributed", text, re.I) else [])
 
 
 def _source(kind: type) -> str | None:
-    """The source of the modules that a class and those above it are of; None where a library of data sets has it."""
+    """The source of a class, of those above it, and of the functions beside them; None where there is none to read."""
     found = []
     for one in kind.__mro__:
-        if one.__module__.partition(".")[0] in ("builtins", "torch", "typing", "abc"):
+        if one.__module__.partition(".")[0] in ("builtins", "collections", "torch", "typing"):
             continue
+        module = sys.modules.get(one.__module__)
+        beside = [value for value in vars(module).values() if inspect.isfunction(value)] if module else []
         try:
-            found.append(inspect.getsource(inspect.getmodule(one) or one))
+            found += [inspect.getsource(part) for part in (one, *beside) if part.__module__ == one.__module__]
         except (OSError, TypeError):
             return None
     return "\n".join(found)
