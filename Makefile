@@ -6,7 +6,7 @@ check:  ## lint, types, import contracts
 	uv run mypy
 	uv run lint-imports
 
-quick:  ## the tests that start no process, cluster or browser
+quick:  ## the tests that start no process, cluster or browser, and carry out no whole run
 	uv run pytest -n auto -m unit
 
 test:  ## what the README says

@@ -111,7 +111,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     found: dict[pytest.Item, str] = {item: kinds.kind(item) for item in items if isinstance(item, pytest.Function)}
     for item, kind in found.items():
         item.add_marker(kind)
-    if sum(kind != "unit" for kind in found.values()) > MANY:  # else a test's own first command starts it
+    if sum(not kinds.starts_none(kind) for kind in found.values()) > MANY:  # else a test's own first command starts it
         helpers.start_warm(early=True)
 
     def place(item: pytest.Item) -> tuple[int, int, bool]:

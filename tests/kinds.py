@@ -1,4 +1,4 @@
-"""Which tests are `unit`, `process`, `cluster` or `docs`: told from where they lie and what their code names."""
+"""Which tests are `unit`, `run`, `process`, `cluster` or `docs`: told from where they lie and what their code names."""
 
 from __future__ import annotations
 
@@ -9,12 +9,22 @@ from types import CodeType, FunctionType
 
 import pytest
 
-KINDS = ("cluster", "docs", "process", "unit")
+KINDS = ("cluster", "docs", "process", "run", "unit")
 """From those that take longest to those that take no time."""
 TESTS = Path(__file__).parent
 DOCS = ("test_docs.py", "test_readme.py")
-STARTING = {"subprocess", "Popen", "multiprocessing", "LocalPool", "LabrunExecutor", "getfixturevalue"}
+STARTING = {
+    "subprocess",
+    "Popen",
+    "multiprocessing",
+    "LocalPool",
+    "LabrunExecutor",
+    "NotebookClient",
+    "getfixturevalue",
+}
 """Names of what starts processes; a fixture that is asked for by its name is a server."""
+SERVERS = {"azurite_server", "s3_server", "sftp_server", "mlflow_server", "far_machine"}
+"""Fixtures that start processes."""
 
 
 def kind(item: pytest.Function) -> str:
@@ -27,8 +37,14 @@ def kind(item: pytest.Function) -> str:
     if item.path.name in DOCS:
         return "docs"
     fixtures = [one[-1].func for one in item._fixtureinfo.name2fixturedefs.values()]
-    starts = any(starts_processes(function) for function in (item.function, *fixtures))
-    return "process" if starts else "unit"
+    if SERVERS.intersection(item.fixturenames) or any(map(starts_processes, (item.function, *fixtures))):
+        return "process"
+    return "run" if "run_here" in item.fixturenames else "unit"
+
+
+def starts_none(kind: str) -> bool:
+    """Whether tests of that kind stay in their own process."""
+    return kind in ("run", "unit")
 
 
 def takes_the_cluster(nodeid: str) -> bool:
