@@ -337,7 +337,7 @@ def test_a_web_server(source: Path, workspace: Path, tmp_path: Path, monkeypatch
 def test_cifar10_from_azure_gives_the_curve_of_the_local_folder(
     labrun: Command, azure: Server, real_data: Path, workspace: Path, send: Send
 ) -> None:
-    """Over 15 s: 170 MB go there and back, and a network is trained on a third of them three times."""
+    """Over 15 s: 170 MB go there and back, and a network is trained on a tenth of them three times."""
     send(azure, real_data / "cifar-10-batches-py", "cifar10")
     curves, logs, signatures = [], [], []
     for where in (
@@ -348,8 +348,8 @@ def test_cifar10_from_azure_gives_the_curve_of_the_local_folder(
             "experiment=cifar10_cnn",
             "trainer.max_epochs=1",
             "trainer.batch_size=256",
-            "trainer.limit_train_batches=60",
-            "trainer.log_every_n_batches=6",
+            "trainer.limit_train_batches=20",
+            "trainer.log_every_n_batches=2",
             "tracking=none",
             "report=none",
             *where,
