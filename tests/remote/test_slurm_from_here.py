@@ -70,6 +70,9 @@ def test_a_sweep_a_shell_and_a_cancel(
     assert lab_here("runs", "cancel", records.read(second).id).returncode == 0
     wait_for(lambda: "canceled" in lab_here("runs", "show", records.read(second).id).stdout)
     assert records.read(second).status == "canceled"
+    assert lab_here("runs", "rm", records.read(first).id, "--yes", "--here").returncode == 0
+    assert lab_here("runs", "tag", records.read(second).id, "x=1").returncode == 0
+    assert not first.exists(), "what was removed here does not come back with a look at the others"
 
 
 def test_an_environment_is_built_in_a_job_from_wheels(

@@ -331,6 +331,7 @@ class Helper:
             folder = self.path(name)
             one: dict[str, Any] = {"runs": {}, "there": os.path.isdir(folder), "living": is_controlled(folder)}
             names = known["runs"] if known["runs"] is not None else runs_in(folder)
+            names = [run for run in names if run not in known.get("without", ())]
             given_up = lines_of(os.path.join(folder, ".launch", "given_up")) if one["living"] else None
             for run in names:
                 place, seen = os.path.join(folder, run), known["seen"].get(run, {})

@@ -99,7 +99,8 @@ def _bring(channel: Channel, folder: Path, link: Link) -> tuple[list[str], bool]
     while True:
         asked, passed = _requests(folder, link)
         seen = _seen(folder, link)
-        request = {link.folder: {"runs": link.runs, "seen": seen}}
+        gone = [run for run in link.pulled if not (folder / run / "run.json").exists()]  # removed here: they stay so
+        request = {link.folder: {"runs": link.runs, "seen": seen, "without": gone}}
         said, sizes = notes.unsent(folder, link, runs_of(folder, link))
         leave, said_there = ({link.folder: one} if one else {} for one in (asked, said))
         answer, _ = channel.ask("news", folders=request, leave=leave, said=said_there)
@@ -402,6 +403,13 @@ def _known(here: Path, parts: Sequence[str]) -> dict[str, list[int]]:
             stat = path.stat()
             known[path.relative_to(here).as_posix()] = [stat.st_size, int(stat.st_mtime)]
     return known
+
+
+def begun(root: Path) -> Path | None:
+    """A search elsewhere of which no trial has come yet: the newest of a workspace's."""
+    found = [folder for folder in links.live(root) if not any(folder.glob("*/run.json"))]
+    found = [folder for folder in found if not (folder / "run.json").exists()]
+    return max(found, key=lambda folder: links.file(folder).stat().st_mtime, default=None)
 
 
 def refresh(root: Path) -> None:

@@ -13,6 +13,8 @@ from labrun.remote.channel import Channel
 from labrun.remote.link import Link
 from labrun.runs.record import Record
 
+REMOVE_S = 600.0
+"""How long the removal of a folder may take."""
 Places = dict[str, dict[Path, list[Path]]]
 """By machine: folders here, and those of their runs that are to go."""
 
@@ -41,7 +43,7 @@ def remove(found: Places) -> None:
             machine = next(iter(known.values())).machine
         except ConfigError as error:
             raise ConfigError(f"{error}. Without it: lab runs rm --here, which leaves what is on {name}") from error
-        with Channel(machine) as channel:
+        with Channel(machine, quiet_s=mirror.QUIET_S) as channel:
             for folder, link in known.items():
                 _remove(channel, folder, link, folders[folder])
 
@@ -50,4 +52,4 @@ def _remove(channel: Channel, folder: Path, link: Link, run_dirs: Sequence[Path]
     going = {os.path.relpath(run_dir, folder) for run_dir in run_dirs}
     left = {run for run in mirror.runs_of(folder, link) if (folder / run / "run.json").exists()} - going
     for place in [f"{link.folder}/{run}" for run in sorted(going)] if left else [link.folder]:
-        channel.call("remove", folder=place)
+        channel.call("remove", quiet_s=REMOVE_S, folder=place)

@@ -140,7 +140,7 @@ def _there(run_dir: Path, record: Record, folder: Path, link: links.Link) -> Bes
         own = json.loads(raw)
         sbatch = conversation.call("hello", root=link.machine.folder, programs=["sbatch"])["programs"]["sbatch"]
     job, node = _job(own, str(own.get("status")))
-    script = record.config.get("script") or {}
+    script = (own.get("config") or {}).get("script") or {}
     environment = str(script.get("environment") or "")
     python, path = link.python, link.path
     if environment:

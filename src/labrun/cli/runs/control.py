@@ -16,7 +16,7 @@ from labrun.control import detached, lease, monitor, results
 from labrun.control.cancel import end_runs
 from labrun.errors import ConfigError, RecordError
 from labrun.remote import link as links
-from labrun.remote import searching
+from labrun.remote import mirror, searching
 from labrun.runs import owned, store, sweep_state
 from labrun.runs import record as records
 from labrun.runs.sweep_state import SweepState
@@ -35,6 +35,9 @@ def folder_of(reference: str) -> Path:
     for folder in (Path(reference).expanduser(), root / reference):
         if os.path.isfile(SweepState(folder).plan):
             return folder.resolve()
+    mirror.refresh(root)
+    if reference == "last" and (begun := mirror.begun(root)) is not None:
+        return begun
     run_dir, record = store.find(root, reference)
     sweep = records.sweep_folder(run_dir, record)
     return sweep if reference == "last" and sweep is not None else run_dir
