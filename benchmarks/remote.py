@@ -62,6 +62,8 @@ class Taken:
     traffic: Traffic = field(default_factory=Traffic)
     sessions: int = 0
     """Of SSH, as the server counts them."""
+    others: float = 0.0
+    """How much of the machine other processes used meanwhile."""
 
 
 Pairs = tuple[list[Taken], list[Taken]]
@@ -85,14 +87,16 @@ class Bench:
         """A command on this machine, and what it sends and receives."""
         before, sessions = self._link.traffic, self._sessions()
         command = common.run_command(label, [self._programs / program, *words], self.project)
-        return Taken(command.time.seconds, self._link.traffic - before, self._sessions() - sessions)
+        taken = command.time
+        return Taken(taken.seconds, self._link.traffic - before, self._sessions() - sessions, taken.others)
 
     def there(self, label: str, *words: str) -> Taken:
         """A command on the other machine, with the labrun that was sent to it."""
-        found = self._box.inside(f"ls -d /home/{far.USER}/.labrun/labrun/*").split()
+        found = self._box.inside(f"ls -d /home/{far.USER}/.labrun/labrun/*/").split()
         variables = f"LABRUN_WARM=0 PYTHONPATH={found[-1]}"
         text = f"cd ~/project && {variables} exec {far.PYTHON} -P -c {shlex.quote(CONSOLE)} {shlex.join(words)}"
-        return Taken(common.run_command(label, self._box.as_user(text), self.project).time.seconds)
+        taken = common.run_command(label, self._box.as_user(text), self.project).time
+        return Taken(taken.seconds, others=taken.others)
 
     def copy_there(self) -> None:
         """Have the project there, too, for the commands that are typed there."""
@@ -259,11 +263,13 @@ def tables(
 def verdicts(options: argparse.Namespace, singles: Pairs, edited: Taken, sweeps: Pairs) -> list[str]:
     """What is claimed, and what was found."""
     times, seconds = ratio(*sweeps), more(*singles)
+    busy = [one.others for pair in (singles, sweeps) for side in pair for one in side]
     extra = edited.traffic.sent - singles[0][-1].traffic.sent
     return [
         f"An edit of one file (2 kB) sends {extra / 1000:,.1f} kB more than a run without one. The traffic per hour is "
         f"that of {options.idle:.0f} s, scaled. While nobody looks, the detached controller here asks every 30 s, and "
         f"every 60 s once nothing has changed for ten minutes; with `lab runs watch`, every 5 s at most.",
+        f"Other processes used {min(busy):.0%} to {max(busy):.0%} of the machine during the commands of both sides.",
         verdict(
             f"a sweep of {options.runs} small runs takes at most {TIMES:g} times its time on the box itself",
             f"{times:.2f} times",

@@ -223,7 +223,8 @@ class Carried:
         elif self._link.state == links.OVER and self._runs:
             self._begin_anew(self._link)
             self._send()
-        if self._is_detached and links.asked_s(self._folder) < time.monotonic() - self._looked - FAST_S:
+        is_slow = self._missed is None and self._pause > SLOW_S
+        if is_slow and links.asked_s(self._folder) < time.monotonic() - self._looked:
             self._next = 0.0
         wait_s = self._next - time.monotonic()
         if wait_s > 0:
