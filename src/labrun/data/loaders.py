@@ -255,9 +255,10 @@ def _source(kind: type) -> str | None:
         if one.__module__.partition(".")[0] in ("builtins", "collections", "torch", "typing"):
             continue
         module = sys.modules.get(one.__module__)
-        beside = [value for value in vars(module).values() if inspect.isfunction(value)] if module else []
+        parts: list[Any] = [one]
+        parts += [value for value in vars(module).values() if inspect.isfunction(value)] if module else []
         try:
-            found += [inspect.getsource(part) for part in (one, *beside) if part.__module__ == one.__module__]
+            found += [inspect.getsource(part) for part in parts if part.__module__ == one.__module__]
         except (OSError, TypeError):
             return None
     return "\n".join(found)
