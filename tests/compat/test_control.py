@@ -19,6 +19,7 @@ from helpers import lab
 from labrun.azureml import compute, names, words
 from labrun.azureml.compute import AmlCompute, ComputeTarget
 from labrun.azureml.environment import PythonSection
+from labrun.azureml.estimators import Estimator
 from labrun.azureml.experiment import Experiment
 from labrun.azureml.run import Run
 from labrun.azureml.script_run_config import ScriptRunConfig
@@ -34,6 +35,7 @@ from labrun.compat.azureml.exceptions import (
 
 TRAIN = """
 import argparse
+import os
 from azureml.core import Run
 
 parser = argparse.ArgumentParser()
@@ -49,6 +51,7 @@ run.log("text", args.text)
 with open("outputs/model.txt", "w") as file:
     file.write("model")
 print("inside", run.get_metrics())
+assert os.environ["AZUREML_RUN_ID"] == run.id and os.environ["AZUREML_ARM_PROJECT_NAME"] == "day1"
 """
 SUBMIT = """
 from azureml.core import Experiment, Run, ScriptRunConfig, Workspace
@@ -262,6 +265,11 @@ def test_a_run_that_fails_and_one_whose_output_is_interrupted(ws: Workspace, tmp
         (lambda ws: Experiment(ws, "x").submit(3), "submit a ScriptRunConfig"),
         (lambda ws: ScriptRunConfig("."), "give either script= and arguments=, or command="),
         (lambda ws: Experiment(ws, "x").submit(ScriptRunConfig(".", "no.py")), "there is no script no.py"),
+        (lambda ws: ScriptRunConfig(".", "a.py", "--rate 1"), "arguments='--rate 1': give a list"),
+        (lambda ws: ScriptRunConfig(".", "a.py", run_config="local"), r"run_config='local': give RunConfiguration"),
+        (lambda ws: ScriptRunConfig(".", "a.py", environment="AzureML-Minimal"), "give an Environment"),
+        (lambda ws: ScriptRunConfig(".", "a.py", compute_target=3), "compute_target=3: give a name"),
+        (lambda ws: Estimator(".", entry_script="a.py", script_params=["--a"]), "script_params=.*: give a dictionary"),
         (lambda ws: Run(Experiment(ws, "x"), "nobody"), "no run is called 'nobody'"),
     ],
 )

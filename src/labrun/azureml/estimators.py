@@ -87,6 +87,10 @@ class Estimator(Config):
     ) -> None:
         if entry_script is None:
             raise UserErrorException(f"{type(self).__name__}: entry_script= names the script")
+        if script_params is not None and not isinstance(script_params, Mapping):
+            raise UserErrorException(
+                f"{type(self).__name__}: script_params={script_params!r}: give a dictionary, {{'--rate': 0.1}}"
+            )
         self.source_directory = str(local(source_directory or "."))
         self.entry_script = str(local(entry_script, self.source_directory))
         self.script_params = dict(script_params or {})

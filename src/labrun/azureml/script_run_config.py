@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from labrun import exact
 from labrun.azureml import compute, distributed
+from labrun.azureml.environment import Environment
 from labrun.azureml.local_paths import local
 from labrun.azureml.run_configuration import RunConfiguration
 from labrun.azureml.script_inputs import ScriptInputs
@@ -24,6 +25,16 @@ if TYPE_CHECKING:
 PYTHONS = ("python", "python3")
 SHELL = ("&", "|", ";", "<", ">", "$", "`", "'", '"', "\\", "*", " ")
 """In the words of a command, what means something to a shell."""
+
+
+def _check(argument: str, given: Any, kind: Any, wanted: str) -> None:
+    """Refuse what would be taken for something else: the letters of a text for so many arguments.
+
+    Raises:
+        UserErrorException: it is neither None nor of the kind.
+    """
+    if given is not None and not isinstance(given, kind):
+        raise UserErrorException(f"ScriptRunConfig: {argument}={given!r}: give {wanted}")
 
 
 class ScriptRunConfig(Config):
@@ -43,7 +54,8 @@ class ScriptRunConfig(Config):
         docker_runtime_config: not used: labrun has no containers.
 
     Raises:
-        UserErrorException: there is neither a script nor a command, or there is no such script.
+        UserErrorException: there is neither a script nor a command, there is no such script, or something is not what
+            it should be.
     """
 
     def __init__(
@@ -63,6 +75,10 @@ class ScriptRunConfig(Config):
     ) -> None:
         self.source_directory = os.fspath(local(source_directory or "."))
         self.script = None if script is None else str(local(script, self.source_directory))
+        _check("arguments", arguments, (list, tuple), "a list: ['--rate', 0.1]")
+        _check("run_config", run_config, RunConfiguration, "RunConfiguration()")
+        _check("environment", environment, Environment, "an Environment, as Environment.get(ws, 'NAME') gives it")
+        _check("compute_target", compute_target, (str, compute.ComputeTarget), "a name, or ComputeTarget(ws, 'NAME')")
         self.arguments, self.command = list(arguments or []), command
         self.run_config = run_config if run_config is not None else RunConfiguration()
         if compute_target is not None:

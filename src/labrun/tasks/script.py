@@ -278,6 +278,11 @@ def variables(
     }
     if config["script"]["azureml"]:
         found |= {f"AZUREML_DATAREFERENCE_{name}": path for name, path in named.items()}
+        found |= {
+            "AZUREML_RUN_ID": record.id,
+            "AZUREML_ARM_PROJECT_NAME": record.name,
+            "AZUREML_ARM_WORKSPACE_NAME": store.workspace().name,
+        }
     if "MLFLOW_TRACKING_URI" not in config["compute"]["environment"]:
         found |= endpoint.variables
     return found
