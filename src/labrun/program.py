@@ -308,8 +308,10 @@ class _Ending:
 
         def flushed() -> Any:
             frame = self._frame
-            if frame is not None and sys._getframe().f_back is None and not _has_returned(frame):
-                self._error, self._is_told = _leaving(frame) or (self._error, self._is_told)
+            if frame is not None and threading.current_thread() is threading.main_thread():
+                is_over = _outermost(sys._getframe()) is not frame  # a stream of the program's own may stand between
+                if is_over and not _has_returned(frame):
+                    self._error, self._is_told = _leaving(frame) or (self._error, self._is_told)
             return flush()
 
         return flushed
