@@ -223,7 +223,6 @@ class EarlyTerminationPolicy:
 
     def __init__(self, choice: str | None, **settings: Any) -> None:
         self._choice, self._settings = choice, {key: value for key, value in settings.items() if value is not None}
-        vars(self).update(settings)
 
     def to_json(self) -> dict[str, Any]:
         """As the SDK tells it."""
@@ -255,6 +254,8 @@ class BanditPolicy(EarlyTerminationPolicy):
     ) -> None:
         if (slack_factor is None) == (slack_amount is None):
             raise UserErrorException("BanditPolicy: give one of slack_factor and slack_amount")
+        self.evaluation_interval, self.delay_evaluation = evaluation_interval, delay_evaluation
+        self.slack_factor, self.slack_amount = slack_factor, slack_amount
         super().__init__(
             "bandit",
             evaluation_interval=evaluation_interval,
@@ -268,6 +269,7 @@ class MedianStoppingPolicy(EarlyTerminationPolicy):
     """Ends what is below the median of the others' averages."""
 
     def __init__(self, evaluation_interval: int = 1, delay_evaluation: int = 0) -> None:
+        self.evaluation_interval, self.delay_evaluation = evaluation_interval, delay_evaluation
         super().__init__("median", evaluation_interval=evaluation_interval, delay_evaluation=delay_evaluation)
 
 
@@ -281,6 +283,8 @@ class TruncationSelectionPolicy(EarlyTerminationPolicy):
         delay_evaluation: int = 0,
         exclude_finished_jobs: bool = False,
     ) -> None:
+        self.evaluation_interval, self.delay_evaluation = evaluation_interval, delay_evaluation
+        self.truncation_percentage, self.exclude_finished_jobs = truncation_percentage, exclude_finished_jobs
         super().__init__(
             "truncation",
             truncation_percentage=truncation_percentage,
