@@ -29,6 +29,7 @@ for fold in range(2):
         child.log("loss", fold + 0.5)
         child.tag("host", platform.node())
 open("outputs/model.txt", "w").write("model")
+open("checkpoints/state.bin", "w").write("large")
 """
 GO = """
 import json, sys
@@ -65,8 +66,9 @@ from azureml.train.automl import AutoMLConfig
 ws = Workspace.from_config()
 x = np.random.RandomState(0).rand(80, 4)
 config = AutoMLConfig(
-    "classification", X=x, y=(x[:, 0] > 0.5).astype(int), iterations=2, n_cross_validations=2,
-    primary_metric="accuracy", allowed_models=["LogisticRegression", "DecisionTree"],
+    "classification", X=x, y=(x[:, 0] > 0.5).astype(int), iterations=1, n_cross_validations=2,
+    primary_metric="accuracy", allowed_models=["DecisionTree"],
+    enable_voting_ensemble=False, enable_stack_ensemble=False,
     compute_target=RemoteCompute(ws, "mine"),
 )
 run = Experiment(ws, "automl").submit(config)
@@ -89,7 +91,9 @@ def project(workspace: Path, far_machine: far.Far, monkeypatch: pytest.MonkeyPat
     return workspace
 
 
-def test_an_attached_machine_runs_a_script_with_data_children_and_automl(far_machine: far.Far, project: Path) -> None:
+def test_an_attached_machine_runs_a_script_with_data_children_and_automl(
+    far_machine: far.Far, project: Path, lab_here: Command
+) -> None:
     """Takes over 15 s: two control scripts, and what they submit."""
     known = remotes.get("box")
     remotes.put(remotes.Remote("mine", known.address, python=known.python, ssh_config=known.ssh_config))
@@ -102,6 +106,11 @@ def test_an_attached_machine_runs_a_script_with_data_children_and_automl(far_mac
     assert found["children"] == [[0.5, "Completed", host], [1.5, "Completed", host]]
     run = next(run for run in labrun.runs(root=project) if run.record.task == "script")
     assert run.config["compute"]["host"] == "mine" and len(run.get_children()) == 2
+    checkpoint = Path(run.folder) / "checkpoints" / "state.bin"
+    assert not checkpoint.exists(), "it is large, and comes when it is asked for"
+    assert str(checkpoint) in lab_here("remote", "pull", run.id, "checkpoints").stdout
+    assert checkpoint.read_text() == "large"
+    assert "nothing new of checkpoints on mine" in lab_here("remote", "pull", run.id).stdout
     done = lab(project, "azureml", "run", "automl.py")
     assert done.returncode == 0, done.stderr
     accuracy, predicted = json.loads((project / "facts.json").read_text())
