@@ -129,6 +129,7 @@ varied = RandomParameterSampling({"--n-steps": randint(3), "--kind": choice("a",
 config = HyperDriveConfig(run_config=script, hyperparameter_sampling=varied, policy=BanditPolicy(slack_factor=0.9),
     primary_metric_name="Score reached", primary_metric_goal=PrimaryMetricGoal.MAXIMIZE, max_total_runs=20)
 run = exp.submit(config)
+early = run.get_best_run_by_primary_metric()  # "run all": nobody has waited for it
 run.wait_for_completion(show_output=True)
 again = HyperDriveRun(exp, run.id)
 best = again.get_best_run_by_primary_metric()
@@ -136,6 +137,8 @@ children = run.get_children_sorted_by_primary_metric()
 facts = {
     "children": children,
     "worst": run.get_children_sorted_by_primary_metric(top=1, reverse=True) == [children[3]],
+    "early": early.parent == run,
+    "properties": run.get_properties(),
     "best": [best.id, best.get_details()["runDefinition"]["arguments"], best.get_metrics()],
     "metrics": run.get_metrics(),
     "parent": [best.parent.id == run.id, run.type, run.status, type(Run.get(exp.workspace, run.id)).__name__],
@@ -186,6 +189,9 @@ def test_a_search_from_start_to_end(tmp_path: Path) -> None:
     assert facts["best"][0] == best and facts["best"][2] == facts["metrics"][best] == {"Score reached": [2.5, 1.5]}
     assert facts["best"][1][:2] == ["--fixed", "x y"] and {"--n-steps", "2", "--kind", "b"} <= set(facts["best"][1])
     assert facts["parent"] == [True, "hyperdrive", "Completed", "HyperDriveRun"] and facts["worst"]
+    told = facts["properties"]
+    assert facts["early"] and (told["score"], told["best_child_run_id"]) == ("2.5", best)
+    assert json.loads(told["primary_metric_config"]) == {"name": "Score reached", "goal": "maximize"}
     assert {row["status"] for row in facts["children"]} == {"Completed", "Failed"}
     assert facts["hyperparameters"][best] == facts["children"][0]["hyperparameters"]
     assert facts["diagnostics"]["best_child_by_primary_metric"] == best

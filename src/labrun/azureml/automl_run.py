@@ -15,6 +15,7 @@ import numpy as np
 from labrun import api, direction
 from labrun.azureml import automl_data
 from labrun.azureml.run import Run
+from labrun.azureml.telling import once
 from labrun.azureml.words import word
 from labrun.compat.azureml import absent
 from labrun.compat.azureml.exceptions import UserErrorException
@@ -190,6 +191,9 @@ class AutoMLRun(Run):
         """
         if return_onnx_model:
             absent.not_here("get_output(return_onnx_model=True)", "get_output() gives a model of scikit-learn")
+        if not self._work.is_over:
+            once(f"AutoMLRun.get_output(): the search {self.id} goes on; its end is waited for")
+            self._work.wait_for_completion(show_output=False, raise_on_error=False)
         run = self._iteration(iteration) if iteration is not None else self._best(metric)
         fitted = self._fitted(run, iteration is None and metric is None)
         return run, FittedModel(fitted)

@@ -228,6 +228,8 @@ class HyperDriveRun(Run):
     ) -> Run | None:
         """The run with the best value that it logged; None where none logged one.
 
+        While the search goes on, it is the best so far; its end is waited for where no run has logged a value yet.
+
         Args:
             include_failed: also of those that failed.
             include_canceled: also of those that were canceled, or ended early.
@@ -238,6 +240,10 @@ class HyperDriveRun(Run):
         for search in [self, *(self._went_on_from() if include_resume_from_runs else [])]:
             rows = search.get_children_sorted_by_primary_metric(discard_no_metric=True)
             found += [(row["best_primary_metric"], row, search) for row in rows if row["status"] not in left_out]
+        if not found and not self._work.is_over:
+            once(f"no run of the search {self.id} has logged {self._objective[0]!r} yet; its end is waited for")
+            self._work.wait_for_completion(show_output=False, raise_on_error=False)
+            return self.get_best_run_by_primary_metric(include_failed, include_canceled, include_resume_from_runs)
         if not found:
             return None
         _, row, search = (max if self._objective[1] else min)(found, key=lambda one: one[0])
