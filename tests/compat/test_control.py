@@ -69,6 +69,15 @@ text = "${x} it's, [a]"
 config = ScriptRunConfig(".\\\\src", "train.py", ["--rate", 0.5, "--text", text], compute_target=target)
 run = Experiment(ws, "day1").submit(config, tags={"mine": "1"})
 """
+READ = """
+import os
+from azureml.core import Dataset
+
+os.makedirs("data/rows", exist_ok=True)
+open("data/rows/a.csv", "w").write("a,b\\n1,2\\n3,4\\n")
+table = Dataset.Tabular.from_delimited_files((ws.get_default_datastore(), "rows")).register(ws, "rows")
+print(Dataset.get_by_name(ws, "rows").to_pandas_dataframe().shape)
+"""
 LOOK_BACK = """
 import json, os
 
@@ -143,9 +152,10 @@ def test_a_control_script_from_start_to_end(project: Path) -> None:
 
 
 def test_a_script_that_submits_and_ends_leaves_its_run_going(project: Path) -> None:
-    (project / "leave.py").write_text(SUBMIT)
+    (project / "leave.py").write_text(SUBMIT + READ)
     done = lab(project, "azureml", "run", "leave.py")
     assert done.returncode == 0 and "stands for" not in done.stderr, "the target is in the table by now"
+    assert done.stdout.endswith("(2, 2)\n") and "Mounting" not in done.stdout, "what it prints is its own"
     run = labrun.get_run("last", root=project)
     assert run.wait_for_completion(timeout_s=120)["status"] == "completed"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,8 @@ def run(options: argparse.Namespace) -> int:
     for ours in ("--compute", "--environments"):
         if any(word == ours or word.startswith(f"{ours}=") for word in options.words):
             notice.warn(f"{ours} behind {options.file} is the script's own argument; lab's own stands before the file")
+    # What the script prints is its own: of the data that it reads, lab says nothing there.
+    logging.getLogger("labrun").setLevel(logging.WARNING)
     ways.run_script(options.file, options.words)
     return 0
 
