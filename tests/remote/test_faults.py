@@ -544,7 +544,7 @@ def test_a_full_disk_there_is_told_and_leaves_nothing_half(
     assert small.inside(f"find {home}/.labrun -name '*partial*'") == "" and links.live(workspace) == []
     shutil.rmtree(workspace / "multirun")
     small.inside(f"rm {home}/fill {home}/rest")
-    begun = labrun_here(*WORDS, "seed=0,2,3,4,5,6", "compute.detach=true", "compute.max_parallel=1")
+    begun = labrun_here(*WORDS, "seed=0,2,3,4", "compute.detach=true", "compute.max_parallel=1")
     assert begun.returncode == 0, begun.stderr
     small.inside(f"dd if=/dev/zero of={home}/fill bs=4k")
     time.sleep(3)
@@ -552,9 +552,9 @@ def test_a_full_disk_there_is_told_and_leaves_nothing_half(
     watched = lab_here("runs", "watch", "last")
     assert watched.returncode == 0, watched.stderr
     found = runs_of(workspace)
-    assert [one.status for one in found] == ["completed"] * 6
+    assert [one.status for one in found] == ["completed"] * 4
     assert all(sum(one["status"] == "completed" for one in record.attempts) == 1 for record in found)
-    assert set(ledger(small)) == {f"begun {number}" for number in (0, 2, 3, 4, 5, 6)}
+    assert set(ledger(small)) == {f"begun {number}" for number in (0, 2, 3, 4)}
 
 
 def test_a_clock_two_hours_ahead(
@@ -574,11 +574,11 @@ def test_a_clock_two_hours_ahead(
     with far.machine(tmp_path_factory.mktemp("ahead"), sshd=set_clock) as ahead:
         ahead.make_known(workspace, monkeypatch)
         began = records.now()
-        done = labrun_here(*WORDS, "seed=0,1,2", "compute.retries=1")
+        done = labrun_here(*WORDS, "seed=0,1", "compute.retries=1")
         assert done.returncode == 0, done.stderr
         assert "the clock of box is 2.0 h ahead of this machine's" in done.stderr
         found = runs_of(workspace)
-        assert [one.status for one in found] == ["completed"] * 3
+        assert [one.status for one in found] == ["completed"] * 2
         for one in found:
             moments = [one.created, *(attempt[key] for attempt in one.attempts for key in ("started", "ended"))]
             assert [began, *moments, records.now()] == sorted([began, *moments, records.now()]), one
@@ -645,17 +645,13 @@ def test_a_slow_link(
     (workspace / "ssh_config").write_text(f"{text}  HostKeyAlias {box.address}\n")
     box.make_known(workspace, monkeypatch, ssh_config=str(workspace / "ssh_config"))
     try:
-        done = labrun_here(*WORDS, "seed=0,1,2", "compute.retries=1")
+        done = labrun_here(*WORDS, "seed=0,2")
     finally:
         ssh.close(remotes.get("box"))
         link.close()
         box.make_known(workspace, monkeypatch)
     assert done.returncode == 0 and link.stalls, done.stderr
-    assert [(one.status, len(one.attempts)) for one in runs_of(workspace)] == [
-        ("completed", 1),
-        ("completed", 2),
-        ("completed", 1),
-    ]
+    assert [(one.status, len(one.attempts)) for one in runs_of(workspace)] == [("completed", 1)] * 2
 
 
 def test_two_laptops_on_one_machine(box: far.Far, script: None, workspace: Path, labrun: Command) -> None:
@@ -669,11 +665,11 @@ def test_two_laptops_on_one_machine(box: far.Far, script: None, workspace: Path,
         for part in ("train.py", "data", "conf"):
             target = folder / part
             (shutil.copytree if (workspace / part).is_dir() else shutil.copy)(workspace / part, target)
-        words = program("labrun", *WORDS, "seed=0,1,2", "compute.retries=1")
+        words = program("labrun", *WORDS, "seed=0,2")
         laptops.append(subprocess.Popen(words, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL))
     told = [process.communicate()[1] for process in laptops]
     assert [process.returncode for process in laptops] == [0, 0], told
     for name in ("one", "two"):
         found = runs_of(workspace / name)
-        assert [(one.status, len(one.attempts)) for one in found] == [(records.COMPLETED, n) for n in (1, 2, 1)]
-    assert ledger(box) == sorted(["begun 0", "begun 1", "begun 1", "begun 2"] * 2)
+        assert [(one.status, len(one.attempts)) for one in found] == [("completed", 1)] * 2
+    assert ledger(box) == ["begun 0", "begun 0", "begun 2", "begun 2"]
