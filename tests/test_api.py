@@ -9,11 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-import nbformat
 import psutil
 import pytest
-from nbclient import NotebookClient
-from nbconvert import HTMLExporter
 
 import labrun
 from helpers import write_climber, write_model
@@ -186,6 +183,10 @@ def test_the_notebook(real_data: Path, tmp_path: Path, monkeypatch: pytest.Monke
 
     Over 15 s: a kernel of its own, with PyTorch and every command of the page.
     """
+    import nbformat  # here: each worker would import them otherwise
+    from nbclient import NotebookClient
+    from nbconvert import HTMLExporter
+
     monkeypatch.setenv("LABRUN_TEST_DATA", str(real_data))
     book = nbformat.read(NOTEBOOK, as_version=4)
     NotebookClient(book, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()

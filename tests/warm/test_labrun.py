@@ -11,7 +11,8 @@ from typing import Any
 import psutil
 import pytest
 
-from helpers import run_lab, run_labrun, start_labrun, start_warm, wait_for
+from helpers import START, run_lab, run_labrun, start_labrun, start_warm, wait_for
+from labrun.warm import identity
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +20,12 @@ def up() -> None:
     """The warm interpreter of all tests is up."""
     start_warm()
     wait_for(lambda: any(Path(os.environ["LABRUN_WARM_DIR"]).glob("*.sock")), 300)
+
+
+def test_no_import_of_a_test_file_keeps_commands_from_it() -> None:
+    """Libraries set variables as they are imported. With one that counts, every command of the tests would be cold."""
+    now, then = ({key: value for key, value in found.items() if identity.counts(key)} for found in (os.environ, START))
+    assert now == then
 
 
 def commands() -> int:
