@@ -517,6 +517,10 @@ def is_estimator(target: str) -> bool:
 DEFAULTS = {"dataset": "digits", "model": "logistic_regression"}
 
 
+NO_KEY = ": no such key."
+OWN_VALUES = "Values of your own stand below dataset.vars, and are referred to as ${dataset.vars.NAME}"
+
+
 def validate(config: Mapping[str, Any]) -> None:
     """Hold a resolved config (plain dicts and lists) against the schema.
 
@@ -537,7 +541,8 @@ def validate(config: Mapping[str, Any]) -> None:
             usual = DataModule if group == "dataset" and has_loaders(node) else general
             if group == "dataset" and "name" not in node and target is None and usual is Dataset:
                 problems += list(_not_there(node["_target_"]))  # whoever names a data module need not name the set
-            problems += check_fields(node, target or usual, group, open_ended=target is None)
+            found = check_fields(node, target or usual, group, open_ended=target is None)
+            problems += [f"{one} {OWN_VALUES}" if target is TorchDatasets and NO_KEY in one else one for one in found]
         elif isinstance(node, Mapping):
             problems.append(f"{group}._target_ is missing: it names the Python class or function to use")
     problems += list(check_datastore(config.get("datastore")))

@@ -361,6 +361,9 @@ def test_own_values_of_a_data_set_and_arguments_that_a_part_does_not_take(
         "dataset.train.frist: Dicts takes no such argument. Did you mean 'first'? It takes: first, last, path" in said
     )
     assert "dataset.test.size: Dicts takes no such argument" in said
+    (mine / "dataset" / "keyed.yaml").write_text(f"{dicts}count: 200\n")
+    said = refused_here("dataset=keyed", "model=pixels")
+    assert "dataset.count: no such key" in said and "below dataset.vars, and are referred to as ${dataset" in said
 
 
 def test_a_part_that_is_never_validated_is_told(
