@@ -12,6 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from helpers import lab
 from labrun.azureml import sampling
+from labrun.azureml.estimators import Estimator
 from labrun.azureml.experiment import Experiment
 from labrun.azureml.hyperdrive import HyperDriveConfig, PrimaryMetricGoal
 from labrun.azureml.sampling import (
@@ -93,6 +94,14 @@ def test_a_search_as_words(ws: Workspace) -> None:
         "sweep.timeout_min=30",
     ]
     assert NoTerminationPolicy().words() == [] and PrimaryMetricGoal.from_str("maximize") is PrimaryMetricGoal.MAXIMIZE
+
+
+def test_what_varies_is_no_argument_of_the_estimator_besides(ws: Workspace) -> None:
+    script = Estimator(".", entry_script="train.py", script_params={"--fixed": 1, "--epochs": 5, "--rate": 0.1})
+    varied = RandomParameterSampling({"--epochs": sampling.choice(1, 2), "rate": sampling.choice(0.5)})
+    words = HyperDriveConfig(varied, "a", estimator=script).words(Experiment(ws, "x"))
+    assert "script.positional=['--fixed','1']" in words
+    assert "script.arguments.epochs=1,2" in words and len(script.script_params) == 3
 
 
 @pytest.mark.parametrize(

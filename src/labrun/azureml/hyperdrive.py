@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import enum
 import json
 import math
@@ -119,7 +120,7 @@ class HyperDriveConfig(Config):
         }
         return [
             "-m",
-            *self.run_config.words(experiment),
+            *self._script().words(experiment),
             *self.hyperparameter_sampling.words(),
             *(self.policy.words() if self.policy is not None else []),
             word("sweep.metric", self.primary_metric_name),
@@ -147,6 +148,18 @@ class HyperDriveConfig(Config):
             ]
             found.append(word("sweep.portfolio", first))
         return found
+
+    def _script(self) -> Any:
+        """The script; of an estimator without those arguments that vary, as in the SDK: each is given once."""
+        given = getattr(self.run_config, "script_params", None) or {}
+        varied = {name.lstrip("-") for name in self.hyperparameter_sampling.parameter_space}
+        twice = [name for name in given if name.lstrip("-") in varied]
+        if not twice:
+            return self.run_config
+        once(f"HyperDriveConfig: {', '.join(twice)} of script_params vary, and are not given besides")
+        made = copy.copy(self.run_config)
+        made.script_params = {name: value for name, value in given.items() if name not in twice}
+        return made
 
     def variables(self) -> dict[str, str]:
         """The script's."""
