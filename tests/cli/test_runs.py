@@ -22,9 +22,10 @@ from helpers import PLAIN, Completed, lab, new, run_labrun, submitted
 from labrun import cli
 from labrun.cli.runs import compare
 from labrun.errors import RecordError
-from labrun.runs import archive_export, context, index, recording, removing, store
+from labrun.runs import archive_export, context, index, recording, removing, store, sweep_state
 from labrun.runs import record as records
 from labrun.runs.context import RunContext, annotate
+from labrun.search import takeover
 
 Capture = pytest.CaptureFixture[str]
 Patch = pytest.MonkeyPatch
@@ -163,6 +164,18 @@ def test_a_run_is_named_by_its_id_its_folder_last_or_best(all_kinds: Path, run: 
     assert "e6666666" in run("runs", "show", "last")[1] and "b3333333" in run("runs", "show", "b3")[1]
     assert "2 ids" in run("runs", "show", "a")[2] and "no completed run" in run("runs", "show", "best:auc")[2]
     assert "a1111111" in run("runs", "show", "outputs/test/now-a1111111")[1]
+
+
+def test_last_is_a_search_that_has_no_trial_yet(workspace: Path, run: Lab) -> None:
+    make(workspace, "a1111111", "running")
+    time.sleep(0.05)  # the clock of files is coarser
+    folder = workspace / "multirun" / "test" / "search"
+    folder.mkdir(parents=True)
+    sweep_state.Plan("local", [], [], [], str(workspace), "test", {}, command=["-m"]).write(folder)
+    code, out, _ = run("runs", "cancel", "last")
+    assert (code, out) == (0, "asked to stop: a search that had begun no trial\n")
+    assert takeover.is_canceled(folder)
+    assert not list((workspace / "outputs").glob("*/*/requests/*")), "the run before it goes on"
 
 
 def test_show_tells_all_of_one_run_or_of_many(all_kinds: Path, run: Lab) -> None:

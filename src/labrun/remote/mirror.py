@@ -405,13 +405,6 @@ def _known(here: Path, parts: Sequence[str]) -> dict[str, list[int]]:
     return known
 
 
-def begun(root: Path) -> Path | None:
-    """A search elsewhere of which no trial has come yet: the newest of a workspace's."""
-    found = [folder for folder in links.live(root) if not any(folder.glob("*/run.json"))]
-    found = [folder for folder in found if not (folder / "run.json").exists()]
-    return max(found, key=lambda folder: links.file(folder).stat().st_mtime, default=None)
-
-
 def refresh(root: Path) -> None:
     """Bring what is new of a workspace's live runs elsewhere, for a command that looks at them.
 

@@ -8,11 +8,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 from labrun.config.hydra_files import value_here, with_variables
 from labrun.remote import link as links
-from labrun.runs import context, sweep_state
+from labrun.runs import context, custom_locations, sweep_state
 from labrun.runs import record as records
 from labrun.runs.sweep_state import SweepState
 
@@ -51,6 +52,26 @@ def cancel(folder: Path) -> None:
 def is_canceled(folder: Path) -> bool:
     """Whether somebody asked for that."""
     return SweepState(folder).search_canceled.exists()
+
+
+def fresh(root: Path, since: str) -> Path | None:
+    """The newest search of a workspace that has no trial yet, and goes on; None if there is none.
+
+    Args:
+        root: the workspace.
+        since: ISO time; older ones do not count.
+    """
+    plans = [(path.stat().st_mtime, path) for path in (root / "multirun").glob(f"*/*/{custom_locations.PLAN}")]
+    after = datetime.fromisoformat(since).timestamp() if since else 0.0
+    for changed, path in sorted(plans, reverse=True):
+        folder = path.parents[1]
+        if changed < after:
+            return None
+        if sweep_state.read_plan(folder).command is None or is_over(folder) or is_canceled(folder):
+            continue
+        if not any(folder.glob("*/run.json")):
+            return folder
+    return None
 
 
 def is_over(folder: Path) -> bool:

@@ -36,11 +36,17 @@ def folder_of(reference: str) -> Path:
         if os.path.isfile(SweepState(folder).plan):
             return folder.resolve()
     mirror.refresh(root)
-    if reference == "last" and (begun := mirror.begun(root)) is not None:
-        return begun
+    if reference == "last" and (search := _search_without_trials(root)) is not None:
+        return search
     run_dir, record = store.find(root, reference)
     sweep = records.sweep_folder(run_dir, record)
     return sweep if reference == "last" and sweep is not None else run_dir
+
+
+def _search_without_trials(root: Path) -> Path | None:
+    """The search that 'last' means while it has no trial yet: no older run is meant then."""
+    newest = max((record.created for _, record in store.listing(root).runs), default="")
+    return takeover.fresh(root, newest)
 
 
 def watch(options: argparse.Namespace) -> int:
@@ -167,6 +173,9 @@ def cancel(options: argparse.Namespace) -> int:
     else:
         chosen = [run_dir for name in options.run for run_dir in _meant(name)]
     unfinished = [run_dir for run_dir in dict.fromkeys(chosen) if not records.read(run_dir).finished]
+    if not chosen:
+        print("asked to stop: a search that had begun no trial")
+        return 0
     if not unfinished:
         print(
             "nothing to cancel: " + ("the run has" if len(chosen) == 1 else f"all {len(chosen)} runs have") + " ended"
@@ -183,7 +192,9 @@ def cancel(options: argparse.Namespace) -> int:
 
 def _meant(name: str) -> list[Path]:
     """The runs that a name means; a whole search begins no more."""
-    folder = folder_of(name) if name != "last" else store.find(store.workspace(), "last")[0]
+    root = store.workspace()
+    search = _search_without_trials(root) if name == "last" else None
+    folder = search or (folder_of(name) if name != "last" else store.find(root, "last")[0])
     if not SweepState(folder).plan.is_file():
         return [folder]
     plan = sweep_state.read_plan(folder)
