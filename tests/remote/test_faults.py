@@ -673,3 +673,15 @@ def test_two_laptops_on_one_machine(box: far.Far, script: None, workspace: Path,
         found = runs_of(workspace / name)
         assert [(one.status, len(one.attempts)) for one in found] == [("completed", 1)] * 2
     assert ledger(box) == ["begun 0", "begun 0", "begun 2", "begun 2"]
+
+
+def test_a_sweep_of_here_goes_on_there(box: far.Far, labrun: Command, workspace: Path) -> None:
+    """Takes over 15 s on a busy machine: two commands."""
+    (workspace / "train.py").write_text("print('done')\n")
+    words = ("-m", "experiment=script", "script.path=train.py", "tracking=none")
+    assert labrun(*words, "seed=0").returncode == 0
+    done = labrun(*words, "seed=0,1", "sweep.resume=last", "compute.host=box")
+    assert done.returncode == 0, done.stderr
+    here, there = runs_of(workspace)
+    assert [here.status, there.status] == ["completed"] * 2 and len(here.attempts) == 1
+    assert here.process and there.process and there.process["host"] == f"box{box.number}" != here.process["host"]

@@ -122,6 +122,8 @@ class Elsewhere(Backend):
 
     def capacity(self, needs: Sequence[tuple[int, int]], compute: Mapping[str, Any]) -> Capacity:
         """As many as its cores carry, as far as it can be told from here."""
+        if compute["host"] is None:  # of runs that are done, and were elsewhere
+            return Capacity(compute["max_parallel"] or 1)
         cores = facts(remotes.get(compute["host"]))["cores"]
         most = max((max(1, cores // max(1, cpus)) for cpus, _ in needs), default=1)
         return Capacity(compute["max_parallel"] or most)
@@ -245,7 +247,10 @@ class Carried:
         Raises:
             LabrunError: nothing has begun.
         """
-        name = records.read(next(iter(self._runs.values()))).config["compute"]["host"]
+        hosts = (records.read(run_dir).config["compute"]["host"] for run_dir in self._runs.values())
+        name = next(filter(None, hosts), None) or (self._link.remote if self._link else None)  # older runs go along
+        if name is None:
+            raise LabrunError(f"the runs of {self._folder} do not say which machine they go to")
         remote = remotes.get(name)
         if self._link is not None and self._link.state == links.CARRYING and self._link.remote != name:
             self._link = None  # nothing has begun on the other one

@@ -261,12 +261,12 @@ def make_plan(submitted: Sequence[Job], folder: Path, runs: Sequence[Path], back
         runs: every run of it.
         backend: where they go.
     """
-    config = submitted[0].record.config
-    compute = config["compute"]
+    # What is done may have gone elsewhere, under other limits.
+    record = next((job.record for job in submitted if not job.is_done), submitted[0].record)
+    config, compute = record.config, record.config["compute"]
     computed = [job.record.config["compute"] for job in submitted]
     needs = [(one["cpus_per_run"] * one.get("tasks_per_node", 1), one["gpus_per_run"]) for one in computed]
     capacity = backend.capacity(needs, compute)
-    record = next((job.record for job in submitted if not job.is_done), submitted[0].record)
     frozen = snapshot.import_path(record.code or {}, own=compute["python"] is None)
     return sweep_state.Plan(
         target=backend.name,
