@@ -134,6 +134,7 @@ def test_what_azure_had_by_hand_is_taken_for_granted_and_told(
     assert ws.compute_targets["by-hand"].get_status().provisioning_state == "Succeeded"
     assert capsys.readouterr().err.count("the compute target 'by-hand' was never created") == 1
     assert list(ws.compute_targets) == ["by-hand"]
+    assert ws.get_default_compute_target("GPU").name == "gpu-cluster"
     assert ws.environments["AzureML-PyTorch-1.6-CPU"].name == "AzureML-PyTorch-1.6-CPU"
     with pytest.raises(KeyError, match="there is no environment 'mine'"):
         ws.environments["mine"]

@@ -250,7 +250,14 @@ class Workspace(Advising):
         _find("Datastore").set_default(self, name)
 
     def get_default_compute_target(self, type: str = "CPU") -> Any:
-        """None: none is the default."""
+        """The target `cpu-cluster` or `gpu-cluster`: Azure's notebook machines had one of each.
+
+        Raises:
+            ValueError: the type is neither of them.
+        """
+        if type.lower() not in ("cpu", "gpu"):
+            raise ValueError("Invalid compute type. Accepted values are CPU and GPU")
+        return self.compute_targets[f"{type.lower()}-cluster"]
 
     def get_default_keyvault(self) -> Keyvault:
         """Secrets: variables of the environment."""

@@ -231,7 +231,10 @@ def check_interpreter(python: str) -> None:
         ConfigError: it does not.
     """
     try:
-        answer = subprocess.run([python, "-c", "import sys"], capture_output=True, text=True, timeout=60, check=False)
+        # -I: a PYTHONPATH of this process is for its own version of Python.
+        answer = subprocess.run(
+            [python, "-I", "-c", "import sys"], capture_output=True, text=True, timeout=60, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ConfigError(f"script.python={python} does not start: {error}") from error
     if answer.returncode:
