@@ -33,6 +33,7 @@ FILES = 200
 CONSOLE = "from labrun.warm.client import labrun; labrun()"
 ALONE_S = 35.0
 """After so long a detached controller looks as seldom as it does while nobody watches."""
+UNQUIET = " The machine was not quiet: seconds and ratios are rough, and to be measured again; bytes are not concerned."
 SETTLE_S = 5.0
 """How long `lab runs watch` takes until it has begun."""
 SLEEPER = """
@@ -269,7 +270,8 @@ def verdicts(options: argparse.Namespace, singles: Pairs, edited: Taken, sweeps:
         f"An edit of one file (2 kB) sends {extra / 1000:,.1f} kB more than a run without one. The traffic per hour is "
         f"that of {options.idle:.0f} s, scaled. While nobody looks, the detached controller here asks every 30 s, and "
         f"every 60 s once nothing has changed for ten minutes; with `lab runs watch`, every 5 s at most.",
-        f"Other processes used {min(busy):.0%} to {max(busy):.0%} of the machine during the commands of both sides.",
+        f"Other processes used {min(busy):.0%} to {max(busy):.0%} of the machine during the commands of both sides."
+        f"{UNQUIET if max(busy) > common.BUSY else ''}",
         verdict(
             f"a sweep of {options.runs} small runs takes at most {TIMES:g} times its time on the box itself",
             f"{times:.2f} times",
