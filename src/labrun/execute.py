@@ -451,10 +451,12 @@ def signature(config: Mapping[str, Any], data: list[dict[str, Any]], code: Mappi
     signed = {key: config.get(key) for key in SIGNED}
     signed["trainer"] = {key: value for key, value in config["trainer"].items() if key not in UNSIGNED_TRAINER}
     signed["model"] = {key: value for key, value in (config.get("model") or {}).items() if key != "search_space"}
+    # A data set that brings its own loaders: what its arguments mean is its own matter.
+    unsigned = () if schema.has_loaders(config.get("dataset")) else UNSIGNED_DATASET
     signed["dataset"] = {
         key: value
         for key, value in (config.get("dataset") or {}).items()
-        if key not in UNSIGNED_DATASET and not (key in LATER and value in (None, [], {}))
+        if key not in unsigned and not (key in LATER and value in (None, [], {}))
     }
     signed["data"] = [entry.get("content") or entry["digest"] for entry in data if "digest" in entry]
     signed["code"] = (code or {}).get("sources")

@@ -278,7 +278,9 @@ def test_a_sweep_that_goes_on_takes_completed_runs_with_the_same_loaders(run_her
     old = [resume.PreviousRun(run_dir, done)]
     assert resume.match([new], old) == old
     dataset = {**done.config["dataset"], "train": {**done.config["dataset"]["train"], "last": 200}}
-    assert resume.match([dataclasses.replace(new, config={**done.config, "dataset": dataset})], old) == [None]
+    own = {**done.config["dataset"], "version": 2, "num_workers": 3}
+    for other in (dataset, {**own, "version": None}, {**own, "num_workers": done.config["dataset"]["num_workers"]}):
+        assert resume.match([dataclasses.replace(new, config={**done.config, "dataset": other})], old) == [None]
 
 
 def test_scores_compare_whatever_the_loaders_settings_are(run_here: Runner, mine: Path) -> None:

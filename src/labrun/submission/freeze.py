@@ -463,7 +463,8 @@ UNREAD = frozenset({"download", "verify", "asset", "version", "in_memory", "num_
 
 
 def _what_is_read(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in dataset.items() if key not in UNREAD}
+    unread = {"num_workers"} if schema.has_loaders(dataset) else UNREAD
+    return {key: value for key, value in dataset.items() if key not in unread}
 
 
 SPLIT_KEYS = ("split_seed", "test_size", "validation_size")
