@@ -1,7 +1,7 @@
 """How much faster many short runs are in one Slurm allocation than as a Slurm job each.
 
 Both sides are the same command with another `compute.runs_per_job`, measured from its start to its end on the cluster
-of this machine (`tests/cluster/start-slurm` starts one). Slurm's daemons and jobs are no children of this script, so
+of this machine (`tests/cluster/start-slurm` starts one). Slurm's daemons and jobs are not children of this script, so
 what other processes used is told from the seconds before each side only.
 """
 

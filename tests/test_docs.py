@@ -10,7 +10,7 @@ A comment before a block says how it is carried out, where that is not by itself
     <!-- data -->         in the README: on the real data, by `test_readme.py`
     <!-- until: TEXT -->  goes on until it is ended: carried out until it has printed this
     <!-- exit 2 -->       ends with this exit code
-    <!-- listing -->      a `text` block that is no output
+    <!-- listing -->      a `text` block that is not an output
     <!-- theirs -->       Python for another library: parsed
 
 Each page has a workspace of its own, in which its blocks follow each other. A `text` block after a command is what it

@@ -45,7 +45,7 @@ def test_a_project_is_written_and_told(labrun_here: Command, workspace: Path, mo
     ("folder", "words"),
     [
         ("full", "'full' has files already (.d, a, b, ... (4 in all)): name a new or empty folder"),
-        ("file", "is there already, and is no folder"),
+        ("file", "is there already, and is not a folder"),
         ("file/inner", "cannot be written: Not a directory"),
         ("my work", "letters, digits, - and _"),
         ("1st", "begins with a letter"),

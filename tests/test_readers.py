@@ -202,7 +202,7 @@ def test_pipes_in_a_datastore_and_in_a_models_folder(tmp_path: Path) -> None:
     place = journal.content(tmp_path, version)
     place.mkdir(parents=True)
     os.mkfifo(place / "x")
-    with pytest.raises(CorruptDataError, match="no plain file"):
+    with pytest.raises(CorruptDataError, match="not a plain file"):
         journal.check(tmp_path, version)
 
 
@@ -252,7 +252,7 @@ def test_code_is_what_its_digest_says_wherever_a_record_says_it_lies(tmp_path: P
     ):
         with pytest.raises(RecordError, match="is gone"):
             rerun._kept(told, tmp_path, old)
-    with pytest.raises(RecordError, match="is no digest"):
+    with pytest.raises(RecordError, match="is not a digest"):
         store.environment_folder("../../x")
 
 

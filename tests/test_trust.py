@@ -230,7 +230,7 @@ def test_a_card_that_is_no_card_is_one_message(ran: Path, tmp_path: Path) -> Non
     outside = tmp_path / "outside.pt"
     shutil.move(weights, outside)
     weights.symlink_to(outside)
-    with pytest.raises(DataError, match="no plain file"):
+    with pytest.raises(DataError, match="not a plain file"):
         saved.load_model(ran)
 
 

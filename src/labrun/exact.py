@@ -5,7 +5,7 @@ key that begins with `!`, and read back as it was:
 
 ```
 {"!float": "nan"}                    nan, inf, -inf
-{"!map": [[0, 1.0], [1, 5.0]]}       a mapping with keys that are no text, as pairs in their order
+{"!map": [[0, 1.0], [1, 5.0]]}       a mapping with keys that are not text, as pairs in their order
 {"!bytes": "aGk="}                   bytes, in base64
 {"!path": "/data"}                   a pathlib.Path
 ```

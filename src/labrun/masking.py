@@ -33,7 +33,7 @@ WORDS = frozenset(
     {"true", "false", "null", "none", "auto", "default", "debug", "info", "warning", "error", "cuda", "test", "train"}
     | {"main", "latest", "localhost", "production", "development", "utf-8"}
 )
-"""Settings, which are no secrets."""
+"""Settings, which are not secrets."""
 OPEN = frozenset(
     {"HOME", "USER", "LOGNAME", "HOSTNAME", "HOST", "SHELL", "PWD", "OLDPWD", "PATH", "LANG", "TERM", "TMPDIR", "TZ"}
     | {"EDITOR", "DISPLAY", "PYTHONPATH", "VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV"}

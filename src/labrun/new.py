@@ -185,7 +185,7 @@ def _check_empty(place: Path, folder: str) -> None:
                 f"{folder!r} has files already ({', '.join(there[:3])}{more}): name a new or empty folder"
             )
     elif os.path.lexists(place):
-        raise ConfigError(f"{folder!r} is there already, and is no folder: name a new or empty one")
+        raise ConfigError(f"{folder!r} is there already, and is not a folder: name a new or empty one")
 
 
 def _write(place: Path, texts: dict[str, str]) -> None:

@@ -82,7 +82,7 @@ class Plugins:
             raise ConfigError(f"{self.key}={name!r}: its package fails: {type(error).__name__}: {error}") from error
         if not isinstance(made, _load(self._base)):
             base = self._base.replace(":", ".")
-            raise ConfigError(f"{self.key}={name!r}: {self._others[name].value} is no class of {base}")
+            raise ConfigError(f"{self.key}={name!r}: {self._others[name].value} is not a class of {base}")
         return made
 
     def all_known(self) -> Iterator[Any]:

@@ -352,7 +352,7 @@ class _Ending:
 
 
 def _leaving(frame: FrameType) -> tuple[BaseException | None, bool] | None:
-    """The `SystemExit` that has just ended a frame, None in place of one that is no error; None: it is not sure.
+    """The `SystemExit` that has just ended a frame, None in place of one that is not an error; None: it is not sure.
 
     Python 3.11 gives it a traceback only when it is caught; later ones do so at once.
     """

@@ -696,7 +696,7 @@ def _check_script(config: Mapping[str, Any]) -> Iterator[str]:
             if isinstance(pattern, str) and not re.compile(pattern).groups:
                 yield f"script.metrics.{name}={pattern!r}: a group, ( ), has to say where the number stands"
         except re.error as error:
-            yield f"script.metrics.{name}={pattern!r} is no regular expression: {error}"
+            yield f"script.metrics.{name}={pattern!r} is not a regular expression: {error}"
     if node.get("python") and node.get("requirements"):
         yield "script.requirements builds an environment of its own: leave out script.python"
 

@@ -124,7 +124,7 @@ def _tell(record: Record, paths: RunPaths, about: list[tuple[str, str]], took: s
         ("time", took),
         ("folder", str(paths.root)),
     ]
-    with contextlib.suppress(Exception):  # a view that is not to be had here is no failure of the run
+    with contextlib.suppress(Exception):  # a view that is not to be had here is not a failure of the run
         tracker = trackers.named(record.config["tracking"])
         if tracker is not None:
             rows += [(tracker.label, tracker.shown(store.workspace(), record, paths.root))]

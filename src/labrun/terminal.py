@@ -22,7 +22,7 @@ COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 def plain(text: str, keep: str = "") -> str:
     """A text without what a terminal takes for a command: control characters (C0, DEL, C1), so every escape sequence;
-    what turns the direction of writing; what is no character. They are shown as `\\x1b`, `\\u202e`.
+    what turns the direction of writing; what is not a character. They are shown as `\\x1b`, `\\u202e`.
 
     Args:
         text: any.

@@ -27,7 +27,7 @@ def named_targets(node: Any, key: str, depth: int = 0) -> Iterator[tuple[str, st
     """Every `_target_` in a node, at any depth, with the key of the node that has it.
 
     Raises:
-        ConfigError: one is no text, or the node is too deep.
+        ConfigError: one is not text, or the node is too deep.
     """
     if depth > DEEPEST:
         raise ConfigError(f"{key}: its values lie more than {DEEPEST} levels deep, and no model's do")
@@ -70,7 +70,7 @@ def check_model(node: Mapping[str, Any], key: str, trusted: Sequence[str], may_i
 
 
 def refusal(target: str, may_import: bool = True) -> str:
-    """Why a target is no class of a model that may be built unasked; empty where it is one.
+    """Why a target is not a class of a model that may be built unasked; empty where it is one.
 
     Args:
         target: dotted.
@@ -95,7 +95,7 @@ def refusal(target: str, may_import: bool = True) -> str:
         return f"it is the {type(found).__name__} {_own_name(found)}, and no class"
     if not _is_in(_own_name(found), MODEL_PACKAGES):
         return f"it is {_own_name(found)}, no class of {', '.join(MODEL_PACKAGES)}"
-    return "" if _is_model(found) else f"{_own_name(found)} is no class of a network or an estimator"
+    return "" if _is_model(found) else f"{_own_name(found)} is not a class of a network or an estimator"
 
 
 def _is_in(name: str, packages: Sequence[str]) -> bool:

@@ -129,7 +129,7 @@ def test_a_process_for_each_gpu_of_a_run(labrun: Command, refused_here: Refused,
     assert [sorted(line[1:] for line in run) for run in found] == [[["0", "0", "2"], ["1", "1", "2"]]] * 2
     assert records.read(logs[0][0].parent).config["compute"]["tasks_per_node"] == 2
     done = labrun("model=shows", "compute=gpu", "compute.gpus_per_run=2", *PLAIN, CUDA_VISIBLE_DEVICES="4,5")
-    assert done.returncode == 0 and seen(workspace)[0][0] == "4,5", "what is no network has one process"
+    assert done.returncode == 0 and seen(workspace)[0][0] == "4,5", "what is not a network has one process"
 
 
 def test_more_processes_than_gpus_are_refused(

@@ -173,7 +173,7 @@ def test_mistakes_are_one_message(place: Path, tmp_path: Path) -> None:
     for name, message in (
         ("narrow.csv", "has 2 columns, and model digits/1 takes 64"),
         ("words.csv", "hold text"),
-        ("empty.csv", "is no readable CSV file"),
+        ("empty.csv", "is not a readable CSV file"),
         ("bad.npz", "cannot be read as arrays"),
         ("objects.npy", "cannot be read as arrays"),
         ("bad.png", "cannot be read as an image"),

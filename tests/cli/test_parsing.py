@@ -26,7 +26,7 @@ MISTAKES = {
     "runs ls --statsu failed": "Did you mean '--status'?",
     "runs --status runing": "--status 'runing': expected one of queued, running",
     "runs --status": "--status wants a value: --status queued|running",
-    "runs -n x": "'x' is no whole number from 1 on",
+    "runs -n x": "'x' is not a whole number from 1 on",
     "data": "say what to do: lab data upload, lab data download",
     "data ls a b": "'b' is too much. Say lab data ls [FOLDER]",
     "models register": "RUN, --name is missing. Say lab models register RUN [FILE] --name NAME",

@@ -360,7 +360,7 @@ def test_rm_follows_no_link(all_kinds: Path, run: Lab, tmp_path_factory: pytest.
     (elsewhere / "outputs" / "mine.txt").write_text("keep")
     (all_kinds / "outputs/test/linked").symlink_to(elsewhere)
     code, _, err = run("runs", "rm", str(elsewhere), "--yes", "--force")
-    assert code == 1 and "no run's folder" in err
+    assert code == 1 and "not a run's folder" in err
     (all_kinds / "outputs/test/alias").symlink_to(all_kinds / "outputs/test/now-a2222222")
     (all_kinds / "short").symlink_to(all_kinds / "outputs/test/now-a2222222")
     for name in ("outputs/test/linked", "outputs/test/alias", "short", str(all_kinds / "short")):
@@ -522,7 +522,7 @@ def test_the_index_is_only_a_copy(all_kinds: Path) -> None:
 def test_what_is_no_runs_folder_is_not_removed(workspace: Path) -> None:
     (workspace / "outputs/a").mkdir(parents=True)
     (workspace / "outputs/a/run.json").write_text("{}")
-    with pytest.raises(RecordError, match="no run's folder"):
+    with pytest.raises(RecordError, match="not a run's folder"):
         removing.remove(workspace, workspace / "outputs/a")
     with pytest.raises(RecordError, match="outside of the workspace"):
         archive_export.export(workspace, [(Path("/tmp"), new())], workspace / "x.tar")
@@ -581,7 +581,7 @@ def test_where_compares_numbers_words_and_times(workspace: Path, run: Lab) -> No
     assert found("model.name=small") == ["a1111111"] and found("created>2020-01-01") == both
     for wrong in ("accuracy>abc", "accuracy>", "accuracy<"):
         code, _, err = run("runs", "--where", wrong)
-        assert code == 2 and ("no number" in err or "lacks a value" in err)
+        assert code == 2 and ("not a number" in err or "lacks a value" in err)
 
 
 def test_gc_keeps_what_it_cannot_rank(workspace: Path, run: Lab) -> None:

@@ -169,7 +169,7 @@ def test_a_taken_port_is_told_and_without_a_wish_the_next_is_taken(tmp_path: Pat
         assert done.returncode == 2 and f"--port {port} is taken" in done.stderr
         assert time.monotonic() - began < 5 and not client.database_path(workspace).exists()
     bad = lab(workspace, "ui", "--port", "99999999")
-    assert bad.returncode == 2 and "is no port" in bad.stderr
+    assert bad.returncode == 2 and "is not a port" in bad.stderr
     from labrun.cli import ui
 
     with socket.socket() as taken:

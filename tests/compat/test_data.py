@@ -371,7 +371,7 @@ def test_files_are_selected_mounted_and_downloaded(ws: Any, tmp_path: Path) -> N
     for path, message in (
         ((store, "none"), "no files in the datastore local under none"),
         ("nowhere.csv", "no files on this machine"),
-        (7, "is no path"),
+        (7, "is not a path"),
         ([], "is empty"),
         ("http://127.0.0.1:9/t.csv", "cannot be reached from this machine"),
     ):
@@ -419,7 +419,7 @@ def test_a_run_is_given_mounts_with_versions(ws: Any, tmp_path: Path) -> None:
     told = inputs.words()
     assert "mine:'${mount:local/my-files@1}'" in told[0] and "my\\ files:" in told[0] and "ref:" in told[0]
     assert told[1].startswith("script.tables={rows:{") and "take" in told[1]
-    with pytest.raises(UserErrorException, match="no name of an input"):
+    with pytest.raises(UserErrorException, match="not a name of an input"):
         files.as_named_input("two words")
     output = sdk("OutputFileDatasetConfig", "azureml.data")("out", (store, "made/{output-name}"))
     assert (
@@ -500,7 +500,7 @@ def test_values_of_another_type_and_dates_that_pandas_lacks(ws: Any, tmp_path: P
     assert frame["b"].tolist() == [True, False, None]
     assert frame["d"].dt.year.fillna(0).tolist() == [1999, 0, 2001]
     told = capsys.readouterr().err
-    assert "column n: 1 of 3 values are no long, as 'two'" in told and "before 1677 or after 2262" in told
+    assert "column n: 1 of 3 values are not long, as 'two'" in told and "before 1677 or after 2262" in told
     with pytest.raises(UserErrorException, match="column n: .*two"):
         rows.to_pandas_dataframe(on_error="fail")
     dates = rows.keep_columns("d")
@@ -512,7 +512,7 @@ def test_values_of_another_type_and_dates_that_pandas_lacks(ws: Any, tmp_path: P
     types = {"d": kind.to_datetime("%Y-%m-%d")}
     no = sdk("Dataset").Tabular.from_delimited_files("no.csv", set_column_types=types)
     assert no.to_pandas_dataframe()["d"].isna().tolist() == [False, True]
-    with pytest.raises(UserErrorException, match="column d: a value is no date"):
+    with pytest.raises(UserErrorException, match="column d: a value is not a date"):
         no.to_pandas_dataframe(on_error="fail")
 
 

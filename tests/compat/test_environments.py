@@ -53,7 +53,7 @@ def test_packages_are_added_changed_and_written_as_a_conda_file(tmp_path: Path) 
     again.remove_conda_package("scikit-learn")
     assert list(again.pip_packages) == ["azureml-sdk"] and list(again.conda_packages) == ["python=3.7"]
     (tmp_path / "list.yml").write_text("- six\n")
-    with pytest.raises(UserErrorException, match="is no conda file"):
+    with pytest.raises(UserErrorException, match="is not a conda file"):
         CondaDependencies(tmp_path / "list.yml")
 
 

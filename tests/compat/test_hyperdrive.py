@@ -110,7 +110,7 @@ def test_what_varies_is_no_argument_of_the_estimator_besides(ws: Workspace) -> N
         (lambda: GridParameterSampling({"a": sampling.uniform(0, 1)}), r"a=uniform\(0, 1\), and it takes choice alone"),
         (lambda: BayesianParameterSampling({"a": sampling.normal(0, 1)}), "takes choice, uniform, quniform alone"),
         (lambda: RandomParameterSampling({"a": [1, 2]}), "is none of choice"),
-        (lambda: RandomParameterSampling({"a.b": sampling.choice(1)}), "'a.b' is no name of an argument"),
+        (lambda: RandomParameterSampling({"a.b": sampling.choice(1)}), "'a.b' is not a name of an argument"),
         (lambda: RandomParameterSampling({}), "give a dictionary"),
         (lambda: sampling.choice([]), "nothing to choose from"),
         (lambda: sampling.uniform(1, 0), "the lower bound is below"),

@@ -140,7 +140,7 @@ def test_the_parts_that_a_person_names(tmp_path: Path) -> None:
     write_classes(tmp_path / "B", first=100, cat=1, dog=1)
     raw = ImageFolder(parts={"train": "B", "validation": "A"}).read(tmp_path)
     assert values(raw.train.x) == [100, 101] and raw.validation is not None and len(raw.validation) == 4
-    with pytest.raises(MissingDataError, match=r"dataset\.parts\.test=C: .* is no folder; there are A, B"):
+    with pytest.raises(MissingDataError, match=r"dataset\.parts\.test=C: .* is not a folder; there are A, B"):
         ImageFolder(parts={"train": "A", "test": "C"}).read(tmp_path)
     with pytest.raises(ConfigError, match="names the folders of train"):
         ImageFolder(parts={"test": "A"}).read(tmp_path)

@@ -107,7 +107,7 @@ def test_files_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MissingDataError, match=r"dataset\.path"):
         read("Npz", tmp_path, path="none.npz")
     (tmp_path / "text.npz").write_text("no archive")
-    with pytest.raises(DataError, match="no readable .npz"):
+    with pytest.raises(DataError, match="not a readable .npz"):
         read("Npz", tmp_path, path="text.npz")
     np.savez(tmp_path / "objects.npz", X=np.array([{}, 1], dtype=object), y=Y)
     with pytest.raises(DataError, match="loading those runs code"):
@@ -209,13 +209,13 @@ def test_damaged_files_and_what_is_no_array_are_refused(npz: Callable[..., Array
     content = bytearray((tmp_path / "a.npz").read_bytes())
     content[len(content) // 3] ^= 0xFF
     (tmp_path / "a.npz").write_bytes(content)
-    with pytest.raises(DataError, match="no readable .npz"):
+    with pytest.raises(DataError, match="not a readable .npz"):
         read("Npz", tmp_path, path="a.npz")
     script = tmp_path / "get_data.py"
     table = "import numpy as np, pandas as pd\ndef get_data():\n    return "
     for text, words in (
-        ("{'X': [[1, 2], [3]] * 20, 'y': [0, 1] * 20}", "X is no array"),
-        ("{'X': [[1, 2], [3, 4]] * 20, 'y': [[0], [1, 2]] * 20}", "y is no array"),
+        ("{'X': [[1, 2], [3]] * 20, 'y': [0, 1] * 20}", "X is not an array"),
+        ("{'X': [[1, 2], [3, 4]] * 20, 'y': [[0], [1, 2]] * 20}", "y is not an array"),
         ("{'X': pd.DataFrame(np.ones((40, 2)), columns=['a', 'a']), 'y': [0, 1] * 20}", "more than one column .* 'a'"),
     ):
         script.write_text(table + text)

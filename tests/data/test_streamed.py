@@ -130,7 +130,7 @@ def test_what_is_wrong_with_a_file_is_told_as_in_memory(tmp_path: Path) -> None:
         read("Npz", tmp_path, False, path="objects.npz")
     whole = (tmp_path / "far.npz").read_bytes()
     (tmp_path / "hit.npz").write_bytes(whole[:700] + bytes([whole[700] ^ 1]) + whole[701:])
-    with pytest.raises(CorruptDataError, match="no readable .npz file: Bad CRC-32"):
+    with pytest.raises(CorruptDataError, match="not a readable .npz file: Bad CRC-32"):
         read("Npz", tmp_path, False, path="hit.npz")
 
 
@@ -189,7 +189,7 @@ def test_what_a_streamed_table_may_not_hold_is_named(tmp_path: Path) -> None:
         told.append(str(caught.value))
     assert told[0] == told[1] and "values are missing in the columns a (1)" in told[0]
     table.drop(columns=["word"]).fillna(0).to_csv(tmp_path / "t.csv", index=False)
-    with pytest.raises(DataError, match=r"t.csv is no Parquet file, and any other table is read as a whole"):
+    with pytest.raises(DataError, match=r"t.csv is not a Parquet file, and any other table is read as a whole"):
         read("Csv", tmp_path, False, path="t.csv")
     with pytest.raises(ConfigError, match="dataset.separator: .* is a Parquet file"):
         read("Csv", tmp_path, False, path="t.parquet", separator=",")

@@ -141,7 +141,7 @@ def test_labels_are_the_text_of_the_file(read: Read, labels: list[Any], classes:
         ([" ", ""], {}, "'y', which is to be predicted, has no value in any row"),
         ([0.5, 1, 1.5], {}, r"holds fractions such as .*: that is a quantity, not a class.*dataset.regression=true"),
         (list(range(COUNT)), {}, "a quantity or an identifier"),
-        (["1", "x"], {"regression": True}, "30 values are no numbers, such as 'x'"),
+        (["1", "x"], {"regression": True}, "30 values are not numbers, such as 'x'"),
         (["NA"], {"regression": True}, "has no value in any row"),
     ],
 )
@@ -242,7 +242,7 @@ def test_dates_are_days_since_the_first(read: Read, dates: list[str], days: set[
         ("a,y\n1,x\n2\n3,z\n", "row 2 below the first line has 1 values, and the first line has 2 .*'2'"),
         ('a,y\n"1",1.5,x\n"2",2.5,z\n', "names 2 columns, and each line below has 3"),
         ("a,a,y\n1,2,x\n3,4,z\n", "more than one column of the name 'a'"),
-        (b"\x89PNG\r\n\x1a\n\0\0\0", "is no text"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0", "is not text"),
         (b"", "it is empty"),
         (text(";", p=["1,5"], y=["Привет", "Мир"]).encode("cp1251"), "doubtful what it is.*'Ïðèâåò'.*dataset.encoding"),
         (text(p=["1.5"], y=["Größe", "b"]).encode("mac_roman"), "doubtful what it is.*'Grš§e'"),
@@ -251,12 +251,12 @@ def test_dates_are_days_since_the_first(read: Read, dates: list[str], days: set[
         (b"name, first;city, x\nSmith, A;Rome, I\nJo, B;Oslo, N\n", "separator=semicolon or dataset.separator=comma"),
         (b"Report\n\n" + text(a=[0.5, 1.5]).encode(), "2 lines above the table, such as 'Report': say .*skip_rows=2"),
         (b"Report;;\n" + text(";", a=[0.5, 1.5], b=[2]).encode(), "names 1 of 3 columns .Report.: say .*skip_rows=N"),
-        (text(a=[0.5]).encode("utf-16")[:-1], "no text in utf-16"),
-        (gzip.compress(text(a=[0.5]).encode(), mtime=0)[:-20], "no readable table"),
-        (gzip.compress(text(a=[0.5]).encode(), mtime=0)[:20] + b"x" * 60, "no readable table"),
+        (text(a=[0.5]).encode("utf-16")[:-1], "not text in utf-16"),
+        (gzip.compress(text(a=[0.5]).encode(), mtime=0)[:-20], "not a readable table"),
+        (gzip.compress(text(a=[0.5]).encode(), mtime=0)[:20] + b"x" * 60, "not a readable table"),
         (gzip.compress(bytes(257) + b"ustar" + bytes(300), mtime=0), "an archive .tar."),
-        (b"PK\x03\x04garbage", "no readable table"),
-        (b"PAR1garbagePAR1", "no readable Parquet file"),
+        (b"PK\x03\x04garbage", "not a readable table"),
+        (b"PAR1garbagePAR1", "not a readable Parquet file"),
         (b"<!DOCTYPE html><html></html>", "a web page"),
         (b'[{"a": 1}]', "is JSON"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "an Excel file of before 2007"),
@@ -272,7 +272,7 @@ def test_the_keys_that_answer(read: Read) -> None:
     assert column(read(text(";", p=["1,234"]), decimal="."), "p")[0] == 1234
     found = read(text(p=["0", "1", "2", "3", "3+"]), numbers=["p"])
     assert np.isnan(column(found, "p")).sum() == 12
-    assert "p: 12 values are no numbers, such as '3+', and are taken for gaps" in found.notes
+    assert "p: 12 values are not numbers, such as '3+', and are taken for gaps" in found.notes
     assert set(column(read(text(p=["0", "3+"]), categories=["p"]), "p")) == {"0", "3+"}
     assert set(column(read(text(d=["01/02/2020", "03/02/2020"]), dates={"d": "%d/%m/%Y"}), "d")) == {0, 2}
     assert read("1.5,2,a\n2.5,3,b\n3.5,4,a\n1,1,b\n", header=False).input_shape == (2,)
@@ -284,7 +284,7 @@ def test_the_keys_that_answer(read: Read) -> None:
         ({"numbers": ["p"], "ignore": ["p"]}, "both name 'p'"),
         ({"encoding": "klingon"}, "no such encoding"),
         ({"separator": "ab"}, "one character"),
-        ({"dates": {"p": "%d"}}, "is no date of the form"),
+        ({"dates": {"p": "%d"}}, "is not a date of the form"),
     ):
         with pytest.raises((ConfigError, DataError), match=words):
             read(text(p=["x", "z"]), **keys)
@@ -393,7 +393,7 @@ def test_how_a_file_is_written_is_told(read: Read) -> None:
     with pytest.raises(DataError, match=r"holds 2 files \(a, b\)"):
         read(zipped(a="1", b="2"))
     for keys, words in (
-        ({"encoding": "hex"}, "no encoding of text"),
+        ({"encoding": "hex"}, "not an encoding of text"),
         ({"encoding": "a\0"}, "no such encoding"),
         ({"sheet": 1}, "a text file, which has none"),
     ):
@@ -536,7 +536,7 @@ def test_a_word_among_numbers_hides_no_decimal_sign(read: Read) -> None:
     with pytest.raises(DataError, match=r"text \(such as 'k. M.' in 'x'\) beside numbers"):
         read(f"{table}k. M.;a;a\n")
     found = read(f"{table}k. M.;a;a\n", numbers=["x"])
-    assert np.isnan(column(found, "x")).sum() == 1 and "x: 1 values are no numbers" in " ".join(found.notes)
+    assert np.isnan(column(found, "x")).sum() == 1 and "x: 1 values are not numbers" in " ".join(found.notes)
     found = read(text(";", x=["1,50", "2,25-"], k=["a", "b"]))
     assert set(column(found, "x")) == {1.5, -2.25}
     assert kinds(read(text(x=["1-", "2-", "1"], k=["a"])))["x"] == "category", "marks at school"

@@ -64,7 +64,7 @@ def test_a_machine_is_made_known_examined_and_forgotten(box: far.Far, lab_here: 
     assert f"{far.PYTHON}, Python 3.{sys.version_info.minor}" in told.stdout and "other versions" not in told.stdout
     assert "yes" in lab_here("remote", "ls").stdout.splitlines()[1].split()
     assert lab_here("remote", "add", "bad name", "x").stderr.startswith("lab: 'bad name' cannot be a name")
-    assert "is no address" in lab_here("remote", "add", "other", "user@host -oProxyCommand=x").stderr
+    assert "is not an address" in lab_here("remote", "add", "other", "user@host -oProxyCommand=x").stderr
     assert lab_here("remote", "add", "other", "nowhere.invalid").returncode == 0
     assert "no host has that name" in lab_here("remote", "doctor", "other").stderr
     assert lab_here("remote", "rm", "other").returncode == 0

@@ -333,11 +333,11 @@ def test_what_is_no_archive(root: Path, tmp_path: Path, content: bytes) -> None:
 
 def test_a_pipe_a_folder_and_nothing(root: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.tar")
-    assert "is no file" in refused(root, tmp_path / "a.tar")
+    assert "is not a file" in refused(root, tmp_path / "a.tar")
     (tmp_path / "a.tar").unlink()
     assert "there is no file" in refused(root, tmp_path / "a.tar")
     (tmp_path / "a.tar").mkdir()
-    assert "is no file" in refused(root, tmp_path / "a.tar")
+    assert "is not a file" in refused(root, tmp_path / "a.tar")
 
 
 def test_code_that_is_not_what_its_name_says(root: Path, tmp_path: Path) -> None:

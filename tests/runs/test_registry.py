@@ -318,10 +318,10 @@ def test_aliases_that_cannot_be(root: Path, name: str) -> None:
     ("file", "message"),
     [
         ("outputs/absent.npz", "has no file outputs/absent.npz"),
-        ("../../../etc/passwd", "is no file of run"),
-        ("/etc/passwd", "is no file of run"),
+        ("../../../etc/passwd", "is not a file of run"),
+        ("/etc/passwd", "is not a file of run"),
         ("outputs", "leads out of the run.s folder"),
-        ("outputs/link", "is no file of run"),
+        ("outputs/link", "is not a file of run"),
     ],
 )
 def test_files_that_are_not_the_runs(root: Path, file: str, message: str) -> None:

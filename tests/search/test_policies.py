@@ -67,7 +67,7 @@ def test_successive_halving() -> None:
     policy = SuccessiveHalving(min_reports=1, reduction_factor=3)
     assert not judged(policy, [0.1], []), "the first to come has nobody before it"
     assert judged(policy, [0.1], [[0.2]]) and not judged(policy, [0.3], [[0.2]])
-    assert not judged(policy, [0.1, 0.1], [[0.2, 0.9]]), "2 is no rung: 1, 3, 9, ... are"
+    assert not judged(policy, [0.1, 0.1], [[0.2, 0.9]]), "2 is not a rung: 1, 3, 9, ... are"
     six = [[0.0, 0.0, float(number)] for number in range(5)]
     assert not judged(policy, [0.0, 0.0, 3.5], six) and judged(policy, [0.0, 0.0, 2.5], six), "two of six go on"
     late = SuccessiveHalving(evaluation_interval=2, delay_evaluation=4, min_reports=2, reduction_factor=2)

@@ -104,7 +104,7 @@ def test_what_a_killed_controller_did_not_enqueue_is_enqueued(tmp_path: Path) ->
 
 
 def test_mistakes_of_a_study_are_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is no sampler of Optuna"):
+    with pytest.raises(ConfigError, match="is not a sampler of Optuna"):
         Study.check({"_target_": "collections.OrderedDict"}, 1)
     with pytest.raises(ConfigError, match="takes no such argument"):
         Study.check({**RANDOM, "wrong": 1}, 1)

@@ -180,7 +180,7 @@ def test_an_interrupted_transfer_leaves_no_file(store: Datastore, tmp_path: Path
 
 def test_names_do_not_climb(store: Datastore) -> None:
     for name in ("../x", "a/../../x", "/etc/passwd"):
-        with pytest.raises(ConfigError, match="no name inside a datastore"):
+        with pytest.raises(ConfigError, match="not a name inside a datastore"):
             store.read(name)
 
 

@@ -39,7 +39,7 @@ def test_an_address_of_the_web_is_held_together() -> None:
     made = stores.make({"_target_": http, "name": "web", "root": "https://example.org/a"})
     assert isinstance(made, RemoteDatastore) and made.path("b c/d?.txt") == "https://example.org/a/b%20c/d%3F.txt"
     for name in ("../x", "\\x", "/x", "a\0b"):
-        with pytest.raises(ConfigError, match="no name inside a datastore"):
+        with pytest.raises(ConfigError, match="not a name inside a datastore"):
             made.path(name)
     with pytest.raises(ConfigError, match="has parameters"):
         stores.make({"_target_": http, "name": "web", "root": "https://example.org/a?sig=1"})

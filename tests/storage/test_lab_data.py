@@ -129,7 +129,7 @@ def test_messages_about_the_datastore(
         return done.stderr
 
     assert "there is no datastore 'azure'. Did you mean 'azure_blob'?" in refused("--datastore", "azure")
-    assert "is no key=value of datastore 'local'. Its keys: " in refused("--set", "rot=x")
+    assert "is not a key=value of datastore 'local'. Its keys: " in refused("--set", "rot=x")
     said = refused("--datastore", "azure_blob", "--set", "account_key=abcdef0123456789")
     assert "is a secret, and is written out" in said and "abcdef" not in said
     said = refused("--datastore", "s3", "--set", "secret=${oc.env:NO_SUCH,abcdef0123456789}")

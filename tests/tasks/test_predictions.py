@@ -229,13 +229,13 @@ def test_how_a_later_table_is_written_is_told_and_can_be_said(
         assert refused.returncode == 2 and message in refused.stderr, refused.stderr
     np.save(workspace / "x.npy", np.zeros((2, 2)))
     refused = lab_here("models", "predict", "m", "x.npy", "--sheet", "s")
-    assert "x.npy is no table, which alone has a sheet" in refused.stderr
+    assert "x.npy is not a table, which alone has a sheet" in refused.stderr
     with pytest.warns(UserWarning, match="the table: decimal commas"):
         load_model("m").predict(pd.read_csv(workspace / "new.csv", sep=";", encoding="cp1252", dtype=str))
 
 
 def test_a_later_table_whose_decimal_sign_nothing_tells_is_asked(run_here: Runner, workspace: Path) -> None:
-    """`12,125` is no twelve thousand only because the model's own table has points."""
+    """`12,125` is not twelve thousand only because the model's own table has points."""
     rows = [{"a": f"{i / 8:.3f}", "label": ["ja", "nein"][i > COUNT / 2]} for i in range(COUNT)]
     write(workspace / "rows.csv", rows)
     _, run_dir = run_here(*PIPELINE, f"dataset.path={workspace}/rows.csv", "dataset.target=label")

@@ -192,7 +192,7 @@ POISONS = {
     "a record that is a pipe": Poison(in_place_of_record(os.mkfifo), told="is damaged", is_shown=False),
     "a record that is a folder": Poison(in_place_of_record(os.mkdir), told="is damaged", is_shown=False),
     "a record that is empty": Poison(in_place_of_record(Path.touch), told="is damaged", is_shown=False),
-    "a record that is no JSON": Poison(
+    "a record that is not a JSON": Poison(
         in_place_of_record(lambda path: path.write_bytes(b"\xff{")), told="is damaged", is_shown=False
     ),
     "a deep record": Poison(

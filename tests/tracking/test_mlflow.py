@@ -322,7 +322,7 @@ def test_a_server_has_a_run_when_its_command_ends(root: Path, mlflow_server: str
     client = MlflowClient(tracking_uri=mlflow_server)
     assert [file.path for file in client.list_artifacts(shown.info.run_id, "deep")] == ["deep/model.bin"]
     log = (store.state_folder(root) / "tracking.log").read_text()
-    assert "outputs/pipe: it is no file" in log and "outputs/gone: " in log and "Traceback" not in log
+    assert "outputs/pipe: it is not a file" in log and "outputs/gone: " in log and "Traceback" not in log
     assert runs_of(root)[1] == [], "the workspace's own view is not fed"
 
 

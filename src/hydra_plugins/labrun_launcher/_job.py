@@ -109,7 +109,7 @@ def run_elsewhere(payload: bytes) -> Ended:
     restore(state)
     setup_globals()
     let_workers_be_ended()
-    # It has a handler of its own: these are no lines of the application.
+    # It has a handler of its own: these are not lines of the application.
     logging.getLogger("submitit").propagate = False
     ended = run_one(context, function, config)
     if ended.status == JobStatus.FAILED:

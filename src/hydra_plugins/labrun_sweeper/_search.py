@@ -293,7 +293,7 @@ class Search:
         """A job has ended.
 
         Raises:
-            CompactHydraException: what it returned is no objective, or every trial fails.
+            CompactHydraException: what it returned is not an objective, or every trial fails.
         """
         trial = self._trials.pop(number)
         self._ended += 1

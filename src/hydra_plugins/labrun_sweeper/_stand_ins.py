@@ -183,7 +183,7 @@ def _add(found: Translation, key: str, node: Any) -> None:
     try:
         found.space[key] = _space(node) if isinstance(node, Mapping) else spaces.as_text(node)
     except (ConfigError, KeyError, TypeError, ValueError, IndexError) as error:
-        found.refused.append(f"{key}: {node!r} is no space that can be read ({type(error).__name__}: {error})")
+        found.refused.append(f"{key}: {node!r} is not a space that can be read ({type(error).__name__}: {error})")
 
 
 def _space(node: Mapping[str, Any]) -> str:

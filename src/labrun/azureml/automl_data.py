@@ -188,7 +188,7 @@ def of_table(table: Any, label: str, what: str, without: Sequence[str] = ()) -> 
         table: a data frame, or one of the SDK's tables.
         label: the column of the targets.
         what: what the table is called in messages.
-        without: columns that are no part of the samples.
+        without: columns that are not part of the samples.
 
     Raises:
         UserErrorException: it has no such column.

@@ -206,7 +206,7 @@ def read(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserErrorException(f"the conda file {file} cannot be read: {error}") from error
     if not isinstance(content, Mapping) or not isinstance(content.get("dependencies", []), list):
-        raise UserErrorException(f"{file} is no conda file: it has no list under `dependencies`")
+        raise UserErrorException(f"{file} is not a conda file: it has no list under `dependencies`")
     return dict(content)
 
 

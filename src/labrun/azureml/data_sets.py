@@ -280,7 +280,7 @@ class FileDataset(AbstractDataset):
         """Only files of which a comparison is true: `files.filter(files.file_metadata('Size') > 1000)`.
 
         Raises:
-            UserErrorException: it is no comparison, or names what is not known of the files.
+            UserErrorException: it is not a comparison, or names what is not known of the files.
         """
         if not isinstance(expression, steps.Condition):
             raise UserErrorException(f"filter({expression!r}): give a comparison, as data.file_metadata('Size') > 1000")
@@ -367,7 +367,9 @@ class DatasetConsumptionConfig:
 
     def __init__(self, name: str, dataset: Any, mode: str = "direct", path_on_compute: Any = None) -> None:
         if not re.fullmatch(r"[A-Za-z_]\w*", str(name), re.ASCII):
-            raise UserErrorException(f"{name!r} is no name of an input: letters, digits and '_', a letter or '_' first")
+            raise UserErrorException(
+                f"{name!r} is not a name of an input: letters, digits and '_', a letter or '_' first"
+            )
         self.name, self.dataset, self.mode, self.path_on_compute = name, dataset, mode, path_on_compute
 
     def __getattr__(self, name: str) -> Any:

@@ -56,7 +56,7 @@ class Dataset:
             return found
         name, _, version = str(id).rpartition(":")
         if not name or not version.isdecimal():
-            raise UserErrorException(f"{id!r} is no id of a data set: those of labrun are NAME:VERSION")
+            raise UserErrorException(f"{id!r} is not an id of a data set: those of labrun are NAME:VERSION")
         return _read(dataset_table.get(_workspace(workspace), name, version))
 
     @classmethod

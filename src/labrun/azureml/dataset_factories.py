@@ -58,7 +58,7 @@ def _place(call: str, given: Any) -> tuple[Datastore | None, str]:
         return given[0], given[0]._clean(str(given[1]))
     if not isinstance(given, (str, os.PathLike)):
         raise UserErrorException(
-            f"{call}: {given!r} is no path: give (datastore, 'folder/file'), a local path or an address"
+            f"{call}: {given!r} is not a path: give (datastore, 'folder/file'), a local path or an address"
         )
     text = os.fsdecode(given)
     if "://" in text:

@@ -281,7 +281,7 @@ class Datastore(Advising):
         """Send files; they keep their paths below `relative_root`, by default the folder that they have in common.
 
         Raises:
-            UserErrorException: one is no file, or the datastore cannot be written.
+            UserErrorException: one is not a file, or the datastore cannot be written.
         """
         given = [local(one).absolute() for one in files]
         absent = [str(path) for path in given if not path.is_file()]

@@ -15,7 +15,7 @@ class FeaturizationConfig:
         blocked_transformers: told, and not used.
         column_purposes: told, and not used.
         transformer_params: told, and not used.
-        drop_columns: columns that are no part of the samples.
+        drop_columns: columns that are not part of the samples.
         **kwargs: told, and not used.
     """
 
@@ -44,7 +44,7 @@ class FeaturizationConfig:
         self.column_purposes[column_name] = feature_type
 
     def add_drop_columns(self, drop_columns: str | Sequence[str]) -> None:
-        """Columns that are no part of the samples."""
+        """Columns that are not part of the samples."""
         self.drop_columns += [drop_columns] if isinstance(drop_columns, str) else list(drop_columns)
 
     def add_transformer_params(self, transformer: str, cols: Sequence[str], params: dict[str, Any]) -> None:

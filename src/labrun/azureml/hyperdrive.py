@@ -182,7 +182,7 @@ def _several(given: Any, what: str, sweeps: bool) -> list[Run]:
     for one in found:
         if not isinstance(one, Run) or getattr(one, "_work", None) is None or one._is_sweep != sweeps:
             kind = "HyperDriveRun" if sweeps else "run of a search"
-            raise UserErrorException(f"HyperDriveConfig: {what}={one!r} is no {kind}")
+            raise UserErrorException(f"HyperDriveConfig: {what}={one!r} is not a {kind}")
     return found
 
 

@@ -43,7 +43,7 @@ def execute(path: Path, target: Path) -> int:
     try:
         notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} is no notebook: {error}") from error
+        raise ConfigError(f"{path} is not a notebook: {error}") from error
     with tempfile.TemporaryDirectory(dir=_short_folder()) as folder:
         _write_spec(Path(folder) / "kernels" / NAME)
         os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [folder, os.environ.get("JUPYTER_PATH")]))

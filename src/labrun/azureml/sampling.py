@@ -162,7 +162,7 @@ class HyperParameterSampling:
         properties: not used.
 
     Raises:
-        UserErrorException: a name will not do, or something is no expression.
+        UserErrorException: a name will not do, or something is not an expression.
     """
 
     sweep = "random"
@@ -175,7 +175,7 @@ class HyperParameterSampling:
             raise UserErrorException(f"{kind}: give a dictionary of names and choice(...), uniform(...), ...")
         for name, value in parameter_space.items():
             if not NAME.fullmatch(str(name)):
-                raise UserErrorException(f"{kind}: {name!r} is no name of an argument that labrun can pass")
+                raise UserErrorException(f"{kind}: {name!r} is not a name of an argument that labrun can pass")
             if not isinstance(value, Expression):
                 raise UserErrorException(f"{kind}: {name}={value!r} is none of choice(...), uniform(...), ...")
             if self.only and value.kind not in self.only:

@@ -34,7 +34,7 @@ class ScriptInputs:
         return text
 
     def add(self, name: str, item: Any) -> None:
-        """Data that are no argument."""
+        """Data that are not arguments."""
         if hasattr(item, "labrun_mount"):
             self._add(name, item)
 

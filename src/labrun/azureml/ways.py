@@ -16,7 +16,7 @@ def install() -> None:
         sys.path.append(runner.SITE)
         before = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join([runner.SITE, before] if before else [runner.SITE])
-    # What the packages that labrun needs say of ipywidgets is no output of the notebook's own.
+    # What the packages that labrun needs say of ipywidgets is not an output of the notebook's own.
     warnings.filterwarnings("ignore", message="IProgress not found")
     from labrun.compat.azureml import finder, legacy
 

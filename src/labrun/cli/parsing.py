@@ -164,7 +164,7 @@ class Words:
         return self.arguments[: self.arguments.index(word)] if word in self.arguments else []
 
     def _noun(self, word: str) -> str:
-        """A first word that is no noun: a verb without its noun, a noun mistyped, a word of `labrun`."""
+        """A first word that is not a noun: a verb without its noun, a noun mistyped, a word of `labrun`."""
         said = f"there is no 'lab {word}'"
         nouns = f"There are {', '.join(f'lab {noun}' for noun in self.verbs)}"
         rest = self._rest(word)
@@ -216,7 +216,7 @@ class Words:
         return " ".join([shlex.join(["lab", *self._before(word), *words]), *needed])
 
     def _verb(self, parser: argparse.ArgumentParser, word: str) -> str:
-        """A second word that is no verb."""
+        """A second word that is not a verb."""
         noun = parser.prog.split()[-1]
         said = f"there is no '{parser.prog} {word}'"
         verbs = self.verbs[noun]

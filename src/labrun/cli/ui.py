@@ -45,7 +45,7 @@ def add(nouns: Any) -> None:
 
 def _port(text: str) -> int:
     if not text.isdigit() or not 1 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port: say a number from 1 to 65535")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: say a number from 1 to 65535")
     return int(text)
 
 

@@ -57,7 +57,7 @@ class Condition:
         """Whether a value is like that: as numbers where both are, else as text; what is missing never is.
 
         Raises:
-            RecordError: more or less than something that is no number.
+            RecordError: more or less than something that is not a number.
         """
         if found is None:
             return False
@@ -66,7 +66,7 @@ class Condition:
         left, right = _number(found), _number(self.value)
         if self.sign in (">", "<", ">=", "<=") and self.key not in TIMES:
             if right is None:
-                raise RecordError(f"{self.key}{self.sign}{self.value}: {self.value!r} is no number")
+                raise RecordError(f"{self.key}{self.sign}{self.value}: {self.value!r} is not a number")
             return left is not None and bool(COMPARED[self.sign](left, right))
         if left is not None and right is not None:
             same = left == right or (left != left and right != right)
@@ -83,7 +83,7 @@ def condition(text: str) -> Condition:
     match = CONDITION.fullmatch(text)
     if match is None:
         raise RecordError(
-            f"{text!r} is no condition: say KEY SIGN VALUE with one of {', '.join(COMPARED)}, ~ (contains), "
+            f"{text!r} is not a condition: say KEY SIGN VALUE with one of {', '.join(COMPARED)}, ~ (contains), "
             "as in 'accuracy>0.9'"
         )
     if not match[3] and match[2] not in ("=", "==", "!="):

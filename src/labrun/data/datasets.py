@@ -85,7 +85,7 @@ class Parts:
         """The data set of a part, built once.
 
         Raises:
-            ConfigError: the config names none, or what it names is no data set.
+            ConfigError: the config names none, or what it names is not a data set.
         """
         node = self.nodes[part]
         if node is None:

@@ -131,7 +131,7 @@ def make_reader(dataset: Mapping[str, Any]) -> Reader:
     """The reader that a `dataset` node names.
 
     Raises:
-        ConfigError: it cannot be built, or is no `Reader`.
+        ConfigError: it cannot be built, or is not a `Reader`.
     """
     target = schema.locate(str(dataset["_target_"]), "dataset")
     left = GENERAL_KEYS | (STREAMING - set(schema.parameters(target)))
@@ -161,7 +161,7 @@ KNOWN_KINDS = {
 
 
 def _no_reader(named: str, kind: type, is_made: bool = False) -> str:
-    """What to do with a `_target_` that is no reader.
+    """What to do with a `_target_` that is not a reader.
 
     Args:
         named: the `_target_`.
@@ -373,7 +373,7 @@ def _checked_part(part: Any, names: Sequence[str], what: str) -> Part:
         )
     if not classes and not (y.dtype.kind in "iuf" and np.isfinite(y).all()):
         raise DataError(
-            f"{what}.y is to be a quantity (class_names is empty), and has values that are no finite numbers"
+            f"{what}.y is to be a quantity (class_names is empty), and has values that are not finite numbers"
         )
     return Part(x, y.astype(np.int64 if classes else np.float64, copy=False))
 

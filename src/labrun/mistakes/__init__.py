@@ -52,7 +52,7 @@ def explained(error: BaseException, words: Sequence[str]) -> str:
         )
     if isinstance(error, SearchPathException) and values.get("--config-dir"):
         folder = values["--config-dir"]
-        what = "is no folder" if os.path.exists(folder) else "there is no such folder"
+        what = "is not a folder" if os.path.exists(folder) else "there is no such folder"
         return f"--config-dir {folder}: {what} (looked for {os.path.abspath(folder)})"
     with composed.kept():
         found = _found(words)

@@ -141,7 +141,7 @@ def _wanted(action: Any) -> str:
 
 
 def _strange(words: Sequence[str], place: int) -> Mistake:
-    """A word with dashes that is no flag: a flag mistyped, or an override typed as others have it."""
+    """A word with dashes that is not a flag: a flag mistyped, or an override typed as others have it."""
     word = words[place]
     name, equals, value = word.partition("=")
     bare = name.lstrip("-")

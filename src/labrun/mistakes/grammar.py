@@ -1,4 +1,4 @@
-"""Words that Hydra's grammar cannot read: what the shell has split, what is not closed, what is no KEY=VALUE at all."""
+"""Words that Hydra's grammar cannot read: what the shell has split, what is not closed, what is not KEY=VALUE."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def _alone(words: Sequence[str], places: Sequence[int], number: int) -> Mistake:
     if not KEY.fullmatch(word.lstrip("+~").partition("=")[0]):
         key = word.partition("=")[0]
         return Mistake(
-            f"{word!r}: {key!r} is no key: a key is made of letters, digits and _, its parts joined by dots, as in "
+            f"{word!r}: {key!r} is not a key: a key is made of letters, digits and _, its parts joined by dots, as in "
             "trainer.max_epochs=3"
             if key
             else f"{word!r} has no key before the '='. Say KEY=VALUE, as in seed=1"
@@ -205,10 +205,10 @@ def _quoted(word: str, place: int, why: str) -> Mistake:
 
 
 def _without_equals(words: Sequence[str], places: Sequence[int], number: int) -> Mistake:
-    """A word that is no KEY=VALUE: a verb, an option's name, a file, a key."""
+    """A word that is not KEY=VALUE: a verb, an option's name, a file, a key."""
     place = places[number]
     word = words[place]
-    what = f"{word!r} is no KEY=VALUE"
+    what = f"{word!r} is not KEY=VALUE"
     rest = [words[other] for other in places[number + 1 :]]
     if word and word[0] in DASHES:
         new = "-" * (2 if len(word.lstrip(DASHES)) > 1 else 1) + word.lstrip(DASHES)
@@ -257,20 +257,21 @@ def _file(word: str, place: int) -> Mistake:
         there = "" if is_there else f" ({Path(word).resolve()} is not there)"
         new = ["experiment=script", f"script.path={word}"]
         fix = {place: new} if is_there else {}
-        return Mistake(f"{word!r} is no KEY=VALUE. A script of your own runs with {' '.join(new)}{there}", fix)
+        return Mistake(f"{word!r} is not KEY=VALUE. A script of your own runs with {' '.join(new)}{there}", fix)
     if word.endswith(".ipynb"):
         return Mistake(
-            f"{word!r} is no KEY=VALUE, and a notebook does not run as an experiment: save it as a script, "
+            f"{word!r} is not KEY=VALUE, and a notebook does not run as an experiment: save it as a script, "
             "then: labrun experiment=script script.path=FILE.py"
         )
     path = Path(word)
     if path.parent.parent.name == "conf" or path.parent.name in paths.groups():
         return Mistake(
-            f"{word!r} is no KEY=VALUE. A config file is chosen by its folder and name: {path.parent.name}={path.stem}",
+            f"{word!r} is not KEY=VALUE. A config file is chosen by its folder and name: "
+            f"{path.parent.name}={path.stem}",
             {place: [f"{path.parent.name}={path.stem}"]},
         )
     return Mistake(
-        f"{word!r} is no KEY=VALUE. A config file of your own lies in conf/experiment, and is chosen with "
+        f"{word!r} is not KEY=VALUE. A config file of your own lies in conf/experiment, and is chosen with "
         f"experiment={path.stem}; or: labrun --config-dir FOLDER experiment=NAME"
     )
 

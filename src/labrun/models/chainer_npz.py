@@ -67,7 +67,7 @@ def read(path: Path | str) -> dict[str, npt.NDArray[Any]]:
     """All arrays of such a file, by name.
 
     Raises:
-        DataError: the file is no npz file.
+        DataError: the file is not an npz file.
     """
     try:
         with np.load(path, allow_pickle=False) as content:

@@ -16,7 +16,7 @@ from labrun.building import build, locate, parameters
 from labrun.errors import ConfigError
 
 OWN_KEYS = ("search_space", "regressor", "dense", "sparse")
-"""Keys of a part that say something about it, and are no arguments: its form for regression, whether it wants dense
+"""Keys of a part that say something about it, and are not arguments: its form for regression, whether it wants dense
 samples, and what takes its place where samples are sparse."""
 MOST_CATEGORIES = 50
 """Maximum number of columns that one column becomes; rare values share one."""

@@ -174,7 +174,7 @@ def _described(version: Version, line: Mapping[str, Any]) -> Version:
     """A version with the tags, properties and description that a line gives it.
 
     Raises:
-        ValueError: they are no texts.
+        ValueError: they are not texts.
     """
     tags, properties, description = line["tags"], line["properties"], line["description"]
     if not all(isinstance(one, str) for one in (description, *tags.values(), *properties.values())):
@@ -248,7 +248,7 @@ def check_name(name: str) -> str:
     if not NAME.fullmatch(name):
         raise ConfigError(
             f"{name!r} cannot name a model: letters, digits, '_', '-' and '.' may stand in it, at most 100, and the "
-            "first is no dot and no '-'"
+            "first is not a dot and no '-'"
         )
     return name
 
@@ -355,7 +355,7 @@ def check(root: Path, version: Version) -> Path:
         try:
             file: Any = context.opened(place / name)
             if file is None:
-                raise OSError(errno.EINVAL, "it is no plain file")
+                raise OSError(errno.EINVAL, "it is not a plain file")
             with file:
                 found = sha256_of(file)
         except OSError as error:

@@ -114,7 +114,7 @@ def register(
     path, card = described(run_dir, record, file)
     metrics = context.last_values(run_dir) if by_itself else record.metrics
     origin = Origin(path, path.relative_to(run_dir).as_posix(), card, record, run_dir, metrics)
-    settings = record.config.get("tracking") or {}  # another tracker's address is no server of MLflow's
+    settings = record.config.get("tracking") or {}  # another tracker's address is not a server of MLflow's
     uri = client.address(root, settings if settings.get("kind") in (None, "mlflow", "none") else {})
     return _add(root, name, origin, uri, about or About(tags or {}))
 
@@ -277,7 +277,7 @@ def described(run_dir: Path, record: Record, file: str | None) -> tuple[Path, di
         )
     path = outputs / card["file"] if file is None else _inside(run_dir, record, file)
     if file is None and path.exists() and not path.resolve().is_relative_to(outputs.resolve()):
-        raise CorruptDataError(f"{path} is no plain file: it leads to {path.resolve()}. Nothing of it was taken")
+        raise CorruptDataError(f"{path} is not a plain file: it leads to {path.resolve()}. Nothing of it was taken")
     if not path.is_file() and (file is None or not path.is_dir() or path == run_dir):
         raise MissingDataError(f"run {record.id} has no file {path.relative_to(run_dir)}: 'lab runs files' lists them")
     own = path.parent == outputs and path.name == card.get("file")
@@ -299,7 +299,7 @@ def _inside(run_dir: Path, record: Record, file: str) -> Path:
     given = Path(file).expanduser()
     path = Path(os.path.normpath(given if given.is_absolute() else run_dir / given))
     if not path.is_relative_to(run_dir) or not path.resolve().is_relative_to(run_dir.resolve()):
-        raise RecordError(f"{file!r} is no file of run {record.id}: give its path in the run's folder {run_dir}")
+        raise RecordError(f"{file!r} is not a file of run {record.id}: give its path in the run's folder {run_dir}")
     return path
 
 

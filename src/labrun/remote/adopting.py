@@ -73,7 +73,7 @@ def take(channel: Channel, one: Folder, root: Path) -> list[Path]:
     """
     parts = Path(one.name).parts
     if ".." in parts or not any(custom_locations.is_usual((*parts, *more)) for more in ((), ("0",))):
-        raise RecordError(f"{one.folder} on {channel.remote.name} is no folder of runs")
+        raise RecordError(f"{one.folder} on {channel.remote.name} is not a folder of runs")
     folder = root / one.name
     with links.locked(folder) as is_mine:
         link = links.read(folder)

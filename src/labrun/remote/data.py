@@ -170,7 +170,7 @@ def _beside(script: Path) -> Iterator[Path]:
 def _mounted(
     stores: Mapping[str, LocalDatastore], reference: str, others: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[Path]:
-    """The files of `${mount:...}`; none where its datastore is no folder of this machine."""
+    """The files of `${mount:...}`; none where its datastore is not a folder of this machine."""
     first, slash, rest = reference.partition("/")
     name = first if slash and (first in others or first in stores) else ""
     if name in stores:

@@ -100,7 +100,7 @@ def put(remote: Remote) -> None:
         or remote.address.startswith("-")
         or any(c.isspace() or not c.isprintable() for c in remote.address)
     ):
-        raise ConfigError(f"{remote.address!r} is no address: give HOST, USER@HOST, or an alias of ~/.ssh/config")
+        raise ConfigError(f"{remote.address!r} is not an address: give HOST, USER@HOST, or an alias of ~/.ssh/config")
     _write({**known(), remote.name: remote})
 
 

@@ -56,7 +56,7 @@ def import_(root: Path, source: Path, limits: Limits | None = None) -> tuple[lis
         The ids of the runs that came in, and of those that were here already and stay as they are.
 
     Raises:
-        RecordError: it is no archive of ours, holds what does not belong there, is damaged or too large; or the
+        RecordError: it is not an archive of ours, holds what does not belong there, is damaged or too large; or the
             workspace cannot be written. Nothing was taken in then.
     """
     state = store.state_folder(root)
@@ -197,7 +197,7 @@ class _Arrival:
             raise RecordError(f"there is no file {self._source}") from None
         except tarfile.ReadError as error:
             raise RecordError(
-                f"{self._source} is no tar archive, or is cut off: 'lab runs export' writes such"
+                f"{self._source} is not a tar archive, or is cut off: 'lab runs export' writes such"
             ) from error
         except Exception as error:  # a damaged archive can raise anything
             reason = " ".join(str(error).split())[:300]
@@ -231,13 +231,13 @@ class _Arrival:
         """
         name = PurePosixPath(entry.name)
         if entry.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or entry.issparse() or entry.size < 0:
-            raise self._refused(f"holds {entry.name!r:.200}, which is no plain file (a link?)")
+            raise self._refused(f"holds {entry.name!r:.200}, which is not a plain file (a link?)")
         parts = re.split(r"[/\\]", entry.name)
         if name.is_absolute() or ".." in parts or not name.parts or "\0" in entry.name or len(parts) > DEEPEST:
             raise self._refused(f"holds {entry.name!r:.200}, which leads out of the workspace, or too deep")
         top = name.parts[0]
         if entry.name != MANIFEST and (top not in ("outputs", "multirun", "code") or len(name.parts) < 3):
-            raise self._refused(f"holds {entry.name!r:.200}, which is no part of a run")
+            raise self._refused(f"holds {entry.name!r:.200}, which is not part of a run")
         if any(part.startswith(".") for part in name.parts[: custom_locations.DEPTHS.get(top, 0)]):
             raise self._refused(f"holds {entry.name!r:.200}, in a hidden folder such as labrun's own")
         return str(name)
@@ -299,7 +299,7 @@ class _Arrival:
         """Look at a run's record, and put what is true here in the place of what was true there.
 
         Raises:
-            RecordError: it is no record of labrun's.
+            RecordError: it is not a record of labrun's.
         """
         run_dir, target = self._place / folder, self._root / folder
         try:
@@ -505,11 +505,11 @@ def _opened(source: Path, limits: Limits, place: Path) -> Iterator[Any]:
         place: where that goes.
 
     Raises:
-        RecordError: it is no plain file.
+        RecordError: it is not a plain file.
     """
     file = context.opened(source)
     if file is None:
-        raise RecordError(f"{source} is no file, so it is no archive")
+        raise RecordError(f"{source} is not a file, so it is not an archive")
     with file:
         size = os.fstat(file.fileno()).st_size
         begin = file.read(6)

@@ -118,11 +118,11 @@ def file(folder: Path, card: Mapping[str, Any], title: str) -> Path:
     """The file that a card names, its digest checked: in the same folder, and no link that leads out of it.
 
     Raises:
-        CorruptDataError: it is gone, it is no plain file, or it was changed since it was saved.
+        CorruptDataError: it is gone, it is not a plain file, or it was changed since it was saved.
     """
     path = folder / str(card["file"])
     if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
-        raise CorruptDataError(f"{title}: {path} is gone, or is no plain file. Nothing of it was loaded")
+        raise CorruptDataError(f"{title}: {path} is gone, or is not a plain file. Nothing of it was loaded")
     found = file_sha256(path)
     if found != card["sha256"]:
         raise CorruptDataError(

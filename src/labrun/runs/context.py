@@ -50,7 +50,7 @@ class RunContext:
             epoch: the pass over the data, from 1 on, where steps count something else; for whoever watches.
 
         Raises:
-            TypeError, ValueError: the value is no number, or the name is empty or not printable.
+            TypeError, ValueError: the value is not a number, or the name is empty or not printable.
         """
         if not isinstance(name, str) or not name.strip() or not name.isprintable():
             raise ValueError(f"a metric's name must be printable text, and {name!r} is not")
@@ -220,7 +220,7 @@ def annotated(run_dir: str | os.PathLike[str], content: dict[str, Any]) -> dict[
 
 
 def opened(path: str | os.PathLike[str]) -> BinaryIO | None:
-    """A file, open for reading; None for what is there and is no file: nobody may ever write to a pipe.
+    """A file, open for reading; None for what is there and is not a file: nobody may ever write to a pipe.
 
     Raises:
         OSError: there is nothing of that name, or it cannot be read.
@@ -236,11 +236,11 @@ def content(path: str | os.PathLike[str], largest: int = 2**30) -> bytes:
     """What a file holds, of one that others may have made: a plain file, and no larger than its kind ever is.
 
     Raises:
-        OSError: there is none, it cannot be read, it is no plain file, or it is larger.
+        OSError: there is none, it cannot be read, it is not a plain file, or it is larger.
     """
     file = opened(path)
     if file is None:
-        raise OSError(errno.EINVAL, "it is no plain file", os.fspath(path))
+        raise OSError(errno.EINVAL, "it is not a plain file", os.fspath(path))
     with file:
         if os.fstat(file.fileno()).st_size > largest:
             raise OSError(errno.EFBIG, f"it has more than {largest:,} bytes", os.fspath(path))

@@ -22,7 +22,7 @@ PLAN = Path(LAUNCH, "plan.json")
 
 
 def is_of_runs(folder: Path) -> bool:
-    """Whether a folder is a run's or a sweep's, by what Hydra and labrun have put there. What it holds is no code."""
+    """Whether a folder is a run's or a sweep's, by what Hydra and labrun have put there. What it holds is not code."""
     hydra = folder / ".hydra"
     if (folder / PLAN).is_file() or any((hydra / name).is_file() for name in ("hydra.yaml", "overrides.yaml")):
         return True

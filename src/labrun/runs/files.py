@@ -101,7 +101,7 @@ def tree_digest(base: Path, names: Sequence[Path]) -> str:
 
 
 def is_tree(folder: Path, digest: str) -> bool:
-    """Whether a folder holds what a digest of `tree_digest` says; what Python compiled since is no part of it."""
+    """Whether a folder holds what a digest of `tree_digest` says; what Python compiled since is not part of it."""
     try:
         names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
         own = [name for name in names if COMPILED not in name.parts]

@@ -138,7 +138,7 @@ def request(run_dir: Path, why: str = "", name: str = "cancel") -> None:
     Args:
         run_dir: the run.
         why: the reason, for its record.
-        name: `cancel`, or `stop`: for what is no failure and is not to be run again.
+        name: `cancel`, or `stop`: for what is not a failure and is not to be run again.
     """
     folder = RunPaths(run_dir).requests
     with contextlib.suppress(OSError):

@@ -35,7 +35,7 @@ class Load:
 
 
 def listed(text: str) -> Iterator[str]:
-    """The devices of CUDA_VISIBLE_DEVICES; as CUDA reads it, what is no device ends the list."""
+    """The devices of CUDA_VISIBLE_DEVICES; as CUDA reads it, what is not a device ends the list."""
     for entry in map(str.strip, text.split(",")):
         if entry.lower() in NO_DEVICE:
             return

@@ -257,7 +257,7 @@ def read(run_dir: str | os.PathLike[str]) -> Record:
         if raw.count(b"{") + raw.count(b"[") > DEEPEST:  # else they cannot lie so deep
             _check_depth(content)
         content = context.annotated(run_dir, content)
-        # What is no group of keys there says nothing; the others count.
+        # What is not a group of keys there says nothing; the others count.
         for name in ("data", "attempts"):
             if isinstance(content.get(name), list):
                 content[name] = [one for one in content[name] if isinstance(one, dict)]

@@ -269,13 +269,13 @@ def asked(paths: RunPaths, name: str) -> str:
     """What a request says: anybody may have left it.
 
     Raises:
-        OSError: there is none, or it is no plain file.
+        OSError: there is none, or it is not a plain file.
     """
     return context.content(paths.requests / name, LARGEST_REQUEST).decode(errors="replace").strip()
 
 
 def stop_reason(paths: RunPaths) -> str | None:
-    """Why a run was asked to end early, by what is no failure of its own; None if it was not."""
+    """Why a run was asked to end early, by what is not a failure of its own; None if it was not."""
     try:
         return asked(paths, "stop") or "asked by requests/stop"
     except OSError:
@@ -301,7 +301,7 @@ def first_line(error: BaseException) -> str:
 
 
 def storable(text: str) -> str:
-    """A text as files take it: what is no Unicode, as in the names of files, as an escape."""
+    """A text as files take it: what is not a Unicode, as in the names of files, as an escape."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

@@ -62,7 +62,7 @@ def reasons(
         sweep_dir = records.sweep_folder(run_dir, record) or run_dir.parent
         if not is_ours(root, run_dir):
             where = f"{root}/outputs or {root}/multirun, nor one of your own choice with nothing else in it"
-            found[run_dir] = Reason(record, f"{run_dir} is no run's folder below {where}, without links", False)
+            found[run_dir] = Reason(record, f"{run_dir} is not a run's folder below {where}, without links", False)
         elif status in LIVE:
             found[run_dir] = Reason(record, f"it is {status}: lab runs cancel {record.id}")
         elif record.sweep is not None and has_controller(sweep_dir):
@@ -93,10 +93,10 @@ def remove(root: Path, run_dir: Path) -> None:
     """Take a run's folder away, and what it leaves empty: the sweep's folder, the experiment's.
 
     Raises:
-        RecordError: it is no run's folder of this workspace, or cannot be removed.
+        RecordError: it is not a run's folder of this workspace, or cannot be removed.
     """
     if not is_ours(root, run_dir):
-        raise RecordError(f"{run_dir} is no run's folder below {root}/outputs or {root}/multirun")
+        raise RecordError(f"{run_dir} is not a run's folder below {root}/outputs or {root}/multirun")
     parent = run_dir.parent
     chosen = run_dir in set(custom_locations.run_dirs(store.state_folder(root)))
     _take_away(run_dir)

@@ -93,7 +93,7 @@ class Setting:
 
 
 def number(value: object) -> float | None:
-    """A metric's value as records hold it: those that are not finite as text; None where it is no number."""
+    """A metric's value as records hold it: those that are not finite as text; None where it is not a number."""
     if isinstance(value, str) and value in NOT_FINITE:
         return NOT_FINITE[value]
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
@@ -218,7 +218,7 @@ def _configs(found: Sequence[Record], keys: Sequence[str]) -> list[Mapping[str, 
 
 
 def _swept_beside(found: Sequence[Record]) -> set[tuple[str, str]]:
-    """Overrides that a sweep's runs do not all have, of keys that are no experiment's own (`compute.cpus_per_run`): who
+    """Overrides that only some of a sweep's runs have, of keys outside the experiment (`compute.cpus_per_run`): whoever
     swept over them wants them apart."""
     by_folder: dict[str, list[list[str]]] = {}
     for record in found:

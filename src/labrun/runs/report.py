@@ -298,7 +298,7 @@ def _mosaic(
             fontsize=font,
             in_layout=False,
         )
-    # What is no number is left white.
+    # What is not a number is left white.
     shown = mosaic.squeeze(-1) if channels == 1 else np.nan_to_num(mosaic, nan=1.0)
     axes.imshow(shown, **colours)
     axes.set_axis_off()

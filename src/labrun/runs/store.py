@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 ROOT_VARIABLE = "LABRUN_ROOT"
 PLACES = ("outputs", "multirun")
 """Where runs lie in a workspace."""
-IGNORE = "# Written by labrun: runs are no code.\n*\n"
+IGNORE = "# Written by labrun: runs are not code.\n*\n"
 
 
 def workspace() -> Path:
@@ -61,10 +61,10 @@ def environment_folder(digest: str) -> Path:
     """Where a script's environment lies; the log of its making beside it, as `.log`.
 
     Raises:
-        RecordError: that is no digest.
+        RecordError: that is not a digest.
     """
     if not checking.is_sha256(digest):
-        raise RecordError(f"{digest!r:.80} is no digest of an environment: those have 64 hexadecimal digits")
+        raise RecordError(f"{digest!r:.80} is not a digest of an environment: those have 64 hexadecimal digits")
     return state_folder(workspace()) / "environments" / digest
 
 

@@ -197,7 +197,7 @@ class Watched:
         return None if self._start is None else processes.usage(self._pid, self._start, without=os.getpid())
 
     def _memory(self, usage: Usage | None) -> dict[str, float]:
-        # What has ended, and nobody has waited for yet, has no memory: that is no value of the run's.
+        # What has ended, and nobody has waited for yet, has no memory: that is not a value of the run's.
         return {} if usage is None or not usage.memory else {"memory_gb": usage.memory / GB}
 
     def _take(self, usage: Usage | None) -> None:

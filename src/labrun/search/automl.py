@@ -43,7 +43,7 @@ def is_pipeline(config: Mapping[str, Any]) -> bool:
 
 
 def pipeline_name(record: Record) -> str | None:
-    """`StandardScaler SGD`; None if the run's model is no pipeline."""
+    """`StandardScaler SGD`; None if the run's model is not a pipeline."""
     if not is_pipeline(record.config):
         return None
     model = record.config["model"]

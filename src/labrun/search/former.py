@@ -28,7 +28,7 @@ def check(settings: Mapping[str, Any], dimensions: Sequence[Dimension], metrics:
     """Whether a search can learn from those that it names.
 
     Raises:
-        ConfigError: one is no search, is over another space, or was for other metrics.
+        ConfigError: one is not a search, is over another space, or was for other metrics.
     """
     for folder in folders(settings):
         if settings["sampler"] is None:

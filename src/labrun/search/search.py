@@ -448,7 +448,9 @@ def policy(settings: Mapping[str, Any]) -> Policy | None:
         )
     made = build(node, "sweep.early_termination")
     if not isinstance(made, Policy):
-        raise ConfigError(f"sweep.early_termination._target_={node['_target_']!r} is no labrun.search.policies.Policy")
+        raise ConfigError(
+            f"sweep.early_termination._target_={node['_target_']!r} is not a labrun.search.policies.Policy"
+        )
     return made
 
 

@@ -144,7 +144,7 @@ def of_component(node: Any, path: str, parser: OverridesParser, loader: ConfigLo
         loader: knows which keys are groups.
 
     Raises:
-        ConfigError: it is no mapping, or a value of it cannot be read.
+        ConfigError: it is not a mapping, or a value of it cannot be read.
     """
     if not isinstance(node, Mapping):
         raise ConfigError(

@@ -122,7 +122,7 @@ class Study:
                 self._study.tell(trial.number, state=TrialState.FAIL)
 
     def learn(self, former: Sequence[tuple[str, FrozenTrial]]) -> int:
-        """Tell the sampler of trials of former searches; how many were new. They are no trials of this one.
+        """Tell the sampler of trials of former searches; how many were new. They are not trials of this one.
 
         Args:
             former: for each, its run's folder, and the trial; see `former.completed`.
@@ -286,7 +286,7 @@ def _sampler(node: Mapping[str, Any] | None, seed: int, metrics: int) -> optuna.
         warnings.simplefilter("ignore")
         made = build(node, "sweep.sampler", seed=seed)
     if not isinstance(made, optuna.samplers.BaseSampler):
-        raise ConfigError(f"sweep.sampler._target_={node['_target_']!r} is no sampler of Optuna")
+        raise ConfigError(f"sweep.sampler._target_={node['_target_']!r} is not a sampler of Optuna")
     if metrics > 1 and isinstance(made, optuna.samplers.CmaEsSampler):
         raise ConfigError("sweep=cmaes searches for one metric; choose sweep=tpe, random, qmc or gp for several")
     return made

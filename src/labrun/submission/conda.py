@@ -1,7 +1,7 @@
 """Conda's environment files, as far as PyPI has what they name: the `pip` part, and packages of conda's by their names.
 
-What is no package of PyPI (compilers, CUDA, R) is left out, and said. For scripts of Azure, its own packages are left
-out as well: labrun supplies azureml.
+What is not a package of PyPI (compilers, CUDA, R) is left out, and reported. For scripts of Azure, its own packages are
+left out as well: labrun supplies azureml.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ NOT_PYTHON = re.compile(
     r"openssl|ca-certificates|readline|sqlite|tk|xz|zlib|bzip2|ncurses|git|nodejs|openjdk|make|swig|ffmpeg|glib|conda|"
     r"hdf5|intel-openmp|pytorch-mutex"
 )
-"""Conda's packages that are no package of PyPI."""
+"""Conda's packages that are not package of PyPI."""
 
 INSTALLERS = ("pip", "setuptools", "wheel")
 

@@ -84,7 +84,7 @@ def plan(file: Path, azureml: bool = False) -> Plan:
             f"(pyenv install {minor}, or uv python install {minor})"
         )
     if wanted.left_out:
-        told.append(f"left out, as they are no packages of PyPI: {', '.join(wanted.left_out)}")
+        told.append(f"left out, as they are not packages of PyPI: {', '.join(wanted.left_out)}")
     return Plan(file, python or sys.executable, tuple(wanted.lines), tuple(told))
 
 
@@ -239,4 +239,4 @@ def check_interpreter(python: str) -> None:
         raise ConfigError(f"script.python={python} does not start: {error}") from error
     if answer.returncode:
         last = (answer.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ConfigError(f"script.python={python} is no Python interpreter: {last}")
+        raise ConfigError(f"script.python={python} is not Python interpreter: {last}")

@@ -118,7 +118,7 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, ar
             f"or take it from where you type: ${{oc.env:{hidden[0]}}}"
         )
     kept["compute"]["environment"] = by_name(variables)
-    # How the sweep went on is no part of the run: the command that repeats it must not go on with a sweep.
+    # How the sweep went on is not part of the run: the command that repeats it must not go on with a sweep.
     overrides = [override for override in hide_environment(overrides) if top_key(override) != "sweep"]
     code = around.code
     if kept["task"] == "script" and "script" not in code:  # a run that is repeated as it was brings its own

@@ -142,7 +142,7 @@ def load(name: str, keep_environment: bool = False, changes: tuple[str, ...] = (
         for change in changes:
             key, equals, _ = change.partition("=")
             if not equals or (key.partition(".")[0] not in known and is_ours):
-                raise ConfigError(f"{change!r} is no key=value of datastore '{name}'. Its keys: {', '.join(known)}")
+                raise ConfigError(f"{change!r} is not a key=value of datastore '{name}'. Its keys: {', '.join(known)}")
         node = OmegaConf.merge(node, OmegaConf.from_dotlist(list(changes)))
         plain = OmegaConf.to_container(node, resolve=False)
         assert isinstance(plain, dict)

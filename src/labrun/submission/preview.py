@@ -66,7 +66,7 @@ class Samples:
         return report.table(rows) + ("" if self.are_images else "\n" + self._rows())
 
     def save(self, path: Path) -> bool:
-        """Draw them; False where they are no images.
+        """Draw them; False where they are not images.
 
         Raises:
             DataError: the file cannot be written.

@@ -184,7 +184,7 @@ def _data_now(
 FRAME = """
 import json, os, pathlib, sys
 answer = os.fdopen(os.dup(1), "w")
-os.dup2(2, 1)  # what the code prints is no answer
+os.dup2(2, 1)  # what the code prints is not an answer
 sys.path[:], given = json.load(sys.stdin)
 {}
 answer.write(json.dumps(found))

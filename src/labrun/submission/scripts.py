@@ -60,7 +60,7 @@ def settle(kept: dict[str, Any], values: Mapping[str, Any]) -> None:
     kept["inputs"] = {name: _mounted(text) for name, text in (kept.get("inputs") or {}).items()}
     for name, value in {**(values.get("arguments") or {})}.items():
         if not str(name).strip() or any(c.isspace() or c == "\0" for c in str(name)):
-            problems.append(f"script.arguments: {name!r} is no name of an argument")
+            problems.append(f"script.arguments: {name!r} is not a name of an argument")
         if any("\0" in str(word) for word in (value if isinstance(value, list) else [value])):
             problems.append(f"script.arguments.{name}: a command line cannot hold a null character")
     if problems:
@@ -73,7 +73,7 @@ def _problems_of_source(source: Path, values: Mapping[str, Any]) -> list[str]:
         return [f"script.source={values['source']}: there is no such folder"]
     if source in NO_SOURCES or source == Path.home():
         return [
-            f"script.source={source} is no folder of sources: each run gets a copy of it. Put the script in a "
+            f"script.source={source} is not a folder of sources: each run gets a copy of it. Put the script in a "
             "folder of its own, or name one with script.source"
         ]
     return []

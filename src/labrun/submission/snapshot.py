@@ -51,7 +51,7 @@ SECRET_FOLDERS = frozenset({".aws", ".azure", ".ssh", ".gnupg", ".kube", ".confi
 SOURCE_SUFFIXES = frozenset({".py", ".yaml", ".yml"})
 SKIPPED_FOLDERS = frozenset({"__pycache__", ".venv", "venv", "node_modules", "outputs", "multirun", "data"})
 NO_CODE = frozenset({"__pycache__", ".venv", "venv", "node_modules", "site-packages"})
-"""Of those, what is no code of a package's either."""
+"""Of those, what is not code of a package's either."""
 LARGEST_FILE = 5 * 2**20
 LARGEST_TOTAL = 200 * 2**20
 IGNORE_FILE = ".labignore"
@@ -157,7 +157,7 @@ def _chosen(base: Path, listed: list[Path]) -> tuple[list[Path], int]:
     if total > LARGEST_TOTAL:
         raise ConfigError(
             f"the code in {base} takes {total / 2**20:.0f} MiB, and a snapshot may take {LARGEST_TOTAL // 2**20}: "
-            f"name what is no code in {base / IGNORE_FILE}, one pattern a line"
+            f"name what is not code in {base / IGNORE_FILE}, one pattern a line"
         )
     return files, total
 

@@ -126,7 +126,7 @@ def carry_out(
 
     Args:
         submitted: the jobs, frozen.
-        folder: the sweep's, or the run's own if it is no sweep.
+        folder: the sweep's, or the run's own if it is not a sweep.
         head: what the backend has started ahead; the caller closes it.
         prepare: writes what lies in the folder beside the runs, once nothing is refused any more.
 

@@ -203,7 +203,7 @@ def _is_plain(value: Any) -> bool:
 
 
 LONGEST = 200
-"""So much of a hyperparameter that is no plain value is kept, as text."""
+"""So much of a hyperparameter that is not a plain value is kept, as text."""
 
 
 def _is_json(value: Any) -> bool:

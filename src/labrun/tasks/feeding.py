@@ -64,7 +64,7 @@ def read(path: Path, saved: Saved, form: Mapping[str, Any] | None = None) -> Fed
     """
     form = form or {}
     if form and not (path.is_file() and contents.is_table(path)):
-        raise ConfigError(f"{path} is no table, which alone has a {' and a '.join(form)}")
+        raise ConfigError(f"{path} is not a table, which alone has a {' and a '.join(form)}")
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGES and p.is_file())
         if not files:

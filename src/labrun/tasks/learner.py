@@ -84,7 +84,7 @@ def taken_apart(batch: Any, network: nn.Module, target: str | None) -> Batch:
     first = batch[0]
     if len(batch) == 1 or target == "input":
         if not isinstance(first, Tensor):
-            raise UnfitError("model.target=input: the first part of a batch is no tensor")
+            raise UnfitError("model.target=input: the first part of a batch is not a tensor")
         return Batch((first,), {}, first)
     if not isinstance(batch[-1], Tensor):
         raise UnfitError("the last part of a batch is to be the target, and it is a dict")

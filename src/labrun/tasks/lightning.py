@@ -611,7 +611,7 @@ def _end_wandb(loggers: Sequence[Any]) -> None:
     if wandb is not None and any(type(one).__name__ == "WandbLogger" for one in loggers):
         try:
             wandb.finish(exit_code=int(sys.exc_info()[0] is not None))
-        except Exception as error:  # noqa: BLE001 - a logger beside the record is no reason for a run to fail
+        except Exception as error:  # noqa: BLE001 - a logger beside the record is not a reason for a run to fail
             log.warning("wandb could not end its run: %s", recording.first_line(error))
 
 

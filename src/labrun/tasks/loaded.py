@@ -53,7 +53,7 @@ def make(config: Mapping[str, Any], feed: ModuleFeed) -> tuple[NetworkTask, dict
         The task, and what the model was given of the data module's attributes.
 
     Raises:
-        ConfigError: it cannot be built, or is no torch module.
+        ConfigError: it cannot be built, or is not a torch module.
     """
     node = config["model"]
     target = schema.locate(str(node["_target_"]), "model")
@@ -73,7 +73,7 @@ def wrap(model: Any, config: Mapping[str, Any], feed: ModuleFeed) -> NetworkTask
     """The task for a model that is built already.
 
     Raises:
-        ConfigError: it is no torch module, or of the other package of Lightning's than the data module.
+        ConfigError: it is not a torch module, or of the other package of Lightning's than the data module.
     """
     from labrun.tasks import packages
     from labrun.tasks.lightning import NetworkTask

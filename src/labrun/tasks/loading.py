@@ -94,7 +94,7 @@ def network(file: Path, card: Mapping[str, Any], trusted: Sequence[str] | None) 
     else:
         network = trust.build_model(node, "model", trusted, **offered)
     if not tasks.is_network(network):
-        raise DataError(f"the card's {node['_target_']} gave a {type(network).__name__}, which is no network")
+        raise DataError(f"the card's {node['_target_']} gave a {type(network).__name__}, which is not a network")
     load_weights(network, file)
     return network.eval()
 
@@ -123,7 +123,7 @@ def chainer(file: Path) -> Any:
             network = MnistDNN((int(first.shape[1]),), int(last.shape[0]), units=int(first.shape[0]))
             return chainer_npz.load(file, network).eval()
     raise DataError(
-        f"{file} holds {', '.join(sorted(arrays)[:10]) or 'no arrays'}, and is no perceptron of Chainer's MNIST "
+        f"{file} holds {', '.join(sorted(arrays)[:10]) or 'no arrays'}, and is not a perceptron of Chainer's MNIST "
         "example (l1/W, l1/b, ... l3/b): labrun cannot tell which network that is"
     )
 
@@ -132,7 +132,7 @@ def pickled(file: Path, title: str, allow_pickle: bool) -> Any:
     """What a pickle holds, if the user asked for it.
 
     Raises:
-        DataError: nobody did; it cannot be loaded; it is no model.
+        DataError: nobody did; it cannot be loaded; it is not a model.
     """
     if not allow_pickle:
         raise DataError(

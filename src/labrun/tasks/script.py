@@ -426,7 +426,7 @@ class Watched:
                     number, step = float(value or ""), groups.get("step")
                     context.log(name, number, None if step is None else int(float(step)))
                 except ValueError:
-                    log.warning("script.metrics.%s: %r is no number, in the line %r", name, value, text[:200])
+                    log.warning("script.metrics.%s: %r is not a number, in the line %r", name, value, text[:200])
 
 
 def _without_step(found: re.Match[str]) -> list[str | None]:

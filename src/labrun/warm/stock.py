@@ -146,7 +146,7 @@ def frozen_folders(path: Sequence[str], imported: Fingerprint) -> dict[str, str]
 
 
 def _is_installed(file: str, place: str) -> bool:
-    """In an environment that lies below the code: that is no part of it."""
+    """In an environment that lies below the code: that is not part of it."""
     return "site-packages" in file[len(place) :].split(os.sep) or file.startswith(f"{sys.prefix}{os.sep}")
 
 

@@ -41,7 +41,7 @@ def partitions() -> list[Partition]:
     for program in ("sbatch", "sinfo"):
         if shutil.which(program) is None:
             raise ConfigError(
-                f"compute=slurm: there is no {program} on this machine, so it is no part of a Slurm cluster. Start "
+                f"compute=slurm: there is no {program} on this machine, so it is not part of a Slurm cluster. Start "
                 f"the command where there is one, or choose compute=local (here: {machine.cores()} cores)"
             )
     answer = run_command(["sinfo", "-h", "-e", "-o", "%P|%a|%D|%c|%m|%G|%l"])
@@ -224,7 +224,7 @@ def sbatch_options(extra: Mapping[str, Any]) -> dict[str, Any]:
 def _refused_by_sbatch(compute: Mapping[str, Any]) -> Iterable[str]:
     """Which options sbatch does not know or take, in its own words; nothing is submitted.
 
-    What may change until the job's turn comes, such as nodes that are down, is no reason: the job would wait.
+    What may change until the job's turn comes, such as nodes that are down, is not a reason: the job would wait.
     """
     named = {key: compute[key] for key in ("account", "qos") if compute[key] is not None}
     asked = {f"compute.{key}={value}": {key: value} for key, value in named.items()}

@@ -64,14 +64,14 @@ def age(text: str) -> float:
     """A duration such as 30d or 12h, in seconds, for argparse."""
     match = AGE.fullmatch(text.strip())
     if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no age: say 30d, 12h, 45min, 2w")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an age: say 30d, 12h, 45min, 2w")
     return float(match[1]) * SECONDS[match[2]]
 
 
 def count(text: str) -> int:
     """A number of things, for argparse."""
     if not (text.isascii() and text.isdigit()) or len(text) > 18 or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
     return int(text)
 
 
@@ -82,7 +82,7 @@ def limit(text: str) -> float:
     except ValueError:
         found = math.nan
     if not found > 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return found
 
 

@@ -37,7 +37,7 @@ def tag(options: argparse.Namespace) -> int:
     for word in words:
         key, _, value = word.partition("=")
         if not key.strip() or not word.isprintable():
-            raise RecordError(f"{word!r} is no tag: say NAME or NAME=VALUE")
+            raise RecordError(f"{word!r} is not a tag: say NAME or NAME=VALUE")
         wanted[key] = value
     said: list[Pair] = []
     for run_dir, record in filters.select(chosen, default=None):

@@ -50,7 +50,7 @@ class Scan:
 
     @property
     def columns(self) -> list[int]:
-        """Where there are values that are no finite numbers."""
+        """Where there are values that are not finite numbers."""
         return [] if self._columns is None else np.flatnonzero(self._columns).tolist()
 
 
@@ -100,7 +100,7 @@ def needed(path: Path) -> int:
     """How many bytes the arrays take in memory, with those of float32 that are made of them.
 
     Raises:
-        CorruptDataError: it is no `.npz` file.
+        CorruptDataError: it is not an `.npz` file.
     """
     with _opened(path) as archive:
         headers = [_header(archive, info) for info in archive.infolist()]
@@ -138,7 +138,7 @@ class _opened:  # noqa: N801 - a context manager, called as a function
 
     def __enter__(self) -> zipfile.ZipFile:
         if not zipfile.is_zipfile(self._path):
-            raise CorruptDataError(f"{self._path} is no readable .npz file")
+            raise CorruptDataError(f"{self._path} is not a readable .npz file")
         self._archive = zipfile.ZipFile(self._path)
         return self._archive
 
@@ -149,7 +149,7 @@ class _opened:  # noqa: N801 - a context manager, called as a function
                 raise CorruptDataError(
                     f"{self._path} holds Python objects, and loading those runs code: save arrays of numbers or text"
                 ) from error
-            raise CorruptDataError(f"{self._path} is no readable .npz file: {error}") from error
+            raise CorruptDataError(f"{self._path} is not a readable .npz file: {error}") from error
 
 
 def _header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Header:

@@ -103,7 +103,7 @@ class Parquet:
         try:
             self._file = arrow.parquet.ParquetFile(path, pre_buffer=False)  # else it keeps all that it has read
         except (arrow.ArrowException, OSError, ValueError) as error:
-            raise CorruptDataError(f"{path} is no readable Parquet file: {' '.join(str(error).split())}") from error
+            raise CorruptDataError(f"{path} is not a readable Parquet file: {' '.join(str(error).split())}") from error
         self.rows = int(self._file.metadata.num_rows)
         self.columns: list[str] = []
         """Their names, as `delimited` has them."""
@@ -167,7 +167,7 @@ class Parquet:
                 yield {name: batch.column(batch.schema.names.index(self._own[name])) for name in names}
         except (self._arrow.ArrowException, OSError) as error:
             raise CorruptDataError(
-                f"{self.path} is no readable Parquet file: {' '.join(str(error).split())}"
+                f"{self.path} is not a readable Parquet file: {' '.join(str(error).split())}"
             ) from error
 
     def _numbers(self, column: Any) -> Any:

@@ -112,7 +112,7 @@ class Column:
     Args:
         name: the column's.
         kind: `number`, `category` or `date`.
-        lenient: what is no number is a gap, since the user has said that these are numbers.
+        lenient: what is not a number is a gap, since the user has said that these are numbers.
         form: of dates: `ISO8601`, or as for `strptime`.
         start: of dates: the day from which days are counted.
         levels: of a category: how many values there are.
@@ -265,7 +265,7 @@ def understand(table: Any, said: Settings, where: object, first: int | None = No
             lost = [value for value in kept if number(value, decimal) is None]
             if lost:
                 count = int(table[name].isin(lost).sum())
-                notes.append(f"{name}: {count} values are no numbers, such as {lost[0]!r}, and are taken for gaps")
+                notes.append(f"{name}: {count} values are not numbers, such as {lost[0]!r}, and are taken for gaps")
         elif name in said.dates:
             columns.append(_date_column(name, kept, said.dates[name], where))
         elif not kept and len([value for value in values if value]) < 2:
@@ -432,7 +432,7 @@ def _guessed(
         what = f"such as {others[0]!r} in {name!r}" if others else f"with {' and '.join(sorted(units))}"
         problems.append(
             f"{where}: the column {name} holds text ({what}) beside numbers. Say {option('numbers', [name])} to read "
-            f"the rest as gaps, {option('categories', [name])} if these are no numbers, or {option('ignore', [name])}"
+            f"the rest as gaps, {option('categories', [name])} if these are not numbers, or {option('ignore', [name])}"
         )
         return
     dates = [value for value in kept if MAY_BE_DATE.fullmatch(value)]
@@ -574,7 +574,7 @@ def _date_column(name: str, kept: list[str], form: str, where: object) -> Column
     if times.isna().any():
         bad = kept[int(np.flatnonzero(times.isna())[0])]
         raise DataError(
-            f"{where}: {bad!r} in the column {name!r} is no date of the form dataset.dates={{{name}: '{form}'}}"
+            f"{where}: {bad!r} in the column {name!r} is not a date of the form dataset.dates={{{name}: '{form}'}}"
         )
     return Column(name, DATE, form=form, start=times.min().strftime("%Y-%m-%d"))
 

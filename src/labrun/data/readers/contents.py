@@ -73,7 +73,7 @@ def unpacked(path: Path) -> bytes:
         if content.startswith(ZIP) and not _is_excel(content):
             content = _only_member(content, path)
     except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
-        raise CorruptDataError(f"{path} is no readable table: {error or 'it is cut off'}") from error
+        raise CorruptDataError(f"{path} is not a readable table: {error or 'it is cut off'}") from error
     if content[257:262] == b"ustar":
         raise DataError(f"{path} is an archive (tar): unpack it, and name the table with dataset.path")
     return content
@@ -134,7 +134,7 @@ def decoded(content: bytes, path: Path, encoding: str | None = None) -> tuple[st
         The text; what was found out, where it is not UTF-8.
 
     Raises:
-        CorruptDataError: it is no text, or none in this encoding.
+        CorruptDataError: it is not text, or none in this encoding.
         DataError: it may be in any of several encodings.
         ConfigError: there is no such encoding.
     """
@@ -145,7 +145,7 @@ def decoded(content: bytes, path: Path, encoding: str | None = None) -> tuple[st
         try:
             text = content.decode(mark)
         except UnicodeDecodeError as error:
-            raise CorruptDataError(f"{path} is no text in {mark}, as its first bytes say: {error}") from error
+            raise CorruptDataError(f"{path} is not text in {mark}, as its first bytes say: {error}") from error
         return text, None if mark == "utf-8-sig" else f"{mark.upper()}, as its first bytes say"
     if b"\0" in content:
         return _with_zeros(content, path)
@@ -182,9 +182,9 @@ def _as_said(content: bytes, path: Path, encoding: str, mark: str | None) -> str
     try:
         return content.decode("utf-8-sig" if name == "utf-8" else encoding).removeprefix("\ufeff")
     except LookupError:
-        raise ConfigError(f"dataset.encoding={encoding!r}: that is no encoding of text") from None
+        raise ConfigError(f"dataset.encoding={encoding!r}: that is not an encoding of text") from None
     except UnicodeError as error:
-        raise CorruptDataError(f"{path} is no text in dataset.encoding={encoding}: {error}") from error
+        raise CorruptDataError(f"{path} is not text in dataset.encoding={encoding}: {error}") from error
 
 
 def _with_zeros(content: bytes, path: Path) -> tuple[str, str]:
@@ -206,7 +206,7 @@ def _with_zeros(content: bytes, path: Path) -> tuple[str, str]:
         if text.partition("\n")[0].rstrip("\r").replace("\t", " ").isprintable():
             return text, f"{name.upper()}, without a mark"
     raise CorruptDataError(
-        f"{path} is no text: it holds bytes of value 0. If it is UTF-16 without a mark, say dataset.encoding=utf-16-le"
+        f"{path} is not text: it holds bytes of value 0. If it is UTF-16 without a mark, say dataset.encoding=utf-16-le"
     )
 
 

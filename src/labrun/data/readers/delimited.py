@@ -157,9 +157,9 @@ def _found_cells(
         rows.pop(0)
     if not rows:
         below = f" below the first {counted(skip_rows, 'line')} (dataset.skip_rows)" if skip_rows else ""
-        raise CorruptDataError(f"{path} is no readable CSV file: it is empty{below}")
+        raise CorruptDataError(f"{path} is not a readable CSV file: it is empty{below}")
     if any(not name.replace("\n", " ").isprintable() for name in rows[0]):
-        raise CorruptDataError(f"{path} is no text: its first line holds control characters")
+        raise CorruptDataError(f"{path} is not text: its first line holds control characters")
     if sign is not None:
         _check_widths(rows, path, sign)
     return _Cells(rows, kind, sign, notes)
@@ -276,14 +276,14 @@ def _rows(text: str, sign: str, path: Path) -> list[list[str]]:
     try:
         rows = [row for row in reader if row]
     except csv.Error as error:
-        raise CorruptDataError(f"{path} is no readable CSV file: line {reader.line_num}: {error}") from error
+        raise CorruptDataError(f"{path} is not a readable CSV file: line {reader.line_num}: {error}") from error
     if not text.isascii() or any(blank in text for blank in " \t\v\f\x1c\x1d\x1e\x1f"):
         return [[cell.strip() for cell in row] for row in rows]
     return rows
 
 
 def _check_widths(rows: list[list[str]], path: Path, sign: str) -> None:
-    """Whether all lines have as many values; a separator at the end of each is no further column."""
+    """Whether all lines have as many values; a separator at the end of each is not a further column."""
     width, below = len(rows[0]), Counter(map(len, rows[1:]))
     if set(below) <= {width}:
         return
@@ -293,16 +293,16 @@ def _check_widths(rows: list[list[str]], path: Path, sign: str) -> None:
                 row.pop()
             return
         raise CorruptDataError(
-            f"{path} is no readable CSV file: its first line names {width} columns, and each line below has "
+            f"{path} is not a readable CSV file: its first line names {width} columns, and each line below has "
             f"{width + 1} values: name the first column, or leave it out (in R: row.names=FALSE)"
         )
     place, wrong = next(((n, row) for n, row in enumerate(rows) if len(row) != width and any(row)), (0, rows[0]))
     if place:
         count = sum(number for size, number in below.items() if size != width)
         raise CorruptDataError(
-            f"{path} is no readable CSV file: row {place} below the first line has {len(wrong)} values, and the first "
-            f"line has {width} ({count} such rows; the first one: {sign.join(wrong)[:80]!r}). The separator was taken "
-            f"to be {sign!r}: dataset.separator says another"
+            f"{path} is not a readable CSV file: row {place} below the first line has {len(wrong)} values, and the "
+            f"first line has {width} ({count} such rows; the first one: {sign.join(wrong)[:80]!r}). The separator was "
+            f"taken to be {sign!r}: dataset.separator says another"
         )
     for row in rows[1:]:
         row += [""] * (width - len(row))

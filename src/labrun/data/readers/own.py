@@ -72,7 +72,7 @@ class Npz(Reader):
     def read(self, root: Path) -> RawData:
         (path,) = self.files(root)
         if not zipfile.is_zipfile(path):
-            raise CorruptDataError(f"{path} is no readable .npz file")
+            raise CorruptDataError(f"{path} is not a readable .npz file")
         try:
             with np.load(path, allow_pickle=False) as content:
                 arrays = {name: content[name] for name in content.files}
@@ -81,7 +81,7 @@ class Npz(Reader):
                 raise CorruptDataError(
                     f"{path} holds Python objects, and loading those runs code: save arrays of numbers or text"
                 ) from error
-            raise CorruptDataError(f"{path} is no readable .npz file: {error}") from error
+            raise CorruptDataError(f"{path} is not a readable .npz file: {error}") from error
         return from_arrays(arrays, str(path), (path,), self.regression)
 
 
@@ -330,7 +330,7 @@ def _array(value: Any, what: str) -> AnyArray:
     try:
         return np.asarray(value)
     except ValueError as error:  # rows of different lengths
-        raise DataError(f"{what} is no array: {' '.join(str(error).split())}") from error
+        raise DataError(f"{what} is not an array: {' '.join(str(error).split())}") from error
 
 
 def _sparse(value: Any, what: str) -> Any:

@@ -113,7 +113,7 @@ def _said(folder: Path, said: Mapping[str, str]) -> dict[str, Path]:
     for part, path in parts.items():
         if not path.is_dir():
             raise MissingDataError(
-                f"dataset.parts.{part}={said[part]}: {path} is no folder; there are "
+                f"dataset.parts.{part}={said[part]}: {path} is not a folder; there are "
                 f"{_names(subfolders(folder)) or 'none'}"
             )
     return {part: _below(path)[0] for part, path in parts.items()}

@@ -38,7 +38,9 @@ def parquet(content: bytes, path: Path) -> Cells:
     try:
         table = arrow.parquet.read_table(io.BytesIO(content))
     except (arrow.ArrowException, OSError, ValueError) as error:
-        raise CorruptDataError(f"{path} is no readable Parquet file: {' '.join(str(error).split())[:300]}") from error
+        raise CorruptDataError(
+            f"{path} is not a readable Parquet file: {' '.join(str(error).split())[:300]}"
+        ) from error
     names, columns, left_out = [], [], []
     for name, column in zip(table.column_names, table.columns, strict=True):
         kind = column.type.value_type if arrow.types.is_dictionary(column.type) else column.type
@@ -83,7 +85,7 @@ def excel(content: bytes, path: Path, sheet: str | int | None = None) -> Cells:
         raise
     except Exception as error:  # a damaged file can raise anything
         reason = " ".join(str(error).split())[:300]
-        raise CorruptDataError(f"{path} is no readable Excel file: {type(error).__name__}: {reason}") from error
+        raise CorruptDataError(f"{path} is not a readable Excel file: {type(error).__name__}: {reason}") from error
     if len(found) > 1:
         listed = ", ".join(map(repr, found))
         raise DataError(f"{path} has several sheets with values ({listed}): say dataset.sheet='{next(iter(found))}'")

@@ -142,8 +142,8 @@ class Csv(Reader):
         for path in paths:
             if not columnar.is_parquet(path):
                 raise DataError(
-                    f"dataset.in_memory=false: {path} is no Parquet file, and any other table is read as a whole, to "
-                    "find out what its columns hold: leave it out, or write the table as Parquet "
+                    f"dataset.in_memory=false: {path} is not a Parquet file, and any other table is read as a whole, "
+                    "to find out what its columns hold: leave it out, or write the table as Parquet "
                     "(docs/howto/larger-than-memory.md)"
                 )
             for key in ("separator", "encoding", "sheet", "skip_rows"):
@@ -178,7 +178,7 @@ class Csv(Reader):
         strange = sorted({label for part in labels for label in part.tolist()} - set(place))
         if strange:
             raise DataError(
-                f"{paths[-1]}: {few(map(repr, strange))} are no classes of the training part: {few(classes)}"
+                f"{paths[-1]}: {few(map(repr, strange))} are not classes of the training part: {few(classes)}"
             )
         ranks = [np.array([place[label] for label in part.tolist()], np.int64) for part in labels]
         return [one[found.codes] for one, found in zip(ranks, targets, strict=True)], tuple(map(str, classes))
@@ -294,7 +294,7 @@ class Csv(Reader):
             if bad:
                 raise DataError(
                     f"{path}: the column {name!r} is to be a quantity (dataset.regression=true), and {len(bad)} "
-                    f"values are no numbers, such as {bad[0]!r}"
+                    f"values are not numbers, such as {bad[0]!r}"
                 )
             return np.array(values, np.float64)
         different = set(texts)

@@ -135,7 +135,9 @@ def clean(name: str) -> str:
         ConfigError: it is absolute, or climbs out of the datastore.
     """
     if not is_inside(name):
-        raise ConfigError(f"{name!r} is no name inside a datastore: it must be relative, and must not climb with '..'")
+        raise ConfigError(
+            f"{name!r} is not a name inside a datastore: it must be relative, and must not climb with '..'"
+        )
     return "/".join(part for part in name.split("/") if part not in ("", "."))
 
 

@@ -133,5 +133,5 @@ def _plain(path: Path) -> BinaryIO:
     """
     file = context.opened(path)
     if file is None:
-        raise MissingDataError(f"cannot read {path}: it is no plain file")
+        raise MissingDataError(f"cannot read {path}: it is not a plain file")
     return file

@@ -108,7 +108,7 @@ class RemoteDatastore(Datastore):
         from fsspec import AbstractFileSystem
 
         if not isinstance(fs, AbstractFileSystem):
-            raise ConfigError(f"datastore._target_={self._kind!r} is no file system of fsspec")
+            raise ConfigError(f"datastore._target_={self._kind!r} is not a file system of fsspec")
         with self._translating("cannot reach its server"):
             self._check_reachable(fs)
         return fs

@@ -129,7 +129,7 @@ class Ingester:
     def _answers(self) -> bool:
         try:
             self.client.search_experiments(max_results=1)
-        except Exception:  # noqa: BLE001 - whatever it is: it is no answer
+        except Exception:  # noqa: BLE001 - whatever it is: it is not an answer
             return False
         return True
 

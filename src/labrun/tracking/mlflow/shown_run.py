@@ -250,7 +250,7 @@ class ShownRun:
                 below = path.parent.relative_to(outputs).as_posix()
                 try:
                     if not stat.S_ISREG(path.stat().st_mode):
-                        raise OSError("it is no file")
+                        raise OSError("it is not a file")
                     if not path.resolve().is_relative_to(self._run_dir.resolve()):
                         raise OSError("it leads out of the run's folder")
                     self._client.log_artifact(self._sent.mlflow_id, str(path), None if below == "." else below)
@@ -327,7 +327,7 @@ def _batches(file: BinaryIO) -> Iterator[tuple[list[bytes | None], int]]:
 
 
 def mark(line: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What tells a value from all others of its run; NaN is no number, and equals nothing."""
+    """What tells a value from all others of its run; NaN is not a number, and equals nothing."""
     return (line["name"], line["step"], line["time"], line["attempt"])
 
 

@@ -152,7 +152,7 @@ def as_dates(column: Any, name: str, formats: Any = None, out_of_range: str = "n
             return as_dates(column.where(~column.str.strip().isin(far), ""), name, formats, out_of_range)
         except (ValueError, TypeError, OverflowError) as error:
             if number == len(formats) - 1:
-                raise UserErrorException(f"column {name}: a value is no date: {error}") from None
+                raise UserErrorException(f"column {name}: a value is not a date: {error}") from None
     return column
 
 
@@ -237,7 +237,7 @@ def _typed(column: Any, name: str, wanted: Any, empty_as_string: bool = False, o
             values.astype(object).astype("float64") if kind == "float" else pandas.to_numeric(values.astype(object))
         )
         if kind == "long" and not bool(values.str.match(INTEGER).all()):
-            raise ValueError(f"{values[~values.str.match(INTEGER)].iloc[0]!r} is no whole number")
+            raise ValueError(f"{values[~values.str.match(INTEGER)].iloc[0]!r} is not a whole number")
     except (ValueError, TypeError) as error:
         raise UserErrorException(f"column {name}: {error}") from None
     return _spread(numbers.astype("int64" if kind == "long" else "float64"), column, full)

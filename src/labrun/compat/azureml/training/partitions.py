@@ -88,7 +88,7 @@ def _date(text: str, date: str, part: str) -> Any:
     try:
         return datetime.datetime.strptime(part, known)
     except ValueError as error:
-        raise UserErrorException(f"partition_format={text!r}: {part!r} is no date: {error}") from None
+        raise UserErrorException(f"partition_format={text!r}: {part!r} is not a date: {error}") from None
 
 
 def of_files(partition: Any, files: Any) -> list[dict[str, Any]]:
@@ -126,7 +126,7 @@ def different(partition: Any, files: Any, names: Any) -> list[dict[str, Any]]:
     unknown = [name for name in wanted if name not in there]
     if unknown or not there:
         raise UserErrorException(
-            "get_partition_key_values: {} is no key of partition_format; there are: {}".format(
+            "get_partition_key_values: {} is not a key of partition_format; there are: {}".format(
                 ", ".join(map(str, unknown)) or "nothing", ", ".join(there) or "none"
             )
         )

@@ -125,7 +125,7 @@ def common(set_column_types: Any = None, include_path: bool = False, partition_f
     types = {}
     for name, one in (set_column_types or {}).items():
         if not isinstance(one, DataType):
-            raise UserErrorException(f"set_column_types: {name}={one!r} is no DataType, as DataType.to_long()")
+            raise UserErrorException(f"set_column_types: {name}={one!r} is not a DataType, as DataType.to_long()")
         types[str(name)] = one.labrun_type
     partition = {"partition": {"format": partitions.check(partition_format), "base": ""}} if partition_format else {}
     return {"types": types, "include_path": bool(include_path), **partition, "steps": []}

@@ -36,7 +36,7 @@ ENCODINGS = {
     "iso88591": "iso-8859-1",
     "windows1252": "cp1252",
 }
-"""The SDK's names of encodings that Python calls otherwise; a byte order mark is no part of the first name."""
+"""The SDK's names of encodings that Python calls otherwise; a byte order mark is not part of the first name."""
 PATH = "Path"
 
 ANY = {**delimited(), "format": None}

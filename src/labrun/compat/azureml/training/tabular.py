@@ -50,7 +50,7 @@ def share(call: str, value: Any) -> float:
     """
     number = values.as_number(value)
     if number is None or not 0 <= number <= 1:
-        raise UserErrorException(f"{call}: {value!r} is no share from 0 to 1")
+        raise UserErrorException(f"{call}: {value!r} is not a share from 0 to 1")
     return number
 
 
