@@ -204,7 +204,7 @@ def labrun(workspace: Path) -> Command:
     return run
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def registered() -> None:
     """What `labrun` makes known to Hydra at its start."""
     app.register()
@@ -274,6 +274,7 @@ def _same_environment() -> Iterator[None]:
     before, root = dict(os.environ), logging.getLogger()
     handlers = list(root.handlers)
     forget_hydra()
+    paths.set_home(None)
     yield
     forget_hydra()
     root.handlers[:] = handlers

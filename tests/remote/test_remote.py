@@ -69,7 +69,7 @@ def test_a_machine_is_made_known_examined_and_forgotten(box: far.Far, lab_here: 
     assert "no host has that name" in lab_here("remote", "doctor", "other").stderr
     assert lab_here("remote", "rm", "other").returncode == 0
     unknown = lab_here("remote", "doctor", "bxo")
-    assert unknown.returncode == 2 and "no machine is known by that name (box)" in unknown.stderr
+    assert unknown.returncode == 2 and "no machine is known by that name (box" in unknown.stderr
 
 
 def test_from_nothing_to_records_here(
@@ -92,7 +92,8 @@ def test_from_nothing_to_records_here(
     again = labrun("-m", "model.seconds=0,0.1,0.2,0.3", *SMALL, f"sweep.resume={folder}")
     assert again.returncode == 0, again.stderr
     assert [(one.status, len(one.attempts)) for one in runs_of(workspace)] == [("completed", 1)] * 4
-    assert box.inside(f"ls -d /home/{far.USER}/.labrun/workspaces/*/multirun/*/*/").count("multirun") == 1
+    there = box.inside(f"ls -d /home/{far.USER}/.labrun/workspaces/*/multirun/*/*/").split()
+    assert [Path(one).name for one in there].count(folder.name) == 1
     refused = labrun(*SMALL, "compute.cpus_per_run=999", "compute.gpus_per_run=9")
     assert "box has no GPU" in refused.stderr and "compute.cpus_per_run=999: box has" in refused.stderr
 

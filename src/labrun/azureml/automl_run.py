@@ -95,7 +95,7 @@ class IterationRun(Run):
         **kwargs: Any,
     ) -> Any:
         """Register its fitted pipeline, which the SDK has as `outputs/model.pkl`; or another of its files."""
-        if model_path not in (None, PICKLE) or model_path in self.get_file_names():
+        if model_path not in (None, PICKLE) or model_path in super().get_file_names():
             return super().register_model(model_name, model_path, tags, properties, **kwargs)
         from labrun.azureml import registering
 

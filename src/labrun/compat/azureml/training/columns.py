@@ -204,7 +204,7 @@ def typed(
         bad = _refused(values, lambda texts: _typed(texts, name, wanted), UserErrorException)
         if not bad:  # each by itself will do, and not all of them together
             raise
-    _tell_empty(name, values, bad, f"no {wanted['type']}", "on_error='fail' refuses them")
+    _tell_empty(name, values, bad, f"not {wanted['type']}", "on_error='fail' refuses them")
     return _typed(column.where(~column.isin(bad), ""), name, wanted, empty_as_string, out_of_range)
 
 
