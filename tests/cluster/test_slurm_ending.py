@@ -83,7 +83,7 @@ def test_scancel_by_hand_is_a_canceled_run(workspace: Path) -> None:
 
 def test_a_network_that_is_preempted_goes_on_from_its_checkpoint(workspace: Path) -> None:
     """Over 15 s: two jobs that import PyTorch, and Slurm holds back a job that was requeued."""
-    run = begin(workspace, *NETWORK, "trainer.max_epochs=60", "compute.partition=low")
+    run = begin(workspace, *NETWORK, "trainer.max_epochs=400", "compute.partition=low")
     wait_for(lambda: is_running(workspace))
     subprocess.run(["sbatch", "-p", "main", "-N4", "--exclusive", "-o/dev/null", "--wrap", "sleep 1"], check=True)
     finished(run, 240)
@@ -93,7 +93,7 @@ def test_a_network_that_is_preempted_goes_on_from_its_checkpoint(workspace: Path
     (folder,) = workspace.glob("outputs/[!.]*/*")
     assert "Going on from the last attempt's checkpoint" in (folder / "driver.log").read_text()
     lines = [(line["name"], line["step"]) for line in read_metrics(folder)]
-    assert len(lines) == len(set(lines)) and ("train_loss", 60) in lines
+    assert len(lines) == len(set(lines)) and ("train_loss", 400) in lines
 
 
 def test_packed_runs_that_are_preempted_begin_again_or_stay_done(workspace: Path) -> None:
