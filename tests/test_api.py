@@ -15,7 +15,9 @@ import pytest
 import labrun
 from helpers import write_climber, write_model
 from labrun import notebook
+from labrun.handles import Sweep
 from labrun.runs import record as records
+from labrun.runs.sweep_state import SweepState
 
 pytestmark = pytest.mark.process
 NOTEBOOK = Path(__file__).parents[1] / "docs" / "notebooks" / "mnist.ipynb"
@@ -158,6 +160,15 @@ def test_a_sweep_is_submitted_watched_and_read(workspace: Path) -> None:
     page = sweep._repr_html_()
     assert page.count('type="radio"') >= 5 and "script src" not in page and "http" not in page
     assert all(child.id in page for child in children) and "model.quality=0.9" in page and "data:image/png" in page
+
+
+def test_a_sweep_is_not_over_before_it_is_known_what_it_runs(tmp_path: Path) -> None:
+    state = SweepState(tmp_path / "multirun" / "climber" / "2026-01-01_00-00-00-abcd")
+    state.make()
+    assert not Sweep(state.folder).is_over and Sweep(state.folder).status == "queued"
+    state.controllers.mkdir()
+    (state.controllers / "1.ended").write_text("{}")
+    assert Sweep(state.folder).is_over, "its controller ended before it wrote what there is to run"
 
 
 def test_a_search_fails_if_a_run_did(workspace: Path) -> None:

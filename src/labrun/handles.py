@@ -348,6 +348,7 @@ class Sweep(Handle):
         from labrun.search import takeover
 
         state = SweepState(self.folder)
+        was_controlled = lease.newest(state) > 0  # looked at first: the controller that comes next is seen below
         if lease.living(state) is not None or (self.submission and self.submission.process.poll() is None):
             return False
         over = {*records.FINISHED, records.LOST}
@@ -359,7 +360,9 @@ class Sweep(Handle):
                 return bool(states) and all(state in over for state in states)
             if len(states) < len(plan.runs):
                 return False
-        return all(state in over for state in states)
+            return all(state in over for state in states)
+        # Nobody has written yet which runs there are to be.
+        return all(state in over for state in states) and bool(states or was_controlled or self.submission)
 
     @property
     def is_over(self) -> bool:

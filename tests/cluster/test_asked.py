@@ -138,6 +138,21 @@ def test_what_the_cluster_has_not_is_refused(fake_slurm: Path, refused_here: Ref
     assert not list(fake_slurm.glob("*.sh"))
 
 
+@pytest.mark.parametrize(
+    ("nodes", "is_final"),
+    [("idle\nmixed-\nallocated\nplanned", True), ("idle\ndown*", False), ("idle\ndrained", False)],
+)
+def test_a_node_that_is_not_there_is_refused_if_all_nodes_are_up(
+    fake_slurm: Path, monkeypatch: pytest.MonkeyPatch, nodes: str, is_final: bool
+) -> None:
+    """With a node down, sbatch says the same of what that node has."""
+    monkeypatch.setenv("FAKE_NODES", nodes)
+    monkeypatch.setenv("FAKE_REFUSAL", "allocation failure: Requested node configuration is not available")
+    compute = {**dataclasses.asdict(Compute(target="slurm")), "extra": {"gres": "gpu:a100:1"}}
+    told = list(partitions._refused_by_sbatch(compute))
+    assert [line.rpartition(": ")[2] for line in told] == ["Requested node configuration is not available"] * is_final
+
+
 def test_only_networks_have_several_nodes(fake_slurm: Path, refused_here: Refused) -> None:
     assert "model=logistic_regression" in refused_here("compute=slurm", "compute.nodes=2", "tracking=none")
 

@@ -30,6 +30,15 @@ from slurm_jobs import (
 
 __all__ = ["no_jobs_left"]
 
+ASKED = """
+from pathlib import Path
+from pytorch_lightning import Callback
+
+class StopWhenAsked(Callback):
+    def on_train_epoch_end(self, trainer, module):
+        trainer.should_stop = Path("stop").exists()
+"""
+
 
 def test_cancel_ends_a_running_run_and_one_that_waits(workspace: Path) -> None:
     write_model(workspace)
@@ -83,17 +92,22 @@ def test_scancel_by_hand_is_a_canceled_run(workspace: Path) -> None:
 
 def test_a_network_that_is_preempted_goes_on_from_its_checkpoint(workspace: Path) -> None:
     """Over 15 s: two jobs that import PyTorch, and Slurm holds back a job that was requeued."""
-    run = begin(workspace, *NETWORK, "trainer.max_epochs=400", "compute.partition=low")
+    (workspace / "asked.py").write_text(ASKED)
+    endless = ("trainer.max_epochs=1000000", "+callbacks.asked._target_=asked.StopWhenAsked")
+    run = begin(workspace, *NETWORK, *endless, "compute.partition=low")
     wait_for(lambda: is_running(workspace))
-    subprocess.run(["sbatch", "-p", "main", "-N4", "--exclusive", "-o/dev/null", "--wrap", "sleep 1"], check=True)
-    finished(run, 240)
+    (node,) = set(squeue("%N").values())
+    subprocess.run(["sbatch", "-pmain", f"-w{node}", "--exclusive", "-o/dev/null", "--wrap=sleep 1"], check=True)
+    wait_for(lambda: [attempt["status"] for attempt in single(workspace).attempts] == ["preempted", "running"], 240)
+    (workspace / "stop").touch()
+    finished(run)
     record = single(workspace)
     assert run.returncode == 0 and record.status == "completed"
     assert [attempt["status"] for attempt in record.attempts] == ["preempted", "completed"]
     (folder,) = workspace.glob("outputs/[!.]*/*")
     assert "Going on from the last attempt's checkpoint" in (folder / "driver.log").read_text()
     lines = [(line["name"], line["step"]) for line in read_metrics(folder)]
-    assert len(lines) == len(set(lines)) and ("train_loss", 400) in lines
+    assert len(lines) == len(set(lines))
 
 
 def test_packed_runs_that_are_preempted_begin_again_or_stay_done(workspace: Path) -> None:

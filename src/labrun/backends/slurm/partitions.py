@@ -283,7 +283,8 @@ def _all_up(compute: Mapping[str, Any]) -> bool:
     """Whether no node of the partition is down: what is not to be had then will never be."""
     one = chosen_partition(compute)
     states = (run_command(["sinfo", "-h", "-N", "-o", "%T", "-p", one.name]) or "").split() if one is not None else []
-    return bool(states) and all(state in ("idle", "mixed", "allocated", "completing") for state in states)
+    up = ("idle", "mixed", "allocated", "completing", "planned")
+    return bool(states) and all(state.rstrip("-") in up for state in states)  # "mixed-": planned for another job, too
 
 
 def describe(one: Partition) -> str:
