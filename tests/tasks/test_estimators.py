@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import sklearn.svm
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 
 from conftest import Runner
 from labrun.errors import ConfigError, LabrunError, MissingExtraError, UnfitError
@@ -88,6 +90,21 @@ def test_types_beyond_scikit_learn_are_named_and_refused(tmp_path: Path) -> None
     skops_io.load().dump({"a": Path("x")}, path)
     with pytest.raises(ConfigError, match="trusted=.*pathlib"):
         estimator.load(path, [])
+
+
+def test_a_model_that_was_just_saved_is_loaded_without_the_lists_of_types(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Making them takes longer than many a fit."""
+    model = make_pipeline(FunctionTransformer(np.log1p), LogisticRegression()).fit([[0.0], [1.0]], [0, 1])
+    skops_io.load().dump(model, tmp_path / "model.skops")
+    monkeypatch.setattr(skops_io, "_trusted", lambda: pytest.fail("the lists were made"))
+    assert list(estimator.load(tmp_path / "model.skops", None).predict([[0.0], [1.0]])) == [0, 1]
+    names = skops_io._Later("SKLEARN_ESTIMATOR_TYPE_NAMES")
+    with skops_io.trusting():
+        assert list(names) == []
+    with pytest.raises(pytest.fail.Exception):
+        list(names)
 
 
 def test_a_file_that_holds_no_estimator_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import warnings
 from collections.abc import Mapping
@@ -159,15 +160,16 @@ def load(path: Path, trusted: list[str] | None) -> Any:
     """
     io = skops_io.load()
     try:
-        found = io.get_untrusted_types(file=path)
-        allowed = found if trusted is None else [*trusted, *SAFE_INTERNALS]
-        unknown = [name for name in found if name not in allowed]
-        if unknown:
-            raise UntrustedError(
-                f"{path} holds types that labrun does not build unasked: {', '.join(unknown)}",
-                [*dict.fromkeys([*(trusted or ()), *unknown])],
-            )
-        model = io.load(path, trusted=found)
+        with skops_io.trusting() if trusted is None else contextlib.nullcontext():
+            found = io.get_untrusted_types(file=path)
+            allowed = found if trusted is None else [*trusted, *SAFE_INTERNALS]
+            unknown = [name for name in found if name not in allowed]
+            if unknown:
+                raise UntrustedError(
+                    f"{path} holds types that labrun does not build unasked: {', '.join(unknown)}",
+                    [*dict.fromkeys([*(trusted or ()), *unknown])],
+                )
+            model = io.load(path, trusted=found)
     except ConfigError:
         raise
     except Exception as error:  # a damaged file can raise anything

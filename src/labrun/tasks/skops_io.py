@@ -7,6 +7,7 @@ import importlib
 import sys
 from collections import UserList
 from collections.abc import Iterator
+from contextvars import ContextVar
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +16,9 @@ TRUSTED = "skops.io._trusted_types"
 of NumPy's and SciPy's functions, which takes longer than many a fit; whoever saves a model needs none of it."""
 SHIMS = {"sklearn.externals.array_api_compat.torch": "torch", "pytest": "pytest"}
 """What that would import for the sake of no estimator, and the package that it is a part of."""
+
+
+_IS_TRUSTED = ContextVar("_IS_TRUSTED", default=False)
 
 
 class _Later(UserList[str]):
@@ -29,7 +33,16 @@ class _Later(UserList[str]):
 
     @property
     def data(self) -> list[str]:  # type: ignore[override]
+        return [] if _IS_TRUSTED.get() else self._whole()
+
+    def _whole(self) -> list[str]:
         return list(getattr(_trusted(), self._name))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.data)
+
+    def __contains__(self, item: object) -> bool:
+        return item in self._whole()
 
     def __add__(self, other: Any) -> Any:
         return [*self.data, *other]
@@ -54,6 +67,16 @@ def load() -> Any:
         with _without_shims():
             importlib.import_module("skops.io")
     return sys.modules["skops.io"]
+
+
+@contextlib.contextmanager
+def trusting() -> Iterator[None]:
+    """Inside, no type is one that may be loaded unasked: for a file whose every type is trusted as it is."""
+    token = _IS_TRUSTED.set(True)
+    try:
+        yield
+    finally:
+        _IS_TRUSTED.reset(token)
 
 
 def _trusted() -> ModuleType:
