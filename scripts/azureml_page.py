@@ -1,8 +1,9 @@
 """docs/reference/azureml.md: every public name of the Azure ML SDK v1, and what labrun does for it.
 
 `azureml_names.txt` has the names: of the classes and functions of azureml-core 1.61, azureml-train-core,
-azureml-train-automl-client, azureml-widgets, azureml-pipeline-core and -steps 1.62, a line for each: its module, its
-name, the public members of a class. What labrun does is found by asking the modules that scripts import.
+azureml-train-automl-client, azureml-widgets, azureml-tensorboard, azureml-pipeline-core and -steps 1.62, a line for
+each: its module, its name, the public members of a class. What labrun does is found by asking the modules that scripts
+import.
 """
 
 from __future__ import annotations

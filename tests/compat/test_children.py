@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import socket
+import urllib.request
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
 
 import labrun
 from helpers import lab, run_labrun
+from labrun.azureml.experiment import Experiment
+from labrun.azureml.tensorboard import Tensorboard, export_to_tensorboard
+from labrun.azureml.workspace import Workspace
+from labrun.compat.azureml.exceptions import UserErrorException
 
 SCRIPT = """
 import os
@@ -194,3 +202,35 @@ def test_runs_and_searches_that_are_submitted_below_a_run(project: Path) -> None
     (trial,) = [run for run in labrun.runs(experiment="above", root=project) if run.record.sweep]
     assert trial.parent.parent.id == above and "HyperDriveRun" in trial.log_text()
     assert above in lab(project, "runs", "show", trial.id).stdout
+
+
+def test_runs_in_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run and one below it, exported; and what a run wrote to its `logs`, shown by a TensorBoard."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LABRUN_ROOT", str(tmp_path))
+    run = Experiment(Workspace(), "shown").start_logging(snapshot_directory=None)
+    for value in (3, 2):
+        run.log("loss", value)
+    run.log("word", "text")
+    with run.child_run("below") as child:
+        child.log_list("scores", [0.5, 0.75])
+    export_to_tensorboard(run, "exported")
+    found = {}
+    for folder in Path("exported").iterdir():
+        events = EventAccumulator(str(folder)).Reload()
+        for tag in events.Tags()["tensors"]:
+            found[folder.name, tag] = [(e.step, float(make_ndarray(e.tensor_proto))) for e in events.Tensors(tag)]
+    assert found == {(run.id, "loss"): [(0, 3), (1, 2)], (child.id, "scores"): [(0, 0.5), (1, 0.75)]}
+    export_to_tensorboard(child, run._folder / "logs" / "tb")
+    board = Tensorboard([run])
+    try:
+        address, shown = board.start(), []
+        while not shown:
+            with urllib.request.urlopen(f"{address}data/plugin/scalars/tags") as answer:
+                shown = list(json.load(answer))
+    finally:
+        board.stop()
+    assert shown == [f"{run.id}/tb/{child.id}"]
+    with socket.create_server(("localhost", 0)) as taken, pytest.raises(UserErrorException, match="port .* is taken"):
+        Tensorboard([], port=taken.getsockname()[1]).start()
+    run.complete()

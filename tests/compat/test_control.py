@@ -22,6 +22,7 @@ from labrun.azureml.environment import PythonSection
 from labrun.azureml.estimators import Estimator
 from labrun.azureml.experiment import Experiment
 from labrun.azureml.run import Run
+from labrun.azureml.script_inputs import ScriptInputs
 from labrun.azureml.script_run_config import ScriptRunConfig
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml import finder, runner
@@ -340,6 +341,12 @@ def test_small_names_are_what_the_sdk_has(ws: Workspace, tmp_path: Path) -> None
     reference = sdk("DataReference").create("given", path_on_datastore="a")
     assert path.datastore_name == store.name and reference.path_on_datastore == "a"
     assert sdk("DataPath").create_from_data_reference(reference).path_on_datastore == "a"
+    binding = sdk("DataPathComputeBinding", "azureml.data.datapath")(mode="upload")
+    assert path.create_data_reference("n", binding).mode == "upload" and path.create_data_reference("n").mode == "mount"
+    told = sdk("DataReferenceConfiguration", "azureml.core.runconfig")(store.name, "download", "a", overwrite=True)
+    inputs = ScriptInputs({store.name: told})
+    assert inputs.argument(str(store.as_download())) == f"${{mount:{store.name}/a}}"
+    assert (ws.DEFAULT_CPU_CLUSTER_NAME, ws.DEFAULT_GPU_CLUSTER_NAME) == ("cpu-cluster", "gpu-cluster")
     (tmp_path / "a.csv").write_text("x\n1\n")
     rows = sdk("Dataset").Tabular.from_delimited_files("a.csv")
     assert isinstance(rows, sdk("AbstractDataset", "azureml.data.abstract_dataset"))

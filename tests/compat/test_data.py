@@ -256,10 +256,10 @@ def test_tables_that_cannot_be_read_are_told(ws: Any, tmp_path: Path, text: str,
     (tmp_path / "t.csv").write_text(text)
     rows = sdk("Dataset").Tabular.from_delimited_files(str(tmp_path / "t.csv"))
     with pytest.raises(UserErrorException, match=message):
-        rows.drop_columns("nobody").to_pandas_dataframe()
+        rows.keep_columns("nobody").to_pandas_dataframe()
 
 
-def test_rows_are_taken_split_filtered_and_dated(ws: Any, tmp_path: Path) -> None:
+def test_rows_are_taken_split_filtered_and_dated(ws: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = "n,when,kind\n" + "".join(f"{n},2020-01-{n + 1:02},{'ab'[n % 2]}\n" for n in range(20))
     (tmp_path / "t.csv").write_text(text)
     rows = sdk("Dataset").Tabular.from_delimited_files(str(tmp_path / "t.csv"))
@@ -276,7 +276,8 @@ def test_rows_are_taken_split_filtered_and_dated(ws: Any, tmp_path: Path) -> Non
     free, rest = rows.random_split(0.5)
     assert sorted(numbers(free) + numbers(rest)) == list(range(20)), "without a seed, the parts are of one split"
     assert list(rows.keep_columns(["when", "n"]).to_pandas_dataframe().columns) == ["n", "when"]
-    assert list(rows.drop_columns("when").to_pandas_dataframe().columns) == ["n", "kind"]
+    assert list(rows.drop_columns(["when", "then"]).to_pandas_dataframe().columns) == ["n", "kind"]
+    assert "drop_columns: there is no column then; there are: n, when, kind" in capsys.readouterr().err
     assert numbers(rows.filter((rows["n"] > 15) & ~(rows["kind"] == "a"))) == [17, 19]
     dated = rows.with_timestamp_columns("when")
     day = datetime.datetime(2020, 1, 3)
@@ -284,9 +285,15 @@ def test_rows_are_taken_split_filtered_and_dated(ws: Any, tmp_path: Path) -> Non
     assert numbers(dated.time_before(day, include_boundary=False)) == [0, 1]
     assert numbers(dated.time_between(day, datetime.datetime(2020, 1, 4))) == [2, 3]
     assert numbers(dated.time_recent(datetime.timedelta(days=1))) == []
+    both = rows.with_timestamp_columns("when", "kind")
+    assert both.drop_columns("kind").timestamp_columns == ("when", None) and both.take(1).timestamp_columns[1] == "kind"
+    assert both.drop_columns("when").timestamp_columns == both.keep_columns(["n", "kind"]).timestamp_columns
+    with pytest.raises(sdk("DatasetTimestampMissingError", "azureml.exceptions"), match="with_timestamp_columns"):
+        both.drop_columns("when").time_before(day)
     assert rows.filter(rows["when"] > day).take(1).to_csv_files().to_path() == ["/part-00000.csv"]
     for call, message in (
         (lambda: rows.time_after(day), "with_timestamp_columns"),
+        (lambda: rows.with_timestamp_columns(None, "kind"), "partition_timestamp='kind' alone"),
         (lambda: rows.take(-1), "whole number"),
         (lambda: rows.random_split(2), "share from 0 to 1"),
         (lambda: rows.with_timestamp_columns("kind").time_after(day).to_pandas_dataframe(), "to_datetime"),

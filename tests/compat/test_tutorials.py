@@ -100,12 +100,12 @@ def test_an_estimator_with_settings_of_its_own(tmp_path: Path) -> None:
 
 
 def test_automl_on_a_machine_of_ones_own(tmp_path: Path) -> None:
-    """Two iterations of two folds: the price of a search, which is most of a minute."""
+    """Three iterations of two folds: the price of a search, which is most of a minute."""
     folder = lay_out("automl", tmp_path / "project")
     (folder / "project").mkdir()
     (folder / "get_data.py").rename(folder / "project" / "get_data.py")
     printed = run(folder, "control.py")
     assert "ITERATION" in printed and "PREDICTED " in printed and "REGISTERED digits:1" in printed
-    assert "'norm_macro_recall'" in printed
+    assert "'norm_macro_recall'" in printed and "ITERATIONS [0, 1, 2]" in printed, "the search went on for one more"
     assert float(printed.rpartition("PREDICTED ")[2].split()[0]) > 0.5
     assert len(list(labrun.runs(root=folder))) >= 2

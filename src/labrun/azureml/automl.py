@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -263,9 +264,33 @@ class AutoMLConfig(Config):
         given = self.user_settings.get("compute_target")
         work = submit(experiment, self.words(experiment), tags, parent=parent)
         run = AutoMLRun(experiment, work=work, run_type=self.run_type)
+        run.automl_config = self
         if given is None or kwargs.get("show_output"):
             run.wait_for_completion(show_output=bool(kwargs.get("show_output")))
         return run
+
+    def going_on(self, run: AutoMLRun, **settings: Any) -> AutoMLRun:
+        """Go on with a search that has ended.
+
+        Args:
+            run: the search.
+            **settings: limits in place of those that it had, and the samples that it has.
+
+        Raises:
+            UserErrorException: the samples are others.
+        """
+        config = copy.copy(self)
+        config.user_settings, config._data = {**self.user_settings, **settings}, None
+        words, before = config.words(run.experiment), self.words(run.experiment)
+        if words[2] != before[2]:
+            raise UserErrorException(
+                f"AutoMLRun {run.id}: the search goes on with the samples that it began with; to search with others, "
+                "submit another AutoMLConfig"
+            )
+        work = submit(run.experiment, [*words, word("sweep.resume", str(run._work.folder))], {})
+        made = AutoMLRun(run.experiment, work=work, run_type=self.run_type)
+        made.automl_config = self
+        return made
 
 
 def _estimators(names: Any, what: str) -> list[str]:

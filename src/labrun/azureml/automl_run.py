@@ -107,6 +107,8 @@ class AutoMLRun(Run):
     """A search over pipelines."""
 
     model_id: str | None = None
+    automl_config: Any = None
+    """What was submitted; None for a search that was found later."""
 
     @property
     def run_id(self) -> str:
@@ -190,7 +192,7 @@ class AutoMLRun(Run):
             UserErrorException: there is no such iteration, or none has ended.
         """
         if return_onnx_model:
-            absent.not_here("get_output(return_onnx_model=True)", "get_output() gives a model of scikit-learn")
+            absent.not_here("get_output(return_onnx_model=True)", absent.ONNX)
         if not self._work.is_over:
             once(f"AutoMLRun.get_output(): the search {self.id} goes on; its end is waited for")
             self._work.wait_for_completion(show_output=False, raise_on_error=False)
@@ -265,6 +267,33 @@ class AutoMLRun(Run):
         if len(failed) == len(self._trials()) and raise_on_error:
             super().wait_for_completion(False, wait_post_processing, raise_on_error=True)
         return details
+
+    def continue_experiment(
+        self, *args: Any, show_output: bool = False, iterations: int | None = None, **settings: Any
+    ) -> AutoMLRun:
+        """Try more pipelines, and wait for them.
+
+        Args:
+            *args: `X` and `y`: the samples that the search began with.
+            show_output: print the table of iterations.
+            iterations: how many more; None: as many as the search was to have.
+            **settings: those samples by their names, and other limits, as `experiment_timeout_hours`.
+
+        Raises:
+            NotInLabrun: another program submitted the search.
+            UserErrorException: the samples are others.
+        """
+        if self.automl_config is None:
+            absent.not_here(
+                f"continue_experiment() of {self.id}, a search of another program,",
+                "submit another AutoMLConfig, or go on with the command that `lab runs show` has, and sweep.resume",
+            )
+        more = iterations or self.automl_config.user_settings.get("iterations") or len(self._trials())
+        settings |= dict(zip("Xy", args, strict=False))
+        given = {key: value for key, value in settings.items() if value is not None}
+        made: AutoMLRun = self.automl_config.going_on(self, iterations=len(self._trials()) + int(more), **given)
+        made.wait_for_completion(show_output=show_output)
+        return made
 
     def cancel_iteration(self, iteration: int) -> None:
         """End one iteration; the search goes on."""

@@ -47,7 +47,31 @@ class DataPath(Advising):
         self, data_reference_name: str | None = None, datapath_compute_binding: Any = None
     ) -> DataReference:
         """The same, for a run."""
-        return DataReference(self.datastore, data_reference_name, self.path_on_datastore)
+        mode = getattr(datapath_compute_binding, "mode", None) or "mount"
+        return DataReference(self.datastore, data_reference_name, self.path_on_datastore, mode)
+
+
+class DataPathComputeBinding:
+    """How a run gets a `DataPath`.
+
+    Args:
+        mode: `mount`, `download` or `upload`.
+        path_on_compute: not used: labrun says where it lies.
+        overwrite: not used.
+    """
+
+    def __init__(self, mode: str = "mount", path_on_compute: Any = None, overwrite: bool = False) -> None:
+        self.mode, self.path_on_compute, self.overwrite = mode, path_on_compute, overwrite
+
+    def create_data_reference(self, data_reference_name: str | None = None, datapath: Any = None) -> DataReference:
+        """A `DataPath`, for a run."""
+        made: DataReference = datapath.create_data_reference(data_reference_name, self)
+        return made
+
+    @staticmethod
+    def create_from_data_reference(data_reference: DataReference) -> DataPathComputeBinding:
+        """As a reference has it."""
+        return DataPathComputeBinding(data_reference.mode, data_reference.path_on_compute, data_reference.overwrite)
 
 
 class DataReference(Advising):
@@ -130,6 +154,21 @@ class DataReference(Advising):
     def to_config(self) -> DataReference:
         """Itself: `run_config.data_references` takes it."""
         return self
+
+
+class DataReferenceConfiguration(DataReference):
+    """The same, for `run_config.data_references`: of a datastore that is named; None: the default one."""
+
+    def __init__(
+        self,
+        datastore_name: str | None = None,
+        mode: str = "mount",
+        path_on_datastore: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        from labrun.azureml.datastore import Datastore
+
+        super().__init__(Datastore(name=datastore_name), None, path_on_datastore, mode, **kwargs)
 
 
 class OutputFileDatasetConfig(Advising):

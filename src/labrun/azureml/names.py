@@ -15,6 +15,8 @@ PLACES = {
     "ScriptRunConfig": "script_run_config",
     "RunConfiguration": "run_configuration",
     "RunDetails": "widgets",
+    "Tensorboard": "tensorboard",
+    "export_to_tensorboard": "tensorboard",
     "MpiConfiguration": "distributed",
     "PyTorchConfiguration": "distributed",
     "TensorflowConfiguration": "distributed",
@@ -71,7 +73,9 @@ PLACES = {
     "get_primary_metrics": "automl",
     # data
     "DataPath": "data_reference",
+    "DataPathComputeBinding": "data_reference",
     "DataReference": "data_reference",
+    "DataReferenceConfiguration": "data_reference",
     "Dataset": "dataset",
     "DatasetConsumptionConfig": "data_sets",
     "Datastore": "datastore",

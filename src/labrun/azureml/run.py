@@ -511,6 +511,14 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         """Its id: code and config are frozen with it."""
         return self.id
 
+    def _get_outputs_datapath(self) -> Any:
+        """Its `outputs`, as a `DataPath`: a copy in the default datastore, for another run to go on from."""
+        from labrun.azureml.data_reference import DataPath
+
+        store, place = self.experiment.workspace.get_default_datastore(), f"ExperimentRun/dcid.{self.id}/outputs"
+        store.upload(self._folder / "outputs", place, overwrite=True, show_progress=False)
+        return DataPath(store, place)
+
     def restore_snapshot(self, snapshot_id: Any = None, path: Any = None) -> str:
         """Copy the code that it ran; returns the copy's path."""
         return definition.restore(self, Path(path or "."))

@@ -52,6 +52,8 @@ class Workspace(Advising):
         **kwargs: whatever else the SDK's constructor takes; not used.
     """
 
+    DEFAULT_CPU_CLUSTER_NAME: ClassVar[str] = "cpu-cluster"
+    DEFAULT_GPU_CLUSTER_NAME: ClassVar[str] = "gpu-cluster"
     DEFAULT_CPU_CLUSTER_CONFIGURATION: ClassVar[Any] = None
     DEFAULT_GPU_CLUSTER_CONFIGURATION: ClassVar[Any] = None
 

@@ -18,6 +18,7 @@ _SUBMIT = "submit from the command line: labrun experiment=script script.path=tr
 _SWEEP = "sweep from the command line: labrun -m experiment=script script.arguments.NAME=0.01,0.1 (or sweep=tpe)"
 _DATASTORE = "a datastore is a file in conf/datastore; bring data with `lab data upload`, see it with `lab data ls`"
 _MODELS = "register a finished run's model with `lab models register` (and see them with `lab models ls`)"
+ONNX = "get_output() gives a model of scikit-learn, which the package skl2onnx converts"
 _SERVE = "score with `lab models predict`, or load the model in a program of yours: labrun has no web services"
 
 INSTEAD = {
@@ -83,6 +84,8 @@ BY_MODULE = {
     "azureml.datadrift": "compare two versions of a data set in a script of one's own",
     "azureml.opendatasets": "download the data once, and register them: Dataset.File.from_files(...).register(...)",
     "azureml.train.automl.runtime": "AutoMLConfig is here",
+    "azureml.automl.runtime.onnx_convert": ONNX,
+    "azureml.automl.core.onnx_convert": ONNX,
     "azureml.train": _SUBMIT,
     "azureml.monitoring": _SERVE,
 }

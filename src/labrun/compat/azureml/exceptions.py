@@ -37,6 +37,10 @@ class UserErrorException(AzureMLException):
     """The call is wrong: a name, an argument, a path."""
 
 
+class DatasetTimestampMissingError(UserErrorException):
+    """Rows are asked for by their time, and no column is known to hold it."""
+
+
 class WebserviceException(AzureMLException):
     """What the SDK raises for models, and for web services.
 

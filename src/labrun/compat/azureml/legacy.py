@@ -23,6 +23,7 @@ MODULES = {
     "sklearn.externals.six": ("six", "scikit-learn 0.23", "the package six"),
     "sklearn.cross_validation": ("sklearn.model_selection", "scikit-learn 0.20", "sklearn.model_selection"),
     "sklearn.grid_search": ("sklearn.model_selection", "scikit-learn 0.20", "sklearn.model_selection"),
+    "pkg_resources": ("labrun.compat.azureml.distributions", "setuptools 82", "a part of it, by importlib.metadata,"),
     "sklearn.learning_curve": ("sklearn.model_selection", "scikit-learn 0.20", "sklearn.model_selection"),
 }
 """The module that is gone: what stands in for it, since when, and in words."""

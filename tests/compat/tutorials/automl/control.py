@@ -52,6 +52,7 @@ print(remote_run.id)
 RunDetails(remote_run).show()
 remote_run.wait_for_completion(show_output=True)
 
+remote_run = remote_run.continue_experiment(iterations=1, show_output=True)
 children = list(remote_run.get_children())
 metricslist = {}
 for run in children:
@@ -59,7 +60,7 @@ for run in children:
     metrics = {k: v for k, v in run.get_metrics().items() if isinstance(v, float)}
     metricslist[int(properties['iteration'])] = metrics
 import pandas as pd
-print(pd.DataFrame(metricslist).sort_index(axis=1).shape)
+print('ITERATIONS', list(pd.DataFrame(metricslist).sort_index(axis=1)))
 
 from azureml.train.automl import utilities as automl_utils
 print(automl_utils.get_primary_metrics('classification'))

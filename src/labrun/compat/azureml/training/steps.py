@@ -7,6 +7,7 @@ import random
 from typing import Any
 
 from labrun.compat.azureml.exceptions import UserErrorException
+from labrun.compat.azureml.notice import warn
 
 
 def applied(frame: Any, steps: Any) -> Any:
@@ -31,8 +32,11 @@ def _split(frame: Any, percentage: float, seed: int, first: bool) -> Any:
 
 
 def _drop(frame: Any, names: Any) -> Any:
-    _check(frame, names)
-    return frame.drop(columns=names)
+    there = [name for name in names if name in frame.columns]
+    if len(there) < len(names):
+        gone = ", ".join(str(name) for name in names if name not in there)
+        warn(f"drop_columns: there is no column {gone}; there are: {', '.join(map(str, frame.columns))}")
+    return frame.drop(columns=there)
 
 
 def _keep(frame: Any, names: Any) -> Any:

@@ -9,7 +9,7 @@ import tempfile
 from typing import Any
 
 from labrun.compat.azureml.absent import not_here
-from labrun.compat.azureml.exceptions import NoSuchMemberError, UserErrorException
+from labrun.compat.azureml.exceptions import DatasetTimestampMissingError, NoSuchMemberError, UserErrorException
 from labrun.compat.azureml.training import partitions, steps, tables, values
 
 FRAME = "the same on the data frame: .to_pandas_dataframe()"
@@ -116,12 +116,14 @@ class Tabular:
         return self._step("split", part, seed, True), self._step("split", part, seed, False)
 
     def drop_columns(self, columns: Any) -> Any:
-        """Without these columns."""
-        return self._step("drop", _names(columns))
+        """Without these columns; one that is not there is told when the rows are read, as is the SDK's way."""
+        names = _names(columns)
+        return self._timed(lambda name: name not in names)._step("drop", names)
 
     def keep_columns(self, columns: Any, validate: bool = False) -> Any:
         """Only these columns."""
-        return self._step("keep", _names(columns))
+        names = _names(columns)
+        return self._timed(lambda name: name in names)._step("keep", names)
 
     def filter(self, expression: Any) -> Any:
         """Only rows of which a comparison is true: `data.filter(data['age'] > 30)`."""
@@ -144,8 +146,17 @@ class Tabular:
         coarse_grain_timestamp: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """Say which column holds the time of a row, for `time_before` and the like."""
+        """Say which column holds the time of a row, for `time_before` and the like.
+
+        Raises:
+            UserErrorException: the column of the partitions alone is named.
+        """
         fine, coarse = timestamp or fine_grain_timestamp, partition_timestamp or coarse_grain_timestamp
+        if coarse and not fine:
+            raise UserErrorException(
+                f"with_timestamp_columns: partition_timestamp={coarse!r} alone says too little: name the column with "
+                "the time of each row, timestamp=..."
+            )
         return self._with_table({**self._table(), "timestamp": fine, "partition_timestamp": coarse})
 
     @property
@@ -154,10 +165,19 @@ class Tabular:
         table = self._table()
         return table.get("timestamp"), table.get("partition_timestamp")
 
+    def _timed(self, is_there: Any) -> Any:
+        """The same; a column of times that will not be there is one no longer."""
+        if not self._table().get("timestamp"):
+            return self
+        fine, coarse = (name if is_there(name) else None for name in self.timestamp_columns)
+        return self.with_timestamp_columns(fine, coarse if fine else None)
+
     def _between(self, call: str, start: Any, end: Any, inclusive: bool) -> Any:
         name = self._table().get("timestamp")
         if not name:
-            raise UserErrorException(f"{call}: say first which column holds the time: with_timestamp_columns(name)")
+            raise DatasetTimestampMissingError(
+                f"{call}: say first which column holds the time: with_timestamp_columns(name)"
+            )
         strange = [one for one in (start, end) if one is not None and not hasattr(one, "isoformat")]
         if strange:
             raise UserErrorException(f"{call}({strange[0]!r}): give a datetime; one without a time zone is UTC")

@@ -1,0 +1,125 @@
+"""`Tensorboard` and `export_to_tensorboard`: runs in TensorBoard."""
+
+from __future__ import annotations
+
+import atexit
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from labrun.azureml.experiment import Experiment
+from labrun.azureml.run import Run
+from labrun.compat.azureml.exceptions import UserErrorException
+
+PORT = 6006
+START_S = 120
+
+
+class Tensorboard:
+    """A TensorBoard that shows what runs have written to their `logs`, also while they write.
+
+    Args:
+        runs: the runs; those below them are shown, too.
+        local_root: a folder that is shown besides; None: none.
+        port: of its address. If 6006, the SDK's default, is taken, the next free one.
+    """
+
+    def __init__(self, runs: Any, local_root: Any = None, port: int = PORT) -> None:
+        self.runs = list(_all(runs))
+        self.local_root = Path(local_root or tempfile.mkdtemp(prefix="labrun-tensorboard-"))
+        self.port = int(port)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, start_browser: bool = False) -> str:
+        """Start it; returns its address.
+
+        Raises:
+            UserErrorException: the port is taken, or it does not start; the message is its own.
+        """
+        self.stop()
+        with socket.socket() as attempt:
+            if self.port != PORT and attempt.connect_ex(("localhost", self.port)) == 0:
+                raise UserErrorException(f"Tensorboard: the port {self.port} is taken: give another, port=...")
+        for run in self.runs:
+            link, logs = self.local_root / run.id, run._folder / "logs"
+            if not link.is_symlink() and not run._is_sweep:
+                self.local_root.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(logs)
+        port = "default" if self.port == PORT else str(self.port)
+        command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(self.local_root), "--port", port]
+        with tempfile.TemporaryFile() as output:
+            self._process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+            atexit.register(self.stop)
+            address = self._address(output)
+        print(address)
+        return address
+
+    def _address(self, output: Any) -> str:
+        """What it prints once it can be reached."""
+        assert self._process is not None
+        until = time.monotonic() + START_S
+        while True:
+            is_over = self._process.poll() is not None or time.monotonic() > until
+            output.seek(0)
+            text = output.read().decode(errors="replace")
+            found = re.search(r"TensorBoard \S+ at (http\S+)", text)
+            if found is not None:
+                return found[1]
+            if is_over:
+                self.stop()
+                raise UserErrorException(f"TensorBoard does not start: {text.strip().rpartition(chr(10))[2]}")
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """End it."""
+        atexit.unregister(self.stop)
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+            self._process = None
+
+
+def export_to_tensorboard(run_data: Any, logdir: Any, logger: Any = None, recursive: bool = True) -> None:
+    """Write the numbers that runs logged into files of TensorBoard: a folder for each run.
+
+    Args:
+        run_data: a run, several, or an experiment.
+        logdir: the folder that these folders are put in.
+        logger: not used.
+        recursive: also what the runs below them logged.
+    """
+    from tensorboard.summary import Writer
+
+    for run in _all(run_data) if recursive else _several(run_data):
+        numbers = {name: _numbers(value) for name, value in run.get_metrics().items()} if not run._is_sweep else {}
+        if not any(numbers.values()):
+            continue
+        writer = Writer(str(Path(logdir) / run.id))
+        for name, values in numbers.items():
+            for step, value in enumerate(values):
+                writer.add_scalar(name, value, step)
+        writer.close()
+
+
+def _numbers(value: Any) -> list[float]:
+    items = value if isinstance(value, list) else [value]
+    return [float(one) for one in items if isinstance(one, (int, float)) and not isinstance(one, bool)]
+
+
+def _several(given: Any) -> Iterable[Any]:
+    if isinstance(given, Experiment):
+        return given.get_runs()
+    return [given] if isinstance(given, Run) else list(given)
+
+
+def _all(given: Any) -> Iterator[Any]:
+    """Runs, and those below them."""
+    for run in _several(given):
+        yield run
+        yield from run.get_children(recursive=True)
