@@ -31,7 +31,6 @@ class DigitsModule(pl.LightningDataModule):
         super().__init__()
         self.save_hyperparameters(logger=False)
         self.parts: list[Any] = []
-        self.state = {"seen": 0}
 
     @property
     def num_classes(self) -> int:
@@ -60,11 +59,21 @@ class DigitsModule(pl.LightningDataModule):
     def predict_dataloader(self) -> Any:
         return DataLoader(self.parts[2], 30)  # as one may say it, too: Lightning alone stumbles over it
 
-    def state_dict(self) -> dict[str, int]:
-        return {"seen": 7}
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": np.arange(3), "part": np.float32(0.5)}
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self.state = state_dict
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        print("the data module's state:", state_dict)
+
+
+class TwoValidations(DigitsModule):
+    """With a state that holds an object of a class."""
+
+    def val_dataloader(self) -> Any:
+        return [super().val_dataloader(), super().val_dataloader()]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"folder": Path("here")}
 
 
 class Lit(pl.LightningModule):
@@ -102,6 +111,21 @@ class Lit(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.parameters(), lr=self.hparams["lr"])
+
+
+class Names(Lit):
+    """Predicts text, as a module that gives captions does."""
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+        return [f"digit {number}" for number in self(batch[0]).argmax(1).tolist()]
+
+
+class OfSeveral(Lit):
+    """Learns from a batch of each of several loaders."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        losses = [self.step(one)[0] for one in batch]
+        return torch.stack(losses).sum()
 
 
 class Dicts(Dataset[Any]):
@@ -307,6 +331,8 @@ class NoisyModule(pl.LightningDataModule):
         self.kind, self.workers, self.own = kind, num_workers, own_generator
 
     def train_dataloader(self) -> Any:
+        if self.kind == "two":
+            return [DataLoader(Noisy(count), batch_size=16, shuffle=True) for count in (200, 40)]
         if self.kind == "stream":
             return DataLoader(NoisyStream(), batch_size=16)
         if self.kind == "listens":

@@ -20,6 +20,7 @@ from labrun.registry import models
 from labrun.runs import comparable, context
 from labrun.runs import record as records
 from labrun.submission import resume
+from labrun.tasks import feeds, monitored, predicting
 
 LIT = ("dataset=mine", "model=lit", "trainer.max_epochs=2")
 DICTS = ("dataset=dicts", "model=pixels", "trainer.max_epochs=2")
@@ -99,7 +100,9 @@ def test_the_numbers_are_those_of_a_plain_trainer(run_here: Runner, mine: Path) 
     assert record.metrics["test/loss/dataloader_idx_0"] == pytest.approx(first["test/loss/dataloader_idx_0"], abs=1e-6)
 
 
-def test_a_training_with_loaders_goes_on_where_it_ended(run_here: Runner, mine: Path) -> None:
+def test_a_training_with_loaders_goes_on_where_it_ended(
+    run_here: Runner, mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     unbroken, _ = run_here(*DICTS, "trainer.max_epochs=4")
     half, _ = run_here(*DICTS)
     rest, rest_dir = run_here(*DICTS, "trainer.max_epochs=4", "trainer.resume=last")
@@ -108,13 +111,35 @@ def test_a_training_with_loaders_goes_on_where_it_ended(run_here: Runner, mine: 
     assert rest.metrics == pytest.approx(unbroken.metrics)
     module, _ = run_here(*LIT)
     on, _ = run_here(*LIT, "trainer.max_epochs=3", "trainer.resume=last")
-    assert on.parent == module.id
+    assert on.parent == module.id and "the data module's state: {'seen': array([0, 1, 2])" in capsys.readouterr().out
 
 
-def test_evaluate_and_predict_with_a_module(run_here: Runner, mine: Path) -> None:
+def test_several_validation_loaders_and_a_state_that_no_checkpoint_holds(
+    run_here: Runner, mine: Path, network: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    two = ("dataset=mine", "dataset._target_=loader_parts.TwoValidations", "model=linear")
+    two = (*two, "+model.size=64", "+model.outputs=10", "trainer.max_epochs=1")
+    with pytest.raises(ConfigError, match="there are 2 validation loaders.*trainer.monitor=val_loss/dataloader_idx_0"):
+        run_here(*two)
+    first, _ = run_here(*two, "trainer.monitor=val_loss/dataloader_idx_0")
+    assert {f"{name}/dataloader_idx_1" for name in ("val_loss", "val_accuracy", "accuracy")} <= set(first.metrics)
+    assert "Not in the checkpoints: the state of TwoValidations." in caplog.text
+    run_here(*two[:-1], "trainer.monitor=val_loss/dataloader_idx_0", "trainer.max_epochs=2", "trainer.resume=last")
+    assert "Going on without the state of TwoValidations" in caplog.text
+    assert monitored.loss_of("loader_parts.Linear", has_validation=True) == "val_loss"
+    assert monitored.loss_of("loader_parts.Lit", has_validation=True) == "val/loss"
+
+
+def test_evaluate_and_predict_with_a_module(run_here: Runner, mine: Path, caplog: pytest.LogCaptureFixture) -> None:
     trained, run_dir = run_here(*LIT)
     scored, _ = run_here("task=evaluate", f"from={trained.id}")
     run_here("task=evaluate", f"from={trained.id}", "dataset=mine")
+    (mine / "experiment").mkdir()
+    (mine / "experiment" / "sized.yaml").write_text(
+        "# @package _global_\ndefaults: [override /dataset: mine, override /model: lit]\ndataset: {batch_size: 16}\n"
+    )
+    run_here("task=evaluate", f"from={trained.id}", "experiment=sized")
+    assert f"not those of run {trained.id}: dataset.batch_size (then 32, now 16)" in caplog.text
     tests = {name: value for name, value in trained.metrics.items() if name.startswith("test/")}
     assert scored.metrics == pytest.approx(tests) and scored.parent == trained.id
     _, predicted = run_here("task=predict", f"from={trained.id}")
@@ -129,6 +154,26 @@ def test_evaluate_and_predict_with_a_module(run_here: Runner, mine: Path) -> Non
     assert labrun.load_model("run:last").card == saved.card
     with pytest.raises(UnfitError, match="takes the batches of a data module.*digits"):
         run_here("task=evaluate", f"from={trained.id}", "dataset=digits")
+
+
+def test_what_predict_step_gives_is_a_row_for_each_sample(run_here: Runner, mine: Path) -> None:
+    trained, _ = run_here(*LIT, "model._target_=loader_parts.Names", "trainer.max_epochs=1")
+    _, predicted = run_here("task=predict", f"from={trained.id}")
+    rows = predictions(predicted)
+    assert len(rows) == 100 and set(rows[0]) == {"row", "prediction"} and rows[99]["row"] == "99"
+    assert all(row["prediction"].startswith("digit ") for row in rows)
+
+    def columns(answer: object) -> dict[str, list[object]]:
+        return {name: list(values) for name, values in predicting._columns(answer, {}).items()}
+
+    one, two = torch.tensor([1, 2]), torch.tensor([[0.5], [0.25]], dtype=torch.bfloat16)
+    assert columns([torch.ones(1), torch.ones(2)]) == {"prediction": [[1.0], [1.0, 1.0]]}
+    assert columns([{"box": one}, {"box": one, "name": "x"}]) == {"box": [[1, 2], [1, 2]], "name": [None, "x"]}
+    assert columns({"a": {"b": one}, "c": two}) == {"a_b": [1, 2], "c": [0.5, 0.25]}
+    assert columns(torch.tensor([0.1, 0.2], dtype=torch.float64)) == {"prediction": [0.1, 0.2]}
+    for answer, why in ((None, "None for a batch"), ({"where": Path()}, "a PosixPath for where")):
+        with pytest.raises(UnfitError, match=why):
+            columns(answer)
 
 
 def _test_part() -> list[tuple[torch.Tensor, int]]:
@@ -260,6 +305,8 @@ def test_what_the_record_signs_of_a_data_module(run_here: Runner, mine: Path) ->
     assert first.data[0]["signed_by"] == "files" and first.data[0]["digest"] != second.data[0]["digest"]
     printed, _ = run_here(*DICTS, "dataset.train._target_=loader_parts.Printed")
     assert printed.data[0]["signed_by"] == "fingerprint()"
+    tested, _ = run_here(*DICTS, "dataset.train._target_=loader_parts.Printed", "dataset.test.last=450")
+    assert tested.data[0]["digest"] != printed.data[0]["digest"], "the test part has no fingerprint"
     with pytest.raises(ConfigError, match="the data have changed since that run read them"):
         Path("data/offset.bin").write_bytes(b"abcd")
         run_here(*DICTS, *mounted, "trainer.max_epochs=3", f"trainer.resume={second.id}")
@@ -333,6 +380,15 @@ def test_a_sweep_prepares_the_data_once_and_its_runs_are_evaluated(labrun: Comma
     assert notes.read_text() == "prepared\n"
     found = [json.loads(path.read_text()) for path in Path("multirun").glob("*/*/*/run.json")]
     assert [one["status"] for one in found] == ["completed"] * 2
+
+
+def test_all_that_a_sweeps_runs_read_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(loader_parts.NOTES, str(tmp_path / "notes"))
+    (tmp_path / ".launch").mkdir()
+    for number, size in enumerate((32, 32, 64)):
+        feed = feeds.ModuleFeed(loader_parts.DigitsModule(size), "mine")
+        feed.prepared(tmp_path / str(number), {"batch_size": size})
+    assert (tmp_path / "notes").read_text() == "prepared\n" * 2
 
 
 def test_two_processes_train_each_run_of_a_sweep(labrun: Command, mine: Path) -> None:

@@ -99,6 +99,10 @@ def test_a_loader_that_cannot_go_on_begins_its_epoch_again(
     assert same(whole, broken_off(run_here, *lost, STEPS, step=18, leaves=True))
     assert "begins epoch 2 again, since its loader has no state_dict" in caplog.text
     assert "Going on from the last attempt's checkpoint, after epoch 1, step 13" in caplog.text
+    two = (*NOISY, "+dataset.kind=two", "model._target_=loader_parts.OfSeveral")
+    _, whole = run_here(*two)
+    assert same(whole, broken_off(run_here, *two, STEPS, step=15, leaves=True))
+    assert "begins epoch 2 again, since it has several loaders, which take turns" in caplog.text
 
 
 def test_steps_or_time_that_are_up_end_in_the_middle_of_an_epoch(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import logging
 import os
 from abc import ABC, abstractmethod
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labrun import schema, targets
+from labrun import exact, schema, targets
 from labrun.data.arrays import Arrays, Part
 from labrun.data.datasets import HOOKS, Parts
 from labrun.data.loaders import adopted, copyable
@@ -146,14 +147,17 @@ class ModuleFeed(Feed):
             self.module.predict_dataloader = lambda: copyable(asked())
         return {"datamodule": self.module}
 
-    def prepared(self, run_dir: Path) -> None:
+    def prepared(self, run_dir: Path, node: Mapping[str, Any]) -> None:
         """Have `prepare_data` done: once on this machine for a whole sweep, or for all processes of a run.
 
         Args:
             run_dir: the run's.
+            node: the config's `dataset`, resolved: runs of a sweep that differ in it may prepare other data.
         """
         work, self.module.prepare_data = self.module.prepare_data, _nothing
-        with _alone(run_dir) as mark:
+        each = os.uname().nodename if getattr(self.module, "prepare_data_per_node", True) else "all"
+        digest = hashlib.sha256(exact.canonical(node).encode()).hexdigest()[:16]
+        with _alone(run_dir, f".prepared-{each}-{digest}") as mark:
             if not mark.exists():
                 work()
                 mark.touch()
@@ -199,12 +203,12 @@ def _nothing() -> None:
 
 
 @contextlib.contextmanager
-def _alone(run_dir: Path) -> Iterator[Path]:
-    """One process of this machine at a time, of a sweep or of a run; the file that says that the work is done."""
+def _alone(run_dir: Path, name: str) -> Iterator[Path]:
+    """One process of a sweep or of a run at a time; the file of that name says that the work is done."""
     shared = run_dir.parent / custom_locations.LAUNCH
     folder = shared if shared.is_dir() else run_dir / "logs"
     folder.mkdir(parents=True, exist_ok=True)
-    mark = folder / f".prepared-{os.uname().nodename}"
+    mark = folder / name
     with open(mark.with_name(f"{mark.name}.lock"), "ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield mark

@@ -25,6 +25,8 @@ UNSIGNED = frozenset({"name", "num_workers", "pin_memory", "persistent_workers",
 """Arguments of a data module, or of loaders, that change no sample."""
 LOADERS = "loaders"
 """Stands in a card for a model that takes the batches of a data module."""
+READ = ("train", "validation", "test")
+"""The parts that a training and its test read."""
 OFFERED = ("num_classes", "input_shape", "vocab_size", "input_size", "output_size")
 """What a model may ask for by an argument of that name, and the data module has as an attribute."""
 
@@ -42,7 +44,7 @@ def make_feed(config: Mapping[str, Any], run_dir: Path) -> ModuleFeed:
     tasks.seed_everything(int(config["seed"]))
     made = make_module(config["dataset"], str(config["model"]["_target_"]))
     feed = ModuleFeed(made, str(config["dataset"]["name"]))
-    feed.prepared(run_dir)
+    feed.prepared(run_dir, config["dataset"])
     return feed
 
 
@@ -114,10 +116,13 @@ def described(signed: Mapping[str, Any], feed: ModuleFeed, inputs: Sequence[Mapp
         inputs: what the record says of each mount.
     """
     node = signed["dataset"]
-    prints = {name: str(one.fingerprint()) for name, one in _printed(feed)}
+    prints = {name: _print(one, name) for name, one in _printed(feed)}
     mounted = [one for one in inputs if one["input"] in set(references(node))]
     if prints:
-        signed_by, digest = "fingerprint()", _digest(prints)
+        silent = [part for part in READ if feed.parts.get(part) and not prints.keys() & {"", part}]
+        others = {part: node[part] for part in silent}
+        own = [_content(one) for one in mounted if one["input"] in set(references(others))]
+        signed_by, digest = "fingerprint()", _digest([prints, of_config(others), own] if others else prints)
     elif mounted:
         signed_by, digest = "files", _digest([_content(one) for one in mounted])
     else:
@@ -133,8 +138,16 @@ def of_config(node: Mapping[str, Any]) -> str:
 
 
 def _printed(feed: ModuleFeed) -> list[tuple[str, Any]]:
-    parts = [(part, feed.module.dataset(part)) for part in ("train", "validation", "test") if feed.parts.get(part)]
+    parts = [(part, feed.module.dataset(part)) for part in READ if feed.parts.get(part)]
     return [(name, one) for name, one in [("", feed.module), *parts] if callable(getattr(one, "fingerprint", None))]
+
+
+def _print(found: Any, part: str) -> str:
+    given = found.fingerprint()
+    if given is None:
+        where = f"dataset.{part}" if part else "dataset"
+        raise ConfigError(f"{where}: {type(found).__name__}.fingerprint() gives None; it is to give text, or a number")
+    return str(given)
 
 
 def _content(entry: Mapping[str, Any]) -> str:
