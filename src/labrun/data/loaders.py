@@ -187,6 +187,14 @@ class Loader(DataLoader[Any]):
             yield batch
 
 
+def count(loader: Any) -> int | None:
+    """How many samples a loader gives; None where nothing tells."""
+    try:
+        return len(loader.sampler)
+    except (AttributeError, TypeError, NotImplementedError):
+        return None
+
+
 def is_stateful(found: object) -> bool:
     """Whether something tells where it is, and goes on from there."""
     return callable(getattr(found, "state_dict", None)) and callable(getattr(found, "load_state_dict", None))

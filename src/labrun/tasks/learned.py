@@ -88,13 +88,30 @@ def columns(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(values, np.ndarray) and values.ndim > 1:
         yield name, [one.tolist() for one in values]
     else:
-        yield name, values
+        yield name, values if isinstance(values, np.ndarray) else [cell(one) for one in values]
 
 
 def plain(value: Any) -> Any:
     """An answer as an array, or as a list."""
-    if hasattr(value, "detach"):
-        value = value.detach().float().cpu().numpy() if value.is_floating_point() else value.detach().cpu().numpy()
+    value = _array(value)
     if isinstance(value, np.ndarray):
         return value.reshape(1) if value.ndim == 0 else value
     return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def cell(value: Any) -> Any:
+    """One sample's answer as plain values, of tensors and arrays too: a list of samples may hold any."""
+    value = _array(value)
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): cell(one) for key, one in value.items()}
+    return [cell(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _array(value: Any) -> Any:
+    """A tensor as an array; NumPy has no bfloat16."""
+    if not hasattr(value, "detach"):
+        return value
+    value = value.detach().cpu()
+    return (value.float() if value.is_floating_point() and value.element_size() < 4 else value).numpy()

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from labrun import checking, direction, schema
 from labrun.data.arrays import Arrays, Part
+from labrun.data.loaders import count
 from labrun.errors import ConfigError, DataError, UnfitError
 from labrun.models.network import Network
 from labrun.runs import context, recording
@@ -498,16 +499,22 @@ class NetworkTask(Task):
         self._module.eval()
         self.tested = {name: float(value) for name, value in trainer.callback_metrics.items()}
 
-    def predict_steps(self, paths: RunPaths) -> list[list[Any]]:
-        """What `predict_step` gives for each batch of each loader."""
+    def predict_steps(self, paths: RunPaths) -> list[tuple[list[Any], int | None]]:
+        """What `predict_step` gives for each batch of each loader, and how many samples that has, where it tells."""
         if self._trainer_made is None:
             self._trainer(paths, has_validation=False)
         assert self._trainer_made is not None
         with warnings.catch_warnings(), limited(self._scoring.count), recording.leaving_by_itself():
             for pattern in QUIET:
                 warnings.filterwarnings("ignore", message=pattern)
-            found = self._trainer_made[0].predict(self._module, **self._feed.given("predict"))
-        return [list(one) for one in found] if found and isinstance(found[0], list) else [list(found or [])]
+            trainer = self._trainer_made[0]
+            found = trainer.predict(self._module, **self._feed.given("predict"))
+        # Of one loader Lightning gives the batches alone, and a batch's answer may be a list, too.
+        counts = [count(loader) for loader in trainer.predict_loop._combined_loader.flattened]
+        answers = [list(one) for one in found or []] if len(counts) > 1 else [list(found or [])]
+        if trainer.limit_predict_batches != 1.0:
+            counts = [None] * len(counts)
+        return list(zip(answers, counts, strict=True))
 
     def score(self, part: Part, arrays: Arrays) -> Scores:
         assert isinstance(self._feed, ArraysFeed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 NAME = "predictions"
 FILES = frozenset({"labrun.data.readers.Csv", "labrun.data.readers.Npz"})
 """Readers of a single file: all of it is predicted, and it needs no target."""
+PLAIN = (bool, int, float, str, list, dict, type(None), np.bool_, np.integer, np.floating, np.str_)
+"""What a cell of the table may hold."""
 FORM = ("separator", "encoding", "sheet", "skip_rows")
 
 
@@ -136,11 +138,16 @@ def of_loaders(work: NetworkTask, feed: ModuleFeed, card: Mapping[str, Any], pat
         log.info("Data: %s has no predict_dataloader: predicting for the test part", feed.name)
         feed.module.setup("test")  # Lightning itself sets up what it asks for, and it asks for `predict`
         feed.module.predict_dataloader = feed.module.test_dataloader
-    tables = [
-        pd.concat([pd.DataFrame(_columns(answer, card)) for answer in answers], ignore_index=True)
-        for answers in work.predict_steps(paths)
-        if answers
-    ]
+    tables = []
+    for answers, count in work.predict_steps(paths):
+        if answers:
+            tables.append(pd.concat([pd.DataFrame(_columns(one, card)) for one in answers], ignore_index=True))
+            if count not in (None, len(tables[-1])):
+                log.warning(
+                    "predict_step gives %d rows for %d samples: `row` counts what it gives, and not the samples",
+                    len(tables[-1]),
+                    count,
+                )
     for number, table in enumerate(tables):
         if "row" not in table:
             table.insert(0, "row", np.arange(len(table)))
@@ -153,13 +160,18 @@ def of_loaders(work: NetworkTask, feed: ModuleFeed, card: Mapping[str, Any], pat
 
 def _columns(answer: Any, card: Mapping[str, Any]) -> dict[str, Any]:
     """The answer for one batch, by column, with a row for each sample."""
+    if answer is None:
+        raise UnfitError("predict_step gives None for a batch, and a row for each sample is wanted")
+    found: dict[str, Any]
     if isinstance(answer, Mapping):
-        columns = [part for name, value in answer.items() for part in learned.columns(str(name), value)]
-        found = dict(columns)
+        found = dict(_named(answer))
+    elif isinstance(answer, list) and answer and all(isinstance(one, Mapping) for one in answer):
+        names = dict.fromkeys(str(name) for one in answer for name in one)
+        rows = [{str(name): value for name, value in one.items()} for one in answer]
+        found = {name: [learned.cell(row.get(name)) for row in rows] for name in names}
     elif isinstance(answer, tuple) and len(answer) > 1 and len({_length(one) for one in answer}) == 1:
-        found = dict(
-            part for place, value in enumerate(answer) for part in learned.columns(f"prediction_{place}", value)
-        )
+        fields = getattr(answer, "_fields", [f"prediction_{place}" for place in range(len(answer))])
+        found = dict(_named(dict(zip(fields, answer, strict=True))))
     else:
         values = learned.plain(answer)
         is_scores = learned.has_chances(card) and isinstance(values, np.ndarray)
@@ -167,7 +179,23 @@ def _columns(answer: Any, card: Mapping[str, Any]) -> dict[str, Any]:
     lengths = {name: len(values) for name, values in found.items()}
     if len(set(lengths.values())) != 1:
         raise UnfitError(f"predict_step gives columns of other lengths: {lengths}; wanted is a row for each sample")
+    for name, values in found.items():
+        odd = next((one for one in values if not isinstance(one, PLAIN)), None)
+        if odd is not None:
+            raise UnfitError(
+                f"predict_step gives a {type(odd).__name__} for {name}; wanted are tensors, arrays, numbers, texts, or "
+                "lists and dicts of these"
+            )
     return found
+
+
+def _named(answer: Mapping[Any, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """The columns of a dict, and of those in it (`NAME_KEY`)."""
+    for name, value in answer.items():
+        if isinstance(value, Mapping):
+            yield from _named(value, f"{before}{name}_")
+        else:
+            yield from learned.columns(f"{before}{name}", value)
 
 
 def _of_scores(scores: Any, card: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,14 +216,14 @@ def _length(value: Any) -> int:
 
 
 def write(table: pd.DataFrame, folder: Path, kind: str) -> Path:
-    """The table as a file of the run's `outputs/`: `csv`, or `parquet`; lists are JSON in a CSV."""
+    """The table as a file of the run's `outputs/`: `csv`, or `parquet`; lists and dicts are JSON in a CSV."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{NAME}.{kind}"
     if kind == "parquet":
         table.to_parquet(path, index=False)
         return path
     for name in table.columns:
-        if table[name].map(lambda one: isinstance(one, list)).any():
+        if table[name].map(lambda one: isinstance(one, list | dict)).any():
             table[name] = table[name].map(json.dumps)
     table.to_csv(path, index=False)
     return path
