@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import pickle
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from omegaconf import Container, OmegaConf
@@ -76,10 +79,37 @@ class PrintReport(pl.Callback):
         log.info("  ".join(f"{value:<{max(self.WIDTH, len(title))}}" for title, value in row.items()).rstrip())
 
 
+OF_A_LOADER = "/dataloader_idx_"
+"""Where the name of a metric ends, and of which of several loaders it is begins."""
+
+
 def is_fork(name: str, logged: Iterable[str]) -> bool:
     """Whether Lightning made a metric of another's name: `loss_step` or `loss_epoch`, where there is a `loss`."""
-    base = name.removesuffix("_step").removesuffix("_epoch")
-    return base != name and base in logged
+    return unforked(name) != name and unforked(name) in logged
+
+
+def unforked(name: str, *suffixes: str) -> str:
+    """A metric's name without the suffix that Lightning gives it: `_step` and `_epoch`, where no others are named."""
+    head, mark, loader = name.partition(OF_A_LOADER)
+    for suffix in suffixes or ("_step", "_epoch"):
+        head = head.removesuffix(suffix)
+    return f"{head}{mark}{loader}"
+
+
+LIGHTNINGS_OWN = frozenset(
+    {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "hyper_parameters"}
+    | {"datamodule_hyper_parameters", "epoch", "global_step", "pytorch-lightning_version"}
+)
+"""Keys of a checkpoint that are not states of anybody's."""
+LEFT_OUT = "labrun_left_out"
+torch.serialization.add_safe_globals(
+    [
+        *(np.ndarray, np.dtype),
+        *{type(np.dtype(code)) for code in "?bhilqBHILQefdgFDGSUVmM"},
+        *(found[0] for found in (np.arange(1).__reduce__(), np.float64(1).__reduce__()) if isinstance(found, tuple)),
+    ]
+)
+"""NumPy's arrays and scalars, which run nothing as they are read: `weights_only` takes none of them by itself."""
 
 
 class PlainCheckpoints:
@@ -95,6 +125,7 @@ class PlainCheckpoints:
     """Whether the best of a run that this one goes on with counts here, too."""
     newest: tuple[Path, int] | None = None
     """The file of the last whole state that was saved at an epoch's end, and its step."""
+    _has_told = False
     midway: tuple[Path, int] | None = None
     """The same of a state that was saved in the middle of an epoch; None once it is old."""
 
@@ -107,6 +138,7 @@ class PlainCheckpoints:
                 values = OmegaConf.to_container(values, resolve=True)
             if isinstance(values, Mapping):
                 checkpoint[part] = {key: value for key, value in values.items() if _is_plain(value)}
+        self._leave_out(checkpoint)
         self.newest = self.midway = None
         if "://" in str(path) or storage_options is not None:
             super().save_checkpoint(checkpoint, path, storage_options)  # type: ignore[misc]
@@ -126,9 +158,30 @@ class PlainCheckpoints:
         elif checkpoint.get("optimizer_states") is not None:
             self.midway = file, int(checkpoint["global_step"])
 
+    def _leave_out(self, checkpoint: dict[str, Any]) -> None:
+        """Take out the states of callbacks, modules and data modules that could not be read again, and say so once."""
+        states = checkpoint.get("callbacks")
+        found = []
+        for home in (checkpoint, states if isinstance(states, dict) else {}):
+            for name in [name for name in home if name not in LIGHTNINGS_OWN and not _is_readable(home[name])]:
+                del home[name]
+                found.append(str(name))
+        if not found:
+            return
+        checkpoint[LEFT_OUT] = found
+        if not self._has_told:
+            self._has_told = True
+            log.warning(
+                "Not in the checkpoints: the state of %s. They hold tensors, arrays and plain values, and this state "
+                "holds more: a training that goes on has none of it",
+                ", ".join(found),
+            )
+
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As Lightning's own; the best checkpoints that it knows of come along, where it was written elsewhere."""
         checkpoint: dict[str, Any] = super().load_checkpoint(path, *args, **kwargs)  # type: ignore[misc]
+        if checkpoint.get(LEFT_OUT):
+            log.warning("Going on without the state of %s: the checkpoint has none", ", ".join(checkpoint[LEFT_OUT]))
         for state in (checkpoint.get("callbacks") or {}).values():
             if not isinstance(state, dict):
                 continue
@@ -192,6 +245,20 @@ def is_of_an_epochs_end(checkpoint: Mapping[str, Any]) -> bool:
         return bool(epochs["processed"] == epochs["ready"] and checkpoint["optimizer_states"] is not None)
     except (KeyError, TypeError):
         return False
+
+
+def _is_readable(value: Any) -> bool:
+    """Whether a state can be read without unpickling anybody's classes."""
+    if _is_plain(value):
+        return True
+    kept = io.BytesIO()
+    torch.save(value, kept)
+    kept.seek(0)
+    try:
+        torch.load(kept, weights_only=True)
+    except pickle.UnpicklingError:
+        return False
+    return True
 
 
 def _is_plain(value: Any) -> bool:
@@ -310,10 +377,12 @@ class Keeper:
                 log.warning("The training ends here: %s", self._begins_again(trainer))
 
     def _begins_again(self, trainer: Any) -> str:
-        return (
-            f"whatever goes on from it begins epoch {trainer.current_epoch + 1} again, since its loader has no "
-            "state_dict and load_state_dict to go on in the middle"
+        why = (
+            "it has several loaders, which take turns"
+            if _go_on(trainer)
+            else "its loader has no state_dict and load_state_dict to go on in the middle"
         )
+        return f"whatever goes on from it begins epoch {trainer.current_epoch + 1} again, since {why}"
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         self._validated = True
@@ -398,7 +467,17 @@ def keeper(
 
 def can_go_on_midway(trainer: Any) -> bool:
     """Whether the loaders of a training can go on in the middle of an epoch."""
+    return _go_on(trainer) and not _take_turns(trainer)
+
+
+def _go_on(trainer: Any) -> bool:
     return all(loaders.resumes(one, trainer.world_size) for one in train_loaders(trainer))
+
+
+def _take_turns(trainer: Any) -> bool:
+    """Whether several loaders draw their orders in turns, and the shorter ones begin again: none can skip alone."""
+    found = train_loaders(trainer)
+    return len(found) > 1 and any(isinstance(one, loaders.Loader) for one in found)
 
 
 def train_loaders(trainer: Any) -> list[Any]:
@@ -585,12 +664,13 @@ class RecordLogger(pl.loggers.logger.Logger):
         for name, value in metrics.items():
             if name == "epoch" or name in self._skipped:
                 continue
-            if name.endswith("_step") and (place.in_batch or place.in_validation):
-                self._forked.add(name.removesuffix("_step"))
-            if name.endswith("_step") and place.by_epoch and (place.in_validation or is_fork(name, place.logged)):
+            is_step = unforked(name, "_step") != name
+            if is_step and (place.in_batch or place.in_validation):
+                self._forked.add(unforked(name, "_step"))
+            if is_step and place.by_epoch and (place.in_validation or is_fork(name, place.logged)):
                 continue  # the epoch's own value comes as well
-            if is_fork(name, place.logged) or name.removesuffix("_epoch") in self._forked:
-                name = name.removesuffix("_epoch")
+            if is_fork(name, place.logged) or unforked(name, "_epoch") in self._forked:
+                name = unforked(name, "_epoch")
             by_epoch = place.by_epoch if is_lightnings else not place.in_batch
             by_epoch = self._units.setdefault(name, by_epoch or step is None)
             # Lightning counts its batches from 0 on.
