@@ -9,6 +9,7 @@ import ast
 import contextlib
 import functools
 import importlib.util
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -171,15 +172,28 @@ def is_data_module(target: str) -> bool:
     return any(parts[0] in PYTORCH and parts[-1] == "LightningDataModule" for parts in found)
 
 
+def is_plain_network(target: str) -> bool:
+    """Whether a `_target_` is a class of PyTorch's modules, as far as the sources tell, and no `LightningModule`."""
+    found = [name.split(".") for name in ancestors(target) if name != target]
+    return any(parts[0] in PYTORCH for parts in found) and all(parts[-1] != "LightningModule" for parts in found)
+
+
 def quoted(target: str, names: tuple[str, ...]) -> str | None:
-    """The first of some names that stands in quotes in the source of a class and of those it is derived from."""
-    sources = {named.source for name in ancestors(target) if (named := locate(name)).source is not None}
-    text = ""
-    for source in sources:
-        if source is not None and not any(part in PYTORCH for part in source.parts):
-            with contextlib.suppress(OSError, ValueError):
-                text += source.read_text(encoding="utf-8")
-    return next((name for name in names if f'"{name}"' in text or f"'{name}'" in text), None)
+    """The first of some names that stands in quotes in the source of a class and of those it is derived from.
+
+    Where none stands there, what else is in their files counts.
+    """
+    classes = files = ""
+    for named in map(locate, sorted(ancestors(target))):
+        if named.source is None or any(part in PYTORCH for part in named.source.parts):
+            continue
+        with contextlib.suppress(OSError, ValueError, SyntaxError):
+            text = named.source.read_text(encoding="utf-8")
+            files += text
+            for node in ast.parse(text).body:
+                if isinstance(node, ast.ClassDef) and (node.name,) == named.names:
+                    classes += ast.get_source_segment(text, node) or ""
+    return next((name for text in (classes, files) for name in names if re.search(f"[\"']{name}[\"']", text)), None)
 
 
 @dataclass(frozen=True)

@@ -376,7 +376,7 @@ class Learner(pl.LightningModule):
         self._node, self._trainer_node = config["model"], config["trainer"]
         self._target = self._node.get("target")
         self._lesson = lesson
-        self._metrics: dict[str, dict[str, Any]] = {}
+        self._metrics: dict[tuple[str, int], dict[str, Any]] = {}
 
     @property
     def learns(self) -> dict[str, Any]:
@@ -394,16 +394,24 @@ class Learner(pl.LightningModule):
             self.log("loss", loss.detach(), on_step=True, on_epoch=False)
         return loss
 
+    def on_train_start(self) -> None:
+        is_watched = any(getattr(one, "monitor", None) == "val_loss" for one in self.trainer.callbacks)  # type: ignore[attr-defined]
+        if is_watched and len(self.trainer.num_val_batches) > 1:
+            raise ConfigError(
+                f"there are {len(self.trainer.num_val_batches)} validation loaders, each with its loss. Say which "
+                "one picks the best epoch: trainer.monitor=val_loss/dataloader_idx_0 takes the first"
+            )
+
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._step(batch, "val")
+        self._step(batch, "val", dataloader_idx)
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._step(batch, "test")
+        self._step(batch, "test", dataloader_idx)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         return asked(self.network, batch, self._target)
 
-    def _step(self, batch: Any, stage: str) -> Tensor:
+    def _step(self, batch: Any, stage: str, loader: int = 0) -> Tensor:
         parts = taken_apart(batch, self.network, self._target)
         output = self.network(*parts.args, **parts.named)
         scores, own = scores_of(output), _own_loss(output)
@@ -414,7 +422,7 @@ class Learner(pl.LightningModule):
         together = self.trainer.world_size > 1
         name = f"{stage}_loss"
         self.log(name, loss.detach(), on_step=False, on_epoch=True, batch_size=parts.size, sync_dist=together)
-        for metric in self._of(stage).values():
+        for metric in self._of(stage, loader).values():
             metric.update(*self._lesson.measured(metric, scores.detach(), parts.target))
         return loss
 
@@ -428,19 +436,24 @@ class Learner(pl.LightningModule):
         self._tell("test")
 
     def _tell(self, stage: str) -> None:
-        """Log an epoch's metrics, of all processes together: they agree on them by themselves."""
-        for name, metric in self._metrics.get(stage, {}).items():
-            value = metric.compute()
-            metric.reset()
-            for key, number in _numbers(name, value, type(metric).__name__):
-                self.log(key if stage == "test" else f"{stage}_{key}", number, sync_dist=self.trainer.world_size > 1)
+        """Log an epoch's metrics of each loader, of all processes together: they agree on them by themselves."""
+        own = {loader: metrics for (name, loader), metrics in self._metrics.items() if name == stage}
+        for loader, metrics in own.items():
+            ending = f"/dataloader_idx_{loader}" if len(own) > 1 else ""  # as Lightning calls the losses
+            for name, metric in metrics.items():
+                value = metric.compute()
+                metric.reset()
+                for key, number in _numbers(name, value, type(metric).__name__):
+                    full = f"{key}{ending}" if stage == "test" else f"{stage}_{key}{ending}"
+                    together = self.trainer.world_size > 1
+                    self.log(full, number, sync_dist=together, add_dataloader_idx=False)
 
-    def _of(self, stage: str) -> dict[str, Any]:
-        if stage not in self._metrics:
-            self._metrics[stage] = {
+    def _of(self, stage: str, loader: int) -> dict[str, Any]:
+        if (stage, loader) not in self._metrics:
+            self._metrics[stage, loader] = {
                 name: metric.clone().to(self.device) for name, metric in self._lesson.metrics.items()
             }
-        return self._metrics[stage]
+        return self._metrics[stage, loader]
 
     def configure_optimizers(self) -> Any:
         return optimizers(self.parameters(), self._node, int(self._trainer_node["max_epochs"]))

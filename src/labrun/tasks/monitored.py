@@ -29,6 +29,8 @@ def loss_of(target: str, has_validation: bool) -> str:
         has_validation: there is a validation part.
     """
     names = VALIDATION if has_validation else TRAINING
+    if targets.is_plain_network(target):
+        return names[0]
     return targets.quoted(target, names) or names[0]
 
 
