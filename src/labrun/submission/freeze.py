@@ -204,6 +204,8 @@ def settled(
     kept["from"], kept["trainer"]["resume"] = values.get("from"), values["trainer"].get("resume")
     parent = _settle_references(kept, overrides, root)
     inputs.settle(kept, pinned)
+    if kept["task"] in records.SCORING:
+        _tell_other_data(kept, overrides)
     return kept, parent
 
 
@@ -535,6 +537,22 @@ def _inherit(config: dict[str, Any], scored: Record, overrides: list[str], is_pr
     if "datastore" not in typed:
         inherited.check(scored, "datastore", config["trusted"], is_proven)
         config["datastore"] = _with_typed(config, source, overrides, "datastore", run_dir)
+
+
+def _tell_other_data(config: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Say where an experiment's data are not those that a scored run was trained with: their name may be the same."""
+    typed = {override.lstrip("+").partition("=")[0] for override in overrides}
+    if "experiment" not in typed or "dataset" in typed:
+        return
+    source = records.read(Path(config["from"]["path"])).config
+    new, old = ({"dataset": _what_is_read(one["dataset"]), "datastore": one["datastore"]} for one in (config, source))
+    found = [text for group in new for text in _differences(old[group], new[group], group)]
+    if found:
+        log.warning(
+            "experiment=... brings its own data, which are not those of run %s: %s. Leave it out to take the run's",
+            config["from"]["id"],
+            ", ".join([*found[:SHOWN], *(["..."] if found[SHOWN:] else [])]),
+        )
 
 
 def _with_typed(
