@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,10 +37,16 @@ def project(workspace: Path) -> Path:
 
 
 def test_a_run_from_python_with_shells_beside_it_and_another_laptop(
-    box: far.Far, project: Path, lab_here: Command, tmp_path_factory: pytest.TempPathFactory
+    box: far.Far,
+    project: Path,
+    lab_here: Command,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Takes over 15 s: a run there; all that is done beside a run is done beside this one."""
-    run = api.submit([*SMALL, "compute=local", "compute.host=box", "model.seconds=300", "model.port=6006"])
+    monkeypatch.setenv("SAID", value := f"it's {uuid.uuid4().hex} & é")
+    own = ("+compute.environment.OWN='${oc.env:SAID}'", "+compute.environment.UNTOLD=x")
+    run = api.submit([*SMALL, *own, "compute=local", "compute.host=box", "model.seconds=300", "model.port=6006"])
     wait_for(lambda: run.status == records.RUNNING)
     assert run.record.config["compute"]["host"] == "box"
 
@@ -48,9 +55,14 @@ def test_a_run_from_python_with_shells_beside_it_and_another_laptop(
     told = lab_here("shell", "--", "python -c 'import labrun, sys; print(labrun.__file__, sys.executable)' | cat")
     assert "/home/far/.labrun/labrun/" in told.stdout and far.PYTHON in told.stdout, told.stderr
     assert lab_here("shell", run.id, "--", "sh", "-c", "exit 7").returncode == 7
+    told = lab_here(
+        "shell", run.id, "--", "sh", "-c", "echo $OWN; tr '\\0' ' ' < /proc/$PPID/cmdline; cat /proc/*/cmdline"
+    )
+    assert told.stdout.startswith(f"{value}\n") and told.stdout.count(value) == 1
+    assert box.inside(f"ls -d /home/{far.USER}/.labrun/.offer*") == ""
     port = far.free_port()
     terminal = Terminal(program("lab", "shell", "last", "-L", f"{port}:6006"), project)
-    terminal.expect(f"(run {run.id})")
+    assert "not set, as records hold no values: UNTOLD" in terminal.expect(f"(run {run.id})")
     shown = urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=20).read().decode()
     assert "Directory listing" in shown
     terminal.type("tty; exit 3\n")
@@ -85,6 +97,14 @@ def test_a_run_from_python_with_shells_beside_it_and_another_laptop(
     assert "run.json" in box.inside(f"ls {there}")
     gone = lab_here("runs", "rm", run.id, "--yes")
     assert "removed 1 run on box\nremoved 1 run\n" in gone.stdout and box.inside(f"ls {there}") == "", gone.stderr
+
+    # What it needed there
+    assert lab_here("remote", "gc", "box").stdout == "nothing to remove on box\n"
+    box.inside(f"find /home/{far.USER}/.labrun -exec touch -d '2 days ago' {{}} +")
+    assert "Nothing was done: say --yes" in lab_here("remote", "gc", "box").stdout
+    gone = lab_here("remote", "gc", "box", "--yes")
+    assert "  labrun  " in gone.stdout and "  code  " in gone.stdout and " on box, " in gone.stdout, gone.stderr
+    assert box.inside(f"ls /home/{far.USER}/.labrun/labrun") == ""
 
 
 def test_a_shell_beside_a_run_of_this_machine(workspace: Path, lab_here: Command) -> None:

@@ -151,13 +151,15 @@ def test_a_search_and_a_script_run_there(
     assert code is not None and Path(code["folder"]).is_dir() and Path(code["folder"]).is_relative_to(workspace)
     (workspace / "train.py").write_text(
         "import labrun, os\nlabrun.log('loss', 0.5)\nopen('outputs/x', 'w').write('1')\nopen('y', 'w').write('2')\n"
+        "os.symlink('x', 'outputs/last')\nopen('outputs/x.partial.csv', 'w').write('3')\n"
         "from azureml.core import Model\nModel.register(None, 'y', 'carried')\n"
     )
     words = ("experiment=script", "script.azureml=true", "script.path=train.py", "compute.host=box", "tracking=none")
     script = labrun(*words)
     assert script.returncode == 0, script.stderr
     run_dir = next(workspace.glob("outputs/train/*"))
-    assert records.read(run_dir).metrics["loss"] == 0.5 and (run_dir / "outputs" / "x").read_text() == "1"
+    made = {path.name: path.read_text() for path in (run_dir / "outputs").iterdir() if path.name[0] in "lx"}
+    assert records.read(run_dir).metrics["loss"] == 0.5 and made == {"x": "1", "last": "1", "x.partial.csv": "3"}
     version = journal.find(workspace, "carried")  # registered where the run came from
     assert (version.run, version.number) == (records.read(run_dir).id, 1)
     assert (journal.check(workspace, version) / "y").read_text() == "2"
@@ -318,6 +320,16 @@ def test_paths_of_here_and_there() -> None:
     }
     with pytest.raises(Exception, match="does not lie in"):
         mirror._inside(Path("/x"), "../y")
+
+
+@pytest.mark.parametrize("login_shell", ["sh", "bash", "zsh", "tcsh", "fish"])
+def test_every_login_shell_takes_a_command_alike(login_shell: str) -> None:
+    if shutil.which(login_shell) is None:
+        pytest.skip(f"needs {login_shell}: tests/storage/install")
+    words = ["printf", "[%s]", "it's", "a\\\\b", "$HOME `x`", 'q"q', "!!", "two\nlines", "é", "", "%d \\n", "~"]
+    done = subprocess.run([login_shell, "-c", ssh.for_any_shell(words)], capture_output=True, text=True, check=False)
+    assert done.stdout == "".join(f"[{word}]" for word in words[2:]), done.stderr
+    assert ssh.for_any_shell(["ls", "a b"]) == "exec ls 'a b'"
 
 
 def test_what_an_ssh_says_is_told_in_a_line() -> None:

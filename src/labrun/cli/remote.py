@@ -9,12 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from labrun import checking
 from labrun.cli.runs import filters
 from labrun.errors import ConfigError, RecordError
-from labrun.remote import adopting, channel, doctor, mirror, remotes, ssh, wheels
+from labrun.remote import adopting, channel, doctor, mirror, remotes, removal, ssh, wheels
 from labrun.remote import link as links
 from labrun.runs import record as records
 from labrun.runs import report, store
+from labrun.terminal import plain
 
 Act = Callable[[argparse.Namespace], int]
 
@@ -45,6 +47,8 @@ def add(nouns: Any) -> None:
     _verb(verbs, "rm", remove, "forget a machine; removes nothing there", named=True)
     _verb(verbs, "connect", connect, "log in once interactively; commands share the connection", named=True)
     _verb(verbs, "doctor", examine, "check what is there, what will be used, and what is missing", named=True)
+    verb = _verb(verbs, "gc", collect, "remove what no run there needs; lists first, then asks", named=True)
+    verb.add_argument("--yes", action="store_true", help="do not ask")
     _verb(verbs, "runs", there, "list the runs there, including those of other laptops", named=True)
     verb = _verb(verbs, "fetch", fetch, "mirror runs here that another laptop submitted", named=True)
     verb.add_argument("folders", nargs="+", metavar="RUN", help="a folder as 'lab remote runs' has it, or a run's id")
@@ -140,6 +144,25 @@ def examine(options: argparse.Namespace) -> int:
     return 0 if is_fit else 1
 
 
+def collect(options: argparse.Namespace) -> int:
+    """Remove there what no run needs."""
+    from labrun.cli.runs.maintain import agreed
+
+    with channel.Channel(remotes.get(options.name)) as conversation:
+        found = conversation.call("unused", quiet_s=removal.REMOVE_S)["unused"]
+        if not found:
+            print(f"nothing to remove on {options.name}")
+            return 0
+        rows = [(name, what, checking.size_text(size)) for name, (what, size) in sorted(found.items())]
+        print("\n".join(report.columns([("folder", "what no run needs", "size"), *rows])))
+        total = checking.size_text(sum(size for _, size in found.values()))
+        if not agreed(f"Remove {checking.counted(len(found), 'folder')}, {total}, on {options.name}?", options.yes):
+            return 1
+        conversation.call("unused", quiet_s=removal.REMOVE_S, remove=list(found))
+    print(f"removed {checking.counted(len(found), 'folder')} on {options.name}, {total}")
+    return 0
+
+
 def there(options: argparse.Namespace) -> int:
     """What lies there."""
     root, remote = store.workspace(), remotes.get(options.name)
@@ -194,7 +217,7 @@ def pull(options: argparse.Namespace) -> int:
         there = f"{link.folder}/{run_dir.relative_to(folder).as_posix()}"
         names = mirror.pull(conversation, run_dir, there, parts, count)
     for one in names:
-        print(run_dir / one)
+        print(plain(str(run_dir / one)))
     if not names:
         print(f"nothing new of {', '.join(parts)} on {link.remote}")
     return 0

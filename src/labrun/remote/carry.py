@@ -252,7 +252,7 @@ def start(
     begin(
         channel,
         link,
-        [there.python, "-P", "-c", "from labrun.remote.far import main; main()", f"{{root}}/{link.folder}"],
+        [there.python, "-P", "-c", "from labrun.remote.far import main; main()", f"{link.root}/{link.folder}"],
         variables(link, there, found),
         json.dumps({os.path.relpath(run_dir, folder): dict(values) for run_dir, values in own.items()}),
     )
@@ -264,9 +264,9 @@ def variables(link: Link, there: Interpreter, found: Sequence[Record]) -> dict[s
     named = {name for name in masking.REFERENCE.findall(text) if name not in masking.OPEN and name in os.environ}
     return {
         **{name: os.environ[name] for name in {*named, *environment.PASSED_ON} if name in os.environ},
-        "PYTHONPATH": os.pathsep.join([f"{{root}}/{_labrun_there()}", *there.path]),
+        "PYTHONPATH": os.pathsep.join([f"{link.root}/{_labrun_there()}", *there.path]),
         links.CARRIED_PATH: os.pathsep.join(there.path),
-        store.ROOT_VARIABLE: f"{{root}}/{link.workspace}",
+        store.ROOT_VARIABLE: f"{link.root}/{link.workspace}",
     }
 
 

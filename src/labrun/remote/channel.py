@@ -73,11 +73,13 @@ class Channel:
         except OSError as error:
             raise UnreachableError(f"ssh cannot be started: {error}") from error
         self.sent = self.received = 0
+        self._began = self._moved = time.monotonic()
         self._left = b""
         nonce = uuid.uuid4().hex
         try:
             began = time.time()
-            greeting = {"do": "hello", "bytes": 0, "root": remote.folder}  # at once: a round trip less
+            greeting = {"do": "hello", "bytes": 0, "root": remote.folder, "python": remote.python}
+            # At once, for a round trip less.
             self._write(b"".join([source, *(json.dumps(one).encode() + b"\n" for one in ({"nonce": nonce}, greeting))]))
             self._wait_for(f"\n#labrun {nonce}#\n".encode())
             received = time.time()
@@ -89,6 +91,8 @@ class Channel:
             self.close()
             raise
         self.root: str = hello["root"]
+        self.python: str | None = hello["python"]
+        """The path of `remote.python`."""
 
     def __enter__(self) -> Channel:
         return self
@@ -174,6 +178,7 @@ class Channel:
                 raise self._silent()
             try:
                 view = view[os.write(descriptor, view) :]
+                self._moved = time.monotonic()
             except BlockingIOError:
                 continue
             except OSError:
@@ -191,6 +196,7 @@ class Channel:
         if not data:
             raise self._gone()
         self.received += len(data)
+        self._moved = time.monotonic()
         return data
 
     def _read(self, count: int) -> bytes:
@@ -217,7 +223,11 @@ class Channel:
         self._left = data.partition(mark)[2]
 
     def _silent(self) -> UnreachableError:
-        return UnreachableError(f"{self.remote.name} ({self.remote.address}) does not answer")
+        return self._after_all(UnreachableError(f"{self.remote.name} ({self.remote.address}) does not answer"))
+
+    def _after_all(self, error: UnreachableError) -> UnreachableError:
+        error.lived_s = self._moved - self._began
+        return error
 
     def _gone(self) -> LabrunError:
         try:
@@ -231,7 +241,7 @@ class Channel:
                 f"{self.remote.name} has no Python 3.8 or later on its PATH: install python3 there, or load its module "
                 "in the login shell's profile"
             )
-        return ssh.error_of(self.remote, text, code)
+        return self._after_all(ssh.error_of(self.remote, text, code))
 
 
 def persistent(action: Callable[[], Result], patience_s: float, tell: Callable[[str], None]) -> Result:
@@ -239,7 +249,7 @@ def persistent(action: Callable[[], Result], patience_s: float, tell: Callable[[
 
     Args:
         action: may be called any number of times.
-        patience_s: for how long.
+        patience_s: for how long; anew when the machine was reached for a time, as while an environment is built.
         tell: is told why, each time.
 
     Raises:
@@ -252,6 +262,8 @@ def persistent(action: Callable[[], Result], patience_s: float, tell: Callable[[
         except ssh.LoginError:
             raise
         except UnreachableError as error:
+            if error.lived_s > LONGEST_PAUSE_S:
+                end, pause = time.monotonic() + patience_s, 1.0
             if time.monotonic() + pause > end:
                 raise
             tell(str(error))

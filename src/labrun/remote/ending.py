@@ -106,7 +106,7 @@ def end_there(channel: Channel, folder: Path, link: Link, run_dirs: Iterable[Pat
     carry.carry_out(
         channel,
         link,
-        [there.python, "-P", "-c", "from labrun.remote.far import end; end()", f"{{root}}/{link.folder}"],
+        [there.python, "-P", "-c", "from labrun.remote.far import end; end()", f"{link.root}/{link.folder}"],
         carry.variables(link, there, code),
         json.dumps([run_dir.relative_to(folder).as_posix() for run_dir in run_dirs]),
     )

@@ -8,6 +8,7 @@ import logging
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -27,14 +28,15 @@ log = logging.getLogger(__name__)
 BUILD = """
 set -eu
 umask 077
-mkdir -p "{root}/env" "{root}/cache"
-own="{root}/env/.{key}.$(uname -n).$$"
+cd {root}
+mkdir -p env cache
+own="$PWD/env/.{key}.$(uname -n).$$"
 trap 'rm -rf "$own" "$own.txt"' EXIT
-(while kill -0 $$ 2>/dev/null; do touch "{root}/{claim}"; sleep 5; done) &
+(while kill -0 $$ 2>/dev/null; do touch {claim}; sleep 5; done) &
 cat > "$own.txt"
-"{uv}" venv --quiet --relocatable --python {version} "$own"
-"{uv}" pip install {wheels}--no-deps --python "$own/bin/python" -r "$own.txt"
-[ -e "{root}/env/{key}" ] || mv "$own" "{root}/env/{key}"
+{uv} venv --quiet --relocatable --python {version} "$own"
+{uv} pip install {wheels}--no-deps --python "$own/bin/python" -r "$own.txt"
+[ -e env/{key} ] || mv "$own" env/{key}
 """
 """For `sh -c` there; the packages come over standard input.
 
@@ -117,7 +119,7 @@ def ensure(channel: Channel) -> str:
     """
     remote = channel.remote
     if remote.python is not None:
-        return remote.python  # its ~ is that of the user there
+        return channel.python or remote.python
     wanted = present()
     python = f"env/{wanted.key}/bin/python"
     if channel.call("built", folder=f"env/{wanted.key}")["built"]:
@@ -187,12 +189,13 @@ def _build(channel: Channel, wanted: Environment, uv: str, facts: Mapping[str, A
         is_made = wheelhouse == wheels.AUTO
         folder = wheels.made(wanted.key, wanted.requirements, uv_here()) if is_made else Path(wheelhouse).expanduser()
         wheels.send(channel, folder, f"env/{wanted.key}.wheels")
-        more = f'--no-index --find-links "{channel.root}/env/{wanted.key}.wheels" '
+        more = f"--no-index --find-links env/{wanted.key}.wheels "
     claim = f"env/{wanted.key}.build"
-    script = BUILD.format(root=channel.root, key=wanted.key, uv=uv, version=wanted.version, claim=claim, wheels=more)
+    root, uv = shlex.quote(channel.root), shlex.quote(uv)
+    script = BUILD.format(root=root, key=wanted.key, uv=uv, version=wanted.version, claim=claim, wheels=more)
     output = f"env/{wanted.key}.log"
     variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    variables |= {"UV_CACHE_DIR": "{root}/cache/uv"}
+    variables |= {"UV_CACHE_DIR": f"{channel.root}/cache/uv"}
     channel.call(
         "spawn",
         claim=claim,

@@ -16,6 +16,7 @@ import glob
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import socket
@@ -24,6 +25,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -31,10 +33,16 @@ CHUNK = 1 << 16
 MOST = 4 << 20
 """Bytes of news in one answer."""
 TAIL = 4000
+OFFERED_S = 60
+"""How long what is offered waits for its reader."""
 LEFT_S = 86400.0
-"""How old what is half there must be to be taken away."""
+"""How old what is half there, or what no run needs, must be to be taken away."""
+PARTIAL = re.compile(r"\.partial-\d+$|^\..*\.\d+-[0-9a-f]{6}\.partial$")
+"""A file that is not whole yet: this helper's, or one of `labrun._io`."""
 STALE_S = 60.0
 """How old the sign of life of a process on another host may be."""
+ENDED = ("completed", "failed", "canceled", "stopped")
+"""What a run's record says once it has ended."""
 
 
 if TYPE_CHECKING:
@@ -105,20 +113,28 @@ class Helper:
         """Say where everything goes; with `facts`, what this machine has."""
         self.root = os.path.realpath(os.path.expanduser(os.path.expandvars(request["root"])))
         os.makedirs(self.root, mode=0o700, exist_ok=True)
-        answer = {"root": self.root, "now": time.time()}
+        python = request.get("python")
+        python = None if python is None else program(python)
+        answer = {"root": self.root, "now": time.time(), "python": python}
         if "programs" in request:
             answer["programs"] = {name: shutil.which(name) for name in request["programs"]}
         if request.get("facts"):
-            answer["facts"] = facts(self.root, request.get("python"), request.get("full", False))
+            answer["facts"] = facts(self.root, python, request.get("full", False))
         return answer, []
 
     def do_have(self, request: Request, payload: _Payload) -> Answer:
         """Which of the paths are there; a folder that was put there with a mark, whole."""
-        return {"have": [name for name in request["paths"] if is_whole(self.path(name))]}, []
+        have = [name for name in request["paths"] if is_whole(self.path(name))]
+        for name in have:
+            note_use(self.path(name))
+        return {"have": have}, []
 
     def do_built(self, request: Request, payload: _Payload) -> Answer:
         """Whether an environment is there, whole."""
-        return {"built": is_built(self.path(request["folder"]))}, []
+        built = is_built(self.path(request["folder"]))
+        if built:
+            note_use(self.path(request["folder"]))
+        return {"built": built}, []
 
     # What is sent
 
@@ -144,8 +160,7 @@ class Helper:
             if request.get("base") and tree_digest(partial) != request["digest"]:
                 raise RefusedError(f"{request['base']} has changed there")
             if marked:
-                names = sorted(os.path.relpath(place, partial) for place in walk(partial))
-                write(target + ".files", "\n".join(names).encode("utf-8"))
+                write_lines(target + ".files", {os.path.relpath(place, partial) for place in walk(partial)})
             try:
                 os.rename(partial, target)
             except OSError:
@@ -262,14 +277,12 @@ class Helper:
 
     def spawn(self, request: Request, claim: str, log: str) -> None:
         """Start a process, and note it."""
-        words = [one.replace("{root}", self.root) for one in request["command"]]
-        words[0] = os.path.expanduser(words[0])
         variables = dict(os.environ)
         variables["PATH"] = os.pathsep.join([variables.get("PATH", os.defpath), os.path.join(self.root, "bin")])
-        variables.update({name: value.replace("{root}", self.root) for name, value in request["environment"].items()})
+        variables.update(request["environment"])
         with open(log, "ab") as output:
             process = subprocess.Popen(
-                words,
+                request["command"],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
@@ -278,8 +291,9 @@ class Helper:
                 start_new_session=True,
             )
         mark = {"pid": process.pid, "start": start_of(process.pid), "host": socket.gethostname(), "boot": boot_id()}
+        needs = [request["command"][0], request["environment"].get("PYTHONPATH")]  # `needed` reads them
         try:
-            write(claim, json.dumps({**mark, "beats": "built" in request}).encode("utf-8"))
+            write(claim, json.dumps({**mark, "beats": "built" in request, "needs": needs}).encode("utf-8"))
         except OSError:  # the disk is full, say: a process that nobody knows of must not go on
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -376,7 +390,7 @@ class Helper:
         files: list[Part] = []
         for name, known in request["folders"].items():
             folder, answer[name] = self.path(name), []
-            for place in (place for top in request["parts"] for place in walk(os.path.join(folder, top))):
+            for place in (place for top in request["parts"] for place in walk(os.path.join(folder, top), linked=True)):
                 stat = os.stat(place)
                 entry = [os.path.relpath(place, folder), stat.st_size, int(stat.st_mtime)]
                 if known.get(entry[0]) != entry[1:]:
@@ -415,6 +429,26 @@ class Helper:
         """Remove a folder."""
         shutil.rmtree(self.path(request["folder"]), ignore_errors=True)
         return {}, []
+
+    def do_unused(self, request: Request, payload: _Payload) -> Answer:
+        """What no run here needs, by name: what it is, and its bytes. Of it, what `remove` names is taken away."""
+        found = unused(self.root)
+        for name in request.get("remove", ()):
+            for place in found[name][1] if name in found else ():
+                if os.path.isdir(place):
+                    set_aside(place)
+                else:
+                    os.unlink(place)
+        told = {name: [what, sum(map(size_of, places))] for name, (what, places) in found.items()}
+        return {"unused": told}, []
+
+    def do_offer(self, request: Request, payload: _Payload) -> Answer:
+        """Give a text to whoever reads a pipe first: it lies in no file, and on no command line."""
+        pipe = os.path.join(tempfile.mkdtemp(prefix=".offer-", dir=self.root), "pipe")
+        os.mkfifo(pipe, 0o600)
+        if os.fork() == 0:
+            offer(pipe, request["text"].encode("utf-8"))
+        return {"pipe": pipe}, []
 
 
 class _Payload:
@@ -487,6 +521,138 @@ def set_aside(place: str) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def note_use(place: str) -> None:
+    """Note that somebody is about to use what lies here: nobody takes it away then."""
+    if os.path.isdir(place) or os.stat(place).st_nlink == 1:  # else its data would seem to have changed
+        os.utime(place)
+
+
+def needed(root: str) -> tuple[bytes, bytes]:
+    """The texts that name what is needed here: of runs that have not ended; and of all."""
+    live, all_of_them, seen = [], [], set()
+    workspaces = os.path.join(root, "workspaces")
+    os.makedirs(workspaces, mode=0o700, exist_ok=True)
+    for top, names, files in os.walk(workspaces, onerror=fail, followlinks=True):
+        names[:] = [name for name in names if name != ".labrun" and os.path.realpath(top) not in seen]
+        seen.add(os.path.realpath(top))
+        record, controller = read(top, "run.json"), [read(top, ".launch", name) for name in ("plan.json", "far")]
+        all_of_them += [record, *controller]
+        if is_live(record):
+            live.append(record)
+        if ".launch" in names and goes_on(top, controller[0], names):
+            live += controller
+        if "run.json" in files:
+            names[:] = []
+    return b"\n".join(live), b"\n".join(all_of_them)
+
+
+def fail(error: OSError) -> None:
+    """What cannot be looked at may need anything."""
+    raise error
+
+
+def goes_on(folder: str, plan: bytes, names: list[str]) -> bool:
+    """Whether anything of a folder of runs goes on, or is still to be: a search that is not over, too."""
+    if is_controlled(folder) or any(is_live(read(folder, name, "run.json")) for name in ["", *names]):
+        return True
+    return b'"command": [' in plan and not os.path.exists(os.path.join(folder, ".launch", "over"))
+
+
+def read(*parts: str) -> bytes:
+    """A file; nothing if it is not there."""
+    try:
+        with open(os.path.join(*parts), "rb") as file:
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return b""
+
+
+def is_live(record: bytes) -> bool:
+    """Whether a run's record is one of a run that has not ended; one that is damaged counts as such."""
+    try:
+        return bool(record) and json.loads(record.decode("utf-8"))["status"] not in ENDED
+    except (ValueError, KeyError, TypeError):
+        return True
+
+
+def unused(root: str) -> dict[str, tuple[str, list[str]]]:
+    """What no run needs that lies here, and nobody has used for a day: by name, what it is, and its files and folders.
+
+    Code and data stay while any run names them; what runs are carried out with, while one that has not ended does.
+    """
+    live, named = needed(root)
+    found: dict[str, tuple[str, list[str]]] = {}
+    for pattern, what, text in (
+        ("labrun/*", "labrun", live),
+        ("env/*", "an environment", live),
+        ("workspaces/*/outputs/.labrun/environments/*", "an environment of a script", live),
+        ("workspaces/*/outputs/.labrun/code/*", "code", named),
+        ("datastores/*", "data", named),
+        ("inherited/*", "another run's files", named),
+    ):
+        by_name: dict[str, list[str]] = {}
+        for place in sorted(glob.glob(os.path.join(glob.escape(root), pattern))):
+            by_name.setdefault(os.path.basename(place).partition(".")[0], []).append(place)
+        for name, places in by_name.items():
+            building = any(place.endswith(".build") and process_lives(place) for place in places)
+            if name.encode("utf-8") not in text and not building and all(map(is_old, places)):
+                found[os.path.relpath(os.path.join(os.path.dirname(places[0]), name), root)] = (what, places)
+    is_building = any(map(process_lives, glob.glob(os.path.join(glob.escape(root), "env", "*.build"))))
+    going = Counter(inode for _, places in found.values() for place in places for inode in inodes(place))
+    store = [
+        place
+        for place in walk(os.path.join(root, "store"))
+        if os.stat(place).st_nlink - going[os.stat(place).st_ino] < 2
+    ]
+    for name, what, places in (
+        ("store", "data", store),
+        ("cache", "packages that uv keeps", [] if is_building else [os.path.join(root, "cache")]),
+    ):
+        places = [place for place in places if os.path.exists(place) and is_old(place)]
+        if places:
+            found[name] = (what, places)
+    return found
+
+
+def is_old(place: str) -> bool:
+    """Whether nobody has used what lies here for a day."""
+    seconds = age(place)
+    return seconds is not None and seconds > LEFT_S
+
+
+def inodes(place: str) -> Iterator[int]:
+    """Those of the files of a folder."""
+    return (os.stat(one).st_ino for one in walk(place))
+
+
+def size_of(place: str) -> float:
+    """Bytes of a file or a folder; of a file with several names, its part."""
+    stats = [os.stat(one) for one in walk(place)]
+    return sum(stat.st_size / stat.st_nlink for stat in stats)
+
+
+def offer(pipe: str, text: bytes) -> None:
+    """Wait a while for a reader, in a process of its own, and end."""
+    try:
+        os.setsid()
+        quiet = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(quiet, descriptor)
+        os.closerange(3, 256)
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(remove_pipe(pipe)))
+        signal.alarm(OFFERED_S)
+        with open(pipe, "wb") as file:
+            file.write(text)
+    finally:
+        os._exit(remove_pipe(pipe))
+
+
+def remove_pipe(pipe: str) -> int:
+    """Take away a pipe and its folder."""
+    shutil.rmtree(os.path.dirname(pipe), ignore_errors=True)
+    return 0
+
+
 def is_built(folder: str) -> bool:
     """Whether an environment is there, and all that it had when it was first found.
 
@@ -504,7 +670,7 @@ def is_built(folder: str) -> bool:
     found = {name for name in found if not name.endswith("__pycache__")}
     known = lines_of(folder + ".files")
     if not known:
-        write(folder + ".files", "\n".join(sorted(found)).encode("utf-8"))
+        write_lines(folder + ".files", found)
     return known <= found
 
 
@@ -522,9 +688,14 @@ def lines_of(place: str) -> set[str]:
     """The lines of a file; none if it is not there."""
     try:
         with open(place, "rb") as file:
-            return set(file.read().decode("utf-8").splitlines())
+            return {line for line in os.fsdecode(file.read()).split("\n") if line}
     except OSError:
         return set()
+
+
+def write_lines(place: str, lines: set[str]) -> None:
+    """Write a file of names, but for those that are no line."""
+    write(place, os.fsencode("\n".join(sorted(line for line in lines if "\n" not in line))))
 
 
 def added(log: str, seen: int) -> tuple[str, int]:
@@ -759,14 +930,14 @@ def grown(
     return found, room
 
 
-def walk(top: str) -> Iterator[str]:
-    """Every plain file at or below a path; none through links."""
-    if os.path.isfile(top) and not os.path.islink(top):
+def walk(top: str, linked: bool = False) -> Iterator[str]:
+    """Every plain file at or below a path, and what links to one if wanted; no folder through a link."""
+    if os.path.isfile(top) and (linked or not os.path.islink(top)):
         yield top
     for folder, _, names in os.walk(top):
         for name in sorted(names):
             place = os.path.join(folder, name)
-            if os.path.isfile(place) and not os.path.islink(place) and ".partial" not in name:
+            if os.path.isfile(place) and (linked or not os.path.islink(place)) and not PARTIAL.search(name):
                 yield place
 
 
@@ -784,11 +955,17 @@ def facts(root: str, python: str | None, full: bool) -> dict[str, Any]:
         "uv": found_program("uv", root),
         "sbatch": shutil.which("sbatch"),
         "gpus": gpus(),
-        "python": None if python is None or not full else interpreter(os.path.expanduser(python)),
+        "python": None if python is None or not full else interpreter(python),
     }
     if found["sbatch"] and full:
         found["partitions"] = output(["sinfo", "--noheader", "--format=%P %a %D %c %m %G"])
     return found
+
+
+def program(name: str) -> str:
+    """The path of a program that a person names, with `~` or a variable."""
+    path = os.path.expanduser(os.path.expandvars(name))
+    return shutil.which(path) or path
 
 
 def found_program(name: str, root: str) -> str | None:

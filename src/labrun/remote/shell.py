@@ -37,6 +37,11 @@ RC = '[ -f ~/.bashrc ] && . ~/.bashrc; {exports}; PS1="(run {id}) $PS1"'
 """What an interactive bash reads first; the person's own file may set PATH, so ours comes after it."""
 BASH = "exec bash -c 'exec bash --rcfile <(printf %s \"$1\") -i' labrun {rc}"
 INTERACTIVE = f"command -v bash >/dev/null 2>&1 && {BASH}; exec sh -i"
+RECEIVE = (
+    'own=$(timeout 20 cat "$0") && eval "$own" || '
+    'echo "lab: the variables of compute.environment could not be set" >&2; unset own; exec "$@"'
+)
+"""For `sh -c`: takes the run's own variables from a pipe, and becomes a command."""
 READY_S = 60.0
 """How long the way to a node may take to be there: Slurm has to start a step."""
 
@@ -56,8 +61,10 @@ class Beside:
     record: Record
     folder: str
     """Its folder there."""
-    variables: Mapping[str, str]
-    """Where its programs and modules are."""
+    programs: Mapping[str, str]
+    """Variables that say where its programs and modules are."""
+    own: Mapping[str, str]
+    """Its own variables (`compute.environment`), as far as their values are known here: on no command line."""
     remote: Remote | None = None
     """None: this machine."""
     job: str | None = None
@@ -106,7 +113,7 @@ def beside(run_dir: Path, record: Record) -> Beside:
 
 def _here(run_dir: Path, record: Record) -> Beside:
     own = record.config.get("compute", {}).get("environment") or {}
-    known = variables.known_here(own)
+    known, missing = _values(own)
     script = record.config.get("script") or {}
     python = sys.executable
     with contextlib.suppress(RecordError):
@@ -114,8 +121,17 @@ def _here(run_dir: Path, record: Record) -> Beside:
         python = str(built / "bin" / "python") if built is not None else str(script.get("python") or python)
     job, node = _job(record, record.status)
     path = [] if script.get("python") or script.get("environment") else _path(run_dir, record)
-    found = {**known, **_programs(python, path), store.ROOT_VARIABLE: str(store.workspace())}
-    return Beside(record, str(run_dir), found, None, job, node, "", variables.missing(own))
+    found = {**_programs(python, path), store.ROOT_VARIABLE: str(store.workspace())}
+    return Beside(record, str(run_dir), found, known, None, job, node, "", missing)
+
+
+def _values(names: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
+    """A run's own variables whose values are known here; and the others."""
+    known: dict[str, str] = {}
+    for name, value in names.items():
+        with contextlib.suppress(ConfigError):  # it refers to a variable that is not set here
+            known |= variables.known_here({name: value})
+    return known, sorted(set(names) - set(known))
 
 
 def _path(run_dir: Path, record: Record) -> list[str]:
@@ -148,9 +164,10 @@ def _there(run_dir: Path, record: Record, folder: Path, link: links.Link) -> Bes
     elif script.get("python"):
         python, path = str(script["python"]), []
     named = record.config.get("compute", {}).get("environment") or {}
+    known, missing = _values(named)
     found = {**_programs(python, path), store.ROOT_VARIABLE: f"{link.root}/{link.workspace}"}
     programs = os.path.dirname(sbatch) if sbatch else ""
-    return Beside(record, f"{link.root}/{there}", found, link.machine, job, node, programs, sorted(named))
+    return Beside(record, f"{link.root}/{there}", found, known, link.machine, job, node, programs, missing)
 
 
 def _job(record: Record | Mapping[str, Any], status: str) -> tuple[str | None, str | None]:
@@ -168,7 +185,7 @@ def _programs(python: str, path: Sequence[str]) -> dict[str, str]:
 
 def script(place: Beside, command: Sequence[str], is_interactive: bool) -> str:
     """What `sh -c` is given at the run's place."""
-    exports = "; ".join(f"export {name}={_quoted(value)}" for name, value in place.variables.items())
+    exports = "; ".join(f"export {name}={_quoted(value)}" for name, value in place.programs.items())
     start = f"{exports}; cd {shlex.quote(place.folder)} || exit 1"
     if len(command) == 1 and any(character.isspace() for character in command[0]):
         return f"{start}; exec sh -c {shlex.quote(command[0])}"
@@ -185,16 +202,35 @@ def _quoted(value: str) -> str:
     return f'{shlex.quote(front)}:"$PATH"' if mark else shlex.quote(value)
 
 
-def reach(place: Beside, words: Sequence[str], tty: bool) -> list[str]:
-    """The command by which words are carried out where the run is."""
+def _offered(place: Beside) -> str | None:
+    """A pipe there from which the run's own variables can be read once; None if nothing is to be read."""
+    if place.remote is None or not place.own:
+        return None
+    text = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in place.own.items())
+    with Channel(place.remote) as conversation:
+        pipe: str = conversation.call("offer", text=text)["pipe"]
+    return pipe
+
+
+def reach(place: Beside, words: Sequence[str], tty: bool, pipe: str | None = None) -> list[str]:
+    """The command by which words are carried out where the run is.
+
+    Args:
+        place: the run's.
+        words: the command.
+        tty: it has a terminal.
+        pipe: what gives the run's own variables there; Slurm passes them on to its node.
+    """
     there = list(words)
     if place.job is not None:
         node = [f"--nodelist={place.node}"] if place.node else []
         step = [*node, "--overlap", "--nodes=1", "--ntasks=1", "--quiet", *["--pty"] * tty]
         there = [*_step_of(place.job, place.slurm), *step, *there]
+    if pipe is not None:
+        there = ["sh", "-c", RECEIVE, pipe, *there]
     if place.remote is None:
         return there
-    return [*ssh.command(place.remote, tty=tty), place.remote.address, f"exec {shlex.join(there)}"]
+    return [*ssh.command(place.remote, tty=tty), place.remote.address, ssh.for_any_shell(there)]
 
 
 def _step_of(job: str, programs: str) -> list[str]:
@@ -214,14 +250,18 @@ def run(place: Beside, command: Sequence[str], forwards: Sequence[Forward]) -> i
         UnreachableError: the machine does not answer.
     """
     is_interactive = not command and os.isatty(0)
-    words = reach(place, ["sh", "-c", script(place, command, is_interactive)], tty=is_interactive)
+    words = ["sh", "-c", script(place, command, is_interactive)]
+    environment = None
+    if place.remote is None:
+        environment = {**os.environ, **place.own}
+    words = reach(place, words, tty=is_interactive, pipe=_offered(place))
     with contextlib.ExitStack() as stack:
         if forwards and (place.remote is not None or place.job is not None):
             stack.enter_context(forwarded(place, forwards))
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to the shell, too
         stack.callback(signal.signal, signal.SIGINT, before)
         try:
-            process = subprocess.Popen(words, preexec_fn=_interruptible)  # noqa: PLW1509 - no thread holds a lock then
+            process = subprocess.Popen(words, env=environment, preexec_fn=_interruptible)  # noqa: PLW1509 - no thread
         except OSError as error:
             raise ConfigError(f"{words[0]} cannot be started: {error.strerror or error}") from error
         code = process.wait()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from labrun.errors import LabrunError
@@ -25,6 +27,9 @@ LONGEST = 40
 
 class UnreachableError(LabrunError):
     """The machine cannot be reached now; it may be later."""
+
+    lived_s = 0.0
+    """For how long it had answered, or taken what was sent, before."""
 
 
 class LoginError(UnreachableError):
@@ -72,10 +77,23 @@ def command(remote: Remote, asks: bool = False, kept: str = KEPT, tty: bool = Fa
         "ClearAllForwardings": "yes",
         "ForwardAgent": "no",
         "RequestTTY": "force" if tty else "no",
+        "RemoteCommand": "none",
         "LogLevel": "ERROR",
     }
     config = [] if remote.ssh_config is None else ["-F", str(Path(remote.ssh_config).expanduser())]
     return ["ssh", *config, *(word for name, value in options.items() for word in ("-o", f"{name}={value}"))]
+
+
+def for_any_shell(words: Sequence[str]) -> str:
+    """A command line that every login shell takes alike: csh changes `!` and line ends, and fish backslashes."""
+    line = f"exec {shlex.join(words)}"
+    if not set(line) & set("!\\\n"):
+        return line
+    octal = ("".join(f"\\0{byte:03o}" for byte in c.encode("utf-8", "surrogateescape")) for c in line)
+    coded = "".join(
+        c if c.isascii() and (c.isalnum() or c in " -_./") else code for c, code in zip(line, octal, strict=True)
+    )
+    return f'exec sh -c \'eval "$(printf %b "{coded}")"\''
 
 
 def connect(remote: Remote) -> int:

@@ -98,7 +98,7 @@ def remove(options: argparse.Namespace) -> int:
             sys.stderr.write(f"lab: stays: run {why.run.id}: {why.text}{more}\n")
     if not going:
         return 1
-    if not _agreed(f"Remove {_count(going)}?", options.yes):
+    if not agreed(f"Remove {_count(going)}?", options.yes):
         return 1
     there = {} if options.here else _agreed_there(going, options.yes)
     live = [d for d in forced if shown(d, records.read(d)) in removing.LIVE]
@@ -113,14 +113,13 @@ def _agreed_there(going: Sequence[Pair], yes: bool) -> removal.Places:
     """Where the runs that are to go lie on other machines, and are to be removed, too."""
     found = removal.places(going)
     count = {name: sum(map(len, folders.values())) for name, folders in found.items()}
-    agreed = {
+    return {
         name: folders
         for name, folders in found.items()
-        if _agreed(
+        if agreed(
             f"Also on {name}, where {checking.counted(count[name], 'run')} of them lie{'s' * (count[name] == 1)}?", yes
         )
     }
-    return agreed
 
 
 def _remove_there(found: removal.Places) -> None:
@@ -165,7 +164,8 @@ def _list(going: Sequence[Pair], shown: StatusResolver) -> None:
         print("\n".join(report.columns([("id", "experiment", "status", "age", "size", "folder"), *rows])))
 
 
-def _agreed(question: str, yes: bool) -> bool:
+def agreed(question: str, yes: bool) -> bool:
+    """Whether the person at the terminal agrees, or has said so before."""
     if yes:
         return True
     if not sys.stdin.isatty():
@@ -204,7 +204,7 @@ def gc(options: argparse.Namespace) -> int:
         print("nothing to remove")
         return 0
     parts = ([_count(going)] if going else []) + ([f"{len(waste)} other folders"] if waste else [])
-    if not _agreed(f"Remove {' and '.join(parts)}?", options.yes):
+    if not agreed(f"Remove {' and '.join(parts)}?", options.yes):
         return 1
     _remove_there({} if options.here else _agreed_there(going, options.yes))
     _remove(root, going)
