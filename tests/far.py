@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import random
+import re
 import shutil
 import signal
 import site
@@ -17,6 +19,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -30,6 +33,8 @@ from servers import sshd_command
 
 USER = "far"
 PYTHON = "/opt/env/bin/python"
+PACKAGES = f"/opt/env/{Path(sysconfig.get_path('purelib')).relative_to(sys.prefix)}"
+"""Where that interpreter's packages are, there."""
 
 SETUP = r"""
 set -eu
@@ -62,10 +67,11 @@ chown {uid}:{gid} /home/{user}
 for hidden in {hidden}; do mount -t tmpfs -o mode=1777 tmpfs $hidden; done
 for name in {leftovers}; do mount -t tmpfs tmpfs /opt/env/{site}/$name; done
 cd /
-exec {sshd} -D -e -f /opt/ssh/sshd_config
+{sshd} -D -e -f /opt/ssh/sshd_config &
+sleep infinity &
+wait
 """
-CONFIG = """Port {port}
-ListenAddress {address}
+CONFIG = """ListenAddress {address}
 HostKey /opt/ssh/host
 PidFile none
 StrictModes no
@@ -92,10 +98,7 @@ class Far:
         more: further lines of its setup, a shell's.
         uid: of its user.
         gid: of its user's group.
-        port: of sshd.
         uses_pam: sshd asks PAM.
-        is_login_node: it is one of the test Slurm, whose daemons listen on this machine's loopback alone: so it has no
-            network of its own.
     """
 
     folder: Path
@@ -107,8 +110,6 @@ class Far:
     more: str = ""
     uid: int = 4242
     gid: int = 4242
-    port: int = 22
-    is_login_node: bool = False
     uses_pam: bool = False
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
@@ -122,7 +123,12 @@ class Far:
 
     @property
     def address(self) -> str:
-        return "127.0.0.1" if self.is_login_node else f"10.77.{self.number}.2"
+        return f"10.77.{self.number}.2"
+
+    @property
+    def gateway(self) -> str:
+        """This side's end of its link."""
+        return f"10.77.{self.number}.1"
 
     @property
     def sockets(self) -> Path:
@@ -138,11 +144,9 @@ class Far:
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / name)], check=True)
         shutil.copy(self.folder / "user.pub", self.folder / "authorized")
         public = (self.folder / "host.pub").read_text().split()
-        host = self.address if self.port == 22 else f"[{self.address}]:{self.port}"
-        (self.folder / "known_hosts").write_text(f"{host} {public[0]} {public[1]}\n")
+        (self.folder / "known_hosts").write_text(f"{self.address} {public[0]} {public[1]}\n")
         self.ssh_config.write_text(
-            f"Host box\n  HostName {self.address}\n  Port {self.port}\n  User {USER}\n"
-            f"  IdentityFile {self.folder}/user\n"
+            f"Host box\n  HostName {self.address}\n  User {USER}\n  IdentityFile {self.folder}/user\n"
             f"  IdentitiesOnly yes\n  UserKnownHostsFile {self.folder}/known_hosts\n  StrictHostKeyChecking yes\n"
         )
 
@@ -151,21 +155,17 @@ class Far:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._make_keys()
         (self.folder / "sshd_config").write_text(
-            CONFIG.format(address=self.address, port=self.port, pam="yes" if self.uses_pam else "no", more=self.sshd)
+            CONFIG.format(address=self.address, pam="yes" if self.uses_pam else "no", more=self.sshd)
         )
         (self.folder / "banner").write_text("This machine is for tests alone.\n")
         for words in (
-            ()
-            if self.is_login_node
-            else (
-                f"netns add {self.namespace}",
-                f"link add {self.link} type veth peer name eth0 netns {self.namespace}",
-                f"addr add 10.77.{self.number}.1/30 dev {self.link}",
-                f"link set {self.link} up",
-                f"-n {self.namespace} addr add {self.address}/30 dev eth0",
-                f"-n {self.namespace} link set eth0 up",
-                f"-n {self.namespace} link set lo up",
-            )
+            f"netns add {self.namespace}",
+            f"link add {self.link} type veth peer name eth0 netns {self.namespace}",
+            f"addr add {self.gateway}/30 dev {self.link}",
+            f"link set {self.link} up",
+            f"-n {self.namespace} addr add {self.address}/30 dev eth0",
+            f"-n {self.namespace} link set eth0 up",
+            f"-n {self.namespace} link set lo up",
         ):
             subprocess.run(["ip", *words.split()], check=True)
 
@@ -204,7 +204,7 @@ class Far:
         unshare = ["unshare", "--mount", "--uts", "--pid", "--ipc", "--fork", "--kill-child"]
         with open(self.folder / "sshd.log", "ab") as log:
             self.process = subprocess.Popen(
-                [*([] if self.is_login_node else ["ip", "netns", "exec", self.namespace]), *unshare, "sh", str(script)],
+                ["ip", "netns", "exec", self.namespace, *unshare, "sh", str(script)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -212,7 +212,7 @@ class Far:
             )
         end = time.monotonic() + 20
         while time.monotonic() < end:
-            with contextlib.suppress(OSError), socket.create_connection((self.address, self.port), 1):
+            with contextlib.suppress(OSError), socket.create_connection((self.address, 22), 1):
                 return
             assert self.process.poll() is None, (self.folder / "sshd.log").read_text()
             time.sleep(0.05)
@@ -226,7 +226,7 @@ class Far:
             self.process.wait()
             self.process = None
 
-    def make_known(self, workspace: Path, monkeypatch: pytest.MonkeyPatch, **settings: str) -> None:
+    def make_known(self, workspace: Path, monkeypatch: pytest.MonkeyPatch, **settings: str | None) -> None:
         """Tell labrun of it, in a workspace of the laptop's."""
         monkeypatch.setenv(remotes.VARIABLE, str(self.folder / "remotes.json"))
         monkeypatch.setenv(ssh.SOCKET_VARIABLE, str(self.sockets))
@@ -240,12 +240,19 @@ class Far:
         """Cut the connection, or mend it."""
         subprocess.run(["ip", "link", "set", self.link, "up" if up else "down"], check=True)
 
+    def kill_sshd(self) -> None:
+        """Kill sshd, the one that listens and those of its connections."""
+        self.inside("pkill -9 -x sshd; while pgrep -x sshd; do sleep 0.01; done")
+
+    def start_sshd(self) -> None:
+        """Start it again."""
+        self.inside(f"{sshd_command()} -f /opt/ssh/sshd_config -E /opt/ssh/log")
+
     def close(self) -> None:
         """Nothing of it is left."""
         self.stop()
         shutil.rmtree(self.sockets, ignore_errors=True)
-        if not self.is_login_node:
-            subprocess.run(["ip", "netns", "del", self.namespace], check=False)
+        subprocess.run(["ip", "netns", "del", self.namespace], check=False)
 
     def inside(self, command: str) -> str:
         """What a shell command prints there, as root."""
@@ -264,6 +271,112 @@ class Far:
         assert self.process is not None
         found = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=True)
         return int(found.stdout.split()[0])
+
+
+class Line:
+    """Passes connections on to another address; late, if wanted, and now and then a second later still.
+
+    The kernels of tests may have neither `netem` nor address translation. What TCP loses comes later, and nothing else
+    can be seen of it.
+
+    Args:
+        target: the address and the port that connections are passed on to.
+        at: where they come in; port 0: any.
+        late_s: by how much each byte is late, each way.
+        stall_every: one of so many pieces is a second later still; 0: none.
+    """
+
+    def __init__(
+        self, target: tuple[str, int], at: tuple[str, int] = ("127.0.0.1", 0), late_s: float = 0.0, stall_every: int = 0
+    ) -> None:
+        self._target, self._late_s, self._stall_every = target, late_s, stall_every
+        self._server = socket.create_server(at)
+        self.port, self.stalls = self._server.getsockname()[1], 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._server.accept()
+            except OSError:
+                return
+            try:
+                distant = socket.create_connection(self._target)
+            except OSError:
+                near.close()
+                continue
+            for source, sink in ((near, distant), (distant, near)):
+                late: queue.Queue[tuple[float, bytes]] = queue.Queue()
+                threading.Thread(target=self._take, args=(source, late), daemon=True).start()
+                threading.Thread(target=self._give, args=(sink, late), daemon=True).start()
+
+    def _take(self, source: socket.socket, late: queue.Queue[tuple[float, bytes]]) -> None:
+        content = b"-"
+        while content:
+            try:
+                content = source.recv(1 << 16)
+            except OSError:
+                content = b""
+            late.put((time.monotonic() + self._late_s, content))
+
+    def _give(self, sink: socket.socket, late: queue.Queue[tuple[float, bytes]]) -> None:
+        given = 0
+        while True:
+            moment, content = late.get()
+            given += 1
+            if self._stall_every and given % self._stall_every == 0:
+                self.stalls += 1
+                moment += 1.0
+            time.sleep(max(0.0, moment - time.monotonic()))
+            with contextlib.suppress(OSError):
+                if not content:
+                    return sink.shutdown(socket.SHUT_WR)
+                sink.sendall(content)
+
+    def close(self) -> None:
+        """Take no more connections."""
+        with contextlib.suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+
+
+SRUN_PORTS = 24
+"""Where `srun` on a login node listens for answers: so many."""
+
+
+@contextlib.contextmanager
+def cluster_beside(far: Far) -> Iterator[None]:
+    """Inside, a login node has the test Slurm at the other end of its link.
+
+    The daemons listen on this machine's loopback alone. So their ports are passed on from the link, and those of
+    `srun` from the loopback; the login node's own `slurm.conf` says so. To be entered before it is started.
+    """
+    conf = Path("/etc/slurm/slurm.conf").resolve()
+    text = conf.read_text()
+    ends = re.findall(r"\bPort=(\d+)-(\d+)", text)
+    ports = [int(one) for one in re.findall(r"^(?:SlurmctldPort|AccountingStoragePort)=(\d+)", text, re.MULTILINE)]
+    ports += [port for first, last in ends for port in range(int(first), int(last) + 1)]
+    with contextlib.ExitStack() as stack:
+        for port in ports:
+            stack.callback(Line(("127.0.0.1", port), (far.gateway, port)).close)
+        srun = _srun_lines(far, stack)
+        text = re.sub(
+            r"^CommunicationParameters=.*$", f"SrunPortRange={srun}-{srun + SRUN_PORTS - 1}", text, flags=re.MULTILINE
+        )
+        (far.folder / "slurm.conf").write_text(text.replace("127.0.0.1", far.gateway))
+        far.more += f"\nmount --bind {far.folder}/slurm.conf {conf}"
+        yield
+
+
+def _srun_lines(far: Far, stack: contextlib.ExitStack) -> int:
+    """The first of the ports of this machine that lead to the same ones of a login node."""
+    while True:
+        first = random.randrange(20000, 32000)
+        with contextlib.ExitStack() as lines, contextlib.suppress(OSError):
+            for port in range(first, first + SRUN_PORTS):
+                lines.callback(Line((far.address, port), ("127.0.0.1", port)).close)
+            stack.enter_context(lines.pop_all())
+            return first
 
 
 @contextlib.contextmanager
@@ -315,12 +428,13 @@ def free_number() -> int:
 
 
 @contextlib.contextmanager
-def machine(folder: Path, **settings: Any) -> Iterator[Far]:
-    """A machine, up; nothing is left of it in the end."""
+def machine(folder: Path, is_login_node: bool = False, **settings: Any) -> Iterator[Far]:
+    """A machine, up, perhaps a login node of the test Slurm; nothing is left of it in the end."""
     far = Far(folder, free_number(), **settings)
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(far.close)
         far.make()
+        if is_login_node:
+            stack.enter_context(cluster_beside(far))
         far.start()
         yield far
-    finally:
-        far.close()

@@ -40,12 +40,20 @@ def write_project(folder: Path) -> None:
         (folder / "conf" / name).write_text(text)
 
 
-def only_tinything(folder: Path, monkeypatch: pytest.MonkeyPatch) -> environment.Environment:
-    """Have this machine's environment consist of one package, of which pip finds a wheel in a folder here alone."""
+def only_tinything(folder: Path, monkeypatch: pytest.MonkeyPatch, more: str = "") -> environment.Environment:
+    """Have this machine's environment consist of one package, of which pip finds a wheel in a folder here alone.
+
+    Args:
+        folder: a test's; `house` in it has the wheel.
+        monkeypatch: the test's.
+        more: a folder there with packages that the environment has, too.
+    """
     house = folder / "house"
     house.mkdir()
     with zipfile.ZipFile(house / "tinything-1.0-py3-none-any.whl", "w") as file:
         file.writestr("tinything.py", "ANSWER = 42\n")
+        if more:
+            file.writestr("tinything.pth", f"{more}\n")
         file.writestr("tinything-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tinything\nVersion: 1.0\n")
         file.writestr("tinything-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\nRoot-Is-Purelib: true\n")
         file.writestr("tinything-1.0.dist-info/RECORD", "")

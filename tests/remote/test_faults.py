@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import io
 import json
 import os
-import queue
 import shutil
 import signal
 import socket
@@ -14,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +22,7 @@ import pytest
 
 import far
 from conftest import Command
+from far_project import only_tinything
 from helpers import PLAIN, call_here, program, wait_for
 from labrun import app, cli
 from labrun.errors import LabrunError
@@ -77,8 +78,7 @@ def script(workspace: Path) -> None:
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits long for a machine that does not answer."""
-    monkeypatch.setattr(channel, "QUIET_S", 1.0)
+    """Nobody waits long before the next try."""
     monkeypatch.setattr(channel, "LONGEST_PAUSE_S", 0.5)
     monkeypatch.setattr(backend, "LONGEST_PAUSE_S", 0.5)
 
@@ -92,63 +92,193 @@ def ledger(box: far.Far) -> list[str]:
     return sorted(box.inside(f"cat /home/{far.USER}/ledger; rm -f /home/{far.USER}/ledger").splitlines())
 
 
+LONG_CUT_S = 120.0
+LOGGING = """
+import pathlib, sys, time
+import labrun
+with open(pathlib.Path.home() / "ledger", "a") as file:
+    file.write(f"begun {sys.argv[1]}\\n")
+for second in range(40):
+    time.sleep(1)
+    labrun.log("second", second)
+    print(second, flush=True)
+"""
+
+
+class CutOff:
+    """A sweep on a machine of its own; once it runs, the link is down for two minutes. A process here follows it.
+
+    Args:
+        machine: where it runs.
+        workspace: the laptop's.
+        variables: of that process.
+    """
+
+    def __init__(self, machine: far.Far, workspace: Path, variables: dict[str, str]) -> None:
+        self.machine, self.workspace = machine, workspace
+        (workspace / "train.py").write_text(LOGGING)
+        words = ("-m", "experiment=script", "script.path=train.py", "script.positional=[${seed}]", "seed=0,1,2,3")
+        words += ("compute.host=box", "compute.max_parallel=1", "tracking=none")
+        with open(workspace.parent / "told", "wb") as told:
+            self.process = subprocess.Popen(
+                program("labrun", *words), cwd=workspace, env=variables, stdout=subprocess.DEVNULL, stderr=told
+            )
+        self.running: list[str] = []
+        """What was running here when the link went down, and when it came up again."""
+        self.cutting = threading.Thread(target=self._cut, daemon=True)
+        self.cutting.start()
+
+    def _cut(self) -> None:
+        wait_for(lambda: self._running() or self.process.poll() is not None)
+        self.running.append(self._running())
+        self.machine.set_link(up=False)
+        time.sleep(LONG_CUT_S)
+        self.running.append(self._running())
+        self.machine.set_link(up=True)
+
+    def _running(self) -> str:
+        return " ".join(str(one.config["seed"]) for one in runs_of(self.workspace) if one.status == "running")
+
+
+@pytest.fixture(scope="session")
+def cut_off(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CutOff]:
+    """See `CutOff`."""
+    if (why := far.can_be_had()) is not None:
+        pytest.skip(why)
+    folder = tmp_path_factory.mktemp("cut")
+    (folder / "laptop").mkdir()
+    with far.machine(folder / "machine") as machine:
+        with pytest.MonkeyPatch.context() as patch:
+            machine.make_known(folder / "laptop", patch)
+            variables = dict(os.environ)
+        found = CutOff(machine, folder / "laptop", variables)
+        try:
+            yield found
+        finally:
+            found.process.kill()
+            found.process.wait()
+
+
+def test_a_link_goes_down_for_two_minutes(cut_off: CutOff) -> None:
+    """What comes of it tells `test_a_link_was_down_for_two_minutes`: other tests go on meanwhile."""
+    assert cut_off.process.poll() is None
+
+
 class Cutting:
-    """Pulls the plug once in each phase of a submit.
+    """Cuts the connection once in each phase of a submit, of which the environment there is one.
 
     Args:
         box: the machine.
+        phases: those in which it is cut.
         monkeypatch: the test's.
+        kills: sshd is killed, and started again; else the link goes down.
     """
 
-    PHASES = ("have", "put labrun", "put workspaces", "store", "link", "begin", "news")
+    PHASES = (
+        "have",
+        "put labrun",
+        "put workspaces",
+        "built",
+        "put bin",
+        "store wheels",
+        "link env",
+        "spawn",
+        "wait",
+        "store data",
+        "link datastores",
+        "begin",
+        "news",
+    )
+    ANSWERS = ("spawn", "begin")
+    """Of these the answer is lost."""
+    HOLD = f"while [ -e /home/{far.USER}/hold ]; do sleep 0.05; done\n"
+    """The environment is not there before `wait` was cut."""
 
-    def __init__(self, box: far.Far, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.box, self.cut, self._phase = box, [], ""
+    def __init__(
+        self, box: far.Far, phases: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, kills: bool = False
+    ) -> None:
+        self.box, self.cut, self._left, self._kills = box, [], set(phases), kills
+        self._phase, self._is_built = "", False
+        box.inside(f"touch /home/{far.USER}/hold")
+        monkeypatch.setattr(environment, "BUILD", self.HOLD + environment.BUILD)
         write, answer = channel.Channel._write, channel.Channel._answer
 
         def write_and_cut(conversation: channel.Channel, content: bytes) -> None:
             if content.startswith(b'{"do": "'):
                 asked = json.loads(content)
-                to = str(asked.get("to", "")).partition("/")[0] if asked["do"] == "put" else ""
-                self._phase = f"{asked['do']} {to}".strip()
-                if not asked["bytes"] and self._phase != "begin":
-                    self._pull(self._phase)
+                self._phase = self._phase_of(asked)
+                if not asked["bytes"] and self._phase not in self.ANSWERS:
+                    self._pull(conversation)
             elif self._phase:  # in the middle of a file
-                self._pull(self._phase)
+                self._pull(conversation)
             write(conversation, content)
 
         def answer_lost(conversation: channel.Channel, quiet_s: float | None) -> tuple[dict[str, Any], int]:
-            if self._phase == "begin" and "begin" not in self.cut:
-                self.cut.append("begin")
+            if self._phase in self.ANSWERS and self._phase in self._left:
                 found = answer(conversation, quiet_s)
                 assert found[0]["state"] == "started"
+                self._pull(conversation)
                 raise UnreachableError("the answer is lost")
             return answer(conversation, quiet_s)
 
         monkeypatch.setattr(channel.Channel, "_write", write_and_cut)
         monkeypatch.setattr(channel.Channel, "_answer", answer_lost)
 
-    def _pull(self, phase: str) -> None:
-        if phase in self.PHASES and phase not in self.cut:
-            self.cut.append(phase)
+    def _phase_of(self, asked: dict[str, Any]) -> str:
+        to = str(asked.get("to", "")).partition("/")[0]
+        if asked["do"] == "store":
+            to = "data" if self._is_built else "wheels"
+        self._is_built = self._is_built or asked["do"] == "wait"
+        return f"{asked['do']} {to}".strip()
+
+    def _pull(self, conversation: channel.Channel) -> None:
+        if self._phase not in self._left:
+            return
+        self._left.remove(self._phase)
+        self.cut.append(self._phase)
+        if self._phase == "wait":
+            self.box.inside(f"rm /home/{far.USER}/hold")
+        if self._kills:
+            self.box.kill_sshd()
+            threading.Timer(0.6, self.box.start_sshd).start()
+        else:
+            conversation._quiet_s = 1.0  # nobody waits for long: the next one has all the patience
             self.box.set_link(up=False)
             threading.Timer(1.2, self.box.set_link, [True]).start()
 
 
-def test_a_link_that_is_cut_in_each_phase_of_a_submit(
-    box: far.Far, script: None, hasty: None, labrun_here: Command, workspace: Path, monkeypatch: pytest.MonkeyPatch
+KILLED = ("put labrun", "wait", "store data", "begin", "news")
+
+
+@pytest.mark.parametrize("phases", [Cutting.PHASES, KILLED], ids=["link", "sshd"])
+def test_a_connection_that_is_cut_in_each_phase_of_a_submit(
+    box: far.Far,
+    script: None,
+    hasty: None,
+    labrun_here: Command,
+    workspace: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    phases: tuple[str, ...],
 ) -> None:
-    """Takes over 15 s: the link is down for a while in each of seven phases."""
+    """Takes over 15 s: there is no connection for a while in each of the phases; `news` is one of runs at work."""
+    if environment.uv_here() is None:
+        pytest.skip("needs uv")
     box.inside(f"rm -rf /home/{far.USER}/.labrun")
-    cutting = Cutting(box, monkeypatch)
+    place = tmp_path_factory.mktemp("packages")
+    only_tinything(place, monkeypatch, more=far.PACKAGES)
+    box.make_known(workspace, monkeypatch, python=None, wheelhouse=str(place / "house"))
+    cutting = Cutting(box, phases, monkeypatch, kills=phases is KILLED)
     done = labrun_here(*WORDS, "seed=0,1,2", "compute.retries=1")
     assert done.returncode == 0, done.stderr
-    assert set(cutting.cut) == set(cutting.PHASES), cutting.cut
+    assert set(cutting.cut) == set(phases), cutting.cut
     found = runs_of(workspace)
     assert [one.status for one in found] == ["completed"] * 3
     assert [len(one.attempts) for one in found] == [1, 2, 1]  # what fails there and is tried again is not taken as over
     assert ledger(box) == ["begun 0", "begun 1", "begun 1", "begun 2"]
-    assert not any(".partial" in name for name in box.inside(f"find /home/{far.USER}/.labrun").split())
+    top = f"/home/{far.USER}/.labrun"
+    assert not any(".partial" in name for name in box.inside(f"find {top}").split())
+    assert box.inside(f"grep -h tinything== {top}/env/*.log").split("\n") == [" + tinything==1.0", ""], "built once"
 
 
 @pytest.fixture
@@ -240,8 +370,84 @@ def test_two_builds_at_once_leave_one_environment(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "env").iterdir()) == ["k", "k.build"]
 
 
+def test_what_no_run_needs_is_removed_and_nothing_else(there: helper.Helper) -> None:
+    root, nothing = Path(there.root), helper._Payload(io.BytesIO(), 0)
+
+    def run(name: str, status: str, code: str, env: str) -> None:
+        folder = root / "workspaces" / "w" / "outputs" / "x" / name
+        (folder / ".launch").mkdir(parents=True)
+        (folder / ".launch" / "plan.json").write_text(json.dumps({"command": None, "path": [f"{root}/{env}/lib"]}))
+        (folder / ".launch" / "far").write_text(json.dumps({"host": "x", "needs": [f"{root}/labrun/{name}"]}))
+        (folder / "run.json").write_text(json.dumps({"status": status, "code": {"folder": f"/x/code/{code}"}}))
+
+    run("over", "completed", "c0de1", "env/e1")
+    run("live", "queued", "c0de2", "env/e2")
+    top = "workspaces/w/outputs/.labrun/code"
+    for name in ("c0de1", "c0de2", "c0de3", "c0de4"):
+        (root / top / name).mkdir(parents=True)
+    for name in ("env/e1", "env/e2", "env/e3", "labrun/over", "labrun/live", "datastores/d1", "cache/uv"):
+        (root / name).mkdir(parents=True)
+    (root / "env" / "e1.log").write_text("built")
+    (root / "scratch").mkdir()
+    (root / "workspaces" / "w").rename(root / "scratch" / "w")
+    (root / "workspaces" / "w").symlink_to(root / "scratch" / "w")
+    (root / "env" / "e3.build").write_text(
+        json.dumps({"pid": os.getpid(), "start": helper.start_of(os.getpid()), "host": socket.gethostname()})
+    )
+    for name in ("one", "two", "three"):
+        there.do_store({"store": "store", "digest": hashlib.sha256(name.encode()).hexdigest()}, payload_of(name))
+    two = hashlib.sha256(b"two").hexdigest()
+    os.link(root / "store" / two[:2] / two, root / "datastores" / "d1" / "f")
+    (root / "workspaces" / "w" / "outputs" / "x" / "over" / "annotations.jsonl").write_text("datastores/d1")
+    assert there.do_unused({}, nothing)[0]["unused"] == {}, "all of it was used today"
+    for place in root.rglob("*"):
+        os.utime(place, (time.time() - 2 * helper.LEFT_S,) * 2)
+    there.do_have({"paths": [f"{top}/c0de4"]}, nothing)  # somebody is about to send runs
+    found = there.do_unused({}, nothing)[0]["unused"]
+    wanted = {"env/e1", "labrun/over", f"{top}/c0de3", "datastores/d1", "store"}
+    assert set(found) == wanted and found["store"] == ["data", 11 - 3 / 2]
+    there.do_unused({"remove": [*found, "env/e2"]}, nothing)
+    assert not any((root / name).exists() for name in {*wanted - {"store"}, "env/e1.log", f"store/{two[:2]}/{two}"})
+    kept = ("env/e2", "env/e3", "labrun/live", f"{top}/c0de1", f"{top}/c0de2", f"{top}/c0de4")
+    assert all((root / name).exists() for name in kept)
+    assert len(list(root.rglob("run.json"))) == 2
+    assert there.do_unused({}, nothing)[0]["unused"] == {}
+    (root / "env" / "e3.build").unlink()
+    assert set(there.do_unused({}, nothing)[0]["unused"]) == {"env/e3", "cache"}
+
+
+def payload_of(text: str) -> helper._Payload:
+    return helper._Payload(io.BytesIO(text.encode()), len(text))
+
+
+def test_patience_begins_anew_when_the_machine_was_reached(box: far.Far, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "LONGEST_PAUSE_S", 0.3)
+    tries: list[float] = []
+
+    def attempt() -> str:
+        with channel.Channel(remotes.get("box")) as conversation:
+            tries.append(time.monotonic())
+            if len(tries) > 1:
+                return "done"
+            time.sleep(1.6)  # an environment is built, say, for longer than anybody is patient
+            conversation.call("have", paths=[])
+            box.kill_sshd()
+            box.start_sshd()
+            conversation.call("have", paths=[])
+        raise AssertionError("the connection is cut")
+
+    assert channel.persistent(attempt, 1.5, lambda why: None) == "done"
+
+    def in_vain() -> None:
+        raise UnreachableError("no")
+
+    with pytest.raises(UnreachableError):
+        channel.persistent(in_vain, 0.5, lambda why: None)
+
+
 def test_code_that_was_half_removed_is_put_back(there: helper.Helper, tmp_path: Path) -> None:
-    file, size = packed.archive({"a.py": b"1", "b/c.py": b"2"})
+    odd = os.fsdecode(b"n\xe9.py")
+    file, size = packed.archive({"a.py": b"1", "b/c.py": b"2", "two\nlines.py": b"", "page\x0c.py": b"", odd: b""})
     content = file.read()
 
     def put() -> bool:
@@ -561,26 +767,29 @@ def test_a_full_disk_there_is_told_and_leaves_nothing_half(
     assert set(ledger(small)) == {f"begun {number}" for number in (0, 2, 3, 4)}
 
 
-def test_a_clock_two_hours_ahead(
+@pytest.mark.parametrize(("by", "told"), [("+2h", "ahead of"), ("-2h", "behind")])
+def test_clocks_two_hours_apart(
     tmp_path_factory: pytest.TempPathFactory,
     script: None,
     labrun_here: Command,
     lab_here: Command,
     workspace: Path,
     monkeypatch: pytest.MonkeyPatch,
+    by: str,
+    told: str,
 ) -> None:
     """All that the user there starts has another time, its files' times included."""
     if (why := far.can_be_had()) is not None:
         pytest.skip(why)
     library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
     assert library is not None, "tests/storage/install fetches faketime"
-    set_clock = f"SetEnv LD_PRELOAD={library} FAKETIME=+2h"
+    set_clock = f"SetEnv LD_PRELOAD={library} FAKETIME={by}"
     with far.machine(tmp_path_factory.mktemp("ahead"), sshd=set_clock) as ahead:
         ahead.make_known(workspace, monkeypatch)
         began = records.now()
         done = labrun_here(*WORDS, "seed=0,1", "compute.retries=1")
         assert done.returncode == 0, done.stderr
-        assert "the clock of box is 2.0 h ahead of this machine's" in done.stderr
+        assert f"the clock of box is 2.0 h {told} this machine's" in done.stderr
         found = runs_of(workspace)
         assert [one.status for one in found] == ["completed"] * 2
         for one in found:
@@ -590,72 +799,34 @@ def test_a_clock_two_hours_ahead(
         assert "2.0 h" not in lab_here("runs", "ls").stdout
 
 
-class SlowLink:
-    """Takes connections for a machine, and has each byte come 200 ms late; now and then nothing comes for a second.
-
-    Args:
-        address: the machine's.
-    """
-
-    def __init__(self, address: str) -> None:
-        self._address, self._server = address, socket.create_server(("127.0.0.1", 0))
-        self.port, self.stalls = self._server.getsockname()[1], 0
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                near, _ = self._server.accept()
-                distant = socket.create_connection((self._address, 22))
-                for source, target in ((near, distant), (distant, near)):
-                    late: queue.Queue[tuple[float, bytes]] = queue.Queue()
-                    threading.Thread(target=self._take, args=(source, late), daemon=True).start()
-                    threading.Thread(target=self._give, args=(target, late), daemon=True).start()
-
-    def _take(self, source: socket.socket, late: queue.Queue[tuple[float, bytes]]) -> None:
-        content = b"-"
-        while content:
-            try:
-                content = source.recv(1 << 16)
-            except OSError:
-                content = b""
-            late.put((time.monotonic() + 0.2, content))
-
-    def _give(self, target: socket.socket, late: queue.Queue[tuple[float, bytes]]) -> None:
-        given = 0
-        while True:
-            moment, content = late.get()
-            given += 1
-            if given % 50 == 0:
-                self.stalls += 1
-                moment += 1.0
-            time.sleep(max(0.0, moment - time.monotonic()))
-            with contextlib.suppress(OSError):
-                if not content:
-                    return target.shutdown(socket.SHUT_WR)
-                target.sendall(content)
-
-    def close(self) -> None:
-        self._server.close()
-
-
 def test_a_slow_link(
-    box: far.Far, script: None, labrun_here: Command, workspace: Path, monkeypatch: pytest.MonkeyPatch
+    box: far.Far,
+    script: None,
+    labrun_here: Command,
+    lab_here: Command,
+    workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     """Takes over 15 s: a fifth of a second each way for each request, and seconds in which nothing comes."""
     box.inside(f"rm -rf /home/{far.USER}/.labrun")
-    link = SlowLink(box.address)
+    link, other = far.Line((box.address, 22), late_s=0.2, stall_every=50), tmp_path_factory.mktemp("other")
     text = box.ssh_config.read_text().replace(f"HostName {box.address}", f"HostName 127.0.0.1\n  Port {link.port}")
     (workspace / "ssh_config").write_text(f"{text}  HostKeyAlias {box.address}\n")
     box.make_known(workspace, monkeypatch, ssh_config=str(workspace / "ssh_config"))
     try:
         done = labrun_here(*WORDS, "seed=0,2")
+        fetched = lab_here("--root", str(other), "remote", "fetch", "box", runs_of(workspace)[0].id)
     finally:
         ssh.close(remotes.get("box"))
         link.close()
         box.make_known(workspace, monkeypatch)
     assert done.returncode == 0 and link.stalls, done.stderr
-    assert [(one.status, len(one.attempts)) for one in runs_of(workspace)] == [("completed", 1)] * 2
+    assert fetched.returncode == 0 and fetched.stdout.endswith(": 2 runs\n"), fetched.stderr
+    for laptop in (workspace, other):
+        assert [(one.status, len(one.attempts)) for one in runs_of(laptop)] == [("completed", 1)] * 2
+        for rows in laptop.glob("multirun/*/*/*/outputs/rows"):
+            assert rows.read_text() == (workspace / "data" / "rows.txt").read_text()
 
 
 def test_two_laptops_on_one_machine(box: far.Far, script: None, workspace: Path, labrun: Command) -> None:
@@ -689,3 +860,21 @@ def test_a_sweep_of_here_goes_on_there(box: far.Far, labrun: Command, workspace:
     here, there = runs_of(workspace)
     assert [here.status, there.status] == ["completed"] * 2 and len(here.attempts) == 1
     assert here.process and there.process and there.process["host"] == f"box{box.number}" != here.process["host"]
+
+
+def test_a_link_was_down_for_two_minutes(cut_off: CutOff) -> None:
+    """Over 15 s, by itself: two minutes, for real, and one until the machine is asked again; it only waits."""
+    cut_off.cutting.join(LONG_CUT_S + 60)
+    assert cut_off.process.wait(LONG_CUT_S) == 0
+    told = (cut_off.workspace.parent / "told").read_text()
+    assert cut_off.running == ["0", "0"], "what is known last stays"
+    assert told.count("; the runs go on there") == told.count("box answers again") == 1 and "lost" not in told, told
+    found = runs_of(cut_off.workspace)
+    assert [(one.status, len(one.attempts)) for one in found] == [("completed", 1)] * 4
+    assert ledger(cut_off.machine) == [f"begun {number}" for number in range(4)]
+    top = f"/home/{far.USER}/.labrun/workspaces"
+    for run_dir in cut_off.workspace.glob("multirun/*/*/*/run.json"):
+        place = run_dir.parent.relative_to(cut_off.workspace)
+        for name in ("metrics.jsonl", "driver.log"):
+            there = cut_off.machine.inside(f"cat {top}/*/{place}/{name}")
+            assert (run_dir.parent / name).read_text() == there and "39" in there

@@ -1,4 +1,7 @@
-"""The test Slurm, as seen from its login node over a real sshd; the laptop's clone and home cannot be seen there."""
+"""The test Slurm, as seen from its login node over a real sshd; the laptop's clone and home cannot be seen there.
+
+The login node has a network of its own, too: it reaches the cluster over its link.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +28,12 @@ SMALL = ("model=served", "dataset.max_samples=50", "compute=slurm", "compute.hos
 def login_node(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> Iterator[tuple[far.Far, Path]]:
     if (why := far.can_be_had()) is not None:
         pytest.skip(why)
-    number, port = far.free_number(), far.free_port()
-    with far.shared_folder(number, USER) as shared:
-        settings = {"uid": USER[0], "gid": USER[1], "port": port, "is_login_node": True}
-        with far.machine(tmp_path_factory.mktemp("login"), **settings) as machine:
-            yield machine, shared
+    folder = tmp_path_factory.mktemp("login")
+    with (
+        far.shared_folder(far.free_number(), USER) as shared,
+        far.machine(folder, is_login_node=True, uid=USER[0], gid=USER[1]) as machine,
+    ):
+        yield machine, shared
 
 
 @pytest.fixture
@@ -41,7 +45,11 @@ def known(login_node: tuple[far.Far, Path], workspace: Path, monkeypatch: pytest
 
 
 def test_a_sweep_a_shell_and_a_cancel(
-    known: tuple[far.Far, Path], workspace: Path, labrun: Command, lab_here: Command
+    known: tuple[far.Far, Path],
+    workspace: Path,
+    labrun: Command,
+    lab_here: Command,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Takes over 15 s: jobs of Slurm."""
     machine, _ = known
@@ -51,15 +59,19 @@ def test_a_sweep_a_shell_and_a_cancel(
     assert told.returncode == 0 and "compute=slurm compute.host=box" in told.stdout, told.stdout + told.stderr
     port, here = far.free_port(), far.free_port()
     words = ("model.seconds=0,300", f"model.port=0,{port}", "sweep.zip=[[model.seconds,model.port]]")
-    done = labrun("-m", *words, *SMALL, "compute.detach=true")
+    monkeypatch.setenv("SAID", "a value")
+    done = labrun("-m", *words, *SMALL, "compute.detach=true", "+compute.environment.OWN='${oc.env:SAID}'")
     assert done.returncode == 0, done.stderr
     folder = next(workspace.glob("multirun/*/*"))
     first, second = folder / "0", folder / "1"
     wait_for(lambda: lab_here("runs").stdout.count("completed") == 1 and records.read(second).status == "running")
     assert str((records.read(first).job or {}).get("node")).startswith("n")
-    beside = lab_here("shell", records.read(second).id, "--", "sh", "-c", "echo $SLURM_JOB_ID $SLURMD_NODENAME $PWD")
+    beside = lab_here(
+        "shell", records.read(second).id, "--", "sh", "-c", "echo $SLURM_JOB_ID $SLURMD_NODENAME $PWD $OWN"
+    )
     assert beside.returncode == 0, beside.stderr
-    job, node, place = beside.stdout.split()
+    job, node, place, *own = beside.stdout.split()
+    assert own == ["a", "value"]
     assert job.isdigit() and node.startswith("n") and place.startswith("/srv/"), beside.stderr
     terminal = Terminal(program("lab", "shell", records.read(second).id, "-L", f"{here}:{port}"), workspace)
     terminal.expect(f"(run {records.read(second).id})")
