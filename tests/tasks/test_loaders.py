@@ -347,12 +347,16 @@ def test_class_weights_of_networks(run_here: Runner, mine: Path) -> None:
     assert told_so.status == records.COMPLETED
     with pytest.raises(ConfigError, match="has 2 weights, and there are 10 classes"):
         run_here("model=mnist_dnn", "+model.class_weight=[1,2]")
+    with pytest.raises(UnfitError, match="there are 10 weights, and the network tells 12 classes apart"):
+        run_here(*DICTS, "+model.class_weight=balanced", "+model.num_classes=12")
 
 
 def test_what_does_not_go_together_is_told_before_anything_is_trained(
     run_here: Runner, refused_here: Refused, mine: Path, network: None
 ) -> None:
     assert "dataset.train is missing: say dataset.train._target_=" in refused_here("dataset=torch", "model=pixels")
+    said = refused_here(*DICTS, "dataset.validation={}")
+    assert "_target_, first, last would stay. Say dataset.validation=null" in said
     assert "there is no module 'nowhere'" in refused_here(
         "dataset=torch", "dataset.train._target_=nowhere.Dicts", "model=pixels"
     )

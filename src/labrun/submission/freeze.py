@@ -175,6 +175,7 @@ def settled(
     Raises:
         ConfigError, RecordError: see `freeze`.
     """
+    _refuse_empty(config, overrides)
     values, kept = validated_and_kept(config)
     for group in ("dataset", "model"):
         if values.get(group):
@@ -207,6 +208,20 @@ def settled(
     if kept["task"] in records.SCORING:
         _tell_other_data(kept, overrides)
     return kept, parent
+
+
+def _refuse_empty(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Answer `KEY={}` for a node that stays as it was.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    for text in overrides:
+        key, _, value = text.partition("=")
+        if value.strip() == "{}" and key[:1] not in ("+", "~") and (node := OmegaConf.select(config, key)):
+            raise ConfigError(
+                f"{text}: Hydra merges the two, so that {', '.join(map(str, node))} would stay. Say {key}=null"
+            )
 
 
 def _check_metrics(kept: Mapping[str, Any]) -> None:

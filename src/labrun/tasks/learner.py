@@ -225,6 +225,13 @@ class Lesson:
         known, why = self._kind_of(scores, target)
         self.kind, self.is_settled = known, True
         self.classes_last = known == "classes" and classes_are_last(scores, target)
+        if known == "classes" and self._weights is not None:
+            count = classes_second(scores, target).shape[1]
+            if count != len(self._weights):
+                raise UnfitError(
+                    f"model.class_weight: there are {len(self._weights)} weights, and the network tells {count} "
+                    "classes apart: give a weight for each, model.class_weight=[1.0,2.5]"
+                )
         node = self._node.get("loss")
         if node is not None and is_named(node):
             self.loss = self._built(node, "model.loss", scores, target)
