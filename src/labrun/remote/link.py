@@ -203,7 +203,7 @@ def read(folder: Path) -> Link | None:
 def write(folder: Path, link: Link) -> None:
     """Keep a folder's link, and note in the workspace whether it is live."""
     SweepState(folder).make()
-    records.replace_text(file(folder), json.dumps(dataclasses.asdict(link)) + "\n", to_disk=False)
+    records.replace_text(file(folder), json.dumps(vars(link)) + "\n", to_disk=False)
     mark = _mark(folder, link)
     with contextlib.suppress(OSError):
         if link.state == OVER and not link.owed:

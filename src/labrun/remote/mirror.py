@@ -316,6 +316,7 @@ def _finish(channel: Channel, folder: Path, link: Link, finished: Sequence[tuple
         link.marks[run] = mark
         if run not in link.pulled:
             link.pulled.append(run)
+    if finished:
         links.write(folder, link)
 
 
