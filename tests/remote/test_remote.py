@@ -203,14 +203,28 @@ def test_a_chatty_shell_few_channels_and_an_expired_login(
     remote = remotes.get("box")
     with channel.Channel(remote) as first, channel.Channel(remote) as second, channel.Channel(remote) as third:
         assert len({one.call("hello", root=remote.folder)["root"] for one in (first, second, third)}) == 1
-    assert labrun(*SMALL).returncode == 0
-    (rough.folder / "stage" / "opt" / "ssh" / "authorized").write_text("")
-    rough.inside("printf '' > /opt/ssh/authorized")
+    assert labrun(*SMALL, "model.seconds=10", "compute.detach=true").returncode == 0
+    run_dir = next(workspace.glob("outputs/*/*/run.json")).parent
+    wait_for(lambda: records.read(run_dir).status == records.RUNNING)
+    holder, link = lease.living(SweepState(run_dir)), links.read(run_dir)
+    assert holder is not None and link is not None
+    os.kill(holder["pid"], 9)
+    rough.inside("mv /opt/ssh/authorized /opt/ssh/expired")
     ssh.close(remote)
+    link.reached = 0.0
+    links.write(run_dir, link)
+    shown = lab_here("runs", "ls")
+    assert "lab remote connect box" in shown.stderr and "running" in shown.stdout, shown.stderr
     told = lab_here("remote", "doctor", "box")
     assert told.returncode == 2 and "the login has expired, or was never made: 'lab remote connect box'" in told.stderr
     refused = labrun(*SMALL)
     assert refused.returncode == 2 and "lab remote connect box" in refused.stderr
+    rough.inside("mv /opt/ssh/expired /opt/ssh/authorized")
+    assert lab_here("remote", "connect", "box").returncode == 0
+    assert "expired" not in lab_here("runs", "ls").stderr, "the machine is asked again at once"
+    watched = lab_here("runs", "watch", str(run_dir))
+    assert watched.returncode == 0, watched.stderr
+    assert [(one.status, len(one.attempts)) for one in runs_of(workspace) if one.attempts] == [("completed", 1)]
 
 
 def test_a_small_environment_is_built_there_once(

@@ -131,6 +131,7 @@ def connect(options: argparse.Namespace) -> int:
     code = ssh.connect(remote)
     if code:
         raise ConfigError(f"ssh {remote.address} ended with exit code {code}")
+    mirror.forget_failures(store.workspace(), options.name)
     print(f"connected to {options.name} ({remote.address}); the connection stays for 12 hours after its last use")
     return 0
 

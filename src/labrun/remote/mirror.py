@@ -455,6 +455,16 @@ def _refresh(name: str, folders: Sequence[Path]) -> None:
         sys.stderr.write(f"lab: {late[0].why}; its runs are shown as they were {since}\n")
 
 
+def forget_failures(root: Path, name: str) -> None:
+    """Have the next look at a machine's runs ask it at once: a person has made the connection."""
+    for folder in links.live(root):
+        with links.locked(folder) as is_mine, contextlib.suppress(RecordError):
+            link = links.read(folder)
+            if is_mine and link is not None and link.remote == name:  # else a command at work asks by itself
+                link.why, link.tried = "", 0.0
+                links.write(folder, link)
+
+
 def _is_recent(moment: float, seconds: float) -> bool:
     """Whether a moment is less than that ago; one to come is of a clock that has been set back, and says nothing."""
     return 0 <= time.time() - moment < seconds
