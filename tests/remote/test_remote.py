@@ -65,6 +65,7 @@ def test_a_machine_is_made_known_examined_and_forgotten(box: far.Far, lab_here: 
     assert "yes" in lab_here("remote", "ls").stdout.splitlines()[1].split()
     assert lab_here("remote", "add", "bad name", "x").stderr.startswith("lab: 'bad name' cannot be a name")
     assert "is not an address" in lab_here("remote", "add", "other", "user@host -oProxyCommand=x").stderr
+    assert "':' and line ends cannot be in it" in lab_here("remote", "add", "other", "x", "--folder", "/a:b").stderr
     assert lab_here("remote", "add", "other", "nowhere.invalid").returncode == 0
     assert "no host has that name" in lab_here("remote", "doctor", "other").stderr
     assert lab_here("remote", "rm", "other").returncode == 0
@@ -225,6 +226,17 @@ def test_a_chatty_shell_few_channels_and_an_expired_login(
     watched = lab_here("runs", "watch", str(run_dir))
     assert watched.returncode == 0, watched.stderr
     assert [(one.status, len(one.attempts)) for one in runs_of(workspace) if one.attempts] == [("completed", 1)]
+
+
+def test_a_login_without_a_shell_says_so(
+    tmp_path_factory: pytest.TempPathFactory, workspace: Path, monkeypatch: pytest.MonkeyPatch, lab_here: Command
+) -> None:
+    if (why := far.can_be_had()) is not None:
+        pytest.skip(why)
+    with far.machine(tmp_path_factory.mktemp("closed"), shell="/usr/sbin/nologin") as machine:
+        machine.make_known(workspace, monkeypatch)
+        told = lab_here("remote", "doctor", "box")
+    assert told.returncode == 2 and "cannot be reached: This account is currently not available." in told.stderr
 
 
 def test_a_small_environment_is_built_there_once(

@@ -74,7 +74,7 @@ class Channel:
             raise UnreachableError(f"ssh cannot be started: {error}") from error
         self.sent = self.received = 0
         self._began = self._moved = time.monotonic()
-        self._left = b""
+        self._left = self._said = b""
         nonce = uuid.uuid4().hex
         try:
             began = time.time()
@@ -217,10 +217,10 @@ class Channel:
         """Let pass what the login shell prints."""
         data, end = b"", time.monotonic() + 2 * self._quiet_s
         while mark not in data:
-            data = data[-(1 << 16) :] + self._some(CHUNK, self._quiet_s)
+            self._said = data = data[-(1 << 16) :] + self._some(CHUNK, self._quiet_s)
             if time.monotonic() > end:
                 raise self._silent()
-        self._left = data.partition(mark)[2]
+        self._left, self._said = data.partition(mark)[2], b""
 
     def _silent(self) -> UnreachableError:
         return self._after_all(UnreachableError(f"{self.remote.name} ({self.remote.address}) does not answer"))
@@ -235,7 +235,7 @@ class Channel:
         except subprocess.TimeoutExpired:
             code = None
         self._errors.seek(0)
-        text = self._errors.read().decode(errors="replace")
+        text = (self._said + b"\n" + self._errors.read()).decode(errors="replace")  # no shell tells why on its output
         if code == 96 or "labrun-no-python" in text:
             return RefusedError(
                 f"{self.remote.name} has no Python 3.8 or later on its PATH: install python3 there, or load its module "

@@ -101,6 +101,8 @@ def put(remote: Remote) -> None:
         or any(c.isspace() or not c.isprintable() for c in remote.address)
     ):
         raise ConfigError(f"{remote.address!r} is not an address: give HOST, USER@HOST, or an alias of ~/.ssh/config")
+    if ":" in remote.folder or not remote.folder.isprintable():
+        raise ConfigError(f"--folder {remote.folder!r}: Python imports from it, so ':' and line ends cannot be in it")
     _write({**known(), remote.name: remote})
 
 
