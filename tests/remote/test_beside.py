@@ -50,6 +50,15 @@ def test_a_run_from_python_with_shells_beside_it_and_another_laptop(
     wait_for(lambda: run.status == records.RUNNING)
     assert run.record.config["compute"]["host"] == "box"
 
+    # What no run needs there goes, and nothing else
+    assert lab_here("remote", "gc", "box").stdout == "nothing to remove on box\n", "all of it was used today"
+    unused = f"/home/{far.USER}/.labrun/env/0123456789abcdef"
+    box.inside(f"mkdir -p {unused}; chown {far.USER} {unused}/.. {unused}")
+    box.inside(f"find /home/{far.USER}/.labrun -exec touch -d '2 days ago' {{}} +")
+    assert "Nothing was done: say --yes" in lab_here("remote", "gc", "box").stdout
+    gone = lab_here("remote", "gc", "box", "--yes")
+    assert "env/0123456789abcdef" in gone.stdout and " on box, " in gone.stdout, gone.stderr
+
     # Shells
     assert run.id in lab_here("shell", "last", "--", "cat", "run.json").stdout
     told = lab_here("shell", "--", "python -c 'import labrun, sys; print(labrun.__file__, sys.executable)' | cat")
@@ -99,11 +108,9 @@ def test_a_run_from_python_with_shells_beside_it_and_another_laptop(
     assert "removed 1 run on box\nremoved 1 run\n" in gone.stdout and box.inside(f"ls {there}") == "", gone.stderr
 
     # What it needed there
-    assert lab_here("remote", "gc", "box").stdout == "nothing to remove on box\n"
     box.inside(f"find /home/{far.USER}/.labrun -exec touch -d '2 days ago' {{}} +")
-    assert "Nothing was done: say --yes" in lab_here("remote", "gc", "box").stdout
     gone = lab_here("remote", "gc", "box", "--yes")
-    assert "  labrun  " in gone.stdout and "  code  " in gone.stdout and " on box, " in gone.stdout, gone.stderr
+    assert "  labrun  " in gone.stdout and "  code  " in gone.stdout, gone.stderr
     assert box.inside(f"ls /home/{far.USER}/.labrun/labrun") == ""
 
 

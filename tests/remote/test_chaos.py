@@ -52,18 +52,18 @@ class Chaos:
             time.sleep(0.7)
             self.box.set_link(up=True)
         elif kind == "controller":
-            self._kill("[l]abrun.remote.far", "[t]rain.py")
+            kill = "pgrep -f '[t]rain.py' > /dev/null && pkill -9 -f '[l]abrun.remote.far' && echo hit"
+            wait_for(lambda: self.box.inside(kill))  # once there is a run
         elif kind == "sshd":
-            self._kill("[s]shd: far", "[s]shd: far")
+            wait_for(lambda: self.box.inside("pgrep -f '[s]shd: far'"))
+            self.box.kill_sshd()
+            time.sleep(0.5)
+            self.box.start_sshd()
         elif kind == "connection":
             ssh.close(remotes.get("box"))
         elif self.laptop is not None:
             self.laptop.send_signal(signal.SIGKILL)
             self.laptop.wait()
-
-    def _kill(self, pattern: str, where: str) -> None:
-        """Kill processes there, once there is one of another kind."""
-        wait_for(lambda: self.box.inside(f"pgrep -f '{where}' > /dev/null && pkill -9 -f '{pattern}' && echo hit"))
 
     def carry_out(self, words: tuple[str, ...]) -> None:
         chance = random.Random(19)
