@@ -58,6 +58,12 @@ def test_settings_become_words(experiment: Experiment) -> None:
     found = read_back(words)
     assert np.array_equal(found["X"], X) and np.array_equal(found["y"], Y)
     assert config.words(experiment) == words, "the same data are kept once"
+    more = config.words_of_more(experiment, Path("multirun/a"), iterations=9, X=X, y=Y)
+    assert set(more) - set(words) == {"sweep.max_trials=9", "sweep.resume='multirun/a'"}
+    with pytest.raises(UserErrorException, match="with the samples that it began with"):
+        config.words_of_more(experiment, Path("multirun/a"), X=X + 1, y=Y)
+    gaps = AutoMLConfig("classification", X=np.where(X == 3, np.nan, X), y=Y, preprocess=True)
+    assert "model.preprocess=true" in gaps.words(experiment), "no estimator takes NaN as it is"
 
 
 def test_words_of_2018_and_a_project_folder(experiment: Experiment, capsys: pytest.CaptureFixture[str]) -> None:

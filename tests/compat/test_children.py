@@ -92,7 +92,7 @@ def test_a_script_that_fails_registers_nothing(project: Path) -> None:
 
 
 CONTROL = """
-import json
+import json, os
 from azureml.core import Experiment, Model, Run, Workspace
 
 ws = Workspace.from_config()
@@ -101,8 +101,11 @@ run = experiment.start_logging(snapshot_directory=None, display_name="shown")
 run.log("a", 1)
 run.log_list("l", [1, 2])
 run.log_row("t", x=1)
+os.makedirs("outputs/plots", exist_ok=True)
+open("outputs/plots/a.txt", "w").write("a")
 open("m.pkl", "w").write("m")
 run.upload_file("outputs/m.pkl", "m.pkl")
+run.upload_file("outputs/mlflow/x.pkl", "m.pkl")
 run.tag("k", "v")
 with run.child_run("below") as child:
     child.log("in", 1)
@@ -110,6 +113,8 @@ early = run.register_model("early", "outputs/m.pkl")
 going = [run.status, run.type, isinstance(run, Run), run.display_name]
 run.complete()
 late = run.register_model("late", "outputs/m.pkl")
+run.register_model("short", "mlflow/x.pkl")
+run.download_file("mlflow/x.pkl", "x.pkl")
 again = Run(experiment, run.id)
 again.log("after", 3)
 with experiment.start_logging() as other:
@@ -123,7 +128,7 @@ facts = {
     "going": going,
     "metrics": again.get_metrics(),
     "status": [one.status for one in (run, child, other, failing)],
-    "files": run.get_file_names(),
+    "files": [run.get_file_names(), other.get_file_names()],
     "children": [one.id == child.id for one in run.get_children()],
     "parent": child.parent == run,
     "models": [early.version, late.version, open(Model.get_model_path("early")).read()],
@@ -141,7 +146,11 @@ def test_start_logging(project: Path) -> None:
     assert found["going"] == ["Running", "azureml.interactive", True, "shown"]
     assert found["metrics"] == {"a": 1, "l": [1, 2], "after": 3, "t": {"x": 1}}
     assert found["status"] == ["Completed", "Completed", "Completed", "Failed"] and found["runs"] == 3
-    assert found["files"] == ["driver.log", "outputs/m.pkl"] and found["children"] == [True] and found["parent"]
+    assert found["files"] == [
+        ["driver.log", "outputs/m.pkl", "outputs/mlflow/x.pkl", "outputs/plots/a.txt"],
+        ["driver.log"],
+    ]
+    assert found["children"] == [True] and found["parent"]
     assert found["models"] == [1, 1, "m"]
 
 
@@ -158,6 +167,9 @@ with experiment.start_logging(snapshot_directory=None) as run:
     search = run.submit_child(HyperDriveConfig(
         GridParameterSampling({"--k": choice(1)}), "score", PrimaryMetricGoal.MAXIMIZE,
         run_config=ScriptRunConfig(".", "inner.py", environment=env)))
+    early = one.get_metrics()
+    one.download_file("outputs/done.txt", "done.txt")
+    waited = [early["score"], json.dumps(early), one.status]
     details = one.wait_for_completion()
     search.wait_for_completion()
 json.dump({
@@ -168,6 +180,7 @@ json.dump({
     "environment": [one.get_environment().name, one.get_environment().version, one.get_tags()],
     "details": [details["startTimeUtc"][-1], details["runDefinition"]["environment"]],
     "ids": [run.id, one.id],
+    "waited": waited,
 }, open("below.json", "w"))
 """
 INNER = """
@@ -178,6 +191,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--k", type=int, default=0)
 run = Run.get_context()
 run.log("score", parser.parse_args().k)
+open("outputs/done.txt", "w").close()
 above = run.parent
 print("ABOVE", above.id, type(above).__name__, run.get_environment().name)
 above.log("from_below", 1) if not hasattr(above, "get_best_run_by_primary_metric") else None
@@ -193,6 +207,7 @@ def test_runs_and_searches_that_are_submitted_below_a_run(project: Path) -> None
     found = json.loads((project / "below.json").read_text())
     assert found["parents"] == [True, True, [True]] and found["children"] and found["tops"] and found["all"] == 4
     assert found["environment"] == ["mine", "1", {"a": "b"}]
+    assert found["waited"] == [0, '{"score": 0}', "Completed"], "what the script had yet to leave was waited for"
     assert found["details"][0] == "Z" and found["details"][1]["name"] == "mine"
     above, one = found["ids"]
     shown = lab(project, "runs", "show", one).stdout

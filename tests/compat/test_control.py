@@ -55,10 +55,12 @@ print("inside", run.get_metrics())
 assert os.environ["AZUREML_RUN_ID"] == run.id and os.environ["AZUREML_ARM_PROJECT_NAME"] == "day1"
 """
 SUBMIT = """
+import urllib
 from azureml.core import Experiment, Run, ScriptRunConfig, Workspace
 from azureml.core.compute import AmlCompute, ComputeTarget
 from azureml.core.compute_target import ComputeTargetException
 
+urllib.request  # the SDK has imported it
 ws = Workspace.from_config()
 try:
     target = ComputeTarget(workspace=ws, name="cpu-cluster")
@@ -313,19 +315,25 @@ def test_nothing_called_azureml_is_importable_elsewhere() -> None:
 
 def test_mlflow_in_a_control_script_begins_runs_of_labrun(tmp_path: Path) -> None:
     (tmp_path / "go.py").write_text(
-        "import mlflow\nfrom azureml.core import Experiment, Workspace\n"
+        "import mlflow\nfrom azureml.core import Experiment, Model, Workspace\n"
         "ws = Workspace.from_config()\nmlflow.set_tracking_uri(ws.get_mlflow_tracking_uri())\n"
         "experiment = Experiment(workspace=ws, name='by-mlflow')\nmlflow.set_experiment(experiment.name)\n"
         "with mlflow.start_run():\n    mlflow.log_metric('loss', 3.0, step=1)\n"
         "    mlflow.log_metric('loss', 2.0, step=2)\n"
         "    mlflow.log_param('rate', 0.1)\n    mlflow.set_tag('a', 'b')\n"
         "    open('note.txt', 'w').write('x')\n    mlflow.log_artifact('note.txt')\n"
+        "    open('MLmodel', 'w').write('flavors: {}')\n    mlflow.log_artifact('MLmodel', 'net')\n"
+        "    own = mlflow.active_run().info.run_id\n"
+        "    mlflow.register_model(f'runs:/{own}/net', 'early')\n"
+        "late = mlflow.register_model(f'runs:/{own}/net', 'late', tags={'c': 'd'})\n"
+        "print('models', late.version, [(m.name, m.version, m.tags) for m in Model.list(ws)])\n"
         "try:\n    with mlflow.start_run():\n        1 / 0\nexcept ZeroDivisionError:\n    pass\n"
         "failed, run = experiment.get_runs()\n"
         "print(failed.status, run.status, run.get_metrics(), run.tags, run.get_file_names())\n"
     )
     done = lab(tmp_path, "azureml", "run", "go.py")
     assert done.returncode == 0, done.stderr
+    assert "models 1 [('late', 1, {'c': 'd'}), ('early', 1, {})]" in done.stdout
     assert "Failed Completed {'loss': [3.0, 2.0]} {'a': 'b'}" in done.stdout and "outputs/note.txt" in done.stdout
 
 
@@ -346,6 +354,11 @@ def test_small_names_are_what_the_sdk_has(ws: Workspace, tmp_path: Path) -> None
     told = sdk("DataReferenceConfiguration", "azureml.core.runconfig")(store.name, "download", "a", overwrite=True)
     inputs = ScriptInputs({store.name: told})
     assert inputs.argument(str(store.as_download())) == f"${{mount:{store.name}/a}}"
+    vault = ws.get_default_keyvault()
+    vault.set_secret("own-secret", "x")
+    assert {"name": "own-secret"} in vault.list_secrets()
+    vault.delete_secret("own-secret")
+    assert vault.list_secrets() == []
     assert (ws.DEFAULT_CPU_CLUSTER_NAME, ws.DEFAULT_GPU_CLUSTER_NAME) == ("cpu-cluster", "gpu-cluster")
     (tmp_path / "a.csv").write_text("x\n1\n")
     rows = sdk("Dataset").Tabular.from_delimited_files("a.csv")

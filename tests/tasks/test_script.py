@@ -15,6 +15,7 @@ import pytest
 
 from conftest import Command, Refused
 from helpers import lab, start_labrun, statuses, sweep_dir, wait_for
+from labrun.registry import journal
 from labrun.runs import context, definition, store
 from labrun.runs import record as records
 from labrun.submission import pythons
@@ -333,7 +334,9 @@ with mlflow.start_run():
     with mlflow.start_run(nested=True):
         mlflow.log_metric("inner", 7)
 from sklearn.linear_model import LogisticRegression
-mlflow.sklearn.log_model(LogisticRegression().fit([[0], [1]], [0, 1]), name="model", serialization_format="skops")
+model = LogisticRegression().fit([[0], [1]], [0, 1])
+logged = mlflow.sklearn.log_model(model, name="model", serialization_format="skops")
+print("version", mlflow.register_model(logged.model_uri, "fit", tags={"c": "d"}).version)
 """)
     done = labrun(*SCRIPT)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -342,6 +345,10 @@ mlflow.sklearn.log_model(LogisticRegression().fit([[0], [1]], [0, 1]), name="mod
     assert (run_dir / "outputs/notes/hello.txt").read_text() == "hello"
     assert json.loads((run_dir / "logs/mlflow_params.json").read_text()) == {"lr": "0.1"}
     assert (run_dir / "outputs/model/MLmodel").is_file()
+    (version,) = journal.every(journal.read(source))
+    assert (version.name, version.number, version.tags, version.run) == ("fit", 1, {"c": "d"}, record.id)
+    text = (run_dir / "driver.log").read_text()
+    assert "version 1\n" in text and "Registered fit/1: outputs/model" in text
 
 
 def test_a_sweep_of_scripts_has_curves_of_its_best(workspace: Path, labrun: Command) -> None:

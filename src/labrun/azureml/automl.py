@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from labrun.azureml import automl_data, compute
 from labrun.azureml.automl_run import AutoMLRun
 from labrun.azureml.featurization import FeaturizationConfig
@@ -213,7 +215,7 @@ class AutoMLConfig(Config):
             *(["dataset.regression=true"] if self.is_regression else []),
             "model=pipeline",
             f"model.folds={max(2, folds)}",
-            f"model.preprocess={'true' if preprocess and self._has_table else 'false'}",
+            f"model.preprocess={'true' if preprocess and self._is_raw else 'false'}",
             "sweep=automl",
             "sweep/early_termination=none",  # each iteration of the SDK has its score
             f"sweep.metric={self.primary_metric}",
@@ -223,8 +225,10 @@ class AutoMLConfig(Config):
         ]
 
     @property
-    def _has_table(self) -> bool:
-        return hasattr(self.data.parts["X"], "columns")
+    def _is_raw(self) -> bool:
+        """Whether the samples are a table, or have gaps."""
+        x = self.data.parts["X"]
+        return hasattr(x, "columns") or (isinstance(x, np.ndarray) and x.dtype.kind == "f" and bool(np.isnan(x).any()))
 
     def _limits(self) -> list[str]:
         """How many pipelines, how many at once, and how long."""
@@ -270,10 +274,18 @@ class AutoMLConfig(Config):
         return run
 
     def going_on(self, run: AutoMLRun, **settings: Any) -> AutoMLRun:
-        """Go on with a search that has ended.
+        """Go on with a search that has ended; see `words_of_more`."""
+        work = submit(run.experiment, self.words_of_more(run.experiment, run._work.folder, **settings), {})
+        made = AutoMLRun(run.experiment, work=work, run_type=self.run_type)
+        made.automl_config = self
+        return made
+
+    def words_of_more(self, experiment: Experiment, folder: Path, **settings: Any) -> list[str]:
+        """What is typed after `labrun` to go on with a search.
 
         Args:
-            run: the search.
+            experiment: the search's.
+            folder: the search's.
             **settings: limits in place of those that it had, and the samples that it has.
 
         Raises:
@@ -281,16 +293,13 @@ class AutoMLConfig(Config):
         """
         config = copy.copy(self)
         config.user_settings, config._data = {**self.user_settings, **settings}, None
-        words, before = config.words(run.experiment), self.words(run.experiment)
+        words, before = config.words(experiment), self.words(experiment)
         if words[2] != before[2]:
             raise UserErrorException(
-                f"AutoMLRun {run.id}: the search goes on with the samples that it began with; to search with others, "
-                "submit another AutoMLConfig"
+                f"AutoMLRun: the search {folder.name} goes on with the samples that it began with; to search with "
+                "others, submit another AutoMLConfig"
             )
-        work = submit(run.experiment, [*words, word("sweep.resume", str(run._work.folder))], {})
-        made = AutoMLRun(run.experiment, work=work, run_type=self.run_type)
-        made.automl_config = self
-        return made
+        return [*words, word("sweep.resume", str(folder))]
 
 
 def _estimators(names: Any, what: str) -> list[str]:

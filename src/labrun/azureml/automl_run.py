@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -14,6 +15,7 @@ import numpy as np
 
 from labrun import api, direction
 from labrun.azureml import automl_data
+from labrun.azureml.conda_dependencies import CondaDependencies
 from labrun.azureml.run import Run
 from labrun.azureml.telling import once
 from labrun.azureml.words import word
@@ -25,6 +27,28 @@ from labrun.runs import record as records
 from labrun.search import automl as search
 
 PICKLE = "outputs/model.pkl"
+PACKAGES = "outputs/conda_env_v_1_0_0.yml"
+SCORING = ("outputs/scoring_file_v_1_0_0.py", "outputs/scoring_file_v_2_0_0.py")
+NEEDED = ("scikit-learn", "numpy", "pandas", "scipy", "joblib", "skops")
+"""The packages that a fitted pipeline needs beside labrun."""
+SCORE = '''"""Answers requests with the fitted pipeline of an AutoML run, by labrun."""
+
+import json
+import os
+
+import joblib
+import pandas as pd
+
+
+def init():
+    global model
+    model = joblib.load(os.path.join(os.environ["AZUREML_MODEL_DIR"], "model.pkl"))
+
+
+def run(data):
+    rows = pd.DataFrame(json.loads(data)["data"])
+    return json.dumps({"result": model.predict(rows).tolist()})
+'''
 SOURCE = {"azureml.runsource": "automl"}
 """The property by which notebooks find the searches among the runs of an experiment."""
 PARTS = {"algorithm": "estimator", "preprocessor": "preprocessor"}
@@ -68,20 +92,41 @@ class IterationRun(Run):
         return {f"run_{sdk}": search.short(model[own]) for sdk, own in PARTS.items()}
 
     def get_file_names(self) -> list[str]:
-        """Its files; the SDK has the fitted pipeline of each iteration that completed as `outputs/model.pkl`."""
+        """Its files; the SDK has the fitted pipeline of each iteration that completed, and what serves it."""
         found = super().get_file_names()
-        return sorted({*found, PICKLE}) if self._work.status == records.COMPLETED else found
+        return sorted({*found, PICKLE, PACKAGES, *SCORING}) if self._work.status == records.COMPLETED else found
 
     def download_file(self, name: str, output_file_path: Any = None, **_: Any) -> None:
-        """Copy one of its files; `outputs/model.pkl` is made when it is asked for, and joblib loads it."""
-        if name == PICKLE and name not in super().get_file_names():
+        """Copy one of its files; `outputs/model.pkl`, which joblib loads, and the like are made when asked for."""
+        self._make(name)
+        super().download_file(name, output_file_path)
+
+    def download_files(self, prefix: str | None = None, *args: Any, **kwargs: Any) -> None:
+        """Copy its files below a folder; see `Run.download_files`."""
+        for name in self.get_file_names():
+            if name.startswith(prefix or ""):
+                self._make(name)
+        super().download_files(prefix, *args, **kwargs)
+
+    def _make(self, name: str) -> None:
+        """Have a file that the SDK has of each iteration."""
+        if name not in (PICKLE, PACKAGES, *SCORING) or name in super().get_file_names():
+            return
+        if name == PACKAGES:
+            versions = self._work.record.packages
+            pip = [f"{one}=={versions[one]}" for one in NEEDED if one in versions]
+            self.upload_file(
+                name, io.BytesIO(CondaDependencies.create(pip_packages=pip).serialize_to_string().encode())
+            )
+        elif name in SCORING:
+            self.upload_file(name, io.BytesIO(SCORE.encode()))
+        else:
             import joblib
 
             with tempfile.TemporaryDirectory() as folder:
                 made = os.path.join(folder, "model.pkl")
                 joblib.dump(FittedModel(self._search()._fitted(self)), made)
                 self.upload_file(name, made)
-        super().download_file(name, output_file_path)
 
     def _search(self) -> AutoMLRun:
         return AutoMLRun(self._experiment, work=self._work.parent, run_type="automl")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,6 +23,9 @@ TYPE = "azureml.interactive"
 class InteractiveRun(Run):
     """A run that this program is, until it completes it; afterwards a run as others are."""
 
+    _outputs: tuple[Path, float] | None = None
+    """Where the program writes what becomes the run's, and since when."""
+
     def __enter__(self) -> InteractiveRun:
         self._work.__enter__()
         return self
@@ -31,14 +34,17 @@ class InteractiveRun(Run):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Complete it; failed, or canceled, where an error ends the block."""
+        self._capture()
         self._work.__exit__(kind, error, trace)
 
     def complete(self, _set_status: bool = True) -> None:
         """End it well; what it asked to have registered is."""
+        self._capture()
         self._work.complete()
 
     def fail(self, error_details: Any = None, error_code: Any = None, _set_status: bool = True) -> None:
         """End it as failed."""
+        self._capture()
         self._work.fail(error_details if error_details is not None else "the program called run.fail()")
 
     def cancel(self) -> None:
@@ -47,8 +53,18 @@ class InteractiveRun(Run):
 
     def wait_for_completion(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """End it well, where it still goes on: nobody else would; see `Run.wait_for_completion`."""
-        self._work.complete()
+        self.complete()
         return super().wait_for_completion(*args, **kwargs)
+
+    def _capture(self) -> None:
+        """Take what the program wrote to its `./outputs` since it began the run, as the SDK does at a run's end."""
+        if self._outputs is None or not self._work.is_open:
+            return
+        folder, since = self._outputs
+        for path in _written(folder, since):
+            name = f"outputs/{path.relative_to(folder).as_posix()}"
+            if not (self._folder / name).exists():
+                self.upload_file(name, path)
 
     def register_model(
         self,
@@ -100,7 +116,16 @@ def start(
     run = InteractiveRun(experiment, work=work, run_type=TYPE)
     if outputs is not None and os.path.isdir(os.fsdecode(outputs)):
         run.upload_folder("outputs", outputs)
+    run._outputs = Path.cwd() / "outputs", (work.folder / "run.json").stat().st_mtime
     return run
+
+
+def _written(folder: Path, since: float) -> Iterator[Path]:
+    """The files below a folder that are newer, without labrun's records, which may lie there, too."""
+    for top in sorted(folder.glob("[!.]*")):
+        if not any(top.glob("*/run.json")):
+            files = [top, *sorted(top.rglob("*"))]
+            yield from (path for path in files if path.is_file() and path.stat().st_mtime >= since)
 
 
 def child(run: Run, name: Any = None, run_id: Any = None, outputs: Any = None, **kwargs: Any) -> InteractiveRun:

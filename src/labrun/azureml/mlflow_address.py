@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun import program
+from labrun.azureml.interactive import InteractiveRun
 from labrun.tasks.mlflow_endpoint import Answer, Endpoint, ScriptRunState, UnknownCallError
 
 _addresses: dict[Path, str] = {}
@@ -43,6 +44,7 @@ class WorkspaceBook:
         self._lock = threading.RLock()
         self._names: dict[str, str] = {}
         self._runs: dict[str, tuple[program.ActiveRun, ScriptRunState]] = {}
+        self._registered: dict[tuple[str, str], str] = {}
 
     def carry_out(self, name: str, content: Answer) -> Answer:
         """One call of the API.
@@ -60,11 +62,17 @@ class WorkspaceBook:
                 wanted = set(content.get("experiment_ids") or self._names)
                 states = [state for run, state in self._runs.values() if self._id_of(run.name) in wanted]
                 return {"runs": [shown for state in states for shown in state.carry_out(name, content)["runs"]]}
+            if name.startswith("registered-models/"):
+                return next(iter(self._runs.values()))[1].carry_out(name, content)
             run_id = str(content.get("run_id") or content.get("run_uuid") or content.get("source_run_id") or "")
-            if name.startswith("logged-models") and run_id not in self._runs:
-                run_id = self._owner(name)
+            if name == "model-versions/get":
+                run_id = self._registered[str(content["name"]), str(content["version"])]
+            elif run_id not in self._runs:
+                run_id = self._owner(name if name.startswith("logged-models") else str(content.get("source")))
             run, state = self._runs[run_id]
             answer = state.carry_out(name, content)
+            if name == "model-versions/create":
+                self._registered[str(content["name"]), answer["model_version"]["version"]] = run_id
             if name == "runs/update" and content.get("status"):
                 self._end(run, state, str(content["status"]))
             return answer
@@ -100,16 +108,20 @@ class WorkspaceBook:
         number = str(content.get("experiment_id") or "0")
         name = self._names.get(number) or "Default"
         run = program.start_run(name, root=self._workspace, code=None, capture=False)
-        state = ScriptRunState(run.id, name, run.folder, run.log, number)
+
+        def register(model: str, path: str, tags: dict[str, str]) -> int:
+            return int(InteractiveRun(None, work=run).register_model(model, path, tags).version)
+
+        state = ScriptRunState(run.id, name, run.folder, run.log, number, register)
         self._runs[str(state.run_id)] = (run, state)
         tags: list[Any] = [*(content.get("tags") or [])]
         state.carry_out("runs/log-batch", {"run_id": state.run_id, "tags": tags})
         return state.carry_out("runs/get", {"run_id": state.run_id})
 
     def _owner(self, name: str) -> str:
-        """The run whose logged model a call is about."""
+        """The run whose logged model a call is about: `logged-models/ID/...` or `models:/ID`."""
         for run_id, (_, state) in self._runs.items():
-            if state.has_model(name[13:].strip("/").partition("/")[0]):
+            if state.has_model(name.partition("/")[2].partition("/")[0]):
                 return run_id
         raise KeyError(name)
 

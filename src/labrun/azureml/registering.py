@@ -7,7 +7,7 @@ from typing import Any
 
 from labrun.azureml.model import Model
 from labrun.compat.azureml.exceptions import UserErrorException
-from labrun.compat.azureml.training import registered
+from labrun.compat.azureml.training import files, registered
 from labrun.errors import LabrunError
 from labrun.registry import models
 
@@ -32,6 +32,7 @@ def of_run(
     try:
         # As in the SDK: without a path it is all that the run has put into `outputs`, or the model that labrun saved.
         path = model_path or (None if run._work.record.model else "outputs")
+        path = None if path is None else files.stored_name(run._folder, path)
         version, _ = models.register(root.folder, run._folder, model_name, path, about=models.About(**about))
     except LabrunError as error:
         raise UserErrorException(f"register_model({model_name!r}, {model_path!r}): {error}") from error

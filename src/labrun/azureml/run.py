@@ -12,6 +12,7 @@ from labrun import api
 from labrun.azureml import definition
 from labrun.azureml.advice import Advising, AdvisingType
 from labrun.azureml.submitting import OWN, TARGET_TAG, TYPE_TAG
+from labrun.azureml.telling import once
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml.exceptions import (
     ActivityFailedException,
@@ -285,12 +286,25 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
             run_type: of the runs below it, those of this type alone.
             populate: not used.
         """
-        found = {} if self._is_sweep else metrics.read(self._folder, max(len(self._work.record.attempts), 1))
-        own = {key: value for key, value in found.items() if name in (None, key)}
+        own = {key: value for key, value in self._logged().items() if name in (None, key)}
         if not recursive:
-            return own
+            return own if self._work.is_over else Logged(self, own)
         below = {child.id: child.get_metrics(name) for child in self.get_children(recursive=True, type=run_type)}
         return {run_id: found for run_id, found in {**below, self.id: own}.items() if found}
+
+    def _logged(self) -> dict[str, Any]:
+        return {} if self._is_sweep else metrics.read(self._folder, max(len(self._work.record.attempts), 1))
+
+    def _has_ended(self, call: str) -> bool:
+        """Wait for a script that still runs; False where there is none to wait for.
+
+        Notebooks whose author waited by hand, between two cells, ask for what the script has yet to leave.
+        """
+        if self._work.is_over or self._is_sweep or self.type != "azureml.scriptrun":
+            return False
+        once(f"{call}: the run {self.id} still runs; its end is waited for")
+        self._work.wait_for_completion(show_output=False, raise_on_error=False)
+        return True
 
     def get_details(self) -> dict[str, Any]:
         """All there is to know of it, under the SDK's names."""
@@ -361,7 +375,12 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         Raises:
             UserErrorException: it has no such file.
         """
-        files.download(self._folder, name, output_file_path)
+        try:
+            files.download(self._folder, name, output_file_path)
+        except UserErrorException:
+            if not self._has_ended(f"download_file({name!r})"):
+                raise
+            files.download(self._folder, name, output_file_path)
 
     def download_files(
         self,
@@ -429,7 +448,12 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         """
         from labrun.azureml import registering
 
-        return registering.of_run(self, model_name, model_path, tags, properties, **kwargs)
+        try:
+            return registering.of_run(self, model_name, model_path, tags, properties, **kwargs)
+        except UserErrorException:
+            if not self._has_ended(f"register_model({model_name!r})"):
+                raise
+            return registering.of_run(self, model_name, model_path, tags, properties, **kwargs)
 
     # What belongs to it
 
@@ -561,6 +585,30 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
     log_accuracy_table = training.Run.log_accuracy_table
     log_predictions = training.Run.log_predictions
     log_residuals = training.Run.log_residuals
+
+
+class Logged(dict[str, Any]):
+    """What a run that goes on has logged so far. A name that is not among them is looked for again when it has ended.
+
+    Args:
+        run: the run.
+        found: what it has logged.
+    """
+
+    def __init__(self, run: Run, found: Mapping[str, Any]) -> None:
+        super().__init__(found)
+        self._run = run
+
+    def __missing__(self, name: str) -> Any:
+        self._run._has_ended(f"get_metrics()[{name!r}]")
+        self.update(self._run._logged())
+        if name not in self:
+            raise KeyError(name)
+        return self[name]
+
+    def __reduce__(self) -> Any:
+        """Copies are what it is now."""
+        return dict, (dict(self),)
 
 
 ScriptRun = Run

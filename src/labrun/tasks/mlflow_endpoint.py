@@ -16,8 +16,9 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
+from labrun.compat.azureml.training import promises
 from labrun.runs import context
 
 log = logging.getLogger(__name__)
@@ -134,6 +135,8 @@ class ScriptRunState:
         run_dir: its folder.
         log: what takes a metric's name, value and step.
         experiment_id: by which MLflow is to know the experiment.
+        register: what takes the name, the path in the run and the tags of a model to register, and gives its number;
+            None: it is registered when the run completes.
     """
 
     def __init__(
@@ -143,15 +146,18 @@ class ScriptRunState:
         run_dir: Path,
         log: Callable[[str, float, int], None] = context.log,
         experiment_id: str = EXPERIMENT_ID,
+        register: Callable[[str, str, dict[str, str]], int] | None = None,
     ) -> None:
         self.run_id: str | None = run_id + secrets.token_hex(12)
         """32 digits, as MLflow's own."""
         self._experiment, self._run_dir = experiment, run_dir
         self._log, self._experiment_id = log, experiment_id
+        self._register = register or self._promise
         self._lock = threading.Lock()
         self._runs: dict[str, Answer] = {}
         self._params: dict[str, str] = {}
         self._models: dict[str, Answer] = {}
+        self._versions: dict[tuple[str, str], Answer] = {}
         self._new(str(self.run_id), run_dir.name)
 
     def _new(self, run_id: str, name: str) -> Answer:
@@ -197,6 +203,10 @@ class ScriptRunState:
                 return self._of_experiment(name[12:])
             if name.startswith("logged-models"):
                 return self._of_model(name[13:].strip("/"), content)
+            if name in ("registered-models/create", "registered-models/get"):
+                return {"registered_model": {"name": str(content["name"])}}
+            if name.startswith("model-versions/"):
+                return self._of_version(name[15:], content)
         raise UnknownCallError
 
     def _of_experiment(self, verb: str) -> Answer:
@@ -292,6 +302,25 @@ class ScriptRunState:
             own["info"]["status"] = content["status"]
         own["info"]["tags"] += (content.get("tags") or []) if verb == "tags" else []
         return {"model": own}
+
+    def _of_version(self, verb: str, content: Answer) -> Answer:
+        """`mlflow.register_model`, of what the script has logged to this run."""
+        if verb == "get":
+            return {"model_version": self._versions[str(content["name"]), str(content["version"])]}
+        if verb != "create":
+            raise UnknownCallError
+        name, source = str(content["name"]), str(content["source"])
+        logged = self._models.get(source.removeprefix("models:/"))
+        place = Path(unquote(urlsplit(logged["info"]["artifact_uri"] if logged else source).path))
+        tags = {str(tag["key"]): str(tag.get("value") or "") for tag in content.get("tags") or []}
+        number = self._register(name, place.relative_to(self._run_dir).as_posix(), tags)
+        made = {"name": name, "version": str(number), "source": source, "run_id": content.get("run_id")}
+        self._versions[name, str(number)] = {**made, "status": "READY"}
+        return {"model_version": self._versions[name, str(number)]}
+
+    def _promise(self, name: str, path: str, tags: dict[str, str]) -> int:
+        run = context.current() or context.RunContext(self._run_dir)
+        return promises.leave(run, name, path, {"tags": tags}, local=False)
 
     def keep(self) -> None:
         """Leave the params that the script logged with the run."""

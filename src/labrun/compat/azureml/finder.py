@@ -160,7 +160,9 @@ class _Modules(MetaPathFinder, Loader):
         return _Module(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing: see `_Module`."""
+        """Nothing of its own: see `_Module`."""
+        if module.__name__ == "azureml.core":  # it imported this, and scripts that `import urllib` count on it
+            importlib.import_module("urllib.request")
 
 
 def install() -> None:

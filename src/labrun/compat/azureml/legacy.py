@@ -7,7 +7,9 @@ a library is extended right after the script has imported it.
 from __future__ import annotations
 
 import builtins
+import functools
 import importlib
+import inspect
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -148,6 +150,47 @@ def _extend_logistic_regression(module: ModuleType) -> None:
     logistic.extend(module)
 
 
+def _extend_encoders(module: ModuleType) -> None:
+    """Let `OneHotEncoder` take `sparse`, which is `sparse_output` today."""
+    kind: Any = module.__dict__["OneHotEncoder"]
+    begin = kind.__init__
+    if "sparse" in inspect.signature(begin).parameters:
+        return
+    tell = functools.lru_cache(maxsize=None)(warn)
+
+    # The signature stays that of today, by which scikit-learn knows the parameters.
+    @functools.wraps(begin)
+    def old_init(self: Any, *args: Any, **kwargs: Any) -> None:
+        if "sparse" in kwargs:
+            kwargs["sparse_output"] = kwargs.pop("sparse")
+            tell("OneHotEncoder(sparse=) is gone since scikit-learn 1.4; sparse_output= is given instead")
+        begin(self, *args, **kwargs)
+
+    kind.__init__ = old_init
+
+
+def _extend_errors(module: ModuleType) -> None:
+    """Let errors take `squared=False`: those that do are functions of their own today."""
+    for name in ("mean_squared_error", "mean_squared_log_error"):
+        plain, root = (module.__dict__.get(one) for one in (name, f"root_{name}"))
+        if plain is not None and root is not None and "squared" not in inspect.signature(plain).parameters:
+            setattr(module, name, _with_squared(name, plain, root))
+
+
+def _with_squared(name: str, plain: Any, root: Any) -> Any:
+    tell = functools.lru_cache(maxsize=None)(warn)
+
+    @functools.wraps(plain)
+    def old(*args: Any, **kwargs: Any) -> Any:
+        if "squared" not in kwargs:
+            return plain(*args, **kwargs)
+        own = plain if kwargs.pop("squared") else root
+        tell(f"{name}(squared=) is gone since scikit-learn 1.6; {own.__name__}() is given instead")
+        return own(*args, **kwargs)
+
+    return old
+
+
 def _extend_pandas(module: ModuleType) -> None:
     from labrun.compat.azureml import tables_of_old
 
@@ -158,5 +201,7 @@ EXTENDED: dict[str, Callable[[ModuleType], None]] = {
     "numpy": _extend_numpy,
     "pandas": _extend_pandas,
     "sklearn.linear_model._logistic": _extend_logistic_regression,
+    "sklearn.metrics._regression": _extend_errors,
+    "sklearn.preprocessing._encoders": _extend_encoders,
 }
 """What is done to a module as soon as it has been loaded."""

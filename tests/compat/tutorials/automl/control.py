@@ -1,14 +1,17 @@
 # ruff: noqa
 # fmt: off
 # AutoML on a "DSVM" with get_data.py, in the manner of 2018.
+import json
 import logging
 import os
+import sys
 import numpy as np
 from sklearn import datasets
 import azureml.core
 from azureml.core.experiment import Experiment
 from azureml.core.workspace import Workspace
 from azureml.core.compute import DsvmCompute
+from azureml.core.conda_dependencies import CondaDependencies
 from azureml.train.automl import AutoMLConfig
 from azureml.train.automl.run import AutoMLRun
 from azureml.widgets import RunDetails
@@ -52,7 +55,6 @@ print(remote_run.id)
 RunDetails(remote_run).show()
 remote_run.wait_for_completion(show_output=True)
 
-remote_run = remote_run.continue_experiment(iterations=1, show_output=True)
 children = list(remote_run.get_children())
 metricslist = {}
 for run in children:
@@ -67,6 +69,15 @@ print(automl_utils.get_primary_metrics('classification'))
 best_run, fitted_model = remote_run.get_output()
 print(best_run)
 print('REGISTERED', best_run.register_model(model_path='outputs/model.pkl', model_name='digits').id)
+print('FILES', [name for name in best_run.get_file_names() if name.startswith('outputs/')])
+best_run.download_files(prefix='outputs/', output_directory='inference', append_prefix=False)
+best_run.download_file('outputs/conda_env_v_1_0_0.yml', 'inference/env.yml')
+print('PACKAGES', [name.split('=')[0] for name in CondaDependencies('inference/env.yml').pip_packages])
+sys.path.append('inference')
+os.environ['AZUREML_MODEL_DIR'] = 'inference'
+import scoring_file_v_1_0_0 as scoring
+scoring.init()
+print('SCORED', scoring.run(json.dumps({'data': datasets.load_digits().data[:1].tolist()})))
 lookup_metric = "accuracy"
 best_run, fitted_model = remote_run.get_output(metric=lookup_metric)
 third_run, third_model = remote_run.get_output(iteration=1)

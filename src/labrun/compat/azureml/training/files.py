@@ -114,6 +114,11 @@ def own_name(name: str) -> str:
     return f"driver.{found[1]}.log" if int(found[1] or 0) else LOG
 
 
+def stored_name(run_dir: Path, name: str) -> str:
+    """A name as the run has it: what MLflow logs as `model` in Azure lies in `outputs/model` here."""
+    return name if (run_dir / name).exists() or not (run_dir / "outputs" / name).exists() else f"outputs/{name}"
+
+
 def beginning_with(run_dir: Path, prefix: str | None) -> list[str]:
     """The files whose names begin so; below the SDK's folders for logs there is the log."""
     log = LOG_FOLDERS.get((prefix or "").partition("/")[0])
@@ -142,7 +147,7 @@ def download(run_dir: Path, name: str, target: Any = None) -> None:
     Raises:
         UserErrorException: the run has no such file.
     """
-    own = own_name(name)
+    own = stored_name(run_dir, own_name(name))
     if own not in listing(run_dir):
         known = ", ".join(listing(run_dir)[:20]) or "none"
         raise UserErrorException(f"download_file({name!r}): the run has no such file; it has: {known}")

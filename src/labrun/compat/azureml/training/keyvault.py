@@ -9,6 +9,14 @@ from typing import Any
 from labrun.compat.azureml.absent import not_here
 from labrun.compat.azureml.exceptions import UserErrorException
 
+_names: dict[str, str] = {}
+"""The secrets that this process has set, by their variables."""
+
+
+def own_name(secret: str) -> str:
+    """The variable that labrun sets for a secret."""
+    return str(secret).replace("-", "_").upper()
+
 
 def names_of(secret: str) -> list[str]:
     """The variables that a secret may be in: a name in a key vault may hold a `-`, which no shell can set.
@@ -17,7 +25,7 @@ def names_of(secret: str) -> list[str]:
     """
     plain = secret.replace("-", "_")
     others = sorted(name for name in os.environ if name.replace("-", "_").upper() == plain.upper())
-    return list(dict.fromkeys([secret, plain, *others, plain.upper()]))
+    return list(dict.fromkeys([secret, plain, *others, own_name(secret)]))
 
 
 def secret_of(call: str, name: str) -> str:
@@ -67,6 +75,7 @@ class Keyvault:
                 f"Keyvault.set_secret({name!r}, ...): a name has 1 to 127 letters, digits and '-', and the value is a "
                 f"text; it was given a {type(value).__name__}"
             )
+        _names[own_name(name)] = str(name)
         *others, own = names_of(name)
         for variable in others:
             if variable in os.environ:  # the same secret under another spelling
@@ -75,6 +84,7 @@ class Keyvault:
 
     def delete_secret(self, name: str) -> None:
         """Take a secret out of this process's environment."""
+        _names.pop(own_name(name), None)
         for variable in names_of(name):
             os.environ.pop(variable, None)
 
@@ -89,5 +99,5 @@ class Keyvault:
             self.set_secret(name, value)
 
     def list_secrets(self, max_results: Any = None) -> Any:
-        """Not in labrun: not every variable of the environment is a secret."""
-        not_here("Keyvault.list_secrets()", "secrets are variables of the environment: os.environ['NAME']")
+        """The names of those that this process has set; not every variable of the environment is a secret."""
+        return [{"name": name} for name in list(_names.values())[:max_results]]
