@@ -182,11 +182,10 @@ def _with_squared(name: str, plain: Any, root: Any) -> Any:
 
     @functools.wraps(plain)
     def old(*args: Any, **kwargs: Any) -> Any:
-        if "squared" not in kwargs:
+        if kwargs.pop("squared", True):
             return plain(*args, **kwargs)
-        own = plain if kwargs.pop("squared") else root
-        tell(f"{name}(squared=) is gone since scikit-learn 1.6; {own.__name__}() is given instead")
-        return own(*args, **kwargs)
+        tell(f"{name}(squared=False) is gone since scikit-learn 1.6; {root.__name__}() is given instead")
+        return root(*args, **kwargs)
 
     return old
 
