@@ -223,7 +223,7 @@ def _option(group: str, override: str) -> Any:
 
     GlobalHydra.instance().clear()
     own = paths.user_conf_dir()
-    path = [f"hydra.searchpath=[file://{own}]"] if own else []
+    path = [f"hydra.searchpath=[{hydra_files.quoted(f'file://{own}')}]"] if own else []
     try:
         with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
             config = compose("config", [override, "name=rerun", "compute.cpus_per_run=1", *path])
