@@ -111,6 +111,13 @@ def test_an_attached_machine_runs_a_script_with_data_children_and_automl(
     assert str(checkpoint) in lab_here("remote", "pull", run.id, "checkpoints").stdout
     assert checkpoint.read_text() == "large"
     assert "nothing new of checkpoints on mine" in lab_here("remote", "pull", run.id).stdout
+    child = run.get_children()[0].record
+    assert "nothing new of outputs on mine" in lab_here("remote", "pull", child.id, "outputs").stdout
+    assert lab_here("runs", "tag", child.id, "mine=1").returncode == 0
+    there = f"/home/{far.USER}/.labrun/workspaces/*/outputs/*/*{child.id}"
+    assert '"mine"' in far_machine.inside(f"cat {there}/annotations.jsonl")
+    assert "removed 1 run on mine" in lab_here("runs", "rm", child.id, "--yes").stdout
+    assert far_machine.inside(f"ls -d {there}") == ""
     done = lab(project, "azureml", "run", "automl.py")
     assert done.returncode == 0, done.stderr
     accuracy, predicted = json.loads((project / "facts.json").read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -25,7 +26,7 @@ from conftest import Command
 from far_project import only_tinything
 from helpers import PLAIN, call_here, program, wait_for
 from labrun import app, cli
-from labrun.errors import LabrunError
+from labrun.errors import DataError, LabrunError
 from labrun.remote import (
     backend,
     carry,
@@ -349,7 +350,8 @@ def test_an_environment_that_lacks_something_is_built_anew(there: helper.Helper)
     claim.write_text(json.dumps({"pid": 1, "start": 1, "host": "another-login-node", "beats": True}))
     assert there.do_spawn(request, nothing)[0]["state"] == "running"  # it builds there
     os.utime(claim, (time.time() - 100, time.time() - 100))
-    assert there.do_spawn(request, nothing)[0]["state"] == "started"  # it did, and has died
+    (claim.parent / "k.log").write_text("dns error")  # of that try: it says nothing of the next one
+    assert there.do_spawn(request, nothing)[0] == {"state": "started", "seen": 9}  # it did, and has died
 
 
 def test_two_builds_at_once_leave_one_environment(tmp_path: Path) -> None:
@@ -503,6 +505,25 @@ def test_what_waits_there_reads_the_data_that_it_was_submitted_with(box: far.Far
         table.write_text("a,c\n1,3\n")
         data.send(conversation, link, [record], keep=True)  # taken up again: nothing of it changes
     assert [box.inside(f"cat {path}").split()[-1] for path in found] == ["1,1", "1,2"]
+
+
+def test_data_that_are_said_to_lie_there_are_compared(box: far.Far, workspace: Path) -> None:
+    table = workspace / "data" / "t.csv"
+    table.parent.mkdir()
+    table.write_text("a,c\n1,2\n")
+    node = {"_target_": "labrun.data.readers.Csv", "name": "t", "path": str(table), "target": "c"}
+    record = _record(dataset=node)
+    remotes.put(dataclasses.replace(remotes.get("box"), data={str(table.parent): "/home/far/lies"}))
+    with channel.Channel(remotes.get("box")) as conversation:
+        link = carry.fresh(workspace / "multirun" / "x" / "1", "box", conversation)
+        with pytest.raises(DataError, match="/home/far/lies/t.csv is not on box"):
+            data.send(conversation, link, [record])
+        box.inside("mkdir -p /home/far/lies; echo other > /home/far/lies/t.csv")
+        with pytest.raises(DataError, match="/home/far/lies/t.csv is another file on box"):
+            data.send(conversation, link, [record])
+        box.inside("printf 'a,c\\n1,2\\n' > /home/far/lies/t.csv")
+        data.send(conversation, link, [record])
+        assert link.config_there(record.config, workspace, {})["dataset"]["path"] == "/home/far/lies/t.csv"
 
 
 def test_paths_of_data_that_stand_in_variables_are_those_of_there(box: far.Far, workspace: Path) -> None:

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from conftest import Command
 from helpers import PLAIN, wait_for
 from labrun.control import controller, lease
 from labrun.registry import journal
-from labrun.remote import backend, channel, environment, helper, mirror, packed, remotes, ssh
+from labrun.remote import backend, channel, editable, environment, helper, mirror, packed, remotes, ssh
 from labrun.remote import link as links
 from labrun.runs import files, sweep_state
 from labrun.runs import record as records
@@ -37,6 +38,8 @@ class Sleeper:
         self.seconds = seconds
     def fit(self, x, y):
         print("VARIABLE", len(os.environ.get("OWN", "")), flush=True)
+        beside = os.path.join(os.path.dirname(__file__), "beside.txt")
+        print("BESIDE", open(beside).read() if os.path.exists(beside) else "nothing")
         time.sleep(self.seconds)
         return self
     def predict(self, x):
@@ -71,6 +74,19 @@ def test_a_machine_is_made_known_examined_and_forgotten(box: far.Far, lab_here: 
     assert lab_here("remote", "rm", "other").returncode == 0
     unknown = lab_here("remote", "doctor", "bxo")
     assert unknown.returncode == 2 and "no machine is known by that name (box" in unknown.stderr
+
+
+def test_settings_that_are_not_given_stay(lab_here: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(remotes.VARIABLE, str(tmp_path / "remotes.json"))
+    lab_here("remote", "add", "box", "host", "--python", str(Path.home() / "env/bin/python"), "--data", "x=/far/x")
+    link = links.Link("box", "w", "w/f", place=remotes.get("box").folder)
+    told = lab_here("remote", "add", "box", "other", "--folder", "/scratch").stdout
+    assert "box is other; as before: --python ~/env/bin/python" in told, "~ is that of the user there"
+    found = remotes.get("box")
+    assert (found.folder, found.data) == ("/scratch", {str(tmp_path / "x"): "/far/x"})
+    assert link.machine.folder == "~/.labrun", "where its runs lie"
+    lab_here("remote", "add", "box", "other", "--python", "", "--data", "x=")
+    assert (remotes.get("box").python, remotes.get("box").data, remotes.get("box").folder) == (None, {}, "/scratch")
 
 
 def test_from_nothing_to_records_here(
@@ -136,8 +152,20 @@ def test_a_search_and_a_script_run_there(
 ) -> None:
     """Takes over 15 s: two commands; the search goes on while nobody looks."""
     secret = "zq-8a1-of-the-search"
-    words = ("-m", "sweep=random", "sweep.max_trials=4", "model.seconds=interval(0.3,0.6)", "compute.detach=true")
-    done = labrun(*words, *SMALL, f"+compute.environment.OWN={secret}")
+    subprocess.run(["git", "init", "-q"], check=True)  # where what is no source is code, too
+    (workspace / "beside.txt").write_text("it")
+    words = (
+        "-m",
+        "sweep=random",
+        "sweep.max_trials=4",
+        "model.seconds=interval(0.3,0.6)",
+        "compute.detach=true",
+        "name='größer'",
+    )
+    (workspace / "more configs" / "model").mkdir(parents=True)
+    (workspace / "conf" / "model" / "sleeper.yaml").rename(workspace / "more configs" / "model" / "sleeper.yaml")
+    configs = ("--config-dir", str(workspace / "more configs"))
+    done = labrun(*configs, *words, *SMALL, f"+compute.environment.OWN={secret}")
     assert done.returncode == 0, done.stderr
     folder = next(workspace.glob("multirun/*/*"))
     assert secret not in box.inside("cat /proc/*/cmdline | tr '\\0' ' '")
@@ -148,6 +176,7 @@ def test_a_search_and_a_script_run_there(
     assert all("compute.host=box" in one.overrides and "compute.host=null" not in one.command for one in found)
     assert f"VARIABLE {len(secret)}" in (folder / "0" / "driver.log").read_text()
     assert {"results.csv", "report.html", "best.yaml"} <= {path.name for path in folder.iterdir()}
+    assert (folder / "0" / "driver.log").read_text().count("BESIDE it") == 1
     code = found[0].code
     assert code is not None and Path(code["folder"]).is_dir() and Path(code["folder"]).is_relative_to(workspace)
     (workspace / "train.py").write_text(
@@ -274,6 +303,9 @@ def test_a_small_environment_is_built_there_once(
         monkeypatch.setattr(environment, "present", lambda: broken)
         with pytest.raises(Exception, match="could not be built on box"):
             environment.ensure(conversation)
+        monkeypatch.setattr(environment, "present", lambda: environment.Environment("3.99", ("tinything==1.0",)))
+        with pytest.raises(Exception, match=r"box has no Python 3.99, which is the one of here, and uv cannot fetch"):
+            environment.ensure(conversation)
 
 
 def test_the_helper_is_python_3_8() -> None:
@@ -306,6 +338,40 @@ def test_of_code_that_was_sent_before_only_the_change_is_sent(tmp_path: Path) ->
     refused = _answers(tmp_path / "far", ("put", {"to": "code/other", **more}, changed))[0]
     assert not refused["ok"] and "has changed there" in refused["why"]
     assert not (tmp_path / "far" / "code" / "other").exists()
+
+
+def test_files_of_two_names_and_of_names_that_are_no_text_are_sent(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "best.ckpt").write_text("x")
+    os.link(run / "best.ckpt", run / "last.ckpt")
+    (run / os.fsdecode(b"caf\xe9.txt")).write_text("y")
+    asked = ("put", {"to": "code/run", "marked": True}, packed.folder(run))
+    assert _answers(tmp_path / "far", asked, ("have", {"paths": ["code/run"]}, {}))[1]["have"] == ["code/run"]
+    sent = packed.folder(tmp_path / "far" / "code" / "run")
+    assert {name: path.read_text() for name, path in sent.items()} == {
+        "best.ckpt": "x",
+        "last.ckpt": "x",
+        "caf\udce9.txt": "y",
+    }
+
+
+def test_what_a_packages_name_is_asked_for_is_sent_with_its_folder_of_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tmp_path / "site" / "own_tool-1.2.dist-info"
+    told.mkdir(parents=True)
+    (told / "METADATA").write_text("Metadata-Version: 2.1\nName: own-tool\nVersion: 1.2\n")
+    (told / "direct_url.json").write_text('{"url": "file:///x", "dir_info": {"editable": true}}')
+    monkeypatch.syspath_prepend(str(told.parent))
+    assert list(editable.told()) == ["own_tool-1.2.dist-info/METADATA"]
+    finder = ModuleType("__editable___own_tool_1_2_finder")
+    monkeypatch.setitem(sys.modules, finder.__name__, finder)
+    finder.MAPPING = {"own": "/x/own", "space.part": "/x/space/part", "single": "/x/single.py"}  # type: ignore[attr-defined]
+    assert editable.folders() == [Path("/x")]
+    finder.MAPPING = {"own": "/x/source"}  # type: ignore[attr-defined]
+    with pytest.raises(Exception, match="the package own is installed as the folder /x/source, whose name is another"):
+        editable.folders()
 
 
 def _answers(root: Path, *asked: tuple[str, dict[str, Any], dict[str, Path]]) -> list[dict[str, Any]]:

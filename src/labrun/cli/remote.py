@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,6 @@ from labrun.cli.runs import filters
 from labrun.errors import ConfigError, RecordError
 from labrun.remote import adopting, channel, doctor, mirror, remotes, removal, ssh, wheels
 from labrun.remote import link as links
-from labrun.runs import record as records
 from labrun.runs import report, store
 from labrun.terminal import plain
 
@@ -27,7 +27,7 @@ def add(nouns: Any) -> None:
     noun = nouns.add_parser("remote", help=text, description=f"{text[0].upper()}{text[1:]}.")
     noun.set_defaults(act=ls)
     verbs = noun.add_subparsers(title="actions", metavar="ACTION")
-    verb = _verb(verbs, "add", add_one, "add a machine, or change its settings", named=True)
+    verb = _verb(verbs, "add", add_one, "add a machine, or change some of its settings ('': the default)", named=True)
     verb.add_argument("address", metavar="ADDRESS", help="what 'ssh ADDRESS' reaches: HOST, USER@HOST or an alias")
     verb.add_argument("--folder", metavar="PATH", help="where everything goes there (default: ~/.labrun)")
     verb.add_argument("--python", metavar="PATH", help="an interpreter there that has the packages; else one is built")
@@ -41,7 +41,10 @@ def add(nouns: Any) -> None:
     )
     verb.add_argument("--ssh-config", metavar="FILE", help="a configuration for ssh -F")
     verb.add_argument(
-        "--data", action="append", metavar="HERE=THERE", help="a folder there that holds what one here holds"
+        "--data",
+        action="append",
+        metavar="HERE=THERE",
+        help="a folder there that holds what one here holds; HERE= forgets it",
     )
     _verb(verbs, "ls", ls, "list the machines (the default)")
     _verb(verbs, "rm", remove, "forget a machine; removes nothing there", named=True)
@@ -67,32 +70,48 @@ def _verb(verbs: Any, name: str, act: Act, text: str, named: bool = False) -> ar
 
 
 def add_one(options: argparse.Namespace) -> int:
-    """Make a machine known."""
+    """Make a machine known; of one that is known, what is not given stays as it was."""
     config = options.ssh_config
-    if config is not None and not Path(config).expanduser().is_file():
+    if config and not Path(config).expanduser().is_file():
         raise ConfigError(f"--ssh-config {config}: there is no such file")
     data = {}
     for pair in options.data or ():
         here, equals, there = pair.partition("=")
-        if not equals or not here or not there.startswith("/"):
+        if not equals or not here or (there and not there.startswith("/")):
             raise ConfigError(f"--data {pair}: give HERE=THERE, as in --data data=/scratch/data; THERE begins with /")
         data[str(Path(here).expanduser().resolve())] = there
-    if options.build is not None and options.build.split()[:1] != ["slurm"]:
+    if options.build and options.build.split()[:1] != ["slurm"]:
         raise ConfigError(f"--build {options.build}: give slurm, or 'slurm' with options of srun")
     house = options.wheelhouse
-    if house not in (None, wheels.AUTO) and not Path(house).expanduser().is_dir():
+    if house not in (None, "", wheels.AUTO) and not Path(house).expanduser().is_dir():
         raise ConfigError(f"--wheelhouse {house}: there is no such folder; 'auto' makes the wheels here")
     given = {
-        "folder": options.folder,
+        "folder": _there(options.folder),
         "build": options.build,
-        "wheelhouse": house if house in (None, wheels.AUTO) else str(Path(house).expanduser().resolve()),
-        "python": options.python,
-        "ssh_config": None if config is None else str(Path(config).expanduser().resolve()),
-        "data": data,
+        "wheelhouse": house if house in (None, "", wheels.AUTO) else str(Path(house).expanduser().resolve()),
+        "python": _there(options.python),
+        "ssh_config": str(Path(config).expanduser().resolve()) if config else config,
     }
-    remotes.put(remotes.Remote(options.name, options.address, **{key: value for key, value in given.items() if value}))
-    print(f"{options.name} is {options.address}. Next: lab remote doctor {options.name}")
+    plain = remotes.Remote(options.name, options.address)
+    before = remotes.known().get(options.name, plain)
+    new = {key: value or getattr(plain, key) for key, value in given.items() if value is not None}
+    data = {here: there for here, there in {**before.data, **data}.items() if there}
+    known = dataclasses.replace(before, address=options.address, data=data, facts={}, **new)
+    remotes.put(known)
+    kept = [
+        f"--{key.replace('_', '-')} {getattr(known, key)}"
+        for key in given
+        if key not in new and getattr(known, key) != getattr(plain, key)
+    ]
+    stays = f"; as before: {', '.join(kept)}" if kept else ""
+    print(f"{options.name} is {options.address}{stays}. Next: lab remote doctor {options.name}")
     return 0
+
+
+def _there(path: str | None) -> str | None:
+    """A path of there; the shell here has made this user's home of a `~`."""
+    home = f"{Path.home()}/"
+    return f"~/{path.removeprefix(home)}" if path is not None and path.startswith(home) else path
 
 
 def ls(options: argparse.Namespace) -> int:
@@ -204,19 +223,13 @@ def pull(options: argparse.Namespace) -> int:
     """Bring more files of a run."""
     name, parts = options.words[0], options.words[1:] or ["checkpoints"]
     run_dir, record = store.find(store.workspace(), name)
-    folder = records.sweep_folder(run_dir, record) or run_dir
-    link = links.read(folder)
-    if link is None:
+    folder = links.folder_of(run_dir, record)
+    link = None if folder is None else links.read(folder)
+    if folder is None or link is None:
         raise RecordError(f"run {record.id} ran on this machine: its files are in {run_dir}")
-    total = 0
-
-    def count(size: int) -> None:
-        nonlocal total
-        total += size
-
     with channel.Channel(link.machine) as conversation:
-        there = f"{link.folder}/{run_dir.relative_to(folder).as_posix()}"
-        names = mirror.pull(conversation, run_dir, there, parts, count)
+        there = os.path.normpath(f"{link.folder}/{os.path.relpath(run_dir, folder)}")
+        names = mirror.pull(conversation, run_dir, there, parts)
     for one in names:
         print(plain(str(run_dir / one)))
     if not names:

@@ -46,7 +46,8 @@ class Folder:
         """Whether a person may mean it: by its path, the end or a part of it, or by the beginning of a run's id."""
         ids = [str(run_id) for run_id, _, _ in self.runs.values() if run_id]
         is_part = text in self.name.split("/")
-        return is_part or f"/{self.folder}".endswith(f"/{text.strip('/')}") or any(one.startswith(text) for one in ids)
+        is_end = f"/{self.folder}".endswith((f"/{text.strip('/')}", f"-{text}"))
+        return is_part or is_end or any(one.startswith(text) for one in ids)
 
 
 def folders(channel: Channel) -> list[Folder]:
@@ -94,6 +95,7 @@ def _begin(channel: Channel, one: Folder, root: Path, folder: Path) -> Link:
         raise RecordError(f"{folder} holds other runs, which did not come from {channel.remote.name}")
     runs, name = None if one.search else list(one.runs), channel.remote.name
     link = Link(name, one.workspace, one.folder, str(root), channel.root, links.STARTED, runs)
+    link.place = channel.remote.folder
     mirror.pull(channel, folder, one.folder, [".launch/plan.json", ".hydra", "multirun.yaml"])
     plan, code = sweep_state.read_plan(folder), store.state_folder(root) / "code"
     plan.target = links.CLUSTER  # the plan of there says what its own controller does

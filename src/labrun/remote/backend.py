@@ -71,9 +71,16 @@ class Elsewhere(Backend):
         found = facts(remote)
         if remote.python is None:
             environment.check_platform(host, found)
-        if compute["target"] in ("slurm",):
+        lacking = list(self._lacking(compute, found))
+        if lacking and remote.facts:  # it may have more than when it was last asked
+            lacking = list(self._lacking(compute, channel.facts(remote)))
+        yield from lacking
+
+    def _lacking(self, compute: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:
+        host = compute["host"]
+        if compute["target"] == "slurm":
             if not found["sbatch"]:
-                yield f"compute.target=slurm: {host} has no sbatch on its PATH ('lab remote doctor {host}' looks again)"
+                yield f"compute.target=slurm: {host} has no sbatch on its PATH"
             return
         cores, memory, gpus = found["cores"], found["memory_gb"], len(found["gpus"])
         if compute["cpus_per_run"] > cores:
@@ -251,9 +258,9 @@ class Carried:
         name = next(filter(None, hosts), None) or (self._link.remote if self._link else None)  # older runs go along
         if name is None:
             raise LabrunError(f"the runs of {self._folder} do not say which machine they go to")
-        remote = remotes.get(name)
         if self._link is not None and self._link.state == links.CARRYING and self._link.remote != name:
             self._link = None  # nothing has begun on the other one
+        remote = self._link.machine if self._link is not None else remotes.get(name)
 
         def attempt() -> None:
             try:

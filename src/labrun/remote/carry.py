@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun import masking
-from labrun.remote import clocks, data, environment, inherited, packed
+from labrun.remote import clocks, data, editable, environment, inherited, packed
 from labrun.remote import link as links
 from labrun.remote.channel import Channel, RefusedError
 from labrun.remote.link import Link
@@ -47,7 +47,7 @@ def fresh(folder: Path, name: str, channel: Channel) -> Link:
     root = store.workspace()
     workspace = links.workspace_there(root)
     link = Link(name, workspace, links.folder_there(folder, root, workspace), str(root), channel.root)
-    link.is_own = True
+    link.place, link.is_own = channel.remote.folder, True
     clocks.note(link, channel.ahead_s)
     if link.ahead_s:
         ahead = f"{report.duration(abs(link.ahead_s))} {'ahead of' if link.ahead_s > 0 else 'behind'}"
@@ -93,12 +93,14 @@ def send(channel: Channel, folder: Path, link: Link, plan: Plan, run_dirs: Seque
 
 def send_code(channel: Channel, link: Link, found: Sequence[Record], plan: Plan) -> Interpreter:
     """Have labrun, the code of the runs and the environment there."""
-    path, outside = _import_path(plan, link)
+    own, path, outside = _own_packages(plan), *_import_path(plan, link, found)
     trees = {f"{link.workspace}/{_relative(one)}": one for one in {*_code(found), *outside}}
     earlier = {f"{link.workspace}/{_relative(one)}": one for one in _earlier_code()}
-    have = set(channel.call("have", paths=[*dict.fromkeys([_labrun_there(), *trees, *earlier])])["have"])
-    if _labrun_there() not in have:
-        _put(channel, packed.labrun_files(), _labrun_there(), marked=True)
+    have = set(channel.call("have", paths=[*dict.fromkeys([_labrun_there(), *own, *trees, *earlier])])["have"])
+    for there, files in ({_labrun_there(): packed.labrun_files()} | own).items():
+        if there not in have:
+            put(channel, files, there, marked=True)
+    path += [f"{channel.root}/{there}" for there in own]
     for there, here in trees.items():
         if there not in have:
             _send_tree(channel, here, there, {name: one for name, one in earlier.items() if name in have})
@@ -116,16 +118,17 @@ def _send_tree(channel: Channel, here: Path, there: str, bases: Mapping[str, Pat
     name, new, gone = min(found, key=lambda one: _bytes(one[1]), default=("", {}, []))
     if name and 2 * _bytes(new) < _bytes(files):
         with contextlib.suppress(RefusedError):  # it is not what it was: then all of it
-            _put(channel, new, there, marked=True, base=name, gone=gone, digest=here.name)
+            put(channel, new, there, marked=True, base=name, gone=gone, digest=here.name)
             return
-    _put(channel, files, there, marked=True)
+    put(channel, files, there, marked=True)
 
 
 def _bytes(files: packed.Files) -> int:
     return sum(len(one) if isinstance(one, bytes) else one.stat().st_size for one in files.values())
 
 
-def _put(channel: Channel, files: packed.Files, there: str, **arguments: Any) -> dict[str, Any]:
+def put(channel: Channel, files: packed.Files, there: str, **arguments: Any) -> dict[str, Any]:
+    """Have files in a folder there; `arguments` are those of the request (`Helper.do_put`)."""
     file, size = packed.archive(files)
     with file:
         return channel.send("put", file, size, to=there, **arguments)
@@ -152,7 +155,13 @@ def _code(found: Sequence[Record]) -> list[Path]:
     return [Path(one) for one in sorted(folders) if one != "None"]
 
 
-def _import_path(plan: Plan, link: Link) -> tuple[list[str], list[Path]]:
+def _own_packages(plan: Plan) -> dict[str, packed.Files]:
+    """What the packages that are folders of code here say of themselves, by where it goes there."""
+    files = editable.told() if plan.python is None else {}
+    return {f"told/{packed.digest(files)[:16]}": files} if files else {}
+
+
+def _import_path(plan: Plan, link: Link, found: Sequence[Record]) -> tuple[list[str], list[Path]]:
     """Where the runs import from there, before the interpreter's own folders.
 
     What neither lies in the frozen code nor belongs to this interpreter is frozen, too: a package that is installed as
@@ -163,8 +172,9 @@ def _import_path(plan: Plan, link: Link) -> tuple[list[str], list[Path]]:
     """
     root, path, frozen = store.workspace(), [], []
     code = store.state_folder(root) / "code"
+    places = [*plan.path, *(_frozen(place, found) for place in editable.folders() if plan.python is None)]
     own = [*map(Path, {sys.prefix, sys.base_prefix, sys.exec_prefix}), *(top.parent for _, top in packed.packages())]
-    for place in (Path(entry).resolve() for entry in plan.path):
+    for place in (Path(entry).resolve() for entry in dict.fromkeys(places)):
         if place.is_relative_to(code):
             path.append(f"{link.root}/{link.workspace}/{_relative(place)}")
         elif place.is_dir() and not any(place.is_relative_to(top.resolve()) for top in own):
@@ -172,6 +182,14 @@ def _import_path(plan: Plan, link: Link) -> tuple[list[str], list[Path]]:
             frozen.append(Path(taken["folder"]))
             path.append(os.path.normpath(f"{link.root}/{link.workspace}/{_relative(frozen[-1])}/{taken['working']}"))
     return path, frozen
+
+
+def _frozen(place: Path, found: Sequence[Record]) -> str:
+    """A folder of packages; the one in the runs' frozen code, if it belongs to that."""
+    for code in (record.code for record in found if record.code):
+        if place.is_relative_to(code["base"]):
+            return str(Path(code["folder"], place.relative_to(code["base"])))
+    return str(place)
 
 
 def _send_folder(channel: Channel, folder: Path, link: Link, plan: Plan, found: Sequence[tuple[Path, Record]]) -> None:
@@ -286,15 +304,19 @@ def begin(
         "log": output,
         "patience_s": 10.0,
     }
-    told = channel.call(
-        "begin",
-        **waiting,
-        fresh=waiting["file"],
-        command=list(command),
-        environment=dict(variables),
-        cwd=cwd or link.workspace,
-        stdin=stdin,
-    )
+    lacks = f"{command[0]} cannot be used for runs there: 'lab remote doctor {link.remote}' tells what it lacks"
+    try:
+        told = channel.call(
+            "begin",
+            **waiting,
+            fresh=waiting["file"],
+            command=list(command),
+            environment=dict(variables),
+            cwd=cwd or link.workspace,
+            stdin=stdin,
+        )
+    except RefusedError as error:
+        raise RefusedError(f"{error}. {lacks}" if f"{command[0]}: " in str(error) else str(error)) from error
     text, end = "", time.monotonic() + BEGIN_S
     while True:
         text += told["log"]
@@ -304,7 +326,8 @@ def begin(
             reason = _reason(text)
             if "are controlled by process" in reason or "another controller has" in reason:
                 return  # an earlier try has come through
-            raise RefusedError(f"{link.remote}: {reason}")
+            is_lacking = reason.startswith(("ModuleNotFoundError", "ImportError"))
+            raise RefusedError(f"{link.remote}: {reason}{f'. {lacks}' * is_lacking}")
         if time.monotonic() > end:
             return
         told = channel.call("wait", **waiting, seen=told["seen"])

@@ -7,6 +7,7 @@ import json
 import os
 import select
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
@@ -16,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, TypeVar
 
+from labrun.checking import size_text
 from labrun.errors import LabrunError
 from labrun.remote import remotes, ssh
 from labrun.remote.remotes import Remote
@@ -35,12 +37,35 @@ REACH = (
 )
 """For `sh -c`, in single quotes: the first Python that is new enough reads the helper, and becomes it."""
 
+METER_S = 10.0
+"""Between two lines of a `Meter`."""
+
 Progress = Callable[[int], None]
 Result = TypeVar("Result")
 
 
 class RefusedError(LabrunError):
     """The other side cannot do what it was asked to."""
+
+
+class Meter:
+    """Says every few seconds, on standard error, how far something is that takes long.
+
+    Args:
+        what: `sending data to box`.
+        total: bytes.
+    """
+
+    def __init__(self, what: str, total: int) -> None:
+        self._what, self._total, self._moved = what, total, 0
+        self._next = time.monotonic() + METER_S
+
+    def __call__(self, count: int) -> None:
+        """So many more bytes have been moved."""
+        self._moved += count
+        if time.monotonic() > self._next and self._moved < self._total:
+            self._next = time.monotonic() + METER_S
+            sys.stderr.write(f"labrun: {self._what}: {size_text(self._moved)} of {size_text(self._total)}\n")
 
 
 def streamed(program: Path) -> tuple[bytes, str]:
@@ -154,12 +179,13 @@ class Channel:
         """Bytes after an answer."""
         return self._read(count)
 
-    def read_into(self, file: BinaryIO, count: int) -> None:
+    def read_into(self, file: BinaryIO, count: int, progress: Progress) -> None:
         """Bytes after an answer, into a file."""
         while count:
             data = self._some(min(CHUNK, count), self._quiet_s)
             file.write(data)
             count -= len(data)
+            progress(len(data))
 
     def _answer(self, quiet_s: float | None) -> tuple[dict[str, Any], int]:
         answer: dict[str, Any] = json.loads(self._line(quiet_s or self._quiet_s))

@@ -21,8 +21,9 @@ from labrun.data import asset as assets
 from labrun.data import digests, mount, reader
 from labrun.data.asset import Asset
 from labrun.data.stores.local import LocalDatastore
+from labrun.errors import DataError
 from labrun.remote import link as links
-from labrun.remote.channel import Channel
+from labrun.remote.channel import Channel, Meter
 from labrun.remote.link import Link
 from labrun.runs import store as runs
 from labrun.runs.record import Record
@@ -72,9 +73,10 @@ def _send_of(channel: Channel, link: Link, config: Mapping[str, Any], places: di
     there = settled(config)
     stores = _stores(there)
     named = list(map(Path, links.absolute([there, config.get("script")])))
-    own = [Path(sys.prefix), Path(sys.base_prefix), *map(Path, link.machine.data)]
+    own, lying = [Path(sys.prefix), Path(sys.base_prefix)], list(map(Path, link.machine.data))
     found = dict.fromkeys(_files(stores, there, config))
-    files = [path for path in found if not any(path.is_relative_to(place) for place in own)]
+    files = [path for path in found if not any(path.is_relative_to(place) for place in [*own, *lying])]
+    _compare(channel, link, [path for path in found if any(path.is_relative_to(place) for place in lying)])
     sums = dict(zip(files, digests.of(files), strict=True))
     send_missing(channel, link.remote, {digest: path for path, digest in sums.items()})
     for path, digest in sums.items():
@@ -85,6 +87,28 @@ def _send_of(channel: Channel, link: Link, config: Mapping[str, Any], places: di
         for name in named:
             if (path == name or path.is_relative_to(name)) and name.is_relative_to(base):
                 link.datastores[str(name)] = os.path.normpath(f"{link.double(base)}/{name.relative_to(base)}")
+
+
+def _compare(channel: Channel, link: Link, files: Sequence[Path]) -> None:
+    """Whether files that `--data` says lie there already are those of here.
+
+    Raises:
+        DataError: one is not there, or is another one.
+    """
+    pairs = sorted(link.machine.data.items(), key=lambda pair: -len(pair[0]))
+    sums = {links.moved(str(path), pairs): digest for path, digest in zip(files, digests.of(files), strict=True)}
+    places = list(sums)
+    for start in range(0, len(places), AT_ONCE):
+        part = places[start : start + AT_ONCE]
+        for place, digest in channel.call("digests", COMPARE_S, files=part)["digests"].items():
+            if digest != sums[place]:
+                here, there = next(pair for pair in pairs if place.startswith(pair[1]))
+                raise DataError(
+                    f"{place} {'is not' if digest is None else 'is another file'} on {link.remote}, although "
+                    f"'lab remote add --data {here}={there}' says that the files there are those of here: bring them "
+                    f"up to date, or have the files sent: "
+                    f"lab remote add {link.remote} {link.machine.address} --data {here}="
+                )
 
 
 def _stores(there: Mapping[str, Any]) -> dict[str, LocalDatastore]:
@@ -121,9 +145,10 @@ def send_missing(channel: Channel, name: str, by_digest: Mapping[str, Path], wha
     total = sum(by_digest[digest].stat().st_size for digest in missing)
     if missing:
         sys.stderr.write(f"labrun: sending {what} to {name}: {counted(len(missing), 'file')}, {size_text(total)}\n")
+    meter = Meter(f"sending {what} to {name}", total)
     for digest in missing:
         with open(by_digest[digest], "rb") as file:
-            channel.send("store", file, by_digest[digest].stat().st_size, store=STORE, digest=digest)
+            channel.send("store", file, by_digest[digest].stat().st_size, meter, store=STORE, digest=digest)
 
 
 def _files(stores: Mapping[str, LocalDatastore], there: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[Path]:
@@ -149,6 +174,8 @@ def _files(stores: Mapping[str, LocalDatastore], there: Mapping[str, Any], confi
             yield from [path, *_beside(path)] if dataset.get("script") else [path]
 
 
+COMPARE_S = 3600.0
+"""How long a machine may read files to tell their digests."""
 QUOTED = re.compile(r"""["']([^"'\n]+)["']""")
 
 

@@ -81,4 +81,5 @@ def _problems(remote: Remote) -> Iterator[str]:
     if not found["uv"] and environment.uv_here() is None:
         yield "uv: neither there nor here. There: curl -LsSf https://astral.sh/uv/install.sh | sh"
     if found["disk_gb"] < LOW_GB:
-        yield f"room: torch and its cache take up to {LOW_GB:.0f} GB. Elsewhere: lab remote add ... --folder PATH"
+        add = f"lab remote add {remote.name} {remote.address} --folder PATH"
+        yield f"room: torch and its cache take up to {LOW_GB:.0f} GB. Elsewhere: {add}"

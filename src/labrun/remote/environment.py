@@ -20,7 +20,7 @@ from typing import Any
 
 from labrun.errors import ConfigError, LabrunError
 from labrun.remote import packed, wheels
-from labrun.remote.channel import Channel
+from labrun.remote.channel import Channel, Meter
 from labrun.runs import record as records
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ own="$PWD/env/.{key}.$(uname -n).$$"
 trap 'rm -rf "$own" "$own.txt"' EXIT
 (while kill -0 $$ 2>/dev/null; do touch {claim}; sleep 5; done) &
 cat > "$own.txt"
-{uv} venv --quiet --relocatable --python {version} "$own"
+{uv} venv --quiet --relocatable --python {version} "$own" || {{ echo "{no_python}"; exit 1; }}
 {uv} pip install {wheels}--no-deps --python "$own/bin/python" -r "$own.txt"
 [ -e env/{key} ] || mv "$own" env/{key}
 """
@@ -43,7 +43,7 @@ cat > "$own.txt"
 Each build has a folder of its own, and the first one takes the name: a cluster's login nodes, which share the disk, may
 build at once where its file system has no locks. While it lives, it touches its claim, which other hosts look at.
 """
-BUILD_S = 3600.0
+NO_PYTHON = "labrun: no Python"
 PASSED_ON = (
     "UV_INDEX_URL",
     "UV_DEFAULT_INDEX",
@@ -192,11 +192,19 @@ def _build(channel: Channel, wanted: Environment, uv: str, facts: Mapping[str, A
         more = f"--no-index --find-links env/{wanted.key}.wheels "
     claim = f"env/{wanted.key}.build"
     root, uv = shlex.quote(channel.root), shlex.quote(uv)
-    script = BUILD.format(root=root, key=wanted.key, uv=uv, version=wanted.version, claim=claim, wheels=more)
+    script = BUILD.format(
+        root=root,
+        key=wanted.key,
+        uv=uv,
+        version=wanted.version,
+        claim=claim,
+        wheels=more,
+        no_python=NO_PYTHON,
+    )
     output = f"env/{wanted.key}.log"
     variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     variables |= {"UV_CACHE_DIR": f"{channel.root}/cache/uv"}
-    channel.call(
+    told = channel.call(
         "spawn",
         claim=claim,
         built=f"env/{wanted.key}",
@@ -205,16 +213,27 @@ def _build(channel: Channel, wanted: Environment, uv: str, facts: Mapping[str, A
         environment=variables,
         stdin="\n".join(wanted.requirements) + "\n",
     )
-    seen, text = 0, ""
+    seen, text = told["seen"], ""
     while True:
         state = channel.call(
             "wait", claim=claim, file=f"env/{wanted.key}/bin/python", log=output, seen=seen, patience_s=10.0
         )
         seen, text = state["seen"], (text + state["log"])[-4000:]
+        for line in state["log"].splitlines():
+            if line.strip() and not line.startswith((" + ", NO_PYTHON)):  # uv names each package in the end
+                log.info("  %s", line)
         if state["there"]:
             channel.call("built", folder=f"env/{wanted.key}")  # notes what is in it, while all of it is
             return
         if not state["lives"]:
+            if NO_PYTHON in text:
+                errors = [line for line in text.splitlines() if line.startswith("error: ")]
+                raise LabrunError(
+                    f"{channel.remote.name} has no Python {wanted.version}, which is the one of here, and uv cannot "
+                    f"fetch it there ({''.join(errors[-1:]).removeprefix('error: ')}). Install Python {wanted.version} "
+                    f"there, or name an interpreter that has the packages: lab remote add {channel.remote.name} "
+                    f"{channel.remote.address} --python PATH"
+                )
             lines = [line for line in text.strip().splitlines() if line.strip()][-6:]
             said = "\n".join(f"  {line}" for line in lines)
             kind = NoWayOutError if NO_WAY_OUT.search(text) else LabrunError
@@ -274,7 +293,7 @@ def _send_uv(channel: Channel) -> str:
         )
     file, size = packed.archive({"uv": path})
     with file:
-        channel.send("put", file, size, to="bin", marked=True)
+        channel.send("put", file, size, Meter(f"sending uv to {channel.remote.name}", size), to="bin", marked=True)
     return f"{channel.root}/bin/uv"
 
 

@@ -39,6 +39,8 @@ LEFT_S = 86400.0
 """How old what is half there, or what no run needs, must be to be taken away."""
 PARTIAL = re.compile(r"\.partial-\d+$|^\..*\.\d+-[0-9a-f]{6}\.partial$")
 """A file that is not whole yet: this helper's, or one of `labrun._io`."""
+SETTLED_S = 2.0
+"""A file that was written within this time may change again without its time telling."""
 STALE_S = 60.0
 """How old the sign of life of a process on another host may be."""
 ENDED = ("completed", "failed", "canceled", "stopped")
@@ -247,6 +249,29 @@ class Helper:
                 os.unlink(partial)
         return {}, []
 
+    def do_digests(self, request: Request, payload: _Payload) -> Answer:
+        """The SHA-256 of files of this machine, None without the file; remembered while a file stays as it is."""
+        memory = self.path("digests.json")
+        found: dict[str, str | None] = {}
+        try:
+            with open(memory, "rb") as file:
+                known = json.loads(file.read().decode("utf-8"))
+        except (OSError, ValueError):
+            known = {}
+        for place in request["files"]:
+            try:
+                stat = os.stat(place)
+            except OSError:
+                found[place] = None
+                continue
+            mark = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+            entry = known.get(place, [])
+            found[place] = entry[-1] if entry[:-1] == mark else file_sha256(place)
+            if time.time() - stat.st_mtime > SETTLED_S:
+                known[place] = [*mark, found[place]]
+        write(memory, json.dumps(known).encode("utf-8"))
+        return {"digests": found}, []
+
     # What runs there
 
     def do_spawn(self, request: Request, payload: _Payload) -> Answer:
@@ -254,7 +279,7 @@ class Helper:
 
         `claim` names the file of that mark. `built` names the environment that the process builds: one that is there,
         whole, needs no process, and what is left of one is taken away. `fresh` names a file that only the new process
-        is to make.
+        is to make. `seen` in the answer is how much of the log is of earlier processes.
         """
         claim, log = self.path(request["claim"]), self.path(request["log"])
         os.makedirs(os.path.dirname(claim), mode=0o700, exist_ok=True)
@@ -265,15 +290,16 @@ class Helper:
                 pass
             built = request.get("built")
             if built is not None and is_built(self.path(built)):
-                return {"state": "done"}, []
+                return {"state": "done", "seen": 0}, []
             if process_lives(claim):
-                return {"state": "running"}, []
+                return {"state": "running", "seen": 0}, []
             if built is not None:
                 clear_built(self.path(built))
             if request.get("fresh") and os.path.exists(self.path(request["fresh"])):
                 os.unlink(self.path(request["fresh"]))
+            old = os.path.getsize(log) if os.path.exists(log) else 0
             self.spawn(request, claim, log)
-        return {"state": "started"}, []
+        return {"state": "started", "seen": old}, []
 
     def spawn(self, request: Request, claim: str, log: str) -> None:
         """Start a process, and note it."""
@@ -309,7 +335,7 @@ class Helper:
         """Start a process, as `do_spawn`, and wait for what it makes, as `do_wait`: in one call."""
         answer, files = self.do_spawn(request, payload)
         if answer["state"] != "done":
-            answer.update(self.do_wait(request, payload)[0])
+            answer.update(self.do_wait({**request, "seen": answer["seen"]}, payload)[0])
         return answer, files
 
     def do_wait(self, request: Request, payload: _Payload) -> Answer:
@@ -584,6 +610,7 @@ def unused(root: str) -> dict[str, tuple[str, list[str]]]:
     found: dict[str, tuple[str, list[str]]] = {}
     for pattern, what, text in (
         ("labrun/*", "labrun", live),
+        ("told/*", "what packages say of themselves", live),
         ("env/*", "an environment", live),
         ("workspaces/*/outputs/.labrun/environments/*", "an environment of a script", live),
         ("workspaces/*/outputs/.labrun/code/*", "code", named),
@@ -784,10 +811,19 @@ def tree_digest(folder: str) -> str:
 
     total = hashlib.sha256()
     for place in sorted(walk(folder), key=lambda place: place.split(os.sep)):
-        with open(place, "rb") as file:
-            content = hashlib.sha256(file.read()).hexdigest()
-        total.update(os.fsencode(f"{os.path.relpath(place, folder)}\0{content}\n"))
+        total.update(os.fsencode(f"{os.path.relpath(place, folder)}\0{file_sha256(place)}\n"))
     return total.hexdigest()
+
+
+def file_sha256(place: str) -> str:
+    """SHA-256 of a file's content."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    with open(place, "rb") as file:
+        while data := file.read(1 << 20):
+            digest.update(data)
+    return digest.hexdigest()
 
 
 def start_of(pid: int) -> int | None:

@@ -82,6 +82,8 @@ class Link:
     """Of a search, by its words there: the words here; nothing where there is none."""
     inherited: dict[str, str] = field(default_factory=dict)
     """Folders of other runs here, and their doubles relative to the remote's folder."""
+    place: str = ""
+    """The remote's folder as it was named when the runs were carried: it may be another since (`lab remote add`)."""
     reached: float = 0.0
     """When the machine last answered (seconds since the epoch)."""
     tried: float = 0.0
@@ -92,12 +94,13 @@ class Link:
 
     @property
     def machine(self) -> Remote:
-        """The machine.
+        """The machine, with the folder that these runs lie in.
 
         Raises:
             ConfigError: it is not known any more.
         """
-        return remotes.get(self.remote)
+        found = remotes.get(self.remote)
+        return dataclasses.replace(found, folder=self.place or found.folder)
 
     def added(self) -> list[str]:
         """The words that a search has there alone."""
@@ -237,9 +240,16 @@ def _mark(folder: Path, link: Link) -> Path:
 
 
 def folder_of(run_dir: Path, record: Record) -> Path | None:
-    """The folder whose link a run has: its sweep's, or its own; None if it is no other machine's."""
+    """The folder whose link a run has: its sweep's, or its own; None if it is no other machine's.
+
+    Of a run that a script has begun below its own, that one's: the way from there to the run is the same on both sides.
+    """
     found = {records.sweep_folder(run_dir, record) or run_dir, run_dir.resolve()}
-    return next((folder for folder in found if file(folder).is_file()), None)
+    folder = next((folder for folder in found if file(folder).is_file()), None)
+    if folder is None and record.task == records.PROGRAM and record.parent:
+        with contextlib.suppress(RecordError):
+            return folder_of(*store.find(store.workspace(), record.parent))
+    return folder
 
 
 def workspace_there(root: Path) -> str:

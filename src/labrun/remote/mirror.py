@@ -15,7 +15,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,7 +24,7 @@ from labrun.compat.azureml.training import promises
 from labrun.errors import LabrunError, RecordError
 from labrun.remote import clocks, notes, proofs
 from labrun.remote import link as links
-from labrun.remote.channel import Channel
+from labrun.remote.channel import Channel, Meter
 from labrun.remote.link import Link
 from labrun.remote.ssh import UnreachableError
 from labrun.runs import children, context, store, sweep_state
@@ -101,7 +101,7 @@ def _bring(channel: Channel, folder: Path, link: Link) -> tuple[list[str], bool]
         seen = _seen(folder, link)
         gone = [run for run in link.pulled if not (folder / run / "run.json").exists()]  # removed here: they stay so
         request = {link.folder: {"runs": link.runs, "seen": seen, "without": gone}}
-        said, sizes = notes.unsent(folder, link, runs_of(folder, link))
+        said, sizes = notes.unsent(folder, link, [*runs_of(folder, link), *_children(folder, link)])
         leave, said_there = ({link.folder: one} if one else {} for one in (asked, said))
         answer, _ = channel.ask("news", folders=request, leave=leave, said=said_there)
         link.left += passed
@@ -210,6 +210,13 @@ def _take(channel: Channel, run_dir: Path, key: str, folder: Path, link: Link, o
     if key in link.pulled:  # it runs again
         link.pulled.remove(key)
     return None
+
+
+def _children(folder: Path, link: Link) -> list[str]:
+    """The runs that scripts have begun below those of a folder, by their paths from there."""
+    root = Path(link.home)
+    named = (name for run in runs_of(folder, link) for name in children.names(root, folder / run))
+    return [os.path.relpath(root / name, folder) for name in named]
 
 
 def _bring_children(channel: Channel, folder: Path, link: Link) -> None:
@@ -361,38 +368,29 @@ def pull_top(channel: Channel, folder: Path, link: Link) -> None:
         records.replace_text(place, json.dumps({**noted, "fixed": sorted(word for word in own if word)}), to_disk=False)
 
 
-def pull(
-    channel: Channel,
-    here: Path,
-    there: str,
-    parts: Sequence[str],
-    progress: Callable[[int], None] | None = None,
-) -> list[str]:
+def pull(channel: Channel, here: Path, there: str, parts: Sequence[str]) -> list[str]:
     """Bring files below a folder that are not here, or other than there.
 
     Returns:
         Their names.
     """
-    return _pull(channel, {there: here}, parts, progress)
+    return _pull(channel, {there: here}, parts)
 
 
-def _pull(
-    channel: Channel, places: Mapping[str, Path], parts: Sequence[str], progress: Callable[[int], None] | None = None
-) -> list[str]:
+def _pull(channel: Channel, places: Mapping[str, Path], parts: Sequence[str]) -> list[str]:
     """As `pull`, of several folders: by the folder there, the one here. All come in one answer."""
     known = {there: _known(here, parts) for there, here in places.items()}
     answer, _ = channel.ask("pull", folders=known, parts=list(parts))
-    found = []
+    total = sum(size for files in answer["folders"].values() for _, size, _ in files)
+    found, meter = [], Meter(f"bringing files from {channel.remote.name}", total)
     for there, files in answer["folders"].items():
         for name, size, moment in files:
             place = _inside(places[there], name)
             place.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(place) as file:
-                channel.read_into(file, size)
+                channel.read_into(file, size, meter)
             os.utime(place, (moment, moment))
             found.append(name)
-            if progress is not None:
-                progress(size)
     return found
 
 
@@ -414,17 +412,17 @@ def refresh(root: Path) -> None:
     folders = links.live(root)
     if not folders:
         return
-    by_machine: dict[str, list[Path]] = {}
+    by_place: dict[tuple[str, str], list[Path]] = {}
     for folder in folders:
         with contextlib.suppress(RecordError):
             found = links.read(folder)
             if found is not None and (found.owed or found.state in (links.STARTING, links.STARTED)):
-                by_machine.setdefault(found.remote, []).append(folder)
-    for name, those in by_machine.items():
-        _refresh(name, those)
+                by_place.setdefault((found.remote, found.place), []).append(folder)
+    for those in by_place.values():
+        _refresh(those)
 
 
-def _refresh(name: str, folders: Sequence[Path]) -> None:
+def _refresh(folders: Sequence[Path]) -> None:
     late: list[Link] = []
     with contextlib.ExitStack() as stack:
         channel: Channel | None = None

@@ -32,9 +32,12 @@ def digest(files: Files) -> str:
 
 
 def archive(files: Files) -> tuple[BinaryIO, int]:
-    """A compressed archive in a file that goes away by itself; and its size."""
+    """A compressed archive in a file that goes away by itself; and its size.
+
+    A file of two names (`last.ckpt` may be a hard link to the best) is in it twice: the other side takes no links.
+    """
     file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
-    with tarfile.open(fileobj=file, mode="w:gz", compresslevel=1) as target:
+    with tarfile.open(fileobj=file, mode="w:gz", compresslevel=1, dereference=True) as target:
         for name, source in sorted(files.items()):
             if isinstance(source, bytes):
                 info = tarfile.TarInfo(name)

@@ -40,16 +40,19 @@ def remove(found: Places) -> None:
     for name, folders in found.items():
         known = {folder: link for folder in folders if (link := links.read(folder)) is not None}
         try:
-            machine = next(iter(known.values())).machine
+            machines = {link.place: link.machine for link in known.values()}
         except ConfigError as error:
             raise ConfigError(f"{error}. Without it: lab runs rm --here, which leaves what is on {name}") from error
-        with Channel(machine, quiet_s=mirror.QUIET_S) as channel:
-            for folder, link in known.items():
-                _remove(channel, folder, link, folders[folder])
+        for place, machine in machines.items():
+            with Channel(machine, quiet_s=mirror.QUIET_S) as channel:
+                for folder, link in known.items():
+                    if link.place == place:
+                        _remove(channel, folder, link, folders[folder])
 
 
 def _remove(channel: Channel, folder: Path, link: Link, run_dirs: Sequence[Path]) -> None:
     going = {os.path.relpath(run_dir, folder) for run_dir in run_dirs}
     left = {run for run in mirror.runs_of(folder, link) if (folder / run / "run.json").exists()} - going
-    for place in [f"{link.folder}/{run}" for run in sorted(going)] if left else [link.folder]:
+    below = {run for run in going if run.startswith("..")}  # runs that a script has begun lie beside its own
+    for place in [f"{link.folder}/{run}" for run in sorted(going if left else {".", *below})]:
         channel.call("remove", quiet_s=REMOVE_S, folder=place)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import sys
@@ -23,13 +24,12 @@ from labrun.runs import finalize, sweep_state
 from labrun.runs import record as records
 from labrun.runs.record import Record
 from labrun.runs.sweep_state import Plan, SweepState
+from labrun.submission import snapshot
 
 FAST_S, SLOW_S, LONGEST_S = 0.7, 5.0, 60.0
 SENDING_S = 120.0
 LOOKS_ALONE = 3
 TAKEN_UP = 5
-CODE_VARIABLE = "LABRUN_CARRIED_CODE"
-"""What a record there says of its code: it was frozen here."""
 
 
 class View(Protocol):
@@ -37,12 +37,6 @@ class View(Protocol):
 
     def ended(self, run_dir: Path, record: Record) -> None:
         """A trial has ended."""
-
-
-def carried_code() -> dict[str, Any] | None:
-    """In a search that was carried here: what its trials' records say of their code."""
-    text = os.environ.get(CODE_VARIABLE)
-    return None if text is None else dict(json.loads(text))
 
 
 def main() -> None:
@@ -69,11 +63,11 @@ def begin(folder: Path, found: Sequence[Record], plan: Plan, words: Sequence[str
         LabrunError: nothing has begun.
     """
     name = found[0].config["compute"]["host"]
-    remote = remotes.get(name)
     problems = sorted({why for record in found for why in _of_runs(record)})
     if problems:
         raise ConfigError([f"{why}: leave compute.host={name} out" for why in problems])
     state, before = SweepState(folder), links.read(folder)
+    remote = before.machine if before is not None else remotes.get(name)
     for mark in (state.search_over, state.search_canceled) if resumed else ():
         mark.unlink(missing_ok=True)
 
@@ -88,11 +82,11 @@ def begin(folder: Path, found: Sequence[Record], plan: Plan, words: Sequence[str
             has_begun = link.state != links.CARRYING
             there = carry.send_code(conversation, link, found, plan)
             data.send(conversation, link, found, keep=has_begun)
-            own = _words_there(words, folder, link, found)
+            own = _words_there(_with_configs(conversation, words), folder, link, found)
             if not is_there:
                 _carry(conversation, folder, link, plan)
             where = "sweep.resume" if resumed else "hydra.sweep.dir"
-            _start(conversation, folder, link, found, there, [*own, f"{where}={link.root}/{link.folder}"])
+            _start(conversation, folder, link, found, there, [*own, f"{where}={quoted(f'{link.root}/{link.folder}')}"])
 
     try:
         persistent(attempt, SENDING_S, _tell)
@@ -156,7 +150,7 @@ def _start(
             [there.python, "-P", "-c", "from labrun.remote.searching import main; main()"],
             {
                 **carry.variables(link, there, found),
-                CODE_VARIABLE: json.dumps(code),
+                snapshot.CARRIED: json.dumps({"code": code, "git": record.git}),
             },
             json.dumps([*words, mirror.HERE_THERE]),
             cwd=os.path.relpath(f"{code['folder']}/{code.get('working', '.')}", link.root),
@@ -171,6 +165,19 @@ def _start(
         raise
     link.state, link.reached = links.STARTED, time.time()
     links.write(folder, link)
+
+
+def _with_configs(channel: Channel, words: Sequence[str]) -> list[str]:
+    """The command's words, in which folders of configs that flags name are those of there, where they are sent."""
+    found = list(words)
+    for number, (flag, value) in enumerate(itertools.pairwise(words), start=1):
+        if flag in ("--config-dir", "--config-path") and os.path.isabs(value):
+            files = packed.folder(Path(value), lambda path: path.suffix in (".yaml", ".yml"))
+            there = f"configs/{packed.digest(files)[:16]}"
+            if not channel.call("have", paths=[there])["have"]:
+                carry.put(channel, files, there, marked=True)
+            found[number] = f"{channel.root}/{there}"
+    return found
 
 
 def _words_there(words: Sequence[str], folder: Path, link: Link, found: Sequence[Record]) -> list[str]:
@@ -301,7 +308,9 @@ class _Look:
         def attempt() -> None:
             with links.locked(self._folder, wait=True), Channel(link.machine) as conversation:
                 there = carry.send_code(conversation, link, [record], plan)
-                words = [*_words_there(given, self._folder, link, [record]), f"sweep.resume={link.root}/{link.folder}"]
+                resume = f"sweep.resume={quoted(f'{link.root}/{link.folder}')}"
+                own = _with_configs(conversation, given)
+                words = [*_words_there(own, self._folder, link, [record]), resume]
                 _start(conversation, self._folder, link, [record], there, words)
 
         try:

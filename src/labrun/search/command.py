@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from labrun.backends.base import Executor
-from labrun.config.hydra_files import hide_environment
+from labrun.config.hydra_files import hide_environment, quoted
 from labrun.control import controller, objective, results
 from labrun.control.monitor import Lines, Live
 from labrun.errors import ConfigError
@@ -121,7 +121,6 @@ def run(
         first = next(iter(sorted(folder.glob("*/run.json"))), None)
         if first is not None and settings["resume_code"] == "frozen":
             trials.code = records.read(first.parent).code
-    trials.code = trials.code or searching.carried_code()
     probes = trials.probes()
     if not probes:
         raise ConfigError(
@@ -178,7 +177,7 @@ def _is_own(text: str) -> bool:
 
 
 def _elsewhere(folder: Path, resumed: bool) -> list[str]:
-    return [f"sweep.resume={folder}" if resumed else f"hydra.sweep.dir={folder}"]
+    return [f"{'sweep.resume' if resumed else 'hydra.sweep.dir'}={quoted(str(folder))}"]
 
 
 def _elsewhere_attended(folder: Path, is_detached: bool) -> list[Record]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from labrun.config.hydra_files import value_here, with_variables
+from labrun.config.hydra_files import quoted, value_here, with_variables
 from labrun.remote import link as links
 from labrun.runs import context, custom_locations, sweep_state
 from labrun.runs import record as records
@@ -105,6 +105,7 @@ def take_over(folder: Path) -> int:
     """
     plan = sweep_state.read_plan(folder)
     arguments = [with_variables(text, value_here) for text in plan.command or ()]
-    command = [sys.executable, "-P", "-c", "from labrun.app import main; main()", *arguments, f"sweep.resume={folder}"]
+    arguments.append(f"sweep.resume={quoted(str(folder))}")
+    command = [sys.executable, "-P", "-c", "from labrun.app import main; main()", *arguments]
     path = os.pathsep.join(entry for entry in sys.path if entry)
     return subprocess.call(command, cwd=plan.cwd, env={**os.environ, "PYTHONPATH": path})

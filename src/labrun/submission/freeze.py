@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import logging
 import os
 import secrets
@@ -91,7 +92,11 @@ def capture_provenance(root: Path, all_of_it: bool = False) -> Provenance:
     Raises:
         ConfigError, RecordError: see `snapshot.take`.
     """
-    git, code = git_state(Path.cwd(), root), snapshot.take(Path.cwd(), root)
+    if carried := os.environ.get(snapshot.CARRIED):
+        told = json.loads(carried)
+        git, code = told["git"], told["code"]
+    else:
+        git, code = git_state(Path.cwd(), root), snapshot.take(Path.cwd(), root)
     if not all_of_it:
         return Provenance(git, code)
     return Provenance(git, code, records.installed_packages(), records.describe_host())

@@ -55,6 +55,8 @@ NO_CODE = frozenset({"__pycache__", ".venv", "venv", "node_modules", "site-packa
 LARGEST_FILE = 5 * 2**20
 LARGEST_TOTAL = 200 * 2**20
 IGNORE_FILE = ".labignore"
+CARRIED = "LABRUN_CARRIED_CODE"
+"""The variable that holds, in a search that was carried to another machine, what records say of its code and git."""
 
 
 def take_folder(folder: Path, root: Path) -> dict[str, Any]:

@@ -1,0 +1,59 @@
+"""Packages that are installed here as folders of code (`pip install -e`).
+
+Their code is frozen like that of any other folder that runs import from. What a package is asked for by its name
+(`importlib.metadata`), its version and its entry points, goes there beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from labrun.errors import ConfigError
+from labrun.remote import packed
+
+TOLD = ("METADATA", "entry_points.txt", "top_level.txt")
+
+
+def distributions() -> list[metadata.Distribution]:
+    """Those packages, without labrun."""
+    found = []
+    for one in metadata.distributions():
+        told = json.loads(one.read_text("direct_url.json") or "{}")
+        if told.get("dir_info", {}).get("editable") and one.metadata["Name"].lower() != "labrun":
+            found.append(one)
+    return found
+
+
+def told() -> packed.Files:
+    """What they say of themselves, as an installation has it."""
+    found: dict[str, Path | bytes] = {}
+    for one in distributions():
+        name = one.metadata["Name"].replace("-", "_")
+        texts = {file: one.read_text(file) for file in TOLD}
+        found |= {f"{name}-{one.version}.dist-info/{file}": text.encode() for file, text in texts.items() if text}
+    return found
+
+
+def folders() -> list[Path]:
+    """The folders, none of `sys.path`, in which setuptools' finders look for them.
+
+    Raises:
+        ConfigError: a package is called otherwise than its folder.
+    """
+    found = []
+    for name, module in list(sys.modules.items()):
+        if not (name.startswith("__editable__") and name.endswith("_finder")):
+            continue
+        for package, text in getattr(module, "MAPPING", {}).items():
+            parts, place = package.split("."), Path(text)
+            if list(place.with_suffix("").parts[-len(parts) :]) != parts:
+                raise ConfigError(
+                    f"the package {package} is installed as the folder {place}, whose name is another: it cannot be "
+                    "sent to another machine. Name an interpreter that has it there: lab remote add NAME ADDRESS "
+                    "--python PATH"
+                )
+            found.append(place.parents[len(parts) - 1])
+    return list(dict.fromkeys(found))
