@@ -576,6 +576,11 @@ def test_times_of_a_machine_whose_clock_is_hours_ahead_are_told_by_the_one_here(
 OWN = """
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self, num_classes):
+        super().__init__(nn.Flatten(), nn.LazyLinear(num_classes))
 
 class Own(ClassifierMixin, BaseEstimator):
     def fit(self, x, y):
@@ -606,6 +611,8 @@ def test_models_and_checkpoints_of_here_are_scored_and_gone_on_with_there(
     (workspace / "own.py").write_text(OWN)
     (workspace / "conf" / "model").mkdir(parents=True)
     (workspace / "conf" / "model" / "own.yaml").write_text("_target_: own.Own\n")
+    net = "defaults: [{optimizer: adam}, {scheduler: none}, _self_]\n_target_: own.Net\nlr: 0.01\n"
+    (workspace / "conf" / "model" / "net.yaml").write_text(net)
     there = ("compute.host=box", *PLAIN)
     assert labrun("model=own", *PLAIN).returncode == 0
     trained = runs_of(workspace)[0]
@@ -616,7 +623,8 @@ def test_models_and_checkpoints_of_here_are_scored_and_gone_on_with_there(
     assert scored.metrics == trained.metrics and scored.parent == trained.id
     assert len(list(workspace.glob(f"outputs/*/*{predicted.id}/outputs/predictions.csv"))) == 1
     assert {one.process["host"] for one in (scored, predicted) if one.process} == {f"box{box.number}"}
-    assert labrun("model=own", "seed=2", *there).returncode == 0  # and what was trained there is this user's here, too
+    # And what was trained there is this user's here, too: its optimizer's module is the one that is installed here.
+    assert labrun("model=net", "trainer.max_epochs=1", *there).returncode == 0
     back = labrun("task=evaluate", "from=last", *PLAIN)
     assert back.returncode == 0, back.stderr
     words = ("model=mnist_dnn", "dataset=digits", "trainer.batch_size=500", *PLAIN)

@@ -296,9 +296,9 @@ def test_a_small_environment_is_built_there_once(
         python = environment.ensure(conversation)
         said = box.inside(f"{python} -c 'import tinything; print(tinything.ANSWER)'")
         assert said.strip() == "42"
-        before = box.inside(f"stat -c %Y {python.rpartition('/bin')[0]}")
+        before = box.inside(f"stat -c %i {python.rpartition('/bin')[0]}")
         assert environment.ensure(conversation) == python
-        assert box.inside(f"stat -c %Y {python.rpartition('/bin')[0]}") == before
+        assert box.inside(f"stat -c %i {python.rpartition('/bin')[0]}") == before
         broken = environment.Environment(version, ("nosuchthing==1.0",))
         monkeypatch.setattr(environment, "present", lambda: broken)
         with pytest.raises(Exception, match="could not be built on box"):

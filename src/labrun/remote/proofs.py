@@ -1,7 +1,8 @@
 """A model that was trained on another machine, in this user's name, with code and settings that were sent from here.
 
 The machine there seals its card with a key of its own, which proves nothing here. So the card is sealed here as well,
-where all that it names is what was sent: its classes lie in the code that was frozen here, as it was frozen.
+where all that it names is what was sent: its classes lie in the code that was frozen here, as it was frozen, or in
+packages that are the same here.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ def _is_ours(outputs: Path, card: Mapping[str, Any], of_there: Mapping[str, Any]
     if not isinstance(code, Mapping) or of_there.get("run") != record.id:
         return False
     wanted = seals.foreign(record.config["model"])
-    if of_there.get("targets") != wanted or not all(_is_frozen(name, code[name], record) for name in code):
+    here = seals.code_of(wanted) or {}  # an optimizer's module lies in no frozen code: here it is installed, too
+    is_known = all(here.get(name) == code[name] or _is_frozen(name, code[name], record) for name in code)
+    if of_there.get("targets") != wanted or not is_known:
         return False
     if card.get("kind") == "network":
         return set(seals.needed(outputs, card)) <= set(wanted)
