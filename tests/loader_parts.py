@@ -333,6 +333,8 @@ class NoisyModule(pl.LightningDataModule):
     def train_dataloader(self) -> Any:
         if self.kind == "two":
             return [DataLoader(Noisy(count), batch_size=16, shuffle=True) for count in (200, 40)]
+        if self.kind == "persistent":
+            return DataLoader(digits(), batch_size=50, shuffle=True, num_workers=1, persistent_workers=True)
         if self.kind == "stream":
             return DataLoader(NoisyStream(), batch_size=16)
         if self.kind == "listens":
@@ -343,6 +345,8 @@ class NoisyModule(pl.LightningDataModule):
         return DataLoader(Noisy(), batch_size=16, shuffle=True, num_workers=self.workers, generator=generator)
 
     def val_dataloader(self) -> Any:
+        if self.kind == "persistent":
+            return DataLoader(digits(), batch_size=500, num_workers=1, persistent_workers=True)
         return DataLoader(Noisy(40), batch_size=20)
 
     def test_dataloader(self) -> Any:

@@ -71,11 +71,12 @@ def same(one: Path, other: Path) -> bool:
         (*NET, "dataset=digits", "+dataset.augmentation={_target_: labrun.data.loading.RandomFlip}"),
         NOISY,
         (*NOISY, "+dataset.own_generator=true"),
+        (*NOISY, "+dataset.kind=persistent"),
         SETS,
         (*SETS, "dataset.num_workers=2", "dataset.batch_size=50"),
         STREAM,
     ],
-    ids=["own data", "module", "module with a generator", "data sets", "workers", "stream"],
+    ids=["own data", "module", "module with a generator", "persistent workers", "data sets", "workers", "stream"],
 )
 def test_broken_off_anywhere_it_ends_with_the_same_weights(
     run_here: Runner, noisy: Path, caplog: pytest.LogCaptureFixture, overrides: tuple[str, ...]

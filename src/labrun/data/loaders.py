@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import re
@@ -10,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from labrun.data import random_states
@@ -115,6 +117,8 @@ class Loader(DataLoader[Any]):
     _began: dict[str, Any] | None = None
     """The random states when the iteration began: samplers draw their order from them."""
     _resumed: dict[str, Any] | None = None
+    _has_new_workers = True
+    """Whether the iteration began its workers, for whose seeds torch then draws a number, or took over those there."""
     _start: Any = None
     """Where an iterable data set was when the iteration began."""
     _states: deque[tuple[int, Any, Any]] | None = None
@@ -126,7 +130,7 @@ class Loader(DataLoader[Any]):
         Args:
             used: how many batches of it were trained on.
         """
-        state = {"epoch": self._epoch, "batches": used, "began": self._began}
+        state = {"epoch": self._epoch, "batches": used, "began": self._began, "has_new_workers": self._has_new_workers}
         if self._streams and self._states is not None:
             known = [(place, ahead) for number, place, ahead in self._states if number == used]
             state["dataset"], state["ahead"] = known[0] if known else (None, None)
@@ -156,7 +160,8 @@ class Loader(DataLoader[Any]):
             self._indices.skip = 0 if self._streams else used
         if self._streams and used and resumed is not None and resumed.get("dataset") is not None:
             self.dataset.load_state_dict(resumed["dataset"])  # type: ignore[attr-defined]
-        with random_states.isolated(began, own):
+        self._has_new_workers = (resumed or {}).get("has_new_workers", True) if used else self._iterator is None
+        with random_states.isolated(began, own), _apart(self, not self._has_new_workers and self._iterator is None):
             iterator = super().__iter__()
             if used and not self._streams and self._indices is not None:
                 self._indices.advance()
@@ -185,6 +190,24 @@ class Loader(DataLoader[Any]):
             ahead = None
             self._states.append((number + 1, copy.deepcopy(self.dataset.state_dict()), None))  # type: ignore[attr-defined]
             yield batch
+
+
+@contextlib.contextmanager
+def _apart(loader: Any, is_apart: bool) -> Iterator[None]:
+    """Inside, a loader that begins its workers draws their seeds from a generator of theirs, where it is to."""
+    before = loader.generator
+    loader.generator = torch.Generator().manual_seed(0) if is_apart else before
+    try:
+        yield
+    finally:
+        loader.generator = before
+
+
+def take_over(loader: Any) -> None:
+    """Have the workers that a loader begins draw nothing from the training: without a break they would be there."""
+    is_plain = isinstance(loader, DataLoader) and loader.generator is None
+    if is_plain and loader.num_workers and loader.persistent_workers:
+        loader.generator = torch.Generator().manual_seed(0)
 
 
 def count(loader: Any) -> int | None:

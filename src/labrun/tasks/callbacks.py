@@ -531,6 +531,11 @@ class RandomStates(pl.Callback):
         if self._loaded is None:
             return
         in_use = train_loaders(trainer)
+        # Lightning counts the batches of validation anew in each epoch.
+        has_validated = loop.epoch_loop.val_loop.batch_progress.total.ready
+        if has_validated or trainer.current_epoch >= (trainer.check_val_every_n_epoch or 1):
+            for one in self._loaders(trainer)[len(in_use) :]:
+                loaders.take_over(one)
         if any(loaders.draws_anew(one, loop.restarted_mid_epoch and one in in_use) for one in self._loaders(trainer)):
             log.warning(
                 "The loader's workers had drawn random numbers before the break: those that they draw %s are not the "
