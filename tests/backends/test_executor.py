@@ -112,15 +112,18 @@ def test_a_job_has_the_gpus_that_it_may_have(
         pool.submit(int, "1")
 
 
-def test_at_most_max_parallel_jobs_run_at_once(executor: Callable[..., LabrunExecutor]) -> None:
-    def span() -> tuple[float, float]:
+def test_at_most_max_parallel_jobs_run_at_once(executor: Callable[..., LabrunExecutor], tmp_path: Path) -> None:
+    def span(number: int) -> tuple[float, float]:
+        """The first two wait for each other: that they run at once does not depend on how fast the machine is."""
         began = time.time()
-        time.sleep(0.4)
+        (tmp_path / f"begun{number}").touch()
+        while number < 2 and len(list(tmp_path.glob("begun*"))) < 2:
+            time.sleep(0.05)
+        time.sleep(0.2)
         return began, time.time()
 
-    spans = [job.result() for job in [executor(max_parallel=2).submit(span) for _ in range(1)]]
     pool = executor(max_parallel=2)
-    spans = [job.result() for job in [pool.submit(span) for _ in range(6)]]
+    spans = [job.result() for job in [pool.submit(span, number) for number in range(6)]]
     together = [sum(a <= begin < b for a, b in spans) for begin, _ in spans]
     assert max(together) == 2
 
