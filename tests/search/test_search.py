@@ -520,6 +520,18 @@ def test_a_search_runs_inline(workspace: Path, labrun: Command) -> None:
     assert done.returncode == 0 and statuses(workspace) == ["completed"] * 3
 
 
+def test_a_script_that_fails_first_does_not_end_the_search(workspace: Path, labrun_here: Command) -> None:
+    (workspace / "s.py").write_text("import sys\nprint(f'score={10 / dict(four=4, none=0)[sys.argv[2]]}')\n")
+    done = labrun_here(
+        *("-m", "experiment=script", "script.path=s.py", "compute=inline", "sweep=random", "sweep.metric=score"),
+        *("sweep.goal=maximize", "script.arguments.n='four','none'", "sweep.portfolio=[{script.arguments.n: none}]"),
+        "script.metrics.score='score=(.+)'",
+    )
+    assert done.returncode == 1 and "1 of 2 runs failed" in done.stderr
+    found = runs(workspace)
+    assert [found[n].status for n in range(2)] == ["failed", "completed"] and found[1].metrics == {"score": 2.5}
+
+
 def test_what_is_taken_away_stands_in_no_file(workspace: Path, labrun: Command) -> None:
     write_climber(workspace)
     done = labrun("-m", *TPE, "model.quality=interval(0,1)", "~model.steps", "sweep.max_trials=2", *PLAIN)

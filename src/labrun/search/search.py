@@ -303,11 +303,13 @@ class Search:
     def _look_at_failure(self, record: Record) -> None:
         """End a search whose very data or configuration cannot be used: every trial would say the same.
 
+        What a run's own code says may come from its parameters: the other trials go on.
+
         Raises:
             ConfigError: with what the run said.
         """
         kind = str((record.error or {}).get("type"))
-        told = {name for name in vars(errors) if name.endswith("Error")}
+        told = {name for name in vars(errors) if name.endswith("Error")} - {errors.RunFailedError.__name__}
         if kind in told and not self._is_measured and not any(trial.values for trial in self.study.trials()):
             raise ConfigError(str((record.error or {}).get("message")))
 

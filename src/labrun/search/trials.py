@@ -8,6 +8,7 @@ from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
 from labrun.config.hydra_files import Origin
@@ -206,6 +207,8 @@ def _within(one: Dimension, value: Any) -> Any:
     """A value as the study has it, or None where it lies outside of the dimension."""
     if isinstance(one, Choice):
         texts = [str(value), spaces.element(value)]
+        if isinstance(value, str):  # as it was typed: 'adam' and adam are one value
+            texts += [QuotedString(value, quote).with_quotes() for quote in Quote]
         if isinstance(value, list):
             texts.append("[" + ",".join(str(item) for item in value) + "]")
         return next((label for label in one.labels if label in texts), None)
