@@ -182,10 +182,11 @@ def get_run(reference: str | os.PathLike[str] = "last", root: str | os.PathLike[
         RecordError: nothing goes by that name.
     """
     workspace = store.workspace() if root is None else Path(root).expanduser().resolve()
+    reference = store.spelled_out(workspace, os.fspath(reference))
     for folder in (Path(reference).expanduser(), workspace / reference):
         if not (folder / "run.json").is_file() and SweepState(folder).root.is_dir():
             return Sweep(folder)
-    return Run(store.find(workspace, os.fspath(reference))[0])
+    return Run(store.find(workspace, reference)[0])
 
 
 def runs(

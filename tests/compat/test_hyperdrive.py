@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import math
+import re
+import statistics
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from optuna.distributions import FloatDistribution
 
+import labrun
 from helpers import lab
 from labrun.azureml import sampling
 from labrun.azureml.estimators import Estimator
@@ -26,7 +31,10 @@ from labrun.azureml.sampling import (
 from labrun.azureml.script_run_config import ScriptRunConfig
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml.exceptions import NotInLabrun, UserErrorException
+from labrun.errors import ConfigError
 from labrun.search import space
+from labrun.search.draws import DrawnSampler
+from labrun.search.study import Study, distribution
 
 
 @pytest.fixture
@@ -50,17 +58,58 @@ def test_expressions_are_what_labrun_searches() -> None:
     )
     assert [len(read(one).values) for one in (sampling.choice(range(3)), sampling.choice([16]))] == [3, 1]  # type: ignore[union-attr]
     assert read(sampling.uniform(0, 1)) == space.Numbers("a", "a", 0.0, 1.0)
-    assert read(sampling.quniform(1, 9, 2)) == space.Numbers("a", "a", 0.0, 8.0, step=2.0, whole=True)
+    assert read(sampling.quniform(1, 9, 2)) == space.Numbers("a", "a", 2.0, 8.0, step=2.0, whole=True), "0 is below 1"
     assert read(sampling.randint(4)) == space.Numbers("a", "a", 0.0, 3.0, step=1.0, whole=True)
     log = read(sampling.loguniform(-3, 0))
     assert log == space.Numbers("a", "a", math.exp(-3), 1.0, log=True), "the bounds are exponents of e"
-    thirds: Any = read(sampling.quniform(0, 1, 0.25))
-    assert [float(label) for label in thirds.labels] == [0, 0.25, 0.5, 0.75, 1]
-    bell: Any = read(sampling.normal(10, 2))
-    values = [float(label) for label in bell.labels]
-    assert len(values) == 100 and abs(sum(values) / 100 - 10) < 1e-6 and sum(8 < one < 12 for one in values) == 68
-    steps: Any = read(sampling.qlognormal(0, 1, 0.5))
-    assert all(float(label) * 2 == int(float(label) * 2) for label in steps.labels)
+    assert space.values_of(read(sampling.quniform(0, 1, 0.25))) == [0, 0.25, 0.5, 0.75, 1]  # type: ignore[arg-type]
+
+
+DRAWN = {
+    "normal": (sampling.normal(10, 2), 10, 2),
+    "lognormal": (sampling.lognormal(0, 0.5), math.exp(0.125), math.sqrt((math.exp(0.25) - 1) * math.exp(0.25))),
+    "qnormal": (sampling.qnormal(100, 10, 5), 100, math.sqrt(100 + 25 / 12)),
+    "qlognormal": (sampling.qlognormal(3, 0.5, 1), math.exp(3.125), math.sqrt((math.exp(0.25) - 1) * math.exp(6.25))),
+    "quniform": (sampling.quniform(0, 2, 1), 1, math.sqrt(0.5)),
+    "qloguniform": (sampling.qloguniform(0, 7, 2), 156.95, 248.1),
+    "wide": (sampling.qnormal(0, 1_000_000, 2), 0, 1_000_000),
+}
+"""An expression, and the mean and the standard deviation of what it describes; of `quniform` the ends are half as
+likely as what lies between."""
+
+
+def test_every_distribution_is_drawn_as_the_sdk_describes_it(tmp_path: Path) -> None:
+    varied = RandomParameterSampling({f"--{name}": expression for name, (expression, _, _) in DRAWN.items()})
+    words = dict(one.split("=", 1) for one in varied.words())
+    assert words["sweep.sampler._target_"] == "labrun.search.draws.DrawnSampler"
+    parser = OverridesParser.create()
+    (given,) = parser.parse_overrides([f"+sweep.sampler.draws={words['+sweep.sampler.draws']}"])
+    node = {"_target_": words["sweep.sampler._target_"], "draws": given.value()}
+    dimensions = [
+        space.dimension(parser.parse_overrides([f"{key}={text}"])[0])
+        for key, text in words.items()
+        if key.startswith("script.")
+    ]
+    asked = Study(tmp_path / "journal", node, 0, [True]).ask(lambda chosen: [] if chosen else dimensions, "0")
+    sampler = DrawnSampler(node["draws"], 0)
+    drawn = {
+        one.name: [sampler.sample_independent(None, None, one.name, distribution(one)) for _ in range(600)]
+        for one in dimensions
+    }
+    for name, (expression, mean, spread) in DRAWN.items():
+        values = drawn[f"script.arguments.{name}"]
+        assert type(asked.parameters[f"script.arguments.{name}"]) is type(values[0])
+        assert abs(statistics.fmean(values) - mean) < 0.2 * spread, name
+        assert 0.85 < statistics.pstdev(values) / spread < 1.15, name
+        assert name[0] == "q" or len(set(values)) == len(values)
+        if name[0] == "q":
+            assert all(type(value) is int and value % expression.given[2] == 0 for value in values), name
+    counts = collections.Counter(drawn["script.arguments.quniform"])
+    assert counts[1] > 1.4 * max(counts[0], counts[2]) and set(counts) == {0, 1, 2}
+    with pytest.raises(ConfigError, match="'bell' is not normal"):
+        DrawnSampler({"a": ["bell", 0, 1, None]})
+    with pytest.raises(ConfigError, match="gives no value between 5 and 6"):
+        DrawnSampler({"a": ["uniform", 0, 1, None]}).sample_independent(None, None, "a", FloatDistribution(5, 6))
 
 
 def test_a_search_as_words(ws: Workspace) -> None:
@@ -127,13 +176,15 @@ def test_mistakes_are_told(call: Any, message: str) -> None:
 
 GO = """
 import json
-from azureml.core import Experiment, ScriptRunConfig, Workspace
+from azureml.core import Environment, Experiment, Model, ScriptRunConfig, Workspace
+from azureml.core.compute import AmlCompute
 from azureml.core.run import Run
 from azureml.train.hyperdrive import BanditPolicy, HyperDriveConfig, HyperDriveRun, PrimaryMetricGoal
 from azureml.train.hyperdrive import RandomParameterSampling, choice, randint
 
 exp = Experiment(Workspace.from_config(), "search")
-script = ScriptRunConfig("src", "train.py", ["--fixed", "x y"])
+target = AmlCompute.create(exp.workspace, "cpu-cluster", AmlCompute.provisioning_configuration(max_nodes=4))
+script = ScriptRunConfig("src", "train.py", ["--fixed", "x y"], compute_target=target, environment=Environment("mine"))
 varied = RandomParameterSampling({"--n-steps": randint(3), "--kind": choice("a", "b")})
 config = HyperDriveConfig(run_config=script, hyperparameter_sampling=varied, policy=BanditPolicy(slack_factor=0.9),
     primary_metric_name="Score reached", primary_metric_goal=PrimaryMetricGoal.MAXIMIZE, max_total_runs=20)
@@ -153,6 +204,9 @@ facts = {
     "parent": [best.parent.id == run.id, run.type, run.status, type(Run.get(exp.workspace, run.id)).__name__],
     "hyperparameters": run.get_hyperparameters(),
     "diagnostics": run.get_diagnostics(),
+    "ids": [run.id, [Run.get(exp.workspace, one.id).id == one.id for one in run.get_children()]],
+    "target": [run.get_details()["target"], best.get_details()["target"], best.get_environment().name],
+    "model": [best.register_model("steps", "driver.log").run_id, len(Model.list(exp.workspace, run_id=best.id))],
 }
 warm = exp.submit(HyperDriveConfig(run_config=script, hyperparameter_sampling=varied, max_total_runs=1,
     primary_metric_name="Score reached", resume_from=run,
@@ -167,6 +221,7 @@ json.dump(facts, open("facts.json", "w"))
 """
 TRAIN = """
 import argparse
+import os
 from azureml.core import Run
 
 parser = argparse.ArgumentParser()
@@ -176,7 +231,9 @@ parser.add_argument("--kind")
 args = parser.parse_args()
 assert args.fixed == "x y"
 for step in range(args.n_steps):
-    Run.get_context().log("Score reached", args.n_steps + (args.kind == "b") / 2 - step)
+    run = Run.get_context()
+    assert os.environ["AZUREML_RUN_ID"] == run.id and run.id.rpartition("_")[0] == run.parent.id
+    run.log("Score reached", args.n_steps + (args.kind == "b") / 2 - step)
 if args.n_steps == 0 and args.kind == "b":
     raise SystemExit("no step")
 """
@@ -195,6 +252,13 @@ def test_a_search_from_start_to_end(tmp_path: Path) -> None:
     assert pairs[:4] == [(2, "b"), (2, "a"), (1, "b"), (1, "a")] and set(pairs[4:]) == {(0, "a"), (0, "b")}
     assert [row["best_primary_metric"] for row in facts["children"]] == [2.5, 2.0, 1.5, 1.0, None, None]
     best = facts["children"][0]["run_id"]
+    search, found = facts["ids"]
+    assert re.fullmatch("HD_[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", search) and found == [True] * 6
+    assert {row["run_id"] for row in facts["children"]} == {f"{search}_{number}" for number in range(6)}
+    assert facts["target"] == ["cpu-cluster", "cpu-cluster", "mine"] and facts["model"] == [best, 1]
+    own = labrun.get_run(best, root=tmp_path)
+    assert own.parent.folder == labrun.get_run(search, root=tmp_path).folder and best.startswith(f"HD_{own.parent.id}")
+    assert own.id in lab(tmp_path, "runs", "show", best).stdout
     assert facts["best"][0] == best and facts["best"][2] == facts["metrics"][best] == {"Score reached": [2.5, 1.5]}
     assert facts["best"][1][:2] == ["--fixed", "x y"] and {"--n-steps", "2", "--kind", "b"} <= set(facts["best"][1])
     assert facts["parent"] == [True, "hyperdrive", "Completed", "HyperDriveRun"] and facts["worst"]

@@ -23,34 +23,39 @@ def details(run: Any) -> dict[str, Any]:
         first = children[0].record.config if children else {}
         return {
             "runId": run.id,
-            "target": (first.get("compute") or {}).get("target"),
+            "target": run._notes.get(TARGET_TAG) or (first.get("compute") or {}).get("target"),
             "status": run.get_status(),
             "startTimeUtc": definition.utc(min((c.record.started for c in children if c.record.started), default=None)),
-            "endTimeUtc": definition.utc(max((c.record.ended for c in children if c.record.ended), default=None)),
+            **_end(max((c.record.ended for c in children if c.record.ended), default=None) if work.is_over else None),
             "properties": run.properties,
             "inputDatasets": [],
             "outputDatasets": [],
             "logFiles": {work.log_file().name: str(work.log_file())} if work.log_file().exists() else {},
             "submittedBy": None,
         }
-    record = work.record
+    record, notes = work.record, run._notes
     return {
         "runId": run.id,
-        "target": record.properties.get(TARGET_TAG) or (record.config.get("compute") or {}).get("target"),
+        "target": notes.get(TARGET_TAG) or (record.config.get("compute") or {}).get("target"),
         "status": run.get_status(),
         "startTimeUtc": definition.utc(record.started),
-        "endTimeUtc": definition.utc(record.ended),
+        **_end(record.ended),
         **_error(run),
         "properties": run.properties,
         "tags": run.tags,
         "inputDatasets": [_input(entry, record.config) for entry in record.data],
         "outputDatasets": [],
-        "runDefinition": named(definition.of(record.config), record.properties),
+        "runDefinition": named(definition.of(record.config), notes),
         "logFiles": LogFiles(
             {name: str(work.folder / name) for name in files.of(work.folder) if name.endswith(".log")}
         ),
         "submittedBy": None,
     }
+
+
+def _end(moment: str | None) -> dict[str, Any]:
+    """When it ended. One that goes on has no such entry, as in the SDK."""
+    return {"endTimeUtc": definition.utc(moment)} if moment else {}
 
 
 def _error(run: Any) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labrun import api
+from labrun.azureml import kinds
 from labrun.azureml.run import Run, wrapped
 from labrun.azureml.sampling import EarlyTerminationPolicy, HyperParameterSampling, key
-from labrun.azureml.submitting import Config
+from labrun.azureml.submitting import TYPE_TAG, Config
 from labrun.azureml.telling import once
 from labrun.azureml.words import word
 from labrun.compat.azureml.absent import not_here
@@ -165,6 +166,10 @@ class HyperDriveConfig(Config):
         """The script's."""
         return dict(self.run_config.variables())
 
+    def _notes(self) -> dict[str, str]:
+        """Those of its script, under its own type."""
+        return {**self.run_config._notes(), TYPE_TAG: self.run_type}
+
     def submitted(self, experiment: Experiment, tags: Any, parent: str | None = None, **kwargs: Any) -> Any:
         """Submit it, and give its run."""
         run = super().submitted(experiment, tags, parent, **kwargs)
@@ -220,11 +225,11 @@ class HyperDriveRun(Run):
             For each `run_id`, `hyperparameters` (as JSON), `best_primary_metric` and `status`.
         """
         metric, maximize = self._objective
-        rows = []
+        rows: list[dict[str, Any]] = []
         for child in self._work.get_children():
             rows.append(
                 {
-                    "run_id": child.id,
+                    "run_id": kinds.id_of(child),
                     "hyperparameters": json.dumps(self._hyperparameters(child.record.config)),
                     "best_primary_metric": best_value(child.folder, metric, maximize),
                     "status": wrapped(self._experiment, child).get_status(),
@@ -260,7 +265,7 @@ class HyperDriveRun(Run):
         if not found:
             return None
         _, row, search = (max if self._objective[1] else min)(found, key=lambda one: one[0])
-        (work,) = (child for child in search._work.get_children() if child.id == row["run_id"])
+        (work,) = (child for child in search._work.get_children() if kinds.id_of(child) == row["run_id"])
         return wrapped(search._experiment, work)
 
     def _went_on_from(self) -> list[HyperDriveRun]:
@@ -275,11 +280,13 @@ class HyperDriveRun(Run):
 
     def get_hyperparameters(self) -> dict[str, str]:
         """Those of each run, as JSON, by the run's id."""
-        return {child.id: json.dumps(self._hyperparameters(child.record.config)) for child in self._work.get_children()}
+        children = self._work.get_children()
+        return {kinds.id_of(child): json.dumps(self._hyperparameters(child.record.config)) for child in children}
 
     def get_metrics(self, name: str | None = None, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """What each run logged, by the run's id; without those that logged nothing."""
-        each = {child.id: wrapped(self._experiment, child).get_metrics(name) for child in self._work.get_children()}
+        children = [wrapped(self._experiment, child) for child in self._work.get_children()]
+        each = {child.id: child.get_metrics(name) for child in children}
         return {run_id: found for run_id, found in each.items() if found}
 
     def get_properties(self) -> dict[str, str]:

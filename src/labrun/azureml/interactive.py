@@ -143,7 +143,7 @@ def child(run: Run, name: Any = None, run_id: Any = None, outputs: Any = None, *
     """
     if run._is_sweep:
         raise UserErrorException("child_run: the runs below a sweep are those that it tries")
-    made = start(run.experiment, outputs, None, None if name is None else str(name), run.id, kwargs.get("tags"))
+    made = start(run.experiment, outputs, None, None if name is None else str(name), run._work.id, kwargs.get("tags"))
     children_note(run, made)
     return made
 
@@ -160,7 +160,7 @@ def of(run: Run) -> list[Path]:
 
 def submitted(run: Run, config: Any, tags: Mapping[str, Any] | None = None, **kwargs: Any) -> Any:
     """Submit a configuration as a run below another."""
-    made = run.experiment.submit(config, tags, parent=run.id, **kwargs)
+    made = run.experiment.submit(config, tags, parent=run._work.id, **kwargs)
     children_note(run, made)
     return made
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from labrun.azureml import folder
+from labrun.azureml.submitting import SEARCHES, TYPE_TAG
+from labrun.handle import root_of
+from labrun.runs import sdk_ids
 from labrun.search import automl as search
 
 CLASSES = {
@@ -20,9 +24,26 @@ def of(experiment: Any, work: Any, run_type: str | None) -> Any:
     from labrun.azureml.run import Run
 
     if run_type is None and isinstance(work, api.Sweep):
-        children = work.get_children()
-        is_automl = bool(children) and search.is_pipeline(children[0].record.config)
-        run_type = "automl" if is_automl else "hyperdrive"
+        run_type = type_of(work)
     place = CLASSES.get(run_type or "")
     made = getattr(importlib.import_module(f"labrun.azureml.{place[0]}"), place[1]) if place else Run
     return made(experiment, work=work, run_type=run_type)
+
+
+def type_of(sweep: Any) -> str:
+    """The type of a sweep: as it was submitted; of one that no control script has submitted, by its first run."""
+    told = folder.read_table(root_of(sweep.folder), SEARCHES).get(sweep.id) or {}
+    if TYPE_TAG in told:
+        return str(told[TYPE_TAG])
+    children = sweep.get_children()
+    return "automl" if children and search.is_pipeline(children[0].record.config) else "hyperdrive"
+
+
+def id_of(work: Any) -> str:
+    """The id of a run or sweep of labrun, as the SDK has it."""
+    from labrun import api
+
+    if isinstance(work, api.Sweep):
+        return sdk_ids.of_search(work.id, type_of(work) == "automl")
+    record = work.record
+    return sdk_ids.of_run(record.id, record.sweep, record.config)

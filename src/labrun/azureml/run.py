@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labrun import api
-from labrun.azureml import definition
+from labrun.azureml import definition, folder, kinds
 from labrun.azureml.advice import Advising, AdvisingType
-from labrun.azureml.submitting import OWN, TARGET_TAG, TYPE_TAG
+from labrun.azureml.submitting import OWN, SEARCHES, TARGET_TAG, TYPE_TAG
 from labrun.azureml.telling import once
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml.exceptions import (
@@ -61,7 +61,7 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         own = context.current()
         if cls is Run and own is not None and "work" not in kwargs:
             inside = training.Run.get_context()
-            if run_id in (None, inside.id):
+            if run_id is None or run_id in training.ids(own):
                 return inside
         return super().__new__(cls)
 
@@ -91,7 +91,7 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         """A run by its id."""
         made = workspace if isinstance(workspace, Workspace) else Workspace()
         own = context.current()
-        if own is not None and training.Run.get_context().id == run_id:
+        if own is not None and run_id in training.ids(own):
             return training.Run.get_context()
         return wrapped(None, find(made, run_id))
 
@@ -109,7 +109,7 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         from labrun.azureml.experiment import runs_of
 
         for run in (wrapped(None, work) for work in runs_of(compute.workspace, None, children=True)):
-            if run._is_sweep or run._work.record.properties.get(TARGET_TAG) != compute.name:
+            if run._is_sweep or run._notes.get(TARGET_TAG) != compute.name:
                 continue
             fits = type in (None, run.type) and status in (None, run.get_status())
             if fits and registered.fits(run.tags, tags) and registered.fits(run.properties, properties):
@@ -153,6 +153,16 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         return Path(self._work.folder)
 
     @property
+    def _notes(self) -> dict[str, str]:
+        """What its control script said of it: the names of its target and its environment; of its search's, if any."""
+        if not self._is_sweep and (own := dict(self._work.record.properties)).keys() & set(OWN):
+            return own
+        search = self._work if self._is_sweep else self._work.record.sweep and self._work.parent
+        if search is None:
+            return {}
+        return dict(folder.read_table(self.experiment.workspace.folder, SEARCHES).get(search.id) or {})
+
+    @property
     def experiment(self) -> Experiment:
         """The experiment that it belongs to."""
         if self._experiment is None:
@@ -162,9 +172,10 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         found: Experiment = self._experiment
         return found
 
-    @property
+    @cached_property
     def id(self) -> str:
-        return str(self._work.id)
+        """labrun's own, which finds every run; of a search and its runs as the SDK has it, `HD_<uuid>_3`."""
+        return kinds.id_of(self._work)
 
     @property
     def number(self) -> int:
@@ -182,7 +193,7 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         if self._type:
             return str(self._type)
         if self._is_sweep:
-            return "hyperdrive"
+            return kinds.type_of(self._work)
         return self._shared("properties").get(TYPE_TAG) or "azureml.scriptrun"
 
     @property
@@ -528,8 +539,7 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         """The environment that it ran in, by the name that its config has."""
         from labrun.azureml import environment
 
-        record = self._work.get_children()[0].record if self._is_sweep else self._work.record
-        return environment.of_run(self.experiment.workspace, record.properties)
+        return environment.of_run(self.experiment.workspace, self._notes)
 
     def get_snapshot_id(self) -> str:
         """Its id: code and config are frozen with it."""
@@ -639,7 +649,5 @@ def find(workspace: Workspace, run_id: str | None) -> Any:
 
 def wrapped(experiment: Any, work: Any, run_type: str | None = None) -> Run:
     """labrun's run or sweep as the SDK's: of the class that its type has."""
-    from labrun.azureml import kinds
-
     made: Run = kinds.of(experiment, work, run_type)
     return made

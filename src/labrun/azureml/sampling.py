@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
-from labrun.azureml.telling import once
-from labrun.azureml.words import literal
+from labrun.azureml.words import literal, word
 from labrun.compat.azureml.exceptions import UserErrorException
 
-QUANTILES = 100
-"""A distribution that labrun's searches do not have is drawn as so many of its quantiles, each as likely as another."""
+SIGMAS, SIGMAS_OF_MULTIPLES = 8, 4
+"""How many standard deviations on each side of the mean a normal distribution has here: beyond eight none of a thousand
+billion values lies; multiples, which are counted, end where one of 15,000 values would lie beyond."""
+LARGEST_EXPONENT = 700
+"""Numbers have exponents of e up to about 709."""
+MOST_MULTIPLES = 100_000
+"""More of them are drawn from an interval, whose combinations are not counted."""
+SAMPLER = "labrun.search.draws.DrawnSampler"
 NAME = re.compile(r"-{0,2}[A-Za-z_][A-Za-z0-9_-]*")
 
 
@@ -26,11 +30,13 @@ class Expression:
         kind: the SDK's name.
         given: its arguments.
         text: in Hydra's grammar.
+        draw: how a random search draws it where the grammar cannot say it; see `labrun.search.draws`.
     """
 
     kind: str
     given: tuple[Any, ...]
     text: str
+    draw: tuple[Any, ...] | None = None
 
     def __repr__(self) -> str:
         return f"{self.kind}({', '.join(map(repr, self.given))})"
@@ -63,11 +69,7 @@ def uniform(min_value: float, max_value: float) -> Expression:
 def quniform(min_value: float, max_value: float, q: float) -> Expression:
     """Multiples of q between two bounds."""
     low, high = _bounds("quniform", min_value, max_value)
-    first, last = (round(bound / _step("quniform", q)) for bound in (low, high))
-    if all(float(one).is_integer() for one in (q, min_value, max_value)):
-        step = int(q)
-        return Expression("quniform", (min_value, max_value, q), f"range({first * step},{last * step + 1},{step})")
-    return _listed("quniform", (min_value, max_value, q), [place * q for place in range(first, last + 1)])
+    return _multiples("quniform", (min_value, max_value, q), ("uniform", low, high), low, high)
 
 
 def loguniform(min_value: float, max_value: float) -> Expression:
@@ -79,28 +81,32 @@ def loguniform(min_value: float, max_value: float) -> Expression:
 def qloguniform(min_value: float, max_value: float, q: float) -> Expression:
     """Multiples of q, between two exponents of e."""
     low, high = _bounds("qloguniform", min_value, max_value)
-    spread = [math.exp(low + (high - low) * part) for part in _parts()]
-    return _rounded("qloguniform", (min_value, max_value, q), spread, q)
+    return _multiples("qloguniform", (min_value, max_value, q), ("loguniform", low, high), _exp(low), _exp(high))
 
 
 def normal(mu: float, sigma: float) -> Expression:
     """A number of a normal distribution."""
-    return _drawn("normal", (mu, sigma), _normal("normal", mu, sigma))
+    low, high = _around("normal", mu, sigma, SIGMAS)
+    return Expression("normal", (mu, sigma), f"interval({low!r},{high!r})", ("normal", mu, sigma, None))
 
 
 def qnormal(mu: float, sigma: float, q: float) -> Expression:
     """Multiples of q, of a normal distribution."""
-    return _rounded("qnormal", (mu, sigma, q), _normal("qnormal", mu, sigma), q)
+    low, high = _around("qnormal", mu, sigma, SIGMAS_OF_MULTIPLES)
+    return _multiples("qnormal", (mu, sigma, q), ("normal", mu, sigma), low, high)
 
 
 def lognormal(mu: float, sigma: float) -> Expression:
     """A number whose logarithm is of a normal distribution."""
-    return _drawn("lognormal", (mu, sigma), [math.exp(one) for one in _normal("lognormal", mu, sigma)])
+    low, high = map(_exp, _around("lognormal", mu, sigma, SIGMAS))
+    text = f"tag(log,interval({low!r},{high!r}))"
+    return Expression("lognormal", (mu, sigma), text, ("lognormal", mu, sigma, None))
 
 
 def qlognormal(mu: float, sigma: float, q: float) -> Expression:
     """Multiples of q, whose logarithm is of a normal distribution."""
-    return _rounded("qlognormal", (mu, sigma, q), [math.exp(one) for one in _normal("qlognormal", mu, sigma)], q)
+    low, high = map(_exp, _around("qlognormal", mu, sigma, SIGMAS_OF_MULTIPLES))
+    return _multiples("qlognormal", (mu, sigma, q), ("lognormal", mu, sigma), low, high)
 
 
 def randint(upper: int) -> Expression:
@@ -110,42 +116,38 @@ def randint(upper: int) -> Expression:
     return Expression("randint", (upper,), f"range(0,{int(upper)})")
 
 
-def _parts() -> list[float]:
-    return [(place + 0.5) / QUANTILES for place in range(QUANTILES)]
-
-
-def _normal(kind: str, mu: float, sigma: float) -> list[float]:
+def _around(kind: str, mu: float, sigma: float, sigmas: float) -> tuple[float, float]:
     if not sigma > 0:
         raise UserErrorException(f"{kind}({mu}, {sigma}): sigma is above 0")
-    return [NormalDist(float(mu), float(sigma)).inv_cdf(part) for part in _parts()]
+    return float(mu) - sigmas * float(sigma), float(mu) + sigmas * float(sigma)
 
 
-def _drawn(kind: str, given: tuple[Any, ...], values: Sequence[float]) -> Expression:
-    once(f"{kind}(...) is drawn as {QUANTILES} of its quantiles, each as likely as another")
-    return _listed(kind, given, values)
+def _exp(exponent: float) -> float:
+    return math.exp(max(-LARGEST_EXPONENT, min(exponent, LARGEST_EXPONENT)))
 
 
-def _rounded(kind: str, given: tuple[Any, ...], values: Sequence[float], q: float) -> Expression:
-    step = _step(kind, q)
-    once(f"{kind}(...) is drawn from the multiples of q that it reaches, each as likely as another")
-    return _listed(kind, given, [round(value / step) * step for value in values])
-
-
-def _listed(kind: str, given: tuple[Any, ...], values: Sequence[float]) -> Expression:
-    texts = dict.fromkeys(repr(float(f"{value:.12g}")) for value in values)
-    return Expression(kind, given, ",".join(texts))
+def _multiples(kind: str, given: tuple[Any, ...], draw: tuple[Any, ...], low: float, high: float) -> Expression:
+    """The multiples of q, the last that is given, to which values between two bounds are rounded."""
+    step = given[-1]
+    if not step > 0:
+        raise UserErrorException(f"{kind}(..., q={step}): q is above 0")
+    # A bound that lies half way between two multiples is of the one inside.
+    first = math.floor(low / step + 0.5)
+    last = max(first, math.ceil(high / step - 0.5))
+    whole = float(step).is_integer()
+    ends = [round(place * step, 12) for place in (first, last)]
+    start, stop, step = (int(one) if whole else float(one) for one in (*ends, step))
+    many = last - first >= MOST_MULTIPLES
+    text = f"interval({start!r},{stop!r})" if many else f"range({start!r},{stop + step / 2!r},{step!r})"
+    if not many and whole:
+        text = f"range({start},{stop + 1},{step})"
+    return Expression(kind, given, text, (*draw, step))
 
 
 def _bounds(kind: str, low: float, high: float) -> tuple[float, float]:
     if not float(low) < float(high):
         raise UserErrorException(f"{kind}({low}, {high}): the lower bound is below the upper one")
     return float(low), float(high)
-
-
-def _step(kind: str, q: float) -> float:
-    if not q > 0:
-        raise UserErrorException(f"{kind}(..., q={q}): q is above 0")
-    return q
 
 
 def _value(value: Any) -> str:
@@ -189,6 +191,11 @@ class HyperParameterSampling:
             *(f"script.arguments.{key(name)}={value.text}" for name, value in self.parameter_space.items()),
         ]
 
+    def _draws(self) -> list[str]:
+        """What a random search is to draw in its own way, as words of labrun's command line."""
+        draws = {f"script.arguments.{key(name)}": one.draw for name, one in self.parameter_space.items() if one.draw}
+        return [f"sweep.sampler._target_={SAMPLER}", word("+sweep.sampler.draws", draws)] if draws else []
+
 
 class GridParameterSampling(HyperParameterSampling):
     """Every combination."""
@@ -199,6 +206,10 @@ class GridParameterSampling(HyperParameterSampling):
 
 class RandomParameterSampling(HyperParameterSampling):
     """Combinations by chance."""
+
+    def words(self) -> list[str]:
+        """The space, as words of labrun's command line."""
+        return [*super().words(), *self._draws()]
 
 
 class BayesianParameterSampling(HyperParameterSampling):

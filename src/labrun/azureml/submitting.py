@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from labrun import api
+from labrun.azureml import folder
 from labrun.azureml.words import word
 from labrun.compat.azureml import runner
 from labrun.compat.azureml.exceptions import UserErrorException
@@ -21,6 +22,8 @@ TYPE_TAG = "azureml.type"
 TARGET_TAG, ENVIRONMENT_TAG = "azureml.target", "azureml.environment"
 """The names that the control script gave."""
 VERSION_TAG = "azureml.environment_version"
+SEARCHES = "searches"
+"""The table that holds these for searches, by labrun's ids: a search has no record of its own."""
 OWN = (TYPE_TAG, TARGET_TAG, ENVIRONMENT_TAG, VERSION_TAG)
 
 
@@ -47,10 +50,16 @@ class Config:
         """Submit it, below another run if one is named, and give its run."""
         from labrun.azureml.run import wrapped
 
+        return wrapped(experiment, self._begun(experiment, tags, parent), self.run_type)
+
+    def _begun(self, experiment: Experiment, tags: Mapping[str, str], parent: str | None) -> Any:
+        """labrun's run or sweep, with what its record does not tell by itself."""
         work = submit(experiment, self.words(experiment), tags, self.variables(), parent)
         if isinstance(work, api.Run):
             context.annotate(work.folder, properties=self._notes())
-        return wrapped(experiment, work, self.run_type)
+        else:
+            folder.put(experiment.workspace.folder, SEARCHES, work.id, self._notes())
+        return work
 
     def _notes(self) -> dict[str, str]:
         """What the SDK tells of a run and labrun's config does not: its type, and the names that its script gave."""

@@ -150,6 +150,7 @@ class StatusResolver:
 def named(root: Path, name: str) -> list[Pair]:
     """The runs that one name means: one, or all of a sweep's folder."""
 
+    name = store.spelled_out(root, name)
     for folder in (Path(name).expanduser(), root / name):
         if os.path.isfile(folder / "run.json"):  # False too of a name that no file can have
             break

@@ -12,7 +12,7 @@ from pathlib import Path
 from labrun import checking, direction
 from labrun.direction import Direction
 from labrun.errors import RecordError
-from labrun.runs import comparable, custom_locations, index
+from labrun.runs import comparable, custom_locations, index, sdk_ids
 from labrun.runs import record as records
 from labrun.runs.record import Record
 
@@ -138,13 +138,15 @@ def find(
 
     Args:
         root: the workspace.
-        reference: `last`, `best:METRIC` (`best:METRIC:min`), the beginning of an id, or a run's folder.
+        reference: `last`, `best:METRIC` (`best:METRIC:min`), the beginning of an id, a run's folder, or the id of a
+            search's run in the form of Azure's SDK.
         suitable: which runs can be meant; told a record without its config.
         wanted: what those are, for messages.
 
     Raises:
         RecordError: no run, or more than one, goes by that name.
     """
+    reference = spelled_out(root, reference)
     for folder in (Path(reference).expanduser(), root / reference):
         if os.path.isfile(folder / "run.json"):
             return _suitable(folder.resolve(), records.read(folder), suitable, wanted)
@@ -168,6 +170,24 @@ def find(
         raise RecordError(f"{reference!r} is the beginning of {len(matches)} ids: {ids}")
     run_dir = matches[0][0]
     return _suitable(run_dir, records.read(run_dir), suitable, wanted)
+
+
+def spelled_out(root: Path, reference: str) -> str:
+    """A name; where it is an id in the form of Azure's SDK, the folder of the search or run that has it."""
+    found = sdk_ids.parts(reference)
+    if found is None:
+        return reference
+    search, number = found
+    folder = next((path for path in (root / "multirun").glob(f"*/*-{search}") if path.is_dir()), None)
+    if number is None:
+        return reference if folder is None else str(folder)
+    if folder is not None and os.path.isfile(folder / str(number) / "run.json"):
+        return str(folder / str(number))
+    for run_dir, record in listing(root).runs:
+        told = record.sweep or {}
+        if told.get("number") == number and str(told.get("folder")).endswith(f"-{search}"):
+            return str(run_dir)
+    return reference
 
 
 def best(

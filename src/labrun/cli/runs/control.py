@@ -32,6 +32,7 @@ def folder_of(reference: str) -> Path:
         RecordError: nothing goes by that name.
     """
     root = store.workspace()
+    reference = store.spelled_out(root, reference)
     for folder in (Path(reference).expanduser(), root / reference):
         if os.path.isfile(SweepState(folder).plan):
             return folder.resolve()

@@ -13,7 +13,7 @@ from typing import Any
 from labrun._io import append_line
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compat.azureml.training import place, values
-from labrun.runs import context
+from labrun.runs import context, sdk_ids
 from labrun.runs.context import RunContext
 
 FOLDER = os.path.join("logs", "azureml")
@@ -145,8 +145,10 @@ def read(run_dir: Path, attempt: int) -> dict[str, Any]:
         number = int(line["value"]) if line.get("is_whole") else line["value"]
         numbers.setdefault(line["name"], []).append(number)
     found: dict[str, Any] = {name: one_or_all(several) for name, several in numbers.items()}
+    record = place.record(run_dir)
+    run_id = sdk_ids.of_run(str(record.get("id")), record.get("sweep"), record.get("config") or {})
     for name, lines in _kept(run_dir, attempt).items():
-        found[name] = _as_logged(lines, ARTIFACT.format(place.record(run_dir).get("id")))
+        found[name] = _as_logged(lines, ARTIFACT.format(run_id))
         for column in found[name] if isinstance(found[name], dict) else ():
             found.pop(values.metric_name(f"{name}/{column}"), None)
     return found
@@ -180,7 +182,7 @@ def _as_logged(lines: list[dict[str, Any]], address: str) -> Any:
             columns.setdefault(column, []).extend(several)
     if columns:
         return {column: one_or_all(several) for column, several in columns.items()}
-    return [*single, *listed] if listed else one_or_all(single)
+    return one_or_all([*single, *listed])
 
 
 def one_or_all(items: list[Any]) -> Any:

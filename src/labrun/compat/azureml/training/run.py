@@ -16,7 +16,7 @@ from labrun.compat.azureml.training import files, model, place, registered, valu
 from labrun.compat.azureml.training.base import RunBase, RunFacts, sdk_status
 from labrun.compat.azureml.training.metrics import FOLDER, Metrics, read
 from labrun.compat.azureml.training.offline import _OfflineRun
-from labrun.runs import context, definition
+from labrun.runs import context, definition, sdk_ids
 from labrun.runs.context import RunContext
 
 __all__ = ["Run", "_OfflineRun", "_SubmittedRun"]
@@ -38,7 +38,7 @@ class Run(RunFacts, RunBase):
     def __new__(cls, experiment: Any = None, run_id: str | None = None, **kwargs: Any) -> Any:
         run = context.current()
         whole = finder.whole()
-        if run is None or run_id is None or whole is None or run_id == _id(run):
+        if run is None or run_id is None or whole is None or run_id in ids(run):
             return super().__new__(cls)
         return whole.find("azureml.core", "Run")(experiment, run_id)
 
@@ -50,7 +50,7 @@ class Run(RunFacts, RunBase):
             )
         self._run: RunContext = run
         self._metrics = Metrics(run)
-        if run_id not in (None, self.id):
+        if run_id is not None and run_id not in ids(run):
             not_here(
                 f"Run({run_id!r}), a run other than the script's own,", "`lab runs show`, or labrun.runs() in Python"
             )
@@ -113,7 +113,8 @@ class Run(RunFacts, RunBase):
         whole = finder.whole()
         if origin and whole is not None:
             return whole.find("azureml.core", "Run").get(None, str(origin))
-        return SimpleNamespace(id=str(origin), experiment=self.experiment) if origin else None
+        shown = sdk_ids.of_search(sweep, False) if sweep else str(origin)
+        return SimpleNamespace(id=shown, experiment=self.experiment) if origin else None
 
     def get_status(self) -> str:
         """The record's status in the SDK's words: `Running`."""
@@ -295,7 +296,7 @@ class Run(RunFacts, RunBase):
         from labrun.compat.azureml.training import children
 
         experiment = whole.find("azureml.core", "Experiment")(None, self.experiment.name)
-        child = experiment.submit(config, tags, parent=self.id, **kwargs)
+        child = experiment.submit(config, tags, parent=ids(self._run)[1], **kwargs)
         children.note(self._run.run_dir, child._folder)
         return child
 
@@ -314,7 +315,14 @@ class Run(RunFacts, RunBase):
 
 
 def _id(run: RunContext) -> str:
-    return str(place.record(run.run_dir).get("id") or run.run_dir.name)
+    return ids(run)[0]
+
+
+def ids(run: RunContext) -> tuple[str, str]:
+    """A run's id in the SDK's form, and labrun's own."""
+    record = place.record(run.run_dir)
+    own = str(record.get("id") or run.run_dir.name)
+    return sdk_ids.of_run(own, record.get("sweep"), record.get("config") or {}), own
 
 
 class _SubmittedRun(Run):
