@@ -334,10 +334,13 @@ def _resumed(config: Mapping[str, Any], paths: RunPaths) -> Path | None:
 
 def assist(run_dir: Path) -> None:
     """Take part in a run of several processes, as one that is not the first: train along, and record nothing."""
-    config, _ = mount_inputs(here(records.read(run_dir).config))
+    record, paths = records.read(run_dir), RunPaths(run_dir)
+    config, inputs = mount_inputs(here(record.config))
+    if config["task"] == "script":
+        script.assist(config, inputs, record, paths)
+        return
     if config["task"] != "fit":
         return
-    paths = RunPaths(run_dir)
     if schema.has_loaders(config["dataset"]):
         work, _ = loaded.make(config, loaded.make_feed(config, run_dir))
         work.train(paths, _resumed(config, paths))

@@ -14,7 +14,9 @@ from labrun.azureml import environment, installed
 from labrun.azureml.conda_dependencies import CondaDependencies
 from labrun.azureml.distributed import MpiConfiguration, PyTorchConfiguration, TensorflowConfiguration
 from labrun.azureml.environment import Environment
+from labrun.azureml.estimators import Estimator, Nccl
 from labrun.azureml.experiment import Experiment
+from labrun.azureml.run_configuration import RunConfiguration
 from labrun.azureml.script_run_config import ScriptRunConfig
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml.exceptions import NotInLabrun, UserErrorException
@@ -213,7 +215,53 @@ def test_processes_as_words(ws: Workspace, config: Any, words: list[str], told: 
     assert [word for word in found if "processes" in word] == words and told in capsys.readouterr().err
 
 
-def test_several_machines_are_refused_where_there_are_some_and_workers_of_tensorflow_are_told(ws: Workspace) -> None:
+RANK = """
+import os, socket
+from azureml.core import Run
+
+rank, count, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+meeting = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+assert os.environ["AZ_BATCH_MASTER_NODE"] == "%s:%d" % meeting and os.environ["OMPI_COMM_WORLD_SIZE"] == "4"
+if rank == 0:
+    with socket.create_server(("", meeting[1])) as server:
+        for _ in range(count - 1):
+            server.accept()
+else:
+    import time
+    for _ in range(600):
+        try:
+            socket.create_connection(meeting).close()
+            break
+        except OSError:
+            time.sleep(0.1)
+    else:
+        raise SystemExit("nobody there")
+Run.get_context().log("rank%d on %s" % (rank, os.environ["NODE_RANK"]), local)
+if os.environ.get("FAILS") == str(rank):
+    raise SystemExit("this one fails")
+"""
+
+
+def test_processes_on_several_machines(ws: Workspace, cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over 15 s: two jobs on Slurm, one after the other, in each of which two machines start an interpreter."""
+    (ws.folder / "train.py").write_text(RANK)
+    config = ScriptRunConfig(
+        ".",
+        "train.py",
+        compute_target="slurm",
+        distributed_job_config=PyTorchConfiguration(process_count=4, node_count=2),
+    )
+    run = Experiment(ws, "x").submit(config)
+    run.wait_for_completion(raise_on_error=False)
+    assert run.get_status() == "Completed", run._work.log_text()
+    assert run.get_metrics() == {"rank0 on 0": 0, "rank1 on 0": 1, "rank2 on 1": 0, "rank3 on 1": 1}
+    config.run_config.environment.environment_variables["FAILS"] = "3"
+    bad = Experiment(ws, "x").submit(config)
+    bad.wait_for_completion(raise_on_error=False)
+    assert bad.get_status() == "Failed", "a process of another machine than the first failed"
+
+
+def test_several_machines_are_used_where_there_are_some_and_workers_of_tensorflow_are_told(ws: Workspace) -> None:
     (ws.folder / "train.py").touch()
     (ws.folder / "conf" / "compute").mkdir(parents=True)
     (ws.folder / "conf" / "compute" / "mine.yaml").write_text("defaults:\n  - slurm\n  - _self_\npartition: x\n")
@@ -223,9 +271,19 @@ def test_several_machines_are_refused_where_there_are_some_and_workers_of_tensor
         return made.words(Experiment(ws, "x"))
 
     for target in ("slurm", "mine"):
-        with pytest.raises(UserErrorException, match=rf"node_count=2 on compute={target}: .*process_count_per_node=4"):
-            words(MpiConfiguration(2, node_count=2), target)
+        assert {"script.processes=2", "compute.nodes=2"} <= set(words(MpiConfiguration(2, node_count=2), target))
         assert "script.processes=4" in words(MpiConfiguration(4), target)
+        with pytest.raises(UserErrorException, match="process_count=3 on node_count=2 machines: give a multiple of 2"):
+            words(PyTorchConfiguration(process_count=3, node_count=2), target)
+        given = RunConfiguration()
+        given.node_count = 2
+        with pytest.raises(UserErrorException, match=rf"node_count=2 on compute={target}, and one process: say how"):
+            ScriptRunConfig(script="train.py", run_config=given, compute_target=target).words(Experiment(ws, "x"))
+        given.communicator = "ParameterServer"
+        with pytest.raises(UserErrorException, match="TensorFlow's workers run on one machine"):
+            ScriptRunConfig(script="train.py", run_config=given, compute_target=target).words(Experiment(ws, "x"))
+    old = Estimator(".", entry_script="train.py", node_count=2, distributed_training=Nccl(), compute_target="slurm")
+    assert {"script.processes=1", "compute.nodes=2"} <= set(old.words(Experiment(ws, "x")))
     found = words(TensorflowConfiguration(worker_count=3), "local")
     assert "script.processes=3" in found and any(word.startswith("+compute.environment.LABRUN_TF") for word in found)
     with pytest.raises(UserErrorException, match="no parameter servers"):

@@ -137,10 +137,10 @@ def test_an_interpreter_without_labrun_is_refused(refused_here: Refused) -> None
     assert "has no labrun" in refused_here("-m", "seed=1,2", f"compute.python={python}", *PLAIN)
 
 
-def test_several_nodes_are_for_networks(refused_here: Refused, workspace: Path) -> None:
+def test_a_script_says_itself_how_many_processes_each_machine_has(refused_here: Refused, workspace: Path) -> None:
     (workspace / "train.py").write_text("print('here')\n")
-    said = refused_here("experiment=script", "script.path=train.py", "compute=slurm", "compute.nodes=2")
-    assert "only the training of a network is shared" in said
+    said = refused_here("experiment=script", "script.path=train.py", "compute=slurm", "compute.tasks_per_node=2")
+    assert "compute.tasks_per_node=2: script.processes=N starts N processes" in said
 
 
 def test_inline_gives_the_same_results(labrun: Command, workspace: Path) -> None:

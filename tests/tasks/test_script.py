@@ -304,14 +304,14 @@ def test_a_command_in_place_of_a_script(source: Path, labrun: Command) -> None:
 def test_processes_end_together_with_the_code_of_the_first_that_failed() -> None:
     code = "import os, sys, time; time.sleep(0 if os.environ['RANK'] == '1' else 60); sys.exit(7)"
     begun = time.monotonic()
-    done = subprocess.run([sys.executable, ranks.__file__, "3", sys.executable, "-c", code], capture_output=True)
+    done = subprocess.run([sys.executable, ranks.__file__, "3x1", sys.executable, "-c", code], capture_output=True)
     assert done.returncode == 7 and time.monotonic() - begun < 30
     assert done.stderr == b"labrun: process 1 of 3 ended with exit code 7; the others are ended\n"
 
 
 def test_workers_of_tensorflow_find_each_other() -> None:
     code = "import os; os.write(1, (os.environ.get('TF_CONFIG', 'none') + chr(10)).encode())"
-    command = [sys.executable, ranks.__file__, "2", sys.executable, "-c", code]
+    command = [sys.executable, ranks.__file__, "2x1", sys.executable, "-c", code]
     told = subprocess.run(command, capture_output=True, env={**os.environ, ranks.TF_VARIABLE: "worker"}, check=True)
     found = [json.loads(line) for line in told.stdout.splitlines()]
     assert sorted(one["task"]["index"] for one in found) == [0, 1] and found[0]["cluster"] == found[1]["cluster"]

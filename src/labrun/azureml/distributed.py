@@ -1,7 +1,6 @@
 """Several processes of a script, as `MpiConfiguration`, `PyTorchConfiguration` and `TensorflowConfiguration` ask for.
 
-They run side by side on one machine; several machines are for labrun's own networks. A target of several machines
-refuses a script that asks for more than one.
+They run side by side: on one machine where there is one, and on as many as they ask for where there are several.
 """
 
 from __future__ import annotations
@@ -27,10 +26,9 @@ class MpiConfiguration:
     def __init__(self, process_count_per_node: int = 1, node_count: int = 1) -> None:
         self.process_count_per_node, self.node_count = process_count_per_node, node_count
 
-    @property
-    def processes(self) -> int:
-        """In all."""
-        return int(self.process_count_per_node or 1) * int(self.node_count or 1)
+    def processes(self, nodes: int) -> int:
+        """In all, on so many nodes."""
+        return int(self.process_count_per_node or 1) * nodes
 
 
 class PyTorchConfiguration:
@@ -42,10 +40,9 @@ class PyTorchConfiguration:
         self.communication_backend, self.node_count = communication_backend, node_count
         self.process_count = process_count
 
-    @property
-    def processes(self) -> int:
-        """In all."""
-        return int(self.process_count or self.node_count or 1)
+    def processes(self, nodes: int) -> int:
+        """In all, on so many nodes."""
+        return int(self.process_count or nodes)
 
 
 class TensorflowConfiguration:
@@ -55,9 +52,8 @@ class TensorflowConfiguration:
         self.worker_count, self.parameter_server_count = worker_count, parameter_server_count
         self.node_count = 1
 
-    @property
-    def processes(self) -> int:
-        """In all."""
+    def processes(self, nodes: int) -> int:
+        """In all, on so many nodes."""
         return int(self.worker_count or 1)
 
 
@@ -84,40 +80,53 @@ def words(config: Any, run_config: Any, target: Sequence[str]) -> list[str]:
             f"parameter_server_count={config.parameter_server_count}: labrun starts no parameter servers. Use workers "
             "alone: TensorflowConfiguration(worker_count=N) with MultiWorkerMirroredStrategy"
         )
-    count = 1 if config is None else int(config.processes)
     nodes = max(nodes, int(getattr(config, "node_count", 1) or 1))
-    if nodes > 1:
-        _check_nodes(nodes, count, target)
+    count = 1 if config is None else int(config.processes(nodes))
+    if nodes > 1 and not _has_nodes(nodes, count, target, is_tensorflow):
+        nodes = 1
     if count == 1:
         return []
+    if count % nodes:
+        raise UserErrorException(
+            f"process_count={count} on node_count={nodes} machines: give a multiple of {nodes}, each has as many"
+        )
     if isinstance(config, MpiConfiguration):
+        where = "side by side" if nodes == 1 else f"on {nodes} machines"
         once(
-            f"{count} processes run side by side, and find RANK, LOCAL_RANK, WORLD_SIZE and OMPI_COMM_WORLD_RANK; "
+            f"{count} processes run {where}, and find RANK, LOCAL_RANK, WORLD_SIZE and OMPI_COMM_WORLD_RANK; "
             f"there is no MPI: a script with mpi4py or Horovod wants command='mpirun -n {count} python SCRIPT.py'"
         )
     is_gpu = any(text in ("compute=gpu", "compute=slurm_gpu") for text in target)
     return [
-        f"script.processes={count}",
-        *([f"compute.gpus_per_run={count}"] if is_gpu else []),
+        f"script.processes={count // nodes}",
+        *([f"compute.nodes={nodes}"] if nodes > 1 else []),
+        *([f"compute.gpus_per_run={count // nodes}"] if is_gpu else []),
         *([word(f"+compute.environment.{TF_VARIABLE}", "worker")] if is_tensorflow else []),
     ]
 
 
-def _check_nodes(nodes: int, count: int, target: Sequence[str]) -> None:
-    """Several machines: side by side where there is one; refused where there are several, and would not be used.
+def _has_nodes(nodes: int, count: int, target: Sequence[str], is_tensorflow: bool) -> bool:
+    """Whether several machines are used; where there is one, its processes run side by side, which is told.
 
     Raises:
-        UserErrorException: see above.
+        UserErrorException: there are several, and the script would not use them.
     """
     name = target[0].partition("=")[2]
-    if "nodes" in registry.get(_backend(name)).settings:
+    if "nodes" not in registry.get(_backend(name)).settings:
+        how = f"its {count} processes run there side by side" if count > 1 else "and one process, as it names no others"
+        once(f"node_count={nodes}: a script has one machine here, {how}")
+        return False
+    if is_tensorflow:
         raise UserErrorException(
-            f"node_count={nodes} on compute={name}: the processes of a script run on one machine there. Ask for them "
-            f"on one: MpiConfiguration(process_count_per_node={max(count, nodes)}, node_count=1), or "
-            f"PyTorchConfiguration(process_count={max(count, nodes)}, node_count=1)"
+            f"node_count={nodes} on compute={name}: TensorFlow's workers run on one machine. Ask for them there: "
+            f"TensorflowConfiguration(worker_count={max(count, nodes)}) and node_count=1"
         )
-    how = f"its {count} processes run there side by side" if count > 1 else "and one process, as it names no others"
-    once(f"node_count={nodes}: a script has one machine here, {how}")
+    if count == 1:
+        raise UserErrorException(
+            f"node_count={nodes} on compute={name}, and one process: say how many there are, as "
+            f"MpiConfiguration(node_count={nodes}) or PyTorchConfiguration(node_count={nodes}), or say node_count=1"
+        )
+    return True
 
 
 def _backend(name: str) -> str:

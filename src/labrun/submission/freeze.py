@@ -200,7 +200,13 @@ def settled(
     compute = kept["compute"]
     if _has_a_process_for_each_gpu(kept):
         compute["tasks_per_node"] = compute["gpus_per_run"]
-    if kept["task"] != "fit":
+    if kept["task"] == "script":
+        if int(compute.get("tasks_per_node") or 1) > 1:
+            raise ConfigError(
+                f"compute.tasks_per_node={compute['tasks_per_node']}: script.processes=N starts N processes of a "
+                "script on each machine"
+            )
+    elif kept["task"] != "fit":
         tasks.refuse_ranks(compute, f"task={kept['task']}")
     elif tasks.ranks(compute) > 1 and not _is_network(str(values["model"]["_target_"])):
         tasks.refuse_ranks(compute, f"model={tasks.model_name(values['model'])}")

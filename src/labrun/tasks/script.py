@@ -20,10 +20,10 @@ from typing import Any
 
 from labrun import exact
 from labrun.errors import ConfigError, RunFailedError
-from labrun.runs import context, definition, ignore_rules, store
+from labrun.runs import context, definition, ignore_rules, sdk_ids, store
 from labrun.runs.record import Record, RunPaths
 from labrun.runs.recording import Preempted, signal_name
-from labrun.tasks import threads
+from labrun.tasks import along, threads
 from labrun.tasks.mlflow_endpoint import Endpoint, ScriptRunState
 
 log = logging.getLogger(__name__)
@@ -72,8 +72,11 @@ def run(config: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]], record: 
         log.info("Expanded: %s", _line(expanded, shown))
     if script.get("environment"):
         _keep_build_log(str(script["environment"]), paths)
+    if (count := along.machines(config)) > 1:
+        run_context = context.current()
+        along.tell_ready(paths, 1 if run_context is None else run_context.attempt)
     with Endpoint(ScriptRunState(record.id, record.name, paths.root)) as endpoint:
-        command = command_of(script, work, words)
+        command = command_of(script, work, words, count)
         environment = variables(config, record, paths, inputs, endpoint)
         try:
             ended = Watched(command, work, environment, script["metrics"]).wait()
@@ -84,8 +87,30 @@ def run(config: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]], record: 
             record.data += read_by_name(paths, record.data)
     if ended.code != 0:
         raise RunFailedError(f"{ended.message(name)}{_way_out(ended, script)}", ended.trace)
+    if count > 1 and (failure := along.wait_for_others(paths, count)):
+        raise RunFailedError(failure)
     if script.get("command") and (told := _told_failure(paths)):
         raise RunFailedError(told)
+
+
+def assist(config: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]], record: Record, paths: RunPaths) -> None:
+    """Run the script's processes on a machine that is not the first of the run's: see `run`, and `along`.
+
+    Raises:
+        RunFailedError: one of them ended otherwise than with exit code 0.
+    """
+    script, work = config["script"], paths.root / WORK
+    attempt = along.wait_until_ready(paths)
+    with Endpoint(ScriptRunState(record.id, record.name, paths.root)) as endpoint:
+        words = definition.words(script["positional"], script["arguments"])
+        command = command_of(script, work, words, along.machines(config))
+        own = {context.RUN_DIR_VARIABLE: str(paths.root), context.ATTEMPT_VARIABLE: str(attempt)}
+        environment = {**variables(config, record, paths, inputs, endpoint), **own}
+        ended = Watched(command, work, environment, {}).wait()
+    failure = ended.message(definition.shown_name(record.config["script"])) if ended.code else ""
+    along.tell_ended(paths, failure)
+    if failure:
+        raise RunFailedError(failure, ended.trace)
 
 
 def _line(name: str, words: Sequence[str]) -> str:
@@ -93,22 +118,25 @@ def _line(name: str, words: Sequence[str]) -> str:
     return " ".join([name, *([shlex.join(words)] if words else [])])
 
 
-def command_of(script: Mapping[str, Any], work: Path, words: Sequence[str]) -> list[str]:
+def command_of(script: Mapping[str, Any], work: Path, words: Sequence[str], machines: int = 1) -> list[str]:
     """The commands to start: the script by its interpreter, or a shell with its command, once per process.
 
     Args:
         script: the config's node, mounts carried out.
         work: where its files are.
         words: its arguments; they come after a command, too.
+        machines: how many there are, each with so many processes.
     """
     if script.get("command"):
         found = [shutil.which("bash") or "sh", "-c", _line(script["command"], words)]
     else:
         found = [interpreter(script), *([str(COMPAT / "azureml" / "runner.py")] if script["azureml"] else [])]
         found += [str(work / script["path"]), *words]
-    if (script.get("processes") or 1) == 1:
+    count = int(script.get("processes") or 1)
+    if count * machines == 1:
         return found
-    return [sys.executable, "-IS", str(Path(__file__).with_name("ranks.py")), str(script["processes"]), *found]
+    ranks = str(Path(__file__).with_name("ranks.py"))
+    return [sys.executable, "-IS", ranks, f"{count}x{machines}", *found]
 
 
 def _told_failure(paths: RunPaths) -> str | None:
@@ -279,7 +307,7 @@ def variables(
     if config["script"]["azureml"]:
         found |= {f"AZUREML_DATAREFERENCE_{name}": path for name, path in named.items()}
         found |= {
-            "AZUREML_RUN_ID": record.id,
+            "AZUREML_RUN_ID": sdk_ids.of_run(record.id, record.sweep, config),
             "AZUREML_ARM_PROJECT_NAME": record.name,
             "AZUREML_ARM_WORKSPACE_NAME": store.workspace().name,
         }
