@@ -70,7 +70,7 @@ def test_children_and_models_of_a_script(project: Path) -> None:
     assert children[1].record.reason == "bad" and children[0].tags == {"display_name": "first"}
     assert all(child.parent.id == run.id and child.name == run.name for child in children)
     text = run.log_text()
-    assert "promised net 1 own:1" in text and "UserErrorException register 'missing'" in text
+    assert "promised net 1 own:1" in text and "ModelPathNotFoundException register 'missing'" in text
     assert models(project) == ["net/1", "own/1"] and "Registered net/1" in text
     content = project / "outputs" / ".labrun" / "models" / "net" / "1" / "data" / "model" / "net" / "a" / "x.txt"
     assert content.read_text() == "x"

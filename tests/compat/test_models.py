@@ -14,19 +14,27 @@ from labrun.azureml.experiment import Experiment
 from labrun.azureml.model import Model
 from labrun.azureml.run import wrapped
 from labrun.azureml.workspace import Workspace
-from labrun.compat.azureml.exceptions import ModelNotFoundException, UserErrorException, WebserviceException
+from labrun.compat.azureml.exceptions import (
+    ModelNotFoundException,
+    ModelPathNotFoundException,
+    WebserviceException,
+)
 from labrun.compat.azureml.training import model as training
+from labrun.compat.azureml.training import registered
 from labrun.registry import journal, models
+from labrun.tasks import registering as promises
 
 SCRIPT = """
 import sys
 from azureml.core import Model, Run
+from azureml.exceptions import WebserviceException
 
 run = Run.get_context()
 run.log("accuracy", 0.9)
 open("outputs/m.pkl", "w").write("m")
 open("beside.pkl", "w").write("beside")
 first = run.register_model("first", "outputs/m.pkl", tags={"a": "b"}, model_framework="ScikitLearn")
+twice = run.register_model("first", "outputs/m.pkl", tags={"again": "1"})
 second = Model.register(workspace=run.experiment.workspace, model_path="beside.pkl", model_name="second")
 third = run.register_model("whole", "outputs")
 try:
@@ -34,8 +42,15 @@ try:
 except Exception as error:
     print("refused:", error)
 open("beside.pkl", "w").write("changed since")
-run.register_model("not a name", "outputs/m.pkl")
-print("told", first.version, second.version, third.version, first.name)
+run.upload_file("called.pkl", "outputs/m.pkl")
+called = run.register_model("called.pkl")
+for call in (lambda: run.register_model("not a name", "outputs/m.pkl"),
+             lambda: Model.register(run.experiment.workspace, "beside.pkl", "-a")):
+    try:
+        call()
+    except WebserviceException as error:
+        print("at once:", error)
+print("told", twice.version, first.version, second.version, third.version, first.name)
 run.complete()
 sys.exit("late" if "fail" in sys.argv else 0)
 """
@@ -81,9 +96,9 @@ def test_a_local_file_and_a_local_folder(ws: Workspace, tmp_path: Path, monkeypa
         Model(ws, "absent")
     with pytest.raises(ModelNotFoundException, match="tags="):
         Model(ws, "one", tags={"a": "other"})
-    with pytest.raises(UserErrorException, match="no file or folder"):
+    with pytest.raises(ModelPathNotFoundException, match="no file or folder"):
         Model.register(ws, "absent.pkl", "one")
-    with pytest.raises(UserErrorException, match="cannot name a model"):
+    with pytest.raises(WebserviceException, match="cannot name a model"):
         Model.register(ws, "m.pkl", "not a name")
 
     # Its files, as they were registered.
@@ -139,17 +154,21 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_models_that_scripts_register(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, done, late = trained
     monkeypatch.setenv("LABRUN_ROOT", str(folder))
-    assert done.returncode == 0 and "told 1 1 1 first" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and "told 2 1 1 1 first" in done.stdout, done.stdout + done.stderr
     assert "refused: register 'absent': there is no file or folder outputs/absent.pkl" in done.stdout
     last = labrun.runs(root=folder)[-1]
-    assert last.status == "completed" and "The model 'not a name'" in last.log_text(), "told, and the run stays"
+    assert done.stdout.count("at once: ") == 2 and "'not a name' cannot name a model: a name has" in done.stdout
     ws = Workspace()
-    first = Model(ws, "first")
+    first, again = Model(ws, "first", version=1), Model(ws, "first")
+    assert (again.version, again.tags, again.run_id) == (2, {"again": "1"}, last.id), "each call is a version"
+    promises.register(folder, last.folder, training.promises.read(last.folder, 1))
+    assert Model(ws, "first").version == 2, "what was promised is registered once, whoever carries it out again"
+    assert Path(Model.get_model_path("called.pkl")).name == "called.pkl", "not all of outputs/"
     assert first.run_id == last.id and first.tags == {"a": "b"} and first.model_framework == "ScikitLearn"
     assert Path(Model.get_model_path("second")).read_text() == "beside", "as it was when it was registered"
     assert Path(Model.get_model_path("whole")).name == "outputs"
     assert journal.find(folder, "first").metrics == {"accuracy": 0.9}
-    assert late.returncode == 1 and [model.version for model in Model.list(ws, "first")] == [1], "a failed run: none"
+    assert late.returncode == 1 and len(Model.list(ws, "first")) == 2, "a failed run: none"
     told = lab(folder, "models").stdout
     assert "second" in told and last.id in told
     assert "labrun does not load it" in lab(folder, "models", "show", "whole").stdout
@@ -164,3 +183,9 @@ def test_a_control_script_registers_a_folder_of_a_run(trained: Any, monkeypatch:
     assert isinstance(made, Model) and made.run.id == run.id and (made.version, made.description) == (1, "text")
     assert made.model_framework == "PyTorch" and Path(Model.get_model_path("control")).name == "outputs"
     assert training.Model(name="control").tags == {"a": "b"}, "any interpreter sees the same"
+    assert [registering.of_run(run, "control", "outputs/m.pkl", None, None).version for _ in range(2)] == [2, 3]
+    with pytest.raises(ModelPathNotFoundException, match="has no file outputs/no.pkl"):
+        registering.of_run(run, "control", "outputs/no.pkl", None, None)
+    with pytest.raises(WebserviceException, match="cannot name a model"):
+        registering.of_run(run, "not a name", None, None, None)
+    assert registered.NAME.pattern == journal.NAME.pattern

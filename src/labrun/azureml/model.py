@@ -11,13 +11,17 @@ from labrun.azureml.advice import Advising
 from labrun.azureml.local_paths import local
 from labrun.azureml.telling import once
 from labrun.azureml.workspace import Workspace
-from labrun.compat.azureml.exceptions import ModelNotFoundException, UserErrorException
+from labrun.compat.azureml.exceptions import (
+    ModelNotFoundException,
+    ModelPathNotFoundException,
+    UserErrorException,
+)
 from labrun.compat.azureml.training import model as training
 from labrun.compat.azureml.training import registered
-from labrun.errors import LabrunError
+from labrun.errors import LabrunError, MissingDataError
 from labrun.registry import journal, models
 from labrun.registry.models import About
-from labrun.runs import context
+from labrun.runs import context, sdk_ids, store
 
 Models = list["Model"]
 
@@ -27,7 +31,7 @@ class Model(training.Model, Advising):
 
     def __init__(self, workspace: Any = None, name: str | None = None, id: str | None = None, **kwargs: Any) -> None:
         self._root = _root(workspace)
-        super().__init__(workspace, name, id, **kwargs)
+        super().__init__(workspace, name, id, **{**kwargs, "run_id": _own(self._root, kwargs.get("run_id"))})
 
     @staticmethod
     def register(  # type: ignore[override]
@@ -63,7 +67,9 @@ class Model(training.Model, Advising):
             resource_configuration: not kept.
 
         Raises:
-            UserErrorException: the name will not do, or there is no such file.
+            ModelNameException: the name will not do.
+            ModelPathNotFoundException: there is no such file.
+            UserErrorException: something else is wrong.
         """
         unused = {"datasets": datasets, "child_paths": child_paths, "resource_configuration": resource_configuration}
         unused |= {"sample_input_dataset": sample_input_dataset, "sample_output_dataset": sample_output_dataset}
@@ -75,10 +81,13 @@ class Model(training.Model, Advising):
             return training.Model.register(workspace, model_path, model_name, *words[:3], None, *words[3:])
         if not model_name or model_path is None:
             raise UserErrorException("Model.register: give model_path= and model_name=")
+        registered.check_name(model_name)
         about = About(**registered.about(*words))
         print(f"Registering model {model_name}")
         try:
             version = models.register_local(_root(workspace), local(model_path), model_name, about)
+        except MissingDataError as error:
+            raise ModelPathNotFoundException(f"Model.register({model_name!r}): {error}") from error
         except LabrunError as error:
             raise UserErrorException(f"Model.register({model_name!r}): {error}") from error
         return Model(workspace, version.name, version=version.number)
@@ -94,15 +103,30 @@ class Model(training.Model, Advising):
         **kwargs: Any,
     ) -> Models:
         """The registered versions, the newest first; see `labrun.compat.azureml.training.model.Model.list`."""
-        found = training.listed(name, latest, tags, properties, run_id)
+        found = training.listed(name, latest, tags, properties, _own(_root(workspace), run_id))
         return [Model(workspace, one["name"], version=one["number"]) for one in found]
+
+    @property
+    def run_id(self) -> str | None:
+        """The id of the run that it was made of, in the SDK's form; None of a local file."""
+        if self._run is None:
+            return None
+        try:
+            _, record = store.find(self._root, self._run)
+        except LabrunError:
+            return self._run
+        return sdk_ids.of_run(record.id, record.sweep, record.config)
+
+    @run_id.setter
+    def run_id(self, own: str | None) -> None:
+        self._run = own
 
     @property
     def run(self) -> Any:
         """The run that it was made of; None of a local file."""
         from labrun.azureml.run import Run
 
-        return Run.get(self.workspace, self.run_id) if self.run_id else None
+        return Run.get(self.workspace, self._run) if self._run else None
 
     @property
     def datasets(self) -> dict[str, Any]:
@@ -165,6 +189,14 @@ class Model(training.Model, Advising):
         except LabrunError as error:
             raise ModelNotFoundException(f"{self.id}: {error}") from error
         self._settle(self.name, self.version, registered.of(self.name, self.version))
+
+
+def _own(root: Path, run_id: Any) -> Any:
+    """labrun's id of a run that is given by its id in the SDK's form; else what is given."""
+    try:
+        return store.find(root, run_id)[1].id if run_id and sdk_ids.parts(run_id) else run_id
+    except LabrunError:
+        return run_id
 
 
 def _root(workspace: Any) -> Path:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from labrun.azureml.model import Model
-from labrun.compat.azureml.exceptions import UserErrorException
+from labrun.compat.azureml.exceptions import ModelPathNotFoundException, UserErrorException
 from labrun.compat.azureml.training import files, registered
-from labrun.errors import LabrunError
+from labrun.errors import LabrunError, MissingDataError
 from labrun.registry import models
 
 KEPT = ("description", "model_framework", "model_framework_version")
@@ -25,15 +25,22 @@ def of_run(
     """Register a file or a folder of a run; see `Run.register_model`.
 
     Raises:
-        UserErrorException: the name will not do, or there is no such file.
+        ModelNameException: the name will not do.
+        ModelPathNotFoundException: there is no such file.
+        UserErrorException: the run goes on, or its file cannot be taken.
     """
-    about = registered.about(tags, properties, *[kwargs.get(name) for name in KEPT])
+    registered.check_name(model_name)
+    told = registered.about(tags, properties, *[kwargs.get(name) for name in KEPT])
     root = run.experiment.workspace
     try:
-        # As in the SDK: without a path it is all that the run has put into `outputs`, or the model that labrun saved.
-        path = model_path or (None if run._work.record.model else "outputs")
+        # Without a path the SDK takes what is called as the model is; else it is what labrun saved, or `outputs`.
+        path = model_path or files.named(run._folder, model_name)
+        path = path or (None if run._work.record.model else "outputs")
         path = None if path is None else files.stored_name(run._folder, path)
-        version, _ = models.register(root.folder, run._folder, model_name, path, about=models.About(**about))
+        about = models.About(**told)
+        version, _ = models.register(root.folder, run._folder, model_name, path, about=about, apart_from=None)
+    except MissingDataError as error:
+        raise ModelPathNotFoundException(f"register_model({model_name!r}, {model_path!r}): {error}") from error
     except LabrunError as error:
         raise UserErrorException(f"register_model({model_name!r}, {model_path!r}): {error}") from error
     return Model(root, version.name, version=version.number)

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,6 +89,7 @@ def register(
     tags: Mapping[str, str] | None = None,
     about: About | None = None,
     by_itself: bool = False,
+    apart_from: Collection[int] | None = (),
 ) -> tuple[Version, bool]:
     """Make a file or a folder of a run the next version of a registered model.
 
@@ -100,9 +101,11 @@ def register(
         tags: of the version.
         about: the same, and whatever else is known of it.
         by_itself: the run does it, at its very end.
+        apart_from: versions that other registrations of this file have made; None: any version is another's.
 
     Returns:
-        The version, and whether it is new: the same file of the same run is registered once under a name.
+        The version, and whether it is new: the same file of the same run is registered once under a name, unless
+        `apart_from` says otherwise.
 
     Raises:
         ConfigError, RecordError, DataError: the name, the run or the file will not do; the run's server refused.
@@ -116,7 +119,7 @@ def register(
     origin = Origin(path, path.relative_to(run_dir).as_posix(), card, record, run_dir, metrics)
     settings = record.config.get("tracking") or {}  # another tracker's address is not a server of MLflow's
     uri = client.address(root, settings if settings.get("kind") in (None, "mlflow", "none") else {})
-    return _add(root, name, origin, uri, about or About(tags or {}))
+    return _add(root, name, origin, uri, about or About(tags or {}), apart_from)
 
 
 def register_local(root: Path, path: Path, name: str, about: About | None = None) -> Version:
@@ -133,12 +136,14 @@ def register_local(root: Path, path: Path, name: str, about: About | None = None
     return _add(root, name, Origin(path, path.name, card), client.database_uri(root), about or About())[0]
 
 
-def _add(root: Path, name: str, origin: Origin, uri: str, about: About) -> tuple[Version, bool]:
+def _add(
+    root: Path, name: str, origin: Origin, uri: str, about: About, apart_from: Collection[int] | None = ()
+) -> tuple[Version, bool]:
     server = "" if uri == client.database_uri(root) else uri
     if origin.path.is_file() and origin.path.name == CARD and not origin.card.get("target"):
         raise RecordError(f"a file that is called {CARD} cannot be registered by itself: register its folder")
     with registry_sync.alone(root):
-        known = _known(root, name, origin, server)
+        known = _known(root, name, origin, server, apart_from)
         if known is not None:
             return known, False
         with contextlib.ExitStack() as stack:
@@ -235,7 +240,7 @@ def _on_server(root: Path, uri: str) -> Iterator[Ingester]:
         registry_sync.restore(root, ingester, is_alone=True)
 
 
-def _known(root: Path, name: str, origin: Origin, server: str) -> Version | None:
+def _known(root: Path, name: str, origin: Origin, server: str, apart_from: Collection[int] | None) -> Version | None:
     """The version that this file of this run is already; a local file is a new one each time.
 
     Raises:
@@ -250,10 +255,11 @@ def _known(root: Path, name: str, origin: Origin, server: str) -> Version | None
                 f"model {name} is kept at {version.uri or here}, and {what} belongs to {server or here}: "
                 "choose another name"
             )
-    if not origin.run:
+    if not origin.run or apart_from is None:
         return None
     wanted = (origin.run, origin.card["sha256"])
-    return next((one for one in versions.values() if (one.run, one.sha256) == wanted), None)
+    same = (one for one in versions.values() if (one.run, one.sha256) == wanted)
+    return next((one for one in same if one.number not in apart_from), None)
 
 
 def described(run_dir: Path, record: Record, file: str | None) -> tuple[Path, dict[str, Any]]:

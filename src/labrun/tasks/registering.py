@@ -39,13 +39,18 @@ def register(root: Path, run_dir: Path, left: list[dict[str, Any]]) -> None:
         return
     from labrun.registry import models
 
+    numbers: dict[str, set[int]] = {}  # each call of the script has a version of its own, of the same file too
     for one in left:
         name, path = str(one.get("name")), str(one.get("path"))
         about = models.About(
             dict(one.get("tags") or {}), dict(one.get("properties") or {}), str(one.get("description") or "")
         )
         try:
-            version, is_new = models.register(root, run_dir, name, str(run_dir / path), about=about, by_itself=True)
+            made = numbers.setdefault(name, set())
+            version, is_new = models.register(
+                root, run_dir, name, str(run_dir / path), about=about, by_itself=True, apart_from=made
+            )
+            made.add(version.number)
         except (LabrunError, OSError) as error:
             log.error("The model %r (%s) could not be registered: %s", name, path, error)
             continue

@@ -59,6 +59,14 @@ class ModelNotFoundException(WebserviceException):
     """No such model is registered."""
 
 
+class ModelNameException(WebserviceException, UserErrorException):
+    """A model cannot have this name."""
+
+
+class ModelPathNotFoundException(WebserviceException, UserErrorException):
+    """There is no file or folder to register as a model."""
+
+
 class TrainingException(AzureMLException):
     """A run cannot be started, or not be followed."""
 

@@ -106,6 +106,11 @@ def listing(run_dir: Path) -> list[str]:
     return found
 
 
+def named(run_dir: Path, name: str) -> Any:
+    """A model's name where a file or a folder of the run has it, else None: the SDK takes it for the missing path."""
+    return name if any(f"{one}/".startswith(f"{name}/") for one in listing(run_dir)) else None
+
+
 def own_name(name: str) -> str:
     """A name as `listing` has it: the log is found by the SDK's names for it, too."""
     found = LOGS.fullmatch(name)

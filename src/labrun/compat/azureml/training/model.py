@@ -11,7 +11,7 @@ from typing import Any
 from labrun.compat.azureml import absent
 from labrun.compat.azureml.exceptions import ModelNotFoundException, UserErrorException, WebserviceException
 from labrun.compat.azureml.training import place, promises, registered
-from labrun.runs import context
+from labrun.runs import context, sdk_ids
 
 CARD = "model.json"
 """What labrun writes beside a model: it names the file or folder that was registered."""
@@ -86,7 +86,7 @@ class Model:
         self.model_framework_version = own.pop(registered.FRAMEWORK_VERSION, None)
         self.tags, self.properties = dict(told.get("tags") or {}), own
         self.description = told.get("description") or None
-        self.run_id = told.get("run") or None
+        self.run_id: str | None = told.get("run") or None
         self.experiment_name = told.get("experiment") or None
         self.created_time = _time(told.get("time"))
         self.created_by = None
@@ -242,9 +242,9 @@ class Promised(Model):
 def promised(run: Any, name: str, path: Any, about: dict[str, Any], local: bool) -> Promised:
     """Have a model registered when the script's run completes; see `promises.leave`."""
     number = promises.leave(run, name, path, about, local)
-    return Promised(
-        name, number, Path("outputs" if path is None else path), about, place.record(run.run_dir).get("id", "")
-    )
+    record = place.record(run.run_dir)
+    shown = sdk_ids.of_run(str(record.get("id", "")), record.get("sweep"), record.get("config") or {})
+    return Promised(name, number, Path("outputs" if path is None else path), about, shown)
 
 
 def listed(name: Any, latest: bool, tags: Any, properties: Any, run_id: Any) -> Any:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from labrun._io import append_line
-from labrun.compat.azureml.exceptions import UserErrorException
-from labrun.compat.azureml.training import registered
+from labrun.compat.azureml.exceptions import ModelPathNotFoundException
+from labrun.compat.azureml.training import files, registered
 from labrun.compat.azureml.training.metrics import FOLDER
 from labrun.runs.context import RunContext
 
@@ -37,13 +37,18 @@ def leave(run: RunContext, name: str, path: Any, about: dict[str, Any], local: b
         The number that its version will have, unless another registers one before.
 
     Raises:
-        UserErrorException: there is no such file or folder.
+        ModelNameException: the name will not do.
+        ModelPathNotFoundException: there is no such file or folder.
     """
-    given = Path(os.path.expanduser(os.fspath("outputs" if path is None else path)))
+    registered.check_name(name)
+    path = path or files.named(run.run_dir, name) or "outputs"
+    given = Path(os.path.expanduser(os.fspath(path)))
     places = [Path.cwd() / given] if local else [run.run_dir / given, Path.cwd() / given]
     there = [one for one in places if one.exists()]
     if not there:
-        raise UserErrorException(f"register {name!r}: there is no file or folder {given} (looked at {places[0]})")
+        raise ModelPathNotFoundException(
+            f"register {name!r}: there is no file or folder {given} (looked at {places[0]})"
+        )
     folder = run.run_dir / FOLDER
     before = [line for line in read(run.run_dir, run.attempt) if line.get("name") == name]
     number = registered.highest(name) + len(before) + 1

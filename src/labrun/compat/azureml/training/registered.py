@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
+from labrun.compat.azureml.exceptions import ModelNameException
 from labrun.compat.azureml.training import place
 
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+"""As `labrun.registry.journal` has it."""
 JOURNAL = ("outputs", ".labrun", "registry.jsonl")
 FRAMEWORK, FRAMEWORK_VERSION = "azureml.model_framework", "azureml.model_framework_version"
 """Properties that hold the SDK's words of these names."""
+
+
+def check_name(name: Any) -> None:
+    """Refuse a name that no model can have, before anything is done with it.
+
+    Raises:
+        ModelNameException: it is one.
+    """
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise ModelNameException(
+            f"{name!r} cannot name a model: a name has 1 to 100 letters, digits, '_', '-' and '.', and begins with a "
+            "letter, a digit or '_'"
+        )
 
 
 def lines() -> list[dict[str, Any]]:
