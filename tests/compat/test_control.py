@@ -132,7 +132,7 @@ def facts(folder: Path) -> dict[str, Any]:
 
 def check(found: dict[str, Any]) -> None:
     table = {"x": [1, 3], "y": [2.5, 4.5]}
-    assert found["metrics"] == {"rate": 0.5, "list": [1], "table": table, "text": "${x} it's, [a]"}
+    assert found["metrics"] == {"rate": 0.5, "list": 1, "table": table, "text": "${x} it's, [a]"}
     assert found["status"] == ["Completed"] * 3 and found["tags"] == {"mine": "1"}
     assert found["arguments"] == ["--rate", "0.5", "--text", "${x} it's, [a]"]
     assert {"driver.log", "outputs/model.txt"} <= set(found["files"]) and "run.json" not in found["files"]
@@ -314,6 +314,9 @@ def test_nothing_called_azureml_is_importable_elsewhere() -> None:
 
 
 def test_mlflow_in_a_control_script_begins_runs_of_labrun(tmp_path: Path) -> None:
+    """Over 15 s on a busy machine: MLflow's client and pandas are imported, and three runs begun."""
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "MLmodel").write_text("flavors: {}\n")
     (tmp_path / "go.py").write_text(
         "import mlflow\nfrom azureml.core import Experiment, Model, Workspace\n"
         "ws = Workspace.from_config()\nmlflow.set_tracking_uri(ws.get_mlflow_tracking_uri())\n"
@@ -330,10 +333,28 @@ def test_mlflow_in_a_control_script_begins_runs_of_labrun(tmp_path: Path) -> Non
         "try:\n    with mlflow.start_run():\n        1 / 0\nexcept ZeroDivisionError:\n    pass\n"
         "failed, run = experiment.get_runs()\n"
         "print(failed.status, run.status, run.get_metrics(), run.tags, run.get_file_names())\n"
+        "with mlflow.start_run() as here:\n    mlflow.log_artifacts('m', 'model')\n"
+        "    early = mlflow.register_model(f'runs:/{here.info.run_id}/model', 'mine')\n"
+        "later = mlflow.register_model(f'runs:/{here.info.run_id}/model', 'mine', tags={'c': 'd'})\n"
+        "client = mlflow.MlflowClient()\n"
+        "print([v.version for v in client.search_model_versions(\"name='mine'\")], early.version, later.version,\n"
+        "    client.get_model_version('mine', '2').tags, Model(ws, 'mine').tags, Model(ws, 'mine', version=1).run.id)\n"
+        "print(open(mlflow.artifacts.download_artifacts('models:/mine/2') + '/MLmodel').read().strip())\n"
+        "own = experiment.start_logging(snapshot_directory=None)\n"
+        "own.log('loss', 1); own.log('loss', 5); own.complete()\n"
+        "back = mlflow.get_run(own.id)\n"
+        "print(back.info.status, back.data.metrics, [m.value for m in client.get_metric_history(own.id, 'loss')])\n"
+        "found = mlflow.search_runs(filter_string='metrics.loss < 9', order_by=['metrics.loss DESC'])\n"
+        "print(found['metrics.loss'].tolist(), found['run_id'].tolist()[0] == own.id)\n"
+        "try:\n    mlflow.get_run('0' * 32)\nexcept mlflow.exceptions.MlflowException as error:\n    print(error)\n"
     )
     done = lab(tmp_path, "azureml", "run", "go.py")
     assert done.returncode == 0, done.stderr
     assert "models 1 [('late', 1, {'c': 'd'}), ('early', 1, {})]" in done.stdout
+    begun = labrun.runs(root=tmp_path)[1].id
+    assert f"['2', '1'] 1 2 {{'c': 'd'}} {{'c': 'd'}} {begun}\nflavors: {{}}\n" in done.stdout
+    assert "FINISHED {'loss': 5.0} [1.0, 5.0]\n[5.0, 2.0] True\n" in done.stdout
+    assert "RESOURCE_DOES_NOT_EXIST: no run is called '00000000'" in done.stdout
     assert "Failed Completed {'loss': [3.0, 2.0]} {'a': 'b'}" in done.stdout and "outputs/note.txt" in done.stdout
 
 

@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import threading
 from pathlib import Path
 from typing import Any
 
-from labrun import program
-from labrun.azureml.interactive import InteractiveRun
-from labrun.tasks.mlflow_endpoint import Answer, Endpoint, ScriptRunState, UnknownCallError
+from labrun import api, program
+from labrun.azureml import kinds, mlflow_runs
+from labrun.azureml.mlflow_models import NAMES as REGISTRY
+from labrun.azureml.mlflow_models import Registry
+from labrun.errors import LabrunError
+from labrun.tasks.mlflow_endpoint import Answer, Endpoint, RefusedCallError, ScriptRunState, UnknownCallError
 
+MLFLOWS_ID = re.compile("[0-9a-f]{32}")
+"""An id of MLflow's form begins with labrun's own."""
 _addresses: dict[Path, str] = {}
 
 
@@ -44,7 +50,7 @@ class WorkspaceBook:
         self._lock = threading.RLock()
         self._names: dict[str, str] = {}
         self._runs: dict[str, tuple[program.ActiveRun, ScriptRunState]] = {}
-        self._registered: dict[tuple[str, str], str] = {}
+        self._registry = Registry(workspace, self._place_of, self._is_open)
 
     def carry_out(self, name: str, content: Answer) -> Answer:
         """One call of the API.
@@ -59,23 +65,63 @@ class WorkspaceBook:
             if name == "runs/create":
                 return self._begin(content)
             if name == "runs/search":
-                wanted = set(content.get("experiment_ids") or self._names)
-                states = [state for run, state in self._runs.values() if self._id_of(run.name) in wanted]
-                return {"runs": [shown for state in states for shown in state.carry_out(name, content)["runs"]]}
-            if name.startswith("registered-models/"):
-                return next(iter(self._runs.values()))[1].carry_out(name, content)
+                return mlflow_runs.searched(self._every(content), content)
+            if name.startswith(REGISTRY):
+                return self._registry.carry_out(name, content)
             run_id = str(content.get("run_id") or content.get("run_uuid") or content.get("source_run_id") or "")
-            if name == "model-versions/get":
-                run_id = self._registered[str(content["name"]), str(content["version"])]
-            elif run_id not in self._runs:
-                run_id = self._owner(name if name.startswith("logged-models") else str(content.get("source")))
+            if name.startswith("logged-models") and run_id not in self._runs:
+                run_id = self._owner(name)
+            if run_id not in self._runs:
+                return self._of_another(name, run_id, content)
             run, state = self._runs[run_id]
             answer = state.carry_out(name, content)
-            if name == "model-versions/create":
-                self._registered[str(content["name"]), answer["model_version"]["version"]] = run_id
             if name == "runs/update" and content.get("status"):
                 self._end(run, state, str(content["status"]))
             return answer
+
+    def _every(self, content: Answer) -> list[Answer]:
+        """The runs of the experiments that are asked for, the newest first; as this program's own are known to it."""
+        wanted = {str(one) for one in content.get("experiment_ids") or self._names}
+        own = {run.id: state for run, state in self._runs.values()}
+        found = []
+        for run in api.runs(root=self._workspace):
+            if self._id_of(run.name) in wanted:
+                state = own.get(run.id)
+                found.append(
+                    mlflow_runs.shown(run, kinds.id_of(run), self._id_of(run.name))
+                    if state is None
+                    else state.carry_out("runs/get", {"run_id": state.run_id})["run"]
+                )
+        return found
+
+    def _of_another(self, name: str, run_id: str, content: Answer) -> Answer:
+        """What is asked of a run that this program has not begun.
+
+        Raises:
+            RefusedCallError: there is none, or it is to be changed.
+        """
+        try:
+            work = api.get_run(run_id[:8] if MLFLOWS_ID.fullmatch(run_id) else run_id, root=self._workspace)
+        except LabrunError as error:
+            raise RefusedCallError("RESOURCE_DOES_NOT_EXIST", str(error)) from error
+        if isinstance(work, api.Sweep):
+            raise RefusedCallError("RESOURCE_DOES_NOT_EXIST", f"{run_id} is a search: its runs have metrics")
+        if name == "runs/get":
+            return {"run": mlflow_runs.shown(work, run_id, self._id_of(work.name))}
+        if name == "metrics/get-history":
+            return mlflow_runs.history(work, str(content["metric_key"]))
+        raise RefusedCallError(
+            "INVALID_STATE", f"{name}: the run {run_id} is not of this program, which cannot change it"
+        )
+
+    def _place_of(self, model_id: str) -> str:
+        """The address of the files of a logged model."""
+        _, state = self._runs[self._owner(f"logged-models/{model_id}")]
+        answer = state.carry_out(f"logged-models/{model_id}", {})
+        return str(answer["model"]["info"]["artifact_uri"])
+
+    def _is_open(self, run_dir: Path) -> bool:
+        return any(run.is_open and run.folder == run_dir for run, _ in self._runs.values())
 
     def _of_experiment(self, verb: str, content: Answer) -> Answer:
         if verb == "search":
@@ -108,20 +154,16 @@ class WorkspaceBook:
         number = str(content.get("experiment_id") or "0")
         name = self._names.get(number) or "Default"
         run = program.start_run(name, root=self._workspace, code=None, capture=False)
-
-        def register(model: str, path: str, tags: dict[str, str]) -> int:
-            return int(InteractiveRun(None, work=run).register_model(model, path, tags).version)
-
-        state = ScriptRunState(run.id, name, run.folder, run.log, number, register)
+        state = ScriptRunState(run.id, name, run.folder, run.log, number)
         self._runs[str(state.run_id)] = (run, state)
         tags: list[Any] = [*(content.get("tags") or [])]
         state.carry_out("runs/log-batch", {"run_id": state.run_id, "tags": tags})
         return state.carry_out("runs/get", {"run_id": state.run_id})
 
     def _owner(self, name: str) -> str:
-        """The run whose logged model a call is about: `logged-models/ID/...` or `models:/ID`."""
+        """The run whose logged model a call is about."""
         for run_id, (_, state) in self._runs.items():
-            if state.has_model(name.partition("/")[2].partition("/")[0]):
+            if state.has_model(name[13:].strip("/").partition("/")[0]):
                 return run_id
         raise KeyError(name)
 

@@ -31,6 +31,19 @@ class UnknownCallError(Exception):
     """A call that is not answered here."""
 
 
+class RefusedCallError(Exception):
+    """A call that cannot be carried out.
+
+    Args:
+        code: MLflow's own, as `RESOURCE_DOES_NOT_EXIST`.
+        message: why.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class Book(Protocol):
     """What an endpoint answers from."""
 
@@ -115,6 +128,8 @@ class Endpoint:
                     "message": f"labrun keeps metrics, params, tags and files of a script's run; {name} is none of "
                     "these. For a whole MLflow server: compute.environment.MLFLOW_TRACKING_URI=http://...",
                 }
+            except RefusedCallError as error:
+                status, body = 400, {"error_code": error.code, "message": str(error)}
             except (KeyError, TypeError, ValueError) as error:
                 status, body = 400, {"error_code": "INVALID_PARAMETER_VALUE", "message": f"{name}: {error}"}
         data = json.dumps(body).encode()
@@ -135,8 +150,6 @@ class ScriptRunState:
         run_dir: its folder.
         log: what takes a metric's name, value and step.
         experiment_id: by which MLflow is to know the experiment.
-        register: what takes the name, the path in the run and the tags of a model to register, and gives its number;
-            None: it is registered when the run completes.
     """
 
     def __init__(
@@ -146,13 +159,11 @@ class ScriptRunState:
         run_dir: Path,
         log: Callable[[str, float, int], None] = context.log,
         experiment_id: str = EXPERIMENT_ID,
-        register: Callable[[str, str, dict[str, str]], int] | None = None,
     ) -> None:
         self.run_id: str | None = run_id + secrets.token_hex(12)
         """32 digits, as MLflow's own."""
         self._experiment, self._run_dir = experiment, run_dir
         self._log, self._experiment_id = log, experiment_id
-        self._register = register or self._promise
         self._lock = threading.Lock()
         self._runs: dict[str, Answer] = {}
         self._params: dict[str, str] = {}
@@ -313,7 +324,7 @@ class ScriptRunState:
         logged = self._models.get(source.removeprefix("models:/"))
         place = Path(unquote(urlsplit(logged["info"]["artifact_uri"] if logged else source).path))
         tags = {str(tag["key"]): str(tag.get("value") or "") for tag in content.get("tags") or []}
-        number = self._register(name, place.relative_to(self._run_dir).as_posix(), tags)
+        number = self._promise(name, place.relative_to(self._run_dir).as_posix(), tags)
         made = {"name": name, "version": str(number), "source": source, "run_id": content.get("run_id")}
         self._versions[name, str(number)] = {**made, "status": "READY"}
         return {"model_version": self._versions[name, str(number)]}

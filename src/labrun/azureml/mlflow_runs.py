@@ -1,0 +1,84 @@
+"""Runs of the workspace as MLflow in a control program sees them."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+from labrun import api
+from labrun.runs import context
+from labrun.runs import record as records
+from labrun.tasks.mlflow_endpoint import Answer
+
+STATUSES: dict[str, str] = {
+    records.COMPLETED: "FINISHED",
+    records.FAILED: "FAILED",
+    records.LOST: "FAILED",
+    records.CANCELED: "KILLED",
+    records.STOPPED: "KILLED",
+    records.QUEUED: "SCHEDULED",
+}
+"""labrun's words that MLflow has otherwise; any other is of a run that goes on."""
+
+
+def shown(run: api.Run, run_id: str, experiment_id: str) -> Answer:
+    """A run.
+
+    Args:
+        run: labrun's.
+        run_id: how MLflow knows it.
+        experiment_id: how MLflow knows its experiment.
+    """
+    record = run.record
+    info = {
+        "run_id": run_id,
+        "run_uuid": run_id,
+        "run_name": record.tags.get("display_name") or run.folder.name,
+        "experiment_id": experiment_id,
+        "user_id": "labrun",
+        "status": STATUSES.get(run.status, "RUNNING"),
+        "start_time": _moment(record.started or record.created),
+        "artifact_uri": (run.folder / "outputs").as_uri(),
+        "lifecycle_stage": "active",
+    }
+    if record.ended:
+        info["end_time"] = _moment(record.ended)
+    last = {line["name"]: line for line in context.read_metrics(run.folder)}
+    try:
+        params = json.loads((run.folder / "logs" / "mlflow_params.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        params = {}
+    pairs = {"params": params, "tags": record.tags}
+    listed = {kind: [{"key": k, "value": str(v)} for k, v in found.items()] for kind, found in pairs.items()}
+    return {"info": info, "data": {"metrics": [_metric(line) for line in last.values()], **listed}}
+
+
+def history(run: api.Run, metric: str) -> Answer:
+    """Every value of a metric."""
+    return {"metrics": [_metric(line) for line in context.read_metrics(run.folder) if line["name"] == metric]}
+
+
+def searched(found: list[Answer], content: Answer) -> Answer:
+    """Those of some runs that a search of MLflow's leaves, in the order that it asks for."""
+    from mlflow.entities import Run
+    from mlflow.protos import service_pb2
+    from mlflow.utils.proto_json_utils import parse_dict
+    from mlflow.utils.search_utils import SearchUtils
+
+    protos = [service_pb2.Run() for _ in found]
+    for one, proto in zip(found, protos, strict=True):
+        parse_dict(one, proto)
+    runs: list[Any] = [Run.from_proto(proto) for proto in protos]
+    kept = SearchUtils.sort(SearchUtils.filter(runs, content.get("filter")), content.get("order_by"))
+    by_id = {one["info"]["run_id"]: one for one in found}
+    return {"runs": [by_id[run.info.run_id] for run in kept[: int(content.get("max_results") or 1000)]]}
+
+
+def _metric(line: dict[str, Any]) -> Answer:
+    moment = int(float(line["time"]) * 1000)
+    return {"key": line["name"], "value": line["value"], "step": line["step"], "timestamp": moment}
+
+
+def _moment(text: str) -> int:
+    return int(datetime.fromisoformat(text).timestamp() * 1000)
