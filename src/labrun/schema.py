@@ -385,6 +385,10 @@ SPECIAL = (
 Goal = Literal["auto", "maximize", "minimize"]
 
 
+VALIDATED = ("labrun.data.readers.GetData", "labrun.data.readers.Npz")
+"""Readers that may find a validation part."""
+
+
 @dataclass(frozen=True)
 class Sweep:
     """How a sweep goes (`conf/sweep/`)."""
@@ -555,8 +559,13 @@ def validate(config: Mapping[str, Any]) -> None:
     problems += list(_check_threads(config))
     model = config.get("model")
     if isinstance(model, Mapping) and TARGETS.get(str(model.get("_target_"))) in (Pipeline, Ensemble):
-        if model.get("folds") == 1:
-            problems.append("model.folds=1: a cross-validation has at least 2 folds; 0 leaves it out")
+        dataset = config.get("dataset")
+        told = dataset if isinstance(dataset, Mapping) else {}
+        if model.get("folds") == 1 and not told.get("validation_size") and told.get("_target_") not in VALIDATED:
+            problems.append(
+                "model.folds=1 compares pipelines by the validation part, and there is none: say "
+                "dataset.validation_size=0.2. A cross-validation has at least 2 folds; 0 leaves it out"
+            )
         if not model.get("folds") and not model.get("refit", True):
             problems.append("model.folds=0 model.refit=false: nothing would be fitted; leave one of the two out")
     problems += list(_check_parts(config))

@@ -10,12 +10,13 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from labrun.azureml import automl, automl_data, telling
+from labrun.azureml import automl, automl_data, fitted_steps, telling
 from labrun.azureml.automl import AutoMLConfig
 from labrun.azureml.experiment import Experiment
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml import finder
 from labrun.compat.azureml.exceptions import NotInLabrun, UserErrorException
+from labrun.models.pipeline import columns_of, pipeline
 
 X, Y = np.arange(12.0).reshape(6, 2), np.array([3, 3, 7, 7, 3, 7])
 FRAME = pd.DataFrame({"number": [1.5, 2, 3, None], "word": ["a", None, "b", "a"], "label": [True, False, True, False]})
@@ -109,8 +110,11 @@ def test_tables_keep_their_gaps_and_their_words(experiment: Experiment) -> None:
     config = AutoMLConfig("classification", training_data=FRAME, label_column_name="label", validation_data=FRAME)
     words = config.words(experiment)
     assert "model.preprocess=true" in words
+    assert "model.folds=1" in words, "the validation data are what the pipelines are compared by"
     found = read_back(words)
-    assert set(found) == {"X_train", "y_train", "X_test", "y_test"} and list(found["X_train"]) == ["number", "word"]
+    parts = {f"{name}_{part}" for name in "Xy" for part in ("train", "valid", "test")}
+    assert set(found) == parts and list(found["X_train"]) == ["number", "word"]
+    assert found["X_test"].equals(found["X_valid"]), "labrun tests every model"
     assert found["X_train"].isna().sum().tolist() == [1, 1]
     assert found["X_train"]["word"].dropna().tolist() == ["a", "b", "a"]
     assert found["y_train"].tolist() == [True, False, True, False]
@@ -125,11 +129,52 @@ def test_tables_keep_their_gaps_and_their_words(experiment: Experiment) -> None:
         ({"data_script": "no.py"}, "there is no data_script no.py"),
         ({"X": X, "y": Y, "allowed_models": ["Forest"]}, "'Forest' is none of .*RandomForest"),
         ({"X": X, "y": Y, "allowed_models": ["KNN"], "blocked_models": ["KNN"]}, "leave no model over"),
+        ({"X": X, "y": Y, "X_valid": X, "y_valid": Y, "n_cross_validations": 3}, "exclude each other"),
+        ({"X": X, "y": Y, "validation_size": 20}, "validation_size=20 lies between 0 and 1"),
+        ({"X": X, "y": Y, "n_cross_validations": 1}, "n_cross_validations=1 is a whole number from 2 on"),
     ],
 )
 def test_mistakes_are_told(experiment: Experiment, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserErrorException, match=message):
         AutoMLConfig("classification", **settings).words(experiment)
+
+
+def test_the_steps_of_a_fitted_model_have_the_names_of_the_sdk() -> None:
+    rows = FRAME.drop(columns="label")
+    parts = {
+        "preprocessor": {"_target_": "sklearn.preprocessing.StandardScaler"},
+        "estimator": {"_target_": "sklearn.linear_model.LogisticRegression"},
+    }
+    model = pipeline(**parts, preprocess=True, columns=columns_of(rows)).fit(rows, [0, 1, 0, 1])
+    (first, transformer), *others = fitted_steps.of(model, list(rows))
+    assert first == "datatransformer" and [name for name, _ in others] == ["StandardScaler", "LogisticRegression"]
+    names = transformer.get_engineered_feature_names()
+    assert names == ["number", "word_(none)", "word_a", "word_b"] and transformer.transform(rows).shape == (4, 4)
+    kept = {"Dropped": "No"}
+    assert transformer.get_featurization_summary() == [
+        kept
+        | {"RawFeatureName": "number", "TypeDetected": "Numeric", "EngineeredFeatureCount": 1}
+        | {"Transformations": ["SimpleImputer"]},
+        kept
+        | {"RawFeatureName": "word", "TypeDetected": "Categorical", "EngineeredFeatureCount": 3}
+        | {"Transformations": ["OneHotEncoder"]},
+    ]
+    with pytest.raises(NotInLabrun, match="DataTransformer.get_stats is part of Azure ML"):
+        transformer.get_stats()
+
+
+def test_shares_are_held_out(experiment: Experiment) -> None:
+    words = AutoMLConfig("classification", X=X, y=Y, validation_size=0.25, test_size=0.3).words(experiment)
+    assert {"dataset.validation_size=0.25", "dataset.test_size=0.3", "model.folds=1"} <= set(words)
+    config = AutoMLConfig(
+        "regression",
+        training_data=FRAME,
+        validation_data=FRAME.iloc[:2],
+        test_data=FRAME.iloc[2:],
+        label_column_name="number",
+    )
+    found = read_back(config.words(experiment))
+    assert (found["X_valid"]["word"].iloc[0], found["X_test"]["word"].tolist()) == ("a", ["b"])
 
 
 def test_other_tasks_and_metrics_are_refused() -> None:

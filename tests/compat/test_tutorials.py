@@ -111,5 +111,6 @@ def test_automl_on_a_machine_of_ones_own(tmp_path: Path) -> None:
     assert (
         files in printed and 'SCORED {"result": [0]}' in printed and "'scikit-learn'" in printed.split("PACKAGES ")[1]
     )
+    assert "STEPS datatransformer 64\nOF mydsvm AutoML 2\n" in printed
     assert float(printed.rpartition("PREDICTED ")[2].split()[0]) > 0.5
     assert len(list(labrun.runs(root=folder))) >= 2

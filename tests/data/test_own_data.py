@@ -94,6 +94,7 @@ def with_nan() -> Any:
         ({"X": X, "y": RNG.random(40)}, "a quantity, not a class"),
         ({"X": X, "y": np.where(Y == 1, 1.0, np.nan)}, "every sample needs a class"),
         ({"X_train": X, "y_train": Y, "X_test": X}, "only one of X_test and y_test"),
+        ({"X": X, "y": Y, "y_valid": Y}, "only one of X_valid and y_valid"),
         ({"X_train": X, "y_train": Y, "X_test": X[:, :2], "y_test": Y}, "a sample of X_test is"),
         ({"X_train": X, "y_train": Y, "X_test": X, "y_test": Y + 5}, "classes that y_train has not: 5, 6"),
     ],

@@ -115,6 +115,25 @@ def test_folds_are_the_same_and_learn_nothing_of_what_they_hold_out(run_here: Ru
     assert [line["step"] for line in lines if line["name"] == "AUC_weighted"] == [1, 2, 3, 4, 5]
 
 
+def test_a_validation_part_in_place_of_folds(run_here: Runner, workspace: Path) -> None:
+    (workspace / "own.py").write_text(
+        "import numpy as np\nfrom sklearn.datasets import load_wine\n\n\ndef get_data():\n"
+        "    x, y = load_wine(return_X_y=True)\n"
+        "    order = np.random.default_rng(0).permutation(len(y))\n    x, y = x[order], y[order]\n"
+        "    return {'X': x[:90], 'y': y[:90], 'X_valid': x[90:], 'y_valid': y[90:]}\n"
+    )
+    own = ("dataset=get_data", f"dataset.script={workspace}/own.py", "model=pipeline", "model.folds=1")
+    record, run_dir = run_here(*own, "model.refit=false")
+    with np.load(run_dir / "outputs" / OUT_OF_FOLD) as found:
+        assert len(found["y"]) == 88 and np.isfinite(found["said"]).all()
+        assert record.metrics["accuracy"] == pytest.approx((found["said"].argmax(axis=1) == found["y"]).mean())
+    held, _ = run_here("model=pipeline", "model.folds=1", "dataset.validation_size=0.25", "dataset.max_samples=300")
+    assert held.metrics["accuracy"] == pytest.approx(held.metrics["val_accuracy"])
+    (workspace / "own.py").write_text("def get_data():\n    return {'X': [[1], [2]] * 10, 'y': [1, 2] * 10}\n")
+    with pytest.raises(UnfitError, match="data set 'get_data' has none: say dataset.validation_size"):
+        run_here(*own)
+
+
 def test_cross_validation_alone_saves_no_model(run_here: Runner) -> None:
     record, run_dir = run_here("model=pipeline", "model.refit=false", "dataset.max_samples=300")
     assert record.status == "completed" and record.model is None and not (run_dir / "outputs" / "model.skops").exists()

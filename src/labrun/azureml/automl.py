@@ -13,7 +13,7 @@ import numpy as np
 from labrun.azureml import automl_data, compute
 from labrun.azureml.automl_run import AutoMLRun
 from labrun.azureml.featurization import FeaturizationConfig
-from labrun.azureml.submitting import Config, submit
+from labrun.azureml.submitting import TARGET_TAG, Config, submit
 from labrun.azureml.telling import once
 from labrun.azureml.words import word
 from labrun.compat.azureml import absent
@@ -67,7 +67,7 @@ FORMER = {
 UNKNOWN = ("averagedperceptron", "prophet", "autoarima", "catboost", "tabnet")
 """Models of the SDK that nothing of labrun's is near to."""
 ALL = tuple(sorted({*ESTIMATORS.values()}))
-DEFAULT_ITERATIONS = 20
+DEFAULT_ITERATIONS, FOLDS = 20, 5
 OLD = {
     "max_time_sec": "iteration_timeout_seconds",
     "exit_score": "experiment_exit_score",
@@ -95,7 +95,7 @@ USED = frozenset(
     label_column_name X y X_valid y_valid validation_data test_data preprocess featurization n_cross_validations
     compute_target experiment_timeout_minutes experiment_timeout_hours iteration_timeout_minutes
     iteration_timeout_seconds iterations experiment_exit_score max_concurrent_iterations allowed_models blocked_models
-    validation_size
+    validation_size test_size
     """.split()  # noqa: SIM905
 )
 PRIMARY = {"classification": "accuracy", "regression": "normalized_root_mean_squared_error"}
@@ -180,11 +180,9 @@ class AutoMLConfig(Config):
         without = [*([str(weights)] if weights else []), *self._dropped()]
         x, y = automl_data.of_table(given["training_data"], label, "training_data", without)
         parts = {"X": x, "y": y}
-        for name in ("validation_data", "test_data"):
-            if given.get(name) is not None and "X_valid" not in parts:
-                parts["X_valid"], parts["y_valid"] = automl_data.of_table(given[name], label, name, without)
-            elif given.get(name) is not None:
-                once(f"AutoMLConfig: {name} is not used: validation_data tests the best pipeline")
+        for name, part in (("validation_data", "valid"), ("test_data", "test")):
+            if given.get(name) is not None:
+                parts[f"X_{part}"], parts[f"y_{part}"] = automl_data.of_table(given[name], label, name, without)
         return parts
 
     def _dropped(self) -> list[str]:
@@ -199,30 +197,73 @@ class AutoMLConfig(Config):
         """What is typed after `labrun`."""
         given = self.user_settings
         script = self.data.keep(experiment.workspace.folder)
-        if "X_valid" in self.data.parts:
-            once("AutoMLConfig: the pipelines are compared by cross-validation; the validation data test the best one")
-        else:
-            once("AutoMLConfig: a fifth of the data is held out, and tests the best pipeline")
-        if given.get("validation_size") is not None and given.get("n_cross_validations") is None:
-            once("AutoMLConfig: validation_size is not used: the pipelines are compared by 5-fold cross-validation")
         preprocess = bool(given.get("preprocess")) or str(given.get("featurization", "auto")) != "off"
-        folds = int(given.get("n_cross_validations") or 5) if str(given.get("n_cross_validations")) != "auto" else 5
-        target = given.get("compute_target") or getattr(self.run_config, "target", None)
         return [
             "-m",
             "dataset=get_data",
             word("dataset.script", str(script)),
             *(["dataset.regression=true"] if self.is_regression else []),
             "model=pipeline",
-            f"model.folds={max(2, folds)}",
+            *self._comparison(),
             f"model.preprocess={'true' if preprocess and self._is_raw else 'false'}",
             "sweep=automl",
             "sweep/early_termination=none",  # each iteration of the SDK has its score
             f"sweep.metric={self.primary_metric}",
             *self._limits(),
             *self._models(),
-            *compute.words(target, experiment.workspace),
+            *compute.words(self._target, experiment.workspace),
         ]
+
+    def _comparison(self) -> list[str]:
+        """By which samples the pipelines are compared, and which ones test the best."""
+        parts, folds, size = (
+            self.data.parts,
+            self.user_settings.get("n_cross_validations"),
+            self._share("validation_size"),
+        )
+        held = self._share("test_size")
+        if "X_test" not in parts and "X_valid" in parts:
+            once("AutoMLConfig: the validation data test the best pipeline, too: there are no test data")
+        elif "X_test" not in parts:
+            once(f"AutoMLConfig: {held or 'a fifth'} of the data is held out, and tests the best pipeline")
+        own = [word("dataset.test_size", held)] if held and "X_test" not in parts else []
+        if "X_valid" in parts:
+            if folds is not None or size:
+                other = "n_cross_validations" if folds is not None else "validation_size"
+                raise UserErrorException(
+                    f"AutoMLConfig: {other} and validation data exclude each other: pipelines are compared by one of "
+                    "them. Leave one out"
+                )
+            return [*own, "model.folds=1"]
+        if size and folds is None:
+            return [*own, word("dataset.validation_size", size), "model.folds=1"]
+        if size:
+            once("AutoMLConfig: validation_size is not used: n_cross_validations says how the pipelines are compared")
+        if folds in (None, "auto"):
+            return [*own, f"model.folds={FOLDS}"]
+        if not isinstance(folds, int) or folds < 2:
+            raise UserErrorException(
+                f"AutoMLConfig: n_cross_validations={folds!r} is a whole number from 2 on, or 'auto'"
+            )
+        return [*own, f"model.folds={folds}"]
+
+    def _share(self, name: str) -> float | None:
+        """A share of the samples that is held out; None where none is."""
+        given = self.user_settings.get(name)
+        if given in (None, 0):
+            return None
+        if not isinstance(given, (int, float)) or not 0 < given < 1:
+            raise UserErrorException(f"AutoMLConfig: {name}={given!r} lies between 0 and 1")
+        return float(given)
+
+    @property
+    def _target(self) -> Any:
+        return self.user_settings.get("compute_target") or getattr(self.run_config, "target", None)
+
+    def _notes(self) -> dict[str, str]:
+        """Its type and its target's name."""
+        target = self._target
+        return {**super()._notes(), **({TARGET_TAG: str(getattr(target, "name", target))} if target else {})}
 
     @property
     def _is_raw(self) -> bool:
@@ -265,11 +306,10 @@ class AutoMLConfig(Config):
         self, experiment: Experiment, tags: Mapping[str, str], parent: str | None = None, **kwargs: Any
     ) -> AutoMLRun:
         """Search: on this machine the call ends with the search, as the SDK has it; elsewhere at once."""
-        given = self.user_settings.get("compute_target")
-        work = submit(experiment, self.words(experiment), tags, parent=parent)
-        run = AutoMLRun(experiment, work=work, run_type=self.run_type)
+        run = AutoMLRun(experiment, work=self._begun(experiment, tags, parent), run_type=self.run_type)
         run.automl_config = self
-        if given is None or kwargs.get("show_output"):
+        is_local = getattr(self._target, "name", self._target) in (None, "local")
+        if is_local or kwargs.get("show_output"):
             run.wait_for_completion(show_output=bool(kwargs.get("show_output")))
         return run
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from labrun import api, direction
-from labrun.azureml import automl_data
+from labrun.azureml import automl_data, fitted_steps
 from labrun.azureml.conda_dependencies import CondaDependencies
 from labrun.azureml.run import Run
 from labrun.azureml.telling import once
@@ -191,7 +191,8 @@ class AutoMLRun(Run):
             "task_type": "regression" if first["dataset"].get("regression") else "classification",
             "primary_metric": str(first["sweep"]["metric"]),
             "iterations": int(first["sweep"].get("max_trials") or len(self._trials())),
-            "n_cross_validations": first["model"].get("folds"),
+            "n_cross_validations": first["model"]["folds"] if first["model"]["folds"] > 1 else None,
+            "validation_size": first["dataset"].get("validation_size") or 0.0,
             "max_concurrent_iterations": first["sweep"].get("max_concurrent"),
             "compute_target": first["compute"]["target"],
         }
@@ -265,13 +266,15 @@ class AutoMLRun(Run):
         is_best = (best / "run.json").is_file() and (is_best or run.id == self._best(None).id)
         if is_best and records.read(best).status == records.COMPLETED:
             return best
-        for child in api.runs(root=self.experiment.workspace.folder, tags={"azureml.refit": run.id}):
+        for child in api.runs(root=self.experiment.workspace.folder, tags={"azureml.refit": run._work.id}):
             if child.status == records.COMPLETED:
                 return Path(child.folder)
         record = run._work.record
         words = [text for text in record.overrides if not text.startswith(("sweep", "name=", "tags", "compute"))]
         again = [*words, "model.folds=0", "model.refit=true", "compute=inline", word("name", self._work.name)]
-        work = api.submit([*again, word("tags", {"azureml.refit": run.id})], root=self.experiment.workspace.folder)
+        work = api.submit(
+            [*again, word("tags", {"azureml.refit": run._work.id})], root=self.experiment.workspace.folder
+        )
         try:
             work.wait_for_completion()
         except LabrunError as error:
@@ -294,7 +297,7 @@ class AutoMLRun(Run):
 
         run = self._iteration(iteration) if iteration is not None else self._best(metric)
         shown = Run(self._experiment, work=api.Run(self._fitted(run)))
-        name = model_name or f"AutoML{self.id}{'best' if iteration is None else iteration}"
+        name = model_name or f"AutoML{self._work.id}{'best' if iteration is None else iteration}"
         made = registering.of_run(shown, name, None, tags, None, description=description)
         self.model_id = name
         return made
@@ -383,6 +386,20 @@ class FittedModel:
 
     def __repr__(self) -> str:
         return repr(self._saved.model)
+
+    @property
+    def steps(self) -> list[tuple[str, Any]]:
+        """Its steps, by the SDK's names: the first is the `datatransformer`."""
+        model, names = self._saved.model, self._saved.columns
+        return fitted_steps.of(model, list(names or (f"column{place}" for place in range(model.n_features_in_))))
+
+    @property
+    def named_steps(self) -> dict[str, Any]:
+        """Its steps by name."""
+        from sklearn.utils import Bunch
+
+        found: dict[str, Any] = Bunch(**dict(self.steps))
+        return found
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "_saved":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,24 @@ OUT_OF_FOLD = "out_of_fold.npz"
 SHOWN = 5
 MANY = 20
 """More classes than this, with few samples of each, may be a quantity."""
+
+
+Round = tuple[Any, npt.NDArray[Any], Any, npt.NDArray[Any], npt.NDArray[Any]]
+"""Samples and targets to fit to; samples and targets to measure by, and their places among all that is measured."""
+
+
+class _Folds(Sequence[Round]):
+    """The rounds of a cross-validation, each made when it is its turn: a copy of the samples is large."""
+
+    def __init__(self, rows: Any, y: npt.NDArray[Any], splits: Sequence[tuple[npt.NDArray[Any], Any]]) -> None:
+        self._rows, self._y, self._splits = rows, y, splits
+
+    def __len__(self) -> int:
+        return len(self._splits)
+
+    def __getitem__(self, number: Any) -> Any:
+        train, held = self._splits[number]
+        return rows_at(self._rows, train), self._y[train], rows_at(self._rows, held), self._y[held], held
 
 
 class PipelineTask(EstimatorTask):
@@ -58,21 +76,20 @@ class PipelineTask(EstimatorTask):
         from sklearn.base import clone
 
         arrays = self._sampled(arrays)
-        rows, y = float_rows(arrays.train.x, arrays.scaling), arrays.train.y
-        folds = self._splits(arrays)
+        rounds, y = self._rounds(arrays)
         said = np.full((len(y), max(1, arrays.num_classes)), np.nan, np.float32)
         primary = self._primary(bool(arrays.num_classes))
         found: list[dict[str, float]] = []
-        log.info("Cross-validating %s: %d folds of %s samples", self._name, len(folds), f"{len(y):,}")
-        for number, (train, held) in enumerate(folds, start=1):
+        how = f"{len(rounds)} folds of" if self._folds > 1 else f"{len(y):,} samples of the validation part, fitted to"
+        log.info("Cross-validating %s: %s %s samples", self._name, how, f"{len(arrays.train):,}")
+        for number, (rows, own_y, held, held_y, places) in enumerate(rounds, start=1):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                model = clone(self.model).fit(rows_at(rows, train), y[train])
-                own = rows_at(rows, held)
-                predicted, chances = scoring.said(model, own, arrays.num_classes)
-                said[held] = predicted[:, None] if chances is None else chances
-                scores = scoring.measure(y[held], predicted, chances, arrays.num_classes)
-                scores |= {name: float(scorer(model, own, y[held])) for name, scorer in scorers.items()}
+                model = clone(self.model).fit(rows, own_y)
+                predicted, chances = scoring.said(model, held, arrays.num_classes)
+                said[places] = predicted[:, None] if chances is None else chances
+                scores = scoring.measure(held_y, predicted, chances, arrays.num_classes)
+                scores |= {name: float(scorer(model, held, held_y)) for name, scorer in scorers.items()}
             if recording.was_interrupted():  # and the fold's estimator took it for the end of its training
                 raise KeyboardInterrupt
             found.append(scores)
@@ -97,6 +114,23 @@ class PipelineTask(EstimatorTask):
     def _primary(self, has_classes: bool) -> str:
         known = scoring.STANDARD if has_classes else scoring.QUANTITIES
         return self._wanted[-1] if self._wanted else known[0]
+
+    def _rounds(self, arrays: Arrays) -> tuple[Sequence[Round], npt.NDArray[Any]]:
+        """What is fitted and measured in turn, and the targets of all that is measured.
+
+        Raises:
+            UnfitError: there is no validation part, or a class has fewer samples than there are folds.
+        """
+        rows, y = float_rows(arrays.train.x, arrays.scaling), arrays.train.y
+        if self._folds > 1:
+            return _Folds(rows, y, self._splits(arrays)), y
+        if arrays.validation is None:
+            raise UnfitError(
+                f"model.folds=1 compares pipelines by the validation part, and data set '{arrays.name}' has none: say "
+                "dataset.validation_size=0.2, or model.folds=5"
+            )
+        held, target = float_rows(arrays.validation.x, arrays.scaling), arrays.validation.y
+        return [(rows, y, held, target, np.arange(len(target)))], target
 
     def _splits(self, arrays: Arrays) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
         """The folds: the same for every pipeline of the same data.

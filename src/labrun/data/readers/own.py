@@ -30,6 +30,8 @@ NAMES = {
     "y_train": ("y_train", "Y_train", "train_labels"),
     "x_test": ("X_test", "x_test", "test_images", "test_data"),
     "y_test": ("y_test", "Y_test", "test_labels"),
+    "x_valid": ("X_valid", "x_valid", "X_val", "x_val"),
+    "y_valid": ("y_valid", "Y_valid", "Y_val", "y_val"),
 }
 """What the arrays may be called."""
 AS_IT_IS, GREY, CHANNELS_LAST = "as it is", "grey", "channels last"
@@ -37,7 +39,7 @@ AS_IT_IS, GREY, CHANNELS_LAST = "as it is", "grey", "channels last"
 
 
 class Npz(Reader):
-    """An `.npz` file with X and y, or with X_train, y_train, X_test and y_test.
+    """An `.npz` file with X and y, or with X_train, y_train, X_test and y_test; X_valid and y_valid for validation.
 
     X is (N, F) numbers, (N, H, W) grey or (N, H, W, C) colour images; y (N,) class numbers or names. Nothing is
     unpickled.
@@ -88,8 +90,9 @@ class Npz(Reader):
 class GetData(Reader):
     """A Python file with a function `get_data()` that returns the arrays by name, as Azure ML's AutoML had it.
 
-    It returns `{"X": ..., "y": ...}`, or train and test parts (`X_train`, `y_train`, `X_test`, `y_test`). It runs in
-    the folder where the command was started. The record has two digests of it: that of the file, and that of what the
+    It returns `{"X": ..., "y": ...}`, or train and test parts (`X_train`, `y_train`, `X_test`, `y_test`), and a
+    validation part (`X_valid`, `y_valid`) if there is one. It runs in the folder where the command was started. The
+    record has two digests of it: that of the file, and that of what the
     function gave.
 
     Args:
@@ -171,42 +174,62 @@ def from_arrays(
                 f"{origin} has no {' or '.join(NAMES[key][:2])}. It has: {few(arrays) or 'nothing'}. "
                 "Wanted: X and y, or X_train, y_train, X_test and y_test"
             )
-    if (found["x_test"] is None) != (found["y_test"] is None):
-        raise DataError(f"{origin} has only one of X_test and y_test")
+    for kind in ("test", "valid"):
+        if (found[f"x_{kind}"] is None) != (found[f"y_{kind}"] is None):
+            raise DataError(f"{origin} has only one of X_{kind} and y_{kind}")
     labels = _quantities if regression else _labels
     x, notes, why = _samples(found[keys[0]], f"{origin}: {NAMES[keys[0]][0]}")
     refusal = refusal or why
     y = labels(found[keys[1]], x.shape[0], f"{origin}: {NAMES[keys[1]][0]}")
-    x_test = y_test = None
-    if found["x_test"] is not None:
-        x_test, _, why = _samples(found["x_test"], f"{origin}: X_test")
+    others: dict[str, tuple[Any, Any]] = {}
+    for kind in [one for one in ("test", "valid") if found[f"x_{one}"] is not None]:
+        own, _, why = _samples(found[f"x_{kind}"], f"{origin}: X_{kind}")
         refusal = refusal or why
-        if refusal and not (hasattr(x, "iloc") and hasattr(x_test, "iloc")):
-            x, x_test = _as_table(x), _as_table(x_test)
-        y_test = labels(found["y_test"], x_test.shape[0], f"{origin}: y_test")
-        if x_test.shape[1:] != x.shape[1:]:
-            raise DataError(f"{origin}: a sample of X_test is {x_test.shape[1:]}, one of X_train {x.shape[1:]}")
+        others[kind] = own, labels(found[f"y_{kind}"], own.shape[0], f"{origin}: y_{kind}")
+    if refusal and not all(hasattr(one, "iloc") for one in (x, *(own for own, _ in others.values()))):
+        x = _as_table(x)
+        others = {kind: (_as_table(own), target) for kind, (own, target) in others.items()}
+    for kind, (own, _) in others.items():
+        if own.shape[1:] != x.shape[1:]:
+            raise DataError(f"{origin}: a sample of X_{kind} is {own.shape[1:]}, one of X_train {x.shape[1:]}")
     table = None
     if hasattr(x, "iloc"):
         understood = of_frame(x)
         table, x = understood.content(), understood.apply(x, origin)
-        x_test = None if x_test is None else understood.apply(x_test, f"{origin}: X_test")
+        others = {kind: (understood.apply(own, f"{origin}: X_{kind}"), y_) for kind, (own, y_) in others.items()}
         notes = [*notes, understood.line(), *understood.notes]
     if regression:
-        parts = Part(x, y), None if x_test is None or y_test is None else Part(x_test, y_test)
-        return RawData(*parts, (), files, notes=tuple(notes), refusal=refusal, table=table)
-    if x_test is not None and y_test is not None:
-        strange = sorted(set(y_test.tolist()) - set(y.tolist()), key=str)
+        made = {kind: Part(*one) for kind, one in others.items()}
+        return RawData(
+            Part(x, y),
+            made.get("test"),
+            (),
+            files,
+            validation=made.get("valid"),
+            notes=tuple(notes),
+            refusal=refusal,
+            table=table,
+        )
+    for kind, (_, target) in others.items():
+        strange = sorted(set(target.tolist()) - set(y.tolist()), key=str)
         if strange:
-            raise DataError(f"{origin}: y_test has classes that y_train has not: {few(strange)}")
+            raise DataError(f"{origin}: y_{kind} has classes that y_train has not: {few(strange)}")
     classes, codes = in_order(y)
     check_classes(classes, len(y), origin)
     place = {label: number for number, label in enumerate(classes)}
-    test = None
-    if x_test is not None and y_test is not None:
-        test = Part(x_test, np.array([place[label] for label in y_test.tolist()], np.int64))
+    made = {
+        kind: Part(own, np.array([place[label] for label in target.tolist()], np.int64))
+        for kind, (own, target) in others.items()
+    }
     return RawData(
-        Part(x, codes), test, tuple(map(str, classes)), files, notes=tuple(notes), refusal=refusal, table=table
+        Part(x, codes),
+        made.get("test"),
+        tuple(map(str, classes)),
+        files,
+        validation=made.get("valid"),
+        notes=tuple(notes),
+        refusal=refusal,
+        table=table,
     )
 
 

@@ -87,4 +87,7 @@ print(remote_run.model_id)
 digits = datasets.load_digits()
 X_test, y_test = digits.data[:10, :], digits.target[:10]
 predicted = fitted_model.predict(X_test)
+transformer = fitted_model.named_steps['datatransformer']
+print('STEPS', [name for name, _ in fitted_model.steps][0], len(transformer.get_engineered_feature_names()))
+print('OF', remote_run.get_details()['target'], remote_run.id.split('_')[0], best_run.id.count('_'))
 print('PREDICTED', (predicted == y_test).mean())

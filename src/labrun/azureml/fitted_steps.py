@@ -1,0 +1,74 @@
+"""The steps of an AutoML search's fitted model under the SDK's names: `datatransformer` first, the estimator last."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from labrun.azureml.advice import Advising
+
+NAME = "datatransformer"
+TABLE = "table"
+"""labrun's step that makes numbers of a table."""
+
+
+class DataTransformer(Advising):
+    """What makes numbers of a table's columns; numbers stay as they are.
+
+    Args:
+        step: scikit-learn's, fitted; None: the samples are numbers already.
+        columns: of the samples.
+    """
+
+    def __init__(self, step: Any, columns: list[str]) -> None:
+        self._step, self._columns = step, columns
+
+    def __repr__(self) -> str:
+        return f"DataTransformer({self._step!r})"
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Its settings."""
+        return {} if self._step is None else dict(self._step.get_params(deep))
+
+    def transform(self, X: Any) -> Any:  # noqa: N803 - as scikit-learn calls it
+        """The samples as numbers: (N, features)."""
+        return X if self._step is None else self._step.transform(X)
+
+    def get_engineered_feature_names(self) -> list[str]:
+        """What its numbers are called."""
+        return self._columns if self._step is None else [str(name) for name in self._step.get_feature_names_out()]
+
+    def get_featurization_summary(self, is_user_friendly: bool = True) -> list[dict[str, Any]]:
+        """For each column its kind, and what is made of it."""
+        made: dict[str, int] = dict.fromkeys(self._columns, 0)
+        for name in self.get_engineered_feature_names():
+            own = [one for one in made if name == one or name.startswith(f"{one}_")]
+            made[max(own, key=len)] += 1
+        kinds: dict[str, str] = {}
+        for _, transformer, columns in [] if self._step is None else self._step.transformers_:
+            last = transformer.steps[-1][1] if hasattr(transformer, "steps") else transformer
+            kinds |= {str(column): type(last).__name__ for column in columns}
+        return [
+            {
+                "RawFeatureName": name,
+                "TypeDetected": "Categorical" if "Encoder" in kinds.get(name, "") else "Numeric",
+                "Dropped": "No" if count else "Yes",
+                "EngineeredFeatureCount": count,
+                "Transformations": [kinds[name]] if name in kinds else [],
+            }
+            for name, count in made.items()
+        ]
+
+
+def of(model: Any, columns: list[str]) -> list[tuple[str, Any]]:
+    """The steps of a fitted pipeline.
+
+    Args:
+        model: scikit-learn's pipeline.
+        columns: of the samples that it takes.
+    """
+    own = list(model.steps)
+    table = next((step for name, step in own if name == TABLE), None)
+    return [
+        (NAME, DataTransformer(table, columns)),
+        *((type(step).__name__, step) for name, step in own if name != TABLE),
+    ]
