@@ -464,7 +464,7 @@ def test_inputs_without_an_argument_and_by_name_inside_of_a_run(ws: Any, tmp_pat
         "columns": ["id", "y"],
         "few": 2,
         "first": 3,
-        "known": ["few rows", "mine", "observations"],
+        "known": ["few rows", "observations"],
         "store": "local",
     }
     data = labrun.get_run(run.id, root=tmp_path).record.data

@@ -86,7 +86,7 @@ class Registered(Mapping[str, Any]):
         return _read(found[max(found)])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys([*_inputs(), *dataset_table.names(self._workspace)]))
+        return iter(dataset_table.names(self._workspace))
 
     def __len__(self) -> int:
         return len(list(iter(self)))
