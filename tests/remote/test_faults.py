@@ -173,6 +173,7 @@ class Cutting:
         phases: those in which it is cut.
         monkeypatch: the test's.
         kills: sshd is killed, and started again; else the link goes down.
+        returns: the link comes up again.
     """
 
     PHASES = (
@@ -196,10 +197,15 @@ class Cutting:
     """The environment is not there before `wait` was cut."""
 
     def __init__(
-        self, box: far.Far, phases: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, kills: bool = False
+        self,
+        box: far.Far,
+        phases: tuple[str, ...],
+        monkeypatch: pytest.MonkeyPatch,
+        kills: bool = False,
+        returns: bool = True,
     ) -> None:
         self.box, self.cut, self._left, self._kills = box, [], set(phases), kills
-        self._phase, self._is_built = "", False
+        self._phase, self._is_built, self._returns = "", False, returns
         box.inside(f"touch /home/{far.USER}/hold")
         monkeypatch.setattr(environment, "BUILD", self.HOLD + environment.BUILD)
         write, answer = channel.Channel._write, channel.Channel._answer
@@ -245,7 +251,8 @@ class Cutting:
         else:
             conversation._quiet_s = 1.0  # nobody waits for long: the next one has all the patience
             self.box.set_link(up=False)
-            threading.Timer(1.2, self.box.set_link, [True]).start()
+            if self._returns:
+                threading.Timer(1.2, self.box.set_link, [True]).start()
 
 
 KILLED = ("put labrun", "wait", "store data", "begin", "news")
@@ -280,6 +287,38 @@ def test_a_connection_that_is_cut_in_each_phase_of_a_submit(
     top = f"/home/{far.USER}/.labrun"
     assert not any(".partial" in name for name in box.inside(f"find {top}").split())
     assert box.inside(f"grep -h tinything== {top}/env/*.log").split("\n") == [" + tinything==1.0", ""], "built once"
+
+
+def test_a_machine_that_stays_away_while_an_environment_is_built(
+    box: far.Far,
+    script: None,
+    hasty: None,
+    labrun_here: Command,
+    workspace: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if environment.uv_here() is None:
+        pytest.skip("needs uv")
+    box.inside(f"rm -rf /home/{far.USER}/.labrun")
+    place = tmp_path_factory.mktemp("packages")
+    only_tinything(place, monkeypatch, more=far.PACKAGES)
+    box.make_known(workspace, monkeypatch, python=None, wheelhouse=str(place / "house"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend, "SENDING_S", 0.0)
+        Cutting(box, ("wait",), patch, returns=False)
+        given_up = labrun_here(*WORDS, "seed=0")
+    box.set_link(up=True)
+    assert given_up.returncode == 2 and given_up.stderr.endswith(
+        "box (box) does not answer. Nothing has begun there: give the command again once it answers; "
+        "what was sent and built is kept\n"
+    )
+    done = labrun_here(*WORDS, "seed=0")
+    assert done.returncode == 0, done.stderr
+    assert sorted((one.status, len(one.attempts)) for one in runs_of(workspace)) == [("canceled", 0), ("completed", 1)]
+    assert ledger(box) == ["begun 0"]
+    log = box.inside(f"grep -h tinything== /home/{far.USER}/.labrun/env/*.log")
+    assert log.split("\n") == [" + tinything==1.0", ""], "built once"
 
 
 @pytest.fixture

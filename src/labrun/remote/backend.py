@@ -17,7 +17,7 @@ from labrun.control import controller
 from labrun.errors import ConfigError, LabrunError, RecordError
 from labrun.remote import carry, channel, ending, environment, mirror, remotes
 from labrun.remote import link as links
-from labrun.remote.channel import Channel, persistent
+from labrun.remote.channel import Channel, not_begun, persistent
 from labrun.remote.link import Link
 from labrun.remote.mirror import GoneError
 from labrun.remote.remotes import Remote
@@ -273,9 +273,10 @@ class Carried:
         try:
             persistent(attempt, SENDING_S, self._tell)
         except LabrunError as error:
-            if self._link is not None and self._link.state == links.CARRYING:
+            if self._link is None or self._link.state == links.CARRYING:
                 self._forget()
-            if self._link is None or self._link.state != links.STARTING or not isinstance(error, UnreachableError):
+                raise not_begun(error) from None
+            if self._link.state != links.STARTING or not isinstance(error, UnreachableError):
                 raise
             self._missed = time.monotonic()  # it may have begun there: the next look tells
 

@@ -270,6 +270,15 @@ class Channel:
         return self._after_all(ssh.error_of(self.remote, text, code))
 
 
+def not_begun(error: LabrunError) -> LabrunError:
+    """An error because of which nothing has begun; of a machine that does not answer, with what to do."""
+    if type(error) is not UnreachableError:
+        return error
+    return UnreachableError(
+        f"{error}. Nothing has begun there: give the command again once it answers; what was sent and built is kept"
+    )
+
+
 def persistent(action: Callable[[], Result], patience_s: float, tell: Callable[[str], None]) -> Result:
     """Call a function again while the machine cannot be reached, for a while; a login that has expired ends it.
 

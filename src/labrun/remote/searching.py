@@ -17,7 +17,7 @@ from labrun.config.hydra_files import quoted, value_here, with_variables
 from labrun.errors import ConfigError, LabrunError, RecordError
 from labrun.remote import carry, data, inherited, mirror, packed, remotes
 from labrun.remote import link as links
-from labrun.remote.channel import Channel, persistent
+from labrun.remote.channel import Channel, not_begun, persistent
 from labrun.remote.link import Link
 from labrun.remote.ssh import UnreachableError
 from labrun.runs import finalize, sweep_state
@@ -98,7 +98,7 @@ def begin(folder: Path, found: Sequence[Record], plan: Plan, words: Sequence[str
             links.write(folder, before)  # what is there stays there
         elif link is not None and link.state == links.CARRYING:
             links.drop(folder)
-        raise
+        raise not_begun(error) if link is None or link.state == links.CARRYING else error from None
 
 
 def _of_runs(record: Record) -> Iterator[str]:
