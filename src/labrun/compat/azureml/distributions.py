@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Iterator
+from typing import Any
 
 
 class DistributionNotFound(Exception):  # noqa: N818 - its name there
@@ -17,7 +17,7 @@ class Distribution:
         found: what importlib knows of it.
     """
 
-    def __init__(self, found: importlib.metadata.Distribution) -> None:
+    def __init__(self, found: Any) -> None:
         self.project_name = str(found.metadata["Name"])
         self.key, self.version = self.project_name.lower(), str(found.version)
 
@@ -28,6 +28,8 @@ def get_distribution(dist: str) -> Distribution:
     Raises:
         DistributionNotFound: there is none.
     """
+    import importlib.metadata  # Python 3.6 and 3.7 have none; their setuptools have pkg_resources itself
+
     try:
         return Distribution(importlib.metadata.distribution(dist))
     except importlib.metadata.PackageNotFoundError as error:
@@ -36,6 +38,8 @@ def get_distribution(dist: str) -> Distribution:
 
 class _WorkingSet:
     def __iter__(self) -> Iterator[Distribution]:
+        import importlib.metadata
+
         return map(Distribution, importlib.metadata.distributions())
 
 
