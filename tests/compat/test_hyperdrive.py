@@ -158,6 +158,10 @@ def test_what_varies_is_no_argument_of_the_estimator_besides(ws: Workspace) -> N
     [
         (lambda: GridParameterSampling({"a": sampling.uniform(0, 1)}), r"a=uniform\(0, 1\), and it takes choice alone"),
         (lambda: BayesianParameterSampling({"a": sampling.normal(0, 1)}), "takes choice, uniform, quniform alone"),
+        (
+            lambda: BayesianParameterSampling({"a": sampling.quniform(0, 10**6, 2)}),
+            "over 100,000 values: give a larger",
+        ),
         (lambda: RandomParameterSampling({"a": [1, 2]}), "is none of choice"),
         (lambda: RandomParameterSampling({"a.b": sampling.choice(1)}), "'a.b' is not a name of an argument"),
         (lambda: RandomParameterSampling({}), "give a dictionary"),

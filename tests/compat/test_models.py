@@ -34,7 +34,7 @@ run.log("accuracy", 0.9)
 open("outputs/m.pkl", "w").write("m")
 open("beside.pkl", "w").write("beside")
 first = run.register_model("first", "outputs/m.pkl", tags={"a": "b"}, model_framework="ScikitLearn")
-twice = run.register_model("first", "outputs/m.pkl", tags={"again": "1"})
+twice = run.register_model("first", "outputs/m.pkl", {"again": "1"})
 second = Model.register(workspace=run.experiment.workspace, model_path="beside.pkl", model_name="second")
 third = run.register_model("whole", "outputs")
 try:
@@ -109,6 +109,7 @@ def test_a_local_file_and_a_local_folder(ws: Workspace, tmp_path: Path, monkeypa
     with pytest.raises(WebserviceException, match="exist_ok"):
         net.download(target_dir="got")
     net.download(target_dir="got", exist_ok=True)
+    net.download(target_dir="got", exists_ok=True)  # its name of 2019
     version = journal.find(tmp_path, "net")
     assert journal.check(tmp_path, version).is_dir() and version.sha256 == journal.tree_digest(
         journal.below(version.files, "net")

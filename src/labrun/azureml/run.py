@@ -459,6 +459,7 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         """
         from labrun.azureml import registering
 
+        registered.check_name(model_name)
         try:
             return registering.of_run(self, model_name, model_path, tags, properties, **kwargs)
         except UserErrorException:

@@ -182,6 +182,10 @@ class HyperParameterSampling:
                 raise UserErrorException(f"{kind}: {name}={value!r} is none of choice(...), uniform(...), ...")
             if self.only and value.kind not in self.only:
                 raise UserErrorException(f"{kind}: {name}={value!r}, and it takes {', '.join(self.only)} alone")
+            if self.only and value.draw and value.text.startswith("interval"):
+                raise UserErrorException(
+                    f"{kind}: {name}={value!r} has over {MOST_MULTIPLES:,} values: give a larger q"
+                )
         self.parameter_space = self._parameter_space = dict(parameter_space)
 
     def words(self) -> list[str]:

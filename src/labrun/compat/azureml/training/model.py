@@ -131,15 +131,15 @@ class Model:
         """
         return str(_content(_find(model_name, version)))
 
-    def download(self, target_dir: str = ".", exist_ok: bool = False, **kwargs: Any) -> str:
-        """Copy the model's file or folder; returns the copy's path.
+    def download(self, target_dir: str = ".", exist_ok: bool = False, exists_ok: bool | None = None) -> str:
+        """Copy the model's file or folder; returns the copy's path. `exists_ok` is the former name of `exist_ok`.
 
         Raises:
             WebserviceException: something of this name is there, and `exist_ok` is not given.
         """
         content = _content(self._folder)
         target = Path(target_dir) / (content.name if content.is_file() else self.name)
-        if target.exists() and not exist_ok:
+        if target.exists() and not (exist_ok or exists_ok):
             raise WebserviceException(f"Model.download: {target} exists already; exist_ok=True replaces its files")
         target.parent.mkdir(parents=True, exist_ok=True)
         if content.is_file():
@@ -234,7 +234,7 @@ class Promised(Model):
         self.workspace, self._path = None, path
         self._settle(name, version, {**about, "run": run_id})
 
-    def download(self, target_dir: str = ".", exist_ok: bool = False, **kwargs: Any) -> str:
+    def download(self, target_dir: str = ".", exist_ok: bool = False, exists_ok: bool | None = None) -> str:
         """The file itself: it is not registered yet."""
         return str(self._path)
 

@@ -229,17 +229,30 @@ class Run(RunFacts, RunBase):
         """The properties as they are now."""
         return dict(self._record.get("properties") or {})
 
-    def register_model(self, model_name: str, model_path: str | None = None, **kwargs: Any) -> Any:
+    def register_model(
+        self,
+        model_name: str,
+        model_path: str | None = None,
+        tags: Any = None,
+        properties: Any = None,
+        model_framework: str | None = None,
+        model_framework_version: str | None = None,
+        description: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """Register a file or folder of the run when it completes: a run that fails registers nothing.
 
         Args:
             model_name: the model's name.
             model_path: in the run's folder, as `outputs/model.pkl`, else in the working folder; None: `outputs`.
-            **kwargs: `tags`, `properties`, `description`, `model_framework`, `model_framework_version`; the SDK's
-                other words are not used.
+            tags: of the version.
+            properties: of the version.
+            model_framework: kept.
+            model_framework_version: kept.
+            description: of the version.
+            **kwargs: the SDK's other words; not used.
         """
-        words = ("tags", "properties", "description", "model_framework", "model_framework_version")
-        about = registered.about(*[kwargs.get(name) for name in words])
+        about = registered.about(tags, properties, description, model_framework, model_framework_version)
         return model.promised(self._run, model_name, model_path, about, local=False)
 
     def child_run(self, name: Any = None, run_id: Any = None, outputs: Any = None, **kwargs: Any) -> Any:
