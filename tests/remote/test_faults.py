@@ -28,6 +28,7 @@ from helpers import PLAIN, call_here, program, wait_for
 from labrun import app, cli
 from labrun.errors import DataError, LabrunError
 from labrun.remote import (
+    adopting,
     backend,
     carry,
     channel,
@@ -544,6 +545,29 @@ def test_what_waits_there_reads_the_data_that_it_was_submitted_with(box: far.Far
         table.write_text("a,c\n1,3\n")
         data.send(conversation, link, [record], keep=True)  # taken up again: nothing of it changes
     assert [box.inside(f"cat {path}").split()[-1] for path in found] == ["1,1", "1,2"]
+
+
+def test_an_interpreter_that_lacks_something_is_named(box: far.Far, workspace: Path) -> None:
+    with channel.Channel(remotes.get("box")) as conversation:
+        link = carry.fresh(workspace / "outputs" / "x" / "1", "box", conversation)
+        box.inside(f"mkdir -p {link.root}/{link.workspace}; chown -R {far.USER} {link.root}")
+        for python, why in (("/usr/bin/python3", "No module named 'nothing'"), ("/no/python", "No such file")):
+            with pytest.raises(
+                LabrunError, match=rf"{why}.*\. {python} cannot be used for runs there: 'lab remote doc"
+            ):
+                carry.begin(conversation, link, [python, "-c", "import nothing"], {}, "")
+
+
+def test_what_a_machine_lacks_is_asked_anew(box: far.Far) -> None:
+    remotes.note_facts("box", {**channel.facts(remotes.get("box")), "cores": 0})
+    compute = {"host": "box", "target": "local", "cpus_per_run": 1, "mem_gb": None, "gpus_per_run": 0}
+    assert list(backend.Elsewhere().problems(compute)) == []
+    assert remotes.get("box").facts["cores"] > 0
+
+
+def test_a_sweep_there_goes_by_the_end_of_its_folders_name() -> None:
+    folder = adopting.Folder("w", "w/multirun/x/2026-11-29_07-57-17-bb9e0781", {}, False, False)
+    assert folder.is_called("bb9e0781") and not folder.is_called("9e0781")
 
 
 def test_data_that_are_said_to_lie_there_are_compared(box: far.Far, workspace: Path) -> None:

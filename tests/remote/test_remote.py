@@ -340,6 +340,16 @@ def test_of_code_that_was_sent_before_only_the_change_is_sent(tmp_path: Path) ->
     assert not (tmp_path / "far" / "code" / "other").exists()
 
 
+def test_what_takes_long_says_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(channel, "METER_S", -1.0)
+    meter = channel.Meter("sending data to box", 4 << 20)
+    meter(1 << 20)
+    meter(3 << 20)
+    assert capsys.readouterr().err == "labrun: sending data to box: 1.0 MB of 4.0 MB\n"
+
+
 def test_files_of_two_names_and_of_names_that_are_no_text_are_sent(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
