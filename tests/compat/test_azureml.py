@@ -190,6 +190,8 @@ def test_inputs_are_the_paths_that_were_mounted(bench: Any, well: Any, tmp_path:
         "assert frame.shape == (2, 2) and Dataset.get_by_id(ws, id=str(one)) == one\n"
         "assert run.input_datasets.get('dogs') is None and list(run.input_datasets) == ['cats']\n"
         "assert isinstance(ws.compute_targets, dict) and ws.get_default_keyvault().get_secret('a-b') == 'c'\n"
+        "for place in (ws, run.experiment.workspace):\n"
+        "    assert place.get_mlflow_tracking_uri() == os.environ['MLFLOW_TRACKING_URI']\n"
         "assert run.get_secrets(['a-b']) == {'a-b': 'c'} and not hasattr(ws, 'no_such_thing')\n"
         "from azureml._common._error_definition import AzureMLError\n"
         "try: run.input_datasets['dogs']\n"
@@ -200,7 +202,8 @@ def test_inputs_are_the_paths_that_were_mounted(bench: Any, well: Any, tmp_path:
         "    try: call()\n"
         "    except Exception as error: print(type(error).__name__, error)\n"
     )
-    done = well(bench.run(script, LABRUN_INPUTS=json.dumps({"cats": str(data)}), A_B="c"))
+    own = {"A_B": "c", "MLFLOW_TRACKING_URI": "http://127.0.0.1:1"}
+    done = well(bench.run(script, LABRUN_INPUTS=json.dumps({"cats": str(data)}), **own))
     assert "(it has: cats)" in done.stdout and "'script.arguments.data_path=${mount:dogs}'" in done.stdout
     assert (
         "NotInLabrun" in done.stdout

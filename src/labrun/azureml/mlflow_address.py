@@ -17,6 +17,7 @@ from labrun.azureml import kinds, mlflow_runs
 from labrun.azureml.mlflow_models import NAMES as REGISTRY
 from labrun.azureml.mlflow_models import Registry
 from labrun.errors import LabrunError
+from labrun.runs import context
 from labrun.tasks.mlflow_endpoint import Answer, Endpoint, RefusedCallError, ScriptRunState, UnknownCallError
 
 MLFLOWS_ID = re.compile("[0-9a-f]{32}")
@@ -25,7 +26,10 @@ _addresses: dict[Path, str] = {}
 
 
 def address(workspace: Path) -> str:
-    """The address of a workspace, which answers as long as this process lives."""
+    """The address of a workspace, which answers as long as this process lives; inside of a run, that run's own."""
+    own = os.environ.get("MLFLOW_TRACKING_URI")
+    if context.current() is not None and own:
+        return own
     if workspace not in _addresses:
         endpoint = Endpoint(WorkspaceBook(workspace))
         endpoint.__enter__()

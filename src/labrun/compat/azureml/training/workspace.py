@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from labrun.compat.azureml import absent, finder
@@ -55,6 +56,10 @@ class Workspace:
         from labrun.compat.azureml.training.data import Inputs
 
         return Inputs()
+
+    def get_mlflow_tracking_uri(self, *args: Any, **kwargs: Any) -> Any:
+        """Where MLflow logs to: inside of a run, the address that it has without being told any."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or self.__getattr__("get_mlflow_tracking_uri")()
 
     def get_details(self) -> dict[str, str]:
         """Name and place."""
