@@ -98,12 +98,14 @@ class Lit(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        loss, accuracy = self.step(batch)
-        self.log_dict({"val/loss": loss, "val/acc": accuracy})
+        self.measure("val", batch)
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.measure("test", batch)
+
+    def measure(self, part: str, batch: Any) -> None:
         loss, accuracy = self.step(batch)
-        self.log_dict({"test/loss": loss, "test/acc": accuracy})
+        self.log_dict({f"{part}/loss": loss, f"{part}/acc": accuracy})
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         scores = self(batch[0])
@@ -131,6 +133,8 @@ class OfSeveral(Lit):
 class Dicts(Dataset[Any]):
     """Samples as Hugging Face has them, with labels that labrun can count."""
 
+    num_classes = 10
+
     def __init__(self, first: int, last: int, path: str | None = None) -> None:
         x, y = digits()[first:last]
         self.x, self.targets = x, y
@@ -150,7 +154,7 @@ class Printed(Dicts):
 
 
 class TakesPixels(nn.Module):
-    def __init__(self, num_classes: int = 10) -> None:
+    def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.layer = nn.Linear(64, num_classes)
 

@@ -104,10 +104,11 @@ def tell_result(record: Record, data: str, seconds: float, paths: RunPaths, pred
         predictions: how many there are, and where; empty where the task was another.
     """
     total = records.seconds_between(str(record.started), records.now())
+    source = record.config.get("from")
     about = [
         *([("predictions", predictions)] if predictions else []),
         ("data", data),
-        ("model", tasks.model_name(record.config["model"])),
+        ("model", tasks.model_name(record.config["model"]) + (f", of run {source['id']}" if source else "")),
     ]
     whole = "in all" if len(record.attempts) < 2 else f"in attempt {len(record.attempts)}"
     _tell(record, paths, about, f"{seconds:.1f} s for the task, {total:.1f} s {whole}")

@@ -179,9 +179,10 @@ def is_plain_network(target: str) -> bool:
 
 
 def quoted(target: str, names: tuple[str, ...]) -> str | None:
-    """The first of some names that stands in quotes in the source of a class and of those it is derived from.
+    """The first of some names that the source of a class, and of those it is derived from, holds.
 
-    Where none stands there, what else is in their files counts.
+    It stands there in quotes, or an f-string makes it: `f"{part}/loss"`, where `"val"` stands in quotes. Where neither
+    is so, what else is in their files counts.
     """
     classes = files = ""
     for named in map(locate, sorted(ancestors(target))):
@@ -193,7 +194,18 @@ def quoted(target: str, names: tuple[str, ...]) -> str | None:
             for node in ast.parse(text).body:
                 if isinstance(node, ast.ClassDef) and (node.name,) == named.names:
                     classes += ast.get_source_segment(text, node) or ""
-    return next((name for text in (classes, files) for name in names if re.search(f"[\"']{name}[\"']", text)), None)
+
+    def stands(name: str, text: str) -> bool:
+        return f'"{name}"' in text or f"'{name}'" in text
+
+    def is_made(name: str, text: str) -> bool:
+        first, sign, last = re.split("([/_])", name)
+        is_begun = re.search(f"f[\"']{first}{sign}{{", text) and stands(last, text)
+        is_ended = re.search(f"}}{sign}{last}[\"']", text) and stands(first, text)
+        return bool(is_begun or is_ended)
+
+    ways = [(is_said, text) for text in (classes, files) for is_said in (stands, is_made)]
+    return next((name for is_said, text in ways for name in names if is_said(name, text)), None)
 
 
 @dataclass(frozen=True)

@@ -130,9 +130,12 @@ def test_several_validation_loaders_and_a_state_that_no_checkpoint_holds(
     assert monitored.loss_of("loader_parts.Lit", has_validation=True) == "val/loss"
 
 
-def test_evaluate_and_predict_with_a_module(run_here: Runner, mine: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_evaluate_and_predict_with_a_module(
+    run_here: Runner, mine: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
     trained, run_dir = run_here(*LIT)
-    scored, _ = run_here("task=evaluate", f"from={trained.id}")
+    scored, _ = run_here("task=evaluate", "from=last")
+    assert f"Lit, of run {trained.id}" in capsys.readouterr().out
     run_here("task=evaluate", f"from={trained.id}", "dataset=mine")
     (mine / "experiment").mkdir()
     (mine / "experiment" / "sized.yaml").write_text(
@@ -368,6 +371,7 @@ def test_what_does_not_go_together_is_told_before_anything_is_trained(
     assert "task=predict needs the run whose model is to predict" in refused_here("task=predict")
     for overrides, error, why in (
         ((*LIT, "+model.loss._target_=torch.nn.MSELoss"), ConfigError, "model.loss: Lit is a LightningModule"),
+        ((*TORCH, *torch_sets("Text"), "model=pixels"), ConfigError, "needs num_classes, and Text of .* has no"),
         ((*TORCH, *torch_sets("Stream"), "model=linear"), UnfitError, "gives .* for a target of|shapes cannot|takes"),
     ):
         with pytest.raises((error, TypeError, RuntimeError), match=why):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labrun import exact, schema, targets
+from labrun.building import must_be_given
 from labrun.data import reader
 from labrun.data.mount import references
 from labrun.errors import ConfigError
@@ -28,7 +29,7 @@ LOADERS = "loaders"
 READ = ("train", "validation", "test")
 """The parts that a training and its test read."""
 OFFERED = ("num_classes", "input_shape", "vocab_size", "input_size", "output_size")
-"""What a model may ask for by an argument of that name, and the data module has as an attribute."""
+"""What a model may ask for by an argument of that name, and the data have as an attribute."""
 
 
 def make_feed(config: Mapping[str, Any], run_dir: Path) -> ModuleFeed:
@@ -52,7 +53,7 @@ def make(config: Mapping[str, Any], feed: ModuleFeed) -> tuple[NetworkTask, dict
     """Build the model that a config names.
 
     Returns:
-        The task, and what the model was given of the data module's attributes.
+        The task, and what the model was given of the data's attributes.
 
     Raises:
         ConfigError: it cannot be built, or is not a torch module.
@@ -97,14 +98,24 @@ def wrap(model: Any, config: Mapping[str, Any], feed: ModuleFeed) -> NetworkTask
 
 def _offered(target: Any, node: Mapping[str, Any], feed: ModuleFeed) -> dict[str, Any]:
     wanted = [name for name in OFFERED if name in schema.parameters(target) and node.get(name) is None]
-    if wanted and any(getattr(feed.module, name, None) is None for name in wanted):
-        feed.module.setup("fit")  # some know it only then
-    found = {name: getattr(feed.module, name, None) for name in wanted}
-    return {
+    # Parts of `dataset=torch` are the user's own; the data module around them is labrun's.
+    source = feed.module.dataset("train") if wanted and feed.parts else feed.module
+    if source is feed.module and any(getattr(source, name, None) is None for name in wanted):
+        source.setup("fit")  # some know it only then
+    found = {name: getattr(source, name, None) for name in wanted}
+    offered = {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in found.items()
         if isinstance(value, int | tuple | list) and not isinstance(value, bool)
     }
+    for name in wanted:
+        if name not in offered and must_be_given(target, name):
+            raise ConfigError(
+                f"model: {tasks.model_name(node)} needs {name}, and {type(source).__name__} of dataset={feed.name} "
+                f"has no attribute {name} that is a whole number or a tuple: add it, or say "
+                f"{'' if name in node else '+'}model.{name}=..."
+            )
+    return offered
 
 
 def described(signed: Mapping[str, Any], feed: ModuleFeed, inputs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
