@@ -6,19 +6,38 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from helpers import call_here, run_labrun
+import pytest
+
+import labrun
+from helpers import call_here, run_labrun, start_labrun, wait_for
 from labrun import app
 from labrun.runs import record as records
+from labrun.runs.context import read_metrics
 from labrun.runs.record import Record
+from labrun.tasks.saved import Saved
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 WRITTEN = {"outputs", "multirun", "data", ".venv", "uv.lock"}
 """What a person's own runs have left in an example's folder."""
+WAITING = """
+import os, pathlib, time
+import pytorch_lightning as pl
+
+
+class Wait(pl.Callback):
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if trainer.current_epoch == 1:
+            pathlib.Path("waits.part").write_text(str(os.getpid()))
+            os.rename("waits.part", "waits")
+            time.sleep(600)
+"""
+"""A callback that stops in the middle of the second epoch."""
 
 
 class Project:
@@ -38,13 +57,6 @@ class Project:
 
         shutil.copytree(top, self.folder, ignore=unwanted)
 
-    def labrun(self, *arguments: str) -> str:
-        """Carry a command out, to its end; what it shows."""
-        done = run_labrun(*arguments, "tracking=none", "report=none", cwd=self.folder)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "Traceback" not in done.stderr, done.stderr
-        return done.stdout
-
     def run(self, *arguments: str) -> tuple[Record, Path]:
         """Carry a single run out, in this process; its record and its folder."""
         app.register()
@@ -56,11 +68,47 @@ class Project:
         assert record.status == records.COMPLETED
         return record, path.parent
 
-    def swept(self) -> list[dict[str, Any]]:
-        """The records of the only sweep, as they stand in their files."""
-        found = [json.loads(path.read_text()) for path in sorted(self.folder.glob("multirun/*/*/*/run.json"))]
-        assert all(record["status"] == records.COMPLETED for record in found)
+    def sweep(self, *arguments: str) -> list[dict[str, Any]]:
+        """Carry a sweep out, to its end; the records of its runs, as they stand in their files."""
+        before = set(self.folder.glob("multirun/*/*/*/run.json"))
+        done = run_labrun("-m", *arguments, "tracking=none", "report=none", cwd=self.folder)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr, done.stderr
+        found = sorted(set(self.folder.glob("multirun/*/*/*/run.json")) - before)
+        return [json.loads(path.read_text()) for path in found]
+
+    def sweep_on_slurm(self, *arguments: str) -> list[dict[str, Any]]:
+        """The same, in a single job of Slurm."""
+        found = self.sweep(*arguments, "compute=slurm", "compute.runs_per_job=2")
+        assert all(record["job"] for record in found)
         return found
+
+    def kill_and_resume(self, undisturbed: Record, *arguments: str) -> None:
+        """Kill a run in the middle of its second epoch: it goes on, and ends as one that nothing disturbed.
+
+        Args:
+            undisturbed: of a run with the same arguments.
+            arguments: of the command.
+        """
+        (self.folder / "waiting.py").write_text(WAITING)
+        before = set(self.folder.glob("outputs/*/*/run.json"))
+        wait = "+callbacks.wait={_target_: waiting.Wait}"
+        begun = start_labrun(*arguments, wait, "tracking=none", "report=none", cwd=self.folder)
+        wait_for(lambda: (self.folder / "waits").exists() or begun.poll() is not None)
+        assert begun.poll() is None, begun.communicate()
+        os.kill(int((self.folder / "waits").read_text()), signal.SIGKILL)
+        begun.communicate()
+        (killed,) = {path.parent for path in set(self.folder.glob("outputs/*/*/run.json")) - before}
+        (self.folder / "waits").unlink()
+        record, run_dir = self.run(*arguments, f"trainer.resume={killed}")
+        assert 1 not in {line["step"] for line in read_metrics(run_dir)}, "the first epoch was done"
+        assert record.metrics == pytest.approx(undisturbed.metrics, rel=1e-5)
+
+    def loaded(self, record: Record) -> list[Saved]:
+        """The model of a run, as a script there loads it: by the run, and by the name that it is registered under."""
+        with self.script():
+            labrun.get_run(record.id).register_model("trained")
+            return [labrun.load_model(name) for name in (f"run:{record.id}", "trained")]
 
     @contextlib.contextmanager
     def script(self) -> Iterator[None]:

@@ -9,9 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-import labrun
 from example_projects import Project
-from labrun.runs import record as records
 from labrun.runs.record import Record
 
 TINY = (
@@ -23,18 +21,14 @@ TINY = (
 )
 
 
-def with_pictures(parent: Path, real_data: Path) -> Project:
-    project = Project("images", parent)
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, real_data: Path) -> Project:
+    project = Project("images", tmp_path_factory.mktemp("images"))
     with project.script():
         from pictures.write import TARGET, write  # type: ignore[import-not-found]
 
         assert write(real_data, TARGET, 300) == 360
     return project
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, real_data: Path) -> Project:
-    return with_pictures(tmp_path_factory.mktemp("images"), real_data)
 
 
 @pytest.fixture(scope="module")
@@ -59,21 +53,23 @@ def test_it_is_scored_and_predicts(project: Project, trained: tuple[Record, Path
     assert len(table) == 360 and (test["prediction"] == test["target"]).mean() == pytest.approx(
         record.metrics["accuracy"]
     )
-    with project.script():
-        first = sorted(Path("data/cifar10_png/test/airplane").glob("*.png"))[0]
-        found = labrun.load_model(f"run:{record.id}").predict(np.asarray(Image.open(first))[None])
-    assert found.tolist() == test["prediction"].tolist()[:1]
+    first = sorted((project.folder / "data/cifar10_png/test/airplane").glob("*.png"))[0]
+    for model in project.loaded(record):
+        assert model.predict(np.asarray(Image.open(first))[None]).tolist() == test["prediction"].tolist()[:1]
 
 
 def test_two_augmentations_on_the_pool(project: Project) -> None:
     """Over 15 s where the machine is busy: the pool imports Lightning, and each run has a process that reads."""
-    project.labrun("-m", *TINY, "dataset/augmentation=none,flip", "dataset.num_workers=1")
-    assert len({record["metrics"]["test_loss"] for record in project.swept()}) == 2
+    found = project.sweep(*TINY, "dataset/augmentation=none,flip", "dataset.num_workers=1")
+    assert len({record["metrics"]["test_loss"] for record in found}) == 2
 
 
-def test_it_trains_on_slurm(tmp_path: Path, real_data: Path, cluster: None) -> None:
+def test_two_augmentations_on_slurm(project: Project, cluster: None) -> None:
     """Over 15 s: the job is a new interpreter, which imports Lightning."""
-    project = with_pictures(tmp_path, real_data)
-    record, _ = project.run(*TINY, "compute=slurm", "dataset.num_workers=1")
-    assert record.status == records.COMPLETED and record.job is not None
-    assert not record.data[0]["reading"]["in_memory"]
+    found = project.sweep_on_slurm(*TINY, "dataset/augmentation=none,flip", "dataset.num_workers=1")
+    assert len({record["metrics"]["test_loss"] for record in found}) == 2
+    assert not any(record["data"][0]["reading"]["in_memory"] for record in found)
+
+
+def test_killed_it_goes_on_as_if_nothing_had_been(project: Project, trained: tuple[Record, Path]) -> None:
+    project.kill_and_resume(trained[0], *TINY, "dataset.num_workers=1")

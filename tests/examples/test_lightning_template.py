@@ -11,7 +11,6 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-import labrun
 from example_projects import Project
 from labrun.runs.context import read_metrics
 from labrun.runs.record import Record
@@ -92,8 +91,9 @@ def test_it_is_scored_again_and_predicts(project: Project, trained: tuple[Record
         data = MNISTDataModule()
         data.setup()
         images, labels = data.data_test[:][0], data.data_test[:][1]
-        scores = torch.as_tensor(labrun.load_model(f"run:{record.id}").predict((images, labels)))
-    assert (scores.argmax(1) == labels).float().mean() == pytest.approx(record.metrics["test/acc"])
+    for model in project.loaded(record):
+        scores = torch.as_tensor(model.predict((images, labels)))
+        assert (scores.argmax(1) == labels).float().mean() == pytest.approx(record.metrics["test/acc"])
 
 
 def test_predictions_are_of_the_test_part(project: Project, trained: tuple[Record, Path]) -> None:
@@ -103,6 +103,15 @@ def test_predictions_are_of_the_test_part(project: Project, trained: tuple[Recor
 
 
 def test_a_sweep_as_in_the_template(project: Project) -> None:
-    project.labrun("-m", *QUIET, "trainer.max_epochs=1", "model.optimizer.lr=0.001,0.01")
-    found = [record["metrics"]["val/acc_best"] for record in project.swept()]
-    assert len(set(found)) == 2
+    found = project.sweep(*QUIET, "trainer.max_epochs=1", "model.optimizer.lr=0.001,0.01")
+    assert len({record["metrics"]["val/acc_best"] for record in found}) == 2
+
+
+def test_a_sweep_on_slurm(project: Project, cluster: None) -> None:
+    """Over 15 s: the job is a new interpreter, which imports Lightning."""
+    found = project.sweep_on_slurm(*QUIET, "trainer.max_epochs=1", "model.optimizer.lr=0.001,0.01")
+    assert len({record["metrics"]["val/acc_best"] for record in found}) == 2
+
+
+def test_killed_it_goes_on_as_if_nothing_had_been(project: Project, trained: tuple[Record, Path]) -> None:
+    project.kill_and_resume(trained[0], *QUIET, "trainer.threads=1")

@@ -8,9 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-import labrun
 from example_projects import Project
-from labrun.runs import record as records
 from labrun.runs.context import read_metrics
 from labrun.runs.record import Record
 
@@ -50,17 +48,20 @@ def test_a_prediction_is_a_class_for_each_pixel(project: Project, trained: tuple
         from shapes.data import NoisyDigits  # type: ignore[import-not-found]
 
         picture, _ = NoisyDigits("test")[0]
-        found = labrun.load_model(f"run:{record.id}").predict(picture[None])
-    assert found[0].tolist() == pixels
+    for model in project.loaded(record):
+        assert model.predict(picture[None])[0].tolist() == pixels
 
 
 def test_two_weights_of_ink_on_the_pool(project: Project) -> None:
-    project.labrun("-m", *TINY, "model.class_weight=[1,1],[1,3]")
-    assert len({record["metrics"]["test_loss"] for record in project.swept()}) == 2
+    found = project.sweep(*TINY, "model.class_weight=[1,1],[1,3]")
+    assert len({record["metrics"]["test_loss"] for record in found}) == 2
 
 
-def test_it_trains_on_slurm(tmp_path: Path, cluster: None) -> None:
+def test_two_weights_of_ink_on_slurm(project: Project, cluster: None) -> None:
     """Over 15 s: the job is a new interpreter, which imports Lightning."""
-    project = Project("segmentation", tmp_path)
-    record, _ = project.run(*TINY, "compute=slurm")
-    assert record.status == records.COMPLETED and record.job is not None and "iou" in record.metrics
+    found = project.sweep_on_slurm(*TINY, "model.class_weight=[1,1],[1,3]")
+    assert len({record["metrics"]["test_loss"] for record in found}) == 2
+
+
+def test_killed_it_goes_on_as_if_nothing_had_been(project: Project, trained: tuple[Record, Path]) -> None:
+    project.kill_and_resume(trained[0], *TINY)

@@ -1,9 +1,7 @@
-"""`examples/text`: an iterable data set, a LightningModule's own steps, text from `predict_step`, a kill."""
+"""`examples/text`: an iterable data set, a LightningModule's own steps, text from `predict_step`."""
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +9,6 @@ import pytest
 
 import labrun
 from example_projects import Project
-from helpers import start_labrun, wait_for
 from labrun.runs.context import read_metrics
 from labrun.runs.record import Record
 
@@ -21,7 +18,6 @@ TINY = (
     "dataset.train.length=32",
     "model.width=16",
     "model.layers=1",
-    "model.dropout=0",
     "model.new=5",
     "trainer.limit_train_batches=4",
     "trainer.limit_val_batches=2",
@@ -57,45 +53,21 @@ def test_its_score_comes_again_and_it_writes(project: Project, trained: tuple[Re
     assert table["beginning"].tolist() == ["if "]
     assert table["text"][0].startswith("if ") and len(table["text"][0]) == 8
     with project.script():
-        model = labrun.load_model("run:best:val/perplexity").model
-        assert model.write("if ") == table["text"][0]
+        best = labrun.load_model("run:best:val/perplexity")
+    for model in (best, *project.loaded(record)):
+        assert model.model.write("if ") == table["text"][0]
 
 
 def test_two_learning_rates_on_the_pool(project: Project) -> None:
-    project.labrun("-m", *TINY, "trainer.max_epochs=1", "model.lr=0.001,0.01")
-    found = [record["metrics"]["val/perplexity"] for record in project.swept()]
-    assert len(set(found)) == 2
+    found = project.sweep(*TINY, "trainer.max_epochs=1", "model.lr=0.001,0.01")
+    assert len({record["metrics"]["val/perplexity"] for record in found}) == 2
+
+
+def test_two_learning_rates_on_slurm(project: Project, cluster: None) -> None:
+    """Over 15 s: the job is a new interpreter, which imports Lightning."""
+    found = project.sweep_on_slurm(*TINY, "trainer.max_epochs=1", "model.lr=0.001,0.01")
+    assert len({record["metrics"]["val/perplexity"] for record in found}) == 2
 
 
 def test_killed_it_goes_on_as_if_nothing_had_been(project: Project, trained: tuple[Record, Path]) -> None:
-    undisturbed, _ = trained
-    slow = "+callbacks.wait={_target_: chars.waiting.Wait, epoch: 1}"
-    (project.folder / "chars" / "waiting.py").write_text(WAITING)
-    before = set(project.folder.glob("outputs/*/*/run.json"))
-    begun = start_labrun(*TINY, "trainer.max_epochs=3", slow, "tracking=none", cwd=project.folder)
-    wait_for(lambda: bool(list(project.folder.glob("waits"))))
-    os.kill(int((project.folder / "waits").read_text()), signal.SIGKILL)
-    begun.wait()
-    (killed,) = {path.parent for path in set(project.folder.glob("outputs/*/*/run.json")) - before}
-    assert (killed / "checkpoints" / "last.ckpt").is_file()
-    record, run_dir = project.run(*TINY, "trainer.max_epochs=3", f"trainer.resume={killed}")
-    epochs = {line["step"] for line in read_metrics(run_dir) if line["name"] == "train/loss"}
-    assert epochs == {2, 3}, "the first epoch was done"
-    assert record.metrics["test/perplexity"] == pytest.approx(undisturbed.metrics["test/perplexity"], rel=1e-5)
-
-
-WAITING = """
-import os, pathlib, time
-import pytorch_lightning as pl
-
-
-class Wait(pl.Callback):
-    def __init__(self, epoch):
-        self.epoch = epoch
-
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        if trainer.current_epoch == self.epoch:
-            pathlib.Path("waits.part").write_text(str(os.getpid()))
-            os.rename("waits.part", "waits")
-            time.sleep(600)
-"""
+    project.kill_and_resume(trained[0], *TINY, "trainer.max_epochs=3")

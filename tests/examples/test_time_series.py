@@ -43,15 +43,9 @@ def test_predictions_have_a_column_for_each_year(project: Project, trained: tupl
     assert [name for name in table if name.startswith("forecast")] == [f"forecast_{year}" for year in range(5)]
     assert table["true_4"].tolist() == pytest.approx([2.9]), "2008"
     known, coming = _last_years(project)
-    with project.script():
-        forecast = labrun.load_model(f"run:{record.id}").predict((known, coming))["forecast"]
-    assert forecast[0].tolist() == pytest.approx([table[f"forecast_{year}"][0] for year in range(5)], rel=1e-5)
-
-
-def test_a_model_takes_what_a_loader_gives(project: Project, trained: tuple[Record, Path]) -> None:
-    batch = _last_years(project)
-    with project.script():
-        assert labrun.load_model(f"run:{trained[0].id}").predict(batch)["forecast"].shape == (1, 5)
+    for model in project.loaded(record):
+        for forecast in (model.predict((known, coming))["forecast"], model.model(known)):
+            assert forecast[0].tolist() == pytest.approx([table[f"forecast_{year}"][0] for year in range(5)], rel=1e-5)
 
 
 def _last_years(project: Project) -> list[Tensor]:
@@ -72,7 +66,17 @@ def test_the_network_alone_learns_the_same(project: Project, trained: tuple[Reco
 
 
 def test_two_sizes_on_the_pool(project: Project) -> None:
-    project.labrun("-m", *PLAIN, "model.hidden=4,8")
-    assert len({record["metrics"]["mae"] for record in project.swept()}) == 2
+    found = project.sweep(*PLAIN, "model.hidden=4,8")
+    assert len({record["metrics"]["mae"] for record in found}) == 2
     with project.script():
         assert "GRUNetwork" in repr(labrun.load_model("run:last"))
+
+
+def test_two_sizes_on_slurm(project: Project, cluster: None) -> None:
+    """Over 15 s: the job is a new interpreter, which imports Lightning."""
+    found = project.sweep_on_slurm(*TINY, "model.hidden=4,8")
+    assert len({record["metrics"]["test/mae"] for record in found}) == 2
+
+
+def test_killed_it_goes_on_as_if_nothing_had_been(project: Project, trained: tuple[Record, Path]) -> None:
+    project.kill_and_resume(trained[0], *TINY)
