@@ -6,6 +6,7 @@ import ast
 import io
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -217,12 +218,14 @@ def test_data_of_here_are_sent_once_and_what_has_changed_again(box: far.Far, lab
 def rough(
     tmp_path_factory: pytest.TempPathFactory, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[far.Far]:
-    """A machine whose shell is chatty, and that allows two channels a connection."""
+    """A machine whose shell is chatty, and that allows two channels a connection; its `ssh_config` names a command."""
     if (why := far.can_be_had()) is not None:
         pytest.skip(why)
     profile = "echo 'Welcome to the cluster'; echo '#labrun ' ; printf 'no newline'\n"
     with far.machine(tmp_path_factory.mktemp("rough"), profile=profile, sshd="MaxSessions 2") as machine:
-        machine.make_known(workspace, monkeypatch)
+        machine.inside(f"ln -s /opt/env /home/{far.USER}/env")
+        machine.ssh_config.write_text(f"{machine.ssh_config.read_text()}  RemoteCommand true\n")
+        machine.make_known(workspace, monkeypatch, python="~/env/bin/python")
         yield machine
 
 
@@ -255,6 +258,8 @@ def test_a_chatty_shell_few_channels_and_an_expired_login(
     watched = lab_here("runs", "watch", str(run_dir))
     assert watched.returncode == 0, watched.stderr
     assert [(one.status, len(one.attempts)) for one in runs_of(workspace) if one.attempts] == [("completed", 1)]
+    told = lab_here("shell", str(run_dir), "--", "sh", "-c", "command -v python")
+    assert told.stdout.endswith(f"/home/{far.USER}/env/bin/python\n"), told.stderr
 
 
 def test_a_login_without_a_shell_says_so(
@@ -286,7 +291,7 @@ def test_a_small_environment_is_built_there_once(
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     wanted = environment.Environment(version, ("tinything==1.0",))
     monkeypatch.setattr(environment, "present", lambda: wanted)
-    remote = remotes.Remote("box", "box", ssh_config=str(box.ssh_config))
+    remote = remotes.Remote("box", "box", ssh_config=str(box.ssh_config), folder="~/it's$x`y`")
     with channel.Channel(remote) as conversation:
         sent, size = packed.archive({wheel.name: wheel})
         conversation.send("put", sent, size, to="wheels")
@@ -294,7 +299,7 @@ def test_a_small_environment_is_built_there_once(
         monkeypatch.setenv("UV_OFFLINE", "1")
         monkeypatch.setenv("UV_PYTHON_DOWNLOADS", "never")
         python = environment.ensure(conversation)
-        said = box.inside(f"{python} -c 'import tinything; print(tinything.ANSWER)'")
+        said = box.inside(f"{shlex.quote(python)} -c 'import tinything; print(tinything.ANSWER)'")
         assert said.strip() == "42"
         before = box.inside(f"stat -c %i {python.rpartition('/bin')[0]}")
         assert environment.ensure(conversation) == python
