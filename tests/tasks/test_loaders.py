@@ -20,7 +20,7 @@ from labrun.registry import models
 from labrun.runs import comparable, context
 from labrun.runs import record as records
 from labrun.submission import resume
-from labrun.tasks import feeds, monitored, predicting
+from labrun.tasks import feeds, loaded, monitored, predicting
 
 LIT = ("dataset=mine", "model=lit", "trainer.max_epochs=2")
 DICTS = ("dataset=dicts", "model=pixels", "trainer.max_epochs=2")
@@ -339,6 +339,7 @@ def test_scores_compare_whatever_the_loaders_settings_are(run_here: Runner, mine
     assert comparable.mixture([one, other], "accuracy") is None
     fewer, _ = run_here(*DICTS, "dataset.test.last=450")
     assert "was not the same in all of them" in str(comparable.mixture([one, fewer], "accuracy"))
+    assert len({loaded.of_config({"_target_": "mine.Data", "seed": seed}) for seed in (1, 2)}) == 2, "of its split"
 
 
 def test_class_weights_of_networks(run_here: Runner, mine: Path) -> None:
@@ -411,6 +412,16 @@ def test_two_processes_train_each_run_of_a_sweep(labrun: Command, mine: Path) ->
     assert len(list(Path("multirun").glob("*/*/*/driver.1.log"))) == 2
     broken = labrun("dataset=dicts", "model=broken", *two, **IMPORTABLE)
     assert broken.returncode == 1 and "process 1: ValueError: the second one is broken" in broken.stderr
+
+
+def test_processes_that_lightning_begins_itself(run_here: Runner, refused_here: Refused, mine: Path) -> None:
+    said = refused_here(*DICTS, "+trainer.options.strategy=ddp_spawn")
+    assert "Say ddp_fork; or leave it out" in said
+    two = ("+trainer.options.strategy=ddp_fork", "+trainer.options.devices=2", "callbacks=none")
+    record, run_dir = run_here(*DICTS, *two)
+    assert record.training is not None and record.training["epochs"] == 2
+    assert record.metrics == {line["name"]: line["value"] for line in context.read_metrics(run_dir)}
+    assert {"train_loss", "val_accuracy", "test_loss", "accuracy"} <= set(record.metrics)
 
 
 def test_own_values_of_a_data_set_and_arguments_that_a_part_does_not_take(

@@ -191,7 +191,7 @@ class NetworkTask(Task):
     def _choose(self, trainer: Any, module: Any, has_validation: bool) -> None:
         """Which epoch's weights are tested, and what is said of the training."""
         own = next(callback for callback in trainer.callbacks if isinstance(callback, Keeper))
-        last = own.epochs or trainer.current_epoch
+        last = own.epochs or _told_by_others(trainer) or trainer.current_epoch
         self._training_done = done = {"epochs": last, "tested": last, "why": "the last"}
         if own.not_finite is None:
             weights = (unusual("a weight", p) for p in module.parameters() if p.is_floating_point())
@@ -496,6 +496,7 @@ class NetworkTask(Task):
             for pattern in QUIET:
                 warnings.filterwarnings("ignore", message=pattern)
             trainer.test(self._module, **self._feed.given("test"), verbose=False)
+        _told_by_others(trainer)
         self._module.eval()
         self.tested = {name: float(value) for name, value in trainer.callback_metrics.items()}
 
@@ -566,6 +567,16 @@ def trains_on_processor(settings: Mapping[str, Any]) -> bool:
     wanted = settings["options"].get("accelerator", settings["accelerator"])
     others = (XLAAccelerator, MPSAccelerator, CUDAAccelerator)
     return wanted == "cpu" or (wanted == "auto" and not any(other.is_available() for other in others))
+
+
+def _told_by_others(trainer: Any) -> int:
+    """Take over what processes that Lightning has begun itself have logged, and the last epoch of it; 0 where none."""
+    launcher, run = trainer.strategy.launcher, context.current()
+    if launcher is None or not launcher.is_interactive_compatible or run is None:
+        return 0
+    lines = [line for line in context.read_metrics(run.run_dir) if line["attempt"] == run.attempt]
+    run.summary = {line["name"]: line["value"] for line in lines} | run.summary
+    return max((line.get("epoch") or 0 for line in lines), default=0)
 
 
 def load_weights(network: nn.Module, path: Path) -> None:

@@ -143,7 +143,9 @@ def described(signed: Mapping[str, Any], feed: ModuleFeed, inputs: Sequence[Mapp
 
 def of_config(node: Mapping[str, Any]) -> str:
     """SHA-256 over a data set's config and the source of the classes that it names."""
-    kept = {key: value for key, value in node.items() if key not in UNSIGNED}
+    # Somebody's own data module may split its samples by its seed.
+    unsigned = UNSIGNED if node.get("_target_") in (None, schema.DATASETS) else UNSIGNED - {"seed"}
+    kept = {key: value for key, value in node.items() if key not in unsigned}
     own = [target for target in seals.foreign(node) if not target.startswith("labrun.")]
     return _digest([exact.canonical(kept), seals.code_of(own)])
 

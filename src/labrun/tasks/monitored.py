@@ -85,6 +85,13 @@ def settle(config: dict[str, Any], overrides: Sequence[str] = ()) -> None:
     for name in trainer.get("options") or {}:
         if name in OWN_KEYS:
             raise ConfigError(f"trainer.options.{name}: labrun has a key for it, and goes by that: {OWN_KEYS[name]}")
+    strategy = (trainer.get("options") or {}).get("strategy")
+    if isinstance(strategy, str) and "spawn" in strategy:
+        raise ConfigError(
+            f"trainer.options.strategy={strategy}: its processes would be given a pickle of the training, and loggers, "
+            f"loaders and callbacks have none. Say {strategy.replace('spawn', 'fork')}; or leave it out, and say "
+            "compute.tasks_per_node=2 or compute.gpus_per_run=2"
+        )
     for node in (config.get("callbacks") or {}).values():
         _name_each(node)
     monitor, mode = trainer["monitor"], trainer.get("monitor_mode", AUTO)
