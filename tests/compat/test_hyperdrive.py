@@ -190,7 +190,7 @@ exp = Experiment(Workspace.from_config(), "search")
 target = AmlCompute.create(exp.workspace, "cpu-cluster", AmlCompute.provisioning_configuration(max_nodes=4))
 script = ScriptRunConfig("src", "train.py", ["--fixed", "x y"], compute_target=target, environment=Environment("mine"))
 varied = RandomParameterSampling({"--n-steps": randint(3), "--kind": choice("a", "b")})
-config = HyperDriveConfig(run_config=script, hyperparameter_sampling=varied, policy=BanditPolicy(slack_factor=0.9),
+config = HyperDriveConfig(run_config=script, hyperparameter_sampling=varied, policy=BanditPolicy(slack_factor=9),
     primary_metric_name="Score reached", primary_metric_goal=PrimaryMetricGoal.MAXIMIZE, max_total_runs=20)
 run = exp.submit(config)
 early = run.get_best_run_by_primary_metric()  # "run all": nobody has waited for it
@@ -234,9 +234,9 @@ parser.add_argument("--n-steps", type=int)
 parser.add_argument("--kind")
 args = parser.parse_args()
 assert args.fixed == "x y"
+run = Run.get_context()
+assert os.environ["AZUREML_RUN_ID"] == run.id and run.id.rpartition("_")[0] == run.parent.id
 for step in range(args.n_steps):
-    run = Run.get_context()
-    assert os.environ["AZUREML_RUN_ID"] == run.id and run.id.rpartition("_")[0] == run.parent.id
     run.log("Score reached", args.n_steps + (args.kind == "b") / 2 - step)
 if args.n_steps == 0 and args.kind == "b":
     raise SystemExit("no step")
