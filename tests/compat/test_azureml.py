@@ -194,6 +194,8 @@ def test_inputs_are_the_paths_that_were_mounted(bench: Any, well: Any, tmp_path:
         "    assert place.get_mlflow_tracking_uri() == os.environ['MLFLOW_TRACKING_URI']\n"
         "assert run.get_secrets(['a-b']) == {'a-b': 'c'} and not hasattr(ws, 'no_such_thing')\n"
         "from azureml._common._error_definition import AzureMLError\n"
+        "from azureml.explain.model._internal.explanation_client import ExplanationClient\n"
+        "from azureml.automl.core._vendor.automl.client.core.common import metrics\n"
         "try: run.input_datasets['dogs']\n"
         "except KeyError: pass\n"
         "store = ws.get_default_datastore(); print(store.name)\n"

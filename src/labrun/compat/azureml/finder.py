@@ -75,6 +75,9 @@ AS = {
 PRIVATE = ("_common", "_restclient")
 """Private modules that scripts import errors from."""
 
+INNER = ("_internal", "_many_models", "_vendor")
+"""Private modules below public ones that the SDK's own notebooks import from."""
+
 MISSING = {"mlflow"}
 """Not even a stand-in: MLflow loads this plug-in of its own accord, and goes on without it if it cannot be imported."""
 
@@ -152,7 +155,7 @@ class _Modules(MetaPathFinder, Loader):
             return ModuleSpec(fullname, self, is_package=True)
         if top != "azureml" or not below or below[0] in MISSING:
             return None
-        if below[0] not in PRIVATE and any(part.startswith("_") for part in below):
+        if below[0] not in PRIVATE and any(part.startswith("_") and part not in INNER for part in below):
             return None
         return ModuleSpec(fullname, self, is_package=True)
 
