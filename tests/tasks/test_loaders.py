@@ -141,8 +141,10 @@ def test_evaluate_and_predict_with_a_module(
     (mine / "experiment" / "sized.yaml").write_text(
         "# @package _global_\ndefaults: [override /dataset: mine, override /model: lit]\ndataset: {batch_size: 16}\n"
     )
-    run_here("task=evaluate", f"from={trained.id}", "experiment=sized")
+    assert "scored with" not in caplog.text
+    run_here("task=evaluate", f"from={trained.id}", "experiment=sized", "++trainer.options.limit_test_batches=1")
     assert f"not those of run {trained.id}: dataset.batch_size (then 32, now 16)" in caplog.text
+    assert f"run {trained.id} was scored with trainer.options.limit_test_batches=null, which is 1 now" in caplog.text
     tests = {name: value for name, value in trained.metrics.items() if name.startswith("test/")}
     assert scored.metrics == pytest.approx(tests) and scored.parent == trained.id
     _, predicted = run_here("task=predict", f"from={trained.id}")

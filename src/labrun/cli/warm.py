@@ -82,7 +82,9 @@ def start(options: argparse.Namespace) -> int:
     name, process = identity.name_of(facts), None
     while (connection := wire.connect(place, name)) is None:
         if time.monotonic() - began > START_S:
-            raise RecordError(f"no warm interpreter within {START_S:.0f} s: {place}/{name}.log says why")
+            is_loading = process is not None and process.poll() is None
+            what = "is still loading; 'lab warm status' tells when it is up" if is_loading else "did not come up"
+            raise RecordError(f"after {START_S:.0f} s a warm interpreter {what}. Its log: {place}/{name}.log")
         if process is None or process.poll() is not None:  # a file that it imported had only just been changed, say
             process = starting.spawn(place, facts, environment, niceness=0)
             time.sleep(AGAIN_S)

@@ -218,6 +218,7 @@ def settled(
     inputs.settle(kept, pinned)
     if kept["task"] in records.SCORING:
         _tell_other_data(kept, overrides)
+        _tell_limit(kept)
     return kept, parent
 
 
@@ -578,6 +579,27 @@ def _tell_other_data(config: Mapping[str, Any], overrides: Sequence[str]) -> Non
             "experiment=... brings its own data, which are not those of run %s: %s. Leave it out to take the run's",
             config["from"]["id"],
             ", ".join([*found[:SHOWN], *(["..."] if found[SHOWN:] else [])]),
+        )
+
+
+def _tell_limit(config: Mapping[str, Any]) -> None:
+    """Say where a run was scored on fewer batches than it is now: Lightning's options are not taken over from it."""
+    name = "limit_test_batches"
+    scored, now = (
+        ((one.get("trainer") or {}).get("options") or {}).get(name)
+        for one in (records.read(Path(config["from"]["path"])).config, config)
+    )
+    if config["task"] == "evaluate" and scored != now:
+        before, after = ("null" if value is None else value for value in (scored, now))
+        log.warning(
+            "run %s was scored with trainer.options.%s=%s, which is %s now: the scores may differ. "
+            "'++trainer.options.%s=%s' scores as it did",
+            config["from"]["id"],
+            name,
+            before,
+            after,
+            name,
+            before,
         )
 
 
