@@ -82,6 +82,7 @@ def test_words_of_2018_and_a_project_folder(experiment: Experiment, capsys: pyte
         concurrent_iterations=2,
         whitelist_models=["ElasticNet", "RF regressor"],
         debug_log="x.log",
+        enable_early_stopping=True,
         unheard_of=1,
     )
     words = config.words(experiment)
@@ -93,6 +94,7 @@ def test_words_of_2018_and_a_project_folder(experiment: Experiment, capsys: pyte
     assert "model/estimator=logistic_regression,random_forest" in words
     told = capsys.readouterr().err
     assert "ElasticNet stands for labrun's logistic_regression" in told and "unheard_of is not known" in told
+    assert "enable_early_stopping is not used" in told
     assert "debug_log" not in told and read_back(words)["X"].shape == (4, 2)
 
 

@@ -156,6 +156,8 @@ class AutoMLConfig(Config):
         self._data: automl_data.Data | None = None
         for name in sorted(self.user_settings.keys() - USED - WITHOUT_EFFECT):
             once(f"AutoMLConfig: {name} is not known here, and not used")
+        if self.user_settings.get("enable_early_stopping"):
+            once("AutoMLConfig: enable_early_stopping is not used: the search makes all iterations, or uses its time up")
         for name in sorted(self.user_settings.keys() & {"weight_column_name", "sample_weight", "cv_splits_indices"}):
             if self.user_settings[name] is not None:
                 once(f"AutoMLConfig: {name} is not used: labrun weighs all samples alike, and draws the folds itself")
@@ -240,6 +242,7 @@ class AutoMLConfig(Config):
         if size:
             once("AutoMLConfig: validation_size is not used: n_cross_validations says how the pipelines are compared")
         if folds in (None, "auto"):
+            once(f"AutoMLConfig: the pipelines are compared in {FOLDS} folds: n_cross_validations says otherwise")
             return [*own, f"model.folds={FOLDS}"]
         if not isinstance(folds, int) or folds < 2:
             raise UserErrorException(
