@@ -157,7 +157,7 @@ class AutoMLConfig(Config):
         for name in sorted(self.user_settings.keys() - USED - WITHOUT_EFFECT):
             once(f"AutoMLConfig: {name} is not known here, and not used")
         if self.user_settings.get("enable_early_stopping"):
-            once("AutoMLConfig: enable_early_stopping is not used: the search makes all iterations, or uses its time up")
+            once("AutoMLConfig: enable_early_stopping is not used: it makes all iterations or uses all its time")
         for name in sorted(self.user_settings.keys() & {"weight_column_name", "sample_weight", "cv_splits_indices"}):
             if self.user_settings[name] is not None:
                 once(f"AutoMLConfig: {name} is not used: labrun weighs all samples alike, and draws the folds itself")
