@@ -266,7 +266,7 @@ def test_what_labrun_has_not_imports_and_tells_the_way_when_used(bench: Any, wel
         "             lambda: azureml.pipeline.steps.PythonScriptStep()):\n"
         "    try: call()\n"
         "    except azureml.core.NotInLabrun as error: print('TOLD', error)\n"
-        "try: import azureml._vendor\n"
+        "try: import azureml._of_our_own\n"
         "except ImportError: print('no private parts')\n"
         "try: import azureml.mlflow\n"
         "except ImportError: print('no plug-in of MLflow')\n"

@@ -402,7 +402,7 @@ def test_two_builds_at_once_leave_one_environment(tmp_path: Path) -> None:
     )
     (tmp_path / "uv").chmod(0o755)
     names = {"root": tmp_path, "key": "k", "uv": tmp_path / "uv", "version": "3.11", "claim": "env/k.build"}
-    script = environment.BUILD.format(**names, wheels="")
+    script = environment.BUILD.format(**names, wheels="", no_python="")
     (tmp_path / "env").mkdir()
     building = [subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE) for _ in range(2)]
     for process in building:

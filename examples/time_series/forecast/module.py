@@ -81,7 +81,7 @@ def draw(forecast: Tensor, coming: Tensor, path: Path) -> None:
 
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
-    axes.plot(coming[:, 0], color="black", label="sunspots")
+    axes.plot([*coming[:, 0], *coming[-1, 1:]], color="black", label="sunspots")
     for start, line in enumerate(forecast):
         axes.plot(range(start, start + len(line)), line, color="tab:orange", alpha=0.4, lw=1)
     axes.plot([], [], color="tab:orange", label="forecasts, each from its year on")

@@ -24,6 +24,7 @@ from labrun.data.stores.local import LocalDatastore
 from labrun.errors import DataError
 from labrun.remote import link as links
 from labrun.remote.channel import Channel, Meter
+from labrun.remote.helper import WORTH
 from labrun.remote.link import Link
 from labrun.runs import store as runs
 from labrun.runs.record import Record
@@ -146,9 +147,15 @@ def send_missing(channel: Channel, name: str, by_digest: Mapping[str, Path], wha
     if missing:
         sys.stderr.write(f"labrun: sending {what} to {name}: {counted(len(missing), 'file')}, {size_text(total)}\n")
     meter = Meter(f"sending {what} to {name}", total)
+    large = [digest for digest in missing if by_digest[digest].stat().st_size >= WORTH]
+    begun = channel.call("begun", store=STORE, digests=large)["begun"] if large else {}
     for digest in missing:
+        size = by_digest[digest].stat().st_size
+        start = min(begun.get(digest, 0), size)
         with open(by_digest[digest], "rb") as file:
-            channel.send("store", file, by_digest[digest].stat().st_size, meter, store=STORE, digest=digest)
+            file.seek(start)
+            meter(start)
+            channel.send("store", file, size - start, meter, store=STORE, digest=digest, start=start)
 
 
 def _files(stores: Mapping[str, LocalDatastore], there: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[Path]:

@@ -10,9 +10,11 @@ by one rename, so what is there is whole.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import glob
+import io
 import json
 import os
 import platform
@@ -30,6 +32,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 CHUNK = 1 << 16
+WORTH = 1 << 20
+"""From so many bytes on, a file whose transfer is cut goes on where it stopped."""
 MOST = 4 << 20
 """Bytes of news in one answer."""
 TAIL = 4000
@@ -224,29 +228,44 @@ class Helper:
             shutil.rmtree(partial, ignore_errors=True)
         return {}, []
 
+    def do_begun(self, request: Request, payload: _Payload) -> Answer:
+        """How many bytes there are of files whose transfer was cut, by their digests."""
+        found = {digest: parts_of(self.path(request["store"]), digest) for digest in request["digests"]}
+        return {"begun": {digest: os.stat(parts[0]).st_size for digest, parts in found.items() if parts}}, []
+
     def do_store(self, request: Request, payload: _Payload) -> Answer:
-        """Keep a file by its digest."""
+        """Keep a file by its digest; with `start`, after so many bytes that came before the transfer was cut."""
         import hashlib
 
-        folder = self.path(os.path.join(request["store"], request["digest"][:2]))
+        name, start = request["digest"], request.get("start", 0)
+        folder = self.path(os.path.join(request["store"], name[:2]))
         os.makedirs(folder, mode=0o700, exist_ok=True)
-        handle, partial = tempfile.mkstemp(prefix=".partial-", dir=folder)
-        digest = hashlib.sha256()
+        if os.path.exists(os.path.join(folder, name)):  # somebody else was faster
+            return {}, []
+        before = parts_of(self.path(request["store"]), name)
+        handle, partial = tempfile.mkstemp(prefix=f".partial-{name}-", dir=folder)
+        digest, is_kept = hashlib.sha256(), False
         try:
+            # A file of its own: the helper of the connection that was cut may still hold the other one.
             with os.fdopen(handle, "wb") as file:
-                while True:
-                    data = payload.read(CHUNK)
-                    if not data:
-                        break
+                with open(before[0], "rb") if start else io.BytesIO() as begun:
+                    for data in chunks(begun, start):
+                        digest.update(data)
+                        file.write(data)
+                for data in iter(lambda: payload.read(CHUNK), b""):
                     digest.update(data)
                     file.write(data)
-            if digest.hexdigest() != request["digest"]:
-                raise RefusedError("a file came over damaged")
+            if payload.is_short:
+                is_kept = os.stat(partial).st_size >= WORTH
+                return {}, []
+            if digest.hexdigest() != name:
+                raise RefusedError("a file came over damaged: give the command again")
             os.chmod(partial, 0o444)
-            os.replace(partial, os.path.join(folder, request["digest"]))
+            os.replace(partial, os.path.join(folder, name))
         finally:
-            if os.path.exists(partial):
-                os.unlink(partial)
+            for place in (*before, *([] if is_kept else [partial])):
+                with contextlib.suppress(OSError):
+                    os.unlink(place)
         return {}, []
 
     def do_digests(self, request: Request, payload: _Payload) -> Answer:
@@ -411,7 +430,11 @@ class Helper:
         return news, room
 
     def do_pull(self, request: Request, payload: _Payload) -> Answer:
-        """Files below folders: those that the caller has not, or has otherwise."""
+        """Files below folders: those that the caller has not, or has otherwise.
+
+        Of each its name, size and time in seconds and in nanoseconds, and where its bytes begin: a part that the caller
+        has already (`begun`) is left out, if the file is the one that it came from.
+        """
         answer: dict[str, list[list[Any]]] = {}
         files: list[Part] = []
         for name, known in request["folders"].items():
@@ -420,8 +443,10 @@ class Helper:
                 stat = os.stat(place)
                 entry = [os.path.relpath(place, folder), stat.st_size, int(stat.st_mtime)]
                 if known.get(entry[0]) != entry[1:]:
-                    answer[name].append(entry)
-                    files.append((place, 0, stat.st_size))
+                    part = request.get("begun", {}).get(name, {}).get(entry[0])
+                    start = part[2] if part and part[:2] == [stat.st_size, stat.st_mtime_ns] else 0
+                    answer[name].append([*entry, stat.st_mtime_ns, start])
+                    files.append((place, start, stat.st_size - start))
         return {"folders": answer}, files
 
     def do_folders(self, request: Request, payload: _Payload) -> Answer:
@@ -493,6 +518,31 @@ class _Payload:
     def skip(self) -> None:
         while self.left:
             self.read(CHUNK)
+
+
+def parts_of(store: str, digest: str) -> list[str]:
+    """What a cut connection has left of a file, the longest first."""
+    found = glob.glob(os.path.join(glob.escape(store), digest[:2], f".partial-{digest}-*"))
+    sizes = {place: size for place in found if (size := file_size(place)) is not None}
+    return sorted(sizes, key=lambda place: -sizes[place])
+
+
+def file_size(place: str) -> int | None:
+    """Bytes; None without the file."""
+    try:
+        return os.stat(place).st_size
+    except OSError:
+        return None
+
+
+def chunks(file: BinaryIO, count: int) -> Iterator[bytes]:
+    """The first bytes of a file, as far as it has them."""
+    while count:
+        data = file.read(min(CHUNK, count))
+        if not data:
+            return
+        yield data
+        count -= len(data)
 
 
 def partial_beside(target: str) -> str:

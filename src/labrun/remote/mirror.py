@@ -19,11 +19,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from labrun._io import atomic_write
 from labrun.compat.azureml.training import promises
 from labrun.errors import LabrunError, RecordError
 from labrun.remote import clocks, notes, proofs
 from labrun.remote import link as links
+from labrun.remote.begun import Begun
 from labrun.remote.channel import Channel, Meter
 from labrun.remote.link import Link
 from labrun.remote.ssh import UnreachableError
@@ -68,6 +68,8 @@ EVERY_S = 5.0
 RETRY_S = 30.0
 ASKED_S = 2.0
 """How long such a command waits for the news that a controller brings."""
+DIGESTS_S = 3600.0
+"""How long a machine may read large files to tell their digests."""
 QUIET_S = 6.0
 """How long a command that only looks waits for a machine."""
 
@@ -380,18 +382,42 @@ def pull(channel: Channel, here: Path, there: str, parts: Sequence[str]) -> list
 def _pull(channel: Channel, places: Mapping[str, Path], parts: Sequence[str]) -> list[str]:
     """As `pull`, of several folders: by the folder there, the one here. All come in one answer."""
     known = {there: _known(here, parts) for there, here in places.items()}
-    answer, _ = channel.ask("pull", folders=known, parts=list(parts))
-    total = sum(size for files in answer["folders"].values() for _, size, _ in files)
-    found, meter = [], Meter(f"bringing files from {channel.remote.name}", total)
-    for there, files in answer["folders"].items():
-        for name, size, moment in files:
-            place = _inside(places[there], name)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(place) as file:
-                channel.read_into(file, size, meter)
-            os.utime(place, (moment, moment))
-            found.append(name)
+    with contextlib.ExitStack() as stack:
+        begun = {there: stack.enter_context(Begun(here)) for there, here in places.items()}
+        offered = {there: one.offered for there, one in begun.items()}
+        answer, _ = channel.ask("pull", folders=known, parts=list(parts), begun=offered)
+        total = sum(size for files in answer["folders"].values() for _, size, *_ in files)
+        found, resumed, meter = [], {}, Meter(f"bringing files from {channel.remote.name}", total)
+        for there, files in answer["folders"].items():
+            for name, size, moment, exact, start in files:
+                place = _inside(places[there], name)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                meter(start)
+                with begun[there].writing(place, name, size, exact, start) as file:
+                    channel.read_into(file, size - start, meter)
+                os.utime(place, (moment, moment))
+                found.append(name)
+                if start:
+                    resumed[f"{channel.root}/{there}/{name}"] = place
+    _verify(channel, resumed)
     return found
+
+
+def _verify(channel: Channel, resumed: Mapping[str, Path]) -> None:
+    """Whether files that came in several parts are those of there; by their paths there.
+
+    Raises:
+        LabrunError: one is not; it is removed here.
+    """
+    if not resumed:
+        return
+    from labrun.data import digests
+
+    sums = channel.call("digests", DIGESTS_S, files=list(resumed))["digests"]
+    for (there, here), digest in zip(resumed.items(), digests.of(list(resumed.values())), strict=True):
+        if sums[there] != digest:
+            here.unlink()
+            raise LabrunError(f"{there} has changed, or came over damaged: give the command again")
 
 
 def _known(here: Path, parts: Sequence[str]) -> dict[str, list[int]]:

@@ -139,6 +139,8 @@ class Run(Payload):
         record = records.read(self.run_dir)
         if record.finished:
             records.force_to_disk(self.run_dir)
+            if record.status == records.COMPLETED and self.server is not None:
+                self.server.deaths = 0  # it came to its end, and the server could not tell any more
             return None
         if self.canceled:
             close_ended(self.run_dir, signal.SIGKILL, None, canceled=True)

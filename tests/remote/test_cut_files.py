@@ -1,0 +1,141 @@
+"""Large files whose transfer is cut: the next one goes on where it stopped, and what is whole is what was sent."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import far
+from conftest import Command
+from labrun.remote import channel, data, helper
+from labrun.remote.begun import Begun
+from labrun.remote.ssh import UnreachableError
+
+CONTENT = os.urandom(3 << 20)
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+NAME, SIZE, TIME = "checkpoints/last.ckpt", len(CONTENT), 7
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> helper.Helper:
+    """What answers on the other machine, here."""
+    answering = helper.Helper(io.BytesIO(), io.BytesIO())
+    answering.root = str(tmp_path)
+    return answering
+
+
+def store(there: helper.Helper, sent: bytes, announced: int, start: int = 0) -> None:
+    payload = helper._Payload(io.BytesIO(sent), announced)
+    there.do_store({"store": "store", "digest": DIGEST, "start": start}, payload)
+
+
+def begun(there: helper.Helper) -> dict[str, int]:
+    found: dict[str, int] = there.do_begun({"store": "store", "digests": [DIGEST]}, helper._Payload(io.BytesIO(), 0))[
+        0
+    ]["begun"]
+    return found
+
+
+def test_what_is_sent_goes_on_after_a_cut(there: helper.Helper, tmp_path: Path) -> None:
+    store(there, CONTENT[:1000], SIZE)
+    assert begun(there) == {}, "little is sent again"
+    store(there, CONTENT[: 2 << 20], SIZE)
+    assert begun(there) == {DIGEST: 2 << 20}
+    store(there, CONTENT[2 << 20 : -5], SIZE - (2 << 20), start=2 << 20)
+    assert begun(there) == {DIGEST: SIZE - 5}
+    store(there, CONTENT[-5:], 5, start=SIZE - 5)
+    folder = tmp_path / "store" / DIGEST[:2]
+    assert [path.name for path in folder.iterdir()] == [DIGEST] and (folder / DIGEST).read_bytes() == CONTENT
+    store(there, b"", 0, start=SIZE)  # another laptop's, which was slower
+
+
+def test_what_was_left_damaged_is_thrown_away(there: helper.Helper, tmp_path: Path) -> None:
+    store(there, CONTENT[: 2 << 20], SIZE)
+    (part,) = (tmp_path / "store" / DIGEST[:2]).iterdir()
+    part.write_bytes(b"x" * (2 << 20))
+    with pytest.raises(helper.RefusedError, match="damaged"):
+        store(there, CONTENT[2 << 20 :], SIZE - (2 << 20), start=2 << 20)
+    assert begun(there) == {} and not list((tmp_path / "store").rglob("*"))[1:]
+
+
+def bring(folder: Path, sent: bytes, time: int = TIME, fails: bool = False) -> int:
+    """As a file comes from there; where it went on."""
+    with Begun(folder) as one:
+        start = one.offered.get(NAME, [0, 0, 0])
+        at = start[2] if start[:2] == [SIZE, time] else 0
+        with one.writing(folder / NAME, NAME, SIZE, time, at) as file:
+            file.write(sent[at:])
+            if fails:
+                raise UnreachableError("cut")
+    return at
+
+
+def test_what_is_brought_goes_on_after_a_cut(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UnreachableError):
+        bring(tmp_path, CONTENT[: 2 << 20], fails=True)
+    assert not (tmp_path / NAME).exists()
+    assert bring(tmp_path, CONTENT) == 2 << 20 and (tmp_path / NAME).read_bytes() == CONTENT
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
+
+    with pytest.raises(UnreachableError):
+        bring(tmp_path, b"old" * (1 << 19), fails=True)
+    assert bring(tmp_path, CONTENT, time=8) == 0 and (tmp_path / NAME).read_bytes() == CONTENT, "it has changed there"
+
+
+def test_two_commands_that_bring_a_file_do_not_mix_it(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    with Begun(tmp_path) as first, first.writing(tmp_path / NAME, NAME, SIZE, TIME, 0) as file:
+        file.write(CONTENT[: 2 << 20])
+        assert bring(tmp_path, CONTENT) == 0 and (tmp_path / NAME).read_bytes() == CONTENT
+        file.write(CONTENT[2 << 20 :])
+    assert (tmp_path / NAME).read_bytes() == CONTENT
+
+
+def test_over_a_real_link(box: far.Far, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lab_here: Command) -> None:
+    """Both ways: what had come before the cut is not sent again."""
+    from labrun.remote import mirror, remotes
+
+    (tmp_path / "large").write_bytes(CONTENT)
+    remote, write = remotes.get("box"), channel.Channel._write
+
+    def cut_after(count: int) -> Callable[[channel.Channel, bytes], None]:
+        def cutting(conversation: channel.Channel, sent: bytes) -> None:
+            write(conversation, sent)
+            if conversation.sent > count:
+                conversation._process.kill()
+                raise UnreachableError("cut")
+
+        return cutting
+
+    with monkeypatch.context() as patched:
+        patched.setattr(channel.Channel, "_write", cut_after(5 << 19))
+        with pytest.raises(UnreachableError), channel.Channel(remote) as conversation:
+            data.send_missing(conversation, "box", {DIGEST: tmp_path / "large"})
+    with channel.Channel(remote) as conversation:
+        data.send_missing(conversation, "box", {DIGEST: tmp_path / "large"})
+        assert conversation.sent < 2 << 20
+        place = f"{conversation.root}/store/{DIGEST[:2]}/{DIGEST}"
+    assert box.inside(f"sha256sum {place}").split()[0] == DIGEST
+
+    box.inside(f"mkdir -p /home/{far.USER}/.labrun/run/checkpoints && cp {place} /home/{far.USER}/.labrun/run/{NAME}")
+    here, some = tmp_path / "run", channel.Channel._some
+
+    def cut_in_the_middle(conversation: channel.Channel, count: int, quiet_s: float) -> bytes:
+        if conversation.received > 5 << 19:
+            raise UnreachableError("cut")
+        return some(conversation, count, quiet_s)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(channel.Channel, "_some", cut_in_the_middle)
+        with pytest.raises(UnreachableError), channel.Channel(remote) as conversation:
+            mirror.pull(conversation, here, "run", ["checkpoints"])
+    with channel.Channel(remote) as conversation:
+        assert mirror.pull(conversation, here, "run", ["checkpoints"]) == [NAME]
+        assert conversation.received < 2 << 20
+    assert (here / NAME).read_bytes() == CONTENT and not (here / ".coming").exists()
