@@ -5,9 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -84,43 +82,14 @@ def _shares(file: str) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Have the workers (`-n`) of many tests be forks, and start the warm interpreter: it loads while they collect."""
-    global _forking
+    """Start the warm interpreter of many tests at once: it loads while the workers (`-n`) collect."""
     is_parallel = IS_FIRST and config.option.numprocesses
-    if is_parallel and all(Path(place).is_dir() for place in config.args):
-        if sys.platform == "linux":
-            _forking = start_forking(f"{os.environ['LABRUN_WARM_DIR']}/workers")
-        if config.option.markexpr != "unit":
-            helpers.start_warm(early=True)
-
-
-WORKERS = Path(__file__).parent / "bin" / "workers.py"
-_forking: subprocess.Popen[bytes] | None = None
-
-
-def start_forking(place: str, *libraries: str) -> subprocess.Popen[bytes]:
-    """Start the process that the workers are forks of (`bin/workers.py`); it listens at that place."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
-        listening.bind(place)
-        listening.listen()
-        number, nothing = listening.fileno(), subprocess.DEVNULL
-        command = [sys.executable, "-u", str(WORKERS), str(number), *libraries]
-        return subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing, pass_fds=[number])
-
-
-def pytest_xdist_setupnodes(specs: list[Any]) -> None:
-    """Have each worker ask for its fork."""
-    if _forking is not None:
-        words = [sys.executable, str(WORKERS), f"{os.environ['LABRUN_WARM_DIR']}/workers"]
-        for spec in specs:
-            spec.python = shlex.join(words)
+    if is_parallel and config.option.markexpr != "unit" and all(Path(place).is_dir() for place in config.args):
+        helpers.start_warm(early=True)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """End the warm interpreter with the session."""
-    if _forking is not None:
-        _forking.kill()
-        _forking.wait()
     if IS_FIRST:
         place = Path(os.environ["LABRUN_WARM_DIR"])
         if (place / "asked").exists():
@@ -143,6 +112,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     found: dict[pytest.Item, str] = {item: kinds.kind(item) for item in items if isinstance(item, pytest.Function)}
     for item, kind in found.items():
         item.add_marker(kind)
+    if sum(not kinds.starts_none(kind) for kind in found.values()) > MANY:  # else a test's own first command starts it
+        helpers.start_warm(early=True)
 
     def place(item: pytest.Item) -> tuple[int, int, bool]:
         scope = _scope(item.nodeid)
@@ -153,15 +124,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Take back what importing the test files has set, with which commands would need another warm interpreter.
-
-    And start that interpreter, if the tests that were chosen are to need it.
-    """
+    """Take back what importing the test files has set: with it, commands would need another warm interpreter."""
     for name in set(os.environ) - set(helpers.START):
         del os.environ[name]
-    chosen = [kinds.kind(item) for item in session.items if isinstance(item, pytest.Function)]
-    if sum(not kinds.starts_none(kind) for kind in chosen) > MANY:  # else a test's own first command starts it
-        helpers.start_warm(early=True)
 
 
 @pytest.fixture(scope="session")
