@@ -259,24 +259,32 @@ class Cutting:
 KILLED = ("put labrun", "wait", "store data", "begin", "news")
 
 
-@pytest.mark.parametrize("phases", [Cutting.PHASES, KILLED], ids=["link", "sshd"])
-def test_a_connection_that_is_cut_in_each_phase_of_a_submit(
-    box: far.Far,
-    script: None,
-    hasty: None,
-    labrun_here: Command,
-    workspace: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-    monkeypatch: pytest.MonkeyPatch,
-    phases: tuple[str, ...],
-) -> None:
-    """Takes over 15 s: there is no connection for a while in each of the phases; `news` is one of runs at work."""
+@pytest.fixture
+def unbuilt(
+    box: far.Far, workspace: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> far.Far:
+    """The other machine, to which everything is still to be sent: an environment is built there from wheels."""
     if environment.uv_here() is None:
         pytest.skip("needs uv")
     box.inside(f"rm -rf /home/{far.USER}/.labrun")
     place = tmp_path_factory.mktemp("packages")
     only_tinything(place, monkeypatch, more=far.PACKAGES)
     box.make_known(workspace, monkeypatch, python=None, wheelhouse=str(place / "house"))
+    return box
+
+
+@pytest.mark.parametrize("phases", [Cutting.PHASES, KILLED], ids=["link", "sshd"])
+def test_a_connection_that_is_cut_in_each_phase_of_a_submit(
+    unbuilt: far.Far,
+    script: None,
+    hasty: None,
+    labrun_here: Command,
+    workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    phases: tuple[str, ...],
+) -> None:
+    """Takes over 15 s: there is no connection for a while in each of the phases; `news` is one of runs at work."""
+    box = unbuilt
     cutting = Cutting(box, phases, monkeypatch, kills=phases is KILLED)
     done = labrun_here(*WORDS, "seed=0,1,2", "compute.retries=1")
     assert done.returncode == 0, done.stderr
@@ -291,20 +299,9 @@ def test_a_connection_that_is_cut_in_each_phase_of_a_submit(
 
 
 def test_a_machine_that_stays_away_while_an_environment_is_built(
-    box: far.Far,
-    script: None,
-    hasty: None,
-    labrun_here: Command,
-    workspace: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-    monkeypatch: pytest.MonkeyPatch,
+    unbuilt: far.Far, script: None, hasty: None, labrun_here: Command, workspace: Path
 ) -> None:
-    if environment.uv_here() is None:
-        pytest.skip("needs uv")
-    box.inside(f"rm -rf /home/{far.USER}/.labrun")
-    place = tmp_path_factory.mktemp("packages")
-    only_tinything(place, monkeypatch, more=far.PACKAGES)
-    box.make_known(workspace, monkeypatch, python=None, wheelhouse=str(place / "house"))
+    box = unbuilt
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backend, "SENDING_S", 0.0)
         Cutting(box, ("wait",), patch, returns=False)

@@ -92,16 +92,16 @@ def add_one(options: argparse.Namespace) -> int:
         "python": _there(options.python),
         "ssh_config": str(Path(config).expanduser().resolve()) if config else config,
     }
-    plain = remotes.Remote(options.name, options.address)
-    before = remotes.known().get(options.name, plain)
-    new = {key: value or getattr(plain, key) for key, value in given.items() if value is not None}
+    unset = remotes.Remote(options.name, options.address)
+    before = remotes.known().get(options.name, unset)
+    new = {key: value or getattr(unset, key) for key, value in given.items() if value is not None}
     data = {here: there for here, there in {**before.data, **data}.items() if there}
     known = dataclasses.replace(before, address=options.address, data=data, facts={}, **new)
     remotes.put(known)
     kept = [
         f"--{key.replace('_', '-')} {getattr(known, key)}"
         for key in given
-        if key not in new and getattr(known, key) != getattr(plain, key)
+        if key not in new and getattr(known, key) != getattr(unset, key)
     ]
     stays = f"; as before: {', '.join(kept)}" if kept else ""
     print(f"{options.name} is {options.address}{stays}. Next: lab remote doctor {options.name}")

@@ -12,7 +12,7 @@ import tempfile
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, TypeVar
@@ -37,6 +37,10 @@ REACH = (
 )
 """For `sh -c`, in single quotes: the first Python that is new enough reads the helper, and becomes it."""
 
+AT_ONCE = 200
+"""So many files are asked for in one request."""
+DIGESTS_S = 3600.0
+"""How long a machine may read large files to tell their digests."""
 METER_S = 10.0
 """Between two lines of a `Meter`."""
 
@@ -268,6 +272,14 @@ class Channel:
                 "in the login shell's profile"
             )
         return self._after_all(ssh.error_of(self.remote, text, code))
+
+
+def digests(channel: Channel, files: Sequence[str]) -> dict[str, str | None]:
+    """The SHA-256 of files there, by their paths; None without the file."""
+    found: dict[str, str | None] = {}
+    for start in range(0, len(files), AT_ONCE):
+        found |= channel.call("digests", DIGESTS_S, files=files[start : start + AT_ONCE])["digests"]
+    return found
 
 
 def not_begun(error: LabrunError) -> LabrunError:

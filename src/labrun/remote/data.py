@@ -23,7 +23,8 @@ from labrun.data.asset import Asset
 from labrun.data.stores.local import LocalDatastore
 from labrun.errors import DataError
 from labrun.remote import link as links
-from labrun.remote.channel import Channel, Meter
+from labrun.remote.channel import AT_ONCE, Channel, Meter
+from labrun.remote.channel import digests as digests_there
 from labrun.remote.helper import WORTH
 from labrun.remote.link import Link
 from labrun.runs import store as runs
@@ -31,8 +32,6 @@ from labrun.runs.record import Record
 from labrun.submission import environments
 
 STORE = "store"
-AT_ONCE = 200
-"""So many digests are asked for in one request."""
 
 
 def send(channel: Channel, link: Link, found: Sequence[Record], keep: bool = False) -> None:
@@ -98,18 +97,15 @@ def _compare(channel: Channel, link: Link, files: Sequence[Path]) -> None:
     """
     pairs = sorted(link.machine.data.items(), key=lambda pair: -len(pair[0]))
     sums = {links.moved(str(path), pairs): digest for path, digest in zip(files, digests.of(files), strict=True)}
-    places = list(sums)
-    for start in range(0, len(places), AT_ONCE):
-        part = places[start : start + AT_ONCE]
-        for place, digest in channel.call("digests", COMPARE_S, files=part)["digests"].items():
-            if digest != sums[place]:
-                here, there = next(pair for pair in pairs if place.startswith(pair[1]))
-                raise DataError(
-                    f"{place} {'is not' if digest is None else 'is another file'} on {link.remote}, although "
-                    f"'lab remote add --data {here}={there}' says that the files there are those of here: bring them "
-                    f"up to date, or have the files sent: "
-                    f"lab remote add {link.remote} {link.machine.address} --data {here}="
-                )
+    for place, digest in digests_there(channel, list(sums)).items():
+        if digest != sums[place]:
+            here, there = next(pair for pair in pairs if place.startswith(pair[1]))
+            raise DataError(
+                f"{place} {'is not' if digest is None else 'is another file'} on {link.remote}, although "
+                f"'lab remote add --data {here}={there}' says that the files there are those of here: bring them "
+                f"up to date, or have the files sent: "
+                f"lab remote add {link.remote} {link.machine.address} --data {here}="
+            )
 
 
 def _stores(there: Mapping[str, Any]) -> dict[str, LocalDatastore]:
@@ -143,14 +139,14 @@ def send_missing(channel: Channel, name: str, by_digest: Mapping[str, Path], wha
     for start in range(0, len(listed), AT_ONCE):
         have |= set(channel.call("have", paths=listed[start : start + AT_ONCE])["have"])
     missing = [paths[path] for path in listed if path not in have]
-    total = sum(by_digest[digest].stat().st_size for digest in missing)
+    sizes = {digest: by_digest[digest].stat().st_size for digest in missing}
+    total = sum(sizes.values())
     if missing:
         sys.stderr.write(f"labrun: sending {what} to {name}: {counted(len(missing), 'file')}, {size_text(total)}\n")
     meter = Meter(f"sending {what} to {name}", total)
-    large = [digest for digest in missing if by_digest[digest].stat().st_size >= WORTH]
+    large = [digest for digest, size in sizes.items() if size >= WORTH]
     begun = channel.call("begun", store=STORE, digests=large)["begun"] if large else {}
-    for digest in missing:
-        size = by_digest[digest].stat().st_size
+    for digest, size in sizes.items():
         start = min(begun.get(digest, 0), size)
         with open(by_digest[digest], "rb") as file:
             file.seek(start)
@@ -181,8 +177,6 @@ def _files(stores: Mapping[str, LocalDatastore], there: Mapping[str, Any], confi
             yield from [path, *_beside(path)] if dataset.get("script") else [path]
 
 
-COMPARE_S = 3600.0
-"""How long a machine may read files to tell their digests."""
 QUOTED = re.compile(r"""["']([^"'\n]+)["']""")
 
 

@@ -231,7 +231,7 @@ class Helper:
     def do_begun(self, request: Request, payload: _Payload) -> Answer:
         """How many bytes there are of files whose transfer was cut, by their digests."""
         found = {digest: parts_of(self.path(request["store"]), digest) for digest in request["digests"]}
-        return {"begun": {digest: os.stat(parts[0]).st_size for digest, parts in found.items() if parts}}, []
+        return {"begun": {digest: parts[0][0] for digest, parts in found.items() if parts}}, []
 
     def do_store(self, request: Request, payload: _Payload) -> Answer:
         """Keep a file by its digest; with `start`, after so many bytes that came before the transfer was cut."""
@@ -242,7 +242,7 @@ class Helper:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         if os.path.exists(os.path.join(folder, name)):  # somebody else was faster
             return {}, []
-        before = parts_of(self.path(request["store"]), name)
+        before = [place for _, place in parts_of(self.path(request["store"]), name)]
         handle, partial = tempfile.mkstemp(prefix=f".partial-{name}-", dir=folder)
         digest, is_kept = hashlib.sha256(), False
         try:
@@ -520,19 +520,13 @@ class _Payload:
             self.read(CHUNK)
 
 
-def parts_of(store: str, digest: str) -> list[str]:
-    """What a cut connection has left of a file, the longest first."""
-    found = glob.glob(os.path.join(glob.escape(store), digest[:2], f".partial-{digest}-*"))
-    sizes = {place: size for place in found if (size := file_size(place)) is not None}
-    return sorted(sizes, key=lambda place: -sizes[place])
-
-
-def file_size(place: str) -> int | None:
-    """Bytes; None without the file."""
-    try:
-        return os.stat(place).st_size
-    except OSError:
-        return None
+def parts_of(store: str, digest: str) -> list[tuple[int, str]]:
+    """What cut connections have left of a file, and how many bytes, the longest first."""
+    found = []
+    for place in glob.glob(os.path.join(glob.escape(store), digest[:2], f".partial-{digest}-*")):
+        with contextlib.suppress(OSError):
+            found.append((os.stat(place).st_size, place))
+    return sorted(found, reverse=True)
 
 
 def chunks(file: BinaryIO, count: int) -> Iterator[bytes]:

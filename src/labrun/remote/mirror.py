@@ -25,6 +25,7 @@ from labrun.remote import clocks, notes, proofs
 from labrun.remote import link as links
 from labrun.remote.begun import Begun
 from labrun.remote.channel import Channel, Meter
+from labrun.remote.channel import digests as digests_there
 from labrun.remote.link import Link
 from labrun.remote.ssh import UnreachableError
 from labrun.runs import children, context, store, sweep_state
@@ -68,8 +69,6 @@ EVERY_S = 5.0
 RETRY_S = 30.0
 ASKED_S = 2.0
 """How long such a command waits for the news that a controller brings."""
-DIGESTS_S = 3600.0
-"""How long a machine may read large files to tell their digests."""
 QUIET_S = 6.0
 """How long a command that only looks waits for a machine."""
 
@@ -413,7 +412,7 @@ def _verify(channel: Channel, resumed: Mapping[str, Path]) -> None:
         return
     from labrun.data import digests
 
-    sums = channel.call("digests", DIGESTS_S, files=list(resumed))["digests"]
+    sums = digests_there(channel, list(resumed))
     for (there, here), digest in zip(resumed.items(), digests.of(list(resumed.values())), strict=True):
         if sums[there] != digest:
             here.unlink()

@@ -217,8 +217,9 @@ def settled(
     parent = _settle_references(kept, overrides, root)
     inputs.settle(kept, pinned)
     if kept["task"] in records.SCORING:
-        _tell_other_data(kept, overrides)
-        _tell_limit(kept)
+        scored = records.read(Path(kept["from"]["path"])).config
+        _tell_other_data(kept, scored, overrides)
+        _tell_limit(kept, scored)
     return kept, parent
 
 
@@ -566,12 +567,11 @@ def _inherit(config: dict[str, Any], scored: Record, overrides: list[str], is_pr
         config["datastore"] = _with_typed(config, source, overrides, "datastore", run_dir)
 
 
-def _tell_other_data(config: Mapping[str, Any], overrides: Sequence[str]) -> None:
+def _tell_other_data(config: Mapping[str, Any], source: Mapping[str, Any], overrides: Sequence[str]) -> None:
     """Say where an experiment's data are not those that a scored run was trained with: their name may be the same."""
     typed = {override.lstrip("+").partition("=")[0] for override in overrides}
     if "experiment" not in typed or "dataset" in typed:
         return
-    source = records.read(Path(config["from"]["path"])).config
     new, old = ({"dataset": _what_is_read(one["dataset"]), "datastore": one["datastore"]} for one in (config, source))
     found = [text for group in new for text in _differences(old[group], new[group], group)]
     if found:
@@ -582,13 +582,10 @@ def _tell_other_data(config: Mapping[str, Any], overrides: Sequence[str]) -> Non
         )
 
 
-def _tell_limit(config: Mapping[str, Any]) -> None:
+def _tell_limit(config: Mapping[str, Any], source: Mapping[str, Any]) -> None:
     """Say where a run was scored on fewer batches than it is now: Lightning's options are not taken over from it."""
     name = "limit_test_batches"
-    scored, now = (
-        ((one.get("trainer") or {}).get("options") or {}).get(name)
-        for one in (records.read(Path(config["from"]["path"])).config, config)
-    )
+    scored, now = (((one.get("trainer") or {}).get("options") or {}).get(name) for one in (source, config))
     if config["task"] == "evaluate" and scored != now:
         before, after = ("null" if value is None else value for value in (scored, now))
         log.warning(
