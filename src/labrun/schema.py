@@ -399,6 +399,8 @@ class Sweep:
     timeout_min: Positive | None = None
     trial_timeout_min: Positive | None = None
     stop_at: float | None = None
+    patience: Count | None = None
+    patience_from: CountOrZero = 0
     metric: str | list[str] = "auto"
     goal: Goal | list[Goal] = "auto"
     seed: CountOrZero = 0

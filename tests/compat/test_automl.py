@@ -82,7 +82,7 @@ def test_words_of_2018_and_a_project_folder(experiment: Experiment, capsys: pyte
         concurrent_iterations=2,
         whitelist_models=["ElasticNet", "RF regressor"],
         debug_log="x.log",
-        enable_early_stopping=True,
+        enable_onnx_compatible_models=True,
         unheard_of=1,
     )
     words = config.words(experiment)
@@ -94,7 +94,7 @@ def test_words_of_2018_and_a_project_folder(experiment: Experiment, capsys: pyte
     assert "model/estimator=logistic_regression,random_forest" in words
     told = capsys.readouterr().err
     assert "ElasticNet stands for labrun's logistic_regression" in told and "unheard_of is not known" in told
-    assert "enable_early_stopping is not used" in told
+    assert "enable_onnx_compatible_models is not used: labrun saves models by skops" in told
     assert "debug_log" not in told and read_back(words)["X"].shape == (4, 2)
 
 
@@ -203,3 +203,14 @@ def test_columns_that_a_featurization_drops(experiment: Experiment, capsys: pyte
     assert "model.preprocess=true" in words
     told = capsys.readouterr().err
     assert "column_purposes is not used" in told and "exit_score" not in told
+
+
+def test_early_stopping_is_patience(experiment: Experiment) -> None:
+    def found(**settings: Any) -> list[str]:
+        words = AutoMLConfig("classification", X=X, y=Y, n_cross_validations=2, **settings).words(experiment)
+        return [text for text in words if text.startswith("sweep.patience")]
+
+    usual = ["sweep.patience=10", "sweep.patience_from=20"]
+    assert found(iterations=50) == found(experiment_timeout_minutes=5, enable_early_stopping=True) == usual
+    assert found(iterations=30) == found(iterations=50, enable_early_stopping=False) == []
+    assert found(iterations=50, early_stopping_n_iters=5)[0] == "sweep.patience=5"

@@ -80,7 +80,8 @@ def scored(number: int, **values: Any) -> records.Record:
         ({"split_seed": 1}, "or was split otherwise"),
         ({"target": "another"}, "t was not the same in all of them"),
         ({"path": "moved", "validation_size": 0.2}, None),
-        ({"folds": 5}, "mean of model.folds in 1 of them .a0000002, for one., and of the test part in 1"),
+        ({"folds": 5}, "of the test part in 1 of them .a0000001, for one., and the mean of 5 folds in 1"),
+        ({"folds": 1, "validation_size": 0.2}, "and of the validation part in 1 of them .a0000002, for one"),
     ],
 )
 def test_scores_that_do_not_compare_are_told(other: dict[str, Any], why: str | None) -> None:
@@ -89,6 +90,20 @@ def test_scores_that_do_not_compare_are_told(other: dict[str, Any], why: str | N
         assert found is None
     else:
         assert re.search(f"accuracy does not compare between these runs: .*{why}", found or "")
+
+
+def test_several_numbers_of_folds_are_told() -> None:
+    five, six = scored(1, folds=5), scored(2, folds=5)
+    assert comparable.mixture([five, six], "accuracy") is None
+    told = comparable.mixture([five, scored(2, folds=1)], "accuracy") or ""
+    assert "of the validation part in 1 of them (a0000002, for one), and the mean of 5 folds in 1" in told
+    smaller = scored(2, folds=5, validation_size=0.3)
+    assert "split otherwise" in (comparable.mixture([five, smaller], "accuracy") or "")
+    assert comparable.mixture([five, smaller], "test_accuracy") is None
+    best, trial = scored(1), scored(2, folds=5)
+    trial.config["model"]["_target_"] = "labrun.models.pipeline.pipeline"
+    del trial.metrics["test_accuracy"]  # a search does not test its trials
+    assert "the mean of 5 folds in 1" in (comparable.mixture([best, trial], "accuracy") or "")
 
 
 def test_runs_of_several_data_sets_are_told_by_their_names(workspace: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -279,6 +279,16 @@ def test_a_search_ends_once_a_trial_is_good_enough(workspace: Path, labrun: Comm
     assert "score=0.9 has reached sweep.stop_at=0.8: no more trials are begun" in done.stdout
 
 
+def test_a_search_ends_when_it_gets_no_better(workspace: Path, labrun_here: Command) -> None:
+    write_climber(workspace)
+    words = ("model.quality=0.5,0.1,0.6,0.2,0.3,0.9", "model.seconds=0", "sweep.max_concurrent=1", "sweep.metric=score")
+    patient = ("sweep.patience=2", "sweep.patience_from=1", "compute=inline")
+    done = labrun_here("-m", *patient, "sweep=grid", "model=climber", *words, *PLAIN)
+    assert done.returncode == 0, done.stderr
+    assert len(runs(workspace)) == 5
+    assert "2 trials in a row are no better (sweep.patience): no more trials are begun" in done.stdout
+
+
 def test_a_search_learns_from_a_former_one(workspace: Path, labrun: Command, refused_here: Refused) -> None:
     """Over 15 s on a busy machine: two searches."""
     write_climber(workspace)

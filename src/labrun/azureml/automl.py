@@ -68,6 +68,8 @@ UNKNOWN = ("averagedperceptron", "prophet", "autoarima", "catboost", "tabnet")
 """Models of the SDK that nothing of labrun's is near to."""
 ALL = tuple(sorted({*ESTIMATORS.values()}))
 DEFAULT_ITERATIONS, FOLDS = 20, 5
+LANDMARKS, PATIENCE = 20, 10
+"""The iterations that early stopping does not look at, and those in a row that end a search: the SDK's."""
 OLD = {
     "max_time_sec": "iteration_timeout_seconds",
     "exit_score": "experiment_exit_score",
@@ -81,10 +83,10 @@ OLD = {
 """Words of former releases."""
 WITHOUT_EFFECT = frozenset(
     """
-    debug_log verbosity model_explainability enable_tf enable_onnx_compatible_models enable_voting_ensemble
-    enable_stack_ensemble ensemble_iterations enable_ensembling enable_early_stopping auto_blacklist num_classes
+    debug_log verbosity model_explainability enable_tf enable_voting_ensemble
+    enable_stack_ensemble ensemble_iterations enable_ensembling auto_blacklist num_classes
     blacklist_samples_reached exclude_nan_labels send_telemetry telemetry_verbosity vm_type max_cores_per_iteration
-    enable_dnn enable_local_managed enable_split enable_feature_sweeping early_stopping_n_iters spark_context
+    enable_dnn enable_local_managed enable_split enable_feature_sweeping spark_context
     experiment_name model_types enable_cache cache_store enable_code_generation scenario name data_script_path
     """.split()  # noqa: SIM905 - one a line is longer than this page
 )
@@ -95,7 +97,8 @@ USED = frozenset(
     label_column_name X y X_valid y_valid validation_data test_data preprocess featurization n_cross_validations
     compute_target experiment_timeout_minutes experiment_timeout_hours iteration_timeout_minutes
     iteration_timeout_seconds iterations experiment_exit_score max_concurrent_iterations allowed_models blocked_models
-    validation_size test_size
+    validation_size test_size enable_early_stopping early_stopping_n_iters
+    enable_onnx_compatible_models
     """.split()  # noqa: SIM905
 )
 PRIMARY = {"classification": "accuracy", "regression": "normalized_root_mean_squared_error"}
@@ -156,8 +159,8 @@ class AutoMLConfig(Config):
         self._data: automl_data.Data | None = None
         for name in sorted(self.user_settings.keys() - USED - WITHOUT_EFFECT):
             once(f"AutoMLConfig: {name} is not known here, and not used")
-        if self.user_settings.get("enable_early_stopping"):
-            once("AutoMLConfig: enable_early_stopping is not used: it makes all iterations or uses all its time")
+        if self.user_settings.get("enable_onnx_compatible_models"):
+            once("AutoMLConfig: enable_onnx_compatible_models is not used: labrun saves models by skops, not as ONNX")
         for name in sorted(self.user_settings.keys() & {"weight_column_name", "sample_weight", "cv_splits_indices"}):
             if self.user_settings[name] is not None:
                 once(f"AutoMLConfig: {name} is not used: labrun weighs all samples alike, and draws the folds itself")
@@ -293,8 +296,21 @@ class AutoMLConfig(Config):
             *([f"sweep.timeout_min={float(minutes):g}"] if minutes is not None else []),
             *([f"sweep.trial_timeout_min={float(each):g}"] if each is not None else []),
             *([f"sweep.stop_at={float(score)!r}"] if score is not None else []),
+            *self._patience(count),
             *([f"sweep.max_concurrent={int(given.get('max_concurrent_iterations') or 1)}"]),
         ]
+
+    def _patience(self, count: Any) -> list[str]:
+        """When the search ends early, where it makes as many iterations as that takes."""
+        given = self.user_settings
+        patience = int(given.get("early_stopping_n_iters") or PATIENCE)
+        if given.get("enable_early_stopping", True) is False or (count and int(count) <= LANDMARKS + patience):
+            return []
+        once(
+            f"AutoMLConfig: after {LANDMARKS} iterations the search ends when {patience} in a row are no better; "
+            "enable_early_stopping=False makes them all"
+        )
+        return [f"sweep.patience={patience}", f"sweep.patience_from={LANDMARKS}"]
 
     def _models(self) -> list[str]:
         """The estimators that are allowed, where not all are."""
@@ -335,7 +351,7 @@ class AutoMLConfig(Config):
             UserErrorException: the samples are others.
         """
         config = copy.copy(self)
-        config.user_settings, config._data = {**self.user_settings, **settings}, None
+        config.user_settings, config._data = {**self.user_settings, **settings, "enable_early_stopping": False}, None
         words, before = config.words(experiment), self.words(experiment)
         if words[2] != before[2]:
             raise UserErrorException(

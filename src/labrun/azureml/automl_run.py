@@ -225,6 +225,8 @@ class AutoMLRun(Run):
 
     def get_best_child(self, metric: str | None = None, onnx_compatible: bool = False, **kwargs: Any) -> IterationRun:
         """The best iteration by the primary metric, or by another."""
+        if onnx_compatible:
+            absent.not_here("get_best_child(onnx_compatible=True)", absent.ONNX)
         return self._best(metric)
 
     def get_output(

@@ -108,12 +108,9 @@ def _scored_on(record: Record, metric: str, is_split: bool, is_told: bool) -> st
     config, entry = record.config.get("dataset"), record.data[0]
     dataset = {str(key): value for key, value in config.items()} if isinstance(config, Mapping) else {}
     unlike = set(UNSCORED)
-    if metric.startswith("val_"):
-        unlike.discard("validation_size")
-    elif not is_split:
-        unlike |= OF_A_SPLIT
-    else:
-        unlike.add("validation_size")
+    is_of_training = metric.startswith("val_") or (not metric.startswith(PARTS) and _folds(record))
+    if not is_of_training:
+        unlike |= {"validation_size"} if is_split else OF_A_SPLIT
     kept = sorted((key, repr(value)) for key, value in dataset.items() if key not in unlike and value not in NOTHING)
     return repr((entry.get("name"), entry.get("content") if is_told else entry.get("digest"), kept))
 
@@ -121,16 +118,25 @@ def _scored_on(record: Record, metric: str, is_split: bool, is_told: bool) -> st
 def _several_ways(found: Sequence[Record], metric: str) -> list[str]:
     if metric.startswith(PARTS):
         return []
-    folded = [record for record in found if _is_cross_validated(record)]
-    if not folded or len(folded) == len(found):
+    ways: dict[int, list[Record]] = {}
+    for record in found:
+        ways.setdefault(_folds(record), []).append(record)
+    if len(ways) < 2:
         return []
-    return [
-        f"it is the mean of model.folds in {len(folded)} of them ({folded[0].id}, for one), and of the test part in "
-        f"{len(found) - len(folded)}. Say model.folds for all, or for none"
-    ]
+    told = [f"{_way(folds)} in {len(ways[folds])} of them ({ways[folds][0].id}, for one)" for folds in sorted(ways)]
+    return [f"it is {', and '.join(told)}. Give all of them the same model.folds"]
 
 
-def _is_cross_validated(record: Record) -> bool:
+def _way(folds: int) -> str:
+    return ("of the test part", "of the validation part")[folds] if folds < 2 else f"the mean of {folds} folds"
+
+
+def _folds(record: Record) -> int:
+    """The folds whose mean the plain names of its metrics stand for; 1: the validation part; 0: the test part."""
     model = record.config.get("model")
     folds = model.get("folds") if isinstance(model, Mapping) else None
-    return bool(folds) and any(name.startswith("test_") for name in record.metrics)
+    if not isinstance(model, Mapping) or not isinstance(folds, int):
+        return 0
+    # A model of the user's own may have `folds`, too. A search tests its best pipeline alone.
+    is_pipeline = str(model.get("_target_")).startswith("labrun.models.pipeline.")
+    return folds if is_pipeline or any(name.startswith("test_") for name in record.metrics) else 0

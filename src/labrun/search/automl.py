@@ -235,10 +235,12 @@ def _tell(
 
     assert best.values is not None
     rows = [("best pipeline", f"run {best.run}: {pipeline_name(best.record)}")]
-    rows += [("  in cross-validation", f"{objective.metric} {report.number(best.values[0])}")]
+    is_held = best.record.config["model"]["folds"] == 1
+    where = "on the validation part" if is_held else "in cross-validation"
+    rows += [(f"  {where}", f"{objective.metric} {report.number(best.values[0])}")]
     rows += _tested(folder / BEST, objective, QUANTITIES)
     if vote is None:
-        rows.append(("ensemble", "none of them is better in cross-validation"))
+        rows.append(("ensemble", f"none of them is better {where}"))
     else:
         total = sum(vote.chosen.values())
         members = ", ".join(
@@ -247,7 +249,7 @@ def _tell(
         )
         rows.append(("ensemble", members))
         shown = f"{objective.metric} {report.number(vote.value)} ({report.number(single)} of the best alone)"
-        rows.append(("  over all folds at once", shown))
+        rows.append((f"  {where}" if is_held else "  over all folds at once", shown))
         rows += _tested(folder / VOTE, objective, QUANTITIES)
     results.say(report.table(rows))
 

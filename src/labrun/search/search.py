@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import math
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -299,6 +300,7 @@ class Search:
         else:
             self.study.fail(one.number, record.reason)
             self._look_at_failure(record)
+        self._look_whether_it_gets_better()
 
     def _look_at_failure(self, record: Record) -> None:
         """End a search whose very data or configuration cannot be used: every trial would say the same.
@@ -350,6 +352,19 @@ class Search:
         self.close(why)
         for one in self._trials.values():
             self._stop(one, why)
+
+    def _look_whether_it_gets_better(self) -> None:
+        """Begin no more trials once `patience` of them in a row were no better than one before."""
+        patience, score = self.settings.get("patience"), self.objectives[0].score
+        if patience is None or self._closed is not None:
+            return
+        scores = [score(trial.values[0]) if trial.values else -math.inf for trial in self.study.over()]
+        if len(scores) < patience + int(self.settings["patience_from"]):
+            return
+        if max(scores[:-patience], default=-math.inf) >= max(scores[-patience:]) and max(scores) > -math.inf:
+            why = f"{patience} trials in a row are no better (sweep.patience)"
+            log.info("%s: no more trials are begun", why)
+            self.close(why)
 
     def look(self) -> None:
         """End what is not worth going on, and what has had its time."""

@@ -115,6 +115,11 @@ class Study:
         """The trials that have a run, and of which nothing has been told yet."""
         return [trial for trial in self.trials() if trial.state == TrialState.RUNNING]
 
+    def over(self) -> list[FrozenTrial]:
+        """The trials that have ended, in the order of their ends."""
+        ended = [(trial.datetime_complete, trial) for trial in self.trials() if trial.datetime_complete is not None]
+        return [trial for _, trial in sorted(ended, key=lambda pair: pair[0])]
+
     def settle(self) -> None:
         """Close what a killed controller had asked for and given no run: it was never tried."""
         for trial in self._study.get_trials(deepcopy=False):

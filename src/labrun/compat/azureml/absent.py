@@ -18,7 +18,7 @@ _SUBMIT = "submit from the command line: labrun experiment=script script.path=tr
 _SWEEP = "sweep from the command line: labrun -m experiment=script script.arguments.NAME=0.01,0.1 (or sweep=tpe)"
 _DATASTORE = "a datastore is a file in conf/datastore; bring data with `lab data upload`, see it with `lab data ls`"
 _MODELS = "register a finished run's model with `lab models register` (and see them with `lab models ls`)"
-ONNX = "get_output() gives a model of scikit-learn, which the package skl2onnx converts"
+ONNX = "predict() of the model that get_output() returns, or register_model(), which saves it by skops, not as ONNX"
 _SERVE = "score with `lab models predict`, or load the model in a program of yours: labrun has no web services"
 
 INSTEAD = {
