@@ -333,22 +333,36 @@ with mlflow.start_run():
     mlflow.log_text("hello", "notes/hello.txt")
     with mlflow.start_run(nested=True):
         mlflow.log_metric("inner", 7)
+    with mlflow.start_run(nested=True):
+        mlflow.log_metric("inner", 6)
+best = mlflow.search_runs(filter_string="metrics.inner > 1", order_by=["metrics.inner ASC"])
+print("inner", best["metrics.inner"].tolist(), len(mlflow.search_runs(max_results=1)))
+for wrong in (lambda: mlflow.search_runs(filter_string="loss ="), lambda: mlflow.get_run("0" * 32)):
+    try:
+        wrong()
+    except mlflow.exceptions.MlflowException as error:
+        print(error)
 from sklearn.linear_model import LogisticRegression
 model = LogisticRegression().fit([[0], [1]], [0, 1])
 logged = mlflow.sklearn.log_model(model, name="model", serialization_format="skops")
 print("version", mlflow.register_model(logged.model_uri, "fit", tags={"c": "d"}).version)
+from azureml.core import Run
+print("its", mlflow.register_model(f"runs:/{Run.get_context().id}/model", "fit").version)
 """)
-    done = labrun(*SCRIPT)
+    done = labrun(*SCRIPT, "script.azureml=true")
     assert done.returncode == 0, done.stdout + done.stderr
     run_dir, record = store.find(source, "last")
-    assert record.metrics == {"loss": 1 / 3, "a": 1, "b": 2, "inner": 7} and record.tags == {"team": "vision"}
+    assert record.metrics == {"loss": 1 / 3, "a": 1, "b": 2, "inner": 6} and record.tags == {"team": "vision"}
     assert (run_dir / "outputs/notes/hello.txt").read_text() == "hello"
     assert json.loads((run_dir / "logs/mlflow_params.json").read_text()) == {"lr": "0.1"}
     assert (run_dir / "outputs/model/MLmodel").is_file()
-    (version,) = journal.every(journal.read(source))
+    version, second = journal.every(journal.read(source))
     assert (version.name, version.number, version.tags, version.run) == ("fit", 1, {"c": "d"}, record.id)
+    assert (second.number, second.run, second.file) == (2, record.id, version.file)
     text = (run_dir / "driver.log").read_text()
-    assert "version 1\n" in text and "Registered fit/1: outputs/model" in text
+    assert "version 1\n" in text and "Registered fit/1: outputs/model" in text and "its 2\n" in text
+    assert "inner [6.0, 7.0] 1\n" in text and "none of the runs of this script" in text
+    assert "INVALID_PARAMETER_VALUE: runs/search: Invalid" in text
 
 
 def test_a_sweep_of_scripts_has_curves_of_its_best(workspace: Path, labrun: Command) -> None:

@@ -19,6 +19,7 @@ from labrun.azureml.mlflow_models import Registry
 from labrun.errors import LabrunError
 from labrun.runs import context
 from labrun.tasks.mlflow_endpoint import Answer, Endpoint, RefusedCallError, ScriptRunState, UnknownCallError
+from labrun.tracking.mlflow.search import searched
 
 MLFLOWS_ID = re.compile("[0-9a-f]{32}")
 """An id of MLflow's form begins with labrun's own."""
@@ -69,7 +70,7 @@ class WorkspaceBook:
             if name == "runs/create":
                 return self._begin(content)
             if name == "runs/search":
-                return mlflow_runs.searched(self._every(content), content)
+                return {"runs": searched(self._every(content), content)}
             if name.startswith(REGISTRY):
                 return self._registry.carry_out(name, content)
             run_id = str(content.get("run_id") or content.get("run_uuid") or content.get("source_run_id") or "")

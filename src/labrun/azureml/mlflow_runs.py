@@ -59,22 +59,6 @@ def history(run: api.Run, metric: str) -> Answer:
     return {"metrics": [_metric(line) for line in context.read_metrics(run.folder) if line["name"] == metric]}
 
 
-def searched(found: list[Answer], content: Answer) -> Answer:
-    """Those of some runs that a search of MLflow's leaves, in the order that it asks for."""
-    from mlflow.entities import Run
-    from mlflow.protos import service_pb2
-    from mlflow.utils.proto_json_utils import parse_dict
-    from mlflow.utils.search_utils import SearchUtils
-
-    protos = [service_pb2.Run() for _ in found]
-    for one, proto in zip(found, protos, strict=True):
-        parse_dict(one, proto)
-    runs: list[Any] = [Run.from_proto(proto) for proto in protos]
-    kept = SearchUtils.sort(SearchUtils.filter(runs, content.get("filter")), content.get("order_by"))
-    by_id = {one["info"]["run_id"]: one for one in found}
-    return {"runs": [by_id[run.info.run_id] for run in kept[: int(content.get("max_results") or 1000)]]}
-
-
 def _metric(line: dict[str, Any]) -> Answer:
     moment = int(float(line["time"]) * 1000)
     return {"key": line["name"], "value": line["value"], "step": line["step"], "timestamp": moment}

@@ -12,7 +12,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from labrun.compat.azureml.training import promises
 from labrun.runs import context
+from labrun.tracking.mlflow.search import searched
 
 log = logging.getLogger(__name__)
 
@@ -150,6 +151,7 @@ class ScriptRunState:
         run_dir: its folder.
         log: what takes a metric's name, value and step.
         experiment_id: by which MLflow is to know the experiment.
+        aliases: other ids of the run, as the script may have them from Azure ML's SDK.
     """
 
     def __init__(
@@ -159,9 +161,11 @@ class ScriptRunState:
         run_dir: Path,
         log: Callable[[str, float, int], None] = context.log,
         experiment_id: str = EXPERIMENT_ID,
+        aliases: Collection[str] = (),
     ) -> None:
         self.run_id: str | None = run_id + secrets.token_hex(12)
         """32 digits, as MLflow's own."""
+        self._aliases = {run_id, *aliases}
         self._experiment, self._run_dir = experiment, run_dir
         self._log, self._experiment_id = log, experiment_id
         self._lock = threading.Lock()
@@ -199,7 +203,7 @@ class ScriptRunState:
                 self._tags(own, content.get("tags") or [])
                 return {"run": _shown(own)}
             if name == "runs/search":
-                return {"runs": [_shown(run) for run in self._runs.values()]}
+                return {"runs": searched([_shown(run) for run in reversed(self._runs.values())], content)}
             if name.startswith("runs/"):
                 return self._of_run(name[5:], content)
             if name == "metrics/get-history":
@@ -238,7 +242,10 @@ class ScriptRunState:
         raise UnknownCallError
 
     def _of_run(self, verb: str, content: Answer) -> Answer:
-        own = self._runs[str(content.get("run_id") or content.get("run_uuid"))]
+        run_id = str(content.get("run_id") or content.get("run_uuid"))
+        own = self._runs.get(str(self.run_id) if run_id in self._aliases else run_id)
+        if own is None:
+            raise RefusedCallError("RESOURCE_DOES_NOT_EXIST", f"{run_id} is none of the runs of this script")
         if verb == "get":
             return {"run": _shown(own)}
         if verb == "update":

@@ -75,7 +75,7 @@ def run(config: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]], record: 
     if (count := along.machines(config)) > 1:
         run_context = context.current()
         along.tell_ready(paths, 1 if run_context is None else run_context.attempt)
-    with Endpoint(ScriptRunState(record.id, record.name, paths.root)) as endpoint:
+    with Endpoint(_state(record, paths)) as endpoint:
         command = command_of(script, work, words, count)
         environment = variables(config, record, paths, inputs, endpoint)
         try:
@@ -101,7 +101,7 @@ def assist(config: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]], recor
     """
     script, work = config["script"], paths.root / WORK
     attempt = along.wait_until_ready(paths)
-    with Endpoint(ScriptRunState(record.id, record.name, paths.root)) as endpoint:
+    with Endpoint(_state(record, paths)) as endpoint:
         words = definition.words(script["positional"], script["arguments"])
         command = command_of(script, work, words, along.machines(config))
         own = {context.RUN_DIR_VARIABLE: str(paths.root), context.ATTEMPT_VARIABLE: str(attempt)}
@@ -314,6 +314,11 @@ def variables(
     if "MLFLOW_TRACKING_URI" not in config["compute"]["environment"]:
         found |= endpoint.variables
     return found
+
+
+def _state(record: Record, paths: RunPaths) -> ScriptRunState:
+    shown = sdk_ids.of_run(record.id, record.sweep, record.config)
+    return ScriptRunState(record.id, record.name, paths.root, aliases=[shown])
 
 
 def _keep_build_log(digest: str, paths: RunPaths) -> None:
