@@ -109,10 +109,12 @@ run.upload_file("outputs/mlflow/x.pkl", "m.pkl")
 run.tag("k", "v")
 with run.child_run("below") as child:
     child.log("in", 1)
-early = run.register_model("early", "outputs/m.pkl")
+early = run.register_model("early", "outputs/m.pkl", None, None, "ScikitLearn")
+assert early.model_framework == "ScikitLearn"
 going = [run.status, run.type, isinstance(run, Run), run.display_name]
 run.complete()
-late = run.register_model("late", "outputs/m.pkl")
+late = run.register_model("late", "outputs/m.pkl", None, None, "ScikitLearn")
+assert late.model_framework == "ScikitLearn"
 run.register_model("short", "mlflow/x.pkl")
 run.download_file("mlflow/x.pkl", "x.pkl")
 again = Run(experiment, run.id)

@@ -90,7 +90,7 @@ run.download_file("azureml-logs/70_driver_log.txt", "log.txt")
 run.download_files("user_logs", "logs")
 logs = [open("log.txt").read(), open("logs/user_logs/std_log.txt").read()]
 logs.append(run.get_details_with_logs()["logFiles"]["azureml-logs/70_driver_log.txt"])
-model = run.register_model(model_name="day1", model_path="outputs/model.txt", tags={"a": "b"})
+model = run.register_model("day1", "outputs/model.txt", {"a": "b"}, None, "ScikitLearn", "1.0", "told")
 facts = {
     "metrics": run.get_metrics(),
     "status": [run.status, run.get_status(), run.get_details()["status"]],
@@ -99,7 +99,7 @@ facts = {
     "tags": run.tags,
     "type": run.type,
     "number": run.number,
-    "model": [model.name, model.version],
+    "model": [model.name, model.version, model.model_framework, model.model_framework_version, model.description],
     "again": Run.get(ws, run.id) == run and Run(run.experiment, run.id) == run,
     "isinstance": isinstance(run, Run),
     "all": [one.id == run.id for one in run.experiment.get_runs()],
@@ -147,7 +147,11 @@ def test_a_control_script_from_start_to_end(project: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = facts(project)
     check(found)
-    assert found["number"] == 1 and found["model"] == ["day1", 1] and (project / "copy.txt").read_text() == "model"
+    assert (
+        found["number"] == 1
+        and found["model"] == ["day1", 1, "ScikitLearn", "1.0", "told"]
+        and (project / "copy.txt").read_text() == "model"
+    )
     assert f"inside {found['metrics']}" in done.stdout, "inside and outside, the metrics are the same"
     assert done.stderr.count("stands for compute=local, 4 runs at once at most") == 1
     record = labrun.get_run("last", root=project).record
@@ -278,6 +282,7 @@ def test_a_run_that_fails_and_one_whose_output_is_interrupted(ws: Workspace, tmp
         (lambda ws: Experiment(ws, "x").submit(3), "submit a ScriptRunConfig"),
         (lambda ws: ScriptRunConfig("."), "give either script= and arguments=, or command="),
         (lambda ws: Experiment(ws, "x").submit(ScriptRunConfig(".", "no.py")), "there is no script no.py"),
+        (lambda ws: Experiment(ws, "x").submit(ScriptRunConfig(".", "a.ipynb")), "a.ipynb is a notebook.*nbconvert"),
         (lambda ws: ScriptRunConfig(".", "a.py", "--rate 1"), "arguments='--rate 1': give a list"),
         (lambda ws: ScriptRunConfig(".", "a.py", run_config="local"), r"run_config='local': give RunConfiguration"),
         (lambda ws: ScriptRunConfig(".", "a.py", environment="AzureML-Minimal"), "give an Environment"),

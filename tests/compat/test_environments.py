@@ -286,5 +286,6 @@ def test_several_machines_are_used_where_there_are_some_and_workers_of_tensorflo
     assert {"script.processes=1", "compute.nodes=2"} <= set(old.words(Experiment(ws, "x")))
     found = words(TensorflowConfiguration(worker_count=3), "local")
     assert "script.processes=3" in found and any(word.startswith("+compute.environment.LABRUN_TF") for word in found)
+    assert TensorflowConfiguration().parameter_server_count == RunConfiguration().tensorflow.parameter_server_count == 1
     with pytest.raises(UserErrorException, match="no parameter servers"):
         words(TensorflowConfiguration(worker_count=2, parameter_server_count=1), "local")

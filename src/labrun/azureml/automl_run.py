@@ -137,15 +137,16 @@ class IterationRun(Run):
         model_path: str | None = None,
         tags: Mapping[str, Any] | None = None,
         properties: Mapping[str, Any] | None = None,
+        *more: Any,
         **kwargs: Any,
     ) -> Any:
         """Register its fitted pipeline, which the SDK has as `outputs/model.pkl`; or another of its files."""
         if model_path not in (None, PICKLE) or model_path in super().get_file_names():
-            return super().register_model(model_name, model_path, tags, properties, **kwargs)
+            return super().register_model(model_name, model_path, tags, properties, *more, **kwargs)
         from labrun.azureml import registering
 
         shown = Run(self._experiment, work=api.Run(self._search()._fitted(self)))
-        return registering.of_run(shown, model_name, None, tags, properties, **kwargs)
+        return registering.of_run(shown, model_name, None, tags, properties, *more, **kwargs)
 
 
 class AutoMLRun(Run):

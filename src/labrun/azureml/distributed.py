@@ -48,9 +48,19 @@ class PyTorchConfiguration:
 class TensorflowConfiguration:
     """Workers, which TensorFlow finds by TF_CONFIG; the first of them is the chief."""
 
-    def __init__(self, worker_count: int = 1, parameter_server_count: int = 0) -> None:
-        self.worker_count, self.parameter_server_count = worker_count, parameter_server_count
-        self.node_count = 1
+    def __init__(self, worker_count: int = 1, parameter_server_count: int | None = None) -> None:
+        self.worker_count, self.node_count = worker_count, 1
+        self.servers = parameter_server_count
+        """As given; None: nobody asked for any."""
+
+    @property
+    def parameter_server_count(self) -> int:
+        """As given, or the SDK's default, which is one."""
+        return 1 if self.servers is None else self.servers
+
+    @parameter_server_count.setter
+    def parameter_server_count(self, value: int) -> None:
+        self.servers = value
 
     def processes(self, nodes: int) -> int:
         """In all, on so many nodes."""
@@ -72,10 +82,11 @@ def words(config: Any, run_config: Any, target: Sequence[str]) -> list[str]:
     if config is None and run_config.communicator in COMMUNICATORS:
         config = MpiConfiguration(run_config.mpi.process_count_per_node, nodes)
     if config is None and run_config.communicator == "ParameterServer":
-        told = run_config.tensorflow
-        config = TensorflowConfiguration(told.worker_count, told.parameter_server_count)
+        config = run_config.tensorflow
     is_tensorflow = isinstance(config, TensorflowConfiguration)
-    if is_tensorflow and config.parameter_server_count:
+    if is_tensorflow and config.servers is None and config.worker_count > 1:
+        once(f"{config.worker_count} workers run and no parameter server, as parameter_server_count=0 asks for")
+    if is_tensorflow and config.servers:
         raise UserErrorException(
             f"parameter_server_count={config.parameter_server_count}: labrun starts no parameter servers. Use workers "
             "alone: TensorflowConfiguration(worker_count=N) with MultiWorkerMirroredStrategy"

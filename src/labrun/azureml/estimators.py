@@ -169,8 +169,9 @@ class Estimator(Config):
 
 def _processes(backend: str | None, nodes: int, per_node: int, others: Mapping[str, Any]) -> Any:
     """What the older arguments say of processes; None where they ask for one."""
-    if others.get("worker_count", 1) > 1 or others.get("parameter_server_count", 0):
-        return TensorflowConfiguration(others.get("worker_count", 1), others.get("parameter_server_count", 0))
+    workers, servers = others.get("worker_count", 1), others.get("parameter_server_count")
+    if workers > 1 or servers:
+        return TensorflowConfiguration(workers, servers)
     if int(nodes or 1) * int(per_node or 1) > 1:
         return MpiConfiguration(per_node, nodes)
     return None

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from labrun import api, program
+from labrun.azureml import registering
 from labrun.azureml.run import Run
 from labrun.azureml.submitting import TYPE_TAG
 from labrun.compat.azureml.exceptions import UserErrorException
@@ -72,14 +73,15 @@ class InteractiveRun(Run):
         model_path: str | None = None,
         tags: Mapping[str, Any] | None = None,
         properties: Mapping[str, Any] | None = None,
+        *more: Any,
         **kwargs: Any,
     ) -> Any:
         """Register one of its files: at once where it has ended, else as it completes."""
         if not self._work.is_open:
-            return super().register_model(model_name, model_path, tags, properties, **kwargs)
+            return super().register_model(model_name, model_path, tags, properties, *more, **kwargs)
         own = context.RunContext(self._folder)
-        words = ("description", "model_framework", "model_framework_version")
-        about = registered.about(tags, properties, *[kwargs.get(name) for name in words])
+        kwargs |= dict(zip(registering.AFTER, more, strict=False))
+        about = registered.about(tags, properties, *[kwargs.get(name) for name in registering.KEPT])
         return model.promised(own, model_name, model_path, about, local=False)
 
 

@@ -12,6 +12,8 @@ from labrun.errors import LabrunError, MissingDataError
 from labrun.registry import models
 
 KEPT = ("description", "model_framework", "model_framework_version")
+AFTER = ("model_framework", "model_framework_version", "description")
+"""What follows `properties` in the SDK."""
 
 
 def of_run(
@@ -20,6 +22,7 @@ def of_run(
     model_path: str | None,
     tags: Mapping[str, Any] | None,
     properties: Mapping[str, Any] | None,
+    *more: Any,
     **kwargs: Any,
 ) -> Any:
     """Register a file or a folder of a run; see `Run.register_model`.
@@ -30,6 +33,7 @@ def of_run(
         UserErrorException: the run goes on, or its file cannot be taken.
     """
     registered.check_name(model_name)
+    kwargs |= dict(zip(AFTER, more, strict=False))
     told = registered.about(tags, properties, *[kwargs.get(name) for name in KEPT])
     root = run.experiment.workspace
     try:

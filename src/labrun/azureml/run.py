@@ -439,6 +439,7 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         model_path: str | None = None,
         tags: Mapping[str, Any] | None = None,
         properties: Mapping[str, Any] | None = None,
+        *more: Any,
         **kwargs: Any,
     ) -> Any:
         """Register its model, or another of its files or folders.
@@ -449,7 +450,8 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
                 `outputs`.
             tags: of the version.
             properties: of the version.
-            **kwargs: `description`, `model_framework` and the SDK's other words, kept as properties.
+            *more: `model_framework`, `model_framework_version` and `description`, which are kept.
+            **kwargs: the same by their names; the SDK's other words are not kept.
 
         Returns:
             The version.
@@ -461,11 +463,11 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
 
         registered.check_name(model_name)
         try:
-            return registering.of_run(self, model_name, model_path, tags, properties, **kwargs)
+            return registering.of_run(self, model_name, model_path, tags, properties, *more, **kwargs)
         except UserErrorException:
             if not self._has_ended(f"register_model({model_name!r})"):
                 raise
-            return registering.of_run(self, model_name, model_path, tags, properties, **kwargs)
+            return registering.of_run(self, model_name, model_path, tags, properties, *more, **kwargs)
 
     # What belongs to it
 

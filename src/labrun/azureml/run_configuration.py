@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from labrun.azureml.advice import Advising
+from labrun.azureml.distributed import TensorflowConfiguration
 
 
 class RunConfiguration(Advising):
@@ -49,7 +50,7 @@ class RunConfiguration(Advising):
             vm_size=None, vm_priority=None, retain_cluster=False, _cluster_max_node_count=1
         )
         self.mpi = SimpleNamespace(process_count_per_node=1, node_count=1)
-        self.tensorflow = SimpleNamespace(worker_count=1, parameter_server_count=0)
+        self.tensorflow = TensorflowConfiguration()
         self.spark = SimpleNamespace(configuration={})
         self.hdi = SimpleNamespace(yarn_deploy_mode="cluster")
         self.credential_passthrough = False

@@ -134,6 +134,11 @@ class ScriptRunConfig(Config):
             quoted = [f"'{text}'" if isinstance(text, Reference) else exact.escaped(text) for text in texts]
             return [word("script.command", Reference(" ".join(quoted)))]
         script, arguments = (given[1], given[2:]) if self.command is not None else (self.script, self.arguments)
+        if str(script).endswith(".ipynb"):
+            raise UserErrorException(
+                f"ScriptRunConfig: {script} is a notebook, and a run is a script. Make one of it: "
+                f"jupyter nbconvert --to script {script}"
+            )
         if not Path(self.source_directory, str(script)).is_file():
             raise UserErrorException(
                 f"ScriptRunConfig: there is no script {script} in the source directory {self.source_directory} "
