@@ -11,9 +11,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pytorch_lightning as pl
 import torch
+import torchmetrics
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, TensorDataset, random_split
+from torchmetrics import classification
 
 NOTES = "LOADER_PARTS_NOTES"
 """Names a file that `prepare_data` writes a line to."""
@@ -113,6 +115,48 @@ class Lit(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.parameters(), lr=self.hparams["lr"])
+
+
+class Measures(Lit):
+    """Averages, sums, extremes and torchmetrics; the best begins anew with a training, as templates have it."""
+
+    def __init__(self, num_classes: int, width: int = 32, lr: float = 0.01) -> None:
+        super().__init__(num_classes, width, lr)
+        classes = {"num_classes": num_classes}
+        self.acc = classification.MulticlassAccuracy(**classes)
+        self.auroc = classification.MulticlassAUROC(**classes)
+        self.several = torchmetrics.MetricCollection(
+            {name: getattr(classification, f"Multiclass{name}")(**classes) for name in ("Precision", "Recall")}
+        )
+        self.best = torchmetrics.MaxMetric()
+        self.losses: list[Tensor] = []
+
+    def on_train_start(self) -> None:
+        self.best.reset()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        scores, loss = self(batch[0]), super().training_step(batch, batch_idx)
+        self.log("train/sum", loss, reduce_fx="sum", on_step=False, on_epoch=True)
+        self.log("train/max", loss, reduce_fx="max", on_step=False, on_epoch=True)
+        for metric in (self.acc, self.auroc, self.several):
+            metric.update(scores, batch[1])
+        self.log("train/acc", self.acc, on_step=False, on_epoch=True)
+        self.losses.append(loss.detach())
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.late = batch_idx
+
+    def on_train_epoch_end(self) -> None:
+        self.log("train/auroc", self.auroc.compute())
+        self.log_dict(self.several.compute())
+        self.auroc.reset()
+        self.several.reset()
+        self.losses.clear()
+
+    def on_validation_epoch_end(self) -> None:
+        self.best.update(self.trainer.callback_metrics["val/acc"])
+        self.log("val/best", self.best.compute())
 
 
 class Names(Lit):

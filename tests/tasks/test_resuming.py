@@ -11,6 +11,7 @@ import loader_parts
 from conftest import Runner
 from labrun import execute
 from labrun.errors import LabrunError
+from labrun.runs import context
 from labrun.runs import record as records
 from labrun.runs.recording import Preempted
 
@@ -61,7 +62,15 @@ def broken_off(run_here: Runner, *overrides: str, step: int, leaves: bool = Fals
     return run_dir
 
 
+def recorded(run_dir: Path) -> dict[tuple[str, int], float]:
+    """Each value of the record at its step, of the last attempt that came there."""
+    return {(line["name"], line["step"]): line["value"] for line in context.read_metrics(run_dir)}
+
+
 def same(one: Path, other: Path) -> bool:
+    whole, more = recorded(one), recorded(other)
+    begins = min(step for _, step in more)
+    assert {key: value for key, value in whole.items() if key[1] >= begins} == more
     return all(torch.equal(value, weights(other)[name]) for name, value in weights(one).items())
 
 
@@ -89,6 +98,26 @@ def test_broken_off_anywhere_it_ends_with_the_same_weights(
     assert same(whole, broken_off(run_here, *overrides, step=batches + 2, leaves=True))
     assert "in epoch 2, after 3 of its batches" in caplog.text
     assert same(whole, broken_off(run_here, *overrides, STEPS, step=batches + 2))
+    assert same(whole, broken_off(run_here, *overrides, step=2 * batches - 1, leaves=True))
+    assert "make room: saved after epoch 2" in caplog.text
+
+
+def test_what_a_module_logs_and_measures_goes_on(
+    run_here: Runner, noisy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    measures = (*NOISY, "model._target_=loader_parts.Measures")
+    _, whole = run_here(*measures)
+    for step, leaves in ((15, True), (18, False)):
+        caplog.clear()
+        assert same(whole, broken_off(run_here, *measures, *(() if leaves else [STEPS]), step=step, leaves=leaves))
+        assert "Measures.on_train_epoch_end: what the module gathers" in caplog.text
+        assert "Measures.on_train_batch_end: not called for the last batch" in caplog.text
+    assert "break alone" not in caplog.text
+    validates = (*measures, "+trainer.options.val_check_interval=5")
+    _, whole = run_here(*validates)
+    assert same(whole, broken_off(run_here, *validates, step=17, leaves=True))  # a validation comes next
+    assert "in epoch 2, after 6 of its batches" in caplog.text
 
 
 def test_a_loader_that_cannot_go_on_begins_its_epoch_again(

@@ -21,7 +21,9 @@ from pytorch_lightning.utilities import rank_zero_only
 from labrun.data import loaders, random_states
 from labrun.errors import RunFailedError
 from labrun.runs import context, recording
+from labrun.tasks.gathered import Gathered
 from labrun.tasks.packages import Package
+from labrun.tasks.progress import is_of_an_epochs_end
 from labrun.tasks.threads import Work
 from labrun.tasks.work import Watch
 
@@ -238,15 +240,6 @@ def _bring(state: dict[str, Any], source: Path, home: Path) -> None:
         state[key] = moved.get(str(state.get(key, "")), "")
 
 
-def is_of_an_epochs_end(checkpoint: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint is a whole state to go on from, with all of its epoch done."""
-    try:
-        epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
-        return bool(epochs["processed"] == epochs["ready"] and checkpoint["optimizer_states"] is not None)
-    except (KeyError, TypeError):
-        return False
-
-
 def _is_readable(value: Any) -> bool:
     """Whether a state can be read without unpickling anybody's classes."""
     if _is_plain(value):
@@ -340,7 +333,8 @@ class Keeper:
         self._loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if self._fails and trainer.world_size == 1 and (what := unusual("the loss", self._loss)):
             self._end(f"{what} in epoch {trainer.current_epoch + 1}, batch {batch_idx + 1}")
-        if self._agreed_to_leave(trainer, batch_idx) and not trainer.fit_loop._should_accumulate():
+        leaves, steps = self._agreed_to_leave(trainer, batch_idx), not trainer.fit_loop._should_accumulate()
+        if leaves and steps and not _validates_next(trainer):
             self._make_room(trainer)  # after a step of the optimizer, since gradients are in no checkpoint
         if self.keeps and not trainer.is_last_batch:
             self._keep_midway(trainer)
@@ -355,7 +349,7 @@ class Keeper:
         return self._leaves
 
     def _make_room(self, trainer: Any) -> None:
-        if trainer.is_last_batch or can_go_on_midway(trainer):
+        if can_go_on_midway(trainer):
             trainer.save_checkpoint(self._path)
             log.info("Asked to make room: saved after step %d", trainer.global_step)
         else:
@@ -365,8 +359,14 @@ class Keeper:
     def _keep_midway(self, trainer: Any) -> None:
         """Have another callback's checkpoint be the last, too, and keep where the time or the steps are up."""
         found = None if self._files is None else self._files.midway
-        is_new = found is not None and found[1] == trainer.global_step and found[0] != self._path
-        if found is not None and is_new and not trainer.fit_loop._should_accumulate() and can_go_on_midway(trainer):
+        if (
+            found is not None
+            and found[1] == trainer.global_step
+            and found[0] != self._path
+            and not trainer.fit_loop._should_accumulate()
+            and can_go_on_midway(trainer)
+            and not _validates_next(trainer)
+        ):
             self._link(found[0])
         is_asked = trainer.should_stop and trainer.fit_loop._can_stop_early
         if is_asked or 0 < trainer.max_steps <= trainer.global_step:
@@ -405,8 +405,14 @@ class Keeper:
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self.epochs = trainer.current_epoch + 1
         self._look(trainer)
-        if self.keeps and not self._ended_midway:
+        self._leaves = self._agreed_to_leave(trainer, 0)
+        if (self.keeps or self._leaves) and not self._ended_midway:
             self._keep(trainer)
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        if self._leaves:  # not before, since Lightning logs an epoch's averages last of all
+            log.info("Asked to make room: saved after epoch %d", self.epochs)
+            raise recording.Preempted("asked to make room")
 
     def _keep(self, trainer: Any) -> None:
         newest = None if self._files is None or trainer.world_size > 1 else self._files.newest
@@ -465,6 +471,13 @@ def keeper(
     return made(path, files, on_nan)
 
 
+def _validates_next(trainer: Any) -> bool:
+    """Whether this batch is the epoch's last, or a validation comes next: Lightning, going on from here, forgets it."""
+    loop = trainer.fit_loop
+    ends = (trainer.should_stop and loop._can_stop_early) or 0 < trainer.max_steps <= trainer.global_step
+    return trainer.is_last_batch or (not ends and loop.epoch_loop._should_check_val_fx(loop._data_fetcher))
+
+
 def can_go_on_midway(trainer: Any) -> bool:
     """Whether the loaders of a training can go on in the middle of an epoch."""
     return _go_on(trainer) and not _take_turns(trainer)
@@ -487,19 +500,22 @@ def train_loaders(trainer: Any) -> list[Any]:
 
 
 class RandomStates(pl.Callback):
-    """Keeps the random states of every process in the checkpoints, and tells loaders and data sets the epoch.
+    """Keeps what Lightning leaves out in the checkpoints: random states, and what the epoch has gathered.
 
     A training that goes on then draws what it would have drawn without the break: dropout, augmentation, orders. It is
-    the first of all callbacks, so that the others draw after it.
+    the first of all callbacks, so that the others draw and read averages after it. It tells loaders and data sets the
+    epoch, too.
 
     Args:
         seed: the run's; a training that goes on with another one draws by that.
+        counts: see `Gathered`.
     """
 
     KEY = "labrun"
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, counts: bool) -> None:
         self._seed = seed
+        self._gathered = Gathered(counts)
         self._loaded: dict[str, Any] | None = None
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
@@ -508,6 +524,7 @@ class RandomStates(pl.Callback):
         if trainer.world_size > 1:
             torch.distributed.all_gather_object(states, own)
         checkpoint[self.KEY] = {"seed": self._seed, "random_states": states}
+        self._gathered.save(trainer, pl_module, checkpoint)
         kept = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader") or []
         stateful = [one for one in train_loaders(trainer) if loaders.is_stateful(one)]
         for place, loader in enumerate(stateful):
@@ -518,6 +535,16 @@ class RandomStates(pl.Callback):
         found = checkpoint.get(self.KEY)
         if isinstance(found, dict) and found["seed"] == self._seed:
             self._loaded = found
+        self._gathered.load(trainer, pl_module, checkpoint)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self._gathered.go_on(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._gathered.go_on(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self._gathered.end(trainer)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if any(map(loaders.keeps_old_copies, train_loaders(trainer))):

@@ -93,6 +93,15 @@ class Classifier(pl.LightningModule):
             for name, value in values.items():
                 context.log(name, value, self.current_epoch + 1 if step is None else step, self.current_epoch + 1)
 
+    def gathered(self) -> dict[str, Any]:
+        """The sums of this epoch, for a checkpoint in its middle."""
+        return {"train": self._train.state(), "recent": self._recent.state()}
+
+    def gather_on(self, values: dict[str, Any]) -> None:
+        """Go on from the sums that `gathered` gave."""
+        self._train.take(values["train"], self.device)
+        self._recent.take(values["recent"], self.device)
+
     def configure_optimizers(self) -> Any:
         return optimizers(self.parameters(), self._model_node, self._max_epochs)
 
@@ -116,6 +125,13 @@ class _Running:
         self._hits = self._hits + (scores.detach().argmax(1) == y).sum()
         self._weight += weight
         self._samples += len(y)
+
+    def state(self) -> dict[str, Any]:
+        return {name: torch.as_tensor(value).cpu() for name, value in vars(self).items()}
+
+    def take(self, state: dict[str, Any], device: torch.device) -> None:
+        self._loss, self._hits = state["_loss"].to(device), state["_hits"].to(device)
+        self._batches, self._weight, self._samples = (int(state[f"_{n}"]) for n in ("batches", "weight", "samples"))
 
     def pop_mean(self) -> float:
         mean = float(self._loss) / max(1, self._batches)

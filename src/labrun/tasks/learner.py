@@ -23,6 +23,7 @@ from labrun import schema
 from labrun.errors import ConfigError, UnfitError
 from labrun.tasks import learned
 from labrun.tasks import task as tasks
+from labrun.tasks.gathered import metric_state, take_metric_state
 from labrun.tasks.task import is_named
 
 log = logging.getLogger(__name__)
@@ -384,6 +385,7 @@ class Learner(pl.LightningModule):
         self._target = self._node.get("target")
         self._lesson = lesson
         self._metrics: dict[tuple[str, int], dict[str, Any]] = {}
+        self._before: dict[str, Any] = {}
 
     @property
     def learns(self) -> dict[str, Any]:
@@ -457,10 +459,20 @@ class Learner(pl.LightningModule):
 
     def _of(self, stage: str, loader: int) -> dict[str, Any]:
         if (stage, loader) not in self._metrics:
-            self._metrics[stage, loader] = {
+            self._metrics[stage, loader] = made = {
                 name: metric.clone().to(self.device) for name, metric in self._lesson.metrics.items()
             }
+            for name in made.keys() & self._before.keys() if stage == "train" else ():
+                take_metric_state(made[name], self._before.pop(name))
         return self._metrics[stage, loader]
+
+    def gathered(self) -> dict[str, Any]:
+        """The metrics of this epoch, for a checkpoint in its middle."""
+        return {name: metric_state(metric) for name, metric in self._metrics.get(("train", 0), {}).items()}
+
+    def gather_on(self, values: dict[str, Any]) -> None:
+        """Have the metrics go on from what `gathered` gave, once the first batch has told which there are."""
+        self._before = dict(values)
 
     def configure_optimizers(self) -> Any:
         return optimizers(self.parameters(), self._node, int(self._trainer_node["max_epochs"]))

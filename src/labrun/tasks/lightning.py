@@ -31,7 +31,7 @@ from labrun.errors import ConfigError, DataError, UnfitError
 from labrun.models.network import Network
 from labrun.runs import context, recording
 from labrun.runs.record import RunPaths
-from labrun.tasks import monitored, packages
+from labrun.tasks import monitored, packages, progress
 from labrun.tasks import task as tasks
 from labrun.tasks.callbacks import (
     FirstBatch,
@@ -41,7 +41,6 @@ from labrun.tasks.callbacks import (
     RandomStates,
     RecordLogger,
     finite_alone,
-    is_of_an_epochs_end,
     keeper,
     plain_checkpoints,
     unusual,
@@ -284,8 +283,8 @@ class NetworkTask(Task):
 
     def _check_resume(self, checkpoint: Path, own: bool, max_steps: int) -> None:
         content = read_tensors(checkpoint)
-        done = _epochs_in(content)
-        where = f"after epoch {done}" if is_of_an_epochs_end(content) else _midway(content)
+        done = progress.epochs_in(content)
+        where = f"after epoch {done}" if progress.is_of_an_epochs_end(content) else progress.midway(content)
         if own:
             log.info("Going on from the last attempt's checkpoint, %s, step %d", where, content["global_step"])
             return
@@ -384,7 +383,7 @@ class NetworkTask(Task):
             callbacks.insert(0, Pulse(record))
         if not isinstance(self._feed, ArraysFeed) and trains_on_processor(settings):
             callbacks.insert(0, FirstBatch(self._weighed))
-        callbacks.insert(0, RandomStates(int(self._config["seed"])))
+        callbacks.insert(0, RandomStates(int(self._config["seed"]), same))
         last = paths.checkpoints / "last.ckpt"
         callbacks.append(keeper(self._package, keeps, last, files, settings.get("on_nan", "warn"), same))
         limits = {k: settings[k] for k in LIMITS if settings.get(k) is not None}
@@ -417,6 +416,7 @@ class NetworkTask(Task):
                 self._trainer_made = made, record
                 return made
             except (
+                RuntimeError,
                 TypeError,
                 ValueError,
                 self._package.part("utilities.exceptions").MisconfigurationException,
@@ -660,23 +660,6 @@ def _is_quiet(callback: Any) -> bool:
     names = {base.__name__ for base in type(callback).__mro__}
     mine = type(callback).__module__.startswith("labrun.")
     return mine or bool(names & {"Checkpoint", "EarlyStopping", "WeightAveraging"})
-
-
-def _epochs_in(checkpoint: Mapping[str, Any]) -> int:
-    """How many epochs had ended when a checkpoint was written."""
-    try:
-        return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
-    except (KeyError, TypeError, ValueError):
-        return int(checkpoint["epoch"]) + 1
-
-
-def _midway(checkpoint: Mapping[str, Any]) -> str:
-    """Where in which epoch a checkpoint was written."""
-    try:
-        batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["ready"]
-    except (KeyError, TypeError):
-        return f"after epoch {_epochs_in(checkpoint)}"
-    return f"in epoch {_epochs_in(checkpoint) + 1}, after {batches} of its batches"
 
 
 class _NoProfiler(pl.profilers.PassThroughProfiler):

@@ -1,0 +1,180 @@
+"""What a training has gathered since its epoch began: averages and metrics, which Lightning leaves out of checkpoints.
+
+A training that goes on in the middle of an epoch then ends it with the values of one that was never broken off. A
+running best (torchmetrics' `MaxMetric`, `MinMetric`) goes on from an epoch's end, too.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MaxMetric, Metric, MetricCollection, MinMetric
+
+from labrun.tasks.feeds import overrides
+from labrun.tasks.progress import is_midway
+
+log = logging.getLogger(__name__)
+
+LOST = {
+    "on_train_epoch_end": "what the module gathers over an epoch in lists or numbers of its own is, in this epoch, "
+    "that of its rest. What it logs and its torchmetrics go on",
+    "on_train_batch_end": "not called for the last batch before the break, whose checkpoint was written before it",
+}
+"""Hooks whose work no checkpoint holds whole, and what is missing."""
+Values = dict[str, Any]
+"""Plain values, tensors and lists of tensors, which a checkpoint holds as they are."""
+
+
+def capture(trainer: Any, module: Any, midway: bool) -> Values:
+    """What has been gathered by now.
+
+    Args:
+        trainer: in a training.
+        module: the one that it trains.
+        midway: whether the epoch is not over; else only the running bests count.
+    """
+    for collection in module.modules():
+        if isinstance(collection, MetricCollection):
+            collection.values()  # of metrics that share a state only the first is up to date before
+    found: Values = {
+        "metrics": {
+            name: metric_state(metric)
+            for name, metric in _metrics(module)
+            if metric.update_called and (midway or isinstance(metric, MaxMetric | MinMetric))
+        }
+    }
+    if midway:
+        found["averages"] = {key: _average(one) for key, one in _logged(trainer).items() if _is_average(one)}
+        if _gathers(module):
+            found["own"] = module.gathered()
+    return found
+
+
+class Gathered:
+    """What the epoch has gathered, of every process: into each checkpoint, and back from it.
+
+    Args:
+        counts: whether what another run gathered counts, where this one goes on with it.
+    """
+
+    KEY = "labrun_gathered"
+
+    def __init__(self, counts: bool) -> None:
+        self._counts = counts
+        self._values: Values = {}
+        self._averages: Values = {}
+
+    def save(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
+        """Put what there is into a checkpoint."""
+        own = capture(trainer, module, is_midway(checkpoint))
+        of_all = [own] * trainer.world_size
+        if trainer.world_size > 1:
+            torch.distributed.all_gather_object(of_all, own)
+        checkpoint[self.KEY] = of_all
+
+    def load(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
+        """Find in a checkpoint what `go_on` is to give back, and say what it cannot hold."""
+        found = checkpoint.get(self.KEY)
+        if self._counts and isinstance(found, list) and len(found) == trainer.world_size:
+            self._values = found[trainer.global_rank]
+            if is_midway(checkpoint):
+                self._tell_of_own(module)
+        elif is_midway(checkpoint):
+            log.warning("This epoch's averages of the training are those of its rest: nothing tells what was before")
+
+    @staticmethod
+    def _tell_of_own(module: Any) -> None:
+        """Say what no checkpoint can know of: lists and sums that the module has made itself."""
+        for name, lost in LOST.items() if not _gathers(module) else ():
+            code = getattr(getattr(module, name), "__code__", None)
+            if overrides(module, name, "LightningModule") and (code is None or code.co_names):
+                log.warning("%s.%s: %s", type(module).__name__, name, lost)
+
+    def go_on(self, trainer: Any, module: Any) -> None:
+        """Give back what is due, around each batch: after the hooks of a training's start, which may reset metrics."""
+        if self._values:
+            self._begin(module)
+        if self._averages:
+            self._merge(trainer)
+
+    def end(self, trainer: Any) -> None:
+        """Do so for the last time in this epoch."""
+        if self._averages:
+            self._merge(trainer)
+            names = sorted({key.split(".", 1)[1] for key in self._averages})
+            if names:
+                log.warning("Logged before the break alone, and not in this epoch's values: %s", ", ".join(names))
+            self._averages = {}
+
+    def _begin(self, module: Any) -> None:
+        values, self._values = self._values, {}
+        known = dict(_metrics(module))
+        for name in values["metrics"].keys() & known.keys():
+            take_metric_state(known[name], values["metrics"][name])
+        if "own" in values and _gathers(module):
+            module.gather_on(values["own"])
+        self._averages = dict(values.get("averages", {}))
+
+    def _merge(self, trainer: Any) -> None:
+        """Add what was logged before the break to what is logged since: Lightning makes a sum at its first log."""
+        logged = _logged(trainer)
+        for key in self._averages.keys() & logged.keys():
+            one, before = logged[key], self._averages.pop(key)
+            if not _is_average(one):
+                continue
+            value = before["value"].to(one.value.device)
+            is_extreme = one.meta.is_max_reduction or one.meta.is_min_reduction
+            one.value = one.meta.reduce_fx(value, one.value) if is_extreme else value + one.value
+            if one.meta.is_mean_reduction:
+                one.cumulated_batch_size = before["weight"].to(one.value.device) + one.cumulated_batch_size
+            one._computed = None
+
+
+def metric_state(metric: Metric) -> Values:
+    """A metric's state as plain values."""
+    return {"updates": metric.update_count, "state": {key: _cpu(value) for key, value in metric.metric_state.items()}}
+
+
+def take_metric_state(metric: Metric, found: Values) -> None:
+    """Have a metric go on from `metric_state`."""
+    for key in found["state"].keys() & metric.metric_state.keys():
+        setattr(metric, key, _moved(found["state"][key], metric.device))
+    metric._update_count, metric._computed = found["updates"], None
+
+
+def _gathers(module: Any) -> bool:
+    """Whether it is a module of labrun's own, which keeps sums beside Lightning."""
+    return type(module).__module__.startswith("labrun.")
+
+
+def _metrics(module: nn.Module) -> Iterator[tuple[str, Metric]]:
+    return ((name, one) for name, one in module.named_modules() if isinstance(one, Metric))
+
+
+def _logged(trainer: Any) -> dict[str, Any]:
+    return getattr(trainer.fit_loop.epoch_loop, "_results", None) or {}
+
+
+def _is_average(one: Any) -> bool:
+    """Whether Lightning reduces an epoch's values itself; a metric that is logged as an object does it alone."""
+    return bool(one.is_tensor and one.meta.on_epoch and not one.has_reset)
+
+
+def _average(one: Any) -> Values:
+    weight = {"weight": _cpu(one.cumulated_batch_size)} if one.meta.is_mean_reduction else {}
+    return {"value": _cpu(one.value), **weight}
+
+
+def _cpu(value: Any) -> Any:
+    return _moved(value, torch.device("cpu"))
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    """A copy of a state elsewhere."""
+    if isinstance(value, list | tuple):
+        return type(value)(_moved(one, device) for one in value)
+    return value.detach().clone().to(device) if isinstance(value, Tensor) else value
