@@ -384,10 +384,17 @@ def test_files_are_selected_mounted_and_downloaded(ws: Any, tmp_path: Path) -> N
     ):
         with pytest.raises(UserErrorException, match=message):
             dataset.File.from_files(path)
-    for call in (lambda: files.as_hdfs, lambda: dataset.Tabular.from_delimited_files((store, "in/a.csv")).get_profile):
-        with pytest.raises(NotInLabrun, match="Instead"):
+    rows = dataset.Tabular.from_delimited_files((store, "in/a.csv"))
+    assert rows.head(1).equals(rows.to_pandas_dataframe().head(1))
+    for call in (
+        lambda: files.as_hdfs,
+        lambda: rows.get_profile,
+        lambda: dataset.auto_read_files("a"),
+        lambda: sdk("ColumnSelector", "azureml.dataprep")("a"),
+    ):
+        with pytest.raises(NotInLabrun, match="Instead: .*(as_mount|pandas|describe|from_delimited_files)"):
             call()
-    assert not hasattr(files, "hydrate")
+    assert not hasattr(files, "hydrate") and not hasattr(dataset, "hydrate")
 
 
 def test_a_run_is_given_mounts_with_versions(ws: Any, tmp_path: Path) -> None:

@@ -18,11 +18,12 @@ from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compat.azureml.training import place, tables
 from labrun.compat.azureml.training.data import Inputs
 from labrun.compat.azureml.training.dataset import input_by_id
+from labrun.compat.azureml.training.tabular import Missing
 from labrun.data.stores.local import LocalDatastore
 from labrun.runs import context
 
 
-class Dataset:
+class Dataset(metaclass=Missing):
     """The SDK's entry to data."""
 
     File = FileDatasetFactory

@@ -82,6 +82,7 @@ BY_MODULE = {
     "azureml.explain": "explain a model with the packages shap or interpret, and `run.upload_file` what they give",
     "azureml.interpret": "explain a model with the packages shap or interpret, and `run.upload_file` what they give",
     "azureml.contrib": "it was never part of the SDK proper",
+    "azureml.dataprep": "read the data by pandas, or by Dataset.Tabular.from_delimited_files()",
     "azureml.datadrift": "compare two versions of a data set in a script of one's own",
     "azureml.opendatasets": "download the data once, and register them: Dataset.File.from_files(...).register(...)",
     "azureml.train.automl.runtime": "AutoMLConfig is here",

@@ -8,9 +8,10 @@ from labrun.compat.azureml import absent
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compat.azureml.training.data import InputDataset, Inputs
 from labrun.compat.azureml.training.factories import FileDatasetFactory, TabularDatasetFactory
+from labrun.compat.azureml.training.tabular import Missing
 
 
-class Dataset:
+class Dataset(metaclass=Missing):
     """The SDK's entry to data."""
 
     File = FileDatasetFactory

@@ -13,11 +13,22 @@ from labrun.compat.azureml.exceptions import DatasetTimestampMissingError, NoSuc
 from labrun.compat.azureml.training import partitions, steps, tables, values
 
 FRAME = "the same on the data frame: .to_pandas_dataframe()"
+DESCRIBE = "describe() of the data frame: .to_pandas_dataframe().describe()"
+REGISTER = "register_pandas_dataframe() of Dataset.Tabular, with the data frame that pandas.{} gives"
 INSTEAD = {
+    "auto_read_files": "Dataset.Tabular.from_delimited_files(path)",
+    "diff": "compare() of the data frames: .to_pandas_dataframe()",
+    "from_excel_files": REGISTER.format("read_excel()"),
+    "from_json_files": "Dataset.Tabular.from_json_lines_files(path)",
+    "from_pandas_dataframe": REGISTER.format("DataFrame()"),
+    "from_sql_query": REGISTER.format("read_sql()"),
+    "generate_profile": DESCRIBE,
+    "list": "Dataset.get_all(workspace)",
+    "summary": DESCRIBE,
     "to_dask_dataframe": FRAME,
     "to_spark_dataframe": FRAME,
-    "get_profile": "describe() of the data frame: .to_pandas_dataframe().describe()",
-    "submit_profile_run": "describe() of the data frame: .to_pandas_dataframe().describe()",
+    "get_profile": DESCRIBE,
+    "submit_profile_run": DESCRIBE,
     "partition_by": FRAME,
     "as_hdfs": ".as_mount()",
     "as_cache": ".as_mount(): labrun keeps what has come from elsewhere",
@@ -35,6 +46,13 @@ def missing(kind: str, name: str) -> Any:
         raise AttributeError(f"{kind!r} object has no attribute {name!r}")
     way = INSTEAD.get(name, "docs/coming-from-azureml.md lists what data sets do here")
     raise NoSuchMemberError(f"{kind}.{name} is part of Azure ML and not of labrun. Instead: {way}")
+
+
+class Missing(type):
+    """The type of `Dataset`: it answers for what was called on the class in 2019, as `Dataset.auto_read_files()`."""
+
+    def __getattr__(cls, name: str) -> Any:
+        return missing(cls.__name__, name)
 
 
 def seed_of(seed: Any) -> int:
@@ -101,6 +119,10 @@ class Tabular:
     def take(self, count: int) -> Any:
         """The first rows."""
         return self._step("take", count_of("take", count))
+
+    def head(self, count: int) -> Any:
+        """A data frame of the first rows."""
+        return self.take(count).to_pandas_dataframe()
 
     def skip(self, count: int) -> Any:
         """Without the first rows."""
