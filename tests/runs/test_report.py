@@ -124,10 +124,11 @@ def test_what_pictures_show_travels_in_a_file(tmp_path: Path) -> None:
 
 
 def test_numbers_as_people_read_them() -> None:
-    assert [report.number(v) for v in (0.92546, 0.01, 1.2345678, 12345.6, 0.0001)] == [
+    assert [report.number(v) for v in (0.92546, 0.01, 1.2345678, 12345.6, 0.0001, -0.0)] == [
         "0.9255",
         "0.0100",
         "1.235",
         "1.235e+04",
         "0.0001",
+        "0",
     ]

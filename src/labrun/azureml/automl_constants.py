@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+CONDA_ENV_FILE_PATH = "outputs/conda_env_v_1_0_0.yml"
+MODEL_PATH = "outputs/model.pkl"
+SCORING_FILE_PATH = "outputs/scoring_file_v_1_0_0.py"
+"""Files that each iteration has."""
+
 
 class Metric:
     """Primary metrics, and what else is measured."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from labrun import api, direction
-from labrun.azureml import automl_data, fitted_steps
+from labrun.azureml import automl_constants, automl_data, fitted_steps
 from labrun.azureml.conda_dependencies import CondaDependencies
 from labrun.azureml.run import Run
 from labrun.azureml.telling import once
@@ -26,9 +26,8 @@ from labrun.errors import LabrunError
 from labrun.runs import record as records
 from labrun.search import automl as search
 
-PICKLE = "outputs/model.pkl"
-PACKAGES = "outputs/conda_env_v_1_0_0.yml"
-SCORING = ("outputs/scoring_file_v_1_0_0.py", "outputs/scoring_file_v_2_0_0.py")
+PICKLE, PACKAGES = automl_constants.MODEL_PATH, automl_constants.CONDA_ENV_FILE_PATH
+SCORING = (automl_constants.SCORING_FILE_PATH, "outputs/scoring_file_v_2_0_0.py")
 NEEDED = ("scikit-learn", "numpy", "pandas", "scipy", "joblib", "skops")
 """The packages that a fitted pipeline needs beside labrun."""
 SCORE = '''"""Answers requests with the fitted pipeline of an AutoML run, by labrun."""

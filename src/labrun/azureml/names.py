@@ -68,6 +68,9 @@ PLACES = {
     # searches for a model
     "AutoMLConfig": "automl",
     "AutoMLRun": "automl_run",
+    "CONDA_ENV_FILE_PATH": "automl_constants",
+    "MODEL_PATH": "automl_constants",
+    "SCORING_FILE_PATH": "automl_constants",
     "Metric": "automl_constants",
     "SupportedModels": "automl_constants",
     "get_primary_metrics": "automl",

@@ -58,7 +58,7 @@ def tags(given: Mapping[str, str]) -> str:
 
 def number(value: float) -> str:
     """A number as people read it: four significant places, no exponent where there need be none."""
-    return f"{value:.4f}" if 0.01 <= abs(value) < 1 else f"{value:.4g}"
+    return f"{value:.4f}" if 0.01 <= abs(value) < 1 else f"{value + 0.0:.4g}"  # no minus before a zero
 
 
 def tested(training: Mapping[str, Any]) -> str:

@@ -71,7 +71,8 @@ print(best_run)
 print('REGISTERED', best_run.register_model(model_path='outputs/model.pkl', model_name='digits').id)
 print('FILES', [name for name in best_run.get_file_names() if name.startswith('outputs/')])
 best_run.download_files(prefix='outputs/', output_directory='inference', append_prefix=False)
-best_run.download_file('outputs/conda_env_v_1_0_0.yml', 'inference/env.yml')
+from azureml.automl.core.shared import constants
+best_run.download_file(constants.CONDA_ENV_FILE_PATH, 'inference/env.yml')
 print('PACKAGES', [name.split('=')[0] for name in CondaDependencies('inference/env.yml').pip_packages])
 sys.path.append('inference')
 os.environ['AZUREML_MODEL_DIR'] = 'inference'
