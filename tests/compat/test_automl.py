@@ -205,6 +205,11 @@ def test_columns_that_a_featurization_drops(experiment: Experiment, capsys: pyte
     assert "column_purposes is not used" in told and "exit_score" not in told
 
 
+def test_the_packages_of_searches() -> None:
+    found = finder.find("azureml.train.automl.utilities", "get_sdk_dependencies")()
+    assert set(found) >= {"labrun", "scikit-learn"} and all(found.values())
+
+
 def test_early_stopping_is_patience(experiment: Experiment) -> None:
     def found(**settings: Any) -> list[str]:
         words = AutoMLConfig("classification", X=X, y=Y, n_cross_validations=2, **settings).words(experiment)

@@ -16,7 +16,7 @@ from nbclient import NotebookClient
 
 import labrun
 from helpers import lab
-from labrun.azureml import compute, names, words
+from labrun.azureml import compute, names, telling, words
 from labrun.azureml.compute import AmlCompute, ComputeTarget
 from labrun.azureml.environment import PythonSection
 from labrun.azureml.estimators import Estimator
@@ -215,7 +215,9 @@ def ws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     return Workspace.from_config()
 
 
-def test_a_workspace_has_the_names_of_its_config_and_the_folder_of_the_command(ws: Workspace, tmp_path: Path) -> None:
+def test_a_workspace_has_the_names_of_its_config_and_the_folder_of_the_command(
+    ws: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert (ws.name, ws.folder) == (tmp_path.name, tmp_path)
     Workspace("an-id", "a-group", "mine").write_config()
     (tmp_path / "below").mkdir()
@@ -229,6 +231,11 @@ def test_a_workspace_has_the_names_of_its_config_and_the_folder_of_the_command(w
     with pytest.raises(NotInLabrun, match="Workspace.diagnose is part of Azure ML"):
         found.diagnose()
     assert not hasattr(found, "connections")
+    monkeypatch.delenv("LABRUN_ROOT")
+    monkeypatch.setattr(telling, "_told", set())
+    Workspace.from_config()
+    told = f"the workspace is {tmp_path}/below, and config.json lies in {tmp_path}: LABRUN_ROOT={tmp_path} makes one"
+    assert told in capsys.readouterr().err
 
 
 def test_compute_targets_are_looked_up_in_the_config_and_in_the_table(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.metadata
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labrun.azureml import automl_data, compute
-from labrun.azureml.automl_run import AutoMLRun
+from labrun.azureml.automl_run import NEEDED, AutoMLRun
 from labrun.azureml.featurization import FeaturizationConfig
 from labrun.azureml.submitting import TARGET_TAG, Config, submit
 from labrun.azureml.telling import once
@@ -390,3 +391,8 @@ def _plain(name: Any) -> str:
 def get_primary_metrics(task: str) -> list[str]:
     """The primary metrics of a task, as the SDK lists them."""
     return list(SDK_METRICS.get(task, ()))
+
+
+def get_sdk_dependencies(*args: Any, **kwargs: Any) -> dict[str, str]:
+    """The packages that searches need, and the versions of this interpreter."""
+    return {name: importlib.metadata.version(name) for name in ("labrun", *NEEDED)}

@@ -74,6 +74,7 @@ PLACES = {
     "Metric": "automl_constants",
     "SupportedModels": "automl_constants",
     "get_primary_metrics": "automl",
+    "get_sdk_dependencies": "automl",
     # data
     "DataPath": "data_reference",
     "DataPathComputeBinding": "data_reference",

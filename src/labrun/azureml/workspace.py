@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ from labrun.compat.azureml import absent
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compat.azureml.training.keyvault import Keyvault
 from labrun.runs import store
+from labrun.runs.store import ROOT_VARIABLE
 
 CONFIGS = (".azureml/config.json", "aml_config/config.json", "config.json")
 
@@ -108,8 +110,18 @@ class Workspace(Advising):
             _logger: not used.
             _file_name: the file's name, where it is another.
         """
-        content = _config(Path(path or "."), _file_name)
-        return cls(content.get("subscription_id"), content.get("resource_group"), content.get("workspace_name"))
+        content, above = _config(Path(path or "."), _file_name)
+        found = cls(content.get("subscription_id"), content.get("resource_group"), content.get("workspace_name"))
+        if (
+            above in found.folder.parents
+            and above not in (Path("/"), Path.home())
+            and not os.environ.get(ROOT_VARIABLE)
+        ):
+            once(
+                f"the workspace is {found.folder}, and config.json lies in {above}: {ROOT_VARIABLE}={above} makes one "
+                "workspace of all its folders, which share data sets, models and environments"
+            )
+        return found
 
     @classmethod
     def get(
@@ -295,8 +307,8 @@ class Workspace(Advising):
         return ui_state.ui_address(self.folder) or self.folder.as_uri()
 
 
-def _config(path: Path, name: str | None) -> dict[str, Any]:
-    """The nearest `config.json`; empty where there is none."""
+def _config(path: Path, name: str | None) -> tuple[dict[str, Any], Path | None]:
+    """What the nearest `config.json` says, and the folder that it is of; nothing where there is none."""
     names = (name, f".azureml/{name}") if name else CONFIGS
     start = path.expanduser().absolute()
     files = [start] if start.is_file() else [above / one for above in (start, *start.parents) for one in names]
@@ -306,8 +318,9 @@ def _config(path: Path, name: str | None) -> dict[str, Any]:
         except (OSError, ValueError):
             continue
         if isinstance(found, dict) and "workspace_name" in found:
-            return found
-    return {}
+            folder = file.resolve().parent
+            return found, folder.parent if folder.name in (".azureml", "aml_config") else folder
+    return {}, None
 
 
 def _module(name: str) -> Any:
