@@ -115,7 +115,7 @@ class Workspace(Advising):
         if (
             above in found.folder.parents
             and above not in (Path("/"), Path.home())
-            and not os.environ.get(ROOT_VARIABLE)
+            and not any(os.environ.get(name) for name in (ROOT_VARIABLE, "LABRUN_WORKSPACE"))  # the latter: a run's own
         ):
             once(
                 f"the workspace is {found.folder}, and config.json lies in {above}: {ROOT_VARIABLE}={above} makes one "
