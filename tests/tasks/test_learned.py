@@ -16,11 +16,13 @@ import labrun
 import loader_parts
 from conftest import Command
 from labrun.data import loaders
+from labrun.errors import UnfitError
 from labrun.runs import context
 from labrun.runs import record as records
 from labrun.runs.record import Record
 from labrun.tasks import learned
 from labrun.tasks.callbacks import RecordLogger
+from labrun.tasks.learner import Lesson
 
 DATA = """
 defaults: [torch, _self_]
@@ -93,6 +95,52 @@ def test_scores_are_read_along_the_axis_of_their_classes() -> None:
     sure = {"learns": "labels", "gives": "probabilities"}
     assert learned.predicted(np.array([[0.4, 0.6]]), sure).tolist() == [[0, 1]]
     assert learned.predicted(np.array([[1.5], [2.5]]), {"learns": "quantity"}).tolist() == [1.5, 2.5]
+
+
+def settled(scores: torch.Tensor, target: torch.Tensor, loss: str | None = None) -> Lesson:
+    lesson = Lesson({"loss": {"_target_": f"torch.nn.{loss}"}} if loss else {}, None, None)
+    lesson.settle(scores, target, computes_own=False)
+    return lesson
+
+
+def test_batches_with_as_many_places_as_classes_are_read_as_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    likely, target = torch.randn(2, 5, 7), torch.randint(5, (2, 7))  # (N, classes, places)
+    square = (likely[..., :5], target[:, :5])
+    lesson = settled(likely, target)
+    for one in ((likely, target), square):
+        assert lesson.loss_of(*one) == torch.nn.functional.cross_entropy(*one)
+        assert lesson.measured(lesson.metrics["accuracy"], *one)[0].equal(one[0])
+    assert "taken as" not in caplog.text
+    lesson = settled(*square)
+    assert "(2, 5, 5), are taken as (N, places, classes)" in caplog.text
+    assert lesson.loss_of(*square) == torch.nn.functional.cross_entropy(square[0].movedim(-1, 1), square[1])
+    lesson.loss_of(likely, target)
+    assert lesson.loss_of(*square) == torch.nn.functional.cross_entropy(*square) and not lesson.classes_last
+    assert "read along the wrong axis" in caplog.text
+
+
+def test_shapes_that_only_have_as_many_values_are_refused() -> None:
+    target = torch.rand(4, 3, 2, 5)
+    lesson = settled(target, target)
+    for shape in ((4, 30), (4, 3, 10), (4, 3, 1, 2, 5), (120,)):
+        assert lesson.loss_of(target.reshape(shape), target) == 0
+        assert lesson.loss_of(target, target.reshape(shape)) == 0
+    for shape in ((4, 2, 5, 3), (4, 5, 6), (6, 20), (4, 3, 5)):
+        with pytest.raises(UnfitError, match="the same shape is wanted, or one of them flattened"):
+            lesson.loss_of(torch.rand(shape), target)
+
+
+def test_whole_numbers_are_classes_labels_or_quantities() -> None:
+    counts, bits, scores = torch.tensor([3, 0, 7, 1]), torch.tensor([1, 0, 0, 1]), torch.rand(4, 1)
+    for target in (counts, counts[:, None], counts[:, None].expand(4, 2)):
+        given = scores.expand(4, 2) if target.shape == (4, 2) else scores
+        lesson = settled(given, target)
+        assert lesson.kind == "quantity"
+        assert lesson.loss_of(given, target) == ((given - target.reshape(given.shape)) ** 2).mean()
+    assert [settled(scores, bits).kind, settled(scores, bits, "MSELoss").kind] == ["labels", "quantity"]
+    assert settled(torch.rand(4, 8), counts).kind == "classes"
+    with pytest.raises(UnfitError, match="CrossEntropyLoss takes a score for each class, and the network gives"):
+        settled(scores, counts, "CrossEntropyLoss")
 
 
 def test_an_epochs_value_has_its_own_name_in_tests_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,11 @@ OF_LABELS = (
     "multilabel_soft_margin_loss",
 )
 """Losses whose target holds a 0 or 1 for each label, as floats."""
+OF_QUANTITIES = (
+    *("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss", "PoissonNLLLoss"),
+    *("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "poisson_nll_loss"),
+)
+"""Losses whose target holds quantities, also as integers."""
 DEFAULT_OPTIMIZER = {"_target_": "torch.optim.Adam", "_partial_": True}
 DEFAULT_LR = 1e-3
 
@@ -146,22 +151,8 @@ def scores_of(output: Any) -> Tensor:
     return output
 
 
-def classes_second(scores: Tensor, target: Tensor) -> Tensor:
-    """Scores of classes as torch's losses take them.
-
-    Shapes:
-        scores: (N, C, ...), or (N, ..., C) as sequence models give them.
-        target: (N, ...).
-        returns: (N, C, ...).
-
-    Raises:
-        UnfitError: they do not go together.
-    """
-    return scores.movedim(-1, 1) if classes_are_last(scores, target) else scores
-
-
-def classes_are_last(scores: Tensor, target: Tensor) -> bool:
-    """Whether scores of classes are (N, ..., C), and not (N, C, ...).
+def classes_are_last(scores: Tensor, target: Tensor) -> bool | None:
+    """Whether scores of classes are (N, ..., C), and not (N, C, ...); None where their shape does not tell.
 
     Raises:
         UnfitError: they are neither.
@@ -172,7 +163,7 @@ def classes_are_last(scores: Tensor, target: Tensor) -> bool:
             f"the network gives {tuple(scores.shape)} for a target of {tuple(target.shape)} class numbers; wanted are "
             "the scores of each class, (N, classes, ...) or (N, ..., classes)"
         )
-    return last and (scores.ndim <= 3 or not second)
+    return last if scores.ndim == 2 or last != second else None
 
 
 def asked(network: nn.Module, batch: Any, target: str | None = None) -> Tensor:
@@ -215,6 +206,8 @@ class Lesson:
         self.metrics: dict[str, Any] = {}
         self.kind = ""
         self.classes_last = False
+        self._guessed: tuple[int, ...] | None = None
+        """The shape of the scores from which `classes_last` was guessed."""
 
     def settle(self, scores: Tensor, target: Tensor, computes_own: bool) -> None:
         """Choose what the config leaves open.
@@ -225,9 +218,10 @@ class Lesson:
         """
         known, why = self._kind_of(scores, target)
         self.kind, self.is_settled = known, True
-        self.classes_last = known == "classes" and classes_are_last(scores, target)
+        if known == "classes":
+            self._look(scores, target)
         if known == "classes" and self._weights is not None:
-            count = classes_second(scores, target).shape[1]
+            count = self._second(scores, target).shape[1]
             if count != len(self._weights):
                 raise UnfitError(
                     f"model.class_weight: there are {len(self._weights)} weights, and the network tells {count} "
@@ -239,6 +233,11 @@ class Lesson:
         elif not computes_own:
             self.loss = self._default(known)
             log.info("Loss: %s, by the first batch (%s)", type(self.loss).__name__, why)
+        if isinstance(self.loss, OF_CLASSES) and known != "classes" and not target.is_floating_point():
+            raise UnfitError(
+                f"model.loss: {type(self.loss).__name__} takes a score for each class, and the network gives "
+                f"{tuple(scores.shape)} for a target of {tuple(target.shape)} class numbers"
+            )
         if isinstance(self.loss, nn.Module):
             self.loss.to(scores.device)
         given = self._node.get("metrics")
@@ -251,13 +250,50 @@ class Lesson:
         else:
             self.metrics = self._default_metrics(known, scores, target)
 
+    def _look(self, scores: Tensor, target: Tensor) -> None:
+        """Find out which axis is that of the classes; a guess is told, and later batches may correct it."""
+        found = classes_are_last(scores, target)
+        if found is None:
+            self._guessed, self.classes_last = tuple(scores.shape), scores.ndim == 3
+            log.warning(
+                "The first batch has as many places as there are classes: its scores, %s, are taken as %s",
+                self._guessed,
+                "(N, places, classes)" if self.classes_last else "(N, classes, ...)",
+            )
+        else:
+            self._guessed, self.classes_last = None, found
+
+    def _second(self, scores: Tensor, target: Tensor) -> Tensor:
+        """Scores of classes as torch's losses take them.
+
+        Shapes:
+            scores: (N, C, ...), or (N, ..., C) as sequence models give them.
+            target: (N, ...).
+            returns: (N, C, ...).
+
+        Raises:
+            UnfitError: they do not go together.
+        """
+        found = classes_are_last(scores, target)
+        if found is not None and self._guessed is not None:
+            if found != self.classes_last:
+                log.warning("Scores of %s were read along the wrong axis, and %s tells", self._guessed, scores.shape)
+            self._guessed, self.classes_last = None, found
+        last = self.classes_last if found is None else found
+        return scores.movedim(-1, 1) if last else scores
+
     def _kind_of(self, scores: Tensor, target: Tensor) -> tuple[str, str]:
-        if not target.is_floating_point() and scores.ndim == target.ndim + 1:
-            return "classes", "its target holds class numbers"
         named = str((self._node.get("loss") or {}).get("_target_")).rpartition(".")[2]
+        if named in OF_QUANTITIES:
+            return "quantity", ""
+        is_whole, is_one_each = not target.is_floating_point(), scores.numel() == target.numel()
+        if is_whole and scores.ndim == target.ndim + 1 and not is_one_each:
+            return "classes", "its target holds class numbers"
         is_of_labels = named in OF_LABELS or (named != "None" and _are_bits(target) and self._has_metrics_of_labels())
-        if is_of_labels or (not target.is_floating_point() and scores.shape == target.shape and scores.ndim > 1):
+        if is_of_labels or (is_whole and is_one_each and _are_bits(target)):
             return "labels", "its target holds a 0 or 1 for each label"
+        if is_whole and is_one_each:
+            return "quantity", "its target holds whole numbers, and the network gives one for each"
         if target.is_floating_point() and named == "None" and _are_bits(target):
             raise UnfitError(
                 f"the target of the first batch, {tuple(target.shape)} {target.dtype}, holds 0 and 1 alone, which may "
@@ -287,7 +323,7 @@ class Lesson:
 
     def _default_metrics(self, kind: str, scores: Tensor, target: Tensor) -> dict[str, Any]:
         if kind == "classes":
-            count = classes_second(scores, target).shape[1]
+            count = self._second(scores, target).shape[1]
             return {"accuracy": classification.MulticlassAccuracy(count, average="micro", ignore_index=IGNORED)}
         if kind == "labels":
             count = scores.shape[1] if scores.ndim > 1 else 1
@@ -308,7 +344,7 @@ class Lesson:
     def _built(self, node: Mapping[str, Any], key: str, scores: Tensor, target: Tensor) -> Any:
         count = self._classes or (scores.shape[1] if scores.ndim > 1 else 1)
         if self.kind == "classes":
-            count = classes_second(scores, target).shape[1]
+            count = self._second(scores, target).shape[1]
         offered: dict[str, Any] = {"num_classes": count, "num_labels": count}
         if key == "model.loss":
             offered["weight"] = self._weights
@@ -331,7 +367,7 @@ class Lesson:
             UnfitError: shapes that do not go together, which torch would stretch to fit.
         """
         if isinstance(self.loss, OF_CLASSES) or (self.kind == "classes" and not isinstance(self.loss, nn.Module)):
-            scores = classes_second(scores, target) if scores.ndim == target.ndim + 1 else scores
+            scores = self._second(scores, target) if scores.ndim == target.ndim + 1 else scores
             found: Tensor = self.loss(scores, target)
             return found
         pair = _alike(scores, target) if self.kind != "classes" else (scores, target)
@@ -343,7 +379,7 @@ class Lesson:
     def measured(self, metric: Any, scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """What a metric is given: classes second for those of classification, equal shapes for those of quantities."""
         if type(metric).__module__.startswith("torchmetrics.classification") and self.kind == "classes":
-            return classes_second(scores, target), target
+            return self._second(scores, target), target
         if self.kind == "quantity":
             first, second = _alike(scores, target)
             is_flat = type(metric).__module__.startswith("torchmetrics.regression") and first.ndim > 2
@@ -359,13 +395,25 @@ def _are_bits(target: Tensor) -> bool:
     return bool(((target == 0) | (target == 1)).all())
 
 
+def _flattens(shape: Sequence[int], flat: Sequence[int]) -> bool:
+    """Whether neighbouring sizes of a shape, multiplied, give the other one; sizes of 1 do not count."""
+    left = [size for size in shape if size != 1]
+    for size in [size for size in flat if size != 1]:
+        product = left.pop(0) if left else 0
+        while product < size and left:
+            product *= left.pop(0)
+        if product != size:
+            return False
+    return not left
+
+
 def _alike(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Scores in the shape of their target, which has the scores' type."""
     if scores.shape != target.shape:
-        if scores.numel() != target.numel():
+        if not (_flattens(scores.shape, target.shape) or _flattens(target.shape, scores.shape)):
             raise UnfitError(
-                f"the network gives {tuple(scores.shape)} for a target of {tuple(target.shape)}: as many values are "
-                "wanted as the target has"
+                f"the network gives {tuple(scores.shape)} for a target of {tuple(target.shape)}: the same shape is "
+                "wanted, or one of them flattened"
             )
         scores = scores.reshape(target.shape)
     return scores, target if target.dtype == scores.dtype or scores.dtype == torch.long else target.to(scores.dtype)
