@@ -85,19 +85,27 @@ def test_a_modules_own_steps_are_carried_out_and_all_that_they_log_is_recorded(r
     assert record.data[0]["name"] == "DigitsModule" and record.data[0]["signed_by"] == "config and code"
 
 
-def test_the_numbers_are_those_of_a_plain_trainer(run_here: Runner, mine: Path) -> None:
-    record, _ = run_here(*LIT, "callbacks=none")
-    pl.seed_everything(42)
-    data = loader_parts.DigitsModule(batch_size=32)
+@pytest.mark.parametrize(("workers", "processes"), [(0, 1), (2, 1), (0, 2)])
+def test_the_numbers_are_those_of_a_plain_trainer(run_here: Runner, mine: Path, workers: int, processes: int) -> None:
+    name = "NoisyModule" if workers else "DigitsModule"
+    several = {"strategy": "ddp_fork", "devices": processes} if processes > 1 else {"devices": 1}
+    options = [f"+trainer.options.{key}={value}" for key, value in several.items() if processes > 1]
+    noisy = [f"dataset._target_=loader_parts.{name}", "~dataset.batch_size", f"+dataset.num_workers={workers}"]
+    record, _ = run_here(*LIT, "callbacks=none", *options, *(noisy if workers else []))
+    pl.seed_everything(42, workers=True)
+    data = loader_parts.NoisyModule(num_workers=2) if workers else loader_parts.DigitsModule(batch_size=32)
     model = loader_parts.Lit(num_classes=10, width=32, lr=0.01)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = pl.Trainer(
-        max_epochs=2, accelerator="cpu", devices=1, deterministic=True, num_sanity_val_steps=0,
+        max_epochs=2, accelerator="cpu", **several, deterministic=True, num_sanity_val_steps=0,
         enable_model_summary=False, **quiet,
     )  # fmt: skip
     trainer.fit(model, datamodule=data)
-    first, _ = trainer.test(model, datamodule=data, verbose=False)
-    assert record.metrics["test/loss/dataloader_idx_0"] == pytest.approx(first["test/loss/dataloader_idx_0"], abs=1e-6)
+    expected = dict(trainer.callback_metrics)
+    trainer.test(model, datamodule=data, verbose=False)
+    expected |= trainer.callback_metrics
+    for kind in ("train/loss", *(name for name in record.metrics if name.startswith("test/"))):
+        assert record.metrics[kind] == float(expected.get(f"{kind}_epoch", expected.get(kind))), kind
 
 
 def test_a_training_with_loaders_goes_on_where_it_ended(

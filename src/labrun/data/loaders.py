@@ -37,7 +37,7 @@ class Indices:
 
     Args:
         batches: as its batch sampler gives them.
-        seed: of what workers draw; None: they are seeded as torch does it.
+        seed: of what workers draw; None: as Lightning seeds them.
     """
 
     def __init__(self, batches: Iterable[Any], seed: int | None) -> None:
@@ -79,7 +79,7 @@ class Loader(DataLoader[Any]):
 
     Args:
         args: as `DataLoader` takes them.
-        seed: of what workers draw; None: they are seeded as torch does it.
+        seed: of what workers draw; None: as Lightning seeds them.
         kwargs: as `DataLoader` takes them.
     """
 

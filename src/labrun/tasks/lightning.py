@@ -242,9 +242,7 @@ class NetworkTask(Task):
     def _run(self, trainer: Any, module: Any, has_validation: bool, resume_from: Path | None) -> None:
         before = signal.getsignal(signal.SIGINT)
         try:
-            with warnings.catch_warnings(), recording.leaving_by_itself():
-                for pattern in (*QUIET, *([] if self._names_monitor else [NO_LOSS])):
-                    warnings.filterwarnings("ignore", message=pattern)
+            with self._looping(*([] if self._names_monitor else [NO_LOSS])):
                 trainer.fit(
                     module,
                     **self._feed.given("train", has_validation),
@@ -280,6 +278,27 @@ class NetworkTask(Task):
             signal.signal(signal.SIGINT, before)
             _end_wandb(trainer.loggers)
         module.eval()
+
+    @contextlib.contextmanager
+    def _looping(self, *quiet: str) -> Iterator[None]:
+        """Context for Lightning's loops: without advice that does not apply, and seeded as `seed_everything` leaves it.
+
+        Lightning looks for the seed of several processes' shares, and for whether it seeds workers, in the environment.
+        """
+        seeds = {"PL_GLOBAL_SEED": str(self._config["seed"]), "PL_SEED_WORKERS": "1"}
+        before = {name: os.environ.get(name) for name in seeds}
+        os.environ.update(seeds)
+        try:
+            with warnings.catch_warnings(), recording.leaving_by_itself():
+                for pattern in (*QUIET, *quiet):
+                    warnings.filterwarnings("ignore", message=pattern)
+                yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
 
     def _check_resume(self, checkpoint: Path, own: bool, max_steps: int) -> None:
         content = read_tensors(checkpoint)
@@ -492,9 +511,7 @@ class NetworkTask(Task):
         assert self._trainer_made is not None
         trainer, record = self._trainer_made
         record.place.epoch = max(1, (self._training_done or {}).get("tested", 1))
-        with warnings.catch_warnings(), limited(self._scoring.count), recording.leaving_by_itself():
-            for pattern in QUIET:
-                warnings.filterwarnings("ignore", message=pattern)
+        with limited(self._scoring.count), self._looping():
             trainer.test(self._module, **self._feed.given("test"), verbose=False)
         _told_by_others(trainer)
         self._module.eval()
@@ -505,9 +522,7 @@ class NetworkTask(Task):
         if self._trainer_made is None:
             self._trainer(paths, has_validation=False)
         assert self._trainer_made is not None
-        with warnings.catch_warnings(), limited(self._scoring.count), recording.leaving_by_itself():
-            for pattern in QUIET:
-                warnings.filterwarnings("ignore", message=pattern)
+        with limited(self._scoring.count), self._looping():
             trainer = self._trainer_made[0]
             found = trainer.predict(self._module, **self._feed.given("predict"))
         # Of one loader Lightning gives the batches alone, and a batch's answer may be a list, too.
