@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,8 @@ def test_several_validation_loaders_and_a_state_that_no_checkpoint_holds(
     two = (*two, "+model.size=64", "+model.outputs=10", "trainer.max_epochs=1")
     with pytest.raises(ConfigError, match="there are 2 validation loaders.*trainer.monitor=val_loss/dataloader_idx_0"):
         run_here(*two)
+    with pytest.raises(ConfigError, match="each with its val/loss. .*trainer.monitor=val/loss/dataloader_idx_0 takes"):
+        run_here(*LIT, "dataset._target_=loader_parts.TwoValidations")
     first, _ = run_here(*two, "trainer.monitor=val_loss/dataloader_idx_0")
     assert {f"{name}/dataloader_idx_1" for name in ("val_loss", "val_accuracy", "accuracy")} <= set(first.metrics)
     assert "Not in the checkpoints: the state of TwoValidations." in caplog.text
@@ -136,6 +139,21 @@ def test_several_validation_loaders_and_a_state_that_no_checkpoint_holds(
     assert "Going on without the state of TwoValidations" in caplog.text
     assert monitored.loss_of("loader_parts.Linear", has_validation=True) == "val_loss"
     assert monitored.loss_of("loader_parts.Lit", has_validation=True) == "val/loss"
+
+
+def test_a_split_without_a_generator_is_kept_and_told(
+    run_here: Runner, mine: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (mine / "dataset" / "mine.yaml").write_text("_target_: loader_parts.Careless\n")
+    run_here(*LIT)
+    assert caplog.text.count("Careless.setup draws from the global random generators") == 1
+    run_here("task=evaluate", "from=last")
+    run_here(*LIT, "trainer.max_epochs=3", "trainer.resume=last")
+    tested = re.findall(r"tested on (.*)", capsys.readouterr().out)
+    assert len(tested) == 3 and len(set(tested)) == 1
+    caplog.clear()
+    run_here(*LIT, "dataset._target_=loader_parts.DigitsModule")
+    assert "random generators" not in caplog.text
 
 
 def test_evaluate_and_predict_with_a_module(
@@ -319,6 +337,8 @@ def test_what_the_record_signs_of_a_data_module(run_here: Runner, mine: Path) ->
     printed, _ = run_here(*DICTS, "dataset.train._target_=loader_parts.Printed")
     assert printed.data[0]["signed_by"] == "fingerprint()"
     tested, _ = run_here(*DICTS, "dataset.train._target_=loader_parts.Printed", "dataset.test.last=450")
+    with pytest.raises(ConfigError, match=r"dataset.train: Printed.fingerprint\(\) fails in .*: ZeroDivisionError"):
+        run_here(*DICTS, "dataset.train._target_=loader_parts.Printed", "dataset.train.last=0")
     assert tested.data[0]["digest"] != printed.data[0]["digest"], "the test part has no fingerprint"
     with pytest.raises(ConfigError, match="the data have changed since that run read them"):
         Path("data/offset.bin").write_bytes(b"abcd")
@@ -408,18 +428,28 @@ def test_all_that_a_sweeps_runs_read_is_prepared(tmp_path: Path, monkeypatch: py
         feed = feeds.ModuleFeed(loader_parts.DigitsModule(size), "mine")
         feed.prepared(tmp_path / str(number), {"batch_size": size})
     assert (tmp_path / "notes").read_text() == "prepared\n" * 2
+    monkeypatch.setenv(context.RUN_DIR_VARIABLE, str(tmp_path / "0"))
+    monkeypatch.setenv(context.ATTEMPT_VARIABLE, "2")
+    for _ in range(2):  # both processes of an attempt, before which the disk may have been cleared
+        feeds.ModuleFeed(loader_parts.DigitsModule(32), "mine").prepared(tmp_path / "0", {"batch_size": 32})
+    assert (tmp_path / "notes").read_text() == "prepared\n" * 3
 
 
 def test_two_processes_train_each_run_of_a_sweep(labrun: Command, mine: Path) -> None:
     """Four processes that train, and one whose partner fails: that is why it takes its time."""
     (mine / "model" / "broken.yaml").write_text("_target_: loader_parts.BreaksElsewhere\n")
     two = ("compute.tasks_per_node=2", "compute.cpus_per_run=1", "tracking=none", "callbacks=none")
-    done = labrun("-m", *DICTS, "seed=1,2", *two, **IMPORTABLE)
+    odd = ("dataset.test.first=401", "dataset.validation.last=399")
+    done = labrun("-m", *DICTS, "seed=1,2", *two, *odd, **IMPORTABLE)
     assert done.returncode == 0, done.stdout + done.stderr
     found = [json.loads(path.read_text()) for path in Path("multirun").glob("*/*/*/run.json")]
     assert [one["status"] for one in found] == ["completed"] * 2
     assert all("accuracy" in one["metrics"] for one in found)
     assert len(list(Path("multirun").glob("*/*/*/driver.1.log"))) == 2
+    for said in (path.read_text() for path in Path("multirun").glob("*/*/*/driver.log")):
+        assert all(
+            f"2 processes share the {part} part, and 1 of its samples" in said for part in ("validation", "test")
+        )
     broken = labrun("dataset=dicts", "model=broken", *two, **IMPORTABLE)
     assert broken.returncode == 1 and "process 1: ValueError: the second one is broken" in broken.stderr
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, get_worker_info
 
 from labrun.data import random_states
 
@@ -230,6 +230,14 @@ def tell_epoch(loader: Any, epoch: int) -> None:
     for one in {id(one): one for one in (*parts, getattr(loader, "dataset", None))}.values():
         if callable(listen := getattr(one, "set_epoch", None)):
             listen(epoch)
+
+
+def seen_twice(loader: Any) -> int:
+    """How many samples a sampler for several processes gives twice, so that each process has equally many."""
+    for one in (getattr(loader, "sampler", None), getattr(getattr(loader, "batch_sampler", None), "sampler", None)):
+        if isinstance(one, DistributedSampler):
+            return max(0, one.total_size - len(one.dataset))  # type: ignore[arg-type]
+    return 0
 
 
 def resumes(loader: Any, ranks: int = 1) -> bool:

@@ -54,6 +54,17 @@ def restore(state: dict[str, Any], generators: Sequence[torch.Generator] = ()) -
             generator.set_state(one.cpu())
 
 
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether nothing was drawn from the global generators of the processor between two states."""
+    numpy = [state.get("numpy", ("", torch.empty(0))) for state in (one, other)]
+    return (
+        one["python"] == other["python"]
+        and torch.equal(one["torch"], other["torch"])
+        and torch.equal(numpy[0][1], numpy[1][1])
+        and numpy[0][2:] == numpy[1][2:]
+    )
+
+
 @contextlib.contextmanager
 def isolated(state: dict[str, Any] | None, generators: Sequence[torch.Generator] = ()) -> Iterator[None]:
     """Inside, the generators go on from a state; afterwards from where they were before.

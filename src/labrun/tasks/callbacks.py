@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import logging
 import os
@@ -19,9 +20,10 @@ from omegaconf import Container, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
 from labrun.data import loaders, random_states
-from labrun.errors import RunFailedError
+from labrun.errors import ConfigError, RunFailedError
 from labrun.runs import context, recording
-from labrun.tasks.gathered import Gathered
+from labrun.tasks.gathered import Gathered, gathers
+from labrun.tasks.monitored import VALIDATION
 from labrun.tasks.packages import Package
 from labrun.tasks.progress import is_of_an_epochs_end
 from labrun.tasks.threads import Work
@@ -316,6 +318,15 @@ class Keeper:
                 state["wait_count"] = 0
                 log.info("Early stopping by %s counts anew: it had ended the training before", callback.monitor)
 
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        count = len(trainer.num_val_batches)
+        watched = {str(getattr(one, "monitor", None)) for one in trainer.callbacks}
+        if count > 1 and (ambiguous := sorted(watched & set(VALIDATION))) and _names_each_loader(pl_module):
+            raise ConfigError(
+                f"there are {count} validation loaders, each with its {ambiguous[0]}. Say which one picks the best "
+                f"epoch: trainer.monitor={ambiguous[0]}{OF_A_LOADER}0 takes the first"
+            )
+
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self._tell_unvalidated(trainer)
         # `stopped_epoch` is 0 after the first epoch, and also where nothing was stopped; older versions give no reason.
@@ -385,7 +396,12 @@ class Keeper:
         return f"whatever goes on from it begins epoch {trainer.current_epoch + 1} again, since {why}"
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        if not self._validated:
+            _tell_padding(trainer, "validation", trainer.fit_loop.epoch_loop.val_loop)
         self._validated = True
+
+    def on_test_end(self, trainer: Any, pl_module: Any) -> None:
+        _tell_padding(trainer, "test", trainer.test_loop)
 
     def _tell_unvalidated(self, trainer: Any) -> None:
         """Say that the validation part was never looked at, where it was meant to be."""
@@ -469,6 +485,30 @@ def keeper(
     base = callbacks.Checkpoint if keeps else callbacks.Callback
     made = type("Keeper", (Keeper, base), {"keeps": keeps, "keeps_count": keeps_count})
     return made(path, files, on_nan)
+
+
+@rank_zero_only
+def _tell_padding(trainer: Any, part: str, loop: Any) -> None:
+    """Say that a part was not divisible among the processes, whose samplers fill it up."""
+    combined = loop._combined_loader
+    twice = sum(map(loaders.seen_twice, [] if combined is None else combined.flattened))
+    if twice and trainer.world_size > 1:
+        log.warning(
+            "%d processes share the %s part, and %d of its samples count twice, so that each process has equally many."
+            " labrun task=evaluate from=RUN, in one process, counts each test sample once",
+            trainer.world_size,
+            part,
+            twice,
+        )
+
+
+def _names_each_loader(module: Any) -> bool:
+    """Whether what a module logs in validation has the loader's number in its name, as far as its source tells."""
+    try:
+        source = inspect.getsource(type(module))
+    except (OSError, TypeError):
+        return False
+    return gathers(module) or not ("add_dataloader_idx" in source or "on_validation_epoch_end" in source)
 
 
 def _validates_next(trainer: Any) -> bool:

@@ -8,17 +8,18 @@ import hashlib
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from labrun import exact, schema, targets
+from labrun.data import random_states
 from labrun.data.arrays import Arrays, Part
 from labrun.data.datasets import HOOKS, Parts
 from labrun.data.loaders import adopted, copyable
 from labrun.data.loading import BatchLoader, make_loader
 from labrun.errors import ConfigError
-from labrun.runs import custom_locations
+from labrun.runs import context, custom_locations
 from labrun.tasks import packages
 from labrun.tasks.task import is_named
 
@@ -125,6 +126,8 @@ class ModuleFeed(Feed):
         if self.has("train"):
             asked = module.train_dataloader
             module.train_dataloader = lambda: adopted(asked())
+        if not self.parts:
+            module.setup = _telling(module.setup, type(module).__name__)
 
     @property
     def told(self) -> str:
@@ -156,8 +159,10 @@ class ModuleFeed(Feed):
         """
         work, self.module.prepare_data = self.module.prepare_data, _nothing
         each = os.uname().nodename if getattr(self.module, "prepare_data_per_node", True) else "all"
-        digest = hashlib.sha256(exact.canonical(node).encode()).hexdigest()[:16]
-        with _alone(run_dir, f".prepared-{each}-{digest}") as mark:
+        digest, run = hashlib.sha256(exact.canonical(node).encode()).hexdigest()[:16], context.current()
+        # Between two attempts anybody may have cleared a disk, and prepare_data does nothing where all is there.
+        again = f"-{run_dir.name}-{run.attempt}" if run is not None and run.attempt > 1 else ""
+        with _alone(run_dir, f".prepared-{each}-{digest}{again}") as mark:
             if not mark.exists():
                 work()
                 mark.touch()
@@ -170,6 +175,26 @@ class ModuleFeed(Feed):
             return None
         self.module.setup("fit")
         return _counted(getattr(self.module.train_dataloader(), "dataset", None))
+
+
+def _telling(setup: Callable[..., None], name: str) -> Callable[..., None]:
+    """A data module's `setup`, which says once that it draws from the generators that the model has drawn from."""
+    told = False
+
+    def carried_out(*args: Any, **kwargs: Any) -> None:
+        nonlocal told
+        before = random_states.capture()
+        setup(*args, **kwargs)
+        if not told and not random_states.same(before, random_states.capture()):
+            told = True
+            log.warning(
+                "%s.setup draws from the global random generators, as the model has done before it: if it splits the "
+                "data so, another model gets another test part. A generator of its own keeps the split: "
+                "random_split(..., generator=torch.Generator().manual_seed(0))",
+                name,
+            )
+
+    return carried_out
 
 
 def _counted(found: Any) -> Sequence[int] | None:

@@ -49,7 +49,7 @@ def capture(trainer: Any, module: Any, midway: bool) -> Values:
     }
     if midway:
         found["averages"] = {key: _average(one) for key, one in _logged(trainer).items() if _is_average(one)}
-        if _gathers(module):
+        if gathers(module):
             found["own"] = module.gathered()
     return found
 
@@ -89,7 +89,7 @@ class Gathered:
     @staticmethod
     def _tell_of_own(module: Any) -> None:
         """Say what no checkpoint can know of: lists and sums that the module has made itself."""
-        for name, lost in LOST.items() if not _gathers(module) else ():
+        for name, lost in LOST.items() if not gathers(module) else ():
             code = getattr(getattr(module, name), "__code__", None)
             if overrides(module, name, "LightningModule") and (code is None or code.co_names):
                 log.warning("%s.%s: %s", type(module).__name__, name, lost)
@@ -115,7 +115,7 @@ class Gathered:
         known = dict(_metrics(module))
         for name in values["metrics"].keys() & known.keys():
             take_metric_state(known[name], values["metrics"][name])
-        if "own" in values and _gathers(module):
+        if "own" in values and gathers(module):
             module.gather_on(values["own"])
         self._averages = dict(values.get("averages", {}))
 
@@ -146,7 +146,7 @@ def take_metric_state(metric: Metric, found: Values) -> None:
     metric._update_count, metric._computed = found["updates"], None
 
 
-def _gathers(module: Any) -> bool:
+def gathers(module: Any) -> bool:
     """Whether it is a module of labrun's own, which keeps sums beside Lightning."""
     return type(module).__module__.startswith("labrun.")
 

@@ -23,6 +23,7 @@ from labrun import schema
 from labrun.errors import ConfigError, UnfitError
 from labrun.tasks import learned
 from labrun.tasks import task as tasks
+from labrun.tasks.callbacks import OF_A_LOADER
 from labrun.tasks.gathered import metric_state, take_metric_state
 from labrun.tasks.task import is_named
 
@@ -451,14 +452,6 @@ class Learner(pl.LightningModule):
             self.log("loss", loss.detach(), on_step=True, on_epoch=False)
         return loss
 
-    def on_train_start(self) -> None:
-        is_watched = any(getattr(one, "monitor", None) == "val_loss" for one in self.trainer.callbacks)  # type: ignore[attr-defined]
-        if is_watched and len(self.trainer.num_val_batches) > 1:
-            raise ConfigError(
-                f"there are {len(self.trainer.num_val_batches)} validation loaders, each with its loss. Say which "
-                "one picks the best epoch: trainer.monitor=val_loss/dataloader_idx_0 takes the first"
-            )
-
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._step(batch, "val", dataloader_idx)
 
@@ -496,7 +489,7 @@ class Learner(pl.LightningModule):
         """Log an epoch's metrics of each loader, of all processes together: they agree on them by themselves."""
         own = {loader: metrics for (name, loader), metrics in self._metrics.items() if name == stage}
         for loader, metrics in own.items():
-            ending = f"/dataloader_idx_{loader}" if len(own) > 1 else ""  # as Lightning calls the losses
+            ending = f"{OF_A_LOADER}{loader}" if len(own) > 1 else ""  # as Lightning calls the losses
             for name, metric in metrics.items():
                 value = metric.compute()
                 metric.reset()

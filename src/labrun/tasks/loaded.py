@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from labrun.building import must_be_given
 from labrun.data import reader
 from labrun.data.mount import references
 from labrun.errors import ConfigError
-from labrun.runs import seals
+from labrun.runs import recording, seals
 from labrun.tasks import task as tasks
 
 if TYPE_CHECKING:
@@ -156,9 +157,16 @@ def _printed(feed: ModuleFeed) -> list[tuple[str, Any]]:
 
 
 def _print(found: Any, part: str) -> str:
-    given = found.fingerprint()
+    where = f"dataset.{part}" if part else "dataset"
+    try:
+        given = found.fingerprint()
+    except Exception as error:  # anybody's code can raise anything
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise ConfigError(
+            f"{where}: {type(found).__name__}.fingerprint() fails in {last.filename}, line {last.lineno}: "
+            f"{type(error).__name__}: {recording.first_line(error)}"
+        ) from error
     if given is None:
-        where = f"dataset.{part}" if part else "dataset"
         raise ConfigError(f"{where}: {type(found).__name__}.fingerprint() gives None; it is to give text, or a number")
     return str(given)
 
