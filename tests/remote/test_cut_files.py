@@ -21,14 +21,6 @@ DIGEST = hashlib.sha256(CONTENT).hexdigest()
 NAME, SIZE, TIME = "checkpoints/last.ckpt", len(CONTENT), 7
 
 
-@pytest.fixture
-def there(tmp_path: Path) -> helper.Helper:
-    """What answers on the other machine, here."""
-    answering = helper.Helper(io.BytesIO(), io.BytesIO())
-    answering.root = str(tmp_path)
-    return answering
-
-
 def store(there: helper.Helper, sent: bytes, announced: int, start: int = 0) -> None:
     payload = helper._Payload(io.BytesIO(sent), announced)
     there.do_store({"store": "store", "digest": DIGEST, "start": start}, payload)
@@ -49,18 +41,18 @@ def test_what_is_sent_goes_on_after_a_cut(there: helper.Helper, tmp_path: Path) 
     store(there, CONTENT[2 << 20 : -5], SIZE - (2 << 20), start=2 << 20)
     assert begun(there) == {DIGEST: SIZE - 5}
     store(there, CONTENT[-5:], 5, start=SIZE - 5)
-    folder = tmp_path / "store" / DIGEST[:2]
+    folder = Path(there.root, "store") / DIGEST[:2]
     assert [path.name for path in folder.iterdir()] == [DIGEST] and (folder / DIGEST).read_bytes() == CONTENT
     store(there, b"", 0, start=SIZE)  # another laptop's, which was slower
 
 
 def test_what_was_left_damaged_is_thrown_away(there: helper.Helper, tmp_path: Path) -> None:
     store(there, CONTENT[: 2 << 20], SIZE)
-    (part,) = (tmp_path / "store" / DIGEST[:2]).iterdir()
+    (part,) = (Path(there.root, "store") / DIGEST[:2]).iterdir()
     part.write_bytes(b"x" * (2 << 20))
     with pytest.raises(helper.RefusedError, match="damaged"):
         store(there, CONTENT[2 << 20 :], SIZE - (2 << 20), start=2 << 20)
-    assert begun(there) == {} and not list((tmp_path / "store").rglob("*"))[1:]
+    assert begun(there) == {} and not list((Path(there.root, "store")).rglob("*"))[1:]
 
 
 def bring(folder: Path, sent: bytes, time: int = TIME, fails: bool = False) -> int:

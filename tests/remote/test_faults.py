@@ -319,13 +319,48 @@ def test_a_machine_that_stays_away_while_an_environment_is_built(
     assert log.split("\n") == [" + tinything==1.0", ""], "built once"
 
 
-@pytest.fixture
-def there(tmp_path: Path) -> helper.Helper:
-    """What answers on the other machine, here: for what needs no machine."""
-    answering = helper.Helper(io.BytesIO(), io.BytesIO())
-    answering.root = str(tmp_path / "there")
-    (tmp_path / "there").mkdir()
-    return answering
+def test_waiting_for_news_ends_with_them(tmp_path: Path) -> None:
+    """Also with another request, one that was sent at once with it, and with the connection."""
+    (tmp_path / "ws" / "sweep" / ".launch").mkdir(parents=True)
+    ends = [os.pipe(), os.pipe()]
+    asked, answers = os.fdopen(ends[0][1], "wb", 0), os.fdopen(ends[1][0], "rb")
+    answering = helper.Helper(os.fdopen(ends[0][0], "rb"), os.fdopen(ends[1][1], "wb"))
+    serving = threading.Thread(target=answering.serve, daemon=True)
+    serving.start()
+
+    def ask(*requests: dict[str, Any]) -> list[dict[str, Any]]:
+        asked.write(b"".join(json.dumps(one).encode() + b"\n" for one in requests))
+        found = [json.loads(answers.readline()) for _ in requests]
+        answers.read(sum(one["bytes"] for one in found))
+        return found
+
+    def write(run: str, status: str) -> None:
+        place = tmp_path / "ws" / "sweep" / run / "run.json"
+        place.parent.mkdir(exist_ok=True)
+        place.with_suffix(".new").write_text(json.dumps({"status": status, "why": time.monotonic()}))
+        place.with_suffix(".new").replace(place)
+
+    def news() -> dict[str, Any]:
+        return ask({"do": "news", "folders": {"ws/sweep": {"runs": ["0", "1"], "seen": {}}}})[0]["folders"]["ws/sweep"]
+
+    def watch(gather_s: float) -> dict[str, Any]:
+        return {"do": "watch", "folders": ["ws/sweep"], "patience_s": 600.0, "gather_s": gather_s}
+
+    ask({"do": "hello", "root": str(tmp_path)})
+    write("0", "running"), write("1", "queued")
+    assert set(news()["runs"]) == {"0", "1"}
+    write("1", "running")
+    assert ask(watch(0.0))[0]["ok"], "what has happened since the last news is told at once"
+    news()
+    write("0", "completed")
+    ask(watch(600.0), {"do": "have", "paths": []})  # more may come; but somebody asks
+    write("1", "failed")
+    assert ask(watch(600.0))[0]["ok"], "the last end waits for no more"
+    news()
+    asked.write(json.dumps(watch(0.0)).encode() + b"\n")
+    asked.close()
+    serving.join(60)
+    assert not serving.is_alive()
 
 
 def test_a_failed_run_is_over_only_when_its_controller_gives_it_up(there: helper.Helper) -> None:

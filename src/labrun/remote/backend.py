@@ -30,8 +30,8 @@ from labrun.schema import SPECIAL
 
 log = logging.getLogger(__name__)
 
-FAST_S, SLOW_S = 0.3, 5.0
-"""Between two looks: while runs end often, and else."""
+FAST_S, GATHER_S, SLOW_S = 0.3, 1.0, 5.0
+"""Between two looks: at one run and at several, while they end often; and else. An end is told at once."""
 LATE = 0.1
 """How late a look may come, as a part of the time that nothing has changed."""
 ALONE_S, WATCHED_S = 30.0, 15.0
@@ -236,12 +236,30 @@ class Carried:
         if is_slow and links.asked_s(self._folder) < time.monotonic() - self._looked:
             self._next = 0.0
         wait_s = self._next - time.monotonic()
-        if wait_s > 0:
-            time.sleep(min(wait_s, timeout_s))
-            if wait_s > timeout_s:
-                return []
+        if wait_s > 0 and not self._rest(wait_s, timeout_s):
+            return []
         self._look()
         return self._ended()
+
+    def _rest(self, wait_s: float, timeout_s: float) -> bool:
+        """Wait for the next look, for a while; whether it is time for it, as something has happened here or there."""
+        rest_s = min(wait_s, timeout_s)
+        if self._channel is None or self._link is None or self._pause > SLOW_S:
+            time.sleep(rest_s)
+            return wait_s <= timeout_s
+        try:
+            if not self._channel.is_watching:
+                self._channel.watch(wait_s, self._fast_s, [self._link.folder])
+            has_word = self._channel.has_word(rest_s)
+        except LabrunError as error:
+            self._drop_channel()
+            self._miss(error)
+            return False
+        return has_word or wait_s <= timeout_s or mirror.is_asked(self._folder, self._link)
+
+    @property
+    def _fast_s(self) -> float:
+        return FAST_S if self._link is None or len(self._link.runs or ()) < 2 else GATHER_S
 
     def _ended(self) -> list[Path]:
         link = self._link
@@ -335,10 +353,13 @@ class Carried:
             self._drop_channel()
             self._miss(error)
             return
+        except BaseException:  # Ctrl-C amid an answer: the rest of it must not pass for the next one
+            self._drop_channel()
+            raise
         if self._missed is not None:
             self._tell(f"{self._link.remote} answers again", once=False)
             self._missed, self._pause = None, FAST_S
-        if any(records.read(self._folder / run).finished for run in changed):
+        if self._taken_up and any(records.read(self._folder / run).finished for run in changed):
             self._taken_up = 0  # it gets on
         self._see_through(lives)
         self._looked = now = time.monotonic()
@@ -349,7 +370,7 @@ class Carried:
     def _pause_s(self, now: float) -> float:
         """Until the next look: a part of the time that nothing has changed; longer while nobody waits for it."""
         is_alone = self._is_detached and now - self._begun > ALONE_S and links.asked_s(self._folder) > WATCHED_S
-        shortest, longest = (ALONE_S, LONGEST_PAUSE_S) if is_alone else (FAST_S, SLOW_S)
+        shortest, longest = (ALONE_S, LONGEST_PAUSE_S) if is_alone else (self._fast_s, SLOW_S)
         return min(longest, max(shortest, LATE * (now - self._changed)))
 
     def _see_through(self, lives: bool) -> None:
@@ -412,7 +433,8 @@ class Carried:
         try:
             conversation = self._channel = self._channel or Channel(link.machine)
             while mirror.bring(conversation, self._folder, link)[1] and time.monotonic() < end:
-                time.sleep(FAST_S)
+                conversation.watch(SLOW_S, 0.0, [link.folder])
+                conversation.has_word(SLOW_S)
             mirror.pull(conversation, run_dir, f"{link.folder}/{os.path.relpath(run_dir, self._folder)}", ("outputs",))
         except UnreachableError as error:
             log.warning("The pictures were not brought: %s", error)

@@ -210,8 +210,11 @@ def put_folder(channel: Channel, link: Link, parts: Mapping[str, Any], runs: Seq
     """Have a folder there; one that nobody has begun yet, or whose runs are to begin again, has these runs then."""
     file, size = packed.archive(parts)
     with file:
-        is_new = channel.send("put", file, size, to=link.folder)["new"]
+        told = channel.send("put", file, size, to=link.folder, mark=[f"{run}/run.json" for run in runs])
+    is_new = told["new"]
     link.is_new = link.is_new or is_new
+    if is_new:  # the records of there say what those of here say
+        link.marks |= dict(zip(runs, told["marks"], strict=True))
     if is_new or link.state != links.CARRYING:
         return
     old = [f".launch/{name}" for name in ("begun", "over", "cancel", "given_up")]

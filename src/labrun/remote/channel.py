@@ -104,6 +104,8 @@ class Channel:
         self.sent = self.received = 0
         self._began = self._moved = time.monotonic()
         self._left = self._said = b""
+        self.is_watching = False
+        """Whether the answer to `watch` has not come."""
         nonce = uuid.uuid4().hex
         try:
             began = time.time()
@@ -161,6 +163,32 @@ class Channel:
         self._write(json.dumps({"do": do, "bytes": 0, **arguments}).encode() + b"\n")
         return self._answer(quiet_s)
 
+    def watch(self, patience_s: float, gather_s: float, folders: Sequence[str]) -> None:
+        """Ask for word of what happens in folders (`Helper.do_watch`), and go on: `has_word` tells whether it came.
+
+        Whatever else is asked ends it.
+        """
+        told = {"patience_s": patience_s, "gather_s": gather_s, "folders": list(folders)}
+        self._write(json.dumps({"do": "watch", "bytes": 0, **told}).encode() + b"\n")
+        self.is_watching = True
+
+    def has_word(self, seconds: float) -> bool:
+        """Whether the answer to `watch` comes within a time.
+
+        Raises:
+            UnreachableError: the connection is gone.
+        """
+        assert self._process.stdout is not None
+        if not self._left and not select.select([self._process.stdout], [], [], seconds)[0]:
+            return False
+        self._end_watch()
+        return True
+
+    def _end_watch(self) -> None:
+        if self.is_watching:
+            self.is_watching = False
+            self._answer(None)
+
     def send(
         self, do: str, file: BinaryIO, size: int, progress: Progress | None = None, /, **arguments: Any
     ) -> dict[str, Any]:
@@ -192,6 +220,7 @@ class Channel:
             progress(len(data))
 
     def _answer(self, quiet_s: float | None) -> tuple[dict[str, Any], int]:
+        self._end_watch()
         answer: dict[str, Any] = json.loads(self._line(quiet_s or self._quiet_s))
         if not answer["ok"]:
             full = f"the disk of {self.remote.name} is full: " if answer["kind"] == "full" else ""

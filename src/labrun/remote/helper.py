@@ -19,6 +19,7 @@ import json
 import os
 import platform
 import re
+import select
 import shutil
 import signal
 import socket
@@ -47,6 +48,8 @@ SETTLED_S = 2.0
 """A file that was written within this time may change again without its time telling."""
 STALE_S = 60.0
 """How old the sign of life of a process on another host may be."""
+TICKS_S = (0.05, 0.5)
+"""Between two looks while somebody waits for news: the shortest time, and the longest."""
 ENDED = ("completed", "failed", "canceled", "stopped")
 """What a run's record says once it has ended."""
 
@@ -66,6 +69,8 @@ class Helper:
 
     def __init__(self, source: BinaryIO, sink: BinaryIO) -> None:
         self.source, self.sink, self.root = source, sink, ""
+        self.told: dict[str, tuple[Request, list[Any]]] = {}
+        self.ended: dict[str, Any] = {}
 
     def serve(self) -> None:
         """Answer until there are no more requests."""
@@ -149,6 +154,7 @@ class Helper:
 
         `base` names a folder that is there: its files are in the new one, too, but for those that the archive has
         anew, and those that `gone` names. `digest` says what all of it must come to (`labrun.runs.files.tree_digest`).
+        `mark` names files of a new folder whose marks, as in news, are wanted.
         With `marked`, the names of its files are kept beside it, and what somebody has removed of them is put back.
         """
         target = self.path(request["to"])
@@ -175,7 +181,7 @@ class Helper:
                 if marked:
                     fill(partial, target)
                 return {"new": False}, []
-            return {"new": True}, []
+            return {"new": True, "marks": [mark_of(os.path.join(target, name)) for name in request.get("mark", ())]}, []
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -388,9 +394,9 @@ class Helper:
         room = MOST
         for name, known in request["folders"].items():
             folder = self.path(name)
+            self.told[name] = known, state_of(folder, known)
             one: dict[str, Any] = {"runs": {}, "there": os.path.isdir(folder), "living": is_controlled(folder)}
-            names = known["runs"] if known["runs"] is not None else runs_in(folder)
-            names = [run for run in names if run not in known.get("without", ())]
+            names = names_of(folder, known)
             given_up = lines_of(os.path.join(folder, ".launch", "given_up")) if one["living"] else None
             for run in names:
                 place, seen = os.path.join(folder, run), known["seen"].get(run, {})
@@ -402,6 +408,46 @@ class Helper:
             answer[name] = one
         return {"folders": answer, "more": room <= 0}, files
 
+    def do_watch(self, request: Request, payload: _Payload) -> Answer:
+        """Wait until something has happened in folders since their last news, or the caller says something else.
+
+        What happens within `gather_s` waits for more, unless nothing goes on after it.
+        """
+        begun = calm = time.time()
+        while not self.is_asked():
+            now = time.time()
+            told = [(self.path(name), *self.told[name]) for name in request["folders"] if name in self.told]
+            if all(state_of(folder, known) == state for folder, known, state in told):
+                calm = now
+            elif now - begun > request["gather_s"] or not any(self.goes_on(folder, known) for folder, known, _ in told):
+                break
+            if now - begun > request["patience_s"]:
+                break
+            self.is_asked(min(TICKS_S[1], max(TICKS_S[0], (calm - begun) / 10)))
+        return {}, []
+
+    def is_asked(self, seconds: float = 0.0) -> bool:
+        """Whether the caller says something more within a time, or has gone."""
+        descriptor = self.source.fileno()
+        os.set_blocking(descriptor, False)
+        try:  # what was read ahead
+            if cast("io.BufferedReader", self.source).peek(1):
+                return True
+        finally:
+            os.set_blocking(descriptor, True)
+        return bool(select.select([descriptor], [], [], seconds)[0])
+
+    def goes_on(self, folder: str, known: Request) -> bool:
+        """Whether a run of a folder has not ended, as far as its records say."""
+        for run in names_of(folder, known):
+            place = os.path.join(folder, run, "run.json")
+            mark = mark_of(place)
+            if mark is not None and self.ended.get(place) != mark:
+                if is_live(read(place)):
+                    return True
+                self.ended[place] = mark
+        return False
+
     def run_news(
         self, folder: str, seen: Request, files: list[Part], room: int, given_up: set[str] | None
     ) -> tuple[dict[str, Any] | None, int]:
@@ -410,11 +456,14 @@ class Helper:
         A record that says "failed" is kept back while the controller may try the run again: until it is one of those
         that are given up, or nobody controls them (None).
         """
-        if not os.path.isfile(os.path.join(folder, "run.json")):
+        place, content = os.path.join(folder, "run.json"), b""
+        mark = mark_of(place)
+        if mark is None:
             return None, room
-        with open(os.path.join(folder, "run.json"), "rb") as file:  # its name may pass to another file any moment
-            stat = os.fstat(file.fileno())
-            content, mark = file.read(), [stat.st_mtime_ns, stat.st_size, stat.st_ino]
+        if mark != seen.get("run.json"):
+            with open(place, "rb") as file:  # its name may pass to another file any moment
+                stat = os.fstat(file.fileno())
+                content, mark = file.read(), [stat.st_mtime_ns, stat.st_size, stat.st_ino]
         found, room = grown(folder, seen, files, room, run_files(folder))  # after it: of a run that has ended, all
         news: dict[str, Any] = {"files": found}
         if mark != seen.get("run.json") and room > 0 and not is_tried_again(content, given_up):
@@ -987,6 +1036,28 @@ def runs_in(folder: str) -> list[str]:
         return sorted(name for name in os.listdir(folder) if os.path.isfile(os.path.join(folder, name, "run.json")))
     except OSError:
         return []
+
+
+def names_of(folder: str, known: Request) -> list[str]:
+    """The runs of a folder that somebody asks for."""
+    names = known["runs"] if known["runs"] is not None else runs_in(folder)
+    return [run for run in names if run not in known.get("without", ())]
+
+
+def mark_of(place: str) -> list[int] | None:
+    """What changes with a file; None without it."""
+    try:
+        stat = os.stat(place)
+    except OSError:
+        return None
+    return [stat.st_mtime_ns, stat.st_size, stat.st_ino]
+
+
+def state_of(folder: str, known: Request) -> list[Any]:
+    """What changes when something happens to runs of a folder; that they print and log is nothing of the kind."""
+    launch, names = os.path.join(folder, ".launch"), names_of(folder, known)
+    marks = [mark_of(os.path.join(launch, name)) for name in ("over", "given_up")]
+    return [is_controlled(folder), *marks, *(mark_of(os.path.join(folder, run, "run.json")) for run in names)]
 
 
 def grown(

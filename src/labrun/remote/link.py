@@ -91,6 +91,8 @@ class Link:
     """Why it was not reached, if it was not."""
     living: bool = False
     """Whether its controller lived when the machine last answered."""
+    sizes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By run that is here whole: how far its files are. Kept nowhere."""
 
     @property
     def machine(self) -> Remote:
@@ -206,7 +208,8 @@ def read(folder: Path) -> Link | None:
 def write(folder: Path, link: Link) -> None:
     """Keep a folder's link, and note in the workspace whether it is live."""
     SweepState(folder).make()
-    records.replace_text(file(folder), json.dumps(vars(link)) + "\n", to_disk=False)
+    kept = {name: value for name, value in vars(link).items() if name != "sizes"}
+    records.replace_text(file(folder), json.dumps(kept) + "\n", to_disk=False)
     mark = _mark(folder, link)
     with contextlib.suppress(OSError):
         if link.state == OVER and not link.owed:

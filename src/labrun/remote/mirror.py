@@ -13,7 +13,6 @@ import logging
 import os
 import shlex
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -100,7 +99,9 @@ def _bring(channel: Channel, folder: Path, link: Link) -> tuple[list[str], bool]
     while True:
         asked, passed = _requests(folder, link)
         seen = _seen(folder, link)
-        gone = [run for run in link.pulled if not (folder / run / "run.json").exists()]  # removed here: they stay so
+        gone = [
+            run for run in link.pulled if not os.path.exists(os.path.join(folder, run, "run.json"))
+        ]  # removed here: they stay so
         request = {link.folder: {"runs": link.runs, "seen": seen, "without": gone}}
         said, sizes = notes.unsent(folder, link, [*runs_of(folder, link), *_children(folder, link)])
         leave, said_there = ({link.folder: one} if one else {} for one in (asked, said))
@@ -131,14 +132,28 @@ def _bring(channel: Channel, folder: Path, link: Link) -> tuple[list[str], bool]
 def _seen(folder: Path, link: Link) -> dict[str, dict[str, Any]]:
     """How far each file is here."""
     found: dict[str, dict[str, Any]] = {"": {".launch/controller.log": _size(folder / ".launch" / "controller.log")}}
+    pulled = set(link.pulled)
     for run in runs_of(folder, link):  # those that are here whole as well: what is not told is sent again
-        found[run] = _seen_of(folder / run, run, link)
+        if run not in pulled:
+            found[run] = _seen_of(folder / run, run, link)
+            link.sizes.pop(run, None)
+            continue
+        if run not in link.sizes:
+            link.sizes[run] = _seen_of(folder / run, run, link)
+        found[run] = link.sizes[run] | {context.ANNOTATIONS_FILE: link.said_marks.get(run)}
     return found
 
 
+def is_asked(folder: Path, link: Link) -> bool:
+    """Whether somebody asks something of runs that was not passed on yet."""
+    return bool(_requests(folder, link)[1])
+
+
 def _seen_of(run_dir: Path, key: str, link: Link) -> dict[str, Any]:
-    sizes: dict[str, Any] = {name: _size(run_dir / name) for name in ("metrics.jsonl", str(children.FILE))}
-    sizes |= {path.name: _size(path) for path in run_dir.glob("driver*.log")}
+    names = [name for name in _names(run_dir) if name.startswith("driver") and name.endswith(".log")]
+    sizes: dict[str, Any] = {
+        name: _size(os.path.join(run_dir, name)) for name in ("metrics.jsonl", str(children.FILE), *names)
+    }
     if key in link.marks:
         sizes["run.json"] = link.marks[key]
     return sizes | {context.ANNOTATIONS_FILE: link.said_marks.get(key)}
@@ -153,18 +168,19 @@ def _runs_here(folder: Path) -> list[str]:
     return sorted(path.parent.name for path in folder.glob("*/run.json"))
 
 
-def _size(path: Path) -> int:
+def _size(path: str | Path) -> int:
     try:
-        return path.stat().st_size
+        return os.stat(path).st_size
     except OSError:
         return 0
 
 
 def _requests(folder: Path, link: Link) -> tuple[dict[str, str], list[str]]:
     """Requests that were not passed on yet: by their path in the folder; and their marks."""
-    asked, passed = {}, []
+    asked, passed, pulled = {}, [], set(link.pulled)
     for run in runs_of(folder, link):
-        for path in (folder / run / "requests").glob("*") if run not in link.pulled else ():
+        requests = os.path.join(folder, run, "requests")
+        for path in (Path(requests, name) for name in _names(requests)) if run not in pulled else ():
             with contextlib.suppress(OSError):
                 mark = f"{run}/{path.name}/{path.stat().st_mtime_ns}"
                 if mark not in link.left and not path.name.startswith(".") and path.name != children.FILE.name:
@@ -175,6 +191,13 @@ def _requests(folder: Path, link: Link) -> tuple[dict[str, str], list[str]]:
         asked[".launch/cancel"] = ""
         passed.append("cancel")
     return asked, passed
+
+
+def _names(folder: str | Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
 
 
 def _apply(
@@ -196,6 +219,7 @@ def _apply(
 def _take(channel: Channel, run_dir: Path, key: str, folder: Path, link: Link, one: Mapping[str, Any]) -> Record | None:
     """Write what has come of a run; its record, which is not written yet, if it has ended."""
     run_dir.mkdir(parents=True, exist_ok=True)
+    link.sizes.pop(key, None)
     for name, (start, count) in one["files"].items():
         _add(_inside(run_dir, name), start, channel.read(count))
     if one["age"] is not None:
@@ -280,9 +304,7 @@ def _record(raw: bytes, run_dir: Path, folder: Path, link: Link) -> Record:
     Raises:
         RecordError: it is none.
     """
-    with tempfile.TemporaryDirectory() as place:
-        Path(place, "run.json").write_bytes(raw)
-        record = records.read(place)
+    record = records.parsed(raw, RunPaths(run_dir).record)
     record.data, record.model, record.error = (
         link.here(value, folder) for value in (record.data, record.model, record.error)
     )

@@ -37,7 +37,10 @@ def archive(files: Files) -> tuple[BinaryIO, int]:
     A file of two names (`last.ckpt` may be a hard link to the best) is in it twice: the other side takes no links.
     """
     file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
-    with tarfile.open(fileobj=file, mode="w:gz", compresslevel=1, dereference=True) as target:
+    # Not in the usual format: there the fraction of a second of a file's time takes 1 kB.
+    with tarfile.open(
+        fileobj=file, mode="w:gz", compresslevel=1, dereference=True, format=tarfile.GNU_FORMAT
+    ) as target:
         for name, source in sorted(files.items()):
             if isinstance(source, bytes):
                 info = tarfile.TarInfo(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 
 from labrun.errors import RecordError
@@ -40,7 +41,7 @@ def _is_place(name: str) -> bool:
 
 def _noted(run_dir: Path) -> list[str]:
     try:
-        raw = context.content(run_dir / FILE, LARGEST)
+        raw = context.content(os.path.join(run_dir, FILE), LARGEST)
     except OSError:
         return []
     found = []

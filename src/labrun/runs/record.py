@@ -248,6 +248,25 @@ def read(run_dir: str | os.PathLike[str]) -> Record:
     path = RunPaths(Path(run_dir)).record
     try:
         raw = context.content(path, LARGEST)
+    except FileNotFoundError:
+        raise RecordError(f"{path.parent} holds no run.json, so it is not a run's folder") from None
+    except OSError as error:
+        raise RecordError(f"{path} is damaged or cannot be read: {error}") from error
+    return parsed(raw, path, run_dir)
+
+
+def parsed(raw: bytes, path: Path, annotated: str | os.PathLike[str] | None = None) -> Record:
+    """A record, from what its file holds.
+
+    Args:
+        raw: the file's content.
+        path: the file, for messages.
+        annotated: the run whose annotations are applied to it; None: none are.
+
+    Raises:
+        RecordError: it is damaged.
+    """
+    try:
         content = json.loads(raw)
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}")
@@ -256,7 +275,7 @@ def read(run_dir: str | os.PathLike[str]) -> Record:
             raise ValueError(f"it has no {', '.join(missing)}")
         if raw.count(b"{") + raw.count(b"[") > DEEPEST:  # else they cannot lie so deep
             _check_depth(content)
-        content = context.annotated(run_dir, content)
+        content = content if annotated is None else context.annotated(annotated, content)
         # What is not a group of keys there says nothing; the others count.
         for name in ("data", "attempts"):
             if isinstance(content.get(name), list):
@@ -273,9 +292,7 @@ def read(run_dir: str | os.PathLike[str]) -> Record:
             record.hydra = exact.decoded(record.hydra)
         record.format = FORMAT  # it is written in the present one
         return record
-    except FileNotFoundError:
-        raise RecordError(f"{path.parent} holds no run.json, so it is not a run's folder") from None
-    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise RecordError(f"{path} is damaged or cannot be read: {error}") from error
 
 

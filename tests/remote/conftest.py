@@ -1,0 +1,19 @@
+"""What several tests of other machines share."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from labrun.remote import helper
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> helper.Helper:
+    """What answers on the other machine, here: for what needs no machine."""
+    answering = helper.Helper(io.BytesIO(), io.BytesIO())
+    answering.root = str(tmp_path / "there")
+    (tmp_path / "there").mkdir()
+    return answering
