@@ -330,7 +330,8 @@ def test_mlflow_in_a_control_script_begins_runs_of_labrun(tmp_path: Path) -> Non
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "MLmodel").write_text("flavors: {}\n")
     (tmp_path / "go.py").write_text(
-        "import mlflow\nfrom azureml.core import Experiment, Model, Workspace\n"
+        "import mlflow, mlflow.azureml\nfrom azureml.core import Experiment, Model, Workspace\n"
+        "try:\n    mlflow.azureml.deploy('m')\nexcept Exception as error:\n    print(error)\n"
         "ws = Workspace.from_config()\nmlflow.set_tracking_uri(ws.get_mlflow_tracking_uri())\n"
         "experiment = Experiment(workspace=ws, name='by-mlflow')\nmlflow.set_experiment(experiment.name)\n"
         "with mlflow.start_run():\n    mlflow.log_metric('loss', 3.0, step=1)\n"
@@ -362,6 +363,7 @@ def test_mlflow_in_a_control_script_begins_runs_of_labrun(tmp_path: Path) -> Non
     )
     done = lab(tmp_path, "azureml", "run", "go.py")
     assert done.returncode == 0, done.stderr
+    assert "deploy() is part of Azure ML and not of labrun. Instead: score with `lab models predict`" in done.stdout
     assert "models 1 [('late', 1, {'c': 'd'}), ('early', 1, {})]" in done.stdout
     begun = labrun.runs(root=tmp_path)[1].id
     assert f"['2', '1'] 1 2 {{'c': 'd'}} {{'c': 'd'}} {begun}\nflavors: {{}}\n" in done.stdout

@@ -90,6 +90,7 @@ BY_MODULE = {
     "azureml.automl.core.onnx_convert": ONNX,
     "azureml.train": _SUBMIT,
     "azureml.monitoring": _SERVE,
+    "mlflow.azureml": _SERVE,
 }
 """The beginning of a module's name, and what to do here in place of anything in it."""
 

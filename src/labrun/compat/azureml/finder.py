@@ -153,6 +153,8 @@ class _Modules(MetaPathFinder, Loader):
         top, *below = fullname.split(".")
         if fullname in BESIDE:
             return ModuleSpec(fullname, self, is_package=True)
+        if top == "mlflow" and below[:1] == ["azureml"]:  # which MLflow had until 2023, to deploy models
+            return ModuleSpec(fullname, self, is_package=True)
         if top != "azureml" or not below or below[0] in MISSING:
             return None
         if below[0] not in PRIVATE and any(part.startswith("_") and part not in INNER for part in below):
