@@ -15,6 +15,7 @@ import pytest
 from nbclient import NotebookClient
 
 import labrun
+from conftest import Command
 from helpers import lab
 from labrun.azureml import compute, names, telling, words
 from labrun.azureml.compute import AmlCompute, ComputeTarget
@@ -301,6 +302,20 @@ def test_a_run_that_fails_and_one_whose_output_is_interrupted(ws: Workspace, tmp
 def test_mistakes_are_told(ws: Workspace, call: Any, message: str) -> None:
     with pytest.raises(UserErrorException, match=message):
         call(ws)
+
+
+def test_a_kernel_is_installed(lab_here: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path))
+    done = lab_here("azureml", "kernel", "--name", "mine")
+    assert done.returncode == 0 and "installed the kernel mine" in done.stdout
+    spec = json.loads((tmp_path / "kernels" / "mine" / "kernel.json").read_text())
+    assert spec["argv"][:3] == [sys.executable, "-m", "labrun.azureml.kernel"]
+    refused = lab_here("azureml", "kernel", "--name", "../mine")
+    assert refused.returncode != 0 and "--name '../mine': give ASCII letters" in refused.stderr
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "file"))
+    refused = lab_here("azureml", "kernel")
+    assert refused.returncode != 0 and "labrun-azureml cannot be installed" in refused.stderr
 
 
 @pytest.mark.parametrize("text", ["plain", "a'b", "\\", "[1,2]", "1e-3", "null", "${x}", "a=b", "", "ä b\tc", "true"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -100,14 +101,19 @@ def install_kernel(name: str) -> str:
     """Install a kernel for this user in which `azureml` can be imported; returns a line that says where.
 
     Raises:
-        ConfigError: what Jupyter needs is not installed.
+        ConfigError: what Jupyter needs is not installed, the name will not do, or Jupyter's folder cannot be written.
     """
     try:
         import ipykernel  # noqa: F401
         from jupyter_client.kernelspec import KernelSpecManager
     except ImportError as error:
         raise ConfigError(f"a kernel needs packages that are not here ({error.name}): pip install ipykernel") from error
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
+        raise ConfigError(f"lab azureml kernel: --name {name!r}: give ASCII letters, digits, '-', '.' and '_'")
     with tempfile.TemporaryDirectory() as folder:
         _write_spec(Path(folder) / name)
-        place = KernelSpecManager().install_kernel_spec(os.path.join(folder, name), name, user=True)
+        try:
+            place = KernelSpecManager().install_kernel_spec(os.path.join(folder, name), name, user=True)
+        except OSError as error:
+            raise ConfigError(f"the kernel {name} cannot be installed: {error}") from error
     return f'installed the kernel {name} in {place}: choose "Azure ML SDK v1 (labrun)" in Jupyter'
