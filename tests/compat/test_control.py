@@ -290,7 +290,8 @@ def test_a_run_that_fails_and_one_whose_output_is_interrupted(ws: Workspace, tmp
         (lambda ws: Experiment(ws, "x").submit(3), "submit a ScriptRunConfig"),
         (lambda ws: ScriptRunConfig("."), "give either script= and arguments=, or command="),
         (lambda ws: Experiment(ws, "x").submit(ScriptRunConfig(".", "no.py")), "there is no script no.py"),
-        (lambda ws: Experiment(ws, "x").submit(ScriptRunConfig(".", "a.ipynb")), "a.ipynb is a notebook.*nbconvert"),
+        (lambda ws: Experiment(ws, "x").submit(notebook(ws, ["--rate", 1])), "a.ipynb is a notebook, .* no arguments"),
+        (lambda ws: Experiment(ws, "x").submit(notebook(ws, python="python3.9")), "labrun's own interpreter"),
         (lambda ws: ScriptRunConfig(".", "a.py", "--rate 1"), "arguments='--rate 1': give a list"),
         (lambda ws: ScriptRunConfig(".", "a.py", run_config="local"), r"run_config='local': give RunConfiguration"),
         (lambda ws: ScriptRunConfig(".", "a.py", environment="AzureML-Minimal"), "give an Environment"),
@@ -302,6 +303,30 @@ def test_a_run_that_fails_and_one_whose_output_is_interrupted(ws: Workspace, tmp
 def test_mistakes_are_told(ws: Workspace, call: Any, message: str) -> None:
     with pytest.raises(UserErrorException, match=message):
         call(ws)
+
+
+def notebook(ws: Workspace, arguments: Any = (), python: str | None = None) -> ScriptRunConfig:
+    """A notebook as a script, in a folder below the source's."""
+    cell = nbformat.v4.new_code_cell(
+        "from azureml.core import Run\nRun.get_context().log('x', 2)\nopen('outputs/made.txt', 'w').close()\n"
+        "print('in', Run.get_context().id)"
+    )
+    (ws.folder / "books").mkdir(exist_ok=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), ws.folder / "books" / "a.ipynb")
+    made = ScriptRunConfig(".", "books/a.ipynb", list(arguments))
+    if python is not None:
+        made.run_config.environment.python.user_managed_dependencies = True
+        made.run_config.environment.python.interpreter_path = python
+    return made
+
+
+def test_a_notebook_as_a_script_is_kept_with_its_outputs(ws: Workspace) -> None:
+    run = Experiment(ws, "book").submit(notebook(ws))
+    run.wait_for_completion()
+    assert run.get_metrics() == {"x": 2} and {"outputs/a.ipynb", "outputs/made.txt"} <= set(run.get_file_names())
+    run.download_file("outputs/a.ipynb", "saved.ipynb")
+    (cell,) = nbformat.read("saved.ipynb", as_version=4).cells
+    assert cell.outputs[0]["text"] == f"in {run.id}\n"
 
 
 def test_a_kernel_is_installed(lab_here: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

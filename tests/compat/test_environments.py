@@ -91,6 +91,7 @@ def test_environments_are_registered_with_versions(ws: Workspace, tmp_path: Path
         ("AzureML-Minimal", [], None),
         ("AzureML-sklearn-0.24-ubuntu18.04-py37-cpu", ["scikit-learn==0.24.*"], "3.7"),
         ("AzureML-Scikit-learn-0.20.3", ["scikit-learn==0.20.3.*"], None),
+        ("AzureML-Scikit-learn0.24-Cuda11-OpenMpi4.1.0-py36", ["scikit-learn==0.24.*"], "3.6"),
         ("AzureML-ACPT-pytorch-1.11-py38-cuda11.3-gpu", ["torch==1.11.*", "torchvision"], "3.8"),
         ("AzureML-Tutorial", ["scikit-learn", "pandas"], None),
     ],

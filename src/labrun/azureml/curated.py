@@ -49,11 +49,11 @@ def dependencies(name: str) -> tuple[list[str], str | None] | None:
     if not text.startswith(PREFIX):
         return None
     rest = text.removeprefix(PREFIX)
-    family = max((one for one in PACKAGES if rest == one or rest.startswith(f"{one}-")), key=len, default=None)
+    family = max((one for one in PACKAGES if re.match(rf"{one}(?![a-z])", rest)), key=len, default=None)
     if family is None:
         return None
     packages = list(PACKAGES[family])
-    version = re.match(r"-(\d+(?:\.\d+)*)", rest.removeprefix(family))
+    version = re.match(r"-?(\d+(?:\.\d+)*)", rest.removeprefix(family))  # Scikit-learn0.24-Cuda11, too
     if packages and version:
         packages[0] += f"=={version[1]}.*"
     python = re.search(r"-py(\d)\.?(\d+)", rest)

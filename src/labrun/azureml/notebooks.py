@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from labrun.errors import ConfigError, RunFailedError
+from labrun.runs import context
 
 MODULE = "labrun.azureml.kernel"
 NAME = "labrun-azureml"
 
 
 def execute(path: Path, target: Path) -> int:
-    """Carry out a notebook from its first cell to its last, in its own folder, and save it with its outputs.
+    """Carry out a notebook from its first cell to its last, and save it with its outputs.
+
+    It works in its own folder; inside of a run in the run's, whose `outputs` are kept.
 
     Args:
         path: the notebook.
@@ -52,7 +55,7 @@ def execute(path: Path, target: Path) -> int:
             notebook,
             kernel_name=NAME,
             timeout=None,
-            resources={"metadata": {"path": str(path.absolute().parent)}},
+            resources={"metadata": {"path": str(Path.cwd() if context.current() else path.absolute().parent)}},
             # Sockets in a folder of this user: other users of the machine could send code to a port. By an absolute
             # path: the kernel works in the notebook's folder, and this process in another.
             config=Config({"KernelManager": {"transport": "ipc", "ip": str(Path(folder, "kernel"))}}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,20 @@ def _check(argument: str, given: Any, kind: Any, wanted: str) -> None:
     """
     if given is not None and not isinstance(given, kind):
         raise UserErrorException(f"ScriptRunConfig: {argument}={given!r}: give {wanted}")
+
+
+def _of_notebook(script: str, arguments: Sequence[Any]) -> str:
+    """The command that carries a notebook out in the run, and leaves it with its outputs among the run's files.
+
+    Raises:
+        UserErrorException: it has arguments.
+    """
+    if arguments:
+        raise UserErrorException(
+            f"ScriptRunConfig: {script} is a notebook, which takes no arguments here. Set them in its cells, or make a "
+            f"script of it: jupyter nbconvert --to script {script}"
+        )
+    return f"lab azureml run --output {shlex.quote(f'outputs/{Path(script).name}')} {shlex.quote(script)}"
 
 
 class ScriptRunConfig(Config):
@@ -107,6 +122,12 @@ class ScriptRunConfig(Config):
         run = self._run_words(inputs)
         limit = self.max_run_duration_seconds or self.run_config.max_run_duration_seconds
         target = compute.words(self.run_config.target, experiment.workspace)
+        environment = self._environment_words(experiment)
+        if str(self.script).endswith(".ipynb") and any(text.startswith("script.") for text in environment):
+            raise UserErrorException(
+                f"ScriptRunConfig: {self.script} is a notebook, which runs with labrun's own interpreter: leave the "
+                f"environment out, or make a script of it: jupyter nbconvert --to script {self.script}"
+            )
         return [
             "experiment=script",
             "script.azureml=true",
@@ -116,7 +137,7 @@ class ScriptRunConfig(Config):
             *target,
             *distributed.words(self.distributed_job_config, self.run_config, target),
             *([word("compute.timeout_min", limit / 60)] if limit else []),
-            *self._environment_words(experiment),
+            *environment,
         ]
 
     def _run_words(self, inputs: ScriptInputs) -> list[str]:
@@ -134,16 +155,13 @@ class ScriptRunConfig(Config):
             quoted = [f"'{text}'" if isinstance(text, Reference) else exact.escaped(text) for text in texts]
             return [word("script.command", Reference(" ".join(quoted)))]
         script, arguments = (given[1], given[2:]) if self.command is not None else (self.script, self.arguments)
-        if str(script).endswith(".ipynb"):
-            raise UserErrorException(
-                f"ScriptRunConfig: {script} is a notebook, and a run is a script. Make one of it: "
-                f"jupyter nbconvert --to script {script}"
-            )
         if not Path(self.source_directory, str(script)).is_file():
             raise UserErrorException(
                 f"ScriptRunConfig: there is no script {script} in the source directory {self.source_directory} "
                 f"(the working folder is {Path.cwd()})"
             )
+        if str(script).endswith(".ipynb"):
+            return [word("script.command", Reference(exact.escaped(_of_notebook(str(script), arguments))))]
         return [
             word("script.path", os.path.join(self.source_directory, str(script))),
             word("script.positional", [inputs.argument(value) for value in arguments]),

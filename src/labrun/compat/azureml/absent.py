@@ -44,7 +44,7 @@ INSTEAD = {
     "LinkedService": _DATASTORE,
     "LocalWebservice": _SERVE,
     "MedianStoppingPolicy": _SWEEP,
-    "NotebookRunConfig": "make a script of the notebook, for ScriptRunConfig: jupyter nbconvert --to script FILE.ipynb",
+    "NotebookRunConfig": "ScriptRunConfig(script='FILE.ipynb') carries a notebook out, and keeps it in outputs/",
     "PyTorch": _SUBMIT,
     "PrimaryMetricGoal": _SWEEP,
     "RandomParameterSampling": _SWEEP,
