@@ -22,6 +22,7 @@ from helpers import PLAIN, Completed, lab, new, run_labrun, submitted
 from labrun import cli
 from labrun.cli.runs import compare
 from labrun.errors import RecordError
+from labrun.remote import link as links
 from labrun.runs import archive_export, context, index, recording, removing, store, sweep_state
 from labrun.runs import record as records
 from labrun.runs.context import RunContext, annotate
@@ -213,6 +214,15 @@ def test_logs_print_what_runs_printed(all_kinds: Path, run: Lab) -> None:
     assert run("runs", "logs", "--where", "accuracy>0.9")[1].splitlines()[0] == "== test  a2222222"
     assert run("runs", "logs", "-f", "a1")[1] == "what a1111111 printed\n"
     assert "printed nothing" in run("runs", "logs", "b3")[2]
+
+
+def test_logs_of_a_run_without_its_controller_end(workspace: Path, run: Lab) -> None:
+    folder = submitted(workspace, "abcd1234", status="running", config={"compute": {"target": "local"}})
+    link = links.Link("box", "workspaces/w", "workspaces/w/x", str(workspace), state=links.STARTED, runs=["."])
+    link.reached = time.time()  # nobody asks it again for a moment
+    links.write(folder, link)
+    _, _, err = run("runs", "logs", "-f", "abcd1234")
+    assert f"the controller of run abcd1234 on box has ended before the run: 'lab runs watch {folder}'" in err
 
 
 def test_compare_shows_what_differs_and_draws_the_curves(all_kinds: Path, run: Lab) -> None:

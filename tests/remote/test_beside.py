@@ -71,7 +71,8 @@ def test_a_run_from_python_with_shells_beside_it_and_another_laptop(
     assert box.inside(f"ls -d /home/{far.USER}/.labrun/.offer*") == ""
     port = far.free_port()
     terminal = Terminal(program("lab", "shell", "last", "-L", f"{port}:6006"), project)
-    assert "not set, as records hold no values: UNTOLD" in terminal.expect(f"(run {run.id})")
+    told = terminal.expect(f"(run {run.id})")
+    assert f"records hold no values: UNTOLD. 'UNTOLD=VALUE lab shell {run.id}' sets it" in told
     shown = urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=20).read().decode()
     assert "Directory listing" in shown
     terminal.type("tty; exit 3\n")

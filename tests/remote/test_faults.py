@@ -313,7 +313,9 @@ def test_a_machine_that_stays_away_while_an_environment_is_built(
     )
     done = labrun_here(*WORDS, "seed=0")
     assert done.returncode == 0, done.stderr
-    assert sorted((one.status, len(one.attempts)) for one in runs_of(workspace)) == [("canceled", 0), ("completed", 1)]
+    canceled, completed = sorted(runs_of(workspace), key=lambda one: one.status)
+    assert [(one.status, len(one.attempts)) for one in (canceled, completed)] == [("canceled", 0), ("completed", 1)]
+    assert canceled.reason.startswith("its controller ended (box (box) does not answer. Nothing has begun there")
     assert ledger(box) == ["begun 0"]
     log = box.inside(f"grep -h tinything== /home/{far.USER}/.labrun/env/*.log")
     assert log.split("\n") == [" + tinything==1.0", ""], "built once"
@@ -450,7 +452,11 @@ def test_what_no_run_needs_is_removed_and_nothing_else(there: helper.Helper) -> 
     def run(name: str, status: str, code: str, env: str) -> None:
         folder = root / "workspaces" / "w" / "outputs" / "x" / name
         (folder / ".launch").mkdir(parents=True)
-        (folder / ".launch" / "plan.json").write_text(json.dumps({"command": None, "path": [f"{root}/{env}/lib"]}))
+        if status == "completed":
+            (folder / ".launch" / "over").touch()
+        (folder / ".launch" / "plan.json").write_text(
+            json.dumps({"command": ["-cd", f"{root}/configs/{name}"], "path": [f"{root}/{env}/lib"]})
+        )
         (folder / ".launch" / "far").write_text(json.dumps({"host": "x", "needs": [f"{root}/labrun/{name}"]}))
         (folder / "run.json").write_text(json.dumps({"status": status, "code": {"folder": f"/x/code/{code}"}}))
 
@@ -461,6 +467,8 @@ def test_what_no_run_needs_is_removed_and_nothing_else(there: helper.Helper) -> 
         (root / top / name).mkdir(parents=True)
     for name in ("env/e1", "env/e2", "env/e3", "labrun/over", "labrun/live", "datastores/d1", "cache/uv"):
         (root / name).mkdir(parents=True)
+    for name in ("over", "live"):
+        (root / "configs" / name).mkdir(parents=True)
     (root / "env" / "e1.log").write_text("built")
     (root / "scratch").mkdir()
     (root / "workspaces" / "w").rename(root / "scratch" / "w")
@@ -478,16 +486,58 @@ def test_what_no_run_needs_is_removed_and_nothing_else(there: helper.Helper) -> 
         os.utime(place, (time.time() - 2 * helper.LEFT_S,) * 2)
     there.do_have({"paths": [f"{top}/c0de4"]}, nothing)  # somebody is about to send runs
     found = there.do_unused({}, nothing)[0]["unused"]
-    wanted = {"env/e1", "labrun/over", f"{top}/c0de3", "datastores/d1", "store"}
+    wanted = {"env/e1", "labrun/over", "configs/over", f"{top}/c0de3", "datastores/d1", "store"}
     assert set(found) == wanted and found["store"] == ["data", 11 - 3 / 2]
     there.do_unused({"remove": [*found, "env/e2"]}, nothing)
     assert not any((root / name).exists() for name in {*wanted - {"store"}, "env/e1.log", f"store/{two[:2]}/{two}"})
-    kept = ("env/e2", "env/e3", "labrun/live", f"{top}/c0de1", f"{top}/c0de2", f"{top}/c0de4")
+    kept = ("env/e2", "env/e3", "labrun/live", "configs/live", f"{top}/c0de1", f"{top}/c0de2", f"{top}/c0de4")
     assert all((root / name).exists() for name in kept)
     assert len(list(root.rglob("run.json"))) == 2
     assert there.do_unused({}, nothing)[0]["unused"] == {}
     (root / "env" / "e3.build").unlink()
     assert set(there.do_unused({}, nothing)[0]["unused"]) == {"env/e3", "cache"}
+
+
+def test_a_link_to_a_folder_is_followed_within_its_run_and_told_elsewhere(there: helper.Helper) -> None:
+    run, away = Path(there.root, "run"), Path(there.root, "scratch")
+    for place in (run / "outputs" / "deep", run / "checkpoints", away):
+        place.mkdir(parents=True)
+        (place / "file").write_text("x")
+    for name, goal in (
+        ("best", "../checkpoints"),
+        ("deep/up", ".."),
+        ("far", str(away)),
+        ("deep/file2", "../best/file"),
+    ):
+        (run / "outputs" / name).symlink_to(goal)
+    asked = {"folders": {"run": {}}, "parts": ["outputs"]}
+    answer = there.do_pull(asked, helper._Payload(io.BytesIO(), 0))[0]
+    names = sorted(entry[0] for entry in answer["folders"]["run"])
+    assert names == ["outputs/best/file", "outputs/deep/file", "outputs/deep/file2"]
+    assert answer["left"] == [f"{run}/outputs/far -> {away}"]
+
+
+def test_other_versions_there_are_told_once(
+    there: helper.Helper, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(remotes.VARIABLE, str(Path(there.root, "remotes.json")))
+    remote = remotes.Remote("box", "box", python=sys.executable)
+    remotes.put(remote)
+
+    class Near:
+        python, name = sys.executable, "box"
+
+        def __init__(self) -> None:
+            self.remote = remote
+
+        def call(self, do: str, **arguments: Any) -> dict[str, Any]:
+            assert do == "hello"
+            return there.do_hello({**arguments, "root": there.root}, helper._Payload(io.BytesIO(), 0))[0]
+
+    for version, times in (("0.1", 1), ("0.1", 0), ("0.2", 1)):
+        monkeypatch.setattr(records, "installed_packages", lambda version=version: {"numpy": version})
+        assert environment.ensure(Near()) == sys.executable  # type: ignore[arg-type]
+        assert capsys.readouterr().err.count(f"(here {version})") == times
 
 
 def payload_of(text: str) -> helper._Payload:

@@ -52,6 +52,19 @@ def test_changed_and_new_files_are_in_and_ignored_ones_are_not(repository: Path,
     assert Path(taken["folder"]).stat().st_mode & 0o777 == 0o700
 
 
+def test_a_link_to_a_folder_is_followed_within_the_tree_and_told_elsewhere(
+    repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`data` leads elsewhere in many a project, and is no code; a link to a folder above itself never ends."""
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools" / "tool.py").write_text("z = 1\n")
+    for name, goal in (("near", "pkg"), ("far", "../tools"), ("data", "../tools"), ("pkg/up", "..")):
+        (repository / name).symlink_to(goal)
+    taken = snapshot.take(repository, tmp_path)
+    assert names(taken) == {"pkg/code.py", "near/code.py", "conf.yaml", ".gitignore"}
+    assert f"links out of {repository}, or to a folder above themselves: far, pkg/up" in caplog.text
+
+
 def test_the_workspaces_own_runs_are_no_code(repository: Path) -> None:
     first = snapshot.take(repository, repository)
     for name in (

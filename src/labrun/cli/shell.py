@@ -46,8 +46,13 @@ def act(options: argparse.Namespace) -> int:
     status = StatusResolver()(run_dir, record)
     if not options.command:
         sys.stderr.write(f"lab: run {record.id} ({status}) on {place.where}: {place.folder}\n")
-        if place.unset:
-            sys.stderr.write(f"lab: not set, as records hold no values: {', '.join(place.unset)}\n")
+    if place.unset:
+        sys.stderr.write(
+            f"lab: not set, as records hold no values: {', '.join(place.unset)}. "
+            f"'{place.unset[0]}=VALUE lab shell {record.id}' sets it\n"
+        )
+    if place.guessed:
+        sys.stderr.write(f"lab: as they are here, as records hold no values: {', '.join(place.guessed)}\n")
     is_here = place.remote is None and place.job is None
     for one in forwards:
         if is_here:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from labrun import masking
 from labrun.backends import registry
 from labrun.backends.base import Executor, Head, resources
 from labrun.control.lease import Lease, OvertakenError
@@ -175,9 +176,11 @@ def _drive(
         raise
     except OvertakenError:
         raise
-    except LabrunError:
-        runner.cancel_all(why="the sweep ended before it began")
-        cancel_rest(folder, read_plan(folder), "the sweep ended before it began")
+    except LabrunError as error:
+        reason = masking.masked(next(iter(str(error).splitlines()), type(error).__name__))
+        why = f"its controller ended ({reason}) before it began"
+        runner.cancel_all(why=why)
+        cancel_rest(folder, read_plan(folder), why)
         raise
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun.errors import ConfigError, LabrunError
-from labrun.remote import packed, wheels
+from labrun.remote import packed, remotes, wheels
 from labrun.remote.channel import Channel, Meter
 from labrun.runs import record as records
 
@@ -119,6 +119,7 @@ def ensure(channel: Channel) -> str:
     """
     remote = channel.remote
     if remote.python is not None:
+        _tell_differences(channel)
         return channel.python or remote.python
     wanted = present()
     python = f"env/{wanted.key}/bin/python"
@@ -295,6 +296,23 @@ def _send_uv(channel: Channel) -> str:
     with file:
         channel.send("put", file, size, Meter(f"sending uv to {channel.remote.name}", size), to="bin", marked=True)
     return f"{channel.root}/bin/uv"
+
+
+def _tell_differences(channel: Channel) -> None:
+    """Say, once for each state of the two, which packages of an interpreter there may change results."""
+    remote = channel.remote
+    found = remotes.get(remote.name).facts if remote.name in remotes.known() else {}
+    if not isinstance(found.get("python"), Mapping):
+        told = channel.call("hello", root=remote.folder, facts=True, full=True, python=remote.python)["facts"]
+        found = {**told, "told": found.get("told")}
+        remotes.note_facts(remote.name, found)
+    if not isinstance(found["python"], Mapping):
+        return  # it cannot be used: its own words say why
+    others = differences(found["python"]["packages"])
+    if others and others != found.get("told"):
+        sys.stderr.write(f"labrun: {remote.python} on {remote.name} has other versions: {', '.join(others)}\n")
+    if others != (found.get("told") or []):
+        remotes.note_facts(remote.name, {**found, "told": others})
 
 
 def differences(there: Mapping[str, str]) -> list[str]:

@@ -481,14 +481,16 @@ class Helper:
     def do_pull(self, request: Request, payload: _Payload) -> Answer:
         """Files below folders: those that the caller has not, or has otherwise.
 
+        A link counts as what it leads to; one to a folder elsewhere is told (`left`), and not followed.
         Of each its name, size and time in seconds and in nanoseconds, and where its bytes begin: a part that the caller
         has already (`begun`) is left out, if the file is the one that it came from.
         """
         answer: dict[str, list[list[Any]]] = {}
         files: list[Part] = []
+        left: list[str] = []
         for name, known in request["folders"].items():
             folder, answer[name] = self.path(name), []
-            for place in (place for top in request["parts"] for place in walk(os.path.join(folder, top), linked=True)):
+            for place in (one for top in request["parts"] for one in reached(os.path.join(folder, top), folder, left)):
                 stat = os.stat(place)
                 entry = [os.path.relpath(place, folder), stat.st_size, int(stat.st_mtime)]
                 if known.get(entry[0]) != entry[1:]:
@@ -496,7 +498,7 @@ class Helper:
                     start = part[2] if part and part[:2] == [stat.st_size, stat.st_mtime_ns] else 0
                     answer[name].append([*entry, stat.st_mtime_ns, start])
                     files.append((place, start, stat.st_size - start))
-        return {"folders": answer}, files
+        return {"folders": answer, "left": left}, files
 
     def do_folders(self, request: Request, payload: _Payload) -> Answer:
         """The folders of runs that were carried here, from whatever machine."""
@@ -704,6 +706,7 @@ def unused(root: str) -> dict[str, tuple[str, list[str]]]:
     for pattern, what, text in (
         ("labrun/*", "labrun", live),
         ("told/*", "what packages say of themselves", live),
+        ("configs/*", "a search's configs", live),
         ("env/*", "an environment", live),
         ("workspaces/*/outputs/.labrun/environments/*", "an environment of a script", live),
         ("workspaces/*/outputs/.labrun/code/*", "code", named),
@@ -1081,14 +1084,35 @@ def grown(
     return found, room
 
 
-def walk(top: str, linked: bool = False) -> Iterator[str]:
-    """Every plain file at or below a path, and what links to one if wanted; no folder through a link."""
-    if os.path.isfile(top) and (linked or not os.path.islink(top)):
+def walk(top: str) -> Iterator[str]:
+    """Every plain file at or below a path, nothing through a link."""
+    if os.path.isfile(top) and not os.path.islink(top):
         yield top
     for folder, _, names in os.walk(top):
         for name in sorted(names):
             place = os.path.join(folder, name)
-            if os.path.isfile(place) and (linked or not os.path.islink(place)) and not PARTIAL.search(name):
+            if os.path.isfile(place) and not os.path.islink(place) and not PARTIAL.search(name):
+                yield place
+
+
+def reached(top: str, home: str, left: list[str]) -> Iterator[str]:
+    """Every file at or below a path, through links too; a link to a folder outside `home` goes to `left`."""
+    if os.path.isfile(top):
+        yield top
+    home, within = os.path.realpath(home), {top: {os.path.realpath(top)}}
+    for folder, folders, names in os.walk(top, followlinks=True):
+        for name in list(folders):
+            place = os.path.join(folder, name)
+            real = os.path.realpath(place)
+            if os.path.islink(place) and not real.startswith(home + os.sep):
+                left.append(f"{place} -> {real}")
+                folders.remove(name)
+            elif any((one + os.sep).startswith(real + os.sep) for one in within[folder]):  # a circle
+                folders.remove(name)
+            within[place] = within[folder] | {real}
+        for name in sorted(names):
+            place = os.path.join(folder, name)
+            if os.path.isfile(place) and not PARTIAL.search(name):
                 yield place
 
 

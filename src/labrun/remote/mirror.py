@@ -420,6 +420,8 @@ def _pull(channel: Channel, places: Mapping[str, Path], parts: Sequence[str]) ->
                 found.append(name)
                 if start:
                     resumed[f"{channel.root}/{there}/{name}"] = place
+    for link in answer["left"]:
+        log.warning("Not brought from %s, a link out of the run's folder: %s", channel.remote.name, link)
     _verify(channel, resumed)
     return found
 

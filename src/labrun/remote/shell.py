@@ -74,6 +74,8 @@ class Beside:
     """The folder of Slurm's programs, where it is known."""
     unset: Sequence[str] = field(default_factory=tuple)
     """Variables of the run whose values nobody here knows."""
+    guessed: Sequence[str] = field(default_factory=tuple)
+    """Variables that have their value from here, as its record holds none."""
 
     @property
     def where(self) -> str:
@@ -122,7 +124,7 @@ def _here(run_dir: Path, record: Record) -> Beside:
     job, node = _job(record, record.status)
     path = [] if script.get("python") or script.get("environment") else _path(run_dir, record)
     found = {**_programs(python, path), store.ROOT_VARIABLE: str(store.workspace())}
-    return Beside(record, str(run_dir), found, known, None, job, node, "", missing)
+    return Beside(record, str(run_dir), found, known, None, job, node, "", missing, _guessed(own, known))
 
 
 def _values(names: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
@@ -132,6 +134,10 @@ def _values(names: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
         with contextlib.suppress(ConfigError):  # it refers to a variable that is not set here
             known |= variables.known_here({name: value})
     return known, sorted(set(names) - set(known))
+
+
+def _guessed(names: Mapping[str, Any], known: Mapping[str, str]) -> list[str]:
+    return sorted(name for name in known if names[name] == records.HIDDEN)
 
 
 def _path(run_dir: Path, record: Record) -> list[str]:
@@ -167,7 +173,9 @@ def _there(run_dir: Path, record: Record, folder: Path, link: links.Link) -> Bes
     known, missing = _values(named)
     found = {**_programs(python, path), store.ROOT_VARIABLE: f"{link.root}/{link.workspace}"}
     programs = os.path.dirname(sbatch) if sbatch else ""
-    return Beside(record, f"{link.root}/{there}", found, known, link.machine, job, node, programs, missing)
+    return Beside(
+        record, f"{link.root}/{there}", found, known, link.machine, job, node, programs, missing, _guessed(named, known)
+    )
 
 
 def _job(record: Record | Mapping[str, Any], status: str) -> tuple[str | None, str | None]:

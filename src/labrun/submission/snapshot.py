@@ -141,15 +141,17 @@ def _chosen(base: Path, listed: list[Path]) -> tuple[list[Path], int]:
     Raises:
         ConfigError: they are more than a snapshot may take.
     """
+    listed, far = _through_links(base, listed)
     chosen = [path for path in without_runs(base, listed) if _wanted(base, path)]
     patterns = _ignore_patterns(base)
     files = sorted(path for path in chosen if not _matches(path, patterns))
     large = [path for path in files if (base / path).stat().st_size > LARGEST_FILE]
     files = [path for path in files if path not in set(large)]
-    linked = [path for path in listed if path.suffix == ".py" and _leads_out(base, path)]
+    linked = far + [path for path in listed if path.suffix == ".py" and _leads_out(base, path)]
     if linked:
         log.warning(
-            "Not in the code snapshot, links out of %s: %s. Runs elsewhere than inline do not find them",
+            "Not in the code snapshot, links out of %s, or to a folder above themselves: %s. "
+            "Runs elsewhere than inline do not find them",
             base,
             ", ".join(map(str, linked[:5])),
         )
@@ -162,6 +164,20 @@ def _chosen(base: Path, listed: list[Path]) -> tuple[list[Path], int]:
             f"name what is not code in {base / IGNORE_FILE}, one pattern a line"
         )
     return files, total
+
+
+def _through_links(base: Path, listed: list[Path]) -> tuple[list[Path], list[Path]]:
+    """What is listed, and what lies behind links to folders of the tree; and the links to folders elsewhere."""
+    links = [path for path in listed if (base / path).is_symlink() and (base / path).is_dir()]
+    found, far = [path for path in listed if path not in links], []
+    for link in links:
+        goal, top = (base / link).resolve(), base.resolve()
+        if not goal.is_relative_to(top) or (top / link).is_relative_to(goal):
+            far += [link] if link.name not in SKIPPED_FOLDERS else []
+            continue
+        inner = goal.relative_to(top)
+        found += [link / path.relative_to(inner) for path in listed if path.is_relative_to(inner) and path not in links]
+    return found, far
 
 
 def import_path(code: Mapping[str, Any], own: bool = True) -> list[str]:
@@ -222,7 +238,9 @@ def _git_files(base: Path, root: Path) -> Iterator[Path]:
     )
     yield from tracked
     for path in others:
-        if (base / path).is_dir():  # a clone inside this one, of which git lists the folder alone
+        if (base / path).is_dir() and not (
+            base / path
+        ).is_symlink():  # a clone inside this one, of which git lists the folder alone
             yield from (path / below for below in _git_files(base / path, root))
         else:
             yield path

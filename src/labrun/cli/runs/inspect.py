@@ -13,15 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from labrun import checking, terminal
+from labrun.backends import registry
 from labrun.checking import suggest
 from labrun.cli.runs import filters
-from labrun.control import monitor
+from labrun.control import lease, monitor
 from labrun.control.query import StatusResolver
 from labrun.errors import RecordError
+from labrun.remote import link as links
 from labrun.remote import mirror
 from labrun.runs import context, files, report, store
 from labrun.runs import record as records
 from labrun.runs.record import Record, RunPaths
+from labrun.runs.sweep_state import SweepState
 
 POLL_S = 0.5
 
@@ -47,10 +50,26 @@ def _log(run_dir: Path, follow: bool, shown: StatusResolver, is_raw: bool) -> No
         mirror.refresh(store.workspace())
         record = records.read(run_dir)
         view.update()
-        if record.finished or shown(run_dir, record) == records.LOST:
+        if record.finished or shown(run_dir, record) == records.LOST or _is_left_alone(run_dir, record):
             break
         time.sleep(POLL_S)
     view.update()
+
+
+def _is_left_alone(run_dir: Path, record: Record) -> bool:
+    """Whether a run of another machine has lost its controller, so that nothing more may come of it; says so."""
+    folder = links.folder_of(run_dir, record)
+    link = None if folder is None else links.read(folder)
+    if folder is None or link is None or link.state != links.STARTED or link.living:
+        return False
+    there = {**record.config["compute"], "host": None}
+    if lease.living(SweepState(folder)) is not None or registry.chosen(there, sweep=True).outlives_controller:
+        return False
+    sys.stderr.write(
+        f"lab: the controller of run {record.id} on {link.remote} has ended before the run: "
+        f"'lab runs watch {folder}' sees it through\n"
+    )
+    return True
 
 
 def metrics(options: argparse.Namespace) -> int:
