@@ -36,7 +36,7 @@ def main(manifest_path: str) -> int:
         meet(rank, ranks)
         if rank:
             return take_part(runs[0], rank)
-    return Supervisor(manifest, [Path(run) for run in runs], ranks).supervise()
+    return JobSupervisor(manifest, [Path(run) for run in runs], ranks).supervise()
 
 
 def job_id() -> str:
@@ -81,7 +81,7 @@ def take_part(run_dir: str, rank: int) -> int:
     os._exit(code)  # at once, as the first process's child does: nothing is left to be tidied up
 
 
-class Supervisor:
+class JobSupervisor:
     """The first process of a job.
 
     Args:
