@@ -42,6 +42,7 @@ from labrun.errors import ConfigError, LabrunError, RecordError, RunFailedError
 from labrun.runs import custom_locations, recording, store
 from labrun.runs import record as records
 from labrun.runs.record import Record
+from labrun.schema import Compute
 from labrun.submission import freeze, publish
 from labrun.submission.publish import announce
 from labrun.tracking import registry as trackers
@@ -76,13 +77,14 @@ class Preflight(Callback):
             plain = composed.without_hydra(config)
             values, _ = freeze.settled(plain, composed.task_overrides(config.hydra), store.workspace())
             freeze.check_targets(values)
-            registry.check(values["compute"], sweep=False)
+            compute = Compute.of(values["compute"])
+            registry.check(compute, sweep=False)
             trackers.check(values["tracking"])
             with read_write(config.hydra), open_dict(config.hydra):
                 config.hydra.runtime.output_dir = os.path.abspath(config.hydra.run.dir)
             if hydra_job.has_own_logging(config.hydra):
                 hydra_job.check_logging(config.hydra)
-            backend = registry.chosen(values["compute"], sweep=False)
+            backend = registry.chosen(compute, sweep=False)
             JobCallbacks.is_elsewhere = not backend.in_process
             if values["sweep"]["resume"] is not None:
                 raise ConfigError("sweep.resume goes on with a sweep: it wants -m. A single run: trainer.resume=last")
@@ -299,7 +301,7 @@ def _run(config: DictConfig, hydra_config: Any) -> dict[str, Any]:
         record.parent = record.parent or publish.parent()
         record.hydra = hydra_job.settings(hydra_config)
         record.command = hydra_files.command(hydra_config, record.overrides)
-        if not registry.chosen(record.config["compute"], sweep=False).in_process:
+        if not registry.chosen(Compute.of(record.config["compute"]), sweep=False).in_process:
             from labrun.submission import submit
 
             job = submit.Job(record, run_dir, files, variables, hydra_config.output_subdir)
@@ -349,9 +351,10 @@ def carry_out(record: Record, run_dir: Path, root: Path) -> Record:
 
     wait_asleep()
     config = record.config
-    own = threads.own_variables(config["compute"])
-    if own or config["compute"]["cpus_per_run"] < machine.cores():
-        threads.limit_run(config["compute"]["cpus_per_run"], own)
+    compute = Compute.of(config["compute"])
+    own = threads.own_variables(compute)
+    if own or compute.cpus_per_run < machine.cores():
+        threads.limit_run(compute.cpus_per_run, own)
     with follow(root, config["tracking"]):
         try:
             with hydra_job.folder(record.hydra or {}, run_dir):

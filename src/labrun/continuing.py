@@ -12,7 +12,7 @@ from labrun.errors import ConfigError
 from labrun.runs import record as records
 from labrun.runs import seals
 from labrun.runs.record import Record, RunPaths
-from labrun.tasks import task as tasks
+from labrun.schema import Compute
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def check_training(config: Mapping[str, Any], record: Record, code: Mapping[str,
         edited = [] if then is None or code is None else seals.changed(then, code)
         if edited:
             differing = ", ".join([f"the model's code: {', '.join(edited)}", *([differing] if differing else [])])
-        if differing and tasks.ranks(config["compute"]) > 1:
+        if differing and Compute.of(config["compute"]).ranks > 1:
             raise ConfigError(f"the data or the code has changed since the last attempt ({differing}): start a new run")
         if not differing:
             return

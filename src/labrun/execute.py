@@ -271,7 +271,7 @@ def taken(config: Mapping[str, Any]) -> dict[str, Any]:
     model = config.get("model") or {}  # whoever only looks at the data has none
     own = tasks.is_pipeline(model)
     streams = bool(model) and not schema.is_estimator(str(model.get("_target_")))
-    limit = memory.limit(config["compute"]) if streams else None
+    limit = memory.limit(schema.Compute.of(config["compute"])) if streams else None
     return {"tables": own and bool(model.get("preprocess")), "sparse": own, "limit": limit}
 
 
@@ -316,7 +316,7 @@ def arrays_of(config: Mapping[str, Any]) -> Arrays:
 def _make(config: Mapping[str, Any], arrays: Arrays) -> Task:
     work = tasks.make(config, arrays)
     if not work.is_shared:
-        tasks.refuse_ranks(config["compute"], f"model={tasks.model_name(config['model'])}")
+        tasks.refuse_ranks(schema.Compute.of(config["compute"]), f"model={tasks.model_name(config['model'])}")
     return work
 
 
@@ -471,7 +471,7 @@ def signature(config: Mapping[str, Any], data: list[dict[str, Any]], code: Mappi
         }
         signed["code"] = ((code or {}).get("script") or {}).get("digest")
         signed["trainer"] = {}
-    signed["ranks"] = tasks.ranks(config["compute"])
+    signed["ranks"] = schema.Compute.of(config["compute"]).ranks
     return hashlib.sha256(exact.canonical(signed).encode()).hexdigest()
 
 

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 from labrun import targets
 from labrun.building import build as build
 from labrun.building import locate as locate
+from labrun.building import looked_up
 from labrun.building import parameters as parameters
 from labrun.checking import Range, SecretMark, check_fields, fits, literal_secrets, names_a_folder
 from labrun.errors import ConfigError
@@ -365,6 +366,26 @@ class Compute:
     setup: list[str] = field(default_factory=list)
     extra: dict[str, str | int | float | bool | list[str | int] | None] = field(default_factory=dict)
     srun_args: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, node: Mapping[str, Any]) -> Compute:
+        """A node `compute` that was validated, now or by an earlier version; what it refers to is looked up here.
+
+        Raises:
+            ConfigError: a variable is not set here.
+        """
+        known = {f.name: node[f.name] for f in fields(cls) if f.name in node and f.name != "environment"}
+        return cls(**{"target": "auto", "environment": node.get("environment", {}), **looked_up(known)})
+
+    @property
+    def ranks(self) -> int:
+        """How many processes a run has, over all its nodes."""
+        return self.nodes * self.tasks_per_node
+
+    @property
+    def on_a_node(self) -> tuple[int, int]:
+        """The cores and the GPUs that a run takes of each of its nodes."""
+        return self.cpus_per_run * self.tasks_per_node, self.gpus_per_run
 
 
 SPECIAL = (

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conftest import Command, Refused
+from conftest import Command, Refused, Runner
 from helpers import devices, write_device_model
 from labrun.backends import machine, registry
 from labrun.backends.slurm import partitions
@@ -17,8 +16,8 @@ from labrun.errors import ConfigError
 from labrun.schema import Compute
 
 
-def wish(**values: Any) -> dict[str, Any]:
-    return dataclasses.asdict(Compute(**{"target": "local", **values}))
+def wish(**values: Any) -> Compute:
+    return Compute(**{"target": "local", **values})
 
 
 @pytest.mark.parametrize(
@@ -120,3 +119,16 @@ def test_another_interpreter_runs_the_runs(labrun: Command, workspace: Path) -> 
     done = labrun("-m", "seed=1,2", f"compute.python={other}", "tracking=none", "report=none")
     assert done.returncode == 0, done.stdout + done.stderr
     assert (workspace / "was-used").exists()
+
+
+def test_what_compute_refers_to_is_looked_up(run_here: Runner, refused_here: Refused, workspace: Path) -> None:
+    """How much a run gets is decided where it is submitted; lines of a job have their values where that is begun."""
+    option = workspace / "conf" / "compute" / "mine.yaml"
+    option.parent.mkdir(parents=True)
+    option.write_text("# Mine.\ndefaults: [inline, _self_]\ncpus_per_run: ${oc.decode:${oc.env:CORES_WANTED}}\n")
+    assert "'CORES_WANTED' not found" in refused_here("compute=mine", "tracking=none")
+    assert "cpus_per_run=4096: this machine" in refused_here("compute=mine", "tracking=none", CORES_WANTED="4096")
+    os.environ["CORES_WANTED"] = "1"
+    assert run_here("compute=mine")[0].config["compute"]["cpus_per_run"] == 1
+    asked = Compute.of({"setup": ["echo ${oc.env:CORES_WANTED} \\${HOME}"], "environment": {"A": "${oc.env:B}"}})
+    assert asked.setup == ["echo 1 ${HOME}"] and asked.environment == {"A": "${oc.env:B}"}

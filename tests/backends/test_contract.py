@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -117,9 +116,9 @@ def conduct(folder: Path) -> Seen:
     return seen
 
 
-def composed_compute(backend: Backend, **values: Any) -> dict[str, Any]:
+def composed_compute(backend: Backend, **values: Any) -> Compute:
     option = paths.option("compute", backend.name)
-    return {**asdict(Compute(target=backend.name)), **option, "cpus_per_run": 1, **values}
+    return Compute.of({"target": backend.name, **option, "cpus_per_run": 1, **values})
 
 
 def test_all_that_cannot_be_had_is_refused_at_once(backend: Backend) -> None:
@@ -297,7 +296,7 @@ def test_only_what_starts_ahead_is_checked_ahead(
 ) -> None:
     """A cluster is asked once for a whole sweep, and a trial does not fail because a partition is down for a moment."""
     asked: list[str] = []
-    monkeypatch.setattr(registry, "check", lambda compute, sweep: asked.append(str(compute["target"])))
+    monkeypatch.setattr(registry, "check", lambda compute, sweep: asked.append(compute.target))
     for target, count in (("slurm", 0), ("inline", 0), ("local", 1)):
         with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
             typed = [

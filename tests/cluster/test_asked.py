@@ -148,7 +148,7 @@ def test_a_node_that_is_not_there_is_refused_if_all_nodes_are_up(
     """With a node down, sbatch says the same of what that node has."""
     monkeypatch.setenv("FAKE_NODES", nodes)
     monkeypatch.setenv("FAKE_REFUSAL", "allocation failure: Requested node configuration is not available")
-    compute = {**dataclasses.asdict(Compute(target="slurm")), "extra": {"gres": "gpu:a100:1"}}
+    compute = Compute("slurm", extra={"gres": "gpu:a100:1"})
     told = list(partitions._refused_by_sbatch(compute))
     assert [line.rpartition(": ")[2] for line in told] == ["Requested node configuration is not available"] * is_final
 
@@ -182,7 +182,7 @@ def test_limits_of_time_are_read_from_the_cluster(cluster: None, by: str) -> Non
         gone = ["sacctmgr", "-i", "delete", "qos", name]
     subprocess.run(made, check=True, capture_output=True)
     try:
-        compute = {**dataclasses.asdict(Compute(target="slurm", timeout_min=1)), by: name}
+        compute = Compute.of({"target": "slurm", "timeout_min": 1, by: name})
         assert sbatch.minutes_asked(compute, 1) == 1
     finally:
         subprocess.run(gone, check=True, capture_output=True)

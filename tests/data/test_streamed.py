@@ -17,6 +17,7 @@ from PIL import Image
 from labrun.data import loading, memory, reader, streamed
 from labrun.data.arrays import Arrays, Part, Scaling
 from labrun.errors import ConfigError, CorruptDataError, DataError
+from labrun.schema import Compute
 
 MUCH = memory.Limit(2**40, "the machine's")
 READERS = "labrun.data.readers"
@@ -212,14 +213,14 @@ def test_the_rule_goes_by_limits_and_says_which(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(memory, "GROUPS", tmp_path)
     monkeypatch.setattr(memory, "OWN_GROUPS", tmp_path / "own")
     monkeypatch.setattr(memory.os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
-    compute: dict[str, Any] = {"cpus_per_run": 4, "mem_gb": None}
+    compute = Compute("local", cpus_per_run=4)
     whole = memory.limit(compute)
     assert "machine" in whole.why
-    assert memory.limit({**compute, "cpus_per_run": 1}).bytes == round(whole.bytes / 4)
+    assert memory.limit(dataclasses.replace(compute, cpus_per_run=1)).bytes == round(whole.bytes / 4)
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "64")
     monkeypatch.setenv("SLURM_CPUS_ON_NODE", "8")
     assert memory.limit(compute) == memory.Limit(32 * 2**20, "Slurm's limit")
-    assert memory.limit({**compute, "mem_gb": 0.01}).why == "compute.mem_gb"
+    assert memory.limit(dataclasses.replace(compute, mem_gb=0.01)).why == "compute.mem_gb"
     (tmp_path / "own").write_text("4:memory:/a/b\n0::/c\n")
     (tmp_path / "memory" / "a" / "b").mkdir(parents=True)
     (tmp_path / "memory" / "a" / "memory.limit_in_bytes").write_text("2000000\n")

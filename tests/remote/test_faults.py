@@ -47,6 +47,7 @@ from labrun.remote.ssh import UnreachableError
 from labrun.runs import record as records
 from labrun.runs import sweep_state
 from labrun.runs.record import Record
+from labrun.schema import Compute
 
 SCRIPT = """
 import os, pathlib, sys, time
@@ -642,8 +643,7 @@ def test_an_interpreter_that_lacks_something_is_named(box: far.Far, workspace: P
 
 def test_what_a_machine_lacks_is_asked_anew(box: far.Far) -> None:
     remotes.note_facts("box", {**channel.facts(remotes.get("box")), "cores": 0})
-    compute = {"host": "box", "target": "local", "cpus_per_run": 1, "mem_gb": None, "gpus_per_run": 0}
-    assert list(backend.Elsewhere().problems(compute)) == []
+    assert list(backend.Elsewhere().problems(Compute("local", host="box"))) == []
     assert remotes.get("box").facts["cores"] > 0
 
 

@@ -21,6 +21,7 @@ from labrun.models.cifar10_cnn import Cifar10CNN
 from labrun.models.mnist_dnn import MnistDNN
 from labrun.runs import context
 from labrun.runs import record as records
+from labrun.schema import Compute
 from labrun.tasks import threads
 from labrun.tasks.threads import PER_THREAD, Work
 from labrun.tasks.work import try_out
@@ -182,9 +183,9 @@ def test_the_variable_of_the_shell(text: str | None, asked: int | None, monkeypa
 def test_a_variable_of_the_run_itself_knows_no_limit() -> None:
     limit_run(1, {"OMP_NUM_THREADS": "6", "MKL_NUM_THREADS": "5"})
     assert [os.environ[name] for name in threads.VARIABLES] == ["6", "5", "6"] and torch.get_num_threads() == 6
-    compute = {"environment": {"OMP_NUM_THREADS": "***", "OTHER": "***"}}
+    compute = Compute("local", environment={"OMP_NUM_THREADS": "***", "OTHER": "***"})
     assert own_variables(compute) == {"OMP_NUM_THREADS": "6"}
-    assert threads.from_environment(compute["environment"], 1) == 6
+    assert threads.from_environment(compute.environment, 1) == 6
 
 
 def test_threads_wait_asleep_unless_the_user_says_how() -> None:

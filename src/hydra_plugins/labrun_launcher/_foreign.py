@@ -207,7 +207,6 @@ class Jobs:
 
 class _Output:
     """What a job prints, as it comes, each line with the job's number before it.
-
     Args:
         number: the job's.
         job: submitit's.
@@ -264,12 +263,9 @@ def _importable() -> Iterator[None]:
 
 def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of `hydra.launcher`, held against what there is.
-
     Raises:
         CompactHydraException: one of them is wrong, or cannot be had; Hydra shows it without a traceback.
     """
-    from dataclasses import asdict
-
     from labrun.checking import check_fields
     from labrun.schema import Compute
 
@@ -290,7 +286,7 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
         problems.append(f"hydra.launcher.show_output={shows!r}: expected true or false")
     if not problems:
         try:
-            registry.check({**asdict(Compute(target="local")), **given}, sweep=True)
+            registry.check(Compute.of({"target": "local", **given}), sweep=True)
         except ConfigError as error:
             problems = [_in_its_words(problem) for problem in error.problems]
     if problems:

@@ -32,6 +32,7 @@ from labrun.errors import ConfigError
 from labrun.runs.record import Record
 from labrun.runs.recording import measured_every_s
 from labrun.runs.sweep_state import Plan
+from labrun.schema import Compute
 
 
 @dataclass(frozen=True)
@@ -65,17 +66,17 @@ def resources(
         alone: it has a cluster's job to itself, which the cluster ends in time.
         once: whoever carries it out cannot try it again by itself, and has begun its processes.
     """
-    compute = record.config["compute"]
+    compute = Compute.of(record.config["compute"])
     if environment is None:
-        environment = known_here(compute["environment"])
-    ranks = 1 if once else compute.get("nodes", 1) * compute.get("tasks_per_node", 1)
+        environment = known_here(compute.environment)
+    ranks = 1 if once else compute.ranks
     return Resources(
-        cpus=compute["cpus_per_run"] * ranks,
+        cpus=compute.cpus_per_run * ranks,
         ranks=ranks,
-        gpus=compute["gpus_per_run"],
-        timeout_s=None if alone or compute["timeout_min"] is None else 60 * compute["timeout_min"],
-        mem_gb=compute["mem_gb"],
-        retries=0 if once else compute["retries"],
+        gpus=compute.gpus_per_run,
+        timeout_s=None if alone or compute.timeout_min is None else 60 * compute.timeout_min,
+        mem_gb=compute.mem_gb,
+        retries=0 if once else compute.retries,
         environment=environment,
         pictures=draws_pictures(record),
         data={key: record.config[key] for key in ("dataset", "datastore")} if record.config.get("dataset") else None,
@@ -173,14 +174,14 @@ class Backend(ABC):
     """Keys of `compute` that must not differ between the runs of a sweep, beside those of every backend."""
 
     @abstractmethod
-    def problems(self, compute: Mapping[str, Any]) -> Iterable[str]:
+    def problems(self, compute: Compute) -> Iterable[str]:
         """What a run asks for that cannot be had here: a message for each.
 
         Raises:
             ConfigError: nothing can be had here at all.
         """
 
-    def folder_problem(self, run_dir: Path, compute: Mapping[str, Any]) -> str | None:
+    def folder_problem(self, run_dir: Path, compute: Compute) -> str | None:
         """Why a run that asks for this cannot lie in that folder."""
         return None
 
@@ -189,7 +190,7 @@ class Backend(ABC):
         return ()
 
     @abstractmethod
-    def summary(self, compute: Mapping[str, Any]) -> str:
+    def summary(self, compute: Compute) -> str:
         """What runs that ask for this would find, in a few words (`lab compute ls`)."""
 
     def status(self) -> list[str]:
@@ -197,7 +198,7 @@ class Backend(ABC):
         return []
 
     @abstractmethod
-    def capacity(self, needs: Sequence[tuple[int, int]], compute: Mapping[str, Any]) -> Capacity:
+    def capacity(self, needs: Sequence[tuple[int, int]], compute: Compute) -> Capacity:
         """How many runs there are at once.
 
         Args:
@@ -205,11 +206,11 @@ class Backend(ABC):
             compute: what they have in common.
         """
 
-    def trials(self, wanted: int | None, plan: Plan, compute: Mapping[str, Any]) -> int:
+    def trials(self, wanted: int | None, plan: Plan, compute: Compute) -> int:
         """How many trials of a search there are at once; `wanted` is `sweep.max_concurrent`."""
         return min(wanted or plan.parallel, plan.parallel)
 
-    def start_ahead(self, compute: Mapping[str, Any], path: Sequence[str], targets: Sequence[str]) -> Head | None:
+    def start_ahead(self, compute: Compute, path: Sequence[str], targets: Sequence[str]) -> Head | None:
         """Begin what takes a while, before the first run is frozen whole.
 
         Args:

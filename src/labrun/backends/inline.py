@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from labrun import execute
 from labrun.backends import machine
@@ -16,6 +15,7 @@ from labrun.backends.machine import DEFAULTS
 from labrun.runs import finalize, recording
 from labrun.runs import record as records
 from labrun.runs.sweep_state import Plan
+from labrun.schema import Compute
 from labrun.tasks.threads import wait_asleep
 
 log = logging.getLogger(__name__)
@@ -31,18 +31,18 @@ class Inline(Backend):
     in_process = True
     supervises = False
 
-    def problems(self, compute: Mapping[str, Any]) -> Iterator[str]:
+    def problems(self, compute: Compute) -> Iterator[str]:
         """What this machine lacks, and what needs a supervisor."""
         yield from machine.problems(compute)
         for key in (*SUPERVISED, "max_parallel"):
-            if compute[key] != getattr(DEFAULTS, key):
-                yield f"compute.{key}={compute[key]}: an inline run has no supervisor; choose compute=local"
+            if getattr(compute, key) != getattr(DEFAULTS, key):
+                yield f"compute.{key}={getattr(compute, key)}: an inline run has no supervisor; choose compute=local"
 
-    def summary(self, compute: Mapping[str, Any]) -> str:
+    def summary(self, compute: Compute) -> str:
         """Cores and memory, or GPUs."""
         return machine.summary(compute)
 
-    def capacity(self, needs: Sequence[tuple[int, int]], compute: Mapping[str, Any]) -> Capacity:
+    def capacity(self, needs: Sequence[tuple[int, int]], compute: Compute) -> Capacity:
         """One run after another."""
         return Capacity(1)
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -61,26 +60,26 @@ def gpu_names() -> list[tuple[str, str]]:
     return [(index.strip(), name.strip()) for index, name in pairs]
 
 
-def problems(compute: Mapping[str, Any]) -> Iterator[str]:
+def problems(compute: Compute) -> Iterator[str]:
     """What a run asks for that this machine does not have."""
-    if compute["cpus_per_run"] > cores():
-        yield f"compute.cpus_per_run={compute['cpus_per_run']}: this machine has {cores()} cores"
-    if compute["mem_gb"] is not None and compute["mem_gb"] > memory_gb():
-        yield f"compute.mem_gb={compute['mem_gb']:g}: this machine has {memory_gb():.1f} GB of memory"
-    gpus = visible_gpus() if compute["gpus_per_run"] else []
-    if compute["gpus_per_run"] > len(gpus):
+    if compute.cpus_per_run > cores():
+        yield f"compute.cpus_per_run={compute.cpus_per_run}: this machine has {cores()} cores"
+    if compute.mem_gb is not None and compute.mem_gb > memory_gb():
+        yield f"compute.mem_gb={compute.mem_gb:g}: this machine has {memory_gb():.1f} GB of memory"
+    gpus = visible_gpus() if compute.gpus_per_run else []
+    if compute.gpus_per_run > len(gpus):
         listed = os.environ.get("CUDA_VISIBLE_DEVICES")
         because = "" if listed is None else f" (CUDA_VISIBLE_DEVICES={listed!r})"
         there = f"{len(gpus)} GPUs are" if len(gpus) > 1 else "one GPU is" if gpus else "no GPU is"
         yield (
-            f"compute.gpus_per_run={compute['gpus_per_run']}: {there} visible here{because}. compute=local runs on the "
+            f"compute.gpus_per_run={compute.gpus_per_run}: {there} visible here{because}. compute=local runs on the "
             f"processor's {cores()} cores; 'lab compute status' shows what is there"
         )
 
 
-def summary(compute: Mapping[str, Any]) -> str:
+def summary(compute: Compute) -> str:
     """What runs that ask for this would find here, in a few words."""
-    if not compute.get("gpus_per_run"):
+    if not compute.gpus_per_run:
         return f"{cores()} cores, {memory_gb():.1f} GB of memory"
     gpus = visible_gpus()
     return f"{len(gpus)} GPUs ({', '.join(gpus)})" if gpus else "no GPU is visible"

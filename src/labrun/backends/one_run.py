@@ -15,6 +15,7 @@ from labrun.backends.base import draws_pictures
 from labrun.backends.local import threads, worker
 from labrun.backends.local.forkserver import print_to
 from labrun.runs import record as records
+from labrun.schema import Compute
 from labrun.tasks.threads import wait_asleep
 
 
@@ -26,7 +27,8 @@ def main(run_dir: Path) -> int:
     print_to(log, log)
     wait_asleep()
     record = records.read(run_dir)
-    threads.limit_run(record.config["compute"]["cpus_per_run"], threads.own_variables(record.config["compute"]))
+    compute = Compute.of(record.config["compute"])
+    threads.limit_run(compute.cpus_per_run, threads.own_variables(compute))
     return worker.run(str(run_dir), draws_pictures(record))
 
 

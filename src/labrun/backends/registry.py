@@ -13,7 +13,7 @@ from labrun.backends.machine import DEFAULTS
 from labrun.config import paths
 from labrun.errors import ConfigError
 from labrun.plugins import BACKENDS
-from labrun.schema import SPECIAL
+from labrun.schema import SPECIAL, Compute
 
 names, values, forget = BACKENDS.names, BACKENDS.values, BACKENDS.forget
 
@@ -33,7 +33,7 @@ def all_known() -> Iterator[Backend]:
     yield from BACKENDS.all_known()
 
 
-def chosen(compute: Mapping[str, Any], sweep: bool) -> Backend:
+def chosen(compute: Compute, sweep: bool) -> Backend:
     """The backend that runs go to; `auto` is this process for one run, the pool where it takes a supervisor.
 
     With `compute.host` it is that machine, whose own controller chooses among its own.
@@ -41,18 +41,18 @@ def chosen(compute: Mapping[str, Any], sweep: bool) -> Backend:
     Raises:
         ConfigError: see `get`.
     """
-    if compute.get("host") is not None:
+    if compute.host is not None:
         return get("remote")
-    name = str(compute["target"])
+    name = compute.target
     if name != "auto":
         return get(name)
     from labrun.backends.inline import SUPERVISED
 
-    held = any(compute[key] != getattr(DEFAULTS, key) for key in (*SUPERVISED, "tasks_per_node"))
+    held = any(getattr(compute, key) != getattr(DEFAULTS, key) for key in (*SUPERVISED, "tasks_per_node"))
     return get("local" if sweep or held else "inline")
 
 
-def check(compute: Mapping[str, Any], sweep: bool) -> None:
+def check(compute: Compute, sweep: bool) -> None:
     """Whether what a run asks for can be had.
 
     Raises:
@@ -61,16 +61,16 @@ def check(compute: Mapping[str, Any], sweep: bool) -> None:
     backend = chosen(compute, sweep)
     problems = list(backend.problems(compute))
     for key in SPECIAL:
-        if key not in backend.settings and compute[key] != getattr(DEFAULTS, key):
-            problems.append(f"compute.{key}={compute[key]}: {_who_knows(key)}")
-    if compute["gpus_per_run"] > 1 and compute["runs_per_gpu"] > 1:
-        problems.append(f"compute.runs_per_gpu={compute['runs_per_gpu']}: runs of more than one GPU do not share them")
-    if compute["tasks_per_node"] > compute["gpus_per_run"] > 0:
+        if key not in backend.settings and getattr(compute, key) != getattr(DEFAULTS, key):
+            problems.append(f"compute.{key}={getattr(compute, key)}: {_who_knows(key)}")
+    if compute.gpus_per_run > 1 and compute.runs_per_gpu > 1:
+        problems.append(f"compute.runs_per_gpu={compute.runs_per_gpu}: runs of more than one GPU do not share them")
+    if compute.tasks_per_node > compute.gpus_per_run > 0:
         problems.append(
-            f"compute.tasks_per_node={compute['tasks_per_node']}, compute.gpus_per_run={compute['gpus_per_run']}: each "
+            f"compute.tasks_per_node={compute.tasks_per_node}, compute.gpus_per_run={compute.gpus_per_run}: each "
             "process of a run needs a GPU of its own; leave tasks_per_node out, and there is one for each GPU"
         )
-    python = compute["python"]
+    python = compute.python
     if python is not None and backend.supervises and not backend.is_elsewhere:
         if not shutil.which(python):
             problems.append(f"compute.python={python!r}: there is no such program")

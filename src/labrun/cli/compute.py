@@ -16,6 +16,7 @@ from labrun.config import paths
 from labrun.errors import ConfigError
 from labrun.runs import record as records
 from labrun.runs import store
+from labrun.schema import Compute
 
 
 def add(nouns: Any) -> None:
@@ -38,7 +39,8 @@ def ls(options: argparse.Namespace) -> int:
 def _summary(choice: Mapping[str, Any]) -> str:
     """What a choice would run on; `auto` stays on this machine."""
     try:
-        return registry.chosen({**asdict(DEFAULTS), **choice}, sweep=False).summary(choice)
+        compute = Compute.of({**asdict(DEFAULTS), **choice})
+        return registry.chosen(compute, sweep=False).summary(compute)
     except ConfigError as error:
         return str(error)
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from labrun.checking import size_text
+from labrun.schema import Compute
 
 SHARE = 0.5
 """Of a run's memory, at most so much is taken by arrays: while they are split they are there twice."""
@@ -42,18 +43,18 @@ class Reading:
         return {"in_memory": self.in_memory, "why": self.why}
 
 
-def limit(compute: Mapping[str, Any]) -> Limit:
+def limit(compute: Compute) -> Limit:
     """The least of all that limits one run's memory here.
 
     The machine's memory, a cgroup's and Slurm's are shared by the runs beside it: a run has as large a part of them as
     it has of the cores. `compute.mem_gb` and the limits of a process (`ulimit -v`, `-d`) are its own.
 
     Args:
-        compute: the config's node.
+        compute: the run's.
     """
     found = [Limit(round(one.bytes * _part(compute)), one.why) for one in _shared()]
-    if compute.get("mem_gb"):
-        found.append(Limit(round(float(compute["mem_gb"]) * 2**30), "compute.mem_gb"))
+    if compute.mem_gb:
+        found.append(Limit(round(compute.mem_gb * 2**30), "compute.mem_gb"))
     for name, words in (("RLIMIT_AS", "ulimit -v"), ("RLIMIT_DATA", "ulimit -d")):
         soft, _ = resource.getrlimit(getattr(resource, name))
         if soft != resource.RLIM_INFINITY:
@@ -76,10 +77,10 @@ def decide(setting: bool | str, needed: int, limit: Limit) -> Reading:
     return Reading(needed <= most, f"its arrays take {size_text(needed)}, and {allowed}")
 
 
-def _part(compute: Mapping[str, Any]) -> float:
+def _part(compute: Compute) -> float:
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores = int(os.environ.get("SLURM_CPUS_ON_NODE") or here)
-    return min(1.0, int(compute["cpus_per_run"]) / cores)
+    return min(1.0, compute.cpus_per_run / cores)
 
 
 def _shared() -> Iterator[Limit]:

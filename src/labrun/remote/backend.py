@@ -26,7 +26,7 @@ from labrun.runs import finalize
 from labrun.runs import record as records
 from labrun.runs.record import Record
 from labrun.runs.sweep_state import Plan
-from labrun.schema import SPECIAL
+from labrun.schema import SPECIAL, Compute
 
 log = logging.getLogger(__name__)
 
@@ -60,12 +60,12 @@ class Elsewhere(Backend):
     is_elsewhere = True
     settings = frozenset(SPECIAL)
 
-    def problems(self, compute: Mapping[str, Any]) -> Iterator[str]:
+    def problems(self, compute: Compute) -> Iterator[str]:
         """What that machine lacks, as far as it can be told from here; its own controller checks the rest."""
-        host = compute["host"]
+        host = compute.host
         if host is None:
             raise ConfigError("compute.target=remote: name the machine instead, as in compute.host=NAME")
-        if compute["target"] == "inline":
+        if compute.target == "inline":
             raise ConfigError("compute=inline is this process: compute.host wants compute=local, gpu or slurm")
         remote = remotes.get(host)
         found = facts(remote)
@@ -76,21 +76,21 @@ class Elsewhere(Backend):
             lacking = list(self._lacking(compute, channel.facts(remote)))
         yield from lacking
 
-    def _lacking(self, compute: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:
-        host = compute["host"]
-        if compute["target"] == "slurm":
+    def _lacking(self, compute: Compute, found: Mapping[str, Any]) -> Iterator[str]:
+        host = compute.host
+        if compute.target == "slurm":
             if not found["sbatch"]:
                 yield f"compute.target=slurm: {host} has no sbatch on its PATH"
             return
         cores, memory, gpus = found["cores"], found["memory_gb"], len(found["gpus"])
-        if compute["cpus_per_run"] > cores:
-            yield f"compute.cpus_per_run={compute['cpus_per_run']}: {host} has {cores} cores"
-        if compute["mem_gb"] is not None and memory is not None and compute["mem_gb"] > memory:
-            yield f"compute.mem_gb={compute['mem_gb']:g}: {host} has {memory:.1f} GB of memory"
-        if compute["gpus_per_run"] > gpus:
-            yield f"compute.gpus_per_run={compute['gpus_per_run']}: {host} has {gpus or 'no'} GPU{'s' * (gpus > 1)}"
+        if compute.cpus_per_run > cores:
+            yield f"compute.cpus_per_run={compute.cpus_per_run}: {host} has {cores} cores"
+        if compute.mem_gb is not None and memory is not None and compute.mem_gb > memory:
+            yield f"compute.mem_gb={compute.mem_gb:g}: {host} has {memory:.1f} GB of memory"
+        if compute.gpus_per_run > gpus:
+            yield f"compute.gpus_per_run={compute.gpus_per_run}: {host} has {gpus or 'no'} GPU{'s' * (gpus > 1)}"
 
-    def folder_problem(self, run_dir: Path, compute: Mapping[str, Any]) -> str | None:
+    def folder_problem(self, run_dir: Path, compute: Compute) -> str | None:
         """A sweep goes on there where it was, once all that goes on of it is over."""
         for folder in (run_dir.parent, run_dir):
             link = links.read(folder)
@@ -101,7 +101,7 @@ class Elsewhere(Backend):
                     f"{folder} goes on on {link.remote}: 'lab runs watch {folder}' follows it and sees it through; "
                     f"without compute.host, what is not done of it is ended there and goes on here"
                 )
-            if link.remote != compute["host"] and link.state != links.CARRYING:
+            if link.remote != compute.host and link.state != links.CARRYING:
                 return (
                     f"the runs of {folder} are on {link.remote}: compute.host={link.remote} goes on with them there, "
                     "and without compute.host they go on here"
@@ -113,9 +113,9 @@ class Elsewhere(Backend):
         for why in carry.refusals(record):
             yield f"{why}: leave compute.host={record.config['compute']['host']} out"
 
-    def summary(self, compute: Mapping[str, Any]) -> str:
+    def summary(self, compute: Compute) -> str:
         """The machine, and what it had when it was last asked."""
-        host = compute.get("host")
+        host = compute.host
         if host is None:
             return "no compute.host"
         found = remotes.get(str(host)).facts
@@ -127,13 +127,13 @@ class Elsewhere(Backend):
         lines = [f"  {name:<9}{_shown(one.facts) if one.facts else 'not asked yet'}" for name, one in known.items()]
         return ["machines that SSH reaches (when they were last asked)", *lines] if lines else []
 
-    def capacity(self, needs: Sequence[tuple[int, int]], compute: Mapping[str, Any]) -> Capacity:
+    def capacity(self, needs: Sequence[tuple[int, int]], compute: Compute) -> Capacity:
         """As many as its cores carry, as far as it can be told from here."""
-        if compute["host"] is None:  # of runs that are done, and were elsewhere
-            return Capacity(compute["max_parallel"] or 1)
-        cores = facts(remotes.get(compute["host"]))["cores"]
+        if compute.host is None:  # of runs that are done, and were elsewhere
+            return Capacity(compute.max_parallel or 1)
+        cores = facts(remotes.get(compute.host))["cores"]
         most = max((max(1, cores // max(1, cpus)) for cpus, _ in needs), default=1)
-        return Capacity(compute["max_parallel"] or most)
+        return Capacity(compute.max_parallel or most)
 
     def executor(self, folder: Path, plan: Plan, count: int, head: Head | None = None) -> Carried:
         """See `Backend.executor`."""

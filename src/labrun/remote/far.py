@@ -12,9 +12,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from labrun.backends.local.server import Server
 from labrun.errors import LabrunError, RecordError
@@ -22,6 +21,7 @@ from labrun.remote.link import CARRIED_PATH
 from labrun.runs import record as records
 from labrun.runs import store, sweep_state
 from labrun.runs.sweep_state import Plan, SweepState
+from labrun.schema import Compute
 
 if TYPE_CHECKING:  # what takes its time is imported while the pool's server imports what runs need
     from labrun.backends.base import Backend
@@ -119,9 +119,9 @@ def _settle_environment(run_dir: Path, record: Record) -> None:
         records.write(run_dir, record)
 
 
-def own_compute(record: Record) -> dict[str, Any]:
+def own_compute(record: Record) -> Compute:
     """What a run asks for, as this machine has to see to it."""
-    return {**record.config["compute"], "host": None}
+    return dataclasses.replace(Compute.of(record.config["compute"]), host=None)
 
 
 def check(left: list[Record]) -> Backend:
@@ -138,9 +138,9 @@ def check(left: list[Record]) -> Backend:
     backend = registry.chosen(own_compute(left[0]), is_sweep)
     if backend.in_process:  # nobody sits here
         backend = registry.get("local")
-    computed = {exact.canonical(one): one for one in map(own_compute, left)}
+    computed = {exact.canonical(dataclasses.asdict(one)): one for one in map(own_compute, left)}
     for compute in computed.values():
-        registry.check({**compute, "target": backend.name}, is_sweep)
+        registry.check(dataclasses.replace(compute, target=backend.name), is_sweep)
     read = [{key: record.config.get(key) for key in ("dataset", "datastore", "script")} for record in left]
     for data in {exact.canonical(one): one for one in read}.values():
         freeze.prepare(data)
@@ -149,9 +149,8 @@ def check(left: list[Record]) -> Backend:
 
 def here(plan: Plan, left: list[Record], backend: Backend) -> Plan:
     """A plan, for this machine."""
-    computed: list[Mapping[str, Any]] = [own_compute(record) for record in left]
-    needs = [(one["cpus_per_run"] * one.get("tasks_per_node", 1), one["gpus_per_run"]) for one in computed]
-    capacity = backend.capacity(needs, computed[0])
+    computed = list(map(own_compute, left))
+    capacity = backend.capacity([one.on_a_node for one in computed], computed[0])
     return dataclasses.replace(
         plan,
         target=backend.name,

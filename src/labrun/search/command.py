@@ -22,6 +22,7 @@ from labrun.runs import record as records
 from labrun.runs import report, store, sweep_state
 from labrun.runs.record import Record
 from labrun.runs.recording import terminating_politely
+from labrun.schema import Compute
 from labrun.search import automl, ending, former, takeover
 from labrun.search.search import Search, check_fresh, policy, room
 from labrun.search.study import Study
@@ -134,6 +135,7 @@ def run(
             f"sweep.{key}: a run of compute={backend.name} has no supervisor that could end it; choose compute=local"
         )
     config = probes[0].record.config
+    compute = Compute.of(config["compute"])
     if backend.is_elsewhere and settings.get("learn_from"):
         raise ConfigError("sweep.learn_from: former searches lie on this machine; leave compute.host out")
     former.check(settings, trials.space.dimensions, [one.metric for one in objective.of(config)])
@@ -144,25 +146,25 @@ def run(
         plan = submit.make_plan(probes, folder, [], backend)
         plan.command = hide_environment([text for text in arguments if not _is_own(text)])
         if trials.code is not None:
-            plan.path = snapshot.import_path(trials.code, own=config["compute"]["python"] is None)
+            plan.path = snapshot.import_path(trials.code, own=compute.python is None)
         plan.write(folder)
         announce(folder, [os.path.relpath(job.run_dir, folder) for job in probes])
         if backend.is_elsewhere:
             words = [text for text in arguments if not _is_own(text)]
             searching.begin(folder, [job.record for job in probes], plan, words, resumed)
-        elif not config["compute"]["detach"]:
+        elif not compute.detach:
             search = Search(
                 trials,
                 {**settings, **config["sweep"]},
                 objective.of(config),
                 plan,
-                room(settings, plan, config["compute"]),
+                room(settings, plan, compute),
             )
             search.begin(trials.space.dimensions)
             takeover.begin(folder)
     if backend.is_elsewhere:
-        return _elsewhere_attended(folder, config["compute"]["detach"])
-    if config["compute"]["detach"]:
+        return _elsewhere_attended(folder, compute.detach)
+    if compute.detach:
         controller.detach(
             folder, {}, [*(text for text in arguments if not _is_own(text)), *_elsewhere(folder, resumed)]
         )

@@ -27,6 +27,7 @@ from labrun.runs import context, finalize, sweep_state
 from labrun.runs import record as records
 from labrun.runs.record import Record, RunPaths
 from labrun.runs.sweep_state import SweepState
+from labrun.schema import Compute
 from labrun.search import space as spaces
 from labrun.search import takeover
 from labrun.search.former import completed, folders
@@ -471,12 +472,12 @@ def policy(settings: Mapping[str, Any]) -> Policy | None:
     return made
 
 
-def room(settings: Mapping[str, Any], plan: sweep_state.Plan, compute: Mapping[str, Any]) -> int:
+def room(settings: Mapping[str, Any], plan: sweep_state.Plan, compute: Compute) -> int:
     """How many trials run at once: the smaller of what the sweep and what the backend allows."""
     wanted = settings["max_concurrent"]
     backend = registry.get(plan.target)
     allowed = backend.trials(wanted, plan, compute)
-    if wanted is not None and wanted > allowed and compute["max_parallel"] is None and not backend.in_process:
+    if wanted is not None and wanted > allowed and compute.max_parallel is None and not backend.in_process:
         log.info(
             "%d at once: sweep.max_concurrent=%d, and there is room for %d; compute.max_parallel=%d asks for more",
             allowed,

@@ -189,6 +189,8 @@ def settled(
         _settle_loaders(kept, values)
     for group, defaults in (("compute", schema.Compute(target="auto")), ("sweep", schema.Sweep())):
         kept[group] = {**dataclasses.asdict(defaults), **kept.get(group, {})}
+    # How much a run gets, and where, is decided where it is submitted.
+    kept["compute"] |= {k: exact.escaped(v) for k, v in values["compute"].items() if not isinstance(v, list | dict)}
     monitored.settle(kept, overrides)
     objective.settle(kept)
     _check_metrics(kept)
@@ -197,18 +199,18 @@ def settled(
         kept["datastore"]["root"] = str(_absolute(kept["datastore"]["root"]))
         if kept.get("dataset"):
             inputs.settle_files(kept["dataset"], values["datastore"])
-    compute = kept["compute"]
     if _has_a_process_for_each_gpu(kept):
-        compute["tasks_per_node"] = compute["gpus_per_run"]
+        kept["compute"]["tasks_per_node"] = kept["compute"]["gpus_per_run"]
+    compute = schema.Compute.of(kept["compute"])
     if kept["task"] == "script":
-        if int(compute.get("tasks_per_node") or 1) > 1:
+        if compute.tasks_per_node > 1:
             raise ConfigError(
-                f"compute.tasks_per_node={compute['tasks_per_node']}: script.processes=N starts N processes of a "
+                f"compute.tasks_per_node={compute.tasks_per_node}: script.processes=N starts N processes of a "
                 "script on each machine"
             )
     elif kept["task"] != "fit":
         tasks.refuse_ranks(compute, f"task={kept['task']}")
-    elif tasks.ranks(compute) > 1 and not _is_network(str(values["model"]["_target_"])):
+    elif compute.ranks > 1 and not _is_network(str(values["model"]["_target_"])):
         tasks.refuse_ranks(compute, f"model={tasks.model_name(values['model'])}")
     if kept["task"] == "script":
         scripts.settle(kept["script"], values["script"])
@@ -274,8 +276,8 @@ OWN_LAUNCHERS = ("spawn", "fork", "notebook", "auto", "dp")
 
 def _has_a_process_for_each_gpu(kept: Mapping[str, Any]) -> bool:
     """Whether a run's GPUs get a process each: a network is trained on several, and nobody has said it otherwise."""
-    compute, options = kept["compute"], kept["trainer"].get("options") or {}
-    if compute["gpus_per_run"] < 2 or compute["tasks_per_node"] > 1 or kept["task"] != "fit":
+    compute, options = schema.Compute.of(kept["compute"]), kept["trainer"].get("options") or {}
+    if compute.gpus_per_run < 2 or compute.tasks_per_node > 1 or kept["task"] != "fit":
         return False
     if "tasks_per_node" not in registry.chosen(compute, sweep=True).settings or "devices" in options:
         return False

@@ -24,6 +24,7 @@ from labrun.runs import record as records
 from labrun.runs.record import Record
 from labrun.runs.recording import terminating_politely
 from labrun.runs.sweep_state import SweepState
+from labrun.schema import Compute
 from labrun.submission import freeze, resume, snapshot
 from labrun.submission.publish import announce
 from labrun.tracking import registry as trackers
@@ -94,12 +95,12 @@ class Freezer:
         record.hydra = hydra_job.settings(hydra)
         record.command = hydra_files.command(hydra, record.overrides)
         job = Job(record, run_dir, hydra_files.texts(config), variables, hydra.output_subdir)
-        compute = record.config["compute"]
+        compute = Compute.of(record.config["compute"])
         backend = registry.chosen(compute, sweep=True)
-        early = self.head is None and record.config["sweep"]["resume"] is None and not compute["detach"]
+        early = self.head is None and record.config["sweep"]["resume"] is None and not compute.detach
         if early and backend.starts_ahead:
             registry.check(compute, sweep=True)
-            path = snapshot.import_path(record.code or {}, own=compute["python"] is None)
+            path = snapshot.import_path(record.code or {}, own=compute.python is None)
             self.head = backend.start_ahead(compute, path, targets([job]))
         return job
 
@@ -196,22 +197,22 @@ def check(submitted: Sequence[Job]) -> Backend:
     is_sweep = submitted[0].record.sweep is not None
     for record in (job.record for job in submitted if is_sweep):
         objective.check(record.config)
-    backend = registry.chosen(submitted[0].record.config["compute"], is_sweep)
+    first = Compute.of(submitted[0].record.config["compute"])
+    backend = registry.chosen(first, is_sweep)
     once = ("target", "host", "detach", "python", "max_parallel", "max_failures", *backend.once_per_sweep)
     for group, keys in (("compute", once), ("tracking", submitted[0].record.config["tracking"])):
         for key in keys:
             found = sorted({str(job.record.config[group].get(key)) for job in submitted})
             if len(found) > 1:
                 raise ConfigError(f"{group}.{key} is one for a whole sweep, and here it is {' and '.join(found)}")
-    compute = submitted[0].record.config["compute"]
-    if (why := backend.folder_problem(submitted[0].run_dir, compute)) is not None:
+    if (why := backend.folder_problem(submitted[0].run_dir, first)) is not None:
         raise ConfigError(why)
     if problems := dict.fromkeys(why for job in submitted for why in backend.run_problems(job.record)):
         raise ConfigError(list(problems))
     trackers.check(submitted[0].record.config["tracking"])
-    computed = [job.record.config["compute"] for job in submitted]
-    for compute in {exact.canonical(one): one for one in computed}.values():
-        registry.check(compute, is_sweep)
+    asked = [job.record.config["compute"] for job in submitted]
+    for one in {exact.canonical(one): one for one in asked}.values():
+        registry.check(Compute.of(one), is_sweep)
     read = [{key: job.record.config.get(key) for key in ("dataset", "datastore", "script")} for job in submitted]
     for data in {exact.canonical(one): one for one in read}.values() if not backend.is_elsewhere else ():
         freeze.prepare(data)
@@ -263,11 +264,10 @@ def make_plan(submitted: Sequence[Job], folder: Path, runs: Sequence[Path], back
     """
     # What is done may have gone elsewhere, under other limits.
     record = next((job.record for job in submitted if not job.is_done), submitted[0].record)
-    config, compute = record.config, record.config["compute"]
-    computed = [job.record.config["compute"] for job in submitted]
-    needs = [(one["cpus_per_run"] * one.get("tasks_per_node", 1), one["gpus_per_run"]) for one in computed]
+    config, compute = record.config, Compute.of(record.config["compute"])
+    needs = [Compute.of(job.record.config["compute"]).on_a_node for job in submitted]
     capacity = backend.capacity(needs, compute)
-    frozen = snapshot.import_path(record.code or {}, own=compute["python"] is None)
+    frozen = snapshot.import_path(record.code or {}, own=compute.python is None)
     return sweep_state.Plan(
         target=backend.name,
         runs=[os.path.relpath(run_dir, folder) for run_dir in runs],
@@ -278,10 +278,10 @@ def make_plan(submitted: Sequence[Job], folder: Path, runs: Sequence[Path], back
         tracking=config["tracking"],
         parallel=capacity.parallel,
         cores=capacity.cores,
-        python=compute["python"],
+        python=compute.python,
         gpus_per_run=max(count for _, count in needs),
-        runs_per_gpu=compute["runs_per_gpu"],
-        max_failures=compute["max_failures"],
+        runs_per_gpu=compute.runs_per_gpu,
+        max_failures=compute.max_failures,
         draws=record.sweep is not None and config["report"] == "auto",
         is_marked=True,
     )

@@ -31,6 +31,7 @@ from labrun.errors import ConfigError, DataError, UnfitError
 from labrun.models.network import Network
 from labrun.runs import context, recording
 from labrun.runs.record import RunPaths
+from labrun.schema import Compute
 from labrun.tasks import monitored, packages, progress
 from labrun.tasks import task as tasks
 from labrun.tasks.callbacks import (
@@ -77,7 +78,7 @@ class NetworkTask(Task):
         self.network = network
         self._package, self._is_own = own or Package(), own is not None
         self._config, self._feed, self._name = config, feed, name
-        self._settings = config["trainer"]
+        self._settings, self._compute = config["trainer"], Compute.of(config["compute"])
         self._learning = {
             key: config["model"][key]
             for key in schema.LEARNING
@@ -93,7 +94,7 @@ class NetworkTask(Task):
             raise ConfigError(mistakes)
         self._training_done: dict[str, Any] | None = None
         self._trainer_made: tuple[Any, RecordLogger] | None = None
-        self._allowed = min(int(config["compute"]["cpus_per_run"]), torch.get_num_threads())
+        self._allowed = min(self._compute.cpus_per_run, torch.get_num_threads())
         work, self._reports = self._try_out(feed.arrays) if isinstance(feed, ArraysFeed) else (None, None)
         is_classifier = self._reports == "classes" and not self._learning
         self._module = self._made_module(is_classifier)
@@ -128,12 +129,12 @@ class NetworkTask(Task):
         return torch.tensor([sum(counts) / (len(counts) * count) for count in counts], dtype=torch.float32)
 
     def _threads(self, work: Work | None, size: str) -> Threads:
-        environment = from_environment(self._config["compute"]["environment"], self._allowed)
+        environment = from_environment(self._compute.environment, self._allowed)
         return choose(self._settings["threads"], environment, self._allowed, work, int(self._settings[size]))
 
     def _weighed(self, work: Work | None) -> None:
         """Compute on with as many threads as the first batch of a data module deserves."""
-        environment = from_environment(self._config["compute"]["environment"], self._allowed)
+        environment = from_environment(self._compute.environment, self._allowed)
         found = choose(self._settings["threads"], environment, self._allowed, work, 1)
         found = replace(found, why=found.why.replace("at batch size 1", "in the first batch"))
         self._training = self._scoring = found
@@ -174,7 +175,7 @@ class NetworkTask(Task):
             self._feed.told,
             type(trainer.accelerator).__name__,
         )
-        wanted = self._config["compute"].get("gpus_per_run", 0)
+        wanted = self._compute.gpus_per_run
         if wanted and isinstance(trainer.accelerator, self._package.part("accelerators").CPUAccelerator):
             log.warning("compute.gpus_per_run=%d, but torch finds no GPU here: training on the processor", wanted)
         if resume_from is not None:
@@ -429,7 +430,7 @@ class NetworkTask(Task):
         with warnings.catch_warnings():
             for pattern in QUIET:
                 warnings.filterwarnings("ignore", message=pattern)
-            own = _processes(self._config["compute"], self._package, files)
+            own = _processes(self._compute, self._package, files)
             try:
                 made = lightning.Trainer(**{**arguments, **own, **limits, **settings["options"]})
                 self._trainer_made = made, record
@@ -627,14 +628,14 @@ def make_logger(node: Mapping[str, Any], name: str, paths: RunPaths) -> Any:
     return schema.build(node, f"logger.{name}", save_dir=str(paths.logs))
 
 
-def _processes(compute: Mapping[str, Any], package: Package, files: PlainCheckpoints | None) -> dict[str, Any]:
+def _processes(compute: Compute, package: Package, files: PlainCheckpoints | None) -> dict[str, Any]:
     """How many processes train together. Never as Lightning's own Slurm support has it: it would requeue by itself."""
     environment = package.part("plugins.environments").LightningEnvironment()
     own: dict[str, Any] = {"plugins": [environment, *([] if files is None else [files])]}
-    if tasks.ranks(compute) > 1:
-        return own | {"strategy": "ddp", "num_nodes": compute["nodes"], "devices": compute["tasks_per_node"]}
-    if compute.get("gpus_per_run", 0) > 1:
-        return own | {"strategy": "ddp_fork", "devices": compute["gpus_per_run"]}
+    if compute.ranks > 1:
+        return own | {"strategy": "ddp", "num_nodes": compute.nodes, "devices": compute.tasks_per_node}
+    if compute.gpus_per_run > 1:
+        return own | {"strategy": "ddp_fork", "devices": compute.gpus_per_run}
     return own | {"devices": 1}
 
 

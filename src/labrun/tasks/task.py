@@ -145,12 +145,7 @@ def training_parts(target: Callable[..., Any], config: Mapping[str, Any]) -> dic
     return parts
 
 
-def ranks(compute: Mapping[str, Any]) -> int:
-    """How many processes a run has, over all its nodes."""
-    return int(compute.get("nodes", 1)) * int(compute.get("tasks_per_node", 1))
-
-
-def refuse_ranks(compute: Mapping[str, Any], what: str) -> None:
+def refuse_ranks(compute: schema.Compute, what: str) -> None:
     """Answer a run that asks for several processes and can use but one.
 
     Args:
@@ -160,9 +155,9 @@ def refuse_ranks(compute: Mapping[str, Any], what: str) -> None:
     Raises:
         ConfigError: it asks for several.
     """
-    if ranks(compute) > 1:
+    if compute.ranks > 1:
         raise ConfigError(
-            f"compute.nodes={compute['nodes']}, compute.tasks_per_node={compute['tasks_per_node']}: only the training "
+            f"compute.nodes={compute.nodes}, compute.tasks_per_node={compute.tasks_per_node}: only the training "
             f"of a network is shared by several processes, and this is {what}"
         )
 

@@ -8,9 +8,8 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from labrun.backends import machine
 from labrun.backends.base import Backend, Capacity, Head, Resources
@@ -18,6 +17,7 @@ from labrun.runs import finalize
 from labrun.runs import record as records
 from labrun.runs.sweep_state import Plan
 from labrun.runs.system_metrics import SystemMetrics
+from labrun.schema import Compute
 
 
 class OneProcessEach(Backend):
@@ -25,20 +25,20 @@ class OneProcessEach(Backend):
 
     name = "one_process_each"
 
-    def problems(self, compute: Mapping[str, Any]) -> Iterator[str]:
+    def problems(self, compute: Compute) -> Iterator[str]:
         """What this machine lacks, and what this backend does not do."""
         yield from machine.problems(compute)
         for key, plain in (("mem_gb", None), ("timeout_min", None), ("gpus_per_run", 0)):
-            if compute[key] != plain:
-                yield f"compute.{key}={compute[key]}: {self.name} does not hold runs to it"
+            if getattr(compute, key) != plain:
+                yield f"compute.{key}={getattr(compute, key)}: {self.name} does not hold runs to it"
 
-    def summary(self, compute: Mapping[str, Any]) -> str:
+    def summary(self, compute: Compute) -> str:
         """Cores and memory."""
         return machine.summary(compute)
 
-    def capacity(self, needs: Sequence[tuple[int, int]], compute: Mapping[str, Any]) -> Capacity:
+    def capacity(self, needs: Sequence[tuple[int, int]], compute: Compute) -> Capacity:
         """As many as the cores carry."""
-        return Capacity(compute["max_parallel"] or max(1, machine.cores() // max(cpus for cpus, _ in needs)))
+        return Capacity(compute.max_parallel or max(1, machine.cores() // max(cpus for cpus, _ in needs)))
 
     def executor(self, folder: Path, plan: Plan, count: int, head: Head | None = None) -> Processes:
         """See `Backend.executor`."""

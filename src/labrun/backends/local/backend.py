@@ -16,6 +16,7 @@ from labrun.backends.local.pool import LocalPool
 from labrun.backends.local.server import Server
 from labrun.backends.local.slots import Slots
 from labrun.runs.sweep_state import Plan
+from labrun.schema import Compute
 
 log = logging.getLogger(__name__)
 
@@ -27,30 +28,30 @@ class Local(Backend):
     starts_ahead = True
     settings = frozenset({"tasks_per_node"})
 
-    def problems(self, compute: Mapping[str, Any]) -> Iterator[str]:
+    def problems(self, compute: Compute) -> Iterator[str]:
         """What this machine lacks."""
         return machine.problems(compute)
 
-    def summary(self, compute: Mapping[str, Any]) -> str:
+    def summary(self, compute: Compute) -> str:
         """Cores and memory, or GPUs."""
         return machine.summary(compute)
 
-    def capacity(self, needs: Sequence[tuple[int, int]], compute: Mapping[str, Any]) -> Capacity:
+    def capacity(self, needs: Sequence[tuple[int, int]], compute: Compute) -> Capacity:
         """As many as the cores and the GPUs carry, unless `max_parallel` says it."""
-        cores = machine.cores() if compute["max_parallel"] is None else None
+        cores = machine.cores() if compute.max_parallel is None else None
         gpus = machine.visible_gpus() if any(count for _, count in needs) else None
-        there = Slots(sys.maxsize, machine.cores(), gpus, compute["runs_per_gpu"])
+        there = Slots(sys.maxsize, machine.cores(), gpus, compute.runs_per_gpu)
         without_gpu, with_gpu = (
             [there.carries(*one) for one in set(needs) if bool(one[1]) == is_one] for is_one in (False, True)
         )
-        most = compute["max_parallel"] or max(without_gpu, default=0) + max(with_gpu, default=0)
-        if cores is None and most * compute["cpus_per_run"] > machine.cores():
-            log.info("%d runs of %d cores at once, on %d cores", most, compute["cpus_per_run"], machine.cores())
+        most = compute.max_parallel or max(without_gpu, default=0) + max(with_gpu, default=0)
+        if cores is None and most * compute.cpus_per_run > machine.cores():
+            log.info("%d runs of %d cores at once, on %d cores", most, compute.cpus_per_run, machine.cores())
         return Capacity(most, cores)
 
-    def start_ahead(self, compute: Mapping[str, Any], path: Sequence[str], targets: Sequence[str]) -> Server:
+    def start_ahead(self, compute: Compute, path: Sequence[str], targets: Sequence[str]) -> Server:
         """The fork server, which imports while the runs are being frozen."""
-        return Server(path, targets, compute["python"], os.getcwd(), threads=compute["cpus_per_run"])
+        return Server(path, targets, compute.python, os.getcwd(), threads=compute.cpus_per_run)
 
     def executor(self, folder: Path, plan: Plan, count: int, head: Head | None = None) -> LocalPool:
         """See `Backend.executor`."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any
 
+from labrun.schema import Compute
 from labrun.tasks.threads import VARIABLES, number, set_variables
 
 
@@ -26,9 +26,9 @@ def limit_run(count: int, environment: Mapping[str, str], set_before: str | None
     os.environ.update(environment)
 
 
-def own_variables(compute: Mapping[str, Any]) -> dict[str, str]:
+def own_variables(compute: Compute) -> dict[str, str]:
     """The thread variables that a run's config gives it, as they stand in this process: records hold names alone."""
-    return {name: os.environ[name] for name in VARIABLES if name in compute["environment"] and name in os.environ}
+    return {name: os.environ[name] for name in VARIABLES if name in compute.environment and name in os.environ}
 
 
 def limit_threads(count: int) -> None:

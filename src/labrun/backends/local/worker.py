@@ -114,7 +114,7 @@ def assist(run_dir: str, threads: int) -> int:
 
     wait_asleep()
     record = records.read(run_dir)
-    limits.limit_run(threads, limits.own_variables(record.config["compute"]))
+    limits.limit_run(threads, limits.own_variables(schema.Compute.of(record.config["compute"])))
 
     def work() -> None:
         with hydra_job.along(record, Path(run_dir)):

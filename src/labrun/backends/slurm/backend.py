@@ -6,6 +6,7 @@ A job executes `job.py` on a manifest in JSON; nothing is pickled. Which run wen
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import secrets
@@ -38,8 +39,7 @@ from labrun.runs.finalize import (
 from labrun.runs.owned import others
 from labrun.runs.record import EndReason, Record, RunPaths
 from labrun.runs.sweep_state import Plan, SweepState
-from labrun.schema import SPECIAL
-from labrun.tasks import task as tasks
+from labrun.schema import SPECIAL, Compute
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ class SlurmJobs:
 
     def _has_tries_left(self, active: _Active, record: Record) -> bool:
         """Whether a failed run of several processes is tried again, in another job: none of them can do so alone."""
-        several = tasks.ranks(record.config["compute"]) > 1
+        several = Compute.of(record.config["compute"]).ranks > 1
         tries = self._tries.get(active.run_dir, 0)
         return record.status == records.FAILED and several and not active.canceled and tries < active.needs.retries
 
@@ -254,39 +254,39 @@ class SlurmJobs:
 
     def _submit_all(self, waiting: Sequence[tuple[Path, Resources]]) -> None:
         """One array for all runs that ask for the same."""
-        groups: dict[str, list[tuple[Path, Resources, dict[str, Any]]]] = {}
+        groups: dict[str, list[tuple[Path, Resources, Compute]]] = {}
         most = partitions.largest_array()
         for run_dir, needs in waiting:
             record = records.read(run_dir)
             key = json.dumps([record.config["compute"], sorted(needs.environment.items())], sort_keys=True)
-            groups.setdefault(key, []).append((run_dir, needs, record.config["compute"]))
+            groups.setdefault(key, []).append((run_dir, needs, Compute.of(record.config["compute"])))
         for group in groups.values():
             compute = self._share(group[0][2], len(group))
             if compute is None:
                 self._waiting += [(run_dir, needs) for run_dir, needs, _ in group]
                 continue
-            size = compute["runs_per_job"]
+            size = compute.runs_per_job
             jobs = [[(run_dir, needs) for run_dir, needs, _ in group[i : i + size]] for i in range(0, len(group), size)]
-            if compute["max_parallel"] is not None and len(jobs) > most:  # one array at a time
+            if compute.max_parallel is not None and len(jobs) > most:  # one array at a time
                 self._waiting += [entry for members in jobs[most:] for entry in members]
                 jobs = jobs[:most]
             for start in range(0, len(jobs), most):
                 self._submit_array(jobs[start : start + most], compute)
         self._full_at = len(self._active) if self._waiting else 0
 
-    def _share(self, compute: Mapping[str, Any], runs: int) -> dict[str, Any] | None:
+    def _share(self, compute: Compute, runs: int) -> Compute | None:
         """A group's part of `max_parallel`, which is one for the whole sweep; None: it waits until others end."""
-        own, most = dict(compute), compute["max_parallel"]
+        most = compute.max_parallel
         if most is None:
-            return own
+            return compute
         taken: dict[str, int] = {}
         for active in self._active.values():
             array = active.job.partition("_")[0]
             taken[array] = min(taken.get(array, 0) + 1, self._limits.get(array, most))
         left = most - sum(taken.values())
-        return None if left < 1 else {**own, "max_parallel": min(left, runs)}
+        return None if left < 1 else dataclasses.replace(compute, max_parallel=min(left, runs))
 
-    def _submit_array(self, jobs: list[list[tuple[Path, Resources]]], compute: Mapping[str, Any]) -> None:
+    def _submit_array(self, jobs: list[list[tuple[Path, Resources]]], compute: Compute) -> None:
         settings, token = self._settings, secrets.token_hex(6)
         folder = settings.state.slurm
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -303,9 +303,9 @@ class SlurmJobs:
             "parallel": slots,
             "ledger": str(settings.state.jobs),
             "signal_delay_s": parameters["signal_delay_s"],
-            "timeout_min": compute["timeout_min"],
-            "gpus_per_run": compute["gpus_per_run"],
-            "runs_per_gpu": compute["runs_per_gpu"],
+            "timeout_min": compute.timeout_min,
+            "gpus_per_run": compute.gpus_per_run,
+            "runs_per_gpu": compute.runs_per_gpu,
         }
         records.replace_text(manifest, json.dumps(content) + "\n")
         append(settings.state.jobs, {"token": token, "jobs": runs})
@@ -317,8 +317,8 @@ class SlurmJobs:
 
         job = submit(folder, command, len(jobs), parameters, variables)
         append(settings.state.jobs, {"token": token, "job": job, "array": len(jobs) > 1})
-        if compute["max_parallel"] is not None:
-            self._limits[job] = compute["max_parallel"]
+        if compute.max_parallel is not None:
+            self._limits[job] = compute.max_parallel
         shown = f"{len(jobs)} jobs ({sum(map(len, jobs))} runs)" if len(jobs) > 1 else "one job"
         log.info("Submitted Slurm job %s: %s", job, shown)
         for index, members in enumerate(jobs):
@@ -326,60 +326,56 @@ class SlurmJobs:
                 self._active[run_dir] = _Active(run_dir, needs, f"{job}_{index}" if len(jobs) > 1 else job)
 
 
-def _slots(compute: Mapping[str, Any], runs: int) -> int:
+def _slots(compute: Compute, runs: int) -> int:
     """How many runs of a job run at once."""
     if runs == 1:
         return 1
-    cpus = int(compute["cpus_per_run"])
+    cpus = compute.cpus_per_run
     partition = partitions.chosen_partition(compute)
     there = partition.cpus if partition is not None else cpus
-    slots = max(1, int(compute["cpus_per_job"] or min(runs * cpus, there)) // cpus)
-    if compute["gpus_per_run"]:
-        gpus = partition.gpus if partition is not None else compute["gpus_per_run"]
-        share = compute["runs_per_gpu"] if compute["gpus_per_run"] == 1 else 1
-        slots = min(slots, max(1, gpus * share // compute["gpus_per_run"]))
-    if compute["mem_gb"] and partition is not None:
-        slots = min(slots, max(1, int(partition.memory_gb // compute["mem_gb"])))
-    return min(slots, runs, int(compute["max_parallel"] or runs))
+    slots = max(1, (compute.cpus_per_job or min(runs * cpus, there)) // cpus)
+    if compute.gpus_per_run:
+        gpus = partition.gpus if partition is not None else compute.gpus_per_run
+        share = compute.runs_per_gpu if compute.gpus_per_run == 1 else 1
+        slots = min(slots, max(1, gpus * share // compute.gpus_per_run))
+    if compute.mem_gb and partition is not None:
+        slots = min(slots, max(1, int(partition.memory_gb // compute.mem_gb)))
+    return min(slots, runs, compute.max_parallel or runs)
 
 
-def _parameters(
-    compute: Mapping[str, Any], jobs: int, runs: int, slots: int, settings: Settings, token: str
-) -> dict[str, Any]:
+def _parameters(compute: Compute, jobs: int, runs: int, slots: int, settings: Settings, token: str) -> dict[str, Any]:
     """Parameters for submitit's executor."""
-    own: dict[str, Any] = {"chdir": settings.cwd, "requeue": True, **partitions.sbatch_options(compute["extra"])}
-    if compute["environment"] and str(own.get("export", "ALL")).upper() != "ALL":  # the run's variables are let through
+    own: dict[str, Any] = {"chdir": settings.cwd, "requeue": True, **partitions.sbatch_options(compute.extra)}
+    if compute.environment and str(own.get("export", "ALL")).upper() != "ALL":  # the run's variables are let through
         kept = [] if str(own["export"]).upper() in ("NONE", "NIL") else str(own["export"]).split(",")
-        own["export"] = ",".join([*kept, *compute["environment"]])
-    per_job = max(1, (compute["max_parallel"] or jobs * slots) // slots)
+        own["export"] = ",".join([*kept, *compute.environment])
+    per_job = max(1, (compute.max_parallel or jobs * slots) // slots)
     parameters: dict[str, Any] = {
         "job_name": settings.name,
         "comment": token,
-        "nodes": compute["nodes"],
-        "ntasks_per_node": compute["tasks_per_node"],
-        "cpus_per_task": compute["cpus_per_run"] * slots,
+        "nodes": compute.nodes,
+        "ntasks_per_node": compute.tasks_per_node,
+        "cpus_per_task": compute.cpus_per_run * slots,
         "array_parallelism": min(jobs, per_job),
         "signal_delay_s": signal_delay_s(compute),
-        "time": None,
+        "time": minutes_asked(compute, -(-runs // slots)),
         "additional_parameters": own,
         "wckey": None,
-        "setup": list(compute["setup"]) or None,
+        "setup": compute.setup or None,
         "srun_args": [
-            f"--cpus-per-task={compute['cpus_per_run'] * slots}",
+            f"--cpus-per-task={compute.cpus_per_run * slots}",
             "--kill-on-bad-exit=1",
-            *compute["srun_args"],
+            *compute.srun_args,
         ],
     }
-    if compute["timeout_min"] is not None:
-        parameters["time"] = minutes_asked(compute, -(-runs // slots))
-    if compute["mem_gb"] is not None:
-        parameters["mem"] = f"{round(compute['mem_gb'] * 1024 * slots)}MB"
-    if compute["gpus_per_run"]:
-        shared = -(-slots // compute["runs_per_gpu"]) if compute["gpus_per_run"] == 1 else slots
-        parameters["gpus_per_node"] = compute["gpus_per_run"] * shared
+    if compute.mem_gb is not None:
+        parameters["mem"] = f"{round(compute.mem_gb * 1024 * slots)}MB"
+    if compute.gpus_per_run:
+        shared = -(-slots // compute.runs_per_gpu) if compute.gpus_per_run == 1 else slots
+        parameters["gpus_per_node"] = compute.gpus_per_run * shared
     for key in ("partition", "account", "qos"):
-        if compute[key] is not None:
-            parameters[key] = compute[key]
+        if getattr(compute, key) is not None:
+            parameters[key] = getattr(compute, key)
     for key in ("mem", "gpus_per_node", "cpus_per_task"):  # sbatch uses the last one given: ours
         if key.replace("_", "-") in own:
             parameters.pop(key, None)
@@ -390,7 +386,7 @@ def _parameters(
 
 def _is_tried_again(active: _Active, record: Record) -> bool:
     """Whether a failed run is about to be tried again by the pool in its own job, which counts the tries by itself."""
-    if record.status != records.FAILED or active.canceled or tasks.ranks(record.config["compute"]) > 1:
+    if record.status != records.FAILED or active.canceled or Compute.of(record.config["compute"]).ranks > 1:
         return False
     jobs = [attempt.get("job") or {} for attempt in record.attempts]
     return bool(jobs) and sum(job == jobs[-1] for job in jobs) <= active.needs.retries
@@ -404,15 +400,15 @@ class Slurm(Backend):
     settings = frozenset(SPECIAL)
     once_per_sweep = ()  # each job has its own
 
-    def problems(self, compute: Mapping[str, Any]) -> Iterable[str]:
+    def problems(self, compute: Compute) -> Iterable[str]:
         """What no partition, or not the one that is named, can give, and what sbatch refuses."""
         return partitions.problems(compute)
 
-    def folder_problem(self, run_dir: Path, compute: Mapping[str, Any]) -> str | None:
+    def folder_problem(self, run_dir: Path, compute: Compute) -> str | None:
         """A per cent sign is a pattern to Slurm."""
         return f"{run_dir}: Slurm takes a % in the path of a job's files for a pattern" if "%" in str(run_dir) else None
 
-    def summary(self, compute: Mapping[str, Any]) -> str:
+    def summary(self, compute: Compute) -> str:
         """The partitions; why there are none."""
         try:
             there = "; ".join(partitions.describe(one) for one in partitions.partitions())
@@ -424,13 +420,13 @@ class Slurm(Backend):
         """The partitions, their nodes, and this user's jobs."""
         return ["Slurm", *(f"  {line}" for line in partitions.status())]
 
-    def capacity(self, needs: Sequence[tuple[int, int]], compute: Mapping[str, Any]) -> Capacity:
+    def capacity(self, needs: Sequence[tuple[int, int]], compute: Compute) -> Capacity:
         """As many as the cluster carries: nothing here counts them."""
-        return Capacity(int(compute["max_parallel"] or len(needs)))
+        return Capacity(compute.max_parallel or len(needs))
 
-    def trials(self, wanted: int | None, plan: Plan, compute: Mapping[str, Any]) -> int:
+    def trials(self, wanted: int | None, plan: Plan, compute: Compute) -> int:
         """Ten, unless the sweep or `max_parallel` says otherwise: what is submitted early is asked for early."""
-        return int(min(wanted or TRIALS, compute["max_parallel"] or wanted or TRIALS))
+        return min(wanted or TRIALS, compute.max_parallel or wanted or TRIALS)
 
     def executor(self, folder: Path, plan: Plan, count: int, head: Head | None = None) -> SlurmJobs:
         """See `Backend.executor`."""

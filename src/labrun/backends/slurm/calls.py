@@ -19,6 +19,7 @@ from labrun.backends.slurm import partitions
 from labrun.backends.slurm.queue import ASK_S, OVER, refusal, states
 from labrun.backends.slurm.sbatch import minutes_asked, submitting
 from labrun.errors import LabrunError
+from labrun.schema import Compute
 
 LEAVING_S = 10
 """How long before its time is up a job is ended, so that it can say so."""
@@ -153,21 +154,21 @@ class SlurmCalls:
 
 def _parameters(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters for submitit's executor."""
-    is_limited = settings["timeout_min"] is not None
+    compute = Compute.of(settings)
     return {
         "job_name": folder.parent.name,
         "signal_delay_s": LEAVING_S,
-        "time": minutes_asked(settings, 1) if is_limited else int(partitions.longest_min(settings)),
-        "mem": None if settings["mem_gb"] is None else f"{round(1024 * settings['mem_gb'])}MB",
-        "cpus_per_task": settings["cpus_per_run"],
-        "gpus_per_node": settings["gpus_per_run"] or None,
-        "nodes": settings["nodes"],
-        "ntasks_per_node": settings["tasks_per_node"],
-        "partition": settings["partition"],
-        "account": settings["account"],
-        "qos": settings["qos"],
-        "array_parallelism": settings["max_parallel"] or 1000,
-        "setup": settings["setup"] or None,
-        "srun_args": [f"--cpus-per-task={settings['cpus_per_run']}", *settings["srun_args"]],
-        "additional_parameters": partitions.sbatch_options(settings["extra"]) or None,
+        "time": minutes_asked(compute, 1) or int(partitions.longest_min(compute)),
+        "mem": None if compute.mem_gb is None else f"{round(1024 * compute.mem_gb)}MB",
+        "cpus_per_task": compute.cpus_per_run,
+        "gpus_per_node": compute.gpus_per_run or None,
+        "nodes": compute.nodes,
+        "ntasks_per_node": compute.tasks_per_node,
+        "partition": compute.partition,
+        "account": compute.account,
+        "qos": compute.qos,
+        "array_parallelism": compute.max_parallel or 1000,
+        "setup": compute.setup or None,
+        "srun_args": [f"--cpus-per-task={compute.cpus_per_run}", *compute.srun_args],
+        "additional_parameters": partitions.sbatch_options(compute.extra) or None,
     }

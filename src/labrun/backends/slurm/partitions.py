@@ -16,6 +16,7 @@ from typing import Any
 from labrun.backends import machine
 from labrun.backends.machine import run_command
 from labrun.errors import ConfigError
+from labrun.schema import Compute
 
 
 @dataclass(frozen=True)
@@ -95,13 +96,13 @@ def _minutes(limit: str) -> float | None:
     return float(int(days or 0) * 1440 + seconds / 60)
 
 
-def chosen_partition(compute: Mapping[str, Any], there: Sequence[Partition] | None = None) -> Partition | None:
+def chosen_partition(compute: Compute, there: Sequence[Partition] | None = None) -> Partition | None:
     """The partition that a job would go to: as named, or the cluster's default; of several names what any of them has.
 
     None: there is none of that name, or no default.
     """
     there = partitions() if there is None else there
-    named = compute["partition"] or os.environ.get("SBATCH_PARTITION")
+    named = compute.partition or os.environ.get("SBATCH_PARTITION")
     if named is None:
         return next((one for one in there if one.default), None)
     names = [name.strip() for name in str(named).split(",")]
@@ -121,22 +122,22 @@ def chosen_partition(compute: Mapping[str, Any], there: Sequence[Partition] | No
     )
 
 
-def longest_min(compute: Mapping[str, Any]) -> float:
+def longest_min(compute: Compute) -> float:
     """How long a job may last that names no limit: as its partition says, else a year."""
     one = chosen_partition(compute)
     return 365 * 24 * 60 if one is None or one.limit_min is None else one.limit_min
 
 
-def walls_min(compute: Mapping[str, Any]) -> set[float]:
+def walls_min(compute: Compute) -> set[float]:
     """The limits of time that accounting sets for such a job: of its quality of service and of the caller's accounts.
 
     Which of them is enforced only Slurm knows: they serve to stay below one that was meant. None without accounting.
     """
     qualities, rows = _accounting()
     mine = [row for row in rows if row[1] in ("", getpass.getuser())]
-    accounts = {row[0] for row in mine if row[1]} if compute["account"] is None else {compute["account"]}
+    accounts = {row[0] for row in mine if row[1]} if compute.account is None else {compute.account}
     mine = [row for row in mine if row[0] in accounts]
-    named = {compute["qos"]} if compute["qos"] is not None else {row[3] for row in mine if row[1]} - {""} or {"normal"}
+    named = {compute.qos} if compute.qos is not None else {row[3] for row in mine if row[1]} - {""} or {"normal"}
     partition = chosen_partition(compute)
     if partition is not None:
         found = re.search(
@@ -164,7 +165,7 @@ def largest_array() -> int:
     return max(1, min(1000, int(found[1]) if found else 1000))
 
 
-def problems(compute: Mapping[str, Any]) -> Iterable[str]:
+def problems(compute: Compute) -> Iterable[str]:
     """What the cluster cannot give, or refuses, of what a run asks for.
 
     Raises:
@@ -172,38 +173,39 @@ def problems(compute: Mapping[str, Any]) -> Iterable[str]:
     """
     there = partitions()
     listed = "; ".join(describe(one) for one in there)
-    if compute["partition"] is None and "partition" in compute["extra"]:
+    if compute.partition is None and "partition" in compute.extra:
         yield "compute.extra.partition: say compute.partition"
     one = chosen_partition(compute, there)
     if one is None:
-        given = "null" if compute["partition"] is None else repr(compute["partition"])
-        why = "the cluster has no default partition" if compute["partition"] is None else "there is no such partition"
+        given = "null" if compute.partition is None else repr(compute.partition)
+        why = "the cluster has no default partition" if compute.partition is None else "there is no such partition"
         yield f"compute.partition={given}: {why}. There are: {listed}"
         return
     if not one.up:
         yield f"compute.partition={one.name}: it is down. There are: {listed}"
-    ranks = compute["tasks_per_node"]
+    ranks = compute.tasks_per_node
     for key, wanted, has in (
-        ("cpus_per_run", compute["cpus_per_run"] * ranks, one.cpus),
-        ("cpus_per_job", compute["cpus_per_job"] or 0, one.cpus),
-        ("gpus_per_run", compute["gpus_per_run"], one.gpus),
-        ("nodes", compute["nodes"], one.nodes),
+        ("cpus_per_run", compute.cpus_per_run * ranks, one.cpus),
+        ("cpus_per_job", compute.cpus_per_job or 0, one.cpus),
+        ("gpus_per_run", compute.gpus_per_run, one.gpus),
+        ("nodes", compute.nodes, one.nodes),
     ):
         if wanted > has:
             times = f" times tasks_per_node={ranks}" if key == "cpus_per_run" and ranks > 1 else ""
             noun = "nodes" if key == "nodes" else f"{'GPUs' if 'gpus' in key else 'cores'} at most on one node"
-            yield f"compute.{key}={compute[key]}{times}: partition {one.name} has {has} {noun}. There are: {listed}"
-    if compute["mem_gb"] is not None and compute["mem_gb"] > one.memory_gb:
+            asked = f"compute.{key}={getattr(compute, key)}{times}"
+            yield f"{asked}: partition {one.name} has {has} {noun}. There are: {listed}"
+    if compute.mem_gb is not None and compute.mem_gb > one.memory_gb:
         most = f"{one.memory_gb:.1f} GB at most on one node"
-        yield f"compute.mem_gb={compute['mem_gb']:g}: partition {one.name} has {most}"
-    if compute["timeout_min"] is not None and one.limit_min is not None and compute["timeout_min"] > one.limit_min:
+        yield f"compute.mem_gb={compute.mem_gb:g}: partition {one.name} has {most}"
+    if compute.timeout_min is not None and one.limit_min is not None and compute.timeout_min > one.limit_min:
         most = f"partition {one.name} ends jobs after {one.limit_min:g} minutes"
-        yield f"compute.timeout_min={compute['timeout_min']:g}: {most}"
-    if (compute["nodes"] > 1 or ranks > 1) and compute["runs_per_job"] > 1:
+        yield f"compute.timeout_min={compute.timeout_min:g}: {most}"
+    if (compute.nodes > 1 or ranks > 1) and compute.runs_per_job > 1:
         yield "compute.runs_per_job: a run over several nodes or tasks has a job of its own"
     own = {"job-name", "array", "output", "error", "signal", "comment", "open-mode", "nodes", "time", "requeue"}
     own |= {"ntasks", "ntasks-per-node", "test-only"}
-    for key in compute["extra"]:
+    for key in compute.extra:
         name = str(key).replace("_", "-").lstrip("-")
         if name in own | {"no-requeue", "parsable", "wait", "wrap"}:
             yield f"compute.extra.{key}: labrun sets this option of sbatch itself"
@@ -221,14 +223,14 @@ def sbatch_options(extra: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _refused_by_sbatch(compute: Mapping[str, Any]) -> Iterable[str]:
+def _refused_by_sbatch(compute: Compute) -> Iterable[str]:
     """Which options sbatch does not know or take, in its own words; nothing is submitted.
 
     What may change until the job's turn comes, such as nodes that are down, is not a reason: the job would wait.
     """
-    named = {key: compute[key] for key in ("account", "qos") if compute[key] is not None}
+    named = {key: getattr(compute, key) for key in ("account", "qos") if getattr(compute, key) is not None}
     asked = {f"compute.{key}={value}": {key: value} for key, value in named.items()}
-    for key, value in compute["extra"].items():
+    for key, value in compute.extra.items():
         asked[f"compute.extra.{key}={'null' if value is None else value}"] = sbatch_options({key: value})
     together = {name: value for options in asked.values() for name, value in options.items()}
     if not together:
@@ -245,26 +247,26 @@ def _refused_by_sbatch(compute: Mapping[str, Any]) -> Iterable[str]:
     yield f"{', '.join(asked)}: sbatch refuses that together with the rest, {shown}: {said}"
 
 
-def _basic_options(compute: Mapping[str, Any]) -> dict[str, Any]:
+def _basic_options(compute: Compute) -> dict[str, Any]:
     """sbatch options for one run's needs, unless `extra` sets them."""
     options: dict[str, Any] = {
-        "nodes": compute["nodes"],
-        "ntasks-per-node": compute["tasks_per_node"],
-        "cpus-per-task": compute["cpus_per_run"],
+        "nodes": compute.nodes,
+        "ntasks-per-node": compute.tasks_per_node,
+        "cpus-per-task": compute.cpus_per_run,
     }
-    if compute["mem_gb"] is not None:
-        options["mem"] = f"{round(compute['mem_gb'] * 1024)}MB"
-    if compute["gpus_per_run"]:
-        options["gpus-per-node"] = compute["gpus_per_run"]
-    if compute["timeout_min"] is not None:
-        options["time"] = whole_minutes(60 * compute["timeout_min"])
+    if compute.mem_gb is not None:
+        options["mem"] = f"{round(compute.mem_gb * 1024)}MB"
+    if compute.gpus_per_run:
+        options["gpus-per-node"] = compute.gpus_per_run
+    if compute.timeout_min is not None:
+        options["time"] = whole_minutes(60 * compute.timeout_min)
     return options
 
 
-def _refusal(compute: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+def _refusal(compute: Compute, options: Mapping[str, Any]) -> str:
     """What sbatch says against options that cannot be had, now or ever; nothing if they can."""
     flags = [f"--{key}" if value is True else f"--{key}={value}" for key, value in options.items()]
-    partition = [] if compute["partition"] is None else [f"--partition={compute['partition']}"]
+    partition = [] if compute.partition is None else [f"--partition={compute.partition}"]
     command = ["sbatch", "--test-only", "--wrap=true", *partition, *flags]
     outside = {name: value for name, value in os.environ.items() if not is_of_a_job(name)}
     try:
@@ -279,7 +281,7 @@ def _refusal(compute: Mapping[str, Any], options: Mapping[str, Any]) -> str:
     return re.sub("^(sbatch: |error: |fatal: |allocation failure: )*", "", refused[0]) if refused else ""
 
 
-def _all_up(compute: Mapping[str, Any]) -> bool:
+def _all_up(compute: Compute) -> bool:
     """Whether no node of the partition is down: what is not to be had then will never be."""
     one = chosen_partition(compute)
     states = (run_command(["sinfo", "-h", "-N", "-o", "%T", "-p", one.name]) or "").split() if one is not None else []

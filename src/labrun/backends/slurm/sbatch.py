@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from labrun.backends.slurm import partitions
+from labrun.schema import Compute
 
 SBATCH_VARIABLES = {
     "job_name": ("JOB_NAME",),
@@ -32,20 +33,22 @@ SBATCH_VARIABLES = {
 """Which of sbatch's own variables would say otherwise than a parameter."""
 
 
-def signal_delay_s(compute: Mapping[str, Any]) -> int:
+def signal_delay_s(compute: Compute) -> int:
     """How long before its time is up a job begins to save. Slurm may tell it up to a minute earlier than that."""
-    limit = compute["timeout_min"] or partitions.longest_min(compute)
+    limit = compute.timeout_min or partitions.longest_min(compute)
     return int(min(90, max(10, 15 * limit)))
 
 
-def minutes_asked(compute: Mapping[str, Any], rounds: int) -> int:
+def minutes_asked(compute: Compute, rounds: int) -> int | None:
     """A job's limit: what its runs may take, and, unless that is forbidden, the time to begin and to save beyond it.
 
     Args:
-        compute: the runs' `compute`, with `timeout_min`.
+        compute: the runs'; None where it sets no limit.
         rounds: runs one after the other.
     """
-    least_s = 60 * compute["timeout_min"] * rounds
+    if compute.timeout_min is None:
+        return None
+    least_s = 60 * compute.timeout_min * rounds
     least, wanted = partitions.whole_minutes(least_s), partitions.whole_minutes(least_s + 60 + signal_delay_s(compute))
     walls = [wall for wall in partitions.walls_min(compute) if least <= wall < wanted]
     return int(min([wanted, *walls, partitions.longest_min(compute)]))
