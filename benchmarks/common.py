@@ -58,9 +58,9 @@ def labrun_config(data: str, overrides: Sequence[str]) -> dict[str, Any]:
 
 def labrun_arrays(config: dict[str, Any]) -> Any:
     """The data that a config names, read as a run reads them."""
-    from labrun import execute
+    from labrun.tasks import reading
 
-    return execute.arrays_of(config)
+    return reading.arrays_of(config)
 
 
 @contextmanager

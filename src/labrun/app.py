@@ -227,7 +227,7 @@ def default_name(root: DictConfig) -> str:
         key, _, value = override.partition("=")
         if key in ("experiment", "dataset", "model") and "," in value:
             choices[key] = value.replace(",", "+")
-    if root.task in records.SCORING:
+    if records.is_scoring(root.task):
         return str(root.task)
     if choices.get("experiment") == "script" and root.script.path:
         return Path(str(root.script.path)).stem or "script"

@@ -71,6 +71,13 @@ class Plugins:
             self._made[name] = self._make(name)
         return self._made[name]
 
+    def find(self, name: Any) -> Any | None:
+        """The same; None where there is none, or its package cannot be used."""
+        try:
+            return self.get(name) if self.holds(name) else None
+        except ConfigError:
+            return None
+
     def _make(self, name: str) -> Any:
         if not (self.holds(name) or name in self._hidden) or name in self._also:
             raise ConfigError(self.refusal(name, self.key))
@@ -126,3 +133,10 @@ TRACKERS = Plugins(
     also=["none"],
 )
 """Views of the records: see `labrun.tracking.registry`."""
+TASKS = Plugins(
+    "labrun.tasks",
+    "labrun.tasks.base:TaskType",
+    {name: f"labrun.tasks.kinds:{name.capitalize()}" for name in ("fit", "evaluate", "predict", "script")},
+    key="task",
+)
+"""What a run does: see `labrun.tasks.base`."""

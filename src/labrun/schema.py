@@ -10,7 +10,6 @@ target's own arguments, and `build` binds them against its signature before it c
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
@@ -22,7 +21,7 @@ from labrun.building import looked_up
 from labrun.building import parameters as parameters
 from labrun.checking import Range, SecretMark, check_fields, fits, literal_secrets, names_a_folder
 from labrun.errors import ConfigError
-from labrun.plugins import BACKENDS, TRACKERS
+from labrun.plugins import BACKENDS, TASKS, TRACKERS
 
 LOCAL_DATASTORE = "labrun.data.stores.local.LocalDatastore"
 FORMER_DATASTORES = {"labrun.data.datastore.LocalDatastore": LOCAL_DATASTORE}
@@ -481,7 +480,7 @@ class Config:
     model: Component | None = None
     script: Script | None = None
     sweep: Sweep = field(default_factory=Sweep)
-    task: Literal["fit", "evaluate", "predict", "script"] = "fit"
+    task: Annotated[str, TASKS] = "fit"
     from_: str | None = None
     seed: Annotated[int, Range(at_least=0, at_most=2**32 - 1)] = 42
     tags: list[str] | dict[str, Any] | None = None
@@ -555,11 +554,14 @@ def validate(config: Mapping[str, Any]) -> None:
         ConfigError: with every mistake in it: the key, what was given, what is allowed.
     """
     problems = list(check_fields(config, Config, ""))
-    is_script = config.get("task") == "script"
-    problems += list(_check_script(config))
+    task = TASKS.find(config.get("task", "fit"))
+    if task is not None:
+        problems += task.problems(config)
+    if config.get("script") and (task is None or task.reads):
+        problems.append("script: only task=script runs a script; say experiment=script")
     for group, general in (("dataset", Dataset), ("model", Model)):
         node = config.get(group)
-        if is_script:
+        if task is not None and not task.reads:
             continue
         if node is None:
             problems.append(f"{group} is missing: choose one, as in {group}={DEFAULTS[group]}")
@@ -591,13 +593,7 @@ def validate(config: Mapping[str, Any]) -> None:
             )
         if not model.get("folds") and not model.get("refit", True):
             problems.append("model.folds=0 model.refit=false: nothing would be fitted; leave one of the two out")
-    problems += list(_check_parts(config))
-    if config.get("task") == "fit":  # else the model is another run's, and what stands there is nothing yet
-        problems += list(_check_pair(config.get("dataset"), model))
-        problems += list(_check_memory(config.get("dataset"), model))
-    for task, what in (("evaluate", "is to be scored"), ("predict", "is to predict")):
-        if config.get("task") == task and not config.get("from"):
-            problems.append(f"task={task} needs the run whose model {what}: from=last, or from=<run id>")
+    problems += _check_parts(config.get("dataset"), None if task is None else task.part)
     if isinstance(model, Mapping):
         problems += list(_check_learning(model))
     if problems:
@@ -611,23 +607,16 @@ def _not_there(target: str) -> Iterator[str]:
         yield str(error)
 
 
-def _check_pair(dataset: Any, model: Any) -> Iterator[str]:
-    """Why a data set with loaders of its own does not go with a model that is known to be no network."""
-    if not (isinstance(dataset, Mapping) and isinstance(model, Mapping) and has_loaders(dataset)):
-        return
-    if TARGETS.get(str(model.get("_target_"))) in (LogisticRegression, Pipeline, Ensemble):
-        yield (
-            f"dataset={dataset.get('name') or dataset['_target_']} brings loaders of its own, which torch modules "
-            "alone take: choose a network, or a data set that is read into arrays"
-        )
-
-
-def _check_memory(dataset: Any, model: Any) -> Iterator[str]:
-    """Why a model that is known to take arrays in memory alone is not given samples from the disk."""
-    if not (isinstance(dataset, Mapping) and isinstance(model, Mapping)) or dataset.get("in_memory") is not False:
-        return
+def check_pair(dataset: Mapping[str, Any], model: Mapping[str, Any]) -> Iterator[str]:
+    """Why a data set does not go with a model that is known to be no network: it takes arrays in memory alone."""
     target = str(model.get("_target_"))
-    if not has_loaders(dataset) and is_estimator(target):
+    if has_loaders(dataset):
+        if TARGETS.get(target) in (LogisticRegression, Pipeline, Ensemble):
+            yield (
+                f"dataset={dataset.get('name') or dataset['_target_']} brings loaders of its own, which torch modules "
+                "alone take: choose a network, or a data set that is read into arrays"
+            )
+    elif dataset.get("in_memory") is False and is_estimator(target):
         yield IN_MEMORY_ALONE.format(model.get("name") or target.rpartition(".")[2])
 
 
@@ -637,12 +626,10 @@ IN_MEMORY_ALONE = (
 )
 
 
-def _check_parts(config: Mapping[str, Any]) -> Iterator[str]:
+def _check_parts(node: Any, wanted: str | None) -> Iterator[str]:
     """Every mistake in which data sets of torch's there are."""
-    node = config.get("dataset")
     if not isinstance(node, Mapping) or node.get("_target_") != DATASETS:
         return
-    wanted = {"fit": "train", "evaluate": "test"}.get(str(config.get("task")))
     for part in ("train", "validation", "test", "predict", "sampler", "batch_sampler"):
         given = node.get(part)
         if given and not isinstance(given.get("_target_"), str):
@@ -699,38 +686,6 @@ def _check_threads(config: Mapping[str, Any]) -> Iterator[str]:
             f"trainer.threads={wanted}: compute.cpus_per_run={allowed} allows no more. Say "
             f"compute.cpus_per_run={wanted}, or trainer.threads=auto"
         )
-
-
-def _check_script(config: Mapping[str, Any]) -> Iterator[str]:
-    node = config.get("script")
-    if config.get("task") != "script":
-        if node:
-            yield "script: only task=script runs a script; say experiment=script"
-        return
-    if not isinstance(node, Mapping):
-        yield "task=script needs the script: say experiment=script script.path=train.py"
-        return
-    if bool(node.get("path")) == bool(node.get("command")):
-        given = "both are given" if node.get("path") else "nothing is given"
-        yield f"script: say what to run, script.path=train.py or script.command='bash train.sh', and {given}"
-    for group in ("dataset", "model"):
-        if config.get(group):
-            how = " It is read by script.inputs.NAME='${mount:NAME}'" if group == "dataset" else ""
-            yield f"{group}: a script brings its own, so none is chosen with task=script.{how}"
-    for name, value in (node.get("arguments") or {}).items():
-        words = value if isinstance(value, list) else [value]
-        if not all(word is None or isinstance(word, str | int | float) for word in words):
-            yield f"script.arguments.{name}={value}: an argument is text, a number, true or false, or a list of those"
-    for name in (node.get("tables") or {}).keys() - (node.get("inputs") or {}).keys():
-        yield f"script.tables.{name}: there is no input of that name in script.inputs"
-    for name, pattern in (node.get("metrics") or {}).items():
-        try:
-            if isinstance(pattern, str) and not re.compile(pattern).groups:
-                yield f"script.metrics.{name}={pattern!r}: a group, ( ), has to say where the number stands"
-        except re.error as error:
-            yield f"script.metrics.{name}={pattern!r} is not a regular expression: {error}"
-    if node.get("python") and node.get("requirements"):
-        yield "script.requirements builds an environment of its own: leave out script.python"
 
 
 def datastore_target(node: Mapping[str, Any]) -> str:

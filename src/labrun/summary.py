@@ -75,6 +75,16 @@ def write_confusion(scores: Scores, arrays: Arrays, paths: RunPaths) -> None:
     (paths.outputs / "confusion_matrix.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
+def show_scores(
+    work: Task, scores: Scores | None, arrays: Arrays, record: Record, paths: RunPaths, pictures: bool
+) -> None:
+    """Write what a model's scores are made of, and draw the run's pictures if they are wanted."""
+    if scores is not None:
+        write_confusion(scores, arrays, paths)
+    if draws(record.config, pictures):
+        gather(work, scores, arrays, record).draw(paths.root)
+
+
 def draws(config: Mapping[str, Any], pictures: bool) -> bool:
     """Whether a run draws its pictures: `auto` leaves it to whoever carries it out."""
     return bool(config["report"] == "all" or (config["report"] == "auto" and pictures))

@@ -124,11 +124,11 @@ def test_raw_values_in_labels_out(root: Path, ran: Ran, digits: tuple[Any, Any],
 
 def test_exactly_as_the_run_scored_itself(root: Path, ran: Ran) -> None:
     """The test part, read and split as the run did it, gives the accuracy in the record."""
-    from labrun import execute
+    from labrun.tasks import reading
 
     for name in ("lr", "dnn", "cnn"):
         config = records.read(ran(name)).config
-        arrays = execute.arrays_of(config)
+        arrays = reading.arrays_of(config)
         found = float((load_model(ran(name)).predict(arrays.test.x) == arrays.test.y).mean())
         assert found == pytest.approx(recorded_accuracy(ran(name)), abs=1e-9)
 

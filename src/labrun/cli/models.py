@@ -137,7 +137,7 @@ def register(options: argparse.Namespace) -> int:
     run_dir, record = store.find(
         root,
         options.run,
-        suitable=lambda _, one: options.run != "last" or one.task not in records.SCORING,
+        suitable=lambda _, one: options.run != "last" or not records.is_scoring(one.task),
         wanted="a run that trained a model",
     )
     version, is_new = models.register(root, run_dir, options.name, options.file, tags)

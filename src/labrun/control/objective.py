@@ -46,7 +46,7 @@ def settle(config: dict[str, Any]) -> None:
         raise ConfigError(f"sweep.metric={sweep['metric']}: give the name of a metric, or several different ones")
     if len(goals) != len(metrics):
         raise ConfigError(f"sweep.goal={sweep['goal']}: give one goal, or one for each of {', '.join(metrics)}")
-    if config.get("task") == "script" and sweep.get("sampler") and "auto" in metrics:
+    if config.get("script") and sweep.get("sampler") and "auto" in metrics:
         raise ConfigError("sweep.metric: name the metric that the script logs, as in sweep.metric=val_loss")
     metrics = [_usual(config) if metric == "auto" else metric for metric in metrics]
     goals = [_goal(metric, config) if goal == "auto" else goal for metric, goal in zip(metrics, goals, strict=True)]

@@ -69,9 +69,6 @@ QUEUED, RUNNING, PREEMPTED = Status.QUEUED, Status.RUNNING, Status.PREEMPTED
 COMPLETED, FAILED, CANCELED, STOPPED = Status.COMPLETED, Status.FAILED, Status.CANCELED, Status.STOPPED
 LOST, UNREACHABLE = Status.LOST, Status.UNREACHABLE
 FINISHED = frozenset({COMPLETED, FAILED, CANCELED, STOPPED})
-SCORING = ("evaluate", "predict")
-"""Tasks whose model is another run's."""
-
 PROGRAM = "program"
 """The task of a run that no command carries out: a program logs to it (`labrun.start_run`)."""
 
@@ -213,6 +210,14 @@ def is_id(text: object) -> bool:
 def is_named_safely(record: Record) -> bool:
     """Whether a run's id and name are such as labrun gives: they become parts of paths."""
     return is_id(record.id) and checking.names_a_folder(record.name)
+
+
+def is_scoring(task: str) -> bool:
+    """Whether the model of a run with that task is another run's."""
+    from labrun.plugins import TASKS
+
+    found = TASKS.find(task)
+    return found is not None and bool(found.scores)
 
 
 def sweep_folder(run_dir: str | os.PathLike[str], record: Record) -> Path | None:

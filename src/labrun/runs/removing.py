@@ -54,7 +54,7 @@ def reasons(
     leaving = {record.id for _, record in chosen}
     children: dict[str, list[str]] = {}
     for _, record in store.listing(root).runs:
-        if record.parent and record.task not in records.SCORING and record.id not in leaving:
+        if record.parent and not records.is_scoring(record.task) and record.id not in leaving:
             children.setdefault(record.parent, []).append(record.id)
     found = {}
     for run_dir, record in chosen:

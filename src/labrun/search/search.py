@@ -328,7 +328,7 @@ class Search:
         if self._is_measured or any(trial.values for trial in self.study.trials()):
             return
         logged = ", ".join(record.metrics) or "nothing"
-        if record.config["task"] != "script":  # all trials of a model log the same
+        if not record.config.get("script"):  # all trials of a model log the same
             raise ConfigError(
                 f"sweep.metric={self.objectives[0].metric}: run {record.id} completed and logged no such metric. "
                 f"It logged: {logged}"

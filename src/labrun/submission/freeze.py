@@ -38,7 +38,7 @@ from labrun.runs import cards, recording, report, seals, store
 from labrun.runs import record as records
 from labrun.runs.record import HIDDEN, Record, RunPaths
 from labrun.submission import environments, inherited, inputs, scored_data, scripts, snapshot
-from labrun.tasks import loading, monitored, scoring
+from labrun.tasks import base, loading, monitored, scoring
 from labrun.tasks import task as tasks
 from labrun.tasks.packages import Package
 
@@ -126,7 +126,7 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, ar
     # How the sweep went on is not part of the run: the command that repeats it must not go on with a sweep.
     overrides = [override for override in hide_environment(overrides) if top_key(override) != "sweep"]
     code = around.code
-    if kept["task"] == "script" and "script" not in code:  # a run that is repeated as it was brings its own
+    if kept.get("script") and "script" not in code:  # a run that is repeated as it was brings its own
         code = {**code, **scripts.code(kept["script"], root)}
     return Record(
         id=run_id,
@@ -202,23 +202,24 @@ def settled(
     if _has_a_process_for_each_gpu(kept):
         kept["compute"]["tasks_per_node"] = kept["compute"]["gpus_per_run"]
     compute = schema.Compute.of(kept["compute"])
-    if kept["task"] == "script":
+    task = base.of(kept)
+    if kept.get("script"):
         if compute.tasks_per_node > 1:
             raise ConfigError(
                 f"compute.tasks_per_node={compute.tasks_per_node}: script.processes=N starts N processes of a "
                 "script on each machine"
             )
-    elif kept["task"] != "fit":
+    elif not task.trains:
         tasks.refuse_ranks(compute, f"task={kept['task']}")
     elif compute.ranks > 1 and not _is_network(str(values["model"]["_target_"])):
         tasks.refuse_ranks(compute, f"model={tasks.model_name(values['model'])}")
-    if kept["task"] == "script":
+    if kept.get("script"):
         scripts.settle(kept["script"], values["script"])
     # Which run is meant is known now, also where the environment names it.
     kept["from"], kept["trainer"]["resume"] = values.get("from"), values["trainer"].get("resume")
     parent = _settle_references(kept, overrides, root)
     inputs.settle(kept, pinned)
-    if kept["task"] in records.SCORING:
+    if task.scores:
         scored = records.read(Path(kept["from"]["path"])).config
         _tell_other_data(kept, scored, overrides)
         _tell_limit(kept, scored)
@@ -246,7 +247,7 @@ def _check_metrics(kept: Mapping[str, Any]) -> None:
         ConfigError: see `scoring.check`.
     """
     model, dataset = kept.get("model"), kept.get("dataset") or {}
-    if kept["task"] != "fit" or not model or not tasks.is_pipeline(model):
+    if not base.of(kept).trains or not model or not tasks.is_pipeline(model):
         return
     scoring.check(scoring.wanted(kept), not dataset.get("regression"))
 
@@ -277,7 +278,7 @@ OWN_LAUNCHERS = ("spawn", "fork", "notebook", "auto", "dp")
 def _has_a_process_for_each_gpu(kept: Mapping[str, Any]) -> bool:
     """Whether a run's GPUs get a process each: a network is trained on several, and nobody has said it otherwise."""
     compute, options = schema.Compute.of(kept["compute"]), kept["trainer"].get("options") or {}
-    if compute.gpus_per_run < 2 or compute.tasks_per_node > 1 or kept["task"] != "fit":
+    if compute.gpus_per_run < 2 or compute.tasks_per_node > 1 or not base.of(kept).trains:
         return False
     if "tasks_per_node" not in registry.chosen(compute, sweep=True).settings or "devices" in options:
         return False
@@ -390,7 +391,7 @@ def _tags(tags: Any) -> dict[str, str]:
 
 def _settle_references(config: dict[str, Any], overrides: list[str], root: Path) -> str | None:
     """Turn `last` and the like into one run, and take over what the new run inherits from it; returns its id."""
-    if config["task"] in records.SCORING:
+    if base.of(config).scores:
         run_dir, source = _scored(root, str(config["from"]))
         card = tasks.load_card(RunPaths(run_dir), source.id)
         is_proven = not source.imported and seals.has_read(root, card, source.id, source.config)
@@ -409,7 +410,7 @@ def _settle_references(config: dict[str, Any], overrides: list[str], root: Path)
     resume = config["trainer"].get("resume")
     if resume is None:
         return None
-    if config["task"] == "script":
+    if config.get("script"):
         raise ConfigError("trainer.resume: a script goes on by itself, from what it left in ./checkpoints")
     run_dir, source = store.find(root, str(resume), suitable=_has_checkpoint, wanted="a run with a checkpoint")
     parts = [("model", source.config["model"], config["model"])]
@@ -514,7 +515,7 @@ def place_scored_data(config: DictConfig, task: Any, reference: Any, overrides: 
     Raises:
         RecordError: there is no such run, and something depends on it here; else that is told later.
     """
-    if task not in records.SCORING or not isinstance(reference, str) or scored_data.chooses(overrides):
+    if not records.is_scoring(task) or not isinstance(reference, str) or scored_data.chooses(overrides):
         return
     try:
         run_dir, source = _scored(store.workspace(), reference)
@@ -558,7 +559,7 @@ def _inherit(config: dict[str, Any], scored: Record, overrides: list[str], is_pr
     for key in ("model", "seed"):
         config[key] = source.get(key, config.get(key))
     if "dataset" in typed or "experiment" in typed:
-        if config["task"] == "evaluate" and config["dataset"]["name"] == source["dataset"].get("name"):
+        if base.of(config).part == "test" and config["dataset"]["name"] == source["dataset"].get("name"):
             _refuse_other_split(config["dataset"], source["dataset"])
         return
     inherited.check(scored, "dataset", config["trusted"], is_proven)
@@ -588,7 +589,7 @@ def _tell_limit(config: Mapping[str, Any], source: Mapping[str, Any]) -> None:
     """Say where a run was scored on fewer batches than it is now: Lightning's options are not taken over from it."""
     name = "limit_test_batches"
     scored, now = (((one.get("trainer") or {}).get("options") or {}).get(name) for one in (source, config))
-    if config["task"] == "evaluate" and scored != now:
+    if base.of(config).part == "test" and scored != now:
         before, after = ("null" if value is None else value for value in (scored, now))
         log.warning(
             "run %s was scored with trainer.options.%s=%s, which is %s now: the scores may differ. "

@@ -23,6 +23,7 @@ from labrun.data.readers import contents
 from labrun.errors import ConfigError, DataError, MissingDataError
 from labrun.runs import report
 from labrun.submission import inputs
+from labrun.tasks import reading
 
 KINDS = ("Mnist", "Cifar10", "Npz", "Csv", "ImageFolder")
 """The readers that are tried for an asset that no data set is named after."""
@@ -151,7 +152,7 @@ def _read(name: str, datastore: Mapping[str, Any], keys: Sequence[str]) -> Array
                 raise ConfigError(problems)
             config = execute.here({"dataset": node | ({"version": version} if version else {}), "datastore": datastore})
             inputs.settle_files(config["dataset"], config["datastore"])
-            return execute.arrays_of(config)
+            return reading.arrays_of(config)
     return _asset(plain, version, datastore)
 
 

@@ -110,7 +110,7 @@ def targets(submitted: Sequence[Job]) -> list[str]:
     configs = [job.record.config for job in submitted]
     nodes = [config.get("dataset") for config in configs]
     nodes += [node for config in configs if not schema.is_local_datastore(node := config.get("datastore") or {})]
-    nodes += [config.get("model") for config in configs if config["task"] not in records.SCORING or _is_models(config)]
+    nodes += [config.get("model") for config in configs if not records.is_scoring(config["task"]) or _is_models(config)]
     return sorted({str(node["_target_"]) for node in nodes if node})
 
 

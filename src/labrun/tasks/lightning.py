@@ -32,8 +32,7 @@ from labrun.models.network import Network
 from labrun.runs import context, recording
 from labrun.runs.record import RunPaths
 from labrun.schema import Compute
-from labrun.tasks import monitored, packages, progress
-from labrun.tasks import task as tasks
+from labrun.tasks import base, monitored, packages, progress
 from labrun.tasks.callbacks import (
     FirstBatch,
     Keeper,
@@ -79,6 +78,7 @@ class NetworkTask(Task):
         self._package, self._is_own = own or Package(), own is not None
         self._config, self._feed, self._name = config, feed, name
         self._settings, self._compute = config["trainer"], Compute.of(config["compute"])
+        self._trains = base.of(config).trains
         self._learning = {
             key: config["model"][key]
             for key in schema.LEARNING
@@ -142,7 +142,7 @@ class NetworkTask(Task):
 
     @property
     def threads(self) -> dict[str, Any]:
-        training = {"training": self._training.recorded()} if self._config["task"] == "fit" else {}
+        training = {"training": self._training.recorded()} if self._trains else {}
         return {"allowed": self._allowed, **training, "scoring": self._scoring.recorded()}
 
     @property
@@ -344,7 +344,7 @@ class NetworkTask(Task):
                 offered |= {"monitor": monitor, **({} if mode is None else {"mode": mode})}
                 node = {key: value for key, value in node.items() if (key, value) != ("monitor", monitored.AUTO)}
             made.append(self._of_the_package(schema.build(node, key, **offered), key))
-        for monitor, words in watched.items() if self._config["task"] == "fit" else ():
+        for monitor, words in watched.items() if self._trains else ():
             log.info("Watching %s: %s", monitor, words)
         return made
 
@@ -352,7 +352,7 @@ class NetworkTask(Task):
         if not self._is_own:
             return "val_loss" if has_validation else "train_loss"
         found = monitored.loss_of(str(self._config["model"]["_target_"]), has_validation)
-        if self._config["task"] == "fit":
+        if self._trains:
             log.info("Watching %s (trainer.monitor=auto)", found)
         return found
 

@@ -10,6 +10,7 @@ from typing import Any
 from labrun import direction, schema, targets
 from labrun.direction import Direction
 from labrun.errors import ConfigError
+from labrun.tasks import base
 
 AUTO = "auto"
 WATCHERS = ("ModelCheckpoint", "EarlyStopping")
@@ -56,7 +57,7 @@ READS_NOTHING = ("callbacks", "logger", "trainer")
 def reads_trainer(config: Mapping[str, Any]) -> bool:
     """Whether a config may train a network: scikit-learn's models and scripts read nothing of `trainer`."""
     target = (config.get("model") or {}).get("_target_")
-    return config.get("task") == "fit" and target is not None and not str(target).startswith(_WITHOUT_TRAINER)
+    return base.of(config).trains and target is not None and not str(target).startswith(_WITHOUT_TRAINER)
 
 
 def settle(config: dict[str, Any], overrides: Sequence[str] = ()) -> None:
@@ -71,7 +72,7 @@ def settle(config: dict[str, Any], overrides: Sequence[str] = ()) -> None:
             option of the Trainer has a key of its own.
     """
     if not reads_trainer(config):
-        if config.get("task") == "fit" and (idle := _without_effect(overrides)):
+        if base.of(config).trains and (idle := _without_effect(overrides)):
             _warn(
                 f"{', '.join(idle)}: no effect with model={str(config['model']['_target_']).rpartition('.')[2]}, which "
                 "Lightning does not train: it has no epochs, callbacks or loggers"

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from labrun import continuing, schema, summary
+from labrun.data import reader
 from labrun.data.arrays import Arrays
+from labrun.data.mount import mount
 from labrun.data.readers.own import place_of
-from labrun.errors import UnfitError
+from labrun.errors import BY_OVERRIDE, UnfitError
+from labrun.runs import record as records
+from labrun.runs import seals, store
 from labrun.runs.record import RunPaths
-from labrun.tasks import feeding, learned, saved
+from labrun.tasks import evaluating, feeding, learned, loaded, reading, saved
+from labrun.tasks import task as tasks
+from labrun.tasks.base import Run
 from labrun.tasks.saved import Saved
 
 if TYPE_CHECKING:
@@ -31,6 +40,49 @@ FILES = frozenset({"labrun.data.readers.Csv", "labrun.data.readers.Npz"})
 PLAIN = (bool, int, float, str, list, dict, type(None), np.bool_, np.integer, np.floating, np.str_)
 """What a cell of the table may hold."""
 FORM = ("separator", "encoding", "sheet", "skip_rows")
+
+
+def predict(run: Run) -> None:
+    """Write what the model of the run that `from` names says of the data."""
+    if schema.has_loaders(run.config["dataset"]):
+        _predict_with_loaders(run)
+        return
+    config, dataset, source = run.config, run.config["dataset"], run.config["from"]
+    mounted = mount(config["datastore"], dataset, made := reader.make_reader(dataset))
+    folder, title = RunPaths(Path(source["path"])), f"the model of run {source['id']}"
+    is_foreign = bool(records.read(folder.root).imported)
+    why = functools.partial(seals.refusal, store.workspace(), run_id=source["id"], imported=is_foreign)
+    model = saved.load(folder.outputs, title, config["trusted"], why=why, way=BY_OVERRIDE)
+    began, taken = time.monotonic(), reading.taken(config)
+    if dataset["_target_"] in FILES:
+        files = [file_of(dataset, mounted.path)]
+        rule = reader.reading(made, dataset, mounted.path, taken["limit"])
+        table = of_file(model, dataset, mounted.path, streams=rule is not None and not rule.in_memory)
+        entry: dict[str, Any] = {"name": dataset["name"], "digest": reader.manifest_digest(reader.manifest(files))}
+    else:
+        arrays = reader.read(dataset, mounted.path, **taken, known=reading.known_table(config))
+        table, entry = of_arrays(model, arrays), reading.described(arrays)
+    run.note_data({**entry, **mounted.described()})
+    _finish(run, table, f"{dataset['name']} ({type(made).__name__})", began)
+
+
+def _predict_with_loaders(run: Run) -> None:
+    config, source = run.config, run.config["from"]
+    feed = loaded.make_feed(config, run.paths.root)
+    run.note_data(loaded.described(run.signed, feed, run.inputs))
+    began = time.monotonic()
+    continuing.check_scoring(config, run.record, is_split=False)
+    work = loaded.wrap(evaluating.saved_model(config), config, feed)
+    run.recording.leave_if_forked()
+    card = tasks.load_card(RunPaths(Path(source["path"])), source["id"])
+    _finish(run, of_loaders(work, feed, card, run.paths), feed.told, began)
+
+
+def _finish(run: Run, table: Any, data: str, began: float) -> None:
+    """Write the predictions; say how many there are, and where."""
+    path = write(table, run.paths.outputs, run.config["predictions"])
+    where = f"{len(table):,} in {path.relative_to(run.paths.root)}"
+    summary.tell_result(run.record, data, time.monotonic() - began, run.paths, where)
 
 
 def file_of(dataset: Mapping[str, Any], root: Path) -> Path:

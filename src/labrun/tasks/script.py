@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -20,7 +21,7 @@ from typing import Any
 
 from labrun import exact
 from labrun.errors import ConfigError, RunFailedError
-from labrun.runs import context, definition, ignore_rules, sdk_ids, store
+from labrun.runs import children, context, definition, ignore_rules, sdk_ids, store
 from labrun.runs.record import Record, RunPaths
 from labrun.runs.recording import Preempted, signal_name
 from labrun.tasks import along, threads
@@ -91,6 +92,19 @@ def run(config: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]], record: 
         raise RunFailedError(failure)
     if script.get("command") and (told := _told_failure(paths)):
         raise RunFailedError(told)
+
+
+@contextlib.contextmanager
+def with_children(paths: RunPaths) -> Iterator[None]:
+    """The runs that a script begins below its own end when it does."""
+    error: BaseException | None = None
+    try:
+        yield
+    except BaseException as ending:
+        error = ending
+        raise
+    finally:
+        children.end_open(store.workspace(), paths.root, error)
 
 
 def assist(config: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]], record: Record, paths: RunPaths) -> None:

@@ -23,6 +23,7 @@ from labrun.data.arrays import Arrays, Part, Scaling
 from labrun.errors import ConfigError, DataError, UnfitError
 from labrun.runs import cards, context, seals
 from labrun.runs.record import RunPaths
+from labrun.tasks import base
 
 log = logging.getLogger(__name__)
 
@@ -207,7 +208,7 @@ def wrap(model: Any, config: Mapping[str, Any], arrays: Arrays) -> Task:
         why = "" if arrays.reading is None else f" ({arrays.reading.why})"
         raise ConfigError(f"{schema.IN_MEMORY_ALONE.format(name)}{why}")
     _refuse_learning(config["model"], name)
-    if config["task"] == "fit":
+    if base.of(config).trains:
         _weigh_classes(model, config["model"], arrays, name)
     if arrays.num_classes:
         reason = _not_a_classifier(model)

@@ -43,6 +43,8 @@ def preload(targets: Sequence[str]) -> None:
     import psutil  # noqa: F401 - each run says what process it is
 
     import labrun.config.hydra_job  # what stands around each run
+    import labrun.tasks.kinds
+    import labrun.tasks.script
 
     torch = sys.modules.get("torch")
     networks = [torch is not None and isinstance(m, type) and issubclass(m, torch.nn.Module) for m in models]

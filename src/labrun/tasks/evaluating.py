@@ -1,0 +1,97 @@
+"""`task=evaluate`: score a finished run's model; and what predicting and drawing need of such a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from labrun import continuing, schema, summary
+from labrun.data.arrays import Arrays
+from labrun.errors import UnfitError
+from labrun.runs import record as records
+from labrun.runs import seals, store
+from labrun.runs.pictures import Pictures
+from labrun.runs.record import RunPaths
+from labrun.tasks import fitting, loaded, loading, reading
+from labrun.tasks import task as tasks
+from labrun.tasks.base import Run
+from labrun.tasks.task import Task
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(run: Run) -> None:
+    """Score the model of the run that `from` names."""
+    if schema.has_loaders(run.config["dataset"]):
+        _evaluate_with_loaders(run)
+        return
+    config, record, paths = run.config, run.record, run.paths
+    arrays = reading.arrays_of_run(run)
+    began = time.monotonic()
+    continuing.check_scoring(config, record, arrays.is_split)
+    work, arrays = around_saved(config, arrays)
+    fitting.note_threads(work, run)
+    run.recording.leave_if_forked()
+    if work.is_final:
+        summary.show_scores(work, fitting.score(work, arrays, paths), arrays, record, paths, run.pictures)
+    summary.tell_result(record, summary.data_line(arrays), time.monotonic() - began, paths)
+
+
+def _evaluate_with_loaders(run: Run) -> None:
+    config, record, paths = run.config, run.record, run.paths
+    feed = loaded.make_feed(config, paths.root)
+    run.note_data(loaded.described(run.signed, feed, run.inputs))
+    began = time.monotonic()
+    continuing.check_scoring(config, record, is_split=False)
+    work = loaded.wrap(saved_model(config), config, feed)
+    run.recording.leave_if_forked()
+    work.test_steps(paths)
+    if summary.draws(config, run.pictures):
+        Pictures(summary.title(record)).draw(paths.root)
+    summary.tell_result(record, feed.told, time.monotonic() - began, paths)
+
+
+def around_saved(config: Mapping[str, Any], arrays: Arrays, own_file: bool = False) -> tuple[Task, Arrays]:
+    """The task around a finished run's model, and the data scaled as that model was trained; see `saved_model`."""
+    source = config["from"]
+    card = tasks.load_card(RunPaths(Path(source["path"])), source["id"])
+    if card.get("feed"):
+        raise UnfitError(
+            f"model '{card.get('name')}' of run {source['id']} takes the batches of a data module, and data set "
+            f"'{arrays.name}' is read into arrays: choose a data set with loaders (dataset=...)"
+        )
+    arrays = tasks.check_card(card, arrays, source["id"])
+    arrays = dataclasses.replace(arrays, scaling=tasks.card_scaling(card, arrays.scaling))
+    log.info("Scoring %s of run %s on %s test samples", card.get("name"), source["id"], f"{len(arrays.test):,}")
+    return tasks.wrap(saved_model(config, own_file), config, arrays), arrays
+
+
+def saved_model(config: Mapping[str, Any], own_file: bool = False) -> Any:
+    """A finished run's model, loaded without running anything that its files may carry.
+
+    Args:
+        config: the run's; `from` says which other run is meant.
+        own_file: this command has just written it.
+    """
+    source = config["from"]
+    paths = RunPaths(Path(source["path"]))
+    card = tasks.load_card(paths, source["id"])
+    file = paths.outputs / str(card["file"])
+
+    def load(names: Sequence[str] | None) -> Any:
+        if card.get("kind") == "estimator":
+            from labrun.tasks.estimator import load as load_estimator
+
+            return load_estimator(file, None if names is None else list(names))
+        return loading.network(file, card, names)
+
+    def why() -> str:
+        return seals.refusal(store.workspace(), card, source["id"], bool(records.read(paths.root).imported))
+
+    if own_file:
+        return load(None)
+    return loading.proven(load, list(config["trusted"]), why, f"run {source['id']}", log.warning)

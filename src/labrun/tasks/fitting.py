@@ -1,0 +1,118 @@
+"""`task=fit`: train a model, score it on the test part, save it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from labrun import continuing, schema, summary
+from labrun.data.arrays import Arrays
+from labrun.runs import seals, store
+from labrun.runs.pictures import Pictures
+from labrun.runs.record import RunPaths
+from labrun.tasks import loaded, reading, threads
+from labrun.tasks import task as tasks
+from labrun.tasks.base import Run
+from labrun.tasks.task import Task
+
+log = logging.getLogger(__name__)
+
+
+def fit(run: Run) -> None:
+    """Fit the model that a run names."""
+    if schema.has_loaders(run.config["dataset"]):
+        _fit_with_loaders(run)
+        return
+    config, record, paths = run.config, run.record, run.paths
+    arrays = reading.arrays_of_run(run)
+    began = time.monotonic()
+    work = _make(config, arrays)
+    note_threads(work, run)
+    proof = _begin(run)
+    work.fit(arrays, paths, _resumed(config, paths))
+    record.training = work.training
+    run.recording.leave_if_forked()
+    if work.is_final:
+        scores = score(work, arrays, paths)
+        paths.outputs.mkdir(parents=True, exist_ok=True)
+        saved, about = work.save(arrays, paths), tasks.taken_by(arrays)
+        record.model = tasks.write_card(paths, saved, config, about, record.config["model"], proof)
+        summary.show_scores(work, scores, arrays, record, paths, run.pictures)
+    summary.tell_result(record, summary.data_line(arrays), time.monotonic() - began, paths)
+
+
+def _fit_with_loaders(run: Run) -> None:
+    """The same where the data set brings its own loaders: Lightning carries out the module's own steps."""
+    config, record, paths = run.config, run.record, run.paths
+    feed = loaded.make_feed(config, paths.root)
+    run.note_data(loaded.described(run.signed, feed, run.inputs))
+    began = time.monotonic()
+    work, offered = loaded.make(config, feed)
+    proof = _begin(run)
+    work.train(paths, _resumed(config, paths))
+    record.training, record.threads = work.training, work.threads  # which the first batch decides
+    log.info("Threads: %s", threads.describe(work.threads))
+    run.recording.leave_if_forked()
+    work.test_steps(paths)
+    paths.outputs.mkdir(parents=True, exist_ok=True)
+    saved, about = work.save_network(paths), loaded.taken_by(feed, offered)
+    record.model = tasks.write_card(paths, saved, config, about, record.config["model"], proof)
+    if summary.draws(config, run.pictures):
+        Pictures(summary.title(record)).draw(paths.root)
+    summary.tell_result(record, feed.told, time.monotonic() - began, paths)
+
+
+def assist(config: Mapping[str, Any], paths: RunPaths) -> None:
+    """Train along, as one of several processes that is not the first."""
+    if schema.has_loaders(config["dataset"]):
+        network, _ = loaded.make(config, loaded.make_feed(config, paths.root))
+        network.train(paths, _resumed(config, paths))
+        network.test_steps(paths)
+        return
+    arrays = reading.arrays_of(config)
+    work = _make(config, arrays)
+    work.fit(arrays, paths, _resumed(config, paths))
+    work.assist_test(paths)
+
+
+def note_threads(work: Task, run: Run) -> None:
+    """Say with how many threads a model is computed with, where that is decided."""
+    if work.threads is not None:
+        run.record.threads = work.threads
+        log.info("Threads: %s", threads.describe(run.record.threads))
+        run.recording.write()
+
+
+def score(work: Task, arrays: Arrays, paths: RunPaths) -> tasks.Scores | None:
+    """Score a model on the test part, and log it; None where only its own test steps can."""
+    scores = work.test(arrays, paths)
+    if scores is not None:
+        tasks.log_scores(scores, work.tested)
+    return scores
+
+
+def _begin(run: Run) -> seals.Proof:
+    """Note what the model's code is, and check that a training goes on with what it began with."""
+    proof = seals.Proof(store.workspace(), run.record.id, run.record.config)
+    continuing.begin(run.config, run.record, proof.code, run.paths)
+    run.recording.write()
+    return proof
+
+
+def _make(config: Mapping[str, Any], arrays: Arrays) -> Task:
+    work = tasks.make(config, arrays)
+    if not work.is_shared:
+        compute = schema.Compute.of(config["compute"])
+        tasks.refuse_ranks(compute, f"model={tasks.model_name(config['model'])}")
+    return work
+
+
+def _resumed(config: Mapping[str, Any], paths: RunPaths) -> Path | None:
+    """The checkpoint that a training goes on from; None where it begins."""
+    resume = config["trainer"].get("resume")
+    # An earlier attempt of this very run comes before the run that it was to go on from.
+    own = paths.checkpoints / "last.ckpt"
+    return own if own.is_file() else Path(resume["path"]) if resume else None

@@ -1,0 +1,133 @@
+"""labrun's own tasks. What carries them out is imported when it is needed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from labrun import schema
+from labrun.tasks.base import Run, TaskType
+
+if TYPE_CHECKING:
+    from labrun.runs.record import Record, RunPaths
+
+
+class Fit(TaskType):
+    """Train a model, score it on the test part, and save it."""
+
+    name = "fit"
+    trains = True
+    part = "train"
+
+    def problems(self, config: Mapping[str, Any]) -> Iterator[str]:
+        """A model and a data set that are known not to go together."""
+        dataset, model = config.get("dataset"), config.get("model")
+        if isinstance(dataset, Mapping) and isinstance(model, Mapping):
+            yield from schema.check_pair(dataset, model)
+
+    def run(self, run: Run) -> None:
+        """See `fitting`."""
+        from labrun.tasks import fitting
+
+        fitting.fit(run)
+
+    def assist(self, paths: RunPaths, record: Record, config: Mapping[str, Any], inputs: list[dict[str, Any]]) -> None:
+        """Train along."""
+        from labrun.tasks import fitting
+
+        fitting.assist(config, paths)
+
+
+class _Scoring(TaskType):
+    """What is done with another run's model."""
+
+    scores = True
+    aim: str
+    """What that model is for, in messages."""
+
+    def problems(self, config: Mapping[str, Any]) -> Iterator[str]:
+        """Nothing says which run is meant."""
+        if not config.get("from"):
+            yield f"task={self.name} needs the run whose model {self.aim}: from=last, or from=<run id>"
+
+
+class Evaluate(_Scoring):
+    """Score a finished run's model."""
+
+    name = "evaluate"
+    part = "test"
+    aim = "is to be scored"
+
+    def run(self, run: Run) -> None:
+        """See `evaluating`."""
+        from labrun.tasks import evaluating
+
+        evaluating.evaluate(run)
+
+
+class Predict(_Scoring):
+    """Write what a finished run's model says of a data set."""
+
+    name = "predict"
+    aim = "is to predict"
+
+    def run(self, run: Run) -> None:
+        """See `predicting`."""
+        from labrun.tasks import predicting
+
+        predicting.predict(run)
+
+
+class Script(TaskType):
+    """Run a script or a command of the user's."""
+
+    name = "script"
+    reads = False
+
+    def problems(self, config: Mapping[str, Any]) -> Iterator[str]:
+        """What is wrong with the script, and what goes with none."""
+        node = config.get("script")
+        if not isinstance(node, Mapping):
+            yield "task=script needs the script: say experiment=script script.path=train.py"
+            return
+        if bool(node.get("path")) == bool(node.get("command")):
+            given = "both are given" if node.get("path") else "nothing is given"
+            yield f"script: say what to run, script.path=train.py or script.command='bash train.sh', and {given}"
+        for group in ("dataset", "model"):
+            if config.get(group):
+                how = " It is read by script.inputs.NAME='${mount:NAME}'" if group == "dataset" else ""
+                yield f"{group}: a script brings its own, so none is chosen with task=script.{how}"
+        for name, value in (node.get("arguments") or {}).items():
+            words = value if isinstance(value, list) else [value]
+            if not all(word is None or isinstance(word, str | int | float) for word in words):
+                allowed = "an argument is text, a number, true or false, or a list of those"
+                yield f"script.arguments.{name}={value}: {allowed}"
+        for name in (node.get("tables") or {}).keys() - (node.get("inputs") or {}).keys():
+            yield f"script.tables.{name}: there is no input of that name in script.inputs"
+        for name, pattern in (node.get("metrics") or {}).items():
+            try:
+                if isinstance(pattern, str) and not re.compile(pattern).groups:
+                    yield f"script.metrics.{name}={pattern!r}: a group, ( ), has to say where the number stands"
+            except re.error as error:
+                yield f"script.metrics.{name}={pattern!r} is not a regular expression: {error}"
+        if node.get("python") and node.get("requirements"):
+            yield "script.requirements builds an environment of its own: leave out script.python"
+
+    def run(self, run: Run) -> None:
+        """See `script`."""
+        from labrun import summary
+        from labrun.tasks import registering, script
+
+        run.note_data()
+        with script.with_children(run.paths):
+            script.run(run.config, run.inputs, run.record, run.paths)
+        run.recording.leave_if_forked()
+        registering.of_script(run.record, run.paths, run.recording.attempt)
+        summary.finish_script(run.record, run.paths, run.pictures)
+
+    def assist(self, paths: RunPaths, record: Record, config: Mapping[str, Any], inputs: list[dict[str, Any]]) -> None:
+        """Start its processes here, too."""
+        from labrun.tasks import script
+
+        script.assist(config, inputs, record, paths)

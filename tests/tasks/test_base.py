@@ -1,0 +1,42 @@
+"""What a task is: one of somebody else's is chosen, checked, carried out and recorded like labrun's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from conftest import Command, Refused
+from helpers import installed
+from labrun.errors import ConfigError
+from labrun.plugins import TASKS
+from labrun.runs import record as records
+
+TOY = Path(__file__).with_name("toy")
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The package of another task is installed."""
+    with installed(TOY, TASKS.forget, monkeypatch):
+        yield
+
+
+def test_a_package_brings_a_task(toy: None, labrun_here: Command, refused_here: Refused, workspace: Path) -> None:
+    plain = ("task=count_classes", "dataset.max_samples=60", "tracking=none")
+    done = labrun_here(*plain)
+    assert done.returncode == 0 and "train/0" in done.stdout, done.stdout + done.stderr
+    (run_dir,) = workspace.glob("outputs/*/*/run.json")
+    record = records.read(run_dir.parent)
+    assert (record.task, record.status, record.model) == ("count_classes", records.COMPLETED, None)
+    assert record.metrics["train/0"] > 0 and record.data[0]["name"] == "digits" and record.signature
+    assert "only the training of a network is shared" in refused_here(*plain, "compute=slurm", "compute.nodes=2")
+    assert "counts classes, and a quantity has none" in refused_here(*plain, "+dataset.regression=true")
+
+
+def test_a_task_that_is_not_there_is_a_mistake_with_those_that_are(toy: None, refused_here: Refused) -> None:
+    known = "fit, evaluate, predict, script, count_classes"
+    assert f"task='evaluat': expected one of {known}" in refused_here("task=evaluat")
+    with pytest.raises(ConfigError, match=rf"'evaluat': expected one of {known}\. Did you mean 'evaluate'"):
+        TASKS.get("evaluat")

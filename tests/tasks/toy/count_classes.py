@@ -1,0 +1,33 @@
+"""A task of somebody else's: how many samples each class has. What docs/architecture.md says, carried out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from labrun import summary
+from labrun.runs import context
+from labrun.tasks import reading
+from labrun.tasks.base import Run, TaskType
+
+
+class CountClasses(TaskType):
+    """A metric for each class; nothing is trained."""
+
+    name = "count_classes"
+
+    def problems(self, config: Mapping[str, Any]) -> Iterator[str]:
+        """A quantity has no classes."""
+        if (config.get("dataset") or {}).get("regression"):
+            yield "dataset.regression=true: task=count_classes counts classes, and a quantity has none"
+
+    def run(self, run: Run) -> None:
+        """Read the data, and count."""
+        began = time.monotonic()
+        arrays = reading.arrays_of_run(run)
+        for name, count in zip(arrays.class_names, np.bincount(arrays.train.y), strict=True):
+            context.log(f"train/{name}", int(count))
+        summary.tell_result(run.record, summary.data_line(arrays), time.monotonic() - began, run.paths)
