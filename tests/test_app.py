@@ -15,6 +15,7 @@ import pytest
 from conftest import Command, Refused, Runner
 from helpers import imported, processes_of, program, start_labrun, submitted
 from labrun import app
+from labrun.app import command_line
 
 HEAVY = ("torch", "pytorch_lightning", "sklearn", "matplotlib", "mlflow", "pandas")
 
@@ -275,4 +276,4 @@ def test_whether_a_config_may_say_that_it_is_a_sweep(
     for name, text in files.items():
         (workspace / "conf" / name).parent.mkdir(parents=True, exist_ok=True)
         (workspace / "conf" / name).write_text(text)
-    assert app.may_set_mode(arguments, app.check_yaml()) is may
+    assert command_line.may_set_mode(arguments, command_line.check_yaml()) is may

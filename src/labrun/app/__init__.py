@@ -1,0 +1,206 @@
+"""`labrun`: Hydra's main, and a run in this process; wiring only."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import gc
+import logging
+import os
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
+
+from labrun import masking, new, version
+from labrun.app.command_line import check_encoding, check_flags, check_yaml, may_set_mode, open_standard_streams
+from labrun.app.hydra_changes import (
+    JobCallbacks,
+    leaving_keys_to_runs,
+    tell_hydras,
+    telling_jobs,
+    with_own_messages,
+    without_asking_for_mode,
+)
+from labrun.app.preflight import Preflight as Preflight
+from labrun.app.preflight import tidy
+from labrun.app.resolvers import register as register
+from labrun.app.telling import USER_ERROR, UserErrors, shown
+from labrun.backends import machine, registry
+from labrun.config import composed, hydra_files, hydra_job, paths
+from labrun.errors import LabrunError, RunFailedError
+from labrun.runs import record as records
+from labrun.runs import recording, store
+from labrun.runs.record import Record
+from labrun.schema import Compute
+from labrun.submission import freeze, publish
+from labrun.submission.publish import announce
+
+log = logging.getLogger(__name__)
+CANCELED = 130
+RUN_HERE = {"labrun.tasks.estimator", "labrun.tasks.lightning"}
+"""What a process has loaded that has carried out a run itself, and with it the user's code."""
+
+
+def run(config: DictConfig) -> dict[str, Any]:
+    """One run, in this process unless `compute` sends it elsewhere; its metrics."""
+    try:
+        with _where_it_was_typed(HydraConfig.get().runtime.cwd):
+            return _run(config, HydraConfig.get())
+    except SystemExit as end:
+        if end.code not in (None, 0, CANCELED):
+            JobCallbacks.tell_failure(end.__context__ or end)
+        raise
+
+
+@contextlib.contextmanager
+def _where_it_was_typed(folder: str) -> Iterator[None]:
+    """Inside, the working folder is the command's: Hydra has gone to the run's where `hydra.job.chdir` says so."""
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def _run(config: DictConfig, hydra_config: Any) -> dict[str, Any]:
+    run_dir = Path(hydra_config.runtime.output_dir)
+    root = store.workspace()
+    with UserErrors(), _taken_back(run_dir, hydra_config.output_subdir):
+        suffix = run_dir.name.rsplit("-", 1)[-1]
+        run_id = suffix if re.fullmatch("[0-9a-f]{8}", suffix) else freeze.new_id()
+        around = freeze.capture_provenance(root)
+        files = hydra_files.texts(_whole(config))
+        hydra_files.save_of_run(files, run_dir, hydra_config.output_subdir)
+        with hydra_job.given_variables(config, hydra_config):
+            record = freeze.freeze(config, run_id, composed.task_overrides(hydra_config), root, around)
+            variables = freeze.environment(config)
+        record.parent = record.parent or publish.parent()
+        record.hydra = hydra_job.settings(hydra_config)
+        record.command = hydra_files.command(hydra_config, record.overrides)
+        if not registry.chosen(Compute.of(record.config["compute"]), sweep=False).in_process:
+            from labrun.submission import submit
+
+            job = submit.Job(record, run_dir, files, variables, hydra_config.output_subdir)
+            ended = submit.carry_out([job], run_dir)[0]
+            submit.answer(ended, run_dir)
+            return ended.metrics
+        freeze.submit(record, run_dir)
+        announce(run_dir)
+        os.environ.update(variables)
+        return carry_out(record, run_dir, root).metrics
+
+
+@contextlib.contextmanager
+def _taken_back(run_dir: Path, subfolder: str | None) -> Iterator[None]:
+    """Where a run is refused or interrupted inside: what Hydra has put into its folder is taken away again.
+
+    A record that is there already is closed: nobody would ever begin that run.
+    """
+    try:
+        yield
+    except (LabrunError, KeyboardInterrupt, SystemExit) as end:
+        if not (run_dir / "run.json").exists():
+            hydra_files.remove_of_run(run_dir, subfolder)
+        elif not isinstance(end, LabrunError) and records.read(run_dir).status == records.QUEUED:
+            from labrun.runs import finalize
+
+            finalize.close_unrun(run_dir, "canceled before it began")
+        raise
+
+
+def _whole(config: DictConfig) -> DictConfig:
+    """The config with Hydra's own node, as it was composed."""
+    whole: Any = copy.deepcopy(HydraConfig.instance().cfg)
+    with open_dict(whole), read_write(whole):
+        whole.merge_with(config)
+    assert isinstance(whole, DictConfig)
+    return whole
+
+
+def carry_out(record: Record, run_dir: Path, root: Path) -> Record:
+    """Execute a submitted run in this process, tracked."""
+    from labrun.backends.local import threads
+    from labrun.execute import execute
+    from labrun.tasks.threads import wait_asleep
+    from labrun.tracking.feed import follow
+
+    wait_asleep()
+    config = record.config
+    compute = Compute.of(config["compute"])
+    own = threads.own_variables(compute)
+    if own or compute.cpus_per_run < machine.cores():
+        threads.limit_run(compute.cpus_per_run, own)
+    with follow(root, config["tracking"]):
+        try:
+            with hydra_job.folder(record.hydra or {}, run_dir):
+                return execute(run_dir)
+        except KeyboardInterrupt:
+            sys.stderr.write(f"labrun: canceled; the record is in {run_dir}\n")
+            sys.exit(CANCELED)
+        except RunFailedError as error:
+            sys.stderr.write(f"labrun: the run failed: {shown(str(error))}\n  log: {run_dir / 'driver.log'}\n")
+            sys.exit(1)
+        except LabrunError:
+            raise
+        except (Exception, SystemExit) as error:
+            if os.environ.get("LABRUN_DEBUG") == "1":
+                raise
+            reason = shown(recording.first_line(error))
+            sys.stderr.write(f"labrun: the run failed: {reason}\n  log: {run_dir / 'driver.log'}\n")
+            sys.exit(1)
+
+
+def main() -> None:
+    """The command `labrun`."""
+    if new.is_asked(sys.argv):
+        new.main()
+        return
+    if "--debug" in sys.argv:
+        sys.argv.remove("--debug")
+        os.environ["LABRUN_DEBUG"] = os.environ["HYDRA_FULL_ERROR"] = "1"
+        # Hydra's own word of an error that is shown anyway, and masked then.
+        warnings.filterwarnings("ignore", message=r"Callback Preflight\.", category=UserWarning)
+    open_standard_streams()
+    if "--version" in sys.argv[1:]:
+        print(version.text())
+        return
+    logging.raiseExceptions = False  # `labrun ... | head`: nobody reads what is logged any more
+    register()
+    gc.freeze()  # what is loaded by now stays: it is not to be searched for garbage again and again
+    try:
+        check_encoding()
+        check_flags(sys.argv[1:])
+        with UserErrors():
+            texts = check_yaml(sys.argv[1:])
+        command = hydra.main(version_base="1.3", config_path=str(paths.conf_dir()), config_name="config")(run)
+        asking = contextlib.nullcontext() if may_set_mode(sys.argv[1:], texts) else without_asking_for_mode()
+        with asking, telling_jobs(), leaving_keys_to_runs(), masking.in_logs(), with_own_messages():
+            command()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(0)
+    except KeyboardInterrupt:
+        sys.stderr.write("labrun: canceled before the run began\n")
+        sys.exit(CANCELED)
+    except (HydraException, OmegaConfBaseException) as error:
+        tell_hydras(error)
+    except Exception as error:
+        if os.environ.get("LABRUN_DEBUG") != "1":
+            raise
+        sys.stderr.write(shown("".join(traceback.format_exception(error))))
+        sys.exit(USER_ERROR if isinstance(error, LabrunError) else 1)
+    finally:
+        tidy()
+        if not RUN_HERE & set(sys.modules):
+            gc.freeze()  # the interpreter need not look through all that was loaded, once more, for what is garbage

@@ -1,0 +1,203 @@
+"""What labrun changes in Hydra, in this process alone."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
+
+from hydra._internal import hydra as hydra_app
+from hydra._internal import utils
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.hydra import Hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobStatus
+from hydra.errors import CompactHydraException, ConfigCompositionException, HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from labrun.app.telling import UserErrors, refuse, shown
+from labrun.config import hydra_job
+from labrun.submission import freeze
+
+
+class JobCallbacks(Callbacks):
+    """Hydra's callbacks: called in the process that executes a job, and at its end, however it ends."""
+
+    current: JobCallbacks | None = None
+    is_elsewhere = False
+    """Whether the single run that is about to begin goes to another process (`config.hydra_job.around`)."""
+
+    def __init__(self, config: DictConfig | None = None) -> None:
+        super().__init__(config)
+        JobCallbacks.current, JobCallbacks.is_elsewhere = self, False
+
+    def on_job_start(self, config: DictConfig, *, task_function: Any, **kwargs: Any) -> None:
+        """Hydra calls it before the run."""
+        if not self.is_elsewhere:
+            super().on_job_start(config=config, task_function=task_function, **kwargs)
+
+    def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
+        """Hydra calls it after a run that did not end the process."""
+        if not self.is_elsewhere:
+            super().on_job_end(config=config, job_return=job_return, **kwargs)
+
+    @classmethod
+    def tell_failure(cls, error: BaseException) -> None:
+        """Tell them of a run that failed: labrun ends the process itself then, and Hydra tells nobody."""
+        if cls.current is None:
+            return
+        config = HydraConfig.instance().cfg.hydra._get_parent()  # type: ignore[union-attr]
+        result = hydra_job.returned(config, JobStatus.FAILED, error)
+        cls.current.on_job_end(config=config, job_return=result)
+        cls.current.on_run_end(config=config, config_name=config.hydra.job.config_name, job_return=result)
+
+
+@contextlib.contextmanager
+def telling_jobs() -> Iterator[None]:
+    """Have Hydra tell its callbacks of single runs as `JobCallbacks` does."""
+    vars(hydra_app)["Callbacks"] = JobCallbacks
+    try:
+        yield
+    finally:
+        vars(hydra_app)["Callbacks"] = Callbacks
+
+
+@contextlib.contextmanager
+def without_asking_for_mode() -> Iterator[None]:
+    """Have Hydra take it that no config says `hydra.mode`."""
+    before = Hydra.get_mode
+    Hydra.get_mode = lambda self, config_name, overrides: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Hydra.get_mode = before  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def leaving_keys_to_runs() -> Iterator[None]:
+    """Have a sweep over groups, or over runs to score, take keys that its own config has not, and its runs have.
+
+    Hydra composes the sweep's own config without the groups that vary, and refuses a key below them there. Each run is
+    composed with all that was typed before any starts: what none of its files has is refused then.
+    """
+    load, put = ConfigLoaderImpl._load_configuration_impl, ConfigLoaderImpl._apply_overrides_to_config
+    is_sweep = varied = False
+    given: list[str] = []
+
+    def loading(self: ConfigLoaderImpl, *args: Any, **kwargs: Any) -> DictConfig:
+        nonlocal is_sweep, varied, given
+        given, is_sweep = kwargs["overrides"], kwargs.get("run_mode") == RunMode.MULTIRUN
+        varied = is_sweep and any(_chooses_several(self, text) or text.startswith("from=") for text in given)
+        try:
+            return load(self, *args, **kwargs)
+        except KeyError as error:
+            name = error.args[0] if type(error) is KeyError else None
+            if isinstance(name, str) and name not in os.environ:
+                raise ConfigCompositionException(
+                    f"hydra.job.env_copy names {name}, and that variable is not set here"
+                ) from None
+            raise
+        finally:
+            is_sweep, varied, given = False, False, []
+
+    def putting(overrides: list[Override], cfg: DictConfig) -> None:
+        nonlocal varied
+        varied = varied or (is_sweep and _has_space_of_groups(cfg))
+        _place_scored_data(overrides, cfg, given)
+        for override in overrides:
+            try:
+                put([override], cfg)
+            except ConfigCompositionException:
+                if not varied or override.is_hydra_override():
+                    raise
+
+    ConfigLoaderImpl._load_configuration_impl = loading  # type: ignore[method-assign]
+    ConfigLoaderImpl._apply_overrides_to_config = staticmethod(putting)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        ConfigLoaderImpl._load_configuration_impl = load  # type: ignore[method-assign]
+        ConfigLoaderImpl._apply_overrides_to_config = staticmethod(put)  # type: ignore[method-assign]
+
+
+def _place_scored_data(overrides: Sequence[Override], cfg: DictConfig, given: Sequence[str]) -> None:
+    """See `freeze.place_scored_data`."""
+    said = {one.key_or_group: one.value() for one in overrides if one.key_or_group in ("task", "from")}
+    if given and (said or "task" in cfg):
+        with UserErrors():
+            freeze.place_scored_data(cfg, said.get("task", cfg.get("task")), said.get("from", cfg.get("from")), given)
+
+
+def _chooses_several(loader: ConfigLoaderImpl, override: str) -> bool:
+    """Whether an override sweeps over the options of a group."""
+    key, _, value = override.partition("=")
+    name = key.lstrip("+").partition("@")[0]
+    return ("," in value or "(" in value) and "." not in name and bool(loader.get_group_options(name))
+
+
+def _has_space_of_groups(cfg: DictConfig) -> bool:
+    """Whether the config itself says what varies, and groups may be among it: they are keys without a dot."""
+    spaces = [OmegaConf.select(cfg, key) for key in ("sweep.space", "hydra.sweeper.params")]
+    return any("." not in str(key) for space in spaces if OmegaConf.is_dict(space) for key in space)
+
+
+@contextlib.contextmanager
+def with_own_messages() -> Iterator[None]:
+    """Have Hydra's mistakes reach `main`, which tells them in labrun's words; other errors are shown as Hydra does."""
+    before = utils.run_and_report
+
+    def report(work: Callable[[], Any]) -> Any:
+        try:
+            return work()
+        except (HydraException, OmegaConfBaseException):
+            raise
+        except Exception as error:  # noqa: BLE001 - Hydra shows it, without its own frames
+            caught = error
+
+        def again() -> Any:
+            raise caught
+
+        return before(again)
+
+    def parser() -> argparse.ArgumentParser:
+        made: Any = parsers()
+        made.parse_args = made.parse_intermixed_args  # flags may stand between overrides
+        found: argparse.ArgumentParser = made
+        return found
+
+    entry, modules = sys.modules["hydra.main"], (utils, sys.modules[Hydra.__module__])
+    parsers = entry.get_args_parser
+    entry.get_args_parser = parser  # type: ignore[attr-defined]
+    for module in modules:
+        module.run_and_report = report  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        entry.get_args_parser = parsers  # type: ignore[attr-defined]
+        for module in modules:
+            module.run_and_report = before  # type: ignore[attr-defined]
+
+
+def tell_hydras(error: Exception) -> NoReturn:
+    """Explain an error of Hydra's; a sweep's final message is shown unchanged.
+
+    Raises:
+        SystemExit: always.
+    """
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        raise error
+    if type(error) is CompactHydraException:  # ours: of runs that did not complete
+        sys.stderr.write(f"{shown(str(error))}\n")
+        sys.exit(1)
+    from labrun import mistakes
+
+    with leaving_keys_to_runs():
+        said = mistakes.explained(error, sys.argv[1:])
+    refuse(said)

@@ -1,0 +1,128 @@
+"""The answer to mistakes, before anything is written."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from labrun.app.hydra_changes import JobCallbacks
+from labrun.app.telling import UserErrors
+from labrun.backends import registry
+from labrun.config import composed, hydra_job, paths
+from labrun.errors import ConfigError, RecordError
+from labrun.runs import record as records
+from labrun.runs import store
+from labrun.schema import Compute
+from labrun.submission import freeze
+from labrun.tracking import registry as trackers
+
+PROBE_BYTES = 2**18
+"""What a run writes at the very least: configs, record, log."""
+_made: list[Path] = []
+"""Folders that `check_writable` has made, the deepest first."""
+
+
+class Preflight(Callback):
+    """Answers mistakes before anything is written: Hydra calls it before it makes the run's folder."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Validate the config, bring the data, and try whether the run's folder can be made."""
+        HydraConfig.instance().set_config(config)
+        with UserErrors():
+            check_choices(config)
+            plain = composed.without_hydra(config)
+            values, _ = freeze.settled(plain, composed.task_overrides(config.hydra), store.workspace())
+            freeze.check_targets(values)
+            compute = Compute.of(values["compute"])
+            registry.check(compute, sweep=False)
+            trackers.check(values["tracking"])
+            with read_write(config.hydra), open_dict(config.hydra):
+                config.hydra.runtime.output_dir = os.path.abspath(config.hydra.run.dir)
+            if hydra_job.has_own_logging(config.hydra):
+                hydra_job.check_logging(config.hydra)
+            backend = registry.chosen(compute, sweep=False)
+            JobCallbacks.is_elsewhere = not backend.in_process
+            if values["sweep"]["resume"] is not None:
+                raise ConfigError("sweep.resume goes on with a sweep: it wants -m. A single run: trainer.resume=last")
+            if not backend.is_elsewhere:
+                freeze.prepare(values)
+            check_writable(Path(config.hydra.run.dir))
+            if hydra_job.has_own_logging(config.hydra):
+                hydra_job.make_log_folders(
+                    composed.kept(config.hydra.job_logging), Path(config.hydra.runtime.output_dir)
+                )
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Try whether the sweep's folder can be made; its runs are validated before the first one starts."""
+        HydraConfig.instance().set_config(config)
+        with UserErrors():
+            check_choices(config)
+            if OmegaConf.select(config, "sweep.resume") is not None:
+                from labrun.submission import resume
+
+                typed = Path(config.hydra.sweep.dir)
+                found = resume.find_sweep(store.workspace(), str(config.sweep.resume), str(config.name), typed)
+                with read_write(config.hydra), open_dict(config.hydra):
+                    config.hydra.sweep.dir = str(found)
+            check_writable(Path(config.hydra.sweep.dir))
+
+
+def check_choices(config: DictConfig) -> None:
+    """Whether every option of a group was chosen as one: `model.optimizer=adam` would put a text in its place.
+
+    Raises:
+        ConfigError: one was set as a key.
+    """
+    overrides = composed.task_overrides(config.hydra)
+    if any(_may_be_a_choice(text) for text in overrides):
+        from labrun import mistakes
+
+        found = mistakes.in_overrides(sys.argv[1:])
+        if found is not None:
+            raise ConfigError(found)
+
+
+def _may_be_a_choice(override: str) -> bool:
+    """Whether a key is set to plain text where there is a folder of options. Each command asks: no file is read."""
+    key, _, value = override.lstrip("+").partition("=")
+    return "." in key and value[:1] not in ("", "{", "$") and value != "null" and paths.is_group(key.replace(".", "/"))
+
+
+def tidy() -> None:
+    """Take away again what `check_writable` has made, where nothing has come into it."""
+    while _made:
+        with contextlib.suppress(OSError):
+            _made.pop(0).rmdir()
+
+
+def check_writable(run_dir: Path) -> None:
+    """Whether a run's folder can be made.
+
+    Raises:
+        RecordError: it cannot, or a run lies there already.
+    """
+    records.check_place(run_dir.absolute())
+    if (run_dir / "run.json").exists():
+        raise RecordError(f"{run_dir} holds a run already; a new run needs a folder of its own")
+    probe = None
+    _made.extend(place for place in run_dir.parents if not place.exists())
+    try:
+        run_dir.parent.mkdir(parents=True, exist_ok=True)
+        probe = run_dir.parent / f".probe-{freeze.new_id()}"
+        with open(probe, "wb") as file:
+            file.write(bytes(PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        probe.unlink()
+    except OSError as error:
+        if probe is not None:
+            with contextlib.suppress(OSError):
+                probe.unlink(missing_ok=True)
+        raise RecordError(records.cannot_write(run_dir.parent, error)) from error
