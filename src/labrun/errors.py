@@ -9,6 +9,7 @@
     |   `-- UnfitError          data and model are fine, but do not go together
     |-- MissingExtraError       an optional package is needed and not installed
     |-- RecordError             a run's record cannot be found, read or written
+    |   `-- DamagedRecordError  it is there, and cannot be read
     `-- RunFailedError          the run's own code failed
 
 A message says what was given, what was expected, and what to do.
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 
 class LabrunError(Exception):
@@ -122,6 +124,19 @@ class MissingExtraError(LabrunError):
 
 class RecordError(LabrunError):
     """A run's record cannot be found, read or written."""
+
+
+class DamagedRecordError(RecordError):
+    """A record is there, and cannot be read.
+
+    Args:
+        path: the file.
+        why: what is wrong with it.
+    """
+
+    def __init__(self, path: Path, why: str) -> None:
+        self.why = why
+        super().__init__(f"{path} is damaged or cannot be read: {why}")
 
 
 class RunFailedError(LabrunError):

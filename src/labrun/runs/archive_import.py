@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from labrun import checking
-from labrun.errors import RecordError
+from labrun.errors import DamagedRecordError, RecordError
 from labrun.runs import context, custom_locations, files, store
 from labrun.runs import record as records
 from labrun.runs.archive_format import FORMAT, MANIFEST, NOT_TAKEN, REPOSITORY, SWEEP_FILES, Limits
@@ -304,9 +304,11 @@ class _Arrival:
         run_dir, target = self._place / folder, self._root / folder
         try:
             record = records.read(run_dir)
+        except DamagedRecordError as error:
+            where = f"{self._source}: the record {folder}/run.json"
+            raise RecordError(f"{where} is damaged or cannot be read: {error.why}") from error
         except RecordError as error:
-            reason = str(error).partition("run.json ")[2] or "cannot be read"
-            raise RecordError(f"{self._source}: the record {folder}/run.json {reason}") from error
+            raise RecordError(f"{self._source}: the record {folder}/run.json is not there") from error
         if record.id != run_id:
             raise RecordError(
                 f"{self._source} is damaged: {folder} holds run {record.id!r:.60}, and should hold {run_id}"

@@ -25,7 +25,7 @@ from typing import Any
 
 from labrun import checking, exact
 from labrun._io import atomic_write
-from labrun.errors import RecordError
+from labrun.errors import DamagedRecordError, RecordError
 from labrun.runs import context
 
 FORMAT = 2
@@ -256,7 +256,7 @@ def read(run_dir: str | os.PathLike[str]) -> Record:
     except FileNotFoundError:
         raise RecordError(f"{path.parent} holds no run.json, so it is not a run's folder") from None
     except OSError as error:
-        raise RecordError(f"{path} is damaged or cannot be read: {error}") from error
+        raise DamagedRecordError(path, str(error)) from error
     return parsed(raw, path, run_dir)
 
 
@@ -298,7 +298,7 @@ def parsed(raw: bytes, path: Path, annotated: str | os.PathLike[str] | None = No
         record.format = FORMAT  # it is written in the present one
         return record
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise RecordError(f"{path} is damaged or cannot be read: {error}") from error
+        raise DamagedRecordError(path, str(error)) from error
 
 
 KEYS = frozenset(f.name for f in dataclasses.fields(Record))

@@ -25,7 +25,6 @@ from labrun.backends.local.server import frozen_file
 from labrun.backends.slurm import partitions
 from labrun.backends.slurm.queue import ASK_S, OVER, append, end_jobs, known_jobs, last_lines, scancel, states
 from labrun.backends.slurm.sbatch import minutes_asked, signal_delay_s
-from labrun.errors import ConfigError
 from labrun.runs import record as records
 from labrun.runs.finalize import (
     close,
@@ -412,8 +411,8 @@ class Slurm(Backend):
         """The partitions; why there are none."""
         try:
             there = "; ".join(partitions.describe(one) for one in partitions.partitions())
-        except ConfigError as error:
-            return str(error.problems[0]).partition(": ")[2].partition(". ")[0]
+        except partitions.NoClusterError as error:
+            return error.why
         return f"partitions {there}"
 
     def status(self) -> list[str]:

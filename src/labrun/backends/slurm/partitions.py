@@ -33,21 +33,34 @@ class Partition:
     limit_min: float | None
 
 
+class NoClusterError(ConfigError):
+    """This machine is part of no cluster that answers.
+
+    Args:
+        why: what shows it.
+        way: what to do.
+    """
+
+    def __init__(self, why: str, way: str) -> None:
+        self.why = why
+        super().__init__(f"compute=slurm: {why}. {way}")
+
+
 def partitions() -> list[Partition]:
     """The cluster's partitions, by sinfo.
 
     Raises:
-        ConfigError: there is no sinfo, or no cluster answers it.
+        NoClusterError: there is no sinfo, or no cluster answers it.
     """
     for program in ("sbatch", "sinfo"):
         if shutil.which(program) is None:
-            raise ConfigError(
-                f"compute=slurm: there is no {program} on this machine, so it is not part of a Slurm cluster. Start "
-                f"the command where there is one, or choose compute=local (here: {machine.cores()} cores)"
+            raise NoClusterError(
+                f"there is no {program} on this machine, so it is not part of a Slurm cluster",
+                f"Start the command where there is one, or choose compute=local (here: {machine.cores()} cores)",
             )
     answer = run_command(["sinfo", "-h", "-e", "-o", "%P|%a|%D|%c|%m|%G|%l"])
     if answer is None:
-        raise ConfigError("compute=slurm: sbatch is there, but no cluster answers (sinfo failed). Is slurmctld up?")
+        raise NoClusterError("sbatch is there, but no cluster answers (sinfo failed)", "Is slurmctld up?")
     found: dict[str, Partition] = {}
     for line in answer.splitlines():
         name, up, nodes, cpus, memory, gres, limit = (part.strip() for part in line.split("|"))
