@@ -338,6 +338,11 @@ class Trainer:
     options: dict[str, Any] = field(default_factory=dict)
 
 
+def _here(cls: type, node: Mapping[str, Any]) -> dict[str, Any]:
+    """What a node has of a dataclass's fields, looked up here what is a reference to the environment."""
+    return looked_up({f.name: node[f.name] for f in fields(cls) if f.name in node and f.name != "environment"})
+
+
 @dataclass(frozen=True)
 class Compute:
     """What a run needs, and where it goes (`conf/compute/`)."""
@@ -373,8 +378,8 @@ class Compute:
         Raises:
             ConfigError: a variable is not set here.
         """
-        known = {f.name: node[f.name] for f in fields(cls) if f.name in node and f.name != "environment"}
-        return cls(**{"target": "auto", "environment": node.get("environment", {}), **looked_up(known)})
+        environment = node.get("environment", {})  # of which records have names alone
+        return cls(**{"target": "auto", **_here(cls, node), "environment": environment})
 
     @property
     def ranks(self) -> int:
@@ -456,6 +461,10 @@ class Script:
     environment: str | None = None
 
 
+NO_TRACKER = "none"
+"""The run directories alone."""
+
+
 @dataclass(frozen=True)
 class Tracking:
     """Where runs are shown (`conf/tracking/`)."""
@@ -465,6 +474,11 @@ class Tracking:
     wait: bool = False
     system: bool = False
     system_every_s: Annotated[float, Range(at_least=1)] = 10
+
+    @classmethod
+    def of(cls, node: Mapping[str, Any]) -> Tracking:
+        """See `Compute.of`."""
+        return cls(**{"kind": NO_TRACKER, **_here(cls, node)})
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from labrun.runs import record as records
 from labrun.runs.pictures import Pictures
 from labrun.runs.record import Record, RunPaths
 from labrun.runs.recording import red
+from labrun.schema import Tracking
 from labrun.tasks import task as tasks
 from labrun.tasks.task import Scores, Task
 from labrun.tracking import registry as trackers
@@ -136,7 +137,7 @@ def _tell(record: Record, paths: RunPaths, about: list[tuple[str, str]], took: s
         ("folder", str(paths.root)),
     ]
     with contextlib.suppress(Exception):  # a view that is not to be had here is not a failure of the run
-        tracker = trackers.named(record.config["tracking"])
+        tracker = trackers.named(Tracking.of(record.config["tracking"]))
         if tracker is not None:
             rows += [(tracker.label, tracker.shown(store.workspace(), record, paths.root))]
     print(report.table(rows))

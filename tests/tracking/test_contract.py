@@ -21,6 +21,7 @@ from labrun.runs import context, store
 from labrun.runs import record as records
 from labrun.runs.context import RunContext
 from labrun.runs.recording import Recording
+from labrun.schema import Tracking
 from labrun.tracking import feed, registry
 from labrun.tracking.base import Fed, Tracker
 from labrun.tracking.mlflow import client as mlflow_client
@@ -42,7 +43,7 @@ class View:
     read: Callable[[], list[Run]]
 
     def sync(self) -> Fed:
-        address = self.tracker.address(self.root, {"kind": self.tracker.kind, "uri": None})
+        address = self.tracker.address(self.root, Tracking(self.tracker.kind))
         return feed.sync(self.root, self.tracker, address, everything=True)
 
     def runs(self) -> dict[str, Run]:
@@ -97,7 +98,7 @@ def view(request: pytest.FixtureRequest, workspace: Path, toy: None, empty_mlflo
     """Each tracker in turn. One of your own: its kind here, with what reads its view."""
     copy_database(empty_mlflow, workspace)
     tracker = registry.get(request.param)
-    assert list(tracker.problems({"kind": tracker.kind, "uri": None})) == []
+    assert list(tracker.problems(Tracking(tracker.kind))) == []
     return View(workspace, tracker, lambda: READERS[request.param](workspace))
 
 
@@ -162,7 +163,7 @@ def test_one_record_never_keeps_the_others_back(view: View) -> None:
 def test_a_sync_that_was_ended_goes_on_later(view: View) -> None:
     for number in range(3):
         run(view.root, f"aaaa000{number}", 1.0)
-    address = view.tracker.address(view.root, {"kind": view.tracker.kind, "uri": None})
+    address = view.tracker.address(view.root, Tracking(view.tracker.kind))
     session = view.tracker.open(view.root, address, everything=True)
     asked = iter([False, True, True, True])
     session.send(None, lambda: next(asked, True))

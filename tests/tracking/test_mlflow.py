@@ -29,6 +29,7 @@ from labrun.runs import context, store
 from labrun.runs import record as records
 from labrun.runs.context import RunContext
 from labrun.runs.recording import Recording
+from labrun.schema import Tracking
 from labrun.tracking import feed
 from labrun.tracking.mlflow import client as mlflow_client
 from labrun.tracking.mlflow import ui_state
@@ -308,7 +309,8 @@ def of_server(address: str, run_id: str):  # type: ignore[no-untyped-def]
 def test_a_server_has_a_run_when_its_command_ends(root: Path, mlflow_server: str) -> None:
     """Where that is wanted. Meanwhile the feeder stands back, for minutes on a busy machine: that is not waited for."""
     run_dir = running(root, "5e70aaaa")
-    with feed.follow(root, {"kind": "mlflow", "uri": mlflow_server, "wait": True}):
+    os.environ["SERVER"] = mlflow_server  # a record has the reference
+    with feed.follow(root, Tracking.of({"kind": "mlflow", "uri": "${oc.env:SERVER}", "wait": True})):
         run = RunContext(run_dir)
         run.log("loss", 1.0)
         run.log("odd@name", 2.0)
@@ -328,7 +330,7 @@ def test_a_server_has_a_run_when_its_command_ends(root: Path, mlflow_server: str
 
 def test_a_server_that_is_down_neither_delays_a_run_nor_loses_it(root: Path, mlflow_server: str) -> None:
     began = time.monotonic()
-    with feed.follow(root, {"kind": "mlflow", "uri": f"http://127.0.0.1:{free_port()}", "wait": False}):
+    with feed.follow(root, Tracking("mlflow", f"http://127.0.0.1:{free_port()}")):
         finished(root, "d077aaaa", [1.0])
     assert time.monotonic() - began < 5
     assert mlflow_sync(root, mlflow_server).news == 1 and mlflow_sync(root, mlflow_server).news == 0
@@ -411,7 +413,7 @@ def test_a_database_that_cannot_be_used_now_is_tried_again(root: Path, empty_mlf
 
 def test_nothing_is_started_for_the_view_of_the_workspace(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     before, children = sorted(root.rglob("*")), psutil.Process().children()
-    for settings in ({"kind": "mlflow", "uri": None}, {"kind": "none"}, {"kind": "mlflow", "uri": None, "wait": True}):
+    for settings in (Tracking("mlflow"), Tracking("none"), Tracking("mlflow", wait=True)):
         with feed.follow(root, settings):
             assert psutil.Process().children() == children
     assert sorted(root.rglob("*")) == before and "tracking.wait=true waits for the server" in caplog.text

@@ -41,7 +41,7 @@ from labrun.errors import LabrunError, RunFailedError
 from labrun.runs import record as records
 from labrun.runs import recording, store
 from labrun.runs.record import Record
-from labrun.schema import Compute
+from labrun.schema import Compute, Tracking
 from labrun.submission import freeze, publish
 from labrun.submission.publish import announce
 
@@ -141,7 +141,7 @@ def carry_out(record: Record, run_dir: Path, root: Path) -> Record:
     own = threads.own_variables(compute)
     if own or compute.cpus_per_run < machine.cores():
         threads.limit_run(compute.cpus_per_run, own)
-    with follow(root, config["tracking"]):
+    with follow(root, Tracking.of(record.config["tracking"])):
         try:
             with hydra_job.folder(record.hydra or {}, run_dir):
                 return execute(run_dir)

@@ -19,7 +19,7 @@ from labrun.config import composed, hydra_job, paths
 from labrun.errors import ConfigError, RecordError
 from labrun.runs import record as records
 from labrun.runs import store
-from labrun.schema import Compute
+from labrun.schema import Compute, Tracking
 from labrun.submission import freeze
 from labrun.tracking import registry as trackers
 
@@ -42,7 +42,7 @@ class Preflight(Callback):
             freeze.check_targets(values)
             compute = Compute.of(values["compute"])
             registry.check(compute, sweep=False)
-            trackers.check(values["tracking"])
+            trackers.check(Tracking.of(values["tracking"]))
             with read_write(config.hydra), open_dict(config.hydra):
                 config.hydra.runtime.output_dir = os.path.abspath(config.hydra.run.dir)
             if hydra_job.has_own_logging(config.hydra):

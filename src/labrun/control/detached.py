@@ -19,6 +19,7 @@ from labrun.runs import store, sweep_state
 from labrun.runs.record import Record
 from labrun.runs.recording import terminating_politely
 from labrun.runs.sweep_state import SweepState
+from labrun.schema import Tracking
 from labrun.tracking.feed import follow
 
 
@@ -67,7 +68,7 @@ def take_over(
         LabrunError: see `controller.run`.
     """
     plan = sweep_state.read_plan(folder)
-    with _in(plan.cwd), follow(store.workspace(), plan.tracking), terminating_politely():
+    with _in(plan.cwd), follow(store.workspace(), Tracking.of(plan.tracking)), terminating_politely():
         runner = controller.run(folder, view, environment, head)
         try:
             view.update(running=False)

@@ -26,6 +26,7 @@ from labrun.registry.journal import Version
 from labrun.runs import cards, context, seals
 from labrun.runs import record as records
 from labrun.runs.record import Record
+from labrun.schema import NO_TRACKER, Tracking
 from labrun.tracking.mlflow import client, registry_sync
 
 if TYPE_CHECKING:
@@ -117,8 +118,9 @@ def register(
     path, card = described(run_dir, record, file)
     metrics = context.last_values(run_dir) if by_itself else record.metrics
     origin = Origin(path, path.relative_to(run_dir).as_posix(), card, record, run_dir, metrics)
-    settings = record.config.get("tracking") or {}  # another tracker's address is not a server of MLflow's
-    uri = client.address(root, settings if settings.get("kind") in (None, "mlflow", "none") else {})
+    tracking = Tracking.of(record.config.get("tracking") or {})
+    is_mlflows = tracking.kind in ("mlflow", NO_TRACKER)  # another tracker's address is not a server of MLflow's
+    uri = client.address(root, tracking if is_mlflows else Tracking(NO_TRACKER))
     return _add(root, name, origin, uri, about or About(tags or {}), apart_from)
 
 

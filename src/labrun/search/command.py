@@ -22,7 +22,7 @@ from labrun.runs import record as records
 from labrun.runs import report, store, sweep_state
 from labrun.runs.record import Record
 from labrun.runs.recording import terminating_politely
-from labrun.schema import Compute
+from labrun.schema import Compute, Tracking
 from labrun.search import automl, ending, former, takeover
 from labrun.search.search import Search, check_fresh, policy, room
 from labrun.search.study import Study
@@ -201,7 +201,7 @@ def _attended(search: Search, folder: Path, plan: sweep_state.Plan, freezer: sub
     goals = ", ".join(f"{o.metric} ({'max' if o.maximize else 'min'})" for o in search.objectives)
     left = search.budget - search.study.counted()
     log.info("Searching for %s: %d trials, %d at once, in %s", goals, left, search.room, folder)
-    with follow(store.workspace(), plan.tracking), terminating_politely():
+    with follow(store.workspace(), Tracking.of(plan.tracking)), terminating_politely():
         table = Table(search, folder)
         try:
             try:

@@ -24,7 +24,7 @@ from labrun.runs import record as records
 from labrun.runs.record import Record
 from labrun.runs.recording import terminating_politely
 from labrun.runs.sweep_state import SweepState
-from labrun.schema import Compute
+from labrun.schema import Compute, Tracking
 from labrun.submission import freeze, resume, snapshot
 from labrun.submission.publish import announce
 from labrun.tracking import registry as trackers
@@ -209,7 +209,7 @@ def check(submitted: Sequence[Job]) -> Backend:
         raise ConfigError(why)
     if problems := dict.fromkeys(why for job in submitted for why in backend.run_problems(job.record)):
         raise ConfigError(list(problems))
-    trackers.check(submitted[0].record.config["tracking"])
+    trackers.check(Tracking.of(submitted[0].record.config["tracking"]))
     asked = [job.record.config["compute"] for job in submitted]
     for one in {exact.canonical(one): one for one in asked}.values():
         registry.check(Compute.of(one), is_sweep)
@@ -227,7 +227,7 @@ def _attached(
     head: Head | None,
     wanted: objective.Objective | None,
 ) -> None:
-    with follow(store.workspace(), plan.tracking), terminating_politely():
+    with follow(store.workspace(), Tracking.of(plan.tracking)), terminating_politely():
         try:
             with monitor.shown(folder, list(runs)) as view:
                 runner = controller.run(folder, view, environment, head)

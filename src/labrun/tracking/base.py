@@ -20,10 +20,11 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 from labrun.runs import context
 from labrun.runs.record import Record, RunPaths
+from labrun.schema import Tracking
 
 NAMED = 20
 """Things that are named; the others are counted."""
@@ -97,7 +98,7 @@ class Tracker(ABC):
     label: ClassVar[str]
     """What people call it."""
 
-    def problems(self, settings: Mapping[str, Any]) -> Iterable[str]:
+    def problems(self, settings: Tracking) -> Iterable[str]:
         """What keeps it from working here: a message for each.
 
         Args:
@@ -106,7 +107,7 @@ class Tracker(ABC):
         return ()
 
     @abstractmethod
-    def address(self, root: Path, settings: Mapping[str, Any]) -> str:
+    def address(self, root: Path, settings: Tracking) -> str:
         """Where the view is kept: a folder, a file or a server.
 
         Args:
@@ -123,7 +124,7 @@ class Tracker(ABC):
         return None
 
     @abstractmethod
-    def follows(self, settings: Mapping[str, Any]) -> bool:
+    def follows(self, settings: Tracking) -> bool:
         """Whether it is fed while runs go on; else it is brought up to date when somebody looks."""
 
     @abstractmethod

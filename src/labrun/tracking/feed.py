@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from typing import Any
 from labrun.errors import RecordError
 from labrun.runs import record as records
 from labrun.runs import removing, store
+from labrun.schema import Tracking
 from labrun.tracking import registry
 from labrun.tracking.base import Fed, ProgressCallback, Session, Tracker
 
@@ -35,7 +36,7 @@ PATIENCE_S = 60.0
 
 
 @contextlib.contextmanager
-def follow(root: Path, settings: Mapping[str, Any]) -> Iterator[None]:
+def follow(root: Path, settings: Tracking) -> Iterator[None]:
     """Feed the view that a config names while the work inside goes on, and once more after it.
 
     One that does not follow is not fed: nobody looks at it now, and who does brings it up to date.
@@ -46,7 +47,7 @@ def follow(root: Path, settings: Mapping[str, Any]) -> Iterator[None]:
     """
     tracker = registry.named(settings)
     if tracker is None or not tracker.follows(settings):
-        if settings.get("wait"):
+        if settings.wait:
             log.warning("tracking.wait=true waits for the server of tracking.uri, and there is none: lab runs sync")
         yield
         return
@@ -67,7 +68,7 @@ def follow(root: Path, settings: Mapping[str, Any]) -> Iterator[None]:
         # The end of its standard input tells the feeder that the runs are over; a kill of this process does too.
         if process.stdin is not None:
             process.stdin.close()
-        if settings.get("wait") and process.wait() != 0:
+        if settings.wait and process.wait() != 0:
             log.warning("%s at %s could not be fed; %s says why. The records are whole", tracker.label, address, output)
 
 

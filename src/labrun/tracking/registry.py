@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from labrun.errors import ConfigError
 from labrun.plugins import TRACKERS
+from labrun.schema import NO_TRACKER, Tracking
 from labrun.tracking.base import Tracker
 
-NONE = "none"
-"""The run directories alone."""
 names, forget = TRACKERS.names, TRACKERS.forget
 
 
@@ -24,16 +20,16 @@ def get(kind: str) -> Tracker:
     return tracker
 
 
-def named(settings: Mapping[str, Any]) -> Tracker | None:
+def named(settings: Tracking) -> Tracker | None:
     """The tracker that a config's `tracking` names; None: none.
 
     Raises:
         ConfigError: see `get`.
     """
-    return None if settings["kind"] == NONE else get(str(settings["kind"]))
+    return None if settings.kind == NO_TRACKER else get(settings.kind)
 
 
-def check(settings: Mapping[str, Any]) -> None:
+def check(settings: Tracking) -> None:
     """Whether the view that a config names can be had.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from labrun.errors import RecordError
 from labrun.runs import context, store
 from labrun.runs import record as records
 from labrun.runs.record import Record
+from labrun.schema import Tracking
 from labrun.tracking.base import LeftOut, ProgressCallback, Session, Tracker
 
 
@@ -20,11 +21,11 @@ class JsonLines(Tracker):
     kind = "json_lines"
     label = "JSON lines"
 
-    def address(self, root: Path, settings: Mapping[str, Any]) -> str:
+    def address(self, root: Path, settings: Tracking) -> str:
         """The file."""
-        return str(settings.get("uri") or root / "runs.jsonl")
+        return str(settings.uri or root / "runs.jsonl")
 
-    def follows(self, settings: Mapping[str, Any]) -> bool:
+    def follows(self, settings: Tracking) -> bool:
         """It is made when somebody looks."""
         return False
 

@@ -23,6 +23,7 @@ from labrun.remote.ssh import UnreachableError
 from labrun.runs import archive_export, archive_format, archive_import, context, files, removing, report, store
 from labrun.runs import record as records
 from labrun.runs.sweep_state import SweepState
+from labrun.schema import Tracking
 from labrun.tracking import feed
 from labrun.tracking import registry as trackers
 
@@ -254,7 +255,7 @@ def sync(options: argparse.Namespace) -> int:
     root = store.workspace()
     if options.tracker not in trackers.names():
         raise ConfigError(f"--tracker {options.tracker}: expected one of {', '.join(trackers.names())}")
-    tracker, settings = trackers.get(options.tracker), {"kind": options.tracker, "uri": options.uri}
+    tracker, settings = trackers.get(options.tracker), Tracking(options.tracker, options.uri)
     if problems := list(tracker.problems(settings)):
         raise ConfigError(problems)
     address = tracker.address(root, settings)

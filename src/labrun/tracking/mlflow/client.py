@@ -9,12 +9,13 @@ import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from labrun.errors import RecordError
 from labrun.runs import recording, store
+from labrun.schema import Tracking
 
 SURROUNDINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -40,9 +41,9 @@ def database_uri(root: Path) -> str:
     return f"sqlite:///{database_path(root)}"
 
 
-def address(root: Path, settings: Mapping[str, Any]) -> str:
+def address(root: Path, settings: Tracking) -> str:
     """Where MLflow keeps the view of these runs."""
-    return str(settings.get("uri") or database_uri(root))
+    return settings.uri or database_uri(root)
 
 
 def quiet() -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shlex
 import socket
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from labrun.runs.record import Record
+from labrun.schema import Tracking
 from labrun.tracking.base import Session, Tracker
 from labrun.tracking.mlflow import client, ui_state
 
@@ -24,7 +23,7 @@ class MLflow(Tracker):
     kind = "mlflow"
     label = "MLflow"
 
-    def address(self, root: Path, settings: Mapping[str, Any]) -> str:
+    def address(self, root: Path, settings: Tracking) -> str:
         """The database's, or the server's."""
         return client.address(root, settings)
 
@@ -32,9 +31,9 @@ class MLflow(Tracker):
         """None for the workspace's own database."""
         return client.key(root, address)
 
-    def follows(self, settings: Mapping[str, Any]) -> bool:
+    def follows(self, settings: Tracking) -> bool:
         """Only a server: whoever looks at the workspace's own view brings it up to date."""
-        return bool(settings.get("uri"))
+        return bool(settings.uri)
 
     def silence(self, address: str) -> str | None:
         """Whether something listens there; behind a proxy only the proxy knows."""
@@ -60,7 +59,7 @@ class MLflow(Tracker):
 
     def shown(self, root: Path, record: Record, run_dir: Path) -> str:
         """The run's own page where that is known by now, else what to type."""
-        uri = client.address(root, record.config["tracking"])
+        uri = client.address(root, Tracking.of(record.config["tracking"]))
         if uri != client.database_uri(root):
             return f"mlflow ui --backend-store-uri {shlex.quote(uri)}" if client.is_database(uri) else uri
         address = ui_state.ui_address(root)

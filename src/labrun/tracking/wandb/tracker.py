@@ -13,7 +13,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from labrun.runs import context, removing, store
 from labrun.runs import record as records
 from labrun.runs.record import Record, RunPaths
 from labrun.runs.run_names import RunNames
+from labrun.schema import Tracking
 from labrun.tracking.base import LeftOut, ProgressCallback, Session, Tracker, stamp_of
 
 ENDED = frozenset({*records.FINISHED, records.LOST})
@@ -35,22 +36,22 @@ class Wandb(Tracker):
     kind = "wandb"
     label = "wandb"
 
-    def problems(self, settings: Mapping[str, Any]) -> Iterable[str]:
+    def problems(self, settings: Tracking) -> Iterable[str]:
         """Whether wandb is here, and `tracking.uri` no server."""
         if importlib.util.find_spec("wandb") is None:
             yield "tracking=wandb: the package wandb is not installed: uv sync --extra wandb, or pip install wandb"
-        if "://" in str(settings.get("uri") or ""):
+        if "://" in str(settings.uri or ""):
             yield (
-                f"tracking.uri={settings['uri']}: tracking=wandb writes offline runs to a folder; 'wandb sync' sends "
+                f"tracking.uri={settings.uri}: tracking=wandb writes offline runs to a folder; 'wandb sync' sends "
                 "them to a server"
             )
 
-    def address(self, root: Path, settings: Mapping[str, Any]) -> str:
+    def address(self, root: Path, settings: Tracking) -> str:
         """The folder in whose `wandb/` the offline runs lie."""
-        named = settings.get("uri")
+        named = settings.uri
         return str((root / str(named)).resolve() if named else store.state_folder(root))
 
-    def follows(self, settings: Mapping[str, Any]) -> bool:
+    def follows(self, settings: Tracking) -> bool:
         """Offline runs are made as runs end; with `tracking.wait` the command waits for the last."""
         return True
 
@@ -60,7 +61,7 @@ class Wandb(Tracker):
 
     def shown(self, root: Path, record: Record, run_dir: Path) -> str:
         """What sends the offline runs."""
-        folder = Path(self.address(root, record.config["tracking"]), "wandb")
+        folder = Path(self.address(root, Tracking.of(record.config["tracking"])), "wandb")
         return f"wandb sync {shlex.quote(str(folder))}/offline-run-*-{record.id}"
 
 
