@@ -10,7 +10,7 @@ import base64
 import html
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,16 +24,16 @@ from labrun.runs.repeats import Setting
 LOG_LINES = 30
 DETAILED = 60
 """So many runs of a sweep are shown with their config and log."""
-COLOURS = {
-    "completed": "#1a7f37",
-    "failed": "#cf222e",
-    "lost": "#cf222e",
-    "canceled": "#9a6700",
-    "stopped": "#8250df",
-    "running": "#0969da",
-    "queued": "#57606a",
-    "preempted": "#9a6700",
-    "unreachable": "#9a6700",
+COLOURS: Mapping[str, str] = {
+    records.COMPLETED: "#1a7f37",
+    records.FAILED: "#cf222e",
+    records.LOST: "#cf222e",
+    records.CANCELED: "#9a6700",
+    records.STOPPED: "#8250df",
+    records.RUNNING: "#0969da",
+    records.QUEUED: "#57606a",
+    records.PREEMPTED: "#9a6700",
+    records.UNREACHABLE: "#9a6700",
 }
 
 

@@ -75,6 +75,7 @@ def _own(
 ) -> list[JobReturn]:
     from labrun.config import hydra_files, hydra_job
     from labrun.control import results as ends
+    from labrun.runs.record import COMPLETED
     from labrun.submission import submit
 
     assert launcher.config is not None
@@ -104,7 +105,7 @@ def _own(
         result = JobReturn()
         result.overrides = hydra_files.hide_environment(filter_overrides(overrides))  # Hydra prints them
         on_its_way = record.config["compute"]["detach"] and not record.finished
-        fine = record.status == "completed" or on_its_way
+        fine = record.status == COMPLETED or on_its_way
         result.status = JobStatus.COMPLETED if fine else JobStatus.FAILED
         result.return_value = record.metrics if fine else ends.failure(record)
         results.append(result)

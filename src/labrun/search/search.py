@@ -295,7 +295,7 @@ class Search:
             self.study.stop(one.number, one.reports.values, record.reason)
         elif record.status == records.CANCELED:
             if self._closed is None:
-                self.study.fail(one.number, "canceled", replaced=bool(self.settings["replace_canceled"]))
+                self.study.fail(one.number, CANCELED, replaced=bool(self.settings["replace_canceled"]))
         elif finalize.was_killed(record):  # it stays open, as a run of a grid does
             log.warning("Trial %s: %s. sweep.resume=last tries it again", run_dir.name, record.reason)
         else:

@@ -19,11 +19,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 SAVE_S = 25.0
 """How long a run has for saving its state, at most."""
+
+
+class Why(StrEnum):
+    """Why the runs of a job must leave its place."""
+
+    PREEMPTED = "preempted"
+    REQUEUED = "requeued"
+    """By somebody."""
+    TIMEOUT = "timeout"
+    CANCELED = "canceled"
+    BROKEN = "broken"
+    """Another process of the same run has failed."""
 
 
 def main(manifest_path: str) -> int:
@@ -182,31 +195,31 @@ class JobSupervisor:
             note_interrupted(run, record, "its Slurm job was requeued")
         return True
 
-    def _asked_for_room(self) -> str | None:
+    def _asked_for_room(self) -> Why | None:
         """Why the runs must leave now, if they must (see `why_signaled`): Slurm warns of the time limit early."""
         if self.signaled is not None:
             number, self.signaled = self.signaled, None
             shown = shown_job(self.job)
             why = why_signaled(number, shown)
             if (
-                why == "canceled"
+                why == Why.CANCELED
                 and int(os.environ.get("SLURM_NTASKS", "1")) > 1
                 and shown.get("JobState") == "RUNNING"
             ):
-                why = "broken"  # nobody canceled the job: srun ends the other processes when one has failed
+                why = Why.BROKEN  # nobody canceled the job: srun ends the other processes when one has failed
             print(f"signal {number.name}: {why}", flush=True)
-            if why != "timeout" or number != signal.SIGUSR2:
+            if why != Why.TIMEOUT or number != signal.SIGUSR2:
                 return why
             self.due = min(self.due or math.inf, time_of(shown.get("EndTime")) - self.manifest["signal_delay_s"])
-        return None if self.due is None or time.time() < self.due else "timeout"
+        return None if self.due is None or time.time() < self.due else Why.TIMEOUT
 
-    def _make_room(self, pool: Any, mine: list[Path], why: str) -> None:
+    def _make_room(self, pool: Any, mine: list[Path], why: Why) -> None:
         """Checkpoint and requeue on preemption or timeout, or end for good."""
         from labrun.runs import record as records
         from labrun.runs.finalize import close
         from labrun.runs.record import RunPaths
 
-        if why == "canceled":
+        if why == Why.CANCELED:
             for run in mine:
                 if not records.read(run).finished:
                     (RunPaths(run).requests / "cancel").write_text(f"Slurm job {self.job} was canceled\n")
@@ -214,12 +227,12 @@ class JobSupervisor:
             while pool.busy:
                 pool.poll()
             return
-        if why == "broken":
+        if why == Why.BROKEN:
             for run in {*pool.drop(), *mine}:
                 record = records.read(run)
                 if not record.finished:
-                    why = "another process of the run ended it"
-                    close(run, record, records.FAILED, records.EndReason.PROCESS_FAILED, why)
+                    told = "another process of the run ended it"
+                    close(run, record, records.FAILED, records.EndReason.PROCESS_FAILED, told)
             return
         pool.leave()
         end = time.monotonic() + min(SAVE_S, max(3.0, self.manifest["signal_delay_s"] - 3.0))
@@ -227,15 +240,15 @@ class JobSupervisor:
             pool.poll(0.1)
         for run in pool.drop():
             self._put_back(run, why)
-        if why == "timeout":
+        if why == Why.TIMEOUT:
             for run in mine:
                 record = records.read(run)
                 if record.status == records.PREEMPTED and not self._has_advanced(run, mine):
                     self._over_time(run, record)
-        if any(not records.read(run).finished for run in mine) and why != "requeued":
+        if any(not records.read(run).finished for run in mine) and why != Why.REQUEUED:
             ask("scontrol", "requeue", self.job)
 
-    def _put_back(self, run: Path, why: str) -> None:
+    def _put_back(self, run: Path, why: Why) -> None:
         """A run that did not leave by itself was killed: it starts again, or from its last checkpoint."""
         from labrun.runs import record as records
 
@@ -277,20 +290,20 @@ def shown_job(job: str) -> dict[str, str]:
     return dict(re.findall(r"(\w+)=(\S+)", ask("scontrol", "show", "job", job)))
 
 
-def why_signaled(number: signal.Signals, shown: Mapping[str, str]) -> str:
-    """What a signal means: `preempted`, `timeout`, `requeued` by somebody, or `canceled`.
+def why_signaled(number: signal.Signals, shown: Mapping[str, str]) -> Why:
+    """What a signal means.
 
     Args:
         number: the signal.
         shown: what scontrol shows of the job (`shown_job`).
     """
     if int(shown.get("Restarts", "0")) > int(os.environ.get("SLURM_RESTART_COUNT", "0")):
-        return "requeued"
+        return Why.REQUEUED
     if shown.get("JobState") == "PREEMPTED" or shown.get("PreemptTime", "None") not in ("None", "Unknown"):
-        return "preempted"
+        return Why.PREEMPTED
     if number == signal.SIGUSR2 or shown.get("JobState") == "TIMEOUT":
-        return "timeout"
-    return "canceled"
+        return Why.TIMEOUT
+    return Why.CANCELED
 
 
 def time_of(shown: str | None) -> float:
