@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from PIL import Image
+from torch.utils.data import DataLoader, IterableDataset, Subset, get_worker_info
+from torchvision.datasets import ImageFolder
 
 import labrun
 import loader_parts
@@ -20,7 +22,7 @@ from labrun.errors import UnfitError
 from labrun.runs import context
 from labrun.runs import record as records
 from labrun.runs.record import Record
-from labrun.tasks import learned
+from labrun.tasks import feeds, learned
 from labrun.tasks.callbacks import RecordLogger
 from labrun.tasks.learner import Lesson
 
@@ -141,6 +143,17 @@ def test_whole_numbers_are_classes_labels_or_quantities() -> None:
     assert settled(torch.rand(4, 8), counts).kind == "classes"
     with pytest.raises(UnfitError, match="CrossEntropyLoss takes a score for each class, and the network gives"):
         settled(scores, counts, "CrossEntropyLoss")
+
+
+def test_classes_are_counted_as_batches_have_them(tmp_path: Path) -> None:
+    for place, folder in enumerate("aab"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        Image.new("L", (2, 2)).save(tmp_path / folder / f"{place}.png")
+    counted = {}
+    for name, transform in (("as stored", None), ("turned", lambda y: 1 - y), ("a tensor", torch.tensor)):
+        whole = ImageFolder(tmp_path, target_transform=transform)
+        counted[name] = feeds._counted(Subset(Subset(whole, [2, 1, 0]), [0, 1, 2]))
+    assert counted == {"as stored": [2, 1], "turned": [1, 2], "a tensor": [2, 1]}
 
 
 def test_an_epochs_value_has_its_own_name_in_tests_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -201,22 +201,28 @@ def _counted(found: Any) -> Sequence[int] | None:
     """How many samples of each class a data set has; None where nothing tells."""
     import numpy as np
 
-    if hasattr(found, "indices") and hasattr(found, "dataset"):  # a part of another, as `random_split` makes it
-        labels = _labels(found.dataset)
-        labels = None if labels is None else labels[np.asarray(found.indices, dtype=int)]
-    else:
-        labels = _labels(found)
+    labels = _labels(found)
     return None if labels is None else np.bincount(labels).tolist()
 
 
 def _labels(found: Any) -> Any:
-    """The class number of each sample of a data set; None where it has none, or says them otherwise."""
+    """The class number of each sample of a data set, as a batch has it; None where it has none, or says them otherwise.
+
+    That is what `target_transform` makes of `targets` or `labels`, which torchvision's keep as they are stored.
+    """
     import numpy as np
 
+    if hasattr(found, "indices") and hasattr(found, "dataset"):  # a part of another, as `random_split` makes it
+        labels = _labels(found.dataset)
+        return None if labels is None else labels[np.asarray(found.indices, dtype=int)]
     known = (getattr(found, name, None) for name in ("targets", "labels"))
     given = next((one for one in known if one is not None), None)
+    transform = getattr(found, "target_transform", None)
     try:
         labels = np.asarray(given)
+        if callable(transform) and labels.ndim == 1:
+            stored, places = np.unique(labels, return_inverse=True)
+            labels = np.asarray([transform(one) for one in stored.tolist()])[places]
     except (TypeError, ValueError):  # lists of several lengths
         return None
     fits = labels.ndim == 1 and labels.dtype.kind in "iu" and len(labels) and labels.min() >= 0
