@@ -414,7 +414,7 @@ class _Search:
         return [(group, value) for group in dict.fromkeys(ordered)]
 
     def _is_closer_elsewhere(self, key: str, near: str) -> bool:
-        """Whether an option that is not chosen has the key, and what is near is only like it, or without effect here."""
+        """Whether an option that is not chosen has the key, and what is near is only like it, or has no effect here."""
         if near.startswith("sweep.") and not self.is_sweep:  # a single run reads nothing of it
             return bool(self._in_options(key))
         if near.rpartition(".")[2] == key.rpartition(".")[2]:
