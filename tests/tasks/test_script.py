@@ -15,6 +15,7 @@ import pytest
 
 from conftest import Command, Refused
 from helpers import lab, start_labrun, statuses, sweep_dir, wait_for
+from labrun.program import start_run
 from labrun.registry import journal
 from labrun.runs import context, definition, store
 from labrun.runs import record as records
@@ -335,6 +336,9 @@ with mlflow.start_run():
         mlflow.log_metric("inner", 7)
     with mlflow.start_run(nested=True):
         mlflow.log_metric("inner", 6)
+earlier = mlflow.search_runs(filter_string="metrics.loss > 8")
+print("earlier", earlier["metrics.loss"].tolist(), mlflow.get_run(earlier["run_id"][0]).data.metrics)
+print([m.value for m in mlflow.MlflowClient().get_metric_history(earlier["run_id"][0], "loss")])
 best = mlflow.search_runs(filter_string="metrics.inner > 1", order_by=["metrics.inner ASC"])
 print("inner", best["metrics.inner"].tolist(), len(mlflow.search_runs(max_results=1)))
 for wrong in (lambda: mlflow.search_runs(filter_string="loss ="), lambda: mlflow.get_run("0" * 32)):
@@ -349,7 +353,10 @@ print("version", mlflow.register_model(logged.model_uri, "fit", tags={"c": "d"})
 from azureml.core import Run
 print("its", mlflow.register_model(f"runs:/{Run.get_context().id}/model", "fit").version)
 """)
-    done = labrun(*SCRIPT, "script.azureml=true")
+    with start_run("train", root=source) as before:
+        before.log("loss", 8, step=1)
+        before.log("loss", 9, step=2)
+    done = labrun(*SCRIPT, "script.azureml=true", "name=train")
     assert done.returncode == 0, done.stdout + done.stderr
     run_dir, record = store.find(source, "last")
     assert record.metrics == {"loss": 1 / 3, "a": 1, "b": 2, "inner": 6} and record.tags == {"team": "vision"}
@@ -361,7 +368,8 @@ print("its", mlflow.register_model(f"runs:/{Run.get_context().id}/model", "fit")
     assert (second.number, second.run, second.file) == (2, record.id, version.file)
     text = (run_dir / "driver.log").read_text()
     assert "version 1\n" in text and "Registered fit/1: outputs/model" in text and "its 2\n" in text
-    assert "inner [6.0, 7.0] 1\n" in text and "none of the runs of this script" in text
+    assert "earlier [9.0] {'loss': 9.0}\n[8.0, 9.0]\ninner [6.0, 7.0] 1\n" in text
+    assert "RESOURCE_DOES_NOT_EXIST: no run is called '00000000'" in text
     assert "INVALID_PARAMETER_VALUE: runs/search: Invalid" in text
 
 

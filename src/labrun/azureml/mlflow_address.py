@@ -7,22 +7,27 @@ from __future__ import annotations
 
 import atexit
 import os
-import re
 import threading
 from pathlib import Path
 from typing import Any
 
 from labrun import api, program
-from labrun.azureml import kinds, mlflow_runs
+from labrun.azureml import kinds
 from labrun.azureml.mlflow_models import NAMES as REGISTRY
 from labrun.azureml.mlflow_models import Registry
 from labrun.errors import LabrunError
 from labrun.runs import context
-from labrun.tasks.mlflow_endpoint import Answer, Endpoint, RefusedCallError, ScriptRunState, UnknownCallError
+from labrun.tasks import mlflow_runs
+from labrun.tasks.mlflow_endpoint import (
+    MLFLOWS_ID,
+    Answer,
+    Endpoint,
+    RefusedCallError,
+    ScriptRunState,
+    UnknownCallError,
+)
 from labrun.tracking.mlflow.search import searched
 
-MLFLOWS_ID = re.compile("[0-9a-f]{32}")
-"""An id of MLflow's form begins with labrun's own."""
 _addresses: dict[Path, str] = {}
 
 
@@ -93,7 +98,7 @@ class WorkspaceBook:
             if self._id_of(run.name) in wanted:
                 state = own.get(run.id)
                 found.append(
-                    mlflow_runs.shown(run, kinds.id_of(run), self._id_of(run.name))
+                    mlflow_runs.shown(run.folder, run.record, run.status, kinds.id_of(run), self._id_of(run.name))
                     if state is None
                     else state.carry_out("runs/get", {"run_id": state.run_id})["run"]
                 )
@@ -112,9 +117,9 @@ class WorkspaceBook:
         if isinstance(work, api.Sweep):
             raise RefusedCallError("RESOURCE_DOES_NOT_EXIST", f"{run_id} is a search: its runs have metrics")
         if name == "runs/get":
-            return {"run": mlflow_runs.shown(work, run_id, self._id_of(work.name))}
+            return {"run": mlflow_runs.shown(work.folder, work.record, work.status, run_id, self._id_of(work.name))}
         if name == "metrics/get-history":
-            return mlflow_runs.history(work, str(content["metric_key"]))
+            return mlflow_runs.history(work.folder, str(content["metric_key"]))
         raise RefusedCallError(
             "INVALID_STATE", f"{name}: the run {run_id} is not of this program, which cannot change it"
         )

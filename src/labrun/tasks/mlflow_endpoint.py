@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 import secrets
 import threading
 import time
@@ -19,12 +20,17 @@ from typing import Any, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from labrun.compat.azureml.training import promises
-from labrun.runs import context
+from labrun.errors import RecordError
+from labrun.runs import context, sdk_ids, store
+from labrun.runs.record import Record
+from labrun.tasks import mlflow_runs
 from labrun.tracking.mlflow.search import searched
 
 log = logging.getLogger(__name__)
 
 EXPERIMENT_ID = "0"
+MLFLOWS_ID = re.compile("[0-9a-f]{32}")
+"""An id of MLflow's form begins with labrun's own."""
 Answer = dict[str, Any]
 
 
@@ -203,17 +209,12 @@ class ScriptRunState:
                 self._tags(own, content.get("tags") or [])
                 return {"run": _shown(own)}
             if name == "runs/search":
-                return {"runs": searched([_shown(run) for run in reversed(self._runs.values())], content)}
+                begun = [_shown(run) for run in reversed(self._runs.values())]
+                return {"runs": searched([*begun, *self._others()], content)}
             if name.startswith("runs/"):
                 return self._of_run(name[5:], content)
             if name == "metrics/get-history":
-                lines = [line for line in context.read_metrics(self._run_dir) if line["name"] == content["metric_key"]]
-                return {
-                    "metrics": [
-                        {"key": n["name"], "value": n["value"], "step": n["step"], "timestamp": int(n["time"] * 1000)}
-                        for n in lines
-                    ]
-                }
+                return mlflow_runs.history(self._folder_of(content), str(content["metric_key"]))
             if name.startswith("experiments/"):
                 return self._of_experiment(name[12:])
             if name.startswith("logged-models"):
@@ -242,10 +243,12 @@ class ScriptRunState:
         raise UnknownCallError
 
     def _of_run(self, verb: str, content: Answer) -> Answer:
-        run_id = str(content.get("run_id") or content.get("run_uuid"))
+        run_id = _run_id(content)
         own = self._runs.get(str(self.run_id) if run_id in self._aliases else run_id)
+        if own is None and verb == "get":
+            return {"run": self._shown(*_found(run_id))}
         if own is None:
-            raise RefusedCallError("RESOURCE_DOES_NOT_EXIST", f"{run_id} is none of the runs of this script")
+            raise RefusedCallError("INVALID_STATE", f"runs/{verb}: {run_id} is not a run of this script")
         if verb == "get":
             return {"run": _shown(own)}
         if verb == "update":
@@ -269,6 +272,24 @@ class ScriptRunState:
         elif verb not in ("log-model", "log-inputs", "outputs"):
             raise UnknownCallError
         return {}
+
+    def _others(self) -> list[Answer]:
+        """The experiment's other runs, the newest first."""
+        every = [
+            (run_dir, record)
+            for run_dir, record in store.runs(store.workspace())
+            if record.name == self._experiment and run_dir.resolve() != self._run_dir.resolve()
+        ]
+        every.sort(key=lambda pair: pair[1].created, reverse=True)
+        return [self._shown(*pair) for pair in every]
+
+    def _shown(self, run_dir: Path, record: Record) -> Answer:
+        run_id = sdk_ids.of_run(record.id, record.sweep, record.config)
+        return mlflow_runs.shown(run_dir, record, record.status, run_id, self._experiment_id)
+
+    def _folder_of(self, content: Answer) -> Path:
+        run_id = _run_id(content)
+        return self._run_dir if run_id in self._aliases or run_id in self._runs else _found(run_id)[0]
 
     def _metric(self, own: Answer, metric: Answer) -> None:
         value, step = float(metric["value"]), int(metric.get("step") or 0)
@@ -346,6 +367,22 @@ class ScriptRunState:
             text = json.dumps(self._params, indent=1, ensure_ascii=False)
             with contextlib.suppress(OSError):
                 (self._run_dir / "logs" / "mlflow_params.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _run_id(content: Answer) -> str:
+    return str(content.get("run_id") or content.get("run_uuid"))
+
+
+def _found(run_id: str) -> tuple[Path, Record]:
+    """A run that is not the script's.
+
+    Raises:
+        RefusedCallError: there is none.
+    """
+    try:
+        return store.find(store.workspace(), run_id[:8] if MLFLOWS_ID.fullmatch(run_id) else run_id)
+    except RecordError as error:
+        raise RefusedCallError("RESOURCE_DOES_NOT_EXIST", str(error)) from error
 
 
 def _shown(own: Answer) -> Answer:

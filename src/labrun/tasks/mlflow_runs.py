@@ -1,16 +1,17 @@
-"""Runs of the workspace as MLflow in a control program sees them."""
+"""Runs of the workspace as MLflow in a control program or a script sees them."""
 
 from __future__ import annotations
 
 import json
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
-from labrun import api
 from labrun.runs import context
 from labrun.runs import record as records
-from labrun.tasks.mlflow_endpoint import Answer
+from labrun.runs.record import Record
 
+Answer = dict[str, Any]
 STATUSES: dict[str, str] = {
     records.COMPLETED: "FINISHED",
     records.FAILED: "FAILED",
@@ -22,31 +23,32 @@ STATUSES: dict[str, str] = {
 """labrun's words that MLflow has otherwise; any other is of a run that goes on."""
 
 
-def shown(run: api.Run, run_id: str, experiment_id: str) -> Answer:
+def shown(run_dir: Path, record: Record, status: str, run_id: str, experiment_id: str) -> Answer:
     """A run.
 
     Args:
-        run: labrun's.
+        run_dir: its folder.
+        record: its record.
+        status: labrun's word for how it is.
         run_id: how MLflow knows it.
         experiment_id: how MLflow knows its experiment.
     """
-    record = run.record
     info = {
         "run_id": run_id,
         "run_uuid": run_id,
-        "run_name": record.tags.get("display_name") or run.folder.name,
+        "run_name": record.tags.get("display_name") or run_dir.name,
         "experiment_id": experiment_id,
         "user_id": "labrun",
-        "status": STATUSES.get(run.status, "RUNNING"),
+        "status": STATUSES.get(status, "RUNNING"),
         "start_time": _moment(record.started or record.created),
-        "artifact_uri": (run.folder / "outputs").as_uri(),
+        "artifact_uri": (run_dir / "outputs").as_uri(),
         "lifecycle_stage": "active",
     }
     if record.ended:
         info["end_time"] = _moment(record.ended)
-    last = {line["name"]: line for line in context.read_metrics(run.folder)}
+    last = {line["name"]: line for line in context.read_metrics(run_dir)}
     try:
-        params = json.loads((run.folder / "logs" / "mlflow_params.json").read_text(encoding="utf-8"))
+        params = json.loads((run_dir / "logs" / "mlflow_params.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         params = {}
     pairs = {"params": params, "tags": record.tags}
@@ -54,9 +56,9 @@ def shown(run: api.Run, run_id: str, experiment_id: str) -> Answer:
     return {"info": info, "data": {"metrics": [_metric(line) for line in last.values()], **listed}}
 
 
-def history(run: api.Run, metric: str) -> Answer:
+def history(run_dir: Path, metric: str) -> Answer:
     """Every value of a metric."""
-    return {"metrics": [_metric(line) for line in context.read_metrics(run.folder) if line["name"] == metric]}
+    return {"metrics": [_metric(line) for line in context.read_metrics(run_dir) if line["name"] == metric]}
 
 
 def _metric(line: dict[str, Any]) -> Answer:
