@@ -168,6 +168,18 @@ def test_a_script_that_submits_and_ends_leaves_its_run_going(project: Path) -> N
     assert run.wait_for_completion(timeout_s=120)["status"] == "completed"
 
 
+def test_a_control_script_that_cannot_read_a_file_ends_as_python_has_it(tmp_path: Path) -> None:
+    (tmp_path / "go.py").write_text(
+        "from azureml.core import Experiment, Workspace\n"
+        "run = Experiment(Workspace.from_config(), 'x').start_logging(snapshot_directory=None)\n"
+        "open('absent.csv')\n"
+    )
+    done = lab(tmp_path, "azureml", "run", "go.py")
+    assert done.returncode == 1 and 'go.py", line 3, in <module>\n' in done.stderr
+    assert "FileNotFoundError: [Errno 2] No such file or directory: 'absent.csv'" in done.stderr
+    assert "lab:" not in done.stderr and [run.status for run in labrun.runs(root=tmp_path)] == ["failed"]
+
+
 def test_a_control_script_on_slurm(tmp_path: Path, cluster: None) -> None:
     project = written(tmp_path)  # of its own: the target is created here, too
     (project / "go.py").write_text(SUBMIT + LOOK_BACK)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,11 @@ def run(options: argparse.Namespace) -> int:
             notice.warn(f"{ours} behind {options.file} is the script's own argument; lab's own stands before the file")
     # What the script prints is its own: of the data that it reads, lab says nothing there.
     logging.getLogger("labrun").setLevel(logging.WARNING)
-    ways.run_script(options.file, options.words)
+    try:
+        ways.run_script(options.file, options.words)
+    except OSError as error:  # the script's own, and none of lab's
+        sys.excepthook(type(error), error, error.__traceback__)
+        return 1
     return 0
 
 
