@@ -23,12 +23,13 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from labrun.remote import remotes, ssh
+from labrun.remote import environment, remotes, ssh
 from servers import sshd_command
 
 USER = "far"
@@ -231,7 +232,10 @@ class Far:
         monkeypatch.setenv(remotes.VARIABLE, str(self.folder / "remotes.json"))
         monkeypatch.setenv(ssh.SOCKET_VARIABLE, str(self.sockets))
         known = {"python": PYTHON, "ssh_config": str(self.ssh_config), **settings}
-        remotes.put(remotes.Remote("box", "box", **known))  # type: ignore[arg-type]
+        packages = {
+            "there": {"packages": {name: version(name) for name in environment.TELLING}}
+        }  # asking takes a second
+        remotes.put(remotes.Remote("box", "box", packages=packages, **known))  # type: ignore[arg-type]
         choice = workspace / "conf" / "compute" / "remote.yaml"
         choice.parent.mkdir(parents=True, exist_ok=True)
         choice.write_text("# The pool of the box.\ndefaults:\n  - local\n  - _self_\ntarget: local\nhost: box\n")

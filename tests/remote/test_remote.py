@@ -73,6 +73,9 @@ def test_a_machine_is_made_known_examined_and_forgotten(box: far.Far, lab_here: 
     assert lab_here("remote", "add", "other", "nowhere.invalid").returncode == 0
     assert "no host has that name" in lab_here("remote", "doctor", "other").stderr
     assert lab_here("remote", "rm", "other").returncode == 0
+    lab_here("remote", "add", "away", "box", "--folder", "/proc/x", "--ssh-config", str(box.ssh_config))
+    assert "Choose another folder: lab remote add away box --folder PATH" in lab_here("remote", "doctor", "away").stderr
+    assert lab_here("remote", "rm", "away").returncode == 0
     unknown = lab_here("remote", "doctor", "bxo")
     assert unknown.returncode == 2 and "no machine is known by that name (box" in unknown.stderr
 

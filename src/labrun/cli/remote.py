@@ -96,7 +96,7 @@ def add_one(options: argparse.Namespace) -> int:
     before = remotes.known().get(options.name, unset)
     new = {key: value or getattr(unset, key) for key, value in given.items() if value is not None}
     data = {here: there for here, there in {**before.data, **data}.items() if there}
-    known = dataclasses.replace(before, address=options.address, data=data, facts={}, **new)
+    known = dataclasses.replace(before, address=options.address, data=data, facts={}, packages={}, **new)
     remotes.put(known)
     kept = [
         f"--{key.replace('_', '-')} {getattr(known, key)}"

@@ -114,7 +114,7 @@ class Channel:
             self._write(b"".join([source, *(json.dumps(one).encode() + b"\n" for one in ({"nonce": nonce}, greeting))]))
             self._wait_for(f"\n#labrun {nonce}#\n".encode())
             received = time.time()
-            hello, _ = self._answer(None)
+            hello, _ = self._hello()
             ahead_s = hello["now"] - received
             self.ahead_s: float = ahead_s if abs(ahead_s) > received - began else 0.0
             """By how much the clock there is ahead of the one here."""
@@ -223,9 +223,21 @@ class Channel:
         self._end_watch()
         answer: dict[str, Any] = json.loads(self._line(quiet_s or self._quiet_s))
         if not answer["ok"]:
-            full = f"the disk of {self.remote.name} is full: " if answer["kind"] == "full" else ""
-            raise RefusedError(f"{self.remote.name}: {full}{answer['why']}")
+            is_full = answer["kind"] == "full"
+            full = f"the disk of {self.remote.name} is full: " if is_full else ""
+            advice = f". Free some space there, or choose {self._another_folder()}" if is_full else ""
+            raise RefusedError(f"{self.remote.name}: {full}{answer['why']}{advice}")
         return answer, answer["bytes"]
+
+    def _hello(self) -> tuple[dict[str, Any], int]:
+        try:
+            return self._answer(None)
+        except RefusedError as error:
+            choose = "" if " choose " in str(error) else f". Choose {self._another_folder()}"
+            raise RefusedError(f"{error}{choose}") from error
+
+    def _another_folder(self) -> str:
+        return f"another folder: lab remote add {self.remote.name} {self.remote.address} --folder PATH"
 
     def _write(self, data: bytes) -> None:
         assert self._process.stdin is not None

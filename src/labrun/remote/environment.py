@@ -300,19 +300,17 @@ def _send_uv(channel: Channel) -> str:
 
 def _tell_differences(channel: Channel) -> None:
     """Say, once for each state of the two, which packages of an interpreter there may change results."""
-    remote = channel.remote
-    found = remotes.get(remote.name).facts if remote.name in remotes.known() else {}
-    if not isinstance(found.get("python"), Mapping):
-        told = channel.call("hello", root=remote.folder, facts=True, full=True, python=remote.python)["facts"]
-        found = {**told, "told": found.get("told")}
-        remotes.note_facts(remote.name, found)
-    if not isinstance(found["python"], Mapping):
+    remote = remotes.known().get(channel.remote.name, channel.remote)
+    there = remote.facts.get("python") or remote.packages.get("there")
+    if there is None:
+        there = channel.call("hello", root=channel.remote.folder, python=remote.python, packages=True)["packages"]
+    if not isinstance(there, Mapping):
         return  # it cannot be used: its own words say why
-    others = differences(found["python"]["packages"])
-    if others and others != found.get("told"):
+    packages = {name: version for name, version in there["packages"].items() if name in TELLING}
+    others = differences(packages)
+    if others and others != remote.packages.get("told"):
         sys.stderr.write(f"labrun: {remote.python} on {remote.name} has other versions: {', '.join(others)}\n")
-    if others != (found.get("told") or []):
-        remotes.note_facts(remote.name, {**found, "told": others})
+    remotes.note_packages(remote.name, {"there": {"packages": packages}, "told": others})
 
 
 def differences(there: Mapping[str, str]) -> list[str]:

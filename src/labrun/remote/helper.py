@@ -127,6 +127,8 @@ class Helper:
         python = request.get("python")
         python = None if python is None else program(python)
         answer = {"root": self.root, "now": time.time(), "python": python}
+        if request.get("packages") and python is not None:
+            answer["packages"] = interpreter(python)
         if "programs" in request:
             answer["programs"] = {name: shutil.which(name) for name in request["programs"]}
         if request.get("facts"):

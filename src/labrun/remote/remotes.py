@@ -43,6 +43,8 @@ class Remote:
     """Folders there that hold what folders here hold: here -> there."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What the machine had when it was last asked."""
+    packages: dict[str, Any] = field(default_factory=dict)
+    """What `python` had when runs first went there (`there`), and which other versions were told (`told`)."""
 
 
 def file() -> Path:
@@ -121,6 +123,13 @@ def note_facts(name: str, facts: dict[str, Any]) -> None:
     found = known()
     if name in found and found[name].facts != facts:
         _write({**found, name: dataclasses.replace(found[name], facts=facts)})
+
+
+def note_packages(name: str, packages: dict[str, Any]) -> None:
+    """Remember what an interpreter of a machine has."""
+    found = known()
+    if name in found and found[name].packages != packages:
+        _write({**found, name: dataclasses.replace(found[name], packages=packages)})
 
 
 def _write(found: dict[str, Remote]) -> None:
