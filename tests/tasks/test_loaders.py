@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 
 import labrun
 import loader_parts
@@ -379,6 +380,16 @@ def test_class_weights_of_networks(run_here: Runner, mine: Path) -> None:
     uneven, _ = run_here("model=mnist_dnn", "trainer.max_epochs=1", "+model.class_weight=[1,1,1,1,1,1,1,1,1,9]")
     assert len({one.metrics["train_loss"] for one in (plain, even, uneven)}) == 3
     assert told_so.status == records.COMPLETED
+    given = labrun.load_model(f"run:{told_so.id}").card["class_weights"]
+    y = loader_parts.Dicts(0, 300).targets
+    assert given == pytest.approx(compute_class_weight("balanced", classes=np.arange(10), y=np.asarray(y)), rel=1e-6)
+    scored, _ = run_here("task=evaluate", f"from={told_so.id}", "dataset=dicts", "dataset.train.last=200")
+    assert scored.metrics["test_loss"] == pytest.approx(told_so.metrics["test_loss"])
+    (mine / "dataset" / "unknown.yaml").write_text(
+        "defaults: [torch, _self_]\nname: unknown\npredict: {_target_: loader_parts.Dicts, first: 400, last: 500}\n"
+    )
+    _, predicted = run_here("task=predict", f"from={told_so.id}", "dataset=unknown")
+    assert len(predictions(predicted)) == 100
     with pytest.raises(ConfigError, match="has 2 weights, and there are 10 classes"):
         run_here("model=mnist_dnn", "+model.class_weight=[1,2]")
     with pytest.raises(UnfitError, match="there are 10 weights, and the network tells 12 classes apart"):

@@ -6,6 +6,7 @@
     input_shape, class_names, scaling, columns   what it takes
     feed, offered            `loaders` of a model that takes the batches of a data module, and what that one gave it
     learns                   of a plain network with such batches or a loss of its own: `classes`, `labels`, `quantity`
+    class_weights            of such a network: what each class counted in its loss, where not all alike
     seal                     proof of who trained it, see `seals`
 
 A card travels with its run, so whoever reads one reads what others may have written: here every value is held against
@@ -88,7 +89,14 @@ def check(card: Any) -> dict[str, Any]:
     if not all(isinstance(name, str) for name in [*(card.get("class_names") or []), *(card.get("also") or [])]):
         raise ValueError("class_names and also hold something else than text")
     _check_scaling(card.get("scaling"))
+    weights = card.get("class_weights")
+    if weights is not None and not (isinstance(weights, list) and all(map(_is_number, weights))):
+        raise ValueError(f"class_weights is {weights!r:.100}, and must be a list of numbers")
     return card
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _check_scaling(scaling: Any) -> None:
@@ -96,8 +104,7 @@ def _check_scaling(scaling: Any) -> None:
         return
     lists = [scaling.get("mean"), scaling.get("std")]
     if not all(isinstance(one, list) and one for one in lists) or not all(
-        isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n)
-        for n in [scaling.get("scale"), *lists[0], *lists[1]]
+        _is_number(n) for n in [scaling.get("scale"), *lists[0], *lists[1]]
     ):
         raise ValueError(f"scaling is {scaling!r:.100}, and must have a scale, a mean and a std in numbers")
 

@@ -202,6 +202,7 @@ class Lesson:
 
     def __init__(self, node: Mapping[str, Any], classes: int | None, weights: Tensor | None) -> None:
         self._node, self._classes, self._weights = node, classes, weights
+        self.weights = None if weights is None else weights.tolist()
         self.is_settled = False
         self.loss: Any = None
         self.metrics: dict[str, Any] = {}
@@ -441,7 +442,10 @@ class Learner(pl.LightningModule):
         """What a card says of its target; nothing where no batch has been seen."""
         lesson = self._lesson
         named = getattr(lesson.loss, "__name__", type(lesson.loss).__name__)
-        return learned.described(lesson.kind, lesson.classes_last, named) if lesson.kind else {}
+        if not lesson.kind:
+            return {}
+        weights = {} if lesson.weights is None else {"class_weights": lesson.weights}
+        return learned.described(lesson.kind, lesson.classes_last, named) | weights
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.network(*args, **kwargs)

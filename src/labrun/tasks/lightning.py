@@ -29,7 +29,7 @@ from labrun.data.arrays import Arrays, Part
 from labrun.data.loaders import count
 from labrun.errors import ConfigError, DataError, UnfitError
 from labrun.models.network import Network
-from labrun.runs import context, recording
+from labrun.runs import cards, context, recording
 from labrun.runs.record import RunPaths
 from labrun.schema import Compute
 from labrun.tasks import base, monitored, packages, progress
@@ -116,6 +116,10 @@ class NetworkTask(Task):
         wanted = self._learning.get("class_weight")
         if wanted is None:
             return None
+        if source := self._config.get("from"):  # the weights that it was trained with, whatever data it is given now
+            known = cards.read(RunPaths(Path(source["path"])).outputs, f"run {source['id']}").get("class_weights")
+            if known or self._config["task"] == "predict":
+                return torch.tensor(known, dtype=torch.float32) if known else None
         counts = self._feed.class_counts()
         if isinstance(wanted, list):
             if counts is not None and len(wanted) != len(counts):
