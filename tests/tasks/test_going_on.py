@@ -220,7 +220,9 @@ def test_a_class_that_is_trusted_after_an_edit_is_warned_of(run_here: Runner, ed
     assert labrun.load_model("run:last", trusted=["net_of_mine.Net"]) is not None
 
 
-def test_the_error_of_another_process_is_in_the_record_from_the_first(tmp_path: Path) -> None:
+def test_the_error_of_another_process_is_in_the_record_from_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever waits for the run reads its record once."""
     run_dir = tmp_path / "run"
     recording.create(run_dir, new("a0000000", config={}))
@@ -233,3 +235,12 @@ def test_the_error_of_another_process_is_in_the_record_from_the_first(tmp_path: 
         raise RuntimeError("Connection closed by peer")
     error = records.read(run_dir).error or {}
     assert error["message"] == f"Connection closed by peer; process 1: ValueError: of rank one ({log})"
+    silent = tmp_path / "silent"
+    recording.create(silent, new("a0000001", config={}))
+    (silent / "driver.1.log").write_text("Initializing distributed\n")
+    monkeypatch.setattr(others, "TELL_S", 0)
+    others.note(silent)
+    with pytest.raises(RuntimeError), recording.Recording(silent, capture=False):
+        raise RuntimeError("Connection closed by peer")
+    error = records.read(silent).error or {}
+    assert error["message"].startswith("Connection closed by peer; another process of the run had ended without a word")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -17,6 +18,8 @@ LOGS = "driver.*.log"
 LONGEST = 2**24
 TELL_S = 5.0
 """How long the processes of a failed run have to write what happened to them."""
+LEFT = re.compile(r"Connection (closed|reset) by peer", re.I)
+KILLED = "; another process of the run had ended without a word, as one does that is killed or out of memory"
 
 
 def note(run_dir: Path) -> None:
@@ -41,6 +44,8 @@ def add_words(run_dir: Path, record: Record) -> bool:
         end = time.monotonic() + TELL_S
         while (found := _said(run_dir, began)) is None and time.monotonic() < end:
             time.sleep(0.1)  # it leaves the group before it has written what happened
+        if found is None and LEFT.search(record.error["message"]):
+            found = KILLED
     if found is not None:
         record.error["message"] += found
     return found is not None
