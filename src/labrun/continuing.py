@@ -12,7 +12,7 @@ from labrun.errors import ConfigError
 from labrun.runs import record as records
 from labrun.runs import seals
 from labrun.runs.record import Record, RunPaths
-from labrun.schema import Compute
+from labrun.schema import Compute, Resumed
 
 log = logging.getLogger(__name__)
 
@@ -87,11 +87,11 @@ def check_training(config: Mapping[str, Any], record: Record, code: Mapping[str,
         aside.mkdir(exist_ok=True)
         for file in sorted(paths.checkpoints.glob("*.ckpt"), key=lambda file: file != own):
             file.rename(aside / file.name)
-    resume = config["trainer"].get("resume")
-    then_read = records.read(Path(resume["path"]).parents[1]).data if resume else []
-    if then_read and (differing := what_differs(then_read, record.data)):
+    resumed = Resumed.of(config["trainer"])
+    then_read = [] if resumed is None else records.read(resumed.run_dir).data
+    if resumed is not None and then_read and (differing := what_differs(then_read, record.data)):
         raise ConfigError(
-            f"trainer.resume={resume['id']}: the data have changed since that run read them ({differing}). A training "
+            f"trainer.resume={resumed.id}: the data have changed since that run read them ({differing}). A training "
             "goes on with the data it began with: bring these back, or start a new run (leave trainer.resume out)"
         )
 

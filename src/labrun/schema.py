@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from labrun import targets
@@ -336,6 +337,35 @@ class Trainer:
     resume: str | None = None
     resume_code: Literal["same", "new"] = "same"
     options: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, node: Mapping[str, Any]) -> Trainer:
+        """See `Compute.of`; what a frozen run goes on from is a `Resumed`."""
+        return cls(**{**_here(cls, node), "resume": None})
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """The run that a training goes on from: what freezing puts in the place of `trainer.resume`."""
+
+    id: str
+    path: Path
+    """Its checkpoint."""
+    edited: list[str] = field(default_factory=list)
+    """Modules of the model that have changed since it began."""
+
+    @classmethod
+    def of(cls, trainer: Mapping[str, Any]) -> Resumed | None:
+        """The one of a frozen node `trainer`; None where a training begins."""
+        node = trainer.get("resume")
+        if not isinstance(node, Mapping):
+            return None
+        return cls(str(node["id"]), Path(node["path"]), list(node.get("edited") or ()))
+
+    @property
+    def run_dir(self) -> Path:
+        """That run's folder."""
+        return self.path.parents[1]
 
 
 def _here(cls: type, node: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from labrun.runs import context
+from labrun.schema import Trainer
 from labrun.tasks.callbacks import validates_by_epoch
 from labrun.tasks.learner import optimizers
 
@@ -31,8 +32,8 @@ class Classifier(pl.LightningModule):
         super().__init__()
         self.network = network
         self._model_node = config["model"]
-        self._log_every = int(config["trainer"]["log_every_n_batches"])
-        self._max_epochs = int(config["trainer"]["max_epochs"])
+        trainer = Trainer.of(config["trainer"])
+        self._log_every, self._max_epochs = trainer.log_every_n_batches, trainer.max_epochs
         self._train = _Running()
         self._recent = _Running()
         self._validation = _Running()

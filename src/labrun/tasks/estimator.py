@@ -16,6 +16,7 @@ from labrun.data.arrays import Arrays, Part, float_rows
 from labrun.errors import ConfigError, LabrunError, UnfitError, UntrustedError
 from labrun.runs import context
 from labrun.runs.record import RunPaths
+from labrun.schema import Trainer
 from labrun.tasks import scoring, skops_io
 from labrun.tasks.task import Scores, Task, confusion, quantities
 
@@ -52,7 +53,7 @@ class EstimatorTask(Task):
     def __init__(self, model: Any, config: Mapping[str, Any], name: str) -> None:
         self.model = model
         self._export = list(config.get("export") or [])
-        self._profiler = config["trainer"].get("profiler")
+        self._profiler = Trainer.of(config["trainer"]).profiler
         self._name = name
 
     def fit(self, arrays: Arrays, paths: RunPaths, resume_from: Path | None) -> None:

@@ -60,17 +60,17 @@ class ArraysFeed(Feed):
 
     def __init__(self, arrays: Arrays, config: Mapping[str, Any]) -> None:
         self.arrays = arrays
-        self._settings, self._seed = config["trainer"], int(config["seed"])
-        dataset, cores = config.get("dataset") or {}, int(config["compute"]["cpus_per_run"])
+        self._settings, self._seed = schema.Trainer.of(config["trainer"]), int(config["seed"])
+        dataset, cores = config.get("dataset") or {}, schema.Compute.of(config["compute"]).cpus_per_run
         self._augmentation = dataset.get("augmentation")
         asked = dataset.get("num_workers")
         self._workers = int(asked) if asked is not None else cores if cores > 1 else 0
 
     @property
     def told(self) -> str:
-        size = int(self._settings["batch_size"])
+        size = self._settings.batch_size
         batches = -(-len(self.arrays.train) // size)
-        return f"{len(self.arrays.train):,} samples: {self._settings['max_epochs']} epochs of {batches} batches"
+        return f"{len(self.arrays.train):,} samples: {self._settings.max_epochs} epochs of {batches} batches"
 
     def has(self, part: str) -> bool:
         return part in ("train", "test") or (part == "validation" and self.arrays.validation is not None)
@@ -96,7 +96,7 @@ class ArraysFeed(Feed):
         return make_loader(
             part,
             self.arrays.scaling,
-            int(self._settings["batch_size" if train else "eval_batch_size"]),
+            self._settings.batch_size if train else self._settings.eval_batch_size,
             shuffle=train,
             seed=self._seed,
             augmentation=schema.build(node, "dataset.augmentation") if train and node and is_named(node) else None,

@@ -112,7 +112,7 @@ def _make(config: Mapping[str, Any], arrays: Arrays) -> Task:
 
 def _resumed(config: Mapping[str, Any], paths: RunPaths) -> Path | None:
     """The checkpoint that a training goes on from; None where it begins."""
-    resume = config["trainer"].get("resume")
+    resumed = schema.Resumed.of(config["trainer"])
     # An earlier attempt of this very run comes before the run that it was to go on from.
     own = paths.checkpoints / "last.ckpt"
-    return own if own.is_file() else Path(resume["path"]) if resume else None
+    return own if own.is_file() else None if resumed is None else resumed.path

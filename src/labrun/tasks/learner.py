@@ -21,6 +21,7 @@ from torchmetrics import classification, regression
 
 from labrun import schema
 from labrun.errors import ConfigError, UnfitError
+from labrun.schema import Trainer
 from labrun.tasks import learned
 from labrun.tasks import task as tasks
 from labrun.tasks.callbacks import OF_A_LOADER
@@ -431,7 +432,7 @@ class Learner(pl.LightningModule):
     def __init__(self, network: nn.Module, config: Mapping[str, Any], lesson: Lesson) -> None:
         super().__init__()
         self.network = network
-        self._node, self._trainer_node = config["model"], config["trainer"]
+        self._node, self._settings = config["model"], Trainer.of(config["trainer"])
         self._target = self._node.get("target")
         self._lesson = lesson
         self._metrics: dict[tuple[str, int], dict[str, Any]] = {}
@@ -452,7 +453,7 @@ class Learner(pl.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         loss = self._step(batch, "train")
-        if self._trainer_node["log_every_n_batches"]:
+        if self._settings.log_every_n_batches:
             self.log("loss", loss.detach(), on_step=True, on_epoch=False)
         return loss
 
@@ -520,7 +521,7 @@ class Learner(pl.LightningModule):
         self._before = dict(values)
 
     def configure_optimizers(self) -> Any:
-        return optimizers(self.parameters(), self._node, int(self._trainer_node["max_epochs"]))
+        return optimizers(self.parameters(), self._node, self._settings.max_epochs)
 
 
 MOST = 100

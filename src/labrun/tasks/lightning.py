@@ -31,7 +31,7 @@ from labrun.errors import ConfigError, DataError, UnfitError
 from labrun.models.network import Network
 from labrun.runs import cards, context, recording
 from labrun.runs.record import RunPaths
-from labrun.schema import Compute
+from labrun.schema import Compute, Resumed, Trainer
 from labrun.tasks import base, monitored, packages, progress
 from labrun.tasks.callbacks import (
     FirstBatch,
@@ -77,7 +77,8 @@ class NetworkTask(Task):
         self.network = network
         self._package, self._is_own = own or Package(), own is not None
         self._config, self._feed, self._name = config, feed, name
-        self._settings, self._compute = config["trainer"], Compute.of(config["compute"])
+        self._settings, self._compute = Trainer.of(config["trainer"]), Compute.of(config["compute"])
+        self._resumed = Resumed.of(config["trainer"])
         self._trains = base.of(config).trains
         self._learning = {
             key: config["model"][key]
@@ -98,8 +99,8 @@ class NetworkTask(Task):
         work, self._reports = self._try_out(feed.arrays) if isinstance(feed, ArraysFeed) else (None, None)
         is_classifier = self._reports == "classes" and not self._learning
         self._module = self._made_module(is_classifier)
-        self._training = self._threads(work, "batch_size")
-        self._scoring = self._threads(work, "eval_batch_size")
+        self._training = self._threads(work, self._settings.batch_size)
+        self._scoring = self._threads(work, self._settings.eval_batch_size)
         if not trains_on_processor(self._settings):
             self._training = Threads(self._allowed, "it trains on an accelerator")
 
@@ -132,14 +133,14 @@ class NetworkTask(Task):
             )
         return torch.tensor([sum(counts) / (len(counts) * count) for count in counts], dtype=torch.float32)
 
-    def _threads(self, work: Work | None, size: str) -> Threads:
+    def _threads(self, work: Work | None, size: int) -> Threads:
         environment = from_environment(self._compute.environment, self._allowed)
-        return choose(self._settings["threads"], environment, self._allowed, work, int(self._settings[size]))
+        return choose(self._settings.threads, environment, self._allowed, work, size)
 
     def _weighed(self, work: Work | None) -> None:
         """Compute on with as many threads as the first batch of a data module deserves."""
         environment = from_environment(self._compute.environment, self._allowed)
-        found = choose(self._settings["threads"], environment, self._allowed, work, 1)
+        found = choose(self._settings.threads, environment, self._allowed, work, 1)
         found = replace(found, why=found.why.replace("at batch size 1", "in the first batch"))
         self._training = self._scoring = found
         torch.set_num_threads(self._training.count)
@@ -188,7 +189,7 @@ class NetworkTask(Task):
         self._choose(trainer, module, has_validation)
 
     def _validates(self) -> bool:
-        if self._settings.get("limit_val_batches") == 0 or not self._feed.has("validation"):
+        if self._settings.limit_val_batches == 0 or not self._feed.has("validation"):
             return False
         return not self._is_own or overrides(self._module, "validation_step", "LightningModule")
 
@@ -207,7 +208,7 @@ class NetworkTask(Task):
             done["stopped_early"] = own.stopped
         if self._trainer_made is not None and self._trainer_made[1].hyperparameters:
             done["hyperparameters"] = self._trainer_made[1].hyperparameters
-        wanted = self._settings.get("evaluate", "auto")
+        wanted = self._settings.evaluate
         if wanted == "auto" and any(base.__name__ == AVERAGING for c in trainer.callbacks for base in type(c).__mro__):
             done["why"] = f"averaged by {AVERAGING}"
             return
@@ -227,8 +228,8 @@ class NetworkTask(Task):
         log.info("Scoring the best epoch's weights: epoch %d, %s", done["tested"], done["why"])
         run = context.current()
         if run is not None and trainer.is_global_zero:
-            resume = self._settings.get("resume")  # the epoch may be of the run that this one goes on with
-            for folder in [run.run_dir, *([Path(resume["path"]).parents[1]] if resume else [])]:
+            resumed = [] if self._resumed is None else [self._resumed.run_dir]  # the epoch may be that run's
+            for folder in [run.run_dir, *resumed]:
                 lines = [line for line in context.read_metrics(folder) if line.get("epoch") == done["tested"]]
                 # Of several validations in that epoch, those after the checkpoint are of other weights.
                 lines = [line for line in lines if line["step"] <= max(content["global_step"], done["tested"])]
@@ -241,7 +242,7 @@ class NetworkTask(Task):
         kind = self._package.part("callbacks").ModelCheckpoint
         found = [c for c in trainer.checkpoint_callbacks if isinstance(c, kind) and c.monitor and c.best_model_path]
         found = [c for c in found if Path(c.best_model_path).is_file()]
-        found.sort(key=lambda c: c.monitor != self._settings["monitor"])
+        found.sort(key=lambda c: c.monitor != self._settings.monitor)
         return next(iter(found), None)
 
     def _run(self, trainer: Any, module: Any, has_validation: bool, resume_from: Path | None) -> None:
@@ -255,7 +256,7 @@ class NetworkTask(Task):
                     weights_only=True if resume_from is not None else None,
                 )
         except Exception as error:  # Lightning has two classes for it, and exports none of them
-            edited = (self._settings.get("resume") or {}).get("edited")
+            edited = [] if self._resumed is None else self._resumed.edited
             if edited and "state_dict" in str(error):
                 raise ConfigError(
                     "trainer.resume_code=new: the old weights do not fit the network as it is now "
@@ -265,10 +266,10 @@ class NetworkTask(Task):
                 raise
             logged = ", ".join(sorted(map(str, trainer.callback_metrics))) or "nothing"
             missing = next(iter(re.findall(r"monitor='([^']*)'|metric `([^`]*)`", str(error))), ("", ""))
-            named = "".join(missing) or self._settings["monitor"]
+            named = "".join(missing) or self._settings.monitor
             more = "" if has_validation else "; what is logged in validation needs dataset.validation_size"
             raise ConfigError(
-                f"trainer.monitor={self._settings['monitor']}: a callback watches {named!r}, which the model does not "
+                f"trainer.monitor={self._settings.monitor}: a callback watches {named!r}, which the model does not "
                 f"log. It logs {logged}: name one of these (trainer.monitor=NAME, or where the callback is made), or "
                 f"say callbacks=none{more}"
             ) from error
@@ -312,10 +313,10 @@ class NetworkTask(Task):
         if own:
             log.info("Going on from the last attempt's checkpoint, %s, step %d", where, content["global_step"])
             return
-        if done >= int(self._settings["max_epochs"]):
+        if done >= self._settings.max_epochs:
             raise ConfigError(
                 f"nothing is left to train: the checkpoint {checkpoint} has {done} epochs, and trainer.max_epochs="
-                f"{self._settings['max_epochs']} counts from the very beginning. Say a higher trainer.max_epochs"
+                f"{self._settings.max_epochs} counts from the very beginning. Say a higher trainer.max_epochs"
             )
         if 0 < max_steps <= int(content["global_step"]):
             raise ConfigError(
@@ -326,7 +327,7 @@ class NetworkTask(Task):
 
     @property
     def _names_monitor(self) -> bool:
-        return bool(self._settings["monitor"] != monitored.AUTO)
+        return self._settings.monitor != monitored.AUTO
 
     def _callbacks(self, paths: RunPaths, has_validation: bool) -> list[Any]:
         """What the config names, of the package that trains; each with the metric that it is to watch."""
@@ -338,9 +339,9 @@ class NetworkTask(Task):
             known = schema.parameters(schema.locate(node["_target_"], key))
             offered = {"dirpath": str(paths.checkpoints)}
             if "monitor" in known:
-                monitor, mode = node.get("monitor") or self._settings["monitor"], None
+                monitor, mode = node.get("monitor") or self._settings.monitor, None
                 if "mode" in known:
-                    _, mode = monitored.watched(node, name, self._settings)
+                    _, mode = monitored.watched(node, name, self._config["trainer"])
                 if monitor == monitored.AUTO:
                     monitor = self._auto_monitor(has_validation)
                 elif mode is not None:
@@ -391,7 +392,7 @@ class NetworkTask(Task):
         callbacks = self._callbacks(paths, has_validation)
         checkpoints = [c for c in callbacks if isinstance(c, lightning.callbacks.Checkpoint)]
         # On a TPU Lightning takes no other way of writing checkpoints than its own.
-        same = not (settings.get("resume") or {}).get("edited")
+        same = self._resumed is None or not self._resumed.edited
         files = None if XLAAccelerator.is_available() else plain_checkpoints(self._package, paths.checkpoints, same)
         keeps = bool(checkpoints) and not any(getattr(c, "save_last", None) is False for c in checkpoints)
         for checkpoint in checkpoints:
@@ -409,19 +410,19 @@ class NetworkTask(Task):
             callbacks.insert(0, FirstBatch(self._weighed))
         callbacks.insert(0, RandomStates(int(self._config["seed"]), same))
         last = paths.checkpoints / "last.ckpt"
-        callbacks.append(keeper(self._package, keeps, last, files, settings.get("on_nan", "warn"), same))
-        limits = {k: settings[k] for k in LIMITS if settings.get(k) is not None}
+        callbacks.append(keeper(self._package, keeps, last, files, settings.on_nan, same))
+        limits = {key: limit for key in LIMITS if (limit := getattr(settings, key)) is not None}
         arguments = {
-            "max_epochs": int(settings["max_epochs"]),
-            "accelerator": settings["accelerator"],
-            "precision": settings["precision"],
-            "gradient_clip_val": settings.get("gradient_clip_val"),
-            "accumulate_grad_batches": int(settings["accumulate_grad_batches"]),
-            "deterministic": bool(settings["deterministic"]),
-            "profiler": _profiler(settings.get("profiler"), paths, self._package),
+            "max_epochs": settings.max_epochs,
+            "accelerator": settings.accelerator,
+            "precision": settings.precision,
+            "gradient_clip_val": settings.gradient_clip_val,
+            "accumulate_grad_batches": settings.accumulate_grad_batches,
+            "deterministic": settings.deterministic,
+            "profiler": _profiler(settings.profiler, paths, self._package),
             "callbacks": callbacks,
             "logger": loggers,
-            "log_every_n_steps": int(settings["log_every_n_batches"]),
+            "log_every_n_steps": settings.log_every_n_batches,
             "enable_checkpointing": bool(checkpoints),
             "default_root_dir": str(paths.root),
             "enable_progress_bar": any(isinstance(c, lightning.callbacks.ProgressBar) for c in callbacks),
@@ -436,7 +437,7 @@ class NetworkTask(Task):
                 warnings.filterwarnings("ignore", message=pattern)
             own = _processes(self._compute, self._package, files)
             try:
-                made = lightning.Trainer(**{**arguments, **own, **limits, **settings["options"]})
+                made = lightning.Trainer(**{**arguments, **own, **limits, **settings.options})
                 self._trainer_made = made, record
                 return made
             except (
@@ -446,9 +447,9 @@ class NetworkTask(Task):
                 self._package.part("utilities.exceptions").MisconfigurationException,
             ) as error:
                 said = " ".join(str(error).split())
-                if "backend" in said and settings["accelerator"] not in ("auto", "cpu"):
+                if "backend" in said and settings.accelerator not in ("auto", "cpu"):
                     raise ConfigError(
-                        f"trainer.accelerator={settings['accelerator']}: Lightning finds none here ({said}). Leave the "
+                        f"trainer.accelerator={settings.accelerator}: Lightning finds none here ({said}). Leave the "
                         "key out to train on what there is"
                     ) from error
                 raise ConfigError(f"trainer.options: Lightning's Trainer refused: {said}") from error
@@ -582,9 +583,9 @@ def limited(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def trains_on_processor(settings: Mapping[str, Any]) -> bool:
+def trains_on_processor(settings: Trainer) -> bool:
     """Whether Lightning will train on the processor: it is configured to, or `auto` finds nothing else."""
-    wanted = settings["options"].get("accelerator", settings["accelerator"])
+    wanted = settings.options.get("accelerator", settings.accelerator)
     others = (XLAAccelerator, MPSAccelerator, CUDAAccelerator)
     return wanted == "cpu" or (wanted == "auto" and not any(other.is_available() for other in others))
 

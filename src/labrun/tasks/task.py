@@ -142,7 +142,7 @@ def training_parts(target: Callable[..., Any], config: Mapping[str, Any]) -> dic
     if "optimizer" in known and is_named(node.get("optimizer")):
         parts["optimizer"] = optimizer_of(node["optimizer"])
     if "scheduler" in known and is_named(node.get("scheduler")):
-        parts["scheduler"] = scheduler_of(node["scheduler"], int(config["trainer"]["max_epochs"]))
+        parts["scheduler"] = scheduler_of(node["scheduler"], schema.Trainer.of(config["trainer"]).max_epochs)
     return parts
 
 
