@@ -161,10 +161,10 @@ def random_arrays(shape: tuple[int, ...], samples: int) -> Any:
 
 def task(config: Mapping[str, Any], side: str, arrays: Any) -> Any:
     """What a run on one side trains."""
-    from labrun.tasks import task as tasks
+    from labrun.tasks import making
 
     wanted = {ONE: 1, ALL: CORES, RULE: "auto"}[side]
-    return tasks.make({**config, "trainer": {**config["trainer"], "threads": wanted}}, arrays)
+    return making.make({**config, "trainer": {**config["trainer"], "threads": wanted}}, arrays)
 
 
 def chosen(config: Mapping[str, Any], arrays: Any) -> int:

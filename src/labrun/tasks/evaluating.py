@@ -16,7 +16,7 @@ from labrun.runs import record as records
 from labrun.runs import seals, store
 from labrun.runs.pictures import Pictures
 from labrun.runs.record import RunPaths
-from labrun.tasks import fitting, loaded, loading, reading
+from labrun.tasks import fitting, loaded, loading, making, reading
 from labrun.tasks import task as tasks
 from labrun.tasks.base import Run
 from labrun.tasks.task import Task
@@ -67,7 +67,7 @@ def around_saved(config: Mapping[str, Any], arrays: Arrays, own_file: bool = Fal
     arrays = tasks.check_card(card, arrays, source["id"])
     arrays = dataclasses.replace(arrays, scaling=tasks.card_scaling(card, arrays.scaling))
     log.info("Scoring %s of run %s on %s test samples", card.get("name"), source["id"], f"{len(arrays.test):,}")
-    return tasks.wrap(saved_model(config, own_file), config, arrays), arrays
+    return making.wrap(saved_model(config, own_file), config, arrays), arrays
 
 
 def saved_model(config: Mapping[str, Any], own_file: bool = False) -> Any:

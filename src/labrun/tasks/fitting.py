@@ -13,7 +13,7 @@ from labrun.data.arrays import Arrays
 from labrun.runs import seals, store
 from labrun.runs.pictures import Pictures
 from labrun.runs.record import RunPaths
-from labrun.tasks import loaded, reading, threads
+from labrun.tasks import loaded, making, reading, threads
 from labrun.tasks import task as tasks
 from labrun.tasks.base import Run
 from labrun.tasks.task import Task
@@ -103,7 +103,7 @@ def _begin(run: Run) -> seals.Proof:
 
 
 def _make(config: Mapping[str, Any], arrays: Arrays) -> Task:
-    work = tasks.make(config, arrays)
+    work = making.make(config, arrays)
     if not work.is_shared:
         compute = schema.Compute.of(config["compute"])
         tasks.refuse_ranks(compute, f"model={tasks.model_name(config['model'])}")

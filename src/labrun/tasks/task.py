@@ -11,19 +11,18 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from labrun import checking, exact, schema, targets
+from labrun import checking, exact, schema
 from labrun._io import file_sha256
 from labrun.building import looked_up, must_be_given
 from labrun.data.arrays import Arrays, Part, Scaling
 from labrun.errors import ConfigError, DataError, UnfitError
 from labrun.runs import cards, context, seals
 from labrun.runs.record import RunPaths
-from labrun.tasks import base
 
 log = logging.getLogger(__name__)
 
@@ -108,33 +107,6 @@ def own_arguments(node: Mapping[str, Any], target: Callable[..., Any]) -> dict[s
     return {key: value for key, value in node.items() if key not in TRAINING_KEYS and key not in left}
 
 
-def make(config: Mapping[str, Any], arrays: Arrays) -> Task:
-    """Build the model that a config names, for these data.
-
-    Raises:
-        ConfigError: it cannot be built, or is neither a torch module nor a scikit-learn classifier.
-        UnfitError: model and data do not go together.
-    """
-    node = config["model"]
-    target = schema.locate(str(node["_target_"]), "model")
-    own = own_arguments(node, target)
-    seed_everything(int(config["seed"]))
-    _check_fit(target, own, arrays, model_name(node))
-    model = schema.build(
-        own,
-        "model",
-        input_shape=arrays.input_shape,
-        # A network gives one number where a quantity is to be predicted.
-        num_classes=arrays.num_classes or (1 if is_network_class(target) else 0),
-        seed=int(config["seed"]),
-        is_regression=arrays.num_classes == 0,
-        is_sparse=hasattr(arrays.train.x, "toarray"),
-        columns=_columns(arrays),
-        **training_parts(target, config),
-    )
-    return wrap(model, config, arrays)
-
-
 def training_parts(target: Callable[..., Any], config: Mapping[str, Any]) -> dict[str, Any]:
     """For a module that trains by itself, and asks for them: the optimizer and the scheduler of its config."""
     known, node = schema.parameters(target), config["model"]
@@ -186,103 +158,10 @@ def is_pipeline(node: Mapping[str, Any]) -> bool:
     return str(node.get("_target_", "")).startswith("labrun.models.pipeline.")
 
 
-def _columns(arrays: Arrays) -> dict[str, list[str]] | None:
-    if not arrays.is_table:
-        return None
-    from labrun.models.pipeline import columns_of
-
-    return columns_of(arrays.train.x)
-
-
-def wrap(model: Any, config: Mapping[str, Any], arrays: Arrays) -> Task:
-    """The task for a model that is built already."""
-    name = model_name(config["model"])
-    if is_network(model):
-        if "pytorch_lightning" not in sys.modules:
-            targets.say("Lightning")
-        from labrun.tasks.feeds import ArraysFeed
-        from labrun.tasks.lightning import NetworkTask
-
-        return NetworkTask(model, config, ArraysFeed(arrays, config), name)
-    if arrays.are_streamed:
-        why = "" if arrays.reading is None else f" ({arrays.reading.why})"
-        raise ConfigError(f"{schema.IN_MEMORY_ALONE.format(name)}{why}")
-    _refuse_learning(config["model"], name)
-    if base.of(config).trains:
-        _weigh_classes(model, config["model"], arrays, name)
-    if arrays.num_classes:
-        reason = _not_a_classifier(model)
-        if reason:
-            raise ConfigError(f"model '{name}' is {reason}, and data set '{arrays.name}' has classes")
-    elif _is_a_classifier(model):
-        raise UnfitError(f"model '{name}' is a classifier, and data set '{arrays.name}' has a quantity; {QUANTITY}")
-    if is_pipeline(config["model"]):
-        from labrun.tasks.pipeline import PipelineTask
-
-        return PipelineTask(model, config, name)
-    if callable(getattr(model, "fit", None)) and callable(getattr(model, "predict", None)):
-        from labrun.tasks.estimator import EstimatorTask
-
-        return EstimatorTask(model, config, name)
-    raise ConfigError(
-        f"model._target_={config['model']['_target_']!r} gave a {type(model).__name__}; labrun trains torch modules "
-        "(torch.nn.Module, LightningModule) and scikit-learn estimators (fit and predict)"
-    )
-
-
-def _refuse_learning(node: Mapping[str, Any], name: str) -> None:
-    """Answer keys that say what a network learns, for a model that is none.
-
-    Raises:
-        ConfigError: there is one.
-    """
-    known = schema.parameters(schema.locate(str(node["_target_"]), "model"))
-    of_networks = [key for key in schema.LEARNING if key != "class_weight"]
-    idle = [key for key in of_networks if node.get(key) is not None and key not in known]
-    if idle:
-        raise ConfigError(
-            f"{', '.join(f'model.{key}' for key in idle)}: only networks have that, and {name} takes no such argument"
-        )
-
-
-def _weigh_classes(model: Any, node: Mapping[str, Any], arrays: Arrays, name: str) -> None:
-    """Have each part of an estimator that can weigh classes do so, where the config says it.
-
-    Raises:
-        UnfitError: there are no classes, no such part, or another number of weights.
-    """
-    wanted = node.get("class_weight")
-    own = schema.parameters(schema.locate(str(node["_target_"]), "model"))
-    if wanted is None or "class_weight" in own:
-        return
-    if not arrays.num_classes:
-        raise UnfitError(f"model.class_weight: data set '{arrays.name}' has a quantity, and no classes to weigh")
-    if isinstance(wanted, list) and len(wanted) != arrays.num_classes:
-        raise UnfitError(f"model.class_weight has {len(wanted)} weights, and there are {arrays.num_classes} classes")
-    params = model.get_params(deep=True) if hasattr(model, "get_params") else {}
-    places = [key for key in params if key.rpartition("__")[2] == "class_weight"]
-    if not places:
-        raise UnfitError(f"model.class_weight: {name} ({type(model).__name__}) cannot weigh classes; others can")
-    value = wanted if wanted == "balanced" else dict(enumerate(wanted))
-    model.set_params(**dict.fromkeys(places, value))
-
-
 def is_network_class(target: Callable[..., Any]) -> bool:
     """Whether a target is a class of torch modules; never imports torch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(target, type) and issubclass(target, torch.nn.Module)
-
-
-def _not_a_classifier(model: Any) -> str | None:
-    base = sys.modules.get("sklearn.base")
-    if base is None or not isinstance(model, base.BaseEstimator):
-        return None  # a class of one's own, with fit and predict: its predictions are held against the classes later
-    return "a regressor" if base.is_regressor(model) else "a clusterer" if base.is_clusterer(model) else None
-
-
-def _is_a_classifier(model: Any) -> bool:
-    base = sys.modules.get("sklearn.base")
-    return base is not None and isinstance(model, base.BaseEstimator) and bool(base.is_classifier(model))
 
 
 def is_network(model: Any) -> bool:
@@ -305,17 +184,6 @@ def seed_everything(seed: int) -> None:
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.manual_seed(seed)
-
-
-def _check_fit(target: Any, own: Mapping[str, Any], arrays: Arrays, name: str) -> None:
-    module = sys.modules.get("labrun.models.network")
-    if module is None or not (isinstance(target, type) and issubclass(target, module.Network)):
-        return
-    check = cast(Any, target).check
-    given = {key: value for key, value in own.items() if key in schema.parameters(check)}
-    reason = check(input_shape=arrays.input_shape, num_classes=arrays.num_classes, **given)
-    if reason:
-        raise UnfitError(f"model '{name}' does not fit data set '{arrays.name}': {reason}")
 
 
 def log_scores(scores: Scores, tested: Collection[str] = ()) -> None:
