@@ -17,7 +17,7 @@ from labrun.errors import DataError, UnfitError
 from labrun.registry import journal, models
 from labrun.runs import store
 from labrun.tasks import feeding
-from labrun.tasks.saved import _load_pyfunc, load_model
+from labrun.tasks.saved import Saved, _load_pyfunc, load_model
 
 COUNT = 120
 PIPELINE = ("model=pipeline", "model.preprocess=true", "model.folds=0", "report=none", "dataset=csv")
@@ -290,3 +290,14 @@ def test_what_a_later_table_has_that_training_had_not_is_told(
     assert "decimal points, where the model's own table has commas" in told.stdout, told.stderr
     write(workspace / "asked.csv", [{**new[0], "a": "1.500"}], ";")
     assert "say --decimal point for the first" in lab_here("models", "predict", "m", "asked.csv").stderr
+
+
+def test_parts_of_an_archive_that_are_not_predicted_are_told(tmp_path: Path) -> None:
+    path, saved = tmp_path / "parts.npz", Saved(None, {}, "a model")
+    np.savez(path, X_train=np.zeros((5, 2)), y_train=np.zeros(5), X_test=np.ones((3, 2)))
+    told = ["predicted for X_test, and not for X_train"]
+    whole = feeding.read(path, saved)
+    assert whole.notes == told and len(whole.samples) == 3
+    assert [one.notes for one in feeding.blocks(path, saved)] == [told]
+    np.savez(path, X=np.zeros((5, 2)), y=np.zeros(5))
+    assert not feeding.read(path, saved).notes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labrun.checking import shape_text
-from labrun.data.readers import archive, columnar, contents, delimited
+from labrun.data.readers import archive, columnar, contents, delimited, own
 from labrun.data.readers.columns import GAPS, ID_NAME, IGNORED_ID, LOOKS_LIKE_ID
 from labrun.errors import ConfigError, CorruptDataError, DataError, MissingDataError, UnfitError
 from labrun.tasks.saved import BATCH, Saved
@@ -19,6 +19,8 @@ from labrun.tasks.saved import BATCH, Saved
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 ARRAYS = ("X", "x", "data", "images", "X_test", "x_test", "test_images", "test_data")
 """What the samples may be called in an `.npz`, the likeliest first."""
+SAMPLES = ("x", "x_train", "x_valid", "x_test")
+"""The keys of `own.NAMES` that are samples."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def read(path: Path, saved: Saved, form: Mapping[str, Any] | None = None) -> Fed
     if suffix in IMAGES:
         return Fed(_images([path], saved), [path.name], notes=_told(saved))
     if suffix in (".npz", ".npy"):
-        return Fed(_array(path))
+        return _array(path)
     if contents.is_table(path):
         return _table(path, saved, form)
     raise DataError(
@@ -104,21 +106,27 @@ def blocks(path: Path, saved: Saved) -> Iterator[Fed]:
     if name is None:
         raise DataError(f"{path} has the arrays {', '.join(found)}: call the samples X")
     for block in stored[name].rows().blocks(BATCH):
-        yield Fed(block)
+        yield Fed(block, notes=_others(name, found))
 
 
-def _array(path: Path) -> npt.NDArray[Any]:
+def _others(taken: str, names: Iterable[str]) -> list[str]:
+    """What to say of other parts of an archive, for which nothing is predicted."""
+    left = [name for name in names if name != taken and any(name in own.NAMES[part] for part in SAMPLES)]
+    return [f"predicted for {taken}, and not for {', '.join(left)}"] if left else []
+
+
+def _array(path: Path) -> Fed:
     try:
         content = np.load(path, allow_pickle=False)
         if isinstance(content, np.ndarray):
-            return content
+            return Fed(content)
         with content:
             name = next((one for one in ARRAYS if one in content.files), None)
             if name is None and len(content.files) == 1:
                 name = content.files[0]
             if name is None:
                 raise DataError(f"{path} has the arrays {', '.join(content.files)}: call the samples X")
-            return np.asarray(content[name])
+            return Fed(np.asarray(content[name]), notes=_others(name, content.files))
     except DataError:
         raise
     except Exception as error:  # a damaged archive can raise anything
