@@ -645,6 +645,8 @@ def test_what_a_machine_lacks_is_asked_anew(box: far.Far) -> None:
     remotes.note_facts("box", {**channel.facts(remotes.get("box")), "cores": 0})
     assert list(backend.Elsewhere().problems(Compute("local", host="box"))) == []
     assert remotes.get("box").facts["cores"] > 0
+    lacking = backend.Elsewhere()._lacking(Compute("slurm", host="box"), {"sbatch": False})
+    assert list(lacking) == ["compute.target=slurm: box has no sbatch on its PATH"]
 
 
 def test_a_sweep_there_goes_by_the_end_of_its_folders_name() -> None:

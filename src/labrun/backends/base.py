@@ -168,6 +168,8 @@ class Backend(ABC):
     """Whether a run goes on when its controller has died."""
     is_elsewhere: ClassVar[bool] = False
     """Whether the runs are on another machine, whose programs and data cannot be looked at from here."""
+    program: ClassVar[str | None] = None
+    """What a machine has on its PATH where this backend works."""
     settings: ClassVar[frozenset[str]] = frozenset()
     """Keys of `compute` that not every backend knows, and this one does (`labrun.schema.SPECIAL`)."""
     once_per_sweep: ClassVar[tuple[str, ...]] = ("runs_per_gpu",)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from labrun.backends import registry
 from labrun.backends.base import Backend, Capacity, Head, Resources
 from labrun.control import controller
 from labrun.errors import ConfigError, LabrunError, RecordError
@@ -78,9 +79,10 @@ class Elsewhere(Backend):
 
     def _lacking(self, compute: Compute, found: Mapping[str, Any]) -> Iterator[str]:
         host = compute.host
-        if compute.target == "slurm":
-            if not found["sbatch"]:
-                yield f"compute.target=slurm: {host} has no sbatch on its PATH"
+        program = None if compute.target == "auto" else registry.get(compute.target).program
+        if program is not None:
+            if not found.get(program):
+                yield f"compute.target={compute.target}: {host} has no {program} on its PATH"
             return
         cores, memory, gpus = found["cores"], found["memory_gb"], len(found["gpus"])
         if compute.cpus_per_run > cores:

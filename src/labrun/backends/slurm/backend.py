@@ -395,6 +395,7 @@ class Slurm(Backend):
     """Jobs on the cluster that this machine is part of."""
 
     name = "slurm"
+    program = "sbatch"
     outlives_controller = True
     settings = frozenset(SPECIAL)
     once_per_sweep = ()  # each job has its own
