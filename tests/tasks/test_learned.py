@@ -156,6 +156,13 @@ def test_classes_are_counted_as_batches_have_them(tmp_path: Path) -> None:
     assert counted == {"as stored": [2, 1], "turned": [1, 2], "a tensor": [2, 1]}
 
 
+def test_classes_of_samples_do_not_weigh_those_of_places() -> None:
+    likely, target, weights = torch.randn(2, 5, 7), torch.randint(5, (2, 7)), torch.ones(5)
+    Lesson({"class_weight": [1.0] * 5}, None, weights).settle(likely, target, computes_own=False)
+    with pytest.raises(UnfitError, match="one for each of 7 places: give a weight for each class"):
+        Lesson({"class_weight": "balanced"}, None, weights).settle(likely, target, computes_own=False)
+
+
 def test_an_epochs_value_has_its_own_name_in_tests_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found: dict[str, Any] = {}
     monkeypatch.setattr(context, "log", lambda name, value, *_: found.update({name: value}))
