@@ -227,7 +227,8 @@ class Lesson:
             if self._node.get("class_weight") == "balanced" and target.numel() != len(target):
                 raise UnfitError(
                     "model.class_weight=balanced counts a class for each sample, and the target holds one for each of "
-                    f"{target.numel() // len(target)} places: give a weight for each class, model.class_weight=[1.0,2.5]"
+                    f"{target.numel() // len(target)} places: give a weight for each class, "
+                    "model.class_weight=[1.0,2.5]"
                 )
             count = self._second(scores, target).shape[1]
             if count != len(self._weights):
