@@ -264,6 +264,7 @@ def tables(
 def verdicts(options: argparse.Namespace, singles: Pairs, edited: Taken, sweeps: Pairs) -> list[str]:
     """What is claimed, and what was found."""
     times, seconds = ratio(*sweeps), more(*singles)
+    pairs = ", ".join(f"{a.seconds / b.seconds:.2f}" for a, b in zip(*sweeps, strict=True))
     busy = [one.others for pair in (singles, sweeps) for side in pair for one in side]
     extra = edited.traffic.sent - singles[0][-1].traffic.sent
     return [
@@ -274,7 +275,7 @@ def verdicts(options: argparse.Namespace, singles: Pairs, edited: Taken, sweeps:
         f"{UNQUIET if max(busy) > common.BUSY else ''}",
         verdict(
             f"a sweep of {options.runs} small runs takes at most {TIMES:g} times its time on the box itself",
-            f"{times:.2f} times",
+            f"{times:.2f} times, the middle of the pairs ({pairs})",
             times <= TIMES,
         ),
         verdict(
