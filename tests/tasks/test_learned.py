@@ -119,6 +119,10 @@ def test_batches_with_as_many_places_as_classes_are_read_as_the_others(caplog: p
     lesson.loss_of(likely, target)
     assert lesson.loss_of(*square) == torch.nn.functional.cross_entropy(*square) and not lesson.classes_last
     assert "read along the wrong axis" in caplog.text
+    saved = Lesson({}, None, None)
+    saved.known_last = False
+    saved.settle(*square, computes_own=False)
+    assert saved.loss_of(*square) == torch.nn.functional.cross_entropy(*square)
 
 
 def test_shapes_that_only_have_as_many_values_are_refused() -> None:

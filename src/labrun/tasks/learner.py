@@ -209,6 +209,8 @@ class Lesson:
         self.metrics: dict[str, Any] = {}
         self.kind = ""
         self.classes_last = False
+        self.known_last: bool | None = None
+        """`classes_last` of a saved network, as its card says."""
         self._guessed: tuple[int, ...] | None = None
         """The shape of the scores from which `classes_last` was guessed."""
 
@@ -262,6 +264,7 @@ class Lesson:
     def _look(self, scores: Tensor, target: Tensor) -> None:
         """Find out which axis is that of the classes; a guess is told, and later batches may correct it."""
         found = classes_are_last(scores, target)
+        found = self.known_last if found is None else found
         if found is None:
             self._guessed, self.classes_last = tuple(scores.shape), scores.ndim == 3
             log.warning(
@@ -286,7 +289,7 @@ class Lesson:
         found = classes_are_last(scores, target)
         if found is not None and self._guessed is not None:
             if found != self.classes_last:
-                log.warning("Scores of %s were read along the wrong axis, and %s tells", self._guessed, scores.shape)
+                log.warning("Scores of %s were read along the wrong axis: %s tells", self._guessed, tuple(scores.shape))
             self._guessed, self.classes_last = None, found
         last = self.classes_last if found is None else found
         return scores.movedim(-1, 1) if last else scores

@@ -111,16 +111,22 @@ class NetworkTask(Task):
             return Classifier(self.network, self._config)
         classes = self._feed.arrays.num_classes if isinstance(self._feed, ArraysFeed) else None
         lesson = Lesson(self._config["model"], classes or None, self._class_weights())
+        lesson.known_last = self._card.get("classes_last")
         return Learner(self.network, self._config, lesson)
+
+    @property
+    def _card(self) -> Mapping[str, Any]:
+        """The card of the run whose model is scored; empty where one is trained."""
+        source = self._config.get("from")
+        return cards.read(RunPaths(Path(source["path"])).outputs, f"run {source['id']}") if source else {}
 
     def _class_weights(self) -> Tensor | None:
         wanted = self._learning.get("class_weight")
         if wanted is None:
             return None
-        if source := self._config.get("from"):  # the weights that it was trained with, whatever data it is given now
-            known = cards.read(RunPaths(Path(source["path"])).outputs, f"run {source['id']}").get("class_weights")
-            if known or self._config["task"] == "predict":
-                return torch.tensor(known, dtype=torch.float32) if known else None
+        known = self._card.get("class_weights")  # it was trained with them, whatever data it is given now
+        if known or self._config["task"] == "predict":
+            return torch.tensor(known, dtype=torch.float32) if known else None
         counts = self._feed.class_counts()
         if isinstance(wanted, list):
             if counts is not None and len(wanted) != len(counts):
