@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -416,6 +416,23 @@ def test_a_detached_controller_looks_seldom_until_somebody_looks(
     assert carried._pause_s(now + 60) == backend.ALONE_S and carried._pause_s(now + 7200) == backend.LONGEST_PAUSE_S
     links.ask(folder)
     assert carried._pause_s(now + 7200) == backend.SLOW_S
+    carried.close()
+
+
+def test_ctrl_c_amid_an_answer_ends_the_conversation(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest of the answer would pass for the next one."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mirror, "bring", interrupted)
+    folder, closed = workspace / "multirun" / "x" / "y", []
+    links.write(folder, links.Link("box", "workspaces/w", "workspaces/w/x", home=str(workspace)))
+    carried = backend.Carried(folder, sweep_state.Plan("remote", [], [], [], str(workspace), "x", {}))
+    carried._channel = SimpleNamespace(close=lambda: closed.append(True))  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        carried._look()
+    assert closed == [True] and carried._channel is None
     carried.close()
 
 
