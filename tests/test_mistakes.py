@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Command
+from conftest import Command, Refused
 from labrun import mistakes
 from labrun.mistakes import flags, grammar
 from labrun.mistakes.mistake import mended
@@ -206,3 +206,12 @@ def test_hydras_own_words_are_shortened() -> None:
     except ValueError as error:
         text = mistakes.in_short(error)
     assert text == "Key 'x' is not in struct"
+
+
+def test_an_experiment_of_another_projects_groups(workspace: Path, refused_here: Refused) -> None:
+    (workspace / "conf" / "experiment").mkdir(parents=True)
+    (workspace / "conf" / "experiment" / "theirs.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /data: mnist\n  - override /model: mnist_dnn\n"
+    )
+    said = refused_here("experiment=theirs", "seed=3")
+    assert "in experiment/theirs: 'override /data': there is no group 'data'" in said and "Did you mean 'dataset'?" in said

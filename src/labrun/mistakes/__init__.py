@@ -56,7 +56,16 @@ def explained(error: BaseException, words: Sequence[str]) -> str:
         return f"--config-dir {folder}: {what} (looked for {os.path.abspath(folder)})"
     with composed.kept():
         found = _found(words)
-        return _answer(found, words) if found else in_short(error)
+        if found:
+            return _answer(found, words)
+        lacking = re.match(r"In '([^']+)': Could not override '([^'@]+)'\. No match in the defaults list", str(error))
+        if lacking is None:
+            return in_short(error)
+        groups = composed.composable(flags.split(words)).groups
+        return (
+            f"in {lacking[1]}: 'override /{lacking[2]}': there is no group {lacking[2]!r} among the defaults."
+            f"{suggest(lacking[2], groups)} Groups: {', '.join(groups)}"
+        )
 
 
 def in_overrides(words: Sequence[str]) -> str | None:
