@@ -35,7 +35,8 @@ open("outputs/m.pkl", "w").write("m")
 open("beside.pkl", "w").write("beside")
 first = run.register_model("first", "outputs/m.pkl", tags={"a": "b"}, model_framework="ScikitLearn")
 twice = run.register_model("first", "outputs/m.pkl", {"again": "1"})
-second = Model.register(workspace=run.experiment.workspace, model_path="beside.pkl", model_name="second")
+second = Model.register(workspace=run.experiment.workspace, model_path="beside.pkl", model_name="second",
+                        child_paths=["beside.pkl"])
 third = run.register_model("whole", "outputs")
 try:
     run.register_model("absent", "outputs/absent.pkl")
@@ -157,6 +158,7 @@ def test_models_that_scripts_register(trained: Any, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("LABRUN_ROOT", str(folder))
     assert done.returncode == 0 and "told 2 1 1 1 first" in done.stdout, done.stdout + done.stderr
     assert "refused: register 'absent': there is no file or folder outputs/absent.pkl" in done.stdout
+    assert "not kept: child_paths" in done.stdout
     last = labrun.runs(root=folder)[-1]
     assert done.stdout.count("at once: ") == 2 and "'not a name' cannot name a model: a name has" in done.stdout
     ws = Workspace()

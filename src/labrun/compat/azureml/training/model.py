@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -178,7 +179,7 @@ class Model:
             datasets: not kept: the run's record has the data that it read.
             model_framework: kept.
             model_framework_version: kept.
-            child_paths: not used.
+            child_paths: not used, which is told: all of a folder is registered.
             **kwargs: whatever else the SDK takes; not used.
 
         Raises:
@@ -192,6 +193,8 @@ class Model:
                 "Model.register: this script is tried without a run, and registers nothing. Run it: "
                 "labrun experiment=script script.azureml=true script.path=SCRIPT.py"
             )
+        if child_paths:
+            sys.stderr.write("labrun: Model.register: not kept: child_paths: all of model_path is registered\n")
         about = registered.about(tags, properties, description, model_framework, model_framework_version)
         return promised(run, model_name, model_path, about, local=True)
 
