@@ -214,4 +214,6 @@ def test_an_experiment_of_another_projects_groups(workspace: Path, refused_here:
         "# @package _global_\ndefaults:\n  - override /data: mnist\n  - override /model: mnist_dnn\n"
     )
     said = refused_here("experiment=theirs", "seed=3")
-    assert "in experiment/theirs: 'override /data': there is no group 'data'" in said and "Did you mean 'dataset'?" in said
+    assert (
+        "in experiment/theirs: 'override /data': there is no group 'data'" in said and "Did you mean 'dataset'?" in said
+    )
