@@ -919,6 +919,11 @@ def test_a_full_disk_there_is_told_and_leaves_nothing_half(
 ) -> None:
     """Takes over 15 s: a machine of its own, and runs whose disk is full for a while."""
     home = f"/home/{far.USER}"
+    with open(workspace / "large", "wb") as file:
+        file.truncate(1 << 27)
+    with channel.Channel(remotes.get("box")) as conversation, pytest.raises(LabrunError) as large:
+        data.send_missing(conversation, "box", {"0" * 64: workspace / "large"})
+    assert "128.0 MB of data to send, and its disk has room for 4" in str(large.value)
     small.inside(f"dd if=/dev/zero of={home}/fill bs=4k count=11000; dd if=/dev/zero of={home}/rest bs=4k")
     refused = labrun_here(*WORDS, "seed=0,2,3")
     assert refused.returncode == 2 and "the disk of box is full" in refused.stderr, refused.stderr

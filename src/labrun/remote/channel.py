@@ -223,10 +223,9 @@ class Channel:
         self._end_watch()
         answer: dict[str, Any] = json.loads(self._line(quiet_s or self._quiet_s))
         if not answer["ok"]:
-            is_full = answer["kind"] == "full"
-            full = f"the disk of {self.remote.name} is full: " if is_full else ""
-            advice = f". Free some space there, or choose {self._another_folder()}" if is_full else ""
-            raise RefusedError(f"{self.remote.name}: {full}{answer['why']}{advice}")
+            if answer["kind"] == "full":
+                raise self.no_room(f"the disk of {self.remote.name} is full: {answer['why']}")
+            raise RefusedError(f"{self.remote.name}: {answer['why']}")
         return answer, answer["bytes"]
 
     def _hello(self) -> tuple[dict[str, Any], int]:
@@ -235,6 +234,10 @@ class Channel:
         except RefusedError as error:
             choose = "" if " choose " in str(error) else f". Choose {self._another_folder()}"
             raise RefusedError(f"{error}{choose}") from error
+
+    def no_room(self, why: str) -> RefusedError:
+        """That the disk there is full, or too small."""
+        return RefusedError(f"{self.remote.name}: {why}. Free some space there, or choose {self._another_folder()}")
 
     def _another_folder(self) -> str:
         return f"another folder: lab remote add {self.remote.name} {self.remote.address} --folder PATH"

@@ -132,20 +132,27 @@ def _base(path: Path, stores: Mapping[str, LocalDatastore], named: Sequence[Path
 
 
 def send_missing(channel: Channel, name: str, by_digest: Mapping[str, Path], what: str = "data") -> None:
-    """Have files in the store there, by their digests."""
+    """Have files in the store there, by their digests.
+
+    Raises:
+        RefusedError: the disk there has no room for them.
+    """
     paths = {f"{STORE}/{digest[:2]}/{digest}": digest for digest in by_digest}
-    have: set[str] = set()
+    have, free = set[str](), 0
     listed = list(paths)
     for start in range(0, len(listed), AT_ONCE):
-        have |= set(channel.call("have", paths=listed[start : start + AT_ONCE])["have"])
+        told = channel.call("have", paths=listed[start : start + AT_ONCE])
+        have, free = have | set(told["have"]), int(told["free"])
     missing = [paths[path] for path in listed if path not in have]
     sizes = {digest: by_digest[digest].stat().st_size for digest in missing}
     total = sum(sizes.values())
+    large = [digest for digest, size in sizes.items() if size >= WORTH]
+    begun = channel.call("begun", store=STORE, digests=large)["begun"] if large else {}
+    if (wanted := total - sum(begun.values())) > free:
+        raise channel.no_room(f"{size_text(wanted)} of {what} to send, and its disk has room for {size_text(free)}")
     if missing:
         sys.stderr.write(f"labrun: sending {what} to {name}: {counted(len(missing), 'file')}, {size_text(total)}\n")
     meter = Meter(f"sending {what} to {name}", total)
-    large = [digest for digest, size in sizes.items() if size >= WORTH]
-    begun = channel.call("begun", store=STORE, digests=large)["begun"] if large else {}
     for digest, size in sizes.items():
         start = min(begun.get(digest, 0), size)
         with open(by_digest[digest], "rb") as file:

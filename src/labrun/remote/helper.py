@@ -136,11 +136,11 @@ class Helper:
         return answer, []
 
     def do_have(self, request: Request, payload: _Payload) -> Answer:
-        """Which of the paths are there; a folder that was put there with a mark, whole."""
+        """Which of the paths are there, a folder that was put there with a mark whole; and the disk's free bytes."""
         have = [name for name in request["paths"] if is_whole(self.path(name))]
         for name in have:
             note_use(self.path(name))
-        return {"have": have}, []
+        return {"have": have, "free": shutil.disk_usage(self.root).free}, []
 
     def do_built(self, request: Request, payload: _Payload) -> Answer:
         """Whether an environment is there, whole."""
