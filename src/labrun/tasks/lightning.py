@@ -315,7 +315,7 @@ class NetworkTask(Task):
     def _check_resume(self, checkpoint: Path, own: bool, max_steps: int) -> None:
         content = read_tensors(checkpoint)
         done = progress.epochs_in(content)
-        where = f"after epoch {done}" if progress.is_of_an_epochs_end(content) else progress.midway(content)
+        where = f"after epoch {done}" if progress.is_of_an_epochs_end(content) else progress.in_words(content)
         if own:
             log.info("Going on from the last attempt's checkpoint, %s, step %d", where, content["global_step"])
             return

@@ -32,7 +32,7 @@ def epochs_in(checkpoint: Mapping[str, Any]) -> int:
         return int(checkpoint["epoch"]) + 1
 
 
-def midway(checkpoint: Mapping[str, Any]) -> str:
+def in_words(checkpoint: Mapping[str, Any]) -> str:
     """Where in which epoch a checkpoint was written."""
     try:
         batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["ready"]
