@@ -15,6 +15,7 @@ from hydra.errors import CompactHydraException, HydraException
 from omegaconf import OmegaConf
 
 from hydra_plugins.labrun_launcher._compose import Composer
+from hydra_plugins.labrun_launcher._node import NODE
 from labrun.config.paths import PREFLIGHT
 from labrun.errors import ConfigError, LabrunError
 
@@ -61,8 +62,6 @@ def check_settings(launcher: LabrunLauncher) -> None:
     Raises:
         ConfigError: a key of `hydra.launcher` says otherwise.
     """
-    from hydra_plugins.labrun_launcher.launcher import NODE
-
     for key, value in launcher.settings.items():
         if value != NODE[key] and key == "show_output":
             raise ConfigError("hydra.launcher.show_output is for other applications; lab runs logs -f shows a run's")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.config_store import ConfigStore
 from hydra.plugins.launcher import Launcher
 
+from hydra_plugins.labrun_launcher._node import NODE
+
 if TYPE_CHECKING:
     from hydra.core.utils import JobReturn
     from hydra.types import HydraContext, TaskFunction
@@ -38,23 +40,4 @@ class LabrunLauncher(Launcher):
         return launch(self, job_overrides, initial_job_idx)
 
 
-NODE: dict[str, Any] = {
-    "_target_": "hydra_plugins.labrun_launcher.launcher.LabrunLauncher",
-    "target": "local",
-    "max_parallel": None,
-    "cpus_per_run": 1,
-    "gpus_per_run": 0,
-    "mem_gb": None,
-    "timeout_min": None,
-    "nodes": 1,
-    "tasks_per_node": 1,
-    "partition": None,
-    "account": None,
-    "qos": None,
-    "setup": [],
-    "extra": {},
-    "srun_args": [],
-    "show_output": False,
-}
-"""The settings are for applications that know nothing of labrun; labrun's own runs have `compute`."""
 ConfigStore.instance().store(group="hydra/launcher", name="labrun", node=NODE, provider="labrun")

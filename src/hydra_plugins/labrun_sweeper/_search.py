@@ -22,7 +22,7 @@ from hydra_plugins.labrun_launcher._compose import Composer
 from hydra_plugins.labrun_launcher._foreign import CANCELED, Jobs
 from hydra_plugins.labrun_launcher._job import trace_of
 from hydra_plugins.labrun_sweeper import _stand_ins
-from hydra_plugins.labrun_sweeper.sweeper import NODE
+from hydra_plugins.labrun_sweeper._nodes import NODE
 from labrun.checking import check_fields
 from labrun.config import paths
 from labrun.errors import ConfigError

@@ -102,7 +102,7 @@ def _check_settings(sweeper: LabrunSweeper) -> None:
         ConfigError: with what stands for the keys of `hydra.sweeper`.
     """
     from hydra_plugins.labrun_sweeper import _stand_ins
-    from hydra_plugins.labrun_sweeper.sweeper import NODE
+    from hydra_plugins.labrun_sweeper._nodes import NODE
 
     other = _stand_ins.known_as(sweeper.settings)
     if other is not None:

@@ -11,6 +11,8 @@ from hydra.core.config_store import ConfigStore
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from hydra_plugins.labrun_sweeper._nodes import AX, NEVERGRAD, NODE, OPTUNA, SAMPLERS
+
 
 class LabrunSweeper(BasicSweeper):
     """A plain grid is as Hydra's own, same order and numbering; with a sampler it searches.
@@ -53,74 +55,6 @@ class LabrunSweeper(BasicSweeper):
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Left to the launcher, which composes every job before any starts."""
-
-
-TARGET = "hydra_plugins.labrun_sweeper.sweeper.LabrunSweeper"
-NODE: dict[str, Any] = {
-    "_target_": TARGET,
-    "_recursive_": False,
-    "max_batch_size": None,
-    "params": None,
-    "sampler": None,
-    "max_trials": None,
-    "max_concurrent": None,
-    "timeout_min": None,
-    "goal": "minimize",
-    "seed": 0,
-    "zip": [],
-    "resume": False,
-    "max_failure_rate": None,
-}
-"""The settings are for applications that know nothing of labrun; labrun's own runs have `sweep`."""
-OPTUNA: dict[str, Any] = {
-    "_target_": TARGET,
-    "_recursive_": False,
-    "stands_for": "optuna",
-    "defaults": [{"sampler": "tpe"}, "_self_"],
-    "direction": "minimize",
-    "storage": None,
-    "study_name": None,
-    "n_trials": 20,
-    "n_jobs": 2,
-    "max_failure_rate": 0.0,
-    "resume": False,
-    "params": None,
-    "custom_search_space": None,
-}
-SAMPLERS = {
-    "tpe": (
-        "TPESampler consider_prior prior_weight consider_magic_clip consider_endpoints n_startup_trials "
-        "n_ei_candidates multivariate warn_independent_sampling"
-    ),
-    "random": "RandomSampler",
-    "cmaes": (
-        "CmaEsSampler x0 sigma0 independent_sampler warn_independent_sampling consider_pruned_trials restart_strategy "
-        "inc_popsize use_separable_cma"
-    ),
-    "nsgaii": "NSGAIISampler population_size mutation_prob crossover_prob swapping_prob constraints_func",
-    "grid": "GridSampler search_space",
-    "gp": "GPSampler",
-    "qmc": "QMCSampler",
-}
-"""Classes of Optuna, and the keys that its sweeper has for them beside `seed`."""
-AX: dict[str, Any] = {
-    "_target_": TARGET,
-    "_recursive_": False,
-    "stands_for": "ax",
-    "max_batch_size": None,
-    "params": None,
-    "ax_config": {},
-    "resume": False,
-}
-NEVERGRAD: dict[str, Any] = {
-    "_target_": TARGET,
-    "_recursive_": False,
-    "stands_for": "nevergrad",
-    "optim": {},
-    "parametrization": None,
-    "params": None,
-    "resume": False,
-}
 
 
 def _store() -> None:
