@@ -55,6 +55,32 @@ def test_what_was_left_damaged_is_thrown_away(there: helper.Helper, tmp_path: Pa
     assert begun(there) == {} and not list((Path(there.root, "store")).rglob("*"))[1:]
 
 
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_two_laptops_that_send_the_same_file_at_once(there: helper.Helper, is_cut: bool) -> None:
+    half = 2 << 20
+
+    class Amid(io.BytesIO):
+        is_told = False
+
+        def read(self, count: int | None = -1) -> bytes:
+            if self.tell() >= half and not self.is_told:  # the other one goes on with what this one has sent
+                self.is_told = True
+                start = begun(there).get(DIGEST, 0)
+                store(there, CONTENT[start : -5 if is_cut else None], SIZE - start, start=start)
+            return super().read(count)
+
+    request = {"store": "store", "digest": DIGEST, "start": 0}
+    payload = helper._Payload(Amid(CONTENT), SIZE)
+    if is_cut:
+        with pytest.raises(helper.RefusedError, match="another transfer of a file was cut: give the command again"):
+            there.do_store(request, payload)
+    else:
+        there.do_store(request, payload)
+        (whole,) = (Path(there.root, "store") / DIGEST[:2]).iterdir()
+        assert whole.read_bytes() == CONTENT
+    store(there, CONTENT[-5:], 5, start=SIZE - 5)
+
+
 def bring(folder: Path, sent: bytes, time: int = TIME, fails: bool = False) -> int:
     """As a file comes from there; where it went on."""
     with Begun(folder) as one:

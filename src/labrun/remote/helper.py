@@ -256,7 +256,7 @@ class Helper:
         try:
             # A file of its own: the helper of the connection that was cut may still hold the other one.
             with os.fdopen(handle, "wb") as file:
-                with open(before[0], "rb") if start else io.BytesIO() as begun:
+                with open(before[0], "rb") if start and before else io.BytesIO() as begun:
                     for data in chunks(begun, start):
                         digest.update(data)
                         file.write(data)
@@ -268,8 +268,12 @@ class Helper:
                 return {}, []
             if digest.hexdigest() != name:
                 raise RefusedError("a file came over damaged: give the command again")
-            os.chmod(partial, 0o444)
-            os.replace(partial, os.path.join(folder, name))
+            try:
+                os.chmod(partial, 0o444)
+                os.replace(partial, os.path.join(folder, name))
+            except FileNotFoundError:  # another transfer of the file went on with it, and took it away
+                if not os.path.exists(os.path.join(folder, name)):
+                    raise RefusedError("another transfer of a file was cut: give the command again") from None
         finally:
             for place in (*before, *([] if is_kept else [partial])):
                 with contextlib.suppress(OSError):
