@@ -1060,3 +1060,14 @@ def test_a_link_was_down_for_two_minutes(cut_off: CutOff) -> None:
         for name in ("metrics.jsonl", "driver.log"):
             there = cut_off.machine.inside(f"cat {top}/*/{place}/{name}")
             assert (run_dir.parent / name).read_text() == there and "39" in there
+
+
+def test_a_clock_that_is_set_back_there_lets_no_answer_wait(
+    there: helper.Helper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(50, 0, -1))
+    monkeypatch.setattr(time, "time", lambda: next(clock))
+    near, far_end = os.pipe()
+    with open(near, "rb") as there.source, open(far_end, "wb"):
+        nothing = helper._Payload(io.BytesIO(), 0)
+        assert there.do_watch({"patience_s": 0.1, "gather_s": 0.0, "folders": []}, nothing) == ({}, [])

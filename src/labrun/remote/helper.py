@@ -372,11 +372,11 @@ class Helper:
     def do_wait(self, request: Request, payload: _Payload) -> Answer:
         """Wait a while for a file to come, or for a process that was spawned to end."""
         claim, wanted = self.path(request["claim"]), self.path(request["file"])
-        end = time.time() + request["patience_s"]
+        end = time.monotonic() + request["patience_s"]
         while True:
             reap()
             there, lives = os.path.exists(wanted), process_lives(claim)
-            if there or not lives or time.time() > end:
+            if there or not lives or time.monotonic() > end:
                 log = self.path(request["log"])
                 text, size = added(log, request.get("seen", 0))
                 return {"there": os.path.exists(wanted), "lives": process_lives(claim), "log": text, "seen": size}, []
@@ -419,9 +419,9 @@ class Helper:
 
         What happens within `gather_s` waits for more, unless nothing goes on after it.
         """
-        begun = calm = time.time()
+        begun = calm = time.monotonic()
         while not self.is_asked():
-            now = time.time()
+            now = time.monotonic()
             told = [(self.path(name), *self.told[name]) for name in request["folders"] if name in self.told]
             if all(state_of(folder, known) == state for folder, known, state in told):
                 calm = now
