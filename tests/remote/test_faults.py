@@ -671,6 +671,12 @@ def test_data_that_are_said_to_lie_there_are_compared(box: far.Far, workspace: P
         box.inside("printf 'a,c\\n1,2\\n' > /home/far/lies/t.csv")
         data.send(conversation, link, [record])
         assert link.config_there(record.config, workspace, {})["dataset"]["path"] == "/home/far/lies/t.csv"
+        store = {"_target_": "labrun.data.stores.local.LocalDatastore", "name": "local", "root": str(workspace)}
+        in_store = _record(dataset={**node, "path": "data/t.csv"}, datastore=store)
+        with pytest.raises(
+            DataError, match=f"a part of the datastore {workspace}, .* look for data/t.csv in the whole"
+        ):
+            data.send(conversation, link, [in_store])
 
 
 def test_paths_of_data_that_stand_in_variables_are_those_of_there(box: far.Far, workspace: Path) -> None:

@@ -76,7 +76,9 @@ def _send_of(channel: Channel, link: Link, config: Mapping[str, Any], places: di
     own, lying = [Path(sys.prefix), Path(sys.base_prefix)], list(map(Path, link.machine.data))
     found = dict.fromkeys(_files(stores, there, config))
     files = [path for path in found if not any(path.is_relative_to(place) for place in [*own, *lying])]
-    _compare(channel, link, [path for path in found if any(path.is_relative_to(place) for place in lying)])
+    there_already = [path for path in found if any(path.is_relative_to(place) for place in lying)]
+    _check_reach(link, there_already, stores, named)
+    _compare(channel, link, there_already)
     sums = dict(zip(files, digests.of(files), strict=True))
     send_missing(channel, link.remote, {digest: path for path, digest in sums.items()})
     for path, digest in sums.items():
@@ -87,6 +89,27 @@ def _send_of(channel: Channel, link: Link, config: Mapping[str, Any], places: di
         for name in named:
             if (path == name or path.is_relative_to(name)) and name.is_relative_to(base):
                 link.datastores[str(name)] = os.path.normpath(f"{link.double(base)}/{name.relative_to(base)}")
+
+
+def _check_reach(
+    link: Link, files: Sequence[Path], stores: Mapping[str, LocalDatastore], named: Sequence[Path]
+) -> None:
+    """Whether runs there find the files that `--data` says lie there: what the config names must lie in its folder.
+
+    Raises:
+        DataError: it names a part of a datastore, and runs read the files by their place in the whole.
+    """
+    for path in files:
+        here, there = next(pair for pair in link.machine.data.items() if path.is_relative_to(pair[0]))
+        store = next((one.folder for one in stores.values() if path.is_relative_to(one.folder)), None)
+        if store is None or any(path.is_relative_to(name) and name.is_relative_to(here) for name in named):
+            continue
+        add = f"lab remote add {link.remote} {link.machine.address} --data"
+        raise DataError(
+            f"'--data {here}={there}' names a part of the datastore {store}, and runs on {link.remote} look for "
+            f"{path.relative_to(store)} in the whole. Name a copy of the whole: {add} {store}=THERE, or have the "
+            f"files sent: {add} {here}="
+        )
 
 
 def _compare(channel: Channel, link: Link, files: Sequence[Path]) -> None:
