@@ -331,9 +331,11 @@ def test_a_star_imports_what_the_sdk_has(bench: Any, well: Any) -> None:
     script = bench.write(
         "from azureml.core import *\nfrom azureml.train.hyperdrive import *\n"
         "from azureml.train.hyperdrive import choice as again\n"
-        "print(Run.__name__, choice is again, RandomParameterSampling.__name__)\n"
+        "del choice\nfrom azureml.train.hyperdrive.parameter_expressions import *\n"
+        "from azureml.train.automl import *\n"
+        "print(Run.__name__, choice is again, RandomParameterSampling.__name__, AutoMLConfig.__name__)\n"
     )
-    assert "Run True RandomParameterSampling" in well(bench.run(script)).stdout
+    assert "Run True RandomParameterSampling AutoMLConfig" in well(bench.run(script)).stdout
 
 
 def test_the_error_of_a_package_of_the_sdk_can_be_caught(bench: Any, well: Any) -> None:

@@ -53,6 +53,10 @@ STARS = {
         "TruncationSelectionPolicy choice lognormal loguniform normal qlognormal qloguniform qnormal quniform randint "
         "uniform"
     ),
+    "azureml.train.hyperdrive.parameter_expressions": (
+        "choice lognormal loguniform normal qlognormal qloguniform qnormal quniform randint uniform"
+    ),
+    "azureml.train.automl": "AutoMLConfig",
     "azureml.train.dnn": "Chainer Gloo Mpi Nccl ParameterServer PyTorch TensorFlow",
     "azureml.widgets": "RunDetails",
 }
