@@ -505,13 +505,13 @@ def test_rows_are_filtered_by_times_with_a_zone_and_without(ws: Any, tmp_path: P
 
 
 def test_values_of_another_type_and_dates_that_pandas_lacks(ws: Any, tmp_path: Path, capsys: Any) -> None:
-    (tmp_path / "bad.csv").write_text("n,d,b\n1,1999-05-06,yes\ntwo,9999-12-31,no\n3,2001-01-01,perhaps\n")
+    (tmp_path / "bad.csv").write_text("n,d,b,s\n1,1999-05-06,yes,0\ntwo,9999-12-31,no,1\n3,2001-01-01,perhaps,TRUE\n")
     kind = sdk("DataType", "azureml.data")
-    types = {"n": kind.to_long(), "b": kind.to_bool("yes", "no")}
+    types = {"n": kind.to_long(), "b": kind.to_bool("yes", "no"), "s": kind.to_bool()}
     rows = sdk("Dataset").Tabular.from_delimited_files("bad.csv", set_column_types=types)
     frame = rows.to_pandas_dataframe()
     assert frame["n"].isna().tolist() == [False, True, False] and frame["n"].dropna().tolist() == [1, 3]
-    assert frame["b"].tolist() == [True, False, None]
+    assert frame["b"].tolist() == [True, False, None] and frame["s"].tolist() == [False, True, True]
     assert frame["d"].dt.year.fillna(0).tolist() == [1999, 0, 2001]
     told = capsys.readouterr().err
     assert "column n: 1 of 3 values are not long, as 'two'" in told and "before 1677 or after 2262" in told

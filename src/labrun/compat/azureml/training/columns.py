@@ -25,7 +25,7 @@ DAY_AND_MONTH = r"\d{1,2}[-/.]\d{1,2}[-/.]\d{4}(?: .*)?$"
 ZONE = r"(?:Z|[+-]\d{2}:?\d{2})$"
 EXACT = 2**53
 """Whole numbers beyond it are not exact as float64."""
-TRUE, FALSE = ("true",), ("false",)
+TRUE, FALSE = ("true", "1"), ("false", "0")
 
 _told: set[str] = set()
 

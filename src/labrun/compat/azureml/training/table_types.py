@@ -40,7 +40,7 @@ class DataType:
         """Truth values.
 
         Args:
-            true_values: texts that stand for True, whatever their case; None: `true`.
+            true_values: texts that stand for True, whatever their case; None: `true` and `1`.
             false_values: the same for False.
         """
         return DataType(type="bool", true=_texts(true_values), false=_texts(false_values))
