@@ -215,6 +215,7 @@ def test_damaged_files_and_what_is_no_array_are_refused(npz: Callable[..., Array
     script = tmp_path / "get_data.py"
     table = "import numpy as np, pandas as pd\ndef get_data():\n    return "
     for text, words in (
+        ("{'X': pd.DataFrame({'a': pd.Series([], dtype=object)}), 'y': []}", "X has no samples"),
         ("{'X': [[1, 2], [3]] * 20, 'y': [0, 1] * 20}", "X is not an array"),
         ("{'X': [[1, 2], [3, 4]] * 20, 'y': [[0], [1, 2]] * 20}", "y is not an array"),
         ("{'X': pd.DataFrame(np.ones((40, 2)), columns=['a', 'a']), 'y': [0, 1] * 20}", "more than one column .* 'a'"),

@@ -60,6 +60,8 @@ NAMES = {
     "X_test": ("X_test",),
     "y_test": ("y_test",),
 }
+MANY = 50
+"""A column of more different texts is told of, if most samples have one of their own."""
 LAYOUT = 2
 """Of the files; another one has other digests."""
 
@@ -88,6 +90,7 @@ class Data:
         rows, targets = self.parts["X"].shape[0], len(self.parts["y"])
         if rows != targets:
             raise UserErrorException(f"AutoMLConfig: X has {rows} rows, and y has {targets}")
+        _tell_texts(self.parts["X"])
         labels = self.parts["y"]
         self.labels = [] if is_regression else [label.item() for label in np.unique(labels)]
         """The classes as they were given, for what a fitted model predicts."""
@@ -124,7 +127,11 @@ def _value(parts: Mapping[str, Any], names: tuple[str, ...]) -> Any:
 
 
 def _with_labels(x: Any, y: Any) -> tuple[Any, Any]:
-    """Samples without those that have no target, which the SDK leaves out, too; it is told."""
+    """Samples without those that have no target, which the SDK leaves out, too; it is told.
+
+    Raises:
+        UserErrorException: none has one.
+    """
     if x is None or y is None:
         return x, y
     import pandas
@@ -135,8 +142,27 @@ def _with_labels(x: Any, y: Any) -> tuple[Any, Any]:
     rows = x.shape[0] if _is_sparse(x) else len(x)
     if known.all() or rows != len(y):
         return x, y
+    if not known.any():
+        raise UserErrorException(
+            f"AutoMLConfig: none of the {rows} samples has a target; give data whose label column has values"
+        )
     once(f"AutoMLConfig: {int((~known).sum())} samples have no target, and are left out")
     return (x[known] if hasattr(x, "columns") or _is_sparse(x) else np.asarray(x)[known]), y[known]
+
+
+def _tell_texts(x: Any) -> None:
+    """Tell of columns of text that nearly every row has a value of its own in: the SDK makes features of the words."""
+    if not hasattr(x, "columns"):
+        return
+    for name in x.columns:
+        if x[name].dtype.kind in "biufM":
+            continue
+        levels = x[name].dropna().astype(str).nunique()
+        if levels > MANY and 2 * levels > len(x):
+            once(
+                f"AutoMLConfig: column {name}: {levels} different texts in {len(x)} samples count as whole values; "
+                "labrun makes no features of their words: leave the column out, or give numbers made of it"
+            )
 
 
 def _is_sparse(value: Any) -> bool:

@@ -180,6 +180,8 @@ def from_arrays(
     labels = _quantities if regression else _labels
     x, notes, why = _samples(found[keys[0]], f"{origin}: {NAMES[keys[0]][0]}")
     refusal = refusal or why
+    if not x.shape[0]:
+        raise DataError(f"{origin}: {NAMES[keys[0]][0]} has no samples")
     y = labels(found[keys[1]], x.shape[0], f"{origin}: {NAMES[keys[1]][0]}")
     others: dict[str, tuple[Any, Any]] = {}
     for kind in [one for one in ("test", "valid") if found[f"x_{one}"] is not None]:
