@@ -108,11 +108,12 @@ def test_what_a_module_logs_and_measures_goes_on(
     caplog.set_level("INFO")
     measures = (*NOISY, "model._target_=loader_parts.Measures")
     _, whole = run_here(*measures)
-    for step, leaves in ((15, True), (18, False)):
+    for step, leaves in ((15, True), (22, False)):
         caplog.clear()
         assert same(whole, broken_off(run_here, *measures, *(() if leaves else [STEPS]), step=step, leaves=leaves))
         assert "Measures.on_train_epoch_end: what the module gathers" in caplog.text
         assert "Measures.on_train_batch_end: not called for the last batch" in caplog.text
+    assert "in epoch 2, after 7 of its batches" in caplog.text  # the newest that STEPS kept, whatever val_loss was
     assert "break alone" not in caplog.text
     validates = (*measures, "+trainer.options.val_check_interval=5")
     _, whole = run_here(*validates)

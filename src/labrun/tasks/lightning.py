@@ -344,7 +344,7 @@ class NetworkTask(Task):
             key, node = f"callbacks.{name}", {**node, "_target_": self._package.target(str(node["_target_"]))}
             known = schema.parameters(schema.locate(node["_target_"], key))
             offered = {"dirpath": str(paths.checkpoints)}
-            if "monitor" in known:
+            if "monitor" in known and not monitored.keeps_newest(node):
                 monitor, mode = node.get("monitor") or self._settings.monitor, None
                 if "mode" in known:
                     _, mode = monitored.watched(node, name, self._config["trainer"])

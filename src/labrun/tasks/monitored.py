@@ -140,8 +140,17 @@ def _watchers(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any
     for name, node in (config.get("callbacks") or {}).items():
         if isinstance(node, Mapping) and node.get("_target_"):
             is_one = str(node["_target_"]).rpartition(".")[2] in WATCHERS or {"monitor", "mode"} <= set(node)
-            if is_one and node.get("save_top_k") != 0:
+            if is_one and node.get("save_top_k") != 0 and not keeps_newest(node):
                 yield str(name), node
+
+
+def keeps_newest(node: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint is saved every so many steps or minutes, and names no metric: it watches none.
+
+    With `trainer.monitor` it would save nothing before the first validation, and after that only what is better.
+    """
+    regular = node.get("every_n_train_steps") or node.get("train_time_interval")
+    return bool(regular) and "monitor" not in node and node.get("save_top_k", 1) in (0, 1, -1)
 
 
 def watched(node: Mapping[str, Any], name: str, trainer: Mapping[str, Any]) -> tuple[str, Direction]:
