@@ -17,7 +17,7 @@ from sklearn.utils.class_weight import compute_class_weight
 import labrun
 import loader_parts
 from conftest import Command, Refused, Runner
-from labrun.errors import ConfigError, RecordError, UnfitError
+from labrun.errors import ConfigError, DataError, RecordError, UnfitError
 from labrun.registry import models
 from labrun.runs import comparable, context
 from labrun.runs import record as records
@@ -394,6 +394,12 @@ def test_class_weights_of_networks(run_here: Runner, mine: Path) -> None:
         run_here("model=mnist_dnn", "+model.class_weight=[1,2]")
     with pytest.raises(UnfitError, match="there are 10 weights, and the network tells 12 classes apart"):
         run_here(*DICTS, "+model.class_weight=balanced", "+model.num_classes=12")
+
+
+def test_a_training_without_a_batch_is_refused(run_here: Runner, mine: Path) -> None:
+    for train in ("{_target_: loader_parts.Noisy, count: 9}", "{_target_: loader_parts.NoisyStream, count: 0}"):
+        with pytest.raises(DataError, match="the training part gives no batch"):
+            run_here(*TORCH, "model=lit", "+model.num_classes=10", f"dataset.train={train}", "dataset.drop_last=true")
 
 
 def test_what_does_not_go_together_is_told_before_anything_is_trained(

@@ -192,7 +192,22 @@ class NetworkTask(Task):
         if resume_from is not None:
             self._check_resume(resume_from, resume_from.parent == paths.checkpoints, int(trainer.max_steps))
         self._run(trainer, module, has_validation, resume_from)
+        self._refuse_none(trainer)
         self._choose(trainer, module, has_validation)
+
+    def _refuse_none(self, trainer: Any) -> None:
+        """See that there was a batch to train on: without one, Lightning ends and says nothing.
+
+        Raises:
+            DataError: there was none.
+        """
+        loop, own = trainer.fit_loop, next(callback for callback in trainer.callbacks if isinstance(callback, Keeper))
+        ended = own.epochs or (trainer.num_training_batches == 0 and trainer.limit_train_batches != 0)
+        if ended and not loop.epoch_loop.batch_progress.total.ready:
+            raise DataError(
+                f"{self._feed.told}: the training part gives no batch, so {self._name} has learned nothing. Either its "
+                "data set is empty (see its folder and arguments), or drop_last drops a batch that is not full"
+            )
 
     def _validates(self) -> bool:
         if self._settings.limit_val_batches == 0 or not self._feed.has("validation"):
