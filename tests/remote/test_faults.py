@@ -1077,3 +1077,20 @@ def test_a_clock_that_is_set_back_there_lets_no_answer_wait(
     with open(near, "rb") as there.source, open(far_end, "wb"):
         nothing = helper._Payload(io.BytesIO(), 0)
         assert there.do_watch({"patience_s": 0.1, "gather_s": 0.0, "folders": []}, nothing) == ({}, [])
+
+
+@pytest.mark.parametrize(("why", "told"), [("box is off", "box is off"), ("", "box has not answered yet")])
+def test_runs_that_a_command_at_work_cannot_reach_are_told_as_old(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], why: str, told: str
+) -> None:
+    monkeypatch.setattr(mirror, "ASKED_S", 0.1)
+    folder, before = workspace / "outputs" / "x" / "1", time.time() - 300
+    link = links.Link("box", "w", "w/f", home=str(workspace), state=links.STARTED, reached=before, why=why)
+    links.write(folder, link)
+    with links.locked(folder):
+        mirror.refresh(workspace)
+        assert f"lab: {told}; its runs are shown as they were 5 min ago\n" == capsys.readouterr().err
+        link.reached, link.why = time.time(), ""
+        links.write(folder, link)
+        mirror.refresh(workspace)
+        assert capsys.readouterr().err == ""

@@ -68,6 +68,8 @@ EVERY_S = 5.0
 RETRY_S = 30.0
 ASKED_S = 2.0
 """How long such a command waits for the news that a controller brings."""
+SILENT_S = 15.0
+"""From how old on news that a command at work should have brought are told to be late."""
 QUIET_S = 6.0
 """How long a command that only looks waits for a machine."""
 
@@ -478,7 +480,9 @@ def _refresh(folders: Sequence[Path]) -> None:
         why = ""
         for folder in folders:
             if not stack.enter_context(links.locked(folder)):
-                _ask(folder)  # a command at work brings them
+                busy = _ask(folder)  # a command at work brings them
+                if busy is not None and (busy.why or (busy.reached and not _is_recent(busy.reached, SILENT_S))):
+                    late.append(busy)
                 continue
             found = links.read(folder)
             if found is None or (_is_recent(found.reached, EVERY_S) and not found.owed):
@@ -499,7 +503,8 @@ def _refresh(folders: Sequence[Path]) -> None:
     if late:
         oldest = min(found.reached for found in late)
         since = f"{_minutes(time.time() - oldest)} ago" if oldest else "when they were submitted"
-        sys.stderr.write(f"lab: {late[0].why}; its runs are shown as they were {since}\n")
+        why = late[0].why or f"{late[0].remote} has not answered yet"
+        sys.stderr.write(f"lab: {why}; its runs are shown as they were {since}\n")
 
 
 def forget_failures(root: Path, name: str) -> None:
@@ -517,14 +522,14 @@ def _is_recent(moment: float, seconds: float) -> bool:
     return 0 <= time.time() - moment < seconds
 
 
-def _ask(folder: Path) -> None:
-    """Have a detached controller bring a folder's news now, and wait for them a moment."""
+def _ask(folder: Path) -> Link | None:
+    """Have a detached controller bring a folder's news now, and wait for them a moment; the folder's link then."""
     links.ask(folder)
     end = time.monotonic() + ASKED_S
-    while time.monotonic() < end:
+    while True:
         found = links.read(folder)
-        if found is None or _is_recent(found.reached, EVERY_S) or found.why:
-            return
+        if found is None or _is_recent(found.reached, EVERY_S) or found.why or time.monotonic() > end:
+            return found
         time.sleep(0.05)
 
 
