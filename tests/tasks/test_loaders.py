@@ -396,10 +396,13 @@ def test_class_weights_of_networks(run_here: Runner, mine: Path) -> None:
         run_here(*DICTS, "+model.class_weight=balanced", "+model.num_classes=12")
 
 
-def test_a_training_without_a_batch_is_refused(run_here: Runner, mine: Path) -> None:
+def test_a_training_without_a_batch_is_refused(run_here: Runner, mine: Path, caplog: pytest.LogCaptureFixture) -> None:
     for train in ("{_target_: loader_parts.Noisy, count: 9}", "{_target_: loader_parts.NoisyStream, count: 0}"):
         with pytest.raises(DataError, match="the training part gives no batch"):
             run_here(*TORCH, "model=lit", "+model.num_classes=10", f"dataset.train={train}", "dataset.drop_last=true")
+    untested = "dataset.test={_target_: loader_parts.Noisy, count: 0}"
+    run_here(*TORCH, "model=lit", "+model.num_classes=10", "dataset.train._target_=loader_parts.Noisy", untested)
+    assert "Nothing scores the test part: it gives no batch" in caplog.text
 
 
 def test_what_does_not_go_together_is_told_before_anything_is_trained(

@@ -540,6 +540,8 @@ class NetworkTask(Task):
         record.place.epoch = max(1, (self._training_done or {}).get("tested", 1))
         with limited(self._scoring.count), self._looping():
             trainer.test(self._module, **self._feed.given("test"), verbose=False)
+        if trainer.num_test_batches and not sum(trainer.num_test_batches) and trainer.limit_test_batches != 0:
+            log.warning("Nothing scores the test part: it gives no batch. Its data set is empty, or drop_last drops it")
         _told_by_others(trainer)
         self._module.eval()
         self.tested = {name: float(value) for name, value in trainer.callback_metrics.items()}
