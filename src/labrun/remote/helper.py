@@ -468,8 +468,7 @@ class Helper:
             return None, room
         if mark != seen.get("run.json"):
             with open(place, "rb") as file:  # its name may pass to another file any moment
-                stat = os.fstat(file.fileno())
-                content, mark = file.read(), [stat.st_mtime_ns, stat.st_size, stat.st_ino]
+                mark, content = mark_of(file.fileno()), file.read()
         found, room = grown(folder, seen, files, room, run_files(folder))  # after it: of a run that has ended, all
         news: dict[str, Any] = {"files": found}
         if mark != seen.get("run.json") and room > 0 and not is_tried_again(content, given_up):
@@ -1053,8 +1052,8 @@ def names_of(folder: str, known: Request) -> list[str]:
     return [run for run in names if run not in known.get("without", ())]
 
 
-def mark_of(place: str) -> list[int] | None:
-    """What changes with a file; None without it."""
+def mark_of(place: str | int) -> list[int] | None:
+    """What changes with a file, by its path or its descriptor; None without it."""
     try:
         stat = os.stat(place)
     except OSError:

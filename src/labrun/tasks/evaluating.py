@@ -43,8 +43,7 @@ def evaluate(run: Run) -> None:
 
 def _evaluate_with_loaders(run: Run) -> None:
     config, record, paths = run.config, run.record, run.paths
-    feed = loaded.make_feed(config, paths.root)
-    run.note_data(loaded.described(run.signed, feed, run.inputs))
+    feed = loaded.feed_of_run(run)
     began = time.monotonic()
     continuing.check_scoring(config, record, is_split=False)
     work = loaded.wrap(saved_model(config), config, feed)

@@ -47,8 +47,7 @@ def fit(run: Run) -> None:
 def _fit_with_loaders(run: Run) -> None:
     """The same where the data set brings its own loaders: Lightning carries out the module's own steps."""
     config, record, paths = run.config, run.record, run.paths
-    feed = loaded.make_feed(config, paths.root)
-    run.note_data(loaded.described(run.signed, feed, run.inputs))
+    feed = loaded.feed_of_run(run)
     began = time.monotonic()
     work, offered = loaded.make(config, feed)
     proof = _begin(run)

@@ -18,6 +18,7 @@ from labrun.runs import recording, seals
 from labrun.tasks import task as tasks
 
 if TYPE_CHECKING:
+    from labrun.tasks.base import Run
     from labrun.tasks.feeds import ModuleFeed
     from labrun.tasks.lightning import NetworkTask
 
@@ -47,6 +48,13 @@ def make_feed(config: Mapping[str, Any], run_dir: Path) -> ModuleFeed:
     made = make_module(config["dataset"], str(config["model"]["_target_"]))
     feed = ModuleFeed(made, str(config["dataset"]["name"]))
     feed.prepared(run_dir, config["dataset"])
+    return feed
+
+
+def feed_of_run(run: Run) -> ModuleFeed:
+    """The same for a run, whose record then says what the data are."""
+    feed = make_feed(run.config, run.paths.root)
+    run.note_data(described(run.signed, feed, run.inputs))
     return feed
 
 

@@ -68,8 +68,7 @@ def predict(run: Run) -> None:
 
 def _predict_with_loaders(run: Run) -> None:
     config, source = run.config, run.config["from"]
-    feed = loaded.make_feed(config, run.paths.root)
-    run.note_data(loaded.described(run.signed, feed, run.inputs))
+    feed = loaded.feed_of_run(run)
     began = time.monotonic()
     continuing.check_scoring(config, run.record, is_split=False)
     work = loaded.wrap(evaluating.saved_model(config), config, feed)
