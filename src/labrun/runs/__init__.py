@@ -1,4 +1,4 @@
-"""What runs are: their records, how they are read, and how they are shown. Called, it lists them: `labrun.runs()`."""
+"""Runs: their records, how to read them, and how to show them. The package is callable: `labrun.runs()` lists runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class _Runs(types.ModuleType):
-    """`labrun.runs(...)` from Python, although `labrun.runs` is a package."""
+    """Module class that makes the package `labrun.runs` callable."""
 
     def __call__(self, *arguments: Any, **filters: Any) -> Any:
         """See `labrun.api.runs`."""

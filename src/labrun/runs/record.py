@@ -1,7 +1,7 @@
-"""What a run is: its directory, its record, and who may write it.
+"""A run's directory and its record, `run.json`.
 
-`run.json` belongs to the submitter until an attempt is claimed, then to that attempt's supervisor. It is always
-replaced whole, so a reader sees the old record or the new one, never a mixture, and needs no lock.
+The record has one writer at a time: the submitter until an attempt is claimed, then that attempt's supervisor. Each
+write replaces the whole file atomically, so readers see either the old record or the new one and need no lock.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from labrun.errors import DamagedRecordError, RecordError
 from labrun.runs import context
 
 FORMAT = 2
-"""Since 2, `config` is written as `labrun.exact` says; before, keys that were no text and NaN had become text."""
+"""Format 2 encodes `config` with `labrun.exact`; format 1 turned NaN and keys that were not strings into strings."""
 
 
 class Status(StrEnum):
-    """What has become of a run."""
+    """State of a run."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -43,26 +43,26 @@ class Status(StrEnum):
     CANCELED = "canceled"
     STOPPED = "stopped"
     LOST = "lost"
-    """Shown by readers, never written: the process is gone."""
+    """Derived by readers, never written: the process is gone."""
     UNREACHABLE = "unreachable"
-    """Shown by readers, never written: no sign of life for a while."""
+    """Derived by readers, never written: the heartbeat is overdue."""
 
 
 class EndReason(StrEnum):
-    """The type of a run's error where it is none of its own code's."""
+    """Error types of runs that ended for a reason other than an error in their own code."""
 
     CANCELED = "Canceled"
     STOPPED = "Stopped"
     KILLED = "Killed"
-    """By a signal from outside."""
+    """By a signal from another process."""
     CRASHED = "Crashed"
-    """By a signal that is the process's own fault."""
+    """By a signal that the process itself caused, such as SIGSEGV."""
     EXITED = "Exited"
     LIMIT_EXCEEDED = "LimitExceeded"
     JOB_ENDED = "JobEnded"
     NO_DEVICE = "NoDevice"
     PROCESS_FAILED = "ProcessFailed"
-    """Another process of a run of several."""
+    """Another process of a multi-process run failed."""
 
 
 QUEUED, RUNNING, PREEMPTED = Status.QUEUED, Status.RUNNING, Status.PREEMPTED
@@ -70,17 +70,17 @@ COMPLETED, FAILED, CANCELED, STOPPED = Status.COMPLETED, Status.FAILED, Status.C
 LOST, UNREACHABLE = Status.LOST, Status.UNREACHABLE
 FINISHED = frozenset({COMPLETED, FAILED, CANCELED, STOPPED})
 PROGRAM = "program"
-"""The task of a run that no command carries out: a program logs to it (`labrun.start_run`)."""
+"""Task of a run that a user's program creates and logs to (`labrun.start_run`), instead of a labrun command."""
 
 UNREACHABLE_AFTER_S = 60.0
 LOST_ELSEWHERE_AFTER_S = 600.0
 HIDDEN = "***"
-"""What records hold in place of a variable's value."""
+"""Placeholder for the value of an environment variable in records."""
 
 
 @dataclass(frozen=True)
 class RunPaths:
-    """Every path of a run, below its directory."""
+    """The paths in a run's directory."""
 
     root: Path
 
@@ -119,7 +119,7 @@ class RunPaths:
 
 ID = re.compile(r"[0-9a-f]{8}")
 TELLING = frozenset({"AssertionError", "IndexError", "KeyError", "StopIteration"})
-"""Errors whose type says more than their message."""
+"""Error types that explain more than their message does."""
 
 
 @dataclass
@@ -127,16 +127,16 @@ class Record:
     """The content of `run.json`."""
 
     id: str
-    """Random, never used again."""
+    """Random, never reused."""
     name: str
     """The experiment's name: the folder that holds its runs."""
     task: str
     """`fit`, `evaluate`, `predict`, `script`, or `program`."""
     status: Status
     created: str
-    """When it was submitted; ISO 8601, UTC, as all times here."""
+    """Time of submission. All times in a record are ISO 8601, UTC."""
     config: dict[str, Any]
-    """Resolved, but for references to the environment and to mounts, which are resolved where the run executes."""
+    """Resolved config, except references to the environment and to mounts, which the executing process resolves."""
     overrides: list[str] = field(default_factory=list)
     command: str = ""
     """The command that repeats this run."""
@@ -144,38 +144,39 @@ class Record:
     ended: str | None = None
     duration_s: float | None = None
     parent: str | None = None
-    """The run that this one resumed or scored."""
+    """ID of the run that this one resumed or scored."""
     sweep: dict[str, Any] | None = None
-    """For a sweep's run: the sweep's folder and the run's number in it."""
+    """For a run of a sweep: the sweep's folder and the run's number in the sweep."""
     tags: dict[str, str] = field(default_factory=dict)
     notes: str = ""
     hydra: dict[str, Any] | None = None
-    """What Hydra does around the run beside calling it: `callbacks`, `job_logging`, `verbose`, `chdir`."""
+    """Hydra settings that apply around the run: `callbacks`, `job_logging`, `verbose`, `chdir`."""
     properties: dict[str, str] = field(default_factory=dict)
-    """Set once and never changed, by the run's own code (Azure ML's `add_properties`)."""
+    """Set by the run's own code (Azure ML's `add_properties`); a property never changes once set."""
     signature: str | None = None
     settings: str | None = None
-    """Where the config refers to the environment: a digest of what that gave when the run was submitted."""
+    """If the config refers to the environment: digest of the values it resolved to at submission."""
     code: dict[str, Any] | None = None
     git: dict[str, Any] | None = None
     packages: dict[str, str] = field(default_factory=dict)
     host: dict[str, Any] | None = None
     process: dict[str, Any] | None = None
     job: dict[str, Any] | None = None
-    """The cluster's job that ran the newest attempt: `cluster`, `id`, `node`."""
+    """Cluster job that ran the latest attempt: `cluster`, `id`, `node`."""
     data: list[dict[str, Any]] = field(default_factory=list)
     model: dict[str, Any] | None = None
     training: dict[str, Any] | None = None
-    """Of a network: `epochs` that ended, the epoch that was `tested` and `why`, `not_finite` where it ended in NaN,
-    `stopped_early` where early stopping ended it."""
+    """For a network: `epochs` completed, the epoch `tested` and `why`, `not_finite` if training ended in NaN,
+    `stopped_early` if early stopping ended it."""
     directions: dict[str, str] = field(default_factory=dict)
-    """`max` or `min` of metrics for which the config says other than their names tell."""
+    """Maps a metric to `max` or `min` where the config overrides the direction that the metric's name implies."""
     threads: dict[str, Any] | None = None
-    """Of the newest attempt of a network: `allowed`, and for `training` and `scoring` the `count` and `why`."""
+    """For the latest attempt of a network: `allowed`, and the `count` and `why` for `training` and `scoring`."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """The last value of each metric."""
     imported: dict[str, Any] | None = None
-    """Of a run that came from an archive: its `file`, and the `time`. What its record names is nobody's here."""
+    """For a run imported from an archive: the `file` and the `time` of the import. The processes, jobs and folders in
+    its record belong to the machine that it came from."""
     attempts: list[dict[str, Any]] = field(default_factory=list)
     error: dict[str, Any] | None = None
     format: int = FORMAT
@@ -186,9 +187,9 @@ class Record:
 
     @property
     def reason(self) -> str:
-        """Why it ended otherwise than completed: the first line of its error; nothing where it has none.
+        """Why the run did not complete: the first line of its error, or "" if it has none.
 
-        The error's type comes before it where the line alone says little: a bare `assert`, a key.
+        The error's type is put first where the line alone says little, as for a bare `assert` or a `KeyError`.
         """
         if not self.error:
             return ""
@@ -198,22 +199,22 @@ class Record:
 
 
 def now() -> str:
-    """The present time as records hold it."""
+    """Return the current time in the format of records."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def is_id(text: object) -> bool:
-    """Whether that is an id as labrun gives them: eight hexadecimal digits."""
+    """Return whether a value is a labrun run ID: eight hexadecimal digits."""
     return isinstance(text, str) and ID.fullmatch(text) is not None
 
 
 def is_named_safely(record: Record) -> bool:
-    """Whether a run's id and name are such as labrun gives: they become parts of paths."""
+    """Return whether a run's ID and name are valid labrun names, and so safe as parts of paths."""
     return is_id(record.id) and checking.names_a_folder(record.name)
 
 
 def is_scoring(task: str) -> bool:
-    """Whether the model of a run with that task is another run's."""
+    """Return whether a task scores the model of another run."""
     from labrun.plugins import TASKS
 
     found = TASKS.find(task)
@@ -221,10 +222,10 @@ def is_scoring(task: str) -> bool:
 
 
 def sweep_folder(run_dir: str | os.PathLike[str], record: Record) -> Path | None:
-    """The folder of a run's sweep; None of a run that belongs to none.
+    """Return the folder of a run's sweep, or None for a run outside any sweep.
 
-    As the record says, if the run lies in it. Else (the workspace was moved, or the record is nobody's here) the folder
-    above the run's own: no record leads to a folder of another place.
+    Returns the folder in the record if it contains the run. Otherwise (the workspace was moved, or the record was
+    imported) returns the run's parent folder, so that a record never leads to an unrelated folder.
     """
     if record.sweep is None:
         return None
@@ -240,7 +241,7 @@ def sweep_folder(run_dir: str | os.PathLike[str], record: Record) -> Path | None
 
 
 def seconds_between(start: str, end: str) -> float:
-    """Seconds from one record time to another."""
+    """Return the seconds between two record times."""
     return round((datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds(), 3)
 
 
@@ -248,7 +249,7 @@ def read(run_dir: str | os.PathLike[str]) -> Record:
     """Read a run's record.
 
     Raises:
-        RecordError: there is none, or it is damaged.
+        RecordError: the record is missing or damaged.
     """
     path = RunPaths(Path(run_dir)).record
     try:
@@ -261,15 +262,15 @@ def read(run_dir: str | os.PathLike[str]) -> Record:
 
 
 def parsed(raw: bytes, path: Path, annotated: str | os.PathLike[str] | None = None) -> Record:
-    """A record, from what its file holds.
+    """Parse a record.
 
     Args:
-        raw: the file's content.
+        raw: content of the record's file.
         path: the file, for messages.
-        annotated: the run whose annotations are applied to it; None: none are.
+        annotated: directory of the run whose annotations to apply; None applies none.
 
     Raises:
-        RecordError: it is damaged.
+        RecordError: the record is damaged.
     """
     try:
         content = json.loads(raw)
@@ -278,10 +279,10 @@ def parsed(raw: bytes, path: Path, annotated: str | os.PathLike[str] | None = No
         missing = sorted(REQUIRED - set(content))
         if missing:
             raise ValueError(f"it has no {', '.join(missing)}")
-        if raw.count(b"{") + raw.count(b"[") > DEEPEST:  # else they cannot lie so deep
+        if raw.count(b"{") + raw.count(b"[") > DEEPEST:  # with fewer brackets it cannot be nested too deeply
             _check_depth(content)
         content = content if annotated is None else context.annotated(annotated, content)
-        # What is not a group of keys there says nothing; the others count.
+        # Skip entries that are not dicts, keep the rest.
         for name in ("data", "attempts"):
             if isinstance(content.get(name), list):
                 content[name] = [one for one in content[name] if isinstance(one, dict)]
@@ -295,7 +296,7 @@ def parsed(raw: bytes, path: Path, annotated: str | os.PathLike[str] | None = No
             record.config = exact.decoded(record.config)
         if is_tagged:
             record.hydra = exact.decoded(record.hydra)
-        record.format = FORMAT  # it is written in the present one
+        record.format = FORMAT  # the next write uses the current format
         return record
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DamagedRecordError(path, str(error)) from error
@@ -303,19 +304,19 @@ def parsed(raw: bytes, path: Path, annotated: str | os.PathLike[str] | None = No
 
 KEYS = frozenset(f.name for f in dataclasses.fields(Record))
 LARGEST = 2**28
-"""Bytes of a record."""
+"""Maximum size of a record, bytes."""
 HIGHEST = 8
-"""Folders above a run's own, among which its sweep's is."""
+"""How many of a run's parent folders may be its sweep's folder."""
 DEEPEST = 500
 REQUIRED = {"id", "name", "task", "status", "created", "config"}
 STATUSES = frozenset({QUEUED, RUNNING, PREEMPTED}) | FINISHED
 
 
 def _check_depth(content: Any) -> None:
-    """Whether groups of keys lie in each other no deeper than readers can follow.
+    """Check that a record's values are not nested too deeply for its readers.
 
     Raises:
-        ValueError: they do.
+        ValueError: they are.
     """
     level = [content]
     for _ in range(DEEPEST):
@@ -331,10 +332,10 @@ def _check_depth(content: Any) -> None:
 
 
 def _check(record: Record) -> None:
-    """Whether a record's values are of the kinds that readers rely on.
+    """Check that a record's values have the types that readers rely on.
 
     Raises:
-        ValueError: they are not.
+        ValueError: they do not.
     """
     for kind, names in (
         (str, ("id", "name", "task", "created", "command", "notes")),
@@ -366,25 +367,25 @@ def _check(record: Record) -> None:
 
 
 def write(run_dir: str | os.PathLike[str], record: Record, to_disk: bool | None = None) -> None:
-    """Replace a run's record, whole.
+    """Replace a run's record.
 
     Args:
-        run_dir: the run.
-        record: the new one.
-        to_disk: wait until the disk has it. By default only of one that has ended: it is what others rely on.
+        run_dir: the run's directory.
+        record: the new record.
+        to_disk: wait until it is on disk (fsync). By default only for a finished run, whose record others rely on.
 
     Raises:
-        RecordError: the folder cannot be written (full disk, read-only).
+        RecordError: the folder is not writable (full disk, read-only).
     """
     path = RunPaths(Path(run_dir)).record
     replace_text(path, text(record), to_disk=record.finished if to_disk is None else to_disk)
 
 
 def force_to_disk(run_dir: str | os.PathLike[str]) -> None:
-    """Wait until the disk has a run's record as it is: for one whose process did not wait itself.
+    """Flush a run's record to disk, for a run whose own process did not.
 
     Raises:
-        RecordError: the disk does not take it.
+        RecordError: the record cannot be flushed.
     """
     path = RunPaths(Path(run_dir)).record
     try:
@@ -399,7 +400,7 @@ _LINES = json.JSONEncoder(ensure_ascii=False, separators=(",\n  ", ": "))
 
 
 def text(record: Record) -> str:
-    """A record as JSON, its keys, and the keys below them, a line each: json's own indentation is ten times as slow."""
+    """Return a record as JSON, with one line per first- and second-level key: `json`'s `indent` is ten times slower."""
     lines = []
     for entry in dataclasses.fields(record):
         value = getattr(record, entry.name)
@@ -420,38 +421,38 @@ def text(record: Record) -> str:
 def _encoded(value: Any) -> str:
     try:
         return _ENCODER.encode(value)
-    except (ValueError, TypeError):  # numbers that JSON has not, or keys
+    except (ValueError, TypeError):  # NaN, infinities, or keys that JSON does not support
         return _ENCODER.encode(_strict(value))
 
 
 def replace_text(path: Path, text: str, to_disk: bool = True) -> None:
-    """Write a file under a name of its own, then put it in place in one step.
+    """Replace a file's content atomically.
 
     Args:
         path: the file.
         text: its new content.
-        to_disk: wait until the disk has it: it then survives a power failure.
+        to_disk: wait until it is on disk (fsync), so that it survives a power failure.
 
     Raises:
-        RecordError: the folder cannot be written.
+        RecordError: the folder is not writable.
     """
     try:
         with atomic_write(path, to_disk) as file:
-            # Halves of characters, which no encoding has, as JSON has them.
+            # Lone surrogates, which UTF-8 cannot encode, are escaped as in JSON.
             file.write(text.encode("utf-8", "backslashreplace"))
     except OSError as error:
         raise RecordError(cannot_write(path.parent, error)) from error
 
 
 LONGEST_NAME, LONGEST_PATH = 255, 3800
-"""Bytes that file systems take for one name, and for a run's folder with all that is to lie below it."""
+"""Maximum bytes of a file name, and of the path of a run's folder, which leaves room for the files in it."""
 
 
 def check_place(run_dir: Path) -> None:
-    """Whether a run's folder has a path that file systems take.
+    """Check that the path of a run's folder is not too long for file systems.
 
     Raises:
-        RecordError: a name in it, or all of it, is too long.
+        RecordError: a part of the path, or the whole path, is too long.
     """
     for part in run_dir.parts:
         if (size := len(os.fsencode(part))) > LONGEST_NAME:
@@ -465,7 +466,7 @@ def check_place(run_dir: Path) -> None:
 
 
 def cannot_write(folder: Path, error: OSError) -> str:
-    """The one message for a full disk or a read-only folder."""
+    """Return the error message for a full disk or a read-only folder."""
     advice = "Free some space there, or choose" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Choose"
     return (
         f"cannot write to {folder}: {error.strerror or error}. {advice} another place for the runs with the variable "
@@ -474,7 +475,7 @@ def cannot_write(folder: Path, error: OSError) -> str:
 
 
 def _strict(value: Any) -> Any:
-    """JSON has no NaN and no infinities; they are kept as text."""
+    """Convert NaN and infinities, which JSON lacks, to strings."""
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return "NaN" if value != value else ("Infinity" if value > 0 else "-Infinity")
     if isinstance(value, dict):
@@ -485,13 +486,13 @@ def _strict(value: Any) -> Any:
 
 
 def claim(run_dir: str | os.PathLike[str]) -> int:
-    """Claim the run's next attempt by exclusive creation: who does not get it does not run.
+    """Claim a run's next attempt by creating its file exclusively. Only the process that succeeds may run it.
 
     Returns:
-        The attempt's number, from 1 on.
+        The attempt's number, starting at 1.
 
     Raises:
-        RecordError: somebody else claimed it in the same moment, or the folder cannot be written.
+        RecordError: another process has just claimed the attempt, or the folder is not writable.
     """
     folder = RunPaths(Path(run_dir)).attempts
     try:
@@ -507,7 +508,7 @@ def claim(run_dir: str | os.PathLike[str]) -> int:
 
 
 def newest_attempt(run_dir: str | os.PathLike[str]) -> int:
-    """The number of the newest attempt, or 0."""
+    """Return the number of the latest attempt, or 0."""
     folder = RunPaths(Path(run_dir)).attempts
     try:
         return max((int(p.name) for p in folder.iterdir() if p.name.isdecimal()), default=0)
@@ -516,12 +517,12 @@ def newest_attempt(run_dir: str | os.PathLike[str]) -> int:
 
 
 def note_claimed(run_dir: str | os.PathLike[str], record: Record, before: int | None = None) -> None:
-    """Add to a record the attempts that were claimed, and killed before they could write themselves into it.
+    """Add to a record the attempts that were claimed but killed before they could add themselves.
 
     Args:
-        run_dir: the run.
-        record: its record; not written here.
-        before: only attempts older than this one; None: all.
+        run_dir: the run's directory.
+        record: its record, changed in memory only.
+        before: add only attempts older than this one; None adds all.
     """
     record.attempts = [one for one in record.attempts if type(one.get("number")) is int]
     told = {attempt["number"] for attempt in record.attempts}
@@ -533,7 +534,7 @@ def note_claimed(run_dir: str | os.PathLike[str], record: Record, before: int | 
 
 @functools.cache
 def boot_id() -> str:
-    """What tells one start of a machine from the next (Linux: the kernel's own id)."""
+    """Return an ID of the machine's current boot (on Linux the kernel's `boot_id`)."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -543,9 +544,9 @@ def boot_id() -> str:
 
 
 def process_start(pid: int) -> float | None:
-    """When a process began, or None if there is no such process, or only its zombie.
+    """Return the start time of a process, or None if it does not exist or is a zombie.
 
-    On Linux in seconds since the machine's start, which no step of its clock changes; elsewhere since the epoch.
+    On Linux the time is in seconds since boot, which clock adjustments do not affect; on other systems since the epoch.
     """
     if sys.platform != "linux":
         return _process_start_by_clock(pid)
@@ -567,13 +568,13 @@ def _process_start_by_clock(pid: int) -> float | None:
 
 
 def process_identity() -> dict[str, Any]:
-    """What identifies this process among all that a host has had: pid, boot and start time."""
+    """Return what identifies this process uniquely: its PID, host, boot ID and start time."""
     pid = os.getpid()
     return {"pid": pid, "host": socket.gethostname(), "boot_id": boot_id(), "start_time": process_start(pid)}
 
 
 def process_lives(process: object) -> bool | None:
-    """Whether a recorded process still lives; None if that is unknown on this host."""
+    """Return whether a recorded process is still alive, or None if this host cannot know."""
     if not isinstance(process, dict) or process.get("host") != socket.gethostname():
         return None
     if process.get("boot_id") != boot_id():
@@ -582,7 +583,7 @@ def process_lives(process: object) -> bool | None:
         pid, recorded = int(process["pid"]), float(process.get("start_time") or 0)
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
-    # Records of before labrun 0.2 have seconds since the epoch everywhere.
+    # Before labrun 0.2, records held seconds since the epoch on all systems.
     start = (process_start if recorded < 1e8 else _process_start_by_clock)(pid)
     return start is not None and abs(start - recorded) < 0.05
 
@@ -592,15 +593,15 @@ def shown_status(
     record: Record,
     job_is_over: Callable[[Mapping[str, Any]], bool | None] | None = None,
 ) -> Status:
-    """The status as a reader shows it: as written, unless the run's process or its heartbeat is gone.
+    """Return the status to show: as recorded, unless the run's process is gone or its heartbeat is overdue.
 
-    A run in a cluster's job is lost only once the cluster says that the job is over: until then it may requeue it.
+    A run in a cluster job counts as lost only when the cluster reports the end of the job, which it may still requeue.
 
     Args:
-        run_dir: the run.
+        run_dir: the run's directory.
         record: its record.
-        job_is_over: whether a cluster's job (`Record.job`) is over; None: unknown. Without it, no cluster is
-            asked.
+        job_is_over: returns whether a cluster job (`Record.job`) is over, or None if unknown. Without it, no cluster
+            is queried.
     """
     if record.status not in (RUNNING, PREEMPTED):
         return record.status
@@ -623,12 +624,15 @@ def shown_status(
 
 
 def heartbeat_age_s(run_dir: str | os.PathLike[str]) -> float | None:
-    """Seconds since the last heartbeat; None before the first."""
+    """Return the seconds since the last heartbeat, or None before the first."""
     return file_age_s(RunPaths(Path(run_dir)).heartbeat)
 
 
 def file_age_s(path: Path) -> float | None:
-    """Seconds since a file was written, by its file system's own clock where it can be asked; None without the file."""
+    """Return the seconds since a file was written, or None if it does not exist.
+
+    The current time comes from the file system's clock if its folder is writable, else from the local clock.
+    """
     try:
         written = path.stat().st_mtime
     except OSError:
@@ -644,7 +648,7 @@ def file_age_s(path: Path) -> float | None:
 
 
 def describe_host() -> dict[str, Any]:
-    """The machine: name, system, cores, memory, GPUs, interpreter."""
+    """Describe this machine: name, system, cores, memory, GPUs, interpreter."""
     import psutil
 
     return {
@@ -674,12 +678,12 @@ def _gpu_names() -> list[str]:
 
 
 def installed_packages() -> dict[str, str]:
-    """Every installed distribution and its version; of one that is there twice, what an import would find."""
+    """Return the version of each installed distribution; of duplicates, the one that an import would find."""
     from importlib.metadata import distributions
 
     found: dict[str, str] = {}
     for one in distributions():
-        # The two lines alone: parsing the whole of them as e-mail, as the library does, takes ten times as long.
+        # Read only these two lines: parsing all metadata as e-mail, as importlib does, takes ten times as long.
         text = one.read_text("METADATA") or one.read_text("PKG-INFO") or ""
         fields = dict(line.split(": ", 1) for line in text.partition("\n\n")[0].splitlines() if _is_identity(line))
         if "Name" in fields and "Version" in fields:
@@ -692,7 +696,7 @@ def _is_identity(line: str) -> bool:
 
 
 def flat_config(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Every value of a config under its dotted key."""
+    """Yield each value of a config with its dotted key."""
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
             yield from flat_config(value, f"{prefix}{key}.")
