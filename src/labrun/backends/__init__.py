@@ -1,1 +1,1 @@
-"""Where runs go. `base.py` states the contract; `registry.py` names the backends."""
+"""Backends that execute runs. `base.py` states their contract; `registry.py` finds them by name."""

@@ -1,22 +1,26 @@
-"""The contract of a backend: a place where runs go.
+"""The contract of a backend, which executes runs.
 
-A run is a folder. Its record says all that is to be done, and is written before the backend sees it; the backend has
-`labrun.execute.execute` carry it out, in whatever process, and makes sure that the record is closed, whatever happens.
-`labrun.control.controller` drives: one controller at a time submits a folder's runs to an `Executor` and polls it.
+A run is a folder. Its record describes the work completely and is written before the backend sees the run. The backend
+calls `labrun.execute.execute` for it, in a process of its choice, and ensures that the record is closed in every case.
+`labrun.control.controller` drives the backend: one controller at a time submits a folder's runs to an `Executor` and
+polls it.
 
-What every backend must do, and `tests/backends/test_contract.py` checks of each:
+Every backend must meet these requirements, which `tests/backends/test_contract.py` checks:
 
-1. *Refuse before anything runs*: `problems` lists everything that a configuration asks for and cannot have, at once.
-2. *Carry out each run once*: `submit` takes it, `poll` returns it once, when its record is closed.
-3. *Close what cannot close itself*: a run whose process is killed ends as failed, or goes back in the queue.
-4. *One run's failure is its own*: the others go on.
-5. *Obey requests*: a file in the run's `requests` folder, from whatever process, ends it; what waits is canceled.
-6. *Outlive the controller, or say that it does not*: where `outlives_controller`, a later executor of the same folder
-   takes up what still runs; elsewhere the runs end with their controller, and the next one begins them again.
-7. *Answer for runs that nobody polls*: `is_over` says whether a job has ended; `cancel_unpolled` ends one.
-8. *Measure what a run uses*, from beside it, where `Resources.measured_every_s` says so: `runs.system_metrics`.
+1. *Refuse before anything runs*: `problems` lists everything that a configuration requests but cannot have, at once.
+2. *Execute each run once*: `submit` takes it, and `poll` returns it once, when its record is closed.
+3. *Close records that their runs cannot close*: a run whose process is killed fails, or returns to the queue.
+4. *Isolate failures*: when one run fails, the others continue.
+5. *Obey requests*: a file in the run's `requests` folder, written by any process, ends the run; a waiting run is
+   canceled.
+6. *Outlive the controller, or declare that it does not*: with `outlives_controller`, a later executor of the same
+   folder takes over the runs that are still active. Otherwise the runs end with their controller, and the next
+   controller starts them again.
+7. *Answer for runs that nobody polls*: `is_over` tells whether a job has ended; `cancel_unpolled` ends one.
+8. *Measure the resources that a run uses*, from outside its process, if `Resources.measured_every_s` is set: see
+   `runs.system_metrics`.
 
-A backend that is not labrun's own is found by its entry point in the group `labrun.backends` (`registry.py`).
+labrun finds a third-party backend by its entry point in the group `labrun.backends` (`registry.py`).
 """
 
 from __future__ import annotations
@@ -37,34 +41,35 @@ from labrun.schema import Compute
 
 @dataclass(frozen=True)
 class Resources:
-    """What one run needs of the machine (from the config's `compute`)."""
+    """The resources that one run needs (from `compute` in its config)."""
 
     cpus: int = 1
-    """Of all its processes together."""
+    """Total over all its processes."""
     gpus: int = 0
     ranks: int = 1
-    """How many processes train it together, for whoever begins them on one machine."""
+    """Processes to start on one machine, which train the run together."""
     timeout_s: float | None = None
     mem_gb: float | None = None
     retries: int = 0
     environment: Mapping[str, str] = field(default_factory=dict)
     pictures: bool = False
     data: Mapping[str, Any] | None = None
-    """The nodes `dataset` and `datastore` of its config, by which a pool sees that several runs read the same."""
+    """The nodes `dataset` and `datastore` of its config; a pool compares them to find runs that read the same data."""
     measured_every_s: float | None = None
-    """How often what it uses of the machine is to be measured (`runs.system_metrics`); None: never."""
+    """Interval at which to measure its use of the machine (`runs.system_metrics`); None: never."""
 
 
 def resources(
     record: Record, environment: Mapping[str, str] | None = None, alone: bool = False, once: bool = False
 ) -> Resources:
-    """What one run needs, from its config.
+    """Return the resources that one run needs, from its config.
 
     Args:
-        record: the run's.
-        environment: its variables; records do not hold them. By default they are looked up, by name, in this process.
-        alone: it has a cluster's job to itself, which the cluster ends in time.
-        once: whoever carries it out cannot try it again by itself, and has begun its processes.
+        record: the run's record.
+        environment: the run's environment variables, which records do not hold. By default they are looked up by name
+            in this process.
+        alone: the run has a cluster job to itself, and the cluster enforces the time limit.
+        once: the caller cannot retry the run itself, and has already started its processes.
     """
     compute = Compute.of(record.config["compute"])
     if environment is None:
@@ -85,36 +90,36 @@ def resources(
 
 
 def draws_pictures(record: Record) -> bool:
-    """Whether a run draws its pictures itself; a sweep's best run is drawn in the end."""
+    """Return whether a run draws its own pictures; the best run of a sweep is drawn when the sweep ends."""
     report = record.config["report"]
     return bool(report == "all" or (report == "auto" and record.sweep is None))
 
 
 class Executor(Protocol):
-    """Carries out the runs of one folder, for one controller."""
+    """Executes the runs of one folder, for one controller."""
 
     @property
     def busy(self) -> bool:
-        """Whether any run is waiting or under way."""
+        """Whether any run is waiting or active."""
 
     def submit(self, run_dir: Path, needs: Resources) -> None:
-        """Take a run whose record is written; one that an earlier executor has submitted is taken up again."""
+        """Take a run whose record is written; take over a run that an earlier executor has submitted."""
 
     def poll(self, timeout_s: float = 0.5) -> list[Path]:
-        """Let the runs go on for a while; the runs that have ended since, their records closed."""
+        """Let the runs proceed for a while. Return those that have ended since the last call, with closed records."""
 
     def cancel_all(self, at_once: bool = False, why: str = "") -> None:
-        """Cancel what waits, ask what runs to stop, or end it at once."""
+        """Cancel waiting runs, and ask active runs to stop, or end them at once."""
 
     def draw(self, run_dir: Path) -> bool:
-        """Draw a finished run's pictures; whether it worked."""
+        """Draw a finished run's pictures. Return whether that succeeded."""
 
     def close(self) -> None:
-        """Give back what is held."""
+        """Release all resources."""
 
 
 class Head(Protocol):
-    """What a backend has started ahead of the first run (`Backend.start_ahead`)."""
+    """A process, or the like, that a backend started before the first run (`Backend.start_ahead`)."""
 
     def close(self, at_once: bool = False) -> None:
         """End it."""
@@ -122,127 +127,127 @@ class Head(Protocol):
 
 @dataclass(frozen=True)
 class Capacity:
-    """How many runs there are at once."""
+    """The number of runs that a backend executes at once."""
 
     parallel: int
     cores: int | None = None
-    """Those that the runs share where they differ in what they need; None: `parallel` alone counts."""
+    """Cores that the runs share if their needs differ; None: only `parallel` limits them."""
 
 
 class Calls(Protocol):
-    """Carries out calls of a function of an application that knows nothing of labrun, through submitit."""
+    """Executes calls of a function through submitit, for an application that does not know labrun."""
 
     def submit(self, function: Callable[[bytes], Any], payloads: Sequence[bytes]) -> list[Any]:
-        """Submit a call for each payload; submitit's jobs.
+        """Submit a call for each payload, and return submitit's jobs.
 
         Raises:
-            LabrunError: they are refused.
+            LabrunError: the calls are refused.
         """
 
     def ends(self, jobs: Mapping[int, Any]) -> dict[int, str | None]:
-        """Which of the jobs have ended: None where there is a result, else the state that each has ended in."""
+        """Return the jobs that have ended, each with None if it has a result, otherwise with its final state."""
 
     def cancel(self, jobs: Sequence[Any]) -> None:
         """Ask jobs to stop."""
 
     def close(self) -> None:
-        """Give back what is held."""
+        """Release all resources."""
 
     @property
     def poll_s(self) -> float:
-        """How long to wait between two looks."""
+        """Interval between two polls."""
 
 
 class Backend(ABC):
-    """A place where runs go; see the module."""
+    """Executes runs; the module docstring states the contract."""
 
     name: ClassVar[str]
-    """As `compute.target` has it."""
+    """The value of `compute.target` that selects it."""
     in_process: ClassVar[bool] = False
     """Whether a single run stays in the process that composes it."""
     starts_ahead: ClassVar[bool] = False
-    """Whether `start_ahead` begins anything."""
+    """Whether `start_ahead` does anything."""
     supervises: ClassVar[bool] = True
-    """Whether something beside a run can hold it to its limits, and end it."""
+    """Whether a process other than the run's can enforce its limits and end it."""
     outlives_controller: ClassVar[bool] = False
-    """Whether a run goes on when its controller has died."""
+    """Whether a run continues after its controller has died."""
     is_elsewhere: ClassVar[bool] = False
-    """Whether the runs are on another machine, whose programs and data cannot be looked at from here."""
+    """Whether the runs are on another machine, whose programs and data cannot be inspected locally."""
     program: ClassVar[str | None] = None
-    """What a machine has on its PATH where this backend works."""
+    """A program on the PATH of every machine where this backend works."""
     settings: ClassVar[frozenset[str]] = frozenset()
-    """Keys of `compute` that not every backend knows, and this one does (`labrun.schema.SPECIAL`)."""
+    """Backend-specific keys of `compute` that this backend supports (`labrun.schema.SPECIAL`)."""
     once_per_sweep: ClassVar[tuple[str, ...]] = ("runs_per_gpu",)
-    """Keys of `compute` that must not differ between the runs of a sweep, beside those of every backend."""
+    """Keys of `compute` that all runs of a sweep must share, in addition to those that every backend has."""
 
     @abstractmethod
     def problems(self, compute: Compute) -> Iterable[str]:
-        """What a run asks for that cannot be had here: a message for each.
+        """Yield a message for each request of a run that this backend cannot meet.
 
         Raises:
-            ConfigError: nothing can be had here at all.
+            ConfigError: the backend cannot be used at all.
         """
 
     def folder_problem(self, run_dir: Path, compute: Compute) -> str | None:
-        """Why a run that asks for this cannot lie in that folder."""
+        """Return why a run with this `compute` cannot be in that folder; None if it can."""
         return None
 
     def run_problems(self, record: Record) -> Iterable[str]:
-        """What a run names that cannot be had here: a message for each."""
+        """Yield a message for each item in a run's config that is not available to this backend."""
         return ()
 
     @abstractmethod
     def summary(self, compute: Compute) -> str:
-        """What runs that ask for this would find, in a few words (`lab compute ls`)."""
+        """Describe in a few words what runs with this `compute` would get (`lab compute ls`)."""
 
     def status(self) -> list[str]:
-        """What is there and what is free, in lines (`lab compute status`); nothing if that is this machine."""
+        """Return lines on what exists and what is free (`lab compute status`); empty if that is this machine."""
         return []
 
     @abstractmethod
     def capacity(self, needs: Sequence[tuple[int, int]], compute: Compute) -> Capacity:
-        """How many runs there are at once.
+        """Return how many runs can be active at once.
 
         Args:
             needs: cores and GPUs of each run.
-            compute: what they have in common.
+            compute: the settings that the runs share.
         """
 
     def trials(self, wanted: int | None, plan: Plan, compute: Compute) -> int:
-        """How many trials of a search there are at once; `wanted` is `sweep.max_concurrent`."""
+        """Return how many trials of a search can be active at once; `wanted` is `sweep.max_concurrent`."""
         return min(wanted or plan.parallel, plan.parallel)
 
     def start_ahead(self, compute: Compute, path: Sequence[str], targets: Sequence[str]) -> Head | None:
-        """Begin what takes a while, before the first run is frozen whole.
+        """Start slow preparations before the first run is completely frozen.
 
         Args:
-            compute: the runs'.
-            path: where they import from.
-            targets: what they need imported.
+            compute: the runs' settings.
+            path: the runs' import path.
+            targets: targets that the runs import.
         """
         return None
 
     @abstractmethod
     def executor(self, folder: Path, plan: Plan, count: int, head: Head | None = None) -> Executor:
-        """What carries out the runs of a folder.
+        """Return an executor for the runs of a folder.
 
         Args:
-            folder: the sweep, or the run.
-            plan: the folder's.
-            count: how many runs there are to do.
-            head: what `start_ahead` gave; its owner closes it.
+            folder: the folder of the sweep, or of the run.
+            plan: the folder's plan.
+            count: number of runs to execute.
+            head: result of `start_ahead`; its owner closes it.
         """
 
     def attached(self, folder: Path) -> set[Path]:
-        """The runs of a folder that go on, or wait for their turn, though nobody controls them."""
+        """Return the runs of a folder that are active or queued although no controller drives them."""
         return set()
 
     def release(self, folder: Path, unfinished: Callable[[], set[Path]]) -> list[str]:
-        """End what still runs or waits of a folder's runs: they go elsewhere now.
+        """End all active and waiting runs of a folder, which go to another backend now.
 
         Args:
-            folder: the sweep's.
-            unfinished: gives its runs that are not done; asked only where there are jobs.
+            folder: the sweep's folder.
+            unfinished: returns its unfinished runs; called only if there are jobs.
 
         Returns:
             The jobs that were ended.
@@ -250,31 +255,31 @@ class Backend(ABC):
         return []
 
     def is_over(self, job: str) -> bool | None:
-        """Whether a run's job (`Record.job`) has ended; None if unknown."""
+        """Return whether a run's job (`Record.job`) has ended; None if unknown."""
         return None
 
     def cancel_unpolled(self, folder: Path, run_dir: Path) -> bool | None:
         """Cancel a run that no controller polls.
 
         Returns:
-            True: its job, which waited, is gone; False: the job is under way, and obeys the request in the run's
-            folder by itself; None: there is no job.
+            True: its waiting job was removed; False: the job is running, and will itself obey the request in the run's
+            folder; None: there is no job.
         """
         return None
 
     def room(self, settings: Mapping[str, Any]) -> int:
-        """How many calls of an application go on at once (`hydra.launcher`)."""
+        """Return how many calls of an application can be active at once (`hydra.launcher`)."""
         return 1
 
     def calls(self, folder: Path, settings: Mapping[str, Any], modules: Sequence[str]) -> Calls:
-        """What carries out calls of an application.
+        """Return an executor for calls of an application.
 
         Args:
             folder: for pickles and logs.
-            settings: those of `hydra.launcher`.
-            modules: what the application has imported, to be imported once.
+            settings: settings of `hydra.launcher`.
+            modules: modules that the application has imported, to be imported once for all calls.
 
         Raises:
-            ConfigError: this backend carries out runs alone.
+            ConfigError: this backend executes only labrun's own runs.
         """
         raise ConfigError(f"compute.target={self.name}: this backend runs labrun's own runs, and no other application")

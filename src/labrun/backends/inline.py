@@ -1,4 +1,4 @@
-"""Runs in the process that composes them, one after another: for debugging, and for a single run at a prompt."""
+"""Runs in the process that composes them, one after another: for debugging, and for single runs at a terminal."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from labrun.tasks.threads import wait_asleep
 log = logging.getLogger(__name__)
 
 SUPERVISED = ("timeout_min", "mem_gb", "retries", "python", "detach", "gpus_per_run")
-"""What only a supervisor beside the run can see to."""
+"""Keys of `compute` that only a supervisor outside the run can enforce."""
 
 
 class Inline(Backend):
-    """This process."""
+    """Executes runs in this process."""
 
     name = "inline"
     in_process = True
     supervises = False
 
     def problems(self, compute: Compute) -> Iterator[str]:
-        """What this machine lacks, and what needs a supervisor."""
+        """Yield a message for everything that this machine lacks, or that needs a supervisor."""
         yield from machine.problems(compute)
         for key in (*SUPERVISED, "max_parallel"):
             if getattr(compute, key) != getattr(DEFAULTS, key):
                 yield f"compute.{key}={getattr(compute, key)}: an inline run has no supervisor; choose compute=local"
 
     def summary(self, compute: Compute) -> str:
-        """Cores and memory, or GPUs."""
+        """Describe this machine's cores and memory, or its GPUs."""
         return machine.summary(compute)
 
     def capacity(self, needs: Sequence[tuple[int, int]], compute: Compute) -> Capacity:
@@ -52,7 +52,7 @@ class Inline(Backend):
 
 
 class InlineExecutor:
-    """See `Executor`: `poll` carries out the next run, whole."""
+    """See `Executor`: `poll` executes the next run to its end."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -62,7 +62,7 @@ class InlineExecutor:
 
     @property
     def busy(self) -> bool:
-        """Whether any run waits."""
+        """Whether any run is waiting."""
         return bool(self._queue or self._canceled)
 
     def submit(self, run_dir: Path, needs: Resources) -> None:
@@ -70,7 +70,7 @@ class InlineExecutor:
         self._queue.append((run_dir, needs))
 
     def poll(self, timeout_s: float = 0.5) -> list[Path]:
-        """Carry out the next run."""
+        """Execute the next run."""
         ended, self._canceled = self._canceled, []
         if not self._queue:
             return ended
@@ -87,7 +87,7 @@ class InlineExecutor:
         record = records.read(run_dir)
         log.info("[%s] %s", (record.sweep or {}).get("number"), " ".join(record.overrides))
         before = dict(os.environ)
-        # As many threads as in the pool: sums in another order round otherwise, and the results would differ.
+        # As many threads as in the pool. Otherwise sums are computed in another order, and rounding changes the results.
         threads.limit_run(needs.cpus, needs.environment)
         try:
             execute.execute(run_dir, pictures=needs.pictures, around=hydra_job.around)
@@ -95,7 +95,7 @@ class InlineExecutor:
             if not finalize.is_asked_to_end(run_dir):
                 raise
             log.info("This run was canceled; the others go on")
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - its record holds it; the others go on
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - its record holds the error; the others go on
             log.error("This run failed: %s", recording.first_line(error))
         finally:
             os.environ.clear()
@@ -103,7 +103,7 @@ class InlineExecutor:
         return [*ended, run_dir]
 
     def cancel_all(self, at_once: bool = False, why: str = "canceled before it began") -> None:
-        """Cancel what waits."""
+        """Cancel all waiting runs."""
         for run_dir, _ in self._queue:
             finalize.close_unrun(run_dir, why)
             self._canceled.append(run_dir)
@@ -114,4 +114,4 @@ class InlineExecutor:
         return worker.draw_quietly(run_dir)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there are no resources to release."""

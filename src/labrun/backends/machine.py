@@ -1,4 +1,4 @@
-"""What this machine has, and what it can be asked: cores, memory, GPUs, commands."""
+"""The resources of this machine (cores, memory, GPUs), and helpers for commands and file ownership."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEFAULTS = Compute(target="local")
 
 
 def run_command(command: list[str], timeout_s: float = 20.0) -> str | None:
-    """What a command prints, or None if it fails."""
+    """Return the output of a command; None if it fails."""
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -26,24 +26,24 @@ def run_command(command: list[str], timeout_s: float = 20.0) -> str | None:
 
 
 def cores() -> int:
-    """The cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory_gb() -> float:
-    """This machine's memory."""
+    """Return the size of this machine's memory in GiB."""
     return psutil.virtual_memory().total / 2**30
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that the caller may use, as CUDA_VISIBLE_DEVICES names them; found without loading torch."""
+    """Return the GPUs that this process may use, in the form of CUDA_VISIBLE_DEVICES, without loading torch."""
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if listed is None:
         return [index for index, _ in gpu_names()]
     found = []
     there = {index for index, _ in gpu_names()}
     for entry in nvml.listed(listed):
-        # As CUDA reads it, so does a number that is none. Names other than numbers are looked up by CUDA alone.
+        # Like CUDA, stop at a number that no GPU has. Only CUDA resolves names other than numbers.
         if there and entry.isdigit() and entry not in there:
             break
         found.append(entry)
@@ -51,7 +51,7 @@ def visible_gpus() -> list[str]:
 
 
 def gpu_names() -> list[tuple[str, str]]:
-    """Index and name of each NVIDIA GPU of this machine."""
+    """Return the index and the name of each NVIDIA GPU of this machine."""
     if shutil.which("nvidia-smi") is None:
         return []
     query = ["nvidia-smi", "--query-gpu=index,name", "--format=csv,noheader"]
@@ -61,7 +61,7 @@ def gpu_names() -> list[tuple[str, str]]:
 
 
 def problems(compute: Compute) -> Iterator[str]:
-    """What a run asks for that this machine does not have."""
+    """Yield a message for each requested resource that this machine does not have."""
     if compute.cpus_per_run > cores():
         yield f"compute.cpus_per_run={compute.cpus_per_run}: this machine has {cores()} cores"
     if compute.mem_gb is not None and compute.mem_gb > memory_gb():
@@ -78,7 +78,7 @@ def problems(compute: Compute) -> Iterator[str]:
 
 
 def summary(compute: Compute) -> str:
-    """What runs that ask for this would find here, in a few words."""
+    """Describe in a few words what runs with this `compute` would get on this machine."""
     if not compute.gpus_per_run:
         return f"{cores()} cores, {memory_gb():.1f} GB of memory"
     gpus = visible_gpus()
@@ -86,12 +86,12 @@ def summary(compute: Compute) -> str:
 
 
 def is_private(folder: Path) -> bool:
-    """Whether a folder is this user's own, and nobody else may look into it."""
+    """Return whether a folder belongs to this user and nobody else has access to it."""
     status = folder.stat()
     return status.st_uid == os.getuid() and not status.st_mode & 0o077
 
 
 def same_owner(path: Path) -> bool:
-    """Whether a file or folder is this user's own, and nobody else may write it."""
+    """Return whether a file or folder belongs to this user and nobody else may write it."""
     status = path.stat()
     return status.st_uid == os.getuid() and not status.st_mode & 0o022

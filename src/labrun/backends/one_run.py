@@ -1,7 +1,7 @@
-"""One run in an interpreter of its own: `python -m labrun.backends.one_run RUN_DIR`, for backends that start processes.
+"""One run in its own interpreter: `python -m labrun.backends.one_run RUN_DIR`, for backends that start processes.
 
-Its own variables stand in the environment; what it prints goes to its `driver.log`. It ends when its standard input
-does, so that nothing goes on when whoever started it has died; with `/dev/null` for standard input, at once.
+The run's own variables must be set in the environment. Its output goes to its `driver.log`. The process exits when its
+standard input is closed, so that it does not outlive its parent; with `/dev/null` as standard input it exits at once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from labrun.tasks.threads import wait_asleep
 
 
 def main(run_dir: Path) -> int:
-    """Execute a run whose record is written; the exit code: 0 completed, 1 failed, 130 canceled."""
+    """Execute a run whose record is written. Return the exit code: 0 completed, 1 failed, 130 canceled."""
     tether = os.dup(0)
     threading.Thread(target=_end_with, args=(tether,), daemon=True).start()
     log = str(run_dir / "driver.log")
@@ -40,4 +40,4 @@ def _end_with(descriptor: int) -> None:
 
 if __name__ == "__main__":
     code = main(Path(sys.argv[1]))
-    os._exit(code)  # the libraries that were imported need not be tidied up
+    os._exit(code)  # skip the cleanup of imported libraries

@@ -1,4 +1,4 @@
-"""The backends by name: labrun's own, and those that installed packages bring (entry points `labrun.backends`)."""
+"""Backends by name: labrun's own, and those of installed packages (entry points `labrun.backends`)."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ names, values, forget = BACKENDS.names, BACKENDS.values, BACKENDS.forget
 
 
 def get(name: str) -> Backend:
-    """The backend of that name.
+    """Return the backend with this name.
 
     Raises:
-        ConfigError: there is none, or its package cannot be used.
+        ConfigError: there is no such backend, or its package cannot be used.
     """
     backend: Backend = BACKENDS.get(name)
     return backend
 
 
 def all_known() -> Iterator[Backend]:
-    """Every backend whose package can be used."""
+    """Yield every backend whose package can be used."""
     yield from BACKENDS.all_known()
 
 
 def chosen(compute: Compute, sweep: bool) -> Backend:
-    """The backend that runs go to; `auto` is this process for one run, the pool where it takes a supervisor.
+    """Return the backend that executes the runs.
 
-    With `compute.host` it is that machine, whose own controller chooses among its own.
+    `auto` selects this process for a single run, and the local pool for a sweep or if the settings need a supervisor. With
+    `compute.host` it is the remote backend; the controller on that machine then chooses among the backends there.
 
     Raises:
         ConfigError: see `get`.
@@ -53,10 +54,10 @@ def chosen(compute: Compute, sweep: bool) -> Backend:
 
 
 def check(compute: Compute, sweep: bool) -> None:
-    """Whether what a run asks for can be had.
+    """Check that the requested resources are available.
 
     Raises:
-        ConfigError: it cannot; the message says what is there.
+        ConfigError: they are not; the message says what is available.
     """
     backend = chosen(compute, sweep)
     problems = list(backend.problems(compute))
@@ -84,7 +85,7 @@ def check(compute: Compute, sweep: bool) -> None:
 
 
 def _who_knows(key: str) -> str:
-    """Which choices of `compute=` have a backend that knows a key."""
+    """Say which choices of `compute=` have a backend that supports a key."""
     targets = {name: str(paths.option("compute", name).get("target")) for name in paths.groups().get("compute", {})}
     knowing = [f"compute={name}" for name, target in targets.items() if BACKENDS.holds(target) and _knows(target, key)]
     return f"only {' and '.join(knowing)} know it" if knowing else "no choice of compute= knows it"
@@ -95,7 +96,7 @@ def _knows(target: str, key: str) -> bool:
 
 
 def _has_labrun(python: str) -> bool:
-    """Whether an interpreter finds labrun: among its packages, or in the code of the working folder."""
+    """Return whether an interpreter finds labrun among its packages or in the code of the working folder."""
     found = "import importlib.util as u, sys; sys.exit(u.find_spec('labrun') is None)"
     where = os.pathsep.join(filter(None, [os.getcwd(), os.path.join(os.getcwd(), "src"), os.environ.get("PYTHONPATH")]))
     try:
@@ -108,7 +109,7 @@ def _has_labrun(python: str) -> bool:
 
 
 def of_job(job: Mapping[str, Any] | None) -> Backend | None:
-    """The backend that a run's job belongs to (`Record.job`); None: it has none, or its package is not here."""
+    """Return the backend of a run's job (`Record.job`); None if there is no job, or its package is not installed."""
     try:
         return None if job is None else get(str(job.get("cluster")))
     except ConfigError:

@@ -1,4 +1,4 @@
-"""The values of a run's own variables: records hold only their names."""
+"""Values of a run's own environment variables, of which records hold only the names."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from labrun.runs.record import HIDDEN
 
 
 def known_here(names: Mapping[str, Any]) -> dict[str, str]:
-    """Variables of which a record has only the names, or references, with their values in this process."""
+    """Return a run's variables with their values in this process; a record has only names or references."""
     found = {name: os.environ.get(name) if value == HIDDEN else value for name, value in names.items()}
     return {name: str(value) for name, value in execute.here(found).items() if value is not None}
 
 
 def missing(names: Mapping[str, Any]) -> list[str]:
-    """Variables of a run whose values nobody here knows."""
+    """Return the variables of a run whose values are unknown in this process."""
     return [name for name, value in names.items() if value == HIDDEN and name not in os.environ]
