@@ -247,7 +247,7 @@ def test_a_workspace_has_the_names_of_its_config_and_the_folder_of_the_command(
     monkeypatch.delenv("LABRUN_ROOT")
     monkeypatch.setattr(telling, "_told", set())
     Workspace.from_config()
-    told = f"the workspace is {tmp_path}/below, and config.json lies in {tmp_path}: LABRUN_ROOT={tmp_path} makes one"
+    told = f"the workspace is {tmp_path}/below, but config.json is in {tmp_path}: set LABRUN_ROOT={tmp_path} to give"
     assert told in capsys.readouterr().err
 
 

@@ -1,7 +1,7 @@
-"""The control side of the Azure ML SDK v1, carried out by labrun: scripts and notebooks that submit runs.
+"""The control side of the Azure ML SDK v1, implemented by labrun: for scripts and notebooks that submit runs.
 
-`lab azureml run FILE`, `%load_ext labrun.azureml` as a notebook's first cell, or the kernel of `lab azureml kernel`
-make `azureml` importable; nothing else does. `names.py` lists what there is.
+`azureml` becomes importable through `lab azureml run FILE`, through `%load_ext labrun.azureml` in a notebook's first
+cell, or in the kernel that `lab azureml kernel` installs; in no other way. `names.py` lists the supported names.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from typing import Any
 
 
 def install() -> None:
-    """Make `azureml` importable in this process, and in those that it starts."""
+    """Make `azureml` importable in this process and its child processes."""
     from labrun.azureml import ways
 
     ways.install()
 
 
 def load_ipython_extension(ipython: Any) -> None:
-    """`%load_ext labrun.azureml`."""
+    """Run `install` on `%load_ext labrun.azureml`."""
     install()
 
 
 def unload_ipython_extension(ipython: Any) -> None:
-    """What is imported stays."""
+    """Do nothing: imported modules stay imported."""

@@ -1,4 +1,4 @@
-"""What a run's record says, in the form of the SDK's `get_details`."""
+"""Conversion of a run's record to the form of the SDK's `get_details`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from labrun.runs import definition, files
 
 
 def details(run: Any) -> dict[str, Any]:
-    """All there is to know of a run, under the SDK's names.
+    """Return a run's details under the SDK's names.
 
     Args:
         run: a `labrun.azureml.run.Run`.
@@ -54,12 +54,12 @@ def details(run: Any) -> dict[str, Any]:
 
 
 def _end(moment: str | None) -> dict[str, Any]:
-    """When it ended. One that goes on has no such entry, as in the SDK."""
+    """Return the end time as an entry. As in the SDK, an active run has no such entry."""
     return {"endTimeUtc": definition.utc(moment)} if moment else {}
 
 
 def _error(run: Any) -> dict[str, Any]:
-    """Why it failed, in the SDK's form. A run that did not has no such entry: scripts look for it with `in`."""
+    """Return the failure in the SDK's form. Other runs have no such entry: scripts test for it with `in`."""
     if run.get_status() != "Failed":
         return {}
     failure = (None if run._is_sweep else run._work.record.reason) or run._work.failure()
@@ -67,7 +67,7 @@ def _error(run: Any) -> dict[str, Any]:
 
 
 def _input(entry: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
-    """What the record says of an input, in the SDK's form."""
+    """Return a record's input in the SDK's form."""
     own = str(entry.get("input") or entry.get("asset") or "")
     aliases = (config.get("script") or {}).get("inputs") or {}
     name = next((alias for alias, mount in aliases.items() if own and own in str(mount)), own)
@@ -79,7 +79,7 @@ def _input(entry: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
 
 
 def named(found: dict[str, Any], properties: dict[str, str]) -> dict[str, Any]:
-    """A definition with the names that the control script gave."""
+    """Return a run definition with the target and environment names from the control script."""
     target, environment = properties.get(TARGET_TAG), properties.get(ENVIRONMENT_TAG)
     return {
         **found,
@@ -89,7 +89,7 @@ def named(found: dict[str, Any], properties: dict[str, str]) -> dict[str, Any]:
 
 
 def restore(run: Any, target: Path) -> str:
-    """Copy the frozen code of a run's script into a folder; returns the folder."""
+    """Copy a run's frozen code into `target/snapshot_ID` and return that path."""
     folder = ((run._work.record.code or {}).get("script") or {}).get("folder")
     place = target / f"snapshot_{run.id}"
     if folder and Path(folder).is_dir():

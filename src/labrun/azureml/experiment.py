@@ -1,4 +1,4 @@
-"""`Experiment`: the name that runs have in common, and what submits runs under it."""
+"""`Experiment`: a name that runs share, and the calls that submit and list them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,255}")
 
 
 class ViewType:
-    """Which experiments are listed; labrun archives none."""
+    """Filter for listing experiments. labrun never archives one, so `ArchivedOnly` matches nothing."""
 
     All = "All"
     ActiveOnly = "ActiveOnly"
@@ -33,15 +33,15 @@ class ViewType:
 
 
 class Experiment(Advising):
-    """Runs of one name.
+    """The runs that share one name.
 
     Args:
-        workspace: where they lie; None: the current one.
-        name: letters, digits, `_` and `-`, as in Azure; None: inside a run, that run's.
-        **kwargs: whatever else the SDK's constructor takes; not used.
+        workspace: the workspace that holds them; None: the current one.
+        name: letters, digits, `_` and `-`, as in Azure; None: the name of the run that this script belongs to.
+        **kwargs: other arguments of the SDK's constructor; not used.
 
     Raises:
-        UserErrorException: the name has other characters, or there is none.
+        UserErrorException: the name is missing or has other characters.
     """
 
     def __init__(self, workspace: Any = None, name: str | None = None, **kwargs: Any) -> None:
@@ -49,8 +49,8 @@ class Experiment(Advising):
         self.name = own_name() if name is None else str(name)
         if not kwargs.get("_skip_name_validation") and not NAME.fullmatch(self.name):
             raise UserErrorException(
-                f"Experiment name {self.name!r} is invalid: it has 1 to 256 letters, digits, '_' and '-', and begins "
-                "with none of '-'"
+                f"Experiment name {self.name!r} is invalid: use 1 to 256 letters, digits, '_' and '-', and do not "
+                "begin with '-'"
             )
 
     def __repr__(self) -> str:
@@ -64,39 +64,39 @@ class Experiment(Advising):
 
     @property
     def id(self) -> str:
-        """Its name."""
+        """The experiment's name."""
         return self.name
 
     identity = id
 
     @classmethod
     def from_directory(cls, path: Any, auth: Any = None) -> Experiment:
-        """The experiment that a folder is called after."""
+        """Return the experiment named after a folder."""
         return cls(Workspace.from_config(path), Path(os.fspath(path)).resolve().name)
 
     @property
     def tags(self) -> dict[str, str]:
-        """As they were set on the experiment."""
+        """The tags set on the experiment."""
         return dict(folder.read_table(self.workspace.folder, "experiments").get(self.name, {}).get("tags") or {})
 
     @property
     def properties(self) -> dict[str, str]:
-        """None."""
+        """Always empty."""
         return {}
 
     def submit(self, config: Any, tags: Mapping[str, Any] | None = None, **kwargs: Any) -> Any:
-        """Start what a configuration describes; it goes on when this program ends.
+        """Submit a run. It keeps going after this program exits.
 
         Args:
-            config: a `ScriptRunConfig`, an estimator, a `HyperDriveConfig`, an `AutoMLConfig`.
-            tags: for the run.
-            **kwargs: what the configuration takes besides.
+            config: a `ScriptRunConfig`, an estimator, a `HyperDriveConfig` or an `AutoMLConfig`.
+            tags: tags of the run.
+            **kwargs: passed on to the configuration.
 
         Returns:
-            The run.
+            The submitted run.
 
         Raises:
-            UserErrorException: labrun refuses the configuration; the message is its own.
+            UserErrorException: labrun rejects the configuration; the message is labrun's.
         """
         if not isinstance(config, Config):
             raise UserErrorException(
@@ -114,13 +114,13 @@ class Experiment(Advising):
         include_children: bool = False,
         **kwargs: Any,
     ) -> Iterator[Run]:
-        """Its runs, the newest first.
+        """Yield the experiment's runs, newest first.
 
         Args:
-            type: only those of this type, as `azureml.scriptrun`.
-            tags: only those with this tag, or these tags with their values.
-            properties: only those with these properties.
-            include_children: the runs of sweeps and of other runs too.
+            type: only runs of this type, such as `azureml.scriptrun`.
+            tags: only runs with this tag, or with these tags and values.
+            properties: only runs with these properties.
+            include_children: also yield the runs of sweeps and child runs.
             **kwargs: not used.
         """
         found = runs_of(self.workspace, self.name, include_children)
@@ -134,7 +134,7 @@ class Experiment(Advising):
     def list(
         workspace: Any, experiment_name: str | None = None, view_type: str = ViewType.ActiveOnly, **kwargs: Any
     ) -> list[Experiment]:
-        """The experiments that have runs, or have been made; none of them is archived."""
+        """Return the experiments that have runs or tags. For `ArchivedOnly` the list is empty."""
         if view_type == ViewType.ArchivedOnly:
             return []
         made = workspace if isinstance(workspace, Workspace) else Workspace()
@@ -147,7 +147,7 @@ class Experiment(Advising):
         ]
 
     def start_logging(self, *args: Any, **kwargs: Any) -> Any:
-        """A run without a script: what this program logs; inside of a run, that run."""
+        """Start a run without a script, to which this program logs; inside a run, return that run."""
         if context.current() is not None:
             return Run.get_context()
         from labrun.azureml import interactive
@@ -155,12 +155,12 @@ class Experiment(Advising):
         return interactive.start(self, *args, **kwargs)
 
     def get_portal_url(self) -> str:
-        """The address of `lab ui` while that is up; else the folder with its runs."""
+        """Return the address of `lab ui` while it is running, otherwise the URI of the folder with the runs."""
         address = self.workspace.get_portal_url()
         return address if address.startswith("http") else (self.workspace.folder / "outputs" / self.name).as_uri()
 
     def get_docs_url(self) -> str:
-        """Where the SDK's pages are explained here."""
+        """Return the path of the page that explains the SDK's names."""
         return "docs/coming-from-azureml.md"
 
     def tag(self, key: str, value: Any = None) -> None:
@@ -173,7 +173,7 @@ class Experiment(Advising):
         self._change_tags(lambda now: {**now, **new})
 
     def remove_tags(self, tags: Any) -> None:
-        """Take tags of the experiment away."""
+        """Remove tags from the experiment."""
         gone = [tags] if isinstance(tags, str) else list(tags)
         self._change_tags(lambda now: {key: value for key, value in now.items() if key not in gone})
 
@@ -187,17 +187,17 @@ class Experiment(Advising):
 
     @property
     def archived_time(self) -> None:
-        """None: an experiment is not archived."""
+        """Always None: labrun does not archive experiments."""
         return None
 
     def archive(self) -> None:
-        """Nothing: the records stay where they are."""
+        """Do nothing: the records stay where they are."""
 
     def reactivate(self, new_name: str | None = None) -> None:
-        """Nothing: see `archive`."""
+        """Do nothing; see `archive`."""
 
     def delete(self, *args: Any, **kwargs: Any) -> None:
-        """Not in labrun: records are not removed by a script."""
+        """Raise: labrun does not let a script delete run records."""
         absent.not_here("Experiment.delete()", f"remove its runs: `lab runs rm --experiment {self.name}`")
 
     @property
@@ -210,16 +210,16 @@ class Experiment(Advising):
         return self.get_portal_url()
 
     def refresh(self) -> None:
-        """Nothing: everything is read when it is asked for."""
+        """Do nothing: every value is read when it is needed."""
 
 
 def runs_of(workspace: Workspace, name: str | None, children: bool = False) -> list[Any]:
-    """The runs and sweeps of an experiment, the newest first.
+    """Return the runs and sweeps of an experiment, newest first.
 
     Args:
-        workspace: where.
-        name: the experiment's; None: all.
-        children: also those that belong to a sweep or to another run.
+        workspace: the workspace to list.
+        name: the experiment's name; None: all experiments.
+        children: include runs and sweeps that belong to a sweep or to another run.
     """
     found: dict[Any, Any] = {}
     for run in api.runs(root=workspace.folder):
@@ -234,7 +234,7 @@ def runs_of(workspace: Workspace, name: str | None, children: bool = False) -> l
 
 
 def _above(work: Any) -> Any:
-    """The sweep or run that one belongs to; None also where that was removed."""
+    """Return the parent sweep or run; None if there is none or it has been removed."""
     try:
         return work.parent
     except LabrunError:

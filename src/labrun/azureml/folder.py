@@ -1,4 +1,4 @@
-"""Where a workspace of the SDK lies on the disk, and the small tables that labrun keeps for it."""
+"""The small JSON tables that labrun keeps for an SDK workspace, in the workspace's state folder."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from labrun.runs import store
 
 
 def table_path(folder: Path, name: str) -> Path:
-    """The file of a table."""
+    """Return the path of a table's file."""
     return store.state_folder(folder) / "azureml" / f"{name}.json"
 
 
 def read_table(folder: Path, name: str) -> dict[str, Any]:
-    """A table by its keys; empty while there is none."""
+    """Return a table's entries by key; empty if the table does not exist."""
     try:
         found = json.loads(table_path(folder, name).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -30,9 +30,9 @@ def read_table(folder: Path, name: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def locked(folder: Path, name: str) -> Iterator[None]:
-    """Inside, no other process changes a table: for what is read, changed and written again.
+    """Hold a table's lock, so that no other process changes the table during a read-modify-write.
 
-    A thread that has the lock may take it again.
+    The lock is reentrant within a thread.
     """
     path = table_path(folder, name)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,23 +41,23 @@ def locked(folder: Path, name: str) -> Iterator[None]:
 
 
 def put(folder: Path, name: str, key: str, value: Mapping[str, Any] | None) -> None:
-    """Set an entry of a table, or take it away; several processes may do so at once."""
+    """Set an entry of a table, or remove it if `value` is None. Safe against concurrent processes."""
     change(folder, name, key, lambda _: value)
 
 
 def change(
     folder: Path, name: str, key: str, changed: Callable[[Mapping[str, Any]], Mapping[str, Any] | None]
 ) -> Mapping[str, Any]:
-    """Make an entry of a table of what it is now, under the table's lock.
+    """Update one entry of a table under the table's lock.
 
     Args:
-        folder: the workspace's.
-        name: the table's.
-        key: the entry's.
-        changed: is given the entry, empty where there is none, and gives the new one; None takes it away.
+        folder: the workspace's folder.
+        name: the table's name.
+        key: the entry's key.
+        changed: maps the current entry (empty if there is none) to the new one; None removes the entry.
 
     Returns:
-        The new entry.
+        The new entry; empty if it was removed.
     """
     path = table_path(folder, name)
     with locked(folder, name):
@@ -67,5 +67,5 @@ def change(
             table[key] = dict(value)
         with atomic_write(path) as file:
             file.write((json.dumps(table, indent=2, sort_keys=True, default=str) + "\n").encode())
-        path.chmod(0o600)  # an environment's variables may be among it
+        path.chmod(0o600)  # the table may hold an environment's variables
     return value or {}

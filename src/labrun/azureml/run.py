@@ -1,4 +1,4 @@
-"""`Run` as who submitted it sees it: labrun's runs and sweeps under the SDK's names and words."""
+"""`Run` from the submitter's side: labrun's runs and sweeps under the SDK's names, with the SDK's status words."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Runs = list[Any]
 
 
 class _AnyRun(AdvisingType):
-    """Every run of the SDK is a `Run`, the one that a script belongs to as well."""
+    """Makes `isinstance(run, Run)` true for every SDK run, including the one that a script belongs to."""
 
     def __instancecheck__(cls, instance: Any) -> bool:  # noqa: N805 - of a type, its class
         if cls.__name__ == "Run" and isinstance(instance, RunBase):
@@ -46,12 +46,14 @@ class _AnyRun(AdvisingType):
 
 
 class Run(RunFacts, Advising, metaclass=_AnyRun):
-    """A run, or a sweep, that was submitted.
+    """A submitted run or sweep.
+
+    Inside a run, a call without an id, or with that run's id, returns the script's own run.
 
     Args:
-        experiment: that it belongs to; None: its own.
-        run_id: its id; inside of a run, that run's own gives the run of the script.
-        **kwargs: whatever else the SDK's constructor takes; not used.
+        experiment: the experiment; None: the one in the run's record.
+        run_id: the run's id.
+        **kwargs: `work` and `run_type`, for labrun; the SDK's other arguments are not used.
 
     Raises:
         UserErrorException: there is no such run.
@@ -78,17 +80,17 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
 
     @classmethod
     def get_context(cls, allow_offline: bool = True, **kwargs: Any) -> Any:
-        """The run that this script belongs to; see `labrun.compat.azureml.training.run`."""
+        """Return the run that this script belongs to; see `labrun.compat.azureml.training.run`."""
         return training.Run.get_context(allow_offline, **kwargs)
 
     @classmethod
     def get_submitted_run(cls, **kwargs: Any) -> Any:
-        """The name of `get_context` in 2018."""
+        """Return `get_context()`, under its name from 2018."""
         return cls.get_context()
 
     @staticmethod
     def get(workspace: Any, run_id: str) -> Any:
-        """A run by its id."""
+        """Return a run by its id."""
         made = workspace if isinstance(workspace, Workspace) else Workspace()
         own = context.current()
         if own is not None and run_id in training.ids(own):
@@ -97,7 +99,7 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
 
     @staticmethod
     def list(experiment: Any, type: str | None = None, tags: Any = None, **kwargs: Any) -> Iterator[Run]:
-        """The runs of an experiment, the newest first; see `Experiment.get_runs`."""
+        """Yield the runs of an experiment, newest first; see `Experiment.get_runs`."""
         found: Iterator[Run] = experiment.get_runs(type=type, tags=tags, **kwargs)
         return found
 
@@ -105,7 +107,7 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
     def list_by_compute(
         compute: Any, type: str | None = None, tags: Any = None, properties: Any = None, status: Any = None
     ) -> Iterator[Run]:
-        """The runs of a compute target, the newest first."""
+        """Yield the runs of a compute target, newest first."""
         from labrun.azureml.experiment import runs_of
 
         for run in (wrapped(None, work) for work in runs_of(compute.workspace, None, children=True)):
@@ -133,16 +135,16 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         return hash(self.id)
 
     def __getnewargs_ex__(self) -> tuple[tuple[()], dict[str, Any]]:
-        """What copies are made with: inside of a run, too, this is not that run."""
+        """Copy with the wrapped work: a copy made inside a run must not turn into that run."""
         return (), {"work": self._work}
 
     def __enter__(self) -> Run:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        """The run goes on: it is not this program's to end."""
+        """Leave the run as it is: this program does not own it."""
 
-    # What it is
+    # Identity
 
     @property
     def _is_sweep(self) -> bool:
@@ -154,7 +156,7 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
 
     @property
     def _notes(self) -> dict[str, str]:
-        """What its control script said of it: the names of its target and its environment; of its search's, if any."""
+        """The names that the control script gave to its target and environment, taken from its search if need be."""
         if not self._is_sweep and (own := dict(self._work.record.properties)).keys() & set(OWN):
             return own
         search = self._work if self._is_sweep else self._work.record.sweep and self._work.parent
@@ -164,7 +166,7 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
 
     @property
     def experiment(self) -> Experiment:
-        """The experiment that it belongs to."""
+        """The experiment that the run belongs to."""
         if self._experiment is None:
             from labrun.azureml.experiment import Experiment
 
@@ -174,12 +176,12 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
 
     @cached_property
     def id(self) -> str:
-        """labrun's own, which finds every run; of a search and its runs as the SDK has it, `HD_<uuid>_3`."""
+        """labrun's id; for a search and its runs an id in the SDK's form, such as `HD_<uuid>_3`."""
         return kinds.id_of(self._work)
 
     @property
     def number(self) -> int:
-        """Its place among the runs of its sweep, or of its experiment, from 1 on."""
+        """The run's number within its sweep or, without one, within its experiment (counted from 1)."""
         if not self._is_sweep and self._work.record.sweep:
             return int(self._work.record.sweep.get("number", 0))
         from labrun.azureml.experiment import runs_of
@@ -210,17 +212,20 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
 
     @property
     def parent(self) -> Any:
-        """The sweep or the run that it belongs to; None for a run by itself."""
+        """The parent sweep or run; None for a stand-alone run."""
         try:
             origin = self._work.parent
         except LabrunError:
             return None
         return None if origin is None else wrapped(self._experiment, origin)
 
-    # How it goes
+    # Status and control
 
     def get_status(self) -> str:
-        """In the SDK's words. A search of which some runs failed is `Completed` there, and those runs are `Failed`."""
+        """Return the SDK's status word.
+
+        In the SDK, a search with some failed runs is `Completed`; only those runs are `Failed`.
+        """
         status = str(self._work.status)
         if self._is_sweep and status == records.FAILED:
             states = {child.status for child in self._work.get_children()}
@@ -231,19 +236,19 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
     def wait_for_completion(
         self, show_output: bool = False, wait_post_processing: bool = False, raise_on_error: bool = True, **_: Any
     ) -> dict[str, Any]:
-        """Wait until it has ended.
+        """Wait until the run has ended.
 
         Args:
-            show_output: print what it prints, as it comes.
-            wait_post_processing: not used: there is none.
-            raise_on_error: raise where it failed.
+            show_output: stream the run's output.
+            wait_post_processing: not used: labrun has no post-processing.
+            raise_on_error: raise if the run failed.
 
         Returns:
-            As `get_details`.
+            The same as `get_details`.
 
         Raises:
-            ActivityFailedException: it failed.
-            ExperimentExecutionException: Ctrl-C ended the output; the run goes on.
+            ActivityFailedException: the run failed.
+            ExperimentExecutionException: Ctrl-C interrupted the output; the run keeps going.
         """
         if show_output:
             sys.stdout.write(f"RunId: {self.id}\nWeb View: {self.get_portal_url()}\n\n")
@@ -267,34 +272,34 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         return self.get_details()
 
     def start(self) -> None:
-        """Nothing: a run has begun as soon as it is there."""
+        """Do nothing: a submitted run has already started."""
 
     def cancel(self) -> None:
-        """Ask it to stop, and wait until it has, 20 seconds at most."""
+        """Cancel the run and wait up to 20 seconds for it to stop."""
         self._work.cancel()
 
     def complete(self, _set_status: bool = True) -> None:
-        """Nothing: a run completes when what it carries out has ended."""
+        """Do nothing: a run completes when its script ends."""
 
     def fail(self, error_details: Any = None, error_code: Any = None, _set_status: bool = True) -> None:
-        """Have a run that goes on end, for the reason that is given."""
+        """Cancel the run, with the reason in the tag `error_details`."""
         self.tag("error_details", str(error_details))
         self.cancel()
 
     def flush(self, timeout_seconds: int = 300) -> None:
-        """Nothing: what is logged is on the disk."""
+        """Do nothing: logged values are already on disk."""
 
-    # What it left
+    # Results
 
     def get_metrics(
         self, name: str | None = None, recursive: bool = False, run_type: Any = None, populate: bool = False, **_: Any
     ) -> dict[str, Any]:
-        """What was logged, as it was logged: numbers, lists, columns of tables, texts.
+        """Return the logged values by metric name: numbers, lists, table columns or text.
 
         Args:
-            name: only this one.
-            recursive: of the runs below it, too: what each logged, by the run's id.
-            run_type: of the runs below it, those of this type alone.
+            name: only this metric.
+            recursive: include child runs; the result is then keyed by run id.
+            run_type: include only child runs of this type.
             populate: not used.
         """
         own = {key: value for key, value in self._logged().items() if name in (None, key)}
@@ -307,22 +312,23 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         return {} if self._is_sweep else metrics.read(self._folder, max(len(self._work.record.attempts), 1))
 
     def _has_ended(self, call: str) -> bool:
-        """Wait for a script that still runs; False where there is none to wait for.
+        """Wait for a script that is still running; return False if there is none.
 
-        Notebooks whose author waited by hand, between two cells, ask for what the script has yet to leave.
+        In some notebooks the author waited by hand between two cells, so the next cell asks for results that the
+        script has yet to write.
         """
         if self._work.is_over or self._is_sweep or self.type != "azureml.scriptrun":
             return False
-        once(f"{call}: the run {self.id} still runs; its end is waited for")
+        once(f"{call}: the run {self.id} is still running; waiting for it to end")
         self._work.wait_for_completion(show_output=False, raise_on_error=False)
         return True
 
     def get_details(self) -> dict[str, Any]:
-        """All there is to know of it, under the SDK's names."""
+        """Return the run's details under the SDK's names."""
         return definition.details(self)
 
     def get_details_with_logs(self) -> dict[str, Any]:
-        """As `get_details`, with what the logs hold in place of their addresses."""
+        """Return the same as `get_details`, with the log files' text in place of their paths."""
         details = self.get_details()
         names = details["logFiles"]
         texts = {name: Path(path).read_text(errors="replace") for name, path in names.items()}
@@ -330,11 +336,11 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         return details
 
     def get_detailed_status(self) -> dict[str, Any]:
-        """The status, and why it is so."""
+        """Return the status and, for a failed run, the reason."""
         return {"status": self.get_status(), "details": [self._work.failure()] if self._work.failure() else []}
 
     def get_docs_url(self) -> str:
-        """Where the SDK's names are explained here."""
+        """Return the path of the page that explains the SDK's names."""
         return "docs/coming-from-azureml.md"
 
     @property
@@ -346,27 +352,27 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         return self.id
 
     def get_secret(self, name: str) -> str:
-        """A secret: a variable of the environment."""
+        """Return a secret, which is an environment variable."""
         return secret_of(f"run.get_secret({name!r})", name)
 
     def get_secrets(self, secrets: Any) -> dict[str, str]:
-        """Several secrets by name."""
+        """Return several secrets by name."""
         return {name: self.get_secret(name) for name in secrets}
 
     def clean(self) -> None:
-        """Nothing: a run's working folder is part of its record."""
+        """Do nothing: a run's working folder is part of its record."""
 
     def take_snapshot(self, *args: Any, **kwargs: Any) -> str:
-        """Its id: the code was frozen when it was submitted."""
+        """Return the run's id: the code was frozen at submission."""
         return self.id
 
     def get_logs(self) -> dict[str, str]:
-        """The paths of its logs, by name."""
+        """Return the paths of the log files by name."""
         found: dict[str, str] = self.get_details()["logFiles"]
         return found
 
     def get_all_logs(self, destination: Any = None) -> Texts:
-        """Copy its logs; returns the copies' paths."""
+        """Copy the log files and return the copies' paths."""
         target = Path(destination or ".") / self.id
         copies = []
         for name, path in self.get_logs().items():
@@ -377,14 +383,14 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         return copies
 
     def get_file_names(self) -> Texts:
-        """The files that it wrote, and its log."""
+        """Return the names of the files that the run wrote, including its log."""
         return files.listing(self._folder) if not self._is_sweep else []
 
     def download_file(self, name: str, output_file_path: Any = None, **_: Any) -> None:
-        """Copy one of its files: to a path, into a folder, or under its own name to here.
+        """Copy one of the run's files to a path or into a folder (default: the current folder).
 
         Raises:
-            UserErrorException: it has no such file.
+            UserErrorException: the run has no such file.
         """
         try:
             files.download(self._folder, name, output_file_path)
@@ -402,14 +408,14 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         append_prefix: bool = True,
         timeout_seconds: Any = None,
     ) -> None:
-        """Copy its files below a folder.
+        """Copy the run's files into a folder.
 
         Args:
-            prefix: only those whose names begin so.
-            output_directory: None: here.
-            output_paths: where each goes, in place of its own name.
+            prefix: only files whose names begin with this.
+            output_directory: the target folder; None: the current one.
+            output_paths: a target path per file, in place of the file's name.
             batch_size: not used.
-            append_prefix: False: the copies' names are without the prefix.
+            append_prefix: False: remove the prefix from the copies' names.
             timeout_seconds: not used.
         """
         names = [] if self._is_sweep else files.beginning_with(self._folder, prefix)
@@ -419,7 +425,7 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
             files.download(self._folder, name, str(Path(output_directory or ".") / own))
 
     def upload_file(self, name: str, path_or_stream: Any, datastore_name: str | None = None) -> None:
-        """Copy a file into the run's folder, under a name as `outputs/model.pkl`."""
+        """Copy a file into the run's folder under a name such as `outputs/model.pkl`."""
         files.upload(self._folder, name, path_or_stream)
 
     def upload_files(
@@ -442,22 +448,22 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         *more: Any,
         **kwargs: Any,
     ) -> Any:
-        """Register its model, or another of its files or folders.
+        """Register the run's model, or another of its files or folders.
 
         Args:
             model_name: the model's name.
-            model_path: relative to its folder, as `outputs/model.pkl`; None: the model that labrun saved, else
-                `outputs`.
-            tags: of the version.
-            properties: of the version.
+            model_path: relative to the run's folder, such as `outputs/model.pkl`; None: the model that labrun saved,
+                or else `outputs`.
+            tags: tags of the model version.
+            properties: properties of the model version.
             *more: `model_framework`, `model_framework_version` and `description`, which are kept.
-            **kwargs: the same by their names; the SDK's other words are not kept.
+            **kwargs: the same three as keywords; the SDK's other arguments are not kept.
 
         Returns:
-            The version.
+            The model version.
 
         Raises:
-            UserErrorException: the name will not do, or there is no such file.
+            UserErrorException: the name is invalid, or there is no such file.
         """
         from labrun.azureml import registering
 
@@ -469,7 +475,7 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
                 raise
             return registering.of_run(self, model_name, model_path, tags, properties, *more, **kwargs)
 
-    # What belongs to it
+    # Children, tags and properties
 
     def get_children(
         self,
@@ -480,7 +486,7 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         status: str | None = None,
         **_: Any,
     ) -> Iterator[Run]:
-        """The runs of a sweep; the runs that a run started as its children; the newest first."""
+        """Yield the runs of a sweep, or the child runs of a run, newest first."""
         from labrun.azureml import interactive
 
         for work in reversed(self._work.get_children() if self._is_sweep else interactive.works_below(self)):
@@ -496,60 +502,60 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         self.set_tags({key: value})
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
-        """Set tags; others stay."""
+        """Set tags; other tags stay."""
         texts = {str(key): "" if value is None else str(value) for key, value in tags.items()}
         for run_dir in self._records():
             context.annotate(run_dir, tags=texts)
         notes.owe_of(self._records())
 
     def remove_tags(self, tags: Any) -> None:
-        """Take tags away, by their keys."""
+        """Remove tags by key."""
         for run_dir in self._records():
             context.annotate(run_dir, untag=[tags] if isinstance(tags, str) else [str(tag) for tag in tags])
         notes.owe_of(self._records())
 
     def add_properties(self, properties: Mapping[str, Any]) -> None:
-        """Set properties; one that is set is never changed."""
+        """Add properties; an existing property never changes."""
         for run_dir in self._records():
             context.annotate(run_dir, properties={str(key): str(value) for key, value in properties.items()})
         notes.owe_of(self._records())
 
     def _records(self) -> Paths:
-        """The folders that carry its tags: a sweep's are those of its runs."""
+        """Return the run folders that carry its tags: for a sweep, its runs' folders."""
         return [run.folder for run in self._work.get_children()] if self._is_sweep else [self._folder]
 
     def get_tags(self) -> dict[str, str]:
-        """The tags as they are now."""
+        """Return the current tags."""
         return dict(self._shared("tags"))
 
     def get_properties(self) -> dict[str, str]:
-        """The properties as they are now."""
+        """Return the current properties."""
         found = {key: value for key, value in self._shared("properties").items() if key not in OWN}
         return {"ContentSnapshotId": self.id, **found}
 
     def _shared(self, what: str) -> dict[str, str]:
-        """Tags or properties; of a sweep those that all of its runs have."""
+        """Return the tags or properties; for a sweep, those that all of its runs share."""
         if not self._is_sweep:
             return dict(getattr(self._work.record, what))
         each = [dict(getattr(run.record, what)) for run in self._work.get_children()]
         return {k: v for k, v in each[0].items() if all(one.get(k) == v for one in each)} if each else {}
 
     def get_portal_url(self) -> str:
-        """Its page in `lab ui` while that is up; else the address of its folder."""
+        """Return the run's page in `lab ui` while that is running, otherwise its folder's URI."""
         return str(self._work.get_portal_url())
 
     def get_environment(self) -> Any:
-        """The environment that it ran in, by the name that its config has."""
+        """Return the environment that the run was submitted with."""
         from labrun.azureml import environment
 
         return environment.of_run(self.experiment.workspace, self._notes)
 
     def get_snapshot_id(self) -> str:
-        """Its id: code and config are frozen with it."""
+        """Return the run's id: code and config are frozen with the run."""
         return self.id
 
     def _get_outputs_datapath(self) -> Any:
-        """Its `outputs`, as a `DataPath`: a copy in the default datastore, for another run to go on from."""
+        """Copy `outputs` to the default datastore and return its `DataPath`, so that another run can resume from it."""
         from labrun.azureml.data_reference import DataPath
 
         store, place = self.experiment.workspace.get_default_datastore(), f"ExperimentRun/dcid.{self.id}/outputs"
@@ -557,35 +563,35 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         return DataPath(store, place)
 
     def restore_snapshot(self, snapshot_id: Any = None, path: Any = None) -> str:
-        """Copy the code that it ran; returns the copy's path."""
+        """Copy the run's code and return the copy's path."""
         return definition.restore(self, Path(path or "."))
 
     def child_run(self, *args: Any, **kwargs: Any) -> Any:
-        """A run below this one; see `interactive.child`."""
+        """Start a child run; see `interactive.child`."""
         from labrun.azureml import interactive
 
         return interactive.child(self, *args, **kwargs)
 
     def create_children(self, count: int | None = None, tag_key: Any = None, tag_values: Any = None) -> Runs:
-        """Begin several runs below this one: so many, or one for each value of a tag.
+        """Start `count` child runs, or one per value of a tag.
 
         Raises:
-            UserErrorException: neither was given, or both.
+            UserErrorException: neither or both were given.
         """
         return [self.child_run(tags=tags) for tags in children.tags_of(count, tag_key, tag_values)]
 
     def submit_child(self, config: Any, tags: Any = None, **kwargs: Any) -> Any:
-        """Submit a configuration as a run below this one."""
+        """Submit a configuration as a child run."""
         from labrun.azureml import interactive
 
         return interactive.submitted(self, config, tags, **kwargs)
 
-    # What it logs, or what is logged to it afterwards
+    # Logging, also after the run has ended
 
     @cached_property
     def _metrics(self) -> metrics.Metrics:
         if self._is_sweep:
-            raise UserErrorException("a sweep logs nothing: its runs do")
+            raise UserErrorException("a sweep has no metrics of its own: log to one of its runs")
         number = max(len(self._work.record.attempts), 1)
         return metrics.Metrics(context.RunContext(self._folder, number))
 
@@ -601,11 +607,11 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
 
 
 class Logged(dict[str, Any]):
-    """What a run that goes on has logged so far. A name that is not among them is looked for again when it has ended.
+    """The metrics that an active run has logged so far. Looking up a missing name waits for the run to end.
 
     Args:
         run: the run.
-        found: what it has logged.
+        found: the metrics logged so far.
     """
 
     def __init__(self, run: Run, found: Mapping[str, Any]) -> None:
@@ -620,24 +626,24 @@ class Logged(dict[str, Any]):
         return self[name]
 
     def __reduce__(self) -> Any:
-        """Copies are what it is now."""
+        """Copy as a plain dict of the current values."""
         return dict, (dict(self),)
 
 
 ScriptRun = Run
-"""The SDK's class of a run that was made by a `ScriptRunConfig`."""
+"""The SDK's class for the run of a `ScriptRunConfig`."""
 
 
 def get_run(experiment: Any, run_id: str, **kwargs: Any) -> Any:
-    """A run by its id."""
+    """Return a run by its id."""
     return Run.get(experiment.workspace, run_id)
 
 
 def find(workspace: Workspace, run_id: str | None) -> Any:
-    """labrun's run or sweep of an id.
+    """Return labrun's run or sweep with this id.
 
     Raises:
-        UserErrorException: there is none.
+        UserErrorException: the id is missing or unknown.
     """
     if not run_id:
         raise UserErrorException("Run(experiment, run_id): give the id of a run; `lab runs` lists them")
@@ -651,6 +657,6 @@ def find(workspace: Workspace, run_id: str | None) -> Any:
 
 
 def wrapped(experiment: Any, work: Any, run_type: str | None = None) -> Run:
-    """labrun's run or sweep as the SDK's: of the class that its type has."""
+    """Wrap labrun's run or sweep in the SDK class for its type."""
     made: Run = kinds.of(experiment, work, run_type)
     return made

@@ -1,4 +1,4 @@
-"""`RunConfiguration`: where a script runs, and in which environment."""
+"""`RunConfiguration`: the compute target and the environment of a script."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from labrun.azureml.distributed import TensorflowConfiguration
 
 
 class RunConfiguration(Advising):
-    """The settings of a run that are not the script's own.
+    """The settings of a run other than its script.
 
     Args:
-        script: kept.
-        arguments: kept.
-        framework: kept; the script says itself what it imports.
-        communicator: kept.
+        script: the script to use if `ScriptRunConfig` is given neither script nor command.
+        arguments: the arguments to use if `ScriptRunConfig` is given none.
+        framework: kept as text.
+        communicator: kept as text.
         conda_dependencies: packages; the same as `environment.python.conda_dependencies`.
     """
 
@@ -63,7 +63,7 @@ class RunConfiguration(Advising):
 
     @property
     def environment(self) -> Any:
-        """The environment; made when it is first looked at."""
+        """The environment, created on first access."""
         if self._environment is None:
             self._environment = importlib.import_module("labrun.azureml.environment").Environment("labrun-default")
         return self._environment
@@ -74,7 +74,7 @@ class RunConfiguration(Advising):
 
     @property
     def environment_variables(self) -> dict[str, str]:
-        """Variables for the script: the environment's."""
+        """The environment variables for the script."""
         found: dict[str, str] = self.environment.environment_variables
         return found
 
@@ -83,11 +83,11 @@ class RunConfiguration(Advising):
         self.environment.environment_variables = dict(value)
 
     def save(self, path: Any = None, name: str | None = None, separate_environment_yaml: bool = False) -> None:
-        """Not kept: what is submitted is in the run's own record."""
+        """Do nothing: the run's record holds what was submitted."""
 
     @staticmethod
     def load(path: Any, name: str | None = None) -> RunConfiguration:
-        """A fresh one: labrun reads no `.runconfig` files."""
+        """Raise: labrun does not read `.runconfig` files."""
         from labrun.compat.azureml.absent import not_here
 
         not_here(

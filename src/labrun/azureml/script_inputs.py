@@ -1,4 +1,4 @@
-"""The data of a script: what its arguments become, and the inputs that it finds by name."""
+"""The data of a script: data in its arguments, and inputs that it finds by name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class ScriptInputs:
     """The inputs of one run.
 
     Args:
-        references: data by name, as a `RunConfiguration` has them in `data_references` and `data`.
+        references: data by name, from `data_references` and `data` of a `RunConfiguration`.
     """
 
     def __init__(self, references: Mapping[str, Any]) -> None:
@@ -24,7 +24,7 @@ class ScriptInputs:
         self._named: dict[str, tuple[str, Any]] = {}
 
     def argument(self, value: Any) -> Any:
-        """A word for the script; data become their path, and an input if they have a name of their own."""
+        """Return an argument for the script. Data become a path, and an input as well if they have an input name."""
         if hasattr(value, "labrun_mount"):
             return Reference(self._add(getattr(value, "labrun_alias", None), value))
         text = str(value)
@@ -34,12 +34,12 @@ class ScriptInputs:
         return text
 
     def add(self, name: str, item: Any) -> None:
-        """Data that are not arguments."""
+        """Add data that are not among the arguments."""
         if hasattr(item, "labrun_mount"):
             self._add(name, item)
 
     def words(self) -> list[str]:
-        """What is typed after `labrun`."""
+        """Return the arguments for the `labrun` command."""
         for name, item in self._references.items():
             if name not in self._mounts:
                 self._add(name, item)
@@ -54,11 +54,11 @@ class ScriptInputs:
         table = getattr(item, "labrun_table", None) or None
         if name in self._named and self._named[name] != (mount, table):
             raise UserErrorException(
-                f"two inputs of the script are called {name!r}: give each a name of its own, "
+                f"two inputs of the script are called {name!r}: give each a different name with "
                 "data.as_named_input('NAME')"
             )
         self._named[name] = (mount, table)
-        # Also by the name that it is registered under: `Dataset.get_by_name` finds it then in any interpreter.
+        # Also add the registered name, so that `Dataset.get_by_name` finds the data in any interpreter.
         own = getattr(item, "labrun_name", None)
         for one in (name, *([own] if own and own not in self._mounts else [])):
             self._mounts[one] = mount

@@ -1,4 +1,4 @@
-"""`ScriptRunConfig`: a script, its arguments, where it runs and in which environment."""
+"""`ScriptRunConfig`: a script, its arguments, its compute target and its environment."""
 
 from __future__ import annotations
 
@@ -25,52 +25,51 @@ if TYPE_CHECKING:
 
 PYTHONS = ("python", "python3")
 SHELL = ("&", "|", ";", "<", ">", "$", "`", "'", '"', "\\", "*", " ")
-"""In the words of a command, what means something to a shell."""
+"""Characters in a command that a shell interprets."""
 
 
 def _check(argument: str, given: Any, kind: Any, wanted: str) -> None:
-    """Refuse what would be taken for something else: the letters of a text for so many arguments.
+    """Reject a value of the wrong type that would be misread, such as a string taken for a list of characters.
 
     Raises:
-        UserErrorException: it is neither None nor of the kind.
+        UserErrorException: the value is neither None nor of this type.
     """
     if given is not None and not isinstance(given, kind):
         raise UserErrorException(f"ScriptRunConfig: {argument}={given!r}: give {wanted}")
 
 
 def _of_notebook(script: str, arguments: Sequence[Any]) -> str:
-    """The command that carries a notebook out in the run, and leaves it with its outputs among the run's files.
+    """Return the command that executes a notebook and saves it, with its outputs, among the run's files.
 
     Raises:
-        UserErrorException: it has arguments.
+        UserErrorException: the notebook was given arguments.
     """
     if arguments:
         raise UserErrorException(
-            f"ScriptRunConfig: {script} is a notebook, which takes no arguments here. Set them in its cells, or make a "
-            f"script of it: jupyter nbconvert --to script {script}"
+            f"ScriptRunConfig: {script} is a notebook, and a notebook takes no arguments. Set the values in its cells, "
+            f"or convert it to a script: jupyter nbconvert --to script {script}"
         )
     return f"lab azureml run --output {shlex.quote(f'outputs/{Path(script).name}')} {shlex.quote(script)}"
 
 
 class ScriptRunConfig(Config):
-    """What `Experiment.submit` takes to run a script.
+    """The configuration of a script run, for `Experiment.submit`.
 
     Args:
-        source_directory: the folder that the run gets a copy of; None: the current one.
-        script: the script, below that folder.
-        arguments: its words; a data set or a reference to data becomes a path.
-        run_config: where it runs, and in which environment.
-        compute_target: where it runs, in place of what `run_config` says.
-        environment: in place of what `run_config` says.
-        distributed_job_config: how many processes, on one machine; see `distributed`.
-        resume_from: a `DataPath`: its folder is the argument `--resume-from`.
-        max_run_duration_seconds: a limit.
-        command: in place of script and arguments; a text, or words that are put together with blanks, for a shell.
+        source_directory: the folder that is copied into the run; None: the current one.
+        script: the script's path, relative to that folder.
+        arguments: the command-line arguments; a data set or data reference becomes a path.
+        run_config: the compute target and the environment.
+        compute_target: overrides the target in `run_config`.
+        environment: overrides the environment in `run_config`.
+        distributed_job_config: the number of processes, all on one machine; see `distributed`.
+        resume_from: a `DataPath`, passed to the script as `--resume-from PATH`.
+        max_run_duration_seconds: time limit in seconds.
+        command: a shell command, in place of script and arguments; a list is joined with spaces.
         docker_runtime_config: not used: labrun has no containers.
 
     Raises:
-        UserErrorException: there is neither a script nor a command, there is no such script, or something is not what
-            it should be.
+        UserErrorException: neither or both of script and command are given, or an argument has the wrong type.
     """
 
     def __init__(
@@ -117,7 +116,7 @@ class ScriptRunConfig(Config):
             self.arguments += ["--resume-from", resume_from.create_data_reference()]
 
     def words(self, experiment: Experiment) -> list[str]:
-        """What is typed after `labrun`."""
+        """Return the arguments for the `labrun` command."""
         inputs = ScriptInputs({**self.run_config.data_references, **self.run_config.data})
         run = self._run_words(inputs)
         limit = self.max_run_duration_seconds or self.run_config.max_run_duration_seconds
@@ -126,7 +125,7 @@ class ScriptRunConfig(Config):
         if str(self.script).endswith(".ipynb") and any(text.startswith("script.") for text in environment):
             raise UserErrorException(
                 f"ScriptRunConfig: {self.script} is a notebook, which runs with labrun's own interpreter: leave the "
-                f"environment out, or make a script of it: jupyter nbconvert --to script {self.script}"
+                f"environment out, or convert it to a script: jupyter nbconvert --to script {self.script}"
             )
         return [
             "experiment=script",
@@ -141,12 +140,12 @@ class ScriptRunConfig(Config):
         ]
 
     def _run_words(self, inputs: ScriptInputs) -> list[str]:
-        """What is run: a script with its arguments, or a command."""
+        """Return the arguments that describe the script and its arguments, or the command."""
         several = isinstance(self.command, (list, tuple))
         given = list(self.command) if several else str(self.command or "").split()
         is_script = len(given) > 1 and str(given[0]) in PYTHONS and str(given[1]).endswith(".py")
         plain = [str(value) for value in given if not hasattr(value, "labrun_mount")]
-        raw = plain if several else [str(self.command or "")]  # splitting a text takes its lines apart
+        raw = plain if several else [str(self.command or "")]  # splitting a string would lose its line breaks
         needs_shell = any(mark in text for text in plain for mark in SHELL) or any(
             mark in text for text in raw for mark in "\n#~()?[]{}!"
         )

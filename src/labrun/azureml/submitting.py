@@ -1,4 +1,4 @@
-"""What every configuration that can be submitted has, and how it becomes a run."""
+"""Base class of the configurations that can be submitted, and their submission as labrun runs."""
 
 from __future__ import annotations
 
@@ -18,42 +18,42 @@ if TYPE_CHECKING:
     from labrun.azureml.experiment import Experiment
 
 TYPE_TAG = "azureml.type"
-"""The property of a record that tells which kind of the SDK's runs it is."""
+"""The record property that holds the SDK's run type."""
 TARGET_TAG, ENVIRONMENT_TAG = "azureml.target", "azureml.environment"
-"""The names that the control script gave."""
+"""The record properties that hold the target and environment names from the control script."""
 VERSION_TAG = "azureml.environment_version"
 SEARCHES = "searches"
-"""The table that holds these for searches, by labrun's ids: a search has no record of its own."""
+"""The table that holds these properties for searches, by labrun id: a search has no record of its own."""
 OWN = (TYPE_TAG, TARGET_TAG, ENVIRONMENT_TAG, VERSION_TAG)
 
 
 class Config:
-    """Something that `Experiment.submit` takes."""
+    """Base class of the configurations that `Experiment.submit` accepts."""
 
     run_type = "azureml.scriptrun"
 
     def words(self, experiment: Experiment) -> list[str]:
-        """What is typed after `labrun`, without the experiment's name and the tags.
+        """Return the arguments for the `labrun` command, without the experiment's name and the tags.
 
         Raises:
-            UserErrorException: it cannot be carried out.
+            UserErrorException: labrun cannot run this configuration.
         """
         raise NotImplementedError
 
     def variables(self) -> dict[str, str]:
-        """Variables for the command, beside this process's."""
+        """Return environment variables to add for the command."""
         return {}
 
     def submitted(
         self, experiment: Experiment, tags: Mapping[str, str], parent: str | None = None, **kwargs: Any
     ) -> Any:
-        """Submit it, below another run if one is named, and give its run."""
+        """Submit the configuration, optionally as a child of another run, and return its run."""
         from labrun.azureml.run import wrapped
 
         return wrapped(experiment, self._begun(experiment, tags, parent), self.run_type)
 
     def _begun(self, experiment: Experiment, tags: Mapping[str, str], parent: str | None) -> Any:
-        """labrun's run or sweep, with what its record does not tell by itself."""
+        """Submit to labrun, store the SDK's notes and return labrun's run or sweep."""
         work = submit(experiment, self.words(experiment), tags, self.variables(), parent)
         if isinstance(work, api.Run):
             context.annotate(work.folder, properties=self._notes())
@@ -62,7 +62,7 @@ class Config:
         return work
 
     def _notes(self) -> dict[str, str]:
-        """What the SDK tells of a run and labrun's config does not: its type, and the names that its script gave."""
+        """Return what labrun's config lacks: the SDK's run type, and the target and environment names."""
         settings = getattr(self, "run_config", None)
         target, environment = getattr(settings, "target", None), getattr(settings, "_environment", None)
         names = {
@@ -80,14 +80,14 @@ def submit(
     variables: Mapping[str, str] | None = None,
     parent: str | None = None,
 ) -> Any:
-    """Hand words to labrun, detached: the run goes on when this program ends.
+    """Submit arguments to labrun, detached: the run keeps going after this program exits.
 
     Raises:
-        UserErrorException: labrun refuses them; the message is its own.
+        UserErrorException: labrun rejects the arguments; the message is labrun's.
     """
     sweep = ["-m"] if words and words[0] == "-m" else []
     rest = list(words[len(sweep) :])
-    # A run's tags may have any names; those of the runs to come of a sweep are put into their config.
+    # A run's tags may have any name and are set afterwards. A sweep's runs do not exist yet: theirs go into the config.
     tagged = [word("tags", dict(tags))] if tags and sweep else []
     try:
         work = api.submit(
@@ -105,6 +105,6 @@ def submit(
 
 
 def _own_path() -> str:
-    """This process's PYTHONPATH without `azureml`: of what is submitted only scripts are given that."""
+    """Return this process's PYTHONPATH without `azureml`, which only the submitted scripts get."""
     parts = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     return os.pathsep.join(part for part in parts if part != runner.SITE)

@@ -1,4 +1,4 @@
-"""`Workspace`: the folder that holds `outputs/`, under the names that the SDK gives to what is in it."""
+"""`Workspace`: the folder that holds `outputs/`, with its contents under the SDK's names."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ CONFIGS = (".azureml/config.json", "aml_config/config.json", "config.json")
 
 
 class ByName(dict[str, Any]):
-    """What a workspace has of a kind, by name; called, as in September 2018, it is the same.
+    """The workspace's items of one kind, by name. Calling it returns itself, as scripts from September 2018 expect.
 
     Args:
-        found: all that there are.
-        find: gives what is asked for by a name that is not among them, or raises.
+        found: the known items.
+        find: looks up a name that is not in `found`, or raises `UserErrorException`.
     """
 
     def __init__(self, found: Mapping[str, Any] | None = None, find: Callable[[str], Any] | None = None) -> None:
@@ -45,13 +45,13 @@ class ByName(dict[str, Any]):
 
 
 class Workspace(Advising):
-    """A workspace; the ids that name one in Azure are kept as text, and not used.
+    """A workspace. Its Azure ids are kept as text but not used.
 
     Args:
-        subscription_id: text.
-        resource_group: text.
-        workspace_name: what `name` says; None: the folder's name.
-        **kwargs: whatever else the SDK's constructor takes; not used.
+        subscription_id: kept, not used.
+        resource_group: kept, not used.
+        workspace_name: the value of `name`; None: the folder's name.
+        **kwargs: other arguments of the SDK's constructor; `location` and `tags` are kept, the others ignored.
     """
 
     DEFAULT_CPU_CLUSTER_NAME: ClassVar[str] = "cpu-cluster"
@@ -101,14 +101,14 @@ class Workspace(Advising):
     def from_config(
         cls, path: Any = None, auth: Any = None, _logger: Any = None, _file_name: str | None = None
     ) -> Workspace:
-        """The workspace of the current folder, with the names of its `config.json` where there is one.
+        """Return the workspace of the current folder, with the ids from its `config.json` if it has one.
 
         Args:
-            path: the file, or where to begin to look for it: there, in `.azureml` and `aml_config` below it, and in the
-                folders above.
+            path: the file, or the folder where the search for it begins. The search covers that folder, its `.azureml`
+                and `aml_config` subfolders, and the same places in every parent folder.
             auth: not used.
             _logger: not used.
-            _file_name: the file's name, where it is another.
+            _file_name: the file's name, if it is not `config.json`.
         """
         content, above = _config(Path(path or "."), _file_name)
         found = cls(content.get("subscription_id"), content.get("resource_group"), content.get("workspace_name"))
@@ -118,8 +118,8 @@ class Workspace(Advising):
             and not any(os.environ.get(name) for name in (ROOT_VARIABLE, "LABRUN_WORKSPACE"))  # the latter: a run's own
         ):
             once(
-                f"the workspace is {found.folder}, and config.json lies in {above}: {ROOT_VARIABLE}={above} makes one "
-                "workspace of all its folders, which share data sets, models and environments"
+                f"the workspace is {found.folder}, but config.json is in {above}: set {ROOT_VARIABLE}={above} to give "
+                "all its folders one workspace with shared data sets, models and environments"
             )
         return found
 
@@ -132,7 +132,7 @@ class Workspace(Advising):
         resource_group: str | None = None,
         **kwargs: Any,
     ) -> Workspace:
-        """The workspace, with the names that are given."""
+        """Return the workspace of the current folder, with the given ids."""
         return cls(subscription_id, resource_group, name)
 
     @classmethod
@@ -145,7 +145,7 @@ class Workspace(Advising):
         location: str | None = None,
         **kwargs: Any,
     ) -> Workspace:
-        """As `get`: a folder needs no creation."""
+        """Return the same as `get`: the folder already exists."""
         made = cls(subscription_id, resource_group, name, _location=location, **kwargs)
         once(f"Workspace.create: the workspace {made.name} is the folder {made.folder}")
         return made
@@ -154,12 +154,12 @@ class Workspace(Advising):
 
     @classmethod
     def list(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The one that there is, by its name, in a list as the SDK has it."""
+        """Return the only workspace in the SDK's form: a list per workspace name."""
         made = cls()
         return {made.name: [made]}
 
     def write_config(self, path: Any = None, file_name: str | None = None) -> None:
-        """Write the names for `from_config`."""
+        """Write the `config.json` that `from_config` reads."""
         place = Path(path or ".")
         target = (place if place.name == ".azureml" else place / ".azureml") / (file_name or "config.json")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -177,13 +177,13 @@ class Workspace(Advising):
         )
 
     def delete(self, *args: Any, **kwargs: Any) -> None:
-        """Not in labrun: a folder full of records is not removed by a script."""
+        """Raise: labrun does not let a script delete a folder of run records."""
         absent.not_here("Workspace.delete()", f"remove the folder {self.folder} by hand, or runs with `lab runs rm`")
 
     def update(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: there is nothing to be updated."""
+        """Do nothing: a workspace has nothing to update."""
 
-    # What is in it
+    # Contents
 
     @property
     def experiments(self) -> dict[str, Any]:
@@ -221,16 +221,16 @@ class Workspace(Advising):
 
     @property
     def linked_services(self) -> dict[str, Any]:
-        """None: labrun has no linked services."""
+        """Empty: labrun has no linked services."""
         return {}
 
     @property
     def private_endpoints(self) -> dict[str, Any]:
-        """None: access is the file system's."""
+        """Empty: the file system controls access."""
         return {}
 
     def list_connections(self) -> dict[str, Any]:
-        """None: labrun has no connections."""
+        """Return nothing: labrun has no connections."""
         return {}
 
     @property
@@ -239,50 +239,50 @@ class Workspace(Advising):
         return None
 
     def sync_keys(self, no_wait: bool = False) -> None:
-        """Nothing: there are no keys."""
+        """Do nothing: there are no keys."""
 
     def get_docs_url(self) -> str:
-        """Where the SDK's names are explained here."""
+        """Return the path of the page that explains the SDK's names."""
         return "docs/coming-from-azureml.md"
 
     @property
     def webservices(self) -> dict[str, Any]:
-        """None: labrun has no web services."""
+        """Empty: labrun has no web services."""
         return ByName()
 
     @property
     def images(self) -> dict[str, Any]:
-        """None: labrun has no images."""
+        """Empty: labrun has no images."""
         return ByName()
 
     def get_default_datastore(self) -> Any:
-        """The datastore that runs use when none is named."""
+        """Return the datastore that runs use unless they name another."""
         return _find("Datastore").get_default(self)
 
     def set_default_datastore(self, name: str) -> None:
-        """Have `get_default_datastore` give another."""
+        """Set the datastore that `get_default_datastore` returns."""
         _find("Datastore").set_default(self, name)
 
     def get_default_compute_target(self, type: str = "CPU") -> Any:
-        """The target `cpu-cluster` or `gpu-cluster`: Azure's notebook machines had one of each.
+        """Return the target `cpu-cluster` or `gpu-cluster`: Azure's notebook machines had one of each.
 
         Raises:
-            ValueError: the type is neither of them.
+            ValueError: the type is neither CPU nor GPU.
         """
         if type.lower() not in ("cpu", "gpu"):
             raise ValueError("Invalid compute type. Accepted values are CPU and GPU")
         return self.compute_targets[f"{type.lower()}-cluster"]
 
     def get_default_keyvault(self) -> Keyvault:
-        """Secrets: variables of the environment."""
+        """Return the key vault, whose secrets are environment variables."""
         return Keyvault()
 
     def get_run(self, run_id: str) -> Any:
-        """A run by its id."""
+        """Return a run by its id."""
         return _module("run").Run.get(self, run_id)
 
     def get_details(self) -> dict[str, Any]:
-        """Name and place."""
+        """Return the workspace's name, location and tags in the SDK's form."""
         return {
             "id": self.id,
             "name": self.name,
@@ -295,20 +295,20 @@ class Workspace(Advising):
         }
 
     def get_mlflow_tracking_uri(self, _with_auth: bool = False) -> str:
-        """Where MLflow in this process begins runs of labrun; see `mlflow_address`."""
+        """Return the URI under which MLflow, in this process, starts labrun runs; see `mlflow_address`."""
         from labrun.azureml import mlflow_address
 
         return mlflow_address.address(self.folder)
 
     def get_portal_url(self) -> str:
-        """The address of `lab ui`, while that is up; else the folder's."""
+        """Return the address of `lab ui` while it is running, otherwise the folder's file URI."""
         from labrun.tracking.mlflow import ui_state
 
         return ui_state.ui_address(self.folder) or self.folder.as_uri()
 
 
 def _config(path: Path, name: str | None) -> tuple[dict[str, Any], Path | None]:
-    """What the nearest `config.json` says, and the folder that it is of; nothing where there is none."""
+    """Return the nearest `config.json`'s content and the folder it describes; `({}, None)` if there is no such file."""
     names = (name, f".azureml/{name}") if name else CONFIGS
     start = path.expanduser().absolute()
     files = [start] if start.is_file() else [above / one for above in (start, *start.parents) for one in names]
@@ -328,7 +328,7 @@ def _module(name: str) -> Any:
 
 
 def _find(name: str) -> Any:
-    """A class of the SDK, wherever labrun has it."""
+    """Return a class of the SDK from the module that implements it."""
     from labrun.compat.azureml import finder
 
     return finder.find("azureml.core", name)
