@@ -1,8 +1,8 @@
-"""Logging from inside a run: standard library only, so that any interpreter can use it.
+"""Logging from inside a run. Uses only the standard library, so that any interpreter can import it.
 
-A metric is one JSON line, appended with one `write` to `metrics.jsonl`. Lines of processes that write at the same
-time therefore never mix, and a kill leaves at most one torn line, the last. The run's supervisor appends lines too, of
-what it measures (`log_system`): they are marked, and nobody reads them but who asks for them.
+Each metric value is one JSON line, appended to `metrics.jsonl` with a single `write`. Lines of concurrent processes
+therefore never mix, and a kill leaves at most one torn line, the last. The run's supervisor also appends its resource
+measurements (`log_system`); these lines are marked, and readers skip them by default.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ RUN_DIR_VARIABLE = "LABRUN_RUN_DIR"
 ATTEMPT_VARIABLE = "LABRUN_ATTEMPT"
 METRICS_FILE = "metrics.jsonl"
 INPUTS_FILE = "logs/azureml/inputs.log"
-"""What a script has read beside what its config mounted: a line of JSON for each, as the record's `data` has them."""
+"""Data that a script read in addition to the mounts of its config: one JSON line each, in the form of a record's
+`data`."""
 ANNOTATIONS_FILE = "annotations.jsonl"
-"""Tags, notes and properties given after the run was submitted, by anyone: `run.json` has one writer, this has many."""
+"""Tags, notes and properties added after submission. Unlike `run.json`, this file may have many writers."""
 
 
 class RunContext:
-    """The run that this process works for."""
+    """The run that this process belongs to."""
 
     def __init__(self, run_dir: str | os.PathLike[str], attempt: int = 1) -> None:
         self.run_dir = Path(run_dir)
@@ -45,9 +46,9 @@ class RunContext:
 
         Args:
             name: the metric's name; any text without control characters.
-            value: anything that `float` takes; NaN and infinities are kept as text.
-            step: where on the curve the value stands; by default one more than this metric's last.
-            epoch: the pass over the data, from 1 on, where steps count something else; for whoever watches.
+            value: anything that `float` accepts; NaN and infinities are stored as text.
+            step: the value's position on the curve; by default the metric's previous step plus one.
+            epoch: the pass over the data, starting at 1, for display where steps count something else.
 
         Raises:
             TypeError, ValueError: the value is not a number, or the name is empty or not printable.
@@ -73,24 +74,24 @@ class RunContext:
         write_line(self._fd, _as_json(line))
 
     def has_logged(self, name: str) -> bool:
-        """Whether this process has logged that metric."""
+        """Return whether this process has logged a metric."""
         return name in self._steps
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
 
 
 def log_system(run_dir: str | os.PathLike[str], attempt: int, step: int, values: dict[str, float]) -> None:
-    """Append what a run's supervisor has measured of it, in one write: the run itself may write at the same time.
+    """Append a supervisor's measurements of a run in a single write, since the run may write at the same time.
 
     Args:
-        run_dir: the run.
+        run_dir: the run's directory.
         attempt: the number of its attempt.
-        step: whole seconds since the run first began.
-        values: finite ones, by their names.
+        step: whole seconds since the run first started.
+        values: finite values by name.
 
     Raises:
         OSError: the file cannot be written.
@@ -105,11 +106,11 @@ def log_system(run_dir: str | os.PathLike[str], attempt: int, step: int, values:
 
 
 SYSTEM = "system"
-"""Marks the lines that are not the run's own; a run may log a metric of any name."""
+"""Key that marks a supervisor's lines. The metric's name cannot, since a run may log a metric of any name."""
 
 
 def is_system(line: Mapping[str, Any]) -> bool:
-    """Whether a line of the metrics is the supervisor's."""
+    """Return whether the supervisor wrote a line of the metrics."""
     return line.get(SYSTEM) is True
 
 
@@ -131,7 +132,7 @@ _current: RunContext | None = None
 
 
 def current() -> RunContext | None:
-    """The run that this process works for, or None outside a run."""
+    """Return the run that this process belongs to, or None outside a run."""
     global _current
     run_dir = os.environ.get(RUN_DIR_VARIABLE)
     if not run_dir:
@@ -143,24 +144,24 @@ def current() -> RunContext | None:
 
 
 _entered: list[RunContext] = []
-"""Runs that this program has begun itself, the innermost last; unlike `current`, they are none of its children's."""
+"""Runs that this program started itself, the innermost last. Unlike `current`, child processes do not inherit them."""
 
 
 def enter(run: RunContext) -> None:
-    """From now on `log` logs to a run that this program has begun."""
+    """Make `log` write to a run that this program started."""
     _entered.append(run)
 
 
 def leave(run: RunContext) -> None:
-    """No longer; see `enter`."""
+    """Undo `enter`."""
     if run in _entered:
         _entered.remove(run)
 
 
 def log(name: str, value: SupportsFloat, step: int | None = None, epoch: int | None = None) -> None:
-    """Log one value of a metric to the run that this process works for; outside a run, print it.
+    """Log one value of a metric to the current run; outside a run, print it.
 
-    Args and errors: as `RunContext.log`.
+    Args and errors: see `RunContext.log`.
     """
     run = _entered[-1] if _entered else current()
     if run is None:
@@ -177,17 +178,17 @@ def annotate(
     note: str | None = None,
     properties: dict[str, str] | None = None,
 ) -> None:
-    """Add what the user, or the run itself, says of a run: one line, which every reader of its record applies.
+    """Annotate a run: append one line, which every reader of its record applies.
 
     Args:
-        run_dir: the run.
-        tags: set these.
-        untag: take these away.
-        note: the notes from now on.
-        properties: set these; a property once set is never changed (Azure ML's rule).
+        run_dir: the run's directory.
+        tags: tags to set.
+        untag: tags to remove.
+        note: replaces the run's notes.
+        properties: properties to set; one that is already set never changes (Azure ML's rule).
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the folder is not writable.
     """
     said = {"tags": tags, "untag": untag, "note": note, "properties": properties}
     line = {"time": time.time(), **{key: value for key, value in said.items() if value is not None}}
@@ -195,7 +196,7 @@ def annotate(
 
 
 def annotated(run_dir: str | os.PathLike[str], content: dict[str, Any]) -> dict[str, Any]:
-    """A record's content with every annotation applied, in their order; a torn line is left out."""
+    """Return a record's content with all annotations applied in order; torn lines are skipped."""
     try:
         file = opened(os.path.join(run_dir, ANNOTATIONS_FILE))
         if file is None:
@@ -220,10 +221,10 @@ def annotated(run_dir: str | os.PathLike[str], content: dict[str, Any]) -> dict[
 
 
 def opened(path: str | os.PathLike[str]) -> BinaryIO | None:
-    """A file, open for reading; None for what is there and is not a file: nobody may ever write to a pipe.
+    """Open a file for reading. Return None if it is not a regular file: reading a pipe could block forever.
 
     Raises:
-        OSError: there is nothing of that name, or it cannot be read.
+        OSError: the path does not exist or cannot be read.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -233,10 +234,10 @@ def opened(path: str | os.PathLike[str]) -> BinaryIO | None:
 
 
 def content(path: str | os.PathLike[str], largest: int = 2**30) -> bytes:
-    """What a file holds, of one that others may have made: a plain file, and no larger than its kind ever is.
+    """Read a file that other users may have created, if it is a regular file of at most `largest` bytes.
 
     Raises:
-        OSError: there is none, it cannot be read, it is not a plain file, or it is larger.
+        OSError: the file does not exist, cannot be read, is not a regular file, or is larger.
     """
     file = opened(path)
     if file is None:
@@ -248,9 +249,9 @@ def content(path: str | os.PathLike[str], largest: int = 2**30) -> bytes:
 
 
 def metric(text: bytes) -> dict[str, Any] | None:
-    """One line of the metrics file, its value as a float; None where it holds no metric, torn or not.
+    """Parse a line of the metrics file, with its value as a float; None if the line is torn or is not a metric.
 
-    `is_whole` says that the value was logged as an int.
+    `is_whole` marks a value that was logged as an int.
     """
     try:
         line = json.loads(text)
@@ -265,14 +266,13 @@ def metric(text: bytes) -> dict[str, Any] | None:
 
 
 def read_metrics(run_dir: str | os.PathLike[str], system: bool = False) -> list[dict[str, Any]]:
-    """All lines of a run's metrics that hold one, oldest first, values as floats.
+    """Return all valid lines of a run's metrics, oldest first, with values as floats.
 
-    A line of an older attempt counts only up to the step where the newer attempt resumed: what the older one wrote
-    beyond that was done again.
+    Lines of an older attempt count only up to the step at which a newer one resumed, since that one repeated the rest.
 
     Args:
-        run_dir: the run.
-        system: those too that its supervisor wrote (`log_system`).
+        run_dir: the run's directory.
+        system: include the lines that its supervisor wrote (`log_system`).
     """
     found = [line for line in map(metric, _texts(run_dir)) if line is not None]
     return _without_overtaken([line for line in found if system or not is_system(line)])
@@ -292,7 +292,7 @@ def _texts(run_dir: str | os.PathLike[str]) -> list[bytes]:
 
 
 def bad_lines(run_dir: str | os.PathLike[str]) -> int:
-    """How many whole lines of a run's metrics hold no metric; blank ones do not count."""
+    """Count the complete lines of a run's metrics that are not valid; blank lines do not count."""
     try:
         file = opened(Path(run_dir) / METRICS_FILE)
     except OSError:
@@ -305,13 +305,13 @@ def bad_lines(run_dir: str | os.PathLike[str]) -> int:
 
 
 def last_values(run_dir: str | os.PathLike[str]) -> dict[str, float]:
-    """The last value of each metric that a run logged itself."""
+    """Return the last value of each metric that a run logged itself."""
     return {line["name"]: line["value"] for line in read_metrics(run_dir)}
 
 
 def system_values(run_dir: str | os.PathLike[str]) -> dict[str, list[float]]:
-    """What a run's supervisor measured, by name, oldest first."""
-    mark = b'"' + SYSTEM.encode() + b'"'  # a run may have logged millions of lines, which need not be parsed
+    """Return the measurements of a run's supervisor by name, oldest first."""
+    mark = b'"' + SYSTEM.encode() + b'"'  # avoids parsing the run's own lines, of which there may be millions
     found: dict[str, list[float]] = {}
     for line in [metric(text) for text in _texts(run_dir) if mark in text]:
         if line is None or not is_system(line):
@@ -321,12 +321,12 @@ def system_values(run_dir: str | os.PathLike[str]) -> dict[str, list[float]]:
 
 
 def is_system_name(name: str) -> bool:
-    """Whether a name is one of those that supervisors measure."""
+    """Return whether a metric's name is that of a supervisor's measurement."""
     return name.startswith(f"{SYSTEM}/")
 
 
 def system_extreme(name: str, values: list[float]) -> float:
-    """Of what was measured the value that tells most: the largest, of what is left the smallest."""
+    """Return the extreme value of a measurement: the smallest of free resources, else the largest."""
     return min(values) if name.endswith("_free_gb") else max(values)
 
 

@@ -1,4 +1,4 @@
-"""A script's run as the Azure ML SDK v1 defines one. Standard library only: scripts ask for it, too."""
+"""The `runDefinition` of a script's run, as in the Azure ML SDK v1. Standard library only, since scripts import it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from labrun import exact
 
 
 def words(positional: Sequence[Any], arguments: Mapping[str, Any]) -> list[str]:
-    """Arguments as a script takes them: `--name value`, several values after one name, a flag alone; `-n` as given."""
+    """Return a script's command-line words: `--name value`, `--name value value`, `--flag`; `-n` stays as given."""
     found = [_word(value) for value in positional if value is not None]
     for name, value in arguments.items():
         option = name if name.startswith("-") else f"--{name}"
@@ -26,18 +26,18 @@ def _word(value: Any) -> str:
 
 
 def shown_name(script: Mapping[str, Any]) -> str:
-    """What a script is called: its path, or the command in its place."""
+    """Return a script's display name: its path, or its command if it has no path."""
     return str(script.get("path") or exact.shown(str(script.get("command"))))
 
 
 def arguments(config: Mapping[str, Any]) -> list[str]:
-    """The words of a config's script, as a record keeps them; none where it has no script."""
+    """Return the command-line words of a config's script as stored in records; empty if the config has no script."""
     script = config.get("script") or {}
     return [exact.shown(word) for word in words(script.get("positional") or [], script.get("arguments") or {})]
 
 
 def of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config in the form of the SDK's `runDefinition`."""
+    """Convert a config to the SDK's `runDefinition`."""
     script, compute = config.get("script") or {}, config.get("compute") or {}
     limit = compute.get("timeout_min")
     return {
@@ -55,7 +55,7 @@ def of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def utc(text: str | None) -> str | None:
-    """A time of a record as the SDK has it: `2020-01-31T10:00:00.000000Z`, which scripts read by that very form."""
+    """Convert a record's time to the SDK's format, `2020-01-31T10:00:00.000000Z`, which scripts parse."""
     if not text or not text.endswith("+00:00"):
         return text
     moment, _, fraction = text[: -len("+00:00")].partition(".")

@@ -1,4 +1,7 @@
-"""What the other processes of a run say of its failure: the first one's own error is only what followed from theirs."""
+"""Finds the cause of a failed multi-process run in the logs of its other processes.
+
+The error of the first process is often only a consequence of another's.
+"""
 
 from __future__ import annotations
 
@@ -13,37 +16,37 @@ from labrun.runs import record as records
 from labrun.runs.record import Record
 
 VARIABLE = "LABRUN_OTHER_LOGS"
-"""In a run of several processes: how long the logs of the others were before this attempt, as JSON."""
+"""Set in a multi-process run: the sizes of the other processes' logs before this attempt, as JSON."""
 LOGS = "driver.*.log"
 LONGEST = 2**24
 TELL_S = 5.0
-"""How long the processes of a failed run have to write what happened to them."""
+"""Time that the processes of a failed run have to log their errors, seconds."""
 LEFT = re.compile(r"Connection (closed|reset) by peer", re.I)
 KILLED = "; another process of the run had ended without a word, as one does that is killed or out of memory"
 
 
 def note(run_dir: Path) -> None:
-    """Remember where this attempt's part of the other processes' logs begins, for the process that runs it."""
+    """Store where this attempt begins in the other processes' logs, for the process that runs it."""
     os.environ[VARIABLE] = json.dumps({log.name: log.stat().st_size for log in run_dir.glob(LOGS)})
 
 
 def add_words(run_dir: Path, record: Record) -> bool:
-    """Complete a failed run's error by what another process says; whether there was anything to add.
+    """Add another process's error to that of a failed run. Return whether there was anything to add.
 
-    It comes before the record is written: whoever waits for the run reads its error once.
+    Must happen before the record is written, since whoever waits for the run reads its error only once.
     """
     if VARIABLE not in os.environ or record.status != records.FAILED or record.error is None:
         return False
     if record.error["type"] == records.EndReason.LIMIT_EXCEEDED or "; process " in record.error["message"]:
         return False
     found = None
-    with contextlib.suppress(OSError, ValueError):  # whatever is wrong with a log, the record is written
+    with contextlib.suppress(OSError, ValueError):  # an unreadable log must not keep the record from being written
         began = json.loads(os.environ[VARIABLE])
         if not any(run_dir.glob(LOGS)):
             return False
         end = time.monotonic() + TELL_S
         while (found := _said(run_dir, began)) is None and time.monotonic() < end:
-            time.sleep(0.1)  # it leaves the group before it has written what happened
+            time.sleep(0.1)  # the other process leaves the group before it has logged its error
         if found is None and LEFT.search(record.error["message"]):
             found = KILLED
     if found is not None:
@@ -56,7 +59,7 @@ def _said(run_dir: Path, began: dict[str, int]) -> str | None:
         with open(log, "rb") as file:
             file.seek(began.get(log.name, 0))
             lines = file.read(LONGEST).decode(errors="replace").strip().splitlines()
-        if not lines or lines[-1].startswith((" ", "Traceback")):  # it is still writing
+        if not lines or lines[-1].startswith((" ", "Traceback")):  # the process is still writing
             continue
         if any(line.startswith("Traceback") for line in lines) or lines[-1].startswith("labrun: "):
             return f"; process {log.suffixes[0][1:]}: {lines[-1]} ({log})"

@@ -1,4 +1,4 @@
-"""Whether what lies in a folder is the user's own: only that is carried out because it lies there."""
+"""Checks that nobody but the user could have written the files of a folder, before labrun executes what they say."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from labrun.runs.sweep_state import SweepState
 
 
 def others(paths: Sequence[Path]) -> str | None:
-    """Who else may have written one of some files; None if nobody else may."""
+    """Return why another user may have written one of the files, or None if only this user may have."""
     for path in paths:
         try:
             found = os.stat(path)
@@ -27,13 +27,13 @@ def others(paths: Sequence[Path]) -> str | None:
 
 
 def check_plan(folder: Path, unfinished: Sequence[tuple[Path, Record]]) -> None:
-    """Whether a folder's plan and the runs that are left of it may be carried out here.
+    """Check that it is safe to execute a folder's plan and its unfinished runs.
 
-    A plan names an interpreter, modules and folders that code comes from, and a record what is built: whoever wrote
-    them decides what runs.
+    A plan defines the interpreter, the modules and the code folders, and a record the objects to build. Their author
+    can therefore execute any code.
 
     Raises:
-        ConfigError: somebody else may have written them.
+        ConfigError: another user may have written them.
     """
     state = SweepState(folder)
     why = others([state.root, state.plan, *(run_dir / "run.json" for run_dir, _ in unfinished)])

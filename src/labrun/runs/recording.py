@@ -1,4 +1,4 @@
-"""One attempt at a run: claim it, keep its log and its heartbeat, close its record truthfully."""
+"""One attempt of a run: claims it, keeps its log and heartbeat, and closes its record with what happened."""
 
 from __future__ import annotations
 
@@ -27,36 +27,36 @@ from labrun.runs.record import Record, RunPaths
 log = logging.getLogger(__name__)
 
 JOB_VARIABLE = "LABRUN_JOB"
-"""In a cluster's job: what the record says of it, as JSON."""
+"""Set in a cluster job: the record's `job`, as JSON."""
 
 
 LARGEST_REQUEST = 2**16
 
 
 class Terminated(KeyboardInterrupt):
-    """Raised where SIGTERM found the run."""
+    """Raised by SIGTERM wherever the run's code is at the time."""
 
 
 class Preempted(BaseException):
-    """Raised where the run was asked to make room; it goes on later, from a checkpoint if it has one."""
+    """Raised when the run is preempted. It resumes later, from a checkpoint if it has one."""
 
 
 LEAVE_SIGNAL = signal.SIGUSR1
-"""What a supervisor sends to ask a run to make room."""
+"""Signal by which a supervisor preempts a run."""
 _asked_to_leave = False
 _leaves_by_itself = False
 _was_interrupted = False
 
 
 def asked_to_leave() -> bool:
-    """Whether the run was asked to make room: work that can save its state looks from time to time."""
+    """Return whether the run is to be preempted. Work that can save its state polls this."""
     return _asked_to_leave
 
 
 def was_interrupted() -> bool:
-    """Whether the run was told to end (Ctrl-C, or its supervisor), even if the code that it interrupted went on.
+    """Return whether Ctrl-C or the supervisor interrupted the run, even if the run's code caught the interrupt.
 
-    scikit-learn's networks, for one, take an interrupt for the end of training, and go on half trained.
+    scikit-learn's neural networks, for example, treat an interrupt as the end of training and return half trained.
     """
     return _was_interrupted
 
@@ -69,7 +69,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def leaving_by_itself() -> Iterator[None]:
-    """Inside, a request to make room only sets `asked_to_leave`; the work saves its state and raises `Preempted`."""
+    """Let a preemption only set `asked_to_leave`; the work then saves its state and raises `Preempted` itself."""
     global _leaves_by_itself
     _leaves_by_itself = True
     try:
@@ -86,28 +86,28 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 def red(text: str) -> str:
-    """A text for whoever watches the run on a terminal, in red; as it is where nobody does."""
+    """Color a text red if the run's output is shown on a terminal."""
     return f"\x1b[31m{text}\x1b[0m" if _is_watched and not os.environ.get("NO_COLOR") else text
 
 
 _is_watched = False
-"""Whether what this process prints is shown on a terminal."""
+"""Whether this process's output is shown on a terminal."""
 
 
 class Recording:
-    """The supervisor's side of one attempt, as a context manager around the work.
+    """Supervisor of one attempt: a context manager around the work.
 
-    On entry it claims the next attempt and writes `running`; on exit it writes how the work ended: `completed`,
-    `failed` with the error, or `canceled` after Ctrl-C, SIGTERM or a request. Exceptions pass through.
+    On entry it claims the next attempt and writes `running`. On exit it writes the outcome: `completed`, `failed` with
+    the error, or `canceled` after Ctrl-C, SIGTERM or a request. Exceptions propagate.
 
     Args:
         run_dir: the run's directory, with a record written by the submitter.
-        capture: also copy everything that this process prints to `driver.log` (for runs in the user's own process).
-        announced: write `running` on entry; else the work writes the record as soon as there is more to say.
-        to_disk: wait in the end until the disk has the record; else that is left to whoever started this process.
+        capture: also copy this process's output to `driver.log` (for runs in the user's own process).
+        announced: write `running` on entry; otherwise the work writes the record once it has more to add.
+        to_disk: flush the final record to disk (fsync); otherwise the parent process does.
 
     Raises:
-        RecordError: no record, claimed by another, or the folder cannot be written.
+        RecordError: the record is missing, another process claimed the attempt, or the folder is not writable.
     """
 
     def __init__(self, run_dir: Path, capture: bool = True, announced: bool = True, to_disk: bool = True) -> None:
@@ -124,7 +124,7 @@ class Recording:
         self.attempt = records.claim(self.paths.root)
         try:
             self._begin()
-        except BaseException as error:  # Ctrl-C, for one: the record says `running` already
+        except BaseException as error:  # Ctrl-C, for example: the record says `running` already
             self.__exit__(type(error), error, error.__traceback__)
             raise
         return self
@@ -159,16 +159,16 @@ class Recording:
             self._before = signal.signal(LEAVE_SIGNAL, _leave)
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
                 signal.signal(signal.SIGINT, _interrupt)
-        if is_asked_to_end(self.paths):  # the signal may have come too early to be heard
+        if is_asked_to_end(self.paths):  # the signal may have arrived before the handlers were installed
             raise KeyboardInterrupt
 
     def leave_if_forked(self) -> None:
-        """End a process that the run's own code forked, and that came back from there: it is not the run."""
+        """Exit if this is a process that the run's own code forked and that returned into labrun's code."""
         if os.getpid() != (self.record.process or {}).get("pid"):
             os._exit(0)
 
     def write(self) -> None:
-        """Put the record on disk as it is now."""
+        """Write the record in its current state."""
         self.leave_if_forked()
         records.write(self.paths.root, self.record, to_disk=self._to_disk and self.record.finished)
 
@@ -181,7 +181,7 @@ class Recording:
             if signal.getsignal(signal.SIGINT) is _interrupt:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
         if error is None and _was_interrupted and is_asked_to_end(self.paths):
-            # Its code swallowed the interrupt: what it made of the rest is not what was asked for.
+            # The run's code swallowed the interrupt, so its result is incomplete.
             error = KeyboardInterrupt()
         status, details = outcome(error, self.paths)
         record = self.record
@@ -215,10 +215,10 @@ class Recording:
 
 @contextlib.contextmanager
 def terminating_politely() -> Iterator[None]:
-    """Inside, SIGTERM ends things as Ctrl-C does.
+    """Treat SIGTERM like Ctrl-C in the context.
 
-    Does nothing outside the main thread, which alone takes signals, nor where SIGTERM is ignored: in a cluster's job,
-    whose supervisor alone knows what is meant by it.
+    Does nothing outside the main thread, because only that thread receives signals, or where SIGTERM is ignored: in a
+    cluster job, the supervisor interprets it.
     """
     ignored = signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
     if threading.current_thread() is not threading.main_thread() or ignored:
@@ -238,7 +238,7 @@ def terminating_politely() -> Iterator[None]:
 
 
 def outcome(error: BaseException | None, paths: RunPaths) -> tuple[records.Status, dict[str, Any] | None]:
-    """The status that an ending means, and what the record says of it."""
+    """Return the status and the record's `error` for the exception that ended a run, or for None."""
     if error is None:
         return records.COMPLETED, None
     if isinstance(error, Preempted):
@@ -261,21 +261,21 @@ def outcome(error: BaseException | None, paths: RunPaths) -> tuple[records.Statu
 
 
 def is_asked_to_end(paths: RunPaths) -> bool:
-    """Whether a request to cancel or to stop lies in a run's folder."""
+    """Return whether a run's folder holds a request to cancel or stop it."""
     return any((paths.requests / name).exists() for name in ("cancel", "stop"))
 
 
 def asked(paths: RunPaths, name: str) -> str:
-    """What a request says: anybody may have left it.
+    """Return the text of a request. Any user may have written it, so its size is limited.
 
     Raises:
-        OSError: there is none, or it is not a plain file.
+        OSError: there is no such request, or it is not a plain file.
     """
     return context.content(paths.requests / name, LARGEST_REQUEST).decode(errors="replace").strip()
 
 
 def stop_reason(paths: RunPaths) -> str | None:
-    """Why a run was asked to end early, by what is not a failure of its own; None if it was not."""
+    """Return why a run was stopped early without having failed, or None if it was not."""
     try:
         return asked(paths, "stop") or "asked by requests/stop"
     except OSError:
@@ -287,7 +287,7 @@ def _trace(error: BaseException) -> str:
 
 
 def said(error: BaseException) -> str:
-    """An error's own words; one of the user's own may fail to have any."""
+    """Return an error's message. The `__str__` of a user's exception may itself raise."""
     try:
         return masking.masked(storable(str(error)))
     except Exception as other:  # noqa: BLE001 - any `__str__`
@@ -295,18 +295,18 @@ def said(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """An error's kind, and the first line of its own words if it has any."""
+    """Return an error's type and the first line of its message, if any."""
     words = said(error).strip().splitlines()
     return ": ".join([masking.masked(type(error).__name__), *words[:1]])
 
 
 def storable(text: str) -> str:
-    """A text as files take it: what is not a Unicode, as in the names of files, as an escape."""
+    """Escape what UTF-8 cannot encode, such as the surrogates in undecodable file names."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def signal_name(number: int) -> str:
-    """SIGKILL, say; of a real-time signal, which has no name, its number."""
+    """Return a signal's name, such as SIGKILL, or its number for real-time signals, which have no name."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -314,28 +314,28 @@ def signal_name(number: int) -> str:
 
 
 def disk_trouble(error: BaseException | None) -> OSError | None:
-    """What says in an error, or in one behind it, that the disk is full, or the folder read-only; None if nothing."""
+    """Return the error in a chain of causes that reports a full disk or a read-only folder, or None."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT):
             return error
         seen.add(id(error))
-        error = error.__cause__ or error.__context__  # torch has words of its own for it
+        error = error.__cause__ or error.__context__  # torch wraps it in an exception of its own
     return None
 
 
 def measured_every_s(record: Record) -> float | None:
-    """How often a run's supervisor measures what it uses of the machine; None: never."""
+    """Return the interval at which a run's supervisor measures resource usage, seconds; None means never."""
     tracking = record.config.get("tracking") or {}
     return float(tracking.get("system_every_s", 10)) if tracking.get("system") else None
 
 
 class Capture:
-    """Sends everything that this process prints, native code included, through the sidecar to `driver.log`.
+    """Redirects this process's output, including that of native code, through the sidecar to `driver.log`.
 
     Args:
-        run_dir: the run.
-        measured_every_s: see the function of that name.
+        run_dir: the run's directory.
+        measured_every_s: see the function of the same name.
     """
 
     def __init__(self, run_dir: Path, measured_every_s: float | None = None) -> None:
@@ -345,11 +345,11 @@ class Capture:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, attempt: int, prints: bool = True) -> None:
-        """Start the sidecar and turn standard output and error to it.
+        """Start the sidecar and redirect standard output and error to it.
 
         Args:
             attempt: the number of the attempt.
-            prints: False: leave both as they are; the sidecar then has only the heartbeat and the requests to see to.
+            prints: if False, leave both alone; the sidecar then only writes the heartbeat and handles requests.
         """
         if prints:
             _flush()
@@ -369,7 +369,7 @@ class Capture:
             str(attempt),
             str(self._measured_every_s or 0),
         ]
-        # A notebook's kernel ends its whole group before it ends itself, and is killed if that takes too long.
+        # A notebook kernel ends its process group before it exits, and is killed if that takes too long.
         own_group = -1 if prints else 0
         self._process = subprocess.Popen(
             command, pass_fds=(out_read, err_read), stdin=subprocess.DEVNULL, process_group=own_group
@@ -390,7 +390,7 @@ class Capture:
                 stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
     def stop(self) -> None:
-        """Give the terminal back, once the log has all that was printed."""
+        """Restore standard output and error once the log is complete."""
         for descriptor in self._idle:
             os.close(descriptor)
         self._idle = ()
@@ -401,7 +401,7 @@ class Capture:
             os.dup2(saved, standard)
             os.close(saved)
         self._saved = None
-        # A child that still prints keeps the pipes open; the sidecar then stays with it.
+        # A child that still prints keeps the pipes open, and the sidecar alive.
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=5)
 
@@ -413,10 +413,10 @@ def _flush() -> None:
 
 
 def create(run_dir: Path, record: Record) -> None:
-    """Write a new run's first record, status `queued`.
+    """Write a new run's first record, with status `queued`.
 
     Raises:
-        RecordError: the folder holds a run already, or cannot be written.
+        RecordError: the folder already holds a run, or is not writable.
     """
     paths = RunPaths(run_dir)
     try:

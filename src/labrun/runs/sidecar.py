@@ -1,12 +1,12 @@
-"""The small process beside an inline run: it keeps the log, beats the heart, and passes requests on.
+"""Helper process of an inline run: it writes the log and the heartbeat, and relays requests to the run.
 
-Started by path under a bare interpreter (`python -IS sidecar.py ...`), so it imports the standard library alone.
-It is a process of its own so that what the run printed reaches `driver.log` even when the run is killed, and so
-that a run that holds the interpreter lock for minutes still has a heartbeat.
+Started by path under a bare interpreter (`python -IS sidecar.py ...`), so it imports only the standard library. It is a
+separate process so that output reaches `driver.log` even when the run is killed, and so that a run that holds the
+interpreter lock for minutes still has a heartbeat.
 
 Usage: sidecar.py RUN_DIR PARENT_PID OUT_FD ERR_FD ATTEMPT EVERY_S
-Both descriptors are the reading ends of the run's standard output and standard error. What the run uses of the machine
-is measured every EVERY_S seconds (`system_metrics.py`); 0: never.
+The descriptors are the read ends of pipes for the run's standard output and standard error. The run's resource usage is
+measured every EVERY_S seconds (`system_metrics.py`), or never if it is 0.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HEARTBEAT_S = 2.0
 
 
 def _ignores_interrupts(pid: int) -> bool:
-    """Whether SIGINT does nothing there: a shell starts what runs in its background so."""
+    """Return whether a process ignores SIGINT, as background processes of a shell do."""
     try:
         with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
             ignored = next((line.split()[1] for line in file if line.startswith("SigIgn")), "0")
@@ -35,7 +35,7 @@ def _ignores_interrupts(pid: int) -> bool:
 
 
 def main(run_dir: str, parent: int, out_fd: int, err_fd: int, attempt: int, every_s: float) -> None:
-    """Copy both streams to the log and to the terminal until the run is gone."""
+    """Copy both streams to the log and to the terminal until the run ends."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     log = os.open(os.path.join(run_dir, "driver.log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -51,7 +51,7 @@ def main(run_dir: str, parent: int, out_fd: int, err_fd: int, attempt: int, ever
         if now >= next_beat and alive:
             next_beat = now + HEARTBEAT_S
             if _overtaken(run_dir, attempt):
-                # A newer attempt owns the record now: this one must write nothing more, so it gets no chance to.
+                # A newer attempt owns the record now. SIGKILL keeps this one from writing anything more.
                 os.kill(parent, signal.SIGKILL)
             else:
                 _touch(os.path.join(run_dir, "heartbeat"))
@@ -73,7 +73,7 @@ def main(run_dir: str, parent: int, out_fd: int, err_fd: int, attempt: int, ever
 
 
 def _measured(run_dir: str, parent: int, attempt: int, every_s: float) -> SystemMetrics:
-    """Have the run measured by a thread: the driver of a GPU may take its time."""
+    """Start a thread that measures the run: GPU drivers can be slow to answer."""
     from pathlib import Path
 
     sys.path.append(str(Path(__file__).resolve().parents[2]))  # last: the standard library comes first

@@ -1,4 +1,4 @@
-"""Reading the runs of a workspace: find one, list all. Needs no server and no lock."""
+"""Finds and lists the runs of a workspace. Needs no server and no lock."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ log = logging.getLogger(__name__)
 
 ROOT_VARIABLE = "LABRUN_ROOT"
 PLACES = ("outputs", "multirun")
-"""Where runs lie in a workspace."""
+"""Folders of a workspace that hold runs."""
 IGNORE = "# Written by labrun: runs are not code.\n*\n"
 
 
 def workspace() -> Path:
-    """The folder that holds `outputs/` and `multirun/`: LABRUN_ROOT, or the current one."""
+    """Return the folder that holds `outputs/` and `multirun/`: LABRUN_ROOT, or the current folder."""
     return Path(os.environ.get(ROOT_VARIABLE) or os.getcwd()).resolve()
 
 
 def workspace_here() -> Path:
-    """The workspace of this process: inside of a script's run that run's own, else `workspace`."""
+    """Return the workspace of this process: in a script's run, the run's; otherwise `workspace()`."""
     inside = os.environ.get("LABRUN_WORKSPACE")
     return Path(inside).resolve() if inside else workspace()
 
 
 def state_folder(root: Path) -> Path:
-    """Where labrun keeps what is its own: code snapshots, caches, MLflow's database."""
+    """Return the folder of labrun's internal state: code snapshots, caches, MLflow's database."""
     return root / "outputs" / ".labrun"
 
 
 def above(folder: Path) -> Path | None:
-    """The workspace that a folder lies in, where it is none itself: the nearest one that holds runs."""
+    """Return the nearest workspace above a folder, or None if there is none or the folder is itself a workspace."""
     if any((folder / name).is_dir() for name in PLACES) and not custom_locations.is_of_runs(folder):
         return None
     return next((one for one in folder.parents if (one / "outputs" / ".labrun").is_dir()), None)
 
 
 def keep_out_of_git(root: Path) -> None:
-    """Have git ignore what `outputs/` and `multirun/` hold, where nothing but folders of runs is there."""
+    """Make git ignore `outputs/` and `multirun/`, each only if it holds nothing but folders."""
     for folder in (root / name for name in PLACES):
         with contextlib.suppress(OSError):
             if (folder / ".gitignore").exists():
@@ -58,10 +58,10 @@ def keep_out_of_git(root: Path) -> None:
 
 
 def environment_folder(digest: str) -> Path:
-    """Where a script's environment lies; the log of its making beside it, as `.log`.
+    """Return the folder of a script's environment. The log of its creation is next to it, with the suffix `.log`.
 
     Raises:
-        RecordError: that is not a digest.
+        RecordError: the argument is not a digest.
     """
     if not checking.is_sha256(digest):
         raise RecordError(f"{digest!r:.80} is not a digest of an environment: those have 64 hexadecimal digits")
@@ -69,19 +69,19 @@ def environment_folder(digest: str) -> Path:
 
 
 def run_dirs(root: Path) -> Iterator[Path]:
-    """Every run directory of a workspace, in no order."""
+    """Yield every run directory of a workspace, in no particular order."""
     for folder, _ in index.scan(root, state_folder(root)):
         yield Path(folder)
 
 
 def note(folder: Path, runs: Sequence[str]) -> None:
-    """Remember where runs lie that were just submitted; see `custom_locations.note`."""
+    """Remember the location of newly submitted runs; see `custom_locations.note`."""
     root = workspace()
     custom_locations.note(root, state_folder(root), folder.resolve(), runs)
 
 
 def runs(root: Path) -> Iterator[tuple[Path, Record]]:
-    """Every readable run of a workspace, its record whole; a damaged record is left out."""
+    """Yield every run of a workspace with its full record; damaged records are skipped."""
     for run_dir in run_dirs(root):
         try:
             yield run_dir, records.read(run_dir)
@@ -90,18 +90,18 @@ def runs(root: Path) -> Iterator[tuple[Path, Record]]:
 
 
 def listing(root: Path) -> index.Listing:
-    """Every run of a workspace, from the index: records without their configs."""
+    """Return every run of a workspace from the index, whose records have no configs."""
     return index.listing(root, state_folder(root))
 
 
 def asked(text: str, found: Iterable[Record]) -> tuple[str, Direction | None]:
-    """A metric as the user names it, and whether it is to be large or small; None where nothing tells.
+    """Return the metric that the user gave and its direction, or None where the direction is unknown.
 
-    What the text says comes first (`NAME:max`, `NAME:min`), then what the runs' own configs say, then the name.
+    An explicit direction (`NAME:max`, `NAME:min`) takes precedence, then the runs' configs, then the metric's name.
 
     Args:
-        text: the metric, with its direction or not.
-        found: the runs that are compared.
+        text: the metric, with or without a direction.
+        found: the runs to compare.
     """
     records_of, (name, _, said) = list(found), text.rpartition(":")
     if name and said in DIRECTIONS and not any(text in record.metrics for record in records_of):
@@ -118,7 +118,7 @@ DIRECTIONS: Mapping[str, Direction] = {direction.MAX: direction.MAX, direction.M
 
 
 def score(record: Record, metric: str, wanted: Direction) -> float:
-    """A run's value of a metric as a score: more is better; worst of all where it has none that is finite."""
+    """Return a run's value of a metric as a score: higher is better, and -inf if it has no finite value."""
     value = record.metrics.get(metric)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return -math.inf
@@ -134,17 +134,17 @@ def find(
     suitable: Callable[[Path, Record], bool] = lambda run_dir, record: True,
     wanted: str = "a run",
 ) -> tuple[Path, Record]:
-    """The run that the user names.
+    """Find the run that a reference denotes.
 
     Args:
         root: the workspace.
-        reference: `last`, `best:METRIC` (`best:METRIC:min`), the beginning of an id, a run's folder, or the id of a
-            search's run in the form of Azure's SDK.
-        suitable: which runs can be meant; told a record without its config.
-        wanted: what those are, for messages.
+        reference: `last`, `best:METRIC` (`best:METRIC:min`), a prefix of an ID, a run's folder, or the ID of a search's
+            run in the form of Azure's SDK.
+        suitable: filter for the candidates; receives a record without its config.
+        wanted: description of suitable runs, for messages.
 
     Raises:
-        RecordError: no run, or more than one, goes by that name.
+        RecordError: no run, or more than one, matches.
     """
     reference = spelled_out(root, reference)
     for folder in (Path(reference).expanduser(), root / reference):
@@ -173,7 +173,7 @@ def find(
 
 
 def spelled_out(root: Path, reference: str) -> str:
-    """A name; where it is an id in the form of Azure's SDK, the folder of the search or run that has it."""
+    """Resolve an ID in the form of Azure's SDK to the folder of its search or run; return any other reference unchanged."""
     found = sdk_ids.parts(reference)
     if found is None:
         return reference
@@ -193,10 +193,10 @@ def spelled_out(root: Path, reference: str) -> str:
 def best(
     found: Sequence[tuple[Path, Record]], metric: str, suitable: Callable[[Path, Record], bool], root: Path
 ) -> tuple[Path, Record]:
-    """The completed run with the best value of a metric; of equal ones the oldest.
+    """Return the completed run with the best value of a metric, the oldest of several.
 
     Raises:
-        RecordError: no completed run has that metric, or nothing tells whether it is to be large or small.
+        RecordError: no completed run has a finite value of the metric, or the metric's direction is unknown.
     """
     completed = [pair for pair in found if pair[1].status == records.COMPLETED and suitable(*pair)]
     metric, wanted = asked(metric, [record for _, record in completed])
@@ -217,7 +217,7 @@ def best(
 
 
 def untold(metric: str, before: str = "") -> str:
-    """What is said where a metric's direction matters, and nothing tells it."""
+    """Return the error message for a metric whose direction is unknown."""
     return (
         f"{before}{metric}: neither its name nor the runs tell whether large or small values are good. Say "
         f"{before}{metric}:max or {before}{metric}:min (runs remember trainer.monitor_mode=min|max and "
@@ -234,7 +234,7 @@ def _suitable(
 
 
 def readable(run_dirs: Sequence[Path]) -> list[tuple[Path, Record]]:
-    """The runs whose record can be read, with it; missing or damaged ones are reported and left out."""
+    """Return the runs with a readable record; missing and damaged records are skipped with a warning."""
     found, gone = [], []
     for run_dir in run_dirs:
         try:
