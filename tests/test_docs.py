@@ -46,7 +46,7 @@ DOCS = TOP / "docs"
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
 BLOCK = re.compile(r"(?:^<!-- (?P<mark>[^\n]+?) -->\n)?^```(?P<kind>\w*)[^\n]*\n(?P<text>.*?)^```$", re.M | re.S)
 FILE = re.compile(r"# ([\w./-]+\.(?:py|yaml|txt|toml|sh))$")
-SAID = "*The tests compose this and carry nothing out.*"
+SAID = "*The tests check these commands but do not run them.*"
 NEEDS = {"slurm": "cluster", "azure": "azurite_server", "s3": "s3_server", "real data": "real_data"}
 SET_UP = (
     "pip install uv",
