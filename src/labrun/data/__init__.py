@@ -1,1 +1,1 @@
-"""From a place to arrays: datastore -> mount -> reader -> arrays -> batches."""
+"""Data loading, from datastore to batches: datastore -> mount -> reader -> arrays -> batches."""

@@ -1,4 +1,4 @@
-"""A data set in memory: its parts, and what a model has to know of it."""
+"""A data set in memory: its splits, and the metadata that a model needs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from labrun.errors import DataError
 
 AnyArray = npt.NDArray[Any]
 BLOCK = 4096
-"""Samples that are looked at together."""
+"""Samples hashed per block."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Part:
     """Samples and their labels.
 
     Shapes:
-        x: (N, C, H, W) uint8 for images, (N, F) float32 for tables. For models that take more than numbers also a
-            pandas.DataFrame of F columns, or a sparse matrix; `labrun.data.streamed.Rows` where they stay on the disk.
-        y: (N,) int64, class numbers from 0 on; float64 where a quantity is to be predicted.
+        x: (N, C, H, W) uint8 for images, (N, F) float32 for tables. Models that accept more than numbers may also get
+            a pandas.DataFrame of F columns or a sparse matrix. Streamed samples are `labrun.data.streamed.Rows`.
+        y: (N,) int64 class indices, starting at 0; float64 for regression.
     """
 
     x: AnyArray
@@ -36,36 +36,36 @@ class Part:
         return len(self.y)
 
     def take(self, index: AnyArray) -> Part:
-        """The samples at these positions."""
+        """Return the samples at the given positions."""
         return Part(rows_at(self.x, index), self.y[index])
 
 
 @dataclass(frozen=True)
 class RawData:
-    """What a reader found, before labrun splits it."""
+    """Output of a reader, before labrun splits it."""
 
     train: Part
     test: Part | None
-    """None where the data come without a test part."""
+    """None if the data come without a test split."""
     class_names: tuple[str, ...]
     files: tuple[Path, ...]
-    """Every file that was read, for the record's digest."""
+    """Every file that was read; the digest in the run's record covers them."""
     validation: Part | None = None
     notes: tuple[str, ...] = ()
-    """Remarks for the user: conversions made, checks that were impossible."""
+    """Notes for the user: conversions made, checks that could not be done."""
     refusal: str | None = None
-    """Why models that take numbers alone cannot be given these samples: columns of text, gaps."""
+    """Why models that accept only numbers cannot use these samples: text columns, missing values."""
     table: Mapping[str, Any] | None = None
-    """Of a table: how its columns were read (`labrun.data.readers.columns`), and which one is the target."""
+    """For a table: how its columns were read (`labrun.data.readers.columns`), and which one is the target."""
 
     def digest(self) -> str:
-        """SHA-256 over all samples and labels, as they are in memory."""
+        """Return the SHA-256 over all samples and labels as they are in memory."""
         total = hashlib.sha256(repr(self.class_names).encode())
         for part in (self.train, self.validation, self.test):
             for values in () if part is None else (part.x, part.y):
                 for piece in _pieces(values):
                     total.update(f"{piece.dtype.str} {piece.shape}".encode())
-                    # In blocks: a copy of all would take the memory twice.
+                    # In blocks: copying everything would double the memory.
                     for start in range(0, len(piece) if piece.size else 0, BLOCK):
                         total.update(np.ascontiguousarray(piece[start : start + BLOCK]).data.cast("B"))
             total.update(b"|")
@@ -74,7 +74,7 @@ class RawData:
 
 @dataclass(frozen=True)
 class Scaling:
-    """How stored values become the model's: `(x / scale - mean) / std`, mean and std per channel or for all."""
+    """Normalisation of stored values: `(x / scale - mean) / std`, with mean and std per channel or for all channels."""
 
     scale: float = 255.0
     mean: tuple[float, ...] = (0.0,)
@@ -96,11 +96,11 @@ class Arrays:
     table: Mapping[str, Any] | None = None
     """See `RawData.table`."""
     is_split: bool = False
-    """Whether labrun took the test part off the samples: the data came without one."""
+    """Whether labrun held out the test split, because the data came without one."""
     reading: Reading | None = None
-    """Whether the samples are in memory, and why; None where they can only be there."""
+    """Whether the samples are in memory, and why; None if the reader can only read into memory."""
     content: str | None = None
-    """`RawData.digest`, where the user's own code makes the data: its files need not say what it gives."""
+    """`RawData.digest` if the user's own code produces the data: its files alone do not determine the data."""
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -109,12 +109,12 @@ class Arrays:
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are; 0 where a quantity is to be predicted."""
+        """Number of classes; 0 for regression."""
         return len(self.class_names)
 
     @property
     def are_images(self) -> bool:
-        """Whether the samples are grey or colour images."""
+        """Whether the samples are greyscale or colour images."""
         return len(self.input_shape) == 3 and self.input_shape[0] in (1, 3)
 
     @property
@@ -124,19 +124,19 @@ class Arrays:
 
     @property
     def is_table(self) -> bool:
-        """Whether the samples are a pandas.DataFrame, with text and gaps as they are."""
+        """Whether the samples are a pandas.DataFrame, with text and missing values left as they are."""
         return hasattr(self.train.x, "iloc")
 
 
 def _pieces(values: Any) -> Iterator[AnyArray]:
-    """The arrays of numbers that an array, a sparse matrix or a pandas.DataFrame consists of."""
+    """Yield the numeric arrays that make up an array, a sparse matrix or a pandas.DataFrame."""
     if hasattr(values, "iloc"):
         from pandas.util import hash_pandas_object
 
         yield np.frombuffer(repr([*map(str, values.columns)]).encode(), np.uint8)
         try:
             yield hash_pandas_object(values, index=False).to_numpy()
-        except TypeError:  # cells that hold lists, say
+        except TypeError:  # unhashable cells, such as lists
             yield hash_pandas_object(values.astype(str), index=False).to_numpy()
     elif hasattr(values, "tocsr"):
         rows = values.tocsr().copy()
@@ -147,20 +147,20 @@ def _pieces(values: Any) -> Iterator[AnyArray]:
 
 
 def rows_at(x: Any, index: Any) -> Any:
-    """Rows by position, of an array, a sparse matrix or a pandas.DataFrame; of samples on the disk unread."""
+    """Select rows of an array, sparse matrix or pandas.DataFrame by position; streamed samples are not read."""
     if hasattr(x, "pick"):
         return x.pick(index)
     return x.iloc[index] if hasattr(x, "iloc") else x[index]
 
 
 def float_rows(x: AnyArray, scaling: Scaling) -> npt.NDArray[np.float32]:
-    """All samples as rows of scaled float32 values, as scikit-learn takes them.
+    """Flatten and scale all samples to float32 rows, the layout that scikit-learn expects.
 
     Shapes:
         x: (N, ...) of any number type.
         returns: (N, product of the rest).
     """
-    if hasattr(x, "iloc") or hasattr(x, "toarray"):  # a table or a sparse matrix is taken as it is
+    if hasattr(x, "iloc") or hasattr(x, "toarray"):  # tables and sparse matrices are passed through
         return x
     values = x.astype(np.float32)
     values /= np.float32(scaling.scale)
@@ -172,18 +172,18 @@ def float_rows(x: AnyArray, scaling: Scaling) -> npt.NDArray[np.float32]:
 
 
 def stratified_split(y: npt.NDArray[np.int64], size: float, seed: int) -> tuple[AnyArray, AnyArray]:
-    """Positions of what stays and of what is held out, every class in proportion.
+    """Split positions into kept and held-out samples, stratified by class.
 
     Args:
         y: (N,) class numbers.
-        size: below 1 the fraction to hold out, from 1 on the number of samples.
-        seed: of the choice.
+        size: below 1, the fraction to hold out; from 1 up, the number of samples.
+        seed: seed of the random selection.
 
     Returns:
         Two sorted arrays of positions: kept, held out.
 
     Raises:
-        DataError: nothing would be left on one side.
+        DataError: one side would be empty.
     """
     total = len(y)
     wanted = round(size * total) if size < 1 else int(size)

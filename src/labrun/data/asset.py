@@ -1,11 +1,11 @@
-"""Data assets: a name and a version over a folder of a datastore, registered in the datastore itself.
+"""Data assets: named, versioned folders of a datastore, registered in the datastore itself.
 
-    .labrun/assets/<name>/<number>.json     one version: its digest, its folder, how many files and bytes
-    .labrun/assets/<name>/<number>.seen     how the place told each file apart when it was registered (ETags, times)
-    .labrun/manifests/<digest>.json         path, size and SHA-256 of each file; what is said of it is its digest
+    .labrun/assets/<name>/<number>.json     one version: its digest, folder, number of files and bytes
+    .labrun/assets/<name>/<number>.seen     the datastore's token for each file at registration (ETags, times)
+    .labrun/manifests/<digest>.json         path, size and SHA-256 of each file; named by the digest of this list
 
-The version is the digest of the manifest: equal content has an equal version, whoever registers it, wherever it lies.
-The number is for people. The manifest is written first and the version last, so that a version is whole or absent.
+The version is the digest of the manifest: equal content has an equal version, whoever registers it and wherever it is
+stored. The number is for display. The manifest is written before the version file, so a version is complete or absent.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 SHORT = 12
-"""So many digits of a version are shown."""
+"""Digits of a version that are displayed."""
 SHORTEST = 6
 """Shortest accepted digest prefix, characters."""
 
@@ -57,15 +57,15 @@ class Asset:
 
     @property
     def title(self) -> str:
-        """As messages and logs name it."""
+        """Name for messages and logs."""
         return f"{self.name} version {self.number} ({self.version[:SHORT]})"
 
 
 def check_name(name: str) -> str:
-    """The name of an asset.
+    """Return the name unchanged if it is a valid asset name.
 
     Raises:
-        ConfigError: it cannot be one.
+        ConfigError: it is not valid.
     """
     if not NAME.fullmatch(name):
         written = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:100]
@@ -77,34 +77,34 @@ def check_name(name: str) -> str:
 
 
 def names(store: Datastore) -> list[str]:
-    """The assets that are registered in a datastore."""
+    """Return the names of the assets registered in a datastore."""
     there = [name.rstrip("/") for name in store.folders(f"{STATE}/assets") if name.endswith("/")]
     return [name for name in there if NAME.fullmatch(name)]
 
 
 def versions(store: Datastore, name: str) -> list[Asset]:
-    """The versions of an asset, the oldest first."""
+    """Return the versions of an asset, oldest first."""
     numbers = (entry.removesuffix(".json") for entry in store.folders(f"{STATE}/assets/{check_name(name)}"))
     found = []
     for number in sorted((n for n in numbers if n.isdecimal()), key=int):
         try:
             found.append(_read(store, name, int(number)))
-        except CorruptDataError as error:  # the others can be used
+        except CorruptDataError as error:  # the other versions are still usable
             log.warning("Left out: %s", error)
     return found
 
 
 def find(store: Datastore, name: str, version: str | float | None = None) -> Asset | None:
-    """A version of an asset, the newest by default; None where no asset has that name.
+    """Return a version of an asset, by default the newest; None if no asset has that name.
 
     Args:
         store: the datastore.
-        name: the asset's.
-        version: its number, or the beginning of its digest; also where that was read as a number, as 12e456 is.
+        name: the asset's name.
+        version: its number or a prefix of its digest. A float is a prefix such as 12e456 that YAML parsed as a number.
 
     Raises:
-        MissingDataError: it has no such version.
-        DataError: what is registered is damaged.
+        MissingDataError: the asset has no such version.
+        DataError: its registration is damaged.
     """
     if not NAME.fullmatch(name):
         return None
@@ -133,7 +133,7 @@ def find(store: Datastore, name: str, version: str | float | None = None) -> Ass
 
 
 def _begins_as(digest: str, number: float) -> bool:
-    """Whether a digest's beginning reads as a number."""
+    """Return whether a prefix of the digest parses as the given number."""
     for length in range(SHORTEST, len(digest) + 1):
         try:
             if float(digest[:length]) == number:
@@ -144,10 +144,10 @@ def _begins_as(digest: str, number: float) -> bool:
 
 
 def get(store: Datastore, name: str, version: str | float | None = None) -> Asset:
-    """As `find`, for an asset that must be there.
+    """Like `find`, but raise if the asset does not exist.
 
     Raises:
-        MissingDataError: it is not; the message names those that are.
+        MissingDataError: there is no such asset; the message lists the registered ones.
     """
     found = find(store, name, version)
     if found is None:
@@ -166,16 +166,16 @@ def register(
 
     Args:
         store: the datastore.
-        name: the asset's.
+        name: the asset's name.
         path: the folder, relative to the datastore's root.
         entries: its files.
-        seen: how the place tells each of them apart now.
+        seen: the datastore's current token for each file.
 
     Returns:
         The version, and whether it is new: the same content in the same folder is the same version.
 
     Raises:
-        DataError: there is no file, or the datastore cannot be written.
+        DataError: there are no files, or the datastore cannot be written.
     """
     check_name(name)
     if not entries:
@@ -194,11 +194,11 @@ def register(
             name, number, version, clean(path), len(entries), sum(entry.size for entry in entries), records.now()
         )
         base = f"{STATE}/assets/{name}/{number}"
-        # The same content at another place: the version is what it was, and is found where it lies now.
+        # Known content in another folder: keep the version and its number, and record the new folder.
         if store.write(f"{base}.json", json.dumps(vars(asset), indent=1).encode(), only_new=not same):
             store.write(f"{base}.seen", json.dumps(dict(seen)).encode())
             return asset, not same
-        # Somebody else has just registered that number: perhaps the very same.
+        # Another process has just registered that number, perhaps with the same content.
         for other in versions(store, name):
             if other.version == version and other.path == clean(path):
                 return other, False
@@ -206,7 +206,7 @@ def register(
 
 
 def manifest(store: Datastore, asset: Asset) -> list[Entry]:
-    """The files of an asset.
+    """Read and verify the manifest of an asset.
 
     Raises:
         CorruptDataError: the manifest is not the one that was registered.
@@ -227,7 +227,7 @@ def manifest(store: Datastore, asset: Asset) -> list[Entry]:
 
 
 def seen(store: Datastore, asset: Asset) -> dict[str, str]:
-    """How the place told each file apart when the asset was registered; empty where that is not known."""
+    """Return the datastore's token for each file at registration; empty if unknown."""
     try:
         content = json.loads(store.read(f"{STATE}/assets/{asset.name}/{asset.number}.seen"))
     except (MissingDataError, ValueError, RecursionError):
@@ -236,7 +236,7 @@ def seen(store: Datastore, asset: Asset) -> dict[str, str]:
 
 
 def unregister(store: Datastore, asset: Asset) -> None:
-    """Forget a version; its files stay. The manifest goes with the last version that has it."""
+    """Unregister a version; its files stay. The manifest is removed with the last version that uses it."""
     base = f"{STATE}/assets/{asset.name}/{asset.number}"
     for suffix in (".json", ".seen"):
         store.remove(base + suffix)

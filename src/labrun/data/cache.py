@@ -1,13 +1,13 @@
-"""A content-addressed cache of remote files, filled once and shared by all processes that see its folder.
+"""A content-addressed cache of remote files, filled once and shared by all processes that can access its folder.
 
-    objects/<2 digits>/<sha256>     a file's content, read-only; its name is its digest, which was checked as it came
+    objects/<2 digits>/<sha256>     a file's content, read-only; its name is its digest, verified on arrival
     views/<key>/                    one asset as a folder: links to objects
-    views/<key>.json                what the view holds, and when it was last used
-    uses/<key>.<...>.json           a process that uses a view, or is filling it
-    locks/                          who writes
+    views/<key>.json                the view's contents; its modification time is the time of last use
+    uses/<key>.<...>.json           marks a process that uses a view or is filling it
+    locks/                          lock files of the writers
 
-An object is written under another name, checked, and put in place; a view is made elsewhere and put in place whole.
-Kill -9 at any moment leaves nothing that would be taken for data.
+An object is written under a temporary name, verified and renamed. A view is built in a temporary folder and renamed as
+a whole. Kill -9 at any moment leaves nothing that could be mistaken for data.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ from labrun.errors import CorruptDataError, DataError
 from labrun.runs import record as records
 
 STILL = 946684800
-"""Objects have this as their time of change (the year 2000), so that a later change shows."""
+"""Modification time of every object (the year 2000), so that a later change is detectable."""
 MANY_USES = 200
 """Number of usage marks at which those of dead processes are removed."""
 FOREIGN_USE_S = 14 * 24 * 3600
-"""How long a usage mark from another host counts, since we cannot ask whether its process lives."""
+"""How long a usage mark from another host counts, since we cannot check whether its process is alive."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A file that a view is to hold."""
+    """A file requested for a view."""
 
     path: str
-    """In the view."""
+    """Path within the view."""
     source: str
-    """In the datastore."""
+    """Name in the datastore."""
     size: int
     sha256: str
-    """Empty where it is not known before the file has come."""
+    """Empty if it is unknown before the download."""
     token: str = ""
-    """How the place tells the file apart, where its digest is not known."""
+    """The datastore's token for the file, used while its digest is unknown."""
 
 
 class Cache:
@@ -60,32 +60,33 @@ class Cache:
 
     Args:
         root: the folder.
-        limit_gb: at most so much is kept; None: no limit. What was used least recently goes first, never what is used.
+        limit_gb: maximum size in GiB; None: no limit. The least recently used views are evicted first, never those in
+            use.
     """
 
     def __init__(self, root: Path, limit_gb: float | None) -> None:
         self.root, self._limit = root, None if limit_gb is None else round(limit_gb * 2**30)
 
     def view(self, key: str, files: Sequence[Wanted], store: Datastore, workers: int) -> tuple[Path, int]:
-        """A folder with these files; whatever is not in the cache is fetched, by one process.
+        """Return a folder with the given files. Files that the cache lacks are fetched, each by one process only.
 
         Args:
-            key: of the view: equal keys hold equal files.
-            files: what it holds.
+            key: key of the view; equal keys mean equal files.
+            files: contents of the view.
             store: the datastore that the files come from.
-            workers: files on their way at the same time.
+            workers: number of concurrent transfers.
 
         Returns:
-            The folder, and how many bytes were fetched by this process.
+            The folder, and the number of bytes that this process fetched.
 
         Raises:
-            DataError: there is no room, or a file cannot be fetched.
-            CorruptDataError: a file is not what it should be.
+            DataError: there is not enough space, or a file cannot be fetched.
+            CorruptDataError: a file does not match its digest or size.
         """
         try:
             for name in ("objects", "views", "uses", "locks"):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
-            with self._lock("room"):  # whoever makes room now has either seen this mark, or is done
+            with self._lock("room"):  # a concurrent eviction has either seen this mark or is done
                 self._use(key, sum(wanted.size for wanted in files))
             folder = self.root / "views" / key
             if self._holds(key):
@@ -94,7 +95,7 @@ class Cache:
             self._make_room(key, files)
             try:
                 return folder, self._fill(key, files, store, workers)
-            except FileNotFoundError:  # an object went, with the last other view that had it, as ours was to take it
+            except FileNotFoundError:  # an object was evicted with another view before ours linked it
                 return folder, self._fill(key, files, store, workers)
         except OSError as error:
             raise DataError(f"cannot use the cache in {self.root}: {error.strerror or error}") from error
@@ -118,7 +119,7 @@ class Cache:
         return moved.bytes
 
     def _object(self, wanted: Wanted, store: Datastore, heard: ProgressCallback) -> tuple[str, bool]:
-        """The digest of a file that lies in the cache afterwards, and whether it had to be fetched."""
+        """Ensure that a file is in the cache; return its digest, and whether it had to be fetched."""
         index = None if wanted.sha256 else self._index(wanted)
         with self._lock(f"object-{(wanted.sha256 or digest_of(wanted))[:3]}"):
             known = wanted.sha256 or (_text(index) if index is not None and wanted.token else "")
@@ -148,7 +149,7 @@ class Cache:
             return sha256, True
 
     def _sound(self, sha256: str, size: int) -> bool:
-        """Whether an object is there as it was put there; one that was changed is taken away."""
+        """Return whether an object exists unchanged; remove it if it was changed."""
         path = self._path(sha256)
         try:
             status = path.stat()
@@ -160,7 +161,7 @@ class Cache:
         return False
 
     def _build(self, key: str, content: dict[str, str]) -> None:
-        """Make a view's folder elsewhere, and put it in place."""
+        """Build a view in a temporary folder and rename it into place."""
         folder = self.root / "views" / key
         made = self.root / "views" / f".{key}.{os.getpid()}-{os.urandom(4).hex()}"
         try:
@@ -169,7 +170,7 @@ class Cache:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._link(sha256, path)
             self._note(key, content)
-            if folder.exists():  # an unsound one
+            if folder.exists():  # but it is damaged
                 os.replace(folder, made.with_suffix(".old"))
             made.mkdir(parents=True, exist_ok=True)
             os.replace(made, folder)
@@ -186,7 +187,7 @@ class Cache:
             path.symlink_to(self._path(sha256).resolve())
 
     def _holds(self, key: str) -> bool:
-        """Whether a view is whole and nothing of it was changed."""
+        """Return whether a view is complete and unchanged."""
         content = _content(self._list(key))
         folder = self.root / "views" / key
         if content is None or not folder.is_dir():
@@ -201,7 +202,7 @@ class Cache:
         return True
 
     def _note(self, key: str, content: dict[str, str] | None) -> None:
-        """Note when a view was last used, and what it holds."""
+        """Record a view's contents, or, without contents, the time of its last use."""
         path = self._list(key)
         if content is not None:
             records.replace_text(path, json.dumps({"content": content}))
@@ -210,10 +211,10 @@ class Cache:
                 os.utime(path)
 
     def _make_room(self, key: str, files: Sequence[Wanted]) -> None:
-        """Take away what was used least recently until the files have room.
+        """Evict the least recently used views until the files fit.
 
         Raises:
-            DataError: they have none: what is used alone is too much.
+            DataError: they do not fit, because the views in use take too much space.
         """
         need = sum(wanted.size for wanted in files)
         if self._limit is not None and need > self._limit:
@@ -243,7 +244,7 @@ class Cache:
                         f"the cache in {self.root} may hold {size_text(self._limit)}, and other runs use {others} "
                         f"of it now: no room for {size_text(missing)} more. Raise datastore.cache_gb, or wait for them"
                     )
-            if all(wanted.sha256 for wanted in files):  # from now on nobody takes these objects away
+            if all(wanted.sha256 for wanted in files):  # from now on nobody evicts these objects
                 self._note(key, {wanted.path: wanted.sha256 for wanted in files})
         free = shutil.disk_usage(self.root).free
         if missing > free:
@@ -252,7 +253,7 @@ class Cache:
             )
 
     def _drop_unlisted(self, present: dict[str, int], keep: set[str]) -> None:
-        """Take away objects that no view has, while nobody is filling one: those of a process that was killed."""
+        """Remove objects that belong to no view, left by killed processes. Call only while no view is being filled."""
         lists = (_content(path) or {} for path in (self.root / "views").glob("*.json"))
         listed = {sha256 for content in lists for sha256 in content.values()}
         for sha256 in set(present) - listed - keep:
@@ -260,11 +261,11 @@ class Cache:
             del present[sha256]
 
     def _index(self, wanted: Wanted) -> Path:
-        """Where the digest of a file stands that the place tells by a token alone."""
+        """Return the path that stores the digest of a file known only by its token."""
         return self.root / "objects" / f"by-token-{digest_of(wanted)}"
 
     def _evict(self, key: str, keep: set[str]) -> int:
-        """Take a view away, and the objects that no other has; the bytes that this gives."""
+        """Remove a view and the objects that no other view has; return the number of bytes freed."""
         content = set((_content(self._list(key)) or {}).values())
         self._list(key).unlink(missing_ok=True)
         shutil.rmtree(self.root / "views" / key, ignore_errors=True)
@@ -278,7 +279,7 @@ class Cache:
         return given
 
     def _clean(self) -> None:
-        """Take away the half-fetched files that killed processes of this machine left."""
+        """Remove partial downloads left by killed processes of this machine."""
         for left in (self.root / "objects").glob(f".*-*-{glob.escape(socket.gethostname())}"):
             if transfer.is_left(left, left.name[1:].partition("-")[0]):
                 left.unlink(missing_ok=True)
@@ -291,7 +292,7 @@ class Cache:
         return found
 
     def _use(self, key: str, size: int) -> None:
-        """Say that this process uses a view, until it ends."""
+        """Mark a view as used by this process for as long as the process lives."""
         identity = records.process_identity()
         path = self.root / "uses" / f"{key}.{identity['host']}-{identity['pid']}.json"
         if len(os.listdir(path.parent)) > MANY_USES:
@@ -299,7 +300,7 @@ class Cache:
         records.replace_text(path, json.dumps({**identity, "size": size}), to_disk=False)
 
     def _used(self) -> dict[str, int]:
-        """The views that living processes use, and how large they are; marks of others are taken away."""
+        """Return the views in use by live processes, with their sizes; remove the marks of dead processes."""
         found: dict[str, int] = {}
         for path in (self.root / "uses").glob("*.json"):
             content = _json(path)
@@ -322,14 +323,14 @@ class Cache:
 
     @contextlib.contextmanager
     def _lock(self, name: str) -> Iterator[None]:
-        from filelock import FileLock  # watches every fork and every opened file of a process that has loaded it
+        from filelock import FileLock  # imported late: once loaded, it hooks every fork and every open of the process
 
         with FileLock(self.root / "locks" / f"{name[:40]}.lock", thread_local=False):
             yield
 
 
 def digest_of(wanted: Wanted) -> str:
-    """What tells a file apart whose content is not known yet."""
+    """Return a digest that identifies a file whose content is not known yet."""
     import hashlib
 
     return hashlib.sha256(json.dumps([wanted.source, wanted.size, wanted.token]).encode()).hexdigest()
@@ -343,7 +344,7 @@ def _text(path: Path) -> str:
 
 
 def _content(path: Path) -> dict[str, str] | None:
-    """What a view's list says: names in the view, and the digest of each, which become paths; None where it is none."""
+    """Return a view's contents, name to digest; None if the list is absent or invalid, since both become paths."""
     found = _json(path).get("content")
     if not isinstance(found, dict):
         return None

@@ -1,4 +1,4 @@
-"""`torch.utils.data.Dataset`s from a config, one for each part, behind the loaders that Lightning takes."""
+"""`torch.utils.data.Dataset`s built from a config, one per split, wrapped in the loaders that Lightning expects."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ HOOKS = {
     "test": "test_dataloader",
     "predict": "predict_dataloader",
 }
-"""The parts of a data set, and where Lightning asks for their batches."""
+"""The splits of a data set, and the Lightning hook that returns the loader of each."""
 
 
 class Parts:
-    """Map-style and iterable data sets, batched as the config says.
+    """Map-style and iterable data sets, batched according to the config.
 
     Args:
-        train: `_target_` and arguments of the data set to train with; None where a model is only scored.
-        validation: of the one that picks the best epoch.
-        test: of the one that is tested on in the end.
-        predict: of the one that `task=predict` reads; None: the test part.
-        batch_size: samples per step.
+        train: `_target_` and arguments of the training set; None if the model is only evaluated.
+        validation: the same for the validation set, which selects the best epoch.
+        test: the same for the test set.
+        predict: the same for the data that `task=predict` reads; None: the test set.
+        batch_size: samples per training step.
         eval_batch_size: samples per step of validation, test and prediction.
-        num_workers: processes that load; 0: the run's own.
-        shuffle: draw a new order each epoch; None: where the data set is map-style and no sampler is given.
-        drop_last: leave out a last training batch that is not full.
+        num_workers: number of loader processes; 0: load in the run's own process.
+        shuffle: shuffle anew each epoch; None: shuffle if the data set is map-style and no sampler is given.
+        drop_last: drop an incomplete last training batch.
         pin_memory: see `torch.utils.data.DataLoader`.
-        collate_fn: makes a batch of samples; a function's dotted name, or `_target_` and arguments.
-        sampler: chooses the training samples; given the data set as `data_source` or `dataset`, if it takes one.
-        batch_sampler: the same, a batch at a time; takes `sampler`, if it has such an argument.
-        seed: of the order.
-        vars: values of one's own, which the other keys refer to.
+        collate_fn: merges samples into a batch; a function's dotted name, or `_target_` and arguments.
+        sampler: chooses the training samples; receives the data set as `data_source` or `dataset`, if it accepts one.
+        batch_sampler: chooses the training samples batch by batch; receives `sampler`, if it accepts one.
+        seed: seed of the order.
+        vars: user-defined values that the other keys can refer to.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Parts:
         self.nodes: dict[str, Mapping[str, Any] | None] = dict(zip(HOOKS, given, strict=True))
         base = next(one for one in type(self).__mro__ if one.__name__ == "LightningDataModule")
         for part, hook in HOOKS.items():
-            if self.nodes[part] is None:  # Lightning asks for what is its own method: then there are no such loaders
+            if self.nodes[part] is None:  # with its own method in place, Lightning assumes there is no such loader
                 setattr(self, hook, MethodType(getattr(base, hook), self))
         self._sizes = (batch_size, eval_batch_size)
         self._shuffle, self._drop_last, self._seed = shuffle, drop_last, seed
@@ -82,10 +82,10 @@ class Parts:
         self._made: dict[str, Any] = {}
 
     def dataset(self, part: str) -> Any:
-        """The data set of a part, built once.
+        """Return the data set of a split, built on first use.
 
         Raises:
-            ConfigError: the config names none, or what it names is not a data set.
+            ConfigError: the config has none for this split, or its `_target_` is not a data set.
         """
         node = self.nodes[part]
         if node is None:
@@ -116,7 +116,7 @@ class Parts:
             chosen |= {"batch_size": self._sizes[0], "drop_last": self._drop_last}
         common = dict(self._common)
         if callable(getattr(data, "set_epoch", None)):
-            common["persistent_workers"] = False  # their copies would not hear of it
+            common["persistent_workers"] = False  # the workers' copies would not see it
             data.set_epoch(0)
         return self._loader(data, **chosen, **common)
 
@@ -133,7 +133,7 @@ class Parts:
         return self._loader(self.dataset(part), batch_size=self._sizes[1], **self._common)
 
     def _loader(self, data: Any, **settings: Any) -> Loader:
-        # Its generator is its own: torch draws from it, and a loader that is made later in a training changes no other.
+        # A separate generator: torch draws from it, so creating this loader mid-training affects no other generator.
         return Loader(data, generator=torch.Generator().manual_seed(self._seed), seed=self._seed, **settings)
 
     def _samplers(self, data: Any) -> dict[str, Any]:
@@ -163,11 +163,11 @@ def of_lightning(**given: Any) -> Any:
 
 
 class ShuffledByEpoch(Sampler[int]):
-    """A new order each epoch, which the seed and the epoch alone decide: a run that is resumed sees the same.
+    """Draws a new order each epoch from the seed and the epoch alone, so that a resumed run sees the same order.
 
     Args:
-        count: how many samples there are.
-        seed: of the order.
+        count: number of samples.
+        seed: seed of the order.
     """
 
     def __init__(self, count: int, seed: int) -> None:
@@ -177,7 +177,7 @@ class ShuffledByEpoch(Sampler[int]):
         return self._count
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch comes next, from 0 on: Lightning does."""
+        """Set the epoch of the next iteration, from 0; called by Lightning."""
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
@@ -186,7 +186,7 @@ class ShuffledByEpoch(Sampler[int]):
 
 
 def _collate(node: Mapping[str, Any] | str | None) -> Any:
-    """What makes a batch of samples: a function as it is, an object of a class."""
+    """Return the collate function: the function itself, or an instance if the target is a class."""
     if node is None:
         return None
     given = {"_target_": node} if isinstance(node, str) else dict(node)

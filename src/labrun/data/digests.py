@@ -1,7 +1,7 @@
-"""SHA-256 of local files, worked out once: a file with the same size, times and inode has the same content.
+"""Cached SHA-256 of local files: a file whose size, times and inode are unchanged has the same content.
 
-A file that was changed in the last moments before it was read is not remembered: a second change within the same tick
-of the file system's clock would not show.
+A file that was modified just before it was read is not cached: a second change within the same tick of the file
+system's clock would go unnoticed.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from labrun.runs import store
 
 SETTLED_NS = 2 * 10**9
 LIMIT = 100_000
-"""So many files are remembered of one folder."""
+"""Maximum number of files cached per folder."""
 
 Known = dict[str, list[int | str]]
 
 
 def of(files: Sequence[Path], afresh: bool = False) -> list[str]:
-    """The SHA-256 of each file.
+    """Return the SHA-256 of each file.
 
     Args:
         files: local files.
-        afresh: read every byte, whatever is remembered.
+        afresh: ignore the cache and read every byte.
 
     Raises:
-        OSError: one cannot be read.
+        OSError: a file cannot be read.
     """
     with remembered(files, afresh) as digest:
         return [digest(path) for path in files]
@@ -40,7 +40,7 @@ def of(files: Sequence[Path], afresh: bool = False) -> list[str]:
 
 @contextlib.contextmanager
 def remembered(files: Sequence[Path], afresh: bool = False) -> Iterator[Callable[[Path], str]]:
-    """What tells the SHA-256 of each of these files, from any thread; what it had to read is remembered in the end.
+    """Provide a thread-safe function that returns the SHA-256 of each of these files; save new digests on exit.
 
     Args: as `of`.
     """
@@ -66,7 +66,7 @@ def remembered(files: Sequence[Path], afresh: bool = False) -> Iterator[Callable
 
 
 def stamp(path: Path) -> list[int | str]:
-    """What tells whether a file was changed: size, times, inode."""
+    """Return the values that reveal a change of the file: size, times, inode."""
     status = path.stat()
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
@@ -86,7 +86,7 @@ def _load(memory: Path) -> Known:
 
 
 def _save(memory: Path, known: Known) -> None:
-    """Where it cannot be kept it is worked out again the next time."""
+    """Save the cache; if that fails, the digests are computed again next time."""
     with contextlib.suppress(OSError):
         memory.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(memory) as file:

@@ -1,4 +1,4 @@
-"""Fetching public data sets with torchvision's own loaders: once, under a lock, through a partial name."""
+"""Download public data sets with torchvision's own loaders: once, under a lock, via a temporary folder."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from labrun.errors import MissingDataError
 log = logging.getLogger(__name__)
 
 FOLDERS = {"MNIST": "MNIST", "FashionMNIST": "FashionMNIST", "CIFAR10": "cifar-10-batches-py"}
-"""What torchvision makes below its root, for each of its classes."""
+"""Folder that each torchvision class creates below its root."""
 
 WAIT_S = 3600
 
 
 def how_to_bring(title: str, root: Path, files: Sequence[str], reason: str = "") -> str:
-    """The message for absent files: which, where, and how to bring them by hand."""
+    """Return the message for missing files: which ones, where, and how to put them in place by hand."""
     listing = "\n".join(f"  {root / name}" for name in files)
     return (
         f"{title} is not in {root}{f' and could not be fetched ({reason})' if reason else ''}. Wanted:\n{listing}\n"
@@ -29,15 +29,15 @@ def how_to_bring(title: str, root: Path, files: Sequence[str], reason: str = "")
 
 
 def fetch(name: str, root: Path, files: Sequence[str]) -> None:
-    """Fetch one of torchvision's data sets into a folder.
+    """Download one of torchvision's data sets into a folder.
 
-    The download goes to a folder of its own and is moved into place when it is complete and its checksums are right,
-    so that a kill leaves nothing under the final name. Processes that want the same set wait for the first.
+    The download goes to a temporary folder and is moved into place once it is complete and its checksums match, so a
+    kill leaves nothing under the final name. Processes that need the same data set wait for the first one.
 
     Args:
         name: torchvision's class: `MNIST`, `FashionMNIST`, `CIFAR10`.
-        root: the datastore's folder; made if absent.
-        files: what should be there afterwards, for the message.
+        root: the datastore's folder; created if absent.
+        files: the files expected afterwards, for the message.
 
     Raises:
         MissingDataError: no network, no space, no permission.
@@ -65,7 +65,7 @@ def fetch(name: str, root: Path, files: Sequence[str]) -> None:
 
 
 def _move_files(source: Path, target: Path) -> None:
-    """Put each file in its place, in one step each; what is there already stays."""
+    """Move each file into place atomically; existing files stay."""
     for path in sorted(p for p in source.rglob("*") if p.is_file()):
         place = target / path.relative_to(source)
         place.parent.mkdir(parents=True, exist_ok=True)
