@@ -8,32 +8,32 @@ from typing import Any
 
 EPOCH, BATCH, STEP = "epoch", "batch", "step"
 Lines = Sequence[Mapping[str, Any]]
-"""Of `metrics.jsonl`, of one metric, in their order."""
+"""Lines of `metrics.jsonl` for one metric, in file order."""
 
 
 def unit(lines: Lines) -> str:
-    """What a curve's axis counts: epochs, batches, or whatever its run counted."""
+    """Return the unit of a curve's axis: epochs, batches, or the run's own steps."""
     if any("epoch" not in line for line in lines):
         return STEP
     return BATCH if in_epochs(lines) is None else EPOCH
 
 
 def places(lines: Lines, counted: str) -> list[float]:
-    """Where each value stands.
+    """Return the x-value of each line.
 
     Args:
-        lines: of one metric.
-        counted: the axis's unit, as `unit` gives it, of this metric or of all that share the axis.
+        lines: the lines of one metric.
+        counted: the unit of the axis, as returned by `unit`, for this metric or for all that share the axis.
     """
     found = in_epochs(lines) if counted == EPOCH else None
     return [float(line["step"]) for line in lines] if found is None else found
 
 
 def in_epochs(lines: Lines) -> list[float] | None:
-    """Where each value stands in epochs: one of an epoch at its number, several of an epoch at parts of it.
+    """Return the x-value of each line in epochs: whole numbers for one value per epoch, fractions for several.
 
     Returns:
-        None where the values say nothing of epochs, or not how many batches an epoch has.
+        None if a line has no epoch, or if the number of batches per epoch is unknown.
     """
     if any("epoch" not in line for line in lines):
         return None
@@ -45,9 +45,10 @@ def in_epochs(lines: Lines) -> list[float] | None:
 
 
 def batches(lines: Lines) -> float | None:
-    """How many steps an epoch has, by the steps that were logged in each; None where one epoch alone was logged.
+    """Estimate the number of steps per epoch from the logged steps; None if fewer than two epochs were logged.
 
-    A step lies in its epoch, which gives bounds; within them, the same place in the next epoch is one epoch further.
+    Each step must fall within its epoch, which bounds the number. Within the bounds, the estimate is the distance
+    between corresponding steps of consecutive epochs.
     """
     by_epoch: dict[int, list[int]] = {}
     for line in lines:

@@ -1,4 +1,4 @@
-"""Runs that a script has begun below its own (`labrun.compat.azureml.training.children`)."""
+"""Child runs that a script has started (`labrun.compat.azureml.training.children`)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ LARGEST = 2**24
 
 
 def folders(root: Path, run_dir: Path) -> list[Path]:
-    """The folders of the runs that a run has noted as its own, the oldest first."""
+    """Return the folders of a run's child runs, oldest first."""
     return [root / name for name in _noted(run_dir) if (root / name / "run.json").is_file()]
 
 
 def names(root: Path, run_dir: Path) -> list[str]:
-    """The folders of the runs below a run, and of those below these, relative to the workspace, here already or not."""
+    """Return the folders of all descendants of a run, relative to the workspace, whether or not they exist yet."""
     found: list[str] = []
     left = [run_dir]
     while left:
@@ -49,17 +49,17 @@ def _noted(run_dir: Path) -> list[str]:
         try:
             found.append(str(json.loads(text)["folder"]))
         except (ValueError, KeyError, TypeError):
-            continue  # half a line, of a process that was killed
+            continue  # a torn line of a killed process
     return found
 
 
 def end_open(root: Path, run_dir: Path, error: BaseException | None) -> None:
-    """Close the records of those that the script has not ended: they ended as it did.
+    """Close the child runs that the script left open, with the script's own outcome.
 
     Args:
         root: the workspace.
-        run_dir: the run of the script.
-        error: what ended it; None: it ended well.
+        run_dir: the directory of the script's run.
+        error: the exception that ended the script, or None if it completed.
     """
     status, _ = recording.outcome(error, RunPaths(run_dir))
     if status == records.PREEMPTED:

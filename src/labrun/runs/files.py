@@ -1,4 +1,4 @@
-"""The files of a run: which there are, and copies of them."""
+"""Lists, copies and digests the files of a run."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from labrun.runs.custom_locations import LAUNCH
 from labrun.runs.record import Record
 
 EMPTY = hashlib.sha256().hexdigest()
-"""Of a folder without files."""
+"""Digest of a folder without files."""
 COMPILED = "__pycache__"
-"""The folder where Python keeps what it has compiled."""
+"""Folder of Python's compiled bytecode."""
 OURS = frozenset({"attempts", "requests", "heartbeat", ".hydra", LAUNCH, "work"})
-"""What is kept for labrun's own sake, and a script's working folder: none of what the run was to make."""
+"""labrun's internal entries and a script's working folder, which are not results of the run."""
 
 
 def of(run_dir: Path) -> dict[str, int]:
-    """Every file that a run left, relative to its folder, with its size in bytes; links are not followed."""
+    """Return a run's files, relative to its folder, with their sizes in bytes; links are not followed."""
     found: dict[str, int] = {}
     for folder, names, files in os.walk(run_dir):
         if Path(folder) == run_dir:
@@ -39,10 +39,10 @@ def of(run_dir: Path) -> dict[str, int]:
 
 
 def chosen(run_dir: Path, record: Record, patterns: Sequence[str]) -> list[str]:
-    """The files that names, folders or patterns mean; all of them where nothing is said.
+    """Return the files that match names, folders or patterns; all files if there are no patterns.
 
     Raises:
-        RecordError: one of them means no file.
+        RecordError: a pattern matches no file.
     """
     there = list(of(run_dir))
     if not patterns:
@@ -61,17 +61,17 @@ def chosen(run_dir: Path, record: Record, patterns: Sequence[str]) -> list[str]:
 
 
 def copy(run_dir: Path, record: Record, patterns: Sequence[str], target: Path, force: bool = False) -> list[Path]:
-    """Copy files of a run into a folder, below it as they lie in the run's.
+    """Copy files of a run into a folder under the same relative paths.
 
     Args:
-        run_dir: the run.
+        run_dir: the run's directory.
         record: its record.
         patterns: see `chosen`.
         target: the folder.
-        force: overwrite what is there.
+        force: overwrite existing files.
 
     Raises:
-        RecordError: no such file, something is there already, or the folder cannot be written.
+        RecordError: a pattern matches no file, a target file exists, or the folder is not writable.
     """
     names = chosen(run_dir, record, patterns)
     there = [target / name for name in names if os.path.lexists(target / name)]
@@ -88,11 +88,11 @@ def copy(run_dir: Path, record: Record, patterns: Sequence[str], target: Path, f
 
 
 def tree_digest(base: Path, names: Sequence[Path]) -> str:
-    """SHA-256 over the names and contents of a folder's files.
+    """Return the SHA-256 of the names and contents of a folder's files.
 
     Args:
         base: the folder.
-        names: the files, relative to it, in the order that counts.
+        names: the files, relative to `base`; their order affects the digest.
     """
     total = hashlib.sha256()
     for name in names:
@@ -101,7 +101,7 @@ def tree_digest(base: Path, names: Sequence[Path]) -> str:
 
 
 def is_tree(folder: Path, digest: str) -> bool:
-    """Whether a folder holds what a digest of `tree_digest` says; what Python compiled since is not part of it."""
+    """Return whether a folder matches a digest of `tree_digest`, ignoring bytecode that Python has since written."""
     try:
         names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
         own = [name for name in names if COMPILED not in name.parts]
@@ -111,7 +111,7 @@ def is_tree(folder: Path, digest: str) -> bool:
 
 
 def drop_compiled(folder: Path, digest: str) -> None:
-    """Take away what Python has compiled in a folder since it had a digest: it would be run in the sources' place."""
+    """Remove bytecode that is not part of a folder's digest, since Python would run it instead of the sources."""
     names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     if any(COMPILED in name.parts for name in names) and tree_digest(folder, names) != digest:
         for path in [path for path in folder.rglob(COMPILED) if path.is_dir()]:
@@ -119,15 +119,15 @@ def drop_compiled(folder: Path, digest: str) -> None:
 
 
 def pictures(root: Path) -> Path:
-    """Where pictures of several runs go that were given no other place."""
+    """Return the default folder for pictures of several runs."""
     return store.state_folder(root) / "pictures"
 
 
 def ready(path: Path) -> Path:
-    """A file whose folder is there.
+    """Create a file's folder if necessary and return the file's path.
 
     Raises:
-        RecordError: it cannot be made.
+        RecordError: the folder cannot be created.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

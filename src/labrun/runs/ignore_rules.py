@@ -1,4 +1,4 @@
-"""`.amlignore`: what a script's folder says that its runs are without, in the grammar of `.gitignore`."""
+"""`.amlignore`: the files of a script's folder to exclude from its snapshot, in the syntax of `.gitignore`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WORDS = {"**/": "(?:.*/)?", "/**": "/.*", "*": "[^/]*", "?": "[^/]"}
 
 
 def of(folder: Path) -> Callable[[Path], bool]:
-    """Whether a path below a folder is one of those that its `.amlignore` names; the last line that fits decides."""
+    """Return a function that tells whether a folder's `.amlignore` excludes a relative path. The last match wins."""
     try:
         lines = (folder / FILE).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -22,7 +22,7 @@ def of(folder: Path) -> Callable[[Path], bool]:
 
 
 def rule(line: str) -> tuple[bool, re.Pattern[str]]:
-    """A line: whether it leaves out, and the paths that it means."""
+    """Parse a line. Return whether it excludes, and a pattern of the paths that it matches."""
     out = not line.startswith("!")
     body = line.lstrip("!").removeprefix("\\")
     only_folders, body = body.endswith("/"), body.rstrip("/")

@@ -1,7 +1,7 @@
-"""The list of all runs of a workspace, kept so that ten thousand are listed in less than a second.
+"""Index of a workspace's runs, which makes listing ten thousand of them take less than a second.
 
-The index is a copy of what the records say, without their configs, beside the time, size and inode of the file that
-each was read from. It holds nothing of its own: lost, damaged or unwritable, the records are read again.
+The index holds a copy of each record without its config, and the modification time, size and inode of the record's
+file. It is only a cache: if it is lost, damaged or not writable, the records are read again.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from labrun.runs.record import Record
 
 FORMAT = 1
 LEFT_OUT = frozenset({"config", "hydra", "packages", "host", "git", "signature", "attempts", "model", "command"})
-"""What a listing does not need, and what makes records long."""
+"""Fields that a listing does not need and that make records large."""
 KEPT = tuple(f.name for f in fields(Record) if f.name not in LEFT_OUT)
 FEW = 20
-"""Records that are rather read again each time than the index of all written anew."""
+"""Up to this many changed records are reread on each listing instead of rewriting the index."""
 Stamp = list[int]
 
 
 @dataclass
 class Listing:
-    """The runs of a workspace, their records without `LEFT_OUT`, in no order."""
+    """The runs of a workspace in no particular order, with records that lack the fields in `LEFT_OUT`."""
 
     runs: list[tuple[Path, Record]]
     damaged: list[tuple[Path, str]]
-    """Folders whose record cannot be read, and why."""
+    """Folders with an unreadable record, and the reason."""
 
 
 def listing(root: Path, state: Path) -> Listing:
-    """Every run of a workspace.
+    """List every run of a workspace.
 
     Args:
         root: the workspace.
-        state: where the index is kept.
+        state: the folder that holds the index.
     """
     with garbage.kept():
         return _listing(root, state)
@@ -74,11 +74,11 @@ def _listing(root: Path, state: Path) -> Listing:
 
 
 def scan(root: Path, state: Path) -> Iterator[tuple[str, Stamp]]:
-    """Every run's folder, and what changes when its record does.
+    """Yield every run's folder and a stamp that changes whenever its record does.
 
     Args:
         root: the workspace.
-        state: where it is noted which runs lie elsewhere.
+        state: the folder that holds the note of custom locations.
     """
     usual = {
         folder: None
@@ -86,7 +86,7 @@ def scan(root: Path, state: Path) -> Iterator[tuple[str, Stamp]]:
         for folder in _folders(os.path.join(root, top), depth)
     }
     others = dict.fromkeys(map(str, custom_locations.run_dirs(state)))
-    for top in ("outputs", "multirun") if others else ():  # noted are folders without links
+    for top in ("outputs", "multirun") if others else ():  # noted folders are resolved paths
         link = os.path.join(root, top)
         if (real := os.path.realpath(link)) != link:
             others = {one: None for one in others if link + one.removeprefix(real) not in usual}
@@ -103,7 +103,7 @@ def scan(root: Path, state: Path) -> Iterator[tuple[str, Stamp]]:
 
 
 def _folders(top: str, depth: int) -> Iterator[str]:
-    """Folders this many levels below `top`, without hidden ones and links."""
+    """Yield the folders `depth` levels below `top`, without hidden ones and links."""
     try:
         with os.scandir(top) as entries:
             names = [e.path for e in entries if not e.name.startswith(".") and e.is_dir(follow_symlinks=False)]
@@ -132,7 +132,7 @@ def _read(run_dir: Path) -> tuple[dict[str, Any] | None, str]:
 
 
 def _kept(entry: Any) -> Record | str | None:
-    """What the index says of a run: its record, or why it has none; None where the index itself is damaged."""
+    """Return a run's record from its index entry, or why it is unreadable; None if the entry itself is damaged."""
     try:
         _, content, why = entry
         return str(why) if content is None else Record(config={}, **content)
@@ -150,11 +150,11 @@ def _load(file: Path) -> dict[str, Any]:
 
 def _save(file: Path, entries: dict[str, Any]) -> None:
     text = json.dumps({"format": FORMAT, "fields": _fields(), "runs": entries}, ensure_ascii=False, default=str)
-    with contextlib.suppress(RecordError, OSError):  # a folder that is read only can still be listed
+    with contextlib.suppress(RecordError, OSError):  # a read-only workspace can still be listed
         file.parent.mkdir(parents=True, exist_ok=True)
         records.replace_text(file, text, to_disk=False)
 
 
 def _fields() -> list[str]:
-    """Of another version's records other things may be kept."""
+    """Return the names of the record's fields, since an index from another version may hold different ones."""
     return sorted(f.name for f in fields(Record))

@@ -1,4 +1,4 @@
-"""What a run is called in a view of many: by what tells it from the others, not by its folder."""
+"""Display names of runs in lists: the overrides that distinguish a run from the others, not its folder."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from labrun.runs import record as records
 from labrun.runs.record import Record
 
 LONGEST = 160
-"""Characters of overrides in a name."""
+"""Maximum characters of overrides in a name."""
 LOOKED_AT = 50
-"""Runs of a sweep that tell which overrides all of them have."""
+"""How many runs of a sweep to read to find their common overrides."""
 UNSAID = ("tracking", "report", "name", "notes", "tags", "compute", "sweep", "hydra", "logger")
-"""Nodes of the config that say nothing of what was tried."""
+"""Config nodes that are irrelevant to what a run tries."""
 
 
 class RunNames:
@@ -25,7 +25,7 @@ class RunNames:
         self._common: dict[Path, frozenset[str]] = {}
 
     def name(self, record: Record, run_dir: Path) -> str:
-        """`3: lr=0.1 (d1a2b3c4)`; the number is the run's in its sweep. A column shows little but its beginning."""
+        """Return a name like `3: lr=0.1 (d1a2b3c4)`. The run's number in its sweep is first, since columns truncate."""
         common = self._of_all(run_dir.parent) if record.sweep else frozenset()
         own = [text for text in record.overrides if text not in common and not _is_unsaid(text, record)]
         said = " ".join(_short(text, own) for text in own)
@@ -34,17 +34,17 @@ class RunNames:
         return f"{number}{said} ({record.id})" if said else f"{number}{record.id}"
 
     def _of_all(self, sweep: Path) -> frozenset[str]:
-        """The overrides that all runs of a sweep have, as far as they are there by now; none of a single one's."""
+        """Return the overrides that all runs of a sweep have so far in common; empty if it has fewer than two runs."""
         if sweep not in self._common:
             found = list(_overrides(sorted(sweep.glob("*/run.json"))[:LOOKED_AT]))
             if len(found) < 2:
-                return frozenset()  # more may come: it is looked at again
+                return frozenset()  # not cached, since more runs may follow
             self._common[sweep] = frozenset(found[0]).intersection(*found[1:])
         return self._common[sweep]
 
 
 def _short(text: str, others: list[str]) -> str:
-    """An override by the last part of its key, where no other ends alike; a number in four places."""
+    """Shorten an override: its key to the last part if that is unique, a decimal number to four significant digits."""
     key, equals, value = text.partition("=")
     last = _last(key)
     if [_last(other.partition("=")[0]) for other in others].count(last) == 1 and not last.startswith("_"):

@@ -1,7 +1,7 @@
-"""Ids of searches and of their runs in the form that the Azure ML SDK gives them: `HD_<uuid>`, `AutoML_<uuid>_3`.
+"""IDs of searches and their runs in the form of the Azure ML SDK: `HD_<uuid>`, `AutoML_<uuid>_3`.
 
-The uuid begins with labrun's own id of the search, and its other digits follow from that one: nothing is kept. With the
-standard library alone: scripts see these ids, too.
+The UUID begins with labrun's ID of the search, and its other digits are derived from that ID, so nothing is stored.
+Uses only the standard library, since scripts need these IDs, too.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from typing import Any
 
 HYPERDRIVE, AUTOML = "HD", "AutoML"
 PIPELINE = "labrun.models.pipeline.pipeline"
-"""The model of every run of an AutoML search."""
+"""The model of all runs of an AutoML search."""
 OWN = re.compile(r"[0-9a-f]{8}")
 SHOWN = re.compile(r"(?:HD|AutoML)_([0-9a-f]{8})(-[0-9a-f]{4}-4[0-9a-f]{3}-8[0-9a-f]{3}-[0-9a-f]{12})(?:_(\d+))?")
 
 
 def of_search(own: str, is_automl: bool) -> str:
-    """A search's id in the SDK's form; labrun's own where that is none of eight digits.
+    """Return a search's ID in the SDK's form, or `own` unchanged if it is not eight hexadecimal digits.
 
     Args:
-        own: labrun's id of the search.
-        is_automl: it searches for a pipeline.
+        own: labrun's ID of the search.
+        is_automl: whether it searches for a pipeline.
     """
     return f"{AUTOML if is_automl else HYPERDRIVE}_{own}{_rest(own)}" if OWN.fullmatch(own) else own
 
 
 def of_run(own: str, sweep: Mapping[str, Any] | None, config: Mapping[str, Any]) -> str:
-    """A run's id in the SDK's form: of a search's run with the search's, of any other labrun's own.
+    """Return a run's ID in the SDK's form: based on the search's ID for a run of a search, otherwise `own`.
 
     Args:
-        own: labrun's id of the run.
-        sweep: what the run's record says of its sweep.
-        config: the run's.
+        own: labrun's ID of the run.
+        sweep: `sweep` of the run's record.
+        config: the run's config.
     """
     number = (sweep or {}).get("number")
     search = os.path.basename(str((sweep or {}).get("folder") or "")).rpartition("-")[2]
@@ -45,7 +45,7 @@ def of_run(own: str, sweep: Mapping[str, Any] | None, config: Mapping[str, Any])
 
 
 def parts(shown: str) -> tuple[str, int | None] | None:
-    """labrun's id of the search, and the run's number in it, of an id in the SDK's form; None where it is not one."""
+    """Split an ID in the SDK's form into labrun's ID of the search and the run's number in it; None for other IDs."""
     found = SHOWN.fullmatch(shown)
     if found is None or found[2] != _rest(found[1]):
         return None

@@ -173,7 +173,7 @@ def find(
 
 
 def spelled_out(root: Path, reference: str) -> str:
-    """Resolve an ID in the form of Azure's SDK to the folder of its search or run; return any other reference unchanged."""
+    """Resolve an ID in the form of Azure's SDK to the folder of its search or run; return any other reference as is."""
     found = sdk_ids.parts(reference)
     if found is None:
         return reference

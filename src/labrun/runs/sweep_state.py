@@ -1,6 +1,6 @@
-"""What labrun keeps of the launch of a folder's runs, in its `.launch`: every path there, and the plan.
+"""State of a launch, in `.launch` below a folder: all its paths, and the plan.
 
-The folder is a sweep's, or that of a single run that does not stay in the process that composes it.
+The folder belongs to a sweep, or to a single run that executes outside the process that composed its config.
 """
 
 from __future__ import annotations
@@ -24,61 +24,61 @@ LONGEST_ID = 1000
 
 @dataclass(frozen=True)
 class SweepState:
-    """Where each file of a launch lies.
+    """Paths of the files of a launch.
 
     Args:
-        folder: the sweep's, or the run's.
+        folder: the sweep's folder, or the run's.
     """
 
     folder: Path
 
     @property
     def root(self) -> Path:
-        """The folder of all of it: private, since its files say what runs in this user's name."""
+        """The folder of these files. It is private, since the files decide what runs as this user."""
         return self.folder / custom_locations.LAUNCH
 
     def make(self) -> None:
-        """Make the folder if it is not there."""
+        """Create the folder if it does not exist."""
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     @property
     def plan(self) -> Path:
-        """What the controller must know (`Plan`)."""
+        """The controller's plan (`Plan`)."""
         return self.folder / custom_locations.PLAN
 
     @property
     def parent(self) -> Path:
-        """The id of the run that the sweep belongs to; there is none otherwise."""
+        """Holds the ID of the run that the sweep belongs to; exists only if there is one."""
         return self.root / "parent"
 
     @property
     def submitted(self) -> Path:
-        """There once every run of the plan has its record."""
+        """Exists once every run of the plan has a record."""
         return self.root / "submitted"
 
     @property
     def controllers(self) -> Path:
-        """A file for each controller, by number: the newest holds the lease."""
+        """One file per controller, by number; the highest holds the lease."""
         return self.root / "controllers"
 
     @property
     def controller_log(self) -> Path:
-        """What a controller without a terminal prints."""
+        """Output of a controller without a terminal."""
         return self.root / "controller.log"
 
     @property
     def begun(self) -> Path:
-        """There once a controller has taken up the runs."""
+        """Exists once a controller has taken up the runs."""
         return self.root / "begun"
 
     @property
     def given_up(self) -> Path:
-        """Which failed runs are not tried again: a line each, with how many attempts they had."""
+        """Failed runs that will not be retried: one line each, with the number of their attempts."""
         return self.root / "given_up"
 
     @property
     def jobs(self) -> Path:
-        """Which run went into which job of a cluster, a line for each step of a submission."""
+        """Maps runs to cluster jobs, one line for each step of a submission."""
         return self.root / "jobs.jsonl"
 
     @property
@@ -93,33 +93,33 @@ class SweepState:
 
     @property
     def search(self) -> Path:
-        """A search's settings and what it has used up."""
+        """A search's settings and the budget it has used."""
         return self.root / "search.json"
 
     @property
     def search_over(self) -> Path:
-        """There once a search is at its end, and what it leaves is written."""
+        """Exists once a search has ended and its results are written."""
         return self.root / "over"
 
     @property
     def search_ending(self) -> Path:
-        """The process that writes what a search leaves."""
+        """Identifies the process that writes a search's results."""
         return self.root / "ending"
 
     @property
     def search_canceled(self) -> Path:
-        """There once somebody has asked that no more trials begin."""
+        """Exists once somebody has canceled the search: no more trials start."""
         return self.root / "cancel"
 
 
 @dataclass
 class Plan:
-    """What the controller of a folder must know that stands in no single record; `.launch/plan.json`."""
+    """What a folder's controller needs beyond the runs' own records; stored in `.launch/plan.json`."""
 
     target: str
     """The backend's name."""
     runs: list[str]
-    """The runs' folders, relative to this one; `.` where it is a run itself."""
+    """The runs' folders, relative to this one; `.` if this one is a run itself."""
     path: list[str]
     preload: list[str]
     cwd: str
@@ -127,24 +127,24 @@ class Plan:
     tracking: dict[str, Any]
     parallel: int = 1
     cores: int | None = None
-    """Those that the runs share, unless `compute.max_parallel` says how many there are at once."""
+    """CPU cores that the runs share, unless `compute.max_parallel` sets how many run at once."""
     python: str | None = None
     gpus_per_run: int = 0
-    """As many as any of the runs needs."""
+    """The maximum over the runs."""
     runs_per_gpu: int = 1
     max_failures: int | None = None
     draws: bool = False
-    """Whether the best run's pictures are drawn in the end."""
+    """Whether to draw the best run's pictures at the end."""
     command: list[str] | None = None
-    """A search's own arguments: who takes it over composes its next runs from them."""
+    """A search's command-line arguments, from which a new controller composes its next runs."""
     is_marked: bool = False
-    """Whether a file beside it tells that all runs have their records (`note_submitted`)."""
+    """Whether a file next to the plan marks that all runs have records (`note_submitted`)."""
 
     def write(self, folder: Path) -> None:
-        """Put it in the folder.
+        """Write the plan to its folder.
 
         Raises:
-            RecordError: the folder cannot be written.
+            RecordError: the folder is not writable.
         """
         try:
             SweepState(folder).make()
@@ -155,29 +155,29 @@ class Plan:
 
 
 def note_submitted(folder: Path) -> None:
-    """Every run of the plan has its record now."""
+    """Mark that every run of the plan has a record."""
     with contextlib.suppress(OSError):
         SweepState(folder).submitted.touch()
 
 
 def note_given_up(folder: Path, record: Record) -> None:
-    """A run that could be tried again has failed for good: whoever looks from elsewhere cannot tell otherwise."""
+    """Note that a run will not be retried although it could be: other processes cannot tell otherwise."""
     with contextlib.suppress(OSError):
         append_line(SweepState(folder).given_up, f"{record.id} {len(record.attempts)}")
 
 
 def never_submitted(folder: Path, plan: Plan) -> int:
-    """How many runs of a plan have no record since whoever submitted them was killed; removed ones do not count."""
+    """Count the runs of a plan without a record because their submitter was killed; removed runs do not count."""
     if not plan.is_marked or plan.command is not None or SweepState(folder).submitted.exists():
         return 0
     return sum(not os.path.exists(folder / name / "run.json") for name in plan.runs)
 
 
 def read_plan(folder: Path) -> Plan:
-    """The plan of a folder.
+    """Read a folder's plan.
 
     Raises:
-        RecordError: there is none, or it is damaged.
+        RecordError: the plan is missing or damaged.
     """
     path = SweepState(folder).plan
     try:
@@ -191,10 +191,10 @@ def read_plan(folder: Path) -> Plan:
 
 
 def _check(plan: Plan) -> None:
-    """Whether a plan's values are of the kinds that readers rely on; its runs lie in its folder.
+    """Check that a plan's values have the types that readers rely on, and that its runs are inside its folder.
 
     Raises:
-        ValueError: they are not.
+        ValueError: they do not, or are not.
     """
     lists = (plan.runs, plan.path, plan.preload, plan.command or [])
     if not all(isinstance(one, list) and all(isinstance(word, str) for word in one) for one in lists):
@@ -212,17 +212,17 @@ def _check(plan: Plan) -> None:
 
 
 def readable(folder: Path, plan: Plan) -> list[tuple[Path, Record]]:
-    """The runs of a plan whose record can be read, with it; missing or damaged ones are reported and left out."""
+    """Return a plan's runs with a readable record; missing and damaged records are skipped with a warning."""
     return store.readable([(folder / name).resolve() for name in plan.runs])
 
 
 def run_dirs(folder: Path, plan: Plan) -> list[Path]:
-    """The folders of the runs that `readable` gives."""
+    """Return the folders of the runs that `readable` returns."""
     return [run_dir for run_dir, _ in readable(folder, plan)]
 
 
 def parent_of(folder: Path) -> str | None:
-    """The id of the run that a sweep belongs to."""
+    """Return the ID of the run that a sweep belongs to, or None."""
     try:
         found = context.content(SweepState(folder).parent, LONGEST_ID).decode(errors="replace").strip()
     except OSError:
